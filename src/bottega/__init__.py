@@ -1,0 +1,35 @@
+"""bottega: the workshop where a small language model learns its trade.
+
+    import bottega
+
+    recipe = bottega.Recipe.load("recipe.yaml", "optim.lr=1e-4")
+    for event in bottega.train(recipe, out="runs/first"):
+        print(event)
+
+The names are loaded when first used, so that the command line answers at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bottega.errors import BottegaError
+    from bottega.preview import preview
+    from bottega.recipe import Recipe
+    from bottega.train import resume, train
+
+_HOME = {
+    "BottegaError": "bottega.errors",
+    "Recipe": "bottega.recipe",
+    "preview": "bottega.preview",
+    "resume": "bottega.train",
+    "train": "bottega.train",
+}
+
+__all__ = ["BottegaError", "Recipe", "preview", "resume", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'bottega' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

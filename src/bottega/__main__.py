@@ -1,0 +1,3 @@
+from bottega.cli import main
+
+main()

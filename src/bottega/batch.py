@@ -1,0 +1,165 @@
+"""Rows, examples and the batch that every objective computes on.
+
+A batch is one flat sequence of tokens laid out as a depth-first prefix tree, so a prefix that several rows share
+is computed once. Two integers a token are the whole attention mask: token k is visible to query q exactly when
+`first[k] <= q < last[k]`. Predictions are pairs: at place `at[n]` of the flat sequence, `label[n]` is expected.
+
+Shape legend, used everywhere:
+    T  tokens in the flat sequence (after sharing)      N  predictions
+    R  rows          E  examples          V  vocabulary          H  hidden width          C  classes
+
+This module imports no torch, so that objectives (and the recipe) load without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Ints = NDArray[np.int64]
+Unit = Literal["token", "row", "example"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sequence as the model would see it alone, with what it must predict.
+
+    tokens     [t] token ids
+    at         [n] the place in `tokens` whose hidden state is read
+    label      [n] what is expected there: a token id, a class, or a number
+    weight     [n] share of each prediction in the loss
+    both_ways  tokens see the whole row (encoders) instead of their past
+    columns    further values, [n] one a prediction or [1] one a row
+    """
+
+    tokens: Ints
+    at: Ints
+    label: NDArray[Any]
+    weight: NDArray[np.float32]
+    both_ways: bool = False
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def labelled(self) -> int:
+        """Predictions that carry loss."""
+        return int(np.count_nonzero(self.weight))
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What counts as one in `optim.examples`: one row for SFT, two for a preference pair, G for a group."""
+
+    id: str
+    rows: tuple[Row, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows, had nothing been shared."""
+        return sum(len(row.tokens) for row in self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """The prefix tree: node m is tokens `start[m]:end[m]`, seen after those of `parent[m]` (-1: none).
+
+    Nodes stand in depth-first order, so a parent comes before its children.
+    """
+
+    start: Ints
+    end: Ints
+    parent: Ints
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def path(self, node: int) -> Ints:
+        """Flat indices of every token from the root down to the end of `node`."""
+        spans = []
+        while node >= 0:
+            spans.append(np.arange(self.start[node], self.end[node]))
+            node = int(self.parent[node])
+        return np.concatenate(spans[::-1])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Many rows as one flat prefix tree; built by `packing.pack`.
+
+    tokens position first last   [T]; `position` is the depth along the token's own path
+    at label weight row          [N]; `row[n]` is the row a prediction belongs to
+    example                      [R]; the example a row belongs to
+    columns                      values by name, each [N] or [R]
+    ids                          E names of examples (`file:line`)
+    tokens_real                  tokens of the rows had nothing been shared
+    """
+
+    tokens: Tensor
+    position: Tensor
+    first: Tensor
+    last: Tensor
+    at: Tensor
+    label: Tensor
+    weight: Tensor
+    row: Tensor
+    example: Tensor
+    columns: Mapping[str, Tensor]
+    ids: tuple[str, ...]
+    nodes: Nodes
+    tokens_real: int
+
+    def sum_rows(self, values: Tensor) -> Tensor:
+        """[N] → [R]: each row's sum over its predictions."""
+        return values.new_zeros(len(self.example)).index_add(0, self.row, values)
+
+    def sum_examples(self, values: Tensor) -> Tensor:
+        """[R] → [E]: each example's sum over its rows."""
+        return values.new_zeros(len(self.ids)).index_add(0, self.example, values)
+
+    def count(self, unit: Unit) -> float:
+        """How many of `unit` this batch holds; tokens count by weight."""
+        if unit == "token":
+            return float(self.weight.sum())
+        return float(len(self.example) if unit == "row" else len(self.ids))
+
+    def with_columns(self, **columns: Tensor) -> Batch:
+        return replace(self, columns={**self.columns, **columns})
+
+    def to(self, device: str) -> Batch:
+        """The same batch with its tensors on `device`."""
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=True)
+            for name in ("tokens", "position", "first", "last", "at", "label", "weight", "row", "example")
+        }
+        columns = {name: column.to(device, non_blocking=True) for name, column in self.columns.items()}
+        return replace(self, columns=columns, **moved)
+
+
+class Term(NamedTuple):
+    """A part of a loss or a metric: a sum over the batch, to be divided by the whole update's count of `unit`."""
+
+    sum: Tensor
+    unit: Unit
+    coefficient: float = 1.0
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What an objective returns: the terms to minimise, and metrics to report (accuracy, margins …)."""
+
+    terms: Mapping[str, Term]
+    metrics: Mapping[str, Term] = field(default_factory=dict)
+
+    def total(self, counts: Mapping[Unit, float]) -> Tensor:
+        """This batch's share of the update's loss: each sum over the count of the *whole* update.
+
+        Because sums and counts are additive, neither micro-batches nor ranks can change the result.
+        """
+        shares = [term.coefficient * term.sum / max(counts[term.unit], 1e-12) for term in self.terms.values()]
+        return sum(shares[1:], start=shares[0])

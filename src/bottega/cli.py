@@ -1,0 +1,233 @@
+"""The command line: arguments → API calls. Progress goes to stderr, results to stdout.
+
+Exit codes: 0 done, 2 the user's input, 1 anything else. Heavy imports stand inside the commands, so that `--help`
+answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="The workshop where a small language model learns its trade.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+tokenizers = typer.Typer(help="Train a tokenizer.", no_args_is_help=True)
+app.add_typer(tokenizers, name="tokenizer")
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value …]", help="For example optim.lr=1e-4")]
+
+
+def main() -> None:
+    app()
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path | None, typer.Argument(help="The recipe; not needed with --resume.")] = None,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; default runs/<name>-<n>.")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Continue this run, exactly.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and encode every row, write nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a recipe, or continue a run."""
+    with _errors(as_json):
+        if dry_run:
+            _dry_run(_load(recipe, overrides), as_json)
+            return
+        folder = _resume(resume, recipe, overrides, out) if resume else _train(recipe, overrides, out)
+        _result(folder, as_json)
+
+
+@app.command()
+def preview(
+    recipe: Annotated[Path, typer.Argument(help="The recipe.")],
+    overrides: Overrides = None,
+    rows: Annotated[int, typer.Option(help="How many examples.", min=1)] = 3,
+    as_json: Json = False,
+) -> None:
+    """Show rows as the model will see them: its tokens, and which of them carry loss."""
+    from dataclasses import asdict
+
+    with _errors(as_json):
+        import bottega
+
+        shown = bottega.preview(_load(recipe, overrides), rows)
+        if as_json:
+            print(json.dumps(asdict(shown)))
+            return
+        from bottega.terminal import results_console, show_preview
+
+        show_preview(shown, results_console())
+
+
+@tokenizers.command("train")
+def tokenizer_train(
+    files: Annotated[list[Path], typer.Argument(help="Text, JSON, JSONL, CSV or TSV.")],
+    vocab: Annotated[int, typer.Option(help="Entries in the vocabulary.", min=1)] = 8192,
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("tokenizer"),
+    characters: Annotated[bool, typer.Option("--characters", help="One token a character, instead of BPE.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a byte-level BPE (or character) tokenizer on files."""
+    with _errors(as_json):
+        from bottega.data.tokenizer import train_tokenizer
+
+        size = train_tokenizer(files, vocab, out, "characters" if characters else "bytes")
+        if as_json:
+            print(json.dumps({"out": str(out), "vocabulary": size}))
+        else:
+            print(f"{out}: {size} entries\nuse it: model: {{shape: …, tokenizer: {out}}}")
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Where runs stand.")] = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """List runs, the newest last."""
+    with _errors(as_json):
+        from bottega.runs import summaries
+
+        found = list(summaries(folder))
+        if as_json:
+            print(json.dumps(found))
+        elif not found:
+            print(f"no runs in {folder}; start one: bottega train recipe.yaml")
+        else:
+            from bottega.terminal import results_console, table
+
+            columns = ["run", "status", "step", "steps", "loss", "validation_loss"]
+            rows = [[_cell(run[name]) for name in columns] for run in found]
+            results_console().print(table("", columns, rows))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Tell what this machine can do, and what would make it faster."""
+    with _errors(as_json):
+        from bottega.doctor import examine
+
+        facts = examine()
+        if as_json:
+            print(json.dumps(facts))
+            return
+        from bottega.terminal import results_console, table
+
+        flat = [(key, value) for key, value in facts.items() if not isinstance(value, dict) and key != "advice"]
+        flat += [(f"{key} {name}", value) for key in ("versions", "gflops") for name, value in facts[key].items()]
+        console = results_console()
+        console.print(table("", ["what", "here"], flat))
+        for line in facts["advice"]:
+            console.print(f"[yellow]advice[/] {line}")
+
+
+def _load(path: Path | None, overrides: list[str] | None) -> Any:
+    from bottega.errors import RecipeError
+    from bottega.recipe import Recipe
+
+    if path is None:
+        raise RecipeError("no recipe given", fix="bottega train recipe.yaml, or bottega train --resume RUN")
+    return Recipe.load(path, *(overrides or []))
+
+
+def _train(path: Path | None, overrides: list[str] | None, out: Path | None) -> Path:
+    from bottega.runs import free_folder, written
+    from bottega.train import train
+
+    recipe = _load(path, overrides)
+    assert path is not None
+    folder = out or free_folder(recipe.name)
+    _follow(train(recipe, folder, written=written(path, tuple(overrides or []))), folder)
+    return folder
+
+
+def _resume(folder: Path, path: Path | None, overrides: list[str] | None, out: Path | None) -> Path:
+    from bottega.errors import RunError
+    from bottega.runs import check_run, stored_recipe
+    from bottega.train import resume
+
+    check_run(folder)
+    if out is not None:
+        raise RunError("--out and --resume exclude each other", where=str(folder), fix="leave --out away")
+    if path is not None and _load(path, overrides) != stored_recipe(folder):
+        raise RunError(
+            "the recipe given is not the one the run began with",
+            where=str(folder),
+            fix=f"continue the run as it is: bottega train --resume {folder}; or start another without --resume",
+        )
+    _follow(resume(folder), folder)
+    return folder
+
+
+def _follow(events: Iterator[Any], folder: Path) -> None:
+    from bottega.terminal import progress_console, watch
+
+    console = progress_console()
+    console.print(f"run {folder}", style="bold")
+    for _ in watch(events, console):
+        pass
+
+
+def _dry_run(recipe: Any, as_json: bool) -> None:
+    from bottega.preview import survey
+
+    counts = survey(recipe)
+    if as_json:
+        print(json.dumps(counts))
+        return
+    from bottega.terminal import results_console, table
+
+    rows = [(name, value) for name, value in counts.items() if value not in ({}, [])]
+    results_console().print(table("", ["what", "count"], rows))
+    print("look at the rows: bottega preview …; run it: bottega train … without --dry-run")
+
+
+def _result(folder: Path, as_json: bool) -> None:
+    from bottega.runs import summary
+
+    result = summary(folder)
+    if as_json:
+        print(json.dumps(result))
+        return
+    losses = {name: result[name] for name in ("loss", "validation_loss") if result[name] is not None}
+    print(
+        f"{folder}/{result['result']}: " + ", ".join(f"{name.replace('_', ' ')} {v:.4f}" for name, v in losses.items())
+    )
+    print("see all runs: bottega runs")
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+@contextmanager
+def _errors(as_json: bool) -> Iterator[None]:
+    """Show a bottega error as what, where and what to do, and exit with its code."""
+    from bottega.errors import BottegaError
+
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        yield
+    except BottegaError as error:
+        if as_json:
+            shown = {"error": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
+            print(json.dumps(shown))
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("\nstopped; the run can be continued: bottega train --resume RUN", file=sys.stderr)
+        raise typer.Exit(1) from None

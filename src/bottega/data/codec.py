@@ -1,0 +1,266 @@
+"""Records → rows: token ids, and exactly which of them are the answer.
+
+A record is always encoded as one text, never in pieces: tokenizers that add a BOS, or a space, to every call would
+plant it in mid-row. Which tokens are the answer is then read from the character offsets the tokenizer reports.
+
+For conversations the answer's characters are found by rendering the chat template again with a marker in place of
+the answer, which works for any template, with or without `{% generation %}`, and survives templates that trim or
+rewrite content. The end-of-turn token after an answer is part of it: a model that never trains on it never stops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from os.path import commonprefix
+from typing import Any, Literal
+
+import numpy as np
+
+from bottega.batch import Ints, Row
+from bottega.errors import DataError
+from bottega.records import Chat, Message, Preference, Prompted, Text
+
+TooLong = Literal["drop", "truncate", "split", "error"]
+Span = tuple[int, int, float]
+"""First character, end, weight."""
+
+MARK = "\ue000"
+"""A private-use character that stands for an answer while the template is probed."""
+
+
+class Unusable(Exception):
+    """A sound record that makes no row under these settings; `reason` is what the count of dropped rows shows."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Codec:
+    """A tokenizer with its chat template, a length limit and a policy for what exceeds it.
+
+    both_ways  the model is an encoder: rows are bidirectional and classified at their first token
+    labels     class names in the order of their ids
+    """
+
+    def __init__(
+        self, tokenizer: Any, *, max_length: int, too_long: TooLong, both_ways: bool = False, labels: Sequence[str] = ()
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.max_length, self.too_long, self.both_ways = max_length, too_long, both_ways
+        self.labels = {name: index for index, name in enumerate(labels)}
+        self._backend = tokenizer.backend_tokenizer
+        # A limit or padding stored in tokenizer.json would act here unseen.
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._special = set(tokenizer.added_tokens_decoder)
+        self.truncated = 0
+
+    def document(self, record: Text) -> list[Row]:
+        """Every token predicted from those before it; a long document becomes blocks of `max_length`.
+
+        A block's last token predicts the next block's first, so no prediction is lost at the cut.
+        """
+        ids, _ = self._encode(record.text)
+        eos = self.tokenizer.eos_token_id
+        if eos is not None and len(ids) and ids[-1] != eos:
+            ids = np.append(ids, eos)
+        if len(ids) < 2:
+            raise Unusable("shorter than two tokens")
+        if len(ids) <= self.max_length:
+            return [_predicting(ids, np.ones(len(ids), np.float32))]
+        if self.too_long != "split":
+            return [self._fit(record.where, _predicting(ids, np.ones(len(ids), np.float32)))]
+        starts = range(0, len(ids) - 1, self.max_length)
+        return [_block(ids[start : start + self.max_length + 1], self.max_length) for start in starts]
+
+    def answer(self, record: Chat | Prompted | Text) -> Row:
+        """The row of a record in which the answers carry the loss."""
+        if isinstance(record, Chat):
+            text, spans = self._conversation(record.where, record.messages)
+            return self._answered(record.where, text, spans, template=True)
+        if isinstance(record, Text):
+            prompt, completion = record.text[: record.answer], record.text[record.answer :]
+        else:
+            prompt, completion = record.prompt, record.completion
+        return self._prompted(record.where, prompt, completion)
+
+    def pair(self, record: Preference) -> tuple[Row, Row]:
+        """(chosen, rejected), each as `answer` would encode it."""
+        if isinstance(record.prompt, str):
+            return (
+                self._prompted(record.where, record.prompt, record.chosen),
+                self._prompted(record.where, record.prompt, record.rejected),
+            )
+        chosen, rejected = (
+            self.answer(Chat(record.where, (*_silent(record.prompt), Message("assistant", content))))
+            for content in (record.chosen, record.rejected)
+        )
+        return chosen, rejected
+
+    def pooled(self, where: str, text: str, label: int | float) -> Row:
+        """The row of a text whose one prediction is read where the model's classifier reads it."""
+        ids = np.array(self._backend.encode(text, add_special_tokens=True).ids, np.int64)
+        if len(ids) > self.max_length:
+            self._refuse(where, len(ids))
+            self.truncated += 1
+            ids = np.array(self.tokenizer(text, truncation=True, max_length=self.max_length)["input_ids"], np.int64)
+        return self.whole(ids, label)
+
+    def whole(self, ids: Ints, label: int | float) -> Row:
+        """All of `ids` as a row with one prediction: at the first token of an encoder, the last of a decoder."""
+        if not len(ids):
+            raise Unusable("no tokens")
+        at = np.array([0 if self.both_ways else len(ids) - 1])
+        return Row(ids, at, np.array([label]), np.ones(1, np.float32), self.both_ways)
+
+    def label(self, where: str, name: str) -> int:
+        """The id of a class; a DataError when training never saw it."""
+        if name not in self.labels:
+            raise DataError(
+                f"label {name!r} does not occur in the training rows",
+                where=f"{where}, field label",
+                fix=f"known: {', '.join(list(self.labels)[:8])}{' …' if len(self.labels) > 8 else ''}",
+            )
+        return self.labels[name]
+
+    def decode(self, ids: Ints) -> str:
+        return str(self.tokenizer.decode(ids.tolist()))
+
+    # Encoding
+
+    def _encode(self, text: str, *, special: bool = True) -> tuple[Ints, Ints]:
+        """(ids [t], offsets [t, 2] in characters)."""
+        try:
+            encoding = self._backend.encode(text, add_special_tokens=special)
+        except Exception as error:  # the tokenizers library raises nothing narrower
+            raise Unusable(f"the tokenizer cannot encode it: {error}") from None
+        return np.array(encoding.ids, np.int64), np.array(encoding.offsets, np.int64).reshape(-1, 2)
+
+    def _prompted(self, where: str, prompt: str, completion: str) -> Row:
+        return self._answered(where, prompt + completion, [(len(prompt), len(prompt + completion), 1.0)])
+
+    def _answered(self, where: str, text: str, spans: Sequence[Span], *, template: bool = False) -> Row:
+        """The row of `text` whose predictions are the tokens in `spans`; what ends the text is one of them."""
+        ids, offsets = self._encode(text, special=not template)
+        weight = np.zeros(len(ids), np.float32)
+        end = 0
+        for start, stop, share in spans:
+            inside = np.flatnonzero((offsets[:, 1] > start) & (offsets[:, 0] < stop))
+            if len(inside):
+                end = int(inside[-1]) + 1
+                weight[inside[0] : end] = share
+        _, stop, share = spans[-1]
+        if end and stop >= len(text.rstrip()) and ids[end - 1] not in self._special:
+            ids, weight = self._ended(ids[:end], weight[:end], share)
+        row = _predicting(ids, weight)
+        if not row.labelled:
+            raise Unusable("no token of an answer with a weight above 0")
+        return self._fit(where, row)
+
+    def _ended(self, ids: Ints, weight: np.ndarray, share: float) -> tuple[Ints, np.ndarray]:
+        """The same with the end-of-text token predicted last, where the tokenizer has one."""
+        eos = self.tokenizer.eos_token_id
+        if eos is None:
+            return ids, weight
+        return np.append(ids, eos), np.append(weight, np.float32(share))
+
+    def _fit(self, where: str, row: Row) -> Row:
+        """The row, within `max_length`."""
+        if len(row.tokens) <= self.max_length:
+            return row
+        self._refuse(where, len(row.tokens))
+        kept = row.at < self.max_length
+        if not row.weight[kept].any():
+            raise Unusable(f"all labels lost to truncation at max_length {self.max_length}")
+        self.truncated += 1
+        return Row(row.tokens[: self.max_length], row.at[kept], row.label[kept], row.weight[kept], row.both_ways)
+
+    def _refuse(self, where: str, length: int) -> None:
+        """Raise unless a row that is too long may be cut."""
+        if self.too_long == "error":
+            raise DataError(
+                f"{length} tokens, more than max_length {self.max_length}",
+                where=where,
+                fix="raise data.max_length, or set data.too_long to drop or truncate",
+            )
+        if self.too_long != "truncate":
+            raise Unusable(f"longer than max_length {self.max_length}")
+
+    # Conversations
+
+    def _conversation(self, where: str, messages: Sequence[Message]) -> tuple[str, list[Span]]:
+        """The rendered conversation and the span of every answer, its end of turn included."""
+        text = self._render(where, messages)
+        spans = [
+            (*self._find(where, text, messages, index), message.weight)
+            for index, message in enumerate(messages)
+            if message.role == "assistant"
+        ]
+        return text, spans
+
+    def _find(self, where: str, text: str, messages: Sequence[Message], index: int) -> tuple[int, int]:
+        marked = self._render(where, _with_mark(messages, index))
+        if MARK not in marked:
+            raise DataError(
+                f"the chat template does not show message {index}",
+                where=where,
+                fix="look at the rendered text with: bottega preview",
+            )
+        before, _, after = marked.partition(MARK)
+        start = len(before) if text.startswith(before) else len(commonprefix([text, before]))
+        end = (
+            len(text) - len(after) if text.endswith(after) else len(text) - len(commonprefix([text[::-1], after[::-1]]))
+        )
+        if self._prompts_generation:
+            # What stands between the generation prompt and the content (a thinking block) is generated too.
+            prompt = self._render(where, messages[:index], generation=True)
+            start = len(prompt) if text.startswith(prompt) and len(prompt) <= end else start
+        last = index == len(messages) - 1
+        tail = after if last else self._render(where, _with_mark(messages[: index + 1], index)).partition(MARK)[2]
+        return start, end + (self._closes(tail) if text.startswith(tail, end) else 0)
+
+    def _closes(self, tail: str) -> int:
+        """Characters of `tail` up to the end of its first special token; 0 when it has none."""
+        encoding = self._backend.encode(tail, add_special_tokens=False)
+        for token, (_, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            if token in self._special:
+                return int(end)
+        return 0
+
+    @cached_property
+    def _prompts_generation(self) -> bool:
+        """Whether the template writes something of its own where the model is to answer."""
+        chat = [Message("user", "?")]
+        return self._render("the chat template", chat, generation=True) != self._render("the chat template", chat)
+
+    def _render(self, where: str, messages: Sequence[Message], generation: bool = False) -> str:
+        import jinja2
+
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation))
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+            raise DataError(f"the chat template refuses this conversation: {error}", where=where) from None
+
+
+def _with_mark(messages: Sequence[Message], index: int) -> list[Message]:
+    return [*messages[:index], Message(messages[index].role, MARK), *messages[index + 1 :]]
+
+
+def _silent(messages: Sequence[Message]) -> list[Message]:
+    """The same messages with no loss on their answers."""
+    return [Message(message.role, message.content, 0.0) for message in messages]
+
+
+def _predicting(ids: Ints, weight: np.ndarray) -> Row:
+    """Each token with a weight above 0 predicted at the token before it; the first token has none before it."""
+    at = np.flatnonzero(weight[1:])
+    return Row(ids, at, ids[at + 1], weight[at + 1])
+
+
+def _block(ids: Ints, length: int) -> Row:
+    """Up to `length` tokens, each predicting its successor in `ids`, one token longer."""
+    at = np.arange(len(ids) - 1)
+    return Row(ids[:length], at, ids[1:], np.ones(len(at), np.float32))

@@ -1,0 +1,75 @@
+"""Training a tokenizer, through the `tokenizers` library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from bottega.data.sources import read
+from bottega.errors import DataError, RunError
+
+END = "<|endoftext|>"
+
+
+def train_tokenizer(
+    files: Sequence[Path], vocabulary: int, out: Path, kind: Literal["bytes", "characters"] = "bytes"
+) -> int:
+    """Train on the files' text and write a transformers tokenizer into `out`; returns the vocabulary's size.
+
+    bytes       byte-level BPE (Sennrich et al. 2016; bytes as in GPT-2): any text, no unknown token
+    characters  one token a character that occurs in the files, and nothing else: for lessons and small corpora
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    if out.exists() and any(out.iterdir()):
+        raise RunError("the folder is not empty", where=str(out), fix="choose another --out")
+    backend = _characters(files) if kind == "characters" else _bytes(files, vocabulary)
+    special = {} if kind == "characters" else {"bos_token": END, "eos_token": END}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special)
+    tokenizer.save_pretrained(str(out))
+    return len(tokenizer)
+
+
+def _bytes(files: Sequence[Path], vocabulary: int) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    if vocabulary < len(alphabet) + 1:
+        raise DataError(
+            f"a vocabulary of {vocabulary} has no room for the 256 bytes and the end-of-text token",
+            where="--vocab",
+            fix="257 or more; 1000 per megabyte of text is a start",
+        )
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=[END], initial_alphabet=alphabet)
+    backend.train_from_iterator(_texts(files), trainer)
+    return backend
+
+
+def _characters(files: Sequence[Path]) -> Any:
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    characters = sorted({character for text in _texts(files) for character in text})
+    # The unknown token is no entry, so a character that never occurred is refused rather than read as another.
+    backend = Tokenizer(models.WordLevel({text: index for index, text in enumerate(characters)}, "<unknown>"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    backend.decoder = decoders.Fuse()
+    return backend
+
+
+def _texts(files: Sequence[Path]) -> Iterator[str]:
+    """Every string in the files' rows."""
+    for file in files:
+        for _, fields in read(file):
+            yield from _strings(fields)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _strings(item)

@@ -1,0 +1,156 @@
+"""Recipe → records → examples → the updates of a run, in an order that only the seed decides."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bottega.batch import Example
+from bottega.data.codec import Codec, Unusable
+from bottega.data.formats import records
+from bottega.data.sources import read_all
+from bottega.data.split import split
+from bottega.errors import DataError
+from bottega.objectives import Objective
+from bottega.randomness import derive
+from bottega.recipe import Recipe
+from bottega.records import Record
+
+DEFAULT_EXAMPLES = 16
+
+
+@dataclass
+class Records:
+    """What the files of a recipe hold, on either side of the split."""
+
+    train: list[Record]
+    validation: list[Record]
+    dropped: Counter[str]
+
+
+@dataclass
+class Encoded:
+    """Examples, and what became of the rows that are none."""
+
+    examples: list[Example] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+    truncated: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return sum(example.tokens for example in self.examples)
+
+    @property
+    def labelled_tokens(self) -> int:
+        return sum(row.labelled for example in self.examples for row in example.rows)
+
+
+def read_records(recipe: Recipe) -> Records:
+    """Every row of the recipe's files; a DataError names file, line, field and remedy."""
+    dropped: Counter[str] = Counter()
+
+    def drop(error: DataError) -> None:
+        dropped[error.what] += 1
+
+    def read(files: Sequence) -> list[Record]:  # type: ignore[type-arg]
+        rows = records(
+            read_all(files),
+            recipe.objective.reads,
+            format=recipe.data.format,
+            mapping=recipe.data.mapping,
+            text_template=recipe.data.text_template,
+            on_bad=drop if recipe.data.bad_rows == "drop" else None,
+        )
+        return list(rows)
+
+    train = read(recipe.train_files)
+    if not train:
+        raise DataError("every row is unsound", where=str(recipe.data.train), fix=_counted(dropped))
+    if isinstance(recipe.data.validation, float):
+        return Records(*split(train, recipe.data.validation, recipe.seed), dropped)
+    return Records(train, read(recipe.validation_files), dropped)
+
+
+def encode(rows: Sequence[Record], objective: Objective, codec: Codec) -> Encoded:
+    """The examples of the records, in order."""
+    out = Encoded()
+    before = codec.truncated
+    for record in rows:
+        try:
+            examples = objective.rows(record, codec)
+        except Unusable as unusable:
+            out.dropped[unusable.reason] += 1
+            continue
+        for index, example in enumerate(examples):
+            name = record.where if len(examples) == 1 else f"{record.where} block {index + 1}"
+            out.examples.append(Example(name, example))
+    out.truncated = codec.truncated - before
+    return out
+
+
+def refuse_empty(encoded: Encoded, where: str) -> None:
+    """A DataError with the true cause when no row would carry a loss."""
+    if not encoded.labelled_tokens:
+        raise DataError(
+            f"no row carries a label, so there is nothing to learn: {_counted(encoded.dropped)}",
+            where=where,
+            fix="raise data.max_length if rows are too long; else look at them with: bottega preview",
+        )
+
+
+def _counted(dropped: Counter[str]) -> str:
+    return "; ".join(f"{count} rows: {reason}" for reason, count in dropped.most_common(3))
+
+
+@dataclass(frozen=True)
+class Update:
+    """The examples of one update, and where in the endless stream of examples the next begins."""
+
+    step: int
+    examples: list[Example]
+    position: int
+
+
+class Feed:
+    """The updates of a run: shuffles of the examples, one after the other without end, cut into updates.
+
+    No example is left out at the end of an epoch: the update that reaches it goes on into the next shuffle.
+    """
+
+    def __init__(self, examples: Sequence[Example], recipe: Recipe) -> None:
+        self.examples, self.seed = examples, recipe.seed
+        self.update_tokens = recipe.optim.update_tokens
+        self.update_examples = recipe.optim.examples or DEFAULT_EXAMPLES
+        self.steps = recipe.optim.steps or self._steps(recipe.optim.epochs or 1.0)
+
+    def _steps(self, epochs: float) -> int:
+        if self.update_tokens is None:
+            return math.ceil(epochs * len(self.examples) / self.update_examples)
+        return math.ceil(epochs * sum(example.tokens for example in self.examples) / self.update_tokens)
+
+    def updates(self, step: int = 0, position: int = 0) -> Iterator[Update]:
+        """The updates after `step`, whose last example stood before `position`."""
+        stream = self._stream(position)
+        for number in range(step + 1, self.steps + 1):
+            examples = [next(stream)]
+            while not self._full(examples):
+                examples.append(next(stream))
+            position += len(examples)
+            yield Update(number, examples, position)
+
+    def _full(self, examples: Sequence[Example]) -> bool:
+        if self.update_tokens is None:
+            return len(examples) >= self.update_examples
+        return sum(example.tokens for example in examples) >= self.update_tokens
+
+    def _stream(self, position: int) -> Iterator[Example]:
+        epoch, place = divmod(position, len(self.examples))
+        while True:
+            order = np.random.default_rng(derive(self.seed, "shuffle", epoch)).permutation(len(self.examples))
+            for index in order[place:]:
+                yield self.examples[index]
+            epoch, place = epoch + 1, 0

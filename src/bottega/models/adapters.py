@@ -1,0 +1,65 @@
+"""LoRA through PEFT: put on, continued, switched off."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from bottega import recipe as recipes
+from bottega.errors import ModelError
+from bottega.models.load import adapter_folder
+
+REFERENCE = "reference"
+"""Name of the frozen copy of a continued adapter, where an objective compares with the policy as the run began."""
+
+
+def adapt(model: nn.Module, adapter: recipes.Adapter, *, classes: bool, reference: bool) -> Any:
+    """The model with its weights frozen and a trainable adapter; a new classifier is trained beside it.
+
+    reference  keep what `without` needs to be the policy as it is now
+    """
+    from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if adapter.start is not None:
+            folder = str(adapter_folder(adapter.start))
+            adapted = PeftModel.from_pretrained(model, folder, is_trainable=True, autocast_adapter_dtype=False)
+            if reference:
+                adapted.load_adapter(folder, REFERENCE, is_trainable=False, autocast_adapter_dtype=False)
+            return adapted
+        config = LoraConfig(
+            r=adapter.rank,
+            lora_alpha=adapter.alpha,
+            lora_dropout=adapter.dropout,
+            target_modules=adapter.targets,
+            task_type=TaskType.SEQ_CLS if classes else TaskType.CAUSAL_LM,
+        )
+        try:
+            # The optimiser keeps float32 copies, so the adapter computes in the dtype of its base.
+            return get_peft_model(model, config, autocast_adapter_dtype=False)
+        except ValueError as error:
+            raise ModelError(
+                str(error).splitlines()[0], where="adapter.targets", fix="all-linear fits any model"
+            ) from None
+
+
+@contextmanager
+def without(adapted: Any) -> Iterator[None]:
+    """Inside, the model is the policy as the run began: no adapter, or the frozen copy of the one continued.
+
+    A classifier trained beside the adapter is switched with it.
+    """
+    if REFERENCE not in adapted.peft_config:
+        with adapted.disable_adapter():
+            yield
+        return
+    adapted.set_adapter(REFERENCE)
+    try:
+        yield
+    finally:
+        adapted.set_adapter("default")

@@ -1,0 +1,301 @@
+"""Attention over the interval mask, one back end a device, behind one call.
+
+A layout is made once a batch and handed to the model as the keyword `layout`; transformers passes unknown keywords
+down to the attention function, where every layer calls `layout.attend`. The back ends compute the same thing:
+
+    DenseLayout   a [T, T] mask; the reference, any device, small inputs
+    BlockLayout   CPU: tree nodes of like size grouped into batched matmuls, nothing masked out is computed
+    FlexLayout    CUDA: FlexAttention with a block mask
+
+Extra legend: h query heads, g key/value heads, D head width, M nodes, L queries and S keys of a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from bottega.batch import Batch, Ints, Nodes
+
+NAME = "bottega"
+"""The name under which transformers finds this attention."""
+
+SMALL = 4096
+"""Query-key pairs worth computing in vain to save a group of its own (a dozen kernel calls)."""
+
+LARGE = 1 << 20
+"""Pairs of one node above which scores are not kept: the fused kernel recomputes them in the backward."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """What a layer asks of its attention beside the mask."""
+
+    scaling: float
+    window: int | None = None
+    softcap: float | None = None
+    dropout: float = 0.0
+    sinks: Tensor | None = None
+
+
+class Layout(Protocol):
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, style: Style) -> Tensor:
+        """[1, h, T, D], [1, g, T, D], [1, g, T, D] → [1, T, h, D]."""
+        ...
+
+
+def attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    layout: Layout | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """The function transformers calls in every layer once the model's attention is set to `NAME`."""
+    if layout is None:
+        raise TypeError(f"{type(module).__name__} does not pass keywords down to its attention")
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return layout.attend(query, key, value, Style(scaling, sliding_window, softcap, dropout, s_aux)), None
+
+
+def register() -> None:
+    """Make `model.set_attn_implementation(NAME)` work; safe to call again."""
+    AttentionInterface.register(NAME, attention)
+    AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
+
+
+def layout_for(batch: Batch) -> Layout:
+    """The fastest back end for the device the batch is on."""
+    return FlexLayout(batch) if batch.tokens.is_cuda else BlockLayout(batch)
+
+
+def visible(batch: Batch, query: Tensor, key: Tensor, window: int | None) -> Tensor:
+    """Which `key` indices each `query` index may see: broadcast of the two index tensors, bool."""
+    seen = (batch.first[key] <= query) & (query < batch.last[key])
+    if window is not None:
+        # Encoders with local attention look both ways; for causal rows the second half is always true.
+        seen &= (batch.position[query] - batch.position[key]).abs() < window
+    return seen
+
+
+class DenseLayout:
+    """The definition in code: scores between all pairs, hidden ones set to minus infinity."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.mask = cache(self._mask)
+
+    def _mask(self, window: int | None) -> Tensor:
+        index = torch.arange(len(self.batch.tokens), device=self.batch.tokens.device)
+        return visible(self.batch, index[:, None], index[None, :], window)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, style: Style) -> Tensor:
+        repeat = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
+        scores = (query @ key.transpose(-1, -2)) * style.scaling
+        if style.softcap is not None:
+            scores = style.softcap * torch.tanh(scores / style.softcap)
+        scores = scores.masked_fill(~self.mask(style.window), -torch.inf)
+        if style.sinks is not None:
+            sinks = style.sinks.view(1, -1, 1, 1).expand(-1, -1, scores.shape[2], 1)
+            probabilities = torch.cat([scores, sinks], -1).softmax(-1)[..., :-1]
+        else:
+            probabilities = scores.softmax(-1)
+        return (F.dropout(probabilities, style.dropout) @ value).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Nodes of like size, padded to a rectangle.
+
+    query  [M, L] flat indices; padding repeats the node's last token, whose result is not read
+    key    [M, S] flat indices of the node's path; padding repeats the last and is masked
+    real   [M, S] which keys are not padding
+    whole  the group is the flat sequence itself, so that nothing needs to be gathered
+    """
+
+    query: Tensor
+    key: Tensor
+    real: Tensor
+    whole: bool
+
+
+class BlockLayout:
+    """A node's tokens see their ancestors and themselves, so only those products are computed.
+
+    Nodes of like size go through one batched matmul; the prefix of a shared node is gathered for each child.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.groups = [_pad(batch.nodes, members) for members in _group(batch.nodes)]
+        self.bias = cache(self._bias)
+        queries = torch.cat([group.query.flatten() for group in self.groups])
+        # Padding comes after its original in each node, and the first place that holds a token is its own.
+        order = torch.from_numpy(np.unique(queries.numpy(), return_index=True)[1])
+        self.inverse = None if len(self.groups) == 1 and self.groups[0].whole else order
+
+    def _bias(self, index: int, window: int | None, dtype: torch.dtype) -> Tensor:
+        """[M, 1, L, S]: 0 where visible, minus infinity elsewhere."""
+        group = self.groups[index]
+        seen = visible(self.batch, group.query[:, :, None], group.key[:, None, :], window) & group.real[:, None, :]
+        return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)[:, None]
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, style: Style) -> Tensor:
+        (_, heads, _, width), groups = query.shape, key.shape[1]
+        flat = [x[0].transpose(0, 1).reshape(x.shape[2], -1) for x in (query, key, value)]
+        out = []
+        for index, group in enumerate(self.groups):
+            # q [M, g, h/g, L, D]; k, v [M, g, S, D]: the heads that share keys fold into the query length.
+            q = _take(flat[0], None if group.whole else group.query, group.query.shape)
+            q = q.view(*group.query.shape, groups, heads // groups, width).permute(0, 2, 3, 1, 4)
+            k, v = (
+                _take(x, None if group.whole else group.key, group.key.shape)
+                .view(*group.key.shape, groups, -1)
+                .permute(0, 2, 1, 3)
+                for x in flat[1:]
+            )
+            result = _scaled_dot_product(q, k, v, self.bias(index, style.window, query.dtype), style)
+            out.append(result.permute(0, 3, 1, 2, 4).flatten(0, 1).flatten(1))
+        joined = out[0] if len(out) == 1 else torch.cat(out)
+        joined = joined if self.inverse is None else joined.index_select(0, self.inverse)
+        return joined.view(1, -1, heads, value.shape[-1])
+
+
+def _take(flat: Tensor, index: Tensor | None, shape: torch.Size) -> Tensor:
+    return flat.view(*shape, -1) if index is None else flat.index_select(0, index.flatten()).view(*shape, -1)
+
+
+def _scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, style: Style) -> Tensor:
+    """q [M, g, r, L, D], k v [M, g, S, D], bias [M, 1, L, S] → [M, g, r, L, D]; a value may have a width of its own."""
+    members, groups, repeat, length, width = q.shape
+    pairs = length * k.shape[2]
+    if pairs > LARGE and style.softcap is None and style.sinks is None:
+        heads = q.reshape(members, groups * repeat, length, width)
+        out = F.scaled_dot_product_attention(
+            heads, k, v, attn_mask=bias, dropout_p=style.dropout, scale=style.scaling, enable_gqa=repeat > 1
+        )
+        return out.view(members, groups, repeat, length, -1)
+    scores = (q.reshape(members, groups, repeat * length, width) * style.scaling) @ k.transpose(-1, -2)
+    scores = scores.view(members, groups, repeat, length, -1)
+    if style.softcap is not None:
+        scores = style.softcap * torch.tanh(scores / style.softcap)
+    scores = scores + bias[:, None]
+    if style.sinks is not None:
+        sinks = style.sinks.view(1, groups, repeat, 1, 1).expand(members, -1, -1, length, 1)
+        probabilities = torch.cat([scores, sinks], -1).softmax(-1)[..., :-1]
+    else:
+        probabilities = scores.softmax(-1)
+    probabilities = F.dropout(probabilities, style.dropout).view(members, groups, repeat * length, -1)
+    return (probabilities @ v).view(members, groups, repeat, length, -1)
+
+
+def _group(nodes: Nodes) -> list[list[int]]:
+    """Node indices by group: longest first, a node joins the newest group while the padding stays `SMALL`."""
+    length = nodes.end - nodes.start
+    keys = length.copy()
+    for node in range(len(nodes)):
+        if nodes.parent[node] >= 0:
+            keys[node] += keys[nodes.parent[node]]
+    if (length == length[0]).all() and (keys == keys[0]).all():
+        return [list(range(len(nodes)))]
+    groups: list[list[int]] = []
+    widest = longest = 0
+    for node in np.lexsort((-keys, -length)):
+        needed = max(widest, int(keys[node]))
+        grown = len(groups[-1]) * longest * (needed - widest) if groups else 0
+        padding = longest * needed - int(length[node] * keys[node])
+        if not groups or grown + padding > SMALL:
+            groups.append([])
+            longest, needed = int(length[node]), int(keys[node])
+        groups[-1].append(int(node))
+        widest = needed
+    return groups
+
+
+def _pad(nodes: Nodes, members: Sequence[int]) -> _Group:
+    paths = [nodes.path(node) for node in members]
+    own = [np.arange(nodes.start[node], nodes.end[node]) for node in members]
+    keys, queries = _rectangle(paths), _rectangle(own)
+    lengths = torch.tensor([len(path) for path in paths])
+    real = torch.arange(keys.shape[1])[None] < lengths[:, None]
+    whole = bool(real.all()) and np.array_equal(keys.flatten(), np.arange(nodes.end.max()))
+    return _Group(torch.from_numpy(queries), torch.from_numpy(keys), real, whole)
+
+
+def _rectangle(spans: Sequence[Ints]) -> Ints:
+    width = max(map(len, spans))
+    return np.stack([np.pad(span, (0, width - len(span)), mode="edge") for span in spans])
+
+
+class FlexLayout:
+    """FlexAttention over the interval mask; its backward runs only on CUDA.
+
+    The flat sequence is padded to whole blocks of keys no query sees, so that compiled kernels are reused.
+    """
+
+    BLOCK = 128
+
+    def __init__(self, batch: Batch) -> None:
+        length = len(batch.tokens)
+        self.padding = -length % self.BLOCK
+        # A padded token sees and is seen by itself alone: no row is empty, none reads it.
+        extra = torch.arange(length, length + self.padding, device=batch.tokens.device)
+        self.first = torch.cat([batch.first, extra])
+        self.last = torch.cat([batch.last, extra + 1])
+        self.position = F.pad(batch.position, (0, self.padding))
+        self.mask = cache(self._mask)
+
+    def _mask(self, window: int | None) -> Any:
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        def seen(_b: Tensor, _h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            inside = (self.first[k] <= q) & (q < self.last[k])
+            if window is not None:
+                inside = inside & ((self.position[q] - self.position[k]).abs() < window)
+            return inside
+
+        length = len(self.first)
+        return create_block_mask(seen, None, None, length, length, device=str(self.first.device))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, style: Style) -> Tensor:
+        if style.dropout or style.sinks is not None:
+            raise NotImplementedError("attention dropout and sinks have no FlexAttention form here")
+        cap = style.softcap
+
+        def capped(score: Tensor, *_: Tensor) -> Tensor:
+            return cap * torch.tanh(score / cap) if cap is not None else score
+
+        q, k, v = (F.pad(x, (0, 0, 0, self.padding)) for x in (query, key, value))
+        out: Tensor = _flex(query.is_cuda)(
+            q,
+            k,
+            v,
+            score_mod=capped if cap is not None else None,
+            block_mask=self.mask(style.window),
+            scale=style.scaling,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        return out[:, :, : query.shape[2]].transpose(1, 2)
+
+
+@cache
+def _flex(compiled: bool) -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=False) if compiled else flex_attention

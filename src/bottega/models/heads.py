@@ -1,0 +1,134 @@
+"""From hidden states to scores, only at the places a batch asks for.
+
+`places(model)` finds a model's own head and returns a function from hidden states [N, H] to the outputs an
+objective declared. The language-model head never holds [N, V] logits: it works in chunks, and while the head is
+frozen its backward costs nothing, because the gradient of each log-probability to its hidden state is one vector
+a prediction, known in the forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from bottega.errors import ModelError
+
+CHUNK = 1 << 22
+"""Logits alive at once (16 MB in float32)."""
+
+
+@dataclass(frozen=True)
+class LanguageHead:
+    """logits = softcap(scale · (hidden @ weightᵀ + bias)); weight [V, H]."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[n, H] → [n, V] in float32 or wider."""
+        logits = nn.functional.linear(hidden, self.weight, self.bias)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = logits * self.scale if self.scale != 1.0 else logits
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def logp(self, hidden: Tensor, label: Tensor) -> Tensor:
+        """[N, H], [N] → [N] log-probability of each label, float32 or wider."""
+        apply = cast(Any, _LogProbability.apply)
+        return cast(Tensor, apply(hidden, self.weight, self.bias, label, self.scale, self.softcap))
+
+
+def language_head(model: nn.Module) -> LanguageHead:
+    """The head of a transformers language model, with the scale and softcap its config declares.
+
+    Granite divides logits by `logits_scaling`, Cohere multiplies by `logit_scale`, Gemma-2 caps them.
+    """
+    linear = cast(Any, model).get_output_embeddings()
+    if linear is None:
+        raise ModelError(f"{type(model).__name__} has no language-model head")
+    config = cast(Any, model).config.get_text_config()
+    scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    return LanguageHead(linear.weight, linear.bias, scale, getattr(config, "final_logit_softcapping", None))
+
+
+def class_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """[N, H] → [N, C]: the classifier of a transformers `…ForSequenceClassification`, at any places.
+
+    Decoders score a hidden state directly; BERT pools it first; RoBERTa's classifier takes a sequence and reads
+    its first token, so each place is handed over as a sequence of one.
+    """
+    parts = cast(Any, model)
+    if hasattr(parts, "score"):
+        return cast(Callable[[Tensor], Tensor], parts.score)
+    pooler = getattr(parts.base_model, "pooler", None)
+    if pooler is not None:
+        return lambda hidden: cast(Tensor, parts.classifier(parts.dropout(pooler(hidden[:, None]))))
+    return lambda hidden: cast(Tensor, parts.classifier(hidden[:, None]))
+
+
+class _LogProbability(torch.autograd.Function):
+    """log softmax(logits)[label] in chunks of rows, logits recomputed or never needed again.
+
+    With z = logits and p = softmax(z): ∂logp/∂z = onehot(label) − p. While the head is frozen that row times the
+    weight, [H] a prediction, is all the backward needs.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, label: Tensor, scale: float, cap: float | None
+    ) -> Tensor:
+        head = LanguageHead(weight, bias, scale, cap)
+        trained = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        jacobian = torch.empty_like(hidden) if ctx.needs_input_grad[0] and not trained else None
+        logp = hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
+        for rows in _chunks(hidden, weight):
+            logits = head.logits(hidden[rows])
+            picked = logits.gather(1, label[rows, None])
+            logp[rows] = (picked - logits.logsumexp(1, keepdim=True)).squeeze(1)
+            if jacobian is not None:
+                jacobian[rows] = _slope(head, logits, label[rows]).to(weight.dtype) @ weight
+        ctx.trained, ctx.scale, ctx.cap = trained, scale, cap
+        if jacobian is not None:
+            ctx.save_for_backward(jacobian)
+        elif trained:
+            ctx.save_for_backward(hidden, weight, bias, label)
+        return logp
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        if not ctx.trained:
+            (jacobian,) = ctx.saved_tensors
+            return (gradient.to(jacobian.dtype)[:, None] * jacobian, *[None] * 5)
+        hidden, weight, bias, label = ctx.saved_tensors
+        head = LanguageHead(weight, bias, ctx.scale, ctx.cap)
+        to_hidden = torch.empty_like(hidden)
+        to_weight = torch.zeros_like(weight, dtype=gradient.dtype)
+        to_bias = torch.zeros_like(bias, dtype=gradient.dtype) if bias is not None else None
+        for rows in _chunks(hidden, weight):
+            slope = _slope(head, head.logits(hidden[rows]), label[rows]).mul_(gradient[rows, None])
+            if to_bias is not None:
+                to_bias += slope.sum(0)
+            slope = slope.to(weight.dtype)
+            to_hidden[rows] = slope @ weight
+            to_weight += slope.T @ hidden[rows]
+        return to_hidden, to_weight.to(weight.dtype), None if to_bias is None else to_bias.to(bias.dtype), *[None] * 3
+
+
+def _slope(head: LanguageHead, logits: Tensor, label: Tensor) -> Tensor:
+    """∂logp/∂(hidden @ weightᵀ + bias), [n, V], from the finished logits."""
+    slope = logits.softmax(1).neg_()
+    slope.scatter_add_(1, label[:, None], torch.ones_like(label, dtype=slope.dtype)[:, None])
+    if head.softcap is not None:
+        slope.mul_(1 - (logits / head.softcap) ** 2)
+    return slope.mul_(head.scale) if head.scale != 1.0 else slope
+
+
+def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
+    size = max(1, CHUNK // len(weight))
+    return (slice(start, start + size) for start in range(0, len(hidden), size))

@@ -1,0 +1,280 @@
+"""Checkpoints in: tokenizer, config, model and adapter, with the errors users meet.
+
+Any folder or hub id in transformers' format, with safetensors weights: pickled ones run code when they are read and
+are refused. `Place.base` may also be a finished run.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+)
+
+from bottega import recipe as recipes
+from bottega.errors import ModelError
+from bottega.models.attention import NAME, register
+from bottega.models.probe import probe
+from bottega.models.scorer import Fit, HeadKind, Scorer
+
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+DEFAULT_LENGTH = 1024
+
+CHAT_TEMPLATE = (
+    "{bos}{{% for message in messages %}}"
+    "{{% if message['role'] == 'assistant' %}}### Response:\n{{{{ message['content'] }}}}{eos}\n\n"
+    "{{% elif message['role'] == 'user' %}}### Instruction:\n{{{{ message['content'] }}}}\n\n"
+    "{{% else %}}{{{{ message['content'] }}}}\n\n{{% endif %}}"
+    "{{% endfor %}}{{% if add_generation_prompt %}}### Response:\n{{% endif %}}"
+)
+"""For tokenizers without a template: plain text, so that no token needs to be added."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from: `base` weights, then an `adapter` merged into them."""
+
+    base: str
+    adapter: Path | None = None
+
+
+def locate(name: str) -> Source:
+    """The source behind `model.base`: a hub id, a folder, or a run (its model, or its base with its adapter)."""
+    folder = Path(name)
+    if not folder.is_absolute():
+        return Source(name)
+    if not folder.exists():
+        raise ModelError("no such folder", where=name, fix="check model.base; it resolves against the recipe's folder")
+    if (folder / "resolved.json").exists():
+        if (folder / "model").exists():
+            return Source(str(folder / "model"))
+        if (folder / "adapter").exists():
+            return Source(adapter_base(folder / "adapter"), folder / "adapter")
+        raise ModelError("this run has no result yet", where=name, fix=f"finish it: bottega train --resume {name}")
+    return Source(name)
+
+
+def adapter_folder(name: str) -> Path:
+    """The adapter behind `adapter.from`: a folder or a run."""
+    for folder in (Path(name) / "adapter", Path(name)):
+        if (folder / "adapter_config.json").exists():
+            return folder
+    raise ModelError("holds no adapter", where=name, fix="name a folder with adapter_config.json, or a finished run")
+
+
+def adapter_base(folder: Path) -> str:
+    """The base model an adapter was trained on."""
+    from peft import PeftConfig
+
+    return str(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
+
+
+def load_tokenizer(name: str) -> Any:
+    """A fast tokenizer with a chat template: its own, or a plain-text one."""
+    folder = Path(name)
+    if folder.is_dir() and not any(
+        (folder / file).exists() for file in ("tokenizer.json", "tokenizer.model", "vocab.txt")
+    ):
+        raise ModelError(
+            "the folder holds no tokenizer",
+            where=name,
+            fix="copy the tokenizer files next to the weights, or name their folder with model.tokenizer",
+        )
+    with _quietly(name, "the tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError("the tokenizer reports no character offsets", where=name, fix="convert it to tokenizer.json")
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = _plain_template(tokenizer)
+    return tokenizer
+
+
+def _plain_template(tokenizer: Any) -> str:
+    ids = tokenizer("a")["input_ids"]
+    adds_bos = tokenizer.bos_token_id is not None and bool(ids) and ids[0] == tokenizer.bos_token_id
+    bos = "{{ bos_token }}" if adds_bos else ""
+    return CHAT_TEMPLATE.format(bos=bos, eos="{{ eos_token }}" if tokenizer.eos_token else "")
+
+
+def load_config(model: recipes.Model, tokenizer: Any) -> Any:
+    """The transformers config: of the base, or of the shape with the tokenizer's vocabulary and special tokens."""
+    if model.base is not None:
+        with _quietly(model.base, "the config"):
+            return AutoConfig.from_pretrained(locate(model.base).base)
+    shape = dict(model.shape or {})
+    tokens = {
+        name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name not in shape
+    }
+    shape.setdefault("vocab_size", len(tokenizer))
+    with _quietly("model.shape", "the config"):
+        return AutoConfig.for_model(shape.pop("model_type"), **shape, **tokens)
+
+
+def is_encoder(config: Any) -> bool:
+    """Whether the model reads both ways."""
+    return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+
+
+def length_limit(config: Any) -> int | None:
+    """Most positions the model has; None when unlimited."""
+    text = config.get_text_config()
+    limit = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
+    if limit is None:
+        return None
+    # RoBERTa's table starts after its padding index.
+    return int(limit) - (text.pad_token_id + 1 if "roberta" in text.model_type else 0)
+
+
+def max_length(wanted: int | None, config: Any) -> int:
+    """`data.max_length`, or its default; a ModelError when the model has fewer positions."""
+    limit = length_limit(config)
+    if wanted is None:
+        return min(DEFAULT_LENGTH, limit or DEFAULT_LENGTH)
+    if limit is not None and wanted > limit:
+        raise ModelError(
+            f"max_length {wanted} is more than the model's {limit} positions",
+            where="data.max_length",
+            fix=f"set data.max_length to {limit} or less",
+        )
+    return wanted
+
+
+def compute_dtype(wanted: str, device: str) -> torch.dtype:
+    """The dtype of weights and computation; `auto` is bfloat16 where the hardware multiplies it."""
+    if wanted != "auto":
+        dtype: torch.dtype = getattr(torch, wanted)
+        return dtype
+    if device == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if has_bf16() else torch.float32
+
+
+def has_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("arm_bf16"))
+
+
+def load_model(
+    model: recipes.Model, config: Any, head: HeadKind, labels: Sequence[str], dtype: torch.dtype, tokenizer: Any
+) -> nn.Module:
+    """The model with its weights and the head asked for; what the checkpoint lacks of a new head is random."""
+    config = _with_labels(config, labels, tokenizer) if head == "class" else config
+    auto = AutoModelForSequenceClassification if head == "class" else AutoModelForCausalLM
+    if head == "language" and is_encoder(config):
+        raise ModelError(
+            f"{config.model_type} is an encoder and writes no text", where="model.base", fix="use it with classify"
+        )
+    if model.base is None:
+        with _quietly("model.shape", "a model"):
+            return cast(nn.Module, auto.from_config(config, dtype=dtype))
+    source = locate(model.base)
+    _refuse_pickles(source.base)
+    with _quietly(source.base, "the weights"):
+        loaded, info = auto.from_pretrained(
+            source.base, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
+    _refuse_gaps(source.base, info, loaded, head)
+    return cast(nn.Module, loaded) if source.adapter is None else _merged(loaded, source.adapter, dtype)
+
+
+def fit_model(model: Any, head: HeadKind) -> Scorer:
+    """The model ready to score batches, packed where the probe proves that exact."""
+    fit = probe(type(model), model.config, head, is_encoder(model.config))
+    set_packed(model, fit)
+    return Scorer(model, head, fit)
+
+
+def set_packed(model: Any, fit: Fit) -> None:
+    if fit.packed:
+        register()
+        model.set_attn_implementation(NAME)
+
+
+def _merged(model: nn.Module, adapter: Path, dtype: torch.dtype) -> nn.Module:
+    """The adapter folded into the weights, in float32 and rounded once."""
+    from peft import PeftModel
+
+    merged = PeftModel.from_pretrained(model.float(), str(adapter)).merge_and_unload()
+    return cast(nn.Module, merged.to(dtype))
+
+
+def _with_labels(config: Any, labels: Sequence[str], tokenizer: Any) -> Any:
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {name: index for index, name in enumerate(labels)}
+    if len(labels) == 1:
+        config.problem_type = "regression"
+    if not is_encoder(config):
+        # A plain classifier reads the last token that is not padding, so padding must never end a row.
+        padding = {tokenizer.pad_token_id, tokenizer.unk_token_id} - {tokenizer.eos_token_id, None}
+        config.get_text_config().pad_token_id = min(padding, default=None)
+    return config
+
+
+def _refuse_pickles(name: str) -> None:
+    folder = Path(name)
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return
+    pickled = [path.name for pattern in PICKLED for path in folder.glob(pattern)]
+    if pickled:
+        raise ModelError(
+            f"the weights are pickled ({pickled[0]}), and reading a pickle runs code",
+            where=name,
+            fix="convert them where you trust them: model.save_pretrained(folder) writes safetensors",
+        )
+    raise ModelError("the folder holds no weights", where=name, fix="a model needs *.safetensors beside config.json")
+
+
+def _refuse_gaps(name: str, info: dict[str, Any], model: Any, head: HeadKind) -> None:
+    """A checkpoint may lack a classifier that is about to be trained, and nothing else."""
+    prefix = f"{model.base_model_prefix}."
+    new = head == "class"
+    missing = [key for key in info["missing_keys"] if not new or (key.startswith(prefix) and ".pooler." not in key)]
+    if missing or info["mismatched_keys"]:
+        wrong = missing or [str(key[0]) for key in info["mismatched_keys"]]
+        raise ModelError(
+            f"{len(wrong)} weights are missing or of another shape, {sorted(wrong)[0]} for one",
+            where=name,
+            fix="the folder's config.json and safetensors belong to different models",
+        )
+
+
+@contextmanager
+def _quietly(where: str, what: str) -> Iterator[None]:
+    """Silence loading chatter; turn what transformers raises into a ModelError."""
+    before = transformers.logging.get_verbosity()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except ModelError:
+        raise
+    except Exception as error:
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"{what} cannot be loaded: {line}", where=where, fix="is it a transformers checkpoint, whole and readable?"
+        ) from error
+    finally:
+        transformers.logging.set_verbosity(before)
+
+
+def model_class(config: Any, head: HeadKind) -> type:
+    mapping = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING if head == "class" else MODEL_FOR_CAUSAL_LM_MAPPING
+    found: type = mapping[type(config)]
+    return found

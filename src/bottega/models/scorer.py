@@ -1,0 +1,98 @@
+"""Batch in, scores out: the one module whose forward is what training differentiates.
+
+It is an `nn.Module` whose `forward` is the whole computation, so data-parallel wrappers can hold it. How a model
+is run is decided once, on load, by `models.probe` and recorded as a `Fit`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from bottega.batch import Batch
+from bottega.models.attention import layout_for
+from bottega.models.heads import class_head, language_head
+
+HeadKind = Literal["language", "class"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a model may be computed exactly.
+
+    packed    many rows in one flat sequence (else one row a forward, with the model's own attention)
+    own_head  scores from the model's own forward, because its head is not one of those known here
+    reason    why not the fast way, in words; empty when both are fast
+    """
+
+    packed: bool = True
+    own_head: bool = False
+    reason: str = ""
+
+
+class Scorer(nn.Module):
+    """`forward(batch, outputs)` returns the outputs asked for, [N, …] in float32 or wider.
+
+    logp    [N]     log-probability of each label
+    logits  [N, C]  class scores
+    """
+
+    def __init__(self, model: nn.Module, head: HeadKind, fit: Fit) -> None:
+        super().__init__()
+        self.model, self.head_kind, self.fit = model, head, fit
+
+    @property
+    def network(self) -> Any:
+        """The transformers model, whether or not an adapter wraps it."""
+        inner = getattr(self.model, "get_base_model", None)
+        return inner() if inner else self.model
+
+    def forward(self, batch: Batch, outputs: frozenset[str]) -> dict[str, Tensor]:
+        if self.fit.own_head:
+            logits = self._own_logits(batch)
+        elif self.head_kind == "class":
+            logits = class_head(self.network)(self._hidden(batch).index_select(0, batch.at))
+        else:
+            hidden = self._hidden(batch).index_select(0, batch.at)
+            return {"logp": language_head(self.network).logp(hidden, batch.label)}
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if outputs == {"logits"}:
+            return {"logits": logits}
+        return {"logp": logits.log_softmax(-1).gather(1, batch.label[:, None]).squeeze(1)}
+
+    def _hidden(self, batch: Batch) -> Tensor:
+        """[T, H] final hidden states of the flat sequence."""
+        base = self.network.base_model
+        calls = self._calls(batch)
+        return torch.cat([base(**call).last_hidden_state[0] for call in calls])
+
+    def _own_logits(self, batch: Batch) -> Tensor:
+        if self.fit.packed:
+            (call,) = self._calls(batch)
+            return cast(Tensor, self.network(**call, logits_to_keep=batch.at).logits[0])
+        logits = [self.network(**call).logits[0] for call in self._calls(batch)]
+        if self.head_kind == "language":
+            return torch.cat(logits).index_select(0, batch.at)
+        # One [C] a row, and rows stand in the flat sequence in node order.
+        start = torch.from_numpy(batch.nodes.start).to(batch.at.device)
+        return torch.stack(logits).index_select(0, torch.searchsorted(start, batch.at, right=True) - 1)
+
+    def _calls(self, batch: Batch) -> list[dict[str, Any]]:
+        """Keyword arguments of each forward: one for the whole batch, or one a row."""
+        if not self.fit.packed:
+            spans = zip(batch.nodes.start, batch.nodes.end, strict=True)
+            return [{"input_ids": batch.tokens[None, a:b], "use_cache": False} for a, b in spans]
+        position = batch.position + first_position(self.network)
+        layout = layout_for(batch)
+        return [{"input_ids": batch.tokens[None], "position_ids": position[None], "layout": layout, "use_cache": False}]
+
+
+def first_position(network: Any) -> int:
+    """The number of a row's first position: RoBERTa and its kin count from after the padding index."""
+    embeddings = getattr(network.base_model, "embeddings", None)
+    table = getattr(embeddings, "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return 0 if padding is None else int(padding) + 1

@@ -1,0 +1,77 @@
+"""What training minimises: one file an objective, found by its file name.
+
+To add one, write `objectives/<kind>.py` with one subclass of `Objective`; its fields are its options in the recipe,
+its `rows` turns a record into what must be predicted, its `loss` turns scores into named sums. Nothing else needs to
+know of it: the contract tests find it in the folder.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from bottega.batch import Batch, Loss, Row
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bottega.data.codec import Codec
+    from bottega.records import Record
+
+Output = Literal["logp", "logits"]
+
+
+class Objective(BaseModel, ABC):
+    """Options as fields, and two methods.
+
+    reads      record types it understands, the preferred first
+    head       which scores it needs a model for: next tokens, or classes
+    outputs    what it reads of the scores: logp [N], logits [N, C]
+    reference  also wants `batch.columns["reference"]` [N]: the same log-probabilities under the policy as the run began
+    splits     a text longer than `max_length` may be cut into several rows
+    lr         default learning rates, measured: (full fine-tuning, LoRA)
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reads: ClassVar[tuple[type, ...]]
+    head: ClassVar[Literal["language", "class"]] = "language"
+    outputs: ClassVar[frozenset[Output]] = frozenset({"logp"})
+    reference: ClassVar[bool] = False
+    splits: ClassVar[bool] = False
+    lr: ClassVar[tuple[float, float]] = (2e-5, 2e-4)
+
+    kind: str
+
+    @abstractmethod
+    def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
+        """The examples of a record, each a tuple of rows; raises `codec.Unusable` for one that makes none."""
+
+    @abstractmethod
+    def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
+        """Sums to minimise, each with the unit it is a mean over."""
+
+    def labels(self, records: list[Record]) -> list[str]:
+        """Class names in the order of their ids; empty where the scores are not classes."""
+        return []
+
+
+def kinds() -> list[str]:
+    """Every objective in the folder, by name."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def load(kind: str) -> type[Objective]:
+    """The objective class of `objectives/<kind>.py`."""
+    module = import_module(f"{__name__}.{kind}")
+    (found,) = (
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Objective) and value.__module__ == module.__name__
+    )
+    return found

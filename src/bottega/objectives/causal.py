@@ -1,0 +1,32 @@
+"""Next-token prediction over whole texts: pre-training and continued pre-training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from bottega.batch import Batch, Loss, Row, Term
+from bottega.objectives import Objective
+from bottega.records import Record, Text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bottega.data.codec import Codec
+
+
+class Causal(Objective):
+    """Mean negative log-likelihood a token. Documents never see each other, however they are packed."""
+
+    reads: ClassVar[tuple[type, ...]] = (Text,)
+    splits: ClassVar[bool] = True
+    lr: ClassVar[tuple[float, float]] = (1e-3, 2e-4)
+
+    kind: Literal["causal"] = "causal"
+
+    def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
+        assert isinstance(record, Text)
+        return [(row,) for row in codec.document(record)]
+
+    def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
+        return Loss({"nll": Term(-(batch.weight * scores["logp"]).sum(), "token")})

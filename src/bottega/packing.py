@@ -1,0 +1,206 @@
+"""Rows → prefix tree → Batch, and the division of an update into micro-batches.
+
+Rows are laid out in lexicographic order of their tokens; each row then shares with its predecessor exactly their
+common prefix, which makes the layout a depth-first walk of the radix tree. Bidirectional rows cannot share (a
+token's state depends on what follows) and stand alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bottega.batch import Batch, Example, Ints, Nodes, Row
+
+SHARE_AT_LEAST = 8
+"""A shorter common prefix is repeated: a tree node costs more than recomputing a few tokens."""
+
+
+def pack(examples: Sequence[Example], *, share: bool = True, share_at_least: int = SHARE_AT_LEAST) -> Batch:
+    """One batch holding every row of `examples`.
+
+    With `share=False` each row is a node of its own, for models that only see one row at a time.
+    """
+    rows = [row for example in examples for row in example.rows]
+    tree = _Tree(share_at_least if share else None)
+    flat: list[Ints] = [np.empty(0, np.int64)] * len(rows)
+    for index in _order(rows):
+        flat[index] = tree.insert(rows[index])
+    nodes, both_ways = tree.nodes()
+    first, last = _interval(nodes, both_ways)
+    predictions = [len(row.at) for row in rows]
+    return Batch(
+        tokens=torch.from_numpy(np.concatenate(tree.tokens)),
+        position=torch.from_numpy(np.concatenate(tree.position)),
+        first=torch.from_numpy(first),
+        last=torch.from_numpy(last),
+        at=torch.from_numpy(np.concatenate([where[row.at] for row, where in zip(rows, flat, strict=True)])),
+        label=torch.from_numpy(np.concatenate([row.label for row in rows])),
+        weight=torch.from_numpy(np.concatenate([row.weight for row in rows])),
+        row=torch.from_numpy(np.repeat(np.arange(len(rows)), predictions)),
+        example=torch.from_numpy(np.repeat(np.arange(len(examples)), [len(example.rows) for example in examples])),
+        columns=_columns(rows),
+        ids=tuple(example.id for example in examples),
+        nodes=nodes,
+        tokens_real=sum(len(row.tokens) for row in rows),
+    )
+
+
+def divide(
+    examples: Sequence[Example], tokens: int, *, share: bool = True, share_at_least: int = SHARE_AT_LEAST
+) -> list[list[Example]]:
+    """The examples of an update in micro-batches of at most `tokens` tokens after sharing.
+
+    Neighbours in token order go together, so rows that share a prefix meet in one micro-batch. An example is
+    never divided: one longer than `tokens` gets a micro-batch of its own.
+    """
+    ordered = sorted(examples, key=lambda example: _key(example.rows[0]))
+    floor = share_at_least if share else None
+    cost = sum(_costs(ordered, floor))
+    groups = _fill(ordered, tokens, floor)
+    # Even parts keep the largest, which sets the memory peak, small.
+    even = _fill(ordered, min(tokens, int(1.1 * cost / len(groups)) + 1), floor)
+    return even if len(even) == len(groups) else groups
+
+
+def _fill(ordered: Sequence[Example], tokens: int, share_at_least: int | None) -> list[list[Example]]:
+    groups: list[list[Example]] = []
+    used = 0
+    for index, example in enumerate(ordered):
+        before = ordered[index - 1].rows[-1] if groups else None
+        cost = _cost(example, before, share_at_least)
+        if not groups or used + cost > tokens:
+            groups.append([])
+            used, cost = 0, _cost(example, None, share_at_least)
+        groups[-1].append(example)
+        used += cost
+    return groups
+
+
+def _costs(ordered: Sequence[Example], share_at_least: int | None) -> list[int]:
+    before = [None, *(example.rows[-1] for example in ordered[:-1])]
+    return [_cost(example, row, share_at_least) for example, row in zip(ordered, before, strict=True)]
+
+
+def _cost(example: Example, before: Row | None, share_at_least: int | None) -> int:
+    """Tokens the example adds behind row `before`: an upper bound, since it may share with others too."""
+    cost = 0
+    for row in example.rows:
+        cost += len(row.tokens) - (_shared(before, row, share_at_least) if before is not None else 0)
+        before = row
+    return cost
+
+
+def _shared(one: Row, other: Row, share_at_least: int | None) -> int:
+    if share_at_least is None or one.both_ways or other.both_ways:
+        return 0
+    length = _common_prefix(one.tokens, other.tokens)
+    return length if length >= share_at_least else 0
+
+
+def _key(row: Row) -> bytes:
+    # Big-endian bytes compare as the numbers do.
+    return row.tokens.astype(">u4").tobytes()
+
+
+def _order(rows: Sequence[Row]) -> list[int]:
+    keys = [_key(row) for row in rows]
+    return sorted(range(len(rows)), key=keys.__getitem__)
+
+
+def _common_prefix(one: Ints, other: Ints) -> int:
+    length = min(len(one), len(other))
+    differs = one[:length] != other[:length]
+    return int(differs.argmax()) if differs.any() else length
+
+
+@dataclass
+class _Tree:
+    """Grows by rows in lexicographic order; `start end parent both_ways` have an entry a node."""
+
+    share_at_least: int | None
+    start: list[int] = field(default_factory=list)
+    end: list[int] = field(default_factory=list)
+    parent: list[int] = field(default_factory=list)
+    both_ways: list[bool] = field(default_factory=list)
+    tokens: list[Ints] = field(default_factory=list)
+    position: list[Ints] = field(default_factory=list)
+    size: int = 0
+    newest: Row | None = None
+    path: list[int] = field(default_factory=list)
+    flat: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def insert(self, row: Row) -> Ints:
+        """Flat index of each of the row's tokens."""
+        shared = self._descend(_shared(self.newest, row, self.share_at_least) if self.newest is not None else 0)
+        added = len(row.tokens) - shared
+        if added:
+            self._append(self.size, self.size + added, self.path[-1] if self.path else -1, row.both_ways)
+            self.path.append(len(self.start) - 1)
+        self.tokens.append(row.tokens[shared:])
+        self.position.append(np.arange(shared, len(row.tokens)))
+        self.flat = np.concatenate([self.flat[:shared], np.arange(self.size, self.size + added)])
+        self.size += added
+        self.newest = row
+        return self.flat
+
+    def nodes(self) -> tuple[Nodes, NDArray[np.bool_]]:
+        """The nodes in depth-first order, and which of them are bidirectional."""
+        order = np.argsort(self.start)
+        rank = np.empty(len(order) + 1, np.int64)
+        rank[order], rank[-1] = np.arange(len(order)), -1
+        start, end, parent = (np.array(column, np.int64)[order] for column in (self.start, self.end, self.parent))
+        return Nodes(start, end, rank[parent]), np.array(self.both_ways, bool)[order]
+
+    def _descend(self, shared: int) -> int:
+        """Cut the current path at depth `shared`, splitting a node where the cut falls inside it.
+
+        Returns the depth reached: a cut a few tokens below a node's top rounds up to it.
+        """
+        depth = 0
+        for level, node in enumerate(self.path):
+            length = self.end[node] - self.start[node]
+            if depth + length > shared:
+                inside = shared - depth
+                if inside < (self.share_at_least or 1):
+                    self.path = self.path[:level]
+                    return depth
+                self._split(node, self.start[node] + inside)
+                self.path = self.path[: level + 1]
+                return shared
+            depth += length
+        return depth
+
+    def _split(self, node: int, place: int) -> None:
+        # Everything below the node was laid out after the cut, so it now hangs under the lower half.
+        self._append(place, self.end[node], node, self.both_ways[node])
+        lower = len(self.start) - 1
+        self.parent[:lower] = [lower if parent == node else parent for parent in self.parent[:lower]]
+        self.end[node] = place
+
+    def _append(self, start: int, end: int, parent: int, both_ways: bool) -> None:
+        self.start.append(start)
+        self.end.append(end)
+        self.parent.append(parent)
+        self.both_ways.append(both_ways)
+
+
+def _interval(nodes: Nodes, both_ways: NDArray[np.bool_]) -> tuple[Ints, Ints]:
+    """`first` and `last` of every token: a causal token is seen until its subtree ends."""
+    subtree = nodes.end.copy()
+    for node in range(len(nodes) - 1, -1, -1):
+        if nodes.parent[node] >= 0:
+            subtree[nodes.parent[node]] = max(subtree[nodes.parent[node]], subtree[node])
+    lengths = nodes.end - nodes.start
+    last = np.repeat(subtree, lengths)
+    first = np.where(np.repeat(both_ways, lengths), np.repeat(nodes.start, lengths), np.arange(len(last)))
+    return first, last
+
+
+def _columns(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    names = rows[0].columns.keys()
+    return {name: torch.from_numpy(np.concatenate([row.columns[name] for row in rows])) for name in names}

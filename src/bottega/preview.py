@@ -1,0 +1,84 @@
+"""What a recipe makes of its data, before anything is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bottega.batch import Row
+from bottega.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A token as text, its id, and its share in the loss (0: read only)."""
+
+    text: str
+    id: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Rows as the model sees them: an example's name, and the tokens of each of its rows."""
+
+    examples: list[tuple[str, list[list[Piece]]]]
+
+
+def preview(recipe: Recipe, rows: int = 3) -> Preview:
+    """The first examples of a recipe as tokens; writes nothing and loads no weights."""
+    from bottega.session import prepare
+
+    prepared = prepare(recipe)
+    examples = prepared.train.examples[:rows]
+    return Preview([(e.id, [pieces(row, prepared.tokenizer) for row in e.rows]) for e in examples])
+
+
+def survey(recipe: Recipe) -> dict[str, Any]:
+    """Counts over every row of a recipe, encoded: what `train --dry-run` prints."""
+    from bottega.session import prepare
+
+    prepared = prepare(recipe)
+    train, validation = prepared.train, prepared.validation
+    return {
+        "rows": len(train.examples) + train.dropped.total(),
+        "examples": len(train.examples),
+        "dropped": dict(train.dropped),
+        "truncated": train.truncated,
+        "tokens": train.tokens,
+        "labelled_tokens": train.labelled_tokens,
+        "validation_examples": len(validation.examples),
+        "validation_dropped": dict(validation.dropped),
+        "max_length": prepared.codec.max_length,
+        "labels": prepared.labels,
+    }
+
+
+def pieces(row: Row, tokenizer: Any) -> list[Piece]:
+    """The row's tokens, each with the weight it has as something to predict.
+
+    A label that is not one of the row's own tokens (a class; the token after a block) is not shown.
+    """
+    weight = [0.0] * len(row.tokens)
+    for at, label, share in zip(row.at, row.label, row.weight, strict=True):
+        if at + 1 < len(row.tokens) and row.tokens[at + 1] == label:
+            weight[at + 1] = float(share)
+    return [
+        Piece(text, int(token), share)
+        for text, token, share in zip(_texts(row, tokenizer), row.tokens, weight, strict=True)
+    ]
+
+
+def _texts(row: Row, tokenizer: Any) -> list[str]:
+    """The text each token adds; a character spread over several tokens stands at the last of them."""
+    texts, ids, before = [], row.tokens.tolist(), ""
+    start = 0
+    for end in range(1, len(ids) + 1):
+        text = tokenizer.decode(ids[start:end], clean_up_tokenization_spaces=False)
+        if text.endswith("\ufffd"):
+            texts.append("")
+            continue
+        texts.append(text[len(before) :])
+        # Decode from a token back, so that a tokenizer which strips a leading space keeps it.
+        start, before = end - 1, tokenizer.decode(ids[end - 1 : end], clean_up_tokenization_spaces=False)
+    return texts

@@ -1,0 +1,310 @@
+"""The recipe: everything that decides a run, as one frozen value. The contract with users.
+
+Unknown keys are errors that name the nearest known one; every key but `model`, `data` and `objective` has a default.
+Relative paths resolve against the recipe's folder. This module imports no torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+
+from bottega import objectives
+from bottega.errors import RecipeError
+from bottega.objectives import Objective
+
+PATHS = {
+    "data.train": False,
+    "data.validation": False,
+    "model.base": True,
+    "model.tokenizer": True,
+    "adapter.from": True,
+}
+"""The keys that hold paths, and whether a hub id may stand there instead."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class Model(Section):
+    """The base model: a checkpoint to start from, or a shape to start from scratch."""
+
+    base: str | None = Field(None, description="Hub id, folder, or finished run to start from.")
+    shape: dict[str, Any] | None = Field(
+        None, description="A transformers config (`model_type`, `hidden_size` …) to start from random weights."
+    )
+    tokenizer: str | None = Field(None, description="Folder or hub id of the tokenizer; default: that of `base`.")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="Weights and computation; `auto` is bfloat16 where the hardware multiplies it."
+    )
+    quantize: Literal["none"] = Field("none", description="Quantisation of a frozen base.")
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Model:
+        if (self.base is None) == (self.shape is None):
+            raise ValueError("give either base (a checkpoint) or shape (from scratch)")
+        if self.shape is not None and "model_type" not in self.shape:
+            raise ValueError("shape needs a model_type, for example llama")
+        if self.shape is not None and self.tokenizer is None:
+            raise ValueError("a model from scratch needs a tokenizer: bottega tokenizer train FILES --out DIR")
+        return self
+
+
+class Adapter(Section):
+    """A small trained addition to a frozen base; leave the section out to train every weight."""
+
+    kind: Literal["lora"] = Field("lora", description="LoRA (Hu et al. 2021).")
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32, gt=0, description="The update is scaled by alpha / rank.")
+    targets: str | list[str] = Field("all-linear", description="Module names, or all linear layers but the head.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Not invariant under sharing, so off by default.")
+    start: str | None = Field(None, alias="from", description="Folder or run of an adapter to continue.")
+
+
+class Data(Section):
+    """Where rows come from and how they become tokens."""
+
+    train: str | list[str] = Field(description="File or files: text, JSON, JSONL, CSV, TSV.")
+    validation: float | str | list[str] | None = Field(
+        None, description="Files, or the fraction of the training rows to hold out."
+    )
+    format: Literal["auto", "text", "prompted", "instruction", "messages", "preference", "labelled"] = "auto"
+    mapping: dict[str, str] = Field(default_factory=dict, description="Our field name: the file's.")
+    text_template: str | None = Field(None, description="Builds each text from its fields: `Q: {question}`.")
+    max_length: int | None = Field(
+        None, ge=2, description="Most tokens in a row; default: what the model allows, ≤ 1024."
+    )
+    too_long: Literal["drop", "truncate", "split", "error"] | None = Field(
+        None, description="What becomes of a longer row; default: split for plain text, drop for the rest."
+    )
+    bad_rows: Literal["error", "drop"] = Field("error", description="What becomes of a row that is unsound.")
+
+    @model_validator(mode="after")
+    def _fraction(self) -> Data:
+        if isinstance(self.validation, float) and not 0 < self.validation < 1:
+            raise ValueError("validation: a fraction lies between 0 and 1")
+        return self
+
+
+class Optim(Section):
+    """How the weights move."""
+
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="Muon for matrices, AdamW for the rest.")
+    lr: float | None = Field(None, gt=0, description="Peak learning rate; default: by objective and adapter.")
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    warmup: float = Field(0.05, ge=0, description="Updates to the peak: a fraction of all, or a number above 1.")
+    floor: float = Field(0.0, ge=0, le=1, description="Where the schedule ends, as a fraction of the peak.")
+    epochs: float | None = Field(None, gt=0, description="Passes over the rows; default 1. Excludes `steps`.")
+    steps: int | None = Field(None, ge=1, description="Updates. Excludes `epochs`.")
+    examples: int | None = Field(None, ge=1, description="Examples an update; default 16. Excludes `update_tokens`.")
+    update_tokens: int | None = Field(None, ge=1, description="Tokens an update.")
+    tokens: int | None = Field(None, ge=1, description="Most tokens in a micro-batch, after sharing; default 4096.")
+    weight_decay: float = Field(0.0, ge=0, description="On matrices only.")
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip: float | None = Field(1.0, gt=0, description="Largest norm of the whole gradient; null for none.")
+    checkpointing: bool = Field(
+        False, description="Recompute activations in the backward: less memory, a third more time."
+    )
+
+    @model_validator(mode="after")
+    def _exclusive(self) -> Optim:
+        for one, other in (("epochs", "steps"), ("examples", "update_tokens")):
+            if getattr(self, one) is not None and getattr(self, other) is not None:
+                raise ValueError(f"give {one} or {other}, not both")
+        return self
+
+
+class Evaluate(Section):
+    """Validation while training."""
+
+    every: int | None = Field(None, ge=1, description="Updates between validations; default: ten in a run.")
+    stop_after: int | None = Field(None, ge=1, description="Stop after so many validations without a better loss.")
+    rows: int | None = Field(None, ge=1, description="Most validation examples; default all.")
+
+
+class Save(Section):
+    """Checkpoints while training."""
+
+    every: int = Field(100, ge=1, description="Updates between checkpoints.")
+    keep: int = Field(2, ge=1, description="Newest checkpoints kept; the best is kept besides.")
+
+
+class Devices(Section):
+    """What the run may use; recorded, and reused on resume."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = Field(None, ge=1, description="CPU threads; default: torch's own choice.")
+
+
+def _objective(value: Any) -> Any:
+    if isinstance(value, Objective) or not isinstance(value, Mapping):
+        return value
+    kind = value.get("kind")
+    if kind not in objectives.kinds():
+        raise ValueError(f"unknown kind {kind!r}; {_nearest(str(kind), objectives.kinds())}")
+    return objectives.load(kind).model_validate(dict(value))
+
+
+class Recipe(Section):
+    """A run, whole. `Recipe.load` reads one from YAML."""
+
+    recipe: Literal[1] = Field(1, description="Version of this format.")
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Names the run's folder.")
+    seed: int = 0
+    model: Model
+    adapter: Adapter | None = None
+    data: Data
+    objective: Annotated[SerializeAsAny[Objective], BeforeValidator(_objective)]
+    optim: Optim = Optim()
+    evaluate: Evaluate | None = None
+    save: Save | None = None
+    devices: Devices = Devices()
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Recipe:
+        if self.adapter is not None and self.model.shape is not None:
+            raise ValueError("adapter: a model from scratch has nothing to adapt; leave the section out")
+        if self.data.too_long == "split" and not self.objective.splits:
+            raise ValueError(f"data.too_long: {self.objective.kind} rows cannot be split; drop or truncate them")
+        if self.evaluate is not None and self.data.validation is None:
+            raise ValueError("evaluate: no rows to validate on; set data.validation (0.1 holds out a tenth)")
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path, *overrides: str) -> Recipe:
+        """The recipe in a YAML file, with `section.key=value` overrides; a RecipeError says what is wrong and where."""
+        path = Path(path)
+        try:
+            document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RecipeError("no such recipe", where=str(path), fix="write one; recipes/ has examples") from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise RecipeError(f"not readable YAML: {error}", where=str(path)) from None
+        if not isinstance(document, dict):
+            raise RecipeError("not a recipe: no keys", where=str(path), fix="start with model:, data:, objective:")
+        for override in overrides:
+            _override(document, override, path.parent)
+        return cls.parse(document, folder=path.parent, where=str(path))
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any], *, folder: Path = Path(), where: str = "recipe") -> Recipe:
+        """The recipe in a nested mapping; relative paths resolve against `folder`."""
+        try:
+            return cls.model_validate(_resolved(document, folder.absolute()))
+        except ValidationError as error:
+            raise _explained(error, document, where) from None
+
+    def document(self) -> dict[str, Any]:
+        """Every key with its value, as plain data that `parse` reads back."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that differ for any two recipes that differ."""
+        return hashlib.sha256(json.dumps(self.document(), sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def train_files(self) -> list[Path]:
+        return _paths(self.data.train)
+
+    @property
+    def validation_files(self) -> list[Path]:
+        return [] if isinstance(self.data.validation, float | None) else _paths(self.data.validation)
+
+    @property
+    def too_long(self) -> Literal["drop", "truncate", "split", "error"]:
+        return self.data.too_long or ("split" if self.objective.splits else "drop")
+
+    @property
+    def lr(self) -> float:
+        full, lora = self.objective.lr
+        return self.optim.lr or (full if self.adapter is None else lora)
+
+
+def _paths(value: str | list[str]) -> list[Path]:
+    return [Path(path) for path in ([value] if isinstance(value, str) else value)]
+
+
+def _override(document: dict[str, Any], override: str, folder: Path) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RecipeError("not an override", where=override, fix="write section.key=value, for example optim.lr=1e-4")
+    *sections, last = key.split(".")
+    target = document
+    for section in sections:
+        if target.get(section) is None:
+            target[section] = {}
+        target = target[section]
+        if not isinstance(target, dict):
+            raise RecipeError(f"{section} is not a section", where=override)
+    value = yaml.safe_load(text)
+    # YAML 1.1 reads 1e-4 as a string; nobody means that.
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            # A path typed on the command line may mean the folder one stands in.
+            if key in PATHS and not (folder / value).exists() and Path(value).exists():
+                value = str(Path(value).absolute())
+    target[last] = value
+
+
+def _resolved(document: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The document with the paths it names made absolute."""
+    out = {key: dict(value) if isinstance(value, Mapping) else value for key, value in document.items()}
+    for name, or_hub in PATHS.items():
+        section, key = name.split(".")
+        part = out.get(section)
+        if isinstance(part, dict) and key in part:
+            part[key] = _absolute(part[key], folder, or_hub)
+    return out
+
+
+def _absolute(value: Any, folder: Path, or_hub: bool) -> Any:
+    """Paths made absolute; where a hub id is as good, only if the path is there or looks like one."""
+    if isinstance(value, list):
+        return [_absolute(item, folder, or_hub) for item in value]
+    if not isinstance(value, str):
+        return value
+    path = folder / Path(value).expanduser()
+    if or_hub and not path.exists() and not value.startswith((".", "/", "~")):
+        return value
+    return str(path.resolve())
+
+
+def _explained(error: ValidationError, document: Mapping[str, Any], where: str) -> RecipeError:
+    """The first problem pydantic found, in the words of a recipe."""
+    problem = error.errors()[0]
+    keys = [str(part) for part in problem["loc"] if not str(part).startswith("function-")]
+    key = ".".join(keys)
+    if problem["type"] == "extra_forbidden":
+        chosen = objectives.load(document["objective"]["kind"]) if keys[0] == "objective" else Recipe
+        known = list(_known_keys(chosen, keys[1:-1] if keys[0] == "objective" else keys[:-1]))
+        return RecipeError(f"unknown key {key}", where=where, fix=_nearest(keys[-1], known))
+    if problem["type"] == "missing":
+        return RecipeError(f"the key {key} is missing", where=where, fix="add it; see the recipes for examples")
+    message = problem["msg"].removeprefix("Value error, ")
+    return RecipeError(message if not key else f"{key}: {message}", where=where)
+
+
+def _known_keys(model: type[BaseModel], path: list[str]) -> Iterator[str]:
+    """The keys allowed in the section at `path`."""
+    for name, field in model.model_fields.items():
+        if not path:
+            yield field.alias or name
+        elif path[0] == name:
+            candidates = [field.annotation, *get_args(field.annotation)]
+            for section in (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)):
+                yield from _known_keys(section, path[1:])
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, 1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"

@@ -1,0 +1,316 @@
+"""The run folder: what a run is, on disk.
+
+    RUN/recipe.yaml      as written, with its overrides noted
+    RUN/resolved.json    every key of the recipe, paths absolute
+    RUN/place.json       versions, hardware, data, choices made
+    RUN/events.jsonl     one event a line
+    RUN/checkpoints/     step-00000100/ …, complete or absent
+    RUN/model|adapter/   the result
+
+State is derived from events, never stored twice. A folder of files appears under its name complete, with a manifest
+of checksums, or not at all. A run in progress holds a lock on `RUN/.lock` that dies with its process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
+
+from bottega.errors import CheckpointError, RunError
+from bottega.events import Event
+from bottega.recipe import Recipe
+
+MANIFEST = "manifest.json"
+CHECKPOINTS = "checkpoints"
+RESULTS = ("model", "adapter")
+
+
+class RunStore:
+    """One run folder. `create` a new one or `open` one that exists; both hold its lock until `close`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock: TextIO | None = None
+        self._events: TextIO | None = None
+
+    @classmethod
+    def create(cls, recipe: Recipe, written: str, out: Path | None) -> RunStore:
+        """A new run folder with the recipe in it; a RunError when `out` is taken.
+
+        The only folder written over is that of a run that failed before its first update: it holds nothing.
+        """
+        folder = out if out is not None else free_folder(recipe.name)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not _worthless(folder):
+            what = "holds a run already" if (folder / "recipe.yaml").exists() else "is not an empty folder"
+            raise RunError(
+                what, where=str(folder), fix=f"choose another --out, or continue it: bottega train --resume {folder}"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        run = cls(folder)
+        run._take()
+        # recipe.yaml last: once it is there, the run can be resumed.
+        _write(folder / "resolved.json", json.dumps(recipe.document(), indent=1))
+        _write(folder / "recipe.yaml", written)
+        return run
+
+    @classmethod
+    def open(cls, folder: Path) -> RunStore:
+        """An existing run, to continue it; a RunError when it is not one or is running elsewhere."""
+        run = cls(check_run(folder))
+        run._take()
+        return run
+
+    def close(self) -> None:
+        for file in (self._events, self._lock):
+            if file is not None:
+                file.close()
+        self._events = self._lock = None
+
+    def __enter__(self) -> RunStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Recipe, place, events
+
+    @property
+    def recipe(self) -> Recipe:
+        return stored_recipe(self.folder)
+
+    @property
+    def place(self) -> dict[str, Any] | None:
+        """What the run found and chose when it started; None before that."""
+        path = self.folder / "place.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def write_place(self, place: dict[str, Any]) -> None:
+        _write(self.folder / "place.json", json.dumps(place, indent=1))
+
+    def record(self, event: Event) -> Event:
+        """Append an event to the log, and return it."""
+        if self._events is None:
+            _end_torn_line(self.folder / "events.jsonl")
+            self._events = (self.folder / "events.jsonl").open("a", encoding="utf-8")
+        self._events.write(json.dumps(event.document()) + "\n")
+        self._events.flush()
+        return event
+
+    def history(self) -> list[dict[str, Any]]:
+        """The events that led to the present state: what a resume took back is left out."""
+        kept: list[dict[str, Any]] = []
+        for event in read_events(self.folder):
+            if event["type"] == "started" and event["resumed"]:
+                kept = [earlier for earlier in kept if earlier["step"] <= event["step"]]
+            kept.append(event)
+        return kept
+
+    @property
+    def finished(self) -> bool:
+        """The result stands, complete. The event may be missing where the end came between the two."""
+        return any((self.folder / name / MANIFEST).exists() for name in RESULTS)
+
+    # Checkpoints
+
+    def checkpoint(self, step: int) -> Path:
+        return self.folder / CHECKPOINTS / f"step-{step:08d}"
+
+    def checkpoints(self) -> list[Path]:
+        """Complete checkpoints, the newest first."""
+        return sorted((self.folder / CHECKPOINTS).glob("step-????????"), reverse=True)
+
+    def prune(self, keep: int, best: int | None) -> None:
+        """Remove all checkpoints but the newest `keep` and the best."""
+        spared = {self.checkpoint(best)} if best is not None else set()
+        for old in self.checkpoints()[keep:]:
+            if old not in spared:
+                shutil.rmtree(old)
+
+    def _take(self) -> None:
+        self._lock = (self.folder / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise RunError(
+                "another process is running it", where=str(self.folder), fix="wait for it to end, or stop it"
+            ) from None
+
+
+def check_run(folder: Path) -> Path:
+    """The folder, if it is a run's; else a RunError."""
+    if not (folder / "resolved.json").exists():
+        raise RunError("not a run folder", where=str(folder), fix="list the runs with: bottega runs")
+    return folder
+
+
+def read_events(folder: Path) -> Iterator[dict[str, Any]]:
+    """Every event in the log; a line torn by a sudden end is passed over."""
+    path = folder / "events.jsonl"
+    if not path.exists():
+        return
+    for line in path.read_bytes().split(b"\n"):
+        with contextlib.suppress(ValueError):
+            yield json.loads(line)
+
+
+def commit(folder: Path, write: Callable[[Path], None]) -> None:
+    """Make `folder` out of what `write` puts into an empty one: complete with manifest, or not there at all.
+
+    Files reach the disk before the name does. On a full disk what was begun is removed and a CheckpointError says so.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        write(partial)
+        sums = {path.name: checksum(path) for path in sorted(partial.iterdir()) if path.is_file()}
+        _write(partial / MANIFEST, json.dumps(sums, indent=1))
+        for path in partial.iterdir():
+            _sync(path)
+    except Exception as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if _is_full(error):
+            raise CheckpointError(
+                "the disk is full; what was saved before is intact",
+                where=str(folder),
+                fix=f"free some space, then: bottega train --resume {_run_of(folder)}",
+            ) from error
+        raise
+    partial.rename(folder)
+    _sync(folder.parent)
+
+
+def verify(folder: Path) -> str:
+    """What is wrong with a committed folder; empty when every file is there and whole."""
+    try:
+        sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "its manifest is missing or damaged"
+    for name, wanted in sums.items():
+        if not (folder / name).exists():
+            return f"{name} is missing"
+        if checksum(folder / name) != wanted:
+            return f"{name} is damaged"
+    return ""
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _run_of(folder: Path) -> Path:
+    return folder.parent.parent if folder.parent.name == CHECKPOINTS else folder.parent
+
+
+def _is_full(error: BaseException) -> bool:
+    """Whether the disk was full; safetensors says so in words only."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return (isinstance(error, OSError) and error.errno in full) or any(
+        f"os error {code}" in str(error) for code in full
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    """The file, whole or as it was before."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    _sync(partial)
+    partial.replace(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _end_torn_line(path: Path) -> None:
+    if path.exists() and path.stat().st_size:
+        with path.open("rb+") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+
+
+def free_folder(name: str) -> Path:
+    """`runs/<name>-<n>` with the first number that is not taken."""
+    number = 1
+    while (folder := Path("runs") / f"{name}-{number}").exists():
+        number += 1
+    return folder
+
+
+def _worthless(folder: Path) -> bool:
+    """A run that failed before its first update."""
+    types = [event["type"] for event in read_events(folder)]
+    return bool(types) and types[-1] == "failed" and "stepped" not in types and not (folder / CHECKPOINTS).exists()
+
+
+def written(path: Path, overrides: tuple[str, ...]) -> str:
+    """A recipe's own text, with the overrides it was run with noted at the end."""
+    notes = "".join(f"# {override}\n" for override in overrides)
+    text = path.read_text(encoding="utf-8")
+    return text + ("\n# Overridden on the command line:\n" + notes if notes else "")
+
+
+def as_yaml(recipe: Recipe) -> str:
+    """A recipe that was never a file, as one."""
+    return yaml.safe_dump(recipe.document(), sort_keys=False)
+
+
+def stored_recipe(folder: Path) -> Recipe:
+    """The recipe a run was started with."""
+    return Recipe.parse(json.loads((folder / "resolved.json").read_text(encoding="utf-8")))
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """A run in a line: status, progress, losses, result."""
+    events = list(read_events(folder))
+    last: dict[str, Any] = events[-1] if events else {"type": "created", "step": 0, "time": folder.stat().st_mtime}
+    of_type = {event["type"]: event for event in events}
+    started, finished = of_type.get("started", {}), of_type.get("finished", {})
+    return {
+        "run": str(folder),
+        "name": stored_recipe(folder).name,
+        "status": _status(folder, last["type"]),
+        "step": of_type.get("stepped", {}).get("step", 0),
+        "steps": started.get("steps"),
+        "loss": of_type.get("stepped", {}).get("loss"),
+        "validation_loss": finished.get("validation_loss", of_type.get("validated", {}).get("loss")),
+        "metrics": of_type.get("validated", {}).get("metrics", {}),
+        "result": next((name for name in RESULTS if (folder / name / MANIFEST).exists()), None),
+        "time": last["time"],
+    }
+
+
+def summaries(parent: Path) -> Iterator[dict[str, Any]]:
+    """Every run in a folder, the one that moved last at the end."""
+    found = [summary(path.parent) for path in parent.glob("*/resolved.json")]
+    yield from sorted(found, key=lambda run: run["time"])
+
+
+def _status(folder: Path, last: str) -> str:
+    """finished, failed, running or stopped (its process is gone)."""
+    if any((folder / name / MANIFEST).exists() for name in RESULTS):
+        return "finished"
+    with (folder / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return "running"
+    return "failed" if last == "failed" else "stopped"

@@ -1,0 +1,282 @@
+"""Everything a run needs, made from its recipe: tokenizer, rows, model, engine. torch is imported from here on."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bottega.batch import Batch, Example, Term, Unit
+from bottega.data.codec import Codec
+from bottega.data.sources import fingerprint
+from bottega.engine.engine import Engine
+from bottega.engine.optim import Optimizer
+from bottega.errors import RunError
+from bottega.events import Noted, Started
+from bottega.feed import Encoded, Feed, encode, read_records, refuse_empty
+from bottega.models.adapters import adapt
+from bottega.models.load import (
+    compute_dtype,
+    fit_model,
+    is_encoder,
+    load_config,
+    load_model,
+    load_tokenizer,
+    locate,
+    max_length,
+    set_packed,
+)
+from bottega.models.scorer import Scorer
+from bottega.packing import divide, pack
+from bottega.randomness import derive
+from bottega.recipe import Recipe
+from bottega.schedule import Schedule
+
+MICRO_BATCH_TOKENS = 4096
+VALIDATIONS = 10
+"""How often a run validates where `evaluate.every` does not say."""
+
+UNITS: tuple[Unit, ...] = ("token", "row", "example")
+
+
+@dataclass
+class Rows:
+    """The rows of a recipe as its model will see them; needs no model weights."""
+
+    tokenizer: Any
+    config: Any
+    codec: Codec
+    labels: list[str]
+    train: Encoded
+    validation: Encoded
+
+
+def prepare(recipe: Recipe) -> Rows:
+    """Read and encode every row of the recipe; raises where nothing would be learned."""
+    tokenizer = load_tokenizer(recipe.model.tokenizer or locate(recipe.model.base or "").base)
+    config = load_config(recipe.model, tokenizer)
+    length = max_length(recipe.data.max_length, config)
+    records = read_records(recipe)
+    labels = recipe.objective.labels(records.train)
+    codec = Codec(tokenizer, max_length=length, too_long=recipe.too_long, both_ways=is_encoder(config), labels=labels)
+    train = encode(records.train, recipe.objective, codec)
+    train.dropped += records.dropped
+    refuse_empty(train, str(recipe.data.train))
+    validation = encode(records.validation, recipe.objective, codec)
+    if records.validation:
+        refuse_empty(validation, str(recipe.data.validation))
+    return Rows(tokenizer, config, codec, labels, train, validation)
+
+
+class Session:
+    """A run in memory: its engine, its feed, and the choices made for it.
+
+    place  what an earlier start of the same run found and chose; choices are taken from it, so that a resume is exact
+    """
+
+    def __init__(self, recipe: Recipe, place: dict[str, Any] | None = None) -> None:
+        self.recipe = recipe
+        _check_unchanged(recipe, place)
+        self.threads = (place["choices"]["threads"] if place else recipe.devices.threads) or torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        self.device = _device(recipe.devices.device)
+        self.rows = prepare(recipe)
+        self.dtype = compute_dtype(recipe.model.dtype, self.device)
+        self.engine = self._engine()
+        self.feed = Feed(self.rows.train.examples, recipe)
+        self.tokens = recipe.optim.tokens or MICRO_BATCH_TOKENS
+        optim = recipe.optim
+        self.schedule = Schedule(optim.schedule, recipe.lr, self.feed.steps, optim.warmup, optim.floor)
+
+    def _engine(self) -> Engine:
+        recipe, objective = self.recipe, self.recipe.objective
+        torch.manual_seed(derive(recipe.seed, "weights"))
+        model: Any = load_model(
+            recipe.model, self.rows.config, objective.head, self.rows.labels, self.dtype, self.rows.tokenizer
+        ).to(self.device)
+        scorer = fit_model(model, objective.head)
+        reference = None
+        if objective.reference and recipe.adapter is None:
+            torch.manual_seed(derive(recipe.seed, "weights"))
+            copy: Any = load_model(
+                recipe.model, self.rows.config, objective.head, self.rows.labels, self.dtype, self.rows.tokenizer
+            ).to(self.device)
+            set_packed(copy, scorer.fit)
+            reference = Scorer(copy.requires_grad_(False), objective.head, scorer.fit).eval()
+        if recipe.optim.checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.enable_input_require_grads()
+        embeddings = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Embedding)]
+        head = model.get_output_embeddings() if objective.head == "language" else None
+        heads = [name for name, module in model.named_modules() if module is head]
+        if recipe.adapter is not None:
+            torch.manual_seed(derive(recipe.seed, "adapter"))
+            classes = objective.head == "class"
+            scorer.model = adapt(model, recipe.adapter, classes=classes, reference=objective.reference)
+        excluded = [f"{name}.weight" for name in (*embeddings, *heads)]
+        optimizer = Optimizer(scorer.model, recipe.optim, excluded)
+        return Engine(scorer, objective, optimizer, self.rows.tokenizer, reference=reference, seed=recipe.seed)
+
+    @property
+    def packed(self) -> bool:
+        return self.engine.scorer.fit.packed
+
+    def batches(self, examples: Sequence[Example]) -> list[Batch]:
+        """The examples as micro-batches on the device, with the columns the objective needs."""
+        groups = divide(examples, self.tokens, share=self.packed)
+        return [self.engine.complete(pack(group, share=self.packed).to(self.device)) for group in groups]
+
+    @cached_property
+    def validation(self) -> list[Batch]:
+        """The validation rows, packed once."""
+        wanted = self.recipe.evaluate.rows if self.recipe.evaluate else None
+        return self.batches(self.rows.validation.examples[:wanted])
+
+    def validate(self) -> tuple[float, dict[str, float]]:
+        """(loss, metrics) over the validation rows."""
+        counts = counted(self.validation)
+        total, metrics = 0.0, dict[str, float]()
+        for batch in self.validation:
+            loss = self.recipe.objective.loss(self.engine.score(batch), batch)
+            total += float(loss.total(counts))
+            add_metrics(metrics, loss.metrics, counts)
+        return total, metrics
+
+    @property
+    def stops_early(self) -> bool:
+        return self.recipe.evaluate is not None and self.recipe.evaluate.stop_after is not None
+
+    @property
+    def wants_best(self) -> bool:
+        """Whether the best weights so far must be kept."""
+        return self.stops_early or self.recipe.save is not None
+
+    def due_validation(self, step: int) -> bool:
+        if self.recipe.evaluate is None:
+            return False
+        every = self.recipe.evaluate.every or max(1, self.feed.steps // VALIDATIONS)
+        return step % every == 0 or step == self.feed.steps
+
+    def due_save(self, step: int) -> bool:
+        """The last step needs no checkpoint: its weights become the result."""
+        return self.recipe.save is not None and step % self.recipe.save.every == 0 and step < self.feed.steps
+
+    @property
+    def device_memory(self) -> int:
+        """Peak bytes of the accelerator; 0 without one."""
+        return torch.cuda.max_memory_allocated() if self.device == "cuda" else 0
+
+    def started(self, step: int, *, resumed: bool) -> Started:
+        weights = list(self.engine.scorer.model.parameters())
+        return Started(
+            step=step,
+            resumed=resumed,
+            steps=self.feed.steps,
+            examples=len(self.feed.examples),
+            validation_examples=len(self.rows.validation.examples),
+            parameters=sum(weight.numel() for weight in weights),
+            trained_parameters=sum(weight.numel() for weight in weights if weight.requires_grad),
+            dtype=str(self.dtype).removeprefix("torch."),
+            device=self.device,
+            threads=self.threads,
+            micro_batch_tokens=self.tokens,
+            lr=self.recipe.lr,
+        )
+
+    def place(self) -> dict[str, Any]:
+        """Versions, hardware, data, and every choice made, for `place.json`."""
+        return {
+            "versions": {"python": platform.python_version()}
+            | {name: version(name) for name in ("bottega", "torch", "transformers", "tokenizers", "peft")},
+            "hardware": {
+                "platform": platform.platform(),
+                "processor": torch.cpu.get_capabilities().get("cpu_name", platform.processor()),
+                "accelerator": torch.cuda.get_device_name() if self.device == "cuda" else None,
+            },
+            "data": {str(path): fingerprint(path) for path in _files(self.recipe)},
+            "choices": {
+                "threads": self.threads,
+                "device": self.device,
+                "dtype": str(self.dtype).removeprefix("torch."),
+                "max_length": self.rows.codec.max_length,
+                "micro_batch_tokens": self.tokens,
+                "lr": self.recipe.lr,
+                "steps": self.feed.steps,
+                "labels": self.rows.labels,
+                "fit": asdict(self.engine.scorer.fit),
+            },
+        }
+
+    def notes(self, step: int) -> list[Noted]:
+        """What a user should know before the first update."""
+        notes = []
+        for name, part in (("training", self.rows.train), ("validation", self.rows.validation)):
+            if part.dropped:
+                count = part.dropped.total()
+                notes.append(
+                    Noted(
+                        step=step,
+                        subject="dropped",
+                        message=f"{count} {name} rows left out",
+                        details=dict(part.dropped),
+                    )
+                )
+            if part.truncated:
+                notes.append(Noted(step=step, subject="truncated", message=f"{part.truncated} {name} rows cut short"))
+        fit = self.engine.scorer.fit
+        if fit.reason:
+            how = "packed, its own head" if fit.packed else "one row a forward, exact but slower"
+            notes.append(Noted(step=step, subject="packing", message=f"the model runs {how}: {fit.reason}"))
+        if self.recipe.adapter is not None and self.recipe.adapter.dropout:
+            message = "adapter dropout makes a shared prefix drop the same units for every row"
+            notes.append(Noted(step=step, subject="dropout", message=message))
+        return notes
+
+
+def counted(batches: Sequence[Batch]) -> dict[Unit, float]:
+    """How many of each unit the whole update holds."""
+    return {unit: sum(batch.count(unit) for batch in batches) for unit in UNITS}
+
+
+def add_metrics(total: dict[str, float], metrics: Any, counts: dict[Unit, float]) -> None:
+    """Add a batch's share of each metric to `total`."""
+    name: str
+    term: Term
+    for name, term in metrics.items():
+        total[name] = total.get(name, 0.0) + float(term.sum) / max(counts[term.unit], 1e-12)
+
+
+def peak_memory() -> int:
+    """Peak resident bytes of this process and its finished children."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def _device(wanted: str) -> str:
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise RunError("no CUDA device here", where="devices.device", fix="set it to auto or cpu; see: bottega doctor")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+
+
+def _files(recipe: Recipe) -> list[Path]:
+    return [*recipe.train_files, *recipe.validation_files]
+
+
+def _check_unchanged(recipe: Recipe, place: dict[str, Any] | None) -> None:
+    for path in _files(recipe) if place else []:
+        known = (place or {})["data"].get(str(path))
+        if path.exists() and known != fingerprint(path):
+            raise RunError(
+                "this file has changed since the run began",
+                where=str(path),
+                fix="put the old file back, or start a new run with the new one",
+            )

@@ -1,0 +1,120 @@
+"""What a person sees in the terminal: a run as it goes, rows as tokens, tables."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from bottega.events import Event, Finished, Noted, Saved, Started, Stepped, Validated
+from bottega.preview import Piece, Preview
+
+LEARNED = "bold green"
+READ = "dim"
+
+
+def progress_console() -> Console:
+    return Console(stderr=True, highlight=False)
+
+
+def watch(events: Iterable[Event], console: Console) -> Iterator[Event]:
+    """Pass events on while showing them: one live line, and a line that stays for each thing worth keeping."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[now]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("loading", total=None, now="")
+        speed = 0.0
+        for event in events:
+            if isinstance(event, Started):
+                progress.reset(task, total=event.steps, completed=event.step, description="training")
+                console.print(_started(event))
+            elif isinstance(event, Stepped):
+                rate = event.tokens_real / event.seconds
+                speed = rate if not speed else 0.9 * speed + 0.1 * rate
+                progress.update(task, completed=event.step, now=_stepped(event, speed))
+            elif isinstance(event, Validated):
+                best = " ✓ best" if event.best else ""
+                console.print(f"step {event.step:>6}  validation loss {event.loss:.4f}{_metrics(event.metrics)}{best}")
+            elif isinstance(event, Noted):
+                details = "".join(f"\n    {count} × {escape(str(reason))}" for reason, count in event.details.items())
+                console.print(f"[yellow]note[/] {escape(event.message)}{details}")
+            elif isinstance(event, Saved):
+                console.print(f"step {event.step:>6}  saved {event.checkpoint}", style="dim")
+            elif isinstance(event, Finished):
+                console.print(f"step {event.step:>6}  done: {event.reason}")
+            yield event
+
+
+def _started(event: Started) -> str:
+    share = 100 * event.trained_parameters / event.parameters
+    begun = f"continuing at step {event.step}" if event.resumed else f"{event.steps} updates"
+    return (
+        f"{event.examples:,} examples, {event.validation_examples:,} for validation; {begun}; training "
+        f"{_count(event.trained_parameters)} of {_count(event.parameters)} weights ({share:.3g} %), "
+        f"{event.dtype} on {event.device}, {event.threads} threads"
+    )
+
+
+def _stepped(event: Stepped, speed: float) -> str:
+    memory = max(event.memory, event.device_memory) / 1e9
+    return f"loss {event.loss:.4f}{_metrics(event.metrics)}  {speed:,.0f} tokens/s  {memory:.1f} GB"
+
+
+def _metrics(metrics: dict[str, float]) -> str:
+    return "".join(f"  {name} {value:.3f}" for name, value in metrics.items())
+
+
+def _count(number: int) -> str:
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return str(number)
+
+
+def show_preview(preview: Preview, console: Console) -> None:
+    """Tokens that carry loss in bold green, the rest dim, line breaks marked; then the very text."""
+    for name, rows in preview.examples:
+        for index, pieces in enumerate(rows):
+            carrying = sum(piece.weight > 0 for piece in pieces)
+            label = f"row {index + 1} of {len(rows)}, " if len(rows) > 1 else ""
+            console.rule(f"{escape(name)}: {label}{len(pieces)} tokens, {carrying} carry loss", align="left")
+            console.print(_coloured(pieces), soft_wrap=True)
+    console.rule(style="dim")
+    console.print(
+        Text.assemble(("this carries loss", LEARNED), "  ", ("this is only read", READ), "  · between tokens")
+    )
+
+
+def _coloured(pieces: Iterable[Piece]) -> Text:
+    text = Text()
+    for piece in pieces:
+        shown = piece.text.replace("\n", "⏎\n")
+        text.append(shown, LEARNED if piece.weight else READ)
+        if not shown.endswith("\n"):
+            text.append("·", "bright_black")
+    return text
+
+
+def table(title: str, columns: list[str], rows: Iterable[Iterable[Any]]) -> Table:
+    shown = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        shown.add_column(column, overflow="fold")
+    for row in rows:
+        shown.add_row(*(escape(str(cell)) for cell in row))
+    return shown
+
+
+def results_console() -> Console:
+    """Where results go; as wide as they need when piped."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)

@@ -1,0 +1,202 @@
+"""The loop every run goes through, as a generator of events.
+
+Stopping is closing the generator. torch is imported only once the run folder stands, so that a run killed at any
+moment after that can be resumed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bottega.errors import CheckpointError
+from bottega.events import Event, Failed, Finished, Noted, Saved, Stepped, Validated
+from bottega.recipe import Recipe
+from bottega.runs import RunStore, as_yaml, commit, verify
+
+if TYPE_CHECKING:
+    from bottega.feed import Update
+    from bottega.session import Session
+
+STATE = "state.json"
+
+
+def train(recipe: Recipe, out: str | Path | None = None, *, written: str | None = None) -> Iterator[Event]:
+    """Run a recipe in a new folder (`out`, or `runs/<name>-<n>`), yielding its events as they happen.
+
+    written  the recipe's own text, kept as `recipe.yaml`
+    """
+    with RunStore.create(recipe, written or as_yaml(recipe), Path(out) if out else None) as run:
+        yield from _recorded(run)
+
+
+def resume(folder: str | Path) -> Iterator[Event]:
+    """Continue a run from its newest whole checkpoint, or from its start; nothing happens to a finished one."""
+    with RunStore.open(Path(folder)) as run:
+        if not run.finished:
+            yield from _recorded(run)
+
+
+def _recorded(run: RunStore) -> Iterator[Event]:
+    """The run's events, each written down before it is yielded; so is what ended it early."""
+    try:
+        for event in _life(run):
+            yield run.record(event)
+    except Exception as error:
+        steps = [event["step"] for event in run.history()]
+        run.record(Failed(step=max(steps, default=0), error=type(error).__name__, message=str(error)))
+        raise
+
+
+def _life(run: RunStore) -> Iterator[Event]:
+    from bottega.session import Session
+
+    recipe, place = run.recipe, run.place
+    session = Session(recipe, place)
+    if place is None:
+        run.write_place(session.place())
+    checkpoint, damaged = _newest_whole(run)
+    yield from damaged
+    step, position = _restore(session, checkpoint) if checkpoint else (0, 0)
+    yield session.started(step, resumed=place is not None)
+    yield from session.notes(step)
+    yield from _updates(run, session, step, position)
+    yield _finish(run, session)
+
+
+def _updates(run: RunStore, session: Session, step: int, position: int) -> Iterator[Event]:
+    """Step after step; validate and save when due; stop early where the recipe says so."""
+    if _should_stop(run):
+        return
+    before = time.perf_counter()
+    for update in session.feed.updates(step, position):
+        stepped = _step(session, update, before)
+        before = time.perf_counter()
+        yield stepped
+        if session.due_validation(update.step):
+            validated = _validate(run, session, update.step)
+            # Written down before any checkpoint of this step, so that a resume finds it.
+            yield validated
+            if session.due_save(update.step) or (validated.best and session.wants_best):
+                yield _save(run, session, update)
+            if _should_stop(run):
+                return
+        elif session.due_save(update.step):
+            yield _save(run, session, update)
+
+
+def _step(session: Session, update: Update, before: float) -> Stepped:
+    """Pack, count, accumulate each micro-batch, move: one update."""
+    from bottega.session import add_metrics, counted, peak_memory
+
+    engine, lr = session.engine, session.schedule.lr(update.step)
+    batches = session.batches(update.examples)
+    counts = counted(batches)
+    total, metrics = 0.0, dict[str, float]()
+    for part, batch in enumerate(batches):
+        loss, share = engine.accumulate(batch, counts, step=update.step, part=part)
+        total += share
+        add_metrics(metrics, loss.metrics, counts)
+    norm = engine.update(lr, step=update.step)
+    return Stepped(
+        step=update.step,
+        loss=total,
+        lr=lr,
+        grad_norm=norm,
+        tokens=sum(len(batch.tokens) for batch in batches),
+        tokens_real=sum(batch.tokens_real for batch in batches),
+        seconds=time.perf_counter() - before,
+        memory=peak_memory(),
+        device_memory=session.device_memory,
+        epoch=update.position / len(session.feed.examples),
+        metrics=metrics,
+    )
+
+
+def _validate(run: RunStore, session: Session, step: int) -> Validated:
+    start = time.perf_counter()
+    loss, metrics = session.validate()
+    best = loss < min((value for _, value in _losses(run)), default=math.inf)
+    return Validated(step=step, loss=loss, metrics=metrics, best=best, seconds=time.perf_counter() - start)
+
+
+def _save(run: RunStore, session: Session, update: Update) -> Saved:
+    start = time.perf_counter()
+    folder = run.checkpoint(update.step)
+
+    def write(partial: Path) -> None:
+        session.engine.save(partial, state=True)
+        state = {"step": update.step, "position": update.position, "lr": session.schedule.lr(update.step)}
+        (partial / STATE).write_text(json.dumps(state), encoding="utf-8")
+
+    commit(folder, write)
+    keep = session.recipe.save.keep if session.recipe.save else 1
+    run.prune(keep, _best(run))
+    return Saved(step=update.step, checkpoint=folder.name, seconds=time.perf_counter() - start)
+
+
+def _finish(run: RunStore, session: Session) -> Finished:
+    """Write the result: the last weights, or the best where the run could stop early."""
+    history = run.history()
+    stepped = [event for event in history if event["type"] == "stepped"]
+    last = stepped[-1]["step"] if stepped else 0
+    best = _best(run) if session.stops_early else None
+    if best not in (None, last):
+        wrong = verify(run.checkpoint(best))
+        if wrong:
+            raise CheckpointError(
+                f"the best checkpoint cannot be used: {wrong}",
+                where=str(run.checkpoint(best)),
+                fix="remove the folder and resume; the newest whole checkpoint is taken",
+            )
+        _restore(session, run.checkpoint(best))
+    name = "adapter" if session.recipe.adapter else "model"
+    commit(run.folder / name, lambda partial: session.engine.save(partial, state=False))
+    return Finished(
+        step=last,
+        result=name,
+        weights_from=best or last,
+        reason="all steps done" if last == session.feed.steps else "validation stopped getting better",
+        loss=stepped[-1]["loss"] if stepped else None,
+        validation_loss=next((loss for step, loss in _losses(run) if step == (best or last)), None),
+    )
+
+
+def _newest_whole(run: RunStore) -> tuple[Path | None, list[Noted]]:
+    """The newest checkpoint whose files are all sound, and a note on each newer one that is not."""
+    damaged: list[Noted] = []
+    for checkpoint in run.checkpoints():
+        wrong = verify(checkpoint)
+        if not wrong:
+            return checkpoint, damaged
+        message = f"{checkpoint.name} is passed over: {wrong}; the run goes on from the one before"
+        damaged.append(Noted(step=0, subject="checkpoint", message=message))
+    return None, damaged
+
+
+def _restore(session: Session, checkpoint: Path) -> tuple[int, int]:
+    """Load a checkpoint; returns its step, and the position of the next example in the stream."""
+    session.engine.load(checkpoint)
+    state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    return state["step"], state["position"]
+
+
+def _losses(run: RunStore) -> list[tuple[int, float]]:
+    return [(event["step"], event["loss"]) for event in run.history() if event["type"] == "validated"]
+
+
+def _best(run: RunStore) -> int | None:
+    """The step with the lowest validation loss, the earliest of equals."""
+    return min(_losses(run), key=lambda pair: (pair[1], pair[0]), default=(None, 0.0))[0]
+
+
+def _should_stop(run: RunStore) -> bool:
+    evaluate = run.recipe.evaluate
+    if evaluate is None or evaluate.stop_after is None:
+        return False
+    best = _best(run)
+    return best is not None and sum(step > best for step, _ in _losses(run)) >= evaluate.stop_after
