@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bottega.errors import BottegaError
-    from bottega.preview import preview
+    from bottega.loop import resume, train
     from bottega.recipe import Recipe
-    from bottega.train import resume, train
+    from bottega.survey import preview
 
 _HOME = {
     "BottegaError": "bottega.errors",
     "Recipe": "bottega.recipe",
-    "preview": "bottega.preview",
-    "resume": "bottega.train",
-    "train": "bottega.train",
+    "preview": "bottega.survey",
+    "resume": "bottega.loop",
+    "train": "bottega.loop",
 }
 
 __all__ = ["BottegaError", "Recipe", "preview", "resume", "train"]

@@ -47,6 +47,11 @@ class Row:
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
+    def computed(self) -> Ints:
+        """The tokens a model must be run on: none after the last place read, which nothing sees."""
+        return self.tokens if self.both_ways else self.tokens[: int(self.at.max()) + 1]
+
+    @property
     def labelled(self) -> int:
         """Predictions that carry loss."""
         return int(np.count_nonzero(self.weight))
@@ -97,7 +102,7 @@ class Batch:
     example                      [R]; the example a row belongs to
     columns                      values by name, each [N] or [R]
     ids                          E names of examples (`file:line`)
-    tokens_real                  tokens of the rows had nothing been shared
+    tokens_real                  tokens of the rows, had nothing been shared or left out
     """
 
     tokens: Tensor

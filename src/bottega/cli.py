@@ -145,8 +145,8 @@ def _load(path: Path | None, overrides: list[str] | None) -> Any:
 
 
 def _train(path: Path | None, overrides: list[str] | None, out: Path | None) -> Path:
+    from bottega.loop import train
     from bottega.runs import free_folder, written
-    from bottega.train import train
 
     recipe = _load(path, overrides)
     assert path is not None
@@ -157,8 +157,8 @@ def _train(path: Path | None, overrides: list[str] | None, out: Path | None) -> 
 
 def _resume(folder: Path, path: Path | None, overrides: list[str] | None, out: Path | None) -> Path:
     from bottega.errors import RunError
+    from bottega.loop import resume
     from bottega.runs import check_run, stored_recipe
-    from bottega.train import resume
 
     check_run(folder)
     if out is not None:
@@ -183,7 +183,7 @@ def _follow(events: Iterator[Any], folder: Path) -> None:
 
 
 def _dry_run(recipe: Any, as_json: bool) -> None:
-    from bottega.preview import survey
+    from bottega.survey import survey
 
     counts = survey(recipe)
     if as_json:

@@ -90,7 +90,7 @@ def _cost(example: Example, before: Row | None, share_at_least: int | None) -> i
     """Tokens the example adds behind row `before`: an upper bound, since it may share with others too."""
     cost = 0
     for row in example.rows:
-        cost += len(row.tokens) - (_shared(before, row, share_at_least) if before is not None else 0)
+        cost += len(row.computed) - (_shared(before, row, share_at_least) if before is not None else 0)
         before = row
     return cost
 
@@ -98,13 +98,13 @@ def _cost(example: Example, before: Row | None, share_at_least: int | None) -> i
 def _shared(one: Row, other: Row, share_at_least: int | None) -> int:
     if share_at_least is None or one.both_ways or other.both_ways:
         return 0
-    length = _common_prefix(one.tokens, other.tokens)
+    length = _common_prefix(one.computed, other.computed)
     return length if length >= share_at_least else 0
 
 
 def _key(row: Row) -> bytes:
     # Big-endian bytes compare as the numbers do.
-    return row.tokens.astype(">u4").tobytes()
+    return row.computed.astype(">u4").tobytes()
 
 
 def _order(rows: Sequence[Row]) -> list[int]:
@@ -137,12 +137,13 @@ class _Tree:
     def insert(self, row: Row) -> Ints:
         """Flat index of each of the row's tokens."""
         shared = self._descend(_shared(self.newest, row, self.share_at_least) if self.newest is not None else 0)
-        added = len(row.tokens) - shared
+        tokens = row.computed
+        added = len(tokens) - shared
         if added:
             self._append(self.size, self.size + added, self.path[-1] if self.path else -1, row.both_ways)
             self.path.append(len(self.start) - 1)
-        self.tokens.append(row.tokens[shared:])
-        self.position.append(np.arange(shared, len(row.tokens)))
+        self.tokens.append(tokens[shared:])
+        self.position.append(np.arange(shared, len(tokens)))
         self.flat = np.concatenate([self.flat[:shared], np.arange(self.size, self.size + added)])
         self.size += added
         self.newest = row

@@ -187,6 +187,9 @@ def commit(folder: Path, write: Callable[[Path], None]) -> None:
                 fix=f"free some space, then: bottega train --resume {_run_of(folder)}",
             ) from error
         raise
+    if folder.exists():
+        # A damaged folder of that name, passed over by a resume.
+        shutil.rmtree(folder)
     partial.rename(folder)
     _sync(folder.parent)
 

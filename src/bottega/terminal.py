@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bottega.events import Event, Finished, Noted, Saved, Started, Stepped, Validated
-from bottega.preview import Piece, Preview
+from bottega.survey import Piece, Preview
 
 LEARNED = "bold green"
 READ = "dim"

@@ -208,8 +208,9 @@ def _merged(model: nn.Module, adapter: Path, dtype: torch.dtype) -> nn.Module:
     """The adapter folded into the weights, in float32 and rounded once."""
     from peft import PeftModel
 
-    merged = PeftModel.from_pretrained(model.float(), str(adapter)).merge_and_unload()
-    return cast(nn.Module, merged.to(dtype))
+    with _quietly(str(adapter), "the adapter"):
+        merged = PeftModel.from_pretrained(model.float(), str(adapter)).merge_and_unload()
+    return cast(nn.Module, merged.to(dtype).requires_grad_(True))
 
 
 def _with_labels(config: Any, labels: Sequence[str], tokenizer: Any) -> Any:

@@ -72,6 +72,8 @@ def _updates(run: RunStore, session: Session, step: int, position: int) -> Itera
     """Step after step; validate and save when due; stop early where the recipe says so."""
     if _should_stop(run):
         return
+    if step == 0 and session.recipe.evaluate is not None:
+        yield _validate(run, session, 0)
     before = time.perf_counter()
     for update in session.feed.updates(step, position):
         stepped = _step(session, update, before)
@@ -81,12 +83,14 @@ def _updates(run: RunStore, session: Session, step: int, position: int) -> Itera
             validated = _validate(run, session, update.step)
             # Written down before any checkpoint of this step, so that a resume finds it.
             yield validated
-            if session.due_save(update.step) or (validated.best and session.wants_best):
-                yield _save(run, session, update)
-            if _should_stop(run):
-                return
-        elif session.due_save(update.step):
+            keep = session.due_save(update.step) or (validated.best and session.wants_best)
+        else:
+            validated, keep = None, session.due_save(update.step)
+        # The last step needs no checkpoint: its weights become the result.
+        if keep and update.step < session.feed.steps:
             yield _save(run, session, update)
+        if validated is not None and _should_stop(run):
+            return
 
 
 def _step(session: Session, update: Update, before: float) -> Stepped:
@@ -120,7 +124,7 @@ def _step(session: Session, update: Update, before: float) -> Stepped:
 def _validate(run: RunStore, session: Session, step: int) -> Validated:
     start = time.perf_counter()
     loss, metrics = session.validate()
-    best = loss < min((value for _, value in _losses(run)), default=math.inf)
+    best = step > 0 and loss < min((value for _, value in _losses(run)), default=math.inf)
     return Validated(step=step, loss=loss, metrics=metrics, best=best, seconds=time.perf_counter() - start)
 
 
@@ -186,7 +190,9 @@ def _restore(session: Session, checkpoint: Path) -> tuple[int, int]:
 
 
 def _losses(run: RunStore) -> list[tuple[int, float]]:
-    return [(event["step"], event["loss"]) for event in run.history() if event["type"] == "validated"]
+    """(step, validation loss) after each update that was validated; the start is no candidate for the best."""
+    validated = [event for event in run.history() if event["type"] == "validated"]
+    return [(event["step"], event["loss"]) for event in validated if event["step"] > 0]
 
 
 def _best(run: RunStore) -> int | None:

@@ -1,0 +1,145 @@
+"""Kill runs at random moments; every resumed run must end in the files of one never interrupted.
+
+    python benchmarks/endure.py [--kills 30] [--threads 1 2] [--out FILE]
+
+Each trial starts a run as a process of its own, sends SIGKILL at a moment drawn over the run's whole life (imports,
+loading, training, saving, writing the result), resumes it, now and then kills that too, and compares checksums.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from datetime import date
+from pathlib import Path
+
+from workloads import make_model, preferences, write
+
+from bottega.runs import checksum
+
+RECIPES = {
+    "dpo-lora": {
+        "model": {"base": "model", "dtype": "bfloat16"},
+        "adapter": {"rank": 8, "dropout": 0.1},
+        "objective": {"kind": "dpo"},
+        "data": {"train": "rows.jsonl", "validation": 0.2},
+        "optim": {"steps": 60, "examples": 4, "tokens": 700, "lr": 1e-3},
+        "evaluate": {"every": 20, "stop_after": 9},
+        "save": {"every": 3, "keep": 2},
+    },
+    "full-muon": {
+        "model": {"base": "model", "dtype": "float32"},
+        "objective": {"kind": "sft"},
+        "data": {"train": "answers.jsonl", "validation": 0.2},
+        "optim": {"steps": 60, "examples": 4, "lr": 1e-3, "optimizer": "muon"},
+        "evaluate": {"every": 20},
+        "save": {"every": 4, "keep": 2},
+    },
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=30, help="for each number of threads")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    draw = random.Random(options.seed)
+    lines = [f"# Killed and resumed\n\n{date.today()}; SIGKILL at a random moment, then `--resume`.\n"]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_model(folder / "model", "tiny")
+        rows = preferences(40, prompt=30, answer=12)
+        write(rows, folder / "rows.jsonl")
+        write([{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows], folder / "answers.jsonl")
+        for threads in options.threads:
+            for kind, recipe in RECIPES.items():
+                path = folder / f"{kind}.yaml"
+                path.write_text(json.dumps({**recipe, "devices": {"threads": threads}}))
+                stages = endure(path, folder, options.kills // len(RECIPES), draw)
+                lines.append(
+                    f"- {kind}, {threads} threads: {stages.total()} kills, all equal; killed while {dict(stages)}"
+                )
+                print(lines[-1], flush=True)
+    if options.out:
+        options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def endure(recipe: Path, folder: Path, kills: int, draw: random.Random) -> Counter[str]:
+    """Kill and resume `kills` runs of a recipe; returns what they were doing when killed. Exits at a difference."""
+    whole, cut = folder / "whole", folder / "cut"
+    shutil.rmtree(whole, ignore_errors=True)
+    start = time.perf_counter()
+    finish(["train", str(recipe), "--out", str(whole)])
+    life, wanted = time.perf_counter() - start, sums(whole)
+    stages: Counter[str] = Counter()
+    while stages.total() < kills:
+        shutil.rmtree(cut, ignore_errors=True)
+        command = ["train", str(recipe), "--out", str(cut)]
+        while kill(command, draw.uniform(0, 1.1 * life)):
+            stages[stage(cut)] += 1
+            if (cut / "recipe.yaml").exists():
+                command = ["train", "--resume", str(cut)]
+            if stages.total() >= kills or draw.random() < 0.7:
+                break
+        finish(command)
+        if sums(cut) != wanted:
+            kept = folder.with_name("endure-difference")
+            shutil.copytree(folder, kept)
+            sys.exit(f"{recipe.stem}: the resumed run differs; kept in {kept}")
+        print(f"  {recipe.stem}: {stages.total()} of {kills} equal", file=sys.stderr, flush=True)
+    return stages
+
+
+def kill(command: list[str], seconds: float) -> bool:
+    """Start the command and kill it after so long; False when it was done before."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bottega", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        process.wait(seconds)
+        return False
+    except subprocess.TimeoutExpired:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        return True
+
+
+def finish(command: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", "bottega", *command], capture_output=True, text=True, check=False)
+    # A run killed after its result was written is finished; starting it anew is refused, rightly.
+    if done.returncode and "holds a run already" not in done.stderr:
+        sys.exit(f"{command}: exit {done.returncode}\n{done.stderr}")
+
+
+def stage(run: Path) -> str:
+    """What the run was doing when it was killed, read from what it left."""
+    if not (run / "recipe.yaml").exists():
+        return "starting"
+    if any(run.glob(".model.partial")) or any(run.glob(".adapter.partial")):
+        return "writing the result"
+    if (run / "checkpoints").exists() and any((run / "checkpoints").glob(".*partial")):
+        return "saving"
+    if not (run / "events.jsonl").exists() or "stepped" not in (run / "events.jsonl").read_text():
+        return "loading"
+    return "finishing" if (run / "model").exists() or (run / "adapter").exists() else "training"
+
+
+def sums(run: Path) -> dict[str, str]:
+    """Checksums of everything a user of the run may load."""
+    names = [path for path in sorted(run.rglob("*")) if path.suffix in (".safetensors",) or path.name == "state.json"]
+    return {str(path.relative_to(run)): checksum(path) for path in names}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Resumed = uninterrupted, bit for bit, for every objective, full and LoRA, with dropout on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from worlds import records
+
+import bottega
+from bottega import objectives
+from bottega.records import Chat, Labelled, Preference, Record, Text
+from bottega.runs import checksum
+from making import make_model
+
+
+def fields(record: Record) -> dict:
+    """The line of a file that reads back as this record."""
+    if isinstance(record, Text):
+        return {"text": record.text}
+    if isinstance(record, Chat):
+        return {"messages": [{"role": m.role, "content": m.content, "weight": m.weight} for m in record.messages]}
+    if isinstance(record, Preference):
+        prompt = [{"role": m.role, "content": m.content} for m in record.prompt]
+        return {"prompt": prompt, "chosen": record.chosen, "rejected": record.rejected}
+    if isinstance(record, Labelled):
+        return {"text": record.text, "label": record.label}
+    raise NotImplementedError(type(record).__name__)
+
+
+@pytest.fixture(scope="session")
+def dropping(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Models with dropout, by head."""
+    decoder = tmp_path_factory.mktemp("gpt2")
+    encoder = tmp_path_factory.mktemp("bert")
+    drops = {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}
+    return {
+        "language": make_model(decoder, "gpt2", **drops),
+        "class": make_model(encoder, "bert", hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1),
+    }
+
+
+@pytest.mark.parametrize("adapter", [None, {"rank": 4, "dropout": 0.1}], ids=["full", "lora"])
+@pytest.mark.parametrize("kind", objectives.kinds())
+def test_resumed_is_uninterrupted(kind: str, adapter: dict | None, dropping: dict[str, Path], tmp_path: Path) -> None:
+    objective = objectives.load(kind)
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(fields(record)) + "\n" for record in records(objective, 11)))
+    recipe = bottega.Recipe.parse(
+        {
+            "model": {"base": str(dropping[objective.head]), "dtype": "bfloat16"},
+            "adapter": adapter,
+            "data": {"train": str(data), "validation": 0.2},
+            "objective": {"kind": kind},
+            "optim": {"steps": 7, "examples": 4, "tokens": 60, "lr": 1e-2},
+            "evaluate": {"every": 3},
+            "save": {"every": 2, "keep": 2},
+        }
+    )
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for _ in bottega.train(recipe, whole):
+        pass
+    for event in bottega.train(recipe, cut):
+        if event.type == "stepped" and event.step == 5:
+            break
+    resumed = list(bottega.resume(cut))
+    assert resumed[0].type == "started"
+    assert resumed[0].step == 4
+    assert sums(whole) == sums(cut)
+    losses = [event.loss for event in resumed if event.type == "stepped"]
+    events = [json.loads(line) for line in (whole / "events.jsonl").read_text().splitlines()]
+    assert losses == [event["loss"] for event in events if event["type"] == "stepped"][4:]
+    assert list(bottega.resume(cut)) == [], "a finished run is left as it is"
+
+
+def sums(run: Path) -> dict[str, str]:
+    """Checksums of every weight and state file of a run."""
+    files = sorted(run.rglob("*.safetensors")) + sorted(run.rglob("state.json"))
+    assert len(files) >= 5
+    return {str(path.relative_to(run)): checksum(path) for path in files}

@@ -1,0 +1,136 @@
+"""What the contract tests are run over: every objective in the folder × every architecture, on a few real rows."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import torch
+import transformers
+
+from bottega import objectives
+from bottega.batch import Batch, Example, Loss
+from bottega.data.codec import Codec
+from bottega.feed import encode
+from bottega.models.load import fit_model
+from bottega.models.scorer import Fit, Scorer
+from bottega.objectives import Objective
+from bottega.records import Chat, Labelled, Message, Preference, Prompted, Record, Text
+from bottega.session import counted
+from making import WORDS, make_tokenizer, sharpen, tiny_config
+
+DECODERS = ("llama", "qwen3", "gemma2", "gemma3_text", "mistral", "phi3", "gpt2", "mixtral", "olmo2", "granite")
+ENCODERS = ("bert",)
+UNPACKABLE = ("bloom", "mamba")
+OPTIONS: dict[str, list[dict[str, Any]]] = {"sft": [{"weighting": "token"}, {"weighting": "example"}]}
+"""Options worth a world of their own; an objective not named here is tested with its defaults."""
+
+CASES = [
+    (kind, options, model)
+    for kind in objectives.kinds()
+    for options in OPTIONS.get(kind, [{}])
+    for model in DECODERS + (ENCODERS if objectives.load(kind).head == "class" else ())
+    if objectives.load(kind).head == "language" or model in (*ENCODERS, "llama", "gpt2", "gemma2", "mixtral")
+]
+SYSTEM = Message("system", "the dog and the cat sat under the tree and it was very happy then")
+
+
+@dataclass
+class World:
+    """An objective with a model, a frozen reference of the same kind, and encoded examples."""
+
+    objective: Objective
+    model: Any
+    reference: Any
+    examples: list[Example]
+    fit: Fit
+    tolerance: float
+
+    def scorer(self, fit: Fit | None = None) -> Scorer:
+        return Scorer(self.model, self.objective.head, fit or self.fit)
+
+    def complete(self, batch: Batch, fit: Fit) -> Batch:
+        if not self.objective.reference:
+            return batch
+        with torch.no_grad():
+            return batch.with_columns(
+                reference=Scorer(self.reference, "language", fit)(batch, frozenset({"logp"}))["logp"]
+            )
+
+    def gradients(self, batches: list[Batch], fit: Fit | None = None) -> tuple[float, dict[str, torch.Tensor]]:
+        """(loss, gradients) of one update made of these micro-batches."""
+        fit = fit or self.fit
+        scorer = self.scorer(fit)
+        counts, total = counted(batches), 0.0
+        self.model.zero_grad()
+        for batch in batches:
+            loss: Loss = self.objective.loss(scorer(batch, self.objective.outputs), batch)
+            share = loss.total(counts)
+            share.backward()
+            total += float(share.detach())
+        return total, {n: p.grad.clone() for n, p in self.model.named_parameters() if p.grad is not None}
+
+
+def record(kind: type, draw: random.Random, index: int) -> Record:
+    """A row of this type; prompts repeat, so that there are prefixes to share."""
+
+    def words(most: int) -> str:
+        return " ".join(draw.choice(WORDS) for _ in range(draw.randint(1, most)))
+
+    prompt = (SYSTEM, Message("user", f"say {index % 2} {WORDS[index % 3]}"))
+    where = f"rows line {index + 1}"
+    if kind is Text:
+        return Text(where, " ".join([SYSTEM.content, words(12)]))
+    if kind is Prompted:
+        return Prompted(where, SYSTEM.content, " " + words(9))
+    if kind is Chat:
+        return Chat(where, (*prompt, Message("assistant", words(9), draw.choice([1.0, 0.5]))))
+    if kind is Preference:
+        return Preference(where, prompt, words(9), words(8) + " so")
+    if kind is Labelled:
+        return Labelled(where, words(15), draw.choice("abc"))
+    raise NotImplementedError(f"no rows of type {kind.__name__} are made here yet")
+
+
+def records(objective: type[Objective], count: int, seed: int = 0) -> list[Record]:
+    draw = random.Random(seed)
+    return [record(objective.reads[0], draw, index) for index in range(count)]
+
+
+@cache
+def tokenizer() -> Any:
+    return transformers.AutoTokenizer.from_pretrained(make_tokenizer(Path(mkdtemp())))
+
+
+@cache
+def world(kind: str, options: tuple[tuple[str, Any], ...], model: str) -> World:
+    objective_class = objectives.load(kind)
+    objective = objective_class(**dict(options))
+    rows = records(objective_class, 7)
+    labels = objective.labels(rows)
+    tok = tokenizer()
+    if tok.chat_template is None:
+        from bottega.models.load import _plain_template
+
+        tok.chat_template = _plain_template(tok)
+    codec = Codec(tok, max_length=100, too_long="error", both_ways=model in ENCODERS, labels=labels)
+    # Mixture-of-experts kernels know no float64; transformers' norms and eager softmax round to float32 within it.
+    dtype, tolerance = (torch.float32, 2e-4) if model == "mixtral" else (torch.float64, 2e-6)
+
+    def build(seed: int) -> Any:
+        torch.manual_seed(seed)
+        more = {"num_labels": len(labels)} if objective.head == "class" else {}
+        auto = {
+            "class": transformers.AutoModelForSequenceClassification,
+            "language": transformers.AutoModelForCausalLM,
+        }[objective.head]
+        return sharpen(auto.from_config(tiny_config(model, **more), dtype=torch.float32)).to(dtype).eval()
+
+    made, other = build(0), build(1)
+    fit = fit_model(made, objective.head).fit
+    fit_model(other, objective.head)
+    return World(objective, made, other, encode(rows, objective, codec).examples, fit, tolerance)

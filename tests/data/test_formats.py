@@ -1,0 +1,472 @@
+"""Which record a row becomes, and which rows are refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from bottega import objectives
+from bottega.data.formats import FORMATS, ROLES, records
+from bottega.data.sources import read
+from bottega.errors import DataError, RecipeError
+from bottega.records import Chat, Labelled, Message, Preference, Prompted, Record, Text
+from making import shared_data
+
+SFT = (Chat, Prompted, Text)
+
+TALK = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+SPOKEN = (Message("user", "q"), Message("assistant", "a"))
+
+ROWS: dict[str, dict[str, Any]] = {
+    "messages": {"messages": TALK},
+    "instruction": {"instruction": "q", "output": "a"},
+    "prompted": {"prompt": "q", "completion": "a"},
+    "preference": {"prompt": "q", "chosen": "a", "rejected": "b"},
+    "labelled": {"text": "t", "label": "l"},
+    "text": {"text": "t"},
+}
+
+
+def made(rows: Iterable[dict[str, Any]], *reads: type, **options: Any) -> list[Record]:
+    numbered = ((f"file line {line}", fields) for line, fields in enumerate(rows, 1))
+    return list(records(numbered, reads or SFT, **options))
+
+
+def one(fields: dict[str, Any], *reads: type, **options: Any) -> Any:
+    (record,) = made([fields], *reads, **options)
+    return record
+
+
+def refused(fields: dict[str, Any], *reads: type, what: str, where: str = "file line 1", **options: Any) -> DataError:
+    with pytest.raises(DataError, match=what) as caught:
+        made([fields], *reads, **options)
+    assert caught.value.where is not None
+    assert caught.value.where.startswith(where)
+    assert caught.value.fix
+    return caught.value
+
+
+# Detection
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_has_an_example_here(name: str) -> None:
+    assert set(FORMATS[name].needs) <= set(ROWS[name])
+
+
+@pytest.mark.parametrize("kind", objectives.kinds())
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_row_is_recognised_where_the_objective_reads_it(name: str, kind: str) -> None:
+    reads = objectives.load(kind).reads
+    if FORMATS[name].record in reads:
+        assert type(one(ROWS[name], *reads)) is FORMATS[name].record
+        assert one(ROWS[name], *reads) == one(ROWS[name], *reads, format=name)
+        return
+    with pytest.raises(RecipeError, match=f"does not read {name} rows") as caught:
+        one(ROWS[name], *reads, format=name)
+    assert caught.value.where == "data.format"
+    if name == "labelled" and Text in reads:
+        assert type(one(ROWS[name], *reads)) is Text
+    else:
+        refused(ROWS[name], *reads, what="no format this objective reads")
+
+
+@pytest.mark.parametrize(
+    ("present", "reads", "record"),
+    [
+        (("messages", "instruction", "prompted", "text"), SFT, Chat),
+        (("prompted", "text"), SFT, Prompted),
+        (("instruction", "prompted"), SFT, Chat),
+        (("preference", "instruction"), SFT, Chat),
+        (("preference", "instruction"), (Preference,), Preference),
+        (("labelled", "text"), (Labelled,), Labelled),
+        (("labelled", "text"), (Text,), Text),
+        (("text", "messages"), (Text, Chat), Text),
+        (("text", "messages"), (Chat, Text), Chat),
+    ],
+)
+def test_the_objectives_first_choice_is_taken(present: tuple[str, ...], reads: tuple[type, ...], record: type) -> None:
+    fields = {key: value for name in present for key, value in ROWS[name].items()}
+    assert type(one(fields, *reads)) is record
+
+
+def test_messages_come_before_an_instruction() -> None:
+    fields = ROWS["instruction"] | {"messages": [{"role": "assistant", "content": "other"}]}
+    assert one(fields).messages == (Message("assistant", "other"),)
+
+
+def test_what_is_not_recognised_names_fields_and_formats() -> None:
+    error = refused({"question": "q", "answer": "a"}, *SFT, what="fields question, answer")
+    assert "messages or instruction + output or prompt + completion or text" in str(error.fix)
+    refused({}, *SFT, what="fields none")
+
+
+def test_a_format_asked_for_must_have_its_fields() -> None:
+    error = refused({"text": "t", "lable": "l"}, Labelled, what="no field label", format="labelled")
+    assert error.fix == "did you mean lable?"
+    assert error.where == "file line 1, field label"
+
+
+def test_the_format_of_the_first_row_holds_for_all() -> None:
+    assert [type(record) for record in made([{"text": "a"}, {"text": "b", "messages": TALK}])] == [Text, Text]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_later_row_without_a_field_is_a_data_error(name: str) -> None:
+    for field in ROWS[name]:
+        short = {key: value for key, value in ROWS[name].items() if key != field}
+        with pytest.raises(DataError, match=field) as caught:
+            made([ROWS[name], short], FORMATS[name].record, format=name)
+        assert str(caught.value.where).startswith("file line 2")
+        with pytest.raises(DataError, match="no field"):
+            made([ROWS[name], {}], FORMATS[name].record)
+
+
+def test_unsound_rows_may_be_left_out() -> None:
+    found: list[DataError] = []
+    rows = [{"text": "a"}, {"text": ""}, {"text": 7}, {"txt": "b"}, {"text": "c"}]
+    kept = made(rows, Text, on_bad=found.append)
+    assert kept == [Text("file line 1", "a"), Text("file line 5", "c")]
+    assert [error.where for error in found] == [f"file line {line}, field text" for line in (2, 3, 4)]
+
+
+def test_an_unsound_first_row_may_be_left_out() -> None:
+    found: list[DataError] = []
+    kept = made([{"text": " "}, {"text": "a"}], Text, on_bad=found.append)
+    assert kept == [Text("file line 2", "a")]
+    assert [error.where for error in found] == ["file line 1, field text"]
+
+
+def test_a_recipe_error_is_never_left_out() -> None:
+    with pytest.raises(RecipeError):
+        made([ROWS["text"]], Chat, format="text", on_bad=lambda error: None)
+
+
+# Mapping
+
+
+def test_fields_are_renamed() -> None:
+    fields = {"question": "q", "answer": "a", "id": 7}
+    assert one(fields, mapping={"prompt": "question", "completion": "answer"}) == Prompted("file line 1", "q", "a")
+    assert one(fields, mapping={"instruction": "question", "output": "answer"}).messages == SPOKEN
+
+
+def test_fields_may_be_exchanged() -> None:
+    fields = {"prompt": "a", "completion": "q"}
+    swapped = one(fields, mapping={"prompt": "completion", "completion": "prompt"})
+    assert swapped == Prompted("file line 1", "q", "a")
+
+
+def test_a_renamed_field_replaces_ours() -> None:
+    row = {"chosen": "a", "rejected": "b", "prompt": "q", "best": "c"}
+    assert one(row, Preference, mapping={"chosen": "best"}).chosen == "c"
+
+
+def test_one_field_may_serve_twice() -> None:
+    assert one({"t": "a"}, mapping={"prompt": "t", "completion": "t"}) == Prompted("file line 1", "a", "a")
+
+
+def test_a_field_that_moved_is_no_longer_there() -> None:
+    """`text` becomes the prompt, so what is left is not a text row."""
+    refused({"text": "a"}, Text, what="no format", mapping={"prompt": "text"})
+
+
+def test_a_mapping_to_a_field_that_is_not_there() -> None:
+    error = refused({"question": "q"}, what="no field qestion", mapping={"prompt": "qestion"})
+    assert error.fix == "did you mean question?"
+    error = refused({"a": "q"}, what="no field zzz", mapping={"prompt": "zzz"})
+    assert error.fix == "the row has a"
+
+
+def test_the_mapping_holds_for_every_row() -> None:
+    with pytest.raises(DataError) as caught:
+        made([{"q": "a"}, {"text": "a"}], mapping={"text": "q"})
+    assert caught.value.where == "file line 2, field q"
+
+
+def test_labels_may_be_mapped() -> None:
+    assert one({"text": "t", "category": "c"}, Labelled, mapping={"label": "category"}).label == "c"
+
+
+# Text templates
+
+
+def test_a_template_builds_texts_and_marks_the_answer() -> None:
+    record = one({"q": "why", "a": "so"}, text_template="Q: {q}\nA: {a}\n")
+    assert record == Text("file line 1", "Q: why\nA: so\n", answer=len("Q: why\nA: "))
+    assert record.prompt_key == "Q: why\nA: "
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "answer"),
+    [
+        ("{a}", "so", 0),
+        ("{q}{a}", "whyso", 3),
+        ("{q} {q}: {a}", "why why: so", 9),
+        ("{a} because {a}", "so because so", 11),
+        ("{{q}} {q} {a}", "{q} why so", 8),
+        ("{q} {{{a}}}", "why {so}", 5),
+        ("{q} {a} {{a}}", "why so {a}", 4),
+        ("{q} {a} {{end}}", "why so {end}", 4),
+        ("{q} {a!s}.", "why so.", 4),
+        ("{q} {a:>4}", "why   so", 4),
+    ],
+)
+def test_templates(template: str, text: str, answer: int) -> None:
+    assert one({"q": "why", "a": "so"}, text_template=template) == Text("file line 1", text, answer=answer)
+
+
+def test_braces_in_values_are_text() -> None:
+    record = one({"q": "{a} {", "a": "} {q}"}, text_template="{q}|{a}")
+    assert record == Text("file line 1", "{a} {|} {q}", answer=6)
+
+
+def test_a_prompt_field_may_be_empty_and_the_answer_may_not() -> None:
+    assert one({"q": "", "a": "so"}, text_template="{q}|{a}").text == "|so"
+    refused({"q": "why", "a": " "}, what="empty a", where="file line 1, field a", text_template="{q}|{a}")
+
+
+def test_a_template_names_fields_of_the_row() -> None:
+    error = refused({"question": "q", "a": "so"}, what="no field qestion", text_template="{qestion} {a}")
+    assert error.fix == "did you mean question?"
+
+
+def test_a_template_reads_renamed_fields() -> None:
+    assert one({"x": "why", "a": "so"}, text_template="{q}: {a}", mapping={"q": "x"}).text == "why: so"
+
+
+def test_field_names_are_taken_as_they_are() -> None:
+    """As the headers of a table may be."""
+    fields = {"q.1": "why", "0": "oh", "a b": "well", "c[0]": "so"}
+    record = one(fields, text_template="{q.1} {0} {a b}: {c[0]}")
+    assert record == Text("file line 1", "why oh well: so", answer=len("why oh well: "))
+
+
+@pytest.mark.parametrize("template", ["no field", "", "{q", "q}", "{q} {", "{{q}}", "{}", "{q} {}", "{q:{w}}", "{q!z}"])
+def test_what_is_no_template_is_a_recipe_error(template: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        one({"q": "why", "w": "4", "": "x"}, text_template=template)
+    assert caught.value.where == "data.text_template"
+    assert caught.value.fix
+
+
+def test_a_template_needs_an_objective_that_reads_text() -> None:
+    for reads in ((Preference,), (Labelled,)):
+        with pytest.raises(RecipeError, match=r"text_template|does not read"):
+            made([ROWS["preference"] | ROWS["labelled"]], *reads, text_template="{text}")
+
+
+def test_a_value_that_is_no_string() -> None:
+    error = refused({"q": 7, "a": "so"}, what="q is an? int, not a string", text_template="{q}|{a}")
+    assert error.where == "file line 1, field q"
+
+
+# Prompt and completion, text
+
+
+def test_a_prompt_may_be_empty_and_a_completion_may_not() -> None:
+    assert one({"prompt": "", "completion": " a\n"}) == Prompted("file line 1", "", " a\n")
+    refused({"prompt": "q", "completion": " \n"}, what="empty completion", where="file line 1, field completion")
+
+
+@pytest.mark.parametrize("value", [None, 1, 1.5, True, ["a"], {"a": "b"}])
+def test_texts_are_strings(value: Any) -> None:
+    for name, field in (
+        ("text", "text"),
+        ("prompted", "prompt"),
+        ("prompted", "completion"),
+        ("instruction", "output"),
+    ):
+        refused(ROWS[name] | {field: value}, what="not a string", where=f"file line 1, field {field}")
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t"])
+def test_texts_are_not_empty(text: str) -> None:
+    refused({"text": text}, what="empty text", where="file line 1, field text")
+
+
+def test_texts_are_kept_as_they_are() -> None:
+    assert one({"text": "  a \r\n"}).text == "  a \r\n"
+
+
+# Instructions
+
+
+def test_instructions_become_conversations() -> None:
+    whole = {"system": "s", "instruction": "q", "input": "i", "output": "a"}
+    assert one(whole).messages == (Message("system", "s"), Message("user", "q\n\ni"), Message("assistant", "a"))
+
+
+@pytest.mark.parametrize("nothing", ["", None, " ", "\n"])
+def test_an_empty_input_or_system_is_none(nothing: Any) -> None:
+    assert one(ROWS["instruction"] | {"input": nothing, "system": nothing}).messages == SPOKEN
+
+
+def test_an_instruction_is_needed() -> None:
+    refused(ROWS["instruction"] | {"instruction": " "}, what="empty instruction")
+    refused(ROWS["instruction"] | {"output": ""}, what="empty output")
+    refused(ROWS["instruction"] | {"input": 7}, what="not a string", where="file line 1, field input")
+
+
+# Messages
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_role_is_read(role: str) -> None:
+    talk = [{"role": role, "content": "x"}, *TALK]
+    assert one({"messages": talk}).messages == (Message(role, "x"), *SPOKEN)
+
+
+def test_weights_are_read() -> None:
+    talk = [dict(turn, weight=weight) for turn, weight in zip(TALK * 2, (1, 0, 0.5, 2), strict=True)]
+    assert [message.weight for message in one({"messages": talk}).messages] == [1.0, 0.0, 0.5, 2.0]
+
+
+@pytest.mark.parametrize("weight", [-1, -0.5, "1", None, True, [1], float("nan"), float("inf")])
+def test_a_weight_is_a_number_from_0_up(weight: Any) -> None:
+    refused(
+        {"messages": [TALK[0], TALK[1] | {"weight": weight}]}, what="weight", where="file line 1, field messages[1]"
+    )
+
+
+def test_json_has_ways_to_write_a_weight_that_is_no_number() -> None:
+    turn = json.loads('{"role": "assistant", "content": "a", "weight": NaN}')
+    refused({"messages": [TALK[0], turn]}, what="weight")
+
+
+@pytest.mark.parametrize("talk", [None, "hello", [], {}, 7])
+def test_messages_are_a_list(talk: Any) -> None:
+    refused({"messages": talk}, what="not a list of messages", where="file line 1, field messages")
+
+
+@pytest.mark.parametrize(
+    ("turn", "what"),
+    [
+        ("hello", "without role or content"),
+        (None, "without role or content"),
+        ({"role": "user"}, "without role or content"),
+        ({"content": "x"}, "without role or content"),
+        ({"from": "human", "value": "x"}, "without role or content"),
+        ({"role": "human", "content": "x"}, "unknown role 'human'"),
+        ({"role": None, "content": "x"}, "unknown role None"),
+        ({"role": ["user"], "content": "x"}, "unknown role"),
+        ({"role": "user", "content": None}, "not a string"),
+        ({"role": "user", "content": [{"type": "text", "text": "x"}]}, "not a string"),
+        ({"role": "assistant", "content": ""}, "empty content"),
+        ({"role": "assistant", "content": " \n"}, "empty content"),
+    ],
+)
+def test_messages_are_checked(turn: Any, what: str) -> None:
+    refused({"messages": [*TALK, turn]}, what=what, where="file line 1, field messages[2]")
+
+
+def test_only_answers_must_say_something() -> None:
+    talk = [{"role": "system", "content": ""}, {"role": "user", "content": " "}, TALK[1]]
+    assert one({"messages": talk}).messages == (Message("system", ""), Message("user", " "), SPOKEN[1])
+
+
+def test_a_conversation_needs_an_answer() -> None:
+    refused({"messages": TALK[:1]}, what="no assistant message", where="file line 1, field messages")
+
+
+# Preferences
+
+
+def test_preferences_of_strings() -> None:
+    assert one(ROWS["preference"], Preference) == Preference("file line 1", "q", "a", "b")
+    asked = one({"instruction": "q", "input": "i", "chosen": "a", "rejected": "b"}, Preference)
+    assert asked == Preference("file line 1", (Message("user", "q\n\ni"),), "a", "b")
+    asked = one({"prompt": TALK[:1], "chosen": "a", "rejected": "b"}, Preference)
+    assert asked == Preference("file line 1", (SPOKEN[0],), "a", "b")
+
+
+def talk_to(answer: str, *before: dict[str, str]) -> list[dict[str, str]]:
+    return [*before, {"role": "assistant", "content": answer}]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"chosen": talk_to("a", TALK[0]), "rejected": talk_to("b", TALK[0])},
+        {"prompt": TALK[:1], "chosen": talk_to("a"), "rejected": talk_to("b")},
+        {"prompt": "q", "chosen": talk_to("a", TALK[0]), "rejected": talk_to("b", TALK[0])},
+    ],
+    ids=["implicit", "explicit", "prompt-repeated"],
+)
+def test_preferences_of_conversations(fields: dict[str, Any]) -> None:
+    assert one(fields, Preference) == Preference("file line 1", (SPOKEN[0],), "a", "b")
+
+
+def test_a_prompt_of_text_is_not_lost_beside_answers_of_messages() -> None:
+    record = one({"prompt": "q", "chosen": talk_to("a"), "rejected": talk_to("b")}, Preference)
+    assert record == Preference("file line 1", (SPOKEN[0],), "a", "b")
+
+
+def test_preferences_after_several_turns() -> None:
+    fields = {"chosen": talk_to("c", *TALK, TALK[0]), "rejected": talk_to("d", *TALK, TALK[0])}
+    assert one(fields, Preference) == Preference("file line 1", (*SPOKEN, SPOKEN[0]), "c", "d")
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"prompt": "q", "chosen": "a", "rejected": "a"}, "chosen equal to rejected"),
+        ({"chosen": talk_to("a", TALK[0]), "rejected": talk_to("a", TALK[0])}, "chosen equal to rejected"),
+        ({"chosen": "a", "rejected": "b"}, "no field prompt"),
+        ({"prompt": "q", "chosen": "a", "rejected": ""}, "empty rejected"),
+        ({"prompt": " ", "chosen": "a", "rejected": "b"}, "empty prompt"),
+        ({"prompt": "q", "chosen": None, "rejected": "b"}, "not a string"),
+        ({"prompt": "q", "chosen": "a", "rejected": talk_to("b")}, "not a string"),
+        ({"chosen": talk_to("a", TALK[0]), "rejected": "b"}, "not a list of messages"),
+        ({"chosen": talk_to("a", TALK[0]), "rejected": talk_to("b")}, "differ before their last message"),
+        ({"chosen": TALK[:1], "rejected": talk_to("b")}, "differ before their last message"),
+        ({"chosen": [], "rejected": talk_to("b")}, "not a list of messages"),
+        ({"prompt": [], "chosen": "a", "rejected": "b"}, "not a list of messages"),
+    ],
+)
+def test_preferences_are_checked(fields: dict[str, Any], what: str) -> None:
+    refused(fields, Preference, what=what)
+
+
+# Labels
+
+
+@pytest.mark.parametrize(("label", "name"), [("l", "l"), (3, "3"), (0, "0"), (-1, "-1"), (0.5, "0.5")])
+def test_labels_are_names(label: Any, name: str) -> None:
+    assert one({"text": "t", "label": label}, Labelled) == Labelled("file line 1", "t", name)
+
+
+@pytest.mark.parametrize("label", [None, "", " ", ["a"], {"a": 1}])
+def test_labels_are_checked(label: Any) -> None:
+    refused({"text": "t", "label": label}, Labelled, what="label", where="file line 1, field label")
+
+
+# Real files
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "reads", "record", "count"),
+    [
+        ("rasbt_instruct_1100/instruction-data.json", {}, SFT, Chat, 1100),
+        ("gsm8k/test.jsonl", {"mapping": {"prompt": "question", "completion": "answer"}}, SFT, Prompted, 1319),
+        ("gsm8k/test.jsonl", {"text_template": "Q: {question}\nA: {answer}"}, SFT, Text, 1319),
+        ("banking77/test.csv", {"mapping": {"label": "category"}}, (Labelled,), Labelled, 3080),
+        ("banking77/test.csv", {}, (Text,), Text, 3080),
+        ("tinyshakespeare/input.txt", {}, (Text,), Text, 1),
+    ],
+)
+def test_real_files(name: str, options: dict[str, Any], reads: tuple[type, ...], record: type, count: int) -> None:
+    found = list(records(read(shared_data(name)), reads, **options))
+    assert len(found) == count
+    assert {type(each) for each in found} == {record}
+
+
+def test_real_preferences_hold_six_pairs_without_one() -> None:
+    found: list[DataError] = []
+    rows = read(shared_data("rasbt_preference_1100/instruction-data-with-preference.json"))
+    kept = list(records(rows, (Preference,), on_bad=found.append))
+    assert len(kept) == 1094
+    assert {error.what for error in found} == {"chosen equal to rejected"}

@@ -1,0 +1,121 @@
+"""Tiny models, tokenizers and rows made on the spot; nothing is fetched."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import torch
+import transformers
+
+torch.set_num_threads(1)
+transformers.utils.logging.disable_progress_bar()
+
+ROOT = Path(__file__).parent.parent
+DATA = Path(os.environ.get("BOTTEGA_DATA", ROOT.parent / "shared" / "data"))
+
+TEXT = "the a cat dog sat ran on under mat tree and then it was very happy sad red blue one two three"
+WORDS = TEXT.split(" ")
+
+
+def shared_data(name: str) -> Path:
+    """A file or folder of the real data; the test is skipped where it is absent."""
+    path = DATA / name
+    if not path.exists():
+        pytest.skip(f"real data {name} is not here")
+    return path
+
+
+def make_tokenizer(folder: Path, *, bos: bool = True, template: str | None = None) -> Path:
+    """A byte-level BPE tokenizer of 300 entries with <s>, </s>, <pad>, <unk>, written to `folder`."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    special = ["<s>", "</s>", "<pad>", "<unk>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator([" ".join(WORDS)] * 4, trainer)
+    if bos:
+        backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    names = dict(zip(("bos_token", "eos_token", "pad_token", "unk_token"), special, strict=True))
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=template, **names)
+    tokenizer.save_pretrained(str(folder))
+    return folder
+
+
+TINY: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen3": {"head_dim": 8},
+    "gemma2": {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 5},
+    "gemma3_text": {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 5, "num_hidden_layers": 3,
+                    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    "mistral": {"sliding_window": 5},
+    "phi3": {"sliding_window": None},
+    "gpt2": {},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "olmo2": {},
+    "granite": {"logits_scaling": 3.0, "embedding_multiplier": 2.0, "attention_multiplier": 0.4,
+                "residual_multiplier": 0.7},
+    "bert": {},
+    "bloom": {},
+    "mamba": {},
+}  # fmt: skip
+"""Every architecture of the contract tests, with what sets it apart."""
+
+
+def tiny_config(kind: str, vocabulary: int = 300, **more: Any) -> Any:
+    """A config of two layers, 32 wide, four heads over two key/value heads."""
+    sizes = {
+        "vocab_size": vocabulary,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "intermediate_size": 48,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 128,
+        "pad_token_id": 2,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+    }
+    if kind not in ("gpt2", "bert", "bloom", "mamba"):
+        sizes["num_key_value_heads"] = 2
+    quiet = {
+        "gpt2": {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
+        "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    }
+    return transformers.AutoConfig.for_model(kind, **{**sizes, **quiet.get(kind, {}), **TINY[kind], **more})
+
+
+def sharpen(model: Any) -> Any:
+    """Random weights large enough that attention matters."""
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=1.5 * parameter.shape[-1] ** -0.5)
+    return model
+
+
+def make_model(
+    folder: Path, kind: str = "llama", *, bos: bool = True, template: str | None = None, **more: Any
+) -> Path:
+    """A tiny model with its tokenizer, as a checkpoint in `folder`."""
+    torch.manual_seed(0)
+    make_tokenizer(folder, bos=bos, template=template)
+    auto = transformers.AutoModelForMaskedLM if kind == "bert" else transformers.AutoModelForCausalLM
+    model = sharpen(auto.from_config(tiny_config(kind, **more), dtype=torch.float32))
+    model.save_pretrained(str(folder))
+    return folder
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path

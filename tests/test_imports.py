@@ -1,0 +1,88 @@
+"""Imports point down, and only the command line is in a hurry."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import bottega
+
+SOURCE = Path(bottega.__file__).parent
+LAYERS = [
+    {"cli", "__main__"},
+    {"terminal", "doctor"},
+    {"__init__", "survey", "loop"},
+    {"session"},
+    {"feed", "engine"},
+    {"models"},
+    {"data"},
+    {"runs"},
+    {"recipe"},
+    {"objectives"},
+    {"schedule", "packing"},
+    {"records", "batch", "events", "randomness"},
+    {"errors"},
+]
+"""From the top down; a module may import from its own layer and those below."""
+
+
+def layer(module: str) -> int:
+    return next(index for index, names in enumerate(LAYERS) if module in names)
+
+
+def own_imports(path: Path) -> set[str]:
+    """Parts of bottega a file imports, wherever in the file; types only do not count."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "bottega":
+            parts = node.module.split(".")[1:2] or [alias.name for alias in node.names]
+            found |= set(parts)
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_point_down(path: Path) -> None:
+    own = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    for other in own_imports(path):
+        assert layer(other) >= layer(own), f"{own} imports {other}, which stands above it"
+
+
+def test_every_module_has_a_layer() -> None:
+    tops = {
+        path.name.removesuffix(".py")
+        for path in SOURCE.iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert tops == set().union(*LAYERS)
+
+
+def test_the_public_names() -> None:
+    assert sorted(bottega.__all__) == bottega.__all__ == ["BottegaError", "Recipe", "preview", "resume", "train"]
+    for name in bottega.__all__:
+        assert getattr(bottega, name) is not None
+
+
+def test_a_recipe_loads_without_torch() -> None:
+    code = (
+        "import sys, bottega; bottega.Recipe; import bottega.cli; "
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_help_comes_at_once() -> None:
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "bottega", "--help"], check=True, capture_output=True)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.5
