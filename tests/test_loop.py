@@ -67,14 +67,22 @@ def test_without_evaluate_and_save_there_is_only_the_result(recipe: Callable, tm
 
 
 def test_the_newest_and_the_best_are_kept(recipe: Callable, tmp_path: Path) -> None:
-    settings = {"steps": 16, "examples": 4, "lr": 0.03, "schedule": "constant"}
-    events = play(recipe(optim=settings, evaluate={"every": 2}, save={"every": 2, "keep": 2}), tmp_path / "run")
+    train, validation = (
+        write_jsonl(tmp_path / f"{word}.jsonl", [{"prompt": "the", "completion": f" {word}" * 5}] * 4)
+        for word in ("cat", "dog")
+    )
+    made = recipe(
+        data={"train": str(train), "validation": str(validation)},
+        optim={"steps": 12, "examples": 4, "lr": 0.03, "schedule": "constant"},
+        evaluate={"every": 2},
+        save={"every": 2, "keep": 2},
+    )
+    events = play(made, tmp_path / "run")
     losses = {event.step: event.loss for event in events if event.type == "validated" and event.step > 0}
     best = min(losses, key=lambda step: losses[step])
+    assert best < 8, "the best must lie further back than the newest, or the test shows nothing"
     kept = {int(path.name[-8:]) for path in (tmp_path / "run" / "checkpoints").iterdir()}
-    assert best < 12, "the best must lie further back than the newest, or the test shows nothing"
-    assert kept == {12, 14, best}
-    assert best < 12, "a rate this high must overfit, or the test shows nothing"
+    assert kept == {8, 10, best}
     for path in (tmp_path / "run" / "checkpoints").iterdir():
         assert verify(path) == ""
 

@@ -177,7 +177,7 @@ def _follow(events: Iterator[Any], folder: Path) -> None:
     from bottega.terminal import progress_console, watch
 
     console = progress_console()
-    console.print(f"run {folder}", style="bold")
+    console.print(f"run {folder}", style="bold", markup=False)
     for _ in watch(events, console):
         pass
 

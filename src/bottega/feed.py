@@ -6,11 +6,12 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from bottega.batch import Example
-from bottega.data.codec import Codec, Unusable
+from bottega.data.codec import Codec, TemplateRefused, Unusable
 from bottega.data.formats import records
 from bottega.data.sources import read_all
 from bottega.data.split import split
@@ -25,11 +26,12 @@ DEFAULT_EXAMPLES = 16
 
 @dataclass
 class Records:
-    """What the files of a recipe hold, on either side of the split."""
+    """What the files of a recipe hold, on either side of the split; `dropped` counts unsound rows by reason."""
 
     train: list[Record]
     validation: list[Record]
     dropped: Counter[str]
+    validation_dropped: Counter[str]
 
 
 @dataclass
@@ -51,32 +53,42 @@ class Encoded:
 
 def read_records(recipe: Recipe) -> Records:
     """Every row of the recipe's files; a DataError names file, line, field and remedy."""
+    train, dropped = _read(recipe, recipe.train_files, recipe.validation_files)
+    if isinstance(recipe.data.validation, float):
+        return Records(*split(train, recipe.data.validation, recipe.seed), dropped, Counter())
+    if recipe.data.validation is None:
+        return Records(train, [], dropped, Counter())
+    validation, validation_dropped = _read(recipe, recipe.validation_files, recipe.train_files)
+    return Records(train, validation, dropped, validation_dropped)
+
+
+def _read(recipe: Recipe, files: Sequence[Path], others: Sequence[Path]) -> tuple[list[Record], Counter[str]]:
+    """The sound rows of the files, and the reasons the others are left out."""
     dropped: Counter[str] = Counter()
 
     def drop(error: DataError) -> None:
         dropped[error.what] += 1
 
-    def read(files: Sequence) -> list[Record]:  # type: ignore[type-arg]
-        rows = records(
-            read_all(files),
-            recipe.objective.reads,
-            format=recipe.data.format,
-            mapping=recipe.data.mapping,
-            text_template=recipe.data.text_template,
-            on_bad=drop if recipe.data.bad_rows == "drop" else None,
+    rows = records(
+        read_all(files, others),
+        recipe.objective.reads,
+        format=recipe.data.format,
+        mapping=recipe.data.mapping,
+        text_template=recipe.data.text_template,
+        on_bad=drop if recipe.data.bad_rows == "drop" else None,
+    )
+    sound = list(rows)
+    if not sound:
+        raise DataError(
+            f"every row is unsound: {_counted(dropped)}",
+            where=", ".join(map(str, files)),
+            fix="see the first of them with data.bad_rows=error",
         )
-        return list(rows)
-
-    train = read(recipe.train_files)
-    if not train:
-        raise DataError("every row is unsound", where=str(recipe.data.train), fix=_counted(dropped))
-    if isinstance(recipe.data.validation, float):
-        return Records(*split(train, recipe.data.validation, recipe.seed), dropped)
-    return Records(train, read(recipe.validation_files), dropped)
+    return sound, dropped
 
 
-def encode(rows: Sequence[Record], objective: Objective, codec: Codec) -> Encoded:
-    """The examples of the records, in order."""
+def encode(rows: Sequence[Record], objective: Objective, codec: Codec, *, drop: bool = False) -> Encoded:
+    """The examples of the records, in order; `drop` leaves out those a chat template refuses."""
     out = Encoded()
     before = codec.truncated
     for record in rows:
@@ -84,6 +96,11 @@ def encode(rows: Sequence[Record], objective: Objective, codec: Codec) -> Encode
             examples = objective.rows(record, codec)
         except Unusable as unusable:
             out.dropped[unusable.reason] += 1
+            continue
+        except TemplateRefused as refused:
+            if not drop:
+                raise
+            out.dropped[refused.what] += 1
             continue
         for index, example in enumerate(examples):
             name = record.where if len(examples) == 1 else f"{record.where} block {index + 1}"

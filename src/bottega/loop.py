@@ -6,6 +6,7 @@ moment after that can be resumed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -48,7 +49,8 @@ def _recorded(run: RunStore) -> Iterator[Event]:
             yield run.record(event)
     except Exception as error:
         steps = [event["step"] for event in run.history()]
-        run.record(Failed(step=max(steps, default=0), error=type(error).__name__, message=str(error)))
+        with contextlib.suppress(CheckpointError):  # on a full disk the error itself must do
+            run.record(Failed(step=max(steps, default=0), error=type(error).__name__, message=str(error)))
         raise
 
 
@@ -123,7 +125,7 @@ def _step(session: Session, update: Update, before: float) -> Stepped:
 
 def _validate(run: RunStore, session: Session, step: int) -> Validated:
     start = time.perf_counter()
-    loss, metrics = session.validate()
+    loss, metrics = session.validate(step)
     best = step > 0 and loss < min((value for _, value in _losses(run)), default=math.inf)
     return Validated(step=step, loss=loss, metrics=metrics, best=best, seconds=time.perf_counter() - start)
 
@@ -133,7 +135,7 @@ def _save(run: RunStore, session: Session, update: Update) -> Saved:
     folder = run.checkpoint(update.step)
 
     def write(partial: Path) -> None:
-        session.engine.save(partial, state=True)
+        session.engine.save(partial, step=update.step, state=True)
         state = {"step": update.step, "position": update.position, "lr": session.schedule.lr(update.step)}
         (partial / STATE).write_text(json.dumps(state), encoding="utf-8")
 
@@ -159,7 +161,7 @@ def _finish(run: RunStore, session: Session) -> Finished:
             )
         _restore(session, run.checkpoint(best))
     name = "adapter" if session.recipe.adapter else "model"
-    commit(run.folder / name, lambda partial: session.engine.save(partial, state=False))
+    commit(run.folder / name, lambda partial: session.engine.save(partial, step=last, state=False))
     return Finished(
         step=last,
         result=name,

@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from bottega import objectives
 from bottega.errors import RecipeError
@@ -30,8 +39,11 @@ PATHS = {
 """The keys that hold paths, and whether a hub id may stand there instead."""
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Model(Section):
@@ -87,11 +99,19 @@ class Data(Section):
     )
     bad_rows: Literal["error", "drop"] = Field("error", description="What becomes of a row that is unsound.")
 
-    @model_validator(mode="after")
-    def _fraction(self) -> Data:
-        if isinstance(self.validation, float) and not 0 < self.validation < 1:
-            raise ValueError("validation: a fraction lies between 0 and 1")
-        return self
+    @field_validator("validation", mode="before")
+    @classmethod
+    def _fraction(cls, value: Any) -> Any:
+        if isinstance(value, (int, float)) and not 0 < value < 1:
+            raise ValueError("a fraction lies between 0 and 1")
+        return value
+
+    @field_validator("train", "validation")
+    @classmethod
+    def _some(cls, value: Any) -> Any:
+        if value == []:
+            raise ValueError("no file is named")
+        return value
 
 
 class Optim(Section):
@@ -108,7 +128,7 @@ class Optim(Section):
     update_tokens: int | None = Field(None, ge=1, description="Tokens an update.")
     tokens: int | None = Field(None, ge=1, description="Most tokens in a micro-batch, after sharing; default 4096.")
     weight_decay: float = Field(0.0, ge=0, description="On matrices only.")
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     clip: float | None = Field(1.0, gt=0, description="Largest norm of the whole gradient; null for none.")
     checkpointing: bool = Field(
         False, description="Recompute activations in the backward: less memory, a third more time."
@@ -183,11 +203,12 @@ class Recipe(Section):
         """The recipe in a YAML file, with `section.key=value` overrides; a RecipeError says what is wrong and where."""
         path = Path(path)
         try:
-            document = yaml.safe_load(path.read_text(encoding="utf-8"))
+            document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
         except FileNotFoundError:
             raise RecipeError("no such recipe", where=str(path), fix="write one; recipes/ has examples") from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise RecipeError(f"not readable YAML: {error}", where=str(path)) from None
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            fix = "a recipe is a YAML file in UTF-8; recipes/ has examples"
+            raise RecipeError(f"not readable YAML: {error}", where=str(path), fix=fix) from None
         if not isinstance(document, dict):
             raise RecipeError("not a recipe: no keys", where=str(path), fix="start with model:, data:, objective:")
         for override in overrides:
@@ -228,6 +249,17 @@ class Recipe(Section):
         return self.optim.lr or (full if self.adapter is None else lora)
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain values only, and no key twice: YAML would keep the last and say nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        twice = [key for index, key in enumerate(keys) if key in keys[:index]]
+        if twice:
+            raise yaml.MarkedYAMLError(problem=f"the key {twice[0]} is given twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _paths(value: str | list[str]) -> list[Path]:
     return [Path(path) for path in ([value] if isinstance(value, str) else value)]
 
@@ -243,8 +275,11 @@ def _override(document: dict[str, Any], override: str, folder: Path) -> None:
             target[section] = {}
         target = target[section]
         if not isinstance(target, dict):
-            raise RecipeError(f"{section} is not a section", where=override)
-    value = yaml.safe_load(text)
+            raise RecipeError(f"{section} is not a section", where=override, fix="write section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except (ValueError, RecursionError, yaml.YAMLError):
+        raise RecipeError("the value is not YAML", where=override, fix="quote it: \"section.key='text'\"") from None
     # YAML 1.1 reads 1e-4 as a string; nobody means that.
     if isinstance(value, str):
         try:
@@ -273,10 +308,13 @@ def _absolute(value: Any, folder: Path, or_hub: bool) -> Any:
         return [_absolute(item, folder, or_hub) for item in value]
     if not isinstance(value, str):
         return value
-    path = folder / Path(value).expanduser()
-    if or_hub and not path.exists() and not value.startswith((".", "/", "~")):
-        return value
-    return str(path.resolve())
+    try:
+        path = folder / Path(value).expanduser()
+        if or_hub and not path.exists() and not value.startswith((".", "/", "~")):
+            return value
+        return str(path.resolve())
+    except (OSError, ValueError, RuntimeError) as error:
+        raise RecipeError(f"no path: {error}", where=value, fix="write the path of a file that exists") from None
 
 
 def _explained(error: ValidationError, document: Mapping[str, Any], where: str) -> RecipeError:
@@ -291,7 +329,10 @@ def _explained(error: ValidationError, document: Mapping[str, Any], where: str) 
     if problem["type"] == "missing":
         return RecipeError(f"the key {key} is missing", where=where, fix="add it; see the recipes for examples")
     message = problem["msg"].removeprefix("Value error, ")
-    return RecipeError(message if not key else f"{key}: {message}", where=where)
+    if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        message = "keys are expected here, each with a value"
+    fix = f"change {key}; recipes/ has examples" if key else "change one of the two; recipes/ has examples"
+    return RecipeError(f"{key}: {message}" if key else message, where=where, fix=fix)
 
 
 def _known_keys(model: type[BaseModel], path: list[str]) -> Iterator[str]:

@@ -44,7 +44,7 @@ class Prompted:
 
     @property
     def prompt_key(self) -> str:
-        return self.prompt
+        return self.prompt or self.completion
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,8 @@ Record: TypeAlias = Text | Prompted | Chat | Preference | Labelled
 
 
 def _before_answer(messages: tuple[Message, ...]) -> str:
+    """The messages up to the first answer to a user; a greeting before that says little of the prompt."""
     roles = [message.role for message in messages]
-    end = roles.index("assistant") if "assistant" in roles else len(roles)
+    first = roles.index("user") if "user" in roles else 0
+    end = roles.index("assistant", first) if "assistant" in roles[first:] else len(roles)
     return "\n".join(f"{message.role}: {message.content}" for message in messages[:end])

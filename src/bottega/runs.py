@@ -26,7 +26,7 @@ from typing import Any, TextIO
 
 import yaml
 
-from bottega.errors import CheckpointError, RunError
+from bottega.errors import CheckpointError, RecipeError, RunError
 from bottega.events import Event
 from bottega.recipe import Recipe
 
@@ -50,17 +50,20 @@ class RunStore:
         The only folder written over is that of a run that failed before its first update: it holds nothing.
         """
         folder = out if out is not None else free_folder(recipe.name)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not _worthless(folder):
-            what = "holds a run already" if (folder / "recipe.yaml").exists() else "is not an empty folder"
-            raise RunError(
-                what, where=str(folder), fix=f"choose another --out, or continue it: bottega train --resume {folder}"
-            )
-        folder.mkdir(parents=True, exist_ok=True)
         run = cls(folder)
-        run._take()
-        # recipe.yaml last: once it is there, the run can be resumed.
-        _write(folder / "resolved.json", json.dumps(recipe.document(), indent=1))
-        _write(folder / "recipe.yaml", written)
+        with _disk_errors(folder):
+            _refuse_taken(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            run._take()
+            try:
+                # recipe.yaml last: once it is there, the run can be resumed.
+                _write(folder / "resolved.json", json.dumps(recipe.document(), indent=1))
+                _write(folder / "recipe.yaml", written)
+            except OSError:
+                run.close()
+                for path in folder.iterdir():
+                    path.unlink()
+                raise
         return run
 
     @classmethod
@@ -73,7 +76,8 @@ class RunStore:
     def close(self) -> None:
         for file in (self._events, self._lock):
             if file is not None:
-                file.close()
+                with contextlib.suppress(OSError):  # what a full disk did not take was told of already
+                    file.close()
         self._events = self._lock = None
 
     def __enter__(self) -> RunStore:
@@ -92,7 +96,7 @@ class RunStore:
     def place(self) -> dict[str, Any] | None:
         """What the run found and chose when it started; None before that."""
         path = self.folder / "place.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return _read(path, "files", "choices") if path.exists() else None
 
     def write_place(self, place: dict[str, Any]) -> None:
         _write(self.folder / "place.json", json.dumps(place, indent=1))
@@ -102,8 +106,9 @@ class RunStore:
         if self._events is None:
             _end_torn_line(self.folder / "events.jsonl")
             self._events = (self.folder / "events.jsonl").open("a", encoding="utf-8")
-        self._events.write(json.dumps(event.document()) + "\n")
-        self._events.flush()
+        with _disk_errors(self.folder):
+            self._events.write(json.dumps(event.document()) + "\n")
+            self._events.flush()
         return event
 
     def history(self) -> list[dict[str, Any]]:
@@ -161,7 +166,9 @@ def read_events(folder: Path) -> Iterator[dict[str, Any]]:
         return
     for line in path.read_bytes().split(b"\n"):
         with contextlib.suppress(ValueError):
-            yield json.loads(line)
+            event = json.loads(line)
+            if isinstance(event, dict):
+                yield event
 
 
 def commit(folder: Path, write: Callable[[Path], None]) -> None:
@@ -181,11 +188,7 @@ def commit(folder: Path, write: Callable[[Path], None]) -> None:
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
         if _is_full(error):
-            raise CheckpointError(
-                "the disk is full; what was saved before is intact",
-                where=str(folder),
-                fix=f"free some space, then: bottega train --resume {_run_of(folder)}",
-            ) from error
+            raise _full(folder, _run_of(folder)) from error
         raise
     if folder.exists():
         # A damaged folder of that name, passed over by a resume.
@@ -212,6 +215,45 @@ def checksum(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refuse_taken(folder: Path) -> None:
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())) or _worthless(folder):
+        return
+    if (folder / "resolved.json").exists():
+        fix = f"choose another --out, or continue it: bottega train --resume {folder}"
+        raise RunError("holds a run already", where=str(folder), fix=fix)
+    raise RunError("is not an empty folder", where=str(folder), fix="choose another --out")
+
+
+@contextlib.contextmanager
+def _disk_errors(run: Path) -> Iterator[None]:
+    """Name what the file system refuses."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if _is_full(error):
+            raise _full(run, run) from None
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise RunError(f"cannot be written: {reason}", where=str(run), fix="choose another --out") from None
+
+
+def _full(where: Path, run: Path) -> CheckpointError:
+    return CheckpointError(
+        "the disk is full; what was saved before is intact",
+        where=str(where),
+        fix=f"free some space, then: bottega train --resume {run}",
+    )
+
+
+def _read(path: Path, *keys: str) -> dict[str, Any]:
+    """A JSON object with these keys that the run wrote itself."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        value = {key: value[key] for key in keys} | value
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(f"is damaged: {error}", where=str(path), fix="start a new run with its recipe.yaml") from None
+    return dict(value)
 
 
 def _run_of(folder: Path) -> Path:
@@ -278,7 +320,8 @@ def as_yaml(recipe: Recipe) -> str:
 
 def stored_recipe(folder: Path) -> Recipe:
     """The recipe a run was started with."""
-    return Recipe.parse(json.loads((folder / "resolved.json").read_text(encoding="utf-8")))
+    path = folder / "resolved.json"
+    return Recipe.parse(_read(path, "model", "data", "objective"), where=str(path))
 
 
 def summary(folder: Path) -> dict[str, Any]:
@@ -303,7 +346,10 @@ def summary(folder: Path) -> dict[str, Any]:
 
 def summaries(parent: Path) -> Iterator[dict[str, Any]]:
     """Every run in a folder, the one that moved last at the end."""
-    found = [summary(path.parent) for path in parent.glob("*/resolved.json")]
+    found = []
+    for path in parent.glob("*/resolved.json"):
+        with contextlib.suppress(RecipeError, RunError):  # one damaged run does not hide the others
+            found.append(summary(path.parent))
     yield from sorted(found, key=lambda run: run["time"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import resource
 import sys
@@ -20,11 +21,12 @@ from bottega.data.codec import Codec
 from bottega.data.sources import fingerprint
 from bottega.engine.engine import Engine
 from bottega.engine.optim import Optimizer
-from bottega.errors import RunError
+from bottega.errors import Diverged, ModelError, RunError
 from bottega.events import Noted, Started
 from bottega.feed import Encoded, Feed, encode, read_records, refuse_empty
 from bottega.models.adapters import adapt
 from bottega.models.load import (
+    adapter_folder,
     compute_dtype,
     fit_model,
     is_encoder,
@@ -68,13 +70,27 @@ def prepare(recipe: Recipe) -> Rows:
     records = read_records(recipe)
     labels = recipe.objective.labels(records.train)
     codec = Codec(tokenizer, max_length=length, too_long=recipe.too_long, both_ways=is_encoder(config), labels=labels)
-    train = encode(records.train, recipe.objective, codec)
+    drop = recipe.data.bad_rows == "drop"
+    train = encode(records.train, recipe.objective, codec, drop=drop)
     train.dropped += records.dropped
     refuse_empty(train, str(recipe.data.train))
-    validation = encode(records.validation, recipe.objective, codec)
+    validation = encode(records.validation, recipe.objective, codec, drop=drop)
+    validation.dropped += records.validation_dropped
     if records.validation:
         refuse_empty(validation, str(recipe.data.validation))
+    _refuse_unknown_tokens(recipe, config, [*train.examples, *validation.examples])
     return Rows(tokenizer, config, codec, labels, train, validation)
+
+
+def _refuse_unknown_tokens(recipe: Recipe, config: Any, examples: Sequence[Example]) -> None:
+    known = int(config.get_text_config().vocab_size)
+    most = max(int(row.tokens.max()) for example in examples for row in example.rows)
+    if most >= known:
+        raise ModelError(
+            f"the tokenizer makes token {most}, and the model has a vocab_size of {known}",
+            where=recipe.model.base or "model.shape",
+            fix="use the tokenizer the model was trained with, or a larger vocab_size",
+        )
 
 
 class Session:
@@ -145,13 +161,20 @@ class Session:
         wanted = self.recipe.evaluate.rows if self.recipe.evaluate else None
         return self.batches(self.rows.validation.examples[:wanted])
 
-    def validate(self) -> tuple[float, dict[str, float]]:
-        """(loss, metrics) over the validation rows."""
+    def validate(self, step: int) -> tuple[float, dict[str, float]]:
+        """(loss, metrics) over the validation rows after `step`; Diverged when the loss is no number."""
         counts = counted(self.validation)
         total, metrics = 0.0, dict[str, float]()
         for batch in self.validation:
             loss = self.recipe.objective.loss(self.engine.score(batch), batch)
-            total += float(loss.total(counts))
+            share = float(loss.total(counts))
+            if not math.isfinite(share):
+                raise Diverged(
+                    f"the validation loss is {share} at step {step}",
+                    where=", ".join(batch.ids[:5]),
+                    fix="lower optim.lr, or look at these rows with: bottega preview",
+                )
+            total += share
             add_metrics(metrics, loss.metrics, counts)
         return total, metrics
 
@@ -205,7 +228,7 @@ class Session:
                 "processor": torch.cpu.get_capabilities().get("cpu_name", platform.processor()),
                 "accelerator": torch.cuda.get_device_name() if self.device == "cuda" else None,
             },
-            "data": {str(path): fingerprint(path) for path in _files(self.recipe)},
+            "files": {str(path): fingerprint(path) for path in _files(self.recipe)},
             "choices": {
                 "threads": self.threads,
                 "device": self.device,
@@ -271,12 +294,17 @@ def _device(wanted: str) -> str:
 
 
 def _files(recipe: Recipe) -> list[Path]:
-    return [*recipe.train_files, *recipe.validation_files]
+    """Every file whose change would make a resume another run: rows, base weights, a continued adapter."""
+    folders = [locate(recipe.model.base).base] if recipe.model.base else []
+    folders += [str(adapter_folder(recipe.adapter.start))] if recipe.adapter and recipe.adapter.start else []
+    names = ("config.json", "adapter_config.json", "*.safetensors")
+    weights = [path for folder in folders for name in names for path in sorted(Path(folder).glob(name))]
+    return [*recipe.train_files, *recipe.validation_files, *weights]
 
 
 def _check_unchanged(recipe: Recipe, place: dict[str, Any] | None) -> None:
     for path in _files(recipe) if place else []:
-        known = (place or {})["data"].get(str(path))
+        known = (place or {})["files"].get(str(path))
         if path.exists() and known != fingerprint(path):
             raise RunError(
                 "this file has changed since the run began",

@@ -8,6 +8,9 @@ from typing import Any
 from bottega.batch import Row
 from bottega.recipe import Recipe
 
+UNFINISHED = "\ufffd"
+"""What decoders write for bytes that are no character yet."""
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -61,7 +64,7 @@ def pieces(row: Row, tokenizer: Any) -> list[Piece]:
     """
     weight = [0.0] * len(row.tokens)
     for at, label, share in zip(row.at, row.label, row.weight, strict=True):
-        if at + 1 < len(row.tokens) and row.tokens[at + 1] == label:
+        if not row.both_ways and at + 1 < len(row.tokens) and row.tokens[at + 1] == label:
             weight[at + 1] = float(share)
     return [
         Piece(text, int(token), share)
@@ -71,14 +74,15 @@ def pieces(row: Row, tokenizer: Any) -> list[Piece]:
 
 def _texts(row: Row, tokenizer: Any) -> list[str]:
     """The text each token adds; a character spread over several tokens stands at the last of them."""
-    texts, ids, before = [], row.tokens.tolist(), ""
-    start = 0
+    texts, ids = [], row.tokens.tolist()
+    # Decoded from the piece before, so that a tokenizer which strips a leading space keeps it.
+    window, shown, before = 0, 0, ""
     for end in range(1, len(ids) + 1):
-        text = tokenizer.decode(ids[start:end], clean_up_tokenization_spaces=False)
-        if text.endswith("\ufffd"):
+        text = tokenizer.decode(ids[window:end], clean_up_tokenization_spaces=False)
+        if text.endswith(UNFINISHED) and end < len(ids):
             texts.append("")
             continue
         texts.append(text[len(before) :])
-        # Decode from a token back, so that a tokenizer which strips a leading space keeps it.
-        start, before = end - 1, tokenizer.decode(ids[end - 1 : end], clean_up_tokenization_spaces=False)
+        window, shown = shown, end
+        before = tokenizer.decode(ids[window:shown], clean_up_tokenization_spaces=False)
     return texts

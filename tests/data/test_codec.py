@@ -504,6 +504,25 @@ def test_labels_agree_with_the_generation_mask_of_transformers(name: str, merges
         assert predicted(row) == np.flatnonzero(encoded["assistant_masks"]).tolist()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_labels_agree_with_transformers_where_spaces_are_planted(name: str) -> None:
+    """A tokenizer that puts a space behind every special token, and bytes for what it does not know."""
+    style = STYLES[name]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(shared_data("stories260K_hf")))
+    tokenizer.add_special_tokens({"bos_token": style.bos or style.eos, "eos_token": style.eos})
+    tokenizer.add_special_tokens({"additional_special_tokens": list(style.special)})
+    tokenizer.add_tokens(list(style.added))
+    tokenizer.chat_template = tokenizer_of(name, generation=True).chat_template
+    for asked, answer in itertools.pairwise(ANSWERS):
+        messages = (*opening(name), user("What is it?"), assistant("the cat"), user(asked), assistant(answer))
+        encoded = tokenizer.apply_chat_template(
+            turns(messages), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        )
+        row = codec(tokenizer).answer(Chat("here", messages))
+        assert row.tokens.tolist() == encoded["input_ids"]
+        assert predicted(row) == np.flatnonzero(encoded["assistant_masks"]).tolist()
+
+
 def test_a_generation_block_without_the_end_of_turn_gains_it() -> None:
     """Up to the end of turn the labels are transformers' own; a model that never learns to end never ends."""
     template = CHATML.replace("⟦", "{% generation %}").replace(

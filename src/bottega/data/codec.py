@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from os.path import commonprefix
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -22,11 +22,17 @@ from bottega.errors import DataError
 from bottega.records import Chat, Message, Preference, Prompted, Text
 
 TooLong = Literal["drop", "truncate", "split", "error"]
-Span = tuple[int, int, float]
-"""First character, end, weight."""
+MARKS = range(0xE000, 0xF900)
+"""Private-use characters; one that a conversation lacks stands for an answer while the template is probed."""
 
-MARK = "\ue000"
-"""A private-use character that stands for an answer while the template is probed."""
+
+class Span(NamedTuple):
+    """An answer's characters: first, end (its end of turn included), weight; `closed` when that end is a token."""
+
+    start: int
+    stop: int
+    weight: float
+    closed: bool
 
 
 class Unusable(Exception):
@@ -35,6 +41,10 @@ class Unusable(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class TemplateRefused(DataError):
+    """A conversation the tokenizer's chat template does not render."""
 
 
 class Codec:
@@ -79,7 +89,7 @@ class Codec:
         """The row of a record in which the answers carry the loss."""
         if isinstance(record, Chat):
             text, spans = self._conversation(record.where, record.messages)
-            return self._answered(record.where, text, spans, template=True)
+            return self._answered(record.where, text, spans, special=False)
         if isinstance(record, Text):
             prompt, completion = record.text[: record.answer], record.text[record.answer :]
         else:
@@ -101,11 +111,14 @@ class Codec:
 
     def pooled(self, where: str, text: str, label: int | float) -> Row:
         """The row of a text whose one prediction is read where the model's classifier reads it."""
-        ids = np.array(self._backend.encode(text, add_special_tokens=True).ids, np.int64)
+        ids, _ = self._encode(text)
         if len(ids) > self.max_length:
             self._refuse(where, len(ids))
             self.truncated += 1
-            ids = np.array(self.tokenizer(text, truncation=True, max_length=self.max_length)["input_ids"], np.int64)
+            # The tokenizer's own truncation spares the tokens it adds at the end.
+            self._backend.enable_truncation(self.max_length, direction=self.tokenizer.truncation_side)
+            ids, _ = self._encode(text)
+            self._backend.no_truncation()
         return self.whole(ids, label)
 
     def whole(self, ids: Ints, label: int | float) -> Row:
@@ -139,21 +152,22 @@ class Codec:
         return np.array(encoding.ids, np.int64), np.array(encoding.offsets, np.int64).reshape(-1, 2)
 
     def _prompted(self, where: str, prompt: str, completion: str) -> Row:
-        return self._answered(where, prompt + completion, [(len(prompt), len(prompt + completion), 1.0)])
+        text = prompt + completion
+        return self._answered(where, text, [Span(len(prompt), len(text), 1.0, closed=False)], special=True)
 
-    def _answered(self, where: str, text: str, spans: Sequence[Span], *, template: bool = False) -> Row:
+    def _answered(self, where: str, text: str, spans: Sequence[Span], *, special: bool) -> Row:
         """The row of `text` whose predictions are the tokens in `spans`; what ends the text is one of them."""
-        ids, offsets = self._encode(text, special=not template)
+        ids, offsets = self._encode(text, special=special)
         weight = np.zeros(len(ids), np.float32)
         end = 0
-        for start, stop, share in spans:
-            inside = np.flatnonzero((offsets[:, 1] > start) & (offsets[:, 0] < stop))
-            if len(inside):
-                end = int(inside[-1]) + 1
-                weight[inside[0] : end] = share
-        _, stop, share = spans[-1]
-        if end and stop >= len(text.rstrip()) and ids[end - 1] not in self._special:
-            ids, weight = self._ended(ids[:end], weight[:end], share)
+        for span in spans:
+            # Some tokenizers report white space as empty, at its end.
+            begins_inside = (offsets[:, 0] < span.stop) | ((offsets == span.stop).all(1))
+            inside = np.flatnonzero((offsets[:, 1] > span.start) & begins_inside)
+            begin, end = (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, 0)
+            weight[begin:end] = span.weight
+        if end and not span.closed and span.stop >= len(text.rstrip()) and ids[end - 1] != self.tokenizer.eos_token_id:
+            ids, weight = self._ended(ids[:end], weight[:end], span.weight)
         row = _predicting(ids, weight)
         if not row.labelled:
             raise Unusable("no token of an answer with a weight above 0")
@@ -193,41 +207,40 @@ class Codec:
     def _conversation(self, where: str, messages: Sequence[Message]) -> tuple[str, list[Span]]:
         """The rendered conversation and the span of every answer, its end of turn included."""
         text = self._render(where, messages)
-        spans = [
-            (*self._find(where, text, messages, index), message.weight)
-            for index, message in enumerate(messages)
-            if message.role == "assistant"
-        ]
-        return text, spans
+        used = {character for message in messages for character in message.content}
+        mark = next(chr(code) for code in MARKS if chr(code) not in used)
+        answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
+        return text, [self._find(where, text, messages, index, mark) for index in answers]
 
-    def _find(self, where: str, text: str, messages: Sequence[Message], index: int) -> tuple[int, int]:
-        marked = self._render(where, _with_mark(messages, index))
-        if MARK not in marked:
-            raise DataError(
+    def _find(self, where: str, text: str, messages: Sequence[Message], index: int, mark: str) -> Span:
+        """The characters of one answer in the rendered `text`."""
+        marked = self._render(where, _replaced(messages, index, mark))
+        if mark not in marked:
+            raise TemplateRefused(
                 f"the chat template does not show message {index}",
                 where=where,
-                fix="look at the rendered text with: bottega preview",
+                fix="mend the row, leave such rows out with data.bad_rows=drop, or set another model.tokenizer",
             )
-        before, _, after = marked.partition(MARK)
+        before, _, after = marked.partition(mark)
         start = len(before) if text.startswith(before) else len(commonprefix([text, before]))
         end = (
             len(text) - len(after) if text.endswith(after) else len(text) - len(commonprefix([text[::-1], after[::-1]]))
         )
-        if self._prompts_generation:
+        if index and self._prompts_generation:
             # What stands between the generation prompt and the content (a thinking block) is generated too.
             prompt = self._render(where, messages[:index], generation=True)
             start = len(prompt) if text.startswith(prompt) and len(prompt) <= end else start
         last = index == len(messages) - 1
-        tail = after if last else self._render(where, _with_mark(messages[: index + 1], index)).partition(MARK)[2]
-        return start, end + (self._closes(tail) if text.startswith(tail, end) else 0)
+        tail = after if last else self._render(where, _replaced(messages[: index + 1], index, mark)).partition(mark)[2]
+        # A template may end a conversation otherwise than a turn; what both have is the end of the turn.
+        closing = self._closes(commonprefix([tail, text[end:]]))
+        return Span(start, end + closing, messages[index].weight, closed=closing > 0)
 
     def _closes(self, tail: str) -> int:
         """Characters of `tail` up to the end of its first special token; 0 when it has none."""
-        encoding = self._backend.encode(tail, add_special_tokens=False)
-        for token, (_, end) in zip(encoding.ids, encoding.offsets, strict=True):
-            if token in self._special:
-                return int(end)
-        return 0
+        ids, offsets = self._encode(tail, special=False)
+        ends = [end for token, (_, end) in zip(ids.tolist(), offsets.tolist(), strict=True) if token in self._special]
+        return int(ends[0]) if ends else 0
 
     @cached_property
     def _prompts_generation(self) -> bool:
@@ -236,17 +249,19 @@ class Codec:
         return self._render("the chat template", chat, generation=True) != self._render("the chat template", chat)
 
     def _render(self, where: str, messages: Sequence[Message], generation: bool = False) -> str:
-        import jinja2
-
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
             return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation))
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
-            raise DataError(f"the chat template refuses this conversation: {error}", where=where) from None
+        except Exception as error:  # a template is a program, and raises what it likes
+            raise TemplateRefused(
+                f"the chat template refuses this conversation: {error}",
+                where=where,
+                fix="mend the row, leave such rows out with data.bad_rows=drop, or set another model.tokenizer",
+            ) from None
 
 
-def _with_mark(messages: Sequence[Message], index: int) -> list[Message]:
-    return [*messages[:index], Message(messages[index].role, MARK), *messages[index + 1 :]]
+def _replaced(messages: Sequence[Message], index: int, content: str) -> list[Message]:
+    return [*messages[:index], Message(messages[index].role, content), *messages[index + 1 :]]
 
 
 def _silent(messages: Sequence[Message]) -> list[Message]:

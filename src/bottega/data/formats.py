@@ -7,6 +7,7 @@ objective can read and whose fields the file's first row has.
 from __future__ import annotations
 
 import difflib
+import math
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -18,10 +19,19 @@ from bottega.records import Chat, Labelled, Message, Preference, Prompt, Prompte
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
+MOST_WEIGHT = 1e6
+"""A larger weight of a message is a slip, and overflows."""
+
+KINDS = {dict: "an object", list: "a list", bool: "a boolean", type(None): "empty"}
+
+
 class Format(NamedTuple):
+    """How rows become records: the type, the fields each row must have, who says so, and the function."""
+
     record: type
     needs: tuple[str, ...]
     build: Callable[[str, Fields], Record]
+    named: str = "the format of the first row"
 
 
 def records(
@@ -39,16 +49,19 @@ def records(
     text_template  builds the text of each row from its fields: `"Q: {question}\\nA: {answer}"`
     on_bad         called with the error of an unsound row, which is then left out; by default it is raised
     """
-    build: Callable[[str, Fields], Record] | None = None
-    if text_template is not None:
-        build = _templated(text_template)
+    if text_template is not None and Text not in reads:
+        raise RecipeError("this objective reads no plain text", where="data.text_template", fix="leave it out")
+    chosen = _templated(text_template) if text_template is not None else None
     for where, fields in rows:
         try:
             fields = _renamed(where, fields, mapping or {})
-            build = build or _detect(where, fields, reads, format)
-            yield build(where, fields)
+            chosen = chosen or _detect(where, fields, reads, format)
+            for field in chosen.needs:
+                if field not in fields:
+                    raise _missing(where, field, fields, chosen.named)
+            yield chosen.build(where, fields)
         except DataError as error:
-            if on_bad is None or build is None:
+            if on_bad is None:
                 raise
             on_bad(error)
 
@@ -62,7 +75,7 @@ def _renamed(where: str, fields: Fields, mapping: Mapping[str, str]) -> Fields:
     return kept | {ours: fields[theirs] for ours, theirs in mapping.items()}
 
 
-def _detect(where: str, fields: Fields, reads: tuple[type, ...], name: str) -> Callable[[str, Fields], Record]:
+def _detect(where: str, fields: Fields, reads: tuple[type, ...], name: str) -> Format:
     if name != "auto":
         chosen = FORMATS[name]
         if chosen.record not in reads:
@@ -70,16 +83,13 @@ def _detect(where: str, fields: Fields, reads: tuple[type, ...], name: str) -> C
             raise RecipeError(
                 f"this objective does not read {name} rows", where="data.format", fix=f"one of: {', '.join(able)}"
             )
-        for field in chosen.needs:
-            if field not in fields:
-                raise _missing(where, field, fields, f"format {name}")
-        return chosen.build
+        return chosen._replace(named=f"format {name}")
     able_formats = sorted(
         (format for format in FORMATS.values() if format.record in reads), key=lambda f: reads.index(f.record)
     )
     for format in able_formats:
         if all(field in fields for field in format.needs):
-            return format.build
+            return format
     raise DataError(
         f"fields {', '.join(fields) or 'none'}: no format this objective reads",
         where=where,
@@ -93,37 +103,48 @@ def _missing(where: str, field: str, fields: Fields, wanted_by: str) -> DataErro
     return DataError(f"no field {field}, which {wanted_by} names", where=f"{where}, field {field}", fix=hint)
 
 
-def _templated(template: str) -> Callable[[str, Fields], Record]:
+def _templated(template: str) -> Format:
+    """The format of rows whose text is built from a template; the last field and what follows it are the answer."""
     try:
-        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        parts = list(string.Formatter().parse(template))
     except ValueError as error:
-        raise RecipeError(f"not a template: {error}", where="data.text_template", fix="write {{ for a brace") from None
+        raise _not_a_template(str(error)) from None
+    names = [name for _, name, _, _ in parts if name is not None]
     if not names:
-        raise RecipeError("names no field", where="data.text_template", fix='for example "Q: {question}\\nA: {answer}"')
-    answer_part = template[template.rindex("{" + names[-1]) :]
-    prompt_part = template[: template.rindex("{" + names[-1])]
+        raise _not_a_template("it names no field")
+    if "" in names or any(spec or conversion for _, _, spec, conversion in parts):
+        raise _not_a_template("a field is written {name}, without ! or :")
 
     def build(where: str, fields: Fields) -> Record:
-        for name in names:
-            if name not in fields:
-                raise _missing(where, name, fields, "data.text_template")
-        values = {name: _string(where, fields, name, empty=True) for name in names}
-        if not values[names[-1]].strip():
-            raise DataError(f"empty {names[-1]}", where=f"{where}, field {names[-1]}", fix="fill in or remove the row")
-        prompt = prompt_part.format(**values)
-        return Text(where, prompt + answer_part.format(**values), answer=len(prompt))
+        text, answer = "", 0
+        for literal, name, _, _ in parts:
+            text += literal
+            if name is not None:
+                answer, value = len(text), _string(where, fields, name, empty=name != names[-1])
+                text += value
+        return Text(where, text, answer)
 
-    return build
+    return Format(Text, tuple(names), build, "data.text_template")
+
+
+def _not_a_template(problem: str) -> RecipeError:
+    return RecipeError(
+        f"not a template: {problem}",
+        where="data.text_template",
+        fix='for example "Q: {question}\\nA: {answer}"; a brace is written {{',
+    )
 
 
 def _string(where: str, fields: Fields, name: str, *, empty: bool = False) -> str:
-    value = fields[name]
+    value = fields.get(name)
     if not isinstance(value, str):
         raise DataError(
-            f"{name} is {'empty' if value is None else f'a {type(value).__name__}'}, not a string",
+            f"{name} is {KINDS.get(type(value), 'a number')}, not a string",
             where=f"{where}, field {name}",
             fix="write it as text",
         )
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise DataError(f"{name} holds half a character", where=f"{where}, field {name}", fix="write it as Unicode")
     if not empty and not value.strip():
         raise DataError(f"empty {name}", where=f"{where}, field {name}", fix="fill in or remove the row")
     return value
@@ -139,10 +160,15 @@ def _prompted(where: str, fields: Fields) -> Record:
 
 def _instruction_messages(where: str, fields: Fields) -> tuple[Message, ...]:
     request = _string(where, fields, "instruction")
-    if fields.get("input"):
-        request += "\n\n" + _string(where, fields, "input")
-    system = (Message("system", _string(where, fields, "system")),) if fields.get("system") else ()
-    return (*system, Message("user", request))
+    more, system = (_optional(where, fields, name) for name in ("input", "system"))
+    user = Message("user", f"{request}\n\n{more}" if more else request)
+    return (Message("system", system), user) if system else (user,)
+
+
+def _optional(where: str, fields: Fields, name: str) -> str:
+    """The field, or nothing where it is absent, null or blank."""
+    value = _string(where, fields, name, empty=True) if fields.get(name) is not None else ""
+    return value if value.strip() else ""
 
 
 def _instruction(where: str, fields: Fields) -> Record:
@@ -168,7 +194,7 @@ def _message(where: str, turn: Any) -> Message:
         raise DataError(f"unknown role {turn['role']!r}", where=where, fix=f"one of: {', '.join(ROLES)}")
     content = _string(where, turn, "content", empty=turn["role"] != "assistant")
     weight = turn.get("weight", 1)
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or weight < 0:
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= MOST_WEIGHT:
         raise DataError(f"weight {weight!r}", where=where, fix="a number from 0 (no loss) up; 1 is the usual")
     return Message(turn["role"], content, float(weight))
 
@@ -196,7 +222,8 @@ def _preference(where: str, fields: Fields) -> Record:
 def _preference_parts(where: str, fields: Fields) -> tuple[Prompt, str, str]:
     if isinstance(fields["chosen"], list):
         chosen, rejected = _messages(where, fields, "chosen"), _messages(where, fields, "rejected")
-        prompt = _messages(where, fields, "prompt") if isinstance(fields.get("prompt"), list) else ()
+        prompt = _prompt_messages(where, fields)
+        prompt = () if prompt == chosen[: len(prompt)] else prompt
         if chosen[:-1] != rejected[:-1] or chosen[-1].role != "assistant" or rejected[-1].role != "assistant":
             raise DataError(
                 "chosen and rejected differ before their last message",
@@ -214,9 +241,16 @@ def _preference_parts(where: str, fields: Fields) -> tuple[Prompt, str, str]:
     raise _missing(where, "prompt", fields, "a preference")
 
 
+def _prompt_messages(where: str, fields: Fields) -> tuple[Message, ...]:
+    """What stands before messages of the answers: a list of messages, a user's text, or nothing."""
+    if isinstance(fields.get("prompt"), str):
+        return (Message("user", _string(where, fields, "prompt")),)
+    return _messages(where, fields, "prompt") if fields.get("prompt") is not None else ()
+
+
 def _labelled(where: str, fields: Fields) -> Record:
     label = fields["label"]
-    if isinstance(label, (int, float)) and not isinstance(label, bool):
+    if isinstance(label, (int, float)) and not isinstance(label, bool) and math.isfinite(label):
         label = str(label)
     return Labelled(where, _string(where, fields, "text"), _string(where, {"label": label}, "label"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,11 +24,13 @@ def split(records: Sequence[Record], fraction: float, seed: int) -> tuple[list[R
         groups.setdefault(record.prompt_key, []).append(index)
     keys = sorted(groups)
     random.Random(f"{seed} split").shuffle(keys)
-    wanted, held = round(fraction * len(records)), set[int]()
-    for key in keys:
-        if len(held) >= wanted:
-            break
-        held.update(groups[key])
+    # Less a hair, because 0.1 × 70 is a little above 7 in binary.
+    wanted, held = math.ceil(fraction * len(records) - 1e-9), set[int]()
+    # A group too large for what is still wanted waits: it is taken, the smallest first, only when nothing else is left.
+    large = [key for key in keys if not _add(held, groups[key], wanted)]
+    for key in sorted(large, key=lambda key: len(groups[key])):
+        if len(held) < wanted:
+            held.update(groups[key])
     if not held or len(held) == len(records):
         raise DataError(
             f"{len(records)} rows with {len(groups)} different prompts cannot be split by {fraction}",
@@ -36,6 +39,14 @@ def split(records: Sequence[Record], fraction: float, seed: int) -> tuple[list[R
         )
     train = [record for index, record in enumerate(records) if index not in held]
     return train, [records[index] for index in sorted(held)]
+
+
+def _add(held: set[int], group: Sequence[int], wanted: int) -> bool:
+    """Add a group that does not lead beyond `wanted`."""
+    if len(held) + len(group) > wanted:
+        return False
+    held.update(group)
+    return True
 
 
 def _tails(records: Sequence[Record], fraction: float) -> tuple[list[Record], list[Record]]:

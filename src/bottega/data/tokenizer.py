@@ -22,7 +22,14 @@ def train_tokenizer(
     """
     from transformers import PreTrainedTokenizerFast
 
-    if out.exists() and any(out.iterdir()):
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        taken = any(out.iterdir())
+        if not taken:
+            out.rmdir()  # it stands only once there is something to put into it
+    except OSError as error:
+        raise RunError(f"cannot be written: {error.strerror}", where=str(out), fix="choose another --out") from None
+    if taken:
         raise RunError("the folder is not empty", where=str(out), fix="choose another --out")
     backend = _characters(files) if kind == "characters" else _bytes(files, vocabulary)
     special = {} if kind == "characters" else {"bos_token": END, "eos_token": END}
@@ -44,7 +51,9 @@ def _bytes(files: Sequence[Path], vocabulary: int) -> Any:
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=[END], initial_alphabet=alphabet)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+    )
     backend.train_from_iterator(_texts(files), trainer)
     return backend
 

@@ -106,8 +106,11 @@ class Engine:
         eos = self.tokenizer.eos_token_id
         return generate(self.scorer.network, prompts, tokens=tokens, temperature=temperature, seed=seed, eos=eos)
 
-    def save(self, folder: Path, *, state: bool) -> None:
+    def save(self, folder: Path, *, step: int, state: bool) -> None:
         """The model or adapter in transformers' and PEFT's own format with its tokenizer; `state` to go on from."""
+        broken = [name for name, weight in self.optimizer.weights.items() if not torch.isfinite(weight).all()]
+        if broken:
+            raise Diverged(f"the weights are no numbers after step {step}", where=_named(broken), fix="lower optim.lr")
         save_weights(self.scorer.model, folder)
         self.tokenizer.save_pretrained(str(folder))
         if state:
@@ -136,7 +139,8 @@ def _not_finite(scores: Mapping[str, Tensor], batch: Batch) -> list[str]:
     return [batch.ids[index] for index in sorted(set(batch.example[batch.row[bad]].tolist()))]
 
 
-def _named(ids: Sequence[str]) -> str:
+def _named(names: Sequence[str]) -> str:
+    ids = list(dict.fromkeys(names))
     return ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
 
 

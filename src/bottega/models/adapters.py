@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,13 +40,24 @@ def adapt(model: nn.Module, adapter: recipes.Adapter, *, classes: bool, referenc
             target_modules=adapter.targets,
             task_type=TaskType.SEQ_CLS if classes else TaskType.CAUSAL_LM,
         )
+        _refuse_unknown(model, adapter.targets)
         try:
             # The optimiser keeps float32 copies, so the adapter computes in the dtype of its base.
             return get_peft_model(model, config, autocast_adapter_dtype=False)
-        except ValueError as error:
+        except (ValueError, re.error) as error:
             raise ModelError(
-                str(error).splitlines()[0], where="adapter.targets", fix="all-linear fits any model"
+                f"{adapter.targets}: {str(error).splitlines()[0]}",
+                where="adapter.targets",
+                fix="all-linear fits any model",
             ) from None
+
+
+def _refuse_unknown(model: nn.Module, targets: str | list[str]) -> None:
+    """PEFT is content when one of several targets exists; the others would go unnoticed."""
+    names = {part for name, _ in model.named_modules() for part in (name, name.rpartition(".")[2])}
+    lost = [] if isinstance(targets, str) else [name for name in targets if name not in names]
+    if lost:
+        raise ModelError(f"no module is called {lost[0]}", where="adapter.targets", fix="all-linear fits any model")
 
 
 @contextmanager

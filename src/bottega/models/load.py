@@ -6,6 +6,7 @@ are refused. `Place.base` may also be a finished run.
 
 from __future__ import annotations
 
+import difflib
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ import torch
 import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -56,8 +58,7 @@ def locate(name: str) -> Source:
     folder = Path(name)
     if not folder.is_absolute():
         return Source(name)
-    if not folder.exists():
-        raise ModelError("no such folder", where=name, fix="check model.base; it resolves against the recipe's folder")
+    _check_folder(folder, "model.base")
     if (folder / "resolved.json").exists():
         if (folder / "model").exists():
             return Source(str(folder / "model"))
@@ -65,6 +66,12 @@ def locate(name: str) -> Source:
             return Source(adapter_base(folder / "adapter"), folder / "adapter")
         raise ModelError("this run has no result yet", where=name, fix=f"finish it: bottega train --resume {name}")
     return Source(name)
+
+
+def _check_folder(folder: Path, key: str) -> None:
+    if not folder.is_dir():
+        what = "a file, not a folder" if folder.exists() else "no such folder"
+        raise ModelError(what, where=str(folder), fix=f"check {key}; it resolves against the recipe's folder")
 
 
 def adapter_folder(name: str) -> Path:
@@ -85,6 +92,8 @@ def adapter_base(folder: Path) -> str:
 def load_tokenizer(name: str) -> Any:
     """A fast tokenizer with a chat template: its own, or a plain-text one."""
     folder = Path(name)
+    if folder.is_absolute():
+        _check_folder(folder, "model.tokenizer")
     if folder.is_dir() and not any(
         (folder / file).exists() for file in ("tokenizer.json", "tokenizer.model", "vocab.txt")
     ):
@@ -103,7 +112,7 @@ def load_tokenizer(name: str) -> Any:
 
 
 def _plain_template(tokenizer: Any) -> str:
-    ids = tokenizer("a")["input_ids"]
+    ids = tokenizer("")["input_ids"]
     adds_bos = tokenizer.bos_token_id is not None and bool(ids) and ids[0] == tokenizer.bos_token_id
     bos = "{{ bos_token }}" if adds_bos else ""
     return CHAT_TEMPLATE.format(bos=bos, eos="{{ eos_token }}" if tokenizer.eos_token else "")
@@ -119,8 +128,23 @@ def load_config(model: recipes.Model, tokenizer: Any) -> Any:
         name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name not in shape
     }
     shape.setdefault("vocab_size", len(tokenizer))
+    kind = str(shape.pop("model_type"))
+    _refuse_unknown_shape(kind, shape)
     with _quietly("model.shape", "the config"):
-        return AutoConfig.for_model(shape.pop("model_type"), **shape, **tokens)
+        return AutoConfig.for_model(kind, **shape, **tokens)
+
+
+def _refuse_unknown_shape(kind: str, shape: dict[str, Any]) -> None:
+    """transformers keeps any key; one that no model reads is a slip of the pen."""
+    if kind not in CONFIG_MAPPING:
+        near = difflib.get_close_matches(kind, CONFIG_MAPPING, 3, cutoff=0.4) or ["llama", "qwen3", "gpt2"]
+        raise ModelError(f"unknown model_type {kind}", where="model.shape", fix=f"for example {', '.join(near)}")
+    default = CONFIG_MAPPING[kind]()
+    for key in shape:
+        if not hasattr(default, key):
+            near = difflib.get_close_matches(key, vars(default), 1)
+            fix = f"did you mean {near[0]}?" if near else f"see transformers' {type(default).__name__}"
+            raise ModelError(f"unknown key {key}", where="model.shape", fix=fix)
 
 
 def is_encoder(config: Any) -> bool:
@@ -185,7 +209,12 @@ def load_model(
     _refuse_pickles(source.base)
     with _quietly(source.base, "the weights"):
         loaded, info = auto.from_pretrained(
-            source.base, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+            source.base,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # refused below, in plainer words
+            output_loading_info=True,
         )
     _refuse_gaps(source.base, info, loaded, head)
     return cast(nn.Module, loaded) if source.adapter is None else _merged(loaded, source.adapter, dtype)
@@ -267,9 +296,14 @@ def _quietly(where: str, what: str) -> Iterator[None]:
     except ModelError:
         raise
     except Exception as error:
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = " ".join(lines[:3])[:300]
+        if where != "model.shape" and not Path(where).is_absolute():
+            reason = f"no such folder, and no such model on the hub as far as it can be asked: {reason}"
         raise ModelError(
-            f"{what} cannot be loaded: {line}", where=where, fix="is it a transformers checkpoint, whole and readable?"
+            f"{what} cannot be loaded: {reason}",
+            where=where,
+            fix="is it a transformers checkpoint, whole and readable?",
         ) from error
     finally:
         transformers.logging.set_verbosity(before)

@@ -37,7 +37,7 @@ class Objective(BaseModel, ABC):
     lr         default learning rates, measured: (full fine-tuning, LoRA)
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     reads: ClassVar[tuple[type, ...]]
     head: ClassVar[Literal["language", "class"]] = "language"

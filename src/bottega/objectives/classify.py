@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from bottega.batch import Batch, Loss, Row, Term
+from bottega.errors import DataError
 from bottega.objectives import Objective, Output
 from bottega.records import Labelled, Record
 
@@ -30,7 +31,14 @@ class Classify(Objective):
         return [(codec.pooled(record.where, record.text, codec.label(record.where, record.label)),)]
 
     def labels(self, records: list[Record]) -> list[str]:
-        return sorted({record.label for record in records if isinstance(record, Labelled)})
+        found = sorted({record.label for record in records if isinstance(record, Labelled)})
+        if len(found) == 1:
+            raise DataError(
+                f"every row has the label {found[0]!r}, so there is nothing to learn",
+                where=f"{records[0].where}, field label",
+                fix="add rows with another label",
+            )
+        return found
 
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
         logits = scores["logits"]
