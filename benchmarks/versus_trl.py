@@ -12,17 +12,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 from collections import defaultdict
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
-import torch
+from machine import described
 from workloads import instructions, make_model, preferences, real_tokens, write
 
 HERE = Path(__file__).parent
@@ -108,8 +106,7 @@ def table(results: dict, rows: dict, options: argparse.Namespace) -> str:
     lines = [
         f"# SFT and DPO against TRL, {options.shape} shapes",
         "",
-        f"{date.today()}, {processor()}, {torch.get_num_threads()} threads, bfloat16, LoRA rank 16, all linear layers. "
-        f"torch {torch.__version__}, transformers {version('transformers')}, peft {version('peft')}, TRL 1.16.0. "
+        f"{date.today()}, {described()}, TRL 1.16.0; bfloat16, LoRA rank 16 on all linear layers. "
         f"Medians of {options.rounds} alternating rounds of {options.steps} updates, the first left out.",
         "",
         "| work | contender | real tokens/s | peak memory, GB |",
@@ -131,12 +128,6 @@ def table(results: dict, rows: dict, options: argparse.Namespace) -> str:
             f"{leaner:.2f} × the leaner TRL's memory"
         )
     return "\n".join([*lines, "", *verdicts, ""])
-
-
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return f"{len(names)} × {names[0]}" if names else platform.processor()
 
 
 if __name__ == "__main__":

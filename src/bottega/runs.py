@@ -357,9 +357,10 @@ def _status(folder: Path, last: str) -> str:
     """finished, failed, running or stopped (its process is gone)."""
     if any((folder / name / MANIFEST).exists() for name in RESULTS):
         return "finished"
-    with (folder / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return "running"
+    if (folder / ".lock").exists():
+        with (folder / ".lock").open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return "running"
     return "failed" if last == "failed" else "stopped"

@@ -100,3 +100,13 @@ def test_state_goes_on_exactly(name: str, dtype: torch.dtype) -> None:
         step(fresh, three)
     for key, value in one.state().items():
         assert torch.equal(value, three.state()[key]), key
+
+
+def test_small_gradients_survive_float16() -> None:
+    made, plain = model(torch.float16), model()
+    optimizer = Optimizer(made, Optim())
+    batch = torch.arange(8) % 7
+    (made(batch).float().pow(2).sum() * 1e-6 * optimizer.scale).backward()
+    (plain(batch).pow(2).sum() * 1e-6).backward()
+    for name, weight in plain.named_parameters():
+        torch.testing.assert_close(optimizer.masters[name].grad, weight.grad, rtol=0.05, atol=1e-9)

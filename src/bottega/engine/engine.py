@@ -81,7 +81,7 @@ class Engine:
                     where=_named(_not_finite(scores, batch) or batch.ids),
                     fix="lower optim.lr, or look at these rows with: bottega preview",
                 )
-            total.backward()  # type: ignore[no-untyped-call]
+            (total * self.optimizer.scale).backward()
         self.gathered += batch.ids
         return loss, share
 

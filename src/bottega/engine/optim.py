@@ -14,19 +14,24 @@ from torch import Tensor, nn
 
 from bottega.recipe import Optim
 
+FLOAT16_SCALE = 2.0**12
+"""Gradients of float16 weights are computed this much larger, or the small ones would be rounded to zero."""
+
 
 class Optimizer:
     """Moves the trained weights of a model. Gradients gather on the masters as backward passes run.
 
     embeddings  names of weights that are no matrices for Muon, whatever their shape: embeddings and heads
+    scale       what a loss must be multiplied by before its backward; the masters' gradients are free of it
     """
 
     def __init__(self, model: nn.Module, settings: Optim, embeddings: Iterable[str] = ()) -> None:
         self.weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        self.scale = FLOAT16_SCALE if any(w.dtype == torch.float16 for w in self.weights.values()) else 1.0
         self.masters = {name: _master(weight) for name, weight in self.weights.items()}
         for name, weight in self.weights.items():
             if self.masters[name] is not weight:
-                cast(Any, weight).register_post_accumulate_grad_hook(_gatherer(self.masters[name]))
+                cast(Any, weight).register_post_accumulate_grad_hook(_gatherer(self.masters[name], self.scale))
         matrices = {name for name, weight in self.weights.items() if weight.dim() >= 2}
         for_muon = {name for name in matrices if self.weights[name].dim() == 2} - set(embeddings)
         for_muon = for_muon if settings.optimizer == "muon" else set()
@@ -95,12 +100,14 @@ def _master(weight: nn.Parameter) -> nn.Parameter:
     return weight if wide else nn.Parameter(weight.detach().float())
 
 
-def _gatherer(master: nn.Parameter) -> Callable[[Tensor], None]:
+def _gatherer(master: nn.Parameter, scale: float) -> Callable[[Tensor], None]:
     """Adds a half-precision weight's gradient to its master as soon as it is complete, and frees it."""
 
     def gather(weight: Tensor) -> None:
         assert weight.grad is not None
         gradient = weight.grad.float()
+        if scale != 1.0:
+            gradient /= scale
         master.grad = gradient if master.grad is None else master.grad.add_(gradient)
         weight.grad = None
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from bottega import recipe as recipes
 from bottega.errors import ModelError
+from bottega.models.fused import fuse
 from bottega.models.load import adapter_folder
 
 REFERENCE = "reference"
@@ -32,7 +33,7 @@ def adapt(model: nn.Module, adapter: recipes.Adapter, *, classes: bool, referenc
             adapted = PeftModel.from_pretrained(model, folder, is_trainable=True, autocast_adapter_dtype=False)
             if reference:
                 adapted.load_adapter(folder, REFERENCE, is_trainable=False, autocast_adapter_dtype=False)
-            return adapted
+            return fuse(adapted)
         config = LoraConfig(
             r=adapter.rank,
             lora_alpha=adapter.alpha,
@@ -43,7 +44,7 @@ def adapt(model: nn.Module, adapter: recipes.Adapter, *, classes: bool, referenc
         _refuse_unknown(model, adapter.targets)
         try:
             # The optimiser keeps float32 copies, so the adapter computes in the dtype of its base.
-            return get_peft_model(model, config, autocast_adapter_dtype=False)
+            return fuse(get_peft_model(model, config, autocast_adapter_dtype=False))
         except (ValueError, re.error) as error:
             raise ModelError(
                 f"{adapter.targets}: {str(error).splitlines()[0]}",

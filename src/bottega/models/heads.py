@@ -88,10 +88,10 @@ class _LogProbability(torch.autograd.Function):
         logp = hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
         for rows in _chunks(hidden, weight):
             logits = head.logits(hidden[rows])
-            picked = logits.gather(1, label[rows, None])
-            logp[rows] = (picked - logits.logsumexp(1, keepdim=True)).squeeze(1)
+            normaliser = logits.logsumexp(1, keepdim=True)
+            logp[rows] = (logits.gather(1, label[rows, None]) - normaliser).squeeze(1)
             if jacobian is not None:
-                jacobian[rows] = _slope(head, logits, label[rows]).to(weight.dtype) @ weight
+                jacobian[rows] = _slope(head, logits, normaliser, label[rows]).to(weight.dtype) @ weight
         ctx.trained, ctx.scale, ctx.cap = trained, scale, cap
         if jacobian is not None:
             ctx.save_for_backward(jacobian)
@@ -111,7 +111,9 @@ class _LogProbability(torch.autograd.Function):
         to_weight = torch.zeros_like(weight, dtype=gradient.dtype)
         to_bias = torch.zeros_like(bias, dtype=gradient.dtype) if bias is not None else None
         for rows in _chunks(hidden, weight):
-            slope = _slope(head, head.logits(hidden[rows]), label[rows]).mul_(gradient[rows, None])
+            logits = head.logits(hidden[rows])
+            normaliser = logits.logsumexp(1, keepdim=True)
+            slope = _slope(head, logits, normaliser, label[rows]).mul_(gradient[rows, None])
             if to_bias is not None:
                 to_bias += slope.sum(0)
             slope = slope.to(weight.dtype)
@@ -120,12 +122,12 @@ class _LogProbability(torch.autograd.Function):
         return to_hidden, to_weight.to(weight.dtype), None if to_bias is None else to_bias.to(bias.dtype), *[None] * 3
 
 
-def _slope(head: LanguageHead, logits: Tensor, label: Tensor) -> Tensor:
-    """∂logp/∂(hidden @ weightᵀ + bias), [n, V], from the finished logits."""
-    slope = logits.softmax(1).neg_()
+def _slope(head: LanguageHead, logits: Tensor, normaliser: Tensor, label: Tensor) -> Tensor:
+    """∂logp/∂(hidden @ weightᵀ + bias), [n, V], from the finished logits, which it uses up."""
+    flattening = None if head.softcap is None else 1 - (logits / head.softcap) ** 2
+    slope = logits.sub_(normaliser).exp_().neg_()
     slope.scatter_add_(1, label[:, None], torch.ones_like(label, dtype=slope.dtype)[:, None])
-    if head.softcap is not None:
-        slope.mul_(1 - (logits / head.softcap) ** 2)
+    slope = slope if flattening is None else slope.mul_(flattening)
     return slope.mul_(head.scale) if head.scale != 1.0 else slope
 
 
