@@ -50,7 +50,6 @@ def test_preview_shows_what_carries_loss(llama: Path, tmp_path: Path, write_reci
 def test_train_runs_resume_and_list(llama: Path, tmp_path: Path, write_recipe: Callable) -> None:
     data = write_jsonl(tmp_path / "rows.jsonl", ROWS)
     recipe = write_recipe(
-        name="small",
         model={"base": str(llama)},
         adapter={"rank": 2},
         data={"train": str(data)},
@@ -61,9 +60,9 @@ def test_train_runs_resume_and_list(llama: Path, tmp_path: Path, write_recipe: C
     command = [sys.executable, "-m", "bottega", "train", str(recipe), "optim.lr=1e-3", "--json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     result = json.loads(done.stdout)
-    assert result["run"] == "runs/small-1"
+    assert result["run"] == "runs/run-1"
     assert (result["status"], result["step"], result["result"]) == ("finished", 3, "adapter")
-    run = tmp_path / "runs" / "small-1"
+    run = tmp_path / "runs" / "run-1"
     assert "# optim.lr=1e-3" in (run / "recipe.yaml").read_text()
     assert json.loads((run / "place.json").read_text())["choices"]["lr"] == 1e-3
     events = (run / "events.jsonl").read_bytes()
@@ -72,7 +71,7 @@ def test_train_runs_resume_and_list(llama: Path, tmp_path: Path, write_recipe: C
     assert (run / "events.jsonl").read_bytes() == events, "a finished run is left as it is"
     code, out = call("runs", str(tmp_path / "runs"), "--json")
     assert code == 0
-    assert [found["name"] for found in json.loads(out)] == ["small"]
+    assert [found["name"] for found in json.loads(out)] == ["run"]
 
 
 def test_doctor() -> None:

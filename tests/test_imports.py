@@ -15,7 +15,7 @@ import bottega
 SOURCE = Path(bottega.__file__).parent
 LAYERS = [
     {"cli", "__main__"},
-    {"terminal", "doctor"},
+    {"terminal", "doctor", "reference"},
     {"__init__", "survey", "loop"},
     {"session"},
     {"feed", "engine"},

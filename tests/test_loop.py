@@ -61,7 +61,10 @@ def test_the_events_of_a_run(recipe: Callable, tmp_path: Path) -> None:
 
 def test_without_evaluate_and_save_there_is_only_the_result(recipe: Callable, tmp_path: Path) -> None:
     events = play(recipe(adapter={"rank": 2}), tmp_path / "run")
-    assert {event.type for event in events} == {"started", "stepped", "finished"}
+    assert {event.type for event in events} == {"started", "noted", "stepped", "finished"}
+    assert [event.message for event in events if event.type == "noted"] == [
+        "validation rows are held out but never scored; add evaluate: {}"
+    ]
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").exists()
 
@@ -219,3 +222,91 @@ def test_sampling_is_transformers_greedy(recipe: Callable) -> None:
     assert ours == grown[len(ids) :]
     one, two = (session.engine.sample([ids], tokens=8, temperature=1.0, seed=seed)[0] for seed in (1, 1))
     assert one == two
+
+
+def test_what_a_kill_leaves_before_the_recipe_stands_is_no_run(recipe: Callable, tmp_path: Path) -> None:
+    for left in ([".lock"], [".lock", "resolved.json"], [".lock", ".resolved.json.partial"]):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        for name in left:
+            (folder / name).touch()
+        with pytest.raises(RunError, match="not a run folder"):
+            next(bottega.resume(folder))
+        assert play(recipe(), folder)[-1].type == "finished"
+
+
+def test_a_run_that_failed_at_once_may_be_started_again(recipe: Callable, tmp_path: Path) -> None:
+    out, data = tmp_path / "run", tmp_path / "late.jsonl"
+    broken = recipe(data={"train": str(data)})
+    with pytest.raises(bottega.BottegaError):
+        play(broken, out)
+    write_jsonl(data, [{"prompt": "the", "completion": " cat"}] * 4)
+    events = play(broken, out)
+    assert events[0].type == "started"
+    assert not events[0].resumed
+
+
+def test_the_end_is_told_though_the_process_ended_before_telling(recipe: Callable, tmp_path: Path) -> None:
+    finished = play(recipe(evaluate={"every": 3}), tmp_path / "run")[-1]
+    log = tmp_path / "run" / "events.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
+    (told,) = bottega.resume(tmp_path / "run")
+    document, wanted = told.document(), finished.document()
+    assert {**document, "time": 0} == {**wanted, "time": 0}
+
+
+def test_a_damaged_best_checkpoint_gives_way_to_the_next(recipe: Callable, tmp_path: Path) -> None:
+    settings = {"steps": 40, "examples": 4, "lr": 0.1, "schedule": "constant"}
+    made = recipe(optim=settings, evaluate={"every": 1, "stop_after": 2}, save={"every": 1, "keep": 5})
+    events = bottega.train(made, tmp_path / "run")
+    seen = []
+    for event in events:
+        seen.append(event)
+        losses = {e.step: e.loss for e in seen if e.type == "validated" and e.step > 0}
+        best = min(losses, key=lambda step: losses[step]) if losses else 0
+        if event.type == "validated" and best and event.step == best + 2:
+            (tmp_path / "run" / "checkpoints" / f"step-{best:08d}" / "model.safetensors").write_bytes(b"")
+    finished = seen[-1]
+    assert any(e.type == "noted" and "next best is taken" in e.message for e in seen)
+    assert finished.type == "finished"
+
+
+def test_validation_rows_are_drawn_from_the_whole_file(recipe: Callable) -> None:
+    from bottega.session import Session
+
+    session = Session(recipe(evaluate={"rows": 3}))
+    names = [name for batch in session.validation for name in batch.ids]
+    assert len(names) == 3
+    assert names != [example.id for example in session.rows.validation.examples[:3]]
+
+
+def test_an_adapter_on_an_adapter_is_refused_with_the_way_out(recipe: Callable, tmp_path: Path, llama: Path) -> None:
+    play(recipe(adapter={"rank": 2}), tmp_path / "run")
+    base = {"base": str(tmp_path / "run"), "dtype": "float32"}
+    with pytest.raises(bottega.BottegaError, match=r"adapter\.from="):
+        play(recipe(model=base, adapter={"rank": 2}), tmp_path / "next")
+    assert play(recipe(model=base), tmp_path / "whole")[-1].result == "model"
+    continued = recipe(adapter={"from": str(tmp_path / "run")})
+    assert play(continued, tmp_path / "more")[-1].result == "adapter"
+
+
+def test_an_adapter_on_the_head_is_not_overlooked(recipe: Callable, tmp_path: Path) -> None:
+    import torch
+
+    from bottega.session import Session
+
+    session = Session(recipe(adapter={"rank": 2, "targets": ["q_proj", "lm_head"]}))
+    assert session.engine.scorer.fit.own_head
+    with torch.no_grad():
+        for name, weight in session.engine.scorer.model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_()
+    (batch,) = session.batches(session.feed.examples[:1])
+    row = session.feed.examples[0].rows[0]
+    network = session.engine.scorer.network
+    network.set_attn_implementation("eager")
+    with torch.no_grad():
+        logits = network.eval()(torch.from_numpy(row.tokens)[None]).logits[0]
+    network.set_attn_implementation("bottega")
+    wanted = logits.log_softmax(-1)[row.at, row.label]
+    torch.testing.assert_close(session.engine.score(batch)["logp"], wanted, rtol=1e-4, atol=1e-4)

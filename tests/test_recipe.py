@@ -25,7 +25,7 @@ def test_every_key_but_three_has_a_default() -> None:
 
 
 def test_a_recipe_reads_back_from_its_own_document() -> None:
-    document = MINIMAL | {"adapter": {"from": "/a/run", "targets": ["q_proj"]}, "optim": {"betas": [0.8, 0.9]}}
+    document = MINIMAL | {"adapter": {"rank": 3, "targets": ["q_proj"]}, "optim": {"betas": [0.8, 0.9]}}
     recipe = Recipe.parse(document)
     assert Recipe.parse(recipe.document()) == recipe
     assert recipe.fingerprint() == Recipe.parse(recipe.document()).fingerprint() != Recipe.parse(MINIMAL).fingerprint()

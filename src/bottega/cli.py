@@ -178,8 +178,12 @@ def _follow(events: Iterator[Any], folder: Path) -> None:
 
     console = progress_console()
     console.print(f"run {folder}", style="bold", markup=False)
-    for _ in watch(events, console):
-        pass
+    try:
+        for _ in watch(events, console):
+            pass
+    except KeyboardInterrupt:
+        print(f"\nstopped; continue it: bottega train --resume {folder}", file=sys.stderr)
+        raise typer.Exit(1) from None
 
 
 def _dry_run(recipe: Any, as_json: bool) -> None:
@@ -207,7 +211,7 @@ def _result(folder: Path, as_json: bool) -> None:
     print(
         f"{folder}/{result['result']}: " + ", ".join(f"{name.replace('_', ' ')} {v:.4f}" for name, v in losses.items())
     )
-    print("see all runs: bottega runs")
+    print(f"see all runs: bottega runs {folder.parent}")
 
 
 def _cell(value: Any) -> str:
@@ -228,6 +232,3 @@ def _errors(as_json: bool) -> Iterator[None]:
             print(json.dumps(shown))
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        print("\nstopped; the run can be continued: bottega train --resume RUN", file=sys.stderr)
-        raise typer.Exit(1) from None

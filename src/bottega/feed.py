@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +37,11 @@ class Records:
 
 @dataclass
 class Encoded:
-    """Examples, and what became of the rows that are none."""
+    """Examples, and what became of the rows that are none: `rows` sound ones were encoded, `unsound` never were."""
 
     examples: list[Example] = field(default_factory=list)
+    rows: int = 0
+    unsound: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     truncated: int = 0
 
@@ -89,7 +92,7 @@ def _read(recipe: Recipe, files: Sequence[Path], others: Sequence[Path]) -> tupl
 
 def encode(rows: Sequence[Record], objective: Objective, codec: Codec, *, drop: bool = False) -> Encoded:
     """The examples of the records, in order; `drop` leaves out those a chat template refuses."""
-    out = Encoded()
+    out = Encoded(rows=len(rows))
     before = codec.truncated
     for record in rows:
         try:
@@ -145,24 +148,32 @@ class Feed:
         self.steps = recipe.optim.steps or self._steps(recipe.optim.epochs or 1.0)
 
     def _steps(self, epochs: float) -> int:
+        """Updates until every example has been taken `epochs` times."""
+        wanted = math.ceil(epochs * len(self.examples) - 1e-9)
         if self.update_tokens is None:
-            return math.ceil(epochs * len(self.examples) / self.update_examples)
-        return math.ceil(epochs * sum(example.tokens for example in self.examples) / self.update_tokens)
+            return math.ceil(wanted / self.update_examples)
+        stream, position, steps = self._stream(0), 0, 0
+        while position < wanted:
+            position, steps = position + len(self._take(stream)), steps + 1
+        return steps
 
     def updates(self, step: int = 0, position: int = 0) -> Iterator[Update]:
         """The updates after `step`, whose last example stood before `position`."""
         stream = self._stream(position)
         for number in range(step + 1, self.steps + 1):
-            examples = [next(stream)]
-            while not self._full(examples):
-                examples.append(next(stream))
+            examples = self._take(stream)
             position += len(examples)
             yield Update(number, examples, position)
 
-    def _full(self, examples: Sequence[Example]) -> bool:
+    def _take(self, stream: Iterator[Example]) -> list[Example]:
+        """The next update's examples: so many, or as many as reach so many tokens."""
         if self.update_tokens is None:
-            return len(examples) >= self.update_examples
-        return sum(example.tokens for example in examples) >= self.update_tokens
+            return list(islice(stream, self.update_examples))
+        examples, tokens = list[Example](), 0
+        while tokens < self.update_tokens:
+            examples.append(next(stream))
+            tokens += examples[-1].tokens
+        return examples
 
     def _stream(self, position: int) -> Iterator[Example]:
         epoch, place = divmod(position, len(self.examples))

@@ -40,6 +40,9 @@ def resume(folder: str | Path) -> Iterator[Event]:
     with RunStore.open(Path(folder)) as run:
         if not run.finished:
             yield from _recorded(run)
+        elif not any(event["type"] == "finished" for event in run.history()):
+            # Ended between the result and the line that tells of it.
+            yield run.record(_finished(run))
 
 
 def _recorded(run: RunStore) -> Iterator[Event]:
@@ -67,7 +70,7 @@ def _life(run: RunStore) -> Iterator[Event]:
     yield session.started(step, resumed=place is not None)
     yield from session.notes(step)
     yield from _updates(run, session, step, position)
-    yield _finish(run, session)
+    yield from _finish(run, session)
 
 
 def _updates(run: RunStore, session: Session, step: int, position: int) -> Iterator[Event]:
@@ -136,40 +139,57 @@ def _save(run: RunStore, session: Session, update: Update) -> Saved:
 
     def write(partial: Path) -> None:
         session.engine.save(partial, step=update.step, state=True)
-        state = {"step": update.step, "position": update.position, "lr": session.schedule.lr(update.step)}
+        state = {"step": update.step, "position": update.position}
         (partial / STATE).write_text(json.dumps(state), encoding="utf-8")
 
     commit(folder, write)
-    keep = session.recipe.save.keep if session.recipe.save else 1
-    run.prune(keep, _best(run))
+    run.prune(update.step, session.keep, _best(run))
     return Saved(step=update.step, checkpoint=folder.name, seconds=time.perf_counter() - start)
 
 
-def _finish(run: RunStore, session: Session) -> Finished:
+def _finish(run: RunStore, session: Session) -> Iterator[Event]:
     """Write the result: the last weights, or the best where the run could stop early."""
-    history = run.history()
-    stepped = [event for event in history if event["type"] == "stepped"]
-    last = stepped[-1]["step"] if stepped else 0
-    best = _best(run) if session.stops_early else None
-    if best not in (None, last):
-        wrong = verify(run.checkpoint(best))
-        if wrong:
-            raise CheckpointError(
-                f"the best checkpoint cannot be used: {wrong}",
-                where=str(run.checkpoint(best)),
-                fix="remove the folder and resume; the newest whole checkpoint is taken",
-            )
-        _restore(session, run.checkpoint(best))
+    last = _last_step(run)
+    if session.stops_early:
+        yield from _restore_best(run, session, last)
+    # Whatever an interruption left is cleared first, so that every way to this point ends in the same files.
+    run.prune(last, session.keep, _best(run))
     name = "adapter" if session.recipe.adapter else "model"
     commit(run.folder / name, lambda partial: session.engine.save(partial, step=last, state=False))
+    yield _finished(run)
+
+
+def _restore_best(run: RunStore, session: Session, last: int) -> Iterator[Noted]:
+    """Load the best weights that can be read; a note on each better checkpoint that cannot."""
+    for step, _ in sorted(_losses(run), key=lambda pair: (pair[1], pair[0])):
+        wrong = "" if step == last else verify(run.checkpoint(step))
+        if not wrong:
+            if step != last:
+                _restore(session, run.checkpoint(step))
+            return
+        message = f"the best checkpoint, {run.checkpoint(step).name}, cannot be used: {wrong}; the next best is taken"
+        yield Noted(step=last, subject="checkpoint", message=message)
+
+
+def _finished(run: RunStore) -> Finished:
+    """What the run came to, read from its history."""
+    history, place = run.history(), run.place or {}
+    last, losses = _last_step(run), dict(_losses(run))
+    early = run.recipe.evaluate is not None and run.recipe.evaluate.stop_after is not None
+    chosen = (_best(run) if early else None) or last
+    done = last == place["choices"]["steps"]
     return Finished(
         step=last,
-        result=name,
-        weights_from=best or last,
-        reason="all steps done" if last == session.feed.steps else "validation stopped getting better",
-        loss=stepped[-1]["loss"] if stepped else None,
-        validation_loss=next((loss for step, loss in _losses(run) if step == (best or last)), None),
+        result="adapter" if run.recipe.adapter else "model",
+        weights_from=chosen,
+        reason="all steps done" if done else "validation stopped getting better",
+        loss=next((event["loss"] for event in reversed(history) if event["type"] == "stepped"), None),
+        validation_loss=losses.get(chosen),
     )
+
+
+def _last_step(run: RunStore) -> int:
+    return max((event["step"] for event in run.history() if event["type"] == "stepped"), default=0)
 
 
 def _newest_whole(run: RunStore) -> tuple[Path | None, list[Noted]]:
@@ -179,7 +199,7 @@ def _newest_whole(run: RunStore) -> tuple[Path | None, list[Noted]]:
         wrong = verify(checkpoint)
         if not wrong:
             return checkpoint, damaged
-        message = f"{checkpoint.name} is passed over: {wrong}; the run goes on from the one before"
+        message = f"{checkpoint.name} is passed over: {wrong}; the run goes on from the one before, or from its start"
         damaged.append(Noted(step=0, subject="checkpoint", message=message))
     return None, damaged
 

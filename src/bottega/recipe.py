@@ -34,7 +34,7 @@ PATHS = {
     "data.validation": False,
     "model.base": True,
     "model.tokenizer": True,
-    "adapter.from": True,
+    "adapter.from": False,
 }
 """The keys that hold paths, and whether a hub id may stand there instead."""
 
@@ -78,7 +78,15 @@ class Adapter(Section):
     alpha: float = Field(32, gt=0, description="The update is scaled by alpha / rank.")
     targets: str | list[str] = Field("all-linear", description="Module names, or all linear layers but the head.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Not invariant under sharing, so off by default.")
-    start: str | None = Field(None, alias="from", description="Folder or run of an adapter to continue.")
+    start: str | None = Field(None, alias="from", description="Folder or run of an adapter to continue, as it is.")
+
+    @model_validator(mode="after")
+    def _as_it_is(self) -> Adapter:
+        fields = type(self).model_fields
+        changed = [name for name in fields if name != "start" and getattr(self, name) != fields[name].default]
+        if self.start is not None and changed:
+            raise ValueError(f"a continued adapter keeps its own {', '.join(changed)}")
+        return self
 
 
 class Data(Section):

@@ -33,6 +33,8 @@ from bottega.recipe import Recipe
 MANIFEST = "manifest.json"
 CHECKPOINTS = "checkpoints"
 RESULTS = ("model", "adapter")
+BEGINNINGS = (".lock", "resolved.json", ".resolved.json.partial", ".recipe.yaml.partial")
+"""What a run killed before its recipe.yaml stood may leave: nothing anyone needs."""
 
 
 class RunStore:
@@ -55,14 +57,16 @@ class RunStore:
             _refuse_taken(folder)
             folder.mkdir(parents=True, exist_ok=True)
             run._take()
+            for name in ("place.json", "events.jsonl"):
+                (folder / name).unlink(missing_ok=True)
             try:
                 # recipe.yaml last: once it is there, the run can be resumed.
                 _write(folder / "resolved.json", json.dumps(recipe.document(), indent=1))
                 _write(folder / "recipe.yaml", written)
             except OSError:
                 run.close()
-                for path in folder.iterdir():
-                    path.unlink()
+                for name in BEGINNINGS:
+                    (folder / name).unlink(missing_ok=True)
                 raise
         return run
 
@@ -134,12 +138,19 @@ class RunStore:
         """Complete checkpoints, the newest first."""
         return sorted((self.folder / CHECKPOINTS).glob("step-????????"), reverse=True)
 
-    def prune(self, keep: int, best: int | None) -> None:
-        """Remove all checkpoints but the newest `keep` and the best."""
+    def prune(self, step: int, keep: int, best: int | None) -> None:
+        """Remove all checkpoints up to `step` but the newest `keep` and the best.
+
+        One from after `step` is damaged, or the run would not be here: it does not count.
+        """
         spared = {self.checkpoint(best)} if best is not None else set()
-        for old in self.checkpoints()[keep:]:
+        reached = [path for path in self.checkpoints() if path <= self.checkpoint(step)]
+        for old in reached[keep:]:
             if old not in spared:
-                shutil.rmtree(old)
+                # Out of sight first: a checkpoint is complete or absent, also to one who kills us now.
+                old.rename(old.with_name(f".{old.name}.partial"))
+        for left in (self.folder / CHECKPOINTS).glob(".*.partial"):
+            shutil.rmtree(left)
 
     def _take(self) -> None:
         self._lock = (self.folder / ".lock").open("w")
@@ -154,7 +165,7 @@ class RunStore:
 
 def check_run(folder: Path) -> Path:
     """The folder, if it is a run's; else a RunError."""
-    if not (folder / "resolved.json").exists():
+    if not (folder / "recipe.yaml").exists() or not (folder / "resolved.json").exists():
         raise RunError("not a run folder", where=str(folder), fix="list the runs with: bottega runs")
     return folder
 
@@ -183,7 +194,7 @@ def commit(folder: Path, write: Callable[[Path], None]) -> None:
         write(partial)
         sums = {path.name: checksum(path) for path in sorted(partial.iterdir()) if path.is_file()}
         _write(partial / MANIFEST, json.dumps(sums, indent=1))
-        for path in partial.iterdir():
+        for path in (*partial.iterdir(), partial):
             _sync(path)
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -218,9 +229,11 @@ def checksum(path: Path) -> str:
 
 
 def _refuse_taken(folder: Path) -> None:
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())) or _worthless(folder):
+    if not folder.exists() or (folder.is_dir() and {path.name for path in folder.iterdir()} <= set(BEGINNINGS)):
         return
-    if (folder / "resolved.json").exists():
+    if _worthless(folder):
+        return
+    if (folder / "recipe.yaml").exists() and (folder / "resolved.json").exists():
         fix = f"choose another --out, or continue it: bottega train --resume {folder}"
         raise RunError("holds a run already", where=str(folder), fix=fix)
     raise RunError("is not an empty folder", where=str(folder), fix="choose another --out")

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import math
 import platform
+import random
 import resource
 import sys
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from bottega.batch import Batch, Example, Term, Unit
 from bottega.data.codec import Codec
-from bottega.data.sources import fingerprint
 from bottega.engine.engine import Engine
 from bottega.engine.optim import Optimizer
 from bottega.errors import Diverged, ModelError, RunError
 from bottega.events import Noted, Started
 from bottega.feed import Encoded, Feed, encode, read_records, refuse_empty
-from bottega.models.adapters import adapt
+from bottega.models.adapters import adapt, head_is_adapted
 from bottega.models.load import (
     adapter_folder,
     compute_dtype,
@@ -35,19 +35,19 @@ from bottega.models.load import (
     load_tokenizer,
     locate,
     max_length,
-    set_packed,
 )
-from bottega.models.scorer import Scorer
+from bottega.models.scorer import Fit
 from bottega.packing import divide, pack
 from bottega.randomness import derive
 from bottega.recipe import Recipe
+from bottega.runs import checksum
 from bottega.schedule import Schedule
 
 MICRO_BATCH_TOKENS = 4096
 VALIDATIONS = 10
 """How often a run validates where `evaluate.every` does not say."""
 
-UNITS: tuple[Unit, ...] = ("token", "row", "example")
+UNITS: tuple[Unit, ...] = get_args(Unit)
 
 
 @dataclass
@@ -61,17 +61,26 @@ class Rows:
     train: Encoded
     validation: Encoded
 
+    @property
+    def rows_read(self) -> int:
+        """Training rows in the files, those left out included."""
+        return self.train.rows + self.train.unsound
 
-def prepare(recipe: Recipe) -> Rows:
-    """Read and encode every row of the recipe; raises where nothing would be learned."""
-    tokenizer = load_tokenizer(recipe.model.tokenizer or locate(recipe.model.base or "").base)
+
+def prepare(recipe: Recipe, choices: Mapping[str, Any] | None = None) -> Rows:
+    """Read and encode every row of the recipe; raises where nothing would be learned.
+
+    choices  those of an earlier start of the same run
+    """
+    tokenizer = load_tokenizer(_tokenizer_source(recipe))
     config = load_config(recipe.model, tokenizer)
-    length = max_length(recipe.data.max_length, config)
+    length = max_length((choices or {}).get("max_length", recipe.data.max_length), config)
     records = read_records(recipe)
     labels = recipe.objective.labels(records.train)
     codec = Codec(tokenizer, max_length=length, too_long=recipe.too_long, both_ways=is_encoder(config), labels=labels)
     drop = recipe.data.bad_rows == "drop"
     train = encode(records.train, recipe.objective, codec, drop=drop)
+    train.unsound = records.dropped.total()
     train.dropped += records.dropped
     refuse_empty(train, str(recipe.data.train))
     validation = encode(records.validation, recipe.objective, codec, drop=drop)
@@ -80,6 +89,23 @@ def prepare(recipe: Recipe) -> Rows:
         refuse_empty(validation, str(recipe.data.validation))
     _refuse_unknown_tokens(recipe, config, [*train.examples, *validation.examples])
     return Rows(tokenizer, config, codec, labels, train, validation)
+
+
+def _tokenizer_source(recipe: Recipe) -> str:
+    """The tokenizer named, or that of what is continued, or the base's."""
+    if recipe.model.tokenizer is not None:
+        return recipe.model.tokenizer
+    source = locate(recipe.model.base or "")
+    if recipe.adapter is not None and source.adapter is not None:
+        raise ModelError(
+            "this run ended in an adapter, and an adapter on an adapter cannot be saved by itself",
+            where=str(recipe.model.base),
+            fix=f"continue it: model.base={source.base} adapter.from={recipe.model.base}",
+        )
+    if recipe.adapter is not None and recipe.adapter.start is not None:
+        folder = adapter_folder(recipe.adapter.start)
+        return str(folder) if (folder / "tokenizer.json").exists() else source.tokenizer
+    return source.tokenizer
 
 
 def _refuse_unknown_tokens(recipe: Recipe, config: Any, examples: Sequence[Example]) -> None:
@@ -102,35 +128,38 @@ class Session:
     def __init__(self, recipe: Recipe, place: dict[str, Any] | None = None) -> None:
         self.recipe = recipe
         _check_unchanged(recipe, place)
-        self.threads = (place["choices"]["threads"] if place else recipe.devices.threads) or torch.get_num_threads()
+        choices = place["choices"] if place else {}
+        self.threads = choices.get("threads") or recipe.devices.threads or torch.get_num_threads()
         torch.set_num_threads(self.threads)
         torch.use_deterministic_algorithms(True, warn_only=True)
         # Filling fresh memory with NaN finds reads of nothing; here it costs a tenth of a step.
         setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010, untyped
-        self.device = _device(recipe.devices.device)
-        self.rows = prepare(recipe)
-        self.dtype = compute_dtype(recipe.model.dtype, self.device)
-        self.engine = self._engine()
+        self.device = _device(choices.get("device", recipe.devices.device))
+        self.rows = prepare(recipe, choices)
+        self.dtype = compute_dtype(choices.get("dtype", recipe.model.dtype), self.device)
+        self.engine = self._engine(Fit(**choices["fit"]) if choices else None)
         self.feed = Feed(self.rows.train.examples, recipe)
-        self.tokens = recipe.optim.tokens or MICRO_BATCH_TOKENS
+        self.tokens = choices.get("micro_batch_tokens") or recipe.optim.tokens or MICRO_BATCH_TOKENS
+        self.lr = choices.get("lr") or recipe.lr
         optim = recipe.optim
-        self.schedule = Schedule(optim.schedule, recipe.lr, self.feed.steps, optim.warmup, optim.floor)
+        self.schedule = Schedule(optim.schedule, self.lr, self.feed.steps, optim.warmup, optim.floor)
 
-    def _engine(self) -> Engine:
+    def _model(self) -> tuple[Any, list[str]]:
+        """The base model, the same at every call, and the names of its new modules."""
+        torch.manual_seed(derive(self.recipe.seed, "weights"))
+        rows, head = self.rows, self.recipe.objective.head
+        model, new = load_model(self.recipe.model, rows.config, head, rows.labels, self.dtype, rows.tokenizer)
+        return model.to(self.device), new
+
+    def _engine(self, fit: Fit | None) -> Engine:
+        """The model with its adapter, optimiser and reference; `fit` is how an earlier start computed it."""
         recipe, objective = self.recipe, self.recipe.objective
-        torch.manual_seed(derive(recipe.seed, "weights"))
-        model: Any = load_model(
-            recipe.model, self.rows.config, objective.head, self.rows.labels, self.dtype, self.rows.tokenizer
-        ).to(self.device)
-        scorer = fit_model(model, objective.head)
+        model, new = self._model()
+        scorer = fit_model(model, objective.head, fit)
         reference = None
         if objective.reference and recipe.adapter is None:
-            torch.manual_seed(derive(recipe.seed, "weights"))
-            copy: Any = load_model(
-                recipe.model, self.rows.config, objective.head, self.rows.labels, self.dtype, self.rows.tokenizer
-            ).to(self.device)
-            set_packed(copy, scorer.fit)
-            reference = Scorer(copy.requires_grad_(False), objective.head, scorer.fit).eval()
+            copy, _ = self._model()
+            reference = fit_model(copy.requires_grad_(False), objective.head, scorer.fit).eval()
         if recipe.optim.checkpointing:
             with warnings.catch_warnings():  # transformers is renaming it
                 warnings.simplefilter("ignore", FutureWarning)
@@ -141,7 +170,9 @@ class Session:
         if recipe.adapter is not None:
             torch.manual_seed(derive(recipe.seed, "adapter"))
             classes = objective.head == "class"
-            scorer.model = adapt(model, recipe.adapter, classes=classes, reference=objective.reference)
+            scorer.model = adapt(model, recipe.adapter, classes=classes, new=new, reference=objective.reference)
+            if not classes and head_is_adapted(scorer.model):
+                scorer.fit = replace(scorer.fit, own_head=True, reason="the adapter changes the head")
         excluded = [f"{name}.weight" for name in (*embeddings, *heads)]
         optimizer = Optimizer(scorer.model, recipe.optim, excluded)
         return Engine(scorer, objective, optimizer, self.rows.tokenizer, reference=reference, seed=recipe.seed)
@@ -158,8 +189,11 @@ class Session:
     @cached_property
     def validation(self) -> list[Batch]:
         """The validation rows, packed once."""
+        examples = self.rows.validation.examples
         wanted = self.recipe.evaluate.rows if self.recipe.evaluate else None
-        return self.batches(self.rows.validation.examples[:wanted])
+        if wanted is not None and wanted < len(examples):
+            examples = random.Random(derive(self.recipe.seed, "validation")).sample(examples, wanted)
+        return self.batches(examples)
 
     def validate(self, step: int) -> tuple[float, dict[str, float]]:
         """(loss, metrics) over the validation rows after `step`; Diverged when the loss is no number."""
@@ -181,6 +215,11 @@ class Session:
     @property
     def stops_early(self) -> bool:
         return self.recipe.evaluate is not None and self.recipe.evaluate.stop_after is not None
+
+    @property
+    def keep(self) -> int:
+        """How many of the newest checkpoints stay."""
+        return self.recipe.save.keep if self.recipe.save else 1
 
     @property
     def wants_best(self) -> bool:
@@ -215,7 +254,7 @@ class Session:
             device=self.device,
             threads=self.threads,
             micro_batch_tokens=self.tokens,
-            lr=self.recipe.lr,
+            lr=self.lr,
         )
 
     def place(self) -> dict[str, Any]:
@@ -228,14 +267,14 @@ class Session:
                 "processor": torch.cpu.get_capabilities().get("cpu_name", platform.processor()),
                 "accelerator": torch.cuda.get_device_name() if self.device == "cuda" else None,
             },
-            "files": {str(path): fingerprint(path) for path in _files(self.recipe)},
+            "files": {str(path): checksum(path) for path in _files(self.recipe)},
             "choices": {
                 "threads": self.threads,
                 "device": self.device,
                 "dtype": str(self.dtype).removeprefix("torch."),
                 "max_length": self.rows.codec.max_length,
                 "micro_batch_tokens": self.tokens,
-                "lr": self.recipe.lr,
+                "lr": self.lr,
                 "steps": self.feed.steps,
                 "labels": self.rows.labels,
                 "fit": asdict(self.engine.scorer.fit),
@@ -262,6 +301,9 @@ class Session:
         if fit.reason:
             how = "packed, its own head" if fit.packed else "one row a forward, exact but slower"
             notes.append(Noted(step=step, subject="packing", message=f"the model runs {how}: {fit.reason}"))
+        if self.rows.validation.examples and self.recipe.evaluate is None:
+            message = "validation rows are held out but never scored; add evaluate: {}"
+            notes.append(Noted(step=step, subject="validation", message=message))
         if self.recipe.adapter is not None and self.recipe.adapter.dropout:
             message = "adapter dropout makes a shared prefix drop the same units for every row"
             notes.append(Noted(step=step, subject="dropout", message=message))
@@ -295,9 +337,11 @@ def _device(wanted: str) -> str:
 
 def _files(recipe: Recipe) -> list[Path]:
     """Every file whose change would make a resume another run: rows, base weights, a continued adapter."""
-    folders = [locate(recipe.model.base).base] if recipe.model.base else []
+    source = locate(recipe.model.base) if recipe.model.base else None
+    folders = [] if source is None else [source.base] + ([str(source.adapter)] if source.adapter else [])
     folders += [str(adapter_folder(recipe.adapter.start))] if recipe.adapter and recipe.adapter.start else []
-    names = ("config.json", "adapter_config.json", "*.safetensors")
+    folders += [recipe.model.tokenizer] if recipe.model.tokenizer else []
+    names = ("config.json", "adapter_config.json", "tokenizer*.json", "chat_template.jinja", "*.safetensors")
     weights = [path for folder in folders for name in names for path in sorted(Path(folder).glob(name))]
     return [*recipe.train_files, *recipe.validation_files, *weights]
 
@@ -305,7 +349,7 @@ def _files(recipe: Recipe) -> list[Path]:
 def _check_unchanged(recipe: Recipe, place: dict[str, Any] | None) -> None:
     for path in _files(recipe) if place else []:
         known = (place or {})["files"].get(str(path))
-        if path.exists() and known != fingerprint(path):
+        if path.exists() and known != checksum(path):
             raise RunError(
                 "this file has changed since the run began",
                 where=str(path),

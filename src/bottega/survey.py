@@ -44,7 +44,7 @@ def survey(recipe: Recipe) -> dict[str, Any]:
     prepared = prepare(recipe)
     train, validation = prepared.train, prepared.validation
     return {
-        "rows": len(train.examples) + train.dropped.total(),
+        "rows": prepared.rows_read,
         "examples": len(train.examples),
         "dropped": dict(train.dropped),
         "truncated": train.truncated,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import references
 import torch
-from worlds import CASES, UNPACKABLE, World, world
+from worlds import CASES, NO_CLASSIFIER, UNPACKABLE, World, world
 
 from bottega import objectives
 from bottega.models.scorer import Fit
@@ -84,8 +84,15 @@ def test_the_loss_is_the_numpy_reference(made: World) -> None:
     assert loss == pytest.approx(wanted, rel=max(made.tolerance, 1e-6))
 
 
-@pytest.mark.parametrize("model", UNPACKABLE)
-@pytest.mark.parametrize("kind", [kind for kind in objectives.kinds() if objectives.load(kind).head == "language"])
+@pytest.mark.parametrize(
+    ("kind", "model"),
+    [
+        (kind, model)
+        for kind in objectives.kinds()
+        for model in UNPACKABLE
+        if objectives.load(kind).head == "language" or model not in NO_CLASSIFIER
+    ],
+)
 def test_what_cannot_be_packed_is_caught_and_still_right(kind: str, model: str) -> None:
     made = world(kind, (), model)
     assert not made.fit.packed
@@ -105,9 +112,26 @@ def test_an_objective_loads_without_torch(kind: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_metric_is_right() -> None:
-    made = world("dpo", (), "llama")
+@pytest.mark.parametrize("kind", ["dpo", "reward"])
+def test_preference_accuracy_is_the_share_of_positive_margins(kind: str) -> None:
+    made = world(kind, (), "llama")
     batch = made.complete(pack(made.examples), made.fit)
-    loss = made.objective.loss(made.scorer()(batch, made.objective.outputs), batch)
-    assert 0 <= float(loss.metrics["accuracy"].sum) <= len(made.examples)
-    assert np.isfinite(float(loss.metrics["margin"].sum))
+    with torch.no_grad():
+        scores = made.scorer()(batch, made.objective.outputs)
+    loss = made.objective.loss(scores, batch)
+    if kind == "dpo":
+        rows = made.objective.beta * batch.sum_rows(scores["logp"] - batch.columns["reference"])
+    else:
+        rows = scores["logits"][:, 0]
+    margins = [float(chosen - rejected) for chosen, rejected in rows.reshape(-1, 2)]
+    assert float(loss.metrics["accuracy"].sum) == sum(margin > 0 for margin in margins)
+    assert 0 < sum(margin > 0 for margin in margins) < len(margins), "all on one side shows nothing"
+    assert float(loss.metrics["margin"].sum) == pytest.approx(sum(margins))
+
+
+def test_accuracy_is_the_share_of_right_classes() -> None:
+    made = world("classify", (), "llama")
+    batch = pack(made.examples)
+    scores = made.scorer()(batch, made.objective.outputs)
+    right = np.argmax(scores["logits"].detach().numpy(), 1) == batch.label.numpy()
+    assert float(made.objective.loss(scores, batch).metrics["accuracy"].sum) == right.sum()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bottega.data.sources import READERS, fingerprint, read, read_all
+from bottega.data.sources import READERS, read, read_all
 from bottega.errors import DataError
 from making import shared_data
 
@@ -75,11 +74,6 @@ def test_files_are_read_one_after_the_other(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text("n\n3\n")
     found = list(read_all([tmp_path / "a.jsonl", tmp_path / "b.csv"]))
     assert found == [("a.jsonl line 1", {"n": 1}), ("a.jsonl line 3", {"n": 2}), ("b.csv line 2", {"n": "3"})]
-
-
-def test_a_fingerprint_is_the_sha256_of_the_bytes(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"abc" * 100_000)
-    assert fingerprint(tmp_path / "a") == hashlib.sha256(b"abc" * 100_000).hexdigest()
 
 
 # Text

@@ -109,4 +109,5 @@ def test_small_gradients_survive_float16() -> None:
     (made(batch).float().pow(2).sum() * 1e-6 * optimizer.scale).backward()
     (plain(batch).pow(2).sum() * 1e-6).backward()
     for name, weight in plain.named_parameters():
-        torch.testing.assert_close(optimizer.masters[name].grad, weight.grad, rtol=0.05, atol=1e-9)
+        gradient = optimizer.masters[name].grad
+        assert (gradient - weight.grad).norm() < 0.05 * weight.grad.norm()

@@ -138,9 +138,6 @@ class Codec:
             )
         return self.labels[name]
 
-    def decode(self, ids: Ints) -> str:
-        return str(self.tokenizer.decode(ids.tolist()))
-
     # Encoding
 
     def _encode(self, text: str, *, special: bool = True) -> tuple[Ints, Ints]:

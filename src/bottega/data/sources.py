@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import hashlib
 import io
 import json
 import sys
@@ -38,12 +37,6 @@ def read(path: Path, name: str = "") -> Iterator[tuple[str, Fields]]:
         yield f"{name or path.name} line {line}", fields
     if not rows:
         raise DataError("the file holds no rows", where=str(path), fix="is it the right file?")
-
-
-def fingerprint(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _decode(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -48,12 +49,10 @@ class Engine:
     def score(self, batch: Batch, *, reference: bool = False) -> dict[str, Tensor]:
         """The outputs the objective reads, without gradient and without dropout."""
         self.scorer.eval()
-        if not reference:
-            return cast("dict[str, Tensor]", self.scorer(batch, self.objective.outputs))
-        if self.reference is not None:
-            return cast("dict[str, Tensor]", self.reference(batch, self.objective.outputs))
-        with without(self.scorer.model):
-            return cast("dict[str, Tensor]", self.scorer(batch, self.objective.outputs))
+        scorer = self.reference if reference and self.reference is not None else self.scorer
+        switched = without(self.scorer.model) if reference and self.reference is None else contextlib.nullcontext()
+        with _memory_named(), switched:
+            return cast("dict[str, Tensor]", scorer(batch, self.objective.outputs))
 
     def complete(self, batch: Batch) -> Batch:
         """The batch with the columns its objective needs from the engine."""
@@ -81,7 +80,7 @@ class Engine:
                     where=_named(_not_finite(scores, batch) or batch.ids),
                     fix="lower optim.lr, or look at these rows with: bottega preview",
                 )
-            (total * self.optimizer.scale).backward()
+            (total * self.optimizer.scale).backward()  # type: ignore[no-untyped-call]
         self.gathered += batch.ids
         return loss, share
 
@@ -95,7 +94,8 @@ class Engine:
                 where=_named(ids),
                 fix="lower optim.lr; the weights are as they were before this step",
             )
-        self.optimizer.step(lr, norm)
+        with _memory_named():
+            self.optimizer.step(lr, norm)
         return float(norm)
 
     def sample(
@@ -127,8 +127,18 @@ def save_weights(model: Any, folder: Path) -> None:
         # "auto" would ask a hub whether the vocabulary has grown.
         model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)
+        _sort_lists(folder / "adapter_config.json")
     else:
         model.save_pretrained(str(folder))
+
+
+def _sort_lists(path: Path) -> None:
+    """PEFT writes sets in any order; equal adapters are to be equal files."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("target_modules", "modules_to_save"):
+        if isinstance(config.get(name), list):
+            config[name] = sorted(config[name])
+    path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def _not_finite(scores: Mapping[str, Tensor], batch: Batch) -> list[str]:

@@ -30,7 +30,10 @@ class Optimizer:
         self.scale = FLOAT16_SCALE if any(w.dtype == torch.float16 for w in self.weights.values()) else 1.0
         self.masters = {name: _master(weight) for name, weight in self.weights.items()}
         for name, weight in self.weights.items():
-            if self.masters[name] is not weight:
+            if self.masters[name] is weight:
+                if self.scale != 1.0:
+                    cast(Any, weight).register_hook(self._unscaled)
+            else:
                 cast(Any, weight).register_post_accumulate_grad_hook(_gatherer(self.masters[name], self.scale))
         matrices = {name for name, weight in self.weights.items() if weight.dim() >= 2}
         for_muon = {name for name in matrices if self.weights[name].dim() == 2} - set(embeddings)
@@ -56,6 +59,9 @@ class Optimizer:
         if rest:
             self.parts.append(torch.optim.AdamW(rest, betas=settings.betas, fused=True))
         self.clip = settings.clip
+
+    def _unscaled(self, gradient: Tensor) -> Tensor:
+        return gradient / self.scale
 
     def norm(self) -> Tensor:
         """Norm of the whole gathered gradient."""
@@ -92,7 +98,7 @@ class Optimizer:
             self.weights[name].copy_(master)
             part = next(p for p in self.parts for group in p.param_groups if any(m is master for m in group["params"]))
             kept = {key.rpartition("|")[2]: value for key, value in state.items() if key.rpartition("|")[0] == name}
-            part.state[master] = {key: value for key, value in kept.items() if key != "weight"}
+            part.state[master] = {key: value.to(master.device) for key, value in kept.items() if key != "weight"}
 
 
 def _master(weight: nn.Parameter) -> nn.Parameter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,13 +15,17 @@ from bottega.errors import ModelError
 from bottega.models.fused import fuse
 from bottega.models.load import adapter_folder
 
+HEADS = ("classifier", "score")
+"""Classifiers that PEFT trains and saves of its own accord."""
+
 REFERENCE = "reference"
 """Name of the frozen copy of a continued adapter, where an objective compares with the policy as the run began."""
 
 
-def adapt(model: nn.Module, adapter: recipes.Adapter, *, classes: bool, reference: bool) -> Any:
+def adapt(model: nn.Module, adapter: recipes.Adapter, *, classes: bool, new: Sequence[str], reference: bool) -> Any:
     """The model with its weights frozen and a trainable adapter; a new classifier is trained beside it.
 
+    new        modules whose weights are random: they are trained and saved with the adapter
     reference  keep what `without` needs to be the policy as it is now
     """
     from peft import LoraConfig, PeftModel, TaskType, get_peft_model
@@ -30,9 +34,13 @@ def adapt(model: nn.Module, adapter: recipes.Adapter, *, classes: bool, referenc
         warnings.simplefilter("ignore")
         if adapter.start is not None:
             folder = str(adapter_folder(adapter.start))
-            adapted = PeftModel.from_pretrained(model, folder, is_trainable=True, autocast_adapter_dtype=False)
-            if reference:
-                adapted.load_adapter(folder, REFERENCE, is_trainable=False, autocast_adapter_dtype=False)
+            try:
+                adapted = PeftModel.from_pretrained(model, folder, is_trainable=True, autocast_adapter_dtype=False)
+                if reference:
+                    adapted.load_adapter(folder, REFERENCE, is_trainable=False, autocast_adapter_dtype=False)
+            except (ValueError, RuntimeError, KeyError) as error:
+                what = f"the adapter does not fit this model: {str(error).splitlines()[0]}"
+                raise ModelError(what, where=folder, fix="name the base it was trained on as model.base") from None
             return fuse(adapted)
         config = LoraConfig(
             r=adapter.rank,
@@ -40,6 +48,7 @@ def adapt(model: nn.Module, adapter: recipes.Adapter, *, classes: bool, referenc
             lora_dropout=adapter.dropout,
             target_modules=adapter.targets,
             task_type=TaskType.SEQ_CLS if classes else TaskType.CAUSAL_LM,
+            modules_to_save=[name for name in new if name.partition(".")[0] not in HEADS] or None,
         )
         _refuse_unknown(model, adapter.targets)
         try:
@@ -59,6 +68,13 @@ def _refuse_unknown(model: nn.Module, targets: str | list[str]) -> None:
     lost = [] if isinstance(targets, str) else [name for name in targets if name not in names]
     if lost:
         raise ModelError(f"no module is called {lost[0]}", where="adapter.targets", fix="all-linear fits any model")
+
+
+def head_is_adapted(adapted: Any) -> bool:
+    """Whether the adapter changes the language-model head, whose own weight is then not the whole truth."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return isinstance(adapted.get_base_model().get_output_embeddings(), BaseTunerLayer)
 
 
 @contextmanager

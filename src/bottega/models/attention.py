@@ -98,11 +98,13 @@ class DenseLayout:
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
-        self.mask = cache(self._mask)
+        self.masks: dict[int | None, Tensor] = {}
 
-    def _mask(self, window: int | None) -> Tensor:
-        index = torch.arange(len(self.batch.tokens), device=self.batch.tokens.device)
-        return visible(self.batch, index[:, None], index[None, :], window)
+    def mask(self, window: int | None) -> Tensor:
+        if window not in self.masks:
+            index = torch.arange(len(self.batch.tokens), device=self.batch.tokens.device)
+            self.masks[window] = visible(self.batch, index[:, None], index[None, :], window)
+        return self.masks[window]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, style: Style) -> Tensor:
         repeat = query.shape[1] // key.shape[1]
@@ -144,17 +146,20 @@ class BlockLayout:
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
         self.groups = [_pad(batch.nodes, members) for members in _group(batch.nodes)]
-        self.bias = cache(self._bias)
+        self.biases: dict[tuple[int, int | None, torch.dtype], Tensor] = {}
         queries = torch.cat([group.query.flatten() for group in self.groups])
         # Padding comes after its original in each node, and the first place that holds a token is its own.
         order = torch.from_numpy(np.unique(queries.numpy(), return_index=True)[1])
         self.inverse = None if len(self.groups) == 1 and self.groups[0].whole else order
 
-    def _bias(self, index: int, window: int | None, dtype: torch.dtype) -> Tensor:
+    def bias(self, index: int, window: int | None, dtype: torch.dtype) -> Tensor:
         """[M, 1, L, S]: 0 where visible, minus infinity elsewhere."""
-        group = self.groups[index]
-        seen = visible(self.batch, group.query[:, :, None], group.key[:, None, :], window) & group.real[:, None, :]
-        return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)[:, None]
+        key = (index, window, dtype)
+        if key not in self.biases:
+            group = self.groups[index]
+            seen = visible(self.batch, group.query[:, :, None], group.key[:, None, :], window) & group.real[:, None, :]
+            self.biases[key] = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)[:, None]
+        return self.biases[key]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, style: Style) -> Tensor:
         (_, heads, _, width), groups = query.shape, key.shape[1]
@@ -246,7 +251,8 @@ def _rectangle(spans: Sequence[Ints]) -> Ints:
 class FlexLayout:
     """FlexAttention over the interval mask; its backward runs only on CUDA.
 
-    The flat sequence is padded to whole blocks of keys no query sees, so that compiled kernels are reused.
+    The flat sequence is padded to whole blocks of keys no query sees, so that compiled kernels are reused. Attention
+    dropout and sinks have no form in FlexAttention; they go the dense way.
     """
 
     BLOCK = 128
@@ -259,7 +265,13 @@ class FlexLayout:
         self.first = torch.cat([batch.first, extra])
         self.last = torch.cat([batch.last, extra + 1])
         self.position = F.pad(batch.position, (0, self.padding))
-        self.mask = cache(self._mask)
+        self.dense = DenseLayout(batch)
+        self.masks: dict[int | None, Any] = {}
+
+    def mask(self, window: int | None) -> Any:
+        if window not in self.masks:
+            self.masks[window] = self._mask(window)
+        return self.masks[window]
 
     def _mask(self, window: int | None) -> Any:
         from torch.nn.attention.flex_attention import create_block_mask
@@ -275,7 +287,7 @@ class FlexLayout:
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, style: Style) -> Tensor:
         if style.dropout or style.sinks is not None:
-            raise NotImplementedError("attention dropout and sinks have no FlexAttention form here")
+            return self.dense.attend(query, key, value, style)
         cap = style.softcap
 
         def capped(score: Tensor, *_: Tensor) -> Tensor:

@@ -1,9 +1,8 @@
 """From hidden states to scores, only at the places a batch asks for.
 
-`places(model)` finds a model's own head and returns a function from hidden states [N, H] to the outputs an
-objective declared. The language-model head never holds [N, V] logits: it works in chunks, and while the head is
-frozen its backward costs nothing, because the gradient of each log-probability to its hidden state is one vector
-a prediction, known in the forward.
+`language_head` and `class_head` find a model's own head. The language-model head never holds [N, V] logits: it works
+in chunks, and while the head is frozen its backward costs nothing, because the gradient of each log-probability to its
+hidden state is one vector a prediction, known in the forward.
 """
 
 from __future__ import annotations

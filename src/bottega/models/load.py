@@ -1,7 +1,7 @@
 """Checkpoints in: tokenizer, config, model and adapter, with the errors users meet.
 
 Any folder or hub id in transformers' format, with safetensors weights: pickled ones run code when they are read and
-are refused. `Place.base` may also be a finished run.
+are refused. A base may also be a finished run.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
 )
 
 from bottega import recipe as recipes
@@ -52,6 +50,11 @@ class Source:
     base: str
     adapter: Path | None = None
 
+    @property
+    def tokenizer(self) -> str:
+        """Where its tokenizer stands: beside what was trained last."""
+        return self.base if self.adapter is None else str(self.adapter)
+
 
 def locate(name: str) -> Source:
     """The source behind `model.base`: a hub id, a folder, or a run (its model, or its base with its adapter)."""
@@ -78,6 +81,7 @@ def adapter_folder(name: str) -> Path:
     """The adapter behind `adapter.from`: a folder or a run."""
     for folder in (Path(name) / "adapter", Path(name)):
         if (folder / "adapter_config.json").exists():
+            _refuse_pickles(str(folder))
             return folder
     raise ModelError("holds no adapter", where=name, fix="name a folder with adapter_config.json, or a finished run")
 
@@ -158,8 +162,9 @@ def length_limit(config: Any) -> int | None:
     limit = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
     if limit is None:
         return None
-    # RoBERTa's table starts after its padding index.
-    return int(limit) - (text.pad_token_id + 1 if "roberta" in text.model_type else 0)
+    # RoBERTa's table, and that of its kin, starts after its padding index.
+    offset = "roberta" in text.model_type or text.model_type in ("camembert", "mpnet", "data2vec-text")
+    return int(limit) - (text.pad_token_id + 1 if offset else 0)
 
 
 def max_length(wanted: int | None, config: Any) -> int:
@@ -194,8 +199,8 @@ def has_bf16() -> bool:
 
 def load_model(
     model: recipes.Model, config: Any, head: HeadKind, labels: Sequence[str], dtype: torch.dtype, tokenizer: Any
-) -> nn.Module:
-    """The model with its weights and the head asked for; what the checkpoint lacks of a new head is random."""
+) -> tuple[Any, list[str]]:
+    """(model, names of its modules that are new): what the checkpoint lacks of the head asked for is random."""
     config = _with_labels(config, labels, tokenizer) if head == "class" else config
     auto = AutoModelForSequenceClassification if head == "class" else AutoModelForCausalLM
     if head == "language" and is_encoder(config):
@@ -204,7 +209,7 @@ def load_model(
         )
     if model.base is None:
         with _quietly("model.shape", "a model"):
-            return cast(nn.Module, auto.from_config(config, dtype=dtype))
+            return auto.from_config(config, dtype=dtype), []
     source = locate(model.base)
     _refuse_pickles(source.base)
     with _quietly(source.base, "the weights"):
@@ -217,20 +222,17 @@ def load_model(
             output_loading_info=True,
         )
     _refuse_gaps(source.base, info, loaded, head)
-    return cast(nn.Module, loaded) if source.adapter is None else _merged(loaded, source.adapter, dtype)
+    new = sorted({key.rpartition(".")[0] for key in info["missing_keys"]})
+    return loaded if source.adapter is None else _merged(loaded, source.adapter, dtype), new
 
 
-def fit_model(model: Any, head: HeadKind) -> Scorer:
-    """The model ready to score batches, packed where the probe proves that exact."""
-    fit = probe(type(model), model.config, head, is_encoder(model.config))
-    set_packed(model, fit)
-    return Scorer(model, head, fit)
-
-
-def set_packed(model: Any, fit: Fit) -> None:
+def fit_model(model: Any, head: HeadKind, fit: Fit | None = None) -> Scorer:
+    """The model ready to score batches, packed where the probe proves that exact, or did before (`fit`)."""
+    fit = fit or probe(type(model), model.config, head, is_encoder(model.config))
     if fit.packed:
         register()
         model.set_attn_implementation(NAME)
+    return Scorer(model, head, fit)
 
 
 def _merged(model: nn.Module, adapter: Path, dtype: torch.dtype) -> nn.Module:
@@ -249,8 +251,9 @@ def _with_labels(config: Any, labels: Sequence[str], tokenizer: Any) -> Any:
         config.problem_type = "regression"
     if not is_encoder(config):
         # A plain classifier reads the last token that is not padding, so padding must never end a row.
-        padding = {tokenizer.pad_token_id, tokenizer.unk_token_id} - {tokenizer.eos_token_id, None}
-        config.get_text_config().pad_token_id = min(padding, default=None)
+        padding = [tokenizer.pad_token_id, tokenizer.unk_token_id]
+        usable = [token for token in padding if token not in (None, tokenizer.eos_token_id)]
+        config.get_text_config().pad_token_id = usable[0] if usable else None
     return config
 
 
@@ -307,9 +310,3 @@ def _quietly(where: str, what: str) -> Iterator[None]:
         ) from error
     finally:
         transformers.logging.set_verbosity(before)
-
-
-def model_class(config: Any, head: HeadKind) -> type:
-    mapping = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING if head == "class" else MODEL_FOR_CAUSAL_LM_MAPPING
-    found: type = mapping[type(config)]
-    return found
