@@ -49,7 +49,7 @@ bench: setup bench-setup ## Measure speed and memory against the peers (half an 
 recipes: setup ## Run the recipes on real data and print what they reach (ten minutes)
 	$(BIN)/python benchmarks/real_data.py
 
-demo: setup ## Train a small model on a few rows, from nothing, in a minute
+demo: setup ## Train a tokenizer and a small model from nothing, on this project's pages
 	sh recipes/demo.sh $(BIN)/bottega
 
 clean: ## Remove environments and caches
