@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from bottega import objectives
+from bottega.data.formats import FORMATS
 from bottega.errors import RecipeError
-from bottega.recipe import Recipe
+from bottega.recipe import Data, Recipe
 from bottega.reference import page
 from making import ROOT
 
@@ -68,6 +70,11 @@ def test_the_recipe_stays_small() -> None:
     sections = [f.annotation for f in Recipe.model_fields.values()]
     models = {c for s in sections for c in [s, *getattr(s, "__args__", ())] if hasattr(c, "model_fields")}
     assert sum(len(model.model_fields) for model in models if model.__module__ == "bottega.recipe") <= 60
+
+
+def test_the_recipe_and_the_formats_agree() -> None:
+    named = set(get_args(Data.model_fields["format"].annotation))
+    assert named == {"auto", *FORMATS}
 
 
 def test_the_reference_page_is_that_of_the_code() -> None:

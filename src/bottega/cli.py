@@ -10,9 +10,9 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -65,7 +65,8 @@ def preview(
     with _errors(as_json):
         import bottega
 
-        shown = bottega.preview(_load(recipe, overrides), rows)
+        with _reading():
+            shown = bottega.preview(_load(recipe, overrides), rows)
         if as_json:
             print(json.dumps(asdict(shown)))
             return
@@ -86,7 +87,8 @@ def tokenizer_train(
     with _errors(as_json):
         from bottega.data.tokenizer import train_tokenizer
 
-        size = train_tokenizer(files, vocab, out, "characters" if characters else "bytes")
+        kind: Literal["bytes", "characters"] = "characters" if characters else "bytes"
+        size = train_tokenizer(files, vocab, out, kind, progress=sys.stderr.isatty())
         if as_json:
             print(json.dumps({"out": str(out), "vocabulary": size}))
         else:
@@ -161,6 +163,12 @@ def _resume(folder: Path, path: Path | None, overrides: list[str] | None, out: P
     from bottega.runs import check_run, stored_recipe
 
     check_run(folder)
+    if path is not None and "=" in path.name and not path.exists():
+        raise RunError(
+            f"a run is continued as it is, without {path}",
+            where=str(folder),
+            fix="leave it away, or start a new run from the recipe",
+        )
     if out is not None:
         raise RunError("--out and --resume exclude each other", where=str(folder), fix="leave --out away")
     if path is not None and _load(path, overrides) != stored_recipe(folder):
@@ -189,7 +197,8 @@ def _follow(events: Iterator[Any], folder: Path) -> None:
 def _dry_run(recipe: Any, as_json: bool) -> None:
     from bottega.survey import survey
 
-    counts = survey(recipe)
+    with _reading():
+        counts = survey(recipe)
     if as_json:
         print(json.dumps(counts))
         return
@@ -198,6 +207,13 @@ def _dry_run(recipe: Any, as_json: bool) -> None:
     rows = [(name, value) for name, value in counts.items() if value not in ({}, [])]
     results_console().print(table("", ["what", "count"], rows))
     print("look at the rows: bottega preview …; run it: bottega train … without --dry-run")
+
+
+def _reading() -> AbstractContextManager[Any]:
+    """A sign of life while every row is read and encoded."""
+    from bottega.terminal import progress_console
+
+    return progress_console().status("reading and encoding rows")
 
 
 def _result(folder: Path, as_json: bool) -> None:

@@ -158,19 +158,15 @@ class _Tree:
         return Nodes(start, end, rank[parent]), np.array(self.both_ways, bool)[order]
 
     def _descend(self, shared: int) -> int:
-        """Cut the current path at depth `shared`, splitting a node where the cut falls inside it.
-
-        Returns the depth reached: a cut a few tokens below a node's top rounds up to it.
-        """
+        """Cut the current path at depth `shared`, splitting a node where the cut falls inside it; returns the depth."""
         depth = 0
         for level, node in enumerate(self.path):
             length = self.end[node] - self.start[node]
             if depth + length > shared:
-                inside = shared - depth
-                if inside < (self.share_at_least or 1):
+                if depth == shared:
                     self.path = self.path[:level]
-                    return depth
-                self._split(node, self.start[node] + inside)
+                    return shared
+                self._split(node, self.start[node] + shared - depth)
                 self.path = self.path[: level + 1]
                 return shared
             depth += length

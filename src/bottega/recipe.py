@@ -29,6 +29,8 @@ from bottega import objectives
 from bottega.errors import RecipeError
 from bottega.objectives import Objective
 
+TooLong = Literal["drop", "truncate", "split", "error"]
+
 PATHS = {
     "data.train": False,
     "data.validation": False,
@@ -102,7 +104,7 @@ class Data(Section):
     max_length: int | None = Field(
         None, ge=2, description="Most tokens in a row; default: what the model allows, ≤ 1024."
     )
-    too_long: Literal["drop", "truncate", "split", "error"] | None = Field(
+    too_long: TooLong | None = Field(
         None, description="What becomes of a longer row; default: split for plain text, drop for the rest."
     )
     bad_rows: Literal["error", "drop"] = Field("error", description="What becomes of a row that is unsound.")
@@ -248,7 +250,7 @@ class Recipe(Section):
         return [] if isinstance(self.data.validation, float | None) else _paths(self.data.validation)
 
     @property
-    def too_long(self) -> Literal["drop", "truncate", "split", "error"]:
+    def too_long(self) -> TooLong:
         return self.data.too_long or ("split" if self.objective.splits else "drop")
 
     @property

@@ -67,9 +67,9 @@ def _values(annotation: Any) -> str:
     return {str: "text", int: "whole number", float: "number", bool: "`true`, `false`"}[annotation]
 
 
-def _section(field: FieldInfo) -> type[Recipe] | None:
+def _section(field: FieldInfo) -> type[BaseModel] | None:
     candidates = [field.annotation, *get_args(field.annotation)]
-    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)  # type: ignore[return-value]
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
 
 
 if __name__ == "__main__":

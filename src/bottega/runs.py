@@ -306,9 +306,9 @@ def _end_torn_line(path: Path) -> None:
 
 
 def free_folder(name: str) -> Path:
-    """`runs/<name>-<n>` with the first number that is not taken."""
+    """`runs/<name>-<n>` with the first number that is not taken by a run worth keeping."""
     number = 1
-    while (folder := Path("runs") / f"{name}-{number}").exists():
+    while (folder := Path("runs") / f"{name}-{number}").exists() and not _worthless(folder):
         number += 1
     return folder
 

@@ -6,7 +6,13 @@ under the reference policy. A new objective adds its function here, under its ow
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+
+from bottega.batch import Row
+
+Rows = list[tuple[np.ndarray, Row]]
 
 
 def log_softmax(x: np.ndarray) -> np.ndarray:
@@ -14,7 +20,7 @@ def log_softmax(x: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-def logp(logits: np.ndarray, row) -> np.ndarray:  # type: ignore[no-untyped-def]
+def logp(logits: np.ndarray, row: Row) -> np.ndarray:
     return log_softmax(logits)[row.at, row.label]
 
 
@@ -22,26 +28,26 @@ def log_sigmoid(x: np.ndarray) -> np.ndarray:
     return -np.logaddexp(0, -x)
 
 
-def causal(rows, reference, objective):  # type: ignore[no-untyped-def]
+def causal(rows: Rows, reference: Rows, objective: Any) -> float:
     terms = [row.weight * logp(logits, row) for logits, row in rows]
     return -sum(map(np.sum, terms)) / sum(row.weight.sum() for _, row in rows)
 
 
-def sft(rows, reference, objective):  # type: ignore[no-untyped-def]
+def sft(rows: Rows, reference: Rows, objective: Any) -> float:
     if objective.weighting == "token":
         return causal(rows, reference, objective)
     return np.mean([-np.average(logp(logits, row), weights=row.weight) for logits, row in rows])
 
 
-def dpo(rows, reference, objective):  # type: ignore[no-untyped-def]
+def dpo(rows: Rows, reference: Rows, objective: Any) -> float:
     raised = [logp(new, row).sum() - logp(old, row).sum() for (new, row), (old, _) in zip(rows, reference, strict=True)]
     return -np.mean(log_sigmoid(objective.beta * (np.array(raised[0::2]) - np.array(raised[1::2]))))
 
 
-def classify(rows, reference, objective):  # type: ignore[no-untyped-def]
+def classify(rows: Rows, reference: Rows, objective: Any) -> float:
     return -np.mean([log_softmax(logits)[row.label[0]] for logits, row in rows])
 
 
-def reward(rows, reference, objective):  # type: ignore[no-untyped-def]
+def reward(rows: Rows, reference: Rows, objective: Any) -> float:
     scores = np.array([logits[0] for logits, _ in rows])
     return -np.mean(log_sigmoid(scores[0::2] - scores[1::2]))

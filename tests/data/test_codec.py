@@ -490,10 +490,8 @@ def test_reasoning_the_template_removes_is_not_learned() -> None:
     assert learned(row, tokenizer) == [("the cat</s>", 1.0), ("sat</s>", 1.0)]
 
 
-@pytest.mark.parametrize("merges", [False, True], ids=["bytes", "merges"])
-@pytest.mark.parametrize("name", NAMES)
-def test_labels_agree_with_the_generation_mask_of_transformers(name: str, merges: bool) -> None:
-    tokenizer = tokenizer_of(name, merges=merges, generation=True)
+def agree_with_transformers(name: str, tokenizer: Any) -> None:
+    """The tokens and labels of conversations are those of transformers' own generation mask."""
     for asked, answer in itertools.pairwise(ANSWERS):
         messages = (*opening(name), user("What is it?"), assistant("the cat"), user(asked), assistant(answer))
         encoded = tokenizer.apply_chat_template(
@@ -502,6 +500,13 @@ def test_labels_agree_with_the_generation_mask_of_transformers(name: str, merges
         row = codec(tokenizer).answer(Chat("here", messages))
         assert row.tokens.tolist() == encoded["input_ids"]
         assert predicted(row) == np.flatnonzero(encoded["assistant_masks"]).tolist()
+
+
+@pytest.mark.parametrize("merges", [False, True], ids=["bytes", "merges"])
+@pytest.mark.parametrize("name", NAMES)
+def test_labels_agree_with_the_generation_mask_of_transformers(name: str, merges: bool) -> None:
+    tokenizer = tokenizer_of(name, merges=merges, generation=True)
+    agree_with_transformers(name, tokenizer)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -513,14 +518,7 @@ def test_labels_agree_with_transformers_where_spaces_are_planted(name: str) -> N
     tokenizer.add_special_tokens({"additional_special_tokens": list(style.special)})
     tokenizer.add_tokens(list(style.added))
     tokenizer.chat_template = tokenizer_of(name, generation=True).chat_template
-    for asked, answer in itertools.pairwise(ANSWERS):
-        messages = (*opening(name), user("What is it?"), assistant("the cat"), user(asked), assistant(answer))
-        encoded = tokenizer.apply_chat_template(
-            turns(messages), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-        )
-        row = codec(tokenizer).answer(Chat("here", messages))
-        assert row.tokens.tolist() == encoded["input_ids"]
-        assert predicted(row) == np.flatnonzero(encoded["assistant_masks"]).tolist()
+    agree_with_transformers(name, tokenizer)
 
 
 def test_a_generation_block_without_the_end_of_turn_gains_it() -> None:

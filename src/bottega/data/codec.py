@@ -13,15 +13,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from os.path import commonprefix
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bottega.batch import Ints, Row
 from bottega.errors import DataError
+from bottega.recipe import TooLong
 from bottega.records import Chat, Message, Preference, Prompted, Text
 
-TooLong = Literal["drop", "truncate", "split", "error"]
 MARKS = range(0xE000, 0xF900)
 """Private-use characters; one that a conversation lacks stands for an answer while the template is probed."""
 

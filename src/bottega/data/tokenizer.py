@@ -13,7 +13,12 @@ END = "<|endoftext|>"
 
 
 def train_tokenizer(
-    files: Sequence[Path], vocabulary: int, out: Path, kind: Literal["bytes", "characters"] = "bytes"
+    files: Sequence[Path],
+    vocabulary: int,
+    out: Path,
+    kind: Literal["bytes", "characters"] = "bytes",
+    *,
+    progress: bool = False,
 ) -> int:
     """Train on the files' text and write a transformers tokenizer into `out`; returns the vocabulary's size.
 
@@ -31,14 +36,14 @@ def train_tokenizer(
         raise RunError(f"cannot be written: {error.strerror}", where=str(out), fix="choose another --out") from None
     if taken:
         raise RunError("the folder is not empty", where=str(out), fix="choose another --out")
-    backend = _characters(files) if kind == "characters" else _bytes(files, vocabulary)
+    backend = _characters(files) if kind == "characters" else _bytes(files, vocabulary, progress)
     special = {} if kind == "characters" else {"bos_token": END, "eos_token": END}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special)
     tokenizer.save_pretrained(str(out))
     return len(tokenizer)
 
 
-def _bytes(files: Sequence[Path], vocabulary: int) -> Any:
+def _bytes(files: Sequence[Path], vocabulary: int, progress: bool) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -52,7 +57,7 @@ def _bytes(files: Sequence[Path], vocabulary: int) -> Any:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocabulary, special_tokens=[END], initial_alphabet=alphabet, show_progress=progress
     )
     backend.train_from_iterator(_texts(files), trainer)
     return backend

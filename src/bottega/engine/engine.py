@@ -22,7 +22,7 @@ from bottega.models.scorer import Scorer
 from bottega.objectives import Objective
 from bottega.randomness import derive
 
-STATE = "optimizer.safetensors"
+OPTIMIZER = "optimizer.safetensors"
 
 
 class Engine:
@@ -80,7 +80,7 @@ class Engine:
                     where=_named(_not_finite(scores, batch) or batch.ids),
                     fix="lower optim.lr, or look at these rows with: bottega preview",
                 )
-            (total * self.optimizer.scale).backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(total * self.optimizer.scale)
         self.gathered += batch.ids
         return loss, share
 
@@ -114,11 +114,11 @@ class Engine:
         save_weights(self.scorer.model, folder)
         self.tokenizer.save_pretrained(str(folder))
         if state:
-            save_file(self.optimizer.state(), folder / STATE)
+            save_file(self.optimizer.state(), folder / OPTIMIZER)
 
     def load(self, folder: Path) -> None:
         """The weights and optimiser as they were when `save` wrote the folder with `state`."""
-        self.optimizer.load_state(load_file(folder / STATE))
+        self.optimizer.load_state(load_file(folder / OPTIMIZER))
 
 
 def save_weights(model: Any, folder: Path) -> None:
