@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import torch
 import transformers
+
+from bottega.data import sources
+from bottega.recipe import Source
 
 torch.set_num_threads(1)
 transformers.utils.logging.disable_progress_bar()
@@ -119,3 +123,9 @@ def make_model(
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def placed(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a file, each with its place, as a recipe with this file reads them."""
+    for _, rows in sources.rows([Source(path=str(path))]):
+        yield from rows

@@ -149,7 +149,8 @@ def copied(llama: Path, tmp_path: Path) -> Path:
         ("data.tsv", b"prompt\tcompletion\na\tb\tc\n", "data.tsv line 2", ["3 columns", "2"]),
         ("data.csv", b'prompt,completion\na,b\na,"b\na,b\na,b\n', "data.csv line 3", []),
         ("data.csv", b"prompt,completion,completion\na,b,c\n", "data.csv line 1", ["completion"]),
-        ("data.parquet", b"PAR1", "data.parquet", [".parquet", ".jsonl"]),
+        ("data.parquet", b"PAR1", "data.parquet row 1", ["Parquet"]),
+        ("data.xlsx", b"PK", "data.xlsx", [".xlsx", ".jsonl"]),
         ("data", b"{}", "data", ["suffix", ".jsonl"]),
     ],
 )
@@ -330,7 +331,7 @@ def test_an_unsound_row(write: Write, kind: str, bad: dict[str, Any], at: str) -
         (chat(("user", "the cat"), ("assistant", None)), "field messages[1], field content"),
         (chat(("user", "the cat"), ("assistant", ["sat"])), "field messages[1], field content"),
         (chat(("user", 5), ("assistant", "sat")), "field messages[0], field content"),
-        (chat(("human", "the cat"), ("assistant", "sat")), "field messages[0]"),
+        (chat(("narrator", "the cat"), ("assistant", "sat")), "field messages[0]"),
         (chat(([], "the cat"), ("assistant", "sat")), "field messages[0]"),
         ({"messages": []}, "field messages"),
         ({"messages": "the cat"}, "field messages"),
@@ -347,7 +348,7 @@ def test_an_unsound_row(write: Write, kind: str, bad: dict[str, Any], at: str) -
                 },
                 "field messages[1]",
             )
-            for weight in (-1, -0.5, "1", True, None, float("nan"), float("inf"), 1e300)
+            for weight in (-1, -0.5, "1", True, float("nan"), float("inf"), 1e300)
         ),
     ],
 )
@@ -382,8 +383,8 @@ def test_a_csv_row_without_answer(write: Write) -> None:
 
 
 def test_a_format_the_objective_does_not_read(write: Write) -> None:
-    recipe = write([PAIR], data={"format": "preference"})
-    refused(RecipeError, lambda: counts(recipe), "preference", "prompted", at="data.format")
+    recipe = write([PAIR], data={"format": "labelled"})
+    refused(RecipeError, lambda: counts(recipe), "labelled", "prompted", at="data.format")
 
 
 def test_a_format_the_rows_have_not(write: Write) -> None:
@@ -1067,7 +1068,7 @@ def test_a_disk_full_at_the_end(write: Write) -> None:
 
 def test_a_disk_full_at_the_start(write: Write) -> None:
     recipe = Recipe.load(write())
-    out = Path(recipe.data.train).parent / "out"
+    out = Path(recipe.data.train[0].path).parent / "out"
     with full_disk(0):
         refused(BottegaError, lambda: list(bottega.train(recipe, out)), "full", str(out))
     assert list(bottega.train(recipe, out))[-1].type == "finished"

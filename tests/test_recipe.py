@@ -33,6 +33,10 @@ def test_a_recipe_reads_back_from_its_own_document() -> None:
     assert recipe.fingerprint() == Recipe.parse(recipe.document()).fingerprint() != Recipe.parse(MINIMAL).fingerprint()
 
 
+def paths(recipe: Recipe) -> list[Path]:
+    return [Path(source.path) for source in recipe.train_sources]
+
+
 def test_paths_resolve_against_the_recipes_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
     for folder in (here, elsewhere):
@@ -41,11 +45,11 @@ def test_paths_resolve_against_the_recipes_folder(tmp_path: Path, monkeypatch: p
     path = here / "recipe.yaml"
     path.write_text("model: {base: org/model}\ndata: {train: [a.jsonl, ../b.jsonl]}\nobjective: {kind: sft}\n")
     monkeypatch.chdir(elsewhere)
-    assert Recipe.load(path).train_files == [here / "a.jsonl", tmp_path / "b.jsonl"]
+    assert paths(Recipe.load(path)) == [here / "a.jsonl", tmp_path / "b.jsonl"]
     assert Recipe.load(path).model.base == "org/model"
-    assert Recipe.load(path, "data.train=mine.jsonl").train_files == [elsewhere / "mine.jsonl"]
+    assert paths(Recipe.load(path, "data.train=mine.jsonl")) == [elsewhere / "mine.jsonl"]
     (here / "mine.jsonl").write_text("")
-    assert Recipe.load(path, "data.train=mine.jsonl").train_files == [here / "mine.jsonl"]
+    assert paths(Recipe.load(path, "data.train=mine.jsonl")) == [here / "mine.jsonl"]
     (here / "org" / "model").mkdir(parents=True)
     assert Recipe.load(path).model.base == str(here / "org" / "model")
 

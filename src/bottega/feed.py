@@ -7,119 +7,142 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bottega.batch import Example
-from bottega.data.codec import Codec, TemplateRefused, Unusable
+from bottega.data import sources as data_sources
+from bottega.data.codec import Codec, TemplateRefused
+from bottega.data.fields import Fields
 from bottega.data.formats import records
-from bottega.data.sources import read_all
-from bottega.data.split import split
+from bottega.data.shelf import Shelf
+from bottega.data.split import Side, Split
 from bottega.errors import DataError
 from bottega.objectives import Objective
 from bottega.randomness import derive
-from bottega.recipe import Recipe
-from bottega.records import Record
+from bottega.recipe import Recipe, Source
+from bottega.records import Record, Unusable
 
 DEFAULT_EXAMPLES = 16
 
 
-@dataclass
-class Records:
-    """What the files of a recipe hold, on either side of the split; `dropped` counts unsound rows by reason."""
+class Reader:
+    """The records of a recipe, each with its side and the number of its source; read again whenever asked.
 
-    train: list[Record]
-    validation: list[Record]
-    dropped: Counter[str]
-    validation_dropped: Counter[str]
+    A DataError names file, line, field and remedy. Nothing is kept but eight bytes a row, where a fraction of the
+    rows is held out.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        fraction = recipe.data.validation
+        records = (record for _, record in self._stream(recipe.train_sources, recipe.validation_sources))
+        self.split = Split(records, fraction, recipe.seed) if isinstance(fraction, float) else None
+
+    def records(self, told: Told | None = None) -> Iterator[tuple[Side, int, Record]]:
+        """(side, source, record) of every sound row; `told` hears of the unsound, and of the formats."""
+        recipe, told = self.recipe, told or Told()
+        train, validation = recipe.train_sources, recipe.validation_sources
+        for number, (source, record) in enumerate(self._stream(train, validation, told.dropped["train"], told.formats)):
+            if self.split is None:
+                yield "train", source, record
+            else:
+                yield from ((side, source, part) for side, part in self.split.sides(number, record))
+        for source, record in self._stream(validation, train, told.dropped["validation"], told.formats):
+            yield "validation", source, record
+
+    def training(self) -> Iterator[Record]:
+        """The records trained on."""
+        return (record for side, _, record in self.records() if side == "train")
+
+    def _stream(
+        self,
+        sources: Sequence[Source],
+        others: Sequence[Source],
+        dropped: Counter[str] | None = None,
+        formats: dict[str, str] | None = None,
+    ) -> Iterator[tuple[int, Record]]:
+        dropped, formats = Counter() if dropped is None else dropped, {} if formats is None else formats
+        sound = 0
+
+        def drop(error: DataError) -> None:
+            dropped[error.what] += 1
+
+        for number, rows in data_sources.rows(sources, others):
+            source = sources[number]
+
+            def tell(name: str, fields: Fields, path: str = source.path) -> None:
+                formats[path] = f"fields {', '.join(fields)}; read as {name}"
+
+            for record in records(
+                rows,
+                self.recipe.objective.reads,
+                format=source.format,
+                mapping=source.mapping,
+                text_template=source.text_template,
+                on_bad=drop if self.recipe.data.bad_rows == "drop" else None,
+                on_format=tell,
+            ):
+                sound += 1
+                yield number, record
+        if sources and not sound:
+            raise DataError(
+                f"every row is unsound: {_counted(dropped)}",
+                where=", ".join(source.path for source in sources),
+                fix="see the first of them with data.bad_rows=error",
+            )
+
+
+@dataclass
+class Told:
+    """What reading the rows brought to light: how many were unsound, by side and reason; each source's format."""
+
+    dropped: dict[Side, Counter[str]] = field(default_factory=lambda: {"train": Counter(), "validation": Counter()})
+    formats: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
 class Encoded:
-    """Examples, and what became of the rows that are none: `rows` sound ones were encoded, `unsound` never were."""
+    """The examples of one side, and what became of the rows that are none.
 
-    examples: list[Example] = field(default_factory=list)
+    rows     all that were read, the unsound included
+    dropped  rows that make no example, by reason
+    """
+
+    examples: Shelf
     rows: int = 0
-    unsound: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     truncated: int = 0
 
-    @property
-    def tokens(self) -> int:
-        return sum(example.tokens for example in self.examples)
-
-    @property
-    def labelled_tokens(self) -> int:
-        return sum(row.labelled for example in self.examples for row in example.rows)
-
-
-def read_records(recipe: Recipe) -> Records:
-    """Every row of the recipe's files; a DataError names file, line, field and remedy."""
-    train, dropped = _read(recipe, recipe.train_files, recipe.validation_files)
-    if isinstance(recipe.data.validation, float):
-        return Records(*split(train, recipe.data.validation, recipe.seed), dropped, Counter())
-    if recipe.data.validation is None:
-        return Records(train, [], dropped, Counter())
-    validation, validation_dropped = _read(recipe, recipe.validation_files, recipe.train_files)
-    return Records(train, validation, dropped, validation_dropped)
-
-
-def _read(recipe: Recipe, files: Sequence[Path], others: Sequence[Path]) -> tuple[list[Record], Counter[str]]:
-    """The sound rows of the files, and the reasons the others are left out."""
-    dropped: Counter[str] = Counter()
-
-    def drop(error: DataError) -> None:
-        dropped[error.what] += 1
-
-    rows = records(
-        read_all(files, others),
-        recipe.objective.reads,
-        format=recipe.data.format,
-        mapping=recipe.data.mapping,
-        text_template=recipe.data.text_template,
-        on_bad=drop if recipe.data.bad_rows == "drop" else None,
-    )
-    sound = list(rows)
-    if not sound:
-        raise DataError(
-            f"every row is unsound: {_counted(dropped)}",
-            where=", ".join(map(str, files)),
-            fix="see the first of them with data.bad_rows=error",
-        )
-    return sound, dropped
-
-
-def encode(rows: Sequence[Record], objective: Objective, codec: Codec, *, drop: bool = False) -> Encoded:
-    """The examples of the records, in order; `drop` leaves out those a chat template refuses."""
-    out = Encoded(rows=len(rows))
-    before = codec.truncated
-    for record in rows:
+    def add(self, record: Record, objective: Objective, codec: Codec, *, source: int = 0, drop: bool = False) -> None:
+        """Encode a record; `drop` leaves out one that a chat template refuses."""
+        self.rows += 1
+        before = codec.truncated
         try:
             examples = objective.rows(record, codec)
         except Unusable as unusable:
-            out.dropped[unusable.reason] += 1
-            continue
+            self.dropped[unusable.reason] += 1
+            return
         except TemplateRefused as refused:
             if not drop:
                 raise
-            out.dropped[refused.what] += 1
-            continue
-        for index, example in enumerate(examples):
+            self.dropped[refused.what] += 1
+            return
+        finally:
+            self.truncated += codec.truncated - before
+        for index, rows in enumerate(examples):
             name = record.where if len(examples) == 1 else f"{record.where} block {index + 1}"
-            out.examples.append(Example(name, example))
-    out.truncated = codec.truncated - before
-    return out
+            self.examples.append(Example(name, rows), source)
 
-
-def refuse_empty(encoded: Encoded, where: str) -> None:
-    """A DataError with the true cause when no row would carry a loss."""
-    if not encoded.labelled_tokens:
-        raise DataError(
-            f"no row carries a label, so there is nothing to learn: {_counted(encoded.dropped)}",
-            where=where,
-            fix="raise data.max_length if rows are too long; else look at them with: bottega preview",
-        )
+    def refuse_empty(self, where: str) -> None:
+        """A DataError with the true cause when no row would carry a loss."""
+        if not self.examples.labelled:
+            raise DataError(
+                f"no row carries a label, so there is nothing to learn: {_counted(self.dropped)}",
+                where=where,
+                fix="raise data.max_length if rows are too long; else look at them with: bottega preview",
+            )
 
 
 def _counted(dropped: Counter[str]) -> str:
@@ -138,18 +161,25 @@ class Update:
 class Feed:
     """The updates of a run: shuffles of the examples, one after the other without end, cut into updates.
 
-    No example is left out at the end of an epoch: the update that reaches it goes on into the next shuffle.
+    No example is left out at the end of an epoch: the update that reaches it goes on into the next shuffle. Where
+    sources are mixed, an epoch holds `weight` times the examples of each; a part of a source is another one each time.
     """
 
-    def __init__(self, examples: Sequence[Example], recipe: Recipe) -> None:
+    def __init__(self, examples: Shelf, recipe: Recipe) -> None:
         self.examples, self.seed = examples, recipe.seed
+        weights = [source.weight for source in recipe.train_sources]
+        places = [np.flatnonzero(examples.sources == number) for number in range(len(weights))]
+        self.parts = [
+            (own, max(1, round(weight * len(own)))) for own, weight in zip(places, weights, strict=True) if len(own)
+        ]
+        self.epoch_examples = sum(count for _, count in self.parts)
         self.update_tokens = recipe.optim.update_tokens
         self.update_examples = recipe.optim.examples or DEFAULT_EXAMPLES
         self.steps = recipe.optim.steps or self._steps(recipe.optim.epochs or 1.0)
 
     def _steps(self, epochs: float) -> int:
         """Updates until every example has been taken `epochs` times."""
-        wanted = math.ceil(epochs * len(self.examples) - 1e-9)
+        wanted = math.ceil(epochs * self.epoch_examples - 1e-9)
         if self.update_tokens is None:
             return math.ceil(wanted / self.update_examples)
         stream, position, steps = self._stream(0), 0, 0
@@ -161,24 +191,42 @@ class Feed:
         """The updates after `step`, whose last example stood before `position`."""
         stream = self._stream(position)
         for number in range(step + 1, self.steps + 1):
-            examples = self._take(stream)
-            position += len(examples)
-            yield Update(number, examples, position)
+            taken = self._take(stream)
+            position += len(taken)
+            yield Update(number, [self.examples[index] for index in taken], position)
 
-    def _take(self, stream: Iterator[Example]) -> list[Example]:
+    def _take(self, stream: Iterator[int]) -> list[int]:
         """The next update's examples: so many, or as many as reach so many tokens."""
         if self.update_tokens is None:
             return list(islice(stream, self.update_examples))
-        examples, tokens = list[Example](), 0
+        taken, tokens = list[int](), 0
         while tokens < self.update_tokens:
-            examples.append(next(stream))
-            tokens += examples[-1].tokens
-        return examples
+            taken.append(next(stream))
+            tokens += int(self.examples.tokens[taken[-1]])
+        return taken
 
-    def _stream(self, position: int) -> Iterator[Example]:
-        epoch, place = divmod(position, len(self.examples))
+    def _stream(self, position: int) -> Iterator[int]:
+        epoch, place = divmod(position, self.epoch_examples)
         while True:
-            order = np.random.default_rng(derive(self.seed, "shuffle", epoch)).permutation(len(self.examples))
-            for index in order[place:]:
-                yield self.examples[index]
+            yield from self._epoch(epoch)[place:].tolist()
             epoch, place = epoch + 1, 0
+
+    def _epoch(self, epoch: int) -> NDArray[np.int64]:
+        """The examples of an epoch in their order."""
+        drawn = [self._drawn(number, own, count, epoch) for number, (own, count) in enumerate(self.parts)]
+        whole: NDArray[np.int64] = np.concatenate(drawn)
+        return whole[_shuffled(self.epoch_examples, self.seed, "shuffle", epoch)]
+
+    def _drawn(self, number: int, own: NDArray[np.int64], count: int, epoch: int) -> NDArray[np.int64]:
+        """A source's share of an epoch: the next `count` of an endless row of its own shuffles."""
+        if count == len(own):
+            return own
+        first = epoch * count
+        rounds = range(first // len(own), (first + count - 1) // len(own) + 1)
+        order = np.concatenate([_shuffled(len(own), self.seed, "mix", number, turn) for turn in rounds])
+        taken: NDArray[np.int64] = own[order[first - rounds[0] * len(own) :][:count]]
+        return taken
+
+
+def _shuffled(count: int, seed: int, purpose: str, *numbers: int) -> NDArray[np.int64]:
+    return np.random.default_rng(derive(seed, purpose, *numbers)).permutation(count)

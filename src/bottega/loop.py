@@ -61,7 +61,7 @@ def _life(run: RunStore) -> Iterator[Event]:
     from bottega.session import Session
 
     recipe, place = run.recipe, run.place
-    session = Session(recipe, place)
+    session = Session(recipe, place, run.folder)
     if place is None:
         run.write_place(session.place())
     checkpoint, damaged = _newest_whole(run)
@@ -121,7 +121,7 @@ def _step(session: Session, update: Update, before: float) -> Stepped:
         seconds=time.perf_counter() - before,
         memory=peak_memory(),
         device_memory=session.device_memory,
-        epoch=update.position / len(session.feed.examples),
+        epoch=update.position / session.feed.epoch_examples,
         metrics=metrics,
     )
 

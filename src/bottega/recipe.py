@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -21,7 +22,6 @@ from pydantic import (
     Field,
     SerializeAsAny,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
@@ -32,14 +32,18 @@ from bottega.objectives import Objective
 TooLong = Literal["drop", "truncate", "split", "error"]
 
 PATHS = {
-    "data.train": False,
-    "data.validation": False,
-    "model.base": True,
-    "model.tokenizer": True,
-    "adapter.from": False,
+    "data.train": "dataset",
+    "data.validation": "dataset",
+    "model.base": "model",
+    "model.tokenizer": "model",
+    "adapter.from": "folder",
 }
-"""The keys that hold paths, and whether a hub id may stand there instead."""
+"""The keys that hold paths, and what may stand there: a folder, or the hub id of a model or dataset instead."""
 
+RowFormat = Literal[
+    "auto", "messages", "instruction", "question", "summary", "prompted", "preference", "openai_preference", "unpaired",
+    "labelled", "conll", "spans", "choice", "text",
+]  # fmt: skip
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -91,16 +95,43 @@ class Adapter(Section):
         return self
 
 
-class Data(Section):
-    """Where rows come from and how they become tokens."""
+class Reading(Section):
+    """How the fields of a row are understood; what a source leaves at its default is as `data` has it."""
 
-    train: str | list[str] = Field(description="File or files: text, JSON, JSONL, CSV, TSV.")
-    validation: float | str | list[str] | None = Field(
-        None, description="Files, or the fraction of the training rows to hold out."
-    )
-    format: Literal["auto", "text", "prompted", "instruction", "messages", "preference", "labelled"] = "auto"
+    format: RowFormat = Field("auto", description="How fields make a row; `auto` recognises it from the first row.")
     mapping: dict[str, str] = Field(default_factory=dict, description="Our field name: the file's.")
     text_template: str | None = Field(None, description="Builds each text from its fields: `Q: {question}`.")
+
+
+class Source(Reading):
+    """One place rows come from."""
+
+    path: str = Field(description="File, folder, dataset saved on disk, or a dataset's hub id.")
+    split: str | None = Field(None, description="Split and slice: `train[:80%]`, `train[4096:4224]`; default train.")
+    config: str | None = Field(None, description="Configuration of a dataset on the hub.")
+    stream: bool = Field(False, description="Read a dataset from the hub as it arrives, without storing it.")
+    weight: float = Field(
+        1.0, gt=0, description="How often each row is taken in an epoch; 0.25 takes a quarter, another one each time."
+    )
+
+
+def _listed(value: Any) -> Any:
+    """A path, a source, or a list of either, as a list of sources; what is none of these as it is."""
+    if isinstance(value, (str, Mapping, Source)):
+        value = [value]
+    return [{"path": item} if isinstance(item, str) else item for item in value] if isinstance(value, list) else value
+
+
+Sources = Annotated[list[Source], BeforeValidator(_listed), Field(min_length=1)]
+
+
+class Data(Reading):
+    """Where rows come from and how they become tokens."""
+
+    train: Sources = Field(description="A path, a source with options, or a list of them, to mix.")
+    validation: Annotated[float, Field(gt=0, lt=1)] | Sources | None = Field(
+        None, description="The same, or the fraction of the training rows to hold out."
+    )
     max_length: int | None = Field(
         None, ge=2, description="Most tokens in a row; default: what the model allows, ≤ 1024."
     )
@@ -108,20 +139,6 @@ class Data(Section):
         None, description="What becomes of a longer row; default: split for plain text, drop for the rest."
     )
     bad_rows: Literal["error", "drop"] = Field("error", description="What becomes of a row that is unsound.")
-
-    @field_validator("validation", mode="before")
-    @classmethod
-    def _fraction(cls, value: Any) -> Any:
-        if isinstance(value, (int, float)) and not 0 < value < 1:
-            raise ValueError("a fraction lies between 0 and 1")
-        return value
-
-    @field_validator("train", "validation")
-    @classmethod
-    def _some(cls, value: Any) -> Any:
-        if value == []:
-            raise ValueError("no file is named")
-        return value
 
 
 class Optim(Section):
@@ -242,12 +259,19 @@ class Recipe(Section):
         return hashlib.sha256(json.dumps(self.document(), sort_keys=True).encode()).hexdigest()[:16]
 
     @property
-    def train_files(self) -> list[Path]:
-        return _paths(self.data.train)
+    def train_sources(self) -> list[Source]:
+        return [self._read_as_data(source) for source in self.data.train]
 
     @property
-    def validation_files(self) -> list[Path]:
-        return [] if isinstance(self.data.validation, float | None) else _paths(self.data.validation)
+    def validation_sources(self) -> list[Source]:
+        found = self.data.validation
+        return [self._read_as_data(source) for source in found] if isinstance(found, list) else []
+
+    def _read_as_data(self, source: Source) -> Source:
+        """The source with the reading options of `data` where it has none of its own."""
+        fields = {name: field.get_default(call_default_factory=True) for name, field in Reading.model_fields.items()}
+        own = {name for name, default in fields.items() if getattr(source, name) != default}
+        return source.model_copy(update={name: getattr(self.data, name) for name in fields if name not in own})
 
     @property
     def too_long(self) -> TooLong:
@@ -268,10 +292,6 @@ class _Loader(yaml.SafeLoader):
         if twice:
             raise yaml.MarkedYAMLError(problem=f"the key {twice[0]} is given twice", problem_mark=node.start_mark)
         return super().construct_mapping(node, deep)
-
-
-def _paths(value: str | list[str]) -> list[Path]:
-    return [Path(path) for path in ([value] if isinstance(value, str) else value)]
 
 
 def _override(document: dict[str, Any], override: str, folder: Path) -> None:
@@ -304,33 +324,41 @@ def _override(document: dict[str, Any], override: str, folder: Path) -> None:
 def _resolved(document: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The document with the paths it names made absolute."""
     out = {key: dict(value) if isinstance(value, Mapping) else value for key, value in document.items()}
-    for name, or_hub in PATHS.items():
+    for name, kind in PATHS.items():
         section, key = name.split(".")
         part = out.get(section)
         if isinstance(part, dict) and key in part:
-            part[key] = _absolute(part[key], folder, or_hub)
+            part[key] = _absolute(part[key], folder, kind)
     return out
 
 
-def _absolute(value: Any, folder: Path, or_hub: bool) -> Any:
+def _absolute(value: Any, folder: Path, kind: str) -> Any:
     """Paths made absolute; where a hub id is as good, only if the path is there or looks like one."""
     if isinstance(value, list):
-        return [_absolute(item, folder, or_hub) for item in value]
+        return [_absolute(item, folder, kind) for item in value]
+    if isinstance(value, Mapping) and "path" in value:
+        return {**value, "path": _absolute(value["path"], folder, kind)}
     if not isinstance(value, str):
         return value
     try:
         path = folder / Path(value).expanduser()
-        if or_hub and not path.exists() and not value.startswith((".", "/", "~")):
+        if not path.exists() and not value.startswith((".", "/", "~")) and _may_be_hub_id(value, kind):
             return value
         return str(path.resolve())
     except (OSError, ValueError, RuntimeError) as error:
         raise RecipeError(f"no path: {error}", where=value, fix="write the path of a file that exists") from None
 
 
+def _may_be_hub_id(value: str, kind: str) -> bool:
+    """A dataset's id has no suffix in letters, as files have; `mix-v1.2` is one."""
+    return kind == "model" or (kind == "dataset" and not Path(value).suffix[1:].isalpha())
+
+
 def _explained(error: ValidationError, document: Mapping[str, Any], where: str) -> RecipeError:
     """The first problem pydantic found, in the words of a recipe."""
     problem = error.errors()[0]
-    keys = [str(part) for part in problem["loc"] if not str(part).startswith("function-")]
+    # pydantic also names the branch of a union it tried.
+    keys = [str(part) for part in problem["loc"] if not re.match(r"function-|list\[|constrained-|float$", str(part))]
     key = ".".join(keys)
     if problem["type"] == "extra_forbidden":
         chosen = objectives.load(document["objective"]["kind"]) if keys[0] == "objective" else Recipe

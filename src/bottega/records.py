@@ -6,8 +6,17 @@ records with the same key must never stand on both sides of a validation split.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+
+class Unusable(Exception):
+    """A sound record that makes no row under these settings; `reason` is what the count of dropped rows shows."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +25,28 @@ class Message:
     content: str
     weight: float = 1.0
     """Share of an assistant message in the loss; 0 trains on the others only."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """What else a template may show: tool_calls, tool_call_id, name, reasoning_content."""
+
+    def turn(self) -> dict[str, Any]:
+        """The message as chat templates take it."""
+        return {"role": self.role, "content": self.content, **self.more}
 
 
 Prompt: TypeAlias = str | tuple[Message, ...]
+Answer: TypeAlias = str | tuple[Message, ...]
+"""After a conversation, a string is one assistant message."""
+
+Tools: TypeAlias = tuple[Mapping[str, Any], ...]
+"""Descriptions of functions, as chat templates take them."""
+
+
+class Entity(NamedTuple):
+    """Characters `start` to `stop` of a text are a `label`."""
+
+    start: int
+    stop: int
+    label: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +81,7 @@ class Chat:
 
     where: str
     messages: tuple[Message, ...]
+    tools: Tools = ()
 
     @property
     def prompt_key(self) -> str:
@@ -65,12 +94,27 @@ class Preference:
 
     where: str
     prompt: Prompt
-    chosen: str
-    rejected: str
+    chosen: Answer
+    rejected: Answer
+    tools: Tools = ()
 
     @property
     def prompt_key(self) -> str:
-        return self.prompt if isinstance(self.prompt, str) else _before_answer(self.prompt)
+        return _key(self.prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class Unpaired:
+    """A prompt and one answer, called good or bad (KTO)."""
+
+    where: str
+    prompt: Prompt
+    completion: Answer
+    desirable: bool
+
+    @property
+    def prompt_key(self) -> str:
+        return _key(self.prompt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +130,43 @@ class Labelled:
         return self.text
 
 
-Record: TypeAlias = Text | Prompted | Chat | Preference | Labelled
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """A text in which some spans, none over another, have a label."""
+
+    where: str
+    text: str
+    spans: tuple[Entity, ...]
+
+    @property
+    def prompt_key(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A question, the answers to choose from, and the number of the right one."""
+
+    where: str
+    question: str
+    choices: tuple[str, ...]
+    gold: int
+
+    @property
+    def prompt_key(self) -> str:
+        return self.question
+
+
+Record: TypeAlias = Text | Prompted | Chat | Preference | Unpaired | Labelled | Tagged | Choice
+
+
+def answered(messages: Answer) -> tuple[Message, ...]:
+    """An answer to a conversation as messages."""
+    return (Message("assistant", messages),) if isinstance(messages, str) else messages
+
+
+def _key(prompt: Prompt) -> str:
+    return prompt if isinstance(prompt, str) else _before_answer(prompt)
 
 
 def _before_answer(messages: tuple[Message, ...]) -> str:

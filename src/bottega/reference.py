@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from bottega import objectives
-from bottega.recipe import Recipe
+from bottega.recipe import Recipe, Section, Source
 
 HEAD = """# The recipe
 
@@ -29,6 +29,8 @@ def page() -> str:
     parts = [HEAD, *_table("Top level", Recipe, skip=[*names, "objective"])]
     for name, section in sections:
         parts += _table(f"`{name}`", section)
+        if name == "data":
+            parts += _table("A `source`", Source)
     for kind in objectives.kinds():
         parts += _table(f"`objective: {{kind: {kind}}}`", objectives.load(kind), skip=["kind"])
     return "\n".join(parts)
@@ -64,6 +66,8 @@ def _values(annotation: Any) -> str:
         return f"list of {_values(arguments[0])}"
     if origin is dict:
         return "keys and values"
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return f"[{annotation.__name__.lower()}](#a-{annotation.__name__.lower()})"
     return {str: "text", int: "whole number", float: "number", bool: "`true`, `false`"}[annotation]
 
 

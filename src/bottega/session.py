@@ -18,12 +18,15 @@ from typing import Any, get_args
 import torch
 
 from bottega.batch import Batch, Example, Term, Unit
+from bottega.data import sources
 from bottega.data.codec import Codec
+from bottega.data.shelf import Shelf
+from bottega.data.split import Side
 from bottega.engine.engine import Engine
 from bottega.engine.optim import Optimizer
 from bottega.errors import Diverged, ModelError, RunError
 from bottega.events import Noted, Started
-from bottega.feed import Encoded, Feed, encode, read_records, refuse_empty
+from bottega.feed import Encoded, Feed, Reader, Told
 from bottega.models.adapters import adapt, head_is_adapted
 from bottega.models.load import (
     adapter_folder,
@@ -60,35 +63,34 @@ class Rows:
     labels: list[str]
     train: Encoded
     validation: Encoded
-
-    @property
-    def rows_read(self) -> int:
-        """Training rows in the files, those left out included."""
-        return self.train.rows + self.train.unsound
+    formats: dict[str, str]
 
 
-def prepare(recipe: Recipe, choices: Mapping[str, Any] | None = None) -> Rows:
+def prepare(recipe: Recipe, choices: Mapping[str, Any] | None = None, folder: Path | None = None) -> Rows:
     """Read and encode every row of the recipe; raises where nothing would be learned.
 
     choices  those of an earlier start of the same run
+    folder   where the encoded rows are kept, out of sight, for as long as they are needed
     """
     tokenizer = load_tokenizer(_tokenizer_source(recipe))
     config = load_config(recipe.model, tokenizer)
     length = max_length((choices or {}).get("max_length", recipe.data.max_length), config)
-    records = read_records(recipe)
-    labels = recipe.objective.labels(records.train)
+    reader, told = Reader(recipe), Told()
+    labels = recipe.objective.labels(reader.training())
     codec = Codec(tokenizer, max_length=length, too_long=recipe.too_long, both_ways=is_encoder(config), labels=labels)
-    drop = recipe.data.bad_rows == "drop"
-    train = encode(records.train, recipe.objective, codec, drop=drop)
-    train.unsound = records.dropped.total()
-    train.dropped += records.dropped
-    refuse_empty(train, str(recipe.data.train))
-    validation = encode(records.validation, recipe.objective, codec, drop=drop)
-    validation.dropped += records.validation_dropped
-    if records.validation:
-        refuse_empty(validation, str(recipe.data.validation))
-    _refuse_unknown_tokens(recipe, config, [*train.examples, *validation.examples])
-    return Rows(tokenizer, config, codec, labels, train, validation)
+    encoded: dict[Side, Encoded] = {"train": Encoded(Shelf(folder)), "validation": Encoded(Shelf(folder))}
+    for side, source, record in reader.records(told):
+        drop = recipe.data.bad_rows == "drop"
+        encoded[side].add(record, recipe.objective, codec, source=source, drop=drop)
+    for side, rows in encoded.items():
+        rows.examples.seal()
+        rows.rows += told.dropped[side].total()
+        rows.dropped += told.dropped[side]
+        if side == "train" or recipe.data.validation is not None:
+            named = recipe.validation_sources if side == "validation" else recipe.train_sources
+            rows.refuse_empty(", ".join(source.path for source in named or recipe.train_sources))
+        _refuse_unknown_tokens(recipe, config, rows.examples.most)
+    return Rows(tokenizer, config, codec, labels, encoded["train"], encoded["validation"], told.formats)
 
 
 def _tokenizer_source(recipe: Recipe) -> str:
@@ -108,9 +110,8 @@ def _tokenizer_source(recipe: Recipe) -> str:
     return source.tokenizer
 
 
-def _refuse_unknown_tokens(recipe: Recipe, config: Any, examples: Sequence[Example]) -> None:
+def _refuse_unknown_tokens(recipe: Recipe, config: Any, most: int) -> None:
     known = int(config.get_text_config().vocab_size)
-    most = max(int(row.tokens.max()) for example in examples for row in example.rows)
     if most >= known:
         raise ModelError(
             f"the tokenizer makes token {most}, and the model has a vocab_size of {known}",
@@ -122,10 +123,11 @@ def _refuse_unknown_tokens(recipe: Recipe, config: Any, examples: Sequence[Examp
 class Session:
     """A run in memory: its engine, its feed, and the choices made for it.
 
-    place  what an earlier start of the same run found and chose; choices are taken from it, so that a resume is exact
+    place   what an earlier start of the same run found and chose; choices are taken from it, so that a resume is exact
+    folder  where encoded rows are kept while the run goes on
     """
 
-    def __init__(self, recipe: Recipe, place: dict[str, Any] | None = None) -> None:
+    def __init__(self, recipe: Recipe, place: dict[str, Any] | None = None, folder: Path | None = None) -> None:
         self.recipe = recipe
         _check_unchanged(recipe, place)
         choices = place["choices"] if place else {}
@@ -135,7 +137,7 @@ class Session:
         # Filling fresh memory with NaN finds reads of nothing; here it costs a tenth of a step.
         setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010, untyped
         self.device = _device(choices.get("device", recipe.devices.device))
-        self.rows = prepare(recipe, choices)
+        self.rows = prepare(recipe, choices, folder)
         self.dtype = compute_dtype(choices.get("dtype", recipe.model.dtype), self.device)
         self.engine = self._engine(Fit(**choices["fit"]) if choices else None)
         self.feed = Feed(self.rows.train.examples, recipe)
@@ -191,9 +193,10 @@ class Session:
         """The validation rows, packed once."""
         examples = self.rows.validation.examples
         wanted = self.recipe.evaluate.rows if self.recipe.evaluate else None
+        numbers: Sequence[int] = range(len(examples))
         if wanted is not None and wanted < len(examples):
-            examples = random.Random(derive(self.recipe.seed, "validation")).sample(examples, wanted)
-        return self.batches(examples)
+            numbers = random.Random(derive(self.recipe.seed, "validation")).sample(numbers, wanted)
+        return self.batches([examples[number] for number in numbers])
 
     def validate(self, step: int) -> tuple[float, dict[str, float]]:
         """(loss, metrics) over the validation rows after `step`; Diverged when the loss is no number."""
@@ -283,7 +286,9 @@ class Session:
 
     def notes(self, step: int) -> list[Noted]:
         """What a user should know before the first update."""
-        notes = []
+        notes = [
+            Noted(step=step, subject="format", message=f"{path}: {seen}") for path, seen in self.rows.formats.items()
+        ]
         for name, part in (("training", self.rows.train), ("validation", self.rows.validation)):
             if part.dropped:
                 count = part.dropped.total()
@@ -343,7 +348,8 @@ def _files(recipe: Recipe) -> list[Path]:
     folders += [recipe.model.tokenizer] if recipe.model.tokenizer else []
     names = ("config.json", "adapter_config.json", "tokenizer*.json", "chat_template.jinja", "*.safetensors")
     weights = [path for folder in folders for name in names for path in sorted(Path(folder).glob(name))]
-    return [*recipe.train_files, *recipe.validation_files, *weights]
+    rows = [path for source in (*recipe.train_sources, *recipe.validation_sources) for path in sources.files(source)]
+    return [*rows, *weights]
 
 
 def _check_unchanged(recipe: Recipe, place: dict[str, Any] | None) -> None:

@@ -44,12 +44,12 @@ def survey(recipe: Recipe) -> dict[str, Any]:
     prepared = prepare(recipe)
     train, validation = prepared.train, prepared.validation
     return {
-        "rows": prepared.rows_read,
+        "rows": train.rows,
         "examples": len(train.examples),
         "dropped": dict(train.dropped),
         "truncated": train.truncated,
-        "tokens": train.tokens,
-        "labelled_tokens": train.labelled_tokens,
+        "tokens": int(train.examples.tokens.sum()),
+        "labelled_tokens": train.examples.labelled,
         "validation_examples": len(validation.examples),
         "validation_dropped": dict(validation.dropped),
         "max_length": prepared.codec.max_length,

@@ -15,7 +15,6 @@ import transformers
 from bottega import objectives
 from bottega.batch import Batch, Example, Loss
 from bottega.data.codec import Codec
-from bottega.feed import encode
 from bottega.models.load import fit_model
 from bottega.models.scorer import Fit, Scorer
 from bottega.objectives import Objective
@@ -136,4 +135,5 @@ def world(kind: str, options: tuple[tuple[str, Any], ...], model: str) -> World:
     made, other = build(0), build(1)
     fit = fit_model(made, objective.head).fit
     fit_model(other, objective.head)
-    return World(objective, made, other, encode(rows, objective, codec).examples, fit, tolerance)
+    examples = [Example(row.where, parts) for row in rows for parts in objective.rows(row, codec)]
+    return World(objective, made, other, examples, fit, tolerance)

@@ -116,7 +116,7 @@ def test_a_json_line_is_an_object(tmp_path: Path, value: str, kind: str) -> None
 def test_rows_before_a_broken_one_are_read(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n{')
     found = read(tmp_path / "a.jsonl")
-    assert next(found) == ("a.jsonl line 1", {"a": 1})
+    assert next(found) == (1, {"a": 1})
     with pytest.raises(DataError):
         next(found)
 
@@ -276,7 +276,9 @@ def packed(name: str, data: bytes) -> bytes:
 @pytest.mark.parametrize("suffix", TEXTUAL)
 def test_compressed_files_read_as_plain_ones(tmp_path: Path, suffix: str, compression: str) -> None:
     content = {".json": '[{"a": "1"},\n{"a": "é"}]', ".csv": "a\n1\né\n", ".tsv": "a\n1\né\n"}.get(suffix)
-    content = content or ("a\tO\n\né\tO\n" if suffix in (".conll", ".bio", ".annotated") else '{"a": "1"}\n{"a": "é"}\n')
+    content = content or (
+        "a\tO\n\né\tO\n" if suffix in (".conll", ".bio", ".annotated") else '{"a": "1"}\n{"a": "é"}\n'
+    )
     plain = rows(tmp_path, f"a{suffix}", content)
     name = f"a{suffix}{compression}"
     assert rows(tmp_path, name, packed(name, content.encode())) == plain
@@ -295,7 +297,7 @@ def test_a_damaged_archive_is_a_data_error(tmp_path: Path, compression: str) -> 
 
 def test_a_long_list_is_read_in_pieces(tmp_path: Path) -> None:
     """Rows that lie over the borders of the pieces, and one longer than a piece, come out whole with their lines."""
-    written = [{"n": number, "text": "\\u00e9\"\\ é🙂," * (number % 700)} for number in range(300)]
+    written = [{"n": number, "text": '\\u00e9"\\ é🙂,' * (number % 700)} for number in range(300)]
     written[150]["text"] = "x" * 300_000
     for indent, lines in ((None, [1] * 300), (1, [2 + 4 * number for number in range(300)])):
         text = json.dumps(written, indent=indent, ensure_ascii=False)

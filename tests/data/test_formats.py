@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from bottega import objectives
-from bottega.data.formats import FORMATS, ROLES, records
-from bottega.data.sources import read
+from bottega.data.conversations import ROLES
+from bottega.data.formats import FORMATS, records
 from bottega.errors import DataError, RecipeError
-from bottega.records import Chat, Labelled, Message, Preference, Prompted, Record, Text
-from making import shared_data
+from bottega.recipe import RowFormat
+from bottega.records import (
+    Chat,
+    Choice,
+    Entity,
+    Labelled,
+    Message,
+    Preference,
+    Prompted,
+    Record,
+    Tagged,
+    Text,
+    Unpaired,
+)
+from making import placed, shared_data
 
 SFT = (Chat, Prompted, Text)
 
@@ -24,8 +37,19 @@ ROWS: dict[str, dict[str, Any]] = {
     "messages": {"messages": TALK},
     "instruction": {"instruction": "q", "output": "a"},
     "prompted": {"prompt": "q", "completion": "a"},
+    "question": {"question": "q", "answer": "a"},
+    "summary": {"source": "q", "summary": "a"},
     "preference": {"prompt": "q", "chosen": "a", "rejected": "b"},
+    "openai_preference": {
+        "input": {"messages": TALK[:1]},
+        "preferred_output": TALK[1:],
+        "non_preferred_output": [{"role": "assistant", "content": "b"}],
+    },
+    "unpaired": {"prompt": "q", "completion": "a", "label": True},
     "labelled": {"text": "t", "label": "l"},
+    "conll": {"tokens": ["t"], "tags": ["O"]},
+    "spans": {"text": "t", "spans": []},
+    "choice": {"question": "q", "choices": ["a", "b"], "gold": 0},
     "text": {"text": "t"},
 }
 
@@ -54,7 +78,8 @@ def refused(fields: dict[str, Any], *reads: type, what: str, where: str = "file 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_has_an_example_here(name: str) -> None:
-    assert set(FORMATS[name].needs) <= set(ROWS[name])
+    assert {need[0] for need in FORMATS[name].needs} <= set(ROWS[name])
+    assert set(FORMATS) == set(get_args(RowFormat)) - {"auto"}
 
 
 @pytest.mark.parametrize("kind", objectives.kinds())
@@ -68,7 +93,7 @@ def test_a_row_is_recognised_where_the_objective_reads_it(name: str, kind: str) 
     with pytest.raises(RecipeError, match=f"does not read {name} rows") as caught:
         one(ROWS[name], *reads, format=name)
     assert caught.value.where == "data.format"
-    if name == "labelled" and Text in reads:
+    if name in ("labelled", "spans") and Text in reads:
         assert type(one(ROWS[name], *reads)) is Text
     else:
         refused(ROWS[name], *reads, what="no format this objective reads")
@@ -99,8 +124,8 @@ def test_messages_come_before_an_instruction() -> None:
 
 
 def test_what_is_not_recognised_names_fields_and_formats() -> None:
-    error = refused({"question": "q", "answer": "a"}, *SFT, what="fields question, answer")
-    assert "messages or instruction + output or prompt + completion or text" in str(error.fix)
+    error = refused({"query": "q", "reply": "a"}, *SFT, what="fields query, reply")
+    assert "messages or instruction + output or question + answer" in str(error.fix)
     refused({}, *SFT, what="fields none")
 
 
@@ -325,7 +350,7 @@ def test_weights_are_read() -> None:
     assert [message.weight for message in one({"messages": talk}).messages] == [1.0, 0.0, 0.5, 2.0]
 
 
-@pytest.mark.parametrize("weight", [-1, -0.5, "1", None, True, [1], float("nan"), float("inf")])
+@pytest.mark.parametrize("weight", [-1, -0.5, "1", True, [1], float("nan"), float("inf")])
 def test_a_weight_is_a_number_from_0_up(weight: Any) -> None:
     refused(
         {"messages": [TALK[0], TALK[1] | {"weight": weight}]}, what="weight", where="file line 1, field messages[1]"
@@ -349,12 +374,12 @@ def test_messages_are_a_list(talk: Any) -> None:
         (None, "without role or content"),
         ({"role": "user"}, "without role or content"),
         ({"content": "x"}, "without role or content"),
-        ({"from": "human", "value": "x"}, "without role or content"),
-        ({"role": "human", "content": "x"}, "unknown role 'human'"),
+        ({"from": "human"}, "without role or content"),
+        ({"role": "narrator", "content": "x"}, "unknown role 'narrator'"),
         ({"role": None, "content": "x"}, "unknown role None"),
         ({"role": ["user"], "content": "x"}, "unknown role"),
         ({"role": "user", "content": None}, "not a string"),
-        ({"role": "user", "content": [{"type": "text", "text": "x"}]}, "not a string"),
+        ({"role": "user", "content": {"type": "text", "text": "x"}}, "not a string"),
         ({"role": "assistant", "content": ""}, "empty content"),
         ({"role": "assistant", "content": " \n"}, "empty content"),
     ],
@@ -421,8 +446,8 @@ def test_preferences_after_several_turns() -> None:
         ({"prompt": "q", "chosen": None, "rejected": "b"}, "not a string"),
         ({"prompt": "q", "chosen": "a", "rejected": talk_to("b")}, "not a string"),
         ({"chosen": talk_to("a", TALK[0]), "rejected": "b"}, "not a list of messages"),
-        ({"chosen": talk_to("a", TALK[0]), "rejected": talk_to("b")}, "differ before their last message"),
-        ({"chosen": TALK[:1], "rejected": talk_to("b")}, "differ before their last message"),
+        ({"chosen": talk_to("a", TALK[0]), "rejected": talk_to("b")}, "before an assistant message"),
+        ({"chosen": TALK[:1], "rejected": talk_to("b")}, "before an assistant message"),
         ({"chosen": [], "rejected": talk_to("b")}, "not a list of messages"),
         ({"prompt": [], "chosen": "a", "rejected": "b"}, "not a list of messages"),
     ],
@@ -444,6 +469,192 @@ def test_labels_are_checked(label: Any) -> None:
     refused({"text": "t", "label": label}, Labelled, what="label", where="file line 1, field label")
 
 
+# Other names
+
+
+@pytest.mark.parametrize(
+    ("fields", "reads", "same_as"),
+    [
+        ({"conversations": TALK}, SFT, "messages"),
+        ({"instruction": "q", "response": "a"}, SFT, "instruction"),
+        ({"instruction": "q", "response": "a", "context": ""}, SFT, "instruction"),
+        ({"question": "q", "answers": ["a", "b"]}, SFT, "question"),
+        ({"question": "q", "answers": [{"text": "a", "answer_start": 3}], "id": "7"}, SFT, "question"),
+        ({"question": "q", "answers": {"text": ["a"], "answer_start": [3]}}, SFT, "question"),
+        ({"article": "q", "highlights": "a"}, SFT, "summary"),
+        ({"source": ["q"], "target": ["a", "b"]}, SFT, "summary"),
+        ({"prompt": "q", "response": "a"}, SFT, "prompted"),
+        ({"sentence": "t", "category": "l"}, (Labelled,), "labelled"),
+        ({"words": ["t"], "ner_tags": ["O"]}, (Tagged,), "conll"),
+        ({"text": "t", "entities": []}, (Tagged,), "spans"),
+        ({"query": "q", "options": ["a", "b"], "answer": "A"}, (Choice,), "choice"),
+        (
+            {"question": "q", "choices": {"text": ["a", "b"], "label": ["1", "2"]}, "answerKey": "1"},
+            (Choice,),
+            "choice",
+        ),
+        ({"prompt": "q", "completion": "a", "label": "True"}, (Unpaired,), "unpaired"),
+    ],
+)
+def test_a_field_may_have_another_name(fields: dict[str, Any], reads: tuple[type, ...], same_as: str) -> None:
+    assert one(fields, *reads) == one(ROWS[same_as], *reads)
+
+
+def test_an_error_speaks_of_fields_by_the_files_names() -> None:
+    error = refused({"text": "t", "category": ["x"]}, Labelled, what="not a string")
+    assert error.where == "file line 1, field category"
+
+
+def test_the_format_that_needs_most_is_taken() -> None:
+    reads = objectives.load("sft").reads
+    assert type(one(ROWS["unpaired"], *reads)) is Unpaired
+    assert type(one({**ROWS["unpaired"], "label": "spam"}, *reads)) is Prompted, "a class is no verdict"
+    assert type(one({"question": "q", "choices": ["a", "b"], "answer": "a"}, *reads)) is Choice
+
+
+def test_the_format_recognised_is_told_once() -> None:
+    told: list[tuple[str, list[str]]] = []
+    made([ROWS["prompted"]] * 3, on_format=lambda name, fields: told.append((name, list(fields))))
+    assert told == [("prompted", ["prompt", "completion"])]
+
+
+# ShareGPT, tools, parts
+
+
+def test_sharegpt_conversations() -> None:
+    fields = {
+        "system": "be brief",
+        "conversations": [
+            {"from": "human", "value": "weather?"},
+            {"from": "function_call", "value": '{"name": "weather", "arguments": {"city": "Rome"}}'},
+            {"from": "observation", "value": "sun"},
+            {"from": "gpt", "value": "Sun."},
+        ],
+        "tools": '[{"name": "weather", "parameters": {}}]',
+    }
+    record = one(fields, Chat)
+    assert [message.role for message in record.messages] == ["system", "user", "assistant", "tool", "assistant"]
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
+    assert record.messages[2].more == {"tool_calls": [call]}
+    assert record.tools == ({"type": "function", "function": {"name": "weather", "parameters": {}}},)
+
+
+def test_openai_messages_with_tools() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    fields = {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            {"role": "assistant", "content": None, "tool_calls": [call], "weight": 0},
+            {"role": "tool", "content": "7", "tool_call_id": "c1"},
+            {"role": "assistant", "content": "seven", "weight": None, "tool_calls": None},
+        ],
+        "tools": [tool],
+    }
+    record = one(fields, Chat)
+    assert [message.content for message in record.messages] == ["ab", "", "7", "seven"]
+    assert [message.weight for message in record.messages] == [1, 0, 1, 1]
+    assert record.messages[1].more["tool_calls"][0]["function"]["arguments"] == {"x": 1}
+    assert record.messages[2].more == {"tool_call_id": "c1"}
+    assert record.tools == (tool,)
+
+
+@pytest.mark.parametrize(
+    ("turn", "what"),
+    [
+        ({"role": "assistant", "tool_calls": "f"}, "not a list"),
+        ({"role": "assistant", "tool_calls": [{"function": {}}]}, "without a name"),
+        ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{x"}}]}, "not JSON"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": "u"}]}, "no text"),
+        ({"from": "function_call", "value": "f()"}, "not JSON"),
+        ({"from": "narrator", "value": "x"}, "unknown role"),
+    ],
+)
+def test_calls_and_parts_are_checked(turn: dict[str, Any], what: str) -> None:
+    refused({"messages": [{"role": "user", "content": "q"}, turn]}, Chat, what=what)
+
+
+def test_tools_are_checked() -> None:
+    refused({"messages": TALK, "tools": "{x"}, Chat, what="not JSON")
+    refused({"messages": TALK, "tools": {"name": "f"}}, Chat, what="not a list")
+
+
+# Preferences in other clothes
+
+
+def test_transcripts_of_text_share_their_prompt() -> None:
+    start = "\n\nHuman: hi there\n\nAssistant:"
+    record = one({"chosen": f"{start} Hello!", "rejected": f"{start} Hey you"}, Preference)
+    assert (record.prompt, record.chosen, record.rejected) == (start, " Hello!", " Hey you")
+    record = one({"chosen": "the cat sat", "rejected": "the car sat"}, Preference)
+    assert (record.prompt, record.chosen, record.rejected) == ("the ", "cat sat", "car sat")
+
+
+def test_transcripts_may_part_before_the_end() -> None:
+    better = [*TALK, {"role": "user", "content": "more"}, {"role": "assistant", "content": "c"}]
+    worse = [TALK[0], {"role": "assistant", "content": "b"}]
+    record = one({"chosen": better, "rejected": worse}, Preference)
+    assert record.prompt == SPOKEN[:1]
+    assert record.rejected == "b"
+    assert [message.content for message in record.chosen] == ["a", "more", "c"]
+
+
+def test_preferences_of_openai() -> None:
+    assert one(ROWS["openai_preference"], Preference) == Preference("file line 1", SPOKEN[:1], "a", "b")
+    refused({**ROWS["openai_preference"], "input": "q"}, Preference, what="no messages")
+
+
+# Unpaired, spans, choices
+
+
+def test_unpaired_answers() -> None:
+    assert one(ROWS["unpaired"], Unpaired) == Unpaired("file line 1", "q", "a", True)
+    talk = one({"prompt": TALK[:1], "completion": TALK[1:], "label": False}, Unpaired)
+    assert talk == Unpaired("file line 1", SPOKEN[:1], "a", False)
+    refused({**ROWS["unpaired"], "label": 3}, Unpaired, what="label 3", format="unpaired")
+
+
+def test_tags_become_spans() -> None:
+    tokens, tags = ["Ada", "Byron", "saw", "Rome", "Turin"], ["B-who", "I-who", "O", "B-place", "B-place"]
+    record = one({"tokens": tokens, "tags": tags}, Tagged)
+    assert record.text == "Ada Byron saw Rome Turin"
+    assert [record.text[span.start : span.stop] for span in record.spans] == ["Ada Byron", "Rome", "Turin"]
+    assert [span.label for span in record.spans] == ["who", "place", "place"]
+    other = one({"tokens": tokens, "tags": ["I-who", "L-who", "O", "S-place", "U-place"]}, Tagged)
+    assert other.spans == record.spans
+    refused({"tokens": tokens, "tags": tags[:4]}, Tagged, what="not as many tags")
+    refused({"tokens": ["a"], "tags": ["who"]}, Tagged, what="tag 'who'")
+
+
+def test_spans_are_of_the_text() -> None:
+    spans = [{"start": 4, "end": 7, "label": "b"}, {"start": 0, "end": 3, "type": "a"}]
+    assert one({"text": "one two", "spans": spans}, Tagged).spans == (Entity(0, 3, "a"), Entity(4, 7, "b"))
+    for wrong in (
+        {"start": 0, "end": 8, "label": "a"},
+        {"start": 2, "end": 2, "label": "a"},
+        {"start": 0, "end": 2},
+        7,
+    ):
+        refused({"text": "one two", "spans": [wrong]}, Tagged, what="none of this text")
+    overlap = [{"start": 0, "end": 5, "label": "a"}, {"start": 4, "end": 7, "label": "b"}]
+    refused({"text": "one two", "spans": overlap}, Tagged, what="overlap")
+
+
+@pytest.mark.parametrize("gold", [1, "B", "b", "B text"])
+def test_choices(gold: Any) -> None:
+    fields = {"question": "q", "choices": ["A text", "B text"], "gold": gold}
+    if gold == "b":
+        refused(fields, Choice, what="none of the 2")
+    else:
+        assert one(fields, Choice) == Choice("file line 1", "q", ("A text", "B text"), 1)
+
+
+def test_choices_are_checked() -> None:
+    refused({"question": "q", "choices": ["a"], "gold": 0}, Choice, what="fewer than two")
+    for gold in (2, -1, True, None):
+        refused({"question": "q", "choices": ["x", "y"], "gold": gold}, Choice, what="none of the 2")
+
+
 # Real files
 
 
@@ -456,17 +667,23 @@ def test_labels_are_checked(label: Any) -> None:
         ("banking77/test.csv", {"mapping": {"label": "category"}}, (Labelled,), Labelled, 3080),
         ("banking77/test.csv", {}, (Text,), Text, 3080),
         ("tinyshakespeare/input.txt", {}, (Text,), Text, 1),
+        ("gsm8k/test.jsonl", {}, SFT, Chat, 1319),
+        ("banking77/test.csv", {}, (Labelled,), Labelled, 3080),
+        ("wnut17/wnut17train.conll", {}, (Tagged,), Tagged, 3394),
+        ("scitldr_a/dev.jsonl", {}, SFT, Chat, 619),
+        ("xquad_en/xquad.en.json", {}, SFT, Chat, 1190),
+        ("arc_easy/arc_easy.jsonl", {}, (*SFT, Choice), Choice, 2376),
     ],
 )
 def test_real_files(name: str, options: dict[str, Any], reads: tuple[type, ...], record: type, count: int) -> None:
-    found = list(records(read(shared_data(name)), reads, **options))
+    found = list(records(placed(shared_data(name)), reads, **options))
     assert len(found) == count
     assert {type(each) for each in found} == {record}
 
 
 def test_real_preferences_hold_six_pairs_without_one() -> None:
     found: list[DataError] = []
-    rows = read(shared_data("rasbt_preference_1100/instruction-data-with-preference.json"))
+    rows = placed(shared_data("rasbt_preference_1100/instruction-data-with-preference.json"))
     kept = list(records(rows, (Preference,), on_bad=found.append))
     assert len(kept) == 1094
     assert {error.what for error in found} == {"chosen equal to rejected"}

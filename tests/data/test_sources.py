@@ -1,304 +1,166 @@
-"""Files → rows, with the line each stands on."""
+"""Sources → rows: files, folders, slices, datasets, and how they are mixed."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
-from bottega.data.sources import READERS, read, read_all
+from bottega.data import sources
 from bottega.errors import DataError
-from making import shared_data
+from bottega.recipe import Source
 
-BOM = b"\xef\xbb\xbf"
-
-
-def rows(folder: Path, name: str, content: str | bytes) -> list[tuple[int, dict[str, Any]]]:
-    """(line, fields) of every row of a file with this content."""
-    path = folder / name
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    found = []
-    for where, fields in read(path):
-        front, line = where.rsplit(" ", 1)
-        assert front == f"{name} line"
-        found.append((int(line), fields))
-    return found
+ROWS = [{"n": str(number)} for number in range(10)]
 
 
-def refused(folder: Path, name: str, content: str | bytes, what: str) -> DataError:
-    with pytest.raises(DataError, match=what) as caught:
-        rows(folder, name, content)
-    assert caught.value.where is not None
-    assert str(folder / name) in caught.value.where
-    assert caught.value.fix
-    return caught.value
+def found(*given: Source | Path, **options: Any) -> list[tuple[str, dict[str, Any]]]:
+    made = [source if isinstance(source, Source) else Source(path=str(source), **options) for source in given]
+    return list(chain.from_iterable(rows for _, rows in sources.rows(made)))
 
 
-# Any file
+def numbers(*given: Source | Path, **options: Any) -> list[int]:
+    return [int(fields["n"]) for _, fields in found(*given, **options)]
 
 
-@pytest.mark.parametrize("suffix", READERS)
-def test_an_empty_file_holds_no_rows(tmp_path: Path, suffix: str) -> None:
-    for content in (b"", b"\n\n", b"\r\n", BOM, BOM + b"\n"):
-        refused(tmp_path, f"rows{suffix}", content, "holds no rows")
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
 
 
-@pytest.mark.parametrize("suffix", READERS)
-def test_what_is_not_utf8_names_its_line(tmp_path: Path, suffix: str) -> None:
-    error = refused(tmp_path, f"rows{suffix}", b'{"a": "b"}\n{"a": "\xe9"}\n', "not UTF-8: byte 0xe9")
-    assert str(error.where).endswith("line 2")
-    assert "iconv" in str(error.fix)
-
-
-def test_what_cannot_be_read_is_a_data_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file"):
-        list(read(tmp_path / "none.jsonl"))
-    with pytest.raises(DataError, match="a folder"):
-        list(read(tmp_path))
-    refused(tmp_path, "rows.parquet", b"PAR1", "cannot read .parquet")
-    refused(tmp_path, "rows", b"text", "a file without suffix")
-
-
-@pytest.mark.parametrize("name", ["a.TXT", "a.Jsonl", "a.JSON", "a.CSV"])
-def test_suffixes_in_any_case(tmp_path: Path, name: str) -> None:
-    content = {"a.TXT": "x", "a.Jsonl": '{"text": "x"}', "a.JSON": '[{"text": "x"}]', "a.CSV": "text\nx\n"}[name]
-    assert [fields for _, fields in rows(tmp_path, name, content)] == [{"text": "x"}]
+# Files and folders
 
 
 def test_files_are_read_one_after_the_other(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"n": 1}\n\n{"n": 2}\n')
     (tmp_path / "b.csv").write_text("n\n3\n")
-    found = list(read_all([tmp_path / "a.jsonl", tmp_path / "b.csv"]))
-    assert found == [("a.jsonl line 1", {"n": 1}), ("a.jsonl line 3", {"n": 2}), ("b.csv line 2", {"n": "3"})]
+    expected = [("a.jsonl line 1", {"n": 1}), ("a.jsonl line 3", {"n": 2}), ("b.csv line 2", {"n": "3"})]
+    assert found(tmp_path / "a.jsonl", tmp_path / "b.csv") == expected
 
 
-# Text
+def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.jsonl").write_text('{"n": 1}\n')
+    places = [where for where, _ in found(tmp_path / "one" / "a.jsonl", tmp_path / "two" / "a.jsonl")]
+    assert places == ["one/a.jsonl line 1", "two/a.jsonl line 1"]
 
 
-@pytest.mark.parametrize("suffix", [".txt", ".md"])
-def test_a_text_is_one_row_as_it_is(tmp_path: Path, suffix: str) -> None:
-    text = "\n  first\r\n\r\nsecond 🙂\u2028\n"
-    assert rows(tmp_path, f"a{suffix}", text) == [(1, {"text": text})]
-    assert rows(tmp_path, f"a{suffix}", BOM + text.encode()) == [(1, {"text": text})]
+def test_a_folder_is_all_its_files(tmp_path: Path) -> None:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    (tmp_path / "in" / "b.jsonl").write_text('{"n": 2}')
+    (tmp_path / "in" / "a.csv").write_text("n\n1\n")
+    (tmp_path / "in" / "deep" / "c.json").write_text('[{"n": 3}]')
+    (tmp_path / "in" / ".hidden.csv").write_text("n\n4\n")
+    (tmp_path / "in" / "picture.png").write_bytes(b"\x89PNG")
+    assert numbers(tmp_path / "in") == [1, 2, 3]
+    assert [where for where, _ in found(tmp_path / "in")][-1] == "in/deep/c.json line 1"
+    read = sources.files(Source(path=str(tmp_path / "in")))
+    assert [path.name for path in read] == ["a.csv", "b.jsonl", "c.json"]
 
 
-# JSON lines
+def test_a_folder_without_rows_is_a_data_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no file that can be read"):
+        found(tmp_path)
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
-@pytest.mark.parametrize("bom", [b"", BOM])
-def test_json_lines(tmp_path: Path, end: str, bom: bytes) -> None:
-    lines = ['{"a": 1}', "", '  {"a": [2, {"b": null}]}  ', " \t", "", '{"a": "é\\n🙂"}']
-    expected = [(1, {"a": 1}), (3, {"a": [2, {"b": None}]}), (6, {"a": "é\n🙂"})]
-    for last in (end, "", end * 3):
-        assert rows(tmp_path, "a.jsonl", bom + (end.join(lines) + last).encode()) == expected
-        assert rows(tmp_path, "a.ndjson", bom + (end.join(lines) + last).encode()) == expected
-
-
-def test_only_a_line_feed_ends_a_json_line(tmp_path: Path) -> None:
-    text = "a\u2028b\u2029c\x85d\x0be"
-    line = json.dumps({"a": text.replace("\x0b", "")}, ensure_ascii=False)
-    assert rows(tmp_path, "a.jsonl", f"{line}\n{line}\n") == [(n, {"a": text.replace("\x0b", "")}) for n in (1, 2)]
-
-
-def test_broken_json_lines_name_line_and_column(tmp_path: Path) -> None:
-    error = refused(tmp_path, "a.jsonl", '{"a": 1}\n\n{"a": }\n', "broken JSON: Expecting value at column 7")
-    assert str(error.where).endswith("a.jsonl line 3")
-    refused(tmp_path, "a.jsonl", '{"a": 1} {"a": 2}\n', "Extra data")
+# Slices
 
 
 @pytest.mark.parametrize(
-    ("value", "kind"), [("[1]", "list"), ('"x"', "string"), ("7", "number"), ("null", "null"), ("true", "bool")]
-)
-def test_a_json_line_is_an_object(tmp_path: Path, value: str, kind: str) -> None:
-    error = refused(tmp_path, "a.jsonl", f'{{"a": 1}}\n{value}\n', f"a JSON {kind}.* where a row is expected")
-    assert str(error.where).endswith("line 2")
-
-
-def test_rows_before_a_broken_one_are_read(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{')
-    found = read(tmp_path / "a.jsonl")
-    assert next(found) == ("a.jsonl line 1", {"a": 1})
-    with pytest.raises(DataError):
-        next(found)
-
-
-# JSON
-
-VALUES: list[dict[str, Any]] = [
-    {"a": 1},
-    {"a": [[1, 2], [], [{"b": ["],[", "[{"]}]]},
-    {},
-    {"text": 'two\nlines [, ] { } " \\ é 🙂'},
-    {"a": {"b": {"c": [None, True, 1e9]}}},
-]
-
-
-@pytest.mark.parametrize("bom", [b"", BOM])
-@pytest.mark.parametrize("indent", [None, 0, 2, "\t"])
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_json_lists_name_the_line_a_row_starts_on(tmp_path: Path, indent: Any, end: str, bom: bytes) -> None:
-    text = "\n \n" + json.dumps(VALUES, indent=indent, ensure_ascii=False) + "\n\n"
-    found = rows(tmp_path, "a.json", bom + text.replace("\n", end).encode())
-    assert [fields for _, fields in found] == VALUES
-    lines = text.split("\n")
-    for line, fields in found:
-        start = json.dumps(fields)[: 1 if fields else 2]
-        assert start in lines[line - 1]
-    if indent == 2:
-        starts = [number for number, line in enumerate(lines, 1) if line.startswith("  {")]
-        assert [line for line, _ in found] == starts
-    if indent is None:
-        assert {line for line, _ in found} == {3}
-
-
-def test_json_rows_where_they_start(tmp_path: Path) -> None:
-    text = '[{"a":\n1},{"a": 2}\n\n,\n\n  {"a": 3}, {\n"a": 4}\n]'
-    assert rows(tmp_path, "a.json", text) == [(1, {"a": 1}), (2, {"a": 2}), (6, {"a": 3}), (6, {"a": 4})]
-
-
-def test_an_empty_json_list_holds_no_rows(tmp_path: Path) -> None:
-    refused(tmp_path, "a.json", "[ \n ]", "holds no rows")
-
-
-def test_json_that_is_no_list_of_rows(tmp_path: Path) -> None:
-    refused(tmp_path, "a.json", '{"data": []}', "a JSON object where a list of rows is expected")
-    error = refused(tmp_path, "a.json", '[{"a": 1},\n[2]]', "a JSON list where a row is expected")
-    assert str(error.where).endswith("line 2")
-    error = refused(tmp_path, "a.json", '[{"a": 1},\n{"a" 2}]', "broken JSON: Expecting ':' delimiter at column 6")
-    assert str(error.where).endswith("line 2")
-    refused(tmp_path, "a.json", '{"a": 1}\n{"a": 2}\n', "broken JSON: Extra data")
-
-
-# Tables
-
-
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-@pytest.mark.parametrize("bom", [b"", BOM])
-@pytest.mark.parametrize(("name", "tab"), [("a.csv", ","), ("a.tsv", "\t")])
-def test_tables(tmp_path: Path, name: str, tab: str, bom: bytes, end: str) -> None:
-    lines = ["text,label", '"a, ""b""",c', "", '"two', 'lines",🙂', "", "", " x ,", '"three', "", 'more", y']
-    text = end.join(lines).replace(",", tab) + end
-    assert rows(tmp_path, name, bom + text.encode()) == [
-        (2, {"text": f'a{tab} "b"', "label": "c"}),
-        (4, {"text": f"two{end}lines", "label": "🙂"}),
-        (8, {"text": " x ", "label": ""}),
-        (9, {"text": f"three{end}{end}more", "label": " y"}),
-    ]
-
-
-def test_a_table_that_does_not_end_its_last_line(tmp_path: Path) -> None:
-    assert rows(tmp_path, "a.csv", "a\nb\nc") == [(2, {"a": "b"}), (3, {"a": "c"})]
-
-
-def test_a_header_over_two_lines(tmp_path: Path) -> None:
-    assert rows(tmp_path, "a.csv", '"a\nb",c\n1,2\n') == [(3, {"a\nb": "1", "c": "2"})]
-
-
-def test_blank_lines_before_the_header(tmp_path: Path) -> None:
-    assert rows(tmp_path, "a.csv", "\n\na,b\n1,2\n") == [(4, {"a": "1", "b": "2"})]
-
-
-def test_what_csv_writes_is_read_back(tmp_path: Path) -> None:
-    values = [["a", "b"], ['"', "\n"], ["", ","], ["\r\n", '",\n"'], [" ", "🙂\u2028x"]]
-    buffer = io.StringIO(newline="")
-    csv.writer(buffer).writerows(values)
-    found = rows(tmp_path, "a.csv", buffer.getvalue())
-    assert [list(fields.values()) for _, fields in found] == values[1:]
-    assert [line for line, _ in found] == [2, 4, 5, 8]
-
-
-def test_rows_of_another_width_name_their_line(tmp_path: Path) -> None:
-    error = refused(tmp_path, "a.csv", 'a,b\n"1\n1",2\n\n3,4,5\n', "3 columns where the header has 2")
-    assert str(error.where).endswith("line 5")
-    error = refused(tmp_path, "a.csv", "a,b\n1\n", "1 columns where the header has 2")
-    assert str(error.where).endswith("line 2")
-
-
-def test_a_header_alone_holds_no_rows(tmp_path: Path) -> None:
-    refused(tmp_path, "a.csv", "a,b\n", "holds no rows")
-
-
-def test_a_long_field_is_read(tmp_path: Path) -> None:
-    """The csv module alone stops at 131072 characters."""
-    long = "x" * 200_000
-    assert rows(tmp_path, "a.csv", f'text,label\n"{long}",y\n') == [(2, {"text": long, "label": "y"})]
-
-
-def test_a_quote_that_never_closes_is_a_data_error(tmp_path: Path) -> None:
-    """Else every row behind it would silently become part of one field."""
-    error = refused(tmp_path, "a.csv", 'text,label\na,b\nhello,"c\nd\ne\n', "quote|end of data")
-    assert "line 3" in str(error.where)
-
-
-def test_two_columns_of_one_name_are_a_data_error(tmp_path: Path) -> None:
-    refused(tmp_path, "a.csv", "text,text\na,b\n", "text")
-
-
-# Real files
-
-
-def lines_of(name: str) -> list[str]:
-    return shared_data(name).read_text(encoding="utf-8").split("\n")
-
-
-@pytest.mark.parametrize(
-    ("name", "count", "fields"),
+    ("split", "expected"),
     [
-        ("gsm8k/test.jsonl", 1319, {"question", "answer"}),
-        ("arc_easy/arc_easy.jsonl", 2376, {"choices", "query"}),
-        ("scitldr_a/dev.jsonl", 619, {"source", "target"}),
+        (None, range(10)),
+        ("train", range(10)),
+        ("train[:4]", range(4)),
+        ("train[4:6]", range(4, 6)),
+        ("train[8:]", range(8, 10)),
+        ("train[:80%]", range(8)),
+        ("train[-3:]", range(7, 10)),
+        ("train[-30%:-10%]", range(7, 9)),
+        ("train[25%:75%]", range(2, 8)),
+        ("train[:2]+train[8:]", [0, 1, 8, 9]),
+        ("train[5:400]", range(5, 10)),
     ],
 )
-def test_real_json_lines(name: str, count: int, fields: set[str]) -> None:
-    found = list(read(shared_data(name)))
-    assert len(found) == count
-    lines = lines_of(name)
-    for where, row in found:
-        assert fields <= set(row)
-        assert json.loads(lines[int(where.rsplit(" ", 1)[1]) - 1]) == row
+def test_slices_are_those_of_datasets(file: Path, split: str | None, expected: Any) -> None:
+    assert numbers(file, split=split) == list(expected)
+    theirs = datasets.Dataset.from_list(ROWS)
+    instruction = datasets.ReadInstruction.from_spec(split or "train").to_absolute({"train": len(theirs)})
+    assert [n for part in instruction for n in range(part.from_ or 0, part.to)] == list(expected)
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["rasbt_instruct_1100/instruction-data.json", "rasbt_preference_1100/instruction-data-with-preference.json"],
+    ("split", "what"),
+    [
+        ("train[10:]", "holds no rows"),
+        ("train[5:5]", "holds no rows"),
+        ("train[6:2]", "holds no rows"),
+        ("test", "no split test"),
+        ("train[:", "not a slice"),
+        ("train[a:b]", "not a slice"),
+        ("[:4]", "not a slice"),
+        ("", "holds no rows|not a slice"),
+    ],
 )
-def test_real_json(name: str) -> None:
-    found, lines = list(read(shared_data(name))), lines_of(name)
-    assert len(found) == 1100
-    starts = [number for number, line in enumerate(lines, 1) if line.strip() == "{"]
-    assert [int(where.rsplit(" ", 1)[1]) for where, _ in found] == starts
-    for (_, row), start in zip(found, starts, strict=True):
-        assert f'"instruction": {json.dumps(row["instruction"])}' in lines[start]
+def test_a_slice_of_nothing_is_a_data_error(file: Path, split: str, what: str) -> None:
+    if split:
+        with pytest.raises(DataError, match=what):
+            found(file, split=split)
 
 
-@pytest.mark.parametrize(("name", "count"), [("banking77/test.csv", 3080), ("banking77/train.csv", 10003)])
-def test_real_tables(name: str, count: int) -> None:
-    found, lines = list(read(shared_data(name))), lines_of(name)
-    assert len(found) == count
-    categories = set(json.loads(shared_data("banking77/categories.json").read_text()))
-    for where, row in found:
-        assert row["category"] in categories
-        first = row["text"].replace('"', '""').split("\n")[0].rstrip("\r")
-        assert lines[int(where.rsplit(" ", 1)[1]) - 1].lstrip('"').startswith(first)
-    assert any("\n" in row["text"] for _, row in found)
+def test_a_slice_reads_no_further_than_it_must(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"n": 1}\n{"n": 2}\nbroken\n')
+    assert numbers(tmp_path / "a.jsonl", split="train[:2]") == [1, 2]
 
 
-@pytest.mark.parametrize("name", ["tinyshakespeare/input.txt", "it_divina_commedia/divina_commedia.txt"])
-def test_real_books(name: str) -> None:
-    ((where, fields),) = read(shared_data(name))
-    assert where == f"{Path(name).name} line 1"
-    assert fields["text"].encode() == shared_data(name).read_bytes()
+# Datasets
 
 
-def test_real_files_that_hold_no_rows() -> None:
-    with pytest.raises(DataError, match="a JSON object where a list"):
-        list(read(shared_data("xquad_en/xquad.en.json")))
-    with pytest.raises(DataError, match=r"cannot read \.conll"):
-        list(read(shared_data("wnut17/wnut17train.conll")))
-    with pytest.raises(DataError, match="a JSON string where a row is expected"):
-        list(read(shared_data("banking77/categories.json")))
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    parts = {"train": datasets.Dataset.from_list(ROWS), "test": datasets.Dataset.from_list(ROWS[:2])}
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "saved"))
+    return tmp_path / "saved"
+
+
+def test_a_dataset_on_disk(saved: Path) -> None:
+    assert numbers(saved) == list(range(10))
+    assert numbers(saved, split="test") == [0, 1]
+    assert numbers(saved, split="train[-20%:]") == [8, 9]
+    assert found(saved, split="train[4:]")[0][0] == "saved row 5"
+    assert {path.suffix for path in sources.files(Source(path=str(saved)))} == {".arrow"}
+    with pytest.raises(DataError, match="validation"):
+        found(saved, split="validation")
+
+
+def test_a_single_split_on_disk(tmp_path: Path) -> None:
+    labels = datasets.Features({"n": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    rows = [{**row, "label": number % 2} for number, row in enumerate(ROWS)]
+    datasets.Dataset.from_list(rows, features=labels).save_to_disk(str(tmp_path / "one"))
+    assert numbers(tmp_path / "one", split="train[:3]") == [0, 1, 2]
+    assert [fields["label"] for _, fields in found(tmp_path / "one")][:2] == ["no", "yes"], "classes go by their names"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_dataset_by_name(file: Path, monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
+    """A folder without a leading slash is loaded as a name is, through `load_dataset`."""
+    monkeypatch.chdir(file.parent.parent)
+    monkeypatch.setenv("HF_HOME", str(file.parent))
+    assert numbers(Source(path=file.parent.name, split="train[2:5]", stream=stream)) == [2, 3, 4]
+
+
+def test_a_stream_has_no_end_to_count_from(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parent.parent)
+    with pytest.raises(DataError, match="cannot be sliced from its end"):
+        found(Source(path=file.parent.name, split="train[:50%]", stream=True))
+
+
+def test_an_unknown_dataset_is_a_data_error() -> None:
+    with pytest.raises(DataError, match="no such dataset as far as the hub can be asked"):
+        found(Source(path="nobody/nothing"))

@@ -8,11 +8,20 @@ from collections.abc import Sequence
 import pytest
 
 from bottega.data.formats import records
-from bottega.data.sources import read
-from bottega.data.split import split
+from bottega.data.split import Split
 from bottega.errors import DataError
 from bottega.records import Chat, Labelled, Message, Preference, Prompted, Record, Text
-from making import shared_data
+from making import placed, shared_data
+
+
+def split(rows: Sequence[Record], fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
+    """(train, validation) of these records."""
+    decided = Split(rows, fraction, seed)
+    sides: dict[str, list[Record]] = {"train": [], "validation": []}
+    for number, record in enumerate(rows):
+        for side, part in decided.sides(number, record):
+            sides[side].append(part)
+    return sides["train"], sides["validation"]
 
 
 def prompted(prompts: Sequence[object]) -> list[Record]:
@@ -247,7 +256,7 @@ def test_answers_are_never_cut() -> None:
 
 
 def test_a_real_book_is_split_as_others_do() -> None:
-    (whole,) = records(read(shared_data("tinyshakespeare/input.txt")), (Text,))
+    (whole,) = records(placed(shared_data("tinyshakespeare/input.txt")), (Text,))
     (train,), (validation,) = split([whole], 0.1, 0)
     assert isinstance(whole, Text)
     assert content([train, validation]) == [whole.text[:1003854], whole.text[1003854:]]
@@ -255,7 +264,7 @@ def test_a_real_book_is_split_as_others_do() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_repeated_instructions_do_not_leak(seed: int) -> None:
-    rows = read(shared_data("rasbt_preference_1100/instruction-data-with-preference.json"))
+    rows = placed(shared_data("rasbt_preference_1100/instruction-data-with-preference.json"))
     found = list(records(rows, (Preference,), on_bad=lambda error: None))
     keys = [record.prompt_key for record in found]
     assert len(set(keys)) < len(keys)

@@ -11,6 +11,7 @@ rewrite content. The end-of-turn token after an answer is part of it: a model th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from os.path import commonprefix
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ import numpy as np
 from bottega.batch import Ints, Row
 from bottega.errors import DataError
 from bottega.recipe import TooLong
-from bottega.records import Chat, Message, Preference, Prompted, Text
+from bottega.records import Answer, Chat, Message, Preference, Prompt, Prompted, Text, Tools, Unusable, answered
 
 MARKS = range(0xE000, 0xF900)
 """Private-use characters; one that a conversation lacks stands for an answer while the template is probed."""
@@ -33,14 +34,6 @@ class Span(NamedTuple):
     stop: int
     weight: float
     closed: bool
-
-
-class Unusable(Exception):
-    """A sound record that makes no row under these settings; `reason` is what the count of dropped rows shows."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 class TemplateRefused(DataError):
@@ -88,7 +81,7 @@ class Codec:
     def answer(self, record: Chat | Prompted | Text) -> Row:
         """The row of a record in which the answers carry the loss."""
         if isinstance(record, Chat):
-            text, spans = self._conversation(record.where, record.messages)
+            text, spans = self._conversation(record)
             return self._answered(record.where, text, spans, special=False)
         if isinstance(record, Text):
             prompt, completion = record.text[: record.answer], record.text[record.answer :]
@@ -98,16 +91,18 @@ class Codec:
 
     def pair(self, record: Preference) -> tuple[Row, Row]:
         """(chosen, rejected), each as `answer` would encode it."""
-        if isinstance(record.prompt, str):
-            return (
-                self._prompted(record.where, record.prompt, record.chosen),
-                self._prompted(record.where, record.prompt, record.rejected),
-            )
         chosen, rejected = (
-            self.answer(Chat(record.where, (*_silent(record.prompt), Message("assistant", content))))
-            for content in (record.chosen, record.rejected)
+            self.continued(record.where, record.prompt, answer, record.tools)
+            for answer in (record.chosen, record.rejected)
         )
         return chosen, rejected
+
+    def continued(self, where: str, prompt: Prompt, answer: Answer, tools: Tools = ()) -> Row:
+        """The row of a prompt and one answer to it; of a conversation, only what follows the prompt carries loss."""
+        if isinstance(prompt, str):
+            assert isinstance(answer, str)
+            return self._prompted(where, prompt, answer)
+        return self.answer(Chat(where, (*_silent(prompt), *answered(answer)), tools))
 
     def pooled(self, where: str, text: str, label: int | float) -> Row:
         """The row of a text whose one prediction is read where the model's classifier reads it."""
@@ -201,21 +196,23 @@ class Codec:
 
     # Conversations
 
-    def _conversation(self, where: str, messages: Sequence[Message]) -> tuple[str, list[Span]]:
+    def _conversation(self, chat: Chat) -> tuple[str, list[Span]]:
         """The rendered conversation and the span of every answer, its end of turn included."""
-        text = self._render(where, messages)
-        used = {character for message in messages for character in message.content}
+        text = self._render(chat)
+        used = {character for message in chat.messages for character in message.content}
         mark = next(chr(code) for code in MARKS if chr(code) not in used)
-        answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
-        return text, [self._find(where, text, messages, index, mark) for index in answers]
+        answers = [index for index, message in enumerate(chat.messages) if message.role == "assistant"]
+        return text, [self._find(chat, text, index, mark) for index in answers]
 
-    def _find(self, where: str, text: str, messages: Sequence[Message], index: int, mark: str) -> Span:
+    def _find(self, chat: Chat, text: str, index: int, mark: str) -> Span:
         """The characters of one answer in the rendered `text`."""
-        marked = self._render(where, _replaced(messages, index, mark))
+        if chat.messages[index].more.get("tool_calls"):
+            return self._find_calls(chat, text, index)
+        marked = self._render(_replaced(chat, index, mark))
         if mark not in marked:
             raise TemplateRefused(
                 f"the chat template does not show message {index}",
-                where=where,
+                where=chat.where,
                 fix="mend the row, leave such rows out with data.bad_rows=drop, or set another model.tokenizer",
             )
         before, _, after = marked.partition(mark)
@@ -223,47 +220,81 @@ class Codec:
         end = (
             len(text) - len(after) if text.endswith(after) else len(text) - len(commonprefix([text[::-1], after[::-1]]))
         )
-        if index and self._prompts_generation:
-            # What stands between the generation prompt and the content (a thinking block) is generated too.
-            prompt = self._render(where, messages[:index], generation=True)
-            start = len(prompt) if text.startswith(prompt) and len(prompt) <= end else start
-        last = index == len(messages) - 1
-        tail = after if last else self._render(where, _replaced(messages[: index + 1], index, mark)).partition(mark)[2]
+        prompt = self._prompt_before(chat, index)
+        # What stands between the generation prompt and the content (a thinking block) is generated too.
+        start = len(prompt) if prompt and text.startswith(prompt) and len(prompt) <= end else start
+        last = index == len(chat.messages) - 1
+        tail = after if last else self._render(_replaced(_upto(chat, index + 1), index, mark)).partition(mark)[2]
         # A template may end a conversation otherwise than a turn; what both have is the end of the turn.
         closing = self._closes(commonprefix([tail, text[end:]]))
-        return Span(start, end + closing, messages[index].weight, closed=closing > 0)
+        return Span(start, end + closing, chat.messages[index].weight, closed=closing > 0)
+
+    def _find_calls(self, chat: Chat, text: str, index: int) -> Span:
+        """The characters of an answer that calls tools: all from the generation prompt to the end of the turn."""
+        before = self._prompt_before(chat, index) or self._render(_upto(chat, index))
+        start = len(commonprefix([text, before]))
+        shown = commonprefix([text, self._render(_upto(chat, index + 1))])[start:]
+        if not shown.strip():
+            raise TemplateRefused(
+                f"the chat template does not show the tool calls of message {index}",
+                where=chat.where,
+                fix="use a tokenizer whose template knows tools, or leave such rows out with data.bad_rows=drop",
+            )
+        ends = self._ends(shown)
+        closed = bool(ends) and not shown[ends[-1] :].strip()
+        return Span(start, start + (ends[-1] if closed else len(shown.rstrip())), chat.messages[index].weight, closed)
+
+    def _prompt_before(self, chat: Chat, index: int) -> str:
+        """What the model is given before it generates this message; empty where the template writes no prompt."""
+        return self._render(_upto(chat, index), generation=True) if index and self._prompts_generation else ""
 
     def _closes(self, tail: str) -> int:
         """Characters of `tail` up to the end of its first special token; 0 when it has none."""
-        ids, offsets = self._encode(tail, special=False)
-        ends = [end for token, (_, end) in zip(ids.tolist(), offsets.tolist(), strict=True) if token in self._special]
-        return int(ends[0]) if ends else 0
+        return next(iter(self._ends(tail)), 0)
+
+    def _ends(self, text: str) -> list[int]:
+        """Where each special token in `text` ends."""
+        ids, offsets = self._encode(text, special=False)
+        pairs = zip(ids.tolist(), offsets.tolist(), strict=True)
+        return [int(end) for token, (_, end) in pairs if token in self._special]
 
     @cached_property
     def _prompts_generation(self) -> bool:
         """Whether the template writes something of its own where the model is to answer."""
-        chat = [Message("user", "?")]
-        return self._render("the chat template", chat, generation=True) != self._render("the chat template", chat)
+        chat = Chat("the chat template", (Message("user", "?"),))
+        return self._render(chat, generation=True) != self._render(chat)
 
-    def _render(self, where: str, messages: Sequence[Message], generation: bool = False) -> str:
-        turns = [{"role": message.role, "content": message.content} for message in messages]
+    def _render(self, chat: Chat, generation: bool = False) -> str:
+        turns = [message.turn() for message in chat.messages]
         try:
-            return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation))
+            return str(
+                self.tokenizer.apply_chat_template(
+                    turns, tools=list(chat.tools) or None, tokenize=False, add_generation_prompt=generation
+                )
+            )
         except Exception as error:  # a template is a program, and raises what it likes
             raise TemplateRefused(
                 f"the chat template refuses this conversation: {error}",
-                where=where,
+                where=chat.where,
                 fix="mend the row, leave such rows out with data.bad_rows=drop, or set another model.tokenizer",
             ) from None
 
 
-def _replaced(messages: Sequence[Message], index: int, content: str) -> list[Message]:
-    return [*messages[:index], Message(messages[index].role, content), *messages[index + 1 :]]
+def _upto(chat: Chat, index: int) -> Chat:
+    """The conversation before message `index`."""
+    return replace(chat, messages=chat.messages[:index])
+
+
+def _replaced(chat: Chat, index: int, content: str) -> Chat:
+    messages = chat.messages
+    return replace(
+        chat, messages=(*messages[:index], replace(messages[index], content=content), *messages[index + 1 :])
+    )
 
 
 def _silent(messages: Sequence[Message]) -> list[Message]:
     """The same messages with no loss on their answers."""
-    return [Message(message.role, message.content, 0.0) for message in messages]
+    return [replace(message, weight=0.0) for message in messages]
 
 
 def _predicting(ids: Ints, weight: np.ndarray) -> Row:

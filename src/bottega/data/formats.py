@@ -1,37 +1,57 @@
 """Fields → records: which shape of row a file holds, and whether each row is sound.
 
-A format is a name, the fields it needs and a function. With `format: auto` the first format is taken that the
-objective can read and whose fields the file's first row has.
+A format is a name, the fields it needs and a function. With `format: auto` it is the format the
+objective likes best of those whose fields the first row has, unless another one takes those fields and more.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-import string
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import pairwise
+from os.path import commonprefix
+from string import Formatter
 from typing import Any, NamedTuple
 
-from bottega.data.sources import Fields
+from bottega.data.conversations import asked, asking, messages, tools
+from bottega.data.fields import Fields, optional, string
 from bottega.errors import DataError, RecipeError
-from bottega.records import Chat, Labelled, Message, Preference, Prompt, Prompted, Record, Text
+from bottega.records import (
+    Answer,
+    Chat,
+    Choice,
+    Entity,
+    Labelled,
+    Message,
+    Preference,
+    Prompt,
+    Prompted,
+    Record,
+    Tagged,
+    Text,
+    Unpaired,
+)
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
-
-
-MOST_WEIGHT = 1e6
-"""A larger weight of a message is a slip, and overflows."""
-
-KINDS = {dict: "an object", list: "a list", bool: "a boolean", type(None): "empty"}
+TURN = "\n\nAssistant:"
+"""Where the answer starts in a transcript written as one string (Bai et al. 2022, HH-RLHF)."""
 
 
 class Format(NamedTuple):
-    """How rows become records: the type, the fields each row must have, who says so, and the function."""
+    """How rows become records: the type, the fields each row must have (each by any of its names), and the function."""
 
     record: type
-    needs: tuple[str, ...]
+    needs: tuple[tuple[str, ...], ...]
     build: Callable[[str, Fields], Record]
-    named: str = "the format of the first row"
+    accepts: Callable[[Fields], bool] = lambda fields: True
+
+
+class Chosen(NamedTuple):
+    """The format of a source's rows, what named it, and the file's name of each of its fields."""
+
+    format: Format
+    named: str
+    names: Mapping[str, str]
 
 
 def records(
@@ -42,28 +62,51 @@ def records(
     mapping: Mapping[str, str] | None = None,
     text_template: str | None = None,
     on_bad: Callable[[DataError], None] | None = None,
+    on_format: Callable[[str, Fields], None] | None = None,
 ) -> Iterator[Record]:
     """Every sound row as a record of one of the types in `reads`.
 
     mapping        our field name → the file's
     text_template  builds the text of each row from its fields: `"Q: {question}\\nA: {answer}"`
     on_bad         called with the error of an unsound row, which is then left out; by default it is raised
+    on_format      called once with the name of the format and the first row it was chosen for
     """
     if text_template is not None and Text not in reads:
         raise RecipeError("this objective reads no plain text", where="data.text_template", fix="leave it out")
     chosen = _templated(text_template) if text_template is not None else None
+    told = on_format is None
     for where, fields in rows:
         try:
             fields = _renamed(where, fields, mapping or {})
-            chosen = chosen or _detect(where, fields, reads, format)
-            for field in chosen.needs:
-                if field not in fields:
-                    raise _missing(where, field, fields, chosen.named)
-            yield chosen.build(where, fields)
+            if chosen is None:
+                chosen, name = _detect(where, fields, reads, format)
+            else:
+                name = "text_template"
+            if on_format is not None and not told:
+                on_format(name, fields)
+                told = True
+            yield _built(where, fields, chosen)
         except DataError as error:
             if on_bad is None:
                 raise
             on_bad(error)
+
+
+def _built(where: str, fields: Fields, chosen: Chosen) -> Record:
+    """The record of a row; an error speaks of fields by the file's own names."""
+    for ours, theirs in chosen.names.items():
+        if theirs not in fields:
+            raise _missing(where, theirs, fields, chosen.named)
+        if theirs != ours:
+            fields = {**fields, ours: fields[theirs]}
+    try:
+        return chosen.format.build(where, fields)
+    except DataError as error:
+        place, found, field = (error.where or "").rpartition(", field ")
+        theirs = chosen.names.get(field, field)
+        if found and theirs != field:
+            raise DataError(error.what, where=f"{place}, field {theirs}", fix=error.fix) from None
+        raise
 
 
 def _renamed(where: str, fields: Fields, mapping: Mapping[str, str]) -> Fields:
@@ -75,26 +118,34 @@ def _renamed(where: str, fields: Fields, mapping: Mapping[str, str]) -> Fields:
     return kept | {ours: fields[theirs] for ours, theirs in mapping.items()}
 
 
-def _detect(where: str, fields: Fields, reads: tuple[type, ...], name: str) -> Format:
+def _detect(where: str, fields: Fields, reads: tuple[type, ...], name: str) -> tuple[Chosen, str]:
+    """The format of a source, by its name or from its first row."""
+    able = {other: format for other, format in FORMATS.items() if format.record in reads}
     if name != "auto":
-        chosen = FORMATS[name]
-        if chosen.record not in reads:
-            able = [other for other, format in FORMATS.items() if format.record in reads]
+        if name not in able:
             raise RecipeError(
                 f"this objective does not read {name} rows", where="data.format", fix=f"one of: {', '.join(able)}"
             )
-        return chosen._replace(named=f"format {name}")
-    able_formats = sorted(
-        (format for format in FORMATS.values() if format.record in reads), key=lambda f: reads.index(f.record)
-    )
-    for format in able_formats:
-        if all(field in fields for field in format.needs):
-            return format
-    raise DataError(
-        f"fields {', '.join(fields) or 'none'}: no format this objective reads",
-        where=where,
-        fix="it reads " + " or ".join(" + ".join(f.needs) for f in able_formats) + "; rename with data.mapping",
-    )
+        names = {need[0]: next((field for field in need if field in fields), need[0]) for need in able[name].needs}
+        return Chosen(able[name], f"format {name}", names), name
+    fitting = {}
+    for other, format in able.items():
+        names = {need[0]: field for need in format.needs for field in reversed(need) if field in fields}
+        if len(names) == len(format.needs) and format.accepts(fields):
+            fitting[other] = names
+    if not fitting:
+        raise DataError(
+            f"fields {', '.join(fields) or 'none'}: no format this objective reads",
+            where=where,
+            fix="it reads "
+            + " or ".join(" + ".join(need[0] for need in format.needs) for format in able.values())
+            + "; rename with data.mapping",
+        )
+    # A format that takes the same fields and more says more of the row.
+    used = {other: set(names.values()) for other, names in fitting.items()}
+    fullest = [other for other in fitting if not any(used[other] < more for more in used.values())]
+    best = min(fullest, key=lambda other: reads.index(able[other].record))
+    return Chosen(able[best], "the format of the first row", fitting[best]), best
 
 
 def _missing(where: str, field: str, fields: Fields, wanted_by: str) -> DataError:
@@ -103,10 +154,10 @@ def _missing(where: str, field: str, fields: Fields, wanted_by: str) -> DataErro
     return DataError(f"no field {field}, which {wanted_by} names", where=f"{where}, field {field}", fix=hint)
 
 
-def _templated(template: str) -> Format:
+def _templated(template: str) -> Chosen:
     """The format of rows whose text is built from a template; the last field and what follows it are the answer."""
     try:
-        parts = list(string.Formatter().parse(template))
+        parts = list(Formatter().parse(template))
     except ValueError as error:
         raise _not_a_template(str(error)) from None
     names = [name for _, name, _, _ in parts if name is not None]
@@ -120,11 +171,11 @@ def _templated(template: str) -> Format:
         for literal, name, _, _ in parts:
             text += literal
             if name is not None:
-                answer, value = len(text), _string(where, fields, name, empty=name != names[-1])
+                answer, value = len(text), string(where, fields, name, empty=name != names[-1])
                 text += value
         return Text(where, text, answer)
 
-    return Format(Text, tuple(names), build, "data.text_template")
+    return Chosen(Format(Text, (), build), "data.text_template", {name: name for name in names})
 
 
 def _not_a_template(problem: str) -> RecipeError:
@@ -135,131 +186,274 @@ def _not_a_template(problem: str) -> RecipeError:
     )
 
 
-def _string(where: str, fields: Fields, name: str, *, empty: bool = False) -> str:
-    value = fields.get(name)
-    if not isinstance(value, str):
-        raise DataError(
-            f"{name} is {KINDS.get(type(value), 'a number')}, not a string",
-            where=f"{where}, field {name}",
-            fix="write it as text",
-        )
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise DataError(f"{name} holds half a character", where=f"{where}, field {name}", fix="write it as Unicode")
-    if not empty and not value.strip():
-        raise DataError(f"empty {name}", where=f"{where}, field {name}", fix="fill in or remove the row")
-    return value
+# Plain text and questions
 
 
 def _text(where: str, fields: Fields) -> Record:
-    return Text(where, _string(where, fields, "text"))
+    return Text(where, string(where, fields, "text"))
 
 
 def _prompted(where: str, fields: Fields) -> Record:
-    return Prompted(where, _string(where, fields, "prompt", empty=True), _string(where, fields, "completion"))
+    return Prompted(where, string(where, fields, "prompt", empty=True), string(where, fields, "completion"))
 
 
 def _instruction_messages(where: str, fields: Fields) -> tuple[Message, ...]:
-    request = _string(where, fields, "instruction")
-    more, system = (_optional(where, fields, name) for name in ("input", "system"))
-    user = Message("user", f"{request}\n\n{more}" if more else request)
-    return (Message("system", system), user) if system else (user,)
-
-
-def _optional(where: str, fields: Fields, name: str) -> str:
-    """The field, or nothing where it is absent, null or blank."""
-    value = _string(where, fields, name, empty=True) if fields.get(name) is not None else ""
-    return value if value.strip() else ""
+    more = optional(where, fields, "input") or optional(where, fields, "context")
+    return asking(string(where, fields, "instruction"), more, system=optional(where, fields, "system"))
 
 
 def _instruction(where: str, fields: Fields) -> Record:
-    answer = Message("assistant", _string(where, fields, "output"))
+    answer = Message("assistant", string(where, fields, "output"))
     return Chat(where, (*_instruction_messages(where, fields), answer))
 
 
-def _messages(where: str, fields: Fields, name: str = "messages") -> tuple[Message, ...]:
-    turns = fields[name]
-    if not isinstance(turns, list) or not turns:
+def _question(where: str, fields: Fields) -> Record:
+    """Question and answer; SQuAD's `answers` hold their text, of which the first counts."""
+    answers = fields["answer"]
+    answers = answers.get("text") if isinstance(answers, dict) else answers
+    answer = answers[0] if isinstance(answers, list) and answers else answers
+    answer = answer.get("text") if isinstance(answer, dict) else answer
+    context, question = optional(where, fields, "context"), string(where, fields, "question")
+    return asked(where, context, question, answer=string(where, {"answer": answer}, "answer"))
+
+
+def _summary(where: str, fields: Fields) -> Record:
+    """A document and its summary; of several summaries the first counts, and a list of sentences is joined."""
+    source, target = fields["source"], fields["summary"]
+    texts = {
+        "source": " ".join(map(str, source)) if isinstance(source, list) else source,
+        "summary": target[0] if isinstance(target, list) and target else target,
+    }
+    answer = string(where, texts, "summary")
+    return asked(where, "Summarise:", string(where, texts, "source"), answer=answer)
+
+
+def _choice(where: str, fields: Fields) -> Record:
+    """A question with its choices, listed or in ARC's {text, label}, and the right one by number, letter or text."""
+    given, gold = fields["choices"], fields["gold"]
+    letters = given.get("label") if isinstance(given, dict) else None
+    choices = given.get("text") if isinstance(given, dict) else given
+    if not isinstance(choices, list) or len(choices) < 2:
+        raise DataError("fewer than two choices", where=f"{where}, field choices", fix='write ["…", "…"]')
+    texts = tuple(string(where, {"choices": choice}, "choices") for choice in choices)
+    named: list[list[Any]] = [letters or [], [chr(65 + n) for n in range(len(texts))], list(texts)]
+    place = gold if isinstance(gold, int) else next((names.index(gold) for names in named if gold in names), -1)
+    if isinstance(gold, bool) or not 0 <= place < len(texts):
         raise DataError(
-            f"{name} is not a list of messages",
-            where=f"{where}, field {name}",
-            fix='write [{"role": "user", "content": "…"}, …]',
+            f"{gold!r} is none of the {len(texts)} choices",
+            where=f"{where}, field gold",
+            fix="the number of the right choice, from 0; its letter; or its text",
         )
-    return tuple(_message(f"{where}, field {name}[{index}]", turn) for index, turn in enumerate(turns))
-
-
-def _message(where: str, turn: Any) -> Message:
-    if not isinstance(turn, dict) or "role" not in turn or "content" not in turn:
-        raise DataError("a message without role or content", where=where, fix='write {"role": …, "content": …}')
-    if turn["role"] not in ROLES:
-        raise DataError(f"unknown role {turn['role']!r}", where=where, fix=f"one of: {', '.join(ROLES)}")
-    content = _string(where, turn, "content", empty=turn["role"] != "assistant")
-    weight = turn.get("weight", 1)
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= MOST_WEIGHT:
-        raise DataError(f"weight {weight!r}", where=where, fix="a number from 0 (no loss) up; 1 is the usual")
-    return Message(turn["role"], content, float(weight))
+    return Choice(where, string(where, fields, "question"), texts, place)
 
 
 def _chat(where: str, fields: Fields) -> Record:
-    messages = _messages(where, fields)
-    if not any(message.role == "assistant" for message in messages):
+    turns = messages(where, fields)
+    system = optional(where, fields, "system")
+    if system and turns[0].role != "system":
+        turns = (Message("system", system), *turns)
+    if not any(turn.role == "assistant" for turn in turns):
         raise DataError(
             "no assistant message, so nothing to learn", where=f"{where}, field messages", fix="add the answer"
         )
-    return Chat(where, messages)
+    return Chat(where, turns, tools(where, fields))
+
+
+# Preferences
 
 
 def _preference(where: str, fields: Fields) -> Record:
-    prompt, chosen, rejected = _preference_parts(where, fields)
-    if chosen == rejected:
+    record = _pair(where, fields)
+    if record.chosen == record.rejected:
         raise DataError(
             "chosen equal to rejected",
             where=f"{where}, field rejected",
             fix="remove the row, or leave such rows out with data.bad_rows=drop",
         )
-    return Preference(where, prompt, chosen, rejected)
+    return record
 
 
-def _preference_parts(where: str, fields: Fields) -> tuple[Prompt, str, str]:
+def _pair(where: str, fields: Fields) -> Preference:
     if isinstance(fields["chosen"], list):
-        chosen, rejected = _messages(where, fields, "chosen"), _messages(where, fields, "rejected")
-        prompt = _prompt_messages(where, fields)
-        prompt = () if prompt == chosen[: len(prompt)] else prompt
-        if chosen[:-1] != rejected[:-1] or chosen[-1].role != "assistant" or rejected[-1].role != "assistant":
-            raise DataError(
-                "chosen and rejected differ before their last message",
-                where=f"{where}, field chosen",
-                fix="both must be the same conversation up to one last assistant message",
-            )
-        return (*prompt, *chosen[:-1]), chosen[-1].content, rejected[-1].content
-    answers = _string(where, fields, "chosen"), _string(where, fields, "rejected")
-    if "prompt" in fields and isinstance(fields["prompt"], list):
-        return _messages(where, fields, "prompt"), *answers
-    if "prompt" in fields:
-        return _string(where, fields, "prompt"), *answers
+        return _transcripts(where, fields)
+    chosen, rejected = string(where, fields, "chosen"), string(where, fields, "rejected")
+    if fields.get("prompt") is None and "instruction" not in fields and "question" not in fields:
+        start = _answer_start(commonprefix([chosen, rejected]))
+        if not chosen[:start].strip() and chosen != rejected:
+            raise _missing(where, "prompt", fields, "a preference whose answers share no beginning")
+        return Preference(where, chosen[:start], chosen[start:], rejected[start:])
+    return Preference(where, _prompt(where, fields), chosen, rejected, tools(where, fields))
+
+
+def _answer_start(shared: str) -> int:
+    """Where the answers start in two transcripts that share this beginning: after the last turn mark, or word."""
+    turn = shared.rfind(TURN)
+    return turn + len(TURN) if turn >= 0 else max(shared.rfind(" "), shared.rfind("\n")) + 1
+
+
+def _prompt(where: str, fields: Fields) -> Prompt:
+    """What both answers answer: a string as it is, messages, an instruction, or a question."""
+    if isinstance(fields.get("prompt"), list):
+        return messages(where, fields, "prompt")
+    if fields.get("prompt") is not None:
+        return string(where, fields, "prompt")
     if "instruction" in fields:
-        return _instruction_messages(where, fields), *answers
-    raise _missing(where, "prompt", fields, "a preference")
+        return _instruction_messages(where, fields)
+    return asking(string(where, fields, "question"), system=optional(where, fields, "system"))
+
+
+def _transcripts(where: str, fields: Fields) -> Preference:
+    """Two conversations; what they share up to where they part is the prompt, with what stands before both."""
+    chosen, rejected = messages(where, fields, "chosen"), messages(where, fields, "rejected")
+    before = _prompt_messages(where, fields)
+    if before == chosen[: len(before)] == rejected[: len(before)]:
+        before = ()
+    same = next((n for n, (one, other) in enumerate(zip(chosen, rejected, strict=False)) if one != other), None)
+    same = min(len(chosen), len(rejected)) - 1 if same is None else same
+    for name, rest in (("chosen", chosen[same:]), ("rejected", rejected[same:])):
+        if not rest or rest[0].role != "assistant":
+            raise DataError(
+                f"{name} parts from the other before an assistant message",
+                where=f"{where}, field {name}",
+                fix="both must be the same conversation up to an assistant message, which differs",
+            )
+    return Preference(
+        where, (*before, *chosen[:same]), _plain(chosen[same:]), _plain(rejected[same:]), tools(where, fields)
+    )
+
+
+def _plain(messages: tuple[Message, ...]) -> Answer:
+    """One message that holds nothing but text, as that text."""
+    first = messages[0]
+    return first.content if len(messages) == 1 and first == Message("assistant", first.content) else messages
 
 
 def _prompt_messages(where: str, fields: Fields) -> tuple[Message, ...]:
     """What stands before messages of the answers: a list of messages, a user's text, or nothing."""
     if isinstance(fields.get("prompt"), str):
-        return (Message("user", _string(where, fields, "prompt")),)
-    return _messages(where, fields, "prompt") if fields.get("prompt") is not None else ()
+        return asking(string(where, fields, "prompt"))
+    return messages(where, fields, "prompt") if fields.get("prompt") is not None else ()
+
+
+def _openai_preference(where: str, fields: Fields) -> Record:
+    """OpenAI's DPO rows: `input` holds messages and tools, the outputs are one assistant message each."""
+    asked = fields["input"]
+    if not isinstance(asked, dict) or "messages" not in asked:
+        raise DataError("input holds no messages", where=f"{where}, field input", fix='write {"messages": […]}')
+    rows = {"prompt": asked["messages"], "tools": asked.get("tools")}
+    return _preference(where, rows | {"chosen": fields["preferred_output"], "rejected": fields["non_preferred_output"]})
+
+
+def _unpaired(where: str, fields: Fields) -> Record:
+    """A prompt, an answer and whether it is good (KTO); strings, or messages."""
+    desirable = fields["label"]
+    if isinstance(desirable, str):
+        desirable = {"true": True, "1": True, "false": False, "0": False}.get(desirable.strip().lower())
+    if desirable not in (True, False):
+        raise DataError(
+            f"label {fields['label']!r}", where=f"{where}, field label", fix="true for a good answer, or false"
+        )
+    listed = isinstance(fields["completion"], list)
+    answer: Answer = messages(where, fields, "completion") if listed else string(where, fields, "completion")
+    if isinstance(answer, tuple) and answer[0].role != "assistant":
+        raise DataError("no assistant message", where=f"{where}, field completion", fix="the answer is the assistant's")
+    prompt = _prompt_messages(where, fields) if listed else _prompt(where, fields)
+    return Unpaired(where, prompt, _plain(answer) if isinstance(answer, tuple) else answer, bool(desirable))
+
+
+# Labels
 
 
 def _labelled(where: str, fields: Fields) -> Record:
     label = fields["label"]
     if isinstance(label, (int, float)) and not isinstance(label, bool) and math.isfinite(label):
         label = str(label)
-    return Labelled(where, _string(where, fields, "text"), _string(where, {"label": label}, "label"))
+    return Labelled(where, string(where, fields, "text"), string(where, {"label": label}, "label"))
 
 
+def _spans(where: str, fields: Fields) -> Record:
+    """A text with spans, each `{start, end, label}` in characters."""
+    text = string(where, fields, "text")
+    if not isinstance(fields["spans"], list):
+        raise DataError(
+            "spans is not a list", where=f"{where}, field spans", fix='write [{"start": 0, "end": 5, "label": …}]'
+        )
+    found = sorted(_span(f"{where}, field spans[{index}]", span, text) for index, span in enumerate(fields["spans"]))
+    for one, other in pairwise(found):
+        if other.start < one.stop:
+            raise DataError(
+                f"spans {tuple(one)} and {tuple(other)} overlap", where=f"{where}, field spans", fix="keep one of them"
+            )
+    return Tagged(where, text, tuple(found))
+
+
+def _span(where: str, span: Any, text: str) -> Entity:
+    known: dict[str, Any] = span if isinstance(span, dict) else {}
+    start, stop = known.get("start"), known.get("end", known.get("stop"))
+    label = known.get("label", known.get("type", known.get("tag")))
+    if not (isinstance(start, int) and isinstance(stop, int) and isinstance(label, str)) or not (
+        0 <= start < stop <= len(text)
+    ):
+        raise DataError(
+            f"span {span!r} is none of this text",
+            where=where,
+            fix='write {"start": …, "end": …, "label": …}, in characters, the end after the last',
+        )
+    return Entity(start, stop, label)
+
+
+def _conll(where: str, fields: Fields) -> Record:
+    """Tokens with a tag each: B-, I- (or L-, E-) inside an entity, S- or U- for one alone, O outside."""
+    tokens, tags = fields["tokens"], fields["tags"]
+    if not isinstance(tokens, list) or not isinstance(tags, list) or len(tokens) != len(tags) or not tokens:
+        raise DataError("not as many tags as tokens", where=f"{where}, field tags", fix="write a tag for each token")
+    spans: list[Entity] = []
+    text = ""
+    inside = ""
+    for token, tag in zip(tokens, tags, strict=True):
+        token = string(where, {"tokens": token}, "tokens")
+        start = len(text) + bool(text)
+        text += f" {token}" if text else token
+        mark, _, label = string(where, {"tags": tag}, "tags").partition("-")
+        if mark == "O" or not label:
+            if mark != "O":
+                raise DataError(f"tag {tag!r}", where=f"{where}, field tags", fix="write O, B-label or I-label")
+            inside = ""
+        elif mark in "ILE" and inside == label:
+            spans[-1] = spans[-1]._replace(stop=len(text))
+        else:
+            spans.append(Entity(start, len(text), label))
+        inside = "" if mark in "OLESU" else label
+    return Tagged(where, text, tuple(spans))
+
+
+def _is_flag(fields: Fields) -> bool:
+    """Whether a label says good or bad, rather than naming a class."""
+    label = fields.get("label")
+    return isinstance(label, bool) or (isinstance(label, str) and label.strip().lower() in ("true", "false"))
+
+
+def _is_text(field: str) -> Callable[[Fields], bool]:
+    return lambda fields: isinstance(fields.get(field), str)
+
+
+TEXT = ("text", "sentence", "utterance", "content")
 FORMATS: dict[str, Format] = {
-    "messages": Format(Chat, ("messages",), _chat),
-    "instruction": Format(Chat, ("instruction", "output"), _instruction),
-    "prompted": Format(Prompted, ("prompt", "completion"), _prompted),
-    "preference": Format(Preference, ("chosen", "rejected"), _preference),
-    "labelled": Format(Labelled, ("text", "label"), _labelled),
-    "text": Format(Text, ("text",), _text),
+    "messages": Format(Chat, (("messages", "conversations", "conversation"),), _chat),
+    "instruction": Format(Chat, (("instruction",), ("output", "response")), _instruction),
+    "question": Format(Chat, (("question",), ("answer", "answers")), _question),
+    "summary": Format(
+        Chat, (("source", "document", "article", "dialogue"), ("summary", "target", "highlights")), _summary
+    ),
+    "prompted": Format(Prompted, (("prompt",), ("completion", "response")), _prompted),
+    "preference": Format(Preference, (("chosen",), ("rejected",)), _preference),
+    "openai_preference": Format(
+        Preference, (("input",), ("preferred_output",), ("non_preferred_output",)), _openai_preference
+    ),
+    "unpaired": Format(Unpaired, (("prompt",), ("completion", "response"), ("label",)), _unpaired, _is_flag),
+    "labelled": Format(Labelled, (TEXT, ("label", "category", "intent")), _labelled),
+    "conll": Format(Tagged, (("tokens", "words"), ("tags", "ner_tags")), _conll),
+    "spans": Format(Tagged, (TEXT, ("spans", "entities")), _spans),
+    "choice": Format(Choice, (("question", "query"), ("choices", "options"), ("gold", "answer", "answerKey")), _choice),
+    "text": Format(Text, (TEXT,), _text),
 }

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from bottega.data.sources import read
+from bottega.data import sources
 from bottega.errors import DataError, RunError
+from bottega.recipe import Source
 
 END = "<|endoftext|>"
 
@@ -76,8 +77,8 @@ def _characters(files: Sequence[Path]) -> Any:
 
 def _texts(files: Sequence[Path]) -> Iterator[str]:
     """Every string in the files' rows."""
-    for file in files:
-        for _, fields in read(file):
+    for _, rows in sources.rows([Source(path=str(file.absolute())) for file in files]):
+        for _, fields in rows:
             yield from _strings(fields)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -56,7 +56,7 @@ class Objective(BaseModel, ABC):
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
         """Sums to minimise, each with the unit it is a mean over."""
 
-    def labels(self, records: list[Record]) -> list[str]:
+    def labels(self, records: Iterable[Record]) -> list[str]:
         """Class names in the order of their ids; empty where the scores are not classes."""
         return []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from bottega.batch import Batch, Loss, Row, Term
@@ -30,12 +30,13 @@ class Classify(Objective):
         assert isinstance(record, Labelled)
         return [(codec.pooled(record.where, record.text, codec.label(record.where, record.label)),)]
 
-    def labels(self, records: list[Record]) -> list[str]:
-        found = sorted({record.label for record in records if isinstance(record, Labelled)})
+    def labels(self, records: Iterable[Record]) -> list[str]:
+        places = {record.label: record.where for record in records if isinstance(record, Labelled)}
+        found = sorted(places)
         if len(found) == 1:
             raise DataError(
                 f"every row has the label {found[0]!r}, so there is nothing to learn",
-                where=f"{records[0].where}, field label",
+                where=f"{places[found[0]]}, field label",
                 fix="add rows with another label",
             )
         return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from bottega.batch import Batch, Loss, Row, Term
@@ -30,7 +30,7 @@ class Reward(Objective):
         chosen, rejected = (codec.whole(row.tokens, 0) for row in codec.pair(record))
         return [(chosen, rejected)]
 
-    def labels(self, records: list[Record]) -> list[str]:
+    def labels(self, records: Iterable[Record]) -> list[str]:
         return ["reward"]
 
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from bottega.batch import Batch, Loss, Row, Term
 from bottega.objectives import Objective
-from bottega.records import Chat, Prompted, Record, Text
+from bottega.records import Chat, Choice, Message, Preference, Prompted, Record, Text, Unpaired, Unusable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,15 +18,26 @@ if TYPE_CHECKING:
 class Sft(Objective):
     """Mean negative log-likelihood of the answers' tokens.
 
+    Of a preference the chosen answer is learned, of unpaired rows the good ones, of a choice the right one.
+
     weighting  `token`: every answer token of the update counts the same; `example`: every example does, however long
     """
 
-    reads: ClassVar[tuple[type, ...]] = (Chat, Prompted, Text)
+    reads: ClassVar[tuple[type, ...]] = (Chat, Prompted, Text, Choice, Preference, Unpaired)
 
     kind: Literal["sft"] = "sft"
     weighting: Literal["token", "example"] = "token"
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
+        if isinstance(record, Preference):
+            return [(codec.continued(record.where, record.prompt, record.chosen, record.tools),)]
+        if isinstance(record, Unpaired):
+            if not record.desirable:
+                raise Unusable("an answer labelled false, which sft does not learn")
+            return [(codec.continued(record.where, record.prompt, record.completion),)]
+        if isinstance(record, Choice):
+            asked = Message("user", "\n".join([record.question, *(f"- {choice}" for choice in record.choices)]))
+            record = Chat(record.where, (asked, Message("assistant", record.choices[record.gold])))
         assert isinstance(record, (Chat, Prompted, Text))
         return [(codec.answer(record),)]
 

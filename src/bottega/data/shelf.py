@@ -1,0 +1,128 @@
+"""Examples kept on disk, so that memory does not grow with the data.
+
+A shelf is a nameless temporary file that vanishes with its process. What a row holds twice is written once: labels
+that are the row's own next tokens, weights that are all equal, places that follow one another.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+import weakref
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bottega.batch import Example, Row
+from bottega.errors import RunError
+
+
+class Shelf(Sequence[Example]):
+    """Examples that are appended once and read in any order.
+
+    folder    where the file lives; the system's place for temporary files by default
+    most      the largest token id in any row, -1 for none
+    labelled  predictions that carry loss, in all rows
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, it lives as long as the shelf
+        weakref.finalize(self, self._file.close)
+        self._ends = array("q", [0])
+        self._tokens, self._sources = array("q"), array("l")
+        self.most, self.labelled = -1, 0
+
+    def append(self, example: Example, source: int = 0) -> None:
+        data = pickle.dumps((example.id, [_packed(row) for row in example.rows]), protocol=5)
+        with self._disk():
+            self._file.write(data)
+        self._ends.append(self._ends[-1] + len(data))
+        self._tokens.append(example.tokens)
+        self._sources.append(source)
+        self.most = max(self.most, *(int(row.tokens.max(initial=-1)) for row in example.rows))
+        self.labelled += sum(row.labelled for row in example.rows)
+
+    def seal(self) -> None:
+        """Call once all is appended, before anything is read."""
+        with self._disk():
+            self._file.flush()
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"the disk is too full for the encoded rows: {error.strerror}",
+                where=str(self._folder or tempfile.gettempdir()),
+                fix="free some space, or give the run another disk with --out",
+            ) from None
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """Tokens of each example, had nothing been shared."""
+        return np.frombuffer(self._tokens, np.int64) if self._tokens else np.zeros(0, np.int64)
+
+    @property
+    def sources(self) -> NDArray[np.int64]:
+        """The source each example was read from."""
+        return np.array(self._sources, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        start, end = self._ends[place], self._ends[place + 1]
+        name, rows = pickle.loads(os.pread(self._file.fileno(), end - start, start))
+        return Example(name, tuple(_unpacked(row) for row in rows))
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[place] for place in range(len(self)))
+
+
+def _packed(row: Row) -> tuple[Any, ...]:
+    """A row in as few bytes as are simple: (tokens, places, labels, weights, both ways, columns)."""
+    at, weight = row.at, row.weight
+    follows = len(at) > 0 and bool((np.diff(at) == 1).all())
+    places = (int(at[0]), int(at[-1]) + 1) if follows else _narrow(at)
+    # A block's last label is the token after its end.
+    inside = at + 1 < len(row.tokens)
+    own = (
+        row.label.dtype == np.int64
+        and len(at) > 0
+        and bool(inside[:-1].all())
+        and np.array_equal(row.tokens[at[inside] + 1], row.label[inside])
+    )
+    labels = ([] if inside[-1] else [int(row.label[-1])]) if own else row.label
+    even = len(weight) > 0 and bool((weight == weight[0]).all())
+    weights = float(weight[0]) if even else weight
+    return _narrow(row.tokens), places, labels, weights, row.both_ways, dict(row.columns)
+
+
+def _unpacked(row: tuple[Any, ...]) -> Row:
+    tokens, places, labels, weights, both_ways, columns = row
+    tokens = tokens.astype(np.int64)
+    at = np.arange(*places) if isinstance(places, tuple) else places.astype(np.int64)
+    if isinstance(labels, list):
+        labels = np.append(tokens[at[: len(at) - len(labels)] + 1], np.array(labels, np.int64))
+    weight = np.full(len(at), weights, np.float32) if isinstance(weights, float) else weights
+    return Row(tokens, at, labels, weight, both_ways, columns)
+
+
+def _narrow(values: NDArray[Any]) -> NDArray[Any]:
+    """The same whole numbers, none below 0, in the smallest type that holds them."""
+    return values.astype(np.min_scalar_type(int(values.max(initial=0))))
