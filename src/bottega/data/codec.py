@@ -10,6 +10,7 @@ rewrite content. The end-of-turn token after an answer is part of it: a model th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -207,8 +208,9 @@ class Codec:
     def _find(self, chat: Chat, text: str, index: int, mark: str) -> Span:
         """The characters of one answer in the rendered `text`."""
         if chat.messages[index].more.get("tool_calls"):
-            return self._find_calls(chat, text, index)
-        marked = self._render(_replaced(chat, index, mark))
+            return self._find_calls(chat, text, index, mark)
+        shown = _put(chat, index, replace(chat.messages[index], content=mark))
+        marked = self._render(shown)
         if mark not in marked:
             raise TemplateRefused(
                 f"the chat template does not show message {index}",
@@ -224,39 +226,54 @@ class Codec:
         # What stands between the generation prompt and the content (a thinking block) is generated too.
         start = len(prompt) if prompt and text.startswith(prompt) and len(prompt) <= end else start
         last = index == len(chat.messages) - 1
-        tail = after if last else self._render(_replaced(_upto(chat, index + 1), index, mark)).partition(mark)[2]
+        tail = after if last else self._render(_upto(shown, index + 1)).partition(mark)[2]
         # A template may end a conversation otherwise than a turn; what both have is the end of the turn.
         closing = self._closes(commonprefix([tail, text[end:]]))
         return Span(start, end + closing, chat.messages[index].weight, closed=closing > 0)
 
-    def _find_calls(self, chat: Chat, text: str, index: int) -> Span:
+    def _find_calls(self, chat: Chat, text: str, index: int, mark: str) -> Span:
         """The characters of an answer that calls tools: all from the generation prompt to the end of the turn."""
-        before = self._prompt_before(chat, index) or self._render(_upto(chat, index))
-        start = len(commonprefix([text, before]))
-        shown = commonprefix([text, self._render(_upto(chat, index + 1))])[start:]
-        if not shown.strip():
+        marked = _renamed_call(chat, index, mark)
+        name = _last_call(chat.messages[index])["name"]
+        before, found, _ = self._render(marked).rpartition(mark)
+        if not found:
             raise TemplateRefused(
                 f"the chat template does not show the tool calls of message {index}",
                 where=chat.where,
                 fix="use a tokenizer whose template knows tools, or leave such rows out with data.bad_rows=drop",
             )
-        ends = self._ends(shown)
-        closed = bool(ends) and not shown[ends[-1] :].strip()
-        return Span(start, start + (ends[-1] if closed else len(shown.rstrip())), chat.messages[index].weight, closed)
+        prompt = self._prompt_before(chat, index)
+        if not (prompt and text.startswith(prompt)):
+            # Nothing but the calls stands where an answer in words would.
+            words = replace(chat.messages[index], content=mark, more={})
+            prompt = self._render(_put(chat, index, words)).partition(mark)[0]
+        start = len(commonprefix([text, prompt]))
+        named = len(before.replace(mark, name)) + len(name)
+        # What follows the name where nothing follows the turn is the rest of the call, and what closes it.
+        rest = self._render(_upto(marked, index + 1)).rpartition(mark)[2]
+        rest = commonprefix([text[named:], rest])
+        ends = [stop for _, stop in self._specials(rest)]
+        closed = bool(ends) and not rest[ends[-1] :].strip()
+        end = named + (ends[-1] if closed else len(rest.rstrip()))
+        return Span(start, end, chat.messages[index].weight, closed)
 
     def _prompt_before(self, chat: Chat, index: int) -> str:
         """What the model is given before it generates this message; empty where the template writes no prompt."""
         return self._render(_upto(chat, index), generation=True) if index and self._prompts_generation else ""
 
     def _closes(self, tail: str) -> int:
-        """Characters of `tail` up to the end of its first special token; 0 when it has none."""
-        return next(iter(self._ends(tail)), 0)
+        """Characters of `tail` up to the end of its first special token, and of those right after it; 0 without one."""
+        spans = self._specials(tail)
+        end = spans[0][1] if spans else 0
+        for start, stop in spans[1:]:
+            end = stop if start == end else end
+        return end
 
-    def _ends(self, text: str) -> list[int]:
-        """Where each special token in `text` ends."""
+    def _specials(self, text: str) -> list[tuple[int, int]]:
+        """Where each special token in `text` starts and ends."""
         ids, offsets = self._encode(text, special=False)
         pairs = zip(ids.tolist(), offsets.tolist(), strict=True)
-        return [int(end) for token, (_, end) in pairs if token in self._special]
+        return [(start, end) for token, (start, end) in pairs if token in self._special]
 
     @cached_property
     def _prompts_generation(self) -> bool:
@@ -266,12 +283,12 @@ class Codec:
 
     def _render(self, chat: Chat, generation: bool = False) -> str:
         turns = [message.turn() for message in chat.messages]
+        settings = {"tools": list(chat.tools) or None, "tokenize": False, "add_generation_prompt": generation}
         try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    turns, tools=list(chat.tools) or None, tokenize=False, add_generation_prompt=generation
-                )
-            )
+            try:
+                return str(self.tokenizer.apply_chat_template(turns, **settings))
+            except TypeError:  # some templates take the arguments of a call as text
+                return str(self.tokenizer.apply_chat_template(_as_text(turns), **settings))
         except Exception as error:  # a template is a program, and raises what it likes
             raise TemplateRefused(
                 f"the chat template refuses this conversation: {error}",
@@ -280,16 +297,36 @@ class Codec:
             ) from None
 
 
+def _as_text(turns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with the arguments of their calls as JSON."""
+
+    def called(call: dict[str, Any]) -> dict[str, Any]:
+        return {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}
+
+    return [turn | {"tool_calls": [called(call) for call in turn.get("tool_calls", [])]} for turn in turns]
+
+
 def _upto(chat: Chat, index: int) -> Chat:
     """The conversation before message `index`."""
     return replace(chat, messages=chat.messages[:index])
 
 
-def _replaced(chat: Chat, index: int, content: str) -> Chat:
-    messages = chat.messages
-    return replace(
-        chat, messages=(*messages[:index], replace(messages[index], content=content), *messages[index + 1 :])
-    )
+def _put(chat: Chat, index: int, message: Message) -> Chat:
+    """The conversation with another message `index`."""
+    return replace(chat, messages=(*chat.messages[:index], message, *chat.messages[index + 1 :]))
+
+
+def _last_call(message: Message) -> dict[str, Any]:
+    function: dict[str, Any] = message.more["tool_calls"][-1]["function"]
+    return function
+
+
+def _renamed_call(chat: Chat, index: int, name: str) -> Chat:
+    """The conversation with another name for the last function that message `index` calls."""
+    message = chat.messages[index]
+    *calls, last = message.more["tool_calls"]
+    renamed = {**last, "function": {**last["function"], "name": name}}
+    return _put(chat, index, replace(message, more={**message.more, "tool_calls": [*calls, renamed]}))
 
 
 def _silent(messages: Sequence[Message]) -> list[Message]:
