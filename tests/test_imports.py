@@ -24,7 +24,7 @@ LAYERS = [
     {"runs"},
     {"recipe"},
     {"objectives"},
-    {"schedule", "packing"},
+    {"schedule", "packing", "sampling"},
     {"records", "batch", "events", "randomness"},
     {"errors"},
 ]

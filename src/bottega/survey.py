@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bottega.batch import Row
+from bottega.data.stream import TextStream
 from bottega.recipe import Recipe
-
-UNFINISHED = "\ufffd"
-"""What decoders write for bytes that are no character yet."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +72,7 @@ def pieces(row: Row, tokenizer: Any) -> list[Piece]:
 
 def _texts(row: Row, tokenizer: Any) -> list[str]:
     """The text each token adds; a character spread over several tokens stands at the last of them."""
-    texts, ids = [], row.tokens.tolist()
-    # Decoded from the piece before, so that a tokenizer which strips a leading space keeps it.
-    window, shown, before = 0, 0, ""
-    for end in range(1, len(ids) + 1):
-        text = tokenizer.decode(ids[window:end], clean_up_tokenization_spaces=False)
-        if text.endswith(UNFINISHED) and end < len(ids):
-            texts.append("")
-            continue
-        texts.append(text[len(before) :])
-        window, shown = shown, end
-        before = tokenizer.decode(ids[window:shown], clean_up_tokenization_spaces=False)
+    stream = TextStream(tokenizer, special=True)
+    texts = [stream.push(token) for token in row.tokens.tolist()]
+    texts[-1] += stream.end()
     return texts

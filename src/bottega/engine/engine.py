@@ -14,13 +14,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bottega.batch import Batch, Loss, Unit
-from bottega.engine.generate import generate
+from bottega.engine.generate import Continuation, Writer
 from bottega.engine.optim import Optimizer
 from bottega.errors import Diverged, OutOfMemory
 from bottega.models.adapters import without
 from bottega.models.scorer import Scorer
 from bottega.objectives import Objective
 from bottega.randomness import derive
+from bottega.sampling import Sampling
 
 OPTIMIZER = "optimizer.safetensors"
 
@@ -99,12 +100,13 @@ class Engine:
         return float(norm)
 
     def sample(
-        self, prompts: Sequence[Sequence[int]], *, tokens: int, temperature: float = 0.0, seed: int = 0
-    ) -> list[list[int]]:
-        """A continuation of each prompt, at most `tokens` long, the end-of-text token included; greedy at 0."""
-        self.scorer.eval()
+        self, prompts: Sequence[Sequence[int]], settings: Sampling, *, continuations: int = 1
+    ) -> list[list[Continuation]]:
+        """Continuations of each prompt by the model as it is now."""
         eos = self.tokenizer.eos_token_id
-        return generate(self.scorer.network, prompts, tokens=tokens, temperature=temperature, seed=seed, eos=eos)
+        ends = frozenset() if eos is None else frozenset([eos])
+        writer = Writer(self.scorer.network, self.tokenizer, ends, cached=self.scorer.fit.packed)
+        return writer.write(prompts, settings, continuations=continuations)
 
     def save(self, folder: Path, *, step: int, state: bool) -> None:
         """The model or adapter in transformers' and PEFT's own format with its tokenizer; `state` to go on from."""

@@ -1,43 +1,243 @@
-"""Prompts in, continuations out: transformers' own `generate`, one prompt at a time."""
+"""Prompts in, continuations out: batched, each prompt computed once however many continuations it has.
+
+What is drawn depends on the seed, the prompt and the number of the continuation alone: a prompt continues in a batch
+as it does by itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import hashlib
+import inspect
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from torch import Tensor
 
-PLAIN = "sdpa"
-"""Attention with a key/value cache; the packed one has none."""
+from bottega.data.stream import StopStrings, TextStream
+from bottega.engine.filters import draw, filtered
+from bottega.randomness import derive
+from bottega.sampling import Sampling
 
+BATCH_TOKENS = 1 << 16
+"""Most tokens in the cache at once; further prompts wait."""
 
-@torch.no_grad()
-def generate(
-    network: Any, prompts: Sequence[Sequence[int]], *, tokens: int, temperature: float, seed: int, eos: int | None
-) -> list[list[int]]:
-    """A continuation of each prompt, [≤ tokens] token ids; greedy at temperature 0."""
-    packed = network.config._attn_implementation
-    network.set_attn_implementation(PLAIN)
-    torch.manual_seed(seed)
-    sampling = (
-        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-        if temperature
-        else {"do_sample": False}
-    )
-    try:
-        return [_continue(network, prompt, eos, max_new_tokens=tokens, **sampling) for prompt in prompts]
-    finally:
-        network.set_attn_implementation(packed)
+Reason = Literal["end", "stop", "length"]
 
 
-def _continue(network: Any, prompt: Sequence[int], eos: int | None, **settings: Any) -> list[int]:
-    ids = torch.tensor([prompt], device=network.device)
-    out = network.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        eos_token_id=eos,
-        pad_token_id=eos if eos is not None else 0,
-        **settings,
-    )
-    continuation: list[int] = out[0, len(prompt) :].tolist()
-    return continuation
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one step adds to a continuation: a token, the text that can be shown, and why it ends, if it does."""
+
+    index: int
+    token: int
+    text: str
+    reason: Reason | None
+
+
+@dataclass
+class Continuation:
+    """tokens   all that were drawn, the one that ended it included
+    text     without special tokens, and without the stop string and what may stand after it
+    reason   end (of turn or text), stop (string), or length
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    reason: Reason = "length"
+
+
+class Writer:
+    """A causal language model that continues prompts.
+
+    ends    token ids that end a continuation
+    cached  the model keeps keys and values, and knows padding on its left; else every step computes the whole row
+    """
+
+    def __init__(self, network: Any, tokenizer: Any, ends: frozenset[int], *, cached: bool = True) -> None:
+        self.network, self.tokenizer, self.ends, self.cached = network, tokenizer, ends, cached
+
+    def write(
+        self, prompts: Sequence[Sequence[int]], settings: Sampling, *, continuations: int = 1
+    ) -> list[list[Continuation]]:
+        """`continuations` of each prompt."""
+        found = [Continuation() for _ in range(len(prompts) * continuations)]
+        for piece in self.stream(prompts, settings, continuations=continuations):
+            written = found[piece.index]
+            written.tokens.append(piece.token)
+            written.text += piece.text
+            written.reason = piece.reason or "length"
+        return [found[start : start + continuations] for start in range(0, len(found), continuations)]
+
+    def stream(
+        self, prompts: Sequence[Sequence[int]], settings: Sampling, *, continuations: int = 1
+    ) -> Iterator[Piece]:
+        """Every token as it is drawn; continuation c of prompt p has index `p * continuations + c`."""
+        rows = self._rows(prompts, settings, continuations)
+        with torch.inference_mode(), self._attending():
+            for group in self._groups(rows, settings.tokens):
+                yield from self._decode(group, settings)
+
+    def _rows(self, prompts: Sequence[Sequence[int]], settings: Sampling, continuations: int) -> list[_Row]:
+        """A row for each continuation; equal prompts count on, so that they differ."""
+        count: Counter[tuple[int, ...]] = Counter()
+        rows: list[_Row] = []
+        for prompt in map(tuple, prompts):
+            if not prompt:
+                raise ValueError("an empty prompt: give at least the token that begins a text")
+            for _ in range(continuations):
+                rows.append(_Row(len(rows), prompt, _chances(settings.seed, prompt, count[prompt]), self, settings))
+                count[prompt] += 1
+        return rows
+
+    def _groups(self, rows: Sequence[_Row], tokens: int) -> Iterator[list[_Row]]:
+        """Rows that are computed together, equal prompts side by side."""
+        if not self.cached:
+            yield from ([row] for row in rows)
+            return
+        group: list[_Row] = []
+        longest = 0
+        for row in sorted(rows, key=lambda row: (len(row.prompt), row.prompt)):
+            longest = max(longest, len(row.prompt) + tokens)
+            if group and longest * (len(group) + 1) > BATCH_TOKENS:
+                yield group
+                group, longest = [], len(row.prompt) + tokens
+            group.append(row)
+        if group:
+            yield group
+
+    def _decode(self, rows: list[_Row], settings: Sampling) -> Iterator[Piece]:
+        """Step by step; rows that have ended leave the batch."""
+        state = _Cached(self.network, rows) if self.cached else _Whole(self.network, rows[0])
+        logits = state.start()
+        seen = _seen(rows, logits) if settings.repetition_penalty != 1.0 else None
+        while rows:
+            chance = torch.tensor([next(row.chances) for row in rows], dtype=torch.float64, device=logits.device)
+            ready = filtered(logits, seen, settings)
+            drawn = draw(ready, chance) if settings.temperature else ready.argmax(-1)
+            for row, token in zip(rows, drawn.tolist(), strict=True):
+                yield row.add(token)
+            kept = [place for place, row in enumerate(rows) if row.reason is None]
+            if not kept:
+                return
+            if seen is not None:
+                seen = seen.scatter(1, drawn[:, None], True)[kept]
+            rows = [rows[place] for place in kept]
+            logits = state.step(drawn[kept], kept)
+
+    @contextmanager
+    def _attending(self) -> Iterator[None]:
+        """The model as transformers runs it, in evaluation mode."""
+        before, training = self.network.config._attn_implementation, self.network.training
+        # The packed attention keeps no keys and values; Gemma-2's softcap is in none but the eager one.
+        self.network.set_attn_implementation("sdpa" if self.network._supports_sdpa else "eager")
+        self.network.eval()
+        try:
+            yield
+        finally:
+            self.network.set_attn_implementation(before)
+            self.network.train(training)
+
+
+class _Row:
+    """One continuation on its way: tokens to text, and whether it has ended."""
+
+    def __init__(
+        self, index: int, prompt: tuple[int, ...], chances: Iterator[float], writer: Writer, settings: Sampling
+    ) -> None:
+        self.index, self.prompt, self.chances = index, prompt, chances
+        self.ends, self.left = writer.ends, settings.tokens
+        self.reason: Reason | None = None
+        self._text, self._stops = TextStream(writer.tokenizer), StopStrings(settings.stop)
+
+    def add(self, token: int) -> Piece:
+        self.left -= 1
+        ended = token in self.ends
+        text = self._stops.push("" if ended else self._text.push(token))
+        if self._stops.met:
+            self.reason = "stop"
+        elif ended or not self.left:
+            text += self._stops.push(self._text.end())
+            text += self._stops.end()
+            self.reason = "stop" if self._stops.met else "end" if ended else "length"
+        return Piece(self.index, token, text, self.reason)
+
+
+class _Cached:
+    """Rows in one batch, padded on the left, with the keys and values of what was computed before."""
+
+    def __init__(self, network: Any, rows: Sequence[_Row]) -> None:
+        self.network, self.rows = network, rows
+        self.takes_positions = "position_ids" in inspect.signature(network.forward).parameters
+
+    def start(self) -> Tensor:
+        """[B, V] logits after each row's prompt; rows with one prompt share its computation."""
+        prompts = list(dict.fromkeys(row.prompt for row in self.rows))
+        longest, device = max(map(len, prompts)), self.network.device
+        ids = torch.zeros(len(prompts), longest, dtype=torch.long, device=device)
+        self.mask = torch.zeros_like(ids)
+        for place, prompt in enumerate(prompts):
+            ids[place, longest - len(prompt) :] = torch.tensor(prompt, device=device)
+            self.mask[place, longest - len(prompt) :] = 1
+        out = self._forward(ids, (self.mask.cumsum(1) - 1).clamp(min=0), None)
+        self.cache = out.past_key_values
+        number = {prompt: place for place, prompt in enumerate(prompts)}
+        places = torch.tensor([number[row.prompt] for row in self.rows], device=device)
+        if len(places) > len(prompts):
+            self.cache.batch_select_indices(places)
+        self.mask = self.mask[places]
+        logits: Tensor = out.logits[:, -1]
+        return logits[places]
+
+    def step(self, drawn: Tensor, kept: Sequence[int]) -> Tensor:
+        """[B, V] logits after the tokens drawn for the rows that are kept."""
+        if len(kept) < len(self.mask):
+            places = torch.tensor(kept, device=drawn.device)
+            self.cache.batch_select_indices(places)
+            self.mask = self.mask[places]
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], 1)
+        out = self._forward(drawn[:, None], self.mask.sum(1, keepdim=True) - 1, self.cache)
+        logits: Tensor = out.logits[:, -1]
+        return logits
+
+    def _forward(self, ids: Tensor, position: Tensor, cache: Any) -> Any:
+        positions = {"position_ids": position} if self.takes_positions else {}
+        mask = self.mask
+        return self.network(
+            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **positions
+        )
+
+
+class _Whole:
+    """One row, computed whole at every step: for models without a cache that keeps rows apart."""
+
+    def __init__(self, network: Any, row: _Row) -> None:
+        self.network, self.ids = network, torch.tensor([row.prompt], device=network.device)
+
+    def start(self) -> Tensor:
+        logits: Tensor = self.network(input_ids=self.ids, use_cache=False).logits[:, -1]
+        return logits
+
+    def step(self, drawn: Tensor, kept: Sequence[int]) -> Tensor:
+        self.ids = torch.cat([self.ids, drawn[:, None]], 1)
+        return self.start()
+
+
+def _seen(rows: Sequence[_Row], logits: Tensor) -> Tensor:
+    """[B, V] which tokens stand in each prompt."""
+    seen = torch.zeros_like(logits, dtype=torch.bool)
+    for place, row in enumerate(rows):
+        seen[place, list(row.prompt)] = True
+    return seen
+
+
+def _chances(seed: int, prompt: tuple[int, ...], number: int) -> Iterator[float]:
+    """Numbers from 0 to 1 for continuation `number` of a prompt, without end."""
+    named = int.from_bytes(hashlib.sha256(np.array(prompt, np.int64).tobytes()).digest()[:8])
+    generator = np.random.default_rng(derive(seed, "sample", named, number))
+    while True:
+        yield from generator.random(64).tolist()

@@ -1,0 +1,48 @@
+"""Logits → the token drawn: penalty, temperature, filters, and a draw that no other row of the batch can change."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bottega.sampling import Sampling
+
+NEVER = -torch.inf
+
+
+def filtered(logits: Tensor, seen: Tensor | None, settings: Sampling) -> Tensor:
+    """[B, V] logits → the logits that are drawn from, in float32 or wider.
+
+    seen  [B, V] which tokens stand in the row so far; needed for a repetition penalty only
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if settings.repetition_penalty != 1.0 and seen is not None:
+        penalised = torch.where(logits < 0, logits * settings.repetition_penalty, logits / settings.repetition_penalty)
+        logits = torch.where(seen, penalised, logits)
+    if not settings.temperature:
+        return logits
+    logits = logits / settings.temperature
+    if settings.top_k:
+        least = logits.topk(min(settings.top_k, logits.shape[-1])).values[:, -1:]
+        logits = logits.masked_fill(logits < least, NEVER)
+    if settings.top_p < 1.0:
+        logits = _top_p(logits, settings.top_p)
+    if settings.min_p:
+        share = logits.softmax(-1)
+        logits = logits.masked_fill(share < settings.min_p * share.amax(-1, keepdim=True), NEVER)
+    return logits
+
+
+def _top_p(logits: Tensor, mass: float) -> Tensor:
+    """Without the unlikeliest tokens that together have no more than 1 − `mass`; the likeliest always stays."""
+    ascending, order = logits.sort(descending=False)
+    dropped = ascending.softmax(-1).cumsum(-1) <= 1 - mass
+    dropped[:, -1] = False
+    return logits.masked_fill(dropped.scatter(1, order, dropped), NEVER)
+
+
+def draw(logits: Tensor, chance: Tensor) -> Tensor:
+    """[B, V] filtered logits, [B] numbers from 0 to 1 → [B] tokens, by the inverse of the cumulative distribution."""
+    cumulative = logits.double().softmax(-1).cumsum(-1)
+    # Scaled by its own end, so that rounding leaves no room beyond the last token.
+    return torch.searchsorted(cumulative, (chance * cumulative[:, -1])[:, None], right=True).squeeze(1)
