@@ -16,7 +16,7 @@ SOURCE = Path(bottega.__file__).parent
 LAYERS = [
     {"cli", "__main__"},
     {"terminal", "doctor", "reference"},
-    {"__init__", "survey", "loop"},
+    {"__init__", "survey", "loop", "language"},
     {"session"},
     {"feed", "engine"},
     {"models"},

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bottega.errors import BottegaError
+    from bottega.language import load
     from bottega.loop import resume, train
     from bottega.recipe import Recipe
     from bottega.survey import preview
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
 _HOME = {
     "BottegaError": "bottega.errors",
     "Recipe": "bottega.recipe",
+    "load": "bottega.language",
     "preview": "bottega.survey",
     "resume": "bottega.loop",
     "train": "bottega.loop",
 }
 
-__all__ = ["BottegaError", "Recipe", "preview", "resume", "train"]
+__all__ = ["BottegaError", "Recipe", "load", "preview", "resume", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -38,6 +38,13 @@ def test_pieces_add_up(tokenizer: Any, text: str) -> None:
     assert "".join(pieces) + stream.end() == whole
 
 
+def test_text_goes_on_after_other_text(tokenizer: Any) -> None:
+    before, whole = (tokenizer(text)["input_ids"] for text in ("a dog", "a dog named Spot"))
+    assert whole[: len(before)] == before
+    stream = TextStream(tokenizer, after=before)
+    assert "".join(map(stream.push, whole[len(before) :])) + stream.end() == " named Spot"
+
+
 def test_no_character_is_split(tokenizer: Any) -> None:
     ids = tokenizer("🙂🙂")["input_ids"]
     stream = TextStream(tokenizer)

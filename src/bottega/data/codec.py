@@ -134,6 +134,30 @@ class Codec:
             )
         return self.labels[name]
 
+    # Prompts to continue
+
+    def prefix(self, prompt: Prompt, tools: Tools = ()) -> list[int]:
+        """The tokens a continuation of `prompt` is generated from: text as it is, or a conversation's next answer."""
+        if not isinstance(prompt, str):
+            ids, _ = self._encode(self._render(Chat("the conversation", prompt, tools), generation=True), special=False)
+            return list(ids.tolist())
+        ids, _ = self._encode(prompt)
+        eos = self.tokenizer.eos_token_id
+        ended = len(ids) and ids[-1] == eos and not prompt.endswith(self.tokenizer.eos_token or "\0")
+        found: list[int] = (ids[:-1] if ended else ids).tolist()
+        start = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else eos
+        return found or ([] if start is None else [start])
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end an answer: the end of text, and what the chat template closes a turn with."""
+        mark = chr(MARKS[0])
+        tail = self._render(Chat("the chat template", (Message("user", "?"), Message("assistant", mark))))
+        closing = tail.partition(mark)[2]
+        ids, _ = self._encode(closing[: self._closes(closing)], special=False)
+        eos = self.tokenizer.eos_token_id
+        return frozenset(ids.tolist()) & self._special | (frozenset() if eos is None else {eos})
+
     # Encoding
 
     def _encode(self, text: str, *, special: bool = True) -> tuple[Ints, Ints]:

@@ -13,13 +13,15 @@ class TextStream:
     """The text each token adds; a character spread over several tokens comes with the last of them.
 
     special  show special tokens too
+    after    tokens the text goes on from, which are not shown
     """
 
-    def __init__(self, tokenizer: Any, *, special: bool = False) -> None:
+    def __init__(self, tokenizer: Any, *, special: bool = False, after: Sequence[int] = ()) -> None:
         self._tokenizer, self._special = tokenizer, special
-        self._ids: list[int] = []
+        self._ids = list(after)
         # Decoded from the piece before, so that a tokenizer which strips a leading space keeps it.
-        self._window, self._shown, self._before = 0, 0, ""
+        self._window, self._shown = 0, len(self._ids)
+        self._before = self._decode(0, self._shown)
 
     def push(self, token: int) -> str:
         """What can be shown once `token` is there; empty while a character is incomplete."""

@@ -26,6 +26,9 @@ from bottega.sampling import Sampling
 BATCH_TOKENS = 1 << 16
 """Most tokens in the cache at once; further prompts wait."""
 
+CONTEXT = 8
+"""Tokens of the prompt that the text of a continuation is read after: some write a space by what stands before."""
+
 Reason = Literal["end", "stop", "length"]
 
 
@@ -152,7 +155,7 @@ class _Row:
         self.index, self.prompt, self.chances = index, prompt, chances
         self.ends, self.left = writer.ends, settings.tokens
         self.reason: Reason | None = None
-        self._text, self._stops = TextStream(writer.tokenizer), StopStrings(settings.stop)
+        self._text, self._stops = TextStream(writer.tokenizer, after=prompt[-CONTEXT:]), StopStrings(settings.stop)
 
     def add(self, token: int) -> Piece:
         self.left -= 1

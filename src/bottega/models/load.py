@@ -52,12 +52,16 @@ class Source:
 
     @property
     def tokenizer(self) -> str:
-        """Where its tokenizer stands: beside what was trained last."""
-        return self.base if self.adapter is None else str(self.adapter)
+        """Where its tokenizer stands: beside what was trained last, if that brought one."""
+        own = self.adapter is not None and (self.adapter / "tokenizer.json").exists()
+        return str(self.adapter) if own else self.base
 
 
 def locate(name: str) -> Source:
-    """The source behind `model.base`: a hub id, a folder, or a run (its model, or its base with its adapter)."""
+    """The source behind `model.base`: a hub id, a folder, or a run (its model, or its base with its adapter).
+
+    A folder of an adapter is its base with that adapter.
+    """
     folder = Path(name)
     if not folder.is_absolute():
         return Source(name)
@@ -68,6 +72,8 @@ def locate(name: str) -> Source:
         if (folder / "adapter").exists():
             return Source(adapter_base(folder / "adapter"), folder / "adapter")
         raise ModelError("this run has no result yet", where=name, fix=f"finish it: bottega train --resume {name}")
+    if (folder / "adapter_config.json").exists():
+        return Source(adapter_base(folder), folder)
     return Source(name)
 
 
@@ -224,6 +230,19 @@ def load_model(
     _refuse_gaps(source.base, info, loaded, head)
     new = sorted({key.rpartition(".")[0] for key in info["missing_keys"]})
     return loaded if source.adapter is None else _merged(loaded, source.adapter, dtype), new
+
+
+def load_adapted(name: str, dtype: torch.dtype) -> Any:
+    """The model as it was trained: with its adapter beside the weights, if it has one."""
+    source = locate(name)
+    base = recipes.Model(base=source.base)
+    model, _ = load_model(base, load_config(base, None), "language", [], dtype, None)
+    if source.adapter is None:
+        return model
+    from peft import PeftModel
+
+    with _quietly(str(source.adapter), "the adapter"):
+        return PeftModel.from_pretrained(model, str(source.adapter), autocast_adapter_dtype=False)
 
 
 def fit_model(model: Any, head: HeadKind, fit: Fit | None = None) -> Scorer:

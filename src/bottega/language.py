@@ -1,0 +1,124 @@
+"""A trained language model to talk to: `bottega.load(run)`.
+
+model = bottega.load("runs/support-1")
+print(model.chat([{"role": "user", "content": "Where is my parcel?"}]).text)
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+
+from bottega.data.codec import Codec
+from bottega.data.conversations import messages
+from bottega.engine.generate import Continuation, Writer
+from bottega.errors import DataError, ModelError
+from bottega.models.adapters import without
+from bottega.models.load import compute_dtype, length_limit, load_adapted, load_tokenizer, locate
+from bottega.models.probe import probe
+from bottega.records import Message, Prompt
+from bottega.runs import stored_recipe
+from bottega.sampling import Sampling
+
+Turns: TypeAlias = Sequence[Mapping[str, Any] | Message]
+"""A conversation: messages, or mappings with role and content as OpenAI writes them."""
+
+
+class LanguageModel:
+    """A causal language model with its tokenizer, ready to continue prompts.
+
+    name    the run, folder or hub id it came from
+    recipe  of the run it came from, if it came from one
+    """
+
+    def __init__(self, name: str, *, dtype: str = "auto", device: str = "auto") -> None:
+        self.name = _absolute(name)
+        folder = Path(self.name)
+        self.recipe = stored_recipe(folder) if (folder / "resolved.json").exists() else None
+        on = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.model = load_adapted(self.name, compute_dtype(dtype, on)).to(on).eval()
+        network = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+        tokenizer = load_tokenizer(locate(self.name).tokenizer)
+        self.limit = length_limit(network.config)
+        self.codec = Codec(tokenizer, max_length=self.limit or 1 << 30, too_long="error")
+        declared = network.generation_config.eos_token_id
+        ends = self.codec.ends | frozenset(declared if isinstance(declared, list) else [declared]) - {None}
+        fit = probe(type(network), network.config, "language", False)
+        self.writer = Writer(network, tokenizer, ends, cached=fit.packed)
+
+    def generate(
+        self, prompts: Sequence[str | Turns], settings: Sampling | None = None, *, continuations: int = 1
+    ) -> list[list[Continuation]]:
+        """`continuations` of each prompt; a string goes on as text, a conversation with the assistant's answer."""
+        settings = settings or Sampling()
+        ids = [self.codec.prefix(_prompt(prompt)) for prompt in prompts]
+        return self.writer.write(ids, self._fitting(ids, settings), continuations=continuations)
+
+    def chat(self, turns: Turns, settings: Sampling | None = None) -> Continuation:
+        """The assistant's next answer."""
+        return self.generate([turns], settings)[0][0]
+
+    def stream(self, prompt: str | Turns, settings: Sampling | None = None) -> Iterator[str]:
+        """One continuation, piece by piece, whole characters only."""
+        ids = [self.codec.prefix(_prompt(prompt))]
+        for piece in self.writer.stream(ids, self._fitting(ids, settings or Sampling())):
+            if piece.text:
+                yield piece.text
+
+    def room(self, turns: Turns) -> int:
+        """Tokens left for an answer before the model's last position; below 1 when the conversation is too long."""
+        return (self.limit or 1 << 30) - len(self.codec.prefix(_prompt(turns)))
+
+    @property
+    def origin(self) -> str | None:
+        """What the run started from; None when it is no run, or began from nothing."""
+        return self.recipe.model.base if self.recipe else None
+
+    @contextlib.contextmanager
+    def untuned(self) -> Iterator[LanguageModel]:
+        """Inside, the model this one was tuned from."""
+        if hasattr(self.model, "peft_config"):
+            with without(self.model):
+                yield self
+            return
+        if self.origin is None:
+            raise ModelError("nothing to compare with: it was not tuned from another model", where=self.name)
+        if not hasattr(self, "_untuned"):
+            self._untuned = LanguageModel(self.origin)
+        yield self._untuned
+
+    def _fitting(self, ids: Sequence[Sequence[int]], settings: Sampling) -> Sampling:
+        """The settings with no more tokens than the model has positions for."""
+        longest = max(map(len, ids), default=0)
+        room = (self.limit or 1 << 30) - longest
+        if not all(ids):
+            raise DataError("an empty prompt, and no token begins a text", where=self.name, fix="write some words")
+        if room < 1:
+            raise DataError(
+                f"a prompt of {longest} tokens, and the model has {self.limit} positions",
+                where=self.name,
+                fix="shorten the prompt",
+            )
+        return settings.model_copy(update={"tokens": min(settings.tokens, room)})
+
+
+def load(name: str | Path, *, dtype: str = "auto", device: str = "auto") -> LanguageModel:
+    """The language model of a run, a folder or a hub id; an adapter is put on its base."""
+    return LanguageModel(str(name), dtype=dtype, device=device)
+
+
+def _prompt(prompt: str | Turns) -> Prompt:
+    if isinstance(prompt, str):
+        return prompt
+    given = [turn.turn() if isinstance(turn, Message) else dict(turn) for turn in prompt]
+    return messages("the conversation", {"messages": given})
+
+
+def _absolute(name: str) -> str:
+    """A folder by its whole path; else a hub id as it is."""
+    path = Path(name).expanduser()
+    return str(path.absolute()) if path.exists() or name.startswith((".", "/", "~")) else name
