@@ -15,7 +15,7 @@ import bottega
 SOURCE = Path(bottega.__file__).parent
 LAYERS = [
     {"cli", "__main__"},
-    {"terminal", "doctor", "reference"},
+    {"terminal", "doctor", "reference", "chat"},
     {"__init__", "survey", "loop", "language"},
     {"session"},
     {"feed", "engine"},

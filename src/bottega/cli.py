@@ -30,6 +30,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value …]", help="For example optim.lr=1e-4")]
 
 
+Name = Annotated[str, typer.Argument(metavar="MODEL", help="A run, a folder or a hub id.")]
+Tokens = Annotated[int, typer.Option("--tokens", help="Most tokens of an answer.", min=1)]
+Temperature = Annotated[float, typer.Option(help="0 is greedy.", min=0)]
+TopK = Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.", min=0)]
+TopP = Annotated[float, typer.Option(help="Keep the likeliest tokens that make up this probability.", max=1)]
+MinP = Annotated[float, typer.Option(help="Keep tokens with this share of the likeliest's probability.", min=0, max=1)]
+Penalty = Annotated[float, typer.Option(help="Above 1: tokens seen before are less likely.")]
+Stop = Annotated[list[str] | None, typer.Option(help="Text that ends an answer; may be given several times.")]
+Seed = Annotated[int, typer.Option(help="The same seed draws the same.")]
+System = Annotated[str, typer.Option(help="System prompt.")]
+
+
 def main() -> None:
     app()
 
@@ -73,6 +85,73 @@ def preview(
         from bottega.terminal import results_console, show_preview
 
         show_preview(shown, results_console())
+
+
+@app.command()
+def generate(
+    model: Name,
+    prompts: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT …]", help="Default: lines of input.")] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Each prompt is a question to answer, not text to go on.")
+    ] = False,
+    system: System = "",
+    number: Annotated[int, typer.Option("--number", "-n", help="Continuations of each prompt.", min=1)] = 1,
+    tokens: Tokens = 256,
+    temperature: Temperature = 0.7,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    min_p: MinP = 0.0,
+    repetition_penalty: Penalty = 1.0,
+    stop: Stop = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Continue prompts, all in one batch."""
+    with _errors(as_json):
+        settings = _sampling(tokens, temperature, top_k, top_p, min_p, repetition_penalty, stop, seed)
+        asked = prompts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+        loaded = _loaded(model)
+        turns = [[*_system_turn(system), {"role": "user", "content": prompt}] for prompt in asked] if chat else asked
+        written = loaded.generate(turns, settings, continuations=number)
+        for prompt, found in zip(asked, written, strict=True):
+            for continuation in found:
+                if as_json:
+                    shown = {
+                        "text": continuation.text,
+                        "reason": continuation.reason,
+                        "tokens": len(continuation.tokens),
+                    }
+                    print(json.dumps({"prompt": prompt, **shown}, ensure_ascii=False))
+                else:
+                    print(continuation.text if chat else prompt + continuation.text, end="\n\n")
+
+
+@app.command()
+def chat(
+    model: Name,
+    system: System = "",
+    compare: Annotated[bool, typer.Option("--compare", help="The model it was tuned from answers too.")] = False,
+    tokens: Tokens = 256,
+    temperature: Temperature = 0.7,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    min_p: MinP = 0.0,
+    repetition_penalty: Penalty = 1.0,
+    stop: Stop = None,
+    seed: Seed = 0,
+) -> None:
+    """Talk to a model; /help lists what can be done besides talking."""
+    with _errors(False):
+        settings = _sampling(tokens, temperature, top_k, top_p, min_p, repetition_penalty, stop, seed)
+        from bottega.chat import Conversation
+        from bottega.terminal import results_console
+
+        console = results_console()
+        conversation = Conversation(_loaded(model), settings, console, system=system)
+        if compare:
+            conversation.run(["/compare"])
+        console.print("/help lists the commands, /quit leaves", style="dim")
+        conversation.run(_typed())
 
 
 @tokenizers.command("train")
@@ -135,6 +214,61 @@ def doctor(as_json: Json = False) -> None:
         console.print(table("", ["what", "here"], flat))
         for line in facts["advice"]:
             console.print(f"[yellow]advice[/] {line}")
+
+
+def _sampling(
+    tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    repetition_penalty: float,
+    stop: list[str] | None,
+    seed: int,
+) -> Any:
+    from pydantic import ValidationError
+
+    from bottega.errors import RecipeError
+    from bottega.sampling import Sampling
+
+    try:
+        return Sampling(
+            tokens=tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            stop=tuple(stop or ()),
+            seed=seed,
+        )
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = f"--{problem['loc'][0]}".replace("_", "-")
+        raise RecipeError(problem["msg"], where=where, fix="see bottega generate --help") from None
+
+
+def _loaded(name: str) -> Any:
+    """The model to talk to, with a sign of life while it loads."""
+    from bottega.terminal import progress_console
+
+    with progress_console().status(f"loading {name}"):
+        import bottega
+
+        return bottega.load(name)
+
+
+def _system_turn(text: str) -> list[dict[str, str]]:
+    return [{"role": "system", "content": text}] if text else []
+
+
+def _typed() -> Iterator[str]:
+    """Lines the user types, with a prompt where one types; the end of the input, or Ctrl-C, ends them."""
+    while True:
+        try:
+            yield input("   you › " if sys.stdin.isatty() else "")
+        except (EOFError, KeyboardInterrupt):
+            return
 
 
 def _load(path: Path | None, overrides: list[str] | None) -> Any:
