@@ -50,8 +50,8 @@ bench: setup bench-setup ## Measure speed and memory against the peers (half an 
 recipes: setup ## Run the recipes on real data and print what they reach (ten minutes)
 	$(BIN)/python benchmarks/real_data.py
 
-demo: setup ## Train a tokenizer and a small model from nothing, on this project's pages
-	sh recipes/demo.sh $(BIN)/bottega
+demo: setup ## The whole life of a small model, from nothing to a conversation, in five minutes
+	$(BIN)/bottega demo
 
 clean: ## Remove environments and caches
 	rm -rf $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache

@@ -16,6 +16,8 @@ SOURCE = Path(bottega.__file__).parent
 LAYERS = [
     {"cli", "__main__"},
     {"terminal", "doctor", "reference", "chat"},
+    {"demo"},
+    {"evaluation"},
     {"__init__", "survey", "loop", "language"},
     {"session"},
     {"feed", "engine"},
@@ -66,7 +68,7 @@ def test_every_module_has_a_layer() -> None:
 
 
 def test_the_public_names() -> None:
-    assert sorted(bottega.__all__) == bottega.__all__ == ["BottegaError", "Recipe", "preview", "resume", "train"]
+    assert sorted(bottega.__all__) == bottega.__all__ == ["BottegaError", "Recipe", "load", "preview", "resume", "train"]
     for name in bottega.__all__:
         assert getattr(bottega, name) is not None
 

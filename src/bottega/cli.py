@@ -154,6 +154,34 @@ def chat(
         conversation.run(_typed())
 
 
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(help="Another seed invents another world.")] = 0,
+    language: Annotated[Literal["en", "it"], typer.Option(help="Of the invented world.")] = "en",
+    out: Annotated[Path, typer.Option(help="Folder; an earlier demo in it is replaced.")] = Path("runs/demo"),
+    as_json: Json = False,
+) -> None:
+    """The whole life of a small model in five minutes: tokenizer, pre-training, fine-tuning, alignment, evaluation."""
+    with _errors(as_json):
+        from bottega.demo import demo as live
+        from bottega.terminal import progress_console, results_console, show_demo, watch
+
+        console = progress_console()
+
+        def shown(stage: str, events: Iterator[Any]) -> Iterator[Any]:
+            console.rule(stage, align="left")
+            return watch(events, console)
+
+        def tell(text: str) -> None:
+            console.print(text, style="dim", markup=False)
+
+        done = live(out, seed=seed, language=language, watch=shown, tell=tell)
+        if as_json:
+            print(json.dumps(done.summary))
+        else:
+            show_demo(done.folder, done.summary, done.conversation, results_console())
+
+
 @tokenizers.command("train")
 def tokenizer_train(
     files: Annotated[list[Path], typer.Argument(help="Text, JSON, JSONL, CSV or TSV.")],

@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 
+from bottega.batch import Example, Row
 from bottega.data.codec import Codec
 from bottega.data.conversations import messages
 from bottega.engine.generate import Continuation, Writer
 from bottega.errors import DataError, ModelError
-from bottega.models.adapters import without
-from bottega.models.load import compute_dtype, length_limit, load_adapted, load_tokenizer, locate
-from bottega.models.probe import probe
+from bottega.models.adapters import head_is_adapted, without
+from bottega.models.load import compute_dtype, fit_model, length_limit, load_adapted, load_tokenizer, locate
+from bottega.packing import divide, pack
 from bottega.records import Message, Prompt
 from bottega.runs import stored_recipe
 from bottega.sampling import Sampling
+
+SCORE_TOKENS = 8192
+"""Most tokens scored at once."""
 
 Turns: TypeAlias = Sequence[Mapping[str, Any] | Message]
 """A conversation: messages, or mappings with role and content as OpenAI writes them."""
@@ -41,14 +46,18 @@ class LanguageModel:
         self.recipe = stored_recipe(folder) if (folder / "resolved.json").exists() else None
         on = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self.model = load_adapted(self.name, compute_dtype(dtype, on)).to(on).eval()
-        network = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+        adapted = hasattr(self.model, "peft_config")
+        network = self.model.get_base_model() if adapted else self.model
         tokenizer = load_tokenizer(locate(self.name).tokenizer)
         self.limit = length_limit(network.config)
         self.codec = Codec(tokenizer, max_length=self.limit or 1 << 30, too_long="error")
         declared = network.generation_config.eos_token_id
         ends = self.codec.ends | frozenset(declared if isinstance(declared, list) else [declared]) - {None}
-        fit = probe(type(network), network.config, "language", False)
-        self.writer = Writer(network, tokenizer, ends, cached=fit.packed)
+        self.scorer = fit_model(network, "language")
+        self.scorer.model = self.model
+        if adapted and head_is_adapted(self.model):
+            self.scorer.fit = replace(self.scorer.fit, own_head=True)
+        self.writer = Writer(network, tokenizer, ends, cached=self.scorer.fit.packed)
 
     def generate(
         self, prompts: Sequence[str | Turns], settings: Sampling | None = None, *, continuations: int = 1
@@ -68,6 +77,19 @@ class LanguageModel:
         for piece in self.writer.stream(ids, self._fitting(ids, settings or Sampling())):
             if piece.text:
                 yield piece.text
+
+    @torch.no_grad()
+    def logp(self, rows: Sequence[Row]) -> list[float]:
+        """The log-probability of each row's labels, summed; rows share what they begin with."""
+        examples = [Example(str(number), (row,)) for number, row in enumerate(rows)]
+        found: dict[str, float] = {}
+        for group in divide(examples, SCORE_TOKENS, share=self.scorer.fit.packed):
+            batch = pack(group, share=self.scorer.fit.packed).to(str(self.writer.network.device))
+            sums = batch.sum_rows(self.scorer(batch, frozenset({"logp"}))["logp"])
+            found |= {
+                batch.ids[example]: value for example, value in zip(batch.example.tolist(), sums.tolist(), strict=True)
+            }
+        return [found[example.id] for example in examples]
 
     def room(self, turns: Turns) -> int:
         """Tokens left for an answer before the model's last position; below 1 when the conversation is too long."""

@@ -287,7 +287,8 @@ class Session:
     def notes(self, step: int) -> list[Noted]:
         """What a user should know before the first update."""
         notes = [
-            Noted(step=step, subject="format", message=f"{path}: {seen}") for path, seen in self.rows.formats.items()
+            Noted(step=step, subject="format", message=f"{Path(path).name}: {seen}")
+            for path, seen in self.rows.formats.items()
         ]
         for name, part in (("training", self.rows.train), ("validation", self.rows.validation)):
             if part.dropped:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -104,6 +105,39 @@ def _coloured(pieces: Iterable[Piece]) -> Text:
         if not shown.endswith("\n"):
             text.append("·", "bright_black")
     return text
+
+
+def show_demo(
+    folder: Path, summary: Mapping[str, Any], conversation: Iterable[tuple[str, str]], console: Console
+) -> None:
+    """What the demo's model was worth, a conversation with it, and where to go from there."""
+    low, high = summary["gain_interval"]
+    asked = max(summary["base_asked"], key=summary["base_asked"].get)
+    rows = [
+        ("held-out loss of pre-training, nats a token", f"{summary['pretrain_loss']:.2f}"),
+        ("  the same of a bigram model", f"{summary['bigram_entropy']:.2f}"),
+        ("topics of unseen letters, before tuning", f"{summary['base_accuracy']:.0%} ({asked}, its best way)"),
+        ("topics of unseen letters, tuned", f"{summary['tuned_accuracy']:.0%}"),
+        ("  gain, 95 % interval", f"{low:+.0%} to {high:+.0%}"),
+        ("their fields as JSON, all right", f"{summary['fields_accuracy']:.0%}"),
+        ("kind reply preferred to a rude one", f"{summary['preference_accuracy']:.0%}"),
+        ("  by taking the longer one", f"{summary['length_heuristic_accuracy']:.0%}"),
+        ("training took", f"{summary['train_seconds']:.0f} s"),
+    ]
+    console.print(table("\nWhat it was worth", ["", ""], rows))
+    console.print("\nA conversation", style="bold")
+    for question, answer in conversation:
+        console.print(Text.assemble(("  you › ", "bold"), question))
+        console.print(Text.assemble(("model › ", LEARNED), answer))
+    console.print("\nNext", style="bold")
+    for command in (
+        f"bottega chat {folder}/aligned --temperature 0",
+        f"bottega preview {folder}/tuned.yaml",
+        f"bottega train {folder}/tuned.yaml optim.epochs=1 adapter.rank=4",
+        f"bottega runs {folder}",
+        f"bottega demo --seed {summary['seed'] + 1}",
+    ):
+        console.print(f"  {command}", markup=False, soft_wrap=True)
 
 
 def table(title: str, columns: list[str], rows: Iterable[Iterable[Any]]) -> Table:

@@ -1,0 +1,1 @@
+"""How good a model is, against what it must beat, and how sure that is."""
