@@ -68,7 +68,9 @@ def test_every_module_has_a_layer() -> None:
 
 
 def test_the_public_names() -> None:
-    assert sorted(bottega.__all__) == bottega.__all__ == ["BottegaError", "Recipe", "load", "preview", "resume", "train"]
+    assert (
+        sorted(bottega.__all__) == bottega.__all__ == ["BottegaError", "Recipe", "load", "preview", "resume", "train"]
+    )
     for name in bottega.__all__:
         assert getattr(bottega, name) is not None
 

@@ -28,8 +28,7 @@ from pydantic import (
 from bottega import objectives
 from bottega.errors import RecipeError
 from bottega.objectives import Objective
-
-TooLong = Literal["drop", "truncate", "split", "error"]
+from bottega.records import TooLong
 
 PATHS = {
     "data.train": "dataset",

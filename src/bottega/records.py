@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+TooLong = Literal["drop", "truncate", "split", "error"]
+"""What becomes of a record that makes more tokens than a row may have."""
 
 
 class Unusable(Exception):

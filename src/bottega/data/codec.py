@@ -21,8 +21,19 @@ import numpy as np
 
 from bottega.batch import Ints, Row
 from bottega.errors import DataError
-from bottega.recipe import TooLong
-from bottega.records import Answer, Chat, Message, Preference, Prompt, Prompted, Text, Tools, Unusable, answered
+from bottega.records import (
+    Answer,
+    Chat,
+    Message,
+    Preference,
+    Prompt,
+    Prompted,
+    Text,
+    TooLong,
+    Tools,
+    Unusable,
+    answered,
+)
 
 MARKS = range(0xE000, 0xF900)
 """Private-use characters; one that a conversation lacks stands for an answer while the template is probed."""

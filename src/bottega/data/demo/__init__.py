@@ -82,11 +82,11 @@ class World:
         return "\n\n".join(self._piece() for _ in range(self.draw.randint(1, 6)))
 
     def _piece(self) -> str:
-        kind = self.draw.randrange(3)
-        if kind == 0:
+        kind = self.draw.random()
+        if kind < 0.2:
             count = self.draw.randint(1, 3)
             return "\n".join(self.draw.choice(self.phrases.DOCUMENTS).format(**self._named()) for _ in range(count))
-        if kind == 1:
+        if kind < 0.65:
             names, count = self._named(), self.draw.randint(4, len(self.phrases.HISTORY))
             return "\n".join(line.format(**names) for line in self.draw.sample(self.phrases.HISTORY, count))
         ticket = self.ticket()
