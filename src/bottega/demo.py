@@ -48,8 +48,8 @@ PRETRAIN = {
     },
     "data": {"train": "documents.jsonl", "validation": "documents_held_out.jsonl", "max_length": 512},
     "objective": {"kind": "causal"},
-    "optim": {"optimizer": "muon", "lr": 5e-3, "steps": 210, "update_tokens": 4096, "warmup": 20},
-    "evaluate": {"every": 70},
+    "optim": {"optimizer": "muon", "lr": 5e-3, "steps": 300, "update_tokens": 4096, "warmup": 20},
+    "evaluate": {"every": 75},
 }
 TUNE = {
     "model": {"base": "pretrained"},
