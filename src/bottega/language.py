@@ -143,4 +143,7 @@ def _prompt(prompt: str | Turns) -> Prompt:
 def _absolute(name: str) -> str:
     """A folder by its whole path; else a hub id as it is."""
     path = Path(name).expanduser()
-    return str(path.absolute()) if path.exists() or name.startswith((".", "/", "~")) else name
+    looks_like_one = name.startswith((".", "/", "~"))
+    if looks_like_one and not path.is_dir():
+        raise ModelError("no such folder", where=name, fix="name a run, a folder or a hub id; list runs: bottega runs")
+    return str(path.absolute()) if path.exists() else name
