@@ -1248,3 +1248,46 @@ def test_a_model_is_trained_when_nothing_is_wrong(write: Write, tmp_path: Path) 
     model = make_model(tmp_path / "model")
     command(0, "train", write(model={"base": str(model)}), "--out", tmp_path / "out")
     assert whole(tmp_path / "out" / "model")
+
+
+# Rows that are sound, however strange
+
+STRANGE = {
+    "emoji": "🙂👩‍👩‍👧‍👦🏳️‍🌈",
+    "right to left": "שלום עולם مرحبا بالعالم",
+    "combining": "e\u0301a\u0300 Z͑ͫ̓ͪ̂ͫ",
+    "private use": "\ue000\ue001",
+    "an escaped NUL": "a\0b",
+    "line ends": "a\r\nb\rc\u2028d\x85e",
+    "a byte-order mark": "\ufeffa",
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_any_text_is_learned_as_it_is(write: Write, name: str) -> None:
+    text = STRANGE[name]
+    ((_, (pieces,)),) = bottega.preview(Recipe.load(write([{"prompt": "?", "completion": f" {text}"}]))).examples
+    carrying = "".join(piece.text for piece in pieces if piece.weight)
+    assert text in carrying
+    talk = [{"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": f"so: {text}"}]}]
+    ((_, (pieces,)),) = bottega.preview(Recipe.load(write(talk))).examples
+    assert f"so: {text}" in "".join(piece.text for piece in pieces if piece.weight)
+
+
+def test_a_row_of_100_000_characters(write: Write) -> None:
+    long = "the cat sat on the mat " * 4500
+    found = counts(write([ROW, {"prompt": "the", "completion": long}]))
+    assert (found["rows"], found["examples"]) == (2, 1)
+    assert list(found["dropped"]) == ["longer than max_length 128"]
+    cut = counts(write([ROW, {"prompt": "the", "completion": long}], data={"too_long": "truncate"}))
+    assert (cut["examples"], cut["truncated"]) == (2, 1)
+    split = counts(write([{"text": long}], objective={"kind": "causal"}))
+    assert split["labelled_tokens"] == split["tokens"] - 1
+
+
+def test_formats_mixed_in_one_file_name_the_row(write: Write) -> None:
+    rows = [ROW, {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]
+    refused(
+        DataError, lambda: counts(write(rows)), "no field prompt", "first row", at="data.jsonl line 2, field prompt"
+    )
+    assert counts(write(rows, data={"bad_rows": "drop"}))["examples"] == 1

@@ -69,6 +69,24 @@ def test_without_evaluate_and_save_there_is_only_the_result(recipe: Callable, tm
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").exists()
 
 
+def test_a_tokenizer_that_is_not_the_bases_is_noted(recipe: Callable, tmp_path: Path) -> None:
+    import transformers
+
+    base = recipe().model.base
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    tokenizer.save_pretrained(str(tmp_path / "same"))
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    tokenizer.save_pretrained(str(tmp_path / "template"))
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(str(tmp_path / "vocabulary"))
+    for name, words in (("same", []), ("template", ["chat template"]), ("vocabulary", ["vocabulary"])):
+        events = play(recipe(model={"base": base, "tokenizer": str(tmp_path / name)}), tmp_path / f"run-{name}")
+        notes = [event.message for event in events if event.type == "noted" and event.subject == "tokenizer"]
+        assert len(notes) == len(words)
+        assert all(word in note for word, note in zip(words, notes, strict=True))
+
+
 def test_the_newest_and_the_best_are_kept(recipe: Callable, tmp_path: Path) -> None:
     train, validation = (
         write_jsonl(tmp_path / f"{word}.jsonl", [{"prompt": "the", "completion": f" {word}" * 5}] * 4)

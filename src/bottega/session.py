@@ -110,6 +110,22 @@ def _tokenizer_source(recipe: Recipe) -> str:
     return source.tokenizer
 
 
+def _tokenizer_differs(recipe: Recipe, tokenizer: Any) -> list[str]:
+    """What a run's own tokenizer has other than its base's: a model reads tokens and turns as it learned them."""
+    if recipe.model.base is None or recipe.model.tokenizer is None:
+        return []
+    try:
+        base = load_tokenizer(locate(recipe.model.base).tokenizer)
+    except ModelError:  # a base without one
+        return []
+    differs = []
+    if base.get_vocab() != tokenizer.get_vocab():
+        differs.append("its vocabulary is another, so the base reads other tokens than it learned")
+    if base.chat_template != tokenizer.chat_template:
+        differs.append("its chat template is another, so the base sees turns written otherwise than it learned")
+    return differs
+
+
 def _refuse_unknown_tokens(recipe: Recipe, config: Any, most: int) -> None:
     known = int(config.get_text_config().vocab_size)
     if most >= known:
@@ -303,6 +319,10 @@ class Session:
                 )
             if part.truncated:
                 notes.append(Noted(step=step, subject="truncated", message=f"{part.truncated} {name} rows cut short"))
+        notes += [
+            Noted(step=step, subject="tokenizer", message=f"model.tokenizer is not the base's: {differs}")
+            for differs in _tokenizer_differs(self.recipe, self.rows.tokenizer)
+        ]
         fit = self.engine.scorer.fit
         if fit.reason:
             how = "packed, its own head" if fit.packed else "one row a forward, exact but slower"
