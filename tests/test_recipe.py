@@ -91,3 +91,13 @@ def test_the_reference_page_is_that_of_the_code() -> None:
 def test_every_recipe_reads(path: Path) -> None:
     assert Recipe.load(path).name
     assert path.stem in (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_slip_in_a_source_names_the_nearest_key(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: {base: org/model}\ndata: {train: a.jsonl}\nobjective: {kind: sft}\n")
+    with pytest.raises(RecipeError, match="did you mean weight") as caught:
+        Recipe.load(path, "data.train=[{path: a.jsonl, wieght: 2}]")
+    assert "data.train.0.wieght" in caught.value.what
+    with pytest.raises(RecipeError, match="a path is expected"):
+        Recipe.load(path, "data.train=5")

@@ -112,7 +112,8 @@ def generate(
         asked = prompts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
         loaded = _loaded(model)
         turns = [[*_system_turn(system), {"role": "user", "content": prompt}] for prompt in asked] if chat else asked
-        written = loaded.generate(turns, settings, continuations=number)
+        with _busy(f"writing {len(asked) * number} continuations"):
+            written = loaded.generate(turns, settings, continuations=number)
         for prompt, found in zip(asked, written, strict=True):
             for continuation in found:
                 if as_json:
@@ -172,10 +173,7 @@ def demo(
             console.rule(stage, align="left")
             return watch(events, console)
 
-        def tell(text: str) -> None:
-            console.print(text, style="dim", markup=False)
-
-        done = live(out, seed=seed, language=language, watch=shown, tell=tell)
+        done = live(out, seed=seed, language=language, watch=shown, busy=console.status)
         if as_json:
             print(json.dumps(done.summary))
         else:
@@ -278,9 +276,7 @@ def _sampling(
 
 def _loaded(name: str) -> Any:
     """The model to talk to, with a sign of life while it loads."""
-    from bottega.terminal import progress_console
-
-    with progress_console().status(f"loading {name}"):
+    with _busy(f"loading {name}"):
         import bottega
 
         return bottega.load(name)
@@ -372,10 +368,14 @@ def _dry_run(recipe: Any, as_json: bool) -> None:
 
 
 def _reading() -> AbstractContextManager[Any]:
-    """A sign of life while every row is read and encoded."""
+    return _busy("reading and encoding rows")
+
+
+def _busy(words: str) -> AbstractContextManager[Any]:
+    """A sign of life while something goes on."""
     from bottega.terminal import progress_console
 
-    return progress_console().status("reading and encoding rows")
+    return progress_console().status(words)
 
 
 def _result(folder: Path, as_json: bool) -> None:

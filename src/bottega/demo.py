@@ -13,6 +13,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -72,6 +73,9 @@ STAGES = {"pretrained": PRETRAIN, "tuned": TUNE, "aligned": ALIGN}
 Watch = Callable[[str, Iterator[Event]], Iterable[Event]]
 """Shows a stage's events, by its name, while passing them on."""
 
+Busy = Callable[[str], AbstractContextManager[Any]]
+"""A sign of life, with these words, while something goes on that has no events."""
+
 
 @dataclass(frozen=True)
 class Demo:
@@ -82,12 +86,13 @@ class Demo:
     conversation: list[tuple[str, str]]
 
 
-def demo(folder: Path, *, seed: int = 0, language: str = "en", watch: Watch, tell: Callable[[str], None]) -> Demo:
+def demo(folder: Path, *, seed: int = 0, language: str = "en", watch: Watch, busy: Busy) -> Demo:
     """Run it all in `folder`, which must be new or hold an earlier demo."""
     _clear(folder)
-    world, data = World(seed, language), _write_data(World(seed, language), folder)
-    tell(f"invented {sum(map(len, data.texts)) / 1e6:.1f} million characters, for example:\n{data.texts[0][:240]} …")
-    train_tokenizer([folder / "documents.jsonl"], VOCABULARY, folder / "tokenizer")
+    world = World(seed, language)
+    with busy("inventing a world, and training a tokenizer on it"):
+        data = _write_data(world, folder)
+        train_tokenizer([folder / "documents.jsonl"], VOCABULARY, folder / "tokenizer")
     seconds = 0.0
     for name, document in STAGES.items():
         recipe = Recipe.parse({"name": f"demo-{name}", "seed": seed, **document}, folder=folder)
@@ -96,19 +101,20 @@ def demo(folder: Path, *, seed: int = 0, language: str = "en", watch: Watch, tel
         for _ in watch(name, bottega.train(recipe, folder / name)):
             pass
         seconds += time.perf_counter() - start
-    tell("measuring on letters it never saw")
-    base, tuned = bottega.load(folder / "pretrained"), bottega.load(folder / "aligned")
-    summary = {
-        **_accuracies(world, base, tuned, data),
-        **_preferences(folder / "aligned", data),
-        "pretrain_loss": _last(folder / "pretrained", "validated")["loss"],
-        "bigram_entropy": bigram_entropy(base, data.texts, data.held_out),
-        "train_seconds": round(seconds, 1),
-        "seed": seed,
-        "language": language,
-    }
+    with busy("measuring on letters it never saw"):
+        base, tuned = bottega.load(folder / "pretrained"), bottega.load(folder / "aligned")
+        summary = {
+            **_accuracies(world, base, tuned, data),
+            **_preferences(folder / "aligned", data),
+            "pretrain_loss": _last(folder / "pretrained", "validated")["loss"],
+            "bigram_entropy": bigram_entropy(base, data.texts, data.held_out),
+            "train_seconds": round(seconds, 1),
+            "seed": seed,
+            "language": language,
+        }
+        conversation = _conversation(world, tuned)
     (folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
-    return Demo(folder, summary, _conversation(world, tuned))
+    return Demo(folder, summary, conversation)
 
 
 @dataclass(frozen=True)

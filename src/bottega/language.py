@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -107,11 +108,13 @@ class LanguageModel:
             with without(self.model):
                 yield self
             return
+        yield self._original
+
+    @cached_property
+    def _original(self) -> LanguageModel:
         if self.origin is None:
             raise ModelError("nothing to compare with: it was not tuned from another model", where=self.name)
-        if not hasattr(self, "_untuned"):
-            self._untuned = LanguageModel(self.origin)
-        yield self._untuned
+        return LanguageModel(self.origin)
 
     def _fitting(self, ids: Sequence[Sequence[int]], settings: Sampling) -> Sampling:
         """The settings with no more tokens than the model has positions for."""

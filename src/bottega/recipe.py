@@ -368,6 +368,8 @@ def _explained(error: ValidationError, document: Mapping[str, Any], where: str) 
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
         message = "keys are expected here, each with a value"
+    if problem["type"] == "list_type":
+        message = "a path is expected here, a source with its path, or a list of these"
     fix = f"change {key}; recipes/ has examples" if key else "change one of the two; recipes/ has examples"
     return RecipeError(f"{key}: {message}" if key else message, where=where, fix=fix)
 
@@ -378,9 +380,17 @@ def _known_keys(model: type[BaseModel], path: list[str]) -> Iterator[str]:
         if not path:
             yield field.alias or name
         elif path[0] == name:
-            candidates = [field.annotation, *get_args(field.annotation)]
-            for section in (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)):
-                yield from _known_keys(section, path[1:])
+            rest = [key for key in path[1:] if not key.isdigit()]  # the place in a list
+            for section in _sections(field.annotation):
+                yield from _known_keys(section, rest)
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The sections an annotation allows, within unions and lists too."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _sections(inner)
 
 
 def _nearest(word: str, known: list[str]) -> str:

@@ -16,8 +16,16 @@ def ints(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
 
 
-def row(tokens: np.ndarray, at: np.ndarray, label: np.ndarray, weight: list[float], **more: object) -> Row:
-    return Row(tokens, at, label, np.array(weight, np.float32), **more)  # type: ignore[arg-type]
+def row(
+    tokens: np.ndarray,
+    at: np.ndarray,
+    label: np.ndarray,
+    weight: list[float],
+    *,
+    both_ways: bool = False,
+    columns: dict[str, np.ndarray] | None = None,
+) -> Row:
+    return Row(tokens, at, label, np.array(weight, np.float32), both_ways, columns or {})
 
 
 ROWS = {
