@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PEERS := .venv-bench
 
-.PHONY: help setup check test bench bench-setup endure recipes demo clean
+.PHONY: help setup check test bench bench-setup endure recipes demo docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -53,5 +53,12 @@ recipes: setup ## Run the recipes on real data and print what they reach (ten mi
 demo: setup ## The whole life of a small model, from nothing to a conversation, in five minutes
 	$(BIN)/bottega demo
 
+docs: setup ## Build the documentation into site/
+	$(PIP) --editable '.[docs]'
+	$(BIN)/python -m bottega.reference > docs/recipe.md
+	$(BIN)/python -m bottega.reference commands > docs/commands.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "look: site/index.html"
+
 clean: ## Remove environments and caches
-	rm -rf $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(PEERS) site .pytest_cache .mypy_cache .ruff_cache

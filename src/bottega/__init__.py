@@ -13,7 +13,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bottega.classifier import load_classifier
     from bottega.errors import BottegaError
+    from bottega.evaluation.measure import evaluate
     from bottega.language import load
     from bottega.loop import resume, train
     from bottega.recipe import Recipe
@@ -22,13 +24,15 @@ if TYPE_CHECKING:
 _HOME = {
     "BottegaError": "bottega.errors",
     "Recipe": "bottega.recipe",
+    "evaluate": "bottega.evaluation.measure",
     "load": "bottega.language",
+    "load_classifier": "bottega.classifier",
     "preview": "bottega.survey",
     "resume": "bottega.loop",
     "train": "bottega.loop",
 }
 
-__all__ = ["BottegaError", "Recipe", "load", "preview", "resume", "train"]
+__all__ = ["BottegaError", "Recipe", "evaluate", "load", "load_classifier", "preview", "resume", "train"]
 
 
 def __getattr__(name: str) -> Any:

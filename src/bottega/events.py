@@ -53,8 +53,10 @@ class Noted(Event):
 class Stepped(Event):
     """One update. `tokens` were computed, `tokens_real` is what they stand for had nothing been shared.
 
-    seconds  wall time since the update before, reading data included
-    memory   peak resident bytes, child processes included; `device_memory` the accelerator's peak
+    seconds     wall time since the update before, reading data included
+    cpu         processor seconds a second of that: 2.0 keeps two cores busy
+    memory      peak resident bytes, child processes included; `device_memory` the accelerator's peak
+    device_use  share of the time the accelerator was busy of late; None without one, or where it does not tell
     """
 
     type: ClassVar[str] = "stepped"
@@ -64,8 +66,10 @@ class Stepped(Event):
     tokens: int
     tokens_real: int
     seconds: float
+    cpu: float
     memory: int
     device_memory: int
+    device_use: float | None
     epoch: float
     metrics: dict[str, float]
 

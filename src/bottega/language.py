@@ -39,12 +39,16 @@ class LanguageModel:
 
     name    the run, folder or hub id it came from
     recipe  of the run it came from, if it came from one
+    dtype   as asked for
     """
 
     def __init__(self, name: str, *, dtype: str = "auto", device: str = "auto") -> None:
-        self.name = _absolute(name)
+        self.name, self.dtype = absolute(name), dtype
         folder = Path(self.name)
         self.recipe = stored_recipe(folder) if (folder / "resolved.json").exists() else None
+        if self.recipe is not None and self.recipe.objective.head == "class":
+            fix = "bottega classify, or bottega.load_classifier in Python"
+            raise ModelError(f"trained with {self.recipe.objective.kind}, it writes no text", where=self.name, fix=fix)
         on = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self.model = load_adapted(self.name, compute_dtype(dtype, on)).to(on).eval()
         adapted = hasattr(self.model, "peft_config")
@@ -81,30 +85,37 @@ class LanguageModel:
 
     @torch.no_grad()
     def logp(self, rows: Sequence[Row]) -> list[float]:
-        """The log-probability of each row's labels, summed; rows share what they begin with."""
+        """The log-probability of each row's labels, summed by weight; rows share what they begin with."""
         examples = [Example(str(number), (row,)) for number, row in enumerate(rows)]
         found: dict[str, float] = {}
         for group in divide(examples, SCORE_TOKENS, share=self.scorer.fit.packed):
             batch = pack(group, share=self.scorer.fit.packed).to(str(self.writer.network.device))
-            sums = batch.sum_rows(self.scorer(batch, frozenset({"logp"}))["logp"])
+            sums = batch.sum_rows(batch.weight * self.scorer(batch, frozenset({"logp"}))["logp"])
             found |= {
                 batch.ids[example]: value for example, value in zip(batch.example.tolist(), sums.tolist(), strict=True)
             }
         return [found[example.id] for example in examples]
 
-    def room(self, turns: Turns) -> int:
-        """Tokens left for an answer before the model's last position; below 1 when the conversation is too long."""
-        return (self.limit or 1 << 30) - len(self.codec.prefix(_prompt(turns)))
+    def room(self, prompt: str | Turns) -> int:
+        """Tokens left for an answer before the model's last position; below 1 when the prompt is too long."""
+        return (self.limit or 1 << 30) - len(self.codec.prefix(_prompt(prompt)))
 
     @property
     def origin(self) -> str | None:
         """What the run started from; None when it is no run, or began from nothing."""
-        return self.recipe.model.base if self.recipe else None
+        if self.recipe is None:
+            return None
+        return self._continued or self.recipe.model.base
+
+    @property
+    def _continued(self) -> str | None:
+        """The adapter the run went on with, if there was one already."""
+        return self.recipe.adapter.start if self.recipe and self.recipe.adapter else None
 
     @contextlib.contextmanager
     def untuned(self) -> Iterator[LanguageModel]:
         """Inside, the model this one was tuned from."""
-        if hasattr(self.model, "peft_config"):
+        if hasattr(self.model, "peft_config") and self._continued is None:
             with without(self.model):
                 yield self
             return
@@ -114,7 +125,7 @@ class LanguageModel:
     def _original(self) -> LanguageModel:
         if self.origin is None:
             raise ModelError("nothing to compare with: it was not tuned from another model", where=self.name)
-        return LanguageModel(self.origin)
+        return LanguageModel(self.origin, dtype=self.dtype)
 
     def _fitting(self, ids: Sequence[Sequence[int]], settings: Sampling) -> Sampling:
         """The settings with no more tokens than the model has positions for."""
@@ -143,7 +154,7 @@ def _prompt(prompt: str | Turns) -> Prompt:
     return messages("the conversation", {"messages": given})
 
 
-def _absolute(name: str) -> str:
+def absolute(name: str) -> str:
     """A folder by its whole path; else a hub id as it is."""
     path = Path(name).expanduser()
     looks_like_one = name.startswith((".", "/", "~"))

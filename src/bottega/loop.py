@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from bottega.errors import CheckpointError
 from bottega.events import Event, Failed, Finished, Noted, Saved, Stepped, Validated
 from bottega.recipe import Recipe
+from bottega.reports import check_reports, reports
 from bottega.runs import RunStore, as_yaml, commit, verify
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def train(recipe: Recipe, out: str | Path | None = None, *, written: str | None 
 
     written  the recipe's own text, kept as `recipe.yaml`
     """
+    check_reports(recipe)
     with RunStore.create(recipe, written or as_yaml(recipe), Path(out) if out else None) as run:
         yield from _recorded(run)
 
@@ -48,8 +50,10 @@ def resume(folder: str | Path) -> Iterator[Event]:
 def _recorded(run: RunStore) -> Iterator[Event]:
     """The run's events, each written down before it is yielded; so is what ended it early."""
     try:
-        for event in _life(run):
-            yield run.record(event)
+        with reports(run.recipe, run.folder) as tell:
+            for event in _life(run):
+                tell(run.record(event))
+                yield event
     except Exception as error:
         steps = [event["step"] for event in run.history()]
         with contextlib.suppress(CheckpointError):  # on a full disk the error itself must do
@@ -79,11 +83,9 @@ def _updates(run: RunStore, session: Session, step: int, position: int) -> Itera
         return
     if step == 0 and session.recipe.evaluate is not None:
         yield _validate(run, session, 0)
-    before = time.perf_counter()
+    clock = Clock()
     for update in session.feed.updates(step, position):
-        stepped = _step(session, update, before)
-        before = time.perf_counter()
-        yield stepped
+        yield _step(session, update, clock)
         if session.due_validation(update.step):
             validated = _validate(run, session, update.step)
             # Written down before any checkpoint of this step, so that a resume finds it.
@@ -98,7 +100,21 @@ def _updates(run: RunStore, session: Session, step: int, position: int) -> Itera
             return
 
 
-def _step(session: Session, update: Update, before: float) -> Stepped:
+class Clock:
+    """Wall and processor time since it was last asked."""
+
+    def __init__(self) -> None:
+        self.wall, self.busy = time.perf_counter(), time.process_time()
+
+    def lap(self) -> tuple[float, float]:
+        """(wall seconds, processor seconds a second) since the lap before."""
+        wall, busy = time.perf_counter(), time.process_time()
+        seconds, worked = wall - self.wall, busy - self.busy
+        self.wall, self.busy = wall, busy
+        return seconds, worked / max(seconds, 1e-9)
+
+
+def _step(session: Session, update: Update, clock: Clock) -> Stepped:
     """Pack, count, accumulate each micro-batch, move: one update."""
     from bottega.session import add_metrics, counted, peak_memory
 
@@ -111,6 +127,7 @@ def _step(session: Session, update: Update, before: float) -> Stepped:
         total += share
         add_metrics(metrics, loss.metrics, counts)
     norm = engine.update(lr, step=update.step)
+    seconds, cpu = clock.lap()
     return Stepped(
         step=update.step,
         loss=total,
@@ -118,9 +135,11 @@ def _step(session: Session, update: Update, before: float) -> Stepped:
         grad_norm=norm,
         tokens=sum(len(batch.tokens) for batch in batches),
         tokens_real=sum(batch.tokens_real for batch in batches),
-        seconds=time.perf_counter() - before,
+        seconds=seconds,
+        cpu=cpu,
         memory=peak_memory(),
         device_memory=session.device_memory,
+        device_use=session.device_use,
         epoch=update.position / session.feed.epoch_examples,
         metrics=metrics,
     )
@@ -155,8 +174,26 @@ def _finish(run: RunStore, session: Session) -> Iterator[Event]:
     # Whatever an interruption left is cleared first, so that every way to this point ends in the same files.
     run.prune(last, session.keep, _best(run))
     name = "adapter" if session.recipe.adapter else "model"
-    commit(run.folder / name, lambda partial: session.engine.save(partial, step=last, state=False))
-    yield _finished(run)
+    finished = _finished(run)
+
+    def write(partial: Path) -> None:
+        session.engine.save(partial, step=last, state=False)
+        (partial / "README.md").write_text(_card(session, finished), encoding="utf-8")
+
+    commit(run.folder / name, write)
+    yield finished
+
+
+def _card(session: Session, finished: Finished) -> str:
+    from bottega.cards import model_card
+
+    return model_card(
+        session.recipe,
+        library="peft" if session.recipe.adapter else "transformers",
+        examples=len(session.feed.examples),
+        updates=finished.weights_from,
+        losses={"training loss": finished.loss, "validation loss": finished.validation_loss},
+    )
 
 
 def _restore_best(run: RunStore, session: Session, last: int) -> Iterator[Noted]:

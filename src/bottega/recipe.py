@@ -36,6 +36,7 @@ PATHS = {
     "model.base": "model",
     "model.tokenizer": "model",
     "adapter.from": "folder",
+    "report.folder": "folder",
 }
 """The keys that hold paths, and what may stand there: a folder, or the hub id of a model or dataset instead."""
 
@@ -63,6 +64,7 @@ class Model(Section):
         "auto", description="Weights and computation; `auto` is bfloat16 where the hardware multiplies it."
     )
     quantize: Literal["none"] = Field("none", description="Quantisation of a frozen base.")
+    license: str | None = Field(None, description="Of the base, for the model card; default: as its own card says.")
 
     @model_validator(mode="after")
     def _one_start(self) -> Model:
@@ -100,6 +102,7 @@ class Reading(Section):
     format: RowFormat = Field("auto", description="How fields make a row; `auto` recognises it from the first row.")
     mapping: dict[str, str] = Field(default_factory=dict, description="Our field name: the file's.")
     text_template: str | None = Field(None, description="Builds each text from its fields: `Q: {question}`.")
+    license: str | None = Field(None, description="Of the rows, for the model card; default: as their own card says.")
 
 
 class Source(Reading):
@@ -183,6 +186,23 @@ class Save(Section):
     keep: int = Field(2, ge=1, description="Newest checkpoints kept; the best is kept besides.")
 
 
+class Report(Section):
+    """Where a run is shown besides its own folder; `report: [tensorboard]` in short."""
+
+    kind: Literal["tensorboard"] = Field(description="TensorBoard files; needs `bottega[tensorboard]`.")
+    folder: str | None = Field(None, description="Where they go; default: the run's own folder.")
+
+
+Reports = Annotated[
+    list[Report],
+    BeforeValidator(
+        lambda value: (
+            [{"kind": item} if isinstance(item, str) else item for item in value] if isinstance(value, list) else value
+        )
+    ),
+]
+
+
 class Devices(Section):
     """What the run may use; recorded, and reused on resume."""
 
@@ -195,7 +215,7 @@ def _objective(value: Any) -> Any:
         return value
     kind = value.get("kind")
     if kind not in objectives.kinds():
-        raise ValueError(f"unknown kind {kind!r}; {_nearest(str(kind), objectives.kinds())}")
+        raise ValueError(f"unknown kind {kind!r}; {nearest(str(kind), objectives.kinds())}")
     return objectives.load(kind).model_validate(dict(value))
 
 
@@ -212,6 +232,7 @@ class Recipe(Section):
     optim: Optim = Optim()
     evaluate: Evaluate | None = None
     save: Save | None = None
+    report: Reports = []
     devices: Devices = Devices()
 
     @model_validator(mode="after")
@@ -237,15 +258,15 @@ class Recipe(Section):
             raise RecipeError(f"not readable YAML: {error}", where=str(path), fix=fix) from None
         if not isinstance(document, dict):
             raise RecipeError("not a recipe: no keys", where=str(path), fix="start with model:, data:, objective:")
-        for override in overrides:
-            _override(document, override, path.parent)
+        for change in overrides:
+            override(document, change, path.parent)
         return cls.parse(document, folder=path.parent, where=str(path))
 
     @classmethod
     def parse(cls, document: Mapping[str, Any], *, folder: Path = Path(), where: str = "recipe") -> Recipe:
         """The recipe in a nested mapping; relative paths resolve against `folder`."""
         try:
-            return cls.model_validate(_resolved(document, folder.absolute()))
+            return cls.model_validate(resolved(document, folder.absolute()))
         except ValidationError as error:
             raise _explained(error, document, where) from None
 
@@ -293,10 +314,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _override(document: dict[str, Any], override: str, folder: Path) -> None:
-    key, equals, text = override.partition("=")
+def override(document: dict[str, Any], change: str, folder: Path) -> None:
+    """Set a key of a document as `section.key=value` says."""
+    key, equals, text = change.partition("=")
     if not equals or not key:
-        raise RecipeError("not an override", where=override, fix="write section.key=value, for example optim.lr=1e-4")
+        raise RecipeError("not an override", where=change, fix="write section.key=value, for example optim.lr=1e-4")
     *sections, last = key.split(".")
     target = document
     for section in sections:
@@ -304,11 +326,11 @@ def _override(document: dict[str, Any], override: str, folder: Path) -> None:
             target[section] = {}
         target = target[section]
         if not isinstance(target, dict):
-            raise RecipeError(f"{section} is not a section", where=override, fix="write section.key=value")
+            raise RecipeError(f"{section} is not a section", where=change, fix="write section.key=value")
     try:
         value = yaml.safe_load(text)
     except (ValueError, RecursionError, yaml.YAMLError):
-        raise RecipeError("the value is not YAML", where=override, fix="quote it: \"section.key='text'\"") from None
+        raise RecipeError("the value is not YAML", where=change, fix="quote it: \"section.key='text'\"") from None
     # YAML 1.1 reads 1e-4 as a string; nobody means that.
     if isinstance(value, str):
         try:
@@ -320,15 +342,21 @@ def _override(document: dict[str, Any], override: str, folder: Path) -> None:
     target[last] = value
 
 
-def _resolved(document: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def resolved(document: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The document with the paths it names made absolute."""
-    out = {key: dict(value) if isinstance(value, Mapping) else value for key, value in document.items()}
+    out = dict(document)
     for name, kind in PATHS.items():
         section, key = name.split(".")
         part = out.get(section)
-        if isinstance(part, dict) and key in part:
-            part[key] = _absolute(part[key], folder, kind)
+        if isinstance(part, Mapping):
+            out[section] = _placed(part, key, folder, kind)
+        elif isinstance(part, list):
+            out[section] = [_placed(item, key, folder, kind) if isinstance(item, Mapping) else item for item in part]
     return out
+
+
+def _placed(section: Mapping[str, Any], key: str, folder: Path, kind: str) -> dict[str, Any]:
+    return {**section, key: _absolute(section[key], folder, kind)} if key in section else dict(section)
 
 
 def _absolute(value: Any, folder: Path, kind: str) -> Any:
@@ -362,7 +390,7 @@ def _explained(error: ValidationError, document: Mapping[str, Any], where: str) 
     if problem["type"] == "extra_forbidden":
         chosen = objectives.load(document["objective"]["kind"]) if keys[0] == "objective" else Recipe
         known = list(_known_keys(chosen, keys[1:-1] if keys[0] == "objective" else keys[:-1]))
-        return RecipeError(f"unknown key {key}", where=where, fix=_nearest(keys[-1], known))
+        return RecipeError(f"unknown key {key}", where=where, fix=nearest(keys[-1], known))
     if problem["type"] == "missing":
         return RecipeError(f"the key {key} is missing", where=where, fix="add it; see the recipes for examples")
     message = problem["msg"].removeprefix("Value error, ")
@@ -393,6 +421,6 @@ def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _sections(inner)
 
 
-def _nearest(word: str, known: list[str]) -> str:
+def nearest(word: str, known: list[str]) -> str:
     near = difflib.get_close_matches(word, known, 1, cutoff=0.5)
     return f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"

@@ -1,12 +1,18 @@
-"""The recipe's reference page, written from the recipe itself: `python -m bottega.reference > docs/recipe.md`."""
+"""The reference pages, written from the code itself.
+
+python -m bottega.reference > docs/recipe.md
+python -m bottega.reference commands > docs/commands.md
+"""
 
 from __future__ import annotations
 
+import sys
 import types
 import typing
 from collections.abc import Iterator
 from typing import Any, get_args, get_origin
 
+import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -34,6 +40,40 @@ def page() -> str:
     for kind in objectives.kinds():
         parts += _table(f"`objective: {{kind: {kind}}}`", objectives.load(kind), skip=["kind"])
     return "\n".join(parts)
+
+
+COMMANDS_HEAD = """# The commands
+
+Every command, its arguments and options. This page is generated from the code. `--json` prints the result for scripts;
+progress goes to stderr. Exit codes: 0 done, 2 something to change in what was given, 1 anything else.
+"""
+
+
+def commands() -> str:
+    """The command line as Markdown."""
+    from bottega import cli
+
+    return "\n".join([COMMANDS_HEAD, *_commands(typer.main.get_command(cli.app), "bottega")])
+
+
+def _commands(command: Any, name: str) -> Iterator[str]:
+    for inner in getattr(command, "commands", {}).values():
+        yield from _commands(inner, f"{name} {inner.name}")
+    if hasattr(command, "commands"):
+        return
+    yield f"\n## {name}\n"
+    yield f"{command.help}\n"
+    yield "| | default | |\n|---|---|---|"
+    for parameter in command.params:
+        if parameter.name == "help":
+            continue
+        shown = (
+            parameter.opts[-1] if parameter.opts[0].startswith("-") else (parameter.metavar or parameter.name.upper())
+        )
+        default = parameter.default
+        plain = default is None or default is False or default == () or default == "" or parameter.required
+        said = "required" if parameter.required else "" if plain else f"`{default}`"
+        yield f"| `{shown}` | {said} | {(parameter.help or '').replace('|', chr(92) + '|')} |"
 
 
 def _table(title: str, model: type[BaseModel], skip: list[str] | None = None) -> Iterator[str]:
@@ -77,4 +117,4 @@ def _section(field: FieldInfo) -> type[BaseModel] | None:
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    print(commands() if sys.argv[1:] == ["commands"] else page(), end="")

@@ -98,9 +98,7 @@ class RunStore:
 
     @property
     def place(self) -> dict[str, Any] | None:
-        """What the run found and chose when it started; None before that."""
-        path = self.folder / "place.json"
-        return _read(path, "files", "choices") if path.exists() else None
+        return stored_place(self.folder)
 
     def write_place(self, place: dict[str, Any]) -> None:
         _write(self.folder / "place.json", json.dumps(place, indent=1))
@@ -116,13 +114,7 @@ class RunStore:
         return event
 
     def history(self) -> list[dict[str, Any]]:
-        """The events that led to the present state: what a resume took back is left out."""
-        kept: list[dict[str, Any]] = []
-        for event in read_events(self.folder):
-            if event["type"] == "started" and event["resumed"]:
-                kept = [earlier for earlier in kept if earlier["step"] <= event["step"]]
-            kept.append(event)
-        return kept
+        return history(self.folder)
 
     @property
     def finished(self) -> bool:
@@ -180,6 +172,16 @@ def read_events(folder: Path) -> Iterator[dict[str, Any]]:
             event = json.loads(line)
             if isinstance(event, dict):
                 yield event
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    """The events that led to the present state: what a resume took back is left out."""
+    kept: list[dict[str, Any]] = []
+    for event in read_events(folder):
+        if event["type"] == "started" and event["resumed"]:
+            kept = [earlier for earlier in kept if earlier["step"] <= event["step"]]
+        kept.append(event)
+    return kept
 
 
 def commit(folder: Path, write: Callable[[Path], None]) -> None:
@@ -337,6 +339,12 @@ def stored_recipe(folder: Path) -> Recipe:
     return Recipe.parse(_read(path, "model", "data", "objective"), where=str(path))
 
 
+def stored_place(folder: Path) -> dict[str, Any] | None:
+    """What a run found and chose when it started; None before that."""
+    path = folder / "place.json"
+    return _read(path, "files", "choices") if path.exists() else None
+
+
 def summary(folder: Path) -> dict[str, Any]:
     """A run in a line: status, progress, losses, result."""
     events = list(read_events(folder))
@@ -352,6 +360,7 @@ def summary(folder: Path) -> dict[str, Any]:
         "loss": of_type.get("stepped", {}).get("loss"),
         "validation_loss": finished.get("validation_loss", of_type.get("validated", {}).get("loss")),
         "metrics": of_type.get("validated", {}).get("metrics", {}),
+        "seconds": sum(event["seconds"] for event in events if event["type"] == "stepped"),
         "result": next((name for name in RESULTS if (folder / name / MANIFEST).exists()), None),
         "time": last["time"],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import platform
 import random
@@ -258,6 +259,15 @@ class Session:
     def device_memory(self) -> int:
         """Peak bytes of the accelerator; 0 without one."""
         return torch.cuda.max_memory_allocated() if self.device == "cuda" else 0
+
+    @property
+    def device_use(self) -> float | None:
+        """Share of the time the accelerator was busy of late, as its driver says; None where it does not."""
+        if self.device != "cuda":
+            return None
+        with contextlib.suppress(ModuleNotFoundError, RuntimeError):  # the driver's library is not part of torch
+            return torch.cuda.utilization() / 100
+        return None
 
     def started(self, step: int, *, resumed: bool) -> Started:
         weights = list(self.engine.scorer.model.parameters())

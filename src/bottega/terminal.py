@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,16 +16,24 @@ from rich.text import Text
 from bottega.events import Event, Finished, Noted, Saved, Started, Stepped, Validated
 from bottega.survey import Piece, Preview
 
+if TYPE_CHECKING:
+    from bottega.evaluation.measure import Evaluation
+
 LEARNED = "bold green"
 READ = "dim"
+LINES = 20
+"""How many lines of a run's progress stay where there is no live line to show it."""
 
 
-def progress_console() -> Console:
-    return Console(stderr=True, highlight=False)
+def progress_console(*, quiet: bool = False) -> Console:
+    return Console(stderr=True, highlight=False, quiet=quiet)
 
 
-def watch(events: Iterable[Event], console: Console) -> Iterator[Event]:
-    """Pass events on while showing them: one live line, and a line that stays for each thing worth keeping."""
+def watch(events: Iterable[Event], console: Console, *, every: int | None = None) -> Iterator[Event]:
+    """Pass events on while showing them: one live line, and a line that stays for each thing worth keeping.
+
+    every  updates between lines that stay; none by default, but where there is no live line, about twenty in a run
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -38,23 +46,39 @@ def watch(events: Iterable[Event], console: Console) -> Iterator[Event]:
         speed = 0.0
         for event in events:
             if isinstance(event, Started):
+                if every is None and not console.is_terminal:
+                    every = max(1, event.steps // LINES)
                 progress.reset(task, total=event.steps, completed=event.step, description="training")
                 console.print(_started(event))
             elif isinstance(event, Stepped):
                 rate = event.tokens_real / event.seconds
                 speed = rate if not speed else 0.9 * speed + 0.1 * rate
                 progress.update(task, completed=event.step, now=_stepped(event, speed))
+                if every is not None and event.step % every == 0:
+                    console.print(f"step {event.step:>6}  {_stepped(event, speed)}")
             elif isinstance(event, Validated):
                 best = " ✓ best" if event.best else ""
                 console.print(f"step {event.step:>6}  validation loss {event.loss:.4f}{_metrics(event.metrics)}{best}")
             elif isinstance(event, Noted):
-                details = "".join(f"\n    {count} × {escape(str(reason))}" for reason, count in event.details.items())
-                console.print(f"[yellow]note[/] {escape(event.message)}{details}")
+                console.print(_noted(event))
             elif isinstance(event, Saved):
                 console.print(f"step {event.step:>6}  saved {event.checkpoint}", style="dim")
             elif isinstance(event, Finished):
                 console.print(f"step {event.step:>6}  done: {event.reason}")
             yield event
+
+
+def warn(events: Iterable[Event], console: Console) -> Iterator[Event]:
+    """Pass events on while showing notes only."""
+    for event in events:
+        if isinstance(event, Noted):
+            console.print(_noted(event))
+        yield event
+
+
+def _noted(event: Noted) -> str:
+    details = "".join(f"\n    {count} × {escape(str(reason))}" for reason, count in event.details.items())
+    return f"[yellow]note[/] {escape(event.message)}{details}"
 
 
 def _started(event: Started) -> str:
@@ -138,6 +162,38 @@ def show_demo(
         f"bottega demo --seed {summary['seed'] + 1}",
     ):
         console.print(f"  {command}", markup=False, soft_wrap=True)
+
+
+FOUND = {"better": "[green]better[/]", "worse": "[red]worse[/]", "unsure": "[yellow]not sure[/]", None: ""}
+
+
+def show_evaluation(found: Evaluation, console: Console) -> None:
+    """What was measured, beside the base, and what can be said of it."""
+    rows = [
+        [
+            escape(one.metric),
+            f"{one.run:.3f}",
+            "" if one.base is None else f"{one.base:.3f}",
+            "" if one.interval is None else f"{one.interval[0]:+.3f} to {one.interval[1]:+.3f}",
+            FOUND[one.finding],
+            str(one.rows),
+        ]
+        for one in found.estimates
+    ]
+    base = "before" if found.base else ""
+    shown = table(
+        f"{found.run} on {found.rows} of {found.of} rows", ["", "run", base, "difference, 95 %", "", "rows"], []
+    )
+    for row in rows:
+        shown.add_row(*row)
+    console.print(shown)
+    console.print(
+        f"before: {found.base}" if found.base else "It began from nothing: there is nothing before it.",
+        style="dim",
+        markup=False,
+    )
+    for reason, count in found.dropped.items():
+        console.print(f"[yellow]note[/] {count} rows left out: {escape(reason)}")
 
 
 def table(title: str, columns: list[str], rows: Iterable[Iterable[Any]]) -> Table:

@@ -232,11 +232,16 @@ def load_model(
     return loaded if source.adapter is None else _merged(loaded, source.adapter, dtype), new
 
 
-def load_adapted(name: str, dtype: torch.dtype) -> Any:
-    """The model as it was trained: with its adapter beside the weights, if it has one."""
+def load_adapted(
+    name: str, dtype: torch.dtype, head: HeadKind = "language", labels: Sequence[str] = (), tokenizer: Any = None
+) -> Any:
+    """The model as it was trained: with its adapter beside the weights, if it has one.
+
+    labels, tokenizer  of a classifier
+    """
     source = locate(name)
     base = recipes.Model(base=source.base)
-    model, _ = load_model(base, load_config(base, None), "language", [], dtype, None)
+    model, _ = load_model(base, load_config(base, None), head, labels, dtype, tokenizer)
     if source.adapter is None:
         return model
     from peft import PeftModel

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bottega.data.codec import Codec
-    from bottega.records import Record
+    from bottega.records import Prompt, Record
 
 Output = Literal["logp", "logits"]
 
@@ -55,6 +55,10 @@ class Objective(BaseModel, ABC):
     @abstractmethod
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
         """Sums to minimise, each with the unit it is a mean over."""
+
+    def asked(self, record: Record) -> tuple[Prompt, str] | None:
+        """(prompt, right answer) of a record whose answer can be written and compared; None for any other."""
+        return None
 
     def labels(self, records: Iterable[Record]) -> list[str]:
         """Class names in the order of their ids; empty where the scores are not classes."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from bottega.batch import Batch, Loss, Row, Term
 from bottega.objectives import Objective
-from bottega.records import Chat, Choice, Message, Preference, Prompted, Record, Text, Unpaired, Unusable
+from bottega.records import Chat, Choice, Message, Preference, Prompt, Prompted, Record, Text, Unpaired, Unusable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,13 +36,29 @@ class Sft(Objective):
                 raise Unusable("an answer labelled false, which sft does not learn")
             return [(codec.continued(record.where, record.prompt, record.completion),)]
         if isinstance(record, Choice):
-            asked = Message("user", "\n".join([record.question, *(f"- {choice}" for choice in record.choices)]))
-            record = Chat(record.where, (asked, Message("assistant", record.choices[record.gold])))
+            record = _answered(record)
         assert isinstance(record, (Chat, Prompted, Text))
         return [(codec.answer(record),)]
+
+    def asked(self, record: Record) -> tuple[Prompt, str] | None:
+        if isinstance(record, Choice):
+            record = _answered(record)
+        if isinstance(record, Prompted):
+            return record.prompt, record.completion
+        if isinstance(record, Text) and record.answer:
+            return record.text[: record.answer], record.text[record.answer :]
+        if isinstance(record, Chat) and record.messages[-1].role == "assistant" and not record.tools:
+            return record.messages[:-1], record.messages[-1].content
+        return None
 
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
         nll = -batch.weight * scores["logp"]
         if self.weighting == "token":
             return Loss({"nll": Term(nll.sum(), "token")})
         return Loss({"nll": Term((batch.sum_rows(nll) / batch.sum_rows(batch.weight)).sum(), "example")})
+
+
+def _answered(record: Choice) -> Chat:
+    """A question with its choices, and the right one as the answer."""
+    asked = Message("user", "\n".join([record.question, *(f"- {choice}" for choice in record.choices)]))
+    return Chat(record.where, (asked, Message("assistant", record.choices[record.gold])))

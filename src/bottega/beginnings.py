@@ -1,0 +1,107 @@
+"""A recipe to begin with, every key explained by its own description: `bottega init`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from bottega import objectives
+from bottega.errors import DataError, RecipeError
+from bottega.recipe import Adapter, Data, Evaluate, Model, Optim, Recipe, Save, Source, nearest
+from bottega.records import Record
+
+LIKELY = ("dpo", "classify", "causal", "sft")
+"""Objectives for rows of which nothing is said: the first that reads them."""
+
+WIDTH = 46
+"""Where comments begin."""
+
+
+def begun(task: str, *, model: str | None = None, data: str | None = None) -> str:
+    """The text of a recipe for `task`: an objective, or a file of rows that shows which.
+
+    model  what to start from; a pre-training recipe starts from a shape
+    data   rows, by path or hub id
+    """
+    if task not in objectives.kinds() and data is None and Path(task).exists():
+        data, task = task, _fitting(task)
+    if task not in objectives.kinds():
+        raise RecipeError(f"unknown task {task!r}", where="bottega init", fix=nearest(task, objectives.kinds()))
+    return "\n".join([*_head(task), *_recipe(task, model, data)]) + "\n"
+
+
+def _fitting(path: str) -> str:
+    """The objective the rows of a file are for."""
+    from bottega.data.formats import records
+    from bottega.data.sources import rows
+
+    ((_, found),) = rows([Source(path=str(Path(path).absolute()))])
+    record = next(records(found, reads=get_args(Record)), None)
+    for kind in LIKELY:
+        if isinstance(record, objectives.load(kind).reads):
+            return kind
+    what = "no row" if record is None else f"{type(record).__name__.lower()} rows, which no objective learns from yet"
+    raise DataError(what, where=path, fix=f"name the task: {', '.join(objectives.kinds())}")
+
+
+def _head(task: str) -> Iterator[str]:
+    summary = (objectives.load(task).__doc__ or "").split("\n")[0]
+    yield f"# {task}: {summary}"
+    yield "# A key behind # stands at its default. All keys: docs/recipe.md"
+    yield "#"
+    yield "#   bottega preview recipe.yaml    the rows as the model will see them: what carries loss, what does not"
+    yield "#   bottega train recipe.yaml"
+    yield ""
+
+
+def _recipe(task: str, model: str | None, data: str | None) -> Iterator[str]:
+    objective = objectives.load(task)
+    scratch = task == "causal" and model is None
+    yield from _line("name", task, Recipe.model_fields["name"])
+    yield from _line("seed", None, Recipe.model_fields["seed"])
+    start: dict[str, Any] = {"base": model or "path/to/model"}
+    if scratch:
+        shape = {"model_type": "llama", "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 6}
+        start = {"shape": shape | {"num_attention_heads": 4}, "tokenizer": "tokenizer"}
+    yield from _section("model", Model, start)
+    if not scratch and objective.head == "language":
+        yield from _section("adapter", Adapter, {"rank": 16, "alpha": 32})
+    yield from _section("data", Data, {"train": data or "rows.jsonl", "validation": 0.1})
+    yield from _section("objective", objective, {"kind": task})
+    optim: dict[str, Any] = {"optimizer": "muon", "lr": 5e-3, "update_tokens": 16384} if scratch else {"epochs": 3}
+    yield from _section("optim", Optim, optim)
+    yield from _section("evaluate", Evaluate, {"stop_after": 5})
+    yield from _section("save", Save, {"every": 100})
+
+
+def _section(name: str, section: type[BaseModel], given: dict[str, Any]) -> Iterator[str]:
+    """A section with every key: those given as they are, the rest behind # with their defaults."""
+    yield ""
+    yield f"{name}:"
+    for key, field in section.model_fields.items():
+        yield from _line(field.alias or key, given.get(key), field, indent="  ")
+
+
+def _line(key: str, value: Any, field: FieldInfo, indent: str = "") -> Iterator[str]:
+    off = value is None
+    if off:
+        value = None if field.is_required() else field.get_default(call_default_factory=True, validated_data={})
+        value = list(value) if isinstance(value, tuple) else value
+    text = f"{indent}{'# ' if off else ''}{key}: {_shown(value)}"
+    explained = f"# {field.description}" if field.description else ""
+    yield f"{text:{WIDTH}} {explained}".rstrip()
+
+
+def _shown(value: Any) -> str:
+    """A value as YAML in a line; nothing for none."""
+    if value is None:
+        return ""
+    if isinstance(value, (dict, list)):
+        return json.dumps(value)
+    return yaml.safe_dump(value).partition("\n")[0]

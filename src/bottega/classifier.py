@@ -1,0 +1,86 @@
+"""A trained classifier or reward model to ask: `bottega.load_classifier(run)`.
+
+model = bottega.load_classifier("runs/intents-1")
+print(model.classify(["Where is my parcel?"])[0].label)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bottega.batch import Example, Row
+from bottega.data.codec import Codec
+from bottega.errors import ModelError, RunError
+from bottega.language import SCORE_TOKENS, absolute
+from bottega.models.load import compute_dtype, fit_model, is_encoder, load_adapted, load_tokenizer, locate
+from bottega.packing import divide, pack
+from bottega.runs import stored_place, stored_recipe
+
+
+@dataclass(frozen=True)
+class Classified:
+    """The likeliest label of a text, and the probability of each."""
+
+    label: str
+    probabilities: Mapping[str, float]
+
+
+class Classifier:
+    """A run that ended in class scores, or in one score, with its tokenizer and labels."""
+
+    def __init__(self, name: str, *, dtype: str = "auto", device: str = "auto") -> None:
+        self.name = absolute(name)
+        folder = Path(self.name)
+        if not (folder / "resolved.json").exists():
+            raise ModelError("no run of bottega", where=name, fix="name the folder of a run; list them: bottega runs")
+        self.recipe, place = stored_recipe(folder), stored_place(folder)
+        if self.recipe.objective.head != "class" or place is None:
+            what = f"trained with {self.recipe.objective.kind}, it gives no scores to texts"
+            raise RunError(what, where=self.name, fix="talk to it: bottega chat")
+        on = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        tokenizer = load_tokenizer(locate(self.name).tokenizer)
+        self.labels: list[str] = place["choices"]["labels"]
+        self.model = load_adapted(self.name, compute_dtype(dtype, on), "class", self.labels, tokenizer).to(on).eval()
+        adapted = hasattr(self.model, "peft_config")
+        network = self.model.get_base_model() if adapted else self.model
+        self.codec = Codec(
+            tokenizer,
+            max_length=place["choices"]["max_length"],
+            too_long="truncate",
+            both_ways=is_encoder(network.config),
+            labels=self.labels,
+        )
+        self.scorer = fit_model(network, "class")
+        self.scorer.model = self.model
+        self.device = on
+
+    def classify(self, texts: Sequence[str]) -> list[Classified]:
+        """The label of each text."""
+        scores = self.scores([self.codec.pooled("the text", text, 0) for text in texts])
+        shares = np.exp(scores - scores.max(1, keepdims=True))
+        shares /= shares.sum(1, keepdims=True)
+        found = [dict(zip(self.labels, row.tolist(), strict=True)) for row in shares]
+        return [Classified(max(row, key=lambda label: row[label]), row) for row in found]
+
+    @torch.no_grad()
+    def scores(self, rows: Sequence[Row]) -> NDArray[np.float64]:
+        """[R, C] class scores before the softmax; of a reward model [R, 1]."""
+        examples = [Example(str(number), (row,)) for number, row in enumerate(rows)]
+        found: dict[str, list[float]] = {}
+        for group in divide(examples, SCORE_TOKENS, share=self.scorer.fit.packed):
+            batch = pack(group, share=self.scorer.fit.packed).to(self.device)
+            logits = self.scorer(batch, frozenset({"logits"}))["logits"].tolist()
+            owners = batch.example[batch.row].tolist()
+            found |= {batch.ids[owner]: scores for owner, scores in zip(owners, logits, strict=True)}
+        return np.array([found[example.id] for example in examples])
+
+
+def load_classifier(name: str | Path, *, dtype: str = "auto", device: str = "auto") -> Classifier:
+    """The classifier or reward model of a run; an adapter is put on its base."""
+    return Classifier(str(name), dtype=dtype, device=device)

@@ -1,0 +1,107 @@
+"""What the commands share: the application, options made from settings, waiting and errors shown to a person."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, get_origin
+
+import typer
+from pydantic import BaseModel, ValidationError
+
+from bottega.errors import BottegaError, RecipeError
+
+app = typer.Typer(
+    help="The workshop where a small language model learns its trade.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+TRAIN, USE, LOOK = "Teach a model", "Use it", "Look at it"
+"""Headings of the help."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value …]", help="For example optim.lr=1e-4")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
+
+
+def options(settings: type[BaseModel], name: str, **defaults: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Give a command every field of `settings` as an option; it receives them checked, as the argument `name`.
+
+    defaults  where the command's differ from the fields' own
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        own = inspect.signature(command, eval_str=True)
+        added = [
+            inspect.Parameter(field, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            for field, default, annotation in _as_options(settings, defaults)
+        ]
+        before = [parameter for parameter in own.parameters.values() if parameter.name != name]
+        before = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in before]
+
+        @wraps(command)
+        def checked(**given: Any) -> Any:
+            values = {parameter.name: given.pop(parameter.name) for parameter in added}
+            with errors(given.get("as_json", False)):
+                return command(**given, **{name: _checked(settings, values)})
+
+        vars(checked)["__signature__"] = inspect.Signature([*before, *added])
+        checked.__annotations__ = {parameter.name: parameter.annotation for parameter in (*before, *added)}
+        return checked
+
+    return decorate
+
+
+def _as_options(settings: type[BaseModel], defaults: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """(name, default, annotation) of each field, as typer takes them."""
+    for name, field in settings.model_fields.items():
+        many = get_origin(field.annotation) is tuple
+        kind = list[str] | None if many else field.annotation
+        default = defaults.get(name, ... if field.is_required() else None if many else field.default)
+        declared = [f"--{name.replace('_', '-')}"]  # without a twin that says no
+        yield name, default, Annotated[kind, typer.Option(*declared, help=field.description)]
+
+
+def _checked(settings: type[BaseModel], values: dict[str, Any]) -> BaseModel:
+    try:
+        return settings(
+            **{name: () if value is None and _is_many(settings, name) else value for name, value in values.items()}
+        )
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = f"--{problem['loc'][0]}".replace("_", "-") if problem["loc"] else None
+        message = problem["msg"].removeprefix("Value error, ")
+        raise RecipeError(message, where=where, fix="see the command's --help") from None
+
+
+def _is_many(settings: type[BaseModel], name: str) -> bool:
+    return get_origin(settings.model_fields[name].annotation) is tuple
+
+
+def busy(words: str) -> AbstractContextManager[Any]:
+    """A sign of life while something goes on."""
+    from bottega.terminal import progress_console
+
+    return progress_console().status(words)
+
+
+@contextmanager
+def errors(as_json: bool) -> Iterator[None]:
+    """Show a bottega error as what, where and what to do, and exit with its code."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        yield
+    except BottegaError as error:
+        if as_json:
+            shown = {"error": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
+            print(json.dumps(shown))
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None

@@ -1,0 +1,97 @@
+"""Commands that look: evaluate, show, runs, doctor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bottega.cli.app import LOOK, Json, RunFolder, app, busy, errors
+
+
+@app.command(rich_help_panel=LOOK)
+def evaluate(
+    run: RunFolder,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Rows to use instead of the run's validation; several times to mix.")
+    ] = None,
+    rows: Annotated[int, typer.Option(help="Most examples, drawn with the run's seed.", min=1)] = 500,
+    as_json: Json = False,
+) -> None:
+    """Measure a run on rows it never saw, beside what it was tuned from, with intervals."""
+    with errors(as_json):
+        with busy("measuring") as status:
+            import bottega
+
+            found = bottega.evaluate(run, data=data, rows=rows, tell=status.update)
+        if as_json:
+            print(json.dumps(found.document()))
+            return
+        from bottega.terminal import results_console, show_evaluation
+
+        show_evaluation(found, results_console())
+
+
+@app.command(rich_help_panel=LOOK)
+def show(run: RunFolder, as_json: Json = False) -> None:
+    """Show a run: what it is, its curves, what it noted, what came of it."""
+    with errors(as_json):
+        from bottega.runs import check_run, history, summary
+
+        check_run(run)
+        if as_json:
+            print(json.dumps({**summary(run), "history": history(run)}))
+            return
+        from bottega.curves import show_run
+        from bottega.terminal import results_console
+
+        show_run(run, results_console())
+
+
+@app.command(rich_help_panel=LOOK)
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Where runs stand.")] = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """List runs, the newest last."""
+    with errors(as_json):
+        from bottega.runs import summaries
+
+        found = list(summaries(folder))
+        if as_json:
+            print(json.dumps(found))
+        elif not found:
+            print(f"no runs in {folder}; start one: bottega train recipe.yaml")
+        else:
+            from bottega.terminal import results_console, table
+
+            columns = ["run", "status", "step", "steps", "loss", "validation_loss"]
+            rows = [[_cell(run[name]) for name in columns] for run in found]
+            results_console().print(table("", columns, rows))
+            print(f"look at one: bottega show {found[-1]['run']}")
+
+
+@app.command(rich_help_panel=LOOK)
+def doctor(as_json: Json = False) -> None:
+    """Tell what this machine can do, and what would make it faster."""
+    with errors(as_json):
+        from bottega.doctor import examine
+
+        facts = examine()
+        if as_json:
+            print(json.dumps(facts))
+            return
+        from bottega.terminal import results_console, table
+
+        flat = [(key, value) for key, value in facts.items() if not isinstance(value, dict) and key != "advice"]
+        flat += [(f"{key} {name}", value) for key in ("versions", "gflops") for name, value in facts[key].items()]
+        console = results_console()
+        console.print(table("", ["what", "here"], flat))
+        for line in facts["advice"]:
+            console.print(f"[yellow]advice[/] {line}")
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,112 @@
+"""Commands that use a model: generate, chat, classify."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from bottega.cli.app import USE, Json, app, busy, errors, options
+from bottega.sampling import Sampling
+
+Name = Annotated[str, typer.Argument(metavar="MODEL", help="A run, a folder or a hub id.")]
+System = Annotated[str, typer.Option(help="System prompt.")]
+
+
+@app.command(rich_help_panel=USE)
+@options(Sampling, "settings", temperature=0.7)
+def generate(
+    settings: Sampling,
+    model: Name,
+    prompts: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT …]", help="Default: lines of input.")] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Each prompt is a question to answer, not text to go on.")
+    ] = False,
+    system: System = "",
+    number: Annotated[int, typer.Option("--number", "-n", help="Continuations of each prompt.", min=1)] = 1,
+    as_json: Json = False,
+) -> None:
+    """Continue prompts, all in one batch."""
+    asked = prompts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    loaded = _loaded(model)
+    turns = [[*_system_turn(system), {"role": "user", "content": prompt}] for prompt in asked] if chat else asked
+    with busy(f"writing {len(asked) * number} continuations"):
+        written = loaded.generate(turns, settings, continuations=number)
+    for prompt, found in zip(asked, written, strict=True):
+        for continuation in found:
+            if as_json:
+                shown = {
+                    "text": continuation.text,
+                    "reason": continuation.reason,
+                    "tokens": len(continuation.tokens),
+                }
+                print(json.dumps({"prompt": prompt, **shown}, ensure_ascii=False))
+            else:
+                print(continuation.text if chat else prompt + continuation.text, end="\n\n")
+
+
+@app.command(rich_help_panel=USE)
+@options(Sampling, "settings", temperature=0.7)
+def chat(
+    settings: Sampling,
+    model: Name,
+    system: System = "",
+    compare: Annotated[bool, typer.Option("--compare", help="The model it was tuned from answers too.")] = False,
+) -> None:
+    """Talk to a model; /help lists what can be done besides talking."""
+    from bottega.chat import Conversation
+    from bottega.terminal import results_console
+
+    console = results_console()
+    conversation = Conversation(_loaded(model), settings, console, system=system)
+    if compare:
+        conversation.run(["/compare"])
+    console.print("/help lists the commands, /quit leaves", style="dim")
+    conversation.run(_typed())
+
+
+@app.command(rich_help_panel=USE)
+def classify(
+    model: Annotated[str, typer.Argument(metavar="RUN", help="A run that ended in a classifier.")],
+    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT …]", help="Default: lines of input.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Name the class of texts, with its probability."""
+    with errors(as_json):
+        asked = texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+        with busy(f"loading {model}"):
+            import bottega
+
+            loaded = bottega.load_classifier(model)
+        with busy(f"classifying {len(asked)} texts"):
+            found = loaded.classify(asked)
+        for text, classified in zip(asked, found, strict=True):
+            if as_json:
+                print(json.dumps({"text": text, **asdict(classified)}, ensure_ascii=False))
+            else:
+                print(f"{classified.label}\t{classified.probabilities[classified.label]:.3f}\t{text}")
+
+
+def _loaded(name: str) -> Any:
+    """The model to talk to, with a sign of life while it loads."""
+    with busy(f"loading {name}"):
+        import bottega
+
+        return bottega.load(name)
+
+
+def _system_turn(text: str) -> list[dict[str, str]]:
+    return [{"role": "system", "content": text}] if text else []
+
+
+def _typed() -> Iterator[str]:
+    """Lines the user types, with a prompt where one types; the end of the input, or Ctrl-C, ends them."""
+    while True:
+        try:
+            yield input("   you › " if sys.stdin.isatty() else "")
+        except (EOFError, KeyboardInterrupt):
+            return

@@ -1,0 +1,277 @@
+"""Commands that teach: train, finetune, init, preview, tokenizer, demo."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from typer.core import TyperCommand
+
+from bottega.cli.app import TRAIN, Json, Overrides, app, busy, errors, options
+from bottega.errors import RecipeError, RunError
+from bottega.flags import Flags
+
+TRUTH = {"true": True, "false": False}
+"""What other tools let follow a switch."""
+
+tokenizers = typer.Typer(help="Train a tokenizer.", no_args_is_help=True)
+app.add_typer(tokenizers, name="tokenizer", rich_help_panel=TRAIN)
+
+
+class Underscored(TyperCommand):
+    """A command whose options may be written with underscores, and whose switches may be given true or false."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        switches = {name for option in self.params if getattr(option, "is_flag", False) for name in option.opts}
+        return super().parse_args(ctx, list(_plain(args, switches)))
+
+
+def _plain(args: list[str], switches: set[str]) -> Iterator[str]:
+    waiting = list(reversed(args))
+    while waiting:
+        word = waiting.pop()
+        option, equals, value = word.partition("=")
+        option = option.replace("_", "-")
+        if not word.startswith("--"):
+            yield word
+        elif option not in switches:
+            yield option + equals + value
+        else:
+            if not equals and waiting and waiting[-1].lower() in TRUTH:
+                value = waiting.pop()
+            yield from [option] * TRUTH.get(value.lower(), True)
+
+
+@app.command(rich_help_panel=TRAIN)
+def train(
+    recipe: Annotated[Path | None, typer.Argument(help="The recipe; not needed with --resume.")] = None,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; default runs/<name>-<n>.")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Continue this run, exactly.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and encode every row, write nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a recipe, or continue a run."""
+    with errors(as_json):
+        if dry_run:
+            _dry_run(_load(recipe, overrides), as_json)
+            return
+        folder = _resume(resume, recipe, overrides, out) if resume else _train(recipe, overrides, out)
+        _result(folder, as_json)
+
+
+@app.command(cls=Underscored, rich_help_panel=TRAIN)
+@options(Flags, "flags")
+def finetune(
+    flags: Flags,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe, run nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune with the flags other tools have: writes a recipe, and runs it."""
+    from bottega.flags import document, notes, written
+    from bottega.recipe import Recipe, override, resolved
+
+    found = document(flags)
+    for change in overrides or []:
+        override(found, change, Path())
+    found = resolved(found, Path.cwd())
+    recipe = Recipe.parse(found, where="bottega finetune")
+    text = written(found, sys.argv[1:])
+    for note in notes(flags):
+        print(f"note: {note}", file=sys.stderr)
+    if dry_run:
+        print(text, end="")
+        return
+    from bottega.loop import train
+    from bottega.runs import free_folder
+
+    folder = Path(flags.output_path) if flags.output_path else free_folder(recipe.name)
+    _follow(train(recipe, folder, written=text), folder, every=flags.logging_steps, level=flags.log_level)
+    _result(folder, as_json)
+
+
+@app.command(rich_help_panel=TRAIN)
+def init(
+    task: Annotated[str, typer.Argument(help="What the model is to learn: an objective, or a file of rows.")],
+    model: Annotated[str | None, typer.Option(help="Hub id, folder, or finished run to start from.")] = None,
+    data: Annotated[str | None, typer.Option(help="File or folder of rows, or a dataset's hub id.")] = None,
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("recipe.yaml"),
+) -> None:
+    """Write a recipe with every key explained."""
+    with errors(False):
+        from bottega.beginnings import begun
+
+        text = begun(task, model=model, data=data)
+        if out.exists():
+            raise RecipeError("is there already", where=str(out), fix="choose another --out")
+        out.write_text(text, encoding="utf-8")
+        print(f"{out}\nlook at the rows: bottega preview {out}\nrun it:           bottega train {out}")
+
+
+@app.command(rich_help_panel=TRAIN)
+def preview(
+    recipe: Annotated[Path, typer.Argument(help="The recipe.")],
+    overrides: Overrides = None,
+    rows: Annotated[int, typer.Option(help="How many examples.", min=1)] = 3,
+    as_json: Json = False,
+) -> None:
+    """Show rows as the model will see them: its tokens, and which of them carry loss."""
+    with errors(as_json):
+        import bottega
+
+        with _reading():
+            shown = bottega.preview(_load(recipe, overrides), rows)
+        if as_json:
+            print(json.dumps(asdict(shown)))
+            return
+        from bottega.terminal import results_console, show_preview
+
+        show_preview(shown, results_console())
+
+
+@app.command(rich_help_panel=TRAIN)
+def demo(
+    seed: Annotated[int, typer.Option(help="Another seed invents another world.")] = 0,
+    language: Annotated[Literal["en", "it"], typer.Option(help="Of the invented world.")] = "en",
+    out: Annotated[Path, typer.Option(help="Folder; an earlier demo in it is replaced.")] = Path("runs/demo"),
+    as_json: Json = False,
+) -> None:
+    """The whole life of a small model in five minutes: tokenizer, pre-training, fine-tuning, alignment, evaluation."""
+    with errors(as_json):
+        from bottega.demo import demo as live
+        from bottega.terminal import progress_console, results_console, show_demo, watch
+
+        console = progress_console()
+
+        def shown(stage: str, events: Iterator[Any]) -> Iterator[Any]:
+            console.rule(stage, align="left")
+            return watch(events, console)
+
+        done = live(out, seed=seed, language=language, watch=shown, busy=console.status)
+        if as_json:
+            print(json.dumps(done.summary))
+        else:
+            show_demo(done.folder, done.summary, done.conversation, results_console())
+
+
+@tokenizers.command("train")
+def tokenizer_train(
+    files: Annotated[list[Path], typer.Argument(help="Text, JSON, JSONL, CSV or TSV.")],
+    vocab: Annotated[int, typer.Option(help="Entries in the vocabulary.", min=1)] = 8192,
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("tokenizer"),
+    characters: Annotated[bool, typer.Option("--characters", help="One token a character, instead of BPE.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a byte-level BPE (or character) tokenizer on files."""
+    with errors(as_json):
+        from bottega.data.tokenizer import train_tokenizer
+
+        kind: Literal["bytes", "characters"] = "characters" if characters else "bytes"
+        size = train_tokenizer(files, vocab, out, kind, progress=sys.stderr.isatty())
+        if as_json:
+            print(json.dumps({"out": str(out), "vocabulary": size}))
+        else:
+            print(f"{out}: {size} entries\nuse it: model: {{shape: …, tokenizer: {out}}}")
+
+
+def _load(path: Path | None, overrides: list[str] | None) -> Any:
+    from bottega.recipe import Recipe
+
+    if path is None:
+        raise RecipeError("no recipe given", fix="bottega train recipe.yaml, or bottega train --resume RUN")
+    return Recipe.load(path, *(overrides or []))
+
+
+def _train(path: Path | None, overrides: list[str] | None, out: Path | None) -> Path:
+    from bottega.loop import train
+    from bottega.runs import free_folder, written
+
+    recipe = _load(path, overrides)
+    assert path is not None
+    folder = out or free_folder(recipe.name)
+    _follow(train(recipe, folder, written=written(path, tuple(overrides or []))), folder)
+    return folder
+
+
+def _resume(folder: Path, path: Path | None, overrides: list[str] | None, out: Path | None) -> Path:
+    from bottega.loop import resume
+    from bottega.runs import check_run, stored_recipe
+
+    check_run(folder)
+    if path is not None and "=" in path.name and not path.exists():
+        raise RunError(
+            f"a run is continued as it is, without {path}",
+            where=str(folder),
+            fix="leave it away, or start a new run from the recipe",
+        )
+    if out is not None:
+        raise RunError("--out and --resume exclude each other", where=str(folder), fix="leave --out away")
+    if path is not None and _load(path, overrides) != stored_recipe(folder):
+        raise RunError(
+            "the recipe given is not the one the run began with",
+            where=str(folder),
+            fix=f"continue the run as it is: bottega train --resume {folder}; or start another without --resume",
+        )
+    _follow(resume(folder), folder)
+    return folder
+
+
+def _follow(events: Iterator[Any], folder: Path, *, every: int | None = None, level: str = "info") -> None:
+    """Show a run as it goes; below the level of info, its notes at most.
+
+    every  updates between lines that stay, where there is no live line
+    """
+    from bottega.terminal import progress_console, warn, watch
+
+    console = progress_console(quiet=level in ("error", "critical"))
+    if level in ("debug", "info", "passive"):
+        console.print(f"run {folder}", style="bold", markup=False)
+        shown = watch(events, console, every=1 if level == "debug" else every)
+    else:
+        shown = warn(events, console)
+    try:
+        for _ in shown:
+            pass
+    except KeyboardInterrupt:
+        print(f"\nstopped; continue it: bottega train --resume {folder}", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+def _dry_run(recipe: Any, as_json: bool) -> None:
+    from bottega.survey import survey
+
+    with _reading():
+        counts = survey(recipe)
+    if as_json:
+        print(json.dumps(counts))
+        return
+    from bottega.terminal import results_console, table
+
+    rows = [(name, value) for name, value in counts.items() if value not in ({}, [])]
+    results_console().print(table("", ["what", "count"], rows))
+    print("look at the rows: bottega preview …; run it: bottega train … without --dry-run")
+
+
+def _reading() -> Any:
+    return busy("reading and encoding rows")
+
+
+def _result(folder: Path, as_json: bool) -> None:
+    from bottega.runs import summary
+
+    result = summary(folder)
+    if as_json:
+        print(json.dumps(result))
+        return
+    losses = {name: result[name] for name in ("loss", "validation_loss") if result[name] is not None}
+    print(
+        f"{folder}/{result['result']}: " + ", ".join(f"{name.replace('_', ' ')} {v:.4f}" for name, v in losses.items())
+    )
+    print(f"its curves: bottega show {folder}")
+    print(f"was it worth it: bottega evaluate {folder}")

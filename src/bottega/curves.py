@@ -1,0 +1,115 @@
+"""A run as it is looked at in a terminal: what it is, its curves, what it noted, what came of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotext
+from rich.console import Console
+from rich.text import Text
+
+from bottega.runs import history, summary
+from bottega.terminal import table
+
+HEIGHT, WIDEST = 18, 110
+POINTS = 160
+"""Most points of a curve; updates between them are averaged."""
+
+Curve = tuple[Sequence[float], Sequence[float]]
+
+
+def show_run(folder: Path, console: Console) -> None:
+    """Print all there is to see of the run in `folder`."""
+    found, events = summary(folder), history(folder)
+    started = next((event for event in events if event["type"] == "started"), {})
+    console.print(table(f"{folder}", ["", ""], _facts(found, started, events)))
+    for title, curves in charts(events).items():
+        console.print(Text.from_ansi(drawn(title, curves, min(console.width, WIDEST))))
+    for event in events:
+        if event["type"] in ("noted", "failed"):
+            details = "".join(f"\n    {count} × {reason}" for reason, count in event.get("details", {}).items())
+            console.print(Text.assemble(("note ", "yellow"), f"{event['message']}{details}"))
+    console.print(_next(found), markup=False, soft_wrap=True)
+
+
+def charts(events: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Curve]]:
+    """The charts worth drawing, by title: losses, and each metric that was validated."""
+    stepped = [event for event in events if event["type"] == "stepped"]
+    validated = [event for event in events if event["type"] == "validated"]
+    losses = {"training": _averaged(stepped), "validation": _points(validated)}
+    found = {"loss": losses}
+    for name in validated[-1]["metrics"] if validated else ():
+        found[f"{name}, validation"] = {name: ([e["step"] for e in validated], [e["metrics"][name] for e in validated])}
+    drawable = {title: {name: c for name, c in curves.items() if len(c[0]) > 1} for title, curves in found.items()}
+    return {title: curves for title, curves in drawable.items() if curves}
+
+
+def drawn(title: str, curves: Mapping[str, Curve], width: int) -> str:
+    """The curves over the updates, as text with colours of the terminal."""
+    figure = plotext.figure
+    figure.clear()
+    figure.theme("simple")
+    figure.plot_size(width, HEIGHT)
+    figure.title(title)
+    figure.legend(x=width // 2)  # a falling curve leaves it free
+    for name, (steps, values) in curves.items():
+        signal = figure.signal(list(steps), list(values), marker="braille")
+        signal.lines()
+        if len(curves) > 1:
+            signal.label(name)
+        figure.draw(signal)
+    return str(figure.build())
+
+
+def _points(events: Sequence[Mapping[str, Any]]) -> Curve:
+    return [event["step"] for event in events], [event["loss"] for event in events]
+
+
+def _averaged(events: Sequence[Mapping[str, Any]]) -> Curve:
+    steps, values = _points(events)
+    if len(steps) <= POINTS:
+        return steps, values
+    parts = np.array_split(np.array([steps, values], float), POINTS, axis=1)
+    return [float(part[0].mean()) for part in parts], [float(part[1].mean()) for part in parts]
+
+
+def _facts(found: Mapping[str, Any], started: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """(what, value) of what there is to know in a line each."""
+    stepped = [event for event in events if event["type"] == "stepped"]
+    rows = [("status", f"{found['status']}, update {found['step']} of {found['steps'] or '?'}")]
+    if started:
+        trained = f"{started['trained_parameters']:,} of {started['parameters']:,} weights"
+        rows += [("trained", trained), ("computed in", f"{started['dtype']} on {started['device']}")]
+        rows += [("examples", f"{started['examples']:,}, {started['validation_examples']:,} for validation")]
+    if stepped:
+        seconds = sum(event["seconds"] for event in stepped)
+        tokens = sum(event["tokens_real"] for event in stepped)
+        shared = 1 - sum(event["tokens"] for event in stepped) / max(tokens, 1)
+        memory = max(max(event["memory"], event["device_memory"]) for event in stepped)
+        rows += [("took", f"{_duration(seconds)}, {tokens / seconds:,.0f} tokens/s ({shared:.0%} of them shared)")]
+        rows += [("memory", f"{memory / 1e9:.1f} GB at most")]
+        rows += [("loss", f"{stepped[-1]['loss']:.4f}")]
+    if found["validation_loss"] is not None:
+        metrics = "".join(f", {name} {value:.3f}" for name, value in found["metrics"].items())
+        rows += [("validation loss", f"{found['validation_loss']:.4f}{metrics}")]
+    return [*rows, ("last moved", time.strftime("%Y-%m-%d %H:%M", time.localtime(found["time"])))]
+
+
+def _next(found: Mapping[str, Any]) -> str:
+    """The command to go on with."""
+    run = found["run"]
+    if found["status"] == "finished":
+        return f"\nwas it worth it: bottega evaluate {run}\nthe result:      {run}/{found['result']}"
+    if found["status"] == "running":
+        return f"\nit is running; look again: bottega show {run}"
+    return f"\ncontinue it: bottega train --resume {run}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

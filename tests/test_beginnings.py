@@ -1,0 +1,74 @@
+"""`bottega init`: a recipe for every task, that loads, with every key explained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from bottega import objectives
+from bottega.beginnings import begun
+from bottega.cli import app
+from bottega.errors import DataError, RecipeError
+from bottega.recipe import Recipe
+from making import write_jsonl
+
+
+@pytest.mark.parametrize("kind", objectives.kinds())
+@pytest.mark.parametrize("model", [None, "some/model"])
+def test_a_recipe_for_every_objective(kind: str, model: str | None) -> None:
+    text = begun(kind, model=model)
+    recipe = Recipe.parse(yaml.safe_load(text))
+    assert recipe.objective.kind == kind
+    for section in (*Recipe.model_fields["optim"].annotation.model_fields, "steps", "tokens"):  # type: ignore[union-attr]
+        assert f"{section}:" in text
+
+
+@pytest.mark.parametrize("kind", objectives.kinds())
+def test_what_stands_behind_a_mark_is_the_default(kind: str) -> None:
+    """Taking the marks away changes nothing."""
+    text = begun(kind, model="some/model")
+    plain = Recipe.parse(yaml.safe_load(text))
+    # A key without a default has nothing to be uncommented to.
+    opened = [line.replace("# ", "", 1) if line.startswith("  # ") else line for line in text.splitlines()]
+    kept = [line for line in opened if line.split("#")[0].rstrip()[-1:] != ":" or not line.startswith("  ")]
+    assert Recipe.parse(yaml.safe_load("\n".join(kept))) == plain
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ({"instruction": "a", "output": "b"}, "sft"),
+        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "sft"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "dpo"),
+        ({"text": "a", "label": "b"}, "classify"),
+        ({"text": "a"}, "causal"),
+    ],
+)
+def test_rows_show_what_they_are_for(row: dict[str, Any], kind: str, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", [row])
+    recipe = Recipe.parse(yaml.safe_load(begun(str(path))))
+    assert recipe.objective.kind == kind
+    assert recipe.data.train[0].path == str(path)
+
+
+def test_what_cannot_be_begun_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="did you mean classify"):
+        begun("classfy")
+    with pytest.raises(DataError, match="no objective learns from"):
+        begun(str(write_jsonl(tmp_path / "tags.jsonl", [{"tokens": ["a"], "ner_tags": ["O"]}])))
+
+
+def test_nothing_is_written_over(tmp_path: Path) -> None:
+    out = tmp_path / "recipe.yaml"
+    first = CliRunner().invoke(app, ["init", "sft", "--out", str(out)])
+    assert first.exit_code == 0
+    assert "bottega train" in first.stdout
+    before = out.read_bytes()
+    second = CliRunner().invoke(app, ["init", "dpo", "--out", str(out)])
+    assert second.exit_code == 2
+    assert "is there already" in second.stderr
+    assert out.read_bytes() == before
