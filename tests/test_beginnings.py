@@ -46,6 +46,7 @@ def test_what_stands_behind_a_mark_is_the_default(kind: str) -> None:
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, "dpo"),
         ({"text": "a", "label": "b"}, "classify"),
         ({"text": "a"}, "causal"),
+        ({"tokens": ["a"], "ner_tags": ["O"]}, "sft"),
     ],
 )
 def test_rows_show_what_they_are_for(row: dict[str, Any], kind: str, tmp_path: Path) -> None:
@@ -58,8 +59,8 @@ def test_rows_show_what_they_are_for(row: dict[str, Any], kind: str, tmp_path: P
 def test_what_cannot_be_begun_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="did you mean classify"):
         begun("classfy")
-    with pytest.raises(DataError, match="no objective learns from"):
-        begun(str(write_jsonl(tmp_path / "tags.jsonl", [{"tokens": ["a"], "ner_tags": ["O"]}])))
+    with pytest.raises(DataError, match="line 1"):
+        begun(str(write_jsonl(tmp_path / "odd.jsonl", [{"height": 3}])))
 
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:

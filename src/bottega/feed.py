@@ -177,6 +177,13 @@ class Feed:
         self.update_examples = recipe.optim.examples or DEFAULT_EXAMPLES
         self.steps = recipe.optim.steps or self._steps(recipe.optim.epochs or 1.0)
 
+    @property
+    def repeats(self) -> bool:
+        """Whether an example may come a second time."""
+        drawn_twice = any(count > len(own) for own, count in self.parts)
+        beyond = self.update_tokens is not None or self.steps * self.update_examples > self.epoch_examples
+        return drawn_twice or beyond
+
     def _steps(self, epochs: float) -> int:
         """Updates until every example has been taken `epochs` times."""
         wanted = math.ceil(epochs * self.epoch_examples - 1e-9)

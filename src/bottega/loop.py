@@ -157,7 +157,7 @@ def _save(run: RunStore, session: Session, update: Update) -> Saved:
     folder = run.checkpoint(update.step)
 
     def write(partial: Path) -> None:
-        session.engine.save(partial, step=update.step, state=True)
+        session.save(partial, update.step)
         state = {"step": update.step, "position": update.position}
         (partial / STATE).write_text(json.dumps(state), encoding="utf-8")
 
@@ -243,7 +243,7 @@ def _newest_whole(run: RunStore) -> tuple[Path | None, list[Noted]]:
 
 def _restore(session: Session, checkpoint: Path) -> tuple[int, int]:
     """Load a checkpoint; returns its step, and the position of the next example in the stream."""
-    session.engine.load(checkpoint)
+    session.load(checkpoint)
     state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
     return state["step"], state["position"]
 

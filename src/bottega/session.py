@@ -25,6 +25,7 @@ from bottega.data.shelf import Shelf
 from bottega.data.split import Side
 from bottega.engine.engine import Engine
 from bottega.engine.optim import Optimizer
+from bottega.engine.reference import References
 from bottega.errors import Diverged, ModelError, RunError
 from bottega.events import Noted, Started
 from bottega.feed import Encoded, Feed, Reader, Told
@@ -158,6 +159,7 @@ class Session:
         self.dtype = compute_dtype(choices.get("dtype", recipe.model.dtype), self.device)
         self.engine = self._engine(Fit(**choices["fit"]) if choices else None)
         self.feed = Feed(self.rows.train.examples, recipe)
+        self.references = References(folder) if recipe.objective.reference and self.feed.repeats else None
         self.tokens = choices.get("micro_batch_tokens") or recipe.optim.tokens or MICRO_BATCH_TOKENS
         self.lr = choices.get("lr") or recipe.lr
         optim = recipe.optim
@@ -202,8 +204,18 @@ class Session:
 
     def batches(self, examples: Sequence[Example]) -> list[Batch]:
         """The examples as micro-batches on the device, with the columns the objective needs."""
-        groups = divide(examples, self.tokens, share=self.packed)
-        return [self.engine.complete(pack(group, share=self.packed).to(self.device)) for group in groups]
+        return [self._batch(group) for group in divide(examples, self.tokens, share=self.packed)]
+
+    def _batch(self, examples: Sequence[Example]) -> Batch:
+        """One micro-batch; what the reference makes of its examples is computed once and remembered."""
+        if self.references is None:
+            return self.engine.complete(pack(examples, share=self.packed).to(self.device))
+        if all(example.id in self.references for example in examples):
+            known = [self.references.put_on(example) for example in examples]
+            return pack(known, share=self.packed).to(self.device)
+        batch = self.engine.complete(pack(examples, share=self.packed).to(self.device))
+        self.references.add(examples, batch)
+        return batch
 
     @cached_property
     def validation(self) -> list[Batch]:
@@ -231,6 +243,18 @@ class Session:
             total += share
             add_metrics(metrics, loss.metrics, counts)
         return total, metrics
+
+    def save(self, folder: Path, step: int) -> None:
+        """Everything to go on from after `step`."""
+        self.engine.save(folder, step=step, state=True)
+        if self.references is not None:
+            self.references.save(folder)
+
+    def load(self, folder: Path) -> None:
+        """The inverse of `save`."""
+        self.engine.load(folder)
+        if self.references is not None:
+            self.references.load(folder)
 
     @property
     def stops_early(self) -> bool:

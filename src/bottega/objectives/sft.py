@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from bottega.batch import Batch, Loss, Row, Term
 from bottega.objectives import Objective
-from bottega.records import Chat, Choice, Message, Preference, Prompt, Prompted, Record, Text, Unpaired, Unusable
+from bottega.records import (
+    Chat,
+    Choice,
+    Message,
+    Preference,
+    Prompt,
+    Prompted,
+    Record,
+    Tagged,
+    Text,
+    Unpaired,
+    Unusable,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,12 +31,13 @@ if TYPE_CHECKING:
 class Sft(Objective):
     """Mean negative log-likelihood of the answers' tokens.
 
-    Of a preference the chosen answer is learned, of unpaired rows the good ones, of a choice the right one.
+    Of a preference the chosen answer is learned, of unpaired rows the good ones, of a choice the right one, of a text
+    with spans the list of them, as JSON.
 
     weighting  `token`: every answer token of the update counts the same; `example`: every example does, however long
     """
 
-    reads: ClassVar[tuple[type, ...]] = (Chat, Prompted, Text, Choice, Preference, Unpaired)
+    reads: ClassVar[tuple[type, ...]] = (Chat, Prompted, Text, Choice, Tagged, Preference, Unpaired)
 
     kind: Literal["sft"] = "sft"
     weighting: Literal["token", "example"] = "token"
@@ -35,13 +49,13 @@ class Sft(Objective):
             if not record.desirable:
                 raise Unusable("an answer labelled false, which sft does not learn")
             return [(codec.continued(record.where, record.prompt, record.completion),)]
-        if isinstance(record, Choice):
+        if isinstance(record, (Choice, Tagged)):
             record = _answered(record)
         assert isinstance(record, (Chat, Prompted, Text))
         return [(codec.answer(record),)]
 
     def asked(self, record: Record) -> tuple[Prompt, str] | None:
-        if isinstance(record, Choice):
+        if isinstance(record, (Choice, Tagged)):
             record = _answered(record)
         if isinstance(record, Prompted):
             return record.prompt, record.completion
@@ -58,7 +72,11 @@ class Sft(Objective):
         return Loss({"nll": Term((batch.sum_rows(nll) / batch.sum_rows(batch.weight)).sum(), "example")})
 
 
-def _answered(record: Choice) -> Chat:
-    """A question with its choices, and the right one as the answer."""
+def _answered(record: Choice | Tagged) -> Chat:
+    """A question with its choices, and the right one as the answer; a text, and what is marked in it."""
+    if isinstance(record, Tagged):
+        marked = [{"label": label, "text": record.text[start:stop]} for start, stop, label in record.spans]
+        listed = Message("assistant", json.dumps(marked, ensure_ascii=False))
+        return Chat(record.where, (Message("user", record.text), listed))
     asked = Message("user", "\n".join([record.question, *(f"- {choice}" for choice in record.choices)]))
     return Chat(record.where, (asked, Message("assistant", record.choices[record.gold])))

@@ -1,0 +1,67 @@
+"""The reference is computed once an example: remembered = computed, and a resume remembers the same bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bottega.engine.reference import References
+from bottega.recipe import Recipe
+from bottega.session import Session
+from making import make_model, write_jsonl
+
+PAIRS = [{"prompt": f"the {word}", "chosen": " sat on the mat", "rejected": " ran"} for word in "abcdef"]
+
+
+def session(folder: Path, steps: int, **more: object) -> Session:
+    document = {
+        "model": {"base": str(make_model(folder / "model", "llama")), "dtype": "float32"},
+        "data": {"train": str(write_jsonl(folder / "pairs.jsonl", PAIRS))},
+        "objective": {"kind": "dpo"},
+        "optim": {"steps": steps, "examples": 3},
+    }
+    return Session(Recipe.parse(document | more))
+
+
+@pytest.mark.parametrize("more", [{}, {"adapter": {"rank": 2}}], ids=["full", "lora"])
+def test_what_is_remembered_is_what_was_computed(more: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = session(tmp_path, 4, **more)
+    examples = one.feed.examples[:]
+    (first,) = one.batches(examples)
+    monkeypatch.setattr(one.engine, "score", None)  # whoever asks the model again fails
+    (again,) = one.batches(examples)
+    assert torch.equal(again.columns["reference"], first.columns["reference"])
+    (other,) = one.batches(examples[3:] + examples[:2])
+    known = {
+        name: first.columns["reference"][first.example[first.row] == place] for place, name in enumerate(first.ids)
+    }
+    for place, name in enumerate(other.ids):
+        assert torch.equal(other.columns["reference"][other.example[other.row] == place], known[name])
+
+
+def test_nothing_is_kept_where_nothing_comes_back(tmp_path: Path) -> None:
+    assert session(tmp_path, 2).references is None
+    assert session(tmp_path, 3).references is not None
+
+
+def test_a_checkpoint_remembers_the_same_bits(tmp_path: Path) -> None:
+    one = session(tmp_path, 4)
+    assert one.references is not None
+    one.batches(one.feed.examples[:4])
+    one.references.save(tmp_path)
+    back = References()
+    back.load(tmp_path)
+    for example in one.feed.examples[:4]:
+        for row, other in zip(back.put_on(example).rows, one.references.put_on(example).rows, strict=True):
+            assert np.array_equal(row.columns["reference"], other.columns["reference"])
+    assert one.feed.examples[4].id not in back
+
+
+def test_an_empty_memory_is_saved_too(tmp_path: Path) -> None:
+    References().save(tmp_path)
+    back = References()
+    back.load(tmp_path)
+    assert "anything" not in back
