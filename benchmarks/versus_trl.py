@@ -3,8 +3,9 @@
     python benchmarks/versus_trl.py --peer .venv-bench/bin/python [--rounds 3] [--shape 135m] [--out FILE]
 
 Every measurement is a fresh process that goes over the rows three times, TRL's default number of epochs; every update
-is timed, the first included. Tokens are counted from the rows, not from what a tool reports. TRL runs with its defaults and once more without gradient checkpointing: speed is compared
-with the faster of the two, memory with the leaner.
+is timed, the first included. Tokens are counted from the rows, not from what a tool reports. TRL runs with its
+defaults and once more without gradient checkpointing: speed is compared with the faster of the two, memory with the
+leaner.
 """
 
 from __future__ import annotations

@@ -210,7 +210,7 @@ class Session:
         """One micro-batch; what the reference makes of its examples is computed once and remembered."""
         if self.references is None:
             return self.engine.complete(pack(examples, share=self.packed).to(self.device))
-        if all(example.id in self.references for example in examples):
+        if all(example in self.references for example in examples):
             known = [self.references.put_on(example) for example in examples]
             return pack(known, share=self.packed).to(self.device)
         batch = self.engine.complete(pack(examples, share=self.packed).to(self.device))

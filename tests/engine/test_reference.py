@@ -57,11 +57,22 @@ def test_a_checkpoint_remembers_the_same_bits(tmp_path: Path) -> None:
     for example in one.feed.examples[:4]:
         for row, other in zip(back.put_on(example).rows, one.references.put_on(example).rows, strict=True):
             assert np.array_equal(row.columns["reference"], other.columns["reference"])
-    assert one.feed.examples[4].id not in back
+    assert one.feed.examples[4] not in back
 
 
 def test_an_empty_memory_is_saved_too(tmp_path: Path) -> None:
     References().save(tmp_path)
     back = References()
     back.load(tmp_path)
-    assert "anything" not in back
+    assert session(tmp_path, 2).feed.examples[0] not in back
+
+
+def test_examples_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """The same file read twice, with other fields: rows of the same name and another length."""
+    swapped = {"path": str(tmp_path / "pairs.jsonl"), "mapping": {"chosen": "rejected", "rejected": "chosen"}}
+    one = session(tmp_path, 9, data={"train": [str(tmp_path / "pairs.jsonl"), swapped]})
+    first, second = one.feed.examples[0], one.feed.examples[len(PAIRS)]
+    assert first.id == second.id
+    (batch,) = one.batches([first, second])
+    (again,) = one.batches([first, second])
+    assert torch.equal(again.columns["reference"], batch.columns["reference"])

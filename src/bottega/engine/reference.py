@@ -7,7 +7,7 @@ they would differ in their last bits, and a resumed run from an uninterrupted on
 
 from __future__ import annotations
 
-import os
+import hashlib
 import tempfile
 import weakref
 from collections.abc import Sequence
@@ -16,61 +16,75 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from bottega.batch import Batch, Example, Row
 
 FILE = "reference.safetensors"
 COLUMN = "reference"
+KEY_BYTES = 16
 
 
 class References:
-    """What was computed of each example, by its name."""
+    """What was computed of each example, by its content: two of the same name may differ."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, it lives as long as the run
         weakref.finalize(self, self._file.close)
-        self._places: dict[str, tuple[int, int]] = {}
+        self._places: dict[bytes, tuple[int, int]] = {}
         self._end = 0
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._places
+    def __contains__(self, example: Example) -> bool:
+        return _key(example) in self._places
 
     def add(self, examples: Sequence[Example], batch: Batch) -> None:
         """Remember the column of a batch that was packed from `examples`."""
         counts = [sum(len(row.at) for row in example.rows) for example in examples]
         values = batch.columns[COLUMN].float().cpu().numpy()
         for example, part in zip(examples, np.split(values, np.cumsum(counts)[:-1]), strict=True):
-            self._append(example.id, part)
+            self._append(_key(example), part)
 
     def put_on(self, example: Example) -> Example:
         """The example with what is remembered as a column of its rows."""
-        start, count = self._places[example.id]
-        values = np.frombuffer(os.pread(self._file.fileno(), 4 * count, 4 * start), np.float32)
+        start, count = self._places[_key(example)]
+        values = self._read(start, count)
         parts = np.split(values, np.cumsum([len(row.at) for row in example.rows])[:-1])
         return replace(example, rows=tuple(_with(row, part) for row, part in zip(example.rows, parts, strict=True)))
 
     def save(self, folder: Path) -> None:
-        values = np.frombuffer(os.pread(self._file.fileno(), 4 * self._end, 0), np.float32)
-        names = np.frombuffer("\n".join(self._places).encode(), np.uint8)
+        keys = np.frombuffer(b"".join(self._places), np.uint8)
         counts = np.array([count for _, count in self._places.values()], np.int64)
-        found: dict[str, np.ndarray] = {"values": values, "counts": counts, "names": names}
-        save_file({name: torch.from_numpy(array.copy()) for name, array in found.items()}, folder / FILE)
+        found = {"values": self._read(0, self._end), "counts": counts, "keys": keys}
+        save_file({name: torch.from_numpy(np.array(array)) for name, array in found.items()}, folder / FILE)
 
     def load(self, folder: Path) -> None:
         """The inverse of `save`."""
         found = {name: tensor.numpy() for name, tensor in load_file(folder / FILE).items()}
-        names, ends = found["names"].tobytes().decode().split("\n"), np.cumsum(found["counts"])
-        for name, count, end in zip(names, found["counts"], ends, strict=False):  # of nothing, one empty name is left
-            self._append(name, found["values"][end - count : end])
+        ends = np.cumsum(found["counts"])
+        for key, count, end in zip(found["keys"].reshape(-1, KEY_BYTES), found["counts"], ends, strict=True):
+            self._append(key.tobytes(), found["values"][end - count : end])
 
-    def _append(self, name: str, values: np.ndarray) -> None:
-        if name not in self._places:
-            self._places[name] = (self._end, len(values))
+    def _append(self, key: bytes, values: NDArray[np.float32]) -> None:
+        if key not in self._places:
+            self._places[key] = (self._end, len(values))
             self._end += len(values)
             self._file.write(values.astype(np.float32).tobytes())
             self._file.flush()
 
+    def _read(self, start: int, count: int) -> NDArray[np.float32]:
+        if count == 0:  # nothing cannot be mapped
+            return np.empty(0, np.float32)
+        return np.array(np.memmap(self._file, np.float32, "r", 4 * start, (count,)))
 
-def _with(row: Row, values: np.ndarray) -> Row:
+
+def _key(example: Example) -> bytes:
+    digest = hashlib.blake2b(digest_size=KEY_BYTES)
+    for row in example.rows:
+        for part in (row.tokens, row.at, row.label):
+            digest.update(len(part).to_bytes(8, "little") + part.tobytes())
+    return digest.digest()
+
+
+def _with(row: Row, values: NDArray[np.float32]) -> Row:
     return replace(row, columns={**row.columns, COLUMN: values})
