@@ -73,3 +73,18 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
     assert second.exit_code == 2
     assert "is there already" in second.stderr
     assert out.read_bytes() == before
+
+
+def test_paths_are_seen_from_where_the_recipe_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "smol").mkdir()
+    write_jsonl(Path("rows of mine.jsonl"), [{"instruction": "a", "output": "b"}])
+    done = CliRunner().invoke(app, ["init", "rows of mine.jsonl", "--model", "smol", "--out", "conf/recipe.yaml"])
+    assert done.exit_code == 0, done.output
+    recipe = Recipe.load("conf/recipe.yaml")
+    assert recipe.data.train[0].path == str(tmp_path / "rows of mine.jsonl")
+    assert recipe.model.base == str(tmp_path / "smol")
+    lost = CliRunner().invoke(app, ["init", "sft", "--out", "nowhere/recipe.yaml"])
+    assert lost.exit_code == 2
+    assert "cannot be written" in lost.stderr

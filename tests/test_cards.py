@@ -48,6 +48,8 @@ def test_licences_of_base_and_data_are_carried_on(tmp_path: Path) -> None:
     assert "find out the licence of: data b.jsonl" in text
     head, text = trained(tmp_path, "third", tmp_path / "second", {"train": str(rows)})
     assert (head["base_model"], head["license"]) == ("second", "mit")
+    for line in ("| base model | smol | mit |", "| data | a.jsonl | apache-2.0 |", "| data | b.jsonl | unknown |"):
+        assert line in text, "what a run began from is made of counts too"
 
 
 def test_equal_runs_leave_equal_cards_wherever_they_stand(tmp_path: Path) -> None:
@@ -67,7 +69,13 @@ def test_equal_runs_leave_equal_cards_wherever_they_stand(tmp_path: Path) -> Non
         ({"README.md": "---\n: [broken\n---\n", "COPYING": "GNU GENERAL PUBLIC LICENSE\nVersion 3"}, "gpl"),
         ({"LICENCE": "Our own terms, of 2026\n"}, "see LICENCE: Our own terms, of 2026"),
         ({"LICENSE": "Creative Commons Attribution-ShareAlike 4.0 International"}, "cc-by-sa-4.0"),
-        ({"train/dataset_info.json": json.dumps({"license": "cc0-1.0"})}, "cc0-1.0"),
+        ({"README.md": "# Data\n\n---\nlicense: mit\n---\n"}, "unknown"),
+        ({"README.md": "---\nlicense: [1.0, mit]\n---\n"}, "1.0, mit"),
+        ({"LICENSE": ""}, "unknown"),
+        (
+            {"LICENSE": "Open terms: we permit licenses of any kind"},
+            "see LICENSE: Open terms: we permit licenses of any kind",
+        ),
         ({}, "unknown"),
     ],
 )
@@ -78,6 +86,14 @@ def test_where_a_licence_is_found(files: dict[str, str], licence: str, tmp_path:
     (tmp_path / "rows.jsonl").write_text("{}")
     assert licence_of(tmp_path) == licence
     assert licence_of(tmp_path / "rows.jsonl") == licence
+
+
+def test_a_dataset_carries_its_own(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    for text, licence in ((json.dumps({"license": "cc0-1.0"}), "cc0-1.0"), ("[1]", "unknown"), ("{", "unknown")):
+        (tmp_path / "train" / "dataset_info.json").write_text(text)
+        assert licence_of(tmp_path) == licence
+        assert licence_of(tmp_path / "rows.jsonl") == "unknown", "a file is no part of a dataset that stands near it"
 
 
 def test_the_recipe_in_a_card_can_be_run_again(tmp_path: Path) -> None:

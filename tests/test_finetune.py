@@ -138,6 +138,24 @@ def test_flags_that_change_nothing_are_told() -> None:
     told = notes(flags(per_device_eval_batch_size=4, max_steps=3, num_train_epochs=5.0, logging_dir="logs"))
     assert [line.split()[0] for line in told] == ["--per-device-eval-batch-size", "--num-train-epochs", "--logging-dir"]
     assert notes(flags()) == []
+    assert notes(flags(method="full", lora_r=8)) == ["--lora-r changes nothing: every weight is trained"]
+
+
+def test_values_stay_as_they_are(llama: Path, tmp_path: Path) -> None:
+    data = write_jsonl(tmp_path / "rows_of_mine.jsonl", ROWS)
+    template = "--- {instruction}\nanswer_here={output}"
+    given = ("--model_name_or_path", str(llama), "--data_files", str(data), "--max_steps", "-1", "--dry_run", "yes")
+    done = call(*given, "--text_template", template, "--gradient_checkpointing=no", "optim.update_tokens=64")
+    assert done.exit_code == 0, done.output
+    found = yaml.safe_load(done.stdout)
+    assert found["data"]["text_template"] == template
+    assert found["data"]["train"][0]["path"] == str(data)
+    assert found["optim"] == {"epochs": 3.0, "update_tokens": 64}
+    printed = json.loads(call(*given, "--text_template", template, "--json", "optim.steps=5").stdout)
+    assert printed["optim"] == {"steps": 5, "examples": 8}
+    odd = call(*given, "--gradient_checkpointing=perhaps")
+    assert odd.exit_code == 2
+    assert "neither true nor false" in odd.stderr
 
 
 def test_below_info_nothing_but_notes_or_errors_is_shown(llama: Path, tmp_path: Path) -> None:

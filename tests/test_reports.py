@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import bottega
 from bottega.cli import app
 from bottega.curves import charts, drawn
-from bottega.errors import RecipeError
+from bottega.errors import RecipeError, RunError
 from bottega.recipe import Recipe
 from bottega.runs import history
 from making import make_model, write_jsonl
@@ -62,6 +62,35 @@ def test_a_report_that_cannot_be_made_is_named_before_anything_is_written(
     with pytest.raises(RecipeError, match="TensorBoard is not installed"):
         list(bottega.train(recipe, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_resume_goes_on_in_the_same_files_or_says_what_is_missing(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    document = json.loads((run / "resolved.json").read_text()) | {"save": {"every": 3}}
+    events = bottega.train(Recipe.parse(document), tmp_path / "run")
+    for event in events:
+        if event.step == 5:
+            events.close()  # type: ignore[attr-defined]
+            break
+    with monkeypatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(RecipeError, match="TensorBoard is not installed"):
+            list(bottega.resume(tmp_path / "run"))
+    list(bottega.resume(tmp_path / "run"))
+    found = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    found.Reload()
+    assert [point.step for point in found.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_folder_that_cannot_be_written_is_named(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    document = json.loads((run / "resolved.json").read_text())
+    report = [{"kind": "tensorboard", "folder": str(tmp_path / "file" / "logs")}]
+    with pytest.raises(RunError, match="no TensorBoard files"):
+        list(bottega.train(Recipe.parse(document | {"report": report}), tmp_path / "run"))
 
 
 def test_an_update_says_what_the_machine_did(run: Path) -> None:

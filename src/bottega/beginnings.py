@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -23,17 +24,25 @@ WIDTH = 46
 """Where comments begin."""
 
 
-def begun(task: str, *, model: str | None = None, data: str | None = None) -> str:
+def begun(task: str, *, model: str | None = None, data: str | None = None, folder: Path = Path()) -> str:
     """The text of a recipe for `task`: an objective, or a file of rows that shows which.
 
-    model  what to start from; a pre-training recipe starts from a shape
-    data   rows, by path or hub id
+    model   what to start from; a pre-training recipe starts from a shape
+    data    rows, by path or hub id
+    folder  where the recipe will stand: its paths are seen from there
     """
     if task not in objectives.kinds() and data is None and Path(task).exists():
         data, task = task, _fitting(task)
     if task not in objectives.kinds():
         raise RecipeError(f"unknown task {task!r}", where="bottega init", fix=nearest(task, objectives.kinds()))
-    return "\n".join([*_head(task), *_recipe(task, model, data)]) + "\n"
+    return "\n".join([*_head(task), *_recipe(task, _seen(model, folder), _seen(data, folder))]) + "\n"
+
+
+def _seen(path: str | None, folder: Path) -> str | None:
+    """A path that exists as it is called from `folder`; anything else as it is."""
+    if path is None or Path(path).is_absolute() or not Path(path).exists():
+        return path
+    return os.path.relpath(path, folder)
 
 
 def _fitting(path: str) -> str:
@@ -104,4 +113,4 @@ def _shown(value: Any) -> str:
         return ""
     if isinstance(value, (dict, list)):
         return json.dumps(value)
-    return yaml.safe_dump(value).partition("\n")[0]
+    return yaml.safe_dump(value, width=float("inf"), allow_unicode=True).partition("\n")[0]

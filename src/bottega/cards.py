@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import yaml
 
 from bottega.models.load import locate
 from bottega.recipe import Recipe, Source
+from bottega.runs import stored_recipe
 
 UNKNOWN = "unknown"
 KNOWN = {
@@ -33,6 +35,8 @@ KNOWN = {
 
 HEAD_LINES = 6
 
+Part = tuple[str, str, str]
+
 
 def model_card(recipe: Recipe, *, library: str, examples: int, updates: int, losses: Mapping[str, float | None]) -> str:
     """The card of a result, as Markdown with the head that model hubs read.
@@ -40,12 +44,12 @@ def model_card(recipe: Recipe, *, library: str, examples: int, updates: int, los
     library  what loads it: transformers or peft
     losses   by name; those that are None are left out
     """
-    base = recipe.model.base
-    licences = [*_base_licence(recipe), *(_data_licence(source) for source in recipe.train_sources)]
+    base, licences = recipe.model.base, made_of(recipe)
     head: dict[str, Any] = {"library_name": library, "tags": ["bottega", recipe.objective.kind]}
     if base is not None:
         head["base_model"] = _plain(locate(base).base)
-        head["license"] = licences[0][2]
+        named = next((licence for what, _, licence in licences if what == "base model"), UNKNOWN)
+        head["license"] = named if re.fullmatch(r"[\w.-]+", named) else "other"
     hub = [source.path for source in recipe.train_sources if not Path(source.path).is_absolute()]
     if hub:
         head["datasets"] = hub
@@ -64,18 +68,28 @@ def model_card(recipe: Recipe, *, library: str, examples: int, updates: int, los
 def licence_of(path: Path) -> str:
     """The licence of a folder, or of a file by its folder: as a card, a dataset or a licence file there says."""
     folder = path if path.is_dir() else path.parent
-    return _of_card(folder / "README.md") or _of_dataset(folder) or _of_text(folder) or UNKNOWN
+    of_dataset = _of_dataset(folder) if folder == path else None  # a file is no part of a dataset that stands near it
+    return _of_card(folder / "README.md") or of_dataset or _of_text(folder) or UNKNOWN
 
 
-def _base_licence(recipe: Recipe) -> list[tuple[str, str, str]]:
-    if recipe.model.base is None:
-        return []
-    base = locate(recipe.model.base).base
+def made_of(recipe: Recipe) -> list[Part]:
+    """(what, name, licence) of everything the result is made of; of a run it began from, all that went into that."""
+    starts = [recipe.model.base, recipe.adapter.start if recipe.adapter else None]
+    found: list[Part] = []
+    for start in starts:
+        if start is not None and (Path(start) / "resolved.json").exists():
+            found += made_of(stored_recipe(Path(start)))
+        elif start is not None and start == recipe.model.base:
+            found.append(_base_licence(recipe, locate(start).base))
+    return list(dict.fromkeys([*found, *map(_data_licence, recipe.train_sources)]))
+
+
+def _base_licence(recipe: Recipe, base: str) -> Part:
     found = recipe.model.license or (licence_of(Path(base)) if Path(base).is_absolute() else _of_hub(base, "model"))
-    return [("base model", _plain(base), found)]
+    return "base model", _plain(base), found
 
 
-def _data_licence(source: Source) -> tuple[str, str, str]:
+def _data_licence(source: Source) -> Part:
     path = Path(source.path)
     found = source.license or (licence_of(path) if path.is_absolute() else _of_hub(source.path, "dataset"))
     return "data", _plain(source.path), found
@@ -84,17 +98,20 @@ def _data_licence(source: Source) -> tuple[str, str, str]:
 def _of_card(card: Path) -> str | None:
     """The licence a card's head names."""
     with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
-        _, head, _ = card.read_text(encoding="utf-8").split("---\n", 2)
-        found = (yaml.safe_load(head) or {}).get("license")
-        return ", ".join(found) if isinstance(found, list) else found
+        begin, head, _ = card.read_text(encoding="utf-8").split("---\n", 2)
+        found = yaml.safe_load(head)
+        if not begin and isinstance(found, dict) and found.get("license"):
+            named = found["license"]
+            return ", ".join(map(str, named)) if isinstance(named, list) else str(named)
     return None
 
 
 def _of_dataset(folder: Path) -> str | None:
     """The licence a dataset saved on disk carries."""
-    for info in sorted(folder.glob("**/dataset_info.json"))[:1]:
+    for info in sorted([*folder.glob("dataset_info.json"), *folder.glob("*/dataset_info.json")])[:1]:
         with contextlib.suppress(OSError, ValueError):
-            return json.loads(info.read_text(encoding="utf-8")).get("license") or None
+            found = json.loads(info.read_text(encoding="utf-8"))
+            return str(found["license"]) if isinstance(found, dict) and found.get("license") else None
     return None
 
 
@@ -104,7 +121,8 @@ def _of_text(folder: Path) -> str | None:
         with contextlib.suppress(OSError, ValueError):
             lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
             begun = " ".join(lines[:HEAD_LINES]).lower()
-            return next((name for words, name in KNOWN.items() if words in begun), f"see {path.name}: {lines[0][:80]}")
+            named = next((name for words, name in KNOWN.items() if re.search(rf"\b{words}\b", begun)), None)
+            return named or (f"see {path.name}: {lines[0][:80]}" if lines else None)
     return None
 
 
@@ -117,7 +135,7 @@ def _of_hub(name: str, kind: str) -> str:
     return UNKNOWN
 
 
-def _warning(licences: Sequence[tuple[str, str, str]]) -> str:
+def _warning(licences: Sequence[Part]) -> str:
     unknown = [f"{what} {name}" for what, name, licence in licences if licence == UNKNOWN]
     if unknown:
         return f"Before you publish it, find out the licence of: {', '.join(unknown)}."
@@ -136,7 +154,7 @@ def _named_only(value: Any) -> Any:
         return {key: _named_only(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_named_only(inner) for inner in value]
-    return _plain(value) if isinstance(value, str) and Path(value).is_absolute() else value
+    return _plain(value) if isinstance(value, str) and Path(value).is_absolute() and Path(value).exists() else value
 
 
 def _plain(path: str) -> str:

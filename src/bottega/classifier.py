@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from bottega.batch import Example, Row
 from bottega.data.codec import Codec
-from bottega.errors import ModelError, RunError
+from bottega.errors import DataError, ModelError, RunError
 from bottega.language import SCORE_TOKENS, absolute
 from bottega.models.load import compute_dtype, fit_model, is_encoder, load_adapted, load_tokenizer, locate
 from bottega.packing import divide, pack
+from bottega.records import Unusable
 from bottega.runs import stored_place, stored_recipe
 
 
@@ -40,9 +41,11 @@ class Classifier:
         if not (folder / "resolved.json").exists():
             raise ModelError("no run of bottega", where=name, fix="name the folder of a run; list them: bottega runs")
         self.recipe, place = stored_recipe(folder), stored_place(folder)
-        if self.recipe.objective.head != "class" or place is None:
+        if self.recipe.objective.head != "class":
             what = f"trained with {self.recipe.objective.kind}, it gives no scores to texts"
             raise RunError(what, where=self.name, fix="talk to it: bottega chat")
+        if place is None:
+            raise RunError("the run has not begun", where=self.name, fix=f"bottega train --resume {name}")
         on = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         tokenizer = load_tokenizer(locate(self.name).tokenizer)
         self.labels: list[str] = place["choices"]["labels"]
@@ -61,16 +64,27 @@ class Classifier:
         self.device = on
 
     def classify(self, texts: Sequence[str]) -> list[Classified]:
-        """The label of each text."""
-        scores = self.scores([self.codec.pooled("the text", text, 0) for text in texts])
+        """The label of each text; a RunError of a reward model, which has none to give."""
+        if len(self.labels) < 2:
+            fix = "compare answers with scores, or: bottega evaluate"
+            raise RunError("a reward model names no classes", where=self.name, fix=fix)
+        scores = self.scores([self._row(text) for text in texts])
         shares = np.exp(scores - scores.max(1, keepdims=True))
         shares /= shares.sum(1, keepdims=True)
         found = [dict(zip(self.labels, row.tolist(), strict=True)) for row in shares]
         return [Classified(max(row, key=lambda label: row[label]), row) for row in found]
 
+    def _row(self, text: str) -> Row:
+        try:
+            return self.codec.pooled("the text", text, 0)
+        except Unusable as unusable:
+            raise DataError(unusable.reason, where=f"the text {text!r}", fix="write some words") from None
+
     @torch.no_grad()
     def scores(self, rows: Sequence[Row]) -> NDArray[np.float64]:
         """[R, C] class scores before the softmax; of a reward model [R, 1]."""
+        if not rows:
+            return np.empty((0, len(self.labels)))
         examples = [Example(str(number), (row,)) for number, row in enumerate(rows)]
         found: dict[str, list[float]] = {}
         for group in divide(examples, SCORE_TOKENS, share=self.scorer.fit.packed):

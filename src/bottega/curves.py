@@ -32,7 +32,8 @@ def show_run(folder: Path, console: Console) -> None:
     for event in events:
         if event["type"] in ("noted", "failed"):
             details = "".join(f"\n    {count} × {reason}" for reason, count in event.get("details", {}).items())
-            console.print(Text.assemble(("note ", "yellow"), f"{event['message']}{details}"))
+            word = ("note ", "yellow") if event["type"] == "noted" else ("failed ", "red")
+            console.print(Text.assemble(word, f"{event['message']}{details}"))
     console.print(_next(found), markup=False, soft_wrap=True)
 
 

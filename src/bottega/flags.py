@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -17,8 +18,6 @@ from bottega.errors import RecipeError
 
 BUILDERS = ("json", "csv", "parquet", "text", "arrow")
 """Names of file formats where others expect a dataset's name; the files themselves tell what they are."""
-
-SAVE_EVERY = 500
 
 
 class Flags(BaseModel):
@@ -44,7 +43,7 @@ class Flags(BaseModel):
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before LoRA.")
     logging_steps: int = Field(10, ge=1, description="Updates between lines of the log.")
     eval_steps: int | None = Field(None, ge=1, description="Updates between validations; default: ten in a run.")
-    save_steps: int = Field(SAVE_EVERY, ge=1, description="Updates between checkpoints.")
+    save_steps: int = Field(500, ge=1, description="Updates between checkpoints.")
     gradient_checkpointing: bool = Field(False, description="Less memory, a third more time.")
     report_to: str = Field("none", description="tensorboard, or none.")
     logging_dir: str | None = Field(None, description="Where the TensorBoard files go; default: in the run.")
@@ -87,23 +86,38 @@ def document(flags: Flags) -> dict[str, Any]:
 
 def notes(flags: Flags) -> list[str]:
     """What was asked for that comes to nothing here, and why."""
+    given = {name for name in Flags.model_fields if getattr(flags, name) != Flags.model_fields[name].default}
     idle = {
-        "--per-device-eval-batch-size": flags.per_device_eval_batch_size is not None and "rows are packed by tokens",
-        "--trust-remote-code": flags.trust_remote_code and "code that lies in a checkpoint is never run",
-        "--num-train-epochs": flags.max_steps > 0
-        and "num_train_epochs" in flags.model_fields_set
-        and flags.num_train_epochs != Flags.model_fields["num_train_epochs"].default
-        and "--max-steps goes before it",
-        "--logging-dir": flags.logging_dir is not None
-        and not _reports(flags)
-        and "--report-to tensorboard is not given",
+        "per_device_eval_batch_size": "rows are packed by tokens",
+        "trust_remote_code": "code that lies in a checkpoint is never run",
     }
-    return [f"{flag} changes nothing: {reason}" for flag, reason in idle.items() if reason]
+    if flags.max_steps > 0:
+        idle["num_train_epochs"] = "--max-steps goes before it"
+    if not _reports(flags):
+        idle["logging_dir"] = "--report-to tensorboard is not given"
+    if flags.method == "full":
+        idle |= dict.fromkeys(("lora_r", "lora_alpha", "lora_dropout"), "every weight is trained")
+    told = [(name, reason) for name, reason in idle.items() if name in given]
+    return [f"--{name.replace('_', '-')} changes nothing: {reason}" for name, reason in told]
+
+
+def overridden(found: dict[str, Any], changes: Sequence[str], folder: Path) -> dict[str, Any]:
+    """The document with `section.key=value` changes, paths absolute; a key given goes before one a flag stands for."""
+    from bottega.recipe import EXCLUSIVE, override, resolved  # here, so that --help need not wait for it
+
+    for change in changes:
+        override(found, change, folder)
+        for pair in EXCLUSIVE:
+            for key, other in (pair, pair[::-1]):
+                if change.startswith(f"optim.{key}="):
+                    found["optim"].pop(other, None)
+    return resolved(found, folder)
 
 
 def written(found: dict[str, Any], command: Sequence[str]) -> str:
     """The recipe as a file, with the command it was made from."""
-    return f"# {shlex.join(['bottega', *command])}\n" + yaml.safe_dump(found, sort_keys=False, allow_unicode=True)
+    lines = shlex.join(["bottega", *command]).splitlines()
+    return "".join(f"# {line}\n" for line in lines) + yaml.safe_dump(found, sort_keys=False, allow_unicode=True)
 
 
 def _paths(flags: Flags) -> list[str]:

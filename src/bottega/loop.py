@@ -41,6 +41,7 @@ def resume(folder: str | Path) -> Iterator[Event]:
     """Continue a run from its newest whole checkpoint, or from its start; nothing happens to a finished one."""
     with RunStore.open(Path(folder)) as run:
         if not run.finished:
+            check_reports(run.recipe)
             yield from _recorded(run)
         elif not any(event["type"] == "finished" for event in run.history()):
             # Ended between the result and the line that tells of it.

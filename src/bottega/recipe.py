@@ -45,6 +45,9 @@ RowFormat = Literal[
     "labelled", "conll", "spans", "choice", "text",
 ]  # fmt: skip
 
+EXCLUSIVE = (("epochs", "steps"), ("examples", "update_tokens"))
+"""Keys of `optim` of which only one can be given."""
+
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -97,7 +100,7 @@ class Adapter(Section):
 
 
 class Reading(Section):
-    """How the fields of a row are understood; what a source leaves at its default is as `data` has it."""
+    """How the fields of a row are understood, and their licence; what a source leaves out is as `data` has it."""
 
     format: RowFormat = Field("auto", description="How fields make a row; `auto` recognises it from the first row.")
     mapping: dict[str, str] = Field(default_factory=dict, description="Our field name: the file's.")
@@ -165,7 +168,7 @@ class Optim(Section):
 
     @model_validator(mode="after")
     def _exclusive(self) -> Optim:
-        for one, other in (("epochs", "steps"), ("examples", "update_tokens")):
+        for one, other in EXCLUSIVE:
             if getattr(self, one) is not None and getattr(self, other) is not None:
                 raise ValueError(f"give {one} or {other}, not both")
         return self
@@ -193,14 +196,13 @@ class Report(Section):
     folder: str | None = Field(None, description="Where they go; default: the run's own folder.")
 
 
-Reports = Annotated[
-    list[Report],
-    BeforeValidator(
-        lambda value: (
-            [{"kind": item} if isinstance(item, str) else item for item in value] if isinstance(value, list) else value
-        )
-    ),
-]
+def _reports(value: Any) -> Any:
+    """Names, or mappings, or one of either, as a list of mappings."""
+    listed = value if isinstance(value, list) else [value]
+    return [{"kind": item} if isinstance(item, str) else item for item in listed]
+
+
+Reports = Annotated[list[Report], BeforeValidator(_reports)]
 
 
 class Devices(Section):
@@ -396,7 +398,7 @@ def _explained(error: ValidationError, document: Mapping[str, Any], where: str) 
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
         message = "keys are expected here, each with a value"
-    if problem["type"] == "list_type":
+    if problem["type"] == "list_type" and keys[0] == "data":
         message = "a path is expected here, a source with its path, or a list of these"
     fix = f"change {key}; recipes/ has examples" if key else "change one of the two; recipes/ has examples"
     return RecipeError(f"{key}: {message}" if key else message, where=where, fix=fix)

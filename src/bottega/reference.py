@@ -67,13 +67,18 @@ def _commands(command: Any, name: str) -> Iterator[str]:
     for parameter in command.params:
         if parameter.name == "help":
             continue
-        shown = (
-            parameter.opts[-1] if parameter.opts[0].startswith("-") else (parameter.metavar or parameter.name.upper())
-        )
+        option = parameter.opts[0].startswith("-")
+        shown = ", ".join(parameter.opts) if option else (parameter.metavar or parameter.name.upper())
         default = parameter.default
         plain = default is None or default is False or default == () or default == "" or parameter.required
         said = "required" if parameter.required else "" if plain else f"`{default}`"
-        yield f"| `{shown}` | {said} | {(parameter.help or '').replace('|', chr(92) + '|')} |"
+        choices = ", ".join(f"`{choice}`" for choice in _choices(parameter.type_descriptor.annotation))
+        explained = f"{parameter.help or ''} {choices}".strip()
+        yield f"| `{shown}` | {said} | {explained.replace('|', chr(92) + '|')} |"
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) is typing.Literal else ()
 
 
 def _table(title: str, model: type[BaseModel], skip: list[str] | None = None) -> Iterator[str]:

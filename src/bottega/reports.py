@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bottega.errors import RecipeError
-from bottega.events import Event, Stepped, Validated
+from bottega.errors import RecipeError, RunError
+from bottega.events import Event, Started, Stepped, Validated
 from bottega.recipe import Recipe
 
 
@@ -23,21 +23,31 @@ def check_reports(recipe: Recipe) -> None:
 @contextlib.contextmanager
 def reports(recipe: Recipe, folder: Path) -> Iterator[Callable[[Event], None]]:
     """What to tell each event of the run in `folder`, while it goes on."""
-    with contextlib.ExitStack() as stack:
-        writers = []
-        for report in recipe.report:
-            from torch.utils.tensorboard import SummaryWriter
+    writers: list[Any] = []
 
-            writer = SummaryWriter(report.folder or str(folder / "tensorboard"))
-            stack.callback(writer.close)
-            writers.append(writer)
+    def tell(event: Event) -> None:
+        if isinstance(event, Started):
+            writers.extend(_opened(Path(report.folder or folder / "tensorboard"), event) for report in recipe.report)
+        for writer in writers:
+            for name, value in scalars(event).items():
+                writer.add_scalar(name, value, event.step, event.time)
 
-        def tell(event: Event) -> None:
-            for writer in writers:
-                for name, value in scalars(event).items():
-                    writer.add_scalar(name, value, event.step, event.time)
-
+    try:
         yield tell
+    finally:
+        for writer in writers:
+            writer.close()
+
+
+def _opened(folder: Path, started: Started) -> Any:
+    """A writer of TensorBoard files; what a resume took back is hidden in them."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    try:
+        return SummaryWriter(str(folder), purge_step=started.step + 1 if started.resumed else None)
+    except OSError as error:
+        fix = "give report another folder, or leave it away"
+        raise RunError(f"no TensorBoard files can be written: {error.strerror}", where=str(folder), fix=fix) from None
 
 
 def scalars(event: Event) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import platform
 import random
@@ -163,6 +162,7 @@ class Session:
         self.tokens = choices.get("micro_batch_tokens") or recipe.optim.tokens or MICRO_BATCH_TOKENS
         self.lr = choices.get("lr") or recipe.lr
         optim = recipe.optim
+        self._asks_driver = True
         self.schedule = Schedule(optim.schedule, self.lr, self.feed.steps, optim.warmup, optim.floor)
 
     def _model(self) -> tuple[Any, list[str]]:
@@ -208,14 +208,13 @@ class Session:
 
     def _batch(self, examples: Sequence[Example]) -> Batch:
         """One micro-batch; what the reference makes of its examples is computed once and remembered."""
+        batch = pack(examples, share=self.packed).to(self.device)
         if self.references is None:
-            return self.engine.complete(pack(examples, share=self.packed).to(self.device))
-        if all(example in self.references for example in examples):
-            known = [self.references.put_on(example) for example in examples]
-            return pack(known, share=self.packed).to(self.device)
-        batch = self.engine.complete(pack(examples, share=self.packed).to(self.device))
-        self.references.add(examples, batch)
-        return batch
+            return self.engine.complete(batch)
+        if not all(example in self.references for example in examples):
+            self.references.add(examples, self.engine.complete(batch))
+        # Also where it was just computed: an example known before keeps the bits it had.
+        return batch.with_columns(reference=self.references.of(examples).to(self.device))
 
     @cached_property
     def validation(self) -> list[Batch]:
@@ -289,8 +288,11 @@ class Session:
         """Share of the time the accelerator was busy of late, as its driver says; None where it does not."""
         if self.device != "cuda":
             return None
-        with contextlib.suppress(ModuleNotFoundError, RuntimeError):  # the driver's library is not part of torch
-            return torch.cuda.utilization() / 100
+        if self._asks_driver:
+            try:
+                return torch.cuda.utilization() / 100
+            except Exception:  # the driver's library is not part of torch, and has errors of its own
+                self._asks_driver = False
         return None
 
     def started(self, step: int, *, resumed: bool) -> Started:

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 import bottega
 from bottega.cli import app
-from bottega.errors import DataError
-from bottega.evaluation.measure import Estimate, Evaluation, evaluate
+from bottega.errors import DataError, RunError
+from bottega.evaluation.estimates import Estimate
+from bottega.evaluation.measure import Evaluation, evaluate
 from bottega.recipe import Recipe
 from bottega.runs import history
 from making import WORDS, make_model, write_jsonl
@@ -37,8 +38,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     folder = tmp_path_factory.mktemp("measured")
     models = {kind: make_model(folder / kind, kind) for kind in ("llama", "bert")}
 
-    def build(kind: str, *, model: str = "llama", **more: Any) -> Path:
-        run = folder / "-".join([kind, model, *more])
+    def build(kind: str, *, model: str = "llama", name: str = "", **more: Any) -> Path:
+        run = folder / "-".join([kind, model, name, *more])
         if not run.exists():
             document: dict[str, Any] = {
                 "model": {"base": str(models[model]), "dtype": "float32"},
@@ -144,6 +145,68 @@ def test_a_run_without_held_out_rows_asks_for_some(trained: Callable[..., Path])
         evaluate(run)
 
 
+def test_files_that_have_changed_are_refused(trained: Callable[..., Path], tmp_path: Path) -> None:
+    rows = write_jsonl(tmp_path / "rows.jsonl", SAID)
+    run = trained("sft", name="moved", data={"train": str(rows), "validation": 0.4})
+    assert evaluate(run).rows
+    write_jsonl(rows, [*SAID, *SAID[:3]])
+    with pytest.raises(RunError, match="has changed since the run began"):
+        evaluate(run)
+    assert evaluate(run, str(rows)).of == len(SAID) + 3
+
+
+def test_other_rows_are_read_as_the_runs_own(trained: Callable[..., Path], tmp_path: Path) -> None:
+    odd = [{"asked": row["instruction"], "said": row["output"]} for row in SAID]
+    source = {
+        "path": str(write_jsonl(tmp_path / "odd.jsonl", odd)),
+        "mapping": {"instruction": "asked", "output": "said"},
+    }
+    run = trained("sft", name="mapped", data={"train": source}, evaluate=None)
+    assert evaluate(run, source["path"], rows=12).rows == 12
+
+
+def test_few_rows_claim_nothing(trained: Callable[..., Path], tmp_path: Path) -> None:
+    other = write_jsonl(tmp_path / "one.jsonl", SAID[:1])
+    one = found(evaluate(trained("sft"), str(other)))
+    assert one["loss"].base is not None
+    assert one["loss"].finding is None
+    assert one["exact match"].finding in ("unsure", "better")
+
+
+def test_a_prompt_near_the_last_position_takes_no_room_from_the_others(
+    trained: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = trained("sft")
+    model = bottega.load(run)
+    assert model.limit is not None
+    long = {"instruction": "the cat " * 100, "output": "red"}
+    while model.room([{"role": "user", "content": long["instruction"]}]) < 8:
+        long["instruction"] = long["instruction"][:-8]
+    rows = [*SAID[:20], long]
+    one = found(evaluate(run, str(write_jsonl(tmp_path / "long.jsonl", rows))))["exact match"]
+    assert one.rows == 21
+    assert one.run > 0.8
+
+
+def test_an_answer_is_asked_for_as_it_was_learned(trained: Callable[..., Path], tmp_path: Path) -> None:
+    """Also where the template ends in a space, which the tokenizer draws to the answer."""
+    template = "Q: {instruction}\nA: {output}"
+    rows = str(write_jsonl(tmp_path / "rows.jsonl", SAID))
+    run = trained("sft", name="templated", data={"train": rows, "validation": rows, "text_template": template})
+    one = found(evaluate(run))
+    assert one["exact match"].run == pytest.approx(one["label accuracy"].run, abs=0.05)
+    assert one["exact match"].run > 0.8
+
+
+def test_rows_the_run_drops_are_counted(trained: Callable[..., Path], tmp_path: Path) -> None:
+    data = {"train": str(write_jsonl(tmp_path / "a.jsonl", SAID)), "bad_rows": "drop"}
+    run = trained("sft", name="dropping", data=data, evaluate=None)
+    other = write_jsonl(tmp_path / "b.jsonl", [*SAID[:12], {"instruction": "the cat", "output": ""}, {"odd": 1}])
+    evaluation = evaluate(run, str(other))
+    assert evaluation.rows == 12
+    assert sum(evaluation.dropped.values()) == 2
+
+
 def test_the_command(trained: Callable[..., Path]) -> None:
     run = trained("sft")
     shown = CliRunner().invoke(app, ["evaluate", str(run)])
@@ -158,6 +221,17 @@ def test_the_command(trained: Callable[..., Path]) -> None:
     chatted = CliRunner().invoke(app, ["generate", str(trained("classify")), "the"])
     assert chatted.exit_code == 2
     assert "bottega classify" in chatted.stderr
+
+
+def test_a_classifier_asked_for_nothing_or_with_nothing(trained: Callable[..., Path]) -> None:
+    run = trained("classify")
+    assert bottega.load_classifier(run).classify([]) == []
+    empty = CliRunner().invoke(app, ["classify", str(run)], input="")
+    assert (empty.exit_code, empty.stdout) == (0, "")
+    with pytest.raises(RunError, match="names no classes"):
+        bottega.load_classifier(trained("reward")).classify(["the cat"])
+    with pytest.raises(RunError, match="gives no scores"):
+        bottega.load_classifier(trained("sft"))
 
 
 @pytest.mark.parametrize(

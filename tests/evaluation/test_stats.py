@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bottega.evaluation.stats import paired_difference, proportion_interval
+from bottega.evaluation.stats import bootstrap, macro_f1, paired_difference, proportion_interval
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,30 @@ def test_rows_that_are_no_pairs() -> None:
         paired_difference([True], [True, False])
     with pytest.raises(ValueError, match="no pairs"):
         paired_difference([], [])
+
+
+def test_many_rows_do_not_overflow() -> None:
+    one = np.arange(400_000) % 2 == 0
+    low, high = paired_difference(one, np.arange(400_000) % 4 == 0)
+    assert low < 0.25 < high
+    assert high - low < 0.01
+
+
+def test_the_bootstrap_covers_the_true_mean() -> None:
+    draw = np.random.default_rng(0)
+    covered = []
+    for trial in range(200):
+        values = draw.exponential(size=60)
+        low, high = bootstrap(lambda rows, values=values: float(values[rows].mean()), 60, seed=trial)
+        covered.append(low <= 1 <= high)
+    assert np.mean(covered) > 0.88
+    assert bootstrap(lambda rows: float(rows.mean()), 9, seed=1) == bootstrap(
+        lambda rows: float(rows.mean()), 9, seed=1
+    )
+
+
+def test_macro_f1_by_hand() -> None:
+    right, named = np.array([0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 0])
+    assert macro_f1(right, named) == pytest.approx((2 / 4 + 4 / 5 + 0) / 3)
+    assert macro_f1(right, right) == 1.0
+    assert macro_f1(np.array([3, 3]), np.array([3, 3])) == 1.0, "classes that do not occur do not count"

@@ -16,7 +16,7 @@ from bottega.cli.app import TRAIN, Json, Overrides, app, busy, errors, options
 from bottega.errors import RecipeError, RunError
 from bottega.flags import Flags
 
-TRUTH = {"true": True, "false": False}
+TRUTH = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
 """What other tools let follow a switch."""
 
 tokenizers = typer.Typer(help="Train a tokenizer.", no_args_is_help=True)
@@ -28,22 +28,33 @@ class Underscored(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         switches = {name for option in self.params if getattr(option, "is_flag", False) for name in option.opts}
-        return super().parse_args(ctx, list(_plain(args, switches)))
+        with errors(False):
+            return super().parse_args(ctx, list(_plain(args, switches)))
 
 
 def _plain(args: list[str], switches: set[str]) -> Iterator[str]:
+    """The words, with dashes in the names of options; values stay as they are, but a switch's: that decides on it."""
     waiting = list(reversed(args))
     while waiting:
         word = waiting.pop()
         option, equals, value = word.partition("=")
         option = option.replace("_", "-")
+        if word == "--":
+            yield from [word, *reversed(waiting)]
+            return
         if not word.startswith("--"):
             yield word
         elif option not in switches:
             yield option + equals + value
+            if not equals and waiting:
+                yield waiting.pop()
         else:
             if not equals and waiting and waiting[-1].lower() in TRUTH:
-                value = waiting.pop()
+                equals, value = "=", waiting.pop()
+            if equals and value.lower() not in TRUTH:
+                raise RecipeError(
+                    f"{value!r} is neither true nor false", where=option, fix=f"{option} alone means true"
+                )
             yield from [option] * TRUTH.get(value.lower(), True)
 
 
@@ -74,19 +85,16 @@ def finetune(
     as_json: Json = False,
 ) -> None:
     """Fine-tune with the flags other tools have: writes a recipe, and runs it."""
-    from bottega.flags import document, notes, written
-    from bottega.recipe import Recipe, override, resolved
+    from bottega.flags import document, notes, overridden, written
+    from bottega.recipe import Recipe
 
-    found = document(flags)
-    for change in overrides or []:
-        override(found, change, Path())
-    found = resolved(found, Path.cwd())
+    found = overridden(document(flags), overrides or [], Path.cwd())
     recipe = Recipe.parse(found, where="bottega finetune")
     text = written(found, sys.argv[1:])
-    for note in notes(flags):
+    for note in notes(flags) if flags.log_level not in ("error", "critical") else ():
         print(f"note: {note}", file=sys.stderr)
     if dry_run:
-        print(text, end="")
+        print(json.dumps(found) if as_json else text, end="\n" if as_json else "")
         return
     from bottega.loop import train
     from bottega.runs import free_folder
@@ -107,10 +115,15 @@ def init(
     with errors(False):
         from bottega.beginnings import begun
 
-        text = begun(task, model=model, data=data)
+        text = begun(task, model=model, data=data, folder=out.parent)
         if out.exists():
             raise RecipeError("is there already", where=str(out), fix="choose another --out")
-        out.write_text(text, encoding="utf-8")
+        try:
+            out.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise RecipeError(
+                f"cannot be written: {error.strerror}", where=str(out), fix="choose another --out"
+            ) from None
         print(f"{out}\nlook at the rows: bottega preview {out}\nrun it:           bottega train {out}")
 
 

@@ -41,7 +41,7 @@ class Shelf(Sequence[Example]):
 
     def append(self, example: Example, source: int = 0) -> None:
         data = pickle.dumps((example.id, [_packed(row) for row in example.rows]), protocol=5)
-        with self._disk():
+        with named_disk_errors(self._folder, "the encoded rows"):
             self._file.write(data)
         self._ends.append(self._ends[-1] + len(data))
         self._tokens.append(example.tokens)
@@ -51,19 +51,8 @@ class Shelf(Sequence[Example]):
 
     def seal(self) -> None:
         """Call once all is appended, before anything is read."""
-        with self._disk():
+        with named_disk_errors(self._folder, "the encoded rows"):
             self._file.flush()
-
-    @contextmanager
-    def _disk(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise RunError(
-                f"the disk is too full for the encoded rows: {error.strerror}",
-                where=str(self._folder or tempfile.gettempdir()),
-                fix="free some space, or give the run another disk with --out",
-            ) from None
 
     @property
     def tokens(self) -> NDArray[np.int64]:
@@ -92,6 +81,19 @@ class Shelf(Sequence[Example]):
 
     def __iter__(self) -> Iterator[Example]:
         return (self[place] for place in range(len(self)))
+
+
+@contextmanager
+def named_disk_errors(folder: Path | None, what: str) -> Iterator[None]:
+    """A RunError that says for what the disk of `folder` was too full."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"the disk is too full for {what}: {error.strerror}",
+            where=str(folder or tempfile.gettempdir()),
+            fix="free some space, or give the run another disk with --out",
+        ) from None
 
 
 def _packed(row: Row) -> tuple[Any, ...]:

@@ -14,58 +14,34 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bottega.batch import Row
 from bottega.classifier import Classifier
-from bottega.data.codec import Codec
+from bottega.data import sources
+from bottega.data.codec import Codec, TemplateRefused
 from bottega.errors import DataError, RunError
-from bottega.evaluation.stats import bootstrap, macro_f1, paired_difference
-from bottega.feed import Reader
+from bottega.evaluation.estimates import Estimate, Numbers, classes, mean, share
+from bottega.feed import Reader, Told
 from bottega.language import LanguageModel
 from bottega.randomness import derive
-from bottega.recipe import Recipe
+from bottega.recipe import Reading, Recipe
 from bottega.records import Labelled, Prompt, Record, Unusable
-from bottega.runs import check_run, stored_place, stored_recipe
+from bottega.runs import check_run, checksum, stored_place, stored_recipe
 from bottega.sampling import Sampling
 
 WRITTEN = 200
 """Most answers written out to be compared: writing is slow."""
 
+LONGEST = 256
+"""Most tokens of an answer that is written out; rows with a longer one are left out of it."""
+
 LABELS, EACH = 50, 4
 """Answers are labels where there are at most so many different ones, each so often on average."""
 
-LONGEST = 256
-"""Most tokens of an answer written."""
-
-Finding = Literal["better", "worse", "unsure"]
 Tell = Callable[[str], None]
-Numbers = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number of the run, the same of the base, and the interval of run minus base; None where there is no base."""
-
-    metric: str
-    rows: int
-    run: float
-    base: float | None
-    interval: tuple[float, float] | None
-    higher: bool = True
-    """Whether more is better."""
-
-    @property
-    def finding(self) -> Finding | None:
-        if self.interval is None:
-            return None
-        low, high = self.interval
-        if low <= 0 <= high:
-            return "unsure"
-        return "better" if (low > 0) == self.higher else "worse"
 
 
 @dataclass(frozen=True)
@@ -73,7 +49,7 @@ class Evaluation:
     """What was measured.
 
     base     what the run is compared with, in words; None where it began from nothing
-    of       rows there were to draw from
+    of       sound rows there were to draw from
     dropped  rows that make no example, by reason
     """
 
@@ -91,13 +67,6 @@ class Evaluation:
         return found
 
 
-class Answered(NamedTuple):
-    """A prompt and its right answer."""
-
-    prompt: Prompt
-    answer: str
-
-
 def evaluate(
     run: str | Path, data: str | Sequence[str] | None = None, *, rows: int = 500, tell: Tell | None = None
 ) -> Evaluation:
@@ -106,30 +75,98 @@ def evaluate(
     rows  most of them, drawn by the run's seed
     tell  called with what is being done
     """
-    folder, tell = check_run(Path(run)), tell or (lambda words: None)
-    recipe = stored_recipe(folder)
+    folder, tell, told = check_run(Path(run)), tell or (lambda words: None), Told()
+    recipe, place = stored_recipe(folder), stored_place(folder)
+    if place is None:
+        raise RunError("the run has not begun yet", where=str(folder), fix=f"bottega train --resume {folder}")
     tell("reading rows")
-    records, of = _drawn(_held_out(recipe, data), rows, derive(recipe.seed, "evaluate"))
+    records, of = _drawn(_held_out(recipe, place, data, told), rows, derive(recipe.seed, "evaluate"))
     if not records:
         raise DataError("no rows to measure on", where=str(folder), fix="give some: bottega evaluate RUN --data FILE")
-    measure = _scored if recipe.objective.head == "class" else _spoken
-    base, dropped, estimates = measure(folder, recipe, records, tell)
-    return Evaluation(str(run), base, len(records) - dropped.total(), of, dict(dropped), list(estimates))
+    tell("loading the model")
+    case = Case(folder, recipe, place["choices"], records, told.dropped["validation"], tell)
+    base, estimates = _scored(case) if recipe.objective.head == "class" else _spoken(case)
+    found = list(estimates)
+    return Evaluation(str(run), base, len(case.records), of, dict(case.dropped), found)
 
 
-def _held_out(recipe: Recipe, data: str | Sequence[str] | None) -> Iterator[Record]:
+@dataclass
+class Case:
+    """What is to be measured: a run, the choices it made, and rows; those that make no example move to `dropped`."""
+
+    folder: Path
+    recipe: Recipe
+    choices: dict[str, Any]
+    records: list[Record]
+    dropped: Counter[str]
+    tell: Tell
+
+    @property
+    def seed(self) -> int:
+        return derive(self.recipe.seed, "bootstrap")
+
+    def codec(self, model: Codec) -> Codec:
+        """The tokenizer of a loaded model with the limits the run had."""
+        length, too_long = self.choices["max_length"], self.recipe.too_long
+        return Codec(
+            model.tokenizer, max_length=length, too_long=too_long, both_ways=model.both_ways, labels=list(model.labels)
+        )
+
+    def examples(self, codec: Codec) -> list[tuple[Row, ...]]:
+        """The examples of the records, as training would see them."""
+        found, kept = list[tuple[Row, ...]](), list[Record]()
+        for record in self.records:
+            try:
+                found += self.recipe.objective.rows(record, codec)
+                kept.append(record)
+            except Unusable as unusable:
+                self.dropped[unusable.reason] += 1
+            except TemplateRefused as refused:
+                if self.recipe.data.bad_rows != "drop":
+                    raise
+                self.dropped[refused.what] += 1
+        if not kept:
+            raise DataError(
+                f"no row can be measured: {self.dropped.most_common(1)[0][0]}",
+                where=self.records[0].where,
+                fix="give other rows: bottega evaluate RUN --data FILE",
+            )
+        self.records = kept
+        return found
+
+
+# Rows
+
+
+def _held_out(recipe: Recipe, place: dict[str, Any], data: str | Sequence[str] | None, told: Told) -> Iterator[Record]:
     """The rows to measure on, in the order they are read."""
-    validation = recipe.validation_sources
-    if data is None and not validation:
-        if recipe.data.validation is None:
-            fix = "give some: bottega evaluate RUN --data FILE"
-            raise DataError("the run held no rows out", where="data.validation", fix=fix)
-        return (record for side, _, record in Reader(recipe).records() if side == "validation")
-    sources: Any = [data] if isinstance(data, str) else list(data or [])
+    if data is None and isinstance(recipe.data.validation, float):
+        _refuse_changed(recipe, place)
+        return (record for side, _, record in Reader(recipe).records(told) if side == "validation")
+    if data is None and recipe.data.validation is None:
+        fix = "give some: bottega evaluate RUN --data FILE"
+        raise DataError("the run held no rows out", where="data.validation", fix=fix)
+    wanted = [one.model_dump() for one in recipe.validation_sources] if data is None else _given(recipe, data)
     document = recipe.document()
-    document["data"] |= {"train": sources or [one.model_dump() for one in validation], "validation": None}
+    document["data"] |= {"train": wanted, "validation": None}
     other = Recipe.parse(document | {"evaluate": None}, where="bottega evaluate")
-    return (record for _, _, record in Reader(other).records())
+    told.dropped["validation"] = told.dropped["train"]
+    return (record for _, _, record in Reader(other).records(told))
+
+
+def _given(recipe: Recipe, data: str | Sequence[str]) -> list[dict[str, Any]]:
+    """Other rows as sources, read as the first of the run's own."""
+    first = recipe.train_sources[0]
+    reading = {name: getattr(first, name) for name in Reading.model_fields}
+    return [{"path": path, **reading} for path in ([data] if isinstance(data, str) else data)]
+
+
+def _refuse_changed(recipe: Recipe, place: dict[str, Any]) -> None:
+    """Of files that have changed, other rows would be held out: some the run has learned."""
+    for path in (path for source in recipe.train_sources for path in sources.files(source)):
+        if not path.exists() or place["files"].get(str(path)) != checksum(path):
+            what = "the file has changed since the run began, so that what it held out is not known"
+            raise RunError(what, where=str(path), fix="put it back, or give rows: bottega evaluate RUN --data FILE")
 
 
 def _drawn(records: Iterator[Record], most: int, seed: int) -> tuple[list[Record], int]:
@@ -143,72 +180,54 @@ def _drawn(records: Iterator[Record], most: int, seed: int) -> tuple[list[Record
     return [record for _, record in sorted(kept, key=lambda pair: pair[0])], count
 
 
-class Measured(NamedTuple):
-    """What there is to compare with, rows dropped by reason, and the estimates."""
-
-    base: str | None
-    dropped: Counter[str]
-    estimates: Iterator[Estimate]
-
-
-def _choices(folder: Path) -> dict[str, Any]:
-    """What the run chose when it began: the same is chosen here."""
-    place = stored_place(folder)
-    if place is None:
-        raise RunError("the run has not begun yet", where=str(folder), fix=f"bottega train --resume {folder}")
-    return dict(place["choices"])
-
-
-def _encoded(recipe: Recipe, records: Sequence[Record], codec: Codec) -> tuple[list[tuple[Row, ...]], Counter[str]]:
-    examples, dropped = list[tuple[Row, ...]](), Counter[str]()
-    for record in records:
-        try:
-            examples += recipe.objective.rows(record, codec)
-        except Unusable as unusable:
-            dropped[unusable.reason] += 1
-    if not examples:
-        raise DataError(f"no row can be measured: {dropped.most_common(1)[0][0]}", where=records[0].where)
-    return examples, dropped
-
-
 # Language models
 
 
-def _spoken(folder: Path, recipe: Recipe, records: Sequence[Record], tell: Tell) -> Measured:
-    tell("loading the model")
-    choices = _choices(folder)
-    model = LanguageModel(str(folder), dtype=choices["dtype"])
-    codec = Codec(model.codec.tokenizer, max_length=choices["max_length"], too_long=recipe.too_long)
-    examples, dropped = _encoded(recipe, records, codec)
-    return Measured(_named(model.origin), dropped, _spoken_estimates(recipe, records, model, codec, examples, tell))
+class Answered(NamedTuple):
+    """A prompt, its right answer, and the row of both."""
+
+    prompt: Prompt
+    answer: str
+    row: Row
+
+    @property
+    def asked(self) -> list[int]:
+        """The tokens before the answer, as training saw them: a tokenizer may draw a space to either side."""
+        at = self.row.at[self.row.weight > 0]
+        begins = np.flatnonzero(np.diff(at, prepend=-2) > 1)
+        ids: list[int] = self.row.tokens[: at[begins[-1]] + 1].tolist()
+        return ids
+
+    @property
+    def length(self) -> int:
+        """Tokens of the answer, its end included."""
+        return len(self.row.tokens) - len(self.asked)
+
+
+def _spoken(case: Case) -> tuple[str | None, Iterator[Estimate]]:
+    """What the run is compared with, and the estimates of a language model."""
+    model = LanguageModel(str(case.folder), dtype=case.choices["dtype"])
+    codec = case.codec(model.codec)
+    examples = case.examples(codec)
+    base = None if model.origin is None else Path(model.origin).name
+    return base, _spoken_estimates(case, model, codec, examples)
 
 
 def _spoken_estimates(
-    recipe: Recipe,
-    records: Sequence[Record],
-    model: LanguageModel,
-    codec: Codec,
-    examples: Sequence[tuple[Row, ...]],
-    tell: Tell,
+    case: Case, model: LanguageModel, codec: Codec, examples: Sequence[tuple[Row, ...]]
 ) -> Iterator[Estimate]:
-    seed = derive(recipe.seed, "bootstrap")
     rows = [row for example in examples for row in example]
-    tell(f"scoring {len(rows)} rows")
-    nll, base_nll = _both(model, lambda one: -np.array(one.logp(rows)))
+    case.tell(f"scoring {len(rows)} rows")
+    nll, base = _both(model, lambda one: -np.array(one.logp(rows)))
     tokens = np.array([row.weight.sum() for row in rows], float)
     if len(rows) == 2 * len(examples):
-        yield from _preferred(nll, base_nll)
-        before = None if base_nll is None else base_nll[0::2]
-        yield _mean("loss of the chosen", nll[0::2], before, tokens[0::2], seed)
-    else:
-        yield _mean("loss", nll, base_nll, tokens, seed)
-        yield _mean("perplexity", nll, base_nll, tokens, seed, of=_exp)
-    asked = [Answered(*found) for record in records if (found := recipe.objective.asked(record)) and found[1].strip()]
-    labels = sorted({one.answer for one in asked})
-    if asked and len(labels) <= min(LABELS, len(asked) // EACH):
-        yield from _labelled(model, codec, asked, labels, seed, tell)
-    if asked:
-        yield _matched(model, asked[:WRITTEN], tell)
+        yield from _preferred(nll, base)
+        yield mean("loss of the chosen", nll[0::2], None if base is None else base[0::2], tokens[0::2], case.seed)
+        return
+    yield mean("loss", nll, base, tokens, case.seed)
+    yield mean("perplexity", nll, base, tokens, case.seed, of=lambda value: math.exp(min(value, 700.0)))
+    if len(rows) == len(case.records):
+        yield from _answered(case, model, codec, rows)
 
 
 def _both(model: LanguageModel, measured: Callable[[LanguageModel], Any]) -> tuple[Any, Any]:
@@ -220,112 +239,91 @@ def _both(model: LanguageModel, measured: Callable[[LanguageModel], Any]) -> tup
         return found, measured(base)
 
 
-def _preferred(nll: Numbers, base_nll: Numbers | None) -> Iterator[Estimate]:
+def _preferred(nll: Numbers, base: Numbers | None) -> Iterator[Estimate]:
     """Of pairs, chosen first: how often the chosen answer is likelier, and how often it was raised more."""
-    before = None if base_nll is None else base_nll[0::2] < base_nll[1::2]
-    yield _share("preference accuracy", nll[0::2] < nll[1::2], before)
-    if base_nll is not None:
-        raised = base_nll - nll
-        yield _share("raised accuracy", raised[0::2] > raised[1::2], None)
+    yield share("preference accuracy", nll[0::2] < nll[1::2], None if base is None else base[0::2] < base[1::2])
+    if base is not None:
+        raised = base - nll
+        yield share("raised accuracy", raised[0::2] > raised[1::2], None)
+
+
+def _answered(case: Case, model: LanguageModel, codec: Codec, rows: Sequence[Row]) -> Iterator[Estimate]:
+    """Estimates of the answers, where the records have any that can be checked."""
+    found = [(case.recipe.objective.asked(record), row) for record, row in zip(case.records, rows, strict=True)]
+    asked = [Answered(*pair, row) for pair, row in found if pair is not None and pair[1].strip()]
+    labels = sorted({one.answer for one in asked})
+    if 1 < len(labels) <= min(LABELS, len(asked) // EACH):
+        yield from _labelled(case, model, codec, asked, labels)
+    draw = random.Random(case.seed)
+    short = [one for one in asked if one.length <= LONGEST]
+    if short:
+        yield _matched(case, model, draw.sample(short, min(WRITTEN, len(short))))
 
 
 def _labelled(
-    model: LanguageModel, codec: Codec, asked: Sequence[Answered], labels: list[str], seed: int, tell: Tell
+    case: Case, model: LanguageModel, codec: Codec, asked: Sequence[Answered], labels: list[str]
 ) -> Iterator[Estimate]:
     """Which of the labels each model finds likeliest: the kindest way to ask one that was not tuned."""
-    tell(f"weighing {len(labels)} labels for {len(asked)} rows")
+    case.tell(f"weighing {len(labels)} labels for {len(asked)} rows")
     rows, kept = list[Row](), list[int]()
     for one in asked:
-        with contextlib.suppress(Unusable):  # counted among the dropped
+        with contextlib.suppress(Unusable):  # a longer label may not fit where the answer does
             rows += [codec.continued("the answer", one.prompt, label) for label in labels]
             kept.append(labels.index(one.answer))
-    named, base = _both(model, lambda one: np.array(one.logp(rows)).reshape(-1, len(labels)).argmax(1))
-    yield from _classes(np.array(kept), named, base, seed)
+    if kept:
+        named, base = _both(model, lambda one: np.array(one.logp(rows)).reshape(-1, len(labels)).argmax(1))
+        yield from classes(np.array(kept), named, base, case.seed)
 
 
-def _matched(model: LanguageModel, asked: Sequence[Answered], tell: Tell) -> Estimate:
+def _matched(case: Case, model: LanguageModel, asked: Sequence[Answered]) -> Estimate:
     """How often the answer, written greedily, is the right one to the letter; white space around it aside."""
-    tell(f"writing {len(asked)} answers")
-    longest = max(len(model.codec.prefix(one.answer)) for one in asked)
-    settings = Sampling(tokens=min(longest + 8, LONGEST))
+    case.tell(f"writing {len(asked)} answers")
+    longest = max(one.length for one in asked)
+    limit = model.limit or 1 << 30
+    roomy = [one for one in asked if len(one.asked) + longest <= limit]
+    # Near the model's last position each has its own room.
+    groups = [group for group in (roomy, *([one] for one in asked if len(one.asked) + longest > limit)) if group]
 
-    def right(one: LanguageModel) -> list[bool]:
-        room = [prompt for prompt, _ in asked if one.room(prompt) > 0]
-        written = iter(one.generate(room, settings))
-        return [one.room(prompt) > 0 and next(written)[0].text.strip() == gold.strip() for prompt, gold in asked]
+    def right(writing: LanguageModel) -> list[bool]:
+        found = []
+        for group in groups:
+            settings = Sampling(tokens=max(one.length for one in group))
+            written = writing.writer.write([one.asked for one in group], settings)
+            found += [text.text.strip() == one.answer.strip() for (text,), one in zip(written, group, strict=True)]
+        return found
 
-    return _share("exact match", *_both(model, right))
+    return share("exact match", *_both(model, right))
 
 
 # Classifiers and reward models
 
 
-def _scored(folder: Path, recipe: Recipe, records: Sequence[Record], tell: Tell) -> Measured:
-    tell("loading the model")
-    model = Classifier(str(folder), dtype=_choices(folder)["dtype"])
-    examples, dropped = _encoded(recipe, records, model.codec)
+def _scored(case: Case) -> tuple[str, Iterator[Estimate]]:
+    """What the run is compared with, and the estimates of class scores."""
+    model = Classifier(str(case.folder), dtype=case.choices["dtype"])
+    examples = case.examples(case.codec(model.codec))
     rows = [row for example in examples for row in example]
-    tell(f"scoring {len(rows)} rows")
+    case.tell(f"scoring {len(rows)} rows")
     scores = model.scores(rows)
     if len(rows) == 2 * len(examples):
-        longer = np.array([len(chosen.tokens) > len(rejected.tokens) for chosen, rejected in examples])
-        share = _share("preference accuracy", scores[0::2, 0] > scores[1::2, 0], longer)
-        return Measured("taking the longer answer", dropped, iter([share]))
-    tell("counting labels")
-    seen = Counter(record.label for record in Reader(recipe).training() if isinstance(record, Labelled))
-    frequency = np.array([seen[label] for label in model.labels]) / seen.total()
+        longer = [_is_longer(chosen, rejected, case.seed) for chosen, rejected in examples]
+        found = share("preference accuracy", scores[0::2, 0] > scores[1::2, 0], np.array(longer))
+        return "taking the longer answer", iter([found])
+    case.tell("counting labels")
+    seen = Counter(record.label for record in Reader(case.recipe).training() if isinstance(record, Labelled))
+    # One more of each: a label seen in no row has some chance all the same.
+    frequency = np.array([seen[label] + 1 for label in model.labels]) / (seen.total() + len(model.labels))
     right = np.array([row.label[0] for row in rows], np.int64)
     logp = scores - scores.max(1, keepdims=True)
     logp -= np.log(np.exp(logp).sum(1, keepdims=True))
-    of = np.arange(len(rows)), right
-    seed = derive(recipe.seed, "bootstrap")
-    loss = _mean("loss", -logp[of], -np.log(frequency)[right], np.ones(len(rows)), seed)
+    nll = -logp[np.arange(len(rows)), right]
+    loss = mean("loss", nll, -np.log(frequency)[right], np.ones(len(rows)), case.seed)
     common = np.full(len(rows), frequency.argmax())
-    classes = _classes(right, scores.argmax(1), common, seed)
-    return Measured(f"always {model.labels[common[0]]}, the commonest label", dropped, iter([loss, *classes]))
+    words = f"always {model.labels[common[0]]}, the commonest label"
+    return words, iter([loss, *classes(right, scores.argmax(1), common, case.seed)])
 
 
-# Estimates
-
-
-def _classes(right: Any, named: Any, base: Any, seed: int) -> Iterator[Estimate]:
-    """Accuracy and macro-F1 of class numbers."""
-    yield _share("label accuracy", named == right, None if base is None else base == right)
-
-    def gain(drawn: Any) -> float:
-        return macro_f1(right[drawn], named[drawn]) - macro_f1(right[drawn], base[drawn])
-
-    interval = None if base is None else bootstrap(gain, len(right), seed=seed)
-    before = None if base is None else macro_f1(right, base)
-    yield Estimate("macro-F1", len(right), macro_f1(right, named), before, interval)
-
-
-def _share(metric: str, run: Any, base: Any) -> Estimate:
-    """An estimate of how often something is right."""
-    if base is None:
-        return Estimate(metric, len(run), float(np.mean(run)), None, None)
-    return Estimate(metric, len(run), float(np.mean(run)), float(np.mean(base)), paired_difference(run, base))
-
-
-def _mean(
-    metric: str, run: Numbers, base: Numbers | None, weight: Numbers, seed: int, of: Callable[[float], float] = float
-) -> Estimate:
-    """An estimate of a sum over rows by their summed weight, the lower the better."""
-    value = of(run.sum() / weight.sum())
-    if base is None:
-        return Estimate(metric, len(run), value, None, None, higher=False)
-
-    def gain(drawn: Any) -> float:
-        total = weight[drawn].sum()
-        return of(run[drawn].sum() / total) - of(base[drawn].sum() / total)
-
-    interval = bootstrap(gain, len(run), seed=seed)
-    return Estimate(metric, len(run), value, of(base.sum() / weight.sum()), interval, higher=False)
-
-
-def _exp(value: float) -> float:
-    return math.exp(min(value, 700.0))
-
-
-def _named(origin: str | None) -> str | None:
-    return None if origin is None else Path(origin).name
+def _is_longer(chosen: Row, rejected: Row, seed: int) -> bool:
+    """Whether the chosen answer has more tokens; of equals, by the toss of a coin."""
+    difference = len(chosen.tokens) - len(rejected.tokens)
+    return difference > 0 if difference else bool(random.Random(f"{seed} {chosen.tokens.tobytes()!r}").getrandbits(1))

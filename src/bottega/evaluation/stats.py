@@ -32,7 +32,8 @@ def paired_difference(one: Sequence[bool] | ArrayLike, other: Sequence[bool] | A
     count = len(a)
     if count == 0 or len(b) != count:
         raise ValueError(f"{count} and {len(b)} rows are no pairs")
-    both, first, second, neither = ((x & y).sum() for x, y in ((a, b), (a, ~b), (~a, b), (~a, ~b)))
+    # As whole numbers of Python: a product of four counts may leave 64 bits.
+    both, first, second, neither = (int((x & y).sum()) for x, y in ((a, b), (a, ~b), (~a, b), (~a, ~b)))
     p, q = a.mean(), b.mean()
     (p_low, p_high), (q_low, q_high) = (proportion_interval(int(x.sum()), count) for x in (a, b))
     margins = (both + first) * (second + neither) * (both + second) * (first + neither)

@@ -62,7 +62,8 @@ class Sft(Objective):
         if isinstance(record, Text) and record.answer:
             return record.text[: record.answer], record.text[record.answer :]
         if isinstance(record, Chat) and record.messages[-1].role == "assistant" and not record.tools:
-            return record.messages[:-1], record.messages[-1].content
+            before = record.messages[:-1]
+            return (before, record.messages[-1].content) if before else None
         return None
 
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
