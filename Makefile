@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PEERS := .venv-bench
 
-.PHONY: help setup check test bench bench-setup endure recipes demo docs clean
+.PHONY: help setup check test bench bench-setup endure recipes worlds large demo docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -49,6 +49,12 @@ bench: setup bench-setup ## Measure speed and memory against the peers (half an 
 
 recipes: setup ## Run the recipes on real data and print what they reach (ten minutes)
 	$(BIN)/python benchmarks/real_data.py
+
+worlds: setup ## Run the demo in four invented worlds and print what it reaches (twenty minutes)
+	$(BIN)/python benchmarks/demos.py
+
+large: setup ## Train on a small and on a large file and compare the memory they take (a quarter of an hour)
+	$(BIN)/python benchmarks/large_file.py
 
 demo: setup ## The whole life of a small model, from nothing to a conversation, in five minutes
 	$(BIN)/bottega demo
