@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 from typer.testing import CliRunner
@@ -72,6 +73,10 @@ def test_train_runs_resume_and_list(llama: Path, tmp_path: Path, write_recipe: C
     code, out = call("runs", str(tmp_path / "runs"), "--json")
     assert code == 0
     assert [found["name"] for found in json.loads(out)] == ["run"]
+
+
+def test_version() -> None:
+    assert call("--version") == (0, f"bottega {version('bottega')}\n")
 
 
 def test_doctor() -> None:

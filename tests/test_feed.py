@@ -12,7 +12,7 @@ import pytest
 
 from bottega.feed import Feed
 from bottega.recipe import Recipe
-from bottega.session import prepare
+from bottega.rows import prepare
 from making import make_model, make_tokenizer, write_jsonl
 
 

@@ -189,7 +189,7 @@ def test_micro_batches_change_nothing_but_rounding(recipe: Callable, tmp_path: P
 
 def test_no_row_is_left_out_at_the_end_of_an_epoch(recipe: Callable) -> None:
     from bottega.feed import Feed
-    from bottega.session import prepare
+    from bottega.rows import prepare
 
     made = recipe(optim={"epochs": 3, "examples": 5})
     examples = prepare(made).train.examples

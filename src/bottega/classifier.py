@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bottega.batch import Example, Row
+from bottega.batch import Row
 from bottega.data.codec import Codec
 from bottega.errors import DataError, ModelError, RunError
-from bottega.language import SCORE_TOKENS, absolute
-from bottega.models.load import compute_dtype, fit_model, is_encoder, load_adapted, load_tokenizer, locate
-from bottega.packing import divide, pack
+from bottega.language import absolute
+from bottega.models.adapters import load_scorer
+from bottega.models.load import is_encoder, load_tokenizer, locate
+from bottega.models.scorer import batched
 from bottega.records import Unusable
 from bottega.runs import stored_place, stored_recipe
 
@@ -46,22 +47,16 @@ class Classifier:
             raise RunError(what, where=self.name, fix="talk to it: bottega chat")
         if place is None:
             raise RunError("the run has not begun", where=self.name, fix=f"bottega train --resume {name}")
-        on = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         tokenizer = load_tokenizer(locate(self.name).tokenizer)
         self.labels: list[str] = place["choices"]["labels"]
-        self.model = load_adapted(self.name, compute_dtype(dtype, on), "class", self.labels, tokenizer).to(on).eval()
-        adapted = hasattr(self.model, "peft_config")
-        network = self.model.get_base_model() if adapted else self.model
+        self.scorer = load_scorer(self.name, dtype, device, "class", self.labels, tokenizer)
         self.codec = Codec(
             tokenizer,
             max_length=place["choices"]["max_length"],
             too_long="truncate",
-            both_ways=is_encoder(network.config),
+            both_ways=is_encoder(self.scorer.network.config),
             labels=self.labels,
         )
-        self.scorer = fit_model(network, "class")
-        self.scorer.model = self.model
-        self.device = on
 
     def classify(self, texts: Sequence[str]) -> list[Classified]:
         """The label of each text; a RunError of a reward model, which has none to give."""
@@ -83,16 +78,10 @@ class Classifier:
     @torch.no_grad()
     def scores(self, rows: Sequence[Row]) -> NDArray[np.float64]:
         """[R, C] class scores before the softmax; of a reward model [R, 1]."""
-        if not rows:
-            return np.empty((0, len(self.labels)))
-        examples = [Example(str(number), (row,)) for number, row in enumerate(rows)]
-        found: dict[str, list[float]] = {}
-        for group in divide(examples, SCORE_TOKENS, share=self.scorer.fit.packed):
-            batch = pack(group, share=self.scorer.fit.packed).to(self.device)
-            logits = self.scorer(batch, frozenset({"logits"}))["logits"].tolist()
-            owners = batch.example[batch.row].tolist()
-            found |= {batch.ids[owner]: scores for owner, scores in zip(owners, logits, strict=True)}
-        return np.array([found[example.id] for example in examples])
+        found = np.empty((len(rows), len(self.labels)))
+        for numbers, batch in batched(rows, self.scorer):
+            found[numbers] = self.scorer(batch, frozenset({"logits"}))["logits"].cpu()
+        return found
 
 
 def load_classifier(name: str | Path, *, dtype: str = "auto", device: str = "auto") -> Classifier:

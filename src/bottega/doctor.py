@@ -23,7 +23,7 @@ def examine() -> dict[str, Any]:
     facts: dict[str, Any] = {
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
-        "processor": torch.cpu.get_capabilities().get("cpu_name", platform.processor()),
+        "processor": torch.cpu.get_capabilities().get("cpu_name") or platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_gb": round(_memory() / 1e9, 1),

@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from bottega.batch import Example, Row
+from bottega.batch import Row
 from bottega.data.codec import Codec
 from bottega.data.conversations import messages
 from bottega.engine.generate import Continuation, Writer
 from bottega.errors import DataError, ModelError
-from bottega.models.adapters import head_is_adapted, without
-from bottega.models.load import compute_dtype, fit_model, length_limit, load_adapted, load_tokenizer, locate
-from bottega.packing import divide, pack
+from bottega.models.adapters import load_scorer, without
+from bottega.models.load import length_limit, load_tokenizer, locate
+from bottega.models.scorer import batched
 from bottega.records import Message, Prompt
 from bottega.runs import stored_recipe
 from bottega.sampling import Sampling
-
-SCORE_TOKENS = 8192
-"""Most tokens scored at once."""
 
 Turns: TypeAlias = Sequence[Mapping[str, Any] | Message]
 """A conversation: messages, or mappings with role and content as OpenAI writes them."""
@@ -49,20 +47,19 @@ class LanguageModel:
         if self.recipe is not None and self.recipe.objective.head == "class":
             fix = "bottega classify, or bottega.load_classifier in Python"
             raise ModelError(f"trained with {self.recipe.objective.kind}, it writes no text", where=self.name, fix=fix)
-        on = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        self.model = load_adapted(self.name, compute_dtype(dtype, on)).to(on).eval()
-        adapted = hasattr(self.model, "peft_config")
-        network = self.model.get_base_model() if adapted else self.model
+        self.scorer = load_scorer(self.name, dtype, device)
+        network = self.scorer.network
         tokenizer = load_tokenizer(locate(self.name).tokenizer)
         self.limit = length_limit(network.config)
         self.codec = Codec(tokenizer, max_length=self.limit or 1 << 30, too_long="error")
         declared = network.generation_config.eos_token_id
         ends = self.codec.ends | frozenset(declared if isinstance(declared, list) else [declared]) - {None}
-        self.scorer = fit_model(network, "language")
-        self.scorer.model = self.model
-        if adapted and head_is_adapted(self.model):
-            self.scorer.fit = replace(self.scorer.fit, own_head=True)
         self.writer = Writer(network, tokenizer, ends, cached=self.scorer.fit.packed)
+
+    @property
+    def model(self) -> Any:
+        """The transformers model, or the PEFT model around it."""
+        return self.scorer.model
 
     def generate(
         self, prompts: Sequence[str | Turns], settings: Sampling | None = None, *, continuations: int = 1
@@ -84,17 +81,12 @@ class LanguageModel:
                 yield piece.text
 
     @torch.no_grad()
-    def logp(self, rows: Sequence[Row]) -> list[float]:
+    def logp(self, rows: Sequence[Row]) -> NDArray[np.float64]:
         """The log-probability of each row's labels, summed by weight; rows share what they begin with."""
-        examples = [Example(str(number), (row,)) for number, row in enumerate(rows)]
-        found: dict[str, float] = {}
-        for group in divide(examples, SCORE_TOKENS, share=self.scorer.fit.packed):
-            batch = pack(group, share=self.scorer.fit.packed).to(str(self.writer.network.device))
-            sums = batch.sum_rows(batch.weight * self.scorer(batch, frozenset({"logp"}))["logp"])
-            found |= {
-                batch.ids[example]: value for example, value in zip(batch.example.tolist(), sums.tolist(), strict=True)
-            }
-        return [found[example.id] for example in examples]
+        found = np.empty(len(rows))
+        for numbers, batch in batched(rows, self.scorer):
+            found[numbers] = batch.sum_rows(batch.weight * self.scorer(batch, frozenset({"logp"}))["logp"]).cpu()
+        return found
 
     def room(self, prompt: str | Turns) -> int:
         """Tokens left for an answer before the model's last position; below 1 when the prompt is too long."""

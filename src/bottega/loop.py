@@ -63,17 +63,18 @@ def _recorded(run: RunStore) -> Iterator[Event]:
 
 
 def _life(run: RunStore) -> Iterator[Event]:
+    from bottega import opening
     from bottega.session import Session
 
     recipe, place = run.recipe, run.place
     session = Session(recipe, place, run.folder)
     if place is None:
-        run.write_place(session.place())
+        run.write_place(opening.place(session))
     checkpoint, damaged = _newest_whole(run)
     yield from damaged
     step, position = _restore(session, checkpoint) if checkpoint else (0, 0)
-    yield session.started(step, resumed=place is not None)
-    yield from session.notes(step)
+    yield opening.started(session, step, resumed=place is not None)
+    yield from opening.notes(session, step)
     yield from _updates(run, session, step, position)
     yield from _finish(run, session)
 

@@ -1,50 +1,33 @@
-"""Everything a run needs, made from its recipe: tokenizer, rows, model, engine. torch is imported from here on."""
+"""Everything a run needs, made from its recipe: rows, model, engine. torch is imported from here on."""
 
 from __future__ import annotations
 
 import math
-import platform
 import random
 import resource
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 
 from bottega.batch import Batch, Example, Term, Unit
-from bottega.data import sources
-from bottega.data.codec import Codec
-from bottega.data.shelf import Shelf
-from bottega.data.split import Side
 from bottega.engine.engine import Engine
 from bottega.engine.optim import Optimizer
 from bottega.engine.reference import References
-from bottega.errors import Diverged, ModelError, RunError
-from bottega.events import Noted, Started
-from bottega.feed import Encoded, Feed, Reader, Told
+from bottega.errors import Diverged, RunError
+from bottega.feed import Feed
 from bottega.models.adapters import adapt, head_is_adapted
-from bottega.models.load import (
-    adapter_folder,
-    compute_dtype,
-    fit_model,
-    is_encoder,
-    load_config,
-    load_model,
-    load_tokenizer,
-    locate,
-    max_length,
-)
+from bottega.models.load import compute_dtype, fit_model, load_model
 from bottega.models.scorer import Fit
 from bottega.packing import divide, pack
 from bottega.randomness import derive
 from bottega.recipe import Recipe
-from bottega.runs import checksum
+from bottega.rows import check_unchanged, prepare
 from bottega.schedule import Schedule
 
 MICRO_BATCH_TOKENS = 4096
@@ -52,89 +35,6 @@ VALIDATIONS = 10
 """How often a run validates where `evaluate.every` does not say."""
 
 UNITS: tuple[Unit, ...] = get_args(Unit)
-
-
-@dataclass
-class Rows:
-    """The rows of a recipe as its model will see them; needs no model weights."""
-
-    tokenizer: Any
-    config: Any
-    codec: Codec
-    labels: list[str]
-    train: Encoded
-    validation: Encoded
-    formats: dict[str, str]
-
-
-def prepare(recipe: Recipe, choices: Mapping[str, Any] | None = None, folder: Path | None = None) -> Rows:
-    """Read and encode every row of the recipe; raises where nothing would be learned.
-
-    choices  those of an earlier start of the same run
-    folder   where the encoded rows are kept, out of sight, for as long as they are needed
-    """
-    tokenizer = load_tokenizer(_tokenizer_source(recipe))
-    config = load_config(recipe.model, tokenizer)
-    length = max_length((choices or {}).get("max_length", recipe.data.max_length), config)
-    reader, told = Reader(recipe), Told()
-    labels = recipe.objective.labels(reader.training())
-    codec = Codec(tokenizer, max_length=length, too_long=recipe.too_long, both_ways=is_encoder(config), labels=labels)
-    encoded: dict[Side, Encoded] = {"train": Encoded(Shelf(folder)), "validation": Encoded(Shelf(folder))}
-    for side, source, record in reader.records(told):
-        drop = recipe.data.bad_rows == "drop"
-        encoded[side].add(record, recipe.objective, codec, source=source, drop=drop)
-    for side, rows in encoded.items():
-        rows.examples.seal()
-        rows.rows += told.dropped[side].total()
-        rows.dropped += told.dropped[side]
-        if side == "train" or recipe.data.validation is not None:
-            named = recipe.validation_sources if side == "validation" else recipe.train_sources
-            rows.refuse_empty(", ".join(source.path for source in named or recipe.train_sources))
-        _refuse_unknown_tokens(recipe, config, rows.examples.most)
-    return Rows(tokenizer, config, codec, labels, encoded["train"], encoded["validation"], told.formats)
-
-
-def _tokenizer_source(recipe: Recipe) -> str:
-    """The tokenizer named, or that of what is continued, or the base's."""
-    if recipe.model.tokenizer is not None:
-        return recipe.model.tokenizer
-    source = locate(recipe.model.base or "")
-    if recipe.adapter is not None and source.adapter is not None:
-        raise ModelError(
-            "this run ended in an adapter, and an adapter on an adapter cannot be saved by itself",
-            where=str(recipe.model.base),
-            fix=f"continue it: model.base={source.base} adapter.from={recipe.model.base}",
-        )
-    if recipe.adapter is not None and recipe.adapter.start is not None:
-        folder = adapter_folder(recipe.adapter.start)
-        return str(folder) if (folder / "tokenizer.json").exists() else source.tokenizer
-    return source.tokenizer
-
-
-def _tokenizer_differs(recipe: Recipe, tokenizer: Any) -> list[str]:
-    """What a run's own tokenizer has other than its base's: a model reads tokens and turns as it learned them."""
-    if recipe.model.base is None or recipe.model.tokenizer is None:
-        return []
-    try:
-        base = load_tokenizer(locate(recipe.model.base).tokenizer)
-    except ModelError:  # a base without one
-        return []
-    differs = []
-    if base.get_vocab() != tokenizer.get_vocab():
-        differs.append("its vocabulary is another, so the base reads other tokens than it learned")
-    if base.chat_template != tokenizer.chat_template:
-        differs.append("its chat template is another, so the base sees turns written otherwise than it learned")
-    return differs
-
-
-def _refuse_unknown_tokens(recipe: Recipe, config: Any, most: int) -> None:
-    known = int(config.get_text_config().vocab_size)
-    if most >= known:
-        raise ModelError(
-            f"the tokenizer makes token {most}, and the model has a vocab_size of {known}",
-            where=recipe.model.base or "model.shape",
-            fix="use the tokenizer the model was trained with, or a larger vocab_size",
-        )
 
 
 class Session:
@@ -146,7 +46,7 @@ class Session:
 
     def __init__(self, recipe: Recipe, place: dict[str, Any] | None = None, folder: Path | None = None) -> None:
         self.recipe = recipe
-        _check_unchanged(recipe, place)
+        check_unchanged(recipe, place)
         choices = place["choices"] if place else {}
         self.threads = choices.get("threads") or recipe.devices.threads or torch.get_num_threads()
         torch.set_num_threads(self.threads)
@@ -295,82 +195,6 @@ class Session:
                 self._asks_driver = False
         return None
 
-    def started(self, step: int, *, resumed: bool) -> Started:
-        weights = list(self.engine.scorer.model.parameters())
-        return Started(
-            step=step,
-            resumed=resumed,
-            steps=self.feed.steps,
-            examples=len(self.feed.examples),
-            validation_examples=len(self.rows.validation.examples),
-            parameters=sum(weight.numel() for weight in weights),
-            trained_parameters=sum(weight.numel() for weight in weights if weight.requires_grad),
-            dtype=str(self.dtype).removeprefix("torch."),
-            device=self.device,
-            threads=self.threads,
-            micro_batch_tokens=self.tokens,
-            lr=self.lr,
-        )
-
-    def place(self) -> dict[str, Any]:
-        """Versions, hardware, data, and every choice made, for `place.json`."""
-        return {
-            "versions": {"python": platform.python_version()}
-            | {name: version(name) for name in ("bottega", "torch", "transformers", "tokenizers", "peft")},
-            "hardware": {
-                "platform": platform.platform(),
-                "processor": torch.cpu.get_capabilities().get("cpu_name", platform.processor()),
-                "accelerator": torch.cuda.get_device_name() if self.device == "cuda" else None,
-            },
-            "files": {str(path): checksum(path) for path in _files(self.recipe)},
-            "choices": {
-                "threads": self.threads,
-                "device": self.device,
-                "dtype": str(self.dtype).removeprefix("torch."),
-                "max_length": self.rows.codec.max_length,
-                "micro_batch_tokens": self.tokens,
-                "lr": self.lr,
-                "steps": self.feed.steps,
-                "labels": self.rows.labels,
-                "fit": asdict(self.engine.scorer.fit),
-            },
-        }
-
-    def notes(self, step: int) -> list[Noted]:
-        """What a user should know before the first update."""
-        notes = [
-            Noted(step=step, subject="format", message=f"{Path(path).name}: {seen}")
-            for path, seen in self.rows.formats.items()
-        ]
-        for name, part in (("training", self.rows.train), ("validation", self.rows.validation)):
-            if part.dropped:
-                count = part.dropped.total()
-                notes.append(
-                    Noted(
-                        step=step,
-                        subject="dropped",
-                        message=f"{count} {name} rows left out",
-                        details=dict(part.dropped),
-                    )
-                )
-            if part.truncated:
-                notes.append(Noted(step=step, subject="truncated", message=f"{part.truncated} {name} rows cut short"))
-        notes += [
-            Noted(step=step, subject="tokenizer", message=f"model.tokenizer is not the base's: {differs}")
-            for differs in _tokenizer_differs(self.recipe, self.rows.tokenizer)
-        ]
-        fit = self.engine.scorer.fit
-        if fit.reason:
-            how = "packed, its own head" if fit.packed else "one row a forward, exact but slower"
-            notes.append(Noted(step=step, subject="packing", message=f"the model runs {how}: {fit.reason}"))
-        if self.rows.validation.examples and self.recipe.evaluate is None:
-            message = "validation rows are held out but never scored; add evaluate: {}"
-            notes.append(Noted(step=step, subject="validation", message=message))
-        if self.recipe.adapter is not None and self.recipe.adapter.dropout:
-            message = "adapter dropout makes a shared prefix drop the same units for every row"
-            notes.append(Noted(step=step, subject="dropout", message=message))
-        return notes
-
 
 def counted(batches: Sequence[Batch]) -> dict[Unit, float]:
     """How many of each unit the whole update holds."""
@@ -395,26 +219,3 @@ def _device(wanted: str) -> str:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise RunError("no CUDA device here", where="devices.device", fix="set it to auto or cpu; see: bottega doctor")
     return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
-
-
-def _files(recipe: Recipe) -> list[Path]:
-    """Every file whose change would make a resume another run: rows, base weights, a continued adapter."""
-    source = locate(recipe.model.base) if recipe.model.base else None
-    folders = [] if source is None else [source.base] + ([str(source.adapter)] if source.adapter else [])
-    folders += [str(adapter_folder(recipe.adapter.start))] if recipe.adapter and recipe.adapter.start else []
-    folders += [recipe.model.tokenizer] if recipe.model.tokenizer else []
-    names = ("config.json", "adapter_config.json", "tokenizer*.json", "chat_template.jinja", "*.safetensors")
-    weights = [path for folder in folders for name in names for path in sorted(Path(folder).glob(name))]
-    rows = [path for source in (*recipe.train_sources, *recipe.validation_sources) for path in sources.files(source)]
-    return [*rows, *weights]
-
-
-def _check_unchanged(recipe: Recipe, place: dict[str, Any] | None) -> None:
-    for path in _files(recipe) if place else []:
-        known = (place or {})["files"].get(str(path))
-        if path.exists() and known != checksum(path):
-            raise RunError(
-                "this file has changed since the run began",
-                where=str(path),
-                fix="put the old file back, or start a new run with the new one",
-            )

@@ -28,7 +28,7 @@ class Preview:
 
 def preview(recipe: Recipe, rows: int = 3) -> Preview:
     """The first examples of a recipe as tokens; writes nothing and loads no weights."""
-    from bottega.session import prepare
+    from bottega.rows import prepare
 
     prepared = prepare(recipe)
     examples = prepared.train.examples[:rows]
@@ -37,7 +37,7 @@ def preview(recipe: Recipe, rows: int = 3) -> Preview:
 
 def survey(recipe: Recipe) -> dict[str, Any]:
     """Counts over every row of a recipe, encoded: what `train --dry-run` prints."""
-    from bottega.session import prepare
+    from bottega.rows import prepare
 
     prepared = prepare(recipe)
     train, validation = prepared.train, prepared.validation

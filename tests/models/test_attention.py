@@ -7,10 +7,11 @@ import random
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from bottega.batch import Batch, Example, Row
 from bottega.models import attention
-from bottega.models.attention import BlockLayout, DenseLayout, FlexLayout, Style
+from bottega.models.attention import BlockLayout, DenseLayout, FlexLayout, Style, padded, rounded
 from bottega.packing import pack
 
 
@@ -47,15 +48,34 @@ def test_blocks_are_the_dense_reference(seed: int, monkeypatch: pytest.MonkeyPat
     if attention.LARGE == 10:
         tensors[2] = torch.randn(1, groups, len(made.tokens), 8, dtype=torch.float64, requires_grad=True)
     dense = DenseLayout(made).attend(*tensors, wanted)
-    block = BlockLayout(made).attend(*tensors, wanted)
-    torch.testing.assert_close(block, dense, rtol=0, atol=1e-12)
     weight = torch.randn_like(dense)
-    for one, other in zip(
-        torch.autograd.grad((block * weight).sum(), tensors),
-        torch.autograd.grad((dense * weight).sum(), tensors),
-        strict=True,
-    ):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+    slopes = torch.autograd.grad((dense * weight).sum(), tensors)
+    for whole in (made, padded(made)):
+        extra = (0, 0, 0, len(whole.tokens) - len(made.tokens))
+        block = BlockLayout(whole).attend(*(F.pad(tensor, extra) for tensor in tensors), wanted)[:, : len(made.tokens)]
+        torch.testing.assert_close(block, dense, rtol=0, atol=1e-12)
+        for one, other in zip(torch.autograd.grad((block * weight).sum(), tensors), slopes, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_few_lengths_remain() -> None:
+    assert [rounded(length) for length in (0, 1, 8, 9, 250, 1000, 1025, 2047, 2049)] == [
+        0, 8, 8, 16, 256, 1008, 1056, 2048, 2112,
+    ]  # fmt: skip
+    assert all(length <= rounded(length) <= max(length + 8, 1.032 * length) for length in range(1, 5000))
+    assert len({rounded(length) for length in range(1025, 2049)}) == 32
+
+
+def test_padding_belongs_to_no_row() -> None:
+    made = batch(random.Random(1))
+    whole = padded(made)
+    length = len(made.tokens)
+    assert len(whole.tokens) == rounded(length) > length
+    mask = DenseLayout(whole).mask(None)
+    assert torch.equal(mask[:length, :length], DenseLayout(made).mask(None))
+    assert not mask[:length, length:].any()
+    assert torch.equal(mask[length:, length:], torch.eye(len(whole.tokens) - length, dtype=torch.bool))
+    assert not mask[length:, :length].any()
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -63,10 +83,10 @@ def test_flex_is_the_dense_reference(seed: int) -> None:
     """Forward only: FlexAttention has no backward on a CPU."""
     draw = random.Random(seed)
     torch.manual_seed(seed)
-    made = batch(draw)
+    made = padded(batch(draw), FlexLayout.BLOCK)
     wanted = Style(0.35, draw.choice([None, 3]), draw.choice([None, 2.0]))
     with torch.no_grad():
-        query, key, _ = inputs(made, 4, 2, torch.float32)
+        query, key, _ = (tensor.detach() for tensor in inputs(made, 4, 2, torch.float32))
         flex = FlexLayout(made).attend(query, key, key, wanted)
         dense = DenseLayout(made).attend(query, key, key, wanted)
     torch.testing.assert_close(flex, dense, rtol=0, atol=1e-5)

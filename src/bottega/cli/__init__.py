@@ -4,7 +4,7 @@ Exit codes: 0 done, 2 the user's input, 1 anything else. Heavy imports stand ins
 answers at once.
 """
 
-from bottega.cli import looking, talking, training  # noqa: F401, each adds its commands
+from bottega.cli import training, talking, looking  # noqa: F401, I001, each adds its commands, help has this order
 from bottega.cli.app import app
 
 __all__ = ["app", "main"]

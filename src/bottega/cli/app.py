@@ -27,9 +27,27 @@ app = typer.Typer(
 TRAIN, USE, LOOK = "Teach a model", "Use it", "Look at it"
 """Headings of the help."""
 
+
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value …]", help="For example optim.lr=1e-4")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"bottega {version('bottega')}")
+        raise typer.Exit
+
+
+@app.callback()
+def bottega(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None:
+    pass
 
 
 def options(settings: type[BaseModel], name: str, **defaults: Any) -> Callable[[Callable[..., Any]], Any]:

@@ -21,7 +21,7 @@ def ask(model: LanguageModel, prompts: Sequence[str], labels: Sequence[str]) -> 
 def likeliest(model: LanguageModel, prompts: Sequence[str], labels: Sequence[str]) -> list[str]:
     """The label each prompt makes likeliest as its continuation, after a space; no other answer is possible."""
     rows = [_continued(model, prompt, f" {label}") for prompt in prompts for label in labels]
-    scores = np.array(model.logp(rows)).reshape(len(prompts), len(labels))
+    scores = model.logp(rows).reshape(len(prompts), len(labels))
     return [labels[place] for place in scores.argmax(1)]
 
 

@@ -218,7 +218,7 @@ def _spoken_estimates(
 ) -> Iterator[Estimate]:
     rows = [row for example in examples for row in example]
     case.tell(f"scoring {len(rows)} rows")
-    nll, base = _both(model, lambda one: -np.array(one.logp(rows)))
+    nll, base = _both(model, lambda one: -one.logp(rows))
     tokens = np.array([row.weight.sum() for row in rows], float)
     if len(rows) == 2 * len(examples):
         yield from _preferred(nll, base)
@@ -271,7 +271,7 @@ def _labelled(
             rows += [codec.continued("the answer", one.prompt, label) for label in labels]
             kept.append(labels.index(one.answer))
     if kept:
-        named, base = _both(model, lambda one: np.array(one.logp(rows)).reshape(-1, len(labels)).argmax(1))
+        named, base = _both(model, lambda one: one.logp(rows).reshape(-1, len(labels)).argmax(1))
         yield from classes(np.array(kept), named, base, case.seed)
 
 

@@ -1,4 +1,4 @@
-"""LoRA through PEFT: put on, continued, switched off."""
+"""LoRA through PEFT: put on, continued, loaded, switched off."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from bottega import recipe as recipes
 from bottega.errors import ModelError
 from bottega.models.fused import fuse
-from bottega.models.load import adapter_folder
+from bottega.models.load import adapter_folder, compute_dtype, fit_model, load_adapted
+from bottega.models.scorer import HeadKind, Scorer
 
 HEADS = ("classifier", "score")
 """Classifiers that PEFT trains and saves of its own accord."""
@@ -75,6 +78,20 @@ def head_is_adapted(adapted: Any) -> bool:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return isinstance(adapted.get_base_model().get_output_embeddings(), BaseTunerLayer)
+
+
+def load_scorer(
+    name: str, dtype: str, device: str, head: HeadKind = "language", labels: Sequence[str] = (), tokenizer: Any = None
+) -> Scorer:
+    """The model of a run, a folder or a hub id, as it was trained, ready to score on `device` (or `auto`)."""
+    on = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    model = load_adapted(name, compute_dtype(dtype, on), head, labels, tokenizer).to(on).eval()
+    adapted = hasattr(model, "peft_config")
+    scorer = fit_model(model.get_base_model() if adapted else model, head)
+    scorer.model = model
+    if adapted and head == "language" and head_is_adapted(model):
+        scorer.fit = replace(scorer.fit, own_head=True)
+    return scorer
 
 
 @contextmanager

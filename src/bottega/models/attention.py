@@ -13,7 +13,7 @@ Extra legend: h query heads, g key/value heads, D head width, M nodes, L queries
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Protocol
 
@@ -30,6 +30,9 @@ NAME = "bottega"
 
 SMALL = 4096
 """Query-key pairs worth computing in vain to save a group of its own (a dozen kernel calls)."""
+
+COARSENESS = 5
+"""Lengths are rounded up in their sixth binary digit: by 3 % at most, and to one of 32 between 1,024 and 2,048."""
 
 LARGE = 1 << 20
 """Pairs of one node above which scores are not kept: the fused kernel recomputes them in the backward."""
@@ -80,8 +83,37 @@ def register() -> None:
 
 
 def layout_for(batch: Batch) -> Layout:
-    """The fastest back end for the device the batch is on."""
+    """The fastest back end for the device the batch is on; the batch may be padded."""
     return FlexLayout(batch) if batch.tokens.is_cuda else BlockLayout(batch)
+
+
+def padded(batch: Batch, least: int | None = None) -> Batch:
+    """The batch with tokens at its end that belong to no row: each sees and is seen by itself alone.
+
+    Matrix libraries compile a kernel for each shape they meet (0.4 ms and about a megabyte for each, with oneDNN), and
+    FlexAttention wants whole blocks; few different lengths keep both few.
+
+    least  its length becomes a multiple of this; by default of what the device's back end wants
+    """
+    length = len(batch.tokens)
+    least = least or (FlexLayout.BLOCK if batch.tokens.is_cuda else 8)
+    extra = rounded(length, least) - length
+    if not extra:
+        return batch
+    alone = torch.arange(length, length + extra, device=batch.tokens.device)
+    return replace(
+        batch,
+        tokens=F.pad(batch.tokens, (0, extra)),
+        position=F.pad(batch.position, (0, extra)),
+        first=torch.cat([batch.first, alone]),
+        last=torch.cat([batch.last, alone + 1]),
+    )
+
+
+def rounded(length: int, least: int = 8) -> int:
+    """`length` rounded up to one of few numbers, all of them multiples of `least`."""
+    step = max(least, 1 << max(0, length.bit_length() - 1 - COARSENESS))
+    return -(-length // step) * step
 
 
 def visible(batch: Batch, query: Tensor, key: Tensor, window: int | None) -> Tensor:
@@ -150,7 +182,10 @@ class BlockLayout:
         queries = torch.cat([group.query.flatten() for group in self.groups])
         # Padding comes after its original in each node, and the first place that holds a token is its own.
         order = torch.from_numpy(np.unique(queries.numpy(), return_index=True)[1])
-        self.inverse = None if len(self.groups) == 1 and self.groups[0].whole else order
+        self.tokens = len(order)
+        # What belongs to no row reads the result of the first token, and nobody reads what it makes of it.
+        order = F.pad(order, (0, len(batch.tokens) - self.tokens))
+        self.inverse = None if len(self.groups) == 1 and self.groups[0].whole and len(order) == self.tokens else order
 
     def bias(self, index: int, window: int | None, dtype: torch.dtype) -> Tensor:
         """[M, 1, L, S]: 0 where visible, minus infinity elsewhere."""
@@ -163,7 +198,7 @@ class BlockLayout:
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, style: Style) -> Tensor:
         (_, heads, _, width), groups = query.shape, key.shape[1]
-        flat = [x[0].transpose(0, 1).reshape(x.shape[2], -1) for x in (query, key, value)]
+        flat = [x[0].transpose(0, 1).reshape(x.shape[2], -1)[: self.tokens] for x in (query, key, value)]
         out = []
         for index, group in enumerate(self.groups):
             # q [M, g, h/g, L, D]; k, v [M, g, S, D]: the heads that share keys fold into the query length.
@@ -236,35 +271,29 @@ def _group(nodes: Nodes) -> list[list[int]]:
 def _pad(nodes: Nodes, members: Sequence[int]) -> _Group:
     paths = [nodes.path(node) for node in members]
     own = [np.arange(nodes.start[node], nodes.end[node]) for node in members]
-    keys, queries = _rectangle(paths), _rectangle(own)
     lengths = torch.tensor([len(path) for path in paths])
+    whole = bool((lengths == lengths[0]).all()) and np.array_equal(np.concatenate(paths), np.arange(nodes.end.max()))
+    keys, queries = (_rectangle(spans, len(spans[0]) if whole else None) for spans in (paths, own))
     real = torch.arange(keys.shape[1])[None] < lengths[:, None]
-    whole = bool(real.all()) and np.array_equal(keys.flatten(), np.arange(nodes.end.max()))
     return _Group(torch.from_numpy(queries), torch.from_numpy(keys), real, whole)
 
 
-def _rectangle(spans: Sequence[Ints]) -> Ints:
-    width = max(map(len, spans))
+def _rectangle(spans: Sequence[Ints], width: int | None = None) -> Ints:
+    """The spans as rows of `width`, or of the longest's, rounded; each padded with its last index."""
+    width = width or rounded(max(map(len, spans)), 16)
     return np.stack([np.pad(span, (0, width - len(span)), mode="edge") for span in spans])
 
 
 class FlexLayout:
     """FlexAttention over the interval mask; its backward runs only on CUDA.
 
-    The flat sequence is padded to whole blocks of keys no query sees, so that compiled kernels are reused. Attention
-    dropout and sinks have no form in FlexAttention; they go the dense way.
+    A padded batch is whole blocks. Attention dropout and sinks have no form in FlexAttention; they go the dense way.
     """
 
     BLOCK = 128
 
     def __init__(self, batch: Batch) -> None:
-        length = len(batch.tokens)
-        self.padding = -length % self.BLOCK
-        # A padded token sees and is seen by itself alone: no row is empty, none reads it.
-        extra = torch.arange(length, length + self.padding, device=batch.tokens.device)
-        self.first = torch.cat([batch.first, extra])
-        self.last = torch.cat([batch.last, extra + 1])
-        self.position = F.pad(batch.position, (0, self.padding))
+        self.batch = batch
         self.dense = DenseLayout(batch)
         self.masks: dict[int | None, Any] = {}
 
@@ -277,13 +306,10 @@ class FlexLayout:
         from torch.nn.attention.flex_attention import create_block_mask
 
         def seen(_b: Tensor, _h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            inside = (self.first[k] <= q) & (q < self.last[k])
-            if window is not None:
-                inside = inside & ((self.position[q] - self.position[k]).abs() < window)
-            return inside
+            return visible(self.batch, q, k, window)
 
-        length = len(self.first)
-        return create_block_mask(seen, None, None, length, length, device=str(self.first.device))
+        length = len(self.batch.tokens)
+        return create_block_mask(seen, None, None, length, length, device=str(self.batch.tokens.device))
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, style: Style) -> Tensor:
         if style.dropout or style.sinks is not None:
@@ -293,17 +319,16 @@ class FlexLayout:
         def capped(score: Tensor, *_: Tensor) -> Tensor:
             return cap * torch.tanh(score / cap) if cap is not None else score
 
-        q, k, v = (F.pad(x, (0, 0, 0, self.padding)) for x in (query, key, value))
         out: Tensor = _flex(query.is_cuda)(
-            q,
-            k,
-            v,
+            query,
+            key,
+            value,
             score_mod=capped if cap is not None else None,
             block_mask=self.mask(style.window),
             scale=style.scaling,
             enable_gqa=query.shape[1] != key.shape[1],
         )
-        return out[:, :, : query.shape[2]].transpose(1, 2)
+        return out.transpose(1, 2)
 
 
 @cache

@@ -6,17 +6,23 @@ is run is decided once, on load, by `models.probe` and recorded as a `Fit`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bottega.batch import Batch
-from bottega.models.attention import layout_for
+from bottega.batch import Batch, Example, Row
+from bottega.models.attention import layout_for, padded, rounded
 from bottega.models.heads import class_head, language_head
+from bottega.packing import divide, pack
 
 HeadKind = Literal["language", "class"]
+
+SCORE_TOKENS = 8192
+"""Most tokens scored at once, where no gradient is wanted."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,10 @@ class Scorer(nn.Module):
         elif self.head_kind == "class":
             logits = class_head(self.network)(self._hidden(batch).index_select(0, batch.at))
         else:
-            hidden = self._hidden(batch).index_select(0, batch.at)
-            return {"logp": language_head(self.network).logp(hidden, batch.label)}
+            extra = (0, rounded(len(batch.at)) - len(batch.at))
+            hidden = self._hidden(batch).index_select(0, F.pad(batch.at, extra))
+            logp = language_head(self.network).logp(hidden, F.pad(batch.label, extra))
+            return {"logp": logp[: len(batch.at)]}
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if outputs == {"logits"}:
             return {"logits": logits}
@@ -85,9 +93,18 @@ class Scorer(nn.Module):
         if not self.fit.packed:
             spans = zip(batch.nodes.start, batch.nodes.end, strict=True)
             return [{"input_ids": batch.tokens[None, a:b], "use_cache": False} for a, b in spans]
+        batch = padded(batch)
         position = batch.position + first_position(self.network)
         layout = layout_for(batch)
         return [{"input_ids": batch.tokens[None], "position_ids": position[None], "layout": layout, "use_cache": False}]
+
+
+def batched(rows: Sequence[Row], scorer: Scorer) -> Iterator[tuple[list[int], Batch]]:
+    """The rows in batches that fit, each with the numbers of its rows; rows share what they begin with."""
+    examples = [Example(str(number), (row,)) for number, row in enumerate(rows)]
+    device = str(next(scorer.model.parameters()).device)
+    for group in divide(examples, SCORE_TOKENS, share=scorer.fit.packed) if examples else ():
+        yield [int(one.id) for one in group], pack(group, share=scorer.fit.packed).to(device)
 
 
 def first_position(network: Any) -> int:

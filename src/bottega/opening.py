@@ -1,0 +1,89 @@
+"""What a run says of itself before its first update: versions and choices, sizes, and what a user should know."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bottega.events import Noted, Started
+from bottega.rows import files_of, tokenizer_differs
+from bottega.runs import checksum
+from bottega.session import Session
+
+
+def place(session: Session) -> dict[str, Any]:
+    """Versions, hardware, data, and every choice made, for `place.json`."""
+    return {
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("bottega", "torch", "transformers", "tokenizers", "peft")},
+        "hardware": {
+            # platform.platform() would start a process, and its copy of this one's memory would count as the run's.
+            "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
+            "processor": torch.cpu.get_capabilities().get("cpu_name") or platform.machine(),
+            "accelerator": torch.cuda.get_device_name() if session.device == "cuda" else None,
+        },
+        "files": {str(path): checksum(path) for path in files_of(session.recipe)},
+        "choices": {
+            "threads": session.threads,
+            "device": session.device,
+            "dtype": str(session.dtype).removeprefix("torch."),
+            "max_length": session.rows.codec.max_length,
+            "micro_batch_tokens": session.tokens,
+            "lr": session.lr,
+            "steps": session.feed.steps,
+            "labels": session.rows.labels,
+            "fit": asdict(session.engine.scorer.fit),
+        },
+    }
+
+
+def started(session: Session, step: int, *, resumed: bool) -> Started:
+    """The sizes of what is about to be trained, and how it is computed."""
+    weights = list(session.engine.scorer.model.parameters())
+    return Started(
+        step=step,
+        resumed=resumed,
+        steps=session.feed.steps,
+        examples=len(session.feed.examples),
+        validation_examples=len(session.rows.validation.examples),
+        parameters=sum(weight.numel() for weight in weights),
+        trained_parameters=sum(weight.numel() for weight in weights if weight.requires_grad),
+        dtype=str(session.dtype).removeprefix("torch."),
+        device=session.device,
+        threads=session.threads,
+        micro_batch_tokens=session.tokens,
+        lr=session.lr,
+    )
+
+
+def notes(session: Session, step: int) -> Iterator[Noted]:
+    """What a user should know before the first update."""
+    for subject, message, details in _noteworthy(session):
+        yield Noted(step=step, subject=subject, message=message, details=details)
+
+
+def _noteworthy(session: Session) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(subject, message, details) of each."""
+    recipe, rows, fit = session.recipe, session.rows, session.engine.scorer.fit
+    for path, seen in rows.formats.items():
+        yield "format", f"{Path(path).name}: {seen}", {}
+    for name, part in (("training", rows.train), ("validation", rows.validation)):
+        if part.dropped:
+            yield "dropped", f"{part.dropped.total()} {name} rows left out", dict(part.dropped)
+        if part.truncated:
+            yield "truncated", f"{part.truncated} {name} rows cut short", {}
+    for differs in tokenizer_differs(recipe, rows.tokenizer):
+        yield "tokenizer", f"model.tokenizer is not the base's: {differs}", {}
+    if fit.reason:
+        how = "packed, its own head" if fit.packed else "one row a forward, exact but slower"
+        yield "packing", f"the model runs {how}: {fit.reason}", {}
+    if rows.validation.examples and recipe.evaluate is None:
+        yield "validation", "validation rows are held out but never scored; add evaluate: {}", {}
+    if recipe.adapter is not None and recipe.adapter.dropout:
+        yield "dropout", "adapter dropout makes a shared prefix drop the same units for every row", {}

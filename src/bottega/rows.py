@@ -1,0 +1,125 @@
+"""The rows of a recipe as its model will see them, and the files a run depends on; no model weights are read here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bottega.data import sources
+from bottega.data.codec import Codec
+from bottega.data.shelf import Shelf
+from bottega.data.split import Side
+from bottega.errors import ModelError, RunError
+from bottega.feed import Encoded, Reader, Told
+from bottega.models.load import adapter_folder, is_encoder, load_config, load_tokenizer, locate, max_length
+from bottega.recipe import Recipe
+from bottega.runs import checksum
+
+
+@dataclass
+class Rows:
+    """The rows of a recipe as its model will see them; needs no model weights."""
+
+    tokenizer: Any
+    config: Any
+    codec: Codec
+    labels: list[str]
+    train: Encoded
+    validation: Encoded
+    formats: dict[str, str]
+
+
+def prepare(recipe: Recipe, choices: Mapping[str, Any] | None = None, folder: Path | None = None) -> Rows:
+    """Read and encode every row of the recipe; raises where nothing would be learned.
+
+    choices  those of an earlier start of the same run
+    folder   where the encoded rows are kept, out of sight, for as long as they are needed
+    """
+    tokenizer = load_tokenizer(_tokenizer_source(recipe))
+    config = load_config(recipe.model, tokenizer)
+    length = max_length((choices or {}).get("max_length", recipe.data.max_length), config)
+    reader, told = Reader(recipe), Told()
+    labels = recipe.objective.labels(reader.training())
+    codec = Codec(tokenizer, max_length=length, too_long=recipe.too_long, both_ways=is_encoder(config), labels=labels)
+    encoded: dict[Side, Encoded] = {"train": Encoded(Shelf(folder)), "validation": Encoded(Shelf(folder))}
+    for side, source, record in reader.records(told):
+        drop = recipe.data.bad_rows == "drop"
+        encoded[side].add(record, recipe.objective, codec, source=source, drop=drop)
+    for side, rows in encoded.items():
+        rows.examples.seal()
+        rows.rows += told.dropped[side].total()
+        rows.dropped += told.dropped[side]
+        if side == "train" or recipe.data.validation is not None:
+            named = recipe.validation_sources if side == "validation" else recipe.train_sources
+            rows.refuse_empty(", ".join(source.path for source in named or recipe.train_sources))
+        _refuse_unknown_tokens(recipe, config, rows.examples.most)
+    return Rows(tokenizer, config, codec, labels, encoded["train"], encoded["validation"], told.formats)
+
+
+def _tokenizer_source(recipe: Recipe) -> str:
+    """The tokenizer named, or that of what is continued, or the base's."""
+    if recipe.model.tokenizer is not None:
+        return recipe.model.tokenizer
+    source = locate(recipe.model.base or "")
+    if recipe.adapter is not None and source.adapter is not None:
+        raise ModelError(
+            "this run ended in an adapter, and an adapter on an adapter cannot be saved by itself",
+            where=str(recipe.model.base),
+            fix=f"continue it: model.base={source.base} adapter.from={recipe.model.base}",
+        )
+    if recipe.adapter is not None and recipe.adapter.start is not None:
+        folder = adapter_folder(recipe.adapter.start)
+        return str(folder) if (folder / "tokenizer.json").exists() else source.tokenizer
+    return source.tokenizer
+
+
+def tokenizer_differs(recipe: Recipe, tokenizer: Any) -> list[str]:
+    """What a run's own tokenizer has other than its base's: a model reads tokens and turns as it learned them."""
+    if recipe.model.base is None or recipe.model.tokenizer is None:
+        return []
+    try:
+        base = load_tokenizer(locate(recipe.model.base).tokenizer)
+    except ModelError:  # a base without one
+        return []
+    differs = []
+    if base.get_vocab() != tokenizer.get_vocab():
+        differs.append("its vocabulary is another, so the base reads other tokens than it learned")
+    if base.chat_template != tokenizer.chat_template:
+        differs.append("its chat template is another, so the base sees turns written otherwise than it learned")
+    return differs
+
+
+def _refuse_unknown_tokens(recipe: Recipe, config: Any, most: int) -> None:
+    known = int(config.get_text_config().vocab_size)
+    if most >= known:
+        raise ModelError(
+            f"the tokenizer makes token {most}, and the model has a vocab_size of {known}",
+            where=recipe.model.base or "model.shape",
+            fix="use the tokenizer the model was trained with, or a larger vocab_size",
+        )
+
+
+def files_of(recipe: Recipe) -> list[Path]:
+    """Every file whose change would make a resume another run: rows, base weights, a continued adapter."""
+    source = locate(recipe.model.base) if recipe.model.base else None
+    folders = [] if source is None else [source.base] + ([str(source.adapter)] if source.adapter else [])
+    folders += [str(adapter_folder(recipe.adapter.start))] if recipe.adapter and recipe.adapter.start else []
+    folders += [recipe.model.tokenizer] if recipe.model.tokenizer else []
+    names = ("config.json", "adapter_config.json", "tokenizer*.json", "chat_template.jinja", "*.safetensors")
+    weights = [path for folder in folders for name in names for path in sorted(Path(folder).glob(name))]
+    rows = [path for source in (*recipe.train_sources, *recipe.validation_sources) for path in sources.files(source)]
+    return [*rows, *weights]
+
+
+def check_unchanged(recipe: Recipe, place: dict[str, Any] | None) -> None:
+    """A RunError where a file is not as it was when the run began."""
+    for path in files_of(recipe) if place else []:
+        known = (place or {})["files"].get(str(path))
+        if path.exists() and known != checksum(path):
+            raise RunError(
+                "this file has changed since the run began",
+                where=str(path),
+                fix="put the old file back, or start a new run with the new one",
+            )
