@@ -612,6 +612,13 @@ def test_an_unknown_section(write: Write) -> None:
     assert error.fix == "did you mean optim?"
 
 
+def test_a_misspelt_section_is_named_before_what_it_leaves_missing(tmp_path: Path) -> None:
+    text = "model: {base: model}\ndata: {train: rows.jsonl}\nobjectve: {kind: sft}\n"
+    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    error = refused(RecipeError, lambda: Recipe.load(tmp_path / "recipe.yaml"), "unknown key objectve")
+    assert error.fix == "did you mean objective?"
+
+
 def test_an_unknown_key_of_a_shape(write: Write, llama: Path) -> None:
     """Transformers would take it without a word and build another model."""
     shape = {**SHAPE, "num_hiden_layers": 2}

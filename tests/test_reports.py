@@ -73,7 +73,7 @@ def test_a_resume_goes_on_in_the_same_files_or_says_what_is_missing(
     events = bottega.train(Recipe.parse(document), tmp_path / "run")
     for event in events:
         if event.step == 5:
-            events.close()  # type: ignore[attr-defined]
+            events.close()
             break
     with monkeypatch.context() as patch:
         patch.setattr("importlib.util.find_spec", lambda name: None)

@@ -10,7 +10,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 STATE = "state.json"
 
 
-def train(recipe: Recipe, out: str | Path | None = None, *, written: str | None = None) -> Iterator[Event]:
+def train(recipe: Recipe, out: str | Path | None = None, *, written: str | None = None) -> Generator[Event, None, None]:
     """Run a recipe in a new folder (`out`, or `runs/<name>-<n>`), yielding its events as they happen.
 
     written  the recipe's own text, kept as `recipe.yaml`
@@ -37,7 +37,7 @@ def train(recipe: Recipe, out: str | Path | None = None, *, written: str | None 
         yield from _recorded(run)
 
 
-def resume(folder: str | Path) -> Iterator[Event]:
+def resume(folder: str | Path) -> Generator[Event, None, None]:
     """Continue a run from its newest whole checkpoint, or from its start; nothing happens to a finished one."""
     with RunStore.open(Path(folder)) as run:
         if not run.finished:

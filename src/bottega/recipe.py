@@ -384,8 +384,8 @@ def _may_be_hub_id(value: str, kind: str) -> bool:
 
 
 def _explained(error: ValidationError, document: Mapping[str, Any], where: str) -> RecipeError:
-    """The first problem pydantic found, in the words of a recipe."""
-    problem = error.errors()[0]
+    """The first problem pydantic found, in the words of a recipe; a misspelt key before the key it leaves missing."""
+    problem = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     # pydantic also names the branch of a union it tried.
     keys = [str(part) for part in problem["loc"] if not re.match(r"function-|list\[|constrained-|float$", str(part))]
     key = ".".join(keys)

@@ -140,12 +140,12 @@ def show_demo(
     rows = [
         ("held-out loss of pre-training, nats a token", f"{summary['pretrain_loss']:.2f}"),
         ("  the same of a bigram model", f"{summary['bigram_entropy']:.2f}"),
-        ("topics of unseen letters, before tuning", f"{summary['base_accuracy']:.0%} ({asked}, its best way)"),
-        ("topics of unseen letters, tuned", f"{summary['tuned_accuracy']:.0%}"),
+        ("topics of unseen letters, before tuning", f"{summary['base_accuracy']:.1%} ({asked}, its best way)"),
+        ("topics of unseen letters, tuned", f"{summary['tuned_accuracy']:.1%}"),
         ("  gain, 95 % interval", f"{low:+.0%} to {high:+.0%}"),
-        ("their fields as JSON, all right", f"{summary['fields_accuracy']:.0%}"),
-        ("kind reply preferred to a rude one", f"{summary['preference_accuracy']:.0%}"),
-        ("  by taking the longer one", f"{summary['length_heuristic_accuracy']:.0%}"),
+        ("their fields as JSON, all right", f"{summary['fields_accuracy']:.1%}"),
+        ("kind reply preferred to a rude one", f"{summary['preference_accuracy']:.1%}"),
+        ("  by taking the longer one", f"{summary['length_heuristic_accuracy']:.1%}"),
         ("training took", f"{summary['train_seconds']:.0f} s"),
     ]
     console.print(table("\nWhat it was worth", ["", ""], rows))

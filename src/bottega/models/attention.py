@@ -32,7 +32,8 @@ SMALL = 4096
 """Query-key pairs worth computing in vain to save a group of its own (a dozen kernel calls)."""
 
 COARSENESS = 5
-"""Lengths are rounded up in their sixth binary digit: by 3 % at most, and to one of 32 between 1,024 and 2,048."""
+"""Lengths are rounded up in their sixth binary digit: short ones to a multiple of a few, from 256 on by 3 %
+at most, and to one of 32 between 1,024 and 2,048."""
 
 LARGE = 1 << 20
 """Pairs of one node above which scores are not kept: the fused kernel recomputes them in the backward."""
@@ -90,8 +91,8 @@ def layout_for(batch: Batch) -> Layout:
 def padded(batch: Batch, least: int | None = None) -> Batch:
     """The batch with tokens at its end that belong to no row: each sees and is seen by itself alone.
 
-    Matrix libraries compile a kernel for each shape they meet (0.4 ms and about a megabyte for each, with oneDNN), and
-    FlexAttention wants whole blocks; few different lengths keep both few.
+    Matrix libraries compile and keep a kernel for each shape they meet (with oneDNN 0.4 ms and about half a megabyte
+    each), and FlexAttention wants whole blocks; few different lengths keep both few.
 
     least  its length becomes a multiple of this; by default of what the device's back end wants
     """
