@@ -9,6 +9,7 @@ import torch
 from worlds import CASES, NO_CLASSIFIER, UNPACKABLE, World, world
 
 from bottega import objectives
+from bottega.models.fused import fuse
 from bottega.models.scorer import Fit
 from bottega.packing import divide, pack
 
@@ -44,9 +45,21 @@ def alone(made: World) -> tuple:
 
 
 def test_packed_is_alone(made: World) -> None:
-    assert made.fit == Fit(), "these architectures are all packed, with a head known here"
+    assert made.fit == Fit(fused=made.fit.fused), "these architectures are all packed, with a head known here"
     together = made.complete(pack(made.examples, share_at_least=2), made.fit)
     same(made.gradients([together]), alone(made), made.tolerance)
+
+
+def test_fused_is_plain(made: World) -> None:
+    """The faster forwards of a model's parts against its own, whose norms compute in float32 whatever the dtype."""
+    batch = made.complete(pack(made.examples), made.fit)
+    fused = made.gradients([batch])
+    own = [vars(module).pop("forward", None) for module in made.model.modules()]
+    assert sum(forward is not None for forward in own) >= (2 if made.fit.fused else 0)
+    try:
+        same(fused, made.gradients([batch]), 10 * made.tolerance)
+    finally:
+        fuse(made.model, made.fit.fused)
 
 
 def test_a_shared_prefix_is_a_repeated_one(made: World) -> None:

@@ -1,4 +1,4 @@
-"""The fused LoRA layer against PEFT's own, values and gradients."""
+"""The fused parts of a model against their own forwards, values and gradients."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from bottega.models import fused
-from bottega.models.fused import fuse
+from bottega.models.fused import fuse, linear, proven
 
 
 class Net(nn.Module):
@@ -28,6 +27,11 @@ def adapted(bias: bool = False, **options: Any) -> Any:
     return get_peft_model(Net(bias).double(), config, autocast_adapter_dtype=False)
 
 
+def lora(model: Any) -> Any:
+    fuse(model, ())
+    return model
+
+
 def play(model: Any, x: torch.Tensor) -> list[torch.Tensor]:
     x = x.clone().requires_grad_()
     out = model(x)
@@ -40,20 +44,20 @@ def play(model: Any, x: torch.Tensor) -> list[torch.Tensor]:
 def test_fused_is_peft(bias: bool, options: dict) -> None:
     options = options if bias or "lora_bias" not in options else {}
     x = torch.randn(2, 9, 6, dtype=torch.float64)
-    for one, other in zip(play(fuse(adapted(bias, **options)), x), play(adapted(bias, **options), x), strict=True):
+    for one, other in zip(play(lora(adapted(bias, **options)), x), play(adapted(bias, **options), x), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
 def test_the_fused_function_is_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    whole = fused._LoraLinear.apply
-    monkeypatch.setattr(fused._LoraLinear, "apply", lambda *arguments: calls.append(1) or whole(*arguments))
-    fuse(adapted())(torch.randn(2, 9, 6, dtype=torch.float64))
+    whole = linear._Linear.apply
+    monkeypatch.setattr(linear._Linear, "apply", lambda *arguments: calls.append(1) or whole(*arguments))
+    lora(adapted())(torch.randn(2, 9, 6, dtype=torch.float64))
     assert len(calls) == 2
 
 
 def test_switched_off_it_is_the_base() -> None:
-    model, x = fuse(adapted()), torch.randn(4, 6, dtype=torch.float64)
+    model, x = lora(adapted()), torch.randn(4, 6, dtype=torch.float64)
     torch.manual_seed(0)
     base = Net(False).double()
     with model.disable_adapter():
@@ -63,13 +67,13 @@ def test_switched_off_it_is_the_base() -> None:
 
 def test_dropout_and_a_second_adapter_keep_pefts_own() -> None:
     x = torch.randn(4, 6, dtype=torch.float64)
-    models = [fuse(adapted(lora_dropout=0.5)), adapted(lora_dropout=0.5)]
+    models = [lora(adapted(lora_dropout=0.5)), adapted(lora_dropout=0.5)]
     outs = []
     for model in models:
         torch.manual_seed(1)
         outs.append(model.train()(x))
     assert torch.equal(*outs)
-    model = fuse(adapted())
+    model = lora(adapted())
     torch.manual_seed(5)
     model.add_adapter("other", LoraConfig(r=2, target_modules=["one"], init_lora_weights=False))
     model.base_model.set_adapter(["default", "other"])
@@ -78,3 +82,84 @@ def test_dropout_and_a_second_adapter_keep_pefts_own() -> None:
     plain.add_adapter("other", LoraConfig(r=2, target_modules=["one"], init_lora_weights=False))
     plain.base_model.set_adapter(["default", "other"])
     torch.testing.assert_close(model(x), plain(x))
+
+
+class Rms(nn.Module):
+    """With a weight that counts from `offset`, as Gemma's does from 1."""
+
+    def __init__(self, offset: float = 0.0) -> None:
+        super().__init__()
+        self.weight, self.eps, self.offset = nn.Parameter(torch.randn(6)), 1e-5, offset
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * (self.weight + self.offset)
+
+
+class Centred(Rms):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x - x.mean(-1, keepdim=True))
+
+
+class Gated(nn.Module):
+    def __init__(self, act: nn.Module, bias: bool = False) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj = nn.Linear(6, 11, bias=bias), nn.Linear(6, 11, bias=bias)
+        self.down_proj, self.act_fn = nn.Linear(11, 6, bias=bias), act
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Swapped(Gated):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.gate_proj(x) * self.act_fn(self.up_proj(x)))
+
+
+ACTS = [nn.SiLU(), nn.GELU(), nn.GELU(approximate="tanh")]
+PLAIN = [Rms(), Rms(1.0), *(Gated(act, bias) for act in ACTS for bias in (True, False))]
+
+
+@pytest.mark.parametrize("module", PLAIN, ids=repr)
+def test_a_part_is_the_module(module: nn.Module) -> None:
+    module, x = module.double(), torch.randn(2, 9, 6, dtype=torch.float64)
+    own = play(module, x)
+    fuse(module, [type(module).__name__])
+    assert "forward" in vars(module)
+    for one, other in zip(play(module, x), own, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
+
+
+def test_only_what_is_equal_is_proven() -> None:
+    model = nn.ModuleList([*PLAIN, Centred(), Swapped(nn.SiLU()), Gated(nn.ReLU()), nn.LayerNorm(6), nn.Linear(6, 6)])
+    assert proven(model.float()) == ("Gated", "Rms")
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_gated_layer_with_loras(dropout: float) -> None:
+    """Also where a LoRA has dropout, and the layer keeps its own forward."""
+    models = []
+    for names in ((), ("Gated",)):
+        torch.manual_seed(0)
+        module = nn.ModuleDict({"mlp": Gated(nn.SiLU(), bias=True)}).double()
+        fuse(module, names)
+        config = LoraConfig(
+            r=3, target_modules=["gate_proj", "down_proj"], init_lora_weights=False, lora_dropout=dropout
+        )
+        models.append(lora(get_peft_model(module, config, autocast_adapter_dtype=False)).train())
+    x = torch.randn(2, 9, 6, dtype=torch.float64)
+    plays = []
+    for model in models:
+        torch.manual_seed(1)
+        layer = model.base_model.model["mlp"]
+        x = x.clone().requires_grad_()
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        out = layer(x)
+        plays.append([out, *torch.autograd.grad(out.pow(2).sum(), [x, *weights])])
+    for one, other in zip(*plays, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
+
+
+def test_what_is_not_named_is_left_alone() -> None:
+    module = Gated(nn.SiLU())
+    fuse(module, ["Rms"])
+    assert "forward" not in vars(module)

@@ -18,7 +18,8 @@ from making import make_model
 def test_logp_is_log_softmax(
     frozen: bool, scale: float, softcap: float | None, bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heads, "CHUNK", 40)
+    monkeypatch.setattr(heads, "CHUNK", 8 * 13 * 5)
+    monkeypatch.setattr(heads, "BLOCK", 4 * 13 * 2)
     torch.manual_seed(0)
     hidden = torch.randn(11, 6, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(13, 6, dtype=torch.float64, requires_grad=not frozen)

@@ -44,7 +44,7 @@ def adapt(model: nn.Module, adapter: recipes.Adapter, *, classes: bool, new: Seq
             except (ValueError, RuntimeError, KeyError) as error:
                 what = f"the adapter does not fit this model: {str(error).splitlines()[0]}"
                 raise ModelError(what, where=folder, fix="name the base it was trained on as model.base") from None
-            return fuse(adapted)
+            return _fused(adapted)
         config = LoraConfig(
             r=adapter.rank,
             lora_alpha=adapter.alpha,
@@ -56,13 +56,18 @@ def adapt(model: nn.Module, adapter: recipes.Adapter, *, classes: bool, new: Seq
         _refuse_unknown(model, adapter.targets)
         try:
             # The optimiser keeps float32 copies, so the adapter computes in the dtype of its base.
-            return fuse(get_peft_model(model, config, autocast_adapter_dtype=False))
+            return _fused(get_peft_model(model, config, autocast_adapter_dtype=False))
         except (ValueError, re.error) as error:
             raise ModelError(
                 f"{adapter.targets}: {str(error).splitlines()[0]}",
                 where="adapter.targets",
                 fix="all-linear fits any model",
             ) from None
+
+
+def _fused(adapted: nn.Module) -> nn.Module:
+    fuse(adapted, names=())
+    return adapted
 
 
 def _refuse_unknown(model: nn.Module, targets: str | list[str]) -> None:

@@ -2,7 +2,8 @@
 
 `language_head` and `class_head` find a model's own head. The language-model head never holds [N, V] logits: it works
 in chunks, and while the head is frozen its backward costs nothing, because the gradient of each log-probability to its
-hidden state is one vector a prediction, known in the forward.
+hidden state is one vector a prediction, known in the forward. A chunk is as large as its matmul needs to be fast; the
+softmax over it goes block by block, each as small as a processor's cache.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from torch import Tensor, nn
 
 from bottega.errors import ModelError
 
-CHUNK = 1 << 22
-"""Logits alive at once (16 MB in float32)."""
+CHUNK = 1 << 25
+"""Bytes of logits alive at once, in the model's dtype."""
+
+BLOCK = 1 << 20
+"""Bytes of logits in float32 that a CPU normalises at once: what fits into its second-level cache."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,11 @@ class LanguageHead:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[n, H] → [n, V] in float32 or wider."""
-        logits = nn.functional.linear(hidden, self.weight, self.bias)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return self.finished(nn.functional.linear(hidden, self.weight, self.bias))
+
+    def finished(self, raw: Tensor) -> Tensor:
+        """Logits in float32 or wider from those the matmul gave."""
+        logits = raw.to(torch.promote_types(raw.dtype, torch.float32))
         logits = logits * self.scale if self.scale != 1.0 else logits
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
@@ -85,12 +92,10 @@ class _LogProbability(torch.autograd.Function):
         trained = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         jacobian = torch.empty_like(hidden) if ctx.needs_input_grad[0] and not trained else None
         logp = hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
-        for rows in _chunks(hidden, weight):
-            logits = head.logits(hidden[rows])
-            normaliser = logits.logsumexp(1, keepdim=True)
-            logp[rows] = (logits.gather(1, label[rows, None]) - normaliser).squeeze(1)
+        for rows, raw in _chunks(head, hidden):
+            logp[rows] = _scored(head, raw, label[rows], None if jacobian is None else logp.new_ones(len(raw)))
             if jacobian is not None:
-                jacobian[rows] = _slope(head, logits, normaliser, label[rows]).to(weight.dtype) @ weight
+                torch.mm(raw, weight, out=jacobian[rows])
         ctx.trained, ctx.scale, ctx.cap = trained, scale, cap
         if jacobian is not None:
             ctx.save_for_backward(jacobian)
@@ -109,27 +114,38 @@ class _LogProbability(torch.autograd.Function):
         to_hidden = torch.empty_like(hidden)
         to_weight = torch.zeros_like(weight, dtype=gradient.dtype)
         to_bias = torch.zeros_like(bias, dtype=gradient.dtype) if bias is not None else None
-        for rows in _chunks(hidden, weight):
-            logits = head.logits(hidden[rows])
-            normaliser = logits.logsumexp(1, keepdim=True)
-            slope = _slope(head, logits, normaliser, label[rows]).mul_(gradient[rows, None])
+        for rows, slope in _chunks(head, hidden):
+            _scored(head, slope, label[rows], gradient[rows])
             if to_bias is not None:
-                to_bias += slope.sum(0)
-            slope = slope.to(weight.dtype)
-            to_hidden[rows] = slope @ weight
+                to_bias += slope.sum(0, dtype=to_bias.dtype)
+            torch.mm(slope, weight, out=to_hidden[rows])
             to_weight += slope.T @ hidden[rows]
         return to_hidden, to_weight.to(weight.dtype), None if to_bias is None else to_bias.to(bias.dtype), *[None] * 3
 
 
-def _slope(head: LanguageHead, logits: Tensor, normaliser: Tensor, label: Tensor) -> Tensor:
-    """∂logp/∂(hidden @ weightᵀ + bias), [n, V], from the finished logits, which it uses up."""
-    flattening = None if head.softcap is None else 1 - (logits / head.softcap) ** 2
-    slope = logits.sub_(normaliser).exp_().neg_()
-    slope.scatter_add_(1, label[:, None], torch.ones_like(label, dtype=slope.dtype)[:, None])
-    slope = slope if flattening is None else slope.mul_(flattening)
-    return slope.mul_(head.scale) if head.scale != 1.0 else slope
+def _chunks(head: LanguageHead, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """(rows, their logits as the matmul gives them); the next chunk is written over the one before."""
+    size = min(len(hidden), max(1, CHUNK // (len(head.weight) * hidden.element_size())))
+    buffer = hidden.new_empty(size, len(head.weight))
+    for start in range(0, len(hidden), size):
+        part = hidden[start : start + size]
+        raw = torch.mm(part, head.weight.T, out=buffer[: len(part)])
+        yield slice(start, start + len(part)), raw if head.bias is None else raw.add_(head.bias)
 
 
-def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
-    size = max(1, CHUNK // len(weight))
-    return (slice(start, start + size) for start in range(0, len(hidden), size))
+def _scored(head: LanguageHead, raw: Tensor, label: Tensor, share: Tensor | None) -> Tensor:
+    """[n] log-probabilities of the labels; where `raw` was, `share` [n] leaves share · ∂logp/∂raw, [n, V]."""
+    size = len(raw) if raw.is_cuda else max(1, BLOCK // (4 * raw.shape[1]))
+    scores = []
+    for start in range(0, len(raw), size):
+        rows = slice(start, start + size)
+        own, logits = label[rows, None], head.finished(raw[rows])
+        logp = logits.log_softmax(1)
+        scores.append(logp.gather(1, own))
+        if share is not None:
+            slope = logp.exp_().neg_()
+            slope.scatter_add_(1, own, slope.new_ones(own.shape))
+            if head.softcap is not None:
+                slope.mul_(1 - (logits / head.softcap) ** 2)
+            raw[rows] = slope.mul_(head.scale * share[rows, None])
+    return torch.cat(scores).squeeze(1)

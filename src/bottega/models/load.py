@@ -27,6 +27,7 @@ from transformers.models.auto.modeling_auto import (
 from bottega import recipe as recipes
 from bottega.errors import ModelError
 from bottega.models.attention import NAME, register
+from bottega.models.fused import fuse
 from bottega.models.probe import probe
 from bottega.models.scorer import Fit, HeadKind, Scorer
 
@@ -256,6 +257,7 @@ def fit_model(model: Any, head: HeadKind, fit: Fit | None = None) -> Scorer:
     if fit.packed:
         register()
         model.set_attn_implementation(NAME)
+    fuse(model, fit.fused)
     return Scorer(model, head, fit)
 
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from bottega.batch import Batch, Example, Row
 from bottega.models.attention import NAME, register
+from bottega.models.fused import proven
 from bottega.models.scorer import Fit, HeadKind, Scorer
 from bottega.packing import pack
 
@@ -41,9 +42,11 @@ def probe(model_class: type, config: Any, head: HeadKind, both_ways: bool) -> Fi
         # A class head has its own forward only for one row at a time.
         trial = Fit(own_head=bool(own_head) and head == "language")
         mixed = _differs(lambda: _scores(_set_attention(model, head, trial), packed), apart)
+        fused = proven(model)
     if mixed or (own_head and head == "class"):
-        return Fit(packed=False, own_head=bool(own_head), reason=mixed or own_head)
-    return Fit(packed=True, own_head=bool(own_head), reason=own_head and f"its head is its own: {own_head}")
+        return Fit(packed=False, own_head=bool(own_head), reason=mixed or own_head, fused=fused)
+    reason = own_head and f"its head is its own: {own_head}"
+    return Fit(packed=True, own_head=bool(own_head), reason=reason, fused=fused)
 
 
 def _truth(model_class: type, config: Any, head: HeadKind, both_ways: bool) -> tuple[Any, torch.Tensor]:

@@ -32,11 +32,13 @@ class Fit:
     packed    many rows in one flat sequence (else one row a forward, with the model's own attention)
     own_head  scores from the model's own forward, because its head is not one of those known here
     reason    why not the fast way, in words; empty when both are fast
+    fused     names of the classes of its modules that have a faster forward, equal by proof
     """
 
     packed: bool = True
     own_head: bool = False
     reason: str = ""
+    fused: Sequence[str] = ()
 
 
 class Scorer(nn.Module):
