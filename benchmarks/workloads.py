@@ -13,12 +13,30 @@ import numpy as np
 
 VOCABULARY = 49152
 SHAPES = {
+    "10m": {
+        "hidden_size": 256,
+        "intermediate_size": 688,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": True,
+    },
     "135m": {
         "hidden_size": 576,
         "intermediate_size": 1536,
         "num_hidden_layers": 30,
         "num_attention_heads": 9,
         "num_key_value_heads": 3,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": True,
+    },
+    "500m": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
         "max_position_embeddings": 2048,
         "tie_word_embeddings": True,
     },
@@ -36,11 +54,10 @@ PREAMBLE = 30
 """Words every instruction row starts with, as Alpaca's do."""
 
 
-def make_model(folder: Path, shape: str) -> None:
-    """A Llama of `shape` with random bfloat16 weights, and its tokenizer."""
-    import torch
+def make_tokenizer(folder: Path) -> None:
+    """One token a word, for every tool alike."""
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     words = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3}
     words |= {f"w{index}": index for index in range(len(words), VOCABULARY)}
@@ -49,10 +66,18 @@ def make_model(folder: Path, shape: str) -> None:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
     )
+    tokenizer.save_pretrained(folder)
+
+
+def make_model(folder: Path, shape: str) -> None:
+    """A Llama of `shape` with random bfloat16 weights, and its tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=VOCABULARY, pad_token_id=0, bos_token_id=1, eos_token_id=2, **SHAPES[shape])
     LlamaForCausalLM._from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    make_tokenizer(folder)
 
 
 def instructions(rows: int) -> list[dict[str, str]]:
@@ -81,12 +106,29 @@ def preferences(rows: int, prompt: int = 150, answer: int = 60) -> list[dict[str
     ]
 
 
+def headed(rows: int, header: int = 400, row: int = 60) -> list[dict[str, str]]:
+    """Prompts that all begin with the same `header` tokens, as under a system prompt, and differ in `row` tokens."""
+    draw = np.random.default_rng(0)
+    shared = _words(draw, header)
+    return [
+        {"prompt": f"{shared} {_words(draw, row // 2)} ", "completion": _words(draw, row - row // 2)}
+        for _ in range(rows)
+    ]
+
+
+def documents(rows: int, length: int) -> list[dict[str, str]]:
+    """Texts of exactly `length` tokens, an end-of-text token included."""
+    draw = np.random.default_rng(0)
+    return [{"text": _words(draw, length - 1)} for _ in range(rows)]
+
+
 def real_tokens(rows: list[dict[str, str]]) -> int:
     """Tokens of the rows as one would write them out: a preference is two rows, each ends with an end-of-text token."""
     total = 0
     for row in rows:
-        answers = [row[name] for name in ("completion", "chosen", "rejected") if name in row]
-        total += sum(len((row["prompt"] + answer).split()) + 1 for answer in answers)
+        prompt = row.get("prompt", "")
+        answers = [row[name] for name in ("completion", "chosen", "rejected", "text") if name in row]
+        total += sum(len((prompt + answer).split()) + 1 for answer in answers)
     return total
 
 

@@ -1,0 +1,35 @@
+"""How long it takes to read, tokenise and pack a file of rows: `prepare.py FOLDER`; one JSON line."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from bottega.packing import divide, pack
+from bottega.recipe import Recipe
+from bottega.rows import prepare
+from bottega.session import MICRO_BATCH_TOKENS, peak_memory
+
+UPDATE = 64
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    document = {
+        "model": {"base": str(folder / "model")},
+        "data": {"train": str(folder / "rows.jsonl")},
+        "objective": {"kind": "sft"},
+    }
+    recipe = Recipe.parse(document)
+    started = time.perf_counter()
+    examples = prepare(recipe).train.examples
+    for start in range(0, len(examples), UPDATE):
+        for group in divide(examples[start : start + UPDATE], MICRO_BATCH_TOKENS):
+            pack(group)
+    print(json.dumps({"seconds": time.perf_counter() - started, "memory": peak_memory()}))
+
+
+if __name__ == "__main__":
+    main()
