@@ -90,10 +90,9 @@ class Work:
             leaner = self.memory(self.ours.name) / min(self.memory(one.name) for one in group.contenders)
             reached = faster >= group.speed and (group.memory is None or leaner <= group.memory)
             memory = f"{leaner:.2f} ×" if group.memory is None else f"{leaner:.2f} × (≤ {group.memory})"
-            found.append(
-                f"| {self.title} | {fastest} | {self.speed(self.ours.name):.4g} | {self.speed(fastest):.4g} {self.unit}/s "
-                f"| {faster:.2f} × (≥ {group.speed:.3g}) | {memory} | {'reached' if reached else 'MISSED'} |"
-            )
+            speeds = f"{self.speed(self.ours.name):.4g} | {self.speed(fastest):.4g} {self.unit}/s"
+            speed, mark = f"{faster:.2f} × (≥ {group.speed:.3g})", "reached" if reached else "MISSED"
+            found.append(f"| {self.title} | {fastest} | {speeds} | {speed} | {memory} | {mark} |")
         return found
 
 

@@ -1,7 +1,7 @@
 """Classification with transformers' Trainer, padded: `classify_run.py classify FOLDER --updates N --examples N`.
 
-The folder holds the encoder as `model` and `rows.csv` with text and label. `--packing` here means rows of like length
-together, which leaves the least padding.
+The folder holds the encoder as `model` and `rows.csv` with text and label. Weights are float32, computed under bfloat16
+autocast unless `--full`; `--packing` here means rows of like length together, which leaves the least padding.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> None:
     names = sorted(set(rows["label"]))
     tokenizer = AutoTokenizer.from_pretrained(f"{options.folder}/model")
     model = AutoModelForSequenceClassification.from_pretrained(
-        f"{options.folder}/model", num_labels=len(names), dtype=torch.float32 if options.full else torch.bfloat16
+        f"{options.folder}/model", num_labels=len(names), dtype=torch.float32
     )
     encoded = rows.map(
         lambda row: {**tokenizer(row["text"], truncation=True), "labels": names.index(row["label"])},

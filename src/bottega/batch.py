@@ -32,7 +32,7 @@ class Row:
     """One sequence as the model would see it alone, with what it must predict.
 
     tokens     [t] token ids
-    at         [n] the place in `tokens` whose hidden state is read
+    at         [n] the places in `tokens` whose hidden states are read, in ascending order
     label      [n] what is expected there: a token id, a class, or a number
     weight     [n] share of each prediction in the loss
     both_ways  tokens see the whole row (encoders) instead of their past
@@ -49,7 +49,7 @@ class Row:
     @property
     def computed(self) -> Ints:
         """The tokens a model must be run on: none after the last place read, which nothing sees."""
-        return self.tokens if self.both_ways else self.tokens[: int(self.at.max()) + 1]
+        return self.tokens if self.both_ways else self.tokens[: int(self.at[-1]) + 1]
 
     @property
     def labelled(self) -> int:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from bottega.data import sources
-from bottega.data.codec import Codec
+from bottega.data.codec import Codec, Known
 from bottega.data.shelf import Shelf
 from bottega.data.split import Side
-from bottega.errors import ModelError, RunError
+from bottega.errors import DataError, ModelError, RunError
 from bottega.feed import Encoded, Reader, Told
 from bottega.models.load import adapter_folder, is_encoder, load_config, load_tokenizer, locate, max_length
 from bottega.recipe import Recipe
+from bottega.records import Record
 from bottega.runs import checksum
+
+Sided = tuple[Side, int, Record]
+"""A record with its side and the number of its source."""
+
+PART = 256
+"""Records encoded at once."""
 
 
 @dataclass
@@ -44,9 +53,10 @@ def prepare(recipe: Recipe, choices: Mapping[str, Any] | None = None, folder: Pa
     labels = recipe.objective.labels(reader.training())
     codec = Codec(tokenizer, max_length=length, too_long=recipe.too_long, both_ways=is_encoder(config), labels=labels)
     encoded: dict[Side, Encoded] = {"train": Encoded(Shelf(folder)), "validation": Encoded(Shelf(folder))}
-    for side, source, record in reader.records(told):
-        drop = recipe.data.bad_rows == "drop"
-        encoded[side].add(record, recipe.objective, codec, source=source, drop=drop)
+    for part in _looked_ahead(reader.records(told), codec):
+        for side, source, record in part:
+            drop = recipe.data.bad_rows == "drop"
+            encoded[side].add(record, recipe.objective, codec, source=source, drop=drop)
     for side, rows in encoded.items():
         rows.examples.seal()
         rows.rows += told.dropped[side].total()
@@ -56,6 +66,40 @@ def prepare(recipe: Recipe, choices: Mapping[str, Any] | None = None, folder: Pa
             rows.refuse_empty(", ".join(source.path for source in named or recipe.train_sources))
         _refuse_unknown_tokens(recipe, config, rows.examples.most)
     return Rows(tokenizer, config, codec, labels, encoded["train"], encoded["validation"], told.formats)
+
+
+def _looked_ahead(records: Iterator[Sided], codec: Codec) -> Iterator[list[Sided]]:
+    """The records in parts; while one is made into rows, the tokenizer is at work on the next in a thread."""
+    waiting: tuple[list[Sided], Future[Known]] | None = None
+    with ThreadPoolExecutor(1) as thread:
+        for part, failure in _parts(records):
+            if waiting is not None:
+                codec.known = waiting[1].result()
+                yield waiting[0]
+            if failure is not None:
+                # What stands before the row that failed has its turn first.
+                codec.known = {}
+                yield part
+                raise failure
+            waiting = part, thread.submit(codec.look_ahead, [record for _, _, record in part])
+        if waiting is not None:
+            codec.known = waiting[1].result()
+            yield waiting[0]
+    codec.known = {}
+
+
+def _parts(records: Iterator[Sided]) -> Iterator[tuple[list[Sided], DataError | None]]:
+    """(records, what came instead of the next one)."""
+    while True:
+        part: list[Sided] = []
+        try:
+            part.extend(islice(records, PART))
+        except DataError as error:
+            yield part, error
+            return
+        if not part:
+            return
+        yield part, None
 
 
 def _tokenizer_source(recipe: Recipe) -> str:

@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from bottega.models.fused import fuse, linear, proven
+from bottega.models.fused.dropout import dropout
 
 
 class Net(nn.Module):
@@ -157,6 +158,32 @@ def test_a_gated_layer_with_loras(dropout: float) -> None:
         plays.append([out, *torch.autograd.grad(out.pow(2).sum(), [x, *weights])])
     for one, other in zip(*plays, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    x = torch.full((1003, 997), 3.0, requires_grad=True)
+    out = dropout(x, 0.3)
+    out.sum().backward()
+    out = out.detach()
+    assert float((out == 0).float().mean()) == pytest.approx(0.3, abs=2e-3)
+    assert float(out.mean()) == pytest.approx(3.0, abs=0.01)
+    torch.testing.assert_close(x.grad, out / 3, msg="the backward drops what the forward dropped")
+    # Four numbers come from one draw; none follows from its neighbour.
+    pairs = (out == 0).flatten()[: 4 * 249_000].view(-1, 4).float()
+    assert torch.corrcoef(pairs.T).fill_diagonal_(0).abs().max() < 0.01
+    torch.manual_seed(0)
+    assert torch.equal(out, dropout(x.detach(), 0.3))
+
+
+def test_dropout_at_rest_and_at_its_ends() -> None:
+    module, x = nn.Dropout(0.5), torch.randn(7, 6)
+    assert proven(module) == ("Dropout",)
+    fuse(module, ["Dropout"])
+    assert torch.equal(module.eval()(x), x)
+    assert 0 < (module.train()(x) == 0).sum() < x.numel()
+    assert torch.equal(dropout(x, 0.0), x)
+    assert not dropout(x, 1.0).any()
 
 
 def test_what_is_not_named_is_left_alone() -> None:

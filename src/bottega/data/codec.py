@@ -11,9 +11,10 @@ rewrite content. The end-of-turn token after an answer is part of it: a model th
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 from os.path import commonprefix
 from typing import Any, NamedTuple
 
@@ -24,10 +25,12 @@ from bottega.errors import DataError
 from bottega.records import (
     Answer,
     Chat,
+    Labelled,
     Message,
     Preference,
     Prompt,
     Prompted,
+    Record,
     Text,
     TooLong,
     Tools,
@@ -46,6 +49,10 @@ class Span(NamedTuple):
     stop: int
     weight: float
     closed: bool
+
+
+Known = Mapping[str, Any]
+"""The tokenizer's encoding of a text, special tokens included."""
 
 
 class TemplateRefused(DataError):
@@ -71,6 +78,7 @@ class Codec:
         self._backend.no_padding()
         self._special = set(tokenizer.added_tokens_decoder)
         self.truncated = 0
+        self.known: Known = {}
 
     def document(self, record: Text) -> list[Row]:
         """Every token predicted from those before it; a long document becomes blocks of `max_length`.
@@ -171,13 +179,26 @@ class Codec:
 
     # Encoding
 
+    def look_ahead(self, records: Sequence[Record]) -> Known:
+        """What encoding the records will ask for, in one call on all cores; to be set as `known` while they are.
+
+        Not of conversations, whose text only their template knows.
+        """
+        texts = list(dict.fromkeys(text for record in records for text in _texts(record)))
+        try:
+            return dict(zip(texts, self._backend.encode_batch(texts), strict=True))
+        except Exception:  # one of them cannot be encoded; which, its own turn will tell
+            return {}
+
     def _encode(self, text: str, *, special: bool = True) -> tuple[Ints, Ints]:
         """(ids [t], offsets [t, 2] in characters)."""
+        encoding = self.known.get(text) if special else None
         try:
-            encoding = self._backend.encode(text, add_special_tokens=special)
+            encoding = encoding or self._backend.encode(text, add_special_tokens=special)
         except Exception as error:  # the tokenizers library raises nothing narrower
             raise Unusable(f"the tokenizer cannot encode it: {error}") from None
-        return np.array(encoding.ids, np.int64), np.array(encoding.offsets, np.int64).reshape(-1, 2)
+        offsets = np.fromiter(chain.from_iterable(encoding.offsets), np.int64)
+        return np.array(encoding.ids, np.int64), offsets.reshape(-1, 2)
 
     def _prompted(self, where: str, prompt: str, completion: str) -> Row:
         text = prompt + completion
@@ -330,6 +351,16 @@ class Codec:
                 where=chat.where,
                 fix="mend the row, leave such rows out with data.bad_rows=drop, or set another model.tokenizer",
             ) from None
+
+
+def _texts(record: Record) -> Iterator[str]:
+    """The texts that are encoded of a record, as far as they are known without its objective or a chat template."""
+    if isinstance(record, (Text, Labelled)):
+        yield record.text
+    elif isinstance(record, Prompted):
+        yield record.prompt + record.completion
+    elif isinstance(record, Preference) and isinstance(record.prompt, str):
+        yield from (record.prompt + answer for answer in (record.chosen, record.rejected) if isinstance(answer, str))
 
 
 def _as_text(turns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from bottega.errors import DataError
 
 Fields = dict[str, Any]
 """A row of a file: values by name."""
+
+HALVES = re.compile("[\ud800-\udfff]")
+"""Halves of characters beyond the first 65,536, which are no characters."""
 
 KINDS = {dict: "an object", list: "a list", bool: "a boolean", type(None): "empty"}
 
@@ -21,7 +25,7 @@ def string(where: str, fields: Fields, name: str, *, empty: bool = False) -> str
             where=f"{where}, field {name}",
             fix="write it as text",
         )
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if not value.isascii() and HALVES.search(value):
         raise DataError(f"{name} holds half a character", where=f"{where}, field {name}", fix="write it as Unicode")
     if not empty and not value.strip():
         raise DataError(f"empty {name}", where=f"{where}, field {name}", fix="fill in or remove the row")

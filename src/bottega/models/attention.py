@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from bottega.batch import Batch, Ints, Nodes
+from bottega.models.fused.dropout import dropout
 
 NAME = "bottega"
 """The name under which transformers finds this attention."""
@@ -242,7 +243,7 @@ def _scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, style: St
         probabilities = torch.cat([scores, sinks], -1).softmax(-1)[..., :-1]
     else:
         probabilities = scores.softmax(-1)
-    probabilities = F.dropout(probabilities, style.dropout).view(members, groups, repeat * length, -1)
+    probabilities = dropout(probabilities, style.dropout).view(members, groups, repeat * length, -1)
     return (probabilities @ v).view(members, groups, repeat, length, -1)
 
 

@@ -14,9 +14,9 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from bottega.models.fused import linear, mlp, norm
+from bottega.models.fused import dropout, linear, mlp, norm
 
-PARTS = (norm, mlp)
+PARTS = (norm, mlp, dropout)
 TOLERANCE = 1e-4
 """Largest difference, in parts of the largest value, taken for rounding."""
 
@@ -42,7 +42,7 @@ def fuse(model: nn.Module, names: Collection[str]) -> None:
 
 
 def _equal(module: nn.Module) -> bool:
-    module = copy.deepcopy(module)
+    module = copy.deepcopy(module).eval()
     for weight in module.parameters():
         weight.data += 0.3 * torch.randn_like(weight)
     x = torch.randn(1, 7, _part(module).width(module))
