@@ -39,7 +39,9 @@ def script(command: list[str]) -> Measure:
     )
 
 
-def bottega(folder: Path, recipe: str, *, first: bool = True, until: float = 0.0, characters: str = "") -> Measure:
+def bottega(
+    folder: Path, recipe: str, *overrides: str, first: bool = True, until: float = 0.0, characters: str = ""
+) -> Measure:
     """A recipe from `folder` through the command line.
 
     first       count the first update too
@@ -62,7 +64,7 @@ def bottega(folder: Path, recipe: str, *, first: bool = True, until: float = 0.0
         )
     started = time.time()
     with tempfile.TemporaryDirectory() as out:
-        call([*command, "train", str(folder / "recipe.yaml"), "--out", f"{out}/run"])
+        call([*command, "train", str(folder / "recipe.yaml"), *overrides, "--out", f"{out}/run"])
         events = [json.loads(line) for line in Path(out, "run", "events.jsonl").read_text().splitlines()]
     steps = [event for event in events if event["type"] == "stepped"]
     if until:

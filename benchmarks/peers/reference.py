@@ -140,7 +140,7 @@ def shakespeare(options: argparse.Namespace) -> tuple[list[float], float]:
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         seconds.append(time.perf_counter() - started)
-        if number % 50 == 0:
+        if number % 250 == 0:
             loss = validated(model, held_out)
             if loss <= options.until:
                 break

@@ -100,6 +100,7 @@ def _updates(run: RunStore, session: Session, step: int, position: int) -> Itera
             yield _save(run, session, update)
         if validated is not None and _should_stop(run):
             return
+        clock.lap()  # an update's time is its own: what was validated and saved after it says so itself
 
 
 class Clock:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from bottega.engine import muon
 from bottega.engine.optim import Optimizer
 from bottega.recipe import Optim
 
@@ -111,3 +112,24 @@ def test_small_gradients_survive_float16() -> None:
     for name, weight in plain.named_parameters():
         gradient = optimizer.masters[name].grad
         assert (gradient - weight.grad).norm() < 0.05 * weight.grad.norm()
+
+
+@pytest.mark.parametrize("together", [1, 1 << 24])
+def test_muon_is_torchs(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stacked or one by one, standing or lying, the steps are those of `torch.optim.Muon`."""
+    monkeypatch.setattr(muon, "TOGETHER", together)
+    torch.manual_seed(0)
+    shapes = [(8, 8), (8, 24), (24, 8), (8, 8), (24, 8), (5, 3)]
+    ours, theirs = ([nn.Parameter(torch.randn(shape) / 3) for shape in shapes] for _ in range(2))
+    for one, other in zip(ours, theirs, strict=True):
+        other.data.copy_(one.data)
+    settings = {"lr": 0.02, "weight_decay": 0.1}
+    optimizers = [muon.Muon(ours, **settings), torch.optim.Muon(theirs, **settings, adjust_lr_fn="match_rms_adamw")]
+    for _ in range(5):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-3)

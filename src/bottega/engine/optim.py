@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from bottega.engine.muon import Muon
 from bottega.recipe import Optim
 
 FLOAT16_SCALE = 2.0**12
@@ -41,11 +42,9 @@ class Optimizer:
         self.parts: list[torch.optim.Optimizer] = []
         if for_muon:
             self.parts.append(
-                torch.optim.Muon(
+                Muon(
                     [master for name, master in self.masters.items() if name in for_muon],
                     weight_decay=settings.weight_decay,
-                    # One learning rate then fits both optimisers (Liu et al. 2025, arXiv 2502.16982).
-                    adjust_lr_fn="match_rms_adamw",
                 )
             )
         rest = [
