@@ -20,6 +20,9 @@ from bottega.errors import ModelError
 CHUNK = 1 << 25
 """Bytes of logits alive at once, in the model's dtype."""
 
+TRAINED_CHUNK = 1 << 27
+"""The same while the head itself is trained: what each chunk adds to its gradient is a pass over all of that."""
+
 BLOCK = 1 << 20
 """Bytes of logits in float32 that a CPU normalises at once: what fits into its second-level cache."""
 
@@ -43,10 +46,22 @@ class LanguageHead:
         logits = logits * self.scale if self.scale != 1.0 else logits
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
-    def logp(self, hidden: Tensor, label: Tensor) -> Tensor:
+    def logp(self, hidden: Tensor, label: Tensor, foresight: Foresight | None = None) -> Tensor:
         """[N, H], [N] → [N] log-probability of each label, float32 or wider."""
         apply = cast(Any, _LogProbability.apply)
-        return cast(Tensor, apply(hidden, self.weight, self.bias, label, self.scale, self.softcap))
+        return cast(Tensor, apply(hidden, self.weight, self.bias, label, self.scale, self.softcap, foresight))
+
+
+@dataclass
+class Foresight:
+    """A guess at the gradient of the log-probabilities: that it is one number times `share`, [N].
+
+    Most losses are a weighted mean of log-probabilities. Where that is so, all gradients of a trained head can be
+    taken while its logits are at hand; else these are computed a second time, as after the first wrong guess always.
+    """
+
+    share: Tensor | None = None
+    holds: bool = True
 
 
 def language_head(model: nn.Module) -> LanguageHead:
@@ -86,21 +101,32 @@ class _LogProbability(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, label: Tensor, scale: float, cap: float | None
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        label: Tensor,
+        scale: float,
+        cap: float | None,
+        foresight: Foresight | None,
     ) -> Tensor:
         head = LanguageHead(weight, bias, scale, cap)
-        trained = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
-        jacobian = torch.empty_like(hidden) if ctx.needs_input_grad[0] and not trained else None
-        logp = hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
-        for rows, raw in _chunks(head, hidden):
+        ctx.scale, ctx.cap, ctx.foresight, ctx.ahead = scale, cap, foresight, None
+        ctx.trained = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        if ctx.trained:
+            share = foresight.share if foresight is not None and foresight.holds else None
+            ctx.save_for_backward(hidden, weight, bias, label, share)
+            if share is not None:
+                logp, ctx.ahead = _gradients(head, hidden, label, share)
+                return logp
+        jacobian = torch.empty_like(hidden) if ctx.needs_input_grad[0] and not ctx.trained else None
+        logp = _empty_scores(hidden)
+        for rows, raw in _chunks(head, hidden, CHUNK):
             logp[rows] = _scored(head, raw, label[rows], None if jacobian is None else logp.new_ones(len(raw)))
             if jacobian is not None:
                 torch.mm(raw, weight, out=jacobian[rows])
-        ctx.trained, ctx.scale, ctx.cap = trained, scale, cap
         if jacobian is not None:
             ctx.save_for_backward(jacobian)
-        elif trained:
-            ctx.save_for_backward(hidden, weight, bias, label)
         return logp
 
     @staticmethod
@@ -108,24 +134,52 @@ class _LogProbability(torch.autograd.Function):
         (gradient,) = gradients
         if not ctx.trained:
             (jacobian,) = ctx.saved_tensors
-            return (gradient.to(jacobian.dtype)[:, None] * jacobian, *[None] * 5)
-        hidden, weight, bias, label = ctx.saved_tensors
-        head = LanguageHead(weight, bias, ctx.scale, ctx.cap)
-        to_hidden = torch.empty_like(hidden)
-        to_weight = torch.zeros_like(weight, dtype=gradient.dtype)
-        to_bias = torch.zeros_like(bias, dtype=gradient.dtype) if bias is not None else None
-        for rows, slope in _chunks(head, hidden):
-            _scored(head, slope, label[rows], gradient[rows])
-            if to_bias is not None:
-                to_bias += slope.sum(0, dtype=to_bias.dtype)
-            torch.mm(slope, weight, out=to_hidden[rows])
-            to_weight += slope.T @ hidden[rows]
-        return to_hidden, to_weight.to(weight.dtype), None if to_bias is None else to_bias.to(bias.dtype), *[None] * 3
+            return (gradient.to(jacobian.dtype)[:, None] * jacobian, *[None] * 6)
+        hidden, weight, bias, label, share = ctx.saved_tensors
+        ahead, ctx.ahead = ctx.ahead, None
+        factor = None if ahead is None else _factor(gradient, share)
+        if factor is None:
+            if ahead is not None:
+                ctx.foresight.holds = False
+            _, ahead = _gradients(LanguageHead(weight, bias, ctx.scale, ctx.cap), hidden, label, gradient)
+        to_hidden, to_weight, to_bias = ahead
+        if factor is not None:
+            to_hidden, to_weight = to_hidden * factor, to_weight.mul_(factor)
+            to_bias = None if to_bias is None else to_bias * factor
+        to_bias = None if to_bias is None else to_bias.to(bias.dtype)
+        return to_hidden.to(hidden.dtype), to_weight.to(weight.dtype), to_bias, *[None] * 4
 
 
-def _chunks(head: LanguageHead, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """(rows, their logits as the matmul gives them); the next chunk is written over the one before."""
-    size = min(len(hidden), max(1, CHUNK // (len(head.weight) * hidden.element_size())))
+def _gradients(
+    head: LanguageHead, hidden: Tensor, label: Tensor, share: Tensor
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor | None]]:
+    """(logp, gradients of Σ share · logp for hidden, weight and bias)."""
+    logp, to_hidden = _empty_scores(hidden), torch.empty_like(hidden)
+    to_weight = torch.zeros_like(head.weight, dtype=logp.dtype)
+    to_bias = None if head.bias is None else torch.zeros_like(head.bias, dtype=logp.dtype)
+    for rows, slope in _chunks(head, hidden, TRAINED_CHUNK):
+        logp[rows] = _scored(head, slope, label[rows], share[rows])
+        if to_bias is not None:
+            to_bias += slope.sum(0, dtype=to_bias.dtype)
+        torch.mm(slope, head.weight, out=to_hidden[rows])
+        to_weight += slope.T @ hidden[rows]
+    return logp, (to_hidden, to_weight, to_bias)
+
+
+def _factor(gradient: Tensor, share: Tensor) -> Tensor | None:
+    """The number that `share` must be taken times to be `gradient`; None where there is none."""
+    factor = (gradient @ share) / (share @ share)
+    same = (gradient - factor * share).abs().max() <= 1e-6 * gradient.abs().max()
+    return factor if same else None
+
+
+def _empty_scores(hidden: Tensor) -> Tensor:
+    return hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
+
+
+def _chunks(head: LanguageHead, hidden: Tensor, most: int) -> Iterator[tuple[slice, Tensor]]:
+    """(rows, their logits as the matmul gives them), `most` bytes at once; the next is written over the one before."""
+    size = min(len(hidden), max(1, most // (len(head.weight) * hidden.element_size())))
     buffer = hidden.new_empty(size, len(head.weight))
     for start in range(0, len(hidden), size):
         part = hidden[start : start + size]
@@ -140,12 +194,14 @@ def _scored(head: LanguageHead, raw: Tensor, label: Tensor, share: Tensor | None
     for start in range(0, len(raw), size):
         rows = slice(start, start + size)
         own, logits = label[rows, None], head.finished(raw[rows])
-        logp = logits.log_softmax(1)
-        scores.append(logp.gather(1, own))
+        p = logits.softmax(1)
+        # The largest p is exp(largest logit − normaliser), and never small: one exponential does for both.
+        normaliser = logits.amax(1, keepdim=True) - p.amax(1, keepdim=True).log()
+        scores.append(logits.gather(1, own) - normaliser)
         if share is not None:
-            slope = logp.exp_().neg_()
-            slope.scatter_add_(1, own, slope.new_ones(own.shape))
+            factor = head.scale * share[rows, None]
+            slope = p.mul_(-factor).scatter_add_(1, own, factor)
             if head.softcap is not None:
                 slope.mul_(1 - (logits / head.softcap) ** 2)
-            raw[rows] = slope.mul_(head.scale * share[rows, None])
+            raw[rows] = slope
     return torch.cat(scores).squeeze(1)

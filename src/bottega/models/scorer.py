@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bottega.batch import Batch, Example, Row
 from bottega.models.attention import layout_for, padded, rounded
-from bottega.models.heads import class_head, language_head
+from bottega.models.heads import Foresight, class_head, language_head
 from bottega.packing import divide, pack
 
 HeadKind = Literal["language", "class"]
@@ -51,6 +51,7 @@ class Scorer(nn.Module):
     def __init__(self, model: nn.Module, head: HeadKind, fit: Fit) -> None:
         super().__init__()
         self.model, self.head_kind, self.fit = model, head, fit
+        self.foresight = Foresight()
 
     @property
     def network(self) -> Any:
@@ -66,7 +67,8 @@ class Scorer(nn.Module):
         else:
             extra = (0, rounded(len(batch.at)) - len(batch.at))
             hidden = self._hidden(batch).index_select(0, F.pad(batch.at, extra))
-            logp = language_head(self.network).logp(hidden, F.pad(batch.label, extra))
+            self.foresight.share = F.pad(batch.weight, extra)
+            logp = language_head(self.network).logp(hidden, F.pad(batch.label, extra), self.foresight)
             return {"logp": logp[: len(batch.at)]}
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if outputs == {"logits"}:
