@@ -7,10 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+from bottega import memory
 from bottega.packing import divide, pack
 from bottega.recipe import Recipe
 from bottega.rows import prepare
-from bottega.session import MICRO_BATCH_TOKENS, peak_memory
+from bottega.session import MICRO_BATCH_TOKENS
 
 UPDATE = 64
 
@@ -28,7 +29,7 @@ def main() -> None:
     for start in range(0, len(examples), UPDATE):
         for group in divide(examples[start : start + UPDATE], MICRO_BATCH_TOKENS):
             pack(group)
-    print(json.dumps({"seconds": time.perf_counter() - started, "memory": peak_memory()}))
+    print(json.dumps({"seconds": time.perf_counter() - started, "memory": memory.peak()}))
 
 
 if __name__ == "__main__":

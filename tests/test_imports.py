@@ -30,7 +30,7 @@ LAYERS = [
     {"objectives"},
     {"schedule", "packing", "sampling"},
     {"records", "batch", "events", "randomness"},
-    {"errors"},
+    {"errors", "memory"},
 ]
 """From the top down; a module may import from its own layer and those below."""
 

@@ -119,7 +119,8 @@ class Clock:
 
 def _step(session: Session, update: Update, clock: Clock) -> Stepped:
     """Pack, count, accumulate each micro-batch, move: one update."""
-    from bottega.session import add_metrics, counted, peak_memory
+    from bottega import memory
+    from bottega.session import add_metrics, counted
 
     engine, lr = session.engine, session.schedule.lr(update.step)
     batches = session.batches(update.examples)
@@ -140,7 +141,7 @@ def _step(session: Session, update: Update, clock: Clock) -> Stepped:
         tokens_real=sum(batch.tokens_real for batch in batches),
         seconds=seconds,
         cpu=cpu,
-        memory=peak_memory(),
+        memory=memory.peak(),
         device_memory=session.device_memory,
         device_use=session.device_use,
         epoch=update.position / session.feed.epoch_examples,

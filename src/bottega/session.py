@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import resource
-import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +13,7 @@ from typing import Any, get_args
 
 import torch
 
+from bottega import memory
 from bottega.batch import Batch, Example, Term, Unit
 from bottega.engine.engine import Engine
 from bottega.engine.optim import Optimizer
@@ -50,6 +49,7 @@ class Session:
         choices = place["choices"] if place else {}
         self.threads = choices.get("threads") or recipe.devices.threads or torch.get_num_threads()
         torch.set_num_threads(self.threads)
+        memory.keep()
         torch.use_deterministic_algorithms(True, warn_only=True)
         # Filling fresh memory with NaN finds reads of nothing; here it costs a tenth of a step.
         setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010, untyped
@@ -207,12 +207,6 @@ def add_metrics(total: dict[str, float], metrics: Any, counts: dict[Unit, float]
     term: Term
     for name, term in metrics.items():
         total[name] = total.get(name, 0.0) + float(term.sum) / max(counts[term.unit], 1e-12)
-
-
-def peak_memory() -> int:
-    """Peak resident bytes of this process and its finished children."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 def _device(wanted: str) -> str:
