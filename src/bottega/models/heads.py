@@ -42,7 +42,7 @@ class LanguageHead:
 
     def finished(self, raw: Tensor) -> Tensor:
         """Logits in float32 or wider from those the matmul gave."""
-        logits = raw.to(torch.promote_types(raw.dtype, torch.float32))
+        logits = raw.to(_wide(raw.dtype))
         logits = logits * self.scale if self.scale != 1.0 else logits
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
@@ -62,6 +62,9 @@ class Foresight:
 
     share: Tensor | None = None
     holds: bool = True
+
+    def guess(self, dtype: torch.dtype) -> Tensor | None:
+        return self.share.to(dtype) if self.holds and self.share is not None else None
 
 
 def language_head(model: nn.Module) -> LanguageHead:
@@ -114,7 +117,7 @@ class _LogProbability(torch.autograd.Function):
         ctx.scale, ctx.cap, ctx.foresight, ctx.ahead = scale, cap, foresight, None
         ctx.trained = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         if ctx.trained:
-            share = foresight.share if foresight is not None and foresight.holds else None
+            share = None if foresight is None else foresight.guess(_wide(hidden.dtype))
             ctx.save_for_backward(hidden, weight, bias, label, share)
             if share is not None:
                 logp, ctx.ahead = _gradients(head, hidden, label, share)
@@ -174,7 +177,12 @@ def _factor(gradient: Tensor, share: Tensor) -> Tensor | None:
 
 
 def _empty_scores(hidden: Tensor) -> Tensor:
-    return hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
+    return hidden.new_empty(len(hidden), dtype=_wide(hidden.dtype))
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """float32, or what is wider."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _chunks(head: LanguageHead, hidden: Tensor, most: int) -> Iterator[tuple[slice, Tensor]]:
