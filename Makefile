@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PEERS := .venv-bench
 
-.PHONY: help setup check test bench bench-setup endure recipes worlds large demo docs clean
+.PHONY: help setup check test bench bench-setup floor scaling endure recipes worlds large demo docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -41,11 +41,18 @@ bench-setup: $(PEERS)/ready ## Install the peers to measure against, in an envir
 $(PEERS)/ready:
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/pip install --quiet torch==2.13.0
-	$(PEERS)/bin/pip install --quiet trl==1.16.0 transformers==5.23.0 peft==0.21.2
+	$(PEERS)/bin/pip install --quiet trl==1.16.0 transformers==5.23.0 peft==0.21.2 requests
+	$(PEERS)/bin/pip install --quiet --no-deps unsloth==2026.10.9 unsloth_zoo==2026.10.9
 	@touch $@
 
-bench: setup bench-setup ## Measure speed and memory against the peers (half an hour)
-	$(BIN)/python benchmarks/versus_trl.py --peer $(PEERS)/bin/python
+bench: setup bench-setup ## Measure speed and memory against the peers (40 minutes)
+	$(BIN)/python benchmarks/bench.py --peer $(PEERS)/bin/python
+
+floor: setup ## Measure how close a step is to the matmuls it cannot avoid (minutes)
+	$(BIN)/python benchmarks/floor.py
+
+scaling: setup ## Measure how a step's cost grows with context, batch and parameters (minutes)
+	$(BIN)/python benchmarks/scaling.py
 
 recipes: setup ## Run the recipes on real data and print what they reach (ten minutes)
 	$(BIN)/python benchmarks/real_data.py

@@ -30,13 +30,17 @@ class Measure:
     since_start: float = 0.0
 
 
-def script(command: list[str]) -> Measure:
-    """A script that prints one JSON line at its end, with its seconds and memory."""
+def script(command: list[str], *, first: bool = True) -> Measure:
+    """A script that prints one JSON line at its end, with the seconds and tokens of its updates, and its memory.
+
+    first  count the first update too
+    """
     started = time.time()
     result = json.loads(call(command).splitlines()[-1])
-    return Measure(
-        result["seconds"], result["memory"], result.get("tokens", 0.0), result.get("ended", started) - started
-    )
+    skipped = 0 if first else 1
+    amount = sum(result.get("tokens", [])[skipped:])
+    since_start = result.get("ended", started) - started
+    return Measure(sum(result["seconds"][skipped:]), result["memory"], amount, since_start)
 
 
 def bottega(
@@ -72,8 +76,13 @@ def bottega(
         if not reached:
             sys.exit(f"a validation loss of {until} was not reached")
         steps = [step for step in steps if step["step"] <= reached[0]]
-    seconds = sum(step["seconds"] for step in steps[0 if first else 1 :])
-    return Measure(seconds, steps[-1]["memory"], since_start=steps[0]["time"] - started)
+    counted = steps[0 if first else 1 :]
+    return Measure(
+        sum(step["seconds"] for step in counted),
+        steps[-1]["memory"],
+        0.0 if first else sum(step["tokens_real"] for step in counted),
+        since_start=steps[0]["time"] - started,
+    )
 
 
 def call(command: list[str]) -> str:

@@ -27,9 +27,9 @@ def main() -> None:
     started = time.perf_counter()
     examples = prepare(recipe).train.examples
     for start in range(0, len(examples), UPDATE):
-        for group in divide(examples[start : start + UPDATE], MICRO_BATCH_TOKENS):
+        for group in divide(examples[start : start + UPDATE], MICRO_BATCH_TOKENS["cpu"]):
             pack(group)
-    print(json.dumps({"seconds": time.perf_counter() - started, "memory": memory.peak()}))
+    print(json.dumps({"seconds": [time.perf_counter() - started], "memory": memory.peak()}))
 
 
 if __name__ == "__main__":

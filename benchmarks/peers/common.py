@@ -13,10 +13,22 @@ from transformers import TrainerCallback
 
 
 class Clock(TrainerCallback):
-    """Seconds of each update, from its first micro-batch to its last change of a weight."""
+    """Seconds of each update, from its first micro-batch to its last change of a weight, and the tokens it is given."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self.tokens: list[int] = []
+
+    def count(self, trainer: Any) -> None:
+        """Count the tokens of each batch that are no padding."""
+        whole = trainer.training_step
+
+        def counting(model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
+            mask = inputs.get("attention_mask")
+            self.tokens.append(int(inputs["input_ids"].numel() if mask is None else mask.sum()))
+            return whole(model, inputs, *arguments, **options)
+
+        trainer.training_step = counting
 
     def on_step_begin(self, *args: object, **kwargs: object) -> None:
         self.started = time.perf_counter()
@@ -57,7 +69,7 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def report(seconds: list[float], **more: float) -> None:
-    """One JSON line: seconds of each update, and peak bytes of the process."""
+def report(seconds: list[float], **more: float | list[int]) -> None:
+    """One JSON line: seconds of each update, peak bytes of the process, and when the last update was done."""
     memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"seconds": sum(seconds), "memory": memory, "ended": time.time(), **more}))
+    print(json.dumps({"seconds": seconds, "memory": memory, "ended": time.time(), **more}))

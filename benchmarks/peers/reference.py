@@ -178,7 +178,7 @@ def tokens(options: argparse.Namespace) -> tuple[list[float], float]:
         optimizer.step()
         seconds.append(time.perf_counter() - started)
         loss = float(result.detach())
-    return seconds[1:], loss
+    return seconds, loss
 
 
 def compiled(model: Model) -> nn.Module:

@@ -1,6 +1,6 @@
 """One TRL run on a prepared workload, in the peers' environment: `trl_run.py sft|dpo FOLDER --updates N …`.
 
-With packing an update holds blocks of 1,024 tokens instead of rows; the real tokens it trained on are reported.
+With packing an update holds blocks of 1,024 tokens instead of rows.
 """
 
 from __future__ import annotations
@@ -28,13 +28,10 @@ def main() -> None:
         peft_config=None if options.full else lora,
         callbacks=[clock],
     )
-    tokens = 0
-    if options.packing:
-        # Each update takes `examples` blocks, in an order of the trainer's own; all are of much the same size.
-        sizes = [len(ids) for ids in trainer.train_dataset["input_ids"]]
-        tokens = round(sum(sizes) / len(sizes) * options.examples * options.updates)
+    if options.work == "sft":
+        clock.count(trainer)
     trainer.train()
-    report(clock.seconds, **({"tokens": tokens} if tokens else {}))
+    report(clock.seconds, tokens=clock.tokens)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,9 @@ def main() -> None:
         processing_class=tokenizer,
         callbacks=[clock],
     )
+    clock.count(trainer)
     trainer.train()
-    report(clock.seconds)
+    report(clock.seconds, tokens=clock.tokens)
 
 
 if __name__ == "__main__":

@@ -158,7 +158,9 @@ class Optim(Section):
     steps: int | None = Field(None, ge=1, description="Updates. Excludes `epochs`.")
     examples: int | None = Field(None, ge=1, description="Examples an update; default 16. Excludes `update_tokens`.")
     update_tokens: int | None = Field(None, ge=1, description="Tokens an update.")
-    tokens: int | None = Field(None, ge=1, description="Most tokens in a micro-batch, after sharing; default 4096.")
+    tokens: int | None = Field(
+        None, ge=1, description="Most tokens in a micro-batch, after sharing; default 2048 on a CPU, 4096 on CUDA."
+    )
     weight_decay: float = Field(0.0, ge=0, description="On matrices only.")
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     clip: float | None = Field(1.0, gt=0, description="Largest norm of the whole gradient; null for none.")

@@ -70,7 +70,8 @@ class World:
         counts, total = counted(batches), 0.0
         self.model.zero_grad()
         for batch in batches:
-            loss: Loss = self.objective.loss(scorer(batch, self.objective.outputs), batch)
+            scores = scorer(batch, self.objective.outputs, weighted=self.objective.weighted)
+            loss: Loss = self.objective.loss(scores, batch)
             share = loss.total(counts)
             share.backward()
             total += float(share.detach())

@@ -71,7 +71,7 @@ class Engine:
         torch.manual_seed(derive(self.seed, "dropout", step, part))
         self.scorer.train()
         with _memory_named():
-            scores = self.scorer(batch, self.objective.outputs)
+            scores = self.scorer(batch, self.objective.outputs, weighted=self.objective.weighted)
             loss = self.objective.loss(scores, batch)
             total = loss.total(counts)
             share = float(total.detach())

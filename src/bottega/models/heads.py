@@ -46,25 +46,14 @@ class LanguageHead:
         logits = logits * self.scale if self.scale != 1.0 else logits
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
-    def logp(self, hidden: Tensor, label: Tensor, foresight: Foresight | None = None) -> Tensor:
-        """[N, H], [N] → [N] log-probability of each label, float32 or wider."""
+    def logp(self, hidden: Tensor, label: Tensor, share: Tensor | None = None) -> Tensor:
+        """[N, H], [N] → [N] log-probability of each label, float32 or wider.
+
+        share  [N], a guess at their gradient, up to a factor: where it is right, the gradients of a trained head are
+               taken while its logits are at hand; where it is wrong or missing, they are computed a second time
+        """
         apply = cast(Any, _LogProbability.apply)
-        return cast(Tensor, apply(hidden, self.weight, self.bias, label, self.scale, self.softcap, foresight))
-
-
-@dataclass
-class Foresight:
-    """A guess at the gradient of the log-probabilities: that it is one number times `share`, [N].
-
-    Most losses are a weighted mean of log-probabilities. Where that is so, all gradients of a trained head can be
-    taken while its logits are at hand; else these are computed a second time, as after the first wrong guess always.
-    """
-
-    share: Tensor | None = None
-    holds: bool = True
-
-    def guess(self, dtype: torch.dtype) -> Tensor | None:
-        return self.share.to(dtype) if self.holds and self.share is not None else None
+        return cast(Tensor, apply(hidden, self.weight, self.bias, label, self.scale, self.softcap, share))
 
 
 def language_head(model: nn.Module) -> LanguageHead:
@@ -111,13 +100,13 @@ class _LogProbability(torch.autograd.Function):
         label: Tensor,
         scale: float,
         cap: float | None,
-        foresight: Foresight | None,
+        share: Tensor | None,
     ) -> Tensor:
         head = LanguageHead(weight, bias, scale, cap)
-        ctx.scale, ctx.cap, ctx.foresight, ctx.ahead = scale, cap, foresight, None
+        ctx.scale, ctx.cap, ctx.ahead = scale, cap, None
         ctx.trained = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         if ctx.trained:
-            share = None if foresight is None else foresight.guess(_wide(hidden.dtype))
+            share = None if share is None else share.to(_wide(hidden.dtype))
             ctx.save_for_backward(hidden, weight, bias, label, share)
             if share is not None:
                 logp, ctx.ahead = _gradients(head, hidden, label, share)
@@ -142,8 +131,6 @@ class _LogProbability(torch.autograd.Function):
         ahead, ctx.ahead = ctx.ahead, None
         factor = None if ahead is None else _factor(gradient, share)
         if factor is None:
-            if ahead is not None:
-                ctx.foresight.holds = False
             _, ahead = _gradients(LanguageHead(weight, bias, ctx.scale, ctx.cap), hidden, label, gradient)
         to_hidden, to_weight, to_bias = ahead
         if factor is not None:

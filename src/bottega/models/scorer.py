@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bottega.batch import Batch, Example, Row
 from bottega.models.attention import layout_for, padded, rounded
-from bottega.models.heads import Foresight, class_head, language_head
+from bottega.models.heads import class_head, language_head
 from bottega.packing import divide, pack
 
 HeadKind = Literal["language", "class"]
@@ -46,12 +46,13 @@ class Scorer(nn.Module):
 
     logp    [N]     log-probability of each label
     logits  [N, C]  class scores
+
+    With `weighted` the gradient of logp will be `batch.weight` times one number, which spares a trained head work.
     """
 
     def __init__(self, model: nn.Module, head: HeadKind, fit: Fit) -> None:
         super().__init__()
         self.model, self.head_kind, self.fit = model, head, fit
-        self.foresight = Foresight()
 
     @property
     def network(self) -> Any:
@@ -59,7 +60,7 @@ class Scorer(nn.Module):
         inner = getattr(self.model, "get_base_model", None)
         return inner() if inner else self.model
 
-    def forward(self, batch: Batch, outputs: frozenset[str]) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, outputs: frozenset[str], *, weighted: bool = False) -> dict[str, Tensor]:
         if self.fit.own_head:
             logits = self._own_logits(batch)
         elif self.head_kind == "class":
@@ -67,8 +68,8 @@ class Scorer(nn.Module):
         else:
             extra = (0, rounded(len(batch.at)) - len(batch.at))
             hidden = self._hidden(batch).index_select(0, F.pad(batch.at, extra))
-            self.foresight.share = F.pad(batch.weight, extra)
-            logp = language_head(self.network).logp(hidden, F.pad(batch.label, extra), self.foresight)
+            share = F.pad(batch.weight, extra) if weighted else None
+            logp = language_head(self.network).logp(hidden, F.pad(batch.label, extra), share)
             return {"logp": logp[: len(batch.at)]}
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if outputs == {"logits"}:

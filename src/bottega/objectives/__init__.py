@@ -56,6 +56,11 @@ class Objective(BaseModel, ABC):
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
         """Sums to minimise, each with the unit it is a mean over."""
 
+    @property
+    def weighted(self) -> bool:
+        """Whether the loss is a mean of log-probabilities by `batch.weight`: a promise that saves time, not a need."""
+        return False
+
     def asked(self, record: Record) -> tuple[Prompt, str] | None:
         """(prompt, right answer) of a record whose answer can be written and compared; None for any other."""
         return None

@@ -24,6 +24,10 @@ class Causal(Objective):
 
     kind: Literal["causal"] = "causal"
 
+    @property
+    def weighted(self) -> bool:
+        return True
+
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Text)
         return [(row,) for row in codec.document(record)]

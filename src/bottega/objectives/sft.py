@@ -42,6 +42,10 @@ class Sft(Objective):
     kind: Literal["sft"] = "sft"
     weighting: Literal["token", "example"] = "token"
 
+    @property
+    def weighted(self) -> bool:
+        return self.weighting == "token"
+
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         if isinstance(record, Preference):
             return [(codec.continued(record.where, record.prompt, record.chosen, record.tools),)]

@@ -1,0 +1,38 @@
+"""A recipe's updates one at a time, in this process, as `bottega train` would do them."""
+
+from __future__ import annotations
+
+import time
+from itertools import islice
+from pathlib import Path
+
+from bottega.batch import Batch
+from bottega.feed import Update
+from bottega.recipe import Recipe
+from bottega.session import Session, counted
+
+
+class Stepper:
+    """The first updates of the recipe in `folder`, to be done in any order and as often as wanted."""
+
+    def __init__(self, folder: Path, recipe: str, updates: int) -> None:
+        (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
+        self.session = Session(Recipe.load(folder / "recipe.yaml"))
+        self.updates = list(islice(self.session.feed.updates(), updates))
+        # What a reference says is looked up from the second time on, as in all epochs but the first.
+        self.batches: list[list[Batch]] = [self.session.batches(update.examples) for update in self.updates]
+
+    def step(self, number: int) -> float:
+        """Do update `number`; returns its seconds."""
+        started = time.perf_counter()
+        update: Update = self.updates[number]
+        batches = self.session.batches(update.examples)
+        counts, engine = counted(batches), self.session.engine
+        for part, batch in enumerate(batches):
+            engine.accumulate(batch, counts, step=update.step, part=part)
+        engine.update(self.session.lr, step=update.step)
+        return time.perf_counter() - started
+
+    def tokens(self, number: int) -> int:
+        """Tokens that update `number` computes."""
+        return sum(len(batch.tokens) for batch in self.batches[number])
