@@ -1,6 +1,6 @@
 """The table of speed: every work beside its peers, in one sitting, with a mark where a target is reached.
 
-    python benchmarks/bench.py --peer .venv-bench/bin/python [--only NAME …] [--rounds 2] [--out FILE]
+    python benchmarks/bench.py --peer .venv-bench/bin/python [--only NAME …] [--rounds 1] [--out FILE]
 
 Every measurement is a fresh process, and contenders take turns. In the first round all run; in the later ones we and
 the fastest of each group of peers do. Speed is compared with the fastest of a group, memory with the leanest.
@@ -103,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", required=True, help="python of the peers' environment (make bench-setup)")
     parser.add_argument("--only", nargs="+", choices=WORKS, default=list(WORKS))
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     started, works = time.perf_counter(), []
