@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 
 from bottega import memory
-from bottega.packing import divide, pack
-from bottega.recipe import Recipe
-from bottega.rows import prepare
-from bottega.session import MICRO_BATCH_TOKENS
+
+with memory.uncollected():  # as a run does it
+    from bottega.packing import divide, pack
+    from bottega.recipe import Recipe
+    from bottega.rows import prepare
+    from bottega.session import MICRO_BATCH_TOKENS
 
 UPDATE = 64
 

@@ -35,6 +35,32 @@ def test_freed_memory_stays() -> None:
     assert kept < 16384, "a fifth of the pages that five times 64 MiB have"
 
 
+FROZEN = """
+import gc, sys
+from bottega import memory
+
+before = gc.get_freeze_count()
+with memory.uncollected():
+    assert not gc.isenabled()
+    import torch
+first = gc.get_freeze_count()
+with memory.uncollected():
+    assert gc.isenabled()
+    garbage = [[] for _ in range(1000)]
+print(before, first, gc.get_freeze_count(), gc.isenabled())
+"""
+
+
+def test_what_the_imports_made_is_not_searched_again() -> None:
+    """And nothing else is left out: not what stands in a process that has torch already."""
+    done = subprocess.run([sys.executable, "-c", FROZEN], capture_output=True, text=True, check=True)
+    before, first, second, enabled = done.stdout.split()
+    assert int(before) == 0
+    assert int(first) > 10_000
+    assert int(second) <= int(first)  # of these some go as ever, by their reference counts
+    assert enabled == "True"
+
+
 def test_the_peak_grows_with_what_is_held() -> None:
     before = memory.peak()
     held = b"x" * (before + (64 << 20))  # more than any garbage that may be reused

@@ -38,4 +38,7 @@ __all__ = ["BottegaError", "Recipe", "evaluate", "load", "load_classifier", "pre
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'bottega' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    from bottega.memory import uncollected
+
+    with uncollected():
+        return getattr(import_module(_HOME[name]), name)

@@ -11,9 +11,11 @@ import json
 import math
 import time
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bottega import memory
 from bottega.errors import CheckpointError
 from bottega.events import Event, Failed, Finished, Noted, Saved, Stepped, Validated
 from bottega.recipe import Recipe
@@ -63,13 +65,18 @@ def _recorded(run: RunStore) -> Iterator[Event]:
 
 
 def _life(run: RunStore) -> Iterator[Event]:
-    from bottega import opening
-    from bottega.session import Session
+    with memory.uncollected():
+        from bottega import opening
+        from bottega.session import Session
 
     recipe, place = run.recipe, run.place
-    session = Session(recipe, place, run.folder)
     if place is None:
-        run.write_place(opening.place(session))
+        with ThreadPoolExecutor(1) as thread:
+            sums = thread.submit(opening.checksums, recipe)
+            session = Session(recipe, None, run.folder)
+            run.write_place(opening.place(session, sums.result()))
+    else:
+        session = Session(recipe, place, run.folder)
     checkpoint, damaged = _newest_whole(run)
     yield from damaged
     step, position = _restore(session, checkpoint) if checkpoint else (0, 0)

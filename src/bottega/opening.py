@@ -12,13 +12,19 @@ from typing import Any
 import torch
 
 from bottega.events import Noted, Started
+from bottega.recipe import Recipe
 from bottega.rows import files_of, tokenizer_differs
 from bottega.runs import checksum
 from bottega.session import Session
 
 
-def place(session: Session) -> dict[str, Any]:
-    """Versions, hardware, data, and every choice made, for `place.json`."""
+def checksums(recipe: Recipe) -> dict[str, str]:
+    """Those of every file whose change would make a resume another run."""
+    return {str(path): checksum(path) for path in files_of(recipe)}
+
+
+def place(session: Session, sums: dict[str, str]) -> dict[str, Any]:
+    """Versions, hardware, the data's checksums, and every choice made, for `place.json`."""
     return {
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("bottega", "torch", "transformers", "tokenizers", "peft")},
@@ -28,7 +34,7 @@ def place(session: Session) -> dict[str, Any]:
             "processor": torch.cpu.get_capabilities().get("cpu_name") or platform.machine(),
             "accelerator": torch.cuda.get_device_name() if session.device == "cuda" else None,
         },
-        "files": {str(path): checksum(path) for path in files_of(session.recipe)},
+        "files": sums,
         "choices": {
             "threads": session.threads,
             "device": session.device,

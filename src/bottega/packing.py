@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -60,44 +61,39 @@ def divide(
     """
     ordered = sorted(examples, key=lambda example: _key(example.rows[0]))
     floor = share_at_least if share else None
-    cost = sum(_costs(ordered, floor))
-    groups = _fill(ordered, tokens, floor)
+    alone = [_cost(example, floor) for example in ordered]
+    saved = [0, *(_shared(one.rows[-1], other.rows[0], floor) for one, other in pairwise(ordered))]
+    groups = _fill(alone, saved, tokens)
     # Even parts keep the largest, which sets the memory peak, small.
-    even = _fill(ordered, min(tokens, int(1.1 * cost / len(groups)) + 1), floor)
-    return even if len(even) == len(groups) else groups
+    even = _fill(alone, saved, min(tokens, int(1.1 * (sum(alone) - sum(saved)) / len(groups)) + 1))
+    starts = even if len(even) == len(groups) else groups
+    return [list(ordered[start:end]) for start, end in zip(starts, [*starts[1:], len(ordered)], strict=True)]
 
 
-def _fill(ordered: Sequence[Example], tokens: int, share_at_least: int | None) -> list[list[Example]]:
-    groups: list[list[Example]] = []
-    used = 0
-    for index, example in enumerate(ordered):
-        before = ordered[index - 1].rows[-1] if groups else None
-        cost = _cost(example, before, share_at_least)
-        if not groups or used + cost > tokens:
-            groups.append([])
-            used, cost = 0, _cost(example, None, share_at_least)
-        groups[-1].append(example)
-        used += cost
-    return groups
+def _fill(alone: Sequence[int], saved: Sequence[int], tokens: int) -> list[int]:
+    """Where each group starts: an example goes behind its neighbour, of which it saves so much, as long as it fits."""
+    starts, used = list[int](), 0
+    for place, (cost, less) in enumerate(zip(alone, saved, strict=True)):
+        if not starts or used + cost - less > tokens:
+            starts.append(place)
+            used = cost
+        else:
+            used += cost - less
+    return starts
 
 
-def _costs(ordered: Sequence[Example], share_at_least: int | None) -> list[int]:
-    before = [None, *(example.rows[-1] for example in ordered[:-1])]
-    return [_cost(example, row, share_at_least) for example, row in zip(ordered, before, strict=True)]
-
-
-def _cost(example: Example, before: Row | None, share_at_least: int | None) -> int:
-    """Tokens the example adds behind row `before`: an upper bound, since it may share with others too."""
-    cost = 0
-    for row in example.rows:
-        cost += len(row.computed) - (_shared(before, row, share_at_least) if before is not None else 0)
-        before = row
-    return cost
+def _cost(example: Example, share_at_least: int | None) -> int:
+    """Tokens of the example by itself: an upper bound, since its rows may share more in another order."""
+    shared = (_shared(one, other, share_at_least) for one, other in pairwise(example.rows))
+    return sum(len(row.computed) for row in example.rows) - sum(shared)
 
 
 def _shared(one: Row, other: Row, share_at_least: int | None) -> int:
+    """Length of the prefix that two rows share, 0 where it is not worth a node."""
     if share_at_least is None or one.both_ways or other.both_ways:
         return 0
+    if one.tokens[:share_at_least].tobytes() != other.tokens[:share_at_least].tobytes():
+        return 0  # most neighbours, found out in a tenth of the time
     length = _common_prefix(one.computed, other.computed)
     return length if length >= share_at_least else 0
 

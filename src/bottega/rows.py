@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 from bottega.data import sources
-from bottega.data.codec import Codec, Known
+from bottega.data.codec import Codec, texts
 from bottega.data.shelf import Shelf
 from bottega.data.split import Side
 from bottega.errors import DataError, ModelError, RunError
@@ -23,8 +23,8 @@ from bottega.runs import checksum
 Sided = tuple[Side, int, Record]
 """A record with its side and the number of its source."""
 
-PART = 256
-"""Records encoded at once."""
+PART, PART_CHARACTERS = 256, 1 << 20
+"""Records encoded at once: so many, or as many as hold so many characters."""
 
 
 @dataclass
@@ -70,36 +70,36 @@ def prepare(recipe: Recipe, choices: Mapping[str, Any] | None = None, folder: Pa
 
 def _looked_ahead(records: Iterator[Sided], codec: Codec) -> Iterator[list[Sided]]:
     """The records in parts; while one is made into rows, the tokenizer is at work on the next in a thread."""
-    waiting: tuple[list[Sided], Future[Known]] | None = None
     with ThreadPoolExecutor(1) as thread:
-        for part, failure in _parts(records):
-            if waiting is not None:
-                codec.known = waiting[1].result()
-                yield waiting[0]
+        looking = (
+            (part, failure, thread.submit(codec.look_ahead, [record for _, _, record in part]))
+            for part, failure in _parts(records)
+        )
+        # Each has its turn when the next has been handed over.
+        for one, _ in pairwise(chain(looking, [None])):
+            assert one is not None
+            part, failure, known = one
+            codec.known = known.result()
+            yield part
+            codec.known = {}
             if failure is not None:
-                # What stands before the row that failed has its turn first.
-                codec.known = {}
-                yield part
                 raise failure
-            waiting = part, thread.submit(codec.look_ahead, [record for _, _, record in part])
-        if waiting is not None:
-            codec.known = waiting[1].result()
-            yield waiting[0]
-    codec.known = {}
 
 
 def _parts(records: Iterator[Sided]) -> Iterator[tuple[list[Sided], DataError | None]]:
-    """(records, what came instead of the next one)."""
-    while True:
-        part: list[Sided] = []
-        try:
-            part.extend(islice(records, PART))
-        except DataError as error:
-            yield part, error
-            return
-        if not part:
-            return
-        yield part, None
+    """(some records, what came instead of the next one)."""
+    part, size, failure = list[Sided](), 0, None
+    try:
+        for record in records:
+            part.append(record)
+            size += sum(len(text) for text, _ in texts(record[2]))
+            if len(part) == PART or size >= PART_CHARACTERS:
+                yield part, None
+                part, size = [], 0
+    except DataError as error:
+        failure = error
+    if part or failure:
+        yield part, failure
 
 
 def _tokenizer_source(recipe: Recipe) -> str:

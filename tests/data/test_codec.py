@@ -17,11 +17,11 @@ import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from bottega.batch import Row
-from bottega.data.codec import Codec, Unusable
+from bottega.data.codec import Codec, Span, Unusable, _tokens
 from bottega.data.tokenizer import train_tokenizer
 from bottega.errors import DataError
 from bottega.models.load import load_tokenizer
-from bottega.records import Chat, Message, Preference, Prompted, Text
+from bottega.records import Chat, Labelled, Message, Preference, Prompted, Text
 from bottega.survey import pieces
 from making import WORDS, make_tokenizer, shared_data
 
@@ -1130,3 +1130,57 @@ def test_a_class_is_not_shown_as_a_token() -> None:
     second = int(codec(tokenizer, both_ways=True).pooled("here", "abc", 0).tokens[1])
     row = codec(tokenizer, both_ways=True).pooled("here", "abc", second)
     assert [piece.weight for piece in pieces(row, tokenizer)] == [0.0] * 4
+
+
+# 7. Looking ahead
+
+
+def _everything(reader: Codec, records: Sequence[Any]) -> list[str]:
+    found = []
+    for record in records:
+        ways = {
+            Prompted: [reader.answer],
+            Text: [reader.answer] if getattr(record, "answer", 0) else [reader.answer, reader.document],
+            Labelled: [lambda record: reader.pooled(record.where, record.text, 1)],
+        }
+        for way in ways[type(record)]:
+            try:
+                found.append(repr(way(record)))
+            except Unusable as unusable:
+                found.append(unusable.reason)
+    return found
+
+
+@pytest.mark.parametrize("policy", ["drop", "truncate", "split"])
+@pytest.mark.parametrize("adds_eos", [False, True])
+@pytest.mark.parametrize("trims", [False, True])
+def test_looking_ahead_changes_nothing(policy: str, adds_eos: bool, trims: bool) -> None:
+    tokenizer = byte_level(bos="<s>", eos="</s>", adds_bos=True, adds_eos=adds_eos, trim_offsets=trims)
+    reader = codec(tokenizer, max_length=12, too_long=policy, both_ways=True)
+    pieces = ["the cat", " sat 🙂", "東京", "  \n", "é", "", " on the mat and looked at the dog"]
+    pairs = list(itertools.product(pieces, pieces))
+    records = [
+        *(Prompted("here", one, other) for one, other in pairs),
+        *(Text("here", one + other, len(one)) for one, other in pairs),
+        *(Labelled("here", one + other, "a") for one, other in pairs),
+    ]
+    alone = _everything(reader, records)
+    assert any("truncation" in reason or "longer" in reason for reason in alone) or policy == "truncate"
+    reader.known = reader.look_ahead(records)
+    assert len(reader.known) > len(pairs)
+    assert _everything(reader, records) == alone
+
+
+@pytest.mark.parametrize("trims", [False, True])
+def test_the_tokens_of_a_span_are_those_its_offsets_say(trims: bool) -> None:
+    tokenizer = byte_level(bos="<s>", eos="</s>", adds_bos=True, adds_eos=True, trim_offsets=trims)
+    text = " the  cat sat 🙂 東 on\n\n the mat é "
+    encoding = tokenizer.backend_tokenizer.encode(text)
+    for start, stop in itertools.combinations(range(len(text) + 1), 2):
+        inside = [
+            place
+            for place, (begin, end) in enumerate(encoding.offsets)
+            if end > start and (begin < stop or begin == end == stop)
+        ]
+        expected = (inside[0], inside[-1] + 1) if inside else (0, 0)
+        assert _tokens(encoding, Span(start, stop, 1.0, closed=False)) == expected, text[start:stop]

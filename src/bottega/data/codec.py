@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain
@@ -51,8 +52,8 @@ class Span(NamedTuple):
     closed: bool
 
 
-Known = Mapping[str, Any]
-"""The tokenizer's encoding of a text, special tokens included."""
+Known = Mapping[tuple[str, bool], Any]
+"""The tokenizer's encoding of a text, special tokens included, with or without the characters of each token."""
 
 
 class TemplateRefused(DataError):
@@ -76,7 +77,7 @@ class Codec:
         # A limit or padding stored in tokenizer.json would act here unseen.
         self._backend.no_truncation()
         self._backend.no_padding()
-        self._special = set(tokenizer.added_tokens_decoder)
+        self._special, self._eos = set(tokenizer.added_tokens_decoder), tokenizer.eos_token_id
         self.truncated = 0
         self.known: Known = {}
 
@@ -85,10 +86,9 @@ class Codec:
 
         A block's last token predicts the next block's first, so no prediction is lost at the cut.
         """
-        ids, _ = self._encode(record.text)
-        eos = self.tokenizer.eos_token_id
-        if eos is not None and len(ids) and ids[-1] != eos:
-            ids = np.append(ids, eos)
+        ids = self._ids(record.text)
+        if self._eos is not None and len(ids) and ids[-1] != self._eos:
+            ids = np.append(ids, self._eos)
         if len(ids) < 2:
             raise Unusable("shorter than two tokens")
         if len(ids) <= self.max_length:
@@ -126,14 +126,11 @@ class Codec:
 
     def pooled(self, where: str, text: str, label: int | float) -> Row:
         """The row of a text whose one prediction is read where the model's classifier reads it."""
-        ids, _ = self._encode(text)
+        ids = self._ids(text)
         if len(ids) > self.max_length:
             self._refuse(where, len(ids))
             self.truncated += 1
-            # The tokenizer's own truncation spares the tokens it adds at the end.
-            self._backend.enable_truncation(self.max_length, direction=self.tokenizer.truncation_side)
-            ids, _ = self._encode(text)
-            self._backend.no_truncation()
+            ids = np.array(self._truncating.encode(text).ids, np.int64)
         return self.whole(ids, label)
 
     def whole(self, ids: Ints, label: int | float) -> Row:
@@ -158,13 +155,12 @@ class Codec:
     def prefix(self, prompt: Prompt, tools: Tools = ()) -> list[int]:
         """The tokens a continuation of `prompt` is generated from: text as it is, or a conversation's next answer."""
         if not isinstance(prompt, str):
-            ids, _ = self._encode(self._render(Chat("the conversation", prompt, tools), generation=True), special=False)
-            return list(ids.tolist())
-        ids, _ = self._encode(prompt)
-        eos = self.tokenizer.eos_token_id
-        ended = len(ids) and ids[-1] == eos and not prompt.endswith(self.tokenizer.eos_token or "\0")
-        found: list[int] = (ids[:-1] if ended else ids).tolist()
-        start = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else eos
+            text = self._render(Chat("the conversation", prompt, tools), generation=True)
+            return list(self._encoding(text, special=False).ids)
+        ids: list[int] = self._encoding(prompt).ids
+        ended = ids and ids[-1] == self._eos and not prompt.endswith(self.tokenizer.eos_token or "\0")
+        found = ids[:-1] if ended else ids
+        start = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self._eos
         return found or ([] if start is None else [start])
 
     @cached_property
@@ -173,32 +169,47 @@ class Codec:
         mark = chr(MARKS[0])
         tail = self._render(Chat("the chat template", (Message("user", "?"), Message("assistant", mark))))
         closing = tail.partition(mark)[2]
-        ids, _ = self._encode(closing[: self._closes(closing)], special=False)
-        eos = self.tokenizer.eos_token_id
-        return frozenset(ids.tolist()) & self._special | (frozenset() if eos is None else {eos})
+        ids = self._encoding(closing[: self._closes(closing)], special=False).ids
+        return frozenset(ids) & self._special | (frozenset() if self._eos is None else {self._eos})
 
     # Encoding
 
-    def look_ahead(self, records: Sequence[Record]) -> Known:
-        """What encoding the records will ask for, in one call on all cores; to be set as `known` while they are.
+    @cached_property
+    def _truncating(self) -> Any:
+        """The same tokenizer, cutting at `max_length`: it spares the tokens that are added at the end.
 
-        Not of conversations, whose text only their template knows.
+        A copy, since the other may be at work in a thread.
         """
-        texts = list(dict.fromkeys(text for record in records for text in _texts(record)))
+        backend = deepcopy(self._backend)
+        backend.enable_truncation(self.max_length, direction=self.tokenizer.truncation_side)
+        return backend
+
+    def look_ahead(self, records: Sequence[Record]) -> Known:
+        """What encoding the records will ask for, in two calls on all cores; to be set as `known` while they are.
+
+        Not of conversations, whose text only their template knows. Where no answer is to be found in a text, which
+        characters make a token is not asked: that is half of the work.
+        """
+        asked = list(dict.fromkeys(key for record in records for key in texts(record)))
+        located, bare = ([text for text, wanted in asked if wanted is kind] for kind in (True, False))
         try:
-            return dict(zip(texts, self._backend.encode_batch(texts), strict=True))
+            encodings = [*self._backend.encode_batch(located), *self._backend.encode_batch_fast(bare)]
         except Exception:  # one of them cannot be encoded; which, its own turn will tell
             return {}
+        keys = chain(((text, True) for text in located), ((text, False) for text in bare))
+        return dict(zip(keys, encodings, strict=True))
 
-    def _encode(self, text: str, *, special: bool = True) -> tuple[Ints, Ints]:
-        """(ids [t], offsets [t, 2] in characters)."""
-        encoding = self.known.get(text) if special else None
+    def _encoding(self, text: str, *, special: bool = True) -> Any:
+        """The tokenizer's account of a text: ids, and the characters of each token."""
+        known = self.known.get((text, True)) if special else None
         try:
-            encoding = encoding or self._backend.encode(text, add_special_tokens=special)
+            return known or self._backend.encode(text, add_special_tokens=special)
         except Exception as error:  # the tokenizers library raises nothing narrower
             raise Unusable(f"the tokenizer cannot encode it: {error}") from None
-        offsets = np.fromiter(chain.from_iterable(encoding.offsets), np.int64)
-        return np.array(encoding.ids, np.int64), offsets.reshape(-1, 2)
+
+    def _ids(self, text: str) -> Ints:
+        """The tokens of a text, special ones included."""
+        return np.array((self.known.get((text, False)) or self._encoding(text)).ids, np.int64)
 
     def _prompted(self, where: str, prompt: str, completion: str) -> Row:
         text = prompt + completion
@@ -206,28 +217,20 @@ class Codec:
 
     def _answered(self, where: str, text: str, spans: Sequence[Span], *, special: bool) -> Row:
         """The row of `text` whose predictions are the tokens in `spans`; what ends the text is one of them."""
-        ids, offsets = self._encode(text, special=special)
-        weight = np.zeros(len(ids), np.float32)
+        encoding = self._encoding(text, special=special)
+        ids: list[int] = encoding.ids
+        weight = np.zeros(len(ids) + 1, np.float32)  # room for an end of text
         end = 0
         for span in spans:
-            # Some tokenizers report white space as empty, at its end.
-            begins_inside = (offsets[:, 0] < span.stop) | ((offsets == span.stop).all(1))
-            inside = np.flatnonzero((offsets[:, 1] > span.start) & begins_inside)
-            begin, end = (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, 0)
+            begin, end = _tokens(encoding, span)
             weight[begin:end] = span.weight
-        if end and not span.closed and span.stop >= len(text.rstrip()) and ids[end - 1] != self.tokenizer.eos_token_id:
-            ids, weight = self._ended(ids[:end], weight[:end], span.weight)
-        row = _predicting(ids, weight)
+        if end and not span.closed and span.stop >= len(text.rstrip()) and ids[end - 1] != self._eos:
+            # The end of the text is predicted too, where the tokenizer has one.
+            ids, weight[end:] = [*ids[:end], *([] if self._eos is None else [self._eos])], span.weight
+        row = _predicting(np.array(ids, np.int64), weight[: len(ids)])
         if not row.labelled:
             raise Unusable("no token of an answer with a weight above 0")
         return self._fit(where, row)
-
-    def _ended(self, ids: Ints, weight: np.ndarray, share: float) -> tuple[Ints, np.ndarray]:
-        """The same with the end-of-text token predicted last, where the tokenizer has one."""
-        eos = self.tokenizer.eos_token_id
-        if eos is None:
-            return ids, weight
-        return np.append(ids, eos), np.append(weight, np.float32(share))
 
     def _fit(self, where: str, row: Row) -> Row:
         """The row, within `max_length`."""
@@ -327,8 +330,8 @@ class Codec:
 
     def _specials(self, text: str) -> list[tuple[int, int]]:
         """Where each special token in `text` starts and ends."""
-        ids, offsets = self._encode(text, special=False)
-        pairs = zip(ids.tolist(), offsets.tolist(), strict=True)
+        encoding = self._encoding(text, special=False)
+        pairs = zip(encoding.ids, encoding.offsets, strict=True)
         return [(start, end) for token, (start, end) in pairs if token in self._special]
 
     @cached_property
@@ -353,14 +356,37 @@ class Codec:
             ) from None
 
 
-def _texts(record: Record) -> Iterator[str]:
-    """The texts that are encoded of a record, as far as they are known without its objective or a chat template."""
+def texts(record: Record) -> Iterator[tuple[str, bool]]:
+    """The texts that are encoded of a record, as far as they are known without its objective or a chat template.
+
+    Each with whether an answer is to be found in it.
+    """
     if isinstance(record, (Text, Labelled)):
-        yield record.text
+        yield record.text, isinstance(record, Text) and record.answer > 0
     elif isinstance(record, Prompted):
-        yield record.prompt + record.completion
+        yield record.prompt + record.completion, True
     elif isinstance(record, Preference) and isinstance(record.prompt, str):
-        yield from (record.prompt + answer for answer in (record.chosen, record.rejected) if isinstance(answer, str))
+        answers = (answer for answer in (record.chosen, record.rejected) if isinstance(answer, str))
+        yield from ((record.prompt + answer, True) for answer in answers)
+
+
+def _tokens(encoding: Any, span: Span) -> tuple[int, int]:
+    """First token of a span and the one after its last; (0, 0) where it has none."""
+    if span.start < span.stop:
+        begin, last = encoding.char_to_token(span.start), encoding.char_to_token(span.stop - 1)
+        if begin is not None and last is not None:
+            # A character's bytes may make several tokens.
+            while (characters := encoding.token_to_chars(last + 1)) is not None and _begins_in(characters, span):
+                last += 1
+            return begin, last + 1
+    # White space that belongs to no token, or the tokenizer reports some as empty, at its end.
+    inside = [place for place, at in enumerate(encoding.offsets) if at[1] > span.start and _begins_in(at, span)]
+    return (inside[0], inside[-1] + 1) if inside else (0, 0)
+
+
+def _begins_in(characters: tuple[int, int], span: Span) -> bool:
+    """Whether a token begins before the end of a span, or is empty there."""
+    return characters[0] < span.stop or characters[0] == characters[1] == span.stop
 
 
 def _as_text(turns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
