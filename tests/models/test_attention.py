@@ -11,7 +11,11 @@ import torch.nn.functional as F
 
 from bottega.batch import Batch, Example, Row
 from bottega.models import attention
-from bottega.models.attention import BlockLayout, DenseLayout, FlexLayout, Style, padded, rounded
+from bottega.models.attention import blocks
+from bottega.models.attention.blocks import BlockLayout
+from bottega.models.attention.dense import DenseLayout
+from bottega.models.attention.flex import FlexLayout
+from bottega.models.attention.mask import FLEX_BLOCK, Style, padded, rounded
 from bottega.packing import pack
 
 
@@ -41,12 +45,11 @@ def inputs(made: Batch, heads: int, groups: int, dtype: torch.dtype = torch.floa
 def test_blocks_are_the_dense_reference(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = random.Random(seed)
     torch.manual_seed(seed)
-    monkeypatch.setattr(attention, "SMALL", draw.choice([0, 50, 4096]))
-    monkeypatch.setattr(attention, "LARGE", draw.choice([10, 1 << 20]))
+    monkeypatch.setattr(blocks, "SMALL", draw.choice([0, 50, 4096]))
+    monkeypatch.setattr(blocks, "LARGE", draw.choice([10, 1 << 20]))
+    monkeypatch.setattr(blocks, "QUERIES", draw.choice([1, 7, 16, 128]))
     made, (heads, groups) = batch(draw), draw.choice([(4, 2), (4, 4), (6, 1)])
     wanted, tensors = style(draw, heads), inputs(made, heads, groups)
-    if attention.LARGE == 10:
-        tensors[2] = torch.randn(1, groups, len(made.tokens), 8, dtype=torch.float64, requires_grad=True)
     dense = DenseLayout(made).attend(*tensors, wanted)
     weight = torch.randn_like(dense)
     slopes = torch.autograd.grad((dense * weight).sum(), tensors)
@@ -83,7 +86,7 @@ def test_flex_is_the_dense_reference(seed: int) -> None:
     """Forward only: FlexAttention has no backward on a CPU."""
     draw = random.Random(seed)
     torch.manual_seed(seed)
-    made = padded(batch(draw), FlexLayout.BLOCK)
+    made = padded(batch(draw), FLEX_BLOCK)
     wanted = Style(0.35, draw.choice([None, 3]), draw.choice([None, 2.0]))
     with torch.no_grad():
         query, key, _ = (tensor.detach() for tensor in inputs(made, 4, 2, torch.float32))
@@ -92,12 +95,31 @@ def test_flex_is_the_dense_reference(seed: int) -> None:
     torch.testing.assert_close(flex, dense, rtol=0, atol=1e-5)
 
 
-def test_equal_rows_are_computed_without_gathering() -> None:
-    ids = np.arange(16)
-    rows = [Example(str(i), (Row(ids + i, ids, ids, np.ones(16, np.float32)),)) for i in range(4)]
-    (group,) = BlockLayout(pack(rows)).groups
-    assert group.whole
-    assert group.query.shape == (4, 16)
+@pytest.mark.parametrize("seed", range(6))
+def test_dropout_is_undone_as_it_was_done(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradients beside autograd's own, of the same draws; sinks of no weight make it take that way."""
+    draw = random.Random(seed)
+    monkeypatch.setattr(blocks, "LARGE", draw.choice([10, 1 << 20]))
+    monkeypatch.setattr(blocks, "QUERIES", draw.choice([7, 128]))
+    made, found = batch(draw), []
+    tensors = inputs(made, 4, 2)
+    for sinks in (None, torch.full((4,), -torch.inf, dtype=torch.float64)):
+        torch.manual_seed(seed)
+        out = BlockLayout(made).attend(*tensors, Style(0.35, None, None, 0.4, sinks))
+        found.append([out, *torch.autograd.grad(out.pow(2).sum(), tensors)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_a_window_is_all_that_is_computed() -> None:
+    ids = np.arange(512)
+    made = pack([Example("1", (Row(ids, ids, ids, np.ones(512, np.float32)),))])
+    (views,) = BlockLayout(made).views(32, torch.float32)
+    assert [(view.begin, view.end) for view in views] == [(0, 128), (96, 256), (224, 384), (352, 512)]
+    (views,) = BlockLayout(made).views(None, torch.float32)
+    assert [(view.begin, view.end, view.start) for view in views] == [
+        (0, 128, 1), (0, 256, 129), (0, 384, 257), (0, 512, 385),
+    ]  # fmt: skip
 
 
 def test_a_model_that_drops_keywords_is_found_out() -> None:

@@ -34,10 +34,10 @@ def test_not_packed(kind: str) -> None:
 
 def test_a_window_wider_than_the_rows_does_not_hide(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model whose window our attention ignored would pass on short rows; the probe shrinks the window."""
-    from bottega.models import attention
+    from bottega.models.attention import blocks
 
-    whole = attention.visible
-    monkeypatch.setattr(attention, "visible", lambda batch, query, key, window: whole(batch, query, key, None))
+    whole = blocks.visible
+    monkeypatch.setattr(blocks, "visible", lambda batch, query, key, window: whole(batch, query, key, None))
     config = AutoConfig.for_model("mistral", sliding_window=4096)
     assert not probe(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, "language", False).packed
 

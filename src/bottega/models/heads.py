@@ -23,8 +23,11 @@ CHUNK = 1 << 25
 TRAINED_CHUNK = 1 << 27
 """The same while the head itself is trained: what each chunk adds to its gradient is a pass over all of that."""
 
-BLOCK = 1 << 20
-"""Bytes of logits in float32 that a CPU normalises at once: what fits into its second-level cache."""
+BLOCK = 1 << 21
+"""Bytes of logits in float32 that a CPU normalises at once: enough for its cores, and little enough for their caches."""
+
+FAR = -80.0
+"""Log-probabilities below it are no longer read off a float32 probability, which has left its range by then."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class _LogProbability(torch.autograd.Function):
         jacobian = torch.empty_like(hidden) if ctx.needs_input_grad[0] and not ctx.trained else None
         logp = _empty_scores(hidden)
         for rows, raw in _chunks(head, hidden, CHUNK):
-            logp[rows] = _scored(head, raw, label[rows], None if jacobian is None else logp.new_ones(len(raw)))
+            logp[rows] = _scored(head, raw, label[rows], slope=jacobian is not None)
             if jacobian is not None:
                 torch.mm(raw, weight, out=jacobian[rows])
         if jacobian is not None:
@@ -143,17 +146,23 @@ class _LogProbability(torch.autograd.Function):
 def _gradients(
     head: LanguageHead, hidden: Tensor, label: Tensor, share: Tensor
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor | None]]:
-    """(logp, gradients of Σ share · logp for hidden, weight and bias)."""
+    """(logp, gradients of Σ share · logp for hidden, weight and bias).
+
+    Shares are laid on the narrow side of each product; most are alike, and what they have in common comes last.
+    """
     logp, to_hidden = _empty_scores(hidden), torch.empty_like(hidden)
     to_weight = torch.zeros_like(head.weight, dtype=logp.dtype)
     to_bias = None if head.bias is None else torch.zeros_like(head.bias, dtype=logp.dtype)
+    common = share.abs().amax().clamp(min=torch.finfo(share.dtype).tiny)
+    part = share / common
     for rows, slope in _chunks(head, hidden, TRAINED_CHUNK):
-        logp[rows] = _scored(head, slope, label[rows], share[rows])
+        logp[rows] = _scored(head, slope, label[rows], slope=True)
         if to_bias is not None:
-            to_bias += slope.sum(0, dtype=to_bias.dtype)
+            to_bias += part[rows] @ slope.to(part.dtype)
         torch.mm(slope, head.weight, out=to_hidden[rows])
-        to_weight += slope.T @ hidden[rows]
-    return logp, (to_hidden, to_weight, to_bias)
+        to_weight += slope.T @ (hidden[rows] * part[rows, None]).to(hidden.dtype)
+    to_bias = None if to_bias is None else to_bias * common
+    return logp, (to_hidden * share[:, None], to_weight.mul_(common), to_bias)
 
 
 def _factor(gradient: Tensor, share: Tensor) -> Tensor | None:
@@ -182,21 +191,25 @@ def _chunks(head: LanguageHead, hidden: Tensor, most: int) -> Iterator[tuple[sli
         yield slice(start, start + len(part)), raw if head.bias is None else raw.add_(head.bias)
 
 
-def _scored(head: LanguageHead, raw: Tensor, label: Tensor, share: Tensor | None) -> Tensor:
-    """[n] log-probabilities of the labels; where `raw` was, `share` [n] leaves share · ∂logp/∂raw, [n, V]."""
+def _scored(head: LanguageHead, raw: Tensor, label: Tensor, *, slope: bool) -> Tensor:
+    """[n] log-probabilities of the labels; with `slope` their gradients [n, V] to `raw` are left where that was."""
     size = len(raw) if raw.is_cuda else max(1, BLOCK // (4 * raw.shape[1]))
     scores = []
     for start in range(0, len(raw), size):
         rows = slice(start, start + size)
         own, logits = label[rows, None], head.finished(raw[rows])
         p = logits.softmax(1)
-        # The largest p is exp(largest logit − normaliser), and never small: one exponential does for both.
-        normaliser = logits.amax(1, keepdim=True) - p.amax(1, keepdim=True).log()
-        scores.append(logits.gather(1, own) - normaliser)
-        if share is not None:
-            factor = head.scale * share[rows, None]
-            slope = p.mul_(-factor).scatter_add_(1, own, factor)
+        likely = p.gather(1, own)
+        logp = likely.log()
+        if bool((logp < FAR).any()):
+            logp = torch.where(logp < FAR, logits.gather(1, own) - logits.logsumexp(1, keepdim=True), logp)
+        scores.append(logp)
+        if slope:
+            # onehot − p
+            gradient = p.neg_().scatter_(1, own, 1 - likely)
+            if head.scale != 1.0:
+                gradient.mul_(head.scale)
             if head.softcap is not None:
-                slope.mul_(1 - (logits / head.softcap) ** 2)
-            raw[rows] = slope
+                gradient.mul_(1 - (logits / head.softcap) ** 2)
+            raw[rows] = gradient
     return torch.cat(scores).squeeze(1)

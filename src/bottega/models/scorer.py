@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bottega.batch import Batch, Example, Row
-from bottega.models.attention import layout_for, padded, rounded
+from bottega.models.attention import layout_for
+from bottega.models.attention.mask import padded, rounded
 from bottega.models.heads import class_head, language_head
 from bottega.packing import divide, pack
 

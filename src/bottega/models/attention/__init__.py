@@ -1,0 +1,59 @@
+"""Attention over the interval mask, one back end a device, behind one call.
+
+A layout is made once a batch and handed to the model as the keyword `layout`; transformers passes unknown keywords
+down to the attention function, where every layer calls `layout.attend`. The back ends compute the same thing:
+
+    DenseLayout   a [T, T] mask; the reference, any device, small inputs
+    BlockLayout   CPU: tree nodes of like size in batched matmuls, little that is masked out is computed
+    FlexLayout    CUDA: FlexAttention with a block mask
+
+Extra legend: h query heads, g key/value heads, r = h/g, D head width, M nodes, L queries and S keys of a block.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from bottega.batch import Batch
+from bottega.models.attention.blocks import BlockLayout
+from bottega.models.attention.flex import FlexLayout
+from bottega.models.attention.mask import Layout, Style
+
+NAME = "bottega"
+"""The name under which transformers finds this attention."""
+
+
+def attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    layout: Layout | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """The function transformers calls in every layer once the model's attention is set to `NAME`."""
+    if layout is None:
+        raise TypeError(f"{type(module).__name__} does not pass keywords down to its attention")
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return layout.attend(query, key, value, Style(scaling, sliding_window, softcap, dropout, s_aux)), None
+
+
+def register() -> None:
+    """Make `model.set_attn_implementation(NAME)` work; safe to call again."""
+    AttentionInterface.register(NAME, attention)
+    AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
+
+
+def layout_for(batch: Batch) -> Layout:
+    """The fastest back end for the device the batch is on; the batch may be padded."""
+    return FlexLayout(batch) if batch.tokens.is_cuda else BlockLayout(batch)

@@ -1,0 +1,351 @@
+"""Attention on a CPU: blocks of queries and the keys they can see, as batched matmuls.
+
+A node's tokens see their ancestors and themselves. Nodes of like size form a group, padded to a rectangle, whose keys
+are gathered once; its queries are taken `QUERIES` at a time, each with no more keys than its last one sees. What is
+plain (no softcap, no sinks) is an autograd function of its own, which keeps probabilities, or nothing of a long node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bottega.batch import Batch, Ints, Nodes
+from bottega.models.attention.mask import Style, rounded, visible
+from bottega.models.fused.dropout import drawn, dropout, levels, masked, seed
+
+SMALL = 4096
+"""Query-key pairs worth computing in vain to save a group of its own (a dozen kernel calls)."""
+
+QUERIES = 128
+"""Queries of a node computed together."""
+
+LARGE = 1 << 20
+"""Pairs of one node above which probabilities are not kept but computed again in the backward."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Nodes of like size, padded to a rectangle.
+
+    query  [M, L] flat indices; padding repeats the node's last token, whose result is not read
+    key    [M, S] flat indices of the node's path; padding repeats the last and is masked
+    read   [M, L] which queries are not padding
+    real   [M, S] which keys are not padding
+    cuts   where its queries are cut into blocks, both ends included
+    """
+
+    query: Tensor
+    key: Tensor
+    read: Tensor
+    real: Tensor
+    cuts: Sequence[int]
+
+
+@dataclass(frozen=True)
+class _View:
+    """The keys `begin` to `end` of a group that a block computes; `bias` hides some from the column `start` on.
+
+    bias  [M, 1, 1, L, …]: 0 where visible, minus infinity elsewhere; None where every query sees all of them
+    """
+
+    begin: int
+    end: int
+    start: int
+    bias: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some queries of the nodes of a group, for a number of heads.
+
+    query    [M·g·r·L] places in the queries [T·h, D]
+    padding  places in `query` that are not read; None where there are none
+    sizes    (M, g, r, L)
+    """
+
+    query: Tensor
+    padding: Tensor | None
+    sizes: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Where everything lies for a number of heads.
+
+    blocks   of each group
+    keys     [M·g·S] of each group, places in the keys [T·g, D]
+    answers  [T·h] places in what the blocks give, one after the other, with a row of zeros at the end
+    sources  [T·g] the same for the gradients of keys and values; None where a key is in several nodes' paths
+    """
+
+    blocks: list[list[_Block]]
+    keys: list[Tensor]
+    answers: Tensor
+    sources: Tensor | None
+
+
+class BlockLayout:
+    """The tree of a batch in groups of nodes."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.groups = [_pad(batch.nodes, members) for members in _group(batch.nodes)]
+        self.plans: dict[tuple[int, int], _Plan] = {}
+        self.known: dict[tuple[int | None, torch.dtype], list[list[_View]]] = {}
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, style: Style) -> Tensor:
+        plan = self.plan(query.shape[1], key.shape[1])
+        views = self.views(style.window, query.dtype)
+        q, k, v = (x[0].transpose(0, 1).reshape(-1, x.shape[-1]) for x in (query, key, value))
+        if style.softcap is None and style.sinks is None:
+            out = cast(Any, _Attention.apply)(q, k, v, plan, views, style, self.long)
+        else:
+            out = _attended(q, k, v, plan, views, style)
+        return cast(Tensor, out).view(1, -1, query.shape[1], value.shape[-1])
+
+    @property
+    def long(self) -> bool:
+        """Whether a node has too many pairs to keep their probabilities."""
+        return max(group.query.shape[1] * group.key.shape[1] for group in self.groups) > LARGE
+
+    def plan(self, heads: int, groups: int) -> _Plan:
+        """Computed once; almost every model has the same heads in all its layers."""
+        if (heads, groups) not in self.plans:
+            self.plans[heads, groups] = _plan(self.batch, self.groups, heads, groups)
+        return self.plans[heads, groups]
+
+    def views(self, window: int | None, dtype: torch.dtype) -> list[list[_View]]:
+        """What each block of each group sees."""
+        if (window, dtype) not in self.known:
+            self.known[window, dtype] = [
+                [self._view(group, slice(*cut), window, dtype) for cut in pairwise(group.cuts)] for group in self.groups
+            ]
+        return self.known[window, dtype]
+
+    def _view(self, group: _Group, cut: slice, window: int | None, dtype: torch.dtype) -> _View:
+        query = group.query[:, cut]
+        seen = visible(self.batch, query[:, :, None], group.key[:, None, :], window) & group.real[:, None, :]
+        begin, end = _span(seen.any(0).any(0))
+        # Few widths, as the matrix library keeps something for each.
+        begin, end = begin // 16 * 16, min(-(-end // 16) * 16, seen.shape[2])
+        hidden = ~seen[:, :, begin:end]
+        low, high = _span(hidden.any(0).any(0))
+        if low == high:
+            return _View(begin, end, end - begin, None)
+        shape = (len(query), 1, 1, query.shape[1], end - begin - low)
+        bias = torch.zeros(shape, dtype=dtype).masked_fill_(hidden[:, None, None, :, low:], -torch.inf)
+        return _View(begin, end, low, bias)
+
+
+def _span(columns: Tensor) -> tuple[int, int]:
+    """The first of the columns that are true, and the one after the last; (0, 0) where none is."""
+    places = columns.nonzero()
+    return (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 0)
+
+
+def _attended(query: Tensor, key: Tensor, value: Tensor, plan: _Plan, views: list[list[_View]], style: Style) -> Tensor:
+    """[T·h, D], [T·g, D], [T·g, D] → [T·h, D]; autograd finds its own way back."""
+    out = []
+    for blocks, keys, seen in zip(plan.blocks, plan.keys, views, strict=True):
+        k, v = _by_head(key, keys, blocks[0]), _by_head(value, keys, blocks[0])
+        for block, view in zip(blocks, seen, strict=True):
+            q = _by_head(query, block.query, block) * style.scaling
+            p = dropout(_probabilities(q, k, block, view, style), style.dropout)
+            out.append(torch.bmm(p, v[:, view.begin : view.end]))
+    return _joined(out, plan.answers)
+
+
+class _Attention(torch.autograd.Function):
+    """The same for plain styles.
+
+    With s = q kᵀ + bias, p = softmax(s), o = p v:
+    ∂v = pᵀ ∂o, ∂p = ∂o vᵀ, ∂s = p · (∂p − Σ p ∂p), ∂q = ∂s k, ∂k = ∂sᵀ q.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        plan: _Plan,
+        views: list[list[_View]],
+        style: Style,
+        long: bool,
+    ) -> Tensor:
+        out, kept = [], []
+        ctx.seeds, ctx.dropped = [], levels(style.dropout)
+        for blocks, keys, seen in zip(plan.blocks, plan.keys, views, strict=True):
+            k, v = _by_head(key, keys, blocks[0]), _by_head(value, keys, blocks[0])
+            for block, view in zip(blocks, seen, strict=True):
+                q = _by_head(query, block.query, block).mul_(style.scaling)
+                p = _probabilities(q, k, block, view, style)
+                kept.append(p)
+                if ctx.dropped:
+                    ctx.seeds.append(seed())
+                    p = masked(p, drawn(ctx.seeds[-1], p.shape, ctx.dropped), ctx.dropped)
+                out.append(torch.bmm(p, v[:, view.begin : view.end]))
+        ctx.save_for_backward(query, key, value, *([] if long else kept))
+        ctx.plan, ctx.views, ctx.style = plan, views, style
+        return _joined(out, plan.answers)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, *kept = ctx.saved_tensors
+        plan, style, seeds = ctx.plan, ctx.style, iter(ctx.seeds)
+        probabilities = iter(kept)
+        to_q, to_k, to_v = [], [], []
+        for blocks, keys, seen in zip(plan.blocks, plan.keys, ctx.views, strict=True):
+            k, v = _by_head(key, keys, blocks[0]), _by_head(value, keys, blocks[0])
+            of_k, of_v = _Sum(k, len(blocks)), _Sum(v, len(blocks))
+            for block, view in zip(blocks, seen, strict=True):
+                q = _by_head(query, block.query, block).mul_(style.scaling)
+                g = _by_head(gradients[0], block.query, block, block.padding)
+                p = next(probabilities) if kept else _probabilities(q, k, block, view, style)
+                to_p = torch.bmm(g, v[:, view.begin : view.end].mT)
+                used = p
+                if ctx.dropped:
+                    mask = drawn(next(seeds), p.shape, ctx.dropped)
+                    used, to_p = masked(p, mask, ctx.dropped), masked(to_p, mask, ctx.dropped)
+                of_v.add(torch.bmm(used.mT, g), view)
+                to_scores = torch.ops.aten._softmax_backward_data(to_p, p, -1, p.dtype)
+                of_k.add(torch.bmm(to_scores.mT, q), view)
+                to_q.append(torch.bmm(to_scores, k[:, view.begin : view.end]).mul_(style.scaling))
+            to_k.append(of_k.total)
+            to_v.append(of_v.total)
+        to_key, to_value = (_collected(parts, plan, like) for parts, like in ((to_k, key), (to_v, value)))
+        return _joined(to_q, plan.answers), to_key, to_value, None, None, None, None
+
+
+class _Sum:
+    """The gradient [M·g, S, D] of a group's keys or values, of what its blocks give to those that they see."""
+
+    def __init__(self, like: Tensor, blocks: int) -> None:
+        self.like, self.blocks = like, blocks
+        self.sum: Tensor | None = None
+
+    def add(self, part: Tensor, view: _View) -> None:
+        if self.blocks == 1 and part.shape == self.like.shape:
+            self.sum = part
+            return
+        if self.sum is None:
+            self.sum = self.like.new_zeros(self.like.shape, dtype=torch.promote_types(part.dtype, torch.float32))
+        self.sum[:, view.begin : view.end] += part
+
+    @property
+    def total(self) -> Tensor:
+        assert self.sum is not None
+        return self.sum.to(self.like.dtype)
+
+
+def _by_head(flat: Tensor, places: Tensor, block: _Block, padding: Tensor | None = None) -> Tensor:
+    """[…, D] → [M·g, …, D]: the rows at `places`, those at `padding` set to 0."""
+    rows = flat.index_select(0, places)
+    if padding is not None:
+        rows.index_fill_(0, padding, 0)
+    return rows.view(block.sizes[0] * block.sizes[1], -1, flat.shape[-1])
+
+
+def _probabilities(q: Tensor, k: Tensor, block: _Block, view: _View, style: Style) -> Tensor:
+    """[M·g, r·L, D], [M·g, S, D] → [M·g, r·L, those of S in view]."""
+    members, groups, repeat, length = block.sizes
+    scores = torch.bmm(q, k[:, view.begin : view.end].mT)
+    if style.softcap is not None:
+        scores = style.softcap * torch.tanh(scores / style.softcap)
+    if view.bias is not None:
+        scores.view(members, groups, repeat, length, -1)[..., view.start :] += view.bias
+    if style.sinks is None:
+        return scores.softmax(-1)
+    sinks = style.sinks.view(1, groups, repeat, 1).expand(members, -1, -1, length).reshape(*scores.shape[:2], 1)
+    return torch.cat([scores, sinks], -1).softmax(-1)[..., :-1]
+
+
+def _joined(parts: list[Tensor], places: Tensor) -> Tensor:
+    """What blocks or groups gave, in the order of the flat sequence; zeros where a token is in none."""
+    width = parts[0].shape[-1]
+    rows = [part.reshape(-1, width) for part in parts]
+    return torch.cat([*rows, rows[0].new_zeros(1, width)]).index_select(0, places)
+
+
+def _collected(parts: list[Tensor], plan: _Plan, like: Tensor) -> Tensor:
+    """The gradient of keys or values in the order of the flat sequence, that of shared ones added up."""
+    if plan.sources is not None:
+        return _joined(parts, plan.sources)
+    rows = torch.cat([part.flatten(0, 1) for part in parts])
+    places = torch.cat(plan.keys)[:, None].expand_as(rows)
+    return torch.zeros_like(like).scatter_add_(0, places, rows)
+
+
+def _plan(batch: Batch, groups: Sequence[_Group], heads: int, key_heads: int) -> _Plan:
+    repeat = heads // key_heads
+    head = torch.arange(heads).view(1, key_heads, repeat, 1)
+    blocks = []
+    for group in groups:
+        blocks.append(list[_Block]())
+        for cut in pairwise(group.cuts):
+            query, read = group.query[:, slice(*cut)], group.read[:, slice(*cut)]
+            places = query[:, None, None, :] * heads + head
+            padding = (~read)[:, None, None, :].expand(places.shape).flatten().nonzero()[:, 0]
+            sizes = (len(query), key_heads, repeat, query.shape[1])
+            blocks[-1].append(_Block(places.flatten(), padding if len(padding) else None, sizes))
+    keys = [(group.key[:, None, :] * key_heads + torch.arange(key_heads)[None, :, None]).flatten() for group in groups]
+    length = len(batch.tokens)
+    answers = _firsts([block.query for part in blocks for block in part], length * heads)
+    shared = bool((batch.nodes.parent >= 0).any())
+    return _Plan(blocks, keys, answers, None if shared else _firsts(keys, length * key_heads))
+
+
+def _firsts(places: Sequence[Tensor], length: int) -> Tensor:
+    """[length]: where in `places`, all in a row, each number up to `length` stands first, or their end.
+
+    Padding repeats what stands before it, so the first is the original.
+    """
+    numbers, first = np.unique(torch.cat(list(places)).numpy(), return_index=True)
+    found = torch.full((length,), sum(map(len, places)))
+    found[torch.from_numpy(numbers)] = torch.from_numpy(first)
+    return found
+
+
+def _group(nodes: Nodes) -> list[list[int]]:
+    """Node indices by group: longest first, a node joins the newest group while the padding stays `SMALL`."""
+    length = nodes.end - nodes.start
+    keys = length.copy()
+    for node in range(len(nodes)):
+        if nodes.parent[node] >= 0:
+            keys[node] += keys[nodes.parent[node]]
+    if (length == length[0]).all() and (keys == keys[0]).all():
+        return [list(range(len(nodes)))]
+    groups: list[list[int]] = []
+    widest = longest = 0
+    for node in np.lexsort((-keys, -length)):
+        needed = max(widest, int(keys[node]))
+        grown = len(groups[-1]) * longest * (needed - widest) if groups else 0
+        padding = longest * needed - int(length[node] * keys[node])
+        if not groups or grown + padding > SMALL:
+            groups.append([])
+            longest, needed = int(length[node]), int(keys[node])
+        groups[-1].append(int(node))
+        widest = needed
+    return groups
+
+
+def _pad(nodes: Nodes, members: Sequence[int]) -> _Group:
+    own, paths = [np.arange(nodes.start[node], nodes.end[node]) for node in members], [*map(nodes.path, members)]
+    (query, read), (key, real) = _rectangle(own), _rectangle(paths)
+    length = query.shape[1]
+    return _Group(query, key, read, real, [*range(0, length, QUERIES), length])
+
+
+def _rectangle(spans: Sequence[Ints]) -> tuple[Tensor, Tensor]:
+    """(the spans as rows of the longest's width, each padded with its last index, which of that is not padding)."""
+    lengths = np.array([len(span) for span in spans])
+    width = rounded(int(lengths.max()), 16)
+    padded = np.stack([np.pad(span, (0, width - len(span)), mode="edge") for span in spans])
+    return torch.from_numpy(padded), torch.from_numpy(np.arange(width) < lengths[:, None])

@@ -1,0 +1,38 @@
+"""The definition of attention over the interval mask, which every back end is tested against."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bottega.batch import Batch
+from bottega.models.attention.mask import Style, visible
+
+
+class DenseLayout:
+    """The definition in code: scores between all pairs, hidden ones set to minus infinity."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.masks: dict[int | None, Tensor] = {}
+
+    def mask(self, window: int | None) -> Tensor:
+        if window not in self.masks:
+            index = torch.arange(len(self.batch.tokens), device=self.batch.tokens.device)
+            self.masks[window] = visible(self.batch, index[:, None], index[None, :], window)
+        return self.masks[window]
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, style: Style) -> Tensor:
+        repeat = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
+        scores = (query @ key.transpose(-1, -2)) * style.scaling
+        if style.softcap is not None:
+            scores = style.softcap * torch.tanh(scores / style.softcap)
+        scores = scores.masked_fill(~self.mask(style.window), -torch.inf)
+        if style.sinks is not None:
+            sinks = style.sinks.view(1, -1, 1, 1).expand(-1, -1, scores.shape[2], 1)
+            probabilities = torch.cat([scores, sinks], -1).softmax(-1)[..., :-1]
+        else:
+            probabilities = scores.softmax(-1)
+        return (F.dropout(probabilities, style.dropout) @ value).transpose(1, 2)
