@@ -9,8 +9,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from bottega.models.dropout import dropout
 from bottega.models.fused import fuse, linear, proven
-from bottega.models.fused.dropout import dropout
 
 
 class Net(nn.Module):

@@ -9,7 +9,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
 )
 
-from bottega.models.probe import probe
+from bottega.models.probe import probe, shrunken
 from bottega.models.scorer import Fit
 
 PACKED = (
@@ -40,6 +40,16 @@ def test_a_window_wider_than_the_rows_does_not_hide(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(blocks, "visible", lambda batch, query, key, window: whole(batch, query, key, None))
     config = AutoConfig.for_model("mistral", sliding_window=4096)
     assert not probe(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, "language", False).packed
+
+
+def test_a_layer_of_each_kind_is_asked() -> None:
+    """SmolLM3 leaves every fourth layer without rotary positions; its config lists which."""
+    config = AutoConfig.for_model("smollm3")
+    model = shrunken(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config)
+    assert [bool(layer.self_attn.use_rope) for layer in model.model.layers] == [True, True, False, False]
+    fit = probe(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, "language", False)
+    assert fit.packed
+    assert fit.fused == ("SmolLM3Attention", "SmolLM3MLP", "SmolLM3RMSNorm")
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "electra", "distilbert"])

@@ -20,11 +20,11 @@ from bottega.errors import ModelError
 CHUNK = 1 << 25
 """Bytes of logits alive at once, in the model's dtype."""
 
-TRAINED_CHUNK = 1 << 27
+TRAINED_CHUNK = 1 << 28
 """The same while the head itself is trained: what each chunk adds to its gradient is a pass over all of that."""
 
 BLOCK = 1 << 21
-"""Bytes of logits in float32 that a CPU normalises at once: enough for its cores, and little enough for their caches."""
+"""Bytes of logits in float32 that a CPU normalises at once: enough for all cores, little enough for their caches."""
 
 FAR = -80.0
 """Log-probabilities below it are no longer read off a float32 probability, which has left its range by then."""
@@ -151,16 +151,19 @@ def _gradients(
     Shares are laid on the narrow side of each product; most are alike, and what they have in common comes last.
     """
     logp, to_hidden = _empty_scores(hidden), torch.empty_like(hidden)
-    to_weight = torch.zeros_like(head.weight, dtype=logp.dtype)
+    to_weight: Tensor | None = None
     to_bias = None if head.bias is None else torch.zeros_like(head.bias, dtype=logp.dtype)
-    common = share.abs().amax().clamp(min=torch.finfo(share.dtype).tiny)
+    # A power of two, which costs no precision.
+    common = torch.exp2(torch.floor(torch.log2(share.abs().amax().clamp(min=torch.finfo(share.dtype).tiny))))
     part = share / common
     for rows, slope in _chunks(head, hidden, TRAINED_CHUNK):
         logp[rows] = _scored(head, slope, label[rows], slope=True)
         if to_bias is not None:
             to_bias += part[rows] @ slope.to(part.dtype)
         torch.mm(slope, head.weight, out=to_hidden[rows])
-        to_weight += slope.T @ (hidden[rows] * part[rows, None]).to(hidden.dtype)
+        product = slope.T @ (hidden[rows] * part[rows, None]).to(hidden.dtype)
+        to_weight = product if to_weight is None else to_weight.to(logp.dtype).add_(product)
+    assert to_weight is not None
     to_bias = None if to_bias is None else to_bias * common
     return logp, (to_hidden * share[:, None], to_weight.mul_(common), to_bias)
 

@@ -96,24 +96,23 @@ def _shrink(config: Any, narrow: bool) -> Any:
 
 
 def _shallow(config: Any) -> dict[str, Any]:
-    depth, kinds = _layers(config)
-    changes: dict[str, Any] = {"num_hidden_layers": depth}
-    if kinds is not None:
-        changes["layer_types"] = kinds
+    lists, kept = _layers(config)
+    changes: dict[str, Any] = {name: [values[layer] for layer in kept] for name, values in lists.items()}
     windows = {"sliding_window": 5, "local_attention": 10}
-    return changes | {name: size for name, size in windows.items() if getattr(config, name, None)}
+    changes |= {name: size for name, size in windows.items() if getattr(config, name, None)}
+    return {"num_hidden_layers": len(kept)} | changes
 
 
-def _layers(config: Any) -> tuple[int, list[str] | None]:
-    """Two layers of each kind, in the order the model has them."""
-    kinds = getattr(config, "layer_types", None)
-    if not kinds:
-        return min(2, config.num_hidden_layers), None
-    kept: list[str] = []
-    for kind in kinds:
-        if kept.count(kind) < 2:
-            kept.append(kind)
-    return len(kept), kept
+def _layers(config: Any) -> tuple[dict[str, list[Any]], list[int]]:
+    """(what the config lists by layer, two layers of each kind, in the order the model has them)."""
+    depth = config.num_hidden_layers
+    lists = {
+        name: list(values)
+        for name, values in vars(config).items()
+        if isinstance(values, (list, tuple)) and len(values) == depth
+    }
+    kinds = list(zip(*lists.values(), strict=True)) if lists else [()] * depth
+    return lists, [layer for layer in range(depth) if kinds[:layer].count(kinds[layer]) < 2]
 
 
 def _narrow(config: Any) -> dict[str, Any]:

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from bottega.batch import Batch, Ints, Nodes
 from bottega.models.attention.mask import Style, rounded, visible
-from bottega.models.fused.dropout import drawn, dropout, levels, masked, seed
+from bottega.models.dropout import drawn, dropout, levels, masked, seed
 
 SMALL = 4096
 """Query-key pairs worth computing in vain to save a group of its own (a dozen kernel calls)."""
 
 QUERIES = 128
-"""Queries of a node computed together."""
+"""Queries of a node computed together, or about so many."""
 
 LARGE = 1 << 20
 """Pairs of one node above which probabilities are not kept but computed again in the backward."""
@@ -339,8 +339,13 @@ def _group(nodes: Nodes) -> list[list[int]]:
 def _pad(nodes: Nodes, members: Sequence[int]) -> _Group:
     own, paths = [np.arange(nodes.start[node], nodes.end[node]) for node in members], [*map(nodes.path, members)]
     (query, read), (key, real) = _rectangle(own), _rectangle(paths)
-    length = query.shape[1]
-    return _Group(query, key, read, real, [*range(0, length, QUERIES), length])
+    return _Group(query, key, read, real, _cuts(query.shape[1]))
+
+
+def _cuts(length: int) -> list[int]:
+    """Ends of even blocks of about `QUERIES`, all but the last multiples of 16."""
+    size = -(-length // max(1, round(length / QUERIES)))
+    return [*range(0, length, -(-size // 16) * 16), length]
 
 
 def _rectangle(spans: Sequence[Ints]) -> tuple[Tensor, Tensor]:

@@ -10,15 +10,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bottega.models.fused import dropout, linear, mlp, norm
+from bottega.models.fused import attention, dropout, linear, mlp, norm
 
-PARTS = (norm, mlp, dropout)
+PARTS = (attention, norm, mlp, dropout)
 TOLERANCE = 1e-4
 """Largest difference, in parts of the largest value, taken for rounding."""
+
+LENGTH = 9
+"""Tokens it is proved on: more than the window of a small copy."""
 
 
 def proven(model: nn.Module) -> tuple[str, ...]:
@@ -45,10 +49,12 @@ def _equal(module: nn.Module) -> bool:
     module = copy.deepcopy(module).eval()
     for weight in module.parameters():
         weight.data += 0.3 * torch.randn_like(weight)
-    x = torch.randn(1, 7, _part(module).width(module))
+    part = _part(module)
+    x = torch.randn(1, LENGTH, part.width(module))
+    given = part.surroundings(module, LENGTH)
     try:
-        one, other = (_played(run, module, x) for run in (module, _part(module).fused(module)))
-    except Exception:  # not called with one tensor, or not made of what its names promise
+        one, other = (_played(run, module, x, given) for run in (module, part.fused(module)))
+    except Exception:  # called with something else, or not made of what its names promise
         return False
     return all((a - b).abs().max() <= TOLERANCE * a.abs().max() for a, b in zip(one, other, strict=True))
 
@@ -57,9 +63,10 @@ def _part(module: nn.Module) -> ModuleType:
     return next(part for part in PARTS if part.fits(module))
 
 
-def _played(run: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor) -> list[Tensor]:
+def _played(run: Callable[..., Any], module: nn.Module, x: Tensor, given: dict[str, Any]) -> list[Tensor]:
     """The output for `x` and the gradients of it and of every weight."""
     x = x.clone().requires_grad_()
     with torch.enable_grad():
-        out = run(x)
+        out = run(x, **given)
+        out = out[0] if isinstance(out, tuple) else out
         return [out, *torch.autograd.grad(out.pow(2).sum(), [x, *module.parameters()])]

@@ -1,8 +1,4 @@
-"""Dropout whose mask is drawn fifteen bits a number, four numbers at a time, and laid on as bits.
-
-PyTorch's own draws a float64 for each number, on one thread of a CPU: a quarter of the time of a small encoder's step.
-Probabilities are rounded to a 32,768th; what is kept is scaled by exactly what that leaves.
-"""
+"""Dropout modules with the draws of `models.dropout`."""
 
 from __future__ import annotations
 
@@ -10,14 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
-import numpy as np
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-LEVELS = 1 << 15
-WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Whole numbers as wide as a float of so many bytes."""
+from bottega.models.dropout import dropout
 
 
 def fits(module: nn.Module) -> bool:
@@ -30,6 +21,11 @@ def width(module: nn.Module) -> int:
     return 6
 
 
+def surroundings(module: nn.Module, length: int) -> dict[str, Any]:
+    """It is called with its input alone."""
+    return {}
+
+
 def fused(module: nn.Module) -> Callable[[Tensor], Tensor]:
     """Its forward, which asks each time whether the module is training."""
     return partial(_forward, module)
@@ -37,50 +33,3 @@ def fused(module: nn.Module) -> Callable[[Tensor], Tensor]:
 
 def _forward(module: nn.Module, x: Tensor) -> Tensor:
     return dropout(x, cast(float, module.p)) if module.training else x
-
-
-def dropout(x: Tensor, p: float) -> Tensor:
-    """x with a share `p` of its numbers set to 0, and the rest scaled to keep the mean."""
-    dropped = levels(p)
-    if not 0 < dropped < LEVELS or x.device.type != "cpu":
-        return F.dropout(x, p)
-    apply = cast(Any, _Dropout.apply)
-    return cast(Tensor, apply(x, dropped))
-
-
-def levels(p: float) -> int:
-    """How many of `LEVELS` are dropped."""
-    return round(p * LEVELS)
-
-
-class _Dropout(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, dropped: int) -> Tensor:
-        kept = drawn(seed(), x.shape, dropped)
-        ctx.save_for_backward(kept)
-        ctx.dropped = dropped
-        return masked(x, kept, dropped)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (kept,) = ctx.saved_tensors
-        return masked(gradients[0], kept, ctx.dropped), None
-
-
-def seed() -> int:
-    """A new one, from torch's generator."""
-    return int(torch.randint(1 << 62, ()))
-
-
-def drawn(number: int, shape: torch.Size, dropped: int) -> Tensor:
-    """The mask that a seed gives: int16, all ones where a number is kept and 0 where it is not."""
-    size = shape.numel()
-    bits = torch.from_numpy(np.random.SFC64(number).random_raw(-(-size // 4)).view(np.int16))[:size]
-    # A number of fifteen bits is not below `dropped` where this difference is negative.
-    return bits.bitwise_and_(LEVELS - 1).neg_().add_(dropped - 1).bitwise_right_shift_(15).view(shape)
-
-
-def masked(x: Tensor, kept: Tensor, dropped: int) -> Tensor:
-    """x where it is kept, scaled to keep the mean."""
-    whole = WHOLE[x.element_size()]
-    return (x.view(whole) & kept.to(whole)).view(x.dtype).mul_(LEVELS / (LEVELS - dropped))

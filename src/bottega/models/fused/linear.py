@@ -1,8 +1,9 @@
 """Linear layers with and without a LoRA, forward and backward, as steps that other functions are made of.
 
 PEFT computes base + scale · (x Aᵀ) Bᵀ as separate operations, and autograd adds up the gradients of x in another. Here
-the thin products are added into the wide ones by the matmul itself, forward and backward, and only x and u = x Aᵀ are
-kept. A layer this does not fit (dropout, several adapters, a base that is no plain linear) keeps PEFT's own forward.
+the thin products are added into the wide ones by the matmul itself, forward and backward; those of layers with one
+input are one product where they can be, and only x and u = x Aᵀ are kept. A layer this does not fit (dropout, several
+adapters, a base that is no plain linear) keeps PEFT's own forward.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
-Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
-
 
 class Part(NamedTuple):
     """y = x Wᵀ + bias + scale · (x Aᵀ) Bᵀ; weight [out, in], A [r, in], B [out, r], which may be absent."""
@@ -26,12 +25,6 @@ class Part(NamedTuple):
     a: Tensor | None = None
     b: Tensor | None = None
     scale: float = 1.0
-
-    @classmethod
-    def of(cls, tensors: Sequence[Any], scale: float) -> Part:
-        """The part of its four tensors, as autograd hands them back."""
-        weight, bias, a, b = tensors
-        return cls(weight, bias, a, b, scale)
 
 
 def part(layer: nn.Module, x: Tensor) -> Part | None:
@@ -74,56 +67,109 @@ def _forward(layer: Any, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
     found = None if arguments or options else part(layer, x)
     if found is None:
         return cast(Tensor, type(layer).forward(layer, x, *arguments, **options))
-    apply = cast(Any, _Linear.apply)
-    return cast(Tensor, apply(x, found.scale, *found[:4]))
+    (y,) = together([found], x.flatten(0, -2))
+    return y.view(*x.shape[:-1], -1)
 
 
-def ahead(x: Tensor, layer: Part) -> tuple[Tensor, Tensor | None]:
-    """(y [T, out], u [T, r]) of x [T, in]."""
-    y = nn.functional.linear(x, layer.weight, layer.bias)
-    if layer.a is None or layer.b is None:
-        return y, None
-    u = x @ layer.a.T
-    return y.addmm_(u, layer.b.T, alpha=layer.scale), u
+def ahead(x: Tensor, layers: Sequence[Part]) -> tuple[list[Tensor], Tensor | None]:
+    """([T, out] of each layer, u [T, Σr] of their adapters) of x [T, in]; the A matrices make one product."""
+    outs = [nn.functional.linear(x, layer.weight, layer.bias) for layer in layers]
+    stacked = _stacked(layers)
+    if stacked is None:
+        return outs, None
+    u = x @ stacked.T
+    for y, layer, own in zip(outs, layers, _shares(u, layers), strict=True):
+        if layer.b is not None:
+            y.addmm_(own, layer.b.T, alpha=layer.scale)
+    return outs, u
 
 
 def back(
-    g: Tensor, x: Tensor, u: Tensor | None, layer: Part, needs: Sequence[bool], to_x: Tensor | None, wanted: bool
-) -> tuple[Tensor | None, Gradients]:
-    """(gradient of x added to `to_x`, gradients of weight, bias, A and B), from g [T, out].
+    gradients: Sequence[Tensor],
+    x: Tensor,
+    u: Tensor | None,
+    layers: Sequence[Part],
+    needs: Sequence[bool],
+    wanted: bool,
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """(gradient of x [T, in], those of weight, bias, A and B of each layer), from those of their outputs [T, out].
 
-    needs   which of the four are wanted
-    wanted  whether the gradient of x is
+    needs   which are wanted, four a layer
+    wanted  whether that of x is
     """
-    weight, bias, a, b, scale = layer
-    if wanted:
-        to_x = g @ weight if to_x is None else to_x.addmm_(g, weight)
-    to_weight = g.T @ x if needs[0] else None
-    to_bias = g.sum(0) if bias is not None and needs[1] else None
-    if a is None or b is None or u is None:
-        return to_x, (to_weight, to_bias, None, None)
-    to_u = (g @ b).mul_(scale)
-    if to_x is not None and wanted:
-        to_x.addmm_(to_u, a)
-    # The thin factor first: half again as fast as the transposed product.
-    to_b = (u.T @ g).mul_(scale).T if needs[3] else None
-    return to_x, (to_weight, to_bias, to_u.T @ x if needs[2] else None, to_b)
+    to_x: Tensor | None = None
+    found: list[Tensor | None] = []
+    for g, layer, (weight, bias, _, _) in zip(gradients, layers, _fours(needs), strict=True):
+        if wanted:
+            to_x = g @ layer.weight if to_x is None else to_x.addmm_(g, layer.weight)
+        found += [g.T @ x if weight else None, g.sum(0) if bias and layer.bias is not None else None, None, None]
+    stacked = _stacked(layers)
+    if stacked is None or u is None:
+        return to_x, found
+    scaled = [
+        (g @ layer.b).mul_(layer.scale) for g, layer in zip(gradients, layers, strict=True) if layer.b is not None
+    ]
+    to_u = scaled[0] if len(scaled) == 1 else torch.cat(scaled, 1)
+    if to_x is not None:
+        to_x.addmm_(to_u, stacked)
+    to_a = _shares((to_u.T @ x).T, layers) if any(needs[2::4]) else None
+    for place, (g, layer, own) in enumerate(zip(gradients, layers, _shares(u, layers), strict=True)):
+        if layer.b is None:
+            continue
+        if to_a is not None and needs[4 * place + 2]:
+            found[4 * place + 2] = to_a[place].T
+        if needs[4 * place + 3]:
+            # The thin factor first: half again as fast as the transposed product.
+            found[4 * place + 3] = (own.T @ g).mul_(layer.scale).T
+    return to_x, found
+
+
+def _stacked(layers: Sequence[Part]) -> Tensor | None:
+    """The A matrices of all layers that have one, [Σr, in]."""
+    found = [layer.a for layer in layers if layer.a is not None]
+    return None if not found else found[0] if len(found) == 1 else torch.cat(found)
+
+
+def _shares(u: Tensor, layers: Sequence[Part]) -> Sequence[Tensor]:
+    """The columns of u [T, Σr] that are each layer's, none for one without an adapter."""
+    return torch.split(u, [0 if layer.a is None else len(layer.a) for layer in layers], 1)
+
+
+def _fours(values: Sequence[Any]) -> list[Sequence[Any]]:
+    return [values[place : place + 4] for place in range(0, len(values), 4)]
+
+
+def parts(tensors: Sequence[Any], scales: Sequence[float]) -> list[Part]:
+    """The parts of their tensors, four each, as autograd hands them back."""
+    return [
+        Part(weight, bias, a, b, scale) for (weight, bias, a, b), scale in zip(_fours(tensors), scales, strict=True)
+    ]
+
+
+def tensors(layers: Sequence[Part]) -> list[Tensor | None]:
+    """The inverse of `parts`, but for the scales."""
+    return [tensor for layer in layers for tensor in layer[:4]]
+
+
+def together(layers: Sequence[Part], x: Tensor) -> tuple[Tensor, ...]:
+    """[T, out] of each layer, of x [T, in]."""
+    apply = cast(Any, _Linear.apply)
+    return cast(tuple[Tensor, ...], apply(x, [layer.scale for layer in layers], *tensors(layers)))
 
 
 class _Linear(torch.autograd.Function):
-    """One `Part`, of x with any leading dimensions."""
+    """Some layers of one input."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: float, *tensors: Tensor | None) -> Tensor:
-        flat = x.flatten(0, -2)
-        y, u = ahead(flat, Part.of(tensors, scale))
-        ctx.save_for_backward(flat, u, *tensors)
-        ctx.scale = scale
-        return y.view(*x.shape[:-1], -1)
+    def forward(ctx: Any, x: Tensor, scales: list[float], *given: Tensor | None) -> tuple[Tensor, ...]:
+        outs, u = ahead(x, parts(given, scales))
+        ctx.save_for_backward(x, u, *given)
+        ctx.scales = scales
+        return tuple(outs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        flat, u, *tensors = ctx.saved_tensors
-        g, wanted = gradients[0], ctx.needs_input_grad
-        to_x, rest = back(g.flatten(0, -2), flat, u, Part.of(tensors, ctx.scale), wanted[2:], None, wanted[0])
-        return None if to_x is None else to_x.view(*g.shape[:-1], -1), None, *rest
+        x, u, *given = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        to_x, rest = back(gradients, x, u, parts(given, ctx.scales), wanted[2:], wanted[0])
+        return to_x, None, *rest

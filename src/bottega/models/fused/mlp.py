@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from bottega.models.fused.linear import Part, ahead, back, part
+from bottega.models.fused.linear import ahead, back, part, parts, tensors
 
 NAMES = ("gate_proj", "up_proj", "down_proj")
 
@@ -39,19 +39,23 @@ def width(module: nn.Module) -> int:
     return cast(int, cast(Any, module).gate_proj.in_features)
 
 
+def surroundings(module: nn.Module, length: int) -> dict[str, Any]:
+    """It is called with its input alone."""
+    return {}
+
+
 def fused(module: nn.Module) -> Callable[[Tensor], Tensor]:
     """Its forward; what is written in its class where a linear layer is more than can be fused."""
     return partial(_forward, module, cast(str, _activation(module)))
 
 
 def _forward(module: nn.Module, activation: str, x: Tensor) -> Tensor:
-    parts = [part(getattr(module, name), x) for name in NAMES]
-    if None in parts:
+    found = [part(getattr(module, name), x) for name in NAMES]
+    layers = [layer for layer in found if layer is not None]
+    if len(layers) < len(NAMES):
         return cast(Tensor, type(module).forward(module, x))
-    found = cast(list[Part], parts)
     apply = cast(Any, _GatedMlp.apply)
-    tensors = [tensor for one in found for tensor in one[:4]]
-    return cast(Tensor, apply(x, activation, [one.scale for one in found], *tensors))
+    return cast(Tensor, apply(x, activation, [layer.scale for layer in layers], *tensors(layers)))
 
 
 def _activation(module: nn.Module) -> str | None:
@@ -63,33 +67,26 @@ def _activation(module: nn.Module) -> str | None:
 
 class _GatedMlp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, name: str, scales: list[float], *tensors: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, name: str, scales: list[float], *given: Tensor | None) -> Tensor:
         flat = x.flatten(0, -2)
-        gate, up, down = _parts(tensors, scales)
-        gated, u_gate = ahead(flat, gate)
-        raised, u_up = ahead(flat, up)
-        y, u_down = ahead(ACTIVATIONS[name][0](gated).mul_(raised), down)
-        ctx.save_for_backward(flat, gated, raised, u_gate, u_up, u_down, *tensors)
+        *wide, down = parts(given, scales)
+        (gated, raised), u = ahead(flat, wide)
+        (y,), u_down = ahead(ACTIVATIONS[name][0](gated).mul_(raised), [down])
+        ctx.save_for_backward(flat, gated, raised, u, u_down, *given)
         ctx.name, ctx.scales = name, scales
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        flat, gated, raised, u_gate, u_up, u_down, *tensors = ctx.saved_tensors
-        gate, up, down = _parts(tensors, ctx.scales)
+        flat, gated, raised, u, u_down, *given = ctx.saved_tensors
+        *wide, down = parts(given, ctx.scales)
         wanted, needs = ctx.needs_input_grad[0], ctx.needs_input_grad[3:]
         activate, deactivate = ACTIVATIONS[ctx.name]
         g = gradients[0].flatten(0, -2)
         active = activate(gated)
-        to_product, of_down = back(g, active * raised, u_down, down, needs[8:], None, True)
+        to_product, of_down = back([g], active * raised, u_down, [down], needs[8:], True)
         assert to_product is not None
-        to_x, of_up = back(active.mul_(to_product), flat, u_up, up, needs[4:8], None, wanted)
-        to_gated = deactivate(to_product.mul_(raised), gated)
-        to_x, of_gate = back(to_gated, flat, u_gate, gate, needs[:4], to_x, wanted)
+        to_raised, to_gated = active.mul_(to_product), deactivate(to_product.mul_(raised), gated)
+        to_x, of_wide = back([to_gated, to_raised], flat, u, wide, needs[:8], wanted)
         shaped = None if to_x is None else to_x.view(*gradients[0].shape[:-1], -1)
-        return shaped, None, None, *of_gate, *of_up, *of_down
-
-
-def _parts(tensors: Any, scales: list[float]) -> tuple[Part, Part, Part]:
-    gate, up, down = (Part.of(tensors[4 * place : 4 * place + 4], scale) for place, scale in enumerate(scales))
-    return gate, up, down
+        return shaped, None, None, *of_wide, *of_down

@@ -21,6 +21,11 @@ def width(module: nn.Module) -> int:
     return len(cast(Tensor, module.weight))
 
 
+def surroundings(module: nn.Module, length: int) -> dict[str, Any]:
+    """It is called with its input alone."""
+    return {}
+
+
 def fused(module: nn.Module) -> Callable[[Tensor], Tensor]:
     """x → x / rms(x) · (weight + offset), over the last dimension."""
     return partial(_forward, module, cast(float, _epsilon(module)), _offset(module))
@@ -47,22 +52,22 @@ def _offset(module: nn.Module) -> float:
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, offset: float) -> Tensor:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        wide = x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
         # 1 / rms, [… , 1]
         inverse = (
             torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
         )
         ctx.save_for_backward(x, weight, inverse)
         ctx.offset = offset
-        return cast(Tensor, (wide * inverse).mul_(weight + offset).to(x.dtype))
+        return wide.mul_(inverse).mul_(weight + offset).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, inverse = ctx.saved_tensors
-        wide, g = x.to(inverse.dtype), gradients[0].to(inverse.dtype)
+        wide, g = x.to(inverse.dtype), gradients[0].to(inverse.dtype, copy=True)
         to_weight = None
         if ctx.needs_input_grad[1]:
             to_weight = (wide * inverse).mul_(g).flatten(0, -2).sum(0).to(weight.dtype)
-        g = g * (weight + ctx.offset)
+        g.mul_(weight + ctx.offset)
         along = (g * wide).sum(-1, keepdim=True).mul_(inverse**3 / -x.shape[-1])
         return g.mul_(inverse).addcmul_(wide, along).to(x.dtype), to_weight, None, None
