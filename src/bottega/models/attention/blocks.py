@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bottega.batch import Batch, Ints, Nodes
 from bottega.models.attention.mask import Style, rounded, visible
-from bottega.models.dropout import drawn, dropout, levels, masked, seed
+from bottega.models.dropout import LEVELS, drawn, dropout, levels, masked, seed
 
 SMALL = 4096
 """Query-key pairs worth computing in vain to save a group of its own (a dozen kernel calls)."""
@@ -104,7 +104,7 @@ class BlockLayout:
         plan = self.plan(query.shape[1], key.shape[1])
         views = self.views(style.window, query.dtype)
         q, k, v = (x[0].transpose(0, 1).reshape(-1, x.shape[-1]) for x in (query, key, value))
-        if style.softcap is None and style.sinks is None:
+        if style.softcap is None and style.sinks is None and levels(style.dropout) < LEVELS:
             out = cast(Any, _Attention.apply)(q, k, v, plan, views, style, self.long)
         else:
             out = _attended(q, k, v, plan, views, style)
