@@ -20,7 +20,7 @@ from bottega.batch import Batch, Ints, Nodes
 from bottega.models.attention.mask import Style, rounded, visible
 from bottega.models.dropout import LEVELS, drawn, dropout, levels, masked, seed
 
-SMALL = 4096
+SMALL = 1024
 """Query-key pairs worth computing in vain to save a group of its own (a dozen kernel calls)."""
 
 QUERIES = 128
