@@ -45,7 +45,7 @@ $(PEERS)/ready:
 	$(PEERS)/bin/pip install --quiet --no-deps unsloth==2026.10.9 unsloth_zoo==2026.10.9
 	@touch $@
 
-bench: setup bench-setup ## Measure speed and memory against the peers (40 minutes)
+bench: setup bench-setup ## Measure speed and memory against the peers (25 minutes)
 	$(BIN)/python benchmarks/bench.py --peer $(PEERS)/bin/python
 
 floor: setup ## Measure how close a step is to the matmuls it cannot avoid (minutes)
