@@ -631,7 +631,7 @@ def test_an_unknown_key_of_a_shape(write: Write, llama: Path) -> None:
     ("objective", "words"),
     [
         ({"kind": "stf"}, ["'stf'", "sft"]),
-        ({"kind": "ppo-clip"}, ["'ppo-clip'", "causal, classify, dpo, reward, sft"]),
+        ({"kind": "ppo-clip"}, ["'ppo-clip'", "causal, classify, cpo, dpo, kto, orpo, reward, sft, simpo"]),
         ({}, ["kind", "sft"]),
         ({"kind": ["sft"]}, ["sft"]),
         ({"kind": 5}, ["5", "sft"]),

@@ -44,6 +44,7 @@ def test_what_stands_behind_a_mark_is_the_default(kind: str) -> None:
         ({"instruction": "a", "output": "b"}, "sft"),
         ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "sft"),
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, "dpo"),
+        ({"prompt": "a", "completion": "b", "label": True}, "kto"),
         ({"text": "a", "label": "b"}, "classify"),
         ({"text": "a"}, "causal"),
         ({"tokens": ["a"], "ner_tags": ["O"]}, "sft"),

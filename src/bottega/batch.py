@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Ints = NDArray[np.int64]
-Unit = Literal["token", "row", "example"]
+Unit = str
+"""What a mean is over: `token` (by weight), `row`, `example`, or the name of a column, by what it holds."""
+
+UNITS: tuple[Unit, ...] = ("token", "row", "example")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,16 @@ class Row:
     def labelled(self) -> int:
         """Predictions that carry loss."""
         return int(np.count_nonzero(self.weight))
+
+    def of_every_token(self) -> Row:
+        """The same tokens, with every one but the first predicted."""
+        places = np.arange(len(self.tokens) - 1)
+        return Row(self.tokens, places, self.tokens[1:], np.ones(len(places), np.float32), self.both_ways)
+
+    def marked(self, **columns: Any) -> Row:
+        """The same row with these numbers beside its predictions, one each or one for all."""
+        full = {name: np.broadcast_to(np.float32(value), self.at.shape) for name, value in columns.items()}
+        return replace(self, columns={**self.columns, **full})
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +116,7 @@ class Batch:
     columns                      values by name, each [N] or [R]
     ids                          E names of examples (`file:line`)
     tokens_real                  tokens of the rows, had nothing been shared or left out
+    statistics                   what the objective asked to know of the whole update, by name
     """
 
     tokens: Tensor
@@ -118,17 +132,24 @@ class Batch:
     ids: tuple[str, ...]
     nodes: Nodes
     tokens_real: int
+    statistics: Mapping[str, float] = field(default_factory=dict)
 
     def sum_rows(self, values: Tensor) -> Tensor:
         """[N] → [R]: each row's sum over its predictions."""
         return values.new_zeros(len(self.example)).index_add(0, self.row, values)
+
+    def mean_rows(self, values: Tensor) -> Tensor:
+        """[N] → [R]: each row's mean over its predictions."""
+        return self.sum_rows(values) / self.sum_rows(values.new_ones(len(values)))
 
     def sum_examples(self, values: Tensor) -> Tensor:
         """[R] → [E]: each example's sum over its rows."""
         return values.new_zeros(len(self.ids)).index_add(0, self.example, values)
 
     def count(self, unit: Unit) -> float:
-        """How many of `unit` this batch holds; tokens count by weight."""
+        """How many of `unit` this batch holds."""
+        if unit not in UNITS:
+            return float(self.columns[unit].sum())
         if unit == "token":
             return float(self.weight.sum())
         return float(len(self.example) if unit == "row" else len(self.ids))

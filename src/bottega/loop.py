@@ -133,7 +133,7 @@ def _step(session: Session, update: Update, clock: Clock) -> Stepped:
     batches = session.batches(update.examples)
     counts = counted(batches)
     total, metrics = 0.0, dict[str, float]()
-    for part, batch in enumerate(batches):
+    for part, batch in enumerate(session.informed(batches, update.examples)):
         loss, share = engine.accumulate(batch, counts, step=update.step, part=part)
         total += share
         add_metrics(metrics, loss.metrics, counts)

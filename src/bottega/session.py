@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import random
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
 from bottega import memory
-from bottega.batch import Batch, Example, Term, Unit
+from bottega.batch import UNITS, Batch, Example, Term, Unit
 from bottega.engine.engine import Engine
 from bottega.engine.optim import Optimizer
 from bottega.engine.reference import References
@@ -23,6 +23,7 @@ from bottega.feed import Feed
 from bottega.models.adapters import adapt, head_is_adapted
 from bottega.models.load import compute_dtype, fit_model, load_model
 from bottega.models.scorer import Fit
+from bottega.objectives import Objective
 from bottega.packing import divide, pack
 from bottega.randomness import derive
 from bottega.recipe import Recipe
@@ -34,8 +35,6 @@ MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": 4096}
 
 VALIDATIONS = 10
 """How often a run validates where `evaluate.every` does not say."""
-
-UNITS: tuple[Unit, ...] = get_args(Unit)
 
 
 class Session:
@@ -118,21 +117,36 @@ class Session:
         # Also where it was just computed: an example known before keeps the bits it had.
         return batch.with_columns(reference=self.references.of(examples).to(self.device))
 
+    def informed(self, batches: Sequence[Batch], examples: Sequence[Example]) -> list[Batch]:
+        """The batches of these examples with what their objective must know of all of them."""
+        probes = self.recipe.objective.probes(examples, self.rows.codec.max_length)
+        if not probes:
+            return list(batches)
+        groups = divide(probes, self.tokens, share=self.packed)
+        probed = [self.engine.complete(pack(group, share=self.packed).to(self.device)) for group in groups]
+        found = statistics(self.recipe.objective, probed, self.engine.score)
+        return [replace(batch, statistics=found) for batch in batches]
+
     @cached_property
     def validation(self) -> list[Batch]:
         """The validation rows, packed once."""
+        return self.batches(self.held_out)
+
+    @cached_property
+    def held_out(self) -> list[Example]:
+        """The rows validated on."""
         examples = self.rows.validation.examples
         wanted = self.recipe.evaluate.rows if self.recipe.evaluate else None
         numbers: Sequence[int] = range(len(examples))
         if wanted is not None and wanted < len(examples):
             numbers = random.Random(derive(self.recipe.seed, "validation")).sample(numbers, wanted)
-        return self.batches([examples[number] for number in numbers])
+        return [examples[number] for number in numbers]
 
     def validate(self, step: int) -> tuple[float, dict[str, float]]:
         """(loss, metrics) over the validation rows after `step`; Diverged when the loss is no number."""
         counts = counted(self.validation)
         total, metrics = 0.0, dict[str, float]()
-        for batch in self.validation:
+        for batch in self.informed(self.validation, self.held_out):
             loss = self.recipe.objective.loss(self.engine.score(batch), batch)
             share = float(loss.total(counts))
             if not math.isfinite(share):
@@ -200,7 +214,18 @@ class Session:
 
 def counted(batches: Sequence[Batch]) -> dict[Unit, float]:
     """How many of each unit the whole update holds."""
-    return {unit: sum(batch.count(unit) for batch in batches) for unit in UNITS}
+    units = (*UNITS, *batches[0].columns) if batches else UNITS
+    return {unit: sum(batch.count(unit) for batch in batches) for unit in units}
+
+
+def statistics(
+    objective: Objective, probed: Sequence[Batch], score: Callable[[Batch], Mapping[str, torch.Tensor]]
+) -> dict[str, float]:
+    """What an objective reads of its probes, each a mean over all of them."""
+    counts, found = counted(probed), dict[str, float]()
+    for batch in probed:
+        add_metrics(found, objective.statistics(score(batch), batch), counts)
+    return found
 
 
 def add_metrics(total: dict[str, float], metrics: Any, counts: dict[Unit, float]) -> None:

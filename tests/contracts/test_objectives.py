@@ -85,7 +85,8 @@ def test_any_split_into_micro_batches_is_the_same_update(made: World, tokens: in
 
 def test_the_loss_is_the_numpy_reference(made: World) -> None:
     def logits(model: torch.nn.Module) -> list:
-        rows = [row for example in made.examples for row in example.rows]
+        examples = [*made.examples, *made.objective.probes(made.examples, 100)]
+        rows = [row for example in examples for row in example.rows]
         with torch.no_grad():
             model.set_attn_implementation("eager")
             out = [model(torch.from_numpy(row.tokens)[None]).logits[0].double().numpy() for row in rows]
@@ -125,17 +126,23 @@ def test_an_objective_loads_without_torch(kind: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("kind", ["dpo", "reward"])
+@pytest.mark.parametrize("kind", ["dpo", "orpo", "simpo", "cpo", "reward"])
 def test_preference_accuracy_is_the_share_of_positive_margins(kind: str) -> None:
     made = world(kind, (), "llama")
     batch = made.complete(pack(made.examples), made.fit)
     with torch.no_grad():
         scores = made.scorer()(batch, made.objective.outputs)
     loss = made.objective.loss(scores, batch)
-    if kind == "dpo":
-        rows = made.objective.beta * batch.sum_rows(scores["logp"] - batch.columns["reference"])
-    else:
+    objective = made.objective
+    if kind == "reward":
         rows = scores["logits"][:, 0]
+    elif kind == "dpo":
+        rows = objective.beta * batch.sum_rows(scores["logp"] - batch.columns["reference"])
+    elif kind == "cpo":
+        rows = objective.beta * batch.sum_rows(scores["logp"])
+    else:
+        rows = batch.mean_rows(scores["logp"])
+        rows = objective.beta * rows if kind == "simpo" else rows - torch.log(1 - rows.exp())
     margins = [float(chosen - rejected) for chosen, rejected in rows.reshape(-1, 2)]
     assert float(loss.metrics["accuracy"].sum) == sum(margin > 0 for margin in margins)
     assert 0 < sum(margin > 0 for margin in margins) < len(margins), "all on one side shows nothing"

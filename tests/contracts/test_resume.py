@@ -10,7 +10,7 @@ from worlds import records
 
 import bottega
 from bottega import objectives
-from bottega.records import Chat, Labelled, Preference, Record, Text
+from bottega.records import Chat, Labelled, Preference, Record, Text, Unpaired
 from bottega.runs import checksum
 from making import make_model
 
@@ -24,6 +24,9 @@ def fields(record: Record) -> dict:
     if isinstance(record, Preference):
         prompt = [{"role": m.role, "content": m.content} for m in record.prompt]
         return {"prompt": prompt, "chosen": record.chosen, "rejected": record.rejected}
+    if isinstance(record, Unpaired):
+        prompt = [{"role": m.role, "content": m.content} for m in record.prompt]
+        return {"prompt": prompt, "completion": record.completion, "label": record.desirable}
     if isinstance(record, Labelled):
         return {"text": record.text, "label": record.label}
     raise NotImplementedError(type(record).__name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -18,8 +18,9 @@ from bottega.data.codec import Codec
 from bottega.models.load import fit_model
 from bottega.models.scorer import Fit, Scorer
 from bottega.objectives import Objective
-from bottega.records import Chat, Labelled, Message, Preference, Prompted, Record, Text
-from bottega.session import counted
+from bottega.packing import pack
+from bottega.records import Chat, Labelled, Message, Preference, Prompted, Record, Text, Unpaired
+from bottega.session import counted, statistics
 from making import WORDS, make_tokenizer, sharpen, tiny_config
 
 DECODERS = ("llama", "qwen3", "gemma2", "gemma3_text", "mistral", "phi3", "gpt2", "mixtral", "olmo2", "granite")
@@ -28,14 +29,27 @@ UNPACKABLE = ("bloom", "mamba")
 NO_CLASSIFIER = ("granite", "mamba")
 """Architectures that transformers gives no sequence classification."""
 
-OPTIONS: dict[str, list[dict[str, Any]]] = {"sft": [{"weighting": "token"}, {"weighting": "example"}]}
-"""Options worth a world of their own; an objective not named here is tested with its defaults."""
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "sft": [{"weighting": "token"}, {"weighting": "example"}],
+    "dpo": [
+        {},
+        {"label_smoothing": 0.2, "normalised": True},
+        {"form": "robust", "label_smoothing": 0.2},
+        {"form": "ipo"},
+        {"form": "ipo", "normalised": True},
+    ],
+    "orpo": [{}, {"prompt": True}],
+    "cpo": [{}, {"likelihood": "token", "label_smoothing": 0.2}],
+    "kto": [{}, {"desirable": 1.5, "undesirable": 0.5, "beta": 0.5}],
+    "reward": [{}, {"margin": 0.7, "centering": 0.1}],
+}
+"""Options worth a world of their own, the first of each with every architecture, the others with one."""
 
 CASES = [
     (kind, options, model)
     for kind in objectives.kinds()
-    for options in OPTIONS.get(kind, [{}])
-    for model in DECODERS + ENCODERS
+    for place, options in enumerate(OPTIONS.get(kind, [{}]))
+    for model in (DECODERS + ENCODERS if place == 0 else DECODERS[:1])
     if (model not in ENCODERS if objectives.load(kind).head == "language" else model not in NO_CLASSIFIER)
 ]
 SYSTEM = Message("system", "the dog and the cat sat under the tree and it was very happy then")
@@ -63,13 +77,23 @@ class World:
                 reference=Scorer(self.reference, "language", fit)(batch, frozenset({"logp"}))["logp"]
             )
 
+    def informed(self, batches: list[Batch], scorer: Scorer) -> list[Batch]:
+        """The batches of one update of all examples, with what the objective must know of it."""
+        probes = self.objective.probes(self.examples, 100)
+        if not probes:
+            return batches
+        probed = [self.complete(pack([probe], share=False), scorer.fit) for probe in probes]
+        with torch.no_grad():
+            found = statistics(self.objective, probed, lambda batch: scorer(batch, self.objective.outputs))
+        return [replace(batch, statistics=found) for batch in batches]
+
     def gradients(self, batches: list[Batch], fit: Fit | None = None) -> tuple[float, dict[str, torch.Tensor]]:
         """(loss, gradients) of one update made of these micro-batches."""
         fit = fit or self.fit
         scorer = self.scorer(fit)
         counts, total = counted(batches), 0.0
         self.model.zero_grad()
-        for batch in batches:
+        for batch in self.informed(batches, scorer):
             scores = scorer(batch, self.objective.outputs, weighted=self.objective.weighted)
             loss: Loss = self.objective.loss(scores, batch)
             share = loss.total(counts)
@@ -94,6 +118,8 @@ def record(kind: type, draw: random.Random, index: int) -> Record:
         return Chat(where, (*prompt, Message("assistant", words(9), draw.choice([1.0, 0.5]))))
     if kind is Preference:
         return Preference(where, prompt, words(9), words(8) + " so")
+    if kind is Unpaired:
+        return Unpaired(where, prompt, words(9), index % 3 > 0)
     if kind is Labelled:
         return Labelled(where, words(15), draw.choice("abc"))
     raise NotImplementedError(f"no rows of type {kind.__name__} are made here yet")

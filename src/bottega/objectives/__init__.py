@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from bottega.batch import Batch, Loss, Row
+from bottega.batch import Batch, Example, Loss, Row, Term
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +56,14 @@ class Objective(BaseModel, ABC):
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
         """Sums to minimise, each with the unit it is a mean over."""
 
+    def probes(self, examples: Sequence[Example], limit: int) -> list[Example]:
+        """Rows of at most `limit` tokens to be scored, without gradient, before an update of `examples`."""
+        return []
+
+    def statistics(self, scores: Mapping[str, Tensor], batch: Batch) -> dict[str, Term]:
+        """What the loss must know of the whole update: means over its probes, read from `batch.statistics`."""
+        return {}
+
     @property
     def weighted(self) -> bool:
         """Whether the loss is a mean of log-probabilities by `batch.weight`: a promise that saves time, not a need."""
@@ -68,6 +76,22 @@ class Objective(BaseModel, ABC):
     def labels(self, records: Iterable[Record]) -> list[str]:
         """Class names in the order of their ids; empty where the scores are not classes."""
         return []
+
+
+def preferred(margin: Tensor, smoothing: float = 0.0) -> Tensor:
+    """[E] −log σ(margin), or with a share `smoothing` of the pairs taken for the wrong way round."""
+    from torch.nn.functional import logsigmoid
+
+    right = -(1 - smoothing) * logsigmoid(margin)
+    return right - smoothing * logsigmoid(-margin) if smoothing else right
+
+
+def pair_metrics(margin: Tensor) -> dict[str, Term]:
+    """The metrics of pairs whose chosen answers are ahead by `margin` [E]."""
+    return {
+        "accuracy": Term((margin > 0).sum(), "example"),
+        "margin": Term(margin.detach().sum(), "example"),
+    }
 
 
 def kinds() -> list[str]:

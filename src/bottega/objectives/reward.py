@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from pydantic import Field
+
 from bottega.batch import Batch, Loss, Row, Term
-from bottega.objectives import Objective, Output
+from bottega.objectives import Objective, Output, pair_metrics, preferred
 from bottega.records import Preference, Record
 
 if TYPE_CHECKING:
@@ -16,7 +18,12 @@ if TYPE_CHECKING:
 
 
 class Reward(Objective):
-    """−log σ(score of the chosen − score of the rejected); the score is read where a classifier's would be."""
+    """−log σ(score of the chosen − score of the rejected − margin), the scores read where a classifier's would be.
+
+    margin     how far apart the scores should be (Touvron et al. 2023, arXiv 2307.09288, eq. 2, one for all pairs)
+    centering  weight of (score of the chosen + score of the rejected)², which keeps the scores around 0 (Eisenstein et
+               al. 2023, arXiv 2312.09244); 0.01 is usual
+    """
 
     reads: ClassVar[tuple[type, ...]] = (Preference,)
     head: ClassVar[Literal["language", "class"]] = "class"
@@ -24,6 +31,8 @@ class Reward(Objective):
     lr: ClassVar[tuple[float, float]] = (1e-5, 1e-4)
 
     kind: Literal["reward"] = "reward"
+    margin: float = Field(0.0, ge=0)
+    centering: float = Field(0.0, ge=0)
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Preference)
@@ -34,14 +43,9 @@ class Reward(Objective):
         return ["reward"]
 
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
-        from torch.nn.functional import logsigmoid
-
         reward = scores["logits"][:, 0]
-        margin = reward[0::2] - reward[1::2]
-        return Loss(
-            {"reward": Term(-logsigmoid(margin).sum(), "example")},
-            metrics={
-                "accuracy": Term((margin > 0).sum(), "example"),
-                "margin": Term(margin.detach().sum(), "example"),
-            },
-        )
+        chosen, rejected = reward[0::2], reward[1::2]
+        terms = {"reward": Term(preferred(chosen - rejected - self.margin).sum(), "example")}
+        if self.centering:
+            terms["centre"] = Term(((chosen + rejected) ** 2).sum(), "example", self.centering)
+        return Loss(terms, metrics=pair_metrics(chosen - rejected))

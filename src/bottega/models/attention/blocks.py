@@ -181,18 +181,20 @@ class _Attention(torch.autograd.Function):
         long: bool,
     ) -> Tensor:
         out, kept = [], []
+        keep = not long and any(ctx.needs_input_grad)
         ctx.seeds, ctx.dropped = [], levels(style.dropout)
         for blocks, keys, seen in zip(plan.blocks, plan.keys, views, strict=True):
             k, v = _by_head(key, keys, blocks[0]), _by_head(value, keys, blocks[0])
             for block, view in zip(blocks, seen, strict=True):
                 q = _by_head(query, block.query, block).mul_(style.scaling)
                 p = _probabilities(q, k, block, view, style)
-                kept.append(p)
+                if keep:
+                    kept.append(p)
                 if ctx.dropped:
                     ctx.seeds.append(seed())
                     p = masked(p, drawn(ctx.seeds[-1], p.shape, ctx.dropped), ctx.dropped)
                 out.append(torch.bmm(p, v[:, view.begin : view.end]))
-        ctx.save_for_backward(query, key, value, *([] if long else kept))
+        ctx.save_for_backward(query, key, value, *kept)
         ctx.plan, ctx.views, ctx.style = plan, views, style
         return _joined(out, plan.answers)
 
