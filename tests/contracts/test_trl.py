@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,7 +103,7 @@ def ours(case: Case, tokenizer: Any) -> tuple[float, dict[str, torch.Tensor]]:
     probes = objective.probes(examples, 100)
     if probes:
         found = statistics(objective, [complete(probes)], lambda probed: scored(policy, probed))
-        batch.statistics.update(found)  # type: ignore[attr-defined]
+        batch = replace(batch, statistics=found)
     loss = objective.loss(policy(batch, objective.outputs), batch).total(counted([batch]))
     loss.backward()
     return float(loss.detach()), gradients(policy.model)

@@ -79,6 +79,7 @@ def _called(row: Row, *, good: bool) -> Row:
 def _answered(row: Row, other: Row, limit: int) -> Row:
     """The prompt of one row with the answer of another, as far as there is room."""
     prompt = row.tokens[: int(row.at[0]) + 1]
-    tokens = np.concatenate([prompt, other.tokens[int(other.at[0]) + 1 :]])[:limit]
+    answer = other.tokens[int(other.at[0]) + 1 : int(other.at[-1]) + 2]
+    tokens = np.concatenate([prompt, answer])[:limit]
     at = np.arange(len(prompt) - 1, len(tokens) - 1)
     return Row(tokens, at, tokens[at + 1], np.ones(len(at), np.float32))

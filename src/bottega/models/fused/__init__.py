@@ -50,8 +50,7 @@ def _equal(module: nn.Module) -> bool:
     for weight in module.parameters():
         weight.data += 0.3 * torch.randn_like(weight)
     part = _part(module)
-    x = torch.randn(1, LENGTH, part.width(module))
-    given = part.surroundings(module, LENGTH)
+    x, given = part.trial(module, LENGTH)
     try:
         one, other = (_played(run, module, x, given) for run in (module, part.fused(module)))
     except Exception:  # called with something else, or not made of what its names promise

@@ -31,18 +31,14 @@ def fits(module: nn.Module) -> bool:
     return says and getattr(cast(Any, module).config, "clip_qkv", None) is None
 
 
-def width(module: nn.Module) -> int:
-    """Features of its input."""
-    return cast(int, cast(Any, module).q_proj.in_features)
-
-
-def surroundings(module: nn.Module, length: int) -> dict[str, Any]:
-    """What it is called with beside its input, for one row."""
+def trial(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]:
+    """What it is proved on: an input of one row, and what it is called with beside it."""
+    x = torch.randn(1, length, cast(int, cast(Any, module).q_proj.in_features))
     angle = torch.rand(1, length, cast(int, module.head_dim) // 2).repeat(1, 1, 2) * 7
     ids = np.arange(length)
     row = Row(ids, ids, ids, np.ones(length, np.float32))
     layout = BlockLayout(pack([Example("", (row,))]))
-    return {"position_embeddings": (angle.cos(), angle.sin()), "attention_mask": None, "layout": layout}
+    return x, {"position_embeddings": (angle.cos(), angle.sin()), "attention_mask": None, "layout": layout}
 
 
 def fused(module: nn.Module) -> Callable[..., tuple[Tensor, None]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from bottega.models.dropout import dropout
@@ -16,14 +17,9 @@ def fits(module: nn.Module) -> bool:
     return type(module) is nn.Dropout
 
 
-def width(module: nn.Module) -> int:
-    """Any will do."""
-    return 6
-
-
-def surroundings(module: nn.Module, length: int) -> dict[str, Any]:
-    """It is called with its input alone."""
-    return {}
+def trial(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]:
+    """What it is proved on: an input, and nothing beside it."""
+    return torch.randn(1, length, 6), {}
 
 
 def fused(module: nn.Module) -> Callable[[Tensor], Tensor]:

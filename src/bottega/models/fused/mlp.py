@@ -34,14 +34,9 @@ def fits(module: nn.Module) -> bool:
     return all(hasattr(module, name) for name in (*NAMES, "act_fn")) and _activation(module) is not None
 
 
-def width(module: nn.Module) -> int:
-    """Features of its input."""
-    return cast(int, cast(Any, module).gate_proj.in_features)
-
-
-def surroundings(module: nn.Module, length: int) -> dict[str, Any]:
-    """It is called with its input alone."""
-    return {}
+def trial(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]:
+    """What it is proved on: an input, and nothing beside it."""
+    return torch.randn(1, length, cast(int, cast(Any, module).gate_proj.in_features)), {}
 
 
 def fused(module: nn.Module) -> Callable[[Tensor], Tensor]:

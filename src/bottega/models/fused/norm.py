@@ -16,14 +16,9 @@ def fits(module: nn.Module) -> bool:
     return set(own) == {"weight"} and own["weight"].dim() == 1 and _epsilon(module) is not None
 
 
-def width(module: nn.Module) -> int:
-    """Features it normalises over."""
-    return len(cast(Tensor, module.weight))
-
-
-def surroundings(module: nn.Module, length: int) -> dict[str, Any]:
-    """It is called with its input alone."""
-    return {}
+def trial(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]:
+    """What it is proved on: an input, and nothing beside it."""
+    return torch.randn(1, length, len(cast(Tensor, module.weight))), {}
 
 
 def fused(module: nn.Module) -> Callable[[Tensor], Tensor]:
