@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from bottega.engine import muon
+from bottega.engine import adamw, muon
+from bottega.engine import trained as weights
 from bottega.engine.optim import Optimizer
+from bottega.engine.trained import Copied, Parted, trained
 from bottega.recipe import Optim
 
 
@@ -45,44 +47,84 @@ def test_half_precision_loses_no_small_update() -> None:
     for _ in range(200):
         step(made, optimizer, lr=1e-5)
     assert any(not torch.equal(weight, before[name]) for name, weight in made.named_parameters())
-    for name, weight in made.named_parameters():
-        assert torch.equal(weight, optimizer.masters[name].bfloat16())
-        assert weight.grad is None
+    for one in optimizer.trained:
+        assert torch.equal(one.weight, one.read().view(one.weight.shape).bfloat16())
+        assert one.weight.grad is None
 
 
-def test_gradients_of_micro_batches_add_up_in_float32() -> None:
-    made = model(torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradients_of_micro_batches_add_up_in_float32(dtype: torch.dtype) -> None:
+    """The float32 sum of what each micro-batch alone gives; a single one needs no wider copy."""
+    made, alone = model(dtype), model(dtype)
     optimizer = Optimizer(made, Optim())
-    for part in torch.arange(8).reshape(4, -1):
+    sums = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in alone.named_parameters()}
+    for number, part in enumerate(torch.arange(8).reshape(4, -1)):
         (made(part % 7).float().pow(2).sum() / 8).backward()
-    assert all(master.grad is not None and master.grad.dtype == torch.float32 for master in optimizer.masters.values())
+        (alone(part % 7).float().pow(2).sum() / 8).backward()
+        for name, weight in alone.named_parameters():
+            assert weight.grad is not None
+            sums[name] += weight.grad
+            weight.grad = None
+        assert {g.dtype for g in optimizer.gradients.values()} == {dtype if number == 0 else torch.float32}
+    for name, total in sums.items():
+        assert torch.equal(optimizer.gradients[name], total), name
 
 
-def test_the_norm_is_clipped() -> None:
-    made = model()
-    optimizer = Optimizer(made, Optim(clip=1e-3))
-    (made(torch.arange(8) % 7).pow(2).sum()).backward()
-    norm = optimizer.norm()
-    assert norm > 1e-3
-    torch.nn.utils.clip_grads_with_norm_(list(optimizer.masters.values()), 1e-3, norm)
-    assert float(optimizer.norm()) == pytest.approx(1e-3, rel=1e-3)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_clipping_is_torchs(optimizer: str, dtype: torch.dtype) -> None:
+    made, plain = model(dtype), model()
+    ours = Optimizer(made, Optim(clip=1e-3, optimizer=optimizer), ["0.weight"])  # type: ignore[arg-type]
+    torchs = Optimizer(plain, Optim(clip=None, optimizer=optimizer), ["0.weight"])  # type: ignore[arg-type]
+    for one, other in zip(made.parameters(), plain.parameters(), strict=True):
+        other.data.copy_(one.data)
+    for _ in range(3):
+        given = {name: torch.randn_like(weight) for name, weight in plain.named_parameters()}
+        ours.gradients = {name: gradient.to(dtype) * ours.scale for name, gradient in given.items()}
+        exact = {name: (gradient.float() / ours.scale) for name, gradient in ours.gradients.items()}
+        holders = [nn.Parameter(torch.zeros_like(gradient)) for gradient in exact.values()]
+        for holder, gradient in zip(holders, exact.values(), strict=True):
+            holder.grad = gradient
+        norm = torch.nn.utils.clip_grad_norm_(holders, 1e-3)
+        torch.testing.assert_close(ours.norm(), norm)
+        ours.step(1e-2, ours.norm())
+        torchs.gradients = {name: holder.grad for name, holder in zip(exact, holders, strict=True)}
+        torchs.step(1e-2, norm)
+    for moved, exactly in zip(ours.trained, torchs.trained, strict=True):
+        torch.testing.assert_close(moved.read(), exactly.read(), rtol=1e-3, atol=1e-4)
 
 
-def test_weights_decay_but_not_norms_and_biases() -> None:
-    optimizer = Optimizer(model(), Optim(weight_decay=0.1))
-    (part,) = optimizer.parts
-    decays = {id(weight): group["weight_decay"] for group in part.param_groups for weight in group["params"]}
-    for master in optimizer.masters.values():
-        assert decays[id(master)] == (0.1 if master.dim() >= 2 else 0.0)
+@pytest.mark.parametrize("part", [5, 1 << 20])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_adamw_is_torchs(part: int, decay: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In parts or at once; vectors do not decay; a weight without a gradient stays, and so does its count of steps."""
+    monkeypatch.setitem(adamw.PART, "cpu", part)
+    ours, theirs = model(), model()
+    optimizer = Optimizer(ours, Optim(weight_decay=decay, clip=None))
+    groups = [
+        {"params": [w for w in theirs.parameters() if (w.dim() >= 2) == matrices], "weight_decay": decay * matrices}
+        for matrices in (True, False)
+    ]
+    reference = torch.optim.AdamW(groups, lr=1e-2, fused=True)
+    for number in range(5):
+        for (name, one), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+            if number != 2 or name != "1.weight":
+                other.grad = torch.randn_like(one)
+                optimizer.gradients[name] = other.grad.clone()
+        optimizer.step(1e-2, optimizer.norm())
+        assert not optimizer.gradients
+        reference.step()
+        reference.zero_grad()
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+    steps = {name: int(value) for name, value in optimizer.state().items() if name.endswith("|step")}
+    assert (steps["1.weight|step"], steps["3.weight|step"]) == (4, 5)
 
 
 def test_muon_takes_the_matrices_but_no_embedding() -> None:
-    made = model()
-    optimizer = Optimizer(made, Optim(optimizer="muon"), embeddings=["0.weight"])
-    muon, adamw = optimizer.parts
-    assert isinstance(muon, torch.optim.Muon)
-    assert {id(w) for group in muon.param_groups for w in group["params"]} == {id(made[1].weight), id(made[3].weight)}
-    assert any(w is made[0].weight for group in adamw.param_groups for w in group["params"])
+    optimizer = Optimizer(model(), Optim(optimizer="muon"), embeddings=["0.weight"])
+    taken = [set(rule.state) for rule in optimizer.rules]
+    assert taken == [{"1.weight", "3.weight"}, {"0.weight"}, {"1.bias", "2.weight", "2.bias", "3.bias"}]
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
@@ -110,7 +152,8 @@ def test_small_gradients_survive_float16() -> None:
     (made(batch).float().pow(2).sum() * 1e-6 * optimizer.scale).backward()
     (plain(batch).pow(2).sum() * 1e-6).backward()
     for name, weight in plain.named_parameters():
-        gradient = optimizer.masters[name].grad
+        assert weight.grad is not None
+        gradient = optimizer.gradients[name].float() / optimizer.scale
         assert (gradient - weight.grad).norm() < 0.05 * weight.grad.norm()
 
 
@@ -123,13 +166,55 @@ def test_muon_is_torchs(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = ([nn.Parameter(torch.randn(shape) / 3) for shape in shapes] for _ in range(2))
     for one, other in zip(ours, theirs, strict=True):
         other.data.copy_(one.data)
-    settings = {"lr": 0.02, "weight_decay": 0.1}
-    optimizers = [muon.Muon(ours, **settings), torch.optim.Muon(theirs, **settings, adjust_lr_fn="match_rms_adamw")]
+    rule = muon.Muon([trained(str(number), weight) for number, weight in enumerate(ours)], weight_decay=0.1)
+    torchs = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     for _ in range(5):
-        for one, other in zip(ours, theirs, strict=True):
-            one.grad = torch.randn_like(one)
-            other.grad = one.grad.clone()
-        for optimizer in optimizers:
-            optimizer.step()
+        for other in theirs:
+            other.grad = torch.randn_like(other)
+        rule.step(
+            {str(number): other.grad.clone() for number, other in enumerate(theirs) if other.grad is not None},
+            0.02,
+            None,
+        )
+        torchs.step()
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-3)
+
+
+def test_a_parted_weight_is_the_rounded_master() -> None:
+    """Every float32 comes back bit by bit; the weight is the nearest bfloat16, of two as near the larger."""
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(300, 300).bfloat16())
+    one = trained("weight", weight)
+    assert isinstance(one, Parted)
+    assert torch.equal(one.read(), weight.detach().float().view(-1))
+    bits = torch.randint(-(1 << 31), 1 << 31, (300 * 300,)).int()
+    bits[:1000] = (bits[:1000] & ~0xFFFF) | 0x8000  # half way between two
+    master = bits.view(torch.float32)
+    master[~torch.isfinite(master) | (master.abs() > 3e38)] = -0.0
+    before = master.clone()
+    one.write(master)
+    assert torch.equal(one.read().view(torch.int32), before.view(torch.int32))
+    rounded, ties = before.bfloat16(), (before.view(torch.int32) & 0xFFFF) == 0x8000
+    assert ties.sum() >= 900
+    assert torch.equal(weight.detach().view(-1)[~ties], rounded[~ties])
+    up = torch.where(before < 0, -torch.inf, torch.inf)
+    larger = torch.where(rounded.float().abs() > before.abs(), rounded, torch.nextafter(rounded, up.bfloat16()))
+    assert torch.equal(weight.detach().view(-1)[ties], larger[ties])
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_parted_and_copied_masters_move_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = []
+    for large in (1, 1 << 30):
+        monkeypatch.setattr(weights, "LARGE", large)
+        made = model(torch.bfloat16)
+        optimizer = Optimizer(made, Optim(optimizer=name), ["0.weight"])  # type: ignore[arg-type]
+        torch.manual_seed(1)
+        for _ in range(20):
+            optimizer.gradients = {one.name: torch.randn_like(one.weight) for one in optimizer.trained}
+            optimizer.step(1e-2, optimizer.norm())
+        assert {type(one) for one in optimizer.trained} == {Parted if large == 1 else Copied}
+        moved.append({one.name: one.read().clone() for one in optimizer.trained})
+    for key, master in moved[0].items():
+        assert torch.equal(master, moved[1][key]), key

@@ -110,7 +110,7 @@ class Engine:
 
     def save(self, folder: Path, *, step: int, state: bool) -> None:
         """The model or adapter in transformers' and PEFT's own format with its tokenizer; `state` to go on from."""
-        broken = [name for name, weight in self.optimizer.weights.items() if not torch.isfinite(weight).all()]
+        broken = [one.name for one in self.optimizer.trained if not torch.isfinite(one.weight).all()]
         if broken:
             raise Diverged(f"the weights are no numbers after step {step}", where=_named(broken), fix="lower optim.lr")
         save_weights(self.scorer.model, folder)

@@ -1,7 +1,7 @@
 """Muon (Jordan et al. 2024; learning rates as Liu et al. 2025, arXiv 2502.16982) with matrices of one shape together.
 
-The same steps as `torch.optim.Muon`, whose state it keeps; a small model has many small matrices, and fifteen products
-for each of them cost more in calls than in arithmetic.
+The same steps as `torch.optim.Muon`; a small model has many small matrices, and fifteen products for each of them cost
+more in calls than in arithmetic.
 """
 
 from __future__ import annotations
@@ -13,42 +13,59 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from bottega.engine.trained import Trained, wide
+
 TOGETHER = 1 << 24
 """Most numbers of matrices stacked: beyond it a product is large enough by itself."""
 
+MOMENTUM = 0.95
+STEPS, COEFFICIENTS, EPSILON = 5, (3.4445, -4.775, 2.0315), 1e-7
+"""Of Newton-Schulz, as Jordan chose them."""
 
-class Muon(torch.optim.Muon):
-    """Nesterov momentum, orthogonalised, at the learning rate whose updates are as large as AdamW's."""
+
+class Muon:
+    """Nesterov momentum, orthogonalised, at the learning rate whose updates are as large as AdamW's.
+
+    state  of each weight: `momentum_buffer`, as torch's optimiser names it
+    """
+
+    def __init__(self, weights: Sequence[Trained], weight_decay: float) -> None:
+        self.weight_decay = weight_decay
+        self.state = {one.name: {"momentum_buffer": wide(torch.zeros_like(one.weight)).detach()} for one in weights}
+        self.stacks = list(_stacks(weights))
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # a loss is not computed here
-        for group in self.param_groups:
-            weights = [weight for weight in group["params"] if weight.grad is not None]
-            gradients = [weight.grad for weight in weights]
-            for weight in weights:
-                if not self.state[weight]:
-                    self.state[weight]["momentum_buffer"] = torch.zeros_like(weight.grad)
-            buffers = [self.state[weight]["momentum_buffer"] for weight in weights]
-            torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
-            updates = torch._foreach_lerp(gradients, buffers, group["momentum"])
-            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-            for places in _stacks(updates):
-                stack = torch.stack([_lying(updates[place]) for place in places])
-                # One learning rate then fits this optimiser and AdamW.
-                rate = 0.2 * math.sqrt(stack.shape[2]) * group["lr"]
-                moves = _orthogonal(stack, group["ns_coefficients"], group["ns_steps"], group["eps"])
-                for place, move in zip(places, moves.to(stack.dtype), strict=True):
-                    _lying(weights[place]).sub_(move, alpha=rate)
+    def step(self, gradients: dict[str, Tensor], lr: float, divisor: Tensor | None) -> None:
+        """Take the weights' own gradients out of `gradients`, divide each by the divisor, and move."""
+        for stack in self.stacks:
+            moved = [one for one in stack if one.name in gradients]
+            if moved:
+                self._move(moved, [wide(gradients.pop(one.name)) for one in moved], lr, divisor)
+
+    def _move(self, stack: Sequence[Trained], gradients: list[Tensor], lr: float, divisor: Tensor | None) -> None:
+        if divisor is not None:
+            gradients = list(torch._foreach_div(gradients, divisor))
+        buffers = [self.state[one.name]["momentum_buffer"] for one in stack]
+        masters = [one.read().view(one.weight.shape) for one in stack]
+        torch._foreach_lerp_(buffers, gradients, 1 - MOMENTUM)
+        updates = torch._foreach_lerp(gradients, buffers, MOMENTUM)
+        torch._foreach_mul_(masters, 1 - lr * self.weight_decay)
+        lying = torch.stack([_lying(update) for update in updates])
+        # One learning rate then fits this optimiser and AdamW.
+        rate = 0.2 * math.sqrt(lying.shape[2]) * lr
+        for one, master, move in zip(stack, masters, _orthogonal(lying).to(lying.dtype), strict=True):
+            _lying(master).sub_(move, alpha=rate)
+            one.write(master.view(-1))
 
 
-def _stacks(matrices: Sequence[Tensor]) -> Iterator[list[int]]:
-    """Places of matrices with the same shape, lying or standing."""
-    alike = defaultdict(list)
-    for place, matrix in enumerate(matrices):
-        alike[tuple(sorted(matrix.shape))].append(place)
-    for (short, long), places in alike.items():
+def _stacks(weights: Sequence[Trained]) -> Iterator[Sequence[Trained]]:
+    """Matrices with the same shape, lying or standing."""
+    alike = defaultdict[tuple[int, ...], list[Trained]](list)
+    for one in weights:
+        alike[tuple(sorted(one.weight.shape))].append(one)
+    for (short, long), stack in alike.items():
         size = max(1, TOGETHER // (short * long))
-        yield from (places[start : start + size] for start in range(0, len(places), size))
+        yield from (stack[start : start + size] for start in range(0, len(stack), size))
 
 
 def _lying(matrix: Tensor) -> Tensor:
@@ -56,12 +73,12 @@ def _lying(matrix: Tensor) -> Tensor:
     return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
 
 
-def _orthogonal(stack: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+def _orthogonal(stack: Tensor) -> Tensor:
     """[n, r, c] with r ≤ c → the same with singular values near 1, by Newton-Schulz steps in bfloat16."""
-    a, b, c = coefficients
+    a, b, c = COEFFICIENTS
     x = stack.bfloat16()
-    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=eps)
-    for _ in range(steps):
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=EPSILON)
+    for _ in range(STEPS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x

@@ -1,119 +1,107 @@
-"""AdamW and Muon over float32 master copies.
+"""Gradients gathered, clipped, and given to AdamW and Muon.
 
-Weights that compute in half precision have a float32 master: gradients are added up in it across micro-batches and
-updates smaller than half precision can show are not lost. Weights that are float32 already are their own master.
+What they move are the float32 masters of the weights, so that updates smaller than half precision can show are not
+lost. Gradients of several micro-batches are added up in float32 too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
+from bottega.engine.adamw import PART, AdamW
 from bottega.engine.muon import Muon
+from bottega.engine.trained import trained, wide
 from bottega.recipe import Optim
 
 FLOAT16_SCALE = 2.0**12
 """Gradients of float16 weights are computed this much larger, or the small ones would be rounded to zero."""
 
 
+class Rule(Protocol):
+    """Moves some of the weights; keeps tensors beside each, by the weight's name and their own."""
+
+    state: dict[str, dict[str, Tensor]]
+
+    def step(self, gradients: dict[str, Tensor], lr: float, divisor: Tensor | None) -> None: ...
+
+
 class Optimizer:
-    """Moves the trained weights of a model. Gradients gather on the masters as backward passes run.
+    """Moves the trained weights of a model. Gradients gather here as backward passes run.
 
     embeddings  names of weights that are no matrices for Muon, whatever their shape: embeddings and heads
-    scale       what a loss must be multiplied by before its backward; the masters' gradients are free of it
+    scale       what a loss must be multiplied by before its backward
+    gradients   by name, `scale` times too large: as the backward made them, or the float32 sum of several
     """
 
     def __init__(self, model: nn.Module, settings: Optim, embeddings: Iterable[str] = ()) -> None:
-        self.weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-        self.scale = FLOAT16_SCALE if any(w.dtype == torch.float16 for w in self.weights.values()) else 1.0
-        self.masters = {name: _master(weight) for name, weight in self.weights.items()}
-        for name, weight in self.weights.items():
-            if self.masters[name] is weight:
-                if self.scale != 1.0:
-                    cast(Any, weight).register_hook(self._unscaled)
-            else:
-                cast(Any, weight).register_post_accumulate_grad_hook(_gatherer(self.masters[name], self.scale))
-        matrices = {name for name, weight in self.weights.items() if weight.dim() >= 2}
-        for_muon = {name for name in matrices if self.weights[name].dim() == 2} - set(embeddings)
-        for_muon = for_muon if settings.optimizer == "muon" else set()
-        self.parts: list[torch.optim.Optimizer] = []
-        if for_muon:
-            self.parts.append(
-                Muon(
-                    [master for name, master in self.masters.items() if name in for_muon],
-                    weight_decay=settings.weight_decay,
-                )
-            )
-        rest = [
-            {"params": group, "weight_decay": decay}
-            for decay, group in (
-                (settings.weight_decay, [m for n, m in self.masters.items() if n in matrices - for_muon]),
-                (0.0, [m for n, m in self.masters.items() if n not in matrices]),
-            )
-            if group
+        self.trained = [trained(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+        self.scale = FLOAT16_SCALE if any(one.weight.dtype == torch.float16 for one in self.trained) else 1.0
+        self.gradients: dict[str, Tensor] = {}
+        for one in self.trained:
+            cast(Any, one.weight).register_post_accumulate_grad_hook(self._gatherer(one.name))
+        matrices = [one for one in self.trained if one.weight.dim() >= 2]
+        kept = set(embeddings)
+        for_muon = [one for one in matrices if one.weight.dim() == 2 and one.name not in kept]
+        for_muon = for_muon if settings.optimizer == "muon" else []
+        self.rules: list[Rule] = [
+            Muon(for_muon, settings.weight_decay),
+            AdamW([one for one in matrices if one not in for_muon], settings.betas, settings.weight_decay),
+            AdamW([one for one in self.trained if one not in matrices], settings.betas, 0.0),
         ]
-        if rest:
-            self.parts.append(torch.optim.AdamW(rest, betas=settings.betas, fused=True))
         self.clip = settings.clip
-
-    def _unscaled(self, gradient: Tensor) -> Tensor:
-        return gradient / self.scale
 
     def norm(self) -> Tensor:
         """Norm of the whole gathered gradient."""
-        return torch.nn.utils.get_total_norm([m.grad for m in self.masters.values() if m.grad is not None])
+        if not self.gradients:
+            return torch.zeros(())
+        # Cut as a step is: the norm of a half-precision tensor makes a float32 copy of it.
+        pieces = [piece for g in self.gradients.values() for piece in torch.split(g.reshape(-1), PART[g.device.type])]
+        precision = torch.float64 if any(piece.dtype == torch.float64 for piece in pieces) else torch.float32
+        norms = torch.stack(torch._foreach_norm(pieces, 2, precision))
+        return cast(Tensor, torch.linalg.vector_norm(norms)) / self.scale
 
     def step(self, lr: float, norm: Tensor) -> None:
         """Move the weights by the gathered gradient, clipped, and forget it."""
-        masters = list(self.masters.values())
-        if self.clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(masters, self.clip, norm)
-        for part in self.parts:
-            for group in part.param_groups:
-                group["lr"] = lr
-            part.step()
-            part.zero_grad()
-        with torch.no_grad():
-            for name, weight in self.weights.items():
-                if self.masters[name] is not weight:
-                    weight.copy_(self.masters[name])
+        divisor = self._divisor(norm)
+        for rule in self.rules:
+            rule.step(self.gradients, lr, divisor)
+
+    def _divisor(self, norm: Tensor) -> Tensor | None:
+        """What gathered gradients are to be divided by: their scale, and what the norm is too large by."""
+        if self.clip is None:
+            return None if self.scale == 1.0 else torch.tensor(self.scale, device=norm.device)
+        return (norm / self.clip).clamp(min=1.0).float() * self.scale
 
     def state(self) -> dict[str, Tensor]:
         """Everything needed to go on, by name: the master of each weight and what the optimisers keep beside it."""
-        kept = {f"{name}|weight": master.detach() for name, master in self.masters.items()}
-        for name, master in self.masters.items():
-            for part in self.parts:
-                kept |= {f"{name}|{key}": value for key, value in part.state.get(master, {}).items()}
-        return {key: value.contiguous() for key, value in kept.items()}
+        return {f"{name}|{key}": value for name, key, value in self._kept()}
 
-    @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state`."""
-        for name, master in self.masters.items():
-            master.copy_(state[f"{name}|weight"])
-            self.weights[name].copy_(master)
-            part = next(p for p in self.parts for group in p.param_groups if any(m is master for m in group["params"]))
-            kept = {key.rpartition("|")[2]: value for key, value in state.items() if key.rpartition("|")[0] == name}
-            part.state[master] = {key: value.to(master.device) for key, value in kept.items() if key != "weight"}
+        for one in self.trained:
+            one.load({key: state[f"{one.name}|{key}"] for key in one.kept})
+        for rule in self.rules:
+            for name, kept in rule.state.items():
+                for key, value in kept.items():
+                    value.copy_(state[f"{name}|{key}"])
 
+    def _kept(self) -> Iterator[tuple[str, str, Tensor]]:
+        beside = [{one.name: one.kept for one in self.trained}, *(rule.state for rule in self.rules)]
+        for tensors in beside:
+            for name, kept in tensors.items():
+                yield from ((name, key, value) for key, value in kept.items())
 
-def _master(weight: nn.Parameter) -> nn.Parameter:
-    wide = weight.dtype in (torch.float32, torch.float64)
-    return weight if wide else nn.Parameter(weight.detach().float())
+    def _gatherer(self, name: str) -> Callable[[Tensor], None]:
+        """Takes a weight's gradient as soon as it is complete."""
 
+        def gather(weight: Tensor) -> None:
+            assert weight.grad is not None
+            gradient, weight.grad = weight.grad, None
+            before = self.gradients.get(name)
+            self.gradients[name] = gradient if before is None else wide(before).add_(gradient)
 
-def _gatherer(master: nn.Parameter, scale: float) -> Callable[[Tensor], None]:
-    """Adds a half-precision weight's gradient to its master as soon as it is complete, and frees it."""
-
-    def gather(weight: Tensor) -> None:
-        assert weight.grad is not None
-        gradient = weight.grad.float()
-        if scale != 1.0:
-            gradient /= scale
-        master.grad = gradient if master.grad is None else master.grad.add_(gradient)
-        weight.grad = None
-
-    return gather
+        return gather
