@@ -61,7 +61,8 @@ def bottega(
                 "tokenizer",
                 "train",
                 str(folder / characters),
-                "--characters",
+                "--kind",
+                "characters",
                 "--out",
                 str(folder / "characters"),
             ]

@@ -67,7 +67,9 @@ def bottega(*arguments: str) -> None:
 
 def characters(data: Path, folder: Path) -> list[str]:
     out = folder / "characters"
-    bottega("tokenizer", "train", str(data / "tinyshakespeare" / "input.txt"), "--characters", "--out", str(out))
+    bottega(
+        "tokenizer", "train", str(data / "tinyshakespeare" / "input.txt"), "--kind", "characters", "--out", str(out)
+    )
     return [f"model.tokenizer={out}"]
 
 

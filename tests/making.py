@@ -38,13 +38,13 @@ def shared_data(name: str) -> Path:
 
 
 def make_tokenizer(folder: Path, *, bos: bool = True, template: str | None = None) -> Path:
-    """A byte-level BPE tokenizer of 300 entries with <s>, </s>, <pad>, <unk>, written to `folder`."""
+    """A byte-level BPE tokenizer of 300 entries with <s>, </s>, <pad>, <unk>, <mask>, written to `folder`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    special = ["<s>", "</s>", "<pad>", "<unk>"]
+    special = ["<s>", "</s>", "<pad>", "<unk>", "<mask>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
         vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False
@@ -52,7 +52,7 @@ def make_tokenizer(folder: Path, *, bos: bool = True, template: str | None = Non
     backend.train_from_iterator([" ".join(WORDS)] * 4, trainer)
     if bos:
         backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    names = dict(zip(("bos_token", "eos_token", "pad_token", "unk_token"), special, strict=True))
+    names = dict(zip(("bos_token", "eos_token", "pad_token", "unk_token", "mask_token"), special, strict=True))
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=template, **names)
     tokenizer.save_pretrained(str(folder))
     return folder

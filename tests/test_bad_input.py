@@ -527,6 +527,35 @@ def test_one_class(write: Write) -> None:
     refused(DataError, lambda: counts(recipe), "label", "x")
 
 
+def test_labels_that_do_not_fit_their_objective(write: Write, tmp_path: Path) -> None:
+    listed = {"text": "a cat", "labels": ["x", "y"]}
+    refused(DataError, lambda: counts(write([listed, listed], kind="classify")), "lists labels", at="field labels")
+    number = [{"text": "a cat", "label": 0.5}, {"text": "a dog", "label": "much"}]
+    refused(DataError, lambda: counts(write(number, kind="regress")), "'much' is no number", at="line 2, field label")
+    unknown = {"kind": "classify", "weights": {"z": 2.0}}
+    refused(DataError, lambda: counts(write(LABELLED, objective=unknown)), "'z'", "x, y", at="objective.weights")
+
+
+def test_spans_that_do_not_fit_their_text_or_training(write: Write, tmp_path: Path) -> None:
+    def tagged(text: str, start: int, end: int, label: str) -> dict[str, Any]:
+        return {"text": text, "spans": [{"start": start, "end": end, "label": label}]}
+
+    sound = tagged("a cat", 2, 5, "animal")
+    outside = write([sound, tagged("a dog", 2, 50, "animal")], kind="tag")
+    refused(DataError, lambda: counts(outside), "is none of this text", at="line 2, field spans[0]")
+    refused(DataError, lambda: counts(write([{"text": "a cat", "spans": []}], kind="tag")), "no row has a span")
+    write_jsonl(tmp_path / "held.jsonl", [sound, tagged("a mat", 2, 5, "thing")])
+    unseen = write([sound, sound], kind="tag", data={"validation": "held.jsonl"})
+    refused(DataError, lambda: counts(unseen), "'B-thing'", "B-animal", at="held.jsonl line 2, field spans")
+
+
+def test_an_objective_the_model_has_no_head_for(write: Write, bert: Path) -> None:
+    text = {"text": "a cat and a dog"}
+    refused(ModelError, lambda: run(write([text], kind="masked")), "left to right")
+    encoder = write([text], kind="causal", model={"base": str(bert)})
+    refused(ModelError, lambda: run(encoder, out=encoder.parent / "other"), "writes no text", "masked, classify or tag")
+
+
 def test_numbers_as_labels(write: Write) -> None:
     rows = [{"text": "a cat", "label": 1}, {"text": "a dog", "label": 0}, {"text": "a tree", "label": "1"}]
     assert counts(write(rows, kind="classify"))["labels"] == ["0", "1"]
@@ -631,7 +660,10 @@ def test_an_unknown_key_of_a_shape(write: Write, llama: Path) -> None:
     ("objective", "words"),
     [
         ({"kind": "stf"}, ["'stf'", "sft"]),
-        ({"kind": "ppo-clip"}, ["'ppo-clip'", "causal, classify, cpo, dpo, kto, orpo, reward, sft, simpo"]),
+        (
+            {"kind": "ppo-clip"},
+            ["'ppo-clip'", "causal, classify, cpo, dpo, kto, masked, orpo, regress, reward, sft, simpo, tag"],
+        ),
         ({}, ["kind", "sft"]),
         ({"kind": ["sft"]}, ["sft"]),
         ({"kind": 5}, ["5", "sft"]),

@@ -47,7 +47,7 @@ def test_what_stands_behind_a_mark_is_the_default(kind: str) -> None:
         ({"prompt": "a", "completion": "b", "label": True}, "kto"),
         ({"text": "a", "label": "b"}, "classify"),
         ({"text": "a"}, "causal"),
-        ({"tokens": ["a"], "ner_tags": ["O"]}, "sft"),
+        ({"tokens": ["a"], "ner_tags": ["O"]}, "tag"),
     ],
 )
 def test_rows_show_what_they_are_for(row: dict[str, Any], kind: str, tmp_path: Path) -> None:

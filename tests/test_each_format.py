@@ -31,7 +31,8 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "unpaired": ("sft", {"prompt": "the cat", "completion": " sat", "label": True}),
     "labelled": ("classify", {"text": "the cat", "label": "red"}),
-    "conll": ("sft", {"tokens": ["the", "cat"], "ner_tags": ["O", "B-animal"]}),
+    "multilabelled": ("classify", {"text": "the cat", "labels": ["red", "blue"]}),
+    "conll": ("tag", {"tokens": ["the", "cat"], "ner_tags": ["O", "B-animal"]}),
     "spans": ("sft", {"text": "the cat", "spans": [{"start": 4, "end": 7, "label": "animal"}]}),
     "choice": ("sft", {"question": "the cat", "choices": ["sat", "ran"], "answer": "sat"}),
     "text": ("causal", {"text": "the cat sat on the mat"}),
@@ -42,12 +43,12 @@ def test_every_format_has_its_run() -> None:
     assert set(ROWS) == set(FORMATS) == set(get_args(RowFormat)) - {"auto"}
 
 
-def events(folder: Path, model: Path, data: str, kind: str) -> list[Any]:
+def events(folder: Path, model: Path, data: str, kind: str, **more: Any) -> list[Any]:
     recipe = Recipe.parse(
         {
             "model": {"base": str(model), "dtype": "float32"},
             "data": {"train": data},
-            "objective": {"kind": kind},
+            "objective": {"kind": kind, **more},
             "optim": {"steps": 2, "examples": 2},
         },
         folder=folder,
@@ -61,7 +62,8 @@ def test_a_run_over_each_format(name: str, llama: Path, tmp_path: Path) -> None:
     other = {**row, "label": "blue"} if name == "labelled" else row
     lines = "".join(json.dumps(one) + "\n" for one in (row, other, row, other))
     (tmp_path / "rows.jsonl").write_text(lines, encoding="utf-8")
-    seen = events(tmp_path, llama, "rows.jsonl", kind)
+    more = {"multi_label": True} if name == "multilabelled" else {}
+    seen = events(tmp_path, llama, "rows.jsonl", kind, **more)
     (said,) = [event.message for event in seen if getattr(event, "subject", "") == "format"]
     assert said.endswith(f"read as {name}")
     assert seen[-1].type == "finished"

@@ -18,7 +18,7 @@ LAYERS = [
     {"terminal", "curves", "doctor", "chat", "flags", "beginnings"},
     {"demo"},
     {"evaluation"},
-    {"__init__", "survey", "loop", "language", "classifier"},
+    {"__init__", "survey", "loop", "language", "classifier", "filling"},
     {"opening", "cards"},
     {"session"},
     {"rows"},
@@ -70,7 +70,7 @@ def test_every_module_has_a_layer() -> None:
 
 
 def test_the_public_names() -> None:
-    names = "BottegaError Recipe evaluate load load_classifier preview resume train"
+    names = "BottegaError Recipe evaluate load load_classifier load_masked load_tagger preview resume train"
     assert sorted(bottega.__all__) == bottega.__all__ == names.split()
     for name in bottega.__all__:
         assert getattr(bottega, name) is not None

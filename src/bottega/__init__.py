@@ -13,9 +13,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bottega.classifier import load_classifier
+    from bottega.classifier import load_classifier, load_tagger
     from bottega.errors import BottegaError
     from bottega.evaluation.measure import evaluate
+    from bottega.filling import load_masked
     from bottega.language import load
     from bottega.loop import resume, train
     from bottega.recipe import Recipe
@@ -27,12 +28,25 @@ _HOME = {
     "evaluate": "bottega.evaluation.measure",
     "load": "bottega.language",
     "load_classifier": "bottega.classifier",
+    "load_masked": "bottega.filling",
+    "load_tagger": "bottega.classifier",
     "preview": "bottega.survey",
     "resume": "bottega.loop",
     "train": "bottega.loop",
 }
 
-__all__ = ["BottegaError", "Recipe", "evaluate", "load", "load_classifier", "preview", "resume", "train"]
+__all__ = [
+    "BottegaError",
+    "Recipe",
+    "evaluate",
+    "load",
+    "load_classifier",
+    "load_masked",
+    "load_tagger",
+    "preview",
+    "resume",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -175,12 +175,37 @@ class Term(NamedTuple):
     coefficient: float = 1.0
 
 
+class Ratio(NamedTuple):
+    """A metric that is one sum over another, when both have been added up over all batches: an F1, for one."""
+
+    sum: Tensor
+    of: Tensor
+
+
+class Means:
+    """Metrics over several batches."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, tuple[float, float]] = {}
+
+    def add(self, metrics: Mapping[str, Term | Ratio], batch: Batch) -> None:
+        """Those of one batch."""
+        for name, metric in metrics.items():
+            of = float(metric.of) if isinstance(metric, Ratio) else batch.count(metric.unit)
+            above, below = self.sums.get(name, (0.0, 0.0))
+            self.sums[name] = above + float(metric.sum), below + of
+
+    def values(self) -> dict[str, float]:
+        """Each metric over all batches; 0 where there was nothing to count."""
+        return {name: above / max(below, 1e-12) for name, (above, below) in self.sums.items()}
+
+
 @dataclass(frozen=True)
 class Loss:
     """What an objective returns: the terms to minimise, and metrics to report (accuracy, margins …)."""
 
     terms: Mapping[str, Term]
-    metrics: Mapping[str, Term] = field(default_factory=dict)
+    metrics: Mapping[str, Term | Ratio] = field(default_factory=dict)
 
     def total(self, counts: Mapping[Unit, float]) -> Tensor:
         """This batch's share of the update's loss: each sum over the count of the *whole* update.

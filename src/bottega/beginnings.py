@@ -17,7 +17,7 @@ from bottega.errors import DataError, RecipeError
 from bottega.recipe import Adapter, Data, Evaluate, Model, Optim, Recipe, Save, Source, nearest
 from bottega.records import Record
 
-LIKELY = ("dpo", "kto", "classify", "causal", "sft")
+LIKELY = ("dpo", "kto", "classify", "tag", "causal", "sft")
 """Objectives for rows of which nothing is said: the first that reads them."""
 
 WIDTH = 46

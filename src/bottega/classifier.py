@@ -1,4 +1,4 @@
-"""A trained classifier or reward model to ask: `bottega.load_classifier(run)`.
+"""A trained classifier, tagger or reward model to ask: `bottega.load_classifier(run)`, `bottega.load_tagger(run)`.
 
 model = bottega.load_classifier("runs/intents-1")
 print(model.classify(["Where is my parcel?"])[0].label)
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,24 +18,33 @@ from numpy.typing import NDArray
 from bottega.batch import Row
 from bottega.data.codec import Codec
 from bottega.errors import DataError, ModelError, RunError
-from bottega.language import absolute
+from bottega.language import USES, absolute
 from bottega.models.adapters import load_scorer
 from bottega.models.load import is_encoder, load_tokenizer, locate
 from bottega.models.scorer import batched
-from bottega.records import Unusable
+from bottega.objectives import HeadKind
+from bottega.objectives.classify import Classify
+from bottega.objectives.tag import Tag, entities
+from bottega.records import Entity, Unusable
 from bottega.runs import stored_place, stored_recipe
 
 
 @dataclass(frozen=True)
 class Classified:
-    """The likeliest label of a text, and the probability of each."""
+    """The likeliest label of a text, and the probability of each.
+
+    labels  all that the text has: the likeliest, or with `multi_label` those likelier than not
+    """
 
     label: str
     probabilities: Mapping[str, float]
+    labels: tuple[str, ...]
 
 
-class Classifier:
-    """A run that ended in class scores, or in one score, with its tokenizer and labels."""
+class Trained:
+    """A run whose model scores classes, with its tokenizer and labels."""
+
+    head: ClassVar[HeadKind]
 
     def __init__(self, name: str, *, dtype: str = "auto", device: str = "auto") -> None:
         self.name = absolute(name)
@@ -42,14 +52,15 @@ class Classifier:
         if not (folder / "resolved.json").exists():
             raise ModelError("no run of bottega", where=name, fix="name the folder of a run; list them: bottega runs")
         self.recipe, place = stored_recipe(folder), stored_place(folder)
-        if self.recipe.objective.head != "class":
-            what = f"trained with {self.recipe.objective.kind}, it gives no scores to texts"
-            raise RunError(what, where=self.name, fix="talk to it: bottega chat")
+        self.objective = self.recipe.objective
+        if self.objective.head != self.head:
+            what = f"trained with {self.objective.kind}, it is not for bottega {USES[self.head]}"
+            raise RunError(what, where=self.name, fix=f"bottega {USES[self.objective.head]}")
         if place is None:
             raise RunError("the run has not begun", where=self.name, fix=f"bottega train --resume {name}")
         tokenizer = load_tokenizer(locate(self.name).tokenizer)
         self.labels: list[str] = place["choices"]["labels"]
-        self.scorer = load_scorer(self.name, dtype, device, "class", self.labels, tokenizer)
+        self.scorer = load_scorer(self.name, dtype, device, self.head, self.labels, tokenizer)
         self.codec = Codec(
             tokenizer,
             max_length=place["choices"]["max_length"],
@@ -58,16 +69,47 @@ class Classifier:
             labels=self.labels,
         )
 
+    @torch.no_grad()
+    def scores(self, rows: Sequence[Row]) -> NDArray[np.float64]:
+        """[N, C] scores of the rows' predictions, in their order; of a reward model or a regression [N, 1]."""
+        ends = np.cumsum([len(row.at) for row in rows])
+        found = np.empty((int(ends[-1]) if len(rows) else 0, len(self.labels)))
+        for numbers, batch in batched(rows, self.scorer):
+            places = [np.arange(ends[number] - len(rows[number].at), ends[number]) for number in numbers]
+            found[np.concatenate(places)] = self.scorer(batch, frozenset({"logits"}))["logits"].cpu()
+        return found
+
+
+class Classifier(Trained):
+    """A run that ended in scores of texts: of classes, or one."""
+
+    head: ClassVar[HeadKind] = "class"
+
     def classify(self, texts: Sequence[str]) -> list[Classified]:
-        """The label of each text; a RunError of a reward model, which has none to give."""
-        if len(self.labels) < 2:
+        """The labels of each text; a RunError of a reward model or a regression, which have none to give."""
+        if not isinstance(self.objective, Classify):
             fix = "compare answers with scores, or: bottega evaluate"
-            raise RunError("a reward model names no classes", where=self.name, fix=fix)
-        scores = self.scores([self._row(text) for text in texts])
-        shares = np.exp(scores - scores.max(1, keepdims=True))
-        shares /= shares.sum(1, keepdims=True)
+            raise RunError(f"a model trained with {self.objective.kind} names no classes", where=self.name, fix=fix)
+        shares = self.chances(self.scores([self._row(text) for text in texts]))
         found = [dict(zip(self.labels, row.tolist(), strict=True)) for row in shares]
-        return [Classified(max(row, key=lambda label: row[label]), row) for row in found]
+        return [self._classified(row) for row in found]
+
+    def chances(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[R, C] the probability of each label: of one among all, or with `multi_label` of each by itself."""
+        if isinstance(self.objective, Classify) and self.objective.multi_label:
+            return np.asarray(1 / (1 + np.exp(-scores)))
+        shares = np.exp(scores - scores.max(1, keepdims=True))
+        return np.asarray(shares / shares.sum(1, keepdims=True))
+
+    def values(self, texts: Sequence[str]) -> list[float]:
+        """What a regression or a reward model says of each text."""
+        return [float(value) for value in self.scores([self._row(text) for text in texts])[:, 0]]
+
+    def _classified(self, chances: dict[str, float]) -> Classified:
+        assert isinstance(self.objective, Classify)
+        likeliest = max(chances, key=lambda label: chances[label])
+        several = tuple(label for label, chance in chances.items() if chance > 0.5)
+        return Classified(likeliest, chances, several if self.objective.multi_label else (likeliest,))
 
     def _row(self, text: str) -> Row:
         try:
@@ -75,15 +117,36 @@ class Classifier:
         except Unusable as unusable:
             raise DataError(unusable.reason, where=f"the text {text!r}", fix="write some words") from None
 
-    @torch.no_grad()
-    def scores(self, rows: Sequence[Row]) -> NDArray[np.float64]:
-        """[R, C] class scores before the softmax; of a reward model [R, 1]."""
-        found = np.empty((len(rows), len(self.labels)))
-        for numbers, batch in batched(rows, self.scorer):
-            found[numbers] = self.scorer(batch, frozenset({"logits"}))["logits"].cpu()
-        return found
+
+class Tagger(Trained):
+    """A run that ended in tags of words."""
+
+    head: ClassVar[HeadKind] = "token"
+
+    def tag(self, texts: Sequence[str]) -> list[list[Entity]]:
+        """The entities in each text, in characters."""
+        made = [self.codec.words("the text", text) if text.strip() else None for text in texts]
+        sure = [one for one in made if one is not None]
+        found = iter(self.spans([row for row, _ in sure], [words for _, words in sure]))
+        return [[] if one is None else next(found) for one in made]
+
+    def spans(self, rows: Sequence[Row], words: Sequence[Sequence[tuple[int, int]]]) -> list[list[Entity]]:
+        """The entities in rows, given where the words of each start and stop."""
+        assert isinstance(self.objective, Tag)
+        scheme = self.objective.scheme
+        kinds = [name.partition("-")[2] for name in self.labels[1 :: len(scheme) - 1]]
+        best = np.split(self.scores(rows).argmax(1), np.cumsum([len(row.at) for row in rows])[:-1])
+        return [
+            [Entity(places[one.first][0], places[one.last - 1][1], kinds[one.kind]) for one in entities(ids, scheme)]
+            for ids, places in zip((ids.tolist() for ids in best), words, strict=True)
+        ]
 
 
 def load_classifier(name: str | Path, *, dtype: str = "auto", device: str = "auto") -> Classifier:
-    """The classifier or reward model of a run; an adapter is put on its base."""
+    """The classifier, regression or reward model of a run; an adapter is put on its base."""
     return Classifier(str(name), dtype=dtype, device=device)
+
+
+def load_tagger(name: str | Path, *, dtype: str = "auto", device: str = "auto") -> Tagger:
+    """The tagger of a run; an adapter is put on its base."""
+    return Tagger(str(name), dtype=dtype, device=device)

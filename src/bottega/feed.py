@@ -38,7 +38,9 @@ class Reader:
         self.recipe = recipe
         fraction = recipe.data.validation
         records = (record for _, record in self._stream(recipe.train_sources, recipe.validation_sources))
-        self.split = Split(records, fraction, recipe.seed) if isinstance(fraction, float) else None
+        self.split = (
+            Split(records, fraction, recipe.seed, stratified=recipe.stratified) if isinstance(fraction, float) else None
+        )
 
     def records(self, told: Told | None = None) -> Iterator[tuple[Side, int, Record]]:
         """(side, source, record) of every sound row; `told` hears of the unsound, and of the formats."""

@@ -24,12 +24,17 @@ from bottega.errors import DataError, ModelError
 from bottega.models.adapters import load_scorer, without
 from bottega.models.load import length_limit, load_tokenizer, locate
 from bottega.models.scorer import batched
+from bottega.objectives import HeadKind
 from bottega.records import Message, Prompt
 from bottega.runs import stored_recipe
 from bottega.sampling import Sampling
 
 Turns: TypeAlias = Sequence[Mapping[str, Any] | Message]
 """A conversation: messages, or mappings with role and content as OpenAI writes them."""
+
+
+USES: dict[HeadKind, str] = {"language": "chat", "class": "classify", "token": "tag", "masked": "fill"}
+"""The command to use a model with each head."""
 
 
 class LanguageModel:
@@ -44,8 +49,8 @@ class LanguageModel:
         self.name, self.dtype = absolute(name), dtype
         folder = Path(self.name)
         self.recipe = stored_recipe(folder) if (folder / "resolved.json").exists() else None
-        if self.recipe is not None and self.recipe.objective.head == "class":
-            fix = "bottega classify, or bottega.load_classifier in Python"
+        if self.recipe is not None and self.recipe.objective.head != "language":
+            fix = f"bottega {USES[self.recipe.objective.head]}"
             raise ModelError(f"trained with {self.recipe.objective.kind}, it writes no text", where=self.name, fix=fix)
         self.scorer = load_scorer(self.name, dtype, device)
         network = self.scorer.network

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bottega import memory
+from bottega.batch import Means
 from bottega.errors import CheckpointError
 from bottega.events import Event, Failed, Finished, Noted, Saved, Stepped, Validated
 from bottega.recipe import Recipe
@@ -127,16 +128,17 @@ class Clock:
 def _step(session: Session, update: Update, clock: Clock) -> Stepped:
     """Pack, count, accumulate each micro-batch, move: one update."""
     from bottega import memory
-    from bottega.session import add_metrics, counted
+    from bottega.session import counted
 
     engine, lr = session.engine, session.schedule.lr(update.step)
-    batches = session.batches(update.examples)
+    examples = session.drawn(update)
+    batches = session.batches(examples)
     counts = counted(batches)
-    total, metrics = 0.0, dict[str, float]()
-    for part, batch in enumerate(session.informed(batches, update.examples)):
+    total, metrics = 0.0, Means()
+    for part, batch in enumerate(session.informed(batches, examples)):
         loss, share = engine.accumulate(batch, counts, step=update.step, part=part)
         total += share
-        add_metrics(metrics, loss.metrics, counts)
+        metrics.add(loss.metrics, batch)
     norm = engine.update(lr, step=update.step)
     seconds, cpu = clock.lap()
     return Stepped(
@@ -152,7 +154,7 @@ def _step(session: Session, update: Update, clock: Clock) -> Stepped:
         device_memory=session.device_memory,
         device_use=session.device_use,
         epoch=update.position / session.feed.epoch_examples,
-        metrics=metrics,
+        metrics=metrics.values(),
     )
 
 

@@ -86,6 +86,8 @@ def _noteworthy(session: Session) -> Iterator[tuple[str, str, dict[str, Any]]]:
             yield "truncated", f"{part.truncated} {name} rows cut short", {}
     for differs in tokenizer_differs(recipe, rows.tokenizer):
         yield "tokenizer", f"model.tokenizer is not the base's: {differs}", {}
+    if session.new and recipe.objective.head == "masked":
+        yield "head", f"the checkpoint has no head for masked words; it begins at random: {', '.join(session.new)}", {}
     if fit.reason:
         how = "packed, its own head" if fit.packed else "one row a forward, exact but slower"
         yield "packing", f"the model runs {how}: {fit.reason}", {}

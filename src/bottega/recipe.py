@@ -42,7 +42,7 @@ PATHS = {
 
 RowFormat = Literal[
     "auto", "messages", "instruction", "question", "summary", "prompted", "preference", "openai_preference", "unpaired",
-    "labelled", "conll", "spans", "choice", "text",
+    "labelled", "multilabelled", "conll", "spans", "choice", "text",
 ]  # fmt: skip
 
 EXCLUSIVE = (("epochs", "steps"), ("examples", "update_tokens"))
@@ -137,6 +137,7 @@ class Data(Reading):
     validation: Annotated[float, Field(gt=0, lt=1)] | Sources | None = Field(
         None, description="The same, or the fraction of the training rows to hold out."
     )
+    stratify: bool | None = Field(None, description="Hold out the same fraction of every label; default: for classify.")
     max_length: int | None = Field(
         None, ge=2, description="Most tokens in a row; default: what the model allows, ≤ 1024."
     )
@@ -164,6 +165,16 @@ class Optim(Section):
     weight_decay: float = Field(0.0, ge=0, description="On matrices only.")
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     clip: float | None = Field(1.0, gt=0, description="Largest norm of the whole gradient; null for none.")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="Keep a moving average of the weights that forgets so slowly; it is the result."
+    )
+    neftune: float | None = Field(None, gt=0, description="Noise on embeddings while training; 5 is usual.")
+    freeze: list[str] = Field(
+        default_factory=list, description="Weights that stay as they are, by patterns of their names: `*embed*`."
+    )
+    layer_decay: float | None = Field(
+        None, gt=0, le=1, description="Each layer learns at so many times the rate of the one above; heads at `lr`."
+    )
     checkpointing: bool = Field(
         False, description="Recompute activations in the backward: less memory, a third more time."
     )
@@ -300,6 +311,10 @@ class Recipe(Section):
     @property
     def too_long(self) -> TooLong:
         return self.data.too_long or ("split" if self.objective.splits else "drop")
+
+    @property
+    def stratified(self) -> bool:
+        return self.objective.by_label if self.data.stratify is None else self.data.stratify
 
     @property
     def lr(self) -> float:

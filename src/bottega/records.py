@@ -134,6 +134,19 @@ class Labelled:
 
 
 @dataclass(frozen=True, slots=True)
+class Multilabelled:
+    """A text and the names of the classes it belongs to, none or several."""
+
+    where: str
+    text: str
+    labels: tuple[str, ...]
+
+    @property
+    def prompt_key(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
 class Tagged:
     """A text in which some spans, none over another, have a label."""
 
@@ -160,7 +173,7 @@ class Choice:
         return self.question
 
 
-Record: TypeAlias = Text | Prompted | Chat | Preference | Unpaired | Labelled | Tagged | Choice
+Record: TypeAlias = Text | Prompted | Chat | Preference | Unpaired | Labelled | Multilabelled | Tagged | Choice
 
 
 def answered(messages: Answer) -> tuple[Message, ...]:

@@ -50,8 +50,8 @@ def prepare(recipe: Recipe, choices: Mapping[str, Any] | None = None, folder: Pa
     config = load_config(recipe.model, tokenizer)
     length = max_length((choices or {}).get("max_length", recipe.data.max_length), config)
     reader, told = Reader(recipe), Told()
-    labels = recipe.objective.labels(reader.training())
-    codec = Codec(tokenizer, max_length=length, too_long=recipe.too_long, both_ways=is_encoder(config), labels=labels)
+    counts = recipe.objective.labels(reader.training())
+    codec = Codec(tokenizer, max_length=length, too_long=recipe.too_long, both_ways=is_encoder(config), labels=counts)
     encoded: dict[Side, Encoded] = {"train": Encoded(Shelf(folder)), "validation": Encoded(Shelf(folder))}
     for part in _looked_ahead(reader.records(told), codec):
         for side, source, record in part:
@@ -65,7 +65,7 @@ def prepare(recipe: Recipe, choices: Mapping[str, Any] | None = None, folder: Pa
             named = recipe.validation_sources if side == "validation" else recipe.train_sources
             rows.refuse_empty(", ".join(source.path for source in named or recipe.train_sources))
         _refuse_unknown_tokens(recipe, config, rows.examples.most)
-    return Rows(tokenizer, config, codec, labels, encoded["train"], encoded["validation"], told.formats)
+    return Rows(tokenizer, config, codec, list(counts), encoded["train"], encoded["validation"], told.formats)
 
 
 def _looked_ahead(records: Iterator[Sided], codec: Codec) -> Iterator[list[Sided]]:

@@ -14,13 +14,14 @@ from typing import Any
 import torch
 
 from bottega import memory
-from bottega.batch import UNITS, Batch, Example, Term, Unit
+from bottega.batch import UNITS, Batch, Example, Means, Unit
 from bottega.engine.engine import Engine
-from bottega.engine.optim import Optimizer
+from bottega.engine.optim import Optimizer, freeze
 from bottega.engine.reference import References
 from bottega.errors import Diverged, RunError
-from bottega.feed import Feed
+from bottega.feed import Feed, Update
 from bottega.models.adapters import adapt, head_is_adapted
+from bottega.models.heads import VOCABULARY
 from bottega.models.load import compute_dtype, fit_model, load_model
 from bottega.models.scorer import Fit
 from bottega.objectives import Objective
@@ -76,7 +77,7 @@ class Session:
     def _engine(self, fit: Fit | None) -> Engine:
         """The model with its adapter, optimiser and reference; `fit` is how an earlier start computed it."""
         recipe, objective = self.recipe, self.recipe.objective
-        model, new = self._model()
+        model, self.new = self._model()
         scorer = fit_model(model, objective.head, fit)
         reference = None
         if objective.reference and recipe.adapter is None:
@@ -87,21 +88,31 @@ class Session:
                 warnings.simplefilter("ignore", FutureWarning)
                 model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         embeddings = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Embedding)]
-        head = model.get_output_embeddings() if objective.head == "language" else None
+        head = model.get_output_embeddings() if objective.head in VOCABULARY else None
         heads = [name for name, module in model.named_modules() if module is head]
         if recipe.adapter is not None:
             torch.manual_seed(derive(recipe.seed, "adapter"))
-            classes = objective.head == "class"
-            scorer.model = adapt(model, recipe.adapter, classes=classes, new=new, reference=objective.reference)
-            if not classes and head_is_adapted(scorer.model):
+            scorer.model = adapt(
+                model, recipe.adapter, head=objective.head, new=self.new, reference=objective.reference
+            )
+            if objective.head in VOCABULARY and head_is_adapted(scorer.model):
                 scorer.fit = replace(scorer.fit, own_head=True, reason="the adapter changes the head")
         excluded = [f"{name}.weight" for name in (*embeddings, *heads)]
+        freeze(scorer.model, recipe.optim.freeze)
+        if recipe.optim.neftune is not None:
+            scorer.add_noise(recipe.optim.neftune)
         optimizer = Optimizer(scorer.model, recipe.optim, excluded)
         return Engine(scorer, objective, optimizer, self.rows.tokenizer, reference=reference, seed=recipe.seed)
 
     @property
     def packed(self) -> bool:
         return self.engine.scorer.fit.packed
+
+    def drawn(self, update: Update) -> list[Example]:
+        """The update's examples, with what chance makes of them there."""
+        objective, codec = self.recipe.objective, self.rows.codec
+        seeds = (derive(self.recipe.seed, "drawn", update.step, place) for place in range(len(update.examples)))
+        return [objective.drawn(one, codec, seed) for one, seed in zip(update.examples, seeds, strict=True)]
 
     def batches(self, examples: Sequence[Example]) -> list[Batch]:
         """The examples as micro-batches on the device, with the columns the objective needs."""
@@ -144,8 +155,12 @@ class Session:
 
     def validate(self, step: int) -> tuple[float, dict[str, float]]:
         """(loss, metrics) over the validation rows after `step`; Diverged when the loss is no number."""
+        with self.engine.optimizer.averaged():
+            return self._validate(step)
+
+    def _validate(self, step: int) -> tuple[float, dict[str, float]]:
         counts = counted(self.validation)
-        total, metrics = 0.0, dict[str, float]()
+        total, metrics = 0.0, Means()
         for batch in self.informed(self.validation, self.held_out):
             loss = self.recipe.objective.loss(self.engine.score(batch), batch)
             share = float(loss.total(counts))
@@ -156,8 +171,8 @@ class Session:
                     fix="lower optim.lr, or look at these rows with: bottega preview",
                 )
             total += share
-            add_metrics(metrics, loss.metrics, counts)
-        return total, metrics
+            metrics.add(loss.metrics, batch)
+        return total, metrics.values()
 
     def save(self, folder: Path, step: int) -> None:
         """Everything to go on from after `step`."""
@@ -222,18 +237,10 @@ def statistics(
     objective: Objective, probed: Sequence[Batch], score: Callable[[Batch], Mapping[str, torch.Tensor]]
 ) -> dict[str, float]:
     """What an objective reads of its probes, each a mean over all of them."""
-    counts, found = counted(probed), dict[str, float]()
+    found = Means()
     for batch in probed:
-        add_metrics(found, objective.statistics(score(batch), batch), counts)
-    return found
-
-
-def add_metrics(total: dict[str, float], metrics: Any, counts: dict[Unit, float]) -> None:
-    """Add a batch's share of each metric to `total`."""
-    name: str
-    term: Term
-    for name, term in metrics.items():
-        total[name] = total.get(name, 0.0) + float(term.sum) / max(counts[term.unit], 1e-12)
+        found.add(objective.statistics(score(batch), batch), batch)
+    return found.values()
 
 
 def _device(wanted: str) -> str:

@@ -58,11 +58,14 @@ def survey(recipe: Recipe) -> dict[str, Any]:
 def pieces(row: Row, tokenizer: Any) -> list[Piece]:
     """The row's tokens, each with the weight it has as something to predict.
 
-    A label that is not one of the row's own tokens (a class; the token after a block) is not shown.
+    What an encoder predicts of a token stands there. A label that is none of the row's own tokens (a class; the token
+    after a block) is not shown.
     """
     weight = [0.0] * len(row.tokens)
     for at, label, share in zip(row.at, row.label, row.weight, strict=True):
-        if not row.both_ways and at + 1 < len(row.tokens) and row.tokens[at + 1] == label:
+        if row.both_ways and (at or len(row.at) > 1):
+            weight[at] = float(share)
+        elif not row.both_ways and at + 1 < len(row.tokens) and row.tokens[at + 1] == label:
             weight[at + 1] = float(share)
     return [
         Piece(text, int(token), share)

@@ -205,6 +205,15 @@ def table(title: str, columns: list[str], rows: Iterable[Iterable[Any]]) -> Tabl
     return shown
 
 
+def bars(title: str, shares: Iterable[tuple[str, float]]) -> Table:
+    """A line for each name with its share, as a bar and in percent."""
+    shown = table(title, ["", "", ""], [])
+    for name, share in shares:
+        shown.add_row(Text(name, LEARNED), "█" * max(1, round(40 * share)), f"{share:.1%}")
+    shown.show_header = False
+    return shown
+
+
 def results_console() -> Console:
     """Where results go; as wide as they need when piped."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160)

@@ -29,15 +29,20 @@ def log_sigmoid(x: np.ndarray) -> np.ndarray:
     return -np.logaddexp(0, -x)
 
 
+def smooth_logp(logits: np.ndarray, row: Row, share: float) -> np.ndarray:
+    return (1 - share) * logp(logits, row) + share * log_softmax(logits)[row.at].mean(-1)
+
+
 def causal(rows: Rows, reference: Rows, objective: Any) -> float:
-    terms = [row.weight * logp(logits, row) for logits, row in rows]
+    terms = [row.weight * smooth_logp(logits, row, objective.label_smoothing) for logits, row in rows]
     return -sum(map(np.sum, terms)) / sum(row.weight.sum() for _, row in rows)
 
 
 def sft(rows: Rows, reference: Rows, objective: Any) -> float:
     if objective.weighting == "token":
         return causal(rows, reference, objective)
-    return np.mean([-np.average(logp(logits, row), weights=row.weight) for logits, row in rows])
+    share = objective.label_smoothing
+    return np.mean([-np.average(smooth_logp(logits, row, share), weights=row.weight) for logits, row in rows])
 
 
 def raised(rows: Rows, reference: Rows, of: Any = np.sum) -> np.ndarray:
@@ -93,8 +98,41 @@ def kto(rows: Rows, reference: Rows, objective: Any) -> float:
     return np.mean(np.where(good, objective.desirable, objective.undesirable) * (1 - value))
 
 
+def masked(rows: Rows, reference: Rows, objective: Any) -> float:
+    return causal(rows, reference, objective)
+
+
+def spread(x: np.ndarray, label: int, smoothing: float) -> float:
+    wanted = np.full(len(x), smoothing / len(x))
+    wanted[label] += 1 - smoothing
+    return -(wanted * log_softmax(x)).sum()
+
+
 def classify(rows: Rows, reference: Rows, objective: Any) -> float:
-    return -np.mean([log_softmax(logits)[row.label[0]] for logits, row in rows])
+    share = objective.label_smoothing
+    if not objective.multi_label:
+        weights = [row.weight[0] for _, row in rows]
+        return np.average([spread(logits, row.label[0], share) for logits, row in rows], weights=weights)
+    losses = []
+    for logits, row in rows:
+        yes = row.columns["present"][0] > 0
+        wanted = yes * (1 - share) + share / 2
+        each = -wanted * log_sigmoid(logits) - (1 - wanted) * log_sigmoid(-logits)
+        losses.append((row.columns["counts"][0] * each).mean())
+    return np.mean(losses)
+
+
+def tag(rows: Rows, reference: Rows, objective: Any) -> float:
+    share = objective.label_smoothing
+    words = [(logits[at], label) for logits, row in rows for at, label in zip(row.at, row.label, strict=True)]
+    return np.mean([spread(*word, share) for word in words])
+
+
+def regress(rows: Rows, reference: Rows, objective: Any) -> float:
+    apart = np.abs([logits[0] - row.label[0] for logits, row in rows])
+    if objective.error == "huber":
+        return np.where(apart < 1, apart**2 / 2, apart - 0.5).mean()
+    return np.mean(apart if objective.error == "absolute" else apart**2)
 
 
 def reward(rows: Rows, reference: Rows, objective: Any) -> float:

@@ -10,7 +10,7 @@ from worlds import records
 
 import bottega
 from bottega import objectives
-from bottega.records import Chat, Labelled, Preference, Record, Text, Unpaired
+from bottega.records import Chat, Labelled, Preference, Record, Tagged, Text, Unpaired
 from bottega.runs import checksum
 from making import make_model
 
@@ -29,6 +29,8 @@ def fields(record: Record) -> dict:
         return {"prompt": prompt, "completion": record.completion, "label": record.desirable}
     if isinstance(record, Labelled):
         return {"text": record.text, "label": record.label}
+    if isinstance(record, Tagged):
+        return {"text": record.text, "spans": [{"start": a, "end": b, "label": name} for a, b, name in record.spans]}
     raise NotImplementedError(type(record).__name__)
 
 
@@ -38,25 +40,33 @@ def dropping(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     decoder = tmp_path_factory.mktemp("gpt2")
     encoder = tmp_path_factory.mktemp("bert")
     drops = {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}
-    return {
-        "language": make_model(decoder, "gpt2", **drops),
-        "class": make_model(encoder, "bert", hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1),
-    }
+    reading = make_model(encoder, "bert", hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+    return {"language": make_model(decoder, "gpt2", **drops), "class": reading, "token": reading, "masked": reading}
 
 
-@pytest.mark.parametrize("adapter", [None, {"rank": 4, "dropout": 0.1}], ids=["full", "lora"])
+LORA = {"adapter": {"rank": 4, "dropout": 0.1}}
+GUARDED = {
+    "ema": 0.9,
+    "neftune": 5.0,
+    "layer_decay": 0.8,
+    "weight_decay": 0.1,
+    "freeze": ["*.0.*"],
+}
+
+
+@pytest.mark.parametrize("more", [{}, LORA, {"optim": GUARDED}], ids=["full", "lora", "guarded"])
 @pytest.mark.parametrize("kind", objectives.kinds())
-def test_resumed_is_uninterrupted(kind: str, adapter: dict | None, dropping: dict[str, Path], tmp_path: Path) -> None:
+def test_resumed_is_uninterrupted(kind: str, more: dict, dropping: dict[str, Path], tmp_path: Path) -> None:
     objective = objectives.load(kind)
     data = tmp_path / "rows.jsonl"
-    data.write_text("".join(json.dumps(fields(record)) + "\n" for record in records(objective, 11)))
+    data.write_text("".join(json.dumps(fields(record)) + "\n" for record in records(objective(), 11)))
     recipe = bottega.Recipe.parse(
         {
             "model": {"base": str(dropping[objective.head]), "dtype": "bfloat16"},
-            "adapter": adapter,
+            "adapter": more.get("adapter"),
             "data": {"train": str(data), "validation": 0.2},
             "objective": {"kind": kind},
-            "optim": {"steps": 7, "examples": 4, "tokens": 60, "lr": 1e-2},
+            "optim": {"steps": 7, "examples": 4, "tokens": 60, "lr": 1e-2, **more.get("optim", {})},
             "evaluate": {"every": 3},
             "save": {"every": 2, "keep": 2},
         }

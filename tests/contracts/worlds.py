@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,11 +16,23 @@ import transformers
 from bottega import objectives
 from bottega.batch import Batch, Example, Loss
 from bottega.data.codec import Codec
-from bottega.models.load import fit_model
+from bottega.models.load import AUTO, fit_model
 from bottega.models.scorer import Fit, Scorer
 from bottega.objectives import Objective
 from bottega.packing import pack
-from bottega.records import Chat, Labelled, Message, Preference, Prompted, Record, Text, Unpaired
+from bottega.records import (
+    Chat,
+    Entity,
+    Labelled,
+    Message,
+    Multilabelled,
+    Preference,
+    Prompted,
+    Record,
+    Tagged,
+    Text,
+    Unpaired,
+)
 from bottega.session import counted, statistics
 from making import WORDS, make_tokenizer, sharpen, tiny_config
 
@@ -28,9 +41,19 @@ ENCODERS = ("bert",)
 UNPACKABLE = ("bloom", "mamba")
 NO_CLASSIFIER = ("granite", "mamba")
 """Architectures that transformers gives no sequence classification."""
+NO_TAGGER = ("olmo2", "granite", "gemma3_text", "mamba")
+"""Architectures that transformers gives no token classification."""
+
+
+def fitting(kind: str, among: tuple[str, ...] = DECODERS + ENCODERS) -> list[str]:
+    """The architectures that have the head this objective needs."""
+    without = {"language": ENCODERS, "masked": DECODERS + UNPACKABLE, "class": NO_CLASSIFIER, "token": NO_TAGGER}
+    return [model for model in among if model not in without[objectives.load(kind).head]]
+
 
 OPTIONS: dict[str, list[dict[str, Any]]] = {
-    "sft": [{"weighting": "token"}, {"weighting": "example"}],
+    "sft": [{"weighting": "token"}, {"weighting": "example", "label_smoothing": 0.2}],
+    "causal": [{}, {"label_smoothing": 0.2}],
     "dpo": [
         {},
         {"label_smoothing": 0.2, "normalised": True},
@@ -42,6 +65,15 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "cpo": [{}, {"likelihood": "token", "label_smoothing": 0.2}],
     "kto": [{}, {"desirable": 1.5, "undesirable": 0.5, "beta": 0.5}],
     "reward": [{}, {"margin": 0.7, "centering": 0.1}],
+    "classify": [
+        {},
+        {"label_smoothing": 0.2, "weights": {"a": 3.0}},
+        {"weights": "balanced"},
+        {"multi_label": True, "label_smoothing": 0.2, "weights": {"b": 0.5}},
+    ],
+    "tag": [{}, {"scheme": "BIOES", "label_smoothing": 0.2}],
+    "regress": [{}, {"error": "absolute"}, {"error": "huber"}],
+    "masked": [{}, {"whole_words": True, "share": 0.4, "label_smoothing": 0.2}],
 }
 """Options worth a world of their own, the first of each with every architecture, the others with one."""
 
@@ -49,8 +81,7 @@ CASES = [
     (kind, options, model)
     for kind in objectives.kinds()
     for place, options in enumerate(OPTIONS.get(kind, [{}]))
-    for model in (DECODERS + ENCODERS if place == 0 else DECODERS[:1])
-    if (model not in ENCODERS if objectives.load(kind).head == "language" else model not in NO_CLASSIFIER)
+    for model in (fitting(kind) if place == 0 else fitting(kind)[:1])
 ]
 SYSTEM = Message("system", "the dog and the cat sat under the tree and it was very happy then")
 
@@ -94,7 +125,8 @@ class World:
         counts, total = counted(batches), 0.0
         self.model.zero_grad()
         for batch in self.informed(batches, scorer):
-            scores = scorer(batch, self.objective.outputs, weighted=self.objective.weighted)
+            how = {"weighted": self.objective.weighted, "smoothing": self.objective.smoothing}
+            scores = scorer(batch, self.objective.outputs, **how)
             loss: Loss = self.objective.loss(scores, batch)
             share = loss.total(counts)
             share.backward()
@@ -122,12 +154,24 @@ def record(kind: type, draw: random.Random, index: int) -> Record:
         return Unpaired(where, prompt, words(9), index % 3 > 0)
     if kind is Labelled:
         return Labelled(where, words(15), draw.choice("abc"))
+    if kind is Multilabelled:
+        return Multilabelled(where, words(15), tuple(label for label in "abc" if draw.random() < 0.5))
+    if kind is Tagged:
+        text = words(15)
+        starts = [0, *(place + 1 for place, character in enumerate(text) if character == " ")]
+        ends = [*(start - 1 for start in starts[1:]), len(text)]
+        chosen = sorted(draw.sample(range(len(starts)), min(2, len(starts))))
+        return Tagged(where, text, tuple(Entity(starts[one], ends[one], draw.choice("xy")) for one in chosen))
     raise NotImplementedError(f"no rows of type {kind.__name__} are made here yet")
 
 
-def records(objective: type[Objective], count: int, seed: int = 0) -> list[Record]:
+def records(objective: Objective, count: int, seed: int = 0) -> list[Record]:
     draw = random.Random(seed)
-    return [record(objective.reads[0], draw, index) for index in range(count)]
+    kind = Multilabelled if getattr(objective, "multi_label", False) else objective.reads[0]
+    made = [record(kind, draw, index) for index in range(count)]
+    if objective.kind == "regress":
+        return [replace(one, label=f"{draw.gauss(0, 2):.3f}") for one in made]  # type: ignore[type-var]
+    return made
 
 
 @cache
@@ -136,10 +180,10 @@ def tokenizer() -> Any:
 
 
 @cache
-def world(kind: str, options: tuple[tuple[str, Any], ...], model: str) -> World:
+def world(kind: str, options: str, model: str) -> World:
     objective_class = objectives.load(kind)
-    objective = objective_class(**dict(options))
-    rows = records(objective_class, 7)
+    objective = objective_class(**json.loads(options))
+    rows = records(objective, 7)
     labels = objective.labels(rows)
     tok = tokenizer()
     if tok.chat_template is None:
@@ -152,12 +196,10 @@ def world(kind: str, options: tuple[tuple[str, Any], ...], model: str) -> World:
 
     def build(seed: int) -> Any:
         torch.manual_seed(seed)
-        more = {"num_labels": len(labels)} if objective.head == "class" else {}
-        auto = {
-            "class": transformers.AutoModelForSequenceClassification,
-            "language": transformers.AutoModelForCausalLM,
-        }[objective.head]
-        return sharpen(auto.from_config(tiny_config(model, **more), dtype=torch.float32)).to(dtype).eval()
+        more = {"num_labels": len(labels)} if labels else {}
+        return (
+            sharpen(AUTO[objective.head].from_config(tiny_config(model, **more), dtype=torch.float32)).to(dtype).eval()
+        )
 
     made, other = build(0), build(1)
     fit = fit_model(made, objective.head).fit

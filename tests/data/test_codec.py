@@ -1022,7 +1022,7 @@ def test_labels_have_ids_and_unknown_ones_are_data_errors() -> None:
     named = codec(byte_level(), labels=["no", "yes"])
     assert (named.label("here", "no"), named.label("here", "yes")) == (0, 1)
     with pytest.raises(DataError, match="'maybe' does not occur") as caught:
-        named.label("rows.csv line 4", "maybe")
+        named.label("rows.csv line 4, field label", "maybe")
     assert caught.value.where == "rows.csv line 4, field label"
     assert "no, yes" in str(caught.value.fix)
 

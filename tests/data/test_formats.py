@@ -47,6 +47,7 @@ ROWS: dict[str, dict[str, Any]] = {
     },
     "unpaired": {"prompt": "q", "completion": "a", "label": True},
     "labelled": {"text": "t", "label": "l"},
+    "multilabelled": {"text": "t", "labels": ["l", "m"]},
     "conll": {"tokens": ["t"], "tags": ["O"]},
     "spans": {"text": "t", "spans": []},
     "choice": {"question": "q", "choices": ["a", "b"], "gold": 0},
@@ -93,7 +94,7 @@ def test_a_row_is_recognised_where_the_objective_reads_it(name: str, kind: str) 
     with pytest.raises(RecipeError, match=f"does not read {name} rows") as caught:
         one(ROWS[name], *reads, format=name)
     assert caught.value.where == "data.format"
-    if name in ("labelled", "spans") and Text in reads:
+    if name in ("labelled", "multilabelled", "spans") and Text in reads:
         assert type(one(ROWS[name], *reads)) is Text
     else:
         refused(ROWS[name], *reads, what="no format this objective reads")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -22,6 +23,21 @@ def split(rows: Sequence[Record], fraction: float, seed: int) -> tuple[list[Reco
         for side, part in decided.sides(number, record):
             sides[side].append(part)
     return sides["train"], sides["validation"]
+
+
+def test_every_label_is_held_out_alike() -> None:
+    """A tenth of each, none of a label with a single text, and texts that are written twice on one side."""
+    names = ["many"] * 100 + ["some"] * 20 + ["few"] * 2 + ["one"]
+    texts = [f"text {place % 90 if place < 100 else place}" for place in range(len(names))]
+    rows: list[Record] = [Labelled(text, text, name) for text, name in zip(texts, names, strict=True)]
+    decided = Split(rows, 0.1, 0, stratified=True)
+    held = [record for number, record in enumerate(rows) for side, _ in decided.sides(number, record) if side[0] == "v"]
+    counts = Counter(record.label for record in held if isinstance(record, Labelled))
+    assert counts["many"] == 10
+    assert (counts["some"], counts["few"]) == (2, 1)
+    assert counts["one"] == 0
+    assert {record.prompt_key for record in rows if record not in held}.isdisjoint(one.prompt_key for one in held)
+    assert {one.label for one in rows if one not in held and isinstance(one, Labelled)} == set(names)
 
 
 def prompted(prompts: Sequence[object]) -> list[Record]:

@@ -8,8 +8,9 @@ from torch import nn
 
 from bottega.engine import adamw, muon
 from bottega.engine import trained as weights
-from bottega.engine.optim import Optimizer
+from bottega.engine.optim import Optimizer, freeze, layer_rates
 from bottega.engine.trained import Copied, Parted, trained
+from bottega.errors import RecipeError
 from bottega.recipe import Optim
 
 
@@ -123,7 +124,7 @@ def test_adamw_is_torchs(part: int, decay: float, monkeypatch: pytest.MonkeyPatc
 
 def test_muon_takes_the_matrices_but_no_embedding() -> None:
     optimizer = Optimizer(model(), Optim(optimizer="muon"), embeddings=["0.weight"])
-    taken = [set(rule.state) for rule in optimizer.rules]
+    taken = [set(rule.state) for _, rule in optimizer.rules]
     assert taken == [{"1.weight", "3.weight"}, {"0.weight"}, {"1.bias", "2.weight", "2.bias", "3.bias"}]
 
 
@@ -131,12 +132,13 @@ def test_muon_takes_the_matrices_but_no_embedding() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_state_goes_on_exactly(name: str, dtype: torch.dtype) -> None:
     whole, cut = model(dtype), model(dtype)
-    one, two = (Optimizer(made, Optim(optimizer=name), ["0.weight"]) for made in (whole, cut))  # type: ignore[arg-type]
+    settings = Optim(optimizer=name, ema=0.9, layer_decay=0.7)  # type: ignore[arg-type]
+    one, two = (Optimizer(made, settings, ["0.weight"]) for made in (whole, cut))
     for _ in range(3):
         step(whole, one)
         step(cut, two)
     fresh = model(dtype)
-    three = Optimizer(fresh, Optim(optimizer=name), ["0.weight"])  # type: ignore[arg-type]
+    three = Optimizer(fresh, settings, ["0.weight"])
     three.load_state({key: value.clone() for key, value in two.state().items()})
     for _ in range(3):
         step(whole, one)
@@ -218,3 +220,57 @@ def test_parted_and_copied_masters_move_alike(name: str, monkeypatch: pytest.Mon
         moved.append({one.name: one.read().clone() for one in optimizer.trained})
     for key, master in moved[0].items():
         assert torch.equal(master, moved[1][key]), key
+
+
+def test_layers_learn_slower_the_deeper_they_are() -> None:
+    bert = ["bert.embeddings.word_embeddings.weight", "bert.embeddings.LayerNorm.bias", "bert.encoder.layer.0.a.weight"]
+    rates = layer_rates([*bert, "bert.encoder.layer.1.a.weight", "classifier.weight"], 0.5)
+    assert list(rates.values()) == [0.125, 0.125, 0.25, 0.5, 1.0]
+    mixture = [
+        "model.embed_tokens.weight",
+        "model.layers.0.mlp.experts.7.w.weight",
+        "model.norm.weight",
+        "lm_head.weight",
+    ]
+    assert list(layer_rates(mixture, 0.1).values()) == pytest.approx([0.01, 0.1, 1.0, 1.0])
+    assert set(layer_rates(mixture, 1.0).values()) == {1.0}
+
+
+def test_a_slower_layer_moves_less() -> None:
+    made = nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)]), "head": nn.Linear(4, 4)})
+    before = {name: weight.detach().clone() for name, weight in made.named_parameters()}
+    optimizer = Optimizer(made, Optim(layer_decay=0.5, clip=None))
+    optimizer.gradients = {name: torch.ones_like(weight) for name, weight in made.named_parameters()}
+    optimizer.step(1e-2, optimizer.norm())
+    moved = {name: float((before[name] - weight.detach()).mean()) for name, weight in made.named_parameters()}
+    for name, rate in (("layers.0.weight", 0.25), ("layers.1.bias", 0.5), ("head.weight", 1.0)):
+        assert moved[name] == pytest.approx(rate * 1e-2, rel=1e-3)
+
+
+def test_what_is_frozen_stays() -> None:
+    made = model()
+    freeze(made, ["0.*", "2.bias"])
+    assert {one.name for one in Optimizer(made, Optim()).trained} == {
+        "1.weight", "1.bias", "2.weight", "3.weight", "3.bias"
+    }  # fmt: skip
+    with pytest.raises(RecipeError, match="is no trained weight"):
+        freeze(made, ["embeddings.*"])
+    with pytest.raises(RecipeError, match="nothing is left"):
+        freeze(made, ["*"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_average_is_the_average(dtype: torch.dtype) -> None:
+    made = model(dtype)
+    optimizer = Optimizer(made, Optim(ema=0.5))
+    averages = {one.name: one.read().clone() for one in optimizer.trained}
+    for number in range(1, 4):
+        step(made, optimizer)
+        keep = min(0.5, (1 + number) / (10 + number))
+        averages = {one.name: keep * averages[one.name] + (1 - keep) * one.read() for one in optimizer.trained}
+    own = {one.name: one.weight.detach().clone() for one in optimizer.trained}
+    with optimizer.averaged():
+        for one in optimizer.trained:
+            torch.testing.assert_close(one.weight.view(-1).float(), averages[one.name].to(dtype).float())
+            assert not torch.equal(one.weight, own[one.name])
+    assert all(torch.equal(one.weight, own[one.name]) for one in optimizer.trained)

@@ -230,7 +230,7 @@ def test_a_classifier_asked_for_nothing_or_with_nothing(trained: Callable[..., P
     assert (empty.exit_code, empty.stdout) == (0, "")
     with pytest.raises(RunError, match="names no classes"):
         bottega.load_classifier(trained("reward")).classify(["the cat"])
-    with pytest.raises(RunError, match="gives no scores"):
+    with pytest.raises(RunError, match="not for bottega classify"):
         bottega.load_classifier(trained("sft"))
 
 

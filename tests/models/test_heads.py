@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from bottega.models import heads
-from bottega.models.heads import LanguageHead, language_head
+from bottega.models.heads import LanguageHead, headed, language_head, masked_head
+from bottega.models.load import AUTO
+from bottega.objectives import HeadKind
 from making import make_model
 
 
@@ -58,6 +60,57 @@ def test_a_guess_changes_no_gradient(right: bool, softcap: float | None, monkeyp
     assert len(passes) == (1 if right else 2)
     for one, other in zip(ahead, plain, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("cap", [None, 5.0])
+def test_smoothed_labels(frozen: bool, cap: float | None) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(50, 8, dtype=torch.float64, requires_grad=not frozen)
+    hidden = torch.randn(9, 8, dtype=torch.float64, requires_grad=True)
+    label, given = torch.randint(0, 50, (9,)), torch.randn(9, dtype=torch.float64)
+    head = LanguageHead(weight, None, 0.7, cap, smoothing=0.2)
+    found = head.logp(hidden, label)
+    logp = head.logits(hidden).log_softmax(1)
+    plain = 0.8 * logp.gather(1, label[:, None]).squeeze(1) + 0.2 * logp.mean(1)
+    torch.testing.assert_close(found, plain)
+    wanted = [hidden] if frozen else [hidden, weight]
+    one, other = (torch.autograd.grad(values @ given, wanted, retain_graph=True) for values in (found, plain))
+    for a, b in zip(one, other, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+ENCODERS = ("bert", "roberta", "distilbert", "electra", "albert", "modernbert")
+SMALL = {
+    "vocab_size": 100,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+}
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+@pytest.mark.parametrize("head", ["masked", "token"])
+def test_an_encoders_head_is_its_own(head: HeadKind, kind: str) -> None:
+    """From hidden states on, at some places, in any order: what the model's own forward says there; with gradients."""
+    torch.manual_seed(0)
+    names = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48} if kind == "distilbert" else SMALL
+    more = {"embedding_size": 16} if kind in ("electra", "albert") else {}
+    config = AutoConfig.for_model(kind, **{"vocab_size": 100, "pad_token_id": 1, **names, **more})
+    model = AUTO[head].from_config(config).double().eval()
+    for weight in model.parameters():
+        weight.data += 0.2 * torch.randn_like(weight)
+    ids, at = torch.arange(2, 14)[None], torch.tensor([3, 0, 7])
+    own = model(ids).logits[0, at]
+    hidden = model.base_model(ids).last_hidden_state[0, at]
+    found = language_head(model).logits(masked_head(model, hidden)) if head == "masked" else headed(model, hidden)
+    torch.testing.assert_close(found, own)
+    names, weights = zip(*model.named_parameters(), strict=True)
+    one, other = (torch.autograd.grad(out.pow(2).sum(), weights, allow_unused=True) for out in (found, own))
+    assert sum(gradient is not None for gradient in other) > 10
+    for name, a, b in zip(names, one, other, strict=True):
+        torch.testing.assert_close(a, b, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize("kind", ["llama", "granite", "gemma2"])

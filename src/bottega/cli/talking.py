@@ -1,10 +1,10 @@
-"""Commands that use a model: generate, chat, classify."""
+"""Commands that use a model: generate, chat, classify, tag, fill."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -71,11 +71,11 @@ def chat(
 
 @app.command(rich_help_panel=USE)
 def classify(
-    model: Annotated[str, typer.Argument(metavar="RUN", help="A run that ended in a classifier.")],
+    model: Annotated[str, typer.Argument(metavar="RUN", help="A run that ended in a classifier or a regression.")],
     texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT …]", help="Default: lines of input.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Name the class of texts, with its probability."""
+    """Name the class of texts, with its probability; or the number, of a regression."""
     with errors(as_json):
         asked = texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
         with busy(f"loading {model}"):
@@ -83,12 +83,70 @@ def classify(
 
             loaded = bottega.load_classifier(model)
         with busy(f"classifying {len(asked)} texts"):
+            if loaded.objective.kind == "regress":
+                _print(as_json, asked, [({"value": value}, f"{value:.3f}") for value in loaded.values(asked)])
+                return
             found = loaded.classify(asked)
-        for text, classified in zip(asked, found, strict=True):
-            if as_json:
-                print(json.dumps({"text": text, **asdict(classified)}, ensure_ascii=False))
-            else:
-                print(f"{classified.label}\t{classified.probabilities[classified.label]:.3f}\t{text}")
+        shown = [", ".join(f"{label}\t{one.probabilities[label]:.3f}" for label in one.labels) or "-" for one in found]
+        _print(as_json, asked, [(asdict(one), line) for one, line in zip(found, shown, strict=True)])
+
+
+@app.command(rich_help_panel=USE)
+def tag(
+    model: Annotated[str, typer.Argument(metavar="RUN", help="A run that ended in a tagger.")],
+    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT …]", help="Default: lines of input.")] = None,
+    conll: Annotated[bool, typer.Option("--conll", help="A word and its tag a line, instead of entities.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Mark the entities in texts."""
+    with errors(as_json):
+        asked = texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+        with busy(f"loading {model}"):
+            import bottega
+
+            loaded = bottega.load_tagger(model)
+        with busy(f"tagging {len(asked)} texts"):
+            found = loaded.tag(asked)
+        if conll:
+            from bottega.data.words import as_conll
+
+            print("\n\n".join(as_conll(text, spans) for text, spans in zip(asked, found, strict=True)))
+            return
+        shown = []
+        for text, spans in zip(asked, found, strict=True):
+            listed = [{**span._asdict(), "text": text[span.start : span.stop]} for span in spans]
+            shown.append(({"spans": listed}, "; ".join(f"{one['text']} ({one['label']})" for one in listed) or "-"))
+        _print(as_json, asked, shown)
+
+
+@app.command(rich_help_panel=USE)
+def fill(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a folder or a hub id.")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="With [MASK] where a word is missing.")],
+    top: Annotated[int, typer.Option(help="Candidates for each place.", min=1)] = 5,
+    as_json: Json = False,
+) -> None:
+    """Show what a masked language model takes for likely at each [MASK]."""
+    with errors(as_json):
+        with busy(f"loading {model}"):
+            import bottega
+
+            loaded = bottega.load_masked(model)
+        found = loaded.fill(text, top)
+        if as_json:
+            print(json.dumps([[asdict(one) for one in place] for place in found], ensure_ascii=False))
+            return
+        from bottega.terminal import bars, results_console
+
+        for place, candidates in enumerate(found, 1):
+            title = f"[MASK] {place}" if len(found) > 1 else ""
+            results_console().print(bars(title, [(one.text, one.probability) for one in candidates]))
+
+
+def _print(as_json: bool, texts: Sequence[str], found: Sequence[tuple[dict[str, Any], str]]) -> None:
+    """What was found of each text, as JSON or as a line."""
+    for text, (fields, line) in zip(texts, found, strict=True):
+        print(json.dumps({"text": text, **fields}, ensure_ascii=False) if as_json else f"{line}\t{text}")
 
 
 def _loaded(name: str) -> Any:

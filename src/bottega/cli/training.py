@@ -178,14 +178,16 @@ def tokenizer_train(
     files: Annotated[list[Path], typer.Argument(help="Text, JSON, JSONL, CSV or TSV.")],
     vocab: Annotated[int, typer.Option(help="Entries in the vocabulary.", min=1)] = 8192,
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("tokenizer"),
-    characters: Annotated[bool, typer.Option("--characters", help="One token a character, instead of BPE.")] = False,
+    kind: Annotated[
+        Literal["bytes", "characters", "wordpieces"],
+        typer.Option(help="Byte-level BPE; one token a character; or WordPiece with [MASK], for encoders."),
+    ] = "bytes",
     as_json: Json = False,
 ) -> None:
-    """Train a byte-level BPE (or character) tokenizer on files."""
+    """Train a tokenizer on files."""
     with errors(as_json):
         from bottega.data.tokenizer import train_tokenizer
 
-        kind: Literal["bytes", "characters"] = "characters" if characters else "bytes"
         size = train_tokenizer(files, vocab, out, kind, progress=sys.stderr.isatty())
         if as_json:
             print(json.dumps({"out": str(out), "vocabulary": size}))

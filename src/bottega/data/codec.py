@@ -11,7 +11,7 @@ rewrite content. The end-of-turn token after an answer is part of it: a model th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
@@ -20,14 +20,16 @@ from os.path import commonprefix
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bottega.batch import Ints, Row
-from bottega.errors import DataError
+from bottega.errors import DataError, ModelError
 from bottega.records import (
     Answer,
     Chat,
     Labelled,
     Message,
+    Multilabelled,
     Preference,
     Prompt,
     Prompted,
@@ -64,15 +66,16 @@ class Codec:
     """A tokenizer with its chat template, a length limit and a policy for what exceeds it.
 
     both_ways  the model is an encoder: rows are bidirectional and classified at their first token
-    labels     class names in the order of their ids
+    labels     class names in the order of their ids; as a mapping with how many training rows have each
     """
 
     def __init__(
-        self, tokenizer: Any, *, max_length: int, too_long: TooLong, both_ways: bool = False, labels: Sequence[str] = ()
+        self, tokenizer: Any, *, max_length: int, too_long: TooLong, both_ways: bool = False, labels: Iterable[str] = ()
     ) -> None:
         self.tokenizer = tokenizer
         self.max_length, self.too_long, self.both_ways = max_length, too_long, both_ways
         self.labels = {name: index for index, name in enumerate(labels)}
+        self.counts = dict(labels) if isinstance(labels, Mapping) else {}
         self._backend = tokenizer.backend_tokenizer
         # A limit or padding stored in tokenizer.json would act here unseen.
         self._backend.no_truncation()
@@ -97,6 +100,63 @@ class Codec:
             return [self._fit(record.where, _predicting(ids, np.ones(len(ids), np.float32)))]
         starts = range(0, len(ids) - 1, self.max_length)
         return [_block(ids[start : start + self.max_length + 1], self.max_length) for start in starts]
+
+    def passages(self, record: Text) -> list[Ints]:
+        """The tokens of a text between those the tokenizer puts around it; a long one becomes several such."""
+        first, last = self._frame
+        ids = self._ids(record.text)
+        inner = ids[len(first) : len(ids) - len(last)]
+        if len(inner) < 2:
+            raise Unusable("shorter than two tokens")
+        room = self.max_length - len(first) - len(last)
+        if len(inner) > room and self.too_long != "split":
+            self._refuse(record.where, len(ids))
+            self.truncated += 1
+            inner = inner[:room]
+        parts = [inner[start : start + room] for start in range(0, len(inner), room)]
+        framed = [np.concatenate([first, part, last]) for part in parts]
+        return [ids for ids in framed if self.is_ordinary[ids].any()]
+
+    @cached_property
+    def _frame(self) -> tuple[Ints, Ints]:
+        """The tokens that the tokenizer puts before a text and behind it."""
+        encoding = self._encoding("a")
+        added = encoding.special_tokens_mask
+        first, last = added.index(0), len(added) - added[::-1].index(0)
+        return np.array(encoding.ids[:first], np.int64), np.array(encoding.ids[last:], np.int64)
+
+    @cached_property
+    def mask(self) -> int:
+        """The token that covers another; a ModelError where the tokenizer has none."""
+        token = self.tokenizer.mask_token_id
+        if token is None:
+            raise ModelError(
+                "the tokenizer has no mask token",
+                where="model.tokenizer",
+                fix="train one that has: bottega tokenizer train FILES --kind wordpieces",
+            )
+        return int(token)
+
+    @cached_property
+    def is_ordinary(self) -> NDArray[np.bool_]:
+        """[V] which tokens are parts of texts, and not the tokenizer's own marks."""
+        known = np.ones(len(self.tokenizer), np.bool_)
+        known[list(self._special)] = False
+        return known
+
+    @cached_property
+    def ordinary(self) -> Ints:
+        """All of those."""
+        return np.flatnonzero(self.is_ordinary)
+
+    @cached_property
+    def continues(self) -> NDArray[np.bool_]:
+        """[V] which tokens go on with the word of the token before: those marked so, or not marked as its first."""
+        tokens = self.tokenizer.convert_ids_to_tokens(range(len(self.tokenizer)))
+        prefix = getattr(self._backend.model, "continuing_subword_prefix", None)
+        if prefix:
+            return np.array([token.startswith(prefix) for token in tokens])
+        return np.array([not token.startswith(("Ġ", "▁")) for token in tokens])
 
     def answer(self, record: Chat | Prompted | Text) -> Row:
         """The row of a record in which the answers carry the loss."""
@@ -140,12 +200,41 @@ class Codec:
         at = np.array([0 if self.both_ways else len(ids) - 1])
         return Row(ids, at, np.array([label]), np.ones(1, np.float32), self.both_ways)
 
+    def words(self, where: str, text: str) -> tuple[Row, list[tuple[int, int]]]:
+        """A row with a prediction a word, all of label 0, and where in the text each word starts and stops.
+
+        Words are what the tokenizer splits a text into before it looks for pieces, and single tokens where it splits
+        none. One is read at its first piece by an encoder, at its last by a decoder.
+        """
+        encoding = self._encoding(text)
+        if len(encoding.ids) > self.max_length:
+            self._refuse(where, len(encoding.ids))
+            self.truncated += 1
+            encoding = self._truncating.encode(text)
+        places, found = list[int](), list[tuple[int, int]]()
+        before = None
+        for place, (word, (start, stop)) in enumerate(zip(encoding.word_ids, encoding.offsets, strict=True)):
+            start += len(text[start:stop]) - len(text[start:stop].lstrip())  # a byte-level token may begin with a space
+            if word is None or start >= stop:
+                continue
+            if word == before:
+                found[-1] = (found[-1][0], stop)
+                places[-1] = places[-1] if self.both_ways else place
+            else:
+                found.append((start, stop))
+                places.append(place)
+            before = word
+        if not found:
+            raise Unusable("no words")
+        at = np.array(places)
+        return Row(np.array(encoding.ids), at, np.zeros_like(at), np.ones(len(at), np.float32), self.both_ways), found
+
     def label(self, where: str, name: str) -> int:
-        """The id of a class; a DataError when training never saw it."""
+        """The id of a class, named in the field `where`; a DataError when training never saw it."""
         if name not in self.labels:
             raise DataError(
                 f"label {name!r} does not occur in the training rows",
-                where=f"{where}, field label",
+                where=where,
                 fix=f"known: {', '.join(list(self.labels)[:8])}{' …' if len(self.labels) > 8 else ''}",
             )
         return self.labels[name]
@@ -361,7 +450,7 @@ def texts(record: Record) -> Iterator[tuple[str, bool]]:
 
     Each with whether an answer is to be found in it.
     """
-    if isinstance(record, (Text, Labelled)):
+    if isinstance(record, (Text, Labelled, Multilabelled)):
         yield record.text, isinstance(record, Text) and record.answer > 0
     elif isinstance(record, Prompted):
         yield record.prompt + record.completion, True

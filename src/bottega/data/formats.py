@@ -24,6 +24,7 @@ from bottega.records import (
     Entity,
     Labelled,
     Message,
+    Multilabelled,
     Preference,
     Prompt,
     Prompted,
@@ -371,6 +372,15 @@ def _labelled(where: str, fields: Fields) -> Record:
     return Labelled(where, string(where, fields, "text"), string(where, {"label": label}, "label"))
 
 
+def _multilabelled(where: str, fields: Fields) -> Record:
+    """A text with a list of labels."""
+    labels = fields["labels"]
+    if not isinstance(labels, list):
+        raise DataError("labels is not a list", where=f"{where}, field labels", fix='write ["one", "other"], or []')
+    named = [string(where, {"labels": label}, "labels") for label in labels]
+    return Multilabelled(where, string(where, fields, "text"), tuple(dict.fromkeys(named)))
+
+
 def _spans(where: str, fields: Fields) -> Record:
     """A text with spans, each `{start, end, label}` in characters."""
     text = string(where, fields, "text")
@@ -452,6 +462,7 @@ FORMATS: dict[str, Format] = {
     ),
     "unpaired": Format(Unpaired, (("prompt",), ("completion", "response"), ("label",)), _unpaired, _is_flag),
     "labelled": Format(Labelled, (TEXT, ("label", "category", "intent")), _labelled),
+    "multilabelled": Format(Multilabelled, (TEXT, ("labels", "categories", "intents")), _multilabelled),
     "conll": Format(Tagged, (("tokens", "words"), ("tags", "ner_tags")), _conll),
     "spans": Format(Tagged, (TEXT, ("spans", "entities")), _spans),
     "choice": Format(Choice, (("question", "query"), ("choices", "options"), ("gold", "answer", "answerKey")), _choice),

@@ -12,12 +12,17 @@ from bottega.recipe import Source
 
 END = "<|endoftext|>"
 
+Kind = Literal["bytes", "characters", "wordpieces"]
+
+MARKS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+"""What an encoder's tokenizer has beside pieces of words."""
+
 
 def train_tokenizer(
     files: Sequence[Path],
     vocabulary: int,
     out: Path,
-    kind: Literal["bytes", "characters"] = "bytes",
+    kind: Kind = "bytes",
     *,
     progress: bool = False,
 ) -> int:
@@ -25,6 +30,7 @@ def train_tokenizer(
 
     bytes       byte-level BPE (Sennrich et al. 2016; bytes as in GPT-2): any text, no unknown token
     characters  one token a character that occurs in the files, and nothing else: for lessons and small corpora
+    wordpieces  WordPiece between [CLS] and [SEP], with [MASK] (Devlin et al. 2019): for encoders; case is kept
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -37,8 +43,12 @@ def train_tokenizer(
         raise RunError(f"cannot be written: {error.strerror}", where=str(out), fix="choose another --out") from None
     if taken:
         raise RunError("the folder is not empty", where=str(out), fix="choose another --out")
-    backend = _characters(files) if kind == "characters" else _bytes(files, vocabulary, progress)
-    special = {} if kind == "characters" else {"bos_token": END, "eos_token": END}
+    if kind == "characters":
+        backend, special = _characters(files), dict[str, str]()
+    elif kind == "wordpieces":
+        backend, special = _wordpieces(files, vocabulary, progress), MARKS
+    else:
+        backend, special = _bytes(files, vocabulary, progress), {"bos_token": END, "eos_token": END}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special)
     tokenizer.save_pretrained(str(out))
     return len(tokenizer)
@@ -61,6 +71,27 @@ def _bytes(files: Sequence[Path], vocabulary: int, progress: bool) -> Any:
         vocab_size=vocabulary, special_tokens=[END], initial_alphabet=alphabet, show_progress=progress
     )
     backend.train_from_iterator(_texts(files), trainer)
+    return backend
+
+
+def _wordpieces(files: Sequence[Path], vocabulary: int, progress: bool) -> Any:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    if vocabulary < 2 * len(MARKS):
+        what = f"a vocabulary of {vocabulary} has no room for pieces beside its {len(MARKS)} marks"
+        raise DataError(what, where="--vocab", fix="some thousands; 1000 per megabyte of text is a start")
+    backend = Tokenizer(models.WordPiece(unk_token=MARKS["unk_token"]))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=False)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocabulary, special_tokens=list(MARKS.values()), show_progress=progress
+    )
+    backend.train_from_iterator(_texts(files), trainer)
+    ends = [(MARKS[name], backend.token_to_id(MARKS[name])) for name in ("cls_token", "sep_token")]
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
+    )
     return backend
 
 

@@ -71,7 +71,8 @@ class Engine:
         torch.manual_seed(derive(self.seed, "dropout", step, part))
         self.scorer.train()
         with _memory_named():
-            scores = self.scorer(batch, self.objective.outputs, weighted=self.objective.weighted)
+            how = {"weighted": self.objective.weighted, "smoothing": self.objective.smoothing}
+            scores = self.scorer(batch, self.objective.outputs, **how)
             loss = self.objective.loss(scores, batch)
             total = loss.total(counts)
             share = float(total.detach())
@@ -109,11 +110,15 @@ class Engine:
         return writer.write(prompts, settings, continuations=continuations)
 
     def save(self, folder: Path, *, step: int, state: bool) -> None:
-        """The model or adapter in transformers' and PEFT's own format with its tokenizer; `state` to go on from."""
+        """The model or adapter in transformers' and PEFT's own format with its tokenizer; `state` to go on from.
+
+        Where an average of the weights is kept, that is the model.
+        """
         broken = [one.name for one in self.optimizer.trained if not torch.isfinite(one.weight).all()]
         if broken:
             raise Diverged(f"the weights are no numbers after step {step}", where=_named(broken), fix="lower optim.lr")
-        save_weights(self.scorer.model, folder)
+        with self.optimizer.averaged():
+            save_weights(self.scorer.model, folder)
         self.tokenizer.save_pretrained(str(folder))
         if state:
             save_file(self.optimizer.state(), folder / OPTIMIZER)

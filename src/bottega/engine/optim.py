@@ -6,19 +6,31 @@ lost. Gradients of several micro-batches are added up in float32 too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import fnmatch
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from bottega.engine.adamw import PART, AdamW
+from bottega.engine.average import Average
 from bottega.engine.muon import Muon
-from bottega.engine.trained import trained, wide
+from bottega.engine.trained import Trained, trained, wide
+from bottega.errors import RecipeError
 from bottega.recipe import Optim
 
 FLOAT16_SCALE = 2.0**12
 """Gradients of float16 weights are computed this much larger, or the small ones would be rounded to zero."""
+
+
+LAYER = re.compile(r"(?:^|\.)(\d+)\.")
+"""Where the name of a weight says in which layer it stands."""
+
+BELOW = re.compile(r"(^|\.)(embed|wte|wpe|word_embeddings)")
+"""Names of what stands below the layers."""
 
 
 class Rule(Protocol):
@@ -43,16 +55,18 @@ class Optimizer:
         self.gradients: dict[str, Tensor] = {}
         for one in self.trained:
             cast(Any, one.weight).register_post_accumulate_grad_hook(self._gatherer(one.name))
-        matrices = [one for one in self.trained if one.weight.dim() >= 2]
-        kept = set(embeddings)
-        for_muon = [one for one in matrices if one.weight.dim() == 2 and one.name not in kept]
-        for_muon = for_muon if settings.optimizer == "muon" else []
-        self.rules: list[Rule] = [
-            Muon(for_muon, settings.weight_decay),
-            AdamW([one for one in matrices if one not in for_muon], settings.betas, settings.weight_decay),
-            AdamW([one for one in self.trained if one not in matrices], settings.betas, 0.0),
+        rates = layer_rates([one.name for one in self.trained], settings.layer_decay or 1.0)
+        self.rules: list[tuple[float, Rule]] = [
+            (rate, rule)
+            for rate in sorted(set(rates.values()))
+            for rule in _rules([one for one in self.trained if rates[one.name] == rate], settings, set(embeddings))
         ]
+        self.average = None if settings.ema is None else Average(self.trained, settings.ema)
         self.clip = settings.clip
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside, the weights are their average, where one is kept."""
+        return nullcontext() if self.average is None else self.average.applied()
 
     def norm(self) -> Tensor:
         """Norm of the whole gathered gradient."""
@@ -67,8 +81,10 @@ class Optimizer:
     def step(self, lr: float, norm: Tensor) -> None:
         """Move the weights by the gathered gradient, clipped, and forget it."""
         divisor = self._divisor(norm)
-        for rule in self.rules:
-            rule.step(self.gradients, lr, divisor)
+        for rate, rule in self.rules:
+            rule.step(self.gradients, rate * lr, divisor)
+        if self.average is not None:
+            self.average.update()
 
     def _divisor(self, norm: Tensor) -> Tensor | None:
         """What gathered gradients are to be divided by: their scale, and what the norm is too large by."""
@@ -84,15 +100,19 @@ class Optimizer:
         """The inverse of `state`."""
         for one in self.trained:
             one.load({key: state[f"{one.name}|{key}"] for key in one.kept})
-        for rule in self.rules:
-            for name, kept in rule.state.items():
-                for key, value in kept.items():
-                    value.copy_(state[f"{name}|{key}"])
+        for name, key, value in self._beside():
+            value.copy_(state[f"{name}|{key}"])
 
     def _kept(self) -> Iterator[tuple[str, str, Tensor]]:
-        beside = [{one.name: one.kept for one in self.trained}, *(rule.state for rule in self.rules)]
-        for tensors in beside:
-            for name, kept in tensors.items():
+        for one in self.trained:
+            yield from ((one.name, key, value) for key, value in one.kept.items())
+        yield from self._beside()
+
+    def _beside(self) -> Iterator[tuple[str, str, Tensor]]:
+        """What is kept beside the weights."""
+        states = [rule.state for _, rule in self.rules] + ([] if self.average is None else [self.average.state])
+        for state in states:
+            for name, kept in state.items():
                 yield from ((name, key, value) for key, value in kept.items())
 
     def _gatherer(self, name: str) -> Callable[[Tensor], None]:
@@ -105,3 +125,43 @@ class Optimizer:
             self.gradients[name] = gradient if before is None else wide(before).add_(gradient)
 
         return gather
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
+    """Take weights whose names match a pattern out of training; a RecipeError where one matches none, or all go."""
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    for pattern in patterns:
+        found = fnmatch.filter(trained, pattern)
+        if not found:
+            near = ", ".join(list(trained)[:3])
+            raise RecipeError(
+                f"{pattern!r} is no trained weight", where="optim.freeze", fix=f"they are called {near} …"
+            )
+        for name in found:
+            trained[name].requires_grad_(False)
+    if not any(weight.requires_grad for weight in trained.values()):
+        raise RecipeError("nothing is left to train", where="optim.freeze", fix="leave some weights out of it")
+
+
+def layer_rates(names: Sequence[str], decay: float) -> dict[str, float]:
+    """What each weight's learning rate is to be multiplied by (Clark et al. 2020, arXiv 2003.10555).
+
+    A head, and what else stands above the layers, learns at the full rate, the uppermost layer at `decay` of it, and
+    so on down to the embeddings.
+    """
+    layers = {name: int(found[1]) for name in names if (found := LAYER.search(name))}
+    above = max(layers.values(), default=-1) + 1
+    depth = {name: layers.get(name, -1 if BELOW.search(name) else above) for name in names}
+    return {name: decay ** (above - layer) for name, layer in depth.items()}
+
+
+def _rules(weights: Sequence[Trained], settings: Optim, kept: Collection[str]) -> list[Rule]:
+    """Matrices decay, vectors do not; Muon has those that are neither embeddings nor heads."""
+    matrices = [one for one in weights if one.weight.dim() >= 2]
+    for_muon = [one for one in matrices if one.weight.dim() == 2 and one.name not in kept]
+    for_muon = for_muon if settings.optimizer == "muon" else []
+    return [
+        Muon(for_muon, settings.weight_decay),
+        AdamW([one for one in matrices if one not in for_muon], settings.betas, settings.weight_decay),
+        AdamW([one for one in weights if one not in matrices], settings.betas, 0.0),
+    ]

@@ -52,19 +52,26 @@ def share(metric: str, run: Any, base: Any) -> Estimate:
 
 
 def mean(
-    metric: str, run: Numbers, base: Numbers | None, weight: Numbers, seed: int, of: Callable[[float], float] = float
+    metric: str,
+    run: Numbers,
+    base: Numbers | None,
+    weight: Numbers,
+    seed: int,
+    of: Callable[[float], float] = float,
+    *,
+    higher: bool = False,
 ) -> Estimate:
-    """A sum over rows by their summed weight, each [R], the lower the better; `of` is made of the mean."""
+    """A sum over rows by their summed weight, each [R], the lower the better or the `higher`; `of` is made of it."""
     value = of(run.sum() / weight.sum())
     if base is None:
-        return Estimate(metric, len(run), value, None, None, higher=False)
+        return Estimate(metric, len(run), value, None, None, higher)
     before = base  # for the type's sake: not None
 
     def gain(drawn: Any) -> float:
         total = weight[drawn].sum()
         return of(run[drawn].sum() / total) - of(before[drawn].sum() / total)
 
-    return Estimate(metric, len(run), value, of(base.sum() / weight.sum()), _sure(gain, len(run), seed), higher=False)
+    return Estimate(metric, len(run), value, of(base.sum() / weight.sum()), _sure(gain, len(run), seed), higher)
 
 
 def classes(right: Any, named: Any, base: Any, seed: int) -> Iterator[Estimate]:
@@ -77,6 +84,17 @@ def classes(right: Any, named: Any, base: Any, seed: int) -> Iterator[Estimate]:
     interval = None if base is None else _sure(gain, len(right), seed)
     before = None if base is None else macro_f1(right, base)
     yield Estimate("macro-F1", len(right), macro_f1(right, named), before, interval)
+
+
+def f1(metric: str, run: Any, base: Any, seed: int) -> Estimate:
+    """F1 over all rows together; [R, 2] each: what agrees with what is there, and what was found plus what is there."""
+
+    def value(counts: Any) -> float:
+        agreed, either = counts.sum(0)
+        return float(2 * agreed / max(either, 1))
+
+    interval = _sure(lambda drawn: value(run[drawn]) - value(base[drawn]), len(run), seed)
+    return Estimate(metric, len(run), value(run), value(base), interval)
 
 
 def _sure(gain: Callable[[Any], float], rows: int, seed: int) -> tuple[float, float] | None:

@@ -1,8 +1,9 @@
 """How good a run is on rows it never saw, beside what it was tuned from: `bottega.evaluate(run)`.
 
 Every number stands beside the same of the base, on the same rows, with a paired 95 % interval of the difference:
-Newcombe's for shares of right answers, a bootstrap over rows for the rest. A classifier's base knows no classes, so a
-classifier stands beside the commonest label, and a reward model beside taking the longer answer.
+Newcombe's for shares of right answers, a bootstrap over rows for the rest. A base knows no classes, so a classifier
+stands beside the commonest label, a regression beside the mean, a tagger beside marking what was marked in the training
+rows, a reward model beside taking the longer answer; and a masked language model beside the commonest tokens.
 """
 
 from __future__ import annotations
@@ -11,24 +12,32 @@ import contextlib
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
-from bottega.batch import Row
-from bottega.classifier import Classifier
+from bottega.batch import Ints, Row
+from bottega.classifier import Classifier, Tagger
 from bottega.data import sources
 from bottega.data.codec import Codec, TemplateRefused
+from bottega.data.words import Gazetteer
 from bottega.errors import DataError, RunError
-from bottega.evaluation.estimates import Estimate, Numbers, classes, mean, share
+from bottega.evaluation.estimates import Estimate, Numbers, classes, f1, mean, share
 from bottega.feed import Reader, Told
+from bottega.filling import MaskedModel
 from bottega.language import LanguageModel
+from bottega.objectives import HeadKind
+from bottega.objectives.classify import Classify
+from bottega.objectives.regress import number
 from bottega.randomness import derive
 from bottega.recipe import Reading, Recipe
-from bottega.records import Labelled, Prompt, Record, Unusable
+from bottega.records import Entity, Labelled, Prompt, Record, Tagged, Text, Unusable
 from bottega.runs import check_run, checksum, stored_place, stored_recipe
 from bottega.sampling import Sampling
 
@@ -37,6 +46,12 @@ WRITTEN = 200
 
 LONGEST = 256
 """Most tokens of an answer that is written out; rows with a longer one are left out of it."""
+
+TOP = 5
+"""Among how many tokens, the likeliest first, the right one is looked for."""
+
+PASSAGES = 10_000
+"""Passages of the training rows in which tokens are counted."""
 
 LABELS, EACH = 50, 4
 """Answers are labels where there are at most so many different ones, each so often on average."""
@@ -85,7 +100,7 @@ def evaluate(
         raise DataError("no rows to measure on", where=str(folder), fix="give some: bottega evaluate RUN --data FILE")
     tell("loading the model")
     case = Case(folder, recipe, place["choices"], records, told.dropped["validation"], tell)
-    base, estimates = _scored(case) if recipe.objective.head == "class" else _spoken(case)
+    base, estimates = MEASURES[recipe.objective.head](case)
     found = list(estimates)
     return Evaluation(str(run), base, len(case.records), of, dict(case.dropped), found)
 
@@ -295,32 +310,136 @@ def _matched(case: Case, model: LanguageModel, asked: Sequence[Answered]) -> Est
     return share("exact match", *_both(model, right))
 
 
-# Classifiers and reward models
+# Classifiers, regressions and reward models
+
+Found = tuple[str, Iterator[Estimate]]
+"""What the run is compared with, and the estimates."""
 
 
-def _scored(case: Case) -> tuple[str, Iterator[Estimate]]:
-    """What the run is compared with, and the estimates of class scores."""
+def _scored(case: Case) -> Found:
+    """Of scores of texts."""
     model = Classifier(str(case.folder), dtype=case.choices["dtype"])
     examples = case.examples(case.codec(model.codec))
     rows = [row for example in examples for row in example]
     case.tell(f"scoring {len(rows)} rows")
     scores = model.scores(rows)
-    if len(rows) == 2 * len(examples):
+    if case.recipe.objective.kind == "reward":
         longer = [_is_longer(chosen, rejected, case.seed) for chosen, rejected in examples]
         found = share("preference accuracy", scores[0::2, 0] > scores[1::2, 0], np.array(longer))
         return "taking the longer answer", iter([found])
+    if case.recipe.objective.kind == "regress":
+        return _measured(case, rows, scores[:, 0])
     case.tell("counting labels")
-    seen = Counter(record.label for record in Reader(case.recipe).training() if isinstance(record, Labelled))
+    counts = case.recipe.objective.labels(Reader(case.recipe).training())
+    if isinstance(case.recipe.objective, Classify) and case.recipe.objective.multi_label:
+        return _each_label(case, model, counts, rows, scores)
     # One more of each: a label seen in no row has some chance all the same.
-    frequency = np.array([seen[label] + 1 for label in model.labels]) / (seen.total() + len(model.labels))
+    frequency = np.array([counts.get(label, 0) + 1.0 for label in model.labels])
+    frequency /= frequency.sum()
     right = np.array([row.label[0] for row in rows], np.int64)
-    logp = scores - scores.max(1, keepdims=True)
-    logp -= np.log(np.exp(logp).sum(1, keepdims=True))
-    nll = -logp[np.arange(len(rows)), right]
+    nll = -np.log(model.chances(scores))[np.arange(len(rows)), right]
     loss = mean("loss", nll, -np.log(frequency)[right], np.ones(len(rows)), case.seed)
     common = np.full(len(rows), frequency.argmax())
     words = f"always {model.labels[common[0]]}, the commonest label"
     return words, iter([loss, *classes(right, scores.argmax(1), common, case.seed)])
+
+
+def _measured(case: Case, rows: Sequence[Row], found: Numbers) -> Found:
+    """Of a regression, beside the mean of the training rows."""
+    training = [number(record) for record in Reader(case.recipe).training() if isinstance(record, Labelled)]
+    right, usual, one = np.array([row.label[0] for row in rows]), float(np.mean(training)), np.ones(len(rows))
+    error = mean("mean error", np.abs(found - right), np.abs(usual - right), one, case.seed)
+    square = mean("root mean squared error", (found - right) ** 2, (usual - right) ** 2, one, case.seed, of=math.sqrt)
+    return f"always {usual:.4g}, the mean of the training rows", iter([error, square])
+
+
+def _each_label(
+    case: Case, model: Classifier, counts: dict[str, int], rows: Sequence[Row], scores: NDArray[np.float64]
+) -> Found:
+    """Of any number of labels a text, beside the commonest alone."""
+    right = np.concatenate([row.columns["present"] for row in rows]) > 0
+    found, common = scores > 0, np.zeros_like(right)
+    usual = max(counts, key=lambda label: counts[label])
+    common[:, model.labels.index(usual)] = True
+    exact = share("all labels right", (found == right).all(1), (common == right).all(1))
+    ours, theirs = (np.stack([(one & right).sum(1), one.sum(1) + right.sum(1)], 1) for one in (found, common))
+    return f"always {usual}, the commonest label", iter([exact, f1("micro-F1", ours, theirs, case.seed)])
+
+
+# Taggers
+
+
+def _tagged(case: Case) -> Found:
+    """Of tags of words, beside marking what was marked in the training rows."""
+    model = Tagger(str(case.folder), dtype=case.choices["dtype"])
+    codec = case.codec(model.codec)
+    rows = [row for (row,) in case.examples(codec)]
+    case.tell(f"tagging {len(rows)} rows")
+    records = [record for record in case.records if isinstance(record, Tagged)]
+    found = model.spans(rows, [codec.words(record.where, record.text)[1] for record in records])
+    known = Gazetteer(record for record in Reader(case.recipe).training() if isinstance(record, Tagged))
+    usual = [list(known.spans(record.text)) for record in records]
+    estimates = []
+    right = [record.spans for record in records]
+    for name, fields in (("span F1", 3), ("span F1, kinds aside", 2)):
+        ours, theirs = (_agreement(spans, right, fields) for spans in (found, usual))
+        estimates.append(f1(name, ours, theirs, case.seed))
+    return "marking what was marked in the training rows", iter(estimates)
+
+
+def _agreement(found: Sequence[Iterable[Entity]], right: Sequence[Iterable[Entity]], fields: int) -> NDArray[np.int64]:
+    """[R, 2] spans that agree in their first fields, and all of both."""
+    sets = (({span[:fields] for span in one} for one in pair) for pair in zip(found, right, strict=True))
+    return np.array([(len(one & other), len(one) + len(other)) for one, other in sets])
+
+
+# Masked language models
+
+
+def _filled(case: Case) -> Found:
+    """Of what stands at masked places, beside the commonest tokens of the training rows."""
+    model = MaskedModel(str(case.folder), dtype=case.choices["dtype"])
+    codec = case.codec(model.codec)
+    rows = [row for (row,) in case.examples(codec)]
+    case.tell("counting tokens")
+    counts = np.ones(len(codec.tokenizer))
+    seen = (ids for record in Reader(case.recipe).training() for ids in _passages(record, codec))
+    for ids in islice(seen, PASSAGES):
+        counts += np.bincount(ids[codec.is_ordinary[ids]], minlength=len(counts))
+    usual = np.argsort(-counts, kind="stable")[:TOP]
+    case.tell(f"filling in {len(rows)} rows")
+    nll, top, first = (np.zeros(len(rows)) for _ in range(3))
+    for place, row in enumerate(rows):
+        chances = model.chances(row)
+        label = torch.from_numpy(row.label)
+        nll[place] = -float(chances.gather(1, label[:, None]).log().sum())
+        best = chances.topk(TOP).indices == label[:, None]
+        top[place], first[place] = float(best.any(1).sum()), float(best[:, 0].sum())
+    size = np.array([float(len(row.at)) for row in rows])
+    guess = [np.array([float(np.isin(row.label, usual[:most]).sum()) for row in rows]) for most in (1, TOP)]
+    before = np.array([float(-np.log(counts / counts.sum())[row.label].sum()) for row in rows])
+    return "the commonest tokens of the training rows", iter(
+        [
+            mean("loss", nll, before, size, case.seed),
+            mean("right", first, guess[0], size, case.seed, higher=True),
+            mean(f"right among the first {TOP}", top, guess[1], size, case.seed, higher=True),
+        ]
+    )
+
+
+def _passages(record: Record, codec: Codec) -> list[Ints]:
+    with contextlib.suppress(Unusable):
+        return codec.passages(record) if isinstance(record, Text) else []
+    return []
+
+
+MEASURES: dict[HeadKind, Callable[[Case], tuple[str | None, Iterator[Estimate]]]] = {
+    "language": _spoken,
+    "class": _scored,
+    "token": _tagged,
+    "masked": _filled,
+}
+"""What is measured of a model with each head."""
 
 
 def _is_longer(chosen: Row, rejected: Row, seed: int) -> bool:

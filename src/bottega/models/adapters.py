@@ -15,23 +15,28 @@ from torch import nn
 from bottega import recipe as recipes
 from bottega.errors import ModelError
 from bottega.models.fused import fuse
+from bottega.models.heads import VOCABULARY
 from bottega.models.load import adapter_folder, compute_dtype, fit_model, load_adapted
-from bottega.models.scorer import HeadKind, Scorer
+from bottega.models.scorer import Scorer
+from bottega.objectives import HeadKind
 
 HEADS = ("classifier", "score")
 """Classifiers that PEFT trains and saves of its own accord."""
+
+TASKS: dict[HeadKind, str] = {"language": "CAUSAL_LM", "class": "SEQ_CLS", "token": "TOKEN_CLS"}
+"""PEFT's names of tasks; it has none for masked language models."""
 
 REFERENCE = "reference"
 """Name of the frozen copy of a continued adapter, where an objective compares with the policy as the run began."""
 
 
-def adapt(model: nn.Module, adapter: recipes.Adapter, *, classes: bool, new: Sequence[str], reference: bool) -> Any:
+def adapt(model: nn.Module, adapter: recipes.Adapter, *, head: HeadKind, new: Sequence[str], reference: bool) -> Any:
     """The model with its weights frozen and a trainable adapter; a new classifier is trained beside it.
 
     new        modules whose weights are random: they are trained and saved with the adapter
     reference  keep what `without` needs to be the policy as it is now
     """
-    from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+    from peft import LoraConfig, PeftModel, get_peft_model
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -50,8 +55,10 @@ def adapt(model: nn.Module, adapter: recipes.Adapter, *, classes: bool, new: Seq
             lora_alpha=adapter.alpha,
             lora_dropout=adapter.dropout,
             target_modules=adapter.targets,
-            task_type=TaskType.SEQ_CLS if classes else TaskType.CAUSAL_LM,
+            task_type=TASKS.get(head),
             modules_to_save=[name for name in new if name.partition(".")[0] not in HEADS] or None,
+            # What is trained whole needs no adapter as well, though it be linear.
+            exclude_modules=None if head == "language" else [*HEADS, *new],
         )
         _refuse_unknown(model, adapter.targets)
         try:
@@ -94,7 +101,7 @@ def load_scorer(
     adapted = hasattr(model, "peft_config")
     scorer = fit_model(model.get_base_model() if adapted else model, head)
     scorer.model = model
-    if adapted and head == "language" and head_is_adapted(model):
+    if adapted and head in VOCABULARY and head_is_adapted(model):
         scorer.fit = replace(scorer.fit, own_head=True)
     return scorer
 

@@ -1,21 +1,30 @@
 """From hidden states to scores, only at the places a batch asks for.
 
-`language_head` and `class_head` find a model's own head. The language-model head never holds [N, V] logits: it works
-in chunks, and while the head is frozen its backward costs nothing, because the gradient of each log-probability to its
-hidden state is one vector a prediction, known in the forward. A chunk is as large as its matmul needs to be fast; the
-softmax over it goes block by block, each as small as a processor's cache.
+`language_head` and `class_head` find a model's own head. `headed` runs whatever stands behind the hidden states of a
+model whose head looks at each place alone, and `masked_head` all of that but the vocabulary.
+
+The language-model head never holds [N, V] logits: it works in chunks, and while the head is frozen its backward costs
+nothing, because the gradient of each log-probability to its hidden state is one vector a prediction, known in the
+forward. A chunk is as large as its matmul needs to be fast; the softmax over it goes block by block, each as small as a
+processor's cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from bottega.errors import ModelError
+from bottega.objectives import HeadKind
+
+VOCABULARY: tuple[HeadKind, ...] = ("language", "masked")
+"""Heads that end in scores over the vocabulary."""
 
 CHUNK = 1 << 25
 """Bytes of logits alive at once, in the model's dtype."""
@@ -32,12 +41,17 @@ FAR = -80.0
 
 @dataclass(frozen=True)
 class LanguageHead:
-    """logits = softcap(scale · (hidden @ weightᵀ + bias)); weight [V, H]."""
+    """logits = softcap(scale · (hidden @ weightᵀ + bias)); weight [V, H].
+
+    smoothing  share of a log-probability that is the mean of those of all labels (Szegedy et al. 2015, arXiv
+               1512.00567)
+    """
 
     weight: Tensor
     bias: Tensor | None = None
     scale: float = 1.0
     softcap: float | None = None
+    smoothing: float = 0.0
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[n, H] → [n, V] in float32 or wider."""
@@ -56,7 +70,9 @@ class LanguageHead:
                taken while its logits are at hand; where it is wrong or missing, they are computed a second time
         """
         apply = cast(Any, _LogProbability.apply)
-        return cast(Tensor, apply(hidden, self.weight, self.bias, label, self.scale, self.softcap, share))
+        return cast(
+            Tensor, apply(hidden, self.weight, self.bias, label, (self.scale, self.softcap, self.smoothing), share)
+        )
 
 
 def language_head(model: nn.Module) -> LanguageHead:
@@ -87,11 +103,39 @@ def class_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
     return lambda hidden: cast(Tensor, parts.classifier(hidden[:, None]))
 
 
+def headed(model: nn.Module, hidden: Tensor) -> Tensor:
+    """[n, H] → [n, …]: the model's own forward, from its final hidden states on."""
+    network = cast(Any, model)
+    given = BaseModelOutput(last_hidden_state=cast(Any, hidden[None]))
+    with _instead(network.base_model, lambda *args, **kwargs: given):
+        found = network(input_ids=torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device))
+    return cast(Tensor, found.logits[0])
+
+
+def masked_head(model: nn.Module, hidden: Tensor) -> Tensor:
+    """[n, H] → [n, H]: what the head of a masked language model compares with the vocabulary."""
+    with _instead(cast(Any, model).get_output_embeddings(), lambda states: states):
+        return headed(model, hidden)
+
+
+@contextmanager
+def _instead(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Inside, `module` computes `forward`."""
+    own = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        vars(module).pop("forward")
+        if own is not None:
+            module.forward = own
+
+
 class _LogProbability(torch.autograd.Function):
     """log softmax(logits)[label] in chunks of rows, logits recomputed or never needed again.
 
-    With z = logits and p = softmax(z): ∂logp/∂z = onehot(label) − p. While the head is frozen that row times the
-    weight, [H] a prediction, is all the backward needs.
+    With z = logits and p = softmax(z): ∂logp/∂z = onehot(label) − p, unless labels are smoothed. While the head is
+    frozen that row times the weight, [H] a prediction, is all the backward needs.
     """
 
     @staticmethod
@@ -101,12 +145,11 @@ class _LogProbability(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         label: Tensor,
-        scale: float,
-        cap: float | None,
+        settings: tuple[float, float | None, float],
         share: Tensor | None,
     ) -> Tensor:
-        head = LanguageHead(weight, bias, scale, cap)
-        ctx.scale, ctx.cap, ctx.ahead = scale, cap, None
+        head = LanguageHead(weight, bias, *settings)
+        ctx.settings, ctx.ahead = settings, None
         ctx.trained = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         if ctx.trained:
             share = None if share is None else share.to(_wide(hidden.dtype))
@@ -129,18 +172,18 @@ class _LogProbability(torch.autograd.Function):
         (gradient,) = gradients
         if not ctx.trained:
             (jacobian,) = ctx.saved_tensors
-            return (gradient.to(jacobian.dtype)[:, None] * jacobian, *[None] * 6)
+            return (gradient.to(jacobian.dtype)[:, None] * jacobian, *[None] * 5)
         hidden, weight, bias, label, share = ctx.saved_tensors
         ahead, ctx.ahead = ctx.ahead, None
         factor = None if ahead is None else _factor(gradient, share)
         if factor is None:
-            _, ahead = _gradients(LanguageHead(weight, bias, ctx.scale, ctx.cap), hidden, label, gradient)
+            _, ahead = _gradients(LanguageHead(weight, bias, *ctx.settings), hidden, label, gradient)
         to_hidden, to_weight, to_bias = ahead
         if factor is not None:
             to_hidden, to_weight = to_hidden * factor, to_weight.mul_(factor)
             to_bias = None if to_bias is None else to_bias * factor
         to_bias = None if to_bias is None else to_bias.to(bias.dtype)
-        return to_hidden.to(hidden.dtype), to_weight.to(weight.dtype), to_bias, *[None] * 4
+        return to_hidden.to(hidden.dtype), to_weight.to(weight.dtype), to_bias, *[None] * 3
 
 
 def _gradients(
@@ -206,10 +249,13 @@ def _scored(head: LanguageHead, raw: Tensor, label: Tensor, *, slope: bool) -> T
         logp = likely.log()
         if bool((logp < FAR).any()):
             logp = torch.where(logp < FAR, logits.gather(1, own) - logits.logsumexp(1, keepdim=True), logp)
-        scores.append(logp)
+        share = head.smoothing
+        scores.append(logp if not share else logp + share * (logits.mean(1, keepdim=True) - logits.gather(1, own)))
         if slope:
-            # onehot − p
-            gradient = p.neg_().scatter_(1, own, 1 - likely)
+            # (1 − smoothing) · onehot + smoothing / V − p
+            gradient = p.neg_().scatter_(1, own, 1 - share - likely)
+            if share:
+                gradient.add_(share / gradient.shape[1])
             if head.scale != 1.0:
                 gradient.mul_(head.scale)
             if head.softcap is not None:

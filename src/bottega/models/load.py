@@ -18,7 +18,14 @@ from typing import Any, cast
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -29,10 +36,19 @@ from bottega.errors import ModelError
 from bottega.models.attention import NAME, register
 from bottega.models.fused import fuse
 from bottega.models.probe import probe
-from bottega.models.scorer import Fit, HeadKind, Scorer
+from bottega.models.scorer import Fit, Scorer
+from bottega.objectives import HeadKind
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 DEFAULT_LENGTH = 1024
+
+AUTO: dict[HeadKind, Any] = {
+    "language": AutoModelForCausalLM,
+    "class": AutoModelForSequenceClassification,
+    "token": AutoModelForTokenClassification,
+    "masked": AutoModelForMaskedLM,
+}
+"""transformers' way to a model with each head."""
 
 CHAT_TEMPLATE = (
     "{bos}{{% for message in messages %}}"
@@ -208,12 +224,9 @@ def load_model(
     model: recipes.Model, config: Any, head: HeadKind, labels: Sequence[str], dtype: torch.dtype, tokenizer: Any
 ) -> tuple[Any, list[str]]:
     """(model, names of its modules that are new): what the checkpoint lacks of the head asked for is random."""
-    config = _with_labels(config, labels, tokenizer) if head == "class" else config
-    auto = AutoModelForSequenceClassification if head == "class" else AutoModelForCausalLM
-    if head == "language" and is_encoder(config):
-        raise ModelError(
-            f"{config.model_type} is an encoder and writes no text", where="model.base", fix="use it with classify"
-        )
+    _refuse_direction(config, head)
+    config = _with_labels(config, labels, tokenizer) if labels else config
+    auto = AUTO[head]
     if model.base is None:
         with _quietly("model.shape", "a model"):
             return auto.from_config(config, dtype=dtype), []
@@ -231,6 +244,20 @@ def load_model(
     _refuse_gaps(source.base, info, loaded, head)
     new = sorted({key.rpartition(".")[0] for key in info["missing_keys"]})
     return loaded if source.adapter is None else _merged(loaded, source.adapter, dtype), new
+
+
+def _refuse_direction(config: Any, head: HeadKind) -> None:
+    """An encoder sees what it would have to write; a decoder does not see what follows a masked place."""
+    if head == "language" and is_encoder(config):
+        raise ModelError(
+            f"{config.model_type} is an encoder and writes no text",
+            where="model.base",
+            fix="use it with masked, classify or tag",
+        )
+    if head == "masked" and not is_encoder(config):
+        raise ModelError(
+            f"{config.model_type} reads from left to right only", where="model.base", fix="use it with causal"
+        )
 
 
 def load_adapted(
@@ -298,9 +325,9 @@ def _refuse_pickles(name: str) -> None:
 
 
 def _refuse_gaps(name: str, info: dict[str, Any], model: Any, head: HeadKind) -> None:
-    """A checkpoint may lack a classifier that is about to be trained, and nothing else."""
+    """A checkpoint may lack a head that is about to be trained, and nothing else."""
     prefix = f"{model.base_model_prefix}."
-    new = head == "class"
+    new = head != "language"
     missing = [key for key in info["missing_keys"] if not new or (key.startswith(prefix) and ".pooler." not in key)]
     if missing or info["mismatched_keys"]:
         wrong = missing or [str(key[0]) for key in info["mismatched_keys"]]

@@ -19,7 +19,9 @@ from torch import nn
 from bottega.batch import Batch, Example, Row
 from bottega.models.attention import NAME, register
 from bottega.models.fused import proven
-from bottega.models.scorer import Fit, HeadKind, Scorer
+from bottega.models.heads import VOCABULARY
+from bottega.models.scorer import Fit, Scorer
+from bottega.objectives import HeadKind
 from bottega.packing import pack
 
 TOLERANCE = 1e-4
@@ -40,7 +42,7 @@ def probe(model_class: type, config: Any, head: HeadKind, both_ways: bool) -> Fi
         packed, alone = _batches(model, head, both_ways)
         own_head = _differs(lambda: _scores(Scorer(model, head, Fit(packed=False)), alone), apart)
         # A class head has its own forward only for one row at a time.
-        trial = Fit(own_head=bool(own_head) and head == "language")
+        trial = Fit(own_head=bool(own_head) and head != "class")
         mixed = _differs(lambda: _scores(_set_attention(model, head, trial), packed), apart)
         fused = proven(model)
     if mixed or (own_head and head == "class"):
@@ -152,12 +154,12 @@ def _examples(vocabulary: int, padding: int | None, head: HeadKind, both_ways: b
 def _row(tokens: np.ndarray, head: HeadKind, both_ways: bool) -> Row:
     if head == "language":
         return Row(tokens, np.arange(len(tokens) - 1), tokens[1:], np.ones(len(tokens) - 1, np.float32), both_ways)
-    at = np.array([0 if both_ways else len(tokens) - 1])
-    return Row(tokens, at, tokens[at], np.ones(1, np.float32), both_ways)
+    at = np.arange(len(tokens)) if head != "class" else np.array([0 if both_ways else len(tokens) - 1])
+    return Row(tokens, at, tokens[at], np.ones(len(at), np.float32), both_ways)
 
 
 def _scores(scorer: Scorer, batch: Batch) -> torch.Tensor:
-    output = "logits" if scorer.head_kind == "class" else "logp"
+    output = "logp" if scorer.head_kind in VOCABULARY else "logits"
     with torch.no_grad():
         scores: torch.Tensor = scorer(batch, frozenset({output}))[output]
     return scores

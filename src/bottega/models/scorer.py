@@ -7,8 +7,8 @@ is run is decided once, on load, by `models.probe` and recorded as a `Fit`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from bottega.batch import Batch, Example, Row
 from bottega.models.attention import layout_for
 from bottega.models.attention.mask import padded, rounded
-from bottega.models.heads import class_head, language_head
+from bottega.models.heads import class_head, headed, language_head, masked_head
+from bottega.models.noise import EmbeddingNoise, row_lengths
+from bottega.objectives import HeadKind, smoothed_nll
 from bottega.packing import divide, pack
-
-HeadKind = Literal["language", "class"]
 
 SCORE_TOKENS = 8192
 """Most tokens scored at once, where no gradient is wanted."""
@@ -46,14 +46,20 @@ class Scorer(nn.Module):
     """`forward(batch, outputs)` returns the outputs asked for, [N, …] in float32 or wider.
 
     logp    [N]     log-probability of each label
-    logits  [N, C]  class scores
+    logits  [N, C]  scores of classes, or of the vocabulary
 
     With `weighted` the gradient of logp will be `batch.weight` times one number, which spares a trained head work.
+    `smoothing` is a share of each logp that is a mean over all labels.
     """
 
     def __init__(self, model: nn.Module, head: HeadKind, fit: Fit) -> None:
         super().__init__()
         self.model, self.head_kind, self.fit = model, head, fit
+        self.noise: EmbeddingNoise | None = None
+
+    def add_noise(self, alpha: float) -> None:
+        """From now on, while training, the embeddings of tokens are noisy."""
+        self.noise = EmbeddingNoise(self.network.get_input_embeddings(), alpha)
 
     @property
     def network(self) -> Any:
@@ -61,21 +67,30 @@ class Scorer(nn.Module):
         inner = getattr(self.model, "get_base_model", None)
         return inner() if inner else self.model
 
-    def forward(self, batch: Batch, outputs: frozenset[str], *, weighted: bool = False) -> dict[str, Tensor]:
+    def forward(
+        self, batch: Batch, outputs: frozenset[str], *, weighted: bool = False, smoothing: float = 0.0
+    ) -> dict[str, Tensor]:
         if self.fit.own_head:
             logits = self._own_logits(batch)
         elif self.head_kind == "class":
             logits = class_head(self.network)(self._hidden(batch).index_select(0, batch.at))
+        elif self.head_kind == "token":
+            logits = headed(self.network, self._hidden(batch).index_select(0, batch.at))
         else:
             extra = (0, rounded(len(batch.at)) - len(batch.at))
             hidden = self._hidden(batch).index_select(0, F.pad(batch.at, extra))
+            if self.head_kind == "masked":
+                hidden = masked_head(self.network, hidden)
+            head = replace(language_head(self.network), smoothing=smoothing)
+            if "logits" in outputs:
+                return {"logits": head.logits(hidden)[: len(batch.at)]}
             share = F.pad(batch.weight, extra) if weighted else None
-            logp = language_head(self.network).logp(hidden, F.pad(batch.label, extra), share)
+            logp = head.logp(hidden, F.pad(batch.label, extra), share)
             return {"logp": logp[: len(batch.at)]}
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if outputs == {"logits"}:
             return {"logits": logits}
-        return {"logp": logits.log_softmax(-1).gather(1, batch.label[:, None]).squeeze(1)}
+        return {"logp": -smoothed_nll(logits, batch.label, smoothing)}
 
     def _hidden(self, batch: Batch) -> Tensor:
         """[T, H] final hidden states of the flat sequence."""
@@ -86,9 +101,11 @@ class Scorer(nn.Module):
     def _own_logits(self, batch: Batch) -> Tensor:
         if self.fit.packed:
             (call,) = self._calls(batch)
-            return cast(Tensor, self.network(**call, logits_to_keep=batch.at).logits[0])
+            if self.head_kind == "language":
+                return cast(Tensor, self.network(**call, logits_to_keep=batch.at).logits[0])
+            return cast(Tensor, self.network(**call).logits[0].index_select(0, batch.at))
         logits = [self.network(**call).logits[0] for call in self._calls(batch)]
-        if self.head_kind == "language":
+        if self.head_kind != "class":
             return torch.cat(logits).index_select(0, batch.at)
         # One [C] a row, and rows stand in the flat sequence in node order.
         start = torch.from_numpy(batch.nodes.start).to(batch.at.device)
@@ -102,6 +119,9 @@ class Scorer(nn.Module):
         batch = padded(batch)
         position = batch.position + first_position(self.network)
         layout = layout_for(batch)
+        if self.noise is not None:
+            lengths = row_lengths(batch.nodes, len(batch.tokens))
+            self.noise.lengths = torch.from_numpy(lengths)[None].to(batch.tokens.device)
         return [{"input_ids": batch.tokens[None], "position_ids": position[None], "layout": layout, "use_cache": False}]
 
 

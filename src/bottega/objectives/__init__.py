@@ -24,15 +24,18 @@ if TYPE_CHECKING:
     from bottega.records import Prompt, Record
 
 Output = Literal["logp", "logits"]
+HeadKind = Literal["language", "class", "token", "masked"]
+"""What a model says of a text: its next token, its class, a class of each word, or what stood at a masked place."""
 
 
 class Objective(BaseModel, ABC):
     """Options as fields, and two methods.
 
     reads      record types it understands, the preferred first
-    head       which scores it needs a model for: next tokens, or classes
+    head       which scores it needs a model for
     outputs    what it reads of the scores: logp [N], logits [N, C]
     reference  also wants `batch.columns["reference"]` [N]: the same log-probabilities under the policy as the run began
+    by_label   a fraction held out for validation is one of every label
     splits     a text longer than `max_length` may be cut into several rows
     lr         default learning rates, measured: (full fine-tuning, LoRA)
     """
@@ -40,9 +43,10 @@ class Objective(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     reads: ClassVar[tuple[type, ...]]
-    head: ClassVar[Literal["language", "class"]] = "language"
+    head: ClassVar[HeadKind] = "language"
     outputs: ClassVar[frozenset[Output]] = frozenset({"logp"})
     reference: ClassVar[bool] = False
+    by_label: ClassVar[bool] = False
     splits: ClassVar[bool] = False
     lr: ClassVar[tuple[float, float]] = (2e-5, 2e-4)
 
@@ -55,6 +59,10 @@ class Objective(BaseModel, ABC):
     @abstractmethod
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
         """Sums to minimise, each with the unit it is a mean over."""
+
+    def drawn(self, example: Example, codec: Codec, seed: int) -> Example:
+        """The example as one update takes it: where chance has a part in its rows, by a seed of that update's own."""
+        return example
 
     def probes(self, examples: Sequence[Example], limit: int) -> list[Example]:
         """Rows of at most `limit` tokens to be scored, without gradient, before an update of `examples`."""
@@ -69,13 +77,25 @@ class Objective(BaseModel, ABC):
         """Whether the loss is a mean of log-probabilities by `batch.weight`: a promise that saves time, not a need."""
         return False
 
+    @property
+    def smoothing(self) -> float:
+        """Share of each log-probability that is a mean over the whole vocabulary while training."""
+        return 0.0
+
     def asked(self, record: Record) -> tuple[Prompt, str] | None:
         """(prompt, right answer) of a record whose answer can be written and compared; None for any other."""
         return None
 
-    def labels(self, records: Iterable[Record]) -> list[str]:
-        """Class names in the order of their ids; empty where the scores are not classes."""
-        return []
+    def labels(self, records: Iterable[Record]) -> dict[str, int]:
+        """Class names in the order of their ids, with how many rows have each; empty where scores are not classes."""
+        return {}
+
+
+def smoothed_nll(logits: Tensor, label: Tensor, smoothing: float = 0.0) -> Tensor:
+    """[N, C], [N] → [N] cross-entropy, a share `smoothing` of it with the even distribution (arXiv 1512.00567)."""
+    logp = logits.log_softmax(-1)
+    nll = -logp.gather(-1, label[:, None]).squeeze(-1)
+    return nll if not smoothing else (1 - smoothing) * nll - smoothing * logp.mean(-1)
 
 
 def preferred(margin: Tensor, smoothing: float = 0.0) -> Tensor:

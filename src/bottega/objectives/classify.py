@@ -1,14 +1,19 @@
-"""Classification of a text into one of the labels found in the training rows."""
+"""Classification of a text into one, or several, of the labels found in the training rows."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from bottega.batch import Batch, Loss, Row, Term
+import numpy as np
+from pydantic import Field
+
+from bottega.batch import Batch, Loss, Ratio, Row, Term
 from bottega.errors import DataError
-from bottega.objectives import Objective, Output
-from bottega.records import Labelled, Record
+from bottega.objectives import HeadKind, Objective, Output, smoothed_nll
+from bottega.records import Labelled, Multilabelled, Record
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,35 +22,99 @@ if TYPE_CHECKING:
 
 
 class Classify(Objective):
-    """Mean cross-entropy a text."""
+    """Mean cross-entropy a text; with `multi_label` mean cross-entropy of a yes or no for each label.
 
-    reads: ClassVar[tuple[type, ...]] = (Labelled,)
-    head: ClassVar[Literal["language", "class"]] = "class"
+    multi_label      a text has any number of labels, listed in its row; each is decided by itself
+    weights          how much rows of a label count: a number by label, or `balanced`: every label as much as another,
+                     however many rows it has (King and Zeng 2001). With `multi_label`: how much a yes counts
+    label_smoothing  share of the likelihood that is spread evenly over all labels
+    """
+
+    reads: ClassVar[tuple[type, ...]] = (Labelled, Multilabelled)
+    head: ClassVar[HeadKind] = "class"
     outputs: ClassVar[frozenset[Output]] = frozenset({"logits"})
+    by_label: ClassVar[bool] = True
     lr: ClassVar[tuple[float, float]] = (1e-4, 5e-4)
 
     kind: Literal["classify"] = "classify"
+    multi_label: bool = False
+    weights: Literal["balanced"] | dict[str, float] | None = None
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
-        assert isinstance(record, Labelled)
-        return [(codec.pooled(record.where, record.text, codec.label(record.where, record.label)),)]
+        names = _names(record)
+        assert isinstance(record, (Labelled, Multilabelled))
+        field = "labels" if isinstance(record, Multilabelled) else "label"
+        known = [codec.label(f"{record.where}, field {field}", name) for name in names]
+        if not self.multi_label:
+            if isinstance(record, Multilabelled):
+                raise DataError(
+                    "the row lists labels",
+                    where=f"{record.where}, field labels",
+                    fix="objective: {kind: classify, multi_label: true}, or give each row one label",
+                )
+            row = codec.pooled(record.where, record.text, known[0])
+            return [(replace(row, weight=np.array([self._weight(names[0], codec)], np.float32)),)]
+        row = codec.pooled(record.where, record.text, 0)
+        present = np.zeros((1, len(codec.labels)), np.float32)
+        present[0, known] = 1
+        yes = np.array([[self._weight(name, codec) for name in codec.labels]], np.float32)
+        columns = {"present": present, "counts": np.where(present > 0, yes, np.float32(1))}
+        return [(replace(row, columns=columns),)]
 
-    def labels(self, records: Iterable[Record]) -> list[str]:
-        places = {record.label: record.where for record in records if isinstance(record, Labelled)}
-        found = sorted(places)
-        if len(found) == 1:
+    def _weight(self, name: str, codec: Codec) -> float:
+        if self.weights is None or not codec.counts:
+            return 1.0
+        if self.weights == "balanced":
+            return float(sum(codec.counts.values()) / (len(codec.counts) * codec.counts[name]))
+        return self.weights.get(name, 1.0)
+
+    def labels(self, records: Iterable[Record]) -> dict[str, int]:
+        counts, where = Counter[str](), ""
+        for record in records:
+            counts.update(_names(record))
+            where = where or record.where
+        if len(counts) < 2 and not (self.multi_label and counts):
             raise DataError(
-                f"every row has the label {found[0]!r}, so there is nothing to learn",
-                where=f"{places[found[0]]}, field label",
+                f"every row has the label {next(iter(counts))!r}, so there is nothing to learn"
+                if counts
+                else "no row has a label, so there is nothing to learn",
+                where=f"{where}, field label",
                 fix="add rows with another label",
             )
-        return found
+        unknown = sorted(set(self.weights) - set(counts)) if isinstance(self.weights, dict) else []
+        if unknown:
+            raise DataError(
+                f"objective.weights names {unknown[0]!r}, which no training row has",
+                where="objective.weights",
+                fix=f"known: {', '.join(sorted(counts)[:8])}",
+            )
+        return {name: counts[name] for name in sorted(counts)}
 
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
         logits = scores["logits"]
-        logp = logits.log_softmax(-1).gather(1, batch.label[:, None]).squeeze(1)
+        if self.multi_label:
+            return self._each(logits, batch)
+        nll = smoothed_nll(logits, batch.label, self.label_smoothing)
         right = logits.argmax(-1) == batch.label
+        return Loss({"nll": Term((batch.weight * nll).sum(), "token")}, metrics={"accuracy": Term(right.sum(), "row")})
+
+    def _each(self, logits: Tensor, batch: Batch) -> Loss:
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        present = batch.columns["present"]
+        wanted = present * (1 - self.label_smoothing) + self.label_smoothing / 2
+        nll = binary_cross_entropy_with_logits(logits, wanted.to(logits.dtype), reduction="none")
+        found, there = logits > 0, present > 0
         return Loss(
-            {"nll": Term(-(batch.weight * logp).sum(), "token")},
-            metrics={"accuracy": Term(right.sum(), "row")},
+            {"nll": Term((batch.columns["counts"] * nll).mean(1).sum(), "row")},
+            metrics={
+                "exact": Term((found == there).all(1).sum(), "row"),
+                "micro_f1": Ratio(2 * (found & there).sum(), found.sum() + there.sum()),
+            },
         )
+
+
+def _names(record: Record) -> tuple[str, ...]:
+    assert isinstance(record, (Labelled, Multilabelled))
+    return record.labels if isinstance(record, Multilabelled) else (record.label,)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from bottega.batch import Batch, Loss, Row, Term
-from bottega.objectives import Objective, Output, pair_metrics, preferred
+from bottega.objectives import HeadKind, Objective, Output, pair_metrics, preferred
 from bottega.records import Preference, Record
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Reward(Objective):
     """
 
     reads: ClassVar[tuple[type, ...]] = (Preference,)
-    head: ClassVar[Literal["language", "class"]] = "class"
+    head: ClassVar[HeadKind] = "class"
     outputs: ClassVar[frozenset[Output]] = frozenset({"logits"})
     lr: ClassVar[tuple[float, float]] = (1e-5, 1e-4)
 
@@ -39,8 +39,8 @@ class Reward(Objective):
         chosen, rejected = (codec.whole(row.tokens, 0) for row in codec.pair(record))
         return [(chosen, rejected)]
 
-    def labels(self, records: Iterable[Record]) -> list[str]:
-        return ["reward"]
+    def labels(self, records: Iterable[Record]) -> dict[str, int]:
+        return {"reward": 0}
 
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
         reward = scores["logits"][:, 0]

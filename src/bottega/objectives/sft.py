@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from pydantic import Field
+
 from bottega.batch import Batch, Loss, Row, Term
 from bottega.objectives import Objective
 from bottega.records import (
@@ -34,13 +36,19 @@ class Sft(Objective):
     Of a preference the chosen answer is learned, of unpaired rows the good ones, of a choice the right one, of a text
     with spans the list of them, as JSON.
 
-    weighting  `token`: every answer token of the update counts the same; `example`: every example does, however long
+    weighting        `token`: every answer token of the update counts the same; `example`: every example does
+    label_smoothing  share of the likelihood that is spread evenly over the vocabulary, in training only
     """
 
     reads: ClassVar[tuple[type, ...]] = (Chat, Prompted, Text, Choice, Tagged, Preference, Unpaired)
 
     kind: Literal["sft"] = "sft"
     weighting: Literal["token", "example"] = "token"
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+
+    @property
+    def smoothing(self) -> float:
+        return self.label_smoothing
 
     @property
     def weighted(self) -> bool:

@@ -1,0 +1,97 @@
+"""Masked language modelling (Devlin et al. 2019, arXiv 1810.04805): what stood at the places that were covered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from bottega.batch import Batch, Example, Loss, Row, Term
+from bottega.objectives import HeadKind, Objective
+from bottega.randomness import derive
+from bottega.records import Record, Text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bottega.data.codec import Codec
+
+
+class Masked(Objective):
+    """Mean negative log-likelihood of a masked token, both of its sides seen.
+
+    share            of the tokens that are predicted; never one the tokenizer adds
+    mask             share of these that the mask token stands for
+    random           share of them that another token, drawn at random, stands for; the rest stands as it is
+    dynamic          other places each time a text is taken (Liu et al. 2019, arXiv 1907.11692), or always the same, as
+                     validation has
+    whole_words      all pieces of a word or none
+    label_smoothing  share of the likelihood that is spread evenly over the vocabulary, in training only
+    """
+
+    reads: ClassVar[tuple[type, ...]] = (Text,)
+    head: ClassVar[HeadKind] = "masked"
+    splits: ClassVar[bool] = True
+    lr: ClassVar[tuple[float, float]] = (5e-4, 5e-4)
+
+    kind: Literal["masked"] = "masked"
+    share: float = Field(0.15, gt=0, lt=1)
+    mask: float = Field(0.8, ge=0, le=1)
+    random: float = Field(0.1, ge=0, le=1)
+    dynamic: bool = True
+    whole_words: bool = False
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _within_one(self) -> Masked:
+        if self.mask + self.random > 1:
+            raise ValueError("mask and random are shares of the same tokens, and more than 1 together")
+        return self
+
+    @property
+    def smoothing(self) -> float:
+        return self.label_smoothing
+
+    @property
+    def weighted(self) -> bool:
+        return True
+
+    def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
+        assert isinstance(record, Text)
+        passages = codec.passages(record)
+        return [(self._covered(ids, codec, derive(0, "mask", *ids.tolist())),) for ids in passages]
+
+    def drawn(self, example: Example, codec: Codec, seed: int) -> Example:
+        if not self.dynamic:
+            return example
+        (row,) = example.rows
+        whole = row.tokens.copy()
+        whole[row.at] = row.label
+        return Example(example.id, (self._covered(whole, codec, seed),))
+
+    def _covered(self, ids: np.ndarray, codec: Codec, seed: int) -> Row:
+        draw = np.random.default_rng(seed)
+        at = self._places(ids, codec, draw)
+        fate, tokens = draw.random(len(at)), ids.copy()
+        tokens[at[fate < self.mask]] = codec.mask
+        others = at[(fate >= self.mask) & (fate < self.mask + self.random)]
+        tokens[others] = draw.choice(codec.ordinary, len(others))
+        return Row(tokens, at, ids[at], np.ones(len(at), np.float32), both_ways=True)
+
+    def _places(self, ids: np.ndarray, codec: Codec, draw: np.random.Generator) -> np.ndarray:
+        """Places to predict, at least one, in ascending order."""
+        free = np.flatnonzero(codec.is_ordinary[ids])
+        wanted = max(1, round(self.share * len(free)))
+        if not self.whole_words:
+            return np.sort(draw.choice(free, wanted, replace=False))
+        begins = ~codec.continues[ids[free]] | (np.diff(free, prepend=-2) > 1)
+        begins[0] = True
+        word = np.cumsum(begins) - 1
+        order = draw.permutation(word[-1] + 1)
+        enough = int(np.searchsorted(np.cumsum(np.bincount(word)[order]), wanted)) + 1
+        return free[np.isin(word, order[:enough])]
+
+    def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
+        return Loss({"nll": Term(-(batch.weight * scores["logp"]).sum(), "token")})

@@ -1,0 +1,119 @@
+"""Tags of words: from spans to tags and back, with every kind of tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import transformers
+
+from bottega.data.codec import Codec
+from bottega.data.tokenizer import train_tokenizer
+from bottega.data.words import Gazetteer, as_conll
+from bottega.objectives.tag import Scheme, Words, entities, marks, tags
+from bottega.records import Entity, Tagged, Unusable
+from making import make_tokenizer
+
+TEXT = "Ada Lovelace met Zürich's mayor, Mr. Fox-Pitt, in New York"
+
+
+def entity(text: str, part: str, label: str) -> Entity:
+    start = text.index(part)
+    return Entity(start, start + len(part), label)
+
+
+RECORD = Tagged(
+    "rows line 1",
+    TEXT,
+    (
+        entity(TEXT, "Ada Lovelace", "person"),
+        entity(TEXT, "Zürich", "place"),
+        entity(TEXT, "Mr. Fox-Pitt", "person"),
+        entity(TEXT, "New York", "place"),
+    ),
+)
+
+
+def codec(folder: Path, kind: str, *, both_ways: bool, length: int = 100) -> Codec:
+    if kind == "bytes":
+        name = make_tokenizer(folder)
+    else:
+        (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+        name = folder / "pieces"
+        train_tokenizer([folder / "text.txt"], 60, name, "wordpieces")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(name))
+    return Codec(tokenizer, max_length=length, too_long="truncate", both_ways=both_ways)
+
+
+@pytest.mark.parametrize("scheme", ["BIO", "BIOES"])
+@pytest.mark.parametrize("both_ways", [True, False])
+@pytest.mark.parametrize("kind", ["bytes", "wordpieces"])
+def test_tags_lead_back_to_the_spans(kind: str, both_ways: bool, scheme: Scheme, tmp_path: Path) -> None:
+    row, words = codec(tmp_path, kind, both_ways=both_ways).words("here", TEXT)
+    assert len(row.at) == len(words)
+    names = tags(RECORD, words, scheme)
+    kinds = ["person", "place"]
+    known = ["O", *(f"{mark}-{name}" for name in kinds for mark in marks(scheme))]
+    found = entities([known.index(name) for name in names], scheme)
+    assert [Entity(words[one.first][0], words[one.last - 1][1], kinds[one.kind]) for one in found] == list(RECORD.spans)
+
+
+def test_an_encoder_reads_the_first_piece_and_a_decoder_the_last(tmp_path: Path) -> None:
+    first, words = codec(tmp_path, "bytes", both_ways=True).words("here", TEXT)
+    last, same = codec(tmp_path, "bytes", both_ways=False).words("here", TEXT)
+    assert words == same
+    assert (first.at <= last.at).all()
+    assert (first.at < last.at).any()
+    assert (first.at[1:] > last.at[:-1]).all()
+
+
+def test_a_text_too_long_loses_its_last_words(tmp_path: Path) -> None:
+    whole, _ = codec(tmp_path, "wordpieces", both_ways=True).words("here", TEXT)
+    (tmp_path / "short").mkdir()
+    short = codec(tmp_path / "short", "wordpieces", both_ways=True, length=12)
+    row, words = short.words("here", TEXT)
+    assert len(row.tokens) == 12
+    assert short.truncated == 1
+    assert 0 < len(words) < len(whole.at)
+    assert row.tokens[-1] == whole.tokens[-1], "the end that the tokenizer adds stays"
+
+
+def test_a_text_without_words_is_none(tmp_path: Path) -> None:
+    with pytest.raises(Unusable, match="no words"):
+        codec(tmp_path, "bytes", both_ways=True).words("here", "")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "written", "wanted"),
+    [
+        ("BIO", "B I O B", [Words(0, 2, 0), Words(3, 4, 0)]),
+        ("BIO", "B B I", [Words(0, 1, 0), Words(1, 3, 0)]),
+        ("BIO", "I I O I", [Words(0, 2, 0), Words(3, 4, 0)]),
+        ("BIO", "B b i I", [Words(0, 1, 0), Words(1, 3, 1), Words(3, 4, 0)]),
+        ("BIOES", "B I E S", [Words(0, 3, 0), Words(3, 4, 0)]),
+        ("BIOES", "S S O E", [Words(0, 1, 0), Words(1, 2, 0), Words(3, 4, 0)]),
+        ("BIOES", "B E E", [Words(0, 2, 0), Words(2, 3, 0)]),
+        ("BIOES", "B e I", [Words(0, 1, 0), Words(1, 2, 1), Words(2, 3, 0)]),
+    ],
+)
+def test_entities(scheme: str, written: str, wanted: list[Words]) -> None:
+    """Capitals are marks of kind 0, small letters of kind 1."""
+    letters = marks(scheme)
+    ids = [0 if m == "O" else 1 + letters.index(m.upper()) + len(letters) * m.islower() for m in written.split()]
+    assert entities(ids, scheme) == wanted
+
+
+def test_conll() -> None:
+    lines = as_conll("Mr. Fox, in Rome", [Entity(0, 7, "person"), Entity(12, 16, "place")]).splitlines()
+    assert lines == ["Mr\tB-person", ".\tI-person", "Fox\tI-person", ",\tO", "in\tO", "Rome\tB-place"]
+
+
+def test_the_gazetteer_marks_what_it_saw() -> None:
+    known = Gazetteer([RECORD, Tagged("two", "New Zealand", (Entity(0, 11, "place"),))])
+    text = "In new york, Ada Lovelace saw a new Zealand flag in New Haven"
+    assert [(text[one.start : one.stop], one.label) for one in known.spans(text)] == [
+        ("new york", "place"),
+        ("Ada Lovelace", "person"),
+        ("new Zealand", "place"),
+    ]
+    assert not list(Gazetteer([]).spans(text))
