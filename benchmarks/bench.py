@@ -102,7 +102,7 @@ class Work:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", required=True, help="python of the peers' environment (make bench-setup)")
-    parser.add_argument("--only", nargs="+", choices=WORKS, default=list(WORKS))
+    parser.add_argument("--only", nargs="+", choices=WORKS, default=[name for name in WORKS if name not in BESIDES])
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -208,6 +208,33 @@ def dpo(folder: Path, peer: str) -> Work:
         Contender("bottega", lambda: bottega(folder, recipe("dpo", updates * epochs, 4, LORA))),
         [Group("TRL", both("TRL", trl), 7.0, 0.45)],
     )
+
+
+def preferred(kind: str) -> Callable[[Path, str], Work]:
+    """The same pairs under another objective; KTO has each answer as a row of its own, good or bad."""
+
+    def work(folder: Path, peer: str) -> Work:
+        updates, epochs = 2, 3
+        pairs = preferences(4 * updates)
+        rows = pairs
+        if kind == "kto":
+            rows = [
+                {"prompt": pair["prompt"], "completion": pair[name], "label": name == "chosen"}
+                for pair in pairs
+                for name in ("chosen", "rejected")
+            ]
+        prepare(folder, rows, "135m")
+        examples = len(rows) // updates
+        trl = runner(peer, "trl_run.py", kind, folder, updates * epochs, examples)
+        return Work(
+            f"{kind}, LoRA",
+            epochs * real_tokens(pairs),
+            "tokens",
+            Contender("bottega", lambda: bottega(folder, recipe(kind, updates * epochs, examples, LORA))),
+            [Group("TRL", both("TRL", trl), 4.0)],
+        )
+
+    return work
 
 
 def classify(folder: Path, peer: str) -> Work:
@@ -323,11 +350,17 @@ def first_step(folder: Path, peer: str) -> Work:
     )
 
 
+BESIDES = ("orpo", "kto", "reward")
+"""Works that run only where they are named: the whole table is long enough."""
+
 WORKS: dict[str, Callable[[Path, str], Work]] = {
     "sft": sft,
     "full": full,
     "prefix": prefix,
     "dpo": dpo,
+    "orpo": preferred("orpo"),
+    "kto": preferred("kto"),
+    "reward": preferred("reward"),
     "classify": classify,
     "shakespeare": shakespeare,
     "pretrain-10m": pretraining("10m"),

@@ -1,4 +1,4 @@
-"""One TRL run on a prepared workload, in the peers' environment: `trl_run.py sft|dpo FOLDER --updates N …`.
+"""One TRL run on a prepared workload, in the peers' environment: `trl_run.py sft|dpo|… FOLDER --updates N …`.
 
 With packing an update holds blocks of 1,024 tokens instead of rows.
 """
@@ -9,22 +9,46 @@ import torch
 from common import Clock, arguments, report, settings
 from datasets import load_dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from trl import (
+    DPOConfig,
+    DPOTrainer,
+    KTOConfig,
+    KTOTrainer,
+    RewardConfig,
+    RewardTrainer,
+    SFTConfig,
+    SFTTrainer,
+)
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+TRAINERS = {
+    "sft": (SFTTrainer, SFTConfig),
+    "dpo": (DPOTrainer, DPOConfig),
+    "orpo": (ORPOTrainer, ORPOConfig),
+    "kto": (KTOTrainer, KTOConfig),
+    "reward": (RewardTrainer, RewardConfig),
+}
 
 
 def main() -> None:
-    options = arguments("sft", "dpo")
-    model = AutoModelForCausalLM.from_pretrained(f"{options.folder}/model", dtype=torch.bfloat16)
+    options = arguments(*TRAINERS)
+    tokenizer = AutoTokenizer.from_pretrained(f"{options.folder}/model")
+    if options.work == "reward":
+        more = {"num_labels": 1, "pad_token_id": tokenizer.pad_token_id}
+        auto = AutoModelForSequenceClassification
+    else:
+        more, auto = {}, AutoModelForCausalLM
+    model = auto.from_pretrained(f"{options.folder}/model", dtype=torch.bfloat16, **more)
     rows = load_dataset("json", data_files=f"{options.folder}/rows.jsonl", split="train")
-    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-    trainer_class, config_class = {"sft": (SFTTrainer, SFTConfig), "dpo": (DPOTrainer, DPOConfig)}[options.work]
+    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="SEQ_CLS" if more else "CAUSAL_LM")
+    trainer_class, config_class = TRAINERS[options.work]
     clock = Clock()
     trainer = trainer_class(
         model=model,
         args=config_class(**settings(options)),
         train_dataset=rows,
-        processing_class=AutoTokenizer.from_pretrained(f"{options.folder}/model"),
+        processing_class=tokenizer,
         peft_config=None if options.full else lora,
         callbacks=[clock],
     )
