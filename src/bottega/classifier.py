@@ -41,7 +41,7 @@ class Classified:
     labels: tuple[str, ...]
 
 
-class Trained:
+class ScoringRun:
     """A run whose model scores classes, with its tokenizer and labels."""
 
     head: ClassVar[HeadKind]
@@ -80,7 +80,7 @@ class Trained:
         return found
 
 
-class Classifier(Trained):
+class Classifier(ScoringRun):
     """A run that ended in scores of texts: of classes, or one."""
 
     head: ClassVar[HeadKind] = "class"
@@ -118,17 +118,23 @@ class Classifier(Trained):
             raise DataError(unusable.reason, where=f"the text {text!r}", fix="write some words") from None
 
 
-class Tagger(Trained):
+class Tagger(ScoringRun):
     """A run that ended in tags of words."""
 
     head: ClassVar[HeadKind] = "token"
 
     def tag(self, texts: Sequence[str]) -> list[list[Entity]]:
         """The entities in each text, in characters."""
-        made = [self.codec.words("the text", text) if text.strip() else None for text in texts]
+        made = [self._words(text) for text in texts]
         sure = [one for one in made if one is not None]
         found = iter(self.spans([row for row, _ in sure], [words for _, words in sure]))
         return [[] if one is None else next(found) for one in made]
+
+    def _words(self, text: str) -> tuple[Row, list[tuple[int, int]]] | None:
+        try:
+            return self.codec.words("the text", text)
+        except Unusable:  # nothing but white space has no words, and no entities
+            return None
 
     def spans(self, rows: Sequence[Row], words: Sequence[Sequence[tuple[int, int]]]) -> list[list[Entity]]:
         """The entities in rows, given where the words of each start and stop."""

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bottega.batch import Example, Row
+from bottega.batch import Example, Ints, Row
 from bottega.data.codec import Codec
 from bottega.errors import DataError, ModelError
 from bottega.language import USES, absolute
 from bottega.models.adapters import load_scorer
 from bottega.models.load import length_limit, load_tokenizer, locate
 from bottega.packing import pack
-from bottega.records import Text
+from bottega.records import Text, Unusable
 from bottega.runs import stored_recipe
 
 MASK = "[MASK]"
@@ -52,7 +52,7 @@ class MaskedModel:
     def fill(self, text: str, top: int = 5) -> list[list[Candidate]]:
         """The likeliest tokens at each `[MASK]` of a text, the likeliest first; each as if the others were unknown."""
         mask = self.codec.mask
-        (ids,) = self.codec.passages(Text("the text", text.replace(MASK, self.codec.tokenizer.mask_token)))
+        ids = self._tokens(text.replace(MASK, self.codec.tokenizer.mask_token))
         at = np.flatnonzero(ids == mask)
         if not len(at):
             raise DataError(
@@ -64,6 +64,14 @@ class MaskedModel:
             [Candidate(self._shown(int(token)), float(chance)) for token, chance in zip(*place, strict=True)]
             for place in zip(best.indices, best.values, strict=True)
         ]
+
+    def _tokens(self, text: str) -> Ints:
+        try:
+            (ids,) = self.codec.passages(Text("the text", text))
+        except (Unusable, ValueError):
+            fix = f"write a sentence with {MASK} where a word is missing"
+            raise DataError("too short to fill in", where=f"the text {text!r}", fix=fix) from None
+        return ids
 
     @torch.no_grad()
     def chances(self, row: Row) -> torch.Tensor:

@@ -170,7 +170,7 @@ def records(objective: Objective, count: int, seed: int = 0) -> list[Record]:
     kind = Multilabelled if getattr(objective, "multi_label", False) else objective.reads[0]
     made = [record(kind, draw, index) for index in range(count)]
     if objective.kind == "regress":
-        return [replace(one, label=f"{draw.gauss(0, 2):.3f}") for one in made]  # type: ignore[type-var]
+        return [replace(one, label=f"{draw.gauss(0, 2):.3f}") for one in made if isinstance(one, Labelled)]
     return made
 
 

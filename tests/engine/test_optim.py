@@ -9,7 +9,7 @@ from torch import nn
 from bottega.engine import adamw, muon
 from bottega.engine import trained as weights
 from bottega.engine.optim import Optimizer, freeze, layer_rates
-from bottega.engine.trained import Copied, Parted, trained
+from bottega.engine.trained import Copied, Parted, with_master
 from bottega.errors import RecipeError
 from bottega.recipe import Optim
 
@@ -168,7 +168,7 @@ def test_muon_is_torchs(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = ([nn.Parameter(torch.randn(shape) / 3) for shape in shapes] for _ in range(2))
     for one, other in zip(ours, theirs, strict=True):
         other.data.copy_(one.data)
-    rule = muon.Muon([trained(str(number), weight) for number, weight in enumerate(ours)], weight_decay=0.1)
+    rule = muon.Muon([with_master(str(number), weight) for number, weight in enumerate(ours)], weight_decay=0.1)
     torchs = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     for _ in range(5):
         for other in theirs:
@@ -187,7 +187,7 @@ def test_a_parted_weight_is_the_rounded_master() -> None:
     """Every float32 comes back bit by bit; the weight is the nearest bfloat16, of two as near the larger."""
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(300, 300).bfloat16())
-    one = trained("weight", weight)
+    one = with_master("weight", weight)
     assert isinstance(one, Parted)
     assert torch.equal(one.read(), weight.detach().float().view(-1))
     bits = torch.randint(-(1 << 31), 1 << 31, (300 * 300,)).int()

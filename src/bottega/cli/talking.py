@@ -31,7 +31,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Continue prompts, all in one batch."""
-    asked = prompts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    asked = prompts or _lines()
     loaded = _loaded(model)
     turns = [[*_system_turn(system), {"role": "user", "content": prompt}] for prompt in asked] if chat else asked
     with busy(f"writing {len(asked) * number} continuations"):
@@ -77,7 +77,7 @@ def classify(
 ) -> None:
     """Name the class of texts, with its probability; or the number, of a regression."""
     with errors(as_json):
-        asked = texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+        asked = texts or _lines()
         with busy(f"loading {model}"):
             import bottega
 
@@ -100,7 +100,7 @@ def tag(
 ) -> None:
     """Mark the entities in texts."""
     with errors(as_json):
-        asked = texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+        asked = texts or _lines()
         with busy(f"loading {model}"):
             import bottega
 
@@ -141,6 +141,11 @@ def fill(
         for place, candidates in enumerate(found, 1):
             title = f"[MASK] {place}" if len(found) > 1 else ""
             results_console().print(bars(title, [(one.text, one.probability) for one in candidates]))
+
+
+def _lines() -> list[str]:
+    """The lines of the input that say something."""
+    return [line.rstrip("\n") for line in sys.stdin if line.strip()]
 
 
 def _print(as_json: bool, texts: Sequence[str], found: Sequence[tuple[dict[str, Any], str]]) -> None:

@@ -18,13 +18,12 @@ from torch import Tensor, nn
 from bottega.engine.adamw import PART, AdamW
 from bottega.engine.average import Average
 from bottega.engine.muon import Muon
-from bottega.engine.trained import Trained, trained, wide
+from bottega.engine.trained import Trained, wide, with_master
 from bottega.errors import RecipeError
 from bottega.recipe import Optim
 
 FLOAT16_SCALE = 2.0**12
 """Gradients of float16 weights are computed this much larger, or the small ones would be rounded to zero."""
-
 
 LAYER = re.compile(r"(?:^|\.)(\d+)\.")
 """Where the name of a weight says in which layer it stands."""
@@ -50,7 +49,7 @@ class Optimizer:
     """
 
     def __init__(self, model: nn.Module, settings: Optim, embeddings: Iterable[str] = ()) -> None:
-        self.trained = [trained(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+        self.trained = [with_master(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
         self.scale = FLOAT16_SCALE if any(one.weight.dtype == torch.float16 for one in self.trained) else 1.0
         self.gradients: dict[str, Tensor] = {}
         for one in self.trained:

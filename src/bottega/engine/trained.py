@@ -93,7 +93,7 @@ class Parted(Trained):
         self.flat[span].view(torch.int16).copy_(halves[:, HIGH])
 
 
-def trained(name: str, weight: nn.Parameter) -> Trained:
+def with_master(name: str, weight: nn.Parameter) -> Trained:
     """The weight with a master as its precision and size want it."""
     if weight.dtype in (torch.float32, torch.float64):
         return Trained(name, weight)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from bottega.batch import Batch, Example, Loss, Row, Term
 
@@ -89,6 +89,23 @@ class Objective(BaseModel, ABC):
     def labels(self, records: Iterable[Record]) -> dict[str, int]:
         """Class names in the order of their ids, with how many rows have each; empty where scores are not classes."""
         return {}
+
+
+class Likelihood(Objective):
+    """Objectives whose loss is a mean negative log-likelihood, a token by its weight."""
+
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+
+    @property
+    def smoothing(self) -> float:
+        return self.label_smoothing
+
+    @property
+    def weighted(self) -> bool:
+        return True
+
+    def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
+        return Loss({"nll": Term(-(batch.weight * scores["logp"]).sum(), "token")})
 
 
 def smoothed_nll(logits: Tensor, label: Tensor, smoothing: float = 0.0) -> Tensor:

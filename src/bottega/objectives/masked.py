@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from bottega.batch import Batch, Example, Loss, Row, Term
-from bottega.objectives import HeadKind, Objective
+from bottega.batch import Example, Row
+from bottega.objectives import HeadKind, Likelihood
 from bottega.randomness import derive
 from bottega.records import Record, Text
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from bottega.data.codec import Codec
 
 
-class Masked(Objective):
+class Masked(Likelihood):
     """Mean negative log-likelihood of a masked token, both of its sides seen.
 
     share            of the tokens that are predicted; never one the tokenizer adds
@@ -42,21 +39,12 @@ class Masked(Objective):
     random: float = Field(0.1, ge=0, le=1)
     dynamic: bool = True
     whole_words: bool = False
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _within_one(self) -> Masked:
         if self.mask + self.random > 1:
             raise ValueError("mask and random are shares of the same tokens, and more than 1 together")
         return self
-
-    @property
-    def smoothing(self) -> float:
-        return self.label_smoothing
-
-    @property
-    def weighted(self) -> bool:
-        return True
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Text)
@@ -92,6 +80,3 @@ class Masked(Objective):
         order = draw.permutation(word[-1] + 1)
         enough = int(np.searchsorted(np.cumsum(np.bincount(word)[order]), wanted)) + 1
         return free[np.isin(word, order[:enough])]
-
-    def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
-        return Loss({"nll": Term(-(batch.weight * scores["logp"]).sum(), "token")})

@@ -6,10 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
-
 from bottega.batch import Batch, Loss, Row, Term
-from bottega.objectives import Objective
+from bottega.objectives import Likelihood
 from bottega.records import (
     Chat,
     Choice,
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
     from bottega.data.codec import Codec
 
 
-class Sft(Objective):
+class Sft(Likelihood):
     """Mean negative log-likelihood of the answers' tokens.
 
     Of a preference the chosen answer is learned, of unpaired rows the good ones, of a choice the right one, of a text
@@ -44,11 +42,6 @@ class Sft(Objective):
 
     kind: Literal["sft"] = "sft"
     weighting: Literal["token", "example"] = "token"
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-
-    @property
-    def smoothing(self) -> float:
-        return self.label_smoothing
 
     @property
     def weighted(self) -> bool:
@@ -79,9 +72,9 @@ class Sft(Objective):
         return None
 
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
-        nll = -batch.weight * scores["logp"]
         if self.weighting == "token":
-            return Loss({"nll": Term(nll.sum(), "token")})
+            return super().loss(scores, batch)
+        nll = -batch.weight * scores["logp"]
         return Loss({"nll": Term((batch.sum_rows(nll) / batch.sum_rows(batch.weight)).sum(), "example")})
 
 
