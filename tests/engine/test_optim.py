@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bottega.engine import adamw, muon
+from bottega.engine import adamw, muon, optim
 from bottega.engine import trained as weights
 from bottega.engine.optim import Optimizer, freeze, layer_rates
 from bottega.engine.trained import Copied, Parted, with_master
@@ -120,6 +120,82 @@ def test_adamw_is_torchs(part: int, decay: float, monkeypatch: pytest.MonkeyPatc
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
     steps = {name: int(value) for name, value in optimizer.state().items() if name.endswith("|step")}
     assert (steps["1.weight|step"], steps["3.weight|step"]) == (4, 5)
+
+
+class Lookup(nn.Module):
+    """An embedding of 40 rows, of which a step reads few, and of one the projection back where tied."""
+
+    def __init__(self, tied: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.head = nn.Embedding(40, 6, padding_idx=3), nn.Linear(6, 40, bias=False)
+        if tied:
+            self.head.weight = self.table.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.table(ids).tanh())
+
+
+def looked_up(made: nn.Module, number: int, scale: float = 1.0) -> None:
+    """Two micro-batches, in which tokens come twice, and padding."""
+    for part in range(2):
+        ids = torch.tensor([3, 5, 5, 7 + number % 9, 2 * number + part])
+        (scale * made(ids).float().pow(2).sum()).backward()
+
+
+@pytest.mark.parametrize("many", [0.0, 0.3, 1.0])
+def test_gradients_by_rows_move_as_whole_ones_do(many: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that had a gradient once keep moving by their moments, the others stay: all of it as torch's AdamW does."""
+    monkeypatch.setattr(optim, "LARGE", 1)
+    monkeypatch.setattr(adamw, "MANY", many)
+    ours, theirs = Lookup(), Lookup()
+    optimizer = Optimizer(ours, Optim(clip=0.5))
+    reference = torch.optim.AdamW(theirs.parameters(), lr=1e-2, weight_decay=0.0)
+    for number in range(8):
+        looked_up(ours, number)
+        looked_up(theirs, number)
+        assert optimizer.gradients["table.weight"].is_sparse
+        norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), 0.5)
+        torch.testing.assert_close(optimizer.norm(), norm)
+        optimizer.step(1e-2, optimizer.norm())
+        reference.step()
+        reference.zero_grad()
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    assert torch.equal(ours.table.weight[39], Lookup().table.weight[39])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_seen_go_on_exactly(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optim, "LARGE", 1)
+    monkeypatch.setattr(weights, "LARGE", 1)
+    made = [Lookup().to(dtype) for _ in range(3)]
+    whole, cut, fresh = (Optimizer(one, Optim()) for one in made)
+    for number in range(6):
+        if number == 3:
+            fresh.load_state({key: value.clone() for key, value in cut.state().items()})
+        second = 1 if number < 3 else 2
+        for one in (0, second):
+            looked_up(made[one], number)
+            optimizer = (whole, cut, fresh)[one]
+            optimizer.step(1e-2, optimizer.norm())
+    assert int(whole.state()["table.weight|seen"].sum()) in range(10, 30)
+    for key, value in whole.state().items():
+        assert torch.equal(value, fresh.state()[key]), key
+
+
+def test_only_what_is_looked_up_has_gradients_by_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not where a head shares the weight, where every row decays, or where the table is small."""
+    assert not optim.gradients_by_rows(Lookup())
+    monkeypatch.setattr(optim, "LARGE", 1)
+    assert optim.gradients_by_rows(Lookup()) == {"table.weight"}
+    assert not optim.gradients_by_rows(Lookup(tied=True))
+    decayed = Lookup()
+    Optimizer(decayed, Optim(weight_decay=0.1))
+    assert not decayed.table.sparse
+    frozen = Lookup()
+    frozen.table.requires_grad_(False)
+    assert not optim.gradients_by_rows(frozen)
 
 
 def test_muon_takes_the_matrices_but_no_embedding() -> None:

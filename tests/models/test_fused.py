@@ -8,9 +8,12 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers import AutoConfig, AutoModel
 
+from bottega.models.attention import NAME, register
 from bottega.models.dropout import dropout
 from bottega.models.fused import fuse, linear, proven
+from bottega.models.fused.attention import row_alone
 
 
 class Net(nn.Module):
@@ -184,6 +187,34 @@ def test_dropout_at_rest_and_at_its_ends() -> None:
     assert 0 < (module.train()(x) == 0).sum() < x.numel()
     assert torch.equal(dropout(x, 0.0), x)
     assert not dropout(x, 1.0).any()
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "electra"])
+def test_a_last_layer_at_what_is_read(kind: str) -> None:
+    """Values there, and gradients of every weight, are those of all places; elsewhere it answers nothing."""
+    torch.manual_seed(0)
+    size = {"hidden_size": 12, "num_attention_heads": 3, "intermediate_size": 20, "num_hidden_layers": 2}
+    config = AutoConfig.for_model(kind, vocab_size=30, embedding_size=12, **size)
+    model = AutoModel.from_config(config).double().eval()
+    register()
+    model.set_attn_implementation(NAME)
+    layout, read = row_alone(9), torch.tensor([6, 0, 3])
+    call = {"input_ids": torch.arange(9)[None] + 4, "layout": layout}
+
+    def played(**given: Any) -> list[torch.Tensor]:
+        out = model(**call, **given).last_hidden_state[0]
+        gradients = torch.autograd.grad(out[read].sin().sum(), list(model.parameters()), allow_unused=True)
+        return [out, *(torch.zeros(1) if one is None else one for one in gradients)]
+
+    whole, *gradients = played(read=read)
+    fuse(model, [type(model.encoder.layer[0]).__name__])
+    few, *others = played(read=read)
+    torch.testing.assert_close(few[read], whole[read], rtol=0, atol=1e-12)
+    assert not few[[1, 2, 4, 5, 7, 8]].any()
+    for one, other in zip(others, gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+    everything, *_ = played()
+    torch.testing.assert_close(everything, whole, rtol=0, atol=1e-12)
 
 
 def test_what_is_not_named_is_left_alone() -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from bottega.engine.trained import Trained
+from bottega.engine.trained import ALL, Trained, put
 
 
 class Average:
@@ -38,11 +38,11 @@ class Average:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Inside, the model computes with the average."""
-        own: list[Tensor] = [one.flat.clone() for one in self.weights]
+        own: list[Tensor] = [one.weight.detach().clone() for one in self.weights]
         try:
             for one in self.weights:
-                one.flat.copy_(self.state[one.name]["average"])
+                put(one.weight.detach(), ALL, self.state[one.name]["average"])
             yield
         finally:
             for one, before in zip(self.weights, own, strict=True):
-                one.flat.copy_(before)
+                one.weight.detach().copy_(before)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, cast
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from bottega.engine.adamw import PART, AdamW
 from bottega.engine.average import Average
 from bottega.engine.muon import Muon
-from bottega.engine.trained import Trained, wide, with_master
+from bottega.engine.trained import LARGE, Trained, wide, with_master
 from bottega.errors import RecipeError
 from bottega.recipe import Optim
 
@@ -54,11 +55,15 @@ class Optimizer:
         self.gradients: dict[str, Tensor] = {}
         for one in self.trained:
             cast(Any, one.weight).register_post_accumulate_grad_hook(self._gatherer(one.name))
+        by_rows = gradients_by_rows(model) if not settings.weight_decay else ()
+        embeddings = set(embeddings)
         rates = layer_rates([one.name for one in self.trained], settings.layer_decay or 1.0)
         self.rules: list[tuple[float, Rule]] = [
             (rate, rule)
             for rate in sorted(set(rates.values()))
-            for rule in _rules([one for one in self.trained if rates[one.name] == rate], settings, set(embeddings))
+            for rule in _rules(
+                [one for one in self.trained if rates[one.name] == rate], settings, set(embeddings), by_rows
+            )
         ]
         self.average = None if settings.ema is None else Average(self.trained, settings.ema)
         self.clip = settings.clip
@@ -72,10 +77,8 @@ class Optimizer:
         if not self.gradients:
             return torch.zeros(())
         # Cut as a step is: the norm of a half-precision tensor makes a float32 copy of it.
-        pieces = [piece for g in self.gradients.values() for piece in torch.split(g.reshape(-1), PART[g.device.type])]
-        precision = torch.float64 if any(piece.dtype == torch.float64 for piece in pieces) else torch.float32
-        norms = torch.stack(torch._foreach_norm(pieces, 2, precision))
-        return cast(Tensor, torch.linalg.vector_norm(norms)) / self.scale
+        squares = torch.stack([torch.dot(part, part).double() for part in _parts(self.gradients.values())])
+        return squares.sum().sqrt().float() / self.scale
 
     def step(self, lr: float, norm: Tensor) -> None:
         """Move the weights by the gathered gradient, clipped, and forget it."""
@@ -120,10 +123,48 @@ class Optimizer:
         def gather(weight: Tensor) -> None:
             assert weight.grad is not None
             gradient, weight.grad = weight.grad, None
+            # A token that stands several times in a batch has several rows of a gradient by rows.
+            gradient = wide(gradient).coalesce() if gradient.is_sparse else gradient
             before = self.gradients.get(name)
-            self.gradients[name] = gradient if before is None else wide(before).add_(gradient)
+            self.gradients[name] = gradient if before is None else added(before, gradient)
 
         return gather
+
+
+def _parts(gradients: Iterable[Tensor]) -> Iterator[Tensor]:
+    """All their numbers in float32 or wider: large ones in parts, as a step takes them, small ones together."""
+    small = []
+    for gradient in gradients:
+        flat = (gradient.values() if gradient.is_sparse else gradient).reshape(-1)
+        if len(flat) < LARGE:
+            small.append(flat)
+        else:
+            yield from map(wide, torch.split(flat, PART[flat.device.type]))
+    if small:
+        yield wide(torch.cat(small))
+
+
+def added(before: Tensor, gradient: Tensor) -> Tensor:
+    """Their sum in float32 or wider, by rows where both are."""
+    if before.is_sparse:
+        return (before + gradient).coalesce() if gradient.is_sparse else wide(gradient) + before
+    return wide(before).add_(gradient)
+
+
+def gradients_by_rows(model: nn.Module) -> set[str]:
+    """Names of trained embeddings that are nothing else, whose gradients are from now on of the rows looked up alone.
+
+    Those of most rows are 0; a matrix of them is made, measured and read for each update otherwise.
+    """
+    holders = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
+    found = set()
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Embedding) or module.weight.numel() < LARGE:
+            continue
+        if module.weight.requires_grad and holders[id(module.weight)] == 1:
+            module.sparse = True
+            found.add(f"{name}.weight")
+    return found
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
@@ -154,13 +195,13 @@ def layer_rates(names: Sequence[str], decay: float) -> dict[str, float]:
     return {name: decay ** (above - layer) for name, layer in depth.items()}
 
 
-def _rules(weights: Sequence[Trained], settings: Optim, kept: Collection[str]) -> list[Rule]:
+def _rules(weights: Sequence[Trained], settings: Optim, kept: Collection[str], by_rows: Collection[str]) -> list[Rule]:
     """Matrices decay, vectors do not; Muon has those that are neither embeddings nor heads."""
     matrices = [one for one in weights if one.weight.dim() >= 2]
     for_muon = [one for one in matrices if one.weight.dim() == 2 and one.name not in kept]
     for_muon = for_muon if settings.optimizer == "muon" else []
     return [
         Muon(for_muon, settings.weight_decay),
-        AdamW([one for one in matrices if one not in for_muon], settings.betas, settings.weight_decay),
+        AdamW([one for one in matrices if one not in for_muon], settings.betas, settings.weight_decay, by_rows),
         AdamW([one for one in weights if one not in matrices], settings.betas, 0.0),
     ]

@@ -6,7 +6,6 @@ sixteen bits that its rounding lost, so that weight and master together take fou
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 
 import torch
@@ -15,13 +14,10 @@ from torch import Tensor, nn
 LARGE = 1 << 16
 """Numbers from which a bfloat16 weight has no copy: parting a smaller one costs more in calls than it saves."""
 
-HALF = 1 << 15
-"""Half a unit of bfloat16's last place, in the bits of a float32."""
-
-LOW, HIGH = (0, 1) if sys.byteorder == "little" else (1, 0)
-"""Places of a float32's halves."""
-
 ALL = slice(None)
+
+Where = slice | Tensor
+"""Some of a weight's numbers: a span of them all, flat, or whole rows by their indices."""
 
 
 class Trained:
@@ -33,15 +29,15 @@ class Trained:
     def __init__(self, name: str, weight: nn.Parameter) -> None:
         weight.data = weight.data.contiguous()
         self.name, self.weight = name, weight
-        self.flat = weight.detach().view(-1)
         self.kept = {"weight": weight.detach()}
 
-    def read(self, span: slice = ALL) -> Tensor:
-        """[n] the masters of the weight's numbers in `span`, float32 or wider."""
-        return self.flat[span]
+    def read(self, where: Where = ALL) -> Tensor:
+        """[n] the masters of some of the weight's numbers, float32 or wider."""
+        return taken(self.kept["weight"], where)
 
-    def write(self, master: Tensor, span: slice = ALL) -> None:
+    def write(self, master: Tensor, where: Where = ALL) -> None:
         """Take what `read` gave, moved in place: as masters, and rounded as weights."""
+        put_back(self.kept["weight"], where, master)
 
     @torch.no_grad()
     def load(self, kept: Mapping[str, Tensor]) -> None:
@@ -57,40 +53,56 @@ class Copied(Trained):
     def __init__(self, name: str, weight: nn.Parameter) -> None:
         super().__init__(name, weight)
         self.kept = {"weight": weight.detach().float()}
-        self.copy = self.kept["weight"].view(-1)
 
-    def read(self, span: slice = ALL) -> Tensor:
-        return self.copy[span]
-
-    def write(self, master: Tensor, span: slice = ALL) -> None:
-        self.flat[span].copy_(master)
+    def write(self, master: Tensor, where: Where = ALL) -> None:
+        super().write(master, where)
+        put(self.weight.detach(), where, master)
 
 
 class Parted(Trained):
-    """A bfloat16 weight and the bits that its rounding lost.
+    """A bfloat16 weight and the lower half of its master's bits.
 
-    In the bits of a float32, to add half a unit of bfloat16's last place carries into the upper sixteen where rounding
-    to the nearest would go up. So the sum's upper half is the weight and its lower half the rest; both together, less
-    the half unit, are the master.
+    Read as signed, that half is what the master has more or less than the weight, both in the bits of a float32: from
+    half a unit of bfloat16's last place on the weight is the number above. So the weight is the master rounded to the
+    nearest, ties away from zero, and their sum gives the master back.
     """
 
     def __init__(self, name: str, weight: nn.Parameter) -> None:
         super().__init__(name, weight)
-        self.rest = torch.full_like(self.flat, HALF - (1 << 16), dtype=torch.int16)
-        self.kept = {"weight": weight.detach(), "rest": self.rest}
+        self.low = torch.zeros_like(self.kept["weight"], dtype=torch.int16)
+        self.kept["low"] = self.low
 
-    def read(self, span: slice = ALL) -> Tensor:
-        rest = self.rest[span]
-        halves = rest.new_empty(len(rest), 2)
-        halves[:, LOW].copy_(rest)
-        halves[:, HIGH].copy_(self.flat[span].view(torch.int16))
-        bits = halves.view(torch.int32).view(-1)
-        return bits.sub_(HALF).view(torch.float32)
+    def read(self, where: Where = ALL) -> Tensor:
+        master = taken(self.kept["weight"], where).float()
+        master.view(torch.int32).add_(taken(self.low, where))
+        return master
 
-    def write(self, master: Tensor, span: slice = ALL) -> None:
-        halves = master.view(torch.int32).add_(HALF).view(torch.int16).view(-1, 2)
-        self.rest[span].copy_(halves[:, LOW])
-        self.flat[span].view(torch.int16).copy_(halves[:, HIGH])
+    def write(self, master: Tensor, where: Where = ALL) -> None:
+        bits = master.view(torch.int32)
+        put(self.low, where, bits)
+        bits.sub_(taken(self.low, where))
+        put(self.kept["weight"], where, master)
+
+
+def taken(tensor: Tensor, where: Where) -> Tensor:
+    """[n] those numbers of a contiguous tensor: a view of a span, a copy of rows."""
+    if isinstance(where, Tensor):
+        return tensor.index_select(0, where).view(-1)
+    return tensor.view(-1) if where is ALL else tensor.view(-1)[where]
+
+
+def put(tensor: Tensor, where: Where, values: Tensor) -> None:
+    """The inverse of `taken`: a span takes the values in its own type."""
+    if isinstance(where, Tensor):
+        tensor.index_copy_(0, where, values.to(tensor.dtype).view(len(where), *tensor.shape[1:]))
+    else:
+        taken(tensor, where).copy_(values)
+
+
+def put_back(tensor: Tensor, where: Where, values: Tensor) -> None:
+    """Put what `taken` gave, and what was changed in place: of a span, the tensor's own numbers."""
+    if isinstance(where, Tensor):
+        put(tensor, where, values)
 
 
 def with_master(name: str, weight: nn.Parameter) -> Trained:

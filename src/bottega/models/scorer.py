@@ -93,10 +93,11 @@ class Scorer(nn.Module):
         return {"logp": -smoothed_nll(logits, batch.label, smoothing)}
 
     def _hidden(self, batch: Batch) -> Tensor:
-        """[T, H] final hidden states of the flat sequence."""
+        """[T, H] final hidden states of the flat sequence, right wherever the batch reads them."""
         base = self.network.base_model
-        calls = self._calls(batch)
-        return torch.cat([base(**call).last_hidden_state[0] for call in calls])
+        # What is read decides what a last layer must compute, where it can tell (models.fused.last).
+        read = {"read": torch.unique(batch.at)} if self.head_kind != "language" and self.fit.packed else {}
+        return torch.cat([base(**call, **read).last_hidden_state[0] for call in self._calls(batch)])
 
     def _own_logits(self, batch: Batch) -> Tensor:
         if self.fit.packed:

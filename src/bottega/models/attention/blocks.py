@@ -183,6 +183,7 @@ class _Attention(torch.autograd.Function):
         out, kept = [], []
         keep = not long and any(ctx.needs_input_grad)
         ctx.seeds, ctx.dropped = [], levels(style.dropout)
+        ctx.keep = keep
         for blocks, keys, seen in zip(plan.blocks, plan.keys, views, strict=True):
             k, v = _by_head(key, keys, blocks[0]), _by_head(value, keys, blocks[0])
             for block, view in zip(blocks, seen, strict=True):
@@ -191,8 +192,13 @@ class _Attention(torch.autograd.Function):
                 if keep:
                     kept.append(p)
                 if ctx.dropped:
-                    ctx.seeds.append(seed())
-                    p = masked(p, drawn(ctx.seeds[-1], p.shape, ctx.dropped), ctx.dropped)
+                    number = seed()
+                    mask = drawn(number, p.shape, ctx.dropped)
+                    if keep:
+                        kept.append(mask)
+                    else:
+                        ctx.seeds.append(number)
+                    p = masked(p, mask, ctx.dropped)
                 out.append(torch.bmm(p, v[:, view.begin : view.end]))
         ctx.save_for_backward(query, key, value, *kept)
         ctx.plan, ctx.views, ctx.style = plan, views, style
@@ -202,7 +208,7 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, *kept = ctx.saved_tensors
         plan, style, seeds = ctx.plan, ctx.style, iter(ctx.seeds)
-        probabilities = iter(kept)
+        at_hand = iter(kept)
         to_q, to_k, to_v = [], [], []
         for blocks, keys, seen in zip(plan.blocks, plan.keys, ctx.views, strict=True):
             k, v = _by_head(key, keys, blocks[0]), _by_head(value, keys, blocks[0])
@@ -210,11 +216,11 @@ class _Attention(torch.autograd.Function):
             for block, view in zip(blocks, seen, strict=True):
                 q = _by_head(query, block.query, block).mul_(style.scaling)
                 g = _by_head(gradients[0], block.query, block, block.padding)
-                p = next(probabilities) if kept else _probabilities(q, k, block, view, style)
+                p = next(at_hand) if ctx.keep else _probabilities(q, k, block, view, style)
                 to_p = torch.bmm(g, v[:, view.begin : view.end].mT)
                 used = p
                 if ctx.dropped:
-                    mask = drawn(next(seeds), p.shape, ctx.dropped)
+                    mask = next(at_hand) if ctx.keep else drawn(next(seeds), p.shape, ctx.dropped)
                     used, to_p = masked(p, mask, ctx.dropped), masked(to_p, mask, ctx.dropped)
                 of_v.add(torch.bmm(used.mT, g), view)
                 to_scores = torch.ops.aten._softmax_backward_data(to_p, p, -1, p.dtype)

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bottega.models.fused import attention, dropout, linear, mlp, norm
+from bottega.models.fused import attention, dropout, last, linear, mlp, norm
 
-PARTS = (attention, norm, mlp, dropout)
+PARTS = (attention, norm, mlp, dropout, last)
 TOLERANCE = 1e-4
 """Largest difference, in parts of the largest value, taken for rounding."""
 
@@ -38,10 +38,11 @@ def proven(model: nn.Module) -> tuple[str, ...]:
 
 def fuse(model: nn.Module, names: Collection[str]) -> None:
     """Give modules of the classes named, and LoRA layers wherever they are, their faster forward."""
+    layers = [module for module in model.modules() if last.fits(module)]
     for module in model.modules():
         if linear.fits(module):
             module.forward = linear.fused(module)
-        elif type(module).__name__ in names:
+        elif type(module).__name__ in names and module not in layers[:-1]:
             module.forward = _part(module).fused(module)
 
 

@@ -35,10 +35,15 @@ def trial(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]:
     """What it is proved on: an input of one row, and what it is called with beside it."""
     x = torch.randn(1, length, cast(int, cast(Any, module).q_proj.in_features))
     angle = torch.rand(1, length, cast(int, module.head_dim) // 2).repeat(1, 1, 2) * 7
+    rotary = (angle.cos(), angle.sin())
+    return x, {"position_embeddings": rotary, "attention_mask": None, "layout": row_alone(length)}
+
+
+def row_alone(length: int) -> BlockLayout:
+    """The layout of one row."""
     ids = np.arange(length)
     row = Row(ids, ids, ids, np.ones(length, np.float32))
-    layout = BlockLayout(pack([Example("", (row,))]))
-    return x, {"position_embeddings": (angle.cos(), angle.sin()), "attention_mask": None, "layout": layout}
+    return BlockLayout(pack([Example("", (row,))]))
 
 
 def fused(module: nn.Module) -> Callable[..., tuple[Tensor, None]]:
