@@ -6,8 +6,8 @@ Every measurement is a fresh process, and contenders take turns. In the first ro
 the fastest of each group of peers do. Speed is compared with the fastest of a group, memory with the leanest.
 
 Tokens are counted from the rows. The first update, in which every library prepares itself, is left out for everybody,
-and has a row of its own. It counts where the amount of work is given: DPO's epochs, of which the first has the
-reference in it, classification, and time to a loss.
+and has a row of its own. It counts where the amount of work is given: DPO's and KTO's epochs, of which the first has
+the reference in it, classification, and time to a loss.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ HERE = Path(__file__).parent
 DATA = HERE.parent.parent / "shared" / "data"
 
 LORA = "{kind: lora, rank: 16, alpha: 32}"
+
+WARMED = ("sft", "orpo", "reward")
+"""Works measured from the second update on."""
 
 
 @dataclass(frozen=True)
@@ -226,11 +229,13 @@ def preferred(kind: str) -> Callable[[Path, str], Work]:
         prepare(folder, rows, "135m")
         examples = len(rows) // updates
         trl = runner(peer, "trl_run.py", kind, folder, updates * epochs, examples)
+        ours = recipe(kind, updates * epochs, examples, LORA)
+        counted = epochs if kind not in WARMED else epochs - 1 / updates
         return Work(
             f"{kind}, LoRA",
-            epochs * real_tokens(pairs),
+            counted * real_tokens(pairs),
             "tokens",
-            Contender("bottega", lambda: bottega(folder, recipe(kind, updates * epochs, examples, LORA))),
+            Contender("bottega", lambda: bottega(folder, ours, first=kind not in WARMED)),
             [Group("TRL", both("TRL", trl), 4.0)],
         )
 
@@ -406,7 +411,7 @@ def runner(
         "--examples",
         str(examples),
     ]
-    return lambda *extra: script([*command, *more, *extra], first=work != "sft" or updates == 1)
+    return lambda *extra: script([*command, *more, *extra], first=work not in WARMED or updates == 1)
 
 
 def both(name: str, run: Callable[..., Measure]) -> list[Contender]:

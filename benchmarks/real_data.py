@@ -8,8 +8,10 @@ Everything is run through the command line, as a user would.
 from __future__ import annotations
 
 import argparse
+import csv
 import importlib.util
 import json
+import random
 import subprocess
 import sys
 import tempfile
@@ -19,10 +21,17 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from machine import described
+
+from bottega.evaluation.stats import paired_difference
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes"
+
+Events = list[dict[str, Any]]
+Reached = tuple[str, str, bool]
+"""What a run reached, what was promised, and whether that was kept."""
 
 
 def main() -> None:
@@ -42,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         for recipe in options.only:
             events = run(recipe, options.data, Path(name))
-            reached, promised, kept = CHECKS[recipe](events, Path(name) / recipe)
+            reached, promised, kept = CHECKS[recipe](events, Path(name) / recipe, options.data)
             minutes = (events[-1]["time"] - events[0]["time"]) / 60
             lines.append(f"| {recipe} | {reached} | {promised} | {'kept' if kept else 'MISSED'} | {minutes:.1f} |")
             print(lines[-1], flush=True)
@@ -87,11 +96,40 @@ def pieces(data: Path, folder: Path) -> list[str]:
     return [f"model.tokenizer={out}"]
 
 
+def abstracts(data: Path, folder: Path) -> list[str]:
+    out = folder / "words"
+    rows = str(data / "scitldr_a" / "train.jsonl")
+    bottega("tokenizer", "train", rows, "--vocab", "4096", "--out", str(out))
+    return [f"model.tokenizer={out}"]
+
+
+def pairs(data: Path, folder: Path) -> list[str]:
+    """Each message of banking77 with another of its intent."""
+    texts, intents = banking(data, "train.csv")
+    draw = random.Random(0)
+    alike = {name: [text for text, intent in zip(texts, intents, strict=True) if intent == name] for name in intents}
+    rows = [
+        {"anchor": text, "positive": draw.choice([other for other in alike[intent] if other != text]), "label": intent}
+        for text, intent in zip(texts, intents, strict=True)
+    ]
+    path = folder / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return [f"data.train={path}", *encoder(data, folder)]
+
+
+def banking(data: Path, file: str) -> tuple[list[str], list[str]]:
+    with (data / "banking77" / file).open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    return [row["text"] for row in rows], [row["category"] for row in rows]
+
+
 PREPARED: dict[str, Callable[[Path, Path], list[str]]] = {
     "shakespeare": characters,
     "banking_intents": encoder,
     "wnut_entities": encoder,
     "italian_masked": pieces,
+    "scitldr_summaries": abstracts,
+    "banking_pairs": pairs,
 }
 
 
@@ -99,28 +137,26 @@ def validated(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [event for event in events if event["type"] == "validated"]
 
 
-def shakespeare(events: list[dict[str, Any]], run: Path) -> tuple[str, str, bool]:
+def shakespeare(events: Events, run: Path, data: Path) -> Reached:
     loss = validated(events)[-1]["loss"]
     return f"validation loss {loss:.3f}", "≤ 1.80", loss <= 1.80
 
 
-def stories_sft(events: list[dict[str, Any]], run: Path) -> tuple[str, str, bool]:
-    first, *_, last = (event["loss"] for event in validated(events))
-    fall = 1 - last / first
-    return f"answer loss {first:.2f} → {last:.2f}, {fall:.0%} lower", "≥ 45 % lower", fall >= 0.45
+def stories_sft(events: Events, run: Path, data: Path) -> Reached:
+    return fallen(events, 0.45)
 
 
-def stories_dpo(events: list[dict[str, Any]], run: Path) -> tuple[str, str, bool]:
+def stories_dpo(events: Events, run: Path, data: Path) -> Reached:
     accuracy = validated(events)[-1]["metrics"]["accuracy"]
     return f"preference accuracy {accuracy:.3f}", "≥ 0.82", accuracy >= 0.82
 
 
-def banking_intents(events: list[dict[str, Any]], run: Path) -> tuple[str, str, bool]:
+def banking_intents(events: Events, run: Path, data: Path) -> Reached:
     accuracy = validated(events)[-1]["metrics"]["accuracy"]
     return f"test accuracy {accuracy:.3f}", "≥ 0.91", accuracy >= 0.91
 
 
-def wnut_entities(events: list[dict[str, Any]], run: Path) -> tuple[str, str, bool]:
+def wnut_entities(events: Events, run: Path, data: Path) -> Reached:
     test = stored(run)["data"]["train"][0]["path"].replace("wnut17train.conll", "emerging.test.annotated")
     found = measured(run, "--data", test, "--rows", "100000")["span F1"]
     low, high = found["interval"]
@@ -128,11 +164,42 @@ def wnut_entities(events: list[dict[str, Any]], run: Path) -> tuple[str, str, bo
     return f"{said}, difference {low:+.3f} to {high:+.3f}", "≥ 0.30", found["run"] >= 0.30
 
 
-def italian_masked(events: list[dict[str, Any]], run: Path) -> tuple[str, str, bool]:
+def italian_masked(events: Events, run: Path, data: Path) -> Reached:
     found = measured(run, "--rows", "400")["right among the first 5"]
     guess = guessed(run)
     said = f"right among the first five {found['run']:.3f}; a guess drawn from the training tokens {guess:.4f}"
     return f"{said}, the five commonest {found['base']:.3f}", "≥ 10 × the guess", found["run"] >= 10 * guess
+
+
+def scitldr_summaries(events: Events, run: Path, data: Path) -> Reached:
+    return fallen(events, 0.3)
+
+
+def gsm8k_answers(events: Events, run: Path, data: Path) -> Reached:
+    return fallen(events, 0.5)
+
+
+def fallen(events: Events, promised: float) -> Reached:
+    first, *_, last = (event["loss"] for event in validated(events))
+    fall = 1 - last / first
+    return f"answer loss {first:.2f} → {last:.2f}, {fall:.0%} lower", f"≥ {promised:.0%} lower", fall >= promised
+
+
+def banking_pairs(events: Events, run: Path, data: Path) -> Reached:
+    """How often the nearest message of the training file has the intent of one of the test file."""
+    import bottega as library
+
+    texts, intents = (np.array(column) for column in banking(data, "train.csv"))
+    asked, wanted = (np.array(column) for column in banking(data, "test.csv"))
+    right = []
+    for name in (stored(run)["model"]["base"], run):
+        model = library.load_embedder(name)
+        nearest = (model.embed(asked.tolist()) @ model.embed(texts.tolist()).T).argmax(1)
+        right.append(intents[nearest] == wanted)
+    before, after = (float(one.mean()) for one in right)
+    low, high = paired_difference(right[1], right[0])
+    said = f"intent of the nearest training message {before:.3f} → {after:.3f}, difference {low:+.3f} to {high:+.3f}"
+    return said, "better", low > 0
 
 
 def stored(run: Path) -> dict[str, Any]:
@@ -159,7 +226,17 @@ def guessed(run: Path) -> float:
 
 CHECKS = {
     check.__name__: check
-    for check in (shakespeare, stories_sft, stories_dpo, banking_intents, wnut_entities, italian_masked)
+    for check in (
+        shakespeare,
+        stories_sft,
+        stories_dpo,
+        banking_intents,
+        banking_pairs,
+        wnut_entities,
+        italian_masked,
+        scitldr_summaries,
+        gsm8k_answers,
+    )
 }
 
 if __name__ == "__main__":

@@ -28,8 +28,7 @@ class Stepper:
         update: Update = self.updates[number]
         batches = self.session.batches(update.examples)
         counts, engine = counted(batches), self.session.engine
-        for part, batch in enumerate(batches):
-            engine.accumulate(batch, counts, step=update.step, part=part)
+        engine.accumulate(batches, counts, step=update.step)
         engine.update(self.session.lr, step=update.step)
         return time.perf_counter() - started
 

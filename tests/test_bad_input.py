@@ -662,7 +662,10 @@ def test_an_unknown_key_of_a_shape(write: Write, llama: Path) -> None:
         ({"kind": "stf"}, ["'stf'", "sft"]),
         (
             {"kind": "ppo-clip"},
-            ["'ppo-clip'", "causal, classify, cpo, dpo, kto, masked, orpo, regress, reward, sft, simpo, tag"],
+            [
+                "'ppo-clip'",
+                "causal, classify, contrastive, cpo, custom, dpo, kto, masked, orpo, regress, reward, sft, simpo, tag",
+            ],
         ),
         ({}, ["kind", "sft"]),
         ({"kind": ["sft"]}, ["sft"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,17 @@ from bottega.recipe import Recipe
 from making import write_jsonl
 
 
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the file that an objective of one's own is in."""
+    shutil.copy(Path(__file__).parent / "contracts" / "own" / "own_loss.py", tmp_path / "my_loss.py")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.mark.parametrize("kind", objectives.kinds())
 @pytest.mark.parametrize("model", [None, "some/model"])
-def test_a_recipe_for_every_objective(kind: str, model: str | None) -> None:
+def test_a_recipe_for_every_objective(kind: str, model: str | None, own: Path) -> None:
     text = begun(kind, model=model)
     recipe = Recipe.parse(yaml.safe_load(text))
     assert recipe.objective.kind == kind
@@ -28,7 +37,7 @@ def test_a_recipe_for_every_objective(kind: str, model: str | None) -> None:
 
 
 @pytest.mark.parametrize("kind", objectives.kinds())
-def test_what_stands_behind_a_mark_is_the_default(kind: str) -> None:
+def test_what_stands_behind_a_mark_is_the_default(kind: str, own: Path) -> None:
     """Taking the marks away changes nothing."""
     text = begun(kind, model="some/model")
     plain = Recipe.parse(yaml.safe_load(text))
@@ -47,6 +56,8 @@ def test_what_stands_behind_a_mark_is_the_default(kind: str) -> None:
         ({"prompt": "a", "completion": "b", "label": True}, "kto"),
         ({"text": "a", "label": "b"}, "classify"),
         ({"text": "a"}, "causal"),
+        ({"anchor": "a", "positive": "b"}, "contrastive"),
+        ({"sentence1": "a", "sentence2": "b", "score": 0.5}, "contrastive"),
         ({"tokens": ["a"], "ner_tags": ["O"]}, "tag"),
     ],
 )

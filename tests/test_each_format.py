@@ -34,6 +34,8 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "multilabelled": ("classify", {"text": "the cat", "labels": ["red", "blue"]}),
     "conll": ("tag", {"tokens": ["the", "cat"], "ner_tags": ["O", "B-animal"]}),
     "spans": ("sft", {"text": "the cat", "spans": [{"start": 4, "end": 7, "label": "animal"}]}),
+    "paired": ("contrastive", {"anchor": "the cat", "positive": "a cat", "negative": "the tree"}),
+    "compared": ("contrastive", {"sentence1": "the cat", "sentence2": "the dog", "score": 0.5}),
     "choice": ("sft", {"question": "the cat", "choices": ["sat", "ran"], "answer": "sat"}),
     "text": ("causal", {"text": "the cat sat on the mat"}),
 }

@@ -18,7 +18,7 @@ LAYERS = [
     {"terminal", "curves", "doctor", "chat", "flags", "beginnings"},
     {"demo"},
     {"evaluation"},
-    {"__init__", "survey", "loop", "language", "classifier", "filling"},
+    {"__init__", "survey", "loop", "language", "classifier", "filling", "embedder"},
     {"opening", "cards"},
     {"session"},
     {"rows"},
@@ -28,7 +28,7 @@ LAYERS = [
     {"runs", "reports"},
     {"recipe"},
     {"objectives"},
-    {"schedule", "packing", "sampling"},
+    {"plugins", "schedule", "packing", "sampling"},
     {"records", "batch", "events", "randomness"},
     {"errors", "memory"},
 ]
@@ -70,7 +70,8 @@ def test_every_module_has_a_layer() -> None:
 
 
 def test_the_public_names() -> None:
-    names = "BottegaError Recipe evaluate load load_classifier load_masked load_tagger preview resume train"
+    loads = "load load_classifier load_embedder load_masked load_tagger"
+    names = f"BottegaError Recipe evaluate {loads} preview resume train"
     assert sorted(bottega.__all__) == bottega.__all__ == names.split()
     for name in bottega.__all__:
         assert getattr(bottega, name) is not None

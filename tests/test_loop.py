@@ -292,7 +292,7 @@ def test_validation_rows_are_drawn_from_the_whole_file(recipe: Callable) -> None
     from bottega.session import Session
 
     session = Session(recipe(evaluate={"rows": 3}))
-    names = [name for batch in session.validation for name in batch.ids]
+    names = [name for (batch,) in session.validation for name in batch.ids]
     assert len(names) == 3
     assert names != [example.id for example in session.rows.validation.examples[:3]]
 

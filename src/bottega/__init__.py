@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bottega.classifier import load_classifier, load_tagger
+    from bottega.embedder import load_embedder
     from bottega.errors import BottegaError
     from bottega.evaluation.measure import evaluate
     from bottega.filling import load_masked
@@ -28,6 +29,7 @@ _HOME = {
     "evaluate": "bottega.evaluation.measure",
     "load": "bottega.language",
     "load_classifier": "bottega.classifier",
+    "load_embedder": "bottega.embedder",
     "load_masked": "bottega.filling",
     "load_tagger": "bottega.classifier",
     "preview": "bottega.survey",
@@ -41,6 +43,7 @@ __all__ = [
     "evaluate",
     "load",
     "load_classifier",
+    "load_embedder",
     "load_masked",
     "load_tagger",
     "preview",

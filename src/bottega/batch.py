@@ -13,8 +13,9 @@ This module imports no torch, so that objectives (and the recipe) load without i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,9 @@ Unit = str
 """What a mean is over: `token` (by weight), `row`, `example`, or the name of a column, by what it holds."""
 
 UNITS: tuple[Unit, ...] = ("token", "row", "example")
+
+FLAT = ("tokens", "position", "first", "last", "at", "label", "weight")
+"""What a batch has of each token and each prediction, without a number of a row among it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +139,13 @@ class Batch:
     statistics: Mapping[str, float] = field(default_factory=dict)
 
     def sum_rows(self, values: Tensor) -> Tensor:
-        """[N] → [R]: each row's sum over its predictions."""
-        return values.new_zeros(len(self.example)).index_add(0, self.row, values)
+        """[N, …] → [R, …]: each row's sum over its predictions."""
+        return values.new_zeros(len(self.example), *values.shape[1:]).index_add(0, self.row, values)
 
     def mean_rows(self, values: Tensor) -> Tensor:
-        """[N] → [R]: each row's mean over its predictions."""
-        return self.sum_rows(values) / self.sum_rows(values.new_ones(len(values)))
+        """[N, …] → [R, …]: each row's mean over its predictions."""
+        size = self.sum_rows(values.new_ones(len(values)))
+        return self.sum_rows(values) / size.view(-1, *[1] * (values.dim() - 1))
 
     def sum_examples(self, values: Tensor) -> Tensor:
         """[R] → [E]: each example's sum over its rows."""
@@ -165,6 +170,29 @@ class Batch:
         }
         columns = {name: column.to(device, non_blocking=True) for name, column in self.columns.items()}
         return replace(self, columns=columns, **moved)
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Several batches as one: what was predicted, row by row; it cannot be computed again, as `nodes` are the first's.
+
+    Values of their predictions, one after the other, are those of its own.
+    """
+    if len(batches) == 1:
+        return batches[0]
+    from torch import cat
+
+    rows = list(accumulate((len(batch.example) for batch in batches), initial=0))
+    examples = list(accumulate((len(batch.ids) for batch in batches), initial=0))
+    flat: dict[str, Any] = {name: cat([getattr(batch, name) for batch in batches]) for name in FLAT}
+    return replace(
+        batches[0],
+        **flat,
+        row=cat([batch.row + before for batch, before in zip(batches, rows, strict=False)]),
+        example=cat([batch.example + before for batch, before in zip(batches, examples, strict=False)]),
+        columns={name: cat([batch.columns[name] for batch in batches]) for name in batches[0].columns},
+        ids=tuple(name for batch in batches for name in batch.ids),
+        tokens_real=sum(batch.tokens_real for batch in batches),
+    )
 
 
 class Term(NamedTuple):

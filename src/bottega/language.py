@@ -33,7 +33,13 @@ Turns: TypeAlias = Sequence[Mapping[str, Any] | Message]
 """A conversation: messages, or mappings with role and content as OpenAI writes them."""
 
 
-USES: dict[HeadKind, str] = {"language": "chat", "class": "classify", "token": "tag", "masked": "fill"}
+USES: dict[HeadKind, str] = {
+    "language": "chat",
+    "class": "classify",
+    "token": "tag",
+    "masked": "fill",
+    "embedding": "embed",
+}
 """The command to use a model with each head."""
 
 

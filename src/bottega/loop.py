@@ -135,10 +135,9 @@ def _step(session: Session, update: Update, clock: Clock) -> Stepped:
     batches = session.batches(examples)
     counts = counted(batches)
     total, metrics = 0.0, Means()
-    for part, batch in enumerate(session.informed(batches, examples)):
-        loss, share = engine.accumulate(batch, counts, step=update.step, part=part)
-        total += share
-        metrics.add(loss.metrics, batch)
+    for part in engine.accumulate(session.informed(batches, examples), counts, step=update.step):
+        total += part.share
+        metrics.add(part.metrics, part.batch)
     norm = engine.update(lr, step=update.step)
     seconds, cpu = clock.lap()
     return Stepped(

@@ -35,14 +35,16 @@ PATHS = {
     "data.validation": "dataset",
     "model.base": "model",
     "model.tokenizer": "model",
+    "model.reference": "model",
     "adapter.from": "folder",
     "report.folder": "folder",
+    "objective.file": "folder",
 }
 """The keys that hold paths, and what may stand there: a folder, or the hub id of a model or dataset instead."""
 
 RowFormat = Literal[
     "auto", "messages", "instruction", "question", "summary", "prompted", "preference", "openai_preference", "unpaired",
-    "labelled", "multilabelled", "conll", "spans", "choice", "text",
+    "labelled", "multilabelled", "conll", "spans", "paired", "compared", "choice", "text",
 ]  # fmt: skip
 
 EXCLUSIVE = (("epochs", "steps"), ("examples", "update_tokens"))
@@ -63,8 +65,14 @@ class Model(Section):
         None, description="A transformers config (`model_type`, `hidden_size` …) to start from random weights."
     )
     tokenizer: str | None = Field(None, description="Folder or hub id of the tokenizer; default: that of `base`.")
+    reference: str | None = Field(
+        None, description="Folder, run or hub id that dpo and kto compare with; default: the policy as the run begins."
+    )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="Weights and computation; `auto` is bfloat16 where the hardware multiplies it."
+    )
+    dropout: float | None = Field(
+        None, ge=0, lt=1, description="In the layers that have one, while training; default: as its config says."
     )
     quantize: Literal["none"] = Field("none", description="Quantisation of a frozen base.")
     license: str | None = Field(None, description="Of the base, for the model card; default: as its own card says.")
@@ -231,7 +239,7 @@ def _objective(value: Any) -> Any:
     kind = value.get("kind")
     if kind not in objectives.kinds():
         raise ValueError(f"unknown kind {kind!r}; {nearest(str(kind), objectives.kinds())}")
-    return objectives.load(kind).model_validate(dict(value))
+    return objectives.made(value)
 
 
 class Recipe(Section):
@@ -254,6 +262,8 @@ class Recipe(Section):
     def _agrees(self) -> Recipe:
         if self.adapter is not None and self.model.shape is not None:
             raise ValueError("adapter: a model from scratch has nothing to adapt; leave the section out")
+        if self.model.reference is not None and not self.objective.reference:
+            raise ValueError(f"model.reference: {self.objective.kind} compares with no reference; leave it out")
         if self.data.too_long == "split" and not self.objective.splits:
             raise ValueError(f"data.too_long: {self.objective.kind} rows cannot be split; drop or truncate them")
         if self.evaluate is not None and self.data.validation is None:
@@ -280,8 +290,9 @@ class Recipe(Section):
     @classmethod
     def parse(cls, document: Mapping[str, Any], *, folder: Path = Path(), where: str = "recipe") -> Recipe:
         """The recipe in a nested mapping; relative paths resolve against `folder`."""
+        document = resolved(document, folder.absolute())
         try:
-            return cls.model_validate(resolved(document, folder.absolute()))
+            return cls.model_validate(document)
         except ValidationError as error:
             raise _explained(error, document, where) from None
 
@@ -407,7 +418,10 @@ def _explained(error: ValidationError, document: Mapping[str, Any], where: str) 
     keys = [str(part) for part in problem["loc"] if not re.match(r"function-|list\[|constrained-|float$", str(part))]
     key = ".".join(keys)
     if problem["type"] == "extra_forbidden":
-        chosen = objectives.load(document["objective"]["kind"]) if keys[0] == "objective" else Recipe
+        chosen: type[BaseModel] = Recipe
+        if keys[0] == "objective":
+            options = document["objective"]
+            chosen = objectives.load(options["kind"]).chosen(options)
         known = list(_known_keys(chosen, keys[1:-1] if keys[0] == "objective" else keys[:-1]))
         return RecipeError(f"unknown key {key}", where=where, fix=nearest(keys[-1], known))
     if problem["type"] == "missing":

@@ -160,6 +160,45 @@ class Tagged:
 
 
 @dataclass(frozen=True, slots=True)
+class Paired:
+    """A text, one that belongs to it, and any number that do not; `label` names what the two are about, if known."""
+
+    where: str
+    anchor: str
+    positive: str
+    negatives: tuple[str, ...] = ()
+    label: str | None = None
+
+    @property
+    def prompt_key(self) -> str:
+        return self.anchor
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The anchor, the positive, the negatives."""
+        return (self.anchor, self.positive, *self.negatives)
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Two texts and how alike they are: a number, 1 for the same and 0 for nothing in common."""
+
+    where: str
+    one: str
+    other: str
+    score: float
+
+    @property
+    def prompt_key(self) -> str:
+        return self.one
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Both."""
+        return (self.one, self.other)
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """A question, the answers to choose from, and the number of the right one."""
 
@@ -173,7 +212,9 @@ class Choice:
         return self.question
 
 
-Record: TypeAlias = Text | Prompted | Chat | Preference | Unpaired | Labelled | Multilabelled | Tagged | Choice
+Record: TypeAlias = (
+    Text | Prompted | Chat | Preference | Unpaired | Labelled | Multilabelled | Tagged | Paired | Compared | Choice
+)
 
 
 def answered(messages: Answer) -> tuple[Message, ...]:

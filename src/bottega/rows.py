@@ -146,15 +146,16 @@ def _refuse_unknown_tokens(recipe: Recipe, config: Any, most: int) -> None:
 
 
 def files_of(recipe: Recipe) -> list[Path]:
-    """Every file whose change would make a resume another run: rows, base weights, a continued adapter."""
-    source = locate(recipe.model.base) if recipe.model.base else None
-    folders = [] if source is None else [source.base] + ([str(source.adapter)] if source.adapter else [])
+    """Every file whose change would make a resume another run: rows, base weights, a continued adapter, own code."""
+    named = [locate(name) for name in (recipe.model.base, recipe.model.reference) if name]
+    folders = [str(folder) for one in named for folder in (one.base, one.adapter) if folder]
     folders += [str(adapter_folder(recipe.adapter.start))] if recipe.adapter and recipe.adapter.start else []
     folders += [recipe.model.tokenizer] if recipe.model.tokenizer else []
     names = ("config.json", "adapter_config.json", "tokenizer*.json", "chat_template.jinja", "*.safetensors")
     weights = [path for folder in folders for name in names for path in sorted(Path(folder).glob(name))]
     rows = [path for source in (*recipe.train_sources, *recipe.validation_sources) for path in sources.files(source)]
-    return [*rows, *weights]
+    own = [Path(file)] if (file := getattr(recipe.objective, "file", None)) else []
+    return [*rows, *weights, *own]
 
 
 def check_unchanged(recipe: Recipe, place: dict[str, Any] | None) -> None:

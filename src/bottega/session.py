@@ -8,22 +8,23 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bottega import memory
-from bottega.batch import UNITS, Batch, Example, Means, Unit
+from bottega.batch import UNITS, Batch, Example, Means, Unit, joined
 from bottega.engine.engine import Engine
 from bottega.engine.optim import Optimizer, freeze
 from bottega.engine.reference import References
-from bottega.errors import Diverged, RunError
-from bottega.feed import Feed, Update
-from bottega.models.adapters import adapt, head_is_adapted
+from bottega.errors import Diverged, ModelError, RunError
+from bottega.feed import DEFAULT_EXAMPLES, Feed, Update
+from bottega.models.adapters import adapt, head_is_adapted, load_scorer
 from bottega.models.heads import VOCABULARY
-from bottega.models.load import compute_dtype, fit_model, load_model
-from bottega.models.scorer import Fit
+from bottega.models.load import compute_dtype, fit_model, load_model, load_tokenizer, locate
+from bottega.models.scorer import Fit, Scorer
 from bottega.objectives import Objective
 from bottega.packing import divide, pack
 from bottega.randomness import derive
@@ -79,10 +80,7 @@ class Session:
         recipe, objective = self.recipe, self.recipe.objective
         model, self.new = self._model()
         scorer = fit_model(model, objective.head, fit)
-        reference = None
-        if objective.reference and recipe.adapter is None:
-            copy, _ = self._model()
-            reference = fit_model(copy.requires_grad_(False), objective.head, scorer.fit).eval()
+        reference = self._reference(scorer.fit) if objective.reference else None
         if recipe.optim.checkpointing:
             with warnings.catch_warnings():  # transformers is renaming it
                 warnings.simplefilter("ignore", FutureWarning)
@@ -104,9 +102,26 @@ class Session:
         optimizer = Optimizer(scorer.model, recipe.optim, excluded)
         return Engine(scorer, objective, optimizer, self.rows.tokenizer, reference=reference, seed=recipe.seed)
 
+    def _reference(self, fit: Fit) -> Scorer | None:
+        """What the policy is compared with: a model of the recipe's, or a copy; None where no adapter is one."""
+        named, head = self.recipe.model.reference, self.recipe.objective.head
+        if named is None:
+            copy = self._model()[0] if self.recipe.adapter is None else None
+            return None if copy is None else fit_model(copy.requires_grad_(False), head, fit).eval()
+        if load_tokenizer(locate(named).tokenizer).get_vocab() != self.rows.tokenizer.get_vocab():
+            raise ModelError(
+                "the reference has another tokenizer, so its tokens are not the policy's",
+                where=named,
+                fix="name a model with the tokenizer of model.base, or leave model.reference out",
+            )
+        scorer = load_scorer(named, str(self.dtype).removeprefix("torch."), self.device, head)
+        return scorer.requires_grad_(False).eval()
+
     @property
     def packed(self) -> bool:
-        return self.engine.scorer.fit.packed
+        """Whether rows share what they begin with: every model that scores them must be able to."""
+        reference = self.engine.reference
+        return self.engine.scorer.fit.packed and (reference is None or reference.fit.packed)
 
     def drawn(self, update: Update) -> list[Example]:
         """The update's examples, with what chance makes of them there."""
@@ -139,9 +154,13 @@ class Session:
         return [replace(batch, statistics=found) for batch in batches]
 
     @cached_property
-    def validation(self) -> list[Batch]:
-        """The validation rows, packed once."""
-        return self.batches(self.held_out)
+    def validation(self) -> list[list[Batch]]:
+        """The validation rows, packed once; what is judged together stands together, an update's worth."""
+        if not self.recipe.objective.joint:
+            return [[batch] for batch in self.batches(self.held_out)]
+        size = self.recipe.optim.examples or DEFAULT_EXAMPLES
+        starts = range(0, len(self.held_out), size)
+        return [self.batches(self.held_out[start : start + size]) for start in starts]
 
     @cached_property
     def held_out(self) -> list[Example]:
@@ -159,10 +178,14 @@ class Session:
             return self._validate(step)
 
     def _validate(self, step: int) -> tuple[float, dict[str, float]]:
-        counts = counted(self.validation)
+        everything = [batch for group in self.validation for batch in group]
+        counts, informed = counted(everything), iter(self.informed(everything, self.held_out))
         total, metrics = 0.0, Means()
-        for batch in self.informed(self.validation, self.held_out):
-            loss = self.recipe.objective.loss(self.engine.score(batch), batch)
+        for group in self.validation:
+            batches = list(islice(informed, len(group)))
+            found, batch = [self.engine.score(one) for one in batches], joined(batches)
+            scores = {name: torch.cat([one[name] for one in found]) for name in found[0]}
+            loss = self.recipe.objective.loss(scores, batch)
             share = float(loss.total(counts))
             if not math.isfinite(share):
                 raise Diverged(

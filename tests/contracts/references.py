@@ -140,3 +140,42 @@ def reward(rows: Rows, reference: Rows, objective: Any) -> float:
     chosen, rejected = scores[0::2], scores[1::2]
     pairs = -np.mean(log_sigmoid(chosen - rejected - objective.margin))
     return pairs + objective.centering * np.mean((chosen + rejected) ** 2)
+
+
+def custom(rows: Rows, reference: Rows, objective: Any) -> float:
+    found = [(logp(logits, row), row.weight) for logits, row in rows]
+    focal = [-weight * (1 - np.exp(one)) ** objective.sharpness * one for one, weight in found]
+    return sum(map(np.sum, focal)) / sum(weight.sum() for _, weight in found)
+
+
+def contrastive(rows: Rows, reference: Rows, objective: Any) -> float:
+    """`rows` have hidden states where others have logits."""
+    vectors = np.stack([hidden[row.at].mean(0) for hidden, row in rows])
+    told = [{name: value[0] for name, value in row.columns.items()} for _, row in rows]
+    firsts = np.maximum.accumulate([0 if one["pair"] else place for place, one in enumerate(told)])
+    pairs = [(int(firsts[place]), place, one["score"]) for place, one in enumerate(told) if one["pair"]]
+    if objective.file is not None:
+        # torch's pairwise_distance adds 1e-6 to each difference.
+        apart = [(np.linalg.norm(vectors[one] - vectors[other] + 1e-6), score) for one, other, score in pairs]
+        return np.mean([s * d**2 + (1 - s) * max(0, objective.options["margin"] - d) ** 2 for d, s in apart])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    if not told[0]["anchor"]:
+        likeness = [(vectors[one] @ vectors[other], score) for one, other, score in pairs]
+        if objective.compare == "squared":
+            return np.mean([(cosine - score) ** 2 for cosine, score in likeness])
+        return np.mean([s * (1 - c) ** 2 + (1 - s) * max(0, objective.margin - 1 + c) ** 2 for c, s in likeness])
+
+    def sought(seeking: int, own: int, among: list[int]) -> float:
+        def alike(other: int) -> bool:
+            return any(told[seeking][name] == told[other][name] for name in ("text", "belongs"))
+
+        kept = [other for other in among if other == own or not alike(other)]
+        scores = np.array([vectors[seeking] @ vectors[other] for other in kept]) / objective.temperature
+        return -log_softmax(scores)[kept.index(own)]
+
+    anchors = [place for place, one in enumerate(told) if one["anchor"]]
+    others = [place for place, one in enumerate(told) if one["pair"]]
+    there = [sought(place, place + 1, others) for place in anchors]
+    if not objective.symmetric:
+        return np.mean(there)
+    return np.mean([there, [sought(place + 1, place, anchors) for place in anchors]])

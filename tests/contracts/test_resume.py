@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from worlds import records
+from worlds import OPTIONS, records
 
 import bottega
 from bottega import objectives
-from bottega.records import Chat, Labelled, Preference, Record, Tagged, Text, Unpaired
+from bottega.records import Chat, Labelled, Paired, Preference, Record, Tagged, Text, Unpaired
 from bottega.runs import checksum
 from making import make_model
 
@@ -31,6 +31,9 @@ def fields(record: Record) -> dict:
         return {"text": record.text, "label": record.label}
     if isinstance(record, Tagged):
         return {"text": record.text, "spans": [{"start": a, "end": b, "label": name} for a, b, name in record.spans]}
+    if isinstance(record, Paired):
+        pair = {"anchor": record.anchor, "positive": record.positive, "negatives": list(record.negatives)}
+        return pair | ({"label": record.label} if record.label else {})
     raise NotImplementedError(type(record).__name__)
 
 
@@ -41,7 +44,13 @@ def dropping(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     encoder = tmp_path_factory.mktemp("bert")
     drops = {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}
     reading = make_model(encoder, "bert", hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
-    return {"language": make_model(decoder, "gpt2", **drops), "class": reading, "token": reading, "masked": reading}
+    return {
+        "language": make_model(decoder, "gpt2", **drops),
+        "class": reading,
+        "token": reading,
+        "masked": reading,
+        "embedding": reading,
+    }
 
 
 LORA = {"adapter": {"rank": 4, "dropout": 0.1}}
@@ -57,15 +66,16 @@ GUARDED = {
 @pytest.mark.parametrize("more", [{}, LORA, {"optim": GUARDED}], ids=["full", "lora", "guarded"])
 @pytest.mark.parametrize("kind", objectives.kinds())
 def test_resumed_is_uninterrupted(kind: str, more: dict, dropping: dict[str, Path], tmp_path: Path) -> None:
-    objective = objectives.load(kind)
+    options = {"kind": kind, **OPTIONS.get(kind, [{}])[0]}
+    objective = objectives.made(options)
     data = tmp_path / "rows.jsonl"
-    data.write_text("".join(json.dumps(fields(record)) + "\n" for record in records(objective(), 11)))
+    data.write_text("".join(json.dumps(fields(record)) + "\n" for record in records(objective, 11)))
     recipe = bottega.Recipe.parse(
         {
             "model": {"base": str(dropping[objective.head]), "dtype": "bfloat16"},
             "adapter": more.get("adapter"),
             "data": {"train": str(data), "validation": 0.2},
-            "objective": {"kind": kind},
+            "objective": options,
             "optim": {"steps": 7, "examples": 4, "tokens": 60, "lr": 1e-2, **more.get("optim", {})},
             "evaluate": {"every": 3},
             "save": {"every": 2, "keep": 2},

@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from bottega import objectives
-from bottega.batch import Batch, Example, Loss
+from bottega.batch import Batch, Example, Loss, joined
 from bottega.data.codec import Codec
 from bottega.models.load import AUTO, fit_model
 from bottega.models.scorer import Fit, Scorer
@@ -22,10 +22,12 @@ from bottega.objectives import Objective
 from bottega.packing import pack
 from bottega.records import (
     Chat,
+    Compared,
     Entity,
     Labelled,
     Message,
     Multilabelled,
+    Paired,
     Preference,
     Prompted,
     Record,
@@ -48,8 +50,11 @@ NO_TAGGER = ("olmo2", "granite", "gemma3_text", "mamba")
 def fitting(kind: str, among: tuple[str, ...] = DECODERS + ENCODERS) -> list[str]:
     """The architectures that have the head this objective needs."""
     without = {"language": ENCODERS, "masked": DECODERS + UNPACKABLE, "class": NO_CLASSIFIER, "token": NO_TAGGER}
-    return [model for model in among if model not in without[objectives.load(kind).head]]
+    return [model for model in among if model not in without.get(objectives.load(kind).head, ())]
 
+
+OWN = Path(__file__).parent / "own"
+"""Code as a user would bring it."""
 
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "sft": [{"weighting": "token"}, {"weighting": "example", "label_smoothing": 0.2}],
@@ -74,6 +79,14 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "tag": [{}, {"scheme": "BIOES", "label_smoothing": 0.2}],
     "regress": [{}, {"error": "absolute"}, {"error": "huber"}],
     "masked": [{}, {"whole_words": True, "share": 0.4, "label_smoothing": 0.2}],
+    "contrastive": [
+        {},
+        {"pooling": "last", "temperature": 0.2, "symmetric": True},
+        {"rows": "compared"},
+        {"rows": "compared", "compare": "margin", "margin": 1.5},
+        {"file": str(OWN / "own_module.py"), "options": {"margin": 2.0}},
+    ],
+    "custom": [{"file": str(OWN / "own_loss.py"), "sharpness": 2.0}],
 }
 """Options worth a world of their own, the first of each with every architecture, the others with one."""
 
@@ -118,19 +131,26 @@ class World:
             found = statistics(self.objective, probed, lambda batch: scorer(batch, self.objective.outputs))
         return [replace(batch, statistics=found) for batch in batches]
 
+    def backward(self, scores: dict[str, torch.Tensor], batch: Batch, counts: dict[str, float]) -> float:
+        loss: Loss = self.objective.loss(scores, batch)
+        share = loss.total(counts)
+        share.backward()
+        return float(share.detach())
+
     def gradients(self, batches: list[Batch], fit: Fit | None = None) -> tuple[float, dict[str, torch.Tensor]]:
         """(loss, gradients) of one update made of these micro-batches."""
         fit = fit or self.fit
         scorer = self.scorer(fit)
-        counts, total = counted(batches), 0.0
+        counts, total, found = counted(batches), 0.0, []
         self.model.zero_grad()
         for batch in self.informed(batches, scorer):
             how = {"weighted": self.objective.weighted, "smoothing": self.objective.smoothing}
-            scores = scorer(batch, self.objective.outputs, **how)
-            loss: Loss = self.objective.loss(scores, batch)
-            share = loss.total(counts)
-            share.backward()
-            total += float(share.detach())
+            found.append((scorer(batch, self.objective.outputs, **how), batch))
+            if not self.objective.joint:
+                total += self.backward(*found.pop(), counts)
+        if found:
+            scores = {name: torch.cat([one[name] for one, _ in found]) for name in found[0][0]}
+            total = self.backward(scores, joined(batches), counts)
         return total, {n: p.grad.clone() for n, p in self.model.named_parameters() if p.grad is not None}
 
 
@@ -162,6 +182,12 @@ def record(kind: type, draw: random.Random, index: int) -> Record:
         ends = [*(start - 1 for start in starts[1:]), len(text)]
         chosen = sorted(draw.sample(range(len(starts)), min(2, len(starts))))
         return Tagged(where, text, tuple(Entity(starts[one], ends[one], draw.choice("xy")) for one in chosen))
+    if kind is Paired:
+        negatives = tuple(words(6) + " so" for _ in range(index % 3))
+        # Some positives come twice, and some rows are about the same.
+        return Paired(where, words(8), WORDS[index % 5], negatives, None if index % 2 else f"about {index % 4}")
+    if kind is Compared:
+        return Compared(where, words(8), words(8), round(draw.random(), 2))
     raise NotImplementedError(f"no rows of type {kind.__name__} are made here yet")
 
 
@@ -179,11 +205,16 @@ def tokenizer() -> Any:
     return transformers.AutoTokenizer.from_pretrained(make_tokenizer(Path(mkdtemp())))
 
 
+def objective_and_rows(kind: str, options: dict[str, Any]) -> tuple[Objective, list[Record]]:
+    compared = options.pop("rows", "") == "compared"
+    objective = objectives.made({"kind": kind, **(options or OPTIONS.get(kind, [{}])[0])})
+    draw = random.Random(0)
+    return objective, [record(Compared, draw, index) for index in range(7)] if compared else records(objective, 7)
+
+
 @cache
 def world(kind: str, options: str, model: str) -> World:
-    objective_class = objectives.load(kind)
-    objective = objective_class(**json.loads(options))
-    rows = records(objective, 7)
+    objective, rows = objective_and_rows(kind, json.loads(options))
     labels = objective.labels(rows)
     tok = tokenizer()
     if tok.chat_template is None:

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from bottega.data.tokenizer import train_tokenizer
 from bottega.engine.reference import References
-from bottega.errors import CheckpointError
+from bottega.errors import CheckpointError, ModelError, RecipeError
+from bottega.models.adapters import load_scorer
 from bottega.recipe import Recipe
+from bottega.rows import files_of
 from bottega.session import Session
 from making import make_model, write_jsonl
 
@@ -89,3 +92,41 @@ def test_examples_of_one_name_are_told_apart(tmp_path: Path) -> None:
     (batch,) = one.batches([first, second])
     (again,) = one.batches([first, second])
     assert torch.equal(again.columns["reference"], batch.columns["reference"])
+
+
+@pytest.mark.parametrize("more", [{}, {"adapter": {"rank": 2}}], ids=["full", "lora"])
+def test_a_model_named_is_the_reference(more: dict, tmp_path: Path) -> None:
+    other = make_model(tmp_path / "other", "gpt2")
+    base = {"base": str(make_model(tmp_path / "model", "llama")), "dtype": "float32", "reference": str(other)}
+    one = session(tmp_path, 4, model=base, **more)
+    (batch,) = one.batches(one.feed.examples[:])
+    plain = load_scorer(str(other), "float32", "cpu")
+    with torch.no_grad():
+        wanted = plain(batch, frozenset({"logp"}))["logp"]
+    torch.testing.assert_close(batch.columns["reference"], wanted, rtol=0, atol=1e-5)
+    assert (batch.columns["reference"] - one.engine.score(batch)["logp"]).abs().max() > 1e-2
+    assert str(other / "model.safetensors") in map(str, files_of(one.recipe))
+
+
+def test_one_that_packs_nothing_keeps_the_policy_from_it(tmp_path: Path) -> None:
+    base = {"base": str(make_model(tmp_path / "model", "llama")), "dtype": "float32"}
+    one = session(tmp_path, 4, model=base | {"reference": str(make_model(tmp_path / "other", "bloom"))})
+    assert one.engine.scorer.fit.packed
+    assert not one.packed
+    (batch,) = one.batches(one.feed.examples[:])
+    assert len(batch.nodes) == len(batch.example), "every row stands alone"
+
+
+def test_a_reference_with_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    other = make_model(tmp_path / "other", "llama")
+    (other / "tokenizer.json").unlink()
+    (tmp_path / "text.txt").write_text("the cat sat on the mat")
+    train_tokenizer([tmp_path / "text.txt"], 270, tmp_path / "words")
+    for path in (tmp_path / "words").iterdir():
+        (other / path.name).write_bytes(path.read_bytes())
+    base = {"base": str(make_model(tmp_path / "model", "llama")), "reference": str(other)}
+    with pytest.raises(ModelError, match="another tokenizer") as caught:
+        session(tmp_path, 4, model=base)
+    assert caught.value.where == str(other)
+    with pytest.raises(RecipeError, match=r"model\.reference: sft compares with no reference"):
+        session(tmp_path, 4, model=base, objective={"kind": "sft"})

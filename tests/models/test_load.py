@@ -12,6 +12,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import bottega
+from bottega.errors import ModelError
+from bottega.models.load import load_config
+from bottega.recipe import Model
 from bottega.session import Session
 from making import make_model, write_jsonl
 
@@ -93,6 +96,25 @@ def test_a_classifier_loads_with_plain_from_pretrained(kind: str, adapter: dict 
         one = plain.eval()(**tokenizer("the red dog ran", return_tensors="pt")).logits
     assert one.shape == (1, 5)
     assert torch.isfinite(one).all()
+
+
+def test_dropout_is_set_wherever_a_model_has_one(tmp_path: Path) -> None:
+    base = make_model(tmp_path / "base", "gpt2")
+    config = load_config(Model(base=str(base), dropout=0.25), None)
+    assert {config.attn_pdrop, config.embd_pdrop, config.resid_pdrop} == {0.25}
+    assert config.summary_first_dropout == 0.25
+    shape = {"model_type": "llama", "hidden_size": 32, "vocab_size": 300}
+    tokenizer = AutoTokenizer.from_pretrained(str(base))
+    assert load_config(Model(shape=shape, tokenizer=str(base), dropout=0.3), tokenizer).attention_dropout == 0.3
+    document = {"model": {"base": str(base), "dtype": "float32", "dropout": 0.5}, "objective": {"kind": "sft"}}
+    (batch,) = (session := run(tmp_path, **document)).batches(session.feed.examples[:])
+    scorer = session.engine.scorer
+    quiet, one, other = (scorer.train(training)(batch, frozenset({"logp"}))["logp"] for training in (False, True, True))
+    assert (one - other).abs().max() > 1e-2
+    assert torch.equal(quiet, scorer.eval()(batch, frozenset({"logp"}))["logp"])
+    with pytest.raises(ModelError, match="mamba has no dropout") as caught:
+        load_config(Model(base=str(make_model(tmp_path / "mamba", "mamba")), dropout=0.1), None)
+    assert caught.value.where == "model.dropout"
 
 
 def test_dpo_continuing_an_adapter_compares_with_that_adapter(llama: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Commands that use a model: generate, chat, classify, tag, fill."""
+"""Commands that use a model: generate, chat, classify, tag, fill, embed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -141,6 +142,43 @@ def fill(
         for place, candidates in enumerate(found, 1):
             title = f"[MASK] {place}" if len(found) > 1 else ""
             results_console().print(bars(title, [(one.text, one.probability) for one in candidates]))
+
+
+@app.command(rich_help_panel=USE)
+def embed(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a folder or a hub id.")],
+    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT …]", help="Default: lines of input.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A .npy file for the vectors, [texts, width] in float32.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a vector of each text; without --out, show how alike the texts are."""
+    with errors(as_json):
+        asked = texts or _lines()
+        with busy(f"loading {model}"):
+            import numpy as np
+
+            import bottega
+
+            loaded = bottega.load_embedder(model)
+        with busy(f"embedding {len(asked)} texts"):
+            found = loaded.embed(asked)
+        if out is not None:
+            with out.open("wb") as file:
+                np.save(file, found)
+        if as_json:
+            for text, vector in zip(asked, found, strict=True):
+                print(json.dumps({"text": text, "vector": vector.tolist()}, ensure_ascii=False))
+        elif out is not None:
+            print(f"{len(found)} vectors of {found.shape[1]} numbers in {out}")
+        else:
+            from bottega.terminal import results_console, table
+
+            numbers = [str(number) for number in range(1, len(asked) + 1)]
+            rows = [
+                [number, text, *(f"{value:.2f}" for value in row)]
+                for number, text, row in zip(numbers, asked, found @ found.T, strict=True)
+            ]
+            results_console().print(table("", ["", "text", *numbers], rows))
 
 
 def _lines() -> list[str]:

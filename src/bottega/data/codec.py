@@ -27,9 +27,11 @@ from bottega.errors import DataError, ModelError
 from bottega.records import (
     Answer,
     Chat,
+    Compared,
     Labelled,
     Message,
     Multilabelled,
+    Paired,
     Preference,
     Prompt,
     Prompted,
@@ -56,6 +58,16 @@ class Span(NamedTuple):
 
 Known = Mapping[tuple[str, bool], Any]
 """The tokenizer's encoding of a text, special tokens included, with or without the characters of each token."""
+
+
+HOLES = (
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
+    ("▁<PRE>", "▁<SUF>", "▁<MID>"),
+    ("[PREFIX]", "[SUFFIX]", "[MIDDLE]"),
+)
+"""Names of the tokens before the beginning of a text, its end, and its middle, in the tokenizers that have them."""
 
 
 class TemplateRefused(DataError):
@@ -138,6 +150,20 @@ class Codec:
         return int(token)
 
     @cached_property
+    def holes(self) -> tuple[int, int, int]:
+        """The tokens before a beginning, an end and the middle between them; a ModelError where there are none."""
+        known = self.tokenizer.get_vocab()
+        for marks in HOLES:
+            if all(mark in known for mark in marks):
+                prefix, suffix, middle = (known[mark] for mark in marks)
+                return prefix, suffix, middle
+        raise ModelError(
+            f"the tokenizer has no tokens to fill in a middle with, such as {HOLES[0][0]}",
+            where="model.tokenizer",
+            fix="train one that has: bottega tokenizer train FILES --fim; or leave out objective.fim",
+        )
+
+    @cached_property
     def is_ordinary(self) -> NDArray[np.bool_]:
         """[V] which tokens are parts of texts, and not the tokenizer's own marks."""
         known = np.ones(len(self.tokenizer), np.bool_)
@@ -186,12 +212,24 @@ class Codec:
 
     def pooled(self, where: str, text: str, label: int | float) -> Row:
         """The row of a text whose one prediction is read where the model's classifier reads it."""
+        return self.whole(self._within(where, text), label)
+
+    def everywhere(self, where: str, text: str) -> Row:
+        """The row of a text that is read at every token, and expects nothing there."""
+        ids = self._within(where, text)
+        if not len(ids):
+            raise Unusable("no tokens")
+        at = np.arange(len(ids))
+        return Row(ids, at, np.zeros_like(at), np.ones(len(at), np.float32), self.both_ways)
+
+    def _within(self, where: str, text: str) -> Ints:
+        """The tokens of a text, special ones included, cut where they are too many."""
         ids = self._ids(text)
         if len(ids) > self.max_length:
             self._refuse(where, len(ids))
             self.truncated += 1
             ids = np.array(self._truncating.encode(text).ids, np.int64)
-        return self.whole(ids, label)
+        return ids
 
     def whole(self, ids: Ints, label: int | float) -> Row:
         """All of `ids` as a row with one prediction: at the first token of an encoder, the last of a decoder."""
@@ -454,6 +492,8 @@ def texts(record: Record) -> Iterator[tuple[str, bool]]:
         yield record.text, isinstance(record, Text) and record.answer > 0
     elif isinstance(record, Prompted):
         yield record.prompt + record.completion, True
+    elif isinstance(record, (Paired, Compared)):
+        yield from ((text, False) for text in record.texts)
     elif isinstance(record, Preference) and isinstance(record.prompt, str):
         answers = (answer for answer in (record.chosen, record.rejected) if isinstance(answer, str))
         yield from ((record.prompt + answer, True) for answer in answers)

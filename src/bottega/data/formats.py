@@ -21,10 +21,12 @@ from bottega.records import (
     Answer,
     Chat,
     Choice,
+    Compared,
     Entity,
     Labelled,
     Message,
     Multilabelled,
+    Paired,
     Preference,
     Prompt,
     Prompted,
@@ -437,6 +439,41 @@ def _conll(where: str, fields: Fields) -> Record:
     return Tagged(where, text, tuple(spans))
 
 
+# Likeness
+
+
+def _paired(where: str, fields: Fields) -> Record:
+    """A text and one that belongs to it, with what does not: one `negative`, or a list of them."""
+    given = fields.get("negatives", fields.get("negative"))
+    listed = given if isinstance(given, list) else [] if given is None else [given]
+    negatives = tuple(string(where, {"negatives": one}, "negatives") for one in listed)
+    anchor, positive = string(where, fields, "anchor"), string(where, fields, "positive")
+    if positive in negatives:
+        raise DataError("positive among the negatives", where=f"{where}, field negatives", fix="remove one of the two")
+    label = fields.get("label")
+    return Paired(where, anchor, positive, negatives, None if label is None else str(label))
+
+
+def _compared(where: str, fields: Fields) -> Record:
+    """Two texts and a number from 0, nothing in common, to 1, the same."""
+    given = fields["score"]
+    score = float(given) if isinstance(given, (int, float)) else _number(given)
+    if score is None or not 0 <= score <= 1:
+        raise DataError(
+            f"score {given!r}",
+            where=f"{where}, field score",
+            fix="a number from 0, nothing in common, to 1, the same; divide other scales by their largest",
+        )
+    return Compared(where, string(where, fields, "sentence1"), string(where, fields, "sentence2"), score)
+
+
+def _number(text: Any) -> float | None:
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return None
+
+
 def _is_flag(fields: Fields) -> bool:
     """Whether a label says good or bad, rather than naming a class."""
     label = fields.get("label")
@@ -465,6 +502,10 @@ FORMATS: dict[str, Format] = {
     "multilabelled": Format(Multilabelled, (TEXT, ("labels", "categories", "intents")), _multilabelled),
     "conll": Format(Tagged, (("tokens", "words"), ("tags", "ner_tags")), _conll),
     "spans": Format(Tagged, (TEXT, ("spans", "entities")), _spans),
+    "paired": Format(Paired, (("anchor", "query"), ("positive", "pos")), _paired),
+    "compared": Format(
+        Compared, (("sentence1", "text1"), ("sentence2", "text2"), ("score", "similarity", "label")), _compared
+    ),
     "choice": Format(Choice, (("question", "query"), ("choices", "options"), ("gold", "answer", "answerKey")), _choice),
     "text": Format(Text, (TEXT,), _text),
 }

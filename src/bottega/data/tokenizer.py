@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bottega.data import sources
+from bottega.data.codec import HOLES
 from bottega.errors import DataError, RunError
 from bottega.recipe import Source
 
@@ -24,16 +25,21 @@ def train_tokenizer(
     out: Path,
     kind: Kind = "bytes",
     *,
+    fim: bool = False,
     progress: bool = False,
 ) -> int:
     """Train on the files' text and write a transformers tokenizer into `out`; returns the vocabulary's size.
 
     bytes       byte-level BPE (Sennrich et al. 2016; bytes as in GPT-2): any text, no unknown token
     characters  one token a character that occurs in the files, and nothing else: for lessons and small corpora
+    fim         bytes have the three tokens to fill in a middle with
     wordpieces  WordPiece between [CLS] and [SEP], with [MASK] (Devlin et al. 2019): for encoders; case is kept
     """
     from transformers import PreTrainedTokenizerFast
 
+    if fim and kind != "bytes":
+        what = "only a model that writes fills in a middle"
+        raise DataError(what, where="--fim", fix="leave out --kind, or --fim")
     try:
         out.mkdir(parents=True, exist_ok=True)
         taken = any(out.iterdir())
@@ -48,27 +54,28 @@ def train_tokenizer(
     elif kind == "wordpieces":
         backend, special = _wordpieces(files, vocabulary, progress), MARKS
     else:
-        backend, special = _bytes(files, vocabulary, progress), {"bos_token": END, "eos_token": END}
+        special = {"bos_token": END, "eos_token": END}
+        backend = _bytes(files, vocabulary, [END, *(HOLES[0] if fim else ())], progress)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special)
     tokenizer.save_pretrained(str(out))
     return len(tokenizer)
 
 
-def _bytes(files: Sequence[Path], vocabulary: int, progress: bool) -> Any:
+def _bytes(files: Sequence[Path], vocabulary: int, special: list[str], progress: bool) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    if vocabulary < len(alphabet) + 1:
+    if vocabulary < len(alphabet) + len(special):
         raise DataError(
             f"a vocabulary of {vocabulary} has no room for the 256 bytes and the end-of-text token",
             where="--vocab",
-            fix="257 or more; 1000 per megabyte of text is a start",
+            fix=f"{256 + len(special)} or more; 1000 per megabyte of text is a start",
         )
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=[END], initial_alphabet=alphabet, show_progress=progress
+        vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=progress
     )
     backend.train_from_iterator(_texts(files), trainer)
     return backend

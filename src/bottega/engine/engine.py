@@ -7,13 +7,13 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bottega.batch import Batch, Loss, Unit
+from bottega.batch import Batch, Ratio, Term, Unit, joined
 from bottega.engine.generate import Continuation, Writer
 from bottega.engine.optim import Optimizer
 from bottega.errors import Diverged, OutOfMemory
@@ -24,6 +24,14 @@ from bottega.randomness import derive
 from bottega.sampling import Sampling
 
 OPTIMIZER = "optimizer.safetensors"
+
+
+class Part(NamedTuple):
+    """What a batch came to: its metrics, and its share of the update's loss."""
+
+    batch: Batch
+    metrics: Mapping[str, Term | Ratio]
+    share: float
 
 
 class Engine:
@@ -63,28 +71,61 @@ class Engine:
             else batch
         )
 
-    def accumulate(self, batch: Batch, counts: Mapping[Unit, float], *, step: int, part: int) -> tuple[Loss, float]:
-        """Add this batch's gradient of the update's loss; returns the loss and this batch's share of it.
+    def accumulate(self, batches: Sequence[Batch], counts: Mapping[Unit, float], *, step: int) -> list[Part]:
+        """Add the gradient of the update's loss; returns what each batch came to, or all together where it is joint.
 
         counts  of the *whole* update, taken before its first backward
         """
-        torch.manual_seed(derive(self.seed, "dropout", step, part))
         self.scorer.train()
         with _memory_named():
-            how = {"weighted": self.objective.weighted, "smoothing": self.objective.smoothing}
-            scores = self.scorer(batch, self.objective.outputs, **how)
-            loss = self.objective.loss(scores, batch)
-            total = loss.total(counts)
-            share = float(total.detach())
-            if not math.isfinite(share):
-                raise Diverged(
-                    f"the loss is {share} at step {step}",
-                    where=_named(_not_finite(scores, batch) or batch.ids),
-                    fix="lower optim.lr, or look at these rows with: bottega preview",
-                )
-            torch.autograd.backward(total * self.optimizer.scale)
+            if self.objective.joint and len(batches) > 1:
+                return [self._jointly(batches, counts, step)]
+            return [self._apart(batch, counts, step, number) for number, batch in enumerate(batches)]
+
+    def _apart(self, batch: Batch, counts: Mapping[Unit, float], step: int, number: int) -> Part:
+        scores = self._scored(batch, step, number)
+        total, part = self._judged(scores, batch, counts, step)
+        torch.autograd.backward(total)
+        return part
+
+    def _jointly(self, batches: Sequence[Batch], counts: Mapping[Unit, float], step: int) -> Part:
+        """The gradient of a loss of all scores, by the memory of one batch (Gao et al. 2021, arXiv 2101.06983).
+
+        All are scored without gradient; that of the loss is taken for their scores, and each batch, scored a second
+        time with the same dropout, carries its own share of it on.
+        """
+        with torch.no_grad():
+            found = [self._scored(batch, step, number) for number, batch in enumerate(batches)]
+        scores = {name: torch.cat([one[name] for one in found]).requires_grad_() for name in found[0]}
+        total, part = self._judged(scores, joined(batches), counts, step)
+        slopes = torch.autograd.grad(total, list(scores.values()))
+        sizes = [len(batch.at) for batch in batches]
+        shares = zip(*(torch.split(slope, sizes) for slope in slopes), strict=True)
+        for number, (batch, own) in enumerate(zip(batches, shares, strict=True)):
+            torch.autograd.backward(list(self._scored(batch, step, number).values()), own)
+        return part
+
+    def _scored(self, batch: Batch, step: int, number: int) -> dict[str, Tensor]:
+        """The scores of an update's batch, the same at every call."""
+        torch.manual_seed(derive(self.seed, "dropout", step, number))
+        how = {"weighted": self.objective.weighted, "smoothing": self.objective.smoothing}
+        return cast("dict[str, Tensor]", self.scorer(batch, self.objective.outputs, **how))
+
+    def _judged(
+        self, scores: Mapping[str, Tensor], batch: Batch, counts: Mapping[Unit, float], step: int
+    ) -> tuple[Tensor, Part]:
+        """(what a backward starts from, what the batch came to); Diverged where that is no number."""
+        loss = self.objective.loss(scores, batch)
+        total = loss.total(counts)
+        share = float(total.detach())
+        if not math.isfinite(share):
+            raise Diverged(
+                f"the loss is {share} at step {step}",
+                where=_named(_not_finite(scores, batch) or batch.ids),
+                fix="lower optim.lr, or look at these rows with: bottega preview",
+            )
         self.gathered += batch.ids
-        return loss, share
+        return total * self.optimizer.scale, Part(batch, loss.metrics, share)
 
     def update(self, lr: float, *, step: int) -> float:
         """Move the weights by the gradient gathered since the last update; returns its norm before clipping."""

@@ -27,6 +27,7 @@ from bottega.classifier import Classifier, Tagger
 from bottega.data import sources
 from bottega.data.codec import Codec, TemplateRefused
 from bottega.data.words import Gazetteer
+from bottega.embedder import Embedder
 from bottega.errors import DataError, RunError
 from bottega.evaluation.estimates import Estimate, Numbers, classes, f1, mean, share
 from bottega.feed import Reader, Told
@@ -57,6 +58,7 @@ LABELS, EACH = 50, 4
 """Answers are labels where there are at most so many different ones, each so often on average."""
 
 Tell = Callable[[str], None]
+Numbers32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -427,6 +429,53 @@ def _filled(case: Case) -> Found:
     )
 
 
+# Embeddings
+
+
+def _embedded(case: Case) -> tuple[str | None, Iterator[Estimate]]:
+    """Of vectors of texts, beside those of what the run began from."""
+    model = Embedder(str(case.folder), dtype=case.choices["dtype"])
+    examples = case.examples(case.codec(model.codec))
+    rows = [row for example in examples for row in example]
+    case.tell(f"embedding {len(rows)} texts")
+    ours, theirs, base = model.vectors(rows), None, case.recipe.model.base
+    if base is not None:
+        case.tell("embedding them with the base")
+        theirs = Embedder(base, pooling=model.pooling, dtype=case.choices["dtype"]).vectors(rows)
+    return None if base is None else Path(base).name, _nearness(case, rows, ours, theirs)
+
+
+def _nearness(case: Case, rows: Sequence[Row], ours: Numbers32, theirs: Numbers32 | None) -> Iterator[Estimate]:
+    """Whether what belongs to a text is nearest to it, of all there is; and how far a cosine is from its score."""
+    columns = {name: np.concatenate([row.columns[name] for row in rows]) for name in rows[0].columns}
+    if columns["anchor"].any():
+        place, base = (None if found is None else _ranks(found, columns) for found in (ours, theirs))
+        assert place is not None
+        yield share("nearest is right", place == 1, None if base is None else base == 1)
+        one = np.ones(len(place))
+        yield mean("reciprocal rank", 1 / place, None if base is None else 1 / base, one, case.seed, higher=True)
+    second = np.flatnonzero(columns["compared"])
+    if len(second):
+        wrong, base = (
+            None if found is None else np.abs((found[second - 1] * found[second]).sum(1) - columns["score"][second])
+            for found in (ours, theirs)
+        )
+        assert wrong is not None
+        yield mean("mean error of the cosine", wrong, base, np.ones(len(second)), case.seed)
+
+
+def _ranks(vectors: Numbers32, columns: dict[str, NDArray[Any]]) -> Numbers:
+    """[A] the place of each anchor's positive among all texts it might belong to, 1 for the nearest."""
+    anchors = np.flatnonzero(columns["anchor"])
+    others = np.flatnonzero((columns["pair"] > 0) & (columns["compared"] == 0))
+    own = np.flatnonzero(columns["positive"][others])
+    cosine = vectors[anchors] @ vectors[others].T
+    known = columns["text"][anchors][:, None] == columns["text"][others][None]
+    known |= columns["belongs"][anchors][:, None] == columns["belongs"][others][None]
+    right = cosine[np.arange(len(anchors)), own]
+    return np.asarray(1.0 + ((cosine > right[:, None]) & ~known).sum(1))
+
+
 def _passages(record: Record, codec: Codec) -> list[Ints]:
     with contextlib.suppress(Unusable):
         return codec.passages(record) if isinstance(record, Text) else []
@@ -438,6 +487,7 @@ MEASURES: dict[HeadKind, Callable[[Case], tuple[str | None, Iterator[Estimate]]]
     "class": _scored,
     "token": _tagged,
     "masked": _filled,
+    "embedding": _embedded,
 }
 """What is measured of a model with each head."""
 

@@ -24,7 +24,7 @@ HEADS = ("classifier", "score")
 """Classifiers that PEFT trains and saves of its own accord."""
 
 TASKS: dict[HeadKind, str] = {"language": "CAUSAL_LM", "class": "SEQ_CLS", "token": "TOKEN_CLS"}
-"""PEFT's names of tasks; it has none for masked language models."""
+"""PEFT's names of tasks; it has none for masked language models, and that of embeddings asks for a task's own call."""
 
 REFERENCE = "reference"
 """Name of the frozen copy of a continued adapter, where an objective compares with the policy as the run began."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ import transformers
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
@@ -41,12 +43,15 @@ from bottega.objectives import HeadKind
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 DEFAULT_LENGTH = 1024
+DROPOUT = re.compile(r"dropout|pdrop$")
+POOLER = re.compile(r"(^|\.)pooler\.")
 
 AUTO: dict[HeadKind, Any] = {
     "language": AutoModelForCausalLM,
     "class": AutoModelForSequenceClassification,
     "token": AutoModelForTokenClassification,
     "masked": AutoModelForMaskedLM,
+    "embedding": AutoModel,
 }
 """transformers' way to a model with each head."""
 
@@ -147,6 +152,27 @@ def _plain_template(tokenizer: Any) -> str:
 
 def load_config(model: recipes.Model, tokenizer: Any) -> Any:
     """The transformers config: of the base, or of the shape with the tokenizer's vocabulary and special tokens."""
+    config = _config(model, tokenizer)
+    if model.dropout is not None:
+        _set_dropout(config.get_text_config(), model.dropout)
+    return config
+
+
+def _set_dropout(config: Any, share: float) -> None:
+    """Set every dropout of a config; a ModelError where it has none."""
+    # Some are left open (classifier_dropout), and follow another.
+    named = [name for name, value in vars(config).items() if isinstance(value, (int, float)) and DROPOUT.search(name)]
+    if not named:
+        raise ModelError(
+            f"{config.model_type} has no dropout",
+            where="model.dropout",
+            fix="leave it out; optim.weight_decay, optim.neftune and adapter.dropout fit any model",
+        )
+    for name in named:
+        setattr(config, name, share)
+
+
+def _config(model: recipes.Model, tokenizer: Any) -> Any:
     if model.base is not None:
         with _quietly(model.base, "the config"):
             return AutoConfig.from_pretrained(locate(model.base).base)
@@ -242,7 +268,8 @@ def load_model(
             output_loading_info=True,
         )
     _refuse_gaps(source.base, info, loaded, head)
-    new = sorted({key.rpartition(".")[0] for key in info["missing_keys"]})
+    # What is no part of a vector (BERT's pooler) stays as it is.
+    new = sorted({key.rpartition(".")[0] for key in info["missing_keys"]}) if head != "embedding" else []
     return loaded if source.adapter is None else _merged(loaded, source.adapter, dtype), new
 
 
@@ -326,9 +353,9 @@ def _refuse_pickles(name: str) -> None:
 
 def _refuse_gaps(name: str, info: dict[str, Any], model: Any, head: HeadKind) -> None:
     """A checkpoint may lack a head that is about to be trained, and nothing else."""
-    prefix = f"{model.base_model_prefix}."
+    prefix = "" if head == "embedding" else f"{model.base_model_prefix}."
     new = head != "language"
-    missing = [key for key in info["missing_keys"] if not new or (key.startswith(prefix) and ".pooler." not in key)]
+    missing = [key for key in info["missing_keys"] if not new or (key.startswith(prefix) and not POOLER.search(key))]
     if missing or info["mismatched_keys"]:
         wrong = missing or [str(key[0]) for key in info["mismatched_keys"]]
         raise ModelError(

@@ -166,7 +166,7 @@ def _row(tokens: np.ndarray, head: HeadKind, both_ways: bool) -> Row:
 
 
 def _scores(scorer: Scorer, batch: Batch) -> torch.Tensor:
-    output = "logp" if scorer.head_kind in VOCABULARY else "logits"
+    output = "logp" if scorer.head_kind in VOCABULARY else "hidden" if scorer.head_kind == "embedding" else "logits"
     with torch.no_grad():
         scores: torch.Tensor = scorer(batch, frozenset({output}))[output]
     return scores

@@ -47,6 +47,7 @@ class Scorer(nn.Module):
 
     logp    [N]     log-probability of each label
     logits  [N, C]  scores of classes, or of the vocabulary
+    hidden  [N, H]  final hidden states, of a model without a head
 
     With `weighted` the gradient of logp will be `batch.weight` times one number, which spares a trained head work.
     `smoothing` is a share of each logp that is a mean over all labels.
@@ -70,6 +71,9 @@ class Scorer(nn.Module):
     def forward(
         self, batch: Batch, outputs: frozenset[str], *, weighted: bool = False, smoothing: float = 0.0
     ) -> dict[str, Tensor]:
+        if self.head_kind == "embedding":
+            hidden = self._hidden(batch).index_select(0, batch.at)
+            return {"hidden": hidden.to(torch.promote_types(hidden.dtype, torch.float32))}
         if self.fit.own_head:
             logits = self._own_logits(batch)
         elif self.head_kind == "class":

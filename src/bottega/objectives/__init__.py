@@ -11,7 +11,7 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from bottega.data.codec import Codec
     from bottega.records import Prompt, Record
 
-Output = Literal["logp", "logits"]
-HeadKind = Literal["language", "class", "token", "masked"]
-"""What a model says of a text: its next token, its class, a class of each word, or what stood at a masked place."""
+Output = Literal["logp", "logits", "hidden"]
+HeadKind = Literal["language", "class", "token", "masked", "embedding"]
+"""What a model says of a text: its next token, its class, a class of each word, what stood at a masked place, or a
+place in space."""
 
 
 class Objective(BaseModel, ABC):
@@ -33,8 +34,9 @@ class Objective(BaseModel, ABC):
 
     reads      record types it understands, the preferred first
     head       which scores it needs a model for
-    outputs    what it reads of the scores: logp [N], logits [N, C]
+    outputs    what it reads of the scores: logp [N], logits [N, C], hidden [N, H]
     reference  also wants `batch.columns["reference"]` [N]: the same log-probabilities under the policy as the run began
+    joint      its loss is no sum over examples but compares those of an update with each other
     by_label   a fraction held out for validation is one of every label
     splits     a text longer than `max_length` may be cut into several rows
     lr         default learning rates, measured: (full fine-tuning, LoRA)
@@ -46,11 +48,17 @@ class Objective(BaseModel, ABC):
     head: ClassVar[HeadKind] = "language"
     outputs: ClassVar[frozenset[Output]] = frozenset({"logp"})
     reference: ClassVar[bool] = False
+    joint: ClassVar[bool] = False
     by_label: ClassVar[bool] = False
     splits: ClassVar[bool] = False
     lr: ClassVar[tuple[float, float]] = (2e-5, 2e-4)
 
     kind: str
+
+    @classmethod
+    def chosen(cls, options: Mapping[str, Any]) -> type[Objective]:
+        """The class these options of a recipe are for."""
+        return cls
 
     @abstractmethod
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
@@ -134,6 +142,11 @@ def pair_metrics(margin: Tensor) -> dict[str, Term]:
 def kinds() -> list[str]:
     """Every objective in the folder, by name."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def made(options: Mapping[str, Any]) -> Objective:
+    """The objective with these options, `kind` among them."""
+    return load(options["kind"]).chosen(options).model_validate(dict(options))
 
 
 def load(kind: str) -> type[Objective]:

@@ -1,0 +1,92 @@
+"""An objective of the user's own, in a file beside the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache, wraps
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from bottega.batch import Loss, Row
+from bottega.errors import RecipeError
+from bottega.objectives import Objective
+from bottega.plugins import defined, naming
+
+EXAMPLE = "class Mine(Sft): def loss(self, scores, batch): return Loss({'nll': Term(…, 'token')})"
+METHODS = ("rows", "loss", "drawn", "probes", "statistics", "asked", "labels")
+
+
+class Custom(Objective):
+    """What the one class in a Python file says that derives from `Objective`, or from any objective there is.
+
+    Its `rows` make predictions of a record, its `loss` makes sums of their scores, its fields are further options of
+    the recipe. What it raises is told by file and line.
+
+    file  the Python file
+    """
+
+    reads: ClassVar[tuple[type, ...]] = ()
+
+    kind: Literal["custom"] = "custom"
+    file: str
+
+    @classmethod
+    def chosen(cls, options: Mapping[str, Any]) -> type[Objective]:
+        file = options.get("file")
+        if not isinstance(file, str):
+            raise ValueError("custom needs file: a Python file with a class that derives from Objective")
+        base: Any = Objective  # mypy takes no abstract class for a class
+        own: Any = defined(file, base, EXAMPLE)
+        return _watched(own, file)
+
+
+@cache
+def _watched(own: type[Objective], file: str) -> type[Objective]:
+    """The class, with what its methods raise and give told by file and line; the same for the same class."""
+    methods = {name: _guarded(getattr(own, name), file) for name in METHODS}
+    methods["rows"] = _checked(methods["rows"], file, _check_rows)
+    methods["loss"] = _checked(methods["loss"], file, _check_loss)
+    fields = {"kind": Literal["custom"], "file": str}
+    with naming(file):
+        return type(own.__name__, (own,), {"__module__": own.__module__, "__annotations__": fields, **methods})
+
+
+def _guarded(method: Callable[..., Any], file: str) -> Callable[..., Any]:
+    @wraps(method)
+    def guarded(*given: Any, **options: Any) -> Any:
+        with naming(file):
+            return method(*given, **options)
+
+    return guarded
+
+
+def _checked(method: Callable[..., Any], file: str, check: Callable[[Any], str]) -> Callable[..., Any]:
+    @wraps(method)
+    def checked(*given: Any, **options: Any) -> Any:
+        found = method(*given, **options)
+        wrong = check(found)
+        if wrong:
+            raise RecipeError(f"{method.__name__} {wrong}", where=file, fix=f"for example {EXAMPLE}")
+        return found
+
+    return checked
+
+
+def _check_rows(found: Any) -> str:
+    """What is wrong with the examples of a record; empty where nothing is."""
+    if not isinstance(found, list) or not all(isinstance(one, tuple) for one in found):
+        return "gives no list of examples, each a tuple of rows"
+    for row in (row for example in found for row in example):
+        if not isinstance(row, Row):
+            return f"gives a {type(row).__name__} where a Row is wanted"
+        if not len(row.at) or not len(row.at) == len(row.label) == len(row.weight):
+            sizes = f"{len(row.at)}, {len(row.label)} and {len(row.weight)}"
+            return f"gives a row with {sizes} places, labels and weights, which must be as many, and not none"
+        if row.at[0] < 0 or row.at[-1] >= len(row.tokens) or (np.diff(row.at) <= 0).any():
+            return f"gives a row of {len(row.tokens)} tokens with places that are not in it, or not in ascending order"
+    return ""
+
+
+def _check_loss(found: Any) -> str:
+    return "" if isinstance(found, Loss) and found.terms else f"gives a {type(found).__name__}, and no Loss with terms"

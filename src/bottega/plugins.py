@@ -1,0 +1,74 @@
+"""Code of the user's own: a class found in a file by what it derives from, and its mistakes told by file and line."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
+
+from bottega.errors import BottegaError, RecipeError
+from bottega.records import Unusable
+
+T = TypeVar("T")
+
+
+def defined(path: str, base: type[T], example: str) -> type[T]:
+    """The one class in the file that derives from `base` and was written there; a RecipeError where there is none."""
+    if not Path(path).is_file():
+        fix = "check objective.file; it resolves against the recipe's folder"
+        raise RecipeError("no such file", where=path, fix=fix)
+    with naming(path):
+        module = _module(path, Path(path).stat().st_mtime_ns)
+    found = [one for one in vars(module).values() if isinstance(one, type) and issubclass(one, base)]
+    own = [one for one in found if one.__module__ == module.__name__]
+    if len(own) != 1:
+        what = f"{len(own)} classes of {base.__name__} where one is wanted" if own else f"no class of {base.__name__}"
+        raise RecipeError(what, where=path, fix=f"write one, as in: {example}")
+    return own[0]
+
+
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Turn what the code in a file raises into a RecipeError that names the line; errors that have a place pass."""
+    try:
+        yield
+    except (BottegaError, Unusable):
+        raise
+    except Exception as error:
+        line = _line(error, path)
+        if line is None:
+            raise
+        text = str(error).strip().splitlines() or [""]
+        what = f"{type(error).__name__}: {text[0]}" if text[0] else type(error).__name__
+        raise RecipeError(what, where=f"{path} line {line}", fix="mend the file") from error
+
+
+def _line(error: Exception, path: str) -> int | None:
+    """The last line of the file that the error went through; None where it never was in it."""
+    if isinstance(error, SyntaxError) and error.filename == path:
+        return error.lineno or 1
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    return lines[-1] if lines else None
+
+
+@cache
+def _module(path: str, changed: int) -> ModuleType:
+    """The file as it was when it was `changed`."""
+    name = f"bottega_plugin_{abs(hash(path))}"
+    spec = spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise RecipeError("not a Python file", where=path, fix="its name must end in .py")
+    module = module_from_spec(spec)
+    sys.modules[name] = module  # where pydantic looks for the names in its annotations
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

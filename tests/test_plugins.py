@@ -1,0 +1,158 @@
+"""An objective of the user's own: found, used as any other, and its mistakes told by file and line."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bottega
+from bottega import objectives
+from bottega.errors import RecipeError, RunError
+from bottega.objectives.sft import Sft
+from bottega.recipe import Recipe
+from making import make_model, write_jsonl
+
+OWN = Path(__file__).parent / "contracts" / "own" / "own_loss.py"
+HEAD = "from bottega.batch import Loss, Row, Term\nfrom bottega.objectives.sft import Sft\n"
+
+
+def recipe(folder: Path, file: Path, **options: Any) -> Recipe:
+    rows = [{"prompt": f"the cat {word}", "completion": " sat on the tree"} for word in ("a", "b", "c")] * 4
+    return Recipe.parse(
+        {
+            "model": {"base": str(make_model(folder / "model", "llama"))},
+            "data": {"train": str(write_jsonl(folder / "rows.jsonl", rows))},
+            "objective": {"kind": "custom", "file": str(file), **options},
+            "optim": {"steps": 3, "examples": 4},
+            "save": {"every": 1},
+        }
+    )
+
+
+def written(folder: Path, body: str, head: str = HEAD) -> Path:
+    (folder / "mine.py").write_text(head + body, encoding="utf-8")
+    return folder / "mine.py"
+
+
+def refused(folder: Path, body: str, line: int | None, **options: Any) -> RecipeError:
+    """The error of a run with this plug-in, which must name the line."""
+    file = written(folder, body)
+    with pytest.raises(RecipeError) as caught:
+        for _ in bottega.train(recipe(folder, file, **options), folder / "run"):
+            pass
+    assert caught.value.where == (str(file) if line is None else f"{file} line {line}")
+    return caught.value
+
+
+def test_it_is_an_objective_like_any_other(tmp_path: Path) -> None:
+    made = recipe(tmp_path, OWN, sharpness=3.0, weighting="example").objective
+    assert isinstance(made, Sft)
+    assert made.model_dump() == {
+        "kind": "custom",
+        "file": str(OWN),
+        "sharpness": 3.0,
+        "weighting": "example",
+        "label_smoothing": 0.0,
+    }
+    assert (made.reads, made.head, made.lr) == (Sft.reads, "language", Sft.lr)
+    again = objectives.made(made.model_dump())
+    assert again.model_dump() == made.model_dump()
+
+
+def test_its_options_are_checked(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"unknown key objective\.sharpnes") as caught:
+        recipe(tmp_path, OWN, sharpnes=3.0)
+    assert caught.value.fix == "did you mean sharpness?"
+    with pytest.raises(RecipeError, match="custom needs file"):
+        Recipe.parse({"model": {"base": "a"}, "data": {"train": "b"}, "objective": {"kind": "custom"}})
+    with pytest.raises(RecipeError, match="no such file"):
+        recipe(tmp_path, tmp_path / "none.py")
+    (tmp_path / "notes.txt").write_text("x = 1")
+    with pytest.raises(RecipeError, match="not a Python file"):
+        recipe(tmp_path, tmp_path / "notes.txt")
+
+
+def test_a_file_that_changed_is_another_run(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    shutil.copy(OWN, file)
+    for event in bottega.train(recipe(tmp_path, file), tmp_path / "run"):
+        if event.type == "stepped" and event.step == 2:
+            break
+    file.write_text(file.read_text() + "\n# more\n")
+    with pytest.raises(RunError, match="has changed since the run began") as caught:
+        list(bottega.resume(tmp_path / "run"))
+    assert caught.value.where == str(file)
+
+
+def test_a_file_that_does_not_run(tmp_path: Path) -> None:
+    assert "SyntaxError" in str(refused(tmp_path, "class Mine(Sft:\n    pass\n", 3))
+
+
+def test_a_file_that_fails_on_import(tmp_path: Path) -> None:
+    assert "No module named 'nowhere'" in str(refused(tmp_path, "import nowhere\n", 3))
+
+
+def test_a_file_without_the_class(tmp_path: Path) -> None:
+    assert refused(tmp_path, "class Mine:\n    pass\n", None).what == "no class of Objective"
+
+
+def test_a_file_with_two(tmp_path: Path) -> None:
+    two = "class Mine(Sft):\n    pass\nclass Yours(Sft):\n    pass\n"
+    assert refused(tmp_path, two, None).what == "2 classes of Objective where one is wanted"
+
+
+def test_rows_that_fail(tmp_path: Path) -> None:
+    body = "class Mine(Sft):\n    def rows(self, record, codec):\n        return record.nothing\n"
+    error = refused(tmp_path, body, 5)
+    assert error.what == "AttributeError: 'Prompted' object has no attribute 'nothing'"
+
+
+def test_a_loss_that_fails(tmp_path: Path) -> None:
+    body = "class Mine(Sft):\n    def loss(self, scores, batch):\n        return 1 / 0\n"
+    assert refused(tmp_path, body, 5).what == "ZeroDivisionError: division by zero"
+
+
+def test_a_loss_that_asks_for_what_is_not_there(tmp_path: Path) -> None:
+    body = "class Mine(Sft):\n    def loss(self, scores, batch):\n        return scores['logits']\n"
+    assert refused(tmp_path, body, 5).what == "KeyError: 'logits'"
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        ("    def loss(self, scores, batch):\n        return scores['logp'].sum()\n", "gives a Tensor, and no Loss"),
+        ("    def rows(self, record, codec):\n        return None\n", "gives no list of examples"),
+        (
+            "    def rows(self, record, codec):\n        return [(record,)]\n",
+            "gives a Prompted where a Row is wanted",
+        ),
+        (
+            "    def rows(self, record, codec):\n"
+            "        row = codec.answer(record)\n"
+            "        return [(Row(row.tokens, row.at + 9, row.label, row.weight),)]\n",
+            "with places that are not in it",
+        ),
+        (
+            "    def rows(self, record, codec):\n"
+            "        row = codec.answer(record)\n"
+            "        return [(Row(row.tokens, row.at, row.label[1:], row.weight),)]\n",
+            "which must be as many",
+        ),
+    ],
+)
+def test_what_it_gives_is_checked(tmp_path: Path, body: str, what: str) -> None:
+    assert what in str(refused(tmp_path, f"class Mine(Sft):\n{body}", None))
+
+
+def test_errors_of_the_engine_pass(tmp_path: Path) -> None:
+    """What goes wrong elsewhere is not laid at the plug-in's door, though it was called from there."""
+    body = "class Mine(Sft):\n    def rows(self, record, codec):\n        return super().rows(record, codec)\n"
+    file = written(tmp_path, body)
+    made = recipe(tmp_path, file)
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": 3}])
+    with pytest.raises(bottega.BottegaError, match="completion is a number"):
+        list(bottega.train(made.model_copy(), tmp_path / "other"))
+    assert rows.exists()
