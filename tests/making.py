@@ -37,14 +37,18 @@ def shared_data(name: str) -> Path:
     return path
 
 
-def make_tokenizer(folder: Path, *, bos: bool = True, template: str | None = None) -> Path:
-    """A byte-level BPE tokenizer of 300 entries with <s>, </s>, <pad>, <unk>, <mask>, written to `folder`."""
+def make_tokenizer(folder: Path, *, bos: bool = True, template: str | None = None, spans: bool = False) -> Path:
+    """A byte-level BPE tokenizer of 300 entries with <s>, </s>, <pad>, <unk>, <mask>, written to `folder`.
+
+    spans  also nine tokens that stand for what is left out
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     special = ["<s>", "</s>", "<pad>", "<unk>", "<mask>"]
+    special += [f"<extra_id_{number}>" for number in range(9)] if spans else []
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
         vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False
@@ -52,7 +56,7 @@ def make_tokenizer(folder: Path, *, bos: bool = True, template: str | None = Non
     backend.train_from_iterator([" ".join(WORDS)] * 4, trainer)
     if bos:
         backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    names = dict(zip(("bos_token", "eos_token", "pad_token", "unk_token", "mask_token"), special, strict=True))
+    names = dict(zip(("bos_token", "eos_token", "pad_token", "unk_token", "mask_token"), special, strict=False))
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=template, **names)
     tokenizer.save_pretrained(str(folder))
     return folder
@@ -74,6 +78,8 @@ TINY: dict[str, dict[str, Any]] = {
     "bert": {},
     "bloom": {},
     "mamba": {},
+    "t5": {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0,
+           "relative_attention_num_buckets": 8, "relative_attention_max_distance": 12, "decoder_start_token_id": 2},
 }  # fmt: skip
 """Every architecture of the contract tests, with what sets it apart."""
 
@@ -91,7 +97,9 @@ def tiny_config(kind: str, vocabulary: int = 300, **more: Any) -> Any:
         "bos_token_id": 0,
         "eos_token_id": 1,
     }
-    if kind not in ("gpt2", "bert", "bloom", "mamba"):
+    if kind == "t5":
+        sizes = {name: size for name, size in sizes.items() if name == "vocab_size" or name.endswith("token_id")}
+    elif kind not in ("gpt2", "bert", "bloom", "mamba"):
         sizes["num_key_value_heads"] = 2
     quiet = {
         "gpt2": {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
@@ -113,8 +121,9 @@ def make_model(
 ) -> Path:
     """A tiny model with its tokenizer, as a checkpoint in `folder`."""
     torch.manual_seed(0)
-    make_tokenizer(folder, bos=bos, template=template)
-    auto = transformers.AutoModelForMaskedLM if kind == "bert" else transformers.AutoModelForCausalLM
+    make_tokenizer(folder, bos=bos, template=template, spans=kind == "t5")
+    autos = {"bert": transformers.AutoModelForMaskedLM, "t5": transformers.AutoModelForSeq2SeqLM}
+    auto = autos.get(kind, transformers.AutoModelForCausalLM)
     model = sharpen(auto.from_config(tiny_config(kind, **more), dtype=torch.float32))
     model.save_pretrained(str(folder))
     return folder

@@ -43,6 +43,7 @@ class Row:
     label      [n] what is expected there: a token id, a class, or a number
     weight     [n] share of each prediction in the loss
     both_ways  tokens see the whole row (encoders) instead of their past
+    source     [s] what the encoder of an encoder–decoder reads; every token of the row sees all of it
     columns    further values, [n] one a prediction or [1] one a row
     """
 
@@ -52,6 +53,7 @@ class Row:
     weight: NDArray[np.float32]
     both_ways: bool = False
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    source: Ints | None = None
 
     @property
     def computed(self) -> Ints:
@@ -63,10 +65,16 @@ class Row:
         """Predictions that carry loss."""
         return int(np.count_nonzero(self.weight))
 
+    @property
+    def read(self) -> int:
+        """Tokens an encoder must be run on beside them."""
+        return 0 if self.source is None else len(self.source)
+
     def of_every_token(self) -> Row:
         """The same tokens, with every one but the first predicted."""
         places = np.arange(len(self.tokens) - 1)
-        return Row(self.tokens, places, self.tokens[1:], np.ones(len(places), np.float32), self.both_ways)
+        ones = np.ones(len(places), np.float32)
+        return Row(self.tokens, places, self.tokens[1:], ones, self.both_ways, source=self.source)
 
     def marked(self, **columns: Any) -> Row:
         """The same row with these numbers beside its predictions, one each or one for all."""
@@ -84,7 +92,7 @@ class Example:
     @property
     def tokens(self) -> int:
         """Tokens of all rows, had nothing been shared."""
-        return sum(len(row.tokens) for row in self.rows)
+        return sum(len(row.tokens) + row.read for row in self.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +119,28 @@ class Nodes:
 
 
 @dataclass(frozen=True)
+class Source:
+    """What the encoder of an encoder–decoder reads: texts, one after the other, each seeing itself alone.
+
+    tokens position first last   [S], as of a batch
+    nodes                        the texts, all without parents
+    of                           for each node of the batch, which of them its tokens see
+    """
+
+    tokens: Tensor
+    position: Tensor
+    first: Tensor
+    last: Tensor
+    nodes: Nodes
+    of: Ints
+
+    def to(self, device: str) -> Source:
+        """The same on `device`."""
+        names = ("tokens", "position", "first", "last")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+
+
+@dataclass(frozen=True)
 class Batch:
     """Many rows as one flat prefix tree; built by `packing.pack`.
 
@@ -120,6 +150,7 @@ class Batch:
     columns                      values by name, each [N] or [R]
     ids                          E names of examples (`file:line`)
     tokens_real                  tokens of the rows, had nothing been shared or left out
+    source                       what an encoder reads beside it, if the model has one
     statistics                   what the objective asked to know of the whole update, by name
     """
 
@@ -137,6 +168,12 @@ class Batch:
     nodes: Nodes
     tokens_real: int
     statistics: Mapping[str, float] = field(default_factory=dict)
+    source: Source | None = None
+
+    @property
+    def computed(self) -> int:
+        """Tokens that a model is run on."""
+        return len(self.tokens) + (0 if self.source is None else len(self.source.tokens))
 
     def sum_rows(self, values: Tensor) -> Tensor:
         """[N, …] → [R, …]: each row's sum over its predictions."""
@@ -169,7 +206,8 @@ class Batch:
             for name in ("tokens", "position", "first", "last", "at", "label", "weight", "row", "example")
         }
         columns = {name: column.to(device, non_blocking=True) for name, column in self.columns.items()}
-        return replace(self, columns=columns, **moved)
+        source = None if self.source is None else self.source.to(device)
+        return replace(self, columns=columns, source=source, **moved)
 
 
 def joined(batches: Sequence[Batch]) -> Batch:

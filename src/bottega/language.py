@@ -22,7 +22,7 @@ from bottega.data.conversations import messages
 from bottega.engine.generate import Continuation, Writer
 from bottega.errors import DataError, ModelError
 from bottega.models.adapters import load_scorer, without
-from bottega.models.load import length_limit, load_tokenizer, locate
+from bottega.models.load import length_limit, load_tokenizer, locate, start_token
 from bottega.models.scorer import batched
 from bottega.objectives import HeadKind
 from bottega.records import Message, Prompt
@@ -62,10 +62,11 @@ class LanguageModel:
         network = self.scorer.network
         tokenizer = load_tokenizer(locate(self.name).tokenizer)
         self.limit = length_limit(network.config)
-        self.codec = Codec(tokenizer, max_length=self.limit or 1 << 30, too_long="error")
+        start = start_token(network.config)
+        self.codec = Codec(tokenizer, max_length=self.limit or 1 << 30, too_long="error", start=start)
         declared = network.generation_config.eos_token_id
         ends = self.codec.ends | frozenset(declared if isinstance(declared, list) else [declared]) - {None}
-        self.writer = Writer(network, tokenizer, ends, cached=self.scorer.fit.packed)
+        self.writer = Writer(network, tokenizer, ends, cached=self.scorer.fit.packed or start is not None)
 
     @property
     def model(self) -> Any:

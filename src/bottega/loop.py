@@ -145,7 +145,7 @@ def _step(session: Session, update: Update, clock: Clock) -> Stepped:
         loss=total,
         lr=lr,
         grad_norm=norm,
-        tokens=sum(len(batch.tokens) for batch in batches),
+        tokens=sum(batch.computed for batch in batches),
         tokens_real=sum(batch.tokens_real for batch in batches),
         seconds=seconds,
         cpu=cpu,

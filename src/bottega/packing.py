@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bottega.batch import Batch, Example, Ints, Nodes, Row
+from bottega.batch import Batch, Example, Ints, Nodes, Row, Source
 
 SHARE_AT_LEAST = 8
 """A shorter common prefix is repeated: a tree node costs more than recomputing a few tokens."""
@@ -27,9 +27,11 @@ def pack(examples: Sequence[Example], *, share: bool = True, share_at_least: int
     With `share=False` each row is a node of its own, for models that only see one row at a time.
     """
     rows = [row for example in examples for row in example.rows]
-    tree = _Tree(share_at_least if share else None)
+    order, sourced = _order(rows), rows[0].source is not None
+    # What a token is depends on its source too, so behind one nothing is shared but the source itself.
+    tree = _Tree(share_at_least if share and not sourced else None)
     flat: list[Ints] = [np.empty(0, np.int64)] * len(rows)
-    for index in _order(rows):
+    for index in order:
         flat[index] = tree.insert(rows[index])
     nodes, both_ways = tree.nodes()
     first, last = _interval(nodes, both_ways)
@@ -47,7 +49,29 @@ def pack(examples: Sequence[Example], *, share: bool = True, share_at_least: int
         columns=_columns(rows),
         ids=tuple(example.id for example in examples),
         nodes=nodes,
-        tokens_real=sum(len(row.tokens) for row in rows),
+        tokens_real=sum(example.tokens for example in examples),
+        source=_source([rows[index] for index in order], share=share) if sourced else None,
+    )
+
+
+def _source(rows: Sequence[Row], *, share: bool) -> Source:
+    """The sources of rows in the order of their nodes, one a row; equal neighbours are one with `share`."""
+    texts, of = list[Ints](), list[int]()
+    for row in rows:
+        assert row.source is not None
+        if not (share and texts and np.array_equal(texts[-1], row.source)):
+            texts.append(row.source)
+        of.append(len(texts) - 1)
+    end = np.cumsum([len(text) for text in texts])
+    nodes = Nodes(end - [len(text) for text in texts], end, np.full(len(texts), -1))
+    first, last = _interval(nodes, np.ones(len(texts), bool))
+    return Source(
+        tokens=torch.from_numpy(np.concatenate(texts)),
+        position=torch.from_numpy(np.concatenate([np.arange(len(text)) for text in texts])),
+        first=torch.from_numpy(first),
+        last=torch.from_numpy(last),
+        nodes=nodes,
+        of=np.array(of),
     )
 
 
@@ -85,11 +109,14 @@ def _fill(alone: Sequence[int], saved: Sequence[int], tokens: int) -> list[int]:
 def _cost(example: Example, share_at_least: int | None) -> int:
     """Tokens of the example by itself: an upper bound, since its rows may share more in another order."""
     shared = (_shared(one, other, share_at_least) for one, other in pairwise(example.rows))
-    return sum(len(row.computed) for row in example.rows) - sum(shared)
+    return sum(len(row.computed) + row.read for row in example.rows) - sum(shared)
 
 
 def _shared(one: Row, other: Row, share_at_least: int | None) -> int:
-    """Length of the prefix that two rows share, 0 where it is not worth a node."""
+    """How many tokens two rows share: a prefix, 0 where it is not worth a node; or their source."""
+    if one.source is not None:
+        same = share_at_least is not None and other.source is not None and np.array_equal(one.source, other.source)
+        return len(one.source) if same else 0
     if share_at_least is None or one.both_ways or other.both_ways:
         return 0
     if one.tokens[:share_at_least].tobytes() != other.tokens[:share_at_least].tobytes():
@@ -100,7 +127,8 @@ def _shared(one: Row, other: Row, share_at_least: int | None) -> int:
 
 def _key(row: Row) -> bytes:
     # Big-endian bytes compare as the numbers do.
-    return row.computed.astype(">u4").tobytes()
+    read = b"" if row.source is None else row.source.astype(">u4").tobytes()
+    return read + row.computed.astype(">u4").tobytes()
 
 
 def _order(rows: Sequence[Row]) -> list[int]:

@@ -15,7 +15,7 @@ from bottega.data.shelf import Shelf
 from bottega.data.split import Side
 from bottega.errors import DataError, ModelError, RunError
 from bottega.feed import Encoded, Reader, Told
-from bottega.models.load import adapter_folder, is_encoder, load_config, load_tokenizer, locate, max_length
+from bottega.models.load import adapter_folder, is_encoder, load_config, load_tokenizer, locate, max_length, start_token
 from bottega.recipe import Recipe
 from bottega.records import Record
 from bottega.runs import checksum
@@ -51,7 +51,14 @@ def prepare(recipe: Recipe, choices: Mapping[str, Any] | None = None, folder: Pa
     length = max_length((choices or {}).get("max_length", recipe.data.max_length), config)
     reader, told = Reader(recipe), Told()
     counts = recipe.objective.labels(reader.training())
-    codec = Codec(tokenizer, max_length=length, too_long=recipe.too_long, both_ways=is_encoder(config), labels=counts)
+    codec = Codec(
+        tokenizer,
+        max_length=length,
+        too_long=recipe.too_long,
+        both_ways=is_encoder(config),
+        labels=counts,
+        start=start_token(config),
+    )
     encoded: dict[Side, Encoded] = {"train": Encoded(Shelf(folder)), "validation": Encoded(Shelf(folder))}
     for part in _looked_ahead(reader.records(told), codec):
         for side, source, record in part:

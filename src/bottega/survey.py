@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bottega.batch import Row
+from bottega.batch import Ints, Row
 from bottega.data.stream import TextStream
 from bottega.recipe import Recipe
 
@@ -59,23 +60,22 @@ def pieces(row: Row, tokenizer: Any) -> list[Piece]:
     """The row's tokens, each with the weight it has as something to predict.
 
     What an encoder predicts of a token stands there. A label that is none of the row's own tokens (a class; the token
-    after a block) is not shown.
+    after a block) is not shown. Of an encoder–decoder what is read comes first, then what is to be written.
     """
+    if row.source is not None:
+        return [*_shown(row.source, [0.0] * row.read, tokenizer), *_shown(row.label, row.weight.tolist(), tokenizer)]
     weight = [0.0] * len(row.tokens)
     for at, label, share in zip(row.at, row.label, row.weight, strict=True):
         if row.both_ways and (at or len(row.at) > 1):
             weight[at] = float(share)
         elif not row.both_ways and at + 1 < len(row.tokens) and row.tokens[at + 1] == label:
             weight[at + 1] = float(share)
-    return [
-        Piece(text, int(token), share)
-        for text, token, share in zip(_texts(row, tokenizer), row.tokens, weight, strict=True)
-    ]
+    return _shown(row.tokens, weight, tokenizer)
 
 
-def _texts(row: Row, tokenizer: Any) -> list[str]:
-    """The text each token adds; a character spread over several tokens stands at the last of them."""
+def _shown(tokens: Ints, weight: Sequence[float], tokenizer: Any) -> list[Piece]:
+    """Tokens with the text each adds; a character spread over several tokens stands at the last of them."""
     stream = TextStream(tokenizer, special=True)
-    texts = [stream.push(token) for token in row.tokens.tolist()]
+    texts = [stream.push(token) for token in tokens.tolist()]
     texts[-1] += stream.end()
-    return texts
+    return [Piece(*piece) for piece in zip(texts, tokens.tolist(), weight, strict=True)]

@@ -44,7 +44,9 @@ def dropping(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     encoder = tmp_path_factory.mktemp("bert")
     drops = {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}
     reading = make_model(encoder, "bert", hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+    across = make_model(tmp_path_factory.mktemp("t5"), "t5", dropout_rate=0.1)
     return {
+        "span": across,
         "language": make_model(decoder, "gpt2", **drops),
         "class": reading,
         "token": reading,
@@ -72,7 +74,7 @@ def test_resumed_is_uninterrupted(kind: str, more: dict, dropping: dict[str, Pat
     data.write_text("".join(json.dumps(fields(record)) + "\n" for record in records(objective, 11)))
     recipe = bottega.Recipe.parse(
         {
-            "model": {"base": str(dropping[objective.head]), "dtype": "bfloat16"},
+            "model": {"base": str(dropping[kind if kind == "span" else objective.head]), "dtype": "bfloat16"},
             "adapter": more.get("adapter"),
             "data": {"train": str(data), "validation": 0.2},
             "objective": options,

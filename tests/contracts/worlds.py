@@ -40,6 +40,7 @@ from making import WORDS, make_tokenizer, sharpen, tiny_config
 
 DECODERS = ("llama", "qwen3", "gemma2", "gemma3_text", "mistral", "phi3", "gpt2", "mixtral", "olmo2", "granite")
 ENCODERS = ("bert",)
+ENCODER_DECODERS = ("t5",)
 UNPACKABLE = ("bloom", "mamba")
 NO_CLASSIFIER = ("granite", "mamba")
 """Architectures that transformers gives no sequence classification."""
@@ -47,8 +48,12 @@ NO_TAGGER = ("olmo2", "granite", "gemma3_text", "mamba")
 """Architectures that transformers gives no token classification."""
 
 
-def fitting(kind: str, among: tuple[str, ...] = DECODERS + ENCODERS) -> list[str]:
+def fitting(kind: str, among: tuple[str, ...] = DECODERS + ENCODERS + ENCODER_DECODERS) -> list[str]:
     """The architectures that have the head this objective needs."""
+    if kind == "span":
+        return [model for model in among if model in ENCODER_DECODERS]
+    if kind == "causal" or objectives.load(kind).head != "language":
+        among = tuple(model for model in among if model not in ENCODER_DECODERS)
     without = {"language": ENCODERS, "masked": DECODERS + UNPACKABLE, "class": NO_CLASSIFIER, "token": NO_TAGGER}
     return [model for model in among if model not in without.get(objectives.load(kind).head, ())]
 
@@ -86,6 +91,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"rows": "compared", "compare": "margin", "margin": 1.5},
         {"file": str(OWN / "own_module.py"), "options": {"margin": 2.0}},
     ],
+    "span": [{}, {"share": 0.5, "length": 1.5, "label_smoothing": 0.2}],
     "custom": [{"file": str(OWN / "own_loss.py"), "sharpness": 2.0}],
 }
 """Options worth a world of their own, the first of each with every architecture, the others with one."""
@@ -201,8 +207,8 @@ def records(objective: Objective, count: int, seed: int = 0) -> list[Record]:
 
 
 @cache
-def tokenizer() -> Any:
-    return transformers.AutoTokenizer.from_pretrained(make_tokenizer(Path(mkdtemp())))
+def tokenizer(spans: bool = False) -> Any:
+    return transformers.AutoTokenizer.from_pretrained(make_tokenizer(Path(mkdtemp()), spans=spans))
 
 
 def objective_and_rows(kind: str, options: dict[str, Any]) -> tuple[Objective, list[Record]]:
@@ -216,21 +222,21 @@ def objective_and_rows(kind: str, options: dict[str, Any]) -> tuple[Objective, l
 def world(kind: str, options: str, model: str) -> World:
     objective, rows = objective_and_rows(kind, json.loads(options))
     labels = objective.labels(rows)
-    tok = tokenizer()
+    tok = tokenizer(spans=kind == "span")
     if tok.chat_template is None:
         from bottega.models.load import _plain_template
 
         tok.chat_template = _plain_template(tok)
-    codec = Codec(tok, max_length=100, too_long="error", both_ways=model in ENCODERS, labels=labels)
+    start = 2 if model in ENCODER_DECODERS else None
+    codec = Codec(tok, max_length=100, too_long="error", both_ways=model in ENCODERS, labels=labels, start=start)
     # Mixture-of-experts kernels know no float64; transformers' norms and eager softmax round to float32 within it.
     dtype, tolerance = (torch.float32, 2e-4) if model == "mixtral" else (torch.float64, 2e-6)
 
     def build(seed: int) -> Any:
         torch.manual_seed(seed)
         more = {"num_labels": len(labels)} if labels else {}
-        return (
-            sharpen(AUTO[objective.head].from_config(tiny_config(model, **more), dtype=torch.float32)).to(dtype).eval()
-        )
+        auto = transformers.AutoModelForSeq2SeqLM if model in ENCODER_DECODERS else AUTO[objective.head]
+        return sharpen(auto.from_config(tiny_config(model, **more), dtype=torch.float32)).to(dtype).eval()
 
     made, other = build(0), build(1)
     fit = fit_model(made, objective.head).fit

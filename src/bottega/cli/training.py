@@ -183,13 +183,14 @@ def tokenizer_train(
         typer.Option(help="Byte-level BPE; one token a character; or WordPiece with [MASK], for encoders."),
     ] = "bytes",
     fim: Annotated[bool, typer.Option("--fim", help="With tokens to fill in a middle (objective.fim).")] = False,
+    span: Annotated[bool, typer.Option("--span", help="With tokens for what is left out (objective span).")] = False,
     as_json: Json = False,
 ) -> None:
     """Train a tokenizer on files."""
     with errors(as_json):
         from bottega.data.tokenizer import train_tokenizer
 
-        size = train_tokenizer(files, vocab, out, kind, fim=fim, progress=sys.stderr.isatty())
+        size = train_tokenizer(files, vocab, out, kind, fim=fim, span=span, progress=sys.stderr.isatty())
         if as_json:
             print(json.dumps({"out": str(out), "vocabulary": size}))
         else:

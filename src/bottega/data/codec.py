@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
-from itertools import chain
+from itertools import chain, takewhile
 from os.path import commonprefix
 from typing import Any, NamedTuple
 
@@ -79,12 +79,20 @@ class Codec:
 
     both_ways  the model is an encoder: rows are bidirectional and classified at their first token
     labels     class names in the order of their ids; as a mapping with how many training rows have each
+    start      of an encoder–decoder: what its decoder begins with; prompts are then what the encoder reads
     """
 
     def __init__(
-        self, tokenizer: Any, *, max_length: int, too_long: TooLong, both_ways: bool = False, labels: Iterable[str] = ()
+        self,
+        tokenizer: Any,
+        *,
+        max_length: int,
+        too_long: TooLong,
+        both_ways: bool = False,
+        labels: Iterable[str] = (),
+        start: int | None = None,
     ) -> None:
-        self.tokenizer = tokenizer
+        self.tokenizer, self.start = tokenizer, start
         self.max_length, self.too_long, self.both_ways = max_length, too_long, both_ways
         self.labels = {name: index for index, name in enumerate(labels)}
         self.counts = dict(labels) if isinstance(labels, Mapping) else {}
@@ -101,6 +109,12 @@ class Codec:
 
         A block's last token predicts the next block's first, so no prediction is lost at the cut.
         """
+        if self.start is not None:
+            raise ModelError(
+                "the model writes only about what its encoder has read",
+                where="objective",
+                fix="teach it texts with objective: {kind: span}",
+            )
         ids = self._ids(record.text)
         if self._eos is not None and len(ids) and ids[-1] != self._eos:
             ids = np.append(ids, self._eos)
@@ -283,10 +297,13 @@ class Codec:
         """The tokens a continuation of `prompt` is generated from: text as it is, or a conversation's next answer."""
         if not isinstance(prompt, str):
             text = self._render(Chat("the conversation", prompt, tools), generation=True)
-            return list(self._encoding(text, special=False).ids)
+            last = self._frame[1].tolist() if self.start is not None else []
+            return [*self._encoding(text, special=False).ids, *last]
         ids: list[int] = self._encoding(prompt).ids
         ended = ids and ids[-1] == self._eos and not prompt.endswith(self.tokenizer.eos_token or "\0")
         found = ids[:-1] if ended else ids
+        if self.start is not None:
+            return [*found, *self._frame[1].tolist()]
         start = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self._eos
         return found or ([] if start is None else [start])
 
@@ -357,7 +374,39 @@ class Codec:
         row = _predicting(np.array(ids, np.int64), weight[: len(ids)])
         if not row.labelled:
             raise Unusable("no token of an answer with a weight above 0")
-        return self._fit(where, row)
+        return self._fit(where, row if self.start is None else self.apart(where, row))
+
+    def apart(self, where: str, row: Row) -> Row:
+        """The row of an encoder–decoder: its last answer is written, and what stands before that is read."""
+        begins = np.flatnonzero(np.diff(row.at, prepend=-2) > 1)[-1]
+        place = int(row.at[begins]) + 1
+        read, label = row.tokens[:place], row.label[begins:]
+        if not len(read):
+            raise Unusable("nothing for the encoder to read")
+        return self.translated(where, np.append(read, self._frame[1]), label, row.weight[begins:])
+
+    def translated(self, where: str, read: Ints, label: Ints, weight: NDArray[np.float32]) -> Row:
+        """A row in which an encoder reads `read` and a decoder writes `label`."""
+        assert self.start is not None
+        if len(read) > self.max_length:
+            self._refuse(where, len(read))
+            self.truncated += 1
+            read = read[: self.max_length]
+        tokens = np.append(self.start, label[:-1])
+        return Row(tokens, np.arange(len(label)), label, weight, source=read)
+
+    @cached_property
+    def sentinels(self) -> Ints:
+        """Tokens that stand for what is left out of a text, in their order; a ModelError where there are none."""
+        known = self.tokenizer.get_vocab()
+        found = list(takewhile(lambda mark: mark in known, (f"<extra_id_{number}>" for number in range(len(known)))))
+        if not found:
+            raise ModelError(
+                "the tokenizer has no tokens that stand for what is left out, such as <extra_id_0>",
+                where="model.tokenizer",
+                fix="train one that has: bottega tokenizer train FILES --span",
+            )
+        return np.array([known[mark] for mark in found])
 
     def _fit(self, where: str, row: Row) -> Row:
         """The row, within `max_length`."""

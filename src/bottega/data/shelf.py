@@ -46,7 +46,8 @@ class Shelf(Sequence[Example]):
         self._ends.append(self._ends[-1] + len(data))
         self._tokens.append(example.tokens)
         self._sources.append(source)
-        self.most = max(self.most, *(int(row.tokens.max(initial=-1)) for row in example.rows))
+        texts = (text for row in example.rows for text in (row.tokens, row.source) if text is not None)
+        self.most = max(self.most, *(int(text.max(initial=-1)) for text in texts))
         self.labelled += sum(row.labelled for row in example.rows)
 
     def seal(self) -> None:
@@ -97,7 +98,7 @@ def named_disk_errors(folder: Path | None, what: str) -> Iterator[None]:
 
 
 def _packed(row: Row) -> tuple[Any, ...]:
-    """A row in as few bytes as are simple: (tokens, places, labels, weights, both ways, columns)."""
+    """A row in as few bytes as are simple: (tokens, places, labels, weights, both ways, columns, source)."""
     at, label, weight = row.at, row.label, row.weight
     first, last = int(at[0]), int(at[-1])
     follows = last - first == len(at) - 1
@@ -111,11 +112,13 @@ def _packed(row: Row) -> tuple[Any, ...]:
     labels = label[inside:].tolist() if own else label
     even = weight.tobytes() == weight[:1].tobytes() * len(weight)
     places = (first, last + 1) if follows else _narrow(at)
-    return _narrow(row.tokens), places, labels, float(weight[0]) if even else weight, row.both_ways, dict(row.columns)
+    weights = float(weight[0]) if even else weight
+    source = None if row.source is None else _narrow(row.source)
+    return _narrow(row.tokens), places, labels, weights, row.both_ways, dict(row.columns), source
 
 
 def _unpacked(row: tuple[Any, ...]) -> Row:
-    kept, places, labels, weights, both_ways, columns = row
+    kept, places, labels, weights, both_ways, columns, source = row
     tokens = _widened(kept)
     at = np.arange(*places) if isinstance(places[0], int) else _widened(places)
     if isinstance(labels, list):
@@ -126,7 +129,7 @@ def _unpacked(row: tuple[Any, ...]) -> Row:
         )
         labels = np.append(after, np.array(labels, np.int64)) if labels else after.copy()
     weight = np.full(len(at), weights, np.float32) if isinstance(weights, float) else weights
-    return Row(tokens, at, labels, weight, both_ways, columns)
+    return Row(tokens, at, labels, weight, both_ways, columns, None if source is None else _widened(source))
 
 
 def _narrow(values: NDArray[Any]) -> tuple[str, bytes]:

@@ -13,6 +13,8 @@ from bottega.recipe import Source
 
 END = "<|endoftext|>"
 
+SENTINELS = tuple(f"<extra_id_{number}>" for number in range(100))
+
 Kind = Literal["bytes", "characters", "wordpieces"]
 
 MARKS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
@@ -26,20 +28,22 @@ def train_tokenizer(
     kind: Kind = "bytes",
     *,
     fim: bool = False,
+    span: bool = False,
     progress: bool = False,
 ) -> int:
     """Train on the files' text and write a transformers tokenizer into `out`; returns the vocabulary's size.
 
     bytes       byte-level BPE (Sennrich et al. 2016; bytes as in GPT-2): any text, no unknown token
     characters  one token a character that occurs in the files, and nothing else: for lessons and small corpora
+    span        bytes have padding, and a hundred tokens that stand for what is left out (T5's)
     fim         bytes have the three tokens to fill in a middle with
     wordpieces  WordPiece between [CLS] and [SEP], with [MASK] (Devlin et al. 2019): for encoders; case is kept
     """
     from transformers import PreTrainedTokenizerFast
 
-    if fim and kind != "bytes":
-        what = "only a model that writes fills in a middle"
-        raise DataError(what, where="--fim", fix="leave out --kind, or --fim")
+    if (fim or span) and kind != "bytes":
+        what = "only a model that writes fills in what is missing"
+        raise DataError(what, where="--fim" if fim else "--span", fix="leave out --kind, or that")
     try:
         out.mkdir(parents=True, exist_ok=True)
         taken = any(out.iterdir())
@@ -54,8 +58,9 @@ def train_tokenizer(
     elif kind == "wordpieces":
         backend, special = _wordpieces(files, vocabulary, progress), MARKS
     else:
-        special = {"bos_token": END, "eos_token": END}
-        backend = _bytes(files, vocabulary, [END, *(HOLES[0] if fim else ())], progress)
+        special = {"bos_token": END, "eos_token": END} | ({"pad_token": "<pad>"} if span else {})
+        more = [*(HOLES[0] if fim else ()), *(("<pad>", *SENTINELS) if span else ())]
+        backend = _bytes(files, vocabulary, [END, *more], progress)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special)
     tokenizer.save_pretrained(str(out))
     return len(tokenizer)

@@ -147,7 +147,9 @@ class Engine:
         """Continuations of each prompt by the model as it is now."""
         eos = self.tokenizer.eos_token_id
         ends = frozenset() if eos is None else frozenset([eos])
-        writer = Writer(self.scorer.network, self.tokenizer, ends, cached=self.scorer.fit.packed)
+        network = self.scorer.network
+        cached = self.scorer.fit.packed or network.config.is_encoder_decoder
+        writer = Writer(network, self.tokenizer, ends, cached=cached)
         return writer.write(prompts, settings, continuations=continuations)
 
     def save(self, folder: Path, *, step: int, state: bool) -> None:

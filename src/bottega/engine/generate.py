@@ -115,7 +115,7 @@ class Writer:
 
     def _decode(self, rows: list[_Row], settings: Sampling) -> Iterator[Piece]:
         """Step by step; rows that have ended leave the batch."""
-        state = _Cached(self.network, rows) if self.cached else _Whole(self.network, rows[0])
+        state = self._state(rows)
         logits = state.start()
         seen = _seen(rows, logits) if settings.repetition_penalty != 1.0 else None
         while rows:
@@ -131,6 +131,12 @@ class Writer:
                 seen = seen.scatter(1, drawn[:, None], True)[kept]
             rows = [rows[place] for place in kept]
             logits = state.step(drawn[kept], kept)
+
+    def _state(self, rows: list[_Row]) -> _Cached | _Sourced | _Whole:
+        """What computes the next logits of each row."""
+        if self.network.config.is_encoder_decoder:
+            return _Sourced(self.network, rows)
+        return _Cached(self.network, rows) if self.cached else _Whole(self.network, rows[0])
 
     @contextmanager
     def _attending(self) -> Iterator[None]:
@@ -213,6 +219,49 @@ class _Cached:
         return self.network(
             input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **positions
         )
+
+
+class _Sourced:
+    """Rows of an encoder–decoder: prompts are read once, padded on their right, and answers begin with its token."""
+
+    def __init__(self, network: Any, rows: Sequence[_Row]) -> None:
+        self.network, self.rows = network, rows
+
+    def start(self) -> Tensor:
+        prompts = list(dict.fromkeys(row.prompt for row in self.rows))
+        device = self.network.device
+        ids = torch.zeros(len(prompts), max(map(len, prompts)), dtype=torch.long, device=device)
+        mask = torch.zeros_like(ids)
+        for place, prompt in enumerate(prompts):
+            ids[place, : len(prompt)] = torch.tensor(prompt, device=device)
+            mask[place, : len(prompt)] = 1
+        states = self.network.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+        number = {prompt: place for place, prompt in enumerate(prompts)}
+        places = torch.tensor([number[row.prompt] for row in self.rows], device=device)
+        self.states, self.mask, self.cache = states[places], mask[places], None
+        begin = self.network.config.decoder_start_token_id
+        return self._forward(torch.full((len(places), 1), begin, device=device))
+
+    def step(self, drawn: Tensor, kept: Sequence[int]) -> Tensor:
+        if len(kept) < len(self.mask):
+            places = torch.tensor(kept, device=drawn.device)
+            assert self.cache is not None
+            self.cache.batch_select_indices(places)
+            self.states, self.mask = self.states[places], self.mask[places]
+        return self._forward(drawn[:, None])
+
+    def _forward(self, ids: Tensor) -> Tensor:
+        """[B, V] logits behind the tokens; keys and values are kept."""
+        out = self.network(
+            encoder_outputs=(self.states,),
+            attention_mask=self.mask,
+            decoder_input_ids=ids,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.cache = out.past_key_values
+        logits: Tensor = out.logits[:, -1]
+        return logits
 
 
 class _Whole:

@@ -84,6 +84,7 @@ class References:
 def _key(example: Example) -> bytes:
     digest = hashlib.blake2b(digest_size=KEY_BYTES)
     for row in example.rows:
-        for part in (row.tokens, row.at, row.label):
+        read = np.empty(0, np.int64) if row.source is None else row.source
+        for part in (row.tokens, row.at, row.label, read):
             digest.update(len(part).to_bytes(8, "little") + part.tobytes())
     return digest.digest()

@@ -126,7 +126,12 @@ class Case:
         """The tokenizer of a loaded model with the limits the run had."""
         length, too_long = self.choices["max_length"], self.recipe.too_long
         return Codec(
-            model.tokenizer, max_length=length, too_long=too_long, both_ways=model.both_ways, labels=list(model.labels)
+            model.tokenizer,
+            max_length=length,
+            too_long=too_long,
+            both_ways=model.both_ways,
+            labels=list(model.labels),
+            start=model.start,
         )
 
     def examples(self, codec: Codec) -> list[tuple[Row, ...]]:
@@ -210,6 +215,9 @@ class Answered(NamedTuple):
     @property
     def asked(self) -> list[int]:
         """The tokens before the answer, as training saw them: a tokenizer may draw a space to either side."""
+        if self.row.source is not None:
+            read: list[int] = self.row.source.tolist()
+            return read
         at = self.row.at[self.row.weight > 0]
         begins = np.flatnonzero(np.diff(at, prepend=-2) > 1)
         ids: list[int] = self.row.tokens[: at[begins[-1]] + 1].tolist()
@@ -218,7 +226,7 @@ class Answered(NamedTuple):
     @property
     def length(self) -> int:
         """Tokens of the answer, its end included."""
-        return len(self.row.tokens) - len(self.asked)
+        return len(self.row.tokens) - (0 if self.row.source is not None else len(self.asked))
 
 
 def _spoken(case: Case) -> tuple[str | None, Iterator[Estimate]]:

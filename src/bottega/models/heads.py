@@ -78,14 +78,19 @@ class LanguageHead:
 def language_head(model: nn.Module) -> LanguageHead:
     """The head of a transformers language model, with the scale and softcap its config declares.
 
-    Granite divides logits by `logits_scaling`, Cohere multiplies by `logit_scale`, Gemma-2 caps them.
+    Granite divides logits by `logits_scaling`, Cohere multiplies by `logit_scale`, Gemma-2 caps them, T5 divides by the
+    root of its width, BART and its kin add a constant.
     """
     linear = cast(Any, model).get_output_embeddings()
     if linear is None:
         raise ModelError(f"{type(model).__name__} has no language-model head")
     config = cast(Any, model).config.get_text_config()
     scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
-    return LanguageHead(linear.weight, linear.bias, scale, getattr(config, "final_logit_softcapping", None))
+    if getattr(config, "scale_decoder_outputs", False):
+        scale *= config.d_model**-0.5
+    more = getattr(model, "final_logits_bias", None)
+    bias = linear.bias if more is None else more[0].to(linear.weight.dtype)
+    return LanguageHead(linear.weight, bias, scale, getattr(config, "final_logit_softcapping", None))
 
 
 def class_head(model: nn.Module) -> Callable[[Tensor], Tensor]:

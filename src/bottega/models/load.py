@@ -24,6 +24,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -35,6 +36,7 @@ from transformers.models.auto.modeling_auto import (
 
 from bottega import recipe as recipes
 from bottega.errors import ModelError
+from bottega.models.across import prepare
 from bottega.models.attention import NAME, register
 from bottega.models.fused import fuse
 from bottega.models.probe import probe
@@ -201,8 +203,24 @@ def _refuse_unknown_shape(kind: str, shape: dict[str, Any]) -> None:
 
 
 def is_encoder(config: Any) -> bool:
-    """Whether the model reads both ways."""
-    return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+    """Whether the model reads both ways, and writes nothing."""
+    known = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return known and not getattr(config, "is_decoder", False) and not config.is_encoder_decoder
+
+
+def start_token(config: Any) -> int | None:
+    """The token before the first that a decoder behind an encoder writes; None for any other model."""
+    if not config.is_encoder_decoder:
+        return None
+    if getattr(config, "decoder_start_token_id", None) is None:
+        config.decoder_start_token_id = config.pad_token_id if config.pad_token_id is not None else config.bos_token_id
+    if config.decoder_start_token_id is None:
+        raise ModelError(
+            "it is not said what its decoder begins with",
+            where="model",
+            fix="add decoder_start_token_id to its config, or to model.shape",
+        )
+    return int(config.decoder_start_token_id)
 
 
 def length_limit(config: Any) -> int | None:
@@ -252,7 +270,7 @@ def load_model(
     """(model, names of its modules that are new): what the checkpoint lacks of the head asked for is random."""
     _refuse_direction(config, head)
     config = _with_labels(config, labels, tokenizer) if labels else config
-    auto = AUTO[head]
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AUTO[head]
     if model.base is None:
         with _quietly("model.shape", "a model"):
             return auto.from_config(config, dtype=dtype), []
@@ -275,6 +293,12 @@ def load_model(
 
 def _refuse_direction(config: Any, head: HeadKind) -> None:
     """An encoder sees what it would have to write; a decoder does not see what follows a masked place."""
+    if config.is_encoder_decoder and head != "language":
+        raise ModelError(
+            f"{config.model_type} reads with one part and writes with another",
+            where="model.base",
+            fix="use it with span, sft or preferences",
+        )
     if head == "language" and is_encoder(config):
         raise ModelError(
             f"{config.model_type} is an encoder and writes no text",
@@ -308,6 +332,8 @@ def load_adapted(
 def fit_model(model: Any, head: HeadKind, fit: Fit | None = None) -> Scorer:
     """The model ready to score batches, packed where the probe proves that exact, or did before (`fit`)."""
     fit = fit or probe(type(model), model.config, head, is_encoder(model.config))
+    if model.config.is_encoder_decoder:
+        prepare(model)
     if fit.packed:
         register()
         model.set_attn_implementation(NAME)

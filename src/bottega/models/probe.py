@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 
 from bottega.batch import Batch, Example, Row
+from bottega.models.across import prepare
 from bottega.models.attention import NAME, register
 from bottega.models.fused import fuse, proven
 from bottega.models.heads import VOCABULARY
@@ -45,7 +47,7 @@ def probe(model_class: type, config: Any, head: HeadKind, both_ways: bool) -> Fi
         trial = Fit(own_head=bool(own_head) and head != "class")
         mixed = _differs(lambda: _scores(_set_attention(model, head, trial), packed), apart)
         fused = _working(model, head, trial, packed, apart) if not mixed else proven(model)
-    if mixed or (own_head and head == "class"):
+    if mixed or (own_head and (head == "class" or model.config.is_encoder_decoder)):
         return Fit(packed=False, own_head=bool(own_head), reason=mixed or own_head, fused=fused)
     reason = own_head and f"its head is its own: {own_head}"
     return Fit(packed=True, own_head=bool(own_head), reason=reason, fused=fused)
@@ -74,11 +76,15 @@ def _truth(model_class: type, config: Any, head: HeadKind, both_ways: bool) -> t
 def _batches(model: Any, head: HeadKind, both_ways: bool) -> tuple[Batch, Batch]:
     text = model.config.get_text_config()
     examples = _examples(int(text.vocab_size), getattr(text, "pad_token_id", None), head, both_ways)
+    if model.config.is_encoder_decoder:
+        examples = [Example(one.id, (_sourced(one.rows[0], place),)) for place, one in enumerate(examples)]
     return pack(examples, share_at_least=2), pack(examples, share=False)
 
 
 def _set_attention(model: Any, head: HeadKind, fit: Fit) -> Scorer:
     register()
+    if model.config.is_encoder_decoder:
+        prepare(model)
     model.set_attn_implementation(NAME)
     return Scorer(model, head, fit)
 
@@ -156,6 +162,11 @@ def _examples(vocabulary: int, padding: int | None, head: HeadKind, both_ways: b
     tokens = [np.where(row == padding, vocabulary - 1, row) for row in drawn]
     tokens[2] = np.concatenate([tokens[1][:PREFIX], tokens[2]])
     return [Example(str(index), (_row(row, head, both_ways),)) for index, row in enumerate(tokens)]
+
+
+def _sourced(row: Row, place: int) -> Row:
+    """The row behind a source of another length; the first two have one source."""
+    return replace(row, source=np.roll(row.tokens, 3)[: 3 + 2 * place] if place > 1 else row.tokens[:1].repeat(4))
 
 
 def _row(tokens: np.ndarray, head: HeadKind, both_ways: bool) -> Row:

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bottega.batch import Batch, Example, Row
-from bottega.models.attention import layout_for
+from bottega.batch import Batch, Example, Row, Source
+from bottega.models.attention import layout_for, layouts_for
 from bottega.models.attention.mask import padded, rounded
 from bottega.models.heads import class_head, headed, language_head, masked_head
 from bottega.models.noise import EmbeddingNoise, row_lengths
@@ -98,10 +98,36 @@ class Scorer(nn.Module):
 
     def _hidden(self, batch: Batch) -> Tensor:
         """[T, H] final hidden states of the flat sequence, right wherever the batch reads them."""
+        if batch.source is not None:
+            return self._across(batch, batch.source)
         base = self.network.base_model
         # What is read decides what a last layer must compute, where it can tell (models.fused.last).
         read = {"read": torch.unique(batch.at)} if self.head_kind != "language" and self.fit.packed else {}
         return torch.cat([base(**call, **read).last_hidden_state[0] for call in self._calls(batch)])
+
+    def _across(self, batch: Batch, source: Source) -> Tensor:
+        """[T, H] of the decoder of an encoder–decoder."""
+        encoder, decoder = self.network.get_encoder(), self.network.get_decoder()
+        if not self.fit.packed:
+            found = []
+            for call in self._calls(batch):
+                states = encoder(input_ids=call["input_ids"]).last_hidden_state
+                target = {"input_ids": call["decoder_input_ids"], "use_cache": False}
+                found.append(decoder(encoder_hidden_states=states, **target).last_hidden_state[0])
+            return torch.cat(found)
+        batch, source = padded(batch), padded(source)
+        of_source, of_target, across = layouts_for(batch, source)
+        self._tell_noise(source)
+        states = encoder(input_ids=source.tokens[None], layout=of_source).last_hidden_state
+        self._tell_noise(batch)
+        target = {"input_ids": batch.tokens[None], "layout": of_target, "across": across, "use_cache": False}
+        return cast(Tensor, decoder(encoder_hidden_states=states, **target).last_hidden_state[0])
+
+    def _tell_noise(self, stream: Batch | Source) -> None:
+        """How long the rows are whose embeddings come next."""
+        if self.noise is not None:
+            lengths = row_lengths(stream.nodes, len(stream.tokens))
+            self.noise.lengths = torch.from_numpy(lengths)[None].to(stream.tokens.device)
 
     def _own_logits(self, batch: Batch) -> Tensor:
         if self.fit.packed:
@@ -120,13 +146,19 @@ class Scorer(nn.Module):
         """Keyword arguments of each forward: one for the whole batch, or one a row."""
         if not self.fit.packed:
             spans = zip(batch.nodes.start, batch.nodes.end, strict=True)
-            return [{"input_ids": batch.tokens[None, a:b], "use_cache": False} for a, b in spans]
+            rows = [batch.tokens[None, a:b] for a, b in spans]
+            if batch.source is None:
+                return [{"input_ids": row, "use_cache": False} for row in rows]
+            read, nodes = batch.source.tokens, batch.source.nodes
+            texts = [read[None, nodes.start[text] : nodes.end[text]] for text in batch.source.of]
+            return [
+                {"input_ids": text, "decoder_input_ids": row, "use_cache": False}
+                for text, row in zip(texts, rows, strict=True)
+            ]
         batch = padded(batch)
         position = batch.position + first_position(self.network)
         layout = layout_for(batch)
-        if self.noise is not None:
-            lengths = row_lengths(batch.nodes, len(batch.tokens))
-            self.noise.lengths = torch.from_numpy(lengths)[None].to(batch.tokens.device)
+        self._tell_noise(batch)
         return [{"input_ids": batch.tokens[None], "position_ids": position[None], "layout": layout, "use_cache": False}]
 
 

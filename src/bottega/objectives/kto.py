@@ -78,6 +78,8 @@ def _called(row: Row, *, good: bool) -> Row:
 
 def _answered(row: Row, other: Row, limit: int) -> Row:
     """The prompt of one row with the answer of another, as far as there is room."""
+    if row.source is not None:
+        return Row(other.tokens, other.at, other.label, other.weight, source=row.source)
     prompt = row.tokens[: int(row.at[0]) + 1]
     answer = other.tokens[int(other.at[0]) + 1 : int(other.at[-1]) + 2]
     tokens = np.concatenate([prompt, answer])[:limit]

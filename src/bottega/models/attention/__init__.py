@@ -18,10 +18,14 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from bottega.batch import Batch
+from bottega.batch import Batch, Source
 from bottega.models.attention.blocks import BlockLayout
+from bottega.models.attention.dense import DenseLayout
 from bottega.models.attention.flex import FlexLayout
 from bottega.models.attention.mask import Layout, Style
+
+ACROSS = "attends_across"
+"""Marks modules of a decoder that attend to what the encoder read."""
 
 NAME = "bottega"
 """The name under which transformers finds this attention."""
@@ -38,14 +42,21 @@ def attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
     layout: Layout | None = None,
+    across: Layout | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """The function transformers calls in every layer once the model's attention is set to `NAME`."""
+    """The function transformers calls in every layer once the model's attention is set to `NAME`.
+
+    across  the layout of a decoder's attention to what its encoder read
+    """
+    layout = across if getattr(module, ACROSS, False) else layout
     if layout is None:
         raise TypeError(f"{type(module).__name__} does not pass keywords down to its attention")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return layout.attend(query, key, value, Style(scaling, sliding_window, softcap, dropout, s_aux)), None
+    near = position_bias if position_bias is not None and position_bias.dim() == 2 else None
+    return layout.attend(query, key, value, Style(scaling, sliding_window, softcap, dropout, s_aux, near)), None
 
 
 def register() -> None:
@@ -57,3 +68,9 @@ def register() -> None:
 def layout_for(batch: Batch) -> Layout:
     """The fastest back end for the device the batch is on; the batch may be padded."""
     return FlexLayout(batch) if batch.tokens.is_cuda else BlockLayout(batch)
+
+
+def layouts_for(batch: Batch, source: Source) -> tuple[Layout, Layout, Layout]:
+    """(of the encoder, of the decoder, of the decoder's attention to the encoder); all may be padded."""
+    back = DenseLayout if batch.tokens.is_cuda else BlockLayout
+    return back(source), back(batch), back(batch, source)

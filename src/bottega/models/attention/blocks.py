@@ -15,9 +15,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding
 
-from bottega.batch import Batch, Ints, Nodes
-from bottega.models.attention.mask import Style, rounded, visible
+from bottega.batch import Ints, Source
+from bottega.models.attention.mask import Stream, Style, apart, rounded, visible
 from bottega.models.dropout import LEVELS, drawn, dropout, levels, masked, seed
 
 SMALL = 1024
@@ -92,23 +93,33 @@ class _Plan:
 
 
 class BlockLayout:
-    """The tree of a batch in groups of nodes."""
+    """The tree of a batch, or the texts an encoder reads, in groups of nodes; with `source` what nodes see of that."""
 
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
-        self.groups = [_pad(batch.nodes, members) for members in _group(batch.nodes)]
+    def __init__(self, batch: Stream, source: Source | None = None) -> None:
+        self.batch, self.source = batch, source
+        nodes, keys = batch.nodes, source or batch
+        own = [np.arange(start, end) for start, end in zip(nodes.start, nodes.end, strict=True)]
+        texts = None if source is None else source.of
+        seen = [nodes.path(node) if texts is None else keys.nodes.path(texts[node]) for node in range(len(nodes))]
+        groups = _group(own, seen)
+        self.groups = [_pad([own[node] for node in group], [seen[node] for node in group]) for group in groups]
+        self.lengths = (len(batch.tokens), len(keys.tokens))
+        self.shared = sum(map(len, seen)) > len(np.unique(np.concatenate(seen)))
         self.plans: dict[tuple[int, int], _Plan] = {}
         self.known: dict[tuple[int | None, torch.dtype], list[list[_View]]] = {}
+        self.added: tuple[Tensor, list[list[Tensor]]] | None = None
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, style: Style) -> Tensor:
         plan = self.plan(query.shape[1], key.shape[1])
         views = self.views(style.window, query.dtype)
         q, k, v = (x[0].transpose(0, 1).reshape(-1, x.shape[-1]) for x in (query, key, value))
-        if style.softcap is None and style.sinks is None and levels(style.dropout) < LEVELS:
+        if style.near is not None:
+            out = _attended(q, k, v, plan, views, style, self.near(style.near, views))
+        elif style.softcap is None and style.sinks is None and levels(style.dropout) < LEVELS:
             out = cast(Any, _Attention.apply)(q, k, v, plan, views, style, self.long)
         else:
             out = _attended(q, k, v, plan, views, style)
-        return cast(Tensor, out).view(1, -1, query.shape[1], value.shape[-1])
+        return out.view(1, -1, query.shape[1], value.shape[-1])
 
     @property
     def long(self) -> bool:
@@ -118,7 +129,7 @@ class BlockLayout:
     def plan(self, heads: int, groups: int) -> _Plan:
         """Computed once; almost every model has the same heads in all its layers."""
         if (heads, groups) not in self.plans:
-            self.plans[heads, groups] = _plan(self.batch, self.groups, heads, groups)
+            self.plans[heads, groups] = _plan(self.groups, heads, groups, self.lengths, shared=self.shared)
         return self.plans[heads, groups]
 
     def views(self, window: int | None, dtype: torch.dtype) -> list[list[_View]]:
@@ -129,9 +140,29 @@ class BlockLayout:
             ]
         return self.known[window, dtype]
 
+    def near(self, table: Tensor, views: list[list[_View]]) -> list[list[Tensor]]:
+        """[M, h, L, S] what is added to the scores of each block; all layers have one table, and it is read once."""
+        if self.added is None or self.added[0] is not table:
+            found = [
+                [
+                    self._near(group, slice(*cut), view, table)
+                    for cut, view in zip(pairwise(group.cuts), seen, strict=True)
+                ]
+                for group, seen in zip(self.groups, views, strict=True)
+            ]
+            self.added = table, found
+        return self.added[1]
+
+    def _near(self, group: _Group, cut: slice, view: _View, table: Tensor) -> Tensor:
+        query, key = group.query[:, cut], group.key[:, view.begin : view.end]
+        far = apart(self.batch.position[query][:, :, None], self.batch.position[key][:, None, :], len(table) // 2)
+        return embedding(far, table).permute(0, 3, 1, 2)
+
     def _view(self, group: _Group, cut: slice, window: int | None, dtype: torch.dtype) -> _View:
         query = group.query[:, cut]
-        seen = visible(self.batch, query[:, :, None], group.key[:, None, :], window) & group.real[:, None, :]
+        seen = group.real[:, None, :].expand(-1, query.shape[1], -1)
+        if self.source is None:
+            seen = seen & visible(self.batch, query[:, :, None], group.key[:, None, :], window)
         begin, end = _span(seen.any(0).any(0))
         # Few widths, as the matrix library keeps something for each.
         begin, end = begin // 16 * 16, min(-(-end // 16) * 16, seen.shape[2])
@@ -150,14 +181,23 @@ def _span(columns: Tensor) -> tuple[int, int]:
     return (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 0)
 
 
-def _attended(query: Tensor, key: Tensor, value: Tensor, plan: _Plan, views: list[list[_View]], style: Style) -> Tensor:
+def _attended(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    plan: _Plan,
+    views: list[list[_View]],
+    style: Style,
+    near: list[list[Tensor]] | None = None,
+) -> Tensor:
     """[T·h, D], [T·g, D], [T·g, D] → [T·h, D]; autograd finds its own way back."""
     out = []
-    for blocks, keys, seen in zip(plan.blocks, plan.keys, views, strict=True):
+    added: Sequence[Sequence[Tensor | None]] = near or [[None] * len(blocks) for blocks in plan.blocks]
+    for blocks, keys, seen, more in zip(plan.blocks, plan.keys, views, added, strict=True):
         k, v = _by_head(key, keys, blocks[0]), _by_head(value, keys, blocks[0])
-        for block, view in zip(blocks, seen, strict=True):
+        for block, view, one in zip(blocks, seen, more, strict=True):
             q = _by_head(query, block.query, block) * style.scaling
-            p = dropout(_probabilities(q, k, block, view, style), style.dropout)
+            p = dropout(_probabilities(q, k, block, view, style, one), style.dropout)
             out.append(torch.bmm(p, v[:, view.begin : view.end]))
     return _joined(out, plan.answers)
 
@@ -261,10 +301,14 @@ def _by_head(flat: Tensor, places: Tensor, block: _Block, padding: Tensor | None
     return rows.view(block.sizes[0] * block.sizes[1], -1, flat.shape[-1])
 
 
-def _probabilities(q: Tensor, k: Tensor, block: _Block, view: _View, style: Style) -> Tensor:
-    """[M·g, r·L, D], [M·g, S, D] → [M·g, r·L, those of S in view]."""
+def _probabilities(
+    q: Tensor, k: Tensor, block: _Block, view: _View, style: Style, near: Tensor | None = None
+) -> Tensor:
+    """[M·g, r·L, D], [M·g, S, D] → [M·g, r·L, those of S in view]; `near` [M, h, L, those of S]."""
     members, groups, repeat, length = block.sizes
     scores = torch.bmm(q, k[:, view.begin : view.end].mT)
+    if near is not None:
+        scores = scores + near.reshape(scores.shape)
     if style.softcap is not None:
         scores = style.softcap * torch.tanh(scores / style.softcap)
     if view.bias is not None:
@@ -291,7 +335,10 @@ def _collected(parts: list[Tensor], plan: _Plan, like: Tensor) -> Tensor:
     return torch.zeros_like(like).scatter_add_(0, places, rows)
 
 
-def _plan(batch: Batch, groups: Sequence[_Group], heads: int, key_heads: int) -> _Plan:
+def _plan(groups: Sequence[_Group], heads: int, key_heads: int, lengths: tuple[int, int], *, shared: bool) -> _Plan:
+    """lengths  tokens that ask, and that are seen
+    shared   some are seen by several nodes
+    """
     repeat = heads // key_heads
     head = torch.arange(heads).view(1, key_heads, repeat, 1)
     blocks = []
@@ -304,10 +351,8 @@ def _plan(batch: Batch, groups: Sequence[_Group], heads: int, key_heads: int) ->
             sizes = (len(query), key_heads, repeat, query.shape[1])
             blocks[-1].append(_Block(places.flatten(), padding if len(padding) else None, sizes))
     keys = [(group.key[:, None, :] * key_heads + torch.arange(key_heads)[None, :, None]).flatten() for group in groups]
-    length = len(batch.tokens)
-    answers = _firsts([block.query for part in blocks for block in part], length * heads)
-    shared = bool((batch.nodes.parent >= 0).any())
-    return _Plan(blocks, keys, answers, None if shared else _firsts(keys, length * key_heads))
+    answers = _firsts([block.query for part in blocks for block in part], lengths[0] * heads)
+    return _Plan(blocks, keys, answers, None if shared else _firsts(keys, lengths[1] * key_heads))
 
 
 def _firsts(places: Sequence[Tensor], length: int) -> Tensor:
@@ -321,15 +366,11 @@ def _firsts(places: Sequence[Tensor], length: int) -> Tensor:
     return found
 
 
-def _group(nodes: Nodes) -> list[list[int]]:
+def _group(own: Sequence[Ints], seen: Sequence[Ints]) -> list[list[int]]:
     """Node indices by group: longest first, a node joins the newest group while the padding stays `SMALL`."""
-    length = nodes.end - nodes.start
-    keys = length.copy()
-    for node in range(len(nodes)):
-        if nodes.parent[node] >= 0:
-            keys[node] += keys[nodes.parent[node]]
+    length, keys = (np.array([len(span) for span in spans]) for spans in (own, seen))
     if (length == length[0]).all() and (keys == keys[0]).all():
-        return [list(range(len(nodes)))]
+        return [list(range(len(own)))]
     groups: list[list[int]] = []
     widest = longest = 0
     for node in np.lexsort((-keys, -length)):
@@ -344,9 +385,8 @@ def _group(nodes: Nodes) -> list[list[int]]:
     return groups
 
 
-def _pad(nodes: Nodes, members: Sequence[int]) -> _Group:
-    own, paths = [np.arange(nodes.start[node], nodes.end[node]) for node in members], [*map(nodes.path, members)]
-    (query, read), (key, real) = _rectangle(own), _rectangle(paths)
+def _pad(own: Sequence[Ints], seen: Sequence[Ints]) -> _Group:
+    (query, read), (key, real) = _rectangle(own), _rectangle(seen)
     return _Group(query, key, read, real, _cuts(query.shape[1]))
 
 

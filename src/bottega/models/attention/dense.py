@@ -6,27 +6,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bottega.batch import Batch
-from bottega.models.attention.mask import Style, visible
+from bottega.batch import Source
+from bottega.models.attention.mask import Stream, Style, apart, visible
 
 
 class DenseLayout:
     """The definition in code: scores between all pairs, hidden ones set to minus infinity."""
 
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
+    def __init__(self, batch: Stream, source: Source | None = None) -> None:
+        self.batch, self.source = batch, source
         self.masks: dict[int | None, Tensor] = {}
 
     def mask(self, window: int | None) -> Tensor:
+        if window not in self.masks and self.source is not None:
+            self.masks[window] = self._of_source(self.source)
         if window not in self.masks:
             index = torch.arange(len(self.batch.tokens), device=self.batch.tokens.device)
             self.masks[window] = visible(self.batch, index[:, None], index[None, :], window)
         return self.masks[window]
 
+    def _of_source(self, source: Source) -> Tensor:
+        """[T, S] each node's tokens see all of its source."""
+        seen = torch.zeros(len(self.batch.tokens), len(source.tokens), dtype=torch.bool, device=source.tokens.device)
+        for node, (start, end) in enumerate(zip(self.batch.nodes.start, self.batch.nodes.end, strict=True)):
+            text = source.of[node]
+            seen[start:end, source.nodes.start[text] : source.nodes.end[text]] = True
+        # Tokens of no node see the first, so that their softmax is of something; nobody reads them.
+        seen[~seen.any(1), 0] = True
+        return seen
+
     def attend(self, query: Tensor, key: Tensor, value: Tensor, style: Style) -> Tensor:
         repeat = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
         scores = (query @ key.transpose(-1, -2)) * style.scaling
+        if style.near is not None:
+            position = self.batch.position
+            far = apart(position[:, None], position[None], len(style.near) // 2)
+            scores = scores + style.near[far].permute(2, 0, 1)
         if style.softcap is not None:
             scores = style.softcap * torch.tanh(scores / style.softcap)
         scores = scores.masked_fill(~self.mask(style.window), -torch.inf)

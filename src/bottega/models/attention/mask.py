@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bottega.batch import Batch
+from bottega.batch import Batch, Nodes, Source
 
 COARSENESS = 5
 """Lengths are rounded up in their sixth binary digit: short ones to a multiple of a few, from 256 on by 3 %
@@ -17,6 +17,9 @@ at most, and to one of 32 between 1,024 and 2,048."""
 
 FLEX_BLOCK = 128
 """Tokens of a block of FlexAttention, which wants whole ones."""
+
+
+AnyStream = TypeVar("AnyStream", Batch, Source)
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,23 @@ class Style:
     softcap: float | None = None
     dropout: float = 0.0
     sinks: Tensor | None = None
+    near: Tensor | None = None
+    """[2D + 1, h] what is added to a score by how far the key is from the query, from D before it to D behind."""
+
+
+class Stream(Protocol):
+    """What a layout is made of: a batch, or what an encoder reads beside one."""
+
+    @property
+    def tokens(self) -> Tensor: ...
+    @property
+    def position(self) -> Tensor: ...
+    @property
+    def first(self) -> Tensor: ...
+    @property
+    def last(self) -> Tensor: ...
+    @property
+    def nodes(self) -> Nodes: ...
 
 
 class Layout(Protocol):
@@ -36,7 +56,7 @@ class Layout(Protocol):
         ...
 
 
-def padded(batch: Batch, least: int | None = None) -> Batch:
+def padded(batch: AnyStream, least: int | None = None) -> AnyStream:
     """The batch with tokens at its end that belong to no row: each sees and is seen by itself alone.
 
     Matrix libraries compile and keep a kernel for each shape they meet (with oneDNN 0.4 ms and about half a megabyte
@@ -65,7 +85,12 @@ def rounded(length: int, least: int = 8) -> int:
     return -(-length // step) * step
 
 
-def visible(batch: Batch, query: Tensor, key: Tensor, window: int | None) -> Tensor:
+def apart(query: Tensor, key: Tensor, reach: int) -> Tensor:
+    """Rows of `Style.near` for positions of queries and keys, broadcast; `reach` is its D."""
+    return (key - query).clamp(-reach, reach) + reach
+
+
+def visible(batch: Stream, query: Tensor, key: Tensor, window: int | None) -> Tensor:
     """Which `key` indices each `query` index may see: broadcast of the two index tensors, bool."""
     seen = (batch.first[key] <= query) & (query < batch.last[key])
     if window is not None:

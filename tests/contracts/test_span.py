@@ -1,0 +1,175 @@
+"""What is left out of a text, that nothing is lost, and an encoder–decoder from its rows to its answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from typer.testing import CliRunner
+from worlds import tokenizer
+
+import bottega
+from bottega.batch import Example, Row
+from bottega.cli import app
+from bottega.data.codec import Codec
+from bottega.data.tokenizer import train_tokenizer
+from bottega.errors import DataError, ModelError
+from bottega.models.attention.blocks import BlockLayout
+from bottega.models.attention.dense import DenseLayout
+from bottega.models.attention.mask import Style
+from bottega.objectives.causal import Causal
+from bottega.objectives.span import Span, _whole
+from bottega.packing import pack
+from bottega.recipe import Recipe
+from bottega.records import Prompted, Text
+from bottega.sampling import Sampling
+from making import WORDS, make_model, make_tokenizer, write_jsonl
+
+LONG = " ".join(WORDS * 3)
+
+
+def codec(length: int = 500, start: int | None = 2) -> Codec:
+    return Codec(tokenizer(spans=True), max_length=length, too_long="split", start=start)
+
+
+def corrupted(seed: int, **options: float) -> tuple[Row, Codec]:
+    made, objective = codec(), Span(**options)  # type: ignore[arg-type]
+    ((row,),) = objective.rows(Text("here", LONG), made)
+    (drawn,) = objective.drawn(Example("here", (row,)), made, seed).rows
+    return drawn, made
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("options", [{}, {"share": 0.5, "length": 2.0}, {"share": 0.9, "length": 1.0}])
+def test_nothing_of_the_text_is_lost(options: dict, seed: int) -> None:
+    row, made = corrupted(seed, **options)
+    assert row.source is not None
+    assert _whole(row, made).tolist() == tokenizer(spans=True)(LONG)["input_ids"]
+    assert row.tokens.tolist() == [2, *row.label[:-1].tolist()]
+    marks = [token for token in row.source.tolist() if token in made.sentinels]
+    told = [token for token in row.label.tolist() if token in made.sentinels]
+    assert marks == made.sentinels[: len(marks)].tolist()
+    assert told == made.sentinels[: len(marks) + 1].tolist()
+
+
+def test_shares_and_lengths_are_as_asked() -> None:
+    row, made = corrupted(0, share=0.3, length=4.0)
+    whole = len(tokenizer(spans=True)(LONG)["input_ids"])
+    out = sum(token not in made.sentinels for token in row.label.tolist())
+    assert out == round(0.3 * whole)
+    assert len(row.label) - out - 1 == min(round(out / 4), len(made.sentinels) - 1)
+    assert not np.array_equal(corrupted(1)[0].label, corrupted(2)[0].label)
+    assert np.array_equal(corrupted(1, dynamic=False)[0].label, corrupted(2, dynamic=False)[0].label)
+
+
+def test_a_prompt_is_read_and_its_answer_written() -> None:
+    row = codec().answer(Prompted("here", "the cat", " sat on"))
+    ids = tokenizer(spans=True)("the cat sat on")["input_ids"]
+    assert row.source is not None
+    assert row.source.tolist() + row.label.tolist() == [*ids, 1]
+    assert row.tokens[0] == 2
+    assert codec().prefix("the cat") == row.source.tolist()
+
+
+def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no encoder beside its decoder"):
+        Span().rows(Text("here", LONG), codec(start=None))
+    with pytest.raises(ModelError, match="only about what its encoder has read"):
+        Causal().rows(Text("here", LONG), codec())
+    plain = Codec(tokenizer(spans=True), max_length=500, too_long="split", start=2)
+    plain.tokenizer = transformers.AutoTokenizer.from_pretrained(str(make_tokenizer(tmp_path / "plain", spans=True)))
+    (tmp_path / "text.txt").write_text(LONG)
+    assert train_tokenizer([tmp_path / "text.txt"], 500, tmp_path / "spans", span=True) <= 500
+    made = transformers.AutoTokenizer.from_pretrained(str(tmp_path / "spans"))
+    assert len(Codec(made, max_length=9, too_long="split").sentinels) == 100
+    assert made.pad_token == "<pad>"
+    train_tokenizer([tmp_path / "text.txt"], 300, tmp_path / "bytes")
+    other = transformers.AutoTokenizer.from_pretrained(str(tmp_path / "bytes"))
+    with pytest.raises(ModelError, match="stand for what is left out") as caught:
+        _ = Codec(other, max_length=9, too_long="split").sentinels
+    assert "--span" in str(caught.value.fix)
+    with pytest.raises(DataError, match="only a model that writes"):
+        train_tokenizer([tmp_path / "text.txt"], 300, tmp_path / "pieces", "wordpieces", span=True)
+    with pytest.raises(ModelError, match="reads with one part"):
+        taught(tmp_path, {"kind": "classify"}, [{"text": "a", "label": "b"}, {"text": "c", "label": "d"}])
+
+
+def taught(folder: Path, objective: dict, rows: list[dict], **optim: object) -> Path:
+    """A run of a tiny T5."""
+    recipe = Recipe.parse(
+        {
+            "model": {"base": str(make_model(folder / "model", "t5")), "dtype": "float32"},
+            "data": {"train": str(write_jsonl(folder / "rows.jsonl", rows))},
+            "objective": objective,
+            "optim": {"steps": 200, "examples": 16, "lr": 1e-2, **optim},
+        }
+    )
+    for _ in bottega.train(recipe, folder / "run"):
+        pass
+    return folder / "run"
+
+
+@pytest.mark.parametrize("near", [False, True])
+def test_blocks_are_the_dense_layout(near: bool) -> None:
+    """Of the encoder, of the decoder with what distances add, and across; values and gradients."""
+    made = codec()
+    answers = [Prompted("here", " ".join(WORDS[:n]), " " + " ".join(WORDS[n : n + 5])) for n in (3, 9, 3, 14)]
+    batch = pack([Example(str(n), (made.answer(one),)) for n, one in enumerate(answers)])
+    assert batch.source is not None
+    assert len(batch.source.nodes) == 3, "two have one source"
+    torch.manual_seed(0)
+    table = torch.randn(2 * 4 + 1, 2, dtype=torch.float64, requires_grad=True) if near else None
+    for stream, source in ((batch, None), (batch.source, None), (batch, batch.source)):
+        keys = len(stream.tokens) if source is None else len(source.tokens)
+        q = torch.randn(1, 2, len(stream.tokens), 4, dtype=torch.float64, requires_grad=True)
+        k, v = (torch.randn(1, 2, keys, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+        style = Style(0.5, near=None if source is not None else table)
+        given = [q, k, v, *([table] if style.near is not None else [])]
+        found = []
+        for layout in (BlockLayout(stream, source), DenseLayout(stream, source)):
+            out = layout.attend(q, k, v, style)
+            found.append([out, *torch.autograd.grad(out.sin().sum(), given)])
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
+def test_it_learns_and_answers(tmp_path: Path) -> None:
+    words = ["red", "blue", "happy", "sad"]
+    rows = [{"prompt": f"the {one} {other}", "completion": f"{other} then {one}"} for one in words for other in words]
+    run = taught(tmp_path, {"kind": "sft"}, rows)
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    losses = [event["loss"] for event in events if event["type"] == "stepped"]
+    assert losses[-1] < 0.3 * losses[0]
+    model = bottega.load(run)
+    prompts = ["the red blue", "the sad happy", "the red blue"]
+    written = [found[0].text for found in model.generate(prompts, Sampling(tokens=12))]
+    assert written == [model.generate([prompt], Sampling(tokens=12))[0][0].text for prompt in prompts]
+    # The same as transformers alone.
+    plain = transformers.AutoModelForSeq2SeqLM.from_pretrained(str(run / "model"))
+    ids = torch.tensor([model.codec.prefix(prompts[1])])
+    theirs = plain.generate(ids, max_new_tokens=12, do_sample=False, eos_token_id=1)[0]
+    assert model.codec.tokenizer.decode(theirs, skip_special_tokens=True) == written[1]
+    shown = CliRunner().invoke(app, ["generate", str(run), "the red blue", "--temperature", "0"])
+    assert written[0] in shown.output
+    found = {one.metric: one for one in bottega.evaluate(run, str(tmp_path / "rows.jsonl")).estimates}
+    assert found["loss"].run < found["loss"].base  # type: ignore[operator]
+    assert found["exact match"].run >= found["exact match"].base  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("more", "part"), [({}, 0.8), ({"adapter": {"rank": 4}}, 0.95)], ids=["full", "lora"])
+def test_spans_are_learned(more: dict, part: float, tmp_path: Path) -> None:
+    recipe = Recipe.parse(
+        {
+            "model": {"base": str(make_model(tmp_path / "model", "t5")), "dtype": "float32"},
+            "data": {"train": str(write_jsonl(tmp_path / "rows.jsonl", [{"text": LONG}] * 8))},
+            "objective": {"kind": "span"},
+            "optim": {"steps": 60, "examples": 4, "lr": 2e-2, "tokens": 100, "neftune": 1.0},
+            **more,
+        }
+    )
+    losses = [event.loss for event in bottega.train(recipe, tmp_path / "run") if event.type == "stepped"]
+    assert losses[-1] < part * losses[0]
