@@ -28,6 +28,7 @@ ROWS = {
     "classify": LABELLED,
     "dpo": PAIRS,
     "reward": PAIRS,
+    "kto": PAIRS,
     "causal": [{"text": r["text"]} for r in LABELLED],
 }
 
@@ -117,6 +118,9 @@ def test_preferences_are_counted_as_training_counted_them(trained: Callable[...,
     assert list(one) == ["preference accuracy", "raised accuracy", "loss of the chosen"]
     assert one["raised accuracy"].run == validated(run)[1]["metrics"]["accuracy"]
     assert one["preference accuracy"].base is not None
+    kto = found(evaluate(trained("kto", adapter={"rank": 4})))
+    assert list(kto) == list(one), "answers learned one by one are compared in pairs all the same"
+    assert kto["raised accuracy"].run > 0.9
     run = trained("reward")
     evaluation = evaluate(run)
     assert evaluation.base == "taking the longer answer"

@@ -38,7 +38,7 @@ from bottega.objectives.classify import Classify
 from bottega.objectives.regress import number
 from bottega.randomness import derive
 from bottega.recipe import Reading, Recipe
-from bottega.records import Entity, Labelled, Prompt, Record, Tagged, Text, Unusable
+from bottega.records import Entity, Labelled, Preference, Prompt, Record, Tagged, Text, Unusable
 from bottega.runs import check_run, checksum, stored_place, stored_recipe
 from bottega.sampling import Sampling
 
@@ -245,7 +245,8 @@ def _spoken_estimates(
     case.tell(f"scoring {len(rows)} rows")
     nll, base = _both(model, lambda one: -one.logp(rows))
     tokens = np.array([row.weight.sum() for row in rows], float)
-    if len(rows) == 2 * len(examples):
+    # KTO takes the two answers of a preference for two examples, one after the other.
+    if len(rows) == 2 * len(case.records) and all(isinstance(record, Preference) for record in case.records):
         yield from _preferred(nll, base)
         yield mean("loss of the chosen", nll[0::2], None if base is None else base[0::2], tokens[0::2], case.seed)
         return
