@@ -332,9 +332,9 @@ def load_adapted(
 def fit_model(model: Any, head: HeadKind, fit: Fit | None = None) -> Scorer:
     """The model ready to score batches, packed where the probe proves that exact, or did before (`fit`)."""
     fit = fit or probe(type(model), model.config, head, is_encoder(model.config))
-    if model.config.is_encoder_decoder:
-        prepare(model)
     if fit.packed:
+        if model.config.is_encoder_decoder:
+            prepare(model)
         register()
         model.set_attn_implementation(NAME)
     fuse(model, fit.fused)
