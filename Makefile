@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PEERS := .venv-bench
 
-.PHONY: help setup check test bench bench-setup floor scaling endure recipes worlds large demo docs clean
+.PHONY: help setup check test bench bench-setup floor scaling endure recipes preferences worlds large demo docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -54,8 +54,11 @@ floor: setup ## Measure how close a step is to the matmuls it cannot avoid (minu
 scaling: setup ## Measure how a step's cost grows with context, batch and parameters (minutes)
 	$(BIN)/python benchmarks/scaling.py
 
-recipes: setup ## Run the recipes on real data and print what they reach (ten minutes)
+recipes: setup ## Run the recipes on real data and print what they reach (half an hour)
 	$(BIN)/python benchmarks/real_data.py
+
+preferences: setup ## Learn real preferences with every objective, three seeds each (a quarter of an hour)
+	$(BIN)/python benchmarks/preferences.py
 
 worlds: setup ## Run the demo in four invented worlds and print what it reaches (twenty minutes)
 	$(BIN)/python benchmarks/demos.py
