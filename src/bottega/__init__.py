@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bottega.auditing.audit import audit
     from bottega.classifier import load_classifier, load_tagger
     from bottega.embedder import load_embedder
     from bottega.errors import BottegaError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _HOME = {
     "BottegaError": "bottega.errors",
     "Recipe": "bottega.recipe",
+    "audit": "bottega.auditing.audit",
     "evaluate": "bottega.evaluation.measure",
     "load": "bottega.language",
     "load_classifier": "bottega.classifier",
@@ -40,6 +42,7 @@ _HOME = {
 __all__ = [
     "BottegaError",
     "Recipe",
+    "audit",
     "evaluate",
     "load",
     "load_classifier",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +19,14 @@ from bottega.events import Event, Finished, Noted, Saved, Started, Stepped, Vali
 from bottega.survey import Piece, Preview
 
 if TYPE_CHECKING:
+    from bottega.auditing.findings import Audit
     from bottega.evaluation.measure import Evaluation
 
 LEARNED = "bold green"
 READ = "dim"
+BARS = 12
+"""Bars that a chart shows."""
+
 LINES = 20
 """How many lines of a run's progress stay where there is no live line to show it."""
 
@@ -194,6 +200,59 @@ def show_evaluation(found: Evaluation, console: Console) -> None:
     )
     for reason, count in found.dropped.items():
         console.print(f"[yellow]note[/] {count} rows left out: {escape(reason)}")
+
+
+SEVERITY = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+SHOWN = 3
+"""Places that a finding shows; all the others are in `--json`."""
+
+
+@contextmanager
+def audited() -> Iterator[Callable[[str, int, int | None], None]]:
+    """A live line of how far an audit is; gives what to tell it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[now]}"), TimeRemainingColumn())
+    with Progress(*columns, console=progress_console(), transient=True) as progress:
+        task = progress.add_task("reading", total=None, now="")
+
+        def tell(words: str, done: int, total: int | None) -> None:
+            now = f"{done:,} rows" if done else ""
+            progress.update(task, description=words, completed=done, total=total, now=now)
+
+        yield tell
+
+
+def show_audit(found: Audit, data: Sequence[str], fix: Path | None, console: Console) -> None:
+    """What is wrong, the worst first; what the rows are like; what was not checked; what to do next."""
+    beside = "".join(f", against {count:,} of {escape(name)}" for name, count in found.against.items())
+    console.print(f"[bold]{found.rows:,} rows[/]{beside}; {found.seconds:.1f} s\n")
+    for one in found.findings:
+        severity = (f"{one.severity:9}", SEVERITY[one.severity])
+        console.print(Text.assemble(severity, (one.kind, "bold"), f"  {one.count:,} ×"))
+        console.print(f"         {escape(one.what)}", soft_wrap=True)
+        more = f" and {one.count - SHOWN:,} more" if one.count > SHOWN else ""
+        if one.examples:
+            console.print(f"         {escape('; '.join(one.examples[:SHOWN]))}{more}", style="dim", soft_wrap=True)
+        console.print(f"         → {escape(one.fix)}\n", soft_wrap=True)
+    if not found.findings:
+        console.print("Nothing was found.\n", style="green")
+    for name, counts in found.shape.items():
+        _show_counts(name, counts, console)
+    for name, why in found.unchecked.items():
+        console.print(f"[dim]not checked[/] {name.replace('_', ' ')}: {escape(why)}", soft_wrap=True)
+    if found.cleaned is not None and fix is not None:
+        kept, removed, repaired = found.cleaned
+        console.print(f"\n{fix}: {kept:,} rows kept, {removed:,} removed, {repaired:,} repaired", markup=False)
+        console.print(f"why, row by row: {fix.with_suffix('.log.jsonl')}", markup=False)
+    elif any(one.mend for one in found.findings):
+        console.print(f"\na cleaned copy: bottega audit {shlex.join(data)} --fix clean.jsonl", markup=False)
+
+
+def _show_counts(name: str, counts: Sequence[tuple[str, int]], console: Console) -> None:
+    """A bar for each, the first ones of many."""
+    total = sum(count for _, count in counts)
+    few = counts[:BARS]
+    console.print(bars(f"{name} ({len(counts)})" if len(counts) > BARS else name, [(one, n / total) for one, n in few]))
+    console.print()
 
 
 def table(title: str, columns: list[str], rows: Iterable[Iterable[Any]]) -> Table:

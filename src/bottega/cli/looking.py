@@ -1,4 +1,4 @@
-"""Commands that look: evaluate, show, runs, doctor."""
+"""Commands that look: audit, evaluate, show, runs, doctor."""
 
 from __future__ import annotations
 
@@ -9,6 +9,66 @@ from typing import Annotated, Any
 import typer
 
 from bottega.cli.app import LOOK, Json, RunFolder, app, busy, errors
+
+
+@app.command(rich_help_panel=LOOK)
+def audit(
+    data: Annotated[list[str], typer.Argument(metavar="DATA …", help="Files, folders, hub ids; or a recipe.")],
+    model: Annotated[
+        str | None, typer.Option(help="Count in its tokens, find rows without loss, and score rows by its weights.")
+    ] = None,
+    against: Annotated[
+        list[str] | None, typer.Option(help="A test set or benchmark that must not stand in DATA; several times.")
+    ] = None,
+    format: Annotated[str, typer.Option(help="How fields make a row, as data.format in a recipe.")] = "auto",
+    map: Annotated[
+        list[str] | None, typer.Option(metavar="OURS=THEIRS", help="What the file calls a field: label=intent.")
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="CHECK", help="Run this check alone.")] = None,
+    skip: Annotated[list[str] | None, typer.Option(metavar="CHECK", help="Leave this check out.")] = None,
+    near: Annotated[
+        float, typer.Option(help="Share in common that makes two rows nearly the same.", min=0.3, max=1.0)
+    ] = 0.7,
+    fix: Annotated[
+        Path | None, typer.Option(metavar="OUT", help="Write a cleaned copy to this .jsonl, and a log beside it.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 where there is an error.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look for what is wrong with rows: duplicates, leaks, contradictions, damage, secrets, nothing to learn."""
+    with errors(as_json):
+        from bottega.terminal import audited, results_console, show_audit
+
+        with audited() as tell:
+            import bottega
+
+            found = bottega.audit(
+                data,
+                model=model,
+                against=against or (),
+                format=format,
+                mapping=dict(_pair(one) for one in map or ()),
+                only=only or (),
+                skip=skip or (),
+                near=near,
+                fix=fix,
+                tell=tell,
+            )
+        if as_json:
+            print(json.dumps(found.document(), ensure_ascii=False))
+        else:
+            show_audit(found, data, fix, results_console())
+        if strict and found.worst() == "error":
+            raise typer.Exit(2)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    ours, sign, theirs = text.partition("=")
+    if not sign or not ours or not theirs:
+        from bottega.errors import RecipeError
+
+        raise RecipeError(f"not a field and its name in the file: {text}", where="--map", fix="write label=intent")
+    return ours, theirs
 
 
 @app.command(rich_help_panel=LOOK)

@@ -21,7 +21,8 @@ from typing import Any, BinaryIO, TextIO, cast
 from bottega.data.fields import Fields
 from bottega.errors import DataError
 
-Rows = Iterator[tuple[int, Fields]]
+Rows = Iterator[tuple[int, Fields | DataError]]
+"""Each row with its line; of a line that is broken, and the only one that is, the error stands in its place."""
 
 COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 DOCUMENT = 1 << 24
@@ -146,7 +147,10 @@ def _jsonl(path: Path) -> Rows:
     with _opened(path, "\n") as file:
         for line, text in enumerate(file, 1):
             if text.strip():
-                yield line, _object(path, line, _parsed(path, text.rstrip("\r\n"), line))
+                try:
+                    yield line, _object(path, line, _parsed(path, text.rstrip("\r\n"), line))
+                except DataError as error:
+                    yield line, error
 
 
 def _json(path: Path) -> Rows:
@@ -309,13 +313,12 @@ def _table(delimiter: str) -> Callable[[Path], Rows]:
         if repeated:
             raise DataError(f"two columns are named {repeated[0]}", where=f"{path} line {line}", fix="rename one")
         for line, values in lines:
-            if len(values) != len(header):
-                raise DataError(
-                    f"{len(values)} columns where the header has {len(header)}",
-                    where=f"{path} line {line}",
-                    fix="quote the field that holds the delimiter or a line break",
-                )
-            yield line, dict(zip(header, values, strict=True))
+            if len(values) == len(header):
+                yield line, dict(zip(header, values, strict=True))
+                continue
+            what = f"{len(values)} columns where the header has {len(header)}"
+            fix = "quote the field that holds the delimiter or a line break"
+            yield line, DataError(what, where=f"{path} line {line}", fix=fix)
 
     return rows
 

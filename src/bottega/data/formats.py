@@ -58,13 +58,14 @@ class Chosen(NamedTuple):
 
 
 def records(
-    rows: Iterable[tuple[str, Fields]],
+    rows: Iterable[tuple[str, Fields | DataError]],
     reads: tuple[type, ...],
     *,
     format: str = "auto",
     mapping: Mapping[str, str] | None = None,
     text_template: str | None = None,
     on_bad: Callable[[DataError], None] | None = None,
+    on_broken: Callable[[DataError], None] | None = None,
     on_format: Callable[[str, Fields], None] | None = None,
 ) -> Iterator[Record]:
     """Every sound row as a record of one of the types in `reads`.
@@ -72,6 +73,7 @@ def records(
     mapping        our field name → the file's
     text_template  builds the text of each row from its fields: `"Q: {question}\\nA: {answer}"`
     on_bad         called with the error of an unsound row, which is then left out; by default it is raised
+    on_broken      called with the error of a line that holds no row; by default it is raised: the file is damaged
     on_format      called once with the name of the format and the first row it was chosen for
     """
     if text_template is not None and Text not in reads:
@@ -79,6 +81,11 @@ def records(
     chosen = _templated(text_template) if text_template is not None else None
     told = on_format is None
     for where, fields in rows:
+        if isinstance(fields, DataError):
+            if on_broken is None:
+                raise fields
+            on_broken(fields)
+            continue
         try:
             fields = _renamed(where, fields, mapping or {})
             if chosen is None:

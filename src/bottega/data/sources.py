@@ -20,8 +20,8 @@ from bottega.data.files import READERS, read, readable, suffix
 from bottega.errors import BottegaError, DataError
 from bottega.recipe import Source
 
-Placed = tuple[str, Fields]
-"""A row and the place it stands at: `tickets.jsonl line 812`."""
+Placed = tuple[str, Fields | DataError]
+"""A row, or what is wrong with its line, and the place it stands at: `tickets.jsonl line 812`."""
 
 DATASET_MARKS = ("dataset_dict.json", "state.json")
 SLICE = re.compile(r"(?P<name>[^\[\]+]+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")

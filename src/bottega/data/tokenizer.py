@@ -122,6 +122,8 @@ def _texts(files: Sequence[Path]) -> Iterator[str]:
     """Every string in the files' rows."""
     for _, rows in sources.rows([Source(path=str(file.absolute())) for file in files]):
         for _, fields in rows:
+            if isinstance(fields, DataError):
+                raise fields
             yield from _strings(fields)
 
 

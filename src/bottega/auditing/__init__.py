@@ -1,0 +1,1 @@
+"""What is wrong with the data, before anything is trained on it: `bottega.audit(data)`."""

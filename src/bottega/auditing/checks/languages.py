@@ -1,0 +1,80 @@
+"""Which languages the rows are in, and which rows are in another than most."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from bottega.auditing.checks import Check, Context
+from bottega.auditing.entries import Entry
+from bottega.auditing.findings import Finding
+
+READ = 300
+"""Characters of a row that are looked at."""
+
+FEWEST = 40
+"""Letters below which a language is a guess."""
+
+SURE = 0.99
+"""Probability from which on a row is said to be in a language."""
+
+MOST = 0.5
+"""Share of the rows from which on a language is that of the data."""
+
+
+class Languages(Check):
+    """Naive Bayes over byte sequences, 97 languages (langid; Lui and Baldwin 2012); short rows are left out."""
+
+    needs: ClassVar[tuple[str, ...]] = ("py3langid",)
+
+    def __init__(self, context: Context) -> None:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+        super().__init__(context)
+        self._identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+        self.names: dict[str, int] = {}
+        self.rows, self.languages = array("q"), array("h")
+        self.short, self.unsure = 0, 0
+
+    def see(self, entries: Sequence[Entry]) -> None:
+        for one in entries:
+            text = one.content[:READ]
+            if sum(map(str.isalpha, text)) < FEWEST:
+                self.short += 1
+                continue
+            name, chance = self._identifier.classify(text)
+            if chance < SURE:
+                self.unsure += 1
+                continue
+            self.rows.append(one.number)
+            self.languages.append(self.names.setdefault(name, len(self.names)))
+
+    def findings(self) -> Iterator[Finding]:
+        counts = dict(self.shape().get("languages", ()))
+        if len(counts) < 2:
+            return
+        main = next(iter(counts))
+        if counts[main] >= MOST * len(self.rows):
+            shares = ", ".join(f"{name} {count / len(self.rows):.1%}" for name, count in list(counts.items())[:5])
+            rows = np.array(self.rows)[np.array(self.languages) != self.names[main]]
+            names = [list(self.names)[one] for one in self.languages if one != self.names[main]][:10]
+            what = f"rows in another language than most: {shares}"
+            fix = "are they meant? if not, remove them; if so, hold out enough of each"
+            yield self.context.finding("other language", "note", what, fix, rows, names=names)
+
+    @property
+    def unchecked(self) -> str:
+        left = self.short + self.unsure
+        return f"the language of {left:,} rows that are too short to tell, or mixed" if left else ""
+
+    def shape(self) -> Mapping[str, Sequence[tuple[str, int]]]:
+        if not self.names:
+            return {}
+        counts = np.bincount(np.array(self.languages), minlength=len(self.names))
+        names = list(self.names)
+        return {
+            "languages": [(names[place], int(counts[place])) for place in np.argsort(-counts, kind="stable").tolist()]
+        }

@@ -1,0 +1,75 @@
+"""Rows that are nearly the same: reworded, repunctuated, cut; within the data, and in what it is measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
+
+from bottega.auditing.checks import Check, Context
+from bottega.auditing.checks.duplicates import key
+from bottega.auditing.entries import Entry
+from bottega.auditing.findings import Finding, Severity
+from bottega.auditing.near import Near
+
+
+class NearDuplicates(Check):
+    """Pairs of rows that have most of their text in common, and are not the same."""
+
+    needs: ClassVar[tuple[str, ...]] = ("datasketch",)
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.index = Near(context.near)
+        self.known = set[int]()
+        self.sides: dict[str, int] = {}
+
+    def compare(self, name: str, entries: Sequence[Entry]) -> None:
+        self.sides.setdefault(name, entries[0].number)
+        self._add(entries)
+
+    def see(self, entries: Sequence[Entry]) -> None:
+        self._add(entries)
+
+    def _add(self, entries: Sequence[Entry]) -> None:
+        for one in entries:
+            # The same text again is what the check of duplicates tells.
+            same = key(" ".join(one.content.split()))
+            if same not in self.known:
+                self.known.add(same)
+                self.index.add(one.number, one.content)
+
+    def findings(self) -> Iterator[Finding]:
+        again: dict[int, int] = {}
+        leaked: dict[str, dict[int, int]] = {name: {} for name in self.sides}
+        self.context.tell("comparing rows that are nearly the same")
+        for one, other, _ in sorted(self.index.pairs()):
+            if one >= self.context.start:
+                if one not in again:  # what is removed is like nothing any more
+                    again.setdefault(other, one)
+            elif other >= self.context.start:
+                leaked[self._side(one)].setdefault(other, one)
+        if again:
+            yield self._finding(
+                again,
+                "near duplicate",
+                "warning",
+                f"rows that have {self.context.near:.0%} or more of their text in common with another one",
+                "keep one of each, unless the difference is what is to be learned",
+            )
+        for name, rows in leaked.items():
+            if rows:
+                yield self._finding(
+                    rows,
+                    "near leak",
+                    "error",
+                    f"{len(rows)} rows are nearly the same as one of {name}, which would measure memory",
+                    "remove them from what is trained on, or from what is measured on",
+                )
+
+    def _finding(self, rows: Mapping[int, int], kind: str, severity: Severity, what: str, fix: str) -> Finding:
+        numbers = sorted(rows)
+        beside = [rows[number] for number in numbers]
+        return self.context.finding(kind, severity, what, fix, numbers, beside=beside, mend="remove")
+
+    def _side(self, row: int) -> str:
+        return max((start, name) for name, start in self.sides.items() if start <= row)[1]
