@@ -18,7 +18,7 @@ READ = 300
 FEWEST = 40
 """Letters below which a language is a guess."""
 
-SURE = 0.99
+SURE = 0.8
 """Probability from which on a row is said to be in a language."""
 
 MOST = 0.5

@@ -20,7 +20,8 @@ class NearDuplicates(Check):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.index = Near(context.near)
-        self.known = set[int]()
+        self.first = dict[int, int]()
+        self.again = list[tuple[int, int]]()
         self.sides: dict[str, int] = {}
 
     def compare(self, name: str, entries: Sequence[Entry]) -> None:
@@ -32,11 +33,12 @@ class NearDuplicates(Check):
 
     def _add(self, entries: Sequence[Entry]) -> None:
         for one in entries:
-            # The same text again is what the check of duplicates tells.
-            same = key(" ".join(one.content.split()))
-            if same not in self.known:
-                self.known.add(same)
+            # The same text again is what the check of duplicates tells; it is compared once.
+            first = self.first.setdefault(key(" ".join(one.content.split())), one.number)
+            if first == one.number:
                 self.index.add(one.number, one.content)
+            elif first >= self.context.start:
+                self.again.append((first, one.number))
 
     def findings(self) -> Iterator[Finding]:
         again: dict[int, int] = {}
@@ -57,6 +59,7 @@ class NearDuplicates(Check):
                 "keep one of each, unless the difference is what is to be learned",
             )
         for name, rows in leaked.items():
+            rows |= {row: rows[first] for first, row in self.again if first in rows}
             if rows:
                 yield self._finding(
                     rows,
