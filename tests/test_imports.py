@@ -17,6 +17,7 @@ LAYERS = [
     {"cli", "__main__", "reference"},
     {"terminal", "curves", "doctor", "chat", "flags", "beginnings"},
     {"demo"},
+    {"auditing"},
     {"evaluation"},
     {"__init__", "survey", "loop", "language", "classifier", "filling", "embedder"},
     {"opening", "cards"},
@@ -71,7 +72,7 @@ def test_every_module_has_a_layer() -> None:
 
 def test_the_public_names() -> None:
     loads = "load load_classifier load_embedder load_masked load_tagger"
-    names = f"BottegaError Recipe evaluate {loads} preview resume train"
+    names = f"BottegaError Recipe audit evaluate {loads} preview resume train"
     assert sorted(bottega.__all__) == bottega.__all__ == names.split()
     for name in bottega.__all__:
         assert getattr(bottega, name) is not None

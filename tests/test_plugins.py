@@ -13,6 +13,7 @@ from bottega import objectives
 from bottega.errors import RecipeError, RunError
 from bottega.objectives.sft import Sft
 from bottega.recipe import Recipe
+from bottega.runs import summaries
 from making import make_model, write_jsonl
 
 OWN = Path(__file__).parent / "contracts" / "own" / "own_loss.py"
@@ -85,6 +86,42 @@ def test_a_file_that_changed_is_another_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="has changed since the run began") as caught:
         list(bottega.resume(tmp_path / "run"))
     assert caught.value.where == str(file)
+
+
+def test_a_run_is_looked_at_and_used_without_its_code(tmp_path: Path) -> None:
+    """The file is run to train and to measure, and for nothing else; that it is gone takes nothing away."""
+    file = tmp_path / "mine.py"
+    shutil.copy(OWN, file)
+    list(bottega.train(recipe(tmp_path, file), tmp_path / "run"))
+    file.write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n" + file.read_text())
+    assert [one["name"] for one in summaries(tmp_path)] == ["run"]
+    assert bottega.load(tmp_path / "run").recipe.objective.kind == "sft"
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(RunError, match="the objective has changed"):
+        bottega.evaluate(tmp_path / "run", str(tmp_path / "rows.jsonl"))
+    file.unlink()
+    assert bottega.load(tmp_path / "run").generate(["the cat a"])
+
+
+@pytest.mark.parametrize("kind", ["reward", "regress"])
+def test_what_derives_from_ours_is_measured_and_used_like_it(kind: str, tmp_path: Path) -> None:
+    name = kind.capitalize()
+    file = written(tmp_path, f"class Mine({name}):\n    pass\n", f"from bottega.objectives.{kind} import {name}\n")
+    rows: list[dict[str, Any]] = [{"text": f"the cat {n}", "label": n / 10} for n in range(12)]
+    if kind == "reward":
+        rows = [{"prompt": "the cat", "chosen": f" sat {n}", "rejected": " ran on"} for n in range(12)]
+    options = recipe(tmp_path, file).document()
+    options["data"]["train"] = str(write_jsonl(tmp_path / "rows.jsonl", rows))
+    list(bottega.train(Recipe.parse(options), tmp_path / "run"))
+    found = bottega.evaluate(tmp_path / "run", str(tmp_path / "rows.jsonl"))
+    assert {one.metric for one in found.estimates} & {"preference accuracy", "mean error"}
+    assert bottega.load_classifier(tmp_path / "run").objective.kind == kind
+
+
+def test_a_unit_that_is_none(tmp_path: Path) -> None:
+    body = "class Mine(Sft):\n    def loss(self, scores, batch):\n"
+    body += "        return Loss({'nll': Term(scores['logp'].sum(), 'tokens')})\n"
+    assert "counts by 'tokens'" in refused(tmp_path, body, None).what
 
 
 def test_a_file_that_does_not_run(tmp_path: Path) -> None:

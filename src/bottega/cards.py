@@ -78,7 +78,7 @@ def made_of(recipe: Recipe) -> list[Part]:
     found: list[Part] = []
     for start in starts:
         if start is not None and (Path(start) / "resolved.json").exists():
-            found += made_of(stored_recipe(Path(start)))
+            found += made_of(stored_recipe(Path(start), own_code=False))
         elif start is not None and start == recipe.model.base:
             found.append(_base_licence(recipe, locate(start).base))
     return list(dict.fromkeys([*found, *map(_data_licence, recipe.train_sources)]))

@@ -51,7 +51,7 @@ class ScoringRun:
         folder = Path(self.name)
         if not (folder / "resolved.json").exists():
             raise ModelError("no run of bottega", where=name, fix="name the folder of a run; list them: bottega runs")
-        self.recipe, place = stored_recipe(folder), stored_place(folder)
+        self.recipe, place = stored_recipe(folder, own_code=False), stored_place(folder)
         self.objective = self.recipe.objective
         if self.objective.head != self.head:
             what = f"trained with {self.objective.kind}, it is not for bottega {USES[self.head]}"

@@ -7,10 +7,8 @@ print(one @ other)
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,6 +20,7 @@ from bottega.errors import DataError, ModelError
 from bottega.language import USES, absolute
 from bottega.models.adapters import load_scorer
 from bottega.models.load import DEFAULT_LENGTH, is_encoder, length_limit, load_tokenizer, locate
+from bottega.models.pooling import declared
 from bottega.models.scorer import batched
 from bottega.objectives.contrastive import Pooling, pooled
 from bottega.records import Unusable
@@ -32,16 +31,25 @@ class Embedder:
     """A model whose hidden states make a vector of a text, with its tokenizer: of a run, a folder or a hub id.
 
     pooling  by default as the run was trained, as a folder of sentence-transformers says, or the mean
+    any_run  take the model of a run that was not trained to make vectors, too
     """
 
-    def __init__(self, name: str, *, pooling: Pooling | None = None, dtype: str = "auto", device: str = "auto") -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        pooling: Pooling | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        any_run: bool = False,
+    ) -> None:
         self.name = absolute(name)
         folder = Path(self.name)
-        self.recipe = stored_recipe(folder) if (folder / "resolved.json").exists() else None
-        if self.recipe is not None and self.recipe.objective.head != "embedding":
+        self.recipe = stored_recipe(folder, own_code=False) if (folder / "resolved.json").exists() else None
+        if self.recipe is not None and self.recipe.objective.head != "embedding" and not any_run:
             what = f"trained with {self.recipe.objective.kind}, it makes no vectors"
             raise ModelError(what, where=self.name, fix=f"bottega {USES[self.recipe.objective.head]}")
-        trained = getattr(self.recipe.objective, "pooling", None) if self.recipe else _declared(folder)
+        trained = getattr(self.recipe.objective, "pooling", None) if self.recipe else declared(self.name)
         self.pooling: Pooling = pooling or trained or "mean"
         tokenizer = load_tokenizer(locate(self.name).tokenizer)
         self.scorer = load_scorer(self.name, dtype, device, "embedding", (), tokenizer)
@@ -72,16 +80,6 @@ class Embedder:
             return pooled(self.codec, "the text", text, self.pooling)
         except Unusable as unusable:
             raise DataError(unusable.reason, where=f"the text {text!r}", fix="write some words") from None
-
-
-def _declared(folder: Path) -> Pooling | None:
-    """The pooling that a folder of sentence-transformers says it was trained with."""
-    path = folder / "1_Pooling" / "config.json"
-    if not path.exists():
-        return None
-    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    names = {"pooling_mode_cls_token": "first", "pooling_mode_mean_tokens": "mean", "pooling_mode_lasttoken": "last"}
-    return cast("Pooling | None", next((known for name, known in names.items() if settings.get(name)), None))
 
 
 def load_embedder(

@@ -40,7 +40,7 @@ class MaskedModel:
     def __init__(self, name: str, *, dtype: str = "auto", device: str = "auto") -> None:
         self.name = absolute(name)
         folder = Path(self.name)
-        recipe = stored_recipe(folder) if (folder / "resolved.json").exists() else None
+        recipe = stored_recipe(folder, own_code=False) if (folder / "resolved.json").exists() else None
         if recipe is not None and recipe.objective.head != "masked":
             what = f"trained with {recipe.objective.kind}, it fills in nothing"
             raise ModelError(what, where=self.name, fix=f"bottega {USES[recipe.objective.head]}")

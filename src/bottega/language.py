@@ -54,7 +54,7 @@ class LanguageModel:
     def __init__(self, name: str, *, dtype: str = "auto", device: str = "auto") -> None:
         self.name, self.dtype = absolute(name), dtype
         folder = Path(self.name)
-        self.recipe = stored_recipe(folder) if (folder / "resolved.json").exists() else None
+        self.recipe = stored_recipe(folder, own_code=False) if (folder / "resolved.json").exists() else None
         if self.recipe is not None and self.recipe.objective.head != "language":
             fix = f"bottega {USES[self.recipe.objective.head]}"
             raise ModelError(f"trained with {self.recipe.objective.kind}, it writes no text", where=self.name, fix=fix)
@@ -102,7 +102,12 @@ class LanguageModel:
 
     def room(self, prompt: str | Turns) -> int:
         """Tokens left for an answer before the model's last position; below 1 when the prompt is too long."""
-        return (self.limit or 1 << 30) - len(self.codec.prefix(_prompt(prompt)))
+        return self._room(len(self.codec.prefix(_prompt(prompt))))
+
+    def _room(self, prompt: int) -> int:
+        """The same of a prompt of so many tokens; an encoder–decoder reads it elsewhere than it writes."""
+        limit = self.limit or 1 << 30
+        return limit - prompt if self.codec.start is None else limit - 1 if prompt <= limit else 0
 
     @property
     def origin(self) -> str | None:
@@ -134,7 +139,7 @@ class LanguageModel:
     def _fitting(self, ids: Sequence[Sequence[int]], settings: Sampling) -> Sampling:
         """The settings with no more tokens than the model has positions for."""
         longest = max(map(len, ids), default=0)
-        room = (self.limit or 1 << 30) - longest
+        room = self._room(longest)
         if not all(ids):
             raise DataError("an empty prompt, and no token begins a text", where=self.name, fix="write some words")
         if room < 1:

@@ -41,6 +41,8 @@ def naming(path: str) -> Iterator[None]:
     except (BottegaError, Unusable):
         raise
     except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # of torch, which has a remedy of its own
+            raise
         line = _line(error, path)
         if line is None:
             raise

@@ -28,11 +28,15 @@ import yaml
 
 from bottega.errors import CheckpointError, RecipeError, RunError
 from bottega.events import Event
+from bottega.objectives import ours
 from bottega.recipe import Recipe
 
 MANIFEST = "manifest.json"
 CHECKPOINTS = "checkpoints"
 RESULTS = ("model", "adapter")
+NEAREST = "nearest_objective"
+"""Key of resolved.json."""
+
 BEGINNINGS = (".lock", "resolved.json", ".resolved.json.partial", ".recipe.yaml.partial")
 """What a run killed before its recipe.yaml stood may leave: nothing anyone needs."""
 
@@ -61,7 +65,7 @@ class RunStore:
                 (folder / name).unlink(missing_ok=True)
             try:
                 # recipe.yaml last: once it is there, the run can be resumed.
-                _write(folder / "resolved.json", json.dumps(recipe.document(), indent=1))
+                _write(folder / "resolved.json", json.dumps(_document(recipe), indent=1))
                 _write(folder / "recipe.yaml", written)
             except OSError:
                 run.close()
@@ -333,10 +337,23 @@ def as_yaml(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.document(), sort_keys=False)
 
 
-def stored_recipe(folder: Path) -> Recipe:
-    """The recipe a run was started with."""
+def _document(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as a run keeps it: beside an objective of the user's own, the one of ours that is nearest."""
+    found = recipe.document()
+    return found | {NEAREST: ours(recipe.objective)} if recipe.objective.kind == "custom" else found
+
+
+def stored_recipe(folder: Path, *, own_code: bool = True) -> Recipe:
+    """The recipe a run was started with.
+
+    own_code  run the file of an objective of the user's own; a model is used without it, as the objective of ours would
+    """
     path = folder / "resolved.json"
-    return Recipe.parse(_read(path, "model", "data", "objective"), where=str(path))
+    document = _read(path, "model", "data", "objective")
+    nearest = document.pop(NEAREST, None)
+    if nearest is not None and not own_code:
+        document["objective"] = nearest
+    return Recipe.parse(document, where=str(path))
 
 
 def stored_place(folder: Path) -> dict[str, Any] | None:
@@ -353,7 +370,7 @@ def summary(folder: Path) -> dict[str, Any]:
     started, finished = of_type.get("started", {}), of_type.get("finished", {})
     return {
         "run": str(folder),
-        "name": stored_recipe(folder).name,
+        "name": stored_recipe(folder, own_code=False).name,
         "status": _status(folder, last["type"]),
         "step": of_type.get("stepped", {}).get("step", 0),
         "steps": started.get("steps"),

@@ -21,7 +21,7 @@ from bottega.engine.optim import Optimizer, freeze
 from bottega.engine.reference import References
 from bottega.errors import Diverged, ModelError, RunError
 from bottega.feed import DEFAULT_EXAMPLES, Feed, Update
-from bottega.models.adapters import adapt, head_is_adapted, load_scorer
+from bottega.models.adapters import adapt, by_own_head, head_is_adapted, load_scorer
 from bottega.models.heads import VOCABULARY
 from bottega.models.load import compute_dtype, fit_model, load_model, load_tokenizer, locate
 from bottega.models.scorer import Fit, Scorer
@@ -94,7 +94,7 @@ class Session:
                 model, recipe.adapter, head=objective.head, new=self.new, reference=objective.reference
             )
             if objective.head in VOCABULARY and head_is_adapted(scorer.model):
-                scorer.fit = replace(scorer.fit, own_head=True, reason="the adapter changes the head")
+                scorer.fit = by_own_head(scorer.fit, scorer.network)
         excluded = [f"{name}.weight" for name in (*embeddings, *heads)]
         freeze(scorer.model, recipe.optim.freeze)
         if recipe.optim.neftune is not None:

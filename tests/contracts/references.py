@@ -167,7 +167,8 @@ def contrastive(rows: Rows, reference: Rows, objective: Any) -> float:
 
     def sought(seeking: int, own: int, among: list[int]) -> float:
         def alike(other: int) -> bool:
-            return any(told[seeking][name] == told[other][name] for name in ("text", "belongs"))
+            same = any(told[seeking][name] == told[other][name] for name in ("text", "belongs"))
+            return same or told[own]["text"] == told[other]["text"]
 
         kept = [other for other in among if other == own or not alike(other)]
         scores = np.array([vectors[seeking] @ vectors[other] for other in kept]) / objective.temperature

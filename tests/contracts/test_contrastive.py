@@ -18,7 +18,7 @@ from bottega.cli import app
 from bottega.data.codec import Codec
 from bottega.engine.engine import Engine
 from bottega.engine.optim import Optimizer
-from bottega.errors import ModelError, RecipeError
+from bottega.errors import DataError, ModelError, RecipeError
 from bottega.models.load import AUTO, fit_model
 from bottega.objectives.contrastive import Contrastive
 from bottega.packing import divide, pack
@@ -55,12 +55,58 @@ def test_what_is_known_to_belong_is_no_negative() -> None:
         [Paired("1", "a cat", "a dog", label="x"), Paired("2", "one red", "two blue", label="x")],
         [Paired("1", "a cat", "a dog"), Paired("2", "a dog", "a cat")],
     ]
+    # What 2 calls a negative is the positive of 1, which does not seek among it.
+    own = [Paired("1", "a cat", "a dog", label="x"), Paired("2", "one red", "two blue", ("a dog",), label="x")]
+    bare, _ = scored([own[1]], [right, wrong, right], temperature=1.0)
+    assert scored(own, [right, right, right, wrong, right], temperature=1.0)[0] == pytest.approx(bare / 2)
     for pair in known:
         assert scored(pair, [right, right, wrong, wrong])[0] == 0.0
     # A negative of one's own stays one.
     loss, metrics = scored([Paired("1", "a cat", "a dog", ("two blue",))], [right, wrong, right], temperature=1.0)
     assert loss == pytest.approx(np.log(1 + np.e))
     assert metrics == {"accuracy": 0.0}
+
+
+def test_an_update_in_which_all_belong_together_is_refused(tmp_path: Path) -> None:
+    rows = [{"anchor": f"the {word}", "positive": f"a {word}", "label": "1"} for word in WORDS]
+    recipe = Recipe.parse(
+        {
+            "model": {"base": str(make_model(tmp_path / "base", "bert"))},
+            "data": {"train": str(write_jsonl(tmp_path / "rows.jsonl", rows))},
+            "objective": {"kind": "contrastive"},
+            "optim": {"steps": 2, "examples": 4},
+        }
+    )
+    with pytest.raises(DataError, match="nothing to tell apart"):
+        list(bottega.train(recipe, tmp_path / "run"))
+
+
+def test_a_base_that_learned_something_else_is_compared_with(tmp_path: Path) -> None:
+    """And the result says by itself how its vectors are made."""
+    texts = write_jsonl(tmp_path / "texts.jsonl", [{"text": " ".join(WORDS)}] * 8)
+    masked = Recipe.parse(
+        {
+            "model": {"base": str(make_model(tmp_path / "base", "bert"))},
+            "data": {"train": str(texts)},
+            "objective": {"kind": "masked"},
+            "optim": {"steps": 1},
+        }
+    )
+    list(bottega.train(masked, tmp_path / "masked"))
+    pairs = [{"anchor": f"the {word}", "positive": f"a {word} too"} for word in WORDS[:12]]
+    recipe = Recipe.parse(
+        {
+            "model": {"base": str(tmp_path / "masked")},
+            "data": {"train": str(write_jsonl(tmp_path / "pairs.jsonl", pairs)), "validation": 0.5},
+            "objective": {"kind": "contrastive", "pooling": "first"},
+            "optim": {"steps": 1, "examples": 4},
+        }
+    )
+    list(bottega.train(recipe, tmp_path / "run"))
+    assert bottega.evaluate(tmp_path / "run").base == "masked"
+    assert bottega.load_embedder(tmp_path / "run" / "model").pooling == "first"
+    modules = json.loads((tmp_path / "run" / "model" / "modules.json").read_text())
+    assert [one["path"] for one in modules] == ["", "1_Pooling", "2_Normalize"]
 
 
 def test_pairs_and_scores_may_be_mixed() -> None:

@@ -75,6 +75,64 @@ def test_a_prompt_is_read_and_its_answer_written() -> None:
     assert codec().prefix("the cat") == row.source.tolist()
 
 
+def test_the_last_block_of_a_text_may_be_short() -> None:
+    """One token is left of it, of which nothing can be left out."""
+    ids = tokenizer(spans=True)(LONG)["input_ids"]
+    length = next(length for length in range(20, len(ids)) if len(ids) % length == 1)
+    rows = Span().rows(Text("here", LONG), codec(length))
+    assert len(rows) == len(ids) // length
+
+
+def test_what_is_cut_keeps_its_source() -> None:
+    made = codec(8)
+    made.too_long = "truncate"
+    row = made.answer(Prompted("here", "the cat", " sat on the mat and then it was very happy"))
+    assert row.source is not None
+    assert len(row.tokens) == 8
+    row = made.answer(Prompted("here", " ".join(WORDS), " sat"))
+    assert row.source is not None
+    assert len(row.source) == 8
+
+
+def test_noise_is_on_what_is_read_and_on_what_is_written(tmp_path: Path) -> None:
+    losses = []
+    for neftune in (None, 50.0):
+        recipe = Recipe.parse(
+            {
+                "model": {"base": str(make_model(tmp_path / f"{neftune}", "t5")), "dtype": "float32"},
+                "data": {"train": str(write_jsonl(tmp_path / "rows.jsonl", [{"text": LONG}] * 4))},
+                "objective": {"kind": "span"},
+                "optim": {"steps": 2, "examples": 4, "neftune": neftune},
+            }
+        )
+        events = bottega.train(recipe, tmp_path / f"run {neftune}")
+        losses.append([event.loss for event in events if event.type == "stepped"])
+    assert losses[0][0] != losses[1][0]
+
+
+def test_a_prompt_takes_no_room_from_its_answer(tmp_path: Path) -> None:
+    """T5 writes a number of positions into its config, and has none."""
+    folder = make_model(tmp_path / "model", "t5")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"n_positions": 16}))
+    model = bottega.load(folder)
+    written = model.generate(["the cat " * 20], Sampling(tokens=30, temperature=0))[0][0]
+    assert len(written.tokens) == 30 or written.reason == "stop"
+    assert model.room("the cat") > 1000
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+@pytest.mark.parametrize("targets", [["q", "v"], ["q", "v", "lm_head"]])
+def test_an_adapter_of_an_encoder_decoder(targets: list[str], tmp_path: Path) -> None:
+    """Saved as what it is, and with its head adapted it runs a row at a time."""
+    import peft
+
+    rows = [{"prompt": "the cat", "completion": " sat on"}, {"prompt": "the dog", "completion": " ran"}] * 4
+    run = taught(tmp_path, {"kind": "sft"}, rows, adapter={"rank": 4, "targets": targets}, steps=3)
+    assert peft.AutoPeftModelForSeq2SeqLM.from_pretrained(str(run / "adapter")) is not None
+    assert bottega.load(run).generate(["the cat"], Sampling(tokens=3))[0]
+
+
 def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no encoder beside its decoder"):
         Span().rows(Text("here", LONG), codec(start=None))
@@ -98,13 +156,14 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         taught(tmp_path, {"kind": "classify"}, [{"text": "a", "label": "b"}, {"text": "c", "label": "d"}])
 
 
-def taught(folder: Path, objective: dict, rows: list[dict], **optim: object) -> Path:
+def taught(folder: Path, objective: dict, rows: list[dict], adapter: dict | None = None, **optim: object) -> Path:
     """A run of a tiny T5."""
     recipe = Recipe.parse(
         {
             "model": {"base": str(make_model(folder / "model", "t5")), "dtype": "float32"},
             "data": {"train": str(write_jsonl(folder / "rows.jsonl", rows))},
             "objective": objective,
+            "adapter": adapter,
             "optim": {"steps": 200, "examples": 16, "lr": 1e-2, **optim},
         }
     )

@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,21 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from bottega.data.files import CHUNK, COMPRESSED, READERS, read
+from bottega.data import files
+from bottega.data.files import CHUNK, COMPRESSED, READERS
 from bottega.errors import DataError
 from making import shared_data
 
 BOM = b"\xef\xbb\xbf"
 TEXTUAL = [suffix for suffix in READERS if suffix != ".parquet"]
+
+
+def read(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a file; the error of a line that is none is raised."""
+    for line, fields in files.read(path):
+        if isinstance(fields, DataError):
+            raise fields
+        yield line, fields
 
 
 def rows(folder: Path, name: str, content: str | bytes) -> list[tuple[int, dict[str, Any]]]:
@@ -215,6 +225,15 @@ def test_rows_of_another_width_name_their_line(tmp_path: Path) -> None:
 
 def test_a_header_alone_holds_no_rows(tmp_path: Path) -> None:
     refused(tmp_path, "a.csv", "a,b\n", "holds no rows")
+
+
+def test_lines_behind_a_broken_one_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": \n{"text": "c"}\n')
+    (tmp_path / "a.csv").write_text("text,label\na,b\nc\nd,e\n")
+    for name, lines in (("a.jsonl", [1, 2, 3]), ("a.csv", [2, 3, 4])):
+        found = list(files.read(tmp_path / name))
+        assert [line for line, _ in found] == lines
+        assert [isinstance(fields, DataError) for _, fields in found] == [False, True, False]
 
 
 def test_a_long_field_is_read(tmp_path: Path) -> None:

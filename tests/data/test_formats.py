@@ -345,6 +345,8 @@ def test_pairs_with_what_does_not_belong() -> None:
     row = {"query": "a", "pos": "b", "negatives": ["c", "d"], "label": 7}
     assert one(row, Paired) == Paired("file line 1", "a", "b", ("c", "d"), "7")
     assert one({"anchor": "a", "positive": "b", "negative": "c"}, Paired).negatives == ("c",)
+    several = {"anchor": "a", "positive": "b", "negatives": None, "neg": "c", "negative_1": "d", "negative_2": "e"}
+    assert one(several, Paired).negatives == ("c", "d", "e")
     refused({"anchor": "a", "positive": "b", "negative": "b"}, Paired, what="positive among the negatives")
     refused({"anchor": "a", "positive": " "}, Paired, what="empty positive")
     refused({"anchor": "a", "positive": "b", "negatives": [3]}, Paired, what="negatives is a number")

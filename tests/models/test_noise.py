@@ -30,7 +30,7 @@ def test_a_shared_token_has_the_length_of_its_longest_row() -> None:
 def test_noise_is_as_large_as_the_paper_says(packed: bool) -> None:
     torch.manual_seed(0)
     embedding = nn.Embedding(10, 64)
-    noise = EmbeddingNoise(embedding, alpha=5.0)
+    noise = EmbeddingNoise([embedding], alpha=5.0)
     ids = torch.zeros(1, 200, dtype=torch.long)
     if packed:
         noise.lengths = torch.tensor([[50] * 50 + [150] * 150])

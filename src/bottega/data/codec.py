@@ -391,7 +391,8 @@ class Codec:
         if len(read) > self.max_length:
             self._refuse(where, len(read))
             self.truncated += 1
-            read = read[: self.max_length]
+            last = self._frame[1]
+            read = np.append(read[: self.max_length - len(last)], last)
         tokens = np.append(self.start, label[:-1])
         return Row(tokens, np.arange(len(label)), label, weight, source=read)
 
@@ -417,7 +418,8 @@ class Codec:
         if not row.weight[kept].any():
             raise Unusable(f"all labels lost to truncation at max_length {self.max_length}")
         self.truncated += 1
-        return Row(row.tokens[: self.max_length], row.at[kept], row.label[kept], row.weight[kept], row.both_ways)
+        tokens = row.tokens[: self.max_length]
+        return replace(row, tokens=tokens, at=row.at[kept], label=row.label[kept], weight=row.weight[kept])
 
     def _refuse(self, where: str, length: int) -> None:
         """Raise unless a row that is too long may be cut."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 from os.path import commonprefix
@@ -35,6 +36,9 @@ from bottega.records import (
     Text,
     Unpaired,
 )
+
+NEGATIVE = re.compile(r"neg(?:ative)?s?(?:_?\d+)?")
+"""Names of what does not belong to an anchor, one field or several."""
 
 TURN = "\n\nAssistant:"
 """Where the answer starts in a transcript written as one string (Bai et al. 2022, HH-RLHF)."""
@@ -450,9 +454,9 @@ def _conll(where: str, fields: Fields) -> Record:
 
 
 def _paired(where: str, fields: Fields) -> Record:
-    """A text and one that belongs to it, with what does not: one `negative`, or a list of them."""
-    given = fields.get("negatives", fields.get("negative"))
-    listed = given if isinstance(given, list) else [] if given is None else [given]
+    """A text and one that belongs to it, with what does not: `negatives`, `neg`, `negative_1` …"""
+    given = [value for name, value in fields.items() if NEGATIVE.fullmatch(name) and value is not None]
+    listed = [one for value in given for one in (value if isinstance(value, list) else [value])]
     negatives = tuple(string(where, {"negatives": one}, "negatives") for one in listed)
     anchor, positive = string(where, fields, "anchor"), string(where, fields, "positive")
     if positive in negatives:

@@ -18,8 +18,10 @@ from bottega.engine.generate import Continuation, Writer
 from bottega.engine.optim import Optimizer
 from bottega.errors import Diverged, OutOfMemory
 from bottega.models.adapters import without
+from bottega.models.pooling import declare
 from bottega.models.scorer import Scorer
 from bottega.objectives import Objective
+from bottega.objectives.contrastive import Pooling
 from bottega.randomness import derive
 from bottega.sampling import Sampling
 
@@ -162,6 +164,8 @@ class Engine:
             raise Diverged(f"the weights are no numbers after step {step}", where=_named(broken), fix="lower optim.lr")
         with self.optimizer.averaged():
             save_weights(self.scorer.model, folder)
+        if isinstance(pooling := getattr(self.objective, "pooling", None), str) and not state:
+            declare(folder, cast("Pooling", pooling), self.scorer.network.config.get_text_config().hidden_size)
         self.tokenizer.save_pretrained(str(folder))
         if state:
             save_file(self.optimizer.state(), folder / OPTIMIZER)

@@ -20,7 +20,7 @@ from bottega.engine.adamw import PART, AdamW
 from bottega.engine.average import Average
 from bottega.engine.muon import Muon
 from bottega.engine.trained import LARGE, Trained, wide, with_master
-from bottega.errors import RecipeError
+from bottega.errors import CheckpointError, RecipeError
 from bottega.recipe import Optim
 
 FLOAT16_SCALE = 2.0**12
@@ -100,6 +100,10 @@ class Optimizer:
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state`."""
+        lost = [name for name, key, _ in self._kept() if f"{name}|{key}" not in state]
+        if lost:
+            what = "this checkpoint keeps other things than a resume needs: another version wrote it"
+            raise CheckpointError(what, where=lost[0], fix="start a new run with its recipe.yaml")
         for one in self.trained:
             one.load({key: state[f"{one.name}|{key}"] for key in one.kept})
         for name, key, value in self._beside():

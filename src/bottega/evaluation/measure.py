@@ -35,7 +35,8 @@ from bottega.filling import MaskedModel
 from bottega.language import LanguageModel
 from bottega.objectives import HeadKind
 from bottega.objectives.classify import Classify
-from bottega.objectives.regress import number
+from bottega.objectives.regress import Regress, number
+from bottega.objectives.reward import Reward
 from bottega.randomness import derive
 from bottega.recipe import Reading, Recipe
 from bottega.records import Entity, Labelled, Preference, Prompt, Record, Tagged, Text, Unusable
@@ -96,6 +97,10 @@ def evaluate(
     recipe, place = stored_recipe(folder), stored_place(folder)
     if place is None:
         raise RunError("the run has not begun yet", where=str(folder), fix=f"bottega train --resume {folder}")
+    own = getattr(recipe.objective, "file", None)
+    if own is not None and place["files"].get(own) != checksum(Path(own)):
+        what = "the objective has changed since the run began, so that it would measure something else"
+        raise RunError(what, where=own, fix="put the old file back")
     tell("reading rows")
     records, of = _drawn(_held_out(recipe, place, data, told), rows, derive(recipe.seed, "evaluate"))
     if not records:
@@ -334,11 +339,11 @@ def _scored(case: Case) -> Found:
     rows = [row for example in examples for row in example]
     case.tell(f"scoring {len(rows)} rows")
     scores = model.scores(rows)
-    if case.recipe.objective.kind == "reward":
+    if isinstance(case.recipe.objective, Reward):
         longer = [_is_longer(chosen, rejected, case.seed) for chosen, rejected in examples]
         found = share("preference accuracy", scores[0::2, 0] > scores[1::2, 0], np.array(longer))
         return "taking the longer answer", iter([found])
-    if case.recipe.objective.kind == "regress":
+    if isinstance(case.recipe.objective, Regress):
         return _measured(case, rows, scores[:, 0])
     case.tell("counting labels")
     counts = case.recipe.objective.labels(Reader(case.recipe).training())
@@ -447,10 +452,12 @@ def _embedded(case: Case) -> tuple[str | None, Iterator[Estimate]]:
     examples = case.examples(case.codec(model.codec))
     rows = [row for example in examples for row in example]
     case.tell(f"embedding {len(rows)} texts")
-    ours, theirs, base = model.vectors(rows), None, case.recipe.model.base
+    adapter, theirs = case.recipe.adapter, None
+    ours, base = model.vectors(rows), (adapter.start if adapter else None) or case.recipe.model.base
     if base is not None:
         case.tell("embedding them with the base")
-        theirs = Embedder(base, pooling=model.pooling, dtype=case.choices["dtype"]).vectors(rows)
+        before = Embedder(base, pooling=model.pooling, dtype=case.choices["dtype"], any_run=True)
+        theirs = before.vectors(rows)
     return None if base is None else Path(base).name, _nearness(case, rows, ours, theirs)
 
 
@@ -481,6 +488,7 @@ def _ranks(vectors: Numbers32, columns: dict[str, NDArray[Any]]) -> Numbers:
     cosine = vectors[anchors] @ vectors[others].T
     known = columns["text"][anchors][:, None] == columns["text"][others][None]
     known |= columns["belongs"][anchors][:, None] == columns["belongs"][others][None]
+    known |= columns["text"][others][own][:, None] == columns["text"][others][None]
     right = cosine[np.arange(len(anchors)), own]
     return np.asarray(1.0 + ((cosine > right[:, None]) & ~known).sum(1))
 

@@ -17,7 +17,7 @@ from bottega.errors import ModelError
 from bottega.models.fused import fuse
 from bottega.models.heads import VOCABULARY
 from bottega.models.load import adapter_folder, compute_dtype, fit_model, load_adapted
-from bottega.models.scorer import Scorer
+from bottega.models.scorer import Fit, Scorer
 from bottega.objectives import HeadKind
 
 HEADS = ("classifier", "score")
@@ -55,7 +55,7 @@ def adapt(model: nn.Module, adapter: recipes.Adapter, *, head: HeadKind, new: Se
             lora_alpha=adapter.alpha,
             lora_dropout=adapter.dropout,
             target_modules=adapter.targets,
-            task_type=TASKS.get(head),
+            task_type="SEQ_2_SEQ_LM" if _is_encoder_decoder(model) else TASKS.get(head),
             modules_to_save=[name for name in new if name.partition(".")[0] not in HEADS] or None,
             # What is trained whole needs no adapter as well, though it be linear.
             exclude_modules=None if head == "language" else [*HEADS, *new],
@@ -70,6 +70,18 @@ def adapt(model: nn.Module, adapter: recipes.Adapter, *, head: HeadKind, new: Se
                 where="adapter.targets",
                 fix="all-linear fits any model",
             ) from None
+
+
+def _is_encoder_decoder(model: Any) -> bool:
+    return bool(model.config.is_encoder_decoder)
+
+
+def by_own_head(fit: Fit, network: Any) -> Fit:
+    """How a model is computed whose head an adapter changes; an encoder–decoder then runs a row at a time."""
+    if not _is_encoder_decoder(network):
+        return replace(fit, own_head=True, reason="the adapter changes the head")
+    network.set_attn_implementation("sdpa" if network._supports_sdpa else "eager")  # as transformers chooses
+    return replace(fit, own_head=True, packed=False, reason="the adapter changes the head")
 
 
 def _fused(adapted: nn.Module) -> nn.Module:
@@ -102,7 +114,7 @@ def load_scorer(
     scorer = fit_model(model.get_base_model() if adapted else model, head)
     scorer.model = model
     if adapted and head in VOCABULARY and head_is_adapted(model):
-        scorer.fit = replace(scorer.fit, own_head=True)
+        scorer.fit = by_own_head(scorer.fit, scorer.network)
     return scorer
 
 

@@ -226,6 +226,8 @@ def start_token(config: Any) -> int | None:
 def length_limit(config: Any) -> int | None:
     """Most positions the model has; None when unlimited."""
     text = config.get_text_config()
+    if getattr(text, "relative_attention_num_buckets", None):  # T5 writes a number of positions, and has no table
+        return None
     limit = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
     if limit is None:
         return None

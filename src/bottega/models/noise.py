@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,11 @@ class EmbeddingNoise:
     lengths  [1, T] L of each token of the next forward; None where that is one row
     """
 
-    def __init__(self, embedding: nn.Module, alpha: float) -> None:
+    def __init__(self, embeddings: Iterable[nn.Module], alpha: float) -> None:
         self.alpha = alpha
         self.lengths: Tensor | None = None
-        embedding.register_forward_hook(self._noisy)
+        for embedding in embeddings:
+            embedding.register_forward_hook(self._noisy)
 
     def _noisy(self, module: nn.Module, given: Any, embedded: Tensor) -> Tensor | None:
         if not module.training:

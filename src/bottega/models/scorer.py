@@ -60,7 +60,10 @@ class Scorer(nn.Module):
 
     def add_noise(self, alpha: float) -> None:
         """From now on, while training, the embeddings of tokens are noisy."""
-        self.noise = EmbeddingNoise(self.network.get_input_embeddings(), alpha)
+        network = self.network
+        parts = [network.get_encoder(), network.get_decoder()] if network.config.is_encoder_decoder else [network]
+        # An encoder and its decoder may look up in one module, or each in one of its own with the same weights.
+        self.noise = EmbeddingNoise(list(dict.fromkeys(part.get_input_embeddings() for part in parts)), alpha)
 
     @property
     def network(self) -> Any:

@@ -139,6 +139,25 @@ def pair_metrics(margin: Tensor) -> dict[str, Term]:
     }
 
 
+USUAL: Mapping[HeadKind, str] = {
+    "language": "sft",
+    "class": "classify",
+    "token": "tag",
+    "masked": "masked",
+    "embedding": "contrastive",
+}
+"""An objective of ours for models with each head."""
+
+
+def ours(objective: Objective) -> dict[str, Any]:
+    """The options of the objective of ours that is nearest: a model is used the same way, without code of another's."""
+    names = {f"{__name__}.{kind}" for kind in kinds() if kind != "custom"}
+    above = (one for one in type(objective).__mro__ if issubclass(one, Objective) and one.__module__ in names)
+    near = next(above, load(USUAL[objective.head]))
+    options = objective.model_dump(mode="json", include=set(near.model_fields))
+    return options | {"kind": near.__module__.rpartition(".")[2]}
+
+
 def kinds() -> list[str]:
     """Every objective in the folder, by name."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))

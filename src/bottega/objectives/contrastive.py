@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from bottega.batch import Batch, Loss, Row, Term
-from bottega.errors import RecipeError
+from bottega.errors import DataError, RecipeError
 from bottega.objectives import HeadKind, Objective, Output
 from bottega.plugins import defined, naming
 from bottega.records import Compared, Paired, Record
@@ -124,7 +124,14 @@ class Contrastive(Objective):
         text, belongs = batch.columns["text"], batch.columns["belongs"]
         known = text[seeking][:, None] == text[among][None]
         known |= belongs[seeking][:, None] == belongs[among][None]
+        known |= text[among[own]][:, None] == text[among][None]
         known[torch.arange(len(own), device=own.device), own] = False
+        if vectors.requires_grad and bool((known.sum(1) == len(among) - 1).all()):
+            raise DataError(
+                "every text of an update belongs to every other, so there is nothing to tell apart",
+                where=", ".join(batch.ids[:3]),
+                fix="raise optim.examples, give negatives, or leave out a label that all rows have",
+            )
         logits = (vectors[seeking] @ vectors[among].T / self.temperature).masked_fill(known, -torch.inf)
         nll = torch.nn.functional.cross_entropy(logits, own, reduction="none")
         return nll, logits.argmax(1) == own

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from bottega.batch import Loss, Row
+from bottega.batch import UNITS, Batch, Loss, Row, Term
 from bottega.errors import RecipeError
 from bottega.objectives import Objective
 from bottega.plugins import defined, naming
@@ -61,11 +61,11 @@ def _guarded(method: Callable[..., Any], file: str) -> Callable[..., Any]:
     return guarded
 
 
-def _checked(method: Callable[..., Any], file: str, check: Callable[[Any], str]) -> Callable[..., Any]:
+def _checked(method: Callable[..., Any], file: str, check: Callable[..., str]) -> Callable[..., Any]:
     @wraps(method)
     def checked(*given: Any, **options: Any) -> Any:
         found = method(*given, **options)
-        wrong = check(found)
+        wrong = check(found, *given[1:])
         if wrong:
             raise RecipeError(f"{method.__name__} {wrong}", where=file, fix=f"for example {EXAMPLE}")
         return found
@@ -73,13 +73,15 @@ def _checked(method: Callable[..., Any], file: str, check: Callable[[Any], str])
     return checked
 
 
-def _check_rows(found: Any) -> str:
+def _check_rows(found: Any, *given: Any) -> str:
     """What is wrong with the examples of a record; empty where nothing is."""
-    if not isinstance(found, list) or not all(isinstance(one, tuple) for one in found):
-        return "gives no list of examples, each a tuple of rows"
+    if not isinstance(found, list) or not all(isinstance(one, tuple) and one for one in found):
+        return "gives no list of examples, each a tuple of rows, and not of none"
     for row in (row for example in found for row in example):
         if not isinstance(row, Row):
             return f"gives a {type(row).__name__} where a Row is wanted"
+        if not all(isinstance(part, np.ndarray) for part in (row.tokens, row.at, row.label, row.weight)):
+            return "gives a row whose tokens, places, labels or weights are no NumPy arrays"
         if not len(row.at) or not len(row.at) == len(row.label) == len(row.weight):
             sizes = f"{len(row.at)}, {len(row.label)} and {len(row.weight)}"
             return f"gives a row with {sizes} places, labels and weights, which must be as many, and not none"
@@ -88,5 +90,10 @@ def _check_rows(found: Any) -> str:
     return ""
 
 
-def _check_loss(found: Any) -> str:
-    return "" if isinstance(found, Loss) and found.terms else f"gives a {type(found).__name__}, and no Loss with terms"
+def _check_loss(found: Any, scores: Any, batch: Batch) -> str:
+    if not isinstance(found, Loss) or not found.terms:
+        return f"gives a {type(found).__name__}, and no Loss with terms"
+    units = (*UNITS, *batch.columns)
+    named = (one.unit for one in (*found.terms.values(), *found.metrics.values()) if isinstance(one, Term))
+    wrong = next((unit for unit in named if unit not in units), None)
+    return "" if wrong is None else f"counts by {wrong!r}, which is none of {', '.join(units)}"

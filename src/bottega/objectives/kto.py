@@ -51,7 +51,9 @@ class Kto(Objective):
     def probes(self, examples: Sequence[Example], limit: int) -> list[Example]:
         rows = [row for example in examples for row in example.rows]
         pairs = zip(rows, [rows[-1], *rows[:-1]], strict=True) if len(rows) > 1 else ()
-        return [Example(f"{place}", (_answered(one, other, limit),)) for place, (one, other) in enumerate(pairs)]
+        probes = [_answered(one, other, limit) for one, other in pairs]
+        # After a prompt that was cut at the limit there is no room for an answer.
+        return [Example(f"{place}", (row,)) for place, row in enumerate(probes) if len(row.at)]
 
     def statistics(self, scores: Mapping[str, Tensor], batch: Batch) -> dict[str, Term]:
         return {"raised": Term(batch.sum_rows(scores["logp"] - batch.columns["reference"]).sum(), "row")}

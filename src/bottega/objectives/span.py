@@ -11,10 +11,14 @@ from bottega.batch import Example, Row
 from bottega.errors import ModelError
 from bottega.objectives import Likelihood
 from bottega.randomness import derive
-from bottega.records import Record, Text
+from bottega.records import Record, Text, Unusable
 
 if TYPE_CHECKING:
     from bottega.data.codec import Codec
+
+
+SHORTEST = 2
+"""Tokens of a text of which one can be left out."""
 
 
 class Span(Likelihood):
@@ -43,7 +47,9 @@ class Span(Likelihood):
                 where="model",
                 fix="use one that has, such as t5; or objective: {kind: causal, fim: 0.5}, or masked",
             )
-        passages = codec.passages(record)
+        passages = [ids for ids in codec.passages(record) if codec.is_ordinary[ids].sum() >= SHORTEST]
+        if not passages:
+            raise Unusable("shorter than two tokens")
         return [(self._corrupted(ids, codec, derive(0, "span", *ids.tolist())),) for ids in passages]
 
     def drawn(self, example: Example, codec: Codec, seed: int) -> Example:
