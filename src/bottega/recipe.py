@@ -203,6 +203,16 @@ class Evaluate(Section):
     rows: int | None = Field(None, ge=1, description="Most validation examples; default all.")
 
 
+class Verdict(Section):
+    """What decides whether the run was worth it, declared before it is measured."""
+
+    metric: str | None = Field(
+        None,
+        description="A number of `bottega evaluate`, by its name; default: accuracy, span F1 or loss, by objective.",
+    )
+    margin: float = Field(0.0, ge=0, description="The smallest difference that matters, in the metric's unit.")
+
+
 class Save(Section):
     """Checkpoints while training."""
 
@@ -254,6 +264,7 @@ class Recipe(Section):
     objective: Annotated[SerializeAsAny[Objective], BeforeValidator(_objective)]
     optim: Optim = Optim()
     evaluate: Evaluate | None = None
+    verdict: Verdict = Verdict()
     save: Save | None = None
     report: Reports = []
     devices: Devices = Devices()

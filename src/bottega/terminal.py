@@ -170,6 +170,13 @@ def show_demo(
         console.print(f"  {command}", markup=False, soft_wrap=True)
 
 
+OUTCOME = {
+    "better": "bold green",
+    "not worse": "green",
+    "inconclusive": "yellow",
+    "worse": "bold red",
+    "void": "bold red",
+}
 FOUND = {"better": "[green]better[/]", "worse": "[red]worse[/]", "unsure": "[yellow]not sure[/]", None: ""}
 
 
@@ -193,6 +200,7 @@ def show_evaluation(found: Evaluation, console: Console) -> None:
     for row in rows:
         shown.add_row(*row)
     console.print(shown)
+    console.print(Text(found.verdict.sentence, OUTCOME[found.verdict.outcome]))
     console.print(
         f"before: {found.base}" if found.base else "It began from nothing: there is nothing before it.",
         style="dim",
@@ -200,6 +208,8 @@ def show_evaluation(found: Evaluation, console: Console) -> None:
     )
     for reason, count in found.dropped.items():
         console.print(f"[yellow]note[/] {count} rows left out: {escape(reason)}")
+    if found.leaked and found.verdict.outcome != "void":
+        console.print(f"[yellow]note[/] {found.leaked} rows left out: they stand in the training rows")
 
 
 SEVERITY = {"error": "bold red", "warning": "yellow", "note": "cyan"}

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bottega.evaluation.stats import bootstrap, macro_f1, paired_difference
+from bottega.evaluation.stats import Interval, jackknife, macro_f1, of_classes, paired_difference
+from bottega.evaluation.stats import f1 as f1_of
 
 FEWEST = 10
-"""Rows below which a bootstrap claims more than it knows, and none is made."""
+"""Rows below which an interval claims more than it knows, and none is made of sums."""
 
 Finding = Literal["better", "worse", "unsure"]
 Numbers = NDArray[np.float64]
@@ -25,6 +26,8 @@ class Estimate:
     base      None where there is nothing to compare with
     interval  None there too, and where there are too few rows for one
     higher    more is better
+    error     standard error of the difference; None where there is no interval
+    each      [R] of each row: the run's part and the base's, where the number is a mean of rows
     """
 
     metric: str
@@ -33,6 +36,8 @@ class Estimate:
     base: float | None
     interval: tuple[float, float] | None
     higher: bool = True
+    error: float | None = None
+    each: tuple[Numbers, Numbers] | None = field(default=None, repr=False, compare=False)
 
     @property
     def finding(self) -> Finding | None:
@@ -43,12 +48,28 @@ class Estimate:
             return "unsure"
         return "better" if (low > 0) == self.higher else "worse"
 
+    @property
+    def gain(self) -> tuple[float, float] | None:
+        """The interval turned so that more is better."""
+        if self.interval is None:
+            return None
+        low, high = self.interval
+        return (low, high) if self.higher else (-high, -low)
+
+    def document(self) -> dict[str, Any]:
+        names = ("metric", "rows", "run", "base", "interval", "higher", "error", "finding")
+        return {name: getattr(self, name) for name in names}
+
 
 def share(metric: str, run: Any, base: Any) -> Estimate:
     """How often something is right: [R] of the run and of the base, or None."""
+    run = np.asarray(run, float)
     if base is None:
-        return Estimate(metric, len(run), float(np.mean(run)), None, None)
-    return Estimate(metric, len(run), float(np.mean(run)), float(np.mean(base)), paired_difference(run, base))
+        return Estimate(metric, len(run), float(run.mean()), None, None)
+    base = np.asarray(base, float)
+    error = float((run - base).std(ddof=1) / len(run) ** 0.5) if len(run) > 1 else None
+    interval = paired_difference(run, base)
+    return Estimate(metric, len(run), float(run.mean()), float(base.mean()), interval, error=error, each=(run, base))
 
 
 def mean(
@@ -56,46 +77,54 @@ def mean(
     run: Numbers,
     base: Numbers | None,
     weight: Numbers,
-    seed: int,
-    of: Callable[[float], float] = float,
+    of: Callable[[Numbers], Numbers] = np.asarray,
     *,
     higher: bool = False,
 ) -> Estimate:
     """A sum over rows by their summed weight, each [R], the lower the better or the `higher`; `of` is made of it."""
-    value = of(run.sum() / weight.sum())
+    value = float(of(run.sum() / weight.sum()))
     if base is None:
         return Estimate(metric, len(run), value, None, None, higher)
-    before = base  # for the type's sake: not None
 
-    def gain(drawn: Any) -> float:
-        total = weight[drawn].sum()
-        return of(run[drawn].sum() / total) - of(before[drawn].sum() / total)
+    def gain(sums: Numbers) -> Numbers:
+        total = np.maximum(sums[..., 2], np.finfo(float).tiny)
+        return of(sums[..., 0] / total) - of(sums[..., 1] / total)
 
-    return Estimate(metric, len(run), value, of(base.sum() / weight.sum()), _sure(gain, len(run), seed), higher)
+    before = float(of(base.sum() / weight.sum()))
+    each = (of(run / np.maximum(weight, 1e-9)), of(base / np.maximum(weight, 1e-9)))
+    return _sure(Estimate(metric, len(run), value, before, None, higher, each=each), [run, base, weight], gain)
 
 
-def classes(right: Any, named: Any, base: Any, seed: int) -> Iterator[Estimate]:
+def classes(right: Any, named: Any, base: Any) -> Iterator[Estimate]:
     """Accuracy and macro-F1 of class numbers, each [R]."""
     yield share("label accuracy", named == right, None if base is None else base == right)
+    ours = of_classes(right, named)
+    value = float(macro_f1(ours.sum(0)))
+    if base is None:
+        yield Estimate("macro-F1", len(right), value, None, None)
+        return
+    theirs = of_classes(right, base)
+    size = ours.shape[1]
 
-    def gain(drawn: Any) -> float:
-        return macro_f1(right[drawn], named[drawn]) - macro_f1(right[drawn], base[drawn])
+    def gain(sums: Numbers) -> Numbers:
+        return macro_f1(sums[..., :size]) - macro_f1(sums[..., size:])
 
-    interval = None if base is None else _sure(gain, len(right), seed)
-    before = None if base is None else macro_f1(right, base)
-    yield Estimate("macro-F1", len(right), macro_f1(right, named), before, interval)
+    before = float(macro_f1(theirs.sum(0)))
+    yield _sure(Estimate("macro-F1", len(right), value, before, None), [*ours.T, *theirs.T], gain)
 
 
-def f1(metric: str, run: Any, base: Any, seed: int) -> Estimate:
+def f1(metric: str, run: Any, base: Any) -> Estimate:
     """F1 over all rows together; [R, 2] each: what agrees with what is there, and what was found plus what is there."""
 
-    def value(counts: Any) -> float:
-        agreed, either = counts.sum(0)
-        return float(2 * agreed / max(either, 1))
+    def gain(sums: Numbers) -> Numbers:
+        return f1_of(sums[..., :2]) - f1_of(sums[..., 2:])
 
-    interval = _sure(lambda drawn: value(run[drawn]) - value(base[drawn]), len(run), seed)
-    return Estimate(metric, len(run), value(run), value(base), interval)
+    value, before = float(f1_of(run.sum(0))), float(f1_of(base.sum(0)))
+    estimate = Estimate(metric, len(run), value, before, None, each=(f1_of(run), f1_of(base)))
+    return _sure(estimate, [*run.T, *base.T], gain)
 
 
-def _sure(gain: Callable[[Any], float], rows: int, seed: int) -> tuple[float, float] | None:
-    return bootstrap(gain, rows, seed=seed) if rows >= FEWEST else None
+def _sure(estimate: Estimate, sums: list[Any], gain: Callable[[Numbers], Numbers]) -> Estimate:
+    """The estimate with the interval of its gain, where there are rows enough."""
+    found: Interval | None = jackknife(np.stack(sums, 1).astype(float), gain) if estimate.rows >= FEWEST else None
+    return estimate if found is None else replace(estimate, interval=(found.low, found.high), error=found.error)

@@ -1,7 +1,7 @@
 """How good a run is on rows it never saw, beside what it was tuned from: `bottega.evaluate(run)`.
 
 Every number stands beside the same of the base, on the same rows, with a paired 95 % interval of the difference:
-Newcombe's for shares of right answers, a bootstrap over rows for the rest. A base knows no classes, so a classifier
+Newcombe's for shares of right answers, the jackknife's for the rest. A base knows no classes, so a classifier
 stands beside the commonest label, a regression beside the mean, a tagger beside marking what was marked in the training
 rows, a reward model beside taking the longer answer; and a masked language model beside the commonest tokens.
 """
@@ -9,11 +9,10 @@ rows, a reward model beside taking the longer answer; and a masked language mode
 from __future__ import annotations
 
 import contextlib
-import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +29,8 @@ from bottega.data.words import Gazetteer
 from bottega.embedder import Embedder
 from bottega.errors import DataError, RunError
 from bottega.evaluation.estimates import Estimate, Numbers, classes, f1, mean, share
+from bottega.evaluation.leaks import leaked_rows
+from bottega.evaluation.verdict import LEAKED, Verdict, judge
 from bottega.feed import Reader, Told
 from bottega.filling import MaskedModel
 from bottega.language import LanguageModel
@@ -69,6 +70,8 @@ class Evaluation:
     base     what the run is compared with, in words; None where it began from nothing
     of       sound rows there were to draw from
     dropped  rows that make no example, by reason
+    leaked   rows, or their inputs, that stand in the training rows: left out, or the verdict is void
+    records  the rows measured, in the order of what estimates say of each
     """
 
     run: str
@@ -76,13 +79,17 @@ class Evaluation:
     rows: int
     of: int
     dropped: dict[str, int]
+    leaked: int
     estimates: list[Estimate]
+    verdict: Verdict
+    records: Sequence[Record] = field(default=(), repr=False)
 
     def document(self) -> dict[str, Any]:
         """Plain data, each estimate with its finding."""
-        found = asdict(self)
-        found["estimates"] = [{**asdict(one), "finding": one.finding} for one in self.estimates]
-        return found
+        names = ("run", "base", "rows", "of", "dropped", "leaked")
+        found = {name: getattr(self, name) for name in names}
+        estimates = [one.document() for one in self.estimates]
+        return {**found, "estimates": estimates, "verdict": asdict(self.verdict)}
 
 
 def evaluate(
@@ -105,11 +112,18 @@ def evaluate(
     records, of = _drawn(_held_out(recipe, place, data, told), rows, derive(recipe.seed, "evaluate"))
     if not records:
         raise DataError("no rows to measure on", where=str(folder), fix="give some: bottega evaluate RUN --data FILE")
+    tell("looking for them in the training rows")
+    learned = leaked_rows(records, Reader(recipe).training())
+    drawn, void = len(records), len(learned) >= LEAKED * len(records)
+    records = [record for number, record in enumerate(records) if void or number not in learned]
     tell("loading the model")
     case = Case(folder, recipe, place["choices"], records, told.dropped["validation"], tell)
-    base, estimates = MEASURES[recipe.objective.head](case)
-    found = list(estimates)
-    return Evaluation(str(run), base, len(case.records), of, dict(case.dropped), found)
+    base, measured = MEASURES[recipe.objective.head](case)
+    found, declared = list(measured), recipe.verdict
+    verdict = judge(found, metric=declared.metric, margin=declared.margin, base=base, leaked=len(learned), of=drawn)
+    return Evaluation(
+        str(run), base, len(case.records), of, dict(case.dropped), len(learned), found, verdict, case.records
+    )
 
 
 @dataclass
@@ -125,7 +139,7 @@ class Case:
 
     @property
     def seed(self) -> int:
-        return derive(self.recipe.seed, "bootstrap")
+        return derive(self.recipe.seed, "measure")
 
     def codec(self, model: Codec) -> Codec:
         """The tokenizer of a loaded model with the limits the run had."""
@@ -253,10 +267,10 @@ def _spoken_estimates(
     # KTO takes the two answers of a preference for two examples, one after the other.
     if len(rows) == 2 * len(case.records) and all(isinstance(record, Preference) for record in case.records):
         yield from _preferred(nll, base)
-        yield mean("loss of the chosen", nll[0::2], None if base is None else base[0::2], tokens[0::2], case.seed)
+        yield mean("loss of the chosen", nll[0::2], None if base is None else base[0::2], tokens[0::2])
         return
-    yield mean("loss", nll, base, tokens, case.seed)
-    yield mean("perplexity", nll, base, tokens, case.seed, of=lambda value: math.exp(min(value, 700.0)))
+    yield mean("loss", nll, base, tokens)
+    yield mean("perplexity", nll, base, tokens, of=lambda value: np.exp(np.minimum(value, 700.0)))
     if len(rows) == len(case.records):
         yield from _answered(case, model, codec, rows)
 
@@ -303,7 +317,7 @@ def _labelled(
             kept.append(labels.index(one.answer))
     if kept:
         named, base = _both(model, lambda one: one.logp(rows).reshape(-1, len(labels)).argmax(1))
-        yield from classes(np.array(kept), named, base, case.seed)
+        yield from classes(np.array(kept), named, base)
 
 
 def _matched(case: Case, model: LanguageModel, asked: Sequence[Answered]) -> Estimate:
@@ -354,18 +368,18 @@ def _scored(case: Case) -> Found:
     frequency /= frequency.sum()
     right = np.array([row.label[0] for row in rows], np.int64)
     nll = -np.log(model.chances(scores))[np.arange(len(rows)), right]
-    loss = mean("loss", nll, -np.log(frequency)[right], np.ones(len(rows)), case.seed)
+    loss = mean("loss", nll, -np.log(frequency)[right], np.ones(len(rows)))
     common = np.full(len(rows), frequency.argmax())
     words = f"always {model.labels[common[0]]}, the commonest label"
-    return words, iter([loss, *classes(right, scores.argmax(1), common, case.seed)])
+    return words, iter([loss, *classes(right, scores.argmax(1), common)])
 
 
 def _measured(case: Case, rows: Sequence[Row], found: Numbers) -> Found:
     """Of a regression, beside the mean of the training rows."""
     training = [number(record) for record in Reader(case.recipe).training() if isinstance(record, Labelled)]
     right, usual, one = np.array([row.label[0] for row in rows]), float(np.mean(training)), np.ones(len(rows))
-    error = mean("mean error", np.abs(found - right), np.abs(usual - right), one, case.seed)
-    square = mean("root mean squared error", (found - right) ** 2, (usual - right) ** 2, one, case.seed, of=math.sqrt)
+    error = mean("mean error", np.abs(found - right), np.abs(usual - right), one)
+    square = mean("root mean squared error", (found - right) ** 2, (usual - right) ** 2, one, of=np.sqrt)
     return f"always {usual:.4g}, the mean of the training rows", iter([error, square])
 
 
@@ -379,7 +393,7 @@ def _each_label(
     common[:, model.labels.index(usual)] = True
     exact = share("all labels right", (found == right).all(1), (common == right).all(1))
     ours, theirs = (np.stack([(one & right).sum(1), one.sum(1) + right.sum(1)], 1) for one in (found, common))
-    return f"always {usual}, the commonest label", iter([exact, f1("micro-F1", ours, theirs, case.seed)])
+    return f"always {usual}, the commonest label", iter([exact, f1("micro-F1", ours, theirs)])
 
 
 # Taggers
@@ -399,7 +413,7 @@ def _tagged(case: Case) -> Found:
     right = [record.spans for record in records]
     for name, fields in (("span F1", 3), ("span F1, kinds aside", 2)):
         ours, theirs = (_agreement(spans, right, fields) for spans in (found, usual))
-        estimates.append(f1(name, ours, theirs, case.seed))
+        estimates.append(f1(name, ours, theirs))
     return "marking what was marked in the training rows", iter(estimates)
 
 
@@ -436,9 +450,9 @@ def _filled(case: Case) -> Found:
     before = np.array([float(-np.log(counts / counts.sum())[row.label].sum()) for row in rows])
     return "the commonest tokens of the training rows", iter(
         [
-            mean("loss", nll, before, size, case.seed),
-            mean("right", first, guess[0], size, case.seed, higher=True),
-            mean(f"right among the first {TOP}", top, guess[1], size, case.seed, higher=True),
+            mean("loss", nll, before, size),
+            mean("right", first, guess[0], size, higher=True),
+            mean(f"right among the first {TOP}", top, guess[1], size, higher=True),
         ]
     )
 
@@ -469,7 +483,7 @@ def _nearness(case: Case, rows: Sequence[Row], ours: Numbers32, theirs: Numbers3
         assert place is not None
         yield share("nearest is right", place == 1, None if base is None else base == 1)
         one = np.ones(len(place))
-        yield mean("reciprocal rank", 1 / place, None if base is None else 1 / base, one, case.seed, higher=True)
+        yield mean("reciprocal rank", 1 / place, None if base is None else 1 / base, one, higher=True)
     second = np.flatnonzero(columns["compared"])
     if len(second):
         wrong, base = (
@@ -477,7 +491,7 @@ def _nearness(case: Case, rows: Sequence[Row], ours: Numbers32, theirs: Numbers3
             for found in (ours, theirs)
         )
         assert wrong is not None
-        yield mean("mean error of the cosine", wrong, base, np.ones(len(second)), case.seed)
+        yield mean("mean error of the cosine", wrong, base, np.ones(len(second)))
 
 
 def _ranks(vectors: Numbers32, columns: dict[str, NDArray[Any]]) -> Numbers:

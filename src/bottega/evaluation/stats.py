@@ -5,14 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 CONFIDENCE = 0.95
-RESAMPLES = 2000
+FEWEST = 5
+"""Groups below which leaving one out says little."""
+
+POWER = 0.8
+"""Chance to see a difference that is there, as exams are usually planned."""
 
 Rows = NDArray[np.int64]
+Numbers = NDArray[np.float64]
 
 
 def proportion_interval(right: int, count: int) -> tuple[float, float]:
@@ -47,20 +53,79 @@ def paired_difference(one: Sequence[bool] | ArrayLike, other: Sequence[bool] | A
     return float(p - q - low), float(p - q + high)
 
 
-def bootstrap(statistic: Callable[[Rows], float], count: int, *, seed: int) -> tuple[float, float]:
-    """Percentile interval (Efron 1979) of a statistic of `count` rows, drawn anew with replacement.
+class Interval(NamedTuple):
+    """Bounds of an estimate, and its standard error."""
 
-    statistic  takes the numbers of the rows drawn; a paired difference looks both models up by the same numbers
+    low: float
+    high: float
+    error: float
+
+
+def jackknife(
+    sums: Numbers, of: Callable[[Numbers], Numbers], *, groups: ArrayLike | None = None, confidence: float = CONFIDENCE
+) -> Interval | None:
+    """Interval of `of` of the sums over rows, by leaving each out in turn (Tukey 1958; Efron and Stein 1981).
+
+    sums    [R, k] what each row adds to the numbers that the statistic is made of
+    of      [..., k] sums → [...] statistic
+    groups  [R] rows that go together, such as questions about one text: they are left out together
+
+    Student's t of one degree less than there are groups. None where there are fewer than five. In simulated exams it
+    covers the truth more evenly than the bootstrap's percentiles, which are too narrow for some hundred rows, and
+    needs no chance: tests/evaluation/test_stats.py.
     """
-    draw = np.random.default_rng(seed)
-    found = [statistic(draw.integers(0, count, count)) for _ in range(RESAMPLES)]
-    low, high = np.quantile(found, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
+    if groups is not None:
+        _, place = np.unique(np.asarray(groups), return_inverse=True)
+        sums = np.stack([np.bincount(place, column) for column in sums.T], 1)
+    count = len(sums)
+    if count < FEWEST:
+        return None
+    whole = sums.sum(0)
+    value, left = float(of(whole)), of(whole - sums)
+    error = math.sqrt((count - 1) / count * float(((left - left.mean()) ** 2).sum()))
+    reach = student(0.5 + confidence / 2, count - 1) * error
+    return Interval(value - reach, value + reach, error)
 
 
-def macro_f1(right: Rows, named: Rows) -> float:
-    """F1 of each class that stands in `right` or `named`, each [R] class numbers; their mean."""
+def student(probability: float, degrees: int) -> float:
+    """The quantile of Student's t: by Cornish and Fisher's expansion (1937), exact to 0.001 from five degrees on."""
+    z = NormalDist().inv_cdf(probability)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return float(z + sum(term / degrees**power for power, term in enumerate(terms, 1)))
+
+
+def shared_confidence(comparisons: int, confidence: float = CONFIDENCE) -> float:
+    """The confidence of each of several intervals by which all together have `confidence` (Bonferroni)."""
+    return 1 - (1 - confidence) / max(comparisons, 1)
+
+
+def rows_needed(error: float, rows: int, margin: float, power: float = POWER) -> int | None:
+    """Rows by which a difference of `margin` would be seen with this power, as `rows` gave this standard error."""
+    if margin <= 0 or error <= 0:
+        return None
+    z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) + NormalDist().inv_cdf(power)
+    return math.ceil(rows * (z * error / margin) ** 2)
+
+
+def f1(sums: Numbers) -> Numbers:
+    """[..., 2] what agrees, and what was found plus what is there → [...] F1; 0 where there is nothing."""
+    return np.asarray(2 * sums[..., 0] / np.maximum(sums[..., 1], 1))
+
+
+def of_classes(right: Rows, named: Rows) -> Numbers:
+    """[R, 2C] what each row adds to the hits of its class, and to how often each was named or is right."""
     classes = int(max(right.max(), named.max())) + 1
-    hits = np.bincount(right[right == named], minlength=classes)
-    seen = np.bincount(right, minlength=classes) + np.bincount(named, minlength=classes)
-    return float((2 * hits[seen > 0] / seen[seen > 0]).mean())
+    each = np.eye(classes)
+    return np.concatenate([each[right] * (right == named)[:, None], each[right] + each[named]], 1)
+
+
+def macro_f1(sums: Numbers) -> Numbers:
+    """[..., 2C] sums of `of_classes` → [...] the mean F1 of the classes that were named or are right."""
+    hits, seen = np.split(sums, 2, axis=-1)
+    scores = 2 * hits / np.maximum(seen, 1)
+    return np.asarray(scores.sum(-1) / np.maximum((seen > 0).sum(-1), 1))

@@ -75,15 +75,21 @@ class _Keys:
 
     def add(self, entries: Sequence[Entry]) -> None:
         for one in entries:
-            asked = " ".join(one.asked.split())
-            whole = key(f"{asked}\0{' '.join(one.answer.split())}")
+            whole, asked = keys(one)
             self.rows.append(one.number)
             self._whole.append(whole)
-            # A short question says little of a row; of a text without one nothing else is there to compare.
-            self._asked.append(key(asked) if asked.count(" ") + 1 >= SHORTEST else whole)
+            self._asked.append(asked)
 
     def of(self, name: str) -> NDArray[np.uint64]:
         return np.array(self._whole if name == "whole" else self._asked, np.uint64)
+
+
+def keys(one: Entry) -> tuple[int, int]:
+    """(of the whole row, of its input; white space aside)."""
+    asked = " ".join(one.asked.split())
+    whole = key(f"{asked}\0{' '.join(one.answer.split())}")
+    # A short question says little of a row; of a text without one nothing else is there to compare.
+    return whole, key(f"{asked}\0?") if asked.count(" ") + 1 >= SHORTEST else whole
 
 
 def key(text: str) -> int:

@@ -1,0 +1,110 @@
+"""Was it worth it: one word and one sentence, by the number and the margin that the recipe declared before the exam."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from bottega.errors import RunError
+from bottega.evaluation.estimates import Estimate
+from bottega.evaluation.stats import rows_needed
+
+Outcome = Literal["better", "not worse", "inconclusive", "worse", "void"]
+
+PRIMARY = (
+    "preference accuracy",
+    "label accuracy",
+    "all labels right",
+    "span F1",
+    "nearest is right",
+    "mean error",
+    "mean error of the cosine",
+    "loss",
+)
+"""What decides where the recipe does not say: the first of these that was measured."""
+
+LEAKED = 0.1
+"""Share of the rows measured on that stand in the training rows, from which on nothing can be said."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What can be said of a run.
+
+    metric   the number that decides
+    margin   the smallest difference that matters, in its unit
+    needed   rows by which a difference of the margin would be seen four times out of five; None where that is unknown
+    """
+
+    outcome: Outcome
+    sentence: str
+    metric: str | None
+    margin: float
+    needed: int | None = None
+
+
+def judge(
+    estimates: Sequence[Estimate],
+    *,
+    metric: str | None,
+    margin: float,
+    base: str | None,
+    leaked: int = 0,
+    of: int = 0,
+) -> Verdict:
+    """The verdict on a run by one of its estimates.
+
+    leaked  rows, `of` so many, that the run learned: from a tenth on the exam is void
+    """
+    one = _primary(estimates, metric)
+    name = None if one is None else one.metric
+    if of and leaked >= LEAKED * of:
+        said = f"Void: {leaked} of the {of} rows it was measured on stand in its training rows, so it measures memory."
+        return Verdict("void", said, name, margin)
+    if one is None or one.base is None or base is None:
+        return Verdict("inconclusive", "Inconclusive: there is nothing to compare with.", name, margin)
+    if one.gain is None:
+        said = f"Inconclusive: {one.rows} rows are too few to tell anything from."
+        return Verdict("inconclusive", said, name, margin)
+    needed = None if one.error is None else rows_needed(one.error, one.rows, margin)
+    outcome = _outcome(*one.gain, margin)
+    return Verdict(outcome, _sentence(outcome, one, margin, base, needed), name, margin, needed)
+
+
+def _primary(estimates: Sequence[Estimate], metric: str | None) -> Estimate | None:
+    known = {one.metric: one for one in estimates}
+    if metric is not None and metric not in known:
+        fix = f"one of: {', '.join(known)}"
+        raise RunError(
+            f"the recipe's verdict is to be by {metric!r}, which was not measured", where="verdict.metric", fix=fix
+        )
+    if metric is not None:
+        return known[metric]
+    return next((known[name] for name in PRIMARY if name in known), next(iter(estimates), None))
+
+
+def _outcome(low: float, high: float, margin: float) -> Outcome:
+    if low > 0:
+        return "better"
+    if high < 0:
+        return "worse"
+    return "not worse" if margin > 0 and low > -margin else "inconclusive"
+
+
+def _sentence(outcome: Outcome, one: Estimate, margin: float, base: str, needed: int | None) -> str:
+    low, high = one.interval or (0.0, 0.0)
+    numbers = f"{one.metric} {one.run:.3g} beside {one.base:.3g} of {base}, a difference of {low:+.3g} to {high:+.3g}"
+    on = f" (95 %, {one.rows} rows)."
+    if outcome == "better":
+        sure = margin > 0 and min(abs(low), abs(high)) >= margin
+        more = f" It is surely more than the margin of {margin:.3g}." if sure else ""
+        small = margin > 0 and max(abs(low), abs(high)) < margin
+        more = f" But it is surely less than the margin of {margin:.3g} that matters." if small else more
+        return f"Better: {numbers}{on}{more}"
+    if outcome == "worse":
+        return f"Worse: {numbers}{on}"
+    if outcome == "not worse":
+        return f"Not worse, by the margin of {margin:.3g}: {numbers}{on}"
+    more = "" if needed is None else f" A difference of {margin:.3g} would be seen with about {needed:,} rows."
+    return f"Inconclusive: {numbers}{on}{more}"

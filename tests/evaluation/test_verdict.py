@@ -1,0 +1,109 @@
+"""The word and the sentence that end a run, and the exams that are void."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bottega
+from bottega.errors import RunError
+from bottega.evaluation.estimates import Estimate
+from bottega.evaluation.verdict import judge
+from bottega.recipe import Recipe
+from making import WORDS, make_model, write_jsonl
+
+
+def estimate(low: float, high: float, *, higher: bool = True, metric: str = "label accuracy") -> Estimate:
+    return Estimate(metric, 100, 0.8, 0.7, (low, high), higher, error=(high - low) / 4)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "margin", "outcome", "words"),
+    [
+        (0.01, 0.2, 0.0, "better", "Better: label accuracy 0.8 beside 0.7 of it"),
+        (0.05, 0.2, 0.04, "better", "surely more than the margin of 0.04"),
+        (0.01, 0.03, 0.04, "better", "surely less than the margin of 0.04"),
+        (-0.01, 0.2, 0.0, "inconclusive", "Inconclusive"),
+        (-0.01, 0.2, 0.02, "not worse", "Not worse, by the margin of 0.02"),
+        (-0.1, 0.2, 0.02, "inconclusive", "would be seen with about"),
+        (-0.2, -0.01, 0.05, "worse", "Worse"),
+    ],
+)
+def test_what_is_said_of_an_interval(low: float, high: float, margin: float, outcome: str, words: str) -> None:
+    found = judge([estimate(low, high)], metric=None, margin=margin, base="it")
+    assert found.outcome == outcome
+    assert words in found.sentence
+    turned = judge([estimate(-high, -low, higher=False)], metric=None, margin=margin, base="it")
+    assert turned.outcome == outcome
+
+
+def test_what_decides() -> None:
+    loss, macro = estimate(0.1, 0.2, metric="loss", higher=False), estimate(-0.2, -0.1, metric="macro-F1")
+    several = [loss, macro, estimate(0.1, 0.2)]
+    assert judge(several, metric=None, margin=0, base="it").metric == "label accuracy"
+    assert judge(several, metric="macro-F1", margin=0, base="it").outcome == "worse"
+    with pytest.raises(RunError, match="was not measured") as caught:
+        judge(several, metric="F1", margin=0, base="it")
+    assert caught.value.fix == "one of: loss, macro-F1, label accuracy"
+
+
+def test_what_cannot_be_said() -> None:
+    alone = Estimate("loss", 40, 2.0, None, None, False)
+    assert (
+        judge([alone], metric=None, margin=0, base=None).sentence == "Inconclusive: there is nothing to compare with."
+    )
+    few = Estimate("loss", 4, 2.0, 3.0, None, False)
+    assert "4 rows are too few" in judge([few], metric=None, margin=0, base="it").sentence
+    assert judge([estimate(0.1, 0.2)], metric=None, margin=0, base="it", leaked=10, of=100).outcome == "void"
+    assert judge([estimate(0.1, 0.2)], metric=None, margin=0, base="it", leaked=9, of=100).outcome == "better"
+
+
+def messages(count: int, seed: int) -> list[dict[str, str]]:
+    """Messages about a cat or a dog, which is their label."""
+    draw, found = random.Random(seed), []
+    for _ in range(count):
+        label = draw.choice(["cat", "dog"])
+        words = [*draw.choices(WORDS[8:], k=6), label, *draw.choices(WORDS[8:], k=4)]
+        found.append({"text": " ".join(words), "label": label})
+    return found
+
+
+def tuned(folder: Path, train: list[dict[str, str]], test: list[dict[str, str]], **sections: Any) -> Path:
+    recipe = Recipe.parse(
+        {
+            "model": {"base": str(make_model(folder / "model", "bert"))},
+            "data": {
+                "train": str(write_jsonl(folder / "train.jsonl", train)),
+                "validation": str(write_jsonl(folder / "test.jsonl", test)),
+            },
+            "objective": {"kind": "classify"},
+            "optim": {"steps": 60, "examples": 16, "lr": 3e-3},
+            **sections,
+        }
+    )
+    for _ in bottega.train(recipe, folder / "run"):
+        pass
+    return folder / "run"
+
+
+def test_a_run_that_learned_is_better_and_one_that_saw_the_test_is_void(tmp_path: Path) -> None:
+    train, test = messages(200, 0), messages(80, 1)
+    found = bottega.evaluate(tuned(tmp_path / "a", train, test, verdict={"metric": "macro-F1", "margin": 0.1}))
+    assert found.verdict.outcome == "better"
+    assert (found.verdict.metric, found.leaked, found.rows) == ("macro-F1", 0, 80)
+    found = bottega.evaluate(tuned(tmp_path / "b", [*train, *test[:20]], test))
+    assert found.verdict.outcome == "void"
+    assert "20 of the 80 rows" in found.verdict.sentence
+    found = bottega.evaluate(tuned(tmp_path / "c", [*train, *test[:3]], test))
+    assert (found.verdict.outcome, found.leaked, found.rows) == ("better", 3, 77)
+
+
+def test_of_shuffled_labels_nothing_is_learned(tmp_path: Path) -> None:
+    train, test = messages(200, 0), messages(80, 1)
+    labels = [row["label"] for row in train]
+    random.Random(0).shuffle(labels)
+    shuffled = [{**row, "label": label} for row, label in zip(train, labels, strict=True)]
+    assert bottega.evaluate(tuned(tmp_path, shuffled, test)).verdict.outcome in ("inconclusive", "worse")
