@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bottega.language import load
     from bottega.loop import resume, train
     from bottega.recipe import Recipe
+    from bottega.reporting.report import report
     from bottega.survey import preview
 
 _HOME = {
@@ -35,6 +36,7 @@ _HOME = {
     "load_masked": "bottega.filling",
     "load_tagger": "bottega.classifier",
     "preview": "bottega.survey",
+    "report": "bottega.reporting.report",
     "resume": "bottega.loop",
     "train": "bottega.loop",
 }
@@ -50,6 +52,7 @@ __all__ = [
     "load_masked",
     "load_tagger",
     "preview",
+    "report",
     "resume",
     "train",
 ]

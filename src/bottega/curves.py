@@ -7,19 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import plotext
 from rich.console import Console
 from rich.text import Text
 
 from bottega.runs import history, summary
+from bottega.series import Curve, charts
 from bottega.terminal import table
 
 HEIGHT, WIDEST = 18, 110
-POINTS = 160
-"""Most points of a curve; updates between them are averaged."""
-
-Curve = tuple[Sequence[float], Sequence[float]]
 
 
 def show_run(folder: Path, console: Console) -> None:
@@ -37,18 +33,6 @@ def show_run(folder: Path, console: Console) -> None:
     console.print(_next(found), markup=False, soft_wrap=True)
 
 
-def charts(events: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Curve]]:
-    """The charts worth drawing, by title: losses, and each metric that was validated."""
-    stepped = [event for event in events if event["type"] == "stepped"]
-    validated = [event for event in events if event["type"] == "validated"]
-    losses = {"training": _averaged(stepped), "validation": _points(validated)}
-    found = {"loss": losses}
-    for name in validated[-1]["metrics"] if validated else ():
-        found[f"{name}, validation"] = {name: ([e["step"] for e in validated], [e["metrics"][name] for e in validated])}
-    drawable = {title: {name: c for name, c in curves.items() if len(c[0]) > 1} for title, curves in found.items()}
-    return {title: curves for title, curves in drawable.items() if curves}
-
-
 def drawn(title: str, curves: Mapping[str, Curve], width: int) -> str:
     """The curves over the updates, as text with colours of the terminal."""
     figure = plotext.figure
@@ -64,18 +48,6 @@ def drawn(title: str, curves: Mapping[str, Curve], width: int) -> str:
             signal.label(name)
         figure.draw(signal)
     return str(figure.build())
-
-
-def _points(events: Sequence[Mapping[str, Any]]) -> Curve:
-    return [event["step"] for event in events], [event["loss"] for event in events]
-
-
-def _averaged(events: Sequence[Mapping[str, Any]]) -> Curve:
-    steps, values = _points(events)
-    if len(steps) <= POINTS:
-        return steps, values
-    parts = np.array_split(np.array([steps, values], float), POINTS, axis=1)
-    return [float(part[0].mean()) for part in parts], [float(part[1].mean()) for part in parts]
 
 
 def _facts(found: Mapping[str, Any], started: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> list[Any]:

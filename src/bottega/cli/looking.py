@@ -78,20 +78,30 @@ def evaluate(
         list[str] | None, typer.Option(help="Rows to use instead of the run's validation; several times to mix.")
     ] = None,
     rows: Annotated[int, typer.Option(help="Most examples, drawn with the run's seed.", min=1)] = 500,
+    out: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="DIR", help="Where the report goes; default: the run."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a run on rows it never saw, beside what it was tuned from, with intervals."""
+    """Measure a run on rows it never saw, beside what it was tuned from, and end with a verdict and a report."""
     with errors(as_json):
         with busy("measuring") as status:
             import bottega
 
             found = bottega.evaluate(run, data=data, rows=rows, tell=status.update)
+        from bottega.reporting.report import gathered
+
+        folder = out or (run if data is None else None)
+        written = gathered(found).write(folder) if folder is not None else []
         if as_json:
             print(json.dumps(found.document()))
             return
         from bottega.terminal import results_console, show_evaluation
 
         show_evaluation(found, results_console())
+        if written:
+            print(f"\nthe whole report: {written[-1]}")
 
 
 @app.command(rich_help_panel=LOOK)

@@ -32,15 +32,17 @@ LEAKED = 0.1
 class Verdict:
     """What can be said of a run.
 
-    metric   the number that decides
-    margin   the smallest difference that matters, in its unit
-    needed   rows by which a difference of the margin would be seen four times out of five; None where that is unknown
+    metric    the number that decides
+    margin    the smallest difference that matters, in its unit
+    declared  the recipe named the metric
+    needed    rows by which a difference of the margin would be seen four times out of five; None where that is unknown
     """
 
     outcome: Outcome
     sentence: str
     metric: str | None
     margin: float
+    declared: bool = False
     needed: int | None = None
 
 
@@ -57,19 +59,19 @@ def judge(
 
     leaked  rows, `of` so many, that the run learned: from a tenth on the exam is void
     """
-    one = _primary(estimates, metric)
+    one, declared = _primary(estimates, metric), metric is not None
     name = None if one is None else one.metric
     if of and leaked >= LEAKED * of:
         said = f"Void: {leaked} of the {of} rows it was measured on stand in its training rows, so it measures memory."
-        return Verdict("void", said, name, margin)
+        return Verdict("void", said, name, margin, declared)
     if one is None or one.base is None or base is None:
-        return Verdict("inconclusive", "Inconclusive: there is nothing to compare with.", name, margin)
+        return Verdict("inconclusive", "Inconclusive: there is nothing to compare with.", name, margin, declared)
     if one.gain is None:
         said = f"Inconclusive: {one.rows} rows are too few to tell anything from."
-        return Verdict("inconclusive", said, name, margin)
+        return Verdict("inconclusive", said, name, margin, declared)
     needed = None if one.error is None else rows_needed(one.error, one.rows, margin)
     outcome = _outcome(*one.gain, margin)
-    return Verdict(outcome, _sentence(outcome, one, margin, base, needed), name, margin, needed)
+    return Verdict(outcome, _sentence(outcome, one, margin, base, needed), name, margin, declared, needed)
 
 
 def _primary(estimates: Sequence[Estimate], metric: str | None) -> Estimate | None:

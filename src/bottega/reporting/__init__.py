@@ -1,0 +1,1 @@
+"""What a run came to, for people: one value, and its renderings as a page, as Markdown and as JSON."""

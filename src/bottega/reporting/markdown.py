@@ -1,0 +1,67 @@
+"""A report as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from bottega.evaluation.estimates import Estimate
+
+if TYPE_CHECKING:
+    from bottega.reporting.report import Compared, Report
+
+
+def markdown(report: Report) -> str:
+    """The whole report; texts of rows are on one line each."""
+    found = report.evaluation
+    parts = [
+        f"# {report.name}",
+        f"**{found.verdict.sentence}**",
+        f"Measured on {found.rows} of {found.of} rows, beside {found.base or 'nothing: it began from nothing'}.",
+        _table(["", "run", "before", "difference, 95 %", "", "rows"], map(_estimate, found.estimates)),
+        *(f"- {count} rows left out: {reason}" for reason, count in left_out(report).items()),
+        "## The run",
+        _table(["", ""], ([name, text] for name, text in report.facts.items())),
+    ]
+    if report.by is not None and report.best:
+        for title, rows in (("gained most", report.best), ("gained least", report.worst)):
+            parts += [f"## Rows that {title}, by {report.by}", _rows(rows)]
+    parts += [
+        "## Made of",
+        _table(["", "", "licence"], report.parts),
+        *(["## Notes", *(f"- {note}" for note in report.notes)] if report.notes else []),
+        "## To repeat it",
+        f"    {report.command}",
+        f"```yaml\n{report.recipe.rstrip()}\n```",
+        _table(["file", "SHA-256"], report.files.items()),
+        ", ".join(f"{name} {version}" for name, version in report.versions.items()),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def left_out(report: Report) -> dict[str, int]:
+    """Rows that were not measured, by reason."""
+    found = report.evaluation
+    leaked = {"they stand in the training rows": found.leaked} if found.verdict.outcome != "void" else {}
+    return {reason: count for reason, count in {**found.dropped, **leaked}.items() if count}
+
+
+def _estimate(one: Estimate) -> list[str]:
+    low, high = one.interval or (None, None)
+    difference = "" if low is None else f"{low:+.3f} to {high:+.3f}"
+    base = "" if one.base is None else f"{one.base:.3f}"
+    return [one.metric, f"{one.run:.3f}", base, difference, one.finding or "", str(one.rows)]
+
+
+def _rows(rows: Sequence[Compared]) -> str:
+    cells = ([one.where, one.asked, one.answer, f"{one.run:.3f}", f"{one.base:.3f}"] for one in rows)
+    return _table(["row", "asked", "right", "run", "before"], cells)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,0 +1,172 @@
+"""The report of a run: `bottega.report(run)` measures it and gathers what there is to say into one value.
+
+Every rendering is a function of that value: `report.json` is the value itself, `report.md` reads well anywhere,
+`report.html` is one file that opens offline, prints, and has a light and a dark side.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bottega.auditing.entries import entry
+from bottega.cards import made_of
+from bottega.evaluation.estimates import Estimate
+from bottega.evaluation.measure import Evaluation, Tell, evaluate
+from bottega.runs import check_run, history, stored_place, stored_recipe, summary
+from bottega.series import Curve, charts
+
+SHOWN = 10
+"""Best and worst rows."""
+
+EXCERPT = 300
+"""Characters of a text that is shown."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A row of the exam: where it stands, what was asked, what is right, and a number of both models."""
+
+    where: str
+    asked: str
+    answer: str
+    run: float
+    base: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """All there is to say of a run.
+
+    facts     what was trained, on what, how long, at what cost, by name
+    curves    charts by title, each with its curves by name: (updates, values)
+    by        the metric by which rows are called best and worst; None where no number is of single rows
+    best      rows that gained most over the base, `worst` those that gained least
+    parts     (what, name, licence) of everything the result is made of
+    notes     what the run said along the way
+    files     the beginning of the checksum of each file it read
+    command   repeats it
+    """
+
+    name: str
+    evaluation: Evaluation
+    facts: Mapping[str, str]
+    curves: Mapping[str, Mapping[str, Curve]]
+    by: str | None
+    best: Sequence[Compared]
+    worst: Sequence[Compared]
+    parts: Sequence[tuple[str, str, str]]
+    notes: Sequence[str]
+    recipe: str
+    versions: Mapping[str, str]
+    files: Mapping[str, str]
+    command: str
+
+    def document(self) -> dict[str, Any]:
+        """Plain data."""
+        names = ("name", "facts", "by", "notes", "recipe", "versions", "files", "command")
+        return {
+            **self.evaluation.document(),
+            **{name: getattr(self, name) for name in names},
+            "curves": {
+                title: {name: [list(part) for part in curve] for name, curve in curves.items()}
+                for title, curves in self.curves.items()
+            },
+            "best": [asdict(one) for one in self.best],
+            "worst": [asdict(one) for one in self.worst],
+            "parts": [list(part) for part in self.parts],
+        }
+
+    def write(self, folder: str | Path) -> list[Path]:
+        """Write `report.json`, `report.md` and `report.html` into a folder; returns their paths."""
+        from bottega.reporting.markdown import markdown
+        from bottega.reporting.page import page
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        texts = {"json": json.dumps(self.document(), indent=1), "md": markdown(self), "html": page(self)}
+        for suffix, text in texts.items():
+            (folder / f"report.{suffix}").write_text(text, encoding="utf-8")
+        return [folder / f"report.{suffix}" for suffix in texts]
+
+
+def report(
+    run: str | Path, data: str | Sequence[str] | None = None, *, rows: int = 500, tell: Tell | None = None
+) -> Report:
+    """Measure a finished run as `bottega.evaluate` does, and gather what there is to say of it."""
+    return gathered(evaluate(run, data, rows=rows, tell=tell))
+
+
+def gathered(found: Evaluation) -> Report:
+    """The report of a run that was measured."""
+    folder = check_run(Path(found.run))
+    recipe, place, events = stored_recipe(folder, own_code=False), stored_place(folder) or {}, history(folder)
+    by = next((one for one in _of_rows(found) if one.metric == "loss"), next(iter(_of_rows(found)), None))
+    best, worst = ([], []) if by is None else _extremes(found, by)
+    return Report(
+        name=recipe.name,
+        evaluation=found,
+        facts=_facts(folder, recipe, place, events),
+        curves=charts(events),
+        by=None if by is None else by.metric,
+        best=best,
+        worst=worst,
+        parts=made_of(recipe),
+        notes=[event["message"] for event in events if event["type"] == "noted"],
+        recipe=(folder / "recipe.yaml").read_text(encoding="utf-8"),
+        versions=place.get("versions", {}),
+        files={name: checksum[:16] for name, checksum in place.get("files", {}).items()},
+        command=shlex.join(["bottega", "train", str(folder / "recipe.yaml")]),
+    )
+
+
+def _of_rows(found: Evaluation) -> list[Estimate]:
+    """The estimates that say something of every single row."""
+    return [one for one in found.estimates if one.each is not None and len(one.each[0]) == len(found.records)]
+
+
+def _extremes(found: Evaluation, by: Estimate) -> tuple[list[Compared], list[Compared]]:
+    """(rows that gained most, rows that gained least); a row stands in one of the two at most."""
+    assert by.each is not None
+    run, base = by.each
+    gain = (run - base) if by.higher else (base - run)
+    order = np.argsort(-gain, kind="stable").tolist()
+    few = min(SHOWN, len(order) // 2)
+
+    def shown(place: int) -> Compared:
+        one = entry(0, found.records[place])
+        return Compared(one.where, _cut(one.asked), _cut(one.answer), float(run[place]), float(base[place]))
+
+    return [shown(place) for place in order[:few]], [shown(place) for place in order[::-1][:few]]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= EXCERPT else f"{text[:EXCERPT]} …"
+
+
+def _facts(folder: Path, recipe: Any, place: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What was trained, in words and numbers; what was not measured is not there."""
+    known, started = summary(folder), next((event for event in events if event["type"] == "started"), {})
+    stepped = [event for event in events if event["type"] == "stepped"]
+    hardware = place.get("hardware", {})
+    found = {
+        "objective": recipe.objective.kind,
+        "method": f"LoRA of rank {recipe.adapter.rank}" if recipe.adapter else "every weight",
+        "began from": recipe.model.base or "nothing",
+        "weights": f"{started['trained_parameters']:,} of {started['parameters']:,} trained" if started else "",
+        "rows": f"{started['examples']:,} examples, {started['validation_examples']:,} held out" if started else "",
+        "updates": f"{known['step']:,} of {known['steps']:,}" if known["steps"] else "",
+        "training took": f"{known['seconds']:,.0f} s",
+        "tokens": f"{sum(event['tokens_real'] for event in stepped):,}, of which "
+        f"{sum(event['tokens'] for event in stepped):,} were computed",
+        "peak memory": f"{max((event['memory'] for event in stepped), default=0) / 1e9:.2f} GB",
+        "on": ", ".join(str(part) for part in (hardware.get("accelerator"), hardware.get("processor")) if part),
+        "precision": str(started.get("dtype", "")),
+    }
+    return {name: text for name, text in found.items() if text}

@@ -1,0 +1,137 @@
+"""The report of a real run: the value, and what its renderings show of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import bottega
+from bottega.cli import app
+from bottega.recipe import Recipe
+from bottega.reporting.charts import curves, thinned
+from making import make_model, write_jsonl
+
+
+class Tree(HTMLParser):
+    """Checks that every tag is closed, and keeps what was written and what would be fetched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.fetched += [str(value) for name, value in attrs if name in ("src", "href")]
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """It opens and closes at once."""
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    rows = [{"prompt": f"is {n} <b>big</b> | small?", "completion": " big" if n > 50 else " small"} for n in range(100)]
+    recipe = Recipe.parse(
+        {
+            "name": "sizes",
+            "model": {"base": str(make_model(folder / "model"))},
+            "data": {"train": str(write_jsonl(folder / "rows.jsonl", rows)), "validation": 0.4},
+            "objective": {"kind": "sft"},
+            "optim": {"steps": 20, "examples": 16, "lr": 1e-2},
+            "evaluate": {"every": 5},
+            "verdict": {"metric": "loss", "margin": 0.1},
+        }
+    )
+    for _ in bottega.train(recipe, folder / "run"):
+        pass
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def written(run: Path) -> Callable[[str], str]:
+    shown = CliRunner().invoke(app, ["evaluate", str(run)])
+    assert shown.exit_code == 0, shown.output
+    assert "Better: loss" in shown.output
+    assert str(run / "report.html") in shown.output.replace("\n", "")
+    return lambda suffix: (run / f"report.{suffix}").read_text(encoding="utf-8")
+
+
+def test_every_rendering_says_the_same(run: Path, written: Callable[[str], str]) -> None:
+    document = json.loads(written("json"))
+    assert document["verdict"]["outcome"] == "better"
+    assert document["verdict"]["declared"]
+    tree = Tree()
+    tree.feed(written("html"))
+    page = " ".join(" ".join(tree.text).split())
+    assert not tree.open
+    for said in (document["verdict"]["sentence"], "every weight", "sizes", document["command"]):
+        assert said in page
+        assert said in written("md")
+    for one in document["estimates"]:
+        assert f"{one['run']:.3f}" in page
+        assert f"| {one['metric']} | {one['run']:.3f} |" in written("md")
+    assert "with a margin of 0.1, as the recipe declared before the exam" in page
+
+
+def test_the_page_needs_nothing_else(written: Callable[[str], str]) -> None:
+    tree = Tree()
+    tree.feed(written("html"))
+    assert tree.fetched == []
+    assert "<script" not in written("html")
+    assert "url(" not in written("html")
+    assert "prefers-color-scheme: dark" in written("html")
+    assert "@media print" in written("html")
+
+
+def test_texts_of_rows_cannot_break_it(written: Callable[[str], str]) -> None:
+    assert "<b>big" not in written("html")
+    assert "&lt;b&gt;big&lt;/b&gt; | small" in written("html")
+    assert "<b>big</b> \\| small" in written("md")
+
+
+def test_rows_that_gained_most_and_least(written: Callable[[str], str]) -> None:
+    document = json.loads(written("json"))
+    gains = [one["base"] - one["run"] for name in ("best", "worst") for one in document[name]]
+    assert len(gains) == 20
+    assert gains[:10] == sorted(gains[:10], reverse=True)
+    assert gains[10:] == sorted(gains[10:])
+    assert min(gains[:10]) >= max(gains[10:])
+    assert document["by"] == "loss"
+    assert all(re.fullmatch(r"rows\.jsonl line \d+", one["where"]) for one in document["best"])
+
+
+def test_curves_have_words_and_a_table_behind_them(written: Callable[[str], str]) -> None:
+    document = json.loads(written("json"))
+    steps, values = document["curves"]["loss"]["validation"]
+    assert steps == [0, 5, 10, 15, 20]
+    drawn = curves("loss", {"validation": (steps, values)})
+    assert f'aria-label="loss: validation from {values[0]:.3g} to {values[-1]:.3g}"' in drawn
+    assert f"<td>{steps[-1]}</td>" in written("html") or f'<td class="number">{steps[-1]}</td>' in written("html")
+    assert thinned(([*range(100)], [*range(100)]), 5) == [(0, 0), (25, 25), (50, 50), (74, 74), (99, 99)]
+
+
+def test_other_rows_have_a_report_where_it_is_asked_for(run: Path, tmp_path: Path) -> None:
+    told = [{"prompt": f"the cat {n}", "completion": " sat"} for n in range(12)]
+    rows = str(write_jsonl(tmp_path / "other.jsonl", told))
+    before = (run / "report.json").read_bytes()
+    assert CliRunner().invoke(app, ["evaluate", str(run), "--data", rows]).exit_code == 0
+    assert (run / "report.json").read_bytes() == before
+    asked = ["evaluate", str(run), "--data", rows, "--report", str(tmp_path / "there"), "--json"]
+    assert json.loads(CliRunner().invoke(app, asked).stdout)["rows"] == 12
+    assert json.loads((tmp_path / "there" / "report.json").read_text())["rows"] == 12
+    assert bottega.report(run, rows).evaluation.rows == 12
