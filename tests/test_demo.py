@@ -30,6 +30,7 @@ FIGURES = {
     "pretrain_loss",
     "bigram_entropy",
     "train_seconds",
+    "verdict",
 }
 
 
@@ -116,6 +117,7 @@ def test_the_demo_leaves_a_summary_of_what_it_measured(tmp_path: Path) -> None:
     low, high = summary["gain_interval"]
     assert low <= summary["tuned_accuracy"] - summary["base_accuracy"] <= high
     assert len(done.conversation) == 3
+    assert summary["verdict"] in (tmp_path / "demo" / "tuned" / "report.md").read_text()
     held, trained = (
         {json.loads(line)["instruction"] for line in (tmp_path / "demo" / f"{name}.jsonl").read_text().splitlines()}
         for name in ("tasks_held_out", "tasks")
@@ -137,7 +139,7 @@ def test_an_earlier_demo_is_replaced_and_nothing_else(tmp_path: Path) -> None:
         assert done.exit_code == 0
         assert set(json.loads(done.stdout)) >= FIGURES
     done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo")])
-    for words in ("What it was worth", "A conversation", "bottega chat"):
+    for words in ("What it was worth", "A conversation", "bottega chat", "The verdict on the fine-tuning"):
         assert words in done.stdout
 
 

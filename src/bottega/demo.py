@@ -1,7 +1,7 @@
 """The whole life of a small language model in five minutes: `bottega demo`.
 
 Invents a world, trains a tokenizer on it, pre-trains a decoder from nothing, fine-tunes it with LoRA on a support
-desk's tasks, aligns it with DPO, and measures what that was worth on letters it never saw.
+desk's tasks, aligns it with DPO, measures what that was worth on letters it never saw, and ends with a report and its verdict.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from bottega.sampling import Sampling
 DOCUMENTS, HELD_OUT = 2400, 120
 TICKETS, PAIRS, TESTED = 800, 400, 200
 VOCABULARY = 1024
+REPORTED = 120
+"""Rows that the report is about: the answers to each are written out."""
 
 PRETRAIN = {
     "model": {
@@ -113,6 +115,10 @@ def demo(folder: Path, *, seed: int = 0, language: str = "en", watch: Watch, bus
             "language": language,
         }
         conversation = _conversation(world, tuned)
+    with busy("writing the report"):
+        report = bottega.report(folder / "tuned", rows=REPORTED)
+        report.write(folder / "tuned")
+        summary["verdict"] = report.evaluation.verdict.sentence
     (folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
     return Demo(folder, summary, conversation)
 

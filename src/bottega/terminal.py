@@ -159,6 +159,8 @@ def show_demo(
     for question, answer in conversation:
         console.print(Text.assemble(("  you › ", "bold"), question))
         console.print(Text.assemble(("model › ", LEARNED), answer))
+    console.print(f"\nThe verdict on the fine-tuning, in {folder}/tuned/report.html", style="bold")
+    console.print(summary["verdict"], markup=False)
     console.print("\nNext", style="bold")
     for command in (
         f"bottega chat {folder}/aligned --temperature 0",
