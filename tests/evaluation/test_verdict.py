@@ -13,6 +13,7 @@ from bottega.errors import RunError
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.verdict import judge
 from bottega.recipe import Recipe
+from bottega.reporting.report import gathered
 from making import WORDS, make_model, write_jsonl
 
 
@@ -94,6 +95,12 @@ def test_a_run_that_learned_is_better_and_one_that_saw_the_test_is_void(tmp_path
     found = bottega.evaluate(tuned(tmp_path / "a", train, test, verdict={"metric": "macro-F1", "margin": 0.1}))
     assert found.verdict.outcome == "better"
     assert (found.verdict.metric, found.leaked, found.rows) == ("macro-F1", 0, 80)
+    assert found.named is not None
+    assert found.named.matrix().sum() == 80
+    assert found.document()["classes"]["labels"] == ["cat", "dog"]
+    page = gathered(found).write(tmp_path / "report")[-1].read_text(encoding="utf-8")
+    assert "What was said of each class" in page
+    assert "Does it know how sure it is" in page
     found = bottega.evaluate(tuned(tmp_path / "b", [*train, *test[:20]], test))
     assert found.verdict.outcome == "void"
     assert "20 of the 80 rows" in found.verdict.sentence

@@ -46,6 +46,7 @@ class Tree(HTMLParser):
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     rows = [{"prompt": f"is {n} <b>big</b> | small?", "completion": " big" if n > 50 else " small"} for n in range(100)]
+    rows += rows[:20]
     recipe = Recipe.parse(
         {
             "name": "sizes",
@@ -123,6 +124,15 @@ def test_curves_have_words_and_a_table_behind_them(written: Callable[[str], str]
     assert f'aria-label="loss: validation from {values[0]:.3g} to {values[-1]:.3g}"' in drawn
     assert f"<td>{steps[-1]}</td>" in written("html") or f'<td class="number">{steps[-1]}</td>' in written("html")
     assert thinned(([*range(100)], [*range(100)]), 5) == [(0, 0), (25, 25), (50, 50), (74, 74), (99, 99)]
+
+
+def test_what_the_rows_and_the_curves_say(run: Path, written: Callable[[str], str]) -> None:
+    document = json.loads(written("json"))
+    assert {one["kind"] for one in document["audit"]["findings"]} >= {"duplicate"}
+    assert "quality" in document["audit"]["unchecked"]
+    assert document["fit"][0].startswith("At the end the loss")
+    assert "The rows it learned from" in written("md")
+    assert "the same row again" in written("html")
 
 
 def test_other_rows_have_a_report_where_it_is_asked_for(run: Path, tmp_path: Path) -> None:

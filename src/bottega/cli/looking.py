@@ -88,12 +88,11 @@ def evaluate(
     with errors(as_json):
         with busy("measuring") as status:
             import bottega
+            from bottega.reporting.report import gathered
 
             found = bottega.evaluate(run, data=data, rows=rows, tell=status.update)
-        from bottega.reporting.report import gathered
-
-        folder = out or (run if data is None else None)
-        written = gathered(found).write(folder) if folder is not None else []
+            folder = out or (run if data is None else None)
+            written = gathered(found, status.update).write(folder) if folder is not None else []
         if as_json:
             print(json.dumps(found.document()))
             return

@@ -28,6 +28,7 @@ from bottega.data.codec import Codec, TemplateRefused
 from bottega.data.words import Gazetteer
 from bottega.embedder import Embedder
 from bottega.errors import DataError, RunError
+from bottega.evaluation.classes import Named
 from bottega.evaluation.estimates import Estimate, Numbers, classes, f1, mean, share
 from bottega.evaluation.leaks import leaked_rows
 from bottega.evaluation.verdict import LEAKED, Verdict, judge
@@ -72,6 +73,7 @@ class Evaluation:
     dropped  rows that make no example, by reason
     leaked   rows, or their inputs, that stand in the training rows: left out, or the verdict is void
     records  the rows measured, in the order of what estimates say of each
+    named    of classes: what was right and what was said of each row
     """
 
     run: str
@@ -83,13 +85,15 @@ class Evaluation:
     estimates: list[Estimate]
     verdict: Verdict
     records: Sequence[Record] = field(default=(), repr=False)
+    named: Named | None = field(default=None, repr=False, compare=False)
 
     def document(self) -> dict[str, Any]:
         """Plain data, each estimate with its finding."""
         names = ("run", "base", "rows", "of", "dropped", "leaked")
         found = {name: getattr(self, name) for name in names}
         estimates = [one.document() for one in self.estimates]
-        return {**found, "estimates": estimates, "verdict": asdict(self.verdict)}
+        classes = None if self.named is None else self.named.document()
+        return {**found, "estimates": estimates, "verdict": asdict(self.verdict), "classes": classes}
 
 
 def evaluate(
@@ -122,7 +126,16 @@ def evaluate(
     found, declared = list(measured), recipe.verdict
     verdict = judge(found, metric=declared.metric, margin=declared.margin, base=base, leaked=len(learned), of=drawn)
     return Evaluation(
-        str(run), base, len(case.records), of, dict(case.dropped), len(learned), found, verdict, case.records
+        run=str(run),
+        base=base,
+        rows=len(case.records),
+        of=of,
+        dropped=dict(case.dropped),
+        leaked=len(learned),
+        estimates=found,
+        verdict=verdict,
+        records=case.records,
+        named=case.named,
     )
 
 
@@ -136,6 +149,7 @@ class Case:
     records: list[Record]
     dropped: Counter[str]
     tell: Tell
+    named: Named | None = None
 
     @property
     def seed(self) -> int:
@@ -317,6 +331,7 @@ def _labelled(
             kept.append(labels.index(one.answer))
     if kept:
         named, base = _both(model, lambda one: one.logp(rows).reshape(-1, len(labels)).argmax(1))
+        case.named = Named(labels, np.array(kept), named)
         yield from classes(np.array(kept), named, base)
 
 
@@ -367,11 +382,13 @@ def _scored(case: Case) -> Found:
     frequency = np.array([counts.get(label, 0) + 1.0 for label in model.labels])
     frequency /= frequency.sum()
     right = np.array([row.label[0] for row in rows], np.int64)
-    nll = -np.log(model.chances(scores))[np.arange(len(rows)), right]
+    chances, named = model.chances(scores), scores.argmax(1)
+    case.named = Named(model.labels, right, named, chances.max(1))
+    nll = -np.log(chances)[np.arange(len(rows)), right]
     loss = mean("loss", nll, -np.log(frequency)[right], np.ones(len(rows)))
     common = np.full(len(rows), frequency.argmax())
     words = f"always {model.labels[common[0]]}, the commonest label"
-    return words, iter([loss, *classes(right, scores.argmax(1), common)])
+    return words, iter([loss, *classes(right, named, common)])
 
 
 def _measured(case: Case, rows: Sequence[Row], found: Numbers) -> Found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from bottega.evaluation.classes import Named
 from bottega.evaluation.estimates import Estimate
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ def markdown(report: Report) -> str:
         f"Measured on {found.rows} of {found.of} rows, beside {found.base or 'nothing: it began from nothing'}.",
         _table(["", "run", "before", "difference, 95 %", "", "rows"], map(_estimate, found.estimates)),
         *(f"- {count} rows left out: {reason}" for reason, count in left_out(report).items()),
+        *report.fit,
+        *_classes(found.named),
         "## The run",
         _table(["", ""], ([name, text] for name, text in report.facts.items())),
     ]
@@ -27,6 +30,7 @@ def markdown(report: Report) -> str:
         for title, rows in (("gained most", report.best), ("gained least", report.worst)):
             parts += [f"## Rows that {title}, by {report.by}", _rows(rows)]
     parts += [
+        *_audit(report),
         "## Made of",
         _table(["", "", "licence"], report.parts),
         *(["## Notes", *(f"- {note}" for note in report.notes)] if report.notes else []),
@@ -37,6 +41,24 @@ def markdown(report: Report) -> str:
         ", ".join(f"{name} {version}" for name, version in report.versions.items()),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _classes(named: Named | None) -> list[str]:
+    if named is None:
+        return []
+    mixed = ([one.right, one.named, str(one.rows)] for one in named.confusions())
+    found = ["## Classes that are mixed up most", _table(["right", "said", "rows"], mixed)]
+    error = named.calibration_error()
+    return found if error is None else [*found, f"Its chances are off by {error:.1%} on average."]
+
+
+def _audit(report: Report) -> list[str]:
+    if report.audit is None:
+        return []
+    rows = ([one.severity, one.kind, str(one.count), one.what] for one in report.audit.findings)
+    found = _table(["", "", "rows", ""], rows) if report.audit.findings else "Nothing was found."
+    left = "; ".join(f"{name}: {why}" for name, why in report.audit.unchecked.items())
+    return ["## The rows it learned from", found, *([f"Not checked: {left}"] if left else [])]
 
 
 def left_out(report: Report) -> dict[str, int]:

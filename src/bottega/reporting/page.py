@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from bottega.evaluation.classes import LARGEST, Named
 from bottega.evaluation.estimates import Estimate
 from bottega.reporting.charts import curves, interval, thinned
 from bottega.reporting.markdown import left_out
@@ -53,11 +54,14 @@ def page(report: Report) -> str:
         _estimates(found.estimates),
         *(f"<p>{count} rows left out: {escape(reason)}.</p>" for reason, count in left_out(report).items()),
         *_curves(report),
+        *(f"<p>{escape(said)}</p>" for said in report.fit),
+        *_classes(found.named),
         "<h2>The run</h2>",
         _table([], report.facts.items()),
         *_rows(report),
         "<h2>Made of</h2>",
         _table(["", "", "licence"], report.parts),
+        *_audit(report),
         *_notes(report.notes),
         "<h2>To repeat it</h2>",
         f"<pre>{escape(report.command)}</pre>",
@@ -105,6 +109,51 @@ def _curves(report: Report) -> Iterable[str]:
             (name, f"{step:,.0f}", f"{value:.4g}") for name, curve in named.items() for step, value in thinned(curve)
         ]
         yield f"<details><summary>as a table</summary>{_table(['', 'update', title], rows)}</details>"
+
+
+def _classes(named: Named | None) -> Iterable[str]:
+    """Which classes are taken for which: all pairs of a few, the worst of many; and whether chances come true."""
+    if named is None:
+        return
+    if len(named.labels) <= LARGEST:
+        yield "<h2>What was said of each class</h2><p class='dim'>Rows are what is right, columns what was said.</p>"
+        matrix = named.matrix()
+        most = max(int(matrix.max()), 1)
+        head = "<th></th>" + "".join(f"<th>{escape(label)}</th>" for label in named.labels)
+        lines = "".join(
+            f"<tr><th>{escape(label)}</th>{''.join(_shaded(int(count), most) for count in row)}</tr>"
+            for label, row in zip(named.labels, matrix, strict=True)
+        )
+        yield f"<table><tr>{head}</tr>{lines}</table>"
+    elif mixed := named.confusions():
+        yield "<h2>Classes that are mixed up most</h2>"
+        yield _table(["right", "said", "rows"], ((one.right, one.named, str(one.rows)) for one in mixed))
+    error = named.calibration_error()
+    if error is not None:
+        yield f"<h2>Does it know how sure it is</h2><p>Its chances are off by {error:.1%} on average.</p>"
+        bins = ((f"{one.chance:.1%}", f"{one.accuracy:.1%}", str(one.rows)) for one in named.calibration())
+        yield _table(["it said", "came true", "rows"], bins)
+
+
+def _shaded(count: int, most: int) -> str:
+    shade = f"color-mix(in srgb, var(--two) {70 * count // most}%, transparent)"
+    return f'<td class="number" style="background: {shade}">{count}</td>'
+
+
+def _audit(report: Report) -> Iterable[str]:
+    if report.audit is None:
+        return
+    yield "<h2>The rows it learned from</h2>"
+    if not report.audit.findings:
+        yield "<p>Nothing was found.</p>"
+    else:
+        findings = (
+            (one.severity, one.kind, str(one.count), one.what, "; ".join(one.examples[:3]))
+            for one in report.audit.findings
+        )
+        yield _table(["", "", "rows", "", "for example"], findings)
+    left = "; ".join(f"{name}: {why}" for name, why in report.audit.unchecked.items())
+    yield f'<p class="dim">Not checked: {escape(left)}</p>' if left else ""
 
 
 def _rows(report: Report) -> Iterable[str]:

@@ -6,6 +6,7 @@ Every rendering is a function of that value: `report.json` is the value itself, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from bottega.auditing.audit import audit
 from bottega.auditing.entries import entry
+from bottega.auditing.findings import Audit
 from bottega.cards import made_of
+from bottega.errors import BottegaError
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.measure import Evaluation, Tell, evaluate
 from bottega.runs import check_run, history, stored_place, stored_recipe, summary
@@ -24,6 +28,9 @@ from bottega.series import Curve, charts
 
 SHOWN = 10
 """Best and worst rows."""
+
+MANY, SLOW = 20_000, ("near", "languages")
+"""Examples from which on these checks of the rows are left to `bottega audit`."""
 
 EXCERPT = 300
 """Characters of a text that is shown."""
@@ -47,6 +54,8 @@ class Report:
     facts     what was trained, on what, how long, at what cost, by name
     curves    charts by title, each with its curves by name: (updates, values)
     by        the metric by which rows are called best and worst; None where no number is of single rows
+    audit     what was found in the rows it learned from
+    fit       what the curves say of overfitting
     best      rows that gained most over the base, `worst` those that gained least
     parts     (what, name, licence) of everything the result is made of
     notes     what the run said along the way
@@ -58,6 +67,8 @@ class Report:
     evaluation: Evaluation
     facts: Mapping[str, str]
     curves: Mapping[str, Mapping[str, Curve]]
+    audit: Audit | None
+    fit: Sequence[str]
     by: str | None
     best: Sequence[Compared]
     worst: Sequence[Compared]
@@ -80,6 +91,8 @@ class Report:
             },
             "best": [asdict(one) for one in self.best],
             "worst": [asdict(one) for one in self.worst],
+            "audit": None if self.audit is None else self.audit.document(),
+            "fit": list(self.fit),
             "parts": [list(part) for part in self.parts],
         }
 
@@ -99,11 +112,11 @@ class Report:
 def report(
     run: str | Path, data: str | Sequence[str] | None = None, *, rows: int = 500, tell: Tell | None = None
 ) -> Report:
-    """Measure a finished run as `bottega.evaluate` does, and gather what there is to say of it."""
-    return gathered(evaluate(run, data, rows=rows, tell=tell))
+    """Measure a finished run as `bottega.evaluate` does, look at its rows, and gather what there is to say of it."""
+    return gathered(evaluate(run, data, rows=rows, tell=tell), tell)
 
 
-def gathered(found: Evaluation) -> Report:
+def gathered(found: Evaluation, tell: Tell | None = None) -> Report:
     """The report of a run that was measured."""
     folder = check_run(Path(found.run))
     recipe, place, events = stored_recipe(folder, own_code=False), stored_place(folder) or {}, history(folder)
@@ -114,6 +127,8 @@ def gathered(found: Evaluation) -> Report:
         evaluation=found,
         facts=_facts(folder, recipe, place, events),
         curves=charts(events),
+        audit=_audited(folder, events, tell),
+        fit=_fit(events),
         by=None if by is None else by.metric,
         best=best,
         worst=worst,
@@ -124,6 +139,37 @@ def gathered(found: Evaluation) -> Report:
         files={name: checksum[:16] for name, checksum in place.get("files", {}).items()},
         command=shlex.join(["bottega", "train", str(folder / "recipe.yaml")]),
     )
+
+
+def _audited(folder: Path, events: Sequence[Mapping[str, Any]], tell: Tell | None) -> Audit | None:
+    """What is wrong with the rows of a run; None where they are no longer to be had."""
+    if tell is not None:
+        tell("looking for faults in the rows it learned from")
+    started = next((event for event in events if event["type"] == "started"), {"examples": 0})
+    slow = SLOW if started["examples"] > MANY else ()
+    with contextlib.suppress(BottegaError):
+        return audit(stored_recipe(folder), skip=[*slow, "quality"])
+    return None
+
+
+def _fit(events: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the losses on training and on held-out rows say of each other."""
+    validated = [(event["step"], event["loss"]) for event in events if event["type"] == "validated"]
+    stepped = [event["loss"] for event in events if event["type"] == "stepped"]
+    if len(validated) < 2 or not stepped:
+        return []
+    (best, least), (last, end) = min(validated, key=lambda pair: pair[1]), validated[-1]
+    late = stepped[-max(1, len(stepped) // 10) :]
+    training = sum(late) / len(late)
+    said = [
+        f"At the end the loss on held-out rows is {end:.3f}, on training rows {training:.3f} (the last tenth of it)."
+    ]
+    if best == last:
+        return [*said, "The held-out loss was at its least at the end: nothing says that the run was too long."]
+    return [
+        *said,
+        f"The held-out loss was at its least, {least:.3f}, after update {best}, and rose by {end - least:.3f} since.",
+    ]
 
 
 def _of_rows(found: Evaluation) -> list[Estimate]:
