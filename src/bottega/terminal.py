@@ -172,6 +172,7 @@ def show_demo(
         console.print(f"  {command}", markup=False, soft_wrap=True)
 
 
+UNKNOWN_LEAKS = "not checked: whether it learned these rows; those it was trained on are not to be had here"
 OUTCOME = {
     "better": "bold green",
     "not worse": "green",
@@ -210,7 +211,9 @@ def show_evaluation(found: Evaluation, console: Console) -> None:
     )
     for reason, count in found.dropped.items():
         console.print(f"[yellow]note[/] {count} rows left out: {escape(reason)}")
-    if found.leaked and found.verdict.outcome != "void":
+    if found.leaked is None:
+        console.print(f"[yellow]note[/] {UNKNOWN_LEAKS}")
+    elif found.leaked and found.verdict.outcome != "void":
         console.print(f"[yellow]note[/] {found.leaked} rows left out: they stand in the training rows")
 
 

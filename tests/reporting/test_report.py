@@ -135,6 +135,28 @@ def test_what_the_rows_and_the_curves_say(run: Path, written: Callable[[str], st
     assert "the same row again" in written("html")
 
 
+def test_a_place_that_cannot_be_written_is_named(run: Path, written: Callable[[str], str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    shown = CliRunner().invoke(app, ["evaluate", str(run), "--report", str(tmp_path / "file" / "there")])
+    assert shown.exit_code == 2
+    assert "the report cannot be written" in shown.output
+    assert "--report DIR" in shown.output
+
+
+def test_rows_that_are_gone_are_said_to_be(run: Path, tmp_path: Path) -> None:
+    """Other rows can be measured all the same."""
+    told = [{"prompt": f"is {n} a cat?", "completion": " big"} for n in range(12)]
+    rows, there = str(write_jsonl(tmp_path / "other.jsonl", told)), run.parent / "rows.jsonl"
+    there.rename(run.parent / "away.jsonl")
+    try:
+        report = bottega.report(run, rows)
+    finally:
+        (run.parent / "away.jsonl").rename(there)
+    assert report.evaluation.leaked is None
+    assert report.audit is None
+    assert "they are not to be had here" in report.write(tmp_path)[1].read_text(encoding="utf-8")
+
+
 def test_other_rows_have_a_report_where_it_is_asked_for(run: Path, tmp_path: Path) -> None:
     told = [{"prompt": f"the cat {n}", "completion": " sat"} for n in range(12)]
     rows = str(write_jsonl(tmp_path / "other.jsonl", told))

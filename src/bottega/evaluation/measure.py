@@ -71,7 +71,8 @@ class Evaluation:
     base     what the run is compared with, in words; None where it began from nothing
     of       sound rows there were to draw from
     dropped  rows that make no example, by reason
-    leaked   rows, or their inputs, that stand in the training rows: left out, or the verdict is void
+    leaked   rows, or their inputs, that stand in the training rows: left out, or the verdict is void; None where those
+             rows are not to be had any more
     records  the rows measured, in the order of what estimates say of each
     named    of classes: what was right and what was said of each row
     """
@@ -81,7 +82,7 @@ class Evaluation:
     rows: int
     of: int
     dropped: dict[str, int]
-    leaked: int
+    leaked: int | None
     estimates: list[Estimate]
     verdict: Verdict
     records: Sequence[Record] = field(default=(), repr=False)
@@ -117,21 +118,22 @@ def evaluate(
     if not records:
         raise DataError("no rows to measure on", where=str(folder), fix="give some: bottega evaluate RUN --data FILE")
     tell("looking for them in the training rows")
-    learned = leaked_rows(records, Reader(recipe).training())
-    drawn, void = len(records), len(learned) >= LEAKED * len(records)
-    records = [record for number, record in enumerate(records) if void or number not in learned]
+    learned = _learned(records, recipe)
+    known, drawn = learned or set(), len(records)
+    if len(known) < LEAKED * drawn:
+        records = [record for number, record in enumerate(records) if number not in known]
     tell("loading the model")
     case = Case(folder, recipe, place["choices"], records, told.dropped["validation"], tell)
     base, measured = MEASURES[recipe.objective.head](case)
     found, declared = list(measured), recipe.verdict
-    verdict = judge(found, metric=declared.metric, margin=declared.margin, base=base, leaked=len(learned), of=drawn)
+    verdict = judge(found, metric=declared.metric, margin=declared.margin, base=base, leaked=len(known), of=drawn)
     return Evaluation(
         run=str(run),
         base=base,
         rows=len(case.records),
         of=of,
         dropped=dict(case.dropped),
-        leaked=len(learned),
+        leaked=None if learned is None else len(known),
         estimates=found,
         verdict=verdict,
         records=case.records,
@@ -233,6 +235,15 @@ def _drawn(records: Iterator[Record], most: int, seed: int) -> tuple[list[Record
         elif (place := draw.randrange(count)) < most:
             kept[place] = (count, record)
     return [record for _, record in sorted(kept, key=lambda pair: pair[0])], count
+
+
+def _learned(records: Sequence[Record], recipe: Recipe) -> set[int] | None:
+    """The numbers of the records that the run learned; None where what it learned is gone, or far away."""
+    if any(source.stream for source in recipe.train_sources):
+        return None
+    with contextlib.suppress(DataError):
+        return leaked_rows(records, Reader(recipe).training())
+    return None
 
 
 # Language models

@@ -43,6 +43,9 @@ def markdown(report: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+GONE = "the rows it learned from, and whether it was measured on them: they are not to be had here."
+
+
 def _classes(named: Named | None) -> list[str]:
     if named is None:
         return []
@@ -54,7 +57,7 @@ def _classes(named: Named | None) -> list[str]:
 
 def _audit(report: Report) -> list[str]:
     if report.audit is None:
-        return []
+        return [f"Not checked: {GONE}"]
     rows = ([one.severity, one.kind, str(one.count), one.what] for one in report.audit.findings)
     found = _table(["", "", "rows", ""], rows) if report.audit.findings else "Nothing was found."
     left = "; ".join(f"{name}: {why}" for name, why in report.audit.unchecked.items())
@@ -64,7 +67,7 @@ def _audit(report: Report) -> list[str]:
 def left_out(report: Report) -> dict[str, int]:
     """Rows that were not measured, by reason."""
     found = report.evaluation
-    leaked = {"they stand in the training rows": found.leaked} if found.verdict.outcome != "void" else {}
+    leaked = {"they stand in the training rows": found.leaked or 0} if found.verdict.outcome != "void" else {}
     return {reason: count for reason, count in {**found.dropped, **leaked}.items() if count}
 
 

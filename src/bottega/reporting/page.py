@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bottega.evaluation.classes import LARGEST, Named
 from bottega.evaluation.estimates import Estimate
 from bottega.reporting.charts import curves, interval, thinned
-from bottega.reporting.markdown import left_out
+from bottega.reporting.markdown import GONE, left_out
 
 if TYPE_CHECKING:
     from bottega.reporting.report import Compared, Report
@@ -142,6 +142,7 @@ def _shaded(count: int, most: int) -> str:
 
 def _audit(report: Report) -> Iterable[str]:
     if report.audit is None:
+        yield f'<p class="dim">Not checked: {escape(GONE)}</p>'
         return
     yield "<h2>The rows it learned from</h2>"
     if not report.audit.findings:

@@ -20,7 +20,7 @@ from bottega.auditing.audit import audit
 from bottega.auditing.entries import entry
 from bottega.auditing.findings import Audit
 from bottega.cards import made_of
-from bottega.errors import BottegaError
+from bottega.errors import BottegaError, RunError
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.measure import Evaluation, Tell, evaluate
 from bottega.runs import check_run, history, stored_place, stored_recipe, summary
@@ -97,15 +97,19 @@ class Report:
         }
 
     def write(self, folder: str | Path) -> list[Path]:
-        """Write `report.json`, `report.md` and `report.html` into a folder; returns their paths."""
+        """Write `report.json`, `report.md` and `report.html` into a folder; returns their paths, or a RunError."""
         from bottega.reporting.markdown import markdown
         from bottega.reporting.page import page
 
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         texts = {"json": json.dumps(self.document(), indent=1), "md": markdown(self), "html": page(self)}
-        for suffix, text in texts.items():
-            (folder / f"report.{suffix}").write_text(text, encoding="utf-8")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for suffix, text in texts.items():
+                (folder / f"report.{suffix}").write_text(text, encoding="utf-8")
+        except OSError as error:
+            what = f"the report cannot be written: {error.strerror}"
+            raise RunError(what, where=str(folder), fix="put it elsewhere: --report DIR") from None
         return [folder / f"report.{suffix}" for suffix in texts]
 
 
