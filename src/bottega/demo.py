@@ -116,8 +116,7 @@ def demo(folder: Path, *, seed: int = 0, language: str = "en", watch: Watch, bus
         }
         conversation = _conversation(world, tuned)
     with busy("writing the report"):
-        report = bottega.report(folder / "tuned", rows=REPORTED)
-        report.write(folder / "tuned")
+        report = bottega.report(folder / "tuned", rows=REPORTED, out=folder / "tuned")
         summary["verdict"] = report.evaluation.verdict.sentence
     (folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
     return Demo(folder, summary, conversation)

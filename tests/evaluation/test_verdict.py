@@ -13,7 +13,7 @@ from bottega.errors import RunError
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.verdict import judge
 from bottega.recipe import Recipe
-from bottega.reporting.report import gathered
+from bottega.reporting.report import gathered, write
 from making import WORDS, make_model, write_jsonl
 
 
@@ -98,7 +98,7 @@ def test_a_run_that_learned_is_better_and_one_that_saw_the_test_is_void(tmp_path
     assert found.named is not None
     assert found.named.matrix().sum() == 80
     assert found.document()["classes"]["labels"] == ["cat", "dog"]
-    page = gathered(found).write(tmp_path / "report")[-1].read_text(encoding="utf-8")
+    page = write(gathered(found), tmp_path / "report")[-1].read_text(encoding="utf-8")
     assert "What was said of each class" in page
     assert "Does it know how sure it is" in page
     found = bottega.evaluate(tuned(tmp_path / "b", [*train, *test[:20]], test))

@@ -149,12 +149,12 @@ def test_rows_that_are_gone_are_said_to_be(run: Path, tmp_path: Path) -> None:
     rows, there = str(write_jsonl(tmp_path / "other.jsonl", told)), run.parent / "rows.jsonl"
     there.rename(run.parent / "away.jsonl")
     try:
-        report = bottega.report(run, rows)
+        report = bottega.report(run, rows, out=tmp_path)
     finally:
         (run.parent / "away.jsonl").rename(there)
     assert report.evaluation.leaked is None
     assert report.audit is None
-    assert "they are not to be had here" in report.write(tmp_path)[1].read_text(encoding="utf-8")
+    assert "they are not to be had here" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_other_rows_have_a_report_where_it_is_asked_for(run: Path, tmp_path: Path) -> None:

@@ -88,11 +88,11 @@ def evaluate(
     with errors(as_json):
         with busy("measuring") as status:
             import bottega
-            from bottega.reporting.report import gathered
+            from bottega.reporting.report import gathered, write
 
             found = bottega.evaluate(run, data=data, rows=rows, tell=status.update)
             folder = out or (run if data is None else None)
-            written = gathered(found, status.update).write(folder) if folder is not None else []
+            written = write(gathered(found, status.update), folder) if folder is not None else []
         if as_json:
             print(json.dumps(found.document()))
             return

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from bottega.evaluation.classes import Named
 from bottega.evaluation.estimates import Estimate
-
-if TYPE_CHECKING:
-    from bottega.reporting.report import Compared, Report
+from bottega.reporting.value import Compared, Report
 
 
 def markdown(report: Report) -> str:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
 from bottega.evaluation.classes import LARGEST, Named
 from bottega.evaluation.estimates import Estimate
 from bottega.reporting.charts import curves, interval, thinned
 from bottega.reporting.markdown import GONE, left_out
-
-if TYPE_CHECKING:
-    from bottega.reporting.report import Compared, Report
+from bottega.reporting.value import Compared, Report
 
 NUMBER = re.compile(r"[-+]?[\d.,]+")
 

@@ -10,7 +10,6 @@ import contextlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,11 @@ from bottega.cards import made_of
 from bottega.errors import BottegaError, RunError
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.measure import Evaluation, Tell, evaluate
+from bottega.reporting.markdown import markdown
+from bottega.reporting.page import page
+from bottega.reporting.value import Compared, Report
 from bottega.runs import check_run, history, stored_place, stored_recipe, summary
-from bottega.series import Curve, charts
+from bottega.series import charts
 
 SHOWN = 10
 """Best and worst rows."""
@@ -36,88 +38,36 @@ EXCERPT = 300
 """Characters of a text that is shown."""
 
 
-@dataclass(frozen=True)
-class Compared:
-    """A row of the exam: where it stands, what was asked, what is right, and a number of both models."""
-
-    where: str
-    asked: str
-    answer: str
-    run: float
-    base: float
-
-
-@dataclass(frozen=True)
-class Report:
-    """All there is to say of a run.
-
-    facts     what was trained, on what, how long, at what cost, by name
-    curves    charts by title, each with its curves by name: (updates, values)
-    by        the metric by which rows are called best and worst; None where no number is of single rows
-    audit     what was found in the rows it learned from
-    fit       what the curves say of overfitting
-    best      rows that gained most over the base, `worst` those that gained least
-    parts     (what, name, licence) of everything the result is made of
-    notes     what the run said along the way
-    files     the beginning of the checksum of each file it read
-    command   repeats it
-    """
-
-    name: str
-    evaluation: Evaluation
-    facts: Mapping[str, str]
-    curves: Mapping[str, Mapping[str, Curve]]
-    audit: Audit | None
-    fit: Sequence[str]
-    by: str | None
-    best: Sequence[Compared]
-    worst: Sequence[Compared]
-    parts: Sequence[tuple[str, str, str]]
-    notes: Sequence[str]
-    recipe: str
-    versions: Mapping[str, str]
-    files: Mapping[str, str]
-    command: str
-
-    def document(self) -> dict[str, Any]:
-        """Plain data."""
-        names = ("name", "facts", "by", "notes", "recipe", "versions", "files", "command")
-        return {
-            **self.evaluation.document(),
-            **{name: getattr(self, name) for name in names},
-            "curves": {
-                title: {name: [list(part) for part in curve] for name, curve in curves.items()}
-                for title, curves in self.curves.items()
-            },
-            "best": [asdict(one) for one in self.best],
-            "worst": [asdict(one) for one in self.worst],
-            "audit": None if self.audit is None else self.audit.document(),
-            "fit": list(self.fit),
-            "parts": [list(part) for part in self.parts],
-        }
-
-    def write(self, folder: str | Path) -> list[Path]:
-        """Write `report.json`, `report.md` and `report.html` into a folder; returns their paths, or a RunError."""
-        from bottega.reporting.markdown import markdown
-        from bottega.reporting.page import page
-
-        folder = Path(folder)
-        texts = {"json": json.dumps(self.document(), indent=1), "md": markdown(self), "html": page(self)}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for suffix, text in texts.items():
-                (folder / f"report.{suffix}").write_text(text, encoding="utf-8")
-        except OSError as error:
-            what = f"the report cannot be written: {error.strerror}"
-            raise RunError(what, where=str(folder), fix="put it elsewhere: --report DIR") from None
-        return [folder / f"report.{suffix}" for suffix in texts]
-
-
 def report(
-    run: str | Path, data: str | Sequence[str] | None = None, *, rows: int = 500, tell: Tell | None = None
+    run: str | Path,
+    data: str | Sequence[str] | None = None,
+    *,
+    rows: int = 500,
+    out: str | Path | None = None,
+    tell: Tell | None = None,
 ) -> Report:
-    """Measure a finished run as `bottega.evaluate` does, look at its rows, and gather what there is to say of it."""
-    return gathered(evaluate(run, data, rows=rows, tell=tell), tell)
+    """Measure a finished run as `bottega.evaluate` does, look at its rows, and gather what there is to say of it.
+
+    out  a folder for `report.json`, `report.md` and `report.html`
+    """
+    found = gathered(evaluate(run, data, rows=rows, tell=tell), tell)
+    if out is not None:
+        write(found, out)
+    return found
+
+
+def write(report: Report, folder: str | Path) -> list[Path]:
+    """Write `report.json`, `report.md` and `report.html` into a folder; returns their paths, or a RunError."""
+    folder = Path(folder)
+    texts = {"json": json.dumps(report.document(), indent=1), "md": markdown(report), "html": page(report)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for suffix, text in texts.items():
+            (folder / f"report.{suffix}").write_text(text, encoding="utf-8")
+    except OSError as error:
+        what = f"the report cannot be written: {error.strerror}"
+        raise RunError(what, where=str(folder), fix="put it elsewhere: --report DIR") from None
+    return [folder / f"report.{suffix}" for suffix in texts]
 
 
 def gathered(found: Evaluation, tell: Tell | None = None) -> Report:
