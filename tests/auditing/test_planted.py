@@ -96,7 +96,7 @@ def test_rows_that_are_in_the_test_set(rows: tuple[list[Fields], str, random.Ran
     others = [" ".join(map(str, row.values())) if field != "text" else row["text"] for row in held]
     own = [grams(text) for text in others]
     told = sorted(near)
-    right = [any(likeness(grams(texts[number]), one) >= 0.7 for one in own) for number in told[:200]]
+    right = [any(likeness(grams(texts[number]), one) >= 0.7 for one in own) for number in told[:100]]
     assert sum(right) >= 0.98 * len(right)
 
 
@@ -156,7 +156,7 @@ def likeness(one: set[str], other: set[str]) -> float:
 def precision_of_pairs(audited: Audit, kind: str, texts: Sequence[str]) -> float:
     """How many of the rows told of are indeed like another, by comparing them with all that come before."""
     sets = [grams(text) for text in texts]
-    told = sorted(rows_of(audited, kind))[:200]
+    told = sorted(rows_of(audited, kind))[:100]
     return sum(any(likeness(sets[row], one) >= 0.7 for one in sets[:row]) for row in told) / max(len(told), 1)
 
 
