@@ -12,7 +12,7 @@ from bottega.reporting.charts import curves, interval, thinned
 from bottega.reporting.markdown import GONE, left_out
 from bottega.reporting.value import Compared, Report
 
-NUMBER = re.compile(r"[-+]?[\d.,]+")
+NUMBER = re.compile(r"[-+]?[\d.,]+%?")
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1d1d1f; --dim: #77777d; --line: #d8d8dc; --back: #fff; --soft: #f5f5f7;
