@@ -10,7 +10,7 @@ from bottega.engine import adamw, muon, optim
 from bottega.engine import trained as weights
 from bottega.engine.optim import Optimizer, freeze, layer_rates
 from bottega.engine.trained import Copied, Parted, with_master
-from bottega.errors import RecipeError
+from bottega.errors import CheckpointError, RecipeError
 from bottega.recipe import Optim
 
 
@@ -216,6 +216,8 @@ def test_state_goes_on_exactly(name: str, dtype: torch.dtype) -> None:
     fresh = model(dtype)
     three = Optimizer(fresh, settings, ["0.weight"])
     three.load_state({key: value.clone() for key, value in two.state().items()})
+    with pytest.raises(CheckpointError, match="another version wrote it"):
+        three.load_state({key: value for key, value in two.state().items() if not key.startswith("1.weight")})
     for _ in range(3):
         step(whole, one)
         step(fresh, three)

@@ -1,0 +1,28 @@
+"""Probes of KTO: another row's answer behind a prompt, as far as there is room."""
+
+from __future__ import annotations
+
+import numpy as np
+from worlds import tokenizer
+
+from bottega.batch import Example
+from bottega.data.codec import Codec
+from bottega.objectives.kto import Kto
+from bottega.records import Unpaired
+from making import WORDS
+
+LONG = " ".join(WORDS)
+
+
+def test_a_prompt_that_fills_the_row_has_no_probe() -> None:
+    made = Codec(tokenizer(), max_length=500, too_long="truncate")
+    prompt = len(made.prefix(LONG))
+    made.max_length = prompt + 1
+    rows = [Unpaired("1", LONG, " sat on", True), Unpaired("2", "the cat", " ran under", False)]
+    examples = [Example(str(place), row) for place, one in enumerate(rows) for row in Kto().rows(one, made)]
+    full = Kto().probes(examples, prompt)
+    assert [example.id for example in full] == ["1"], "what is behind the short prompt"
+    both = Kto().probes(examples, 500)
+    assert [example.id for example in both] == ["0", "1"]
+    (probe,) = both[1].rows
+    assert np.array_equal(probe.tokens[:3], examples[1].rows[0].tokens[:3])
