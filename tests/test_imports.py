@@ -29,7 +29,7 @@ LAYERS = [
     {"runs", "reports"},
     {"recipe"},
     {"objectives"},
-    {"plugins", "schedule", "packing", "sampling"},
+    {"catalogue", "plugins", "schedule", "packing", "sampling"},
     {"records", "batch", "events", "randomness"},
     {"errors", "memory"},
 ]

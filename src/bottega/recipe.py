@@ -396,6 +396,12 @@ def resolved(document: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return out
 
 
+def located(path: str) -> str:
+    """Rows named on the command line as `data.train` would have them: a path made absolute, or a dataset's hub id."""
+    found: str = _absolute(path, Path.cwd(), "dataset")
+    return found
+
+
 def _placed(section: Mapping[str, Any], key: str, folder: Path, kind: str) -> dict[str, Any]:
     return {**section, key: _absolute(section[key], folder, kind)} if key in section else dict(section)
 

@@ -188,9 +188,7 @@ def show_evaluation(found: Evaluation, console: Console) -> None:
     rows = [
         [
             escape(one.metric),
-            f"{one.run:.3f}",
-            "" if one.base is None else f"{one.base:.3f}",
-            "" if one.interval is None else f"{one.interval[0]:+.3f} to {one.interval[1]:+.3f}",
+            *one.written(),
             FOUND[one.finding],
             str(one.rows),
         ]

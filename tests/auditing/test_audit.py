@@ -229,7 +229,7 @@ def test_the_command(tmp_path: Path) -> None:
         ({"fix": "rows.jsonl"}, DataError, "stands there already"),
         ({"format": "tables"}, RecipeError, "Input should be"),
         ({"mapping": {"prompt": "question"}}, DataError, "every row is unsound: no field question"),
-        ({"against": ["none.jsonl"]}, DataError, "no such file"),
+        ({"against": ["none.jsonl"]}, DataError, r"none\.jsonl: no such file\n"),
         ({"model": "./none"}, ModelError, "no such folder"),
     ],
 )

@@ -9,13 +9,13 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
 from bottega.auditing import checks as known
 from bottega.auditing.checks import Check, Context
-from bottega.auditing.findings import SEVERITIES, Audit
+from bottega.auditing.findings import SEVERITIES, Audit, Finding
 from bottega.auditing.mend import check_out, write
 from bottega.auditing.reading import Refused, Rows, expected, named
 from bottega.errors import RecipeError
@@ -73,18 +73,21 @@ def audit(
     context.start = len(context.places)
     count = _looked(own, checks, context, refused, tell, total)
     findings = [*refused.findings(context)] if UNSOUND in wanted else []
-    for name, check in checks.items():
-        tell(f"{name.replace('_', ' ')}: what it found", len(context.places), None)
-        findings += check.findings()
-        if check.unchecked:
-            unchecked[name] = check.unchecked
+    findings += _found(checks, context)
     findings.sort(key=lambda found: SEVERITIES.index(found.severity))
+    unchecked |= {name: check.unchecked for name, check in checks.items() if check.unchecked}
     cleaned = None
     if fix is not None:
         tell("writing the cleaned copy", 0, None)
         cleaned = write(Path(fix), own, findings)
     shape = {name: pairs for check in checks.values() for name, pairs in check.shape().items()}
     return Audit(count, compared, findings, unchecked, shape, cleaned, time.perf_counter() - started)
+
+
+def _found(checks: Mapping[str, Check], context: Context) -> Iterator[Finding]:
+    for name, check in checks.items():
+        context.tell(f"{name.replace('_', ' ')}: what it found")
+        yield from check.findings()
 
 
 def _recipe(listed: Sequence[str | Path | Recipe]) -> Recipe | None:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from bottega.auditing.checks import Context
@@ -18,7 +20,7 @@ from bottega.data.files import COMPRESSED, suffix
 from bottega.data.formats import records
 from bottega.data.split import Split
 from bottega.errors import DataError, RecipeError
-from bottega.recipe import Recipe, Source
+from bottega.recipe import Recipe, Source, located
 
 REASONS = 50
 """Most different faults that are told apart."""
@@ -116,26 +118,24 @@ def named(
         others.insert(0, Rows("validation", validation, train, reads))
     held = _held(own_rows, data)
     if held is not None:
-        own_rows = Rows("train", train, beside, reads, lambda number: not held[number])
+        own_rows = Rows("train", train, beside, reads, lambda number: not bool(held[number]))
         others.insert(0, Rows("the validation rows", train, beside, reads, lambda number: bool(held[number])))
     return own_rows, others
 
 
-def _held(rows: Rows, recipe: Recipe) -> Sequence[bool] | None:
+def _held(rows: Rows, recipe: Recipe) -> NDArray[np.bool_] | None:
     """Which sound records a recipe holds out, where it holds out a part of its rows."""
     fraction = recipe.data.validation
     if not isinstance(fraction, float):
         return None
     found = (one.record for one in rows.entries(Places()))
     # Of a few long documents the end is held out: there are no rows to compare.
-    return Split(found, fraction, recipe.seed, stratified=recipe.stratified).held  # type: ignore[return-value]
+    return Split(found, fraction, recipe.seed, stratified=recipe.stratified).held
 
 
 def _source(path: str, format: str, mapping: Mapping[str, str]) -> Source:
-    known = Path(path).expanduser()
-    name = str(known.absolute()) if known.exists() or path.startswith((".", "/", "~")) else path
     try:
-        return Source.model_validate({"path": name, "format": format, "mapping": dict(mapping)})
+        return Source.model_validate({"path": located(path), "format": format, "mapping": dict(mapping)})
     except ValidationError as error:
         problem = error.errors()[0]
         raise RecipeError(problem["msg"], where=f"--{problem['loc'][0]}", fix="see bottega audit --help") from None

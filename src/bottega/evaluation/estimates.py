@@ -56,6 +56,12 @@ class Estimate:
         low, high = self.interval
         return (low, high) if self.higher else (-high, -low)
 
+    def written(self) -> tuple[str, str, str]:
+        """The run's number, the base's, and the interval, as people read them; empty where there is none."""
+        base = "" if self.base is None else f"{self.base:.3f}"
+        difference = "" if self.interval is None else "{:+.3f} to {:+.3f}".format(*self.interval)
+        return f"{self.run:.3f}", base, difference
+
     def document(self) -> dict[str, Any]:
         names = ("metric", "rows", "run", "base", "interval", "higher", "error", "finding")
         return {name: getattr(self, name) for name in names}

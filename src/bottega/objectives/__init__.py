@@ -7,14 +7,13 @@ know of it: the contract tests find it in the folder.
 
 from __future__ import annotations
 
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from bottega import catalogue
 from bottega.batch import Batch, Example, Loss, Row, Term
 
 if TYPE_CHECKING:
@@ -160,7 +159,7 @@ def ours(objective: Objective) -> dict[str, Any]:
 
 def kinds() -> list[str]:
     """Every objective in the folder, by name."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return catalogue.names(__path__)
 
 
 def made(options: Mapping[str, Any]) -> Objective:
@@ -170,10 +169,6 @@ def made(options: Mapping[str, Any]) -> Objective:
 
 def load(kind: str) -> type[Objective]:
     """The objective class of `objectives/<kind>.py`."""
-    module = import_module(f"{__name__}.{kind}")
-    (found,) = (
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Objective) and value.__module__ == module.__name__
-    )
+    base: Any = Objective  # mypy takes no abstract class for a class
+    found: type[Objective] = catalogue.load(__name__, kind, base)
     return found

@@ -23,9 +23,8 @@ def markdown(report: Report) -> str:
         "## The run",
         _table(["", ""], ([name, text] for name, text in report.facts.items())),
     ]
-    if report.by is not None and report.best:
-        for title, rows in (("gained most", report.best), ("gained least", report.worst)):
-            parts += [f"## Rows that {title}, by {report.by}", _rows(rows)]
+    for title, rows in report.extremes:
+        parts += [f"## {title}", _rows(rows)]
     parts += [
         *_audit(report),
         "## Made of",
@@ -69,10 +68,7 @@ def left_out(report: Report) -> dict[str, int]:
 
 
 def _estimate(one: Estimate) -> list[str]:
-    low, high = one.interval or (None, None)
-    difference = "" if low is None else f"{low:+.3f} to {high:+.3f}"
-    base = "" if one.base is None else f"{one.base:.3f}"
-    return [one.metric, f"{one.run:.3f}", base, difference, one.finding or "", str(one.rows)]
+    return [one.metric, *one.written(), one.finding or "", str(one.rows)]
 
 
 def _rows(rows: Sequence[Compared]) -> str:

@@ -85,10 +85,7 @@ def _declared(report: Report) -> str:
 def _estimates(estimates: Sequence[Estimate]) -> str:
     lines = []
     for one in estimates:
-        low, high = one.interval or (None, None)
-        difference = "" if low is None else f"{low:+.3f} to {high:+.3f}"
-        base = "" if one.base is None else f"{one.base:.3f}"
-        numbers = "".join(f'<td class="number">{text}</td>' for text in (f"{one.run:.3f}", base, difference))
+        numbers = "".join(f'<td class="number">{text}</td>' for text in one.written())
         lines.append(
             f"<tr><th>{escape(one.metric)}</th>{numbers}<td>{interval(one)}</td><td>{one.finding or ''}</td></tr>"
         )
@@ -155,10 +152,8 @@ def _audit(report: Report) -> Iterable[str]:
 
 
 def _rows(report: Report) -> Iterable[str]:
-    if report.by is None or not report.best:
-        return
-    for title, rows in (("gained most", report.best), ("gained least", report.worst)):
-        yield f"<h2>Rows that {title}, by {escape(report.by)}</h2>"
+    for title, rows in report.extremes:
+        yield f"<h2>{escape(title)}</h2>"
         yield _table(["row", "asked", "right", "run", "before"], map(_row, rows))
 
 

@@ -54,6 +54,16 @@ class Report:
     files: Mapping[str, str]
     command: str
 
+    @property
+    def extremes(self) -> list[tuple[str, Sequence[Compared]]]:
+        """The best and the worst rows under their titles; nothing where no number is of single rows."""
+        if self.by is None or not self.best:
+            return []
+        return [
+            (f"Rows that gained most, by {self.by}", self.best),
+            (f"Rows that gained least, by {self.by}", self.worst),
+        ]
+
     def document(self) -> dict[str, Any]:
         """Plain data."""
         names = ("name", "facts", "by", "notes", "recipe", "versions", "files", "command")

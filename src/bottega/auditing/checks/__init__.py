@@ -6,15 +6,14 @@ says what it found. Nothing else needs to know of it.
 
 from __future__ import annotations
 
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from bottega import catalogue
 from bottega.auditing.entries import Entry, Places
 from bottega.auditing.findings import EXAMPLES, Finding, Mend, Numbers, Severity
 
@@ -102,15 +101,11 @@ class Check(ABC):
 
 def names() -> list[str]:
     """Every check in the folder."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return catalogue.names(__path__)
 
 
 def load(name: str) -> type[Check]:
     """The check of `auditing/checks/<name>.py`."""
-    module = import_module(f"{__name__}.{name}")
-    (found,) = (
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Check) and value.__module__ == module.__name__
-    )
+    base: Any = Check  # mypy takes no abstract class for a class
+    found: type[Check] = catalogue.load(__name__, name, base)
     return found

@@ -10,7 +10,7 @@ import numpy as np
 
 from bottega.auditing.checks import Check, Context
 from bottega.auditing.entries import Entry
-from bottega.auditing.findings import Finding
+from bottega.auditing.findings import Finding, Severity
 from bottega.records import Labelled, Multilabelled, Record, Tagged
 
 RARE = 5
@@ -48,9 +48,8 @@ class Labels(Check):
             return
         labels, names, counts = np.array(self.labels), list(self.numbers), self._counts()
         if len(names) == 1:
-            yield self._of(
-                "one label", "error", f"every row is {names[0]!r}: there is nothing to tell apart", "", labels == 0
-            )
+            what, fix = f"every row is {names[0]!r}: there is nothing to tell apart", "add rows with another label"
+            yield self._of("one label", "error", what, fix, labels == 0)
         rare = np.flatnonzero(counts < RARE)
         if len(rare):
             shown = ", ".join(f"{names[place]!r} ({counts[place]})" for place in rare[np.argsort(counts[rare])][:5])
@@ -89,9 +88,9 @@ class Labels(Check):
             what = f"labels that differ in case, spaces or marks only: {shown}"
             yield self._of("label written twice", "error", what, "write each in one way", np.isin(labels, rarer))
 
-    def _of(self, kind: str, severity: str, what: str, fix: str, which: np.ndarray) -> Finding:
+    def _of(self, kind: str, severity: Severity, what: str, fix: str, which: np.ndarray) -> Finding:
         rows = np.unique(np.array(self.rows, np.int64)[which])
-        return self.context.finding(kind, severity, what, fix or "add rows with another label", rows)  # type: ignore[arg-type]
+        return self.context.finding(kind, severity, what, fix, rows)
 
     def _counts(self) -> np.ndarray:
         return np.bincount(np.array(self.labels), minlength=len(self.numbers))
