@@ -24,13 +24,18 @@ def defined(path: str, base: type[T], example: str) -> type[T]:
         fix = "check objective.file; it resolves against the recipe's folder"
         raise RecipeError("no such file", where=path, fix=fix)
     with naming(path):
-        module = _module(path, Path(path).stat().st_mtime_ns)
-    found = [one for one in vars(module).values() if isinstance(one, type) and issubclass(one, base)]
-    own = [one for one in found if one.__module__ == module.__name__]
+        loaded = module(path)
+    found = [one for one in vars(loaded).values() if isinstance(one, type) and issubclass(one, base)]
+    own = [one for one in found if one.__module__ == loaded.__name__]
     if len(own) != 1:
         what = f"{len(own)} classes of {base.__name__} where one is wanted" if own else f"no class of {base.__name__}"
         raise RecipeError(what, where=path, fix=f"write one, as in: {example}")
     return own[0]
+
+
+def module(path: str) -> ModuleType:
+    """The file as a module, as it is now."""
+    return _module(path, Path(path).stat().st_mtime_ns)
 
 
 @contextmanager

@@ -201,12 +201,22 @@ def show_evaluation(found: Evaluation, console: Console) -> None:
     for row in rows:
         shown.add_row(*row)
     console.print(shown)
+    metric = found.verdict.metric
+    beside = [(one, one.by(metric)) for one in found.contenders]
+    if found.others and any(same for _, same in beside):
+        shown = table(f"{metric}, beside what else could be done", ["", "run", "its", "difference", ""], [])
+        for one, same in beside:
+            if same is not None:
+                shown.add_row(escape(one.name), *same.written(), FOUND[same.finding])
+        console.print(shown)
     console.print(Text(found.verdict.sentence, OUTCOME[found.verdict.outcome]))
     console.print(
         f"before: {found.base}" if found.base else "It began from nothing: there is nothing before it.",
         style="dim",
         markup=False,
     )
+    for name, why in found.unasked.items():
+        console.print(f"[yellow]note[/] {escape(name)}: {escape(why)}")
     for reason, count in found.dropped.items():
         console.print(f"[yellow]note[/] {count} rows left out: {escape(reason)}")
     if found.leaked is None:

@@ -62,6 +62,21 @@ def test_what_cannot_be_said() -> None:
     assert judge([estimate(0.1, 0.2)], metric=None, margin=0, base="it", leaked=9, of=100).outcome == "better"
 
 
+def test_the_contender_that_is_hardest_to_beat_decides() -> None:
+    ahead, level, behind = estimate(0.1, 0.2), estimate(-0.05, 0.1), estimate(-0.2, -0.1)
+    loss = estimate(0.1, 0.2, metric="loss", higher=False)
+    beside = {"few-shot": [ahead], "bm25": [level, loss]}
+    found = judge([ahead], metric=None, margin=0, base="it", others=beside)
+    assert (found.outcome, found.beside) == ("inconclusive", "bm25")
+    assert "of bm25, the strongest of 3 contenders" in found.sentence
+    assert judge([ahead], metric=None, margin=0.1, base="it", others=beside).outcome == "not worse"
+    assert judge([ahead], metric=None, margin=0, base="it", others={"few-shot": [ahead]}).outcome == "better"
+    assert judge([ahead], metric=None, margin=0, base="it", others={**beside, "other": [behind]}).outcome == "worse"
+    assert judge([ahead], metric=None, margin=0, base="it", others={"mute": [loss]}).outcome == "better"
+    alone = Estimate("label accuracy", 100, 0.8, None, None)
+    assert judge([alone], metric=None, margin=0, base=None, others={"bm25": [ahead]}).outcome == "better"
+
+
 def messages(count: int, seed: int) -> list[dict[str, str]]:
     """Messages about a cat or a dog, which is their label."""
     draw, found = random.Random(seed), []
@@ -92,7 +107,14 @@ def tuned(folder: Path, train: list[dict[str, str]], test: list[dict[str, str]],
 
 def test_a_run_that_learned_is_better_and_one_that_saw_the_test_is_void(tmp_path: Path) -> None:
     train, test = messages(200, 0), messages(80, 1)
-    found = bottega.evaluate(tuned(tmp_path / "a", train, test, verdict={"metric": "macro-F1", "margin": 0.1}))
+    run = tuned(tmp_path / "a", train, test, verdict={"metric": "macro-F1", "margin": 0.1})
+    beside = bottega.evaluate(run)
+    assert beside.verdict.outcome == "not worse", "the words of these rows tell their labels, and BM25 reads them"
+    assert beside.verdict.beside == "nearest training rows, bm25"
+    assert [one.name for one in beside.contenders] == [
+        beside.base, "nearest training rows, bm25", "nearest training rows, dense",
+    ]  # fmt: skip
+    found = bottega.evaluate(run, against=[])
     assert found.verdict.outcome == "better"
     assert (found.verdict.metric, found.leaked, found.rows) == ("macro-F1", 0, 80)
     assert found.named is not None
@@ -104,7 +126,7 @@ def test_a_run_that_learned_is_better_and_one_that_saw_the_test_is_void(tmp_path
     found = bottega.evaluate(tuned(tmp_path / "b", [*train, *test[:20]], test))
     assert found.verdict.outcome == "void"
     assert "20 of the 80 rows" in found.verdict.sentence
-    found = bottega.evaluate(tuned(tmp_path / "c", [*train, *test[:3]], test))
+    found = bottega.evaluate(tuned(tmp_path / "c", [*train, *test[:3]], test), against=[])
     assert (found.verdict.outcome, found.leaked, found.rows) == ("better", 3, 77)
 
 

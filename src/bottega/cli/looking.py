@@ -78,6 +78,25 @@ def evaluate(
         list[str] | None, typer.Option(help="Rows to use instead of the run's validation; several times to mix.")
     ] = None,
     rows: Annotated[int, typer.Option(help="Most examples, drawn with the run's seed.", min=1)] = 500,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WHAT",
+            help="Compare with this, too, instead of the usual: few-shot, retrieval, bm25, dense, few-shot=MODEL, a "
+            "run, a model, http://…/v1#model; or none.",
+        ),
+    ] = None,
+    shots: Annotated[int, typer.Option(help="Most examples a model is shown.", min=1)] = 5,
+    documents: Annotated[list[str] | None, typer.Option(help="Texts that retrieval looks things up in.")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Whose vectors say what is near; default: words in common.")
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(metavar="http://…/v1#model", help="A model that marks what is written.")
+    ] = None,
+    scorer: Annotated[
+        list[str] | None, typer.Option(metavar="FILE.py", help="A file with score(written, right) that marks it.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--report", metavar="DIR", help="Where the report goes; default: the run."),
@@ -90,7 +109,18 @@ def evaluate(
             import bottega
             from bottega.reporting.report import gathered, write
 
-            found = bottega.evaluate(run, data=data, rows=rows, tell=status.update)
+            found = bottega.evaluate(
+                run,
+                data=data,
+                rows=rows,
+                against=None if against is None else [one for one in against if one != "none"],
+                shots=shots,
+                documents=documents or (),
+                encoder=encoder,
+                judge=judge,
+                scorers=scorer or (),
+                tell=status.update,
+            )
             folder = out or (run if data is None else None)
             written = write(gathered(found, status.update), folder) if folder is not None else []
         if as_json:

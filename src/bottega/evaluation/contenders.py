@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bottega.batch import Row
+from bottega.evaluation.prompting import begun
 from bottega.language import LanguageModel
 from bottega.sampling import Sampling
 
@@ -15,7 +16,7 @@ def ask(model: LanguageModel, prompts: Sequence[str], labels: Sequence[str]) -> 
     """The label each prompt is continued with, greedily; empty where the continuation begins with none."""
     longest = max(len(model.codec.prefix(label)) for label in labels) + 2
     written = model.generate(prompts, Sampling(tokens=longest))
-    return [_begun(found[0].text, labels) for found in written]
+    return [["", *labels][begun(found[0].text, labels) + 1] for found in written]
 
 
 def likeliest(model: LanguageModel, prompts: Sequence[str], labels: Sequence[str]) -> list[str]:
@@ -43,12 +44,6 @@ def answers(
         "likelihood": likeliest(model, plain, labels),
         "few-shot likelihood": likeliest(model, [shown + text for text in plain], labels),
     }
-
-
-def _begun(text: str, labels: Sequence[str]) -> str:
-    """The longest label that a text begins with."""
-    text = text.strip().lower()
-    return max((label for label in labels if text.startswith(label.lower())), key=len, default="")
 
 
 def _continued(model: LanguageModel, prompt: str, label: str) -> Row:

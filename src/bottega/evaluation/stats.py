@@ -21,15 +21,17 @@ Rows = NDArray[np.int64]
 Numbers = NDArray[np.float64]
 
 
-def proportion_interval(right: int, count: int) -> tuple[float, float]:
+def proportion_interval(right: int, count: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Wilson's score interval (1927) for `right` of `count`: never outside 0 to 1, and never of no width."""
-    z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
     share, z2 = right / count, z * z / count
     middle, half = share + z2 / 2, z * math.sqrt((share * (1 - share) + z2 / 4) / count)
     return (middle - half) / (1 + z2), (middle + half) / (1 + z2)
 
 
-def paired_difference(one: Sequence[bool] | ArrayLike, other: Sequence[bool] | ArrayLike) -> tuple[float, float]:
+def paired_difference(
+    one: Sequence[bool] | ArrayLike, other: Sequence[bool] | ArrayLike, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
     """Interval of the difference of two proportions over the same rows, `one` minus `other`.
 
     Newcombe (1998), Statistics in Medicine 17, method 10: Wilson's limits joined with the correlation of the pairs.
@@ -41,7 +43,7 @@ def paired_difference(one: Sequence[bool] | ArrayLike, other: Sequence[bool] | A
     # As whole numbers of Python: a product of four counts may leave 64 bits.
     both, first, second, neither = (int((x & y).sum()) for x, y in ((a, b), (a, ~b), (~a, b), (~a, ~b)))
     p, q = a.mean(), b.mean()
-    (p_low, p_high), (q_low, q_high) = (proportion_interval(int(x.sum()), count) for x in (a, b))
+    (p_low, p_high), (q_low, q_high) = (proportion_interval(int(x.sum()), count, confidence) for x in (a, b))
     margins = (both + first) * (second + neither) * (both + second) * (first + neither)
     phi = 0.0
     if margins:
@@ -117,10 +119,13 @@ def f1(sums: Numbers) -> Numbers:
     return np.asarray(2 * sums[..., 0] / np.maximum(sums[..., 1], 1))
 
 
-def of_classes(right: Rows, named: Rows) -> Numbers:
-    """[R, 2C] what each row adds to the hits of its class, and to how often each was named or is right."""
-    classes = int(max(right.max(), named.max())) + 1
-    each = np.eye(classes)
+def of_classes(right: Rows, named: Rows, classes: int) -> Numbers:
+    """[R, 2C] what each row adds to the hits of its class, and to how often each was named or is right.
+
+    A number below 0 is none of the classes: nothing was named.
+    """
+    each = np.vstack([np.eye(classes), np.zeros(classes)])
+    named = np.where(named < 0, classes, named)
     return np.concatenate([each[right] * (right == named)[:, None], each[right] + each[named]], 1)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +11,9 @@ from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.stats import rows_needed
 
 Outcome = Literal["better", "not worse", "inconclusive", "worse", "void"]
+
+RANKS: tuple[Outcome, ...] = ("worse", "inconclusive", "not worse", "better")
+"""From bad to good."""
 
 PRIMARY = (
     "preference accuracy",
@@ -36,6 +39,7 @@ class Verdict:
     margin    the smallest difference that matters, in its unit
     declared  the recipe named the metric
     needed    rows by which a difference of the margin would be seen four times out of five; None where that is unknown
+    beside    the contender that is hardest to beat, which decides
     """
 
     outcome: Outcome
@@ -44,6 +48,7 @@ class Verdict:
     margin: float
     declared: bool = False
     needed: int | None = None
+    beside: str | None = None
 
 
 def judge(
@@ -52,11 +57,16 @@ def judge(
     metric: str | None,
     margin: float,
     base: str | None,
+    others: Mapping[str, Sequence[Estimate]] | None = None,
     leaked: int = 0,
     of: int = 0,
 ) -> Verdict:
-    """The verdict on a run by one of its estimates.
+    """The verdict on a run by one of its estimates, beside the contender that is hardest to beat.
 
+    A run is better that is better than each of them, and worse that is worse than any.
+
+    base    what the estimates stand beside
+    others  the same beside further contenders, by their names; one that lacks the metric has no say
     leaked  rows, `of` so many, that the run learned: from a tenth on the exam is void
     """
     one, declared = _primary(estimates, metric), metric is not None
@@ -64,14 +74,27 @@ def judge(
     if of and leaked >= LEAKED * of:
         said = f"Void: {leaked} of the {of} rows it was measured on stand in its training rows, so it measures memory."
         return Verdict("void", said, name, margin, declared)
-    if one is None or one.base is None or base is None:
+    beside = {} if one is None or one.base is None or base is None else {base: one}
+    named = ((other, same) for other, theirs in (others or {}).items() for same in theirs)
+    beside |= {other: same for other, same in named if same.metric == name}
+    if not beside:
         return Verdict("inconclusive", "Inconclusive: there is nothing to compare with.", name, margin, declared)
-    if one.gain is None:
-        said = f"Inconclusive: {one.rows} rows are too few to tell anything from."
+    sure = {other: same for other, same in beside.items() if same.gain is not None}
+    if not sure:
+        said = f"Inconclusive: {max(same.rows for same in beside.values())} rows are too few to tell anything from."
         return Verdict("inconclusive", said, name, margin, declared)
-    needed = None if one.error is None else rows_needed(one.error, one.rows, margin)
-    outcome = _outcome(*one.gain, margin)
-    return Verdict(outcome, _sentence(outcome, one, margin, base, needed), name, margin, declared, needed)
+    hardest = min(sure, key=lambda other: _standing(sure[other], margin))
+    same = sure[hardest]
+    outcome = _outcome(*(same.gain or (0.0, 0.0)), margin)
+    needed = None if same.error is None else rows_needed(same.error, same.rows, margin)
+    said = _sentence(outcome, same, margin, hardest, len(sure), needed)
+    return Verdict(outcome, said, name, margin, declared, needed, hardest)
+
+
+def _standing(one: Estimate, margin: float) -> tuple[int, float]:
+    """How well the run does beside a contender: by the outcome, then by how much it may be ahead."""
+    low, high = one.gain or (0.0, 0.0)
+    return RANKS.index(_outcome(low, high, margin)), low + high
 
 
 def _primary(estimates: Sequence[Estimate], metric: str | None) -> Estimate | None:
@@ -94,9 +117,10 @@ def _outcome(low: float, high: float, margin: float) -> Outcome:
     return "not worse" if margin > 0 and low > -margin else "inconclusive"
 
 
-def _sentence(outcome: Outcome, one: Estimate, margin: float, base: str, needed: int | None) -> str:
+def _sentence(outcome: Outcome, one: Estimate, margin: float, base: str, count: int, needed: int | None) -> str:
     low, high = one.interval or (0.0, 0.0)
-    numbers = f"{one.metric} {one.run:.3g} beside {one.base:.3g} of {base}, a difference of {low:+.3g} to {high:+.3g}"
+    of = base if count == 1 else f"{base}, the strongest of {count} contenders"
+    numbers = f"{one.metric} {one.run:.3g} beside {one.base:.3g} of {of}, a difference of {low:+.3g} to {high:+.3g}"
     on = f" (95 %, {one.rows} rows)."
     if outcome == "better":
         sure = margin > 0 and min(abs(low), abs(high)) >= margin

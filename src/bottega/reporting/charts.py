@@ -29,6 +29,33 @@ def interval(one: Estimate) -> str:
     )
 
 
+def contenders(metric: str, run: float, others: Mapping[str, Estimate]) -> str:
+    """The run's number and the others' as bars; a line shows where each may lie beside the run's."""
+    bars: list[tuple[str, float, tuple[float, float] | None, str]] = [("the run", run, None, "var(--one)")]
+    for name, one in others.items():
+        spread = None if one.interval is None else (run - one.interval[1], run - one.interval[0])
+        bars.append((name, one.base or 0.0, spread, "var(--two)"))
+    most = max(1e-12, *(value for _, value, _, _ in bars), *(spread[1] for _, _, spread, _ in bars if spread))
+    height, begin, end = 26 * len(bars) + 8, 250, WIDTH - 60
+    words = "; ".join(f"{name} {value:.3g}" for name, value, _, _ in bars)
+    inner = [
+        f'<svg class="curves" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(f"{metric}: {words}")}">'
+    ]
+    for place, (name, value, spread, colour) in enumerate(bars):
+        y = 26 * place + 8
+        width = max((end - begin) * value / most, 0.0)
+        inner.append(_label(begin - 8, y + 13, name if len(name) <= 38 else f"{name[:37]}…", "end"))
+        inner.append(f'<rect x="{begin}" y="{y}" width="{width:.1f}" height="18" fill="{colour}" opacity="0.75"/>')
+        if spread is not None:
+            low, high = (begin + (end - begin) * max(edge, 0.0) / most for edge in spread)
+            inner.append(
+                f'<path d="M{low:.1f} {y + 9}H{high:.1f}M{low:.1f} {y + 4}v10M{high:.1f} {y + 4}v10" '
+                f'stroke="var(--text)" stroke-width="1.5"/>'
+            )
+        inner.append(_label(WIDTH - 6, y + 13, f"{value:.3g}", "end", "var(--text)"))
+    return "".join([*inner, "</svg>"])
+
+
 def curves(title: str, named: Mapping[str, Curve]) -> str:
     """Curves over updates, with the ends of both axes written out."""
     xs = [x for steps, _ in named.values() for x in steps]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from bottega.evaluation.classes import Named
+from bottega.evaluation.cost import Cost
 from bottega.evaluation.estimates import Estimate
+from bottega.evaluation.measure import Evaluation
 from bottega.reporting.value import Compared, Report
 
 
@@ -18,6 +20,7 @@ def markdown(report: Report) -> str:
         f"Measured on {found.rows} of {found.of} rows, beside {found.base or 'nothing: it began from nothing'}.",
         _table(["", "run", "before", "difference, 95 %", "", "rows"], map(_estimate, found.estimates)),
         *(f"- {count} rows left out: {reason}" for reason, count in left_out(report).items()),
+        *_contenders(found),
         *report.fit,
         *_classes(found.named),
         "## The run",
@@ -40,6 +43,34 @@ def markdown(report: Report) -> str:
 
 
 GONE = "the rows it learned from, and whether it was measured on them: they are not to be had here."
+
+
+def _contenders(found: Evaluation) -> list[str]:
+    """Every contender by the number that decides, and what an answer takes."""
+    notes = [f"- {name}: {why}" for name, why in found.unasked.items()]
+    if not found.others:
+        return notes
+    title = f"## {found.verdict.metric}, beside what else could be done"
+    return [title, _table(*contender_rows(found)), TOGETHER, *notes]
+
+
+def contender_rows(found: Evaluation) -> tuple[list[str], list[list[str]]]:
+    """A table of every contender by the number that decides, and of what an answer takes: its head, and its rows."""
+    rows = []
+    for one in found.contenders:
+        same = one.by(found.verdict.metric)
+        numbers = ("", "", "", "") if same is None else (*same.written(), same.finding or "")
+        rows.append([one.name, *numbers, *_costs(one.cost)])
+    rows.append(["the run", *[""] * 4, *_costs(found.cost)])
+    return ["", "run", "its", "difference", "", "tokens read", "written", "seconds"], rows
+
+
+TOGETHER = "Each interval is wide enough that all of them together are right 95 times out of 100."
+
+
+def _costs(cost: Cost | None) -> list[str]:
+    """What an answer takes, in tokens and seconds; empty where that was not measured."""
+    return ["", "", ""] if cost is None else [f"{cost.read:.0f}", f"{cost.written:.0f}", f"{cost.seconds:.3f}"]
 
 
 def _classes(named: Named | None) -> list[str]:

@@ -8,8 +8,9 @@ from html import escape
 
 from bottega.evaluation.classes import LARGEST, Named
 from bottega.evaluation.estimates import Estimate
-from bottega.reporting.charts import curves, interval, thinned
-from bottega.reporting.markdown import GONE, left_out
+from bottega.evaluation.measure import Evaluation
+from bottega.reporting.charts import contenders, curves, interval, thinned
+from bottega.reporting.markdown import GONE, TOGETHER, contender_rows, left_out
 from bottega.reporting.value import Compared, Report
 
 NUMBER = re.compile(r"[-+]?[\d.,]+%?")
@@ -50,6 +51,7 @@ def page(report: Report) -> str:
         f'<p class="dim">{_declared(report)} Measured on {found.rows} of {found.of} rows, {escape(beside)}.</p>',
         _estimates(found.estimates),
         *(f"<p>{count} rows left out: {escape(reason)}.</p>" for reason, count in left_out(report).items()),
+        *_contenders(found),
         *_curves(report),
         *(f"<p>{escape(said)}</p>" for said in report.fit),
         *_classes(found.named),
@@ -92,6 +94,19 @@ def _estimates(estimates: Sequence[Estimate]) -> str:
     names = ("run", "before", "difference, 95 %")
     head = "<th></th>" + "".join(f'<th class="number">{name}</th>' for name in names)
     return f"<table><tr>{head}<th>worse | better</th><th></th></tr>{''.join(lines)}</table>"
+
+
+def _contenders(found: Evaluation) -> Iterable[str]:
+    """Every contender by the number that decides, as bars and as a table, and what an answer takes."""
+    metric = found.verdict.metric
+    beside = {one.name: same for one in found.contenders if (same := one.by(metric)) is not None}
+    if found.others and beside and metric is not None:
+        yield f"<h2>{escape(metric)}, beside what else could be done</h2>"
+        yield contenders(metric, next(one.run for one in beside.values()), beside)
+        yield _table(*contender_rows(found))
+        yield f'<p class="dim">{TOGETHER} Tokens and seconds are those of an answer that is written out.</p>'
+    for name, why in found.unasked.items():
+        yield f'<p class="dim">{escape(name)}: {escape(why)}</p>'
 
 
 def _curves(report: Report) -> Iterable[str]:

@@ -20,8 +20,9 @@ from bottega.auditing.entries import entry
 from bottega.auditing.findings import Audit
 from bottega.cards import made_of
 from bottega.errors import BottegaError, RunError
+from bottega.evaluation.case import Tell
 from bottega.evaluation.estimates import Estimate
-from bottega.evaluation.measure import Evaluation, Tell, evaluate
+from bottega.evaluation.measure import Evaluation, evaluate
 from bottega.reporting.markdown import markdown
 from bottega.reporting.page import page
 from bottega.reporting.value import Compared, Report
@@ -42,15 +43,16 @@ def report(
     run: str | Path,
     data: str | Sequence[str] | None = None,
     *,
-    rows: int = 500,
     out: str | Path | None = None,
     tell: Tell | None = None,
+    **means: Any,
 ) -> Report:
     """Measure a finished run as `bottega.evaluate` does, look at its rows, and gather what there is to say of it.
 
-    out  a folder for `report.json`, `report.md` and `report.html`
+    out    a folder for `report.json`, `report.md` and `report.html`
+    means  how it is measured, and beside what: as `bottega.evaluate` has it
     """
-    found = gathered(evaluate(run, data, rows=rows, tell=tell), tell)
+    found = gathered(evaluate(run, data, tell=tell, **means), tell)
     if out is not None:
         write(found, out)
     return found

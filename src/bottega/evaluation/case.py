@@ -1,0 +1,167 @@
+"""What is measured, on which rows, beside what; and what comes of it for one model."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bottega.batch import Row
+from bottega.data.codec import Codec, TemplateRefused
+from bottega.embedder import Embedder
+from bottega.errors import DataError
+from bottega.evaluation.classes import Named
+from bottega.evaluation.cost import Cost
+from bottega.evaluation.endpoint import Endpoint
+from bottega.evaluation.metrics import Metric, fitting
+from bottega.evaluation.rivals import Rival
+from bottega.evaluation.scores import Scores
+from bottega.feed import Reader
+from bottega.randomness import derive
+from bottega.recipe import Recipe
+from bottega.records import Record, Unusable
+
+POOL = 20_000
+"""Most training rows among which neighbours and examples are looked for."""
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What one contender answered.
+
+    name   what it is, in words
+    base   it is what the run was tuned from, or the least that could be done
+    named  of classes: what was right and what was said of each row
+    said   [R] its answers in words; None where it wrote none
+    """
+
+    name: str
+    scores: Sequence[Scores]
+    named: Named | None = None
+    said: Sequence[str | None] | None = None
+    cost: Cost | None = None
+    base: bool = False
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a run is compared with, and what that takes.
+
+    rivals     what the run is compared with besides what it was tuned from
+    shots      examples that a model is shown
+    documents  texts to look things up in
+    encoder    whose vectors say which texts are near; None for the words they share
+    judge      a model that marks what is written
+    scorers    further ways to mark it
+    """
+
+    rivals: Sequence[Rival] = ()
+    shots: int = 5
+    documents: Sequence[str] = ()
+    encoder: str | None = None
+    judge: Endpoint | None = None
+    scorers: Sequence[Metric] = ()
+
+    def metrics(self, answers: Sequence[str]) -> tuple[list[Metric], list[str]]:
+        """By which answers such as these right ones are marked; and the names of those whose package is not there."""
+        found, absent = fitting(answers)
+        return [*found, *self.scorers], absent
+
+
+@dataclass
+class Case:
+    """What is to be measured: a run, the choices it made, and rows; those that make no example move to `dropped`.
+
+    unasked    rivals that could not be asked, and why
+    """
+
+    folder: Path
+    recipe: Recipe
+    choices: dict[str, Any]
+    records: list[Record]
+    dropped: Counter[str]
+    tell: Tell
+    means: Means = Means()
+    unasked: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def seed(self) -> int:
+        return derive(self.recipe.seed, "measure")
+
+    @property
+    def dtype(self) -> str:
+        """What the run was trained in."""
+        dtype: str = self.choices["dtype"]
+        return dtype
+
+    def codec(self, model: Codec) -> Codec:
+        """The tokenizer of a loaded model with the limits the run had."""
+        length, too_long = self.choices["max_length"], self.recipe.too_long
+        return Codec(
+            model.tokenizer,
+            max_length=length,
+            too_long=too_long,
+            both_ways=model.both_ways,
+            labels=list(model.labels),
+            start=model.start,
+        )
+
+    def examples(self, codec: Codec) -> list[tuple[Row, ...]]:
+        """The examples of the records, as training would see them."""
+        found, kept = list[tuple[Row, ...]](), list[Record]()
+        for record in self.records:
+            try:
+                found += self.recipe.objective.rows(record, codec)
+                kept.append(record)
+            except Unusable as unusable:
+                self.dropped[unusable.reason] += 1
+            except TemplateRefused as refused:
+                if self.recipe.data.bad_rows != "drop":
+                    raise
+                self.dropped[refused.what] += 1
+        if not kept:
+            raise DataError(
+                f"no row can be measured: {self.dropped.most_common(1)[0][0]}",
+                where=self.records[0].where,
+                fix="give other rows: bottega evaluate RUN --data FILE",
+            )
+        self.records = kept
+        return found
+
+    def embedder(self, name: str) -> Embedder:
+        """An encoder whose vectors say which texts are near."""
+        return Embedder(name, dtype=self.dtype, any_run=True)
+
+    def training(self) -> Iterator[Record]:
+        """The rows the run learned from."""
+        return Reader(self.recipe).training()
+
+    @cached_property
+    def pool(self) -> list[Record]:
+        """Some of them, to find neighbours among; none where they are gone, or far away."""
+        if any(source.stream for source in self.recipe.train_sources):
+            return []
+        with contextlib.suppress(DataError):
+            return self._some()
+        return []
+
+    def _some(self) -> list[Record]:
+        return drawn(self.training(), POOL, derive(self.recipe.seed, "pool"))[0]
+
+
+def drawn(records: Iterable[Record], most: int, seed: int) -> tuple[list[Record], int]:
+    """At most so many of the records, each as likely as any other, in their order; and how many there were."""
+    draw, kept, count = random.Random(seed), list[tuple[int, Record]](), 0
+    for count, record in enumerate(records, 1):
+        if len(kept) < most:
+            kept.append((count, record))
+        elif (place := draw.randrange(count)) < most:
+            kept[place] = (count, record)
+    return [record for _, record in sorted(kept, key=lambda pair: pair[0])], count

@@ -1,0 +1,46 @@
+"""BLEU (Papineni et al. 2002), of `sacrebleu`: of the whole exam, as it is meant, not a mean of sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from bottega.evaluation.metrics import Metric, wordy
+from bottega.evaluation.scores import Numbers
+
+ORDER = 4
+
+
+class Bleu(Metric):
+    name: ClassVar[str] = "BLEU"
+    needs: ClassVar[str | None] = "sacrebleu"
+    rowwise: ClassVar[bool] = False
+
+    def fits(self, answers: Sequence[str]) -> bool:
+        return wordy(answers)
+
+    @cached_property
+    def _bleu(self) -> Any:
+        from sacrebleu.metrics.bleu import BLEU
+
+        return BLEU()
+
+    def sums(self, written: str, right: Sequence[str]) -> Sequence[float]:
+        """Words written, words of the reference, and by order the n-grams that agree, then all of them."""
+        found: list[float] = self._bleu._extract_corpus_statistics([written], [[one] for one in right])[0]
+        return found
+
+    def of(self, sums: Numbers) -> Numbers:
+        """Equations 2 and 3 of the paper, on 0 to 100, with sacrebleu's smoothing of orders without a match."""
+        written, reference = sums[..., 0], np.maximum(sums[..., 1], 1)
+        agree, all_ = sums[..., 2 : 2 + ORDER], sums[..., 2 + ORDER :]
+        # The n-th order of those without a match counts as half as much of a match as the one before (method "exp").
+        empty = np.cumsum(agree == 0, axis=-1)
+        agree = np.where(agree == 0, 0.5**empty, agree)
+        with np.errstate(divide="ignore"):
+            logs = np.log(np.where(all_ > 0, agree / np.maximum(all_, 1), 0))
+            brevity = np.minimum(1 - reference / np.maximum(written, 1e-9), 0)
+        return np.asarray(100 * np.exp(logs.mean(-1) + brevity))

@@ -1,0 +1,19 @@
+"""The right answer to the letter, white space around it aside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from bottega.evaluation.metrics import Metric
+
+
+class Exact(Metric):
+    name: ClassVar[str] = "exact match"
+    binary: ClassVar[bool] = True
+
+    def fits(self, answers: Sequence[str]) -> bool:
+        return True
+
+    def sums(self, written: str, right: Sequence[str]) -> Sequence[float]:
+        return float(written.strip() in {one.strip() for one in right}), 1.0

@@ -1,0 +1,77 @@
+"""How a model that was not tuned is asked well: with examples of what is wanted, or with passages to read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bottega.data.codec import Codec
+from bottega.records import Message, Prompt
+
+BETWEEN = "\n\n"
+"""Between examples of plain text."""
+
+ROOM = 2048
+"""Most tokens of a prompt with what is shown before it; fewer where the model has fewer positions."""
+
+PASSAGES = 3
+"""Passages that are looked up for a question."""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A question and its answer."""
+
+    prompt: Prompt
+    answer: str
+
+
+Put = Callable[[Prompt, Sequence[Any]], Prompt]
+"""A prompt after things that help, the likest of which come first in the list and right before it in the prompt."""
+
+
+def said(prompt: Prompt) -> str:
+    """What a prompt asks, as words to look for others by: of a conversation its last message."""
+    return prompt if isinstance(prompt, str) else prompt[-1].content
+
+
+def shown(prompt: Prompt, shots: Sequence[Shot]) -> Prompt:
+    """A prompt after examples, the likest of them, which come first in `shots`, right before it."""
+    turned = shots[::-1]
+    if isinstance(prompt, str):
+        return "".join(f"{said(shot.prompt)}{shot.answer}{BETWEEN}" for shot in turned) + prompt
+    head = tuple(message for message in prompt[:-1] if message.role == "system")
+    turns = tuple(message for shot in turned for message in _turns(shot))
+    return (*head, *turns, *prompt[len(head) :])
+
+
+def _turns(shot: Shot) -> tuple[Message, ...]:
+    asked = (Message("user", shot.prompt),) if isinstance(shot.prompt, str) else shot.prompt
+    return (*(message for message in asked if message.role != "system"), Message("assistant", shot.answer))
+
+
+def informed(prompt: Prompt, passages: Sequence[str]) -> Prompt:
+    """A prompt after passages that may hold the answer."""
+    read = BETWEEN.join(passages[::-1])
+    if not read:
+        return prompt
+    if isinstance(prompt, str):
+        return f"{read}{BETWEEN}{prompt}"
+    return (*prompt[:-1], replace(prompt[-1], content=f"{read}{BETWEEN}{prompt[-1].content}"))
+
+
+def fitted(codec: Codec, prompt: Prompt, put: Put, things: Sequence[Any], room: int) -> Prompt:
+    """The prompt after as many of the things as leave it within `room` tokens."""
+    for count in range(len(things), 0, -1):
+        longer = put(prompt, things[:count])
+        if len(codec.prefix(longer)) <= room:
+            return longer
+    return prompt
+
+
+def begun(text: str, labels: Sequence[str]) -> int:
+    """The number of the longest label that a text begins with; −1 where it begins with none."""
+    text = text.strip().lower()
+    places = [place for place, label in enumerate(labels) if text.startswith(label.strip().lower())]
+    return max(places, key=lambda place: len(labels[place]), default=-1)
