@@ -6,10 +6,10 @@ import time
 from itertools import islice
 from pathlib import Path
 
-from bottega.batch import Batch
+from bottega.batch import Batch, counted
 from bottega.feed import Update
 from bottega.recipe import Recipe
-from bottega.session import Session, counted
+from bottega.session import Session
 
 
 class Stepper:

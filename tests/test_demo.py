@@ -134,10 +134,9 @@ def test_an_earlier_demo_is_replaced_and_nothing_else(tmp_path: Path) -> None:
     assert (tmp_path / "precious").exists()
     with pytest.raises(RunError):
         demo(tmp_path, watch=silent, busy=nullcontext)
-    for _ in range(2):
-        done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo"), "--language", "it", "--json"])
-        assert done.exit_code == 0
-        assert set(json.loads(done.stdout)) >= FIGURES
+    done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo"), "--language", "it", "--json"])
+    assert done.exit_code == 0
+    assert set(json.loads(done.stdout)) >= FIGURES
     done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo")])
     for words in ("What it was worth", "A conversation", "bottega chat", "The verdict on the fine-tuning"):
         assert words in done.stdout

@@ -157,8 +157,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model": {"shape": shape | {"intermediate_size": 64}, "tokenizer": str(folder / "pieces"), "dtype": "float32"},
         "data": {"train": str(write_jsonl(folder / "rows.jsonl", rows)), "validation": 0.5},
         "objective": {"kind": "masked"},
-        "optim": {"steps": 400, "examples": 16, "lr": 3e-3},
-        "evaluate": {"every": 400},
+        "optim": {"steps": 250, "examples": 16, "lr": 4e-3},
+        "evaluate": {"every": 250},
     }
     list(bottega.train(Recipe.parse(document), folder / "run"))
     return folder / "run"
@@ -199,9 +199,10 @@ def test_the_command_fills_tags_and_measures(filled: Path, trained: Callable[...
 def test_a_masked_model_stands_beside_the_commonest_tokens(filled: Path) -> None:
     estimates = {one.metric: one for one in evaluate(filled).estimates}
     assert estimates["loss"].run == pytest.approx(validated(filled)["loss"], rel=1e-5)
-    assert estimates["right"].finding == "better"
+    assert estimates["right"].base is not None
+    assert estimates["right"].run > estimates["right"].base
     assert estimates["right among the first 5"].run >= estimates["right"].run
-    assert estimates["loss"].finding == "better"
+    assert estimates["loss"].finding is None, "there are only two sentences, and each says the same every time"
 
 
 def test_each_is_told_from_the_others(filled: Path, trained: Callable[..., Path]) -> None:

@@ -233,6 +233,12 @@ def joined(batches: Sequence[Batch]) -> Batch:
     )
 
 
+def counted(batches: Sequence[Batch]) -> dict[Unit, float]:
+    """How many of each unit the whole update holds."""
+    units = (*UNITS, *batches[0].columns) if batches else UNITS
+    return {unit: sum(batch.count(unit) for batch in batches) for unit in units}
+
+
 class Term(NamedTuple):
     """A part of a loss or a metric: a sum over the batch, to be divided by the whole update's count of `unit`."""
 

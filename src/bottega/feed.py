@@ -224,7 +224,7 @@ class Feed:
         """The examples of an epoch in their order."""
         drawn = [self._drawn(number, own, count, epoch) for number, (own, count) in enumerate(self.parts)]
         whole: NDArray[np.int64] = np.concatenate(drawn)
-        return whole[_shuffled(self.epoch_examples, self.seed, "shuffle", epoch)]
+        return whole[shuffled(self.epoch_examples, self.seed, "shuffle", epoch)]
 
     def _drawn(self, number: int, own: NDArray[np.int64], count: int, epoch: int) -> NDArray[np.int64]:
         """A source's share of an epoch: the next `count` of an endless row of its own shuffles."""
@@ -232,10 +232,10 @@ class Feed:
             return own
         first = epoch * count
         rounds = range(first // len(own), (first + count - 1) // len(own) + 1)
-        order = np.concatenate([_shuffled(len(own), self.seed, "mix", number, turn) for turn in rounds])
+        order = np.concatenate([shuffled(len(own), self.seed, "mix", number, turn) for turn in rounds])
         taken: NDArray[np.int64] = own[order[first - rounds[0] * len(own) :][:count]]
         return taken
 
 
-def _shuffled(count: int, seed: int, purpose: str, *numbers: int) -> NDArray[np.int64]:
+def shuffled(count: int, seed: int, purpose: str, *numbers: int) -> NDArray[np.int64]:
     return np.random.default_rng(derive(seed, purpose, *numbers)).permutation(count)

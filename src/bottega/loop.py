@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bottega import memory
-from bottega.batch import Means
+from bottega.batch import Means, counted
 from bottega.errors import CheckpointError
 from bottega.events import Event, Failed, Finished, Noted, Saved, Stepped, Validated
 from bottega.recipe import Recipe
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from bottega.session import Session
 
 STATE = "state.json"
+
+GENERAL = "general_loss"
+"""The metric of a validation by which a guard sees what is forgotten."""
 
 
 def train(recipe: Recipe, out: str | Path | None = None, *, written: str | None = None) -> Generator[Event, None, None]:
@@ -128,7 +131,6 @@ class Clock:
 def _step(session: Session, update: Update, clock: Clock) -> Stepped:
     """Pack, count, accumulate each micro-batch, move: one update."""
     from bottega import memory
-    from bottega.session import counted
 
     engine, lr = session.engine, session.schedule.lr(update.step)
     examples = session.drawn(update)
@@ -138,6 +140,7 @@ def _step(session: Session, update: Update, clock: Clock) -> Stepped:
     for part in engine.accumulate(session.informed(batches, examples), counts, step=update.step):
         total += part.share
         metrics.add(part.metrics, part.batch)
+    held, general = session.hold(update.step)
     norm = engine.update(lr, step=update.step)
     seconds, cpu = clock.lap()
     return Stepped(
@@ -145,21 +148,23 @@ def _step(session: Session, update: Update, clock: Clock) -> Stepped:
         loss=total,
         lr=lr,
         grad_norm=norm,
-        tokens=sum(batch.computed for batch in batches),
-        tokens_real=sum(batch.tokens_real for batch in batches),
+        tokens=sum(batch.computed for batch in (*batches, *general)),
+        tokens_real=sum(batch.tokens_real for batch in (*batches, *general)),
         seconds=seconds,
         cpu=cpu,
         memory=memory.peak(),
         device_memory=session.device_memory,
         device_use=session.device_use,
         epoch=update.position / session.feed.epoch_examples,
-        metrics=metrics.values(),
+        metrics={**metrics.values(), **held.values()},
     )
 
 
 def _validate(run: RunStore, session: Session, step: int) -> Validated:
     start = time.perf_counter()
     loss, metrics = session.validate(step)
+    if session.guarded is not None:
+        metrics = {**metrics, GENERAL: session.general_loss()}
     best = step > 0 and loss < min((value for _, value in _losses(run)), default=math.inf)
     return Validated(step=step, loss=loss, metrics=metrics, best=best, seconds=time.perf_counter() - start)
 
@@ -231,7 +236,7 @@ def _finished(run: RunStore) -> Finished:
         step=last,
         result="adapter" if run.recipe.adapter else "model",
         weights_from=chosen,
-        reason="all steps done" if done else "validation stopped getting better",
+        reason="all steps done" if done else _forgets(run) or "validation stopped getting better",
         loss=next((event["loss"] for event in reversed(history) if event["type"] == "stepped"), None),
         validation_loss=losses.get(chosen),
     )
@@ -271,7 +276,18 @@ def _best(run: RunStore) -> int | None:
     return min(_losses(run), key=lambda pair: (pair[1], pair[0]), default=(None, 0.0))[0]
 
 
+def _forgets(run: RunStore) -> str:
+    """Why a run ends that forgets more than it may; empty for any other."""
+    most = None if run.recipe.guard is None else run.recipe.guard.stop_when
+    found = [event["metrics"][GENERAL] for event in run.history() if event["type"] == "validated"] if most else []
+    if most is None or len(found) < 2 or found[-1] - found[0] < most:
+        return ""
+    return f"the loss on general rows has risen by {found[-1] - found[0]:.3f}, and guard.stop_when is {most:g}"
+
+
 def _should_stop(run: RunStore) -> bool:
+    if _forgets(run):
+        return True
     evaluate = run.recipe.evaluate
     if evaluate is None or evaluate.stop_after is None:
         return False

@@ -33,6 +33,7 @@ from bottega.records import TooLong
 PATHS = {
     "data.train": "dataset",
     "data.validation": "dataset",
+    "guard.replay": "dataset",
     "model.base": "model",
     "model.tokenizer": "model",
     "model.reference": "model",
@@ -203,6 +204,29 @@ class Evaluate(Section):
     rows: int | None = Field(None, ge=1, description="Most validation examples; default all.")
 
 
+class Guard(Section):
+    """Against forgetting: general rows that are trained on beside a run's own, and what is held to be near the base."""
+
+    replay: Sources = Field(
+        description="Rows of what must not be forgotten; a tenth of them, 200 at most, is held out to see what is."
+    )
+    share: float = Field(
+        0.1, ge=0, lt=1, description="Share of an update's examples that are general rows, and of its loss."
+    )
+    anchor: float = Field(
+        0.0, ge=0, description="Weight of the divergence (KL) from what the run began from, on general rows."
+    )
+    stop_when: float | None = Field(
+        None, gt=0, description="End the run when the loss on held-out general rows has risen by so much."
+    )
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Guard:
+        if not self.share and not self.anchor and self.stop_when is None:
+            raise ValueError("share, anchor and stop_when are all off, so it guards nothing")
+        return self
+
+
 class Verdict(Section):
     """What decides whether the run was worth it, declared before it is measured."""
 
@@ -264,6 +288,7 @@ class Recipe(Section):
     objective: Annotated[SerializeAsAny[Objective], BeforeValidator(_objective)]
     optim: Optim = Optim()
     evaluate: Evaluate | None = None
+    guard: Guard | None = None
     verdict: Verdict = Verdict()
     save: Save | None = None
     report: Reports = []
@@ -277,6 +302,16 @@ class Recipe(Section):
             raise ValueError(f"model.reference: {self.objective.kind} compares with no reference; leave it out")
         if self.data.too_long == "split" and not self.objective.splits:
             raise ValueError(f"data.too_long: {self.objective.kind} rows cannot be split; drop or truncate them")
+        if self.guard is not None and self.guard.stop_when is not None and self.evaluate is None:
+            raise ValueError("guard.stop_when: it is looked for when a run validates; add evaluate: {}")
+        if self.guard is not None and self.guard.anchor and self.objective.head not in ("language", "masked"):
+            raise ValueError(
+                f"guard.anchor: {self.objective.kind} begins with a new head, which nothing can be held to"
+            )
+        if self.guard is not None and self.objective.joint:
+            raise ValueError(
+                f"guard: {self.objective.kind} compares rows with each other; mix general ones in data.train"
+            )
         if self.evaluate is not None and self.data.validation is None:
             raise ValueError("evaluate: no rows to validate on; set data.validation (0.1 holds out a tenth)")
         return self
@@ -329,6 +364,16 @@ class Recipe(Section):
         fields = {name: field.get_default(call_default_factory=True) for name, field in Reading.model_fields.items()}
         own = {name for name, default in fields.items() if getattr(source, name) != default}
         return source.model_copy(update={name: getattr(self.data, name) for name in fields if name not in own})
+
+    @property
+    def anchored(self) -> bool:
+        """Whether general rows are held to what the run began from."""
+        return self.guard is not None and self.guard.anchor > 0
+
+    @property
+    def guard_sources(self) -> list[Source]:
+        """Where general rows come from."""
+        return [] if self.guard is None else self.guard.replay
 
     @property
     def too_long(self) -> TooLong:

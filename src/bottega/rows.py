@@ -160,7 +160,11 @@ def files_of(recipe: Recipe) -> list[Path]:
     folders += [recipe.model.tokenizer] if recipe.model.tokenizer else []
     names = ("config.json", "adapter_config.json", "tokenizer*.json", "chat_template.jinja", "*.safetensors")
     weights = [path for folder in folders for name in names for path in sorted(Path(folder).glob(name))]
-    rows = [path for source in (*recipe.train_sources, *recipe.validation_sources) for path in sources.files(source)]
+    rows = [
+        path
+        for source in (*recipe.train_sources, *recipe.validation_sources, *recipe.guard_sources)
+        for path in sources.files(source)
+    ]
     own = [Path(file)] if (file := getattr(recipe.objective, "file", None)) else []
     return [*rows, *weights, *own]
 

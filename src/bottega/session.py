@@ -15,12 +15,13 @@ from typing import Any
 import torch
 
 from bottega import memory
-from bottega.batch import UNITS, Batch, Example, Means, Unit, joined
+from bottega.batch import Batch, Example, Means, counted, joined
 from bottega.engine.engine import Engine
 from bottega.engine.optim import Optimizer, freeze
 from bottega.engine.reference import References
 from bottega.errors import Diverged, ModelError, RunError
 from bottega.feed import DEFAULT_EXAMPLES, Feed, Update
+from bottega.guard import Guarded
 from bottega.models.adapters import adapt, by_own_head, head_is_adapted, load_scorer
 from bottega.models.heads import VOCABULARY
 from bottega.models.load import compute_dtype, fit_model, load_model, load_tokenizer, locate
@@ -61,6 +62,7 @@ class Session:
         self.dtype = compute_dtype(choices.get("dtype", recipe.model.dtype), self.device)
         self.engine = self._engine(Fit(**choices["fit"]) if choices else None)
         self.feed = Feed(self.rows.train.examples, recipe)
+        self.guarded = Guarded(recipe, self.rows.codec, folder) if recipe.guard else None
         self.references = References(folder) if recipe.objective.reference and self.feed.repeats else None
         self.tokens = choices.get("micro_batch_tokens") or recipe.optim.tokens or MICRO_BATCH_TOKENS[self.device]
         self.lr = choices.get("lr") or recipe.lr
@@ -80,7 +82,11 @@ class Session:
         recipe, objective = self.recipe, self.recipe.objective
         model, self.new = self._model()
         scorer = fit_model(model, objective.head, fit)
-        reference = self._reference(scorer.fit) if objective.reference else None
+        compared = objective.reference or recipe.anchored
+        reference = self._reference(scorer.fit) if compared else None
+        if recipe.anchored and (scorer.fit.own_head or (reference is not None and reference.fit.own_head)):
+            what = "guard.anchor compares what a head reads, and this model's own head is not one of those known here"
+            raise ModelError(what, where=recipe.model.base or "model.shape", fix="leave guard.anchor out")
         if recipe.optim.checkpointing:
             with warnings.catch_warnings():  # transformers is renaming it
                 warnings.simplefilter("ignore", FutureWarning)
@@ -90,9 +96,7 @@ class Session:
         heads = [name for name, module in model.named_modules() if module is head]
         if recipe.adapter is not None:
             torch.manual_seed(derive(recipe.seed, "adapter"))
-            scorer.model = adapt(
-                model, recipe.adapter, head=objective.head, new=self.new, reference=objective.reference
-            )
+            scorer.model = adapt(model, recipe.adapter, head=objective.head, new=self.new, reference=compared)
             if objective.head in VOCABULARY and head_is_adapted(scorer.model):
                 scorer.fit = by_own_head(scorer.fit, scorer.network)
         excluded = [f"{name}.weight" for name in (*embeddings, *heads)]
@@ -142,6 +146,31 @@ class Session:
             self.references.add(examples, self.engine.complete(batch))
         # Also where it was just computed: an example known before keeps the bits it had.
         return batch.with_columns(reference=self.references.of(examples).to(self.device))
+
+    def hold(self, step: int) -> tuple[Means, list[Batch]]:
+        """The update's general rows, where it has a guard: their gradient is added."""
+        if self.guarded is None:
+            return Means(), []
+        section, examples = self.guarded.section, self.guarded.drawn(step)
+        batches = [
+            pack(group, share=self.packed).to(self.device)
+            for group in (divide(examples, self.tokens, share=self.packed) if examples else ())
+        ]
+        weight, anchor = self.guarded.weight, section.anchor
+        return self.engine.hold(batches, self.guarded.objective, weight=weight, anchor=anchor, step=step), batches
+
+    def general_loss(self) -> float:
+        """The loss on the general rows that are held out."""
+        assert self.guarded is not None
+        objective, total = self.guarded.objective, 0.0
+        groups = divide(self.guarded.held_out, self.tokens, share=self.packed)
+        batches = [pack(group, share=self.packed).to(self.device) for group in groups]
+        counts = counted(batches)
+        with self.engine.optimizer.averaged():
+            for batch in batches:
+                scores = self.engine.score(batch, outputs=objective.outputs)
+                total += float(objective.loss(scores, batch).total(counts))
+        return total
 
     def informed(self, batches: Sequence[Batch], examples: Sequence[Example]) -> list[Batch]:
         """The batches of these examples with what their objective must know of all of them."""
@@ -248,12 +277,6 @@ class Session:
             except Exception:  # the driver's library is not part of torch, and has errors of its own
                 self._asks_driver = False
         return None
-
-
-def counted(batches: Sequence[Batch]) -> dict[Unit, float]:
-    """How many of each unit the whole update holds."""
-    units = (*UNITS, *batches[0].columns) if batches else UNITS
-    return {unit: sum(batch.count(unit) for batch in batches) for unit in units}
 
 
 def statistics(

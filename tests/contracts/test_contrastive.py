@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from worlds import OWN, objective_and_rows, tokenizer
 
 import bottega
-from bottega.batch import Example
+from bottega.batch import Example, counted
 from bottega.cli import app
 from bottega.data.codec import Codec
 from bottega.engine.engine import Engine
@@ -24,7 +24,6 @@ from bottega.objectives.contrastive import Contrastive
 from bottega.packing import divide, pack
 from bottega.recipe import Optim, Recipe
 from bottega.records import Compared, Paired, Record
-from bottega.session import counted
 from making import WORDS, make_model, tiny_config, write_jsonl
 
 

@@ -13,12 +13,12 @@ import torch
 import transformers
 
 from bottega import objectives
-from bottega.batch import Example
+from bottega.batch import Example, counted
 from bottega.data.codec import Codec
 from bottega.models.load import fit_model
 from bottega.packing import pack
 from bottega.records import Preference, Record, Unpaired
-from bottega.session import counted, statistics
+from bottega.session import statistics
 from making import make_tokenizer, sharpen, tiny_config
 
 pytest.importorskip("trl")

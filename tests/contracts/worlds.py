@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from bottega import objectives
-from bottega.batch import Batch, Example, Loss, joined
+from bottega.batch import Batch, Example, Loss, counted, joined
 from bottega.data.codec import Codec
 from bottega.models.load import AUTO, fit_model
 from bottega.models.scorer import Fit, Scorer
@@ -35,7 +35,7 @@ from bottega.records import (
     Text,
     Unpaired,
 )
-from bottega.session import counted, statistics
+from bottega.session import statistics
 from making import WORDS, make_tokenizer, sharpen, tiny_config
 
 DECODERS = ("llama", "qwen3", "gemma2", "gemma3_text", "mistral", "phi3", "gpt2", "mixtral", "olmo2", "granite")

@@ -57,7 +57,7 @@ def test_what_cannot_be_said() -> None:
         judge([alone], metric=None, margin=0, base=None).sentence == "Inconclusive: there is nothing to compare with."
     )
     few = Estimate("loss", 4, 2.0, 3.0, None, False)
-    assert "4 rows are too few" in judge([few], metric=None, margin=0, base="it").sentence
+    assert "4 rows are too few, or too much alike" in judge([few], metric=None, margin=0, base="it").sentence
     assert judge([estimate(0.1, 0.2)], metric=None, margin=0, base="it", leaked=10, of=100).outcome == "void"
     assert judge([estimate(0.1, 0.2)], metric=None, margin=0, base="it", leaked=9, of=100).outcome == "better"
 

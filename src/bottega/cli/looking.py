@@ -97,6 +97,10 @@ def evaluate(
     scorer: Annotated[
         list[str] | None, typer.Option(metavar="FILE.py", help="A file with score(written, right) that marks it.")
     ] = None,
+    lm_eval: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TASK", help="A task of the lm-evaluation-harness; arc_easy:5 shows five examples."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--report", metavar="DIR", help="Where the report goes; default: the run."),
@@ -119,6 +123,7 @@ def evaluate(
                 encoder=encoder,
                 judge=judge,
                 scorers=scorer or (),
+                lm_eval=lm_eval or (),
                 tell=status.update,
             )
             folder = out or (run if data is None else None)

@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bottega.batch import Batch, Ratio, Term, Unit, joined
+from bottega.batch import Batch, Means, Ratio, Term, Unit, counted, joined
 from bottega.engine.generate import Continuation, Writer
 from bottega.engine.optim import Optimizer
 from bottega.errors import Diverged, OutOfMemory
 from bottega.models.adapters import without
+from bottega.models.heads import LanguageHead, divergence, language_head
 from bottega.models.pooling import declare
 from bottega.models.scorer import Scorer
 from bottega.objectives import Objective
@@ -26,6 +27,9 @@ from bottega.randomness import derive
 from bottega.sampling import Sampling
 
 OPTIMIZER = "optimizer.safetensors"
+
+STATES = frozenset({"states"})
+"""What a head reads, by which a model is compared with what it was."""
 
 
 class Part(NamedTuple):
@@ -57,13 +61,15 @@ class Engine:
         self.gathered: list[str] = []
 
     @torch.no_grad()
-    def score(self, batch: Batch, *, reference: bool = False) -> dict[str, Tensor]:
-        """The outputs the objective reads, without gradient and without dropout."""
+    def score(
+        self, batch: Batch, *, reference: bool = False, outputs: frozenset[str] | None = None
+    ) -> dict[str, Tensor]:
+        """The outputs the objective reads, or those asked for, without gradient and without dropout."""
         self.scorer.eval()
         scorer = self.reference if reference and self.reference is not None else self.scorer
         switched = without(self.scorer.model) if reference and self.reference is None else contextlib.nullcontext()
         with _memory_named(), switched:
-            return cast("dict[str, Tensor]", scorer(batch, self.objective.outputs))
+            return cast("dict[str, Tensor]", scorer(batch, outputs or self.objective.outputs))
 
     def complete(self, batch: Batch) -> Batch:
         """The batch with the columns its objective needs from the engine."""
@@ -119,6 +125,13 @@ class Engine:
         """(what a backward starts from, what the batch came to); Diverged where that is no number."""
         loss = self.objective.loss(scores, batch)
         total = loss.total(counts)
+        share = self._refuse_infinite(total, scores, batch, step)
+        self.gathered += batch.ids
+        return total * self.optimizer.scale, Part(batch, loss.metrics, share)
+
+    @staticmethod
+    def _refuse_infinite(total: Tensor, scores: Mapping[str, Tensor], batch: Batch, step: int) -> float:
+        """The loss as a number; Diverged where it is none."""
         share = float(total.detach())
         if not math.isfinite(share):
             raise Diverged(
@@ -126,8 +139,38 @@ class Engine:
                 where=_named(_not_finite(scores, batch) or batch.ids),
                 fix="lower optim.lr, or look at these rows with: bottega preview",
             )
-        self.gathered += batch.ids
-        return total * self.optimizer.scale, Part(batch, loss.metrics, share)
+        return share
+
+    def hold(self, batches: Sequence[Batch], objective: Objective, *, weight: float, anchor: float, step: int) -> Means:
+        """Add the gradient that keeps the model what it was on general rows; returns their loss, and the divergence.
+
+        weight  of the loss that `objective` makes of them
+        anchor  of KL(as the run began ‖ as it is), a mean over their predictions
+        """
+        counts, found = counted(batches), Means()
+        for number, batch in enumerate(batches):
+            before = self.score(batch, reference=True, outputs=STATES)["states"] if anchor else None
+            self.scorer.train()
+            torch.manual_seed(derive(self.seed, "guard", step, number))
+            with _memory_named():
+                how = {"weighted": objective.weighted and not anchor, "smoothing": objective.smoothing}
+                scores = self.scorer(batch, objective.outputs | (STATES if anchor else frozenset()), **how)
+                loss = objective.loss(scores, batch)
+                total, metrics = weight * loss.total(counts), {"general": next(iter(loss.terms.values()))}
+                if before is not None:
+                    apart = divergence(self._head(False), scores["states"], self._head(True), before)
+                    term = Term((batch.weight * apart).sum(), "token")
+                    total = total + anchor * term.sum / max(counts["token"], 1e-12)
+                    metrics["divergence"] = term
+                self._refuse_infinite(total, scores, batch, step)
+                torch.autograd.backward(total * self.optimizer.scale)
+            self.gathered += batch.ids
+            found.add({name: term._replace(sum=term.sum.detach()) for name, term in metrics.items()}, batch)
+        return found
+
+    def _head(self, reference: bool) -> LanguageHead:
+        scorer = self.reference if reference and self.reference is not None else self.scorer
+        return language_head(scorer.network)
 
     def update(self, lr: float, *, step: int) -> float:
         """Move the weights by the gradient gathered since the last update; returns its norm before clipping."""

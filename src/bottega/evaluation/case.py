@@ -60,6 +60,7 @@ class Means:
     encoder    whose vectors say which texts are near; None for the words they share
     judge      a model that marks what is written
     scorers    further ways to mark it
+    tasks      of the lm-evaluation-harness, and `questions`, the most of each
     """
 
     rivals: Sequence[Rival] = ()
@@ -68,6 +69,8 @@ class Means:
     encoder: str | None = None
     judge: Endpoint | None = None
     scorers: Sequence[Metric] = ()
+    tasks: Sequence[str] = ()
+    questions: int | None = None
 
     def metrics(self, answers: Sequence[str]) -> tuple[list[Metric], list[str]]:
         """By which answers such as these right ones are marked; and the names of those whose package is not there."""

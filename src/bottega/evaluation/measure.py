@@ -121,6 +121,7 @@ def evaluate(
     encoder: str | None = None,
     judge: str | None = None,
     scorers: Sequence[str] = (),
+    lm_eval: Sequence[str] = (),
     tell: Tell | None = None,
 ) -> Evaluation:
     """Measure a finished run on its validation rows, or on `data` (paths or hub ids), read as the run read its own.
@@ -133,6 +134,7 @@ def evaluate(
     encoder    whose vectors say which texts are near; by default the words they share
     judge      `http://…/v1#model`, which marks what is written
     scorers    files of Python with a `score(written, right)` that marks it
+    lm_eval    tasks of the lm-evaluation-harness, such as `arc_easy:5` with five examples
     tell       called with what is being done
     """
     folder, tell, told = check_run(Path(run)), tell or (lambda words: None), Told()
@@ -151,6 +153,8 @@ def evaluate(
         encoder=encoder,
         judge=None if judge is None else Endpoint.given_as(judge),
         scorers=[scorer_of(one) for one in scorers],
+        tasks=lm_eval,
+        questions=rows,
     )
     tell("reading rows")
     records, of = drawn(_held_out(recipe, place, data, told), rows, derive(recipe.seed, "evaluate"))

@@ -81,7 +81,8 @@ def judge(
         return Verdict("inconclusive", "Inconclusive: there is nothing to compare with.", name, margin, declared)
     sure = {other: same for other, same in beside.items() if same.gain is not None}
     if not sure:
-        said = f"Inconclusive: {max(same.rows for same in beside.values())} rows are too few to tell anything from."
+        rows = max(same.rows for same in beside.values())
+        said = f"Inconclusive: {rows} rows are too few, or too much alike, to tell anything from."
         return Verdict("inconclusive", said, name, margin, declared)
     hardest = min(sure, key=lambda other: _standing(sure[other], margin))
     same = sure[hardest]

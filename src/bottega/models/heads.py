@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutput
 
 from bottega.errors import ModelError
@@ -73,6 +74,33 @@ class LanguageHead:
         return cast(
             Tensor, apply(hidden, self.weight, self.bias, label, (self.scale, self.softcap, self.smoothing), share)
         )
+
+    @torch.no_grad()
+    def judged(self, hidden: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, H], [N] → [N] log-probability of each label, and [N] the label that is likeliest instead."""
+        logp, best = _empty_scores(hidden), torch.empty_like(label)
+        for rows, raw in _chunks(self, hidden, CHUNK):
+            # Scale and softcap leave the order as it is.
+            best[rows] = raw.argmax(1)
+            logp[rows] = _scored(self, raw, label[rows], slope=False)
+        return logp, best
+
+
+def divergence(policy: LanguageHead, states: Tensor, base: LanguageHead, before: Tensor) -> Tensor:
+    """[N, H], [N, H] → [N] KL(base ‖ policy) over the vocabulary, of the states their heads read.
+
+    In chunks, whose logits the backward computes again: none of [N, V] is ever held.
+    """
+    size = max(1, CHUNK // (4 * len(policy.weight)))
+    parts = zip(torch.split(states, size), torch.split(before, size), strict=True)
+    found = [checkpoint(_diverged, policy, one, base, other, use_reentrant=False) for one, other in parts]
+    return torch.cat(found) if found else _empty_scores(states)
+
+
+def _diverged(policy: LanguageHead, states: Tensor, base: LanguageHead, before: Tensor) -> Tensor:
+    with torch.no_grad():
+        wanted = base.logits(before).log_softmax(1)
+    return (wanted.exp() * (wanted - policy.logits(states).log_softmax(1))).sum(1)
 
 
 def language_head(model: nn.Module) -> LanguageHead:

@@ -47,6 +47,8 @@ class Scorer(nn.Module):
 
     logp    [N]     log-probability of each label
     logits  [N, C]  scores of classes, or of the vocabulary
+    best    [N]     the likeliest label, beside logp and without gradient
+    states  [N, H]  what the head of a language model makes its scores of, beside logp
     hidden  [N, H]  final hidden states, of a model without a head
 
     With `weighted` the gradient of logp will be `batch.weight` times one number, which spares a trained head work.
@@ -91,13 +93,18 @@ class Scorer(nn.Module):
             head = replace(language_head(self.network), smoothing=smoothing)
             if "logits" in outputs:
                 return {"logits": head.logits(hidden)[: len(batch.at)]}
+            if "best" in outputs:
+                logp, best = head.judged(hidden, F.pad(batch.label, extra))
+                return {"logp": logp[: len(batch.at)], "best": best[: len(batch.at)]}
             share = F.pad(batch.weight, extra) if weighted else None
             logp = head.logp(hidden, F.pad(batch.label, extra), share)
-            return {"logp": logp[: len(batch.at)]}
+            found = {"logp": logp[: len(batch.at)]}
+            return {**found, "states": hidden[: len(batch.at)]} if "states" in outputs else found
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if outputs == {"logits"}:
             return {"logits": logits}
-        return {"logp": -smoothed_nll(logits, batch.label, smoothing)}
+        logp = -smoothed_nll(logits, batch.label, smoothing)
+        return {"logp": logp, "best": logits.argmax(-1)} if "best" in outputs else {"logp": logp}
 
     def _hidden(self, batch: Batch) -> Tensor:
         """[T, H] final hidden states of the flat sequence, right wherever the batch reads them."""

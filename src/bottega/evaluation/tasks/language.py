@@ -13,6 +13,7 @@ import numpy as np
 from bottega.data.codec import Codec
 from bottega.evaluation.asking import Exam, Question, neighbours, prompted, served, sit
 from bottega.evaluation.case import Case, Sheet
+from bottega.evaluation.harness import harness
 from bottega.evaluation.prompting import Shot
 from bottega.evaluation.rivals import Rival
 from bottega.evaluation.scores import Numbers, Scores, mean, share
@@ -41,15 +42,23 @@ def measure(case: Case) -> Iterator[Sheet]:
     if _in_pairs(case, exam):
         yield from _preferences(case, exam, model)
         return
-    yield sit(case, exam, model, "the run")
+    yield _examined(case, model, sit(case, exam, model, "the run"))
     base = None if model.origin is None else Path(model.origin).name
     if base is not None:
         with model.untuned() as untuned:
-            yield replace(sit(case, exam, untuned, base), base=True)
+            yield replace(_examined(case, untuned, sit(case, exam, untuned, base)), base=True)
     for rival in case.means.rivals:
         sheet = _rival(case, exam, model, rival)
         if sheet is not None:
             yield sheet
+
+
+def _examined(case: Case, model: LanguageModel, sheet: Sheet) -> Sheet:
+    """The sheet with the marks in tasks of the lm-evaluation-harness."""
+    if not case.means.tasks:
+        return sheet
+    case.tell(f"sitting {', '.join(case.means.tasks)}: {sheet.name}")
+    return replace(sheet, scores=[*sheet.scores, *harness(model, case.means.tasks, rows=case.means.questions)])
 
 
 def _exam(case: Case, codec: Codec) -> Exam:
@@ -170,7 +179,7 @@ def _other(case: Case, exam: Exam, model: LanguageModel, rival: Rival) -> Sheet 
         case.unasked[rival.given] = "it reads these rows in other pieces, or cannot read them all"
         return None
     theirs = replace(theirs, labels=exam.labels, written=exam.written, metrics=exam.metrics)
-    sheet = sit(case, theirs, other, rival.named())
+    sheet = _examined(case, other, sit(case, theirs, other, rival.named()))
     return replace(sheet, scores=_comparable(sheet.scores, model, other))
 
 
