@@ -22,7 +22,7 @@ LAYERS = [
     {"__init__", "survey", "series", "loop", "language", "classifier", "filling", "embedder"},
     {"opening", "cards"},
     {"session"},
-    {"rows"},
+    {"rows", "guard"},
     {"feed", "engine"},
     {"models"},
     {"data"},
