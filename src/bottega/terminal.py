@@ -201,6 +201,11 @@ def show_evaluation(found: Evaluation, console: Console) -> None:
     for row in rows:
         shown.add_row(*row)
     console.print(shown)
+    if found.effects:
+        shown = table("Side effects", ["", "run", base, "difference, 95 %", "", "rows"], [])
+        for effect in found.effects:
+            shown.add_row(escape(effect.metric), *effect.written(), FOUND[effect.finding], str(effect.rows))
+        console.print(shown)
     metric = found.verdict.metric
     beside = [(one, one.by(metric)) for one in found.contenders]
     if found.others and any(same for _, same in beside):

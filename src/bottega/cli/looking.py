@@ -97,6 +97,11 @@ def evaluate(
     scorer: Annotated[
         list[str] | None, typer.Option(metavar="FILE.py", help="A file with score(written, right) that marks it.")
     ] = None,
+    general: Annotated[
+        list[str] | None, typer.Option(help="Other texts or rows, to see what was forgotten of them; several times.")
+    ] = None,
+    harmful: Annotated[str | None, typer.Option(metavar="FILE", help="Requests that should be refused.")] = None,
+    harmless: Annotated[str | None, typer.Option(metavar="FILE", help="Requests that should not be.")] = None,
     lm_eval: Annotated[
         list[str] | None,
         typer.Option(metavar="TASK", help="A task of the lm-evaluation-harness; arc_easy:5 shows five examples."),
@@ -124,6 +129,9 @@ def evaluate(
                 judge=judge,
                 scorers=scorer or (),
                 lm_eval=lm_eval or (),
+                general=general or (),
+                harmful=harmful,
+                harmless=harmless,
                 tell=status.update,
             )
             folder = out or (run if data is None else None)

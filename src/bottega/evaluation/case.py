@@ -38,6 +38,7 @@ class Sheet:
 
     name   what it is, in words
     base   it is what the run was tuned from, or the least that could be done
+    effects what it does besides what is measured
     named  of classes: what was right and what was said of each row
     said   [R] its answers in words; None where it wrote none
     """
@@ -48,6 +49,7 @@ class Sheet:
     said: Sequence[str | None] | None = None
     cost: Cost | None = None
     base: bool = False
+    effects: Sequence[Scores] = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Means:
     judge      a model that marks what is written
     scorers    further ways to mark it
     tasks      of the lm-evaluation-harness, and `questions`, the most of each
+    general    files of texts that say what is forgotten
+    harmful    a file of requests that should be refused, and `harmless`, of those that should not
     """
 
     rivals: Sequence[Rival] = ()
@@ -71,6 +75,9 @@ class Means:
     scorers: Sequence[Metric] = ()
     tasks: Sequence[str] = ()
     questions: int | None = None
+    general: Sequence[str] = ()
+    harmful: str | None = None
+    harmless: str | None = None
 
     def metrics(self, answers: Sequence[str]) -> tuple[list[Metric], list[str]]:
         """By which answers such as these right ones are marked; and the names of those whose package is not there."""

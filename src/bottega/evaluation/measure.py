@@ -30,6 +30,7 @@ from bottega.evaluation.estimates import Estimate, alone, compared
 from bottega.evaluation.leaks import leaked_rows
 from bottega.evaluation.rivals import rival
 from bottega.evaluation.scorer import scorer as scorer_of
+from bottega.evaluation.scores import Scores
 from bottega.evaluation.stats import CONFIDENCE, shared_confidence
 from bottega.evaluation.verdict import LEAKED, Verdict
 from bottega.evaluation.verdict import judge as judged
@@ -70,6 +71,7 @@ class Evaluation:
                those rows are not to be had any more
     estimates  the run's numbers, beside the base's
     contenders all it is compared with, the base first, each with its numbers beside the run's
+    effects    what it changed besides, beside the base
     unasked    what could not be asked or measured, and why
     cost       what an answer of the run takes
     records    the rows measured, in the order of what estimates say of each
@@ -86,6 +88,7 @@ class Evaluation:
     estimates: list[Estimate]
     verdict: Verdict
     contenders: list[Contender] = field(default_factory=list)
+    effects: list[Estimate] = field(default_factory=list)
     unasked: Mapping[str, str] = field(default_factory=dict)
     cost: Cost | None = field(default=None, compare=False)
     records: Sequence[Record] = field(default=(), repr=False)
@@ -104,6 +107,7 @@ class Evaluation:
             **{name: getattr(self, name) for name in names},
             "estimates": [one.document() for one in self.estimates],
             "contenders": [one.document() for one in self.contenders],
+            "effects": [one.document() for one in self.effects],
             "cost": self.cost and self.cost.document(),
             "verdict": asdict(self.verdict),
             "classes": None if self.named is None else self.named.document(),
@@ -122,6 +126,9 @@ def evaluate(
     judge: str | None = None,
     scorers: Sequence[str] = (),
     lm_eval: Sequence[str] = (),
+    general: Sequence[str] = (),
+    harmful: str | None = None,
+    harmless: str | None = None,
     tell: Tell | None = None,
 ) -> Evaluation:
     """Measure a finished run on its validation rows, or on `data` (paths or hub ids), read as the run read its own.
@@ -134,6 +141,8 @@ def evaluate(
     encoder    whose vectors say which texts are near; by default the words they share
     judge      `http://…/v1#model`, which marks what is written
     scorers    files of Python with a `score(written, right)` that marks it
+    general    files of other texts, or rows, to see what was forgotten of; by default those of the recipe's guard
+    harmful    a file of requests that should be refused, and `harmless`, of such as should not
     lm_eval    tasks of the lm-evaluation-harness, such as `arc_easy:5` with five examples
     tell       called with what is being done
     """
@@ -155,6 +164,9 @@ def evaluate(
         scorers=[scorer_of(one) for one in scorers],
         tasks=lm_eval,
         questions=rows,
+        general=general or [source.path for source in recipe.guard_sources],
+        harmful=harmful,
+        harmless=harmless,
     )
     tell("reading rows")
     records, of = drawn(_held_out(recipe, place, data, told), rows, derive(recipe.seed, "evaluate"))
@@ -174,6 +186,8 @@ def evaluate(
     others = contenders[1:] if first is not None else contenders
     beside = {} if first is None else {one.metric: one for one in first.estimates}
     estimates = [beside.get(one.metric) or alone(one) for one in ours.scores]
+    before = {one.metric: one for sheet in theirs if sheet.base for one in sheet.effects}
+    effects = [_beside(one, before.get(one.metric)) for one in ours.effects]
     declared = recipe.verdict
     verdict = judged(
         estimates,
@@ -194,6 +208,7 @@ def evaluate(
         estimates=estimates,
         verdict=verdict,
         contenders=contenders,
+        effects=effects,
         unasked=case.unasked,
         cost=ours.cost,
         records=case.records,
@@ -213,6 +228,12 @@ def _contenders(case: Case, ours: Sheet, theirs: Sequence[Sheet]) -> list[Conten
         estimates = (compared(*pair, groups=_of_rows(groups, pair[0].sums), confidence=confidence) for pair in pairs)
         found.append(Contender(sheet.name, [one for one in estimates if one is not None], sheet.cost, sheet.said))
     return found
+
+
+def _beside(run: Scores, base: Scores | None) -> Estimate:
+    """A side effect beside the same of what the run was tuned from, where there is such a thing."""
+    found = None if base is None or len(base.sums) != len(run.sums) else compared(run, base)
+    return found or alone(run)
 
 
 def _groups(records: Sequence[Record]) -> NDArray[np.int64]:

@@ -21,6 +21,7 @@ def markdown(report: Report) -> str:
         _table(["", "run", "before", "difference, 95 %", "", "rows"], map(_estimate, found.estimates)),
         *(f"- {count} rows left out: {reason}" for reason, count in left_out(report).items()),
         *_contenders(found),
+        *_effects(found),
         *report.fit,
         *_classes(found.named),
         "## The run",
@@ -43,6 +44,14 @@ def markdown(report: Report) -> str:
 
 
 GONE = "the rows it learned from, and whether it was measured on them: they are not to be had here."
+
+
+def _effects(found: Evaluation) -> list[str]:
+    """What the run changed besides."""
+    if not found.effects:
+        return []
+    head = ["", "run", "before", "difference, 95 %", "", "rows"]
+    return ["## Side effects", _table(head, map(_estimate, found.effects))]
 
 
 def _contenders(found: Evaluation) -> list[str]:

@@ -52,6 +52,7 @@ def page(report: Report) -> str:
         _estimates(found.estimates),
         *(f"<p>{count} rows left out: {escape(reason)}.</p>" for reason, count in left_out(report).items()),
         *_contenders(found),
+        *(["<h2>Side effects</h2>", _estimates(found.effects)] if found.effects else []),
         *_curves(report),
         *(f"<p>{escape(said)}</p>" for said in report.fit),
         *_classes(found.named),

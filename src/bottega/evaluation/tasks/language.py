@@ -13,6 +13,7 @@ import numpy as np
 from bottega.data.codec import Codec
 from bottega.evaluation.asking import Exam, Question, neighbours, prompted, served, sit
 from bottega.evaluation.case import Case, Sheet
+from bottega.evaluation.effects import effects
 from bottega.evaluation.harness import harness
 from bottega.evaluation.prompting import Shot
 from bottega.evaluation.rivals import Rival
@@ -54,7 +55,9 @@ def measure(case: Case) -> Iterator[Sheet]:
 
 
 def _examined(case: Case, model: LanguageModel, sheet: Sheet) -> Sheet:
-    """The sheet with the marks in tasks of the lm-evaluation-harness."""
+    """The sheet with what else the model does, and its marks in tasks of the lm-evaluation-harness."""
+    case.tell(f"looking for side effects: {sheet.name}")
+    sheet = replace(sheet, effects=effects(case, model))
     if not case.means.tasks:
         return sheet
     case.tell(f"sitting {', '.join(case.means.tasks)}: {sheet.name}")
@@ -179,7 +182,7 @@ def _other(case: Case, exam: Exam, model: LanguageModel, rival: Rival) -> Sheet 
         case.unasked[rival.given] = "it reads these rows in other pieces, or cannot read them all"
         return None
     theirs = replace(theirs, labels=exam.labels, written=exam.written, metrics=exam.metrics)
-    sheet = _examined(case, other, sit(case, theirs, other, rival.named()))
+    sheet = sit(case, theirs, other, rival.named())
     return replace(sheet, scores=_comparable(sheet.scores, model, other))
 
 
