@@ -60,13 +60,13 @@ def main() -> None:
         options.out.write_text(text, encoding="utf-8")
 
 
-def run(recipe: str, data: Path, folder: Path) -> list[dict[str, Any]]:
-    """The events of a recipe, run into `folder` with `data` as its data folder."""
+def run(recipe: str, data: Path, folder: Path, *changed: str) -> list[dict[str, Any]]:
+    """The events of a recipe, `changed` by overrides, run into `folder` with `data` as its data folder."""
     text = (RECIPES / f"{recipe}.yaml").read_text(encoding="utf-8").replace("../../shared/data", str(data.resolve()))
     path = folder / f"{recipe}.yaml"
     path.write_text(text, encoding="utf-8")
     overrides = PREPARED[recipe](data, folder) if recipe in PREPARED else []
-    bottega("train", str(path), *overrides, "--out", str(folder / recipe))
+    bottega("train", str(path), *overrides, *changed, "--out", str(folder / recipe))
     log = (folder / recipe / "events.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in log.splitlines()]
 

@@ -116,6 +116,16 @@ def test_rows_that_gained_most_and_least(written: Callable[[str], str]) -> None:
     assert all(re.fullmatch(r"rows\.jsonl line \d+", one["where"]) for one in document["best"])
 
 
+def test_what_was_written_stands_side_by_side_and_what_it_costs(written: Callable[[str], str]) -> None:
+    document = json.loads(written("json"))
+    said = {one["said"] for name in ("best", "worst") for one in document[name]}
+    assert said & {" big", " small", "big", "small"}
+    assert "the run wrote" in written("html")
+    assert "the run wrote" in written("md")
+    assert any("Beside model, few-shot, an answer of the run reads" in one for one in document["worth"])
+    assert document["worth"][0] in written("md")
+
+
 def test_curves_have_words_and_a_table_behind_them(written: Callable[[str], str]) -> None:
     document = json.loads(written("json"))
     steps, values = document["curves"]["loss"]["validation"]

@@ -21,6 +21,7 @@ def markdown(report: Report) -> str:
         _table(["", "run", "before", "difference, 95 %", "", "rows"], map(_estimate, found.estimates)),
         *(f"- {count} rows left out: {reason}" for reason, count in left_out(report).items()),
         *_contenders(found),
+        *report.worth,
         *_effects(found),
         *report.fit,
         *_classes(found.named),
@@ -112,8 +113,18 @@ def _estimate(one: Estimate) -> list[str]:
 
 
 def _rows(rows: Sequence[Compared]) -> str:
-    cells = ([one.where, one.asked, one.answer, f"{one.run:.3f}", f"{one.base:.3f}"] for one in rows)
-    return _table(["row", "asked", "right", "run", "before"], cells)
+    return _table(*compared_rows(rows))
+
+
+def compared_rows(rows: Sequence[Compared]) -> tuple[list[str], list[list[str]]]:
+    """A table of rows side by side, with what was written where anything was: its head, and its rows."""
+    wrote = any(one.said or one.said_before for one in rows)
+    head = ["row", "asked", "right", *(["the run wrote", "before"] if wrote else []), "run", "before"]
+    cells = []
+    for one in rows:
+        said = [one.said or "", one.said_before or ""] if wrote else []
+        cells.append([one.where, one.asked, one.answer, *said, f"{one.run:.3f}", f"{one.base:.3f}"])
+    return head, cells
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -10,8 +10,8 @@ from bottega.evaluation.classes import LARGEST, Named
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.measure import Evaluation
 from bottega.reporting.charts import contenders, curves, interval, thinned
-from bottega.reporting.markdown import GONE, TOGETHER, contender_rows, left_out
-from bottega.reporting.value import Compared, Report
+from bottega.reporting.markdown import GONE, TOGETHER, compared_rows, contender_rows, left_out
+from bottega.reporting.value import Report
 
 NUMBER = re.compile(r"[-+]?[\d.,]+%?")
 
@@ -52,6 +52,7 @@ def page(report: Report) -> str:
         _estimates(found.estimates),
         *(f"<p>{count} rows left out: {escape(reason)}.</p>" for reason, count in left_out(report).items()),
         *_contenders(found),
+        *(f"<p>{escape(said)}</p>" for said in report.worth),
         *(["<h2>Side effects</h2>", _estimates(found.effects)] if found.effects else []),
         *_curves(report),
         *(f"<p>{escape(said)}</p>" for said in report.fit),
@@ -170,11 +171,7 @@ def _audit(report: Report) -> Iterable[str]:
 def _rows(report: Report) -> Iterable[str]:
     for title, rows in report.extremes:
         yield f"<h2>{escape(title)}</h2>"
-        yield _table(["row", "asked", "right", "run", "before"], map(_row, rows))
-
-
-def _row(one: Compared) -> tuple[str, ...]:
-    return one.where, one.asked, one.answer, f"{one.run:.3f}", f"{one.base:.3f}"
+        yield _table(*compared_rows(rows))
 
 
 def _notes(notes: Sequence[str]) -> Iterable[str]:

@@ -85,6 +85,7 @@ def gathered(found: Evaluation, tell: Tell | None = None) -> Report:
         curves=charts(events),
         audit=_audited(folder, events, tell),
         fit=_fit(events),
+        worth=_worth(found, summary(folder)["seconds"]),
         by=None if by is None else by.metric,
         best=best,
         worst=worst,
@@ -128,6 +129,23 @@ def _fit(events: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def _worth(found: Evaluation, seconds: float) -> list[str]:
+    """What an answer costs beside each contender's, and after how many of them the training is earned back."""
+    ours, said = found.cost, []
+    for one in found.contenders:
+        if ours is None or one.cost is None:
+            continue
+        tokens, saved = one.cost.read - ours.read, one.cost.seconds - ours.seconds
+        less = (
+            f"reads {abs(tokens):.0f} tokens {'fewer' if tokens >= 0 else 'more'}" if round(tokens) else "reads as much"
+        )
+        time = f"takes {abs(saved):.3f} s {'less' if saved >= 0 else 'longer'}"
+        answers = f"{seconds / saved:,.0f} answers" if saved > 0 else ""
+        back = f"; the {seconds:,.0f} s of training are earned back after {answers}" if answers else ""
+        said.append(f"Beside {one.name}, an answer of the run {less} and {time} here{back}.")
+    return said
+
+
 def _of_rows(found: Evaluation) -> list[Estimate]:
     """The estimates that say something of every single row."""
     return [one for one in found.estimates if one.each is not None and len(one.each[0]) == len(found.records)]
@@ -141,9 +159,13 @@ def _extremes(found: Evaluation, by: Estimate) -> tuple[list[Compared], list[Com
     order = np.argsort(-gain, kind="stable").tolist()
     few = min(SHOWN, len(order) // 2)
 
+    before = found.contenders[0].said if found.contenders else None
+
     def shown(place: int) -> Compared:
         one = entry(0, found.records[place])
-        return Compared(one.where, _cut(one.asked), _cut(one.answer), float(run[place]), float(base[place]))
+        said, said_before = (None if texts is None else _cut(texts[place] or "") for texts in (found.said, before))
+        numbers = float(run[place]), float(base[place])
+        return Compared(one.where, _cut(one.asked), _cut(one.answer), *numbers, said, said_before)
 
     return [shown(place) for place in order[:few]], [shown(place) for place in order[::-1][:few]]
 

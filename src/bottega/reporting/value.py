@@ -13,13 +13,15 @@ from bottega.series import Curve
 
 @dataclass(frozen=True)
 class Compared:
-    """A row of the exam: where it stands, what was asked, what is right, and a number of both models."""
+    """A row of the exam: where it stands, what was asked and is right, a number of both models, what they wrote."""
 
     where: str
     asked: str
     answer: str
     run: float
     base: float
+    said: str | None = None
+    said_before: str | None = None
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Report:
     by        the metric by which rows are called best and worst; None where no number is of single rows
     audit     what was found in the rows it learned from
     fit       what the curves say of overfitting
+    worth     what an answer costs beside the contenders', and when training has paid for itself
     best      rows that gained most over the base, `worst` those that gained least
     parts     (what, name, licence) of everything the result is made of
     notes     what the run said along the way
@@ -44,6 +47,7 @@ class Report:
     curves: Mapping[str, Mapping[str, Curve]]
     audit: Audit | None
     fit: Sequence[str]
+    worth: Sequence[str]
     by: str | None
     best: Sequence[Compared]
     worst: Sequence[Compared]
@@ -78,5 +82,6 @@ class Report:
             "worst": [asdict(one) for one in self.worst],
             "audit": None if self.audit is None else self.audit.document(),
             "fit": list(self.fit),
+            "worth": list(self.worth),
             "parts": [list(part) for part in self.parts],
         }
