@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from bottega.data import sources
 from bottega.data.formats import records
-from bottega.recipe import Source
+from bottega.recipe import Source, located
 from bottega.records import Text
 
 WORDS = 120
@@ -17,7 +17,7 @@ def passages(paths: Sequence[str]) -> list[str]:
     """The texts of files, folders or datasets, in passages of whole paragraphs."""
     if not paths:
         return []
-    given = [Source(path=path) for path in paths]
+    given = [Source(path=located(path)) for path in paths]
     found = (record for _, rows in sources.rows(given) for record in records(rows, (Text,)))
     return [passage for record in found if isinstance(record, Text) for passage in cut(record.text)]
 

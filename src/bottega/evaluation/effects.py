@@ -19,7 +19,7 @@ from bottega.evaluation.scores import Scores, mean, share
 from bottega.language import LanguageModel
 from bottega.objectives import Objective, made
 from bottega.randomness import derive
-from bottega.recipe import Source
+from bottega.recipe import Source, located
 from bottega.records import Prompt, Record, Text, Unusable
 from bottega.sampling import Sampling
 
@@ -74,7 +74,7 @@ def effects(case: Case, model: LanguageModel) -> list[Scores]:
 def _read(path: str, case: Case, most: int) -> list[Record]:
     """Some rows of a file, whatever they hold."""
     reads = made({"kind": "sft"}).reads
-    read = (record for _, rows in sources.rows([Source(path=path)]) for record in records(rows, reads))
+    read = (record for _, rows in sources.rows([Source(path=located(path))]) for record in records(rows, reads))
     return _some(list(read), most, case.seed)
 
 
