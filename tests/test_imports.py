@@ -18,7 +18,7 @@ LAYERS = [
     {"terminal", "curves", "doctor", "chat", "flags", "beginnings"},
     {"demo"},
     {"reporting"},
-    {"evaluation", "auditing"},
+    {"evaluation", "auditing", "planning"},
     {"__init__", "survey", "series", "loop", "language", "classifier", "filling", "embedder"},
     {"opening", "cards"},
     {"session"},
@@ -72,7 +72,7 @@ def test_every_module_has_a_layer() -> None:
 
 def test_the_public_names() -> None:
     loads = "load load_classifier load_embedder load_masked load_tagger"
-    names = f"BottegaError Recipe audit evaluate {loads} preview report resume train"
+    names = f"BottegaError Recipe audit evaluate {loads} plan preview report resume train"
     assert sorted(bottega.__all__) == bottega.__all__ == names.split()
     for name in bottega.__all__:
         assert getattr(bottega, name) is not None

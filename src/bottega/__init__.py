@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bottega.filling import load_masked
     from bottega.language import load
     from bottega.loop import resume, train
+    from bottega.planning import plan
     from bottega.recipe import Recipe
     from bottega.reporting.report import report
     from bottega.survey import preview
@@ -35,6 +36,7 @@ _HOME = {
     "load_embedder": "bottega.embedder",
     "load_masked": "bottega.filling",
     "load_tagger": "bottega.classifier",
+    "plan": "bottega.planning",
     "preview": "bottega.survey",
     "report": "bottega.reporting.report",
     "resume": "bottega.loop",
@@ -51,6 +53,7 @@ __all__ = [
     "load_embedder",
     "load_masked",
     "load_tagger",
+    "plan",
     "preview",
     "report",
     "resume",

@@ -21,6 +21,7 @@ from bottega.survey import Piece, Preview
 if TYPE_CHECKING:
     from bottega.auditing.findings import Audit
     from bottega.evaluation.measure import Evaluation
+    from bottega.planning import Plan
 
 LEARNED = "bold green"
 READ = "dim"
@@ -228,6 +229,40 @@ def show_evaluation(found: Evaluation, console: Console) -> None:
         console.print(f"[yellow]note[/] {UNKNOWN_LEAKS}")
     elif found.leaked and found.verdict.outcome != "void":
         console.print(f"[yellow]note[/] {found.leaked} rows left out: they stand in the training rows")
+
+
+def show_plan(found: Plan, recipe: str, console: Console) -> None:
+    """What a run will take, and whether it fits."""
+    rows = [(f"memory: {name}", f"{size / 1e9:.2f} GB") for name, size in found.parts.items() if size >= 5e6]
+    rows += [
+        ("memory, in all", f"{found.memory / 1e9:.2f} GB of {found.limit / 1e9:.1f} GB"),
+        ("updates", f"{found.updates:,}"),
+        ("tokens", f"{found.tokens:,}, of which {found.computed:,} are computed"),
+        ("disk", f"{found.disk / 1e9:.2f} GB"),
+    ]
+    if found.seconds is not None and found.seconds_per_update is not None:
+        rows += [("an update", f"{found.seconds_per_update:.2f} s"), ("all updates", _duration(found.seconds))]
+    rows += [("energy", f"{found.energy:,.0f} Wh")] if found.energy is not None else []
+    rows += [("cost", f"{found.cost:,.2f}")] if found.cost is not None else []
+    console.print(table(f"{recipe} on {found.device}", ["what", "it takes"], rows))
+    if not found.measured:
+        console.print("[yellow]note[/] counted for that device, not measured on it; its speed is its datasheet's")
+    if found.fits:
+        console.print(f"[green]It fits.[/] Run it: bottega train {escape(recipe)}")
+        return
+    console.print("[bold red]It does not fit.[/]")
+    for advice in found.advice:
+        console.print(f"with {escape(advice.change)} it takes {advice.memory / 1e9:.2f} GB, and fits:")
+        console.print(f"    bottega train {escape(recipe)} {escape(advice.change)}", soft_wrap=True)
+    if not found.advice:
+        console.print("No change tried makes it fit: take a smaller model, or shorter rows (data.max_length).")
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 SEVERITY = {"error": "bold red", "warning": "yellow", "note": "cyan"}

@@ -76,6 +76,39 @@ def train(
         _result(folder, as_json)
 
 
+@app.command(rich_help_panel=TRAIN)
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="The recipe.")],
+    overrides: Overrides = None,
+    device: Annotated[
+        str | None, typer.Option(help="Another device: t4, l4, rtx4090, a100, h100, h200, or its memory: 24GB.")
+    ] = None,
+    price_hour: Annotated[float | None, typer.Option(help="What an hour of the device costs.", min=0)] = None,
+    price_kwh: Annotated[float | None, typer.Option(help="What a kilowatt-hour costs.", min=0)] = None,
+    watts: Annotated[float | None, typer.Option(help="What the device draws, where that is not known.", min=0)] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what a recipe will take before it runs: memory by part, time, disk, energy, money; and what makes it fit."""
+    with errors(as_json):
+        with busy("planning") as status:
+            import bottega
+
+            found = bottega.plan(
+                _load(recipe, overrides),
+                device=device,
+                price_hour=price_hour,
+                price_kwh=price_kwh,
+                watts=watts,
+                tell=status.update,
+            )
+        if as_json:
+            print(json.dumps(found.document()))
+            return
+        from bottega.terminal import results_console, show_plan
+
+        show_plan(found, str(recipe), results_console())
+
+
 @app.command(cls=Underscored, rich_help_panel=TRAIN)
 @options(Flags, "flags")
 def finetune(

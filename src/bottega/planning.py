@@ -1,0 +1,434 @@
+"""What a run will take, before it runs: `bottega.plan(recipe)`.
+
+On this machine it is measured: the recipe itself runs for a few updates with two numbers of layers, random weights of
+the same widths and the real rows, and a line through the two tells what all layers will take; memory and time grow by
+as much with each layer, whatever the method. Of another device the memory is counted from the same measurement and the
+time from its datasheet.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bottega.errors import BottegaError, RunError
+from bottega.feed import Feed
+from bottega.models.heads import VOCABULARY
+from bottega.models.load import load_model, load_tokenizer, locate
+from bottega.recipe import Model, Recipe, override
+from bottega.rows import Rows, prepare
+from bottega.runs import as_yaml, read_events
+
+UPDATES = 6
+"""Updates of a calibration; the first warms up."""
+
+DEPTHS = 2, 4
+"""Layers of the two calibrations, where the model has more."""
+
+SPARE = 0.9
+"""Share of a device's memory that a run may take: others want some."""
+
+UTILISATION = 0.35
+"""Share of a datasheet's arithmetic that training reaches; an assumption, not a measurement."""
+
+CONTEXT = 700 << 20
+"""Bytes that a CUDA context and the library's workspaces take."""
+
+Tell = Callable[[str], None]
+
+
+class Device(NamedTuple):
+    """Memory in bytes; bfloat16 FLOP/s and watts of the datasheet, 0 where they are not known."""
+
+    memory: int
+    flops: float = 0.0
+    watts: float = 0.0
+
+
+GB = 10**9
+DEVICES: dict[str, Device] = {
+    "t4": Device(16 * GB, 65e12, 70),
+    "l4": Device(24 * GB, 121e12, 72),
+    "rtx4090": Device(24 * GB, 165e12, 450),
+    "a100": Device(80 * GB, 312e12, 400),
+    "h100": Device(80 * GB, 989e12, 700),
+    "h200": Device(141 * GB, 989e12, 700),
+}
+"""By their datasheets, dense bfloat16 (float16 of the T4)."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A change of the recipe that makes the run fit, and the memory it then takes."""
+
+    change: str
+    memory: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will take.
+
+    memory     peak bytes, `parts` of which sum up to it; `limit` is what the device has to give
+    seconds    of all updates, validations beside them; None where nothing is known of the device's speed
+    tokens     of the rows, had nothing been shared, over all updates; `computed` those a model is run on
+    disk       bytes of checkpoints and result
+    energy     watt-hours, and `cost` in the unit of the prices; None where they are not known
+    fits       whether it can be run there, and `advice`, what would make it fit
+    measured   whether time and memory were measured here, by shorter runs, or counted for another device
+    """
+
+    device: str
+    memory: int
+    parts: Mapping[str, int]
+    limit: int
+    updates: int
+    seconds_per_update: float | None
+    seconds: float | None
+    tokens: int
+    computed: int
+    disk: int
+    energy: float | None
+    cost: float | None
+    fits: bool
+    measured: bool
+    advice: Sequence[Advice] = ()
+
+    def document(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A few updates of a recipe: peak bytes, seconds and tokens of each update, and bytes before a model was there."""
+
+    memory: int
+    seconds: list[float]
+    tokens: list[int]
+    tokens_real: list[int]
+
+    @property
+    def rate(self) -> float:
+        """Seconds a token; the first update is not counted."""
+        return median(one / max(size, 1) for one, size in zip(self.seconds[1:], self.tokens[1:], strict=True))
+
+
+def plan(
+    recipe: Recipe,
+    *,
+    device: str | None = None,
+    price_hour: float | None = None,
+    price_kwh: float | None = None,
+    watts: float | None = None,
+    tell: Tell | None = None,
+) -> Plan:
+    """What a recipe will take on this machine, or on a `device`: a name in `DEVICES`, or its memory, such as `24GB`.
+
+    price_hour  of an hour of the device; price_kwh of its energy; watts it draws, where that is not known
+    tell        called with what is being done
+    """
+    tell = tell or (lambda words: None)
+    tell("reading rows")
+    rows = prepare(recipe)
+    config = rows.config
+    measured = _measured(recipe, config, tell)
+    where = _device(device)
+    found = _planned(recipe, rows, measured, where, device, (price_hour, price_kwh, watts))
+    if found.fits:
+        return found
+    tell("looking for a change that makes it fit")
+    return Plan(**{**_fields(found), "advice": list(_advice(recipe, rows, where, device, tell))})
+
+
+def _fields(found: Plan) -> dict[str, Any]:
+    return {name: getattr(found, name) for name in Plan.__dataclass_fields__}
+
+
+@dataclass(frozen=True)
+class Line:
+    """Memory and seconds a token by the number of layers: what there is without one, and what each adds."""
+
+    layers: int
+    base_memory: float
+    layer_memory: float
+    base_rate: float
+    layer_rate: float
+    shared: float
+    update_tokens: float = field(default=0.0)
+
+    @property
+    def memory(self) -> int:
+        return round(self.base_memory + self.layers * self.layer_memory)
+
+    @property
+    def rate(self) -> float:
+        return self.base_rate + self.layers * self.layer_rate
+
+
+def _measured(recipe: Recipe, config: Any, tell: Tell) -> Line:
+    """The line through what two depths take; through what the whole model takes, where it is shallow."""
+    depth = _depth(config)
+    depths = [depth] if depth <= DEPTHS[1] else list(DEPTHS)
+    found = []
+    for layers in depths:
+        tell(f"running {UPDATES} updates with {layers} of {depth} layers")
+        found.append(_run(recipe, config, layers))
+    one, other = found[0], found[-1]
+    shared = sum(other.tokens) / max(sum(other.tokens_real), 1)
+    tokens = float(np.mean(other.tokens))
+    if len(found) == 1:
+        return Line(0, other.memory, 0.0, other.rate, 0.0, shared, tokens)
+    apart = depths[1] - depths[0]
+    slope_memory, slope_rate = (other.memory - one.memory) / apart, (other.rate - one.rate) / apart
+    base_memory, base_rate = other.memory - depths[1] * slope_memory, other.rate - depths[1] * slope_rate
+    return Line(depth, base_memory, slope_memory, max(base_rate, 0.0), slope_rate, shared, tokens)
+
+
+def _run(recipe: Recipe, config: Any, layers: int) -> Measured:
+    """A few updates of the recipe in a process of its own, with a model of so many layers and random weights."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        given = _shortened(recipe, config, layers, folder)
+        (folder / "recipe.yaml").write_text(as_yaml(given), encoding="utf-8")
+        command = [sys.executable, "-m", "bottega", "train", str(folder / "recipe.yaml"), "--out", str(folder / "run")]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        if done.returncode:
+            raise RunError(
+                f"a few updates with {layers} layers do not run: {done.stderr.strip().splitlines()[-1:]}",
+                where=recipe.name,
+                fix="run it with optim.steps=2 to see why, or plan it for a larger device",
+            )
+        stepped = [event for event in read_events(folder / "run") if event["type"] == "stepped"]
+    return Measured(
+        memory=max(event["memory"] for event in stepped),
+        seconds=[event["seconds"] for event in stepped],
+        tokens=[event["tokens"] for event in stepped],
+        tokens_real=[event["tokens_real"] for event in stepped],
+    )
+
+
+def _shortened(recipe: Recipe, config: Any, layers: int, folder: Path) -> Recipe:
+    """The recipe with a model of so many layers, cut off after a few updates."""
+    document = recipe.document()
+    small = _cut(config, layers)
+    if recipe.model.shape is not None:
+        document["model"]["shape"] = _shape(small)
+    else:
+        _write_model(recipe, small, folder / "model")
+        document["model"] |= {"base": str(folder / "model"), "tokenizer": _tokenizer(recipe), "reference": None}
+        if recipe.adapter is not None and recipe.adapter.start is not None:
+            document["adapter"] = {"rank": 16}
+    document["optim"] |= {"steps": UPDATES, "epochs": None}
+    return Recipe.parse({**document, "evaluate": None, "save": None, "report": []})
+
+
+def _tokenizer(recipe: Recipe) -> str:
+    return recipe.model.tokenizer or locate(recipe.model.base or "").tokenizer
+
+
+def _shape(config: Any) -> dict[str, Any]:
+    return {"model_type": config.model_type, **config.to_diff_dict()}
+
+
+def _write_model(recipe: Recipe, config: Any, folder: Path) -> None:
+    """A checkpoint of random weights with this config, in the precision of the base's own."""
+    import torch
+    from transformers import AutoModel
+
+    tokenizer = load_tokenizer(_tokenizer(recipe))
+    dtype = getattr(config, "dtype", None) or torch.float32
+    if recipe.objective.head in VOCABULARY:
+        shaped = Model(shape=_shape(config), tokenizer=_tokenizer(recipe))
+        model, _ = load_model(shaped, config, recipe.objective.head, [], dtype, tokenizer)
+    else:
+        model = AutoModel.from_config(config, dtype=dtype)
+    model.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+
+
+def _depth(config: Any) -> int:
+    return int(config.get_text_config().num_hidden_layers)
+
+
+def _cut(config: Any, layers: int) -> Any:
+    """The config with fewer layers, and what it lists by layer cut as short."""
+    small = copy.deepcopy(config)
+    text, depth = small.get_text_config(), _depth(config)
+    for name, value in list(vars(text).items()):
+        if isinstance(value, (list, tuple)) and len(value) == depth and not isinstance(value, str):
+            setattr(text, name, list(value)[:layers])
+    text.num_hidden_layers = layers
+    if getattr(text, "num_decoder_layers", None) is not None:
+        text.num_decoder_layers = layers
+    return small
+
+
+def _planned(
+    recipe: Recipe,
+    rows: Rows,
+    line: Line,
+    where: Device | None,
+    device: str | None,
+    prices: tuple[float | None, float | None, float | None],
+) -> Plan:
+    feed = Feed(rows.train.examples, recipe)
+    each = float(rows.train.examples.tokens.mean())
+    real = recipe.optim.update_tokens or each * feed.update_examples
+    tokens = round(real * feed.steps)
+    parts = _parts(recipe, rows, line)
+    seconds: float | None = line.rate * tokens * line.shared
+    if where is None:
+        memory, limit = line.memory, _here()
+    else:
+        memory, limit = sum(parts.values()) - parts["python and torch"] + CONTEXT, where.memory
+        parts = {**parts, "python and torch": 0, "CUDA context": CONTEXT}
+        seconds = _by_datasheet(recipe, rows, where, tokens * line.shared)
+    per_hour, per_kwh, watts = prices
+    draws = watts if watts is not None else where.watts if where else None
+    energy = None if seconds is None or not draws else seconds / 3600 * draws
+    bills = ((None if seconds is None else seconds / 3600, per_hour), (energy and energy / 1000, per_kwh))
+    money = [amount * price for amount, price in bills if amount and price is not None]
+    return Plan(
+        device=device or "this machine",
+        memory=memory,
+        parts=parts,
+        limit=limit,
+        updates=feed.steps,
+        seconds_per_update=None if seconds is None else seconds / feed.steps,
+        seconds=seconds,
+        tokens=tokens,
+        computed=round(tokens * line.shared),
+        disk=_disk(recipe, parts),
+        energy=energy,
+        cost=sum(money) if money else None,
+        fits=memory <= SPARE * limit,
+        measured=where is None,
+    )
+
+
+def _counts(recipe: Recipe, config: Any) -> tuple[int, int]:
+    """(weights of the model, weights that are trained), counted without making any."""
+    import torch
+    from transformers import AutoModel
+
+    with torch.device("meta"):
+        model = AutoModel.from_config(config)
+    total = sum(weight.numel() for weight in model.parameters())
+    if not getattr(config, "tie_word_embeddings", True) and recipe.objective.head == "language":
+        total += config.get_text_config().vocab_size * config.get_text_config().hidden_size
+    if recipe.adapter is None:
+        return total, total
+    rank = recipe.adapter.rank
+    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    return total, sum(rank * (one.in_features + one.out_features) for one in linear)
+
+
+def _parts(recipe: Recipe, rows: Rows, line: Line) -> dict[str, int]:
+    """What the memory is made of: counted, but for what is left, which is measured."""
+    total, trained = _counts(recipe, rows.config)
+    half = 4 if recipe.model.dtype == "float32" else 2
+    moments = 4 if recipe.optim.optimizer == "muon" else 8
+    full = recipe.adapter is None
+    master = 4 if not full or half == 4 else 2
+    copies = 1 if full and (recipe.objective.reference or recipe.anchored) else 0
+    found = {
+        "weights": total * half,
+        "reference": copies * total * half,
+        "gradients": trained * (half if full else 4),
+        "optimiser": trained * (moments + (master if half == 2 else 0)),
+        "adapter": 0 if full else trained * half,
+        "python and torch": _imports(),
+    }
+    left = max(line.memory - sum(found.values()), 0)
+    return {**found, "activations, logits, allocator": left}
+
+
+def _imports() -> int:
+    """Bytes of this process, in which torch and transformers are imported and no model is."""
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
+    kilobytes = next((int(line.split()[1]) for line in lines if line.startswith("VmRSS")), 0)
+    return kilobytes << 10
+
+
+def _disk(recipe: Recipe, parts: Mapping[str, int]) -> int:
+    result = parts["weights"] if recipe.adapter is None else parts["adapter"]
+    state = result + parts["optimiser"]
+    keep = (
+        recipe.save.keep + 1 if recipe.save else int(recipe.evaluate is not None and bool(recipe.evaluate.stop_after))
+    )
+    return result + keep * (state + result)
+
+
+def _by_datasheet(recipe: Recipe, rows: Rows, where: Device, tokens: float) -> float | None:
+    if not where.flops:
+        return None
+    total, _ = _counts(recipe, rows.config)
+    passes = (6 if recipe.adapter is None else 4) + (2 if recipe.objective.reference else 0)
+    return passes * total * tokens / (UTILISATION * where.flops)
+
+
+def _advice(recipe: Recipe, rows: Rows, where: Device | None, device: str | None, tell: Tell) -> Iterator[Advice]:
+    """Changes that make a run fit, the gentlest first, until one does; each measured."""
+    half = (recipe.optim.tokens or 2048) // 2
+    changes = [f"optim.tokens={half}", "optim.checkpointing=true"]
+    changes += [f"optim.tokens={half} optim.checkpointing=true"]
+    if recipe.adapter is None and recipe.model.base is not None and recipe.objective.head != "embedding":
+        changes += ["adapter.rank=16", f"adapter.rank=16 optim.tokens={half} optim.checkpointing=true"]
+    for change in changes:
+        try:
+            other = _changed(recipe, change)
+            line = _measured(other, rows.config, tell)
+        except BottegaError:
+            continue
+        found = _planned(other, rows, line, where, device, (None, None, None))
+        if found.fits:
+            yield Advice(change, found.memory)
+            return
+
+
+def _changed(recipe: Recipe, change: str) -> Recipe:
+    document = json.loads(json.dumps(recipe.document()))
+    for one in change.split():
+        override(document, one, Path())
+    return Recipe.parse(document)
+
+
+def _device(name: str | None) -> Device | None:
+    """The device named; None for this machine."""
+    if name is None or name in ("cpu", "auto", "here"):
+        return None
+    known = DEVICES.get(name.lower().replace(" ", ""))
+    if known is not None:
+        return known
+    text = name.lower().removesuffix("b").rstrip()
+    scale = {"g": GB, "m": 10**6, "t": 10**12}.get(text[-1:], 0)
+    try:
+        return Device(round(float(text[:-1]) * scale)) if scale else _unknown(name)
+    except ValueError:
+        return _unknown(name)
+
+
+def _unknown(name: str) -> Device:
+    raise RunError("no such device", where=name, fix=f"one of {', '.join(DEVICES)}; or its memory, such as 24GB")
+
+
+def _here() -> int:
+    """Bytes of memory this machine can give, or may use."""
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        text = Path(path).read_text(encoding="utf-8").strip() if Path(path).exists() else ""
+        found = min(found, int(text)) if text.isdecimal() else found
+    return found

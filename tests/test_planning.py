@@ -1,0 +1,132 @@
+"""What is planned is what is taken; what does not fit is told, and what would make it fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from typer.testing import CliRunner
+
+import bottega
+from bottega import planning
+from bottega.cli import app
+from bottega.errors import RunError
+from bottega.planning import DEVICES, Line, _cut, _device, _parts
+from bottega.recipe import Recipe
+from bottega.rows import prepare
+from bottega.runs import as_yaml, read_events
+from making import WORDS, make_model, write_jsonl
+
+
+def recipe(folder: Path, **more: Any) -> Recipe:
+    folder.mkdir(exist_ok=True)
+    rows = [{"prompt": f"the cat {word}", "completion": " sat on the mat"} for word in WORDS]
+    document = {
+        "model": {"base": str(make_model(folder / "model", num_hidden_layers=6)), "dtype": "float32"},
+        "data": {"train": str(write_jsonl(folder / "rows.jsonl", rows))},
+        "objective": {"kind": "sft"},
+        "optim": {"epochs": 4, "examples": 4},
+    }
+    return Recipe.parse(document | more)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
+    """In place of running: three gigabytes, and one more with every layer; who was measured."""
+    asked: list[Recipe] = []
+
+    def line(recipe: Recipe, config: Any, tell: Any) -> Line:
+        asked.append(recipe)
+        saved = 4e9 if recipe.optim.checkpointing else 0.0
+        return Line(6, 3e9 - saved, 1e9, 1e-4, 1e-4, 0.5, 100.0)
+
+    monkeypatch.setattr(planning, "_measured", line)
+    return asked
+
+
+def test_two_depths_tell_what_all_layers_take(tmp_path: Path) -> None:
+    """Planned with two and four of six layers, then run with all."""
+    given = recipe(tmp_path, adapter={"rank": 4})
+    found = bottega.plan(given)
+    (tmp_path / "recipe.yaml").write_text(as_yaml(given))
+    run = tmp_path / "run"
+    done = CliRunner().invoke(app, ["train", str(tmp_path / "recipe.yaml"), "--out", str(run), "--json"])
+    assert done.exit_code == 0, done.output
+    stepped = [event for event in read_events(run) if event["type"] == "stepped"]
+    assert found.updates == len(stepped)
+    assert found.tokens == pytest.approx(sum(event["tokens_real"] for event in stepped), rel=0.01)
+    assert found.computed == pytest.approx(sum(event["tokens"] for event in stepped), rel=0.15)
+    assert found.measured
+    assert found.fits
+    assert found.seconds is not None
+    assert 0 < found.seconds < 60
+    assert sum(found.parts.values()) == pytest.approx(found.memory, rel=0.05)
+    assert not found.document()["advice"]
+
+
+def test_the_numbers_of_a_plan(tmp_path: Path, measured: list[Recipe]) -> None:
+    given = recipe(tmp_path)
+    found = bottega.plan(given, price_hour=2.0, price_kwh=0.5, watts=100)
+    assert (found.memory, found.updates) == (9_000_000_000, len(WORDS))
+    assert found.computed == pytest.approx(found.tokens / 2, abs=1)
+    assert found.seconds == pytest.approx(found.computed * 7e-4, rel=1e-3)
+    hours = found.seconds / 3600
+    assert found.energy == pytest.approx(100 * hours)
+    assert found.cost == pytest.approx(2 * hours + 0.5 * 0.1 * hours)
+    assert len(measured) == 1
+
+
+def test_what_does_not_fit_is_told_what_would(tmp_path: Path, measured: list[Recipe]) -> None:
+    (tmp_path / "recipe.yaml").write_text(as_yaml(recipe(tmp_path)))
+    shown = CliRunner().invoke(app, ["plan", str(tmp_path / "recipe.yaml"), "--device", "8GB"])
+    assert shown.exit_code == 0, shown.output
+    assert "It does not fit" in shown.output
+    assert "optim.checkpointing=true" in shown.output
+    assert "not measured on it" in shown.output
+    printed = CliRunner().invoke(app, ["plan", str(tmp_path / "recipe.yaml"), "--device", "h200", "--json"])
+    document = json.loads(printed.stdout)
+    assert document["fits"]
+    assert not document["measured"]
+    assert document["seconds"] > 0
+    assert document["energy"] > 0
+
+
+def test_parts_are_counted_as_they_are_kept(tmp_path: Path) -> None:
+    line = Line(6, 1e9, 1e8, 1e-4, 1e-4, 1.0)
+    full = recipe(tmp_path)
+    rows = prepare(full)
+    model = transformers.AutoModelForCausalLM.from_pretrained(str(tmp_path / "model"))
+    weights = sum(weight.numel() for weight in model.parameters())
+    parts = _parts(full, rows, line)
+    assert parts["weights"] == parts["gradients"] == 4 * weights
+    assert parts["optimiser"] == 8 * weights
+    assert parts["reference"] == parts["adapter"] == 0
+    half = full.model_copy(update={"model": full.model.model_copy(update={"dtype": "bfloat16"})})
+    parts = _parts(half, rows, line)
+    assert (parts["weights"], parts["optimiser"]) == (2 * weights, 10 * weights)
+    aligned = recipe(tmp_path / "dpo", objective={"kind": "dpo"})
+    assert _parts(aligned, rows, line)["reference"] == 4 * weights
+    lora = _parts(recipe(tmp_path / "lora", adapter={"rank": 4}), rows, line)
+    assert 0 < lora["optimiser"] < parts["optimiser"] / 4
+
+
+def test_a_config_is_cut_with_all_it_lists(tmp_path: Path) -> None:
+    config = transformers.AutoConfig.from_pretrained(str(make_model(tmp_path / "g", "gemma3_text")))
+    small = _cut(config, 2)
+    assert (small.num_hidden_layers, len(small.layer_types)) == (2, 2)
+    across = transformers.AutoConfig.from_pretrained(str(make_model(tmp_path / "t", "t5")))
+    assert (_cut(across, 1).num_layers, _cut(across, 1).num_decoder_layers) == (1, 1)
+
+
+def test_devices() -> None:
+    assert _device(None) is _device("cpu") is None
+    assert _device("H200") == DEVICES["h200"]
+    found = _device("24GB")
+    assert found is not None
+    assert found.memory == 24_000_000_000
+    for wrong in ("gpu", "24", "xGB"):
+        with pytest.raises(RunError, match="no such device"):
+            _device(wrong)
