@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PEERS := .venv-bench
 
-.PHONY: help setup check test bench bench-setup floor scaling endure recipes preferences worlds large demo docs clean
+.PHONY: help setup check test bench bench-setup floor scaling endure recipes preferences planning forgetting exam worlds large demo docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,7 @@ $(PEERS)/ready:
 	$(PEERS)/bin/pip install --quiet torch==2.13.0
 	$(PEERS)/bin/pip install --quiet trl==1.16.0 transformers==5.23.0 peft==0.21.2 requests
 	$(PEERS)/bin/pip install --quiet --no-deps unsloth==2026.10.9 unsloth_zoo==2026.10.9
+	$(PEERS)/bin/pip install --quiet lm-eval==0.4.13
 	@touch $@
 
 bench: setup bench-setup ## Measure speed and memory against the peers (25 minutes)
@@ -56,6 +57,15 @@ scaling: setup ## Measure how a step's cost grows with context, batch and parame
 
 recipes: setup ## Run the recipes on real data and print what they reach (half an hour)
 	$(BIN)/python benchmarks/real_data.py
+
+planning: setup ## Plan 24 runs, run them, and print how far the plans were (half an hour)
+	$(BIN)/python benchmarks/planning.py
+
+forgetting: setup ## Tune on Italian by every method and print what is forgotten of English (a quarter of an hour)
+	$(BIN)/python benchmarks/forgetting.py
+
+exam: bench-setup ## Sit a 5-shot exam in lm-eval, beside its own model (ten minutes)
+	$(PEERS)/bin/python benchmarks/exam.py
 
 preferences: setup ## Learn real preferences with every objective, three seeds each (a quarter of an hour)
 	$(BIN)/python benchmarks/preferences.py

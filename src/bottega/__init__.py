@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bottega.advising import advise
     from bottega.auditing.audit import audit
     from bottega.classifier import load_classifier, load_tagger
     from bottega.embedder import load_embedder
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _HOME = {
     "BottegaError": "bottega.errors",
     "Recipe": "bottega.recipe",
+    "advise": "bottega.advising",
     "audit": "bottega.auditing.audit",
     "evaluate": "bottega.evaluation.measure",
     "load": "bottega.language",
@@ -46,6 +48,7 @@ _HOME = {
 __all__ = [
     "BottegaError",
     "Recipe",
+    "advise",
     "audit",
     "evaluate",
     "load",

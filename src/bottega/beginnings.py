@@ -32,7 +32,7 @@ def begun(task: str, *, model: str | None = None, data: str | None = None, folde
     folder  where the recipe will stand: its paths are seen from there
     """
     if task not in objectives.kinds() and data is None and Path(task).exists():
-        data, task = task, _fitting(task)
+        data, task = task, fitting(task)
     if task not in objectives.kinds():
         raise RecipeError(f"unknown task {task!r}", where="bottega init", fix=nearest(task, objectives.kinds()))
     return "\n".join([*_head(task), *_recipe(task, _seen(model, folder), _seen(data, folder))]) + "\n"
@@ -45,7 +45,7 @@ def _seen(path: str | None, folder: Path) -> str | None:
     return os.path.relpath(path, folder)
 
 
-def _fitting(path: str) -> str:
+def fitting(path: str) -> str:
     """The objective the rows of a file are for."""
     from bottega.data.formats import records
     from bottega.data.sources import rows

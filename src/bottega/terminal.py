@@ -19,6 +19,7 @@ from bottega.events import Event, Finished, Noted, Saved, Started, Stepped, Vali
 from bottega.survey import Piece, Preview
 
 if TYPE_CHECKING:
+    from bottega.advising import Counsel
     from bottega.auditing.findings import Audit
     from bottega.evaluation.measure import Evaluation
     from bottega.planning import Plan
@@ -256,6 +257,29 @@ def show_plan(found: Plan, recipe: str, console: Console) -> None:
         console.print(f"    bottega train {escape(recipe)} {escape(advice.change)}", soft_wrap=True)
     if not found.advice:
         console.print("No change tried makes it fit: take a smaller model, or shorter rows (data.max_length).")
+
+
+COUNSEL = {"tune": "bold green", "don't": "bold red", "unsure": "bold yellow"}
+
+
+def show_counsel(found: Counsel, console: Console) -> None:
+    """Whether to fine-tune, and all that is known of it."""
+    rows = [(name, f"{value:.3f}", "") for name, value in found.without.items()]
+    rows += [
+        (f"tuned on {point.rows:,} rows", f"{point.value:.3f}", f"{point.seconds:.0f} s") for point in found.points
+    ]
+    rows += [
+        (f"expected of {one.rows:,} rows", f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})", _duration(one.seconds))
+        for one in found.expected
+    ]
+    console.print(table(f"{found.metric}, {'more' if found.higher else 'less'} is better", ["", "", "training"], rows))
+    console.print(Text(found.sentence, COUNSEL[found.outcome]))
+    if found.saved is not None and found.saved > 0:
+        console.print(f"A request would read {found.saved:,.0f} tokens fewer than with the best prompt.")
+    if found.repaid is not None:
+        console.print(f"Training on all rows would be earned back in time after {found.repaid:,.0f} requests.")
+    for what, name, licence in found.licences:
+        console.print(f"{what} {escape(name)}: {escape(licence)}", style="dim")
 
 
 def _duration(seconds: float) -> str:

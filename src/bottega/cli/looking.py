@@ -147,6 +147,34 @@ def evaluate(
 
 
 @app.command(rich_help_panel=LOOK)
+def advise(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Rows: a file, folder or hub id.")],
+    model: Annotated[str, typer.Option(help="The model that would be tuned.")],
+    objective: Annotated[
+        str | None, typer.Option(help="What is to be learned; default: what the rows are for.")
+    ] = None,
+    rows: Annotated[int, typer.Option(help="Most rows that are held out and asked.", min=20)] = 300,
+    epochs: Annotated[float, typer.Option(help="Passes over each part of the rows.", min=0.1)] = 3.0,
+    seed: int = 0,
+    as_json: Json = False,
+) -> None:
+    """Tell whether to fine-tune: asks the model first, tunes on small parts, and draws the learning curve on."""
+    with errors(as_json):
+        with busy("reading rows") as status:
+            import bottega
+
+            found = bottega.advise(
+                data, model, objective=objective, rows=rows, epochs=epochs, seed=seed, tell=status.update
+            )
+        if as_json:
+            print(json.dumps(found.document()))
+            return
+        from bottega.terminal import results_console, show_counsel
+
+        show_counsel(found, results_console())
+
+
+@app.command(rich_help_panel=LOOK)
 def show(run: RunFolder, as_json: Json = False) -> None:
     """Show a run: what it is, its curves, what it noted, what came of it."""
     with errors(as_json):
