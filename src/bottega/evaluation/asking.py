@@ -99,20 +99,24 @@ class Exam:
 # A language model
 
 
-def sit(case: Case, exam: Exam, model: LanguageModel, name: str, *, stop: tuple[str, ...] = ()) -> Sheet:
+def sit(
+    case: Case, exam: Exam, model: LanguageModel, name: str, *, codec: Codec | None = None, stop: tuple[str, ...] = ()
+) -> Sheet:
     """What a model makes of the exam.
 
-    stop  texts that end what it writes
+    codec  cuts what it is asked; by default within the limits the run had
+    stop   texts that end what it writes
     """
+    codec = codec or case.codec(model.codec)
     nll = -model.logp(exam.rows)
     tokens = np.array([row.weight.sum() for row in exam.rows], float)
     scores, named = [mean("loss", nll, tokens), _perplexity(nll, tokens)], None
     if exam.labels:
         case.tell(f"weighing {len(exam.labels)} labels for {len(exam.numbered)} rows: {name}")
-        found, named = _labelled(exam, case.codec(model.codec), model)
+        found, named = _labelled(exam, codec, model)
         scores += found
     elif exam.numbered and all(one.choices for _, one in exam.numbered):
-        scores += _chosen(exam, case.codec(model.codec), model)
+        scores += _chosen(exam, codec, model)
     if not exam.written:
         return Sheet(name, scores, named)
     case.tell(f"writing {len(exam.written)} answers: {name}")
@@ -222,7 +226,7 @@ def prompted(case: Case, exam: Exam, model: LanguageModel, name: str, rival: Riv
     written = [place for place, number in enumerate(kept) if number in set(exam.written)]
     theirs = replace(exam, rows=[cast(Row, one.row) for one in questions], questions=questions, written=written)
     plain = all(isinstance(one.prompt, str) and BETWEEN not in one.answer for one in questions)
-    sheet = sit(case, theirs, model, name, stop=(BETWEEN,) if plain else ())
+    sheet = sit(case, theirs, model, name, codec=codec, stop=(BETWEEN,) if plain else ())
     texts = dict(zip(kept, sheet.said or [], strict=False))
     said_ = None if sheet.said is None else [texts.get(place) for place in range(exam.count)]
     return replace(sheet, scores=[one.within(kept, exam.count) for one in sheet.scores], said=said_)

@@ -165,7 +165,8 @@ def _settings(given: Mapping[str, Any], limit: int) -> Sampling:
     """How the harness wants an answer to be written."""
     until = given.get("until") or ()
     stop = (until,) if isinstance(until, str) else tuple(until)
-    drawn = {name: given[name] for name in ("temperature", "top_p", "top_k", "min_p") if given.get("do_sample")}
+    names = ("temperature", "top_p", "top_k", "min_p") if given.get("do_sample") else ()
+    drawn = {name: given.get(name) for name in names}
     tokens = given.get("max_gen_toks") or given.get("max_new_tokens") or TOKENS
     return Sampling(tokens=min(tokens, limit // 2), stop=stop, **{k: v for k, v in drawn.items() if v is not None})
 

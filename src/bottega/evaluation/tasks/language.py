@@ -60,7 +60,7 @@ def _examined(case: Case, model: LanguageModel, sheet: Sheet) -> Sheet:
     sheet = replace(sheet, effects=effects(case, model))
     if not case.means.tasks:
         return sheet
-    case.tell(f"sitting {', '.join(case.means.tasks)}: {sheet.name}")
+    case.tell(f"sitting {len(case.means.tasks)} tasks of lm-eval: {sheet.name}")
     return replace(sheet, scores=[*sheet.scores, *harness(model, case.means.tasks, rows=case.means.questions)])
 
 
