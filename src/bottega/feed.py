@@ -39,7 +39,9 @@ class Reader:
         fraction = recipe.data.validation
         records = (record for _, record in self._stream(recipe.train_sources, recipe.validation_sources))
         self.split = (
-            Split(records, fraction, recipe.seed, stratified=recipe.stratified) if isinstance(fraction, float) else None
+            Split(records, fraction, recipe.split_seed, stratified=recipe.stratified)
+            if isinstance(fraction, float)
+            else None
         )
 
     def records(self, told: Told | None = None) -> Iterator[tuple[Side, int, Record]]:

@@ -146,6 +146,7 @@ class Data(Reading):
     validation: Annotated[float, Field(gt=0, lt=1)] | Sources | None = Field(
         None, description="The same, or the fraction of the training rows to hold out."
     )
+    seed: int | None = Field(None, description="Decides which rows a fraction holds out; default: the run's seed.")
     stratify: bool | None = Field(None, description="Hold out the same fraction of every label; default: for classify.")
     max_length: int | None = Field(
         None, ge=2, description="Most tokens in a row; default: what the model allows, ≤ 1024."
@@ -378,6 +379,11 @@ class Recipe(Section):
     @property
     def too_long(self) -> TooLong:
         return self.data.too_long or ("split" if self.objective.splits else "drop")
+
+    @property
+    def split_seed(self) -> int:
+        """What decides which rows are held out."""
+        return self.seed if self.data.seed is None else self.data.seed
 
     @property
     def stratified(self) -> bool:

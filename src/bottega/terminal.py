@@ -222,6 +222,8 @@ def show_evaluation(found: Evaluation, console: Console) -> None:
         style="dim",
         markup=False,
     )
+    if found.spread():
+        console.print(found.spread())
     for name, why in found.unasked.items():
         console.print(f"[yellow]note[/] {escape(name)}: {escape(why)}")
     for reason, count in found.dropped.items():

@@ -232,6 +232,20 @@ def test_intervals_widen_with_the_number_of_contenders(trained: Callable[..., Pa
     assert 1.1 < (three.interval[1] - three.interval[0]) / (one.interval[1] - one.interval[0]) < 1.4
 
 
+def test_other_seeds_hold_the_same_rows_out(trained: Callable[..., Path]) -> None:
+    run = trained("sft", SAID, name="seeds")
+    found = evaluate(run, against=[], seeds=3, rows=1000)
+    assert len(found.seeds) == 3
+    assert found.seeds[0] == next(one.run for one in found.estimates if one.metric == found.verdict.metric)
+    assert "With 3 seeds label accuracy is" in found.spread()
+    held = [{record.prompt_key for record in evaluate(one, against=[], rows=1000).records}
+            for one in (run, run / "seeds" / "1", run / "seeds" / "2")]  # fmt: skip
+    assert held[0] == held[1] == held[2]
+    before = (run / "seeds" / "1" / "events.jsonl").stat().st_mtime_ns
+    assert evaluate(run, against=[], seeds=2, rows=1000).seeds == found.seeds[:2]
+    assert (run / "seeds" / "1" / "events.jsonl").stat().st_mtime_ns == before, "what is there is not trained again"
+
+
 # A server
 
 

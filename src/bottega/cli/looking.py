@@ -97,6 +97,9 @@ def evaluate(
     scorer: Annotated[
         list[str] | None, typer.Option(metavar="FILE.py", help="A file with score(written, right) that marks it.")
     ] = None,
+    seeds: Annotated[
+        int, typer.Option(help="Train so many in all, each with another seed, to see how far they are apart.", min=1)
+    ] = 1,
     general: Annotated[
         list[str] | None, typer.Option(help="Other texts or rows, to see what was forgotten of them; several times.")
     ] = None,
@@ -128,6 +131,7 @@ def evaluate(
                 encoder=encoder,
                 judge=judge,
                 scorers=scorer or (),
+                seeds=seeds,
                 lm_eval=lm_eval or (),
                 general=general or (),
                 harmful=harmful,

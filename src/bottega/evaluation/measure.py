@@ -10,6 +10,7 @@ commonest tokens. Further contenders are asked as `rivals.py` tells.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ from bottega.evaluation.leaks import leaked_rows
 from bottega.evaluation.rivals import rival
 from bottega.evaluation.scorer import scorer as scorer_of
 from bottega.evaluation.scores import Scores
+from bottega.evaluation.seeds import seeded
 from bottega.evaluation.stats import CONFIDENCE, shared_confidence
 from bottega.evaluation.verdict import LEAKED, Verdict
 from bottega.evaluation.verdict import judge as judged
@@ -72,6 +74,7 @@ class Evaluation:
     estimates  the run's numbers, beside the base's
     contenders all it is compared with, the base first, each with its numbers beside the run's
     effects    what it changed besides, beside the base
+    seeds      the number that decides, of the run and with other seeds; empty where none was asked for
     unasked    what could not be asked or measured, and why
     cost       what an answer of the run takes
     records    the rows measured, in the order of what estimates say of each
@@ -89,11 +92,21 @@ class Evaluation:
     verdict: Verdict
     contenders: list[Contender] = field(default_factory=list)
     effects: list[Estimate] = field(default_factory=list)
+    seeds: list[float] = field(default_factory=list)
     unasked: Mapping[str, str] = field(default_factory=dict)
     cost: Cost | None = field(default=None, compare=False)
     records: Sequence[Record] = field(default=(), repr=False)
     named: Named | None = field(default=None, repr=False, compare=False)
     said: Sequence[str | None] | None = field(default=None, repr=False, compare=False)
+
+    def spread(self) -> str:
+        """How far runs with other seeds are apart, in a sentence; empty where none was asked for."""
+        if len(self.seeds) < 2:
+            return ""
+        middle, apart = float(np.mean(self.seeds)), float(np.std(self.seeds, ddof=1))
+        values = ", ".join(f"{value:.3g}" for value in self.seeds)
+        metric, count = self.verdict.metric, len(self.seeds)
+        return f"With {count} seeds {metric} is {values}: {middle:.3g} on average, standard deviation {apart:.2g}."
 
     @property
     def others(self) -> list[Contender]:
@@ -108,6 +121,7 @@ class Evaluation:
             "estimates": [one.document() for one in self.estimates],
             "contenders": [one.document() for one in self.contenders],
             "effects": [one.document() for one in self.effects],
+            "seeds": self.seeds,
             "cost": self.cost and self.cost.document(),
             "verdict": asdict(self.verdict),
             "classes": None if self.named is None else self.named.document(),
@@ -125,6 +139,7 @@ def evaluate(
     encoder: str | None = None,
     judge: str | None = None,
     scorers: Sequence[str] = (),
+    seeds: int = 1,
     lm_eval: Sequence[str] = (),
     general: Sequence[str] = (),
     harmful: str | None = None,
@@ -141,6 +156,7 @@ def evaluate(
     encoder    whose vectors say which texts are near; by default the words they share
     judge      `http://…/v1#model`, which marks what is written
     scorers    files of Python with a `score(written, right)` that marks it
+    seeds      train so many in all, each with another seed, to see how far they are apart
     general    files of other texts, or rows, to see what was forgotten of; by default those of the recipe's guard
     harmful    a file of requests that should be refused, and `harmless`, of such as should not
     lm_eval    tasks of the lm-evaluation-harness, such as `arc_easy:5` with five examples
@@ -209,12 +225,24 @@ def evaluate(
         verdict=verdict,
         contenders=contenders,
         effects=effects,
+        seeds=_of_seeds(case, estimates, verdict.metric, seeds) if seeds > 1 else [],
         unasked=case.unasked,
         cost=ours.cost,
         records=case.records,
         named=ours.named,
         said=ours.said,
     )
+
+
+def _of_seeds(case: Case, estimates: Sequence[Estimate], metric: str | None, count: int) -> list[float]:
+    """The number that decides, of the run and of the same recipe with other seeds, in the same exam."""
+    found = [next(one.run for one in estimates if one.metric == metric)]
+    for folder in seeded(case.folder, case.recipe, count - 1, case.tell):
+        choices = (stored_place(folder) or {})["choices"]
+        again = Case(folder, case.recipe, choices, list(case.records), Counter(), case.tell)
+        sheet = next(tasks.measure(case.recipe.objective.head, again))
+        found.append(next(alone(one).run for one in sheet.scores if one.metric == metric))
+    return found
 
 
 def _contenders(case: Case, ours: Sheet, theirs: Sequence[Sheet]) -> list[Contender]:

@@ -21,6 +21,7 @@ def markdown(report: Report) -> str:
         _table(["", "run", "before", "difference, 95 %", "", "rows"], map(_estimate, found.estimates)),
         *(f"- {count} rows left out: {reason}" for reason, count in left_out(report).items()),
         *_contenders(found),
+        *([found.spread()] if found.spread() else []),
         *report.worth,
         *_effects(found),
         *report.fit,

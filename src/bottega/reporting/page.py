@@ -52,6 +52,7 @@ def page(report: Report) -> str:
         _estimates(found.estimates),
         *(f"<p>{count} rows left out: {escape(reason)}.</p>" for reason, count in left_out(report).items()),
         *_contenders(found),
+        *([f"<p>{escape(found.spread())}</p>"] if found.spread() else []),
         *(f"<p>{escape(said)}</p>" for said in report.worth),
         *(["<h2>Side effects</h2>", _estimates(found.effects)] if found.effects else []),
         *_curves(report),

@@ -1,0 +1,27 @@
+"""The same recipe with other seeds, to see how much of a result is luck."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from bottega.evaluation.case import Tell
+from bottega.loop import resume, train
+from bottega.recipe import Recipe
+
+FOLDER = "seeds"
+"""Where they stand in a run."""
+
+
+def seeded(folder: Path, recipe: Recipe, count: int, tell: Tell) -> Iterator[Path]:
+    """`count` further runs of a recipe, trained where they are not there yet; the same rows are held out of each."""
+    for number in range(1, count + 1):
+        seed = recipe.seed + number
+        run = folder / FOLDER / str(seed)
+        tell(f"training again with seed {seed}")
+        document = recipe.document()
+        document["data"]["seed"] = recipe.split_seed
+        given = Recipe.parse({**document, "seed": seed})
+        for _ in resume(run) if (run / "resolved.json").exists() else train(given, run):
+            pass
+        yield run
