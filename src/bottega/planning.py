@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import subprocess
 import sys
@@ -30,11 +31,15 @@ from bottega.recipe import Model, Recipe, override
 from bottega.rows import Rows, prepare
 from bottega.runs import as_yaml, read_events
 
-UPDATES = 6
-"""Updates of a calibration; the first warms up."""
+UPDATES, WARM = 10, 5
+"""Updates of a calibration, and those of them that warm up: a matrix library prepares each new shape it meets."""
 
-DEPTHS = 2, 4
-"""Layers of the two calibrations, where the model has more."""
+SHALLOW, DEEPER = 4, 0.4
+"""Layers up to which a model is calibrated whole; of a deeper one this share of them, and half as many.
+
+A line through two and four of thirty layers was wrong by the double: what two layers differ by is little beside what
+the memory of two processes differs by.
+"""
 
 SPARE = 0.9
 """Share of a device's memory that a run may take: others want some."""
@@ -121,8 +126,9 @@ class Measured:
 
     @property
     def rate(self) -> float:
-        """Seconds a token; the first update is not counted."""
-        return median(one / max(size, 1) for one, size in zip(self.seconds[1:], self.tokens[1:], strict=True))
+        """Seconds a token, once it is warm."""
+        later = zip(self.seconds[WARM:], self.tokens[WARM:], strict=True)
+        return median(one / max(size, 1) for one, size in later)
 
 
 def plan(
@@ -180,7 +186,8 @@ class Line:
 def _measured(recipe: Recipe, config: Any, tell: Tell) -> Line:
     """The line through what two depths take; through what the whole model takes, where it is shallow."""
     depth = _depth(config)
-    depths = [depth] if depth <= DEPTHS[1] else list(DEPTHS)
+    most = max(SHALLOW, 2 * math.ceil(DEEPER * depth / 2))
+    depths = [depth] if depth <= SHALLOW else [most // 2, most]
     found = []
     for layers in depths:
         tell(f"running {UPDATES} updates with {layers} of {depth} layers")
