@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -28,6 +29,8 @@ class Words:
     def __init__(self, texts: Sequence[str]) -> None:
         import bm25s
 
+        # It sets itself to tell every step, whatever the program wants.
+        logging.getLogger("bm25s").setLevel(logging.WARNING)
         self.count = len(texts)
         self._index = bm25s.BM25()
         self._index.index(self._words(texts), show_progress=False)
