@@ -31,7 +31,7 @@ check: setup ## Lint, format and types
 	$(BIN)/mypy
 
 test: check ## Everything that must hold, in under six minutes on two cores
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope -m "not slow and not gpu"
 
 endure: setup ## Kill runs at random moments and compare what their resumption leaves (minutes)
 	$(BIN)/python benchmarks/endure.py

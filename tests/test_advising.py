@@ -26,7 +26,7 @@ def test_the_curve_is_drawn_on() -> None:
             Point(n, float(v + draw.normal(0, 0.02)), 0.02, n / 10)
             for n, v in zip((50, 100, 200), true[:3], strict=True)
         ]
-        one, twice = _expected(points, [1000, 2000], higher=True, most=1.0)
+        one, twice = _expected(points, [1000, 2000], most=1.0)
         held.append(one.low <= true[3] <= one.high)
         assert one.low <= one.value <= one.high
         assert twice.value >= one.value
@@ -36,10 +36,10 @@ def test_the_curve_is_drawn_on() -> None:
 
 def test_a_loss_falls_and_what_does_not_is_left_level() -> None:
     falling = [Point(n, 5 * n**-0.2, 0.001, 1.0) for n in (50, 100, 200)]
-    (one,) = _expected(falling, [1000], higher=False, most=None)
+    (one,) = _expected(falling, [1000], most=None)
     assert one.value == pytest.approx(5 * 1000**-0.2, rel=0.01)
     level = [Point(n, 0.5 - n / 10_000, 0.001, 1.0) for n in (50, 100, 200)]
-    (one,) = _expected(level, [1000], higher=True, most=1.0)
+    (one,) = _expected(level, [1000], most=1.0)
     assert one.value == pytest.approx(0.49, abs=0.01), "more rows are not taken to do harm"
 
 

@@ -129,15 +129,22 @@ def test_general_rows_are_drawn_evenly_and_the_same_at_every_step(tmp_path: Path
     assert [example.id for example in again.drawn(57)] == [example.id for example in drawn[56]]
 
 
-def test_a_run_that_is_guarded_forgets_less(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that knows the general rows."""
+    folder = tmp_path_factory.mktemp("guard")
+    first = recipe(folder / "first", {"share": 0.5}, optim={"steps": 60, "examples": 8, "lr": 1e-2})
+    list(bottega.train(first, folder / "base"))
+    return folder / "base"
+
+
+def test_a_run_that_is_guarded_forgets_less(base: Path, tmp_path: Path) -> None:
     found = {}
     guards: dict[str, dict[str, Any]] = {
         "none": {"share": 0, "stop_when": 99.0}, "replay": {"share": 0.3}, "anchor": {"share": 0, "anchor": 1.0},
     }  # fmt: skip
-    first = recipe(tmp_path / "first", {"share": 0.5}, optim={"steps": 60, "examples": 8, "lr": 1e-2})
-    list(bottega.train(first, tmp_path / "base"))
     for name, guard in guards.items():
-        given = recipe(tmp_path / name, guard, model={"base": str(tmp_path / "base"), "dtype": "float32"})
+        given = recipe(tmp_path / name, guard, model={"base": str(base), "dtype": "float32"})
         run = tmp_path / f"run-{name}"
         stepped = [event for event in bottega.train(given, run) if event.type == "stepped"]
         assert ("general" in stepped[-1].metrics) == (name != "none")
@@ -148,11 +155,9 @@ def test_a_run_that_is_guarded_forgets_less(tmp_path: Path) -> None:
     assert found["anchor"] < found["none"]
 
 
-def test_a_run_that_forgets_too_much_ends(tmp_path: Path) -> None:
-    first = recipe(tmp_path / "first", {"share": 0.5}, optim={"steps": 60, "examples": 8, "lr": 1e-2})
-    list(bottega.train(first, tmp_path / "base"))
+def test_a_run_that_forgets_too_much_ends(base: Path, tmp_path: Path) -> None:
     guard = {"share": 0, "stop_when": 0.05}
-    given = recipe(tmp_path / "second", guard, model={"base": str(tmp_path / "base"), "dtype": "float32"})
+    given = recipe(tmp_path / "second", guard, model={"base": str(base), "dtype": "float32"})
     events = list(bottega.train(given, tmp_path / "run"))
     finished = events[-1]
     assert finished.type == "finished"

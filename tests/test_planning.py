@@ -47,6 +47,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
     return asked
 
 
+@pytest.mark.slow
 def test_two_depths_tell_what_all_layers_take(tmp_path: Path) -> None:
     """Planned with two and four of six layers, then run with all."""
     given = recipe(tmp_path, adapter={"rank": 4})

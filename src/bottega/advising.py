@@ -189,7 +189,7 @@ def _counsel(
 ) -> Counsel:
     metric = first.verdict.metric or ""
     one, points = _deciding(first), [point for _, _, point in found]
-    expected = list(_expected(points, [rows, 2 * rows], higher=one.higher, most=1.0 if one.higher else None))
+    expected = list(_expected(points, [rows, 2 * rows], most=1.0 if one.higher else None))
     without = {contender.name: same.base for contender in first.contenders if (same := contender.by(metric))}
     known = {name: value for name, value in without.items() if value is not None}
     outcome, sentence = _said(metric, one.higher, known, expected[0])
@@ -216,7 +216,7 @@ def _said(metric: str, higher: bool, without: dict[str, float], all_: Expected) 
     return "unsure", f"Unsure: {numbers}, and {best} has {value:.3g}; measure more rows, or tune on all and evaluate."
 
 
-def _expected(points: Sequence[Point], sizes: Sequence[int], *, higher: bool, most: float | None) -> Iterator[Expected]:
+def _expected(points: Sequence[Point], sizes: Sequence[int], *, most: float | None) -> Iterator[Expected]:
     """A power law of what is lacking, drawn many times from what is known of the points.
 
     What is lacking of the best, or a loss, falls as a power of the rows (Hestness et al. 2017, arXiv 1712.00409).
@@ -226,15 +226,16 @@ def _expected(points: Sequence[Point], sizes: Sequence[int], *, higher: bool, mo
     draw = np.random.default_rng(0).normal(size=(DRAWS, len(points))) * error + value
     seconds = points[-1].seconds / points[-1].rows
     for size in sizes:
-        drawn = np.array([_curve(n, one, math.log(size), most, higher) for one in draw])
-        middle = _curve(n, value, math.log(size), most, higher)
+        drawn = _curve(n, draw, math.log(size), most)
         low, high = np.quantile(drawn, (0.025, 0.975))
+        middle = float(_curve(n, value[None], math.log(size), most)[0])
         yield Expected(size, middle, float(low), float(high), seconds * size)
 
 
-def _curve(n: Numbers, value: Numbers, at: float, most: float | None, higher: bool) -> float:
-    """The line through the logarithms; more rows are never taken to do harm."""
-    lacking = np.maximum(most - value if most is not None else value, 1e-3 if higher else 1e-6)
-    slope, begin = np.polyfit(n, np.log(lacking), 1)
-    end = float(np.exp(begin + min(slope, 0.0) * at)) if slope <= 0 else float(np.exp(np.log(lacking).mean()))
-    return most - end if most is not None else end
+def _curve(n: Numbers, value: Numbers, at: float, most: float | None) -> Numbers:
+    """[D, P] curves through logarithms of rows `n` [P] → [D] what each says at `at`; more rows never do harm."""
+    lacking = np.log(np.maximum(value if most is None else most - value, 1e-3))
+    apart = n - n.mean()
+    slope = np.minimum((lacking * apart).sum(1) / (apart**2).sum(), 0.0)
+    end = np.exp(lacking.mean(1) + slope * (at - n.mean()))
+    return end if most is None else most - end
