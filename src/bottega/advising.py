@@ -238,4 +238,4 @@ def _curve(n: Numbers, value: Numbers, at: float, most: float | None) -> Numbers
     apart = n - n.mean()
     slope = np.minimum((lacking * apart).sum(1) / (apart**2).sum(), 0.0)
     end = np.exp(lacking.mean(1) + slope * (at - n.mean()))
-    return end if most is None else most - end
+    return np.asarray(end if most is None else most - end)
