@@ -41,7 +41,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
     def line(recipe: Recipe, config: Any, tell: Any) -> Line:
         asked.append(recipe)
         saved = 4e9 if recipe.optim.checkpointing else 0.0
-        return Line(6, 3e9 - saved, 1e9, 1e-4, 1e-4, 0.5, 100.0)
+        return Line(6, 3e9 - saved, 1e9, 1e-4, 1e-4, 0.5)
 
     monkeypatch.setattr(planning, "_measured", line)
     return asked

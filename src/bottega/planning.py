@@ -16,12 +16,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from bottega.errors import BottegaError, RunError
 from bottega.feed import Feed
@@ -155,11 +153,7 @@ def plan(
     if found.fits:
         return found
     tell("looking for a change that makes it fit")
-    return Plan(**{**_fields(found), "advice": list(_advice(recipe, rows, where, device, tell))})
-
-
-def _fields(found: Plan) -> dict[str, Any]:
-    return {name: getattr(found, name) for name in Plan.__dataclass_fields__}
+    return replace(found, advice=list(_advice(recipe, rows, where, device, tell)))
 
 
 @dataclass(frozen=True)
@@ -172,7 +166,6 @@ class Line:
     base_rate: float
     layer_rate: float
     shared: float
-    update_tokens: float = field(default=0.0)
 
     @property
     def memory(self) -> int:
@@ -194,13 +187,12 @@ def _measured(recipe: Recipe, config: Any, tell: Tell) -> Line:
         found.append(_run(recipe, config, layers))
     one, other = found[0], found[-1]
     shared = sum(other.tokens) / max(sum(other.tokens_real), 1)
-    tokens = float(np.mean(other.tokens))
     if len(found) == 1:
-        return Line(0, other.memory, 0.0, other.rate, 0.0, shared, tokens)
+        return Line(0, other.memory, 0.0, other.rate, 0.0, shared)
     apart = depths[1] - depths[0]
     slope_memory, slope_rate = (other.memory - one.memory) / apart, (other.rate - one.rate) / apart
     base_memory, base_rate = other.memory - depths[1] * slope_memory, other.rate - depths[1] * slope_rate
-    return Line(depth, base_memory, slope_memory, max(base_rate, 0.0), slope_rate, shared, tokens)
+    return Line(depth, base_memory, slope_memory, max(base_rate, 0.0), slope_rate, shared)
 
 
 def _run(recipe: Recipe, config: Any, layers: int) -> Measured:

@@ -76,7 +76,7 @@ def test_a_run_sits_a_task_beside_its_base(tmp_path: Path) -> None:
     given = task(tmp_path)
     scores = harness(bottega.load(tmp_path / "run"), [given], rows=10)
     assert [one.metric for one in scores] == ["little: acc"]
-    found = evaluate(tmp_path / "run", against=[], lm_eval=[given], rows=12)  # type: ignore[list-item]
+    found = evaluate(tmp_path / "run", against=[], lm_eval=[given], rows=12)
     one = next(one for one in found.estimates if one.metric == "little: acc")
     assert one.rows == 12
     assert one.base is not None

@@ -20,7 +20,6 @@ from bottega.evaluation.cost import Cost
 from bottega.evaluation.endpoint import Endpoint, cost
 from bottega.evaluation.judging import judged
 from bottega.evaluation.metrics import Metric
-from bottega.evaluation.near import Index, Vectors, Words
 from bottega.evaluation.prompting import BETWEEN, PASSAGES, ROOM, Put, Shot, begun, fitted, informed, said, shown
 from bottega.evaluation.rivals import Rival
 from bottega.evaluation.scores import Numbers, Scores, classes, mean, share
@@ -236,16 +235,14 @@ def _shown(case: Case, exam: Exam, rival: Rival, known: Sequence[Shot]) -> tuple
     """What puts things before a prompt, and for each question the things there are, the likest first."""
     asked = [said(one.prompt) for _, one in exam.numbered]
     if rival.way == "few-shot":
-        numbers, _ = _index(case, [said(one.prompt) for one in known]).nearest(asked, case.means.shots)
+        numbers, _ = case.index([said(one.prompt) for one in known], case.means.encoder).nearest(
+            asked, case.means.shots
+        )
         return shown, [[known[number] for number in row] for row in numbers.tolist()]
     if rival.way == "retrieval":
-        numbers, _ = _index(case, case.means.documents).nearest(asked, PASSAGES)
+        numbers, _ = case.index(case.means.documents, case.means.encoder).nearest(asked, PASSAGES)
         return informed, [[case.means.documents[number] for number in row] for row in numbers.tolist()]
     return informed, [[] for _ in asked]
-
-
-def _index(case: Case, texts: Sequence[str]) -> Index:
-    return Words(texts) if case.means.encoder is None else Vectors(texts, case.embedder(case.means.encoder))
 
 
 # No model, and a model elsewhere
@@ -255,8 +252,7 @@ def neighbours(case: Case, exam: Exam, rival: Rival, known: Sequence[Shot], enco
     """The answers of the training rows that are nearest, with no model of language at all."""
     case.tell(f"looking for the nearest of {len(known)} training rows: {rival.way}")
     texts = [said(one.prompt) for one in known]
-    index: Index = Words(texts) if encoder is None else Vectors(texts, case.embedder(encoder))
-    numbers, nearness = index.nearest([said(one.prompt) for _, one in exam.numbered], NEIGHBOURS)
+    numbers, nearness = case.index(texts, encoder).nearest([said(one.prompt) for _, one in exam.numbered], NEIGHBOURS)
     answers = voted([one.answer for one in known], numbers, nearness)
     name = f"nearest training rows, {rival.way}"
     return _told(case, exam, name, dict(zip((place for place, _ in exam.numbered), answers, strict=True)))

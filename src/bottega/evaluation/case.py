@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from bottega.evaluation.classes import Named
 from bottega.evaluation.cost import Cost
 from bottega.evaluation.endpoint import Endpoint
 from bottega.evaluation.metrics import Metric, fitting
+from bottega.evaluation.near import Index, Vectors, Words
 from bottega.evaluation.rivals import Rival
 from bottega.evaluation.scores import Scores
 from bottega.feed import Reader
@@ -73,7 +74,7 @@ class Means:
     encoder: str | None = None
     judge: Endpoint | None = None
     scorers: Sequence[Metric] = ()
-    tasks: Sequence[str] = ()
+    tasks: Sequence[str | Mapping[str, Any]] = ()
     questions: int | None = None
     general: Sequence[str] = ()
     harmful: str | None = None
@@ -145,9 +146,11 @@ class Case:
         self.records = kept
         return found
 
-    def embedder(self, name: str) -> Embedder:
-        """An encoder whose vectors say which texts are near."""
-        return Embedder(name, dtype=self.dtype, any_run=True)
+    def index(self, texts: Sequence[str], encoder: str | None) -> Index:
+        """What finds the nearest of these texts: by an encoder's vectors, or else by the words they share."""
+        if encoder is None:
+            return Words(texts)
+        return Vectors(texts, Embedder(encoder, dtype=self.dtype, any_run=True))
 
     def training(self) -> Iterator[Record]:
         """The rows the run learned from."""

@@ -140,7 +140,7 @@ def evaluate(
     judge: str | None = None,
     scorers: Sequence[str] = (),
     seeds: int = 1,
-    lm_eval: Sequence[str] = (),
+    lm_eval: Sequence[str | Mapping[str, Any]] = (),
     general: Sequence[str] = (),
     harmful: str | None = None,
     harmless: str | None = None,
@@ -163,13 +163,7 @@ def evaluate(
     tell       called with what is being done
     """
     folder, tell, told = check_run(Path(run)), tell or (lambda words: None), Told()
-    recipe, place = stored_recipe(folder), stored_place(folder)
-    if place is None:
-        raise RunError("the run has not begun yet", where=str(folder), fix=f"bottega train --resume {folder}")
-    own = getattr(recipe.objective, "file", None)
-    if own is not None and place["files"].get(own) != checksum(Path(own)):
-        what = "the objective has changed since the run began, so that it would measure something else"
-        raise RunError(what, where=own, fix="put the old file back")
+    recipe, place = _begun(folder)
     usual = tasks.usual(recipe.objective.head)
     means = Means(
         rivals=[rival(one) for one in (usual if against is None else against)],
@@ -232,6 +226,18 @@ def evaluate(
         named=ours.named,
         said=ours.said,
     )
+
+
+def _begun(folder: Path) -> tuple[Recipe, dict[str, Any]]:
+    """A run's recipe, and what it found and chose; a RunError where it has not begun, or its own code is another."""
+    recipe, place = stored_recipe(folder), stored_place(folder)
+    if place is None:
+        raise RunError("the run has not begun yet", where=str(folder), fix=f"bottega train --resume {folder}")
+    own = getattr(recipe.objective, "file", None)
+    if own is not None and place["files"].get(own) != checksum(Path(own)):
+        what = "the objective has changed since the run began, so that it would measure something else"
+        raise RunError(what, where=own, fix="put the old file back")
+    return recipe, place
 
 
 def _of_seeds(case: Case, estimates: Sequence[Estimate], metric: str | None, count: int) -> list[float]:

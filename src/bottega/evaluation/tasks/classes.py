@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from bottega.batch import Row
 from bottega.classifier import Classifier
-from bottega.evaluation.asking import Exam, Question, neighbours, prompted, served
+from bottega.evaluation.asking import NEIGHBOURS, Exam, Question, neighbours, prompted, served
 from bottega.evaluation.case import Case, Sheet
 from bottega.evaluation.classes import Named
-from bottega.evaluation.near import Index, Vectors, Words
 from bottega.evaluation.prompting import Shot
 from bottega.evaluation.rivals import Rival
 from bottega.evaluation.scores import Numbers, Scores, agreement, average, classes, share
@@ -29,9 +28,6 @@ USUAL = ("bm25", "dense")
 
 ASKED = "{text}\nLabel:"
 """How a language model is asked for the label of a text, which follows after a space."""
-
-NEIGHBOURS = 5
-"""Training rows whose numbers are averaged, each counting as much as it is like the text."""
 
 Marked = Callable[[Classifier, Sequence[Row]], list[Scores]]
 """What is made of a model's scores of rows."""
@@ -199,9 +195,8 @@ def _near_numbers(case: Case, rows: Sequence[Row], rival: Rival, encoder: str | 
     """The mean of the numbers of the nearest training rows, each counting as much as it is near."""
     known = [record for record in case.pool if isinstance(record, Labelled)]
     texts = [record.text for record in known]
-    index: Index = Words(texts) if encoder is None else Vectors(texts, case.embedder(encoder))
     asked = [record.text for record in case.records if isinstance(record, Labelled)]
-    numbers, nearness = index.nearest(asked, NEIGHBOURS)
+    numbers, nearness = case.index(texts, encoder).nearest(asked, NEIGHBOURS)
     values = np.array([number(record) for record in known])[numbers]
     weight = np.maximum(nearness, 0) + 1e-9
     found = (values * weight).sum(1) / weight.sum(1)
