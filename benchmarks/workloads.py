@@ -54,13 +54,13 @@ PREAMBLE = 30
 """Words every instruction row starts with, as Alpaca's do."""
 
 
-def make_tokenizer(folder: Path) -> None:
-    """One token a word, for every tool alike."""
+def make_tokenizer(folder: Path, size: int = VOCABULARY) -> None:
+    """One token a word, for every tool alike; `size` may be more than rows are drawn from."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     words = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3}
-    words |= {f"w{index}": index for index in range(len(words), VOCABULARY)}
+    words |= {f"w{index}": index for index in range(len(words), size)}
     backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(

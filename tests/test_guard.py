@@ -14,6 +14,7 @@ import bottega
 from bottega.batch import counted
 from bottega.errors import DataError, RecipeError
 from bottega.guard import Guarded
+from bottega.models import heads
 from bottega.models.heads import LanguageHead, divergence
 from bottega.packing import divide, pack
 from bottega.recipe import Recipe
@@ -58,7 +59,7 @@ def held(
 
 
 def test_the_divergence_and_its_gradient_are_those_of_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bottega.models.heads.CHUNK", 4 * 11 * 3)  # three predictions at once
+    monkeypatch.setitem(heads.CHUNK, "cpu", 4 * 11 * 3)  # three predictions at once
     torch.manual_seed(0)
     states, before = (torch.randn(8, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
     weight, old = (torch.randn(11, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))

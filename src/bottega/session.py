@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -54,6 +55,8 @@ class Session:
         self.threads = choices.get("threads") or recipe.devices.threads or torch.get_num_threads()
         torch.set_num_threads(self.threads)
         memory.keep()
+        # The matrix library of an accelerator adds in one order only if asked before its first product.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         # Filling fresh memory with NaN finds reads of nothing; here it costs a tenth of a step.
         setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010, untyped

@@ -81,18 +81,41 @@ def test_padding_belongs_to_no_row() -> None:
     assert not mask[length:, :length].any()
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(12))
 def test_flex_is_the_dense_reference(seed: int) -> None:
     """Forward only: FlexAttention has no backward on a CPU."""
     draw = random.Random(seed)
     torch.manual_seed(seed)
     made = padded(batch(draw), FLEX_BLOCK)
-    wanted = Style(0.35, draw.choice([None, 3]), draw.choice([None, 2.0]))
+    sinks = torch.randn(4) if seed % 3 == 0 else None
+    wanted = Style(0.35, draw.choice([None, 3]), draw.choice([None, 2.0]), sinks=sinks)
     with torch.no_grad():
-        query, key, _ = (tensor.detach() for tensor in inputs(made, 4, 2, torch.float32))
-        flex = FlexLayout(made).attend(query, key, key, wanted)
-        dense = DenseLayout(made).attend(query, key, key, wanted)
+        tensors = [tensor.detach() for tensor in inputs(made, 4, 2, torch.float32)]
+        flex = FlexLayout(made).attend(*tensors, wanted)
+        dense = DenseLayout(made).attend(*tensors, wanted)
     torch.testing.assert_close(flex, dense, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 3, 100, 1000])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_block_mask_leaves_nothing_out(seed: int, window: int | None) -> None:
+    """Blocks that are whole are whole, those left out are empty, and of long rows few are computed for nothing."""
+    draw = random.Random(seed)
+    rows = [np.arange(draw.randint(1, 900)) + draw.randrange(2) for _ in range(9)]
+    both = draw.random() < 0.5
+    made = [Row(ids, ids[-1:] - ids[0], ids[:1], np.ones(1, np.float32), both) for ids in rows]
+    whole = padded(pack([Example(str(number), (row,)) for number, row in enumerate(made)]), FLEX_BLOCK)
+    seen = DenseLayout(whole).mask(window).unflatten(0, (-1, FLEX_BLOCK)).unflatten(2, (-1, FLEX_BLOCK))
+    found = FlexLayout(whole).mask(window)
+    size = len(whole.tokens) // FLEX_BLOCK
+    some, every = torch.zeros(size, size, dtype=torch.bool), torch.zeros(size, size, dtype=torch.bool)
+    for query in range(size):
+        some[query, found.kv_indices[0, 0, query, : found.kv_num_blocks[0, 0, query]].long()] = True
+        every[query, found.full_kv_indices[0, 0, query, : found.full_kv_num_blocks[0, 0, query]].long()] = True
+    assert torch.equal(every, seen.all(3).all(1))
+    assert not (seen.any(3).any(1) & ~some & ~every).any()
+    # Where rows meet, positions of a block reach far, and a window cuts less off.
+    assert int((some | every).sum()) <= (1.2 if window is None else 2) * int(seen.any(3).any(1).sum())
 
 
 @pytest.mark.parametrize("seed", range(6))

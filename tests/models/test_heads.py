@@ -21,7 +21,7 @@ def test_logp_is_log_softmax(
     frozen: bool, scale: float, softcap: float | None, bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("CHUNK", "TRAINED_CHUNK"):
-        monkeypatch.setattr(heads, name, 8 * 13 * 5)
+        monkeypatch.setitem(getattr(heads, name), "cpu", 8 * 13 * 5)
     monkeypatch.setattr(heads, "BLOCK", 4 * 13 * 2)
     torch.manual_seed(0)
     hidden = torch.randn(11, 6, dtype=torch.float64, requires_grad=True)
@@ -45,7 +45,7 @@ def test_logp_is_log_softmax(
 @pytest.mark.parametrize("softcap", [None, 5.0])
 def test_a_guess_changes_no_gradient(right: bool, softcap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was taken ahead is what would have been; a wrong guess costs a second pass."""
-    monkeypatch.setattr(heads, "TRAINED_CHUNK", 8 * 13 * 5)
+    monkeypatch.setitem(heads.TRAINED_CHUNK, "cpu", 8 * 13 * 5)
     torch.manual_seed(0)
     hidden = torch.randn(11, 6, dtype=torch.float64, requires_grad=True)
     weight, bias = (torch.randn(size, dtype=torch.float64, requires_grad=True) for size in ((13, 6), (13,)))

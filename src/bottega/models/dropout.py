@@ -35,7 +35,7 @@ def levels(p: float) -> int:
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, dropped: int) -> Tensor:
-        kept = drawn(seed(), x.shape, dropped)
+        kept = drawn(seed(), x.shape, dropped, x.device)
         ctx.save_for_backward(kept)
         ctx.dropped = dropped
         return masked(x, kept, dropped)
@@ -51,9 +51,13 @@ def seed() -> int:
     return int(torch.randint(1 << 62, ()))
 
 
-def drawn(number: int, shape: torch.Size, dropped: int) -> Tensor:
+def drawn(number: int, shape: torch.Size, dropped: int, device: torch.device) -> Tensor:
     """The mask that a seed gives: int16, all ones where a number is kept and 0 where it is not."""
     size = shape.numel()
+    if device.type != "cpu":
+        generator = torch.Generator(device).manual_seed(number)
+        signed = torch.empty(shape, dtype=torch.int16, device=device)
+        return signed.random_(-LEVELS // 2, LEVELS // 2, generator=generator).ge_(dropped - LEVELS // 2).neg_()
     bits = torch.from_numpy(np.random.SFC64(number).random_raw(-(-size // 4)).view(np.int16))[:size]
     # One where a number, which is signed, is not among the `dropped` least; all ones is its negative.
     return bits.ge_(dropped - LEVELS // 2).neg_().view(shape)

@@ -11,7 +11,7 @@ processor's cache.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -22,15 +22,16 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutput
 
 from bottega.errors import ModelError
+from bottega.models.compiled import kernel
 from bottega.objectives import HeadKind
 
 VOCABULARY: tuple[HeadKind, ...] = ("language", "masked")
 """Heads that end in scores over the vocabulary."""
 
-CHUNK = 1 << 25
+CHUNK = {"cpu": 1 << 25, "cuda": 1 << 29}
 """Bytes of logits alive at once, in the model's dtype."""
 
-TRAINED_CHUNK = 1 << 28
+TRAINED_CHUNK = {"cpu": 1 << 28, "cuda": 1 << 30}
 """The same while the head itself is trained: what each chunk adds to its gradient is a pass over all of that."""
 
 BLOCK = 1 << 21
@@ -56,13 +57,7 @@ class LanguageHead:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[n, H] → [n, V] in float32 or wider."""
-        return self.finished(nn.functional.linear(hidden, self.weight, self.bias))
-
-    def finished(self, raw: Tensor) -> Tensor:
-        """Logits in float32 or wider from those the matmul gave."""
-        logits = raw.to(_wide(raw.dtype))
-        logits = logits * self.scale if self.scale != 1.0 else logits
-        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+        return finished(nn.functional.linear(hidden, self.weight, self.bias), self.scale, self.softcap)
 
     def logp(self, hidden: Tensor, label: Tensor, share: Tensor | None = None) -> Tensor:
         """[N, H], [N] → [N] log-probability of each label, float32 or wider.
@@ -91,7 +86,7 @@ def divergence(policy: LanguageHead, states: Tensor, base: LanguageHead, before:
 
     In chunks, whose logits the backward computes again: none of [N, V] is ever held.
     """
-    size = max(1, CHUNK // (4 * len(policy.weight)))
+    size = max(1, CHUNK[states.device.type] // (4 * len(policy.weight)))
     parts = zip(torch.split(states, size), torch.split(before, size), strict=True)
     found = [checkpoint(_diverged, policy, one, base, other, use_reentrant=False) for one, other in parts]
     return torch.cat(found) if found else _empty_scores(states)
@@ -260,9 +255,12 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _chunks(head: LanguageHead, hidden: Tensor, most: int) -> Iterator[tuple[slice, Tensor]]:
-    """(rows, their logits as the matmul gives them), `most` bytes at once; the next is written over the one before."""
-    size = min(len(hidden), max(1, most // (len(head.weight) * hidden.element_size())))
+def _chunks(head: LanguageHead, hidden: Tensor, most: Mapping[str, int]) -> Iterator[tuple[slice, Tensor]]:
+    """(rows, their logits as the matmul gives them), as many bytes at once as `most` says of the device.
+
+    The next is written over the one before.
+    """
+    size = min(len(hidden), max(1, most[hidden.device.type] // (len(head.weight) * hidden.element_size())))
     buffer = hidden.new_empty(size, len(head.weight))
     for start in range(0, len(hidden), size):
         part = hidden[start : start + size]
@@ -272,11 +270,15 @@ def _chunks(head: LanguageHead, hidden: Tensor, most: int) -> Iterator[tuple[sli
 
 def _scored(head: LanguageHead, raw: Tensor, label: Tensor, *, slope: bool) -> Tensor:
     """[n] log-probabilities of the labels; with `slope` their gradients [n, V] to `raw` are left where that was."""
-    size = len(raw) if raw.is_cuda else max(1, BLOCK // (4 * raw.shape[1]))
+    if raw.is_cuda:
+        own = label[:, None]
+        # Gathered beside the kernel, which compiled has been seen to read it after it was overwritten.
+        return _at_once(raw, own, raw.gather(1, own), head.scale, head.softcap, head.smoothing, slope)
+    size = max(1, BLOCK // (4 * raw.shape[1]))
     scores = []
     for start in range(0, len(raw), size):
         rows = slice(start, start + size)
-        own, logits = label[rows, None], head.finished(raw[rows])
+        own, logits = label[rows, None], finished(raw[rows], head.scale, head.softcap)
         p = logits.softmax(1)
         likely = p.gather(1, own)
         logp = likely.log()
@@ -295,3 +297,29 @@ def _scored(head: LanguageHead, raw: Tensor, label: Tensor, *, slope: bool) -> T
                 gradient.mul_(1 - (logits / head.softcap) ** 2)
             raw[rows] = gradient
     return torch.cat(scores).squeeze(1)
+
+
+@kernel
+def _at_once(
+    raw: Tensor, own: Tensor, chosen: Tensor, scale: float, softcap: float | None, share: float, slope: bool
+) -> Tensor:
+    """The same in two passes over the logits, and without asking what their numbers are; chosen [n, 1] raw at own."""
+    logits = finished(raw, scale, softcap)
+    total = logits.logsumexp(1, keepdim=True)
+    logp = finished(chosen, scale, softcap) - total
+    if share:
+        logp = (1 - share) * logp + share * (logits.mean(1, keepdim=True) - total)
+    if slope:
+        gradient = (torch.arange(raw.shape[1], device=raw.device) == own) * (1 - share) + share / raw.shape[1]
+        gradient = (gradient - (logits - total).exp()) * scale
+        if softcap is not None:
+            gradient = gradient * (1 - (logits / softcap) ** 2)
+        raw.copy_(gradient)
+    return logp.squeeze(1)
+
+
+def finished(raw: Tensor, scale: float, softcap: float | None) -> Tensor:
+    """Logits in float32 or wider from those the matmul gave."""
+    logits = raw.to(_wide(raw.dtype))
+    logits = logits * scale if scale != 1.0 else logits
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)

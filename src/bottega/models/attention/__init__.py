@@ -3,9 +3,9 @@
 A layout is made once a batch and handed to the model as the keyword `layout`; transformers passes unknown keywords
 down to the attention function, where every layer calls `layout.attend`. The back ends compute the same thing:
 
-    DenseLayout   a [T, T] mask; the reference, any device, small inputs
+    DenseLayout   a [T, T] mask; the reference that the others are tested against
     BlockLayout   CPU: tree nodes of like size in batched matmuls, little that is masked out is computed
-    FlexLayout    CUDA: FlexAttention with a block mask
+    FlexLayout    CUDA: FlexAttention with a block mask; what that has no form for, in blocks
 
 Extra legend: h query heads, g key/value heads, r = h/g, D head width, M nodes, L queries and S keys of a block.
 """
@@ -20,7 +20,6 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from bottega.batch import Batch, Source
 from bottega.models.attention.blocks import BlockLayout
-from bottega.models.attention.dense import DenseLayout
 from bottega.models.attention.flex import FlexLayout
 from bottega.models.attention.mask import Layout, Style
 
@@ -72,5 +71,4 @@ def layout_for(batch: Batch) -> Layout:
 
 def layouts_for(batch: Batch, source: Source) -> tuple[Layout, Layout, Layout]:
     """(of the encoder, of the decoder, of the decoder's attention to the encoder); all may be padded."""
-    back = DenseLayout if batch.tokens.is_cuda else BlockLayout
-    return back(source), back(batch), back(batch, source)
+    return BlockLayout(source), BlockLayout(batch), BlockLayout(batch, source)

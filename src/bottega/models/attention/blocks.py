@@ -1,4 +1,4 @@
-"""Attention on a CPU: blocks of queries and the keys they can see, as batched matmuls.
+"""Attention in blocks of queries and the keys they can see, as batched matmuls.
 
 A node's tokens see their ancestors and themselves. Nodes of like size form a group, padded to a rectangle, whose keys
 are gathered once; its queries are taken `QUERIES` at a time, each with no more keys than its last one sees. What is
@@ -75,6 +75,10 @@ class _Block:
     padding: Tensor | None
     sizes: tuple[int, int, int, int]
 
+    def to(self, device: torch.device) -> _Block:
+        padding = None if self.padding is None else self.padding.to(device)
+        return _Block(self.query.to(device), padding, self.sizes)
+
 
 @dataclass(frozen=True)
 class _Plan:
@@ -91,11 +95,19 @@ class _Plan:
     answers: Tensor
     sources: Tensor | None
 
+    def to(self, device: torch.device) -> _Plan:
+        sources = None if self.sources is None else self.sources.to(device)
+        blocks = [[block.to(device) for block in blocks] for blocks in self.blocks]
+        return _Plan(blocks, [keys.to(device) for keys in self.keys], self.answers.to(device), sources)
+
 
 class BlockLayout:
     """The tree of a batch, or the texts an encoder reads, in groups of nodes; with `source` what nodes see of that."""
 
     def __init__(self, batch: Stream, source: Source | None = None) -> None:
+        # It is laid out on the CPU, wherever it is computed.
+        self.device, batch = batch.tokens.device, batch.to("cpu")
+        source = None if source is None else source.to("cpu")
         self.batch, self.source = batch, source
         nodes, keys = batch.nodes, source or batch
         own = [np.arange(start, end) for start, end in zip(nodes.start, nodes.end, strict=True)]
@@ -129,7 +141,8 @@ class BlockLayout:
     def plan(self, heads: int, groups: int) -> _Plan:
         """Computed once; almost every model has the same heads in all its layers."""
         if (heads, groups) not in self.plans:
-            self.plans[heads, groups] = _plan(self.groups, heads, groups, self.lengths, shared=self.shared)
+            plan = _plan(self.groups, heads, groups, self.lengths, shared=self.shared)
+            self.plans[heads, groups] = plan.to(self.device)
         return self.plans[heads, groups]
 
     def views(self, window: int | None, dtype: torch.dtype) -> list[list[_View]]:
@@ -156,7 +169,7 @@ class BlockLayout:
     def _near(self, group: _Group, cut: slice, view: _View, table: Tensor) -> Tensor:
         query, key = group.query[:, cut], group.key[:, view.begin : view.end]
         far = apart(self.batch.position[query][:, :, None], self.batch.position[key][:, None, :], len(table) // 2)
-        return embedding(far, table).permute(0, 3, 1, 2)
+        return embedding(far.to(self.device), table).permute(0, 3, 1, 2)
 
     def _view(self, group: _Group, cut: slice, window: int | None, dtype: torch.dtype) -> _View:
         query = group.query[:, cut]
@@ -172,7 +185,7 @@ class BlockLayout:
             return _View(begin, end, end - begin, None)
         shape = (len(query), 1, 1, query.shape[1], end - begin - low)
         bias = torch.zeros(shape, dtype=dtype).masked_fill_(hidden[:, None, None, :, low:], -torch.inf)
-        return _View(begin, end, low, bias)
+        return _View(begin, end, low, bias.to(self.device))
 
 
 def _span(columns: Tensor) -> tuple[int, int]:
@@ -233,7 +246,7 @@ class _Attention(torch.autograd.Function):
                     kept.append(p)
                 if ctx.dropped:
                     number = seed()
-                    mask = drawn(number, p.shape, ctx.dropped)
+                    mask = drawn(number, p.shape, ctx.dropped, p.device)
                     if keep:
                         kept.append(mask)
                     else:
@@ -260,7 +273,7 @@ class _Attention(torch.autograd.Function):
                 to_p = torch.bmm(g, v[:, view.begin : view.end].mT)
                 used = p
                 if ctx.dropped:
-                    mask = next(at_hand) if ctx.keep else drawn(next(seeds), p.shape, ctx.dropped)
+                    mask = next(at_hand) if ctx.keep else drawn(next(seeds), p.shape, ctx.dropped, p.device)
                     used, to_p = masked(p, mask, ctx.dropped), masked(to_p, mask, ctx.dropped)
                 of_v.add(torch.bmm(used.mT, g), view)
                 to_scores = torch.ops.aten._softmax_backward_data(to_p, p, -1, p.dtype)
@@ -331,8 +344,10 @@ def _collected(parts: list[Tensor], plan: _Plan, like: Tensor) -> Tensor:
     if plan.sources is not None:
         return _joined(parts, plan.sources)
     rows = torch.cat([part.flatten(0, 1) for part in parts])
-    places = torch.cat(plan.keys)[:, None].expand_as(rows)
-    return torch.zeros_like(like).scatter_add_(0, places, rows)
+    places, total = torch.cat(plan.keys), torch.zeros_like(like)
+    if like.is_cuda:  # the faster of the two there, and the one that adds in one order
+        return total.index_add_(0, places, rows)
+    return total.scatter_add_(0, places[:, None].expand_as(rows), rows)
 
 
 def _plan(groups: Sequence[_Group], heads: int, key_heads: int, lengths: tuple[int, int], *, shared: bool) -> _Plan:

@@ -2,64 +2,126 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bottega.batch import Batch
-from bottega.models.attention.dense import DenseLayout
-from bottega.models.attention.mask import Style, visible
+from bottega.models.attention.blocks import BlockLayout
+from bottega.models.attention.mask import FLEX_BLOCK, Style, interval
+from bottega.models.compiled import compiled
+
+NARROWEST = 16
+"""Width of a head that FlexAttention's kernels begin at; a narrower one is filled up with zeros."""
+
+OPTIONS = {"FORCE_USE_FLEX_ATTENTION": True}
+"""One kernel for every length: that for few queries is chosen by length, and would be another compilation."""
 
 
 class FlexLayout:
-    """FlexAttention over the interval mask; its backward runs only on CUDA.
+    """FlexAttention (Dong et al. 2024, arXiv 2412.05496) over the interval mask; its backward runs only on CUDA.
 
-    A padded batch is whole blocks. Attention dropout and sinks have no form in FlexAttention; they go the dense way.
+    A padded batch is whole blocks. What has no form in FlexAttention (dropout, positions from a table, float64) is
+    computed in blocks, as on a CPU.
     """
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
-        self.dense = DenseLayout(batch)
         self.masks: dict[int | None, Any] = {}
 
     def mask(self, window: int | None) -> Any:
+        """The block mask, made once."""
         if window not in self.masks:
-            self.masks[window] = self._mask(window)
+            self.masks[window] = _block_mask(self.batch, window)
         return self.masks[window]
 
-    def _mask(self, window: int | None) -> Any:
-        from torch.nn.attention.flex_attention import create_block_mask
-
-        def seen(_b: Tensor, _h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            return visible(self.batch, q, k, window)
-
-        length = len(self.batch.tokens)
-        return create_block_mask(seen, None, None, length, length, device=str(self.batch.tokens.device))
+    @cached_property
+    def blocks(self) -> BlockLayout:
+        return BlockLayout(self.batch)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, style: Style) -> Tensor:
-        if style.dropout or style.sinks is not None:
-            return self.dense.attend(query, key, value, style)
-        cap = style.softcap
-
-        def capped(score: Tensor, *_: Tensor) -> Tensor:
-            return cap * torch.tanh(score / cap) if cap is not None else score
-
-        out: Tensor = _flex(query.is_cuda)(
+        if style.dropout or style.near is not None or query.dtype == torch.float64:
+            return self.blocks.attend(query, key, value, style)
+        width = value.shape[-1]
+        query, key, value = (_filled(x) for x in (query, key, value))
+        out, total = _flex(query.is_cuda)(
             query,
             key,
             value,
-            score_mod=capped if cap is not None else None,
+            score_mod=None if style.softcap is None else _capped(style.softcap),
             block_mask=self.mask(style.window),
             scale=style.scaling,
             enable_gqa=query.shape[1] != key.shape[1],
+            kernel_options=OPTIONS,
         )
+        out = out[..., :width]
+        if style.sinks is not None:
+            # A sink is one more key of the value 0: what the softmax over the others comes to is scaled.
+            out = out * torch.sigmoid(total - style.sinks.view(1, -1, 1)).to(out.dtype)[..., None]
         return out.transpose(1, 2)
 
 
-@cache
-def _flex(compiled: bool) -> Any:
-    from torch.nn.attention.flex_attention import flex_attention
+def _filled(x: Tensor) -> Tensor:
+    return F.pad(x, (0, NARROWEST - x.shape[-1])) if x.shape[-1] < NARROWEST else x
 
-    return torch.compile(flex_attention, dynamic=False) if compiled else flex_attention
+
+def _capped(cap: float) -> Callable[..., Tensor]:
+    def score(value: Tensor, *_: Tensor) -> Tensor:
+        return cap * torch.tanh(value / cap)
+
+    return score
+
+
+def _block_mask(batch: Batch, window: int | None) -> Any:
+    """The mask, and which of its blocks of queries and keys are all, partly or not at all visible.
+
+    That is read off the least and the largest number of each block, so that none of [T, T] is ever made. A block taken
+    for partly visible may be empty, and is then computed in vain.
+    """
+    from torch.nn.attention.flex_attention import BlockMask
+
+    first, last, position = (x.int() for x in (batch.first, batch.last, batch.position))
+    low = torch.arange(0, len(first), FLEX_BLOCK, device=first.device)[:, None]
+    high = low + FLEX_BLOCK - 1
+    (first_low, first_high), (last_low, last_high), (near, far) = map(_ends, (first, last, position))
+    some = (first_low <= high) & (last_high > low)
+    whole = (first_high <= low) & (last_low > high)
+    if window is not None:
+        some &= torch.maximum(near[:, None] - far, near - far[:, None]) < window
+        whole &= torch.maximum(far[:, None] - near, far - near[:, None]) < window
+
+    def seen(_b: Tensor, _h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return interval(first, last, position, query, key, window)
+
+    count, index = _listed(some & ~whole)
+    full_count, full_index = _listed(whole)
+    lengths = (len(first), len(first))
+    return BlockMask.from_kv_blocks(count, index, full_count, full_index, FLEX_BLOCK, seen, lengths)
+
+
+def _ends(numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the largest of each block."""
+    least, largest = numbers.view(-1, FLEX_BLOCK).aminmax(dim=1)
+    return least, largest
+
+
+def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """([1, 1, n] how many blocks of keys are true for each block of queries, [1, 1, n, n] these first)."""
+    order = blocks.byte().argsort(dim=1, descending=True, stable=True)
+    return blocks.sum(1, dtype=torch.int32)[None, None], order.int()[None, None]
+
+
+@cache
+def _flex(fast: bool) -> Callable[..., tuple[Tensor, Tensor]]:
+    """(what attention gives, the logarithm of each query's sum), compiled where it is to be fast."""
+    from torch.nn.attention.flex_attention import AuxRequest, flex_attention
+
+    def attend(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        out, beside = flex_attention(*arguments, return_aux=AuxRequest(lse=True), **options)
+        return out, beside.lse
+
+    return compiled(attend) if fast else attend

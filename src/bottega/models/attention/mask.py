@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +48,7 @@ class Stream(Protocol):
     def last(self) -> Tensor: ...
     @property
     def nodes(self) -> Nodes: ...
+    def to(self, device: str) -> Self: ...
 
 
 class Layout(Protocol):
@@ -92,8 +93,13 @@ def apart(query: Tensor, key: Tensor, reach: int) -> Tensor:
 
 def visible(batch: Stream, query: Tensor, key: Tensor, window: int | None) -> Tensor:
     """Which `key` indices each `query` index may see: broadcast of the two index tensors, bool."""
-    seen = (batch.first[key] <= query) & (query < batch.last[key])
-    if window is not None:
-        # Encoders with local attention look both ways; for causal rows the second half is always true.
-        seen &= (batch.position[query] - batch.position[key]).abs() < window
-    return seen
+    return interval(batch.first, batch.last, batch.position, query, key, window)
+
+
+def interval(first: Tensor, last: Tensor, position: Tensor, query: Tensor, key: Tensor, window: int | None) -> Tensor:
+    """The same of a batch's three tensors: what FlexAttention compiles."""
+    seen = (first[key] <= query) & (query < last[key])
+    if window is None:
+        return seen
+    # Encoders with local attention look both ways; for causal rows the second half is always true.
+    return seen & ((position[query] - position[key]).abs() < window)

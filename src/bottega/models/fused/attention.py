@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from bottega.batch import Example, Row
 from bottega.models.attention.blocks import BlockLayout
 from bottega.models.attention.mask import Style
+from bottega.models.compiled import kernel
 from bottega.models.fused.linear import part, together
 from bottega.packing import pack
 
@@ -81,17 +82,26 @@ class _Rotated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         ctx.save_for_backward(cosine, sine)
-        half = x.shape[-1] // 2
-        out = x * cosine
-        out[..., :half].addcmul_(x[..., half:], sine[..., :half], value=-1)
-        out[..., half:].addcmul_(x[..., :half], sine[..., half:])
-        return out
+        return _turned(x, cosine, sine)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (g,), (cosine, sine) = gradients, ctx.saved_tensors
-        half = g.shape[-1] // 2
-        to_x = g * cosine
-        to_x[..., :half].addcmul_(g[..., half:], sine[..., half:])
-        to_x[..., half:].addcmul_(g[..., :half], sine[..., :half], value=-1)
-        return to_x, None, None
+        return _turned_back(gradients[0], *ctx.saved_tensors), None, None
+
+
+@kernel
+def _turned(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    out = x * cosine
+    out[..., :half].addcmul_(x[..., half:], sine[..., :half], value=-1)
+    out[..., half:].addcmul_(x[..., :half], sine[..., half:])
+    return out
+
+
+@kernel
+def _turned_back(g: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    half = g.shape[-1] // 2
+    to_x = g * cosine
+    to_x[..., :half].addcmul_(g[..., half:], sine[..., half:])
+    to_x[..., half:].addcmul_(g[..., :half], sine[..., :half], value=-1)
+    return to_x

@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from bottega.models.compiled import kernel
 from bottega.models.fused.linear import ahead, back, part, parts, tensors
 
 NAMES = ("gate_proj", "up_proj", "down_proj")
@@ -66,7 +67,7 @@ class _GatedMlp(torch.autograd.Function):
         flat = x.flatten(0, -2)
         *wide, down = parts(given, scales)
         (gated, raised), u = ahead(flat, wide)
-        (y,), u_down = ahead(ACTIVATIONS[name][0](gated).mul_(raised), [down])
+        (y,), u_down = ahead(_product(gated, raised, name), [down])
         ctx.save_for_backward(flat, gated, raised, u, u_down, *given)
         ctx.name, ctx.scales = name, scales
         return y.view(*x.shape[:-1], -1)
@@ -76,12 +77,31 @@ class _GatedMlp(torch.autograd.Function):
         flat, gated, raised, u, u_down, *given = ctx.saved_tensors
         *wide, down = parts(given, ctx.scales)
         wanted, needs = ctx.needs_input_grad[0], ctx.needs_input_grad[3:]
-        activate, deactivate = ACTIVATIONS[ctx.name]
         g = gradients[0].flatten(0, -2)
-        active = activate(gated)
-        to_product, of_down = back([g], active * raised, u_down, [down], needs[8:], True)
+        active, product = _again(gated, raised, ctx.name)
+        to_product, of_down = back([g], product, u_down, [down], needs[8:], True)
         assert to_product is not None
-        to_raised, to_gated = active.mul_(to_product), deactivate(to_product.mul_(raised), gated)
+        to_gated, to_raised = _parted(to_product, active, gated, raised, ctx.name)
         to_x, of_wide = back([to_gated, to_raised], flat, u, wide, needs[:8], wanted)
         shaped = None if to_x is None else to_x.view(*gradients[0].shape[:-1], -1)
         return shaped, None, None, *of_wide, *of_down
+
+
+@kernel
+def _product(gated: Tensor, raised: Tensor, name: str) -> Tensor:
+    """act(gated) · raised."""
+    return ACTIVATIONS[name][0](gated).mul_(raised)
+
+
+@kernel
+def _again(gated: Tensor, raised: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """(act(gated), that times raised)."""
+    active = ACTIVATIONS[name][0](gated)
+    return active, active * raised
+
+
+@kernel
+def _parted(g: Tensor, active: Tensor, gated: Tensor, raised: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """The gradients of gated and raised from that of their product; `g` and `active` are overwritten."""
+    to_raised = active.mul_(g)
+    return ACTIVATIONS[name][1](g.mul_(raised), gated), to_raised

@@ -9,6 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from bottega.models.compiled import kernel
+
 
 def fits(module: nn.Module) -> bool:
     """Whether this looks like an RMSNorm: one vector of weights and a small number."""
@@ -47,22 +49,33 @@ def _offset(module: nn.Module) -> float:
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, offset: float) -> Tensor:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
-        # 1 / rms, [… , 1]
-        inverse = (
-            torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
-        )
+        y, inverse = _ahead(x, weight, epsilon, offset)
         ctx.save_for_backward(x, weight, inverse)
         ctx.offset = offset
-        return wide.mul_(inverse).mul_(weight + offset).to(x.dtype)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, inverse = ctx.saved_tensors
-        wide, g = x.to(inverse.dtype), gradients[0].to(inverse.dtype, copy=True)
-        to_weight = None
-        if ctx.needs_input_grad[1]:
-            to_weight = (wide * inverse).mul_(g).flatten(0, -2).sum(0).to(weight.dtype)
-        g.mul_(weight + ctx.offset)
-        along = (g * wide).sum(-1, keepdim=True).mul_(inverse**3 / -x.shape[-1])
-        return g.mul_(inverse).addcmul_(wide, along).to(x.dtype), to_weight, None, None
+        to_x, to_weight = _back(gradients[0], x, weight, inverse, ctx.offset, ctx.needs_input_grad[1])
+        return to_x, to_weight, None, None
+
+
+@kernel
+def _ahead(x: Tensor, weight: Tensor, epsilon: float, offset: float) -> tuple[Tensor, Tensor]:
+    """(y, 1 / rms of each token [… , 1])."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
+    inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+    return wide.mul_(inverse).mul_(weight + offset).to(x.dtype), inverse
+
+
+@kernel
+def _back(
+    g: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, offset: float, trained: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The gradients of x and, where it is trained, of the weight."""
+    wide, g = x.to(inverse.dtype), g.to(inverse.dtype, copy=True)
+    to_weight = (wide * inverse).mul_(g).flatten(0, -2).sum(0).to(weight.dtype) if trained else None
+    g.mul_(weight + offset)
+    along = (g * wide).sum(-1, keepdim=True).mul_(inverse**3 / -x.shape[-1])
+    return g.mul_(inverse).addcmul_(wide, along).to(x.dtype), to_weight

@@ -1,0 +1,358 @@
+"""One accelerator: first what must be equal on it, then what it takes, beside TRL with Liger in the same sitting.
+
+    python benchmarks/gpu.py [--cpu] [--whole] [--prove | --measure] [--only NAME …] [--profile NAME] [--peers]
+
+Models have random weights, and the shapes of those people use. Utilisation is the arithmetic that a step cannot do
+without, each matrix forward and backward for what is trained, over what the card's own matrix product reaches at its
+best; tokens are those of the rows as one would write them out. `--cpu` does the same on a CPU with a tiny shape, and
+there proves all but FlexAttention's gradients, which no CPU has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from machine import described
+from proofs import prove  # before torch computes anything
+from transformers import AutoConfig
+from workloads import documents, instructions, make_tokenizer, preferences, real_tokens, write
+
+from bottega import session as sessions
+from bottega.batch import Batch, counted
+from bottega.models.load import AUTO
+from bottega.objectives import HeadKind
+from bottega.recipe import Recipe
+from bottega.session import Session
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "model_type": "llama",
+        "vocab_size": 49152,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+    },
+    "llama 1B": {
+        "model_type": "llama",
+        "vocab_size": 128256,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "tie_word_embeddings": True,
+    },
+    "qwen 7B": {
+        "model_type": "qwen2",
+        "vocab_size": 152064,
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "tie_word_embeddings": False,
+    },
+    "gpt 124M": {
+        "model_type": "llama",
+        "vocab_size": 50304,
+        "hidden_size": 768,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 12,
+        "tie_word_embeddings": True,
+    },
+    "moe": {
+        "model_type": "qwen3_moe",
+        "vocab_size": 50304,
+        "hidden_size": 1024,
+        "moe_intermediate_size": 512,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+        "head_dim": 64,
+        "num_experts": 32,
+        "num_experts_per_tok": 4,
+        "tie_word_embeddings": True,
+    },
+}
+LORA = {"rank": 16, "alpha": 32}
+UPDATES, WARM = 8, 3
+"""Updates of a measurement, and how many of them come before the clock."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is measured: a shape, a method, and rows; `peer` names what TRL calls it."""
+
+    shape: str
+    objective: str
+    adapter: bool
+    rows: Callable[[int], list[dict[str, str]]]
+    examples: int
+    tokens: int
+    peer: str = ""
+    changed: tuple[tuple[str, Any], ...] = ()
+
+
+def long_rows(rows: int) -> list[dict[str, str]]:
+    """A prompt of 24 words and an answer of about a thousand."""
+    made = preferences(rows, 24, 1000)
+    return [{"prompt": row["prompt"], "completion": row["chosen"]} for row in made]
+
+
+WORKS = {
+    "SFT 1B, every weight": Work("llama 1B", "sft", False, instructions, 256, 32768, "sft"),
+    "SFT 1B, LoRA": Work("llama 1B", "sft", True, instructions, 256, 32768, "sft"),
+    "SFT 1B, every weight, long rows": Work("llama 1B", "sft", False, long_rows, 32, 32768, "sft"),
+    "DPO 1B, LoRA": Work("llama 1B", "dpo", True, preferences, 64, 32768, "dpo"),
+    "SFT 7B, LoRA": Work("qwen 7B", "sft", True, instructions, 128, 16384, "sft"),
+    "SFT 7B, LoRA, long rows": Work("qwen 7B", "sft", True, long_rows, 16, 16384, "sft"),
+    "DPO 7B, LoRA": Work("qwen 7B", "dpo", True, preferences, 32, 16384, "dpo"),
+    "pre-training 124M": Work("gpt 124M", "causal", False, lambda rows: documents(rows, 1024), 64, 65536),
+    "pre-training MoE": Work("moe", "causal", False, lambda rows: documents(rows, 1024), 32, 32768),
+}
+TINY = {
+    "SFT tiny, LoRA": Work("tiny", "sft", True, instructions, 4, 2048, "sft"),
+    "DPO tiny, LoRA": Work("tiny", "dpo", True, preferences, 2, 2048, "dpo"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cpu", action="store_true", help="the same on a CPU, with a tiny shape")
+    parser.add_argument("--whole", action="store_true", help="prove every objective with every architecture")
+    parser.add_argument("--prove", action="store_true", help="prove only")
+    parser.add_argument("--measure", action="store_true", help="measure only")
+    parser.add_argument("--only", nargs="+", default=[], help="works whose names hold one of these")
+    parser.add_argument("--profile", default="", help="also print the kernels of one update of this work")
+    parser.add_argument("--peers", action="store_true", help="beside TRL with Liger, which must be installed")
+    options = parser.parse_args()
+    device = "cpu" if options.cpu else "cuda"
+    if device == "cuda" and not torch.cuda.is_available():
+        sys.exit("no CUDA device is here; --cpu does what can be done without one")
+    print(f"{named(device)}; {described()}", flush=True)
+    failed = [] if options.measure else prove(device, options.whole)
+    if options.cpu and not options.measure:
+        print("FlexAttention has no gradients on a CPU: those were not proved.")
+    if not options.prove:
+        measured(TINY if options.cpu else WORKS, options, device)
+    if failed:
+        sys.exit(f"{len(failed)} not equal: {'; '.join(failed)}")
+
+
+def named(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else "a CPU"
+
+
+def measured(works: dict[str, Work], options: argparse.Namespace, device: str) -> None:
+    """Print a table as it comes to be."""
+    most = ceiling(device)
+    print(f"a matrix product of 8,192: {most / 1e12:.0f} TFLOP/s\n")
+    print("| work | tokens/s | of the ceiling | peak GB | TRL tokens/s | TRL peak GB | times |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    for name, work in works.items():
+        if options.only and not any(part in name for part in options.only):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                mine = ours(Path(folder), work, device, profiled=bool(options.profile) and options.profile in name)
+            except Exception as error:  # the next work is to be measured all the same
+                print(f"| {name} | {type(error).__name__}: {str(error)[:200]} |", flush=True)
+                continue
+            line = f"| {name} | {mine.speed:,.0f} | {mine.flops / most:.1%} | {mine.memory / 1e9:.1f} |"
+            if options.peers and work.peer:
+                line += theirs(Path(folder), work, mine)
+            print(line, flush=True)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """speed in tokens of the rows as written a second, flops in useful ones a second, memory in peak bytes."""
+
+    speed: float
+    flops: float
+    memory: float
+
+
+def ceiling(device: str) -> float:
+    """FLOP/s of a large product in bfloat16, on random numbers."""
+    size = 8192 if device == "cuda" else 512
+    one, other = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    times = []
+    for _ in range(12):
+        synchronize(device)
+        started = time.perf_counter()
+        for _ in range(5):
+            one @ other
+        synchronize(device)
+        times.append((time.perf_counter() - started) / 5)
+    return 2.0 * size**3 / sorted(times)[len(times) // 2]
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def ours(folder: Path, work: Work, device: str, profiled: bool) -> Measured:
+    """Some updates of a recipe, packing and what a reference says included, the first of them left out."""
+    rows = prepared(folder, work)
+    with built_on(device):
+        session = Session(recipe(folder, work, device))
+    updates = list(islice(session.feed.updates(), UPDATES))
+    flops, tokens, started = 0.0, 0, 0.0
+    for number, update in enumerate(updates):
+        if number == WARM:
+            synchronize(device)
+            started = time.perf_counter()
+            if device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+        batches = stepped(session, update)
+        if number >= WARM:
+            tokens += sum(batch.tokens_real for batch in batches)
+            flops += sum(useful(session, batch) for batch in batches)
+    synchronize(device)
+    seconds = time.perf_counter() - started
+    memory = torch.cuda.max_memory_allocated() if device == "cuda" else 0
+    if profiled:
+        profile(session, updates[-1], device)
+    del session, rows
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    return Measured(tokens / seconds, flops / seconds, memory)
+
+
+def stepped(session: Session, update: Any) -> list[Batch]:
+    batches = session.batches(update.examples)
+    session.engine.accumulate(batches, counted(batches), step=update.step)
+    session.engine.update(session.lr, step=update.step)
+    return batches
+
+
+def profile(session: Session, update: Any, device: str) -> None:
+    """Where one update's time goes, by kernel and by what the host does."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as recorded
+
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device == "cuda" else [])
+    with recorded(activities=activities) as found:
+        started = time.perf_counter()
+        stepped(session, update)
+        synchronize(device)
+        print(f"one update: {time.perf_counter() - started:.3f} s")
+    averages = found.key_averages()
+    print(
+        averages.table(
+            sort_by="self_device_time_total" if device == "cuda" else "self_cpu_time_total",
+            row_limit=28,
+            max_name_column_width=60,
+        )
+    )
+
+
+def prepared(folder: Path, work: Work) -> list[dict[str, str]]:
+    rows = work.rows(work.examples * UPDATES)
+    write(rows, folder / "rows.jsonl")
+    make_tokenizer(folder / "model", SHAPES[work.shape]["vocab_size"])
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    AutoConfig.for_model(**SHAPES[work.shape], **tokens).save_pretrained(folder / "model")
+    return rows
+
+
+def recipe(folder: Path, work: Work, device: str) -> Recipe:
+    found: dict[str, Any] = {
+        "model": {"base": str(folder / "model"), "dtype": "bfloat16"},
+        "adapter": LORA if work.adapter else None,
+        "data": {"train": str(folder / "rows.jsonl"), "max_length": 2048},
+        "objective": {"kind": work.objective},
+        "optim": {"steps": UPDATES, "examples": work.examples, "tokens": work.tokens, "lr": 1e-5},
+        "devices": {"device": device},
+    }
+    for key, value in work.changed:
+        section, _, name = key.partition(".")
+        found[section][name] = value
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(found), encoding="utf-8")
+    return Recipe.load(folder / "recipe.yaml")
+
+
+@contextmanager
+def built_on(device: str) -> Iterator[None]:
+    """Inside, models are drawn on the device by their configs: a CPU takes minutes for billions of random numbers."""
+    whole = sessions.load_model
+
+    def drawn(_: Any, config: Any, head: HeadKind, labels: Any, dtype: torch.dtype, *__: Any) -> tuple[Any, list[str]]:
+        with torch.device(device):
+            return AUTO[head].from_config(config, dtype=dtype), []
+
+    sessions.load_model = drawn
+    try:
+        yield
+    finally:
+        sessions.load_model = whole
+
+
+def useful(session: Session, batch: Batch) -> float:
+    """Arithmetic that nothing can do without: matrices of active weights, attention over what is seen, the head."""
+    config = session.engine.scorer.network.config
+    trained = session.recipe.adapter is None
+    layers, width = config.num_hidden_layers, config.hidden_size
+    head = getattr(config, "head_dim", None) or width // config.num_attention_heads
+    inner, active = config.intermediate_size, 1
+    if getattr(config, "num_experts", None):
+        inner, active = config.moe_intermediate_size, config.num_experts_per_tok
+    wide, narrow = head * config.num_attention_heads, head * config.num_key_value_heads
+    weights = layers * (2 * width * wide + 2 * width * narrow + 3 * active * width * inner)
+    # Key k is seen from its own place to the end of its subtree.
+    pairs = float((batch.last - batch.first).sum())
+    attention = 4.0 * pairs * wide * layers
+    scores = 2.0 * len(batch.at) * width * config.vocab_size
+    forward = 2.0 * len(batch.tokens) * weights
+    total = (3 if trained else 2) * (forward + scores) + 3 * attention
+    if not trained:
+        sides = 2 * (width + wide) + 2 * (width + narrow) + 3 * (width + inner)
+        total += 6.0 * len(batch.tokens) * layers * LORA["rank"] * sides
+    if "reference" in batch.columns:
+        total += forward + scores + attention
+    return total
+
+
+def theirs(folder: Path, work: Work, mine: Measured) -> str:
+    """TRL with Liger on the same rows, as the end of a line of the table."""
+    script = Path(__file__).parent / "peers" / "trl_gpu.py"
+    command = [sys.executable, str(script), work.peer, str(folder), "--updates", str(UPDATES), "--warm", str(WARM)]
+    command += ["--examples", str(work.examples), *([] if work.adapter else ["--full"])]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"HF_HUB_OFFLINE": "1"}
+    )
+    if done.returncode:
+        return f" {done.stderr.strip().splitlines()[-1][:200]} |"
+    found = json.loads(done.stdout.splitlines()[-1])
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    speed = real_tokens(rows[: found["rows"]]) / found["seconds"]
+    return f" {speed:,.0f} ({found['batch']} a batch) | {found['memory'] / 1e9:.1f} | {mine.speed / speed:.2f} |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""Chains of pointwise work as one kernel on a GPU.
+
+There each operation is a pass over memory, and a chain of them that torch.compile makes one is that much faster; on a
+CPU the chains here are written for its caches, and run as they are written. A function is compiled when it is first
+called with a tensor on CUDA, for all lengths at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+VARIANTS = 64
+"""Types, widths and strides that one function may be compiled for; beyond them torch would run it as it is written."""
+
+AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
+
+
+def kernel(function: AnyFunction) -> AnyFunction:
+    """The function of tensors, compiled where the first of them is on CUDA."""
+
+    @wraps(function)
+    def run(first: Tensor, *arguments: Any) -> Any:
+        return (compiled(function) if first.is_cuda else function)(first, *arguments)
+
+    return cast(AnyFunction, run)
+
+
+@cache
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function compiled for any length."""
+    from torch._dynamo import config
+
+    config.recompile_limit = max(config.recompile_limit, VARIANTS)
+    return torch.compile(function, dynamic=True)
