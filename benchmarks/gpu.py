@@ -97,13 +97,18 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }
 LORA = {"rank": 16, "alpha": 32}
-UPDATES, WARM = 8, 3
+UPDATES, WARM = 7, 3
 """Updates of a measurement, and how many of them come before the clock."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is measured: a shape, a method, and rows; `peer` names what TRL calls it."""
+    """What is measured: a shape, a method, and rows.
+
+    examples  of an update
+    tokens    most of a micro-batch
+    peer      what TRL calls it, and how many rows it is to try at once, halved until they fit
+    """
 
     shape: str
     objective: str
@@ -111,8 +116,7 @@ class Work:
     rows: Callable[[int], list[dict[str, str]]]
     examples: int
     tokens: int
-    peer: str = ""
-    changed: tuple[tuple[str, Any], ...] = ()
+    peer: tuple[str, int] | None = None
 
 
 def long_rows(rows: int) -> list[dict[str, str]]:
@@ -122,19 +126,22 @@ def long_rows(rows: int) -> list[dict[str, str]]:
 
 
 WORKS = {
-    "SFT 1B, every weight": Work("llama 1B", "sft", False, instructions, 256, 32768, "sft"),
-    "SFT 1B, LoRA": Work("llama 1B", "sft", True, instructions, 256, 32768, "sft"),
-    "SFT 1B, every weight, long rows": Work("llama 1B", "sft", False, long_rows, 32, 32768, "sft"),
-    "DPO 1B, LoRA": Work("llama 1B", "dpo", True, preferences, 64, 32768, "dpo"),
-    "SFT 7B, LoRA": Work("qwen 7B", "sft", True, instructions, 128, 16384, "sft"),
-    "SFT 7B, LoRA, long rows": Work("qwen 7B", "sft", True, long_rows, 16, 16384, "sft"),
-    "DPO 7B, LoRA": Work("qwen 7B", "dpo", True, preferences, 32, 16384, "dpo"),
+    "SFT 1B, every weight": Work("llama 1B", "sft", False, instructions, 256, 40960),
+    "SFT 1B, every weight, long rows": Work("llama 1B", "sft", False, long_rows, 32, 40960, ("sft", 32)),
+    "SFT 1B, LoRA": Work("llama 1B", "sft", True, instructions, 256, 40960, ("sft", 128)),
+    "SFT 1B, LoRA, micro-batches of 16,384": Work("llama 1B", "sft", True, instructions, 256, 16384),
+    "SFT 1B, LoRA, micro-batches of 8,192": Work("llama 1B", "sft", True, instructions, 256, 8192),
+    "SFT 1B, LoRA, micro-batches of 4,096": Work("llama 1B", "sft", True, instructions, 256, 4096),
+    "DPO 1B, LoRA": Work("llama 1B", "dpo", True, preferences, 64, 40960, ("dpo", 32)),
     "pre-training 124M": Work("gpt 124M", "causal", False, lambda rows: documents(rows, 1024), 64, 65536),
     "pre-training MoE": Work("moe", "causal", False, lambda rows: documents(rows, 1024), 32, 32768),
+    "SFT 7B, LoRA": Work("qwen 7B", "sft", True, instructions, 128, 16384, ("sft", 32)),
+    "SFT 7B, LoRA, long rows": Work("qwen 7B", "sft", True, long_rows, 16, 20480),
+    "DPO 7B, LoRA": Work("qwen 7B", "dpo", True, preferences, 32, 16384, ("dpo", 8)),
 }
 TINY = {
-    "SFT tiny, LoRA": Work("tiny", "sft", True, instructions, 4, 2048, "sft"),
-    "DPO tiny, LoRA": Work("tiny", "dpo", True, preferences, 2, 2048, "dpo"),
+    "SFT tiny, LoRA": Work("tiny", "sft", True, instructions, 4, 2048),
+    "DPO tiny, LoRA": Work("tiny", "dpo", True, preferences, 2, 2048),
 }
 
 
@@ -144,7 +151,7 @@ def main() -> None:
     parser.add_argument("--whole", action="store_true", help="prove every objective with every architecture")
     parser.add_argument("--prove", action="store_true", help="prove only")
     parser.add_argument("--measure", action="store_true", help="measure only")
-    parser.add_argument("--only", nargs="+", default=[], help="works whose names hold one of these")
+    parser.add_argument("--only", nargs="+", default=[], help="works of these names")
     parser.add_argument("--profile", default="", help="also print the kernels of one update of this work")
     parser.add_argument("--peers", action="store_true", help="beside TRL with Liger, which must be installed")
     options = parser.parse_args()
@@ -172,11 +179,11 @@ def measured(works: dict[str, Work], options: argparse.Namespace, device: str) -
     print("| work | tokens/s | of the ceiling | peak GB | TRL tokens/s | TRL peak GB | times |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for name, work in works.items():
-        if options.only and not any(part in name for part in options.only):
+        if options.only and name not in options.only:
             continue
         with tempfile.TemporaryDirectory() as folder:
             try:
-                mine = ours(Path(folder), work, device, profiled=bool(options.profile) and options.profile in name)
+                mine = ours(Path(folder), work, device, profiled=options.profile == name)
             except Exception as error:  # the next work is to be measured all the same
                 print(f"| {name} | {type(error).__name__}: {str(error)[:200]} |", flush=True)
                 continue
@@ -290,9 +297,6 @@ def recipe(folder: Path, work: Work, device: str) -> Recipe:
         "optim": {"steps": UPDATES, "examples": work.examples, "tokens": work.tokens, "lr": 1e-5},
         "devices": {"device": device},
     }
-    for key, value in work.changed:
-        section, _, name = key.partition(".")
-        found[section][name] = value
     (folder / "recipe.yaml").write_text(yaml.safe_dump(found), encoding="utf-8")
     return Recipe.load(folder / "recipe.yaml")
 
@@ -341,8 +345,10 @@ def useful(session: Session, batch: Batch) -> float:
 def theirs(folder: Path, work: Work, mine: Measured) -> str:
     """TRL with Liger on the same rows, as the end of a line of the table."""
     script = Path(__file__).parent / "peers" / "trl_gpu.py"
-    command = [sys.executable, str(script), work.peer, str(folder), "--updates", str(UPDATES), "--warm", str(WARM)]
-    command += ["--examples", str(work.examples), *([] if work.adapter else ["--full"])]
+    assert work.peer is not None
+    kind, batch = work.peer
+    command = [sys.executable, str(script), kind, str(folder), "--updates", str(UPDATES), "--warm", str(WARM)]
+    command += ["--examples", str(work.examples), "--batch", str(batch), *([] if work.adapter else ["--full"])]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env=os.environ | {"HF_HUB_OFFLINE": "1"}
     )
@@ -351,7 +357,8 @@ def theirs(folder: Path, work: Work, mine: Measured) -> str:
     found = json.loads(done.stdout.splitlines()[-1])
     rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
     speed = real_tokens(rows[: found["rows"]]) / found["seconds"]
-    return f" {speed:,.0f} ({found['batch']} a batch) | {found['memory'] / 1e9:.1f} | {mine.speed / speed:.2f} |"
+    liger = "" if found["liger"] else ", without Liger"
+    return f" {speed:,.0f} ({found['batch']} a batch{liger}) | {found['memory'] / 1e9:.1f} | {mine.speed / speed:.2f} |"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""TRL with Liger's kernels on a GPU: `trl_gpu.py sft|dpo FOLDER --updates N --warm N --examples N [--full]`.
+"""TRL with Liger's kernels on a GPU: `trl_gpu.py sft|dpo FOLDER --updates N --warm N --examples N --batch N [--full]`.
 
 The model is drawn on the device by FOLDER/model/config.json, and rows are FOLDER/rows.jsonl. A batch
-is as many rows as fit, halved from an update's until they do. Prints one line of JSON: how many rows the measured
+is `--batch` rows, halved until they fit. Prints one line of JSON: how many rows the measured
 updates held, their seconds, the peak bytes, the rows of a batch, and whether Liger could be used.
 """
 
@@ -51,10 +51,11 @@ def main() -> None:
     parser.add_argument("--updates", type=int, required=True)
     parser.add_argument("--warm", type=int, required=True)
     parser.add_argument("--examples", type=int, required=True)
+    parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--full", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    batch, liger = options.examples, True
+    batch, liger = options.batch, True
     while batch:
         try:
             clock = trained(options, batch, liger)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ import torch.nn.functional as F
 
 from bottega.batch import Batch, Example, Row
 from bottega.models import attention
-from bottega.models.attention import blocks
+from bottega.models.attention import blocks, flash
 from bottega.models.attention.blocks import BlockLayout
 from bottega.models.attention.dense import DenseLayout
+from bottega.models.attention.flash import FlashLayout
 from bottega.models.attention.flex import FlexLayout
 from bottega.models.attention.mask import FLEX_BLOCK, Style, padded, rounded
 from bottega.packing import pack
@@ -94,6 +96,57 @@ def test_flex_is_the_dense_reference(seed: int) -> None:
         flex = FlexLayout(made).attend(*tensors, wanted)
         dense = DenseLayout(made).attend(*tensors, wanted)
     torch.testing.assert_close(flex, dense, rtol=0, atol=1e-5)
+
+
+class Plain:
+    """What FlashAttention's kernel computes, a sequence at a time: the queries are the end of the keys."""
+
+    @staticmethod
+    def apply(query, key, value, laid, style, causal):
+        out = []
+        for (a, b), (c, d) in zip(pairwise(laid.queries.tolist()), pairwise(laid.keys.tolist()), strict=True):
+            repeat = query.shape[1] // key.shape[1]
+            k, v = (x[c:d].repeat_interleave(repeat, 1) for x in (key, value))
+            scores = torch.einsum("qhd,khd->hqk", query[a:b], k) * style.scaling
+            apart = torch.arange(b - a)[:, None] + (d - c) - (b - a) - torch.arange(d - c)
+            hidden = (apart < 0) & causal
+            if style.window is not None:
+                hidden = hidden | (apart.abs() >= style.window)
+            out.append(torch.einsum("hqk,khd->qhd", scores.masked_fill(hidden, -torch.inf).softmax(-1), v))
+        return torch.cat(out)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_flash_is_the_dense_reference(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How it is laid out and how gradients come back, around the kernel, which no CPU has."""
+    monkeypatch.setattr(flash, "_Flash", Plain)
+    draw = random.Random(seed)
+    torch.manual_seed(seed)
+    both = seed % 2 > 0
+    rows = [np.array([draw.randrange(2) for _ in range(draw.randint(1, 20))]) for _ in range(9)]
+    made = [Row(ids, np.arange(len(ids)), ids, np.ones(len(ids), np.float32), both) for ids in rows]
+    packed = pack([Example(str(number), (row,)) for number, row in enumerate(made)], share_at_least=2)
+    whole, real = padded(packed), len(packed.tokens)
+    wanted, tensors = Style(0.35, draw.choice([None, 3])), inputs(whole, 4, 2)
+    layout = FlashLayout(whole)
+    assert layout.causal is not both
+    assert not layout.takes(tensors[0], tensors[2], wanted), "its kernels are for half precision"
+    weight = torch.randn(1, real, 4, 6, dtype=torch.float64)
+    found = []
+    for one in (layout, DenseLayout(whole)):
+        out = one.attend(*tensors, wanted)[:, :real]
+        found.append([out, *torch.autograd.grad((out * weight).sum(), tensors)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+def test_flash_leaves_mixed_rows_to_others() -> None:
+    ids = np.arange(5)
+    rows = [Row(ids, ids, ids, np.ones(5, np.float32), both) for both in (True, False)]
+    made = pack([Example(str(number), (row,)) for number, row in enumerate(rows)])
+    half = torch.zeros(1, 2, 10, 16, dtype=torch.bfloat16)
+    assert FlashLayout(made).causal is None
+    assert not FlashLayout(made).takes(half, half, Style(1.0))
 
 
 @pytest.mark.parametrize("window", [None, 3, 100, 1000])

@@ -6,12 +6,14 @@ import contextlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bottega.batch import Batch, Means, Ratio, Term, Unit, counted, joined
 from bottega.engine.generate import Continuation, Writer
@@ -85,10 +87,16 @@ class Engine:
         counts  of the *whole* update, taken before its first backward
         """
         self.scorer.train()
-        with _memory_named():
+        with _memory_named(), self._in_one_order():
             if self.objective.joint and len(batches) > 1:
                 return [self._jointly(batches, counts, step)]
             return [self._apart(batch, counts, step, number) for number, batch in enumerate(batches)]
+
+    def _in_one_order(self) -> AbstractContextManager[None]:
+        """Inside, a model with its own attention adds up gradients in one order on an accelerator as well."""
+        if self.scorer.fit.packed or self.scorer.network.device.type == "cpu":
+            return contextlib.nullcontext()
+        return cast("AbstractContextManager[None]", sdpa_kernel(SDPBackend.MATH))
 
     def _apart(self, batch: Batch, counts: Mapping[Unit, float], step: int, number: int) -> Part:
         scores = self._scored(batch, step, number)

@@ -25,15 +25,29 @@ def kernel(function: AnyFunction) -> AnyFunction:
 
     @wraps(function)
     def run(first: Tensor, *arguments: Any) -> Any:
-        return (compiled(function) if first.is_cuda else function)(first, *arguments)
+        if not first.is_cuda:
+            return function(first, *arguments)
+        return compiled(function)(*(of_any_length(one) for one in (first, *arguments)))
 
     return cast(AnyFunction, run)
 
 
 @cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function compiled for any length."""
+    """The function compiled, once for all lengths that are declared to be any, and for each width."""
     from torch._dynamo import config
 
     config.recompile_limit = max(config.recompile_limit, VARIANTS)
-    return torch.compile(function, dynamic=True)
+    return torch.compile(function, fullgraph=True)
+
+
+def of_any_length(value: Any) -> Any:
+    """The value; of a tensor with more than one dimension the first that is not 1 is declared to be of any length.
+
+    Were widths unknown as well, no kernel could read several numbers at once.
+    """
+    if isinstance(value, Tensor) and value.dim() > 1:
+        place = next((place for place, size in enumerate(value.shape) if size != 1), None)
+        if place is not None:
+            torch._dynamo.maybe_mark_dynamic(value, place)
+    return value

@@ -5,7 +5,7 @@ down to the attention function, where every layer calls `layout.attend`. The bac
 
     DenseLayout   a [T, T] mask; the reference that the others are tested against
     BlockLayout   CPU: tree nodes of like size in batched matmuls, little that is masked out is computed
-    FlexLayout    CUDA: FlexAttention with a block mask; what that has no form for, in blocks
+    CudaLayout    CUDA: FlashAttention by nodes, FlexAttention with a block mask, or blocks, whichever has a form for it
 
 Extra legend: h query heads, g key/value heads, r = h/g, D head width, M nodes, L queries and S keys of a block.
 """
@@ -20,7 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from bottega.batch import Batch, Source
 from bottega.models.attention.blocks import BlockLayout
-from bottega.models.attention.flex import FlexLayout
+from bottega.models.attention.cuda import CudaLayout
 from bottega.models.attention.mask import Layout, Style
 
 ACROSS = "attends_across"
@@ -66,7 +66,7 @@ def register() -> None:
 
 def layout_for(batch: Batch) -> Layout:
     """The fastest back end for the device the batch is on; the batch may be padded."""
-    return FlexLayout(batch) if batch.tokens.is_cuda else BlockLayout(batch)
+    return CudaLayout(batch) if batch.tokens.is_cuda else BlockLayout(batch)
 
 
 def layouts_for(batch: Batch, source: Source) -> tuple[Layout, Layout, Layout]:

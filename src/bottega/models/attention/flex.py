@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, cached_property
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,22 +11,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bottega.batch import Batch
-from bottega.models.attention.blocks import BlockLayout
 from bottega.models.attention.mask import FLEX_BLOCK, Style, interval
 from bottega.models.compiled import compiled
 
 NARROWEST = 16
 """Width of a head that FlexAttention's kernels begin at; a narrower one is filled up with zeros."""
 
-OPTIONS = {"FORCE_USE_FLEX_ATTENTION": True}
-"""One kernel for every length: that for few queries is chosen by length, and would be another compilation."""
+OPTIONS = {"FORCE_USE_FLEX_ATTENTION": True, "IS_DIVISIBLE": True}
+"""One kernel for every length, as the one for few queries would be compiled beside it; and lengths are whole blocks,
+which the compiler cannot see of a length that it does not know."""
 
 
 class FlexLayout:
     """FlexAttention (Dong et al. 2024, arXiv 2412.05496) over the interval mask; its backward runs only on CUDA.
 
-    A padded batch is whole blocks. What has no form in FlexAttention (dropout, positions from a table, float64) is
-    computed in blocks, as on a CPU.
+    A padded batch is whole blocks.
     """
 
     def __init__(self, batch: Batch) -> None:
@@ -39,15 +38,15 @@ class FlexLayout:
             self.masks[window] = _block_mask(self.batch, window)
         return self.masks[window]
 
-    @cached_property
-    def blocks(self) -> BlockLayout:
-        return BlockLayout(self.batch)
+    def takes(self, query: Tensor, value: Tensor, style: Style) -> bool:
+        """Whether this can compute it: dropout, positions from a table and float64 have no form in it."""
+        return not style.dropout and style.near is None and query.dtype != torch.float64
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, style: Style) -> Tensor:
-        if style.dropout or style.near is not None or query.dtype == torch.float64:
-            return self.blocks.attend(query, key, value, style)
         width = value.shape[-1]
         query, key, value = (_filled(x) for x in (query, key, value))
+        for x in (query, key, value) if query.is_cuda else ():
+            torch._dynamo.maybe_mark_dynamic(x, 2)
         out, total = _flex(query.is_cuda)(
             query,
             key,

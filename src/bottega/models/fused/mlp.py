@@ -78,10 +78,17 @@ class _GatedMlp(torch.autograd.Function):
         *wide, down = parts(given, ctx.scales)
         wanted, needs = ctx.needs_input_grad[0], ctx.needs_input_grad[3:]
         g = gradients[0].flatten(0, -2)
-        active, product = _again(gated, raised, ctx.name)
+        # A kernel computes the activation again in no time; a CPU keeps it from the one use to the other.
+        active = None if g.is_cuda else ACTIVATIONS[ctx.name][0](gated)
+        product = _product(gated, raised, ctx.name) if active is None else active * raised
         to_product, of_down = back([g], product, u_down, [down], needs[8:], True)
         assert to_product is not None
-        to_gated, to_raised = _parted(to_product, active, gated, raised, ctx.name)
+        del product
+        if active is None:
+            to_gated, to_raised = _parted(to_product, gated, raised, ctx.name)
+        else:
+            to_raised = active.mul_(to_product)
+            to_gated = ACTIVATIONS[ctx.name][1](to_product.mul_(raised), gated)
         to_x, of_wide = back([to_gated, to_raised], flat, u, wide, needs[:8], wanted)
         shaped = None if to_x is None else to_x.view(*gradients[0].shape[:-1], -1)
         return shaped, None, None, *of_wide, *of_down
@@ -94,14 +101,7 @@ def _product(gated: Tensor, raised: Tensor, name: str) -> Tensor:
 
 
 @kernel
-def _again(gated: Tensor, raised: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """(act(gated), that times raised)."""
-    active = ACTIVATIONS[name][0](gated)
-    return active, active * raised
-
-
-@kernel
-def _parted(g: Tensor, active: Tensor, gated: Tensor, raised: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """The gradients of gated and raised from that of their product; `g` and `active` are overwritten."""
-    to_raised = active.mul_(g)
-    return ACTIVATIONS[name][1](g.mul_(raised), gated), to_raised
+def _parted(g: Tensor, gated: Tensor, raised: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """The gradients of gated and raised from that of their product."""
+    activate, deactivate = ACTIVATIONS[name]
+    return deactivate(g * raised, gated), activate(gated) * g
