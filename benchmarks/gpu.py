@@ -62,7 +62,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
     "qwen 7B": {
-        "model_type": "qwen2",
+        "model_type": "llama",
         "vocab_size": 152064,
         "hidden_size": 3584,
         "intermediate_size": 18944,
@@ -151,6 +151,7 @@ def main() -> None:
     parser.add_argument("--whole", action="store_true", help="prove every objective with every architecture")
     parser.add_argument("--prove", action="store_true", help="prove only")
     parser.add_argument("--measure", action="store_true", help="measure only")
+    parser.add_argument("--proofs", nargs="+", default=[], help="proofs of these names")
     parser.add_argument("--only", nargs="+", default=[], help="works of these names")
     parser.add_argument("--profile", default="", help="also print the kernels of one update of this work")
     parser.add_argument("--peers", action="store_true", help="beside TRL with Liger, which must be installed")
@@ -159,7 +160,7 @@ def main() -> None:
     if device == "cuda" and not torch.cuda.is_available():
         sys.exit("no CUDA device is here; --cpu does what can be done without one")
     print(f"{named(device)}; {described()}", flush=True)
-    failed = [] if options.measure else prove(device, options.whole)
+    failed = [] if options.measure else prove(device, options.whole, options.proofs)
     if options.cpu and not options.measure:
         print("FlexAttention has no gradients on a CPU: those were not proved.")
     if not options.prove:
@@ -178,9 +179,8 @@ def measured(works: dict[str, Work], options: argparse.Namespace, device: str) -
     print(f"a matrix product of 8,192: {most / 1e12:.0f} TFLOP/s\n")
     print("| work | tokens/s | of the ceiling | peak GB | TRL tokens/s | TRL peak GB | times |")
     print("|---|---|---|---|---|---|---|", flush=True)
-    for name, work in works.items():
-        if options.only and name not in options.only:
-            continue
+    for name in options.only or works:
+        work = works[name]
         with tempfile.TemporaryDirectory() as folder:
             try:
                 mine = ours(Path(folder), work, device, profiled=options.profile == name)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -25,6 +28,17 @@ def step(made: nn.Module, optimizer: Optimizer, lr: float = 1e-2, parts: int = 1
     norm = optimizer.norm()
     optimizer.step(lr, norm)
     return norm
+
+
+def test_nothing_outlives_its_run() -> None:
+    """Weights hold hooks where Python does not look for garbage."""
+    made = model()
+    optimizer = Optimizer(made, Optim())
+    step(made, optimizer)
+    left = [weakref.ref(one) for one in (optimizer, made, made[1].weight)]
+    del made, optimizer
+    gc.collect()
+    assert [one() for one in left] == [None, None, None]
 
 
 def test_float32_is_plain_adamw() -> None:

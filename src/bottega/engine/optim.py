@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -123,14 +124,18 @@ class Optimizer:
 
     def _gatherer(self, name: str) -> Callable[[Tensor], None]:
         """Takes a weight's gradient as soon as it is complete."""
+        # A weight holds its hook where Python's collector does not look: what that held would never be freed.
+        owner = weakref.ref(self)
 
         def gather(weight: Tensor) -> None:
+            optimizer = owner()
             assert weight.grad is not None
+            assert optimizer is not None
             gradient, weight.grad = weight.grad, None
             # A token that stands several times in a batch has several rows of a gradient by rows.
             gradient = wide(gradient).coalesce() if gradient.is_sparse else gradient
-            before = self.gradients.get(name)
-            self.gradients[name] = gradient if before is None else added(before, gradient)
+            before = optimizer.gradients.get(name)
+            optimizer.gradients[name] = gradient if before is None else added(before, gradient)
 
         return gather
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +59,7 @@ class Scorer(nn.Module):
         super().__init__()
         self.model, self.head_kind, self.fit = model, head, fit
         self.noise: EmbeddingNoise | None = None
+        self._mode: bool | None = None
 
     def add_noise(self, alpha: float) -> None:
         """From now on, while training, the embeddings of tokens are noisy."""
@@ -66,6 +67,13 @@ class Scorer(nn.Module):
         parts = [network.get_encoder(), network.get_decoder()] if network.config.is_encoder_decoder else [network]
         # An encoder and its decoder may look up in one module, or each in one of its own with the same weights.
         self.noise = EmbeddingNoise(list(dict.fromkeys(part.get_input_embeddings() for part in parts)), alpha)
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module, but where it was the last thing asked for not a thousand modules are told."""
+        if self._mode == mode and self.network.training == mode:
+            return self
+        self._mode = mode
+        return super().train(mode)
 
     @property
     def network(self) -> Any:

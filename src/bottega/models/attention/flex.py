@@ -51,7 +51,7 @@ class FlexLayout:
             query,
             key,
             value,
-            score_mod=None if style.softcap is None else _capped(style.softcap),
+            score_mod=None if style.softcap is None else _capped(query.new_tensor(style.softcap, dtype=torch.float32)),
             block_mask=self.mask(style.window),
             scale=style.scaling,
             enable_gqa=query.shape[1] != key.shape[1],
@@ -68,7 +68,9 @@ def _filled(x: Tensor) -> Tensor:
     return F.pad(x, (0, NARROWEST - x.shape[-1])) if x.shape[-1] < NARROWEST else x
 
 
-def _capped(cap: float) -> Callable[..., Tensor]:
+def _capped(cap: Tensor) -> Callable[..., Tensor]:
+    """Of a tensor without dimensions, which is data: a number would be a part of what is compiled."""
+
     def score(value: Tensor, *_: Tensor) -> Tensor:
         return cap * torch.tanh(value / cap)
 
@@ -84,6 +86,7 @@ def _block_mask(batch: Batch, window: int | None) -> Any:
     from torch.nn.attention.flex_attention import BlockMask
 
     first, last, position = (x.int() for x in (batch.first, batch.last, batch.position))
+    reach = None if window is None else first.new_tensor(window)
     low = torch.arange(0, len(first), FLEX_BLOCK, device=first.device)[:, None]
     high = low + FLEX_BLOCK - 1
     (first_low, first_high), (last_low, last_high), (near, far) = map(_ends, (first, last, position))
@@ -94,7 +97,7 @@ def _block_mask(batch: Batch, window: int | None) -> Any:
         whole &= torch.maximum(far[:, None] - near, far - near[:, None]) < window
 
     def seen(_b: Tensor, _h: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return interval(first, last, position, query, key, window)
+        return interval(first, last, position, query, key, reach)
 
     count, index = _listed(some & ~whole)
     full_count, full_index = _listed(whole)

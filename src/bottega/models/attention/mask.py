@@ -96,7 +96,9 @@ def visible(batch: Stream, query: Tensor, key: Tensor, window: int | None) -> Te
     return interval(batch.first, batch.last, batch.position, query, key, window)
 
 
-def interval(first: Tensor, last: Tensor, position: Tensor, query: Tensor, key: Tensor, window: int | None) -> Tensor:
+def interval(
+    first: Tensor, last: Tensor, position: Tensor, query: Tensor, key: Tensor, window: int | Tensor | None
+) -> Tensor:
     """The same of a batch's three tensors: what FlexAttention compiles."""
     seen = (first[key] <= query) & (query < last[key])
     if window is None:
