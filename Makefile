@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PEERS := .venv-bench
 
-.PHONY: help setup check test bench bench-setup floor scaling endure recipes preferences planning forgetting exam worlds large demo docs clean
+.PHONY: help setup check test bench bench-setup floor scaling endure recipes preferences planning forgetting exam gpu worlds large demo docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -29,6 +29,7 @@ check: setup ## Lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gpu.py --cpu --proofs optimisers writing
 
 test: check ## Everything that must hold, in under six minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope -m "not slow and not gpu"
@@ -69,6 +70,9 @@ exam: bench-setup ## Sit a 5-shot exam in lm-eval, beside its own model (ten min
 
 preferences: setup ## Learn real preferences with every objective, three seeds each (a quarter of an hour)
 	$(BIN)/python benchmarks/preferences.py
+
+gpu: setup ## Prove everything equal on a CUDA device, then measure it (ten minutes)
+	$(BIN)/python benchmarks/gpu.py
 
 worlds: setup ## Run the demo in four invented worlds and print what it reaches (twenty minutes)
 	$(BIN)/python benchmarks/demos.py

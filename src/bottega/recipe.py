@@ -170,7 +170,9 @@ class Optim(Section):
     examples: int | None = Field(None, ge=1, description="Examples an update; default 16. Excludes `update_tokens`.")
     update_tokens: int | None = Field(None, ge=1, description="Tokens an update.")
     tokens: int | None = Field(
-        None, ge=1, description="Most tokens in a micro-batch, after sharing; default 2048 on a CPU, 4096 on CUDA."
+        None,
+        ge=1,
+        description="Most tokens in a micro-batch, after sharing; default 2048, on CUDA 4096 for each 20 GB of the card.",
     )
     weight_decay: float = Field(0.0, ge=0, description="On matrices only.")
     betas: tuple[Beta, Beta] = (0.9, 0.999)
