@@ -172,7 +172,7 @@ class Optim(Section):
     tokens: int | None = Field(
         None,
         ge=1,
-        description="Most tokens in a micro-batch, after sharing; default 2048, on CUDA 4096 for each 20 GB of the card.",
+        description="Most tokens in a micro-batch, after sharing; default 2048, on CUDA 4096 for every 20 GB it has.",
     )
     weight_decay: float = Field(0.0, ge=0, description="On matrices only.")
     betas: tuple[Beta, Beta] = (0.9, 0.999)
