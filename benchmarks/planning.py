@@ -3,7 +3,7 @@
     make planning        # or: python benchmarks/planning.py [--only NUMBER …] [--out FILE]
 
 Each recipe is planned, then run for some updates; memory is the peak of the process, time that of the updates after
-the first. Half an hour on two cores; nothing else should run.
+those that warm up, of which a plan leaves out as many. Half an hour on two cores; nothing else should run.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from machine import described
 from workloads import VOCABULARY, make_tokenizer
 
 import bottega
+from bottega.planning import WARM
 from bottega.recipe import Recipe
 from bottega.runs import read_events
 
-STEPS = 12
+STEPS = 20
 SHAPES: dict[str, dict[str, Any]] = {
     "12 × 256": {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 12, "num_attention_heads": 4},
     "30 × 576": {
@@ -142,20 +143,20 @@ def written(kind: str, length: int) -> list[dict[str, str]]:
     if kind == "dpo":
         return [
             {"prompt": words(length / 2), "chosen": " " + words(length / 4), "rejected": " " + words(length / 4)}
-            for _ in range(120)
+            for _ in range(200)
         ]
-    return [{"prompt": words(length / 2), "completion": " " + words(length / 2)} for _ in range(120)]
+    return [{"prompt": words(length / 2), "completion": " " + words(length / 2)} for _ in range(200)]
 
 
 def taken(recipe: Recipe, folder: Path) -> tuple[int, float]:
-    """(peak bytes, seconds an update after the first) of a run, in a process of its own."""
+    """(peak bytes, seconds an update once it is warm) of a run, in a process of its own."""
     from bottega.runs import as_yaml
 
     (folder / "recipe.yaml").write_text(as_yaml(recipe), encoding="utf-8")
     command = [sys.executable, "-m", "bottega", "train", str(folder / "recipe.yaml"), "--out", str(folder / "run")]
     subprocess.run(command, check=True, capture_output=True)
     stepped = [event for event in read_events(folder / "run") if event["type"] == "stepped"]
-    later = stepped[1:]
+    later = stepped[WARM:]
     return max(event["memory"] for event in stepped), sum(event["seconds"] for event in later) / len(later)
 
 
