@@ -11,9 +11,9 @@ import transformers
 from typer.testing import CliRunner
 
 import bottega
-from bottega import planning
+from bottega import budget, planning
 from bottega.cli import app
-from bottega.errors import RunError
+from bottega.errors import OutOfMemory, RunError
 from bottega.planning import DEVICES, Line, _cut, _device, _parts
 from bottega.recipe import Recipe
 from bottega.rows import prepare
@@ -112,6 +112,18 @@ def test_parts_are_counted_as_they_are_kept(tmp_path: Path) -> None:
     assert _parts(aligned, rows, line)["reference"] == 4 * weights
     lora = _parts(recipe(tmp_path / "lora", adapter={"rank": 4}), rows, line)
     assert 0 < lora["optimiser"] < parts["optimiser"] / 4
+
+
+def test_what_cannot_fit_does_not_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = recipe(tmp_path, optim={"steps": 1, "examples": 4})
+    weights, _ = budget.counts(given, prepare(given).config)
+    monkeypatch.setattr(budget, "limit", lambda device: 12 * weights)  # four bytes of each, and two moments
+    assert list(bottega.train(given, tmp_path / "just"))[-1].type == "finished"
+    monkeypatch.setattr(budget, "limit", lambda device: 12 * weights - 1)
+    with pytest.raises(OutOfMemory, match="weights and optimiser alone take"):
+        list(bottega.train(given, tmp_path / "over"))
+    small = Recipe.parse({**given.document(), "adapter": {"rank": 2}})
+    assert list(bottega.train(small, tmp_path / "small"))[-1].type == "finished"
 
 
 def test_a_config_is_cut_with_all_it_lists(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import json
 import math
 import random
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,7 @@ from bottega.errors import DataError
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.measure import Evaluation, evaluate
 from bottega.loop import train
+from bottega.progress import Tell, followed, silent
 from bottega.randomness import derive
 from bottega.recipe import Recipe, Source, located
 from bottega.runs import summary
@@ -42,7 +43,6 @@ FEWEST = 100
 DRAWS = 2000
 """Learning curves drawn from what is known of the three points."""
 
-Tell = Callable[[str], None]
 Outcome = Literal["tune", "don't", "unsure"]
 Numbers = NDArray[np.float64]
 
@@ -114,7 +114,7 @@ def advise(
     epochs     passes over each part
     tell       called with what is being done
     """
-    tell, path = tell or (lambda words: None), located(str(data))
+    tell, path = tell or silent, located(str(data))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         lines = [fields for _, read in sources.rows([Source(path=path)]) for _, fields in read]
@@ -164,8 +164,7 @@ def _tuned(
     document["data"] |= {"train": str(part / "rows.jsonl"), "validation": str(folder / "asked.jsonl")}
     document["optim"] |= {"epochs": epochs}
     recipe = Recipe.parse({**document, "seed": seed, "evaluate": None, "save": None}, folder=Path.cwd())
-    tell(f"tuning on {len(lines)} rows, {share:.0%} of them")
-    for _ in train(recipe, part / "run"):
+    for _ in followed(train(recipe, part / "run"), tell, f"tuning on {len(lines)} rows, {share:.0%} of them"):
         pass
     against: Sequence[str] | None = None if share == SHARES[0] else ()
     found = evaluate(part / "run", rows=len(lines) + 10**6, against=against, tell=tell)
@@ -192,14 +191,14 @@ def _counsel(
     expected = list(_expected(points, [rows, 2 * rows], most=1.0 if one.higher else None))
     without = {contender.name: same.base for contender in first.contenders if (same := contender.by(metric))}
     known = {name: value for name, value in without.items() if value is not None}
-    outcome, sentence = _said(metric, one.higher, known, expected[0])
+    outcome, sentence = _said(metric, bool(one.higher), known, expected[0])
     prompts = [c.cost for c in first.contenders if c.cost is not None and c.name != first.base]
     longest = max(prompts, key=lambda cost: cost.read, default=None)
     saved = longest.read - first.cost.read if longest is not None and first.cost is not None else None
     repaid = None
     if longest is not None and first.cost is not None and longest.seconds > first.cost.seconds:
         repaid = expected[0].seconds / (longest.seconds - first.cost.seconds)
-    return Counsel(outcome, sentence, metric, one.higher, known, points, expected, saved, repaid, licences)
+    return Counsel(outcome, sentence, metric, bool(one.higher), known, points, expected, saved, repaid, licences)
 
 
 def _said(metric: str, higher: bool, without: dict[str, float], all_: Expected) -> tuple[Outcome, str]:

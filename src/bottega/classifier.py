@@ -25,6 +25,7 @@ from bottega.models.scorer import batched
 from bottega.objectives import HeadKind
 from bottega.objectives.classify import Classify
 from bottega.objectives.tag import Tag, entities
+from bottega.progress import Far
 from bottega.records import Entity, Unusable
 from bottega.runs import stored_place, stored_recipe
 
@@ -70,11 +71,11 @@ class ScoringRun:
         )
 
     @torch.no_grad()
-    def scores(self, rows: Sequence[Row]) -> NDArray[np.float64]:
+    def scores(self, rows: Sequence[Row], far: Far | None = None) -> NDArray[np.float64]:
         """[N, C] scores of the rows' predictions, in their order; of a reward model or a regression [N, 1]."""
         ends = np.cumsum([len(row.at) for row in rows])
         found = np.empty((int(ends[-1]) if len(rows) else 0, len(self.labels)))
-        for numbers, batch in batched(rows, self.scorer):
+        for numbers, batch in batched(rows, self.scorer, far):
             places = [np.arange(ends[number] - len(rows[number].at), ends[number]) for number in numbers]
             found[np.concatenate(places)] = self.scorer(batch, frozenset({"logits"}))["logits"].cpu()
         return found

@@ -23,6 +23,7 @@ from bottega.models.load import DEFAULT_LENGTH, is_encoder, length_limit, load_t
 from bottega.models.pooling import declared
 from bottega.models.scorer import batched
 from bottega.objectives.contrastive import Pooling, pooled
+from bottega.progress import Far
 from bottega.records import Unusable
 from bottega.runs import stored_place, stored_recipe
 
@@ -58,16 +59,16 @@ class Embedder:
         length = place["choices"]["max_length"] if place else length_limit(config) or DEFAULT_LENGTH
         self.codec = Codec(tokenizer, max_length=length, too_long="truncate", both_ways=is_encoder(config))
 
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def embed(self, texts: Sequence[str], far: Far | None = None) -> NDArray[np.float32]:
         """[n, H] the vector of each text, of length 1, so that a product of two is their cosine."""
-        return self.vectors([self._row(text) for text in texts])
+        return self.vectors([self._row(text) for text in texts], far)
 
     @torch.no_grad()
-    def vectors(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+    def vectors(self, rows: Sequence[Row], far: Far | None = None) -> NDArray[np.float32]:
         """[n, H] the same of rows."""
         width = self.scorer.network.get_input_embeddings().weight.shape[1] if not rows else None
         found: list[tuple[list[int], torch.Tensor]] = []
-        for numbers, batch in batched(rows, self.scorer):
+        for numbers, batch in batched(rows, self.scorer, far):
             hidden = self.scorer(batch, frozenset({"hidden"}))["hidden"]
             found.append((numbers, torch.nn.functional.normalize(batch.mean_rows(hidden), dim=1).float().cpu()))
         out = np.empty((len(rows), width or found[0][1].shape[1]), np.float32)

@@ -25,6 +25,7 @@ from bottega.models.adapters import load_scorer, without
 from bottega.models.load import length_limit, load_tokenizer, locate, start_token
 from bottega.models.scorer import batched
 from bottega.objectives import HeadKind
+from bottega.progress import Far
 from bottega.records import Message, Prompt
 from bottega.runs import stored_recipe
 from bottega.sampling import Sampling
@@ -93,10 +94,10 @@ class LanguageModel:
                 yield piece.text
 
     @torch.no_grad()
-    def logp(self, rows: Sequence[Row]) -> NDArray[np.float64]:
+    def logp(self, rows: Sequence[Row], far: Far | None = None) -> NDArray[np.float64]:
         """The log-probability of each row's labels, summed by weight; rows share what they begin with."""
         found = np.empty(len(rows))
-        for numbers, batch in batched(rows, self.scorer):
+        for numbers, batch in batched(rows, self.scorer, far):
             found[numbers] = batch.sum_rows(batch.weight * self.scorer(batch, frozenset({"logp"}))["logp"]).cpu()
         return found
 

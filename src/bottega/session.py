@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from bottega import memory
+from bottega import budget, memory
 from bottega.batch import Batch, Example, Means, counted, joined
 from bottega.engine.engine import Engine
 from bottega.engine.optim import Optimizer, freeze
@@ -67,6 +67,7 @@ class Session:
         self.device = _device(choices.get("device", recipe.devices.device))
         self.rows = prepare(recipe, choices, folder)
         self.dtype = compute_dtype(choices.get("dtype", recipe.model.dtype), self.device)
+        budget.refuse(recipe, self.rows.config, self.dtype.itemsize, self.device)
         self.engine = self._engine(Fit(**choices["fit"]) if choices else None)
         self.feed = Feed(self.rows.train.examples, recipe)
         self.guarded = Guarded(recipe, self.rows.codec, folder) if recipe.guard else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bottega.events import Event, Finished, Noted, Saved, Started, Stepped, Validated
+from bottega.progress import Tell
 from bottega.survey import Piece, Preview
 
 if TYPE_CHECKING:
@@ -209,12 +210,13 @@ def show_evaluation(found: Evaluation, console: Console) -> None:
             shown.add_row(escape(effect.metric), *effect.written(), FOUND[effect.finding], str(effect.rows))
         console.print(shown)
     metric = found.verdict.metric
-    beside = [(one, one.by(metric)) for one in found.contenders]
+    beside = [(one, one.nearest(metric)) for one in found.contenders]
     if found.others and any(same for _, same in beside):
         shown = table(f"{metric}, beside what else could be done", ["", "run", "its", "difference", ""], [])
         for one, same in beside:
             if same is not None:
-                shown.add_row(escape(one.name), *same.written(), FOUND[same.finding])
+                other = "" if same.metric == metric else f", by {same.metric}"
+                shown.add_row(escape(one.name + other), *same.written(), FOUND[same.finding])
         console.print(shown)
     console.print(Text(found.verdict.sentence, OUTCOME[found.verdict.outcome]))
     console.print(
@@ -297,15 +299,17 @@ SHOWN = 3
 
 
 @contextmanager
-def audited() -> Iterator[Callable[[str, int, int | None], None]]:
-    """A live line of how far an audit is; gives what to tell it."""
+def progress(words: str) -> Iterator[Tell]:
+    """A live line of how far a long piece of work is; gives what to tell it."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[now]}"), TimeRemainingColumn())
-    with Progress(*columns, console=progress_console(), transient=True) as progress:
-        task = progress.add_task("reading", total=None, now="")
+    with Progress(*columns, console=progress_console(), transient=True) as shown:
+        task = shown.add_task(words, total=None, now="")
 
-        def tell(words: str, done: int, total: int | None) -> None:
-            now = f"{done:,} rows" if done else ""
-            progress.update(task, description=words, completed=done, total=total, now=now)
+        def tell(words: str, done: int = 0, total: int | None = None) -> None:
+            if shown.tasks[0].description != words:
+                shown.reset(task, description=words, total=None)
+            now = f"{done:,}" if done else ""
+            shown.update(task, completed=done, total=total, now=now + (f" of {total:,}" if done and total else ""))
 
         yield tell
 

@@ -180,6 +180,15 @@ def test_what_many_rows_have_in_common_says_nothing(tmp_path: Path) -> None:
         assert kinds(found) == []
 
 
+def test_what_is_not_compared_is_said(tmp_path: Path) -> None:
+    book = {"text": " ".join(random.Random(0).choices(WORDS, k=9000))}
+    data = write_jsonl(tmp_path / "rows.jsonl", [book, {"text": "the cat sat"}])
+    exam = write_jsonl(tmp_path / "exam.jsonl", [{"prompt": "which cat?", "completion": "a cat that sat on the mat"}])
+    found = bottega.audit(data, against=[exam], only=["near", "overlap"])
+    assert found.unchecked["near"] == "the ends of 1 texts, beyond 20,000 characters of each"
+    assert found.unchecked["overlap"].startswith("1 inputs of fewer than 8 words")
+
+
 def test_pairs_are_those_that_brute_force_finds() -> None:
     draw = random.Random(0)
     letters = "abcdefghijklmnopqrstuvwxyz"

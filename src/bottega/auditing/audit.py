@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from bottega.auditing.findings import SEVERITIES, Audit, Finding
 from bottega.auditing.mend import check_out, write
 from bottega.auditing.reading import Refused, Rows, expected, named
 from bottega.errors import RecipeError
+from bottega.progress import Tell, silent
 from bottega.recipe import Recipe
 
 PART = 512
@@ -26,9 +27,6 @@ PART = 512
 
 UNSOUND = "unsound"
 """The name of the check that reading itself is: of rows that are none."""
-
-Tell = Callable[[str, int, int | None], None]
-"""Called with what is being done, how many rows were read, and about how many there are, where that is known."""
 
 
 def audit(
@@ -53,7 +51,7 @@ def audit(
     near     share of what two texts have in common from which on they are nearly the same
     fix      a .jsonl file to write a cleaned copy to, with a log beside it
     """
-    started, tell = time.perf_counter(), tell or (lambda words, done, total: None)
+    started, tell = time.perf_counter(), tell or silent
     wanted = _wanted(only, skip)
     listed = [data] if isinstance(data, (str, Path, Recipe)) else list(data)
     read = _recipe(listed) or [str(path) for path in listed]
@@ -65,7 +63,7 @@ def audit(
     if model is not None or recipe is not None:
         from bottega.auditing.encoded import encoder
 
-        tell("loading the tokenizer", 0, None)
+        tell("loading the tokenizer")
         context.codec, context.rows = encoder(model, recipe)
     checks, unchecked = _checks(wanted, context)
     refused, total = Refused(), expected([own, *others])
@@ -78,7 +76,7 @@ def audit(
     unchecked |= {name: check.unchecked for name, check in checks.items() if check.unchecked}
     cleaned = None
     if fix is not None:
-        tell("writing the cleaned copy", 0, None)
+        tell("writing the cleaned copy")
         cleaned = write(Path(fix), own, findings)
     shape = {name: pairs for check in checks.values() for name, pairs in check.shape().items()}
     return Audit(count, compared, findings, unchecked, shape, cleaned, time.perf_counter() - started)

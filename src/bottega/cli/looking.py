@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bottega.cli.app import LOOK, Json, RunFolder, app, busy, errors
+from bottega.cli.app import LOOK, Json, RunFolder, app, errors
 
 
 @app.command(rich_help_panel=LOOK)
@@ -37,9 +37,9 @@ def audit(
 ) -> None:
     """Look for what is wrong with rows: duplicates, leaks, contradictions, damage, secrets, nothing to learn."""
     with errors(as_json):
-        from bottega.terminal import audited, results_console, show_audit
+        from bottega.terminal import progress, results_console, show_audit
 
-        with audited() as tell:
+        with progress("reading") as tell:
             import bottega
 
             found = bottega.audit(
@@ -117,7 +117,9 @@ def evaluate(
 ) -> None:
     """Measure a run on rows it never saw, beside what it was tuned from, and end with a verdict and a report."""
     with errors(as_json):
-        with busy("measuring") as status:
+        from bottega.terminal import progress
+
+        with progress("measuring") as tell:
             import bottega
             from bottega.reporting.report import gathered, write
 
@@ -136,10 +138,10 @@ def evaluate(
                 general=general or (),
                 harmful=harmful,
                 harmless=harmless,
-                tell=status.update,
+                tell=tell,
             )
             folder = out or (run if data is None else None)
-            written = write(gathered(found, status.update), folder) if folder is not None else []
+            written = write(gathered(found, tell), folder) if folder is not None else []
         if as_json:
             print(json.dumps(found.document()))
             return
@@ -164,12 +166,12 @@ def advise(
 ) -> None:
     """Tell whether to fine-tune: asks the model first, tunes on small parts, and draws the learning curve on."""
     with errors(as_json):
-        with busy("reading rows") as status:
+        from bottega.terminal import progress
+
+        with progress("reading rows") as tell:
             import bottega
 
-            found = bottega.advise(
-                data, model, objective=objective, rows=rows, epochs=epochs, seed=seed, tell=status.update
-            )
+            found = bottega.advise(data, model, objective=objective, rows=rows, epochs=epochs, seed=seed, tell=tell)
         if as_json:
             print(json.dumps(found.document()))
             return

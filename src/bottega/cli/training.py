@@ -90,7 +90,9 @@ def plan(
 ) -> None:
     """Tell what a recipe will take before it runs: memory by part, time, disk, energy, money; and what makes it fit."""
     with errors(as_json):
-        with busy("planning") as status:
+        from bottega.terminal import progress
+
+        with progress("planning") as tell:
             import bottega
 
             found = bottega.plan(
@@ -99,7 +101,7 @@ def plan(
                 price_hour=price_hour,
                 price_kwh=price_kwh,
                 watts=watts,
-                tell=status.update,
+                tell=tell,
             )
         if as_json:
             print(json.dumps(found.document()))

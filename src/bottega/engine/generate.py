@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bottega.data.stream import StopStrings, TextStream
 from bottega.engine.filters import draw, filtered
+from bottega.progress import Far
 from bottega.randomness import derive
 from bottega.sampling import Sampling
 
@@ -65,15 +66,24 @@ class Writer:
         self.network, self.tokenizer, self.ends, self.cached = network, tokenizer, ends, cached
 
     def write(
-        self, prompts: Sequence[Sequence[int]], settings: Sampling, *, continuations: int = 1
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: Sampling,
+        *,
+        continuations: int = 1,
+        far: Far | None = None,
     ) -> list[list[Continuation]]:
         """`continuations` of each prompt."""
-        found = [Continuation() for _ in range(len(prompts) * continuations)]
+        found, done = [Continuation() for _ in range(len(prompts) * continuations)], 0
         for piece in self.stream(prompts, settings, continuations=continuations):
             written = found[piece.index]
             written.tokens.append(piece.token)
             written.text += piece.text
             written.reason = piece.reason or "length"
+            if piece.reason is not None:
+                done += 1
+                if far is not None:
+                    far(done, len(found))
         return [found[start : start + continuations] for start in range(0, len(found), continuations)]
 
     def stream(

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -24,6 +25,7 @@ from bottega.evaluation.prompting import BETWEEN, PASSAGES, ROOM, Put, Shot, beg
 from bottega.evaluation.rivals import Rival
 from bottega.evaluation.scores import Numbers, Scores, classes, mean, share
 from bottega.language import LanguageModel
+from bottega.progress import Far, of
 from bottega.records import Prompt, Unusable
 from bottega.sampling import Sampling
 
@@ -107,19 +109,18 @@ def sit(
     stop   texts that end what it writes
     """
     codec = codec or case.codec(model.codec)
-    nll = -model.logp(exam.rows)
+    nll = -model.logp(exam.rows, of(case.tell, f"the loss of {len(exam.rows)} rows: {name}"))
     tokens = np.array([row.weight.sum() for row in exam.rows], float)
     scores, named = [mean("loss", nll, tokens), _perplexity(nll, tokens)], None
     if exam.labels:
-        case.tell(f"weighing {len(exam.labels)} labels for {len(exam.numbered)} rows: {name}")
-        found, named = _labelled(exam, codec, model)
+        far = of(case.tell, f"weighing {len(exam.labels)} labels for {len(exam.numbered)} rows: {name}")
+        found, named = _labelled(exam, codec, model, far)
         scores += found
     elif exam.numbered and all(one.choices for _, one in exam.numbered):
-        scores += _chosen(exam, codec, model)
+        scores += _chosen(exam, codec, model, of(case.tell, f"weighing choices: {name}"))
     if not exam.written:
         return Sheet(name, scores, named)
-    case.tell(f"writing {len(exam.written)} answers: {name}")
-    texts, taken = _write(exam, model, stop)
+    texts, taken = _write(exam, model, stop, of(case.tell, f"writing {len(exam.written)} answers: {name}"))
     return Sheet(name, [*scores, *_marked(case, exam, texts)], named, texts, taken)
 
 
@@ -127,7 +128,7 @@ def _perplexity(nll: Numbers, tokens: Numbers) -> Scores:
     return mean("perplexity", nll, tokens, of=lambda value: np.exp(np.minimum(value, 700.0)))
 
 
-def _labelled(exam: Exam, codec: Codec, model: LanguageModel) -> tuple[list[Scores], Named | None]:
+def _labelled(exam: Exam, codec: Codec, model: LanguageModel, far: Far) -> tuple[list[Scores], Named | None]:
     """Which of the labels a model finds likeliest: the kindest way to ask one that was not tuned."""
     rows, kept = list[Row](), list[int]()
     for place, one in exam.numbered:
@@ -136,7 +137,7 @@ def _labelled(exam: Exam, codec: Codec, model: LanguageModel) -> tuple[list[Scor
             kept.append(place)
     if not kept:
         return [], None
-    logp = model.logp(rows).reshape(-1, len(exam.labels))
+    logp = model.logp(rows, far).reshape(-1, len(exam.labels))
     right = np.array([exam.labels.index(cast(Question, exam.questions[place]).answer) for place in kept])
     named = Named(exam.labels, right, logp.argmax(1), _certainty(logp))
     return [one.within(kept, exam.count) for one in classes(right, named.named, len(exam.labels))], named
@@ -147,7 +148,7 @@ def _certainty(logp: Numbers) -> Numbers:
     return np.asarray(1 / np.exp(logp - logp.max(1, keepdims=True)).sum(1))
 
 
-def _chosen(exam: Exam, codec: Codec, model: LanguageModel) -> list[Scores]:
+def _chosen(exam: Exam, codec: Codec, model: LanguageModel, far: Far) -> list[Scores]:
     """Which of its own choices each question's answer is: the likeliest, and the likeliest by its length in bytes."""
     rows, kept = list[Row](), list[tuple[int, Question]]()
     for place, one in exam.numbered:
@@ -157,7 +158,7 @@ def _chosen(exam: Exam, codec: Codec, model: LanguageModel) -> list[Scores]:
     if not kept:
         return []
     ends = np.cumsum([len(one.choices) for _, one in kept])[:-1]
-    parts = np.split(model.logp(rows), ends)
+    parts = np.split(model.logp(rows, far), ends)
     by_byte = [
         part / [max(len(choice.encode()), 1) for choice in one.choices]
         for part, (_, one) in zip(parts, kept, strict=True)
@@ -170,7 +171,7 @@ def _chosen(exam: Exam, codec: Codec, model: LanguageModel) -> list[Scores]:
     ]  # fmt: skip
 
 
-def _write(exam: Exam, model: LanguageModel, stop: tuple[str, ...]) -> tuple[list[str | None], Cost]:
+def _write(exam: Exam, model: LanguageModel, stop: tuple[str, ...], far: Far) -> tuple[list[str | None], Cost]:
     """[R] what a model writes greedily to the questions that are written out, and what that takes."""
     asked = [cast(Question, exam.questions[place]) for place in exam.written]
     longest = max(one.length for one in asked)
@@ -179,15 +180,21 @@ def _write(exam: Exam, model: LanguageModel, stop: tuple[str, ...]) -> tuple[lis
     roomy = [place for place, one in enumerate(asked) if len(one.asked) + longest <= limit]
     groups = [roomy, *([place] for place, one in enumerate(asked) if len(one.asked) + longest > limit)]
     texts = list[str | None]([None] * exam.count)
-    count, started = 0, time.perf_counter()
+    count, ended, started = 0, 0, time.perf_counter()
     for group in filter(None, groups):
         settings = Sampling(tokens=max(asked[place].length for place in group), stop=stop)
-        written = model.writer.write([asked[place].asked for place in group], settings)
+        further = partial(_further, far, ended, len(asked))
+        written = model.writer.write([asked[place].asked for place in group], settings, far=further)
+        ended += len(group)
         for place, (answer,) in zip(group, written, strict=True):
             texts[exam.written[place]] = answer.text
             count += len(answer.tokens)
     seconds = (time.perf_counter() - started) / len(asked)
     return texts, Cost(len(asked), sum(len(one.asked) for one in asked) / len(asked), count / len(asked), seconds)
+
+
+def _further(far: Far, before: int, total: int, done: int, _: int) -> None:
+    far(before + done, total)
 
 
 def _marked(case: Case, exam: Exam, texts: Sequence[str | None]) -> list[Scores]:

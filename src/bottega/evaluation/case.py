@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,14 +23,13 @@ from bottega.evaluation.near import Index, Vectors, Words
 from bottega.evaluation.rivals import Rival
 from bottega.evaluation.scores import Scores
 from bottega.feed import Reader
+from bottega.progress import Tell
 from bottega.randomness import derive
 from bottega.recipe import Recipe
 from bottega.records import Record, Unusable
 
 POOL = 20_000
 """Most training rows among which neighbours and examples are looked for."""
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)

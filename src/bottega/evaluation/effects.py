@@ -61,7 +61,9 @@ def effects(case: Case, model: LanguageModel) -> list[Scores]:
     for name, known in (("training rows", case.pool), ("rows measured", case.records)):
         begun = [one for record in _some(known, BY_HEART, case.seed) for one in _begun(record, case, codec)]
         if begun:
-            found.append(replace(share(f"{name} continued word for word", _by_heart(model, begun)), higher=False))
+            # Of rows it has not seen, that says only that they are easy to tell on from, and the task is learned.
+            seen = share(f"{name} continued word for word", _by_heart(model, begun))
+            found.append(replace(seen, higher=False if known is case.pool else None))
     for name, file, higher in (("harmful", case.means.harmful, True), ("harmless", case.means.harmless, False)):
         if file is not None:
             asked = [prompt for record in _read(file, case, REQUESTS) if (prompt := _request(record)) is not None]

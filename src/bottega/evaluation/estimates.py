@@ -24,7 +24,7 @@ class Estimate:
     rows      of which both are known
     base      None where there is nothing to compare with
     interval  None there too, and where there are too few rows for one
-    higher    more is better
+    higher    more is better; None where neither is
     error     standard error of the difference; None where there is no interval
     each      [R] of each row: the run's part and the base's, where the number says something of single rows
     """
@@ -34,13 +34,13 @@ class Estimate:
     run: float
     base: float | None
     interval: tuple[float, float] | None
-    higher: bool = True
+    higher: bool | None = True
     error: float | None = None
     each: tuple[Numbers, Numbers] | None = field(default=None, repr=False, compare=False)
 
     @property
     def finding(self) -> Finding | None:
-        if self.interval is None:
+        if self.interval is None or self.higher is None:
             return None
         low, high = self.interval
         if low <= 0 <= high:
@@ -50,7 +50,7 @@ class Estimate:
     @property
     def gain(self) -> tuple[float, float] | None:
         """The interval turned so that more is better."""
-        if self.interval is None:
+        if self.interval is None or self.higher is None:
             return None
         low, high = self.interval
         return (low, high) if self.higher else (-high, -low)

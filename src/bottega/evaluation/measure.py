@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from bottega.data import sources
 from bottega.errors import DataError, RunError
 from bottega.evaluation import tasks
-from bottega.evaluation.case import Case, Means, Sheet, Tell, drawn
+from bottega.evaluation.case import Case, Means, Sheet, drawn
 from bottega.evaluation.classes import Named
 from bottega.evaluation.cost import Cost
 from bottega.evaluation.documents import passages
@@ -34,9 +34,10 @@ from bottega.evaluation.scorer import scorer as scorer_of
 from bottega.evaluation.scores import Scores
 from bottega.evaluation.seeds import seeded
 from bottega.evaluation.stats import CONFIDENCE, shared_confidence
-from bottega.evaluation.verdict import LEAKED, Verdict
+from bottega.evaluation.verdict import LEAKED, PRIMARY, Verdict
 from bottega.evaluation.verdict import judge as judged
 from bottega.feed import Reader, Told
+from bottega.progress import Tell, silent
 from bottega.randomness import derive
 from bottega.recipe import Reading, Recipe
 from bottega.records import Record
@@ -55,6 +56,11 @@ class Contender:
     def by(self, metric: str | None) -> Estimate | None:
         """One of its numbers beside the run's."""
         return next((one for one in self.estimates if one.metric == metric), None)
+
+    def nearest(self, metric: str | None) -> Estimate | None:
+        """The same, or where it has none of that, the first in the order in which numbers decide."""
+        order = (*((metric,) if metric else ()), *PRIMARY)
+        return next((one for name in order if (one := self.by(name)) is not None), None)
 
     def document(self) -> dict[str, Any]:
         """Plain data."""
@@ -162,7 +168,7 @@ def evaluate(
     lm_eval    tasks of the lm-evaluation-harness, such as `arc_easy:5` with five examples
     tell       called with what is being done
     """
-    folder, tell, told = check_run(Path(run)), tell or (lambda words: None), Told()
+    folder, tell, told = check_run(Path(run)), tell or silent, Told()
     recipe, place = _begun(folder)
     usual = tasks.usual(recipe.objective.head)
     means = Means(
@@ -183,43 +189,47 @@ def evaluate(
     if not records:
         raise DataError("no rows to measure on", where=str(folder), fix="give some: bottega evaluate RUN --data FILE")
     tell("looking for them in the training rows")
-    learned = _learned(records, recipe)
-    known, count = learned or set(), len(records)
-    if len(known) < LEAKED * count:
-        records = [record for number, record in enumerate(records) if number not in known]
+    learned, count = _learned(records, recipe), len(records)
+    if learned is not None and len(learned) < LEAKED * count:
+        records = [record for number, record in enumerate(records) if number not in learned]
     tell("loading the model")
     case = Case(folder, recipe, place["choices"], records, told.dropped["validation"], tell, means)
-    sheets = list(tasks.measure(recipe.objective.head, case))
+    found = _found(case, list(tasks.measure(recipe.objective.head, case)), learned, count)
+    again = _of_seeds(case, found.estimates, found.verdict.metric, seeds) if seeds > 1 else []
+    return replace(found, run=str(run), of=of, seeds=again)
+
+
+def _found(case: Case, sheets: Sequence[Sheet], learned: set[int] | None, count: int) -> Evaluation:
+    """What the sheets of the run and of all that it is compared with come to.
+
+    learned  those of the `count` rows that stand in the training rows; None where that is not known
+    """
     ours, theirs = sheets[0], sheets[1:]
     contenders = _contenders(case, ours, theirs)
     first = contenders[0] if theirs and theirs[0].base else None
-    others = contenders[1:] if first is not None else contenders
     beside = {} if first is None else {one.metric: one for one in first.estimates}
     estimates = [beside.get(one.metric) or alone(one) for one in ours.scores]
     before = {one.metric: one for sheet in theirs if sheet.base for one in sheet.effects}
-    effects = [_beside(one, before.get(one.metric)) for one in ours.effects]
-    declared = recipe.verdict
     verdict = judged(
         estimates,
-        metric=declared.metric,
-        margin=declared.margin,
+        metric=case.recipe.verdict.metric,
+        margin=case.recipe.verdict.margin,
         base=None if first is None else first.name,
-        others={one.name: one.estimates for one in others},
-        leaked=len(known),
+        others={one.name: one.estimates for one in contenders if one is not first},
+        leaked=len(learned or ()),
         of=count,
     )
     return Evaluation(
-        run=str(run),
+        run=str(case.folder),
         base=None if first is None else first.name,
         rows=len(case.records),
-        of=of,
+        of=len(case.records),
         dropped=dict(case.dropped),
-        leaked=None if learned is None else len(known),
+        leaked=None if learned is None else len(learned),
         estimates=estimates,
         verdict=verdict,
         contenders=contenders,
-        effects=effects,
-        seeds=_of_seeds(case, estimates, verdict.metric, seeds) if seeds > 1 else [],
+        effects=[_beside(one, before.get(one.metric)) for one in ours.effects],
         unasked=case.unasked,
         cost=ours.cost,
         records=case.records,

@@ -22,7 +22,7 @@ class Scores:
 
     sums     [R, K] what each row adds; a row of NaN is one of which nothing is known
     of       makes the number of summed rows
-    higher   more is better
+    higher   more is better; None where neither is
     rowwise  `of` says something of a single row, too
     binary   each row is right or wrong, 1 or 0 of 1
     """
@@ -30,7 +30,7 @@ class Scores:
     metric: str
     sums: Numbers
     of: Statistic
-    higher: bool = True
+    higher: bool | None = True
     rowwise: bool = True
     binary: bool = False
 

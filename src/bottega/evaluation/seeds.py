@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from bottega.evaluation.case import Tell
 from bottega.loop import resume, train
+from bottega.progress import Tell, followed
 from bottega.recipe import Recipe
 
 FOLDER = "seeds"
@@ -18,10 +18,10 @@ def seeded(folder: Path, recipe: Recipe, count: int, tell: Tell) -> Iterator[Pat
     for number in range(1, count + 1):
         seed = recipe.seed + number
         run = folder / FOLDER / str(seed)
-        tell(f"training again with seed {seed}")
         document = recipe.document()
         document["data"]["seed"] = recipe.split_seed
         given = Recipe.parse({**document, "seed": seed})
-        for _ in resume(run) if (run / "resolved.json").exists() else train(given, run):
+        events = resume(run) if (run / "resolved.json").exists() else train(given, run)
+        for _ in followed(events, tell, f"training again with seed {seed}"):
             pass
         yield run

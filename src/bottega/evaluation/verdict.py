@@ -24,8 +24,13 @@ PRIMARY = (
     "mean error",
     "mean error of the cosine",
     "loss",
+    "right number",
+    "fields F1",
+    "ROUGE-L",
+    "chrF",
+    "exact match",
 )
-"""What decides where the recipe does not say: the first of these that was measured."""
+"""What decides where the recipe does not say: the first of these that stands beside something, or was measured."""
 
 LEAKED = 0.1
 """Share of the rows measured on that stand in the training rows, from which on nothing can be said."""
@@ -69,7 +74,7 @@ def judge(
     others  the same beside further contenders, by their names; one that lacks the metric has no say
     leaked  rows, `of` so many, that the run learned: from a tenth on the exam is void
     """
-    one, declared = _primary(estimates, metric), metric is not None
+    one, declared = _primary(estimates, metric, others or {}), metric is not None
     name = None if one is None else one.metric
     if of and leaked >= LEAKED * of:
         said = f"Void: {leaked} of the {of} rows it was measured on stand in its training rows, so it measures memory."
@@ -98,7 +103,9 @@ def _standing(one: Estimate, margin: float) -> tuple[int, float]:
     return RANKS.index(_outcome(low, high, margin)), low + high
 
 
-def _primary(estimates: Sequence[Estimate], metric: str | None) -> Estimate | None:
+def _primary(
+    estimates: Sequence[Estimate], metric: str | None, others: Mapping[str, Sequence[Estimate]]
+) -> Estimate | None:
     known = {one.metric: one for one in estimates}
     if metric is not None and metric not in known:
         fix = f"one of: {', '.join(known)}"
@@ -107,7 +114,11 @@ def _primary(estimates: Sequence[Estimate], metric: str | None) -> Estimate | No
         )
     if metric is not None:
         return known[metric]
-    return next((known[name] for name in PRIMARY if name in known), next(iter(estimates), None))
+    beside = {one.metric for theirs in others.values() for one in theirs}
+    beside |= {one.metric for one in estimates if one.base is not None}
+    measured = [name for name in PRIMARY if name in known]
+    named = [name for name in measured if name in beside] or measured
+    return known[named[0]] if named else next(iter(estimates), None)
 
 
 def _outcome(low: float, high: float, margin: float) -> Outcome:

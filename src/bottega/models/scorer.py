@@ -21,6 +21,7 @@ from bottega.models.heads import class_head, headed, language_head, masked_head
 from bottega.models.noise import EmbeddingNoise, row_lengths
 from bottega.objectives import HeadKind, smoothed_nll
 from bottega.packing import divide, pack
+from bottega.progress import Far
 
 SCORE_TOKENS = 8192
 """Most tokens scored at once, where no gradient is wanted."""
@@ -180,12 +181,16 @@ class Scorer(nn.Module):
         return [{"input_ids": batch.tokens[None], "position_ids": position[None], "layout": layout, "use_cache": False}]
 
 
-def batched(rows: Sequence[Row], scorer: Scorer) -> Iterator[tuple[list[int], Batch]]:
+def batched(rows: Sequence[Row], scorer: Scorer, far: Far | None = None) -> Iterator[tuple[list[int], Batch]]:
     """The rows in batches that fit, each with the numbers of its rows; rows share what they begin with."""
+    done = 0
     examples = [Example(str(number), (row,)) for number, row in enumerate(rows)]
     device = str(next(scorer.model.parameters()).device)
     for group in divide(examples, SCORE_TOKENS, share=scorer.fit.packed) if examples else ():
         yield [int(one.id) for one in group], pack(group, share=scorer.fit.packed).to(device)
+        done += len(group)
+        if far is not None:
+            far(done, len(rows))
 
 
 def first_position(network: Any) -> int:

@@ -69,9 +69,10 @@ def contender_rows(found: Evaluation) -> tuple[list[str], list[list[str]]]:
     """A table of every contender by the number that decides, and of what an answer takes: its head, and its rows."""
     rows = []
     for one in found.contenders:
-        same = one.by(found.verdict.metric)
+        same = one.nearest(found.verdict.metric)
         numbers = ("", "", "", "") if same is None else (*same.written(), same.finding or "")
-        rows.append([one.name, *numbers, *_costs(one.cost)])
+        other = "" if same is None or same.metric == found.verdict.metric else f", by {same.metric}"
+        rows.append([f"{one.name}{other}", *numbers, *_costs(one.cost)])
     rows.append(["the run", *[""] * 4, *_costs(found.cost)])
     return ["", "run", "its", "difference", "", "tokens read", "written", "seconds"], rows
 

@@ -103,9 +103,10 @@ def _contenders(found: Evaluation) -> Iterable[str]:
     """Every contender by the number that decides, as bars and as a table, and what an answer takes."""
     metric = found.verdict.metric
     beside = {one.name: same for one in found.contenders if (same := one.by(metric)) is not None}
-    if found.others and beside and metric is not None:
+    if found.others and metric is not None:
         yield f"<h2>{escape(metric)}, beside what else could be done</h2>"
-        yield contenders(metric, next(one.run for one in beside.values()), beside)
+        if beside:
+            yield contenders(metric, next(one.run for one in beside.values()), beside)
         yield _table(*contender_rows(found))
         yield f'<p class="dim">{TOGETHER} Tokens and seconds are those of an answer that is written out.</p>'
     for name, why in found.unasked.items():

@@ -20,9 +20,9 @@ from bottega.auditing.entries import entry
 from bottega.auditing.findings import Audit
 from bottega.cards import made_of
 from bottega.errors import BottegaError, RunError
-from bottega.evaluation.case import Tell
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.measure import Evaluation, evaluate
+from bottega.progress import Tell
 from bottega.reporting.markdown import markdown
 from bottega.reporting.page import page
 from bottega.reporting.value import Compared, Report

@@ -9,7 +9,7 @@ from bottega.auditing.checks import Check, Context
 from bottega.auditing.checks.duplicates import key
 from bottega.auditing.entries import Entry
 from bottega.auditing.findings import Finding, Severity
-from bottega.auditing.near import Near
+from bottega.auditing.near import LONGEST, Near
 
 
 class NearDuplicates(Check):
@@ -23,6 +23,7 @@ class NearDuplicates(Check):
         self.first = dict[int, int]()
         self.again = list[tuple[int, int]]()
         self.sides: dict[str, int] = {}
+        self.long = 0
 
     def compare(self, name: str, entries: Sequence[Entry]) -> None:
         self.sides.setdefault(name, entries[0].number)
@@ -36,9 +37,14 @@ class NearDuplicates(Check):
             # The same text again is what the check of duplicates tells; it is compared once.
             first = self.first.setdefault(key(" ".join(one.content.split())), one.number)
             if first == one.number:
+                self.long += len(one.content) > LONGEST
                 self.index.add(one.number, one.content)
             elif first >= self.context.start:
                 self.again.append((first, one.number))
+
+    @property
+    def unchecked(self) -> str:
+        return f"the ends of {self.long:,} texts, beyond {LONGEST:,} characters of each" if self.long else ""
 
     def findings(self) -> Iterator[Finding]:
         again: dict[int, int] = {}

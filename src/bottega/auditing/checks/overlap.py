@@ -38,6 +38,11 @@ class Overlap(Check):
                 for other in self.others.values():
                     other.look(one.number, runs, hash(tuple(words.tolist())))
 
+    @property
+    def unchecked(self) -> str:
+        short = sum(other.short for other in self.others.values())
+        return f"{short:,} inputs of fewer than {RUN} words, which stand in many a text by chance" if short else ""
+
     def findings(self) -> Iterator[Finding]:
         for name, other in self.others.items():
             if other.found:
@@ -56,11 +61,13 @@ class _Inputs:
     """The runs of the inputs of another file, and the rows that hold most of one.
 
     found  row of the data → row of the file
+    short  inputs that were not looked for
     """
 
     def __init__(self) -> None:
         self.rows, self.sizes = array("q"), array("q")
         self.found: dict[int, int] = {}
+        self.short = 0
         self._same = set[int]()
         self._parts: list[Hashes] = []
         self._runs: Hashes | None = None
@@ -69,6 +76,7 @@ class _Inputs:
         for one in entries:
             words = _words(one.asked or one.content)
             runs = np.unique(_runs(words))
+            self.short += not len(runs)
             if len(runs):
                 self._same.add(hash(tuple(_words(one.content).tolist())))
                 self._parts.append(runs)

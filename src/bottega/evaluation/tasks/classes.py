@@ -21,6 +21,7 @@ from bottega.language import LanguageModel
 from bottega.objectives.classify import Classify
 from bottega.objectives.regress import Regress, number
 from bottega.objectives.reward import Reward
+from bottega.progress import of
 from bottega.records import Labelled
 
 USUAL = ("bm25", "dense")
@@ -29,8 +30,8 @@ USUAL = ("bm25", "dense")
 ASKED = "{text}\nLabel:"
 """How a language model is asked for the label of a text, which follows after a space."""
 
-Marked = Callable[[Classifier, Sequence[Row]], list[Scores]]
-"""What is made of a model's scores of rows."""
+Marked = Callable[[Classifier, Numbers, Sequence[Row]], list[Scores]]
+"""What is made of a model's scores [R, C] of rows."""
 
 
 def measure(case: Case) -> Iterator[Sheet]:
@@ -38,7 +39,6 @@ def measure(case: Case) -> Iterator[Sheet]:
     model = Classifier(str(case.folder), dtype=case.dtype)
     examples = case.examples(case.codec(model.codec))
     rows = [row for example in examples for row in example]
-    case.tell(f"scoring {len(rows)} rows")
     if isinstance(case.recipe.objective, Reward):
         longer = [_is_longer(chosen, rejected, case.seed) for chosen, rejected in examples]
         marked, least = _preferred, Sheet("taking the longer answer", [share("preference accuracy", longer)], base=True)
@@ -50,7 +50,7 @@ def measure(case: Case) -> Iterator[Sheet]:
         several = isinstance(case.recipe.objective, Classify) and case.recipe.objective.multi_label
         marked = _each_label if several else _one_label
         least = (_usual_labels if several else _usual_label)(model.labels, counts, rows)
-    yield _sat(model, rows, marked)
+    yield _sat(case, model, rows, marked)
     yield least
     for rival in case.means.rivals:
         sheet = _rival(case, model, rows, marked, rival)
@@ -58,26 +58,23 @@ def measure(case: Case) -> Iterator[Sheet]:
             yield sheet
 
 
-def _sat(model: Classifier, rows: Sequence[Row], marked: Marked, name: str = "the run") -> Sheet:
-    named = None
+def _sat(case: Case, model: Classifier, rows: Sequence[Row], marked: Marked, name: str = "the run") -> Sheet:
+    scores, named = model.scores(rows, of(case.tell, f"scoring {len(rows)} rows: {name}")), None
     if marked is _one_label:
-        scores = model.scores(rows)
-        chances = model.chances(scores)
-        named = Named(model.labels, _right(rows), scores.argmax(1), chances.max(1))
-    return Sheet(name, marked(model, rows), named)
+        named = Named(model.labels, _right(rows), scores.argmax(1), model.chances(scores).max(1))
+    return Sheet(name, marked(model, scores, rows), named)
 
 
 # What is made of scores
 
 
-def _preferred(model: Classifier, rows: Sequence[Row]) -> list[Scores]:
+def _preferred(model: Classifier, scores: Numbers, rows: Sequence[Row]) -> list[Scores]:
     """Of pairs, chosen first: how often its score is the higher."""
-    scores = model.scores(rows)[:, 0]
-    return [share("preference accuracy", scores[0::2] > scores[1::2])]
+    return [share("preference accuracy", scores[0::2, 0] > scores[1::2, 0])]
 
 
-def _errors(model: Classifier, rows: Sequence[Row]) -> list[Scores]:
-    return _distances(model.scores(rows)[:, 0], np.array([row.label[0] for row in rows], float))
+def _errors(model: Classifier, scores: Numbers, rows: Sequence[Row]) -> list[Scores]:
+    return _distances(scores[:, 0], np.array([row.label[0] for row in rows], float))
 
 
 def _distances(found: Numbers, right: Numbers) -> list[Scores]:
@@ -88,16 +85,16 @@ def _distances(found: Numbers, right: Numbers) -> list[Scores]:
     ]
 
 
-def _one_label(model: Classifier, rows: Sequence[Row]) -> list[Scores]:
+def _one_label(model: Classifier, scores: Numbers, rows: Sequence[Row]) -> list[Scores]:
     """Of one label a text."""
-    scores, right = model.scores(rows), _right(rows)
+    right = _right(rows)
     loss = -np.log(model.chances(scores))[np.arange(len(rows)), right]
     return [average("loss", loss, higher=False), *classes(right, scores.argmax(1), len(model.labels))]
 
 
-def _each_label(model: Classifier, rows: Sequence[Row]) -> list[Scores]:
+def _each_label(model: Classifier, scores: Numbers, rows: Sequence[Row]) -> list[Scores]:
     """Of any number of labels a text."""
-    return _agreeing(model.scores(rows) > 0, _present(rows))
+    return _agreeing(scores > 0, _present(rows))
 
 
 def _agreeing(found: NDArray[np.bool_], right: NDArray[np.bool_]) -> list[Scores]:
@@ -218,4 +215,4 @@ def _other(case: Case, model: Classifier, marked: Marked, rival: Rival) -> Sheet
         case.records = before
         case.unasked[rival.given] = "it cannot read all of these rows"
         return None
-    return _sat(other, rows, marked, rival.named())
+    return _sat(case, other, rows, marked, rival.named())

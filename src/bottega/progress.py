@@ -1,0 +1,42 @@
+"""How far a long piece of work is: what is told of it while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+from bottega.events import Event, Started, Stepped
+
+Far = Callable[[int, int], None]
+"""Called with how much is done, and of how much."""
+
+
+class Tell(Protocol):
+    """Called with what is being done, how much of it is done, and of how much, where that is known."""
+
+    def __call__(self, words: str, done: int = 0, total: int | None = None) -> None: ...
+
+
+def silent(words: str, done: int = 0, total: int | None = None) -> None:
+    """Tell nobody."""
+
+
+def of(tell: Tell, words: str) -> Far:
+    """What tells how far the work called `words` is."""
+
+    def far(done: int, total: int) -> None:
+        tell(words, done, total)
+
+    tell(words)
+    return far
+
+
+def followed(events: Iterable[Event], tell: Tell, words: str) -> Iterator[Event]:
+    """The events of a run, with its updates told."""
+    total: int | None = None
+    for event in events:
+        if isinstance(event, Started):
+            total = event.steps
+        elif isinstance(event, Stepped):
+            tell(words, event.step, total)
+        yield event

@@ -1,0 +1,48 @@
+"""Long pieces of work tell how far they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+import bottega
+from bottega import progress
+from bottega.batch import Row
+from bottega.recipe import Recipe
+from bottega.sampling import Sampling
+from making import WORDS, make_model, write_jsonl
+
+
+def test_scoring_and_writing_count_rows(tmp_path: Path) -> None:
+    model = bottega.load(make_model(tmp_path, "llama"), dtype="float32")
+    ids = np.arange(5, 12)
+    rows = [Row(ids[:size], np.arange(size - 1), ids[1:size], np.ones(size - 1, np.float32)) for size in (3, 4, 5)]
+    scored, written = list[tuple[int, int]](), list[tuple[int, int]]()
+    model.logp(rows, lambda done, total: scored.append((done, total)))
+    prompts = [[5, 6], [7], [8, 9, 10]]
+    model.writer.write(
+        prompts, Sampling(tokens=4), continuations=2, far=lambda done, total: written.append((done, total))
+    )
+    assert scored[-1] == (3, 3)
+    assert written == [(done, 6) for done in range(1, 7)]
+
+
+def test_a_run_that_is_followed_counts_updates(tmp_path: Path) -> None:
+    recipe = Recipe.parse(
+        {
+            "model": {"base": str(make_model(tmp_path / "model", "llama"))},
+            "data": {"train": str(write_jsonl(tmp_path / "rows.jsonl", [{"text": word} for word in WORDS]))},
+            "objective": {"kind": "causal"},
+            "optim": {"steps": 3},
+        }
+    )
+    said = list[tuple[str, int, int | None]]()
+
+    def tell(words: str, done: int = 0, total: int | None = None) -> None:
+        said.append((words, done, total))
+
+    events = [event.type for event in progress.followed(bottega.train(recipe, tmp_path / "run"), tell, "training")]
+    assert said == [("training", step, 3) for step in (1, 2, 3)]
+    assert events[0] == "started"
+    assert events[-1] == "finished"
