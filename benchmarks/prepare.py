@@ -10,10 +10,10 @@ from pathlib import Path
 from bottega import memory
 
 with memory.uncollected():  # as a run does it
+    from bottega.budget import FEW
     from bottega.packing import divide, pack
     from bottega.recipe import Recipe
     from bottega.rows import prepare
-    from bottega.session import MICRO_BATCH_TOKENS
 
 UPDATE = 64
 
@@ -29,7 +29,7 @@ def main() -> None:
     started = time.perf_counter()
     examples = prepare(recipe).train.examples
     for start in range(0, len(examples), UPDATE):
-        for group in divide(examples[start : start + UPDATE], MICRO_BATCH_TOKENS["cpu"]):
+        for group in divide(examples[start : start + UPDATE], FEW):
             pack(group)
     print(json.dumps({"seconds": [time.perf_counter() - started], "memory": memory.peak()}))
 

@@ -43,6 +43,6 @@ def test_a_run_that_is_followed_counts_updates(tmp_path: Path) -> None:
         said.append((words, done, total))
 
     events = [event.type for event in progress.followed(bottega.train(recipe, tmp_path / "run"), tell, "training")]
-    assert said == [("training", step, 3) for step in (1, 2, 3)]
+    assert said == [("training", 0, None), *(("training", step, 3) for step in (1, 2, 3))]
     assert events[0] == "started"
     assert events[-1] == "finished"

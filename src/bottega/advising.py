@@ -112,7 +112,7 @@ def advise(
     objective  what is to be learned; by default what the rows are for
     rows       most of them that are held out and asked, at most a fifth
     epochs     passes over each part
-    tell       called with what is being done
+    tell       called with what is being done, how much of it is done, and of how much
     """
     tell, path = tell or silent, located(str(data))
     with tempfile.TemporaryDirectory() as name:

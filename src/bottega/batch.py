@@ -137,7 +137,8 @@ class Source:
     def to(self, device: str) -> Source:
         """The same on `device`."""
         names = ("tokens", "position", "first", "last")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+        moved: dict[str, Any] = {name: _moved(getattr(self, name), device) for name in names}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -201,13 +202,18 @@ class Batch:
 
     def to(self, device: str) -> Batch:
         """The same batch with its tensors on `device`."""
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=True)
+        moved: dict[str, Any] = {
+            name: _moved(getattr(self, name), device)
             for name in ("tokens", "position", "first", "last", "at", "label", "weight", "row", "example")
         }
-        columns = {name: column.to(device, non_blocking=True) for name, column in self.columns.items()}
+        columns = {name: _moved(column, device) for name, column in self.columns.items()}
         source = None if self.source is None else self.source.to(device)
         return replace(self, columns=columns, source=source, **moved)
+
+
+def _moved(tensor: Tensor, device: str) -> Tensor:
+    # What comes to the CPU is read at once; nobody waits for it there.
+    return tensor.to(device, non_blocking=device != "cpu")
 
 
 def joined(batches: Sequence[Batch]) -> Batch:

@@ -35,7 +35,7 @@ from bottega.runs import as_yaml, read_events
 UPDATES, WARM = 10, 5
 """Updates of a calibration, and those of them that warm up: a matrix library prepares each new shape it meets."""
 
-SHALLOW, DEEPER = 4, 0.4
+SHALLOW, DEEPER = 8, 0.4
 """Layers up to which a model is calibrated whole; of a deeper one this share of them, and half as many.
 
 A line through two and four of thirty layers was wrong by the double: what two layers differ by is little beside what
@@ -44,6 +44,9 @@ the memory of two processes differs by.
 
 LOOK = 0.2
 """Seconds between two looks at how far a calibration is."""
+
+LIVE = "activations, logits, allocator"
+"""The part of the memory that micro-batches take."""
 
 SPARE = 0.9
 """Share of a device's memory that a run may take: others want some."""
@@ -145,7 +148,7 @@ def plan(
     """What a recipe will take on this machine, or on a `device`: a name in `DEVICES`, or its memory, such as `24GB`.
 
     price_hour  of an hour of the device; price_kwh of its energy; watts it draws, where that is not known
-    tell        called with what is being done
+    tell        called with what is being done, how much of it is done, and of how much
     """
     tell = tell or silent
     tell("reading rows")
@@ -208,9 +211,13 @@ def _run(recipe: Recipe, config: Any, layers: int, far: Far) -> Measured:
         command = [sys.executable, "-m", "bottega", "train", str(folder / "recipe.yaml"), "--out", str(folder / "run")]
         with (folder / "said").open("w+", encoding="utf-8") as said:
             run = subprocess.Popen(command, stdout=said, stderr=said, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-            while run.poll() is None:
-                far(len(_stepped(folder / "run")), UPDATES)
-                time.sleep(LOOK)
+            try:
+                while run.poll() is None:
+                    far(len(_stepped(folder / "run")), UPDATES)
+                    time.sleep(LOOK)
+            finally:  # where this ends early, so does that
+                run.kill()
+                run.wait()
             said.seek(0)
             lines = said.read().strip().splitlines()
         if run.returncode:
@@ -221,7 +228,8 @@ def _run(recipe: Recipe, config: Any, layers: int, far: Far) -> Measured:
             )
         stepped = _stepped(folder / "run")
     return Measured(
-        memory=max(event["memory"] for event in stepped),
+        # Where there is an accelerator, its memory is what runs out.
+        memory=max(event["device_memory"] or event["memory"] for event in stepped),
         seconds=[event["seconds"] for event in stepped],
         tokens=[event["tokens"] for event in stepped],
         tokens_real=[event["tokens_real"] for event in stepped],
@@ -302,9 +310,13 @@ def _planned(
     real = recipe.optim.update_tokens or each * feed.update_examples
     tokens = round(real * feed.steps)
     parts = _parts(recipe, rows, line)
+    if where is not None and recipe.optim.tokens is None:
+        # There a micro-batch holds more than it did here, as far as an update has as much.
+        there, here = (min(size, real) for size in (_tokens(recipe, rows, where), _tokens(recipe, rows, None)))
+        parts[LIVE] = round(parts[LIVE] * there / here)
     seconds: float | None = line.rate * tokens * line.shared
     if where is None:
-        memory, limit = line.memory, budget.limit()
+        memory, limit = line.memory, budget.limit(_on(recipe))
     else:
         memory, limit = sum(parts.values()) - parts["python and torch"] + CONTEXT, where.memory
         parts = {**parts, "python and torch": 0, "CUDA context": CONTEXT}
@@ -334,8 +346,24 @@ def _planned(
 
 def _parts(recipe: Recipe, rows: Rows, line: Line) -> dict[str, int]:
     """What the memory is made of: counted, but for what is left, which is measured."""
-    found = {**budget.parts(recipe, rows.config, _size(recipe)), "python and torch": _imports()}
-    return {**found, "activations, logits, allocator": max(line.memory - sum(found.values()), 0)}
+    host = _imports() if _on(recipe) == "cpu" else 0
+    found = {**budget.parts(recipe, rows.config, _size(recipe)), "python and torch": host}
+    return {**found, LIVE: max(line.memory - sum(found.values()), 0)}
+
+
+def _tokens(recipe: Recipe, rows: Rows, where: Device | None) -> int:
+    """Most tokens of a micro-batch on that device, or on this machine."""
+    if recipe.optim.tokens is not None:
+        return recipe.optim.tokens
+    device, most = ("cuda", where.memory) if where else (_on(recipe), None)
+    return budget.micro_batch_tokens(recipe, rows.config, _size(recipe), device, most)
+
+
+def _on(recipe: Recipe) -> str:
+    """The device that the recipe runs on here."""
+    import torch
+
+    return "cuda" if recipe.devices.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def _size(recipe: Recipe) -> int:
@@ -370,7 +398,7 @@ def _by_datasheet(recipe: Recipe, rows: Rows, where: Device, tokens: float) -> f
 
 def _advice(recipe: Recipe, rows: Rows, where: Device | None, device: str | None, tell: Tell) -> Iterator[Advice]:
     """Changes that make a run fit, the gentlest first, until one does; each measured."""
-    half = (recipe.optim.tokens or 2048) // 2
+    half = _tokens(recipe, rows, where) // 2
     changes = [f"optim.tokens={half}", "optim.checkpointing=true"]
     changes += [f"optim.tokens={half} optim.checkpointing=true"]
     if recipe.adapter is None and recipe.model.base is not None and recipe.objective.head != "embedding":

@@ -33,6 +33,7 @@ def of(tell: Tell, words: str) -> Far:
 
 def followed(events: Iterable[Event], tell: Tell, words: str) -> Iterator[Event]:
     """The events of a run, with its updates told."""
+    tell(words)
     total: int | None = None
     for event in events:
         if isinstance(event, Started):

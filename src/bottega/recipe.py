@@ -172,7 +172,7 @@ class Optim(Section):
     tokens: int | None = Field(
         None,
         ge=1,
-        description="Most tokens in a micro-batch, after sharing; default 2048, on CUDA 4096 for every 20 GB it has.",
+        description="Most tokens in a micro-batch, after sharing; default 2048, on CUDA what fits.",
     )
     weight_decay: float = Field(0.0, ge=0, description="On matrices only.")
     betas: tuple[Beta, Beta] = (0.9, 0.999)
@@ -235,7 +235,7 @@ class Verdict(Section):
 
     metric: str | None = Field(
         None,
-        description="A number of `bottega evaluate`, by its name; default: accuracy, span F1 or loss, by objective.",
+        description="A number of `bottega evaluate`, by its name; default: accuracy, span F1, loss, or what there is.",
     )
     margin: float = Field(0.0, ge=0, description="The smallest difference that matters, in the metric's unit.")
 

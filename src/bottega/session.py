@@ -34,13 +34,6 @@ from bottega.recipe import Recipe
 from bottega.rows import check_unchanged, prepare
 from bottega.schedule import Schedule
 
-MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": 4096}
-"""Where `optim.tokens` does not say; on CUDA for each 20 GB of the card.
-
-On a CPU 2,048 were 7 % faster than 4,096, whose numbers leave its cache. An H200 waited for its host with 4,096, and
-did 2.6 and 3.3 times as much with 16,384 and 40,960.
-"""
-
 VALIDATIONS = 10
 """How often a run validates where `evaluate.every` does not say."""
 
@@ -72,11 +65,14 @@ class Session:
         self.feed = Feed(self.rows.train.examples, recipe)
         self.guarded = Guarded(recipe, self.rows.codec, folder) if recipe.guard else None
         self.references = References(folder) if recipe.objective.reference and self.feed.repeats else None
-        self.tokens = choices.get("micro_batch_tokens") or recipe.optim.tokens or _micro_batch_tokens(self.device)
+        self.tokens = choices.get("micro_batch_tokens") or recipe.optim.tokens or self._micro_batch_tokens()
         self.lr = choices.get("lr") or recipe.lr
         optim = recipe.optim
         self._asks_driver = True
         self.schedule = Schedule(optim.schedule, self.lr, self.feed.steps, optim.warmup, optim.floor)
+
+    def _micro_batch_tokens(self) -> int:
+        return budget.micro_batch_tokens(self.recipe, self.rows.config, self.dtype.itemsize, self.device)
 
     def _model(self) -> tuple[Any, list[str]]:
         """The base model, the same at every call, and the names of its new modules."""
@@ -295,13 +291,6 @@ def statistics(
     for batch in probed:
         found.add(objective.statistics(score(batch), batch), batch)
     return found.values()
-
-
-def _micro_batch_tokens(device: str) -> int:
-    """What fits a small model, and keeps the device busy."""
-    if device != "cuda":
-        return MICRO_BATCH_TOKENS[device]
-    return MICRO_BATCH_TOKENS[device] * max(1, round(torch.cuda.get_device_properties(0).total_memory / 20e9))
 
 
 def _device(wanted: str) -> str:

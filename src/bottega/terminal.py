@@ -307,9 +307,10 @@ def progress(words: str) -> Iterator[Tell]:
 
         def tell(words: str, done: int = 0, total: int | None = None) -> None:
             if shown.tasks[0].description != words:
-                shown.reset(task, description=words, total=None)
+                shown.reset(task, description=words)
+            shown.tasks[0].total = total  # what is passed as None is left as it was
             now = f"{done:,}" if done else ""
-            shown.update(task, completed=done, total=total, now=now + (f" of {total:,}" if done and total else ""))
+            shown.update(task, completed=done, now=now + (f" of {total:,}" if done and total else ""))
 
         yield tell
 

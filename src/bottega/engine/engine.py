@@ -160,7 +160,7 @@ class Engine:
             before = self.score(batch, reference=True, outputs=STATES)["states"] if anchor else None
             self.scorer.train()
             torch.manual_seed(derive(self.seed, "guard", step, number))
-            with _memory_named():
+            with _memory_named(), self._in_one_order():
                 how = {"weighted": objective.weighted and not anchor, "smoothing": objective.smoothing}
                 scores = self.scorer(batch, objective.outputs | (STATES if anchor else frozenset()), **how)
                 loss = objective.loss(scores, batch)

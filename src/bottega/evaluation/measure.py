@@ -166,7 +166,7 @@ def evaluate(
     general    files of other texts, or rows, to see what was forgotten of; by default those of the recipe's guard
     harmful    a file of requests that should be refused, and `harmless`, of such as should not
     lm_eval    tasks of the lm-evaluation-harness, such as `arc_easy:5` with five examples
-    tell       called with what is being done
+    tell       called with what is being done, how much of it is done, and of how much
     """
     folder, tell, told = check_run(Path(run)), tell or silent, Told()
     recipe, place = _begun(folder)

@@ -15,7 +15,10 @@ import torch
 from torch import Tensor
 
 VARIANTS = 64
-"""Types, widths and strides that one function may be compiled for; beyond them torch would run it as it is written."""
+"""Types, widths and strides that one function may be compiled for; torch's own limit is 8, and beyond it it raises."""
+
+ONE_ORDER: dict[str, Any] = {"split_reductions": False}
+"""Else a sum is parted by the first length that is met, and a resumed run, which meets another, adds differently."""
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
@@ -37,8 +40,15 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function compiled, once for all lengths that are declared to be any, and for each width."""
     from torch._dynamo import config
 
-    config.recompile_limit = max(config.recompile_limit, VARIANTS)
-    return torch.compile(function, fullgraph=True)
+    made = torch.compile(function, fullgraph=True, options=ONE_ORDER)
+
+    @wraps(function)
+    def run(*arguments: Any, **options: Any) -> Any:
+        if config.recompile_limit < VARIANTS:  # each thread has its own
+            config.recompile_limit = VARIANTS
+        return made(*arguments, **options)
+
+    return run
 
 
 def of_any_length(value: Any) -> Any:

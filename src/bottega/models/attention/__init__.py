@@ -4,7 +4,7 @@ A layout is made once a batch and handed to the model as the keyword `layout`; t
 down to the attention function, where every layer calls `layout.attend`. The back ends compute the same thing:
 
     DenseLayout   a [T, T] mask; the reference that the others are tested against
-    BlockLayout   CPU: tree nodes of like size in batched matmuls, little that is masked out is computed
+    BlockLayout   CPU, and what CUDA has no kernel for: nodes of like size in batched matmuls, little computed in vain
     CudaLayout    CUDA: FlashAttention by nodes, FlexAttention with a block mask, or blocks, whichever has a form for it
 
 Extra legend: h query heads, g key/value heads, r = h/g, D head width, M nodes, L queries and S keys of a block.

@@ -6,7 +6,7 @@ end. So keys and values that several nodes see stand there once for each, and ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,8 +20,8 @@ from torch import Tensor
 from bottega.batch import Batch
 from bottega.models.attention.mask import Style
 
-WIDEST = 256
-"""Width of a head that the kernels end at."""
+WIDEST, OLDEST = 256, (8, 0)
+"""Width of a head that the kernels end at, and the generation of cards that they begin with."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ class FlashLayout:
         plain = style.softcap is None and style.sinks is None and style.near is None
         width = query.shape[-1]
         fits = width == value.shape[-1] and width % 8 == 0 and width <= WIDEST
-        return plain and fits and query.dtype in (torch.bfloat16, torch.float16) and self.causal is not None
+        half = query.dtype in (torch.bfloat16, torch.float16)
+        known = query.is_cuda and torch.cuda.get_device_capability(query.device) >= OLDEST
+        return plain and fits and half and known and self.causal is not None
 
     @cached_property
     def causal(self) -> bool | None:
@@ -87,54 +89,78 @@ class FlashLayout:
         )
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, style: Style) -> Tensor:
-        laid = self.sequences
         query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
-        if laid.places is not None:
-            key, value = (cast(Tensor, cast(Any, _Spread.apply)(x, laid)) for x in (key, value))
         apply = cast(Any, _Flash.apply)
-        return cast(Tensor, apply(query, key, value, laid, style, bool(self.causal)))[None]
+        return cast(Tensor, apply(query, key, value, self.sequences, style, bool(self.causal)))[None]
 
 
-class _Spread(torch.autograd.Function):
-    """[T, g, D] → [S, g, D]: each node's path; what several saw gets the sum of their gradients, in float32."""
+def _spread(x: Tensor, laid: _Sequences) -> Tensor:
+    """[T, g, D] → [S, g, D]: each node's path."""
+    return x if laid.places is None else x.index_select(0, laid.places)
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, laid: _Sequences) -> Tensor:
-        assert laid.places is not None
-        ctx.laid = laid
-        return x.index_select(0, laid.places)
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (g,), laid = gradients, ctx.laid
-        where, tokens = laid.others
-        total = g.index_select(0, laid.own).float()
-        return total.index_add_(0, tokens, g.index_select(0, where).float()).to(g.dtype), None
+def _gathered(g: Tensor, laid: _Sequences) -> Tensor:
+    """The gradient [T, g, D] of what was spread: what several saw gets the sum of theirs, in float32."""
+    if laid.places is None:
+        return g
+    where, tokens = laid.others
+    total = g.index_select(0, laid.own).float()
+    return total.index_add_(0, tokens, g.index_select(0, where).float()).to(g.dtype)
 
 
 class _Flash(torch.autograd.Function):
-    """[T, h, D], [S, g, D], [S, g, D] → [T, h, D]."""
+    """[T, h, D], [T, g, D], [T, g, D] → [T, h, D]; of paths nothing is kept, they are spread again."""
 
     @staticmethod
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, laid: _Sequences, style: Style, causal: bool
     ) -> Tensor:
-        most = -1 if style.window is None else style.window - 1
-        ctx.how = {"scale": style.scaling, "window_size_left": most, "window_size_right": 0 if causal else most}
-        ctx.given = (laid.queries, laid.keys, *laid.longest, style.dropout, causal)
-        found = torch.ops.aten._flash_attention_forward(query, key, value, *ctx.given, False, **ctx.how)
-        out, total, state, unused = found[:4]
-        ctx.save_for_backward(query, key, value, out, total, state, unused)
-        return cast(Tensor, out)
+        out, *kept = _forward(query, _spread(key, laid), _spread(value, laid), laid, style, causal)
+        ctx.save_for_backward(query, key, value, out, *kept)
+        ctx.given = laid, style, causal
+        return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, out, total, state, unused = ctx.saved_tensors
-        with _strictly():
-            found = torch.ops.aten._flash_attention_backward(
-                gradients[0].contiguous(), query, key, value, out, total, *ctx.given, state, unused, **ctx.how
-            )
-        return *found, None, None, None
+        query, key, value, *kept = ctx.saved_tensors
+        laid, *_ = ctx.given
+        to_query, to_key, to_value = _backward(
+            gradients[0].contiguous(), query, _spread(key, laid), _spread(value, laid), kept, *ctx.given
+        )
+        return to_query, _gathered(to_key, laid), _gathered(to_value, laid), None, None, None
+
+
+def _forward(
+    query: Tensor, key: Tensor, value: Tensor, laid: _Sequences, style: Style, causal: bool
+) -> tuple[Tensor, ...]:
+    """(what is attended to, and what the backward needs beside it)."""
+    given, how = _asked(laid, style, causal)
+    found = torch.ops.aten._flash_attention_forward(query, key, value, *given, False, **how)
+    return tuple(found[:4])
+
+
+def _backward(
+    g: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    kept: Sequence[Tensor],
+    laid: _Sequences,
+    style: Style,
+    causal: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of query, key and value; `kept` is what `_forward` gave."""
+    (out, total, state, unused), (given, how) = kept, _asked(laid, style, causal)
+    with _strictly():
+        found = torch.ops.aten._flash_attention_backward(g, query, key, value, out, total, *given, state, unused, **how)
+    return cast("tuple[Tensor, Tensor, Tensor]", tuple(found))
+
+
+def _asked(laid: _Sequences, style: Style, causal: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What the kernels are called with: which sequences, and what of each token is seen."""
+    most = -1 if style.window is None else style.window - 1
+    how = {"scale": style.scaling, "window_size_left": most, "window_size_right": 0 if causal else most}
+    return (laid.queries, laid.keys, *laid.longest, style.dropout, causal), how
 
 
 @contextmanager

@@ -57,8 +57,10 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, inverse = ctx.saved_tensors
-        to_x, to_weight = _back(gradients[0], x, weight, inverse, ctx.offset, ctx.needs_input_grad[1])
-        return to_x, to_weight, None, None
+        g, to_weight = gradients[0], None
+        if ctx.needs_input_grad[1]:
+            to_weight = _normalised(g, x, inverse).flatten(0, -2).sum(0).to(weight.dtype)
+        return _back(g, x, weight, inverse, ctx.offset), to_weight, None, None
 
 
 @kernel
@@ -70,12 +72,15 @@ def _ahead(x: Tensor, weight: Tensor, epsilon: float, offset: float) -> tuple[Te
 
 
 @kernel
-def _back(
-    g: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, offset: float, trained: bool
-) -> tuple[Tensor, Tensor | None]:
-    """The gradients of x and, where it is trained, of the weight."""
+def _normalised(g: Tensor, x: Tensor, inverse: Tensor) -> Tensor:
+    """What each token adds to the gradient of the weight."""
+    return (x.to(inverse.dtype) * inverse).mul_(g)
+
+
+@kernel
+def _back(g: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, offset: float) -> Tensor:
+    """The gradient of x."""
     wide, g = x.to(inverse.dtype), g.to(inverse.dtype, copy=True)
-    to_weight = (wide * inverse).mul_(g).flatten(0, -2).sum(0).to(weight.dtype) if trained else None
     g.mul_(weight + offset)
     along = (g * wide).sum(-1, keepdim=True).mul_(inverse**3 / -x.shape[-1])
-    return g.mul_(inverse).addcmul_(wide, along).to(x.dtype), to_weight
+    return g.mul_(inverse).addcmul_(wide, along).to(x.dtype)
