@@ -130,8 +130,8 @@ def advise(
             _tuned(folder, rest[: max(16, round(share * len(rest)))], kind, str(model), epochs, seed, share, tell)
             for share in SHARES
         ]
-        first, licences = found[0][0], made_of(found[0][1])
-    return _counsel(found, first, len(rest), [tuple(part) for part in licences])
+        last, licences = found[-1][0], made_of(found[-1][1])
+    return _counsel(found, last, len(rest), [tuple(part) for part in licences])
 
 
 def _every_label_first(lines: list[Any], kind: str) -> list[Any]:
@@ -156,7 +156,7 @@ def _write(lines: Sequence[Any], path: Path) -> None:
 def _tuned(
     folder: Path, lines: Sequence[Any], kind: str, model: str, epochs: float, seed: int, share: float, tell: Tell
 ) -> tuple[Evaluation, Recipe, Point]:
-    """A run on a part of the rows, measured; on the smallest part the contenders are asked, too."""
+    """A run on a part of the rows, measured; beside the largest the contenders are asked, which then know as much."""
     part = folder / f"part{len(lines)}"
     part.mkdir()
     _write(lines, part / "rows.jsonl")
@@ -166,7 +166,7 @@ def _tuned(
     recipe = Recipe.parse({**document, "seed": seed, "evaluate": None, "save": None}, folder=Path.cwd())
     for _ in followed(train(recipe, part / "run"), tell, f"tuning on {len(lines)} rows, {share:.0%} of them"):
         pass
-    against: Sequence[str] | None = None if share == SHARES[0] else ()
+    against: Sequence[str] | None = None if share == SHARES[-1] else ()
     found = evaluate(part / "run", rows=len(lines) + 10**6, against=against, tell=tell)
     one = _deciding(found)
     return found, recipe, Point(len(lines), one.run, _error(one), float(summary(part / "run")["seconds"]))
