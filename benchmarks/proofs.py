@@ -62,6 +62,8 @@ def prove(device: str, whole: bool, names: Sequence[str] = ()) -> list[str]:
     whole  every objective with every architecture that has its head, not with one
     names  of the proofs that are wanted; none for all
     """
+    if unknown := set(names) - set(PROOFS):
+        sys.exit(f"no proof {', '.join(unknown)}; there are: {', '.join(PROOFS)}")
     failed = []
     for name, proof in PROOFS.items():
         if names and name not in names:
