@@ -27,7 +27,7 @@ from bottega.errors import BottegaError, RunError
 from bottega.feed import Feed
 from bottega.models.heads import VOCABULARY
 from bottega.models.load import load_model, load_tokenizer, locate
-from bottega.progress import Far, Tell, of, silent
+from bottega.progress import Far, Tell, counter, silent
 from bottega.recipe import Model, Recipe, override
 from bottega.rows import Rows, prepare
 from bottega.runs import as_yaml, read_events
@@ -190,7 +190,7 @@ def _measured(recipe: Recipe, config: Any, tell: Tell) -> Line:
     depths = [depth] if depth <= SHALLOW else [most // 2, most]
     found = []
     for layers in depths:
-        far = of(tell, f"running {UPDATES} updates with {layers} of {depth} layers")
+        far = counter(tell, f"running {UPDATES} updates with {layers} of {depth} layers")
         found.append(_run(recipe, config, layers, far))
     one, other = found[0], found[-1]
     shared = sum(other.tokens) / max(sum(other.tokens_real), 1)

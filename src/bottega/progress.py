@@ -21,7 +21,7 @@ def silent(words: str, done: int = 0, total: int | None = None) -> None:
     """Tell nobody."""
 
 
-def of(tell: Tell, words: str) -> Far:
+def counter(tell: Tell, words: str) -> Far:
     """What tells how far the work called `words` is."""
 
     def far(done: int, total: int) -> None:

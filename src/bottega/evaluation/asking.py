@@ -25,7 +25,7 @@ from bottega.evaluation.prompting import BETWEEN, PASSAGES, ROOM, Put, Shot, beg
 from bottega.evaluation.rivals import Rival
 from bottega.evaluation.scores import Numbers, Scores, classes, mean, share
 from bottega.language import LanguageModel
-from bottega.progress import Far, of
+from bottega.progress import Far, counter
 from bottega.records import Prompt, Unusable
 from bottega.sampling import Sampling
 
@@ -109,18 +109,18 @@ def sit(
     stop   texts that end what it writes
     """
     codec = codec or case.codec(model.codec)
-    nll = -model.logp(exam.rows, of(case.tell, f"the loss of {len(exam.rows)} rows: {name}"))
+    nll = -model.logp(exam.rows, counter(case.tell, f"the loss of {len(exam.rows)} rows: {name}"))
     tokens = np.array([row.weight.sum() for row in exam.rows], float)
     scores, named = [mean("loss", nll, tokens), _perplexity(nll, tokens)], None
     if exam.labels:
-        far = of(case.tell, f"weighing {len(exam.labels)} labels for {len(exam.numbered)} rows: {name}")
+        far = counter(case.tell, f"weighing {len(exam.labels)} labels for {len(exam.numbered)} rows: {name}")
         found, named = _labelled(exam, codec, model, far)
         scores += found
     elif exam.numbered and all(one.choices for _, one in exam.numbered):
-        scores += _chosen(exam, codec, model, of(case.tell, f"weighing choices: {name}"))
+        scores += _chosen(exam, codec, model, counter(case.tell, f"weighing choices: {name}"))
     if not exam.written:
         return Sheet(name, scores, named)
-    texts, taken = _write(exam, model, stop, of(case.tell, f"writing {len(exam.written)} answers: {name}"))
+    texts, taken = _write(exam, model, stop, counter(case.tell, f"writing {len(exam.written)} answers: {name}"))
     return Sheet(name, [*scores, *_marked(case, exam, texts)], named, texts, taken)
 
 

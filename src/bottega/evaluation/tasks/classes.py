@@ -21,7 +21,7 @@ from bottega.language import LanguageModel
 from bottega.objectives.classify import Classify
 from bottega.objectives.regress import Regress, number
 from bottega.objectives.reward import Reward
-from bottega.progress import of
+from bottega.progress import counter
 from bottega.records import Labelled
 
 USUAL = ("bm25", "dense")
@@ -59,7 +59,7 @@ def measure(case: Case) -> Iterator[Sheet]:
 
 
 def _sat(case: Case, model: Classifier, rows: Sequence[Row], marked: Marked, name: str = "the run") -> Sheet:
-    scores, named = model.scores(rows, of(case.tell, f"scoring {len(rows)} rows: {name}")), None
+    scores, named = model.scores(rows, counter(case.tell, f"scoring {len(rows)} rows: {name}")), None
     if marked is _one_label:
         named = Named(model.labels, _right(rows), scores.argmax(1), model.chances(scores).max(1))
     return Sheet(name, marked(model, scores, rows), named)
