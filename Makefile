@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PEERS := .venv-bench
 
-.PHONY: help setup check test bench bench-setup floor scaling endure recipes preferences planning forgetting exam gpu worlds large demo docs clean
+.PHONY: help setup check test bench bench-setup floor scaling endure recipes preferences planning advice forgetting exam gpu worlds large demo docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ recipes: setup ## Run the recipes on real data and print what they reach (half a
 
 planning: setup ## Plan 24 runs, run them, and print how far the plans were (half an hour)
 	$(BIN)/python benchmarks/planning.py
+
+advice: setup ## Ask for advice on six sets of rows, tune on all of them, and print what came (half an hour)
+	$(BIN)/python benchmarks/advice.py
 
 forgetting: setup ## Tune on Italian by every method and print what is forgotten of English (a quarter of an hour)
 	$(BIN)/python benchmarks/forgetting.py

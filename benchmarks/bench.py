@@ -276,7 +276,7 @@ def classify(folder: Path, peer: str) -> Work:
 def shakespeare(folder: Path, peer: str) -> Work:
     """Validation 1.88 on tinyshakespeare: our recipe for it, and nanoGPT's 2,000 updates, whatever they reach."""
     shutil.copy(DATA / "tinyshakespeare" / "input.txt", folder / "input.txt")
-    reference = [peer, str(HERE / "peers" / "reference.py"), str(folder), "--gpt", "--steps", "2000"]
+    reference = [peer, str(HERE / "peers" / "reference.py"), str(folder), "--gpt", "cpu", "--steps", "2000"]
     text = (HERE.parent / "recipes" / "shakespeare_quick.yaml").read_text(encoding="utf-8")
     places = [f"model.tokenizer={folder}/characters", f"data.train={folder}/input.txt"]
     return Work(

@@ -35,8 +35,9 @@ from workloads import documents, instructions, make_tokenizer, preferences, real
 from bottega import session as sessions
 from bottega.batch import Batch, counted
 from bottega.models.load import AUTO
+from bottega.models.quantized import quantize
 from bottega.objectives import HeadKind
-from bottega.recipe import Recipe
+from bottega.recipe import Model, Quantize, Recipe
 from bottega.session import Session
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -107,6 +108,7 @@ class Work:
 
     examples  of an update
     tokens    most of a micro-batch
+    quantize  how the base of an adapter is kept
     peer      what TRL calls it, and how many rows it is to try at once, halved until they fit
     """
 
@@ -117,6 +119,7 @@ class Work:
     examples: int
     tokens: int
     peer: tuple[str, int] | None = None
+    quantize: Quantize = "none"
 
 
 def long_rows(rows: int) -> list[dict[str, str]]:
@@ -136,11 +139,15 @@ WORKS = {
     "pre-training 124M": Work("gpt 124M", "causal", False, lambda rows: documents(rows, 1024), 64, 65536),
     "pre-training MoE": Work("moe", "causal", False, lambda rows: documents(rows, 1024), 32, 32768),
     "SFT 7B, LoRA": Work("qwen 7B", "sft", True, instructions, 128, 16384, ("sft", 32)),
+    "SFT 7B, LoRA on 4 bits": Work("qwen 7B", "sft", True, instructions, 128, 16384, quantize="nf4"),
+    "SFT 7B, LoRA on 8 bits": Work("qwen 7B", "sft", True, instructions, 128, 16384, quantize="fp8"),
     "SFT 7B, LoRA, long rows": Work("qwen 7B", "sft", True, long_rows, 16, 20480),
     "DPO 7B, LoRA": Work("qwen 7B", "dpo", True, preferences, 32, 16384, ("dpo", 8)),
 }
 TINY = {
     "SFT tiny, LoRA": Work("tiny", "sft", True, instructions, 4, 2048),
+    "SFT tiny, LoRA on 4 bits": Work("tiny", "sft", True, instructions, 4, 2048, quantize="nf4"),
+    "SFT tiny, LoRA on 8 bits": Work("tiny", "sft", True, instructions, 4, 2048, quantize="fp8"),
     "DPO tiny, LoRA": Work("tiny", "dpo", True, preferences, 2, 2048),
 }
 
@@ -290,7 +297,7 @@ def prepared(folder: Path, work: Work) -> list[dict[str, str]]:
 
 def recipe(folder: Path, work: Work, device: str) -> Recipe:
     found: dict[str, Any] = {
-        "model": {"base": str(folder / "model"), "dtype": "bfloat16"},
+        "model": {"base": str(folder / "model"), "dtype": "bfloat16", "quantize": work.quantize},
         "adapter": LORA if work.adapter else None,
         "data": {"train": str(folder / "rows.jsonl"), "max_length": 2048},
         "objective": {"kind": work.objective},
@@ -306,9 +313,14 @@ def built_on(device: str) -> Iterator[None]:
     """Inside, models are drawn on the device by their configs: a CPU takes minutes for billions of random numbers."""
     whole = sessions.load_model
 
-    def drawn(_: Any, config: Any, head: HeadKind, labels: Any, dtype: torch.dtype, *__: Any) -> tuple[Any, list[str]]:
+    def drawn(
+        wanted: Model, config: Any, head: HeadKind, labels: Any, dtype: torch.dtype, *__: Any
+    ) -> tuple[Any, list[str]]:
         with torch.device(device):
-            return AUTO[head].from_config(config, dtype=dtype), []
+            model = AUTO[head].from_config(config, dtype=dtype)
+        if wanted.quantize != "none":
+            quantize(model, wanted.quantize, [])
+        return model, []
 
     sessions.load_model = drawn
     try:

@@ -40,6 +40,7 @@ from bottega.models.attention.dense import DenseLayout
 from bottega.models.attention.flash import FlashLayout
 from bottega.models.attention.flex import FlexLayout
 from bottega.models.attention.mask import FLEX_BLOCK, Style, padded
+from bottega.models.quantized import KINDS
 from bottega.packing import pack
 from bottega.recipe import Optim
 from bottega.runs import checksum
@@ -237,6 +238,23 @@ def _optimizers(device: str, whole: bool) -> Proof:
             yield name, _off(one, other), HALF if name == "muon" else CLOSE
 
 
+def _quantized(device: str, whole: bool) -> Proof:
+    """Layers in 4 and 8 bits, packed on the CPU: what they unpack to, their products and gradients there and here."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(256, 384).bfloat16()
+    x, g = torch.randn(70, 256).bfloat16(), torch.randn(70, 384).bfloat16()
+    for name, kind in KINDS.items():
+        found = []
+        packed = kind(layer)
+        for on in ("cpu", device):
+            packed, at = packed.to(on), x.detach().to(on).requires_grad_()
+            out = packed(at)
+            (gradient,) = torch.autograd.grad(out, at, g.to(on))
+            found.append([part.detach().cpu() for part in (packed.weight, out, gradient)])
+        for what, one, other in zip(("weight", "values", "∂x"), *found[::-1], strict=True):
+            yield f"{name}, {what}", _off(one, other), 0.0 if what == "weight" else HALF
+
+
 def _resumed(device: str, whole: bool) -> Proof:
     """Runs that were interrupted end in the files of runs that were not, bit for bit.
 
@@ -313,6 +331,7 @@ PROOFS: dict[str, Callable[[str, bool], Proof]] = {
     "attention in bfloat16": _flash,
     "attention dropout": _dropout,
     "optimisers": _optimizers,
+    "quantised layers": _quantized,
     "resumed = uninterrupted": _resumed,
     "writing": _writing,
     "loss and gradients of the objectives": _objectives,

@@ -74,14 +74,6 @@ def test_dashes_do_as_well_and_a_dry_run_only_prints(llama: Path, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
-def test_four_bits_are_not_there_yet(llama: Path, tmp_path: Path) -> None:
-    data = write_jsonl(tmp_path / "rows.jsonl", ROWS)
-    done = call("--method", "qlora", "--model_name_or_path", str(llama), "--data_files", str(data))
-    assert done.exit_code == 2
-    assert "4-bit" in done.stderr
-    assert "--method lora" in done.stderr
-
-
 @pytest.mark.parametrize(
     ("given", "section", "found"),
     [
@@ -89,6 +81,8 @@ def test_four_bits_are_not_there_yet(llama: Path, tmp_path: Path) -> None:
         ({"num_train_epochs": 2.0}, "optim", {"epochs": 2.0, "examples": 8}),
         ({"learning_rate": 1e-3}, "optim", {"epochs": 3.0, "examples": 8, "lr": 1e-3}),
         ({"method": "full"}, "adapter", None),
+        ({"method": "qlora"}, "adapter", {"rank": 16, "alpha": 32, "dropout": 0.0}),
+        ({"method": "qlora"}, "model", {"base": "m", "quantize": "nf4"}),
         ({"lora_dropout": 0.1}, "adapter", {"rank": 16, "alpha": 32, "dropout": 0.1}),
         ({"eval_split": "0.1"}, "evaluate", {}),
         ({"report_to": "none"}, "report", None),

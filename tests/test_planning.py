@@ -14,7 +14,7 @@ import bottega
 from bottega import budget, planning
 from bottega.cli import app
 from bottega.errors import OutOfMemory, RunError
-from bottega.planning import DEVICES, Line, _cut, _device, _parts
+from bottega.planning import DEVICES, Line, _changed, _cut, _device, _gentlest_first, _parts
 from bottega.recipe import Recipe
 from bottega.rows import prepare
 from bottega.runs import as_yaml, read_events
@@ -114,9 +114,51 @@ def test_parts_are_counted_as_they_are_kept(tmp_path: Path) -> None:
     assert 0 < lora["optimiser"] < parts["optimiser"] / 4
 
 
+def test_the_gentlest_changes_come_first(tmp_path: Path) -> None:
+    """First how it is computed, then what is trained, how the rest is kept, and last what is read."""
+    full = recipe(tmp_path)
+    rows = prepare(full)
+    least = "optim.tokens=8 optim.checkpointing=true"
+    adapted = f"adapter.rank=16 {least}"
+    packed = f"model.quantize=nf4 {adapted}"
+    half = max(len(example.rows[0].tokens) for example in rows.train.examples) // 2
+    shorter = f"data.max_length={half} data.too_long=truncate"
+    assert list(_gentlest_first(full, rows, 8)) == [
+        "optim.tokens=8",
+        "optim.checkpointing=true",
+        least,
+        "adapter.rank=16",
+        adapted,
+        packed,
+        f"{adapted} {shorter}",
+        f"{packed} {shorter}",
+    ]
+    lora = recipe(tmp_path / "lora", adapter={"rank": 4})
+    assert list(_gentlest_first(lora, rows, 8))[3:4] == [f"model.quantize=nf4 {least}"]
+    document = lora.document()
+    small = Recipe.parse({**document, "model": document["model"] | {"quantize": "fp8"}})
+    assert list(_gentlest_first(small, rows, 8))[3:] == [f"{least} {shorter}"]
+    for change in _gentlest_first(lora, rows, 8):
+        _changed(lora, change)
+
+
+def test_packed_weights_are_counted_as_what_they_take(tmp_path: Path) -> None:
+    given = recipe(tmp_path, adapter={"rank": 4})
+    config = prepare(given).config
+    whole, small = (
+        budget.parts(
+            Recipe.parse(given.document() | {"model": given.document()["model"] | {"quantize": kind}}), config, 2
+        )
+        for kind in ("none", "nf4")
+    )
+    linear = budget.counts(given, config).linear
+    assert small["weights"] == pytest.approx(whole["weights"] - 2 * linear + 0.516 * linear, rel=0.01)
+    assert small["optimiser"] == whole["optimiser"]
+
+
 def test_what_cannot_fit_does_not_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = recipe(tmp_path, optim={"steps": 1, "examples": 4})
-    weights, _ = budget.counts(given, prepare(given).config)
+    weights = budget.counts(given, prepare(given).config).total
     monkeypatch.setattr(budget, "limit", lambda device: 12 * weights)  # four bytes of each, and two moments
     assert list(bottega.train(given, tmp_path / "just"))[-1].type == "finished"
     monkeypatch.setattr(budget, "limit", lambda device: 12 * weights - 1)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from bottega.errors import OutOfMemory
+from bottega.models.quantized import BYTES
 from bottega.recipe import Recipe
 
 FEW, MANY = 2048, 32768
@@ -26,8 +27,16 @@ SHARE, OF_TOKEN = 0.6, 40
 each layer and each number of its width: on an H200 it was 32 for 1 B and 31 for 7 B, with LoRA."""
 
 
-def counts(recipe: Recipe, config: Any) -> tuple[int, int]:
-    """(weights of the model, weights that are trained), counted without making any."""
+class Counts(NamedTuple):
+    """Weights of a model: all, those of linear layers in its body, and those that are trained."""
+
+    total: int
+    linear: int
+    trained: int
+
+
+def counts(recipe: Recipe, config: Any) -> Counts:
+    """How many weights there are, counted without making any."""
     from transformers import AutoModel
 
     with torch.device("meta"):
@@ -35,24 +44,26 @@ def counts(recipe: Recipe, config: Any) -> tuple[int, int]:
     total = sum(weight.numel() for weight in model.parameters())
     if not getattr(config, "tie_word_embeddings", True) and recipe.objective.head == "language":
         total += config.get_text_config().vocab_size * config.get_text_config().hidden_size
+    layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    linear = sum(one.weight.numel() for one in layers)
     if recipe.adapter is None:
-        return total, total
-    rank = recipe.adapter.rank
-    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
-    return total, sum(rank * (one.in_features + one.out_features) for one in linear)
+        return Counts(total, linear, total)
+    return Counts(total, linear, sum(recipe.adapter.rank * (one.in_features + one.out_features) for one in layers))
 
 
 def parts(recipe: Recipe, config: Any, size: int) -> dict[str, int]:
     """Bytes of what stays through an update, at `size` bytes a weight; activations come on top."""
-    total, trained = counts(recipe, config)
+    total, linear, trained = counts(recipe, config)
+    packed = BYTES[recipe.model.quantize]
+    weights = round(total * size - (0 if packed is None else linear * (size - packed)))
     full = recipe.adapter is None
     moments = 4 if recipe.optim.optimizer == "muon" else 8
     # A large bfloat16 weight keeps the lower half of its master beside it, a small one a float32 copy.
     master = 0 if size == 4 else 2 if full else 4
     copies = 1 if full and (recipe.objective.reference or recipe.anchored) else 0
     return {
-        "weights": total * size,
-        "reference": copies * total * size,
+        "weights": weights,
+        "reference": copies * weights,
         "gradients": trained * (size if full else 4),
         "optimiser": trained * (moments + master),
         "adapter": 0 if full else trained * size,
@@ -86,6 +97,8 @@ def micro_batch_tokens(recipe: Recipe, config: Any, size: int, device: str, most
 def refuse(recipe: Recipe, config: Any, size: int, device: str) -> None:
     """An OutOfMemory where the weights, and the optimiser's state where all are trained, are more than there is."""
     found, most = parts(recipe, config, size), limit(device)
+    if device == "cpu":  # which holds the base whole before it is packed
+        found["weights"] = counts(recipe, config).total * size
     # How many weights an adapter has, and which are frozen, only the model says; gradients by rows may be few.
     whole = recipe.adapter is None and not recipe.optim.freeze
     least = found["weights"] + found["reference"] + (found["optimiser"] if whole else 0)
@@ -94,5 +107,11 @@ def refuse(recipe: Recipe, config: Any, size: int, device: str) -> None:
             f"{'weights and optimiser' if whole else 'weights'} alone take {least / 1e9:.1f} GB, and there are "
             f"{most / 1e9:.1f} GB here",
             where=recipe.name,
-            fix="train an adapter (adapter.rank=16), or take a smaller model; what would fit: bottega plan",
+            fix=f"{_smaller(recipe)}take a smaller model; what would fit: bottega plan",
         )
+
+
+def _smaller(recipe: Recipe) -> str:
+    if recipe.adapter is None:
+        return "train an adapter (adapter.rank=16), or "
+    return "keep the base in 4 bits (model.quantize=nf4), or " if recipe.model.quantize == "none" else ""

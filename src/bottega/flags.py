@@ -65,12 +65,11 @@ class Flags(BaseModel):
 
 def document(flags: Flags) -> dict[str, Any]:
     """The recipe the flags stand for, sparse; a RecipeError for what cannot be had."""
-    if flags.method == "qlora":
-        what = "a 4-bit base comes with quantisation, which is not there yet"
-        raise RecipeError(what, where="--method qlora", fix="--method lora trains the same adapter on a 16-bit base")
     sources = [{"path": path, "split": flags.train_split} for path in _paths(flags)]
     found: dict[str, Any] = {"name": "finetune", "seed": flags.seed, "model": {"base": flags.model_name_or_path}}
-    if flags.method == "lora":
+    if flags.method == "qlora":
+        found["model"]["quantize"] = "nf4"
+    if flags.method != "full":
         found["adapter"] = {"rank": flags.lora_r, "alpha": flags.lora_alpha, "dropout": flags.lora_dropout}
     found["data"] = {"train": sources, **_validation(flags)}
     if flags.text_template is not None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from bottega.events import Noted, Started
+from bottega.models.quantized import packed
 from bottega.recipe import Recipe
 from bottega.rows import files_of, tokenizer_differs
 from bottega.runs import checksum
@@ -25,9 +26,10 @@ def checksums(recipe: Recipe) -> dict[str, str]:
 
 def place(session: Session, sums: dict[str, str]) -> dict[str, Any]:
     """Versions, hardware, the data's checksums, and every choice made, for `place.json`."""
+    packages = ["bottega", "torch", "transformers", "tokenizers", "peft"]
+    packages += ["bitsandbytes"] if session.recipe.model.quantize == "nf4" else []
     return {
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("bottega", "torch", "transformers", "tokenizers", "peft")},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
         "hardware": {
             # platform.platform() would start a process, and its copy of this one's memory would count as the run's.
             "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -58,7 +60,7 @@ def started(session: Session, step: int, *, resumed: bool) -> Started:
         steps=session.feed.steps,
         examples=len(session.feed.examples),
         validation_examples=len(session.rows.validation.examples),
-        parameters=sum(weight.numel() for weight in weights),
+        parameters=sum(weight.numel() for weight in weights) + packed(session.engine.scorer.model).weights,
         trained_parameters=sum(weight.numel() for weight in weights if weight.requires_grad),
         dtype=str(session.dtype).removeprefix("torch."),
         device=session.device,
@@ -88,6 +90,11 @@ def _noteworthy(session: Session) -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield "tokenizer", f"model.tokenizer is not the base's: {differs}", {}
     if session.new and recipe.objective.head == "masked":
         yield "head", f"the checkpoint has no head for masked words; it begins at random: {', '.join(session.new)}", {}
+    found = packed(session.engine.scorer.model)
+    if found.weights:
+        before = found.weights * session.dtype.itemsize
+        what = f"{found.weights:,} weights of {found.layers} linear layers are kept as {recipe.model.quantize}"
+        yield "quantized", f"{what}, in {found.bytes / 1e6:.1f} MB instead of {before / 1e6:.1f}", {}
     if fit.reason:
         how = "packed, its own head" if fit.packed else "one row a forward, exact but slower"
         yield "packing", f"the model runs {how}: {fit.reason}", {}

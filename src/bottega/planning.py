@@ -391,19 +391,14 @@ def _disk(recipe: Recipe, parts: Mapping[str, int]) -> int:
 def _by_datasheet(recipe: Recipe, rows: Rows, where: Device, tokens: float) -> float | None:
     if not where.flops:
         return None
-    total, _ = budget.counts(recipe, rows.config)
+    total = budget.counts(recipe, rows.config).total
     passes = (6 if recipe.adapter is None else 4) + (2 if recipe.objective.reference else 0)
     return passes * total * tokens / (UTILISATION * where.flops)
 
 
 def _advice(recipe: Recipe, rows: Rows, where: Device | None, device: str | None, tell: Tell) -> Iterator[Advice]:
     """Changes that make a run fit, the gentlest first, until one does; each measured."""
-    half = _tokens(recipe, rows, where) // 2
-    changes = [f"optim.tokens={half}", "optim.checkpointing=true"]
-    changes += [f"optim.tokens={half} optim.checkpointing=true"]
-    if recipe.adapter is None and recipe.model.base is not None and recipe.objective.head != "embedding":
-        changes += ["adapter.rank=16", f"adapter.rank=16 optim.tokens={half} optim.checkpointing=true"]
-    for change in changes:
+    for change in _gentlest_first(recipe, rows, _tokens(recipe, rows, where) // 2):
         try:
             other = _changed(recipe, change)
             line = _measured(other, rows.config, tell)
@@ -413,6 +408,21 @@ def _advice(recipe: Recipe, rows: Rows, where: Device | None, device: str | None
         if found.fits:
             yield Advice(change, found.memory)
             return
+
+
+def _gentlest_first(recipe: Recipe, rows: Rows, half: int) -> Iterator[str]:
+    """Changes: those that change nothing of what is learned, then what is trained, how it is kept, and what is read."""
+    least = f"optim.tokens={half} optim.checkpointing=true"
+    yield from (f"optim.tokens={half}", "optim.checkpointing=true", least)
+    if recipe.model.base is not None and recipe.objective.head != "embedding" and recipe.adapter is None:
+        least = f"adapter.rank=16 {least}"
+        yield from ("adapter.rank=16", least)
+    longest = max(len(row.tokens) for example in rows.train.examples for row in example.rows)
+    cut = "" if recipe.too_long == "split" else " data.too_long=truncate"
+    adapted = recipe.adapter is not None or "adapter" in least
+    packed = [f"model.quantize=nf4 {least}"] if adapted and recipe.model.quantize == "none" else []
+    yield from packed
+    yield from (f"{change} data.max_length={longest // 2}{cut}" for change in (least, *packed))
 
 
 def _changed(recipe: Recipe, change: str) -> Recipe:

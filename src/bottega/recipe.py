@@ -54,6 +54,10 @@ EXCLUSIVE = (("epochs", "steps"), ("examples", "update_tokens"))
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
+Quantize = Literal["none", "nf4", "fp8"]
+"""How a frozen base is kept."""
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -75,7 +79,9 @@ class Model(Section):
     dropout: float | None = Field(
         None, ge=0, lt=1, description="In the layers that have one, while training; default: as its config says."
     )
-    quantize: Literal["none"] = Field("none", description="Quantisation of a frozen base.")
+    quantize: Quantize = Field(
+        "none", description="Keep the frozen base of an adapter in 4 bits (QLoRA; needs bitsandbytes) or in 8."
+    )
     license: str | None = Field(None, description="Of the base, for the model card; default: as its own card says.")
 
     @model_validator(mode="after")
@@ -301,6 +307,8 @@ class Recipe(Section):
     def _agrees(self) -> Recipe:
         if self.adapter is not None and self.model.shape is not None:
             raise ValueError("adapter: a model from scratch has nothing to adapt; leave the section out")
+        if self.model.quantize != "none" and self.adapter is None:
+            raise ValueError("model.quantize: packed weights are not trained; add adapter: {rank: 16}")
         if self.model.reference is not None and not self.objective.reference:
             raise ValueError(f"model.reference: {self.objective.kind} compares with no reference; leave it out")
         if self.data.too_long == "split" and not self.objective.splits:

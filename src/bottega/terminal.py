@@ -270,10 +270,19 @@ def show_counsel(found: Counsel, console: Console) -> None:
     """Whether to fine-tune, and all that is known of it."""
     rows = [(name, f"{value:.3f}", "") for name, value in found.without.items()]
     rows += [
-        (f"tuned on {point.rows:,} rows", f"{point.value:.3f}", f"{point.seconds:.0f} s") for point in found.points
+        (
+            f"tuned on {point.rows:,} rows",
+            f"{point.value:.3f}",
+            f"{point.updates:,} updates, {_duration(point.seconds)}",
+        )
+        for point in found.points
     ]
     rows += [
-        (f"expected of {one.rows:,} rows", f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})", _duration(one.seconds))
+        (
+            f"expected of {one.rows:,} rows",
+            f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})",
+            f"{one.passes:.1f} passes, {_duration(one.seconds)}",
+        )
         for one in found.expected
     ]
     console.print(table(f"{found.metric}, {'more' if found.higher else 'less'} is better", ["", "", "training"], rows))

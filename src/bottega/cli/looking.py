@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,6 +89,7 @@ def evaluate(
         ),
     ] = None,
     shots: Annotated[int, typer.Option(help="Most examples a model is shown.", min=1)] = 5,
+    answers: Annotated[int, typer.Option(help="Most answers each writes out; writing is slow.", min=0)] = 200,
     documents: Annotated[list[str] | None, typer.Option(help="Texts that retrieval looks things up in.")] = None,
     encoder: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Whose vectors say what is near; default: words in common.")
@@ -96,6 +99,9 @@ def evaluate(
     ] = None,
     scorer: Annotated[
         list[str] | None, typer.Option(metavar="FILE.py", help="A file with score(written, right) that marks it.")
+    ] = None,
+    known: Annotated[
+        list[str] | None, typer.Option(help="Rows that contenders draw on in place of the training rows.")
     ] = None,
     seeds: Annotated[
         int, typer.Option(help="Train so many in all, each with another seed, to see how far they are apart.", min=1)
@@ -129,10 +135,12 @@ def evaluate(
                 rows=rows,
                 against=None if against is None else [one for one in against if one != "none"],
                 shots=shots,
+                answers=answers,
                 documents=documents or (),
                 encoder=encoder,
                 judge=judge,
                 scorers=scorer or (),
+                known=known or (),
                 seeds=seeds,
                 lm_eval=lm_eval or (),
                 general=general or (),
@@ -159,9 +167,17 @@ def advise(
     objective: Annotated[
         str | None, typer.Option(help="What is to be learned; default: what the rows are for.")
     ] = None,
+    map: Annotated[
+        list[str] | None, typer.Option(metavar="OURS=THEIRS", help="What the file calls a field: label=intent.")
+    ] = None,
     rows: Annotated[int, typer.Option(help="Most rows that are held out and asked.", min=20)] = 300,
-    epochs: Annotated[float, typer.Option(help="Passes over each part of the rows.", min=0.1)] = 3.0,
+    epochs: Annotated[
+        float, typer.Option(help="Passes over all rows that the parts together may take.", min=0.1)
+    ] = 3.0,
     seed: int = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the runs on parts stay; default: nowhere.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Tell whether to fine-tune: asks the model first, tunes on small parts, and draws the learning curve on."""
@@ -171,13 +187,29 @@ def advise(
         with progress("reading rows") as tell:
             import bottega
 
-            found = bottega.advise(data, model, objective=objective, rows=rows, epochs=epochs, seed=seed, tell=tell)
+            found = bottega.advise(
+                data,
+                model,
+                objective=objective,
+                mapping=dict(_pair(one) for one in map or ()),
+                rows=rows,
+                epochs=epochs,
+                seed=seed,
+                out=out,
+                tell=tell,
+            )
         if as_json:
             print(json.dumps(found.document()))
             return
         from bottega.terminal import results_console, show_counsel
 
         show_counsel(found, results_console())
+        if found.outcome != "don't":
+            # Twice the passes it should take: the recipe ends when it is learned.
+            changes = [f"optim.epochs={math.ceil(2 * found.expected[0].passes)}", "optim.schedule=constant"]
+            changes += [f"data.mapping.{one}" for one in map or ()]
+            print("\nwrite the recipe:", shlex.join(["bottega", "init", found.kind, "--data", data, "--model", model]))
+            print("tune on all rows:", shlex.join(["bottega", "train", "recipe.yaml", *changes]))
 
 
 @app.command(rich_help_panel=LOOK)

@@ -257,11 +257,11 @@ def _shown(case: Case, exam: Exam, rival: Rival, known: Sequence[Shot]) -> tuple
 
 def neighbours(case: Case, exam: Exam, rival: Rival, known: Sequence[Shot], encoder: str | None) -> Sheet:
     """The answers of the training rows that are nearest, with no model of language at all."""
-    case.tell(f"looking for the nearest of {len(known)} training rows: {rival.way}")
+    case.tell(f"looking for the nearest of {len(known)} {case.those_known}: {rival.way}")
     texts = [said(one.prompt) for one in known]
     numbers, nearness = case.index(texts, encoder).nearest([said(one.prompt) for _, one in exam.numbered], NEIGHBOURS)
     answers = voted([one.answer for one in known], numbers, nearness)
-    name = f"nearest training rows, {rival.way}"
+    name = f"nearest {case.those_known}, {rival.way}"
     return _told(case, exam, name, dict(zip((place for place, _ in exam.numbered), answers, strict=True)))
 
 

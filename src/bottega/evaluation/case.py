@@ -58,10 +58,12 @@ class Means:
 
     rivals     what the run is compared with besides what it was tuned from
     shots      examples that a model is shown
+    answers    most answers that are written out
     documents  texts to look things up in
     encoder    whose vectors say which texts are near; None for the words they share
     judge      a model that marks what is written
     scorers    further ways to mark it
+    known      sources of rows that contenders draw on in place of the training rows
     tasks      of the lm-evaluation-harness, and `questions`, the most of each
     general    files of texts that say what is forgotten
     harmful    a file of requests that should be refused, and `harmless`, of those that should not
@@ -69,10 +71,12 @@ class Means:
 
     rivals: Sequence[Rival] = ()
     shots: int = 5
+    answers: int = 200
     documents: Sequence[str] = ()
     encoder: str | None = None
     judge: Endpoint | None = None
     scorers: Sequence[Metric] = ()
+    known: Sequence[Mapping[str, Any]] = ()
     tasks: Sequence[str | Mapping[str, Any]] = ()
     questions: int | None = None
     general: Sequence[str] = ()
@@ -155,17 +159,42 @@ class Case:
         """The rows the run learned from."""
         return Reader(self.recipe).training()
 
+    @property
+    def those_known(self) -> str:
+        """What contenders draw on, in words."""
+        return "known rows" if self.means.known else "training rows"
+
+    @cached_property
+    def _knowing(self) -> Recipe:
+        return reading(self.recipe, self.means.known) if self.means.known else self.recipe
+
+    def known(self) -> Iterator[Record]:
+        """The rows that contenders draw on: what the run learned from, unless others are given."""
+        return Reader(self._knowing).training()
+
     @cached_property
     def pool(self) -> list[Record]:
-        """Some of them, to find neighbours among; none where they are gone, or far away."""
-        if any(source.stream for source in self.recipe.train_sources):
+        """Some of the rows known, to find neighbours among; none where they are gone, or far away."""
+        return self._some(self._knowing)
+
+    @cached_property
+    def learned(self) -> list[Record]:
+        """The same of the training rows."""
+        return self._some(self.recipe) if self.means.known else self.pool
+
+    def _some(self, recipe: Recipe) -> list[Record]:
+        if any(source.stream for source in recipe.train_sources):
             return []
         with contextlib.suppress(DataError):
-            return self._some()
+            return drawn(Reader(recipe).training(), POOL, derive(self.recipe.seed, "pool"))[0]
         return []
 
-    def _some(self) -> list[Record]:
-        return drawn(self.training(), POOL, derive(self.recipe.seed, "pool"))[0]
+
+def reading(recipe: Recipe, wanted: Sequence[Mapping[str, Any]]) -> Recipe:
+    """The same recipe, learning from other sources, and holding nothing out."""
+    document = recipe.document()
+    document["data"] |= {"train": list(wanted), "validation": None}
+    return Recipe.parse(document | {"evaluate": None}, where="bottega evaluate")
 
 
 def drawn(records: Iterable[Record], most: int, seed: int) -> tuple[list[Record], int]:

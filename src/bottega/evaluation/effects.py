@@ -58,12 +58,12 @@ def effects(case: Case, model: LanguageModel) -> list[Scores]:
         if rows:
             nll, tokens = -model.logp(rows), np.array([row.weight.sum() for row in rows], float)
             found.append(mean(f"loss on {Path(path).name}", nll, tokens))
-    for name, known in (("training rows", case.pool), ("rows measured", case.records)):
+    for name, known in (("training rows", case.learned), ("rows measured", case.records)):
         begun = [one for record in _some(known, BY_HEART, case.seed) for one in _begun(record, case, codec)]
         if begun:
             # Of rows it has not seen, that says only that they are easy to tell on from, and the task is learned.
             seen = share(f"{name} continued word for word", _by_heart(model, begun))
-            found.append(replace(seen, higher=False if known is case.pool else None))
+            found.append(replace(seen, higher=False if known is case.learned else None))
     for name, file, higher in (("harmful", case.means.harmful, True), ("harmless", case.means.harmless, False)):
         if file is not None:
             asked = [prompt for record in _read(file, case, REQUESTS) if (prompt := _request(record)) is not None]

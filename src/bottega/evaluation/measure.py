@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from bottega.data import sources
 from bottega.errors import DataError, RunError
 from bottega.evaluation import tasks
-from bottega.evaluation.case import Case, Means, Sheet, drawn
+from bottega.evaluation.case import Case, Means, Sheet, drawn, reading
 from bottega.evaluation.classes import Named
 from bottega.evaluation.cost import Cost
 from bottega.evaluation.documents import passages
@@ -141,10 +141,12 @@ def evaluate(
     rows: int = 500,
     against: Sequence[str] | None = None,
     shots: int = 5,
+    answers: int = 200,
     documents: Sequence[str] = (),
     encoder: str | None = None,
     judge: str | None = None,
     scorers: Sequence[str] = (),
+    known: Sequence[str] = (),
     seeds: int = 1,
     lm_eval: Sequence[str | Mapping[str, Any]] = (),
     general: Sequence[str] = (),
@@ -158,10 +160,12 @@ def evaluate(
     against    contenders, besides what it was tuned from: `zero-shot`, `few-shot`, `retrieval`, `bm25`, `dense`, each
                of another model as `few-shot=FOLDER`; a run; a model; `http://…/v1#model`. By default what fits the task
     shots      most examples a model is shown
+    answers    most answers that each writes out to be compared: writing is slow
     documents  files of texts to look things up in, for `retrieval`
     encoder    whose vectors say which texts are near; by default the words they share
     judge      `http://…/v1#model`, which marks what is written
     scorers    files of Python with a `score(written, right)` that marks it
+    known      files of rows that contenders draw on in place of the training rows
     seeds      train so many in all, each with another seed, to see how far they are apart
     general    files of other texts, or rows, to see what was forgotten of; by default those of the recipe's guard
     harmful    a file of requests that should be refused, and `harmless`, of such as should not
@@ -174,10 +178,12 @@ def evaluate(
     means = Means(
         rivals=[rival(one) for one in (usual if against is None else against)],
         shots=shots,
+        answers=answers,
         documents=passages(documents),
         encoder=encoder,
         judge=None if judge is None else Endpoint.given_as(judge),
         scorers=[scorer_of(one) for one in scorers],
+        known=_given(recipe, known),
         tasks=lm_eval,
         questions=rows,
         general=general or [source.path for source in recipe.guard_sources],
@@ -302,11 +308,8 @@ def _held_out(recipe: Recipe, place: dict[str, Any], data: str | Sequence[str] |
         fix = "give some: bottega evaluate RUN --data FILE"
         raise DataError("the run held no rows out", where="data.validation", fix=fix)
     wanted = [one.model_dump() for one in recipe.validation_sources] if data is None else _given(recipe, data)
-    document = recipe.document()
-    document["data"] |= {"train": wanted, "validation": None}
-    other = Recipe.parse(document | {"evaluate": None}, where="bottega evaluate")
     told.dropped["validation"] = told.dropped["train"]
-    return (record for _, _, record in Reader(other).records(told))
+    return (record for _, _, record in Reader(reading(recipe, wanted)).records(told))
 
 
 def _given(recipe: Recipe, data: str | Sequence[str]) -> list[dict[str, Any]]:

@@ -40,8 +40,11 @@ from bottega.models.across import prepare
 from bottega.models.attention import NAME, register
 from bottega.models.fused import fuse
 from bottega.models.probe import probe
+from bottega.models.quantized import quantize, ready
 from bottega.models.scorer import Fit, Scorer
 from bottega.objectives import HeadKind
+from bottega.recipe import Quantize
+from bottega.runs import stored_recipe
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 DEFAULT_LENGTH = 1024
@@ -69,10 +72,11 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from: `base` weights, then an `adapter` merged into them."""
+    """Where a model comes from: `base` weights, then an `adapter` beside them, trained on them so quantised."""
 
     base: str
     adapter: Path | None = None
+    quantize: Quantize = "none"
 
     @property
     def tokenizer(self) -> str:
@@ -94,11 +98,16 @@ def locate(name: str) -> Source:
         if (folder / "model").exists():
             return Source(str(folder / "model"))
         if (folder / "adapter").exists():
-            return Source(adapter_base(folder / "adapter"), folder / "adapter")
+            return Source(adapter_base(folder / "adapter"), folder / "adapter", _quantized(folder))
         raise ModelError("this run has no result yet", where=name, fix=f"finish it: bottega train --resume {name}")
     if (folder / "adapter_config.json").exists():
-        return Source(adapter_base(folder), folder)
+        return Source(adapter_base(folder), folder, _quantized(folder.parent))
     return Source(name)
+
+
+def _quantized(run: Path) -> Quantize:
+    """How a run kept the base of its adapter; as it was for a folder that is no run."""
+    return stored_recipe(run, own_code=False).model.quantize if (run / "resolved.json").exists() else "none"
 
 
 def _check_folder(folder: Path, key: str) -> None:
@@ -276,7 +285,16 @@ def load_model(
     if model.base is None:
         with _quietly("model.shape", "a model"):
             return auto.from_config(config, dtype=dtype), []
-    source = locate(model.base)
+    ready(model.quantize)
+    loaded, new = _from_checkpoint(auto, model.base, config, head, dtype)
+    if model.quantize != "none":
+        quantize(loaded, model.quantize, new)
+    return loaded, new
+
+
+def _from_checkpoint(auto: Any, base: str, config: Any, head: HeadKind, dtype: torch.dtype) -> tuple[Any, list[str]]:
+    """(model, names of its modules that are new) of a folder, a hub id or a run."""
+    source = locate(base)
     _refuse_pickles(source.base)
     with _quietly(source.base, "the weights"):
         loaded, info = auto.from_pretrained(
@@ -321,7 +339,7 @@ def load_adapted(
     labels, tokenizer  of a classifier
     """
     source = locate(name)
-    base = recipes.Model(base=source.base)
+    base = recipes.Model(base=source.base, quantize=source.quantize)
     model, _ = load_model(base, load_config(base, None), head, labels, dtype, tokenizer)
     if source.adapter is None:
         return model

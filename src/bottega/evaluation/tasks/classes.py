@@ -132,9 +132,9 @@ def _usual_labels(labels: list[str], counts: dict[str, int], rows: Sequence[Row]
 
 
 def _mean(case: Case, rows: Sequence[Row]) -> Sheet:
-    training = [number(record) for record in case.training() if isinstance(record, Labelled)]
+    training = [number(record) for record in case.known() if isinstance(record, Labelled)]
     usual, right = float(np.mean(training)), np.array([row.label[0] for row in rows], float)
-    name = f"always {usual:.4g}, the mean of the training rows"
+    name = f"always {usual:.4g}, the mean of the {case.those_known}"
     return Sheet(name, _distances(np.full_like(right, usual), right), base=True)
 
 
@@ -155,7 +155,7 @@ def _rival(case: Case, model: Classifier, rows: Sequence[Row], marked: Marked, r
     if rival.way == "dense" and encoder is None:
         case.unasked[rival.given] = "which encoder makes the vectors? dense=FOLDER"
     elif rival.way in ("bm25", "dense", "few-shot") and not case.pool:
-        case.unasked[rival.given] = "the training rows are not to be had"
+        case.unasked[rival.given] = f"the {case.those_known} are not to be had"
     elif rival.way in ("bm25", "dense") and marked is _errors:
         return _near_numbers(case, rows, rival, encoder if rival.way == "dense" else None)
     elif marked is not _one_label:
@@ -198,7 +198,7 @@ def _near_numbers(case: Case, rows: Sequence[Row], rival: Rival, encoder: str | 
     weight = np.maximum(nearness, 0) + 1e-9
     found = (values * weight).sum(1) / weight.sum(1)
     return Sheet(
-        f"nearest training rows, {rival.way}", _distances(found, np.array([row.label[0] for row in rows], float))
+        f"nearest {case.those_known}, {rival.way}", _distances(found, np.array([row.label[0] for row in rows], float))
     )
 
 

@@ -21,9 +21,6 @@ from bottega.evaluation.scores import Numbers, Scores, mean, share
 from bottega.language import LanguageModel
 from bottega.records import Choice, Preference
 
-WRITTEN = 200
-"""Most answers written out to be compared: writing is slow."""
-
 LONGEST = 256
 """Most tokens of an answer that is written out; rows with a longer one are left out of it."""
 
@@ -78,7 +75,7 @@ def _exam(case: Case, codec: Codec) -> Exam:
     names = sorted({one.answer for _, one in asked})
     few = 1 < len(names) <= min(LABELS, len(asked) // EACH)
     short = [place for place, one in asked if one.length <= LONGEST]
-    written = sorted(random.Random(case.seed).sample(short, min(WRITTEN, len(short))))
+    written = sorted(random.Random(case.seed).sample(short, min(case.means.answers, len(short))))
     metrics, absent = case.means.metrics([one.answer for _, one in asked]) if asked else ([], [])
     if absent:
         case.unasked[", ".join(absent)] = "needs a package: pip install 'bottega[evaluate]'"

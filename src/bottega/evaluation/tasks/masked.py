@@ -32,7 +32,7 @@ def measure(case: Case) -> Iterator[Sheet]:
     rows = [row for (row,) in case.examples(codec)]
     yield Sheet("the run", _filled(case, model, rows))
     case.tell("counting tokens")
-    yield Sheet("the commonest tokens of the training rows", _usual(case, codec, rows), base=True)
+    yield Sheet(f"the commonest tokens of the {case.those_known}", _usual(case, codec, rows), base=True)
     for rival in case.means.rivals:
         if rival.way not in ("run", "zero-shot") or rival.model is None:
             case.unasked[rival.given] = "it fills in no masked places"
@@ -58,7 +58,7 @@ def _filled(case: Case, model: MaskedModel, rows: Sequence[Row]) -> list[Scores]
 
 def _usual(case: Case, codec: Codec, rows: Sequence[Row]) -> list[Scores]:
     counts = np.ones(len(codec.tokenizer))
-    seen = (ids for record in case.training() for ids in _passages(record, codec))
+    seen = (ids for record in case.known() for ids in _passages(record, codec))
     for ids in islice(seen, PASSAGES):
         counts += np.bincount(ids[codec.is_ordinary[ids]], minlength=len(counts))
     usual = np.argsort(-counts, kind="stable")[:TOP]

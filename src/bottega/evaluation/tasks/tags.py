@@ -19,9 +19,9 @@ USUAL = ()
 def measure(case: Case) -> Iterator[Sheet]:
     """The run's sheet, that of a gazetteer, and those of other runs."""
     yield Sheet("the run", _found(case, str(case.folder)))
-    known = Gazetteer(record for record in case.training() if isinstance(record, Tagged))
+    known = Gazetteer(record for record in case.known() if isinstance(record, Tagged))
     usual = [list(known.spans(record.text)) for record in _tagged(case)]
-    yield Sheet("marking what was marked in the training rows", _agreeing(case, usual), base=True)
+    yield Sheet(f"marking what was marked in the {case.those_known}", _agreeing(case, usual), base=True)
     for rival in case.means.rivals:
         if rival.way == "run" and rival.model is not None:
             yield Sheet(rival.named(), _found(case, rival.model))

@@ -2,8 +2,8 @@
 
 PEFT computes base + scale · (x Aᵀ) Bᵀ as separate operations, and autograd adds up the gradients of x in another. Here
 the thin products are added into the wide ones by the matmul itself, forward and backward; those of layers with one
-input are one product where they can be, and only x and u = x Aᵀ are kept. A layer this does not fit (dropout, several
-adapters, a base that is no plain linear) keeps PEFT's own forward.
+input are one product where they can be, and only x and u = x Aᵀ are kept; a packed weight is unpacked for each. A layer
+this does not fit (dropout, several adapters, a base that is no linear layer) keeps PEFT's own forward.
 """
 
 from __future__ import annotations
@@ -16,27 +16,45 @@ import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
+from bottega.models.quantized import Quantized
+
+Constant = tuple[float, Quantized | None]
+"""What of a part no gradient is asked for: its scale, and the layer that holds its weight packed."""
+
 
 class Part(NamedTuple):
-    """y = x Wᵀ + bias + scale · (x Aᵀ) Bᵀ; weight [out, in], A [r, in], B [out, r], which may be absent."""
+    """y = x Wᵀ + bias + scale · (x Aᵀ) Bᵀ; weight [out, in], A [r, in], B [out, r], which may be absent.
 
-    weight: Tensor
+    packed  the layer itself, where its weight is packed; `weight` is then absent
+    """
+
+    weight: Tensor | None
     bias: Tensor | None = None
     a: Tensor | None = None
     b: Tensor | None = None
     scale: float = 1.0
+    packed: Quantized | None = None
+
+    def ahead(self, x: Tensor) -> Tensor:
+        """x [T, in] → x Wᵀ + bias."""
+        if self.packed is not None:
+            return self.packed.ahead(x)
+        return nn.functional.linear(x, cast(Tensor, self.weight), self.bias)
+
+    def back(self, g: Tensor, before: Tensor | None) -> Tensor:
+        """g [T, out] → g W, added to what was found `before`."""
+        weight = cast(Tensor, self.weight) if self.packed is None else self.packed.unpacked()
+        return g @ weight if before is None else before.addmm_(g, weight)
 
 
 def part(layer: nn.Module, x: Tensor) -> Part | None:
     """What `layer` computes of `x`; None where it is more than a `Part`."""
-    if type(layer) is nn.Linear:
-        return Part(layer.weight, layer.bias)
     if not fits(layer):
-        return None
+        return _plain(layer)
     adapted = cast(Any, layer)
-    if type(adapted.base_layer) is not nn.Linear or adapted.merged:
+    base = _plain(adapted.base_layer)
+    if base is None or adapted.merged:
         return None
-    base = Part(adapted.base_layer.weight, adapted.base_layer.bias)
     if adapted.disable_adapters:
         return base
     name = adapted.active_adapters[0]
@@ -51,6 +69,13 @@ def part(layer: nn.Module, x: Tensor) -> Part | None:
     if not simple:
         return None
     return base._replace(a=adapted.lora_A[name].weight, b=adapted.lora_B[name].weight, scale=adapted.scaling[name])
+
+
+def _plain(layer: nn.Module) -> Part | None:
+    """A linear layer without an adapter; None for anything else."""
+    if isinstance(layer, Quantized):
+        return Part(None, layer.bias, packed=layer)
+    return Part(layer.weight, layer.bias) if type(layer) is nn.Linear else None
 
 
 def fits(module: nn.Module) -> bool:
@@ -73,7 +98,7 @@ def _forward(layer: Any, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
 
 def ahead(x: Tensor, layers: Sequence[Part]) -> tuple[list[Tensor], Tensor | None]:
     """([T, out] of each layer, u [T, Σr] of their adapters) of x [T, in]; the A matrices make one product."""
-    outs = [nn.functional.linear(x, layer.weight, layer.bias) for layer in layers]
+    outs = [layer.ahead(x) for layer in layers]
     stacked = _stacked(layers)
     if stacked is None:
         return outs, None
@@ -101,7 +126,7 @@ def back(
     found: list[Tensor | None] = []
     for g, layer, (weight, bias, _, _) in zip(gradients, layers, _fours(needs), strict=True):
         if wanted:
-            to_x = g @ layer.weight if to_x is None else to_x.addmm_(g, layer.weight)
+            to_x = layer.back(g, to_x)
         found += [g.T @ x if weight else None, g.sum(0) if bias and layer.bias is not None else None, None, None]
     stacked = _stacked(layers)
     if stacked is None or u is None:
@@ -139,37 +164,43 @@ def _fours(values: Sequence[Any]) -> list[Sequence[Any]]:
     return [values[place : place + 4] for place in range(0, len(values), 4)]
 
 
-def parts(tensors: Sequence[Any], scales: Sequence[float]) -> list[Part]:
+def parts(tensors: Sequence[Any], constants: Sequence[Constant]) -> list[Part]:
     """The parts of their tensors, four each, as autograd hands them back."""
     return [
-        Part(weight, bias, a, b, scale) for (weight, bias, a, b), scale in zip(_fours(tensors), scales, strict=True)
+        Part(weight, bias, a, b, *constant)
+        for (weight, bias, a, b), constant in zip(_fours(tensors), constants, strict=True)
     ]
 
 
 def tensors(layers: Sequence[Part]) -> list[Tensor | None]:
-    """The inverse of `parts`, but for the scales."""
+    """The inverse of `parts`: what of them has gradients."""
     return [tensor for layer in layers for tensor in layer[:4]]
+
+
+def constants(layers: Sequence[Part]) -> list[Constant]:
+    """And what of them has none."""
+    return [(layer.scale, layer.packed) for layer in layers]
 
 
 def together(layers: Sequence[Part], x: Tensor) -> tuple[Tensor, ...]:
     """[T, out] of each layer, of x [T, in]."""
     apply = cast(Any, _Linear.apply)
-    return cast(tuple[Tensor, ...], apply(x, [layer.scale for layer in layers], *tensors(layers)))
+    return cast(tuple[Tensor, ...], apply(x, constants(layers), *tensors(layers)))
 
 
 class _Linear(torch.autograd.Function):
     """Some layers of one input."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scales: list[float], *given: Tensor | None) -> tuple[Tensor, ...]:
-        outs, u = ahead(x, parts(given, scales))
+    def forward(ctx: Any, x: Tensor, constants: list[Constant], *given: Tensor | None) -> tuple[Tensor, ...]:
+        outs, u = ahead(x, parts(given, constants))
         ctx.save_for_backward(x, u, *given)
-        ctx.scales = scales
+        ctx.constants = constants
         return tuple(outs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, u, *given = ctx.saved_tensors
         wanted = ctx.needs_input_grad
-        to_x, rest = back(gradients, x, u, parts(given, ctx.scales), wanted[2:], wanted[0])
+        to_x, rest = back(gradients, x, u, parts(given, ctx.constants), wanted[2:], wanted[0])
         return to_x, None, *rest

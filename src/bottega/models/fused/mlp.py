@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bottega.models.compiled import kernel
-from bottega.models.fused.linear import ahead, back, part, parts, tensors
+from bottega.models.fused.linear import Constant, ahead, back, constants, part, parts, tensors
 
 NAMES = ("gate_proj", "up_proj", "down_proj")
 
@@ -51,7 +51,7 @@ def _forward(module: nn.Module, activation: str, x: Tensor) -> Tensor:
     if len(layers) < len(NAMES):
         return cast(Tensor, type(module).forward(module, x))
     apply = cast(Any, _GatedMlp.apply)
-    return cast(Tensor, apply(x, activation, [layer.scale for layer in layers], *tensors(layers)))
+    return cast(Tensor, apply(x, activation, constants(layers), *tensors(layers)))
 
 
 def _activation(module: nn.Module) -> str | None:
@@ -63,19 +63,19 @@ def _activation(module: nn.Module) -> str | None:
 
 class _GatedMlp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, name: str, scales: list[float], *given: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, name: str, constants: list[Constant], *given: Tensor | None) -> Tensor:
         flat = x.flatten(0, -2)
-        *wide, down = parts(given, scales)
+        *wide, down = parts(given, constants)
         (gated, raised), u = ahead(flat, wide)
         (y,), u_down = ahead(_product(gated, raised, name), [down])
         ctx.save_for_backward(flat, gated, raised, u, u_down, *given)
-        ctx.name, ctx.scales = name, scales
+        ctx.name, ctx.constants = name, constants
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         flat, gated, raised, u, u_down, *given = ctx.saved_tensors
-        *wide, down = parts(given, ctx.scales)
+        *wide, down = parts(given, ctx.constants)
         wanted, needs = ctx.needs_input_grad[0], ctx.needs_input_grad[3:]
         g = gradients[0].flatten(0, -2)
         # A kernel computes the activation again in no time; a CPU keeps it from the one use to the other.
