@@ -78,8 +78,9 @@ def held(case: Case, data: Path) -> tuple[str, bool]:
         folder, begun = Path(name) / "study", time.perf_counter()
         counsel = bottega.advise(data / case.rows, model, objective=case.objective, mapping=case.mapping, out=folder)
         advised = time.perf_counter() - begun
-        study = Study(folder, case.objective, model, 0, silent)
-        rows = [json.loads(line) for line in (folder / "known.jsonl").read_text(encoding="utf-8").splitlines()]
+        study = Study(folder, counsel.kind, model, 0, silent)
+        lines = (folder / "known.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [("known.jsonl", json.loads(line)) for line in lines]
         passes = 2 * counsel.expected[0].passes if all(point.done for point in counsel.points) else 3.0
         found = study.tuned(rows, round(passes * len(rows) / DEFAULT_EXAMPLES))
     return _line(case, counsel, found, advised)

@@ -97,8 +97,6 @@ def micro_batch_tokens(recipe: Recipe, config: Any, size: int, device: str, most
 def refuse(recipe: Recipe, config: Any, size: int, device: str) -> None:
     """An OutOfMemory where the weights, and the optimiser's state where all are trained, are more than there is."""
     found, most = parts(recipe, config, size), limit(device)
-    if device == "cpu":  # which holds the base whole before it is packed
-        found["weights"] = counts(recipe, config).total * size
     # How many weights an adapter has, and which are frozen, only the model says; gradients by rows may be few.
     whole = recipe.adapter is None and not recipe.optim.freeze
     least = found["weights"] + found["reference"] + (found["optimiser"] if whole else 0)

@@ -21,7 +21,8 @@ from bottega.errors import ModelError, RecipeError
 from bottega.evaluation.measure import evaluate
 from bottega.models import quantized
 from bottega.models.load import fit_model, load_config, load_model, locate
-from bottega.models.quantized import BYTES, KINDS, LARGEST, Quantized, packed, rounded
+from bottega.models.quantized import BYTES, KINDS, LARGEST, Quantized, packed, quantize, rounded
+from bottega.models.reading import packed_while_read
 from bottega.packing import pack
 from bottega.runs import checksum
 from making import WORDS, make_model, write_jsonl
@@ -100,6 +101,35 @@ def test_the_body_is_packed_and_the_head_is_not(kind: str, tmp_path: Path) -> No
     plain = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(folder)))
     assert linear == {name for name, module in plain.model.named_modules(prefix="model") if type(module) is nn.Linear}
     assert packed(model).layers == len(linear) == 14
+
+
+@KIND
+@pytest.mark.parametrize(("model", "more"), [("llama", {}), ("qwen3", {"tie_word_embeddings": False}), ("mistral", {})])
+def test_packed_while_it_is_read_is_packed_afterwards(kind: str, model: str, more: dict, tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model", model, attention_bias=True, **more)
+    config, auto = AutoConfig.from_pretrained(str(folder)), AutoModelForCausalLM
+    afterwards = auto.from_pretrained(str(folder), dtype=torch.bfloat16)
+    quantize(afterwards, kind, [])
+    afterwards.generation_config.eos_token_id = 7
+    afterwards.generation_config.save_pretrained(str(folder))
+    plain = auto.from_pretrained(str(folder), dtype=torch.float32)
+    plain.save_pretrained(str(tmp_path / "parts"), max_shard_size="20KB")
+    assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 2
+    ids = torch.arange(3, 40)[None]
+    for place in (folder, tmp_path / "parts"):
+        read = packed_while_read(auto, place, config, torch.bfloat16, kind)
+        assert packed(read) == packed(afterwards)
+        assert not any(tensor.is_meta for tensor in (*read.parameters(), *read.buffers()))
+        assert {name for name, _ in read.named_parameters()} == {name for name, _ in afterwards.named_parameters()}
+        assert torch.equal(read(ids).logits, afterwards(ids).logits)
+        assert read.generation_config.eos_token_id == 7
+
+
+def test_what_transformers_must_change_is_read_by_it(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model", "mixtral")  # whose experts are merged while they are read
+    config = AutoConfig.from_pretrained(str(folder))
+    assert packed_while_read(AutoModelForCausalLM, folder, config, torch.float32, "fp8") is None
+    assert packed(loaded(folder, "fp8")).layers == 8
 
 
 def test_what_has_nothing_to_pack_is_refused(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ from bottega.models.attention import NAME, register
 from bottega.models.fused import fuse
 from bottega.models.probe import probe
 from bottega.models.quantized import quantize, ready
+from bottega.models.reading import packed_while_read
 from bottega.models.scorer import Fit, Scorer
 from bottega.objectives import HeadKind
 from bottega.recipe import Quantize
@@ -285,10 +286,17 @@ def load_model(
     if model.base is None:
         with _quietly("model.shape", "a model"):
             return auto.from_config(config, dtype=dtype), []
+    if model.quantize == "none":
+        return _from_checkpoint(auto, model.base, config, head, dtype)
     ready(model.quantize)
+    source = locate(model.base)
+    if head == "language" and source.adapter is None and Path(source.base).is_dir():
+        with _quietly(source.base, "the weights"):
+            read = packed_while_read(auto, Path(source.base), config, dtype, model.quantize)
+        if read is not None:
+            return read, []
     loaded, new = _from_checkpoint(auto, model.base, config, head, dtype)
-    if model.quantize != "none":
-        quantize(loaded, model.quantize, new)
+    quantize(loaded, model.quantize, new)
     return loaded, new
 
 

@@ -167,21 +167,28 @@ def quantize(model: Any, kind: str, new: Collection[str]) -> None:
 
     new  names of modules that are about to be trained
     """
-    kept = [model.get_output_embeddings(), *map(model.get_submodule, new)]
-    places = [
-        (parent, name)
-        for parent in model.base_model.modules()
-        for name, layer in parent.named_children()
-        if type(layer) is nn.Linear and not any(layer is one for one in kept) and _fits(layer, kind)
+    for name in packable(model, kind, new):
+        parent, _, place = name.rpartition(".")
+        # Each is let go of as soon as it is packed.
+        setattr(model.get_submodule(parent), place, KINDS[kind](model.get_submodule(name)))
+
+
+def packable(model: Any, kind: str, new: Collection[str]) -> list[str]:
+    """Names of the layers that `quantize` packs; a ModelError where there are none."""
+    body = {id(module) for module in model.base_model.modules()}
+    kept = {id(model.get_output_embeddings()), *(id(model.get_submodule(name)) for name in new)}
+    found = [
+        name
+        for name, module in model.named_modules()
+        if type(module) is nn.Linear and id(module) in body - kept and _fits(module, kind)
     ]
-    for parent, name in places:  # each is let go of as soon as it is packed
-        setattr(parent, name, KINDS[kind](getattr(parent, name)))
-    if not places:
+    if not found:
         raise ModelError(
             f"{model.config.model_type} has no linear layers that {kind} could pack",
             where="model.quantize",
             fix="leave it out",
         )
+    return found
 
 
 class Packed(NamedTuple):
