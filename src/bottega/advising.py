@@ -349,7 +349,8 @@ def _counsel(kind: str, found: Sequence[Learned], rows: int, licences: Sequence[
     expected = list(_expected(points, [rows, 2 * rows], most=1.0 if higher else None))
     without = {contender.name: same.base for contender in first.contenders if (same := contender.by(metric))}
     known = {name: value for name, value in without.items() if value is not None}
-    outcome, sentence = _said(metric, higher, known, expected[0], done=all(point.done for point in points))
+    # Where only an earlier part was not learned to the end, the curve is too steep, and what it says is no less true.
+    outcome, sentence = _said(metric, higher, known, expected[0], done=points[-1].done)
     prompts = [c.cost for c in first.contenders if c.cost is not None and c.name != first.base]
     longest = max(prompts, key=lambda cost: cost.read, default=None)
     saved = longest.read - first.cost.read if longest is not None and first.cost is not None else None
@@ -371,7 +372,7 @@ def _said(
     if ahead:
         return "tune", f"Tune it: {numbers}, and {best} has {value:.3g}."
     if not done:
-        return "unsure", f"Unsure: {numbers} or better, as a part was not learned to the end; give more --epochs."
+        return "unsure", f"Unsure: {numbers} or better, as the parts were not learned to the end; give more --epochs."
     if behind:
         return "don't", f"Don't: {numbers}, and {best} has {value:.3g} without any tuning."
     return "unsure", f"Unsure: {numbers}, and {best} has {value:.3g}; measure more rows, or tune on all and evaluate."
@@ -382,8 +383,8 @@ def _expected(points: Sequence[Point], sizes: Sequence[int], *, most: float | No
 
     What is lacking of the best, or a loss, falls as a power of the rows towards what no number of them brings (Hestness
     et al. 2017, arXiv 1712.00409). Three points do not tell where that floor lies: it is drawn as well, from none to
-    just below the best of them. Where a part was not learned to the end, more rows may have brought nothing, and more
-    updates all: the interval then reaches from the last point on.
+    just below the best of them. Where a part was not learned to the end, what came after it may be owed to more updates
+    and not to more rows: the interval then reaches from the last point on.
     """
     n = np.log([point.rows for point in points])
     value, error = (np.array([getattr(point, name) for point in points]) for name in ("value", "error"))
