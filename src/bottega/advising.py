@@ -349,7 +349,7 @@ def _counsel(kind: str, found: Sequence[Learned], rows: int, licences: Sequence[
     expected = list(_expected(points, [rows, 2 * rows], most=1.0 if higher else None))
     without = {contender.name: same.base for contender in first.contenders if (same := contender.by(metric))}
     known = {name: value for name, value in without.items() if value is not None}
-    # Where only an earlier part was not learned to the end, the curve is too steep, and what it says is no less true.
+    # An earlier part that was not learned to the end makes the forecast too good at most, so that "don't" holds.
     outcome, sentence = _said(metric, higher, known, expected[0], done=points[-1].done)
     prompts = [c.cost for c in first.contenders if c.cost is not None and c.name != first.base]
     longest = max(prompts, key=lambda cost: cost.read, default=None)
