@@ -69,11 +69,11 @@ DRAWS = 4000
 """Learning curves drawn from what is known of the three points."""
 
 LEAST = 1e-3
-"""What is taken to be lacking where nothing is: a few hundred rows show no less."""
+"""The least share that is taken to be wrong, or right: a few hundred rows show no less."""
 
-FLOOR, NONE = 0.9, 0.1
-"""Of what the best point lacks, the largest part that is taken for never to be had, however many rows there are; and
-how likely it is that there is none."""
+FLOOR, NONE = 0.9, 0.5
+"""Of what is wrong at the best point, the part that stays however many rows there are is drawn evenly from -NONE to
+FLOOR, and is nothing below nothing: simulated curves without a floor then lie in the interval as often as others."""
 
 Placed = tuple[str, dict[str, Any]]
 """Where a row stands, and its fields."""
@@ -346,7 +346,7 @@ def _counsel(kind: str, found: Sequence[Learned], rows: int, licences: Sequence[
     metric = first.verdict.metric or ""
     higher = bool(_number(first, metric).higher)
     points = list(_points(found, metric))
-    expected = list(_expected(points, [rows, 2 * rows], most=1.0 if higher else None))
+    expected = list(_expected(points, [rows, 2 * rows], share=higher))
     without = {contender.name: same.base for contender in first.contenders if (same := contender.by(metric))}
     known = {name: value for name, value in without.items() if value is not None}
     # An earlier part that was not learned to the end makes the forecast too good at most, so that "don't" holds.
@@ -378,34 +378,41 @@ def _said(
     return "unsure", f"Unsure: {numbers}, and {best} has {value:.3g}; measure more rows, or tune on all and evaluate."
 
 
-def _expected(points: Sequence[Point], sizes: Sequence[int], *, most: float | None) -> Iterator[Expected]:
-    """A power law of what is lacking, down to a floor, drawn many times from what is known of the points.
+def _expected(points: Sequence[Point], sizes: Sequence[int], *, share: bool) -> Iterator[Expected]:
+    """A power law of what is wrong, down to a floor, drawn many times from what is known of the points.
 
-    What is lacking of the best, or a loss, falls as a power of the rows towards what no number of them brings (Hestness
-    et al. 2017, arXiv 1712.00409). Three points do not tell where that floor lies: it is drawn as well, from none to
-    just below the best of them. Where a part was not learned to the end, what came after it may be owed to more updates
-    and not to more rows: the interval then reaches from the last point on.
+    A loss, or the odds that an answer is wrong where the number is a share of right ones, falls as a power of the rows
+    (Hestness et al. 2017, arXiv 1712.00409, of errors, which odds are when they are few) towards what no number of them
+    brings. Three points do not tell where that floor lies: it is drawn as well, none for a third, for the rest up to
+    just below the best of them. Where a part was not learned to the end, what came after it may be owed to more updates and not to more rows:
+    the interval then reaches from the last point on.
     """
     n = np.log([point.rows for point in points])
     value, error = (np.array([getattr(point, name) for point in points]) for name in ("value", "error"))
     chance = np.random.default_rng(0)
     drawn = chance.normal(size=(DRAWS, len(points))) * error + value
-    lacking = np.maximum(drawn if most is None else most - drawn, LEAST)
-    floor = np.maximum(chance.uniform(-NONE, FLOOR, DRAWS), 0) * lacking.min(1)
+    wrong = _odds(drawn) if share else np.maximum(drawn, LEAST)
+    floor = np.maximum(chance.uniform(-NONE, FLOOR, DRAWS), 0) * wrong.min(1)
     last = points[-1]
     for size in sizes:
-        left = floor + _drawn_on(n, lacking - floor[:, None], math.log(size))
+        left = floor + _drawn_on(n, wrong - floor[:, None], math.log(size))
         if not all(point.done for point in points):
-            left = np.concatenate([left, lacking[:, -1]])
-        low, middle, high = np.quantile(left if most is None else most - left, (0.025, 0.5, 0.975))
+            left = np.concatenate([left, wrong[:, -1]])
+        low, middle, high = np.quantile(1 / (1 + left) if share else left, (0.025, 0.5, 0.975))
         # It learns no faster for having more to learn from, and each row is read.
         passes = max(last.updates * DEFAULT_EXAMPLES / size, 1.0)
         seconds = last.seconds / last.updates * passes * size / DEFAULT_EXAMPLES
         yield Expected(size, float(middle), float(low), float(high), passes, seconds)
 
 
-def _drawn_on(n: Numbers, lacking: Numbers, at: float) -> Numbers:
-    """[D] what [D, P] lines through logarithms of rows `n` [P] say is lacking at `at`; more rows never do harm."""
-    logs, apart = np.log(lacking), n - n.mean()
+def _odds(right: Numbers) -> Numbers:
+    """That an answer is wrong, of the share of those that are right."""
+    right = np.clip(right, LEAST, 1 - LEAST)
+    return (1 - right) / right
+
+
+def _drawn_on(n: Numbers, wrong: Numbers, at: float) -> Numbers:
+    """[D] what [D, P] lines through logarithms of rows `n` [P] say is wrong at `at`; more rows never do harm."""
+    logs, apart = np.log(wrong), n - n.mean()
     slope = np.minimum((logs * apart).sum(1) / (apart**2).sum(), 0.0)
     return np.asarray(np.exp(logs.mean(1) + slope * (at - n.mean())))
