@@ -384,8 +384,8 @@ def _expected(points: Sequence[Point], sizes: Sequence[int], *, share: bool) -> 
     A loss, or the odds that an answer is wrong where the number is a share of right ones, falls as a power of the rows
     (Hestness et al. 2017, arXiv 1712.00409, of errors, which odds are when they are few) towards what no number of them
     brings. Three points do not tell where that floor lies: it is drawn as well, none for a third, for the rest up to
-    just below the best of them. Where a part was not learned to the end, what came after it may be owed to more updates and not to more rows:
-    the interval then reaches from the last point on.
+    just below the best of them. Where a part was not learned to the end, what came after it may be owed to more
+    updates and not to more rows: the interval then reaches from the last point on.
     """
     n = np.log([point.rows for point in points])
     value, error = (np.array([getattr(point, name) for point in points]) for name in ("value", "error"))
