@@ -48,7 +48,7 @@ def ours(folder: Path, until: float, brief: bool) -> None:
     bottega("tokenizer", "train", text, "--kind", "characters", "--out", tokenizer)
     changes = [f"model.tokenizer={tokenizer}", f"data.train={text}"]
     changes += ["optim.steps=2", "evaluate.rows=8"] if brief else []
-    bottega("train", str(ROOT / "recipes" / "shakespeare_large.yaml"), *changes, "--out", str(folder / "run"))
+    bottega("train", str(ROOT / "benchmarks" / "characters.yaml"), *changes, "--out", str(folder / "run"))
     lines = (folder / "run" / "events.jsonl").read_text(encoding="utf-8").splitlines()
     seen = [event for event in map(json.loads, lines) if event["type"] == "validated"]
     # The validation that reaches it; where none does, the last.
