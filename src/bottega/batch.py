@@ -84,10 +84,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What counts as one in `optim.examples`: one row for SFT, two for a preference pair, G for a group."""
+    """What counts as one in `optim.examples`: a row for SFT, two for a preference pair, a prompt for GRPO.
+
+    about  what else must be known of it, as its objective says
+    """
 
     id: str
     rows: tuple[Row, ...]
+    about: Any = None
 
     @property
     def tokens(self) -> int:

@@ -23,12 +23,12 @@ from bottega.data.demo import World
 from bottega.data.tokenizer import train_tokenizer
 from bottega.errors import RunError
 from bottega.evaluation.contenders import answers
-from bottega.evaluation.stats import paired_difference
 from bottega.events import Event
 from bottega.language import LanguageModel
 from bottega.recipe import Recipe
 from bottega.runs import as_yaml, read_events
 from bottega.sampling import Sampling
+from bottega.stats import paired_difference
 
 DOCUMENTS, HELD_OUT = 2400, 120
 TICKETS, PAIRS, TESTED = 800, 400, 200

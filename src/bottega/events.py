@@ -75,6 +75,17 @@ class Stepped(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Answered(Event):
+    """A prompt of an update that learns from the policy's own answers: what it wrote, and what that was worth."""
+
+    type: ClassVar[str] = "answered"
+    where: str
+    prompt: str
+    answers: list[str]
+    rewards: list[float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Validated(Event):
     """The validation rows, scored; `best` says that no validation before had a lower loss."""
 

@@ -19,7 +19,7 @@ from bottega.data.formats import records
 from bottega.data.shelf import Shelf
 from bottega.data.split import Side, Split
 from bottega.errors import DataError
-from bottega.objectives import Objective
+from bottega.objectives import Objective, OnPolicy
 from bottega.randomness import derive
 from bottega.recipe import Recipe, Source
 from bottega.records import Record, Unusable
@@ -137,7 +137,7 @@ class Encoded:
             self.truncated += codec.truncated - before
         for index, rows in enumerate(examples):
             name = record.where if len(examples) == 1 else f"{record.where} block {index + 1}"
-            self.examples.append(Example(name, rows), source)
+            self.examples.append(Example(name, rows, objective.about(record)), source)
 
     def refuse_empty(self, where: str) -> None:
         """A DataError with the true cause when no row would carry a loss."""
@@ -179,13 +179,15 @@ class Feed:
         self.epoch_examples = sum(count for _, count in self.parts)
         self.update_tokens = recipe.optim.update_tokens
         self.update_examples = recipe.optim.examples or DEFAULT_EXAMPLES
-        self.steps = recipe.optim.steps or self._steps(recipe.optim.epochs or 1.0)
+        self.passes = recipe.objective.passes if isinstance(recipe.objective, OnPolicy) else 1
+        self.steps = recipe.optim.steps or self.passes * self._steps(recipe.optim.epochs or 1.0)
 
     @property
     def repeats(self) -> bool:
         """Whether an example may come a second time."""
         drawn_twice = any(count > len(own) for own, count in self.parts)
-        beyond = self.update_tokens is not None or self.steps * self.update_examples > self.epoch_examples
+        taken = self.steps * self.update_examples / self.passes
+        beyond = self.update_tokens is not None or taken > self.epoch_examples
         return drawn_twice or beyond
 
     def _steps(self, epochs: float) -> int:
@@ -199,12 +201,17 @@ class Feed:
         return steps
 
     def updates(self, step: int = 0, position: int = 0) -> Iterator[Update]:
-        """The updates after `step`, whose last example stood before `position`."""
-        stream = self._stream(position)
+        """The updates after `step`, when the next new example is the one at `position`.
+
+        Where an update's examples are taken several times, they are new until the last of these.
+        """
+        stream, taken = self._stream(position), list[int]()
         for number in range(step + 1, self.steps + 1):
-            taken = self._take(stream)
-            position += len(taken)
-            yield Update(number, [self.examples[index] for index in taken], position)
+            taken = taken or self._take(stream)
+            examples, last = [self.examples[index] for index in taken], number % self.passes == 0
+            yield Update(number, examples, position + len(taken) if last else position)
+            if last:
+                position, taken = position + len(taken), []
 
     def _take(self, stream: Iterator[int]) -> list[int]:
         """The next update's examples: so many, or as many as reach so many tokens."""

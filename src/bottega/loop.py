@@ -25,6 +25,7 @@ from bottega.runs import RunStore, as_yaml, commit, verify
 
 if TYPE_CHECKING:
     from bottega.feed import Update
+    from bottega.rollout import Drawn
     from bottega.session import Session
 
 STATE = "state.json"
@@ -98,7 +99,10 @@ def _updates(run: RunStore, session: Session, step: int, position: int) -> Itera
         yield _validate(run, session, 0)
     clock = Clock()
     for update in session.feed.updates(step, position):
-        yield _step(session, update, clock)
+        drawn = session.drawn(update)
+        if drawn.answered is not None and session.due_answers(update.step):
+            yield drawn.answered
+        yield _step(session, update, drawn, clock)
         if session.due_validation(update.step):
             validated = _validate(run, session, update.step)
             # Written down before any checkpoint of this step, so that a resume finds it.
@@ -128,16 +132,15 @@ class Clock:
         return seconds, worked / max(seconds, 1e-9)
 
 
-def _step(session: Session, update: Update, clock: Clock) -> Stepped:
+def _step(session: Session, update: Update, drawn: Drawn, clock: Clock) -> Stepped:
     """Pack, count, accumulate each micro-batch, move: one update."""
     from bottega import memory
 
     engine, lr = session.engine, session.schedule.lr(update.step)
-    examples = session.drawn(update)
-    batches = session.batches(examples)
+    batches = session.batches(drawn.examples)
     counts = counted(batches)
     total, metrics = 0.0, Means()
-    for part in engine.accumulate(session.informed(batches, examples), counts, step=update.step):
+    for part in engine.accumulate(session.informed(batches, drawn.examples), counts, step=update.step):
         total += part.share
         metrics.add(part.metrics, part.batch)
     held, general = session.hold(update.step)
@@ -156,7 +159,7 @@ def _step(session: Session, update: Update, clock: Clock) -> Stepped:
         device_memory=session.device_memory,
         device_use=session.device_use,
         epoch=update.position / session.feed.epoch_examples,
-        metrics={**metrics.values(), **held.values()},
+        metrics={**drawn.metrics, **metrics.values(), **held.values()},
     )
 
 
@@ -260,8 +263,8 @@ def _newest_whole(run: RunStore) -> tuple[Path | None, list[Noted]]:
 
 def _restore(session: Session, checkpoint: Path) -> tuple[int, int]:
     """Load a checkpoint; returns its step, and the position of the next example in the stream."""
-    session.load(checkpoint)
     state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    session.load(checkpoint, state["step"])
     return state["step"], state["position"]
 
 

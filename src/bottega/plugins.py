@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from bottega.errors import BottegaError, RecipeError
 from bottega.records import Unusable
@@ -31,6 +32,25 @@ def defined(path: str, base: type[T], example: str) -> type[T]:
         what = f"{len(own)} classes of {base.__name__} where one is wanted" if own else f"no class of {base.__name__}"
         raise RecipeError(what, where=path, fix=f"write one, as in: {example}")
     return own[0]
+
+
+def function(path: str, name: str, example: str) -> Callable[..., Any]:
+    """The function of a file by its name; a RecipeError where there is none."""
+    if not Path(path).is_file():
+        raise RecipeError("no such file", where=path, fix=f"name a file of Python, with: {example}")
+    with naming(path):
+        found = getattr(module(path), name, None)
+    if not callable(found):
+        raise RecipeError(f"no function {name} in it", where=path, fix=f"write one: {example}")
+    made: Callable[..., Any] = found
+    return made
+
+
+def marked(mark: Any, path: str) -> float:
+    """What a function of a file gave, as a number; a RecipeError where it is none."""
+    if not isinstance(mark, (int, float)) or not math.isfinite(mark):
+        raise RecipeError(f"score gives {mark!r}, which is no number", where=path, fix="return a number, True or False")
+    return float(mark)
 
 
 def module(path: str) -> ModuleType:

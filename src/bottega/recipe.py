@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -40,12 +40,14 @@ PATHS = {
     "adapter.from": "folder",
     "report.folder": "folder",
     "objective.file": "folder",
+    "objective.rewards.file": "folder",
+    "objective.rewards.model": "model",
 }
 """The keys that hold paths, and what may stand there: a folder, or the hub id of a model or dataset instead."""
 
 RowFormat = Literal[
     "auto", "messages", "instruction", "question", "summary", "prompted", "preference", "openai_preference", "unpaired",
-    "labelled", "multilabelled", "conll", "spans", "paired", "compared", "choice", "text",
+    "labelled", "multilabelled", "conll", "spans", "paired", "compared", "choice", "posed", "text",
 ]  # fmt: skip
 
 EXCLUSIVE = (("epochs", "steps"), ("examples", "update_tokens"))
@@ -448,12 +450,7 @@ def resolved(document: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The document with the paths it names made absolute."""
     out = dict(document)
     for name, kind in PATHS.items():
-        section, key = name.split(".")
-        part = out.get(section)
-        if isinstance(part, Mapping):
-            out[section] = _placed(part, key, folder, kind)
-        elif isinstance(part, list):
-            out[section] = [_placed(item, key, folder, kind) if isinstance(item, Mapping) else item for item in part]
+        out = _placed(out, name.split("."), folder, kind)
     return out
 
 
@@ -463,8 +460,14 @@ def located(path: str) -> str:
     return found
 
 
-def _placed(section: Mapping[str, Any], key: str, folder: Path, kind: str) -> dict[str, Any]:
-    return {**section, key: _absolute(section[key], folder, kind)} if key in section else dict(section)
+def _placed(part: Any, keys: Sequence[str], folder: Path, kind: str) -> Any:
+    """A part of a document with the paths under `keys` made absolute, in each item of a list."""
+    if isinstance(part, list):
+        return [_placed(item, keys, folder, kind) for item in part]
+    key, *inner = keys
+    if not isinstance(part, Mapping) or key not in part:
+        return part
+    return {**part, key: _placed(part[key], inner, folder, kind) if inner else _absolute(part[key], folder, kind)}
 
 
 def _absolute(value: Any, folder: Path, kind: str) -> Any:

@@ -212,8 +212,38 @@ class Choice:
         return self.question
 
 
+@dataclass(frozen=True, slots=True)
+class Posed:
+    """A prompt whose answers are written while training, and judged.
+
+    right  the right answer; empty where none is known
+    row    all fields of the row, for judges of one's own
+    """
+
+    where: str
+    prompt: Prompt
+    right: str = ""
+    tools: Tools = ()
+    row: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def prompt_key(self) -> str:
+        return _key(self.prompt)
+
+
 Record: TypeAlias = (
-    Text | Prompted | Chat | Preference | Unpaired | Labelled | Multilabelled | Tagged | Paired | Compared | Choice
+    Text
+    | Prompted
+    | Chat
+    | Preference
+    | Unpaired
+    | Labelled
+    | Multilabelled
+    | Tagged
+    | Paired
+    | Compared
+    | Choice
+    | Posed
 )
 
 

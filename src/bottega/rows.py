@@ -16,8 +16,10 @@ from bottega.data.split import Side
 from bottega.errors import DataError, ModelError, RunError
 from bottega.feed import Encoded, Reader, Told
 from bottega.models.load import adapter_folder, is_encoder, load_config, load_tokenizer, locate, max_length, start_token
+from bottega.objectives import OnPolicy
 from bottega.recipe import Recipe
 from bottega.records import Record
+from bottega.rewards.model import Model
 from bottega.runs import checksum
 
 Sided = tuple[Side, int, Record]
@@ -154,7 +156,9 @@ def _refuse_unknown_tokens(recipe: Recipe, config: Any, most: int) -> None:
 
 def files_of(recipe: Recipe) -> list[Path]:
     """Every file whose change would make a resume another run: rows, base weights, a continued adapter, own code."""
-    named = [locate(name) for name in (recipe.model.base, recipe.model.reference) if name]
+    rewards = recipe.objective.rewards if isinstance(recipe.objective, OnPolicy) else []
+    judges = [one.model for one in rewards if isinstance(one, Model)]
+    named = [locate(name) for name in (recipe.model.base, recipe.model.reference, *judges) if name]
     folders = [str(folder) for one in named for folder in (one.base, one.adapter) if folder]
     folders += [str(adapter_folder(recipe.adapter.start))] if recipe.adapter and recipe.adapter.start else []
     folders += [recipe.model.tokenizer] if recipe.model.tokenizer else []
@@ -165,7 +169,7 @@ def files_of(recipe: Recipe) -> list[Path]:
         for source in (*recipe.train_sources, *recipe.validation_sources, *recipe.guard_sources)
         for path in sources.files(source)
     ]
-    own = [Path(file)] if (file := getattr(recipe.objective, "file", None)) else []
+    own = [Path(file) for one in (recipe.objective, *rewards) if (file := getattr(one, "file", None))]
     return [*rows, *weights, *own]
 
 

@@ -27,10 +27,11 @@ from bottega.models.adapters import adapt, by_own_head, head_is_adapted, load_sc
 from bottega.models.heads import VOCABULARY
 from bottega.models.load import compute_dtype, fit_model, load_model, load_tokenizer, locate
 from bottega.models.scorer import Fit, Scorer
-from bottega.objectives import Objective
+from bottega.objectives import Objective, OnPolicy
 from bottega.packing import divide, pack
 from bottega.randomness import derive
 from bottega.recipe import Recipe
+from bottega.rollout import Drawn, Rollouts
 from bottega.rows import check_unchanged, prepare
 from bottega.schedule import Schedule
 
@@ -64,8 +65,10 @@ class Session:
         self.engine = self._engine(Fit(**choices["fit"]) if choices else None)
         self.feed = Feed(self.rows.train.examples, recipe)
         self.guarded = Guarded(recipe, self.rows.codec, folder) if recipe.guard else None
-        self.references = References(folder) if recipe.objective.reference and self.feed.repeats else None
+        remembered = recipe.objective.reference and self.feed.repeats and not isinstance(recipe.objective, OnPolicy)
+        self.references = References(folder) if remembered else None
         self.tokens = choices.get("micro_batch_tokens") or recipe.optim.tokens or self._micro_batch_tokens()
+        self.rollouts = self._rollouts()
         self.lr = choices.get("lr") or recipe.lr
         optim = recipe.optim
         self._asks_driver = True
@@ -131,11 +134,19 @@ class Session:
         reference = self.engine.reference
         return self.engine.scorer.fit.packed and (reference is None or reference.fit.packed)
 
-    def drawn(self, update: Update) -> list[Example]:
-        """The update's examples, with what chance makes of them there."""
+    def _rollouts(self) -> Rollouts | None:
+        objective = self.recipe.objective
+        if not isinstance(objective, OnPolicy):
+            return None
+        return Rollouts(objective, self.engine, self.rows.codec, self.tokens, packed=self.packed)
+
+    def drawn(self, update: Update) -> Drawn:
+        """The update's examples, with what chance makes of them there, or what the policy answers to them."""
+        if self.rollouts is not None:
+            return self.rollouts.drawn(update.step, update.examples)
         objective, codec = self.recipe.objective, self.rows.codec
         seeds = (derive(self.recipe.seed, "drawn", update.step, place) for place in range(len(update.examples)))
-        return [objective.drawn(one, codec, seed) for one, seed in zip(update.examples, seeds, strict=True)]
+        return Drawn([objective.drawn(one, codec, seed) for one, seed in zip(update.examples, seeds, strict=True)])
 
     def batches(self, examples: Sequence[Example]) -> list[Batch]:
         """The examples as micro-batches on the device, with the columns the objective needs."""
@@ -206,11 +217,18 @@ class Session:
         return [examples[number] for number in numbers]
 
     def validate(self, step: int) -> tuple[float, dict[str, float]]:
-        """(loss, metrics) over the validation rows after `step`; Diverged when the loss is no number."""
+        """(loss, metrics) over the validation rows after `step`; Diverged when the loss is no number.
+
+        Of an objective that learns from rewards the loss is the mean reward, taken negative.
+        """
         with self.engine.optimizer.averaged():
             return self._validate(step)
 
     def _validate(self, step: int) -> tuple[float, dict[str, float]]:
+        if self.rollouts is not None:
+            # Always by the same chances, so that two validations differ by the policy alone.
+            reward, told = self.rollouts.validated(self.held_out, derive(self.recipe.seed, "validation answers"))
+            return -reward, told
         everything = [batch for group in self.validation for batch in group]
         counts, informed = counted(everything), iter(self.informed(everything, self.held_out))
         total, metrics = 0.0, Means()
@@ -235,12 +253,16 @@ class Session:
         self.engine.save(folder, step=step, state=True)
         if self.references is not None:
             self.references.save(folder)
+        if self.rollouts is not None:
+            self.rollouts.save(folder, step)
 
-    def load(self, folder: Path) -> None:
+    def load(self, folder: Path, step: int) -> None:
         """The inverse of `save`."""
         self.engine.load(folder)
         if self.references is not None:
             self.references.load(folder)
+        if self.rollouts is not None:
+            self.rollouts.load(folder, step)
 
     @property
     def stops_early(self) -> bool:
@@ -261,6 +283,10 @@ class Session:
             return False
         every = self.recipe.evaluate.every or max(1, self.feed.steps // VALIDATIONS)
         return step % every == 0 or step == self.feed.steps
+
+    def due_answers(self, step: int) -> bool:
+        """Whether what the policy answers is to be told: about ten times in a run."""
+        return step == 1 or step % max(1, self.feed.steps // VALIDATIONS) == 0
 
     def due_save(self, step: int) -> bool:
         return self.recipe.save is not None and step % self.recipe.save.every == 0

@@ -98,6 +98,26 @@ def kto(rows: Rows, reference: Rows, objective: Any) -> float:
     return np.mean(np.where(good, objective.desirable, objective.undesirable) * (1 - value))
 
 
+def grpo(rows: Rows, reference: Rows, objective: Any) -> float:
+    lost = []
+    for place, (logits, row) in enumerate(rows):
+        new = logp(logits / objective.temperature, row)
+        advantage, old = row.columns["advantage"], row.columns.get("old", new)
+        apart = new - old if objective.ratio == "token" else np.full(len(new), (new - old).mean())
+        high = objective.clip if objective.clip_high is None else objective.clip_high
+        bounded = np.clip(np.exp(apart), 1 - objective.clip, 1 + high)
+        tokens = -np.minimum(np.exp(apart) * advantage, bounded * advantage)
+        if objective.beta:
+            further = logp(reference[place][0] / objective.temperature, row) - new
+            tokens = tokens + objective.beta * (np.exp(further) - further - 1)
+        lost.append(tokens)
+    if objective.weighting == "token":
+        return np.mean(np.concatenate(lost))
+    if objective.weighting == "answer":
+        return np.mean([tokens.mean() for tokens in lost])
+    return np.mean([tokens.sum() / objective.tokens for tokens in lost])
+
+
 def masked(rows: Rows, reference: Rows, objective: Any) -> float:
     return causal(rows, reference, objective)
 

@@ -11,7 +11,7 @@ from worlds import OPTIONS, records
 
 import bottega
 from bottega import objectives
-from bottega.records import Chat, Labelled, Paired, Preference, Record, Tagged, Text, Unpaired
+from bottega.records import Chat, Labelled, Paired, Posed, Preference, Record, Tagged, Text, Unpaired
 from bottega.runs import checksum
 from making import WORDS, make_model
 
@@ -35,6 +35,9 @@ def fields(record: Record) -> dict:
     if isinstance(record, Paired):
         pair = {"anchor": record.anchor, "positive": record.positive, "negatives": list(record.negatives)}
         return pair | ({"label": record.label} if record.label else {})
+    if isinstance(record, Posed):
+        prompt = [{"role": m.role, "content": m.content} for m in record.prompt]
+        return {"prompt": prompt, "answer": record.right}
     raise NotImplementedError(type(record).__name__)
 
 

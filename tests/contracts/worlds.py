@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 
@@ -18,7 +19,7 @@ from bottega.batch import Batch, Example, Loss, counted, joined
 from bottega.data.codec import Codec
 from bottega.models.load import AUTO, fit_model
 from bottega.models.scorer import Fit, Scorer
-from bottega.objectives import Objective
+from bottega.objectives import Answer, Objective, OnPolicy
 from bottega.packing import pack
 from bottega.records import (
     Chat,
@@ -28,6 +29,7 @@ from bottega.records import (
     Message,
     Multilabelled,
     Paired,
+    Posed,
     Preference,
     Prompted,
     Record,
@@ -91,6 +93,14 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"rows": "compared", "compare": "margin", "margin": 1.5},
         {"file": str(OWN / "own_module.py"), "options": {"margin": 2.0}},
     ],
+    "grpo": [
+        {"rewards": [{"kind": "length", "free": 0, "most": 9}, {"kind": "pattern", "pattern": "[a-m]"}]}
+        | {"group": 3, "tokens": 8, "passes": 3},
+        {"rewards": "exact", "group": 3, "tokens": 9, "scale": "none", "weighting": "answer", "ratio": "answer"}
+        | {"beta": 0.3},
+        {"rewards": "exact", "scale": "update", "weighting": "constant", "tokens": 9, "temperature": 0.6}
+        | {"group": 4, "passes": 2, "clip": 0.05, "clip_high": 0.1, "unfinished": "skip", "beta": 0.1},
+    ],
     "span": [{}, {"share": 0.5, "length": 1.5, "label_smoothing": 0.2}],
     "custom": [{"file": str(OWN / "own_loss.py"), "sharpness": 2.0}],
 }
@@ -124,7 +134,9 @@ class World:
             return batch
         with torch.no_grad():
             return batch.with_columns(
-                reference=Scorer(self.reference, "language", fit)(batch, frozenset({"logp"}))["logp"]
+                reference=Scorer(self.reference, "language", fit)(
+                    batch, frozenset({"logp"}), tempering=self.objective.tempering
+                )["logp"]
             )
 
     def informed(self, batches: list[Batch], scorer: Scorer) -> list[Batch]:
@@ -151,6 +163,7 @@ class World:
         self.model.zero_grad()
         for batch in self.informed(batches, scorer):
             how = {"weighted": self.objective.weighted, "smoothing": self.objective.smoothing}
+            how["tempering"] = self.objective.tempering
             found.append((scorer(batch, self.objective.outputs, **how), batch))
             if not self.objective.joint:
                 total += self.backward(*found.pop(), counts)
@@ -194,6 +207,8 @@ def record(kind: type, draw: random.Random, index: int) -> Record:
         return Paired(where, words(8), WORDS[index % 5], negatives, None if index % 2 else f"about {index % 4}")
     if kind is Compared:
         return Compared(where, words(8), words(8), round(draw.random(), 2))
+    if kind is Posed:
+        return Posed(where, prompt, words(4))
     raise NotImplementedError(f"no rows of type {kind.__name__} are made here yet")
 
 
@@ -204,6 +219,22 @@ def records(objective: Objective, count: int, seed: int = 0) -> list[Record]:
     if objective.kind == "regress":
         return [replace(one, label=f"{draw.gauss(0, 2):.3f}") for one in made if isinstance(one, Labelled)]
     return made
+
+
+def answered(objective: OnPolicy, posed: list[Example]) -> list[Example]:
+    """What is learned from answers drawn at random, and rewards."""
+    draw = np.random.default_rng(0)
+
+    def answer() -> Answer:
+        return Answer(draw.integers(5, 250, draw.integers(1, 9)), draw.normal(), bool(draw.random() < 0.7))
+
+    learned = objective.learned(posed, [[answer() for _ in range(objective.group)] for _ in posed])
+    if objective.passes == 1:
+        return learned
+    # As if the policy had moved since they were written.
+    rows = [example.rows[0] for example in learned]
+    marked = [row.marked(old=-6 + 2 * draw.normal(size=len(row.at))) for row in rows]
+    return [Example(example.id, (row,)) for example, row in zip(learned, marked, strict=True)]
 
 
 @cache
@@ -242,4 +273,6 @@ def world(kind: str, options: str, model: str) -> World:
     fit = fit_model(made, objective.head).fit
     fit_model(other, objective.head)
     examples = [Example(row.where, parts) for row in rows for parts in objective.rows(row, codec)]
+    if isinstance(objective, OnPolicy):
+        examples = answered(objective, examples)
     return World(objective, made, other, examples, fit, tolerance)

@@ -32,6 +32,7 @@ from bottega.records import (
     Message,
     Multilabelled,
     Paired,
+    Posed,
     Preference,
     Prompt,
     Prompted,
@@ -307,6 +308,26 @@ class Codec:
         start = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self._eos
         return found or ([] if start is None else [start])
 
+    def posed(self, record: Posed, room: int) -> Row:
+        """The row of a prompt to which answers of up to `room` tokens will be written: what begins one is predicted."""
+        ids = np.array(self.prefix(record.prompt, record.tools), np.int64)
+        most = self.max_length - (room if self.start is None else 0)
+        if most < 1:
+            raise DataError(
+                f"answers of {room} tokens leave no room for a prompt in a max_length of {self.max_length}",
+                where="data.max_length",
+                fix="raise it, or lower objective.tokens",
+            )
+        if not len(ids):
+            raise Unusable("nothing to answer")
+        if len(ids) > most:
+            self._refuse(record.where, len(ids) + self.max_length - most)
+            self.truncated += 1
+            ids = ids[-most:]  # what is asked stands at the end
+        tokens = ids if self.start is None else np.array([self.start])
+        at, one = np.array([len(tokens) - 1]), np.ones(1, np.float32)
+        return Row(tokens, at, np.zeros(1, np.int64), one, source=None if self.start is None else ids)
+
     @cached_property
     def ends(self) -> frozenset[int]:
         """Tokens that end an answer: the end of text, and what the chat template closes a turn with."""
@@ -548,6 +569,8 @@ def texts(record: Record) -> Iterator[tuple[str, bool]]:
     elif isinstance(record, Preference) and isinstance(record.prompt, str):
         answers = (answer for answer in (record.chosen, record.rejected) if isinstance(answer, str))
         yield from ((record.prompt + answer, True) for answer in answers)
+    elif isinstance(record, Posed) and isinstance(record.prompt, str):
+        yield record.prompt, True
 
 
 def _tokens(encoding: Any, span: Span) -> tuple[int, int]:

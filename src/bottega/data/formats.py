@@ -28,6 +28,7 @@ from bottega.records import (
     Message,
     Multilabelled,
     Paired,
+    Posed,
     Preference,
     Prompt,
     Prompted,
@@ -221,12 +222,16 @@ def _instruction(where: str, fields: Fields) -> Record:
     return Chat(where, (*_instruction_messages(where, fields), answer))
 
 
-def _question(where: str, fields: Fields) -> Record:
-    """Question and answer; SQuAD's `answers` hold their text, of which the first counts."""
-    answers = fields["answer"]
+def _first(answers: Any) -> Any:
+    """One answer, or the first of several; SQuAD's hold their text."""
     answers = answers.get("text") if isinstance(answers, dict) else answers
     answer = answers[0] if isinstance(answers, list) and answers else answers
-    answer = answer.get("text") if isinstance(answer, dict) else answer
+    return answer.get("text") if isinstance(answer, dict) else answer
+
+
+def _question(where: str, fields: Fields) -> Record:
+    """Question and answer; of several answers the first counts."""
+    answer = _first(fields["answer"])
     context, question = optional(where, fields, "context"), string(where, fields, "question")
     return asked(where, context, question, answer=string(where, {"answer": answer}, "answer"))
 
@@ -271,6 +276,28 @@ def _chat(where: str, fields: Fields) -> Record:
             "no assistant message, so nothing to learn", where=f"{where}, field messages", fix="add the answer"
         )
     return Chat(where, turns, tools(where, fields))
+
+
+RIGHT = ("answer", "answers", "completion", "response", "output", "solution", "ground_truth", "target")
+"""Names of the right answer to a prompt."""
+
+
+def _posed(where: str, fields: Fields) -> Record:
+    """A prompt in any of its shapes, with the right answer where one is named; of a conversation that is the last."""
+    name = next((name for name in RIGHT if fields.get(name) is not None), None)
+    found = "" if name is None else _first(fields[name])
+    right = string(where, {name: str(found) if isinstance(found, (int, float)) else found}, name) if name else ""
+    given = fields["prompt"]
+    if not isinstance(given, list):
+        shaped = given is fields.get("instruction") or given is fields.get("question")
+        known = {other: value for other, value in fields.items() if not shaped or other != "prompt"}
+        return Posed(where, _prompt(where, known), right, tools(where, fields), fields)
+    turns = messages(where, fields, "prompt")
+    if turns[-1].role == "assistant":
+        turns, right = turns[:-1], right or turns[-1].content
+    if not any(turn.role == "user" for turn in turns):
+        raise DataError("nobody asks anything", where=f"{where}, field prompt", fix="add a message of the user")
+    return Posed(where, turns, right, tools(where, fields), fields)
 
 
 # Preferences
@@ -518,5 +545,6 @@ FORMATS: dict[str, Format] = {
         Compared, (("sentence1", "text1"), ("sentence2", "text2"), ("score", "similarity", "label")), _compared
     ),
     "choice": Format(Choice, (("question", "query"), ("choices", "options"), ("gold", "answer", "answerKey")), _choice),
+    "posed": Format(Posed, (("prompt", "question", "instruction", "messages", "conversations"),), _posed),
     "text": Format(Text, (TEXT,), _text),
 }

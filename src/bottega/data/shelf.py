@@ -40,7 +40,7 @@ class Shelf(Sequence[Example]):
         self.most, self.labelled = -1, 0
 
     def append(self, example: Example, source: int = 0) -> None:
-        data = pickle.dumps((example.id, [_packed(row) for row in example.rows]), protocol=5)
+        data = pickle.dumps((example.id, [_packed(row) for row in example.rows], example.about), protocol=5)
         with named_disk_errors(self._folder, "the encoded rows"):
             self._file.write(data)
         self._ends.append(self._ends[-1] + len(data))
@@ -77,8 +77,8 @@ class Shelf(Sequence[Example]):
             return [self[place] for place in range(*index.indices(len(self)))]
         place = range(len(self))[index]
         start, end = self._ends[place], self._ends[place + 1]
-        name, rows = pickle.loads(os.pread(self._file.fileno(), end - start, start))
-        return Example(name, tuple(_unpacked(row) for row in rows))
+        name, rows, about = pickle.loads(os.pread(self._file.fileno(), end - start, start))
+        return Example(name, tuple(_unpacked(row) for row in rows), about)
 
     def __iter__(self) -> Iterator[Example]:
         return (self[place] for place in range(len(self)))

@@ -71,7 +71,8 @@ class Engine:
         scorer = self.reference if reference and self.reference is not None else self.scorer
         switched = without(self.scorer.model) if reference and self.reference is None else contextlib.nullcontext()
         with _memory_named(), switched:
-            return cast("dict[str, Tensor]", scorer(batch, outputs or self.objective.outputs))
+            how = {"tempering": self.objective.tempering if outputs is None else 1.0}
+            return cast("dict[str, Tensor]", scorer(batch, outputs or self.objective.outputs, **how))
 
     def complete(self, batch: Batch) -> Batch:
         """The batch with the columns its objective needs from the engine."""
@@ -124,8 +125,9 @@ class Engine:
     def _scored(self, batch: Batch, step: int, number: int) -> dict[str, Tensor]:
         """The scores of an update's batch, the same at every call."""
         torch.manual_seed(derive(self.seed, "dropout", step, number))
-        how = {"weighted": self.objective.weighted, "smoothing": self.objective.smoothing}
-        return cast("dict[str, Tensor]", self.scorer(batch, self.objective.outputs, **how))
+        objective = self.objective
+        how = {"weighted": objective.weighted, "smoothing": objective.smoothing, "tempering": objective.tempering}
+        return cast("dict[str, Tensor]", self.scorer(batch, objective.outputs, **how))
 
     def _judged(
         self, scores: Mapping[str, Tensor], batch: Batch, counts: Mapping[Unit, float], step: int
@@ -195,11 +197,9 @@ class Engine:
         return float(norm)
 
     def sample(
-        self, prompts: Sequence[Sequence[int]], settings: Sampling, *, continuations: int = 1
+        self, prompts: Sequence[Sequence[int]], settings: Sampling, *, ends: frozenset[int], continuations: int = 1
     ) -> list[list[Continuation]]:
-        """Continuations of each prompt by the model as it is now."""
-        eos = self.tokenizer.eos_token_id
-        ends = frozenset() if eos is None else frozenset([eos])
+        """Continuations of each prompt by the model as it is now; one of `ends` ends them."""
         network = self.scorer.network
         cached = self.scorer.fit.packed or network.config.is_encoder_decoder
         writer = Writer(network, self.tokenizer, ends, cached=cached)

@@ -20,14 +20,14 @@ from bottega.evaluation.classes import Named
 from bottega.evaluation.cost import Cost
 from bottega.evaluation.endpoint import Endpoint, cost
 from bottega.evaluation.judging import judged
-from bottega.evaluation.metrics import Metric
 from bottega.evaluation.prompting import BETWEEN, PASSAGES, ROOM, Put, Shot, begun, fitted, informed, said, shown
 from bottega.evaluation.rivals import Rival
-from bottega.evaluation.scores import Numbers, Scores, classes, mean, share
 from bottega.language import LanguageModel
+from bottega.metrics import Metric
 from bottega.progress import Far, counter
 from bottega.records import Prompt, Unusable
 from bottega.sampling import Sampling
+from bottega.scores import Numbers, Scores, classes, mean, share
 
 NEIGHBOURS = 5
 """Training rows whose answers are looked at, each counting as much as it is like the question."""

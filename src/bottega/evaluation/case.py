@@ -18,15 +18,15 @@ from bottega.errors import DataError
 from bottega.evaluation.classes import Named
 from bottega.evaluation.cost import Cost
 from bottega.evaluation.endpoint import Endpoint
-from bottega.evaluation.metrics import Metric, fitting
 from bottega.evaluation.near import Index, Vectors, Words
 from bottega.evaluation.rivals import Rival
-from bottega.evaluation.scores import Scores
 from bottega.feed import Reader
+from bottega.metrics import Metric, fitting
 from bottega.progress import Tell
 from bottega.randomness import derive
 from bottega.recipe import Recipe
 from bottega.records import Record, Unusable
+from bottega.scores import Scores
 
 POOL = 20_000
 """Most training rows among which neighbours and examples are looked for."""
@@ -132,7 +132,7 @@ class Case:
         found, kept = list[tuple[Row, ...]](), list[Record]()
         for record in self.records:
             try:
-                found += self.recipe.objective.rows(record, codec)
+                found += self.recipe.objective.examined(record, codec)
                 kept.append(record)
             except Unusable as unusable:
                 self.dropped[unusable.reason] += 1

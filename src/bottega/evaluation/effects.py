@@ -15,13 +15,13 @@ from bottega.data import sources
 from bottega.data.codec import Codec
 from bottega.data.formats import records
 from bottega.evaluation.case import Case
-from bottega.evaluation.scores import Scores, mean, share
 from bottega.language import LanguageModel
 from bottega.objectives import Objective, made
 from bottega.randomness import derive
 from bottega.recipe import Source, located
 from bottega.records import Prompt, Record, Text, Unusable
 from bottega.sampling import Sampling
+from bottega.scores import Scores, mean, share
 
 GENERAL, BY_HEART, REQUESTS = 200, 100, 200
 """Most rows of each general file, of training rows that are begun, and of requests."""
@@ -107,7 +107,7 @@ def _request(record: Record) -> Prompt | None:
 def _begun(record: Record, case: Case, codec: Codec) -> Iterator[tuple[list[int], list[int]]]:
     """(what a row begins with, what follows): its answers, or a text, up to the middle and from there on."""
     try:
-        rows = [row for example in case.recipe.objective.rows(record, codec) for row in example][:1]
+        rows = [row for example in case.recipe.objective.examined(record, codec) for row in example][:1]
     except Unusable:
         return
     for row in rows:

@@ -15,10 +15,10 @@ import torch
 
 from bottega.batch import Row
 from bottega.errors import RunError
-from bottega.evaluation.scores import Scores, average
 from bottega.language import LanguageModel
 from bottega.models.scorer import batched
 from bottega.sampling import Sampling
+from bottega.scores import Scores, average
 
 TOKENS = 256
 """Most tokens of an answer where a task does not say."""

@@ -13,8 +13,8 @@ import numpy as np
 
 from bottega.evaluation.endpoint import Endpoint
 from bottega.evaluation.prompting import said
-from bottega.evaluation.scores import Scores, average
 from bottega.records import Prompt
+from bottega.scores import Scores, average
 
 MOST = 10
 MARK = re.compile(r"\b(10|[0-9])\b")

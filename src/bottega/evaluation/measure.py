@@ -31,9 +31,7 @@ from bottega.evaluation.estimates import Estimate, alone, compared
 from bottega.evaluation.leaks import leaked_rows
 from bottega.evaluation.rivals import rival
 from bottega.evaluation.scorer import scorer as scorer_of
-from bottega.evaluation.scores import Scores
 from bottega.evaluation.seeds import seeded
-from bottega.evaluation.stats import CONFIDENCE, shared_confidence
 from bottega.evaluation.verdict import LEAKED, PRIMARY, Verdict
 from bottega.evaluation.verdict import judge as judged
 from bottega.feed import Reader, Told
@@ -42,6 +40,8 @@ from bottega.randomness import derive
 from bottega.recipe import Reading, Recipe
 from bottega.records import Record
 from bottega.runs import check_run, checksum, stored_place, stored_recipe
+from bottega.scores import Scores
+from bottega.stats import CONFIDENCE, shared_confidence
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from bottega.errors import RunError
-from bottega.evaluation.metrics import Metric
-from bottega.plugins import module, naming
+from bottega.metrics import Metric
+from bottega.plugins import function, marked, naming
 
 Score = Callable[[str, str], float]
+
+EXAMPLE = "def score(written, right): return float(right in written)"
 
 
 class Scorer(Metric):
@@ -29,21 +28,12 @@ class Scorer(Metric):
 
     def _mark(self, written: str, right: str) -> float:
         with naming(self.path):
-            found: Any = self.score(written, right)
-        if not isinstance(found, (int, float)) or not math.isfinite(found):
-            fix = "return a number, or True or False"
-            raise RunError(f"score gives {found!r}, which is no number", where=self.path, fix=fix)
-        return float(found)
+            mark = self.score(written, right)
+        return marked(mark, self.path)
 
 
 def scorer(path: str) -> Scorer:
-    """The scorer in a file, named as the file; a RunError where it has no `score`."""
-    if not Path(path).is_file():
-        raise RunError("no such file", where=path, fix="name a file of Python with a function score(written, right)")
-    with naming(path):
-        found = getattr(module(path), "score", None)
-    if not callable(found):
-        raise RunError("no function score in it", where=path, fix="write one: def score(written, right): return 0.0")
+    """The scorer in a file, named as the file; a RecipeError where it has no `score`."""
     made = type("Own", (Scorer,), {"name": Path(path).stem})
-    own: Scorer = made(path, found)
+    own: Scorer = made(path, function(path, "score", EXAMPLE))
     return own

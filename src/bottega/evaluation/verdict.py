@@ -8,7 +8,7 @@ from typing import Literal
 
 from bottega.errors import RunError
 from bottega.evaluation.estimates import Estimate
-from bottega.evaluation.stats import rows_needed
+from bottega.stats import rows_needed
 
 Outcome = Literal["better", "not worse", "inconclusive", "worse", "void"]
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -54,6 +54,13 @@ class LanguageHead:
     scale: float = 1.0
     softcap: float | None = None
     smoothing: float = 0.0
+
+    def tempered(self, temperature: float) -> LanguageHead:
+        """The head whose logits are these by `temperature`."""
+        if temperature == 1.0:
+            return self
+        softcap = None if self.softcap is None else self.softcap / temperature
+        return replace(self, scale=self.scale / temperature, softcap=softcap)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[n, H] → [n, V] in float32 or wider."""

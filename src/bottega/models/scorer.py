@@ -53,7 +53,8 @@ class Scorer(nn.Module):
     hidden  [N, H]  final hidden states, of a model without a head
 
     With `weighted` the gradient of logp will be `batch.weight` times one number, which spares a trained head work.
-    `smoothing` is a share of each logp that is a mean over all labels.
+    `smoothing` is a share of each logp that is a mean over all labels; `tempering` is what scores over the vocabulary
+    are divided by.
     """
 
     def __init__(self, model: nn.Module, head: HeadKind, fit: Fit) -> None:
@@ -83,7 +84,13 @@ class Scorer(nn.Module):
         return inner() if inner else self.model
 
     def forward(
-        self, batch: Batch, outputs: frozenset[str], *, weighted: bool = False, smoothing: float = 0.0
+        self,
+        batch: Batch,
+        outputs: frozenset[str],
+        *,
+        weighted: bool = False,
+        smoothing: float = 0.0,
+        tempering: float = 1.0,
     ) -> dict[str, Tensor]:
         if self.head_kind == "embedding":
             hidden = self._hidden(batch).index_select(0, batch.at)
@@ -99,7 +106,7 @@ class Scorer(nn.Module):
             hidden = self._hidden(batch).index_select(0, F.pad(batch.at, extra))
             if self.head_kind == "masked":
                 hidden = masked_head(self.network, hidden)
-            head = replace(language_head(self.network), smoothing=smoothing)
+            head = replace(language_head(self.network).tempered(tempering), smoothing=smoothing)
             if "logits" in outputs:
                 return {"logits": head.logits(hidden)[: len(batch.at)]}
             if "best" in outputs:
@@ -110,6 +117,7 @@ class Scorer(nn.Module):
             found = {"logp": logp[: len(batch.at)]}
             return {**found, "states": hidden[: len(batch.at)]} if "states" in outputs else found
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = logits if tempering == 1.0 else logits / tempering
         if outputs == {"logits"}:
             return {"logits": logits}
         logp = -smoothed_nll(logits, batch.label, smoothing)

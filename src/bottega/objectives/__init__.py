@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from bottega import catalogue
-from bottega.batch import Batch, Example, Loss, Row, Term
+from bottega.batch import Batch, Example, Ints, Loss, Row, Term
+from bottega.records import Posed, Prompt, Record, Unusable
+from bottega.rewards import Rewards
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from bottega.data.codec import Codec
-    from bottega.records import Prompt, Record
 
 Output = Literal["logp", "logits", "hidden"]
 HeadKind = Literal["language", "class", "token", "masked", "embedding"]
@@ -34,7 +36,6 @@ class Objective(BaseModel, ABC):
     reads      record types it understands, the preferred first
     head       which scores it needs a model for
     outputs    what it reads of the scores: logp [N], logits [N, C], hidden [N, H]
-    reference  also wants `batch.columns["reference"]` [N]: the same log-probabilities under the policy as the run began
     joint      its loss is no sum over examples but compares those of an update with each other
     by_label   a fraction held out for validation is one of every label
     splits     a text longer than `max_length` may be cut into several rows
@@ -46,7 +47,6 @@ class Objective(BaseModel, ABC):
     reads: ClassVar[tuple[type, ...]]
     head: ClassVar[HeadKind] = "language"
     outputs: ClassVar[frozenset[Output]] = frozenset({"logp"})
-    reference: ClassVar[bool] = False
     joint: ClassVar[bool] = False
     by_label: ClassVar[bool] = False
     splits: ClassVar[bool] = False
@@ -66,6 +66,25 @@ class Objective(BaseModel, ABC):
     @abstractmethod
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
         """Sums to minimise, each with the unit it is a mean over."""
+
+    @property
+    def reference(self) -> bool:
+        """Whether it also wants `batch.columns["reference"]` [N]: the same log-probabilities under the policy as the
+        run began."""
+        return False
+
+    def examined(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
+        """The examples by which a model trained so is measured."""
+        return self.rows(record, codec)
+
+    @property
+    def tempering(self) -> float:
+        """What scores over the vocabulary are divided by, wherever they are taken."""
+        return 1.0
+
+    def about(self, record: Record) -> Any:
+        """What must be known of a record once it is rows; None for most."""
+        return None
 
     def drawn(self, example: Example, codec: Codec, seed: int) -> Example:
         """The example as one update takes it: where chance has a part in its rows, by a seed of that update's own."""
@@ -96,6 +115,66 @@ class Objective(BaseModel, ABC):
     def labels(self, records: Iterable[Record]) -> dict[str, int]:
         """Class names in the order of their ids, with how many rows have each; empty where scores are not classes."""
         return {}
+
+
+class Answer(NamedTuple):
+    """An answer that was written: its tokens, its reward, and whether it came to an end by itself."""
+
+    tokens: Ints
+    reward: float
+    ended: bool
+
+    def row(self, posed: Row) -> Row:
+        """The row of a prompt, as `Codec.posed` makes it, with this answer to be predicted."""
+        begin, weight = len(posed.tokens) - 1, np.ones(len(self.tokens), np.float32)
+        tokens = np.concatenate([posed.tokens, self.tokens[:-1]])
+        return Row(tokens, np.arange(begin, len(tokens)), self.tokens, weight, source=posed.source)
+
+
+class OnPolicy(Objective):
+    """Objectives that learn from answers which the policy writes while it learns, each worth a reward.
+
+    rewards      what an answer is worth: the sum of these, each times its weight
+    group        answers to a prompt
+    tokens       most of an answer
+    temperature  of what the answers are drawn from, and of all log-probabilities in the loss
+    stop         texts that end an answer
+    passes       updates made of the same answers, before the policy writes others
+    """
+
+    reads: ClassVar[tuple[type, ...]] = (Posed,)
+
+    rewards: Rewards
+    group: int = Field(8, ge=2)
+    tokens: int = Field(256, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    stop: tuple[str, ...] = ()
+    passes: int = Field(1, ge=1)
+
+    def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
+        assert isinstance(record, Posed)
+        return [(codec.posed(record, self.tokens),)]
+
+    def about(self, record: Record) -> Record:
+        return record
+
+    @property
+    def tempering(self) -> float:
+        return self.temperature
+
+    def asked(self, record: Record) -> tuple[Prompt, str] | None:
+        return (record.prompt, record.right) if isinstance(record, Posed) and record.right else None
+
+    def examined(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
+        assert isinstance(record, Posed)
+        if not record.right:
+            raise Unusable("no right answer to measure by")
+        return [(codec.continued(record.where, record.prompt, record.right, record.tools),)]
+
+    @abstractmethod
+    def learned(self, posed: Sequence[Example], answers: Sequence[Sequence[Answer]]) -> list[Example]:
+        """What an update learns from its prompts [P] and the answers to each [P][G]; what has no gradient may be left
+        out, but not all."""
 
 
 class Likelihood(Objective):

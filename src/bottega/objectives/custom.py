@@ -14,7 +14,7 @@ from bottega.objectives import Objective
 from bottega.plugins import defined, naming
 
 EXAMPLE = "class Mine(Sft): def loss(self, scores, batch): return Loss({'nll': Term(…, 'token')})"
-METHODS = ("rows", "loss", "drawn", "probes", "statistics", "asked", "labels")
+METHODS = ("rows", "loss", "drawn", "probes", "statistics", "asked", "examined", "about", "labels")
 
 
 class Custom(Objective):

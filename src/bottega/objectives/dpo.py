@@ -32,7 +32,6 @@ class Dpo(Objective):
     """
 
     reads: ClassVar[tuple[type, ...]] = (Preference,)
-    reference: ClassVar[bool] = True
     lr: ClassVar[tuple[float, float]] = (1e-6, 2e-5)
 
     kind: Literal["dpo"] = "dpo"
@@ -48,6 +47,10 @@ class Dpo(Objective):
         if self.form == "robust" and not self.label_smoothing:
             raise ValueError("label_smoothing: robust needs the share of pairs that are the wrong way round, say 0.1")
         return self
+
+    @property
+    def reference(self) -> bool:
+        return True
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Preference)

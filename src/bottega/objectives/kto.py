@@ -33,13 +33,16 @@ class Kto(Objective):
     """
 
     reads: ClassVar[tuple[type, ...]] = (Unpaired, Preference)
-    reference: ClassVar[bool] = True
     lr: ClassVar[tuple[float, float]] = (1e-6, 2e-5)
 
     kind: Literal["kto"] = "kto"
     beta: float = Field(0.1, gt=0)
     desirable: float = Field(1.0, ge=0)
     undesirable: float = Field(1.0, ge=0)
+
+    @property
+    def reference(self) -> bool:
+        return True
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         if isinstance(record, Preference):

@@ -10,8 +10,8 @@ import numpy as np
 from bottega.auditing.checks import Check, Context
 from bottega.auditing.entries import Entry
 from bottega.auditing.findings import Finding
-from bottega.evaluation.stats import proportion_interval
 from bottega.records import Preference, Unpaired
+from bottega.stats import proportion_interval
 
 BIAS = 0.6
 """Share of pairs whose chosen answer is the longer one that says more of length than of worth."""

@@ -16,13 +16,13 @@ from bottega.evaluation.case import Case, Sheet
 from bottega.evaluation.classes import Named
 from bottega.evaluation.prompting import Shot
 from bottega.evaluation.rivals import Rival
-from bottega.evaluation.scores import Numbers, Scores, agreement, average, classes, share
 from bottega.language import LanguageModel
 from bottega.objectives.classify import Classify
 from bottega.objectives.regress import Regress, number
 from bottega.objectives.reward import Reward
 from bottega.progress import counter
 from bottega.records import Labelled
+from bottega.scores import Numbers, Scores, agreement, average, classes, share
 
 USUAL = ("bm25", "dense")
 """What a classifier is compared with where nothing is said, besides the commonest label."""

@@ -17,9 +17,9 @@ from bottega.evaluation.effects import effects
 from bottega.evaluation.harness import harness
 from bottega.evaluation.prompting import Shot
 from bottega.evaluation.rivals import Rival
-from bottega.evaluation.scores import Numbers, Scores, mean, share
 from bottega.language import LanguageModel
 from bottega.records import Choice, Preference
+from bottega.scores import Numbers, Scores, mean, share
 
 LONGEST = 256
 """Most tokens of an answer that is written out; rows with a longer one are left out of it."""

@@ -12,9 +12,9 @@ import torch
 from bottega.batch import Ints, Row
 from bottega.data.codec import Codec
 from bottega.evaluation.case import Case, Sheet
-from bottega.evaluation.scores import Numbers, Scores, mean
 from bottega.filling import MaskedModel
 from bottega.records import Record, Text, Unusable
+from bottega.scores import Numbers, Scores, mean
 
 USUAL = ()
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from bottega.classifier import Tagger
 from bottega.data.words import Gazetteer
 from bottega.evaluation.case import Case, Sheet
-from bottega.evaluation.scores import Scores, agreement
 from bottega.records import Entity, Tagged
+from bottega.scores import Scores, agreement
 
 USUAL = ()
 

@@ -13,8 +13,8 @@ from bottega.batch import Row
 from bottega.embedder import Embedder
 from bottega.evaluation.case import Case, Sheet
 from bottega.evaluation.near import Words
-from bottega.evaluation.scores import Numbers, Scores, average, share
 from bottega.records import Compared, Paired
+from bottega.scores import Numbers, Scores, average, share
 
 USUAL = ("bm25",)
 """What an embedder is compared with where nothing is said, besides what it began from."""

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-from bottega.evaluation.metrics import Metric
-from bottega.evaluation.scores import Numbers
-from bottega.evaluation.stats import f1
+from bottega.metrics import Metric
+from bottega.scores import Numbers
+from bottega.stats import f1
 
 
 class Fields(Metric):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from bottega.evaluation.metrics import Metric
+from bottega.metrics import Metric
 
 
 class Exact(Metric):

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bottega import catalogue
-from bottega.evaluation.scores import Numbers, Scores, ratio
+from bottega.scores import Numbers, Scores, ratio
 
 
 class Metric(ABC):
@@ -57,11 +57,21 @@ def installed(metric: type[Metric]) -> bool:
     return metric.needs is None or importlib.util.find_spec(metric.needs) is not None
 
 
+def names() -> list[str]:
+    """Every metric in the folder, by its file."""
+    return catalogue.names(__path__)
+
+
+def load(name: str) -> type[Metric]:
+    """The metric of `metrics/<name>.py`."""
+    known: Any = Metric  # mypy takes no abstract class for a class
+    found: type[Metric] = catalogue.load(__name__, name, known)
+    return found
+
+
 def fitting(answers: Sequence[str]) -> tuple[list[Metric], list[str]]:
     """The metrics that say something of these right answers, and the names of those whose package is not there."""
-    known: Any = Metric  # mypy takes no abstract class for a class
-    found = [catalogue.load(__name__, name, known) for name in catalogue.names(__path__)]
-    fit: list[Metric] = [one() for one in found if one().fits(answers)]
+    fit = [one() for one in map(load, names()) if one().fits(answers)]
     return [one for one in fit if installed(type(one))], [one.name for one in fit if not installed(type(one))]
 
 

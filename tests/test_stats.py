@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from bottega.evaluation.stats import (
+from bottega.stats import (
     f1,
     jackknife,
     macro_f1,

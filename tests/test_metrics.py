@@ -9,13 +9,13 @@ import pytest
 
 from bottega.errors import RecipeError, RunError
 from bottega.evaluation.estimates import compared
-from bottega.evaluation.metrics import fitting
-from bottega.evaluation.metrics.bleu import Bleu
-from bottega.evaluation.metrics.chrf import Chrf
-from bottega.evaluation.metrics.fields import Fields
-from bottega.evaluation.metrics.numeric import Numeric, number
-from bottega.evaluation.metrics.rouge import Rouge
 from bottega.evaluation.scorer import scorer
+from bottega.metrics import fitting
+from bottega.metrics.bleu import Bleu
+from bottega.metrics.chrf import Chrf
+from bottega.metrics.fields import Fields
+from bottega.metrics.numeric import Numeric, number
+from bottega.metrics.rouge import Rouge
 
 RIGHT = [
     "the quick brown fox jumps over the lazy dog today",
@@ -91,7 +91,7 @@ def test_which_metrics_fit() -> None:
 
 
 def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bottega.evaluation.metrics.installed", lambda metric: metric.needs != "sacrebleu")
+    monkeypatch.setattr("bottega.metrics.installed", lambda metric: metric.needs != "sacrebleu")
     found, absent = fitting(RIGHT)
     assert {one.name for one in found} == {"exact match", "ROUGE-L"}
     assert absent == ["BLEU", "chrF"]

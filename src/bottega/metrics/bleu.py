@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bottega.evaluation.metrics import Metric, wordy
-from bottega.evaluation.scores import Numbers
+from bottega.metrics import Metric, wordy
+from bottega.scores import Numbers
 
 ORDER = 4
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
-from bottega.evaluation.metrics import Metric, wordy
+from bottega.metrics import Metric, wordy
 
 
 class Rouge(Metric):

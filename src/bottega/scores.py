@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bottega.evaluation.stats import f1, macro_f1, of_classes
+from bottega.stats import f1, macro_f1, of_classes
 
 Numbers = NDArray[np.float64]
 Statistic = Callable[[Numbers], Numbers]

@@ -1,0 +1,56 @@
+"""How an answer compares with the right one, by what `bottega evaluate` marks answers with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from pydantic import field_validator
+
+from bottega import metrics
+from bottega.errors import DataError
+from bottega.rewards import Judge, Reward, Written
+
+
+class Marked(Reward):
+    """A metric of a single answer, such as `exact`, `numeric`, `fields` or `rouge`; rows need a right answer.
+
+    metric  its name
+    """
+
+    kind: Literal["metric"] = "metric"
+    metric: str
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in metrics.names():
+            raise ValueError(f"unknown metric {name!r}; known: {', '.join(metrics.names())}")
+        if not metrics.load(name).rowwise:
+            raise ValueError(f"{name} says nothing of a single answer; known: {', '.join(metrics.names())}")
+        if not metrics.installed(metrics.load(name)):
+            raise ValueError(f"{name} needs a package: pip install 'bottega[evaluate]'")
+        return name
+
+    @property
+    def name(self) -> str:
+        return self.metric
+
+    def marks(self, written: Sequence[Written], judge: Judge) -> Sequence[float]:
+        return [self._mark(one) for one in written]
+
+    def _mark(self, one: Written) -> float:
+        if not one.posed.right.strip():
+            raise DataError(
+                f"no right answer, with which {self.metric} could compare",
+                where=one.posed.where,
+                fix="add a field answer, or take another reward",
+            )
+        sign = 1.0 if self._metric.higher else -1.0
+        return sign * float(self._metric.of(np.array(self._metric.sums(one.text, [one.posed.right]), float)))
+
+    @cached_property
+    def _metric(self) -> metrics.Metric:
+        return metrics.load(self.metric)()

@@ -1,0 +1,257 @@
+"""Prompts → answers of the policy as it is → what they are worth → what an update learns from."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from bottega.batch import Example, Row
+from bottega.data.codec import Codec
+from bottega.engine.engine import Engine
+from bottega.engine.generate import Continuation
+from bottega.errors import CheckpointError, RunError
+from bottega.events import Answered
+from bottega.models.adapters import load_scorer
+from bottega.models.load import is_encoder, load_tokenizer, locate, max_length
+from bottega.models.scorer import Scorer, batched
+from bottega.objectives import Answer, OnPolicy
+from bottega.packing import divide, pack
+from bottega.randomness import derive
+from bottega.records import Posed, Unusable
+from bottega.rewards import Written
+from bottega.sampling import Sampling
+
+FILE = "rollout.safetensors"
+
+SHOWN = 2000
+"""Most characters of a prompt or an answer in an event."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What an update learns from, and what is to be told of it.
+
+    answered  one of its prompts, with what was written
+    """
+
+    examples: list[Example]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    answered: Answered | None = None
+
+
+@dataclass(frozen=True)
+class _Round:
+    """The answers from which some updates learn.
+
+    number  of the round, from 0
+    old     log-probabilities of the tokens that are learned from, as they were written, in the order of the examples
+    """
+
+    number: int
+    answers: list[list[Answer]]
+    metrics: Mapping[str, float]
+    old: NDArray[np.float32] | None
+    answered: Answered | None = None
+
+
+class Rollouts:
+    """The answers that a policy writes while it learns by an objective."""
+
+    def __init__(self, objective: OnPolicy, engine: Engine, codec: Codec, tokens: int, *, packed: bool) -> None:
+        self.objective, self.engine, self.codec = objective, engine, codec
+        self.tokens, self.packed = tokens, packed
+        self.judges = Judges(str(engine.scorer.network.device))
+        self._round: _Round | None = None
+
+    def drawn(self, step: int, posed: Sequence[Example]) -> Drawn:
+        """What update `step` learns from these prompts: new answers, or those of the update before."""
+        number = (step - 1) // self.objective.passes
+        begun = self._round is None or self._round.number != number
+        found = self._write(number, step, posed) if begun or self._round is None else self._round
+        examples = self.objective.learned(posed, found.answers)
+        if self.objective.passes > 1:
+            if found.old is None:
+                found = _Round(number, found.answers, found.metrics, self._old(examples), found.answered)
+            examples = _beside(examples, found.old)
+            self._round = found
+        return Drawn(examples, found.metrics, found.answered if begun else None)
+
+    def validated(self, posed: Sequence[Example], seed: int) -> tuple[float, dict[str, float]]:
+        """(mean reward, metrics) of one answer to each prompt."""
+        written = self._written(posed, seed, 1)
+        marks = self._marks([one for group in written for one in group])
+        return float(self._rewards(marks).mean()), self._metrics([one for (one,) in written], marks)
+
+    def _write(self, number: int, step: int, posed: Sequence[Example]) -> _Round:
+        """New answers to the prompts of an update, and what they are worth."""
+        group, seed = self.objective.group, derive(self.engine.seed, "rollout", number)
+        continuations = self._continuations(posed, seed, group)
+        written = _judged(posed, continuations)
+        everyone = [one for answers in written for one in answers]
+        marks = self._marks(everyone)
+        rewards = self._rewards(marks).reshape(len(posed), group)
+        answers = [
+            [
+                Answer(np.array(one.tokens, np.int64), float(reward), one.reason != "length")
+                for one, reward in zip(drawn, row, strict=True)
+            ]
+            for drawn, row in zip(continuations, rewards, strict=True)
+        ]
+        metrics = self._metrics(everyone, marks)
+        metrics |= {
+            "reward_spread": float(rewards.std(1, ddof=1).mean()),
+            "even_groups": float((np.ptp(rewards, axis=1) == 0).mean()),
+        }
+        return _Round(number, answers, metrics, None, self._told(step, written[0], rewards[0].tolist()))
+
+    def _written(self, posed: Sequence[Example], seed: int, count: int) -> list[list[Written]]:
+        return _judged(posed, self._continuations(posed, seed, count))
+
+    def _continuations(self, posed: Sequence[Example], seed: int, count: int) -> list[list[Continuation]]:
+        objective = self.objective
+        settings = Sampling(tokens=objective.tokens, temperature=objective.temperature, stop=objective.stop, seed=seed)
+        prompts = [_prompt(example.rows[0]) for example in posed]
+        return self.engine.sample(prompts, settings, ends=self.codec.ends, continuations=count)
+
+    def _marks(self, written: Sequence[Written]) -> NDArray[np.float64]:
+        """[K, N] what each reward gives each answer; a RunError where that is no number."""
+        found = []
+        for reward in self.objective.rewards:
+            marks = np.array(reward.marks(written, self.judges), float)
+            if not np.isfinite(marks).all():
+                where = written[int(np.flatnonzero(~np.isfinite(marks))[0])].posed.where
+                raise RunError(
+                    f"the reward {reward.name} of an answer is no number", where=where, fix="mend the reward"
+                )
+            found.append(marks)
+        return np.stack(found)
+
+    def _rewards(self, marks: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[K, N] → [N] the reward of each answer."""
+        return np.array([reward.weight for reward in self.objective.rewards]) @ marks
+
+    def _metrics(self, written: Sequence[Written], marks: NDArray[np.float64]) -> dict[str, float]:
+        found = {"reward": float(self._rewards(marks).mean())}
+        if len(marks) > 1:
+            names = [reward.name for reward in self.objective.rewards]
+            named = [name if names.count(name) == 1 else f"{name}_{place + 1}" for place, name in enumerate(names)]
+            found |= {f"reward_{name}": float(one.mean()) for name, one in zip(named, marks, strict=True)}
+        return found | {
+            "answer_tokens": float(np.mean([one.tokens for one in written])),
+            "unfinished": float(np.mean([not one.ended for one in written])),
+        }
+
+    def _told(self, step: int, written: Sequence[Written], rewards: Sequence[float]) -> Answered:
+        prompt = self.codec.tokenizer.decode(self.codec.prefix(written[0].posed.prompt, written[0].posed.tools))
+        texts = [one.text[:SHOWN] for one in written]
+        return Answered(
+            step=step, where=written[0].posed.where, prompt=prompt[-SHOWN:], answers=texts, rewards=list(rewards)
+        )
+
+    def _old(self, examples: Sequence[Example]) -> NDArray[np.float32]:
+        """The log-probabilities of what the examples predict, by the policy as it is."""
+        found: dict[int, NDArray[np.float32]] = {}
+        for group in divide(examples, self.tokens, share=self.packed):
+            batch = pack(group, share=self.packed).to(str(self.engine.scorer.network.device))
+            logp = self.engine.score(batch)["logp"].float().cpu().numpy()
+            ends = np.cumsum([len(example.rows[0].at) for example in group])[:-1]
+            found |= {id(example): part for example, part in zip(group, np.split(logp, ends), strict=True)}
+        return np.concatenate([found[id(example)] for example in examples])
+
+    def save(self, folder: Path, step: int) -> None:
+        """What a resume after `step` needs where its answers are learned from again."""
+        if self._round is None or step % self.objective.passes == 0:
+            return
+        answers = [one for group in self._round.answers for one in group]
+        assert self._round.old is not None
+        arrays = {
+            "tokens": np.concatenate([one.tokens for one in answers]),
+            "sizes": np.array([len(one.tokens) for one in answers]),
+            "rewards": np.array([one.reward for one in answers]),
+            "ended": np.array([one.ended for one in answers]),
+            "old": self._round.old,
+        }
+        told = {"number": str(self._round.number), "metrics": json.dumps(self._round.metrics)}
+        save_file({name: torch.from_numpy(array) for name, array in arrays.items()}, folder / FILE, told)
+
+    def load(self, folder: Path, step: int) -> None:
+        """The inverse of `save`; a CheckpointError for a checkpoint that lacks what is needed."""
+        if step % self.objective.passes == 0:
+            return
+        if not (folder / FILE).exists():
+            fix = "start a new run with its recipe.yaml"
+            raise CheckpointError(f"{FILE} is missing, so no resume from it would be exact", where=str(folder), fix=fix)
+        with safe_open(folder / FILE, "np") as file:
+            arrays, told = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118, it is no mapping
+        parts = np.split(arrays["tokens"], np.cumsum(arrays["sizes"])[:-1])
+        values = zip(parts, arrays["rewards"].tolist(), arrays["ended"].tolist(), strict=True)
+        answers, size = [Answer(*one) for one in values], self.objective.group
+        groups = [answers[start : start + size] for start in range(0, len(answers), size)]
+        self._round = _Round(int(told["number"]), groups, json.loads(told["metrics"]), arrays["old"])
+
+
+def _prompt(row: Row) -> list[int]:
+    """What an answer is written after."""
+    tokens: list[int] = (row.tokens if row.source is None else row.source).tolist()
+    return tokens
+
+
+def _judged(posed: Sequence[Example], continuations: Sequence[Sequence[Continuation]]) -> list[list[Written]]:
+    """The answers with what they answer, as rewards take them."""
+    return [
+        [Written(example.about, one.text, len(one.tokens), one.reason != "length") for one in group]
+        for example, group in zip(posed, continuations, strict=True)
+    ]
+
+
+def _beside(examples: Sequence[Example], old: NDArray[np.float32] | None) -> list[Example]:
+    """The examples with what their tokens' log-probabilities were."""
+    assert old is not None
+    ends = np.cumsum([len(example.rows[0].at) for example in examples])[:-1]
+    parts = zip(examples, np.split(old, ends), strict=True)
+    return [Example(example.id, (example.rows[0].marked(old=part),)) for example, part in parts]
+
+
+class Judges:
+    """Reward models, each loaded when it is first asked."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self._loaded = cache(self._load)
+
+    def __call__(self, name: str, written: Sequence[Written]) -> list[float]:
+        """What the model of this name says of each answer."""
+        scorer, codec = self._loaded(name)
+        found = [math.nan] * len(written)
+        with torch.no_grad():
+            for numbers, batch in batched([self._row(one, codec) for one in written], scorer):
+                scores = scorer(batch, frozenset({"logits"}))["logits"][:, 0].tolist()
+                for number, score in zip(numbers, scores, strict=True):
+                    found[number] = score
+        return found
+
+    def _load(self, name: str) -> tuple[Scorer, Codec]:
+        tokenizer = load_tokenizer(locate(name).tokenizer)
+        scorer = load_scorer(name, "auto", self.device, "class", ["reward"], tokenizer)
+        config = scorer.network.config
+        codec = Codec(tokenizer, max_length=max_length(None, config), too_long="truncate", both_ways=is_encoder(config))
+        return scorer, codec
+
+    def _row(self, one: Written, codec: Codec) -> Row:
+        """A prompt with its answer, as training has it; an empty answer is the prompt alone."""
+        posed: Posed = one.posed
+        try:
+            return codec.whole(codec.continued(posed.where, posed.prompt, one.text, posed.tools).tokens, 0)
+        except Unusable:
+            prompt = codec.prefix(posed.prompt, posed.tools)[-codec.max_length :]
+            return codec.whole(np.array(prompt, np.int64), 0)
