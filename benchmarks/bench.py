@@ -26,14 +26,14 @@ from statistics import median
 
 from machine import described
 from measuring import Measure, bottega, script
-from workloads import documents, headed, instructions, make_model, preferences, real_tokens, write
+from workloads import REWARD, documents, headed, instructions, make_model, posed, preferences, real_tokens, write
 
 HERE = Path(__file__).parent
 DATA = HERE.parent.parent / "shared" / "data"
 
 LORA = "{kind: lora, rank: 16, alpha: 32}"
 
-WARMED = ("sft", "orpo", "reward")
+WARMED = ("sft", "orpo", "reward", "grpo")
 """Works measured from the second update on."""
 
 
@@ -242,6 +242,25 @@ def preferred(kind: str) -> Callable[[Path, str], Work]:
     return work
 
 
+def rewarded(folder: Path, peer: str) -> Work:
+    """4 prompts an update, 8 answers of 64 tokens to each; writing them is part of it."""
+    updates, examples, group, tokens = 3, 4, 8, 64
+    rows = posed(examples * updates)
+    prepare(folder, rows, "135m")
+    (folder / "reward.py").write_text(REWARD, encoding="utf-8")
+    trl = runner(peer, "trl_run.py", "grpo", folder, updates, examples)
+    ours = recipe("grpo", updates, examples, LORA)
+    reward = "objective.rewards=[{kind: custom, file: reward.py}]"
+    options = (reward, f"objective.group={group}", f"objective.tokens={tokens}")
+    return Work(
+        "GRPO, LoRA",
+        (updates - 1) * examples * group * tokens,
+        "answer tokens",
+        Contender("bottega", lambda: bottega(folder, ours, *options, first=False)),
+        [Group("TRL", both("TRL", trl), 2.0)],
+    )
+
+
 def classify(folder: Path, peer: str) -> Work:
     """banking77 with MiniLM, 32 rows an update."""
     updates = 60
@@ -355,7 +374,7 @@ def first_step(folder: Path, peer: str) -> Work:
     )
 
 
-BESIDES = ("orpo", "kto", "reward")
+BESIDES = ("orpo", "kto", "reward", "grpo")
 """Works that run only where they are named: the whole table is long enough."""
 
 WORKS: dict[str, Callable[[Path, str], Work]] = {
@@ -366,6 +385,7 @@ WORKS: dict[str, Callable[[Path, str], Work]] = {
     "orpo": preferred("orpo"),
     "kto": preferred("kto"),
     "reward": preferred("reward"),
+    "grpo": rewarded,
     "classify": classify,
     "shakespeare": shakespeare,
     "pretrain-10m": pretraining("10m"),

@@ -30,7 +30,7 @@ import yaml
 from machine import described
 from proofs import prove  # before torch computes anything
 from transformers import AutoConfig
-from workloads import documents, instructions, make_tokenizer, preferences, real_tokens, write
+from workloads import REWARD, documents, instructions, make_tokenizer, posed, preferences, real_tokens, write
 
 from bottega import session as sessions
 from bottega.batch import Batch, counted
@@ -109,6 +109,7 @@ class Work:
     examples  of an update
     tokens    most of a micro-batch
     quantize  how the base of an adapter is kept
+    answers   written to each prompt, and tokens of each, where it learns from those
     peer      what TRL calls it, and how many rows it is to try at once, halved until they fit
     """
 
@@ -120,6 +121,7 @@ class Work:
     tokens: int
     peer: tuple[str, int] | None = None
     quantize: Quantize = "none"
+    answers: tuple[int, int] | None = None
 
 
 def long_rows(rows: int) -> list[dict[str, str]]:
@@ -141,6 +143,8 @@ WORKS = {
     "SFT 7B, LoRA": Work("qwen 7B", "sft", True, instructions, 128, 16384, ("sft", 32)),
     "SFT 7B, LoRA on 4 bits": Work("qwen 7B", "sft", True, instructions, 128, 16384, quantize="nf4"),
     "SFT 7B, LoRA on 8 bits": Work("qwen 7B", "sft", True, instructions, 128, 16384, quantize="fp8"),
+    "GRPO 1B, LoRA": Work("llama 1B", "grpo", True, posed, 32, 40960, ("grpo", 32), answers=(8, 128)),
+    "GRPO 7B, LoRA": Work("qwen 7B", "grpo", True, posed, 16, 16384, answers=(8, 128)),
     "SFT 7B, LoRA, long rows": Work("qwen 7B", "sft", True, long_rows, 16, 20480),
     "DPO 7B, LoRA": Work("qwen 7B", "dpo", True, preferences, 32, 16384, ("dpo", 8)),
 }
@@ -149,6 +153,7 @@ TINY = {
     "SFT tiny, LoRA on 4 bits": Work("tiny", "sft", True, instructions, 4, 2048, quantize="nf4"),
     "SFT tiny, LoRA on 8 bits": Work("tiny", "sft", True, instructions, 4, 2048, quantize="fp8"),
     "DPO tiny, LoRA": Work("tiny", "dpo", True, preferences, 2, 2048),
+    "GRPO tiny, LoRA": Work("tiny", "grpo", True, posed, 2, 2048, answers=(4, 32)),
 }
 
 
@@ -194,7 +199,8 @@ def measured(works: dict[str, Work], options: argparse.Namespace, device: str) -
             except Exception as error:  # the next work is to be measured all the same
                 print(f"| {name} | {type(error).__name__}: {str(error)[:200]} |", flush=True)
                 continue
-            line = f"| {name} | {mine.speed:,.0f} | {mine.flops / most:.1%} | {mine.memory / 1e9:.1f} |"
+            wrote = f", of which {mine.writing:.0%} of the time to write" if mine.writing else ""
+            line = f"| {name}{wrote} | {mine.speed:,.0f} | {mine.flops / most:.1%} | {mine.memory / 1e9:.1f} |"
             if options.peers and work.peer:
                 line += theirs(Path(folder), work, mine)
             print(line, flush=True)
@@ -202,11 +208,15 @@ def measured(works: dict[str, Work], options: argparse.Namespace, device: str) -
 
 @dataclass(frozen=True)
 class Measured:
-    """speed in tokens of the rows as written a second, flops in useful ones a second, memory in peak bytes."""
+    """speed in tokens of the rows as written a second, flops in useful ones a second, memory in peak bytes.
+
+    writing  share of the time in which answers are written; their arithmetic is not among the useful
+    """
 
     speed: float
     flops: float
     memory: float
+    writing: float = 0.0
 
 
 def ceiling(device: str) -> float:
@@ -235,15 +245,16 @@ def ours(folder: Path, work: Work, device: str, profiled: bool) -> Measured:
     with built_on(device):
         session = Session(recipe(folder, work, device))
     updates = list(islice(session.feed.updates(), UPDATES))
-    flops, tokens, started = 0.0, 0, 0.0
+    flops, tokens, started, writing = 0.0, 0, 0.0, 0.0
     for number, update in enumerate(updates):
         if number == WARM:
             synchronize(device)
             started = time.perf_counter()
             if device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
-        batches = stepped(session, update)
+        batches, wrote = stepped(session, update)
         if number >= WARM:
+            writing += wrote
             tokens += sum(batch.tokens_real for batch in batches)
             flops += sum(useful(session, batch) for batch in batches)
     synchronize(device)
@@ -255,14 +266,18 @@ def ours(folder: Path, work: Work, device: str, profiled: bool) -> Measured:
     gc.collect()
     if device == "cuda":
         torch.cuda.empty_cache()
-    return Measured(tokens / seconds, flops / seconds, memory)
+    return Measured(tokens / seconds, flops / seconds, memory, writing / seconds)
 
 
-def stepped(session: Session, update: Any) -> list[Batch]:
-    batches = session.batches(update.examples)
+def stepped(session: Session, update: Any) -> tuple[list[Batch], float]:
+    """(what an update learned from, seconds in which that was written)"""
+    started = time.perf_counter()
+    drawn = session.drawn(update).examples
+    wrote = time.perf_counter() - started if session.rollouts is not None else 0.0
+    batches = session.batches(drawn)
     session.engine.accumulate(batches, counted(batches), step=update.step)
     session.engine.update(session.lr, step=update.step)
-    return batches
+    return batches, wrote
 
 
 def profile(session: Session, update: Any, device: str) -> None:
@@ -290,6 +305,7 @@ def prepared(folder: Path, work: Work) -> list[dict[str, str]]:
     rows = work.rows(work.examples * UPDATES)
     write(rows, folder / "rows.jsonl")
     make_tokenizer(folder / "model", SHAPES[work.shape]["vocab_size"])
+    (folder / "reward.py").write_text(REWARD, encoding="utf-8")
     tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     AutoConfig.for_model(**SHAPES[work.shape], **tokens).save_pretrained(folder / "model")
     return rows
@@ -300,12 +316,20 @@ def recipe(folder: Path, work: Work, device: str) -> Recipe:
         "model": {"base": str(folder / "model"), "dtype": "bfloat16", "quantize": work.quantize},
         "adapter": LORA if work.adapter else None,
         "data": {"train": str(folder / "rows.jsonl"), "max_length": 2048},
-        "objective": {"kind": work.objective},
+        "objective": {"kind": work.objective, **written(work)},
         "optim": {"steps": UPDATES, "examples": work.examples, "tokens": work.tokens, "lr": 1e-5},
         "devices": {"device": device},
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(found), encoding="utf-8")
     return Recipe.load(folder / "recipe.yaml")
+
+
+def written(work: Work) -> dict[str, Any]:
+    """What an objective is told of the answers it learns from."""
+    if work.answers is None:
+        return {}
+    group, tokens = work.answers
+    return {"group": group, "tokens": tokens, "rewards": [{"kind": "custom", "file": "reward.py"}]}
 
 
 @contextmanager
@@ -361,6 +385,8 @@ def theirs(folder: Path, work: Work, mine: Measured) -> str:
     kind, batch = work.peer
     command = [sys.executable, str(script), kind, str(folder), "--updates", str(UPDATES), "--warm", str(WARM)]
     command += ["--examples", str(work.examples), "--batch", str(batch), *([] if work.adapter else ["--full"])]
+    group, tokens = work.answers or (0, 0)
+    command += ["--group", str(group), "--tokens", str(tokens)]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env=os.environ | {"HF_HUB_OFFLINE": "1"}
     )
@@ -368,7 +394,10 @@ def theirs(folder: Path, work: Work, mine: Measured) -> str:
         return f" {done.stderr.strip().splitlines()[-1][:200]} |"
     found = json.loads(done.stdout.splitlines()[-1])
     rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
-    speed = real_tokens(rows[: found["rows"]]) / found["seconds"]
+    taken = rows[: found["rows"]]
+    # Models of random weights end no answer before its time.
+    answered = sum(group * (len(row["prompt"].split()) + tokens) for row in taken) if group else 0
+    speed = (answered or real_tokens(taken)) / found["seconds"]
     liger = "" if found["liger"] else ", without Liger"
     return f" {speed:,.0f} ({found['batch']} a batch{liger}) | {found['memory'] / 1e9:.1f} | {mine.speed / speed:.2f} |"
 

@@ -106,6 +106,18 @@ def preferences(rows: int, prompt: int = 150, answer: int = 60) -> list[dict[str
     ]
 
 
+REWARD = """\
+def score(written, right):
+    return sum(map(ord, written)) % 7 / 6
+"""
+"""A file with a reward that tells answers apart, whatever they are."""
+
+
+def posed(rows: int, prompt: int = 150) -> list[dict[str, str]]:
+    """Prompts of `prompt` tokens, to be answered."""
+    return [{"prompt": row["prompt"]} for row in preferences(rows, prompt, 2)]
+
+
 def headed(rows: int, header: int = 400, row: int = 60) -> list[dict[str, str]]:
     """Prompts that all begin with the same `header` tokens, as under a system prompt, and differ in `row` tokens."""
     draw = np.random.default_rng(0)

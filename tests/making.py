@@ -76,6 +76,7 @@ TINY: dict[str, dict[str, Any]] = {
     "granite": {"logits_scaling": 3.0, "embedding_multiplier": 2.0, "attention_multiplier": 0.4,
                 "residual_multiplier": 0.7},
     "bert": {},
+    "gpt_oss": {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 5},
     "bloom": {},
     "mamba": {},
     "t5": {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0,

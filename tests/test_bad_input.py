@@ -664,7 +664,7 @@ def test_an_unknown_key_of_a_shape(write: Write, llama: Path) -> None:
             {"kind": "ppo-clip"},
             [
                 "'ppo-clip'",
-                "causal, classify, contrastive, cpo, custom, dpo, kto, masked, orpo, regress, reward, sft, simpo, span",
+                "causal, classify, contrastive, cpo, custom, dpo, grpo, kto, masked, orpo, regress, reward, sft, simpo",
             ],
         ),
         ({}, ["kind", "sft"]),

@@ -59,6 +59,9 @@ def test_what_stands_behind_a_mark_is_the_default(kind: str, own: Path) -> None:
         ({"anchor": "a", "positive": "b"}, "contrastive"),
         ({"sentence1": "a", "sentence2": "b", "score": 0.5}, "contrastive"),
         ({"tokens": ["a"], "ner_tags": ["O"]}, "tag"),
+        ({"prompt": "a"}, "grpo"),
+        ({"prompt": "a", "solution": "b"}, "grpo"),
+        ({"prompt": "a", "completion": "b"}, "sft"),
     ],
 )
 def test_rows_show_what_they_are_for(row: dict[str, Any], kind: str, tmp_path: Path) -> None:

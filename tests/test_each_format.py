@@ -37,7 +37,12 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "paired": ("contrastive", {"anchor": "the cat", "positive": "a cat", "negative": "the tree"}),
     "compared": ("contrastive", {"sentence1": "the cat", "sentence2": "the dog", "score": 0.5}),
     "choice": ("sft", {"question": "the cat", "choices": ["sat", "ran"], "answer": "sat"}),
+    "posed": ("grpo", {"question": "the cat", "answer": 5}),
     "text": ("causal", {"text": "the cat sat on the mat"}),
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "multilabelled": {"multi_label": True},
+    "posed": {"rewards": "exact", "group": 2, "tokens": 4},
 }
 
 
@@ -64,8 +69,7 @@ def test_a_run_over_each_format(name: str, llama: Path, tmp_path: Path) -> None:
     other = {**row, "label": "blue"} if name == "labelled" else row
     lines = "".join(json.dumps(one) + "\n" for one in (row, other, row, other))
     (tmp_path / "rows.jsonl").write_text(lines, encoding="utf-8")
-    more = {"multi_label": True} if name == "multilabelled" else {}
-    seen = events(tmp_path, llama, "rows.jsonl", kind, **more)
+    seen = events(tmp_path, llama, "rows.jsonl", kind, **OPTIONS.get(name, {}))
     (said,) = [event.message for event in seen if getattr(event, "subject", "") == "format"]
     assert said.endswith(f"read as {name}")
     assert seen[-1].type == "finished"

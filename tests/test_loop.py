@@ -232,7 +232,7 @@ def test_sampling_is_transformers_greedy(recipe: Callable) -> None:
 
     session = Session(recipe())
     model, ids = session.engine.scorer.network, session.rows.tokenizer("the cat")["input_ids"]
-    ((ours,),) = session.engine.sample([ids], Sampling(tokens=8))
+    ((ours,),) = session.engine.sample([ids], Sampling(tokens=8), ends=session.rows.codec.ends)
     model.set_attn_implementation("eager")
     grown = list(ids)
     for _ in range(len(ours.tokens)):

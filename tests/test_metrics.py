@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bottega.errors import RecipeError, RunError
+from bottega.errors import RecipeError
 from bottega.evaluation.estimates import compared
 from bottega.evaluation.scorer import scorer
 from bottega.metrics import fitting
@@ -105,8 +105,8 @@ def test_a_scorer_of_ones_own(tmp_path: Path) -> None:
     assert made.name == "polite"
     assert np.nanmean(scores.each) == 0.5
     for text, kind, words in (
-        ("def mark(a, b): return 1\n", RunError, "no function score"),
-        ("def score(written, right):\n    return None\n", RunError, "which is no number"),
+        ("def mark(a, b): return 1\n", RecipeError, "no function score"),
+        ("def score(written, right):\n    return None\n", RecipeError, "which is no number"),
         ("def score(written, right):\n    return 1 / 0\n", RecipeError, "line 2"),
         ("def score(:\n", RecipeError, "line 1"),
     ):
@@ -115,5 +115,5 @@ def test_a_scorer_of_ones_own(tmp_path: Path) -> None:
         with pytest.raises(kind) as caught:
             scorer(str(bad)).sums("a", ["b"])
         assert words in str(caught.value)
-    with pytest.raises(RunError, match="no such file"):
+    with pytest.raises(RecipeError, match="no such file"):
         scorer(str(tmp_path / "none.py"))

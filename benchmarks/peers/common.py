@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import runpy
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 from transformers import TrainerCallback
@@ -67,6 +69,16 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
         **({"packing": True} if options.packing else {}),
         **({"gradient_checkpointing": False} if options.no_checkpointing else {}),
     }
+
+
+def rewarded(path: str) -> Callable[..., list[float]]:
+    """The reward in a file, as TRL takes one."""
+    score = runpy.run_path(path)["score"]
+
+    def reward(completions: list[str], **_: Any) -> list[float]:
+        return [score(one, "") for one in completions]
+
+    return reward
 
 
 def report(seconds: list[float], **more: float | list[int]) -> None:

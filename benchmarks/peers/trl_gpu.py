@@ -1,4 +1,4 @@
-"""TRL with Liger's kernels on a GPU: `trl_gpu.py sft|dpo FOLDER --updates N --warm N --examples N --batch N [--full]`.
+"""TRL with Liger's kernels on a GPU: `trl_gpu.py sft|dpo|grpo FOLDER --updates N --warm N --examples N --batch N [--full]`.
 
 The model is drawn on the device by FOLDER/model/config.json, and rows are FOLDER/rows.jsonl. A batch
 is `--batch` rows, halved until they fit. Prints one line of JSON: how many rows the measured
@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import rewarded
 from datasets import load_dataset
 from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-TRAINERS = {"sft": (SFTTrainer, SFTConfig), "dpo": (DPOTrainer, DPOConfig)}
+TRAINERS = {"sft": (SFTTrainer, SFTConfig), "dpo": (DPOTrainer, DPOConfig), "grpo": (GRPOTrainer, GRPOConfig)}
 
 
 class Clock(TrainerCallback):
@@ -52,6 +53,8 @@ def main() -> None:
     parser.add_argument("--warm", type=int, required=True)
     parser.add_argument("--examples", type=int, required=True)
     parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--group", type=int, default=8, help="answers to a prompt, of GRPO")
+    parser.add_argument("--tokens", type=int, default=128, help="tokens of each")
     parser.add_argument("--full", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -84,15 +87,20 @@ def trained(options: argparse.Namespace, batch: int, liger: bool) -> Clock:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
     trainer_class, config_class = TRAINERS[options.work]
     clock = Clock(options.warm)
+    chosen: dict[str, Any] = {"max_length": 2048}
+    given: dict[str, Any] = {}
+    if options.work == "grpo":
+        # A batch is of answers, and an update has so many micro-batches of them.
+        chosen = {"num_generations": options.group, "max_completion_length": options.tokens}
+        chosen["per_device_train_batch_size"] = batch * options.group
+        given["reward_funcs"] = rewarded(str(folder / "reward.py"))
     trainer = trainer_class(
         model=model,
         args=config_class(
             output_dir=tempfile.mkdtemp(),
-            per_device_train_batch_size=batch,
             gradient_accumulation_steps=options.examples // batch,
             max_steps=options.updates,
             learning_rate=1e-5,
-            max_length=2048,
             save_strategy="no",
             report_to=[],
             disable_tqdm=True,
@@ -100,6 +108,7 @@ def trained(options: argparse.Namespace, batch: int, liger: bool) -> Clock:
             bf16=True,
             gradient_checkpointing=False,
             use_liger_kernel=liger,
+            **({"per_device_train_batch_size": batch} | chosen),
         ),
         train_dataset=load_dataset("json", data_files=str(folder / "rows.jsonl"), split="train"),
         processing_class=tokenizer,
@@ -107,6 +116,7 @@ def trained(options: argparse.Namespace, batch: int, liger: bool) -> Clock:
         if options.full
         else LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
         callbacks=[clock],
+        **given,
     )
     trainer.train()
     return clock

@@ -17,8 +17,11 @@ from bottega.errors import DataError, RecipeError
 from bottega.recipe import Adapter, Data, Evaluate, Model, Optim, Recipe, Save, Source, nearest
 from bottega.records import Record
 
-LIKELY = ("dpo", "kto", "classify", "tag", "contrastive", "causal", "sft")
+LIKELY = ("dpo", "kto", "classify", "tag", "contrastive", "causal", "sft", "grpo")
 """Objectives for rows of which nothing is said: the first that reads them."""
+
+NEEDED: dict[str, dict[str, Any]] = {"custom": {"file": "my_loss.py"}, "grpo": {"rewards": ["exact"]}}
+"""What an objective cannot do without."""
 
 WIDTH = 46
 """Where comments begin."""
@@ -82,8 +85,7 @@ def _recipe(task: str, model: str | None, data: str | None) -> Iterator[str]:
     if not scratch and objective.head == "language":
         yield from _section("adapter", Adapter, {"rank": 16, "alpha": 32})
     yield from _section("data", Data, {"train": data or "rows.jsonl", "validation": 0.1})
-    own = {"file": "my_loss.py"} if task == "custom" else {}
-    yield from _section("objective", objective, {"kind": task, **own})
+    yield from _section("objective", objective, {"kind": task, **NEEDED.get(task, {})})
     optim: dict[str, Any] = {"optimizer": "muon", "lr": 5e-3, "update_tokens": 16384} if scratch else {"epochs": 3}
     yield from _section("optim", Optim, optim)
     yield from _section("evaluate", Evaluate, {"stop_after": 5})

@@ -67,7 +67,7 @@ class LanguageModel:
         self.codec = Codec(tokenizer, max_length=self.limit or 1 << 30, too_long="error", start=start)
         declared = network.generation_config.eos_token_id
         ends = self.codec.ends | frozenset(declared if isinstance(declared, list) else [declared]) - {None}
-        self.writer = Writer(network, tokenizer, ends, cached=self.scorer.fit.packed or start is not None)
+        self.writer = Writer(network, tokenizer, ends, packed=self.scorer.fit.packed)
 
     @property
     def model(self) -> Any:

@@ -17,8 +17,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from bottega import objectives
-from bottega.recipe import Recipe, Section, Source
+from bottega import metrics, objectives, rewards
+from bottega.recipe import Recipe, Source
 
 HEAD = """# The recipe
 
@@ -39,6 +39,10 @@ def page() -> str:
             parts += _table("A `source`", Source)
     for kind in objectives.kinds():
         parts += _table(f"`objective: {{kind: {kind}}}`", objectives.load(kind), skip=["kind"])
+    parts += _table("A `reward`", rewards.Reward, skip=["kind"])
+    parts += [f"\nIn short a name: of a metric ({', '.join(metrics.names())}), or of a kind that needs no option."]
+    for kind in rewards.kinds():
+        parts += _table(f"A reward `{{kind: {kind}}}`", rewards.load(kind), skip=["kind", "weight"])
     return "\n".join(parts)
 
 
@@ -111,7 +115,7 @@ def _values(annotation: Any) -> str:
         return f"list of {_values(arguments[0])}"
     if origin is dict:
         return "keys and values"
-    if isinstance(annotation, type) and issubclass(annotation, Section):
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return f"[{annotation.__name__.lower()}](#a-{annotation.__name__.lower()})"
     return {str: "text", int: "whole number", float: "number", bool: "`true`, `false`"}[annotation]
 

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from bottega.events import Event, Finished, Noted, Saved, Started, Stepped, Validated
+from bottega.events import Answered, Event, Finished, Noted, Saved, Started, Stepped, Validated
 from bottega.progress import Tell
 from bottega.survey import Piece, Preview
 
@@ -32,6 +32,9 @@ BARS = 12
 
 LINES = 20
 """How many lines of a run's progress stay where there is no live line to show it."""
+
+SHOWN = 160
+"""Most characters of an answer in one line."""
 
 
 def progress_console(*, quiet: bool = False) -> Console:
@@ -68,6 +71,8 @@ def watch(events: Iterable[Event], console: Console, *, every: int | None = None
             elif isinstance(event, Validated):
                 best = " ✓ best" if event.best else ""
                 console.print(f"step {event.step:>6}  validation loss {event.loss:.4f}{_metrics(event.metrics)}{best}")
+            elif isinstance(event, Answered):
+                console.print(_answered(event), style="dim")
             elif isinstance(event, Noted):
                 console.print(_noted(event))
             elif isinstance(event, Saved):
@@ -88,6 +93,13 @@ def warn(events: Iterable[Event], console: Console) -> Iterator[Event]:
 def _noted(event: Noted) -> str:
     details = "".join(f"\n    {count} × {escape(str(reason))}" for reason, count in event.details.items())
     return f"[yellow]note[/] {escape(event.message)}{details}"
+
+
+def _answered(event: Answered) -> str:
+    """The best and the worst of the answers to a prompt, each in a line."""
+    found = sorted(zip(event.rewards, event.answers, strict=True))
+    lines = [f"\n    {reward:.3g}: {' '.join(text.split())[:SHOWN]}" for reward, text in (found[-1], found[0])]
+    return escape(f"step {event.step:>6}  answers, by their rewards, to {event.where}{''.join(lines)}")
 
 
 def _started(event: Started) -> str:

@@ -109,7 +109,8 @@ def grpo(rows: Rows, reference: Rows, objective: Any) -> float:
         tokens = -np.minimum(np.exp(apart) * advantage, bounded * advantage)
         if objective.beta:
             further = logp(reference[place][0] / objective.temperature, row) - new
-            tokens = tokens + objective.beta * (np.exp(further) - further - 1)
+            weight = np.exp(apart) if objective.unbiased else 1
+            tokens = tokens + objective.beta * weight * (np.exp(further) - further - 1)
         lost.append(tokens)
     if objective.weighting == "token":
         return np.mean(np.concatenate(lost))

@@ -99,7 +99,15 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"rewards": "exact", "group": 3, "tokens": 9, "scale": "none", "weighting": "answer", "ratio": "answer"}
         | {"beta": 0.3},
         {"rewards": "exact", "scale": "update", "weighting": "constant", "tokens": 9, "temperature": 0.6}
-        | {"group": 4, "passes": 2, "clip": 0.05, "clip_high": 0.1, "unfinished": "skip", "beta": 0.1},
+        | {
+            "group": 4,
+            "passes": 2,
+            "clip": 0.05,
+            "clip_high": 0.1,
+            "unfinished": "skip",
+            "beta": 0.1,
+            "unbiased": True,
+        },
     ],
     "span": [{}, {"share": 0.5, "length": 1.5, "label_smoothing": 0.2}],
     "custom": [{"file": str(OWN / "own_loss.py"), "sharpness": 2.0}],

@@ -21,6 +21,7 @@ from bottega.records import (
     Labelled,
     Message,
     Paired,
+    Posed,
     Preference,
     Prompted,
     Record,
@@ -55,6 +56,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "paired": {"anchor": "a", "positive": "p"},
     "compared": {"sentence1": "a", "sentence2": "b", "score": 0.5},
     "choice": {"question": "q", "choices": ["a", "b"], "gold": 0},
+    "posed": {"prompt": "q"},
     "text": {"text": "t"},
 }
 
@@ -98,7 +100,9 @@ def test_a_row_is_recognised_where_the_objective_reads_it(name: str, kind: str) 
     with pytest.raises(RecipeError, match=f"does not read {name} rows") as caught:
         one(ROWS[name], *reads, format=name)
     assert caught.value.where == "data.format"
-    if name in ("labelled", "multilabelled", "spans") and Text in reads:
+    if Posed in reads and {"prompt", "question", "instruction", "messages"} & set(ROWS[name]):
+        assert type(one(ROWS[name], *reads)) is Posed
+    elif name in ("labelled", "multilabelled", "spans") and Text in reads:
         assert type(one(ROWS[name], *reads)) is Text
     else:
         refused(ROWS[name], *reads, what="no format this objective reads")

@@ -12,6 +12,7 @@ from transformers.generation import logits_process as theirs
 
 from bottega.engine.filters import NEVER, draw, filtered
 from bottega.engine.generate import Writer, _chances
+from bottega.models.attention.mask import rounded
 from bottega.models.load import fit_model
 from bottega.sampling import Sampling
 from making import make_model, shared_data
@@ -32,7 +33,7 @@ def writer_of(kind: str, folder: Path, tokenizer: Any, **more: Any) -> Writer:
     dtype = torch.float32 if kind in ("mixtral", "gemma2") else torch.float64
     network = transformers.AutoModelForCausalLM.from_pretrained(make_model(folder, kind), dtype=dtype)
     fit = fit_model(network, "language").fit
-    return Writer(network, tokenizer, frozenset([tokenizer.eos_token_id]), cached=fit.packed, **more)
+    return Writer(network, tokenizer, frozenset([tokenizer.eos_token_id]), packed=fit.packed, **more)
 
 
 def ids(tokenizer: Any) -> list[list[int]]:
@@ -65,8 +66,11 @@ def test_a_real_model_tells_its_story() -> None:
     folder = shared_data("stories260K_hf")
     network = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    writer = Writer(network, tokenizer, frozenset([tokenizer.eos_token_id]))
+    writer = Writer(
+        network, tokenizer, frozenset([tokenizer.eos_token_id]), packed=fit_model(network, "language").fit.packed
+    )
     ((told,),) = writer.write([[tokenizer.bos_token_id]], Sampling(tokens=60))
+    network.set_attn_implementation("sdpa")
     grown = network.generate(torch.tensor([[tokenizer.bos_token_id]]), max_new_tokens=60, do_sample=False)
     assert told.tokens == grown[0, 1:].tolist()
     assert told.text == tokenizer.decode(told.tokens, skip_special_tokens=True)
@@ -93,13 +97,12 @@ def test_a_prompt_is_computed_once(tmp_path: Path, tokenizer: Any) -> None:
     writer = writer_of("llama", tmp_path, tokenizer)
     sizes: list[tuple[int, ...]] = []
     writer.network.model.embed_tokens.register_forward_hook(lambda _, args, out: sizes.append(tuple(args[0].shape)))
-    prompts = ids(tokenizer)
-    writer.write([prompts[0]], Sampling(tokens=4, temperature=1.0), continuations=8)
-    assert sizes[0] == (1, len(prompts[0]))
-    assert sizes[1][0] == 8
+    system = list(range(5, 45))
+    writer.write([system], Sampling(tokens=4, temperature=1.0), continuations=7)
+    assert sizes == [(1, 40)] + 3 * [(1, 7)]
     sizes.clear()
-    writer.write([prompts[0], prompts[0], prompts[2]], Sampling(tokens=2, temperature=1.0))
-    assert sizes[0][0] == 2
+    writer.write([[*system, 60], [*system, 60], [*system, 70]], Sampling(tokens=2, temperature=1.0))
+    assert sizes == [(1, rounded(42)), (1, 3)], "what prompts begin with is computed once too"
 
 
 def test_many_prompts_go_in_groups(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:

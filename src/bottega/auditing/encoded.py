@@ -15,6 +15,7 @@ from bottega.records import (
     Labelled,
     Multilabelled,
     Paired,
+    Posed,
     Preference,
     Record,
     Tagged,
@@ -59,6 +60,8 @@ def _usual(record: Any, codec: Codec) -> list[tuple[Row, ...]]:
     if isinstance(record, Choice):
         answer = f" {record.choices[record.gold]}"
         return [_apart(codec, record.where, codec.continued(record.where, record.question, answer))]
+    if isinstance(record, Posed):
+        return [(codec.posed(record, 0),)]
     if isinstance(record, (Paired, Compared)):
         return [tuple(codec.everywhere(record.where, text) for text in record.texts)]
     if isinstance(record, (Labelled, Multilabelled, Tagged)):

@@ -15,6 +15,7 @@ from bottega.records import (
     Message,
     Multilabelled,
     Paired,
+    Posed,
     Preference,
     Prompt,
     Prompted,
@@ -37,6 +38,7 @@ READS = (
     Paired,
     Compared,
     Text,
+    Posed,
 )
 """Every record, the first first where a row could be several."""
 
@@ -122,6 +124,11 @@ def _choice(record: Choice) -> Parts:
     return asked, record.choices[record.gold], asked, (record.question, *record.choices)
 
 
+def _posed(record: Posed) -> Parts:
+    asked = _prompt(record.prompt)
+    return asked, record.right, f"{asked}\n{record.right}", (asked, record.right)
+
+
 PARTS: Mapping[type, Callable[[Any], Parts]] = {
     Text: _text,
     Prompted: _prompted,
@@ -134,6 +141,7 @@ PARTS: Mapping[type, Callable[[Any], Parts]] = {
     Paired: _paired,
     Compared: _compared,
     Choice: _choice,
+    Posed: _posed,
 }
 
 

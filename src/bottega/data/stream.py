@@ -29,6 +29,10 @@ class TextStream:
         text = self._decode(self._window, len(self._ids))
         return "" if text.endswith(UNFINISHED) else self._advance(text)
 
+    def hold(self, token: int) -> None:
+        """Take a token whose text is not asked for yet: it comes with what is shown next."""
+        self._ids.append(token)
+
     def end(self) -> str:
         """What was held back, however incomplete."""
         return self._advance(self._decode(self._window, len(self._ids)))

@@ -200,9 +200,7 @@ class Engine:
         self, prompts: Sequence[Sequence[int]], settings: Sampling, *, ends: frozenset[int], continuations: int = 1
     ) -> list[list[Continuation]]:
         """Continuations of each prompt by the model as it is now; one of `ends` ends them."""
-        network = self.scorer.network
-        cached = self.scorer.fit.packed or network.config.is_encoder_decoder
-        writer = Writer(network, self.tokenizer, ends, cached=cached)
+        writer = Writer(self.scorer.network, self.tokenizer, ends, packed=self.scorer.fit.packed)
         return writer.write(prompts, settings, continuations=continuations)
 
     def save(self, folder: Path, *, step: int, state: bool) -> None:

@@ -9,6 +9,11 @@ from bottega.sampling import Sampling
 
 NEVER = -torch.inf
 
+BLOCK = 256
+"""Tokens that are added up together."""
+
+BELOW_ONE = 1 - 2**-53
+
 
 def filtered(logits: Tensor, seen: Tensor | None, settings: Sampling) -> Tensor:
     """[B, V] logits → the logits that are drawn from, in float32 or wider.
@@ -42,7 +47,26 @@ def _top_p(logits: Tensor, mass: float) -> Tensor:
 
 
 def draw(logits: Tensor, chance: Tensor) -> Tensor:
-    """[B, V] filtered logits, [B] numbers from 0 to 1 → [B] tokens, by the inverse of the cumulative distribution."""
-    cumulative = logits.double().softmax(-1).cumsum(-1)
-    # Scaled by its own end, so that rounding leaves no room beyond the last token.
-    return torch.searchsorted(cumulative, (chance * cumulative[:, -1])[:, None], right=True).squeeze(1)
+    """[B, V] filtered logits, [B] numbers from 0 to 1 → [B] tokens, by the inverse of the cumulative distribution.
+
+    In two steps, a block of tokens and one of it: adding up all of a vocabulary one by one is slow, and inexact.
+    """
+    count, size = logits.shape
+    shares = logits.new_zeros(count, -(-size // BLOCK) * BLOCK)
+    torch.sub(logits, logits.amax(-1, keepdim=True), out=shares[:, :size])
+    shares[:, :size].exp_()
+    blocks = shares.view(count, -1, BLOCK)
+    block, within = _found(blocks.sum(-1, dtype=torch.float64), chance)
+    chosen = blocks[torch.arange(count, device=logits.device), block].double()
+    return block * BLOCK + _found(chosen, within)[0]
+
+
+def _found(shares: Tensor, chance: Tensor) -> tuple[Tensor, Tensor]:
+    """[B, n], [B] → [B] the place in whose share the chance falls, and [B] where in it, from 0 to 1."""
+    ends = shares.cumsum(-1)
+    # Scaled by its own end, so that rounding leaves no room beyond the last.
+    wanted = (chance * ends[:, -1])[:, None]
+    place = torch.searchsorted(ends, wanted, right=True)
+    own = shares.gather(1, place)
+    within = (wanted - (ends.gather(1, place) - own)) / own
+    return place.squeeze(1), within.clamp(0, BELOW_ONE).squeeze(1)

@@ -7,7 +7,6 @@ as it does by itself.
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,8 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bottega.batch import Example, Row
 from bottega.data.stream import StopStrings, TextStream
 from bottega.engine.filters import draw, filtered
+from bottega.engine.recorded import Recorded
+from bottega.models.attention import layout_for
+from bottega.models.attention.cached import CachedLayout, Kept
+from bottega.models.attention.mask import Layout, padded
+from bottega.models.scorer import first_position
+from bottega.packing import pack
 from bottega.progress import Far
 from bottega.randomness import derive
 from bottega.sampling import Sampling
@@ -59,11 +65,12 @@ class Writer:
     """A causal language model that continues prompts.
 
     ends    token ids that end a continuation
-    cached  the model keeps keys and values, and knows padding on its left; else every step computes the whole row
+    packed  the model computes many rows in one flat sequence, so keys and values can be kept; else every step computes
+            the whole row, unless it has an encoder
     """
 
-    def __init__(self, network: Any, tokenizer: Any, ends: frozenset[int], *, cached: bool = True) -> None:
-        self.network, self.tokenizer, self.ends, self.cached = network, tokenizer, ends, cached
+    def __init__(self, network: Any, tokenizer: Any, ends: frozenset[int], *, packed: bool) -> None:
+        self.network, self.tokenizer, self.ends, self.packed = network, tokenizer, ends, packed
 
     def write(
         self,
@@ -75,7 +82,7 @@ class Writer:
     ) -> list[list[Continuation]]:
         """`continuations` of each prompt."""
         found, done = [Continuation() for _ in range(len(prompts) * continuations)], 0
-        for piece in self.stream(prompts, settings, continuations=continuations):
+        for piece in self._pieces(prompts, settings, continuations, told=bool(settings.stop)):
             written = found[piece.index]
             written.tokens.append(piece.token)
             written.text += piece.text
@@ -90,12 +97,18 @@ class Writer:
         self, prompts: Sequence[Sequence[int]], settings: Sampling, *, continuations: int = 1
     ) -> Iterator[Piece]:
         """Every token as it is drawn; continuation c of prompt p has index `p * continuations + c`."""
-        rows = self._rows(prompts, settings, continuations)
+        return self._pieces(prompts, settings, continuations, told=True)
+
+    def _pieces(
+        self, prompts: Sequence[Sequence[int]], settings: Sampling, continuations: int, *, told: bool
+    ) -> Iterator[Piece]:
+        """The same; unless `told`, the text comes with the last of them, which takes less time."""
+        rows = self._rows(prompts, settings, continuations, told)
         with torch.inference_mode(), self._attending():
             for group in self._groups(rows, settings.tokens):
                 yield from self._decode(group, settings)
 
-    def _rows(self, prompts: Sequence[Sequence[int]], settings: Sampling, continuations: int) -> list[_Row]:
+    def _rows(self, prompts: Sequence[Sequence[int]], settings: Sampling, continuations: int, told: bool) -> list[_Row]:
         """A row for each continuation; equal prompts count on, so that they differ."""
         count: Counter[tuple[int, ...]] = Counter()
         rows: list[_Row] = []
@@ -103,13 +116,14 @@ class Writer:
             if not prompt:
                 raise ValueError("an empty prompt: give at least the token that begins a text")
             for _ in range(continuations):
-                rows.append(_Row(len(rows), prompt, _chances(settings.seed, prompt, count[prompt]), self, settings))
+                chances = _chances(settings.seed, prompt, count[prompt])
+                rows.append(_Row(len(rows), prompt, chances, self, settings, told))
                 count[prompt] += 1
         return rows
 
     def _groups(self, rows: Sequence[_Row], tokens: int) -> Iterator[list[_Row]]:
         """Rows that are computed together, equal prompts side by side."""
-        if not self.cached:
+        if not self.packed and not self.network.config.is_encoder_decoder:
             yield from ([row] for row in rows)
             return
         group: list[_Row] = []
@@ -142,33 +156,44 @@ class Writer:
             rows = [rows[place] for place in kept]
             logits = state.step(drawn[kept], kept)
 
-    def _state(self, rows: list[_Row]) -> _Cached | _Sourced | _Whole:
+    def _state(self, rows: list[_Row]) -> _Packed | _Sourced | _Whole:
         """What computes the next logits of each row."""
         if self.network.config.is_encoder_decoder:
             return _Sourced(self.network, rows)
-        return _Cached(self.network, rows) if self.cached else _Whole(self.network, rows[0])
+        return _Packed(self.network, rows) if self.packed else _Whole(self.network, rows[0])
 
     @contextmanager
     def _attending(self) -> Iterator[None]:
-        """The model as transformers runs it, in evaluation mode."""
+        """The model in evaluation mode; as transformers runs it, unless it is packed."""
         before, training = self.network.config._attn_implementation, self.network.training
-        # The packed attention keeps no keys and values; Gemma-2's softcap is in none but the eager one.
-        self.network.set_attn_implementation("sdpa" if self.network._supports_sdpa else "eager")
+        alone = not self.packed or self.network.config.is_encoder_decoder
+        if alone:  # Gemma-2's softcap is in none but the eager one
+            self.network.set_attn_implementation("sdpa" if self.network._supports_sdpa else "eager")
         self.network.eval()
         try:
             yield
         finally:
-            self.network.set_attn_implementation(before)
+            if alone:
+                self.network.set_attn_implementation(before)
             self.network.train(training)
 
 
 class _Row:
-    """One continuation on its way: tokens to text, and whether it has ended."""
+    """One continuation on its way: tokens to text, and whether it has ended.
+
+    told  the text is wanted as it comes, or must be looked at for stop strings
+    """
 
     def __init__(
-        self, index: int, prompt: tuple[int, ...], chances: Iterator[float], writer: Writer, settings: Sampling
+        self,
+        index: int,
+        prompt: tuple[int, ...],
+        chances: Iterator[float],
+        writer: Writer,
+        settings: Sampling,
+        told: bool,
     ) -> None:
-        self.index, self.prompt, self.chances = index, prompt, chances
+        self.index, self.prompt, self.chances, self.told = index, prompt, chances, told
         self.ends, self.left = writer.ends, settings.tokens
         self.reason: Reason | None = None
         self._text, self._stops = TextStream(writer.tokenizer, after=prompt[-CONTEXT:]), StopStrings(settings.stop)
@@ -176,7 +201,7 @@ class _Row:
     def add(self, token: int) -> Piece:
         self.left -= 1
         ended = token in self.ends
-        text = self._stops.push("" if ended else self._text.push(token))
+        text = "" if ended else self._add(token)
         if self._stops.met:
             self.reason = "stop"
         elif ended or not self.left:
@@ -185,50 +210,75 @@ class _Row:
             self.reason = "stop" if self._stops.met else "end" if ended else "length"
         return Piece(self.index, token, text, self.reason)
 
+    def _add(self, token: int) -> str:
+        """What the token adds to the text that can be shown."""
+        if self.told:
+            return self._stops.push(self._text.push(token))
+        self._text.hold(token)
+        return ""
 
-class _Cached:
-    """Rows in one batch, padded on the left, with the keys and values of what was computed before."""
+
+class _Packed:
+    """Rows as tokens of one flat sequence, with the keys and values of what was computed before.
+
+    Rows that have ended are computed on until they are a quarter of all: to leave them out moves the memory of all.
+    """
 
     def __init__(self, network: Any, rows: Sequence[_Row]) -> None:
         self.network, self.rows = network, rows
-        self.takes_positions = "position_ids" in inspect.signature(network.forward).parameters
+        self.first = first_position(network)
 
     def start(self) -> Tensor:
         """[B, V] logits after each row's prompt; rows with one prompt share its computation."""
         prompts = list(dict.fromkeys(row.prompt for row in self.rows))
-        longest, device = max(map(len, prompts)), self.network.device
-        ids = torch.zeros(len(prompts), longest, dtype=torch.long, device=device)
-        self.mask = torch.zeros_like(ids)
-        for place, prompt in enumerate(prompts):
-            ids[place, longest - len(prompt) :] = torch.tensor(prompt, device=device)
-            self.mask[place, longest - len(prompt) :] = 1
-        out = self._forward(ids, (self.mask.cumsum(1) - 1).clamp(min=0), None)
-        self.cache = out.past_key_values
         number = {prompt: place for place, prompt in enumerate(prompts)}
-        places = torch.tensor([number[row.prompt] for row in self.rows], device=device)
-        if len(places) > len(prompts):
-            self.cache.batch_select_indices(places)
-        self.mask = self.mask[places]
-        logits: Tensor = out.logits[:, -1]
-        return logits[places]
+        places = [number[row.prompt] for row in self.rows]
+        batch = pack([_asked(prompt) for prompt in prompts]).to(str(self.network.device))
+        whole = padded(batch)
+        kept = Kept(layout_for(whole))
+        logits = self._forward(whole.tokens, whole.position, kept, batch.at)
+        self.layout = CachedLayout(batch, kept, places)
+        self.live = list(range(len(places)))
+        self.tokens = batch.tokens.new_zeros(len(places))
+        self.next = Recorded(self._next, device=self.network.device)
+        return logits[torch.tensor(places, device=logits.device)]
 
     def step(self, drawn: Tensor, kept: Sequence[int]) -> Tensor:
         """[B, V] logits after the tokens drawn for the rows that are kept."""
-        if len(kept) < len(self.mask):
-            places = torch.tensor(kept, device=drawn.device)
-            self.cache.batch_select_indices(places)
-            self.mask = self.mask[places]
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], 1)
-        out = self._forward(drawn[:, None], self.mask.sum(1, keepdim=True) - 1, self.cache)
-        logits: Tensor = out.logits[:, -1]
+        self.live = [self.live[place] for place in kept]
+        if 4 * len(self.live) <= 3 * len(self.tokens):
+            self.layout.keep(self.live)
+            self.live = list(range(len(self.live)))
+            self.tokens = self.tokens.new_zeros(len(self.live))
+            self.next = Recorded(self._next, device=self.network.device)
+        all_live = len(self.live) == len(self.tokens)
+        places = None if all_live else torch.tensor(self.live, device=drawn.device)
+        self.tokens.copy_(drawn) if places is None else self.tokens.index_copy_(0, places, drawn)
+        self.layout.begin()
+        logits = self.next((self.layout.looked, self.layout.room))
+        return logits if places is None else logits[places]
+
+    def _next(self) -> Tensor:
+        """[B, V] logits after the newest tokens."""
+        self.layout.rewind()
+        return self._forward(self.tokens, self.layout.position, self.layout, 0)
+
+    def _forward(self, tokens: Tensor, position: Tensor, layout: Layout, read: Tensor | int) -> Tensor:
+        out = self.network(
+            input_ids=tokens[None],
+            position_ids=(position + self.first)[None],
+            layout=layout,
+            use_cache=False,
+            logits_to_keep=read,
+        )
+        logits: Tensor = out.logits[0]
         return logits
 
-    def _forward(self, ids: Tensor, position: Tensor, cache: Any) -> Any:
-        positions = {"position_ids": position} if self.takes_positions else {}
-        mask = self.mask
-        return self.network(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **positions
-        )
+
+def _asked(prompt: tuple[int, ...]) -> Example:
+    """A prompt, read at its last token."""
+    ids, at = np.array(prompt, np.int64), np.array([len(prompt) - 1])
+    return Example("", (Row(ids, at, np.zeros(1, np.int64), np.ones(1, np.float32)),))
 
 
 class _Sourced:

@@ -21,9 +21,11 @@ from bottega.evaluation.cost import Cost
 from bottega.evaluation.endpoint import Endpoint, cost
 from bottega.evaluation.judging import judged
 from bottega.evaluation.prompting import BETWEEN, PASSAGES, ROOM, Put, Shot, begun, fitted, informed, said, shown
+from bottega.evaluation.rewarding import worth
 from bottega.evaluation.rivals import Rival
 from bottega.language import LanguageModel
 from bottega.metrics import Metric
+from bottega.objectives import OnPolicy
 from bottega.progress import Far, counter
 from bottega.records import Prompt, Unusable
 from bottega.sampling import Sampling
@@ -78,6 +80,8 @@ class Exam:
     labels     all answers, where they are classes
     written    numbers of the questions whose answers are written out
     metrics    by which those are marked
+    tokens     that each of them may have at the least, however short the right ones are
+    stop       texts that end them
     """
 
     rows: Sequence[Row] = ()
@@ -85,6 +89,8 @@ class Exam:
     labels: list[str] = field(default_factory=list)
     written: Sequence[int] = ()
     metrics: Sequence[Metric] = ()
+    tokens: int = 0
+    stop: tuple[str, ...] = ()
 
     @property
     def numbered(self) -> list[tuple[int, Question]]:
@@ -174,7 +180,7 @@ def _chosen(exam: Exam, codec: Codec, model: LanguageModel, far: Far) -> list[Sc
 def _write(exam: Exam, model: LanguageModel, stop: tuple[str, ...], far: Far) -> tuple[list[str | None], Cost]:
     """[R] what a model writes greedily to the questions that are written out, and what that takes."""
     asked = [cast(Question, exam.questions[place]) for place in exam.written]
-    longest = max(one.length for one in asked)
+    longest = max(exam.tokens, *(one.length for one in asked))
     limit = model.limit or 1 << 30
     # Near the model's last position each has its own room.
     roomy = [place for place, one in enumerate(asked) if len(one.asked) + longest <= limit]
@@ -182,7 +188,8 @@ def _write(exam: Exam, model: LanguageModel, stop: tuple[str, ...], far: Far) ->
     texts = list[str | None]([None] * exam.count)
     count, ended, started = 0, 0, time.perf_counter()
     for group in filter(None, groups):
-        settings = Sampling(tokens=max(asked[place].length for place in group), stop=stop)
+        most = max(exam.tokens, *(asked[place].length for place in group))
+        settings = Sampling(tokens=most, stop=(*stop, *exam.stop))
         further = partial(_further, far, ended, len(asked))
         written = model.writer.write([asked[place].asked for place in group], settings, far=further)
         ended += len(group)
@@ -201,6 +208,8 @@ def _marked(case: Case, exam: Exam, texts: Sequence[str | None]) -> list[Scores]
     """What was written, marked in every way there is."""
     right = [() if one is None else (one.answer,) for one in exam.questions]
     found = [metric.scores(texts, right) for metric in exam.metrics]
+    if isinstance(case.recipe.objective, OnPolicy):
+        found += worth(case, [None if one is None else one.where for one in exam.questions], texts)
     if case.means.judge is not None:
         case.tell(f"asking {case.means.judge.model} to judge")
         found.append(
@@ -285,7 +294,7 @@ def served(case: Case, exam: Exam, rival: Rival) -> Sheet:
     places = [place for place, _ in exam.numbered] if exam.labels else list(exam.written)
     asked = [cast(Question, exam.questions[place]) for place in places]
     told = f"Answer with one of these and nothing else: {', '.join(map(str.strip, exam.labels))}" if exam.labels else ""
-    tokens = NAMED if exam.labels else 2 * max((one.length for one in asked), default=0) + NAMED
+    tokens = NAMED if exam.labels else 2 * max((exam.tokens, *(one.length for one in asked))) + NAMED
     replies = server.ask([one.prompt for one in asked], tokens=tokens, system=told)
     lost = sum(reply is None for reply in replies)
     if lost:

@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bottega.batch import Row
 from bottega.data.codec import Codec, TemplateRefused
 from bottega.embedder import Embedder
@@ -22,10 +24,12 @@ from bottega.evaluation.near import Index, Vectors, Words
 from bottega.evaluation.rivals import Rival
 from bottega.feed import Reader
 from bottega.metrics import Metric, fitting
+from bottega.models.load import load_tokenizer, locate
 from bottega.progress import Tell
 from bottega.randomness import derive
 from bottega.recipe import Recipe
 from bottega.records import Record, Unusable
+from bottega.rollout import Judges
 from bottega.scores import Scores
 
 POOL = 20_000
@@ -154,6 +158,16 @@ class Case:
         if encoder is None:
             return Words(texts)
         return Vectors(texts, Embedder(encoder, dtype=self.dtype, any_run=True))
+
+    @cached_property
+    def judges(self) -> Judges:
+        """Reward models, each loaded once for all contenders."""
+        return Judges("cuda" if torch.cuda.is_available() else "cpu")
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The run's own."""
+        return load_tokenizer(locate(str(self.folder.absolute())).tokenizer)
 
     def training(self) -> Iterator[Record]:
         """The rows the run learned from."""

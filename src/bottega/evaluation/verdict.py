@@ -16,6 +16,7 @@ RANKS: tuple[Outcome, ...] = ("worse", "inconclusive", "not worse", "better")
 """From bad to good."""
 
 PRIMARY = (
+    "reward",
     "preference accuracy",
     "label accuracy",
     "all labels right",

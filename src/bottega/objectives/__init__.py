@@ -127,8 +127,8 @@ class Answer(NamedTuple):
     def row(self, posed: Row) -> Row:
         """The row of a prompt, as `Codec.posed` makes it, with this answer to be predicted."""
         begin, weight = len(posed.tokens) - 1, np.ones(len(self.tokens), np.float32)
-        tokens = np.concatenate([posed.tokens, self.tokens[:-1]])
-        return Row(tokens, np.arange(begin, len(tokens)), self.tokens, weight, source=posed.source)
+        tokens, at = np.concatenate([posed.tokens, self.tokens]), np.arange(begin, begin + len(self.tokens))
+        return Row(tokens, at, self.tokens, weight, source=posed.source)
 
 
 class OnPolicy(Objective):

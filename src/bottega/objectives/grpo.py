@@ -39,6 +39,8 @@ class Grpo(OnPolicy):
     clip       how far the ratio may move down, and up, before its gradient is cut; it does only with `passes` above 1
     clip_high  how far up, where that is to be further (DAPO)
     beta       how strongly the policy is held to the reference; 0 needs none
+    unbiased   that divergence times the ratio, by which its gradient is that of the divergence itself (DeepSeek-V3.2,
+               arXiv 2512.02556), as TRL has it
     unfinished what of answers that did not end in time: `learn` from them, or `skip` them (DAPO)
     """
 
@@ -51,6 +53,7 @@ class Grpo(OnPolicy):
     clip: float = Field(0.2, gt=0, lt=1)
     clip_high: float | None = Field(None, gt=0)
     beta: float = Field(0.0, ge=0)
+    unbiased: bool = False
     unfinished: Literal["learn", "skip"] = "learn"
 
     @property
@@ -78,7 +81,7 @@ class Grpo(OnPolicy):
 
     def _advantages(self, rewards: NDArray[np.float64]) -> NDArray[np.float64]:
         """[P, G] rewards of P prompts' answers → how much better each is than those of its group."""
-        apart = rewards - rewards.mean(1, keepdims=True)
+        apart: NDArray[np.float64] = rewards - rewards.mean(1, keepdims=True)
         if self.scale == "none":
             return apart
         spread = rewards.std(1, ddof=1, keepdims=True) if self.scale == "group" else rewards.std(ddof=1)
@@ -109,7 +112,7 @@ class Grpo(OnPolicy):
             # Never below 0, and its mean over answers is the divergence (Schulman 2020).
             further = batch.columns["reference"] - logp
             divergence = further.exp() - further - 1
-            lost = lost + self.beta * divergence
+            lost = lost + self.beta * (divergence * ratio if self.unbiased else divergence)
             metrics["divergence"] = Term(divergence.detach().sum(), "token")
         return Loss({"grpo": self._mean(lost, batch)}, metrics=metrics)
 

@@ -31,7 +31,9 @@ Judge = Callable[[str, Sequence[Written]], Sequence[float]]
 
 
 class Reward(BaseModel, ABC):
-    """Options as fields, and a method.
+    """What an answer is worth.
+
+    To write one, give it options as fields, and the method.
 
     weight  what its marks are taken times before they are added to those of other rewards
     """
@@ -39,7 +41,7 @@ class Reward(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: str
-    weight: float = Field(1.0)
+    weight: float = Field(1.0, description="What its marks are taken times before they are added to others'.")
 
     @property
     def name(self) -> str:

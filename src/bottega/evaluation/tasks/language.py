@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bottega.data.codec import Codec
+from bottega.evaluation import rewarding
 from bottega.evaluation.asking import Exam, Question, neighbours, prompted, served, sit
 from bottega.evaluation.case import Case, Sheet
 from bottega.evaluation.effects import effects
@@ -18,6 +19,7 @@ from bottega.evaluation.harness import harness
 from bottega.evaluation.prompting import Shot
 from bottega.evaluation.rivals import Rival
 from bottega.language import LanguageModel
+from bottega.objectives import OnPolicy
 from bottega.records import Choice, Preference
 from bottega.scores import Numbers, Scores, mean, share
 
@@ -34,6 +36,9 @@ USUAL = ("few-shot", "bm25")
 def measure(case: Case) -> Iterator[Sheet]:
     """The run's sheet, that of what it was tuned from, if it was, and its rivals'."""
     model = LanguageModel(str(case.folder), dtype=case.dtype)
+    if isinstance(case.recipe.objective, OnPolicy) and not any(map(case.recipe.objective.asked, case.records)):
+        yield from rewarding.measure(case, model)
+        return
     codec = case.codec(model.codec)
     exam = _exam(case, codec)
     case.tell(f"scoring {len(exam.rows)} rows")
@@ -79,7 +84,9 @@ def _exam(case: Case, codec: Codec) -> Exam:
     metrics, absent = case.means.metrics([one.answer for _, one in asked]) if asked else ([], [])
     if absent:
         case.unasked[", ".join(absent)] = "needs a package: pip install 'bottega[evaluate]'"
-    return Exam(rows, questions, names if few else [], written, metrics)
+    exam = Exam(rows, questions, names if few else [], written, metrics)
+    objective = case.recipe.objective
+    return replace(exam, tokens=objective.tokens, stop=objective.stop) if isinstance(objective, OnPolicy) else exam
 
 
 # Preferences
