@@ -17,6 +17,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ import worlds
 import bottega
 from bottega import objectives
 from bottega.batch import Batch, Example, Row
+from bottega.engine import generate
 from bottega.engine.optim import Optimizer
 from bottega.models.attention import layout_for
 from bottega.models.attention.blocks import BlockLayout
@@ -266,12 +268,14 @@ def _resumed(device: str, whole: bool) -> Proof:
         ("dpo", "llama", lora),
         ("sft", "gpt2", lora),
         ("sft", "bloom", None),
+        ("grpo", "llama", lora),
     ):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             drops = {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1} if model == "gpt2" else {}
             base = make_model(folder / "base", model, **drops)
-            objective = objectives.made({"kind": kind})
+            options = {"kind": kind, **worlds.OPTIONS[kind][0]}
+            objective = objectives.made(options)
             lines = [_line(record) for record in worlds.records(objective, 31)]
             (folder / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
             recipe = bottega.Recipe.parse(
@@ -279,7 +283,7 @@ def _resumed(device: str, whole: bool) -> Proof:
                     "model": {"base": str(base), "dtype": "bfloat16"},
                     "adapter": adapter,
                     "data": {"train": str(folder / "rows.jsonl"), "validation": 0.2},
-                    "objective": {"kind": kind},
+                    "objective": options,
                     "optim": {"steps": 7, "examples": 9, "tokens": 300, "lr": 1e-2},
                     "evaluate": {"every": 3},
                     "save": {"every": 2, "keep": 2},
@@ -305,19 +309,46 @@ def _line(record: Any) -> str:
     said = [{"role": one.role, "content": one.content} for one in messages]
     if hasattr(record, "chosen"):
         return json.dumps({"prompt": said, "chosen": record.chosen, "rejected": record.rejected})
+    if hasattr(record, "right"):
+        return json.dumps({"prompt": said, "answer": record.right})
     return json.dumps({"messages": said})
 
 
 def _writing(device: str, whole: bool) -> Proof:
-    """What a model writes, token for token, against the CPU."""
+    """What a model writes, token for token, against the CPU: alone, and many rows that end at different times."""
     with tempfile.TemporaryDirectory() as name:
         base = make_model(Path(name, "base"), "llama")
-        prompts = ["the cat", "the dog sat on the mat and then"]
-        said = []
-        for on in ("cpu", device):
-            model = bottega.load(base, device=on, dtype="float32")
-            said.append([one[0].tokens for one in model.generate(prompts, Sampling(tokens=12, temperature=0.0))])
-        yield "greedy continuations", float(said[0] != said[1]), 0.0
+        prompts = ["the cat", "the dog sat on the mat and then", "the dog sat on the mat and so"]
+        ways = {
+            "greedy": (Sampling(tokens=12, temperature=0.0), 1),
+            "drawn": (Sampling(tokens=80, temperature=1.0, stop=("e",)), 5),
+        }
+        for way, (settings, continuations) in ways.items():
+            said = []
+            for on in ("cpu", device):
+                model = bottega.load(base, device=on, dtype="float32")
+                with _recorded() as made:
+                    found = model.generate(prompts, settings, continuations=continuations)
+                said.append([one.tokens for group in found for one in group])
+            yield f"{way} continuations", float(said[0] != said[1]), 0.0
+        if device != "cpu":
+            yield "steps are played", float(not any(one.played for one in made)), 0.0
+
+
+@contextmanager
+def _recorded() -> Iterator[list[Any]]:
+    """Every `Recorded` that is made inside."""
+    made, whole = list[Any](), generate.Recorded
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        made.append(whole(*arguments, **options))
+        return made[-1]
+
+    generate.Recorded = noted
+    try:
+        yield made
+    finally:
+        generate.Recorded = whole
 
 
 def _off(one: torch.Tensor, other: torch.Tensor) -> float:

@@ -1,4 +1,4 @@
-"""TRL with Liger's kernels on a GPU: `trl_gpu.py sft|dpo|grpo FOLDER --updates N --warm N --examples N --batch N [--full]`.
+"""TRL with Liger's kernels on a GPU: `trl_gpu.py sft|dpo|grpo FOLDER --updates N --warm N --examples N --batch N`.
 
 The model is drawn on the device by FOLDER/model/config.json, and rows are FOLDER/rows.jsonl. A batch
 is `--batch` rows, halved until they fit. Prints one line of JSON: how many rows the measured

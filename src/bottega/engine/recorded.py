@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Hashable
 
 import torch
@@ -12,11 +13,14 @@ class Recorded:
     """Calls of `run`, whose inputs and outputs stay where they are in memory; on a CPU just calls.
 
     A token a row is so little work that an accelerator would wait for its host to launch it. What is played is held
-    against what was computed by itself: where the two differ, or nothing can be recorded, every call is one.
+    against what was computed by itself: where the two differ, or nothing can be recorded, there is a warning, and every
+    call is one.
+
+    played  how often what was recorded did the work
     """
 
     def __init__(self, run: Callable[[], Tensor], *, device: torch.device) -> None:
-        self.run, self.able = run, device.type == "cuda"
+        self.run, self.able, self.played = run, device.type == "cuda", 0
         self._known: Hashable = None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._out: Tensor | None = None
@@ -28,6 +32,7 @@ class Recorded:
         if self._graph is None or shapes != self._known:
             return self._record(shapes)
         self._graph.replay()
+        self.played += 1
         assert self._out is not None
         return self._out
 
@@ -44,11 +49,14 @@ class Recorded:
             with torch.cuda.graph(graph):
                 self._out = self.run()
             graph.replay()
-        except RuntimeError:
-            self.able = False
-            return self.run()
+        except RuntimeError as error:
+            return self._refuse(str(error).splitlines()[0], wanted)
         if not torch.equal(self._out, wanted):
-            self.able = False
-            return wanted
+            return self._refuse("what was recorded computes something else", wanted)
         self._graph, self._known = graph, shapes
         return self._out
+
+    def _refuse(self, why: str, out: Tensor) -> Tensor:
+        self.able, self._out = False, None
+        warnings.warn(f"each step is launched by itself, which is slower: {why}", RuntimeWarning, stacklevel=2)
+        return out
