@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -133,6 +133,16 @@ class World:
     examples: list[Example]
     fit: Fit
     tolerance: float
+
+    @cached_property
+    def whole(self) -> tuple[float, dict[str, torch.Tensor]]:
+        """(loss, gradients) of an update in one micro-batch."""
+        return self.gradients([self.complete(pack(self.examples), self.fit)])
+
+    @cached_property
+    def shared(self) -> tuple[float, dict[str, torch.Tensor]]:
+        """The same with every beginning shared that can be."""
+        return self.gradients([self.complete(pack(self.examples, share_at_least=2), self.fit)])
 
     def scorer(self, fit: Fit | None = None) -> Scorer:
         return Scorer(self.model, self.objective.head, fit or self.fit)
@@ -282,5 +292,5 @@ def world(kind: str, options: str, model: str) -> World:
     fit_model(other, objective.head)
     examples = [Example(row.where, parts) for row in rows for parts in objective.rows(row, codec)]
     if isinstance(objective, OnPolicy):
-        examples = answered(objective, examples)
+        examples = answered(objective, examples[:4])
     return World(objective, made, other, examples, fit, tolerance)
