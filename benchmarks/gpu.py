@@ -109,6 +109,7 @@ class Work:
     examples  of an update
     tokens    most of a micro-batch
     quantize  how the base of an adapter is kept
+    offload   activations wait in the host's memory
     answers   written to each prompt, and tokens of each, where it learns from those
     peer      what TRL calls it, and how many rows it is to try at once, halved until they fit
     """
@@ -122,6 +123,7 @@ class Work:
     peer: tuple[str, int] | None = None
     quantize: Quantize = "none"
     answers: tuple[int, int] | None = None
+    offload: bool = False
 
 
 def long_rows(rows: int) -> list[dict[str, str]]:
@@ -141,6 +143,7 @@ WORKS = {
     "pre-training 124M": Work("gpt 124M", "causal", False, lambda rows: documents(rows, 1024), 64, 65536),
     "pre-training MoE": Work("moe", "causal", False, lambda rows: documents(rows, 1024), 32, 32768),
     "SFT 7B, LoRA": Work("qwen 7B", "sft", True, instructions, 128, 16384, ("sft", 32)),
+    "SFT 7B, LoRA, activations sent away": Work("qwen 7B", "sft", True, instructions, 128, 16384, offload=True),
     "SFT 7B, LoRA on 4 bits": Work("qwen 7B", "sft", True, instructions, 128, 16384, quantize="nf4"),
     "SFT 7B, LoRA on 8 bits": Work("qwen 7B", "sft", True, instructions, 128, 16384, quantize="fp8"),
     "GRPO 1B, LoRA": Work("llama 1B", "grpo", True, posed, 32, 40960, ("grpo", 32), answers=(8, 128)),
@@ -317,7 +320,8 @@ def recipe(folder: Path, work: Work, device: str) -> Recipe:
         "adapter": LORA if work.adapter else None,
         "data": {"train": str(folder / "rows.jsonl"), "max_length": 2048},
         "objective": {"kind": work.objective, **written(work)},
-        "optim": {"steps": UPDATES, "examples": work.examples, "tokens": work.tokens, "lr": 1e-5},
+        "optim": {"steps": UPDATES, "examples": work.examples, "tokens": work.tokens, "lr": 1e-5}
+        | {"offload": work.offload},
         "devices": {"device": device},
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(found), encoding="utf-8")

@@ -17,7 +17,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,9 @@ import worlds
 
 import bottega
 from bottega import objectives
-from bottega.batch import Batch, Example, Row
+from bottega.batch import Batch, Example, Row, counted
 from bottega.engine import generate
+from bottega.engine.offload import Offload
 from bottega.engine.optim import Optimizer
 from bottega.models.attention import layout_for
 from bottega.models.attention.blocks import BlockLayout
@@ -257,6 +258,23 @@ def _quantized(device: str, whole: bool) -> Proof:
             yield f"{name}, {what}", _off(one, other), 0.0 if what == "weight" else HALF
 
 
+def _offloaded(device: str, whole: bool) -> Proof:
+    """Gradients with what the forward keeps sent to the host and back, and without."""
+    made = copy.copy(worlds.world("sft", "{}", "llama"))
+    made.model = _moved(made.model, device)
+    batch = _singled(pack(made.examples)).to(device)
+    found = []
+    for least in (None, 0):
+        made.model.zero_grad()
+        scorer = made.scorer()
+        with nullcontext() if least is None else Offload(scorer, least=least):
+            scores = scorer(batch, made.objective.outputs)
+        made.objective.loss(scores, batch).total(counted([batch])).backward()
+        found.append({name: weight.grad.clone() for name, weight in made.model.named_parameters()})
+    worlds.world.cache_clear()
+    yield "gradients", max(_off(found[1][name], one) for name, one in found[0].items() if one.any()), 0.0
+
+
 def _resumed(device: str, whole: bool) -> Proof:
     """Runs that were interrupted end in the files of runs that were not, bit for bit.
 
@@ -363,6 +381,7 @@ PROOFS: dict[str, Callable[[str, bool], Proof]] = {
     "attention dropout": _dropout,
     "optimisers": _optimizers,
     "quantised layers": _quantized,
+    "activations sent away": _offloaded,
     "resumed = uninterrupted": _resumed,
     "writing": _writing,
     "loss and gradients of the objectives": _objectives,

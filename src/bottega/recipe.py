@@ -199,6 +199,10 @@ class Optim(Section):
         False, description="Recompute activations in the backward: less memory, a third more time."
     )
 
+    offload: bool = Field(
+        False, description="Activations wait in the host's memory: less of an accelerator's, for more time."
+    )
+
     @model_validator(mode="after")
     def _exclusive(self) -> Optim:
         for one, other in EXCLUSIVE:

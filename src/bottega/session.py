@@ -111,7 +111,9 @@ class Session:
         if recipe.optim.neftune is not None:
             scorer.add_noise(recipe.optim.neftune)
         optimizer = Optimizer(scorer.model, recipe.optim, excluded)
-        return Engine(scorer, objective, optimizer, self.rows.tokenizer, reference=reference, seed=recipe.seed)
+        away = recipe.optim.offload and self.device != "cpu"
+        tokenizer, seed = self.rows.tokenizer, recipe.seed
+        return Engine(scorer, objective, optimizer, tokenizer, reference=reference, seed=seed, offload=away)
 
     def _reference(self, fit: Fit) -> Scorer | None:
         """What the policy is compared with: a model of the recipe's, or a copy; None where no adapter is one."""

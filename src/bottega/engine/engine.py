@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bottega.batch import Batch, Means, Ratio, Term, Unit, counted, joined
 from bottega.engine.generate import Continuation, Writer
+from bottega.engine.offload import Offload
 from bottega.engine.optim import Optimizer
 from bottega.errors import Diverged, OutOfMemory
 from bottega.models.adapters import without
@@ -46,6 +47,7 @@ class Engine:
     """A model that scores batches, gathers gradients and moves.
 
     reference  a frozen copy to score the policy as the run began; None when switching the adapter off does that
+    offload    what a forward keeps for its backward waits in the host's memory
     """
 
     def __init__(
@@ -57,10 +59,12 @@ class Engine:
         *,
         reference: Scorer | None,
         seed: int,
+        offload: bool = False,
     ) -> None:
         self.scorer, self.objective, self.optimizer, self.tokenizer = scorer, objective, optimizer, tokenizer
         self.reference, self.seed = reference, seed
         self.gathered: list[str] = []
+        self.saving: AbstractContextManager[Any] = Offload(scorer) if offload else contextlib.nullcontext()
 
     @torch.no_grad()
     def score(
@@ -127,7 +131,8 @@ class Engine:
         torch.manual_seed(derive(self.seed, "dropout", step, number))
         objective = self.objective
         how = {"weighted": objective.weighted, "smoothing": objective.smoothing, "tempering": objective.tempering}
-        return cast("dict[str, Tensor]", self.scorer(batch, objective.outputs, **how))
+        with self.saving:
+            return cast("dict[str, Tensor]", self.scorer(batch, objective.outputs, **how))
 
     def _judged(
         self, scores: Mapping[str, Tensor], batch: Batch, counts: Mapping[Unit, float], step: int
@@ -162,7 +167,7 @@ class Engine:
             before = self.score(batch, reference=True, outputs=STATES)["states"] if anchor else None
             self.scorer.train()
             torch.manual_seed(derive(self.seed, "guard", step, number))
-            with _memory_named(), self._in_one_order():
+            with _memory_named(), self._in_one_order(), self.saving:
                 how = {"weighted": objective.weighted and not anchor, "smoothing": objective.smoothing}
                 scores = self.scorer(batch, objective.outputs | (STATES if anchor else frozenset()), **how)
                 loss = objective.loss(scores, batch)
