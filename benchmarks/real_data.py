@@ -156,6 +156,11 @@ def stories_dpo(events: Events, run: Path, data: Path) -> Reached:
     return f"preference accuracy {accuracy:.3f}", "≥ 0.82", accuracy >= 0.82
 
 
+def stories_grpo(events: Events, run: Path, data: Path) -> Reached:
+    first, *_, last = (event["metrics"]["reward"] for event in validated(events))
+    return f"reward of answers drawn {first:.2f} → {last:.2f}", "≥ 0.70", last >= 0.70
+
+
 def banking_intents(events: Events, run: Path, data: Path) -> Reached:
     accuracy = validated(events)[-1]["metrics"]["accuracy"]
     return f"test accuracy {accuracy:.3f}", "≥ 0.91", accuracy >= 0.91
@@ -235,6 +240,7 @@ CHECKS = {
         shakespeare,
         stories_sft,
         stories_dpo,
+        stories_grpo,
         banking_intents,
         banking_pairs,
         wnut_entities,

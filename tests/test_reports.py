@@ -103,7 +103,7 @@ def test_an_update_says_what_the_machine_did(run: Path) -> None:
 
 def test_the_curves_are_those_of_the_events(run: Path) -> None:
     found = charts(history(run))
-    assert list(found) == ["loss", "accuracy, validation"]
+    assert list(found) == ["loss", "accuracy"]
     steps, losses = found["loss"]["validation"]
     validated = [event for event in history(run) if event["type"] == "validated"]
     assert list(zip(steps, losses, strict=True)) == [(event["step"], event["loss"]) for event in validated]

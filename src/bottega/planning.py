@@ -27,6 +27,7 @@ from bottega.errors import BottegaError, RunError
 from bottega.feed import Feed
 from bottega.models.heads import VOCABULARY
 from bottega.models.load import load_model, load_tokenizer, locate
+from bottega.objectives import OnPolicy
 from bottega.progress import Far, Tell, counter, silent
 from bottega.recipe import Model, Recipe, override
 from bottega.rows import Rows, prepare
@@ -34,6 +35,12 @@ from bottega.runs import as_yaml, read_events
 
 UPDATES, WARM = 10, 5
 """Updates of a calibration, and those of them that warm up: a matrix library prepares each new shape it meets."""
+
+ROUNDS = 4
+"""Updates of a calibration that writes answers, half of which warm up."""
+
+DIFFERS = "def score(written, right): return sum(map(ord, written)) % 7"
+"""A reward that tells answers apart, whatever they are."""
 
 SHALLOW, DEEPER = 8, 0.4
 """Layers up to which a model is calibrated whole; of a deeper one this share of them, and half as many.
@@ -122,18 +129,22 @@ class Plan:
 
 @dataclass(frozen=True)
 class Measured:
-    """A few updates of a recipe: peak bytes, seconds and tokens of each update, and bytes before a model was there."""
+    """A few updates of a recipe, `passes` of them by the same answers: peak bytes; seconds and tokens of each."""
 
     memory: int
     seconds: list[float]
     tokens: list[int]
     tokens_real: list[int]
+    passes: int = 1
 
     @property
     def rate(self) -> float:
         """Seconds a token, once it is warm."""
-        later = zip(self.seconds[WARM:], self.tokens[WARM:], strict=True)
-        return median(one / max(size, 1) for one, size in later)
+        if self.passes > 1:  # answers are written in the first of each round
+            later = slice(-self.passes, None)
+            return sum(self.seconds[later]) / max(sum(self.tokens[later]), 1)
+        warm = len(self.seconds) // 2
+        return median(one / max(size, 1) for one, size in zip(self.seconds[warm:], self.tokens[warm:], strict=True))
 
 
 def plan(
@@ -190,7 +201,7 @@ def _measured(recipe: Recipe, config: Any, tell: Tell) -> Line:
     depths = [depth] if depth <= SHALLOW else [most // 2, most]
     found = []
     for layers in depths:
-        far = counter(tell, f"running {UPDATES} updates with {layers} of {depth} layers")
+        far = counter(tell, f"running {_updates(recipe)} updates with {layers} of {depth} layers")
         found.append(_run(recipe, config, layers, far))
     one, other = found[0], found[-1]
     shared = sum(other.tokens) / max(sum(other.tokens_real), 1)
@@ -213,7 +224,7 @@ def _run(recipe: Recipe, config: Any, layers: int, far: Far) -> Measured:
             run = subprocess.Popen(command, stdout=said, stderr=said, env={**os.environ, "HF_HUB_OFFLINE": "1"})
             try:
                 while run.poll() is None:
-                    far(len(_stepped(folder / "run")), UPDATES)
+                    far(len(_stepped(folder / "run")), _updates(recipe))
                     time.sleep(LOOK)
             finally:  # where this ends early, so does that
                 run.kill()
@@ -233,7 +244,13 @@ def _run(recipe: Recipe, config: Any, layers: int, far: Far) -> Measured:
         seconds=[event["seconds"] for event in stepped],
         tokens=[event["tokens"] for event in stepped],
         tokens_real=[event["tokens_real"] for event in stepped],
+        passes=recipe.objective.passes if isinstance(recipe.objective, OnPolicy) else 1,
     )
+
+
+def _updates(recipe: Recipe) -> int:
+    """Of a calibration: few where each is long, and no fewer than two rounds of answers."""
+    return max(ROUNDS, 2 * recipe.objective.passes) if isinstance(recipe.objective, OnPolicy) else UPDATES
 
 
 def _stepped(run: Path) -> list[dict[str, Any]]:
@@ -252,7 +269,11 @@ def _shortened(recipe: Recipe, config: Any, layers: int, folder: Path) -> Recipe
         document["model"] |= {"base": str(folder / "model"), "tokenizer": _tokenizer(recipe), "reference": None}
         if recipe.adapter is not None and recipe.adapter.start is not None:
             document["adapter"] = {"rank": 16}
-    document["optim"] |= {"steps": UPDATES, "epochs": None}
+    document["optim"] |= {"steps": _updates(recipe), "epochs": None}
+    if isinstance(recipe.objective, OnPolicy):
+        # What random weights write is worth nothing, and from equal answers nothing is learned.
+        (folder / "differs.py").write_text(DIFFERS, encoding="utf-8")
+        document["objective"]["rewards"] += [{"kind": "custom", "file": str(folder / "differs.py")}]
     return Recipe.parse({**document, "evaluate": None, "save": None, "report": []})
 
 
@@ -306,7 +327,7 @@ def _planned(
     prices: tuple[float | None, float | None, float | None],
 ) -> Plan:
     feed = Feed(rows.train.examples, recipe)
-    each = float(rows.train.examples.tokens.mean())
+    each = _tokens_an_example(recipe, rows)
     real = recipe.optim.update_tokens or each * feed.update_examples
     tokens = round(real * feed.steps)
     parts = _parts(recipe, rows, line)
@@ -379,6 +400,13 @@ def _imports() -> int:
     return kilobytes << 10
 
 
+def _tokens_an_example(recipe: Recipe, rows: Rows) -> float:
+    """Tokens that an example has on average; with answers that are all as long as they may be."""
+    each = float(rows.train.examples.tokens.mean())
+    objective = recipe.objective
+    return objective.group * (each + objective.tokens) if isinstance(objective, OnPolicy) else each
+
+
 def _disk(recipe: Recipe, parts: Mapping[str, int]) -> int:
     result = parts["weights"] if recipe.adapter is None else parts["adapter"]
     state = result + parts["optimiser"]
@@ -389,7 +417,7 @@ def _disk(recipe: Recipe, parts: Mapping[str, int]) -> int:
 
 
 def _by_datasheet(recipe: Recipe, rows: Rows, where: Device, tokens: float) -> float | None:
-    if not where.flops:
+    if not where.flops or isinstance(recipe.objective, OnPolicy):  # to write is no matter of arithmetic
         return None
     total = budget.counts(recipe, rows.config).total
     passes = (6 if recipe.adapter is None else 4) + (2 if recipe.objective.reference else 0)

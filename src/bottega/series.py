@@ -15,23 +15,27 @@ Curve = tuple[Sequence[float], Sequence[float]]
 
 
 def charts(events: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Curve]]:
-    """The charts worth drawing, by title: losses, and each metric that was validated."""
+    """The charts worth drawing, by title: losses, and each metric that was validated, or else the first there is."""
     stepped = [event for event in events if event["type"] == "stepped"]
     validated = [event for event in events if event["type"] == "validated"]
-    losses = {"training": _averaged(stepped), "validation": _points(validated)}
-    found = {"loss": losses}
-    for name in validated[-1]["metrics"] if validated else ():
-        found[f"{name}, validation"] = {name: ([e["step"] for e in validated], [e["metrics"][name] for e in validated])}
+    found = {"loss": {"training": _averaged(_points(stepped)), "validation": _points(validated)}}
+    names = list(validated[-1]["metrics"]) if validated else list(stepped[-1]["metrics"])[:1] if stepped else []
+    for name in names:
+        found[name] = {"training": _averaged(_points(stepped, name)), "validation": _points(validated, name)}
     drawable = {title: {name: c for name, c in curves.items() if len(c[0]) > 1} for title, curves in found.items()}
     return {title: curves for title, curves in drawable.items() if curves}
 
 
-def _points(events: Sequence[Mapping[str, Any]]) -> Curve:
-    return [event["step"] for event in events], [event["loss"] for event in events]
+def _points(events: Sequence[Mapping[str, Any]], metric: str | None = None) -> Curve:
+    """The loss of each event, or a metric of those that have it."""
+    known = [event for event in events if metric is None or metric in event["metrics"]]
+    values = [event["loss"] if metric is None else event["metrics"][metric] for event in known]
+    return [event["step"] for event in known], values
 
 
-def _averaged(events: Sequence[Mapping[str, Any]]) -> Curve:
-    steps, values = _points(events)
+def _averaged(curve: Curve) -> Curve:
+    """The same in few points."""
+    steps, values = curve
     if len(steps) <= POINTS:
         return steps, values
     parts = np.array_split(np.array([steps, values], float), POINTS, axis=1)

@@ -33,7 +33,7 @@ BARS = 12
 LINES = 20
 """How many lines of a run's progress stay where there is no live line to show it."""
 
-SHOWN = 160
+ANSWER = 160
 """Most characters of an answer in one line."""
 
 
@@ -98,7 +98,7 @@ def _noted(event: Noted) -> str:
 def _answered(event: Answered) -> str:
     """The best and the worst of the answers to a prompt, each in a line."""
     found = sorted(zip(event.rewards, event.answers, strict=True))
-    lines = [f"\n    {reward:.3g}: {' '.join(text.split())[:SHOWN]}" for reward, text in (found[-1], found[0])]
+    lines = [f"\n    {reward:.3g}: {' '.join(text.split())[:ANSWER]}" for reward, text in (found[-1], found[0])]
     return escape(f"step {event.step:>6}  answers, by their rewards, to {event.where}{''.join(lines)}")
 
 
