@@ -73,7 +73,8 @@ class Model(Section):
     )
     tokenizer: str | None = Field(None, description="Folder or hub id of the tokenizer; default: that of `base`.")
     reference: str | None = Field(
-        None, description="Folder, run or hub id that dpo and kto compare with; default: the policy as the run begins."
+        None,
+        description="Folder, run or hub id that dpo, kto and grpo compare with; default: the policy as the run begins.",
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="Weights and computation; `auto` is bfloat16 where the hardware multiplies it."

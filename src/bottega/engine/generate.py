@@ -126,13 +126,12 @@ class Writer:
         if not self.packed and not self.network.config.is_encoder_decoder:
             yield from ([row] for row in rows)
             return
-        group: list[_Row] = []
-        longest = 0
+        group, prompts = list[_Row](), 0
         for row in sorted(rows, key=lambda row: (len(row.prompt), row.prompt)):
-            longest = max(longest, len(row.prompt) + tokens)
-            if group and longest * (len(group) + 1) > BATCH_TOKENS:
+            prompts += not group or group[-1].prompt != row.prompt
+            if group and prompts * len(row.prompt) + tokens * (len(group) + 1) > BATCH_TOKENS:
                 yield group
-                group, longest = [], len(row.prompt) + tokens
+                group, prompts = [], 1
             group.append(row)
         if group:
             yield group

@@ -44,6 +44,7 @@ class Grpo(OnPolicy):
     unfinished what of answers that did not end in time: `learn` from them, or `skip` them (DAPO)
     """
 
+    # What others begin with; what is best depends on the rewards more than on the model.
     lr: ClassVar[tuple[float, float]] = (1e-6, 2e-5)
 
     kind: Literal["grpo"] = "grpo"
