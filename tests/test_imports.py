@@ -23,6 +23,7 @@ LAYERS = [
     {"opening", "cards", "beginnings"},
     {"session"},
     {"rollout"},
+    {"judges"},
     {"rows", "guard", "budget"},
     {"feed", "engine"},
     {"models"},

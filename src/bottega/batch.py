@@ -61,6 +61,12 @@ class Row:
         return self.tokens if self.both_ways else self.tokens[: int(self.at[-1]) + 1]
 
     @property
+    def prompt(self) -> list[int]:
+        """What an answer is written after: all of it, or what is read."""
+        tokens: list[int] = (self.tokens if self.source is None else self.source).tolist()
+        return tokens
+
+    @property
     def labelled(self) -> int:
         """Predictions that carry loss."""
         return int(np.count_nonzero(self.weight))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -13,15 +14,18 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from bottega import objectives
-from bottega.errors import DataError, RecipeError
+from bottega.errors import BottegaError, DataError, RecipeError
 from bottega.recipe import Adapter, Data, Evaluate, Model, Optim, Recipe, Save, Source, nearest
-from bottega.records import Record
+from bottega.records import Posed, Record
 
 LIKELY = ("dpo", "kto", "classify", "tag", "contrastive", "causal", "sft", "grpo")
 """Objectives for rows of which nothing is said: the first that reads them."""
 
 NEEDED: dict[str, dict[str, Any]] = {"custom": {"file": "my_loss.py"}, "grpo": {"rewards": ["exact"]}}
 """What an objective cannot do without."""
+
+UNANSWERED: dict[str, Any] = {"rewards": [{"kind": "custom", "file": "my_reward.py"}]}
+"""Of prompts without a right answer only a reward of one's own says something."""
 
 WIDTH = 46
 """Where comments begin."""
@@ -50,16 +54,29 @@ def _seen(path: str | None, folder: Path) -> str | None:
 
 def fitting(path: str) -> str:
     """The objective the rows of a file are for."""
-    from bottega.data.formats import records
-    from bottega.data.sources import rows
-
-    ((_, found),) = rows([Source(path=str(Path(path).absolute()))])
-    record = next(records(found, reads=get_args(Record)), None)
+    record = _first(path, get_args(Record))
     for kind in LIKELY:
         if isinstance(record, objectives.load(kind).reads):
             return kind
     what = "no row" if record is None else f"{type(record).__name__.lower()} rows, which no objective learns from yet"
     raise DataError(what, where=path, fix=f"name the task: {', '.join(objectives.kinds())}")
+
+
+def _answered(path: str) -> bool:
+    """Whether the first of some prompts has a right answer; what cannot be read is taken to have one."""
+    with contextlib.suppress(BottegaError):
+        found = _first(path, (Posed,))
+        return not isinstance(found, Posed) or bool(found.right)
+    return True
+
+
+def _first(path: str, reads: tuple[type, ...]) -> Record | None:
+    """The record of the first row of a file, read as one of these."""
+    from bottega.data.formats import records
+    from bottega.data.sources import rows
+
+    ((_, found),) = rows([Source(path=str(Path(path).absolute()))])
+    return next(records(found, reads=reads), None)
 
 
 def _head(task: str) -> Iterator[str]:
@@ -85,7 +102,8 @@ def _recipe(task: str, model: str | None, data: str | None) -> Iterator[str]:
     if not scratch and objective.head == "language":
         yield from _section("adapter", Adapter, {"rank": 16, "alpha": 32})
     yield from _section("data", Data, {"train": data or "rows.jsonl", "validation": 0.1})
-    yield from _section("objective", objective, {"kind": task, **NEEDED.get(task, {})})
+    needed = UNANSWERED if task == "grpo" and data is not None and not _answered(data) else NEEDED.get(task, {})
+    yield from _section("objective", objective, {"kind": task, **needed})
     optim: dict[str, Any] = {"optimizer": "muon", "lr": 5e-3, "update_tokens": 16384} if scratch else {"epochs": 3}
     yield from _section("optim", Optim, optim)
     yield from _section("evaluate", Evaluate, {"stop_after": 5})

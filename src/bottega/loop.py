@@ -140,7 +140,8 @@ def _step(session: Session, update: Update, drawn: Drawn, clock: Clock) -> Stepp
     batches = session.batches(drawn.examples)
     counts = counted(batches)
     total, metrics = 0.0, Means()
-    for part in engine.accumulate(session.informed(batches, drawn.examples), counts, step=update.step):
+    informed = session.informed(batches, drawn.examples)
+    for part in engine.accumulate(informed, counts, step=update.step, noise=drawn.noise):
         total += part.share
         metrics.add(part.metrics, part.batch)
     held, general = session.hold(update.step)

@@ -48,9 +48,13 @@ def function(path: str, name: str, example: str) -> Callable[..., Any]:
 
 def marked(mark: Any, path: str) -> float:
     """What a function of a file gave, as a number; a RecipeError where it is none."""
-    if not isinstance(mark, (int, float)) or not math.isfinite(mark):
+    try:
+        number = math.nan if isinstance(mark, (str, bytes)) else float(mark)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
         raise RecipeError(f"score gives {mark!r}, which is no number", where=path, fix="return a number, True or False")
-    return float(mark)
+    return number
 
 
 def module(path: str) -> ModuleType:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +13,18 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from bottega.batch import Example, Row
+from bottega.batch import Example
 from bottega.data.codec import Codec
 from bottega.engine.engine import Engine
 from bottega.engine.generate import Continuation
 from bottega.errors import CheckpointError, RunError
 from bottega.events import Answered
-from bottega.models.adapters import load_scorer
-from bottega.models.load import is_encoder, load_tokenizer, locate, max_length
-from bottega.models.scorer import Scorer, batched
-from bottega.objectives import Answer, OnPolicy
+from bottega.judges import Judges
+from bottega.objectives import Answer, OnPolicy, alike
 from bottega.packing import divide, pack
 from bottega.randomness import derive
-from bottega.records import Posed, Unusable
 from bottega.rewards import Written
+from bottega.rewards.model import Model
 from bottega.sampling import Sampling
 
 FILE = "rollout.safetensors"
@@ -42,11 +38,13 @@ class Drawn:
     """What an update learns from, and what is to be told of it.
 
     answered  one of its prompts, with what was written
+    noise     what dropout is drawn by, where not by the step
     """
 
     examples: list[Example]
     metrics: Mapping[str, float] = field(default_factory=dict)
     answered: Answered | None = None
+    noise: int | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,12 @@ class Rollouts:
     def __init__(self, objective: OnPolicy, engine: Engine, codec: Codec, tokens: int, *, packed: bool) -> None:
         self.objective, self.engine, self.codec = objective, engine, codec
         self.tokens, self.packed = tokens, packed
-        self.judges = Judges(str(engine.scorer.network.device))
+        network = engine.scorer.network
+        self.judges = Judges(str(network.device), str(network.dtype).removeprefix("torch."))
+        for reward in objective.rewards:
+            reward.check()
+            if isinstance(reward, Model):
+                self.judges.load(reward.model)
         self._round: _Round | None = None
 
     def drawn(self, step: int, posed: Sequence[Example]) -> Drawn:
@@ -81,10 +84,11 @@ class Rollouts:
         examples = self.objective.learned(posed, found.answers)
         if self.objective.passes > 1:
             if found.old is None:
-                found = _Round(number, found.answers, found.metrics, self._old(examples), found.answered)
+                found = _Round(number, found.answers, found.metrics, self._old(examples, number), found.answered)
             examples = _beside(examples, found.old)
             self._round = found
-        return Drawn(examples, found.metrics, found.answered if begun else None)
+        # A ratio tells how far the policy has moved, if the noise is the same in all updates of a round.
+        return Drawn(examples, found.metrics, found.answered if begun else None, number)
 
     def validated(self, posed: Sequence[Example], seed: int) -> tuple[float, dict[str, float]]:
         """(mean reward, metrics) of one answer to each prompt."""
@@ -110,7 +114,7 @@ class Rollouts:
         metrics = self._metrics(everyone, marks)
         metrics |= {
             "reward_spread": float(rewards.std(1, ddof=1).mean()),
-            "even_groups": float((np.ptp(rewards, axis=1) == 0).mean()),
+            "even_groups": float(alike(rewards).mean()),
         }
         return _Round(number, answers, metrics, None, self._told(step, written[0], rewards[0].tolist()))
 
@@ -120,7 +124,7 @@ class Rollouts:
     def _continuations(self, posed: Sequence[Example], seed: int, count: int) -> list[list[Continuation]]:
         objective = self.objective
         settings = Sampling(tokens=objective.tokens, temperature=objective.temperature, stop=objective.stop, seed=seed)
-        prompts = [_prompt(example.rows[0]) for example in posed]
+        prompts = [example.rows[0].prompt for example in posed]
         return self.engine.sample(prompts, settings, ends=self.codec.ends, continuations=count)
 
     def _marks(self, written: Sequence[Written]) -> NDArray[np.float64]:
@@ -158,12 +162,12 @@ class Rollouts:
             step=step, where=written[0].posed.where, prompt=prompt[-SHOWN:], answers=texts, rewards=list(rewards)
         )
 
-    def _old(self, examples: Sequence[Example]) -> NDArray[np.float32]:
-        """The log-probabilities of what the examples predict, by the policy as it is."""
+    def _old(self, examples: Sequence[Example], noise: int) -> NDArray[np.float32]:
+        """The log-probabilities of what the examples predict, by the policy as it is, in an update's micro-batches."""
         found: dict[int, NDArray[np.float32]] = {}
-        for group in divide(examples, self.tokens, share=self.packed):
+        for place, group in enumerate(divide(examples, self.tokens, share=self.packed)):
             batch = pack(group, share=self.packed).to(str(self.engine.scorer.network.device))
-            logp = self.engine.score(batch)["logp"].float().cpu().numpy()
+            logp = self.engine.rehearse(batch, noise=noise, number=place)["logp"].float().cpu().numpy()
             ends = np.cumsum([len(example.rows[0].at) for example in group])[:-1]
             found |= {id(example): part for example, part in zip(group, np.split(logp, ends), strict=True)}
         return np.concatenate([found[id(example)] for example in examples])
@@ -181,7 +185,8 @@ class Rollouts:
             "ended": np.array([one.ended for one in answers]),
             "old": self._round.old,
         }
-        told = {"number": str(self._round.number), "metrics": json.dumps(self._round.metrics)}
+        # In one entry: several would be written in any order.
+        told = {"round": json.dumps({"number": self._round.number, "metrics": dict(self._round.metrics)})}
         save_file({name: torch.from_numpy(array) for name, array in arrays.items()}, folder / FILE, told)
 
     def load(self, folder: Path, step: int) -> None:
@@ -192,18 +197,13 @@ class Rollouts:
             fix = "start a new run with its recipe.yaml"
             raise CheckpointError(f"{FILE} is missing, so no resume from it would be exact", where=str(folder), fix=fix)
         with safe_open(folder / FILE, "np") as file:
-            arrays, told = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118, it is no mapping
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
+            told = json.loads(file.metadata()["round"])
         parts = np.split(arrays["tokens"], np.cumsum(arrays["sizes"])[:-1])
         values = zip(parts, arrays["rewards"].tolist(), arrays["ended"].tolist(), strict=True)
         answers, size = [Answer(*one) for one in values], self.objective.group
         groups = [answers[start : start + size] for start in range(0, len(answers), size)]
-        self._round = _Round(int(told["number"]), groups, json.loads(told["metrics"]), arrays["old"])
-
-
-def _prompt(row: Row) -> list[int]:
-    """What an answer is written after."""
-    tokens: list[int] = (row.tokens if row.source is None else row.source).tolist()
-    return tokens
+        self._round = _Round(told["number"], groups, told["metrics"], arrays["old"])
 
 
 def _judged(posed: Sequence[Example], continuations: Sequence[Sequence[Continuation]]) -> list[list[Written]]:
@@ -220,38 +220,3 @@ def _beside(examples: Sequence[Example], old: NDArray[np.float32] | None) -> lis
     ends = np.cumsum([len(example.rows[0].at) for example in examples])[:-1]
     parts = zip(examples, np.split(old, ends), strict=True)
     return [Example(example.id, (example.rows[0].marked(old=part),)) for example, part in parts]
-
-
-class Judges:
-    """Reward models, each loaded when it is first asked."""
-
-    def __init__(self, device: str) -> None:
-        self.device = device
-        self._loaded = cache(self._load)
-
-    def __call__(self, name: str, written: Sequence[Written]) -> list[float]:
-        """What the model of this name says of each answer."""
-        scorer, codec = self._loaded(name)
-        found = [math.nan] * len(written)
-        with torch.no_grad():
-            for numbers, batch in batched([self._row(one, codec) for one in written], scorer):
-                scores = scorer(batch, frozenset({"logits"}))["logits"][:, 0].tolist()
-                for number, score in zip(numbers, scores, strict=True):
-                    found[number] = score
-        return found
-
-    def _load(self, name: str) -> tuple[Scorer, Codec]:
-        tokenizer = load_tokenizer(locate(name).tokenizer)
-        scorer = load_scorer(name, "auto", self.device, "class", ["reward"], tokenizer)
-        config = scorer.network.config
-        codec = Codec(tokenizer, max_length=max_length(None, config), too_long="truncate", both_ways=is_encoder(config))
-        return scorer, codec
-
-    def _row(self, one: Written, codec: Codec) -> Row:
-        """A prompt with its answer, as training has it; an empty answer is the prompt alone."""
-        posed: Posed = one.posed
-        try:
-            return codec.whole(codec.continued(posed.where, posed.prompt, one.text, posed.tools).tokens, 0)
-        except Unusable:
-            prompt = codec.prefix(posed.prompt, posed.tools)[-codec.max_length :]
-            return codec.whole(np.array(prompt, np.int64), 0)

@@ -288,7 +288,8 @@ class Session:
 
     def due_answers(self, step: int) -> bool:
         """Whether what the policy answers is to be told: about ten times in a run."""
-        return step == 1 or step % max(1, self.feed.steps // VALIDATIONS) == 0
+        rounds, number = self.feed.steps // self.feed.passes, (step - 1) // self.feed.passes
+        return number % max(1, rounds // VALIDATIONS) == 0
 
     def due_save(self, step: int) -> bool:
         return self.recipe.save is not None and step % self.recipe.save.every == 0

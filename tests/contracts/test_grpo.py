@@ -16,6 +16,7 @@ from worlds import world
 import bottega
 from bottega import objectives
 from bottega.batch import Example, Row, counted
+from bottega.errors import Diverged
 from bottega.models.load import fit_model
 from bottega.objectives import Answer
 from bottega.objectives.grpo import Grpo
@@ -173,6 +174,42 @@ def test_a_run_cut_between_two_passes_goes_on_with_its_answers(tmp_path: Path) -
     assert len({json.dumps(metrics) for _, metrics in told[0]}) > 3
     model = "model/model.safetensors"
     assert (tmp_path / "whole" / model).read_bytes() == (tmp_path / "cut" / model).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "noise", [{"adapter": {"rank": 4, "dropout": 0.3}}, {"neftune": 5.0}], ids=["dropout", "noise"]
+)
+def test_nothing_is_clipped_before_anything_moved(noise: dict[str, Any], tmp_path: Path) -> None:
+    document = recipe(tmp_path, rewards={"kind": "pattern", "pattern": "[a-m]"}, passes=2).document()
+    document["optim"] |= {"steps": 8, "neftune": noise.get("neftune")}
+    found = bottega.Recipe.parse(document | {"adapter": noise.get("adapter")})
+    clipped = [event.metrics["clipped"] for event in bottega.train(found, tmp_path / "run") if event.type == "stepped"]
+    assert set(clipped[0::2]) == {0.0}
+    assert max(clipped[1::2]) > 0
+
+
+def test_answers_are_told_about_ten_times_whatever_the_passes(tmp_path: Path) -> None:
+    found = recipe(tmp_path, rewards={"kind": "pattern", "pattern": "[a-m]"}, passes=2).document()
+    found["optim"] |= {"steps": 40}
+    events = list(bottega.train(bottega.Recipe.parse(found), tmp_path / "run"))
+    assert [event.step for event in events if event.type == "answered"] == list(range(1, 40, 4))
+
+
+def test_scores_that_are_no_numbers_end_the_run_with_a_reason(tmp_path: Path) -> None:
+    document = recipe(tmp_path, rewards={"kind": "pattern", "pattern": "[a-m]"}).document()
+    document["optim"] |= {"lr": 1e30}
+    with pytest.raises(Diverged, match=r"no numbers|is nan|is inf"):
+        list(bottega.train(bottega.Recipe.parse(document), tmp_path / "run"))
+
+
+def test_answers_that_are_all_to_be_skipped_hold_nothing_to_the_reference() -> None:
+    own = world("grpo", "{}", "llama")
+    objective = made(unfinished="skip", beta=0.5)
+    (example,) = objective.learned(posed([1, 9, 10]), answers([([30, 31], 1.0), ([33], 0.2)], ended=False))
+    batch = pack([example])
+    batch = batch.with_columns(reference=torch.full((len(batch.at),), -3.0))
+    loss = objective.loss(own.scorer()(batch, objective.outputs), batch)
+    assert float(loss.total(counted([batch])).detach()) == 0.0
 
 
 CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [

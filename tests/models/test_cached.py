@@ -78,6 +78,29 @@ def test_scores_are_those_of_whole_rows(kind: str) -> None:
             close(found, of_whole_rows(network, rows))
 
 
+@torch.no_grad()
+def test_a_prompt_with_most_of_the_rows_costs_no_more_than_they_do() -> None:
+    network = network_of("llama")
+    draw = np.random.default_rng(0)
+    prompts = [draw.integers(5, 250, 9).tolist() for _ in range(12)]
+    of = [0] * 30 + list(range(1, 12))
+    batch = pack([example(prompt) for prompt in prompts])
+    whole, kept = padded(batch), Kept(layout_for(padded(batch)))
+    scores(network, whole.tokens, whole.position, kept, batch.at)
+    layout = CachedLayout(batch, kept, of)
+    assert len(layout.lengths) * layout.most <= 2 * len(of)
+    rows = [list(prompts[place]) for place in of]
+    for left in (None, [0, 1, *range(5, 30), 33, 40], None):
+        if left is not None:
+            layout.keep(left)
+            rows = [rows[place] for place in left]
+        new = torch.from_numpy(draw.integers(5, 250, len(rows)))
+        rows = [[*row, int(token)] for row, token in zip(rows, new, strict=True)]
+        layout.begin()
+        layout.rewind()
+        close(scores(network, new, layout.position, layout, 0), of_whole_rows(network, rows))
+
+
 def close(one: torch.Tensor, other: torch.Tensor) -> None:
     tolerance = 2e-4 if one.dtype == torch.float32 else 2e-6
     assert (one - other).abs().max() <= tolerance * other.abs().max()

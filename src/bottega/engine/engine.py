@@ -74,9 +74,16 @@ class Engine:
         self.scorer.eval()
         scorer = self.reference if reference and self.reference is not None else self.scorer
         switched = without(self.scorer.model) if reference and self.reference is None else contextlib.nullcontext()
-        with _memory_named(), switched:
+        with memory_named(), switched:
             how = {"tempering": self.objective.tempering if outputs is None else 1.0}
             return cast("dict[str, Tensor]", scorer(batch, outputs or self.objective.outputs, **how))
+
+    @torch.no_grad()
+    def rehearse(self, batch: Batch, *, noise: int, number: int) -> dict[str, Tensor]:
+        """What `accumulate` will score the batch, the `number`th of its update, if nothing moves until then."""
+        self.scorer.train()
+        with memory_named(), self._in_one_order():
+            return self._scored(batch, noise, number)
 
     def complete(self, batch: Batch) -> Batch:
         """The batch with the columns its objective needs from the engine."""
@@ -86,16 +93,20 @@ class Engine:
             else batch
         )
 
-    def accumulate(self, batches: Sequence[Batch], counts: Mapping[Unit, float], *, step: int) -> list[Part]:
+    def accumulate(
+        self, batches: Sequence[Batch], counts: Mapping[Unit, float], *, step: int, noise: int | None = None
+    ) -> list[Part]:
         """Add the gradient of the update's loss; returns what each batch came to, or all together where it is joint.
 
         counts  of the *whole* update, taken before its first backward
+        noise   dropout is drawn by this number: the same in updates with the same one; by default the step's
         """
         self.scorer.train()
-        with _memory_named(), self._in_one_order():
+        noise = step if noise is None else noise
+        with memory_named(), self._in_one_order():
             if self.objective.joint and len(batches) > 1:
-                return [self._jointly(batches, counts, step)]
-            return [self._apart(batch, counts, step, number) for number, batch in enumerate(batches)]
+                return [self._jointly(batches, counts, step, noise)]
+            return [self._apart(batch, counts, step, noise, number) for number, batch in enumerate(batches)]
 
     def _in_one_order(self) -> AbstractContextManager[None]:
         """Inside, a model with its own attention adds up gradients in one order on an accelerator as well."""
@@ -103,32 +114,32 @@ class Engine:
             return contextlib.nullcontext()
         return cast("AbstractContextManager[None]", sdpa_kernel(SDPBackend.MATH))
 
-    def _apart(self, batch: Batch, counts: Mapping[Unit, float], step: int, number: int) -> Part:
-        scores = self._scored(batch, step, number)
+    def _apart(self, batch: Batch, counts: Mapping[Unit, float], step: int, noise: int, number: int) -> Part:
+        scores = self._scored(batch, noise, number)
         total, part = self._judged(scores, batch, counts, step)
         torch.autograd.backward(total)
         return part
 
-    def _jointly(self, batches: Sequence[Batch], counts: Mapping[Unit, float], step: int) -> Part:
+    def _jointly(self, batches: Sequence[Batch], counts: Mapping[Unit, float], step: int, noise: int) -> Part:
         """The gradient of a loss of all scores, by the memory of one batch (Gao et al. 2021, arXiv 2101.06983).
 
         All are scored without gradient; that of the loss is taken for their scores, and each batch, scored a second
         time with the same dropout, carries its own share of it on.
         """
         with torch.no_grad():
-            found = [self._scored(batch, step, number) for number, batch in enumerate(batches)]
+            found = [self._scored(batch, noise, number) for number, batch in enumerate(batches)]
         scores = {name: torch.cat([one[name] for one in found]).requires_grad_() for name in found[0]}
         total, part = self._judged(scores, joined(batches), counts, step)
         slopes = torch.autograd.grad(total, list(scores.values()))
         sizes = [len(batch.at) for batch in batches]
         shares = zip(*(torch.split(slope, sizes) for slope in slopes), strict=True)
         for number, (batch, own) in enumerate(zip(batches, shares, strict=True)):
-            torch.autograd.backward(list(self._scored(batch, step, number).values()), own)
+            torch.autograd.backward(list(self._scored(batch, noise, number).values()), own)
         return part
 
-    def _scored(self, batch: Batch, step: int, number: int) -> dict[str, Tensor]:
+    def _scored(self, batch: Batch, noise: int, number: int) -> dict[str, Tensor]:
         """The scores of an update's batch, the same at every call."""
-        torch.manual_seed(derive(self.seed, "dropout", step, number))
+        torch.manual_seed(derive(self.seed, "dropout", noise, number))
         objective = self.objective
         how = {"weighted": objective.weighted, "smoothing": objective.smoothing, "tempering": objective.tempering}
         with self.saving:
@@ -167,7 +178,7 @@ class Engine:
             before = self.score(batch, reference=True, outputs=STATES)["states"] if anchor else None
             self.scorer.train()
             torch.manual_seed(derive(self.seed, "guard", step, number))
-            with _memory_named(), self._in_one_order(), self.saving:
+            with memory_named(), self._in_one_order(), self.saving:
                 how = {"weighted": objective.weighted and not anchor, "smoothing": objective.smoothing}
                 scores = self.scorer(batch, objective.outputs | (STATES if anchor else frozenset()), **how)
                 loss = objective.loss(scores, batch)
@@ -197,7 +208,7 @@ class Engine:
                 where=_named(ids),
                 fix="lower optim.lr; the weights are as they were before this step",
             )
-        with _memory_named():
+        with memory_named():
             self.optimizer.step(lr, norm)
         return float(norm)
 
@@ -206,7 +217,8 @@ class Engine:
     ) -> list[list[Continuation]]:
         """Continuations of each prompt by the model as it is now; one of `ends` ends them."""
         writer = Writer(self.scorer.network, self.tokenizer, ends, packed=self.scorer.fit.packed)
-        return writer.write(prompts, settings, continuations=continuations)
+        with memory_named():
+            return writer.write(prompts, settings, continuations=continuations)
 
     def save(self, folder: Path, *, step: int, state: bool) -> None:
         """The model or adapter in transformers' and PEFT's own format with its tokenizer; `state` to go on from.
@@ -263,7 +275,8 @@ def _named(names: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def _memory_named() -> Iterator[None]:
+def memory_named() -> Iterator[None]:
+    """Turn what torch raises without memory into an OutOfMemory with its remedies."""
     try:
         yield
     except (torch.OutOfMemoryError, RuntimeError) as error:

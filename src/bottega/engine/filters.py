@@ -14,6 +14,9 @@ BLOCK = 256
 
 BELOW_ONE = 1 - 2**-53
 
+NONE = -1
+"""Stands for a token where there is none to be had."""
+
 
 def filtered(logits: Tensor, seen: Tensor | None, settings: Sampling) -> Tensor:
     """[B, V] logits → the logits that are drawn from, in float32 or wider.
@@ -49,16 +52,24 @@ def _top_p(logits: Tensor, mass: float) -> Tensor:
 def draw(logits: Tensor, chance: Tensor) -> Tensor:
     """[B, V] filtered logits, [B] numbers from 0 to 1 → [B] tokens, by the inverse of the cumulative distribution.
 
-    In two steps, a block of tokens and one of it: adding up all of a vocabulary one by one is slow, and inexact.
+    In two steps, a block of tokens and one of it: adding up all of a vocabulary one by one is slow, and inexact. Where
+    logits are no numbers, the token is `NONE`.
     """
     count, size = logits.shape
     shares = logits.new_zeros(count, -(-size // BLOCK) * BLOCK)
-    torch.sub(logits, logits.amax(-1, keepdim=True), out=shares[:, :size])
+    most = logits.amax(-1, keepdim=True)
+    torch.sub(logits, most, out=shares[:, :size])
     shares[:, :size].exp_()
     blocks = shares.view(count, -1, BLOCK)
     block, within = _found(blocks.sum(-1, dtype=torch.float64), chance)
     chosen = blocks[torch.arange(count, device=logits.device), block].double()
-    return block * BLOCK + _found(chosen, within)[0]
+    return torch.where(most.squeeze(1).isfinite(), block * BLOCK + _found(chosen, within)[0], NONE)
+
+
+def likeliest(logits: Tensor) -> Tensor:
+    """[B, V] logits → [B] tokens; `NONE` where they are no numbers."""
+    most, token = logits.max(-1)
+    return torch.where(most.isfinite(), token, NONE)
 
 
 def _found(shares: Tensor, chance: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,7 +77,7 @@ def _found(shares: Tensor, chance: Tensor) -> tuple[Tensor, Tensor]:
     ends = shares.cumsum(-1)
     # Scaled by its own end, so that rounding leaves no room beyond the last.
     wanted = (chance * ends[:, -1])[:, None]
-    place = torch.searchsorted(ends, wanted, right=True)
+    place = torch.searchsorted(ends, wanted, right=True).clamp(max=ends.shape[1] - 1)
     own = shares.gather(1, place)
     within = (wanted - (ends.gather(1, place) - own)) / own
     return place.squeeze(1), within.clamp(0, BELOW_ONE).squeeze(1)

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from bottega.batch import Example, Row
 from bottega.data.stream import StopStrings, TextStream
-from bottega.engine.filters import draw, filtered
+from bottega.engine.filters import NONE, draw, filtered, likeliest
 from bottega.engine.recorded import Recorded
+from bottega.errors import Diverged
 from bottega.models.attention import layout_for
 from bottega.models.attention.cached import CachedLayout, Kept
 from bottega.models.attention.mask import Layout, padded
@@ -144,8 +145,15 @@ class Writer:
         while rows:
             chance = torch.tensor([next(row.chances) for row in rows], dtype=torch.float64, device=logits.device)
             ready = filtered(logits, seen, settings)
-            drawn = draw(ready, chance) if settings.temperature else ready.argmax(-1)
-            for row, token in zip(rows, drawn.tolist(), strict=True):
+            drawn = draw(ready, chance) if settings.temperature else likeliest(ready)
+            tokens = drawn.tolist()
+            if NONE in tokens:
+                raise Diverged(
+                    "the scores of the next token are no numbers",
+                    where="what the model writes",
+                    fix="if it is being trained, lower optim.lr; else its weights are damaged, or dtype is too narrow",
+                )
+            for row, token in zip(rows, tokens, strict=True):
                 yield row.add(token)
             kept = [place for place, row in enumerate(rows) if row.reason is None]
             if not kept:
@@ -239,7 +247,7 @@ class _Packed:
         self.layout = CachedLayout(batch, kept, places)
         self.live = list(range(len(places)))
         self.tokens = batch.tokens.new_zeros(len(places))
-        self.next = Recorded(self._next, device=self.network.device)
+        self.next, self.moved = Recorded(self._next, self.network, device=self.network.device), 0
         return logits[torch.tensor(places, device=logits.device)]
 
     def step(self, drawn: Tensor, kept: Sequence[int]) -> Tensor:
@@ -249,12 +257,12 @@ class _Packed:
             self.layout.keep(self.live)
             self.live = list(range(len(self.live)))
             self.tokens = self.tokens.new_zeros(len(self.live))
-            self.next = Recorded(self._next, device=self.network.device)
+            self.moved += 1
         all_live = len(self.live) == len(self.tokens)
         places = None if all_live else torch.tensor(self.live, device=drawn.device)
         self.tokens.copy_(drawn) if places is None else self.tokens.index_copy_(0, places, drawn)
         self.layout.begin()
-        logits = self.next((self.layout.looked, self.layout.room))
+        logits = self.next((self.layout.looked, self.layout.room, self.moved))
         return logits if places is None else logits[places]
 
     def _next(self) -> Tensor:

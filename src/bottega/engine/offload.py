@@ -42,7 +42,7 @@ class Offload(saved_tensors_hooks):
             return tensor
         if self.side is None:
             return Sent(tensor.detach().clone(), tensor.device)
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        host = torch.empty_like(tensor, device="cpu", pin_memory=True)
         self.side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.side):
             host.copy_(tensor, non_blocking=True)

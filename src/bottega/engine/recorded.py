@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable
+from weakref import WeakSet
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+UNABLE: WeakSet[nn.Module] = WeakSet()
+"""Models of which nothing could be recorded: it is not tried again."""
 
 
 class Recorded:
-    """Calls of `run`, whose inputs and outputs stay where they are in memory; on a CPU just calls.
+    """Calls of `run`, a step of `model` whose inputs stay where they are in memory; on a CPU just calls.
 
     A token a row is so little work that an accelerator would wait for its host to launch it. What is played is held
     against what was computed by itself: where the two differ, or nothing can be recorded, there is a warning, and every
@@ -19,15 +23,16 @@ class Recorded:
     played  how often what was recorded did the work
     """
 
-    def __init__(self, run: Callable[[], Tensor], *, device: torch.device) -> None:
-        self.run, self.able, self.played = run, device.type == "cuda", 0
+    def __init__(self, run: Callable[[], Tensor], model: nn.Module, *, device: torch.device) -> None:
+        self.run, self.model, self.played = run, model, 0
+        self.able = device.type == "cuda"
         self._known: Hashable = None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._out: Tensor | None = None
 
     def __call__(self, shapes: Hashable) -> Tensor:
         """The output of `run`; `shapes` stands for all that its memory and its kernels depend on."""
-        if not self.able:
+        if not self.able or self.model in UNABLE:
             return self.run()
         if self._graph is None or shapes != self._known:
             return self._record(shapes)
@@ -47,16 +52,16 @@ class Recorded:
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph):
-                self._out = self.run()
+                out = self.run()
             graph.replay()
         except RuntimeError as error:
             return self._refuse(str(error).splitlines()[0], wanted)
-        if not torch.equal(self._out, wanted):
+        if not torch.allclose(out, wanted, rtol=0.0, atol=0.0, equal_nan=True):
             return self._refuse("what was recorded computes something else", wanted)
-        self._graph, self._known = graph, shapes
-        return self._out
+        self._graph, self._out, self._known = graph, out, shapes
+        return out
 
     def _refuse(self, why: str, out: Tensor) -> Tensor:
-        self.able, self._out = False, None
+        UNABLE.add(self.model)
         warnings.warn(f"each step is launched by itself, which is slower: {why}", RuntimeWarning, stacklevel=2)
         return out

@@ -21,7 +21,7 @@ from bottega.evaluation.cost import Cost
 from bottega.evaluation.endpoint import Endpoint, cost
 from bottega.evaluation.judging import judged
 from bottega.evaluation.prompting import BETWEEN, PASSAGES, ROOM, Put, Shot, begun, fitted, informed, said, shown
-from bottega.evaluation.rewarding import worth
+from bottega.evaluation.rewarding import Said, worth
 from bottega.evaluation.rivals import Rival
 from bottega.language import LanguageModel
 from bottega.metrics import Metric
@@ -126,8 +126,8 @@ def sit(
         scores += _chosen(exam, codec, model, counter(case.tell, f"weighing choices: {name}"))
     if not exam.written:
         return Sheet(name, scores, named)
-    texts, taken = _write(exam, model, stop, counter(case.tell, f"writing {len(exam.written)} answers: {name}"))
-    return Sheet(name, [*scores, *_marked(case, exam, texts)], named, texts, taken)
+    answers, taken = _write(exam, model, stop, counter(case.tell, f"writing {len(exam.written)} answers: {name}"))
+    return Sheet(name, [*scores, *_marked(case, exam, answers)], named, _texts(answers), taken)
 
 
 def _perplexity(nll: Numbers, tokens: Numbers) -> Scores:
@@ -177,7 +177,11 @@ def _chosen(exam: Exam, codec: Codec, model: LanguageModel, far: Far) -> list[Sc
     ]  # fmt: skip
 
 
-def _write(exam: Exam, model: LanguageModel, stop: tuple[str, ...], far: Far) -> tuple[list[str | None], Cost]:
+def _texts(answers: Sequence[Said | None]) -> list[str | None]:
+    return [None if one is None else one.text for one in answers]
+
+
+def _write(exam: Exam, model: LanguageModel, stop: tuple[str, ...], far: Far) -> tuple[list[Said | None], Cost]:
     """[R] what a model writes greedily to the questions that are written out, and what that takes."""
     asked = [cast(Question, exam.questions[place]) for place in exam.written]
     longest = max(exam.tokens, *(one.length for one in asked))
@@ -185,7 +189,7 @@ def _write(exam: Exam, model: LanguageModel, stop: tuple[str, ...], far: Far) ->
     # Near the model's last position each has its own room.
     roomy = [place for place, one in enumerate(asked) if len(one.asked) + longest <= limit]
     groups = [roomy, *([place] for place, one in enumerate(asked) if len(one.asked) + longest > limit)]
-    texts = list[str | None]([None] * exam.count)
+    answers = list[Said | None]([None] * exam.count)
     count, ended, started = 0, 0, time.perf_counter()
     for group in filter(None, groups):
         most = max(exam.tokens, *(asked[place].length for place in group))
@@ -194,22 +198,23 @@ def _write(exam: Exam, model: LanguageModel, stop: tuple[str, ...], far: Far) ->
         written = model.writer.write([asked[place].asked for place in group], settings, far=further)
         ended += len(group)
         for place, (answer,) in zip(group, written, strict=True):
-            texts[exam.written[place]] = answer.text
+            answers[exam.written[place]] = Said(answer.text, len(answer.tokens), answer.reason != "length")
             count += len(answer.tokens)
     seconds = (time.perf_counter() - started) / len(asked)
-    return texts, Cost(len(asked), sum(len(one.asked) for one in asked) / len(asked), count / len(asked), seconds)
+    return answers, Cost(len(asked), sum(len(one.asked) for one in asked) / len(asked), count / len(asked), seconds)
 
 
 def _further(far: Far, before: int, total: int, done: int, _: int) -> None:
     far(before + done, total)
 
 
-def _marked(case: Case, exam: Exam, texts: Sequence[str | None]) -> list[Scores]:
+def _marked(case: Case, exam: Exam, answers: Sequence[Said | None]) -> list[Scores]:
     """What was written, marked in every way there is."""
+    texts = _texts(answers)
     right = [() if one is None else (one.answer,) for one in exam.questions]
     found = [metric.scores(texts, right) for metric in exam.metrics]
     if isinstance(case.recipe.objective, OnPolicy):
-        found += worth(case, [None if one is None else one.where for one in exam.questions], texts)
+        found += worth(case, [None if one is None else one.where for one in exam.questions], answers)
     if case.means.judge is not None:
         case.tell(f"asking {case.means.judge.model} to judge")
         found.append(
@@ -312,5 +317,5 @@ def _told(case: Case, exam: Exam, name: str, answers: Mapping[int, str]) -> Shee
         named = np.array([begun(answers[place], exam.labels) for place in places])
         scores += [one.within(places, exam.count) for one in classes(right, named, len(exam.labels))]
     written = set(exam.written)
-    texts = [answers.get(place) if place in written else None for place in range(exam.count)]
-    return Sheet(name, [*scores, *(_marked(case, exam, texts) if written else [])], said=texts)
+    told = [Said(answers[place]) if place in written and place in answers else None for place in range(exam.count)]
+    return Sheet(name, [*scores, *(_marked(case, exam, told) if written else [])], said=_texts(told))

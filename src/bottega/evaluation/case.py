@@ -23,13 +23,13 @@ from bottega.evaluation.endpoint import Endpoint
 from bottega.evaluation.near import Index, Vectors, Words
 from bottega.evaluation.rivals import Rival
 from bottega.feed import Reader
+from bottega.judges import Judges
 from bottega.metrics import Metric, fitting
 from bottega.models.load import load_tokenizer, locate
 from bottega.progress import Tell
 from bottega.randomness import derive
 from bottega.recipe import Recipe
 from bottega.records import Record, Unusable
-from bottega.rollout import Judges
 from bottega.scores import Scores
 
 POOL = 20_000
@@ -162,7 +162,7 @@ class Case:
     @cached_property
     def judges(self) -> Judges:
         """Reward models, each loaded once for all contenders."""
-        return Judges("cuda" if torch.cuda.is_available() else "cpu")
+        return Judges("cuda" if torch.cuda.is_available() else "cpu", self.dtype)
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -7,10 +7,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from bottega.data.codec import Codec
+from bottega.batch import Row
+from bottega.data.codec import Codec, TemplateRefused
 from bottega.errors import DataError
 from bottega.evaluation.case import Case, Sheet
 from bottega.evaluation.cost import Cost
@@ -23,7 +25,15 @@ from bottega.sampling import Sampling
 from bottega.scores import Scores, average
 
 
-def worth(case: Case, places: Sequence[str | None], texts: Sequence[str | None]) -> list[Scores]:
+class Said(NamedTuple):
+    """An answer in words; how many tokens it took and whether it ended, where that is known."""
+
+    text: str
+    tokens: int | None = None
+    ended: bool = True
+
+
+def worth(case: Case, places: Sequence[str | None], answers: Sequence[Said | None]) -> list[Scores]:
     """The reward of each answer, [R] of them, and each of its parts where there are several.
 
     places  where the record of each comes from
@@ -31,20 +41,23 @@ def worth(case: Case, places: Sequence[str | None], texts: Sequence[str | None])
     objective = case.recipe.objective
     assert isinstance(objective, OnPolicy)
     posed = {record.where: record for record in case.records if isinstance(record, Posed)}
-    known = [
-        number for number, (place, text) in enumerate(zip(places, texts, strict=True)) if place and text is not None
-    ]
-    written = [_written(case, posed[str(places[number])], str(texts[number])) for number in known]
-    marks = [reward.marks(written, case.judges) for reward in objective.rewards] if written else []
-    weights = [reward.weight for reward in objective.rewards]
-    whole = [sum(weight * mark for weight, mark in zip(weights, row, strict=True)) for row in zip(*marks, strict=True)]
-    parts = zip(objective.rewards, marks, strict=False) if len(objective.rewards) > 1 else ()
-    named = {"reward": whole, **{f"reward, {reward.name}": found for reward, found in parts}}
-    return [_among(name, values, known, len(texts)) for name, values in named.items()] if known else []
+    pairs = zip(places, answers, strict=True)
+    known = {number: (place, one) for number, (place, one) in enumerate(pairs) if place and one is not None}
+    if not known:
+        return []
+    written = [_written(case, posed[place], one) for place, one in known.values()]
+    marks = np.array([reward.marks(written, case.judges) for reward in objective.rewards], float)
+    whole = np.array([reward.weight for reward in objective.rewards]) @ marks
+    named = {"reward": whole}
+    if len(marks) > 1:
+        named |= {f"reward, {reward.name}": part for reward, part in zip(objective.rewards, marks, strict=True)}
+    return [_among(name, values, list(known), len(answers)) for name, values in named.items()]
 
 
-def _written(case: Case, posed: Posed, text: str) -> Written:
-    return Written(posed, text, len(case.tokenizer.encode(text, add_special_tokens=False)), True)
+def _written(case: Case, posed: Posed, one: Said) -> Written:
+    """The answer as rewards take it; of one that comes from elsewhere the tokens are the run's, and its end one."""
+    counted = len(case.tokenizer.encode(one.text, add_special_tokens=False)) + 1
+    return Written(posed, one.text, counted if one.tokens is None else one.tokens, one.ended)
 
 
 def _among(name: str, values: Sequence[float], places: Sequence[int], count: int) -> Scores:
@@ -55,30 +68,31 @@ def _among(name: str, values: Sequence[float], places: Sequence[int], count: int
 
 def measure(case: Case, model: LanguageModel) -> Iterator[Sheet]:
     """The sheets of rows of which no right answer is known: what each model writes, and what that is worth."""
-    objective = case.recipe.objective
-    assert isinstance(objective, OnPolicy)
-    _choose(case, case.codec(model.codec), objective)
-    yield _sheet(case, model, objective, "the run")
+    _choose(case, case.codec(model.codec))
+    yield _sheet(case, model, "the run")
     if model.origin is not None:
         with model.untuned() as untuned:
-            yield replace(_sheet(case, untuned, objective, Path(model.origin).name), base=True)
+            yield replace(_sheet(case, untuned, Path(model.origin).name), base=True)
     for rival in case.means.rivals:
         if rival.way in ("run", "zero-shot") and rival.model is not None:
-            other = LanguageModel(rival.model, dtype=case.dtype)
-            yield _sheet(case, other, objective, rival.named())
+            yield _sheet(case, LanguageModel(rival.model, dtype=case.dtype), rival.named())
         elif rival.way != "zero-shot":
             case.unasked[rival.given] = "no right answer is known that it could show, or find"
 
 
-def _choose(case: Case, codec: Codec, objective: OnPolicy) -> None:
+def _choose(case: Case, codec: Codec) -> None:
     """Leave the rows that will be answered, as many as are to be."""
     kept = []
     for record in random.Random(case.seed).sample(case.records, len(case.records)):
         try:
-            codec.posed(record, objective.tokens) if isinstance(record, Posed) else None
+            _posed(case, record, codec)
             kept.append(record)
         except Unusable as unusable:
             case.dropped[unusable.reason] += 1
+        except TemplateRefused as refused:
+            if case.recipe.data.bad_rows != "drop":
+                raise
+            case.dropped[refused.what] += 1
     if not kept:
         fix = "give other rows: bottega evaluate RUN --data FILE"
         what = f"no row can be measured: {case.dropped.most_common(1)[0][0]}"
@@ -86,15 +100,37 @@ def _choose(case: Case, codec: Codec, objective: OnPolicy) -> None:
     case.records = kept[: case.means.answers]
 
 
-def _sheet(case: Case, model: LanguageModel, objective: OnPolicy, name: str) -> Sheet:
-    codec = case.codec(model.codec)
-    prompts = [codec.prefix(one.prompt, one.tools) for one in case.records if isinstance(one, Posed)]
+def _posed(case: Case, record: object, codec: Codec) -> Row:
+    """The row of a prompt, as training has it."""
+    objective = case.recipe.objective
+    assert isinstance(record, Posed)
+    assert isinstance(objective, OnPolicy)
+    return codec.posed(record, objective.tokens)
+
+
+def _sheet(case: Case, model: LanguageModel, name: str) -> Sheet:
+    """What a model answers; nothing is known of rows that are too long for it."""
+    objective, codec = case.recipe.objective, case.codec(model.codec)
+    assert isinstance(objective, OnPolicy)
+    prompts = dict[int, list[int]]()
+    for number, record in enumerate(case.records):
+        try:
+            prompts[number] = _posed(case, record, codec).prompt
+        except (Unusable, TemplateRefused) as error:
+            case.unasked[name] = f"some rows are not for it: {error}"
+    if not prompts:
+        return Sheet(name, [])
     far = counter(case.tell, f"writing {len(prompts)} answers: {name}")
     settings = Sampling(tokens=objective.tokens, stop=objective.stop)
     started = time.perf_counter()
-    answers = [one for (one,) in model.writer.write(prompts, settings, far=far)]
-    seconds = (time.perf_counter() - started) / len(prompts)
-    texts = [one.text for one in answers]
-    asked, said = (float(np.mean(list(map(len, tokens)))) for tokens in (prompts, [one.tokens for one in answers]))
-    scores = worth(case, [record.where for record in case.records], texts)
-    return Sheet(name, scores, said=texts, cost=Cost(len(prompts), asked, said, seconds))
+    written = [one for (one,) in model.writer.write(list(prompts.values()), settings, far=far)]
+    seconds = (time.perf_counter() - started) / max(len(prompts), 1)
+    answers: list[Said | None] = [None] * len(case.records)
+    for number, one in zip(prompts, written, strict=True):
+        answers[number] = Said(one.text, len(one.tokens), one.reason != "length")
+    scores = worth(case, [record.where for record in case.records], answers)
+    said = [None if one is None else one.text for one in answers]
+    asked, wrote = (
+        float(np.mean(list(map(len, some)))) for some in (prompts.values(), [one.tokens for one in written])
+    )
+    return Sheet(name, scores, said=said, cost=Cost(len(prompts), asked, wrote, seconds))

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from bottega import catalogue
@@ -131,6 +132,11 @@ class Answer(NamedTuple):
         return Row(tokens, at, self.tokens, weight, source=posed.source)
 
 
+def alike(rewards: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """[P, G] rewards → [P] whether those of a prompt are all the same; rounding does not tell them apart."""
+    return np.asarray(np.ptp(rewards, axis=1) <= 1e-9 * np.abs(rewards).max(1))
+
+
 class OnPolicy(Objective):
     """Objectives that learn from answers which the policy writes while it learns, each worth a reward.
 
@@ -153,6 +159,8 @@ class OnPolicy(Objective):
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Posed)
+        if not record.right.strip() and any(reward.compares for reward in self.rewards):
+            raise Unusable("no right answer, with which a reward compares")
         return [(codec.posed(record, self.tokens),)]
 
     def about(self, record: Record) -> Record:

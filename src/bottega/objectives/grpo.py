@@ -7,6 +7,7 @@ computed once for all their answers, when they are written and when they are lea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from bottega.batch import Batch, Example, Loss, Term
-from bottega.objectives import Answer, OnPolicy
+from bottega.objectives import Answer, OnPolicy, alike
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,8 +31,8 @@ class Grpo(OnPolicy):
     mean of its prompt's answers.
 
     scale      by what advantages are divided: the deviation of the rewards of a `group`, as in the paper, of the whole
-               `update` (Hu et al. 2025, REINFORCE++, arXiv 2501.03262), or `none` (Liu et al. 2025, Dr. GRPO, arXiv
-               2503.20783): a deviation makes most of the prompts whose answers hardly differ
+               `update` (Liu et al. 2025, Tricks or Traps, arXiv 2508.08221), or `none` (Liu et al. 2025, Dr. GRPO,
+               arXiv 2503.20783): a deviation makes most of the prompts whose answers hardly differ
     weighting  what the loss is a mean over: each `token` of the update (Yu et al. 2025, DAPO, arXiv 2503.14476, eq. 8);
                each `answer`, of which it is a mean over its tokens, as in the paper; or `constant`, a sum over tokens
                by the most an answer may have (Dr. GRPO)
@@ -78,16 +79,17 @@ class Grpo(OnPolicy):
             for one, value in group
         ]
         # An update in which no answer is better than another has no gradient, but it is one.
-        return examples or [_judged(posed[0], answers[0][0], 0.0)]
+        return examples or [_of_no_weight(_judged(posed[0], answers[0][0], 0.0))]
 
     def _advantages(self, rewards: NDArray[np.float64]) -> NDArray[np.float64]:
         """[P, G] rewards of P prompts' answers → how much better each is than those of its group."""
         apart: NDArray[np.float64] = rewards - rewards.mean(1, keepdims=True)
+        apart[alike(rewards)] = 0.0
         if self.scale == "none":
             return apart
         spread = rewards.std(1, ddof=1, keepdims=True) if self.scale == "group" else rewards.std(ddof=1)
-        # Where all are alike, rounding must not tell them apart.
-        return np.asarray(np.where(np.ptp(rewards, axis=1, keepdims=True) > 0, apart / (spread + LEAST), 0.0))
+        divided: NDArray[np.float64] = apart / (spread + LEAST)
+        return divided
 
     def _counts(self, answer: Answer) -> bool:
         return answer.ended or self.unfinished == "learn"
@@ -114,8 +116,8 @@ class Grpo(OnPolicy):
             further = batch.columns["reference"] - logp
             divergence = further.exp() - further - 1
             lost = lost + self.beta * (divergence * ratio if self.unbiased else divergence)
-            metrics["divergence"] = Term(divergence.detach().sum(), "token")
-        return Loss({"grpo": self._mean(lost, batch)}, metrics=metrics)
+            metrics["divergence"] = Term((batch.weight * divergence.detach()).sum(), "token")
+        return Loss({"grpo": self._mean(batch.weight * lost, batch)}, metrics=metrics)
 
     def _mean(self, lost: Tensor, batch: Batch) -> Term:
         if self.weighting == "token":
@@ -128,3 +130,9 @@ class Grpo(OnPolicy):
 def _judged(posed: Example, answer: Answer, advantage: float) -> Example:
     """An answer by itself, which may stand in another micro-batch than the rest of its group."""
     return Example(posed.id, (answer.row(posed.rows[0]).marked(advantage=advantage),))
+
+
+def _of_no_weight(example: Example) -> Example:
+    """The example with nothing of it in any mean."""
+    (row,) = example.rows
+    return replace(example, rows=(replace(row, weight=np.zeros_like(row.weight)),))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
 
@@ -35,10 +35,13 @@ class Reward(BaseModel, ABC):
 
     To write one, give it options as fields, and the method.
 
-    weight  what its marks are taken times before they are added to those of other rewards
+    weight     what its marks are taken times before they are added to those of other rewards
+    compares   it compares with the right answer: rows without one are left out
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    compares: ClassVar[bool] = False
 
     kind: str
     weight: float = Field(1.0, description="What its marks are taken times before they are added to others'.")
@@ -47,6 +50,9 @@ class Reward(BaseModel, ABC):
     def name(self) -> str:
         """As it is called among the metrics of a run."""
         return self.kind
+
+    def check(self) -> None:
+        """Raises where it could not mark anything: called before a run begins."""
 
     @abstractmethod
     def marks(self, written: Sequence[Written], judge: Judge) -> Sequence[float]:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import field_validator
 
 from bottega import metrics
-from bottega.errors import DataError
 from bottega.rewards import Judge, Reward, Written
 
 
 class Marked(Reward):
-    """A metric of a single answer, such as `exact`, `numeric`, `fields` or `rouge`; rows need a right answer.
+    """A metric of a single answer, such as `exact`, `numeric`, `fields` or `rouge`.
 
     metric  its name
     """
+
+    compares: ClassVar[bool] = True
 
     kind: Literal["metric"] = "metric"
     metric: str
@@ -42,12 +43,6 @@ class Marked(Reward):
         return [self._mark(one) for one in written]
 
     def _mark(self, one: Written) -> float:
-        if not one.posed.right.strip():
-            raise DataError(
-                f"no right answer, with which {self.metric} could compare",
-                where=one.posed.where,
-                fix="add a field answer, or take another reward",
-            )
         sign = 1.0 if self._metric.higher else -1.0
         return sign * float(self._metric.of(np.array(self._metric.sums(one.text, [one.posed.right]), float)))
 

@@ -73,6 +73,12 @@ class CachedLayout:
     def _arrange(self, rows: np.ndarray) -> None:
         """Where each row stands among those of its prompt."""
         device = self.step.device
+        rows, of = _divided(rows)
+        if len(of) > len(self.lengths):
+            again = torch.from_numpy(of).to(device)
+            self.lengths = self.lengths[again]
+            for layer in self.layers:
+                layer.prompt_key, layer.prompt_value = layer.prompt_key[again], layer.prompt_value[again]
         counts = np.bincount(rows, minlength=len(self.lengths))
         within = np.concatenate([np.arange(count) for count in counts])
         self.rows, most = rows, int(counts.max())
@@ -183,6 +189,21 @@ class CachedLayout:
         found = x.view(prompts, heads, self.most, rows // self.most, width).transpose(1, 2)
         found = found.reshape(prompts * self.most, heads, rows // self.most, width)
         return found if self.even else found.index_select(0, self.places)
+
+
+def _divided(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[B] prompts of rows → [B] the same, where a prompt with far more rows than others stands several times; [P] whose
+    each is.
+
+    Prompts are computed with as many rows as the largest has, and rows of no prompt are no more than there are others.
+    """
+    counts = np.bincount(rows)
+    most = int(counts.max())
+    while most > 1 and int((-(-counts // most)).sum()) * most > 2 * len(rows):
+        most = -(-most // 2)
+    within = np.concatenate([np.arange(count) for count in counts])
+    parts, named = np.unique(np.stack([rows, within // most], 1), axis=0, return_inverse=True)
+    return named.reshape(-1), parts[:, 0]
 
 
 def _paths(batch: Batch) -> tuple[Tensor, Tensor]:
