@@ -82,7 +82,7 @@ def test_the_numbers_of_a_plan(tmp_path: Path, measured: list[Recipe]) -> None:
 
 def test_what_does_not_fit_is_told_what_would(tmp_path: Path, measured: list[Recipe]) -> None:
     (tmp_path / "recipe.yaml").write_text(as_yaml(recipe(tmp_path)))
-    shown = CliRunner().invoke(app, ["plan", str(tmp_path / "recipe.yaml"), "--device", "8GB"])
+    shown = CliRunner().invoke(app, ["plan", str(tmp_path / "recipe.yaml"), "--device", "7GB"])
     assert shown.exit_code == 0, shown.output
     assert "It does not fit" in shown.output
     assert "optim.checkpointing=true" in shown.output

@@ -111,7 +111,7 @@ def test_the_curves_are_those_of_the_events(run: Path) -> None:
 
 
 def test_long_curves_are_averaged() -> None:
-    events = [{"type": "stepped", "step": step, "loss": float(step)} for step in range(1, 1001)]
+    events = [{"type": "stepped", "step": step, "loss": float(step), "metrics": {}} for step in range(1, 1001)]
     steps, losses = charts(events)["loss"]["training"]
     assert len(steps) == 160
     assert list(losses) == list(steps) == sorted(steps)
