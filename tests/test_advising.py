@@ -153,6 +153,7 @@ def test_advice_on_rows(tmp_path: Path) -> None:
         bottega.advise(write_jsonl(tmp_path / "few.jsonl", rows[:50]), model)
 
 
+@pytest.mark.slow
 def test_an_adapter_goes_on_as_well(tmp_path: Path) -> None:
     draw = random.Random(0)
     rows = [{"prompt": f"the {draw.choice(WORDS)}", "completion": f" {draw.choice(WORDS)} {n}"} for n in range(120)]

@@ -1078,6 +1078,7 @@ def full_disk(limit: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.slow
 def test_a_disk_full_at_a_checkpoint(write: Write) -> None:
     recipe = write()
     out = begun(recipe, saves=1)

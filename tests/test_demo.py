@@ -126,6 +126,7 @@ def test_the_demo_leaves_a_summary_of_what_it_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.slow
 def test_an_earlier_demo_is_replaced_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("x")
     done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path)])

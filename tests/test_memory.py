@@ -61,6 +61,7 @@ def test_what_the_imports_made_is_not_searched_again() -> None:
     assert enabled == "True"
 
 
+@pytest.mark.slow
 def test_the_peak_grows_with_what_is_held() -> None:
     before = memory.peak()
     held = b"x" * (before + (64 << 20))  # more than any garbage that may be reused

@@ -220,6 +220,7 @@ def test_it_learns_and_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("more", "part"), [({}, 0.8), ({"adapter": {"rank": 4}}, 0.95)], ids=["full", "lora"])
+@pytest.mark.slow
 def test_spans_are_learned(more: dict, part: float, tmp_path: Path) -> None:
     recipe = Recipe.parse(
         {
