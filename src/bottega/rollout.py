@@ -59,7 +59,6 @@ class _Round:
     answers: list[list[Answer]]
     metrics: Mapping[str, float]
     old: NDArray[np.float32] | None
-    answered: Answered | None = None
 
 
 class Rollouts:
@@ -78,31 +77,25 @@ class Rollouts:
 
     def drawn(self, step: int, posed: Sequence[Example]) -> Drawn:
         """What update `step` learns from these prompts: new answers, or those of the update before."""
-        number = (step - 1) // self.objective.passes
-        begun = self._round is None or self._round.number != number
-        found = self._write(number, step, posed) if begun or self._round is None else self._round
-        examples = self.objective.learned(posed, found.answers)
-        if self.objective.passes > 1:
-            if found.old is None:
-                found = _Round(number, found.answers, found.metrics, self._old(examples, number), found.answered)
-            examples = _beside(examples, found.old)
-            self._round = found
+        number, told = (step - 1) // self.objective.passes, None
+        if self._round is None or self._round.number != number:
+            self._round, told = self._begin(number, step, posed)
+        examples = _beside(self.objective.learned(posed, self._round.answers), self._round.old)
         # A ratio tells how far the policy has moved, if the noise is the same in all updates of a round.
-        return Drawn(examples, found.metrics, found.answered if begun else None, number)
+        return Drawn(examples, self._round.metrics, told, number)
 
     def validated(self, posed: Sequence[Example], seed: int) -> tuple[float, dict[str, float]]:
         """(mean reward, metrics) of one answer to each prompt."""
-        written = self._written(posed, seed, 1)
-        marks = self._marks([one for group in written for one in group])
-        return float(self._rewards(marks).mean()), self._metrics([one for (one,) in written], marks)
+        written = [one for (one,) in _judged(posed, self._continuations(posed, seed, 1))]
+        marks = self._marks(written)
+        return float(self._rewards(marks).mean()), self._metrics(written, marks)
 
-    def _write(self, number: int, step: int, posed: Sequence[Example]) -> _Round:
-        """New answers to the prompts of an update, and what they are worth."""
+    def _begin(self, number: int, step: int, posed: Sequence[Example]) -> tuple[_Round, Answered]:
+        """New answers to the prompts of a round, and what they are worth; with those to one of them."""
         group, seed = self.objective.group, derive(self.engine.seed, "rollout", number)
         continuations = self._continuations(posed, seed, group)
-        written = _judged(posed, continuations)
-        everyone = [one for answers in written for one in answers]
-        marks = self._marks(everyone)
+        written = [one for answers in _judged(posed, continuations) for one in answers]
+        marks = self._marks(written)
         rewards = self._rewards(marks).reshape(len(posed), group)
         answers = [
             [
@@ -111,15 +104,10 @@ class Rollouts:
             ]
             for drawn, row in zip(continuations, rewards, strict=True)
         ]
-        metrics = self._metrics(everyone, marks)
-        metrics |= {
-            "reward_spread": float(rewards.std(1, ddof=1).mean()),
-            "even_groups": float(alike(rewards).mean()),
-        }
-        return _Round(number, answers, metrics, None, self._told(step, written[0], rewards[0].tolist()))
-
-    def _written(self, posed: Sequence[Example], seed: int, count: int) -> list[list[Written]]:
-        return _judged(posed, self._continuations(posed, seed, count))
+        spread, even = float(rewards.std(1, ddof=1).mean()), float(alike(rewards).mean())
+        metrics = self._metrics(written, marks) | {"reward_spread": spread, "even_groups": even}
+        old = self._old(self.objective.learned(posed, answers), number) if self.objective.passes > 1 else None
+        return _Round(number, answers, metrics, old), self._told(step, posed[0], continuations[0], rewards[0].tolist())
 
     def _continuations(self, posed: Sequence[Example], seed: int, count: int) -> list[list[Continuation]]:
         objective = self.objective
@@ -155,12 +143,10 @@ class Rollouts:
             "unfinished": float(np.mean([not one.ended for one in written])),
         }
 
-    def _told(self, step: int, written: Sequence[Written], rewards: Sequence[float]) -> Answered:
-        prompt = self.codec.tokenizer.decode(self.codec.prefix(written[0].posed.prompt, written[0].posed.tools))
-        texts = [one.text[:SHOWN] for one in written]
-        return Answered(
-            step=step, where=written[0].posed.where, prompt=prompt[-SHOWN:], answers=texts, rewards=list(rewards)
-        )
+    def _told(self, step: int, posed: Example, continuations: Sequence[Continuation], rewards: list[float]) -> Answered:
+        prompt = self.codec.tokenizer.decode(posed.rows[0].prompt)
+        texts = [one.text[:SHOWN] for one in continuations]
+        return Answered(step=step, where=posed.id, prompt=prompt[-SHOWN:], answers=texts, rewards=rewards)
 
     def _old(self, examples: Sequence[Example], noise: int) -> NDArray[np.float32]:
         """The log-probabilities of what the examples predict, by the policy as it is, in an update's micro-batches."""
@@ -215,8 +201,9 @@ def _judged(posed: Sequence[Example], continuations: Sequence[Sequence[Continuat
 
 
 def _beside(examples: Sequence[Example], old: NDArray[np.float32] | None) -> list[Example]:
-    """The examples with what their tokens' log-probabilities were."""
-    assert old is not None
+    """The examples with what their tokens' log-probabilities were, where that is another than they are."""
+    if old is None:
+        return list(examples)
     ends = np.cumsum([len(example.rows[0].at) for example in examples])[:-1]
     parts = zip(examples, np.split(old, ends), strict=True)
     return [Example(example.id, (example.rows[0].marked(old=part),)) for example, part in parts]
