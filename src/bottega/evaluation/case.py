@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -31,6 +31,8 @@ from bottega.randomness import derive
 from bottega.recipe import Recipe
 from bottega.records import Record, Unusable
 from bottega.scores import Scores
+
+T = TypeVar("T")
 
 POOL = 20_000
 """Most training rows among which neighbours and examples are looked for."""
@@ -133,10 +135,15 @@ class Case:
 
     def examples(self, codec: Codec) -> list[tuple[Row, ...]]:
         """The examples of the records, as training would see them."""
-        found, kept = list[tuple[Row, ...]](), list[Record]()
+        examined = self.recipe.objective.examined
+        return [rows for found in self.made(lambda record: examined(record, codec)) for rows in found]
+
+    def made(self, make: Callable[[Record], T]) -> list[T]:
+        """What is made of each record; those of which nothing can be made move to `dropped`."""
+        found, kept = list[T](), list[Record]()
         for record in self.records:
             try:
-                found += self.recipe.objective.examined(record, codec)
+                found.append(make(record))
                 kept.append(record)
             except Unusable as unusable:
                 self.dropped[unusable.reason] += 1

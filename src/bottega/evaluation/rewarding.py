@@ -13,7 +13,6 @@ import numpy as np
 
 from bottega.batch import Row
 from bottega.data.codec import Codec, TemplateRefused
-from bottega.errors import DataError
 from bottega.evaluation.case import Case, Sheet
 from bottega.evaluation.cost import Cost
 from bottega.language import LanguageModel
@@ -82,22 +81,9 @@ def measure(case: Case, model: LanguageModel) -> Iterator[Sheet]:
 
 def _choose(case: Case, codec: Codec) -> None:
     """Leave the rows that will be answered, as many as are to be."""
-    kept = []
-    for record in random.Random(case.seed).sample(case.records, len(case.records)):
-        try:
-            _posed(case, record, codec)
-            kept.append(record)
-        except Unusable as unusable:
-            case.dropped[unusable.reason] += 1
-        except TemplateRefused as refused:
-            if case.recipe.data.bad_rows != "drop":
-                raise
-            case.dropped[refused.what] += 1
-    if not kept:
-        fix = "give other rows: bottega evaluate RUN --data FILE"
-        what = f"no row can be measured: {case.dropped.most_common(1)[0][0]}"
-        raise DataError(what, where=case.records[0].where, fix=fix)
-    case.records = kept[: case.means.answers]
+    case.records = random.Random(case.seed).sample(case.records, len(case.records))
+    case.made(lambda record: _posed(case, record, codec))
+    case.records = case.records[: case.means.answers]
 
 
 def _posed(case: Case, record: object, codec: Codec) -> Row:
