@@ -62,6 +62,8 @@ def test_length_costs_from_what_is_free_to_the_most() -> None:
         ({"kind": "pattern", "pattern": "("}, "not a regular expression"),
         ({"kind": "length", "free": 8, "most": 8}, "above free"),
         ({"pattern": "x"}, "unknown reward None"),
+        ({"kind": "pattern", "patern": "x"}, "did you mean pattern"),
+        (["exact", {"kind": "length", "free": 1, "mst": 2}], "did you mean most"),
     ],
 )
 def test_what_is_no_reward(given: Any, words: str) -> None:

@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from bottega import objectives
+from bottega import objectives, rewards
 from bottega.errors import RecipeError
 from bottega.objectives import Objective
 from bottega.records import TooLong
@@ -504,11 +504,7 @@ def _explained(error: ValidationError, document: Mapping[str, Any], where: str) 
     keys = [str(part) for part in problem["loc"] if not re.match(r"function-|list\[|constrained-|float$", str(part))]
     key = ".".join(keys)
     if problem["type"] == "extra_forbidden":
-        chosen: type[BaseModel] = Recipe
-        if keys[0] == "objective":
-            options = document["objective"]
-            chosen = objectives.load(options["kind"]).chosen(options)
-        known = list(_known_keys(chosen, keys[1:-1] if keys[0] == "objective" else keys[:-1]))
+        known = list(_known_keys(*_chosen(document, keys[:-1])))
         return RecipeError(f"unknown key {key}", where=where, fix=nearest(keys[-1], known))
     if problem["type"] == "missing":
         return RecipeError(f"the key {key} is missing", where=where, fix="add it; see the recipes for examples")
@@ -519,6 +515,17 @@ def _explained(error: ValidationError, document: Mapping[str, Any], where: str) 
         message = "a path is expected here, a source with its path, or a list of these"
     fix = f"change {key}; recipes/ has examples" if key else "change one of the two; recipes/ has examples"
     return RecipeError(f"{key}: {message}" if key else message, where=where, fix=fix)
+
+
+def _chosen(document: Mapping[str, Any], path: list[str]) -> tuple[type[BaseModel], list[str]]:
+    """The model of the section at `path`, and the path in it: that of an objective or a reward is by its kind."""
+    if path[:1] != ["objective"]:
+        return Recipe, path
+    options = document["objective"]
+    if path[1:2] != ["rewards"]:
+        return objectives.load(options["kind"]).chosen(options), path[1:]
+    listed = options["rewards"] if isinstance(options["rewards"], list) else [options["rewards"]]
+    return rewards.load(listed[int(path[2])]["kind"]), path[3:]
 
 
 def _known_keys(model: type[BaseModel], path: list[str]) -> Iterator[str]:

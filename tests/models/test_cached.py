@@ -27,8 +27,7 @@ def network_of(kind: str) -> Any:
     # Mixture-of-experts kernels know no float64.
     dtype = torch.float32 if kind in ("mixtral", "gpt_oss") else torch.float64
     scorer = fit_model(sharpen(model).to(dtype).eval(), "language")
-    if not scorer.fit.packed:
-        pytest.skip(f"{kind} is not packed: {scorer.fit.reason}")
+    assert scorer.fit.packed, scorer.fit.reason
     return scorer.network
 
 
