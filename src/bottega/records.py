@@ -114,6 +114,7 @@ class Unpaired:
     prompt: Prompt
     completion: Answer
     desirable: bool
+    tools: Tools = ()
 
     @property
     def prompt_key(self) -> str:

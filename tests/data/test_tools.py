@@ -13,7 +13,9 @@ import pytest
 from test_codec import byte_level
 
 from bottega.data.codec import Codec, TemplateRefused
-from bottega.records import Chat, Message
+from bottega.objectives.kto import Kto
+from bottega.objectives.sft import Sft
+from bottega.records import Chat, Message, Unpaired
 
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome", "days": 2}}}
 OTHER = {"type": "function", "function": {"name": "time", "arguments": {}}}
@@ -196,3 +198,11 @@ def test_stock_templates(name: str, talk: str) -> None:
     except TemplateRefused as refused:
         pytest.skip(refused.what)
     holds(codec, TALKS[talk])
+
+
+def test_tools_stand_before_an_answer_that_is_judged() -> None:
+    codec = codec_of(HERMES)
+    ((row,),) = Kto().rows(Unpaired("u", (user("weather?"),), "Sunny.", True, (TOOL,)), codec)
+    assert '"name": "weather"' in codec.tokenizer.decode(row.tokens)
+    ((row,),) = Sft().rows(Unpaired("u", (user("weather?"),), "Sunny.", True, (TOOL,)), codec)
+    assert '"name": "weather"' in codec.tokenizer.decode(row.tokens)

@@ -49,7 +49,8 @@ class Kto(Objective):
             chosen, rejected = codec.pair(record)
             return [(_called(chosen, good=True),), (_called(rejected, good=False),)]
         assert isinstance(record, Unpaired)
-        return [(_called(codec.continued(record.where, record.prompt, record.completion), good=record.desirable),)]
+        row = codec.continued(record.where, record.prompt, record.completion, record.tools)
+        return [(_called(row, good=record.desirable),)]
 
     def probes(self, examples: Sequence[Example], limit: int) -> list[Example]:
         rows = [row for example in examples for row in example.rows]

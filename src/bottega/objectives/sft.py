@@ -53,7 +53,7 @@ class Sft(Likelihood):
         if isinstance(record, Unpaired):
             if not record.desirable:
                 raise Unusable("an answer labelled false, which sft does not learn")
-            return [(codec.continued(record.where, record.prompt, record.completion),)]
+            return [(codec.continued(record.where, record.prompt, record.completion, record.tools),)]
         if isinstance(record, (Choice, Tagged)):
             record = _answered(record)
         assert isinstance(record, (Chat, Prompted, Text))
