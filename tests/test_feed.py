@@ -34,13 +34,14 @@ def feed(tmp_path: Path) -> Callable[..., Feed]:
             "optim": {"examples": 4, **optim},
         }
         recipe = Recipe.parse(document)
-        return Feed(prepare(recipe).train.examples, recipe)
+        rows = prepare(recipe)
+        return Feed(rows.train.examples, recipe, rows.codec)
 
     return build
 
 
 def taken(feed: Feed, count: int, position: int = 0) -> list[str]:
-    return [feed.examples[index].id for index in islice(feed._stream(position), count)]
+    return [feed.examples[one.example].id for one in islice(feed._stream(position), count)]
 
 
 def test_an_epoch_is_every_row_once(feed: Callable[..., Feed]) -> None:

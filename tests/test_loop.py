@@ -192,8 +192,9 @@ def test_no_row_is_left_out_at_the_end_of_an_epoch(recipe: Callable) -> None:
     from bottega.rows import prepare
 
     made = recipe(optim={"epochs": 3, "examples": 5})
-    examples = prepare(made).train.examples
-    feed = Feed(examples, made)
+    rows = prepare(made)
+    examples = rows.train.examples
+    feed = Feed(examples, made, rows.codec)
     assert feed.steps == -(-3 * len(examples) // 5)
     seen = [example.id for update in feed.updates() for example in update.examples]
     for epoch in range(3):

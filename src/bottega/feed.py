@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from bottega.data.fields import Fields
 from bottega.data.formats import records
 from bottega.data.shelf import Shelf
 from bottega.data.split import Side, Split
+from bottega.data.windows import Windows
 from bottega.errors import DataError
 from bottega.objectives import Objective, OnPolicy
 from bottega.randomness import derive
@@ -137,7 +139,7 @@ class Encoded:
             self.truncated += codec.truncated - before
         for index, rows in enumerate(examples):
             name = record.where if len(examples) == 1 else f"{record.where} block {index + 1}"
-            self.examples.append(Example(name, rows, objective.about(record)), source)
+            self.examples.append(Example(name, rows, objective.about(record)), source, continues=index > 0)
 
     def refuse_empty(self, where: str) -> None:
         """A DataError with the true cause when no row would carry a loss."""
@@ -151,6 +153,13 @@ class Encoded:
 
 def _counted(dropped: Counter[str]) -> str:
     return "; ".join(f"{count} rows: {reason}" for reason, count in dropped.most_common(3))
+
+
+class Taken(NamedTuple):
+    """An example, by its number, and how many passes over its source came before."""
+
+    example: int
+    turn: int
 
 
 @dataclass(frozen=True)
@@ -167,10 +176,13 @@ class Feed:
 
     No example is left out at the end of an epoch: the update that reaches it goes on into the next shuffle. Where
     sources are mixed, an epoch holds `weight` times the examples of each; a part of a source is another one each time.
+    A text longer than a row is cut at other places in each pass over its source.
     """
 
-    def __init__(self, examples: Shelf, recipe: Recipe) -> None:
+    def __init__(self, examples: Shelf, recipe: Recipe, codec: Codec) -> None:
         self.examples, self.seed = examples, recipe.seed
+        moving = recipe.data.windows == "moving" and recipe.too_long == "split"
+        self.windows = Windows(examples, recipe.objective, codec, recipe.seed, moving=moving)
         weights = [source.weight for source in recipe.train_sources]
         places = [np.flatnonzero(examples.sources == number) for number in range(len(weights))]
         self.parts = [
@@ -205,45 +217,45 @@ class Feed:
 
         Where an update's examples are taken several times, they are new until the last of these.
         """
-        stream, taken = self._stream(position), list[int]()
+        stream, taken = self._stream(position), list[Taken]()
         for number in range(step + 1, self.steps + 1):
             taken = taken or self._take(stream)
-            examples, last = [self.examples[index] for index in taken], number % self.passes == 0
+            examples, last = [self.windows.example(*one) for one in taken], number % self.passes == 0
             yield Update(number, examples, position + len(taken) if last else position)
             if last:
                 position, taken = position + len(taken), []
 
-    def _take(self, stream: Iterator[int]) -> list[int]:
+    def _take(self, stream: Iterator[Taken]) -> list[Taken]:
         """The next update's examples: so many, or as many as reach so many tokens."""
         if self.update_tokens is None:
             return list(islice(stream, self.update_examples))
-        taken, tokens = list[int](), 0
+        taken, tokens = list[Taken](), 0
         while tokens < self.update_tokens:
             taken.append(next(stream))
-            tokens += int(self.examples.tokens[taken[-1]])
+            tokens += self.windows.tokens(*taken[-1])
         return taken
 
-    def _stream(self, position: int) -> Iterator[int]:
+    def _stream(self, position: int) -> Iterator[Taken]:
         epoch, place = divmod(position, self.epoch_examples)
         while True:
-            yield from self._epoch(epoch)[place:].tolist()
+            yield from (Taken(*one) for one in self._epoch(epoch)[place:].tolist())
             epoch, place = epoch + 1, 0
 
     def _epoch(self, epoch: int) -> NDArray[np.int64]:
-        """The examples of an epoch in their order."""
+        """[epoch_examples, 2] the examples of an epoch in their order, each with the pass over its source."""
         drawn = [self._drawn(number, own, count, epoch) for number, (own, count) in enumerate(self.parts)]
         whole: NDArray[np.int64] = np.concatenate(drawn)
         return whole[shuffled(self.epoch_examples, self.seed, "shuffle", epoch)]
 
     def _drawn(self, number: int, own: NDArray[np.int64], count: int, epoch: int) -> NDArray[np.int64]:
-        """A source's share of an epoch: the next `count` of an endless row of its own shuffles."""
+        """[count, 2] a source's share of an epoch: the next `count` of an endless row of its own shuffles."""
         if count == len(own):
-            return own
+            return np.stack([own, np.full(count, epoch)], axis=1)
         first = epoch * count
-        rounds = range(first // len(own), (first + count - 1) // len(own) + 1)
-        order = np.concatenate([shuffled(len(own), self.seed, "mix", number, turn) for turn in rounds])
-        taken: NDArray[np.int64] = own[order[first - rounds[0] * len(own) :][:count]]
-        return taken
+        passes = range(first // len(own), (first + count - 1) // len(own) + 1)
+        order = np.concatenate([shuffled(len(own), self.seed, "mix", number, turn) for turn in passes])
+        places = np.arange(first, first + count)
+        return np.stack([own[order[places - passes[0] * len(own)]], places // len(own)], axis=1)
 
 
 def shuffled(count: int, seed: int, purpose: str, *numbers: int) -> NDArray[np.int64]:

@@ -326,7 +326,7 @@ def _planned(
     device: str | None,
     prices: tuple[float | None, float | None, float | None],
 ) -> Plan:
-    feed = Feed(rows.train.examples, recipe)
+    feed = Feed(rows.train.examples, recipe, rows.codec)
     each = _tokens_an_example(recipe, rows)
     real = recipe.optim.update_tokens or each * feed.update_examples
     tokens = round(real * feed.steps)

@@ -163,6 +163,9 @@ class Data(Reading):
     too_long: TooLong | None = Field(
         None, description="What becomes of a longer row; default: split for plain text, drop for the rest."
     )
+    windows: Literal["moving", "fixed"] = Field(
+        "moving", description="Where each pass after the first cuts a text that is split: at other places, or the same."
+    )
     bad_rows: Literal["error", "drop"] = Field("error", description="What becomes of a row that is unsound.")
 
 

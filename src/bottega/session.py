@@ -63,7 +63,7 @@ class Session:
         self.dtype = compute_dtype(choices.get("dtype", recipe.model.dtype), self.device)
         budget.refuse(recipe, self.rows.config, self.dtype.itemsize, self.device)
         self.engine = self._engine(Fit(**choices["fit"]) if choices else None)
-        self.feed = Feed(self.rows.train.examples, recipe)
+        self.feed = Feed(self.rows.train.examples, recipe, self.rows.codec)
         self.guarded = Guarded(recipe, self.rows.codec, folder) if recipe.guard else None
         remembered = recipe.objective.reference and self.feed.repeats and not isinstance(recipe.objective, OnPolicy)
         self.references = References(folder) if remembered else None

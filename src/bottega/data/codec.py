@@ -126,7 +126,12 @@ class Codec:
         if self.too_long != "split":
             return [self._fit(record.where, _predicting(ids, np.ones(len(ids), np.float32)))]
         starts = range(0, len(ids) - 1, self.max_length)
-        return [_block(ids[start : start + self.max_length + 1], self.max_length) for start in starts]
+        return [self.block(ids[start : start + self.max_length + 1]) for start in starts]
+
+    def block(self, ids: Ints) -> Row:
+        """Up to `max_length` tokens, each predicting its successor in `ids`, which is one token longer."""
+        at = np.arange(len(ids) - 1)
+        return Row(ids[: self.max_length], at, ids[1:], np.ones(len(at), np.float32))
 
     def passages(self, record: Text) -> list[Ints]:
         """The tokens of a text between those the tokenizer puts around it; a long one becomes several such."""
@@ -141,8 +146,17 @@ class Codec:
             self.truncated += 1
             inner = inner[:room]
         parts = [inner[start : start + room] for start in range(0, len(inner), room)]
-        framed = [np.concatenate([first, part, last]) for part in parts]
-        return [ids for ids in framed if self.is_ordinary[ids].any()]
+        return [self.framed(part) for part in parts if self.is_ordinary[part].any()]
+
+    def framed(self, ids: Ints) -> Ints:
+        """Tokens of a text between those that the tokenizer puts around one."""
+        first, last = self._frame
+        return np.concatenate([first, ids, last])
+
+    def unframed(self, ids: Ints) -> Ints:
+        """The inverse of `framed`."""
+        first, last = self._frame
+        return ids[len(first) : len(ids) - len(last)]
 
     @cached_property
     def _frame(self) -> tuple[Ints, Ints]:
@@ -633,9 +647,3 @@ def _predicting(ids: Ints, weight: np.ndarray) -> Row:
     """Each token with a weight above 0 predicted at the token before it; the first token has none before it."""
     at = np.flatnonzero(weight[1:])
     return Row(ids, at, ids[at + 1], weight[at + 1])
-
-
-def _block(ids: Ints, length: int) -> Row:
-    """Up to `length` tokens, each predicting its successor in `ids`, one token longer."""
-    at = np.arange(len(ids) - 1)
-    return Row(ids[:length], at, ids[1:], np.ones(len(at), np.float32))

@@ -11,6 +11,7 @@ import pickle
 import tempfile
 import weakref
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,12 +38,16 @@ class Shelf(Sequence[Example]):
         weakref.finalize(self, self._file.close)
         self._ends = array("q", [0])
         self._tokens, self._sources = array("q"), array("l")
+        self._records = array("q")
         self.most, self.labelled = -1, 0
 
-    def append(self, example: Example, source: int = 0) -> None:
+    def append(self, example: Example, source: int = 0, *, continues: bool = False) -> None:
+        """Add an example; `continues` where it is of the same record as the one before."""
         data = pickle.dumps((example.id, [_packed(row) for row in example.rows], example.about), protocol=5)
         with named_disk_errors(self._folder, "the encoded rows"):
             self._file.write(data)
+        if not continues:
+            self._records.append(len(self))
         self._ends.append(self._ends[-1] + len(data))
         self._tokens.append(example.tokens)
         self._sources.append(source)
@@ -64,6 +69,12 @@ class Shelf(Sequence[Example]):
     def sources(self) -> NDArray[np.int64]:
         """The source each example was read from."""
         return np.array(self._sources, np.int64)
+
+    def siblings(self, index: int) -> range:
+        """The examples made of the same record as example `index`, which is one of them."""
+        number = bisect_right(self._records, index)
+        stop = self._records[number] if number < len(self._records) else len(self)
+        return range(self._records[number - 1], stop)
 
     def __len__(self) -> int:
         return len(self._tokens)

@@ -39,7 +39,8 @@ class Objective(BaseModel, ABC):
     outputs    what it reads of the scores: logp [N], logits [N, C], hidden [N, H]
     joint      its loss is no sum over examples but compares those of an update with each other
     by_label   a fraction held out for validation is one of every label
-    splits     a text longer than `max_length` may be cut into several rows
+    splits     a text longer than `max_length` may be cut into several rows, its windows
+    overlap    tokens at a window's end that the next one begins with
     lr         default learning rates, measured: (full fine-tuning, LoRA)
     """
 
@@ -51,6 +52,7 @@ class Objective(BaseModel, ABC):
     joint: ClassVar[bool] = False
     by_label: ClassVar[bool] = False
     splits: ClassVar[bool] = False
+    overlap: ClassVar[int] = 0
     lr: ClassVar[tuple[float, float]] = (2e-5, 2e-4)
 
     kind: str
@@ -90,6 +92,14 @@ class Objective(BaseModel, ABC):
     def drawn(self, example: Example, codec: Codec, seed: int) -> Example:
         """The example as one update takes it: where chance has a part in its rows, by a seed of that update's own."""
         return example
+
+    def passage(self, row: Row, codec: Codec) -> Ints:
+        """The tokens of the text that a row is a window of, without what the tokenizer puts around them."""
+        raise NotImplementedError("only objectives that split texts have windows")
+
+    def window(self, tokens: Ints, codec: Codec) -> Row | None:
+        """The inverse of `passage`; None where these tokens make no row."""
+        raise NotImplementedError("only objectives that split texts have windows")
 
     def probes(self, examples: Sequence[Example], limit: int) -> list[Example]:
         """Rows of at most `limit` tokens to be scored, without gradient, before an update of `examples`."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from bottega.batch import Example, Row
+from bottega.batch import Example, Ints, Row
 from bottega.objectives import Likelihood
 from bottega.records import Record, Text
 
@@ -26,6 +26,7 @@ class Causal(Likelihood):
 
     reads: ClassVar[tuple[type, ...]] = (Text,)
     splits: ClassVar[bool] = True
+    overlap: ClassVar[int] = 1  # the last token of a window is only predicted
     lr: ClassVar[tuple[float, float]] = (1e-3, 2e-4)
 
     kind: Literal["causal"] = "causal"
@@ -37,6 +38,12 @@ class Causal(Likelihood):
         if self.fim:
             codec.holes  # noqa: B018, says at the first row where the tokenizer has none
         return [(row,) for row in codec.document(record)]
+
+    def passage(self, row: Row, codec: Codec) -> Ints:
+        return np.append(row.tokens[: len(row.at)], row.label[-1:])
+
+    def window(self, tokens: Ints, codec: Codec) -> Row | None:
+        return codec.block(tokens)
 
     def drawn(self, example: Example, codec: Codec, seed: int) -> Example:
         draw = np.random.default_rng(seed)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from bottega.batch import Example, Row
+from bottega.batch import Example, Ints, Row
 from bottega.objectives import HeadKind, Likelihood
 from bottega.randomness import derive
 from bottega.records import Record, Text
@@ -48,16 +48,23 @@ class Masked(Likelihood):
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Text)
-        passages = codec.passages(record)
-        return [(self._covered(ids, codec, derive(0, "mask", *ids.tolist())),) for ids in passages]
+        return [(self._always(ids, codec),) for ids in codec.passages(record)]
+
+    def passage(self, row: Row, codec: Codec) -> Ints:
+        return codec.unframed(_whole(row))
+
+    def window(self, tokens: Ints, codec: Codec) -> Row | None:
+        return self._always(codec.framed(tokens), codec) if codec.is_ordinary[tokens].any() else None
 
     def drawn(self, example: Example, codec: Codec, seed: int) -> Example:
         if not self.dynamic:
             return example
         (row,) = example.rows
-        whole = row.tokens.copy()
-        whole[row.at] = row.label
-        return Example(example.id, (self._covered(whole, codec, seed),))
+        return Example(example.id, (self._covered(_whole(row), codec, seed),))
+
+    def _always(self, ids: Ints, codec: Codec) -> Row:
+        """The row of a text as it is covered where nothing says otherwise: always at the same places."""
+        return self._covered(ids, codec, derive(0, "mask", *ids.tolist()))
 
     def _covered(self, ids: np.ndarray, codec: Codec, seed: int) -> Row:
         draw = np.random.default_rng(seed)
@@ -80,3 +87,10 @@ class Masked(Likelihood):
         order = draw.permutation(word[-1] + 1)
         enough = int(np.searchsorted(np.cumsum(np.bincount(word)[order]), wanted)) + 1
         return free[np.isin(word, order[:enough])]
+
+
+def _whole(row: Row) -> Ints:
+    """The text a row was made of."""
+    whole = row.tokens.copy()
+    whole[row.at] = row.label
+    return whole

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from bottega.batch import Example, Row
+from bottega.batch import Example, Ints, Row
 from bottega.errors import ModelError
 from bottega.objectives import Likelihood
 from bottega.randomness import derive
@@ -50,13 +50,24 @@ class Span(Likelihood):
         passages = [ids for ids in codec.passages(record) if codec.is_ordinary[ids].sum() >= SHORTEST]
         if not passages:
             raise Unusable("shorter than two tokens")
-        return [(self._corrupted(ids, codec, derive(0, "span", *ids.tolist())),) for ids in passages]
+        return [(self._always(ids, codec),) for ids in passages]
+
+    def passage(self, row: Row, codec: Codec) -> Ints:
+        return codec.unframed(_whole(row, codec))
+
+    def window(self, tokens: Ints, codec: Codec) -> Row | None:
+        enough = codec.is_ordinary[tokens].sum() >= SHORTEST
+        return self._always(codec.framed(tokens), codec) if enough else None
 
     def drawn(self, example: Example, codec: Codec, seed: int) -> Example:
         if not self.dynamic:
             return example
         (row,) = example.rows
         return Example(example.id, (self._corrupted(_whole(row, codec), codec, seed),))
+
+    def _always(self, ids: Ints, codec: Codec) -> Row:
+        """The row of a text as it is corrupted where nothing says otherwise: always in the same way."""
+        return self._corrupted(ids, codec, derive(0, "span", *ids.tolist()))
 
     def _corrupted(self, ids: np.ndarray, codec: Codec, seed: int) -> Row:
         draw = np.random.default_rng(seed)
