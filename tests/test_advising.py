@@ -73,11 +73,11 @@ def test_what_is_said() -> None:
     expected = Expected(1000, 0.8, 0.75, 0.85, 3.0, 60.0)
     assert _said("accuracy", True, {"base": 0.3, "bm25": 0.7}, expected)[0] == "tune"
     assert _said("accuracy", True, {"base": 0.3, "bm25": 0.9}, expected)[0] == "don't"
-    assert _said("accuracy", True, {"base": 0.3, "bm25": 0.8}, expected)[0] == "unsure"
-    assert _said("accuracy", True, {"base": 0.3, "bm25": 0.9}, expected, done=False)[0] == "unsure"
+    assert _said("accuracy", True, {"base": 0.3, "bm25": 0.8}, expected)[0] == "inconclusive"
+    assert _said("accuracy", True, {"base": 0.3, "bm25": 0.9}, expected, done=False)[0] == "inconclusive"
     assert _said("accuracy", True, {"base": 0.3}, expected, done=False)[0] == "tune"
     assert _said("loss", False, {"base": 0.9}, expected)[0] == "tune"
-    assert _said("loss", False, {}, expected)[0] == "unsure"
+    assert _said("loss", False, {}, expected)[0] == "inconclusive"
 
 
 def divided(folder: Path, kind: str, rows: list[dict[str, Any]], asked: int = 20) -> tuple[Any, Any, Any]:
@@ -138,7 +138,7 @@ def test_advice_on_rows(tmp_path: Path) -> None:
     assert [point["rows"] for point in found["points"]] == [16, 32, 64]
     assert [one["rows"] for one in found["expected"]] == [300, 600]
     assert found["without"]["nearest known rows, bm25"] > 0.9, "which are all that are not held out"
-    assert found["outcome"] in ("don't", "unsure"), "the nearest row tells its label without any tuning"
+    assert found["outcome"] in ("don't", "inconclusive"), "the nearest row tells its label without any tuning"
     assert [(part[0], part[1] == "rows.jsonl") for part in found["licences"]] == [("base model", False), ("data", True)]
     kept = [out / f"{name}.jsonl" for name in ("asked", "watched", "known")]
     asked, watched, known = (set(path.read_text().splitlines()) for path in kept)

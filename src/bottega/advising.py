@@ -78,7 +78,7 @@ FLOOR, and is nothing below nothing: simulated curves without a floor then lie i
 Placed = tuple[str, dict[str, Any]]
 """Where a row stands, and its fields."""
 
-Outcome = Literal["tune", "don't", "unsure"]
+Outcome = Literal["tune", "don't", "inconclusive"]
 Numbers = NDArray[np.float64]
 
 
@@ -363,19 +363,21 @@ def _counsel(kind: str, found: Sequence[Learned], rows: int, licences: Sequence[
 def _said(
     metric: str, higher: bool, without: dict[str, float], all_: Expected, *, done: bool = True
 ) -> tuple[Outcome, str]:
+    numbers = f"all {all_.rows} rows would bring {metric} {all_.value:.3g} ({all_.low:.3g} to {all_.high:.3g})"
     if not without:
-        return "unsure", f"All rows would bring {metric} {all_.value:.3g}; there is nothing to compare that with."
+        return "inconclusive", f"Inconclusive: {numbers}; there is nothing to compare that with."
     best = (max if higher else min)(without, key=lambda name: without[name])
     value = without[best]
-    numbers = f"all {all_.rows} rows would bring {metric} {all_.value:.3g} ({all_.low:.3g} to {all_.high:.3g})"
     ahead, behind = (all_.low > value, all_.high < value) if higher else (all_.high < value, all_.low > value)
     if ahead:
         return "tune", f"Tune it: {numbers}, and {best} has {value:.3g}."
     if not done:
-        return "unsure", f"Unsure: {numbers} or better, as the parts were not learned to the end; give more --epochs."
+        said = "or better, as the parts were not learned to the end; give more --epochs."
+        return "inconclusive", f"Inconclusive: {numbers} {said}"
     if behind:
         return "don't", f"Don't: {numbers}, and {best} has {value:.3g} without any tuning."
-    return "unsure", f"Unsure: {numbers}, and {best} has {value:.3g}; measure more rows, or tune on all and evaluate."
+    more = f"and {best} has {value:.3g}; measure more rows, or tune on all and evaluate."
+    return "inconclusive", f"Inconclusive: {numbers}, {more}"
 
 
 def _expected(points: Sequence[Point], sizes: Sequence[int], *, share: bool) -> Iterator[Expected]:

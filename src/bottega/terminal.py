@@ -195,7 +195,7 @@ OUTCOME = {
     "worse": "bold red",
     "void": "bold red",
 }
-FOUND = {"better": "[green]better[/]", "worse": "[red]worse[/]", "unsure": "[yellow]not sure[/]", None: ""}
+FOUND = {"better": "[green]better[/]", "worse": "[red]worse[/]", "inconclusive": "[yellow]inconclusive[/]", None: ""}
 
 
 def show_evaluation(found: Evaluation, console: Console) -> None:
@@ -275,7 +275,7 @@ def show_plan(found: Plan, recipe: str, console: Console) -> None:
         console.print("No change tried makes it fit: take a smaller model, or shorter rows (data.max_length).")
 
 
-COUNSEL = {"tune": "bold green", "don't": "bold red", "unsure": "bold yellow"}
+COUNSEL = {"tune": "bold green", "don't": "bold red", "inconclusive": "bold yellow"}
 
 
 def show_counsel(found: Counsel, console: Console) -> None:

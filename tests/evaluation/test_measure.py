@@ -174,7 +174,7 @@ def test_few_rows_claim_nothing(trained: Callable[..., Path], tmp_path: Path) ->
     one = found(evaluate(trained("sft"), str(other)))
     assert one["loss"].base is not None
     assert one["loss"].finding is None
-    assert one["exact match"].finding in ("unsure", "better")
+    assert one["exact match"].finding in ("inconclusive", "better")
 
 
 def test_a_prompt_near_the_last_position_takes_no_room_from_the_others(
@@ -240,7 +240,7 @@ def test_a_classifier_asked_for_nothing_or_with_nothing(trained: Callable[..., P
 
 @pytest.mark.parametrize(
     ("interval", "higher", "finding"),
-    [((0.1, 0.2), True, "better"), ((0.1, 0.2), False, "worse"), ((-0.1, 0.2), True, "unsure"),
+    [((0.1, 0.2), True, "better"), ((0.1, 0.2), False, "worse"), ((-0.1, 0.2), True, "inconclusive"),
      ((-0.2, -0.1), False, "better"), (None, True, None)],
 )  # fmt: skip
 def test_findings(interval: tuple[float, float] | None, higher: bool, finding: str | None) -> None:

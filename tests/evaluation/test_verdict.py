@@ -72,9 +72,56 @@ def test_the_contender_that_is_hardest_to_beat_decides() -> None:
     assert judge([ahead], metric=None, margin=0.1, base="it", others=beside).outcome == "not worse"
     assert judge([ahead], metric=None, margin=0, base="it", others={"few-shot": [ahead]}).outcome == "better"
     assert judge([ahead], metric=None, margin=0, base="it", others={**beside, "other": [behind]}).outcome == "worse"
-    assert judge([ahead], metric=None, margin=0, base="it", others={"mute": [loss]}).outcome == "better"
     alone = Estimate("label accuracy", 100, 0.8, None, None)
     assert judge([alone], metric=None, margin=0, base=None, others={"bm25": [ahead]}).outcome == "better"
+
+
+def test_worse_than_whom_stands_in_the_first_sentence() -> None:
+    ahead, behind = estimate(0.1, 0.2), estimate(-0.2, -0.1)
+    found = judge([ahead], metric=None, margin=0, base="it", others={"bm25": [behind]})
+    assert found.sentence.startswith("Worse than bm25, the strongest of 2 contenders: label accuracy 0.8 beside 0.7, ")
+    more = {"bm25": [estimate(-0.3, -0.1)], "dense": [behind], "few-shot": [ahead]}
+    found = judge([ahead], metric=None, margin=0, base="it", others=more)
+    assert found.sentence.startswith("Worse than bm25 and dense: label accuracy 0.8 beside 0.7 of bm25, the strongest ")
+    assert judge([behind], metric=None, margin=0, base="it").sentence.startswith("Worse than it: ")
+
+
+def test_a_contender_without_the_number_that_decides_counts_by_another() -> None:
+    """Nearest rows have no loss: by ROUGE-L they stand beside the run, and are as hard to beat as anything."""
+    loss = estimate(-0.2, -0.1, metric="loss", higher=False)
+    by = {name: estimate(*gain, metric="ROUGE-L") for name, gain in (("ahead", (0.1, 0.2)), ("level", (-0.1, 0.2)))}
+    rows = {"nearest rows": [estimate(-0.3, -0.2, metric="ROUGE-L"), estimate(0.1, 0.2, metric="chrF")]}
+    for metric in (None, "loss"):
+        found = judge([loss], metric=metric, margin=0.05, base="it", others=rows | {"few-shot": [loss]})
+        assert (found.outcome, found.metric, found.beside) == ("worse", "loss", "nearest rows")
+        assert found.sentence.startswith("Worse than nearest rows: ROUGE-L 0.8 beside 0.7, a difference of -0.3 to ")
+        assert "By loss it is better than it, the strongest of 2 contenders by loss: loss 0.8" in found.sentence
+    better = judge([loss], metric=None, margin=0, base="it", others={"nearest rows": [by["ahead"]]})
+    assert better.sentence.startswith("Better: loss 0.8 beside 0.7 of it, a difference")
+    assert "By ROUGE-L it is better than nearest rows" in better.sentence
+    level = judge([loss], metric=None, margin=0, base="it", others={"nearest rows": [by["level"]]})
+    assert level.outcome == "better", "what decides is the loss, and nearest rows are not known to be better"
+    assert "By ROUGE-L it is inconclusive beside nearest rows" in level.sentence
+    both = judge(
+        [loss],
+        metric=None,
+        margin=0,
+        base="it",
+        others=rows | {"few-shot": [estimate(1, 2, metric="loss", higher=False)]},
+    )
+    assert both.sentence.startswith("Worse than few-shot and nearest rows: loss 0.8 beside 0.7 of few-shot")
+    assert (
+        judge([by["level"]], metric=None, margin=0, base=None, others={"rows": [by["level"]]}).outcome == "inconclusive"
+    )
+
+
+def test_contenders_of_which_nothing_can_be_said_are_named() -> None:
+    ahead, few = estimate(0.1, 0.2), Estimate("label accuracy", 4, 0.8, 0.7, None)
+    others = {"few": [few], "mute": [estimate(0.1, 0.2, metric="a mark of its own")]}
+    found = judge([ahead], metric=None, margin=0, base="it", others=others)
+    assert found.outcome == "better"
+    assert "Beside few nothing can be said: 4 rows are too few." in found.sentence
+    assert "Beside mute nothing can be said: there is no number that both have." in found.sentence
 
 
 def messages(count: int, seed: int) -> list[dict[str, str]]:

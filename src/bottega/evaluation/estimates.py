@@ -14,7 +14,7 @@ from bottega.stats import CONFIDENCE, jackknife, paired_difference
 FEWEST = 10
 """Rows below which an interval claims more than it knows, and none is made of sums."""
 
-Finding = Literal["better", "worse", "unsure"]
+Finding = Literal["better", "worse", "inconclusive"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Estimate:
             return None
         low, high = self.interval
         if low <= 0 <= high:
-            return "unsure"
+            return "inconclusive"
         return "better" if (low > 0) == self.higher else "worse"
 
     @property

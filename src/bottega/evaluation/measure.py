@@ -32,7 +32,7 @@ from bottega.evaluation.leaks import leaked_rows
 from bottega.evaluation.rivals import rival
 from bottega.evaluation.scorer import scorer as scorer_of
 from bottega.evaluation.seeds import seeded
-from bottega.evaluation.verdict import LEAKED, PRIMARY, Verdict
+from bottega.evaluation.verdict import LEAKED, Verdict, shared
 from bottega.evaluation.verdict import judge as judged
 from bottega.feed import Reader, Told
 from bottega.progress import Tell, silent
@@ -59,8 +59,7 @@ class Contender:
 
     def nearest(self, metric: str | None) -> Estimate | None:
         """The same, or where it has none of that, the first in the order in which numbers decide."""
-        order = (*((metric,) if metric else ()), *PRIMARY)
-        return next((one for name in order if (one := self.by(name)) is not None), None)
+        return shared(self.estimates, metric)
 
     def document(self) -> dict[str, Any]:
         """Plain data."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,13 @@ Outcome = Literal["better", "not worse", "inconclusive", "worse", "void"]
 
 RANKS: tuple[Outcome, ...] = ("worse", "inconclusive", "not worse", "better")
 """From bad to good."""
+
+SAID = {
+    "worse": "worse than",
+    "inconclusive": "inconclusive beside",
+    "not worse": "not worse than",
+    "better": "better than",
+}
 
 PRIMARY = (
     "reward",
@@ -69,10 +76,12 @@ def judge(
 ) -> Verdict:
     """The verdict on a run by one of its estimates, beside the contender that is hardest to beat.
 
-    A run is better that is better than each of them, and worse that is worse than any.
+    A run is better that is better than each contender, and worse that is worse than any. A contender that lacks the
+    number that decides stands beside the run by the first in `PRIMARY` that both have, fixed before anything is
+    measured; where it is better by that, the run is worse, and where not, the verdict is left to the others.
 
     base    what the estimates stand beside
-    others  the same beside further contenders, by their names; one that lacks the metric has no say
+    others  the same beside further contenders, by their names; one that shares no number with the run has no say
     leaked  rows, `of` so many, that the run learned: from a tenth on the exam is void
     """
     one, declared = _primary(estimates, metric, others or {}), metric is not None
@@ -80,28 +89,63 @@ def judge(
     if of and leaked >= LEAKED * of:
         said = f"Void: {leaked} of the {of} rows it was measured on stand in its training rows, so it measures memory."
         return Verdict("void", said, name, margin, declared)
-    beside = {} if one is None or one.base is None or base is None else {base: one}
-    named = ((other, same) for other, theirs in (others or {}).items() for same in theirs)
-    beside |= {other: same for other, same in named if same.metric == name}
-    if not beside:
-        return Verdict("inconclusive", "Inconclusive: there is nothing to compare with.", name, margin, declared)
-    sure = {other: same for other, same in beside.items() if same.gain is not None}
-    if not sure:
-        rows = max(same.rows for same in beside.values())
-        said = f"Inconclusive: {rows} rows are too few, or too much alike, to tell anything from."
-        return Verdict("inconclusive", said, name, margin, declared)
-    hardest = min(sure, key=lambda other: _standing(sure[other], margin))
-    same = sure[hardest]
-    outcome = _outcome(*(same.gain or (0.0, 0.0)), margin)
-    needed = None if same.error is None else rows_needed(same.error, same.rows, margin)
-    said = _sentence(outcome, same, margin, hardest, len(sure), needed)
-    return Verdict(outcome, said, name, margin, declared, needed, hardest)
+    everyone = ({} if base is None else {base: estimates}) | dict(others or {})
+    beside = [Beside(other, same, name, margin) for other, them in everyone.items() if (same := shared(them, name))]
+    known = sorted((other for other in beside if other.one.gain is not None), key=lambda other: other.standing)
+    if not known:
+        return Verdict("inconclusive", _unknown(beside), name, margin, declared)
+    ahead = [other for other in known if other.outcome == "worse"]
+    hardest = (ahead or [other for other in known if other.one.metric == name] or known)[0]
+    more = [*_by_other_numbers(hardest, known), *_untold(beside, everyone)]
+    said = " ".join([_sentence(hardest, ahead, known), *more])
+    return Verdict(hardest.outcome, said, name, margin, declared, hardest.needed, hardest.name)
 
 
-def _standing(one: Estimate, margin: float) -> tuple[int, float]:
-    """How well the run does beside a contender: by the outcome, then by how much it may be ahead."""
-    low, high = one.gain or (0.0, 0.0)
-    return RANKS.index(_outcome(low, high, margin)), low + high
+def shared(estimates: Sequence[Estimate], metric: str | None) -> Estimate | None:
+    """The number by which a contender stands beside the run: the one that decides, else the first in `PRIMARY`."""
+    compared = {one.metric: one for one in estimates if one.base is not None}
+    return next((compared[name] for name in (metric, *PRIMARY) if name in compared), None)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A contender by the number on which it and the run both stand; `decides` is the number that decides."""
+
+    name: str
+    one: Estimate
+    decides: str | None
+    declared_margin: float
+
+    @property
+    def margin(self) -> float:
+        """The smallest difference that matters; nothing is known of that in another number's unit."""
+        return self.declared_margin if self.one.metric == self.decides else 0.0
+
+    @property
+    def outcome(self) -> Outcome:
+        low, high = self.one.gain or (0.0, 0.0)
+        if low > 0:
+            return "better"
+        if high < 0:
+            return "worse"
+        return "not worse" if self.margin > 0 and low > -self.margin else "inconclusive"
+
+    @property
+    def standing(self) -> tuple[int, bool, float]:
+        """How well the run does: by the outcome, by the number that decides first, then by how far it may be ahead."""
+        low, high = self.one.gain or (0.0, 0.0)
+        return RANKS.index(self.outcome), self.one.metric != self.decides, low + high
+
+    @property
+    def needed(self) -> int | None:
+        """Rows by which a difference of the margin would be seen; None where that is unknown."""
+        return None if self.one.error is None else rows_needed(self.one.error, self.one.rows, self.margin)
+
+    def numbers(self, of: str = "") -> str:
+        """Both numbers and the interval; `of` whom the other is."""
+        one, (low, high) = self.one, self.one.interval or (0.0, 0.0)
+        difference = f"a difference of {low:+.3g} to {high:+.3g} (95 %, {one.rows} rows)"
+        return f"{one.metric} {one.run:.3g} beside {one.base:.3g}{of}, {difference}"
 
 
 def _primary(
@@ -122,28 +166,66 @@ def _primary(
     return known[named[0]] if named else next(iter(estimates), None)
 
 
-def _outcome(low: float, high: float, margin: float) -> Outcome:
-    if low > 0:
-        return "better"
-    if high < 0:
-        return "worse"
-    return "not worse" if margin > 0 and low > -margin else "inconclusive"
+def _unknown(beside: Sequence[Beside]) -> str:
+    """What is said where nothing is known beside anyone."""
+    if not beside:
+        return "Inconclusive: there is nothing to compare with."
+    rows = max(other.one.rows for other in beside)
+    return f"Inconclusive: {rows} rows are too few, or too much alike, to tell anything from."
 
 
-def _sentence(outcome: Outcome, one: Estimate, margin: float, base: str, count: int, needed: int | None) -> str:
-    low, high = one.interval or (0.0, 0.0)
-    of = base if count == 1 else f"{base}, the strongest of {count} contenders"
-    numbers = f"{one.metric} {one.run:.3g} beside {one.base:.3g} of {of}, a difference of {low:+.3g} to {high:+.3g}"
-    on = f" (95 %, {one.rows} rows)."
-    if outcome == "better":
-        sure = margin > 0 and min(abs(low), abs(high)) >= margin
-        more = f" It is surely more than the margin of {margin:.3g}." if sure else ""
-        small = margin > 0 and max(abs(low), abs(high)) < margin
-        more = f" But it is surely less than the margin of {margin:.3g} that matters." if small else more
-        return f"Better: {numbers}{on}{more}"
-    if outcome == "worse":
-        return f"Worse: {numbers}{on}"
+def _sentence(hardest: Beside, ahead: Sequence[Beside], known: Sequence[Beside]) -> str:
+    """The first sentence: the outcome, and the numbers beside the contender that is hardest to beat."""
+    outcome, margin = hardest.outcome, hardest.margin
+    if len(ahead) == 1:
+        return f"Worse than {hardest.name}{_strongest(hardest, known)}: {hardest.numbers()}."
+    numbers = hardest.numbers(f" of {hardest.name}{_strongest(hardest, known)}")
+    if ahead:
+        return f"Worse than {_listed([one.name for one in ahead])}: {numbers}."
     if outcome == "not worse":
-        return f"Not worse, by the margin of {margin:.3g}: {numbers}{on}"
+        return f"Not worse, by the margin of {margin:.3g}: {numbers}."
+    if outcome == "better":
+        return f"Better: {numbers}.{_beside_margin(hardest.one.interval or (0.0, 0.0), margin)}"
+    needed = hardest.needed
     more = "" if needed is None else f" A difference of {margin:.3g} would be seen with about {needed:,} rows."
-    return f"Inconclusive: {numbers}{on}{more}"
+    return f"Inconclusive: {numbers}.{more}"
+
+
+def _beside_margin(interval: tuple[float, float], margin: float) -> str:
+    """Whether a difference that is surely there matters, where the margin says what does."""
+    least, most = sorted(map(abs, interval))
+    if margin > 0 and least >= margin:
+        return f" It is surely more than the margin of {margin:.3g}."
+    return f" But it is surely less than the margin of {margin:.3g} that matters." if most < margin else ""
+
+
+def _strongest(hardest: Beside, known: Sequence[Beside]) -> str:
+    """Of how many contenders it is the strongest, where it is not the only one by that number."""
+    same = sum(other.one.metric == hardest.one.metric for other in known)
+    by = f" by {hardest.one.metric}" if same < len(known) else ""
+    return f", the strongest of {same} contenders{by}" if same > 1 else ""
+
+
+def _by_other_numbers(hardest: Beside, known: Sequence[Beside]) -> Iterator[str]:
+    """A sentence for each further number by which contenders stand, of the one that is hardest to beat by it."""
+    told = {hardest.one.metric}
+    for other in known:
+        if other.one.metric not in told:
+            told.add(other.one.metric)
+            beside = f"{SAID[other.outcome]} {other.name}{_strongest(other, known)}"
+            yield f"By {other.one.metric} it is {beside}: {other.numbers()}."
+
+
+def _untold(beside: Sequence[Beside], everyone: Iterable[str]) -> Iterator[str]:
+    """Contenders of which nothing can be said, and why."""
+    few = [other for other in beside if other.one.gain is None]
+    if few:
+        rows = max(other.one.rows for other in few)
+        yield f"Beside {_listed([other.name for other in few])} nothing can be said: {rows} rows are too few."
+    mute = [name for name in everyone if all(other.name != name for other in beside)]
+    if mute:
+        yield f"Beside {_listed(mute)} nothing can be said: there is no number that both have."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
