@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from bottega import neighbours
+
 PACKAGES = ("bottega", "torch", "transformers", "tokenizers", "peft", "safetensors")
 MATRIX = 1024
 
@@ -20,11 +22,13 @@ def examine() -> dict[str, Any]:
 
     from bottega.models.load import has_bf16
 
+    others = neighbours.look()
     facts: dict[str, Any] = {
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
         "processor": torch.cpu.get_capabilities().get("cpu_name") or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(neighbours.cores()),
+        "cores_of_others": others,
         "threads": torch.get_num_threads(),
         "memory_gb": round(_memory() / 1e9, 1),
         "disk_free_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
@@ -44,6 +48,11 @@ def _advice(facts: dict[str, Any]) -> list[str]:
     if facts["threads"] < facts["cores"]:
         advice.append(
             f"torch uses {facts['threads']} of {facts['cores']} cores: unset OMP_NUM_THREADS or set devices.threads"
+        )
+    if (facts["cores_of_others"] or 0) >= neighbours.BUSY:
+        advice.append(
+            f"other programs take {facts['cores_of_others']:.1f} of {facts['cores']} cores: runs give way to them and "
+            "take longer; end them, or wait"
         )
     if facts["disk_free_gb"] < 5:
         advice.append("less than 5 GB of disk are free: checkpoints may not fit")

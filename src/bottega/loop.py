@@ -15,10 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bottega import memory
+from bottega import memory, neighbours
 from bottega.batch import Means, counted
 from bottega.errors import CheckpointError
 from bottega.events import Event, Failed, Finished, Noted, Saved, Stepped, Validated
+from bottega.neighbours import Pace, Watch
 from bottega.recipe import Recipe
 from bottega.reports import check_reports, reports
 from bottega.runs import RunStore, as_yaml, commit, verify
@@ -58,8 +59,8 @@ def resume(folder: str | Path) -> Generator[Event, None, None]:
 def _recorded(run: RunStore) -> Iterator[Event]:
     """The run's events, each written down before it is yielded; so is what ended it early."""
     try:
-        with reports(run.recipe, run.folder) as tell:
-            for event in _life(run):
+        with reports(run.recipe, run.folder) as tell, neighbours.watched() as watch:
+            for event in _life(run, watch):
                 tell(run.record(event))
                 yield event
     except Exception as error:
@@ -69,7 +70,7 @@ def _recorded(run: RunStore) -> Iterator[Event]:
         raise
 
 
-def _life(run: RunStore) -> Iterator[Event]:
+def _life(run: RunStore, watch: Watch) -> Iterator[Event]:
     with memory.uncollected():
         from bottega import opening
         from bottega.session import Session
@@ -79,7 +80,7 @@ def _life(run: RunStore) -> Iterator[Event]:
         with ThreadPoolExecutor(1) as thread:
             sums = thread.submit(opening.checksums, recipe)
             session = Session(recipe, None, run.folder)
-            run.write_place(opening.place(session, sums.result()))
+            run.write_place(opening.place(session, sums.result(), watch.others))
     else:
         session = Session(recipe, place, run.folder)
     checkpoint, damaged = _newest_whole(run)
@@ -87,22 +88,25 @@ def _life(run: RunStore) -> Iterator[Event]:
     step, position = _restore(session, checkpoint) if checkpoint else (0, 0)
     yield opening.started(session, step, resumed=place is not None)
     yield from opening.notes(session, step)
-    yield from _updates(run, session, step, position)
+    yield from _updates(run, session, watch, step, position)
     yield from _finish(run, session)
 
 
-def _updates(run: RunStore, session: Session, step: int, position: int) -> Iterator[Event]:
+def _updates(run: RunStore, session: Session, watch: Watch, step: int, position: int) -> Iterator[Event]:
     """Step after step; validate and save when due; stop early where the recipe says so."""
     if _should_stop(run):
         return
     if step == 0 and session.recipe.evaluate is not None:
         yield _validate(run, session, 0)
-    clock = Clock()
+    clock, pace = Clock(), Pace()
     for update in session.feed.updates(step, position):
         drawn = session.drawn(update)
         if drawn.answered is not None and session.due_answers(update.step):
             yield drawn.answered
-        yield _step(session, update, drawn, clock)
+        stepped = _step(session, update, drawn, clock)
+        yield stepped
+        if slowed := pace.slowed(stepped.seconds, stepped.tokens, watch.others):
+            yield Noted(step=update.step, subject="machine", message=slowed)
         if session.due_validation(update.step):
             validated = _validate(run, session, update.step)
             # Written down before any checkpoint of this step, so that a resume finds it.

@@ -13,6 +13,7 @@ import torch
 
 from bottega.events import Noted, Started
 from bottega.models.quantized import packed
+from bottega.neighbours import cores
 from bottega.recipe import Recipe
 from bottega.rows import files_of, tokenizer_differs
 from bottega.runs import checksum
@@ -24,8 +25,11 @@ def checksums(recipe: Recipe) -> dict[str, str]:
     return {str(path): checksum(path) for path in files_of(recipe)}
 
 
-def place(session: Session, sums: dict[str, str]) -> dict[str, Any]:
-    """Versions, hardware, the data's checksums, and every choice made, for `place.json`."""
+def place(session: Session, sums: dict[str, str], others: float | None) -> dict[str, Any]:
+    """Versions, hardware, the data's checksums, and every choice made, for `place.json`.
+
+    others  cores that other programs took while the run was loaded
+    """
     packages = ["bottega", "torch", "transformers", "tokenizers", "peft"]
     packages += ["bitsandbytes"] if session.recipe.model.quantize == "nf4" else []
     return {
@@ -35,6 +39,8 @@ def place(session: Session, sums: dict[str, str]) -> dict[str, Any]:
             "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
             "processor": torch.cpu.get_capabilities().get("cpu_name") or platform.machine(),
             "accelerator": torch.cuda.get_device_name() if session.device == "cuda" else None,
+            "cores": len(cores()),
+            "cores_of_others": None if others is None else round(others, 2),
         },
         "files": sums,
         "choices": {

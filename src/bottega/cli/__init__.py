@@ -6,9 +6,11 @@ answers at once.
 
 from bottega.cli import training, talking, looking  # noqa: F401, I001, each adds its commands, help has this order
 from bottega.cli.app import app
+from bottega.neighbours import watched
 
 __all__ = ["app", "main"]
 
 
 def main() -> None:
-    app()
+    with watched():
+        app()
