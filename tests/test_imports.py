@@ -34,7 +34,7 @@ LAYERS = [
     {"rewards"},
     {"metrics", "scores", "stats"},
     {"catalogue", "plugins", "schedule", "packing", "sampling", "progress"},
-    {"records", "batch", "events", "randomness"},
+    {"records", "batch", "events", "randomness", "scripts"},
     {"errors", "memory", "neighbours"},
 ]
 """From the top down; a module may import from its own layer and those below."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from bottega import catalogue
 from bottega.scores import Numbers, Scores, ratio
+from bottega.scripts import counted
 
 
 class Metric(ABC):
@@ -74,9 +75,10 @@ def fitting(answers: Sequence[str]) -> tuple[list[Metric], list[str]]:
 
 
 WORDY = 8
-"""Words from which on answers, on average, are prose, that can be right in many ways."""
+"""Words from which on answers, on average, are prose, that can be right in many ways; a character of a script without
+spaces counts for one."""
 
 
 def wordy(answers: Sequence[str]) -> bool:
     """Whether answers are prose."""
-    return bool(np.mean([len(one.split()) for one in answers]) >= WORDY)
+    return bool(np.mean([counted(one) for one in answers]) >= WORDY)

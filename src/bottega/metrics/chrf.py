@@ -10,6 +10,7 @@ import numpy as np
 
 from bottega.metrics import Metric, wordy
 from bottega.scores import Numbers
+from bottega.scripts import composed
 
 BETA = 2
 
@@ -29,7 +30,8 @@ class Chrf(Metric):
 
     def sums(self, written: str, right: Sequence[str]) -> Sequence[float]:
         """By order: n-grams written, of the reference, and those that agree."""
-        found: list[float] = self._chrf._extract_corpus_statistics([written], [[one] for one in right])[0]
+        references = [[composed(one)] for one in right]
+        found: list[float] = self._chrf._extract_corpus_statistics([composed(written)], references)[0]
         return found
 
     def of(self, sums: Numbers) -> Numbers:

@@ -1,4 +1,4 @@
-"""The right answer to the letter, white space around it aside."""
+"""The right answer to the letter, white space around it aside, and however its accents are encoded."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from bottega.metrics import Metric
+from bottega.scripts import composed
 
 
 class Exact(Metric):
@@ -16,4 +17,4 @@ class Exact(Metric):
         return True
 
     def sums(self, written: str, right: Sequence[str]) -> Sequence[float]:
-        return float(written.strip() in {one.strip() for one in right}), 1.0
+        return float(composed(written).strip() in {composed(one).strip() for one in right}), 1.0

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from bottega.metrics import Metric
 from bottega.scores import Numbers
+from bottega.scripts import composed
 from bottega.stats import f1
 
 
@@ -34,8 +35,8 @@ class Fields(Metric):
 def read(text: str) -> Any:
     """What a text is as JSON; None where it is none."""
     try:
-        return json.loads(text)
-    except ValueError:
+        return json.loads(composed(text))
+    except (ValueError, RecursionError):
         return None
 
 

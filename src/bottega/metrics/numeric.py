@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from typing import ClassVar
+from decimal import Decimal
+from functools import cache
+from typing import Any, ClassVar
 
 from bottega.metrics import Metric
 
-NUMBER = re.compile(r"-?(?:\d[\d,]*\.?\d*|\.\d+)")
+SIGN = r"(?<![\p{L}\p{N}\p{M})\]])[-+\u2212\ufe63\uff0d\u2013]\p{Sc}?"
+"""A sign stands before a number and behind nothing: the dash of "10-12" is none."""
+
+POINT, COMMA, SPACE = r"[.\u066b\uff0e]", r"[,\u066c\uff0c]", "[\u00a0\u2009\u202f'’]"
+
+WHOLE = "|".join(
+    (
+        rf"(?!0)\d{{1,3}}({SPACE}\d{{3}})+(?!\d)(?:(?:{POINT}|{COMMA})(?<part>\d+))?",
+        rf"(?!0)\d{{1,3}}({COMMA}\d{{3}})+(?!\d)(?:{POINT}(?<part>\d+))?",
+        rf"(?!0)\d{{1,2}}({COMMA}\d\d)+{COMMA}\d{{3}}(?!\d)(?:{POINT}(?<part>\d+))?",  # as in India
+        rf"(?!0)\d{{1,3}}({POINT}\d{{3}})+{COMMA}(?<part>\d+)(?![\d,])",
+        rf"(?!0)\d{{1,3}}({POINT}\d{{3}}){{2,}}(?!\d)",
+        rf"\d+{POINT}(?<part>\d+)",
+        rf"(?<!\d,)\d+{COMMA}(?<part>\d+)(?![\d,])",
+        rf"\d+{POINT}?",
+        rf"{POINT}(?<part>\d+)",
+    )
+)
+"""Groups of three digits of any script, a point or a comma before the decimals; "1,2,3" is three numbers.
+
+What could be read in two ways is read as in English: 1,234 is more than a thousand, and 1.234 less than two.
+"""
+
+NUMBER = rf"(?<sign>{SIGN})?(?<body>{WHOLE})(?:[eE](?<power>[-+]?\d{{1,3}})(?!\w))?"
 MARK = "####"
 
 
@@ -18,18 +42,32 @@ class Numeric(Metric):
 
     def fits(self, answers: Sequence[str]) -> bool:
         """Where every right answer is a number, or ends in one after `####`."""
-        return all(MARK in one or NUMBER.fullmatch(one.strip()) for one in answers) and all(map(number, answers))
+        alone = _pattern().fullmatch
+        ends = all(MARK in one or alone(one.strip()) for one in answers)
+        return ends and all(number(one) is not None for one in answers)
 
     def sums(self, written: str, right: Sequence[str]) -> Sequence[float]:
         found = number(written)
-        return float(found is not None and any(_same(found, number(one)) for one in right)), 1.0
+        return float(found is not None and any(found == number(one) for one in right)), 1.0
 
 
-def number(text: str) -> str | None:
+def number(text: str) -> Decimal | None:
     """The number after the last `####`, or else the last of all; None where there is none."""
-    found = NUMBER.findall(text.rpartition(MARK)[2]) or NUMBER.findall(text)
-    return found[-1].replace(",", "").rstrip(".") if found else None
+    for part in (text.rpartition(MARK)[2], text):
+        if found := list(_pattern().finditer(part)):
+            return _value(found[-1])
+    return None
 
 
-def _same(one: str, other: str | None) -> bool:
-    return other is not None and float(one) == float(other)
+def _value(found: Any) -> Decimal:
+    part = found["part"] or ""
+    whole = "".join(filter(str.isdecimal, found["body"].removesuffix(part)))
+    sign = "-" if (found["sign"] or "+")[0] != "+" else ""
+    return Decimal(f"{sign}{whole or 0}.{part or 0}E{found['power'] or 0}")
+
+
+@cache
+def _pattern() -> Any:
+    import regex
+
+    return regex.compile(NUMBER, regex.VERSION1)

@@ -1,0 +1,92 @@
+"""What a word is, whatever the writing system: combining marks stay with their letter, and scripts that are written
+without spaces (Chinese, Japanese, Thai and others) are taken character by character.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+NAMES = "Han Hiragana Katakana Bopomofo Thai Lao Khmer Myanmar Tai_Le New_Tai_Lue Tai_Tham Tai_Viet Javanese Balinese"
+"""Scripts without spaces between words."""
+
+UNSPACED = "[[{}ーｰ]--[{}]]".format("".join(rf"\p{{{name}}}" for name in NAMES.split()), r"\p{P}\p{S}\p{Nd}")
+"""Their letters; the mark of a long vowel belongs to two Japanese scripts and so to none."""
+
+CHARACTER = rf"{UNSPACED}[\p{{M}}\p{{Join_Control}}]*"
+"""One of them with its marks."""
+
+LETTERS = rf"[[\p{{L}}\p{{N}}]--{UNSPACED}][[\p{{L}}\p{{N}}\p{{M}}\p{{Join_Control}}]--{UNSPACED}]*"
+"""A word of letters and digits of any other script."""
+
+SIGN = r"[^\s\p{L}\p{N}]\p{M}*"
+WIDE = r"[[\p{P}\p{S}]&&[\p{EA=W}\p{EA=F}\p{EA=H}]]"
+"""Signs as wide as a Chinese character."""
+
+POINTS = r"[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c7\u064b-\u0652\u0670\u0640]"
+"""Vowel points of Hebrew and Arabic, which most texts leave out, and the stroke that only widens a word."""
+
+PLAIN = re.compile(r"[\0-\u02ff\u0370-\u0482\u048a-\u052f\u1e00-\u1fff\u2010-\u206f\u20a0-\u20bf]*")
+"""Texts of Latin, Greek and Cyrillic letters without marks by themselves: Python's own words, which take a tenth."""
+
+ALNUM, ALNUM_OR_SIGN = re.compile(r"[^\W_]+"), re.compile(r"[^\W_]+|[^\w\s]|_")
+
+
+def composed(text: str) -> str:
+    """The text with each letter and its accents as one character, where there is such a one (NFC)."""
+    return unicodedata.normalize("NFC", text)
+
+
+def folded(text: str) -> str:
+    """The text as it is looked for: without case, width of characters, vowel points, or the dots of a Turkish i."""
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return str(_pattern(POINTS).sub("", plain.replace("i\u0307", "i").replace("ı", "i")))
+
+
+def places(text: str, *, signs: bool = False) -> list[tuple[int, int]]:
+    """Where each word starts and stops; with `signs` also each sign between words."""
+    if PLAIN.fullmatch(text):
+        pattern = ALNUM_OR_SIGN if signs else ALNUM
+    else:
+        pattern = _pattern("|".join((CHARACTER, LETTERS, *([SIGN] if signs else []))))
+    return [found.span() for found in pattern.finditer(text)]
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, as they stand."""
+    return [text[start:stop] for start, stop in places(text)]
+
+
+def spaced(text: str) -> str:
+    """The text with spaces around what is a word or a sign without any."""
+    return str(_pattern(f"{CHARACTER}|{WIDE}").sub(r" \g<0> ", text))
+
+
+def counted(text: str) -> int:
+    """How many words a text has, what stands between two spaces taken for one."""
+    return len(spaced(text).split())
+
+
+def terms(text: str) -> list[str]:
+    """What a text is looked up by: its words, and of scripts without spaces each two characters side by side."""
+    return list(_terms(folded(text)))
+
+
+def _terms(text: str) -> Iterator[str]:
+    for found in _pattern(f"((?:{CHARACTER})+)|{LETTERS}").finditer(text):
+        characters = _pattern(CHARACTER).findall(found[1] or "")
+        if len(characters) > 1:
+            yield from (one + other for one, other in pairwise(characters))
+        else:
+            yield found[0]
+
+
+@cache
+def _pattern(expression: str) -> Any:
+    import regex  # takes a twentieth of a second, which no help text should wait for
+
+    return regex.compile(expression, regex.VERSION1)
