@@ -30,7 +30,7 @@ WIDE = r"[[\p{P}\p{S}]&&[\p{EA=W}\p{EA=F}\p{EA=H}]]"
 POINTS = r"[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c7\u064b-\u0652\u0670\u0640]"
 """Vowel points of Hebrew and Arabic, which most texts leave out, and the stroke that only widens a word."""
 
-PLAIN = re.compile(r"[\0-\u02ff\u0370-\u0482\u048a-\u052f\u1e00-\u1fff\u2010-\u206f\u20a0-\u20bf]*")
+PLAIN = re.compile(r"[\0-\u02ff\u0370-\u0482\u048a-\u052f\u1e00-\u1fff\u2010-\u206f\u20a0-\u20a8\u20aa-\u20bf]*")
 """Texts of Latin, Greek and Cyrillic letters without marks by themselves: Python's own words, which take a tenth."""
 
 ALNUM, ALNUM_OR_SIGN = re.compile(r"[^\W_]+"), re.compile(r"[^\W_]+|[^\w\s]|_")
@@ -63,7 +63,7 @@ def words(text: str) -> list[str]:
 
 def spaced(text: str) -> str:
     """The text with spaces around what is a word or a sign without any."""
-    return str(_pattern(f"{CHARACTER}|{WIDE}").sub(r" \g<0> ", text))
+    return text if PLAIN.fullmatch(text) else str(_pattern(f"{CHARACTER}|{WIDE}").sub(r" \g<0> ", text))
 
 
 def counted(text: str) -> int:

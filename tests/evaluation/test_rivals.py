@@ -109,6 +109,47 @@ def test_a_label_is_the_longest_that_a_text_begins_with() -> None:
     assert [begun(text, labels) for text in (" Card lost, I fear", "cards", "Other.", "a card")] == [1, 0, 2, -1]
 
 
+def test_a_label_does_not_begin_another() -> None:
+    labels = ["1", "10", "C", "C++", " 正"]
+    told = ["1", "10", "100", "1.5", "1. so", "C", "c++", "C#", "正。", "C++ is"]
+    assert [begun(text, labels) for text in told] == [0, 1, -1, -1, 0, 2, 3, -1, 4, 3]
+    assert begun("cafe\u0301", ["café"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "known"),
+    [
+        ("我的包裹在哪里", ["今天天气很好", "包裹什么时候到", "谢谢您的帮助"]),
+        ("พัสดุของฉันอยู่ที่ไหน", ["วันนี้อากาศดี", "พัสดุจะมาเมื่อไร", "ขอบคุณมาก"]),
+        ("お荷物はどこ", ["天気がいい", "お荷物を待つ", "ありがとう"]),
+        ("где моя посылка", ["сегодня солнечно", "ПОСЫЛКА пришла", "спасибо"]),
+        ("il caffe\u0300 no", ["oggi piove", "Caffè no", "grazie"]),
+        ("में दिल्ली", ["धन्यवाद", "दिल्ली", "आज"]),
+        ("كتب الولد", ["شكرا", "كَتَبَ", "اليوم"]),
+        ("istanbul", ["ankara", "İSTANBUL", "izmir"]),
+        ("in a no 5", ["out", "5 as", "be"]),
+    ],
+)
+def test_words_are_found_in_every_script(asked: str, known: list[str]) -> None:
+    numbers, nearness = Words(known).nearest([asked], 3)
+    assert numbers[0, 0] == 1
+    assert sorted(numbers[0].tolist()) == [0, 1, 2], "nothing is shown twice"
+    assert nearness[0, 0] > nearness[0, 1]
+    assert nearness[0, 2] == 0
+
+
+def test_what_nothing_is_near_to_gets_other_rows_than_the_first() -> None:
+    index = Words([f"word{number}" for number in range(50)])
+    asked = ["unknown", "another", "?", "", "third"]
+    numbers, nearness = index.nearest(asked, 5)
+    assert not nearness.any()
+    assert all(len(set(row)) == 5 for row in numbers.tolist())
+    assert len({tuple(row) for row in numbers.tolist()}) == len(asked)
+    assert (numbers == index.nearest(asked, 5)[0]).all(), "the same every time"
+    assert Words(["", "?"]).nearest(["x"], 9)[0].shape == (1, 2)
+    assert Words([]).nearest(["x"], 3)[0].shape == (1, 0)
+
+
 def test_words_and_vectors_find_what_is_near(tmp_path: Path) -> None:
     texts = ["the cat sat on the mat", "a dog ran under the tree", "one two three"]
     index = Words(texts)
@@ -128,6 +169,9 @@ def test_passages_are_whole_paragraphs() -> None:
     found = list(cut(text))
     assert found[0] == "short one\nshort two"
     assert [len(one.split()) for one in found[1:]] == [120, 120, 60, 1]
+    chinese = list(cut("甲" * 500 + "。" + "乙" * 20))
+    assert "".join(chinese) == "甲" * 500 + "。" + "乙" * 20
+    assert [len(one) for one in chinese] == [120, 120, 120, 120, 41]
 
 
 # What they answer

@@ -240,7 +240,7 @@ def prompted(case: Case, exam: Exam, model: LanguageModel, name: str, rival: Riv
             questions.append(replace(one, prompt=prompt, row=codec.continued(one.where, prompt, one.answer)))
             kept.append(place)
     if len(kept) < len(exam.numbered):
-        case.unasked[rival.given] = f"{len(exam.numbered) - len(kept)} questions are too long for it; they are left out"
+        case.note(rival.given, f"{len(exam.numbered) - len(kept)} questions are too long for it; they are left out")
     if not kept:
         return Sheet(name, [])
     written = [place for place, number in enumerate(kept) if number in set(exam.written)]
@@ -256,14 +256,22 @@ def _shown(case: Case, exam: Exam, rival: Rival, known: Sequence[Shot]) -> tuple
     """What puts things before a prompt, and for each question the things there are, the likest first."""
     asked = [said(one.prompt) for _, one in exam.numbered]
     if rival.way == "few-shot":
-        numbers, _ = case.index([said(one.prompt) for one in known], case.means.encoder).nearest(
-            asked, case.means.shots
-        )
+        texts = [said(one.prompt) for one in known]
+        numbers, nearness = case.index(texts, case.means.encoder).nearest(asked, case.means.shots)
+        _tell_chance(case, rival, nearness, case.those_known)
         return shown, [[known[number] for number in row] for row in numbers.tolist()]
     if rival.way == "retrieval":
-        numbers, _ = case.index(case.means.documents, case.means.encoder).nearest(asked, PASSAGES)
+        numbers, nearness = case.index(case.means.documents, case.means.encoder).nearest(asked, PASSAGES)
+        _tell_chance(case, rival, nearness, "passages")
         return informed, [[case.means.documents[number] for number in row] for row in numbers.tolist()]
     return informed, [[] for _ in asked]
+
+
+def _tell_chance(case: Case, rival: Rival, nearness: NDArray[np.float32], what: str) -> None:
+    few = int((nearness == 0).any(1).sum())
+    if few:
+        share_ = f"{few} of {len(nearness)} questions share a word with fewer than {nearness.shape[1]} {what}"
+        case.note(rival.given, f"{share_}; the others shown to it are drawn at random")
 
 
 # No model, and a model elsewhere
@@ -274,6 +282,10 @@ def neighbours(case: Case, exam: Exam, rival: Rival, known: Sequence[Shot], enco
     case.tell(f"looking for the nearest of {len(known)} {case.those_known}: {rival.way}")
     texts = [said(one.prompt) for one in known]
     numbers, nearness = case.index(texts, encoder).nearest([said(one.prompt) for _, one in exam.numbered], NEIGHBOURS)
+    alone = int((nearness == 0).all(1).sum())
+    if alone:
+        what = f"{alone} of {len(nearness)} questions share no word with any of the {case.those_known}"
+        case.note(rival.given, f"{what}; they get the commonest answer")
     answers = voted([one.answer for one in known], numbers, nearness)
     name = f"nearest {case.those_known}, {rival.way}"
     return _told(case, exam, name, dict(zip((place for place, _ in exam.numbered), answers, strict=True)))
@@ -303,7 +315,7 @@ def served(case: Case, exam: Exam, rival: Rival) -> Sheet:
     replies = server.ask([one.prompt for one in asked], tokens=tokens, system=told)
     lost = sum(reply is None for reply in replies)
     if lost:
-        case.unasked[rival.given] = f"{lost} of {len(replies)} questions got no answer; they are left out"
+        case.note(rival.given, f"{lost} of {len(replies)} questions got no answer; they are left out")
     found = {place: reply.text for place, reply in zip(places, replies, strict=True) if reply is not None}
     return replace(_told(case, exam, server.model, found), cost=cost(replies))
 

@@ -111,6 +111,10 @@ class Case:
     means: Means = Means()
     unasked: dict[str, str] = field(default_factory=dict)
 
+    def note(self, name: str, why: str) -> None:
+        """Tell of a rival that could not be asked, or not all, or not as it was meant."""
+        self.unasked[name] = "; ".join(filter(None, (self.unasked.get(name), why)))
+
     @property
     def seed(self) -> int:
         return derive(self.recipe.seed, "measure")

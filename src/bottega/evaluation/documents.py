@@ -8,9 +8,11 @@ from bottega.data import sources
 from bottega.data.formats import records
 from bottega.recipe import Source, located
 from bottega.records import Text
+from bottega.scripts import counted, places
 
 WORDS = 120
-"""Words of a passage, about; a paragraph that has fewer goes together with the next."""
+"""Words of a passage, about; a paragraph that has fewer goes together with the next. Of scripts without spaces,
+characters."""
 
 
 def passages(paths: Sequence[str]) -> list[str]:
@@ -26,13 +28,35 @@ def cut(text: str) -> Iterator[str]:
     """Passages of a text: paragraphs together while they are short, a long one in pieces."""
     held: list[str] = []
     for paragraph in filter(None, map(str.strip, text.split("\n\n"))):
-        words = paragraph.split()
-        if held and sum(len(one.split()) for one in held) + len(words) > WORDS:
+        size = counted(paragraph)
+        if held and sum(map(counted, held)) + size > WORDS:
             yield "\n".join(held)
             held = []
-        if len(words) > 2 * WORDS:
-            yield from (" ".join(words[start : start + WORDS]) for start in range(0, len(words), WORDS))
+        if size > 2 * WORDS:
+            yield from _parts(paragraph)
         else:
             held.append(paragraph)
     if held:
         yield "\n".join(held)
+
+
+def _parts(paragraph: str) -> Iterator[str]:
+    """A long paragraph in parts of so many words."""
+    part, size = list[str](), 0
+    for piece in (piece for word in paragraph.split() for piece in _pieces(word)):
+        more = counted(piece)
+        if part and size + more > WORDS:
+            yield " ".join(part)
+            part, size = [], 0
+        part.append(piece)
+        size += more
+    yield " ".join(part)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """What stands between two spaces, in pieces where it is a text by itself."""
+    if counted(text) <= WORDS:
+        yield text
+        return
+    starts = [start for start, _ in places(text, signs=True)][::WORDS]
+    yield from (text[start:stop] for start, stop in zip(starts, [*starts[1:], len(text)], strict=True))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bottega.data.codec import Codec
 from bottega.records import Message, Prompt
+from bottega.scripts import composed
 
 BETWEEN = "\n\n"
 """Between examples of plain text."""
@@ -26,6 +28,9 @@ class Shot:
     prompt: Prompt
     answer: str
 
+
+MORE = re.compile(r"\d(?:\d|[.,]\d)|\w[+#]")
+"""What makes another label of one: 10 or 1.5 of 1, C++ of C."""
 
 Put = Callable[[Prompt, Sequence[Any]], Prompt]
 """A prompt after things that help, the likest of which come first in the list and right before it in the prompt."""
@@ -72,6 +77,12 @@ def fitted(codec: Codec, prompt: Prompt, put: Put, things: Sequence[Any], room: 
 
 def begun(text: str, labels: Sequence[str]) -> int:
     """The number of the longest label that a text begins with; −1 where it begins with none."""
-    text = text.strip().lower()
-    places = [place for place, label in enumerate(labels) if text.startswith(label.strip().lower())]
-    return max(places, key=lambda place: len(labels[place]), default=-1)
+    text, names = _plain(text), [_plain(label) for label in labels]
+    places = [
+        place for place, name in enumerate(names) if text.startswith(name) and not MORE.match(text, len(name) - 1)
+    ]
+    return max(places, key=lambda place: len(names[place]), default=-1)
+
+
+def _plain(text: str) -> str:
+    return composed(text).strip().lower()

@@ -194,9 +194,10 @@ def _near_numbers(case: Case, rows: Sequence[Row], rival: Rival, encoder: str | 
     texts = [record.text for record in known]
     asked = [record.text for record in case.records if isinstance(record, Labelled)]
     numbers, nearness = case.index(texts, encoder).nearest(asked, NEIGHBOURS)
-    values = np.array([number(record) for record in known])[numbers]
-    weight = np.maximum(nearness, 0) + 1e-9
-    found = (values * weight).sum(1) / weight.sum(1)
+    values, weight = np.array([number(record) for record in known]), np.maximum(nearness, 0)
+    # What is like no other row gets the mean of all.
+    weighed = (values[numbers] * weight).sum(1) / np.maximum(weight.sum(1), np.finfo(np.float32).tiny)
+    found = np.where(weight.any(1), weighed, values.mean())
     return Sheet(
         f"nearest {case.those_known}, {rival.way}", _distances(found, np.array([row.label[0] for row in rows], float))
     )
