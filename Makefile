@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PEERS := .venv-bench
 
-.PHONY: help setup check test slow bench bench-setup floor scaling endure recipes preferences planning advice forgetting exam gpu worlds large demo docs clean
+.PHONY: help setup check test slow bench bench-setup floor scaling endure recipes preferences planning advice forgetting exam models gpu worlds large demo docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -76,6 +76,9 @@ exam: bench-setup ## Sit a 5-shot exam in lm-eval, beside its own model (ten min
 
 preferences: setup ## Learn real preferences with every objective, three seeds each (a quarter of an hour)
 	$(BIN)/python benchmarks/preferences.py
+
+models: setup ## Train every text model of transformers, tiny, beside a plain loop, and compare (an hour)
+	$(BIN)/python benchmarks/models.py
 
 gpu: setup ## Prove everything equal on a CUDA device, then measure it (ten minutes)
 	$(BIN)/python benchmarks/gpu.py

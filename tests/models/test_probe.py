@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
 )
 
-from bottega.models.probe import probe, shrunken
+from bottega.errors import ModelError
+from bottega.models.probe import LENGTHS, NEAR, probe
 from bottega.models.scorer import Fit
+from bottega.models.small import copies
 
 PACKED = (
     "llama qwen2 qwen3 gemma2 gemma3_text mistral phi3 gpt2 gpt_neox mixtral qwen3_moe olmo2 granite cohere opt gpt_oss"
@@ -45,8 +50,8 @@ def test_a_window_wider_than_the_rows_does_not_hide(monkeypatch: pytest.MonkeyPa
 def test_a_layer_of_each_kind_is_asked() -> None:
     """SmolLM3 leaves every fourth layer without rotary positions; its config lists which."""
     config = AutoConfig.for_model("smollm3")
-    model = shrunken(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config)
-    assert [bool(layer.self_attn.use_rope) for layer in model.model.layers] == [True, True, False, False]
+    model = next(copies(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, NEAR, max(LENGTHS))).model
+    assert [bool(layer.self_attn.use_rope) for layer in model.model.layers] == [True, False, True, False]
     fit = probe(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, "language", False)
     assert fit.packed
     assert fit.fused == ("SmolLM3Attention", "SmolLM3MLP", "SmolLM3RMSNorm")
@@ -57,3 +62,78 @@ def test_encoders(kind: str) -> None:
     config = AutoConfig.for_model(kind, num_labels=5)
     fit = probe(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)], config, "class", True)
     assert fit.packed == (kind != "distilbert"), "DistilBERT takes no positions"
+
+
+def language(kind: str, **more: Any) -> Fit:
+    config = AutoConfig.for_model(kind, **more)
+    return probe(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, "language", False)
+
+
+SPARSE = {"layer_types": ["full_attention", "minimax_m3_sparse"] * 4, "num_hidden_layers": 8}
+LONG = {
+    "original_max_position_embeddings": 4096,
+    "rope_parameters": {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "short_factor": [1.0 + place / 48 for place in range(48)],
+        "long_factor": [1.0 + place for place in range(48)],
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("doge", {}),
+        ("minimax_m3_vl_text", SPARSE),
+        ("llama4_text", {}),
+        ("phi3", LONG),
+        ("deepseek_v32", {}),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}}),
+    ],
+)
+def test_what_begins_at_a_length_is_reached(kind: str, more: dict[str, Any]) -> None:
+    """A mask of its own, sparse blocks, chunks, budgets, and rotations that change with the longest row."""
+    fit = language(kind, **more)
+    assert not fit.packed
+    assert fit.reason
+    assert "no small copy" not in fit.reason
+
+
+def test_a_length_that_cannot_be_made_small_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key no rule knows may hide what a model does with long rows."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    class Budgeted(LlamaForCausalLM):
+        def __init__(self, config: Any) -> None:
+            if config.attends_to < 1000:
+                raise ValueError("too few")
+            super().__init__(config)
+
+    config = LlamaConfig()
+    config.attends_to = 4096
+    fit = probe(Budgeted, config, "language", False)
+    assert fit == Fit(packed=False, reason=fit.reason, fused=fit.fused)
+    assert fit.reason == "what it does beyond attends_to could not be tried"
+
+
+@pytest.mark.parametrize("kind", ["bert-generation", "cpmant", "xlnet"])
+def test_a_model_that_sees_what_it_would_write_is_refused(kind: str) -> None:
+    with pytest.raises(ModelError, match="sees the token it would have to write"):
+        language(kind)
+
+
+@pytest.mark.parametrize("kind", ["gemma4_text", "gemma3n_text", "inkling_text", "mamba2"])
+def test_modules_that_only_look_like_a_part(kind: str) -> None:
+    """Norms without weights, norms with a gate, layers over plain parameters."""
+    assert "could be built" not in language(kind).reason
+
+
+def test_a_copy_of_a_large_model_is_small() -> None:
+    """Whatever its config nests or lists by layer."""
+    wide = {"hidden_size": 5120, "num_attention_heads": 40, "vocab_size": 262144, "intermediate_size": 15360}
+    for kind, more in (("gemma4_text", wide), ("t5gemma", {}), ("deepseek_v3", {}), ("phi3", LONG)):
+        config = AutoConfig.for_model(kind, **more)
+        mapping = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if kind == "t5gemma" else MODEL_FOR_CAUSAL_LM_MAPPING
+        model = next(copies(mapping[type(config)], config, NEAR, max(LENGTHS))).model
+        assert sum(weight.numel() for weight in model.parameters()) < 500_000, kind

@@ -1,28 +1,27 @@
 """Is "packed = alone" true of this model? Proved on load, on a small copy, in float32.
 
 A model that ignores the interval mask (recurrent, ALiBi, relative positions) does so silently, so the question is
-asked of every model class: a copy is built from its own config, shrunk to two layers of each kind, a window of 5 and
-sharp random weights, and mixed rows with a shared prefix are computed packed and one by one. What is not equal is
-not used: the model then runs one row a forward, slower and right.
+asked of every model class: a copy is built from its own config (`models.small`), every number of tokens in it below the
+length of the rows, and mixed rows with a shared prefix are computed packed and one by one. What is not equal is not
+used, nor what could not be asked: the model then runs one row a forward, slower and right.
 """
 
 from __future__ import annotations
 
-import contextlib
-import copy
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from bottega.batch import Batch, Example, Row
+from bottega.errors import ModelError
 from bottega.models.across import prepare
 from bottega.models.attention import NAME, register
 from bottega.models.fused import fuse, proven
 from bottega.models.heads import VOCABULARY
 from bottega.models.scorer import Fit, Scorer
+from bottega.models.small import copies
 from bottega.objectives import HeadKind
 from bottega.packing import pack
 
@@ -30,27 +29,53 @@ TOLERANCE = 1e-4
 """Largest relative difference taken for rounding; a wrong mask gives more than 1e-2 on sharp weights."""
 
 LENGTHS = (9, 23, 14, 6, 17)
+"""Tokens of its rows."""
+
 PREFIX = 9
+"""Tokens that two of them share."""
+
+NEAR = 6
+"""What every window, chunk and budget of the small copy becomes."""
 
 
 def probe(model_class: type, config: Any, head: HeadKind, both_ways: bool) -> Fit:
-    """How a model of this class and config may be computed; never raises for a model that cannot be packed."""
+    """How a model of this class and config may be computed; never raises for a model that cannot be packed.
+
+    A ModelError for one that sees what it would have to write.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
         try:
-            model, apart = _truth(model_class, config, head, both_ways)
+            model, unknown, apart = _truth(model_class, config, head, both_ways)
         except Exception as error:  # a config this code cannot shrink says nothing about packing
             return Fit(packed=False, own_head=True, reason=f"no small copy could be built to prove it on ({error})")
+        if head == "language" and not model.config.is_encoder_decoder:
+            refuse_foresight(model)
         packed, alone = _batches(model, head, both_ways)
         own_head = _differs(lambda: _scores(Scorer(model, head, Fit(packed=False)), alone), apart)
         # A class head has its own forward only for one row at a time.
         trial = Fit(own_head=bool(own_head) and head != "class")
-        mixed = _differs(lambda: _scores(_set_attention(model, head, trial), packed), apart)
+        mixed = unknown or _differs(lambda: _scores(_set_attention(model, head, trial), packed), apart)
         fused = _working(model, head, trial, packed, apart) if not mixed else proven(model)
     if mixed or (own_head and (head == "class" or model.config.is_encoder_decoder)):
         return Fit(packed=False, own_head=bool(own_head), reason=mixed or own_head, fused=fused)
     reason = own_head and f"its head is its own: {own_head}"
     return Fit(packed=True, own_head=bool(own_head), reason=reason, fused=fused)
+
+
+def refuse_foresight(model: Any) -> None:
+    """A ModelError where what stands behind a token changes the scores of what comes next."""
+    one = torch.arange(2, 2 + max(LENGTHS))[None] % int(model.config.get_text_config().vocab_size)
+    other = one.clone()
+    other[0, -4:] = one[0, :4]
+    with torch.no_grad():
+        scores = [model(input_ids=ids, use_cache=False).logits[0, : one.shape[1] - 4] for ids in (one, other)]
+    if float((scores[0] - scores[1]).abs().max()) > TOLERANCE * float(scores[0].abs().max()):
+        raise ModelError(
+            f"{model.config.model_type} as it is configured sees the token it would have to write",
+            where="model",
+            fix="if its config has is_decoder or causal, set it to true; else train it with masked, classify or tag",
+        )
 
 
 def _working(model: Any, head: HeadKind, fit: Fit, packed: Batch, apart: torch.Tensor) -> tuple[str, ...]:
@@ -60,17 +85,19 @@ def _working(model: Any, head: HeadKind, fit: Fit, packed: Batch, apart: torch.T
     return () if _differs(lambda: _scores(Scorer(model, head, fit), packed), apart) else fused
 
 
-def _truth(model_class: type, config: Any, head: HeadKind, both_ways: bool) -> tuple[Any, torch.Tensor]:
-    """A small model, and its scores for each row alone by nothing but its own forward."""
-    for narrow in (True, False):
+def _truth(model_class: type, config: Any, head: HeadKind, both_ways: bool) -> tuple[Any, str, torch.Tensor]:
+    """(a small model, what of it could not be made small, its scores for each row alone by its own forward only)."""
+    errors: list[Exception] = []
+    for model, unknown in copies(model_class, config, NEAR, max(LENGTHS)):
         try:
-            model = shrunken(model_class, config, narrow)
             _, alone = _batches(model, head, both_ways)
-            return model, _scores(Scorer(model, head, Fit(packed=False, own_head=True)), alone)
-        except Exception:  # widths may hang together in ways not known here: then cut the depth only
-            if not narrow:
-                raise
-    raise AssertionError
+            scores = _scores(Scorer(model, head, Fit(packed=False, own_head=True)), alone)
+        except Exception as error:
+            errors.append(error)
+        else:
+            left = f"what it does beyond {', '.join(unknown)} could not be tried" if unknown else ""
+            return model, left, scores
+    raise errors[0]
 
 
 def _batches(model: Any, head: HeadKind, both_ways: bool) -> tuple[Batch, Batch]:
@@ -87,72 +114,6 @@ def _set_attention(model: Any, head: HeadKind, fit: Fit) -> Scorer:
         prepare(model)
     model.set_attn_implementation(NAME)
     return Scorer(model, head, fit)
-
-
-def shrunken(model_class: type, config: Any, narrow: bool = True) -> Any:
-    """A model of the same class and kind, a few thousand parameters, evaluation mode, sharp random weights."""
-    build = getattr(model_class, "_from_config", model_class)
-    model = build(_shrink(config, narrow), dtype=torch.float32)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            # Twice the usual scale, so that attention is far from uniform and a wrong mask shows.
-            nn.init.normal_(parameter, std=2 * parameter.shape[-1] ** -0.5)
-    return model.eval()
-
-
-def _shrink(config: Any, narrow: bool) -> Any:
-    small = copy.deepcopy(config)
-    text = small.get_text_config()
-    changes = _shallow(text) | (_narrow(text) if narrow else {})
-    for name, value in changes.items():
-        with contextlib.suppress(AttributeError):  # some configs derive a value and let nobody set it
-            setattr(text, name, value)
-    return small
-
-
-def _shallow(config: Any) -> dict[str, Any]:
-    lists, kept = _layers(config)
-    changes: dict[str, Any] = {name: [values[layer] for layer in kept] for name, values in lists.items()}
-    windows = {"sliding_window": 5, "local_attention": 10}
-    changes |= {name: size for name, size in windows.items() if getattr(config, name, None)}
-    return {"num_hidden_layers": len(kept)} | changes
-
-
-def _layers(config: Any) -> tuple[dict[str, list[Any]], list[int]]:
-    """(what the config lists by layer, two layers of each kind, in the order the model has them)."""
-    depth = config.num_hidden_layers
-    lists = {
-        name: list(values)
-        for name, values in vars(config).items()
-        if isinstance(values, (list, tuple)) and len(values) == depth
-    }
-    kinds = list(zip(*lists.values(), strict=True)) if lists else [()] * depth
-    return lists, [layer for layer in range(depth) if kinds[:layer].count(kinds[layer]) < 2]
-
-
-def _narrow(config: Any) -> dict[str, Any]:
-    heads = min(4, getattr(config, "num_attention_heads", 4))
-    grouped = getattr(config, "num_key_value_heads", None) not in (None, getattr(config, "num_attention_heads", None))
-    sizes = {
-        "vocab_size": 96,
-        "hidden_size": 16 * heads,
-        "intermediate_size": 48,
-        "num_attention_heads": heads,
-        "num_key_value_heads": max(1, heads // 2) if grouped else heads,
-        "head_dim": 16,
-        "num_local_experts": 4,
-        "num_experts": 4,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 32,
-    }
-    present = {name: value for name, value in sizes.items() if getattr(config, name, None) is not None}
-    tokens = {
-        name: getattr(config, name) % sizes["vocab_size"]
-        for name in ("pad_token_id", "bos_token_id", "eos_token_id")
-        if isinstance(getattr(config, name, None), int)
-    }
-    dropouts = {name: 0.0 for name in vars(config) if "dropout" in name or name.endswith("pdrop")}
-    return present | tokens | dropouts
 
 
 def _examples(vocabulary: int, padding: int | None, head: HeadKind, both_ways: bool) -> list[Example]:

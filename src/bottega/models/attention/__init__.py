@@ -53,6 +53,8 @@ def attention(
     layout = across if getattr(module, ACROSS, False) else layout
     if layout is None:
         raise TypeError(f"{type(module).__name__} does not pass keywords down to its attention")
+    if attention_mask is not None:
+        raise TypeError(f"{type(module).__name__} makes a mask of its own")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     near = position_bias if position_bias is not None and position_bias.dim() == 2 else None
     return layout.attend(query, key, value, Style(scaling, sliding_window, softcap, dropout, s_aux, near)), None

@@ -30,7 +30,7 @@ def proven(model: nn.Module) -> tuple[str, ...]:
 
     Weights are moved first: a norm of ones would hide what it does with them.
     """
-    modules = [module for module in model.modules() if any(part.fits(module) for part in PARTS)]
+    modules = [module for module in model.modules() if _part(module) is not None]
     kinds = {type(module).__name__ for module in modules}
     wrong = {type(module).__name__ for module in modules if not _equal(module)}
     return tuple(sorted(kinds - wrong))
@@ -42,8 +42,8 @@ def fuse(model: nn.Module, names: Collection[str]) -> None:
     for module in model.modules():
         if linear.fits(module):
             module.forward = linear.fused(module)
-        elif type(module).__name__ in names and module not in layers[:-1]:
-            module.forward = _part(module).fused(module)
+        elif type(module).__name__ in names and module not in layers[:-1] and (part := _part(module)) is not None:
+            module.forward = part.fused(module)
 
 
 def _equal(module: nn.Module) -> bool:
@@ -51,16 +51,18 @@ def _equal(module: nn.Module) -> bool:
     for weight in module.parameters():
         weight.data += 0.3 * torch.randn_like(weight)
     part = _part(module)
-    x, given = part.trial(module, LENGTH)
+    assert part is not None
     try:
+        x, given = part.trial(module, LENGTH)
         one, other = (_played(run, module, x, given) for run in (module, part.fused(module)))
     except Exception:  # called with something else, or not made of what its names promise
         return False
     return all((a - b).abs().max() <= TOLERANCE * a.abs().max() for a, b in zip(one, other, strict=True))
 
 
-def _part(module: nn.Module) -> ModuleType:
-    return next(part for part in PARTS if part.fits(module))
+def _part(module: nn.Module) -> ModuleType | None:
+    """The part it fits; a class may have modules that fit none, like a norm without weights."""
+    return next((part for part in PARTS if part.fits(module)), None)
 
 
 def _played(run: Callable[..., Any], module: nn.Module, x: Tensor, given: dict[str, Any]) -> list[Tensor]:

@@ -32,7 +32,8 @@ ACTIVATIONS: dict[str, Activation] = {
 
 def fits(module: nn.Module) -> bool:
     """Whether this is made of the three linear layers and an activation known here."""
-    return all(hasattr(module, name) for name in (*NAMES, "act_fn")) and _activation(module) is not None
+    layers = all(isinstance(getattr(module, name, None), nn.Module) for name in NAMES)
+    return layers and callable(getattr(module, "act_fn", None)) and _activation(module) is not None
 
 
 def trial(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]:
@@ -40,16 +41,16 @@ def trial(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]:
     return torch.randn(1, length, cast(int, cast(Any, module).gate_proj.in_features)), {}
 
 
-def fused(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Its forward; what is written in its class where a linear layer is more than can be fused."""
+def fused(module: nn.Module) -> Callable[..., Tensor]:
+    """Its forward; what is written in its class where a linear layer is more than can be fused, or more is given."""
     return partial(_forward, module, cast(str, _activation(module)))
 
 
-def _forward(module: nn.Module, activation: str, x: Tensor) -> Tensor:
+def _forward(module: nn.Module, activation: str, x: Tensor, *more: Any, **options: Any) -> Tensor:
     found = [part(getattr(module, name), x) for name in NAMES]
     layers = [layer for layer in found if layer is not None]
-    if len(layers) < len(NAMES):
-        return cast(Tensor, type(module).forward(module, x))
+    if len(layers) < len(NAMES) or more or options:
+        return cast(Tensor, type(module).forward(module, x, *more, **options))
     apply = cast(Any, _GatedMlp.apply)
     return cast(Tensor, apply(x, activation, constants(layers), *tensors(layers)))
 
@@ -57,8 +58,11 @@ def _forward(module: nn.Module, activation: str, x: Tensor) -> Tensor:
 def _activation(module: nn.Module) -> str | None:
     """The name of the activation that computes what the module's does."""
     x = torch.linspace(-6, 6, 25)
-    own = cast(Any, module).act_fn
-    return next((name for name, (ahead, _) in ACTIVATIONS.items() if torch.allclose(own(x), ahead(x))), None)
+    try:
+        own = cast(Any, module).act_fn(x)
+    except Exception:  # one of two arguments, or with weights of its own
+        return None
+    return next((name for name, (ahead, _) in ACTIVATIONS.items() if torch.allclose(own, ahead(x))), None)
 
 
 class _GatedMlp(torch.autograd.Function):

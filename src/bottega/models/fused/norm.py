@@ -23,12 +23,14 @@ def trial(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]:
     return torch.randn(1, length, len(cast(Tensor, module.weight))), {}
 
 
-def fused(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """x → x / rms(x) · (weight + offset), over the last dimension."""
+def fused(module: nn.Module) -> Callable[..., Tensor]:
+    """x → x / rms(x) · (weight + offset), over the last dimension; its own where it is given more than x."""
     return partial(_forward, module, cast(float, _epsilon(module)), _offset(module))
 
 
-def _forward(module: nn.Module, epsilon: float, offset: float, x: Tensor) -> Tensor:
+def _forward(module: nn.Module, epsilon: float, offset: float, x: Tensor, *more: Any, **options: Any) -> Tensor:
+    if more or options:  # a gate, as Mamba's norms have
+        return cast(Tensor, type(module).forward(module, x, *more, **options))
     apply = cast(Any, _RmsNorm.apply)
     return cast(Tensor, apply(x, module.weight, epsilon, offset))
 

@@ -1,0 +1,431 @@
+"""Train every text model of the installed transformers, tiny and random, beside a plain loop, and compare.
+
+    python benchmarks/models.py [--kind decoder encoder ...] [--only NAME ...] [--again] [--out FILE]
+
+Each model is one process, which is given up after a time. Whatever counts tokens in its config (windows, chunks,
+budgets) is 40, and rows have up to 110 tokens; weights are random, vectors too; float32. A plain loop of transformers,
+with PEFT for LoRA, says what the first loss and the norm of its gradient must be, what the saved result must score, and
+which 12 tokens greedy decoding must write. What was found stays in a file of its own, so that a sweep that was cut goes
+on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import tempfile
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import peft
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedTokenizerFast
+from transformers.models.auto import modeling_auto as auto
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+import bottega
+from bottega.errors import BottegaError
+from bottega.models.load import is_encoder
+from bottega.models.small import copies, parts
+from bottega.randomness import derive
+from bottega.sampling import Sampling
+from bottega.session import Session
+
+RESULT = Path(__file__).parent / "results" / "models_2xEPYC_2026-11-28.md"
+NEAR, LONGEST, VOCABULARY = 40, 110, 96
+LENGTHS = ((5, 4), (30, 12), (30, 20), (60, 50), (12, 7))
+"""Tokens of prompt and answer of each row; the second and the third begin alike."""
+
+TOLERANCE = 2e-4
+"""Of losses and norms, relative; float32 sums in another order differ by less."""
+
+SECONDS = 120
+
+KINDS: dict[str, tuple[str, str, str]] = {
+    "decoder": ("CAUSAL_LM", "sft", "AutoModelForCausalLM"),
+    "encoder": ("MASKED_LM", "masked", "AutoModelForMaskedLM"),
+    "encoder-decoder": ("SEQ_TO_SEQ_CAUSAL_LM", "sft", "AutoModelForSeq2SeqLM"),
+    "classifier": ("SEQUENCE_CLASSIFICATION", "classify", "AutoModelForSequenceClassification"),
+}
+"""transformers' mapping, the objective, and the way to load a result."""
+
+OVERRIDES: dict[str, dict[str, Any]] = {
+    "hunyuan_v1_dense": {"head_dim": 64},
+    "hunyuan_v1_moe": {"head_dim": 64},
+    "ministral": {"head_dim": 64},
+    "nemotron": {"head_dim": 64},
+    "esm": {"vocab_size": VOCABULARY, "mask_token_id": 3, "position_embedding_type": "rotary"},
+    "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention", "conv"] * 8},
+}
+"""What a config needs that transformers' default leaves open."""
+
+TOKENS = {
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": 2,
+    "mask_token_id": 3,
+    "cls_token_id": 2,
+    "sep_token_id": 1,
+    "decoder_start_token_id": 2,
+    "forced_eos_token_id": None,
+    "forced_bos_token_id": None,
+}
+"""Those of the tokenizer here."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME")
+    parser.add_argument("--again", action="store_true", help="also what was found before")
+    parser.add_argument("--seconds", type=int, default=SECONDS, help="given to each model")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--found", type=Path, default=Path(tempfile.gettempdir()) / "bottega-models.jsonl")
+    options = parser.parse_args()
+    found = {(row["kind"], row["model"]): row for row in _lines(options.found)}
+    wanted = [
+        (kind, name) for kind in options.kind for name in _names(kind) if not options.only or name in options.only
+    ]
+    for number, (kind, name) in enumerate(wanted, 1):
+        if (kind, name) in found and not options.again:
+            continue
+        row = _alone(kind, name, options.seconds)
+        found[kind, name] = row
+        with options.found.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        print(f"{number}/{len(wanted)} {_cells(row)}", flush=True)
+    options.out.write_text(table(list(found.values())), encoding="utf-8")
+    print(f"written: {options.out}")
+
+
+def _names(kind: str) -> list[str]:
+    return list(getattr(auto, f"MODEL_FOR_{KINDS[kind][0]}_MAPPING_NAMES"))
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    if path.exists():
+        yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())
+
+
+def _alone(kind: str, name: str, seconds: int) -> dict[str, Any]:
+    """What is found of a model by a process of its own."""
+    context = multiprocessing.get_context("fork")
+    mine, other = context.Pipe(duplex=False)
+    process = context.Process(target=_tell, args=(other, kind, name))
+    process.start()
+    other.close()
+    row: dict[str, Any] = {"kind": kind, "model": name, "note": f"not done after {seconds} s"}
+    with contextlib.suppress(EOFError):
+        if mine.poll(seconds):
+            row["note"] = "its process died"
+            row = mine.recv()
+    process.kill()
+    process.join()
+    return row
+
+
+def _tell(pipe: Any, kind: str, name: str) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity(50)
+    transformers.utils.logging.disable_progress_bar()
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    folder = Path(tempfile.mkdtemp())
+    try:
+        pipe.send(Trial(kind, name, folder).row())
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Trial:
+    """One model: made, trained by us and by a plain loop, and compared."""
+
+    def __init__(self, kind: str, name: str, folder: Path) -> None:
+        self.kind, self.name, self.folder = kind, name, folder
+        self.mapping, self.objective, loader = KINDS[kind]
+        self.auto = getattr(transformers, loader)
+        self.found: dict[str, Any] = {"kind": kind, "model": name}
+
+    def row(self) -> dict[str, Any]:
+        try:
+            self._made()
+        except Exception as error:
+            self.found["note"] = f"plain transformers: {_short(error)}"
+            return self.found
+        self._write_rows()
+        for way in ("full", "lora"):
+            self._compare(way)
+        return self.found
+
+    def _made(self) -> None:
+        """A small model saved in a folder, with a tokenizer of words."""
+        config = CONFIG_MAPPING[self.name](**OVERRIDES.get(self.name, {}))
+        model_class = getattr(auto, f"MODEL_FOR_{self.mapping}_MAPPING")[type(config)]
+        model_class = model_class[0] if isinstance(model_class, tuple) else model_class
+        if model_class.config_class is type(config.get_text_config()):
+            config = config.get_text_config()
+        for part in parts(config):
+            self._configure(part)
+        torch.manual_seed(0)
+        errors = []
+        for model, _ in copies(model_class, config, NEAR, LONGEST):
+            try:
+                self._played(model)
+                break
+            except Exception as error:
+                errors.append(error)
+        else:
+            raise errors[0]
+        if model.can_generate():
+            ends = {"eos_token_id": 1, "pad_token_id": 0, "bos_token_id": 2, "decoder_start_token_id": 2}
+            model.generation_config = transformers.GenerationConfig(**ends)
+        model.save_pretrained(str(self.folder / "model"))
+        _tokenizer().save_pretrained(str(self.folder / "model"))
+
+    def _configure(self, part: Any) -> None:
+        for name, token in TOKENS.items():
+            begins = name == "decoder_start_token_id" and getattr(part, "is_encoder_decoder", False)
+            if getattr(part, name, None) is not None or name in ("pad_token_id", "eos_token_id") or begins:
+                with contextlib.suppress(AttributeError, NotImplementedError):
+                    setattr(part, name, token)
+        if self.kind == "decoder" and is_encoder(part):
+            part.is_decoder = True
+        if self.kind == "classifier":
+            part.num_labels = 2
+            part.problem_type = None
+
+    def _played(self, model: Any) -> None:
+        """One row forward and back, by nothing but transformers."""
+        ids = torch.arange(5, 5 + 50)[None] % VOCABULARY
+        ids[0, -1] = 1
+        given = {"input_ids": ids} | ({"decoder_input_ids": ids[:, :20]} if self.kind == "encoder-decoder" else {})
+        model(**given).logits.pow(2).sum().backward()
+        model.zero_grad()
+
+    def _write_rows(self) -> None:
+        draw = random.Random(0)
+        shared = [draw.randrange(5, VOCABULARY) for _ in range(30)]
+        lines = []
+        for number, (asked, told) in enumerate(LENGTHS):
+            prompt = shared if asked == 30 else [draw.randrange(5, VOCABULARY) for _ in range(asked)]
+            prompt, answer = _text(prompt), _text([draw.randrange(5, VOCABULARY) for _ in range(told)])
+            one = {
+                "masked": {"text": f"{prompt} {answer}"},
+                "classify": {"text": f"{prompt} {answer}", "label": "ab"[number % 2]},
+            }
+            lines.append(one.get(self.objective, {"prompt": prompt, "completion": f" {answer}"}))
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        for name in ("train", "valid"):
+            (self.folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+        self.prompt = lines[1].get("prompt", "")
+
+    def _compare(self, way: str) -> None:
+        """Train in one of the two ways, and put what differs from a plain loop into the row."""
+        out = self.folder / way
+        try:
+            events = list(bottega.train(self._recipe(way), out))
+        except Exception as error:
+            self.found[way] = (
+                f"refused: {_short(error)}" if isinstance(error, BottegaError) else f"CRASH {_short(error)}"
+            )
+            with contextlib.suppress(Exception):
+                self._plain(way, None)
+                self.found[way] += " (plain trains)"
+            return
+        notes = [event.message for event in events if event.type == "noted" and event.subject in ("packing", "adapter")]
+        place = json.loads((out / "place.json").read_text(encoding="utf-8"))
+        self.found["packed"] = "packed" if place["choices"]["fit"]["packed"] else "alone"
+        self.found["why"] = place["choices"]["fit"]["reason"]
+        self.found.setdefault("notes", []).extend(note for note in notes if "adapter" in note or "LoRA" in note)
+        stepped = next(event for event in events if event.type == "stepped")
+        after = [event.loss for event in events if event.type == "validated"][-1]
+        session = Session(self._recipe(way), place)
+        update = next(iter(session.feed.updates(0, 0)))
+        rows = [example.rows[0] for example in session.drawn(update).examples]
+        held = [example.rows[0] for example in session.held_out]
+        try:
+            model = self._plain(way, out)
+            loss = self._loss(model.train(), rows)
+            loss.backward()
+        except Exception as error:
+            self.found[way] = f"plain cannot: {_short(error)}"
+            return
+        norm = sum(float(one.grad.double().pow(2).sum()) for one in model.parameters() if one.grad is not None) ** 0.5
+        apart = {"loss": _apart(stepped.loss, float(loss)), "gradient": _apart(stepped.grad_norm, norm)}
+        self.found[way] = _verdict(apart)
+        self.found.setdefault("reload", {})[way] = self._reloaded(way, out, held, after)
+        if self.objective == "sft":
+            self.found.setdefault("writes", {})[way] = self._written(way, out)
+
+    def _recipe(self, way: str) -> Any:
+        sections: dict[str, Any] = {
+            "model": {"base": str(self.folder / "model"), "dtype": "float32"},
+            "objective": {"kind": self.objective},
+            "data": {"train": str(self.folder / "train.jsonl"), "validation": str(self.folder / "valid.jsonl")},
+            "optim": {"steps": 1, "examples": len(LENGTHS), "lr": 1e-3},
+            "evaluate": {"every": 1},
+        }
+        if way == "lora":
+            sections["adapter"] = {"rank": 4}
+        path = self.folder / f"{way}.yaml"
+        path.write_text(json.dumps(sections), encoding="utf-8")
+        return bottega.Recipe.load(path)
+
+    def _plain(self, way: str, out: Path | None) -> Any:
+        """The model as it begins, with PEFT's own adapter, on what ours was put on."""
+        more = {"num_labels": 2} if self.objective == "classify" else {}
+        torch.manual_seed(derive(0, "weights"))
+        model = self.auto.from_pretrained(str(self.folder / "model"), dtype=torch.float32, **more)
+        if way == "full":
+            return model
+        if out is None:
+            return peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules="all-linear"))
+        config = peft.LoraConfig.from_pretrained(str(out / "adapter"))
+        config.inference_mode = False
+        torch.manual_seed(derive(0, "adapter"))
+        return peft.get_peft_model(model, config, autocast_adapter_dtype=False)
+
+    def _loss(self, model: Any, rows: list[Any]) -> Any:
+        """The mean negative log-likelihood of all labels, a row a forward."""
+        losses, weight = [], 0.0
+        for row in rows:
+            ids = torch.from_numpy(row.tokens)[None]
+            given = {"input_ids": ids}
+            if row.source is not None:
+                given = {"input_ids": torch.from_numpy(row.source)[None], "decoder_input_ids": ids}
+            logits = model(**given).logits[0]
+            logits = logits[None] if self.objective == "classify" else logits[torch.from_numpy(row.at)]
+            one = cross_entropy(logits, torch.from_numpy(row.label), reduction="none")
+            losses.append((one * torch.from_numpy(row.weight)).sum())
+            weight += float(row.weight.sum())
+        return sum(losses) / weight
+
+    def _reloaded(self, way: str, out: Path, rows: list[Any], wanted: float) -> str:
+        """What plain transformers makes of the saved result, beside what the run itself scored last."""
+        try:
+            model = self._result(way, out)
+            with torch.no_grad():
+                return _verdict({"loss": _apart(wanted, float(self._loss(model, rows)))})
+        except Exception as error:
+            return f"CRASH {_short(error)}"
+
+    def _result(self, way: str, out: Path) -> Any:
+        if way == "full":
+            return self.auto.from_pretrained(str(out / "model"), dtype=torch.float32).eval()
+        more = {"num_labels": 2} if self.objective == "classify" else {}
+        torch.manual_seed(derive(0, "weights"))
+        base = self.auto.from_pretrained(str(self.folder / "model"), dtype=torch.float32, **more)
+        return peft.PeftModel.from_pretrained(base, str(out / "adapter"), autocast_adapter_dtype=False).eval()
+
+    def _written(self, way: str, out: Path) -> str:
+        """Twelve greedy tokens by us and by `generate`."""
+        try:
+            ours = bottega.load(out, dtype="float32")
+            (found,) = ours.generate([self.prompt], Sampling(tokens=12))[0]
+            ids = ours.codec.prefix(self.prompt)
+        except Exception as error:
+            return _refusal(error)
+        try:
+            model = self._result(way, out)
+            written = model.generate(input_ids=torch.tensor([ids]), do_sample=False, max_new_tokens=12)[0].tolist()
+        except Exception as error:
+            return f"plain cannot: {_short(error)}"
+        wanted = written[1:] if model.config.is_encoder_decoder else written[len(ids) :]
+        return "12 of 12" if found.tokens == wanted else f"DIFFERS {found.tokens} not {wanted}"
+
+
+def _tokenizer() -> Any:
+    words = {"<pad>": 0, "</s>": 1, "<s>": 2, "<mask>": 3, "<unk>": 4}
+    words |= {f"w{number}": number for number in range(5, VOCABULARY)}
+    backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    names = dict(zip(("pad_token", "eos_token", "bos_token", "mask_token", "unk_token"), words, strict=False))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+
+
+def _text(words: list[int]) -> str:
+    return " ".join(f"w{word}" for word in words)
+
+
+def _apart(one: float, other: float) -> float:
+    return abs(one - other) / max(abs(other), 1e-12)
+
+
+def _verdict(apart: dict[str, float]) -> str:
+    wrong = [f"{name} by {gap:.1e}" for name, gap in apart.items() if not gap <= TOLERANCE]
+    return "DIFFERS: " + ", ".join(wrong) if wrong else "exact"
+
+
+def _short(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    where = "" if isinstance(error, BottegaError) else f" ({traceback.extract_tb(error.__traceback__)[-1].name})"
+    return f"{type(error).__name__}: {lines[0][:160]}{where}"
+
+
+def _refusal(error: Exception) -> str:
+    return f"refused: {_short(error)}" if isinstance(error, BottegaError) else f"CRASH {_short(error)}"
+
+
+def _cells(row: dict[str, Any]) -> str:
+    def both(name: str) -> str:
+        values = row.get(name, {})
+        return (
+            next(iter(values.values()))
+            if len(set(values.values())) == 1
+            else "; ".join(f"{way}: {one}" for way, one in values.items())
+        )
+
+    packed = row.get("packed", "") + (f" ({row['why']})" if row.get("why") else "")
+    note = "; ".join([*row.get("notes", []), *([row["note"]] if "note" in row else [])])
+    cells = [
+        row["model"],
+        row["kind"],
+        row.get("full", ""),
+        row.get("lora", ""),
+        packed,
+        both("reload"),
+        both("writes"),
+        note,
+    ]
+    return " | ".join(cell.replace("|", "/") for cell in cells)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as a page, those of a kind together."""
+    counts = Counter(row["kind"] for row in rows if row.get("full") == "exact")
+    said = ", ".join(f"{count} {kind}s" for kind, count in counts.items())
+    head = [
+        "# Every text model of transformers",
+        "",
+        f"{date.today()}; transformers {transformers.__version__}, torch {torch.__version__}, peft {peft.__version__};",
+        "`make models`. Tiny and random, float32, windows and budgets of 40, rows to 110 tokens, beside a plain loop.",
+        f"Exact in full training: {said}.",
+        "",
+        "| model | kind | full | LoRA | packed or alone | reload | writes | note |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    order = list(KINDS)
+    rows = sorted(rows, key=lambda row: (order.index(row["kind"]), row["model"]))
+    return "\n".join([*head, *(f"| {_cells(row)} |" for row in rows)]) + "\n"
+
+
+if __name__ == "__main__":
+    main()
