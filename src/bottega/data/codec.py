@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bottega.batch import Ints, Row
+from bottega.data.templates import render
 from bottega.errors import DataError, ModelError
 from bottega.records import (
     Answer,
@@ -555,12 +556,12 @@ class Codec:
 
     def _render(self, chat: Chat, generation: bool = False) -> str:
         turns = [message.turn() for message in chat.messages]
-        settings = {"tools": list(chat.tools) or None, "tokenize": False, "add_generation_prompt": generation}
+        tools = list(chat.tools) or None
         try:
             try:
-                return str(self.tokenizer.apply_chat_template(turns, **settings))
+                return render(self.tokenizer, turns, tools=tools, generation=generation)
             except TypeError:  # some templates take the arguments of a call as text
-                return str(self.tokenizer.apply_chat_template(_as_text(turns), **settings))
+                return render(self.tokenizer, _as_text(turns), tools=tools, generation=generation)
         except Exception as error:  # a template is a program, and raises what it likes
             raise TemplateRefused(
                 f"the chat template refuses this conversation: {error}",

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from bottega.batch import Row
+from bottega.data.templates import render
 from bottega.errors import RunError
 from bottega.language import LanguageModel
 from bottega.models.scorer import batched
@@ -61,14 +62,11 @@ def harness_model(model: LanguageModel) -> Any:
             return cast("list[int]", self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
 
         def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    chat_history,
-                    tokenize=False,
-                    add_generation_prompt=add_generation_prompt,
-                    continue_final_message=not add_generation_prompt,
-                )
-            )
+            rendered = render(self.tokenizer, chat_history, generation=add_generation_prompt)  # within limits
+            if add_generation_prompt:
+                return rendered
+            how = {"tokenize": False, "continue_final_message": True}
+            return str(self.tokenizer.apply_chat_template(chat_history, **how))
 
         def _loglikelihood_tokens(self, requests: Sequence[Any], **more: Any) -> list[tuple[float, bool]]:
             found = judged(model, [self._row(asked, answer) for _, asked, answer in requests])
