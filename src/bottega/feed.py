@@ -164,11 +164,23 @@ class Taken(NamedTuple):
 
 @dataclass(frozen=True)
 class Update:
-    """The examples of one update, and where in the endless stream of examples the next begins."""
+    """The examples of one update, and where in the endless stream of examples the next begins.
+
+    passed  how many were drawn before it that had nothing to teach
+    """
 
     step: int
     examples: list[Example]
     position: int
+    passed: int = 0
+
+
+class _Draw(NamedTuple):
+    """The examples of an update, how many of the stream they took, and how many draws of it were passed over."""
+
+    examples: list[Example]
+    size: int
+    passed: int
 
 
 class Feed:
@@ -176,11 +188,12 @@ class Feed:
 
     No example is left out at the end of an epoch: the update that reaches it goes on into the next shuffle. Where
     sources are mixed, an epoch holds `weight` times the examples of each; a part of a source is another one each time.
-    A text longer than a row is cut at other places in each pass over its source.
+    A text longer than a row is cut at other places in each pass over its source. Of examples that have nothing to teach
+    together no update is made: the next ones are taken.
     """
 
     def __init__(self, examples: Shelf, recipe: Recipe, codec: Codec) -> None:
-        self.examples, self.seed = examples, recipe.seed
+        self.examples, self.seed, self.objective = examples, recipe.seed, recipe.objective
         moving = recipe.data.windows == "moving" and recipe.too_long == "split"
         self.windows = Windows(examples, recipe.objective, codec, recipe.seed, moving=moving)
         weights = [source.weight for source in recipe.train_sources]
@@ -217,13 +230,28 @@ class Feed:
 
         Where an update's examples are taken several times, they are new until the last of these.
         """
-        stream, taken = self._stream(position), list[Taken]()
+        stream, draw = self._stream(position), None
         for number in range(step + 1, self.steps + 1):
-            taken = taken or self._take(stream)
-            examples, last = [self.windows.example(*one) for one in taken], number % self.passes == 0
-            yield Update(number, examples, position + len(taken) if last else position)
-            if last:
-                position, taken = position + len(taken), []
+            draw, last = draw or self._draw(stream), number % self.passes == 0
+            position += draw.size if last else 0
+            yield Update(number, draw.examples, position, draw.passed)
+            draw = None if last else draw._replace(passed=0)
+
+    def _draw(self, stream: Iterator[Taken]) -> _Draw:
+        """The next examples that have something to teach; a DataError where there are none."""
+        size, passed = 0, 0
+        while size <= self._all:
+            taken = self._take(stream)
+            size, examples = size + len(taken), [self.windows.example(*one) for one in taken]
+            if self.objective.teaches(examples):
+                return _Draw(examples, size, passed)
+            passed += 1
+        raise nothing_to_tell(examples, "raise optim.examples, give negatives, or leave out a label that all rows have")
+
+    @property
+    def _all(self) -> int:
+        """How much of the stream surely holds every example, each in an update with others."""
+        return self.epoch_examples * (1 + max(math.ceil(len(own) / count) for own, count in self.parts))
 
     def _take(self, stream: Iterator[Taken]) -> list[Taken]:
         """The next update's examples: so many, or as many as reach so many tokens."""
@@ -256,6 +284,25 @@ class Feed:
         order = np.concatenate([shuffled(len(own), self.seed, "mix", number, turn) for turn in passes])
         places = np.arange(first, first + count)
         return np.stack([own[order[places - passes[0] * len(own)]], places // len(own)], axis=1)
+
+
+def judged(examples: Sequence[Example], recipe: Recipe) -> list[list[Example]]:
+    """Validation examples in parts that are judged together, all of about the size of an update.
+
+    Parts in which there is nothing to tell apart are left out; a DataError where that is all of them.
+    """
+    parts = -(-len(examples) // (recipe.optim.examples or DEFAULT_EXAMPLES))
+    order = shuffled(len(examples), recipe.seed, "validation parts")
+    found = [[examples[number] for number in part] for part in np.array_split(order, parts)] if parts else []
+    told = [part for part in found if recipe.objective.teaches(part)]
+    if found and not told:
+        raise nothing_to_tell(found[0], "hold out more rows that differ, or give them negatives: data.validation")
+    return told
+
+
+def nothing_to_tell(examples: Sequence[Example], fix: str) -> DataError:
+    where = ", ".join(example.id for example in examples[:3])
+    return DataError("every text belongs to every other, so there is nothing to tell apart", where=where, fix=fix)
 
 
 def shuffled(count: int, seed: int, purpose: str, *numbers: int) -> NDArray[np.int64]:

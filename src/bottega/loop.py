@@ -20,6 +20,7 @@ from bottega.batch import Means, counted
 from bottega.errors import CheckpointError
 from bottega.events import Event, Failed, Finished, Noted, Saved, Stepped, Validated
 from bottega.neighbours import Pace, Watch
+from bottega.objectives import PASSED
 from bottega.recipe import Recipe
 from bottega.reports import check_reports, reports
 from bottega.runs import RunStore, as_yaml, commit, verify
@@ -100,6 +101,9 @@ def _updates(run: RunStore, session: Session, watch: Watch, step: int, position:
         yield _validate(run, session, 0)
     clock, pace = Clock(), Pace()
     for update in session.feed.updates(step, position):
+        if update.passed and not any(PASSED in event.get("metrics", {}) for event in run.history()):
+            what = "examples that have nothing to tell apart were drawn together: they are passed over for others"
+            yield Noted(step=update.step, subject="passed over", message=what, details={"examples": update.passed})
         drawn = session.drawn(update)
         if drawn.answered is not None and session.due_answers(update.step):
             yield drawn.answered
@@ -150,6 +154,7 @@ def _step(session: Session, update: Update, drawn: Drawn, clock: Clock) -> Stepp
         metrics.add(part.metrics, part.batch)
     held, general = session.hold(update.step)
     norm = engine.update(lr, step=update.step)
+    passed = {PASSED: float(update.passed)} if update.passed else {}
     seconds, cpu = clock.lap()
     return Stepped(
         step=update.step,
@@ -164,7 +169,7 @@ def _step(session: Session, update: Update, drawn: Drawn, clock: Clock) -> Stepp
         device_memory=session.device_memory,
         device_use=session.device_use,
         epoch=update.position / session.feed.epoch_examples,
-        metrics={**drawn.metrics, **metrics.values(), **held.values()},
+        metrics={**drawn.metrics, **metrics.values(), **held.values(), **passed},
     )
 
 
@@ -200,6 +205,9 @@ def _finish(run: RunStore, session: Session) -> Iterator[Event]:
     run.prune(last, session.keep, _best(run))
     name = "adapter" if session.recipe.adapter else "model"
     finished = _finished(run)
+    concluding = session.recipe.objective.concluding([e["metrics"] for e in run.history() if e["type"] == "stepped"])
+    if concluding:
+        yield Noted(step=last, subject="learning", message=concluding)
 
     def write(partial: Path) -> None:
         session.engine.save(partial, step=last, state=False)

@@ -92,6 +92,10 @@ def _noteworthy(session: Session) -> Iterator[tuple[str, str, dict[str, Any]]]:
             yield "dropped", f"{part.dropped.total()} {name} rows left out", dict(part.dropped)
         if part.truncated:
             yield "truncated", f"{part.truncated} {name} rows cut short", {}
+    if recipe.objective.joint and recipe.evaluate is not None:
+        lost = len(session.held_out) - sum(map(len, session.judged))
+        if lost:
+            yield "validation", f"{lost} validation rows left out: each belongs to all it would be compared with", {}
     for differs in tokenizer_differs(recipe, rows.tokenizer):
         yield "tokenizer", f"model.tokenizer is not the base's: {differs}", {}
     if session.new and recipe.objective.head == "masked":

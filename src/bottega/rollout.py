@@ -29,6 +29,9 @@ from bottega.sampling import Sampling
 
 FILE = "rollout.safetensors"
 
+HUGE = 1e12
+"""Rewards beyond this have no gradient: advantages are computed with their squares, and kept in 32 bits."""
+
 SHOWN = 2000
 """Most characters of a prompt or an answer in an event."""
 
@@ -126,7 +129,17 @@ class Rollouts:
                     f"the reward {reward.name} of an answer is no number", where=where, fix="mend the reward"
                 )
             found.append(marks)
+        self._refuse_huge(written, found)
         return np.stack(found)
+
+    def _refuse_huge(self, written: Sequence[Written], marks: Sequence[NDArray[np.float64]]) -> None:
+        """A RunError of a reward whose square, or whose deviation, is beyond what can be computed with."""
+        for reward, one in zip(self.objective.rewards, marks, strict=True):
+            huge = np.flatnonzero(np.abs(reward.weight * one) > HUGE)
+            if len(huge):
+                what = f"the reward {reward.name}, times its weight, gives an answer {reward.weight * one[huge[0]]:g}"
+                fix = f"keep rewards within ±{HUGE:g}; what counts is how they differ, so -1 to 1 will do"
+                raise RunError(what, where=written[int(huge[0])].posed.where, fix=fix)
 
     def _rewards(self, marks: NDArray[np.float64]) -> NDArray[np.float64]:
         """[K, N] → [N] the reward of each answer."""

@@ -14,7 +14,7 @@ from bottega.data.codec import Codec, texts
 from bottega.data.shelf import Shelf
 from bottega.data.split import Side
 from bottega.errors import DataError, ModelError, RunError
-from bottega.feed import Encoded, Reader, Told
+from bottega.feed import Encoded, Feed, Reader, Told, judged
 from bottega.models.load import adapter_folder, is_encoder, load_config, load_tokenizer, locate, max_length, start_token
 from bottega.objectives import OnPolicy
 from bottega.recipe import Recipe
@@ -74,7 +74,16 @@ def prepare(recipe: Recipe, choices: Mapping[str, Any] | None = None, folder: Pa
             named = recipe.validation_sources if side == "validation" else recipe.train_sources
             rows.refuse_empty(", ".join(source.path for source in named or recipe.train_sources))
         _refuse_unknown_tokens(recipe, config, rows.examples.most)
+    _refuse_what_teaches_nothing(recipe, codec, encoded["train"].examples, encoded["validation"].examples)
     return Rows(tokenizer, config, codec, list(counts), encoded["train"], encoded["validation"], told.formats)
+
+
+def _refuse_what_teaches_nothing(recipe: Recipe, codec: Codec, train: Shelf, validation: Shelf) -> None:
+    """A DataError where examples are compared with each other, and those of no update can be told apart."""
+    if recipe.objective.joint:
+        next(Feed(train, recipe, codec).updates())
+        if recipe.evaluate is not None:
+            judged(validation, recipe)
 
 
 def _looked_ahead(records: Iterator[Sided], codec: Codec) -> Iterator[list[Sided]]:

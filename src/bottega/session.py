@@ -21,7 +21,7 @@ from bottega.engine.engine import Engine
 from bottega.engine.optim import Optimizer, freeze
 from bottega.engine.reference import References
 from bottega.errors import Diverged, ModelError, RunError
-from bottega.feed import DEFAULT_EXAMPLES, Feed, Update
+from bottega.feed import Feed, Update, judged
 from bottega.guard import Guarded
 from bottega.models.adapters import adapt, by_own_head, head_is_adapted, load_scorer
 from bottega.models.heads import VOCABULARY
@@ -204,9 +204,12 @@ class Session:
         """The validation rows, packed once; what is judged together stands together, an update's worth."""
         if not self.recipe.objective.joint:
             return [[batch] for batch in self.batches(self.held_out)]
-        size = self.recipe.optim.examples or DEFAULT_EXAMPLES
-        starts = range(0, len(self.held_out), size)
-        return [self.batches(self.held_out[start : start + size]) for start in starts]
+        return [self.batches(part) for part in self.judged]
+
+    @cached_property
+    def judged(self) -> list[list[Example]]:
+        """Of an objective that compares examples with each other, those of the validation that are compared."""
+        return judged(self.held_out, self.recipe)
 
     @cached_property
     def held_out(self) -> list[Example]:

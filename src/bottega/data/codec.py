@@ -226,12 +226,19 @@ class Codec:
         return self._prompted(record.where, prompt, completion)
 
     def pair(self, record: Preference) -> tuple[Row, Row]:
-        """(chosen, rejected), each as `answer` would encode it."""
+        """(chosen, rejected), each as `answer` would encode it; Unusable where no token tells them apart."""
+        before = self.truncated
         chosen, rejected = (
             self.continued(record.where, record.prompt, answer, record.tools)
             for answer in (record.chosen, record.rejected)
         )
+        if np.array_equal(chosen.tokens, rejected.tokens):
+            raise Unusable("chosen and rejected are the same in every token" + self.cut_since(before))
         return chosen, rejected
+
+    def cut_since(self, truncated: int) -> str:
+        """That rows were cut since so many had been, in words; empty where none was."""
+        return f", cut at {self.max_length}" if self.truncated > truncated else ""
 
     def continued(self, where: str, prompt: Prompt, answer: Answer, tools: Tools = ()) -> Row:
         """The row of a prompt and one answer to it; of a conversation, only what follows the prompt carries loss."""

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from bottega.data.codec import Codec
 
+PASSED = "passed_over"
+"""Among the metrics of an update how many were drawn before it that had nothing to teach; where there were any."""
+
 Output = Literal["logp", "logits", "hidden"]
 HeadKind = Literal["language", "class", "token", "masked", "embedding"]
 """What a model says of a text: its next token, its class, a class of each word, what stood at a masked place, or a
@@ -100,6 +103,14 @@ class Objective(BaseModel, ABC):
     def window(self, tokens: Ints, codec: Codec) -> Row | None:
         """The inverse of `passage`; None where these tokens make no row."""
         raise NotImplementedError("only objectives that split texts have windows")
+
+    def teaches(self, examples: Sequence[Example]) -> bool:
+        """Whether there is anything to learn from an update of these; of all else, others are taken."""
+        return True
+
+    def concluding(self, updates: Sequence[Mapping[str, float]]) -> str:
+        """What must be said at the end of a run, by the metrics of all its updates; empty for nothing."""
+        return ""
 
     def probes(self, examples: Sequence[Example], limit: int) -> list[Example]:
         """Rows of at most `limit` tokens to be scored, without gradient, before an update of `examples`."""

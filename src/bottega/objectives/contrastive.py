@@ -11,11 +11,11 @@ from zlib import crc32
 import numpy as np
 from pydantic import Field
 
-from bottega.batch import Batch, Loss, Row, Term
-from bottega.errors import DataError, RecipeError
-from bottega.objectives import HeadKind, Objective, Output
+from bottega.batch import Batch, Example, Loss, Row, Term
+from bottega.errors import RecipeError
+from bottega.objectives import PASSED, HeadKind, Objective, Output
 from bottega.plugins import defined, naming
-from bottega.records import Compared, Paired, Record
+from bottega.records import Compared, Paired, Record, Unusable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,8 +31,9 @@ class Contrastive(Objective):
     """Of pairs and triplets the mean of −log softmax(cosine / temperature) of the positive among all in the update.
 
     Candidates of an anchor are the positives and negatives of the whole update, however it is divided, but for those
-    known to belong to it too: the same text as the anchor or its positive, or a row of the same `label`. Of texts with
-    a score, what `compare` says of their cosine.
+    known to belong to it too: the same text as the anchor or its positive, what another row says belongs to the same
+    anchor, or a row of the same `label`. Texts are the same that have the same tokens. Of texts with a score, what
+    `compare` says of their cosine.
 
     pooling      what a text's vector is: the mean over its tokens, the first of them, or the last
     temperature  how much nearer counts
@@ -60,12 +61,23 @@ class Contrastive(Objective):
     options: dict[str, Any] = Field(default_factory=dict)
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
+        before = codec.truncated
+        (rows,) = self.examined(record, codec)
+        assert isinstance(record, (Paired, Compared))
+        # A text with itself is a pair to learn from only with dropout, and where it was meant.
+        meant = isinstance(record, Paired) and record.anchor == record.positive
+        if np.array_equal(rows[0].tokens, rows[1].tokens) and not meant:
+            raise Unusable("the two texts are the same in every token" + codec.cut_since(before))
+        return [rows]
+
+    def examined(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, (Paired, Compared))
         anchored, texts = isinstance(record, Paired), record.texts
         scores = [0.0, record.score if isinstance(record, Compared) else 1.0, *[0.0] * (len(texts) - 2)]
         rows = [pooled(codec, record.where, text, self.pooling) for text in texts]
         label = record.label if isinstance(record, Paired) else None
-        belongs = crc32(texts[1].encode() if label is None else f"label {label}".encode())
+        text = [crc32(row.tokens.tobytes()) for row in rows]
+        named = text[1] if label is None else crc32(f"label {label}".encode(errors="surrogatepass"))
         return [
             tuple(
                 replace(
@@ -76,14 +88,33 @@ class Contrastive(Objective):
                         "compared": _one(not anchored and place == 1),
                         "pair": _one(place > 0),
                         "score": np.array([scores[place]], np.float32),
-                        "text": np.array([crc32(texts[place].encode())]),
+                        "text": np.array([text[place]]),
                         # A negative belongs to nothing but what has the very same text.
-                        "belongs": np.array([belongs if place < 2 else crc32(texts[place].encode())]),
+                        "belongs": np.array([named if place < 2 else text[place]]),
+                        "given": np.array([text[0] if place < 2 else text[place]]),
                     },
                 )
                 for place, row in enumerate(rows)
             )
         ]
+
+    def teaches(self, examples: Sequence[Example]) -> bool:
+        rows = [row for example in examples for row in example.rows]
+        columns = {name: np.concatenate([row.columns[name] for row in rows]) for name in rows[0].columns}
+        if self.file is not None or columns["compared"].any():
+            return True
+        return any(not belonging(columns, *way).all() for way in self._ways(columns))
+
+    def _ways(self, columns: Mapping[str, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """What seeks, among what, and where the right ones stand there: anchors, and of `symmetric` positives too."""
+        anchors, others, own = sought(columns)
+        back = (others[own], anchors, np.arange(len(anchors)))
+        return [(anchors, others, own), *([back] if self.symmetric else [])]
+
+    def concluding(self, updates: Sequence[Mapping[str, float]]) -> str:
+        passed = int(sum(one.get(PASSED, 0) for one in updates))
+        what = "in which every text belongs to every other taught nothing, and were passed over for others"
+        return f"{passed} updates {what}" if passed else ""
 
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
         vectors = batch.mean_rows(scores["hidden"])
@@ -101,40 +132,31 @@ class Contrastive(Objective):
         return Loss(terms, metrics=metrics)
 
     def _among_all(self, vectors: Tensor, batch: Batch) -> tuple[Term, Term]:
-        """(−log softmax of each anchor's positive, how many are nearest to it)."""
+        """(−log softmax of each anchor's positive, how many are nearest to it, of those that have a rival)."""
         import torch
 
-        kinds = {name: batch.columns[name] > 0 for name in ("anchor", "positive", "pair", "compared")}
-        anchors = kinds["anchor"].nonzero()[:, 0]
-        others = (kinds["pair"] & ~kinds["compared"]).nonzero()[:, 0]
-        # An example has one anchor and one positive, and both stand in the order of the examples.
-        own = kinds["positive"][others].nonzero()[:, 0]
-        nll, nearest = self._sought(vectors, batch, anchors, others, own)
-        if self.symmetric:
-            back, _ = self._sought(vectors, batch, others[own], anchors, torch.arange(len(anchors), device=own.device))
-            nll = (nll + back) / 2
-        return Term(nll.sum(), "anchor"), Term(nearest.sum(), "anchor")
+        columns = {name: column.cpu().numpy() for name, column in batch.columns.items()}
+        found = [self._sought(vectors, columns, way) for way in self._ways(columns)]
+        nll = torch.stack([nll for nll, _, _ in found]).mean(0)
+        _, nearest, rivalled = found[0]
+        # Where nothing else could be nearest, being it says nothing.
+        share = len(nearest) / rivalled.sum().clamp(min=1)
+        return Term(nll.sum(), "anchor"), Term((nearest & rivalled).sum() * share, "anchor")
 
     def _sought(
-        self, vectors: Tensor, batch: Batch, seeking: Tensor, among: Tensor, own: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """([A] −log softmax of the right one, [A] whether it is nearest), given rows that seek and rows to be found."""
+        self, vectors: Tensor, columns: Mapping[str, np.ndarray], way: tuple[np.ndarray, np.ndarray, np.ndarray]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """([A] −log softmax of the right one, whether it is nearest, whether another could be) of what seeks."""
         import torch
 
-        text, belongs = batch.columns["text"], batch.columns["belongs"]
-        known = text[seeking][:, None] == text[among][None]
-        known |= belongs[seeking][:, None] == belongs[among][None]
-        known |= text[among[own]][:, None] == text[among][None]
-        known[torch.arange(len(own), device=own.device), own] = False
-        if vectors.requires_grad and bool((known.sum(1) == len(among) - 1).all()):
-            raise DataError(
-                "every text of an update belongs to every other, so there is nothing to tell apart",
-                where=", ".join(batch.ids[:3]),
-                fix="raise optim.examples, give negatives, or leave out a label that all rows have",
-            )
-        logits = (vectors[seeking] @ vectors[among].T / self.temperature).masked_fill(known, -torch.inf)
-        nll = torch.nn.functional.cross_entropy(logits, own, reduction="none")
-        return nll, logits.argmax(1) == own
+        seeking, among, own = way
+        known = belonging(columns, *way)
+        known[np.arange(len(own)), own] = False
+        rivalled = torch.from_numpy(known.sum(1) < len(among) - 1).to(vectors.device)
+        hidden, right = (torch.from_numpy(one).to(vectors.device) for one in (known, own))
+        logits = (vectors[seeking] @ vectors[among].T / self.temperature).masked_fill(hidden, -torch.inf)
+        nll = torch.nn.functional.cross_entropy(logits, right, reduction="none")
+        return nll, logits.argmax(1) == right, rivalled
 
     def _likeness(self, vectors: Tensor, batch: Batch) -> Term:
         first, second = self._pairs(batch, "compared")
@@ -183,6 +205,22 @@ class Contrastive(Objective):
                 "the module has weights of its own, which nothing would train", where=self.file, fix=MODULE
             )
         return module
+
+
+def sought(columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(the rows that are anchors, all that may belong to one, and where among those the positive of each stands)."""
+    others = np.flatnonzero((columns["pair"] > 0) & (columns["compared"] == 0))
+    # An example has one anchor and one positive, and both stand in the order of the examples.
+    return np.flatnonzero(columns["anchor"]), others, np.flatnonzero(columns["positive"][others])
+
+
+def belonging(columns: Mapping[str, np.ndarray], seeking: np.ndarray, among: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """[A, O] which of the rows `among` are known to belong to each that seeks, its own, at `own`, included."""
+    text = columns["text"]
+    known: np.ndarray = text[among[own]][:, None] == text[among][None]
+    for name in ("text", "belongs", "given"):
+        known |= columns[name][seeking][:, None] == columns[name][among][None]
+    return known
 
 
 def pooled(codec: Codec, where: str, text: str, pooling: Pooling) -> Row:

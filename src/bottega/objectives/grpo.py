@@ -98,6 +98,20 @@ class Grpo(OnPolicy):
         """What an answer counts in the mean that the loss is."""
         return len(answer.tokens) if self.weighting == "token" else 1
 
+    def concluding(self, updates: Sequence[Mapping[str, float]]) -> str:
+        if updates and all(map(self._is_even, updates)):
+            why = (
+                "all answers to a prompt earned the same"
+                if self.unfinished == "learn"
+                else ("all answers to a prompt earned the same, or none came to its end")
+            )
+            return f"nothing was learned: in every update {why}"
+        return ""
+
+    def _is_even(self, update: Mapping[str, float]) -> bool:
+        skipped = self.unfinished == "skip" and update.get("unfinished") == 1
+        return skipped or update.get("even_groups") == 1
+
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
         import torch
 

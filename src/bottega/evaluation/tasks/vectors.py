@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from bottega.batch import Row
 from bottega.embedder import Embedder
+from bottega.errors import DataError
 from bottega.evaluation.case import Case, Sheet
 from bottega.evaluation.near import Words
+from bottega.objectives.contrastive import belonging, sought
 from bottega.records import Compared, Paired
 from bottega.scores import Numbers, Scores, average, share
 
@@ -27,6 +29,7 @@ def measure(case: Case) -> Iterator[Sheet]:
     """The run's sheet, that of what it began from, and its rivals'."""
     model = Embedder(str(case.folder), dtype=case.dtype)
     rows = [row for example in case.examples(case.codec(model.codec)) for row in example]
+    _refuse_lone_pairs(case, _columns(rows))
     yield Sheet("the run", _embedded(case, model, rows))
     adapter = case.recipe.adapter
     base = (adapter.start if adapter else None) or case.recipe.model.base
@@ -52,7 +55,7 @@ def measure(case: Case) -> Iterator[Sheet]:
 def _embedded(case: Case, model: Embedder, rows: Sequence[Row]) -> list[Scores]:
     case.tell(f"embedding {len(rows)} texts")
     vectors, columns = model.vectors(rows), _columns(rows)
-    anchors, others, _ = _places(columns)
+    anchors, others, _ = sought(columns)
     found = _ranked(vectors[anchors] @ vectors[others].T, columns) if len(anchors) else []
     second = np.flatnonzero(columns["compared"])
     if len(second):
@@ -65,7 +68,7 @@ def _by_words(case: Case, rows: Sequence[Row]) -> list[Scores]:
     """The texts ranked by BM25 instead of vectors."""
     columns = _columns(rows)
     texts = [text for record in case.records if isinstance(record, (Paired, Compared)) for text in record.texts]
-    anchors, others, _ = _places(columns)
+    anchors, others, _ = sought(columns)
     if not len(anchors) or len(texts) != len(rows):
         return []
     numbers, nearness = Words([texts[place] for place in others]).nearest(
@@ -80,24 +83,28 @@ def _columns(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
     return {name: np.concatenate([row.columns[name] for row in rows]) for name in rows[0].columns}
 
 
-def _places(columns: dict[str, NDArray[Any]]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """The anchors, all that may belong to one, and of those what does belong to each."""
-    others = np.flatnonzero((columns["pair"] > 0) & (columns["compared"] == 0))
-    return np.flatnonzero(columns["anchor"]), others, np.flatnonzero(columns["positive"][others])
+def _refuse_lone_pairs(case: Case, columns: dict[str, NDArray[Any]]) -> None:
+    way = sought(columns)
+    if len(way[0]) and belonging(columns, *way).all():
+        raise DataError(
+            "every text belongs to every other, so there is nothing to tell apart",
+            where=", ".join(record.where for record in case.records[:3]),
+            fix="measure on more rows: bottega evaluate RUN --data FILE",
+        )
 
 
 def _ranked(nearness: Nearness, columns: dict[str, NDArray[Any]]) -> list[Scores]:
     place = _ranks(nearness, columns)
-    return [share("nearest is right", place == 1), average("reciprocal rank", 1 / place)]
+    right = np.where(np.isnan(place), np.nan, place == 1)
+    return [share("nearest is right", right), average("reciprocal rank", 1 / place)]
 
 
 def _ranks(nearness: Nearness, columns: dict[str, NDArray[Any]]) -> Numbers:
-    """[A] the place of each anchor's positive among all texts it might belong to, 1 for the nearest."""
-    anchors, others, own = _places(columns)
-    known = columns["text"][anchors][:, None] == columns["text"][others][None]
-    known |= columns["belongs"][anchors][:, None] == columns["belongs"][others][None]
-    known |= columns["text"][others][own][:, None] == columns["text"][others][None]
+    """[A] the place of each anchor's positive among all texts it might belong to, 1 for the nearest; NaN where it is
+    the only one."""
+    anchors, others, own = sought(columns)
+    known = belonging(columns, anchors, others, own)
     right = nearness[np.arange(len(anchors)), own]
     before, beside = ((test(nearness, right[:, None]) & ~known).sum(1) for test in (np.greater, np.equal))
     # Of equals, half stand before it.
-    return np.asarray(1.0 + before + beside / 2)
+    return np.where(known.all(1), np.nan, 1.0 + before + beside / 2)
