@@ -131,6 +131,11 @@ class Tagger(ScoringRun):
         found = iter(self.spans([row for row, _ in sure], [words for _, words in sure]))
         return [[] if one is None else next(found) for one in made]
 
+    def words(self, text: str) -> list[tuple[int, int]]:
+        """Where each word that is read in a text starts and stops; none where there is nothing to read."""
+        found = self._words(text)
+        return [] if found is None else found[1]
+
     def _words(self, text: str) -> tuple[Row, list[tuple[int, int]]] | None:
         try:
             return self.codec.words("the text", text)

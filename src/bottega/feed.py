@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bottega.batch import Example
 from bottega.data import sources as data_sources
 from bottega.data.codec import Codec, TemplateRefused
-from bottega.data.fields import Fields
+from bottega.data.fields import Fields, listed
 from bottega.data.formats import records
 from bottega.data.shelf import Shelf
 from bottega.data.split import Side, Split
@@ -70,7 +70,7 @@ class Reader:
         formats: dict[str, str] | None = None,
     ) -> Iterator[tuple[int, Record]]:
         dropped, formats = Counter() if dropped is None else dropped, {} if formats is None else formats
-        sound = 0
+        sound, read_as = 0, dict[str, str]()
 
         def drop(error: DataError) -> None:
             dropped[error.what] += 1
@@ -79,7 +79,10 @@ class Reader:
             source = sources[number]
 
             def tell(name: str, fields: Fields, path: str = source.path) -> None:
-                formats[path] = f"fields {', '.join(fields)}; read as {name}"
+                read_as[path] = formats[path] = f"fields {listed(fields)}; read as {name}"
+
+            def tell_unread(names: Sequence[str], path: str = source.path) -> None:
+                formats[path] = f"not read: {listed(names)}; {read_as[path]}"
 
             for record in records(
                 rows,
@@ -89,6 +92,7 @@ class Reader:
                 text_template=source.text_template,
                 on_bad=drop if self.recipe.data.bad_rows == "drop" else None,
                 on_format=tell,
+                on_unread=tell_unread,
             ):
                 sound += 1
                 yield number, record
@@ -144,10 +148,12 @@ class Encoded:
     def refuse_empty(self, where: str) -> None:
         """A DataError with the true cause when no row would carry a loss."""
         if not self.examples.labelled:
+            reasons = f": {_counted(self.dropped)}" if self.dropped else ": all that could be learned has weight 0"
+            long = any("max_length" in reason for reason in self.dropped)
             raise DataError(
-                f"no row carries a label, so there is nothing to learn: {_counted(self.dropped)}",
+                f"no row carries a label, so there is nothing to learn{reasons}",
                 where=where,
-                fix="raise data.max_length if rows are too long; else look at them with: bottega preview",
+                fix="raise data.max_length" if long else "mend the rows, or their weights; look: bottega preview",
             )
 
 

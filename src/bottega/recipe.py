@@ -117,7 +117,61 @@ class Adapter(Section):
         return self
 
 
-class Reading(Section):
+ReaderName = Literal["auto", "text", "jsonl", "json", "csv", "tsv", "conll", "parquet", "spreadsheet"]
+
+DELIMITERS = {"tab": "\t", "\\t": "\t"}
+"""What is hard to write, or comes from a command line as it was typed."""
+
+
+def _delimiter(value: Any) -> Any:
+    return DELIMITERS.get(value, value) if isinstance(value, str) else value
+
+
+class Layout(Section):
+    """How a file is laid out, where it does not say so itself."""
+
+    reader: ReaderName = Field("auto", description="What a file holds; `auto` goes by its suffix.")
+    encoding: str | None = Field(
+        None, description="Of text: `latin-1`, `cp1252`, `utf-16` …; default: by its mark, or UTF-8."
+    )
+    delimiter: Annotated[str, Field(min_length=1, max_length=1), BeforeValidator(_delimiter)] | None = Field(
+        None, description="What parts the cells of a table: `;`, `|`, `tab`; default: by the suffix."
+    )
+    header: bool | None = Field(
+        None, description="Whether a table's first line names its columns; default: unless `columns` does."
+    )
+    columns: list[str] = Field(
+        default_factory=list, description="Names of a table's columns, or of the items of rows that are lists."
+    )
+    field: str | None = Field(
+        None,
+        description="Key under which a JSON object holds rows (`data`, `result.rows`), or the sheet of a workbook.",
+    )
+
+    @property
+    def headed(self) -> bool:
+        """Whether the first line of a table is none of its rows."""
+        return not self.columns if self.header is None else self.header
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> Layout:
+        if self.header is False and not self.columns:
+            raise ValueError("header: a table without one needs names, for example columns: [text, label]")
+        twice = [name for index, name in enumerate(self.columns) if name in self.columns[:index]]
+        if twice:
+            raise ValueError(f"columns: {twice[0]} is named twice")
+        if self.delimiter is not None and self.delimiter in '\r\n"\0 ':
+            raise ValueError("delimiter: a line's end, a quote or a blank parts no cells")
+        try:
+            "".encode(self.encoding or "utf-8")
+        except (LookupError, ValueError):
+            raise ValueError(
+                f"encoding: no text is encoded in {self.encoding!r}; latin-1, cp1252 … are known"
+            ) from None
+        return self
+
+
+class Reading(Layout):
     """How the fields of a row are understood, and their licence; what a source leaves out is as `data` has it."""
 
     format: RowFormat = Field("auto", description="How fields make a row; `auto` recognises it from the first row.")
@@ -416,13 +470,19 @@ class Recipe(Section):
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values only, and no key twice: YAML would keep the last and say nothing."""
+    """Plain values only, and no key twice: YAML would keep the last and say nothing.
+
+    Keys are texts as they are written: `10` and `no` are names of labels, not a number and a falsehood.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
         twice = [key for index, key in enumerate(keys) if key in keys[:index]]
         if twice:
             raise yaml.MarkedYAMLError(problem=f"the key {twice[0]} is given twice", problem_mark=node.start_mark)
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                key.tag = "tag:yaml.org,2002:str"
         return super().construct_mapping(node, deep)
 
 
@@ -440,7 +500,7 @@ def override(document: dict[str, Any], change: str, folder: Path) -> None:
         if not isinstance(target, dict):
             raise RecipeError(f"{section} is not a section", where=change, fix="write section.key=value")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, Loader=_Loader)
     except (ValueError, RecursionError, yaml.YAMLError):
         raise RecipeError("the value is not YAML", where=change, fix="quote it: \"section.key='text'\"") from None
     # YAML 1.1 reads 1e-4 as a string; nobody means that.

@@ -6,12 +6,40 @@ records with the same key must never stand on both sides of a validation split.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 TooLong = Literal["drop", "truncate", "split", "error"]
 """What becomes of a record that makes more tokens than a row may have."""
+
+
+WHOLE = re.compile(r"(-?\d+)\.0+")
+"""A whole number as tables with gaps write it."""
+
+EXACT = 2**53
+"""From here on a float is no count of anything, and its digits are none of the file's."""
+
+
+def label_name(value: Any) -> str | None:
+    """The name of a label however a file writes it: 1, 1.0 and "1.0" are one, and so are true and "True".
+
+    None for what names nothing: null, NaN, and what is neither text nor a number.
+    """
+    if isinstance(value, str):
+        found = WHOLE.fullmatch(value)
+        return found[1] if found else value.lower() if value in ("True", "False", "TRUE", "FALSE") else value
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(value)
+    if not isinstance(value, (float, Decimal)) or not math.isfinite(value):
+        return None
+    number = int(value)
+    return str(number) if value == number and abs(number) < EXACT else str(value)
 
 
 class Unusable(Exception):

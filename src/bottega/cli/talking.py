@@ -111,7 +111,8 @@ def tag(
         if conll:
             from bottega.data.words import as_conll
 
-            print("\n\n".join(as_conll(text, spans) for text, spans in zip(asked, found, strict=True)))
+            read = [loaded.words(text) for text in asked]
+            print("\n\n".join(as_conll(*one) for one in zip(asked, found, read, strict=True)))
             return
         shown = []
         for text, spans in zip(asked, found, strict=True):

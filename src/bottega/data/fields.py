@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Iterator
+from datetime import date, time
+from itertools import islice
 from typing import Any
 
 from bottega.errors import DataError
@@ -11,19 +14,57 @@ from bottega.errors import DataError
 Fields = dict[str, Any]
 """A row of a file: values by name."""
 
+Rows = Iterator[tuple[int, "Fields | DataError"]]
+"""Each row with its line; of a line that is broken, and the only one that is, the error stands in its place."""
+
+LISTED, LONG = 10, 40
+"""Most names in a message, and most characters of one."""
+
+
+class Unsound(DataError):
+    """In place of a row whose lines can be read and say no row: `data.bad_rows` decides what becomes of it."""
+
+
+class Column(list[str]):
+    """Values that stand in lines one after the other, the first in line `line` of their file."""
+
+    def __init__(self, line: int) -> None:
+        super().__init__()
+        self.line = line
+
+
 HALVES = re.compile("[\ud800-\udfff]")
 """Halves of characters beyond the first 65,536, which are no characters."""
 
-KINDS = {dict: "an object", list: "a list", bool: "a boolean", type(None): "empty"}
+KINDS: dict[type, str] = {
+    dict: "an object",
+    list: "a list",
+    bool: "a boolean",
+    bytes: "bytes",
+    type(None): "empty",
+}
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for a message: the first ten, each cut where it is long."""
+    found = list(islice(names, LISTED + 1))
+    shown = [name if len(name) <= LONG else f"{name[:LONG]}…" for name in found[:LISTED]]
+    return ", ".join(shown + ["…"] * (len(found) > LISTED))
+
+
+def kind(value: Any) -> str:
+    """What a value is, for a message."""
+    return "a date" if isinstance(value, (date, time)) else KINDS.get(type(value), "a number")
 
 
 def string(where: str, fields: Fields, name: str, *, empty: bool = False) -> str:
     value = fields.get(name)
     if not isinstance(value, str):
+        dates = "save it with the column as text: the file holds dates in place of texts"
         raise DataError(
-            f"{name} is {KINDS.get(type(value), 'a number')}, not a string",
+            f"{name} is {kind(value)}, not a string",
             where=f"{where}, field {name}",
-            fix="write it as text",
+            fix=dates if isinstance(value, (date, time)) else "write it as text",
         )
     if not value.isascii() and HALVES.search(value):
         raise DataError(f"{name} holds half a character", where=f"{where}, field {name}", fix="write it as Unicode")
@@ -38,9 +79,16 @@ def optional(where: str, fields: Fields, name: str) -> str:
     return value if value.strip() else ""
 
 
+def whole(value: Any) -> int | None:
+    """A whole number, as a table with gaps writes it too (3.0); None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return int(value) if value == value // 1 else None
+
+
 def from_json(where: str, text: Any) -> Any:
     """The value of JSON within a field."""
     try:
         return json.loads(text)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise DataError(f"not JSON: {error}", where=where, fix="write the call or the tools as JSON") from None

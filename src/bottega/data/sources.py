@@ -10,15 +10,17 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 from bottega.data.fields import Fields
-from bottega.data.files import READERS, read, readable, suffix
+from bottega.data.files import READERS, read, readable, suffix, unit
+from bottega.data.tables import as_declared
 from bottega.errors import BottegaError, DataError
-from bottega.recipe import Source
+from bottega.recipe import Layout, Source
 
 Placed = tuple[str, Fields | DataError]
 """A row, or what is wrong with its line, and the place it stands at: `tickets.jsonl line 812`."""
@@ -58,8 +60,9 @@ def files(source: Source) -> list[Path]:
     path = Path(source.path)
     if not os.path.isdir(path):
         return [path] if path.is_absolute() else []
-    wanted = ".arrow" if _is_dataset(path) else None
-    return [file for file in _inside(path) if (suffix(file) == wanted if wanted else suffix(file) in READERS)]
+    if _is_dataset(path):
+        return [file for file in _inside(path) if suffix(file) == ".arrow"]
+    return [file for file in _inside(path) if readable(file, source)]
 
 
 def _rows(source: Source, name: str) -> Iterator[Placed]:
@@ -71,9 +74,9 @@ def _rows(source: Source, name: str) -> Iterator[Placed]:
             raise DataError(
                 f"no split {part.split}: files are the split train",
                 where=source.path,
-                fix="name the file of the split, or slice it as train[…]",
+                fix=f"name the file of the split, or its key in one JSON: field: {part.split}; or slice it as train[…]",
             )
-    return chain.from_iterable(_slice(path, name, part) for part in parts)
+    return chain.from_iterable(_slice(source, name, part) for part in parts)
 
 
 def _parts(source: Source) -> list[Part]:
@@ -94,38 +97,39 @@ def _place(bound: str, count: int) -> int:
 # Files and folders
 
 
-def _slice(path: Path, name: str, part: Part) -> Iterator[Placed]:
+def _slice(source: Source, name: str, part: Part) -> Iterator[Placed]:
     """The rows of a file or folder within a slice; they are counted first only where its bounds ask for that."""
-    count = sum(1 for _ in _all(path, name)) if part.needs_count else sys.maxsize
+    count = sum(1 for _ in _all(source, name)) if part.needs_count else sys.maxsize
     first, end = part.bounds(count)
-    return _some(islice(_all(path, name), first, max(first, end)), path, part)
+    return _some(islice(_all(source, name), first, max(first, end)), source.path, part)
 
 
-def _some(kept: Iterator[Placed], path: Path, part: Part) -> Iterator[Placed]:
+def _some(kept: Iterator[Placed], path: str, part: Part) -> Iterator[Placed]:
     first = next(kept, None)
     if first is None:
         raise DataError(
             f"the slice [{part.start or ''}:{part.stop or ''}] holds no rows",
-            where=str(path),
+            where=path,
             fix="the file has fewer; mend the bounds",
         )
     return chain([first], kept)
 
 
-def _all(path: Path, name: str) -> Iterator[Placed]:
+def _all(source: Source, name: str) -> Iterator[Placed]:
+    path = Path(source.path)
     if not os.path.isdir(path):
-        return _file(path, name)
-    found = [file for file in _inside(path) if readable(file)]
+        return _file(path, name, source)
+    found = [file for file in _inside(path) if readable(file, source)]
     if not found:
         raise DataError(
             "the folder holds no file that can be read", where=str(path), fix=f"it reads {' '.join(READERS)}"
         )
-    return chain.from_iterable(_file(file, str(Path(name) / file.relative_to(path))) for file in found)
+    return chain.from_iterable(_file(file, str(Path(name) / file.relative_to(path)), source) for file in found)
 
 
-def _file(path: Path, name: str) -> Iterator[Placed]:
-    unit = "row" if suffix(path) == ".parquet" else "line"
-    return ((f"{name} {unit} {line}", fields) for line, fields in read(path))
+def _file(path: Path, name: str, source: Source) -> Iterator[Placed]:
+    counted = unit(path, source)
+    return ((f"{name} {counted} {line}", fields) for line, fields in read(path, source))
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -146,35 +150,50 @@ def _is_dataset(path: Path) -> bool:
 
 def _dataset(source: Source, name: str, part: Part) -> Iterator[Placed]:
     """Rows of a dataset on disk (`save_to_disk`) or on the hub; one from the hub may be streamed."""
-    try:
+    with _named_loading(source):
         found, count = _loaded(source, part)
-    except BottegaError:
-        raise
-    except Exception as error:  # datasets raises what its loaders raise
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        missing = (
-            ""
-            if Path(source.path).is_absolute()
-            else "no such file, and no such dataset as far as the hub can be asked: "
-        )
-        fix = "check its name, config and split; a file's path resolves against the recipe's folder"
-        raise DataError(f"{missing}{reason}", where=source.path, fix=fix) from None
     first, end = part.bounds(count)
     label = name if part.split == "train" else f"{name} {part.split}"
-    return ((f"{label} row {first + number}", fields) for number, fields in enumerate(found(first, end), 1))
+
+    def rows() -> Iterator[Placed]:
+        with _named_loading(source):
+            yield from ((f"{label} row {first + number}", one) for number, one in enumerate(found(first, end), 1))
+
+    return rows()
 
 
-def _loaded(source: Source, part: Part) -> tuple[Callable[[int, int], Iterator[Fields]], int]:
-    """(from, to → rows, number of rows) of one split."""
+@contextmanager
+def _named_loading(source: Source) -> Iterator[None]:
+    """What `datasets` raises, which is whatever its loaders raise, as a DataError."""
+    try:
+        yield
+    except BottegaError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        missing = "no such file, and no such dataset as far as the hub can be asked: "
+        missing = "" if Path(source.path).is_absolute() else missing
+        fix = "check its name, config and split; a file's path resolves against the recipe's folder"
+        raise DataError(f"{missing}{reason}", where=source.path, fix=fix) from None
+
+
+Found = tuple[Callable[[int, int], Iterator[Fields | DataError]], int]
+"""(from, to → rows, number of rows)."""
+
+
+def _loaded(source: Source, part: Part) -> Found:
+    """The rows of one split."""
     import datasets
 
     datasets.disable_progress_bars()
     if Path(source.path).is_absolute():
         loaded = datasets.load_from_disk(source.path)
         whole = loaded[part.split] if isinstance(loaded, dict) else loaded
+    elif not source.stream and (written := _as_written(source, part)) is not None:
+        return written
     else:
         whole = datasets.load_dataset(source.path, source.config, split=part.split, streaming=source.stream)
-    named = _class_names(whole.features or {})
+    named = as_declared(whole.features.to_dict() if whole.features else {})
     if isinstance(whole, datasets.Dataset):
         return lambda first, end: map(named, whole.select(range(first, end))), len(whole)
     if part.needs_count:
@@ -186,16 +205,30 @@ def _loaded(source: Source, part: Part) -> tuple[Callable[[int, int], Iterator[F
     return lambda first, end: map(named, whole.skip(first).take(end - first)), int(part.stop or sys.maxsize)
 
 
-def _class_names(features: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Fields]:
-    """Rows with the names of their classes where the dataset holds numbers."""
+def _as_written(source: Source, part: Part) -> Found | None:
+    """The rows of a dataset that is JSON files, read from these; None for any other.
+
+    The library takes a column of texts that look like dates for times, and what is learned would not be what the files
+    say.
+    """
     import datasets
 
-    kinds = {name: getattr(feature, "feature", feature) for name, feature in features.items()}
-    names = {name: kind.names for name, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)}
+    builder = datasets.load_dataset_builder(source.path, source.config)
+    named = builder.config.data_files.get(part.split) if builder.name == "json" and builder.config.data_files else None
+    if not named or builder.config.field is not None:
+        return None
+    files = [Path(file) for file in datasets.DownloadManager().download_and_extract(list(map(str, named)))]
+    features = builder.info.features
+    declared = as_declared(features.to_dict() if features else {}, made=False)
 
-    def named(value: Any, known: Sequence[str]) -> Any:
-        if isinstance(value, list):
-            return [named(item, known) for item in value]
-        return known[value] if isinstance(value, int) and value >= 0 else value
+    def rows(first: int, end: int) -> Iterator[Fields | DataError]:
+        found = (fields for file in files for _, fields in read(file, Layout(reader=_json_reader(file))))
+        return (one if isinstance(one, DataError) else declared(one) for one in islice(found, first, max(first, end)))
 
-    return lambda row: {**row, **{name: named(row[name], known) for name, known in names.items()}}
+    return rows, sum(1 for _ in rows(0, sys.maxsize)) if part.needs_count else int(part.stop or sys.maxsize)
+
+
+def _json_reader(path: Path) -> Literal["json", "jsonl"]:
+    """What reads a file of JSON whose name says nothing of it."""
+    with path.open("rb") as file:
+        return "json" if file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[") else "jsonl"

@@ -3,26 +3,60 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 
 from bottega.records import Entity, Tagged
 
 WORD = re.compile(r"\w+|[^\w\s]")
 
+JOINERS = "\u200c\u200d"
+"""Between letters of one word: they say how these are written."""
+
 
 def words(text: str) -> list[tuple[int, int]]:
-    """Where each word, or sign between words, starts and stops."""
-    return [found.span() for found in WORD.finditer(text)]
+    """Where each word, or sign between words, starts and stops; accents and vowel signs belong to their letter."""
+    found = list[tuple[int, int]]()
+    joined = False
+    for match in WORD.finditer(text):
+        start, stop = match.span()
+        mark = stop == start + 1 and _combines(text[start])
+        if found and found[-1][1] == start and (mark or joined):
+            found[-1] = (found[-1][0], stop)
+        else:
+            found.append((start, stop))
+        # Letters behind a mark go on with the word that the mark belongs to.
+        joined = mark and text[found[-1][0]].isalnum()
+    return found
 
 
-def as_conll(text: str, spans: Iterable[Entity]) -> str:
-    """A line for each word, with its tag by the scheme BIO."""
-    tags = dict[tuple[int, int], str]()
-    for span in spans:
-        inside = [place for place in words(text) if place[0] < span.stop and place[1] > span.start]
-        tags |= {place: f"{'I' if number else 'B'}-{span.label}" for number, place in enumerate(inside)}
-    return "\n".join(f"{text[start:stop]}\t{tags.get((start, stop), 'O')}" for start, stop in words(text))
+def _combines(character: str) -> bool:
+    return character in JOINERS or (not character.isascii() and unicodedata.category(character)[0] == "M")
+
+
+def as_conll(text: str, spans: Iterable[Entity], places: Sequence[tuple[int, int]] | None = None) -> str:
+    """A line for each word, with its tag by the scheme BIO; a word of which a span is a part is cut at its ends.
+
+    places  where the words stand; default: as a reader sees them
+    """
+    spans = sorted(spans)
+    cuts = {cut for span in spans for cut in (span.start, span.stop)}
+    lines, open_ = list[str](), -1
+    for start, stop in _cut(words(text) if places is None else places, cuts):
+        number = bisect_right(spans, start, key=lambda span: span.start) - 1
+        inside = number >= 0 and start < spans[number].stop
+        tag = f"{'I' if number == open_ else 'B'}-{spans[number].label}" if inside else "O"
+        open_ = number if inside else -1
+        lines.append(f"{text[start:stop]}\t{tag}")
+    return "\n".join(lines)
+
+
+def _cut(places: Iterable[tuple[int, int]], cuts: set[int]) -> Iterator[tuple[int, int]]:
+    for start, stop in places:
+        yield from pairwise([start, *(cut for cut in range(start + 1, stop) if cut in cuts), stop])
 
 
 class Gazetteer:

@@ -5,20 +5,32 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from bottega.batch import Batch, Loss, Ratio, Row, Term
 from bottega.errors import DataError
 from bottega.objectives import HeadKind, Objective, Output, smoothed_nll
-from bottega.records import Labelled, Multilabelled, Record
+from bottega.records import Labelled, Multilabelled, Record, label_name
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from bottega.data.codec import Codec
+
+
+def _by_label(weights: Any) -> Any:
+    """Weights by the names of labels, which a recipe may write as numbers."""
+    if weights is None or weights == "balanced":
+        return weights
+    if not isinstance(weights, Mapping):
+        raise ValueError("write balanced, or a number for each label: {spam: 2.0}")
+    for name, weight in weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight >= 0:
+            raise ValueError(f"the weight of {name} is a number from 0 up, not {weight!r}")
+    return {label_name(name) or str(name): weight for name, weight in weights.items()}
 
 
 class Classify(Objective):
@@ -38,7 +50,7 @@ class Classify(Objective):
 
     kind: Literal["classify"] = "classify"
     multi_label: bool = False
-    weights: Literal["balanced"] | dict[str, float] | None = None
+    weights: Annotated[Literal["balanced"] | dict[str, float] | None, BeforeValidator(_by_label)] = None
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
@@ -88,6 +100,11 @@ class Classify(Objective):
                 f"objective.weights names {unknown[0]!r}, which no training row has",
                 where="objective.weights",
                 fix=f"known: {', '.join(sorted(counts)[:8])}",
+            )
+        if isinstance(self.weights, dict) and not any(self.weights.get(name, 1.0) for name in counts):
+            fix = "give at least one label a weight above 0"
+            raise DataError(
+                "every label has weight 0, so there is nothing to learn", where="objective.weights", fix=fix
             )
         return {name: counts[name] for name in sorted(counts)}
 
