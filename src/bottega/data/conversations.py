@@ -78,19 +78,27 @@ def _content(where: str, turn: Fields, role: str, calling: bool) -> str:
     """The text of a message; OpenAI also writes it as a list of parts, and null beside calls."""
     content = turn.get("content")
     if isinstance(content, list):
-        parts = [
-            part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content
-        ]
+        parts = [_part(part) for part in content]
         if None in parts:
             raise DataError(
                 "content that is no text",
                 where=f"{where}, field content",
                 fix="only parts of type text can be trained on",
             )
-        content = "".join(str(part) for part in parts)
+        content = "".join(part for part in parts if part is not None)
     if content is None and calling:
         content = ""
     return string(where, {"content": content}, "content", empty=role != "assistant" or calling)
+
+
+def _part(part: Any) -> str | None:
+    """The text of a part of a message; None for an image, or whatever else it is."""
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict) or part.get("type") not in ("text", "input_text", "output_text"):
+        return None
+    text = part.get("text", part.get("value"))
+    return text if isinstance(text, str) else None
 
 
 def _calls(where: str, calls: Any) -> list[Fields]:

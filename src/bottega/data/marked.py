@@ -61,13 +61,13 @@ def spans(where: str, fields: Fields) -> Record:
         raise DataError(
             "spans is not a list", where=f"{where}, field spans", fix='write [{"start": 0, "end": 5, "label": …}]'
         )
-    found = sorted(_span(f"{where}, field spans[{index}]", span, text) for index, span in enumerate(given))
+    found = sorted({_span(f"{where}, field spans[{index}]", span, text) for index, span in enumerate(given)})
     for one, other in pairwise(found):
         if other.start < one.stop:
             raise DataError(
                 f"spans {tuple(one)} and {tuple(other)} overlap", where=f"{where}, field spans", fix="keep one of them"
             )
-    return Tagged(where, text, tuple(dict.fromkeys(found)))
+    return Tagged(where, text, tuple(found))
 
 
 def are_spans(value: Any) -> bool:
