@@ -11,8 +11,9 @@ import plotext
 from rich.console import Console
 from rich.text import Text
 
+from bottega.memory import in_words
 from bottega.runs import history, summary
-from bottega.series import Curve, charts
+from bottega.series import Curve, charts, peaks
 from bottega.terminal import table
 
 HEIGHT, WIDEST = 18, 110
@@ -62,9 +63,8 @@ def _facts(found: Mapping[str, Any], started: Mapping[str, Any], events: Sequenc
         seconds = sum(event["seconds"] for event in stepped)
         tokens = sum(event["tokens_real"] for event in stepped)
         shared = 1 - sum(event["tokens"] for event in stepped) / max(tokens, 1)
-        memory = max(max(event["memory"], event["device_memory"]) for event in stepped)
         rows += [("took", f"{_duration(seconds)}, {tokens / seconds:,.0f} tokens/s ({shared:.0%} of them shared)")]
-        rows += [("memory", f"{memory / 1e9:.1f} GB at most")]
+        rows += [("memory", f"{in_words(*peaks(events))} at most")]
         rows += [("loss", f"{stepped[-1]['loss']:.4f}")]
     if found["validation_loss"] is not None:
         metrics = "".join(f", {name} {value:.3f}" for name, value in found["metrics"].items())

@@ -60,3 +60,8 @@ def peak() -> int:
     """Peak resident bytes of this process and its finished children."""
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def in_words(host: float, card: float) -> str:
+    """Peak bytes of the process, and of an accelerator where there is one, both named."""
+    return f"{host / 1e9:.1f} GB (host), {card / 1e9:.1f} GB (GPU)" if card else f"{host / 1e9:.1f} GB"

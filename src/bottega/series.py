@@ -26,6 +26,14 @@ def charts(events: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Curve]]:
     return {title: curves for title, curves in drawable.items() if curves}
 
 
+def peaks(events: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """Peak bytes of the host and of the accelerator over the updates of a run; 0 where there is none."""
+    stepped = [event for event in events if event["type"] == "stepped"]
+    names = ("memory", "device_memory")
+    host, card = (max((event[name] for event in stepped), default=0) for name in names)
+    return host, card
+
+
 def _points(events: Sequence[Mapping[str, Any]], metric: str | None = None) -> Curve:
     """The loss of each event, or a metric of those that have it."""
     known = [event for event in events if metric is None or metric in event["metrics"]]

@@ -59,6 +59,8 @@ class Session:
         # Filling fresh memory with NaN finds reads of nothing; here it costs a tenth of a step.
         setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010, untyped
         self.device = _device(choices.get("device", recipe.devices.device))
+        if self.device == "cuda":  # the peak that is told is this run's, not that of one before it in the process
+            torch.cuda.reset_peak_memory_stats()
         self.rows = prepare(recipe, choices, folder)
         self.dtype = compute_dtype(choices.get("dtype", recipe.model.dtype), self.device)
         budget.refuse(recipe, self.rows.config, self.dtype.itemsize, self.device)

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bottega.events import Answered, Event, Finished, Noted, Saved, Started, Stepped, Validated
+from bottega.memory import in_words
 from bottega.progress import Tell
 from bottega.survey import Piece, Preview
 
@@ -113,8 +114,8 @@ def _started(event: Started) -> str:
 
 
 def _stepped(event: Stepped, speed: float) -> str:
-    memory = max(event.memory, event.device_memory) / 1e9
-    return f"loss {event.loss:.4f}{_metrics(event.metrics)}  {speed:,.0f} tokens/s  {memory:.1f} GB"
+    memory = in_words(event.memory, event.device_memory)
+    return f"loss {event.loss:.4f}{_metrics(event.metrics)}  {speed:,.0f} tokens/s  {memory}"
 
 
 def _metrics(metrics: dict[str, float]) -> str:

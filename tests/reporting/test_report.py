@@ -13,8 +13,11 @@ from typer.testing import CliRunner
 
 import bottega
 from bottega.cli import app
+from bottega.memory import in_words
 from bottega.recipe import Recipe
 from bottega.reporting.charts import curves, thinned
+from bottega.reporting.page import LONGEST, _breakable
+from bottega.series import peaks
 from making import make_model, write_jsonl
 
 
@@ -132,8 +135,45 @@ def test_curves_have_words_and_a_table_behind_them(written: Callable[[str], str]
     assert steps == [0, 5, 10, 15, 20]
     drawn = curves("loss", {"validation": (steps, values)})
     assert f'aria-label="loss: validation from {values[0]:.3g} to {values[-1]:.3g}"' in drawn
-    assert f"<td>{steps[-1]}</td>" in written("html") or f'<td class="number">{steps[-1]}</td>' in written("html")
+    assert f'data-name="update">{steps[-1]}</td>' in written("html")
     assert thinned(([*range(100)], [*range(100)]), 5) == [(0, 0), (25, 25), (50, 50), (74, 74), (99, 99)]
+
+
+def test_a_narrow_screen_has_cards_and_no_word_holds_a_column_open(run: Path, written: Callable[[str], str]) -> None:
+    """Every table scrolls in a box of its own; on a card every cell says what it is of."""
+    html = written("html")
+    assert html.count("<table>") == html.count('<div class="table cards"><table>') + html.count('<div class="table">')
+    estimates = html.split("<tbody>")[1].split("</tbody>")[0]
+    names = ("run", "before", "difference", "worse | better", "finding", "rows")
+    for line in estimates.split("</tr>")[:-1]:
+        named = re.findall(r'data-name="([^"]+)"', line)
+        assert named == [name for name in names if name in named]
+        assert len(named) == line.count("<td") - line.count("<td></td>") >= 4
+    assert "overflow-wrap: anywhere" not in html.split("pre {")[0], "it lets a column be as narrow as a letter"
+    assert _breakable("a word") == "a word"
+    assert _breakable("balance_not_updated") == "balance_<wbr/>not_<wbr/>updated"
+    assert max(map(len, _breakable("x" * 100).split("<wbr/>"))) == LONGEST
+    assert _breakable(f"<b> {'&' * 30}") == "&lt;b&gt; " + "<wbr/>".join(["&amp;" * LONGEST, "&amp;" * (30 - LONGEST)])
+
+
+def test_answers_that_were_not_written_say_so(run: Path, tmp_path: Path) -> None:
+    found = bottega.report(run, answers=5, out=tmp_path, against=[])
+    shown = [one for _, rows in found.extremes for one in rows]
+    assert 0 < sum(one.said is None for one in shown) < len(shown)
+    for suffix in ("md", "html"):
+        text = (tmp_path / f"report.{suffix}").read_text(encoding="utf-8")
+        assert "(not written out)" in text
+        assert "Answers are written out for 5 of the 48 rows; --answers asks for more." in text
+    assert {one["said"] for one in json.loads((tmp_path / "report.json").read_text())["best"]} & {None}
+
+
+def test_the_memory_of_host_and_card_are_both_named() -> None:
+    events = [
+        {"type": "stepped", "memory": 3e9, "device_memory": 1e9},
+        {"type": "stepped", "memory": 2e9, "device_memory": 2e9},
+    ]
+    assert in_words(*peaks(events)) == "3.0 GB (host), 2.0 GB (GPU)"
+    assert in_words(*peaks([{**event, "device_memory": 0} for event in events])) == "3.0 GB"
 
 
 def test_what_the_rows_and_the_curves_say(run: Path, written: Callable[[str], str]) -> None:

@@ -1,4 +1,7 @@
-"""Charts as SVG, drawn from numbers alone: they need no script, and print."""
+"""Charts as HTML and SVG, drawn from numbers alone: they need no script, and print.
+
+Words are HTML beside the drawing, not in it, so that they keep their size however narrow the page is.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from html import escape
 from bottega.evaluation.estimates import Estimate
 from bottega.series import Curve
 
-WIDTH, HEIGHT, LEFT, BELOW = 640, 220, 56, 28
 COLOURS = ("var(--one)", "var(--two)", "var(--three)")
 
 
@@ -31,63 +33,57 @@ def interval(one: Estimate) -> str:
 
 def contenders(metric: str, run: float, others: Mapping[str, Estimate]) -> str:
     """The run's number and the others' as bars; a line shows where each may lie beside the run's."""
-    bars: list[tuple[str, float, tuple[float, float] | None, str]] = [("the run", run, None, "var(--one)")]
+    bars: list[tuple[str, float, tuple[float, float] | None]] = [("the run", run, None)]
     for name, one in others.items():
         spread = None if one.interval is None else (run - one.interval[1], run - one.interval[0])
-        bars.append((name, one.base or 0.0, spread, "var(--two)"))
-    most = max(1e-12, *(value for _, value, _, _ in bars), *(spread[1] for _, _, spread, _ in bars if spread))
-    height, begin, end = 26 * len(bars) + 8, 250, WIDTH - 60
-    words = "; ".join(f"{name} {value:.3g}" for name, value, _, _ in bars)
-    inner = [
-        f'<svg class="curves" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(f"{metric}: {words}")}">'
-    ]
-    for place, (name, value, spread, colour) in enumerate(bars):
-        y = 26 * place + 8
-        width = max((end - begin) * value / most, 0.0)
-        inner.append(_label(begin - 8, y + 13, name if len(name) <= 38 else f"{name[:37]}…", "end"))
-        inner.append(f'<rect x="{begin}" y="{y}" width="{width:.1f}" height="18" fill="{colour}" opacity="0.75"/>')
-        if spread is not None:
-            low, high = (begin + (end - begin) * max(edge, 0.0) / most for edge in spread)
-            inner.append(
-                f'<path d="M{low:.1f} {y + 9}H{high:.1f}M{low:.1f} {y + 4}v10M{high:.1f} {y + 4}v10" '
-                f'stroke="var(--text)" stroke-width="1.5"/>'
-            )
-        inner.append(_label(WIDTH - 6, y + 13, f"{value:.3g}", "end", "var(--text)"))
-    return "".join([*inner, "</svg>"])
+        bars.append((name, one.base or 0.0, spread))
+    most = max(1e-12, *(value for _, value, _ in bars), *(spread[1] for _, _, spread in bars if spread))
+    words = "; ".join(f"{name} {value:.3g}" for name, value, _ in bars)
+    lines = "".join(_bar(*bar, most) for bar in bars)
+    return f'<div class="bars" role="img" aria-label="{escape(f"{metric}: {words}")}">{lines}</div>'
+
+
+def _bar(name: str, value: float, spread: tuple[float, float] | None, most: float) -> str:
+    """A name, its bar, and its number; `most` is what the longest bar stands for."""
+
+    def share(number: float) -> float:
+        return 100 * min(max(number, 0.0), most) / most
+
+    colour = COLOURS[0] if spread is None and name == "the run" else COLOURS[1]
+    drawn = f'<i style="width: {share(value):.1f}%; background: {colour}"></i>'
+    if spread is not None:
+        low, high = map(share, spread)
+        drawn += f'<b style="left: {low:.1f}%; width: {high - low:.1f}%"></b>'
+    return f'<div><span>{escape(name)}</span><span class="track">{drawn}</span><span>{value:.3g}</span></div>'
 
 
 def curves(title: str, named: Mapping[str, Curve]) -> str:
-    """Curves over updates, with the ends of both axes written out."""
+    """Curves over updates, with the ends of both axes written out, and their names above: nothing lies over them."""
     xs = [x for steps, _ in named.values() for x in steps]
     ys = [y for _, values in named.values() for y in values]
-    low, high = min(ys), max(ys)
-    last, first = max(xs), min(xs)
     words = "; ".join(f"{name} from {values[0]:.3g} to {values[-1]:.3g}" for name, (_, values) in named.items())
-    inner = [
-        f'<svg class="curves" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{title}: {words}")}">',
-        f'<path d="M{LEFT} 8V{HEIGHT - BELOW}H{WIDTH - 8}" fill="none" stroke="var(--dim)"/>',
-        _label(LEFT - 6, 16, f"{high:.3g}", "end"),
-        _label(LEFT - 6, HEIGHT - BELOW, f"{low:.3g}", "end"),
-        _label(LEFT, HEIGHT - 8, f"{first:,.0f}", "start"),
-        _label(WIDTH - 8, HEIGHT - 8, f"{last:,.0f} updates", "end"),
-    ]
+    lines, legend = [], []
     for place, (name, (steps, values)) in enumerate(named.items()):
         colour = COLOURS[place % len(COLOURS)]
         points = " ".join(
-            f"{_scaled(x, first, last, LEFT, WIDTH - 8):.1f},{_scaled(y, low, high, HEIGHT - BELOW, 12):.1f}"
+            f"{_scaled(x, min(xs), max(xs), 0, 1000):.1f},{_scaled(y, min(ys), max(ys), 292, 8):.1f}"
             for x, y in zip(steps, values, strict=True)
         )
-        inner.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        inner.append(_label(WIDTH - 12, 18 + 16 * place, name, "end", colour))
-    return "".join([*inner, "</svg>"])
+        lines.append(f'<polyline points="{points}" stroke="{colour}"/>')
+        legend.append(f'<span style="color: {colour}">{escape(name)}</span>')
+    drawing = (
+        f'<svg viewBox="0 0 1000 300" preserveAspectRatio="none" role="img" aria-label="{escape(f"{title}: {words}")}">'
+        f"{''.join(lines)}</svg>"
+    )
+    return (
+        f'<figure class="curves"><figcaption>{" ".join(legend)}</figcaption>'
+        f'<div class="ends"><span>{max(ys):.3g}</span><span>{min(ys):.3g}</span></div>{drawing}'
+        f'<div class="updates"><span>{min(xs):,.0f}</span><span>{max(xs):,.0f} updates</span></div></figure>'
+    )
 
 
 def _scaled(value: float, low: float, high: float, start: float, end: float) -> float:
     return start + (end - start) * (value - low) / ((high - low) or 1)
-
-
-def _label(x: float, y: float, text: str, anchor: str, colour: str = "var(--dim)") -> str:
-    return f'<text x="{x}" y="{y}" text-anchor="{anchor}" fill="{colour}">{escape(text)}</text>'
 
 
 def thinned(curve: Curve, most: int = 12) -> list[tuple[float, float]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from bottega.evaluation.classes import Named
 from bottega.evaluation.cost import Cost
@@ -18,7 +18,7 @@ def markdown(report: Report) -> str:
         f"# {report.name}",
         f"**{found.verdict.sentence}**",
         f"Measured on {found.rows} of {found.of} rows, beside {found.base or 'nothing: it began from nothing'}.",
-        _table(["", "run", "before", "difference, 95 %", "", "rows"], map(_estimate, found.estimates)),
+        _table(["", "run", "before", "difference, 95 %", "finding", "rows"], map(_estimate, found.estimates)),
         *(f"- {count} rows left out: {reason}" for reason, count in left_out(report).items()),
         *_contenders(found),
         *([found.spread()] if found.spread() else []),
@@ -30,7 +30,7 @@ def markdown(report: Report) -> str:
         _table(["", ""], ([name, text] for name, text in report.facts.items())),
     ]
     for title, rows in report.extremes:
-        parts += [f"## {title}", _rows(rows)]
+        parts += [f"## {title}", _rows(rows), *unwritten(found, rows)]
     parts += [
         *_audit(report),
         "## Made of",
@@ -52,7 +52,7 @@ def _effects(found: Evaluation) -> list[str]:
     """What the run changed besides."""
     if not found.effects:
         return []
-    head = ["", "run", "before", "difference, 95 %", "", "rows"]
+    head = ["", "run", "before", "difference, 95 %", "finding", "rows"]
     return ["## Side effects", _table(head, map(_estimate, found.effects))]
 
 
@@ -67,22 +67,38 @@ def _contenders(found: Evaluation) -> list[str]:
 
 def contender_rows(found: Evaluation) -> tuple[list[str], list[list[str]]]:
     """A table of every contender by the number that decides, and of what an answer takes: its head, and its rows."""
-    rows = []
+    rows, costs = [], any([found.cost, *(one.cost for one in found.contenders)])
     for one in found.contenders:
         same = one.nearest(found.verdict.metric)
-        numbers = ("", "", "", "") if same is None else (*same.written(), same.finding or "")
+        numbers = ("no number that both have", "", "", "") if same is None else (*same.written(), found_of(same))
         other = "" if same is None or same.metric == found.verdict.metric else f", by {same.metric}"
-        rows.append([f"{one.name}{other}", *numbers, *_costs(one.cost)])
-    rows.append(["the run", *[""] * 4, *_costs(found.cost)])
-    return ["", "run", "its", "difference", "", "tokens read", "written", "seconds"], rows
+        rows.append([f"{one.name}{other}", *numbers, *(_costs(one.cost) if costs else [])])
+    if costs:
+        rows.append(["the run", "", "", "", "", *_costs(found.cost)])
+    return ["", "run", "its", "difference", "finding", *(["tokens read", "written", "seconds"] if costs else [])], rows
+
+
+def found_of(one: Estimate) -> str:
+    """Whether the run is better by a number; or why that is not said."""
+    if one.finding is not None or one.base is None:
+        return one.finding or ""
+    return "too few rows" if one.interval is None else "neither way is better"
+
+
+def unwritten(found: Evaluation, rows: Sequence[Compared]) -> Iterator[str]:
+    """Why answers of some rows are not there, in a sentence."""
+    count = sum(text is not None for text in found.said or ())
+    if count and any(one.said is None or one.said_before is None for one in rows):
+        yield f"Answers are written out for {count} of the {found.rows} rows; --answers asks for more."
 
 
 TOGETHER = "Each interval is wide enough that all of them together are right 95 times out of 100."
+COSTS = "Tokens and seconds are those of an answer that is written out; a dash stands where none is."
 
 
 def _costs(cost: Cost | None) -> list[str]:
-    """What an answer takes, in tokens and seconds; empty where that was not measured."""
-    return ["", "", ""] if cost is None else [f"{cost.read:.0f}", f"{cost.written:.0f}", f"{cost.seconds:.3f}"]
+    """What an answer takes, in tokens and seconds; dashes for one that writes none."""
+    return ["–", "–", "–"] if cost is None else [f"{cost.read:.0f}", f"{cost.written:.0f}", f"{cost.seconds:.3f}"]
 
 
 def _classes(named: Named | None) -> list[str]:
@@ -111,7 +127,7 @@ def left_out(report: Report) -> dict[str, int]:
 
 
 def _estimate(one: Estimate) -> list[str]:
-    return [one.metric, *one.written(), one.finding or "", str(one.rows)]
+    return [one.metric, *one.written(), found_of(one), str(one.rows)]
 
 
 def _rows(rows: Sequence[Compared]) -> str:
@@ -121,12 +137,16 @@ def _rows(rows: Sequence[Compared]) -> str:
 def compared_rows(rows: Sequence[Compared]) -> tuple[list[str], list[list[str]]]:
     """A table of rows side by side, with what was written where anything was: its head, and its rows."""
     wrote = any(one.said or one.said_before for one in rows)
-    head = ["row", "asked", "right", *(["the run wrote", "before"] if wrote else []), "run", "before"]
+    head = ["row", "asked", "right", *(["the run wrote", "the base wrote"] if wrote else []), "run", "before"]
     cells = []
     for one in rows:
-        said = [one.said or "", one.said_before or ""] if wrote else []
+        said = [_said(one.said), _said(one.said_before)] if wrote else []
         cells.append([one.where, one.asked, one.answer, *said, f"{one.run:.3f}", f"{one.base:.3f}"])
     return head, cells
+
+
+def _said(text: str | None) -> str:
+    return "(not written out)" if text is None else text.strip() or "(it wrote nothing)"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

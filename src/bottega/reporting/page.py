@@ -10,33 +10,93 @@ from bottega.evaluation.classes import LARGEST, Named
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.measure import Evaluation
 from bottega.reporting.charts import contenders, curves, interval, thinned
-from bottega.reporting.markdown import GONE, TOGETHER, compared_rows, contender_rows, left_out
+from bottega.reporting.markdown import (
+    COSTS,
+    GONE,
+    TOGETHER,
+    compared_rows,
+    contender_rows,
+    found_of,
+    left_out,
+    unwritten,
+)
 from bottega.reporting.value import Report
 
+DIFFERENCE, DRAWN = "difference, 95 %", "worse | better"
 NUMBER = re.compile(r"[-+]?[\d.,]+%?")
+NUMBERS = (
+    "run",
+    "before",
+    "its",
+    "difference",
+    "difference, 95 %",
+    "rows",
+    "tokens read",
+    "written",
+    "seconds",
+    "update",
+)
+"""Heads of columns that stand to the right, as numbers do."""
+
+LONGEST = 18
+"""Letters of a word that a column holds in one piece."""
 
 STYLE = """
-:root { color-scheme: light dark; --text: #1d1d1f; --dim: #77777d; --line: #d8d8dc; --back: #fff; --soft: #f5f5f7;
+:root { color-scheme: light dark; --text: #1d1d1f; --dim: #6b6b71; --line: #d8d8dc; --back: #fff; --soft: #f5f5f7;
   --good: #14804a; --bad: #c0392b; --doubt: #a56a00; --one: #d2541b; --two: #2463b4; --three: #14804a; }
 @media (prefers-color-scheme: dark) { :root { --text: #ececf0; --dim: #9a9aa2; --line: #3a3a40; --back: #17171a;
   --soft: #222226; --good: #4cc38a; --bad: #ff8a7a; --doubt: #f0b54a; --one: #ff9a66; --two: #7db3ff;
   --three: #4cc38a; } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back); max-width: 60rem;
-  margin: 2rem auto; padding: 0 1rem; }
+* { box-sizing: border-box }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back); max-width: 64rem;
+  margin: 2rem auto; padding: 0 1rem; overflow-wrap: break-word }
 h1 { margin-bottom: .2rem } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line) }
-.verdict { font-size: 1.25rem; padding: 1rem 1.2rem; border-left: 6px solid; background: var(--soft); }
+.verdict { font-size: 1.25rem; padding: 1rem 1.2rem; border-left: 6px solid; background: var(--soft) }
 .better, .not-worse { border-color: var(--good) } .worse, .void { border-color: var(--bad) }
 .inconclusive { border-color: var(--doubt) }
+.table { overflow-x: auto }
 table { border-collapse: collapse; width: 100%; font-size: .92rem }
-th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top;
-  overflow-wrap: anywhere }
-th { white-space: nowrap }
+tbody th { min-width: 8rem }
+th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-svg text { font: 12px system-ui, sans-serif } svg.curves { width: 100%; height: auto } svg.interval { width: 12rem }
-.dim { color: var(--dim) } pre { background: var(--soft); padding: 1rem; overflow-x: auto; white-space: pre-wrap }
+svg.interval { width: 9rem; display: block }
+.bars { margin-bottom: 1rem }
+.bars > div { display: grid; grid-template-columns: 16rem 1fr 4rem; gap: .2rem .8rem; margin: .3rem 0;
+  align-items: center; font-size: .92rem }
+.bars span:last-child { text-align: right; font-variant-numeric: tabular-nums }
+.track { position: relative; height: 1.2rem } .track i { display: block; height: 100%; opacity: .75 }
+.track b { position: absolute; top: 30%; height: 40%; border: solid var(--text); border-width: 0 1.5px;
+  background: linear-gradient(var(--text), var(--text)) center / 100% 1.5px no-repeat }
+.curves { display: grid; grid-template-columns: auto 1fr; gap: .2rem .5rem; margin: 0; font-size: .8rem }
+.curves figcaption, .updates { grid-column: 2; display: flex; gap: 1.2rem }
+.ends { display: flex; flex-direction: column; justify-content: space-between; text-align: right; color: var(--dim) }
+.updates { justify-content: space-between; color: var(--dim) }
+.curves svg { width: 100%; height: 13rem; border: solid var(--dim); border-width: 0 0 1px 1px }
+polyline { fill: none; stroke-width: 2; vector-effect: non-scaling-stroke }
+.dim { color: var(--dim) }
+pre { background: var(--soft); padding: 1rem; white-space: pre-wrap; overflow-wrap: anywhere }
 details { margin: .5rem 0 } summary { cursor: pointer; color: var(--dim) }
-@media print { body { max-width: none; margin: 0; font-size: 11pt } details { display: none } h2 { break-after: avoid }
-  tr, svg, .verdict { break-inside: avoid } }
+@media screen and (max-width: 44rem) {
+  .bars > div { grid-template-columns: 1fr 4rem } .bars span:first-child { grid-column: 1 / 3 }
+  .cards thead { display: none } .cards tr { display: block; padding: .5rem 0; border-bottom: 1px solid var(--line) }
+  .cards th, .cards td, .cards td.number { display: block; border: 0; padding: .1rem 0; text-align: left;
+    white-space: normal }
+  .cards td[data-name] { position: relative; padding-left: 8rem; min-height: 1.5em }
+  .cards [data-name]::before { content: attr(data-name); color: var(--dim); position: absolute; left: 0; width: 7.5rem }
+  .cards td:empty { display: none }
+}
+@media print {
+  @page { margin: 14mm }
+  :root { --text: #000; --dim: #555; --line: #bbb; --back: #fff; --soft: #f2f2f2; --good: #14804a; --bad: #c0392b;
+    --doubt: #a56a00; --one: #d2541b; --two: #2463b4; --three: #14804a; color-scheme: light }
+  body { max-width: none; margin: 0; padding: 0; font-size: 10pt; print-color-adjust: exact;
+    -webkit-print-color-adjust: exact }
+  .verdict { font-size: 12pt } table, .bars > div { font-size: 8pt } th, td { padding: .15rem .3rem }
+  .table { overflow: visible } p:last-child { break-before: avoid }
+  svg.interval { width: 5rem } .curves svg { height: 9rem } details { display: none }
+  h2, h3 { break-after: avoid } thead { display: table-header-group }
+  tr, li, .curves, .bars, .verdict { break-inside: avoid }
+}
 """
 
 
@@ -88,15 +148,15 @@ def _declared(report: Report) -> str:
 
 
 def _estimates(estimates: Sequence[Estimate]) -> str:
+    head = map(_th, ("", "run", "before", DIFFERENCE, DRAWN, "finding", "rows"))
     lines = []
     for one in estimates:
-        numbers = "".join(f'<td class="number">{text}</td>' for text in one.written())
-        lines.append(
-            f"<tr><th>{escape(one.metric)}</th>{numbers}<td>{interval(one)}</td><td>{one.finding or ''}</td></tr>"
-        )
-    names = ("run", "before", "difference, 95 %")
-    head = "<th></th>" + "".join(f'<th class="number">{name}</th>' for name in names)
-    return f"<table><tr>{head}<th>worse | better</th><th></th></tr>{''.join(lines)}</table>"
+        named = zip(("run", "before", "difference"), one.written(), strict=True)
+        numbers = "".join(_cell(text, name) for name, text in named)
+        drawn = f'<td data-name="{DRAWN}">{interval(one)}</td>' if one.gain else "<td></td>"
+        found = f"{drawn}{_cell(found_of(one), 'finding')}{_cell(str(one.rows), 'rows')}"
+        lines.append(f'<tr><th scope="row">{escape(one.metric)}</th>{numbers}{found}</tr>')
+    return _framed("".join(head), lines)
 
 
 def _contenders(found: Evaluation) -> Iterable[str]:
@@ -108,7 +168,7 @@ def _contenders(found: Evaluation) -> Iterable[str]:
         if beside:
             yield contenders(metric, next(one.run for one in beside.values()), beside)
         yield _table(*contender_rows(found))
-        yield f'<p class="dim">{TOGETHER} Tokens and seconds are those of an answer that is written out.</p>'
+        yield f'<p class="dim">{TOGETHER} {COSTS if found.cost else ""}</p>'
     for name, why in found.unasked.items():
         yield f'<p class="dim">{escape(name)}: {escape(why)}</p>'
 
@@ -129,15 +189,9 @@ def _classes(named: Named | None) -> Iterable[str]:
     if named is None:
         return
     if len(named.labels) <= LARGEST:
-        yield "<h2>What was said of each class</h2><p class='dim'>Rows are what is right, columns what was said.</p>"
-        matrix = named.matrix()
-        most = max(int(matrix.max()), 1)
-        head = "<th></th>" + "".join(f"<th>{escape(label)}</th>" for label in named.labels)
-        lines = "".join(
-            f"<tr><th>{escape(label)}</th>{''.join(_shaded(int(count), most) for count in row)}</tr>"
-            for label, row in zip(named.labels, matrix, strict=True)
-        )
-        yield f"<table><tr>{head}</tr>{lines}</table>"
+        yield "<h2>What was said of each class</h2>"
+        yield "<p class='dim'>Rows are what is right; columns, by the numbers of the classes, what was said.</p>"
+        yield _matrix(named)
     elif mixed := named.confusions():
         yield "<h2>Classes that are mixed up most</h2>"
         yield _table(["right", "said", "rows"], ((one.right, one.named, str(one.rows)) for one in mixed))
@@ -146,6 +200,18 @@ def _classes(named: Named | None) -> Iterable[str]:
         yield f"<h2>Does it know how sure it is</h2><p>Its chances are off by {error:.1%} on average.</p>"
         bins = ((f"{one.chance:.1%}", f"{one.accuracy:.1%}", str(one.rows)) for one in named.calibration())
         yield _table(["it said", "came true", "rows"], bins)
+
+
+def _matrix(named: Named) -> str:
+    """How often each class was taken for each; columns are headed by numbers, so that any names fit."""
+    counts = named.matrix()
+    most = max(int(counts.max()), 1)
+    head = "".join(_th(str(number)) for number in range(1, len(named.labels) + 1))
+    lines = [
+        f'<tr><th scope="row">{number} · {_breakable(label)}</th>{"".join(_shaded(int(one), most) for one in row)}</tr>'
+        for number, (label, row) in enumerate(zip(named.labels, counts, strict=True), 1)
+    ]
+    return _framed(_th("") + head, lines, cards=False)
 
 
 def _shaded(count: int, most: int) -> str:
@@ -174,6 +240,7 @@ def _rows(report: Report) -> Iterable[str]:
     for title, rows in report.extremes:
         yield f"<h2>{escape(title)}</h2>"
         yield _table(*compared_rows(rows))
+        yield from (f'<p class="dim">{escape(why)}</p>' for why in unwritten(report.evaluation, rows))
 
 
 def _notes(notes: Sequence[str]) -> Iterable[str]:
@@ -182,10 +249,38 @@ def _notes(notes: Sequence[str]) -> Iterable[str]:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    top = "<tr>" + "".join(f"<th>{escape(name)}</th>" for name in head) + "</tr>" if head else ""
-    lines = ("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
-    return f"<table>{top}{''.join(lines)}</table>"
+    """A table of text; where the first column has no head, its cells are the names of the rows."""
+    lines = []
+    for first, *others in rows:
+        named = _cell(first, head[0]) if head and head[0] else f'<th scope="row">{_breakable(first)}</th>'
+        lines.append(f"<tr>{named}{''.join(map(_cell, others, head[1:] or ['']))}</tr>")
+    return _framed("".join(map(_th, head)), lines)
 
 
-def _cell(text: str) -> str:
-    return f'<td class="number">{text}</td>' if NUMBER.fullmatch(text) else f"<td>{escape(text)}</td>"
+def _framed(head: str, lines: Iterable[str], *, cards: bool = True) -> str:
+    """Rows in a box of their own that scrolls where it must; on a narrow screen each becomes a card, or scrolls."""
+    top = f"<thead><tr>{head}</tr></thead>" if head else ""
+    kind = "table cards" if cards else "table"
+    return f'<div class="{kind}"><table>{top}<tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def _th(name: str) -> str:
+    numbers = name in NUMBERS or name.isdecimal()
+    return f"<th{' class=number' if numbers else ''}>{escape(name)}</th>"
+
+
+def _cell(text: str, name: str = "") -> str:
+    """A cell; on a card it says what it is of."""
+    kind = ' class="number"' if NUMBER.fullmatch(text) or name in NUMBERS else ""
+    named = f' data-name="{escape(name)}"' if name and text else ""
+    return f"<td{kind}{named}>{_breakable(text)}</td>"
+
+
+def _breakable(text: str) -> str:
+    """Text that may be broken within its longest words, at signs first: nothing else would hold them in a column."""
+    return "".join(escape(part) if len(part) <= LONGEST else _parted(part) for part in re.split(r"(\s+)", text))
+
+
+def _parted(word: str) -> str:
+    pieces = re.findall(rf"[^_/.,:;-]{{1,{LONGEST}}}[_/.,:;-]?|.", word)
+    return "<wbr/>".join(map(escape, pieces))

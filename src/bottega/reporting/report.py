@@ -22,12 +22,13 @@ from bottega.cards import made_of
 from bottega.errors import BottegaError, RunError
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.measure import Evaluation, evaluate
+from bottega.memory import in_words
 from bottega.progress import Tell
 from bottega.reporting.markdown import markdown
 from bottega.reporting.page import page
 from bottega.reporting.value import Compared, Report
 from bottega.runs import check_run, history, stored_place, stored_recipe, summary
-from bottega.series import charts
+from bottega.series import charts, peaks
 
 SHOWN = 10
 """Best and worst rows."""
@@ -163,7 +164,8 @@ def _extremes(found: Evaluation, by: Estimate) -> tuple[list[Compared], list[Com
 
     def shown(place: int) -> Compared:
         one = entry(0, found.records[place])
-        said, said_before = (None if texts is None else _cut(texts[place] or "") for texts in (found.said, before))
+        said, said_before = (texts[place] if texts else None for texts in (found.said, before))
+        said, said_before = (None if text is None else _cut(text) for text in (said, said_before))
         numbers = float(run[place]), float(base[place])
         return Compared(one.where, _cut(one.asked), _cut(one.answer), *numbers, said, said_before)
 
@@ -189,7 +191,7 @@ def _facts(folder: Path, recipe: Any, place: Mapping[str, Any], events: Sequence
         "training took": f"{known['seconds']:,.0f} s",
         "tokens": f"{sum(event['tokens_real'] for event in stepped):,}, of which "
         f"{sum(event['tokens'] for event in stepped):,} were computed",
-        "peak memory": f"{max((event['memory'] for event in stepped), default=0) / 1e9:.2f} GB",
+        "peak memory": in_words(*peaks(events)) if stepped else "",
         "on": ", ".join(str(part) for part in (hardware.get("accelerator"), hardware.get("processor")) if part),
         "precision": str(started.get("dtype", "")),
     }

@@ -13,7 +13,10 @@ from bottega.series import Curve
 
 @dataclass(frozen=True)
 class Compared:
-    """A row of the exam: where it stands, what was asked and is right, a number of both models, what they wrote."""
+    """A row of the exam: where it stands, what was asked and is right, a number of both models, what they wrote.
+
+    said  what the run wrote; None where its answer was not written out, as `said_before` of the base
+    """
 
     where: str
     asked: str
