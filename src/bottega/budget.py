@@ -40,7 +40,7 @@ def counts(recipe: Recipe, config: Any) -> Counts:
     from transformers import AutoModel
 
     with torch.device("meta"):
-        model = AutoModel.from_config(config)
+        model = AutoModel.from_config(config, trust_remote_code=False)
     total = sum(weight.numel() for weight in model.parameters())
     if not getattr(config, "tie_word_embeddings", True) and recipe.objective.head == "language":
         total += config.get_text_config().vocab_size * config.get_text_config().hidden_size

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from bottega.batch import Row
 from bottega.data.codec import Codec
 from bottega.errors import DataError, ModelError, RunError
-from bottega.language import USES, absolute
+from bottega.language import absolute
 from bottega.models.adapters import load_scorer
-from bottega.models.load import is_encoder, load_tokenizer, locate
+from bottega.models.load import ANSWERS, is_encoder, load_tokenizer, locate
 from bottega.models.scorer import batched
 from bottega.objectives import HeadKind
 from bottega.objectives.classify import Classify
@@ -55,8 +55,8 @@ class ScoringRun:
         self.recipe, place = stored_recipe(folder, own_code=False), stored_place(folder)
         self.objective = self.recipe.objective
         if self.objective.head != self.head:
-            what = f"trained with {self.objective.kind}, it is not for bottega {USES[self.head]}"
-            raise RunError(what, where=self.name, fix=f"bottega {USES[self.objective.head]}")
+            what = f"trained with {self.objective.kind}, it is not for bottega {ANSWERS[self.head]}"
+            raise RunError(what, where=self.name, fix=f"bottega {ANSWERS[self.objective.head]}")
         if place is None:
             raise RunError("the run has not begun", where=self.name, fix=f"bottega train --resume {name}")
         tokenizer = load_tokenizer(locate(self.name).tokenizer)

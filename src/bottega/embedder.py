@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from bottega.batch import Row
 from bottega.data.codec import Codec
 from bottega.errors import DataError, ModelError
-from bottega.language import USES, absolute
+from bottega.language import absolute
 from bottega.models.adapters import load_scorer
-from bottega.models.load import DEFAULT_LENGTH, is_encoder, length_limit, load_tokenizer, locate
+from bottega.models.load import ANSWERS, DEFAULT_LENGTH, is_encoder, length_limit, load_tokenizer, locate
 from bottega.models.pooling import declared
 from bottega.models.scorer import batched
 from bottega.objectives.contrastive import Pooling, pooled
@@ -49,7 +49,7 @@ class Embedder:
         self.recipe = stored_recipe(folder, own_code=False) if (folder / "resolved.json").exists() else None
         if self.recipe is not None and self.recipe.objective.head != "embedding" and not any_run:
             what = f"trained with {self.recipe.objective.kind}, it makes no vectors"
-            raise ModelError(what, where=self.name, fix=f"bottega {USES[self.recipe.objective.head]}")
+            raise ModelError(what, where=self.name, fix=f"bottega {ANSWERS[self.recipe.objective.head]}")
         trained = getattr(self.recipe.objective, "pooling", None) if self.recipe else declared(self.name)
         self.pooling: Pooling = pooling or trained or "mean"
         tokenizer = load_tokenizer(locate(self.name).tokenizer)

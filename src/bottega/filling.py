@@ -15,9 +15,9 @@ import torch
 from bottega.batch import Example, Ints, Row
 from bottega.data.codec import Codec
 from bottega.errors import DataError, ModelError
-from bottega.language import USES, absolute
+from bottega.language import absolute
 from bottega.models.adapters import load_scorer
-from bottega.models.load import length_limit, load_tokenizer, locate
+from bottega.models.load import ANSWERS, length_limit, load_tokenizer, locate
 from bottega.packing import pack
 from bottega.records import Text, Unusable
 from bottega.runs import stored_recipe
@@ -43,7 +43,7 @@ class MaskedModel:
         recipe = stored_recipe(folder, own_code=False) if (folder / "resolved.json").exists() else None
         if recipe is not None and recipe.objective.head != "masked":
             what = f"trained with {recipe.objective.kind}, it fills in nothing"
-            raise ModelError(what, where=self.name, fix=f"bottega {USES[recipe.objective.head]}")
+            raise ModelError(what, where=self.name, fix=f"bottega {ANSWERS[recipe.objective.head]}")
         tokenizer = load_tokenizer(locate(self.name).tokenizer)
         self.scorer = load_scorer(self.name, dtype, device, "masked", (), tokenizer)
         limit = length_limit(self.scorer.network.config)

@@ -11,14 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from transformers import AutoConfig
 
 from bottega.batch import Row
 from bottega.data.codec import Codec
 from bottega.engine.engine import memory_named
 from bottega.errors import ModelError
 from bottega.models.adapters import load_scorer
-from bottega.models.load import is_encoder, length_limit, load_tokenizer, locate
+from bottega.models.load import is_encoder, length_limit, load_tokenizer, locate, stored_config
 from bottega.models.scorer import Scorer, batched
 from bottega.records import Unusable
 from bottega.rewards import Written
@@ -72,7 +71,7 @@ def _refuse_other_models(name: str) -> None:
         kind = stored_recipe(folder, own_code=False).objective.kind
         sound, what = kind == "reward", f"trained with {kind}"
     else:
-        config = AutoConfig.from_pretrained(locate(name).base)
+        config = stored_config(locate(name).base)
         (what, *_) = config.architectures or ["a model of no known kind"]
         sound = config.num_labels == 1 and what.endswith("ForSequenceClassification")
         what += f" with {config.num_labels} labels" if what.endswith("ForSequenceClassification") else ""

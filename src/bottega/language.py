@@ -22,9 +22,8 @@ from bottega.data.conversations import messages
 from bottega.engine.generate import Continuation, Writer
 from bottega.errors import DataError, ModelError
 from bottega.models.adapters import load_scorer, without
-from bottega.models.load import length_limit, load_tokenizer, locate, start_token
+from bottega.models.load import ANSWERS, length_limit, load_tokenizer, locate, start_token
 from bottega.models.scorer import batched
-from bottega.objectives import HeadKind
 from bottega.progress import Far
 from bottega.records import Message, Prompt
 from bottega.runs import stored_recipe
@@ -32,16 +31,6 @@ from bottega.sampling import Sampling
 
 Turns: TypeAlias = Sequence[Mapping[str, Any] | Message]
 """A conversation: messages, or mappings with role and content as OpenAI writes them."""
-
-
-USES: dict[HeadKind, str] = {
-    "language": "chat",
-    "class": "classify",
-    "token": "tag",
-    "masked": "fill",
-    "embedding": "embed",
-}
-"""The command to use a model with each head."""
 
 
 class LanguageModel:
@@ -57,11 +46,11 @@ class LanguageModel:
         folder = Path(self.name)
         self.recipe = stored_recipe(folder, own_code=False) if (folder / "resolved.json").exists() else None
         if self.recipe is not None and self.recipe.objective.head != "language":
-            fix = f"bottega {USES[self.recipe.objective.head]}"
+            fix = f"bottega {ANSWERS[self.recipe.objective.head]}"
             raise ModelError(f"trained with {self.recipe.objective.kind}, it writes no text", where=self.name, fix=fix)
-        self.scorer = load_scorer(self.name, dtype, device)
-        network = self.scorer.network
         tokenizer = load_tokenizer(locate(self.name).tokenizer)
+        self.scorer = load_scorer(self.name, dtype, device, tokenizer=tokenizer)
+        network = self.scorer.network
         self.limit = length_limit(network.config)
         start = start_token(network.config)
         self.codec = Codec(tokenizer, max_length=self.limit or 1 << 30, too_long="error", start=start)

@@ -296,7 +296,7 @@ def _write_model(recipe: Recipe, config: Any, folder: Path) -> None:
         shaped = Model(shape=_shape(config), tokenizer=_tokenizer(recipe))
         model, _ = load_model(shaped, config, recipe.objective.head, [], dtype, tokenizer)
     else:
-        model = AutoModel.from_config(config, dtype=dtype)
+        model = AutoModel.from_config(config, dtype=dtype, trust_remote_code=False)
     model.save_pretrained(str(folder))
     tokenizer.save_pretrained(str(folder))
 

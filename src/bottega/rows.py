@@ -15,7 +15,16 @@ from bottega.data.shelf import Shelf
 from bottega.data.split import Side
 from bottega.errors import DataError, ModelError, RunError
 from bottega.feed import Encoded, Feed, Reader, Told, judged
-from bottega.models.load import adapter_folder, is_encoder, load_config, load_tokenizer, locate, max_length, start_token
+from bottega.models.load import (
+    adapter_folder,
+    is_encoder,
+    load_config,
+    load_tokenizer,
+    locate,
+    max_length,
+    refuse_unknown_tokens,
+    start_token,
+)
 from bottega.objectives import OnPolicy
 from bottega.recipe import Recipe
 from bottega.records import Record
@@ -50,6 +59,7 @@ def prepare(recipe: Recipe, choices: Mapping[str, Any] | None = None, folder: Pa
     """
     tokenizer = load_tokenizer(_tokenizer_source(recipe))
     config = load_config(recipe.model, tokenizer)
+    refuse_unknown_tokens(tokenizer, config, recipe.model.base or "model.shape")
     length = max_length((choices or {}).get("max_length", recipe.data.max_length), config)
     reader, told = Reader(recipe), Told()
     counts = recipe.objective.labels(reader.training())

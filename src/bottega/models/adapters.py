@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from bottega import recipe as recipes
 from bottega.errors import ModelError
 from bottega.models.fused import fuse
 from bottega.models.heads import VOCABULARY
-from bottega.models.load import adapter_folder, compute_dtype, fit_model, load_adapted
+from bottega.models.load import adapter_folder, check_adapter, compute_dtype, fit_model, load_adapted
 from bottega.models.scorer import Fit, Scorer
 from bottega.objectives import HeadKind
 
@@ -49,6 +50,7 @@ def adapt(model: nn.Module, adapter: recipes.Adapter, *, head: HeadKind, new: Se
             except (ValueError, RuntimeError, KeyError) as error:
                 what = f"the adapter does not fit this model: {str(error).splitlines()[0]}"
                 raise ModelError(what, where=folder, fix="name the base it was trained on as model.base") from None
+            check_adapter(adapted, Path(folder))
             return _fused(adapted)
         config = LoraConfig(
             r=adapter.rank,

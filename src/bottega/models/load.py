@@ -7,10 +7,11 @@ are refused. A base may also be a finished run.
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,9 @@ from typing import Any, cast
 
 import torch
 import transformers
-from torch import nn
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -38,7 +41,9 @@ from bottega import recipe as recipes
 from bottega.errors import ModelError
 from bottega.models.across import prepare
 from bottega.models.attention import NAME, register
+from bottega.models.folder import check_config, check_files, check_weights
 from bottega.models.fused import fuse
+from bottega.models.heads import VOCABULARY
 from bottega.models.probe import probe
 from bottega.models.quantized import quantize, ready
 from bottega.models.reading import packed_while_read
@@ -47,9 +52,23 @@ from bottega.objectives import HeadKind
 from bottega.recipe import Quantize
 from bottega.runs import stored_recipe
 
-PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 DEFAULT_LENGTH = 1024
 DROPOUT = re.compile(r"dropout|pdrop$")
+HARMLESS = re.compile(
+    r"(inv_freq|position_ids|token_type_ids|masked_bias|(attn|attention)\.bias|\.version|embed_positions\.weights?"
+    r"|final_logits_bias|_float_tensor)$|(^|\.)(pooler|seq_relationship)\."
+)
+"""Weights of a checkpoint that none needs: tables a model computes by itself, and what served another task."""
+
+ANSWERS: dict[HeadKind, str] = {
+    "language": "chat",
+    "class": "classify",
+    "token": "tag",
+    "masked": "fill",
+    "embedding": "embed",
+}
+"""The command that asks a model with each head."""
+
 POOLER = re.compile(r"(^|\.)pooler\.")
 
 AUTO: dict[HeadKind, Any] = {
@@ -95,6 +114,8 @@ def locate(name: str) -> Source:
     if not folder.is_absolute():
         return Source(name)
     _check_folder(folder, "model.base")
+    for part in (folder, folder / "model", folder / "adapter"):
+        check_files(part)
     if (folder / "resolved.json").exists():
         if (folder / "model").exists():
             return Source(str(folder / "model"))
@@ -121,16 +142,23 @@ def adapter_folder(name: str) -> Path:
     """The adapter behind `adapter.from`: a folder or a run."""
     for folder in (Path(name) / "adapter", Path(name)):
         if (folder / "adapter_config.json").exists():
-            _refuse_pickles(str(folder))
+            check_files(folder)
+            check_weights(str(folder))
             return folder
     raise ModelError("holds no adapter", where=name, fix="name a folder with adapter_config.json, or a finished run")
 
 
 def adapter_base(folder: Path) -> str:
     """The base model an adapter was trained on."""
-    from peft import PeftConfig
-
-    return str(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        return str(config["base_model_name_or_path"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(
+            f"does not say what it was trained on: {error}",
+            where=str(folder / "adapter_config.json"),
+            fix="put the whole file there, or train the adapter again",
+        ) from None
 
 
 def load_tokenizer(name: str) -> Any:
@@ -138,6 +166,7 @@ def load_tokenizer(name: str) -> Any:
     folder = Path(name)
     if folder.is_absolute():
         _check_folder(folder, "model.tokenizer")
+        check_files(folder)
     if folder.is_dir() and not any(
         (folder / file).exists() for file in ("tokenizer.json", "tokenizer.model", "vocab.txt")
     ):
@@ -147,7 +176,7 @@ def load_tokenizer(name: str) -> Any:
             fix="copy the tokenizer files next to the weights, or name their folder with model.tokenizer",
         )
     with _quietly(name, "the tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError("the tokenizer reports no character offsets", where=name, fix="convert it to tokenizer.json")
     if tokenizer.chat_template is None:
@@ -186,8 +215,7 @@ def _set_dropout(config: Any, share: float) -> None:
 
 def _config(model: recipes.Model, tokenizer: Any) -> Any:
     if model.base is not None:
-        with _quietly(model.base, "the config"):
-            return AutoConfig.from_pretrained(locate(model.base).base)
+        return stored_config(locate(model.base).base)
     shape = dict(model.shape or {})
     tokens = {
         name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name not in shape
@@ -197,6 +225,15 @@ def _config(model: recipes.Model, tokenizer: Any) -> Any:
     _refuse_unknown_shape(kind, shape)
     with _quietly("model.shape", "the config"):
         return AutoConfig.for_model(kind, **shape, **tokens)
+
+
+def stored_config(name: str) -> Any:
+    """The transformers config of a folder or a hub id."""
+    check_files(Path(name))
+    with _quietly(name, "the config"):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    check_config(config, name)
+    return config
 
 
 def _refuse_unknown_shape(kind: str, shape: dict[str, Any]) -> None:
@@ -285,7 +322,7 @@ def load_model(
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AUTO[head]
     if model.base is None:
         with _quietly("model.shape", "a model"):
-            return auto.from_config(config, dtype=dtype), []
+            return auto.from_config(config, dtype=dtype, trust_remote_code=False), []
     if model.quantize == "none":
         return _from_checkpoint(auto, model.base, config, head, dtype)
     ready(model.quantize)
@@ -303,13 +340,14 @@ def load_model(
 def _from_checkpoint(auto: Any, base: str, config: Any, head: HeadKind, dtype: torch.dtype) -> tuple[Any, list[str]]:
     """(model, names of its modules that are new) of a folder, a hub id or a run."""
     source = locate(base)
-    _refuse_pickles(source.base)
+    check_weights(source.base)
     with _quietly(source.base, "the weights"):
         loaded, info = auto.from_pretrained(
             source.base,
             config=config,
             dtype=dtype,
             use_safetensors=True,
+            trust_remote_code=False,
             ignore_mismatched_sizes=True,  # refused below, in plainer words
             output_loading_info=True,
         )
@@ -348,13 +386,49 @@ def load_adapted(
     """
     source = locate(name)
     base = recipes.Model(base=source.base, quantize=source.quantize)
-    model, _ = load_model(base, load_config(base, None), head, labels, dtype, tokenizer)
+    config = load_config(base, None)
+    if tokenizer is not None:
+        refuse_unknown_tokens(tokenizer, config, name)
+    model, new = load_model(base, config, head, labels, dtype, tokenizer)
+    refuse_new(name, new, head, source.adapter)
     if source.adapter is None:
         return model
+    return _with_adapter(model, source.adapter)
+
+
+def _with_adapter(model: nn.Module, folder: Path) -> Any:
+    """The model with the adapter of a folder, all of it."""
     from peft import PeftModel
 
-    with _quietly(str(source.adapter), "the adapter"):
-        return PeftModel.from_pretrained(model, str(source.adapter), autocast_adapter_dtype=False)
+    check_weights(str(folder))
+    with _quietly(str(folder), "the adapter"):
+        adapted = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)
+    check_adapter(adapted, folder)
+    return adapted
+
+
+def check_adapter(adapted: Any, folder: Path) -> None:
+    """Refuse an adapter of which a weight found no place, or a place no weight: PEFT passes over both."""
+    from peft import get_peft_model_state_dict
+
+    saved = {key: value for file in sorted(folder.glob("*.safetensors")) for key, value in load_file(file).items()}
+    read = get_peft_model_state_dict(adapted, adapter_name="default", save_embedding_layers=False)
+    whole = adapted.state_dict()  # what was trained whole and saved beside the adapter stands in the model itself
+    lost = [key for key, value in saved.items() if not _is_in(read, key, value) and not _is_in(whole, key, value)]
+    wrong = lost or sorted(read.keys() - saved.keys())
+    if wrong:
+        raise ModelError(
+            f"{len(wrong)} weights of the adapter {'find no place in' if lost else 'are missing for'} this model,"
+            f" {wrong[0]} for one",
+            where=str(folder),
+            fix="name the base it was trained on as model.base; else leave these modules out of adapter.targets and"
+            " train it again",
+        )
+
+
+def _is_in(weights: Mapping[str, Tensor], key: str, value: Tensor) -> bool:
+    found = weights.get(key)
+    return found is not None and torch.equal(found.cpu(), value.to(found.dtype))
 
 
 def fit_model(model: Any, head: HeadKind, fit: Fit | None = None) -> Scorer:
@@ -371,10 +445,9 @@ def fit_model(model: Any, head: HeadKind, fit: Fit | None = None) -> Scorer:
 
 def _merged(model: nn.Module, adapter: Path, dtype: torch.dtype) -> nn.Module:
     """The adapter folded into the weights, in float32 and rounded once."""
-    from peft import PeftModel
-
+    adapted = _with_adapter(model.float(), adapter)
     with _quietly(str(adapter), "the adapter"):
-        merged = PeftModel.from_pretrained(model.float(), str(adapter)).merge_and_unload()
+        merged = adapted.merge_and_unload()
     return cast(nn.Module, merged.to(dtype).requires_grad_(True))
 
 
@@ -391,20 +464,6 @@ def _with_labels(config: Any, labels: Sequence[str], tokenizer: Any) -> Any:
     return config
 
 
-def _refuse_pickles(name: str) -> None:
-    folder = Path(name)
-    if not folder.is_dir() or any(folder.glob("*.safetensors")):
-        return
-    pickled = [path.name for pattern in PICKLED for path in folder.glob(pattern)]
-    if pickled:
-        raise ModelError(
-            f"the weights are pickled ({pickled[0]}), and reading a pickle runs code",
-            where=name,
-            fix="convert them where you trust them: model.save_pretrained(folder) writes safetensors",
-        )
-    raise ModelError("the folder holds no weights", where=name, fix="a model needs *.safetensors beside config.json")
-
-
 def _refuse_gaps(name: str, info: dict[str, Any], model: Any, head: HeadKind) -> None:
     """A checkpoint may lack a head that is about to be trained, and nothing else."""
     prefix = "" if head == "embedding" else f"{model.base_model_prefix}."
@@ -416,6 +475,65 @@ def _refuse_gaps(name: str, info: dict[str, Any], model: Any, head: HeadKind) ->
             f"{len(wrong)} weights are missing or of another shape, {sorted(wrong)[0]} for one",
             where=name,
             fix="the folder's config.json and safetensors belong to different models",
+        )
+    surplus = sorted(key for key in info["unexpected_keys"] if _belongs(key, model, head))
+    if surplus:
+        raise ModelError(
+            f"{len(surplus)} weights have no place in the model its config describes, {surplus[0]} for one",
+            where=name,
+            fix="the folder's config.json and safetensors belong to different models: compare the number of layers",
+        )
+
+
+def _belongs(key: str, model: Any, head: HeadKind) -> bool:
+    """Whether a weight that was not read is named as a part of the model, and is not one that none needs.
+
+    Other parts of a larger model are named otherwise, and so are heads for other tasks; but that a classifier has the
+    name of one of another kind is no fault.
+    """
+    if HARMLESS.search(key):
+        return False
+    base = getattr(model, model.base_model_prefix, model)
+    parts = {name for name, _ in base.named_children()}
+    first, _, rest = key.partition(".")
+    if first == model.base_model_prefix and rest:
+        return rest.partition(".")[0] in parts
+    return first in parts or (head in VOCABULARY and first in {name for name, _ in model.named_children()})
+
+
+def refuse_new(name: str, new: Sequence[str], head: HeadKind, adapter: Path | None = None) -> None:
+    """Refuse to ask a model of whose head some modules are random: an adapter may have brought them."""
+    brought = set(_keys(adapter)) if adapter is not None else set()
+    drawn = [module for module in new if not any(f".{module}." in f".{key}" for key in brought)]
+    if drawn:
+        raise ModelError(
+            f"the model has no head for that: {drawn[0]} is missing, and a new one would answer at random",
+            where=name,
+            fix=f"train it first, with an objective for bottega {ANSWERS[head]}",
+        )
+
+
+def _keys(folder: Path) -> Iterator[str]:
+    """Names of the weights in a folder."""
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            yield from opened.keys()
+
+
+def refuse_unknown_tokens(tokenizer: Any, config: Any, name: str) -> None:
+    """Refuse a tokenizer with tokens that the model has no embedding of; what pads never reaches it."""
+    known = int(config.get_text_config().vocab_size)
+    beyond = [
+        (number, token)
+        for token, number in tokenizer.get_vocab().items()
+        if number >= known and number != tokenizer.pad_token_id
+    ]
+    if beyond:
+        number, token = min(beyond)
+        raise ModelError(
+            f"the tokenizer makes token {number} ({token!r}), and the model has a vocab_size of {known}",
+            where=name,
+            fix="use the tokenizer the model was trained with, or a larger vocab_size",
         )
 
 
@@ -435,7 +553,9 @@ def _quietly(where: str, what: str) -> Iterator[None]:
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = " ".join(lines[:3])[:300]
-        if where != "model.shape" and not Path(where).is_absolute():
+        if "trust_remote_code" in str(error):
+            reason = "it needs code of its own, and no code of a checkpoint is ever run"
+        elif where != "model.shape" and not Path(where).is_absolute():
             reason = f"no such folder, and no such model on the hub as far as it can be asked: {reason}"
         raise ModelError(
             f"{what} cannot be loaded: {reason}",

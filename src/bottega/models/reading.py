@@ -28,7 +28,7 @@ def packed_while_read(auto: Any, folder: Path, config: Any, dtype: torch.dtype, 
     if files is None:
         return None
     with init_empty_weights(include_buffers=False):
-        model = auto.from_config(config, dtype=dtype)
+        model = auto.from_config(config, dtype=dtype, trust_remote_code=False)
     if getattr(model, "_keep_in_fp32_modules", None) or getattr(model, "_keep_in_fp32_modules_strict", None):
         return None
     model.tie_weights()
