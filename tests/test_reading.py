@@ -102,6 +102,41 @@ def test_a_tagger_marks_what_it_was_shown(trained: Callable[..., Path], model: s
     assert base > 0.8, "words here always mean the same"
 
 
+def test_a_text_of_any_length_is_tagged_whole(trained: Callable[..., Path]) -> None:
+    """In every form alike; nothing but white space is refused, and half a character."""
+    run = str(trained("tag"))
+    tagger = bottega.load_tagger(run)
+    part = "the cat sat under red tree"
+    text = " ".join([part] * 60)
+    assert tagger.codec.max_length < 200 < len(text.split())
+    words, spans = tagger.read([text])[0]
+    assert [text[start:stop] for start, stop in words] == text.split()
+    found = [(text[one.start : one.stop], one.label) for one in spans]
+    assert found.count(("cat", "animal")) == found.count(("red", "colour")) == 60
+    told = json.loads(RUNNER.invoke(app, ["tag", run, "--json", text]).stdout)["spans"]
+    assert [(one["start"], one["stop"]) for one in told] == [(one.start, one.stop) for one in spans]
+    lines = RUNNER.invoke(app, ["tag", run, "--conll", text]).stdout.splitlines()
+    assert sum("\tB-" in line for line in lines) == len(spans)
+    assert tagger.tag([]) == []
+    assert tagger.tag(["", " "]) == [[], []]
+    for given, what in ((["  "], "nothing but white space"), ([], "no text"), (["cat \ud800"], "half a character")):
+        refused = RUNNER.invoke(app, ["tag", run, *given], input="")
+        assert refused.exit_code == 2, refused.output
+        assert what in " ".join(refused.output.split())
+        assert "→" in refused.output
+
+
+def test_a_text_that_is_cut_before_it_is_classified_is_told(trained: Callable[..., Path]) -> None:
+    run = trained("classify")
+    long = " ".join(["the cat sat"] * 60)
+    short, cut = bottega.load_classifier(run).classify(["the cat sat", long])
+    assert (short.cut, cut.cut) == (False, True)
+    told = RUNNER.invoke(app, ["classify", str(run), "--json", long])
+    assert "only their beginning was read" in told.stderr
+    assert json.loads(told.stdout)["cut"]
+    assert "beginning" not in RUNNER.invoke(app, ["classify", str(run), "the cat sat"]).stderr
+
+
 def test_a_tagger_as_an_adapter_is_the_same_when_loaded(trained: Callable[..., Path]) -> None:
     more = {"adapter": {"rank": 8}, "optim": {"steps": 150, "examples": 16, "lr": 1e-2}}
     run = trained("tag", "bert", "-lora", **more)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from bottega.batch import Row
 from bottega.data.codec import Codec
+from bottega.data.fields import HALVES
 from bottega.errors import DataError, ModelError, RunError
 from bottega.language import absolute
 from bottega.models.adapters import load_scorer
@@ -29,17 +30,32 @@ from bottega.progress import Far
 from bottega.records import Entity, Unusable
 from bottega.runs import stored_place, stored_recipe
 
+SHOWN = 60
+"""Characters of a text that an error shows."""
+
+Words = list[tuple[int, int]]
+"""Where words start and stop."""
+
+
+class Reading(NamedTuple):
+    """What a tagger reads as words, and the entities in them."""
+
+    words: Words
+    spans: list[Entity]
+
 
 @dataclass(frozen=True)
 class Classified:
     """The likeliest label of a text, and the probability of each.
 
     labels  all that the text has: the likeliest, or with `multi_label` those likelier than not
+    cut     the text is longer than the model reads, and only its beginning was read
     """
 
     label: str
     probabilities: Mapping[str, float]
     labels: tuple[str, ...]
+    cut: bool = False
 
 
 class ScoringRun:
@@ -91,9 +107,14 @@ class Classifier(ScoringRun):
         if not isinstance(self.objective, Classify):
             fix = "compare answers with scores, or: bottega evaluate"
             raise RunError(f"a model trained with {self.objective.kind} names no classes", where=self.name, fix=fix)
-        shares = self.chances(self.scores([self._row(text) for text in texts]))
+        rows, cut = list[Row](), list[bool]()
+        for text in texts:
+            before = self.codec.truncated
+            rows.append(self._row(text))
+            cut.append(self.codec.truncated > before)
+        shares = self.chances(self.scores(rows))
         found = [dict(zip(self.labels, row.tolist(), strict=True)) for row in shares]
-        return [self._classified(row) for row in found]
+        return [self._classified(row, long) for row, long in zip(found, cut, strict=True)]
 
     def chances(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """[R, C] the probability of each label: of one among all, or with `multi_label` of each by itself."""
@@ -106,17 +127,18 @@ class Classifier(ScoringRun):
         """What a regression or a reward model says of each text."""
         return [float(value) for value in self.scores([self._row(text) for text in texts])[:, 0]]
 
-    def _classified(self, chances: dict[str, float]) -> Classified:
+    def _classified(self, chances: dict[str, float], cut: bool) -> Classified:
         assert isinstance(self.objective, Classify)
         likeliest = max(chances, key=lambda label: chances[label])
         several = tuple(label for label, chance in chances.items() if chance > 0.5)
-        return Classified(likeliest, chances, several if self.objective.multi_label else (likeliest,))
+        return Classified(likeliest, chances, several if self.objective.multi_label else (likeliest,), cut)
 
     def _row(self, text: str) -> Row:
+        refuse_halves(text)
         try:
             return self.codec.pooled("the text", text, 0)
         except Unusable as unusable:
-            raise DataError(unusable.reason, where=f"the text {text!r}", fix="write some words") from None
+            raise DataError(unusable.reason, where=f"the text {text[:SHOWN]!r}", fix="write some words") from None
 
 
 class Tagger(ScoringRun):
@@ -125,33 +147,37 @@ class Tagger(ScoringRun):
     head: ClassVar[HeadKind] = "token"
 
     def tag(self, texts: Sequence[str]) -> list[list[Entity]]:
-        """The entities in each text, in characters."""
-        made = [self._words(text) for text in texts]
-        sure = [one for one in made if one is not None]
-        found = iter(self.spans([row for row, _ in sure], [words for _, words in sure]))
-        return [[] if one is None else next(found) for one in made]
+        """The entities in each text, in characters; of a text of any length."""
+        return [one.spans for one in self.read(texts)]
 
-    def words(self, text: str) -> list[tuple[int, int]]:
-        """Where each word that is read in a text starts and stops; none where there is nothing to read."""
-        found = self._words(text)
-        return [] if found is None else found[1]
+    def read(self, texts: Sequence[str]) -> list[Reading]:
+        """The words of each text, and the entities in it; nothing but white space has none of either."""
+        made = [self._rows(text) for text in texts]
+        best = self.scores([row for rows, _ in made for row in rows]).argmax(1)
+        parts = np.split(best, np.cumsum([len(words) for _, words in made]))
+        return [Reading(words, self._spans(ids, words)) for ids, (_, words) in zip(parts, made, strict=False)]
 
-    def _words(self, text: str) -> tuple[Row, list[tuple[int, int]]] | None:
+    def _rows(self, text: str) -> tuple[list[Row], Words]:
+        refuse_halves(text)
+        if not text.strip():
+            return [], []
         try:
-            return self.codec.words("the text", text)
-        except Unusable:  # nothing but white space has no words, and no entities
-            return None
+            return self.codec.windows(text)
+        except Unusable as unusable:
+            raise DataError(unusable.reason, where=f"the text {text[:SHOWN]!r}", fix="write some words") from None
 
-    def spans(self, rows: Sequence[Row], words: Sequence[Sequence[tuple[int, int]]]) -> list[list[Entity]]:
-        """The entities in rows, given where the words of each start and stop."""
+    def _spans(self, ids: NDArray[np.int64], words: Words) -> list[Entity]:
         assert isinstance(self.objective, Tag)
         scheme = self.objective.scheme
         kinds = [name.partition("-")[2] for name in self.labels[1 :: len(scheme) - 1]]
-        best = np.split(self.scores(rows).argmax(1), np.cumsum([len(row.at) for row in rows])[:-1])
-        return [
-            [Entity(places[one.first][0], places[one.last - 1][1], kinds[one.kind]) for one in entities(ids, scheme)]
-            for ids, places in zip((ids.tolist() for ids in best), words, strict=True)
-        ]
+        found = entities(ids.tolist(), scheme)
+        return [Entity(words[one.first][0], words[one.last - 1][1], kinds[one.kind]) for one in found]
+
+
+def refuse_halves(text: str) -> None:
+    """A DataError of a text that no tokenizer takes, as of a row of data."""
+    if HALVES.search(text):
+        raise DataError("holds half a character", where=f"the text {text[:SHOWN]!r}", fix="write it as Unicode")
 
 
 def load_classifier(name: str | Path, *, dtype: str = "auto", device: str = "auto") -> Classifier:

@@ -96,6 +96,9 @@ def _noteworthy(session: Session) -> Iterator[tuple[str, str, dict[str, Any]]]:
         lost = len(session.held_out) - sum(map(len, session.judged))
         if lost:
             yield "validation", f"{lost} validation rows left out: each belongs to all it would be compared with", {}
+    if rows.codec.untagged:
+        what = f"{rows.codec.untagged} entities have no word of their own, as the tokenizer splits words, and no tag"
+        yield "entities", what, {}
     for differs in tokenizer_differs(recipe, rows.tokenizer):
         yield "tokenizer", f"model.tokenizer is not the base's: {differs}", {}
     if session.new and recipe.objective.head == "masked":

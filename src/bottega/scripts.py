@@ -56,6 +56,18 @@ def places(text: str, *, signs: bool = False) -> list[tuple[int, int]]:
     return [found.span() for found in pattern.finditer(text)]
 
 
+def inner(text: str) -> set[int]:
+    """The characters within words that have marks by themselves, which some tokenizers take for ends of words."""
+    if PLAIN.fullmatch(text):
+        return set()
+    return {at for start, stop in places(text) if any(map(is_mark, text[start:stop])) for at in range(start + 1, stop)}
+
+
+def is_mark(character: str) -> bool:
+    """Whether it belongs to the letter before it."""
+    return unicodedata.category(character)[0] == "M"
+
+
 def words(text: str) -> list[str]:
     """The words of a text, as they stand."""
     return [text[start:stop] for start, stop in places(text)]

@@ -7,12 +7,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bottega.cli.app import USE, Json, app, busy, errors, options
+from bottega.errors import DataError
 from bottega.sampling import Sampling
+
+if TYPE_CHECKING:
+    from bottega.data.codec import Codec
 
 Name = Annotated[str, typer.Argument(metavar="MODEL", help="A run, a folder or a hub id.")]
 System = Annotated[str, typer.Option(help="System prompt.")]
@@ -86,8 +90,10 @@ def classify(
         with busy(f"classifying {len(asked)} texts"):
             if loaded.objective.kind == "regress":
                 _print(as_json, asked, [({"value": value}, f"{value:.3f}") for value in loaded.values(asked)])
+                _tell_cut(loaded.codec)
                 return
             found = loaded.classify(asked)
+        _tell_cut(loaded.codec)
         shown = [", ".join(f"{label}\t{one.probabilities[label]:.3f}" for label in one.labels) or "-" for one in found]
         _print(as_json, asked, [(asdict(one), line) for one, line in zip(found, shown, strict=True)])
 
@@ -102,20 +108,20 @@ def tag(
     """Mark the entities in texts."""
     with errors(as_json):
         asked = texts or _lines()
+        _refuse_blank(asked)
         with busy(f"loading {model}"):
             import bottega
 
             loaded = bottega.load_tagger(model)
         with busy(f"tagging {len(asked)} texts"):
-            found = loaded.tag(asked)
+            read = loaded.read(asked)
         if conll:
             from bottega.data.words import as_conll
 
-            read = [loaded.words(text) for text in asked]
-            print("\n\n".join(as_conll(*one) for one in zip(asked, found, read, strict=True)))
+            print("\n\n".join(as_conll(text, one.spans, one.words) for text, one in zip(asked, read, strict=True)))
             return
         shown = []
-        for text, spans in zip(asked, found, strict=True):
+        for text, (_, spans) in zip(asked, read, strict=True):
             listed = [{**span._asdict(), "text": text[span.start : span.stop]} for span in spans]
             shown.append(({"spans": listed}, "; ".join(f"{one['text']} ({one['label']})" for one in listed) or "-"))
         _print(as_json, asked, shown)
@@ -163,6 +169,7 @@ def embed(
             loaded = bottega.load_embedder(model)
         with busy(f"embedding {len(asked)} texts"):
             found = loaded.embed(asked)
+        _tell_cut(loaded.codec)
         if out is not None:
             with out.open("wb") as file:
                 np.save(file, found)
@@ -185,6 +192,20 @@ def embed(
 def _lines() -> list[str]:
     """The lines of the input that say something."""
     return [line.rstrip("\n") for line in sys.stdin if line.strip()]
+
+
+def _refuse_blank(texts: Sequence[str]) -> None:
+    """A DataError where there is no text, or one that says nothing."""
+    where = next((f"text {number}" for number, text in enumerate(texts, 1) if not text.strip()), "")
+    if where or not texts:
+        what = "nothing but white space" if where else "no text"
+        raise DataError(what, where=where or "the command line and the input", fix="give a text that says something")
+
+
+def _tell_cut(codec: Codec) -> None:
+    if codec.truncated:
+        told = f"note: {codec.truncated} texts are longer than the {codec.max_length} tokens the model reads"
+        print(f"{told}: only their beginning was read", file=sys.stderr)
 
 
 def _print(as_json: bool, texts: Sequence[str], found: Sequence[tuple[dict[str, Any], str]]) -> None:

@@ -11,6 +11,7 @@ rewrite content. The end-of-turn token after an answer is part of it: a model th
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bottega import scripts
 from bottega.batch import Ints, Row
 from bottega.data.templates import render
 from bottega.errors import DataError, ModelError
@@ -103,7 +105,7 @@ class Codec:
         self._backend.no_truncation()
         self._backend.no_padding()
         self._special, self._eos = set(tokenizer.added_tokens_decoder), tokenizer.eos_token_id
-        self.truncated = 0
+        self.truncated, self.untagged = 0, 0
         self.known: Known = {}
 
     def document(self, record: Text) -> list[Row]:
@@ -278,22 +280,51 @@ class Codec:
     def words(self, where: str, text: str) -> tuple[Row, list[tuple[int, int]]]:
         """A row with a prediction a word, all of label 0, and where in the text each word starts and stops.
 
-        Words are what the tokenizer splits a text into before it looks for pieces, and single tokens where it splits
-        none. One is read at its first piece by an encoder, at its last by a decoder.
+        Words are what the tokenizer splits a text into before it looks for pieces; of one that splits at nothing, what
+        stands between white space and signs. One is read at its first piece by an encoder, at its last by a decoder.
         """
         encoding = self._encoding(text)
         if len(encoding.ids) > self.max_length:
             self._refuse(where, len(encoding.ids))
             self.truncated += 1
             encoding = self._truncating.encode(text)
-        places, found = list[int](), list[tuple[int, int]]()
-        before = None
+        at, found = self._words(encoding, text)
+        return self._read_at(np.array(encoding.ids), at), found
+
+    def windows(self, text: str) -> tuple[list[Row], list[tuple[int, int]]]:
+        """The same of a text of any length: rows that each fit, whose predictions are those of the words in turn.
+
+        A word is read in the row that has most of the text on both sides of it.
+        """
+        encoding = self._encoding(text)
+        ids, (at, found) = np.array(encoding.ids), self._words(encoding, text)
+        if len(ids) <= self.max_length:
+            return [self._read_at(ids, at)], found
+        first, last = self._frame
+        inner = ids[len(first) : len(ids) - len(last)]
+        room = max(self.max_length - len(first) - len(last), 1)
+        step = max(room // 2, 1)
+        count = -(-max(len(inner) - room, 0) // step) + 1
+        number = ((at - len(first) - room // 4) // step).clip(0, count - 1)
+        parts = ((start, at[number * step == start] - start) for start in np.unique(number * step).tolist())
+        rows = [
+            self._read_at(np.concatenate([first, inner[start : start + room], last]), inside) for start, inside in parts
+        ]
+        return rows, found
+
+    def _words(self, encoding: Any, text: str) -> tuple[Ints, list[tuple[int, int]]]:
+        """(the token each word is read at, where each stands)."""
+        places, found, before = list[int](), list[tuple[int, int]](), None
+        own, within = None if self._splits else scripts.places(text, signs=True), scripts.inner(text)
         for place, (word, (start, stop)) in enumerate(zip(encoding.word_ids, encoding.offsets, strict=True)):
             start += len(text[start:stop]) - len(text[start:stop].lstrip())  # a byte-level token may begin with a space
             if word is None or start >= stop:
                 continue
-            if word == before:
-                found[-1] = (found[-1][0], stop)
+            if own is not None:
+                word = bisect_right(own, (start, len(text))) - 1
+                stop = min(stop, own[word][1])
+            if word == before or (found and start in within and found[-1][1] == start):
+                found[-1] = (found[-1][0], max(found[-1][1], stop))
                 places[-1] = places[-1] if self.both_ways else place
             else:
                 found.append((start, stop))
@@ -301,8 +332,17 @@ class Codec:
             before = word
         if not found:
             raise Unusable("no words")
-        at = np.array(places)
-        return Row(np.array(encoding.ids), at, np.zeros_like(at), np.ones(len(at), np.float32), self.both_ways), found
+        # What a tokenizer leaves out of a word, such as its accents, is part of it.
+        return np.array(places), [(start, stop + _marks(text, stop)) for start, stop in found]
+
+    @cached_property
+    def _splits(self) -> bool:
+        """Whether the tokenizer takes what stands between spaces for words."""
+        found = self._encoding("a b").word_ids
+        return len({word for word in found if word is not None}) > 1
+
+    def _read_at(self, ids: Ints, at: Ints) -> Row:
+        return Row(ids, at, np.zeros_like(at), np.ones(len(at), np.float32), self.both_ways)
 
     def label(self, where: str, name: str) -> int:
         """The id of a class, named in the field `where`; a DataError when training never saw it."""
@@ -649,6 +689,11 @@ def _renamed_call(chat: Chat, index: int, name: str) -> Chat:
 def _silent(messages: Sequence[Message]) -> list[Message]:
     """The same messages with no loss on their answers."""
     return [replace(message, weight=0.0) for message in messages]
+
+
+def _marks(text: str, start: int) -> int:
+    """How many characters from there on belong to the letter before."""
+    return sum(1 for _ in takewhile(scripts.is_mark, text[start:]))
 
 
 def _predicting(ids: Ints, weight: np.ndarray) -> Row:

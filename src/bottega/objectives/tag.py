@@ -13,7 +13,7 @@ from pydantic import Field
 from bottega.batch import Batch, Loss, Ratio, Row, Term
 from bottega.errors import DataError
 from bottega.objectives import HeadKind, Objective, Output, smoothed_nll
-from bottega.records import Record, Tagged
+from bottega.records import Entity, Record, Tagged, Unusable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,8 @@ class Tag(Objective):
     """Mean cross-entropy a word.
 
     A word is what the tokenizer splits a text into before it splits words; of its pieces an encoder reads the first,
-    a decoder the last, which has seen the others. A word of which only a part is marked is marked whole.
+    a decoder the last, which has seen the others. A tokenizer that splits at nothing is given words between white space
+    and signs. A word of which only a part is marked is marked whole; of two entities in one word the first has it.
 
     scheme           BIO: an entity Begins and goes on Inside, all else is Outside (Ramshaw and Marcus 1995,
                      cmp-lg/9505040). BIOES also says where one Ends, and where one is a Single word
@@ -46,6 +47,10 @@ class Tag(Objective):
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Tagged)
         row, words = codec.words(record.where, record.text)
+        read, made = sum(span.start < words[-1][1] for span in record.spans), len(worded(record, words))
+        if read and not made:
+            raise Unusable("none of its entities has a word of its own")
+        codec.untagged += read - made
         names = tags(record, words, self.scheme)
         label = np.array([codec.label(f"{record.where}, field spans", name) for name in names])
         return [(Row(row.tokens, row.at, label, row.weight, row.both_ways),)]
@@ -111,6 +116,14 @@ def tags(record: Tagged, words: Sequence[tuple[int, int]], scheme: str) -> list[
             if scheme == "BIOES":
                 names[inside[-1]] = f"E-{kind}" if len(inside) > 1 else f"S-{kind}"
     return names
+
+
+def worded(record: Tagged, words: Sequence[tuple[int, int]]) -> list[Entity]:
+    """The spans of a record as tags of words tell them: whole words, without those that have no word of their own."""
+    kinds = sorted({span.label for span in record.spans})
+    known = ["O", *(f"{mark}-{kind}" for kind in kinds for mark in marks("BIO"))]
+    found = entities(map(known.index, tags(record, words, "BIO")), "BIO")
+    return [Entity(words[one.first][0], words[one.last - 1][1], kinds[one.kind]) for one in found]
 
 
 def entities(ids: Iterable[int], scheme: str) -> list[Words]:
