@@ -72,6 +72,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "ministral": {"head_dim": 64},
     "nemotron": {"head_dim": 64},
     "esm": {"vocab_size": VOCABULARY, "mask_token_id": 3, "position_embedding_type": "rotary"},
+    "bamba": {"attn_layer_indices": [1, 3]},
+    "xmod": {"default_language": "en_XX"},
     "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention", "conv"] * 8},
 }
 """What a config needs that transformers' default leaves open."""
@@ -272,8 +274,8 @@ class Trial:
         apart = {"loss": _apart(stepped.loss, float(loss)), "gradient": _apart(stepped.grad_norm, norm)}
         self.found[way] = _verdict(apart)
         self.found.setdefault("reload", {})[way] = self._reloaded(way, out, held, after)
-        if self.objective == "sft":
-            self.found.setdefault("writes", {})[way] = self._written(way, out)
+        if self.objective == "sft" and way == "full":
+            self.found["writes"] = self._written(way, out)
 
     def _recipe(self, way: str) -> Any:
         sections: dict[str, Any] = {

@@ -20,6 +20,7 @@ from bottega.batch import Row
 from bottega.data.codec import Codec
 from bottega.data.conversations import messages
 from bottega.engine.generate import Continuation, Writer
+from bottega.engine.rules import unheeded
 from bottega.errors import DataError, ModelError
 from bottega.models.adapters import load_scorer, without
 from bottega.models.load import ANSWERS, length_limit, load_tokenizer, locate, start_token
@@ -56,7 +57,13 @@ class LanguageModel:
         self.codec = Codec(tokenizer, max_length=self.limit or 1 << 30, too_long="error", start=start)
         declared = network.generation_config.eos_token_id
         ends = self.codec.ends | frozenset(declared if isinstance(declared, list) else [declared]) - {None}
-        self.writer = Writer(network, tokenizer, ends, packed=self.scorer.fit.packed)
+        config = network.generation_config
+        self.writer = Writer(network, tokenizer, ends, packed=self.scorer.fit.packed, config=config)
+
+    @property
+    def unheeded(self) -> dict[str, Any]:
+        """What the checkpoint says of writing that is not done: how to draw, unless asked for, and beams."""
+        return unheeded(self.scorer.network.generation_config)
 
     @property
     def model(self) -> Any:

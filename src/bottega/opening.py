@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from bottega.events import Noted, Started
+from bottega.models.adapters import left_out
 from bottega.models.quantized import packed
 from bottega.neighbours import cores
 from bottega.recipe import Recipe
@@ -113,5 +114,12 @@ def _noteworthy(session: Session) -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield "packing", f"the model runs {how}: {fit.reason}", {}
     if rows.validation.examples and recipe.evaluate is None:
         yield "validation", "validation rows are held out but never scored; add evaluate: {}", {}
+    if recipe.adapter is not None and (names := left_out(session.engine.scorer.model, session.new)):
+        shown = ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
+        yield (
+            "adapter",
+            f"no adapter on {shown}: PEFT cannot adapt these layers, or not find them again",
+            {"names": names},
+        )
     if recipe.adapter is not None and recipe.adapter.dropout:
         yield "dropout", "adapter dropout makes a shared prefix drop the same units for every row", {}

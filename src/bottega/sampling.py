@@ -20,6 +20,8 @@ class Sampling(BaseModel):
     top_k: int = Field(0, ge=0, description="Keep the k likeliest tokens; 0 keeps all.")
     top_p: float = Field(1.0, gt=0, le=1, description="Keep the likeliest tokens that make up this probability.")
     min_p: float = Field(0.0, ge=0, le=1, description="Keep tokens with this share of the likeliest's probability.")
-    repetition_penalty: float = Field(1.0, gt=0, description="Above 1 makes tokens seen before less likely.")
+    repetition_penalty: float | None = Field(
+        None, gt=0, description="Above 1 makes tokens seen before less likely; by default as the checkpoint declares."
+    )
     stop: tuple[str, ...] = Field((), description="Texts that end a continuation; they are no part of it.")
     seed: int = 0

@@ -219,7 +219,14 @@ def _loaded(name: str) -> Any:
     with busy(f"loading {name}"):
         import bottega
 
-        return bottega.load(name)
+        loaded = bottega.load(name)
+    if passed_over := loaded.unheeded:
+        from bottega.terminal import progress_console
+
+        said = ", ".join(f"{key}={value}" for key, value in passed_over.items())
+        what = f"the checkpoint's generation_config also says {said}: not done unless asked for here"
+        progress_console().print(what, markup=False)
+    return loaded
 
 
 def _system_turn(text: str) -> list[dict[str, str]]:

@@ -24,8 +24,8 @@ def filtered(logits: Tensor, seen: Tensor | None, settings: Sampling) -> Tensor:
     seen  [B, V] which tokens stand in the row so far; needed for a repetition penalty only
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if settings.repetition_penalty != 1.0 and seen is not None:
-        penalised = torch.where(logits < 0, logits * settings.repetition_penalty, logits / settings.repetition_penalty)
+    if (penalty := settings.repetition_penalty) not in (None, 1.0) and seen is not None:
+        penalised = torch.where(logits < 0, logits * penalty, logits / penalty)
         logits = torch.where(seen, penalised, logits)
     if not settings.temperature:
         return logits

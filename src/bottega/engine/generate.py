@@ -16,11 +16,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from bottega.batch import Example, Row
 from bottega.data.stream import StopStrings, TextStream
 from bottega.engine.filters import NONE, draw, filtered, likeliest
 from bottega.engine.recorded import Recorded
+from bottega.engine.rules import Rules, heeded
 from bottega.errors import Diverged
 from bottega.models.attention import layout_for
 from bottega.models.attention.cached import CachedLayout, Kept
@@ -68,10 +70,20 @@ class Writer:
     ends    token ids that end a continuation
     packed  the model computes many rows in one flat sequence, so keys and values can be kept; else every step computes
             the whole row, unless it has an encoder
+    config  the generation config that is heeded; None where what is written is to be the model's own
     """
 
-    def __init__(self, network: Any, tokenizer: Any, ends: frozenset[int], *, packed: bool) -> None:
+    def __init__(
+        self,
+        network: Any,
+        tokenizer: Any,
+        ends: frozenset[int],
+        *,
+        packed: bool,
+        config: GenerationConfig | None = None,
+    ) -> None:
         self.network, self.tokenizer, self.ends, self.packed = network, tokenizer, ends, packed
+        self.config = config
 
     def write(
         self,
@@ -82,6 +94,7 @@ class Writer:
         far: Far | None = None,
     ) -> list[list[Continuation]]:
         """`continuations` of each prompt."""
+        settings = heeded(settings, self.config)
         found, done = [Continuation() for _ in range(len(prompts) * continuations)], 0
         for piece in self._pieces(prompts, settings, continuations, told=bool(settings.stop)):
             written = found[piece.index]
@@ -98,7 +111,7 @@ class Writer:
         self, prompts: Sequence[Sequence[int]], settings: Sampling, *, continuations: int = 1
     ) -> Iterator[Piece]:
         """Every token as it is drawn; continuation c of prompt p has index `p * continuations + c`."""
-        return self._pieces(prompts, settings, continuations, told=True)
+        return self._pieces(prompts, heeded(settings, self.config), continuations, told=True)
 
     def _pieces(
         self, prompts: Sequence[Sequence[int]], settings: Sampling, continuations: int, *, told: bool
@@ -122,6 +135,18 @@ class Writer:
                 count[prompt] += 1
         return rows
 
+    def rules(self, prompt: Sequence[int], settings: Sampling) -> Rules | None:
+        """What the generation config asks of a continuation; None where it asks nothing."""
+        if self.config is None:
+            return None
+        read = prompt if self.network.config.is_encoder_decoder else None
+        return Rules(self.config, settings, self.ends, self._begun(prompt), read, self.network.device) or None
+
+    def _begun(self, prompt: Sequence[int]) -> Sequence[int]:
+        """The tokens that a continuation stands behind: its prompt, or what a decoder begins with."""
+        config = self.network.config
+        return [config.decoder_start_token_id] if config.is_encoder_decoder else prompt
+
     def _groups(self, rows: Sequence[_Row], tokens: int) -> Iterator[list[_Row]]:
         """Rows that are computed together, equal prompts side by side."""
         if not self.packed and not self.network.config.is_encoder_decoder:
@@ -141,9 +166,15 @@ class Writer:
         """Step by step; rows that have ended leave the batch."""
         state = self._state(rows)
         logits = state.start()
-        seen = _seen(rows, logits) if settings.repetition_penalty != 1.0 else None
+        ruled = any(row.rules for row in rows)
+        seen = (
+            _seen([self._begun(row.prompt) for row in rows], logits)
+            if settings.repetition_penalty != 1.0 and not ruled
+            else None
+        )
         while rows:
             chance = torch.tensor([next(row.chances) for row in rows], dtype=torch.float64, device=logits.device)
+            logits = _ruled(rows, logits)
             ready = filtered(logits, seen, settings)
             drawn = draw(ready, chance) if settings.temperature else likeliest(ready)
             tokens = drawn.tolist()
@@ -203,10 +234,13 @@ class _Row:
         self.index, self.prompt, self.chances, self.told = index, prompt, chances, told
         self.ends, self.left = writer.ends, settings.tokens
         self.reason: Reason | None = None
+        self.rules = writer.rules(prompt, settings)
         self._text, self._stops = TextStream(writer.tokenizer, after=prompt[-CONTEXT:]), StopStrings(settings.stop)
 
     def add(self, token: int) -> Piece:
         self.left -= 1
+        if self.rules:
+            self.rules.add(token)
         ended = token in self.ends
         text = "" if ended else self._add(token)
         if self._stops.met:
@@ -302,10 +336,11 @@ class _Sourced:
         for place, prompt in enumerate(prompts):
             ids[place, : len(prompt)] = torch.tensor(prompt, device=device)
             mask[place, : len(prompt)] = 1
-        states = self.network.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+        read = self.network.get_encoder()(input_ids=ids, attention_mask=mask)
         number = {prompt: place for place, prompt in enumerate(prompts)}
         places = torch.tensor([number[row.prompt] for row in self.rows], device=device)
-        self.states, self.mask, self.cache = states[places], mask[places], None
+        self.form, self.cache = type(read), None
+        self.states, self.mask = read.last_hidden_state[places], mask[places]
         begin = self.network.config.decoder_start_token_id
         return self._forward(torch.full((len(places), 1), begin, device=device))
 
@@ -320,7 +355,7 @@ class _Sourced:
     def _forward(self, ids: Tensor) -> Tensor:
         """[B, V] logits behind the tokens; keys and values are kept."""
         out = self.network(
-            encoder_outputs=(self.states,),
+            encoder_outputs=self.form(last_hidden_state=self.states),
             attention_mask=self.mask,
             decoder_input_ids=ids,
             past_key_values=self.cache,
@@ -346,11 +381,19 @@ class _Whole:
         return self.start()
 
 
-def _seen(rows: Sequence[_Row], logits: Tensor) -> Tensor:
-    """[B, V] which tokens stand in each prompt."""
+def _ruled(rows: Sequence[_Row], logits: Tensor) -> Tensor:
+    """[B, V] logits with what their rules leave of them."""
+    if not any(row.rules for row in rows):
+        return logits
+    parts = zip(rows, torch.split(logits, 1), strict=True)
+    return torch.cat([one if row.rules is None else row.rules.applied(one) for row, one in parts])
+
+
+def _seen(begun: Sequence[Sequence[int]], logits: Tensor) -> Tensor:
+    """[B, V] which tokens stand in what each row goes on after."""
     seen = torch.zeros_like(logits, dtype=torch.bool)
-    for place, row in enumerate(rows):
-        seen[place, list(row.prompt)] = True
+    for place, tokens in enumerate(begun):
+        seen[place, list(tokens)] = True
     return seen
 
 

@@ -18,6 +18,7 @@ from bottega.errors import ModelError
 from bottega.models.fused import fuse
 from bottega.models.heads import VOCABULARY
 from bottega.models.load import adapter_folder, check_adapter, compute_dtype, fit_model, load_adapted
+from bottega.models.quantized import Quantized
 from bottega.models.scorer import Fit, Scorer
 from bottega.objectives import HeadKind
 
@@ -26,6 +27,9 @@ HEADS = ("classifier", "score")
 
 TASKS: dict[HeadKind, str] = {"language": "CAUSAL_LM", "class": "SEQ_CLS", "token": "TOKEN_CLS"}
 """PEFT's names of tasks; it has none for masked language models, and that of embeddings asks for a task's own call."""
+
+REFUSED = re.compile(r"Module '([\w.]+)' is incompatible")
+"""How PEFT names a layer that it will not adapt."""
 
 REFERENCE = "reference"
 """Name of the frozen copy of a continued adapter, where an objective compares with the policy as the run began."""
@@ -37,7 +41,7 @@ def adapt(model: nn.Module, adapter: recipes.Adapter, *, head: HeadKind, new: Se
     new        modules whose weights are random: they are trained and saved with the adapter
     reference  keep what `without` needs to be the policy as it is now
     """
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import PeftModel
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -52,26 +56,117 @@ def adapt(model: nn.Module, adapter: recipes.Adapter, *, head: HeadKind, new: Se
                 raise ModelError(what, where=folder, fix="name the base it was trained on as model.base") from None
             check_adapter(adapted, Path(folder))
             return _fused(adapted)
-        config = LoraConfig(
-            r=adapter.rank,
-            lora_alpha=adapter.alpha,
-            lora_dropout=adapter.dropout,
-            target_modules=adapter.targets,
-            task_type="SEQ_2_SEQ_LM" if _is_encoder_decoder(model) else TASKS.get(head),
-            modules_to_save=[name for name in new if name.partition(".")[0] not in HEADS] or None,
-            # What is trained whole needs no adapter as well, though it be linear.
-            exclude_modules=None if head == "language" else [*HEADS, *new],
-        )
         _refuse_unknown(model, adapter.targets)
+        # What is trained whole needs no adapter as well, though it be linear.
+        whole = [] if head == "language" else _trained_whole(model, new)
+        options = {
+            "r": adapter.rank,
+            "lora_alpha": adapter.alpha,
+            "lora_dropout": adapter.dropout,
+            "target_modules": adapter.targets,
+            "task_type": "SEQ_2_SEQ_LM" if _is_encoder_decoder(model) else TASKS.get(head),
+            "modules_to_save": [name for name in new if name.partition(".")[0] not in HEADS] or None,
+        }
+        return _fused(_with_lora(model, options, whole))
+
+
+def left_out(adapted: Any, new: Sequence[str]) -> list[str]:
+    """Names of linear layers that all-linear could not take; `new` as it was given to `adapt`."""
+    excluded = adapted.peft_config["default"].exclude_modules or []
+    return sorted(name for name in excluded if name not in new and not _of_a_head(name))
+
+
+def _with_lora(model: Any, options: dict[str, Any], whole: Sequence[str]) -> Any:
+    """The model with a LoRA on its targets; of all-linear, on those that PEFT can adapt, save and find again."""
+    from peft import LoraConfig, get_peft_model
+
+    all_linear = options["target_modules"] == "all-linear"
+    excluded = [*whole, *(_of_another_form(model) if all_linear else [])]
+    chances = torch.get_rng_state()
+    while True:
+        config = LoraConfig(**options, exclude_modules=excluded or None)
         try:
             # The optimiser keeps float32 copies, so the adapter computes in the dtype of its base.
-            return _fused(get_peft_model(model, config, autocast_adapter_dtype=False))
+            adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
+            lost, why = _lost(adapted), "an adapter of it would not be found again when it is loaded"
         except (ValueError, re.error) as error:
-            raise ModelError(
-                f"{adapter.targets}: {str(error).splitlines()[0]}",
-                where="adapter.targets",
-                fix="all-linear fits any model",
-            ) from None
+            lost, why = REFUSED.findall(str(error)), str(error).splitlines()[0]
+            if not all_linear or not set(lost) - set(excluded):
+                fix = "name other layers, or all-linear, which leaves out what cannot be adapted"
+                raise ModelError(f"{options['target_modules']}: {why}", where="adapter.targets", fix=fix) from None
+        if not lost:
+            return adapted
+        if not all_linear or set(lost) <= set(excluded):
+            raise ModelError(f"{lost[0]}: {why}", where="adapter.targets", fix="name other layers, or all-linear")
+        excluded += [name for name in lost if name not in excluded]
+        _unwrap(model)
+        torch.set_rng_state(chances)
+
+
+def _trained_whole(model: nn.Module, new: Sequence[str]) -> list[str]:
+    """Heads and new modules, and linear layers in what PEFT takes for a head, as its name ends in that of one."""
+    return list(dict.fromkeys([*HEADS, *new, *(name for name, _ in _linear(model) if _of_a_head(name))]))
+
+
+def _of_a_head(name: str) -> bool:
+    return any(part.endswith(HEADS) for part in name.split("."))
+
+
+def _linear(model: nn.Module) -> list[tuple[str, nn.Linear]]:
+    """The linear layers by their names, an adapter on them or not."""
+    found = ((name, getattr(module, "base_layer", module)) for name, module in model.named_modules())
+    return [(name, module) for name, module in found if isinstance(module, nn.Linear) and ".base_layer" not in name]
+
+
+def _of_another_form(model: nn.Module) -> list[str]:
+    """Linear layers whose forward is their own and gives something else than x Wᵀ would: routers, grouped layers."""
+    own = [(name, layer) for name, layer in _linear(model) if type(layer).forward is not nn.Linear.forward]
+    odd = [name for name, layer in own if not isinstance(layer, Quantized) and not _answers_like_one(layer)]
+    return _shortest(model, odd)
+
+
+def _answers_like_one(layer: Any) -> bool:
+    x = layer.weight.new_zeros(2, 3, layer.in_features)
+    try:
+        with torch.no_grad():
+            y = layer(x)
+    except Exception:  # it wants another input, or a second one
+        return False
+    return isinstance(y, torch.Tensor) and y.shape == (2, 3, layer.out_features)
+
+
+def _lost(adapted: Any) -> list[str]:
+    """Layers whose adapter is saved under a name that loading turns into another."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    missing = set_peft_model_state_dict(adapted, state).missing_keys
+    model = adapted.get_base_model()
+    names = {key.partition(".lora_")[0].removeprefix("base_model.model.") for key in missing if ".lora_" in key}
+    return _shortest(model, sorted(names))
+
+
+def _shortest(model: nn.Module, names: Sequence[str]) -> list[str]:
+    """The names by their last one, two, three parts, where no other linear layer has these as well."""
+    wanted: set[str] = set(names)
+    found: list[str] = []
+    every = [name for name, _ in _linear(model)]
+    for parts in (1, 2, 3):
+        ends = {name: ".".join(name.split(".")[-parts:]) for name in every}
+        foreign = {end for name, end in ends.items() if name not in names}
+        found += sorted({ends[name] for name in wanted & set(every)} - foreign)
+        wanted = {name for name in wanted if ends.get(name) not in found}
+    return [*found, *sorted(wanted)]
+
+
+def _unwrap(model: nn.Module) -> None:
+    """Take off adapters that were put on in vain."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            parent, _, place = name.rpartition(".")
+            setattr(model.get_submodule(parent), place, module.get_base_layer())
 
 
 def _is_encoder_decoder(model: Any) -> bool:

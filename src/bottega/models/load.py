@@ -276,7 +276,7 @@ def length_limit(config: Any) -> int | None:
     if getattr(text, "relative_attention_num_buckets", None):  # T5 writes a number of positions, and has no table
         return None
     limit = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
-    if limit is None:
+    if limit is None or limit < 1:  # XLNet says -1
         return None
     # RoBERTa's table, and that of its kin, starts after its padding index.
     offset = "roberta" in text.model_type or text.model_type in ("camembert", "mpnet", "data2vec-text")

@@ -34,7 +34,7 @@ BLOCKS = re.compile(r"(topk|top_k|local|random|global|selected)_blocks$|num_chun
 """Keys that count blocks of tokens."""
 
 NO_LENGTH = re.compile(
-    r"vocab|token_id|_id$|_index$|position_embeddings$|n_positions$|n_ctx$|max_seq_len$|_theta$|seed"
+    r"vocab|token_id|_id$|_index$|position_embeddings$|n_positions$|n_ctx$|max_seq_len$|max_length$|_theta$|seed"
     r"|image|patch|audio|_mel_"
 )
 """Keys that do not, whatever their number: ids, tables of positions (rows may be no longer), bases of rotations."""

@@ -93,7 +93,7 @@ def _forward(layer: Any, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
     if found is None:
         return cast(Tensor, type(layer).forward(layer, x, *arguments, **options))
     (y,) = together([found], x.flatten(0, -2))
-    return y.view(*x.shape[:-1], -1)
+    return y.view(*x.shape[:-1], y.shape[-1])
 
 
 def ahead(x: Tensor, layers: Sequence[Part]) -> tuple[list[Tensor], Tensor | None]:

@@ -74,7 +74,7 @@ class _GatedMlp(torch.autograd.Function):
         (y,), u_down = ahead(_product(gated, raised, name), [down])
         ctx.save_for_backward(flat, gated, raised, u, u_down, *given)
         ctx.name, ctx.constants = name, constants
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -94,7 +94,7 @@ class _GatedMlp(torch.autograd.Function):
             to_raised = active.mul_(to_product)
             to_gated = ACTIVATIONS[ctx.name][1](to_product.mul_(raised), gated)
         to_x, of_wide = back([to_gated, to_raised], flat, u, wide, needs[:8], wanted)
-        shaped = None if to_x is None else to_x.view(*gradients[0].shape[:-1], -1)
+        shaped = None if to_x is None else to_x.view(*gradients[0].shape[:-1], to_x.shape[-1])
         return shaped, None, None, *of_wide, *of_down
 
 
