@@ -113,6 +113,7 @@ def main() -> None:
         with options.found.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(f"{number}/{len(wanted)} {_cells(row)}", flush=True)
+        options.out.write_text(table(list(found.values())), encoding="utf-8")
     options.out.write_text(table(list(found.values())), encoding="utf-8")
     print(f"written: {options.out}")
 
@@ -387,14 +388,9 @@ def _refusal(error: Exception) -> str:
 
 
 def _cells(row: dict[str, Any]) -> str:
-    def both(name: str) -> str:
-        values = row.get(name, {})
-        return (
-            next(iter(values.values()))
-            if len(set(values.values())) == 1
-            else "; ".join(f"{way}: {one}" for way, one in values.items())
-        )
-
+    reload = row.get("reload", {})
+    same = len(set(reload.values())) == 1
+    again = next(iter(reload.values())) if same else "; ".join(f"{way}: {one}" for way, one in reload.items())
     packed = row.get("packed", "") + (f" ({row['why']})" if row.get("why") else "")
     note = "; ".join([*row.get("notes", []), *([row["note"]] if "note" in row else [])])
     cells = [
@@ -403,8 +399,8 @@ def _cells(row: dict[str, Any]) -> str:
         row.get("full", ""),
         row.get("lora", ""),
         packed,
-        both("reload"),
-        both("writes"),
+        again,
+        row.get("writes", ""),
         note,
     ]
     return " | ".join(cell.replace("|", "/") for cell in cells)

@@ -57,11 +57,22 @@ def test_a_layer_of_each_kind_is_asked() -> None:
     assert fit.fused == ("SmolLM3Attention", "SmolLM3MLP", "SmolLM3RMSNorm")
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "electra", "distilbert"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "electra"])
 def test_encoders(kind: str) -> None:
+    assert classifier(kind) == Fit(fused=classifier(kind).fused)
+
+
+@pytest.mark.parametrize("kind", ["distilbert", "albert", "modernbert", "eurobert"])
+def test_heads_of_their_own(kind: str) -> None:
+    """They read a row's first state, or all of them, in ways not known here; the rest is computed for many rows."""
+    fit = classifier(kind)
+    assert fit.packed
+    assert fit.own_head
+
+
+def classifier(kind: str) -> Fit:
     config = AutoConfig.for_model(kind, num_labels=5)
-    fit = probe(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)], config, "class", True)
-    assert fit.packed == (kind != "distilbert"), "DistilBERT takes no positions"
+    return probe(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)], config, "class", True)
 
 
 def language(kind: str, **more: Any) -> Fit:

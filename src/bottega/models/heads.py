@@ -19,7 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from bottega.errors import ModelError
 from bottega.models.compiled import kernel
@@ -138,13 +138,28 @@ def class_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
     return lambda hidden: cast(Tensor, parts.classifier(hidden[:, None]))
 
 
-def headed(model: nn.Module, hidden: Tensor) -> Tensor:
-    """[n, H] → [n, …]: the model's own forward, from its final hidden states on."""
+def headed(model: nn.Module, hidden: Tensor, tokens: Tensor | None = None) -> Tensor:
+    """[n, H] → [n, …], or [C] of a classifier: the model's own forward, from its final hidden states on.
+
+    tokens  [n] whose states these are, for a head that looks at them as well
+    """
     network = cast(Any, model)
-    given = BaseModelOutput(last_hidden_state=cast(Any, hidden[None]))
+    states = hidden[None]
+    given = BaseModelOutputWithPooling(
+        last_hidden_state=cast(Any, states), pooler_output=cast(Any, _pooled(network.base_model, states))
+    )
+    ids = torch.zeros(len(hidden), dtype=torch.long, device=hidden.device) if tokens is None else tokens
     with _instead(network.base_model, lambda *args, **kwargs: given):
-        found = network(input_ids=torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device))
+        found = network(input_ids=ids[None])
     return cast(Tensor, found.logits[0])
+
+
+def _pooled(base: Any, states: Tensor) -> Tensor | None:
+    """[1, n, H] → [1, H] of a model that makes one vector of its states; ALBERT does by a layer and an activation."""
+    pooler = getattr(base, "pooler", None)
+    if not isinstance(pooler, nn.Linear):
+        return None if pooler is None else cast(Tensor, pooler(states))
+    return cast(Tensor, base.pooler_activation(pooler(states[:, 0])))
 
 
 def masked_head(model: nn.Module, hidden: Tensor) -> Tensor:

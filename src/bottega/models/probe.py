@@ -53,11 +53,10 @@ def probe(model_class: type, config: Any, head: HeadKind, both_ways: bool) -> Fi
             refuse_foresight(model)
         packed, alone = _batches(model, head, both_ways)
         own_head = _differs(lambda: _scores(Scorer(model, head, Fit(packed=False)), alone), apart)
-        # A class head has its own forward only for one row at a time.
-        trial = Fit(own_head=bool(own_head) and head != "class")
+        trial = Fit(own_head=bool(own_head))
         mixed = unknown or _differs(lambda: _scores(_set_attention(model, head, trial), packed), apart)
         fused = _working(model, head, trial, packed, apart) if not mixed else proven(model)
-    if mixed or (own_head and (head == "class" or model.config.is_encoder_decoder)):
+    if mixed or (own_head and model.config.is_encoder_decoder):
         return Fit(packed=False, own_head=bool(own_head), reason=mixed or own_head, fused=fused)
     reason = own_head and f"its head is its own: {own_head}"
     return Fit(packed=True, own_head=bool(own_head), reason=reason, fused=fused)

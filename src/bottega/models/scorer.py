@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -123,13 +124,14 @@ class Scorer(nn.Module):
         logp = -smoothed_nll(logits, batch.label, smoothing)
         return {"logp": logp, "best": logits.argmax(-1)} if "best" in outputs else {"logp": logp}
 
-    def _hidden(self, batch: Batch) -> Tensor:
-        """[T, H] final hidden states of the flat sequence, right wherever the batch reads them."""
+    def _hidden(self, batch: Batch, *, whole: bool = False) -> Tensor:
+        """[T, H] final hidden states of the flat sequence, right wherever the batch reads them, or everywhere."""
         if batch.source is not None:
             return self._across(batch, batch.source)
         base = self.network.base_model
         # What is read decides what a last layer must compute, where it can tell (models.fused.last).
-        read = {"read": torch.unique(batch.at)} if self.head_kind != "language" and self.fit.packed else {}
+        few = self.head_kind != "language" and self.fit.packed and not whole
+        read = {"read": torch.unique(batch.at)} if few else {}
         return torch.cat([base(**call, **read).last_hidden_state[0] for call in self._calls(batch)])
 
     def _across(self, batch: Batch, source: Source) -> Tensor:
@@ -157,6 +159,8 @@ class Scorer(nn.Module):
             self.noise.lengths = torch.from_numpy(lengths)[None].to(stream.tokens.device)
 
     def _own_logits(self, batch: Batch) -> Tensor:
+        if self.fit.packed and self.head_kind == "class":
+            return self._headed_by_row(batch)
         if self.fit.packed:
             (call,) = self._calls(batch)
             if self.head_kind == "language":
@@ -168,6 +172,13 @@ class Scorer(nn.Module):
         # One [C] a row, and rows stand in the flat sequence in node order.
         start = torch.from_numpy(batch.nodes.start).to(batch.at.device)
         return torch.stack(logits).index_select(0, torch.searchsorted(start, batch.at, right=True) - 1)
+
+    def _headed_by_row(self, batch: Batch) -> Tensor:
+        """[N, C] of all rows computed together but for their head, which sees the states of its row as if alone."""
+        hidden, nodes = self._hidden(batch, whole=True), batch.nodes
+        ends = np.searchsorted(nodes.start, batch.at.cpu().numpy(), side="right") - 1
+        places = (torch.from_numpy(nodes.path(int(end))).to(hidden.device) for end in ends)
+        return torch.stack([headed(self.network, hidden[row], batch.tokens[row]) for row in places])
 
     def _calls(self, batch: Batch) -> list[dict[str, Any]]:
         """Keyword arguments of each forward: one for the whole batch, or one a row."""
