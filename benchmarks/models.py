@@ -72,6 +72,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "ministral": {"head_dim": 64},
     "nemotron": {"head_dim": 64},
     "esm": {"vocab_size": VOCABULARY, "mask_token_id": 3, "position_embedding_type": "rotary"},
+    "deepseek_v2": {"num_experts_per_tok": 6},
     "bamba": {"attn_layer_indices": [1, 3]},
     "xmod": {"default_language": "en_XX"},
     "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention", "conv"] * 8},
@@ -307,10 +308,10 @@ class Trial:
         return peft.get_peft_model(model, config, autocast_adapter_dtype=False)
 
     def _loss(self, model: Any, rows: list[Any]) -> Any:
-        """The mean negative log-likelihood of all labels, a row a forward."""
+        """The mean negative log-likelihood of all labels, a row up to its last label a forward."""
         losses, weight = [], 0.0
         for row in rows:
-            ids = torch.from_numpy(row.tokens)[None]
+            ids = torch.from_numpy(row.computed)[None]
             given = {"input_ids": ids}
             if row.source is not None:
                 given = {"input_ids": torch.from_numpy(row.source)[None], "decoder_input_ids": ids}
