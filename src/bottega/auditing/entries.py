@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from bottega.records import (
     Record,
     Tagged,
     Text,
+    Tools,
     Unpaired,
     answered,
 )
@@ -50,6 +52,7 @@ class Entry(NamedTuple):
     answer   what it is to say; a label, for a text that is classified
     content  what makes the row this row: two with nearly the same are one row written twice
     texts    every string of the row
+    rest     what else it teaches: calls, reasoning, tools, system prompts, weights, labels
     """
 
     number: int
@@ -58,6 +61,7 @@ class Entry(NamedTuple):
     answer: str
     content: str
     texts: tuple[str, ...]
+    rest: str
 
     @property
     def where(self) -> str:
@@ -65,68 +69,76 @@ class Entry(NamedTuple):
 
 
 def entry(number: int, record: Record) -> Entry:
-    asked, answer, content, texts = PARTS[type(record)](record)
-    return Entry(number, record, asked, answer, content, texts)
+    asked, answer, content, texts, rest = PARTS[type(record)](record)
+    return Entry(number, record, asked, answer, content, texts, rest)
 
 
-Parts = tuple[str, str, str, tuple[str, ...]]
+Parts = tuple[str, str, str, tuple[str, ...], str]
 
 
 def _text(record: Text) -> Parts:
     asked, answer = record.text[: record.answer], record.text[record.answer :]
-    return asked, answer, record.text, (record.text,)
+    return asked, answer, record.text, (record.text,), ""
 
 
 def _prompted(record: Prompted) -> Parts:
-    return record.prompt, record.completion, f"{record.prompt}\n{record.completion}", (record.prompt, record.completion)
+    texts = (record.prompt, record.completion)
+    return record.prompt, record.completion, "\n".join(texts), texts, ""
 
 
 def _chat(record: Chat) -> Parts:
-    said = [message for message in record.messages if message.role not in ("system", "developer")]
+    said = [message for message in record.messages if message.role not in SYSTEM]
     first = next((place for place, message in enumerate(said) if message.role == "assistant"), len(said))
     asked, answer = _joined(said[:first]), _joined(said[first:])
-    return asked, answer, f"{asked}\n{answer}", tuple(message.content for message in record.messages)
+    texts = tuple(message.content for message in record.messages)
+    return asked, answer, f"{asked}\n{answer}", texts, _beside(record.messages, record.tools)
 
 
 def _preference(record: Preference) -> Parts:
     asked, chosen, rejected = _prompt(record.prompt), _answer(record.chosen), _answer(record.rejected)
-    return asked, f"{chosen}\n{rejected}", f"{asked}\n{chosen}\n{rejected}", (asked, chosen, rejected)
+    rest = "\0".join(map(_beside, (record.prompt, record.chosen, record.rejected))) + _plain(record.tools)
+    return asked, f"{chosen}\n{rejected}", f"{asked}\n{chosen}\n{rejected}", (asked, chosen, rejected), rest
 
 
 def _unpaired(record: Unpaired) -> Parts:
     asked, answer = _prompt(record.prompt), _answer(record.completion)
-    return asked, f"{record.desirable} {answer}", f"{asked}\n{answer}", (asked, answer)
+    rest = f"{record.desirable}\0{_beside(record.prompt)}\0{_beside(record.completion, record.tools)}"
+    return asked, f"{record.desirable} {answer}", f"{asked}\n{answer}", (asked, answer), rest
 
 
 def _labelled(record: Labelled) -> Parts:
-    return record.text, record.label, record.text, (record.text, record.label)
+    return record.text, record.label, record.text, (record.text, record.label), record.label
 
 
 def _multilabelled(record: Multilabelled) -> Parts:
-    return record.text, "\n".join(sorted(record.labels)), record.text, (record.text, *record.labels)
+    labels = "\n".join(sorted(record.labels))
+    return record.text, labels, record.text, (record.text, *record.labels), labels
 
 
 def _tagged(record: Tagged) -> Parts:
-    return record.text, repr(record.spans), record.text, (record.text,)
+    marked = repr([(record.text[span.start : span.stop], span.label) for span in record.spans])
+    return record.text, repr(record.spans), record.text, (record.text,), marked
 
 
 def _paired(record: Paired) -> Parts:
-    return record.anchor, record.positive, "\n".join(record.texts), record.texts
+    return record.anchor, record.positive, "\n".join(record.texts), record.texts, repr(record.label)
 
 
 def _compared(record: Compared) -> Parts:
     both = "\n".join(record.texts)
-    return both, str(record.score), both, record.texts
+    return both, str(record.score), both, record.texts, str(record.score)
 
 
 def _choice(record: Choice) -> Parts:
-    asked = "\n".join((record.question, *record.choices))
-    return asked, record.choices[record.gold], asked, (record.question, *record.choices)
+    asked, right = "\n".join((record.question, *record.choices)), record.choices[record.gold]
+    return asked, right, asked, (record.question, *record.choices), right
 
 
 def _posed(record: Posed) -> Parts:
     asked = _prompt(record.prompt)
-    return asked, record.right, f"{asked}\n{record.right}", (asked, record.right)
+    others = {name: value for name, value in record.row.items() if value not in (record.prompt, asked, record.right)}
+    rest = f"{_beside(record.prompt, record.tools)}\0{_plain(others)}"
+    return asked, record.right, f"{asked}\n{record.right}", (asked, record.right), rest
 
 
 PARTS: Mapping[type, Callable[[Any], Parts]] = {
@@ -145,6 +157,40 @@ PARTS: Mapping[type, Callable[[Any], Parts]] = {
 }
 
 
+SYSTEM = ("system", "developer")
+
+NAMES = ("id", "tool_call_id")
+"""What calls are told apart by, and nothing else."""
+
+
+def whole(answer: Answer) -> str:
+    """All of an answer, calls and reasoning included: two that are the same teach the same."""
+    if isinstance(answer, str):
+        return answer
+    return "\0".join([*(message.content for message in answer), _beside(answer)]).rstrip("\0")
+
+
+def _beside(prompt: Prompt, tools: Tools = ()) -> str:
+    """What a conversation teaches beside what is said in it; empty for a text, and where there is nothing such."""
+    found = [
+        (message.role, message.weight, _plain(message.more), message.content if message.role in SYSTEM else "")
+        for message in (() if isinstance(prompt, str) else prompt)
+        if message.more or message.weight != 1 or message.role in SYSTEM
+    ]
+    return repr(found) * bool(found) + _plain(tools)
+
+
+def _plain(value: Any) -> str:
+    """Plain data as a text, however its fields are ordered and its calls are named; empty for none."""
+    return json.dumps(_unnamed(value), sort_keys=True, default=str) if value else ""
+
+
+def _unnamed(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _unnamed(inner) for name, inner in value.items() if name not in NAMES}
+    return [_unnamed(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
 def _joined(messages: Iterable[Message]) -> str:
     return "\n".join(message.content for message in messages)
 
@@ -152,7 +198,7 @@ def _joined(messages: Iterable[Message]) -> str:
 def _prompt(prompt: Prompt) -> str:
     if isinstance(prompt, str):
         return prompt
-    return _joined(message for message in prompt if message.role not in ("system", "developer"))
+    return _joined(message for message in prompt if message.role not in SYSTEM)
 
 
 def _answer(answer: Answer) -> str:

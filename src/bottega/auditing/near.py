@@ -7,7 +7,7 @@ an instruction at the head of each, is left out first. Signatures and sets lie o
 
 from __future__ import annotations
 
-import re
+import math
 import tempfile
 import weakref
 from array import array
@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bottega.scripts import composed, words
+
 GRAM = 5
 LONGEST = 20_000
 """Characters of a text that are compared; of a book, its beginning."""
 
-BANDS, DEPTH = 24, 4
-"""Signature numbers that must agree, and how many chances they have: at 0.7 in common, 999 of 1,000 pairs are found."""
+FOUND, LARGEST = 0.999, 80
+"""Share of the pairs at the threshold that are to be found, and most chances they have."""
 
 SAMPLE, FEWEST, COMMON = 1000, 100, 0.25
 """Grams that more than this share of the first rows hold are left out, where there are rows enough to tell."""
@@ -31,7 +33,6 @@ CROWD = 30
 """In a larger group of candidates each is compared with the first of it and its neighbour only."""
 
 Grams = NDArray[np.uint32]
-WORD = re.compile(r"\w+")
 
 
 class Near:
@@ -41,7 +42,8 @@ class Near:
         from datasketch import MinHash
 
         self.threshold = threshold
-        self._sketch = MinHash(num_perm=BANDS * DEPTH, seed=1, hashfunc=int)
+        self.bands, self.depth = banding(threshold)
+        self._sketch = MinHash(num_perm=self.bands * self.depth, seed=1, hashfunc=int)
         self._grams, self._bands = _Column(np.uint32), _Column(np.uint64)
         self._ends, self.numbers = array("q", [0]), array("q")
         self._waiting: list[tuple[int, Grams]] = []
@@ -74,8 +76,8 @@ class Near:
             grams = own if len(own) >= GRAM else grams
         self._sketch.clear()
         self._sketch.update_batch(grams.tolist())
-        bands = self._sketch.hashvalues.reshape(BANDS, DEPTH).astype(np.uint64)
-        self._bands.write((bands * FACTORS).sum(1))
+        bands = self._sketch.hashvalues.reshape(self.bands, self.depth).astype(np.uint64)
+        self._bands.write((bands * FACTORS[: self.depth]).sum(1))
         self._grams.write(grams)
         self._ends.append(self._ends[-1] + len(grams))
         self.numbers.append(number)
@@ -98,10 +100,10 @@ class Near:
 
     def _candidates(self) -> list[tuple[int, int]]:
         """Places of texts that agree in a band, the earlier first."""
-        bands = self._bands.read().reshape(-1, BANDS)
+        bands = self._bands.read().reshape(-1, self.bands)
         size = len(bands)
         found = np.empty(0, np.int64)
-        for number in range(BANDS):
+        for number in range(self.bands):
             band = np.array(bands[:, number])
             order = np.argsort(band, kind="stable")
             ordered = band[order]
@@ -116,9 +118,18 @@ FACTORS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 
 """Odd numbers by which the signature numbers of a band become one."""
 
 
+def banding(threshold: float) -> tuple[int, int]:
+    """(chances, signature numbers that must agree in one): as many as find nearly all pairs with so much in common."""
+    for depth in range(len(FACTORS), 1, -1):
+        chances = math.ceil(math.log(1 - FOUND) / math.log1p(-(min(threshold, 0.99) ** depth)))
+        if chances <= LARGEST:
+            return chances, depth
+    return LARGEST, 1
+
+
 def grams_of(text: str) -> Grams:
     """The sorted hashes of a text's runs of characters; of a text shorter than one, its own."""
-    plain = " ".join(WORD.findall(text[:LONGEST].casefold())) or text[:LONGEST]
+    plain = " ".join(words(composed(text[:LONGEST]).casefold())) or text[:LONGEST]
     codes = np.frombuffer(plain.encode("utf-32-le", "surrogatepass"), np.uint32)
     length = max(1, len(codes) - GRAM + 1)
     mixed = np.zeros(length, np.uint32)

@@ -9,7 +9,7 @@ import numpy as np
 
 from bottega.auditing.checks import Check, Context
 from bottega.auditing.checks.duplicates import key
-from bottega.auditing.entries import Entry
+from bottega.auditing.entries import Entry, whole
 from bottega.auditing.findings import Finding
 from bottega.records import Choice, Labelled, Multilabelled, Preference, Tagged, Unpaired
 
@@ -64,9 +64,9 @@ class Contradictions(Check):
 def _claims(one: Entry) -> Iterator[tuple[str, str]]:
     """(of what, what is said)."""
     if isinstance(one.record, Preference):
-        for good, answer in zip("yn", one.texts[1:], strict=True):
-            yield f"{one.asked}\0{answer}", good
+        for good, answer in zip("yn", (one.record.chosen, one.record.rejected), strict=True):
+            yield f"{one.asked}\0{whole(answer)}", good
     elif isinstance(one.record, Unpaired):
-        yield f"{one.asked}\0{one.texts[1]}", str(one.record.desirable)
+        yield f"{one.asked}\0{whole(one.record.completion)}", str(one.record.desirable)
     elif one.asked.strip():
         yield one.asked, one.answer

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from bottega.auditing.checks import Check, Context
 from bottega.auditing.entries import Entry
 from bottega.auditing.findings import Finding, Numbers
+from bottega.scripts import composed, counted
 
 SHORTEST = 3
 """Words of an input from which on having it in common is more than chance."""
 
 
 class Duplicates(Check):
-    """Rows with the same input and answer; with rows of another file, also those with the same input only."""
+    """Rows that are the same in all they teach; with rows of another file, also those with the same input only."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -87,14 +88,16 @@ class _Keys:
 def keys(one: Entry) -> tuple[int, int]:
     """(of the whole row, of its input; white space aside)."""
     asked = " ".join(one.asked.split())
-    whole = key(f"{asked}\0{' '.join(one.answer.split())}")
+    whole = key(f"{asked}\0{' '.join(one.answer.split())}\0{' '.join(one.rest.split())}")
     # A short question says little of a row; of a text without one nothing else is there to compare.
-    return whole, key(f"{asked}\0?") if asked.count(" ") + 1 >= SHORTEST else whole
+    return whole, key(f"{asked}\0?") if counted(asked) >= SHORTEST else whole
 
 
 def key(text: str) -> int:
-    """Sixty-four bits of a text."""
-    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
+    """Sixty-four bits of a text, however its accents are encoded."""
+    return int.from_bytes(
+        hashlib.blake2b(composed(text).encode(errors="surrogatepass"), digest_size=8).digest(), "little"
+    )
 
 
 def _met(own: _Keys, other: _Keys, what: str) -> tuple[Numbers, Numbers]:

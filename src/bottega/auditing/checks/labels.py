@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from bottega.auditing.checks import Check, Context
 from bottega.auditing.entries import Entry
 from bottega.auditing.findings import Finding, Severity
 from bottega.records import Labelled, Multilabelled, Record, Tagged
+from bottega.scripts import folded
 
 RARE = 5
 """Rows of a label below which little is learned of it, and nothing can be said of how well."""
@@ -80,7 +83,7 @@ class Labels(Check):
     def _alike(self, names: Sequence[str], labels: np.ndarray) -> Iterator[Finding]:
         spelled = defaultdict[str, list[int]](list)
         for number, name in enumerate(names):
-            spelled["".join(c for c in name.casefold() if c.isalnum()) or name].append(number)
+            spelled[_spelling(name)].append(number)
         twice = [group for group in spelled.values() if len(group) > 1]
         if twice:
             shown = "; ".join(" = ".join(repr(names[place]) for place in group) for group in twice[:3])
@@ -107,6 +110,20 @@ class Labels(Check):
         order = np.argsort(-counts, kind="stable")
         names = list(self.numbers)
         return {"labels": [(names[place], int(counts[place])) for place in order.tolist()]}
+
+
+def _spelling(label: str) -> str:
+    """The same for labels that are one written in two ways: numbers by what they say, words without case, spaces and
+    the marks of writing; a sign, +, # or a decimal point makes another label."""
+    plain = folded(label).strip().replace("\u2212", "-")
+    if NUMBER.fullmatch(plain):
+        return str(Decimal(plain).normalize() + 0)
+    return DROPPED.sub("", plain) or plain
+
+
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)")
+DROPPED = re.compile(r"[\s_'\"’‘“”`]+|(?<=[^\W\d])-(?=[^\W\d])|(?<=\w)[.,;:]+$")
+"""White space and quotation marks, hyphens between letters, and a stop at the end."""
 
 
 def _labels(record: Record) -> Sequence[str]:

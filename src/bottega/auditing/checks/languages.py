@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
@@ -11,6 +12,7 @@ import numpy as np
 from bottega.auditing.checks import Check, Context
 from bottega.auditing.entries import Entry
 from bottega.auditing.findings import Finding
+from bottega.scripts import counted
 
 READ = 300
 """Characters of a row that are looked at."""
@@ -23,6 +25,31 @@ SURE = 0.8
 
 MOST = 0.5
 """Share of the rows from which on a language is that of the data."""
+
+
+SQL = r"""
+    (?:SELECT|INSERT\ INTO|UPDATE|DELETE\ FROM|CREATE|ALTER|DROP|WITH|FROM|WHERE|GROUP\ BY|ORDER\ BY|HAVING|UNION|LIMIT
+    |VALUES|SET|AND|ON|(?:LEFT\ |INNER\ |OUTER\ )?JOIN)\s.*
+    |select\s.+\sfrom\s.+|insert\s+into\s.+|update\s\w+\sset\s.+|delete\s+from\s.+|create\s+table\s.+"""
+LANGUAGES = r"""
+    (?:def|class|function|public|private|static|const|let|var|package|namespace)\s+\w+.*[:;({=].*
+    |import\s+[\w.]+(?:\s+as\s+\w+)?;?|from\s+[\w.]+\s+import\s.*|\#include.*|//.*|/\*.*|\$\s.*
+    |(?:if|for|while|elif|else|try|except|switch)\b.*[:{]|.*[;{}]|[<{}\[\]].*
+    |.*(?:==|!=|&&|\|\||\w\.\w+\().*|[\w.\[\]"']+\s*(?:[-+*/]?=|:=|=>|->)\s*\S.*|[\w.]+\(.*\)[;:]?"""
+CODE = re.compile(rf"\s*(?:{SQL}|{LANGUAGES})\s*", re.VERBOSE)
+"""A line that looks like SQL, a programming language, data or markup, of which no language is spoken."""
+
+FENCED = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+", re.DOTALL)
+
+
+def prose(text: str) -> str:
+    """The lines of a text that are in a language people speak, as far as their form tells."""
+    return "\n".join(line for line in FENCED.sub(" ", text).splitlines() if not CODE.fullmatch(line))
+
+
+def evidence(text: str) -> int:
+    """How many letters there are to tell a language by; a character of a script without spaces counts for three."""
+    return sum(map(str.isalpha, text)) + 2 * (counted(text) - len(text.split()))
 
 
 class Languages(Check):
@@ -41,8 +68,8 @@ class Languages(Check):
 
     def see(self, entries: Sequence[Entry]) -> None:
         for one in entries:
-            text = one.content[:READ]
-            if sum(map(str.isalpha, text)) < FEWEST:
+            text = prose(one.content[:READ])
+            if evidence(text) < FEWEST:
                 self.short += 1
                 continue
             name, chance = self._identifier.classify(text)
@@ -68,7 +95,7 @@ class Languages(Check):
     @property
     def unchecked(self) -> str:
         left = self.short + self.unsure
-        return f"the language of {left:,} rows that are too short to tell, or mixed" if left else ""
+        return f"the language of {left:,} rows that are too short to tell, code, or mixed" if left else ""
 
     def shape(self) -> Mapping[str, Sequence[tuple[str, int]]]:
         if not self.names:

@@ -11,8 +11,9 @@ from bottega.auditing.checks import Check, Context
 from bottega.auditing.entries import Entry
 from bottega.auditing.findings import Finding
 from bottega.records import Chat, Prompted, Text
+from bottega.scripts import counted
 
-ENDS = tuple(".!?…:;\"'”’»)]}>`*|।。！？」』")
+ENDS = tuple(".!?…:;\"'”’»)]}>`*|।۔؟။។།。！？」』）】")
 """What a finished text ends with."""
 
 SENTENCE, USUAL = 8, 0.9
@@ -38,14 +39,14 @@ class Lengths(Check):
             self.sizes.append(len(one.content))
             if not one.asked.strip() and not isinstance(one.record, Text):
                 self.blank.append(one.number)
-            if len(one.content.split(None, 2)) < 2:
+            if counted(one.content) < 2:
                 self.short.append(one.number)
             if isinstance(one.record, (Text, Prompted, Chat)):
                 self._look_at_end(one)
 
     def _look_at_end(self, one: Entry) -> None:
         answer = one.answer.rstrip()
-        if len(answer.split(None, SENTENCE)) >= SENTENCE:
+        if counted(answer) >= SENTENCE:
             self.sentences += 1
             if not answer.endswith(ENDS):
                 self.open.append(one.number)

@@ -8,8 +8,10 @@ from typing import ClassVar
 from bottega.auditing.checks import Check, Context
 from bottega.auditing.checks.duplicates import key
 from bottega.auditing.entries import Entry
-from bottega.auditing.findings import Finding, Severity
+from bottega.auditing.findings import Finding, Mend, Severity
 from bottega.auditing.near import LONGEST, Near
+from bottega.metrics import WORDY
+from bottega.scripts import counted
 
 
 class NearDuplicates(Check):
@@ -20,7 +22,7 @@ class NearDuplicates(Check):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.index = Near(context.near)
-        self.first = dict[int, int]()
+        self.first, self.rest = dict[int, int](), dict[int, int]()
         self.again = list[tuple[int, int]]()
         self.sides: dict[str, int] = {}
         self.long = 0
@@ -39,6 +41,8 @@ class NearDuplicates(Check):
             if first == one.number:
                 self.long += len(one.content) > LONGEST
                 self.index.add(one.number, one.content)
+                # An answer of few words is one of several there are, and not a way to say the same.
+                self.rest[one.number] = key(one.rest + (one.answer if counted(one.answer) < WORDY else ""))
             elif first >= self.context.start:
                 self.again.append((first, one.number))
 
@@ -47,13 +51,13 @@ class NearDuplicates(Check):
         return f"the ends of {self.long:,} texts, beyond {LONGEST:,} characters of each" if self.long else ""
 
     def findings(self) -> Iterator[Finding]:
-        again: dict[int, int] = {}
+        again, apart = dict[int, int](), dict[int, int]()
         leaked: dict[str, dict[int, int]] = {name: {} for name in self.sides}
         self.context.tell("comparing rows that are nearly the same")
         for one, other, _ in sorted(self.index.pairs()):
             if one >= self.context.start:
                 if one not in again:  # what is removed is like nothing any more
-                    again.setdefault(other, one)
+                    (again if self.rest[one] == self.rest[other] else apart).setdefault(other, one)
             elif other >= self.context.start:
                 leaked[self._side(one)].setdefault(other, one)
         if again:
@@ -63,6 +67,16 @@ class NearDuplicates(Check):
                 "warning",
                 f"rows that have {self.context.near:.0%} or more of their text in common with another one",
                 "keep one of each, unless the difference is what is to be learned",
+            )
+        apart = {row: first for row, first in apart.items() if row not in again}
+        if apart:
+            yield self._finding(
+                apart,
+                "near duplicate, another answer",
+                "note",
+                f"rows that have {self.context.near:.0%} or more of their text in common with one of another answer",
+                "look at them: does what differs make the difference?",
+                mend=None,
             )
         for name, rows in leaked.items():
             rows |= {row: rows[first] for first, row in self.again if first in rows}
@@ -75,10 +89,19 @@ class NearDuplicates(Check):
                     "remove them from what is trained on, or from what is measured on",
                 )
 
-    def _finding(self, rows: Mapping[int, int], kind: str, severity: Severity, what: str, fix: str) -> Finding:
+    def _finding(
+        self,
+        rows: Mapping[int, int],
+        kind: str,
+        severity: Severity,
+        what: str,
+        fix: str,
+        *,
+        mend: Mend | None = "remove",
+    ) -> Finding:
         numbers = sorted(rows)
         beside = [rows[number] for number in numbers]
-        return self.context.finding(kind, severity, what, fix, numbers, beside=beside, mend="remove")
+        return self.context.finding(kind, severity, what, fix, numbers, beside=beside, mend=mend)
 
     def _side(self, row: int) -> str:
         return max((start, name) for name, start in self.sides.items() if start <= row)[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections.abc import Iterator, Sequence
 
@@ -12,11 +11,11 @@ from numpy.typing import NDArray
 from bottega.auditing.checks import Check, Context
 from bottega.auditing.entries import Entry
 from bottega.auditing.findings import Finding
+from bottega.scripts import composed, words
 
 RUN, SHARE = 8, 0.7
 """Words of a run, and the share of an input's runs that a row must hold (Chowdhery et al. 2022, section 8)."""
 
-WORD = re.compile(r"\w+")
 Hashes = NDArray[np.uint64]
 
 
@@ -113,7 +112,7 @@ class _Inputs:
 
 def _words(text: str) -> Hashes:
     """A number for each word, the same within this process."""
-    return np.array([hash(word) for word in WORD.findall(text.casefold())], np.int64).view(np.uint64)
+    return np.array([hash(word) for word in words(composed(text).casefold())], np.int64).view(np.uint64)
 
 
 def _runs(words: Hashes) -> Hashes:

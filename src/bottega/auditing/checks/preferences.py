@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from bottega.auditing.checks import Check, Context
-from bottega.auditing.entries import Entry
+from bottega.auditing.entries import Entry, whole
 from bottega.auditing.findings import Finding
 from bottega.records import Preference, Unpaired
+from bottega.scripts import composed
 from bottega.stats import proportion_interval
 
 BIAS = 0.6
@@ -23,15 +24,18 @@ FEWEST = 0.05
 class Preferences(Check):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.rows, self.longer, self.equal = array("q"), array("b"), array("q")
+        self.rows, self.longer = array("q"), array("b")
+        self.equal, self.nearly = array("q"), array("q")
         self.good, self.bad = 0, 0
 
     def see(self, entries: Sequence[Entry]) -> None:
         for one in entries:
             if isinstance(one.record, Preference):
-                chosen, rejected = (" ".join(text.split()) for text in one.texts[1:])
-                if chosen.casefold() == rejected.casefold() and isinstance(one.record.chosen, str):
+                chosen, rejected = (composed(whole(side)).strip() for side in (one.record.chosen, one.record.rejected))
+                if chosen == rejected:
                     self.equal.append(one.number)
+                elif chosen.casefold().split() == rejected.casefold().split():
+                    self.nearly.append(one.number)
                 self.rows.append(one.number)
                 self.longer.append((len(chosen) > len(rejected)) - (len(chosen) < len(rejected)))
             elif isinstance(one.record, Unpaired):
@@ -40,8 +44,11 @@ class Preferences(Check):
 
     def findings(self) -> Iterator[Finding]:
         if self.equal:
-            what, fix = "chosen and rejected differ in spaces or case only", "remove them: they teach nothing"
+            what, fix = "chosen and rejected differ in spaces around them only", "remove them: they teach nothing"
             yield self.context.finding("equal answers", "error", what, fix, self.equal, mend="remove")
+        if self.nearly:
+            what, fix = "chosen and rejected differ in spaces or case only", "remove them, unless that is to be learned"
+            yield self.context.finding("equal answers", "warning", what, fix, self.nearly)
         longer = np.array(self.longer)
         differ = int((longer != 0).sum())
         if differ:
