@@ -87,7 +87,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     stages = deepcopy(module.STAGES)
     for name, document in stages.items():
         document["optim"].pop("epochs", None)
-        document["optim"].update(steps=3, warmup=1)
+        document["optim"].update(steps=3, warmup=0)
         document["model"]["dtype"] = "float32"
         if name == "pretrained":
             document["optim"]["update_tokens"] = 500

@@ -15,7 +15,8 @@ from pydantic.fields import FieldInfo
 
 from bottega import objectives
 from bottega.errors import BottegaError, DataError, RecipeError
-from bottega.recipe import Adapter, Data, Evaluate, Model, Optim, Recipe, Save, Source, nearest
+from bottega.mistakes import nearest
+from bottega.recipe import Adapter, Data, Evaluate, Model, Optim, Recipe, Save, Source
 from bottega.records import Posed, Record
 
 LIKELY = ("dpo", "kto", "classify", "tag", "contrastive", "causal", "sft", "grpo")
@@ -40,6 +41,9 @@ def begun(task: str, *, model: str | None = None, data: str | None = None, folde
     """
     if task not in objectives.kinds() and data is None and Path(task).exists():
         data, task = task, fitting(task)
+    if task not in objectives.kinds() and (Path(task).suffix or "/" in task):
+        fix = "give a file of rows that is there, or an objective; rows of the hub: bottega init sft --data NAME"
+        raise DataError("no such file", where=task, fix=fix)
     if task not in objectives.kinds():
         raise RecipeError(f"unknown task {task!r}", where="bottega init", fix=nearest(task, objectives.kinds()))
     return "\n".join([*_head(task), *_recipe(task, _seen(model, folder), _seen(data, folder))]) + "\n"
@@ -82,7 +86,7 @@ def _first(path: str, reads: tuple[type, ...]) -> Record | None:
 def _head(task: str) -> Iterator[str]:
     summary = (objectives.load(task).__doc__ or "").split("\n")[0]
     yield f"# {task}: {summary}"
-    yield "# A key behind # stands at its default. All keys: docs/recipe.md"
+    yield "# A key behind # stands at its default. Every key is here, with what it does"
     yield "#"
     yield "#   bottega preview recipe.yaml    the rows as the model will see them: what carries loss, what does not"
     yield "#   bottega train recipe.yaml"

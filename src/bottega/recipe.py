@@ -6,7 +6,6 @@ Relative paths resolve against the recipe's folder. This module imports no torch
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -16,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,8 +25,9 @@ from pydantic import (
     model_validator,
 )
 
-from bottega import objectives, rewards
+from bottega import mistakes, objectives, rewards
 from bottega.errors import RecipeError
+from bottega.mistakes import nearest
 from bottega.objectives import Objective
 from bottega.records import TooLong
 
@@ -58,6 +59,22 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 Quantize = Literal["none", "nf4", "fp8"]
 """How a frozen base is kept."""
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+        raise ValueError(
+            f"{value!r} cannot name a folder: write letters, digits, dots, dashes and underscores, no dot or dash first"
+        )
+    return value
+
+
+def _warmup(value: float) -> float:
+    if value == 1:
+        raise ValueError(
+            "1 could mean one update, or the whole run: write 0 for none, a fraction such as 0.05, or 2 or more updates"
+        )
+    return value
 
 
 class Section(BaseModel):
@@ -229,7 +246,9 @@ class Optim(Section):
     optimizer: Literal["adamw", "muon"] = Field("adamw", description="Muon for matrices, AdamW for the rest.")
     lr: float | None = Field(None, gt=0, description="Peak learning rate; default: by objective and adapter.")
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
-    warmup: float = Field(0.05, ge=0, description="Updates to the peak: a fraction of all, or a number above 1.")
+    warmup: Annotated[float, AfterValidator(_warmup)] = Field(
+        0.05, ge=0, description="Updates to the peak: a fraction of all, or a number above 1."
+    )
     floor: float = Field(0.0, ge=0, le=1, description="Where the schedule ends, as a fraction of the peak.")
     epochs: float | None = Field(None, gt=0, description="Passes over the rows; default 1. Excludes `steps`.")
     steps: int | None = Field(None, ge=1, description="Updates. Excludes `epochs`.")
@@ -353,7 +372,7 @@ class Recipe(Section):
     """A run, whole. `Recipe.load` reads one from YAML."""
 
     recipe: Literal[1] = Field(1, description="Version of this format.")
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Names the run's folder.")
+    name: Annotated[str, AfterValidator(_name)] = Field("run", description="Names the run's folder.")
     seed: int = 0
     model: Model
     adapter: Adapter | None = None
@@ -398,12 +417,17 @@ class Recipe(Section):
         try:
             document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
         except FileNotFoundError:
-            raise RecipeError("no such recipe", where=str(path), fix="write one; recipes/ has examples") from None
+            fix = f"write one: bottega init ROWS --model FOLDER --out {path}"
+            raise RecipeError("no such recipe", where=str(path), fix=fix) from None
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-            fix = "a recipe is a YAML file in UTF-8; recipes/ has examples"
+            _refuse_rows(path)
+            fix = f"a recipe is a YAML file in UTF-8; {BEGIN}"
             raise RecipeError(f"not readable YAML: {error}", where=str(path), fix=fix) from None
+        if not isinstance(document, dict) or not set(document) & set(cls.model_fields):
+            _refuse_rows(path)
         if not isinstance(document, dict):
-            raise RecipeError("not a recipe: no keys", where=str(path), fix="start with model:, data:, objective:")
+            fix = f"start with model:, data:, objective:; {BEGIN}"
+            raise RecipeError("not a recipe: no keys", where=str(path), fix=fix)
         for change in overrides:
             override(document, change, path.parent)
         return cls.parse(document, folder=path.parent, where=str(path))
@@ -486,6 +510,17 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+ROWS = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".md", ".conll", ".parquet", ".xlsx", ".gz", ".bz2", ".zst")
+"""How files of rows are called."""
+
+
+def _refuse_rows(path: Path) -> None:
+    """A RecipeError for a file that is no recipe and is called as rows are."""
+    if path.suffix.lower() in ROWS:
+        fix = f"write a recipe for them, then run that: bottega init {path} --model FOLDER --out recipe.yaml"
+        raise RecipeError("these are rows, not a recipe", where=str(path), fix=fix)
+
+
 def override(document: dict[str, Any], change: str, folder: Path) -> None:
     """Set a key of a document as `section.key=value` says."""
     key, equals, text = change.partition("=")
@@ -560,24 +595,71 @@ def _may_be_hub_id(value: str, kind: str) -> bool:
     return kind == "model" or (kind == "dataset" and not Path(value).suffix[1:].isalpha())
 
 
+EXAMPLES = {
+    "model": "model: {base: FOLDER}",
+    "data": "data: {train: FILE}",
+    "objective": "objective: {kind: sft}",
+    "adapter": "adapter: {rank: 16}",
+    "optim": "optim: {epochs: 3}",
+    "evaluate": "evaluate: {every: 50}",
+    "save": "save: {every: 100}",
+    "guard": "guard: {replay: FILE}",
+    "verdict": "verdict: {metric: loss}",
+    "devices": "devices: {device: cpu}",
+}
+"""A section in a line, where something else stands in its place."""
+
+UNKNOWN = ("extra_forbidden", "invalid_key")
+"""Types of pydantic's errors of keys that are not known."""
+
+BEGIN = "every key, explained: bottega init sft"
+
+
 def _explained(error: ValidationError, document: Mapping[str, Any], where: str) -> RecipeError:
     """The first problem pydantic found, in the words of a recipe; a misspelt key before the key it leaves missing."""
-    problem = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-    # pydantic also names the branch of a union it tried.
-    keys = [str(part) for part in problem["loc"] if not re.match(r"function-|list\[|constrained-|float$", str(part))]
-    key = ".".join(keys)
-    if problem["type"] == "extra_forbidden":
+    found = [(mistakes.key_of(problem, document), problem) for problem in error.errors()]
+    # Of a union the branch that went furthest is meant.
+    keys, problem = min(found, key=lambda one: (one[1]["type"] not in UNKNOWN, -len(one[0])))
+    key, kind = ".".join(keys), problem["type"]
+    if kind in UNKNOWN:
         known = list(_known_keys(*_chosen(document, keys[:-1])))
-        return RecipeError(f"unknown key {key}", where=where, fix=nearest(keys[-1], known))
-    if problem["type"] == "missing":
-        return RecipeError(f"the key {key} is missing", where=where, fix="add it; see the recipes for examples")
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        message = "keys are expected here, each with a value"
-    if problem["type"] == "list_type" and keys[0] == "data":
-        message = "a path is expected here, a source with its path, or a list of these"
-    fix = f"change {key}; recipes/ has examples" if key else "change one of the two; recipes/ has examples"
-    return RecipeError(f"{key}: {message}" if key else message, where=where, fix=fix)
+        return RecipeError(f"unknown key {key}", where=where, fix=_meant(keys[-1], known))
+    if kind == "missing" and keys[-1].isdecimal():
+        return RecipeError(
+            f"{'.'.join(keys[:-1])}: a value is missing", where=where, fix="write them all: [0.9, 0.999]"
+        )
+    if kind == "missing":
+        return RecipeError(f"the key {key} is missing", where=where, fix=f"add it: {EXAMPLES.get(keys[0], BEGIN)}")
+    what, fix = mistakes.described([one for its, one in found if its == keys])
+    if key in EXAMPLES:
+        what = "this section is empty" if problem["input"] is None else what
+        optional = problem["input"] is None and not Recipe.model_fields[key].is_required()
+        fix = f"write {EXAMPLES[key]}{', or leave the section out' if optional else ''}"
+    elif PATHS.get(key) == "dataset" and kind in ("list_type", "model_type", "model_attributes_type"):
+        what, fix = "a path is expected here, a source with its path, or a list of these", EXAMPLES["data"]
+    return RecipeError(f"{key}: {what}" if key else what, where=where, fix=fix or _remedy(key))
+
+
+def _remedy(key: str) -> str:
+    return f"change {key}; {BEGIN}" if key else f"change one of the two; {BEGIN}"
+
+
+ELSEWHERE = {
+    "learning_rate": "lr", "lr_scheduler_type": "schedule", "warmup_ratio": "warmup", "warmup_steps": "warmup",
+    "num_train_epochs": "epochs", "num_epochs": "epochs", "max_steps": "steps", "batch_size": "examples",
+    "micro_batch_size": "tokens", "max_grad_norm": "clip", "gradient_checkpointing": "checkpointing",
+    "neftune_noise_alpha": "neftune", "optim": "optimizer", "r": "rank", "lora_r": "rank", "lora_alpha": "alpha",
+    "lora_dropout": "dropout", "target_modules": "targets", "max_seq_length": "max_length", "seq_len": "max_length",
+    "model_name_or_path": "base", "path": "base", "load_in_4bit": "quantize", "torch_dtype": "dtype",
+    "eval_steps": "every", "save_steps": "every", "early_stopping_patience": "stop_after", "save_total_limit": "keep",
+}  # fmt: skip
+"""What other tools call a key of the same section."""
+
+
+def _meant(word: str, known: list[str]) -> str:
+    """What a key that is not known should have been called."""
+    other = ELSEWHERE.get(word.lower().replace("-", "_"))
+    return f"here it is {other}" if other in known else nearest(word, known)
 
 
 def _chosen(document: Mapping[str, Any], path: list[str]) -> tuple[type[BaseModel], list[str]]:
@@ -588,7 +670,8 @@ def _chosen(document: Mapping[str, Any], path: list[str]) -> tuple[type[BaseMode
     if path[1:2] != ["rewards"]:
         return objectives.load(options["kind"]).chosen(options), path[1:]
     listed = options["rewards"] if isinstance(options["rewards"], list) else [options["rewards"]]
-    return rewards.load(listed[int(path[2])]["kind"]), path[3:]
+    place, inner = (int(path[2]), path[3:]) if path[2:] and path[2].isdecimal() else (0, path[2:])
+    return rewards.load(listed[place]["kind"]), inner
 
 
 def _known_keys(model: type[BaseModel], path: list[str]) -> Iterator[str]:
@@ -608,8 +691,3 @@ def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for inner in get_args(annotation):
         yield from _sections(inner)
-
-
-def nearest(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, 1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"

@@ -20,6 +20,7 @@ from bottega.data.files import COMPRESSED, suffix
 from bottega.data.formats import records
 from bottega.data.split import Split
 from bottega.errors import DataError, RecipeError
+from bottega.mistakes import described
 from bottega.recipe import Recipe, Source, located
 
 REASONS = 50
@@ -137,8 +138,10 @@ def _source(path: str, format: str, mapping: Mapping[str, str]) -> Source:
     try:
         return Source.model_validate({"path": located(path), "format": format, "mapping": dict(mapping)})
     except ValidationError as error:
-        problem = error.errors()[0]
-        raise RecipeError(problem["msg"], where=f"--{problem['loc'][0]}", fix="see bottega audit --help") from None
+        problems = error.errors()
+        what, fix = described(problems[:1])
+        where = f"--{problems[0]['loc'][0]}"
+        raise RecipeError(what, where=where, fix=fix or "see bottega audit --help") from None
 
 
 def expected(sets: Sequence[Rows]) -> int | None:

@@ -16,6 +16,7 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from bottega.errors import BottegaError, RecipeError
+from bottega.mistakes import described
 
 app = typer.Typer(
     help="The workshop where a small language model learns its trade.",
@@ -96,8 +97,8 @@ def _checked(settings: type[BaseModel], values: dict[str, Any]) -> BaseModel:
     except ValidationError as error:
         problem = error.errors()[0]
         where = f"--{problem['loc'][0]}".replace("_", "-") if problem["loc"] else None
-        message = problem["msg"].removeprefix("Value error, ")
-        raise RecipeError(message, where=where, fix="see the command's --help") from None
+        what, fix = described([problem])
+        raise RecipeError(what, where=where, fix=fix or "see the command's --help") from None
 
 
 def _is_many(settings: type[BaseModel], name: str) -> bool:
