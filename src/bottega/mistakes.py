@@ -41,13 +41,15 @@ def key_of(problem: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]
     """The keys that lead to what is wrong; pydantic also names the branch of a union it tried, which is no key."""
     found: list[str] = []
     at: Any = document
-    *path, last = problem["loc"] or ("",)
+    if not problem["loc"]:
+        return []
+    *path, last = problem["loc"]
     for part in path:
         if _holds(at, part):
             at = at[part]
             found.append(str(part))
     named = problem["type"] in ("missing", "extra_forbidden", "invalid_key") or _holds(at, last)
-    return [*found, str(last)] if last != "" and named else found
+    return [*found, str(last)] if named else found
 
 
 def _holds(part: Any, key: str | int) -> bool:

@@ -420,7 +420,8 @@ class Recipe(Section):
             fix = f"write one: bottega init ROWS --model FOLDER --out {path}"
             raise RecipeError("no such recipe", where=str(path), fix=fix) from None
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-            _refuse_rows(path)
+            if not isinstance(error, OSError):
+                _refuse_rows(path)
             fix = f"a recipe is a YAML file in UTF-8; {BEGIN}"
             raise RecipeError(f"not readable YAML: {error}", where=str(path), fix=fix) from None
         if not isinstance(document, dict) or not set(document) & set(cls.model_fields):
