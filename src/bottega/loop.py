@@ -210,7 +210,7 @@ def _finish(run: RunStore, session: Session) -> Iterator[Event]:
         yield Noted(step=last, subject="learning", message=concluding)
 
     def write(partial: Path) -> None:
-        session.engine.save(partial, step=last, state=False)
+        session.save_result(partial, last)
         (partial / "README.md").write_text(_card(session, finished), encoding="utf-8")
 
     commit(run.folder / name, write)

@@ -24,6 +24,7 @@ from bottega.errors import Diverged, ModelError, RunError
 from bottega.feed import Feed, Update, judged
 from bottega.guard import Guarded
 from bottega.models.adapters import adapt, by_own_head, head_is_adapted, load_scorer
+from bottega.models.generation import declare_ends
 from bottega.models.heads import VOCABULARY
 from bottega.models.load import compute_dtype, fit_model, load_model, load_tokenizer, locate
 from bottega.models.scorer import Fit, Scorer
@@ -262,6 +263,12 @@ class Session:
             self.references.save(folder)
         if self.rollouts is not None:
             self.rollouts.save(folder, step)
+
+    def save_result(self, folder: Path, step: int) -> None:
+        """What others load: the weights with their tokenizer, and what ends an answer."""
+        self.engine.save(folder, step=step, state=False)
+        if self.recipe.objective.head == "language":
+            declare_ends(self.engine.scorer.network, self.rows.codec.ends, folder)
 
     def load(self, folder: Path, step: int) -> None:
         """The inverse of `save`."""

@@ -21,6 +21,7 @@ from bottega.engine.offload import Offload
 from bottega.engine.optim import Optimizer
 from bottega.errors import Diverged, OutOfMemory
 from bottega.models.adapters import without
+from bottega.models.generation import make_sound
 from bottega.models.heads import LanguageHead, divergence, language_head
 from bottega.models.pooling import declare
 from bottega.models.scorer import Scorer
@@ -243,6 +244,7 @@ class Engine:
 
 def save_weights(model: Any, folder: Path) -> None:
     """The model or its adapter, loadable with plain `from_pretrained`."""
+    make_sound(model.get_base_model() if hasattr(model, "peft_config") else model)
     if hasattr(model, "peft_config"):
         # "auto" would ask a hub whether the vocabulary has grown.
         model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)

@@ -445,10 +445,33 @@ def fit_model(model: Any, head: HeadKind, fit: Fit | None = None) -> Scorer:
 
 def _merged(model: nn.Module, adapter: Path, dtype: torch.dtype) -> nn.Module:
     """The adapter folded into the weights, in float32 and rounded once."""
+    _part_from_head(model, adapter)
     adapted = _with_adapter(model.float(), adapter)
     with _quietly(str(adapter), "the adapter"):
         merged = adapted.merge_and_unload()
     return cast(nn.Module, merged.to(dtype).requires_grad_(True))
+
+
+def _part_from_head(model: Any, adapter: Path) -> None:
+    """Give the head a weight of its own where an adapter changes tied embeddings at one end, as it did in training.
+
+    Merged into a weight that both share, it would change both; a ModelError where more than two share it.
+    """
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or head.weight is not embeddings.weight:
+        return
+    ends = [name for name, module in model.named_modules() if module in (head, embeddings)]
+    if not any(f".{name}.lora_" in key for key in _keys(adapter) for name in ends):
+        return
+    if model.config.is_encoder_decoder:
+        raise ModelError(
+            "the adapter changes embeddings that encoder, decoder and head share, and cannot be merged into them",
+            where=str(adapter),
+            fix="leave embeddings and head out of adapter.targets; all-linear does",
+        )
+    head.weight = nn.Parameter(head.weight.detach().clone())
+    for config in (model.config, model.config.get_text_config()):
+        config.tie_word_embeddings = False
 
 
 def _with_labels(config: Any, labels: Sequence[str], tokenizer: Any) -> Any:
@@ -461,6 +484,8 @@ def _with_labels(config: Any, labels: Sequence[str], tokenizer: Any) -> Any:
         padding = [tokenizer.pad_token_id, tokenizer.unk_token_id]
         usable = [token for token in padding if token not in (None, tokenizer.eos_token_id)]
         config.get_text_config().pad_token_id = usable[0] if usable else None
+        if usable:  # what is saved beside it pads with the same
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(usable[0])
     return config
 
 
