@@ -35,7 +35,7 @@ LAYERS = [
     {"metrics", "scores", "stats"},
     {"catalogue", "plugins", "schedule", "packing", "sampling", "progress"},
     {"records", "batch", "events", "randomness", "scripts"},
-    {"errors", "memory", "neighbours", "mistakes"},
+    {"errors", "memory", "neighbours", "mistakes", "interruption"},
 ]
 """From the top down; a module may import from its own layer and those below."""
 

@@ -60,13 +60,22 @@ def test_the_events_of_a_run(recipe: Callable, tmp_path: Path) -> None:
 
 
 def test_without_evaluate_and_save_there_is_only_the_result(recipe: Callable, tmp_path: Path) -> None:
-    events = play(recipe(adapter={"rank": 2}), tmp_path / "run")
+    events = play(recipe(adapter={"rank": 2}, evaluate=None), tmp_path / "run")
     assert {event.type for event in events} == {"started", "noted", "stepped", "finished"}
     assert [event.message for event in events if event.type == "noted" and event.subject != "format"] == [
-        "validation rows are held out but never scored; add evaluate: {}"
+        "validation rows are held out but never scored; leave evaluate: null out"
     ]
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").exists()
+
+
+def test_rows_that_are_held_out_are_validated_on(recipe: Callable, tmp_path: Path) -> None:
+    told = play(recipe(), tmp_path / "told")
+    assert [event.step for event in told if event.type == "validated"] == list(range(7))
+    silent = play(recipe(evaluate=None), tmp_path / "silent")
+    names = [run / "model" / "model.safetensors" for run in (tmp_path / "told", tmp_path / "silent")]
+    assert checksum(names[0]) == checksum(names[1])
+    assert not [event for event in silent if event.type == "validated"]
 
 
 def test_a_tokenizer_that_is_not_the_bases_is_noted(recipe: Callable, tmp_path: Path) -> None:
@@ -296,16 +305,6 @@ def test_validation_rows_are_drawn_from_the_whole_file(recipe: Callable) -> None
     names = [name for (batch,) in session.validation for name in batch.ids]
     assert len(names) == 3
     assert names != [example.id for example in session.rows.validation.examples[:3]]
-
-
-def test_an_adapter_on_an_adapter_is_refused_with_the_way_out(recipe: Callable, tmp_path: Path, llama: Path) -> None:
-    play(recipe(adapter={"rank": 2}), tmp_path / "run")
-    base = {"base": str(tmp_path / "run"), "dtype": "float32"}
-    with pytest.raises(bottega.BottegaError, match=r"adapter\.from="):
-        play(recipe(model=base, adapter={"rank": 2}), tmp_path / "next")
-    assert play(recipe(model=base), tmp_path / "whole")[-1].result == "model"
-    continued = recipe(adapter={"from": str(tmp_path / "run")})
-    assert play(continued, tmp_path / "more")[-1].result == "adapter"
 
 
 def test_an_adapter_on_the_head_is_not_overlooked(recipe: Callable, tmp_path: Path) -> None:

@@ -6,13 +6,16 @@
     for event in bottega.train(recipe, out="runs/first"):
         print(event)
 
-The names are loaded when first used, so that the command line answers at once.
+The names are loaded when first used, so that the command line answers at once; so are modules of Python's own that take
+a moment: a signal that comes before the command line listens ends in a traceback.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from bottega.advising import advise
     from bottega.auditing.audit import audit
     from bottega.classifier import load_classifier, load_tagger
@@ -67,6 +70,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'bottega' has no attribute {name!r}")
+    from importlib import import_module
+
     from bottega.memory import uncollected
 
     with uncollected():

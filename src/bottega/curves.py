@@ -14,7 +14,7 @@ from rich.text import Text
 from bottega.memory import in_words
 from bottega.runs import history, summary
 from bottega.series import Curve, charts, peaks
-from bottega.terminal import table
+from bottega.terminal import next_steps, table
 
 HEIGHT, WIDEST = 18, 110
 
@@ -31,7 +31,10 @@ def show_run(folder: Path, console: Console) -> None:
             details = "".join(f"\n    {count} × {reason}" for reason, count in event.get("details", {}).items())
             word = ("note ", "yellow") if event["type"] == "noted" else ("failed ", "red")
             console.print(Text.assemble(word, f"{event['message']}{details}"))
-    console.print(_next(found), markup=False, soft_wrap=True)
+    if found["verdict"] is not None:
+        console.print(Text.assemble(("\nverdict ", "bold"), found["verdict"]), soft_wrap=True)
+    result = [f"the result: {folder}/{found['result']}"] if found["result"] else []
+    console.print("\n" + "\n".join([*result, *next_steps(folder)]), markup=False, soft_wrap=True)
 
 
 def drawn(title: str, curves: Mapping[str, Curve], width: int) -> str:
@@ -70,16 +73,6 @@ def _facts(found: Mapping[str, Any], started: Mapping[str, Any], events: Sequenc
         metrics = "".join(f", {name} {value:.3f}" for name, value in found["metrics"].items())
         rows += [("validation loss", f"{found['validation_loss']:.4f}{metrics}")]
     return [*rows, ("last moved", time.strftime("%Y-%m-%d %H:%M", time.localtime(found["time"])))]
-
-
-def _next(found: Mapping[str, Any]) -> str:
-    """The command to go on with."""
-    run = found["run"]
-    if found["status"] == "finished":
-        return f"\nwas it worth it: bottega evaluate {run}\nthe result:      {run}/{found['result']}"
-    if found["status"] == "running":
-        return f"\nit is running; look again: bottega show {run}"
-    return f"\ncontinue it: bottega train --resume {run}"
 
 
 def _duration(seconds: float) -> str:

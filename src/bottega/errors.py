@@ -6,6 +6,7 @@
     ├── ModelError          2   a base model, tokenizer or adapter
     ├── RunError            2   a run folder: taken, locked, changed under a resume
     ├── CheckpointError     2   a checkpoint cannot be written or none can be read
+    ├── DiskError           2   any other file that cannot be read or written
     ├── OutOfMemory         1   the step did not fit
     └── Diverged            1   a loss or gradient stopped being a number
 
@@ -14,6 +15,13 @@ the command line, the server and the job runner.
 """
 
 from __future__ import annotations
+
+import errno
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "failed to map segment", "can't start new thread", "bad_alloc")
+"""What libraries say when the system gives them no memory."""
 
 
 class BottegaError(Exception):
@@ -50,9 +58,40 @@ class CheckpointError(BottegaError):
     exit_code = 2
 
 
+class DiskError(BottegaError):
+    exit_code = 2
+
+
 class OutOfMemory(BottegaError):
     pass
 
 
 class Diverged(BottegaError):
     pass
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether it was the disk that was full; libraries written in Rust say so in words only."""
+    found = isinstance(error, OSError) and error.errno in FULL
+    return found or any(f"os error {code}" in str(error) for code in FULL)
+
+
+def from_outside(error: Exception) -> BottegaError | None:
+    """What the system refused, as an error of ours; None for a fault of the program, or a closed pipe."""
+    if isinstance(error, BrokenPipeError):
+        return None
+    if disk_full(error):
+        fix = "free some space, or write to another disk"
+        return DiskError("the disk is full", where=_file(error), fix=fix)
+    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY):
+        fix = "end other programs, raise the limit (ulimit -v, the container's), or take a smaller model"
+        return OutOfMemory("the system gives no more memory", fix=fix)
+    if isinstance(error, OSError) and error.strerror:
+        fix = "see that the folder is there, and may be written to"
+        return DiskError(f"cannot be read or written: {error.strerror}", where=_file(error), fix=fix)
+    return None
+
+
+def _file(error: Exception) -> str | None:
+    name = error.filename if isinstance(error, OSError) else None
+    return None if name is None else str(name)

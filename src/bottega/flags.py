@@ -102,15 +102,10 @@ def notes(flags: Flags) -> list[str]:
 
 def overridden(found: dict[str, Any], changes: Sequence[str], folder: Path) -> dict[str, Any]:
     """The document with `section.key=value` changes, paths absolute; a key given goes before one a flag stands for."""
-    from bottega.recipe import EXCLUSIVE, override, resolved  # here, so that --help need not wait for it
+    from bottega import recipe  # here, so that --help need not wait for it
 
-    for change in changes:
-        override(found, change, folder)
-        for pair in EXCLUSIVE:
-            for key, other in (pair, pair[::-1]):
-                if change.startswith(f"optim.{key}="):
-                    found["optim"].pop(other, None)
-    return resolved(found, folder)
+    recipe.overridden(found, changes, folder)
+    return recipe.resolved(found, folder)
 
 
 def written(found: dict[str, Any], command: Sequence[str]) -> str:

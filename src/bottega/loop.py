@@ -1,7 +1,7 @@
 """The loop every run goes through, as a generator of events.
 
-Stopping is closing the generator. torch is imported only once the run folder stands, so that a run killed at any
-moment after that can be resumed.
+Closing the generator stops it where it is. A run that is asked to stop (`stop`) saves what it takes to go on first.
+torch is imported only once the run folder stands, so that a run killed at any moment after that can be resumed.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bottega import memory, neighbours
 from bottega.batch import Means, counted
-from bottega.errors import CheckpointError
+from bottega.errors import CheckpointError, RunError
 from bottega.events import Event, Failed, Finished, Noted, Saved, Stepped, Validated
 from bottega.neighbours import Pace, Watch
 from bottega.objectives import PASSED
 from bottega.recipe import Recipe
 from bottega.reports import check_reports, reports
-from bottega.runs import RunStore, as_yaml, commit, verify
+from bottega.runs import RunStore, as_yaml, commit, edited, verify
 
 if TYPE_CHECKING:
     from bottega.feed import Update
@@ -36,42 +36,71 @@ GENERAL = "general_loss"
 """The metric of a validation by which a guard sees what is forgotten."""
 
 
-def train(recipe: Recipe, out: str | Path | None = None, *, written: str | None = None) -> Generator[Event, None, None]:
+Stop = Callable[[], bool]
+"""Whether the run is to stop; asked between micro-batches."""
+
+
+class _Stopped(Exception):
+    """The run was asked to stop, and has made no update since the one before."""
+
+
+def never() -> bool:
+    return False
+
+
+def train(
+    recipe: Recipe, out: str | Path | None = None, *, written: str | None = None, stop: Stop = never
+) -> Generator[Event, None, None]:
     """Run a recipe in a new folder (`out`, or `runs/<name>-<n>`), yielding its events as they happen.
 
+    A run that ends before its first update, by an error or because it was asked to, leaves no folder.
+
     written  the recipe's own text, kept as `recipe.yaml`
+    stop     asked between micro-batches: where it says so, a checkpoint of the last update is saved, and it ends
     """
     check_reports(recipe)
     with RunStore.create(recipe, written or as_yaml(recipe), Path(out) if out else None) as run:
-        yield from _recorded(run)
+        try:
+            yield from _recorded(run, stop)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            _discard_unless_begun(run)
+            raise
+        _discard_unless_begun(run)
 
 
-def resume(folder: str | Path) -> Generator[Event, None, None]:
+def _discard_unless_begun(run: RunStore) -> None:
+    if not run.begun:
+        run.discard()
+
+
+def resume(folder: str | Path, *, stop: Stop = never) -> Generator[Event, None, None]:
     """Continue a run from its newest whole checkpoint, or from its start; nothing happens to a finished one."""
     with RunStore.open(Path(folder)) as run:
         if not run.finished:
             check_reports(run.recipe)
-            yield from _recorded(run)
+            yield from _recorded(run, stop)
         elif not any(event["type"] == "finished" for event in run.history()):
             # Ended between the result and the line that tells of it.
             yield run.record(_finished(run))
 
 
-def _recorded(run: RunStore) -> Iterator[Event]:
+def _recorded(run: RunStore, stop: Stop) -> Iterator[Event]:
     """The run's events, each written down before it is yielded; so is what ended it early."""
     try:
         with reports(run.recipe, run.folder) as tell, neighbours.watched() as watch:
-            for event in _life(run, watch):
+            for event in _life(run, watch, stop):
                 tell(run.record(event))
                 yield event
     except Exception as error:
         steps = [event["step"] for event in run.history()]
-        with contextlib.suppress(CheckpointError):  # on a full disk the error itself must do
+        with contextlib.suppress(CheckpointError, RunError):  # on a full disk the error itself must do
             run.record(Failed(step=max(steps, default=0), error=type(error).__name__, message=str(error)))
         raise
 
 
-def _life(run: RunStore, watch: Watch) -> Iterator[Event]:
+def _life(run: RunStore, watch: Watch, stop: Stop) -> Iterator[Event]:
     with memory.uncollected():
         from bottega import opening
         from bottega.session import Session
@@ -88,42 +117,82 @@ def _life(run: RunStore, watch: Watch) -> Iterator[Event]:
     yield from damaged
     step, position = _restore(session, checkpoint) if checkpoint else (0, 0)
     yield opening.started(session, step, resumed=place is not None)
-    yield from opening.notes(session, step)
-    yield from _updates(run, session, watch, step, position)
-    yield from _finish(run, session)
+    notes = [*opening.notes(session, step)]
+    if changed := edited(run.folder):
+        notes.append(Noted(step=step, subject="recipe", message=changed))
+    told = [event for event in run.history() if event["type"] == "noted"]
+    yield from (note for note in notes if not any(_same(note, event) for event in told))
+    session.engine.pause = lambda: _pause(stop)
+    if (yield from _updates(run, session, watch, step, position)):
+        yield from _finish(run, session)
 
 
-def _updates(run: RunStore, session: Session, watch: Watch, step: int, position: int) -> Iterator[Event]:
-    """Step after step; validate and save when due; stop early where the recipe says so."""
+def _same(note: Noted, event: Mapping[str, Any]) -> bool:
+    """Whether an event, as it was written down, says what a note says."""
+    return (note.subject, note.message, note.details) == (event["subject"], event["message"], event["details"])
+
+
+def _pause(stop: Stop) -> None:
+    if stop():
+        raise _Stopped
+
+
+def _updates(run: RunStore, session: Session, watch: Watch, step: int, position: int) -> Generator[Event, None, bool]:
+    """Step after step; returns whether there is a result to write: not where the run was asked to stop."""
+    done = [(step, position)]
+    try:
+        yield from _stepped(run, session, watch, done)
+        return True
+    except _Stopped:
+        step, position = done[-1]
+        if step > 0 and step not in run.saved_steps():
+            yield _save(run, session, step, position)
+        return False
+
+
+def _stepped(run: RunStore, session: Session, watch: Watch, done: list[tuple[int, int]]) -> Iterator[Event]:
+    """Step after step; validate and save when due; stop early where the recipe says so.
+
+    done  the last step, and the position of the next example: added to as updates are made
+    """
     if _should_stop(run):
         return
-    if step == 0 and session.recipe.evaluate is not None:
-        yield _validate(run, session, 0)
+    step, position = done[-1]
+    # A run that was asked to stop while it validated does so now.
+    if session.due_validation(step) and (step == 0 or not _was_validated(run, step)):
+        yield _validate(run, session, step)
+        if step and _should_stop(run):
+            return
     clock, pace = Clock(), Pace()
     for update in session.feed.updates(step, position):
         if update.passed and not any(PASSED in event.get("metrics", {}) for event in run.history()):
             what = "examples that have nothing to tell apart were drawn together: they are passed over for others"
             yield Noted(step=update.step, subject="passed over", message=what, details={"examples": update.passed})
+        session.engine.pause()
         drawn = session.drawn(update)
         if drawn.answered is not None and session.due_answers(update.step):
             yield drawn.answered
         stepped = _step(session, update, drawn, clock)
+        done.append((update.step, update.position))
         yield stepped
         if slowed := pace.slowed(stepped.seconds, stepped.tokens, watch.others):
             yield Noted(step=update.step, subject="machine", message=slowed)
         if session.due_validation(update.step):
-            validated = _validate(run, session, update.step)
             # Written down before any checkpoint of this step, so that a resume finds it.
-            yield validated
-            keep = session.due_save(update.step) or (validated.best and session.wants_best)
-        else:
-            validated, keep = None, session.due_save(update.step)
-        # The last step needs no checkpoint: its weights become the result.
-        if keep and update.step < session.feed.steps:
-            yield _save(run, session, update)
-        if validated is not None and _should_stop(run):
+            yield _validate(run, session, update.step)
+        if _is_due(run, session, update.step):
+            yield _save(run, session, update.step, update.position)
+        if session.due_validation(update.step) and _should_stop(run):
             return
         clock.lap()  # an update's time is its own: what was validated and saved after it says so itself
+
+
+def _is_due(run: RunStore, session: Session, step: int) -> bool:
+    """Whether the recipe asks for a checkpoint of this step, or it is the best so far; the last becomes the result."""
+    if not 0 < step < session.feed.steps:
+        return False
+    may_be_best = session.wants_best and session.due_validation(step)
+    return session.due_save(step) or (may_be_best and _was_best(run, step))
 
 
 class Clock:
@@ -182,18 +251,27 @@ def _validate(run: RunStore, session: Session, step: int) -> Validated:
     return Validated(step=step, loss=loss, metrics=metrics, best=best, seconds=time.perf_counter() - start)
 
 
-def _save(run: RunStore, session: Session, update: Update) -> Saved:
+def _save(run: RunStore, session: Session, step: int, position: int) -> Saved:
     start = time.perf_counter()
-    folder = run.checkpoint(update.step)
+    folder = run.checkpoint(step)
 
     def write(partial: Path) -> None:
-        session.save(partial, update.step)
-        state = {"step": update.step, "position": update.position}
+        session.save(partial, step)
+        state = {"step": step, "position": position}
         (partial / STATE).write_text(json.dumps(state), encoding="utf-8")
 
     commit(folder, write)
-    run.prune(update.step, session.keep, _best(run))
-    return Saved(step=update.step, checkpoint=folder.name, seconds=time.perf_counter() - start)
+    run.prune(step, {step, *_worth_keeping(run, session, step)})
+    return Saved(step=step, checkpoint=folder.name, seconds=time.perf_counter() - start)
+
+
+def _worth_keeping(run: RunStore, session: Session, step: int) -> list[int]:
+    """The steps up to `step` whose checkpoints stay: the newest that were due, and the best.
+
+    One that was saved because the run was asked to stop is not among them, so that stopping changes nothing.
+    """
+    due = [saved for saved in run.saved_steps() if saved <= step and _is_due(run, session, saved)]
+    return [*due[: session.keep], *(saved for saved in due if saved == _best(run))]
 
 
 def _finish(run: RunStore, session: Session) -> Iterator[Event]:
@@ -202,7 +280,7 @@ def _finish(run: RunStore, session: Session) -> Iterator[Event]:
     if session.stops_early:
         yield from _restore_best(run, session, last)
     # Whatever an interruption left is cleared first, so that every way to this point ends in the same files.
-    run.prune(last, session.keep, _best(run))
+    run.prune(last, set(_worth_keeping(run, session, last)))
     name = "adapter" if session.recipe.adapter else "model"
     finished = _finished(run)
     concluding = session.recipe.objective.concluding([e["metrics"] for e in run.history() if e["type"] == "stepped"])
@@ -281,10 +359,21 @@ def _restore(session: Session, checkpoint: Path) -> tuple[int, int]:
     return state["step"], state["position"]
 
 
+def _validations(run: RunStore) -> list[dict[str, Any]]:
+    return [event for event in run.history() if event["type"] == "validated"]
+
+
+def _was_validated(run: RunStore, step: int) -> bool:
+    return any(event["step"] == step for event in _validations(run))
+
+
+def _was_best(run: RunStore, step: int) -> bool:
+    return any(event["best"] for event in _validations(run) if event["step"] == step)
+
+
 def _losses(run: RunStore) -> list[tuple[int, float]]:
     """(step, validation loss) after each update that was validated; the start is no candidate for the best."""
-    validated = [event for event in run.history() if event["type"] == "validated"]
-    return [(event["step"], event["loss"]) for event in validated if event["step"] > 0]
+    return [(event["step"], event["loss"]) for event in _validations(run) if event["step"] > 0]
 
 
 def _best(run: RunStore) -> int | None:
@@ -295,7 +384,7 @@ def _best(run: RunStore) -> int | None:
 def _forgets(run: RunStore) -> str:
     """Why a run ends that forgets more than it may; empty for any other."""
     most = None if run.recipe.guard is None else run.recipe.guard.stop_when
-    found = [event["metrics"][GENERAL] for event in run.history() if event["type"] == "validated"] if most else []
+    found = [event["metrics"][GENERAL] for event in _validations(run)] if most else []
     if most is None or len(found) < 2 or found[-1] - found[0] < most:
         return ""
     return f"the loss on general rows has risen by {found[-1] - found[0]:.3f}, and guard.stop_when is {most:g}"

@@ -108,8 +108,7 @@ class Watch:
 
     def _give_way(self) -> None:
         """Start idle teams, so many that the process has more threads than cores."""
-        torch = sys.modules.get("torch")
-        threads = torch.get_num_threads() if torch is not None and torch.backends.openmp.is_available() else 1
+        threads = _threads()
         if threads < 2:
             return
         self.gives_way, self._release = True, threading.Event()
@@ -121,6 +120,15 @@ class Watch:
         """End the idle teams."""
         self._release.set()
         self.gives_way = False
+
+
+def _threads() -> int:
+    """The threads that torch computes with; 1 while it is not there, or not all of it."""
+    try:
+        torch = sys.modules["torch"]
+        return int(torch.get_num_threads()) if torch.backends.openmp.is_available() else 1
+    except (KeyError, AttributeError):  # another thread is importing it
+        return 1
 
 
 def _keep_team(release: threading.Event) -> None:

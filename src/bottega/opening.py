@@ -113,7 +113,7 @@ def _noteworthy(session: Session) -> Iterator[tuple[str, str, dict[str, Any]]]:
         how = "packed, its own head" if fit.packed else "one row a forward, exact but slower"
         yield "packing", f"the model runs {how}: {fit.reason}", {}
     if rows.validation.examples and recipe.evaluate is None:
-        yield "validation", "validation rows are held out but never scored; add evaluate: {}", {}
+        yield "validation", "validation rows are held out but never scored; leave evaluate: null out", {}
     if recipe.adapter is not None and (names := left_out(session.engine.scorer.model, session.new)):
         shown = ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
         yield (

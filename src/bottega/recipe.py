@@ -51,8 +51,15 @@ RowFormat = Literal[
     "labelled", "multilabelled", "conll", "spans", "paired", "compared", "choice", "posed", "text",
 ]  # fmt: skip
 
-EXCLUSIVE = (("epochs", "steps"), ("examples", "update_tokens"))
-"""Keys of `optim` of which only one can be given."""
+EXCLUSIVE = (
+    ("optim.epochs", "optim.steps"),
+    ("optim.examples", "optim.update_tokens"),
+    ("model.base", "model.shape"),
+)
+"""Keys of which only one can be given."""
+
+PATHS_FROM = "# Its paths begin at "
+"""Begins the line of a run's own copy of its recipe that names the folder the recipe stood in."""
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -282,14 +289,14 @@ class Optim(Section):
 
     @model_validator(mode="after")
     def _exclusive(self) -> Optim:
-        for one, other in EXCLUSIVE:
+        for one, other in (("epochs", "steps"), ("examples", "update_tokens")):
             if getattr(self, one) is not None and getattr(self, other) is not None:
                 raise ValueError(f"give {one} or {other}, not both")
         return self
 
 
 class Evaluate(Section):
-    """Validation while training."""
+    """Validation while training; by default where `data.validation` is given, and `evaluate: null` for none."""
 
     every: int | None = Field(None, ge=1, description="Updates between validations; default: ten in a run.")
     stop_after: int | None = Field(None, ge=1, description="Stop after so many validations without a better loss.")
@@ -386,6 +393,19 @@ class Recipe(Section):
     report: Reports = []
     devices: Devices = Devices()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _completed(cls, document: Any) -> Any:
+        """With what follows from what is given: a continued adapter's base, and validation on rows held out for it."""
+        if not isinstance(document, Mapping):
+            return document
+        data, adapter = document.get("data"), document.get("adapter")
+        if isinstance(data, Mapping) and "evaluate" not in document and data.get("validation") is not None:
+            document = {**document, "evaluate": {}}  # `evaluate: null` says not to
+        if isinstance(adapter, Mapping) and isinstance(adapter.get("from"), str):
+            document = {**document, "model": _base_of(adapter["from"], document.get("model") or {})}
+        return document
+
     @model_validator(mode="after")
     def _agrees(self) -> Recipe:
         if self.adapter is not None and self.model.shape is not None:
@@ -415,7 +435,8 @@ class Recipe(Section):
         """The recipe in a YAML file, with `section.key=value` overrides; a RecipeError says what is wrong and where."""
         path = Path(path)
         try:
-            document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+            text = path.read_text(encoding="utf-8")
+            document = yaml.load(text, Loader=_Loader)
         except FileNotFoundError:
             fix = f"write one: bottega init ROWS --model FOLDER --out {path}"
             raise RecipeError("no such recipe", where=str(path), fix=fix) from None
@@ -429,9 +450,10 @@ class Recipe(Section):
         if not isinstance(document, dict):
             fix = f"start with model:, data:, objective:; {BEGIN}"
             raise RecipeError("not a recipe: no keys", where=str(path), fix=fix)
-        for change in overrides:
-            override(document, change, path.parent)
-        return cls.parse(document, folder=path.parent, where=str(path))
+        noted = [line.removeprefix(PATHS_FROM) for line in text.splitlines() if line.startswith(PATHS_FROM)]
+        folder = Path(noted[-1]) if noted else path.parent
+        overridden(document, overrides, folder)
+        return cls.parse(document, folder=folder, where=str(path))
 
     @classmethod
     def parse(cls, document: Mapping[str, Any], *, folder: Path = Path(), where: str = "recipe") -> Recipe:
@@ -494,6 +516,24 @@ class Recipe(Section):
         return self.optim.lr or (full if self.adapter is None else lora)
 
 
+def _base_of(adapter: str, model: Any) -> Any:
+    """The section `model` with the base of an adapter that is continued, where it names none, or its run."""
+    run = Path(adapter)
+    if not isinstance(model, Mapping) or model.get("shape") or model.get("base") not in (None, adapter):
+        return model
+    folders = (run / "adapter", run)
+    found = next((path for folder in folders if (path := folder / "adapter_config.json").is_file()), None)
+    if found is None:
+        return model
+    stored = found.parent.parent / "resolved.json"
+    try:
+        base = json.loads(found.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        before = json.loads(stored.read_text(encoding="utf-8"))["model"] if stored.is_file() else {}
+    except (OSError, ValueError, KeyError, TypeError):  # told of when the adapter is read
+        return model
+    return {"quantize": before.get("quantize", "none"), **model, "base": base}
+
+
 class _Loader(yaml.SafeLoader):
     """Plain values only, and no key twice: YAML would keep the last and say nothing.
 
@@ -520,6 +560,24 @@ def _refuse_rows(path: Path) -> None:
     if path.suffix.lower() in ROWS:
         fix = f"write a recipe for them, then run that: bottega init {path} --model FOLDER --out recipe.yaml"
         raise RecipeError("these are rows, not a recipe", where=str(path), fix=fix)
+
+
+def overridden(document: dict[str, Any], changes: Sequence[str], folder: Path) -> None:
+    """Set keys of a document as `section.key=value` says; of two that exclude each other, the one set replaces the
+    one that stood there."""
+    for change in changes:
+        override(document, change, folder)
+    given = {change.partition("=")[0] for change in changes}
+    for pair in EXCLUSIVE:
+        for key, other in (pair, pair[::-1]):
+            if key in given and other not in given and _found(document, key) is not None:
+                section, _, name = other.partition(".")
+                document[section].pop(name, None)
+
+
+def _found(document: Mapping[str, Any], key: str) -> Any:
+    section, _, name = key.partition(".")
+    return document[section][name]
 
 
 def override(document: dict[str, Any], change: str, folder: Path) -> None:

@@ -135,12 +135,9 @@ def _tokenizer_source(recipe: Recipe) -> str:
     if recipe.model.tokenizer is not None:
         return recipe.model.tokenizer
     source = locate(recipe.model.base or "")
-    if recipe.adapter is not None and source.adapter is not None:
-        raise ModelError(
-            "this run ended in an adapter, and an adapter on an adapter cannot be saved by itself",
-            where=str(recipe.model.base),
-            fix=f"continue it: model.base={source.base} adapter.from={recipe.model.base}",
-        )
+    if recipe.adapter is not None and recipe.adapter.start is not None and source.adapter is not None:
+        what = "a run that ended in an adapter is no base for another that is gone on with"
+        raise ModelError(what, where=str(recipe.model.base), fix="leave model.base out: adapter.from knows its own")
     if recipe.adapter is not None and recipe.adapter.start is not None:
         folder = adapter_folder(recipe.adapter.start)
         return str(folder) if (folder / "tokenizer.json").exists() else source.tokenizer

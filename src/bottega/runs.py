@@ -5,6 +5,7 @@
     RUN/place.json       versions, hardware, data, choices made
     RUN/events.jsonl     one event a line
     RUN/checkpoints/     step-00000100/ …, complete or absent
+    RUN/base/            what an adapter was trained on, where that was another run's adapter with its base
     RUN/model|adapter/   the result
 
 State is derived from events, never stored twice. A folder of files appears under its name complete, with a manifest
@@ -14,28 +15,37 @@ of checksums, or not at all. A run in progress holds a lock on `RUN/.lock` that 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import yaml
 
-from bottega.errors import CheckpointError, RecipeError, RunError
+from bottega.errors import CheckpointError, RecipeError, RunError, disk_full
 from bottega.events import Event
 from bottega.objectives import ours
-from bottega.recipe import Recipe
+from bottega.recipe import PATHS_FROM, Recipe
 
 MANIFEST = "manifest.json"
 CHECKPOINTS = "checkpoints"
 RESULTS = ("model", "adapter")
+MERGED = "base"
+"""What a run began from, where that was another run's adapter with its base."""
+
 NEAREST = "nearest_objective"
 """Key of resolved.json."""
+
+RECIPE = "recipe"
+"""Key of place.json: the checksum of recipe.yaml."""
+
+OVERRIDDEN = "# Overridden on the command line:"
+"""Begins what recipe.yaml says of the command."""
 
 BEGINNINGS = (".lock", "resolved.json", ".resolved.json.partial", ".recipe.yaml.partial")
 """What a run killed before its recipe.yaml stood may leave: nothing anyone needs."""
@@ -46,6 +56,7 @@ class RunStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._made: list[Path] = []
         self._lock: TextIO | None = None
         self._events: TextIO | None = None
 
@@ -57,20 +68,19 @@ class RunStore:
         """
         folder = out if out is not None else free_folder(recipe.name)
         run = cls(folder)
-        with _disk_errors(folder):
+        with disk_errors(folder):
             _refuse_taken(folder)
-            folder.mkdir(parents=True, exist_ok=True)
-            run._take()
-            for name in ("place.json", "events.jsonl"):
-                (folder / name).unlink(missing_ok=True)
+            run._made = [path for path in (folder, *folder.parents) if not path.exists()]
             try:
+                folder.mkdir(parents=True, exist_ok=True)
+                run._take()
+                for name in ("place.json", "events.jsonl"):
+                    (folder / name).unlink(missing_ok=True)
                 # recipe.yaml last: once it is there, the run can be resumed.
                 _write(folder / "resolved.json", json.dumps(_document(recipe), indent=1))
                 _write(folder / "recipe.yaml", written)
             except OSError:
-                run.close()
-                for name in BEGINNINGS:
-                    (folder / name).unlink(missing_ok=True)
+                run.discard()
                 raise
         return run
 
@@ -87,6 +97,20 @@ class RunStore:
                 with contextlib.suppress(OSError):  # what a full disk did not take was told of already
                     file.close()
         self._events = self._lock = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is anything to keep: an update was made."""
+        return bool(self.checkpoints()) or any(event["type"] == "stepped" for event in read_events(self.folder))
+
+    def discard(self) -> None:
+        """Remove what a run that never began has left, and the folders that were made for it."""
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        for folder in self._made:
+            with contextlib.suppress(OSError):  # it holds another run by now
+                folder.rmdir()
+        self.close()
 
     def __enter__(self) -> RunStore:
         return self
@@ -105,14 +129,16 @@ class RunStore:
         return stored_place(self.folder)
 
     def write_place(self, place: dict[str, Any]) -> None:
-        _write(self.folder / "place.json", json.dumps(place, indent=1))
+        with disk_errors(self.folder):
+            document = {**place, RECIPE: checksum(self.folder / "recipe.yaml")}
+            _write(self.folder / "place.json", json.dumps(document, indent=1))
 
     def record(self, event: Event) -> Event:
         """Append an event to the log, and return it."""
-        if self._events is None:
-            _end_torn_line(self.folder / "events.jsonl")
-            self._events = (self.folder / "events.jsonl").open("a", encoding="utf-8")
-        with _disk_errors(self.folder):
+        with disk_errors(self.folder):
+            if self._events is None:
+                _end_torn_line(self.folder / "events.jsonl")
+                self._events = (self.folder / "events.jsonl").open("a", encoding="utf-8")
             self._events.write(json.dumps(event.document()) + "\n")
             self._events.flush()
         return event
@@ -134,22 +160,23 @@ class RunStore:
         """Complete checkpoints, the newest first."""
         return sorted((self.folder / CHECKPOINTS).glob("step-????????"), reverse=True)
 
-    def prune(self, step: int, keep: int, best: int | None) -> None:
-        """Remove all checkpoints up to `step` but the newest `keep` and the best.
+    def saved_steps(self) -> list[int]:
+        """The steps of complete checkpoints, the newest first."""
+        return [int(path.name.removeprefix("step-")) for path in self.checkpoints()]
 
-        One from after `step` is damaged, or the run would not be here: it does not count.
-        """
-        spared = {self.checkpoint(best)} if best is not None else set()
-        reached = [path for path in self.checkpoints() if path <= self.checkpoint(step)]
-        for old in reached[keep:]:
-            if old not in spared:
-                # Out of sight first: a checkpoint is complete or absent, also to one who kills us now.
-                old.rename(old.with_name(f".{old.name}.partial"))
+    def prune(self, step: int, spared: set[int]) -> None:
+        """Remove all checkpoints up to `step` but those of the steps `spared`; one from after it is damaged."""
+        for old in (self.checkpoint(saved) for saved in self.saved_steps() if saved <= step and saved not in spared):
+            # Out of sight first: a checkpoint is complete or absent, also to one who kills us now.
+            old.rename(old.with_name(f".{old.name}.partial"))
         for left in (self.folder / CHECKPOINTS).glob(".*.partial"):
             shutil.rmtree(left)
+        with contextlib.suppress(OSError):  # it is not empty, or was never there
+            (self.folder / CHECKPOINTS).rmdir()
 
     def _take(self) -> None:
-        self._lock = (self.folder / ".lock").open("w")
+        with disk_errors(self.folder):
+            self._lock = (self.folder / ".lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -195,8 +222,8 @@ def commit(folder: Path, write: Callable[[Path], None]) -> None:
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
+        partial.mkdir(parents=True)
         write(partial)
         sums = {path.name: checksum(path) for path in sorted(partial.iterdir()) if path.is_file()}
         _write(partial / MANIFEST, json.dumps(sums, indent=1))
@@ -204,8 +231,11 @@ def commit(folder: Path, write: Callable[[Path], None]) -> None:
             _sync(path)
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if _is_full(error):
+        if disk_full(error):
             raise _full(folder, _run_of(folder)) from error
+        if isinstance(error, OSError):
+            with disk_errors(_run_of(folder)):
+                raise
         raise
     if folder.exists():
         # A damaged folder of that name, passed over by a resume.
@@ -246,15 +276,16 @@ def _refuse_taken(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _disk_errors(run: Path) -> Iterator[None]:
+def disk_errors(run: Path) -> Iterator[None]:
     """Name what the file system refuses."""
     try:
         yield
     except (OSError, ValueError) as error:
-        if _is_full(error):
+        if disk_full(error):
             raise _full(run, run) from None
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise RunError(f"cannot be written: {reason}", where=str(run), fix="choose another --out") from None
+        fix = "choose another --out; to go on with a run, copy its folder to where it may be written to"
+        raise RunError(f"cannot be written: {reason}", where=str(run), fix=fix) from None
 
 
 def _full(where: Path, run: Path) -> CheckpointError:
@@ -279,20 +310,25 @@ def _run_of(folder: Path) -> Path:
     return folder.parent.parent if folder.parent.name == CHECKPOINTS else folder.parent
 
 
-def _is_full(error: BaseException) -> bool:
-    """Whether the disk was full; safetensors says so in words only."""
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return (isinstance(error, OSError) and error.errno in full) or any(
-        f"os error {code}" in str(error) for code in full
-    )
-
-
 def _write(path: Path, text: str) -> None:
     """The file, whole or as it was before."""
+    with whole(path) as file:
+        file.write(text.encode())
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that gets its name when the block is done; where it is not, the name stands for what it did."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    _sync(partial)
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            yield file
+        _sync(partial)
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
 
 
 def _sync(path: Path) -> None:
@@ -314,7 +350,7 @@ def _end_torn_line(path: Path) -> None:
 def free_folder(name: str) -> Path:
     """`runs/<name>-<n>` with the first number that is not taken by a run worth keeping."""
     number = 1
-    while (folder := Path("runs") / f"{name}-{number}").exists() and not _worthless(folder):
+    while (folder := Path("runs") / f"{name}-{number}").exists() and not _worthless(folder) and any(folder.iterdir()):
         number += 1
     return folder
 
@@ -326,10 +362,28 @@ def _worthless(folder: Path) -> bool:
 
 
 def written(path: Path, overrides: tuple[str, ...]) -> str:
-    """A recipe's own text, with the overrides it was run with noted at the end."""
+    """A recipe's own text, with the folder it stood in, and the overrides it was run with, noted at the end."""
     notes = "".join(f"# {override}\n" for override in overrides)
     text = path.read_text(encoding="utf-8")
-    return text + ("\n# Overridden on the command line:\n" + notes if notes else "")
+    if PATHS_FROM not in text:
+        text += f"\n{PATHS_FROM}{path.absolute().parent}\n"
+    return text + (f"{OVERRIDDEN}\n{notes}" if notes else "")
+
+
+def edited(folder: Path) -> str:
+    """What to say of a recipe.yaml that was edited since its run began; empty where it was not."""
+    path, place = folder / "recipe.yaml", stored_place(folder)
+    if place is None or place.get(RECIPE, "") in ("", checksum(path)):
+        return ""
+    what = f"{path} was edited since the run began, which goes on as it was; start anew with it"
+    return f"{what}: {begin_anew(folder)}"
+
+
+def begin_anew(folder: Path) -> str:
+    """The command that starts a run like the one in `folder`, in another."""
+    path = folder / "recipe.yaml"
+    _, _, notes = path.read_text(encoding="utf-8").partition(f"{OVERRIDDEN}\n")
+    return shlex.join(["bottega", "train", str(path), *(line.removeprefix("# ") for line in notes.splitlines())])
 
 
 def as_yaml(recipe: Recipe) -> str:
@@ -379,8 +433,23 @@ def summary(folder: Path) -> dict[str, Any]:
         "metrics": of_type.get("validated", {}).get("metrics", {}),
         "seconds": sum(event["seconds"] for event in events if event["type"] == "stepped"),
         "result": next((name for name in RESULTS if (folder / name / MANIFEST).exists()), None),
+        "verdict": _verdict(folder),
         "time": last["time"],
     }
+
+
+def _verdict(folder: Path) -> str | None:
+    """The sentence of the run's report, where there is one."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        return str(report["verdict"]["sentence"])
+    return None
+
+
+def gone(folder: Path) -> str | None:
+    """A file of rows or weights that the run began with and cannot go on without; None where all are there."""
+    place = stored_place(folder) or {"files": {}}
+    return next((path for path in place["files"] if not Path(path).exists()), None)
 
 
 def summaries(parent: Path) -> Iterator[dict[str, Any]]:

@@ -26,7 +26,7 @@ from bottega.guard import Guarded
 from bottega.models.adapters import adapt, by_own_head, head_is_adapted, load_scorer
 from bottega.models.generation import declare_ends
 from bottega.models.heads import VOCABULARY
-from bottega.models.load import compute_dtype, fit_model, load_model, load_tokenizer, locate
+from bottega.models.load import beside_an_adapter, compute_dtype, fit_model, load_model, load_tokenizer, locate
 from bottega.models.scorer import Fit, Scorer
 from bottega.objectives import Objective, OnPolicy
 from bottega.packing import divide, pack
@@ -65,6 +65,9 @@ class Session:
         self.rows = prepare(recipe, choices, folder)
         self.dtype = compute_dtype(choices.get("dtype", recipe.model.dtype), self.device)
         budget.refuse(recipe, self.rows.config, self.dtype.itemsize, self.device)
+        self.source = recipe.model
+        if recipe.adapter is not None and folder is not None:
+            self.source = beside_an_adapter(recipe.model, self.dtype, folder)
         self.engine = self._engine(Fit(**choices["fit"]) if choices else None)
         self.feed = Feed(self.rows.train.examples, recipe, self.rows.codec)
         self.guarded = Guarded(recipe, self.rows.codec, folder) if recipe.guard else None
@@ -84,7 +87,7 @@ class Session:
         """The base model, the same at every call, and the names of its new modules."""
         torch.manual_seed(derive(self.recipe.seed, "weights"))
         rows, head = self.rows, self.recipe.objective.head
-        model, new = load_model(self.recipe.model, rows.config, head, rows.labels, self.dtype, rows.tokenizer)
+        model, new = load_model(self.source, rows.config, head, rows.labels, self.dtype, rows.tokenizer)
         return model.to(self.device), new
 
     def _engine(self, fit: Fit | None) -> Engine:

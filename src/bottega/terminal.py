@@ -18,6 +18,7 @@ from rich.text import Text
 from bottega.events import Answered, Event, Finished, Noted, Saved, Started, Stepped, Validated
 from bottega.memory import in_words
 from bottega.progress import Tell
+from bottega.runs import gone, stored_recipe, summary
 from bottega.survey import Piece, Preview
 
 if TYPE_CHECKING:
@@ -127,6 +128,22 @@ def _count(number: int) -> str:
         if number >= size:
             return f"{number / size:.1f} {unit}"
     return str(number)
+
+
+def next_steps(folder: Path) -> list[str]:
+    """What can be done with a run as it is: a line each, with its command."""
+    found, run = summary(folder), shlex.quote(str(folder))
+    if found["status"] == "running":
+        return [f"it is running; look again: bottega show {run}"]
+    if found["status"] != "finished":
+        lost = gone(folder)
+        if lost is not None:
+            return [f"it cannot go on: {lost} is gone; put it back, and look again: bottega show {run}"]
+        return [f"go on with it: bottega train --resume {run}"]
+    if found["verdict"] is not None:
+        return [f"the whole report: {folder}/report.html"]
+    rows = "" if stored_recipe(folder, own_code=False).data.validation is not None else " --data FILE"
+    return [f"was it worth it: bottega evaluate {run}{rows}"]
 
 
 def show_preview(preview: Preview, console: Console) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from bottega.auditing.checks.encoding import repaired
 from bottega.auditing.findings import Finding
 from bottega.auditing.reading import Rows
 from bottega.data import sources
 from bottega.errors import DataError
+from bottega.runs import whole
 
 
 def log_of(out: Path) -> Path:
@@ -36,8 +38,7 @@ def check_out(out: Path) -> None:
 def write(out: Path, rows: Rows, findings: Sequence[Finding]) -> tuple[int, int, int]:
     """Write the rows without those to be removed; returns (kept, removed, repaired), kept with the repaired."""
     fates, counts, number = _fates(findings), Counter[str](), 0
-    logged = log_of(out)
-    with out.open("x", encoding="utf-8", errors="backslashreplace") as copy, logged.open("x", encoding="utf-8") as log:
+    with _named(out), whole(out) as copy, whole(log_of(out)) as log:
         for _, placed in sources.rows(rows.sources, rows.others):
             try:
                 for where, fields in placed:
@@ -55,6 +56,16 @@ def write(out: Path, rows: Rows, findings: Sequence[Finding]) -> tuple[int, int,
             except DataError as error:  # the finding of a damaged file says so too
                 _line(log, {"row": error.where, "action": "read no further", "why": error.what})
     return counts["kept"] + counts["repaired"], counts["removed"], counts["repaired"]
+
+
+@contextmanager
+def _named(out: Path) -> Iterator[None]:
+    """Name what the file system refuses; neither file stands then."""
+    try:
+        yield
+    except OSError as error:
+        what = f"the cleaned copy cannot be written: {error.strerror}"
+        raise DataError(what, where=str(out), fix="free some space, or name a file elsewhere") from None
 
 
 def _fates(findings: Sequence[Finding]) -> dict[int, tuple[str, str]]:
@@ -75,5 +86,5 @@ def _mended(value: Any) -> Any:
     return [_mended(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _line(file: TextIO, value: Any) -> None:
-    file.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+def _line(file: BinaryIO, value: Any) -> None:
+    file.write((json.dumps(value, ensure_ascii=False, default=str) + "\n").encode("utf-8", "backslashreplace"))

@@ -15,7 +15,8 @@ from typing import Annotated, Any, get_origin
 import typer
 from pydantic import BaseModel, ValidationError
 
-from bottega.errors import BottegaError, RecipeError
+from bottega import interruption
+from bottega.errors import BottegaError, RecipeError, from_outside
 from bottega.mistakes import described
 
 app = typer.Typer(
@@ -114,11 +115,15 @@ def busy(words: str) -> AbstractContextManager[Any]:
 
 @contextmanager
 def errors(as_json: bool) -> Iterator[None]:
-    """Show a bottega error as what, where and what to do, and exit with its code."""
+    """Show an error as what, where and what to do, and exit with its code; so, too, what the system refuses."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         yield
-    except BottegaError as error:
+    except Exception as raised:
+        interruption.check()
+        error = raised if isinstance(raised, BottegaError) else from_outside(raised)
+        if error is None:
+            raise
         if as_json:
             shown = {"error": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
             print(json.dumps(shown))

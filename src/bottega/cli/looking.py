@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from bottega.cli.app import LOOK, Json, RunFolder, app, errors
+from bottega.errors import BottegaError
 
 
 @app.command(rich_help_panel=LOOK)
@@ -127,8 +130,13 @@ def evaluate(
 
         with progress("measuring") as tell:
             import bottega
-            from bottega.reporting.report import gathered, write
+            from bottega.reporting.report import check_writable, gathered, write
+            from bottega.runs import check_run
 
+            check_run(run)
+            folder = out or (run if data is None else None)
+            if folder is not None and (refused := _refusal(lambda: check_writable(folder))) is not None:
+                print(f"note: {refused.where}: {refused.what}; it is measured all the same, and shown", file=sys.stderr)
             found = bottega.evaluate(
                 run,
                 data=data,
@@ -148,16 +156,30 @@ def evaluate(
                 harmless=harmless,
                 tell=tell,
             )
-            folder = out or (run if data is None else None)
-            written = write(gathered(found, tell), folder) if folder is not None else []
+            refused = None
+            if folder is not None:
+                refused = _refusal(lambda: write(gathered(found, tell), folder))
+        # First what was measured: it took minutes, and the report may not be written.
         if as_json:
             print(json.dumps(found.document()))
-            return
-        from bottega.terminal import results_console, show_evaluation
+        else:
+            from bottega.terminal import results_console, show_evaluation
 
-        show_evaluation(found, results_console())
-        if written:
-            print(f"\nthe whole report: {written[-1]}")
+            show_evaluation(found, results_console())
+        if refused is not None:
+            print(f"error: {refused}", file=sys.stderr)
+            raise typer.Exit(refused.exit_code)
+        if folder is not None and not as_json:
+            print(f"\nthe whole report: {folder}/report.html")
+
+
+def _refusal(work: Callable[[], Any]) -> BottegaError | None:
+    """Why the work could not be done; None where it was."""
+    try:
+        work()
+    except BottegaError as error:
+        return error
+    return None
 
 
 @app.command(rich_help_panel=LOOK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -165,13 +166,15 @@ def embed(
             import numpy as np
 
             import bottega
+            from bottega.runs import whole
 
             loaded = bottega.load_embedder(model)
-        with busy(f"embedding {len(asked)} texts"):
-            found = loaded.embed(asked)
-        _tell_cut(loaded.codec)
-        if out is not None:
-            with out.open("wb") as file:
+        with contextlib.ExitStack() as opened:
+            file = None if out is None else opened.enter_context(whole(out))  # before the work is done
+            with busy(f"embedding {len(asked)} texts"):
+                found = loaded.embed(asked)
+            _tell_cut(loaded.codec)
+            if file is not None:
                 np.save(file, found)
         if as_json:
             for text, vector in zip(asked, found, strict=True):

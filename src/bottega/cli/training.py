@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
 
+from bottega import interruption
 from bottega.cli.app import TRAIN, Json, Overrides, app, busy, errors, options
 from bottega.errors import RecipeError, RunError
+from bottega.events import Started
 from bottega.flags import Flags
 
 TRUTH = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
@@ -72,8 +77,8 @@ def train(
         if dry_run:
             _dry_run(_load(recipe, overrides), as_json)
             return
-        folder = _resume(resume, recipe, overrides, out) if resume else _train(recipe, overrides, out)
-        _result(folder, as_json)
+        begin = partial(_resume, resume) if resume else _train
+        _result(begin(recipe, overrides, out, as_json), as_json)
 
 
 @app.command(rich_help_panel=TRAIN)
@@ -135,7 +140,8 @@ def finetune(
     from bottega.runs import free_folder
 
     folder = Path(flags.output_path) if flags.output_path else free_folder(recipe.name)
-    _follow(train(recipe, folder, written=text), folder, every=flags.logging_steps, level=flags.log_level)
+    events = train(recipe, folder, written=text, stop=interruption.asked)
+    _follow(events, folder, as_json, every=flags.logging_steps, level=flags.log_level)
     _result(folder, as_json)
 
 
@@ -237,23 +243,29 @@ def _load(path: Path | None, overrides: list[str] | None) -> Any:
 
     if path is None:
         raise RecipeError("no recipe given", fix="bottega train recipe.yaml, or bottega train --resume RUN")
+    if (path / "resolved.json").exists():
+        fix = (
+            f"go on with it: bottega train --resume {path}; or start another like it: bottega train {path}/recipe.yaml"
+        )
+        raise RunError("that is a run, not a recipe", where=str(path), fix=fix)
     return Recipe.load(path, *(overrides or []))
 
 
-def _train(path: Path | None, overrides: list[str] | None, out: Path | None) -> Path:
+def _train(path: Path | None, overrides: list[str] | None, out: Path | None, as_json: bool) -> Path:
     from bottega.loop import train
     from bottega.runs import free_folder, written
 
     recipe = _load(path, overrides)
     assert path is not None
     folder = out or free_folder(recipe.name)
-    _follow(train(recipe, folder, written=written(path, tuple(overrides or []))), folder)
+    text = written(path, tuple(overrides or []))
+    _follow(train(recipe, folder, written=text, stop=interruption.asked), folder, as_json)
     return folder
 
 
-def _resume(folder: Path, path: Path | None, overrides: list[str] | None, out: Path | None) -> Path:
+def _resume(folder: Path, path: Path | None, overrides: list[str] | None, out: Path | None, as_json: bool) -> Path:
     from bottega.loop import resume
-    from bottega.runs import check_run, stored_recipe
+    from bottega.runs import check_run, edited, stored_recipe, summary
 
     check_run(folder)
     if path is not None and "=" in path.name and not path.exists():
@@ -270,12 +282,19 @@ def _resume(folder: Path, path: Path | None, overrides: list[str] | None, out: P
             where=str(folder),
             fix=f"continue the run as it is: bottega train --resume {folder}; or start another without --resume",
         )
-    _follow(resume(folder), folder)
+    finished = summary(folder)["status"] == "finished"
+    _follow(resume(folder, stop=interruption.asked), folder, as_json)
+    if finished:
+        print(f"{folder} was finished before; nothing is left to do", file=sys.stderr)
+        if changed := edited(folder):
+            print(f"note {changed}", file=sys.stderr)
     return folder
 
 
-def _follow(events: Iterator[Any], folder: Path, *, every: int | None = None, level: str = "info") -> None:
-    """Show a run as it goes; below the level of info, its notes at most.
+def _follow(
+    events: Iterator[Any], folder: Path, as_json: bool, *, every: int | None = None, level: str = "info"
+) -> None:
+    """Show a run as it goes; below the level of info, its notes at most. Interrupted says how to go on with it.
 
     every  updates between lines that stay, where there is no live line
     """
@@ -288,11 +307,28 @@ def _follow(events: Iterator[Any], folder: Path, *, every: int | None = None, le
     else:
         shown = warn(events, console)
     try:
-        for _ in shown:
-            pass
-    except KeyboardInterrupt:
-        print(f"\nstopped; continue it: bottega train --resume {folder}", file=sys.stderr)
-        raise typer.Exit(1) from None
+        with contextlib.ExitStack() as trains:
+            for event in shown:
+                if isinstance(event, Started):
+                    trains.enter_context(interruption.patiently())
+        interruption.check()
+    except interruption.Interrupted:
+        raise interruption.Interrupted(_stopped(folder, as_json)) from None
+
+
+def _stopped(folder: Path, as_json: bool) -> str:
+    """How to go on with a run that was interrupted."""
+    from bottega.runs import summary
+
+    if not (folder / "resolved.json").exists():
+        return "stopped before the first update; there is nothing to go on with, and no folder was left"
+    found = summary(folder)
+    if as_json:
+        print(json.dumps(found))
+    if found["status"] == "finished":
+        return f"stopped, but the run is finished: {folder}/{found['result']}"
+    where = f"after update {found['step']} of {found['steps']}" if found["steps"] else "before it began"
+    return f"stopped {where}; go on with: bottega train --resume {shlex.quote(str(folder))}"
 
 
 def _dry_run(recipe: Any, as_json: bool) -> None:
@@ -316,6 +352,7 @@ def _reading() -> Any:
 
 def _result(folder: Path, as_json: bool) -> None:
     from bottega.runs import summary
+    from bottega.terminal import next_steps
 
     result = summary(folder)
     if as_json:
@@ -326,4 +363,4 @@ def _result(folder: Path, as_json: bool) -> None:
         f"{folder}/{result['result']}: " + ", ".join(f"{name.replace('_', ' ')} {v:.4f}" for name, v in losses.items())
     )
     print(f"its curves: bottega show {folder}")
-    print(f"was it worth it: bottega evaluate {folder}")
+    print("\n".join(next_steps(folder)))

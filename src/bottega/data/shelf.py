@@ -13,9 +13,9 @@ import weakref
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, overload
+from typing import IO, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +34,9 @@ class Shelf(Sequence[Example]):
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, it lives as long as the shelf
-        weakref.finalize(self, self._file.close)
+        with named_disk_errors(folder, "the encoded rows"):
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, it lives as long as the shelf
+        weakref.finalize(self, close_quietly, self._file)
         self._ends = array("q", [0])
         self._tokens, self._sources = array("q"), array("l")
         self._records = array("q")
@@ -95,6 +96,12 @@ class Shelf(Sequence[Example]):
         return (self[place] for place in range(len(self)))
 
 
+def close_quietly(file: IO[bytes]) -> None:
+    """Close a file that nobody reads any more; what a full disk did not take of it was told of already."""
+    with suppress(OSError):
+        file.close()
+
+
 @contextmanager
 def named_disk_errors(folder: Path | None, what: str) -> Iterator[None]:
     """A RunError that says for what the disk of `folder` was too full."""
@@ -102,9 +109,9 @@ def named_disk_errors(folder: Path | None, what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunError(
-            f"the disk is too full for {what}: {error.strerror}",
+            f"the disk cannot take {what}: {error.strerror}",
             where=str(folder or tempfile.gettempdir()),
-            fix="free some space, or give the run another disk with --out",
+            fix="free some space, or take another disk: --out for a run, TMPDIR for all else",
         ) from None
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from bottega.data import sources
 from bottega.data.codec import HOLES
-from bottega.errors import DataError, RunError
+from bottega.errors import DataError, RunError, disk_full
 from bottega.recipe import Source
 
 END = "<|endoftext|>"
@@ -62,7 +63,13 @@ def train_tokenizer(
         more = [*(HOLES[0] if fim else ()), *(("<pad>", *SENTINELS) if span else ())]
         backend = _bytes(files, vocabulary, [END, *more], progress)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special)
-    tokenizer.save_pretrained(str(out))
+    try:
+        tokenizer.save_pretrained(str(out))
+    except Exception as error:  # the part in Rust raises no OSError
+        shutil.rmtree(out, ignore_errors=True)
+        if disk_full(error):
+            raise RunError("the disk is full", where=str(out), fix="free some space, or choose another --out") from None
+        raise
     return len(tokenizer)
 
 

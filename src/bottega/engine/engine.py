@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -49,6 +49,7 @@ class Engine:
 
     reference  a frozen copy to score the policy as the run began; None when switching the adapter off does that
     offload    what a forward keeps for its backward waits in the host's memory
+    pause      called before each batch is scored, and between continuations: what it raises ends that work
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Engine:
         self.scorer, self.objective, self.optimizer, self.tokenizer = scorer, objective, optimizer, tokenizer
         self.reference, self.seed = reference, seed
         self.gathered: list[str] = []
+        self.pause: Callable[[], None] = lambda: None
         self.saving: AbstractContextManager[Any] = Offload(scorer) if offload else contextlib.nullcontext()
 
     @torch.no_grad()
@@ -72,6 +74,7 @@ class Engine:
         self, batch: Batch, *, reference: bool = False, outputs: frozenset[str] | None = None
     ) -> dict[str, Tensor]:
         """The outputs the objective reads, or those asked for, without gradient and without dropout."""
+        self.pause()
         self.scorer.eval()
         scorer = self.reference if reference and self.reference is not None else self.scorer
         switched = without(self.scorer.model) if reference and self.reference is None else contextlib.nullcontext()
@@ -140,6 +143,7 @@ class Engine:
 
     def _scored(self, batch: Batch, noise: int, number: int) -> dict[str, Tensor]:
         """The scores of an update's batch, the same at every call."""
+        self.pause()
         torch.manual_seed(derive(self.seed, "dropout", noise, number))
         objective = self.objective
         how = {"weighted": objective.weighted, "smoothing": objective.smoothing, "tempering": objective.tempering}
@@ -219,7 +223,7 @@ class Engine:
         """Continuations of each prompt by the model as it is now; one of `ends` ends them."""
         writer = Writer(self.scorer.network, self.tokenizer, ends, packed=self.scorer.fit.packed)
         with memory_named():
-            return writer.write(prompts, settings, continuations=continuations)
+            return writer.write(prompts, settings, continuations=continuations, far=lambda *_: self.pause())
 
     def save(self, folder: Path, *, step: int, state: bool) -> None:
         """The model or adapter in transformers' and PEFT's own format with its tokenizer; `state` to go on from.

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bottega.batch import Batch, Example
-from bottega.data.shelf import named_disk_errors
+from bottega.data.shelf import close_quietly, named_disk_errors
 from bottega.errors import CheckpointError
 
 FILE = "reference.safetensors"
@@ -33,7 +33,7 @@ class References:
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, it lives as long as the run
-        weakref.finalize(self, self._file.close)
+        weakref.finalize(self, close_quietly, self._file)
         self._places: dict[bytes, tuple[int, int]] = {}
         self._end = 0
 

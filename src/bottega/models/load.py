@@ -50,7 +50,7 @@ from bottega.models.reading import packed_while_read
 from bottega.models.scorer import Fit, Scorer
 from bottega.objectives import HeadKind
 from bottega.recipe import Quantize
-from bottega.runs import stored_recipe
+from bottega.runs import MANIFEST, MERGED, commit, stored_recipe
 
 DEFAULT_LENGTH = 1024
 DROPOUT = re.compile(r"dropout|pdrop$")
@@ -120,11 +120,41 @@ def locate(name: str) -> Source:
         if (folder / "model").exists():
             return Source(str(folder / "model"))
         if (folder / "adapter").exists():
-            return Source(adapter_base(folder / "adapter"), folder / "adapter", _quantized(folder))
+            merged = folder / MERGED
+            base = str(merged) if merged.exists() else adapter_base(folder / "adapter")
+            return Source(base, folder / "adapter", _quantized(folder))
         raise ModelError("this run has no result yet", where=name, fix=f"finish it: bottega train --resume {name}")
     if (folder / "adapter_config.json").exists():
         return Source(adapter_base(folder), folder, _quantized(folder.parent))
     return Source(name)
+
+
+def beside_an_adapter(model: recipes.Model, dtype: torch.dtype, run: Path) -> recipes.Model:
+    """The section as a run in `run` needs it that trains an adapter, which can only be saved beside a checkpoint.
+
+    Of a base that is a run with an adapter, one is written into the run, once: that adapter folded into its base.
+    """
+    source = locate(model.base or "")
+    if source.adapter is None:
+        return model
+    merged = run.absolute() / MERGED
+    if not (merged / MANIFEST).exists():
+        commit(merged, lambda folder: _write_merged(source, str(model.base), dtype, folder))
+    return model.model_copy(update={"base": str(merged)})
+
+
+def _write_merged(source: Source, name: str, dtype: torch.dtype, folder: Path) -> None:
+    assert source.adapter is not None
+    before = source.adapter.parent
+    head = stored_recipe(before, own_code=False).objective.head if (before / "resolved.json").exists() else "language"
+    if head not in ("language", "masked", "embedding"):
+        what = "this run ended in an adapter with a head, and another adapter cannot be put on both"
+        raise ModelError(what, where=name, fix="go on with it: leave model out, and give adapter: {from: …}")
+    config = load_config(recipes.Model(base=source.base), None)
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AUTO[head]
+    model, _ = _from_checkpoint(auto, name, config, head, dtype)
+    model.save_pretrained(str(folder))
+    load_tokenizer(source.tokenizer).save_pretrained(str(folder))
 
 
 def _quantized(run: Path) -> Quantize:

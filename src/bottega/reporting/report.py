@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from bottega.progress import Tell
 from bottega.reporting.markdown import markdown
 from bottega.reporting.page import page
 from bottega.reporting.value import Compared, Report
-from bottega.runs import check_run, history, stored_place, stored_recipe, summary
+from bottega.runs import begin_anew, check_run, history, stored_place, stored_recipe, summary
 from bottega.series import charts, peaks
 
 SHOWN = 10
@@ -60,17 +59,43 @@ def report(
 
 
 def write(report: Report, folder: str | Path) -> list[Path]:
-    """Write `report.json`, `report.md` and `report.html` into a folder; returns their paths, or a RunError."""
+    """Write `report.json`, `report.md` and `report.html` into a folder; returns their paths, or a RunError.
+
+    Where one cannot be written, none is there but what was there before.
+    """
     folder = Path(folder)
     texts = {"json": json.dumps(report.document(), indent=1), "md": markdown(report), "html": page(report)}
-    try:
+    with _named(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for suffix, text in texts.items():
-            (folder / f"report.{suffix}").write_text(text, encoding="utf-8")
+            _partial(folder, suffix).write_text(text, encoding="utf-8")
+        return [_partial(folder, suffix).replace(folder / f"report.{suffix}") for suffix in texts]
+
+
+def check_writable(folder: str | Path) -> None:
+    """A RunError where no report can be written into the folder: better known before it is measured."""
+    folder = Path(folder)
+    with _named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _partial(folder, "json").write_text("{}\n" * 4096, encoding="utf-8")
+        _partial(folder, "json").unlink()
+
+
+def _partial(folder: Path, suffix: str) -> Path:
+    return folder / f".report.{suffix}.partial"
+
+
+@contextlib.contextmanager
+def _named(folder: Path) -> Iterator[None]:
+    """Name what the file system refuses, and leave nothing half written."""
+    try:
+        yield
     except OSError as error:
+        with contextlib.suppress(OSError):
+            for left in folder.glob(".report.*.partial"):
+                left.unlink()
         what = f"the report cannot be written: {error.strerror}"
         raise RunError(what, where=str(folder), fix="put it elsewhere: --report DIR") from None
-    return [folder / f"report.{suffix}" for suffix in texts]
 
 
 def gathered(found: Evaluation, tell: Tell | None = None) -> Report:
@@ -95,7 +120,7 @@ def gathered(found: Evaluation, tell: Tell | None = None) -> Report:
         recipe=(folder / "recipe.yaml").read_text(encoding="utf-8"),
         versions=place.get("versions", {}),
         files={name: checksum[:16] for name, checksum in place.get("files", {}).items()},
-        command=shlex.join(["bottega", "train", str(folder / "recipe.yaml")]),
+        command=begin_anew(folder),
     )
 
 
