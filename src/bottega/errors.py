@@ -20,7 +20,13 @@ import errno
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "failed to map segment", "can't start new thread", "bad_alloc")
+NO_MEMORY = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "failed to map segment",
+    "can't start new thread",
+    "bad_alloc",
+)
 """What libraries say when the system gives them no memory."""
 
 
