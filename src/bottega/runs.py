@@ -51,6 +51,19 @@ BEGINNINGS = (".lock", "resolved.json", ".resolved.json.partial", ".recipe.yaml.
 """What a run killed before its recipe.yaml stood may leave: nothing anyone needs."""
 
 
+OWN = (
+    "recipe.yaml",
+    *BEGINNINGS,
+    "place.json",
+    ".place.json.partial",
+    "events.jsonl",
+    CHECKPOINTS,
+    MERGED,
+    "tensorboard",
+)
+"""What a run that never began may leave."""
+
+
 class RunStore:
     """One run folder. `create` a new one or `open` one that exists; both hold its lock until `close`."""
 
@@ -105,10 +118,10 @@ class RunStore:
 
     def discard(self) -> None:
         """Remove what a run that never began has left, and the folders that were made for it."""
-        for path in self.folder.iterdir() if self.folder.is_dir() else ():
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        for path in (self.folder / name for name in OWN):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         for folder in self._made:
-            with contextlib.suppress(OSError):  # it holds another run by now
+            with contextlib.suppress(OSError):  # there is something else in it by now
                 folder.rmdir()
         self.close()
 

@@ -109,7 +109,7 @@ def named_disk_errors(folder: Path | None, what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunError(
-            f"the disk cannot take {what}: {error.strerror}",
+            f"the disk is too full for {what}: {error.strerror}",
             where=str(folder or tempfile.gettempdir()),
             fix="free some space, or take another disk: --out for a run, TMPDIR for all else",
         ) from None
