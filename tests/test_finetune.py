@@ -119,7 +119,7 @@ def test_what_cannot_be_had_is_refused(given: dict[str, Any], words: str) -> Non
         (("--model_name_or_path", "m"), "no data"),
         (("--model_name_or_path", "m", "--data_files", "a", "--eval_steps", "3"), "--eval-split"),
         (("--model_name_or_path", "m", "--data_files", "a", "--lora_r", "0"), "--lora-r"),
-        (("--model_name_or_path", "m", "--data_files", "a", "--lora_rank", "8"), "--lora-rank"),
+        (("--model_name_or_path", "m", "--data_files", "a", "--lora_rang", "8"), "--lora-rang"),
     ],
 )
 def test_slips_are_named(arguments: tuple[str, ...], words: str) -> None:
@@ -161,3 +161,67 @@ def test_below_info_nothing_but_notes_or_errors_is_shown(llama: Path, tmp_path: 
     assert "note" in warned.stderr
     assert "step" not in warned.stderr
     assert silent.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "found"),
+    [
+        ("--weight_decay 0.1", "optim.weight_decay", 0.1),
+        ("--weight-decay=0.1", "optim.weight_decay", 0.1),
+        ("--early_stopping_patience 3 --eval_split 0.1", "evaluate.stop_after", 3),
+        ("--optim adamw_torch", "optim.optimizer", "adamw"),
+        ("--optim=paged_adamw_8bit", "optim.optimizer", "adamw"),
+        ("--lr_scheduler_type constant_with_warmup", "optim.schedule", "constant"),
+        ("--warmup_ratio 0.1", "optim.warmup", 0.1),
+        ("--warmup-steps 20", "optim.warmup", 20),
+        ("--bf16", "model.dtype", "bfloat16"),
+        ("--bf16 true", "model.dtype", "bfloat16"),
+        ("--fp16=True", "model.dtype", "float16"),
+        ("--load_in_4bit", "model.quantize", "nf4"),
+        ("--max_seq_length 128", "data.max_length", 128),
+        ("--cutoff_len 128", "data.max_length", 128),
+        ("--lora_target_modules q_proj v_proj", "adapter.targets", ["q_proj", "v_proj"]),
+        ("--lora_target_modules q_proj,v_proj", "adapter.targets", ["q_proj", "v_proj"]),
+        ("--lora_target all", "adapter.targets", "all-linear"),
+        ("--lora_rank 4", "adapter.rank", 4),
+        ("--neftune_noise_alpha 5", "optim.neftune", 5),
+        ("--max_grad_norm 0.5", "optim.clip", 0.5),
+        ("--epochs 2", "optim.epochs", 2.0),
+        ("--lr 1e-3", "optim.lr", 1e-3),
+        ("--save_total_limit 1", "save.keep", 1),
+    ],
+)
+def test_flags_of_other_tools_become_keys(given: str, key: str, found: Any) -> None:
+    done = call("-m", "some/model", "-d", "rows.jsonl", *given.split(), "--dry_run")
+    assert done.exit_code == 0, done.output
+    at = yaml.safe_load(done.stdout)
+    assert at["model"]["base"] == "some/model"
+    for part in key.split("."):
+        at = at[part]
+    assert at == found
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("--beta 0.1", "objective.beta"),
+        ("--push_to_hub", "nothing is sent anywhere"),
+        ("--deepspeed ds.json", "one process"),
+        ("--lr_scheduler_type polynomial", "one of: cosine, linear, constant, wsd"),
+        ("--optim adafactor", "one of: adamw, muon"),
+        ("--bf16=perhaps", "neither true nor false"),
+        ("--weight_decay", "it becomes optim.weight_decay"),
+    ],
+)
+def test_flags_that_cannot_be_had_say_why_and_what_to_do(given: str, words: str) -> None:
+    done = call("-m", "m", "-d", "rows.jsonl", *given.split(), "--dry_run")
+    assert done.exit_code == 2
+    assert words in done.stderr
+
+
+def test_flags_that_say_nothing_here_are_told_why() -> None:
+    idle = ("--packing", "--eval_strategy", "steps", "--use_peft", "true", "--attn_implementation=sdpa")
+    done = call("-m", "m", "-d", "rows.jsonl", *idle, "--dry_run")
+    assert done.exit_code == 0, done.output
+    told = [line.split()[1] for line in done.stderr.splitlines() if line.startswith("note:")]
+    assert told == ["--packing", "--eval-strategy", "--use-peft", "--attn-implementation"]

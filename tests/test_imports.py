@@ -15,7 +15,7 @@ import bottega
 SOURCE = Path(bottega.__file__).parent
 LAYERS = [
     {"cli", "__main__", "reference"},
-    {"terminal", "curves", "doctor", "chat", "flags"},
+    {"terminal", "curves", "doctor", "chat", "flags", "spellings"},
     {"demo"},
     {"reporting", "advising"},
     {"evaluation", "auditing", "planning"},

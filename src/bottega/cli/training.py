@@ -20,9 +20,7 @@ from bottega.cli.app import TRAIN, Json, Overrides, app, busy, errors, options
 from bottega.errors import RecipeError, RunError
 from bottega.events import Started
 from bottega.flags import Flags
-
-TRUTH = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
-"""What other tools let follow a switch."""
+from bottega.spellings import TRUTH, translated
 
 tokenizers = typer.Typer(help="Train a tokenizer.", no_args_is_help=True)
 app.add_typer(tokenizers, name="tokenizer", rich_help_panel=TRAIN)
@@ -34,7 +32,8 @@ class Underscored(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         switches = {name for option in self.params if getattr(option, "is_flag", False) for name in option.opts}
         with errors(False):
-            return super().parse_args(ctx, list(_plain(args, switches)))
+            told = partial(print, "note:", file=sys.stderr)
+            return super().parse_args(ctx, list(_plain(translated(args, switches, told), switches)))
 
 
 def _plain(args: list[str], switches: set[str]) -> Iterator[str]:
