@@ -11,6 +11,7 @@ import transformers
 from bottega.data.codec import Codec
 from bottega.data.shelf import Shelf
 from bottega.data.tokenizer import train_tokenizer
+from bottega.data.words import Gazetteer
 from bottega.errors import DataError
 from bottega.feed import Encoded
 from bottega.objectives.tag import Tag, worded
@@ -138,3 +139,11 @@ def test_a_short_text_has_one_window_which_is_its_row(tmp_path: Path) -> None:
     assert (window.at == row.at).all()
     with pytest.raises(Unusable, match="no words"):
         made.windows("")
+
+
+def test_the_gazetteer_finds_what_stands_within_a_text_without_spaces() -> None:
+    known = Gazetteer([Tagged("1", "田中は東京へ", (Entity(0, 2, "PER"), Entity(3, 5, "LOC")))])
+    text = "昨日東京で田中と会った"
+    assert [(text[one.start : one.stop], one.label) for one in known.spans(text)] == [("東京", "LOC"), ("田中", "PER")]
+    accented = Gazetteer([Tagged("1", "Zu\u0308rich", (Entity(0, 7, "LOC"),))])
+    assert list(accented.spans("in Zürich")) == [Entity(3, 9, "LOC")]

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
+from bottega import scripts
 from bottega.records import Entity, Tagged
 
 WORD = re.compile(r"\w+|[^\w\s]")
@@ -72,7 +73,7 @@ class Gazetteer:
 
     def spans(self, text: str) -> Iterator[Entity]:
         """The entities of a text, the longest at each place."""
-        places, names, at = words(text), _shown(text), 0
+        places, names, at = scripts.places(text, signs=True), _shown(text), 0
         while at < len(places):
             sizes = range(min(self._longest, len(places) - at), 0, -1)
             size = next((size for size in sizes if tuple(names[at : at + size]) in self._labels), 0)
@@ -83,4 +84,4 @@ class Gazetteer:
 
 
 def _shown(text: str) -> list[str]:
-    return [text[start:stop].lower() for start, stop in words(text)]
+    return [scripts.composed(text[start:stop]).lower() for start, stop in scripts.places(text, signs=True)]
