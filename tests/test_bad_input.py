@@ -275,7 +275,7 @@ def test_a_row_of_a_hundred_thousand_characters(write: Write) -> None:
     assert found["labelled_tokens"] >= 100_000
     assert found["examples"] == -(-found["labelled_tokens"] // 128)
     found = counts(write([ROW, {"prompt": text["text"], "completion": "b"}]))
-    assert (found["examples"], found["dropped"]) == (1, {"longer than max_length 128": 1})
+    assert (found["examples"], found["dropped"], found["truncated"]) == (2, {}, 1)
     found = counts(write(b"prompt,completion\na,b\nc," + b"d" * 200_000, file="data.csv"))
     assert (found["examples"], found["dropped"]) == (1, {"longer than max_length 128": 1})
 
@@ -329,7 +329,7 @@ def test_an_unsound_row(write: Write, kind: str, bad: dict[str, Any], at: str) -
         (chat(("user", "the cat")), "field messages"),
         (chat(("user", "the cat"), ("assistant", "")), "field messages[1], field content"),
         (chat(("user", "the cat"), ("assistant", None)), "field messages[1], field content"),
-        (chat(("user", "the cat"), ("assistant", ["sat"])), "field messages[1], field content"),
+        (chat(("user", "the cat"), ("assistant", [5])), "field messages[1], field content"),
         (chat(("user", 5), ("assistant", "sat")), "field messages[0], field content"),
         (chat(("narrator", "the cat"), ("assistant", "sat")), "field messages[0]"),
         (chat(([], "the cat"), ("assistant", "sat")), "field messages[0]"),
@@ -478,17 +478,28 @@ def test_a_template_for_an_objective_that_reads_no_text(write: Write, kind: str,
 # Length, labels, split
 
 
-def test_all_labels_lost_to_truncation(write: Write) -> None:
-    recipe = write([LONG] * 2, data={"too_long": "truncate"})
-    refused(DataError, lambda: counts(recipe), "2 rows", "lost to truncation", "max_length 128", at="data.jsonl")
+ANSWERS_AT_LENGTH = {"prompt": LONG["completion"], "completion": LONG["prompt"]}
+
+
+@pytest.mark.parametrize("too_long", ["shorten", "truncate"])
+def test_a_long_prompt_loses_no_label(write: Write, too_long: str) -> None:
+    found = counts(write([LONG] * 2, data={"too_long": too_long}))
+    assert (found["examples"], found["dropped"], found["truncated"]) == (2, {}, 2)
+    assert "2 of 2 training rows (100%) are not learned as they stand: 2 cut short" in found["notes"]
 
 
 def test_every_row_too_long(write: Write) -> None:
-    refused(DataError, lambda: counts(write([LONG] * 2)), "2 rows", "longer than max_length 128", at="data.jsonl")
+    refused(
+        DataError,
+        lambda: counts(write([ANSWERS_AT_LENGTH] * 2)),
+        "2 rows",
+        "longer than max_length 128",
+        at="data.jsonl",
+    )
 
 
 def test_every_validation_row_too_long(write: Write, tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "held.jsonl", [LONG])
+    write_jsonl(tmp_path / "held.jsonl", [ANSWERS_AT_LENGTH])
     recipe = write(data={"validation": "held.jsonl"})
     refused(DataError, lambda: counts(recipe), "longer than max_length 128", at="held.jsonl")
 

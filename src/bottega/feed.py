@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from bottega.batch import Example
 from bottega.data import sources as data_sources
-from bottega.data.codec import Codec, TemplateRefused
+from bottega.data.codec import Codec
 from bottega.data.fields import Fields, listed
 from bottega.data.formats import records
+from bottega.data.rendering import TemplateRefused
 from bottega.data.shelf import Shelf
 from bottega.data.split import Side, Split
 from bottega.data.windows import Windows

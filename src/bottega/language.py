@@ -74,7 +74,7 @@ class LanguageModel:
         self, prompts: Sequence[str | Turns], settings: Sampling | None = None, *, continuations: int = 1
     ) -> list[list[Continuation]]:
         """`continuations` of each prompt; a string goes on as text, a conversation with the assistant's answer."""
-        settings = settings or Sampling()
+        settings = self._stopping(prompts, settings or Sampling())
         ids = [self.codec.prefix(_prompt(prompt)) for prompt in prompts]
         return self.writer.write(ids, self._fitting(ids, settings), continuations=continuations)
 
@@ -85,7 +85,8 @@ class LanguageModel:
     def stream(self, prompt: str | Turns, settings: Sampling | None = None) -> Iterator[str]:
         """One continuation, piece by piece, whole characters only."""
         ids = [self.codec.prefix(_prompt(prompt))]
-        for piece in self.writer.stream(ids, self._fitting(ids, settings or Sampling())):
+        settings = self._stopping([prompt], settings or Sampling())
+        for piece in self.writer.stream(ids, self._fitting(ids, settings)):
             if piece.text:
                 yield piece.text
 
@@ -132,6 +133,11 @@ class LanguageModel:
         if self.origin is None:
             raise ModelError("nothing to compare with: it was not tuned from another model", where=self.name)
         return LanguageModel(self.origin, dtype=self.dtype)
+
+    def _stopping(self, prompts: Sequence[str | Turns], settings: Sampling) -> Sampling:
+        """The settings with the texts that end an answer, where that is what a conversation is continued by."""
+        answers = not all(isinstance(prompt, str) for prompt in prompts)
+        return settings.model_copy(update={"stop": (*settings.stop, *self.codec.stop)}) if answers else settings
 
     def _fitting(self, ids: Sequence[Sequence[int]], settings: Sampling) -> Sampling:
         """The settings with no more tokens than the model has positions for."""

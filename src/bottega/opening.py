@@ -49,6 +49,7 @@ def place(session: Session, sums: dict[str, str], others: float | None) -> dict[
             "device": session.device,
             "dtype": str(session.dtype).removeprefix("torch."),
             "max_length": session.rows.codec.max_length,
+            "day": session.rows.codec.template.day.isoformat(),
             "micro_batch_tokens": session.tokens,
             "lr": session.lr,
             "steps": session.feed.steps,
@@ -86,6 +87,8 @@ def notes(session: Session, step: int) -> Iterator[Noted]:
 def _noteworthy(session: Session) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(subject, message, details) of each."""
     recipe, rows, fit = session.recipe, session.rows, session.engine.scorer.fit
+    for subject, message in rows.notes():
+        yield subject, message, {}
     for path, seen in rows.formats.items():
         yield "format", f"{Path(path).name}: {seen}", {}
     for name, part in (("training", rows.train), ("validation", rows.validation)):

@@ -34,6 +34,7 @@ from bottega.records import TooLong
 PATHS = {
     "data.train": "dataset",
     "data.validation": "dataset",
+    "data.template": "model",
     "guard.replay": "dataset",
     "model.base": "model",
     "model.tokenizer": "model",
@@ -239,7 +240,14 @@ class Data(Reading):
         None, ge=2, description="Most tokens in a row; default: what the model allows, ≤ 1024."
     )
     too_long: TooLong | None = Field(
-        None, description="What becomes of a longer row; default: split for plain text, drop for the rest."
+        None,
+        description="What becomes of a longer row: its prompt is shortened, it is dropped, cut, split, or an error; "
+        "default: split for plain text, shorten for the rest.",
+    )
+    template: str | None = Field(
+        None,
+        description="How conversations are written: `chatml`, `llama3`, `plain`, or a Jinja file; "
+        "default: the tokenizer's own, or plain where it has none.",
     )
     windows: Literal["moving", "fixed"] = Field(
         "moving", description="Where each pass after the first cuts a text that is split: at other places, or the same."
@@ -499,7 +507,7 @@ class Recipe(Section):
 
     @property
     def too_long(self) -> TooLong:
-        return self.data.too_long or ("split" if self.objective.splits else "drop")
+        return self.data.too_long or ("split" if self.objective.splits else "shorten")
 
     @property
     def split_seed(self) -> int:

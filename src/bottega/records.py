@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-TooLong = Literal["drop", "truncate", "split", "error"]
+TooLong = Literal["shorten", "drop", "truncate", "split", "error"]
 """What becomes of a record that makes more tokens than a row may have."""
 
 
@@ -57,7 +57,7 @@ class Message:
     weight: float = 1.0
     """Share of an assistant message in the loss; 0 trains on the others only."""
     more: Mapping[str, Any] = field(default_factory=dict)
-    """What else a template may show: tool_calls, tool_call_id, name, reasoning_content."""
+    """What else the message holds, for its template to show: tool_calls, name, reasoning of any name, and so on."""
 
     def turn(self) -> dict[str, Any]:
         """The message as chat templates take it."""

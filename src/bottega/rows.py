@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import date
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
-from bottega.data import sources
+from bottega.data import builtin, sources
 from bottega.data.codec import Codec, texts
 from bottega.data.shelf import Shelf
 from bottega.data.split import Side
@@ -34,6 +35,9 @@ from bottega.runs import checksum
 Sided = tuple[Side, int, Record]
 """A record with its side and the number of its source."""
 
+LOUD = 0.2
+"""Share of the rows from which on it is said first that they were dropped or cut."""
+
 PART, PART_CHARACTERS = 256, 1 << 20
 """Records encoded at once: so many, or as many as hold so many characters."""
 
@@ -49,6 +53,25 @@ class Rows:
     train: Encoded
     validation: Encoded
     formats: dict[str, str]
+    template: str | None = None
+
+    def notes(self) -> Iterator[tuple[str, str]]:
+        """(subject, message) of what a user should know of the rows, what is lost of them first."""
+        for name, side in (("training", self.train), ("validation", self.validation)):
+            if side.dropped.total() + side.truncated > LOUD * side.rows:
+                yield "lost", _lost(name, side)
+        if self.template is not None:
+            yield "template", f"conversations are written with the chat template: {self.template}"
+        yield from self.codec.notes()
+
+
+def _lost(name: str, side: Encoded) -> str:
+    """How many rows are not as they were written, and why."""
+    lost = side.dropped.total() + side.truncated
+    reasons = [f"{count} left out, {reason}" for reason, count in side.dropped.most_common(3)]
+    reasons += [f"{side.truncated} cut short"] if side.truncated else []
+    what = f"{lost} of {side.rows} {name} rows ({lost / side.rows:.0%}) are not learned as they stand"
+    return f"{what}: {'; '.join(reasons)}"
 
 
 def prepare(recipe: Recipe, choices: Mapping[str, Any] | None = None, folder: Path | None = None) -> Rows:
@@ -58,6 +81,7 @@ def prepare(recipe: Recipe, choices: Mapping[str, Any] | None = None, folder: Pa
     folder   where the encoded rows are kept, out of sight, for as long as they are needed
     """
     tokenizer = load_tokenizer(_tokenizer_source(recipe))
+    builtin.adopt(tokenizer, recipe.data.template)
     config = load_config(recipe.model, tokenizer)
     refuse_unknown_tokens(tokenizer, config, recipe.model.base or "model.shape")
     length = max_length((choices or {}).get("max_length", recipe.data.max_length), config)
@@ -70,6 +94,7 @@ def prepare(recipe: Recipe, choices: Mapping[str, Any] | None = None, folder: Pa
         both_ways=is_encoder(config),
         labels=counts,
         start=start_token(config),
+        day=day_of(choices),
     )
     encoded: dict[Side, Encoded] = {"train": Encoded(Shelf(folder)), "validation": Encoded(Shelf(folder))}
     for part in _looked_ahead(reader.records(told), codec):
@@ -85,7 +110,15 @@ def prepare(recipe: Recipe, choices: Mapping[str, Any] | None = None, folder: Pa
             rows.refuse_empty(", ".join(source.path for source in named or recipe.train_sources))
         _refuse_unknown_tokens(recipe, config, rows.examples.most)
     _refuse_what_teaches_nothing(recipe, codec, encoded["train"].examples, encoded["validation"].examples)
-    return Rows(tokenizer, config, codec, list(counts), encoded["train"], encoded["validation"], told.formats)
+    written = (recipe.data.template or codec.template.name) if codec.template.used else None
+    train, validation = encoded["train"], encoded["validation"]
+    return Rows(tokenizer, config, codec, list(counts), train, validation, told.formats, written)
+
+
+def day_of(choices: Mapping[str, Any] | None) -> date | None:
+    """The day that a run's chat template was told is today; None for runs that have not begun."""
+    day = (choices or {}).get("day")
+    return date.fromisoformat(day) if day else None
 
 
 def _refuse_what_teaches_nothing(recipe: Recipe, codec: Codec, train: Shelf, validation: Shelf) -> None:
@@ -185,7 +218,8 @@ def files_of(recipe: Recipe) -> list[Path]:
         for source in (*recipe.train_sources, *recipe.validation_sources, *recipe.guard_sources)
         for path in sources.files(source)
     ]
-    own = [Path(file) for one in (recipe.objective, *rewards) if (file := getattr(one, "file", None))]
+    own = builtin.files(recipe.data.template)
+    own += [Path(file) for one in (recipe.objective, *rewards) if (file := getattr(one, "file", None))]
     return [*rows, *weights, *own]
 
 

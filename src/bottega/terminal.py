@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bottega.planning import Plan
 
 LEARNED = "bold green"
+SAID = "cyan"
 READ = "dim"
 BARS = 12
 """Bars that a chart shows."""
@@ -147,24 +148,29 @@ def next_steps(folder: Path) -> list[str]:
 
 
 def show_preview(preview: Preview, console: Console) -> None:
-    """Tokens that carry loss in bold green, the rest dim, line breaks marked; then the very text."""
-    for name, rows in preview.examples:
-        for index, pieces in enumerate(rows):
+    """Tokens that carry loss in bold green, the rest dim, line breaks marked; what a row or a token is, beside it."""
+    for note in preview.notes:
+        console.print(f"[yellow]note[/] {escape(note)}")
+    for (name, rows), labels in zip(preview.examples, preview.labels, strict=True):
+        for index, (pieces, label) in enumerate(zip(rows, labels, strict=True)):
             carrying = sum(piece.weight > 0 for piece in pieces)
-            label = f"row {index + 1} of {len(rows)}, " if len(rows) > 1 else ""
-            console.rule(f"{escape(name)}: {label}{len(pieces)} tokens, {carrying} carry loss", align="left")
-            console.print(_coloured(pieces), soft_wrap=True)
+            nth = f"row {index + 1} of {len(rows)}, " if len(rows) > 1 else ""
+            said = f", {label}" if label else ""
+            console.rule(escape(f"{name}: {nth}{len(pieces)} tokens, {carrying} carry loss{said}"), align="left")
+            console.print(_coloured(pieces, label), soft_wrap=True)
     console.rule(style="dim")
     console.print(
         Text.assemble(("this carries loss", LEARNED), "  ", ("this is only read", READ), "  · between tokens")
     )
 
 
-def _coloured(pieces: Iterable[Piece]) -> Text:
+def _coloured(pieces: Iterable[Piece], label: str) -> Text:
     text = Text()
     for piece in pieces:
         shown = piece.text.replace("\n", "⏎\n")
         text.append(shown, LEARNED if piece.weight else READ)
+        if piece.label not in ("", label):
+            text.append(f"⟨{piece.label}⟩", SAID)
         if not shown.endswith("\n"):
             text.append("·", "bright_black")
     return text

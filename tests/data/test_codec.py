@@ -17,7 +17,8 @@ import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from bottega.batch import Row
-from bottega.data.codec import Codec, Span, Unusable, _tokens
+from bottega.data.answers import Span
+from bottega.data.codec import Codec, Unusable, _tokens
 from bottega.data.tokenizer import train_tokenizer
 from bottega.errors import DataError
 from bottega.models.load import load_tokenizer
@@ -935,23 +936,81 @@ def test_too_long_rows_are_cut_where_asked() -> None:
     assert cutting.truncated == 1
 
 
-def test_a_cut_that_leaves_no_label_is_unusable() -> None:
-    cutting = codec(byte_level(eos="</s>", merges=False), max_length=3, too_long="truncate")
-    with pytest.raises(Unusable, match="all labels lost"):
-        cutting.answer(Prompted("here", "abcd", "ef"))
-    assert cutting.truncated == 0
-    assert cutting.answer(Prompted("here", "abc", "ef")).label.tolist() == [
-        cutting.tokenizer.convert_tokens_to_ids("e")
-    ]
+def test_a_prompt_gives_way_before_an_answer_does() -> None:
+    tokenizer = byte_level(bos="<s>", eos="</s>", adds_bos=True, merges=False)
+    for policy in ("shorten", "truncate"):
+        short = codec(tokenizer, max_length=8, too_long=policy)
+        row = short.answer(Prompted("here", "abcdefgh", "the"))
+        assert tokenizer.decode(row.tokens.tolist()) == "<s>fghthe</s>"
+        assert learned(row, tokenizer) == [("the</s>", 1.0)]
+        assert short.truncated == 1
+        row = short.answer(Text("here", "abcdefghthe", answer=8))
+        assert tokenizer.decode(row.tokens.tolist()) == "<s>fghthe</s>"
 
 
-def test_a_cut_conversation_keeps_its_first_answers() -> None:
+def test_an_answer_too_long_by_itself_is_left_out_or_cut() -> None:
+    tokenizer = byte_level(eos="</s>", merges=False)
+    with pytest.raises(Unusable, match="longer than max_length 6"):
+        codec(tokenizer, max_length=6, too_long="shorten").answer(Prompted("here", "abcd", "efghijk"))
+    cutting = codec(tokenizer, max_length=6, too_long="truncate")
+    row = cutting.answer(Prompted("here", "abcd", "efghijk"))
+    assert tokenizer.decode(row.tokens.tolist()) == "bcdefg"
+    assert tokenizer.decode(row.label.tolist()) == "efgh"
+    assert cutting.truncated == 1
+
+
+def test_both_answers_of_a_pair_keep_the_same_prompt() -> None:
+    tokenizer = byte_level(eos="</s>", merges=False)
+    chosen, rejected = codec(tokenizer, max_length=8, too_long="shorten").pair(
+        Preference("here", "abcdefgh", "the", "catsat")
+    )
+    assert tokenizer.decode(chosen.tokens.tolist()) == "hthe</s>"
+    assert tokenizer.decode(rejected.tokens.tolist()) == "hcatsat</s>"
+
+
+def test_the_oldest_questions_of_a_conversation_give_way_and_the_system_stays() -> None:
     tokenizer = tokenizer_of("zephyr", merges=False)
-    messages = (user("a"), assistant("the cat"), user("b"), assistant("sat"))
+    messages = (Message("system", "s"), user("a" * 50), assistant("one"), user("b"), assistant("two"))
     whole = codec(tokenizer).answer(Chat("here", messages))
-    cut = codec(tokenizer, max_length=len(whole.tokens) - 6, too_long="truncate").answer(Chat("here", messages))
-    assert cut.tokens.tolist() == whole.tokens[:-6].tolist()
-    assert cut.at.tolist() == [at for at in whole.at.tolist() if at < len(cut.tokens)]
+    short = codec(tokenizer, max_length=len(whole.tokens) - 1, too_long="shorten")
+    row = short.answer(Chat("here", messages))
+    assert row.tokens.tolist() == templated_ids(tokenizer, (messages[0], *messages[3:]))
+    assert learned(row, tokenizer) == [("two</s>", 1.0)]
+    silent = (*messages[:2], assistant("one"), user("b"), assistant("two", 0.0), user("c"))
+    assert learned(short.answer(Chat("here", silent)), tokenizer) == [("one</s>", 1.0)]
+
+
+def test_the_last_question_gives_way_in_its_middle() -> None:
+    tokenizer = tokenizer_of("zephyr", merges=False)
+    messages = (Message("system", "s"), user("Sum up: " + "x" * 60 + " in French"), assistant("non"))
+    whole = codec(tokenizer).answer(Chat("here", messages))
+    row = codec(tokenizer, max_length=len(whole.tokens) - 50, too_long="shorten").answer(Chat("here", messages))
+    assert len(row.tokens) == len(whole.tokens) - 50
+    text = tokenizer.decode(row.tokens.tolist())
+    assert "Sum up: x" in text
+    assert "x in French" in text
+    assert text.startswith("<|system|>\ns</s>")
+    assert learned(row, tokenizer) == [("non</s>", 1.0)]
+
+
+def test_a_prompt_of_a_pair_is_never_taken_for_something_learned() -> None:
+    tokenizer = tokenizer_of("zephyr", merges=False)
+    prompt = (user("a" * 30), assistant("one"), user("What?"))
+    short = codec(tokenizer, max_length=60, too_long="shorten")
+    chosen, rejected = short.pair(Preference("here", prompt, "yes", "no"))
+    for row, answer in ((chosen, "yes"), (rejected, "no")):
+        assert row.tokens.tolist() == templated_ids(tokenizer, (user("What?"), assistant(answer)))
+
+
+def test_a_text_that_begins_itself_has_one_beginning(stories: Any) -> None:
+    reader = codec(stories, too_long="split")
+    (row,) = reader.document(Text("here", "<s>Once upon a time</s>"))
+    assert row.tokens.tolist() == [*stories("Once upon a time")["input_ids"], stories.eos_token_id]
+    row = reader.answer(Prompted("here", "<s>[INST] say a [/INST]", " a</s>"))
+    assert row.tokens.tolist().count(stories.bos_token_id) == 1
+    assert reader.prefix("<s>Once") == reader.prefix("Once")
+    bare = codec(byte_level(bos="<s>", eos="</s>", merges=False))
+    assert bare.answer(Prompted("here", "<s>a", "b")).tokens[0] == bare.tokenizer.bos_token_id
 
 
 # Rows with one prediction

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from test_codec import byte_level
 
-from bottega.data.codec import Codec, TemplateRefused
+from bottega.data.codec import Codec
+from bottega.data.rendering import TemplateRefused, turns
 from bottega.objectives.kto import Kto
 from bottega.objectives.sft import Sft
 from bottega.records import Chat, Message, Unpaired
@@ -136,14 +137,15 @@ def holds(codec: Codec, chat: Chat) -> None:
     assert len(whole) == len(answers)
     for stretch, index in zip(whole, answers, strict=True):
         until = replace(chat, messages=chat.messages[: index + 1])
-        text = codec._render(until)
+        text = codec.template.render(until)
         last = learned(codec, until)[-1]
         last = last if last in text else last.removesuffix("</s>")  # added where the template ends a turn by nothing
         place = text.rindex(last)
         assert not re.sub(r"</s>|<\|endoftext\|>", "", text[place + len(last) :]).strip()
-        prompt = codec._prompt_before(chat, index)
-        if text.startswith(prompt):
-            assert place == len(prompt) or not prompt
+        before = chat.messages[:index]
+        prompt = codec.answers.opens and codec.template.rendered(turns(before), chat.tools, "c", generation=True)
+        if prompt and text.startswith(prompt):
+            assert place == len(prompt)
         message = chat.messages[index]
         wanted = [call["function"]["name"] for call in message.more.get("tool_calls", [])] or [message.content.strip()]
         assert all(word in stretch and word in last for word in wanted)

@@ -3,36 +3,35 @@
 A record is always encoded as one text, never in pieces: tokenizers that add a BOS, or a space, to every call would
 plant it in mid-row. Which tokens are the answer is then read from the character offsets the tokenizer reports.
 
-For conversations the answer's characters are found by rendering the chat template again with a marker in place of
-the answer, which works for any template, with or without `{% generation %}`, and survives templates that trim or
-rewrite content. The end-of-turn token after an answer is part of it: a model that never trains on it never stops.
+Where the answers of a conversation stand in it, `answers` finds, for any chat template. What ends a turn is part of an
+answer: a model that never trains on it never stops.
 """
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from datetime import date
 from functools import cached_property
 from itertools import chain, takewhile
-from os.path import commonprefix
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bottega import scripts
 from bottega.batch import Ints, Row
-from bottega.data.templates import render
+from bottega.data.answers import Answers, Span
+from bottega.data.rendering import Template, turns
+from bottega.data.shortening import shortened
 from bottega.errors import DataError, ModelError
 from bottega.records import (
     Answer,
     Chat,
     Compared,
     Labelled,
-    Message,
     Multilabelled,
     Paired,
     Posed,
@@ -46,19 +45,6 @@ from bottega.records import (
     Unusable,
     answered,
 )
-
-MARKS = range(0xE000, 0xF900)
-"""Private-use characters; one that a conversation lacks stands for an answer while the template is probed."""
-
-
-class Span(NamedTuple):
-    """An answer's characters: first, end (its end of turn included), weight; `closed` when that end is a token."""
-
-    start: int
-    stop: int
-    weight: float
-    closed: bool
-
 
 Known = Mapping[tuple[str, bool], Any]
 """The tokenizer's encoding of a text, special tokens included, with or without the characters of each token."""
@@ -74,16 +60,13 @@ HOLES = (
 """Names of the tokens before the beginning of a text, its end, and its middle, in the tokenizers that have them."""
 
 
-class TemplateRefused(DataError):
-    """A conversation the tokenizer's chat template does not render."""
-
-
 class Codec:
     """A tokenizer with its chat template, a length limit and a policy for what exceeds it.
 
     both_ways  the model is an encoder: rows are bidirectional and classified at their first token
     labels     class names in the order of their ids; as a mapping with how many training rows have each
     start      of an encoder–decoder: what its decoder begins with; prompts are then what the encoder reads
+    day        what a chat template is told is today
     """
 
     def __init__(
@@ -95,6 +78,7 @@ class Codec:
         both_ways: bool = False,
         labels: Iterable[str] = (),
         start: int | None = None,
+        day: date | None = None,
     ) -> None:
         self.tokenizer, self.start = tokenizer, start
         self.max_length, self.too_long, self.both_ways = max_length, too_long, both_ways
@@ -105,7 +89,9 @@ class Codec:
         self._backend.no_truncation()
         self._backend.no_padding()
         self._special, self._eos = set(tokenizer.added_tokens_decoder), tokenizer.eos_token_id
-        self.truncated, self.untagged = 0, 0
+        self.template = Template(tokenizer, day)
+        self.answers = Answers(self.template, self._specials, self._eos)
+        self.truncated, self.untagged, self.unclosed = 0, 0, False
         self.known: Known = {}
 
     def document(self, record: Text) -> list[Row]:
@@ -219,20 +205,21 @@ class Codec:
     def answer(self, record: Chat | Prompted | Text) -> Row:
         """The row of a record in which the answers carry the loss."""
         if isinstance(record, Chat):
-            text, spans = self._conversation(record)
-            return self._answered(record.where, text, spans, special=False)
+            self.template.look(record)
+            where, tools = record.where, record.tools
+            return self._fitting(where, record.messages, lambda kept: [self._talk(Chat(where, kept, tools))])[0]
         if isinstance(record, Text):
-            prompt, completion = record.text[: record.answer], record.text[record.answer :]
-        else:
-            prompt, completion = record.prompt, record.completion
-        return self._prompted(record.where, prompt, completion)
+            record = Prompted(record.where, record.text[: record.answer], record.text[record.answer :])
+        completion = record.completion
+        return self._fitting(record.where, record.prompt, lambda kept: [self._prompted(kept, completion)])[0]
 
     def pair(self, record: Preference) -> tuple[Row, Row]:
         """(chosen, rejected), each as `answer` would encode it; Unusable where no token tells them apart."""
-        before = self.truncated
-        chosen, rejected = (
-            self.continued(record.where, record.prompt, answer, record.tools)
-            for answer in (record.chosen, record.rejected)
+        before, answers = self.truncated, (record.chosen, record.rejected)
+        chosen, rejected = self._fitting(
+            record.where,
+            self._seen(record.where, record.prompt, record.chosen, record.tools),
+            lambda kept: [self._continued(record.where, kept, answer, record.tools) for answer in answers],
         )
         if np.array_equal(chosen.tokens, rejected.tokens):
             raise Unusable("chosen and rejected are the same in every token" + self.cut_since(before))
@@ -244,10 +231,61 @@ class Codec:
 
     def continued(self, where: str, prompt: Prompt, answer: Answer, tools: Tools = ()) -> Row:
         """The row of a prompt and one answer to it; of a conversation, only what follows the prompt carries loss."""
+        prompt = self._seen(where, prompt, answer, tools)
+        return self._fitting(where, prompt, lambda kept: [self._continued(where, kept, answer, tools)])[0]
+
+    def _seen(self, where: str, prompt: Prompt, answer: Answer, tools: Tools) -> Prompt:
+        """The prompt without loss; what it and its answer hold for nothing is counted."""
+        if not isinstance(prompt, str):
+            self.template.look(Chat(where, (*prompt, *answered(answer)), tools))
+        return _silent(prompt)
+
+    def _continued(self, where: str, prompt: Prompt, answer: Answer, tools: Tools) -> Row:
         if isinstance(prompt, str):
             assert isinstance(answer, str)
-            return self._prompted(where, prompt, answer)
-        return self.answer(Chat(where, (*_silent(prompt), *answered(answer)), tools))
+            return self._prompted(prompt, answer)
+        return self._talk(Chat(where, (*prompt, *answered(answer)), tools))
+
+    def _talk(self, chat: Chat) -> Row:
+        """The row of a conversation, however long."""
+        text, spans = self.answers.find(chat)
+        self.unclosed |= not all(span.closed for span in spans)
+        return self._answered(text, spans, special=False)
+
+    def _fitting(self, where: str, prompt: Any, make: Callable[[Any], list[Row]]) -> list[Row]:
+        """Rows that share a prompt, which gives way where they are too long: first to make room for the answers.
+
+        Where an answer is too long by itself it is cut, if it may be, behind half a row of its prompt.
+        """
+        rows = make(prompt)
+        if all(self._over(row) <= 0 for row in rows):
+            return rows
+        if self.too_long in ("shorten", "truncate"):
+            for least in (1, self.max_length // 2) if self.too_long == "truncate" else (1,):
+                found = self._shortened(prompt, make, rows, least)
+                if all(self._over(row) <= 0 for row in found):
+                    self.truncated += 1
+                    return found
+            rows = found
+        return [self._fit(where, row) for row in rows]
+
+    def _shortened(self, prompt: Any, make: Callable[[Any], list[Row]], rows: list[Row], least: int) -> list[Row]:
+        """The rows of the longest prompt that lets them fit, or the shortest that it can be made."""
+        while (over := max(self._over(row) for row in rows)) > 0:
+            shorter = shortened(prompt, over, least, self._tokens_of)
+            if shorter is None:
+                break
+            prompt, rows = shorter, make(shorter)
+        return rows
+
+    def _over(self, row: Row) -> int:
+        """Tokens that are too many, of what is read before an answer or beside it."""
+        return max(len(row.tokens), row.read) - self.max_length
+
+    def _tokens_of(self, text: str) -> list[tuple[int, int]]:
+        """Where each token of a text starts and ends."""
+        found: list[tuple[int, int]] = self._encoding(text, special=False).offsets
+        return found
 
     def pooled(self, where: str, text: str, label: int | float) -> Row:
         """The row of a text whose one prediction is read where the model's classifier reads it."""
@@ -267,7 +305,7 @@ class Codec:
         if len(ids) > self.max_length:
             self._refuse(where, len(ids))
             self.truncated += 1
-            ids = np.array(self._truncating.encode(text).ids, np.int64)
+            ids = np.array(self._truncating.encode(self._begun(text)).ids, np.int64)
         return ids
 
     def whole(self, ids: Ints, label: int | float) -> Row:
@@ -354,15 +392,33 @@ class Codec:
             )
         return self.labels[name]
 
+    def notes(self) -> list[tuple[str, str]]:
+        """(subject, message) of what a user should know of the conversations encoded so far."""
+        return list(self._notes())
+
+    def _notes(self) -> Iterator[tuple[str, str]]:
+        if self.template.unread:
+            counts = ", ".join(f"{name} ({count})" for name, count in self.template.unread.most_common(10))
+            yield "template", f"in so many rows the chat template never asks for what they hold: {counts}"
+        for missing, count in self.answers.unopened.most_common(3):
+            what = f"the chat template asks for an answer with {missing!r}, which {count} answers in the rows lack"
+            yield "template", f"{what}: they are learned without it, and will be asked for with it"
+        closing = self.answers.closing.strip() if self.unclosed else ""
+        if closing and not self.answers.closes:
+            last = "with an end of text behind the last" if self._eos is not None else "and there is no end of text"
+            yield "template", f"{closing!r}, which ends a turn, is no token here: it is learned as text, {last}"
+        elif self.unclosed and not self.answers.closes and self._eos is None:
+            yield "template", "nothing ends a turn, no token and no text: what is learned so writes to its limit"
+
     # Prompts to continue
 
     def prefix(self, prompt: Prompt, tools: Tools = ()) -> list[int]:
         """The tokens a continuation of `prompt` is generated from: text as it is, or a conversation's next answer."""
         if not isinstance(prompt, str):
-            text = self._render(Chat("the conversation", prompt, tools), generation=True)
+            text = self.answers.prompt(turns(prompt), Chat("the conversation", prompt, tools))
             last = self._frame[1].tolist() if self.start is not None else []
             return [*self._encoding(text, special=False).ids, *last]
-        ids: list[int] = self._encoding(prompt).ids
+        ids: list[int] = self._encoding(self._begun(prompt)).ids
         ended = ids and ids[-1] == self._eos and not prompt.endswith(self.tokenizer.eos_token or "\0")
         found = ids[:-1] if ended else ids
         if self.start is not None:
@@ -372,7 +428,9 @@ class Codec:
 
     def posed(self, record: Posed, room: int) -> Row:
         """The row of a prompt to which answers of up to `room` tokens will be written: what begins one is predicted."""
-        ids = np.array(self.prefix(record.prompt, record.tools), np.int64)
+        prompt: Any = _silent(record.prompt)
+        self.template.used |= not isinstance(prompt, str)
+        ids = np.array(self.prefix(prompt, record.tools), np.int64)
         most = self.max_length - (room if self.start is None else 0)
         if most < 1:
             raise DataError(
@@ -383,9 +441,13 @@ class Codec:
         if not len(ids):
             raise Unusable("nothing to answer")
         if len(ids) > most:
-            self._refuse(record.where, len(ids) + self.max_length - most)
+            self._refuse(record.where, len(ids) + self.max_length - most, prompt=True)
+            while prompt is not None and len(ids) > most:
+                prompt = shortened(prompt, len(ids) - most, 1, self._tokens_of)
+                ids = ids if prompt is None else np.array(self.prefix(prompt, record.tools), np.int64)
+            if len(ids) > most:
+                raise Unusable(f"longer than max_length {self.max_length}")
             self.truncated += 1
-            ids = ids[-most:]  # what is asked stands at the end
         tokens = ids if self.start is None else np.array([self.start])
         at, one = np.array([len(tokens) - 1]), np.ones(1, np.float32)
         return Row(tokens, at, np.zeros(1, np.int64), one, source=None if self.start is None else ids)
@@ -393,11 +455,13 @@ class Codec:
     @cached_property
     def ends(self) -> frozenset[int]:
         """Tokens that end an answer: the end of text, and what the chat template closes a turn with."""
-        mark = chr(MARKS[0])
-        tail = self._render(Chat("the chat template", (Message("user", "?"), Message("assistant", mark))))
-        closing = tail.partition(mark)[2]
-        ids = self._encoding(closing[: self._closes(closing)], special=False).ids
-        return frozenset(ids) & self._special | (frozenset() if self._eos is None else {self._eos})
+        return self.answers.ends | (frozenset() if self._eos is None else {self._eos})
+
+    @cached_property
+    def stop(self) -> tuple[str, ...]:
+        """Texts that end an answer, where what the chat template closes it by is no token."""
+        closing = "" if self.answers.closes else self.answers.closing.strip()
+        return (closing,) if closing else ()
 
     # Encoding
 
@@ -417,7 +481,7 @@ class Codec:
         Not of conversations, whose text only their template knows. Where no answer is to be found in a text, which
         characters make a token is not asked: that is half of the work.
         """
-        asked = list(dict.fromkeys(key for record in records for key in texts(record)))
+        asked = list(dict.fromkeys((self._begun(text), kind) for record in records for text, kind in texts(record)))
         located, bare = ([text for text, wanted in asked if wanted is kind] for kind in (True, False))
         try:
             encodings = [*self._backend.encode_batch(located), *self._backend.encode_batch_fast(bare)]
@@ -436,13 +500,26 @@ class Codec:
 
     def _ids(self, text: str) -> Ints:
         """The tokens of a text, special ones included."""
+        text = self._begun(text)
         return np.array((self.known.get((text, False)) or self._encoding(text)).ids, np.int64)
 
-    def _prompted(self, where: str, prompt: str, completion: str) -> Row:
+    def _prompted(self, prompt: str, completion: str) -> Row:
+        prompt = self._begun(prompt)
         text = prompt + completion
-        return self._answered(where, text, [Span(len(prompt), len(text), 1.0, closed=False)], special=True)
+        return self._answered(text, [Span(len(prompt), len(text), 1.0, closed=False)], special=True)
 
-    def _answered(self, where: str, text: str, spans: Sequence[Span], *, special: bool) -> Row:
+    def _begun(self, text: str) -> str:
+        """A text without a token that begins it, where the tokenizer puts one there itself."""
+        bos = self.tokenizer.bos_token
+        return text[len(bos) :] if bos and text.startswith(bos) and self._begins else text
+
+    @cached_property
+    def _begins(self) -> bool:
+        """Whether the tokenizer begins every text with a token."""
+        first: list[int] = self._backend.encode("a").ids[:1]
+        return first == [self.tokenizer.bos_token_id]
+
+    def _answered(self, text: str, spans: Sequence[Span], *, special: bool) -> Row:
         """The row of `text` whose predictions are the tokens in `spans`; what ends the text is one of them."""
         encoding = self._encoding(text, special=special)
         ids: list[int] = encoding.ids
@@ -457,25 +534,35 @@ class Codec:
         row = _predicting(np.array(ids, np.int64), weight[: len(ids)])
         if not row.labelled:
             raise Unusable("no token of an answer with a weight above 0")
-        return self._fit(where, row if self.start is None else self.apart(where, row))
+        return row if self.start is None else self._apart(row)
 
     def apart(self, where: str, row: Row) -> Row:
         """The row of an encoder–decoder: its last answer is written, and what stands before that is read."""
+        return self._fit_read(where, self._apart(row))
+
+    def _apart(self, row: Row) -> Row:
         begins = np.flatnonzero(np.diff(row.at, prepend=-2) > 1)[-1]
         place = int(row.at[begins]) + 1
         read, label = row.tokens[:place], row.label[begins:]
         if not len(read):
             raise Unusable("nothing for the encoder to read")
-        return self.translated(where, np.append(read, self._frame[1]), label, row.weight[begins:])
+        return self._translated(np.append(read, self._frame[1]), label, row.weight[begins:])
 
     def translated(self, where: str, read: Ints, label: Ints, weight: NDArray[np.float32]) -> Row:
         """A row in which an encoder reads `read` and a decoder writes `label`."""
+        return self._fit_read(where, self._translated(read, label, weight))
+
+    def _fit_read(self, where: str, row: Row) -> Row:
+        """The row with no more to read than fits."""
+        if row.source is None or len(row.source) <= self.max_length:
+            return row
+        self._refuse(where, len(row.source))
+        self.truncated += 1
+        last = self._frame[1]
+        return replace(row, source=np.append(row.source[: self.max_length - len(last)], last))
+
+    def _translated(self, read: Ints, label: Ints, weight: NDArray[np.float32]) -> Row:
         assert self.start is not None
-        if len(read) > self.max_length:
-            self._refuse(where, len(read))
-            self.truncated += 1
-            last = self._frame[1]
-            read = np.append(read[: self.max_length - len(last)], last)
         tokens = np.append(self.start, label[:-1])
         return Row(tokens, np.arange(len(label)), label, weight, source=read)
 
@@ -494,6 +581,7 @@ class Codec:
 
     def _fit(self, where: str, row: Row) -> Row:
         """The row, within `max_length`."""
+        row = self._fit_read(where, row)
         if len(row.tokens) <= self.max_length:
             return row
         self._refuse(where, len(row.tokens))
@@ -504,117 +592,22 @@ class Codec:
         tokens = row.tokens[: self.max_length]
         return replace(row, tokens=tokens, at=row.at[kept], label=row.label[kept], weight=row.weight[kept])
 
-    def _refuse(self, where: str, length: int) -> None:
-        """Raise unless a row that is too long may be cut."""
+    def _refuse(self, where: str, length: int, *, prompt: bool = False) -> None:
+        """Raise unless a row that is too long may be cut, or the prompt that it is."""
         if self.too_long == "error":
             raise DataError(
                 f"{length} tokens, more than max_length {self.max_length}",
                 where=where,
-                fix="raise data.max_length, or set data.too_long to drop or truncate",
+                fix="raise data.max_length, or set data.too_long to shorten, drop or truncate",
             )
-        if self.too_long != "truncate":
+        if self.too_long != "truncate" and not (prompt and self.too_long == "shorten"):
             raise Unusable(f"longer than max_length {self.max_length}")
 
-    # Conversations
-
-    def _conversation(self, chat: Chat) -> tuple[str, list[Span]]:
-        """The rendered conversation and the span of every answer, its end of turn included."""
-        text = self._render(chat)
-        used = {character for message in chat.messages for character in message.content}
-        mark = next(chr(code) for code in MARKS if chr(code) not in used)
-        answers = [index for index, message in enumerate(chat.messages) if message.role == "assistant"]
-        return text, [self._find(chat, text, index, mark) for index in answers]
-
-    def _find(self, chat: Chat, text: str, index: int, mark: str) -> Span:
-        """The characters of one answer in the rendered `text`."""
-        if chat.messages[index].more.get("tool_calls"):
-            return self._find_calls(chat, text, index, mark)
-        shown = _put(chat, index, replace(chat.messages[index], content=mark))
-        marked = self._render(shown)
-        if mark not in marked:
-            raise TemplateRefused(
-                f"the chat template does not show message {index}",
-                where=chat.where,
-                fix="mend the row, leave such rows out with data.bad_rows=drop, or set another model.tokenizer",
-            )
-        before, _, after = marked.partition(mark)
-        start = len(before) if text.startswith(before) else len(commonprefix([text, before]))
-        end = (
-            len(text) - len(after) if text.endswith(after) else len(text) - len(commonprefix([text[::-1], after[::-1]]))
-        )
-        prompt = self._prompt_before(chat, index)
-        # What stands between the generation prompt and the content (a thinking block) is generated too.
-        start = len(prompt) if prompt and text.startswith(prompt) and len(prompt) <= end else start
-        last = index == len(chat.messages) - 1
-        tail = after if last else self._render(_upto(shown, index + 1)).partition(mark)[2]
-        # A template may end a conversation otherwise than a turn; what both have is the end of the turn.
-        closing = self._closes(commonprefix([tail, text[end:]]))
-        return Span(start, end + closing, chat.messages[index].weight, closed=closing > 0)
-
-    def _find_calls(self, chat: Chat, text: str, index: int, mark: str) -> Span:
-        """The characters of an answer that calls tools: all from the generation prompt to the end of the turn."""
-        marked = _renamed_call(chat, index, mark)
-        name = _last_call(chat.messages[index])["name"]
-        before, found, _ = self._render(marked).rpartition(mark)
-        if not found:
-            raise TemplateRefused(
-                f"the chat template does not show the tool calls of message {index}",
-                where=chat.where,
-                fix="use a tokenizer whose template knows tools, or leave such rows out with data.bad_rows=drop",
-            )
-        prompt = self._prompt_before(chat, index)
-        if not (prompt and text.startswith(prompt)):
-            # Nothing but the calls stands where an answer in words would.
-            words = replace(chat.messages[index], content=mark, more={})
-            prompt = self._render(_put(chat, index, words)).partition(mark)[0]
-        start = len(commonprefix([text, prompt]))
-        named = len(before.replace(mark, name)) + len(name)
-        # What follows the name where nothing follows the turn is the rest of the call, and what closes it.
-        rest = self._render(_upto(marked, index + 1)).rpartition(mark)[2]
-        rest = commonprefix([text[named:], rest])
-        ends = [stop for _, stop in self._specials(rest)]
-        closed = bool(ends) and not rest[ends[-1] :].strip()
-        end = named + (ends[-1] if closed else len(rest.rstrip()))
-        return Span(start, end, chat.messages[index].weight, closed)
-
-    def _prompt_before(self, chat: Chat, index: int) -> str:
-        """What the model is given before it generates this message; empty where the template writes no prompt."""
-        return self._render(_upto(chat, index), generation=True) if index and self._prompts_generation else ""
-
-    def _closes(self, tail: str) -> int:
-        """Characters of `tail` up to the end of its first special token, and of those right after it; 0 without one."""
-        spans = self._specials(tail)
-        end = spans[0][1] if spans else 0
-        for start, stop in spans[1:]:
-            end = stop if start == end else end
-        return end
-
-    def _specials(self, text: str) -> list[tuple[int, int]]:
-        """Where each special token in `text` starts and ends."""
+    def _specials(self, text: str) -> list[tuple[int, int, int]]:
+        """Each special token in `text`, and where it starts and ends."""
         encoding = self._encoding(text, special=False)
         pairs = zip(encoding.ids, encoding.offsets, strict=True)
-        return [(start, end) for token, (start, end) in pairs if token in self._special]
-
-    @cached_property
-    def _prompts_generation(self) -> bool:
-        """Whether the template writes something of its own where the model is to answer."""
-        chat = Chat("the chat template", (Message("user", "?"),))
-        return self._render(chat, generation=True) != self._render(chat)
-
-    def _render(self, chat: Chat, generation: bool = False) -> str:
-        turns = [message.turn() for message in chat.messages]
-        tools = list(chat.tools) or None
-        try:
-            try:
-                return render(self.tokenizer, turns, tools=tools, generation=generation)
-            except TypeError:  # some templates take the arguments of a call as text
-                return render(self.tokenizer, _as_text(turns), tools=tools, generation=generation)
-        except Exception as error:  # a template is a program, and raises what it likes
-            raise TemplateRefused(
-                f"the chat template refuses this conversation: {error}",
-                where=chat.where,
-                fix="mend the row, leave such rows out with data.bad_rows=drop, or set another model.tokenizer",
-            ) from None
+        return [(token, start, end) for token, (start, end) in pairs if token in self._special]
 
 
 def texts(record: Record) -> Iterator[tuple[str, bool]]:
@@ -654,41 +647,9 @@ def _begins_in(characters: tuple[int, int], span: Span) -> bool:
     return characters[0] < span.stop or characters[0] == characters[1] == span.stop
 
 
-def _as_text(turns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages with the arguments of their calls as JSON."""
-
-    def called(call: dict[str, Any]) -> dict[str, Any]:
-        return {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}
-
-    return [turn | {"tool_calls": [called(call) for call in turn.get("tool_calls", [])]} for turn in turns]
-
-
-def _upto(chat: Chat, index: int) -> Chat:
-    """The conversation before message `index`."""
-    return replace(chat, messages=chat.messages[:index])
-
-
-def _put(chat: Chat, index: int, message: Message) -> Chat:
-    """The conversation with another message `index`."""
-    return replace(chat, messages=(*chat.messages[:index], message, *chat.messages[index + 1 :]))
-
-
-def _last_call(message: Message) -> dict[str, Any]:
-    function: dict[str, Any] = message.more["tool_calls"][-1]["function"]
-    return function
-
-
-def _renamed_call(chat: Chat, index: int, name: str) -> Chat:
-    """The conversation with another name for the last function that message `index` calls."""
-    message = chat.messages[index]
-    *calls, last = message.more["tool_calls"]
-    renamed = {**last, "function": {**last["function"], "name": name}}
-    return _put(chat, index, replace(message, more={**message.more, "tool_calls": [*calls, renamed]}))
-
-
-def _silent(messages: Sequence[Message]) -> list[Message]:
-    """The same messages with no loss on their answers."""
-    return [replace(message, weight=0.0) for message in messages]
+def _silent(prompt: Prompt) -> Prompt:
+    """The same prompt, with no loss on its answers."""
+    return prompt if isinstance(prompt, str) else tuple(replace(message, weight=0.0) for message in prompt)
 
 
 def _marks(text: str, start: int) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from bottega.data.fields import Fields, from_json, string
+from bottega.data.fields import HALVES, Fields, from_json, string
 from bottega.errors import DataError
 from bottega.records import Chat, Message, Tools
 
@@ -22,8 +23,15 @@ OTHER_ROLES = {
 }
 """What ShareGPT and others call them."""
 
-MORE = ("tool_calls", "tool_call_id", "name", "reasoning_content")
-"""What a message may hold besides role, content and weight, and templates show."""
+OURS = ("role", "content", "from", "value", "weight", "tool_calls", "function_call")
+"""Keys of a message that are read here; what else it holds its template may show."""
+
+LEARNED = ("loss_weight", "loss_mask", "loss_scale", "loss", "train", "training", "trainable", "is_trainable", "learn")
+LEFT_OUT = ("masked", "is_masked", "ignore", "ignore_loss", "no_loss", "skip_loss")
+"""What other tools call a message's share in the loss: true, or a number; or where true leaves it out."""
+
+UNCLEAR = ("train_detail", "training_detail", "loss_detail", "mask", "label_mask", "labels_mask")
+"""What says more than a weight can, or one thing here and the opposite there."""
 
 MOST_WEIGHT = 1e6
 """A larger weight of a message is a slip, and overflows."""
@@ -53,21 +61,65 @@ def messages(where: str, fields: Fields, name: str = "messages") -> tuple[Messag
 def _message(where: str, turn: Any) -> Message:
     """One message, with OpenAI's keys (role, content, tool_calls …) or ShareGPT's (from, value)."""
     turn = {"role": turn["from"], "content": turn["value"]} | turn if _is_sharegpt(turn) else turn
-    if not isinstance(turn, dict) or "role" not in turn or not ("content" in turn or turn.get("tool_calls")):
+    if not isinstance(turn, dict) or "role" not in turn or not _says(turn):
         raise DataError("a message without role or content", where=where, fix='write {"role": …, "content": …}')
     if turn["role"] == "function_call":
-        turn = {**turn, "role": "assistant", "content": None, "tool_calls": [from_json(where, turn["content"])]}
+        found = from_json(where, turn["content"])
+        called = found if isinstance(found, list) else [found]
+        turn = {**turn, "role": "assistant", "content": None, "tool_calls": called}
+    elif turn.get("function_call") and not turn.get("tool_calls"):  # as OpenAI wrote one call before there were lists
+        turn = {**turn, "tool_calls": [turn["function_call"]]}
     role = OTHER_ROLES.get(turn["role"], turn["role"]) if isinstance(turn["role"], str) else turn["role"]
     if role not in ROLES:
         raise DataError(f"unknown role {turn['role']!r}", where=where, fix=f"one of: {', '.join(ROLES)}")
-    calls = _calls(where, turn.get("tool_calls"))
+    calls = _calls(f"{where}, field tool_calls", turn.get("tool_calls"))
     content = _content(where, turn, role, bool(calls))
-    weight = turn.get("weight")
-    weight = 1 if weight is None else weight
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= MOST_WEIGHT:
-        raise DataError(f"weight {weight!r}", where=where, fix="a number from 0 (no loss) up; 1 is the usual")
-    more = {name: turn[name] for name in MORE if turn.get(name) is not None} | ({"tool_calls": calls} if calls else {})
-    return Message(role, content, float(weight), more)
+    taken = {*OURS, *LEARNED, *LEFT_OUT}
+    more = {name: value for name, value in turn.items() if name not in taken and value is not None}
+    for name, value in more.items():
+        sound(f"{where}, field {name}", name, value)
+    return Message(role, content, _weight(where, turn), more | ({"tool_calls": calls} if calls else {}))
+
+
+def _says(turn: Fields) -> bool:
+    return "content" in turn or bool(turn.get("tool_calls") or turn.get("function_call"))
+
+
+def _weight(where: str, turn: Fields) -> float:
+    """The message's share in the loss, by our name for it and by those of other tools."""
+    for name in UNCLEAR:
+        if turn.get(name) is not None:
+            raise DataError(
+                f"{name}, which is not read here",
+                where=f"{where}, field {name}",
+                fix='leave a whole turn out with "weight": 0, and remove this field',
+            )
+    weight = _share(where, "weight", turn.get("weight"))
+    for name in LEARNED:
+        weight *= _share(where, name, turn.get(name))
+    for name in LEFT_OUT:
+        weight *= turn.get(name) is None or not _share(where, name, turn[name])
+    return weight
+
+
+def _share(where: str, name: str, value: Any) -> float:
+    flags = name != "weight"
+    value = 1 if value is None else float(value) if isinstance(value, bool) and flags else value
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MOST_WEIGHT:
+        fix = 'write "weight": a number from 0 (no loss) up; 1 is the usual'
+        place = where if name == "weight" else f"{where}, field {name}"
+        raise DataError(f"{name} {value!r}", where=place, fix=fix)
+    return float(value)
+
+
+def sound(where: str, name: str, value: Any) -> None:
+    """A DataError where a value holds half a character anywhere, or values within values without end."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except (RecursionError, ValueError, TypeError):
+        raise DataError(f"{name} is nested too deeply", where=where, fix="write it flatter") from None
+    if not text.isascii() and HALVES.search(text):
+        raise DataError(f"{name} holds half a character", where=where, fix="write it as Unicode")
 
 
 def _is_sharegpt(turn: Any) -> bool:
@@ -92,17 +144,16 @@ def _content(where: str, turn: Fields, role: str, calling: bool) -> str:
 
 
 def _part(part: Any) -> str | None:
-    """The text of a part of a message; None for an image, or whatever else it is."""
-    if isinstance(part, str):
-        return part
-    if not isinstance(part, dict) or part.get("type") not in ("text", "input_text", "output_text"):
-        return None
-    text = part.get("text", part.get("value"))
-    return text if isinstance(text, str) else None
+    """The text of a part of content; None for an image, or whatever else it is."""
+    if isinstance(part, dict):
+        found = next((part[name] for name in ("text", "value", "content") if part.get(name) is not None), None)
+        part = found if part.get("type", "text") in ("text", "input_text", "output_text") else None
+    return part if isinstance(part, str) else None
 
 
 def _calls(where: str, calls: Any) -> list[Fields]:
     """Tool calls as templates take them: `{type, function: {name, arguments}}`, the arguments an object."""
+    calls = from_json(where, calls) if isinstance(calls, str) and calls.lstrip().startswith("[") else calls
     if not calls:
         return []
     if not isinstance(calls, list):
@@ -116,10 +167,13 @@ def _calls(where: str, calls: Any) -> list[Fields]:
             raise DataError(
                 "a tool call without a name", where=where, fix='write {"function": {"name": …, "arguments": …}}'
             )
-        arguments = function.get("arguments", {})
-        arguments = from_json(where, arguments) if isinstance(arguments, str) else arguments
+        arguments = function.get("arguments")
+        if isinstance(arguments, str):
+            arguments = from_json(where, arguments) if arguments.strip() else None
+        arguments = {} if arguments is None else arguments
         kept = {name: value for name, value in call.items() if name not in ("function", "name", "arguments")}
         found.append({"type": "function", **kept, "function": {**function, "arguments": arguments}})
+    sound(where, "tool_calls", found)
     return found
 
 
@@ -131,4 +185,5 @@ def tools(where: str, fields: Fields) -> Tools:
         return ()
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise DataError("tools is not a list of functions", where=f"{where}, field tools", fix='write [{"type": …}]')
+    sound(f"{where}, field tools", "tools", tools)
     return tuple(tool if "function" in tool else {"type": "function", "function": tool} for tool in tools)

@@ -19,6 +19,7 @@ import jinja2
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator
 from jinja2.ext import Extension, loopcontrols
+from jinja2.meta import find_undeclared_variables
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
@@ -117,6 +118,15 @@ def render(
         **{NOW: now or datetime.now()},
         **_plain(given),
     )
+
+
+def names(tokenizer: Any, *, tools: bool) -> frozenset[str]:
+    """Every name and text by which the template may ask for a part of a conversation."""
+    source = tokenizer.get_chat_template(None, [{}] if tools else None)
+    tree = _compiled(source).environment.parse(source)
+    attributes = {node.attr for node in tree.find_all(nodes.Getattr)}
+    constants = {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
+    return frozenset(attributes | constants | find_undeclared_variables(tree))
 
 
 def _message(message: Mapping[str, Any]) -> dict[str, Any]:

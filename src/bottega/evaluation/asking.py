@@ -193,7 +193,7 @@ def _write(exam: Exam, model: LanguageModel, stop: tuple[str, ...], far: Far) ->
     count, ended, started = 0, 0, time.perf_counter()
     for group in filter(None, groups):
         most = max(exam.tokens, *(asked[place].length for place in group))
-        settings = Sampling(tokens=most, stop=(*stop, *exam.stop))
+        settings = Sampling(tokens=most, stop=(*stop, *exam.stop, *model.codec.stop))
         further = partial(_further, far, ended, len(asked))
         written = model.writer.write([asked[place].asked for place in group], settings, far=further)
         ended += len(group)

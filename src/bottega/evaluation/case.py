@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import torch
 
 from bottega.batch import Row
-from bottega.data.codec import Codec, TemplateRefused
+from bottega.data.codec import Codec
+from bottega.data.rendering import TemplateRefused
 from bottega.embedder import Embedder
 from bottega.errors import DataError
 from bottega.evaluation.classes import Named
@@ -30,6 +31,7 @@ from bottega.progress import Tell
 from bottega.randomness import derive
 from bottega.recipe import Recipe
 from bottega.records import Record, Unusable
+from bottega.rows import day_of
 from bottega.scores import Scores
 
 T = TypeVar("T")
@@ -135,6 +137,7 @@ class Case:
             both_ways=model.both_ways,
             labels=list(model.labels),
             start=model.start,
+            day=day_of(self.choices),
         )
 
     def examples(self, codec: Codec) -> list[tuple[Row, ...]]:

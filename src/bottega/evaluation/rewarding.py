@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from bottega.batch import Row
-from bottega.data.codec import Codec, TemplateRefused
+from bottega.data.codec import Codec
+from bottega.data.rendering import TemplateRefused
 from bottega.evaluation.case import Case, Sheet
 from bottega.evaluation.cost import Cost
 from bottega.language import LanguageModel

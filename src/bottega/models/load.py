@@ -38,6 +38,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from bottega import recipe as recipes
+from bottega.data import builtin
 from bottega.errors import ModelError
 from bottega.models.across import prepare
 from bottega.models.attention import NAME, register
@@ -79,15 +80,6 @@ AUTO: dict[HeadKind, Any] = {
     "embedding": AutoModel,
 }
 """transformers' way to a model with each head."""
-
-CHAT_TEMPLATE = (
-    "{bos}{{% for message in messages %}}"
-    "{{% if message['role'] == 'assistant' %}}### Response:\n{{{{ message['content'] }}}}{eos}\n\n"
-    "{{% elif message['role'] == 'user' %}}### Instruction:\n{{{{ message['content'] }}}}\n\n"
-    "{{% else %}}{{{{ message['content'] }}}}\n\n{{% endif %}}"
-    "{{% endfor %}}{{% if add_generation_prompt %}}### Response:\n{{% endif %}}"
-)
-"""For tokenizers without a template: plain text, so that no token needs to be added."""
 
 
 @dataclass(frozen=True)
@@ -209,16 +201,8 @@ def load_tokenizer(name: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError("the tokenizer reports no character offsets", where=name, fix="convert it to tokenizer.json")
-    if tokenizer.chat_template is None:
-        tokenizer.chat_template = _plain_template(tokenizer)
+    builtin.adopt(tokenizer, None)
     return tokenizer
-
-
-def _plain_template(tokenizer: Any) -> str:
-    ids = tokenizer("")["input_ids"]
-    adds_bos = tokenizer.bos_token_id is not None and bool(ids) and ids[0] == tokenizer.bos_token_id
-    bos = "{{ bos_token }}" if adds_bos else ""
-    return CHAT_TEMPLATE.format(bos=bos, eos="{{ eos_token }}" if tokenizer.eos_token else "")
 
 
 def load_config(model: recipes.Model, tokenizer: Any) -> Any:

@@ -12,7 +12,7 @@ from bottega.auditing.checks import Check, Context
 from bottega.auditing.checks.lengths import histogram
 from bottega.auditing.entries import Entry
 from bottega.auditing.findings import Finding
-from bottega.data.codec import TemplateRefused
+from bottega.data.rendering import TemplateRefused
 from bottega.records import Unusable
 
 
