@@ -80,7 +80,11 @@ def test_the_numbers_of_a_plan(tmp_path: Path, measured: list[Recipe]) -> None:
     assert len(measured) == 1
 
 
-def test_what_does_not_fit_is_told_what_would(tmp_path: Path, measured: list[Recipe]) -> None:
+def test_what_does_not_fit_is_told_what_would(
+    tmp_path: Path, measured: list[Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = lambda recipe, rows, tokens: 2 * 10**9 if recipe.optim.checkpointing else 9 * 10**9  # noqa: E731
+    monkeypatch.setattr(planning, "_live", live)
     (tmp_path / "recipe.yaml").write_text(as_yaml(recipe(tmp_path)))
     shown = CliRunner().invoke(app, ["plan", str(tmp_path / "recipe.yaml"), "--device", "7GB"])
     assert shown.exit_code == 0, shown.output
@@ -93,6 +97,31 @@ def test_what_does_not_fit_is_told_what_would(tmp_path: Path, measured: list[Rec
     assert not document["measured"]
     assert document["seconds"] > 0
     assert document["energy"] > 0
+    assert measured == [], "of another device nothing is run here"
+
+
+@pytest.mark.parametrize("device", ["h200", "80GB"])
+def test_another_device_is_reckoned_from_shapes(tmp_path: Path, device: str) -> None:
+    """However large the model, no weight is made; that a recipe asks for CUDA is no obstacle where there is none."""
+    shape = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32}
+    shape |= {"num_attention_heads": 32, "vocab_size": 32000}
+    given = recipe(tmp_path)
+    base = tmp_path / "large"
+    base.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (base / name).write_bytes((tmp_path / "model" / name).read_bytes())
+    document = given.document() | {"devices": {"device": "cuda"}, "adapter": {"rank": 16}}
+    document["model"] = {"shape": None, "base": str(base), "dtype": "bfloat16"}
+    (base / "config.json").write_text(json.dumps(shape | {"architectures": ["LlamaForCausalLM"]}))
+    found = bottega.plan(Recipe.parse(document), device=device)
+    assert found.parts["weights"] == pytest.approx(2 * 6.74e9, rel=0.03)
+    assert found.fits
+    assert not found.measured
+
+
+def test_why_it_does_not_run_is_told_in_words() -> None:
+    assert planning._reason(["run x", "error: model: no such folder", "  → put it there"]) == "model: no such folder"
+    assert planning._reason([]) == "it was ended from outside, as for want of memory"
 
 
 def test_parts_are_counted_as_they_are_kept(tmp_path: Path) -> None:

@@ -37,18 +37,30 @@ class Counts(NamedTuple):
 
 def counts(recipe: Recipe, config: Any) -> Counts:
     """How many weights there are, counted without making any."""
-    from transformers import AutoModel
-
-    with torch.device("meta"):
-        model = AutoModel.from_config(config, trust_remote_code=False)
-    total = sum(weight.numel() for weight in model.parameters())
+    total, linear, ends = _sizes(config)
     if not getattr(config, "tie_word_embeddings", True) and recipe.objective.head == "language":
         total += config.get_text_config().vocab_size * config.get_text_config().hidden_size
-    layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
-    linear = sum(one.weight.numel() for one in layers)
     if recipe.adapter is None:
         return Counts(total, linear, total)
-    return Counts(total, linear, sum(recipe.adapter.rank * (one.in_features + one.out_features) for one in layers))
+    return Counts(total, linear, recipe.adapter.rank * ends)
+
+
+_KNOWN: dict[str, tuple[int, int, int]] = {}
+
+
+def _sizes(config: Any) -> tuple[int, int, int]:
+    """Weights of a model, those of its linear layers, and the sum of these layers' widths; each config once."""
+    from transformers import AutoModel
+
+    name = config.to_json_string(use_diff=False)
+    if name not in _KNOWN:
+        with torch.device("meta"):
+            model = AutoModel.from_config(config)
+        layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+        linear = sum(one.weight.numel() for one in layers)
+        ends = sum(one.in_features + one.out_features for one in layers)
+        _KNOWN[name] = sum(weight.numel() for weight in model.parameters()), linear, ends
+    return _KNOWN[name]
 
 
 def parts(recipe: Recipe, config: Any, size: int) -> dict[str, int]:

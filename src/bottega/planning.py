@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from bottega.feed import Feed
 from bottega.models.heads import VOCABULARY
 from bottega.models.load import load_model, load_tokenizer, locate
 from bottega.objectives import OnPolicy
+from bottega.packing import pack
 from bottega.progress import Far, Tell, counter, silent
 from bottega.recipe import Model, Recipe, override
 from bottega.rows import Rows, prepare
@@ -60,6 +62,12 @@ SPARE = 0.9
 
 UTILISATION = 0.4
 """Share of a datasheet's arithmetic that training reaches: 0.34 to 0.50 on an H200, of shapes of 1 B and 7 B."""
+
+PACKED = 4
+"""Updates that are packed to see how much rows share, where another device is planned for."""
+
+LOGITS = 512 * 8
+"""Rows of logits that are there at once, times the bytes of a logit and its gradient."""
 
 CONTEXT = 700 << 20
 """Bytes that a CUDA context and the library's workspaces take."""
@@ -165,8 +173,8 @@ def plan(
     tell("reading rows")
     rows = prepare(recipe)
     config = rows.config
-    measured = _measured(recipe, config, tell)
     where = _device(device)
+    measured = _measured(recipe, config, tell) if where is None else _reckoned(recipe, rows)
     found = _planned(recipe, rows, measured, where, device, (price_hour, price_kwh, watts))
     if found.fits:
         return found
@@ -213,6 +221,29 @@ def _measured(recipe: Recipe, config: Any, tell: Tell) -> Line:
     return Line(depth, base_memory, slope_memory, max(base_rate, 0.0), slope_rate, shared)
 
 
+def _reckoned(recipe: Recipe, rows: Rows) -> Line:
+    """What another device does with the rows: no model runs, only the first updates are packed as they would be."""
+    if isinstance(recipe.objective, OnPolicy):
+        return Line(0, 0.0, 0.0, 0.0, 0.0, 1.0)
+    updates = islice(Feed(rows.train.examples, recipe, rows.codec).updates(), PACKED)
+    batches = [pack(update.examples) for update in updates]
+    shared = sum(batch.computed for batch in batches) / max(sum(batch.tokens_real for batch in batches), 1)
+    return Line(0, 0.0, 0.0, 0.0, 0.0, shared)
+
+
+def _live(recipe: Recipe, rows: Rows, tokens: float) -> int:
+    """Bytes that activations of so many tokens take on an accelerator, by the shapes of the model.
+
+    Recomputed or sent away, of all layers but one only what enters them stays.
+    """
+    text = rows.config.get_text_config()
+    width, layers = getattr(text, "hidden_size", budget.WIDTH), _depth(rows.config)
+    each = budget.OF_TOKEN * _size(recipe) / 2
+    kept = _size(recipe) if recipe.optim.checkpointing else 0 if recipe.optim.offload else each
+    logits = LOGITS * getattr(text, "vocab_size", 0) if recipe.objective.head in VOCABULARY else 0
+    return round(tokens * width * (kept * layers + each) + logits)
+
+
 def _run(recipe: Recipe, config: Any, layers: int, far: Far) -> Measured:
     """A few updates of the recipe in a process of its own, with a model of so many layers and random weights."""
     with tempfile.TemporaryDirectory() as name:
@@ -233,7 +264,7 @@ def _run(recipe: Recipe, config: Any, layers: int, far: Far) -> Measured:
             lines = said.read().strip().splitlines()
         if run.returncode:
             raise RunError(
-                f"a few updates with {layers} layers do not run: {lines[-1:]}",
+                f"a few updates with {layers} layers do not run: {_reason(lines)}",
                 where=recipe.name,
                 fix="run it with optim.steps=2 to see why, or plan it for a larger device",
             )
@@ -246,6 +277,12 @@ def _run(recipe: Recipe, config: Any, layers: int, far: Far) -> Measured:
         tokens_real=[event["tokens_real"] for event in stepped],
         passes=recipe.objective.passes if isinstance(recipe.objective, OnPolicy) else 1,
     )
+
+
+def _reason(lines: Sequence[str]) -> str:
+    """Why a run ended, from what it said."""
+    said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return said[-1] if said else lines[-1].strip() if lines else "it was ended from outside, as for want of memory"
 
 
 def _updates(recipe: Recipe) -> int:
@@ -331,10 +368,8 @@ def _planned(
     real = recipe.optim.update_tokens or each * feed.update_examples
     tokens = round(real * feed.steps)
     parts = _parts(recipe, rows, line)
-    if where is not None and recipe.optim.tokens is None:
-        # There a micro-batch holds more than it did here, as far as an update has as much.
-        there, here = (min(size, real) for size in (_tokens(recipe, rows, where), _tokens(recipe, rows, None)))
-        parts[LIVE] = round(parts[LIVE] * there / here)
+    if where is not None:
+        parts[LIVE] = _live(recipe, rows, min(_tokens(recipe, rows, where), real))
     seconds: float | None = line.rate * tokens * line.shared
     if where is None:
         memory, limit = line.memory, budget.limit(_on(recipe))
@@ -429,7 +464,7 @@ def _advice(recipe: Recipe, rows: Rows, where: Device | None, device: str | None
     for change in _gentlest_first(recipe, rows, _tokens(recipe, rows, where) // 2):
         try:
             other = _changed(recipe, change)
-            line = _measured(other, rows.config, tell)
+            line = _measured(other, rows.config, tell) if where is None else _reckoned(other, rows)
         except BottegaError:
             continue
         found = _planned(other, rows, line, where, device, (None, None, None))
