@@ -68,9 +68,9 @@ def copies(model_class: type, config: Any, near: int, longest: int) -> Iterator[
     built = False
     for widths, guess in itertools.product((_narrowest, _narrow, _as_they_are), (True, False)):
         changed, how = copy.deepcopy(config), _Shrinking(widths, near, longest, guess)
-        for part in parts(changed):
-            how.shrink(part)
         try:
+            for part in parts(changed):
+                how.shrink(part)
             model = _built(model_class, changed)
         except Exception as error:  # widths may hang together in ways not known here
             errors.append(error)
@@ -142,7 +142,15 @@ class _Shrinking:
 
     def shrink(self, config: Any) -> None:
         """Make one config small where it stands."""
-        changes = _shallow(config)
+        overrides = _overrides(config)
+        if overrides:
+            config.per_layer_config = None  # else what differs by layer cannot be read
+        kept, changes = _shallow(config, overrides)
+        layers = {
+            place: {name: self.override(config, name, value) for name, value in overrides[layer].items()}
+            for place, layer in enumerate(kept)
+            if layer in overrides
+        }
         for name, value in (vars(config) | changes).items():
             if not name.startswith("_") and type(changes.get(name)) is not int:
                 changes[name] = self.changed(config, name, value)
@@ -151,6 +159,14 @@ class _Shrinking:
         for name, value in changes.items():
             with contextlib.suppress(AttributeError):  # some configs derive a value and let nobody set it
                 setattr(config, name, value)
+        if overrides:
+            config.per_layer_config = layers
+
+    def override(self, config: Any, name: str, value: Any) -> Any:
+        """What a layer has instead, made small: a larger width stays a larger one."""
+        own, less = _said(config, name), self.changed(config, name, value)
+        larger = type(value) is int and type(own) is int and value > own
+        return 2 * less if larger and less == self.changed(config, name, own) else less
 
     def changed(self, config: Any, name: str, value: Any) -> Any:
         """A value of a config, made small."""
@@ -270,13 +286,20 @@ def _grows(config: Any) -> bool:
     return "'dynamic'" in str(_said(config, "rope_parameters"))
 
 
-def _shallow(config: Any) -> dict[str, Any]:
-    """What makes the config one of two layers of each kind."""
+def _overrides(config: Any) -> dict[int, dict[str, Any]]:
+    """What some layers have instead of what the config says of all."""
+    if not getattr(config, "is_heterogeneous", False):
+        return {}
+    return {int(layer): values for layer, values in config.to_dict()["per_layer_config"].items()}
+
+
+def _shallow(config: Any, overrides: dict[int, dict[str, Any]]) -> tuple[list[int], dict[str, Any]]:
+    """(the layers that stay, two of each kind, and what makes the config one of these)."""
     depth = next((depth for depth in (_said(config, name) for name in DEPTH) if isinstance(depth, int)), None)
     if depth is None:
-        return {}
+        return [], {}
     lists, members = _by_layer(config, depth)
-    kept = _kept(lists, members, depth)
+    kept = _kept(lists | {"": [overrides.get(layer) for layer in range(depth)]}, members, depth)
     changes: dict[str, Any] = {name: type(values)([values[one] for one in kept]) for name, values in lists.items()}
     for name, layers in members.items():
         changes[name] = type(layers)([place for place, one in enumerate(kept) if one in layers])
@@ -293,7 +316,7 @@ def _shallow(config: Any) -> dict[str, Any]:
     for name in DEPTH:
         if type(vars(config).get(name)) is int:
             changes[name] = min(vars(config)[name], len(kept))
-    return changes
+    return kept, changes
 
 
 def _by_layer(config: Any, depth: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -318,6 +341,6 @@ def _kept(lists: dict[str, Any], members: dict[str, Any], depth: int) -> list[in
         for layer in range(depth)
     ]
     if len(set(kinds)) == 1:
-        return list(range(min(depth, 2 if lists or members else LAYERS)))
+        return list(range(min(depth, LAYERS)))
     nth = [kinds[:layer].count(kinds[layer]) for layer in range(depth)]
     return [layer for turn in range(2) for layer in range(depth) if nth[layer] == turn]
