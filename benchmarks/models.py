@@ -308,10 +308,10 @@ class Trial:
         return peft.get_peft_model(model, config, autocast_adapter_dtype=False)
 
     def _loss(self, model: Any, rows: list[Any]) -> Any:
-        """The mean negative log-likelihood of all labels, a row up to its last label a forward."""
+        """The mean negative log-likelihood of all labels, a row a forward."""
         losses, weight = [], 0.0
         for row in rows:
-            ids = torch.from_numpy(row.computed)[None]
+            ids = torch.from_numpy(row.tokens if row.source is None else row.computed)[None]
             given = {"input_ids": ids}
             if row.source is not None:
                 given = {"input_ids": torch.from_numpy(row.source)[None], "decoder_input_ids": ids}

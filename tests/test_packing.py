@@ -94,3 +94,11 @@ def test_counts() -> None:
     batch = pack(made)
     assert [batch.count(unit) for unit in ("token", "row", "example")] == [6, 3, 2]
     assert batch.sum_examples(batch.sum_rows(batch.weight)).tolist() == [3, 3]
+
+
+def test_a_row_by_itself_is_whole() -> None:
+    """Doge and ProphetNet make something else of a row that is a token shorter, though they do not look at the last."""
+    tokens = np.arange(5)
+    row = Row(tokens, np.array([2, 3]), tokens[3:], np.ones(2, np.float32))
+    assert pack([Example("", (row,))], share=False).tokens.tolist() == [0, 1, 2, 3, 4]
+    assert pack([Example("", (row,))]).tokens.tolist() == [0, 1, 2, 3]

@@ -24,12 +24,13 @@ SHARE_AT_LEAST = 8
 def pack(examples: Sequence[Example], *, share: bool = True, share_at_least: int = SHARE_AT_LEAST) -> Batch:
     """One batch holding every row of `examples`.
 
-    With `share=False` each row is a node of its own, for models that only see one row at a time.
+    With `share=False` each row is a node of its own, for models that only see one row at a time. It is then whole: of
+    some models a token more changes what they make of those before it, though they do not look at it.
     """
     rows = [row for example in examples for row in example.rows]
     order, sourced = _order(rows), rows[0].source is not None
     # What a token is depends on its source too, so behind one nothing is shared but the source itself.
-    tree = _Tree(share_at_least if share and not sourced else None)
+    tree = _Tree(share_at_least if share and not sourced else None, whole=not share)
     flat: list[Ints] = [np.empty(0, np.int64)] * len(rows)
     for index in order:
         flat[index] = tree.insert(rows[index])
@@ -109,7 +110,12 @@ def _fill(alone: Sequence[int], saved: Sequence[int], tokens: int) -> list[int]:
 def _cost(example: Example, share_at_least: int | None) -> int:
     """Tokens of the example by itself: an upper bound, since its rows may share more in another order."""
     shared = (_shared(one, other, share_at_least) for one, other in pairwise(example.rows))
-    return sum(len(row.computed) + row.read for row in example.rows) - sum(shared)
+    return sum(len(_run(row, share_at_least is None)) + row.read for row in example.rows) - sum(shared)
+
+
+def _run(row: Row, whole: bool) -> Ints:
+    """The tokens that a model is run on; a decoder behind an encoder never reads its last label."""
+    return row.tokens if whole and row.source is None else row.computed
 
 
 def _shared(one: Row, other: Row, share_at_least: int | None) -> int:
@@ -147,6 +153,7 @@ class _Tree:
     """Grows by rows in lexicographic order; `start end parent both_ways` have an entry a node."""
 
     share_at_least: int | None
+    whole: bool = False
     start: list[int] = field(default_factory=list)
     end: list[int] = field(default_factory=list)
     parent: list[int] = field(default_factory=list)
@@ -161,7 +168,7 @@ class _Tree:
     def insert(self, row: Row) -> Ints:
         """Flat index of each of the row's tokens."""
         shared = self._descend(_shared(self.newest, row, self.share_at_least) if self.newest is not None else 0)
-        tokens = row.computed
+        tokens = _run(row, self.whole)
         added = len(tokens) - shared
         if added:
             self._append(self.size, self.size + added, self.path[-1] if self.path else -1, row.both_ways)
