@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from bottega.models.load import locate
-from bottega.recipe import Recipe, Source
+from bottega.recipe import Recipe, Source, plain_yaml
 from bottega.runs import stored_recipe
 
 UNKNOWN = "unknown"
@@ -99,7 +99,7 @@ def _of_card(card: Path) -> str | None:
     """The licence a card's head names."""
     with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
         begin, head, _ = card.read_text(encoding="utf-8").split("---\n", 2)
-        found = yaml.safe_load(head)
+        found = plain_yaml(head)
         if not begin and isinstance(found, dict) and found.get("license"):
             named = found["license"]
             return ", ".join(map(str, named)) if isinstance(named, list) else str(named)

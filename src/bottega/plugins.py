@@ -6,7 +6,7 @@ import math
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -64,11 +64,21 @@ def module(path: str) -> ModuleType:
 
 @contextmanager
 def naming(path: str) -> Iterator[None]:
-    """Turn what the code in a file raises into a RecipeError that names the line; errors that have a place pass."""
+    """Turn what the code in a file raises into a RecipeError that names the line; errors that have a place pass.
+
+    What it prints goes to stderr: stdout is for results alone.
+    """
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     except (BottegaError, Unusable):
         raise
+    except SystemExit as error:
+        line = _line(error, path)
+        if line is None:
+            raise
+        what = "it ends the program, which is not its to end"
+        raise RecipeError(what, where=f"{path} line {line}", fix="raise an error that says what is wrong") from None
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":  # of torch, which has a remedy of its own
             raise
@@ -80,7 +90,7 @@ def naming(path: str) -> Iterator[None]:
         raise RecipeError(what, where=f"{path} line {line}", fix="mend the file") from error
 
 
-def _line(error: Exception, path: str) -> int | None:
+def _line(error: BaseException, path: str) -> int | None:
     """The last line of the file that the error went through; None where it never was in it."""
     if isinstance(error, SyntaxError) and error.filename == path:
         return error.lineno or 1

@@ -443,8 +443,11 @@ class Recipe(Section):
         """The recipe in a YAML file, with `section.key=value` overrides; a RecipeError says what is wrong and where."""
         path = Path(path)
         try:
+            if path.exists() and not path.is_file() and not path.is_dir():
+                fix = "write it to a file first: a recipe is read more than once"
+                raise RecipeError("a pipe or a device, not a file", where=str(path), fix=fix)
             text = path.read_text(encoding="utf-8")
-            document = yaml.load(text, Loader=_Loader)
+            document = plain_yaml(text)
         except FileNotFoundError:
             fix = f"write one: bottega init ROWS --model FOLDER --out {path}"
             raise RecipeError("no such recipe", where=str(path), fix=fix) from None
@@ -542,6 +545,39 @@ def _base_of(adapter: str, model: Any) -> Any:
     return {"quantize": before.get("quantize", "none"), **model, "base": base}
 
 
+LARGEST = 100_000
+"""Most values of a document in YAML; its aliases stand for values too, each time they are named."""
+
+
+def plain_yaml(text: str) -> Any:
+    """The plain values of a document in YAML; a YAMLError where it is none, or stands for too many values."""
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count(node, {})
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _count(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node stands for."""
+    if id(node) in known:
+        if not known[id(node)]:
+            raise yaml.MarkedYAMLError(problem="an alias that stands for itself", problem_mark=node.start_mark)
+        return known[id(node)]
+    known[id(node)] = 0
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    inner = [one for pair in pairs for one in pair] or (node.value if isinstance(node, yaml.SequenceNode) else [])
+    known[id(node)] = 1 + sum(_count(one, known) for one in inner)
+    if known[id(node)] > LARGEST:
+        problem = f"it stands for more than {LARGEST:,} values: do its aliases name each other?"
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+    return known[id(node)]
+
+
 class _Loader(yaml.SafeLoader):
     """Plain values only, and no key twice: YAML would keep the last and say nothing.
 
@@ -602,7 +638,7 @@ def override(document: dict[str, Any], change: str, folder: Path) -> None:
         if not isinstance(target, dict):
             raise RecipeError(f"{section} is not a section", where=change, fix="write section.key=value")
     try:
-        value = yaml.load(text, Loader=_Loader)
+        value = plain_yaml(text)
     except (ValueError, RecursionError, yaml.YAMLError):
         raise RecipeError("the value is not YAML", where=change, fix="quote it: \"section.key='text'\"") from None
     # YAML 1.1 reads 1e-4 as a string; nobody means that.

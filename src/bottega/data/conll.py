@@ -7,7 +7,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from bottega.data.fields import Column, Rows, Unsound
-from bottega.data.opening import opened
+from bottega.data.opening import lines, opened
 from bottega.errors import DataError
 from bottega.recipe import Layout
 
@@ -21,7 +21,7 @@ def conll(path: Path, layout: Layout) -> Rows:
     first, last = _places(layout)
     tokens, tags, start, lost = list[str](), Column(1), 1, 0
     with opened(path, layout.encoding, "\n") as file:
-        for line, text in chain(enumerate(file, 1), [(0, "")]):
+        for line, text in chain(lines(path, file), [(0, "")]):
             columns = _columns(text, layout.delimiter)
             if text.strip() and not text.startswith("-DOCSTART-"):
                 if not tokens and _is_comment(columns, last):

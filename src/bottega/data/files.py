@@ -30,7 +30,7 @@ def text(path: Path, layout: Layout) -> Rows:
     kept: list[str] = []
     size, start = 0, 1
     with opened(path, layout.encoding) as file:
-        for line, part in enumerate(file, 1):
+        for line, part in enumerate(iter(lambda: file.readline(DOCUMENT), ""), 1):  # a line may be all there is
             refuse_nul(path, line, part)
             kept.append(part)
             size += len(part)

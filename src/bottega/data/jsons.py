@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from bottega.data.fields import Fields, Rows, listed
-from bottega.data.opening import opened
+from bottega.data.opening import lines, opened, refuse_long
 from bottega.errors import DataError
 from bottega.recipe import Layout
 
@@ -26,7 +26,7 @@ def json_lines(path: Path, layout: Layout) -> Rows:
     """A row a line."""
     row = _Shape(path, layout)
     with opened(path, layout.encoding, "\n") as file:
-        for line, text in enumerate(file, 1):
+        for line, text in lines(path, file):
             if text.strip():
                 try:
                     made = row(line, _parsed(path, text.rstrip("\r\n"), line))
@@ -233,6 +233,7 @@ class _Elements:
 
     def _more(self) -> bool:
         """Read on, in steps that grow with what is kept, so that a long value costs no more than twice."""
+        refuse_long(self.path, self.line, len(self.text) // 2)  # what is kept is hardly more than one row
         more = self.file.read(max(CHUNK, len(self.text)))
         self.text += more
         return bool(more)

@@ -98,6 +98,26 @@ def _not_utf8(path: Path) -> DataError:
     return DataError("not UTF-8 to its end", where=str(path), fix="is the file whole?")
 
 
+LONGEST = 1 << 24
+"""Most characters of a row: one of a hundred million would take minutes and gigabytes, and be cut to a window."""
+
+
+def lines(path: Path, file: TextIO) -> Iterator[tuple[int, str]]:
+    """Each line with its number; a DataError at the first that is longer than a row may be."""
+    for number, text in enumerate(iter(lambda: file.readline(LONGEST + 1), ""), 1):
+        refuse_long(path, number, len(text))
+        yield number, text
+
+
+def refuse_long(path: Path, line: int, length: int) -> None:
+    if length > LONGEST:
+        raise DataError(
+            f"a row of more than {LONGEST:,} characters",
+            where=f"{path} line {line}",
+            fix="part it into several rows, or write plain text as a .txt, which is cut by itself",
+        )
+
+
 def refuse_nul(path: Path, line: int, text: str) -> None:
     if "\0" in text:
         raise DataError(
@@ -107,8 +127,8 @@ def refuse_nul(path: Path, line: int, text: str) -> None:
         )
 
 
-def refuse_nul_lines(path: Path, lines: TextIO) -> Iterator[str]:
-    """The lines as they are; a DataError at the first that holds a NUL byte."""
-    for number, line in enumerate(lines, 1):
+def refuse_nul_lines(path: Path, file: TextIO) -> Iterator[str]:
+    """The lines as they are; a DataError at the first that holds a NUL byte, or is longer than a row may be."""
+    for number, line in lines(path, file):
         refuse_nul(path, number, line)
         yield line

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 
 from bottega.data.fields import Fields
 from bottega.data.files import READERS, read, readable, suffix, unit
+from bottega.data.opening import refuse_what_is_no_file
 from bottega.data.tables import as_declared
 from bottega.errors import BottegaError, DataError
 from bottega.recipe import Layout, Source
@@ -59,6 +60,7 @@ def files(source: Source) -> list[Path]:
     """Every file a source reads; none for a dataset on the hub."""
     path = Path(source.path)
     if not os.path.isdir(path):
+        refuse_what_is_no_file(path)
         return [path] if path.is_absolute() else []
     if _is_dataset(path):
         return [file for file in _inside(path) if suffix(file) == ".arrow"]
