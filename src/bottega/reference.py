@@ -49,7 +49,8 @@ def page() -> str:
 COMMANDS_HEAD = """# The commands
 
 Every command, its arguments and options. This page is generated from the code. `--json` prints the result for scripts;
-progress goes to stderr. Exit codes: 0 done, 2 something to change in what was given, 1 anything else.
+progress goes to stderr. Exit codes: 0 done, 2 something to change in what was given
+or on the disk, 130 interrupted (by whichever signal, at whatever stage), 1 anything else.
 """
 
 
