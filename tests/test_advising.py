@@ -16,6 +16,7 @@ import bottega
 from bottega.advising import Expected, Point, Study, _expected, _said
 from bottega.cli import app
 from bottega.errors import DataError
+from bottega.interruption import Interrupted
 from bottega.progress import silent
 from bottega.runs import stored_recipe
 from making import WORDS, make_model, write_jsonl
@@ -120,7 +121,8 @@ def test_what_can_be_learned_is_not_asked(tmp_path: Path) -> None:
     assert len(asked) == 19
 
 
-def test_advice_on_rows(tmp_path: Path) -> None:
+def labelled() -> list[dict[str, str]]:
+    """Rows whose label stands in their text."""
     draw = random.Random(0)
     rows = []
     for _ in range(400):
@@ -128,6 +130,31 @@ def test_advice_on_rows(tmp_path: Path) -> None:
         rows.append(
             {"text": " ".join([*draw.choices(WORDS[8:], k=5), label, *draw.choices(WORDS[8:], k=3)]), "kind": label}
         )
+    return rows
+
+
+def test_advice_that_is_cut_shows_what_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, model = write_jsonl(tmp_path / "rows.jsonl", labelled()), make_model(tmp_path / "model", "bert")
+    tuned = Study.tuned
+
+    def cut(self: Study, lines: Any, updates: int, before: Any = None, **how: Any) -> Any:
+        if before is not None:
+            raise Interrupted
+        return tuned(self, lines, 20, before, **how)
+
+    monkeypatch.setattr(Study, "tuned", cut)
+    given = ["advise", str(data), "--model", str(model), "--rows", "40", "--map", "label=kind"]
+    with pytest.raises(Interrupted, match="what was, is above"):
+        app(given)
+    shown = capsys.readouterr().out
+    for words in ("tuned on 16 rows", "nearest known rows, bm25", "1 of 3 parts were tuned on"):
+        assert words in shown
+
+
+def test_advice_on_rows(tmp_path: Path) -> None:
+    rows = labelled()
     data, model = write_jsonl(tmp_path / "rows.jsonl", rows), make_model(tmp_path / "model", "bert")
     out = tmp_path / "study"
     given = ["advise", str(data), "--model", str(model), "--rows", "60", "--map", "label=kind", "--out", str(out)]

@@ -13,7 +13,7 @@ import json
 import math
 import random
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -151,6 +151,7 @@ def advise(
     seed: int = 0,
     out: str | Path | None = None,
     tell: Tell | None = None,
+    so_far: Callable[[Counsel], None] | None = None,
 ) -> Counsel:
     """Whether to tune a model on rows.
 
@@ -160,6 +161,7 @@ def advise(
     epochs     passes over all rows that the three parts together may take, where that is no handful of updates
     out        a new folder in which the parts and the runs on them stay; by default nothing does
     tell       called with what is being done, how much of it is done, and of how much
+    so_far     called after each part but the last with what has been measured: for one who has no time for the rest
     """
     tell, path = tell or silent, located(str(data))
     if out is not None and Path(out).exists():
@@ -174,7 +176,11 @@ def advise(
         )
         parts, rest = study.divide(lines, rows, path)
         most = math.ceil(epochs * len(rest) / DEFAULT_EXAMPLES / len(parts))
-        found = list(study.learned(parts, max(most, FEWEST_UPDATES)))
+        found: list[Learned] = []
+        for part in study.learned(parts, max(most, FEWEST_UPDATES)):
+            found.append(part)
+            if so_far is not None and len(found) < len(parts):
+                so_far(_unfinished(study.kind, found, len(parts)))
         document = found[0].recipe.document()
     licences = made_of(Recipe.parse({**document, "data": {"train": path}, "evaluate": None}))
     return _counsel(study.kind, found, len(rest), [tuple(part) for part in licences])
@@ -339,6 +345,18 @@ def _error(one: Estimate) -> float:
     if each is not None and len(each) > 1:
         return float(each.std(ddof=1) / math.sqrt(len(each)))
     return one.error or 0.0
+
+
+def _unfinished(kind: str, found: Sequence[Learned], parts: int) -> Counsel:
+    """What has been measured of the first parts, without advice."""
+    first = found[0].evaluation
+    metric = first.verdict.metric or ""
+    without = {one.name: same.base for one in first.contenders if (same := one.by(metric)) and same.base is not None}
+    sentence = f"{len(found)} of {parts} parts were tuned on: too little to say what all rows would bring."
+    higher = bool(_number(first, metric).higher)
+    return Counsel(
+        "inconclusive", sentence, kind, metric, higher, without, list(_points(found, metric)), [], None, None
+    )
 
 
 def _counsel(kind: str, found: Sequence[Learned], rows: int, licences: Sequence[Any]) -> Counsel:

@@ -8,12 +8,16 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bottega import interruption
 from bottega.cli.app import LOOK, Json, RunFolder, app, errors
 from bottega.errors import BottegaError
+
+if TYPE_CHECKING:
+    from bottega.advising import Counsel
 
 
 @app.command(rich_help_panel=LOOK)
@@ -206,32 +210,44 @@ def advise(
     with errors(as_json):
         from bottega.terminal import progress
 
-        with progress("reading rows") as tell:
-            import bottega
+        known: list[Counsel] = []
+        try:
+            with progress("reading rows") as tell:
+                import bottega
 
-            found = bottega.advise(
-                data,
-                model,
-                objective=objective,
-                mapping=dict(_pair(one) for one in map or ()),
-                rows=rows,
-                epochs=epochs,
-                seed=seed,
-                out=out,
-                tell=tell,
-            )
-        if as_json:
-            print(json.dumps(found.document()))
-            return
-        from bottega.terminal import results_console, show_counsel
-
-        show_counsel(found, results_console())
-        if found.outcome != "don't":
+                found = bottega.advise(
+                    data,
+                    model,
+                    objective=objective,
+                    mapping=dict(_pair(one) for one in map or ()),
+                    rows=rows,
+                    epochs=epochs,
+                    seed=seed,
+                    out=out,
+                    tell=tell,
+                    so_far=known.append,
+                )
+        except interruption.Interrupted:
+            if known:
+                _show_counsel(known[-1], as_json)
+                raise interruption.Interrupted("stopped before all was measured; what was, is above") from None
+            raise
+        _show_counsel(found, as_json)
+        if not as_json and found.outcome != "don't":
             # Twice the passes it should take: the recipe ends when it is learned.
             changes = [f"optim.epochs={math.ceil(2 * found.expected[0].passes)}", "optim.schedule=constant"]
             changes += [f"data.mapping.{one}" for one in map or ()]
             print("\nwrite the recipe:", shlex.join(["bottega", "init", found.kind, "--data", data, "--model", model]))
             print("tune on all rows:", shlex.join(["bottega", "train", "recipe.yaml", *changes]))
+
+
+def _show_counsel(found: Counsel, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(found.document()))
+        return
+    from bottega.terminal import results_console, show_counsel
+
+    show_counsel(found, results_console())
 
 
 @app.command(rich_help_panel=LOOK)
