@@ -7,7 +7,8 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
@@ -17,12 +18,14 @@ import bottega
 from bottega.cli import app
 from bottega.errors import RunError
 from bottega.evaluation import endpoint
+from bottega.evaluation.asking import _tell_chance
+from bottega.evaluation.case import Case
 from bottega.evaluation.documents import cut
 from bottega.evaluation.endpoint import Endpoint
 from bottega.evaluation.measure import Contender, Evaluation, evaluate
 from bottega.evaluation.near import Vectors, Words
 from bottega.evaluation.prompting import Shot, begun, fitted, informed, shown
-from bottega.evaluation.rivals import rival
+from bottega.evaluation.rivals import Rival, rival
 from bottega.feed import Reader
 from bottega.recipe import Recipe
 from bottega.records import Message
@@ -148,6 +151,17 @@ def test_what_nothing_is_near_to_gets_other_rows_than_the_first() -> None:
     assert (numbers == index.nearest(asked, 5)[0]).all(), "the same every time"
     assert Words(["", "?"]).nearest(["x"], 9)[0].shape == (1, 2)
     assert Words([]).nearest(["x"], 3)[0].shape == (1, 0)
+
+
+def test_what_is_shown_by_chance_is_told() -> None:
+    told = list[tuple[str, str]]()
+    case = cast(Case, SimpleNamespace(note=lambda name, why: told.append((name, why))))
+    _, nearness = Words(["one two", "two three", "four"]).nearest(["two", "five", "one two four"], 3)
+    _tell_chance(case, Rival("few-shot", None, "few-shot"), nearness, "training rows")
+    why = "2 of 3 questions share a word with fewer than 3 training rows; the others shown to it are drawn at random"
+    assert told == [("few-shot", why)]
+    _tell_chance(case, Rival("few-shot", None, "few-shot"), nearness[2:], "training rows")
+    assert len(told) == 1
 
 
 def test_words_and_vectors_find_what_is_near(tmp_path: Path) -> None:
