@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from bottega.cli import app
+from bottega.curves import drawn
 from bottega.errors import RecipeError
+from bottega.evaluation.estimates import Estimate
+from bottega.evaluation.measure import Contender, Evaluation
+from bottega.evaluation.verdict import judge
 from bottega.mistakes import listed, nearest
 from bottega.recipe import Recipe
+from bottega.terminal import show_evaluation
 from making import write_jsonl
 
 PYDANTIC = ("Input should", "valid string", "unable to parse", "should match", "Field required", "Extra inputs", "['")
@@ -100,3 +107,28 @@ def test_a_file_to_begin_from_that_is_missing_is_called_so(tmp_path: Path) -> No
     for name in ("none.jsonl", str(tmp_path / "none")):
         assert "no such file" in call("init", name, "--out", str(tmp_path / "r.yaml"))
     assert "did you mean sft?" in call("init", "stf", "--out", str(tmp_path / "r.yaml"))
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_no_line_is_wider_than_the_terminal_and_no_number_is_broken(width: int) -> None:
+    one = Estimate("macro-F1", 120, 0.708, 0.083, (0.493, 0.722), True)
+    name = "always balance_not_updated_after_bank_transfer, the commonest label"
+    verdict = judge([one], metric=None, margin=0, base=name)
+    found = Evaluation(
+        "runs/bank", name, 120, 120, {}, 0, [one], verdict, [Contender(name, [one]), Contender("b", [one])]
+    )
+    console = Console(width=width, file=StringIO(), highlight=False)
+    show_evaluation(found, console)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, shown.splitlines())) <= width
+    for number in ("0.708", "0.083", "+0.493 to +0.722", "better"):
+        assert shown.count(number) >= 3
+    assert shown.count("balance_not_updated_after_bank_transfer") >= 2
+
+
+def test_the_names_of_curves_lie_over_none_of_them() -> None:
+    steps = list(range(10))
+    shown = drawn("accuracy", {"training": (steps, steps), "validation": (steps, steps[::-1])}, 60)
+    head, *drawing = shown.splitlines()
+    assert head == "accuracy   ⠒ training   • validation"
+    assert not any("training" in line or "validation" in line for line in drawing)

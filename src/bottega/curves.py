@@ -18,6 +18,10 @@ from bottega.terminal import next_steps, table
 
 HEIGHT, WIDEST = 18, 110
 
+MARKERS = ("braille", "dot")
+MARKS = {"braille": "⠒", "dot": "•"}
+"""How the first curve of a drawing and the second are drawn, so that they differ without colours too."""
+
 
 def show_run(folder: Path, console: Console) -> None:
     """Print all there is to see of the run in `folder`."""
@@ -32,7 +36,7 @@ def show_run(folder: Path, console: Console) -> None:
             word = ("note ", "yellow") if event["type"] == "noted" else ("failed ", "red")
             console.print(Text.assemble(word, f"{event['message']}{details}"))
     if found["verdict"] is not None:
-        console.print(Text.assemble(("\nverdict ", "bold"), found["verdict"]), soft_wrap=True)
+        console.print(Text.assemble(("\nverdict ", "bold"), found["verdict"]))
     result = [f"the result: {folder}/{found['result']}"] if found["result"] else []
     console.print("\n" + "\n".join([*result, *next_steps(folder)]), markup=False, soft_wrap=True)
 
@@ -43,15 +47,13 @@ def drawn(title: str, curves: Mapping[str, Curve], width: int) -> str:
     figure.clear()
     figure.theme("simple")
     figure.plot_size(width, HEIGHT)
-    figure.title(title)
-    figure.legend(x=width // 2)  # a falling curve leaves it free
-    for name, (steps, values) in curves.items():
-        signal = figure.signal(list(steps), list(values), marker="braille")
+    figure.legend(False)  # wherever it lay in the drawing, some curve would end under it
+    for (steps, values), marker in zip(curves.values(), MARKERS, strict=False):
+        signal = figure.signal(list(steps), list(values), marker=marker)
         signal.lines()
-        if len(curves) > 1:
-            signal.label(name)
         figure.draw(signal)
-    return str(figure.build())
+    names = "   ".join(f"{MARKS[marker]} {name}" for name, marker in zip(curves, MARKERS, strict=False))
+    return f"{title}   {names if len(curves) > 1 else ''}".rstrip() + f"\n{figure.build()}"
 
 
 def _facts(found: Mapping[str, Any], started: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> list[Any]:

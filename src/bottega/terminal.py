@@ -224,36 +224,28 @@ FOUND = {"better": "[green]better[/]", "worse": "[red]worse[/]", "inconclusive":
 
 def show_evaluation(found: Evaluation, console: Console) -> None:
     """What was measured, beside the base, and what can be said of it."""
-    rows = [
-        [
-            escape(one.metric),
-            *one.written(),
-            FOUND[one.finding],
-            str(one.rows),
-        ]
-        for one in found.estimates
-    ]
-    base = "before" if found.base else ""
-    shown = table(
-        f"{found.run} on {found.rows} of {found.of} rows", ["", "run", base, "difference, 95 %", "", "rows"], []
-    )
-    for row in rows:
-        shown.add_row(*row)
-    console.print(shown)
-    if found.effects:
-        shown = table("Side effects", ["", "run", base, "difference, 95 %", "", "rows"], [])
-        for effect in found.effects:
-            shown.add_row(escape(effect.metric), *effect.written(), FOUND[effect.finding], str(effect.rows))
-        console.print(shown)
+    head = ["", "run", "before" if found.base else "", "difference, 95 %", "finding", "rows"]
+    for title, estimates in (
+        (f"{found.run} on {found.rows} of {found.of} rows", found.estimates),
+        ("Side effects", found.effects),
+    ):
+        if estimates:
+            rows = ([one.metric, *one.written(), FOUND[one.finding], str(one.rows)] for one in estimates)
+            _compare(title, head, rows, console)
     metric = found.verdict.metric
-    beside = [(one, one.nearest(metric)) for one in found.contenders]
-    if found.others and any(same for _, same in beside):
-        shown = table(f"{metric}, beside what else could be done", ["", "run", "its", "difference", ""], [])
-        for one, same in beside:
-            if same is not None:
-                other = "" if same.metric == metric else f", by {same.metric}"
-                shown.add_row(escape(one.name + other), *same.written(), FOUND[same.finding])
-        console.print(shown)
+    beside = [(one, same) for one in found.contenders if (same := one.nearest(metric)) is not None]
+    if found.others and beside:
+        rows = (
+            [
+                one.name + ("" if same.metric == metric else f", by {same.metric}"),
+                *same.written(),
+                FOUND[same.finding],
+            ]
+            for one, same in beside
+        )
+        _compare(
+            f"{metric}, beside what else could be done", [*head[:2], "its", "difference", "finding"], rows, console
+        )
     console.print(Text(found.verdict.sentence, OUTCOME[found.verdict.outcome]))
     console.print(
         f"before: {found.base}" if found.base else "It began from nothing: there is nothing before it.",
@@ -270,6 +262,26 @@ def show_evaluation(found: Evaluation, console: Console) -> None:
         console.print(f"[yellow]note[/] {UNKNOWN_LEAKS}")
     elif found.leaked and found.verdict.outcome != "void":
         console.print(f"[yellow]note[/] {found.leaked} rows left out: they stand in the training rows")
+
+
+NARROW = 64
+"""Columns of a terminal in which numbers have no room side by side."""
+
+
+def _compare(title: str, head: list[str], rows: Iterable[Sequence[str]], console: Console) -> None:
+    """A table of a name and numbers a row; in a narrow terminal, a line for each number."""
+    if console.width >= NARROW:
+        shown = table(title, head, [])
+        for name, *cells in rows:
+            shown.add_row(escape(name), *cells)
+        console.print(shown)
+        return
+    console.print(f"[bold]{escape(title)}[/]")
+    for name, *cells in rows:
+        console.print(escape(name))
+        for what, cell in zip(head[1:], cells, strict=True):
+            if cell:
+                console.print(f"  {what.split(',')[0]:11}{cell}")
 
 
 def show_plan(found: Plan, recipe: str, console: Console) -> None:
@@ -394,10 +406,15 @@ def _show_counts(name: str, counts: Sequence[tuple[str, int]], console: Console)
     console.print()
 
 
+NUMBERS = ("run", "before", "its", "difference", "difference, 95 %", "rows", "finding", "step", "steps", "loss")
+"""Heads of columns whose cells are never broken."""
+
+
 def table(title: str, columns: list[str], rows: Iterable[Iterable[Any]]) -> Table:
     shown = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        shown.add_column(column, overflow="fold")
+    for place, column in enumerate(columns):
+        # Names give way first, so that no number is broken.
+        shown.add_column(column, overflow="fold", no_wrap=place > 0 and column in NUMBERS)
     for row in rows:
         shown.add_row(*(escape(str(cell)) for cell in row))
     return shown
