@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PEERS := .venv-bench
 
-.PHONY: help setup check test slow bench bench-setup floor scaling endure recipes preferences planning advice forgetting exam models gpu worlds large demo docs clean
+.PHONY: help setup check test slow fuzz bench bench-setup floor scaling endure recipes preferences planning advice forgetting exam models gpu worlds large demo docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ test: check ## Everything that must hold, in under six minutes on two cores
 
 slow: setup ## The tests that make test leaves out (a quarter of an hour)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope -m "slow and not gpu"
+
+fuzz: setup ## Try a million mutated inputs: each ends in a result or one of our errors (half an hour; goes on where it was)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py
 
 endure: setup ## Kill runs at random moments and compare what their resumption leaves (minutes)
 	$(BIN)/python benchmarks/endure.py

@@ -160,8 +160,11 @@ def as_declared(
     """
 
     def row(fields: Mapping[str, Any]) -> Fields:
-        told = {name: _without_nulls(value) for name, value in fields.items()} if made else fields
-        return {name: _declared(value, features.get(name), encoded) for name, value in told.items()}
+        try:
+            told = {name: _without_nulls(value) for name, value in fields.items()} if made else fields
+            return {name: _declared(value, features.get(name), encoded) for name, value in told.items()}
+        except RecursionError:
+            raise DataError("values nested beyond measure", where="a table", fix="store them as JSON text") from None
 
     return row
 
