@@ -26,6 +26,7 @@ from bottega import objectives
 from bottega.beginnings import begun, fitting
 from bottega.cards import made_of
 from bottega.data import sources
+from bottega.data.fields import listed
 from bottega.data.formats import records
 from bottega.errors import DataError, RunError
 from bottega.evaluation.estimates import Estimate
@@ -36,7 +37,7 @@ from bottega.feed import DEFAULT_EXAMPLES
 from bottega.loop import train
 from bottega.progress import Tell, followed, silent
 from bottega.randomness import derive
-from bottega.recipe import Recipe, Source, located
+from bottega.recipe import Layout, Recipe, Source, located
 from bottega.records import Labelled, Multilabelled, Record, Tagged
 
 SMALLEST, TIMES = 0.05, (1, 2, 4)
@@ -146,6 +147,7 @@ def advise(
     *,
     objective: str | None = None,
     mapping: Mapping[str, str] | None = None,
+    layout: Layout | None = None,
     rows: int = 300,
     epochs: float = 3.0,
     seed: int = 0,
@@ -157,6 +159,7 @@ def advise(
 
     objective  what is to be learned; by default what the rows are for
     mapping    our name of a field: the file's
+    layout     how the file is laid out, where it does not say so itself
     rows       most of them that are held out and asked, at most a fifth
     epochs     passes over all rows that the three parts together may take, where that is no handful of updates
     out        a new folder in which the parts and the runs on them stay; by default nothing does
@@ -168,7 +171,7 @@ def advise(
         raise RunError("is there already", where=str(out), fix="name a new folder: --out")
     with contextlib.ExitStack() as held:
         folder = Path(out or held.enter_context(tempfile.TemporaryDirectory())).absolute()
-        lines = list(_rows(path, mapping or {}))
+        lines = list(_rows(path, mapping or {}, layout or Layout()))
         random.Random(derive(seed, "advise")).shuffle(lines)
         folder.mkdir(parents=True, exist_ok=True)
         study = Study(
@@ -186,20 +189,20 @@ def advise(
     return _counsel(study.kind, found, len(rest), [tuple(part) for part in licences])
 
 
-def _rows(path: str, mapping: Mapping[str, str]) -> Iterator[Placed]:
+def _rows(path: str, mapping: Mapping[str, str], layout: Layout) -> Iterator[Placed]:
     """Where each row stands, and its fields by our names; a DataError for one that is broken, or lacks a field."""
-    for _, read in sources.rows([Source(path=path)]):
+    for _, read in sources.rows([Source(path=path, **layout.model_dump())]):
         for where, fields in read:
             if isinstance(fields, DataError):
                 raise fields
             lost = next((theirs for theirs in mapping.values() if theirs not in fields), None)
             if lost is not None:
-                raise DataError(f"no field {lost}", where=where, fix=f"it has {', '.join(fields)}")
+                raise DataError(f"no field {lost}", where=where, fix=f"it has {listed(fields)}")
             yield where, {**fields, **{ours: fields[theirs] for ours, theirs in mapping.items()}}
 
 
 def _write(path: Path, lines: Sequence[Placed]) -> Path:
-    path.write_text("".join(json.dumps(fields) + "\n" for _, fields in lines), encoding="utf-8")
+    path.write_text("".join(json.dumps(fields, default=str) + "\n" for _, fields in lines), encoding="utf-8")
     return path
 
 

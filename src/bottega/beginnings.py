@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from bottega import objectives
 from bottega.errors import BottegaError, DataError, RecipeError
 from bottega.mistakes import nearest
-from bottega.recipe import Adapter, Data, Evaluate, Model, Optim, Recipe, Save, Source
+from bottega.recipe import Adapter, Data, Evaluate, Layout, Model, Optim, Recipe, Save, Source
 from bottega.records import Posed, Record
 
 LIKELY = ("dpo", "kto", "classify", "tag", "contrastive", "causal", "sft", "grpo")
@@ -32,21 +32,31 @@ WIDTH = 46
 """Where comments begin."""
 
 
-def begun(task: str, *, model: str | None = None, data: str | None = None, folder: Path = Path()) -> str:
+def begun(
+    task: str,
+    *,
+    model: str | None = None,
+    data: str | None = None,
+    layout: Layout | None = None,
+    folder: Path = Path(),
+) -> str:
     """The text of a recipe for `task`: an objective, or a file of rows that shows which.
 
     model   what to start from; a pre-training recipe starts from a shape
     data    rows, by path or hub id
+    layout  how their file is laid out, where it does not say so itself
     folder  where the recipe will stand: its paths are seen from there
     """
     if task not in objectives.kinds() and data is None and Path(task).exists():
-        data, task = task, fitting(task)
+        data, task = task, fitting(task, layout)
     if task not in objectives.kinds() and (Path(task).suffix or "/" in task):
         fix = "give a file of rows that is there, or an objective; rows of the hub: bottega init sft --data NAME"
         raise DataError("no such file", where=task, fix=fix)
     if task not in objectives.kinds():
         raise RecipeError(f"unknown task {task!r}", where="bottega init", fix=nearest(task, objectives.kinds()))
-    return "\n".join([*_head(task), *_recipe(task, _seen(model, folder), _seen(data, folder))]) + "\n"
+    return (
+        "\n".join([*_head(task), *_recipe(task, _seen(model, folder), _seen(data, folder), layout or Layout())]) + "\n"
+    )
 
 
 def _seen(path: str | None, folder: Path) -> str | None:
@@ -56,9 +66,9 @@ def _seen(path: str | None, folder: Path) -> str | None:
     return os.path.relpath(path, folder)
 
 
-def fitting(path: str) -> str:
+def fitting(path: str, layout: Layout | None = None) -> str:
     """The objective the rows of a file are for."""
-    record = _first(path, get_args(Record))
+    record = _first(path, get_args(Record), layout or Layout())
     for kind in LIKELY:
         if isinstance(record, objectives.load(kind).reads):
             return kind
@@ -66,20 +76,20 @@ def fitting(path: str) -> str:
     raise DataError(what, where=path, fix=f"name the task: {', '.join(objectives.kinds())}")
 
 
-def _answered(path: str) -> bool:
+def _answered(path: str, layout: Layout) -> bool:
     """Whether the first of some prompts has a right answer; what cannot be read is taken to have one."""
     with contextlib.suppress(BottegaError):
-        found = _first(path, (Posed,))
+        found = _first(path, (Posed,), layout)
         return not isinstance(found, Posed) or bool(found.right)
     return True
 
 
-def _first(path: str, reads: tuple[type, ...]) -> Record | None:
+def _first(path: str, reads: tuple[type, ...], layout: Layout) -> Record | None:
     """The record of the first row of a file, read as one of these."""
     from bottega.data.formats import records
     from bottega.data.sources import rows
 
-    ((_, found),) = rows([Source(path=str(Path(path).absolute()))])
+    ((_, found),) = rows([Source(path=str(Path(path).absolute()), **layout.model_dump())])
     return next(records(found, reads=reads), None)
 
 
@@ -93,7 +103,7 @@ def _head(task: str) -> Iterator[str]:
     yield ""
 
 
-def _recipe(task: str, model: str | None, data: str | None) -> Iterator[str]:
+def _recipe(task: str, model: str | None, data: str | None, layout: Layout) -> Iterator[str]:
     objective = objectives.load(task)
     scratch = task == "causal" and model is None
     yield from _line("name", task, Recipe.model_fields["name"])
@@ -105,8 +115,10 @@ def _recipe(task: str, model: str | None, data: str | None) -> Iterator[str]:
     yield from _section("model", Model, start)
     if not scratch and objective.head == "language":
         yield from _section("adapter", Adapter, {"rank": 16, "alpha": 32})
-    yield from _section("data", Data, {"train": data or "rows.jsonl", "validation": 0.1})
-    needed = UNANSWERED if task == "grpo" and data is not None and not _answered(data) else NEEDED.get(task, {})
+    laid_out = layout.model_dump(exclude_defaults=True)
+    yield from _section("data", Data, {"train": data or "rows.jsonl", "validation": 0.1, **laid_out})
+    unanswered = task == "grpo" and data is not None and not _answered(data, layout)
+    needed = UNANSWERED if unanswered else NEEDED.get(task, {})
     yield from _section("objective", objective, {"kind": task, **needed})
     optim: dict[str, Any] = {"optimizer": "muon", "lr": 5e-3, "update_tokens": 16384} if scratch else {"epochs": 3}
     yield from _section("optim", Optim, optim)

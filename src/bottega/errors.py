@@ -29,6 +29,13 @@ NO_MEMORY = (
 )
 """What libraries say when the system gives them no memory."""
 
+LONGEST = 1000
+"""Most characters of a part of a message: what a file or a recipe holds may be of any length."""
+
+
+def _cut(part: str | None) -> str | None:
+    return part if part is None or len(part) <= LONGEST else f"{part[: LONGEST // 2]} … {part[-LONGEST // 2 :]}"
+
 
 class BottegaError(Exception):
     """What went wrong, where (`tickets.jsonl line 812, field output`), and what to do about it."""
@@ -37,7 +44,7 @@ class BottegaError(Exception):
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
         super().__init__(what, where, fix)
-        self.what, self.where, self.fix = what, where, fix
+        self.what, self.where, self.fix = _cut(what) or "", _cut(where), _cut(fix)
 
     def __str__(self) -> str:
         located = f"{self.where}: {self.what}" if self.where else self.what

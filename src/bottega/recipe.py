@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -159,7 +159,7 @@ class Layout(Section):
     encoding: str | None = Field(
         None, description="Of text: `latin-1`, `cp1252`, `utf-16` …; default: by its mark, or UTF-8."
     )
-    delimiter: Annotated[str, Field(min_length=1, max_length=1), BeforeValidator(_delimiter)] | None = Field(
+    delimiter: Annotated[str, BeforeValidator(_delimiter)] | None = Field(
         None, description="What parts the cells of a table: `;`, `|`, `tab`; default: by the suffix."
     )
     header: bool | None = Field(
@@ -178,6 +178,11 @@ class Layout(Section):
         """Whether the first line of a table is none of its rows."""
         return not self.columns if self.header is None else self.header
 
+    def of(self, path: str, known: Iterable[str]) -> Layout:
+        """That of another file than the known ones: the same where its name ends as one of theirs does."""
+        endings = {Path(one).suffix for one in known}
+        return Layout(**self.model_dump(include=set(Layout.model_fields))) if Path(path).suffix in endings else Layout()
+
     @model_validator(mode="after")
     def _can_be_read(self) -> Layout:
         if self.header is False and not self.columns:
@@ -185,8 +190,8 @@ class Layout(Section):
         twice = [name for index, name in enumerate(self.columns) if name in self.columns[:index]]
         if twice:
             raise ValueError(f"columns: {twice[0]} is named twice")
-        if self.delimiter is not None and self.delimiter in '\r\n"\0 ':
-            raise ValueError("delimiter: a line's end, a quote or a blank parts no cells")
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '\r\n"\0 '):
+            raise ValueError("delimiter: one character parts cells, such as ; or tab, and no quote or blank")
         try:
             "".encode(self.encoding or "utf-8")
         except (LookupError, ValueError):
@@ -664,6 +669,22 @@ def located(path: str) -> str:
     """Rows named on the command line as `data.train` would have them: a path made absolute, or a dataset's hub id."""
     found: str = _absolute(path, Path.cwd(), "dataset")
     return found
+
+
+def layout(options: Iterable[str]) -> Layout:
+    """How files named on a command line are laid out, as `key=value` says each: `encoding=latin-1`."""
+    given: dict[str, Any] = {}
+    for one in options:
+        key, _, text = one.removeprefix("data.").partition("=")
+        given[key] = [name.strip() for name in text.strip("[] ").split(",")] if key == "columns" else text
+    try:
+        return Layout.model_validate(given)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"]))
+        what = "no such key" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
+        fix = f"write --read encoding=latin-1; the keys are {', '.join(Layout.model_fields)}"
+        raise RecipeError(f"{key}: {what}" if key else what, where="--read", fix=fix) from None
 
 
 def _placed(part: Any, keys: Sequence[str], folder: Path, kind: str) -> Any:

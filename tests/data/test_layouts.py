@@ -450,3 +450,57 @@ def test_a_cell_may_hold_a_list(tmp_path: Path) -> None:
     (record,) = records(found, (Chat,))
     assert isinstance(record, Chat)
     assert record.messages == (Message("user", "q"), Message("assistant", "a"))
+
+
+def test_a_whole_number_is_one_label_in_every_file(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\ngood,1\nbad,0\nfair,1.0\n")
+    parquet.write_table(pyarrow.table({"text": ["a", "b"], "label": [1.0, None]}), tmp_path / "b.parquet")
+    (tmp_path / "c.jsonl").write_text('{"text": "c", "label": 0}\n')
+    dropped: list[DataError] = []
+    labels = []
+    for _, found in sources.rows([Source(path=str(tmp_path / name)) for name in ("a.csv", "b.parquet", "c.jsonl")]):
+        kept = records(found, (Labelled,), on_bad=dropped.append)
+        labels += [record.label for record in kept if isinstance(record, Labelled)]
+    assert labels == ["1", "0", "1", "1", "0"]
+    assert [error.where for error in dropped] == ["b.parquet row 2, field label"]
+
+
+# Commands
+
+
+@pytest.fixture
+def odd_file(tmp_path: Path) -> Path:
+    path = tmp_path / "a.csv"
+    path.write_bytes("".join(f"één kaart {n};{n % 2}\n" for n in range(20)).encode("latin-1"))
+    return path
+
+
+READ = ["--read", "encoding=latin-1", "--read", "data.delimiter=;", "--read", "columns=[text, label]"]
+
+
+def test_options_on_the_command_line(odd_file: Path) -> None:
+    from typer.testing import CliRunner
+
+    from bottega.cli import app
+
+    run = CliRunner().invoke
+    refused = run(app, ["audit", str(odd_file), "--only", "labels"])
+    assert refused.exit_code == 2
+    assert "data.encoding=latin-1" in refused.stderr
+    found = run(app, ["audit", str(odd_file), *READ, "--only", "labels", "--json"])
+    assert found.exit_code == 0, found.stderr
+    assert json.loads(found.stdout)["rows"] == 20
+    out = odd_file.with_suffix(".yaml")
+    assert run(app, ["init", str(odd_file), *READ, "--out", str(out)]).exit_code == 0
+    recipe = Recipe.load(out)
+    assert (recipe.data.encoding, recipe.data.delimiter, recipe.data.columns) == ("latin-1", ";", ["text", "label"])
+    for wrong in ("encodin=x", "header=false", "delimiter=ab"):
+        refused = run(app, ["audit", str(odd_file), "--read", wrong])
+        assert refused.exit_code == 2
+        assert "--read" in refused.stderr
+
+
+def test_other_files_are_laid_out_so_where_their_names_end_alike() -> None:
+    layout = Source(path="a.csv", encoding="latin-1")
+    assert layout.of("b.csv", ["a.csv"]) == Layout(encoding="latin-1")
+    assert layout.of("b.jsonl", ["a.csv"]) == Layout()

@@ -9,7 +9,7 @@ import transformers
 
 from bottega.data.codec import Codec
 from bottega.data.tokenizer import train_tokenizer
-from bottega.data.words import Gazetteer, as_conll
+from bottega.data.words import Gazetteer, as_conll, words
 from bottega.objectives.tag import Scheme, Words, entities, marks, tags
 from bottega.records import Entity, Tagged, Unusable
 from making import make_tokenizer
@@ -117,3 +117,36 @@ def test_the_gazetteer_marks_what_it_saw() -> None:
         ("new Zealand", "place"),
     ]
     assert not list(Gazetteer([]).spans(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("दिल्ली में", ["दिल्ली", "में"]),
+        ("cafe\u0301 now", ["cafe\u0301", "now"]),
+        ("e\u0301tat!", ["e\u0301tat", "!"]),
+        ("می\u200cخواهم", ["می\u200cخواهم"]),
+        ("สี่ มือ", ["สี่", "มือ"]),
+        ("مُحَمَّد", ["مُحَمَّد"]),
+        ("a!\u0301b", ["a", "!\u0301", "b"]),
+        ("l'état, c'est", ["l", "'", "état", ",", "c", "'", "est"]),
+    ],
+)
+def test_marks_stay_with_their_letter(text: str, parts: list[str]) -> None:
+    assert [text[start:stop] for start, stop in words(text)] == parts
+
+
+def test_every_entity_is_printed_though_no_blank_parts_them() -> None:
+    lines = as_conll("田中と佐藤", [Entity(0, 2, "PER"), Entity(3, 5, "PER")]).splitlines()
+    assert lines == ["田中\tB-PER", "と\tO", "佐藤\tB-PER"]
+    assert as_conll("ida_nils ran", [Entity(0, 3, "PER"), Entity(4, 8, "PER")]).splitlines() == [
+        "ida\tB-PER",
+        "_\tO",
+        "nils\tB-PER",
+        "ran\tO",
+    ]
+
+
+def test_the_words_that_were_read_are_printed() -> None:
+    lines = as_conll("New York!", [Entity(0, 8, "LOC")], [(0, 3), (4, 6), (6, 8), (8, 9)]).splitlines()
+    assert lines == ["New\tB-LOC", "Yo\tI-LOC", "rk\tI-LOC", "!\tO"]

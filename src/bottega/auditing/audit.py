@@ -20,7 +20,7 @@ from bottega.auditing.mend import check_out, write
 from bottega.auditing.reading import Refused, Rows, expected, named
 from bottega.errors import RecipeError
 from bottega.progress import Tell, silent
-from bottega.recipe import Recipe
+from bottega.recipe import Layout, Recipe
 
 PART = 512
 """Rows that checks see at once."""
@@ -36,6 +36,7 @@ def audit(
     against: Sequence[str | Path] = (),
     format: str = "auto",
     mapping: Mapping[str, str] | None = None,
+    layout: Layout | None = None,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     near: float = 0.7,
@@ -47,6 +48,7 @@ def audit(
     model    a run, folder or hub id: with its tokenizer rows are counted in tokens, by its weights they are scored
     against  rows to be measured on, such as a test set or a benchmark, which must not stand in `data`
     format   how fields make a row, and `mapping` what the file calls them, as in a recipe
+    layout   how files are laid out that do not say so themselves; a recipe says it of its own
     only     names of checks to run alone; `skip` those to leave out
     near     share of what two texts have in common from which on they are nearly the same
     fix      a .jsonl file to write a cleaned copy to, with a log beside it
@@ -58,7 +60,10 @@ def audit(
     recipe = read if isinstance(read, Recipe) else None
     if fix is not None:
         check_out(Path(fix))
-    own, others = named(read, [str(path) for path in against], format, mapping or {})
+    if recipe is not None and layout not in (None, Layout()):
+        fix = "write it in the recipe: data: {encoding: latin-1}"
+        raise RecipeError("a recipe says itself how its rows are read", where="--read", fix=fix)
+    own, others = named(read, [str(path) for path in against], format, mapping or {}, layout or Layout())
     context = Context(model=model, near=near, tell=lambda words: tell(words, len(context.places), None))
     if model is not None or recipe is not None:
         from bottega.auditing.encoded import encoder

@@ -21,7 +21,7 @@ from bottega.data.formats import records
 from bottega.data.split import Split
 from bottega.errors import DataError, RecipeError
 from bottega.mistakes import described
-from bottega.recipe import Recipe, Source, located
+from bottega.recipe import Layout, Recipe, Source, located
 
 REASONS = 50
 """Most different faults that are told apart."""
@@ -104,12 +104,13 @@ class Refused:
 
 
 def named(
-    data: Recipe | Sequence[str], against: Sequence[str], format: str, mapping: Mapping[str, str]
+    data: Recipe | Sequence[str], against: Sequence[str], format: str, mapping: Mapping[str, str], layout: Layout
 ) -> tuple[Rows, list[Rows]]:
     """(the data, what it is compared with): of a recipe also the rows it validates on."""
-    listed = {path: _source(path, format, mapping) for path in against}
+    known = [] if isinstance(data, Recipe) else data
+    listed = {path: _source(path, format, mapping, layout.of(path, known)) for path in against}
     if not isinstance(data, Recipe):
-        own = [_source(path, format, mapping) for path in data]
+        own = [_source(path, format, mapping, layout) for path in data]
         return Rows("rows", own, [*listed.values()]), [Rows(name, [source], own) for name, source in listed.items()]
     reads, train, validation = data.objective.reads, data.train_sources, data.validation_sources
     beside = [*validation, *listed.values()]
@@ -134,9 +135,10 @@ def _held(rows: Rows, recipe: Recipe) -> NDArray[np.bool_] | None:
     return Split(found, fraction, recipe.seed, stratified=recipe.stratified).held
 
 
-def _source(path: str, format: str, mapping: Mapping[str, str]) -> Source:
+def _source(path: str, format: str, mapping: Mapping[str, str], layout: Layout) -> Source:
+    read = {"format": format, "mapping": dict(mapping), **layout.model_dump()}
     try:
-        return Source.model_validate({"path": located(path), "format": format, "mapping": dict(mapping)})
+        return Source.model_validate({"path": located(path), **read})
     except ValidationError as error:
         problems = error.errors()
         what, fix = described(problems[:1])

@@ -32,6 +32,14 @@ TRAIN, USE, LOOK = "Teach a model", "Use it", "Look at it"
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value …]", help="For example optim.lr=1e-4")]
+LaidOut = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--read",
+        metavar="KEY=VALUE",
+        help="How the rows' file is laid out, as in data: encoding=latin-1; several times.",
+    ),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bottega import interruption
-from bottega.cli.app import LOOK, Json, RunFolder, app, errors
+from bottega.cli.app import LOOK, Json, LaidOut, RunFolder, app, errors
 from bottega.errors import BottegaError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def audit(
     map: Annotated[
         list[str] | None, typer.Option(metavar="OURS=THEIRS", help="What the file calls a field: label=intent.")
     ] = None,
+    read: LaidOut = None,
     only: Annotated[list[str] | None, typer.Option(metavar="CHECK", help="Run this check alone.")] = None,
     skip: Annotated[list[str] | None, typer.Option(metavar="CHECK", help="Leave this check out.")] = None,
     near: Annotated[
@@ -50,6 +51,7 @@ def audit(
 
         with progress("reading") as tell:
             import bottega
+            from bottega.recipe import layout
 
             found = bottega.audit(
                 data,
@@ -57,6 +59,7 @@ def audit(
                 against=against or (),
                 format=format,
                 mapping=dict(_pair(one) for one in map or ()),
+                layout=layout(read or ()),
                 only=only or (),
                 skip=skip or (),
                 near=near,
@@ -86,6 +89,7 @@ def evaluate(
     data: Annotated[
         list[str] | None, typer.Option(help="Rows to use instead of the run's validation; several times to mix.")
     ] = None,
+    read: LaidOut = None,
     rows: Annotated[int, typer.Option(help="Most examples, drawn with the run's seed.", min=1)] = 500,
     against: Annotated[
         list[str] | None,
@@ -134,6 +138,7 @@ def evaluate(
 
         with progress("measuring") as tell:
             import bottega
+            from bottega.recipe import layout
             from bottega.reporting.report import check_writable, gathered, write
             from bottega.runs import check_run
 
@@ -144,6 +149,7 @@ def evaluate(
             found = bottega.evaluate(
                 run,
                 data=data,
+                layout=layout(read) if read else None,
                 rows=rows,
                 against=None if against is None else [one for one in against if one != "none"],
                 shots=shots,
@@ -196,6 +202,7 @@ def advise(
     map: Annotated[
         list[str] | None, typer.Option(metavar="OURS=THEIRS", help="What the file calls a field: label=intent.")
     ] = None,
+    read: LaidOut = None,
     rows: Annotated[int, typer.Option(help="Most rows that are held out and asked.", min=20)] = 300,
     epochs: Annotated[
         float, typer.Option(help="Passes over all rows that the parts together may take.", min=0.1)
@@ -214,12 +221,14 @@ def advise(
         try:
             with progress("reading rows") as tell:
                 import bottega
+                from bottega.recipe import layout
 
                 found = bottega.advise(
                     data,
                     model,
                     objective=objective,
                     mapping=dict(_pair(one) for one in map or ()),
+                    layout=layout(read or ()),
                     rows=rows,
                     epochs=epochs,
                     seed=seed,
@@ -236,7 +245,7 @@ def advise(
         if not as_json and found.outcome != "don't":
             # Twice the passes it should take: the recipe ends when it is learned.
             changes = [f"optim.epochs={math.ceil(2 * found.expected[0].passes)}", "optim.schedule=constant"]
-            changes += [f"data.mapping.{one}" for one in map or ()]
+            changes += [*(f"data.mapping.{one}" for one in map or ()), *(f"data.{one}" for one in read or ())]
             print("\nwrite the recipe:", shlex.join(["bottega", "init", found.kind, "--data", data, "--model", model]))
             print("tune on all rows:", shlex.join(["bottega", "train", "recipe.yaml", *changes]))
 

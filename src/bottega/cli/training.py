@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from bottega import interruption
-from bottega.cli.app import TRAIN, Json, Overrides, app, busy, errors, options
+from bottega.cli.app import TRAIN, Json, LaidOut, Overrides, app, busy, errors, options
 from bottega.errors import RecipeError, RunError
 from bottega.events import Started
 from bottega.flags import Flags
@@ -149,13 +149,15 @@ def init(
     task: Annotated[str, typer.Argument(help="What the model is to learn: an objective, or a file of rows.")],
     model: Annotated[str | None, typer.Option(help="Hub id, folder, or finished run to start from.")] = None,
     data: Annotated[str | None, typer.Option(help="File or folder of rows, or a dataset's hub id.")] = None,
+    read: LaidOut = None,
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("recipe.yaml"),
 ) -> None:
     """Write a recipe with every key explained."""
     with errors(False):
         from bottega.beginnings import begun
+        from bottega.recipe import layout
 
-        text = begun(task, model=model, data=data, folder=out.parent)
+        text = begun(task, model=model, data=data, layout=layout(read or ()), folder=out.parent)
         if out.exists():
             raise RecipeError("is there already", where=str(out), fix="choose another --out")
         try:

@@ -219,7 +219,8 @@ def choice(where: str, fields: Fields) -> Record:
     if not isinstance(choices, list) or len(choices) < 2:
         raise DataError("fewer than two choices", where=f"{where}, field choices", fix='write ["…", "…"]')
     texts = tuple(string(where, {"choices": choice}, "choices") for choice in choices)
-    named: list[list[Any]] = [letters or [], [chr(65 + n) for n in range(len(texts))], list(texts)]
+    named: list[list[Any]] = [letters if isinstance(letters, list) else []]
+    named += [[chr(65 + n) for n in range(len(texts))], list(texts)]
     number = whole(gold)
     place = number if number is not None else next((names.index(gold) for names in named if gold in names), -1)
     if not 0 <= place < len(texts):

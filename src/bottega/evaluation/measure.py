@@ -37,7 +37,7 @@ from bottega.evaluation.verdict import judge as judged
 from bottega.feed import Reader, Told
 from bottega.progress import Tell, silent
 from bottega.randomness import derive
-from bottega.recipe import Reading, Recipe
+from bottega.recipe import Layout, Reading, Recipe
 from bottega.records import Record
 from bottega.runs import check_run, checksum, stored_place, stored_recipe
 from bottega.scores import Scores
@@ -137,6 +137,7 @@ def evaluate(
     run: str | Path,
     data: str | Sequence[str] | None = None,
     *,
+    layout: Layout | None = None,
     rows: int = 500,
     against: Sequence[str] | None = None,
     shots: int = 5,
@@ -155,6 +156,7 @@ def evaluate(
 ) -> Evaluation:
     """Measure a finished run on its validation rows, or on `data` (paths or hub ids), read as the run read its own.
 
+    layout     how the files of `data` are laid out, where they do not say so themselves
     rows       most of them, drawn by the run's seed
     against    contenders, besides what it was tuned from: `zero-shot`, `few-shot`, `retrieval`, `bm25`, `dense`, each
                of another model as `few-shot=FOLDER`; a run; a model; `http://…/v1#model`. By default what fits the task
@@ -182,7 +184,7 @@ def evaluate(
         encoder=encoder,
         judge=None if judge is None else Endpoint.given_as(judge),
         scorers=[scorer_of(one) for one in scorers],
-        known=_given(recipe, known),
+        known=_given(recipe, known, layout),
         tasks=lm_eval,
         questions=rows,
         general=general or [source.path for source in recipe.guard_sources],
@@ -190,7 +192,7 @@ def evaluate(
         harmless=harmless,
     )
     tell("reading rows")
-    records, of = drawn(_held_out(recipe, place, data, told), rows, derive(recipe.seed, "evaluate"))
+    records, of = drawn(_held_out(recipe, place, data, layout, told), rows, derive(recipe.seed, "evaluate"))
     if not records:
         raise DataError("no rows to measure on", where=str(folder), fix="give some: bottega evaluate RUN --data FILE")
     tell("looking for them in the training rows")
@@ -298,7 +300,9 @@ def _of_rows(groups: NDArray[np.int64], sums: NDArray[np.float64]) -> NDArray[np
 # Rows
 
 
-def _held_out(recipe: Recipe, place: dict[str, Any], data: str | Sequence[str] | None, told: Told) -> Iterator[Record]:
+def _held_out(
+    recipe: Recipe, place: dict[str, Any], data: str | Sequence[str] | None, layout: Layout | None, told: Told
+) -> Iterator[Record]:
     """The rows to measure on, in the order they are read."""
     if data is None and isinstance(recipe.data.validation, float):
         _refuse_changed(recipe, place)
@@ -306,16 +310,17 @@ def _held_out(recipe: Recipe, place: dict[str, Any], data: str | Sequence[str] |
     if data is None and recipe.data.validation is None:
         fix = "give some: bottega evaluate RUN --data FILE"
         raise DataError("the run held no rows out", where="data.validation", fix=fix)
-    wanted = [one.model_dump() for one in recipe.validation_sources] if data is None else _given(recipe, data)
+    wanted = [one.model_dump() for one in recipe.validation_sources] if data is None else _given(recipe, data, layout)
     told.dropped["validation"] = told.dropped["train"]
     return (record for _, _, record in Reader(reading(recipe, wanted)).records(told))
 
 
-def _given(recipe: Recipe, data: str | Sequence[str]) -> list[dict[str, Any]]:
-    """Other rows as sources, read as the first of the run's own."""
+def _given(recipe: Recipe, data: str | Sequence[str], layout: Layout | None) -> list[dict[str, Any]]:
+    """Other rows as sources, read as the first of the run's own; laid out so, too, where their names end alike."""
     first = recipe.train_sources[0]
     reading = {name: getattr(first, name) for name in Reading.model_fields}
-    return [{"path": path, **reading} for path in ([data] if isinstance(data, str) else data)]
+    paths = [data] if isinstance(data, str) else data
+    return [{"path": path, **reading, **(layout or first.of(path, [first.path])).model_dump()} for path in paths]
 
 
 def _refuse_changed(recipe: Recipe, place: dict[str, Any]) -> None:

@@ -199,9 +199,10 @@ def load_tokenizer(name: str) -> Any:
         )
     with _quietly(name, "the tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    if not getattr(tokenizer, "is_fast", False):
-        raise ModelError("the tokenizer reports no character offsets", where=name, fix="convert it to tokenizer.json")
-    builtin.adopt(tokenizer, None)
+        if not getattr(tokenizer, "is_fast", False):
+            fix = "convert it to tokenizer.json"
+            raise ModelError("the tokenizer reports no character offsets", where=name, fix=fix)
+        builtin.adopt(tokenizer, None)
     return tokenizer
 
 

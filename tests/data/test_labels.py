@@ -1,0 +1,37 @@
+"""Labels and their weights, as a recipe names them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from bottega.errors import DataError
+from bottega.objectives import made
+from bottega.records import Labelled
+
+
+def weights(value: Any) -> Any:
+    return made({"kind": "classify", "weights": value}).weights  # type: ignore[attr-defined]
+
+
+def test_weights_are_read_by_the_names_of_labels() -> None:
+    assert weights({10: 2.0, 1.0: 3, False: 4, "b": 0}) == {"10": 2, "1": 3, "false": 4, "b": 0}
+    assert weights("balanced") == "balanced"
+    for wrong, what in (
+        ("even", "write balanced"),
+        ({"a": -1}, "from 0 up"),
+        ({"a": "x"}, "from 0 up"),
+        (3, "balanced"),
+    ):
+        with pytest.raises(ValidationError, match=what):
+            weights(wrong)
+
+
+def test_weights_that_are_all_0_are_told() -> None:
+    rows = [Labelled("a line 1", "t", "a"), Labelled("a line 2", "u", "b")]
+    with pytest.raises(DataError, match="every label has weight 0") as caught:
+        made({"kind": "classify", "weights": {"a": 0, "b": 0}}).labels(rows)
+    assert caught.value.where == "objective.weights"
+    assert made({"kind": "classify", "weights": {"a": 0}}).labels(rows) == {"a": 1, "b": 1}
