@@ -73,7 +73,7 @@ def test_default_learning_rates_depend_on_the_method() -> None:
 def test_the_recipe_stays_small() -> None:
     sections = [f.annotation for f in Recipe.model_fields.values()]
     models = {c for s in sections for c in [s, *getattr(s, "__args__", ())] if hasattr(c, "model_fields")}
-    assert sum(len(model.model_fields) for model in models if model.__module__ == "bottega.recipe") <= 60
+    assert sum(len(model.model_fields) for model in models if model.__module__ == "bottega.recipe") <= 70
 
 
 def test_the_recipe_and_the_formats_agree() -> None:

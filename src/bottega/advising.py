@@ -26,7 +26,6 @@ from bottega import objectives
 from bottega.beginnings import begun, fitting
 from bottega.cards import made_of
 from bottega.data import sources
-from bottega.data.fields import listed
 from bottega.data.formats import records
 from bottega.errors import DataError, RunError
 from bottega.evaluation.estimates import Estimate
@@ -35,6 +34,7 @@ from bottega.evaluation.measure import Evaluation, evaluate
 from bottega.events import Finished, Stepped
 from bottega.feed import DEFAULT_EXAMPLES
 from bottega.loop import train
+from bottega.mistakes import listed
 from bottega.progress import Tell, followed, silent
 from bottega.randomness import derive
 from bottega.recipe import Layout, Recipe, Source, located

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from bottega.batch import Example
 from bottega.data import sources as data_sources
 from bottega.data.codec import Codec
-from bottega.data.fields import Fields, listed
+from bottega.data.fields import Fields
 from bottega.data.formats import records
 from bottega.data.rendering import TemplateRefused
 from bottega.data.shelf import Shelf
 from bottega.data.split import Side, Split
 from bottega.data.windows import Windows
 from bottega.errors import DataError
+from bottega.mistakes import listed
 from bottega.objectives import Objective, OnPolicy
 from bottega.randomness import derive
 from bottega.recipe import Recipe, Source

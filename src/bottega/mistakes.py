@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-MOST = 10
-"""Names that are listed, at the most."""
+MOST, LONG = 10, 40
+"""Names that are listed, and characters of one, at the most."""
 
 EXPECTED = {
     "string_type": "a text",
@@ -88,10 +88,11 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return f"did you mean {near[0]}?" if near else f"known: {listed(sorted(known))}"
 
 
-def listed(names: Sequence[str]) -> str:
-    """Names in a line, the first ten of many."""
-    more = f" … and {len(names) - MOST} more" if len(names) > MOST else ""
-    return ", ".join(names[:MOST]) + more
+def listed(names: Iterable[object]) -> str:
+    """Names in a line, the first ten of many, each cut where it is long."""
+    found = [str(name) for name in names]
+    shown = [name if len(name) <= LONG else f"{name[:LONG]}…" for name in found[:MOST]]
+    return ", ".join(shown) + (f" … and {len(found) - MOST} more" if len(found) > MOST else "")
 
 
 def _literals(problem: Mapping[str, Any]) -> list[str]:

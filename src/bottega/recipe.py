@@ -27,7 +27,7 @@ from pydantic import (
 
 from bottega import mistakes, objectives, rewards
 from bottega.errors import RecipeError
-from bottega.mistakes import nearest
+from bottega.mistakes import described, nearest
 from bottega.objectives import Objective
 from bottega.records import TooLong
 
@@ -680,9 +680,9 @@ def layout(options: Iterable[str]) -> Layout:
     try:
         return Layout.model_validate(given)
     except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(map(str, problem["loc"]))
-        what = "no such key" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
+        problems = error.errors()
+        key = ".".join(map(str, problems[0]["loc"]))
+        what = "no such key" if problems[0]["type"] == "extra_forbidden" else described(problems[:1])[0]
         fix = f"write --read encoding=latin-1; the keys are {', '.join(Layout.model_fields)}"
         raise RecipeError(f"{key}: {what}" if key else what, where="--read", fix=fix) from None
 

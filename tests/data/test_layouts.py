@@ -122,7 +122,7 @@ def test_a_table_of_many_columns_makes_a_short_error(tmp_path: Path) -> None:
     names = ",".join(f"column {number}" for number in range(10_000))
     error = said(tmp_path / "a.csv", f"{names}\n{names}\n", Labelled)
     assert len(str(error)) < 1000
-    assert "column 9, …" in error.what
+    assert "column 9 … and 9990 more" in error.what
     wide = said(tmp_path / "a.csv", f"{'x' * 5000}\n1\n", Labelled)
     assert len(str(wide)) < 1000
 

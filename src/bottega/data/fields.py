@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import date, time
-from itertools import islice
 from typing import Any
 
 from bottega.errors import DataError
@@ -16,9 +15,6 @@ Fields = dict[str, Any]
 
 Rows = Iterator[tuple[int, "Fields | DataError"]]
 """Each row with its line; of a line that is broken, and the only one that is, the error stands in its place."""
-
-LISTED, LONG = 10, 40
-"""Most names in a message, and most characters of one."""
 
 
 class Unsound(DataError):
@@ -43,13 +39,6 @@ KINDS: dict[type, str] = {
     bytes: "bytes",
     type(None): "empty",
 }
-
-
-def listed(names: Iterable[str]) -> str:
-    """Names for a message: the first ten, each cut where it is long."""
-    found = list(islice(names, LISTED + 1))
-    shown = [name if len(name) <= LONG else f"{name[:LONG]}…" for name in found[:LISTED]]
-    return ", ".join(shown + ["…"] * (len(found) > LISTED))
 
 
 def kind(value: Any) -> str:

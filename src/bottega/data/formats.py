@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 from bottega.data import asked, marked
 from bottega.data.asked import BESIDE, QUESTIONS, TALKS
-from bottega.data.fields import Fields, Unsound, listed, string
+from bottega.data.fields import Fields, Unsound, string
 from bottega.errors import DataError, RecipeError
+from bottega.mistakes import listed
 from bottega.records import (
     Chat,
     Choice,
@@ -181,7 +182,7 @@ def _detect(where: str, fields: Fields, reads: tuple[type, ...], name: str) -> t
     named = {other: names for other, format in able.items() if (names := format.names(fields)) is not None}
     fitting = {other: names for other, names in named.items() if able[other].accepts(fields)}
     if not fitting:
-        what = f"fields {listed(map(str, fields)) or 'none'}: no format this objective reads"
+        what = f"fields {listed(fields) or 'none'}: no format this objective reads"
         raise DataError(what, where=where, fix=_remedy(fields, able, list(named)))
     # A format that takes the same fields and more says more of the row.
     used = {other: set(names.values()) for other, names in fitting.items()}
@@ -217,7 +218,7 @@ def _remedy(fields: Fields, able: Mapping[str, Format], near: Sequence[str]) -> 
 
 def _missing(where: str, field: str, fields: Fields, wanted_by: str) -> DataError:
     near = difflib.get_close_matches(field, fields, 1)
-    hint = f"did you mean {near[0]}?" if near else f"the row has {listed(map(str, fields)) or 'no fields'}"
+    hint = f"did you mean {near[0]}?" if near else f"the row has {listed(fields) or 'no fields'}"
     return DataError(f"no field {field}, which {wanted_by} names", where=f"{where}, field {field}", fix=hint)
 
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from bottega.data.fields import Fields, Rows, listed
+from bottega.data.fields import Fields, Rows
 from bottega.data.opening import lines, opened, refuse_long
 from bottega.errors import DataError
+from bottega.mistakes import listed
 from bottega.recipe import Layout
 
 CHUNK = 1 << 16
@@ -96,7 +97,7 @@ def under(where: str, value: Any, field: str) -> Any:
     while rest:
         key = rest if isinstance(found, dict) and rest in found else rest.partition(".")[0]
         if not isinstance(found, dict) or key not in found:
-            known = listed(map(str, found)) if isinstance(found, dict) else f"a JSON {_kind(found)}"
+            known = listed(found) if isinstance(found, dict) else f"a JSON {_kind(found)}"
             raise DataError(f"nothing under the key {key}", where=where, fix=f"data.field is {field}; there is {known}")
         found, rest = found[key], rest[len(key) + 1 :]
     return found

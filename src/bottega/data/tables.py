@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bottega.data.fields import Fields, Rows, listed
+from bottega.data.fields import Fields, Rows
 from bottega.data.opening import binary, opened, refuse_nul_lines
 from bottega.errors import DataError
+from bottega.mistakes import listed
 from bottega.recipe import Layout
 
 HEADLESS = "or is the first line a row? then data.header=false data.columns=[text, label]"
