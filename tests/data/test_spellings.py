@@ -228,6 +228,11 @@ def test_verdicts_of_conversations(fields: dict[str, Any], prompt: Any) -> None:
     assert learned(fields, "kto") == Unpaired("file line 1", prompt, "a", True)
 
 
+def test_a_verdict_needs_an_answer() -> None:
+    for fields in ({"prompt": "q", "completion": None}, {"messages": "x"}, {"prompt": "q", "completion": {"a": 1}}):
+        assert refused({**fields, "label": True}, Unpaired)
+
+
 def test_what_is_no_verdict_is_told() -> None:
     error = refused({"prompt": "q", "completion": "a", "label": "spam"}, Unpaired, Preference)
     assert "true or false, 1 or 0" in str(error.fix)

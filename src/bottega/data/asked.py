@@ -351,16 +351,17 @@ def unpaired(where: str, fields: Fields) -> Record:
         raise DataError(
             f"label {fields['label']!r}", where=f"{where}, field label", fix="true or 1 for a good answer, false or 0"
         )
-    given = fields.get("completion")
-    if given is not None and not _is_said(given):
+    given = fields.get("completion", fields.get("messages"))
+    if not _is_said(given):
         prompt = _prompt(where, fields)
         return Unpaired(where, prompt, string(where, fields, "completion"), desirable, tools(where, fields))
-    name = "messages" if given is None else "completion"
-    turns = _turns(where, fields[name], name)
+    told = "completion" not in fields
+    name = "messages" if told else "completion"
+    turns = _turns(where, given, name)
     start = max((place for place, turn in enumerate(turns, 1) if turn.role not in ("assistant", "tool")), default=0)
     answer = turns[start:]
     if not answer or answer[0].role != "assistant":
         raise DataError("no assistant message", where=f"{where}, field {name}", fix="the answer is the assistant's")
-    before = _alone(where, fields) if given is None else _before(where, fields)
+    before = _alone(where, fields) if told else _before(where, fields)
     prompt = _joined(before, turns[:start])
     return Unpaired(where, prompt, _plain(answer), desirable, tools(where, fields))
