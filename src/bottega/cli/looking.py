@@ -245,7 +245,10 @@ def advise(
         if not as_json and found.outcome != "don't":
             # Twice the passes it should take: the recipe ends when it is learned.
             changes = [f"optim.epochs={math.ceil(2 * found.expected[0].passes)}", "optim.schedule=constant"]
-            changes += [*(f"data.mapping.{one}" for one in map or ()), *(f"data.{one}" for one in read or ())]
+            changes += [
+                *(f"data.mapping.{one}" for one in map or ()),
+                *(f"data.{one.removeprefix('data.')}" for one in read or ()),
+            ]
             print("\nwrite the recipe:", shlex.join(["bottega", "init", found.kind, "--data", data, "--model", model]))
             print("tune on all rows:", shlex.join(["bottega", "train", "recipe.yaml", *changes]))
 
