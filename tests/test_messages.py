@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from bottega import doctor
 from bottega.cli import app
 from bottega.curves import drawn
 from bottega.errors import RecipeError
@@ -132,3 +133,8 @@ def test_the_names_of_curves_lie_over_none_of_them() -> None:
     head, *drawing = shown.splitlines()
     assert head == "accuracy   ⠒ training   • validation"
     assert not any("training" in line or "validation" in line for line in drawing)
+
+
+def test_the_doctor_names_what_is_missing_and_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "bitsandbytes" else object())
+    assert doctor._missing() == ["no base can be kept in 4 bits (QLoRA): pip install 'bottega[quantize]'"]

@@ -7,6 +7,7 @@ import platform
 import shutil
 import time
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,14 @@ from bottega import neighbours
 
 PACKAGES = ("bottega", "torch", "transformers", "tokenizers", "peft", "safetensors")
 MATRIX = 1024
+
+EXTRAS = {
+    "rouge_score": ("evaluate", "answers are not marked by ROUGE, BLEU and chrF"),
+    "datasketch": ("audit", "near duplicates, languages and damaged text are not looked for"),
+    "bitsandbytes": ("quantize", "no base can be kept in 4 bits (QLoRA)"),
+    "tensorboard": ("tensorboard", "runs cannot be shown in TensorBoard"),
+}
+"""Modules of optional packages: which extra has them, and what is not done without."""
 
 
 def examine() -> dict[str, Any]:
@@ -56,7 +65,14 @@ def _advice(facts: dict[str, Any]) -> list[str]:
         )
     if facts["disk_free_gb"] < 5:
         advice.append("less than 5 GB of disk are free: checkpoints may not fit")
-    return advice
+    return [*advice, *_missing()]
+
+
+def _missing() -> list[str]:
+    """What is not installed and would do more, with the command that installs it."""
+    return [
+        f"{use}: pip install 'bottega[{extra}]'" for module, (extra, use) in EXTRAS.items() if find_spec(module) is None
+    ]
 
 
 def _gflops(dtype: Any) -> float:
