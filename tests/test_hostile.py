@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -109,3 +111,14 @@ def test_what_own_code_prints_is_no_result(tmp_path: Path, capsys: pytest.Captur
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err == "loaded\nasked\n"
+
+
+@pytest.mark.slow
+def test_writing_imports_nothing_that_it_does_not_use(llama: Path) -> None:
+    code = (
+        "import sys, bottega; from bottega.sampling import Sampling;"
+        f"bottega.load({str(llama)!r}, dtype='float32').generate(['the'], Sampling(tokens=2));"
+        "print(sorted({'peft', 'bitsandbytes', 'datasets'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

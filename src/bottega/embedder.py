@@ -50,9 +50,9 @@ class Embedder:
         if self.recipe is not None and self.recipe.objective.head != "embedding" and not any_run:
             what = f"trained with {self.recipe.objective.kind}, it makes no vectors"
             raise ModelError(what, where=self.name, fix=f"bottega {ANSWERS[self.recipe.objective.head]}")
+        tokenizer = load_tokenizer(locate(self.name).tokenizer)
         trained = getattr(self.recipe.objective, "pooling", None) if self.recipe else declared(self.name)
         self.pooling: Pooling = pooling or trained or "mean"
-        tokenizer = load_tokenizer(locate(self.name).tokenizer)
         self.scorer = load_scorer(self.name, dtype, device, "embedding", (), tokenizer)
         config = self.scorer.network.config
         place = stored_place(folder) if self.recipe else None

@@ -219,3 +219,18 @@ def test_a_token_the_model_has_no_embedding_of(copied: Path) -> None:
             load(copied)
         assert caught.value.where == str(copied)
         assert caught.value.fix
+
+
+def test_a_name_that_cannot_be_reached_is_asked_for_once(monkeypatch: Any, capfd: Any) -> None:
+    import huggingface_hub
+
+    asked = []
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(
+        huggingface_hub.HfApi, "model_info", lambda _, name, **how: asked.append(name) or (_ for _ in ()).throw(OSError)
+    )
+    with pytest.raises(ModelError, match="no such folder, and no such model on the hub") as caught:
+        bottega.load_embedder("nobody/nothing")
+    assert caught.value.where == "nobody/nothing"
+    assert asked == ["nobody/nothing"]
+    assert capfd.readouterr().err == ""

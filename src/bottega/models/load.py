@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import huggingface_hub
 import torch
 import transformers
 from safetensors import safe_open
@@ -189,6 +190,7 @@ def load_tokenizer(name: str) -> Any:
     if folder.is_absolute():
         _check_folder(folder, "model.tokenizer")
         check_files(folder)
+    _refuse_unreached(name)
     if folder.is_dir() and not any(
         (folder / file).exists() for file in ("tokenizer.json", "tokenizer.model", "vocab.txt")
     ):
@@ -244,6 +246,7 @@ def _config(model: recipes.Model, tokenizer: Any) -> Any:
 
 def stored_config(name: str) -> Any:
     """The transformers config of a folder or a hub id."""
+    _refuse_unreached(name)
     check_files(Path(name))
     with _quietly(name, "the config"):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
@@ -575,6 +578,21 @@ def refuse_unknown_tokens(tokenizer: Any, config: Any, name: str) -> None:
             where=name,
             fix="use the tokenizer the model was trained with, or a larger vocab_size",
         )
+
+
+def _refuse_unreached(name: str) -> None:
+    """A ModelError for a hub id that is not here and cannot be asked for: one question, where each file asks six."""
+    if Path(name).is_absolute() or huggingface_hub.constants.HF_HUB_OFFLINE:
+        return
+    try:
+        if not isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str):
+            huggingface_hub.HfApi().model_info(name, timeout=10)
+    except Exception as error:  # the hub's client, and what it is made of, have errors of their own
+        raise ModelError(
+            f"no such folder, and no such model on the hub as far as it can be asked ({type(error).__name__})",
+            where=name,
+            fix="check the name, or the network; a folder begins with ./ or /",
+        ) from None
 
 
 @contextmanager

@@ -8,12 +8,12 @@ this does not fit (dropout, several adapters, a base that is no linear layer) ke
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
-from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
 from bottega.models.quantized import Quantized
@@ -79,8 +79,9 @@ def _plain(layer: nn.Module) -> Part | None:
 
 
 def fits(module: nn.Module) -> bool:
-    """Whether this is a LoRA layer."""
-    return isinstance(module, Linear)
+    """Whether this is a LoRA layer; there is none before PEFT was imported, which takes seconds."""
+    lora = sys.modules.get("peft.tuners.lora")
+    return lora is not None and isinstance(module, lora.Linear)
 
 
 def fused(layer: nn.Module) -> Callable[..., Tensor]:
