@@ -96,3 +96,15 @@ def test_an_expert_that_gets_no_token() -> None:
     wrapped = get_peft_model(layer, LoraConfig(r=2, target_modules=["one"]), autocast_adapter_dtype=False)
     fuse(wrapped, ())
     assert wrapped.base_model.model.one(torch.zeros(0, 3, 6)).shape == (0, 3, 4)
+
+
+def test_a_head_that_is_run_by_itself_may_have_an_adapter() -> None:
+    """ALBERT makes its vector by a linear layer and an activation, and a LoRA stands on that layer."""
+    from bottega.models.heads import headed
+
+    model = adapted(small("albert", "class"), "class").eval()
+    ids = torch.arange(2, 20)
+    with torch.no_grad():
+        states = model.get_base_model().base_model(input_ids=ids[None]).last_hidden_state[0]
+        wanted = model(input_ids=ids[None]).logits[0]
+        torch.testing.assert_close(headed(model.get_base_model(), states, ids), wanted)

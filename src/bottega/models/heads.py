@@ -156,10 +156,10 @@ def headed(model: nn.Module, hidden: Tensor, tokens: Tensor | None = None) -> Te
 
 def _pooled(base: Any, states: Tensor) -> Tensor | None:
     """[1, n, H] → [1, H] of a model that makes one vector of its states; ALBERT does by a layer and an activation."""
-    pooler = getattr(base, "pooler", None)
-    if not isinstance(pooler, nn.Linear):
+    pooler, activation = (getattr(base, name, None) for name in ("pooler", "pooler_activation"))
+    if pooler is None or activation is None:
         return None if pooler is None else cast(Tensor, pooler(states))
-    return cast(Tensor, base.pooler_activation(pooler(states[:, 0])))
+    return cast(Tensor, activation(pooler(states[:, 0])))
 
 
 def masked_head(model: nn.Module, hidden: Tensor) -> Tensor:
