@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import pytest
 from typer.testing import CliRunner
 
 from bottega.cli import app
@@ -23,7 +25,7 @@ def call(*arguments: str) -> tuple[int, str]:
 
 
 def test_a_dry_run_counts_and_writes_nothing(llama: Path, tmp_path: Path, write_recipe: Callable) -> None:
-    data = write_jsonl(tmp_path / "rows.jsonl", [*ROWS, {"prompt": "the " * 200, "completion": "end"}])
+    data = write_jsonl(tmp_path / "rows.jsonl", [*ROWS, {"prompt": "the", "completion": " end" * 200}])
     recipe = write_recipe(model={"base": str(llama)}, data={"train": str(data)}, objective={"kind": "sft"})
     before = sorted(tmp_path.rglob("*"))
     code, out = call("train", str(recipe), "--dry-run", "--json")
@@ -46,6 +48,39 @@ def test_preview_shows_what_carries_loss(llama: Path, tmp_path: Path, write_reci
     code, out = call("preview", str(recipe))
     assert code == 0
     assert "carry loss" in out
+
+
+PREVIEWS = [
+    ("classify", {"text": "the cat", "label": "a"}, ["a"], ["a"]),
+    ("regress", {"text": "the cat", "label": 0.5}, ["0.5"], ["0.5"]),
+    ("kto", {"prompt": "the cat", "completion": " sat", "label": False}, ["bad"], []),
+    ("reward", {"prompt": "the", "chosen": " cat", "rejected": " red"}, ["chosen", "rejected"], []),
+    ("dpo", {"prompt": "the", "chosen": " cat", "rejected": " red"}, ["chosen", "rejected"], []),
+    ("contrastive", {"anchor": "the", "positive": "cat"}, ["", "belongs to the first"], []),
+]
+
+
+@pytest.mark.parametrize(("kind", "row", "labels", "said"), PREVIEWS, ids=lambda value: str(value)[:12])
+def test_preview_shows_labels(
+    kind: str,
+    row: dict[str, Any],
+    labels: list[str],
+    said: list[str],
+    llama: Path,
+    tmp_path: Path,
+    write_recipe: Callable,
+) -> None:
+    changed = {"classify": {"label": "b"}, "contrastive": {"anchor": "blue", "positive": "red"}}
+    data = write_jsonl(tmp_path / "rows.jsonl", [row, row | changed.get(kind, {})])
+    recipe = write_recipe(model={"base": str(llama)}, data={"train": str(data)}, objective={"kind": kind})
+    code, out = call("preview", str(recipe), "--rows", "1", "--json")
+    assert code == 0
+    shown = json.loads(out)
+    assert shown["labels"] == [labels]
+    ((_, rows),) = shown["examples"]
+    carrying = [[piece["label"] for piece in pieces if piece["weight"]] for pieces in rows]
+    assert all(carrying)
+    assert not said or carrying == [said]
 
 
 def test_train_runs_resume_and_list(llama: Path, tmp_path: Path, write_recipe: Callable) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from bottega.batch import Row
 from bottega.data.codec import Codec
 from bottega.data.conversations import messages
+from bottega.data.fields import string
 from bottega.engine.generate import Continuation, Writer
 from bottega.engine.rules import unheeded
 from bottega.errors import DataError, ModelError
@@ -161,7 +162,7 @@ def load(name: str | Path, *, dtype: str = "auto", device: str = "auto") -> Lang
 
 def _prompt(prompt: str | Turns) -> Prompt:
     if isinstance(prompt, str):
-        return prompt
+        return string("the prompt", {"text": prompt}, "text", empty=True)
     given = [turn.turn() if isinstance(turn, Message) else dict(turn) for turn in prompt]
     return messages("the conversation", {"messages": given})
 

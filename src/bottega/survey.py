@@ -119,6 +119,8 @@ def _said(row: Row, example: Example, recipe: Recipe, prepared: Rows) -> list[st
         return [_shown(token.reshape(1), [0.0], prepared.tokenizer)[0].text for token in row.label]
     if head == "token":
         return [prepared.labels[label] for label in row.label.tolist()]
+    if head == "embedding":
+        return [""] * len(row.at)
     if head == "class":
         return [""] if len(example.rows) > 1 else [_of_text(row, recipe, prepared)]
     return None
