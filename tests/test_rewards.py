@@ -56,7 +56,7 @@ def test_length_costs_from_what_is_free_to_the_most() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ([], "at least 1"),
+        ([], "at least one"),
         ("exakt", "unknown reward 'exakt'"),
         ({"kind": "metric", "metric": "chrff"}, "unknown metric"),
         ({"kind": "pattern", "pattern": "("}, "not a regular expression"),

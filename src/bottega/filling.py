@@ -18,6 +18,7 @@ from bottega.errors import DataError, ModelError
 from bottega.language import absolute
 from bottega.models.adapters import load_scorer
 from bottega.models.load import ANSWERS, length_limit, load_tokenizer, locate
+from bottega.models.scorer import refuse_unknown_tokens
 from bottega.packing import pack
 from bottega.records import Text, Unusable
 from bottega.runs import stored_recipe
@@ -76,6 +77,7 @@ class MaskedModel:
     @torch.no_grad()
     def chances(self, row: Row) -> torch.Tensor:
         """[n, V] probability of each token at each place of the row that is read."""
+        refuse_unknown_tokens(self.scorer.network.config, int(row.tokens.max()), self.name)
         batch = pack([Example("", (row,))]).to(str(next(self.scorer.model.parameters()).device))
         scores: torch.Tensor = self.scorer(batch, frozenset({"logits"}))["logits"]
         return scores.softmax(-1).cpu()

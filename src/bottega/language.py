@@ -25,7 +25,7 @@ from bottega.engine.rules import unheeded
 from bottega.errors import DataError, ModelError
 from bottega.models.adapters import load_scorer, without
 from bottega.models.load import ANSWERS, length_limit, load_tokenizer, locate, start_token
-from bottega.models.scorer import batched
+from bottega.models.scorer import batched, refuse_unknown_tokens
 from bottega.progress import Far
 from bottega.records import Message, Prompt
 from bottega.runs import stored_recipe
@@ -146,6 +146,8 @@ class LanguageModel:
         room = self._room(longest)
         if not all(ids):
             raise DataError("an empty prompt, and no token begins a text", where=self.name, fix="write some words")
+        most = max((token for one in ids for token in one), default=-1)
+        refuse_unknown_tokens(self.scorer.network.config, most, self.name)
         if room < 1:
             raise DataError(
                 f"a prompt of {longest} tokens, and the model has {self.limit} positions",

@@ -23,9 +23,9 @@ from bottega.models.load import (
     load_tokenizer,
     locate,
     max_length,
-    refuse_unknown_tokens,
     start_token,
 )
+from bottega.models.scorer import refuse_unknown_tokens
 from bottega.objectives import OnPolicy
 from bottega.recipe import Recipe
 from bottega.records import Record
@@ -83,7 +83,6 @@ def prepare(recipe: Recipe, choices: Mapping[str, Any] | None = None, folder: Pa
     tokenizer = load_tokenizer(_tokenizer_source(recipe))
     builtin.adopt(tokenizer, recipe.data.template)
     config = load_config(recipe.model, tokenizer)
-    refuse_unknown_tokens(tokenizer, config, recipe.model.base or "model.shape")
     length = max_length((choices or {}).get("max_length", recipe.data.max_length), config)
     reader, told = Reader(recipe), Told()
     counts = recipe.objective.labels(reader.training())
@@ -108,7 +107,7 @@ def prepare(recipe: Recipe, choices: Mapping[str, Any] | None = None, folder: Pa
         if side == "train" or recipe.data.validation is not None:
             named = recipe.validation_sources if side == "validation" else recipe.train_sources
             rows.refuse_empty(", ".join(source.path for source in named or recipe.train_sources))
-        _refuse_unknown_tokens(recipe, config, rows.examples.most)
+        refuse_unknown_tokens(config, rows.examples.most, recipe.model.base or "model.shape")
     _refuse_what_teaches_nothing(recipe, codec, encoded["train"].examples, encoded["validation"].examples)
     written = (recipe.data.template or codec.template.name) if codec.template.used else None
     train, validation = encoded["train"], encoded["validation"]
@@ -191,16 +190,6 @@ def tokenizer_differs(recipe: Recipe, tokenizer: Any) -> list[str]:
     if base.chat_template != tokenizer.chat_template:
         differs.append("its chat template is another, so the base sees turns written otherwise than it learned")
     return differs
-
-
-def _refuse_unknown_tokens(recipe: Recipe, config: Any, most: int) -> None:
-    known = int(config.get_text_config().vocab_size)
-    if most >= known:
-        raise ModelError(
-            f"the tokenizer makes token {most}, and the model has a vocab_size of {known}",
-            where=recipe.model.base or "model.shape",
-            fix="use the tokenizer the model was trained with, or a larger vocab_size",
-        )
 
 
 def files_of(recipe: Recipe) -> list[Path]:

@@ -88,7 +88,9 @@ def test_a_recipe_is_compared_with_what_it_validates_on(
     assert "tokens" in found.shape
     write_jsonl(tmp_path / "held.jsonl", sound[:5])
     files = write_recipe(
-        "b.yaml", **sections, data={"train": "rows.jsonl", "validation": "held.jsonl", "max_length": 20}
+        "b.yaml",
+        **sections,
+        data={"train": "rows.jsonl", "validation": "held.jsonl", "max_length": 20, "too_long": "drop"},
     )
     found = bottega.audit(bottega.Recipe.load(files))
     assert dict(found.against) == {"validation": 5}

@@ -20,7 +20,8 @@ def test_a_prompt_that_fills_the_row_has_no_probe() -> None:
     made.max_length = prompt + 1
     rows = [Unpaired("1", LONG, " sat on", True), Unpaired("2", "the cat", " ran under", False)]
     examples = [Example(str(place), row) for place, one in enumerate(rows) for row in Kto().rows(one, made)]
-    full = Kto().probes(examples, prompt)
+    filled = int(examples[0].rows[0].at[0]) + 1
+    full = Kto().probes(examples, filled)
     assert [example.id for example in full] == ["1"], "what is behind the short prompt"
     both = Kto().probes(examples, 500)
     assert [example.id for example in both] == ["0", "1"]

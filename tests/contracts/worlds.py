@@ -16,6 +16,7 @@ import transformers
 
 from bottega import objectives
 from bottega.batch import Batch, Example, Loss, counted, joined
+from bottega.data.builtin import adopt
 from bottega.data.codec import Codec
 from bottega.models.load import AUTO, fit_model
 from bottega.models.scorer import Fit, Scorer
@@ -272,10 +273,7 @@ def world(kind: str, options: str, model: str) -> World:
     objective, rows = objective_and_rows(kind, json.loads(options))
     labels = objective.labels(rows)
     tok = tokenizer(spans=kind == "span")
-    if tok.chat_template is None:
-        from bottega.models.load import _plain_template
-
-        tok.chat_template = _plain_template(tok)
+    adopt(tok, None)
     start = 2 if model in ENCODER_DECODERS else None
     codec = Codec(tok, max_length=100, too_long="error", both_ways=model in ENCODERS, labels=labels, start=start)
     # Mixture-of-experts kernels know no float64; transformers' norms and eager softmax round to float32 within it.

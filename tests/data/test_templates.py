@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from bottega.data.codec import Codec, TemplateRefused
+from bottega.data.codec import Codec
+from bottega.data.rendering import TemplateRefused
 from bottega.data.templates import STEPS, Endless, render
 from bottega.records import Chat, Message
 from making import make_tokenizer

@@ -18,7 +18,6 @@ from typer.core import TyperCommand
 from bottega import interruption
 from bottega.cli.app import TRAIN, Json, LaidOut, Overrides, app, busy, errors, options
 from bottega.errors import RecipeError, RunError
-from bottega.events import Started
 from bottega.flags import Flags
 from bottega.spellings import TRUTH, translated
 
@@ -310,7 +309,7 @@ def _follow(
     try:
         with contextlib.ExitStack() as trains:
             for event in shown:
-                if isinstance(event, Started):
+                if event.type == "started":
                     trains.enter_context(interruption.patiently())
         interruption.check()
     except interruption.Interrupted:

@@ -405,8 +405,6 @@ def load_adapted(
     source = locate(name)
     base = recipes.Model(base=source.base, quantize=source.quantize)
     config = load_config(base, None)
-    if tokenizer is not None:
-        refuse_unknown_tokens(tokenizer, config, name)
     model, new = load_model(base, config, head, labels, dtype, tokenizer)
     refuse_new(name, new, head, source.adapter)
     if source.adapter is None:
@@ -561,23 +559,6 @@ def _keys(folder: Path) -> Iterator[str]:
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
             yield from opened.keys()
-
-
-def refuse_unknown_tokens(tokenizer: Any, config: Any, name: str) -> None:
-    """Refuse a tokenizer with tokens that the model has no embedding of; what pads never reaches it."""
-    known = int(config.get_text_config().vocab_size)
-    beyond = [
-        (number, token)
-        for token, number in tokenizer.get_vocab().items()
-        if number >= known and number != tokenizer.pad_token_id
-    ]
-    if beyond:
-        number, token = min(beyond)
-        raise ModelError(
-            f"the tokenizer makes token {number} ({token!r}), and the model has a vocab_size of {known}",
-            where=name,
-            fix="use the tokenizer the model was trained with, or a larger vocab_size",
-        )
 
 
 def _refuse_unreached(name: str) -> None:

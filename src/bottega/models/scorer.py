@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bottega.batch import Batch, Example, Row, Source
+from bottega.errors import ModelError
 from bottega.models.attention import layout_for, layouts_for
 from bottega.models.attention.mask import padded, rounded
 from bottega.models.heads import class_head, headed, language_head, masked_head
@@ -200,11 +201,28 @@ class Scorer(nn.Module):
         return [{"input_ids": batch.tokens[None], "position_ids": position[None], "layout": layout, "use_cache": False}]
 
 
+def refuse_unknown_tokens(config: Any, most: int, where: str) -> None:
+    """A ModelError where `most`, the largest of some token ids, has no embedding in a model of this config.
+
+    Asked of what is read, not of the tokenizer: many have tokens, as those that pad, which no text makes.
+    """
+    known = int(config.get_text_config().vocab_size)
+    if most >= known:
+        raise ModelError(
+            f"the tokenizer makes token {most}, and the model has a vocab_size of {known}",
+            where=where,
+            fix="use the tokenizer the model was trained with, or a larger vocab_size",
+        )
+
+
 def batched(rows: Sequence[Row], scorer: Scorer, far: Far | None = None) -> Iterator[tuple[list[int], Batch]]:
     """The rows in batches that fit, each with the numbers of its rows; rows share what they begin with."""
     done = 0
     examples = [Example(str(number), (row,)) for number, row in enumerate(rows)]
     device = str(next(scorer.model.parameters()).device)
+    read = (ids for row in rows for ids in (row.tokens, row.source) if ids is not None)
+    config = scorer.network.config
+    refuse_unknown_tokens(config, max((int(ids.max(initial=-1)) for ids in read), default=-1), config.name_or_path)
     for group in divide(examples, SCORE_TOKENS, share=scorer.fit.packed) if examples else ():
         yield [int(one.id) for one in group], pack(group, share=scorer.fit.packed).to(device)
         done += len(group)
