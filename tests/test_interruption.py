@@ -147,12 +147,19 @@ def test_notes_stand_once(document: dict, tmp_path: Path) -> None:
 # Processes
 
 
+def _heeded() -> None:
+    """Let signals end this process, though a shell that started the tests in the background had them ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Process:
     """A command as a process of its own, told to stop when something has happened."""
 
     def __init__(self, *arguments: str, cwd: Path, **how: Any) -> None:
         command = [sys.executable, "-m", "bottega", *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+        how = {"preexec_fn": _heeded, **how}
         self.popen = subprocess.Popen(command, cwd=cwd, text=True, **{**pipes, **how})
 
     def when(self, happened: Callable[[], bool], *signals: int, apart: float = 0.0) -> tuple[int, str, str]:
@@ -236,6 +243,7 @@ def test_a_command_is_stopped_at_any_moment(number: int, document: dict, tmp_pat
             break
 
 
+@pytest.mark.slow
 def test_a_run_that_ignores_the_closing_of_its_terminal_goes_on(document: dict, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(json.dumps(document))
     ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN) and None  # noqa: E731, as nohup does

@@ -85,7 +85,7 @@ def validated(run: Path) -> dict[str, Any]:
     return [event for event in history(run) if event["type"] == "validated"][-1]
 
 
-@pytest.mark.parametrize("model", ["bert", "llama"])
+@pytest.mark.parametrize("model", ["bert", pytest.param("llama", marks=pytest.mark.slow)])
 def test_a_tagger_marks_what_it_was_shown(trained: Callable[..., Path], model: str) -> None:
     run = trained("tag", model)
     tagger = bottega.load_tagger(run)
@@ -126,6 +126,7 @@ def test_a_text_of_any_length_is_tagged_whole(trained: Callable[..., Path]) -> N
         assert "→" in refused.output
 
 
+@pytest.mark.slow
 def test_a_text_that_is_cut_before_it_is_classified_is_told(trained: Callable[..., Path]) -> None:
     run = trained("classify")
     long = " ".join(["the cat sat"] * 60)

@@ -25,7 +25,12 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("name", FILES)
+LARGE = {"gsm8k/train.jsonl"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in FILES]
+)
 def test_a_run_over_a_real_file(name: str, tmp_path: Path) -> None:
     kind, said = FILES[name]
     data: dict[str, object] = {"train": str(shared_data(name)), "bad_rows": "drop"}

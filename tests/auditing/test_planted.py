@@ -44,7 +44,7 @@ def instructions() -> list[Fields]:
 SETS = {"banking77": (intents, "text"), "gsm8k": (problems, "question"), "rasbt": (instructions, "instruction")}
 
 
-@pytest.fixture(params=SETS)
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) if name == "gsm8k" else name for name in SETS])
 def rows(request: pytest.FixtureRequest) -> tuple[list[Fields], str, random.Random]:
     """(rows without one that stands there twice, the field that asks, a source of chance)."""
     read, field = SETS[request.param]

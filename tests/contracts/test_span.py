@@ -196,6 +196,7 @@ def test_blocks_are_the_dense_layout(near: bool) -> None:
             torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_it_learns_and_answers(tmp_path: Path) -> None:
     words = ["red", "blue", "happy", "sad"]
     rows = [{"prompt": f"the {one} {other}", "completion": f"{other} then {one}"} for one in words for other in words]

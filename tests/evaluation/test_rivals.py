@@ -290,6 +290,7 @@ def test_intervals_widen_with_the_number_of_contenders(trained: Callable[..., Pa
     assert 1.1 < (three.interval[1] - three.interval[0]) / (one.interval[1] - one.interval[0]) < 1.4
 
 
+@pytest.mark.slow
 def test_other_seeds_hold_the_same_rows_out(trained: Callable[..., Path]) -> None:
     run = trained("sft", SAID, name="seeds")
     found = evaluate(run, against=[], seeds=3, rows=1000)
