@@ -120,7 +120,7 @@ def test_no_line_is_wider_than_the_terminal_and_no_number_is_broken(width: int) 
     )
     console = Console(width=width, file=StringIO(), highlight=False)
     show_evaluation(found, console)
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    shown = console.file.getvalue()
     assert max(map(len, shown.splitlines())) <= width
     for number in ("0.708", "0.083", "+0.493 to +0.722", "better"):
         assert shown.count(number) >= 3

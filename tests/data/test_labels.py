@@ -13,7 +13,7 @@ from bottega.records import Labelled
 
 
 def weights(value: Any) -> Any:
-    return made({"kind": "classify", "weights": value}).weights  # type: ignore[attr-defined]
+    return made({"kind": "classify", "weights": value}).weights
 
 
 def test_weights_are_read_by_the_names_of_labels() -> None:

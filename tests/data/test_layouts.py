@@ -360,9 +360,9 @@ def test_keys_of_a_recipe_are_texts(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(
         "model: {base: m}\ndata: {train: rows.jsonl}\nobjective: {kind: classify, weights: {10: 2.0, no: 3, 1.0: 4}}\n"
     )
-    assert Recipe.load(tmp_path / "r.yaml").objective.weights == {"10": 2, "no": 3, "1": 4}  # type: ignore[attr-defined]
+    assert Recipe.load(tmp_path / "r.yaml").objective.weights == {"10": 2, "no": 3, "1": 4}
     changed = Recipe.load(tmp_path / "r.yaml", "objective.weights={0: 5, yes: 6}")
-    assert changed.objective.weights == {"0": 5, "yes": 6}  # type: ignore[attr-defined]
+    assert changed.objective.weights == {"0": 5, "yes": 6}
 
 
 # What a table's schema makes

@@ -129,6 +129,33 @@ def test_rows_that_an_own_objective_changes_stay_as_it_made_them(feed: Callable[
         assert all(made.windows.example(index, turn).rows[0].weight[0] == 0 for index in range(len(made.examples)))
 
 
+OTHER = """
+from typing import ClassVar
+
+from bottega.batch import Loss, Term
+from bottega.objectives import Objective
+from bottega.records import Text
+
+class Own(Objective):
+    reads: ClassVar = (Text,)
+    splits: ClassVar = True
+
+    def rows(self, record, codec):
+        return [(row,) for row in codec.document(record)]
+
+    def loss(self, scores, batch):
+        return Loss({"nll": Term(-(batch.weight * scores["logp"]).sum(), "token")})
+"""
+
+
+def test_an_own_objective_that_knows_no_windows_keeps_its_rows(feed: Callable[..., Feed], tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OTHER, encoding="utf-8")
+    made = feed("causal", [70], {"kind": "custom", "file": str(tmp_path / "own.py")})
+    assert len(made.examples) > 2
+    for index, example in enumerate(made.examples):
+        assert np.array_equal(made.windows.example(index, 3).rows[0].tokens, example.rows[0].tokens)
+
+
 def test_a_part_of_a_source_is_cut_by_the_passes_over_it(feed: Callable[..., Feed], tmp_path: Path) -> None:
     made = feed("causal", [70])
     count = len(made.examples)

@@ -98,11 +98,11 @@ class Objective(BaseModel, ABC):
 
     def passage(self, row: Row, codec: Codec) -> Ints:
         """The tokens of the text that a row is a window of, without what the tokenizer puts around them."""
-        raise NotImplementedError("only objectives that split texts have windows")
+        return row.tokens
 
     def window(self, tokens: Ints, codec: Codec) -> Row | None:
-        """The inverse of `passage`; None where these tokens make no row."""
-        raise NotImplementedError("only objectives that split texts have windows")
+        """The inverse of `passage`; None where these tokens make no row, or the objective does not say which."""
+        return None
 
     def teaches(self, examples: Sequence[Example]) -> bool:
         """Whether there is anything to learn from an update of these; of all else, others are taken."""
