@@ -30,6 +30,7 @@ def label_name(value: Any) -> str | None:
     None for what names nothing: null, NaN, and what is neither text nor a number.
     """
     if isinstance(value, str):
+        value = value.strip()
         found = WHOLE.fullmatch(value)
         return found[1] if found else value.lower() if value in ("True", "False", "TRUE", "FALSE") else value
     if isinstance(value, bool):

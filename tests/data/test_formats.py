@@ -603,7 +603,7 @@ def test_calls_and_parts_are_checked(turn: dict[str, Any], what: str) -> None:
 
 def test_tools_are_checked() -> None:
     refused({"messages": TALK, "tools": "{x"}, Chat, what="not JSON")
-    refused({"messages": TALK, "tools": {"name": "f"}}, Chat, what="not a list")
+    refused({"messages": TALK, "tools": 5}, Chat, what="not a list")
 
 
 # Preferences in other clothes

@@ -94,7 +94,6 @@ def test_preferences(fields: dict[str, Any]) -> None:
         ({"system": "Be brief.", "prompt": [USER], "chosen": [BOT], "rejected": [BAD]}, (BRIEF, ASK)),
         ({"system": "Be brief.", "chosen": [USER, BOT], "rejected": [USER, BAD]}, (BRIEF, ASK)),
         ({"system": "Be brief.", "prompt": "q", "chosen": [USER, BOT], "rejected": [USER, BAD]}, (BRIEF, ASK)),
-        ({"system": "x", "prompt": "q", "chosen": [SYSTEM, USER, BOT], "rejected": [SYSTEM, USER, BAD]}, (BRIEF, ASK)),
         ({"system": "Be brief.", "prompt": "q", "chosen": "a", "rejected": "b"}, (BRIEF, ASK)),
         ({"system": "Be brief.", "question": "q", "chosen": "a", "rejected": "b"}, (BRIEF, ASK)),
         ({"question": "q", "context": "c", "chosen": "a", "rejected": "b"}, (PASSAGE,)),

@@ -29,12 +29,13 @@ from bottega.records import (
 )
 
 TALKS = ("messages", "conversations", "conversation")
-QUESTIONS = ("question", "problem", "query")
+QUESTIONS = ("question", "problem", "query", "input", "inputs")
 PROMPTS = ("prompt", *QUESTIONS, "instruction")
 """Names of what is asked."""
 
-RIGHT = ("answer", "answers", "completion", "response", "output", "solution", "ground_truth", "target")
-"""Names of the right answer to a prompt."""
+SAID = ("answer", "answers", "solution", "response", "output", "completion", "target", "targets")
+RIGHT = (*SAID, "ground_truth", "final_answer", "expected_answer", "reference_answer", "gold")
+"""Names of an answer to a question; and of the right one, where answers are judged."""
 
 BESIDE = ("system", "history", "tools", "functions")
 """What makes a prompt a conversation, whatever its shape."""
@@ -89,10 +90,21 @@ def _question_turns(where: str, fields: Fields) -> Turns:
 def _begun(where: str, fields: Fields, turns: Turns) -> Turns:
     """Turns after what the row has beside them: a system message, and what was said before."""
     system = optional(where, fields, "system")
-    before = tuple(_history(where, fields))
-    if system and (before + turns)[0].role != "system":
-        before = (Message("system", system), *before)
-    return before + turns
+    turns = (*_history(where, fields), *turns)
+    if not system:
+        return turns
+    if turns[0].role != "system":
+        return (Message("system", system), *turns)
+    _refuse_two_systems(where, system, turns[0])
+    return turns
+
+
+def _refuse_two_systems(where: str, system: str, first: Message) -> None:
+    """A DataError where a row tells a model two things that it is to be."""
+    if system.strip() != first.content.strip():
+        what = "the conversation has a system message of its own, which says something else"
+        fix = "keep one of the two, or leave such rows out with data.bad_rows=drop"
+        raise DataError(what, where=f"{where}, field system", fix=fix)
 
 
 def _history(where: str, fields: Fields) -> Iterator[Message]:
@@ -121,7 +133,7 @@ def _is_said(value: Any) -> bool:
     """Whether an answer is messages, or one of them, rather than a text."""
     if isinstance(value, list):
         return not value or any(isinstance(one, dict) for one in value)
-    return isinstance(value, dict) and not value.keys().isdisjoint(("role", "from"))
+    return isinstance(value, dict) and not value.keys().isdisjoint(conversations.ROLE)
 
 
 def _plain(turns: Turns) -> Answer:
@@ -130,10 +142,13 @@ def _plain(turns: Turns) -> Answer:
     return first.content if len(turns) == 1 and first == Message("assistant", first.content) else turns
 
 
-def _joined(before: Turns, shared: Turns) -> Turns:
-    """What stands before a transcript, and its beginning, where that may repeat it."""
+def _joined(where: str, before: Turns, shared: Turns) -> Turns:
+    """What stands before a transcript, and its beginning, where that may repeat it; a system message comes first."""
     if shared and shared[0].role == "system":
-        before = tuple(turn for turn in before if turn.role != "system" or _alike([turn], shared[:1]))
+        if before and before[0].role == "system":
+            _refuse_two_systems(where, before[0].content, shared[0])
+            before = before[1:]
+        return (shared[0], *_joined(where, before, shared[1:]))
     places = range(len(shared) - len(before) + 1)
     if any(_alike(before, shared[place : place + len(before)]) for place in places):
         return shared
@@ -212,15 +227,13 @@ def summary(where: str, fields: Fields) -> Record:
 
 
 def choice(where: str, fields: Fields) -> Record:
-    """A question with its choices, listed or in ARC's {text, label}, and the right one by number, letter or text."""
-    given, gold = fields["choices"], fields["gold"]
-    letters = given.get("label") if isinstance(given, dict) else None
-    choices = given.get("text") if isinstance(given, dict) else given
+    """A question with its choices, and the right one by number, letter or text."""
+    (choices, letters), gold = _choices(fields["choices"]), fields["gold"]
     if not isinstance(choices, list) or len(choices) < 2:
         raise DataError("fewer than two choices", where=f"{where}, field choices", fix='write ["…", "…"]')
-    texts = tuple(string(where, {"choices": choice}, "choices") for choice in choices)
+    texts = tuple(string(where, {"choices": _as_text(choice)}, "choices") for choice in choices)
     named: list[list[Any]] = [letters if isinstance(letters, list) else []]
-    named += [[chr(65 + n) for n in range(len(texts))], list(texts)]
+    named += [[chr(65 + n) for n in range(len(texts))], list(texts), [str(n) for n in range(len(texts))]]
     number = whole(gold)
     place = number if number is not None else next((names.index(gold) for names in named if gold in names), -1)
     if not 0 <= place < len(texts):
@@ -230,6 +243,15 @@ def choice(where: str, fields: Fields) -> Record:
             fix="the number of the right choice, from 0; its letter; or its text",
         )
     return Choice(where, string(where, fields, "question"), texts, place)
+
+
+def _choices(given: Any) -> tuple[Any, Any]:
+    """(texts, what they are called): of a list of either, of ARC's {text, label}, or of texts by their letters."""
+    if isinstance(given, list) and given and all(isinstance(one, dict) and "text" in one for one in given):
+        return [one["text"] for one in given], [one.get("label") for one in given]
+    if isinstance(given, dict) and "text" not in given:
+        return list(given.values()), list(given)
+    return (given.get("text"), given.get("label")) if isinstance(given, dict) else (given, None)
 
 
 def chat(where: str, fields: Fields) -> Record:
@@ -243,15 +265,21 @@ def chat(where: str, fields: Fields) -> Record:
 
 def posed(where: str, fields: Fields) -> Record:
     """A prompt in any of its shapes, with the right answer where one is named; of a conversation that is the last."""
-    name = next((name for name in RIGHT if fields.get(name) is not None), None)
-    right = string(where, {name: _as_text(_first(fields[name]))}, name) if name else ""
-    prompt = _prompt(where, fields)
+    prompt, right = _prompt(where, fields), _right(where, fields)
     if not isinstance(prompt, str):
         if prompt[-1].role == "assistant":
             prompt, right = prompt[:-1], right or prompt[-1].content
         if not any(turn.role == "user" for turn in prompt):
             raise DataError("nobody asks anything", where=f"{where}, field prompt", fix="add a message of the user")
     return Posed(where, prompt, right, tools(where, fields), fields)
+
+
+def _right(where: str, fields: Fields) -> str:
+    """The right answer, where a row names one; verl's rows keep it in `reward_model`."""
+    judge = fields.get("reward_model")
+    fields = {**judge, **fields} if isinstance(judge, dict) else fields
+    name = next((name for name in RIGHT if fields.get(name) is not None), None)
+    return string(where, {name: _as_text(_first(fields[name]))}, name) if name else ""
 
 
 # Preferences and verdicts
@@ -308,7 +336,7 @@ def _transcripts(where: str, fields: Fields) -> Preference:
                 where=f"{where}, field {name}",
                 fix="both must be the same conversation up to an assistant message, which differs",
             )
-    prompt = _joined(_before(where, fields), chosen[:same])
+    prompt = _joined(where, _before(where, fields), chosen[:same])
     return Preference(where, prompt, _plain(chosen[same:]), _plain(rejected[same:]), tools(where, fields))
 
 
@@ -363,5 +391,5 @@ def unpaired(where: str, fields: Fields) -> Record:
     if not answer or answer[0].role != "assistant":
         raise DataError("no assistant message", where=f"{where}, field {name}", fix="the answer is the assistant's")
     before = _alone(where, fields) if told else _before(where, fields)
-    prompt = _joined(before, turns[:start])
+    prompt = _joined(where, before, turns[:start])
     return Unpaired(where, prompt, _plain(answer), desirable, tools(where, fields))

@@ -9,10 +9,16 @@ from bottega.data.fields import HALVES, Fields, from_json, string
 from bottega.errors import DataError
 from bottega.records import Chat, Message, Tools
 
+ROLE = ("role", "from", "author", "speaker", "sender")
+SAID = ("content", "value", "text")
+"""Keys by which messages tell who speaks, and what is said: OpenAI's, ShareGPT's, and others'."""
+
 ROLES = ("system", "developer", "user", "assistant", "tool")
 OTHER_ROLES = {
     "human": "user",
+    "prompter": "user",
     "gpt": "assistant",
+    "ai": "assistant",
     "bot": "assistant",
     "model": "assistant",
     "chatbot": "assistant",
@@ -20,10 +26,18 @@ OTHER_ROLES = {
     "function_response": "tool",
     "ipython": "tool",
     "function": "tool",
+    "tool_response": "tool",
+    "tool_result": "tool",
 }
 """What ShareGPT and others call them."""
 
-OURS = ("role", "content", "from", "value", "weight", "tool_calls", "function_call")
+CALLING = ("function_call", "tool_call", "tool_calls")
+"""Roles of a message that is nothing but calls, as JSON."""
+
+ARGUMENTS = ("arguments", "parameters", "input", "args")
+"""What the arguments of a call are called."""
+
+OURS = ("role", "content", "weight", "tool_calls", "function_call")
 """Keys of a message that are read here; what else it holds its template may show."""
 
 LEARNED = ("loss_weight", "loss_mask", "loss_scale", "loss", "train", "training", "trainable", "is_trainable", "learn")
@@ -59,17 +73,18 @@ def messages(where: str, fields: Fields, name: str = "messages") -> tuple[Messag
 
 
 def _message(where: str, turn: Any) -> Message:
-    """One message, with OpenAI's keys (role, content, tool_calls …) or ShareGPT's (from, value)."""
-    turn = {"role": turn["from"], "content": turn["value"]} | turn if _is_sharegpt(turn) else turn
+    """One message, with OpenAI's keys (role, content, tool_calls …), ShareGPT's (from, value) or others'."""
+    turn = _with_our_keys(turn) if isinstance(turn, dict) else turn
     if not isinstance(turn, dict) or "role" not in turn or not _says(turn):
         raise DataError("a message without role or content", where=where, fix='write {"role": …, "content": …}')
-    if turn["role"] == "function_call":
+    role = turn["role"].strip().lower() if isinstance(turn["role"], str) else turn["role"]
+    if role in CALLING:
         found = from_json(where, turn["content"])
         called = found if isinstance(found, list) else [found]
-        turn = {**turn, "role": "assistant", "content": None, "tool_calls": called}
+        role, turn = "assistant", {**turn, "content": None, "tool_calls": called}
     elif turn.get("function_call") and not turn.get("tool_calls"):  # as OpenAI wrote one call before there were lists
         turn = {**turn, "tool_calls": [turn["function_call"]]}
-    role = OTHER_ROLES.get(turn["role"], turn["role"]) if isinstance(turn["role"], str) else turn["role"]
+    role = OTHER_ROLES.get(role, role) if isinstance(role, str) else role
     if role not in ROLES:
         raise DataError(f"unknown role {turn['role']!r}", where=where, fix=f"one of: {', '.join(ROLES)}")
     calls = _calls(f"{where}, field tool_calls", turn.get("tool_calls"))
@@ -79,6 +94,26 @@ def _message(where: str, turn: Any) -> Message:
     for name, value in more.items():
         sound(f"{where}, field {name}", name, value)
     return Message(role, content, _weight(where, turn), more | ({"tool_calls": calls} if calls else {}))
+
+
+def _with_our_keys(turn: Fields) -> Fields:
+    """The message with `role` and `content`, whatever it calls them."""
+    theirs = {
+        next((name for name in names if name in turn), ours): ours
+        for ours, names in (("role", ROLE), ("content", SAID))
+    }
+    return {theirs.get(name, name): value for name, value in turn.items()}
+
+
+def is_talk(value: Any) -> bool:
+    """Whether a value is messages whose speakers are known, rather than any other list."""
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(one, dict) and _is_speaker(_with_our_keys(one).get("role")) for one in value)
+
+
+def _is_speaker(role: Any) -> bool:
+    return isinstance(role, str) and role.strip().lower() in {*ROLES, *OTHER_ROLES, *CALLING}
 
 
 def _says(turn: Fields) -> bool:
@@ -122,10 +157,6 @@ def sound(where: str, name: str, value: Any) -> None:
         raise DataError(f"{name} holds half a character", where=where, fix="write it as Unicode")
 
 
-def _is_sharegpt(turn: Any) -> bool:
-    return isinstance(turn, dict) and "from" in turn and "value" in turn
-
-
 def _content(where: str, turn: Fields, role: str, calling: bool) -> str:
     """The text of a message; OpenAI also writes it as a list of parts, and null beside calls."""
     content = turn.get("content")
@@ -153,34 +184,40 @@ def _part(part: Any) -> str | None:
 
 def _calls(where: str, calls: Any) -> list[Fields]:
     """Tool calls as templates take them: `{type, function: {name, arguments}}`, the arguments an object."""
-    calls = from_json(where, calls) if isinstance(calls, str) and calls.lstrip().startswith("[") else calls
+    calls = from_json(where, calls) if isinstance(calls, str) and calls.lstrip().startswith(("[", "{")) else calls
+    calls = [calls] if isinstance(calls, dict) else calls
     if not calls:
         return []
     if not isinstance(calls, list):
         raise DataError(
             "tool_calls is not a list", where=where, fix='write [{"function": {"name": …, "arguments": …}}]'
         )
-    found = []
-    for call in calls:
-        function = call.get("function", call) if isinstance(call, dict) else None
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise DataError(
-                "a tool call without a name", where=where, fix='write {"function": {"name": …, "arguments": …}}'
-            )
-        arguments = function.get("arguments")
-        if isinstance(arguments, str):
-            arguments = from_json(where, arguments) if arguments.strip() else None
-        arguments = {} if arguments is None else arguments
-        kept = {name: value for name, value in call.items() if name not in ("function", "name", "arguments")}
-        found.append({"type": "function", **kept, "function": {**function, "arguments": arguments}})
+    found = [_call(where, call) for call in calls]
     sound(where, "tool_calls", found)
     return found
+
+
+def _call(where: str, call: Any) -> Fields:
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise DataError(
+            "a tool call without a name", where=where, fix='write {"function": {"name": …, "arguments": …}}'
+        )
+    given = next((name for name in ARGUMENTS if function.get(name) is not None), "arguments")
+    arguments = function.get(given)
+    if isinstance(arguments, str):
+        arguments = from_json(where, arguments) if arguments.strip() else None
+    kept = {name: value for name, value in call.items() if name not in ("function", "name", "arguments", given)}
+    own = {name: value for name, value in function.items() if name != given} if function is not call else {}
+    called = {**own, "name": function["name"], "arguments": {} if arguments is None else arguments}
+    return {"type": "function", **kept, "function": called}
 
 
 def tools(where: str, fields: Fields) -> Tools:
     """Descriptions of functions, as a list or as the JSON of one."""
     tools = fields.get("tools")
     tools = from_json(f"{where}, field tools", tools) if isinstance(tools, str) and tools.strip() else tools
+    tools = [tools] if isinstance(tools, dict) and tools else tools
     if not tools:
         return ()
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):

@@ -6,15 +6,17 @@ objective likes best of those whose fields the first row has, unless another one
 
 from __future__ import annotations
 
+import ast
 import difflib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from string import Formatter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bottega.data import asked, marked
 from bottega.data.asked import BESIDE, QUESTIONS, TALKS
+from bottega.data.conversations import is_talk
 from bottega.data.fields import Fields, Unsound, string
 from bottega.errors import DataError, RecipeError
 from bottega.mistakes import listed
@@ -42,6 +44,7 @@ class Format(NamedTuple):
     """How rows become records: the type, the fields each row must have, and the function.
 
     accepts  whether the values of a row's fields are what this format takes them for
+    may      whether they could be, where no other format reads the row
     also     names of fields it reads besides
     instead  other fields that do as well
     """
@@ -52,6 +55,7 @@ class Format(NamedTuple):
     accepts: Callable[[Fields], bool] = lambda fields: True
     also: Callable[[str], object] = lambda name: False
     instead: Needs = ()
+    may: Callable[[Fields], bool] = lambda fields: False
 
     def names(self, fields: Fields) -> dict[str, str] | None:
         """The file's name of each field, where a row has them all."""
@@ -63,11 +67,15 @@ class Format(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """The format of a source's rows, what named it, and the file's name of each of its fields."""
+    """The format of a source's rows, what named it, and the file's name of each of its fields.
+
+    plain  its fields are known only in small letters, without white space around: `Question` of a spreadsheet
+    """
 
     format: Format
     named: str
     names: Mapping[str, str]
+    plain: bool = False
 
     def unread(self, fields: Fields) -> set[str]:
         """Fields of a row that say nothing to this format."""
@@ -113,6 +121,7 @@ def records(
                 chosen, name = _detect(where, fields, reads, format)
             else:
                 name = "text_template"
+            fields = _plain(fields) if chosen.plain else fields
             if on_format is not None and not told:
                 on_format(name, fields)
                 told = True
@@ -153,20 +162,47 @@ def _renamed(where: str, fields: Fields, mapping: Mapping[str, str]) -> Fields:
     return kept | {ours: fields[theirs] for ours, theirs in mapping.items()}
 
 
+def _plain(fields: Fields) -> Fields:
+    """The row with its names in small letters, without white space around; as it is where that makes two the same."""
+    plain = {name.strip().lower(): value for name, value in fields.items()}
+    return plain if len(plain) == len(fields) else fields
+
+
 LISTS = (*TALKS, "tokens", "words", "tags", "ner_tags", "labels", "label", "spans", "entities", "choices", "options")
-"""Fields that are lists, and that a table writes as the JSON of one."""
+"""Fields that are lists, and that a table writes as the text of one."""
+
+TEXTS = ("negatives", "negative", "neg", "positive", "pos")
+"""Fields that are a text, or a list of texts."""
+
+ANSWERS = ("prompt", "completion", "response", "chosen", "rejected", "history", *asked.QUESTIONS)
+"""Fields that are a text, or messages."""
 
 
 def _unpacked(fields: Fields) -> Fields:
-    """The row with the lists that a cell of a table holds as JSON."""
-    for name in LISTS:
+    """The row with the lists that a cell of a table holds, as JSON or as Python prints them."""
+    for name in (*LISTS, *TEXTS, *ANSWERS):
         value = fields.get(name)
-        if isinstance(value, str) and value.startswith("[") and value.rstrip().endswith("]"):
-            try:
-                fields = {**fields, name: json.loads(value)}
-            except (ValueError, RecursionError):
-                continue
+        if isinstance(value, str) and value[:1] == "[" and value.rstrip()[-1:] == "]":
+            found = _listed(value)
+            texts = name in TEXTS and isinstance(found, list) and all(isinstance(one, str) for one in found)
+            if found is not None and (name in LISTS or texts or (name in ANSWERS and is_talk(found))):
+                fields = {**fields, name: found}
     return fields
+
+
+COMMAS = 4096
+"""A text with more of them is not tried as Python's: that takes some twenty microseconds an item."""
+
+
+def _listed(text: str) -> Any:
+    """The list that a text is; None where it is none."""
+    readers: list[Callable[[str], Any]] = [json.loads, ast.literal_eval]
+    for read in readers if text.count(",") <= COMMAS else readers[:1]:
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            continue
+    return None
 
 
 def _detect(where: str, fields: Fields, reads: tuple[type, ...], name: str) -> tuple[Chosen, str]:
@@ -177,18 +213,29 @@ def _detect(where: str, fields: Fields, reads: tuple[type, ...], name: str) -> t
             raise RecipeError(
                 f"this objective does not read {name} rows", where="data.format", fix=f"one of: {', '.join(able)}"
             )
+        plain = able[name].names(fields) is None and able[name].names(_plain(fields)) is not None
+        fields = _plain(fields) if plain else fields
         usual = {need[0]: next((field for field in need if field in fields), need[0]) for need in able[name].needs}
-        return Chosen(able[name], f"format {name}", able[name].names(fields) or usual), name
-    named = {other: names for other, format in able.items() if (names := format.names(fields)) is not None}
-    fitting = {other: names for other, names in named.items() if able[other].accepts(fields)}
+        return Chosen(able[name], f"format {name}", able[name].names(fields) or usual, plain), name
+    fitting, named = _fitting(fields, able)
+    plain = not fitting and bool(_fitting(_plain(fields), able)[0])
+    if plain:
+        fitting, named = _fitting(_plain(fields), able)
     if not fitting:
         what = f"fields {listed(fields) or 'none'}: no format this objective reads"
-        raise DataError(what, where=where, fix=_remedy(fields, able, list(named)))
+        raise DataError(what, where=where, fix=_remedy(fields, able, named))
     # A format that takes the same fields and more says more of the row.
     used = {other: set(names.values()) for other, names in fitting.items()}
     fullest = [other for other in fitting if not any(used[other] < more for more in used.values())]
     best = min(fullest, key=lambda other: reads.index(able[other].record))
-    return Chosen(able[best], "the format of the first row", fitting[best]), best
+    return Chosen(able[best], "the format of the first row", fitting[best], plain), best
+
+
+def _fitting(fields: Fields, able: Mapping[str, Format]) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """(the formats a row may have, with its name of each field; those that have fields of these names)."""
+    named = {other: names for other, format in able.items() if (names := format.names(fields)) is not None}
+    sure = {other: names for other, names in named.items() if able[other].accepts(fields)}
+    return sure or {other: names for other, names in named.items() if able[other].may(fields)}, list(named)
 
 
 DELIMITERS = ";\t|"
@@ -259,9 +306,13 @@ def _not_a_template(problem: str) -> RecipeError:
 
 def _is_flag(fields: Fields) -> bool:
     """Whether a label says good or bad, rather than naming a class."""
-    label = next(fields[name] for name in FLAGS if name in fields)
-    judged = "completion" in fields or "response" in fields
-    return asked.flag(label) is not None and (judged or isinstance(label, bool))
+    name = next(name for name in FLAGS if name in fields)
+    judged = name != FLAGS[0] or any(answer in fields for answer in COMPLETIONS)
+    return _may_be_flag(fields) and (judged or isinstance(fields[name], bool))
+
+
+def _may_be_flag(fields: Fields) -> bool:
+    return asked.flag(next(fields[name] for name in FLAGS if name in fields)) is not None
 
 
 def _is_preferred(fields: Fields) -> bool:
@@ -270,8 +321,8 @@ def _is_preferred(fields: Fields) -> bool:
 
 
 def _has_spans(fields: Fields) -> bool:
-    own = next((name for name in ("spans", "entities", "ents", "annotations") if name in fields), None)
-    return own is not None or any(marked.are_spans(fields.get(name)) for name in ("label", "labels"))
+    own = any(name in fields for name in (*SPANS, "completions"))
+    return own or any(marked.are_spans(fields.get(name)) for name in ("label", "labels"))
 
 
 def _has_label(fields: Fields) -> bool:
@@ -282,9 +333,11 @@ def _has_label(fields: Fields) -> bool:
 BESIDE_ASKED = frozenset({*BESIDE, "input", "context"}).__contains__
 """Fields that go before what is asked."""
 
+COMPLETIONS = ("completion", "response", "output", "answer")
 FLAGS = ("label", "kto_tag", "desirable")
 LABELS = ("label", "category", "intent", "labels")
 TEXT = ("text", "sentence", "utterance", "content", "document")
+SPANS = ("spans", "entities", "ents", "ner", "annotations")
 REFUSED = {"unpaired": "label must be true or false, 1 or 0", "spans": "label must be a list of spans"}
 """What a format asks of the values of its fields."""
 
@@ -292,18 +345,23 @@ FORMATS: dict[str, Format] = {
     "messages": Format(
         Chat, (TALKS,), asked.chat, lambda fields: not _is_preferred(fields), frozenset(BESIDE).__contains__
     ),
-    "instruction": Format(Chat, (("instruction",), ("output", "response")), asked.instruction, also=BESIDE_ASKED),
-    "question": Format(Chat, (QUESTIONS[:2], ("answer", "answers", "solution")), asked.question, also=BESIDE_ASKED),
+    "instruction": Format(
+        Chat, (("instruction",), ("output", "response", "completion", "answer")), asked.instruction, also=BESIDE_ASKED
+    ),
+    "question": Format(
+        Chat, (QUESTIONS, asked.SAID), asked.question, also=frozenset({*BESIDE, "context"}).__contains__
+    ),
     "summary": Format(
-        Chat, (("source", "document", "article", "dialogue"), ("summary", "target", "highlights")), asked.summary
+        Chat,
+        (("source", "document", "article", "dialogue"), ("summary", "target", "highlights")),
+        asked.summary,
+        instead=(("source", "text"), ("summary", "highlights")),
     ),
-    "prompted": Format(
-        Prompted, (("prompt",), ("completion", "response")), asked.prompted, also=frozenset(BESIDE).__contains__
-    ),
+    "prompted": Format(Prompted, (("prompt",), COMPLETIONS), asked.prompted, also=frozenset(BESIDE).__contains__),
     "preference": Format(
         Preference,
         (
-            ("chosen", "chosen_response", "response_chosen", "preferred", "response_j"),
+            ("chosen", "chosen_response", "response_chosen", "preferred", "accepted", "response_j"),
             ("rejected", "rejected_response", "response_rejected", "dispreferred", "response_k"),
         ),
         asked.preference,
@@ -317,18 +375,19 @@ FORMATS: dict[str, Format] = {
     ),
     "unpaired": Format(
         Unpaired,
-        (("prompt", *QUESTIONS[:2], "instruction"), ("completion", "response"), FLAGS),
+        (("prompt", "instruction", *QUESTIONS), COMPLETIONS, FLAGS),
         asked.unpaired,
         _is_flag,
         BESIDE_ASKED,
         (TALKS, FLAGS),
+        _may_be_flag,
     ),
     "labelled": Format(Labelled, (TEXT, LABELS), marked.labelled, _has_label),
     "multilabelled": Format(Multilabelled, (TEXT, ("labels", "categories", "intents")), marked.multilabelled),
     "conll": Format(Tagged, (("tokens", "words"), ("tags", "ner_tags", "ner", "labels")), marked.conll),
     "spans": Format(
         Tagged,
-        (TEXT, ("spans", "entities", "ents", "label", "labels")),
+        (TEXT, (*SPANS, "label", "labels")),
         marked.spans,
         _has_spans,
         instead=(("data",), ("annotations", "completions")),
@@ -341,7 +400,11 @@ FORMATS: dict[str, Format] = {
     ),
     "compared": Format(
         Compared,
-        (("sentence1", "text1"), ("sentence2", "text2"), ("score", "similarity", "label")),
+        (
+            ("sentence1", "text1", "sentence_a", "text_a", "question1"),
+            ("sentence2", "text2", "sentence_b", "text_b", "question2"),
+            ("score", "similarity", "label", "is_duplicate"),
+        ),
         marked.compared,
     ),
     "choice": Format(
@@ -351,7 +414,8 @@ FORMATS: dict[str, Format] = {
         Posed,
         (("prompt", *QUESTIONS, "instruction", *TALKS),),
         asked.posed,
-        also=lambda name: True,
+        lambda fields: not isinstance(fields.get("input"), dict),
+        lambda name: True,
     ),
     "text": Format(Text, (TEXT,), asked.text),
 }

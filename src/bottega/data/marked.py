@@ -11,15 +11,15 @@ from bottega.data.fields import Column, Fields, string, whole
 from bottega.errors import DataError
 from bottega.records import Compared, Entity, Labelled, Multilabelled, Paired, Record, Tagged, label_name
 
-NEGATIVE = re.compile(r"neg(?:ative)?s?(?:_?\d+)?")
+NEGATIVE = re.compile(r"(?:hard_)?neg(?:ative)?s?(?:_?\d+)?")
 """Names of what does not belong to an anchor, one field or several."""
 
 MARKS = "BILESUM"
 """What a tag begins with: Begin, Inside, Last, End, Single, Unit, Middle."""
 
-STARTS = ("start", "start_offset", "startOffset")
-STOPS = ("end", "stop", "end_offset", "endOffset")
-KINDS = ("label", "labels", "type", "tag", "entity", "entity_group", "entity_type")
+STARTS = ("start", "begin", "start_offset", "startOffset", "start_char", "start_idx", "offset")
+STOPS = ("end", "stop", "end_offset", "endOffset", "end_char", "end_idx")
+KINDS = ("label", "labels", "type", "tag", "entity", "entity_group", "entity_type", "category")
 """What tools of annotation call the parts of a span."""
 
 
@@ -81,10 +81,11 @@ def _annotated(where: str, fields: Fields) -> Fields:
     """Label Studio's rows: `data` holds the text, the first of `annotations` what was marked in it."""
     data, given = fields["data"], fields["annotations"]
     texts = [value for value in data.values() if isinstance(value, str)] if isinstance(data, dict) else []
-    first = given[0] if isinstance(given, list) and given and isinstance(given[0], dict) else {}
-    results = first.get("result", [])
+    known = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
+    done = [one for one in known if not one.get("was_cancelled")]
+    results = done[0].get("result", []) if done else None
     if not texts or not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
-        fix = 'write {"data": {"text": …}, "annotations": [{"result": […]}]}'
+        fix = 'write {"data": {"text": …}, "annotations": [{"result": […]}]}; an empty result marks nothing'
         raise DataError("no annotated text", where=f"{where}, field data", fix=fix)
     return {"text": data.get("text", texts[0]), "spans": [one["value"] for one in results if "value" in one]}
 
@@ -92,10 +93,12 @@ def _annotated(where: str, fields: Fields) -> Fields:
 def _span(where: str, span: Any, text: str) -> Entity:
     """One span, without the white space at its ends, which marks no word."""
     if isinstance(span, list) and len(span) == 3:
-        span = dict(zip(("start", "end", "label"), span, strict=True))
+        names = ("label", "start", "end") if isinstance(span[0], str) else ("start", "end", "label")
+        span = dict(zip(names, span, strict=True))
     known: Mapping[str, Any] = span if isinstance(span, dict) else {}
-    start, stop = whole(_named(known, STARTS)), whole(_named(known, STOPS))
-    kind = _named(known, KINDS)
+    start, stop, kind = whole(_named(known, STARTS)), whole(_named(known, STOPS)), _named(known, KINDS)
+    length = whole(known.get("length"))
+    stop = start + length if stop is None and start is not None and length is not None else stop
     kind = kind[0] if isinstance(kind, list) and len(kind) == 1 else kind
     label = label_name(kind)
     if start is None or stop is None or label is None or not 0 <= start < stop <= len(text):
@@ -107,6 +110,10 @@ def _span(where: str, span: Any, text: str) -> Entity:
     marked = text[start:stop]
     if not marked.strip():
         raise DataError(f"span {_shown(span)} marks nothing but white space", where=where, fix="remove it, or mend it")
+    said = known.get("text")
+    if isinstance(said, str) and "".join(said.split()) != "".join(marked.split()):
+        what = f"the span says it is {_shown(said)}, and these characters are {_shown(marked)}"
+        raise DataError(what, where=where, fix="count in characters, not bytes, from 0; the end is after the last")
     start += len(marked) - len(marked.lstrip())
     return Entity(start, start + len(marked.strip()), string(where, {"label": label}, "label"))
 
@@ -123,6 +130,8 @@ def _shown(value: Any) -> str:
 def conll(where: str, fields: Fields) -> Record:
     """Tokens with a tag each: B-, I- (or M-, L-, E-) inside an entity, S- or U- for one alone, O outside."""
     tokens, tags = fields["tokens"], fields["tags"]
+    if isinstance(tokens, str) and isinstance(tags, str):  # as a table writes them
+        tokens, tags = tokens.split(), tags.split()
     if not isinstance(tokens, list) or not isinstance(tags, list) or len(tokens) != len(tags) or not tokens:
         raise DataError("not as many tags as tokens", where=f"{where}, field tags", fix="write a tag for each token")
     spans: list[Entity] = []
@@ -159,7 +168,7 @@ def _tag(where: str, tag: Any) -> tuple[str, str]:
     if len(mark) != 1 or mark not in MARKS or not label:
         fix = "write O, B-label or I-label: what follows the dash is the label (schemes BIO, BIOES, BILOU, BMES)"
         raise DataError(f"tag {tag!r}", where=f"{where}, field tags", fix=fix)
-    return mark, label
+    return mark, label.strip()
 
 
 # Likeness
@@ -170,7 +179,11 @@ def paired(where: str, fields: Fields) -> Record:
     given = [value for name, value in fields.items() if NEGATIVE.fullmatch(name) and value is not None]
     listed = [one for value in given for one in (value if isinstance(value, list) else [value])]
     negatives = tuple(string(where, {"negatives": one}, "negatives") for one in listed)
-    anchor, positive = string(where, fields, "anchor"), string(where, fields, "positive")
+    belongs = fields["positive"]
+    if isinstance(belongs, list) and len(belongs) > 1:
+        raise DataError("several positives", where=f"{where}, field positive", fix="write a row for each of them")
+    belongs = belongs[0] if isinstance(belongs, list) and belongs else belongs
+    anchor, positive = string(where, fields, "anchor"), string(where, {"positive": belongs}, "positive")
     if positive in negatives:
         raise DataError("positive among the negatives", where=f"{where}, field negatives", fix="remove one of the two")
     label = fields.get("label")
