@@ -59,7 +59,7 @@ def test_a_folder_is_all_its_files(tmp_path: Path) -> None:
     (tmp_path / "in" / ".hidden.csv").write_text("n\n4\n")
     (tmp_path / "in" / "picture.png").write_bytes(b"\x89PNG")
     assert numbers(tmp_path / "in") == [1, 2, 3]
-    assert [where for where, _ in found(tmp_path / "in")][-1] == "in/deep/c.json line 1"
+    assert [where for where, _ in found(tmp_path / "in")][-1] == "in/deep/c.json row 1"
     read = sources.files(Source(path=str(tmp_path / "in")))
     assert [path.name for path in read] == ["a.csv", "b.jsonl", "c.json"]
 

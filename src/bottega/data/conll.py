@@ -12,6 +12,9 @@ from bottega.errors import DataError
 from bottega.recipe import Layout
 
 TAG = re.compile(r"O|[BILESUM]-\S+")
+MOST = 100_000
+"""Tokens of a sentence; more of them are a file without blank lines."""
+
 TRIED = 20
 """Lines by which a file is recognised."""
 
@@ -31,6 +34,9 @@ def conll(path: Path, layout: Layout) -> Rows:
                 lost = lost if tokens else 0
                 whole = len(columns) > max(first, last, 1) and columns[first] and columns[last]
                 lost = lost or (0 if whole else line)
+                if len(tokens) == MOST:
+                    fix = "a blank line parts sentences: are there none?"
+                    raise DataError(f"a sentence of more than {MOST:,} tokens", where=f"{path} line {start}", fix=fix)
                 tokens.append(columns[first] if whole else "")
                 tags.append(columns[last] if whole else "")
             elif tokens:  # a blank line, the start of a document, or the end of the file

@@ -1,4 +1,4 @@
-"""Files → fields: one dict a row, with the line it starts on, read as it is needed.
+"""Files → fields: one dict a row, with the line it starts on or its number, read as it is needed.
 
 Reads text, JSON, JSONL, CSV, TSV and CoNLL, plain or compressed (gz, bz2, zst), spreadsheets, and Parquet. A file says
 by its suffix what it is and by its mark how it is encoded, or else is taken to be UTF-8; a `Layout` says what it does
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from bottega.data import jsons
 from bottega.data.conll import conll, is_conll
 from bottega.data.fields import Rows
 from bottega.data.jsons import CHUNK, json_file, json_lines
@@ -118,4 +119,6 @@ def readable(path: Path, layout: Layout | None = None) -> bool:
 def unit(path: Path, layout: Layout) -> str:
     """What rows of a file are counted in."""
     reader = BY_SUFFIX.get(suffix(path)) if layout.reader == "auto" else layout.reader
+    if reader == "json":
+        return jsons.unit(path, layout)
     return "row" if reader in ("parquet", "spreadsheet") else "line"

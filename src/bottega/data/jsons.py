@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from bottega.data.fields import Fields, Rows
-from bottega.data.opening import lines, opened, refuse_long
+from bottega.data.opening import characters, lines, opened, refuse_long
 from bottega.errors import DataError
 from bottega.mistakes import listed
 from bottega.recipe import Layout
@@ -39,12 +39,10 @@ def json_lines(path: Path, layout: Layout) -> Rows:
 
 
 def json_file(path: Path, layout: Layout) -> Rows:
-    """The elements of a JSON list, each with the line it starts on; or the rows in a JSON object."""
-    row = _Shape(path, layout)
+    """The elements of a JSON list, or the rows in a JSON object, each with the line it starts on or its number."""
     with opened(path, layout.encoding) as file:
-        text = file.read(CHUNK)
-        while text.isspace() and (more := file.read(CHUNK)):
-            text += more
+        text, counted = _beginning(file), unit(path, layout)
+        row = _Shape(path, layout, counted)
         if not text.strip():
             return
         elements = _Elements(path, file, text)
@@ -52,24 +50,41 @@ def json_file(path: Path, layout: Layout) -> Rows:
             rows = iter(elements)
         else:
             # The key of an object's rows; `row` would look for it in each of them.
-            row = _Shape(path, layout.model_copy(update={"field": None}))
+            row = _Shape(path, layout.model_copy(update={"field": None}), counted)
             rows = ((1, value) for value in _inside(path, elements.everything(), layout))
-        for line, value in rows:
-            made = row(line, value)
+        for number, (line, value) in enumerate(rows, 1):
+            number = line if counted == "line" else number
+            refuse_long(path, number, characters(value), counted)
+            made = row(number, value)
             if made is not None:
-                yield from _unnested(line, made)
+                yield from _unnested(number, made)
+
+
+def unit(path: Path, layout: Layout) -> str:
+    """What the rows of a JSON file are counted in: its lines, or where these tell nothing, themselves."""
+    with opened(path, layout.encoding) as file:
+        text = _beginning(file).strip()
+    return "line" if text.startswith("[") and "\n" in text else "row"
+
+
+def _beginning(file: TextIO) -> str:
+    """Some of the file, if not all; more than white space, if it holds any."""
+    text = file.read(CHUNK)
+    while text.isspace() and (more := file.read(CHUNK)):
+        text += more
+    return text
 
 
 class _Shape:
     """What a JSON value is as a row: an object as it is, a list by the names of its items, or what lies under a key."""
 
-    def __init__(self, path: Path, layout: Layout) -> None:
-        self.path, self.field, self.columns = path, layout.field, list(layout.columns)
+    def __init__(self, path: Path, layout: Layout, counted: str = "line") -> None:
+        self.path, self.counted, self.field, self.columns = path, counted, layout.field, list(layout.columns)
         self.headed = bool(layout.header)
 
-    def __call__(self, line: int, value: Any) -> Fields | None:
+    def __call__(self, number: int, value: Any) -> Fields | None:
         """The row; None for the list that names the items of those behind it."""
-        where = f"{self.path} line {line}"
+        where = f"{self.path} {self.counted} {number}"
         if self.field is not None:
             value = under(where, value, self.field)
         if isinstance(value, list) and self.headed:
@@ -166,14 +181,14 @@ def _places(value: Any, depth: int = DEEPEST) -> Iterator[str]:
         yield from (f"{key}.{deeper}" for deeper in _places(inner, depth - 1))
 
 
-def _unnested(line: int, row: Fields) -> Rows:
+def _unnested(number: int, row: Fields) -> Rows:
     """A row as it is, or the questions of one in SQuAD's nesting of paragraphs (Rajpurkar et al. 2016)."""
     if not isinstance(row.get("paragraphs"), list):
-        yield line, row
+        yield number, row
         return
     for paragraph in row["paragraphs"]:
         for question in _questions(paragraph):
-            yield line, {"context": paragraph.get("context"), **question}
+            yield number, {"context": paragraph.get("context"), **question}
 
 
 def _questions(paragraph: Any) -> Sequence[Fields]:

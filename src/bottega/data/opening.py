@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TextIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 from bottega.errors import DataError
 
@@ -109,13 +109,25 @@ def lines(path: Path, file: TextIO) -> Iterator[tuple[int, str]]:
         yield number, text
 
 
-def refuse_long(path: Path, line: int, length: int) -> None:
+def refuse_long(path: Path, line: int, length: int, unit: str = "line") -> None:
     if length > LONGEST:
         raise DataError(
             f"a row of more than {LONGEST:,} characters",
-            where=f"{path} line {line}",
+            where=f"{path} {unit} {line}",
             fix="part it into several rows, or write plain text as a .txt, which is cut by itself",
         )
+
+
+def characters(value: Any) -> int:
+    """How many characters the texts of a value have, or some number beyond `LONGEST` where they have more."""
+    waiting, count = [value], 0
+    while waiting and count <= LONGEST:
+        one = waiting.pop()
+        if isinstance(one, (str, bytes)):
+            count += len(one)
+        elif isinstance(one, (list, dict)):
+            waiting += one.values() if isinstance(one, dict) else one
+    return count
 
 
 def refuse_nul(path: Path, line: int, text: str) -> None:

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 from bottega.data.fields import Fields
 from bottega.data.files import READERS, read, readable, suffix, unit
-from bottega.data.opening import refuse_what_is_no_file
+from bottega.data.opening import characters, refuse_long, refuse_what_is_no_file
 from bottega.data.tables import as_declared
 from bottega.errors import BottegaError, DataError
 from bottega.recipe import Layout, Source
@@ -159,7 +159,9 @@ def _dataset(source: Source, name: str, part: Part) -> Iterator[Placed]:
 
     def rows() -> Iterator[Placed]:
         with _named_loading(source):
-            yield from ((f"{label} row {first + number}", one) for number, one in enumerate(found(first, end), 1))
+            for number, row in enumerate(found(first, end), first + 1):
+                refuse_long(Path(label), number, characters(row), "row")
+                yield f"{label} row {number}", row
 
     return rows()
 

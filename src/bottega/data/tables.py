@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bottega.data import opening
 from bottega.data.fields import Fields, Rows
-from bottega.data.opening import binary, opened, refuse_nul_lines
+from bottega.data.opening import binary, characters, opened, refuse_long, refuse_nul_lines
 from bottega.errors import DataError
 from bottega.mistakes import listed
 from bottega.recipe import Layout
@@ -51,7 +51,7 @@ def _under_header(path: Path, unit: str, lines: Iterator[tuple[int, list[str]]],
 
 def _cells(path: Path, delimiter: str, encoding: str | None) -> Iterator[tuple[int, list[str]]]:
     """Each line of a table that is not blank, with its number."""
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(opening.LONGEST + 1)
     with opened(path, encoding) as file:
         reader = csv.reader(refuse_nul_lines(path, file), delimiter=delimiter, strict=True)
         while True:
@@ -64,6 +64,7 @@ def _cells(path: Path, delimiter: str, encoding: str | None) -> Iterator[tuple[i
                 where = f"{path} line {line}"
                 fix = "close the quote, or double a quote"
                 raise DataError(f"broken table: {error}", where=where, fix=fix) from None
+            refuse_long(path, line, sum(map(len, values)))
             if values:
                 yield line, values
 
@@ -86,7 +87,7 @@ def spreadsheet(path: Path, layout: Layout) -> Rows:
         fix = "is it whole, and without a password? else save it as CSV"
         raise DataError(f"cannot read {path.suffix}: {error}", where=str(path), fix=fix) from None
     cells = _sheet(path, {name: rows for name, rows in sheets.items() if rows}, layout.field)
-    yield from _under_header(path, "row", _filled(cells), layout)
+    yield from _under_header(path, "row", _filled(path, cells), layout)
 
 
 def _sheet(path: Path, sheets: Mapping[str, list[list[Any]]], name: str | None) -> list[list[Any]]:
@@ -99,7 +100,7 @@ def _sheet(path: Path, sheets: Mapping[str, list[list[Any]]], name: str | None) 
     return sheets[name]
 
 
-def _filled(rows: Sequence[Sequence[Any]]) -> Iterator[tuple[int, list[str]]]:
+def _filled(path: Path, rows: Sequence[Sequence[Any]]) -> Iterator[tuple[int, list[str]]]:
     """The rows that are not blank, without the empty columns behind the last name."""
     shown = ([_shown(cell) for cell in row] for row in rows)
     lines = ((number, row) for number, row in enumerate(shown, 1) if any(row))
@@ -107,6 +108,7 @@ def _filled(rows: Sequence[Sequence[Any]]) -> Iterator[tuple[int, list[str]]]:
     for number, row in lines:
         end = max(place for place, cell in enumerate(row, 1) if cell)
         width = width or end
+        refuse_long(path, number, sum(map(len, row)), "row")
         yield number, row[: max(width, end)]
 
 
@@ -131,6 +133,7 @@ def parquet(path: Path, layout: Layout) -> Rows:
             for batch in file.iter_batches(1024):
                 for row in batch.to_pylist(maps_as_pydicts="strict"):
                     number += 1
+                    refuse_long(path, number, characters(row), "row")
                     yield number, named(row)
     except FileNotFoundError:
         fix = "check the path; it resolves against the recipe's folder"
