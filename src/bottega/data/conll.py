@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 
-from bottega.data.fields import Column, Rows, Unsound
+from bottega.data.fields import Column, Fields, Rows, Unsound
 from bottega.data.opening import lines, opened
 from bottega.errors import DataError
 from bottega.recipe import Layout
@@ -19,29 +20,56 @@ TRIED = 20
 """Lines by which a file is recognised."""
 
 
+Sentence = list[tuple[int, list[str]]]
+"""Lines with their columns."""
+
+
 def conll(path: Path, layout: Layout) -> Rows:
     """Sentences: the first column is the token, the last its tag; or those `columns` calls tokens and tags."""
     first, last = _places(layout)
-    tokens, tags, start, lost = list[str](), Column(1), 1, 0
     with opened(path, layout.encoding, "\n") as file:
-        for line, text in chain(lines(path, file), [(0, "")]):
+        for sentence in _sentences(path, lines(path, file), layout, last):
+            if not layout.columns:
+                _refuse_numbers(path, sentence)
+            yield sentence[0][0], _row(path, sentence, first, last)
+
+
+def _sentences(path: Path, numbered: Iterator[tuple[int, str]], layout: Layout, last: int) -> Iterator[Sentence]:
+    """What stands between blank lines and starts of documents, without a header or comments before it."""
+    sentence, header = Sentence(), bool(layout.header)
+    for line, text in chain(numbered, [(0, "")]):
+        if text.strip() and not text.startswith("-DOCSTART-"):
             columns = _columns(text, layout.delimiter)
-            if text.strip() and not text.startswith("-DOCSTART-"):
-                if not tokens and _is_comment(columns, last):
-                    continue
-                start = start if tokens else line
-                tags = tags if tokens else Column(line)
-                lost = lost if tokens else 0
-                whole = len(columns) > max(first, last, 1) and columns[first] and columns[last]
-                lost = lost or (0 if whole else line)
-                if len(tokens) == MOST:
-                    fix = "a blank line parts sentences: are there none?"
-                    raise DataError(f"a sentence of more than {MOST:,} tokens", where=f"{path} line {start}", fix=fix)
-                tokens.append(columns[first] if whole else "")
-                tags.append(columns[last] if whole else "")
-            elif tokens:  # a blank line, the start of a document, or the end of the file
-                yield start, _without_tag(path, lost) if lost else {"tokens": tokens, "tags": tags}
-                tokens = []
+            if header or (not sentence and _is_comment(columns, last)):
+                header = False
+                continue
+            if len(sentence) == MOST:
+                fix = "a blank line parts sentences: are there none?"
+                raise DataError(f"a sentence of more than {MOST:,} tokens", where=f"{path} line {line - MOST}", fix=fix)
+            sentence.append((line, columns))
+        elif sentence:
+            yield sentence
+            sentence = []
+
+
+def _row(path: Path, sentence: Sentence, first: int, last: int) -> Fields | DataError:
+    tokens, tags = list[str](), Column(sentence[0][0])
+    for line, columns in sentence:
+        if len(columns) <= max(first, last, 1) or not columns[first] or not columns[last]:
+            fix = "write token, tab, tag; a blank line parts sentences; blanks within a token need tabs"
+            return Unsound("a token without a tag", where=f"{path} line {line}", fix=fix)
+        tokens.append(columns[first])
+        tags.append(columns[last])
+    return {"tokens": tokens, "tags": tags}
+
+
+def _refuse_numbers(path: Path, sentence: Sentence) -> None:
+    """A DataError where the first column counts the tokens."""
+    numbers = [columns[0] for _, columns in sentence if len(columns) > 2]
+    if len(sentence) > 1 and numbers == [str(number) for number in range(1, len(sentence) + 1)]:
+        names = ["number", "tokens", "tags", *(f"other{n}" for n in range(1, len(sentence[0][1]) - 2))]
+        fix = f"name the columns, such as data.columns=[{', '.join(names)}]"
+        raise DataError("the first column counts tokens and holds none", where=f"{path} line {sentence[0][0]}", fix=fix)
 
 
 def _columns(text: str, delimiter: str | None = None) -> list[str]:
@@ -68,16 +96,11 @@ def _is_comment(columns: list[str], last: int) -> bool:
     return columns[0].startswith("#") and len(columns) > 1 and TAG.fullmatch(columns[last]) is None
 
 
-def _without_tag(path: Path, line: int) -> DataError:
-    fix = "write token, tab, tag; a blank line parts sentences; blanks within a token need tabs"
-    return Unsound("a token without a tag", where=f"{path} line {line}", fix=fix)
-
-
 def is_conll(path: Path, layout: Layout) -> bool:
     """Whether the first lines of a file each end in a tag."""
     with opened(path, layout.encoding, "\n") as file:
         kept = (text for text in islice(file, 10 * TRIED) if text.strip())
-        lines = (text for text in kept if not text.startswith(("-DOCSTART-", "# ")))
-        tried = [_columns(text[:1000]) for text in islice(lines, TRIED)]
+        told = (text for text in kept if not text.startswith(("-DOCSTART-", "# ")))
+        tried = [_columns(text[:1000]) for text in islice(told, TRIED)]
     tagged = all(len(columns) > 1 and TAG.fullmatch(columns[-1]) for columns in tried)
     return tagged and len(tried) > 2

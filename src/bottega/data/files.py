@@ -94,7 +94,8 @@ def _reader(path: Path, layout: Layout) -> str:
     if layout.reader != "auto":
         return layout.reader
     ending = suffix(path)
-    if ending in UNSURE and not (layout.columns or layout.delimiter) and path.exists() and is_conll(path, layout):
+    unsure = ending in UNSURE and not (layout.columns or layout.delimiter)
+    if (unsure or ending not in BY_SUFFIX) and path.exists() and _holds_conll(path, layout):
         return "conll"
     if ending not in BY_SUFFIX:
         raise DataError(
@@ -104,6 +105,13 @@ def _reader(path: Path, layout: Layout) -> str:
             f"plain or {' '.join(COMPRESSED)}",
         )
     return BY_SUFFIX[ending]
+
+
+def _holds_conll(path: Path, layout: Layout) -> bool:
+    try:
+        return is_conll(path, layout)
+    except DataError:  # no text, or none in this encoding
+        return False
 
 
 def suffix(path: Path) -> str:

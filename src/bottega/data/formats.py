@@ -258,6 +258,8 @@ def _remedy(fields: Fields, able: Mapping[str, Format], near: Sequence[str]) -> 
         any(len(name) > MOST_NAMED or name.isdecimal() for name in fields)
     ):
         return f"is the first line a row? data.header=false data.columns=[text, label]; {usual}"
+    if {name.lower() for name in fields} >= {"token", "tag"}:
+        return f"is it a token a line? data.reader=conll data.header=true; {usual}"
     if set(fields) == {"text"}:
         return f"{usual}; a file of another kind is named by data.reader (conll, csv, tsv, jsonl …)"
     return f"{usual}; a table without a header is data.header=false data.columns=[…]"

@@ -19,6 +19,8 @@ ROW_LISTS = ("data", "rows", "examples")
 
 LINES = "one object a line is JSONL: data.reader=jsonl, or rename it to .jsonl; else mend the line"
 
+WHOLE = "one list or object is JSON: data.reader=json, or rename it to .json"
+
 DEEPEST = 3
 """How deep in an object lists of rows are looked for, to name them."""
 
@@ -93,8 +95,10 @@ class _Shape:
         if isinstance(value, list) and self.columns:
             return _named(where, value, self.columns)
         if not isinstance(value, dict):
-            lists = isinstance(value, list)
-            fix = "name its items: data.columns=[text, label]" if lists else 'a row is {"field": …}'
+            fix = 'a row is {"field": …}'
+            if isinstance(value, list):
+                rows = bool(value) and isinstance(value[0], dict)
+                fix = WHOLE if rows and self.counted == "line" else "name its items: data.columns=[text, label]"
             raise DataError(f"a JSON {_kind(value)} where a row is expected", where=where, fix=fix)
         return value
 
@@ -297,7 +301,7 @@ def _hint(text: str) -> str:
     if "\0" in text:
         return "is it UTF-16? data.encoding=utf-16-le"
     if text.strip() in ("[", "{") or text.startswith("[{"):
-        return "one list or object over several lines: data.reader=json, or rename it to .json"
+        return WHOLE
     return "mend or remove the line"
 
 

@@ -35,7 +35,7 @@ def _under_header(path: Path, unit: str, lines: Iterator[tuple[int, list[str]]],
     if layout.headed:
         line, first = next(lines, (1, []))
         header = header or first
-        repeated = [name for index, name in enumerate(header) if name in header[:index]]
+        repeated = [name for index, name in enumerate(header) if name.strip() and name in header[:index]]
         if repeated:
             what = f"two columns are named {listed([repeated[0]])}"
             raise DataError(what, where=f"{path} {unit} {line}", fix=f"rename one; {HEADLESS}")
