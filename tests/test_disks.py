@@ -216,13 +216,40 @@ def test_a_fault_of_the_program_is_not_hidden() -> None:
     assert from_outside(BrokenPipeError(32, "Broken pipe")) is None
 
 
+def limited(limit: str, command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A command under a limit of the shell's."""
+    shell = ["bash", "-c", f"{limit}; exec {sys.executable} -m bottega {command}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(shell, cwd=cwd, capture_output=True, text=True, env=environment, timeout=300)
+
+
+@pytest.mark.parametrize(
+    ("limit", "command", "said"),
+    [
+        ("-Sv 1000000", "train recipe.yaml --out run", "ulimit -v: torch needs 1.40 GB of memory"),
+        (
+            "-d 300000",
+            "preview recipe.yaml",
+            "ulimit -d: torch needs 0.50 GB of memory, and this process may take 0.31 GB",
+        ),
+    ],
+)
+def test_a_limit_below_what_the_libraries_take(limit: str, command: str, said: str, tmp_path: Path) -> None:
+    """Told before they are imported: OpenBLAS would ask for ever, holding Python's lock, so that no signal is heard."""
+    document = {"model": {"base": "m"}, "data": {"train": "rows.jsonl"}, "objective": {"kind": "sft"}}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(document))
+    done = limited(f"ulimit {limit}", command, tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert said in done.stderr
+    assert ("raise it: ulimit -v unlimited" if "-S" in limit else "have it raised") in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kilobytes", [300_000, 600_000, 1_000_000])
+@pytest.mark.parametrize("kilobytes", [1_500_000, 1_700_000])
 def test_a_limit_of_memory(kilobytes: int, document: dict, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(json.dumps(document))
-    command = f"ulimit -v {kilobytes}; exec {sys.executable} -m bottega train recipe.yaml --out run"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    done = limited(f"ulimit -v {kilobytes}", "train recipe.yaml --out run", tmp_path)
     assert "Traceback" not in done.stderr
     if done.returncode:
         assert "→" in done.stderr

@@ -32,9 +32,11 @@ def main() -> None:
 
 def _run() -> int:
     """The command's exit code."""
+    from bottega import memory
     from bottega.cli import app
     from bottega.neighbours import watched
 
+    memory.guard_imports()
     try:
         with watched():
             app()

@@ -9,6 +9,10 @@ import os
 import resource
 import sys
 from collections.abc import Iterator
+from importlib.abc import MetaPathFinder
+from typing import Any, NamedTuple
+
+from bottega.errors import OutOfMemory
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's `mallopt`."""
@@ -54,6 +58,44 @@ def uncollected() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+class Need(NamedTuple):
+    """Bytes that a process takes which has imported a library: of addresses, and of those that are its own to write."""
+
+    addresses: float
+    data: float
+
+
+NEEDS = {"numpy": Need(0.35e9, 0.12e9), "torch": Need(1.4e9, 0.5e9)}
+"""Measured with two threads, those that watch for signals and neighbours included; torch with transformers and PEFT."""
+
+
+class Limits(MetaPathFinder):
+    """Refuses to import what a limit on the process's memory has no room for.
+
+    The libraries themselves do not all say so: OpenBLAS asks for ever, holding Python's lock, and C++ ends the process.
+    """
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> None:
+        if name in NEEDS:
+            check_limits(name, NEEDS[name])
+
+
+def guard_imports() -> None:
+    """Look at the limits of the process before each library of NEEDS is imported."""
+    sys.meta_path.insert(0, Limits())
+
+
+def check_limits(name: str, need: Need) -> None:
+    """OutOfMemory where the process may not take as much memory as a library needs."""
+    for kind, option, bytes_ in ((resource.RLIMIT_AS, "-v", need.addresses), (resource.RLIMIT_DATA, "-d", need.data)):
+        allowed, most = resource.getrlimit(kind)
+        if allowed != resource.RLIM_INFINITY and allowed < bytes_:
+            what = f"{name} needs {bytes_ / 1e9:.2f} GB of memory, and this process may take {allowed / 1e9:.2f} GB"
+            raised = "unlimited" if most == resource.RLIM_INFINITY else "hard" if most >= bytes_ else ""
+            how = f"raise it: ulimit {option} {raised}" if raised else "have it raised, or use another machine"
+            raise OutOfMemory(what, where=f"the limit of ulimit {option}", fix=how)
 
 
 def peak() -> int:
