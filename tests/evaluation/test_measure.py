@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from typer.testing import CliRunner
 import bottega
 from bottega.cli import app
 from bottega.errors import DataError, RunError
+from bottega.evaluation.case import drawn
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.measure import Evaluation, evaluate
 from bottega.recipe import Recipe
+from bottega.records import Text
 from bottega.runs import history
 from making import WORDS, make_model, write_jsonl
 
@@ -141,6 +144,33 @@ def test_other_rows_and_fewer_of_them(trained: Callable[..., Path], tmp_path: Pa
     assert (evaluation.rows, evaluation.of) == (10, 30)
     assert evaluation == evaluate(trained("sft"), [str(other)], rows=10), "the same rows are drawn every time"
     assert {one.rows for one in evaluation.estimates} == {10}
+
+
+def test_as_many_rows_are_measured_as_asked_for_where_some_make_no_example(
+    trained: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = trained("sft")
+    long = [{"instruction": row["instruction"], "output": "mat " * 200} for row in SAID]
+    mixed = [row for three in zip(SAID, long, long, strict=True) for row in three][: 3 * 20]
+    evaluation = evaluate(run, str(write_jsonl(tmp_path / "mixed.jsonl", mixed)), rows=15)
+    assert (evaluation.rows, evaluation.of) == (15, 60)
+    assert {one.rows for one in evaluation.estimates} == {15}
+    assert all(count > 0 for count in evaluation.dropped.values())
+    assert len({record.where for record in evaluation.records}) == 15
+    # All that can be measured, where that is fewer; and the rows without spares are those drawn before.
+    evaluation = evaluate(run, str(tmp_path / "mixed.jsonl"), rows=50)
+    assert (evaluation.rows, sum(evaluation.dropped.values())) == (20, 40)
+
+
+def test_what_is_drawn_is_as_likely_as_any_other() -> None:
+    records = [Text(f"row {number}", "x") for number in range(20)]
+    counts = Counter[str]()
+    for seed in range(400):
+        kept, spares, count = drawn(records, 5, seed, 5)
+        assert (len({one.where for one in (*kept, *spares)}), count) == (10, 20)
+        counts.update(one.where for one in spares)
+        assert drawn(records, 5, seed)[0] == kept
+    assert all(60 < counts[one.where] < 140 for one in records)
 
 
 def test_a_run_without_held_out_rows_asks_for_some(trained: Callable[..., Path]) -> None:

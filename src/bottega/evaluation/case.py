@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -101,6 +102,7 @@ class Means:
 class Case:
     """What is to be measured: a run, the choices it made, and rows; those that make no example move to `dropped`.
 
+    spares     further rows, in an order drawn at random, that stand in for those the run can make no example of
     unasked    rivals that could not be asked, and why
     """
 
@@ -111,6 +113,7 @@ class Case:
     dropped: Counter[str]
     tell: Tell
     means: Means = Means()
+    spares: list[Record] = field(default_factory=list)
     unasked: dict[str, str] = field(default_factory=dict)
 
     def note(self, name: str, why: str) -> None:
@@ -146,9 +149,14 @@ class Case:
         return [rows for found in self.made(lambda record: examined(record, codec)) for rows in found]
 
     def made(self, make: Callable[[Record], T]) -> list[T]:
-        """What is made of each record; those of which nothing can be made move to `dropped`."""
-        found, kept = list[T](), list[Record]()
-        for record in self.records:
+        """What is made of each record; those of which nothing can be made move to `dropped`.
+
+        What the run makes comes first, and takes spares in their place; all others are asked the same as the run.
+        """
+        found, kept, wanted = list[T](), list[Record](), len(self.records)
+        for record in chain(self.records, self.spares):
+            if len(kept) == wanted:
+                break
             try:
                 found.append(make(record))
                 kept.append(record)
@@ -164,7 +172,7 @@ class Case:
                 where=self.records[0].where,
                 fix="give other rows: bottega evaluate RUN --data FILE",
             )
-        self.records = kept
+        self.records, self.spares = kept, []
         return found
 
     def index(self, texts: Sequence[str], encoder: str | None) -> Index:
@@ -225,12 +233,37 @@ def reading(recipe: Recipe, wanted: Sequence[Mapping[str, Any]]) -> Recipe:
     return Recipe.parse(document | {"evaluate": None}, where="bottega evaluate")
 
 
-def drawn(records: Iterable[Record], most: int, seed: int) -> tuple[list[Record], int]:
-    """At most so many of the records, each as likely as any other, in their order; and how many there were."""
-    draw, kept, count = random.Random(seed), list[tuple[int, Record]](), 0
-    for count, record in enumerate(records, 1):
-        if len(kept) < most:
-            kept.append((count, record))
-        elif (place := draw.randrange(count)) < most:
-            kept[place] = (count, record)
-    return [record for _, record in sorted(kept, key=lambda pair: pair[0])], count
+class Draw:
+    """At most so many of the records that it takes, each as likely as any other."""
+
+    def __init__(self, most: int, seed: int) -> None:
+        self.most, self.count = most, 0
+        self._random, self._kept = random.Random(seed), list[tuple[int, Record]]()
+
+    def take(self, record: Record) -> Record | None:
+        """Take one more; what is not kept, or no longer, comes back."""
+        self.count += 1
+        if self.count <= self.most:
+            self._kept.append((self.count, record))
+            return None
+        place = self._random.randrange(self.count)
+        if place >= self.most:
+            return record
+        (_, left), self._kept[place] = self._kept[place], (self.count, record)
+        return left
+
+    @property
+    def records(self) -> list[Record]:
+        """Those kept, in the order in which they were taken."""
+        return [record for _, record in sorted(self._kept, key=lambda pair: pair[0])]
+
+
+def drawn(records: Iterable[Record], most: int, seed: int, spares: int = 0) -> tuple[list[Record], list[Record], int]:
+    """(at most so many of the records, drawn at random, in their order; spares; how many there were)."""
+    draw, others = Draw(most, seed), Draw(spares, derive(seed, "spares"))
+    for record in records:
+        left = draw.take(record)
+        if left is not None:
+            others.take(left)
+    kept = others.records
+    return draw.records, random.Random(derive(seed, "spares")).sample(kept, len(kept)), draw.count

@@ -43,6 +43,9 @@ from bottega.runs import check_run, checksum, stored_place, stored_recipe
 from bottega.scores import Scores
 from bottega.stats import CONFIDENCE, shared_confidence
 
+SPARES = 20
+"""Rows drawn beside each that is to be measured, to stand in for it if the run can make no example of it."""
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -157,7 +160,7 @@ def evaluate(
     """Measure a finished run on its validation rows, or on `data` (paths or hub ids), read as the run read its own.
 
     layout     how the files of `data` are laid out, where they do not say so themselves
-    rows       most of them, drawn by the run's seed
+    rows       most of them, drawn by the run's seed among those of which the run makes an example
     against    contenders, besides what it was tuned from: `zero-shot`, `few-shot`, `retrieval`, `bm25`, `dense`, each
                of another model as `few-shot=FOLDER`; a run; a model; `http://…/v1#model`. By default what fits the task
     shots      most examples a model is shown
@@ -192,15 +195,18 @@ def evaluate(
         harmless=harmless,
     )
     tell("reading rows")
-    records, of = drawn(_held_out(recipe, place, data, layout, told), rows, derive(recipe.seed, "evaluate"))
+    held_out = _held_out(recipe, place, data, layout, told)
+    records, spares, of = drawn(held_out, rows, derive(recipe.seed, "evaluate"), SPARES * rows)
     if not records:
         raise DataError("no rows to measure on", where=str(folder), fix="give some: bottega evaluate RUN --data FILE")
     tell("looking for them in the training rows")
-    learned, count = _learned(records, recipe), len(records)
-    if learned is not None and len(learned) < LEAKED * count:
-        records = [record for number, record in enumerate(records) if number not in learned]
+    leaked, count = _learned([*records, *spares], recipe), len(records)
+    learned = None if leaked is None else {number for number in leaked if number < count}
+    if leaked is not None and learned is not None and len(learned) < LEAKED * count:
+        sound = [record for number, record in enumerate([*records, *spares]) if number not in leaked]
+        records, spares = sound[:count], sound[count:]
     tell("loading the model")
-    case = Case(folder, recipe, place["choices"], records, told.dropped["validation"], tell, means)
+    case = Case(folder, recipe, place["choices"], records, told.dropped["validation"], tell, means, spares)
     found = _found(case, list(tasks.measure(recipe.objective.head, case)), learned, count)
     again = _of_seeds(case, found.estimates, found.verdict.metric, seeds) if seeds > 1 else []
     return replace(found, run=str(run), of=of, seeds=again)
