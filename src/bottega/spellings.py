@@ -90,6 +90,42 @@ KEYS: dict[str, tuple[str, Callable[[str], str]]] = {
 }
 """Flags that say what a key of a recipe says, and how their values are written there."""
 
+IN_A_RECIPE = {
+    "model_name_or_path": "model.base",
+    "data_files": "data.train",
+    "data_name": "data.train",
+    "train_split": "data.train",
+    "text_template": "data.text_template",
+    "eval_split": "data.validation",
+    "eval_file": "data.validation",
+    "validation_file": "data.validation",
+    "do_eval": "data.validation",
+    "method": "adapter.rank",
+    "use_peft": "adapter.rank",
+    "lora_r": "adapter.rank",
+    "lora_alpha": "adapter.alpha",
+    "lora_dropout": "adapter.dropout",
+    "max_steps": "optim.steps",
+    "num_train_epochs": "optim.epochs",
+    "per_device_train_batch_size": "optim.examples",
+    "gradient_accumulation_steps": "optim.examples",
+    "learning_rate": "optim.lr",
+    "gradient_checkpointing": "optim.checkpointing=true",
+    "eval_steps": "evaluate.every",
+    "eval_strategy": "evaluate.every",
+    "evaluation_strategy": "evaluate.every",
+    "load_best_model_at_end": "evaluate.stop_after",
+    "save_steps": "save.every",
+    "save_strategy": "save.every",
+    "report_to": "report",
+    "logging_dir": "report",
+    "seed": "seed",
+    "beta": "objective.beta",
+    "stage": "objective.kind",
+    "template": "data.template",
+}
+"""Options of `bottega finetune`, and others that it does without, as keys of a recipe."""
+
 SWITCHES = {
     "bf16": "model.dtype=bfloat16",
     "fp16": "model.dtype=float16",

@@ -14,12 +14,76 @@ from typing import Annotated, Any, get_origin
 
 import typer
 from pydantic import BaseModel, ValidationError
+from typer.core import TyperGroup
 
 from bottega import interruption
+from bottega.cli import hints
 from bottega.errors import BottegaError, RecipeError, from_outside
 from bottega.mistakes import described
 
+USAGE: type[Exception] = typer.BadParameter.__mro__[1]  # type: ignore[assignment]
+"""What is raised of a command line that cannot be read; typer brings it along under a private name."""
+
+
+PLAIN = {
+    "a valid integer, unable to parse string as an integer": "a whole number",
+    "a valid number, unable to parse string as a number": "a number",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "greater than": "more than",
+    "Value error, ": "",
+    "Input should be": "it must be",
+}
+"""What typer says of an option's value in pydantic's words, and in ours."""
+
+
+class Commands(TyperGroup):
+    """Our commands: what is wrong with how one is called is told like any other error."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[__name__] = "--json" in args
+        with self._told(ctx):
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        with self._told(ctx):
+            return super().invoke(ctx)
+
+    @contextmanager
+    def _told(self, ctx: Any) -> Iterator[None]:
+        try:
+            yield
+        except USAGE as error:
+            if type(error).__name__ == "NoArgsIsHelpError":  # it is the help
+                raise
+            with errors(ctx.meta[__name__]):
+                raise _misread(error, vars(error)["ctx"] or ctx) from None
+
+
+def _misread(error: Any, ctx: Any) -> RecipeError:
+    """What is wrong with a command line, as an error of ours."""
+    command, path = ctx.command, " ".join(["bottega", *ctx.command_path.split()[1:]])
+    what = str(error.format_message()).rstrip(".")
+    if what.startswith("No such option"):
+        parameters = {one.name: one.opts[0] if one.opts[0].startswith("-") else _shown(one) for one in command.params}
+        fix = hints.for_option(error.option_name, path, parameters)
+        return RecipeError(f"no such option: {error.option_name}", where=path, fix=fix)
+    if what.startswith("No such command"):
+        word = what.split("'")[1]
+        fix = hints.for_command(word, path, command.commands)
+        return RecipeError(f"no such command: {word}", where=path, fix=fix)
+    for theirs, ours in PLAIN.items():
+        what = what.replace(theirs, ours)
+    return RecipeError(what[:1].lower() + what[1:], where=path, fix=f"how it is called: {path} -h")
+
+
+def _shown(argument: Any) -> str:
+    """An argument, as help shows it."""
+    return str(argument.metavar or argument.name).strip("[]").upper()
+
+
 app = typer.Typer(
+    cls=Commands,
     help="The workshop where a small language model learns its trade.",
     no_args_is_help=True,
     add_completion=False,

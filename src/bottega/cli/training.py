@@ -30,7 +30,7 @@ class Underscored(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         switches = {name for option in self.params if getattr(option, "is_flag", False) for name in option.opts}
-        with errors(False):
+        with errors("--json" in args):
             told = partial(print, "note:", file=sys.stderr)
             return super().parse_args(ctx, list(_plain(translated(args, switches, told), switches)))
 

@@ -1,0 +1,106 @@
+"""What to write instead of an option or a command that does not exist: other tools have it, or it is misspelt."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from bottega.spellings import IDLE, IN_A_RECIPE, KEYS, OURS, REFUSED, SWITCHES
+
+ELSEWHERE = {
+    "model_name_or_path": ("model", "run"),
+    "data_files": ("data", "files"),
+    "data_name": ("data", "files"),
+    "output_path": ("out",),
+    "config": ("recipe",),
+    "config_file": ("recipe",),
+    "resume_from_checkpoint": ("resume",),
+    "max_new_tokens": ("tokens",),
+    "max_tokens": ("tokens",),
+    "max_length": ("tokens",),
+    "num_predict": ("tokens",),
+    "temp": ("temperature",),
+    "num_return_sequences": ("number",),
+    "prompt": ("prompts", "texts"),
+    "text": ("texts",),
+    "limit": ("rows",),
+    "max_samples": ("rows",),
+    "num_samples": ("rows",),
+    "num_fewshot": ("shots",),
+    "tasks": ("lm_eval",),
+    "vocab_size": ("vocab",),
+}
+"""Options of other tools, and the parameters of our commands that say the same."""
+
+COMMANDS = {
+    "sft": "finetune",
+    "lora": "finetune",
+    "tune": "finetune",
+    "fine-tune": "finetune",
+    "pretrain": "init causal",
+    "run": "train",
+    "fit": "train",
+    "resume": "train --resume RUN",
+    "continue": "train --resume RUN",
+    "eval": "evaluate",
+    "test": "evaluate",
+    "infer": "generate",
+    "inference": "generate",
+    "predict": "classify",
+    "complete": "generate",
+    "list": "runs",
+    "ls": "runs",
+    "status": "runs",
+    "report": "evaluate",
+    "check": "audit",
+    "env": "doctor",
+    "tokenize": "preview",
+}
+"""Commands of other tools, and ours."""
+
+
+def for_option(option: str, path: str, parameters: Mapping[str, str]) -> str:
+    """What to write instead of an option.
+
+    path        the command, with what it stands in: `bottega train`
+    parameters  its parameters, each with the option that gives it, or how it is shown where it stands without one
+    """
+    name = option.lstrip("-").replace("-", "_")
+    ours = OURS.get(name, name)
+    for other in (name, ours, *ELSEWHERE.get(ours, ()), *ELSEWHERE.get(name, ())):
+        if other in parameters:
+            given = parameters[other]
+            return f"here it is {given}" if given.startswith("-") else f"it stands without a flag: {path} {given}"
+    near = difflib.get_close_matches(option, [given for given in parameters.values() if given.startswith("-")], 1, 0.8)
+    key = key_of(name)
+    if key and "recipe" in parameters:
+        return f"it is a key of the recipe: {path} RECIPE {key if '=' in key else key + '=…'}"
+    if near:
+        return f"did you mean {near[0]}?"
+    if key:
+        return f"{key.partition('=')[0]} in a run's recipe says it; what is taken here: {path} -h"
+    if name in REFUSED or name in IDLE:
+        return f"leave it away: {REFUSED[name][0] if name in REFUSED else IDLE[name]}"
+    also = "; keys of a recipe may follow the flags: optim.lr=1e-4" if "model_name_or_path" in parameters else ""
+    return f"what is taken here: {path} -h{also}"
+
+
+def key_of(name: str) -> str:
+    """The key of a recipe that says what a flag says, with its value where the flag means one; empty for none."""
+    ours = OURS.get(name, name)
+    return SWITCHES.get(name) or (KEYS[name][0] if name in KEYS else IN_A_RECIPE.get(ours, ""))
+
+
+def for_command(word: str, path: str, commands: Iterable[str]) -> str:
+    """What to write instead of a command; `path` is what it stands in."""
+    from bottega.objectives import kinds  # here, so that --help need not wait for it
+
+    if word in COMMANDS:
+        return f"here it is: bottega {COMMANDS[word]}"
+    if word in kinds():
+        return f"write a recipe for it, and run that: bottega init {word}"
+    if Path(word).suffix in (".yaml", ".yml"):
+        return f"bottega train {word}"
+    near = difflib.get_close_matches(word, list(commands), 1)
+    return f"did you mean {path} {near[0]}?" if near else f"what there is: {path} -h"
