@@ -11,6 +11,28 @@ import pytest
 
 from making import WORDS, make_model, make_tokenizer, shared_data, sharpen, tiny_config, write_jsonl  # noqa: F401
 
+LONGEST = (
+    "test_objectives",
+    "test_resume",
+    "test_measure",
+    "test_reading",
+    "test_bad_input",
+    "test_interruption",
+    "test_generate",
+    "test_real_files",
+    "test_rivals",
+    "test_docs",
+    "test_loop",
+    "test_cli",
+)
+"""The files that take longest, by seconds of a processor."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files come first: else one worker ends with one of them while the other has nothing left to do."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
 
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -35,6 +35,10 @@ def test_a_dry_run_counts_and_writes_nothing(llama: Path, tmp_path: Path, write_
     assert counts["dropped"] == {"longer than max_length 128": 1}
     assert 0 < counts["labelled_tokens"] < counts["tokens"]
     assert sorted(tmp_path.rglob("*")) == before
+    code, out = call("train", str(recipe), "--dry-run")
+    assert code == 0
+    assert "1 longer than max_length 128" in out
+    assert not set("{}[]'") & set(out), "counts in words"
 
 
 def test_preview_shows_what_carries_loss(llama: Path, tmp_path: Path, write_recipe: Callable) -> None:

@@ -19,6 +19,8 @@ from making import ROOT, make_model, write_jsonl
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(?P<kind>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 EXAMPLES = [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8"))]
+LONG = ("evaluating", "planning")
+"""Pages whose examples measure for long."""
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,10 @@ def smol(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("models") / "smol", "llama", max_position_embeddings=512)
 
 
-@pytest.mark.parametrize("page", EXAMPLES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, id=page.stem, marks=pytest.mark.slow if page.stem in LONG else []) for page in EXAMPLES],
+)
 def test_the_examples_of_a_page_run(
     page: Path, smol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -139,6 +139,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "base"
 
 
+@pytest.mark.slow
 def test_a_run_that_is_guarded_forgets_less(base: Path, tmp_path: Path) -> None:
     found = {}
     guards: dict[str, dict[str, Any]] = {

@@ -100,9 +100,9 @@ def test_help_comes_at_once() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
     def seconds(*arguments: str) -> float:
-        """The least of five runs; the first compiles, as installing does."""
+        """The least of three runs; the first compiles, as installing does."""
         found = []
-        for _ in range(5):
+        for _ in range(3):
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             subprocess.run([sys.executable, *arguments], check=True, capture_output=True, env=environment)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -56,6 +56,7 @@ ROWS: dict[str, Callable[[str], dict[str, Any]]] = {
     "regress": lambda text: {"text": text, "label": (len(text.split()) - 6) / 2},
 }
 OPTIONS = {"classify": {"multi_label": True}}
+STEPS = {"tag": (120, 1e-2), "classify": (300, 5e-3), "regress": (120, 1e-2)}
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +68,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     def build(kind: str, model: str = "bert", name: str = "", **more: Any) -> Path:
         run = folder / f"{kind}-{model}{name}"
         if not run.exists():
-            rows = [ROWS[kind](text) for text in texts(660)]
+            rows, (steps, lr) = [ROWS[kind](text) for text in texts(660)], STEPS[kind]
             document: dict[str, Any] = {
                 "model": {"base": str(models[model]), "dtype": "float32"},
                 "data": {"train": str(write_jsonl(folder / f"{kind}.jsonl", rows)), "validation": 60 / 660},
                 "objective": {"kind": kind, **OPTIONS.get(kind, {})},
-                "optim": {"steps": 300, "examples": 16, "lr": 5e-3},
-                "evaluate": {"every": 300},
+                "optim": {"steps": steps, "examples": 16, "lr": lr},
+                "evaluate": {"every": steps},
             }
             list(bottega.train(Recipe.parse(document | more), run))
         return run
@@ -193,8 +194,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model": {"shape": shape | {"intermediate_size": 64}, "tokenizer": str(folder / "pieces"), "dtype": "float32"},
         "data": {"train": str(write_jsonl(folder / "rows.jsonl", rows)), "validation": 0.5},
         "objective": {"kind": "masked"},
-        "optim": {"steps": 250, "examples": 16, "lr": 4e-3},
-        "evaluate": {"every": 250},
+        "optim": {"steps": 120, "examples": 16, "lr": 8e-3},
+        "evaluate": {"every": 120},
     }
     list(bottega.train(Recipe.parse(document), folder / "run"))
     return folder / "run"

@@ -25,11 +25,18 @@ FILES = {
 }
 
 
-LARGE = {"gsm8k/train.jsonl"}
+EVERY_TIME = {
+    "it_promessi_sposi",
+    "rasbt_preference_1100/instruction-data-with-preference.json",
+    "banking77/train.csv",
+    "wnut17/wnut17train.conll",
+    "xquad_en/xquad.en.json",
+}
+"""A file of each sort; `make slow` has the others too."""
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in FILES]
+    "name", [name if name in EVERY_TIME else pytest.param(name, marks=pytest.mark.slow) for name in FILES]
 )
 def test_a_run_over_a_real_file(name: str, tmp_path: Path) -> None:
     kind, said = FILES[name]

@@ -150,7 +150,7 @@ def test_the_update_is_one_however_it_is_divided(options: dict) -> None:
         torch.testing.assert_close(divided.optimizer.gradients[name], gradient, rtol=1e-4, atol=1e-6)
 
 
-@pytest.fixture(scope="module", params=["bert", "llama"])
+@pytest.fixture(scope="module", params=["bert", pytest.param("llama", marks=pytest.mark.slow)])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that learned that texts of one kind of word belong together."""
     folder = tmp_path_factory.mktemp("contrastive")

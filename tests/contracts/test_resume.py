@@ -72,11 +72,16 @@ GUARDED = {
 WAYS: dict[str, dict] = {"full": {}, "lora": LORA, "guarded": {"optim": GUARDED}}
 """Training every weight with all there is has in it what training them plainly has: one objective does that."""
 
+WITH_LORA = ("sft", "dpo", "grpo", "tag")
+"""Of each sort (rows, a reference, answers of its own, an encoder) the one `make test` resumes with LoRA too."""
+
 
 @pytest.mark.parametrize(
     ("kind", "more"),
     [
-        pytest.param(kind, more, id=f"{kind}-{way}")
+        pytest.param(
+            kind, more, id=f"{kind}-{way}", marks=pytest.mark.slow if way == "lora" and kind not in WITH_LORA else []
+        )
         for kind in objectives.kinds()
         for way, more in WAYS.items()
         if way != "full" or kind == "sft"

@@ -50,6 +50,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return learned(folder, rows, base=make_model(folder / "model"), kind="causal")
 
 
+@pytest.mark.slow
 def test_what_is_trained_over_is_forgotten_and_known_by_heart(reader: Path, tmp_path: Path) -> None:
     rows = [{"text": text} for text in poems(12, 0)]
     run = learned(tmp_path / "poems", rows, base=reader, kind="causal", steps=150)

@@ -67,7 +67,9 @@ def validated(run: Path) -> list[dict[str, Any]]:
     return [event for event in history(run) if event["type"] == "validated"]
 
 
-@pytest.mark.parametrize("more", [{}, {"adapter": {"rank": 4}}], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    "more", [pytest.param({}, id="full", marks=pytest.mark.slow), pytest.param({"adapter": {"rank": 4}}, id="lora")]
+)
 def test_the_losses_are_those_training_validated(trained: Callable[..., Path], more: dict[str, Any]) -> None:
     for kind in ("sft", "causal"):
         run = trained(kind, **more)

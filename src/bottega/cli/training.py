@@ -341,9 +341,20 @@ def _dry_run(recipe: Any, as_json: bool) -> None:
         return
     from bottega.terminal import results_console, table
 
-    rows = [(name, value) for name, value in counts.items() if value not in ({}, [])]
+    notes = counts.pop("notes")
+    rows = [(name.replace("_", " "), _in_words(value)) for name, value in counts.items() if value not in ({}, [])]
     results_console().print(table("", ["what", "count"], rows))
+    for note in notes:
+        print(f"note {note}")
     print("look at the rows: bottega preview …; run it: bottega train … without --dry-run")
+
+
+def _in_words(value: Any) -> str:
+    from bottega.mistakes import listed
+
+    if isinstance(value, dict):
+        return listed(f"{count} {name}" for name, count in value.items())
+    return listed(value) if isinstance(value, list) else str(value)
 
 
 def _reading() -> Any:
