@@ -146,7 +146,7 @@ def test_advice_that_is_cut_shows_what_was_measured(
 
     monkeypatch.setattr(Study, "tuned", cut)
     given = ["advise", str(data), "--model", str(model), "--rows", "40", "--map", "label=kind"]
-    with pytest.raises(Interrupted, match="what was, is above"):
+    with pytest.raises(Interrupted, match="what is known so far is above"):
         app(given)
     shown = capsys.readouterr().out
     for words in ("tuned on 16 rows", "nearest known rows, bm25", "1 of 3 parts were tuned on"):

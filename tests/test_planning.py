@@ -14,6 +14,7 @@ import bottega
 from bottega import budget, planning
 from bottega.cli import app
 from bottega.errors import OutOfMemory, RunError
+from bottega.interruption import Interrupted
 from bottega.planning import DEVICES, Line, _changed, _cut, _device, _gentlest_first, _parts
 from bottega.recipe import Recipe
 from bottega.rows import prepare
@@ -214,3 +215,19 @@ def test_devices() -> None:
     for wrong in ("gpu", "24", "xGB"):
         with pytest.raises(RunError, match="no such device"):
             _device(wrong)
+
+
+def test_a_plan_that_is_cut_short_shows_what_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(*_: object) -> None:
+        raise Interrupted
+
+    monkeypatch.setattr(planning, "_measured", measure)
+    (tmp_path / "recipe.yaml").write_text(as_yaml(recipe(tmp_path)))
+    known: list[planning.Plan] = []
+    with pytest.raises(Interrupted):
+        planning.plan(recipe(tmp_path), so_far=known.append)
+    (found,) = known
+    assert (found.updates > 0, found.memory > 0, found.seconds, found.measured) == (True, True, None, False)
+    assert found.memory == sum(found.parts.values())
+    with pytest.raises(Interrupted, match="stopped before all was measured; what is known so far is above"):
+        CliRunner().invoke(app, ["plan", str(tmp_path / "recipe.yaml")])

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -163,23 +163,40 @@ def plan(
     price_kwh: float | None = None,
     watts: float | None = None,
     tell: Tell | None = None,
+    so_far: Callable[[Plan], None] | None = None,
 ) -> Plan:
     """What a recipe will take on this machine, or on a `device`: a name in `DEVICES`, or its memory, such as `24GB`.
 
     price_hour  of an hour of the device; price_kwh of its energy; watts it draws, where that is not known
     tell        called with what is being done, how much of it is done, and of how much
+    so_far      called with what is known before it is measured, and before changes are: for one who does not wait
     """
-    tell = tell or silent
+    tell, known = tell or silent, so_far or _nobody
     tell("reading rows")
     rows = prepare(recipe)
     config = rows.config
     where = _device(device)
+    if where is None:
+        known(_counted(recipe, rows))
     measured = _measured(recipe, config, tell) if where is None else _reckoned(recipe, rows)
     found = _planned(recipe, rows, measured, where, device, (price_hour, price_kwh, watts))
     if found.fits:
         return found
+    known(found)
     tell("looking for a change that makes it fit")
     return replace(found, advice=list(_advice(recipe, rows, where, device, tell)))
+
+
+def _nobody(plan: Plan) -> None:
+    """Nobody asked what is known so far."""
+
+
+def _counted(recipe: Recipe, rows: Rows) -> Plan:
+    """What can be told of this machine before anything has run on it: memory by shapes, and no time."""
+    line = _reckoned(recipe, rows)
+    memory = sum(_parts(recipe, rows, line).values()) + _live(recipe, rows, _tokens(recipe, rows, None))
+    found = _planned(recipe, rows, replace(line, base_memory=memory), None, None, (None, None, None))
+    return replace(found, seconds=None, seconds_per_update=None, measured=False)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -284,8 +285,8 @@ def _compare(title: str, head: list[str], rows: Iterable[Sequence[str]], console
                 console.print(f"  {what.split(',')[0]:11}{cell}")
 
 
-def show_plan(found: Plan, recipe: str, console: Console) -> None:
-    """What a run will take, and whether it fits."""
+def show_plan(found: Plan, recipe: str, console: Console, *, cut: bool = False) -> None:
+    """What a run will take, and whether it fits; `cut`: it is not known yet what would make it fit."""
     rows = [(f"memory: {name}", f"{size / 1e9:.2f} GB") for name, size in found.parts.items() if size >= 5e6]
     rows += [
         ("memory, in all", f"{found.memory / 1e9:.2f} GB of {found.limit / 1e9:.1f} GB"),
@@ -299,7 +300,8 @@ def show_plan(found: Plan, recipe: str, console: Console) -> None:
     rows += [("cost", f"{found.cost:,.2f}")] if found.cost is not None else []
     console.print(table(f"{recipe} on {found.device}", ["what", "it takes"], rows))
     if not found.measured:
-        console.print("[yellow]note[/] counted for that device, not measured on it; its speed is its datasheet's")
+        speed = "" if found.seconds is None else "; its speed is its datasheet's"
+        console.print(f"[yellow]note[/] counted, not measured{speed}")
     if found.fits:
         console.print(f"[green]It fits.[/] Run it: bottega train {escape(recipe)}")
         return
@@ -307,7 +309,7 @@ def show_plan(found: Plan, recipe: str, console: Console) -> None:
     for advice in found.advice:
         console.print(f"with {escape(advice.change)} it takes {advice.memory / 1e9:.2f} GB, and fits:")
         console.print(f"    bottega train {escape(recipe)} {escape(advice.change)}", soft_wrap=True)
-    if not found.advice:
+    if not found.advice and not cut:
         console.print("No change tried makes it fit: take a smaller model, or shorter rows (data.max_length).")
 
 
@@ -430,5 +432,6 @@ def bars(title: str, shares: Iterable[tuple[str, float]]) -> Table:
 
 
 def results_console() -> Console:
-    """Where results go; as wide as they need when piped."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    """Where results go; piped, as wide as they need, or as COLUMNS says."""
+    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+    return Console(highlight=False, width=wide)

@@ -6,11 +6,11 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, get_origin
+from typing import Annotated, Any, TypeVar, get_origin
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -21,7 +21,9 @@ from bottega.cli import hints
 from bottega.errors import BottegaError, RecipeError, from_outside
 from bottega.mistakes import described
 
-USAGE: type[Exception] = typer.BadParameter.__mro__[1]  # type: ignore[assignment]
+T = TypeVar("T")
+
+USAGE: type[Exception] = typer.BadParameter.__mro__[1]
 """What is raised of a command line that cannot be read; typer brings it along under a private name."""
 
 
@@ -183,6 +185,18 @@ def busy(words: str) -> AbstractContextManager[Any]:
     from bottega.terminal import progress_console
 
     return progress_console().status(words)
+
+
+@contextmanager
+def shown_if_stopped(known: Sequence[T], show: Callable[[T], None]) -> Iterator[None]:
+    """Where what is measured inside is interrupted, show the last that was known of it."""
+    try:
+        yield
+    except interruption.Interrupted:
+        if not known:
+            raise
+        show(known[-1])
+        raise interruption.Interrupted("stopped before all was measured; what is known so far is above") from None
 
 
 @contextmanager

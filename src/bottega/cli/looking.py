@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bottega import interruption
-from bottega.cli.app import LOOK, Json, LaidOut, RunFolder, app, errors
+from bottega.cli.app import LOOK, Json, LaidOut, RunFolder, app, errors, shown_if_stopped
 from bottega.errors import BottegaError
 
 if TYPE_CHECKING:
@@ -218,29 +217,23 @@ def advise(
         from bottega.terminal import progress
 
         known: list[Counsel] = []
-        try:
-            with progress("reading rows") as tell:
-                import bottega
-                from bottega.recipe import layout
+        with shown_if_stopped(known, lambda found: _show_counsel(found, as_json)), progress("reading rows") as tell:
+            import bottega
+            from bottega.recipe import layout
 
-                found = bottega.advise(
-                    data,
-                    model,
-                    objective=objective,
-                    mapping=dict(_pair(one) for one in map or ()),
-                    layout=layout(read or ()),
-                    rows=rows,
-                    epochs=epochs,
-                    seed=seed,
-                    out=out,
-                    tell=tell,
-                    so_far=known.append,
-                )
-        except interruption.Interrupted:
-            if known:
-                _show_counsel(known[-1], as_json)
-                raise interruption.Interrupted("stopped before all was measured; what was, is above") from None
-            raise
+            found = bottega.advise(
+                data,
+                model,
+                objective=objective,
+                mapping=dict(_pair(one) for one in map or ()),
+                layout=layout(read or ()),
+                rows=rows,
+                epochs=epochs,
+                seed=seed,
+                out=out,
+                tell=tell,
+                so_far=known.append,
+            )
         _show_counsel(found, as_json)
         if not as_json and found.outcome != "don't":
             # Twice the passes it should take: the recipe ends when it is learned.

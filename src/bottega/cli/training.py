@@ -10,16 +10,19 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
 
 from bottega import interruption
-from bottega.cli.app import TRAIN, Json, LaidOut, Overrides, app, busy, errors, options
+from bottega.cli.app import TRAIN, Json, LaidOut, Overrides, app, busy, errors, options, shown_if_stopped
 from bottega.errors import RecipeError, RunError
 from bottega.flags import Flags
 from bottega.spellings import TRUTH, translated
+
+if TYPE_CHECKING:
+    from bottega.planning import Plan
 
 tokenizers = typer.Typer(help="Train a tokenizer.", no_args_is_help=True)
 app.add_typer(tokenizers, name="tokenizer", rich_help_panel=TRAIN)
@@ -93,9 +96,16 @@ def plan(
 ) -> None:
     """Tell what a recipe will take before it runs: memory by part, time, disk, energy, money; and what makes it fit."""
     with errors(as_json):
-        from bottega.terminal import progress
+        from bottega.terminal import progress, results_console, show_plan
 
-        with progress("planning") as tell:
+        def show(found: Plan, cut: bool = True) -> None:
+            if as_json:
+                print(json.dumps(found.document()))
+            else:
+                show_plan(found, str(recipe), results_console(), cut=cut)
+
+        known: list[Plan] = []
+        with shown_if_stopped(known, show), progress("planning") as tell:
             import bottega
 
             found = bottega.plan(
@@ -105,13 +115,9 @@ def plan(
                 price_kwh=price_kwh,
                 watts=watts,
                 tell=tell,
+                so_far=known.append,
             )
-        if as_json:
-            print(json.dumps(found.document()))
-            return
-        from bottega.terminal import results_console, show_plan
-
-        show_plan(found, str(recipe), results_console())
+        show(found, cut=False)
 
 
 @app.command(cls=Underscored, rich_help_panel=TRAIN)
