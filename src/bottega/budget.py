@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from bottega.errors import OutOfMemory
+from bottega.models.load import body
 from bottega.models.quantized import BYTES
 from bottega.recipe import Recipe
 
@@ -50,12 +51,10 @@ _KNOWN: dict[str, tuple[int, int, int]] = {}
 
 def _sizes(config: Any) -> tuple[int, int, int]:
     """Weights of a model, those of its linear layers, and the sum of these layers' widths; each config once."""
-    from transformers import AutoModel
-
     name = config.to_json_string(use_diff=False)
     if name not in _KNOWN:
         with torch.device("meta"):
-            model = AutoModel.from_config(config)
+            model = body(config)
         layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
         linear = sum(one.weight.numel() for one in layers)
         ends = sum(one.in_features + one.out_features for one in layers)

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import bottega
 from bottega.errors import ModelError
-from bottega.models.load import load_config
+from bottega.models.load import load_config, load_model, load_tokenizer
 from bottega.recipe import Model
 from bottega.session import Session
 from making import make_model, write_jsonl
@@ -144,3 +144,22 @@ def test_a_run_is_a_base(llama: Path, tmp_path: Path) -> None:
         again.mkdir()
         run(again, model={"base": str(folder / "run"), "dtype": "float32"}, objective={"kind": "sft"})
         assert (again / "run" / "model" / "model.safetensors").exists()
+
+
+def test_a_tokenizer_of_ones_own_stays_itself_beside_a_qwen2(tmp_path: Path) -> None:
+    """transformers would cut its texts as Qwen2's own tokenizer does."""
+    base = make_model(tmp_path / "base", "llama")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"model_type": "qwen2"}))
+    before = AutoTokenizer.from_pretrained(tmp_path / "base").backend_tokenizer.pre_tokenizer
+    read = load_tokenizer(str(base))
+    saved = json.loads((base / "tokenizer.json").read_text())
+    assert json.loads(read.backend_tokenizer.to_str())["pre_tokenizer"] == saved["pre_tokenizer"]
+    assert "Split" in str(before)
+    assert "Split" not in str(read.backend_tokenizer.pre_tokenizer)
+
+
+@pytest.mark.parametrize("kind", ["clip", "emu3_text_model"])
+def test_what_is_no_text_model_is_refused_by_name(kind: str) -> None:
+    with pytest.raises(ModelError, match=f"transformers has no AutoModelForCausalLM for {kind}"):
+        load_model(Model(base="x"), AutoConfig.for_model(kind), "language", [], torch.float32, None)

@@ -91,6 +91,9 @@ def _with_lora(model: Any, options: dict[str, Any], whole: Sequence[str]) -> Any
             lost, why = _lost(adapted), "an adapter of it would not be found again when it is loaded"
         except (ValueError, re.error) as error:
             lost, why = REFUSED.findall(str(error)), str(error).splitlines()[0]
+            if all_linear and "No modules were targeted" in why:
+                what = f"PEFT finds no layer in {model.config.model_type} that it can adapt"
+                raise ModelError(what, where="adapter", fix="leave adapter out, and train all weights") from None
             if not all_linear or not set(lost) - set(excluded):
                 fix = "name other layers, or all-linear, which leaves out what cannot be adapted"
                 raise ModelError(f"{options['target_modules']}: {why}", where="adapter.targets", fix=fix) from None

@@ -32,11 +32,13 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    PreTrainedTokenizerFast,
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from bottega import recipe as recipes
 from bottega.data import builtin
@@ -55,6 +57,10 @@ from bottega.recipe import Quantize
 from bottega.runs import MANIFEST, MERGED, commit, stored_recipe
 
 DEFAULT_LENGTH = 1024
+GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""Tokenizers that are what their tokenizer.json says. Where the model is a Qwen2 or one of some other kinds,
+transformers would put that model's own pre-tokenizer in its place, and so cut texts otherwise than in training."""
+
 DROPOUT = re.compile(r"dropout|pdrop$")
 HARMLESS = re.compile(
     r"(inv_freq|position_ids|token_type_ids|masked_bias|(attn|attention)\.bias|\.version|embed_positions\.weights?"
@@ -144,8 +150,7 @@ def _write_merged(source: Source, name: str, dtype: torch.dtype, folder: Path) -
         what = "this run ended in an adapter with a head, and another adapter cannot be put on both"
         raise ModelError(what, where=name, fix="go on with it: leave model out, and give adapter: {from: …}")
     config = load_config(recipes.Model(base=source.base), None)
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AUTO[head]
-    model, _ = _from_checkpoint(auto, name, config, head, dtype)
+    model, _ = _from_checkpoint(_auto(config, head), name, config, head, dtype)
     model.save_pretrained(str(folder))
     load_tokenizer(source.tokenizer).save_pretrained(str(folder))
 
@@ -200,7 +205,10 @@ def load_tokenizer(name: str) -> Any:
             fix="copy the tokenizer files next to the weights, or name their folder with model.tokenizer",
         )
     with _quietly(name, "the tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        generic = get_tokenizer_config(name).get("tokenizer_class") in GENERIC
+        tokenizer = (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(
+            name, trust_remote_code=False
+        )
         if not getattr(tokenizer, "is_fast", False):
             fix = "convert it to tokenizer.json"
             raise ModelError("the tokenizer reports no character offsets", where=name, fix=fix)
@@ -337,7 +345,7 @@ def load_model(
     """(model, names of its modules that are new): what the checkpoint lacks of the head asked for is random."""
     _refuse_direction(config, head)
     config = _with_labels(config, labels, tokenizer) if labels else config
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AUTO[head]
+    auto = _auto(config, head)
     if model.base is None:
         with _quietly("model.shape", "a model"):
             return auto.from_config(config, dtype=dtype, trust_remote_code=False), []
@@ -353,6 +361,29 @@ def load_model(
     loaded, new = _from_checkpoint(auto, model.base, config, head, dtype)
     quantize(loaded, model.quantize, new)
     return loaded, new
+
+
+def _auto(config: Any, head: HeadKind) -> Any:
+    """transformers' way to a model of this config with this head; a ModelError where it has none."""
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder and head == "language" else AUTO[head]
+    if type(config) not in auto._model_mapping:
+        raise ModelError(
+            f"transformers has no {auto.__name__} for {config.model_type}",
+            where="model",
+            fix="choose a model for text alone that is made for this; "
+            "of one that reads sound or pictures too, its text part in a folder of its own",
+        )
+    return auto
+
+
+def body(config: Any) -> Any:
+    """A model of random weights, without its head; a ModelError for what is no text model."""
+    for auto in (AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM):
+        if type(config) in auto._model_mapping:
+            return auto.from_config(config, trust_remote_code=False).base_model
+    raise ModelError(
+        f"transformers has no text model of the kind {config.model_type}", where="model", fix="choose another model"
+    )
 
 
 def _from_checkpoint(auto: Any, base: str, config: Any, head: HeadKind, dtype: torch.dtype) -> tuple[Any, list[str]]:

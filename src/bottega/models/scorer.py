@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bottega.batch import Batch, Example, Row, Source
 from bottega.errors import ModelError
+from bottega.models.afresh import Afresh
 from bottega.models.attention import layout_for, layouts_for
 from bottega.models.attention.mask import padded, rounded
 from bottega.models.heads import class_head, headed, language_head, masked_head
@@ -64,6 +65,7 @@ class Scorer(nn.Module):
         self.model, self.head_kind, self.fit = model, head, fit
         self.noise: EmbeddingNoise | None = None
         self._mode: bool | None = None
+        self._afresh: Afresh | None = None
 
     def add_noise(self, alpha: float) -> None:
         """From now on, while training, the embeddings of tokens are noisy."""
@@ -133,7 +135,9 @@ class Scorer(nn.Module):
         # What is read decides what a last layer must compute, where it can tell (models.fused.last).
         few = self.head_kind != "language" and self.fit.packed and not whole
         read = {"read": torch.unique(batch.at)} if few else {}
-        return torch.cat([base(**call, **read).last_hidden_state[0] for call in self._calls(batch)])
+        return torch.cat(
+            [_each(self._run(base, **call, **read).last_hidden_state, call) for call in self._calls(batch)]
+        )
 
     def _across(self, batch: Batch, source: Source) -> Tensor:
         """[T, H] of the decoder of an encoder–decoder."""
@@ -141,7 +145,7 @@ class Scorer(nn.Module):
         if not self.fit.packed:
             found = []
             for call in self._calls(batch):
-                states = encoder(input_ids=call["input_ids"]).last_hidden_state
+                states = self._run(encoder, input_ids=call["input_ids"]).last_hidden_state
                 target = {"input_ids": call["decoder_input_ids"], "use_cache": False}
                 found.append(decoder(encoder_hidden_states=states, **target).last_hidden_state[0])
             return torch.cat(found)
@@ -167,9 +171,10 @@ class Scorer(nn.Module):
             if self.head_kind == "language":
                 return cast(Tensor, self.network(**call, logits_to_keep=batch.at).logits[0])
             return cast(Tensor, self.network(**call).logits[0].index_select(0, batch.at))
-        logits = [self.network(**call).logits[0] for call in self._calls(batch)]
         if self.head_kind != "class":
+            logits = [_each(self._run(self.network, **call).logits, call) for call in self._calls(batch)]
             return torch.cat(logits).index_select(0, batch.at)
+        logits = [self._run(self.network, **call).logits[0] for call in self._calls(batch)]
         # One [C] a row, and rows stand in the flat sequence in node order.
         start = torch.from_numpy(batch.nodes.start).to(batch.at.device)
         return torch.stack(logits).index_select(0, torch.searchsorted(start, batch.at, right=True) - 1)
@@ -180,6 +185,13 @@ class Scorer(nn.Module):
         ends = np.searchsorted(nodes.start, batch.at.cpu().numpy(), side="right") - 1
         places = (torch.from_numpy(nodes.path(int(end))).to(hidden.device) for end in ends)
         return torch.stack([headed(self.network, hidden[row], batch.tokens[row]) for row in places])
+
+    def _run(self, part: Any, **call: Any) -> Any:
+        """What a part of the model makes of a call; of a row by itself, as if it were the first."""
+        if not self.fit.packed:
+            self._afresh = self._afresh or Afresh(self.network)
+            self._afresh()
+        return part(**call)
 
     def _calls(self, batch: Batch) -> list[dict[str, Any]]:
         """Keyword arguments of each forward: one for the whole batch, or one a row."""
@@ -228,6 +240,18 @@ def batched(rows: Sequence[Row], scorer: Scorer, far: Far | None = None) -> Iter
         done += len(group)
         if far is not None:
             far(done, len(rows))
+
+
+def _each(found: Tensor, call: dict[str, Any]) -> Tensor:
+    """[1, n, …] → [T, …] of the tokens of a call: Perceiver answers for all places it has, whether taken or not."""
+    total = call.get("decoder_input_ids", call["input_ids"]).shape[1]
+    if found.shape[1] < total:
+        raise ModelError(
+            f"it gives {found.shape[1]} results for {total} tokens, and says not which is whose",
+            where="model",
+            fix="use a model that gives one for each token",
+        )
+    return found[0, :total]
 
 
 def first_position(network: Any) -> int:

@@ -25,7 +25,7 @@ VOCABULARY, WIDE, LAYERS = 96, 16, 2
 
 LENGTH = re.compile(
     r"window(_size|_len)?$|local_attention$|chunk_?(size|length)$|chunksize$|block_size$|index_topk|_floor$|floor_scale"
-    r"|original_max_position|rel_extent|radius|max_distance|context_length|seq_len$|_seq_length$|mem_len|clamp_len"
+    r"|original_max_position|rel_extent|radius|max_distance|context_length|(?<!max_)seq_len$|_seq_length$|mem_len|clamp_len"
     r"|landmarks|compressed|capacity|global_tokens|budget|_span$|max_relative"
 )
 """Keys that count tokens."""
