@@ -87,9 +87,9 @@ def _read(one: Written, model: Loaded) -> Row:
     """
     posed, codec = one.posed, model.codec
     try:
-        ids = codec.continued(posed.where, posed.prompt, one.text, posed.tools).tokens
+        ids = codec.continued(posed.where, posed.prompt, one.text, posed.tools, posed.variables).tokens
     except Unusable:
-        ids = np.array(codec.prefix(posed.prompt, posed.tools), np.int64)
+        ids = np.array(codec.prefix(posed.prompt, posed.tools, posed.variables), np.int64)
     if len(ids) > model.limit:
         said = (
             f"the reward model reads {model.limit} tokens; of a longer prompt with its answer the beginning is left out"

@@ -72,6 +72,9 @@ Answer: TypeAlias = str | tuple[Message, ...]
 Tools: TypeAlias = tuple[Mapping[str, Any], ...]
 """Descriptions of functions, as chat templates take them."""
 
+Variables: TypeAlias = Mapping[str, Any]
+"""Further values that a chat template may read, by their names: `enable_thinking`."""
+
 
 class Entity(NamedTuple):
     """Characters `start` to `stop` of a text are a `label`."""
@@ -114,6 +117,7 @@ class Chat:
     where: str
     messages: tuple[Message, ...]
     tools: Tools = ()
+    variables: Variables = field(default_factory=dict)
 
     @property
     def prompt_key(self) -> str:
@@ -129,6 +133,7 @@ class Preference:
     chosen: Answer
     rejected: Answer
     tools: Tools = ()
+    variables: Variables = field(default_factory=dict)
 
     @property
     def prompt_key(self) -> str:
@@ -144,6 +149,7 @@ class Unpaired:
     completion: Answer
     desirable: bool
     tools: Tools = ()
+    variables: Variables = field(default_factory=dict)
 
     @property
     def prompt_key(self) -> str:
@@ -255,6 +261,7 @@ class Posed:
     right: str = ""
     tools: Tools = ()
     row: Mapping[str, Any] = field(default_factory=dict)
+    variables: Variables = field(default_factory=dict)
 
     @property
     def prompt_key(self) -> str:

@@ -372,11 +372,11 @@ def test_fields_that_nothing_reads_are_told() -> None:
     told: list[list[str]] = []
     rows = [
         {"messages": [USER, BOT], "system": "x", "tools": [], "id": 1},
-        {"messages": [USER, BOT], "chat_template_kwargs": {"enable_thinking": False}, "id": 2},
+        {"messages": [USER, BOT], "chat_template_kwargs": {"enable_thinking": False}, "kind": 2},
         {"messages": [USER, BOT], "history": [], "id": 3},
     ]
     list(records([("a line 1", row) for row in rows], (Chat,), on_unread=lambda names: told.append(list(names))))
-    assert told == [["id"], ["chat_template_kwargs", "id"]]
+    assert told == [["id"], ["id", "kind"]]
     told.clear()
     paired = {"text": "t", "label": "l", "weight": 2, "source": "x"}
     one(paired, Labelled, mapping={"label": "label"}, on_unread=lambda names: told.append(list(names)))

@@ -111,7 +111,7 @@ def test_the_date_is_the_one_given(tokenizer: Any) -> None:
 
 def test_variables_reach_the_template(tokenizer: Any) -> None:
     tokenizer.chat_template = "{{ enable_thinking }}{{ bos_token }}"
-    assert render(tokenizer, CONVERSATION, enable_thinking=False) == "False<s>"
+    assert render(tokenizer, CONVERSATION, variables={"enable_thinking": False}) == "False<s>"
 
 
 @pytest.mark.parametrize("name", ENDLESS)

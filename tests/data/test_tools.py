@@ -143,7 +143,7 @@ def holds(codec: Codec, chat: Chat) -> None:
         place = text.rindex(last)
         assert not re.sub(r"</s>|<\|endoftext\|>", "", text[place + len(last) :]).strip()
         before = chat.messages[:index]
-        prompt = codec.answers.opens and codec.template.rendered(turns(before), chat.tools, "c", generation=True)
+        prompt = codec.answers.opens and codec.template.rendered(turns(before), chat, generation=True)
         if prompt and text.startswith(prompt):
             assert place == len(prompt)
         message = chat.messages[index]

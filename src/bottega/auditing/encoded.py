@@ -56,7 +56,8 @@ def _usual(record: Any, codec: Codec) -> list[tuple[Row, ...]]:
     if isinstance(record, Preference):
         return [_apart(codec, record.where, *codec.pair(record))]
     if isinstance(record, Unpaired):
-        return [_apart(codec, record.where, codec.continued(record.where, record.prompt, record.completion))]
+        row = codec.continued(record.where, record.prompt, record.completion, record.tools, record.variables)
+        return [_apart(codec, record.where, row)]
     if isinstance(record, Choice):
         answer = f" {record.choices[record.gold]}"
         return [_apart(codec, record.where, codec.continued(record.where, record.question, answer))]

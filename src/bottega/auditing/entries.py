@@ -23,7 +23,6 @@ from bottega.records import (
     Record,
     Tagged,
     Text,
-    Tools,
     Unpaired,
     answered,
 )
@@ -91,18 +90,18 @@ def _chat(record: Chat) -> Parts:
     first = next((place for place, message in enumerate(said) if message.role == "assistant"), len(said))
     asked, answer = _joined(said[:first]), _joined(said[first:])
     texts = tuple(message.content for message in record.messages)
-    return asked, answer, f"{asked}\n{answer}", texts, _beside(record.messages, record.tools)
+    return asked, answer, f"{asked}\n{answer}", texts, _beside(record.messages, record)
 
 
 def _preference(record: Preference) -> Parts:
     asked, chosen, rejected = _prompt(record.prompt), _answer(record.chosen), _answer(record.rejected)
-    rest = "\0".join(map(_beside, (record.prompt, record.chosen, record.rejected))) + _plain(record.tools)
+    rest = "\0".join(map(_beside, (record.prompt, record.chosen, record.rejected))) + _given(record)
     return asked, f"{chosen}\n{rejected}", f"{asked}\n{chosen}\n{rejected}", (asked, chosen, rejected), rest
 
 
 def _unpaired(record: Unpaired) -> Parts:
     asked, answer = _prompt(record.prompt), _answer(record.completion)
-    rest = f"{record.desirable}\0{_beside(record.prompt)}\0{_beside(record.completion, record.tools)}"
+    rest = f"{record.desirable}\0{_beside(record.prompt)}\0{_beside(record.completion, record)}"
     return asked, f"{record.desirable} {answer}", f"{asked}\n{answer}", (asked, answer), rest
 
 
@@ -137,7 +136,7 @@ def _choice(record: Choice) -> Parts:
 def _posed(record: Posed) -> Parts:
     asked = _prompt(record.prompt)
     others = {name: value for name, value in record.row.items() if value not in (record.prompt, asked, record.right)}
-    rest = f"{_beside(record.prompt, record.tools)}\0{_plain(others)}"
+    rest = f"{_beside(record.prompt, record)}\0{_plain(others)}"
     return asked, record.right, f"{asked}\n{record.right}", (asked, record.right), rest
 
 
@@ -170,14 +169,23 @@ def whole(answer: Answer) -> str:
     return "\0".join([*(message.content for message in answer), _beside(answer)]).rstrip("\0")
 
 
-def _beside(prompt: Prompt, tools: Tools = ()) -> str:
+Talk = Chat | Preference | Unpaired | Posed
+"""Records whose chat template is given more than messages."""
+
+
+def _given(record: Talk) -> str:
+    """What the template is given beside the messages; empty for nothing."""
+    return _plain(record.tools) + _plain(record.variables)
+
+
+def _beside(prompt: Prompt, record: Talk | None = None) -> str:
     """What a conversation teaches beside what is said in it; empty for a text, and where there is nothing such."""
     found = [
         (message.role, message.weight, _plain(message.more), message.content if message.role in SYSTEM else "")
         for message in (() if isinstance(prompt, str) else prompt)
         if message.more or message.weight != 1 or message.role in SYSTEM
     ]
-    return repr(found) * bool(found) + _plain(tools)
+    return repr(found) * bool(found) + (_given(record) if record else "")
 
 
 def _plain(value: Any) -> str:

@@ -100,9 +100,9 @@ class Answers:
     def prompt(self, given: Sequence[Turn], chat: Chat) -> str:
         """What the model is given before it answers; a template that adds nothing there is told to begin an answer."""
         if self.opens:
-            return self.template.rendered(given, chat.tools, chat.where, generation=True)
+            return self.template.rendered(given, chat, generation=True)
         mark = next(_unused(json_of(given)))
-        words = self.template.rendered([*given, {"role": "assistant", "content": mark}], chat.tools, chat.where)
+        words = self.template.rendered([*given, {"role": "assistant", "content": mark}], chat)
         return words.partition(mark)[0]
 
     @cached_property
@@ -144,7 +144,7 @@ class Answers:
     def _behind(self, *given: Turn) -> str:
         """What follows the mark in an answer to a question; nothing where it is not shown."""
         given = (*turns(QUESTION.messages), *given)
-        return self.template.rendered(given, (), QUESTION.where).rpartition(chr(MARKS[0]))[2]
+        return self.template.rendered(given, QUESTION).rpartition(chr(MARKS[0]))[2]
 
     def closed(self, tail: str, ended: str) -> tuple[int, bool]:
         """How much of `tail`, what stands behind an answer's words, ends its turn; and whether that ends in a token.
@@ -195,7 +195,7 @@ class _Conversation:
             last = first
         else:
             first, last, tail = own[0].at, own[-1].at, self._tail(index, own[-1], ended)
-        start = self._start(index, first)
+        start = self._start(index, first, last)
         length, closed = self.answers.closed(self.text[last:], tail)
         return Span(start, last + length, self.chat.messages[index].weight, closed)
 
@@ -238,10 +238,7 @@ class _Conversation:
         """Some of the messages with their marks; None where the template refuses them."""
         given = [self.shown[number] for number in numbers]
         try:
-            if generation:
-                text = self.answers.prompt(given, self.chat)
-            else:
-                text = self.template.rendered(given, self.chat.tools, self.chat.where)
+            text = self.answers.prompt(given, self.chat) if generation else self.template.rendered(given, self.chat)
         except TemplateRefused:
             return None
         return _unmarked(text, self.owners)
@@ -314,16 +311,19 @@ class _Conversation:
 
     def _rendered(self, given: Sequence[Turn]) -> str | None:
         try:
-            return self.template.rendered(given, self.chat.tools, self.chat.where)
+            return self.template.rendered(given, self.chat)
         except TemplateRefused:
             return None
 
     # Where the prompt ends
 
-    def _start(self, index: int, first: int) -> int:
-        """Where the prompt of an answer ends, whose own words begin at `first`."""
+    def _start(self, index: int, first: int, last: int) -> int:
+        """Where the prompt of an answer ends, whose own words stand from `first` to `last`.
+
+        A prompt may end with what the words begin with: `<think>`, where a row writes its reasoning into them.
+        """
         prompt = self._render(self._upto(index), generation=True) if index else None
-        if prompt is not None and self.text[:first].startswith(prompt.text):
+        if prompt is not None and self.text[:last].startswith(prompt.text):
             return len(prompt.text)
         before = self._spoken_before(index, first)
         return before + self._prompted(self.text[before:first], prompt, index)

@@ -9,7 +9,7 @@ from os.path import commonprefix
 from typing import Any
 
 from bottega.data import conversations
-from bottega.data.conversations import asking, messages
+from bottega.data.conversations import VARIABLES, asking, messages
 from bottega.data.fields import Fields, optional, string, whole
 from bottega.errors import DataError
 from bottega.records import (
@@ -25,6 +25,7 @@ from bottega.records import (
     Text,
     Tools,
     Unpaired,
+    Variables,
     label_name,
 )
 
@@ -40,6 +41,9 @@ RIGHT = (*SAID, "ground_truth", "final_answer", "expected_answer", "reference_an
 BESIDE = ("system", "history", "tools", "functions")
 """What makes a prompt a conversation, whatever its shape."""
 
+GIVEN = (*BESIDE, VARIABLES)
+"""What is read beside what is asked."""
+
 TURN = "\n\nAssistant:"
 """Where the answer starts in a transcript written as one string (Bai et al. 2022, HH-RLHF)."""
 
@@ -49,10 +53,10 @@ Turns = tuple[Message, ...]
 # What is asked
 
 
-def tools(where: str, fields: Fields) -> Tools:
-    """The functions a row offers, under either of OpenAI's names."""
-    found = conversations.tools(where, fields)
-    return found or conversations.tools(where, {"tools": fields.get("functions")})
+def _given(where: str, fields: Fields) -> tuple[Tools, Variables]:
+    """The functions a row offers, under either of OpenAI's names; and what else its chat template is given."""
+    found = conversations.tools(where, fields) or conversations.tools(where, {"tools": fields.get("functions")})
+    return found, conversations.variables(where, fields)
 
 
 def _prompt(where: str, fields: Fields) -> Prompt:
@@ -179,7 +183,7 @@ def prompted(where: str, fields: Fields) -> Record:
     before = _begun(where, fields, _prompt_turns(where, asked))
     before = tuple(replace(turn, weight=0.0) if turn.role == "assistant" else turn for turn in before)
     return Chat(
-        where, (*before, *(said or [Message("assistant", string(where, fields, "completion"))])), tools(where, fields)
+        where, (*before, *(said or [Message("assistant", string(where, fields, "completion"))])), *_given(where, fields)
     )
 
 
@@ -189,7 +193,7 @@ def _prompt_turns(where: str, asked: Any) -> Turns:
 
 def instruction(where: str, fields: Fields) -> Record:
     asked = _begun(where, fields, _instruction_turns(where, fields))
-    return Chat(where, (*asked, Message("assistant", string(where, fields, "output"))), tools(where, fields))
+    return Chat(where, (*asked, Message("assistant", string(where, fields, "output"))), *_given(where, fields))
 
 
 def _first(answers: Any) -> Any:
@@ -207,7 +211,7 @@ def question(where: str, fields: Fields) -> Record:
         raise DataError("no answer", where=f"{where}, field answer", fix=fix)
     said = Message("assistant", string(where, {"answer": _as_text(answer)}, "answer"))
     asked = asking(optional(where, fields, "context"), string(where, fields, "question"))
-    return Chat(where, (*_begun(where, fields, asked), said), tools(where, fields))
+    return Chat(where, (*_begun(where, fields, asked), said), *_given(where, fields))
 
 
 def _as_text(answer: Any) -> Any:
@@ -260,7 +264,7 @@ def chat(where: str, fields: Fields) -> Record:
         raise DataError(
             "no assistant message, so nothing to learn", where=f"{where}, field messages", fix="add the answer"
         )
-    return Chat(where, turns, tools(where, fields))
+    return Chat(where, turns, *_given(where, fields))
 
 
 def posed(where: str, fields: Fields) -> Record:
@@ -271,7 +275,8 @@ def posed(where: str, fields: Fields) -> Record:
             prompt, right = prompt[:-1], right or prompt[-1].content
         if not any(turn.role == "user" for turn in prompt):
             raise DataError("nobody asks anything", where=f"{where}, field prompt", fix="add a message of the user")
-    return Posed(where, prompt, right, tools(where, fields), fields)
+    tools, variables = _given(where, fields)
+    return Posed(where, prompt, right, tools, fields, variables)
 
 
 def _right(where: str, fields: Fields) -> str:
@@ -301,7 +306,7 @@ def _pair(where: str, fields: Fields) -> Preference:
         return _transcripts(where, fields)
     chosen, rejected = string(where, fields, "chosen"), string(where, fields, "rejected")
     if _is_asked(fields):
-        return Preference(where, _prompt(where, fields), chosen, rejected, tools(where, fields))
+        return Preference(where, _prompt(where, fields), chosen, rejected, *_given(where, fields))
     start = _answer_start(commonprefix([chosen, rejected]))
     if not chosen[:start].strip() and chosen != rejected:
         raise DataError(
@@ -337,7 +342,7 @@ def _transcripts(where: str, fields: Fields) -> Preference:
                 fix="both must be the same conversation up to an assistant message, which differs",
             )
     prompt = _joined(where, _before(where, fields), chosen[:same])
-    return Preference(where, prompt, _plain(chosen[same:]), _plain(rejected[same:]), tools(where, fields))
+    return Preference(where, prompt, _plain(chosen[same:]), _plain(rejected[same:]), *_given(where, fields))
 
 
 def _before(where: str, fields: Fields) -> Turns:
@@ -382,7 +387,7 @@ def unpaired(where: str, fields: Fields) -> Record:
     given = fields.get("completion", fields.get("messages"))
     if not _is_said(given):
         prompt = _prompt(where, fields)
-        return Unpaired(where, prompt, string(where, fields, "completion"), desirable, tools(where, fields))
+        return Unpaired(where, prompt, string(where, fields, "completion"), desirable, *_given(where, fields))
     told = "completion" not in fields
     name = "messages" if told else "completion"
     turns = _turns(where, given, name)
@@ -392,4 +397,4 @@ def unpaired(where: str, fields: Fields) -> Record:
         raise DataError("no assistant message", where=f"{where}, field {name}", fix="the answer is the assistant's")
     before = _alone(where, fields) if told else _before(where, fields)
     prompt = _joined(where, before, turns[:start])
-    return Unpaired(where, prompt, _plain(answer), desirable, tools(where, fields))
+    return Unpaired(where, prompt, _plain(answer), desirable, *_given(where, fields))

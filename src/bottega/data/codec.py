@@ -43,6 +43,7 @@ from bottega.records import (
     TooLong,
     Tools,
     Unusable,
+    Variables,
     answered,
 )
 
@@ -206,8 +207,8 @@ class Codec:
         """The row of a record in which the answers carry the loss."""
         if isinstance(record, Chat):
             self.template.look(record)
-            where, tools = record.where, record.tools
-            return self._fitting(where, record.messages, lambda kept: [self._talk(Chat(where, kept, tools))])[0]
+            chat = record
+            return self._fitting(chat.where, chat.messages, lambda kept: [self._talk(replace(chat, messages=kept))])[0]
         if isinstance(record, Text):
             record = Prompted(record.where, record.text[: record.answer], record.text[record.answer :])
         completion = record.completion
@@ -216,10 +217,11 @@ class Codec:
     def pair(self, record: Preference) -> tuple[Row, Row]:
         """(chosen, rejected), each as `answer` would encode it; Unusable where no token tells them apart."""
         before, answers = self.truncated, (record.chosen, record.rejected)
+        empty = Chat(record.where, (), record.tools, record.variables)
         chosen, rejected = self._fitting(
             record.where,
-            self._seen(record.where, record.prompt, record.chosen, record.tools),
-            lambda kept: [self._continued(record.where, kept, answer, record.tools) for answer in answers],
+            self._seen(empty, record.prompt, record.chosen),
+            lambda kept: [self._continued(empty, kept, answer) for answer in answers],
         )
         if np.array_equal(chosen.tokens, rejected.tokens):
             raise Unusable("chosen and rejected are the same in every token" + self.cut_since(before))
@@ -229,22 +231,28 @@ class Codec:
         """That rows were cut since so many had been, in words; empty where none was."""
         return f", cut at {self.max_length}" if self.truncated > truncated else ""
 
-    def continued(self, where: str, prompt: Prompt, answer: Answer, tools: Tools = ()) -> Row:
+    def continued(
+        self, where: str, prompt: Prompt, answer: Answer, tools: Tools = (), variables: Variables | None = None
+    ) -> Row:
         """The row of a prompt and one answer to it; of a conversation, only what follows the prompt carries loss."""
-        prompt = self._seen(where, prompt, answer, tools)
-        return self._fitting(where, prompt, lambda kept: [self._continued(where, kept, answer, tools)])[0]
+        empty = Chat(where, (), tools, variables or {})
+        prompt = self._seen(empty, prompt, answer)
+        return self._fitting(where, prompt, lambda kept: [self._continued(empty, kept, answer)])[0]
 
-    def _seen(self, where: str, prompt: Prompt, answer: Answer, tools: Tools) -> Prompt:
-        """The prompt without loss; what it and its answer hold for nothing is counted."""
+    def _seen(self, empty: Chat, prompt: Prompt, answer: Answer) -> Prompt:
+        """The prompt without loss; what it and its answer hold for nothing is counted.
+
+        empty  the conversation without its messages
+        """
         if not isinstance(prompt, str):
-            self.template.look(Chat(where, (*prompt, *answered(answer)), tools))
+            self.template.look(replace(empty, messages=(*prompt, *answered(answer))))
         return _silent(prompt)
 
-    def _continued(self, where: str, prompt: Prompt, answer: Answer, tools: Tools) -> Row:
+    def _continued(self, empty: Chat, prompt: Prompt, answer: Answer) -> Row:
         if isinstance(prompt, str):
             assert isinstance(answer, str)
             return self._prompted(prompt, answer)
-        return self._talk(Chat(where, (*prompt, *answered(answer)), tools))
+        return self._talk(replace(empty, messages=(*prompt, *answered(answer))))
 
     def _talk(self, chat: Chat) -> Row:
         """The row of a conversation, however long."""
@@ -412,10 +420,10 @@ class Codec:
 
     # Prompts to continue
 
-    def prefix(self, prompt: Prompt, tools: Tools = ()) -> list[int]:
+    def prefix(self, prompt: Prompt, tools: Tools = (), variables: Variables | None = None) -> list[int]:
         """The tokens a continuation of `prompt` is generated from: text as it is, or a conversation's next answer."""
         if not isinstance(prompt, str):
-            text = self.answers.prompt(turns(prompt), Chat("the conversation", prompt, tools))
+            text = self.answers.prompt(turns(prompt), Chat("the conversation", prompt, tools, variables or {}))
             last = self._frame[1].tolist() if self.start is not None else []
             return [*self._encoding(text, special=False).ids, *last]
         ids: list[int] = self._encoding(self._begun(prompt)).ids
@@ -429,8 +437,9 @@ class Codec:
     def posed(self, record: Posed, room: int) -> Row:
         """The row of a prompt to which answers of up to `room` tokens will be written: what begins one is predicted."""
         prompt: Any = _silent(record.prompt)
-        self.template.used |= not isinstance(prompt, str)
-        ids = np.array(self.prefix(prompt, record.tools), np.int64)
+        if not isinstance(prompt, str):
+            self.template.look(Chat(record.where, prompt, record.tools, record.variables))
+        ids = np.array(self.prefix(prompt, record.tools, record.variables), np.int64)
         most = self.max_length - (room if self.start is None else 0)
         if most < 1:
             raise DataError(
@@ -444,7 +453,8 @@ class Codec:
             self._refuse(record.where, len(ids) + self.max_length - most, prompt=True)
             while prompt is not None and len(ids) > most:
                 prompt = shortened(prompt, len(ids) - most, 1, self._tokens_of)
-                ids = ids if prompt is None else np.array(self.prefix(prompt, record.tools), np.int64)
+                if prompt is not None:
+                    ids = np.array(self.prefix(prompt, record.tools, record.variables), np.int64)
             if len(ids) > most:
                 raise Unusable(f"longer than max_length {self.max_length}")
             self.truncated += 1

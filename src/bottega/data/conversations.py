@@ -7,7 +7,7 @@ from typing import Any
 
 from bottega.data.fields import HALVES, Fields, from_json, string
 from bottega.errors import DataError
-from bottega.records import Chat, Message, Tools
+from bottega.records import Chat, Message, Tools, Variables
 
 ROLE = ("role", "from", "author", "speaker", "sender")
 SAID = ("content", "value", "text")
@@ -46,6 +46,12 @@ LEFT_OUT = ("masked", "is_masked", "ignore", "ignore_loss", "no_loss", "skip_los
 
 UNCLEAR = ("train_detail", "training_detail", "loss_detail", "mask", "label_mask", "labels_mask")
 """What says more than a weight can, or one thing here and the opposite there."""
+
+VARIABLES = "chat_template_kwargs"
+"""The field in which a row gives its chat template further values, as TRL reads it."""
+
+OWN = ("messages", "tools", "documents", "add_generation_prompt")
+"""What a template is given by a row's other fields."""
 
 MOST_WEIGHT = 1e6
 """A larger weight of a message is a slip, and overflows."""
@@ -224,3 +230,19 @@ def tools(where: str, fields: Fields) -> Tools:
         raise DataError("tools is not a list of functions", where=f"{where}, field tools", fix='write [{"type": …}]')
     sound(f"{where}, field tools", "tools", tools)
     return tuple(tool if "function" in tool else {"type": "function", "function": tool} for tool in tools)
+
+
+def variables(where: str, fields: Fields) -> Variables:
+    """Further values for the chat template, by their names: an object, or the JSON of one."""
+    given, where = fields.get(VARIABLES), f"{where}, field {VARIABLES}"
+    given = from_json(where, given) if isinstance(given, str) and given.strip() else given
+    if not given:
+        return {}
+    if not isinstance(given, dict):
+        raise DataError(f"{VARIABLES} is not an object", where=where, fix='write {"enable_thinking": false}')
+    taken = [name for name in given if name in OWN or not name.isidentifier()]
+    if taken:
+        what = f"{VARIABLES} gives {taken[0]!r}, which is no value of the template's own"
+        raise DataError(what, where=where, fix="messages and tools are fields of the row")
+    sound(where, VARIABLES, given)
+    return {name: value for name, value in given.items() if value is not None}

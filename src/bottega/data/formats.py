@@ -15,7 +15,7 @@ from string import Formatter
 from typing import Any, NamedTuple
 
 from bottega.data import asked, marked
-from bottega.data.asked import BESIDE, QUESTIONS, TALKS
+from bottega.data.asked import GIVEN, QUESTIONS, TALKS
 from bottega.data.conversations import is_talk
 from bottega.data.fields import Fields, Unsound, string
 from bottega.errors import DataError, RecipeError
@@ -332,7 +332,7 @@ def _has_label(fields: Fields) -> bool:
     return any(name in fields for name in LABELS[:-1]) or not isinstance(fields["labels"], list)
 
 
-BESIDE_ASKED = frozenset({*BESIDE, "input", "context"}).__contains__
+BESIDE_ASKED = frozenset({*GIVEN, "input", "context"}).__contains__
 """Fields that go before what is asked."""
 
 COMPLETIONS = ("completion", "response", "output", "answer")
@@ -345,21 +345,19 @@ REFUSED = {"unpaired": "label must be true or false, 1 or 0", "spans": "label mu
 
 FORMATS: dict[str, Format] = {
     "messages": Format(
-        Chat, (TALKS,), asked.chat, lambda fields: not _is_preferred(fields), frozenset(BESIDE).__contains__
+        Chat, (TALKS,), asked.chat, lambda fields: not _is_preferred(fields), frozenset(GIVEN).__contains__
     ),
     "instruction": Format(
         Chat, (("instruction",), ("output", "response", "completion", "answer")), asked.instruction, also=BESIDE_ASKED
     ),
-    "question": Format(
-        Chat, (QUESTIONS, asked.SAID), asked.question, also=frozenset({*BESIDE, "context"}).__contains__
-    ),
+    "question": Format(Chat, (QUESTIONS, asked.SAID), asked.question, also=frozenset({*GIVEN, "context"}).__contains__),
     "summary": Format(
         Chat,
         (("source", "document", "article", "dialogue"), ("summary", "target", "highlights")),
         asked.summary,
         instead=(("source", "text"), ("summary", "highlights")),
     ),
-    "prompted": Format(Prompted, (("prompt",), COMPLETIONS), asked.prompted, also=frozenset(BESIDE).__contains__),
+    "prompted": Format(Prompted, (("prompt",), COMPLETIONS), asked.prompted, also=frozenset(GIVEN).__contains__),
     "preference": Format(
         Preference,
         (
@@ -367,7 +365,7 @@ FORMATS: dict[str, Format] = {
             ("rejected", "rejected_response", "response_rejected", "dispreferred", "response_k"),
         ),
         asked.preference,
-        also=frozenset({*BESIDE, *asked.PROMPTS, *TALKS, "input", "context"}).__contains__,
+        also=frozenset({*GIVEN, *asked.PROMPTS, *TALKS, "input", "context"}).__contains__,
     ),
     "openai_preference": Format(
         Preference,

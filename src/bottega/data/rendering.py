@@ -13,7 +13,7 @@ from typing import Any
 from bottega.data import builtin
 from bottega.data.templates import REASONING, names, render
 from bottega.errors import DataError
-from bottega.records import Chat, Message, Tools
+from bottega.records import Chat, Message
 
 Turn = dict[str, Any]
 """A message as templates take it."""
@@ -39,25 +39,25 @@ class Template:
 
     def render(self, chat: Chat, *, generation: bool = False) -> str:
         """The conversation as text; `generation` adds what an answer begins after."""
-        return self.rendered(turns(chat.messages), chat.tools, chat.where, generation=generation)
+        return self.rendered(turns(chat.messages), chat, generation=generation)
 
-    def rendered(self, turns: Sequence[Turn], tools: Tools, where: str, *, generation: bool = False) -> str:
-        """The same of messages as the template takes them; a TemplateRefused with what the template objects to."""
+    def rendered(self, turns: Sequence[Turn], chat: Chat, *, generation: bool = False) -> str:
+        """The same of other messages, as templates take them; a TemplateRefused with what the template objects to."""
         try:
             try:
-                return self._text(turns, tools, generation)
+                return self._text(turns, chat, generation)
             except TypeError:  # some templates take the arguments of a call as text
-                return self._text(_as_text(turns), tools, generation)
+                return self._text(_as_text(turns), chat, generation)
         except Exception as error:  # a template is a program, and raises what it likes
             raise TemplateRefused(
                 f"the chat template refuses this conversation: {error}",
-                where=where,
+                where=chat.where,
                 fix="mend the row, leave such rows out with data.bad_rows=drop, or set another model.tokenizer",
             ) from None
 
-    def _text(self, turns: Sequence[Turn], tools: Tools, generation: bool) -> str:
-        now = datetime(self.day.year, self.day.month, self.day.day)
-        return render(self.tokenizer, turns, tools=list(tools) or None, generation=generation, now=now)
+    def _text(self, turns: Sequence[Turn], chat: Chat, generation: bool) -> str:
+        now, tools = datetime(self.day.year, self.day.month, self.day.day), list(chat.tools) or None
+        return render(self.tokenizer, turns, tools=tools, generation=generation, now=now, variables=chat.variables)
 
     @cached_property
     def named(self) -> frozenset[str]:
@@ -74,6 +74,7 @@ class Template:
         self.used = True
         names = {name for message in chat.messages for name in message.more}
         self.unread.update(name for name in names if not self.reads(name, chat))
+        self.unread.update(name for name in chat.variables if name not in self.named)
         if chat.tools and "tools" not in self.named:
             self.unread["tools"] += 1
 

@@ -97,7 +97,7 @@ def render(
     tools: Sequence[Mapping[str, Any]] | None = None,
     generation: bool = False,
     now: datetime | None = None,
-    **variables: Any,
+    variables: Mapping[str, Any] | None = None,
 ) -> str:
     """The conversation as the tokenizer's chat template writes it; whatever the template raises passes.
 
@@ -109,7 +109,7 @@ def render(
         raise ValueError("a conversation without messages")
     template = _compiled(tokenizer.get_chat_template(None, tools))
     _budget.left = STEPS
-    given = {**tokenizer.special_tokens_map, **variables}
+    given = {**tokenizer.special_tokens_map, **(variables or {})}
     return template.render(
         messages=[_message(message) for message in messages],
         tools=None if tools is None else _plain(list(tools)),

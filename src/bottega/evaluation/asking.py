@@ -27,7 +27,7 @@ from bottega.language import LanguageModel
 from bottega.metrics import Metric
 from bottega.objectives import OnPolicy
 from bottega.progress import Far, counter
-from bottega.records import Prompt, Unusable
+from bottega.records import Prompt, Unusable, Variables
 from bottega.sampling import Sampling
 from bottega.scores import Numbers, Scores, classes, mean, share
 
@@ -42,8 +42,9 @@ NAMED = 64
 class Question:
     """What is asked, and what is right.
 
-    row      both, as a model reads them
-    choices  the answers there are to choose from, where they are its own
+    row        both, as a model reads them
+    choices    the answers there are to choose from, where they are its own
+    variables  what a chat template is given beside the prompt
     """
 
     where: str
@@ -51,6 +52,11 @@ class Question:
     answer: str
     row: Row | None = None
     choices: tuple[str, ...] = ()
+    variables: Variables = field(default_factory=dict)
+
+    def answered(self, codec: Codec, answer: str) -> Row:
+        """The row in which this is the answer."""
+        return codec.continued(self.where, self.prompt, answer, variables=self.variables)
 
     @property
     def asked(self) -> list[int]:
@@ -139,7 +145,7 @@ def _labelled(exam: Exam, codec: Codec, model: LanguageModel, far: Far) -> tuple
     rows, kept = list[Row](), list[int]()
     for place, one in exam.numbered:
         with contextlib.suppress(Unusable):  # a longer label may not fit where the answer does
-            rows += [codec.continued(one.where, one.prompt, label) for label in exam.labels]
+            rows += [one.answered(codec, label) for label in exam.labels]
             kept.append(place)
     if not kept:
         return [], None
@@ -159,7 +165,7 @@ def _chosen(exam: Exam, codec: Codec, model: LanguageModel, far: Far) -> list[Sc
     rows, kept = list[Row](), list[tuple[int, Question]]()
     for place, one in exam.numbered:
         with contextlib.suppress(Unusable):
-            rows += [codec.continued(one.where, one.prompt, choice) for choice in one.choices]
+            rows += [one.answered(codec, choice) for choice in one.choices]
             kept.append((place, one))
     if not kept:
         return []
@@ -237,7 +243,8 @@ def prompted(case: Case, exam: Exam, model: LanguageModel, name: str, rival: Riv
     for (place, one), few in zip(exam.numbered, things, strict=True):
         prompt = fitted(codec, one.prompt, put, few, limit - max(label, len(codec.prefix(one.answer)) + 2))
         with contextlib.suppress(Unusable):
-            questions.append(replace(one, prompt=prompt, row=codec.continued(one.where, prompt, one.answer)))
+            one = replace(one, prompt=prompt)
+            questions.append(replace(one, row=one.answered(codec, one.answer)))
             kept.append(place)
     if len(kept) < len(exam.numbered):
         case.note(rival.given, f"{len(exam.numbered) - len(kept)} questions are too long for it; they are left out")

@@ -198,7 +198,7 @@ class OnPolicy(Objective):
         assert isinstance(record, Posed)
         if not record.right:
             raise Unusable("no right answer to measure by")
-        return [(codec.continued(record.where, record.prompt, record.right, record.tools),)]
+        return [(codec.continued(record.where, record.prompt, record.right, record.tools, record.variables),)]
 
     @abstractmethod
     def learned(self, posed: Sequence[Example], answers: Sequence[Sequence[Answer]]) -> list[Example]:

@@ -49,7 +49,7 @@ class Kto(Objective):
             chosen, rejected = codec.pair(record)
             return [(_called(chosen, good=True),), (_called(rejected, good=False),)]
         assert isinstance(record, Unpaired)
-        row = codec.continued(record.where, record.prompt, record.completion, record.tools)
+        row = codec.continued(record.where, record.prompt, record.completion, record.tools, record.variables)
         return [(_called(row, good=record.desirable),)]
 
     def probes(self, examples: Sequence[Example], limit: int) -> list[Example]:

@@ -49,11 +49,11 @@ class Sft(Likelihood):
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         if isinstance(record, Preference):
-            return [(codec.continued(record.where, record.prompt, record.chosen, record.tools),)]
+            return [(codec.continued(record.where, record.prompt, record.chosen, record.tools, record.variables),)]
         if isinstance(record, Unpaired):
             if not record.desirable:
                 raise Unusable("an answer labelled false, which sft does not learn")
-            return [(codec.continued(record.where, record.prompt, record.completion, record.tools),)]
+            return [(codec.continued(record.where, record.prompt, record.completion, record.tools, record.variables),)]
         if isinstance(record, (Choice, Tagged)):
             record = _answered(record)
         assert isinstance(record, (Chat, Prompted, Text))

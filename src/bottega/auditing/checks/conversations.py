@@ -61,9 +61,8 @@ def _faults(record: Record) -> Iterator[str]:
         yield from _in_turns(record.messages, record.tools, ends=True)
     elif isinstance(record, (Preference, Unpaired)) and not isinstance(record.prompt, str):
         answers = (record.chosen, record.rejected) if isinstance(record, Preference) else (record.completion,)
-        tools = record.tools if isinstance(record, Preference) else ()
         for answer in answers:
-            yield from _in_turns((*record.prompt, *answered(answer)), tools, ends=True)
+            yield from _in_turns((*record.prompt, *answered(answer)), record.tools, ends=True)
 
 
 def _in_turns(messages: Sequence[Message], tools: Tools, *, ends: bool) -> Iterator[str]:

@@ -20,7 +20,7 @@ from bottega.evaluation.prompting import Shot
 from bottega.evaluation.rivals import Rival
 from bottega.language import LanguageModel
 from bottega.objectives import OnPolicy
-from bottega.records import Choice, Preference
+from bottega.records import Chat, Choice, Posed, Preference
 from bottega.scores import Numbers, Scores, mean, share
 
 LONGEST = 256
@@ -74,8 +74,9 @@ def _exam(case: Case, codec: Codec) -> Exam:
     for record, row in zip(case.records, rows, strict=True):
         found = case.recipe.objective.asked(record)
         choices = record.choices if isinstance(record, Choice) else ()
+        variables = record.variables if isinstance(record, (Chat, Posed)) else {}
         sound = found is not None and found[1].strip()
-        questions.append(Question(record.where, *found, row, choices) if found and sound else None)
+        questions.append(Question(record.where, *found, row, choices, variables) if found and sound else None)
     asked = [(place, one) for place, one in enumerate(questions) if one is not None]
     names = sorted({one.answer for _, one in asked})
     few = 1 < len(names) <= min(LABELS, len(asked) // EACH)
