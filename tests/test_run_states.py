@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,34 @@ def test_a_run_is_no_recipe(command: list[str], recipe: Path) -> None:
 def test_a_run_that_held_no_rows_out_is_measured_on_others(recipe: Path) -> None:
     assert call("train", recipe, "optim.steps=1", "data.validation=null").exit_code == 0
     assert "bottega evaluate runs/run-1 --data FILE" in call("show", "runs/run-1").stdout
+
+
+def test_a_run_of_which_files_are_lost_or_damaged(recipe: Path) -> None:
+    """Nothing ends in a traceback or hides other runs, and what is advised works."""
+    assert call("train", recipe, "optim.steps=2").exit_code == 0
+    run = Path("runs/run-1")
+    whole = checksum(run / "model/model.safetensors")
+    for name, text in (("report.json", "[]"), ("recipe.yaml", "\ufffd"), ("place.json", "[]")):
+        copied = Path(shutil.copytree(run, f"runs/{name}"))
+        (copied / name).write_text(text)
+        assert call("show", copied).exit_code == 0
+    odd = Path(shutil.copytree(run, "runs/odd"))
+    (odd / "recipe.yaml").write_bytes(b"\xff\xfe\x00")
+    (odd / "events.jsonl").write_text('{}\nnull\n[1]\n{"type": "stepped"}\n' + (odd / "events.jsonl").read_text()[:-9])
+    assert call("show", odd).exit_code == 0
+    assert "bottega train runs/odd/recipe.yaml" in call("train", "--resume", odd).stderr.replace("\n", " ")
+    silent = Path(shutil.copytree(run, "runs/silent"))
+    (silent / "events.jsonl").unlink()
+    assert "done" not in call("train", "--resume", silent).stderr.replace("nothing is left to do", "")
+    (silent / "events.jsonl").mkdir()
+    assert {Path(found["run"]).name for found in json.loads(call("runs", "--json").stdout)} >= {"run-1", "odd"}
+    assert [found["run"] for found in json.loads(call("runs", run, "--json").stdout)] == [str(run)]
+    (odd / "resolved.json").unlink()
+    assert "a run without its resolved.json" in call("show", odd).stderr
+    (run / "model/model.safetensors").unlink()
+    shown = call("show", run).stdout.replace("\n", " ")
+    assert "its result is not whole, model/model.safetensors is missing" in shown
+    assert "rm -r runs/run-1/model; bottega train --resume runs/run-1" in shown
+    shutil.rmtree(run / "model")
+    assert call("train", "--resume", run).exit_code == 0
+    assert checksum(run / "model/model.safetensors") == whole

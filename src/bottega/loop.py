@@ -81,7 +81,7 @@ def resume(folder: str | Path, *, stop: Stop = never) -> Generator[Event, None, 
         if not run.finished:
             check_reports(run.recipe)
             yield from _recorded(run, stop)
-        elif not any(event["type"] == "finished" for event in run.history()):
+        elif _last_step(run) and not any(event["type"] == "finished" for event in run.history()):
             # Ended between the result and the line that tells of it.
             yield run.record(_finished(run))
 

@@ -27,7 +27,7 @@ from typing import Any, BinaryIO, TextIO
 
 import yaml
 
-from bottega.errors import CheckpointError, RecipeError, RunError, disk_full
+from bottega.errors import BottegaError, CheckpointError, RunError, disk_full
 from bottega.events import Event
 from bottega.objectives import ours
 from bottega.recipe import PATHS_FROM, Recipe
@@ -201,20 +201,23 @@ class RunStore:
 
 def check_run(folder: Path) -> Path:
     """The folder, if it is a run's; else a RunError."""
-    if not (folder / "recipe.yaml").exists() or not (folder / "resolved.json").exists():
+    lost = [name for name in ("recipe.yaml", "resolved.json") if not (folder / name).exists()]
+    if len(lost) == 1 and (folder / "events.jsonl").exists():
+        raise RunError(f"a run without its {lost[0]}", where=str(folder), fix="put it back, or start another run")
+    if lost:
         raise RunError("not a run folder", where=str(folder), fix="list the runs with: bottega runs")
     return folder
 
 
 def read_events(folder: Path) -> Iterator[dict[str, Any]]:
-    """Every event in the log; a line torn by a sudden end is passed over."""
+    """Every event in the log; a line that is none, as one torn by a sudden end, is passed over."""
     path = folder / "events.jsonl"
     if not path.exists():
         return
     for line in path.read_bytes().split(b"\n"):
         with contextlib.suppress(ValueError):
             event = json.loads(line)
-            if isinstance(event, dict):
+            if isinstance(event, dict) and event.keys() >= {"type", "step", "time"}:
                 yield event
 
 
@@ -395,7 +398,7 @@ def edited(folder: Path) -> str:
 def begin_anew(folder: Path) -> str:
     """The command that starts a run like the one in `folder`, in another."""
     path = folder / "recipe.yaml"
-    _, _, notes = path.read_text(encoding="utf-8").partition(f"{OVERRIDDEN}\n")
+    _, _, notes = path.read_text(encoding="utf-8", errors="replace").partition(f"{OVERRIDDEN}\n")
     return shlex.join(["bottega", "train", str(path), *(line.removeprefix("# ") for line in notes.splitlines())])
 
 
@@ -465,11 +468,20 @@ def gone(folder: Path) -> str | None:
     return next((path for path in place["files"] if not Path(path).exists()), None)
 
 
+def missing(folder: Path) -> str | None:
+    """A file of a run's result that is not there any more; None where all are, or there is no result."""
+    for result in (folder / name for name in RESULTS if (folder / name / MANIFEST).exists()):
+        with contextlib.suppress(OSError, ValueError):
+            sums = json.loads((result / MANIFEST).read_text(encoding="utf-8"))
+            return next((f"{result.name}/{name}" for name in sums if not (result / name).exists()), None)
+    return None
+
+
 def summaries(parent: Path) -> Iterator[dict[str, Any]]:
-    """Every run in a folder, the one that moved last at the end."""
+    """Every run in a folder, or the run that it is; the one that moved last at the end."""
     found = []
-    for path in parent.glob("*/resolved.json"):
-        with contextlib.suppress(RecipeError, RunError):  # one damaged run does not hide the others
+    for path in (*parent.glob("*/resolved.json"), *parent.glob("resolved.json")):
+        with contextlib.suppress(BottegaError, OSError):  # one damaged run does not hide the others
             found.append(summary(path.parent))
     yield from sorted(found, key=lambda run: run["time"])
 

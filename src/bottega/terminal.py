@@ -19,7 +19,7 @@ from rich.text import Text
 from bottega.events import Answered, Event, Finished, Noted, Saved, Started, Stepped, Validated
 from bottega.memory import in_words
 from bottega.progress import Tell
-from bottega.runs import gone, stored_recipe, summary
+from bottega.runs import gone, missing, stored_recipe, summary
 from bottega.survey import Piece, Preview
 
 if TYPE_CHECKING:
@@ -142,6 +142,12 @@ def next_steps(folder: Path) -> list[str]:
         if lost is not None:
             return [f"it cannot go on: {lost} is gone; put it back, and look again: bottega show {run}"]
         return [f"go on with it: bottega train --resume {run}"]
+    lost = missing(folder)
+    if lost is not None:
+        result = shlex.quote(f"{folder}/{found['result']}")
+        return [
+            f"its result is not whole, {lost} is missing; make it again: rm -r {result}; bottega train --resume {run}"
+        ]
     if found["verdict"] is not None:
         return [f"the whole report: {folder}/report.html"]
     rows = "" if stored_recipe(folder, own_code=False).data.validation is not None else " --data FILE"
