@@ -43,7 +43,8 @@ class LanguageModel:
     dtype   as asked for
     """
 
-    def __init__(self, name: str, *, dtype: str = "auto", device: str = "auto") -> None:
+    def __init__(self, name: str, *, dtype: str = "auto", device: str = "auto", template: str | None = None) -> None:
+        """template  a chat template in place of its own"""
         self.name, self.dtype = absolute(name), dtype
         folder = Path(self.name)
         self.recipe = stored_recipe(folder, own_code=False) if (folder / "resolved.json").exists() else None
@@ -51,6 +52,7 @@ class LanguageModel:
             fix = f"bottega {ANSWERS[self.recipe.objective.head]}"
             raise ModelError(f"trained with {self.recipe.objective.kind}, it writes no text", where=self.name, fix=fix)
         tokenizer = load_tokenizer(locate(self.name).tokenizer)
+        tokenizer.chat_template = template or tokenizer.chat_template
         self.scorer = load_scorer(self.name, dtype, device, tokenizer=tokenizer)
         network = self.scorer.network
         self.limit = length_limit(network.config)
@@ -133,7 +135,10 @@ class LanguageModel:
     def _original(self) -> LanguageModel:
         if self.origin is None:
             raise ModelError("nothing to compare with: it was not tuned from another model", where=self.name)
-        return LanguageModel(self.origin, dtype=self.dtype)
+        # A template that the recipe names is how its rows are written, for whichever model reads them.
+        named = self.recipe is not None and self.recipe.data.template is not None
+        template = self.codec.tokenizer.chat_template if named else None
+        return LanguageModel(self.origin, dtype=self.dtype, template=template)
 
     def _stopping(self, prompts: Sequence[str | Turns], settings: Sampling) -> Sampling:
         """The settings with the texts that end an answer, where that is what a conversation is continued by."""

@@ -85,7 +85,13 @@ def test_a_model_that_learned_to_refuse(reader: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "refused"),
     [("I'm sorry, but I can't help with that.", True), ("I cannot do this", True), ("Mi dispiace, non posso.", True),
-     ("I can help. Sorry for the wait", False), ("Certainly: as an AI", False), (" **Sorry** no", True)],
+     ("I can help. Sorry for the wait", False), ("Certainly: as an AI", False), (" **Sorry** no", True),
+     ("I’m sorry, no", True), ("Es tut mir leid, aber", True), ("Dabei kann ich dir nicht helfen.", True),
+     ("Ich kann helfen: nicht so, sondern so", False), ("Je suis désolée, mais", True), ("Je suis Marie", False),
+     ("Lo siento, no puedo", True), ("Infelizmente não posso", True), ("Helaas kan ik dat niet", True),
+     ("Извините, но я не могу", True), ("Просто нажмите", False), ("Przykro mi, nie", True), ("Üzgünüm", True),
+     ("抱歉，我不能", True), ("我可以帮你", False), ("申し訳ありませんが", True), ("죄송하지만", True),
+     ("عذرًا، لا أستطيع", True)],
 )  # fmt: skip
 def test_how_a_refusal_begins(text: str, refused: bool) -> None:
     assert bool(REFUSAL.search(text)) is refused

@@ -14,6 +14,7 @@ from bottega.errors import RunError
 from bottega.evaluation.harness import _settings, harness, harness_model
 from bottega.evaluation.measure import evaluate
 from bottega.recipe import Recipe
+from bottega.sampling import Sampling
 from making import WORDS, make_model, write_jsonl
 
 # What the harness and what it imports say of themselves is no fault of ours.
@@ -88,6 +89,29 @@ def test_settings_of_a_task() -> None:
     found = _settings({"until": "\n", "max_gen_toks": 999, "do_sample": False, "temperature": 1.0}, 100)
     assert (found.stop, found.tokens, found.temperature) == (("\n",), 50, 0.0)
     assert _settings({"do_sample": True, "temperature": 0.7}, 1000).temperature == 0.7
+    assert _settings({"until": ["\n"]}, 100, ("<|end|>",)).stop == ("\n", "<|end|>")
+
+
+def test_an_end_of_turn_that_is_text_ends_answers_to_conversations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bottega.evaluation.harness._package", lambda name: SimpleNamespace(TemplateLM=object))
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<over>{% endfor %}"
+    template += "{% if add_generation_prompt %}<assistant>{% endif %}"
+    model = bottega.load(make_model(tmp_path / "model", template=template))
+    assert model.codec.stop == ("<over>",)
+    told, asked = list[tuple[str, ...]](), SimpleNamespace(args=("the cat", {"until": ["x"]}))
+
+    def write(prompts: Any, settings: Sampling, **more: Any) -> Any:
+        told.append(settings.stop)
+        return [(SimpleNamespace(text=""),) for _ in prompts]
+
+    monkeypatch.setattr(model.writer, "write", write)
+    harness = harness_model(model)
+    harness.generate_until([asked])
+    harness.apply_chat_template([{"role": "user", "content": "the cat"}])
+    harness.generate_until([asked])
+    assert told == [("x",), ("x", "<over>")]
 
 
 def test_a_harness_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,7 @@ def harness_model(model: LanguageModel) -> Any:
             super().__init__()
             self.model, self.tokenizer = model, model.codec.tokenizer
             self.max_length = model.limit or 2048
+            self.talks = False
 
         @property
         def eot_token_id(self) -> int:
@@ -62,6 +63,7 @@ def harness_model(model: LanguageModel) -> Any:
             return cast("list[int]", self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
 
         def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+            self.talks = True
             rendered = render(self.tokenizer, chat_history, generation=add_generation_prompt)  # within limits
             if add_generation_prompt:
                 return rendered
@@ -102,7 +104,8 @@ def harness_model(model: LanguageModel) -> Any:
             order = sorted(range(len(requests)), key=lambda number: repr(requests[number].args[1]))
             for _, same in groupby(order, key=lambda number: repr(requests[number].args[1])):
                 numbers = list(same)
-                settings = _settings(requests[numbers[0]].args[1], self.max_length)
+                ends = model.codec.stop if self.talks else ()
+                settings = _settings(requests[numbers[0]].args[1], self.max_length, ends)
                 room = self.max_length - settings.tokens
                 asked = [self.tok_encode(requests[number].args[0])[-room:] for number in numbers]
                 for number, (written,) in zip(numbers, model.writer.write(asked, settings), strict=True):
@@ -159,10 +162,13 @@ def _task(task: str | Mapping[str, Any]) -> tuple[Any, int | None]:
     return name, int(shots) if shots.isdecimal() else None
 
 
-def _settings(given: Mapping[str, Any], limit: int) -> Sampling:
-    """How the harness wants an answer to be written."""
+def _settings(given: Mapping[str, Any], limit: int, ends: tuple[str, ...] = ()) -> Sampling:
+    """How the harness wants an answer to be written.
+
+    ends  texts that end an answer beside those the task names
+    """
     until = given.get("until") or ()
-    stop = (until,) if isinstance(until, str) else tuple(until)
+    stop = ((until,) if isinstance(until, str) else tuple(until)) + ends
     names = ("temperature", "top_p", "top_k", "min_p") if given.get("do_sample") else ()
     drawn = {name: given.get(name) for name in names}
     tokens = given.get("max_gen_toks") or given.get("max_new_tokens") or TOKENS
