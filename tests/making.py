@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ import torch
 import transformers
 
 from bottega.data import sources
+from bottega.data.codec import Codec
+from bottega.data.tokenizer import train_tokenizer
 from bottega.recipe import Source
 
 torch.set_num_threads(1)
@@ -60,6 +62,27 @@ def make_tokenizer(folder: Path, *, bos: bool = True, template: str | None = Non
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=template, **names)
     tokenizer.save_pretrained(str(folder))
     return folder
+
+
+def make_codec(
+    folder: Path,
+    kind: str,
+    text: str,
+    *,
+    name: Path | None = None,
+    both_ways: bool = True,
+    length: int = 200,
+    labels: Iterable[str] = (),
+) -> Codec:
+    """A codec that cuts, over the tokenizer `name`, or one of `bytes`, or of word pieces of a text."""
+    if name is None and kind == "bytes":
+        name = make_tokenizer(folder)
+    elif name is None:
+        (folder / "text.txt").write_text(text, encoding="utf-8")
+        name = folder / "pieces"
+        train_tokenizer([folder / "text.txt"], 80, name, "wordpieces")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(name))
+    return Codec(tokenizer, max_length=length, too_long="truncate", both_ways=both_ways, labels=labels)
 
 
 TINY: dict[str, dict[str, Any]] = {

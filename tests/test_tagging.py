@@ -10,13 +10,12 @@ import transformers
 
 from bottega.data.codec import Codec
 from bottega.data.shelf import Shelf
-from bottega.data.tokenizer import train_tokenizer
 from bottega.data.words import Gazetteer
 from bottega.errors import DataError
 from bottega.feed import Encoded
 from bottega.objectives.tag import Tag, worded
 from bottega.records import Entity, Tagged, Unusable
-from making import make_tokenizer
+from making import make_codec
 
 TEXT = "Anna lives in Oslo, now: दिल्ली cafe\u0301 and 田中と佐藤"
 
@@ -41,17 +40,9 @@ def unsplit(folder: Path) -> Path:
 
 def codec(folder: Path, kind: str, *, both_ways: bool = True, length: int = 200) -> Codec:
     folder.mkdir(exist_ok=True)
-    if kind == "bytes":
-        name = make_tokenizer(folder)
-    elif kind == "unsplit":
-        name = unsplit(folder)
-    else:
-        (folder / "text.txt").write_text(TEXT, encoding="utf-8")
-        name = folder / "pieces"
-        train_tokenizer([folder / "text.txt"], 80, name, "wordpieces")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(str(name))
     labels = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
-    return Codec(tokenizer, max_length=length, too_long="truncate", both_ways=both_ways, labels=labels)
+    name = unsplit(folder) if kind == "unsplit" else None
+    return make_codec(folder, kind, TEXT, name=name, both_ways=both_ways, length=length, labels=labels)
 
 
 def tagged(*parts: tuple[str, str], text: str = TEXT) -> Tagged:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,41 +10,16 @@ from itertools import pairwise
 from bottega import scripts
 from bottega.records import Entity, Tagged
 
-WORD = re.compile(r"\w+|[^\w\s]")
 
-JOINERS = "\u200c\u200d"
-"""Between letters of one word: they say how these are written."""
-
-
-def words(text: str) -> list[tuple[int, int]]:
-    """Where each word, or sign between words, starts and stops; accents and vowel signs belong to their letter."""
-    found = list[tuple[int, int]]()
-    joined = False
-    for match in WORD.finditer(text):
-        start, stop = match.span()
-        mark = stop == start + 1 and _combines(text[start])
-        if found and found[-1][1] == start and (mark or joined):
-            found[-1] = (found[-1][0], stop)
-        else:
-            found.append((start, stop))
-        # Letters behind a mark go on with the word that the mark belongs to.
-        joined = mark and text[found[-1][0]].isalnum()
-    return found
-
-
-def _combines(character: str) -> bool:
-    return character in JOINERS or (not character.isascii() and unicodedata.category(character)[0] == "M")
-
-
-def as_conll(text: str, spans: Iterable[Entity], places: Sequence[tuple[int, int]] | None = None) -> str:
+def as_conll(text: str, spans: Iterable[Entity], places: Sequence[tuple[int, int]]) -> str:
     """A line for each word, with its tag by the scheme BIO; a word of which a span is a part is cut at its ends.
 
-    places  where the words stand; default: as a reader sees them
+    places  where the words stand
     """
     spans = sorted(spans)
     cuts = {cut for span in spans for cut in (span.start, span.stop)}
     lines, open_ = list[str](), -1
-    for start, stop in _cut(words(text) if places is None else places, cuts):
+    for start, stop in _cut(places, cuts):
         number = bisect_right(spans, start, key=lambda span: span.start) - 1
         inside = number >= 0 and start < spans[number].stop
         tag = f"{'I' if number == open_ else 'B'}-{spans[number].label}" if inside else "O"
