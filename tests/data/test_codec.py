@@ -980,6 +980,24 @@ def test_the_oldest_questions_of_a_conversation_give_way_and_the_system_stays() 
     assert learned(short.answer(Chat("here", silent)), tokenizer) == [("one</s>", 1.0)]
 
 
+@pytest.mark.parametrize("more", [{}, {"reasoning_content": "x" * 90}])
+def test_no_more_questions_give_way_than_must(more: dict[str, Any]) -> None:
+    template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ m.reasoning_content }}</s>{% endfor %}"
+    tokenizer = byte_level(special=["<|user|>", "<|assistant|>"], eos="</s>", merges=False, template=template)
+    messages = (
+        user("a"),
+        Message("assistant", "one", more=more),
+        user("b"),
+        assistant("two"),
+        user("c"),
+        assistant("3"),
+    )
+    kept = codec(tokenizer).answer(Chat("here", messages[2:]))
+    row = codec(tokenizer, max_length=len(kept.tokens), too_long="shorten").answer(Chat("here", messages))
+    assert row.tokens.tolist() == kept.tokens.tolist()
+    assert learned(row, tokenizer) == [("two</s>", 1.0), ("3</s>", 1.0)]
+
+
 def test_the_last_question_gives_way_in_its_middle() -> None:
     tokenizer = tokenizer_of("zephyr", merges=False)
     messages = (Message("system", "s"), user("Sum up: " + "x" * 60 + " in French"), assistant("non"))

@@ -8,6 +8,7 @@ stands before it or behind it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise, takewhile
@@ -17,6 +18,9 @@ from bottega.data.answers import learned
 from bottega.records import Message
 
 SYSTEM = ("system", "developer")
+
+AROUND = 16
+"""Tokens that a template may put around a message; too many only make a prompt be looked at once more."""
 
 Tokens = Callable[[str], list[tuple[int, int]]]
 """text → where each of its tokens starts and ends."""
@@ -44,10 +48,15 @@ def _fewer(messages: tuple[Message, ...], over: int, least: int, tokens: Tokens)
     asked = [place for place in range(system, len(messages)) if _asks(messages, place)]
     room = 0
     for place, later in pairwise(asked):
-        room += sum(len(tokens(message.content)) for message in messages[place:later])
+        room += sum(AROUND + len(tokens(_said(message))) for message in messages[place:later])
         if room >= over or later == asked[-1]:
             return (*messages[:system], *messages[later:])
     return _cut(messages, over, least, tokens)
+
+
+def _said(message: Message) -> str:
+    """All that a message says, its calls and reasoning too."""
+    return message.content + (json.dumps(dict(message.more), ensure_ascii=False, default=str) if message.more else "")
 
 
 def _asks(messages: Sequence[Message], place: int) -> bool:

@@ -16,6 +16,7 @@ POINT, COMMA, SPACE = r"[.\u066b\uff0e]", r"[,\u066c\uff0c]", "[\u00a0\u2009\u20
 
 WHOLE = "|".join(
     (
+        rf"(?!0)(?<!\d )\d{{1,3}}( \d{{3}})+(?! ?\d)(?:(?:{POINT}|{COMMA})(?<part>\d+))?",
         rf"(?!0)\d{{1,3}}({SPACE}\d{{3}})+(?!\d)(?:(?:{POINT}|{COMMA})(?<part>\d+))?",
         rf"(?!0)\d{{1,3}}({COMMA}\d{{3}})+(?!\d)(?:{POINT}(?<part>\d+))?",
         rf"(?!0)\d{{1,2}}({COMMA}\d\d)+{COMMA}\d{{3}}(?!\d)(?:{POINT}(?<part>\d+))?",  # as in India
@@ -27,7 +28,8 @@ WHOLE = "|".join(
         rf"{POINT}(?<part>\d+)",
     )
 )
-"""Groups of three digits of any script, a point or a comma before the decimals; "1,2,3" is three numbers.
+"""Groups of three digits of any script, a point or a comma before the decimals; "1,2,3" is three numbers, and so is
+"2 4 123".
 
 What could be read in two ways is read as in English: 1,234 is more than a thousand, and 1.234 less than two.
 """
