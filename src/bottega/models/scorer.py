@@ -216,10 +216,11 @@ class Scorer(nn.Module):
 def refuse_unknown_tokens(config: Any, most: int, where: str) -> None:
     """A ModelError where `most`, the largest of some token ids, has no embedding in a model of this config.
 
-    Asked of what is read, not of the tokenizer: many have tokens, as those that pad, which no text makes.
+    Asked of what is read, not of the tokenizer: many have tokens, as those that pad, which no text makes. Canine has
+    no vocabulary, and takes any.
     """
-    known = int(config.get_text_config().vocab_size)
-    if most >= known:
+    known = getattr(config.get_text_config(), "vocab_size", None)
+    if known is not None and most >= known:
         raise ModelError(
             f"the tokenizer makes token {most}, and the model has a vocab_size of {known}",
             where=where,

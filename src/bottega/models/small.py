@@ -241,6 +241,7 @@ def _narrowest(config: Any, name: str, value: int) -> int | None:
         (CHOSEN.pattern, 2),
         (r"^n_group$|num_expert_group$", 2),
         (r"topk_group$", 1),
+        (r"^head_dim$", WIDE * _rotated(config)),
         (r"head_dim$|headdim$|d_head$|d_kv$|kv_channels$|head_size$|rotary_dim$|^dim_head$", WIDE),
         (r"state_size$|d_state$|_rank$|d_rel$", WIDE),
         (r"intermediate|ffn|d_ff|dff|n_inner|d_inner|feed_forward|^hidden_dim$|dim_ff$|d_ssm", 3 * WIDE),
@@ -266,6 +267,12 @@ def _rotations(config: Any, value: list[Any], widths: Widths) -> list[Any]:
 
 def _heads(config: Any) -> int:
     return min(4, _said(config, "num_attention_heads") or 4)
+
+
+def _rotated(config: Any) -> int:
+    """Of how many parts of a head one is rotated, where the config has a width for that part."""
+    head, part = _said(config, "head_dim"), _said(config, "qk_rope_head_dim")
+    return head // part if isinstance(head, int) and isinstance(part, int) and 0 < part <= head else 1
 
 
 def _grouped(config: Any) -> bool:
