@@ -42,7 +42,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import bottega
 from bottega.errors import BottegaError
-from bottega.models.load import is_encoder
+from bottega.models.load import is_encoder, length_limit
 from bottega.models.small import copies, parts
 from bottega.randomness import derive
 from bottega.sampling import Sampling
@@ -66,6 +66,15 @@ KINDS: dict[str, tuple[str, str, str]] = {
 }
 """transformers' mapping, the objective, and the way to load a result."""
 
+QWEN4 = {
+    "indexer_n_heads": 4,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 256,
+    "indexer_budget": 64,
+    "indexer_compress_ratio": 4,
+}
+DOTS3 = {"head_dim": 192, "qk_nope_head_dim": 64, "swa_head_dim": 192, "swa_qk_nope_head_dim": 128}
+
 OVERRIDES: dict[str, dict[str, Any]] = {
     "hunyuan_v1_dense": {"head_dim": 64},
     "hunyuan_v1_moe": {"head_dim": 64},
@@ -78,22 +87,43 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
     "dbrx": {"attn_config": {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8.0}},
     "dots1": {"n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "dots3_note": {"text_config": DOTS3},
+    "dots3_note_text": DOTS3,
     "esmc": {"vocab_size": VOCABULARY},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 16},
     "hrm_text": {"num_hidden_layers": 1, "H_cycles": 1, "L_cycles": 1},
-    "qwen4_exp_text": {
-        "indexer_n_heads": 4,
-        "indexer_kv_heads": 1,
-        "indexer_head_dim": 256,
-        "indexer_budget": 64,
-        "indexer_compress_ratio": 4,
-    },
+    "qwen4_exp": {"text_config": QWEN4},
+    "qwen4_exp_text": QWEN4,
     "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
     "zamba": {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 4},
     "zamba2": {"hidden_size": 32, "num_attention_heads": 4, "n_mamba_heads": 4},
     "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention", "conv"] * 8},
 }
 """What a config needs that transformers' default leaves open."""
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "minimax_m3_vl_text (sparse)": {"layer_types": ["full_attention", "minimax_m3_sparse"] * 30},
+    "phi3 (longrope)": {
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 1e4,
+            "short_factor": [1.0] * 48,
+            "long_factor": [4.0] * 48,
+            "original_max_position_embeddings": 4096,
+        }
+    },
+}
+"""What a decoder has in some checkpoints, by its name and that of the variant."""
+
+LATE = "it numbers positions from 0, its forward from behind the padding token"
+CAUSES = {
+    **dict.fromkeys(("camembert", "data2vec-text", "roberta", "roberta-prelayernorm"), LATE),
+    **dict.fromkeys(("xlm-roberta", "xlm-roberta-xl", "xmod"), LATE),
+    "nemotron_h": "a step of its recurrence is not computed as a text is",
+    "phi4_multimodal": "keys kept from before the length where its rotation changes stay as they were",
+    "prophetnet": "its forward gives other scores where it keeps keys",
+}
+"""Why `generate` does not go by a model's own forward."""
 
 TOKENS = {
     "pad_token_id": 0,
@@ -136,7 +166,7 @@ def main() -> None:
 
 
 def _names(kind: str) -> list[str]:
-    return list(getattr(auto, f"MODEL_FOR_{KINDS[kind][0]}_MAPPING_NAMES"))
+    return [*getattr(auto, f"MODEL_FOR_{KINDS[kind][0]}_MAPPING_NAMES"), *(VARIANTS if kind == "decoder" else ())]
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -197,7 +227,8 @@ class Trial:
 
     def _made(self) -> None:
         """A small model saved in a folder, with a tokenizer of words."""
-        config = CONFIG_MAPPING[self.name](**OVERRIDES.get(self.name, {}))
+        kind = self.name.partition(" ")[0]
+        config = CONFIG_MAPPING[kind](**OVERRIDES.get(kind, {}), **VARIANTS.get(self.name, {}))
         model_class = getattr(auto, f"MODEL_FOR_{self.mapping}_MAPPING")[type(config)]
         model_class = model_class[0] if isinstance(model_class, tuple) else model_class
         if model_class.config_class is type(config.get_text_config()):
@@ -365,15 +396,31 @@ class Trial:
             return _refusal(error)
         try:
             model = self._result(way, out)
-            written = model.generate(input_ids=torch.tensor([ids]), do_sample=False, max_new_tokens=12)[0].tolist()
+            given = {"do_sample": False, "max_new_tokens": 12, "return_dict_in_generate": True, "output_logits": True}
+            written = model.generate(input_ids=torch.tensor([ids]), **given)
         except Exception as error:
             return f"plain cannot: {_short(error)}"
-        wanted = written[1:] if model.config.is_encoder_decoder else written[len(ids) :]
-        if found.tokens == wanted:
-            return "12 of 12"
-        if found.tokens == self._greedy(model, ids, len(found.tokens)):
-            return "as its forward says, from which its own generate differs"
+        begun = 1 if model.config.is_encoder_decoder else len(ids)
+        wanted, count = written.sequences[0, begun:].tolist(), len(found.tokens)
+        if found.tokens == wanted[:count] and (count == 12 or begun + count == length_limit(model.config)):
+            return f"{count} of {count}"
+        if found.tokens == self._greedy(model, ids, count):
+            return f"as its forward says; {self._strays(model, ids, written)}"
         return f"DIFFERS {found.tokens} not {wanted}"
+
+    def _strays(self, model: Any, ids: list[int], written: Any) -> str:
+        """Where the scores that `generate` goes by are not those of the model's own forward."""
+        begun = 1 if model.config.is_encoder_decoder else len(ids)
+        for number, scores in enumerate(written.logits):
+            now = written.sequences[:, : begun + number]
+            given = {"input_ids": torch.tensor([ids]), "decoder_input_ids": now} if begun == 1 else {"input_ids": now}
+            with torch.no_grad():
+                own = model(**given, use_cache=False).logits[0, -1]
+            gap = float((scores[0] - own).abs().max() / own.abs().max())
+            if gap > TOLERANCE:
+                why = CAUSES.get(self.name, "")
+                return f"its generate's scores are {gap:.0e} off from token {number + 1} on{why and ': ' + why}"
+        return "its generate chooses otherwise by the same scores"
 
     def _greedy(self, model: Any, ids: list[int], count: int) -> list[int]:
         """What the forward that was trained makes likeliest, one token after the other, nothing kept."""

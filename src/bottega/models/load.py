@@ -412,7 +412,7 @@ def _refuse_direction(config: Any, head: HeadKind) -> None:
         raise ModelError(
             f"{config.model_type} reads with one part and writes with another",
             where="model.base",
-            fix="use it with span, sft or preferences",
+            fix="use it with span, sft or preferences; to classify, write the label as text with sft",
         )
     if head == "language" and is_encoder(config):
         raise ModelError(

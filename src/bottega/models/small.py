@@ -24,9 +24,9 @@ VOCABULARY, WIDE, LAYERS = 96, 16, 2
 """Tokens, width of a head, and layers of a copy whose config lists none."""
 
 LENGTH = re.compile(
-    r"window(_size|_len)?$|local_attention$|chunk_?(size|length)$|chunksize$|block_size$|index_topk|_floor$|floor_scale"
-    r"|original_max_position|rel_extent|radius|max_distance|context_length|(?<!max_)seq_len$|_seq_length$|mem_len|clamp_len"
-    r"|landmarks|compressed|capacity|global_tokens|budget|_span$|max_relative"
+    r"window(_size|_len)?$|local_attention$|(?<!inference_)chunk_?(size|length)$|block_size$|index_topk|_floor$"
+    r"|floor_scale|original_max_position|rel_extent|radius|max_distance|context_length|(?<!max_)seq_len$|_seq_length$"
+    r"|mem_len|clamp_len|landmarks|compressed|capacity|global_tokens|budget|_span$|max_relative"
 )
 """Keys that count tokens."""
 
@@ -35,7 +35,7 @@ BLOCKS = re.compile(r"(topk|top_k|local|random|global|selected)_blocks$|num_chun
 
 NO_LENGTH = re.compile(
     r"vocab|token_id|_id$|_index$|position_embeddings$|n_positions$|n_ctx$|max_seq_len$|max_length$|_theta$|seed"
-    r"|image|patch|audio|_mel_"
+    r"|inference_|image|patch|audio|_mel_"
 )
 """Keys that do not, whatever their number: ids, tables of positions (rows may be no longer), bases of rotations."""
 
