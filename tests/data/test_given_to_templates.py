@@ -125,6 +125,28 @@ def test_a_prompt_that_opens_reasoning_which_answers_lack_is_noted() -> None:
     assert codec.notes() == []
 
 
+def test_a_prompt_that_counts_the_turns_ends_where_the_words_begin() -> None:
+    head = "[{{ loop.index }} of {{ messages | length }}] {{ m.role }}: "
+    last = "[{{ messages | length + 1 }} of {{ messages | length + 1 }}] assistant: "
+    template = "{% for m in messages %}" + head + "{{ m.content }}</s>{% endfor %}"
+    template += "{% if add_generation_prompt %}" + last + "{% endif %}"
+    codec = Codec(byte_level(eos="</s>", merges=False, template=template), max_length=1000, too_long="error")
+    text, found = weighed(codec, Chat("a", (user("q"), said("a"), user("r"), said("b"))))
+    assert text.startswith("[1 of 4] user: q</s>[2 of 4] assistant: a</s>")
+    assert found == [("a</s>", 1.0), ("b</s>", 1.0)]
+    assert codec.notes() == []
+
+
+def test_a_flag_that_would_have_a_question_learned_is_told() -> None:
+    codec = Codec(byte_level(eos="</s>", template=PLAIN), max_length=1000, too_long="error")
+    flagged = {"messages": [{**USER, "train": True}, {**BOT, "train": True}]}
+    codec.answer(learned(flagged, "sft"))
+    assert "train (1)" in codec.notes()[0][1]
+    codec = Codec(byte_level(eos="</s>", template=PLAIN), max_length=1000, too_long="error")
+    codec.answer(learned({"messages": [{**USER, "train": False, "weight": 0}, {**BOT, "weight": 1}]}, "sft"))
+    assert codec.notes() == []
+
+
 # The day
 
 

@@ -335,6 +335,8 @@ class _Conversation:
             tail = prompt.text[prompt.places[-1].at if prompt.places else 0 :]
             shut = self._render(self._upto(index))
             openings = [_beyond(prompt.text, shut.text), *openings] if shut is not None else openings
+        if any(2 * _alike_behind(gap, opening[::-1]) >= len(opening) and opening.strip() for opening in openings):
+            return len(gap)  # the words stand behind its end, whatever its beginning says: `turn 3 of 5`
         shared = len(commonprefix([gap, tail]))
         whole = self._whole(tail, shared)
         if tail and whole > len(tail) - len(openings[0]):

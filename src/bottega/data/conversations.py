@@ -95,11 +95,13 @@ def _message(where: str, turn: Any) -> Message:
         raise DataError(f"unknown role {turn['role']!r}", where=where, fix=f"one of: {', '.join(ROLES)}")
     calls = _calls(f"{where}, field tool_calls", turn.get("tool_calls"))
     content = _content(where, turn, role, bool(calls))
-    taken = {*OURS, *LEARNED, *LEFT_OUT}
+    weight = _weight(where, turn)
+    # Of what others say only the templates can tell; a flag that would have it learned is told of as nothing reads it.
+    taken = {*OURS, *LEARNED, *LEFT_OUT} - ({"weight", *LEARNED} if role != "assistant" and weight else set())
     more = {name: value for name, value in turn.items() if name not in taken and value is not None}
     for name, value in more.items():
         sound(f"{where}, field {name}", name, value)
-    return Message(role, content, _weight(where, turn), more | ({"tool_calls": calls} if calls else {}))
+    return Message(role, content, weight, more | ({"tool_calls": calls} if calls else {}))
 
 
 def _with_our_keys(turn: Fields) -> Fields:
