@@ -76,7 +76,7 @@ def written(model: Any) -> list[list[int]]:
     return [one.tokens for (one,) in model.generate([f"the {word}" for word in WORDS[:6]], settings)]
 
 
-@pytest.mark.parametrize("quantize", ["none", "fp8"])
+@pytest.mark.parametrize("quantize", ["none", "fp8", pytest.param("nf4", marks=pytest.mark.slow)])
 def test_dpo_on_a_run_that_ended_in_an_adapter(quantize: str, train: Train, llama: Path, tmp_path: Path) -> None:
     base = {"base": str(llama), "dtype": "float32", "quantize": quantize}
     sft = train("sft-1", "sft", model=base, adapter={"rank": 4})
@@ -131,7 +131,7 @@ def test_such_a_run_is_cut_resumed_and_measured(train: Train, tmp_path: Path) ->
     assert written(bottega.load(moved, dtype="float32"))
 
 
-@pytest.mark.parametrize("quantize", ["none", "fp8"])
+@pytest.mark.parametrize("quantize", ["none", "fp8", pytest.param("nf4", marks=pytest.mark.slow)])
 def test_an_adapter_that_is_continued_knows_its_base(quantize: str, train: Train, llama: Path) -> None:
     base = {"base": str(llama), "dtype": "float32", "quantize": quantize}
     sft = train("sft-1", "sft", model=base, adapter={"rank": 4})

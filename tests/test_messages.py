@@ -11,6 +11,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from bottega import doctor
+from bottega.auditing.findings import Audit, Finding
 from bottega.cli import app
 from bottega.curves import drawn
 from bottega.errors import RecipeError
@@ -19,7 +20,7 @@ from bottega.evaluation.measure import Contender, Evaluation
 from bottega.evaluation.verdict import judge
 from bottega.mistakes import listed, nearest
 from bottega.recipe import Recipe
-from bottega.terminal import show_evaluation
+from bottega.terminal import _finding, show_audit, show_evaluation
 from making import write_jsonl
 
 PYDANTIC = ("Input should", "valid string", "unable to parse", "should match", "Field required", "Extra inputs", "['")
@@ -138,3 +139,25 @@ def test_the_names_of_curves_lie_over_none_of_them() -> None:
 def test_the_doctor_names_what_is_missing_and_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "bitsandbytes" else object())
     assert doctor._missing() == ["no base can be kept in 4 bits (QLoRA): pip install 'bottega[quantize]'"]
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_what_an_audit_says_ends_its_lines_between_words(width: int) -> None:
+    words = "rows that have seventy percent or more of their text in common with another one of the same file"
+    one = Finding("near duplicate", "warning", words, words, 3, (words, words))
+    found = Audit(3, {}, [one], {"languages": words}, {}, None, 0.1)
+    console = Console(width=width, file=StringIO(), highlight=False)
+    show_audit(found, ["rows.jsonl"], None, console)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    for word in words.split():
+        assert " ".join(lines).replace(";", "").split().count(word) >= 5
+
+
+@pytest.mark.parametrize(
+    ("higher", "interval", "said"),
+    [(None, (0.4, 0.7), "neither"), (True, None, "too few rows"), (True, (0.4, 0.7), "[green]better[/]")],
+)
+def test_a_finding_is_never_empty(higher: bool | None, interval: tuple[float, float] | None, said: str) -> None:
+    assert _finding(Estimate("metric", 3, 0.7, 0.1, interval, higher)) == said
+    assert _finding(Estimate("metric", 3, 0.7, None, None, higher)) == ""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -25,6 +26,7 @@ from bottega.survey import Piece, Preview
 if TYPE_CHECKING:
     from bottega.advising import Counsel
     from bottega.auditing.findings import Audit
+    from bottega.evaluation.estimates import Estimate
     from bottega.evaluation.measure import Evaluation
     from bottega.planning import Plan
 
@@ -226,7 +228,14 @@ OUTCOME = {
     "worse": "bold red",
     "void": "bold red",
 }
-FOUND = {"better": "[green]better[/]", "worse": "[red]worse[/]", "inconclusive": "[yellow]inconclusive[/]", None: ""}
+FOUND = {"better": "[green]better[/]", "worse": "[red]worse[/]", "inconclusive": "[yellow]inconclusive[/]"}
+
+
+def _finding(one: Estimate) -> str:
+    """What a difference comes to; empty only where there is nothing to compare with."""
+    if one.finding is not None:
+        return FOUND[one.finding]
+    return "" if one.base is None else "too few rows" if one.interval is None else "neither"
 
 
 def show_evaluation(found: Evaluation, console: Console) -> None:
@@ -237,7 +246,7 @@ def show_evaluation(found: Evaluation, console: Console) -> None:
         ("Side effects", found.effects),
     ):
         if estimates:
-            rows = ([one.metric, *one.written(), FOUND[one.finding], str(one.rows)] for one in estimates)
+            rows = ([one.metric, *one.written(), _finding(one), str(one.rows)] for one in estimates)
             _compare(title, head, rows, console)
     metric = found.verdict.metric
     beside = [(one, same) for one in found.contenders if (same := one.nearest(metric)) is not None]
@@ -246,7 +255,7 @@ def show_evaluation(found: Evaluation, console: Console) -> None:
             [
                 one.name + ("" if same.metric == metric else f", by {same.metric}"),
                 *same.written(),
-                FOUND[same.finding],
+                _finding(same),
             ]
             for one, same in beside
         )
@@ -387,23 +396,31 @@ def show_audit(found: Audit, data: Sequence[str], fix: Path | None, console: Con
     for one in found.findings:
         severity = (f"{one.severity:9}", SEVERITY[one.severity])
         console.print(Text.assemble(severity, (one.kind, "bold"), f"  {one.count:,} ×"))
-        console.print(f"         {escape(one.what)}", soft_wrap=True)
+        console.print(_indented(one.what))
         more = f" and {one.count - SHOWN:,} more" if one.count > SHOWN else ""
         if one.examples:
-            console.print(f"         {escape('; '.join(one.examples[:SHOWN]))}{more}", style="dim", soft_wrap=True)
-        console.print(f"         → {escape(one.fix)}\n", soft_wrap=True)
+            console.print(_indented("; ".join(one.examples[:SHOWN]) + more), style="dim")
+        if "bottega " in one.fix:  # a command is left in one line, to be copied
+            console.print(f"         → {escape(one.fix)}\n", soft_wrap=True)
+        else:
+            console.print(_indented(f"→ {one.fix}\n"))
     if not found.findings:
         console.print("Nothing was found.\n", style="green")
     for name, counts in found.shape.items():
         _show_counts(name, counts, console)
     for name, why in found.unchecked.items():
-        console.print(f"[dim]not checked[/] {name.replace('_', ' ')}: {escape(why)}", soft_wrap=True)
+        console.print(f"[dim]not checked[/] {name.replace('_', ' ')}: {escape(why)}")
     if found.cleaned is not None and fix is not None:
         kept, removed, repaired = found.cleaned
         console.print(f"\n{fix}: {kept:,} rows kept, {removed:,} removed, {repaired:,} repaired", markup=False)
         console.print(f"why, row by row: {fix.with_suffix('.log.jsonl')}", markup=False)
     elif any(one.mend for one in found.findings):
         console.print(f"\na cleaned copy: bottega audit {shlex.join(data)} --fix clean.jsonl", markup=False)
+
+
+def _indented(text: str) -> Padding:
+    """What is said of a finding, under its name: lines end between words."""
+    return Padding(Text(text), (0, 0, 0, 9))
 
 
 def _show_counts(name: str, counts: Sequence[tuple[str, int]], console: Console) -> None:
@@ -414,7 +431,10 @@ def _show_counts(name: str, counts: Sequence[tuple[str, int]], console: Console)
     console.print()
 
 
-NUMBERS = ("run", "before", "its", "difference", "difference, 95 %", "rows", "finding", "step", "steps", "loss")
+NUMBERS = (
+    *("run", "before", "its", "difference", "difference, 95 %", "rows", "finding"),
+    *("step", "steps", "loss", "validation loss"),
+)
 """Heads of columns whose cells are never broken."""
 
 

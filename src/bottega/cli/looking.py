@@ -290,7 +290,7 @@ def runs(
 
             columns = ["run", "status", "step", "steps", "loss", "validation_loss"]
             rows = [[_cell(run[name]) for name in columns] for run in found]
-            results_console().print(table("", columns, rows))
+            results_console().print(table("", [name.replace("_", " ") for name in columns], rows))
             print(f"look at one: bottega show {found[-1]['run']}")
 
 
@@ -308,10 +308,19 @@ def doctor(as_json: Json = False) -> None:
 
         flat = [(key, value) for key, value in facts.items() if not isinstance(value, dict) and key != "advice"]
         flat += [(f"{key} {name}", value) for key in ("versions", "gflops") for name, value in facts[key].items()]
+        flat = [(name.replace("_", " "), _fact(value)) for name, value in flat]
         console = results_console()
         console.print(table("", ["what", "here"], flat))
         for line in facts["advice"]:
             console.print(f"[yellow]advice[/] {line}")
+
+
+def _fact(value: Any) -> str:
+    """What the doctor found, as a person says it."""
+    said = {None: "none", True: "yes", False: "no"}
+    if value is None or isinstance(value, bool):
+        return said[value]
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
 def _cell(value: Any) -> str:
