@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bottega.cli import app
-from making import write_jsonl
+from making import make_model, write_jsonl
 
 ROWS = [{"prompt": f"the cat {n}", "completion": f" sat on {n}"} for n in ("red", "blue", "one", "two", "three")]
 
@@ -87,10 +87,11 @@ def test_preview_shows_labels(
     assert not said or carrying == [said]
 
 
-def test_train_runs_resume_and_list(llama: Path, tmp_path: Path, write_recipe: Callable) -> None:
+def test_train_runs_resume_and_list(tmp_path: Path, write_recipe: Callable) -> None:
     data = write_jsonl(tmp_path / "rows.jsonl", ROWS)
     recipe = write_recipe(
-        model={"base": str(llama)},
+        # Of its rows, which end in what some pad with, transformers has advice that is none here.
+        model={"base": str(make_model(tmp_path / "gpt2", "gpt2", resid_pdrop=0.1))},
         adapter={"rank": 2},
         data={"train": str(data)},
         objective={"kind": "sft"},
@@ -100,6 +101,7 @@ def test_train_runs_resume_and_list(llama: Path, tmp_path: Path, write_recipe: C
     command = [sys.executable, "-m", "bottega", "train", str(recipe), "optim.lr=1e-3", "--json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     result = json.loads(done.stdout)
+    assert "[transformers]" not in done.stderr
     assert result["run"] == "runs/run-1"
     assert (result["status"], result["step"], result["result"]) == ("finished", 3, "adapter")
     run = tmp_path / "runs" / "run-1"

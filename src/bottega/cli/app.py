@@ -199,10 +199,16 @@ def shown_if_stopped(known: Sequence[T], show: Callable[[T], None]) -> Iterator[
         raise interruption.Interrupted("stopped before all was measured; what is known so far is above") from None
 
 
+LIBRARIES = {"HF_HUB_DISABLE_TELEMETRY": "1", "TRANSFORMERS_VERBOSITY": "error"}
+"""Set before libraries are imported, where the user has not. What transformers advises is meant for its own callers:
+of rows without padding that end in a token some would pad with, it says that they need a mask."""
+
+
 @contextmanager
 def errors(as_json: bool) -> Iterator[None]:
     """Show an error as what, where and what to do, and exit with its code; so, too, what the system refuses."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    for name, value in LIBRARIES.items():
+        os.environ.setdefault(name, value)
     try:
         yield
     except Exception as raised:
