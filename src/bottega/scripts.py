@@ -24,8 +24,8 @@ LETTERS = rf"[[\p{{L}}\p{{N}}]--{UNSPACED}][[\p{{L}}\p{{N}}\p{{M}}\p{{Join_Contr
 """A word of letters and digits of any other script."""
 
 SIGN = r"[^\s\p{L}\p{N}]\p{M}*"
-WIDE = r"[[\p{P}\p{S}]&&[\p{EA=W}\p{EA=F}\p{EA=H}]]"
-"""Signs as wide as a Chinese character."""
+WIDE = r"[[[\p{P}\p{S}]&&[\p{EA=W}\p{EA=F}\p{EA=H}]]\u0f0b\u0f0d]"
+"""Signs as wide as a Chinese character, and those by which Tibetan parts syllables and sentences."""
 
 POINTS = r"[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c7\u064b-\u0652\u0670\u0640]"
 """Vowel points of Hebrew and Arabic, which most texts leave out, and the stroke that only widens a word."""

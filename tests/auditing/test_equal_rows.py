@@ -52,6 +52,18 @@ APART = {
     "scores": [{"sentence1": ASKED, "sentence2": "Dim it.", "score": score} for score in (0.1, 0.9)],
     "what is good": [{"prompt": ASKED, "completion": "Yes.", "label": good} for good in (True, False)],
     "spans": [{"text": ASKED, "spans": [{"start": 15, "end": 19, "label": label}]} for label in "ab"],
+    "tools of an answer without a pair": [
+        {"prompt": [{"role": "user", "content": ASKED}], "completion": "Yes.", "label": True, "tools": tools}
+        for tools in ([TOOL], [])
+    ],
+    "tools of a pair": [
+        {"prompt": [{"role": "user", "content": ASKED}], "chosen": "Yes.", "rejected": "No.", "tools": tools}
+        for tools in ([TOOL], [])
+    ],
+    "what a template is given": [
+        saying() | {"chat_template_kwargs": {"enable_thinking": thinking}} for thinking in (True, False)
+    ],
+    "negatives": [{"anchor": ASKED, "positive": "Dim it.", "hard_negative": one} for one in ("Leave it.", "Break it.")],
     "vowel signs": [{"text": "दिल्ली में कल बहुत ठंड होगी", "label": "a"}, {"text": "दिल्ला में कल बहुत ठंड होगी", "label": "a"}],
 }
 

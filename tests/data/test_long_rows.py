@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 from test_layouts import workbook
 
+import bottega
 from bottega.data import conll, opening
 from bottega.errors import DataError
-from making import placed
+from bottega.recipe import Recipe
+from bottega.survey import survey
+from making import placed, write_jsonl
 
 LONG = "x y " * (1 << 16)
 
@@ -109,3 +112,21 @@ def test_what_is_no_row_of_a_json_on_one_line_is_told_by_its_number(tmp_path: Pa
     with pytest.raises(DataError, match="a JSON number where a row is expected") as caught:
         list(placed(tmp_path / "a.json"))
     assert str(caught.value.where).endswith("a.json row 2")
+
+
+@pytest.mark.parametrize(("long", "told"), [(1, False), (2, True)])
+def test_a_run_that_loses_more_than_a_fifth_of_its_rows_says_so_first(
+    long: int, told: bool, llama: Path, tmp_path: Path
+) -> None:
+    answers = ["mat " * 200] * long + ["sat"] * (5 - long)
+    rows = [{"prompt": f"the {number}", "completion": said} for number, said in enumerate(answers)]
+    recipe = Recipe.parse(
+        {
+            "model": {"base": str(llama)},
+            "data": {"train": str(write_jsonl(tmp_path / "rows.jsonl", rows)), "max_length": 32},
+            "objective": {"kind": "sft"},
+        }
+    )
+    notes = bottega.preview(recipe).notes
+    assert bool(notes and "rows (40%) are not learned as they stand" in notes[0]) is told
+    assert survey(recipe)["dropped"] == {"longer than max_length 32": long}

@@ -120,7 +120,7 @@ def _tagged(record: Tagged) -> Parts:
 
 
 def _paired(record: Paired) -> Parts:
-    return record.anchor, record.positive, "\n".join(record.texts), record.texts, repr(record.label)
+    return record.anchor, record.positive, "\n".join(record.texts), record.texts, repr((record.label, record.negatives))
 
 
 def _compared(record: Compared) -> Parts:
