@@ -196,6 +196,7 @@ def test_other_results_for_which_there_is_no_room(disk: Disk, llama: Path, tmp_p
     ("error", "kind", "words"),
     [
         (OSError(28, "No space left on device", "/some/file"), DiskError, "/some/file: the disk is full"),
+        (OSError(27, "File too large", "/some/file"), DiskError, "/some/file: a file may not grow so large here"),
         (RuntimeError("I/O error: No space left on device (os error 28)"), DiskError, "the disk is full"),
         (PermissionError(13, "Permission denied", "/some/file"), DiskError, "/some/file: cannot be read or written"),
         (MemoryError(), OutOfMemory, "no more memory"),

@@ -161,3 +161,20 @@ def test_what_an_audit_says_ends_its_lines_between_words(width: int) -> None:
 def test_a_finding_is_never_empty(higher: bool | None, interval: tuple[float, float] | None, said: str) -> None:
     assert _finding(Estimate("metric", 3, 0.7, 0.1, interval, higher)) == said
     assert _finding(Estimate("metric", 3, 0.7, None, None, higher)) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "what"),
+    [
+        (b"model: {base: x\ndata: [", " line 2, column 5: ", "not readable YAML: expected ',' or '}', but got ':'"),
+        (b"name: a\nname: b\n", " line 1, column 1: ", "the key name is given twice"),
+        (b"name: \xff\xfe", ", byte 6: ", "its text is not in UTF-8"),
+    ],
+)
+def test_where_a_recipe_is_no_yaml(text: bytes, where: str, what: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_bytes(text)
+    said = call("preview", str(tmp_path / "recipe.yaml"))
+    assert f"recipe.yaml{where}" in said
+    assert what in said
+    assert "unicode string" not in said
+    assert "codec" not in said

@@ -89,13 +89,19 @@ def disk_full(error: BaseException) -> bool:
     return found or any(f"os error {code}" in str(error) for code in FULL)
 
 
+def full(error: BaseException) -> str:
+    """What there is no room for: on the disk, or in a file that may not grow."""
+    grown = isinstance(error, OSError) and error.errno == errno.EFBIG
+    return "a file may not grow so large here (ulimit -f)" if grown else "the disk is full"
+
+
 def from_outside(error: Exception) -> BottegaError | None:
     """What the system refused, as an error of ours; None for a fault of the program, or a closed pipe."""
     if isinstance(error, BrokenPipeError):
         return None
     if disk_full(error):
         fix = "free some space, or write to another disk"
-        return DiskError("the disk is full", where=_file(error), fix=fix)
+        return DiskError(full(error), where=_file(error), fix=fix)
     if isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY):
         fix = "end other programs, raise the limit (ulimit -v, the container's), or take a smaller model"
         return OutOfMemory("the system gives no more memory", fix=fix)

@@ -459,8 +459,8 @@ class Recipe(Section):
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             if not isinstance(error, OSError):
                 _refuse_rows(path)
-            fix = f"a recipe is a YAML file in UTF-8; {BEGIN}"
-            raise RecipeError(f"not readable YAML: {error}", where=str(path), fix=fix) from None
+            what, place = _unreadable(error)
+            raise RecipeError(what, where=f"{path}{place}", fix=f"a recipe is a YAML file in UTF-8; {BEGIN}") from None
         if not isinstance(document, dict) or not set(document) & set(cls.model_fields):
             _refuse_rows(path)
         if not isinstance(document, dict):
@@ -552,6 +552,16 @@ def _base_of(adapter: str, model: Any) -> Any:
 
 LARGEST = 100_000
 """Most values of a document in YAML; its aliases stand for values too, each time they are named."""
+
+
+def _unreadable(error: Exception) -> tuple[str, str]:
+    """(what is wrong with a file that is no YAML, where in it)."""
+    if isinstance(error, UnicodeDecodeError):
+        return "not readable YAML: its text is not in UTF-8", f", byte {error.start}"
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"not readable YAML: {error.problem}", f" line {mark.line + 1}, column {mark.column + 1}"
+    return f"not readable YAML: {error.strerror if isinstance(error, OSError) else error}", ""
 
 
 def plain_yaml(text: str) -> Any:

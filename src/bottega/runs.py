@@ -27,7 +27,7 @@ from typing import Any, BinaryIO, TextIO
 
 import yaml
 
-from bottega.errors import BottegaError, CheckpointError, RunError, disk_full
+from bottega.errors import BottegaError, CheckpointError, RunError, disk_full, full
 from bottega.events import Event
 from bottega.objectives import ours
 from bottega.recipe import PATHS_FROM, Recipe
@@ -248,7 +248,7 @@ def commit(folder: Path, write: Callable[[Path], None]) -> None:
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
         if disk_full(error):
-            raise _full(folder, _run_of(folder)) from error
+            raise _full(error, folder, _run_of(folder)) from error
         if isinstance(error, OSError):
             with disk_errors(_run_of(folder)):
                 raise
@@ -298,15 +298,15 @@ def disk_errors(run: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         if disk_full(error):
-            raise _full(run, run) from None
+            raise _full(error, run, run) from None
         reason = error.strerror if isinstance(error, OSError) else str(error)
         fix = "choose another --out; to go on with a run, copy its folder to where it may be written to"
         raise RunError(f"cannot be written: {reason}", where=str(run), fix=fix) from None
 
 
-def _full(where: Path, run: Path) -> CheckpointError:
+def _full(error: BaseException, where: Path, run: Path) -> CheckpointError:
     return CheckpointError(
-        "the disk is full; what was saved before is intact",
+        f"{full(error)}; what was saved before is intact",
         where=str(where),
         fix=f"free some space, then: bottega train --resume {run}",
     )

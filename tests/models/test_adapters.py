@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,16 @@ def test_a_head_that_is_run_by_itself_may_have_an_adapter() -> None:
         states = model.get_base_model().base_model(input_ids=ids[None]).last_hidden_state[0]
         wanted = model(input_ids=ids[None]).logits[0]
         torch.testing.assert_close(headed(model.get_base_model(), states, ids), wanted)
+
+
+@pytest.mark.parametrize(
+    ("targets", "what", "fix"),
+    [
+        (["q_prj"], "no module is called q_prj", r"did you mean q_proj\?; all-linear fits any model"),
+        ("q_proj", "a single text is a pattern of whole names", r"write a list: \[q_proj\]"),
+    ],
+)
+def test_targets_that_are_misspelt(targets: str | list[str], what: str, fix: str) -> None:
+    with pytest.raises(ModelError, match=what) as caught:
+        adapted(small("llama"), targets=targets)
+    assert re.search(fix, caught.value.fix or "")

@@ -6,7 +6,6 @@ so that memory grows by some hundred bytes a row. Nothing that is read is change
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from bottega.auditing.findings import SEVERITIES, Audit, Finding
 from bottega.auditing.mend import check_out, write
 from bottega.auditing.reading import Refused, Rows, expected, named
 from bottega.errors import RecipeError
+from bottega.mistakes import nearest
 from bottega.progress import Tell, silent
 from bottega.recipe import Layout, Recipe
 
@@ -111,9 +111,7 @@ def _wanted(only: Sequence[str], skip: Sequence[str]) -> list[str]:
     names = [UNSOUND, *known.names()]
     for name in (*only, *skip):
         if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            hint = f"did you mean {near[0]}?" if near else f"one of: {', '.join(names)}"
-            raise RecipeError(f"no check {name}", where="bottega audit", fix=hint)
+            raise RecipeError(f"no check {name}", where="bottega audit", fix=nearest(name, names))
     return [name for name in names if name not in skip and (not only or name in only)]
 
 

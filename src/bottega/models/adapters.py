@@ -15,6 +15,7 @@ from torch import nn
 
 from bottega import recipe as recipes
 from bottega.errors import ModelError
+from bottega.mistakes import nearest
 from bottega.models.fused import fuse
 from bottega.models.heads import VOCABULARY
 from bottega.models.load import adapter_folder, check_adapter, compute_dtype, fit_model, load_adapted
@@ -194,7 +195,14 @@ def _refuse_unknown(model: nn.Module, targets: str | list[str]) -> None:
     names = {part for name, _ in model.named_modules() for part in (name, name.rpartition(".")[2])}
     lost = [] if isinstance(targets, str) else [name for name in targets if name not in names]
     if lost:
-        raise ModelError(f"no module is called {lost[0]}", where="adapter.targets", fix="all-linear fits any model")
+        fix = (
+            f"{nearest(lost[0], sorted({name.rpartition('.')[2] for name, _ in _linear(model)}))}; all-linear fits any"
+        )
+        raise ModelError(f"no module is called {lost[0]}", where="adapter.targets", fix=fix)
+    whole = {name for name, _ in model.named_modules()}
+    if isinstance(targets, str) and targets.isidentifier() and targets not in whole:
+        what = "a single text is a pattern of whole names, as model.layers.0.mlp.up_proj"
+        raise ModelError(what, where="adapter.targets", fix=f"write a list: [{targets}]")
 
 
 def head_is_adapted(adapted: Any) -> bool:
