@@ -70,6 +70,19 @@ def test_heads_of_their_own(kind: str) -> None:
     assert fit.own_head
 
 
+@pytest.mark.parametrize("kind", ["stablelm", "nemotron"])
+def test_layers_that_keep_keywords_to_themselves(kind: str) -> None:
+    """Their attention is handed what their own code does not pass down."""
+    assert language(kind, num_key_value_heads=4).packed
+
+
+def test_umt5_knows_its_buckets_and_scales_its_states_by_itself() -> None:
+    config = AutoConfig.for_model("umt5")
+    fit = probe(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(config)], config, "language", False)
+    assert fit.packed
+    assert not fit.own_head
+
+
 def classifier(kind: str) -> Fit:
     config = AutoConfig.for_model(kind, num_labels=5)
     return probe(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)], config, "class", True)

@@ -8,6 +8,7 @@ table instead of a matrix, and reads it by positions.
 from __future__ import annotations
 
 from functools import partial
+from inspect import signature
 from typing import Any, cast
 
 import torch
@@ -42,10 +43,13 @@ def _bias(module: Any, query_length: int, key_length: int, **options: Any) -> Te
         whole = module.config._attn_implementation != NAME
         return like.new_zeros(1, module.n_heads, *((query_length, key_length) if whole else (1, 1)))
     reach = module.relative_attention_max_distance
-    bucket = module._relative_position_bucket(
-        torch.arange(-reach, reach + 1, device=like.device),
-        bidirectional=not module.is_decoder,
-        num_buckets=module.relative_attention_num_buckets,
-        max_distance=reach,
-    )
+    rule = module._relative_position_bucket
+    settings = {
+        "bidirectional": not module.is_decoder,
+        "num_buckets": module.relative_attention_num_buckets,
+        "max_distance": reach,
+    }
+    asked = signature(rule).parameters  # UMT5's knows them by itself
+    distance = torch.arange(-reach, reach + 1, device=like.device)
+    bucket = rule(distance, **{name: value for name, value in settings.items() if name in asked})
     return cast(Tensor, module.relative_attention_bias(bucket))

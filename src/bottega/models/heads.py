@@ -116,7 +116,8 @@ def language_head(model: nn.Module) -> LanguageHead:
         raise ModelError(f"{type(model).__name__} has no language-model head")
     config = cast(Any, model).config.get_text_config()
     scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
-    if getattr(config, "scale_decoder_outputs", False):
+    # UMT5 does as T5 does, without saying so.
+    if getattr(config, "scale_decoder_outputs", config.model_type == "umt5" and config.tie_word_embeddings):
         scale *= config.d_model**-0.5
     more = getattr(model, "final_logits_bias", None)
     bias = linear.bias if more is None else more[0].to(linear.weight.dtype)

@@ -44,7 +44,7 @@ from bottega import recipe as recipes
 from bottega.data import builtin
 from bottega.errors import ModelError
 from bottega.models.across import prepare
-from bottega.models.attention import NAME, register
+from bottega.models.attention import NAME, pass_down, register
 from bottega.models.folder import check_config, check_files, check_weights
 from bottega.models.fused import fuse
 from bottega.models.heads import VOCABULARY
@@ -485,6 +485,7 @@ def fit_model(model: Any, head: HeadKind, fit: Fit | None = None) -> Scorer:
         if model.config.is_encoder_decoder:
             prepare(model)
         register()
+        pass_down(model)
         model.set_attn_implementation(NAME)
     fuse(model, fit.fused)
     return Scorer(model, head, fit)

@@ -17,7 +17,7 @@ import torch
 from bottega.batch import Batch, Example, Row
 from bottega.errors import ModelError
 from bottega.models.across import prepare
-from bottega.models.attention import NAME, register
+from bottega.models.attention import NAME, pass_down, register
 from bottega.models.fused import fuse, proven
 from bottega.models.heads import VOCABULARY
 from bottega.models.scorer import Fit, Scorer
@@ -109,6 +109,7 @@ def _batches(model: Any, head: HeadKind, both_ways: bool) -> tuple[Batch, Batch]
 
 def _set_attention(model: Any, head: HeadKind, fit: Fit) -> Scorer:
     register()
+    pass_down(model)
     if model.config.is_encoder_decoder:
         prepare(model)
     model.set_attn_implementation(NAME)

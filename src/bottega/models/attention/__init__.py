@@ -26,6 +26,9 @@ from bottega.models.attention.mask import Layout, Style
 ACROSS = "attends_across"
 """Marks modules of a decoder that attend to what the encoder read."""
 
+GIVEN = "given_layout"
+"""Where the attention of a layer that keeps keywords to itself finds the layout."""
+
 NAME = "bottega"
 """The name under which transformers finds this attention."""
 
@@ -50,7 +53,7 @@ def attention(
 
     across  the layout of a decoder's attention to what its encoder read
     """
-    layout = across if getattr(module, ACROSS, False) else layout
+    layout = across if getattr(module, ACROSS, False) else layout or getattr(module, GIVEN, None)
     if layout is None:
         raise TypeError(f"{type(module).__name__} does not pass keywords down to its attention")
     if attention_mask is not None:
@@ -64,6 +67,21 @@ def register() -> None:
     """Make `model.set_attn_implementation(NAME)` work; safe to call again."""
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
+
+
+def pass_down(model: torch.nn.Module) -> None:
+    """From now on a layer that is given a layout gives it to its attention, if its own code does or not."""
+    for layer in model.modules():
+        for child in layer.children():
+            if type(child).__name__.endswith("Attention"):
+                layer.register_forward_pre_hook(_passed_down, with_kwargs=True)
+                break
+
+
+def _passed_down(layer: torch.nn.Module, args: Any, options: dict[str, Any]) -> None:
+    for child in layer.children():
+        if type(child).__name__.endswith("Attention"):
+            setattr(child, GIVEN, options.get("layout"))
 
 
 def layout_for(batch: Batch) -> Layout:
