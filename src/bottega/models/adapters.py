@@ -195,9 +195,8 @@ def _refuse_unknown(model: nn.Module, targets: str | list[str]) -> None:
     names = {part for name, _ in model.named_modules() for part in (name, name.rpartition(".")[2])}
     lost = [] if isinstance(targets, str) else [name for name in targets if name not in names]
     if lost:
-        fix = (
-            f"{nearest(lost[0], sorted({name.rpartition('.')[2] for name, _ in _linear(model)}))}; all-linear fits any"
-        )
+        linear = {name.rpartition(".")[2] for name, _ in _linear(model)}
+        fix = f"{nearest(lost[0], sorted(linear))}; all-linear fits any model"
         raise ModelError(f"no module is called {lost[0]}", where="adapter.targets", fix=fix)
     whole = {name for name, _ in model.named_modules()}
     if isinstance(targets, str) and targets.isidentifier() and targets not in whole:
