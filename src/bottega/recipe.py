@@ -459,8 +459,8 @@ class Recipe(Section):
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             if not isinstance(error, OSError):
                 _refuse_rows(path)
-            what, place = _unreadable(error)
-            raise RecipeError(what, where=f"{path}{place}", fix=f"a recipe is a YAML file in UTF-8; {BEGIN}") from None
+            fix = f"a recipe is a YAML file in UTF-8; {BEGIN}"
+            raise RecipeError(f"not readable YAML: {_unreadable(error)}", where=str(path), fix=fix) from None
         if not isinstance(document, dict) or not set(document) & set(cls.model_fields):
             _refuse_rows(path)
         if not isinstance(document, dict):
@@ -554,14 +554,15 @@ LARGEST = 100_000
 """Most values of a document in YAML; its aliases stand for values too, each time they are named."""
 
 
-def _unreadable(error: Exception) -> tuple[str, str]:
-    """(what is wrong with a file that is no YAML, where in it)."""
+def _unreadable(error: Exception) -> str:
+    """What is wrong with a file that is no YAML, and where in it."""
     if isinstance(error, UnicodeDecodeError):
-        return "not readable YAML: its text is not in UTF-8", f", byte {error.start}"
+        return f"byte {error.start + 1}: its text is not in UTF-8"
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        mark = error.problem_mark
-        return f"not readable YAML: {error.problem}", f" line {mark.line + 1}, column {mark.column + 1}"
-    return f"not readable YAML: {error.strerror if isinstance(error, OSError) else error}", ""
+        mark, problem = error.problem_mark, error.problem
+        said = f"{error.context}, {problem}" if (error.context or "").startswith("expected") else problem
+        return f"line {mark.line + 1}, column {mark.column + 1}: {said}"
+    return str(error.strerror if isinstance(error, OSError) else error)
 
 
 def plain_yaml(text: str) -> Any:
@@ -601,9 +602,10 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
-        twice = [key for index, key in enumerate(keys) if key in keys[:index]]
+        twice = [key for index, (key, _) in enumerate(node.value) if key.value in keys[:index]]
         if twice:
-            raise yaml.MarkedYAMLError(problem=f"the key {twice[0]} is given twice", problem_mark=node.start_mark)
+            what = f"the key {twice[0].value} is given twice"
+            raise yaml.MarkedYAMLError(problem=what, problem_mark=twice[0].start_mark)
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 key.tag = "tag:yaml.org,2002:str"

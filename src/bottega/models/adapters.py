@@ -192,14 +192,15 @@ def _fused(adapted: nn.Module) -> nn.Module:
 
 def _refuse_unknown(model: nn.Module, targets: str | list[str]) -> None:
     """PEFT is content when one of several targets exists; the others would go unnoticed."""
-    names = {part for name, _ in model.named_modules() for part in (name, name.rpartition(".")[2])}
-    lost = [] if isinstance(targets, str) else [name for name in targets if name not in names]
-    if lost:
+    whole = {name for name, _ in model.named_modules()}
+    names = whole | {name.rpartition(".")[2] for name in whole}
+    single = isinstance(targets, str) and targets.isidentifier()
+    lost = [name for name in ([targets] if isinstance(targets, str) else targets) if name not in names]
+    if lost and (single or isinstance(targets, list)):
         linear = {name.rpartition(".")[2] for name, _ in _linear(model)}
         fix = f"{nearest(lost[0], sorted(linear))}; all-linear fits any model"
         raise ModelError(f"no module is called {lost[0]}", where="adapter.targets", fix=fix)
-    whole = {name for name, _ in model.named_modules()}
-    if isinstance(targets, str) and targets.isidentifier() and targets not in whole:
+    if single and targets not in whole:
         what = "a single text is a pattern of whole names, as model.layers.0.mlp.up_proj"
         raise ModelError(what, where="adapter.targets", fix=f"write a list: [{targets}]")
 
