@@ -71,7 +71,7 @@ def test_arguments_of_a_call_are_kept_whatever_they_are_called(called: Any) -> N
 
 
 def test_a_single_tool_is_a_list_of_one() -> None:
-    for given in (TOOL, TOOL["function"], json.dumps(TOOL)):
+    for given in (TOOL, TOOL["function"], json.dumps(TOOL), str([TOOL])):
         assert one({"messages": [USER, BOT], "tools": given}, Chat).tools == (TOOL,)
 
 
@@ -162,6 +162,12 @@ def test_a_label_beside_a_conversation_is_a_verdict_only_where_nothing_else_is_l
 def test_right_answers_in_further_spellings(fields: dict[str, Any]) -> None:
     record = one(fields, Posed)
     assert (record.prompt, record.right) == ((ASK,), "4")
+
+
+def test_an_answer_that_a_table_leaves_empty_is_none() -> None:
+    assert one({"question": "q", "answer": ""}, Posed) == Posed(
+        "file line 1", (ASK,), row={"question": "q", "answer": ""}
+    )
 
 
 # Spans, tags, labels

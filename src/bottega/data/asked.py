@@ -283,7 +283,7 @@ def _right(where: str, fields: Fields) -> str:
     """The right answer, where a row names one; verl's rows keep it in `reward_model`."""
     judge = fields.get("reward_model")
     fields = {**judge, **fields} if isinstance(judge, dict) else fields
-    name = next((name for name in RIGHT if fields.get(name) is not None), None)
+    name = next((name for name in RIGHT if fields.get(name) not in (None, "")), None)
     return string(where, {name: _as_text(_first(fields[name]))}, name) if name else ""
 
 

@@ -168,7 +168,21 @@ def _plain(fields: Fields) -> Fields:
     return plain if len(plain) == len(fields) else fields
 
 
-LISTS = (*TALKS, "tokens", "words", "tags", "ner_tags", "labels", "label", "spans", "entities", "choices", "options")
+LISTS = (
+    *TALKS,
+    "tools",
+    "functions",
+    "tokens",
+    "words",
+    "tags",
+    "ner_tags",
+    "labels",
+    "label",
+    "spans",
+    "entities",
+    "choices",
+    "options",
+)
 """Fields that are lists, and that a table writes as the text of one."""
 
 TEXTS = ("negatives", "negative", "neg", "positive", "pos")
