@@ -102,6 +102,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 """What a config needs that transformers' default leaves open."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
+    "lfm2 (conv)": {"layer_types": ["conv", "conv", "full_attention", "conv"] * 8},
     "minimax_m3_vl_text (sparse)": {"layer_types": ["full_attention", "minimax_m3_sparse"] * 30},
     "phi3 (longrope)": {
         "rope_parameters": {
