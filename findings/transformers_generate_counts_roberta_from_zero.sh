@@ -5,7 +5,7 @@
 # trained so. `generate` hands them positions of its own, which begin at 0, so that it writes by other scores than the
 # forward has for the same tokens, from the first token on.
 #
-# Seen 2026-11-28: the scores of the first token differ by 0.3 of their size; with the positions of the forward by 1e-7.
+# Seen 2026-11-28: the scores of the first token differ by 0.013 of their size; with positions from 0 by 1e-7.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -33,7 +33,7 @@ size = own.abs().max()
 print(f"transformers {transformers.__version__}")
 print(f"generate and forward differ by {(written - own).abs().max() / size:.1e}")
 print(f"generate and forward with positions from 0 by {(written - zero).abs().max() / size:.1e}")
-assert (written - own).abs().max() > 0.01 * size, "generate now goes by the positions of the forward"
+assert (written - own).abs().max() > 0.001 * size, "generate now goes by the positions of the forward"
 assert (written - zero).abs().max() < 1e-4 * size, "generate gives other positions than from 0"
 PYTHON
 "$folder/venv/bin/python" "$folder/look.py"
