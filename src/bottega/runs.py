@@ -217,7 +217,7 @@ def read_events(folder: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_bytes().split(b"\n"):
         with contextlib.suppress(ValueError):
             event = json.loads(line)
-            if isinstance(event, dict) and event.keys() >= {"type", "step", "time"}:
+            if isinstance(event, dict) and event.keys() >= {"type", "step"}:
                 yield event
 
 
@@ -450,7 +450,7 @@ def summary(folder: Path) -> dict[str, Any]:
         "seconds": sum(event["seconds"] for event in events if event["type"] == "stepped"),
         "result": next((name for name in RESULTS if (folder / name / MANIFEST).exists()), None),
         "verdict": _verdict(folder),
-        "time": last["time"],
+        "time": last.get("time", folder.stat().st_mtime),
     }
 
 
