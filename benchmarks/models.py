@@ -229,6 +229,8 @@ class Trial:
         self.kind, self.name, self.folder = kind, name, folder
         self.mapping, self.objective, loader = KINDS[kind]
         self.auto = getattr(transformers, loader)
+        # FSMT hides what comes next only so; classifiers keep nothing, and T5Gemma's does not know the keyword.
+        self.uncached = {} if kind == "classifier" else {"use_cache": False}
         self.found: dict[str, Any] = {"kind": kind, "model": name}
 
     def row(self) -> dict[str, Any]:
@@ -286,7 +288,7 @@ class Trial:
         ids = torch.arange(5, 5 + 50)[None] % VOCABULARY
         ids[0, -1] = 1
         given = {"input_ids": ids} | ({"decoder_input_ids": ids[:, :20]} if self.kind == "encoder-decoder" else {})
-        model.train()(**given, use_cache=False).logits.pow(2).sum().backward()
+        model.train()(**given, **self.uncached).logits.pow(2).sum().backward()
         model.eval().zero_grad()
 
     def _write_rows(self) -> None:
@@ -396,7 +398,7 @@ class Trial:
             given = {"input_ids": ids}
             if row.source is not None:
                 given = {"input_ids": torch.from_numpy(row.source)[None], "decoder_input_ids": ids}
-            logits = model(**given, use_cache=False).logits[0]  # FSMT hides what comes next only so
+            logits = model(**given, **self.uncached).logits[0]
             logits = logits[None] if self.objective == "classify" else logits[torch.from_numpy(row.at)]
             one = cross_entropy(logits, torch.from_numpy(row.label), reduction="none")
             losses.append((one * torch.from_numpy(row.weight)).sum())
