@@ -765,15 +765,24 @@ def _explained(error: ValidationError, document: Mapping[str, Any], where: str) 
             f"{'.'.join(keys[:-1])}: a value is missing", where=where, fix="write them all: [0.9, 0.999]"
         )
     if kind == "missing":
-        return RecipeError(f"the key {key} is missing", where=where, fix=f"add it: {EXAMPLES.get(keys[0], BEGIN)}")
+        return RecipeError(f"the key {key} is missing", where=where, fix=_added(keys, problem["input"]))
     what, fix = mistakes.described([one for its, one in found if its == keys])
-    if key in EXAMPLES:
+    if key in EXAMPLES and kind != "value_error":  # which says itself what is wrong
         what = "this section is empty" if problem["input"] is None else what
         optional = problem["input"] is None and not Recipe.model_fields[key].is_required()
         fix = f"write {EXAMPLES[key]}{', or leave the section out' if optional else ''}"
     elif PATHS.get(key) == "dataset" and kind in ("list_type", "model_type", "model_attributes_type"):
         what, fix = "a path is expected here, a source with its path, or a list of these", EXAMPLES["data"]
     return RecipeError(f"{key}: {what}" if key else what, where=where, fix=fix or _remedy(key))
+
+
+def _added(keys: Sequence[str], given: Any) -> str:
+    """How to add the last of some keys beside what is given of its section."""
+    example = EXAMPLES.get(keys[0], BEGIN)
+    if len(keys) == 1 or f"{keys[-1]}:" in example:
+        return f"add it: {example}"
+    beside = f" beside {mistakes.listed(given)}" if isinstance(given, Mapping) and given else ""
+    return f"write {keys[-1]}: …{beside}"
 
 
 def _remedy(key: str) -> str:
