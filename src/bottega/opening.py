@@ -13,6 +13,7 @@ import torch
 
 from bottega.events import Noted, Started
 from bottega.models.adapters import left_out
+from bottega.models.load import read_otherwise
 from bottega.models.quantized import packed
 from bottega.neighbours import cores
 from bottega.recipe import Recipe
@@ -105,6 +106,10 @@ def _noteworthy(session: Session) -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield "entities", what, {}
     for differs in tokenizer_differs(recipe, rows.tokenizer):
         yield "tokenizer", f"model.tokenizer is not the base's: {differs}", {}
+    other = read_otherwise(rows.tokenizer, session.engine.scorer.network.config)
+    if other:
+        what = f"transformers' AutoTokenizer makes a {other} of this tokenizer, and so cuts texts otherwise"
+        yield "tokenizer", f"{what}: read the result's with PreTrainedTokenizerFast", {}
     if session.new and recipe.objective.head == "masked":
         yield "head", f"the checkpoint has no head for masked words; it begins at random: {', '.join(session.new)}", {}
     found = packed(session.engine.scorer.model)

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 import bottega
 from bottega.errors import ModelError
-from bottega.models.load import load_config, load_model, load_tokenizer
+from bottega.models.load import load_config, load_model, load_tokenizer, read_otherwise
 from bottega.recipe import Model
 from bottega.session import Session
 from making import make_model, write_jsonl
@@ -157,6 +157,24 @@ def test_a_tokenizer_of_ones_own_stays_itself_beside_a_qwen2(tmp_path: Path) -> 
     assert json.loads(read.backend_tokenizer.to_str())["pre_tokenizer"] == saved["pre_tokenizer"]
     assert "Split" in str(before)
     assert "Split" not in str(read.backend_tokenizer.pre_tokenizer)
+    assert read_otherwise(read, AutoConfig.from_pretrained(base)) == "Qwen2Tokenizer"
+    assert read_otherwise(read, AutoConfig.for_model("llama")) is None
+    assert read_otherwise(AutoTokenizer.from_pretrained(base), AutoConfig.from_pretrained(base)) is None
+
+
+def test_a_run_tells_that_its_tokenizer_will_be_read_otherwise(llama: Path, tmp_path: Path) -> None:
+    shape = {"model_type": "qwen2", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    shape |= {"num_attention_heads": 2, "num_key_value_heads": 2}
+    recipe = bottega.Recipe.parse(
+        {
+            "model": {"shape": shape, "tokenizer": str(llama)},
+            "data": {"train": str(write_jsonl(tmp_path / "rows.jsonl", [{"text": "the cat sat"}] * 4))},
+            "objective": {"kind": "causal"},
+            "optim": {"steps": 1},
+        }
+    )
+    notes = [event.message for event in bottega.train(recipe, tmp_path / "run") if event.type == "noted"]
+    assert sum("makes a Qwen2Tokenizer of this tokenizer" in note for note in notes) == 1
 
 
 @pytest.mark.parametrize("kind", ["clip", "emu3_text_model"])

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import huggingface_hub
@@ -38,7 +39,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
-from transformers.models.auto.tokenization_auto import get_tokenizer_config
+from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, get_tokenizer_config
 
 from bottega import recipe as recipes
 from bottega.data import builtin
@@ -214,6 +215,23 @@ def load_tokenizer(name: str) -> Any:
             raise ModelError("the tokenizer reports no character offsets", where=name, fix=fix)
         builtin.adopt(tokenizer, None)
     return tokenizer
+
+
+def read_otherwise(tokenizer: Any, config: Any) -> str | None:
+    """The class by which transformers would cut texts otherwise than this tokenizer, if both are saved in one folder.
+
+    None where it reads it as it is.
+    """
+    known = TOKENIZER_MAPPING_NAMES.get(config.model_type)
+    if type(tokenizer) is not PreTrainedTokenizerFast or known in (None, *GENERIC):
+        return None
+    with TemporaryDirectory() as folder, _quietly(folder, "the tokenizer"):
+        tokenizer.save_pretrained(folder)
+        config.save_pretrained(folder)
+        read = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    ours, theirs = (json.loads(one.backend_tokenizer.to_str()) for one in (tokenizer, read))
+    same = all(ours[part] == theirs[part] for part in ("normalizer", "pre_tokenizer"))
+    return None if same else type(read).__name__
 
 
 def load_config(model: recipes.Model, tokenizer: Any) -> Any:
