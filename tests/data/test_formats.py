@@ -359,7 +359,7 @@ def test_pairs_with_what_does_not_belong() -> None:
 def test_scores_are_from_0_to_1() -> None:
     assert one({"text1": "a", "text2": "b", "label": 1}, Compared) == Compared("file line 1", "a", "b", 1.0)
     assert one({"sentence1": "a", "sentence2": "b", "score": "0.25"}, Compared).score == 0.25
-    for wrong in (-0.1, 4.5, "much", None, [1], float("nan")):
+    for wrong in (-0.1, 4.5, "much", None, [1], float("nan"), 10**400):
         refused({"sentence1": "a", "sentence2": "b", "score": wrong}, Compared, what="score")
 
 

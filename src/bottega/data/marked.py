@@ -193,7 +193,7 @@ def paired(where: str, fields: Fields) -> Record:
 def compared(where: str, fields: Fields) -> Record:
     """Two texts and a number from 0, nothing in common, to 1, the same."""
     given = fields["score"]
-    score = float(given) if isinstance(given, (int, float)) else _number(given)
+    score = _number(given)
     if score is None or not 0 <= score <= 1:
         raise DataError(
             f"score {_shown(given)}",
@@ -203,8 +203,8 @@ def compared(where: str, fields: Fields) -> Record:
     return Compared(where, string(where, fields, "sentence1"), string(where, fields, "sentence2"), score)
 
 
-def _number(text: Any) -> float | None:
+def _number(given: Any) -> float | None:
     try:
-        return float(text)
-    except (TypeError, ValueError):
+        return float(given)
+    except (TypeError, ValueError, OverflowError):  # a whole number may have any number of digits
         return None

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any, Literal
 
 import numpy as np
@@ -24,7 +25,7 @@ from bottega.engine.filters import NONE, draw, filtered, likeliest
 from bottega.engine.recorded import Recorded
 from bottega.engine.rules import Rules, heeded
 from bottega.errors import Diverged
-from bottega.models.attention import layout_for
+from bottega.models.attention import CACHES, layout_for
 from bottega.models.attention.cached import CachedLayout, Kept
 from bottega.models.attention.mask import Layout, padded
 from bottega.models.scorer import first_position
@@ -327,6 +328,8 @@ class _Sourced:
 
     def __init__(self, network: Any, rows: Sequence[_Row]) -> None:
         self.network, self.rows = network, rows
+        taken = signature(network.forward).parameters
+        self.kept = next(name for name in CACHES if name in taken)
 
     def start(self) -> Tensor:
         prompts = list(dict.fromkeys(row.prompt for row in self.rows))
@@ -358,10 +361,10 @@ class _Sourced:
             encoder_outputs=self.form(last_hidden_state=self.states),
             attention_mask=self.mask,
             decoder_input_ids=ids,
-            past_key_values=self.cache,
             use_cache=True,
+            **{self.kept: self.cache},
         )
-        self.cache = out.past_key_values
+        self.cache = getattr(out, self.kept)
         logits: Tensor = out.logits[:, -1]
         return logits
 

@@ -29,6 +29,9 @@ ACROSS = "attends_across"
 GIVEN = "given_layout"
 """Where the attention of a layer that keeps keywords to itself finds the layout."""
 
+CACHES = ("cache", "past_key_values")
+"""What transformers calls the keys and values that a model keeps: from 5.24 on, and before."""
+
 NAME = "bottega"
 """The name under which transformers finds this attention."""
 

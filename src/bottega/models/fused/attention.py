@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bottega.batch import Example, Row
+from bottega.models.attention import CACHES
 from bottega.models.attention.blocks import BlockLayout
 from bottega.models.attention.mask import Style
 from bottega.models.compiled import kernel
@@ -58,7 +59,8 @@ def _forward(
     found = [part(getattr(module, name), hidden_states) for name in NAMES[:3]]
     layers = [layer for layer in found if layer is not None]
     layout = options.get("layout")
-    if len(layers) < 3 or layout is None or position_embeddings is None or options.get("past_key_values") is not None:
+    cached = any(options.get(name) is not None for name in CACHES)
+    if len(layers) < 3 or layout is None or position_embeddings is None or cached:
         return type(module).forward(module, hidden_states, position_embeddings=position_embeddings, **options)
     q, k, v = (x.view(len(x), -1, module.head_dim) for x in together(layers, hidden_states[0]))
     norms = (getattr(module, name, None) for name in ("q_norm", "k_norm"))
