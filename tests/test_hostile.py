@@ -50,6 +50,13 @@ def test_an_alias_for_what_is_written_once(tmp_path: Path) -> None:
     assert Recipe.load(tmp_path / "recipe.yaml").name == "x"
 
 
+@pytest.mark.parametrize("name", ["rows.json", "rows.csv", "rows.conll", "rows.parquet"])
+def test_no_reader_waits_for_a_pipe(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match="a pipe or a device"):
+        list(placed(tmp_path / name))
+
+
 def test_a_pipe_is_not_waited_for(llama: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "rows.jsonl")
     with pytest.raises(RecipeError, match="a pipe or a device"):

@@ -318,7 +318,7 @@ def show_plan(found: Plan, recipe: str, console: Console, *, cut: bool = False) 
         speed = "" if found.seconds is None else "; its speed is its datasheet's"
         console.print(f"[yellow]note[/] counted, not measured{speed}")
     if found.fits:
-        console.print(f"[green]It fits.[/] Run it: bottega train {escape(recipe)}")
+        console.print(f"[green]It fits.[/] Run it: bottega train {escape(recipe)}", soft_wrap=True)
         return
     console.print("[bold red]It does not fit.[/]")
     for advice in found.advice:
@@ -415,7 +415,8 @@ def show_audit(found: Audit, data: Sequence[str], fix: Path | None, console: Con
         console.print(f"\n{fix}: {kept:,} rows kept, {removed:,} removed, {repaired:,} repaired", markup=False)
         console.print(f"why, row by row: {fix.with_suffix('.log.jsonl')}", markup=False)
     elif any(one.mend for one in found.findings):
-        console.print(f"\na cleaned copy: bottega audit {shlex.join(data)} --fix clean.jsonl", markup=False)
+        command = f"bottega audit {shlex.join(data)} --fix clean.jsonl"
+        console.print(f"\na cleaned copy: {command}", markup=False, soft_wrap=True)
 
 
 def _indented(text: str) -> Padding:

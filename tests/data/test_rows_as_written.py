@@ -294,3 +294,60 @@ def test_a_cell_that_only_begins_like_a_list_takes_no_time(text: str) -> None:
         fields = {"text": "x", "completion": "a", "label": "b", name: text}
         list(records([("file line 1", fields)], (Prompted, Labelled), on_bad=lambda error: None))
     assert time.perf_counter() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("tokens", "tags"),
+    [
+        ("['EU' 'rejects' 'German']", "['B-ORG' 'O' 'B-MISC']"),
+        ("['EU', 'rejects', 'German']", '["B-ORG", "O", "B-MISC"]'),
+        ("['EU'\n 'rejects' \"German\"]", "['B-ORG'\n 'O' 'B-MISC']"),
+    ],
+)
+@pytest.mark.parametrize("capitals", [False, True])
+def test_lists_as_libraries_print_them_into_tables(tokens: str, tags: str, capitals: bool) -> None:
+    names = ("Tokens", "Tags") if capitals else ("tokens", "tags")
+    record = one(dict(zip(names, (tokens, tags), strict=True)), Tagged)
+    assert record == Tagged("file line 1", "EU rejects German", (Entity(0, 2, "ORG"), Entity(11, 17, "MISC")))
+
+
+def test_texts_between_which_a_comma_is_missing_are_not_joined() -> None:
+    told = refused({"text": "x", "labels": "['a' 'b', 'c']"}, Multilabelled)
+    assert told.what == "labels is not a list"
+
+
+def test_lists_in_cells_of_columns_in_capitals() -> None:
+    found = one({"Text": "x", "Labels": "['a', 'b']"}, Labelled, Multilabelled)
+    assert found == Multilabelled("file line 1", "x", ("a", "b"))
+    for name in ("Negatives", "hard_negatives", "neg_1"):
+        given = {"anchor": "a", "positive": "b", name: '["c", "d"]'}
+        given = {key.capitalize(): value for key, value in given.items()} if name.istitle() else given
+        assert one(given, Paired) == Paired("file line 1", "a", "b", ("c", "d"), None)
+
+
+def test_what_a_prompt_was_made_of_is_not_asked_in_its_place() -> None:
+    for name in ("question", "query", "input"):
+        row = {"prompt": "P: q", "completion": " C", name: "q"}
+        assert one(row, Chat, Prompted) == Prompted("file line 1", "P: q", " C")
+
+
+def test_a_level_beside_an_answer_is_no_verdict() -> None:
+    for level in (0, 1):
+        row = {"question": "q", "answer": "a", "label": level}
+        assert learned(row, "sft") == Chat("file line 1", (ASK, SAY))
+    assert learned({"question": "q", "answer": "a", "label": False}, "kto").desirable is False
+
+
+def test_values_for_the_template_make_a_prompt_a_conversation() -> None:
+    row = {"prompt": "q", "completion": "a", "chat_template_kwargs": {"deep": True}}
+    found = learned(row, "kto" if "label" in row else "sft")
+    assert (found.messages, found.variables) == ((ASK, SAY), {"deep": True})
+
+
+def test_system_messages_of_history_and_conversation_are_compared() -> None:
+    other = {"role": "system", "content": "something else"}
+    row = {"system": BRIEF.content, "history": [["a", "b"]], "messages": [other, USER, BOT]}
+    assert "a system message of its own" in refused(row, Chat).what
+    row = {"history": [["a", "b"]], "messages": [SYSTEM, USER, BOT]}
+    past = (Message("user", "a"), Message("assistant", "b"))
+    assert learned(row, "sft").messages == (BRIEF, *past, ASK, SAY)

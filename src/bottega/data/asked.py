@@ -34,15 +34,12 @@ QUESTIONS = ("question", "problem", "query", "input", "inputs")
 PROMPTS = ("prompt", *QUESTIONS, "instruction")
 """Names of what is asked."""
 
-SAID = ("answer", "answers", "solution", "response", "output", "completion", "target", "targets")
-RIGHT = (*SAID, "ground_truth", "final_answer", "expected_answer", "reference_answer", "gold")
+REPLIES = ("answer", "answers", "solution", "response", "output", "completion", "target", "targets")
+RIGHT = (*REPLIES, "ground_truth", "final_answer", "expected_answer", "reference_answer", "gold")
 """Names of an answer to a question; and of the right one, where answers are judged."""
 
-BESIDE = ("system", "history", "tools", "functions")
-"""What makes a prompt a conversation, whatever its shape."""
-
-GIVEN = (*BESIDE, VARIABLES)
-"""What is read beside what is asked."""
+GIVEN = ("system", "history", "tools", "functions", VARIABLES)
+"""What is read beside what is asked, and makes it a conversation, whatever its shape."""
 
 TURN = "\n\nAssistant:"
 """Where the answer starts in a transcript written as one string (Bai et al. 2022, HH-RLHF)."""
@@ -63,7 +60,7 @@ def _prompt(where: str, fields: Fields) -> Prompt:
     """What an answer answers: a text as it is where nothing makes it a conversation."""
     asked = _asked(where, fields)
     if isinstance(asked, str):
-        if not any(fields.get(name) for name in BESIDE):
+        if not any(fields.get(name) for name in GIVEN):
             return asked
         asked = (Message("user", asked),)
     return _begun(where, fields, asked)
@@ -93,14 +90,14 @@ def _question_turns(where: str, fields: Fields) -> Turns:
 
 def _begun(where: str, fields: Fields, turns: Turns) -> Turns:
     """Turns after what the row has beside them: a system message, and what was said before."""
-    system = optional(where, fields, "system")
-    turns = (*_history(where, fields), *turns)
-    if not system:
-        return turns
-    if turns[0].role != "system":
-        return (Message("system", system), *turns)
-    _refuse_two_systems(where, system, turns[0])
-    return turns
+    system, past = optional(where, fields, "system"), tuple(_history(where, fields))
+    given = [Message("system", system)] if system else []
+    given += [turn for part in (past, turns) for turn in part[:1] if turn.role == "system"]
+    for other in given[1:]:
+        _refuse_two_systems(where, given[0].content, other)
+    past, turns = (part[1:] if part and part[0].role == "system" else part for part in (past, turns))
+    # Of equal ones the last: it holds whatever else a message says.
+    return (*given[-1:], *past, *turns)
 
 
 def _refuse_two_systems(where: str, system: str, first: Message) -> None:
@@ -175,7 +172,7 @@ def text(where: str, fields: Fields) -> Record:
 def prompted(where: str, fields: Fields) -> Record:
     """Texts as they are; or a conversation, of which the completion alone is learned."""
     asked, answer = fields["prompt"], fields["completion"]
-    if not _is_said(asked) and not _is_said(answer) and not any(fields.get(name) for name in BESIDE):
+    if not _is_said(asked) and not _is_said(answer) and not any(fields.get(name) for name in GIVEN):
         return Prompted(where, string(where, fields, "prompt", empty=True), string(where, fields, "completion"))
     said = _turns(where, answer, "completion") if _is_said(answer) else ()
     if said and not any(turn.role == "assistant" for turn in said):

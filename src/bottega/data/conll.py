@@ -27,10 +27,13 @@ Sentence = list[tuple[int, list[str]]]
 def conll(path: Path, layout: Layout) -> Rows:
     """Sentences: the first column is the token, the last its tag; or those `columns` calls tokens and tags."""
     first, last = _places(layout)
+    unsure = not layout.columns
     with opened(path, layout.encoding, "\n") as file:
         for sentence in _sentences(path, lines(path, file), layout, last):
-            if not layout.columns:
+            if unsure and len(sentence) > 1:
+                # Of the first alone: further down the tokens of a list may be 1 and 2.
                 _refuse_numbers(path, sentence)
+                unsure = False
             yield sentence[0][0], _row(path, sentence, first, last)
 
 
@@ -66,8 +69,12 @@ def _row(path: Path, sentence: Sentence, first: int, last: int) -> Fields | Data
 def _refuse_numbers(path: Path, sentence: Sentence) -> None:
     """A DataError where the first column counts the tokens."""
     numbers = [columns[0] for _, columns in sentence if len(columns) > 2]
-    if len(sentence) > 1 and numbers == [str(number) for number in range(1, len(sentence) + 1)]:
-        names = ["number", "tokens", "tags", *(f"other{n}" for n in range(1, len(sentence[0][1]) - 2))]
+    if numbers == [str(number) for number in range(1, len(sentence) + 1)]:
+        places = range(2, min(len(columns) for _, columns in sentence))
+        tags = (place for place in places if all(TAG.fullmatch(columns[place]) for _, columns in sentence))
+        tag = next(tags, places[-1])
+        others = iter(f"other{number}" for number in range(1, len(places)))
+        names = ["number", "tokens", *("tags" if place == tag else next(others) for place in places)]
         fix = f"name the columns, such as data.columns=[{', '.join(names)}]"
         raise DataError("the first column counts tokens and holds none", where=f"{path} line {sentence[0][0]}", fix=fix)
 

@@ -242,9 +242,12 @@ def variables(where: str, fields: Fields) -> Variables:
         return {}
     if not isinstance(given, dict):
         raise DataError(f"{VARIABLES} is not an object", where=where, fix='write {"enable_thinking": false}')
-    taken = [name for name in given if name in OWN or not name.isidentifier()]
-    if taken:
-        what = f"{VARIABLES} gives {taken[0]!r}, which is no value of the template's own"
-        raise DataError(what, where=where, fix="messages and tools are fields of the row")
+    unnamed = next((name for name in given if not name.isidentifier()), None)
+    if unnamed is not None:
+        raise DataError(f"{VARIABLES} gives {unnamed!r}, which no template can name", where=where, fix="rename it")
+    taken = next((name for name in given if name in OWN), None)
+    if taken is not None:
+        what = f"{VARIABLES} gives {taken!r}, which the row's other fields decide"
+        raise DataError(what, where=where, fix="leave it out there; messages and tools are fields of the row")
     sound(where, VARIABLES, given)
     return {name: value for name, value in given.items() if value is not None}

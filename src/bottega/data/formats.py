@@ -168,55 +168,54 @@ def _plain(fields: Fields) -> Fields:
     return plain if len(plain) == len(fields) else fields
 
 
-LISTS = (
-    *TALKS,
-    "tools",
-    "functions",
-    "tokens",
-    "words",
-    "tags",
-    "ner_tags",
-    "labels",
-    "label",
-    "spans",
-    "entities",
-    "choices",
-    "options",
-)
-"""Fields that are lists, and that a table writes as the text of one."""
-
-TEXTS = ("negatives", "negative", "neg", "positive", "pos")
-"""Fields that are a text, or a list of texts."""
-
-ANSWERS = ("prompt", "completion", "response", "chosen", "rejected", "history", *asked.QUESTIONS)
-"""Fields that are a text, or messages."""
-
-
-def _unpacked(fields: Fields) -> Fields:
-    """The row with the lists that a cell of a table holds, as JSON or as Python prints them."""
-    for name in (*LISTS, *TEXTS, *ANSWERS):
-        value = fields.get(name)
-        if isinstance(value, str) and value[:1] == "[" and value.rstrip()[-1:] == "]":
-            found = _listed(value)
-            texts = name in TEXTS and isinstance(found, list) and all(isinstance(one, str) for one in found)
-            if found is not None and (name in LISTS or texts or (name in ANSWERS and is_talk(found))):
-                fields = {**fields, name: found}
-    return fields
-
-
 COMMAS = 4096
 """A text with more of them is not tried as Python's: that takes some twenty microseconds an item."""
 
+STRING = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+ITEM = rf"(?:{STRING}|-?\d+(?:\.\d*)?(?:e[-+]?\d+)?)"
+NUMPY = re.compile(rf"\[\s*{ITEM}(?:\s+{ITEM})*\s*\]", re.DOTALL)
+"""An array as numpy prints it, nothing but white space between its items; pandas writes lists so into a table."""
 
-def _listed(text: str) -> Any:
+
+def _unpacked(fields: Fields) -> Fields:
+    """The row with the lists that a cell of a table holds, as JSON or as Python or numpy print them."""
+    for given, value in fields.items():
+        name = given.strip().lower()
+        if not isinstance(value, str) or value[:1] != "[" or value.rstrip()[-1:] != "]":
+            continue
+        texts = name in TEXTS or marked.NEGATIVE.fullmatch(name)
+        if texts or name in LISTS or name in SAID:
+            found = _listed(value.rstrip())
+            if found is None or (texts and not all(isinstance(one, str) for one in found)):
+                continue
+            if name not in SAID or is_talk(found):
+                fields = {**fields, given: found}
+    return fields
+
+
+def _listed(text: str) -> list[Any] | None:
     """The list that a text is; None where it is none."""
-    readers: list[Callable[[str], Any]] = [json.loads, ast.literal_eval]
+    readers: list[Callable[[str], Any]] = [json.loads, _of_numpy, _of_python]
     for read in readers if text.count(",") <= COMMAS else readers[:1]:
         try:
-            return read(text)
+            found = read(text)
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             continue
+        return found if isinstance(found, list) else None
     return None
+
+
+def _of_numpy(text: str) -> list[Any]:
+    if NUMPY.fullmatch(text) is None:
+        raise ValueError
+    return [ast.literal_eval(item) for item in re.findall(ITEM, text, re.DOTALL)]
+
+
+def _of_python(text: str) -> Any:
+    """What a literal of Python says; a ValueError where two texts without a comma between them would become one."""
+    if re.search("\0\\s*\0", re.sub(STRING, "\0", text, flags=re.DOTALL)):
+        raise ValueError
+    return ast.literal_eval(text)
 
 
 def _detect(where: str, fields: Fields, reads: tuple[type, ...], name: str) -> tuple[Chosen, str]:
@@ -323,7 +322,8 @@ def _not_a_template(problem: str) -> RecipeError:
 def _is_flag(fields: Fields) -> bool:
     """Whether a label says good or bad, rather than naming a class."""
     name = next(name for name in FLAGS if name in fields)
-    judged = name != FLAGS[0] or any(answer in fields for answer in COMPLETIONS)
+    # An answer to a question may have a label that is none of how good it is, a level or a subject.
+    judged = name != FLAGS[0] or "completion" in fields or "response" in fields
     return _may_be_flag(fields) and (judged or isinstance(fields[name], bool))
 
 
@@ -334,6 +334,11 @@ def _may_be_flag(fields: Fields) -> bool:
 def _is_preferred(fields: Fields) -> bool:
     """Whether a row of messages has answers to choose from: those before them are the prompt."""
     return FORMATS["preference"].names(fields) is not None
+
+
+def _is_question(fields: Fields) -> bool:
+    """Whether a question is what is asked, rather than one of the things a prompt was made of."""
+    return "prompt" not in fields or any(name in fields for name in ("answer", "answers", "solution"))
 
 
 def _has_spans(fields: Fields) -> bool:
@@ -364,7 +369,9 @@ FORMATS: dict[str, Format] = {
     "instruction": Format(
         Chat, (("instruction",), ("output", "response", "completion", "answer")), asked.instruction, also=BESIDE_ASKED
     ),
-    "question": Format(Chat, (QUESTIONS, asked.SAID), asked.question, also=frozenset({*GIVEN, "context"}).__contains__),
+    "question": Format(
+        Chat, (QUESTIONS, asked.REPLIES), asked.question, _is_question, frozenset({*GIVEN, "context"}).__contains__
+    ),
     "summary": Format(
         Chat,
         (("source", "document", "article", "dialogue"), ("summary", "target", "highlights")),
@@ -433,3 +440,27 @@ FORMATS: dict[str, Format] = {
     ),
     "text": Format(Text, (TEXT,), asked.text),
 }
+
+
+def _names(*formats: str) -> set[str]:
+    """Every name of every field that some formats need."""
+    needs = (need for name in formats for need in (*FORMATS[name].needs, *FORMATS[name].instead))
+    return {name for need in needs for name in need}
+
+
+LISTS = ({*TALKS, "tools", "functions", "history", *LABELS} | _names("multilabelled", "conll", "spans", "choice")) - {
+    *TEXT,
+    "question",
+    "query",
+    "gold",
+    "answer",
+    "answerKey",
+    "data",
+}
+"""Fields that are lists, and that a table writes as the text of one."""
+
+TEXTS = {"positive", "pos", "answers", "targets"}
+"""Fields that are a text, or a list of texts; and those of wrong texts (marked.NEGATIVE)."""
+
+SAID = {"prompt", "chosen", "rejected", *COMPLETIONS, *QUESTIONS} | _names("preference")
+"""Fields that are a text, or messages."""

@@ -21,13 +21,15 @@ LINES = "one object a line is JSONL: data.reader=jsonl, or rename it to .jsonl; 
 
 WHOLE = "one list or object is JSON: data.reader=json, or rename it to .json"
 
+TALKS = 'a conversation is {"messages": [{"role": …, "content": …}, …]}'
+
 DEEPEST = 3
 """How deep in an object lists of rows are looked for, to name them."""
 
 
 def json_lines(path: Path, layout: Layout) -> Rows:
     """A row a line."""
-    row = _Shape(path, layout)
+    row = _Shape(path, layout, of_lists=WHOLE)
     with opened(path, layout.encoding, "\n") as file:
         for line, text in lines(path, file):
             if text.strip():
@@ -78,9 +80,13 @@ def _beginning(file: TextIO) -> str:
 
 
 class _Shape:
-    """What a JSON value is as a row: an object as it is, a list by the names of its items, or what lies under a key."""
+    """What a JSON value is as a row: an object as it is, a list by the names of its items, or what lies under a key.
 
-    def __init__(self, path: Path, layout: Layout, counted: str = "line") -> None:
+    of_lists  what to do where a row is a list of objects
+    """
+
+    def __init__(self, path: Path, layout: Layout, counted: str = "line", of_lists: str = TALKS) -> None:
+        self.of_lists = of_lists
         self.path, self.counted, self.field, self.columns = path, counted, layout.field, list(layout.columns)
         self.headed = bool(layout.header)
 
@@ -98,7 +104,7 @@ class _Shape:
             fix = 'a row is {"field": …}'
             if isinstance(value, list):
                 rows = bool(value) and isinstance(value[0], dict)
-                fix = WHOLE if rows and self.counted == "line" else "name its items: data.columns=[text, label]"
+                fix = self.of_lists if rows else "name its items: data.columns=[text, label]"
             raise DataError(f"a JSON {_kind(value)} where a row is expected", where=where, fix=fix)
         return value
 

@@ -130,6 +130,7 @@ def _all(source: Source, name: str) -> Iterator[Placed]:
 
 
 def _file(path: Path, name: str, source: Source) -> Iterator[Placed]:
+    refuse_what_is_no_file(path)  # before a look into it, which would wait for what a pipe may bring
     counted = unit(path, source)
     return ((f"{name} {counted} {line}", fields) for line, fields in read(path, source))
 
