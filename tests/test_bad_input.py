@@ -1218,6 +1218,7 @@ def process(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, check=False)
 
 
+@pytest.mark.slow
 def test_the_exit_code_of_bad_input(write: Write) -> None:
     recipe = write([ROW, {**ROW, "completion": ""}])
     ended = process("-m", "bottega", "train", str(recipe), "--out", str(recipe.parent / "out"))

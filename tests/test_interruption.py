@@ -299,7 +299,9 @@ def test_a_run_that_ignores_the_closing_of_its_terminal_goes_on(document: dict, 
 # Output that nobody takes
 
 
-@pytest.mark.parametrize("command", [["--help"], ["runs"], ["runs", "--json"]])
+@pytest.mark.parametrize(
+    "command", [["--help"], *(pytest.param(one, marks=pytest.mark.slow) for one in (["runs"], ["runs", "--json"]))]
+)
 def test_a_pipe_that_is_closed_and_a_full_disk_behind_the_output(command: list[str], tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)

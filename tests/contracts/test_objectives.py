@@ -93,7 +93,7 @@ def test_a_shared_prefix_is_a_repeated_one(made: World) -> None:
     same(made.shared, made.gradients([made.complete(repeated, made.fit)]), made.tolerance)
 
 
-@pytest.mark.parametrize("tokens", [30, 90])
+@pytest.mark.parametrize("tokens", [30, pytest.param(90, marks=pytest.mark.slow)])
 def test_any_split_into_micro_batches_is_the_same_update(made: World, tokens: int) -> None:
     parts = divide(made.examples, tokens)
     assert tokens > 30 or len(parts) > 1

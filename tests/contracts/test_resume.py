@@ -75,13 +75,18 @@ WAYS: dict[str, dict] = {"full": {}, "lora": LORA, "guarded": {"optim": GUARDED}
 WITH_LORA = ("sft", "dpo", "grpo", "tag")
 """Of each sort (rows, a reference, answers of its own, an encoder) the one `make test` resumes with LoRA too."""
 
+LIKE_DPO = ("orpo", "simpo", "cpo")
+"""They differ from it in their loss alone: `make slow` resumes them."""
+
+
+def marks(kind: str, way: str) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.slow] if kind in LIKE_DPO or (way == "lora" and kind not in WITH_LORA) else []
+
 
 @pytest.mark.parametrize(
     ("kind", "more"),
     [
-        pytest.param(
-            kind, more, id=f"{kind}-{way}", marks=pytest.mark.slow if way == "lora" and kind not in WITH_LORA else []
-        )
+        pytest.param(kind, more, id=f"{kind}-{way}", marks=marks(kind, way))
         for kind in objectives.kinds()
         for way, more in WAYS.items()
         if way != "full" or kind == "sft"

@@ -222,6 +222,7 @@ def by_hand(run: Path, found: Evaluation, *, shots: int) -> float:
     return float(nll / tokens)
 
 
+@pytest.mark.slow
 def test_other_models_other_runs_and_passages(trained: Callable[..., Path], tmp_path: Path) -> None:
     run, other = trained("sft", SAID), trained("sft", SAID, name="other", optim={"steps": 1, "lr": 1e-5})
     model = make_model(tmp_path / "fresh")
