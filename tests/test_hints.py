@@ -49,10 +49,18 @@ def told(line: str) -> str:
         ("generate -m model once", f"{BARE}generate MODEL"),
         ("generate model --max_new_tokens 9", f"{HERE}--tokens"),
         ("evaluate run --num_fewshot 5", f"{HERE}--shots"),
-        (
-            "evaluate run --learning_rate 5",
-            "optim.lr in a run's recipe says it; what is taken here:",
-        ),
+        ("tokenizer fit", "what there is: bottega tokenizer -h"),
+        ("tokenizer run", "what there is: bottega tokenizer -h"),
+        ("tokenizer dpo", "what there is: bottega tokenizer -h"),
+        ("plan --device", "how it is called: bottega plan -h"),
+        ("generate m --json=1", "how it is called: bottega generate -h"),
+        ("tokenizer train --vocab", "how it is called: bottega tokenizer train -h"),
+        ("train r.yaml --max_samples 9", f"{KEY}train RECIPE 'data.train={{path: FILE, split: \"train[:100]\"}}'"),
+        ("audit r.jsonl --max-samples 9", 'data.train={path: FILE, split: "train[:100]"} in a recipe, which may be'),
+        ("audit r.jsonl --max_length 9", "data.max_length in a recipe, which may be audited instead of rows, says it"),
+        ("init sft --learning_rate 5", "optim.lr in the recipe that it writes says it"),
+        ("finetune --model m --max_samples 9", f"{HERE}--train-split"),
+        ("generate m --num_samples 3", f"{HERE}--number"),
         ("runs --jsn", "did you mean --json?"),
         ("finetune --model m --data a --foo 3", "what is taken here: bottega finetune -h; keys of a recipe may follow"),
         ("sft --model m", "here it is: bottega finetune"),
@@ -67,6 +75,21 @@ def told(line: str) -> str:
 )
 def test_what_to_write_instead(line: str, fix: str) -> None:
     assert fix in told(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["evaluate x --batch-size 3", "evaluate x --learning_rate 5", "evaluate x --beta 1", "audit x --seed 3",
+     "audit x --lr 5", "generate x --template t", "tokenizer train x --max_samples 9"],
+)  # fmt: skip
+def test_no_key_is_named_that_would_not_do_what_was_asked(line: str) -> None:
+    assert told(line) == f"what is taken here: bottega {line.partition(' x ')[0]} -h"
+
+
+@pytest.mark.parametrize("word", ["it's", 'a "word"', "plain", "evaluat's"])
+def test_a_command_that_does_not_exist_is_named_as_it_was_written(word: str) -> None:
+    done = CliRunner().invoke(app, [word])
+    assert (done.exit_code, done.stderr.splitlines()[0]) == (2, f"error: bottega: no such command: {word}")
 
 
 def test_every_option_of_finetune_has_a_key_and_every_key_is_one() -> None:

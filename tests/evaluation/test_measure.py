@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import bottega
 from bottega.cli import app
 from bottega.errors import DataError, RunError
+from bottega.evaluation import measure
 from bottega.evaluation.case import drawn
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.measure import Evaluation, evaluate
@@ -149,7 +150,7 @@ def test_other_rows_and_fewer_of_them(trained: Callable[..., Path], tmp_path: Pa
 
 
 def test_as_many_rows_are_measured_as_asked_for_where_some_make_no_example(
-    trained: Callable[..., Path], tmp_path: Path
+    trained: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trained("sft")
     long = [{"instruction": row["instruction"], "output": "mat " * 200} for row in SAID]
@@ -162,6 +163,10 @@ def test_as_many_rows_are_measured_as_asked_for_where_some_make_no_example(
     # All that can be measured, where that is fewer; and the rows without spares are those drawn before.
     evaluation = evaluate(run, str(tmp_path / "mixed.jsonl"), rows=50)
     assert (evaluation.rows, sum(evaluation.dropped.values())) == (20, 40)
+    # However many are asked for, no more than so many stand by.
+    monkeypatch.setattr(measure, "MOST_SPARES", 10)
+    evaluation = evaluate(run, str(tmp_path / "mixed.jsonl"), rows=15)
+    assert (evaluation.rows + sum(evaluation.dropped.values()), evaluation.of) == (25, 60)
 
 
 def test_what_is_drawn_is_as_likely_as_any_other() -> None:

@@ -43,23 +43,34 @@ class Commands(TyperGroup):
     """Our commands: what is wrong with how one is called is told like any other error."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        ctx.meta[__name__] = "--json" in args
-        with self._told(ctx):
+        ctx.meta[__name__] = list(args)
+        with self._told(ctx, ()):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        with self._told(ctx):
+        with self._told(ctx, ctx.meta[__name__]):
             return super().invoke(ctx)
 
     @contextmanager
-    def _told(self, ctx: Any) -> Iterator[None]:
+    def _told(self, ctx: Any, words: Sequence[str]) -> Iterator[None]:
+        """Tell what is misread inside; where an error does not say of which command, `words` of ours name it."""
         try:
             yield
         except USAGE as error:
             if type(error).__name__ == "NoArgsIsHelpError":  # it is the help
                 raise
-            with errors(ctx.meta[__name__]):
-                raise _misread(error, vars(error)["ctx"] or ctx) from None
+            with errors("--json" in ctx.meta[__name__]):
+                raise _misread(error, vars(error)["ctx"] or _innermost(ctx, words)) from None
+
+
+def _innermost(ctx: Any, words: Sequence[str]) -> Any:
+    """The context of the command that the words name, however deep it stands below that of `ctx`."""
+    for word in words:
+        if not isinstance(ctx.command, TyperGroup):
+            break
+        command = ctx.command.get_command(ctx, word)
+        ctx = ctx if command is None else type(ctx)(command, info_name=word, parent=ctx)
+    return ctx
 
 
 def _misread(error: Any, ctx: Any) -> RecipeError:
@@ -71,7 +82,8 @@ def _misread(error: Any, ctx: Any) -> RecipeError:
         fix = hints.for_option(error.option_name, path, parameters)
         return RecipeError(f"no such option: {error.option_name}", where=path, fix=fix)
     if what.startswith("No such command"):
-        word = what.split("'")[1]
+        quoted = what.removeprefix("No such command ").partition(". Did you mean ")[0]
+        word = quoted[1:-1]  # in quotation marks of either kind, and it may hold the other
         fix = hints.for_command(word, path, command.commands)
         return RecipeError(f"no such command: {word}", where=path, fix=fix)
     for theirs, ours in PLAIN.items():

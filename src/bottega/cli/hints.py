@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -24,14 +25,24 @@ ELSEWHERE = {
     "num_return_sequences": ("number",),
     "prompt": ("prompts", "texts"),
     "text": ("texts",),
-    "limit": ("rows",),
-    "max_samples": ("rows",),
-    "num_samples": ("rows",),
+    "limit": ("rows", "train_split"),
+    "max_samples": ("rows", "train_split"),
+    "max_train_samples": ("rows", "train_split"),
+    "num_samples": ("rows", "number", "train_split"),
     "num_fewshot": ("shots",),
     "tasks": ("lm_eval",),
     "vocab_size": ("vocab",),
 }
 """Options of other tools, and the parameters of our commands that say the same."""
+
+SLICE = 'data.train={path: FILE, split: "train[:100]"}'
+"""How a recipe says that only some of the rows are read, as the options say that stand for `rows` above."""
+
+RECIPES = {
+    "bottega init": (("",), "in the recipe that it writes"),
+    "bottega audit": (("data.", "model."), "in a recipe, which may be audited instead of rows,"),
+}
+"""Commands that are not given a recipe first and yet have to do with one: which of its keys they heed, and where."""
 
 COMMANDS = {
     "sft": "finetune",
@@ -75,12 +86,14 @@ def for_option(option: str, path: str, parameters: Mapping[str, str]) -> str:
     near = difflib.get_close_matches(option, [given for given in parameters.values() if given.startswith("-")], 1, 0.8)
     key = key_of(name)
     if key and "recipe" in parameters:
-        return f"it is a key of the recipe: {path} RECIPE {key if '=' in key else key + '=…'}"
+        word = key if "=" in key else f"{key}=…"
+        return f"it is a key of the recipe: {path} RECIPE {shlex.quote(word) if ' ' in word else word}"
     if near:
         return f"did you mean {near[0]}?"
-    if key:
-        return f"{key.partition('=')[0]} in a run's recipe says it; what is taken here: {path} -h"
-    if name in REFUSED or name in IDLE:
+    heeded, where = RECIPES.get(path, ((), ""))
+    if key.startswith(heeded) and key:
+        return f"{key} {where} says it; what is taken here: {path} -h"
+    if not key and (name in REFUSED or name in IDLE):
         return f"leave it away: {REFUSED[name][0] if name in REFUSED else IDLE[name]}"
     also = "; keys of a recipe may follow the flags: optim.lr=1e-4" if "model_name_or_path" in parameters else ""
     return f"what is taken here: {path} -h{also}"
@@ -89,18 +102,25 @@ def for_option(option: str, path: str, parameters: Mapping[str, str]) -> str:
 def key_of(name: str) -> str:
     """The key of a recipe that says what a flag says, with its value where the flag means one; empty for none."""
     ours = OURS.get(name, name)
+    if "rows" in ELSEWHERE.get(name, ()):
+        return SLICE
     return SWITCHES.get(name) or (KEYS[name][0] if name in KEYS else IN_A_RECIPE.get(ours, ""))
 
 
 def for_command(word: str, path: str, commands: Iterable[str]) -> str:
     """What to write instead of a command; `path` is what it stands in."""
+    if path == "bottega" and (ours := _command_for(word)):
+        return ours
+    near = difflib.get_close_matches(word, list(commands), 1)
+    return f"did you mean {path} {near[0]}?" if near else f"what there is: {path} -h"
+
+
+def _command_for(word: str) -> str:
+    """What to write instead of a word that follows `bottega` and means something here; empty where it does not."""
     from bottega.objectives import kinds  # here, so that --help need not wait for it
 
     if word in COMMANDS:
         return f"here it is: bottega {COMMANDS[word]}"
     if word in kinds():
         return f"write a recipe for it, and run that: bottega init {word}"
-    if Path(word).suffix in (".yaml", ".yml"):
-        return f"bottega train {word}"
-    near = difflib.get_close_matches(word, list(commands), 1)
-    return f"did you mean {path} {near[0]}?" if near else f"what there is: {path} -h"
+    return f"bottega train {word}" if Path(word).suffix in (".yaml", ".yml") else ""

@@ -46,6 +46,9 @@ from bottega.stats import CONFIDENCE, shared_confidence
 SPARES = 20
 """Rows drawn beside each that is to be measured, to stand in for it if the run can make no example of it."""
 
+MOST_SPARES = 20_000
+"""Most of them in all: they are kept in memory, and looked for in the training rows, whether they are needed or not."""
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -196,7 +199,7 @@ def evaluate(
     )
     tell("reading rows")
     held_out = _held_out(recipe, place, data, layout, told)
-    records, spares, of = drawn(held_out, rows, derive(recipe.seed, "evaluate"), SPARES * rows)
+    records, spares, of = drawn(held_out, rows, derive(recipe.seed, "evaluate"), min(SPARES * rows, MOST_SPARES))
     if not records:
         raise DataError("no rows to measure on", where=str(folder), fix="give some: bottega evaluate RUN --data FILE")
     tell("looking for them in the training rows")
