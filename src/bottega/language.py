@@ -61,7 +61,8 @@ class LanguageModel:
         declared = network.generation_config.eos_token_id
         ends = self.codec.ends | frozenset(declared if isinstance(declared, list) else [declared]) - {None}
         config = network.generation_config
-        self.writer = Writer(network, tokenizer, ends, packed=self.scorer.fit.packed, config=config)
+        packed, afresh = self.scorer.fit.packed, self.scorer.afresh
+        self.writer = Writer(network, tokenizer, ends, packed=packed, config=config, afresh=afresh)
 
     @property
     def unheeded(self) -> dict[str, Any]:

@@ -221,7 +221,8 @@ class Engine:
         self, prompts: Sequence[Sequence[int]], settings: Sampling, *, ends: frozenset[int], continuations: int = 1
     ) -> list[list[Continuation]]:
         """Continuations of each prompt by the model as it is now; one of `ends` ends them."""
-        writer = Writer(self.scorer.network, self.tokenizer, ends, packed=self.scorer.fit.packed)
+        scorer = self.scorer
+        writer = Writer(scorer.network, self.tokenizer, ends, packed=scorer.fit.packed, afresh=scorer.afresh)
         with memory_named():
             return writer.write(prompts, settings, continuations=continuations, far=lambda *_: self.pause())
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from inspect import signature
@@ -25,6 +25,7 @@ from bottega.engine.filters import NONE, draw, filtered, likeliest
 from bottega.engine.recorded import Recorded
 from bottega.engine.rules import Rules, heeded
 from bottega.errors import Diverged
+from bottega.models.afresh import Afresh
 from bottega.models.attention import CACHES, layout_for
 from bottega.models.attention.cached import CachedLayout, Kept
 from bottega.models.attention.mask import Layout, padded
@@ -72,6 +73,7 @@ class Writer:
     packed  the model computes many rows in one flat sequence, so keys and values can be kept; else every step computes
             the whole row, unless it has an encoder
     config  the generation config that is heeded; None where what is written is to be the model's own
+    afresh  makes the network forget the rows before: that of its scorer, where it has one; None as it is now
     """
 
     def __init__(
@@ -82,9 +84,10 @@ class Writer:
         *,
         packed: bool,
         config: GenerationConfig | None = None,
+        afresh: Callable[[], None] | None = None,
     ) -> None:
         self.network, self.tokenizer, self.ends, self.packed = network, tokenizer, ends, packed
-        self.config = config
+        self.config, self.afresh = config, afresh or Afresh(network)
 
     def write(
         self,
@@ -198,8 +201,8 @@ class Writer:
     def _state(self, rows: list[_Row]) -> _Packed | _Sourced | _Whole:
         """What computes the next logits of each row."""
         if self.network.config.is_encoder_decoder:
-            return _Sourced(self.network, rows)
-        return _Packed(self.network, rows) if self.packed else _Whole(self.network, rows[0])
+            return _Sourced(self.network, rows, self.afresh)
+        return _Packed(self.network, rows) if self.packed else _Whole(self.network, rows[0], self.afresh)
 
     @contextmanager
     def _attending(self) -> Iterator[None]:
@@ -326,8 +329,8 @@ def _asked(prompt: tuple[int, ...]) -> Example:
 class _Sourced:
     """Rows of an encoder–decoder: prompts are read once, padded on their right, and answers begin with its token."""
 
-    def __init__(self, network: Any, rows: Sequence[_Row]) -> None:
-        self.network, self.rows = network, rows
+    def __init__(self, network: Any, rows: Sequence[_Row], afresh: Callable[[], None]) -> None:
+        self.network, self.rows, self.afresh = network, rows, afresh
         taken = signature(network.forward).parameters
         self.kept = next(name for name in CACHES if name in taken)
 
@@ -339,6 +342,7 @@ class _Sourced:
         for place, prompt in enumerate(prompts):
             ids[place, : len(prompt)] = torch.tensor(prompt, device=device)
             mask[place, : len(prompt)] = 1
+        self.afresh()
         read = self.network.get_encoder()(input_ids=ids, attention_mask=mask)
         number = {prompt: place for place, prompt in enumerate(prompts)}
         places = torch.tensor([number[row.prompt] for row in self.rows], device=device)
@@ -370,12 +374,14 @@ class _Sourced:
 
 
 class _Whole:
-    """One row, computed whole at every step: for models without a cache that keeps rows apart."""
+    """One row, computed whole at every step, as if it were the first: no cache of these models keeps rows apart."""
 
-    def __init__(self, network: Any, row: _Row) -> None:
-        self.network, self.ids = network, torch.tensor([row.prompt], device=network.device)
+    def __init__(self, network: Any, row: _Row, afresh: Callable[[], None]) -> None:
+        self.network, self.afresh = network, afresh
+        self.ids = torch.tensor([row.prompt], device=network.device)
 
     def start(self) -> Tensor:
+        self.afresh()
         logits: Tensor = self.network(input_ids=self.ids, use_cache=False).logits[:, -1]
         return logits
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class Afresh:
-    """Numbers beside the weights, and tables that are not saved, of all modules as they are now.
+    """Numbers and tensors beside the weights, and tables that are not saved, of all modules as they are now.
 
     Calling it makes them so again, and takes away what has been added.
     """
@@ -29,7 +29,7 @@ class Afresh:
                 place[name] = value
         for place, names in self.known:
             for name in place.keys() - names:
-                if isinstance(place[name], (int, float, Tensor)):
+                if _remembers(place[name]):
                     del place[name]
 
 
@@ -37,8 +37,13 @@ def _held(model: nn.Module) -> Iterator[tuple[dict[str, Any], str, Any]]:
     """(where a module keeps it, its name, its value)."""
     for module in model.modules():
         for name, value in vars(module).items():
-            if type(value) in (int, float) or (value is None and not name.startswith("_")):
+            if _remembers(value) or (value is None and not name.startswith("_")):
                 yield vars(module), name, value
         for name, table in module._buffers.items():
             if name in module._non_persistent_buffers_set:
                 yield module._buffers, name, table
+
+
+def _remembers(value: object) -> bool:
+    """Whether it may tell of a row; a switch, as that of checkpointing, is a setting."""
+    return type(value) in (int, float) or isinstance(value, Tensor)

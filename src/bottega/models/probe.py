@@ -17,6 +17,7 @@ import torch
 from bottega.batch import Batch, Example, Row
 from bottega.errors import ModelError
 from bottega.models.across import prepare
+from bottega.models.afresh import Afresh
 from bottega.models.attention import NAME, pass_down, register
 from bottega.models.fused import fuse, proven
 from bottega.models.heads import VOCABULARY
@@ -67,8 +68,10 @@ def refuse_foresight(model: Any) -> None:
     one = torch.arange(2, 2 + max(LENGTHS))[None] % int(model.config.get_text_config().vocab_size)
     other = one.clone()
     other[0, -4:] = one[0, :4]
+    afresh = Afresh(model)
     with torch.no_grad():
         scores = [model(input_ids=ids, use_cache=False).logits[0, : one.shape[1] - 4] for ids in (one, other)]
+    afresh()
     if float((scores[0] - scores[1]).abs().max()) > TOLERANCE * float(scores[0].abs().max()):
         raise ModelError(
             f"{model.config.model_type} as it is configured sees the token it would have to write",
@@ -138,9 +141,12 @@ def _row(tokens: np.ndarray, head: HeadKind, both_ways: bool) -> Row:
 
 
 def _scores(scorer: Scorer, batch: Batch) -> torch.Tensor:
+    """What a scorer makes of the batch; the next scorer of its model finds it as fresh as this one."""
     output = "logp" if scorer.head_kind in VOCABULARY else "hidden" if scorer.head_kind == "embedding" else "logits"
     with torch.no_grad():
+        scorer.afresh()
         scores: torch.Tensor = scorer(batch, frozenset({output}))[output]
+        scorer.afresh()
     return scores
 
 

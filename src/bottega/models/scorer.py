@@ -87,6 +87,15 @@ class Scorer(nn.Module):
         inner = getattr(self.model, "get_base_model", None)
         return inner() if inner else self.model
 
+    def afresh(self) -> None:
+        """Have the network compute what comes next as if it were the first.
+
+        Whoever computes with it by other ways than this scorer must call this before, too: what the network is at the
+        first call counts as fresh. That is not when the scorer is made, for a model still gets its adapter then.
+        """
+        self._afresh = self._afresh or Afresh(self.network)
+        self._afresh()
+
     def forward(
         self,
         batch: Batch,
@@ -189,8 +198,7 @@ class Scorer(nn.Module):
     def _run(self, part: Any, **call: Any) -> Any:
         """What a part of the model makes of a call; of a row by itself, as if it were the first."""
         if not self.fit.packed:
-            self._afresh = self._afresh or Afresh(self.network)
-            self._afresh()
+            self.afresh()
         return part(**call)
 
     def _calls(self, batch: Batch) -> list[dict[str, Any]]:
