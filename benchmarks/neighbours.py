@@ -1,6 +1,6 @@
 """What a busy machine costs: updates alone, beside one busy program, and two runs at once.
 
-    python benchmarks/neighbours.py [--steps N] [--rounds N] [--data FOLDER] [--out FILE]
+    python benchmarks/neighbours.py [--only MODEL …] [--steps N] [--rounds N] [--data FOLDER] [--out FILE]
 
 Everything is measured with and without giving way to other programs (bottega/neighbours.py), alternating, and medians
 of the rounds are compared. On two cores a run's fair share of its speed is two thirds beside one busy program, which
@@ -46,13 +46,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     lines = ["# Beside other programs", "", f"{date.today()}, {described()}; seconds an update, medians.", ""]
     lines += ["| model | | gives way | of its fair share | as it is | of its fair share |", "|---|---|---|---|---|---|"]
     with tempfile.TemporaryDirectory() as name:
-        for model in MODELS:
+        for model in options.only:
             recipe = written(model, options, Path(name))
             found = measured(recipe, options.rounds, Path(name))
             quick = median(found["alone", "as it is"])
