@@ -66,6 +66,15 @@ def test_rows_that_differ_in_what_their_template_is_given_are_not_the_same() -> 
     assert entry(0, chats[0]).rest != entry(1, chats[1]).rest
 
 
+@pytest.mark.parametrize("stamp", [date(2024, 1, 1), b"x"])
+def test_what_a_table_holds_beside_a_message_need_be_no_json(stamp: object) -> None:
+    codec = codec_of("qwen3")
+    plain, stamped = (
+        shown(codec, "sft", {"messages": [{**USER, **more}, {**BOT, **more}]}) for more in ({}, {"sent": stamp})
+    )
+    assert plain == stamped
+
+
 # What is never asked for
 
 

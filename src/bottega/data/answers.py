@@ -376,7 +376,7 @@ class _Conversation:
 
 
 def json_of(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _unused(text: str, most: int = 1) -> Iterator[str]:

@@ -101,7 +101,7 @@ def _as_text(turns: Sequence[Turn]) -> list[Turn]:
     """The messages with the arguments of their calls as JSON."""
 
     def called(call: Mapping[str, Any]) -> dict[str, Any]:
-        arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+        arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False, default=str)
         return {**call, "function": {**call["function"], "arguments": arguments}}
 
     return [turn | {"tool_calls": [called(call) for call in turn.get("tool_calls", [])]} for turn in turns]
