@@ -432,10 +432,9 @@ def _show_counts(name: str, counts: Sequence[tuple[str, int]], console: Console)
     console.print()
 
 
-NUMBERS = (
-    *("run", "before", "its", "difference", "difference, 95 %", "rows", "finding"),
-    *("step", "steps", "loss", "validation loss"),
-)
+COMPARED = {"run", "before", "its", "difference", "difference, 95 %", "rows", "finding"}
+LISTED = {"step", "steps", "loss", "validation loss"}
+NUMBERS = COMPARED | LISTED
 """Heads of columns whose cells are never broken."""
 
 

@@ -196,7 +196,7 @@ def test_a_span_that_says_another_text_than_it_marks_is_told() -> None:
     # The end counted with the last character; characters counted as UTF-16 has them; as bytes.
     for text, start, end in (("Mara ran", 0, 3), ("😀 Mara ran", 3, 7), ("à Mara ran", 3, 7)):
         error = refused({"text": text, "spans": [{"start": start, "end": end, "label": "P", "text": "Mara"}]}, Tagged)
-        assert "'Mara'" in error.what
+        assert '"Mara"' in error.what
         assert error.where == "file line 1, field spans[0]"
 
 

@@ -6,9 +6,7 @@ objective likes best of those whose fields the first row has, unless another one
 
 from __future__ import annotations
 
-import ast
 import difflib
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from string import Formatter
@@ -16,6 +14,7 @@ from typing import Any, NamedTuple
 
 from bottega.data import asked, marked
 from bottega.data.asked import GIVEN, QUESTIONS, TALKS
+from bottega.data.cells import as_list
 from bottega.data.conversations import is_talk
 from bottega.data.fields import Fields, Unsound, string
 from bottega.errors import DataError, RecipeError
@@ -168,54 +167,15 @@ def _plain(fields: Fields) -> Fields:
     return plain if len(plain) == len(fields) else fields
 
 
-COMMAS = 4096
-"""A text with more of them is not tried as Python's: that takes some twenty microseconds an item."""
-
-STRING = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
-ITEM = rf"(?:{STRING}|-?\d+(?:\.\d*)?(?:e[-+]?\d+)?)"
-NUMPY = re.compile(rf"\[\s*{ITEM}(?:\s+{ITEM})*\s*\]", re.DOTALL)
-"""An array as numpy prints it, nothing but white space between its items; pandas writes lists so into a table."""
-
-
 def _unpacked(fields: Fields) -> Fields:
-    """The row with the lists that a cell of a table holds, as JSON or as Python or numpy print them."""
+    """The row with the lists that cells of a table hold."""
     for given, value in fields.items():
         name = given.strip().lower()
-        if not isinstance(value, str) or value[:1] != "[" or value.rstrip()[-1:] != "]":
-            continue
-        texts = name in TEXTS or marked.NEGATIVE.fullmatch(name)
-        if texts or name in LISTS or name in SAID:
-            found = _listed(value.rstrip())
-            if found is None or (texts and not all(isinstance(one, str) for one in found)):
-                continue
-            if name not in SAID or is_talk(found):
-                fields = {**fields, given: found}
+        is_meant = next((is_meant for is_named, is_meant in CELLS if is_named(name)), None)
+        found = as_list(value) if is_meant else None
+        if is_meant and found is not None and is_meant(found):
+            fields = {**fields, given: found}
     return fields
-
-
-def _listed(text: str) -> list[Any] | None:
-    """The list that a text is; None where it is none."""
-    readers: list[Callable[[str], Any]] = [json.loads, _of_numpy, _of_python]
-    for read in readers if text.count(",") <= COMMAS else readers[:1]:
-        try:
-            found = read(text)
-        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-            continue
-        return found if isinstance(found, list) else None
-    return None
-
-
-def _of_numpy(text: str) -> list[Any]:
-    if NUMPY.fullmatch(text) is None:
-        raise ValueError
-    return [ast.literal_eval(item) for item in re.findall(ITEM, text, re.DOTALL)]
-
-
-def _of_python(text: str) -> Any:
-    """What a literal of Python says; a ValueError where two texts without a comma between them would become one."""
-    if re.search("\0\\s*\0", re.sub(STRING, "\0", text, flags=re.DOTALL)):
-        raise ValueError
-    return ast.literal_eval(text)
 
 
 def _detect(where: str, fields: Fields, reads: tuple[type, ...], name: str) -> tuple[Chosen, str]:
@@ -357,8 +317,29 @@ BESIDE_ASKED = frozenset({*GIVEN, "input", "context"}).__contains__
 COMPLETIONS = ("completion", "response", "output", "answer")
 FLAGS = ("label", "kto_tag", "desirable")
 LABELS = ("label", "category", "intent", "labels")
+SEVERAL = ("labels", "categories", "intents")
 TEXT = ("text", "sentence", "utterance", "content", "document")
 SPANS = ("spans", "entities", "ents", "ner", "annotations")
+TOKENS, TAGS = ("tokens", "words"), ("tags", "ner_tags", "ner", "labels")
+CHOICES = ("choices", "options")
+BETTER = ("chosen", "chosen_response", "response_chosen", "preferred", "accepted", "response_j")
+WORSE = ("rejected", "rejected_response", "response_rejected", "dispreferred", "response_k")
+LISTS = frozenset(
+    {*TALKS, *LABELS, *SEVERAL, *SPANS, *TOKENS, *TAGS, *CHOICES, "tools", "functions", "history", "completions"}
+)
+TALKED = frozenset({"prompt", *COMPLETIONS, *QUESTIONS, *BETTER, *WORSE})
+TEXTS = frozenset({"positive", "pos", "answers", "targets"})
+
+CELLS: tuple[tuple[Callable[[str], object], Callable[[list[Any]], bool]], ...] = (
+    (LISTS.__contains__, lambda found: True),
+    (TALKED.__contains__, is_talk),
+    (
+        lambda name: name in TEXTS or marked.NEGATIVE.fullmatch(name),
+        lambda found: all(isinstance(one, str) for one in found),
+    ),
+)
+"""Fields whose cells in a table may hold lists, and what such a list must be: anything, messages, or texts."""
+
 REFUSED = {"unpaired": "label must be true or false, 1 or 0", "spans": "label must be a list of spans"}
 """What a format asks of the values of its fields."""
 
@@ -381,10 +362,7 @@ FORMATS: dict[str, Format] = {
     "prompted": Format(Prompted, (("prompt",), COMPLETIONS), asked.prompted, also=frozenset(GIVEN).__contains__),
     "preference": Format(
         Preference,
-        (
-            ("chosen", "chosen_response", "response_chosen", "preferred", "accepted", "response_j"),
-            ("rejected", "rejected_response", "response_rejected", "dispreferred", "response_k"),
-        ),
+        (BETTER, WORSE),
         asked.preference,
         also=frozenset({*GIVEN, *asked.PROMPTS, *TALKS, "input", "context"}).__contains__,
     ),
@@ -404,8 +382,8 @@ FORMATS: dict[str, Format] = {
         _may_be_flag,
     ),
     "labelled": Format(Labelled, (TEXT, LABELS), marked.labelled, _has_label),
-    "multilabelled": Format(Multilabelled, (TEXT, ("labels", "categories", "intents")), marked.multilabelled),
-    "conll": Format(Tagged, (("tokens", "words"), ("tags", "ner_tags", "ner", "labels")), marked.conll),
+    "multilabelled": Format(Multilabelled, (TEXT, SEVERAL), marked.multilabelled),
+    "conll": Format(Tagged, (TOKENS, TAGS), marked.conll),
     "spans": Format(
         Tagged,
         (TEXT, (*SPANS, "label", "labels")),
@@ -428,9 +406,7 @@ FORMATS: dict[str, Format] = {
         ),
         marked.compared,
     ),
-    "choice": Format(
-        Choice, (("question", "query"), ("choices", "options"), ("gold", "answer", "answerKey")), asked.choice
-    ),
+    "choice": Format(Choice, (("question", "query"), CHOICES, ("gold", "answer", "answerKey")), asked.choice),
     "posed": Format(
         Posed,
         (("prompt", *QUESTIONS, "instruction", *TALKS),),
@@ -440,27 +416,3 @@ FORMATS: dict[str, Format] = {
     ),
     "text": Format(Text, (TEXT,), asked.text),
 }
-
-
-def _names(*formats: str) -> set[str]:
-    """Every name of every field that some formats need."""
-    needs = (need for name in formats for need in (*FORMATS[name].needs, *FORMATS[name].instead))
-    return {name for need in needs for name in need}
-
-
-LISTS = ({*TALKS, "tools", "functions", "history", *LABELS} | _names("multilabelled", "conll", "spans", "choice")) - {
-    *TEXT,
-    "question",
-    "query",
-    "gold",
-    "answer",
-    "answerKey",
-    "data",
-}
-"""Fields that are lists, and that a table writes as the text of one."""
-
-TEXTS = {"positive", "pos", "answers", "targets"}
-"""Fields that are a text, or a list of texts; and those of wrong texts (marked.NEGATIVE)."""
-
-SAID = {"prompt", "chosen", "rejected", *COMPLETIONS, *QUESTIONS} | _names("preference")
-"""Fields that are a text, or messages."""

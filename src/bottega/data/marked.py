@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -123,7 +124,8 @@ def _named(known: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 
 def _shown(value: Any) -> str:
-    shown = repr(value)
+    """A value as rows write it; half characters, which nothing prints, by their numbers."""
+    shown = json.dumps(value, ensure_ascii=False, default=str).encode(errors="backslashreplace").decode()
     return shown if len(shown) <= 200 else f"{shown[:200]}…"
 
 
