@@ -33,6 +33,10 @@ def refuse_what_is_no_file(path: Path) -> None:
         raise DataError("a pipe or a device, not a file", where=str(path), fix="write its rows to a file first")
 
 
+def no_such_file(path: Path) -> DataError:
+    return DataError("no such file", where=str(path), fix="check the path; one in a recipe stands beside the recipe")
+
+
 @contextmanager
 def binary(path: Path) -> Iterator[io.BufferedReader]:
     """The file's bytes, decompressed; what the file system or the compression refuses is a DataError."""
@@ -47,8 +51,7 @@ def binary(path: Path) -> Iterator[io.BufferedReader]:
                 with pyarrow.CompressedInputStream(file, compression) as stream:
                     yield io.BufferedReader(cast(io.RawIOBase, stream))
     except FileNotFoundError:
-        fix = "check the path; it resolves against the recipe's folder"
-        raise DataError("no such file", where=str(path), fix=fix) from None
+        raise no_such_file(path) from None
     except (OSError, ValueError) as error:
         if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
             raise

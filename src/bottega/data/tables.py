@@ -10,7 +10,7 @@ from typing import Any
 
 from bottega.data import opening
 from bottega.data.fields import Fields, Rows
-from bottega.data.opening import binary, characters, opened, refuse_long, refuse_nul_lines
+from bottega.data.opening import binary, characters, no_such_file, opened, refuse_long, refuse_nul_lines
 from bottega.errors import DataError
 from bottega.mistakes import listed
 from bottega.recipe import Layout
@@ -136,8 +136,7 @@ def parquet(path: Path, layout: Layout) -> Rows:
                     refuse_long(path, number, characters(row), "row")
                     yield number, named(row)
     except FileNotFoundError:
-        fix = "check the path; it resolves against the recipe's folder"
-        raise DataError("no such file", where=str(path), fix=fix) from None
+        raise no_such_file(path) from None
     except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
         fix = "is it whole, and Parquet? check the path"
         raise DataError(f"cannot be read: {error}", where=f"{path} row {number + 1}", fix=fix) from None
