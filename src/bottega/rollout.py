@@ -114,7 +114,7 @@ class Rollouts:
 
     def _continuations(self, posed: Sequence[Example], seed: int, count: int) -> list[list[Continuation]]:
         objective = self.objective
-        stop = (*objective.stop, *(self.codec.stop if self.codec.template.used else ()))
+        stop = (*objective.stop, *self.codec.stop_in_use)
         settings = Sampling(tokens=objective.tokens, temperature=objective.temperature, stop=stop, seed=seed)
         prompts = [example.rows[0].prompt for example in posed]
         return self.engine.sample(prompts, settings, ends=self.codec.ends, continuations=count)

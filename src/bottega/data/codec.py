@@ -473,6 +473,11 @@ class Codec:
         closing = "" if self.answers.closes else self.answers.closing.strip()
         return (closing,) if closing else ()
 
+    @property
+    def stop_in_use(self) -> tuple[str, ...]:
+        """Of these, those that end an answer to what was encoded so far: none where nothing was a conversation."""
+        return self.stop if self.template.used else ()
+
     # Encoding
 
     @cached_property

@@ -108,8 +108,7 @@ def _sheet(case: Case, model: LanguageModel, name: str) -> Sheet:
     if not prompts:
         return Sheet(name, [])
     far = counter(case.tell, f"writing {len(prompts)} answers: {name}")
-    stop = (*objective.stop, *(codec.stop if codec.template.used else ()))
-    settings = Sampling(tokens=objective.tokens, stop=stop)
+    settings = Sampling(tokens=objective.tokens, stop=(*objective.stop, *codec.stop_in_use))
     started = time.perf_counter()
     written = [one for (one,) in model.writer.write(list(prompts.values()), settings, far=far)]
     seconds = (time.perf_counter() - started) / max(len(prompts), 1)
