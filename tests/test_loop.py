@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import bottega
+from bottega import opening
 from bottega.errors import Diverged, RunError
 from bottega.runs import RunStore, checksum, summary, verify
 from making import WORDS, write_jsonl
@@ -67,6 +69,18 @@ def test_without_evaluate_and_save_there_is_only_the_result(recipe: Callable, tm
     ]
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.parametrize("multiplied", [True, False])
+def test_numbers_that_the_processor_imitates_are_told(
+    multiplied: bool, recipe: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "multiplies", lambda dtype, _: multiplied or dtype == torch.float32)
+    for dtype, told in (("bfloat16", not multiplied), ("float32", False)):
+        events = play(recipe(model={"base": recipe().model.base, "dtype": dtype}, optim={"steps": 1}), tmp_path / dtype)
+        assert [event.message for event in events if event.type == "noted" and event.subject == "dtype"] == (
+            ["no bfloat16 products are known of this processor: float32 may be many times faster"] if told else []
+        )
 
 
 def test_rows_that_are_held_out_are_validated_on(recipe: Callable, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def examine() -> dict[str, Any]:
     """Versions, processor, memory, disk, accelerator and matmul speed, with advice where something is amiss."""
     import torch
 
-    from bottega.models.load import has_bf16
+    from bottega.models.precision import multiplies
 
     others = neighbours.look()
     facts: dict[str, Any] = {
@@ -41,7 +41,7 @@ def examine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "memory_gb": round(_memory() / 1e9, 1),
         "disk_free_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
-        "bfloat16": has_bf16(),
+        "bfloat16": multiplies(torch.bfloat16, "cpu"),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "gflops": {name: round(_gflops(getattr(torch, name))) for name in ("float32", "bfloat16")},
     }

@@ -14,6 +14,7 @@ import torch
 from bottega.events import Noted, Started
 from bottega.models.adapters import left_out
 from bottega.models.load import read_otherwise
+from bottega.models.precision import multiplies
 from bottega.models.quantized import packed
 from bottega.neighbours import cores
 from bottega.recipe import Recipe
@@ -88,6 +89,9 @@ def notes(session: Session, step: int) -> Iterator[Noted]:
 def _noteworthy(session: Session) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(subject, message, details) of each."""
     recipe, rows, fit = session.recipe, session.rows, session.engine.scorer.fit
+    if not multiplies(session.dtype, session.device):
+        dtype = str(session.dtype).removeprefix("torch.")
+        yield "dtype", f"no {dtype} products are known of this processor: float32 may be many times faster", {}
     for subject, message in rows.notes():
         yield subject, message, {}
     for path, seen in rows.formats.items():

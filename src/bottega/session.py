@@ -26,7 +26,8 @@ from bottega.guard import Guarded
 from bottega.models.adapters import adapt, by_own_head, head_is_adapted, load_scorer
 from bottega.models.generation import declare_ends
 from bottega.models.heads import VOCABULARY
-from bottega.models.load import beside_an_adapter, compute_dtype, fit_model, load_model, load_tokenizer, locate
+from bottega.models.load import beside_an_adapter, fit_model, load_model, load_tokenizer, locate
+from bottega.models.precision import compute_dtype
 from bottega.models.scorer import Fit, Scorer
 from bottega.objectives import Objective, OnPolicy
 from bottega.packing import divide, pack

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bottega.engine.trained import Trained, wide
+from bottega.models.precision import multiplies
 
 TOGETHER = 1 << 24
 """Most numbers of matrices stacked: beyond it a product is large enough by itself."""
@@ -74,9 +75,12 @@ def _lying(matrix: Tensor) -> Tensor:
 
 
 def _orthogonal(stack: Tensor) -> Tensor:
-    """[n, r, c] with r ≤ c → the same with singular values near 1, by Newton-Schulz steps in bfloat16."""
+    """[n, r, c] with r ≤ c → the same with singular values near 1, by Newton-Schulz steps.
+
+    In bfloat16, which they need no more than, where the hardware multiplies it.
+    """
     a, b, c = COEFFICIENTS
-    x = stack.bfloat16()
+    x = stack.bfloat16() if multiplies(torch.bfloat16, stack.device.type) else stack.float()
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=EPSILON)
     for _ in range(STEPS):
         gram = x @ x.mT

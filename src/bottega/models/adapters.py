@@ -18,7 +18,8 @@ from bottega.errors import ModelError
 from bottega.mistakes import nearest
 from bottega.models.fused import fuse
 from bottega.models.heads import VOCABULARY
-from bottega.models.load import adapter_folder, check_adapter, compute_dtype, fit_model, load_adapted
+from bottega.models.load import adapter_folder, check_adapter, fit_model, load_adapted
+from bottega.models.precision import compute_dtype
 from bottega.models.quantized import Quantized
 from bottega.models.scorer import Fit, Scorer
 from bottega.objectives import HeadKind

@@ -341,22 +341,6 @@ def max_length(wanted: int | None, config: Any) -> int:
     return wanted
 
 
-def compute_dtype(wanted: str, device: str) -> torch.dtype:
-    """The dtype of weights and computation; `auto` is bfloat16 where the hardware multiplies it."""
-    if wanted != "auto":
-        dtype: torch.dtype = getattr(torch, wanted)
-        return dtype
-    if device == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.bfloat16 if has_bf16() else torch.float32
-
-
-def has_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware."""
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("arm_bf16"))
-
-
 def load_model(
     model: recipes.Model, config: Any, head: HeadKind, labels: Sequence[str], dtype: torch.dtype, tokenizer: Any
 ) -> tuple[Any, list[str]]:
