@@ -70,13 +70,13 @@ def main() -> None:
 
 
 def written(model: str, options: argparse.Namespace, folder: Path) -> Path:
-    """A recipe: LoRA on instructions."""
+    """A recipe on instructions: a LoRA where there is a model to adapt, every weight of one from scratch."""
     given = {
         key: str(options.data / value) if isinstance(value, str) else value for key, value in MODELS[model].items()
     }
     recipe = {
         "model": given,
-        "adapter": {"rank": 8},
+        "adapter": {"rank": 8} if "base" in given else None,
         "data": {"train": str(options.data / "rasbt_instruct_1100" / "instruction-data.json"), "max_length": 512},
         "objective": {"kind": "sft"},
         "optim": {"steps": options.steps, "examples": 8, "lr": 1e-4},
