@@ -11,6 +11,7 @@ import torch
 from bottega.errors import OutOfMemory
 from bottega.models.load import body
 from bottega.models.quantized import BYTES
+from bottega.models.sizes import depth, vocabulary, width
 from bottega.recipe import Recipe
 
 FEW, MANY = 2048, 32768
@@ -19,9 +20,6 @@ FEW, MANY = 2048, 32768
 On a CPU 2,048 were 7 % faster than 4,096, whose numbers leave its cache. An H200 waited for its host with 4,096, and
 did 2.6 and 3.3 times as much with 16,384 and 40,960.
 """
-
-WIDTH = 4096
-"""That of a model whose config does not say."""
 
 SHARE, OF_TOKEN = 0.6, 40
 """Part of what weights and optimiser leave that activations may take, and about how many bytes those of a token are for
@@ -40,7 +38,7 @@ def counts(recipe: Recipe, config: Any) -> Counts:
     """How many weights there are, counted without making any."""
     total, linear, ends = _sizes(config)
     if not getattr(config, "tie_word_embeddings", True) and recipe.objective.head == "language":
-        total += config.get_text_config().vocab_size * config.get_text_config().hidden_size
+        total += vocabulary(config) * width(config)
     if recipe.adapter is None:
         return Counts(total, linear, total)
     return Counts(total, linear, recipe.adapter.rank * ends)
@@ -99,9 +97,8 @@ def micro_batch_tokens(recipe: Recipe, config: Any, size: int, device: str, most
     """
     if device == "cpu":
         return FEW
-    text = config.get_text_config()
     left = (limit(device) if most is None else most) - sum(parts(recipe, config, size).values())
-    room = int(SHARE * left / (OF_TOKEN * text.num_hidden_layers * getattr(text, "hidden_size", WIDTH)))
+    room = int(SHARE * left / (OF_TOKEN * depth(config) * width(config)))
     return min(max(room // FEW * FEW, FEW), MANY)
 
 

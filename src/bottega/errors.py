@@ -33,6 +33,11 @@ LONGEST = 1000
 """Most characters of a part of a message: what a file or a recipe holds may be of any length."""
 
 
+def of_memory(error: BaseException) -> bool:
+    """Whether torch raised it for want of memory."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
 def _cut(part: str | None) -> str | None:
     return part if part is None or len(part) <= LONGEST else f"{part[: LONGEST // 2]} … {part[-LONGEST // 2 :]}"
 

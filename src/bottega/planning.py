@@ -28,6 +28,7 @@ from bottega.errors import BottegaError, RunError
 from bottega.feed import Feed
 from bottega.models.heads import VOCABULARY
 from bottega.models.load import load_model, load_tokenizer, locate
+from bottega.models.sizes import depth, vocabulary, width
 from bottega.objectives import OnPolicy
 from bottega.packing import pack
 from bottega.progress import Far, Tell, counter, silent
@@ -221,12 +222,12 @@ class Line:
 
 def _measured(recipe: Recipe, config: Any, tell: Tell) -> Line:
     """The line through what two depths take; through what the whole model takes, where it is shallow."""
-    depth = _depth(config)
-    most = max(SHALLOW, 2 * math.ceil(DEEPER * depth / 2))
-    depths = [depth] if depth <= SHALLOW else [most // 2, most]
+    whole = depth(config)
+    most = max(SHALLOW, 2 * math.ceil(DEEPER * whole / 2))
+    depths = [whole] if whole <= SHALLOW or not _can_be_cut(config) else [most // 2, most]
     found = []
     for layers in depths:
-        far = counter(tell, f"running {_updates(recipe)} updates with {layers} of {depth} layers")
+        far = counter(tell, f"running {_updates(recipe)} updates with {layers} of {whole} layers")
         found.append(_run(recipe, config, layers, far))
     one, other = found[0], found[-1]
     shared = sum(other.tokens) / max(sum(other.tokens_real), 1)
@@ -235,7 +236,7 @@ def _measured(recipe: Recipe, config: Any, tell: Tell) -> Line:
     apart = depths[1] - depths[0]
     slope_memory, slope_rate = (other.memory - one.memory) / apart, (other.rate - one.rate) / apart
     base_memory, base_rate = other.memory - depths[1] * slope_memory, other.rate - depths[1] * slope_rate
-    return Line(depth, base_memory, slope_memory, max(base_rate, 0.0), slope_rate, shared)
+    return Line(whole, base_memory, slope_memory, max(base_rate, 0.0), slope_rate, shared)
 
 
 def _reckoned(recipe: Recipe, rows: Rows) -> Line:
@@ -253,12 +254,11 @@ def _live(recipe: Recipe, rows: Rows, tokens: float) -> int:
 
     Recomputed or sent away, of all layers but one only what enters them stays.
     """
-    text = rows.config.get_text_config()
-    width, layers = getattr(text, "hidden_size", budget.WIDTH), _depth(rows.config)
+    across, layers = width(rows.config), depth(rows.config)
     each = budget.OF_TOKEN * _size(recipe) / 2
     kept = _size(recipe) if recipe.optim.checkpointing else 0 if recipe.optim.offload else each
-    logits = LOGITS * getattr(text, "vocab_size", 0) if recipe.objective.head in VOCABULARY else 0
-    return round(tokens * width * (kept * layers + each) + logits)
+    logits = LOGITS * vocabulary(rows.config) if recipe.objective.head in VOCABULARY else 0
+    return round(tokens * across * (kept * layers + each) + logits)
 
 
 def _run(recipe: Recipe, config: Any, layers: int, far: Far) -> Measured:
@@ -355,16 +355,24 @@ def _write_model(recipe: Recipe, config: Any, folder: Path) -> None:
     tokenizer.save_pretrained(str(folder))
 
 
-def _depth(config: Any) -> int:
-    return int(config.get_text_config().num_hidden_layers)
+def _can_be_cut(config: Any) -> bool:
+    """Whether the config says how many layers the whole model has, and lets that be changed."""
+    text = copy.deepcopy(config).get_text_config()
+    try:
+        text.num_hidden_layers = text.num_hidden_layers
+    except (AttributeError, NotImplementedError):
+        return False
+    return True
 
 
 def _cut(config: Any, layers: int) -> Any:
-    """The config with fewer layers, and what it lists by layer cut as short."""
-    small = copy.deepcopy(config)
-    text, depth = small.get_text_config(), _depth(config)
+    """The config with fewer layers, and what it lists by layer cut as short; the same where it has no more."""
+    small, whole = copy.deepcopy(config), depth(config)
+    if layers == whole:
+        return small
+    text = small.get_text_config()
     for name, value in list(vars(text).items()):
-        if isinstance(value, (list, tuple)) and len(value) == depth and not isinstance(value, str):
+        if isinstance(value, (list, tuple)) and len(value) == whole and not isinstance(value, str):
             setattr(text, name, list(value)[:layers])
     text.num_hidden_layers = layers
     if getattr(text, "num_decoder_layers", None) is not None:

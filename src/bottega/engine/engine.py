@@ -19,12 +19,13 @@ from bottega.batch import Batch, Means, Ratio, Term, Unit, counted, joined
 from bottega.engine.generate import Continuation, Writer
 from bottega.engine.offload import Offload
 from bottega.engine.optim import Optimizer
-from bottega.errors import Diverged, OutOfMemory
+from bottega.errors import Diverged, ModelError, OutOfMemory, of_memory
 from bottega.models.adapters import without
 from bottega.models.generation import make_sound
 from bottega.models.heads import LanguageHead, divergence, language_head
 from bottega.models.pooling import declare
 from bottega.models.scorer import Scorer
+from bottega.models.sizes import width
 from bottega.objectives import Objective
 from bottega.objectives.contrastive import Pooling
 from bottega.randomness import derive
@@ -148,7 +149,15 @@ class Engine:
         objective = self.objective
         how = {"weighted": objective.weighted, "smoothing": objective.smoothing, "tempering": objective.tempering}
         with self.saving:
-            return cast("dict[str, Tensor]", self.scorer(batch, objective.outputs, **how))
+            scores = cast("dict[str, Tensor]", self.scorer(batch, objective.outputs, **how))
+        if torch.is_grad_enabled() and not any(score.requires_grad for score in scores.values()):
+            trained = [one.name for one in self.optimizer.trained]
+            raise ModelError(
+                "no weight that is trained has a part in what is learned",
+                where=_named(trained),
+                fix="train every weight (leave the adapter out), or name other layers under adapter.targets",
+            )
+        return scores
 
     def _judged(
         self, scores: Mapping[str, Tensor], batch: Batch, counts: Mapping[Unit, float], step: int
@@ -237,7 +246,7 @@ class Engine:
         with self.optimizer.averaged():
             save_weights(self.scorer.model, folder)
         if isinstance(pooling := getattr(self.objective, "pooling", None), str) and not state:
-            declare(folder, cast("Pooling", pooling), self.scorer.network.config.get_text_config().hidden_size)
+            declare(folder, cast("Pooling", pooling), width(self.scorer.network.config))
         self.tokenizer.save_pretrained(str(folder))
         if state:
             save_file(self.optimizer.state(), folder / OPTIMIZER)
@@ -287,7 +296,7 @@ def memory_named() -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not of_memory(error):
             raise
         raise OutOfMemory(
             "the step did not fit into memory",

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bottega.batch import Batch, Example, Row, Source
-from bottega.errors import ModelError
+from bottega.errors import ModelError, of_memory
 from bottega.models.afresh import Afresh
 from bottega.models.attention import layout_for, layouts_for
 from bottega.models.attention.mask import padded, rounded
@@ -156,7 +156,7 @@ class Scorer(nn.Module):
             for call in self._calls(batch):
                 states = self._run(encoder, input_ids=call["input_ids"]).last_hidden_state
                 target = {"input_ids": call["decoder_input_ids"], "use_cache": False}
-                found.append(decoder(encoder_hidden_states=states, **target).last_hidden_state[0])
+                found.append(self._computed(decoder, encoder_hidden_states=states, **target).last_hidden_state[0])
             return torch.cat(found)
         batch, source = padded(batch), padded(source)
         of_source, of_target, across = layouts_for(batch, source)
@@ -197,9 +197,27 @@ class Scorer(nn.Module):
 
     def _run(self, part: Any, **call: Any) -> Any:
         """What a part of the model makes of a call; of a row by itself, as if it were the first."""
-        if not self.fit.packed:
-            self.afresh()
-        return part(**call)
+        if self.fit.packed:
+            return part(**call)
+        self.afresh()
+        return self._computed(part, **call)
+
+    def _computed(self, part: Any, **call: Any) -> Any:
+        """What a part makes of a row by itself.
+
+        Raises ModelError where the model's own code fails: some need texts of a least length.
+        """
+        try:
+            return part(**call)
+        except Exception as error:
+            if of_memory(error):
+                raise
+            tokens = call["input_ids"].shape[1]
+            raise ModelError(
+                f"it does not compute a text of {tokens} tokens: {type(error).__name__}: {error}",
+                where=f"{type(part).__name__} of transformers",
+                fix="leave out rows of such a length, if others are computed, or take another model",
+            ) from error
 
     def _calls(self, batch: Batch) -> list[dict[str, Any]]:
         """Keyword arguments of each forward: one for the whole batch, or one a row."""

@@ -164,7 +164,7 @@ class _Shrinking:
 
     def override(self, config: Any, name: str, value: Any) -> Any:
         """What a layer has instead, made small: a larger width stays a larger one."""
-        own, less = _said(config, name), self.changed(config, name, value)
+        own, less = said(config, name), self.changed(config, name, value)
         larger = type(value) is int and type(own) is int and value > own
         return 2 * less if larger and less == self.changed(config, name, own) else less
 
@@ -257,7 +257,7 @@ def _narrowest(config: Any, name: str, value: int) -> int | None:
 def _rotations(config: Any, value: list[Any], widths: Widths) -> list[Any]:
     """Factors of rotations, as many as half a head has places; of a longer list the last, which differ most."""
     names = ("hidden_size", "num_attention_heads", "head_dim")
-    hidden, heads, head = (_said(config, name) for name in names)
+    hidden, heads, head = (said(config, name) for name in names)
     if not hidden or not heads:
         return value
     after = [one and (widths(config, name, one) or one) for name, one in zip(names, (hidden, heads, head), strict=True)]
@@ -266,21 +266,21 @@ def _rotations(config: Any, value: list[Any], widths: Widths) -> list[Any]:
 
 
 def _heads(config: Any) -> int:
-    return min(4, _said(config, "num_attention_heads") or 4)
+    return min(4, said(config, "num_attention_heads") or 4)
 
 
 def _rotated(config: Any) -> int:
     """Of how many parts of a head one is rotated, where the config has a width for that part."""
-    head, part = _said(config, "head_dim"), _said(config, "qk_rope_head_dim")
+    head, part = said(config, "head_dim"), said(config, "qk_rope_head_dim")
     return head // part if isinstance(head, int) and isinstance(part, int) and 0 < part <= head else 1
 
 
 def _grouped(config: Any) -> bool:
     """Whether several heads read the keys of one."""
-    return _said(config, "num_key_value_heads") not in (None, _said(config, "num_attention_heads"))
+    return said(config, "num_key_value_heads") not in (None, said(config, "num_attention_heads"))
 
 
-def _said(config: Any, name: str) -> Any:
+def said(config: Any, name: str) -> Any:
     """What the config says; None where it says nothing, or another thing of each layer."""
     try:
         return getattr(config, name, None)
@@ -290,7 +290,7 @@ def _said(config: Any, name: str) -> Any:
 
 def _grows(config: Any) -> bool:
     """Whether its rotation is another beyond the last position it was made for (dynamic NTK)."""
-    return "'dynamic'" in str(_said(config, "rope_parameters"))
+    return "'dynamic'" in str(said(config, "rope_parameters"))
 
 
 def _overrides(config: Any) -> dict[int, dict[str, Any]]:
@@ -302,7 +302,7 @@ def _overrides(config: Any) -> dict[int, dict[str, Any]]:
 
 def _shallow(config: Any, overrides: dict[int, dict[str, Any]]) -> tuple[list[int], dict[str, Any]]:
     """(the layers that stay, two of each kind, and what makes the config one of these)."""
-    depth = next((depth for depth in (_said(config, name) for name in DEPTH) if isinstance(depth, int)), None)
+    depth = next((depth for depth in (said(config, name) for name in DEPTH) if isinstance(depth, int)), None)
     if depth is None:
         return [], {}
     lists, members = _by_layer(config, depth)
