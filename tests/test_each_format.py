@@ -32,12 +32,14 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "unpaired": ("sft", {"prompt": "the cat", "completion": " sat", "label": True}),
     "labelled": ("classify", {"text": "the cat", "label": "red"}),
+    "labelled_pair": ("classify", {"premise": "the cat", "hypothesis": "a cat", "label": "red"}),
     "multilabelled": ("classify", {"text": "the cat", "labels": ["red", "blue"]}),
     "conll": ("tag", {"tokens": ["the", "cat"], "ner_tags": ["O", "B-animal"]}),
     "spans": ("sft", {"text": "the cat", "spans": [{"start": 4, "end": 7, "label": "animal"}]}),
     "paired": ("contrastive", {"anchor": "the cat", "positive": "a cat", "negative": "the tree"}),
     "compared": ("contrastive", {"sentence1": "the cat", "sentence2": "the dog", "score": 0.5}),
     "choice": ("sft", {"question": "the cat", "choices": ["sat", "ran"], "answer": "sat"}),
+    "lettered_choice": ("sft", {"question": "the cat", "A": "sat", "B": "ran", "answer": "A"}),
     "posed": ("grpo", {"question": "the cat", "answer": 5}),
     "text": ("causal", {"text": "the cat sat on the mat"}),
 }
@@ -67,7 +69,7 @@ def events(folder: Path, model: Path, data: str, kind: str, **more: Any) -> list
 @pytest.mark.parametrize("name", ROWS)
 def test_a_run_over_each_format(name: str, llama: Path, tmp_path: Path) -> None:
     kind, row = ROWS[name]
-    other = {**row, "label": "blue"} if name == "labelled" else row
+    other = {**row, "label": "blue"} if name in ("labelled", "labelled_pair") else row
     lines = "".join(json.dumps(one) + "\n" for one in (row, other, row, other))
     (tmp_path / "rows.jsonl").write_text(lines, encoding="utf-8")
     # Tools are described in a prompt of their own, which takes more positions than the other rows have.

@@ -49,7 +49,8 @@ PATHS = {
 
 RowFormat = Literal[
     "auto", "messages", "instruction", "question", "summary", "prompted", "preference", "openai_preference", "unpaired",
-    "labelled", "multilabelled", "conll", "spans", "paired", "compared", "choice", "posed", "text",
+    "labelled", "labelled_pair", "multilabelled", "conll", "spans", "paired", "compared", "choice", "lettered_choice",
+    "posed", "text",
 ]  # fmt: skip
 
 EXCLUSIVE = (

@@ -50,12 +50,14 @@ ROWS: dict[str, dict[str, Any]] = {
     },
     "unpaired": {"prompt": "q", "completion": "a", "label": True},
     "labelled": {"text": "t", "label": "l"},
+    "labelled_pair": {"sentence1": "a", "sentence2": "b", "label": "l"},
     "multilabelled": {"text": "t", "labels": ["l", "m"]},
     "conll": {"tokens": ["t"], "tags": ["O"]},
     "spans": {"text": "t", "spans": []},
     "paired": {"anchor": "a", "positive": "p"},
     "compared": {"sentence1": "a", "sentence2": "b", "score": 0.5},
     "choice": {"question": "q", "choices": ["a", "b"], "gold": 0},
+    "lettered_choice": {"question": "q", "A": "a", "B": "b", "gold": "A"},
     "posed": {"prompt": "q"},
     "text": {"text": "t"},
 }
@@ -104,6 +106,10 @@ def test_a_row_is_recognised_where_the_objective_reads_it(name: str, kind: str) 
         assert type(one(ROWS[name], *reads)) is Posed
     elif name in ("labelled", "multilabelled", "spans") and Text in reads:
         assert type(one(ROWS[name], *reads)) is Text
+    elif name == "compared" and Labelled in reads:
+        assert type(one(ROWS[name], *reads)) is Labelled
+    elif name == "labelled_pair" and Compared in reads:
+        refused(ROWS[name], *reads, what='score "l"')
     else:
         refused(ROWS[name], *reads, what="no format this objective reads")
 

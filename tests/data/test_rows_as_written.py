@@ -271,6 +271,59 @@ def test_choices_in_further_spellings(choices: Any, gold: Any) -> None:
     assert one(fields, Choice) == Choice("file line 1", "q", ("a", "b"), 1)
 
 
+@pytest.mark.parametrize(
+    ("given", "gold", "place"),
+    [
+        ({"A": "a", "B": "b", "C": "c"}, "C", 2),
+        ({"A": "a", "B": "b", "C": "c"}, 2, 2),
+        ({"option_a": "a", "option_b": "b", "option_c": "c"}, "b", 1),
+        ({"option_a": "a", "option_b": "b", "option_c": "c"}, "B", 1),
+        ({"C": "c", "B": "b", "A": "a", "D": None}, "A", 0),
+    ],
+)
+def test_choices_in_fields_of_their_own(given: dict[str, Any], gold: Any, place: int) -> None:
+    """MMLU's; without them a model would learn the letter of what it is not shown."""
+    assert learned({"question": "q", **given, "answer": gold}, "sft") == Choice(
+        "file line 1", "q", ("a", "b", "c"), place
+    )
+
+
+def test_of_choices_in_fields_of_their_own_only_others_are_unread() -> None:
+    unread = list[Any]()
+    fields = {"question": "q", "A": "a", "B": "b", "C": "c", "answer": "A", "subject": "s"}
+    list(records([("file line 1", fields)], (Chat, Choice), on_unread=unread.append))
+    assert unread == [["subject"]]
+    what = refused({"question": "q", "A": "a", "B": "b", "answer": "C"}, Choice).what
+    assert what == "'C' is none of the 2 choices"
+    refused({"question": "q", "A": "a", "B": "b", "answer": ["A"]}, Choice)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "label"),
+    [
+        ("premise", "hypothesis", "label"),
+        ("sentence1", "sentence2", "score"),
+        ("question1", "question2", "is_duplicate"),
+        ("question", "sentence", "label"),
+        ("question", "passage", "label"),
+        ("query", "document", "label"),
+        ("Sentence_A", "Sentence_B", "Label"),
+    ],
+)
+def test_a_label_of_two_texts(first: str, second: str, label: str) -> None:
+    fields = {first: "a", second: "b", label: 2}
+    for objective in ("classify", "regress"):
+        assert learned(fields, objective) == Labelled("file line 1", "a\nb", "2")
+    assert "no label" in refused({first: "a", second: "b", label: None}, Labelled).what
+    assert "empty" in refused({first: "a", second: " ", label: 2}, Labelled).what
+
+
+@pytest.mark.parametrize("name", ["class", "sentiment", "topic", "rating", "stars", "score"])
+def test_a_label_by_other_names(name: str) -> None:
+    assert learned({"text": "x", name: "good"}, "classify") == Labelled("file line 1", "x", "good")
+    assert learned({"text": "x", name: "good", "label": "bad"}, "classify") == Labelled("file line 1", "x", "bad")
+
+
 # Files
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile
@@ -244,6 +245,20 @@ def choice(where: str, fields: Fields) -> Record:
             fix="the number of the right choice, from 0; its letter; or its text",
         )
     return Choice(where, string(where, fields, "question"), texts, place)
+
+
+def lettered_choice(where: str, fields: Fields) -> Record:
+    """A question whose choices stand in fields of their own, as MMLU's A to D."""
+    given = {found[1].upper(): fields[name] for name in fields if (found := LETTERED.fullmatch(name))}
+    choices = {letter: given[letter] for letter in sorted(given) if given[letter]}
+    gold = fields["gold"]
+    if isinstance(gold, str) and gold.strip().upper() in choices:
+        gold = gold.strip().upper()
+    return choice(where, {**fields, "choices": choices, "gold": gold})
+
+
+LETTERED = re.compile("(?:option_)?([A-Ja-j])")
+"""Names of such fields."""
 
 
 def _choices(given: Any) -> tuple[Any, Any]:

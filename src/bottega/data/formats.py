@@ -316,12 +316,14 @@ BESIDE_ASKED = frozenset({*GIVEN, "input", "context"}).__contains__
 
 COMPLETIONS = ("completion", "response", "output", "answer")
 FLAGS = ("label", "kto_tag", "desirable")
-LABELS = ("label", "category", "intent", "labels")
+LABELS = ("label", "category", "intent", "class", "sentiment", "topic", "rating", "stars", "score", "labels")
 SEVERAL = ("labels", "categories", "intents")
 TEXT = ("text", "sentence", "utterance", "content", "document")
 SPANS = ("spans", "entities", "ents", "ner", "annotations")
 TOKENS, TAGS = ("tokens", "words"), ("tags", "ner_tags", "ner", "labels")
 CHOICES = ("choices", "options")
+FIRST = ("sentence1", "text1", "sentence_a", "text_a", "question1")
+SECOND = ("sentence2", "text2", "sentence_b", "text_b", "question2")
 BETTER = ("chosen", "chosen_response", "response_chosen", "preferred", "accepted", "response_j")
 WORSE = ("rejected", "rejected_response", "response_rejected", "dispreferred", "response_k")
 LISTS = frozenset(
@@ -382,6 +384,15 @@ FORMATS: dict[str, Format] = {
         _may_be_flag,
     ),
     "labelled": Format(Labelled, (TEXT, LABELS), marked.labelled, _has_label),
+    "labelled_pair": Format(
+        Labelled,
+        (
+            (*FIRST, "premise", "question", "query"),
+            (*SECOND, "hypothesis", "passage", "sentence", "context", "document"),
+            (*LABELS[:-1], "is_duplicate", "similarity"),
+        ),
+        marked.labelled_pair,
+    ),
     "multilabelled": Format(Multilabelled, (TEXT, SEVERAL), marked.multilabelled),
     "conll": Format(Tagged, (TOKENS, TAGS), marked.conll),
     "spans": Format(
@@ -400,13 +411,19 @@ FORMATS: dict[str, Format] = {
     "compared": Format(
         Compared,
         (
-            ("sentence1", "text1", "sentence_a", "text_a", "question1"),
-            ("sentence2", "text2", "sentence_b", "text_b", "question2"),
+            FIRST,
+            SECOND,
             ("score", "similarity", "label", "is_duplicate"),
         ),
         marked.compared,
     ),
     "choice": Format(Choice, (("question", "query"), CHOICES, ("gold", "answer", "answerKey")), asked.choice),
+    "lettered_choice": Format(
+        Choice,
+        (("question", "query"), ("A", "option_a"), ("B", "option_b"), ("gold", "answer", "answerKey")),
+        asked.lettered_choice,
+        also=asked.LETTERED.fullmatch,
+    ),
     "posed": Format(
         Posed,
         (("prompt", *QUESTIONS, "instruction", *TALKS),),

@@ -31,6 +31,12 @@ def labelled(where: str, fields: Fields) -> Record:
     return Labelled(where, string(where, fields, "text"), _label(where, fields["label"], "label"))
 
 
+def labelled_pair(where: str, fields: Fields) -> Record:
+    """Two texts with one label of both: the one, a line break, and the other."""
+    first, second = (string(where, fields, name) for name in ("sentence1", "sentence2"))
+    return Labelled(where, f"{first}\n{second}", _label(where, fields["label"], "label"))
+
+
 def _label(where: str, value: Any, name: str) -> str:
     """The name of a label; a DataError where it is none."""
     found = label_name(value)
