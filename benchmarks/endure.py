@@ -28,7 +28,7 @@ from bottega.runs import checksum
 
 RECIPES = {
     "dpo-lora": {
-        "model": {"base": "model", "dtype": "bfloat16"},
+        "model": {"base": "model", "dtype": "auto"},
         "adapter": {"rank": 8, "dropout": 0.1},
         "objective": {"kind": "dpo"},
         "data": {"train": "rows.jsonl", "validation": 0.2},
