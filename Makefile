@@ -92,7 +92,7 @@ worlds: setup ## Run the demo in four invented worlds and print what it reaches 
 large: setup ## Train on a small and on a large file and compare the memory they take (a quarter of an hour)
 	$(BIN)/python benchmarks/large_file.py
 
-demo: setup ## The whole life of a small model, from nothing to a conversation, in five minutes
+demo: setup ## The whole life of a small model, from nothing to a conversation, in five to ten minutes
 	$(BIN)/bottega demo
 
 docs: setup ## Build the documentation into site/

@@ -97,7 +97,7 @@ def endure(recipe: Path, folder: Path, kills: int, draw: random.Random) -> Count
             kept = folder.with_name("endure-difference")
             shutil.copytree(folder, kept)
             sys.exit(f"{recipe.stem}: the resumed run differs; kept in {kept}")
-        print(f"  {recipe.stem}: {stages.total()} of {kills} equal", file=sys.stderr, flush=True)
+        print(f"  {recipe.stem}: {stages.total()} of {kills} kills, all equal so far", file=sys.stderr, flush=True)
     return stages
 
 

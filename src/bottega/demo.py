@@ -1,4 +1,4 @@
-"""The whole life of a small language model in five minutes: `bottega demo`.
+"""The whole life of a small language model in minutes: `bottega demo`.
 
 Invents a world, trains a tokenizer on it, pre-trains a decoder from nothing, fine-tunes it with LoRA on a support
 desk's tasks, aligns it with DPO, measures what that was worth on letters it never saw, and ends with a report.

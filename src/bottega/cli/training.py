@@ -202,7 +202,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder; an earlier demo in it is replaced.")] = Path("runs/demo"),
     as_json: Json = False,
 ) -> None:
-    """The whole life of a small model in five minutes: tokenizer, pre-training, fine-tuning, alignment, evaluation."""
+    """The whole life of a small model in some minutes: tokenizer, pre-training, fine-tuning, alignment, evaluation."""
     with errors(as_json):
         from bottega.demo import demo as live
         from bottega.terminal import progress_console, results_console, show_demo, watch
