@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# torch 2.13.0, CPU wheel, on an x86 processor without avx512_bf16 and AMX (AVX2 only, such as AMD's up to Zen 3).
+# torch 2.13.0, CPU wheel, on an x86 processor with AVX2 and no AVX-512 (such as AMD's up to Zen 3).
 #
 # `torch.optim.Muon` orthogonalises in bfloat16 on every device. Where the processor does not multiply bfloat16, neither
 # oneDNN nor MKL takes the product: torch falls back to loops of its own, which mostly run on one thread and take tens of
@@ -21,8 +21,8 @@ from statistics import median
 import torch
 
 has = torch.cpu.get_capabilities()
-if has.get("architecture") != "x86_64" or has.get("avx512_bf16") or has.get("amx_bf16"):
-    raise SystemExit("this processor multiplies bfloat16, or is no x86: nothing to see here")
+if has.get("architecture") != "x86_64" or has.get("avx512_f") or has.get("amx_bf16"):
+    raise SystemExit("this processor is no x86 with AVX2 alone: nothing to see here")
 
 
 def orthogonal(matrix, dtype):
@@ -55,6 +55,6 @@ single = seconds(lambda: [orthogonal(weight.grad, torch.float32) for weight in w
 half = orthogonal(weights[0].grad, torch.bfloat16)
 apart = (half - orthogonal(weights[0].grad, torch.float32)).norm() / half.norm()
 print(f"torch {torch.__version__}: Muon's step {step:.3f} s, its arithmetic in float32 {single:.4f} s, {step / single:.0f} times; results {apart:.3f} apart")
-assert step > 8 * single and apart < 0.05
+assert step > 5 * single and apart < 0.05
 PYTHON
 "$folder/venv/bin/python" "$folder/look.py"

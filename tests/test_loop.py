@@ -76,10 +76,13 @@ def test_numbers_that_the_processor_imitates_are_told(
     multiplied: bool, recipe: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(opening, "multiplies", lambda dtype, _: multiplied or dtype == torch.float32)
+    monkeypatch.setattr(opening, "compute_dtype", lambda *_: torch.float32)
     for dtype, told in (("bfloat16", not multiplied), ("float32", False)):
         events = play(recipe(model={"base": recipe().model.base, "dtype": dtype}, optim={"steps": 1}), tmp_path / dtype)
         assert [event.message for event in events if event.type == "noted" and event.subject == "dtype"] == (
-            ["no bfloat16 products are known of this processor: float32 may be many times faster"] if told else []
+            ["no bfloat16 products are known of this processor: model.dtype=float32 may be many times faster"]
+            if told
+            else []
         )
 
 

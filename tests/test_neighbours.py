@@ -37,6 +37,24 @@ def test_only_the_cores_we_may_use_are_read(tmp_path: Path, monkeypatch: pytest.
     assert use(stat) is None
 
 
+@pytest.mark.parametrize(
+    ("now", "looks", "then"),
+    [
+        (False, [0.0, 0.0, 0.39], False),
+        (False, [0.0, 0.0, 0.42], True),
+        (False, [0.63], True),
+        (True, [0.0], True),
+        (True, [0.0, 0.0], True),
+        (True, [0.0, 0.5, 0.0], True),
+        (True, [0.41, 0.41, 0.41], False),
+        (True, [0.65, 0.41, 0.41], True),
+    ],
+)
+def test_when_to_give_way(now: bool, looks: list[float], then: bool) -> None:
+    """One that wants half of a core takes 0.41 of it while we give way; one that wants all, 0.63 while we do not."""
+    assert neighbours.gives_way(now, looks) is then
+
+
 GIVEN_WAY = """
 import os, sys, threading, time
 import torch

@@ -51,7 +51,7 @@ def examine() -> dict[str, Any]:
 def _advice(facts: dict[str, Any]) -> list[str]:
     advice = []
     if not facts["bfloat16"] and facts["accelerator"] is None:
-        advice.append("this processor has no bfloat16: dtype auto means float32, two to three times slower")
+        advice.append("no bfloat16 products are known of this processor: model.dtype=auto means float32")
     if facts["bfloat16"] and facts["gflops"]["bfloat16"] < facts["gflops"]["float32"]:
         advice.append("bfloat16 is slower than float32 here: set model.dtype=float32")
     if facts["threads"] < facts["cores"]:

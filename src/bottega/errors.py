@@ -26,6 +26,8 @@ NO_MEMORY = (
     "failed to map segment",
     "can't start new thread",
     "bad_alloc",
+    "out of memory",
+    "alloc_failed",
 )
 """What libraries say when the system gives them no memory."""
 
@@ -34,8 +36,9 @@ LONGEST = 1000
 
 
 def of_memory(error: BaseException) -> bool:
-    """Whether torch raised it for want of memory."""
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    """Whether it was raised for want of memory, by Python, a library, or torch on a card."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or any(words in str(error).lower() for words in NO_MEMORY)
 
 
 def _cut(part: str | None) -> str | None:
@@ -107,7 +110,7 @@ def from_outside(error: Exception) -> BottegaError | None:
     if disk_full(error):
         fix = "free some space, or write to another disk"
         return DiskError(full(error), where=_file(error), fix=fix)
-    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY):
+    if of_memory(error):
         fix = "end other programs, raise the limit (ulimit -v, the container's), or take a smaller model"
         return OutOfMemory("the system gives no more memory", fix=fix)
     if isinstance(error, OSError) and error.strerror:

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -78,6 +78,11 @@ def look(seconds: float = INTERVAL) -> float | None:
     return None if before is None or after is None else others(before, after)
 
 
+def gives_way(now: bool, looks: Sequence[float]) -> bool:
+    """Whether to give way from here on, by what others took at each look, of those since that last changed."""
+    return len(looks) < 3 or max(looks) >= QUIET if now else looks[-1] >= BUSY
+
+
 class Watch:
     """A thread that looks for other programs as long as it is open, and lets ours spin only where nobody else waits.
 
@@ -97,17 +102,16 @@ class Watch:
         self._thread.join()
 
     def _look_on(self) -> None:
-        before, quiet = use(), 0
+        before, looks = use(), deque[float](maxlen=3)
         while before is not None and not self._closed.wait(INTERVAL):
             after = use()
             if after is None:
                 break
             self.others, before = others(before, after), after
-            quiet = quiet + 1 if self.others < QUIET else 0
-            if self.others >= BUSY and not self.gives_way:
-                self._give_way()
-            elif quiet >= 3:
-                self._spin()
+            looks.append(self.others)
+            if gives_way(self.gives_way, looks) != self.gives_way:
+                looks.clear()
+                self._spin() if self.gives_way else self._give_way()
         self._spin()
 
     def _give_way(self) -> None:

@@ -14,7 +14,7 @@ import torch
 from bottega.events import Noted, Started
 from bottega.models.adapters import left_out
 from bottega.models.load import read_otherwise
-from bottega.models.precision import multiplies
+from bottega.models.precision import compute_dtype, multiplies
 from bottega.models.quantized import packed
 from bottega.neighbours import cores
 from bottega.recipe import Recipe
@@ -91,7 +91,9 @@ def _noteworthy(session: Session) -> Iterator[tuple[str, str, dict[str, Any]]]:
     recipe, rows, fit = session.recipe, session.rows, session.engine.scorer.fit
     if not multiplies(session.dtype, session.device):
         dtype = str(session.dtype).removeprefix("torch.")
-        yield "dtype", f"no {dtype} products are known of this processor: float32 may be many times faster", {}
+        quick = str(compute_dtype("auto", session.device)).removeprefix("torch.")
+        what = f"no {dtype} products are known of this processor: model.dtype={quick} may be many times faster"
+        yield "dtype", what, {}
     for subject, message in rows.notes():
         yield subject, message, {}
     for path, seen in rows.formats.items():

@@ -288,14 +288,49 @@ def test_choices_in_fields_of_their_own(given: dict[str, Any], gold: Any, place:
     )
 
 
+@pytest.mark.parametrize(
+    ("given", "gold", "texts", "place"),
+    [
+        ({"A": 0, "B": 1, "C": 2}, "A", ("0", "1", "2"), 0),
+        ({"A": 0, "B": 1, "C": 2}, "C", ("0", "1", "2"), 2),
+        ({"A": "a", "B": None, "C": "c", "D": "d"}, "D", ("a", "c", "d"), 2),
+        ({"A": "a", "B": None, "C": "c", "D": "d"}, 2, ("a", "c", "d"), 1),
+        ({"A": "x", "B": "y"}, "(B)", ("x", "y"), 1),
+        ({"A": "x", "B": "y"}, "B.", ("x", "y"), 1),
+        ({"A": "x", "B": "y"}, "y", ("x", "y"), 1),
+        ({"A": "x", "B": "y"}, "1", ("x", "y"), 1),
+        ({"A": "1", "B": "0"}, "1", ("1", "0"), 0),
+        ({"Option A": "x", "Option B": "y"}, "B", ("x", "y"), 1),
+        ({"option_A": "x", "option_B": "y"}, "option_B", ("x", "y"), 1),
+    ],
+)
+def test_the_right_one_of_choices_in_fields_of_their_own(
+    given: dict[str, Any], gold: Any, texts: tuple[str, ...], place: int
+) -> None:
+    for names in (("question", "answer"), ("Question", "Answer")):
+        fields = dict(zip(names, ("q", gold), strict=True)) | given
+        assert learned(fields, "sft") == Choice("file line 1", "q", texts, place)
+
+
+def test_what_such_choices_are_about_stands_before_the_question() -> None:
+    fields = {"context": "c", "question": "q", "A": "a", "B": "b", "answer": "B"}
+    assert learned(fields, "sft") == Choice("file line 1", "c\n\nq", ("a", "b"), 1)
+    talk = learned({**fields, "system": "s"}, "sft")
+    assert type(talk) is Chat
+    assert type(learned({**fields, "answer": "because of B"}, "sft")) is Chat
+    rows = [("file line 1", fields), ("file line 2", {**fields, "B": None})]
+    told = list[Any]()
+    list(records(rows, (Choice,), on_bad=told.append))
+    assert "none of the choices A" in str(told[0])
+
+
 def test_of_choices_in_fields_of_their_own_only_others_are_unread() -> None:
     unread = list[Any]()
     fields = {"question": "q", "A": "a", "B": "b", "C": "c", "answer": "A", "subject": "s"}
     list(records([("file line 1", fields)], (Chat, Choice), on_unread=unread.append))
     assert unread == [["subject"]]
-    what = refused({"question": "q", "A": "a", "B": "b", "answer": "C"}, Choice).what
-    assert what == "'C' is none of the 2 choices"
-    refused({"question": "q", "A": "a", "B": "b", "answer": ["A"]}, Choice)
+    for answer in ("C", ["A"], None, 5):
+        refused({"question": "q", "A": "a", "B": "b", "answer": answer}, Choice)
 
 
 @pytest.mark.parametrize(
@@ -306,7 +341,6 @@ def test_of_choices_in_fields_of_their_own_only_others_are_unread() -> None:
         ("question1", "question2", "is_duplicate"),
         ("question", "sentence", "label"),
         ("question", "passage", "label"),
-        ("query", "document", "label"),
         ("Sentence_A", "Sentence_B", "Label"),
     ],
 )
@@ -320,8 +354,21 @@ def test_a_label_of_two_texts(first: str, second: str, label: str) -> None:
 
 @pytest.mark.parametrize("name", ["class", "sentiment", "topic", "rating", "stars", "score"])
 def test_a_label_by_other_names(name: str) -> None:
+    """They stand back behind those that say that they are a label."""
     assert learned({"text": "x", name: "good"}, "classify") == Labelled("file line 1", "x", "good")
-    assert learned({"text": "x", name: "good", "label": "bad"}, "classify") == Labelled("file line 1", "x", "bad")
+    assert learned({"Text": "x", name.title(): "good"}, "classify") == Labelled("file line 1", "x", "good")
+    for usual in ("label", "intent", "labels", "Label"):
+        assert learned({"text": "x", name: "good", usual: "bad"}, "classify") == Labelled("file line 1", "x", "bad")
+    for several in ("labels", "categories"):
+        found = learned({"text": "x", name: "good", several: ["a", "b"]}, "classify")
+        assert found == Multilabelled("file line 1", "x", ("a", "b"))
+
+
+def test_a_text_beside_which_stands_none_is_read_alone() -> None:
+    for beside in ({"question": None}, {"premise": ""}, {"query": 17}):
+        fields = {"sentence": "s", "label": "a", **beside}
+        assert learned(fields, "classify") == Labelled("file line 1", "s", "a")
+    assert learned({"document": "d", "query": "q-17", "label": "a"}, "classify") == Labelled("file line 1", "d", "a")
 
 
 # Files

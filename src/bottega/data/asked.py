@@ -248,16 +248,46 @@ def choice(where: str, fields: Fields) -> Record:
 
 
 def lettered_choice(where: str, fields: Fields) -> Record:
-    """A question whose choices stand in fields of their own, as MMLU's A to D."""
+    """A question whose choices stand in fields of their own, as MMLU's A to D, after what it is about."""
+    letters = _lettered(fields)
+    texts = {letter: text for letter, text in letters.items() if text is not None and text != ""}
+    right = _letter(letters, fields["gold"])
+    if right not in texts:
+        raise DataError(
+            f"{fields['gold']!r} is none of the choices {', '.join(texts)}",
+            where=f"{where}, field gold",
+            fix="the letter of the right choice; its number, from 0; or its text",
+        )
+    (asked,) = asking(optional(where, fields, "context"), string(where, fields, "question"))
+    return choice(where, {"question": asked.content, "choices": list(texts.values()), "gold": list(texts).index(right)})
+
+
+def names_a_letter(fields: Fields) -> bool:
+    """Whether the answer of a row names one of such choices, and nothing makes it a conversation."""
+    gold = next((fields[name] for name in ("gold", "answer", "answerKey", "answerkey") if name in fields), None)
+    return _letter(_lettered(fields), gold) != "" and not any(name in fields for name in GIVEN)
+
+
+def _lettered(fields: Fields) -> dict[str, Any]:
+    """The choices of a row by their capital letters, in order."""
     given = {found[1].upper(): fields[name] for name in fields if (found := LETTERED.fullmatch(name))}
-    choices = {letter: given[letter] for letter in sorted(given) if given[letter]}
-    gold = fields["gold"]
-    if isinstance(gold, str) and gold.strip().upper() in choices:
-        gold = gold.strip().upper()
-    return choice(where, {**fields, "choices": choices, "gold": gold})
+    return {letter: given[letter] for letter in sorted(given)}
 
 
-LETTERED = re.compile("(?:option_)?([A-Ja-j])")
+def _letter(choices: dict[str, Any], gold: Any) -> str:
+    """The letter of the choice that an answer names: by it, by a number from 0, or by the text; "" for none."""
+    number = whole(gold)
+    if number is None and isinstance(gold, str):
+        found = re.fullmatch(r"\(?(?:[Oo]ption[_ ])?([A-Ja-j])\)?[.:]?", gold.strip())
+        if found and found[1].upper() in choices:
+            return found[1].upper()
+        number = int(gold) if gold in map(str, range(len(choices))) and gold not in choices.values() else None
+    if number is not None:
+        return list(choices)[number] if 0 <= number < len(choices) else ""
+    return next((letter for letter, text in choices.items() if gold is not None and text == gold), "")
+
+
+LETTERED = re.compile("(?:[Oo]ption[_ ])?([A-Ja-j])")
 """Names of such fields."""
 
 

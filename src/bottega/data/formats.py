@@ -307,8 +307,17 @@ def _has_spans(fields: Fields) -> bool:
 
 
 def _has_label(fields: Fields) -> bool:
-    """Whether a row has one label rather than a list of them."""
-    return any(name in fields for name in LABELS[:-1]) or not isinstance(fields["labels"], list)
+    """Whether a row has one label rather than a list of them; by a further name only where nothing is called so."""
+    if "labels" in fields or any(name in fields for name in LABELS):
+        return any(name in fields for name in LABELS[:-1]) or not isinstance(fields["labels"], list)
+    return not {name.strip().lower() for name in fields} & {*LABELS, *SEVERAL}
+
+
+def _are_texts(fields: Fields) -> bool:
+    """Whether a row has the two texts that have one label."""
+    names = FORMATS["labelled_pair"].names(fields) or {}
+    texts = [fields[names[name]] for name in (FIRST[0], SECOND[0])]
+    return all(isinstance(text, str) and text.strip() for text in texts)
 
 
 BESIDE_ASKED = frozenset({*GIVEN, "input", "context"}).__contains__
@@ -316,7 +325,8 @@ BESIDE_ASKED = frozenset({*GIVEN, "input", "context"}).__contains__
 
 COMPLETIONS = ("completion", "response", "output", "answer")
 FLAGS = ("label", "kto_tag", "desirable")
-LABELS = ("label", "category", "intent", "class", "sentiment", "topic", "rating", "stars", "score", "labels")
+LABELS = ("label", "category", "intent", "labels")
+FURTHER = ("class", "sentiment", "topic", "rating", "stars", "score")
 SEVERAL = ("labels", "categories", "intents")
 TEXT = ("text", "sentence", "utterance", "content", "document")
 SPANS = ("spans", "entities", "ents", "ner", "annotations")
@@ -383,15 +393,17 @@ FORMATS: dict[str, Format] = {
         (TALKS, FLAGS),
         _may_be_flag,
     ),
-    "labelled": Format(Labelled, (TEXT, LABELS), marked.labelled, _has_label),
+    "labelled": Format(Labelled, (TEXT, (*LABELS, *FURTHER)), marked.labelled, _has_label),
     "labelled_pair": Format(
         Labelled,
         (
             (*FIRST, "premise", "question", "query"),
-            (*SECOND, "hypothesis", "passage", "sentence", "context", "document"),
-            (*LABELS[:-1], "is_duplicate", "similarity"),
+            (*SECOND, "hypothesis", "passage", "context", "sentence"),
+            (*LABELS[:-1], "is_duplicate", "similarity", *FURTHER),
         ),
         marked.labelled_pair,
+        _are_texts,
+        may=lambda fields: True,
     ),
     "multilabelled": Format(Multilabelled, (TEXT, SEVERAL), marked.multilabelled),
     "conll": Format(Tagged, (TOKENS, TAGS), marked.conll),
@@ -420,9 +432,15 @@ FORMATS: dict[str, Format] = {
     "choice": Format(Choice, (("question", "query"), CHOICES, ("gold", "answer", "answerKey")), asked.choice),
     "lettered_choice": Format(
         Choice,
-        (("question", "query"), ("A", "option_a"), ("B", "option_b"), ("gold", "answer", "answerKey")),
+        (
+            ("question", "query"),
+            ("A", "a", "option_a", "option_A", "option a", "Option A"),
+            ("B", "b", "option_b", "option_B", "option b", "Option B"),
+            ("gold", "answer", "answerKey", "answerkey"),
+        ),
         asked.lettered_choice,
-        also=asked.LETTERED.fullmatch,
+        asked.names_a_letter,
+        lambda name: name == "context" or asked.LETTERED.fullmatch(name),
     ),
     "posed": Format(
         Posed,

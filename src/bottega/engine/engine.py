@@ -155,7 +155,7 @@ class Engine:
             raise ModelError(
                 "no weight that is trained has a part in what is learned",
                 where=_named(trained),
-                fix="train every weight (leave the adapter out), or name other layers under adapter.targets",
+                fix="leave out the adapter, or optim.freeze, or name other layers under adapter.targets",
             )
         return scores
 
@@ -246,7 +246,7 @@ class Engine:
         with self.optimizer.averaged():
             save_weights(self.scorer.model, folder)
         if isinstance(pooling := getattr(self.objective, "pooling", None), str) and not state:
-            declare(folder, cast("Pooling", pooling), width(self.scorer.network.config))
+            declare(folder, cast("Pooling", pooling), self.scorer.width or width(self.scorer.network.config))
         self.tokenizer.save_pretrained(str(folder))
         if state:
             save_file(self.optimizer.state(), folder / OPTIMIZER)

@@ -18,8 +18,8 @@ def compute_dtype(wanted: str, device: str) -> torch.dtype:
 def multiplies(dtype: torch.dtype, device: str) -> bool:
     """Whether the hardware behind "cpu" or "cuda" multiplies such numbers.
 
-    Where it does not torch imitates it: on a CPU by plain loops, tens of times slower than float32 products. Of ARM it
-    is not known: some have the instructions and quicker float32 products beside them.
+    Where it does not torch imitates it: slower than float32 products, and on a CPU without AVX-512 by plain loops, tens
+    of times slower. Of ARM it is not known: some have the instructions, and quicker float32 products beside them.
     """
     if dtype == torch.float32:
         return True

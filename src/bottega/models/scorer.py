@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bottega.batch import Batch, Example, Row, Source
-from bottega.errors import ModelError, of_memory
+from bottega.errors import BottegaError, ModelError, of_memory
 from bottega.models.afresh import Afresh
 from bottega.models.attention import layout_for, layouts_for
 from bottega.models.attention.mask import padded, rounded
@@ -57,13 +57,14 @@ class Scorer(nn.Module):
 
     With `weighted` the gradient of logp will be `batch.weight` times one number, which spares a trained head work.
     `smoothing` is a share of each logp that is a mean over all labels; `tempering` is what scores over the vocabulary
-    are divided by.
+    are divided by. `width` is that of the vectors of texts, once there were any.
     """
 
     def __init__(self, model: nn.Module, head: HeadKind, fit: Fit) -> None:
         super().__init__()
         self.model, self.head_kind, self.fit = model, head, fit
         self.noise: EmbeddingNoise | None = None
+        self.width: int | None = None
         self._mode: bool | None = None
         self._afresh: Afresh | None = None
 
@@ -107,6 +108,7 @@ class Scorer(nn.Module):
     ) -> dict[str, Tensor]:
         if self.head_kind == "embedding":
             hidden = self._hidden(batch).index_select(0, batch.at)
+            self.width = hidden.shape[-1]
             return {"hidden": hidden.to(torch.promote_types(hidden.dtype, torch.float32))}
         if self.fit.own_head:
             logits = self._own_logits(batch)
@@ -210,7 +212,7 @@ class Scorer(nn.Module):
         try:
             return part(**call)
         except Exception as error:
-            if of_memory(error):
+            if isinstance(error, (BottegaError, OSError)) or of_memory(error) or "CUDA" in str(error):
                 raise
             tokens = call["input_ids"].shape[1]
             raise ModelError(

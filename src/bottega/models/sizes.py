@@ -7,9 +7,9 @@ from typing import Any
 from bottega.models.small import parts, said
 
 
-def width(config: Any, unknown: int = 4096) -> int:
-    """Numbers in a vector between two layers."""
-    return _said_by_any(config, ("hidden_size", "d_latents"), unknown)
+def width(config: Any) -> int:
+    """Numbers in a vector between two layers; of several parts, those of the widest."""
+    return _said_by_any(config, ("hidden_size", "d_latents"), 4096)
 
 
 def depth(config: Any) -> int:
@@ -23,7 +23,7 @@ def vocabulary(config: Any) -> int:
 
 
 def _said_by_any(config: Any, names: tuple[str, ...], unknown: int) -> int:
-    """What the config of the text says under the first of these names, else the largest number that a part says."""
+    """The number that the config of the text says under one of these names, else the largest that a part says."""
     text, *nested = parts(config.get_text_config())
     for found in ([said(text, name) for name in names], [said(one, name) for one in nested for name in names]):
         numbers = [number for number in found if isinstance(number, int)]
