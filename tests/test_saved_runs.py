@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 import bottega
+from bottega.data.tokenizer import train_tokenizer
+from bottega.errors import DataError
+from bottega.sampling import Sampling
 from making import WORDS, make_model, write_jsonl
 
 LORA = {"adapter": {"rank": 2}}
@@ -40,3 +43,26 @@ def test_the_loss_of_the_result_is_that_the_run_ended_with(way: str, tmp_path: P
     measured = bottega.evaluate(tmp_path / "run", against=[], answers=0)
     (loss,) = (one.run for one in measured.estimates if one.metric == "loss")
     assert loss == pytest.approx(finished.validation_loss, abs=2e-4)
+
+
+def test_a_tokenizer_of_the_letters_it_saw_has_its_result(tmp_path: Path) -> None:
+    """It has no token for what the chat template writes, and the result of a run that asked for one was lost."""
+    (tmp_path / "text.txt").write_text("nel mezzo del cammin di nostra vita\n" * 20, encoding="utf-8")
+    train_tokenizer([tmp_path / "text.txt"], 300, tmp_path / "letters", "characters")
+    shape = {"model_type": "gpt2", "n_layer": 1, "n_embd": 32, "n_head": 2, "n_positions": 32}
+    recipe = bottega.Recipe.parse(
+        {
+            "model": {"shape": shape, "tokenizer": str(tmp_path / "letters")},
+            "data": {"train": str(tmp_path / "text.txt"), "max_length": 32},
+            "objective": {"kind": "causal"},
+            "optim": {"steps": 1, "examples": 2},
+        }
+    )
+    list(bottega.train(recipe, tmp_path / "run"))
+    model = bottega.load(tmp_path / "run")
+    assert model.generate(["nel mezzo"], Sampling(tokens=3))[0][0].text
+    for asked in ("nel 1265", [{"role": "user", "content": "nel"}]):
+        with pytest.raises(DataError, match="the tokenizer cannot encode it"):
+            model.generate([asked])
+        with pytest.raises(DataError, match="the tokenizer cannot encode it"):
+            next(model.stream(asked))

@@ -27,11 +27,8 @@ from bottega.objectives import HeadKind
 from bottega.objectives.classify import Classify
 from bottega.objectives.tag import Tag, entities
 from bottega.progress import Far
-from bottega.records import Entity, Unusable
+from bottega.records import SHOWN, Entity, Unusable
 from bottega.runs import stored_place, stored_recipe
-
-SHOWN = 60
-"""Characters of a text that an error shows."""
 
 Words = list[tuple[int, int]]
 """Where words start and stop."""

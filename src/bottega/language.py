@@ -27,7 +27,7 @@ from bottega.models.adapters import load_scorer, without
 from bottega.models.load import ANSWERS, length_limit, load_tokenizer, locate, start_token
 from bottega.models.scorer import batched, refuse_unknown_tokens
 from bottega.progress import Far
-from bottega.records import Message, Prompt
+from bottega.records import SHOWN, Message, Prompt, Unusable
 from bottega.runs import stored_recipe
 from bottega.sampling import Sampling
 
@@ -79,7 +79,7 @@ class LanguageModel:
     ) -> list[list[Continuation]]:
         """`continuations` of each prompt; a string goes on as text, a conversation with the assistant's answer."""
         settings = self._stopping(prompts, settings or Sampling())
-        ids = [self.codec.prefix(_prompt(prompt)) for prompt in prompts]
+        ids = [self._tokens(prompt) for prompt in prompts]
         return self.writer.write(ids, self._fitting(ids, settings), continuations=continuations)
 
     def chat(self, turns: Turns, settings: Sampling | None = None) -> Continuation:
@@ -88,7 +88,7 @@ class LanguageModel:
 
     def stream(self, prompt: str | Turns, settings: Sampling | None = None) -> Iterator[str]:
         """One continuation, piece by piece, whole characters only."""
-        ids = [self.codec.prefix(_prompt(prompt))]
+        ids = [self._tokens(prompt)]
         settings = self._stopping([prompt], settings or Sampling())
         for piece in self.writer.stream(ids, self._fitting(ids, settings)):
             if piece.text:
@@ -104,7 +104,19 @@ class LanguageModel:
 
     def room(self, prompt: str | Turns) -> int:
         """Tokens left for an answer before the model's last position; below 1 when the prompt is too long."""
-        return self._room(len(self.codec.prefix(_prompt(prompt))))
+        return self._room(len(self._tokens(prompt)))
+
+    def _tokens(self, prompt: str | Turns) -> list[int]:
+        """The tokens of a prompt; a DataError where its letters, or those of the chat template around it, have none."""
+        try:
+            return self.codec.prefix(_prompt(prompt))
+        except Unusable as unusable:
+            text = isinstance(prompt, str)
+            raise DataError(
+                unusable.reason,
+                where=f"the prompt {prompt[:SHOWN]!r}" if text else "the conversation, as the chat template writes it",
+                fix="write only what the model was trained on" + ("" if text else ", or a text: bottega generate"),
+            ) from None
 
     def _room(self, prompt: int) -> int:
         """The same of a prompt of so many tokens; an encoder–decoder reads it elsewhere than it writes."""

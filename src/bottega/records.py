@@ -43,6 +43,10 @@ def label_name(value: Any) -> str | None:
     return str(number) if value == number and abs(number) < EXACT else str(value)
 
 
+SHOWN = 60
+"""Characters of a text that an error shows."""
+
+
 class Unusable(Exception):
     """A sound record that makes no row under these settings; `reason` is what the count of dropped rows shows."""
 

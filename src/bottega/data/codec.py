@@ -619,8 +619,14 @@ class Codec:
             raise Unusable(f"longer than max_length {self.max_length}")
 
     def _specials(self, text: str) -> list[tuple[int, int, int]]:
-        """Each special token in `text`, and where it starts and ends."""
-        encoding = self._encoding(text, special=False)
+        """Each special token in `text`, and where it starts and ends; none where the tokenizer lacks a letter of it.
+
+        So it is with what a template writes and a tokenizer of characters never saw: nothing can end in it.
+        """
+        try:
+            encoding = self._encoding(text, special=False)
+        except Unusable:
+            return []
         pairs = zip(encoding.ids, encoding.offsets, strict=True)
         return [(token, start, end) for token, (start, end) in pairs if token in self._special]
 
