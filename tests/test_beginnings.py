@@ -58,6 +58,8 @@ def test_what_stands_behind_a_mark_is_the_default(kind: str, own: Path) -> None:
         ({"text": "a"}, "causal"),
         ({"anchor": "a", "positive": "b"}, "contrastive"),
         ({"sentence1": "a", "sentence2": "b", "score": 0.5}, "contrastive"),
+        ({"sentence1": "a", "sentence2": "b", "label": 2}, "classify"),
+        ({"premise": "a", "hypothesis": "b", "label": 0}, "classify"),
         ({"tokens": ["a"], "ner_tags": ["O"]}, "tag"),
         ({"prompt": "a"}, "grpo"),
         ({"prompt": "a", "solution": "b"}, "grpo"),

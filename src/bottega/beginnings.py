@@ -17,7 +17,7 @@ from bottega import objectives
 from bottega.errors import BottegaError, DataError, RecipeError
 from bottega.mistakes import nearest
 from bottega.recipe import Adapter, Data, Evaluate, Layout, Model, Optim, Recipe, Save, Source
-from bottega.records import Posed, Record
+from bottega.records import Compared, Posed, Record
 
 LIKELY = ("dpo", "kto", "classify", "tag", "contrastive", "causal", "sft", "grpo")
 """Objectives for rows of which nothing is said: the first that reads them."""
@@ -68,7 +68,8 @@ def _seen(path: str | None, folder: Path) -> str | None:
 
 def fitting(path: str, layout: Layout | None = None) -> str:
     """The objective the rows of a file are for."""
-    record = _first(path, get_args(Record), layout or Layout())
+    # Two texts and a number from 0 to 1 are compared; anything else that is said of two texts is their label.
+    record = _first(path, (Compared, *get_args(Record)), layout or Layout())
     for kind in LIKELY:
         if isinstance(record, objectives.load(kind).reads):
             return kind

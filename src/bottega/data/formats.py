@@ -313,6 +313,12 @@ def _has_label(fields: Fields) -> bool:
     return not {name.strip().lower() for name in fields} & {*LABELS, *SEVERAL}
 
 
+def _is_likeness(fields: Fields) -> bool:
+    """Whether what is said of two texts may be how alike they are."""
+    names = FORMATS["compared"].names(fields) or {}
+    return marked.likeness(fields[names["score"]]) is not None
+
+
 def _are_texts(fields: Fields) -> bool:
     """Whether a row has the two texts that have one label."""
     names = FORMATS["labelled_pair"].names(fields) or {}
@@ -428,6 +434,8 @@ FORMATS: dict[str, Format] = {
             ("score", "similarity", "label", "is_duplicate"),
         ),
         marked.compared,
+        _is_likeness,
+        may=lambda fields: True,
     ),
     "choice": Format(Choice, (("question", "query"), CHOICES, ("gold", "answer", "answerKey")), asked.choice),
     "lettered_choice": Format(

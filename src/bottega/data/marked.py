@@ -201,14 +201,20 @@ def paired(where: str, fields: Fields) -> Record:
 def compared(where: str, fields: Fields) -> Record:
     """Two texts and a number from 0, nothing in common, to 1, the same."""
     given = fields["score"]
-    score = _number(given)
-    if score is None or not 0 <= score <= 1:
+    score = likeness(given)
+    if score is None:
         raise DataError(
             f"score {_shown(given)}",
             where=f"{where}, field score",
             fix="a number from 0, nothing in common, to 1, the same; divide other scales by their largest",
         )
     return Compared(where, string(where, fields, "sentence1"), string(where, fields, "sentence2"), score)
+
+
+def likeness(given: Any) -> float | None:
+    """A number from 0 to 1; None for anything else."""
+    number = _number(given)
+    return None if number is None or not 0 <= number <= 1 else number
 
 
 def _number(given: Any) -> float | None:
