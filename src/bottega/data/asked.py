@@ -39,6 +39,9 @@ REPLIES = ("answer", "answers", "solution", "response", "output", "completion", 
 RIGHT = (*REPLIES, "ground_truth", "final_answer", "expected_answer", "reference_answer", "gold")
 """Names of an answer to a question; and of the right one, where answers are judged."""
 
+GOLD = ("gold", "answer", "answerKey", "answerkey")
+"""Names of the right one of several choices."""
+
 GIVEN = ("system", "history", "tools", "functions", VARIABLES)
 """What is read beside what is asked, and makes it a conversation, whatever its shape."""
 
@@ -264,7 +267,7 @@ def lettered_choice(where: str, fields: Fields) -> Record:
 
 def names_a_letter(fields: Fields) -> bool:
     """Whether the answer of a row names one of such choices, and nothing makes it a conversation."""
-    gold = next((fields[name] for name in ("gold", "answer", "answerKey", "answerkey") if name in fields), None)
+    gold = next((fields[name] for name in GOLD if name in fields), None)
     return _letter(_lettered(fields), gold) != "" and not any(name in fields for name in GIVEN)
 
 

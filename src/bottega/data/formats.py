@@ -13,7 +13,7 @@ from string import Formatter
 from typing import Any, NamedTuple
 
 from bottega.data import asked, marked
-from bottega.data.asked import GIVEN, QUESTIONS, TALKS
+from bottega.data.asked import GIVEN, GOLD, QUESTIONS, TALKS
 from bottega.data.cells import as_list
 from bottega.data.conversations import is_talk
 from bottega.data.fields import Fields, Unsound, string
@@ -437,14 +437,14 @@ FORMATS: dict[str, Format] = {
         _is_likeness,
         may=lambda fields: True,
     ),
-    "choice": Format(Choice, (("question", "query"), CHOICES, ("gold", "answer", "answerKey")), asked.choice),
+    "choice": Format(Choice, (("question", "query"), CHOICES, GOLD), asked.choice),
     "lettered_choice": Format(
         Choice,
         (
             ("question", "query"),
             ("A", "a", "option_a", "option_A", "option a", "Option A"),
             ("B", "b", "option_b", "option_B", "option b", "Option B"),
-            ("gold", "answer", "answerKey", "answerkey"),
+            GOLD,
         ),
         asked.lettered_choice,
         asked.names_a_letter,
