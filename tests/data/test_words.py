@@ -96,7 +96,7 @@ def test_entities(scheme: str, written: str, wanted: list[Words]) -> None:
 
 
 def printed(text: str, spans: list[Entity]) -> list[str]:
-    return as_conll(text, spans, scripts.places(text, signs=True)).splitlines()
+    return as_conll(text, spans).splitlines()
 
 
 def test_conll() -> None:

@@ -11,12 +11,13 @@ from bottega import scripts
 from bottega.records import Entity, Tagged
 
 
-def as_conll(text: str, spans: Iterable[Entity], places: Sequence[tuple[int, int]]) -> str:
+def as_conll(text: str, spans: Iterable[Entity], places: Sequence[tuple[int, int]] | None = None) -> str:
     """A line for each word, with its tag by the scheme BIO; a word of which a span is a part is cut at its ends.
 
-    places  where the words stand
+    places  where the words stand; by default the words and signs of the text
     """
     spans = sorted(spans)
+    places = scripts.places(text, signs=True) if places is None else places
     cuts = {cut for span in spans for cut in (span.start, span.stop)}
     lines, open_ = list[str](), -1
     for start, stop in _cut(places, cuts):
