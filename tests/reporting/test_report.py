@@ -217,3 +217,9 @@ def test_other_rows_have_a_report_where_it_is_asked_for(run: Path, tmp_path: Pat
     assert json.loads(CliRunner().invoke(app, asked).stdout)["rows"] == 12
     assert json.loads((tmp_path / "there" / "report.json").read_text())["rows"] == 12
     assert bottega.report(run, rows).evaluation.rows == 12
+
+
+def test_a_short_word_stays_whole_behind_its_hyphen() -> None:
+    assert _breakable("bm25, by ROUGE-L") == "bm25, by <span class=whole>ROUGE-L</span>"
+    assert _breakable("a-<b") == "<span class=whole>a-&lt;b</span>"
+    assert "<wbr/>" in _breakable("a-" * 40)

@@ -59,6 +59,7 @@ table { border-collapse: collapse; width: 100%; font-size: .92rem }
 tbody th { min-width: 8rem }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+.whole { white-space: nowrap }
 svg.interval { width: 9rem; display: block }
 .bars { margin-bottom: 1rem }
 .bars > div { display: grid; grid-template-columns: 16rem 1fr 4rem; gap: .2rem .8rem; margin: .3rem 0;
@@ -278,7 +279,12 @@ def _cell(text: str, name: str = "") -> str:
 
 def _breakable(text: str) -> str:
     """Text that may be broken within its longest words, at signs first: nothing else would hold them in a column."""
-    return "".join(escape(part) if len(part) <= LONGEST else _parted(part) for part in re.split(r"(\s+)", text))
+    return "".join(_whole(part) if len(part) <= LONGEST else _parted(part) for part in re.split(r"(\s+)", text))
+
+
+def _whole(word: str) -> str:
+    """A word that stays in one line, which browsers else break behind a hyphen: ROUGE-L."""
+    return f"<span class=whole>{escape(word)}</span>" if "-" in word else escape(word)
 
 
 def _parted(word: str) -> str:
