@@ -97,8 +97,8 @@ demo: setup ## The whole life of a small model, from nothing to a conversation, 
 
 docs: setup ## Build the documentation into site/
 	$(PIP) --editable '.[docs]'
-	$(BIN)/python -m bottega.reference > docs/recipe.md
-	$(BIN)/python -m bottega.reference commands > docs/commands.md
+	$(BIN)/python -m bottega.cli.docs > docs/recipe.md
+	$(BIN)/python -m bottega.cli.docs commands > docs/commands.md
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "look: site/index.html"
 

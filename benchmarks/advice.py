@@ -20,8 +20,8 @@ from machine import described
 from real_data import ROOT, minilm
 
 import bottega
-from bottega.advising import Counsel, Learned, Study
-from bottega.feed import DEFAULT_EXAMPLES
+from bottega.data.sampler import DEFAULT_EXAMPLES
+from bottega.planning.advise import Counsel, Learned, Study
 from bottega.progress import silent
 
 ENCODER = str(minilm())

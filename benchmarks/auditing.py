@@ -21,11 +21,11 @@ import numpy as np
 from machine import described
 
 ONE = "import sys, json, bottega; print(bottega.audit(sys.argv[1], **json.loads(sys.argv[2])).seconds)"
-SLOW = ["near", "languages"]
+SLOW = ["near_duplicates", "languages"]
 WAYS: dict[str, dict[str, list[str]]] = {
     "reading alone": {"only": ["unsound"]},
     "all but near and languages": {"skip": SLOW},
-    "near": {"only": ["near"]},
+    "near_duplicates": {"only": ["near_duplicates"]},
     "languages": {"only": ["languages"]},
     "all": {},
 }

@@ -1,4 +1,4 @@
-"""Train the same recipes with two versions of this project: every loss and every saved weight must be equal, bit for bit.
+"""Train the same recipes with two versions of this project: every loss and weight must be equal, bit for bit.
 
     python benchmarks/equal_runs.py REVISION [--only NAME …] [--threads 1 2]
 
@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-WORDS = "the a cat dog sat ran on under mat tree and then it was very happy sad red blue one two three".split()
+TEXT = "the a cat dog sat ran on under mat tree and then it was very happy sad red blue one two three"
+WORDS = TEXT.split(" ")
 STEPS, HALFWAY = 6, 3
 
 LORA = {"rank": 4, "alpha": 8}

@@ -26,7 +26,7 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
 from machine import described  # noqa: E402
 from workloads import make_model  # noqa: E402
 
-from bottega.data.tokenizer import train_tokenizer  # noqa: E402
+from bottega.data.train_tokenizer import train_tokenizer  # noqa: E402
 
 PROMISED, EQUAL = 8.0, 1e-4
 VOCABULARY = 8000
@@ -133,7 +133,7 @@ def made(kind: str, folder: Path, dtype: str, batch: int) -> Any:
 
         return HFLM(str(folder / "model"), dtype=dtype, batch_size=batch, device="cpu")
     import bottega
-    from bottega.evaluation.harness import harness_model
+    from bottega.evaluation.lm_eval import harness_model
 
     return harness_model(bottega.load(folder / "model", dtype=dtype))
 

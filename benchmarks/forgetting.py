@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 from machine import described
 
 import bottega
-from bottega.data.tokenizer import train_tokenizer
-from bottega.recipe import Recipe
-from bottega.runs import history
+from bottega.data.train_tokenizer import train_tokenizer
+from bottega.recipe.schema import Recipe
+from bottega.runs.store import history
 
 ROOT = Path(__file__).parent.parent
 LORA, FULL = 4e-3, 1e-3

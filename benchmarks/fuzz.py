@@ -34,9 +34,9 @@ from bottega import objectives
 from bottega.auditing.entries import READS, entry
 from bottega.data.files import BY_SUFFIX, SHEETS, read
 from bottega.data.formats import FORMATS, records
-from bottega.data.tables import as_declared
+from bottega.data.table_files import as_declared
 from bottega.errors import BottegaError, DataError
-from bottega.recipe import Layout, Recipe
+from bottega.recipe.schema import Layout, Recipe
 from bottega.records import Unusable
 
 SLOW, HANGS = 2.0, 30
@@ -374,7 +374,7 @@ class Targets:
 
     def chat(self, draw: Draw) -> Callable[[], object]:
         if not self.codecs:
-            from bottega.data.codec import Codec
+            from bottega.tokenization.codec import Codec
 
             for name, template in TEMPLATES.items():
                 tokenizer = _tokenizer(self.folder / name, template)
@@ -394,7 +394,9 @@ class Targets:
         return encode
 
     def folder_of_a_model(self, draw: Draw) -> Callable[[], object]:
-        from bottega.models.load import adapter_base, load_config, load_tokenizer, locate
+        from bottega.models.config import load_config
+        from bottega.models.source import adapter_base, locate
+        from bottega.models.tokenizer import load_tokenizer
 
         if not self.base.exists():
             _tokenizer(self.base, TEMPLATES["chatml"])
@@ -416,7 +418,7 @@ class Targets:
             (folder / "adapter_config.json").unlink()
 
         def check() -> object:
-            from bottega.recipe import Model
+            from bottega.recipe.schema import Model
 
             locate(str(folder))
             if name == "adapter_config.json":

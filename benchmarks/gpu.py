@@ -32,13 +32,13 @@ from proofs import prove  # before torch computes anything
 from transformers import AutoConfig
 from workloads import REWARD, documents, instructions, make_tokenizer, posed, preferences, real_tokens, write
 
-from bottega import session as sessions
 from bottega.batch import Batch, counted
-from bottega.models.load import AUTO
-from bottega.models.quantized import quantize
+from bottega.models.checkpoint import AUTO
+from bottega.models.quantization.linear import quantize
 from bottega.objectives import HeadKind
-from bottega.recipe import Model, Quantize, Recipe
-from bottega.session import Session
+from bottega.recipe.schema import Model, Quantize, Recipe
+from bottega.training import session as sessions
+from bottega.training.session import Session
 
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {

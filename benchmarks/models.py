@@ -42,11 +42,11 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import bottega
 from bottega.errors import BottegaError
-from bottega.models.load import is_encoder, length_limit
-from bottega.models.small import copies, parts, sharpened
-from bottega.randomness import derive
+from bottega.models.config import is_encoder, length_limit
+from bottega.models.small_copy import copies, parts, sharpened
 from bottega.sampling import Sampling
-from bottega.session import Session
+from bottega.seeding import derive
+from bottega.training.session import Session
 
 RESULT = Path(__file__).parent / "results" / "models_2xEPYC_2026-11-28.md"
 NEAR, LONGEST, VOCABULARY = 40, 110, 96

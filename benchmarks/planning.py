@@ -24,9 +24,9 @@ from machine import described
 from workloads import VOCABULARY, make_tokenizer
 
 import bottega
-from bottega.planning import WARM
-from bottega.recipe import Recipe
-from bottega.runs import read_events
+from bottega.planning.plan import WARM
+from bottega.recipe.schema import Recipe
+from bottega.runs.store import read_events
 
 STEPS = 20
 SHAPES: dict[str, dict[str, Any]] = {
@@ -150,7 +150,7 @@ def written(kind: str, length: int) -> list[dict[str, str]]:
 
 def taken(recipe: Recipe, folder: Path) -> tuple[int, float]:
     """(peak bytes, seconds an update once it is warm) of a run, in a process of its own."""
-    from bottega.runs import as_yaml
+    from bottega.runs.store import as_yaml
 
     (folder / "recipe.yaml").write_text(as_yaml(recipe), encoding="utf-8")
     command = [sys.executable, "-m", "bottega", "train", str(folder / "recipe.yaml"), "--out", str(folder / "run")]

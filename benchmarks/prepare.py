@@ -7,13 +7,13 @@ import sys
 import time
 from pathlib import Path
 
-from bottega import memory
+from bottega.hardware import memory
 
 with memory.uncollected():  # as a run does it
-    from bottega.budget import FEW
     from bottega.packing import divide, pack
-    from bottega.recipe import Recipe
-    from bottega.rows import prepare
+    from bottega.recipe.schema import Recipe
+    from bottega.training.dataset import prepare
+    from bottega.training.memory_estimate import FEW
 
 UPDATE = 64
 

@@ -34,19 +34,19 @@ import worlds
 import bottega
 from bottega import objectives
 from bottega.batch import Batch, Example, Row, counted
-from bottega.engine import generate
 from bottega.engine.offload import Offload
-from bottega.engine.optim import Optimizer
+from bottega.engine.optimizer import Optimizer
+from bottega.inference import generator
 from bottega.models.attention import layout_for
 from bottega.models.attention.blocks import BlockLayout
 from bottega.models.attention.dense import DenseLayout
 from bottega.models.attention.flash import FlashLayout
 from bottega.models.attention.flex import FlexLayout
 from bottega.models.attention.mask import FLEX_BLOCK, Style, padded
-from bottega.models.quantized import KINDS
+from bottega.models.quantization.linear import KINDS
 from bottega.packing import pack
-from bottega.recipe import Optim
-from bottega.runs import checksum
+from bottega.recipe.schema import Optim
+from bottega.runs.store import checksum
 from bottega.sampling import Sampling
 from making import make_model
 
@@ -356,17 +356,17 @@ def _writing(device: str, whole: bool) -> Proof:
 @contextmanager
 def _recorded() -> Iterator[list[Any]]:
     """Every `Recorded` that is made inside."""
-    made, whole = list[Any](), generate.Recorded
+    made, whole = list[Any](), generator.Recorded
 
     def noted(*arguments: Any, **options: Any) -> Any:
         made.append(whole(*arguments, **options))
         return made[-1]
 
-    generate.Recorded = noted
+    generator.Recorded = noted
     try:
         yield made
     finally:
-        generate.Recorded = whole
+        generator.Recorded = whole
 
 
 def _off(one: torch.Tensor, other: torch.Tensor) -> float:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from machine import described
 
-from bottega.stats import paired_difference
+from bottega.metrics.intervals import paired_difference
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes"

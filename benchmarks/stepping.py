@@ -7,9 +7,9 @@ from itertools import islice
 from pathlib import Path
 
 from bottega.batch import Batch, counted
-from bottega.feed import Update
-from bottega.recipe import Recipe
-from bottega.session import Session
+from bottega.data.sampler import Update
+from bottega.recipe.schema import Recipe
+from bottega.training.session import Session
 
 
 class Stepper:

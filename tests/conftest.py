@@ -14,16 +14,16 @@ from making import WORDS, make_model, make_tokenizer, shared_data, sharpen, tiny
 LONGEST = (
     "test_objectives",
     "test_resume",
-    "test_measure",
-    "test_reading",
+    "test_evaluate",
+    "test_classifier",
     "test_bad_input",
     "test_interruption",
-    "test_generate",
+    "test_generator",
     "test_real_files",
-    "test_rivals",
+    "test_baselines",
     "test_docs",
     "test_loop",
-    "test_cli",
+    "test_commands",
 )
 """The files that take longest, by seconds of a processor."""
 

@@ -17,9 +17,9 @@ import torch
 import transformers
 
 from bottega.data import sources
-from bottega.data.codec import Codec
-from bottega.data.tokenizer import train_tokenizer
-from bottega.recipe import Source
+from bottega.data.train_tokenizer import train_tokenizer
+from bottega.recipe.schema import Source
+from bottega.tokenization.codec import Codec
 
 torch.set_num_threads(1)
 transformers.utils.logging.disable_progress_bar()

@@ -12,8 +12,8 @@ import bottega
 from bottega import objectives
 from bottega.errors import RecipeError, RunError
 from bottega.objectives.sft import Sft
-from bottega.recipe import Recipe
-from bottega.runs import summaries
+from bottega.recipe.schema import Recipe
+from bottega.runs.store import summaries
 from making import make_model, write_jsonl
 
 OWN = Path(__file__).parent / "contracts" / "own" / "own_loss.py"

@@ -9,7 +9,7 @@ import numpy as np
 import bottega
 from bottega import progress
 from bottega.batch import Row
-from bottega.recipe import Recipe
+from bottega.recipe.schema import Recipe
 from bottega.sampling import Sampling
 from making import WORDS, make_model, write_jsonl
 

@@ -16,36 +16,36 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from bottega.advising import advise
     from bottega.auditing.audit import audit
-    from bottega.classifier import load_classifier, load_tagger
-    from bottega.embedder import load_embedder
     from bottega.errors import BottegaError
-    from bottega.evaluation.measure import evaluate
-    from bottega.filling import load_masked
-    from bottega.language import load
-    from bottega.loop import resume, train
-    from bottega.planning import plan
-    from bottega.recipe import Recipe
+    from bottega.evaluation.evaluate import evaluate
+    from bottega.inference.classifier import load_classifier, load_tagger
+    from bottega.inference.embedder import load_embedder
+    from bottega.inference.language_model import load
+    from bottega.inference.masked_lm import load_masked
+    from bottega.planning.advise import advise
+    from bottega.planning.plan import plan
+    from bottega.recipe.schema import Recipe
     from bottega.reporting.report import report
-    from bottega.survey import preview
+    from bottega.training.loop import resume, train
+    from bottega.training.preview import preview
 
 _HOME = {
     "BottegaError": "bottega.errors",
-    "Recipe": "bottega.recipe",
-    "advise": "bottega.advising",
+    "Recipe": "bottega.recipe.schema",
+    "advise": "bottega.planning.advise",
     "audit": "bottega.auditing.audit",
-    "evaluate": "bottega.evaluation.measure",
-    "load": "bottega.language",
-    "load_classifier": "bottega.classifier",
-    "load_embedder": "bottega.embedder",
-    "load_masked": "bottega.filling",
-    "load_tagger": "bottega.classifier",
-    "plan": "bottega.planning",
-    "preview": "bottega.survey",
+    "evaluate": "bottega.evaluation.evaluate",
+    "load": "bottega.inference.language_model",
+    "load_classifier": "bottega.inference.classifier",
+    "load_embedder": "bottega.inference.embedder",
+    "load_masked": "bottega.inference.masked_lm",
+    "load_tagger": "bottega.inference.classifier",
+    "plan": "bottega.planning.plan",
+    "preview": "bottega.training.preview",
     "report": "bottega.reporting.report",
-    "resume": "bottega.loop",
-    "train": "bottega.loop",
+    "resume": "bottega.training.loop",
+    "train": "bottega.training.loop",
 }
 
 __all__ = [
@@ -72,7 +72,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'bottega' has no attribute {name!r}")
     from importlib import import_module
 
-    from bottega.memory import uncollected
+    from bottega.hardware.memory import uncollected
 
     with uncollected():
         return getattr(import_module(_HOME[name]), name)

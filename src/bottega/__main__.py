@@ -6,7 +6,7 @@ import io
 import os
 import sys
 
-from bottega import interruption
+from bottega.cli import interruption
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ def main() -> None:
 
 def _run() -> int:
     """The command's exit code."""
-    from bottega import memory
-    from bottega.cli import app
-    from bottega.neighbours import watched
+    from bottega.cli.commands import app
+    from bottega.hardware import memory
+    from bottega.hardware.other_programs import watched
 
     memory.guard_imports()
     try:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import pkgutil
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import cache
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -113,3 +115,20 @@ def _module(path: str, changed: int) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def names(folder: Iterable[str]) -> list[str]:
+    """Every public module of a package, by its `__path__`; neither `_helpers` nor packages within it."""
+    modules = pkgutil.iter_modules(folder)
+    return sorted(module.name for module in modules if not module.ispkg and not module.name.startswith("_"))
+
+
+def load(package: str, name: str, base: type[T]) -> type[T]:
+    """The one class of a package's module that derives from `base` and was written there."""
+    module = import_module(f"{package}.{name}")
+    (found,) = (
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__
+    )
+    return found

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 import bottega
 from bottega.auditing import checks
 from bottega.auditing.findings import Audit
-from bottega.auditing.near import Near
-from bottega.cli import app
+from bottega.auditing.minhash import Near
+from bottega.cli.commands import app
 from bottega.errors import DataError, ModelError, RecipeError
 from making import WORDS, shared_data, write_jsonl
 
@@ -40,7 +40,7 @@ def test_sound_rows_have_no_findings(tmp_path: Path) -> None:
     assert kinds(found) == []
     assert found.rows == 50
     assert found.worst() is None
-    assert {"learning", "quality"} <= set(found.unchecked)
+    assert {"no_loss", "quality"} <= set(found.unchecked)
 
 
 @pytest.mark.parametrize("name", checks.names())
@@ -104,7 +104,7 @@ def test_rows_that_carry_no_loss(llama: Path, tmp_path: Path) -> None:
     said = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat", "weight": 0}]
     heavy = [{**message, "weight": 1} if message["role"] == "assistant" else message for message in said]
     path = write_jsonl(tmp_path / "rows.jsonl", [{"messages": said}, *[{"messages": heavy}] * 3])
-    found = bottega.audit(path, model=str(llama), only=["learning"])
+    found = bottega.audit(path, model=str(llama), only=["no_loss"])
     assert [(one.kind, one.rows.tolist()) for one in found.findings] == [("nothing to learn", [0])]
 
 
@@ -127,7 +127,7 @@ def test_every_kind_of_row_is_encoded(kind: str, request: pytest.FixtureRequest,
     ]  # fmt: skip
     for number, row in enumerate(told):
         path = write_jsonl(tmp_path / f"{number}.jsonl", [row])
-        found = bottega.audit(path, model=model, only=["learning"])
+        found = bottega.audit(path, model=model, only=["no_loss"])
         assert found.findings == [], row
         assert sum(count for _, count in found.shape["tokens"]) == 1
 
@@ -155,7 +155,7 @@ def test_a_cleaned_copy(tmp_path: Path) -> None:
     path.write_text(path.read_text() + '{"prompt": \n')
     before = path.read_bytes()
     test = write_jsonl(tmp_path / "test.jsonl", told[:2])
-    found = bottega.audit(path, against=[test], skip=["near"], fix=tmp_path / "clean.jsonl")
+    found = bottega.audit(path, against=[test], skip=["near_duplicates"], fix=tmp_path / "clean.jsonl")
     assert path.read_bytes() == before
     kept = [json.loads(line) for line in (tmp_path / "clean.jsonl").read_text().splitlines()]
     assert [row["n"] for row in kept] == [2, 3, 4, 5, 6, 7, 8, 9, 11]
@@ -169,7 +169,7 @@ def test_a_cleaned_copy(tmp_path: Path) -> None:
         ("rows.jsonl line 13", "removed", str(path) + " line 13"),
     ]
     assert found.cleaned == (9, 4, 1)
-    clean = bottega.audit(tmp_path / "clean.jsonl", against=[test], skip=["near"])
+    clean = bottega.audit(tmp_path / "clean.jsonl", against=[test], skip=["near_duplicates"])
     assert kinds(clean) == ["contradiction"]
 
 
@@ -178,7 +178,7 @@ def test_what_many_rows_have_in_common_says_nothing(tmp_path: Path) -> None:
     header = "Below is an instruction that describes a task, paired with an input. Answer as well as you can: "
     told = [{"prompt": header + row["prompt"], "completion": row["completion"]} for row in rows(150)]
     for path in (write_jsonl(tmp_path / "a.jsonl", told), write_jsonl(tmp_path / "b.jsonl", [*told, *told[:3]])):
-        found = bottega.audit(path, only=["near"])
+        found = bottega.audit(path, only=["near_duplicates"])
         assert kinds(found) == []
 
 
@@ -186,8 +186,8 @@ def test_what_is_not_compared_is_said(tmp_path: Path) -> None:
     book = {"text": " ".join(random.Random(0).choices(WORDS, k=9000))}
     data = write_jsonl(tmp_path / "rows.jsonl", [book, {"text": "the cat sat"}])
     exam = write_jsonl(tmp_path / "exam.jsonl", [{"prompt": "which cat?", "completion": "a cat that sat on the mat"}])
-    found = bottega.audit(data, against=[exam], only=["near", "overlap"])
-    assert found.unchecked["near"] == "the ends of 1 texts, beyond 20,000 characters of each"
+    found = bottega.audit(data, against=[exam], only=["near_duplicates", "overlap"])
+    assert found.unchecked["near_duplicates"] == "the ends of 1 texts, beyond 20,000 characters of each"
     assert found.unchecked["overlap"].startswith("1 inputs of fewer than 8 words")
 
 

@@ -14,7 +14,7 @@ import bottega
 from bottega.auditing.checks.labels import _spelling
 from bottega.auditing.checks.languages import FEWEST, evidence, prose
 from bottega.auditing.findings import Audit
-from bottega.auditing.near import FOUND, banding
+from bottega.auditing.minhash import FOUND, banding
 from making import write_jsonl
 
 ASKED = "Please set the lamp as it should be in the evening."
@@ -74,7 +74,7 @@ def test_rows_that_teach_another_thing_are_no_duplicates(what: str, tmp_path: Pa
     rows = APART[what]
     path = write_jsonl(tmp_path / "rows.jsonl", [*rows, rows[0]])
     found = bottega.audit(
-        path, only=["duplicates", *(["near"] if what != "vowel signs" else [])], fix=tmp_path / "clean.jsonl"
+        path, only=["duplicates", *(["near_duplicates"] if what != "vowel signs" else [])], fix=tmp_path / "clean.jsonl"
     )
     assert rows_of(found, "duplicate") == [2]
     kept = [json.loads(line) for line in (tmp_path / "clean.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -98,12 +98,13 @@ def test_rows_nearly_the_same_with_another_answer_are_told_and_kept(tmp_path: Pa
     rows = [
         {"text": text, "label": "a"}, {"text": text + " today", "label": "b"}, {"text": text + " again", "label": "a"},
     ]  # fmt: skip
-    found = bottega.audit(write_jsonl(tmp_path / "r.jsonl", rows), only=["near"], fix=tmp_path / "clean.jsonl")
+    path = write_jsonl(tmp_path / "r.jsonl", rows)
+    found = bottega.audit(path, only=["near_duplicates"], fix=tmp_path / "clean.jsonl")
     assert rows_of(found, "near duplicate") == [2]
     assert rows_of(found, "near duplicate, another answer") == [1]
     assert len((tmp_path / "clean.jsonl").read_text().splitlines()) == 2
     asked = [{"prompt": text, "completion": "yes"}, {"prompt": text + " ?", "completion": "no"}]
-    found = bottega.audit(write_jsonl(tmp_path / "q.jsonl", asked), only=["near"])
+    found = bottega.audit(write_jsonl(tmp_path / "q.jsonl", asked), only=["near_duplicates"])
     assert rows_of(found, "near duplicate") == []
 
 
@@ -139,7 +140,7 @@ def test_pairs_that_are_equal_after_the_cut_are_told(llama: Path, tmp_path: Path
         "data": {"train": str(write_jsonl(tmp_path / "r.jsonl", rows)), "max_length": 20, "too_long": "truncate"},
         "objective": {"kind": "dpo"},
     }
-    found = bottega.audit(bottega.Recipe.parse(document), only=["learning"])
+    found = bottega.audit(bottega.Recipe.parse(document), only=["no_loss"])
     assert rows_of(found, "nothing to learn") == [0]
     assert "the same in every token, cut at 20" in found.findings[0].what
 

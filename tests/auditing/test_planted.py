@@ -62,7 +62,7 @@ def test_rows_that_stand_twice(rows: tuple[list[Fields], str, random.Random], tm
     long = [row for row in kept if len(row[field]) >= 90]
     nearly = [{**row, field: reworded(row[field], draw)} for row in draw.choices(long, k=PLANTED)]
     path = write_jsonl(tmp_path / "rows.jsonl", [*kept, *again, *nearly])
-    audited = audit(path, only=["duplicates", "near"])
+    audited = audit(path, only=["duplicates", "near_duplicates"])
     twice, alike = rows_of(audited, "duplicate"), rows_of(audited, "near duplicate")
     everything = [*kept, *again, *nearly]
     seen: dict[str, int] = {}
@@ -82,7 +82,7 @@ def test_rows_that_are_in_the_test_set(rows: tuple[list[Fields], str, random.Ran
     nearly = [{**row, field: reworded(row[field], draw)} for row in draw.choices(long, k=PLANTED)]
     train = write_jsonl(tmp_path / "train.jsonl", [*kept, *draw.sample(held, len(held)), *nearly])
     test = write_jsonl(tmp_path / "test.jsonl", held)
-    audited = audit(train, against=[test], only=["duplicates", "near"])
+    audited = audit(train, against=[test], only=["duplicates", "near_duplicates"])
     same, near = rows_of(audited, "leak"), rows_of(audited, "near leak")
     planted = range(len(kept), len(kept) + len(held))
     assert recall(same, planted) == 1
@@ -226,7 +226,7 @@ def test_what_does_not_belong_in_a_text(kind: str, answered: list[Fields], tmp_p
         words = row["output"].split(" ")
         words.insert(draw.randrange(len(words)), INSERTED[kind](draw))
         spoiled.append({**row, "output": " ".join(words)})
-    only = ["encoding", "private", "conversations"]
+    only = ["encoding", "personal_data", "conversations"]
     natural = rows_of(audit(write_jsonl(tmp_path / "sound.jsonl", answered), only=only), kind)
     found = audit(write_jsonl(tmp_path / "rows.jsonl", [*answered, *spoiled]), only=only)
     planted = set(range(len(answered), len(answered) + PLANTED))
@@ -300,7 +300,7 @@ def test_faulty_conversations(kind: str, made: Callable[[int], Fields], tmp_path
         for n in range(ROWS)
     ]
     path = write_jsonl(tmp_path / "rows.jsonl", [*sound, *(made(n) for n in range(PLANTED))])
-    assert rows_of(audit(path, skip=["near", "languages"]), kind) == set(range(ROWS, ROWS + PLANTED))
+    assert rows_of(audit(path, skip=["near_duplicates", "languages"]), kind) == set(range(ROWS, ROWS + PLANTED))
 
 
 def test_answers_that_should_be_json(tmp_path: Path) -> None:
@@ -342,7 +342,7 @@ def test_preferences_that_teach_nothing(tmp_path: Path) -> None:
         }
         for n in range(PLANTED)
     ]
-    found = audit(write_jsonl(tmp_path / "rows.jsonl", [*sound, *equal, *alike]), skip=["near", "languages"])
+    found = audit(write_jsonl(tmp_path / "rows.jsonl", [*sound, *equal, *alike]), skip=["near_duplicates", "languages"])
     assert rows_of(found, "unsound") == set(range(count, count + PLANTED))
     assert rows_of(found, "equal answers") == set(range(count + PLANTED, count + 2 * PLANTED))
     conversations = [
@@ -355,6 +355,8 @@ def test_preferences_that_teach_nothing(tmp_path: Path) -> None:
         }
         for n in range(ROWS)
     ]
-    found = audit(write_jsonl(tmp_path / "talk.jsonl", [*conversations, *parted]), skip=["near", "languages"])
+    found = audit(
+        write_jsonl(tmp_path / "talk.jsonl", [*conversations, *parted]), skip=["near_duplicates", "languages"]
+    )
     assert rows_of(found, "unsound") == set(range(ROWS, ROWS + PLANTED))
     assert rows_of(found, "length bias") == set(range(ROWS))

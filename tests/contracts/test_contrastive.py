@@ -14,16 +14,16 @@ from worlds import OWN, objective_and_rows, tokenizer
 
 import bottega
 from bottega.batch import Example, counted
-from bottega.cli import app
-from bottega.data.codec import Codec
+from bottega.cli.commands import app
 from bottega.engine.engine import Engine
-from bottega.engine.optim import Optimizer
+from bottega.engine.optimizer import Optimizer
 from bottega.errors import DataError, ModelError, RecipeError
-from bottega.models.load import AUTO, fit_model
+from bottega.models.checkpoint import AUTO, fit_model
 from bottega.objectives.contrastive import Contrastive
 from bottega.packing import divide, pack
-from bottega.recipe import Optim, Recipe
+from bottega.recipe.schema import Optim, Recipe
 from bottega.records import Compared, Paired, Record
+from bottega.tokenization.codec import Codec
 from making import WORDS, make_model, tiny_config, write_jsonl
 
 

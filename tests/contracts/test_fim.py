@@ -9,11 +9,11 @@ import pytest
 import transformers
 
 from bottega.batch import Example
-from bottega.data.codec import HOLES, Codec
-from bottega.data.tokenizer import train_tokenizer
+from bottega.data.train_tokenizer import train_tokenizer
 from bottega.errors import DataError, ModelError
 from bottega.objectives.causal import Causal
 from bottega.records import Text
+from bottega.tokenization.codec import HOLES, Codec
 from making import WORDS, make_tokenizer
 
 LONG = " ".join(WORDS * 3)

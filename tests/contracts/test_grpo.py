@@ -17,11 +17,11 @@ import bottega
 from bottega import objectives
 from bottega.batch import Example, Row, counted
 from bottega.errors import Diverged
-from bottega.models.load import fit_model
+from bottega.models.checkpoint import fit_model
 from bottega.objectives import Answer
 from bottega.objectives.grpo import Grpo
 from bottega.packing import pack
-from bottega.runs import read_events
+from bottega.runs.store import read_events
 from making import make_model, make_tokenizer, sharpen, tiny_config, write_jsonl
 
 

@@ -6,9 +6,9 @@ import numpy as np
 from worlds import tokenizer
 
 from bottega.batch import Example
-from bottega.data.codec import Codec
 from bottega.objectives.kto import Kto
 from bottega.records import Unpaired
+from bottega.tokenization.codec import Codec
 from making import WORDS
 
 LONG = " ".join(WORDS)

@@ -10,12 +10,12 @@ import pytest
 import transformers
 
 from bottega.batch import Example, Row
-from bottega.data.codec import Codec
-from bottega.data.tokenizer import train_tokenizer
+from bottega.data.train_tokenizer import train_tokenizer
 from bottega.errors import ModelError, RecipeError
 from bottega.objectives.masked import Masked
-from bottega.recipe import Recipe
+from bottega.recipe.schema import Recipe
 from bottega.records import Text
+from bottega.tokenization.codec import Codec
 from making import WORDS, make_tokenizer
 
 LONG = " ".join(WORDS * 40)

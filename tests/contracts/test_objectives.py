@@ -14,7 +14,7 @@ from worlds import CASES, UNPACKABLE, World, fitting, world
 
 from bottega import objectives
 from bottega.batch import Row
-from bottega.models.fused import fuse
+from bottega.models.kernels import fuse
 from bottega.models.scorer import Fit
 from bottega.packing import divide, pack
 

@@ -14,9 +14,8 @@ from worlds import tokenizer
 
 import bottega
 from bottega.batch import Example, Row
-from bottega.cli import app
-from bottega.data.codec import Codec
-from bottega.data.tokenizer import train_tokenizer
+from bottega.cli.commands import app
+from bottega.data.train_tokenizer import train_tokenizer
 from bottega.errors import DataError, ModelError
 from bottega.models.attention.blocks import BlockLayout
 from bottega.models.attention.dense import DenseLayout
@@ -24,9 +23,10 @@ from bottega.models.attention.mask import Style
 from bottega.objectives.causal import Causal
 from bottega.objectives.span import Span, _whole
 from bottega.packing import pack
-from bottega.recipe import Recipe
+from bottega.recipe.schema import Recipe
 from bottega.records import Prompted, Text
 from bottega.sampling import Sampling
+from bottega.tokenization.codec import Codec
 from making import WORDS, make_model, make_tokenizer, write_jsonl
 
 LONG = " ".join(WORDS * 3)

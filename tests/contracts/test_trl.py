@@ -14,11 +14,11 @@ import transformers
 
 from bottega import objectives
 from bottega.batch import Example, counted
-from bottega.data.codec import Codec
-from bottega.models.load import fit_model
+from bottega.models.checkpoint import fit_model
 from bottega.packing import pack
 from bottega.records import Preference, Record, Unpaired
-from bottega.session import statistics
+from bottega.tokenization.codec import Codec
+from bottega.training.session import statistics
 from making import make_tokenizer, sharpen, tiny_config
 
 pytest.importorskip("trl")

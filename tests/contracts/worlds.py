@@ -16,9 +16,7 @@ import transformers
 
 from bottega import objectives
 from bottega.batch import Batch, Example, Loss, counted, joined
-from bottega.data.builtin import adopt
-from bottega.data.codec import Codec
-from bottega.models.load import AUTO, fit_model
+from bottega.models.checkpoint import AUTO, fit_model
 from bottega.models.scorer import Fit, Scorer
 from bottega.objectives import Answer, Objective, OnPolicy
 from bottega.packing import pack
@@ -38,7 +36,9 @@ from bottega.records import (
     Text,
     Unpaired,
 )
-from bottega.session import statistics
+from bottega.tokenization.builtin_templates import adopt
+from bottega.tokenization.codec import Codec
+from bottega.training.session import statistics
 from making import WORDS, make_tokenizer, sharpen, tiny_config
 
 DECODERS = ("llama", "qwen3", "gemma2", "gemma3_text", "mistral", "phi3", "gpt2", "mixtral", "olmo2", "granite")

@@ -9,10 +9,10 @@ from typing import Any, get_args
 import pytest
 
 from bottega import objectives
-from bottega.data.conversations import ROLES
 from bottega.data.formats import FORMATS, records
+from bottega.data.messages import ROLES
 from bottega.errors import DataError, RecipeError
-from bottega.recipe import RowFormat
+from bottega.recipe.schema import RowFormat
 from bottega.records import (
     Chat,
     Choice,

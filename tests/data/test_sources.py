@@ -12,7 +12,7 @@ import pytest
 
 from bottega.data import sources
 from bottega.errors import DataError
-from bottega.recipe import Source
+from bottega.recipe.schema import Source
 
 ROWS = [{"n": str(number)} for number in range(10)]
 

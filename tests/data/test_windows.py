@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import bottega
-from bottega.feed import Feed
-from bottega.recipe import Recipe
-from bottega.rows import prepare
-from bottega.runs import checksum
+from bottega.data.sampler import Feed
+from bottega.recipe.schema import Recipe
+from bottega.runs.store import checksum
+from bottega.training.dataset import prepare
 from making import WORDS, make_model, write_jsonl
 
 LENGTH = 16

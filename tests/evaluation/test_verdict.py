@@ -12,7 +12,7 @@ import bottega
 from bottega.errors import RunError
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.verdict import judge
-from bottega.recipe import Recipe
+from bottega.recipe.schema import Recipe
 from bottega.reporting.report import gathered, write
 from making import WORDS, make_model, write_jsonl
 

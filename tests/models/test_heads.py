@@ -9,8 +9,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bottega.models import heads
+from bottega.models.checkpoint import AUTO
 from bottega.models.heads import LanguageHead, headed, language_head, masked_head
-from bottega.models.load import AUTO
 from bottega.objectives import HeadKind
 from making import make_model
 

@@ -12,12 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 import bottega
-from bottega.cli import app
-from bottega.memory import in_words
-from bottega.recipe import Recipe
+from bottega.cli.commands import app
+from bottega.hardware.memory import in_words
+from bottega.recipe.schema import Recipe
 from bottega.reporting.charts import curves, thinned
-from bottega.reporting.page import LONGEST, _breakable
-from bottega.series import peaks
+from bottega.reporting.html import LONGEST, _breakable
+from bottega.runs.curves import peaks
 from making import make_model, write_jsonl
 
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from bottega.auditing import checks as known
 from bottega.auditing.checks import Check, Context
 from bottega.auditing.findings import SEVERITIES, Audit, Finding
-from bottega.auditing.mend import check_out, write
-from bottega.auditing.reading import Refused, Rows, expected, named
+from bottega.auditing.fix import check_out, write
+from bottega.auditing.reader import Refused, Rows, expected, named
 from bottega.errors import RecipeError
-from bottega.mistakes import nearest
 from bottega.progress import Tell, silent
-from bottega.recipe import Layout, Recipe
+from bottega.recipe.schema import Layout, Recipe
+from bottega.suggestions import nearest
 
 PART = 512
 """Rows that checks see at once."""
@@ -66,7 +66,7 @@ def audit(
     own, others = named(read, [str(path) for path in against], format, mapping or {}, layout or Layout())
     context = Context(model=model, near=near, tell=lambda words: tell(words, len(context.places), None))
     if model is not None or recipe is not None:
-        from bottega.auditing.encoded import encoder
+        from bottega.auditing.encode import encoder
 
         tell("loading the tokenizer")
         context.codec, context.rows = encoder(model, recipe)
@@ -109,6 +109,7 @@ def _recipe(listed: Sequence[str | Path | Recipe]) -> Recipe | None:
 
 def _wanted(only: Sequence[str], skip: Sequence[str]) -> list[str]:
     names = [UNSOUND, *known.names()]
+    only, skip = ([known.ALIASES.get(name, name) for name in given] for given in (only, skip))
     for name in (*only, *skip):
         if name not in names:
             raise RecipeError(f"no check {name}", where="bottega audit", fix=nearest(name, names))

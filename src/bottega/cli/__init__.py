@@ -1,13 +1,8 @@
 """The command line: arguments → API calls. Progress goes to stderr, results to stdout.
 
-Exit codes: 0 done, 2 the user's input or disk, 130 interrupted, 1 anything else. Heavy imports stand inside the
-commands, so that `--help` answers at once.
+Exit codes: 0 done, 2 the user's input or disk, 130 interrupted, 1 anything else. Nothing is imported here, so that
+`bottega.cli.interruption` can handle signals before anything heavy is loaded.
 """
-
-from bottega.cli import training, talking, looking  # noqa: F401, I001, each adds its commands, help has this order
-from bottega.cli.app import app
-
-__all__ = ["app", "main"]
 
 
 def main() -> None:

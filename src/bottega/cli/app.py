@@ -16,10 +16,9 @@ import typer
 from pydantic import BaseModel, ValidationError
 from typer.core import TyperGroup
 
-from bottega import interruption
-from bottega.cli import hints
+from bottega.cli import hints, interruption
 from bottega.errors import BottegaError, RecipeError, from_outside
-from bottega.mistakes import described
+from bottega.suggestions import described
 
 T = TypeVar("T")
 
@@ -194,7 +193,7 @@ def _is_many(settings: type[BaseModel], name: str) -> bool:
 
 def busy(words: str) -> AbstractContextManager[Any]:
     """A sign of life while something goes on."""
-    from bottega.terminal import progress_console
+    from bottega.cli.views import progress_console
 
     return progress_console().status(words)
 

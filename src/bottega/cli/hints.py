@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from bottega.spellings import IDLE, IN_A_RECIPE, KEYS, OURS, REFUSED, SWITCHES
+from bottega.recipe.flag_aliases import IDLE, IN_A_RECIPE, KEYS, OURS, REFUSED, SWITCHES
 
 ELSEWHERE = {
     "model_name_or_path": ("model", "run"),

@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from bottega.data import jsons
-from bottega.data.conll import conll, is_conll
+from bottega.data import json_files
+from bottega.data.conll_files import conll, is_conll
 from bottega.data.fields import Rows
-from bottega.data.jsons import CHUNK, json_file, json_lines
-from bottega.data.opening import COMPRESSED, opened, refuse_nul, refuse_what_is_no_file
-from bottega.data.tables import parquet, spreadsheet, table
+from bottega.data.json_files import CHUNK, json_file, json_lines
+from bottega.data.open_files import COMPRESSED, opened, refuse_nul, refuse_what_is_no_file
+from bottega.data.table_files import parquet, spreadsheet, table
 from bottega.errors import DataError
-from bottega.recipe import Layout
+from bottega.recipe.schema import Layout
 
 __all__ = ["CHUNK", "COMPRESSED", "READERS", "SHEETS", "read", "readable", "suffix", "unit"]
 
@@ -128,5 +128,5 @@ def unit(path: Path, layout: Layout) -> str:
     """What rows of a file are counted in."""
     reader = BY_SUFFIX.get(suffix(path)) if layout.reader == "auto" else layout.reader
     if reader == "json":
-        return jsons.unit(path, layout)
+        return json_files.unit(path, layout)
     return "row" if reader in ("parquet", "spreadsheet") else "line"

@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from string import Formatter
 from typing import Any, NamedTuple
 
-from bottega.data import asked, marked
-from bottega.data.asked import GIVEN, GOLD, QUESTIONS, TALKS
+from bottega.data import label_formats, prompt_formats
 from bottega.data.cells import as_list
-from bottega.data.conversations import is_talk
 from bottega.data.fields import Fields, Unsound, string
+from bottega.data.messages import is_talk
+from bottega.data.prompt_formats import GIVEN, GOLD, QUESTIONS, TALKS
 from bottega.errors import DataError, RecipeError
-from bottega.mistakes import listed
 from bottega.records import (
     Chat,
     Choice,
@@ -34,6 +33,7 @@ from bottega.records import (
     Text,
     Unpaired,
 )
+from bottega.suggestions import listed
 
 Needs = tuple[tuple[str, ...], ...]
 """Fields a row must have, each by any of its names."""
@@ -288,7 +288,7 @@ def _is_flag(fields: Fields) -> bool:
 
 
 def _may_be_flag(fields: Fields) -> bool:
-    return asked.flag(next(fields[name] for name in FLAGS if name in fields)) is not None
+    return prompt_formats.flag(next(fields[name] for name in FLAGS if name in fields)) is not None
 
 
 def _is_preferred(fields: Fields) -> bool:
@@ -303,7 +303,7 @@ def _is_question(fields: Fields) -> bool:
 
 def _has_spans(fields: Fields) -> bool:
     own = any(name in fields for name in (*SPANS, "completions"))
-    return own or any(marked.are_spans(fields.get(name)) for name in ("label", "labels"))
+    return own or any(label_formats.are_spans(fields.get(name)) for name in ("label", "labels"))
 
 
 def _has_label(fields: Fields) -> bool:
@@ -316,7 +316,7 @@ def _has_label(fields: Fields) -> bool:
 def _is_likeness(fields: Fields) -> bool:
     """Whether what is said of two texts may be how alike they are."""
     names = FORMATS["compared"].names(fields) or {}
-    return marked.likeness(fields[names["score"]]) is not None
+    return label_formats.likeness(fields[names["score"]]) is not None
 
 
 def _are_texts(fields: Fields) -> bool:
@@ -352,7 +352,7 @@ CELLS: tuple[tuple[Callable[[str], object], Callable[[list[Any]], bool]], ...] =
     (LISTS.__contains__, lambda found: True),
     (TALKED.__contains__, is_talk),
     (
-        lambda name: name in TEXTS or marked.NEGATIVE.fullmatch(name),
+        lambda name: name in TEXTS or label_formats.NEGATIVE.fullmatch(name),
         lambda found: all(isinstance(one, str) for one in found),
     ),
 )
@@ -363,43 +363,52 @@ REFUSED = {"unpaired": "label must be true or false, 1 or 0", "spans": "label mu
 
 FORMATS: dict[str, Format] = {
     "messages": Format(
-        Chat, (TALKS,), asked.chat, lambda fields: not _is_preferred(fields), frozenset(GIVEN).__contains__
+        Chat, (TALKS,), prompt_formats.chat, lambda fields: not _is_preferred(fields), frozenset(GIVEN).__contains__
     ),
     "instruction": Format(
-        Chat, (("instruction",), ("output", "response", "completion", "answer")), asked.instruction, also=BESIDE_ASKED
+        Chat,
+        (("instruction",), ("output", "response", "completion", "answer")),
+        prompt_formats.instruction,
+        also=BESIDE_ASKED,
     ),
     "question": Format(
-        Chat, (QUESTIONS, asked.REPLIES), asked.question, _is_question, frozenset({*GIVEN, "context"}).__contains__
+        Chat,
+        (QUESTIONS, prompt_formats.REPLIES),
+        prompt_formats.question,
+        _is_question,
+        frozenset({*GIVEN, "context"}).__contains__,
     ),
     "summary": Format(
         Chat,
         (("source", "document", "article", "dialogue"), ("summary", "target", "highlights")),
-        asked.summary,
+        prompt_formats.summary,
         instead=(("source", "text"), ("summary", "highlights")),
     ),
-    "prompted": Format(Prompted, (("prompt",), COMPLETIONS), asked.prompted, also=frozenset(GIVEN).__contains__),
+    "prompted": Format(
+        Prompted, (("prompt",), COMPLETIONS), prompt_formats.prompted, also=frozenset(GIVEN).__contains__
+    ),
     "preference": Format(
         Preference,
         (BETTER, WORSE),
-        asked.preference,
-        also=frozenset({*GIVEN, *asked.PROMPTS, *TALKS, "input", "context"}).__contains__,
+        prompt_formats.preference,
+        also=frozenset({*GIVEN, *prompt_formats.PROMPTS, *TALKS, "input", "context"}).__contains__,
     ),
     "openai_preference": Format(
         Preference,
         (("input",), ("preferred_output",), ("non_preferred_output",)),
-        asked.openai_preference,
+        prompt_formats.openai_preference,
         also=frozenset({"tools", "functions"}).__contains__,
     ),
     "unpaired": Format(
         Unpaired,
         (("prompt", "instruction", *QUESTIONS), COMPLETIONS, FLAGS),
-        asked.unpaired,
+        prompt_formats.unpaired,
         _is_flag,
         BESIDE_ASKED,
         (TALKS, FLAGS),
         _may_be_flag,
     ),
-    "labelled": Format(Labelled, (TEXT, (*LABELS, *FURTHER)), marked.labelled, _has_label),
+    "labelled": Format(Labelled, (TEXT, (*LABELS, *FURTHER)), label_formats.labelled, _has_label),
     "labelled_pair": Format(
         Labelled,
         (
@@ -407,24 +416,24 @@ FORMATS: dict[str, Format] = {
             (*SECOND, "hypothesis", "passage", "context", "sentence"),
             (*LABELS[:-1], "is_duplicate", "similarity", *FURTHER),
         ),
-        marked.labelled_pair,
+        label_formats.labelled_pair,
         _are_texts,
         may=lambda fields: True,
     ),
-    "multilabelled": Format(Multilabelled, (TEXT, SEVERAL), marked.multilabelled),
-    "conll": Format(Tagged, (TOKENS, TAGS), marked.conll),
+    "multilabelled": Format(Multilabelled, (TEXT, SEVERAL), label_formats.multilabelled),
+    "conll": Format(Tagged, (TOKENS, TAGS), label_formats.conll),
     "spans": Format(
         Tagged,
         (TEXT, (*SPANS, "label", "labels")),
-        marked.spans,
+        label_formats.spans,
         _has_spans,
         instead=(("data",), ("annotations", "completions")),
     ),
     "paired": Format(
         Paired,
         (("anchor", "query"), ("positive", "pos")),
-        marked.paired,
-        also=lambda name: name == "label" or marked.NEGATIVE.fullmatch(name),
+        label_formats.paired,
+        also=lambda name: name == "label" or label_formats.NEGATIVE.fullmatch(name),
     ),
     "compared": Format(
         Compared,
@@ -433,11 +442,11 @@ FORMATS: dict[str, Format] = {
             SECOND,
             ("score", "similarity", "label", "is_duplicate"),
         ),
-        marked.compared,
+        label_formats.compared,
         _is_likeness,
         may=lambda fields: True,
     ),
-    "choice": Format(Choice, (("question", "query"), CHOICES, GOLD), asked.choice),
+    "choice": Format(Choice, (("question", "query"), CHOICES, GOLD), prompt_formats.choice),
     "lettered_choice": Format(
         Choice,
         (
@@ -446,16 +455,16 @@ FORMATS: dict[str, Format] = {
             ("B", "b", "option_b", "option_B", "option b", "Option B"),
             GOLD,
         ),
-        asked.lettered_choice,
-        asked.names_a_letter,
-        lambda name: name == "context" or asked.LETTERED.fullmatch(name),
+        prompt_formats.lettered_choice,
+        prompt_formats.names_a_letter,
+        lambda name: name == "context" or prompt_formats.LETTERED.fullmatch(name),
     ),
     "posed": Format(
         Posed,
         (("prompt", *QUESTIONS, "instruction", *TALKS),),
-        asked.posed,
+        prompt_formats.posed,
         lambda fields: not isinstance(fields.get("input"), dict),
         lambda name: True,
     ),
-    "text": Format(Text, (TEXT,), asked.text),
+    "text": Format(Text, (TEXT,), prompt_formats.text),
 }

@@ -18,10 +18,10 @@ from typing import Literal, NamedTuple
 
 from bottega.data.fields import Fields
 from bottega.data.files import READERS, read, readable, suffix, unit
-from bottega.data.opening import characters, refuse_long, refuse_what_is_no_file
-from bottega.data.tables import as_declared
+from bottega.data.open_files import characters, refuse_long, refuse_what_is_no_file
+from bottega.data.table_files import as_declared
 from bottega.errors import BottegaError, DataError
-from bottega.recipe import Layout, Source
+from bottega.recipe.schema import Layout, Source
 
 Placed = tuple[str, Fields | DataError]
 """A row, or what is wrong with its line, and the place it stands at: `tickets.jsonl line 812`."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from bottega.batch import Example, Ints, Row
-from bottega.data.codec import Codec
-from bottega.data.shelf import Shelf
+from bottega.data.example_cache import Shelf
 from bottega.objectives import Objective
-from bottega.randomness import derive
+from bottega.seeding import derive
+from bottega.tokenization.codec import Codec
 
 
 class Windows:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bottega.engine.trained import ALL, Trained, Where, put_back, taken, wide
+from bottega.engine.master_weights import ALL, Trained, Where, put_back, taken, wide
 
 PART = {"cpu": 1 << 20, "cuda": 1 << 26}
 """Numbers in a part. On a CPU a step in parts of 2^20 took 0.81 of a step over all; 2^16 was slower than no parts."""

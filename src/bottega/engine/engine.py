@@ -16,20 +16,20 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bottega.batch import Batch, Means, Ratio, Term, Unit, counted, joined
-from bottega.engine.generate import Continuation, Writer
 from bottega.engine.offload import Offload
-from bottega.engine.optim import Optimizer
+from bottega.engine.optimizer import Optimizer
 from bottega.errors import Diverged, ModelError, OutOfMemory, of_memory
-from bottega.models.adapters import without
-from bottega.models.generation import make_sound
+from bottega.inference.generator import Continuation, Writer
+from bottega.models.adapters.lora import without
+from bottega.models.dimensions import width
+from bottega.models.generation_config import make_sound
 from bottega.models.heads import LanguageHead, divergence, language_head
 from bottega.models.pooling import declare
 from bottega.models.scorer import Scorer
-from bottega.models.sizes import width
 from bottega.objectives import Objective
 from bottega.objectives.contrastive import Pooling
-from bottega.randomness import derive
 from bottega.sampling import Sampling
+from bottega.seeding import derive
 
 OPTIMIZER = "optimizer.safetensors"
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from bottega.engine.trained import Trained, wide
-from bottega.models.precision import multiplies
+from bottega.engine.master_weights import Trained, wide
+from bottega.hardware.device import multiplies
 
 TOGETHER = 1 << 24
 """Most numbers of matrices stacked: beyond it a product is large enough by itself."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from bottega.batch import Row
 from bottega.evaluation.prompting import begun
-from bottega.language import LanguageModel
+from bottega.inference.language_model import LanguageModel
 from bottega.sampling import Sampling
 
 

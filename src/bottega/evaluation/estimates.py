@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bottega.scores import Numbers, Scores
-from bottega.stats import CONFIDENCE, jackknife, paired_difference
+from bottega.metrics.intervals import CONFIDENCE, jackknife, paired_difference
+from bottega.metrics.scores import Numbers, Scores
 
 FEWEST = 10
 """Rows below which an interval claims more than it knows, and none is made of sums."""

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bottega.data.codec import Codec
 from bottega.records import Message, Prompt
-from bottega.scripts import composed
+from bottega.tokenization.codec import Codec
+from bottega.tokenization.unicode_words import composed
 
 BETWEEN = "\n\n"
 """Between examples of plain text."""

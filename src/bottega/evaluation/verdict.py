@@ -8,7 +8,7 @@ from typing import Literal
 
 from bottega.errors import RunError
 from bottega.evaluation.estimates import Estimate
-from bottega.stats import rows_needed
+from bottega.metrics.intervals import rows_needed
 
 Outcome = Literal["better", "not worse", "inconclusive", "worse", "void"]
 

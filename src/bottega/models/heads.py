@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from bottega.errors import ModelError
-from bottega.models.compiled import kernel
+from bottega.models.compile import kernel
 from bottega.objectives import HeadKind
 
 VOCABULARY: tuple[HeadKind, ...] = ("language", "masked")

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from bottega.batch import Batch, Example, Row, Source
 from bottega.errors import BottegaError, ModelError, of_memory
-from bottega.models.afresh import Afresh
 from bottega.models.attention import layout_for, layouts_for
 from bottega.models.attention.mask import padded, rounded
+from bottega.models.embedding_noise import EmbeddingNoise, row_lengths
 from bottega.models.heads import class_head, headed, language_head, masked_head
-from bottega.models.noise import EmbeddingNoise, row_lengths
+from bottega.models.row_state import Afresh
 from bottega.objectives import HeadKind, smoothed_nll
 from bottega.packing import divide, pack
 from bottega.progress import Far

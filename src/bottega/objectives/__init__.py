@@ -7,244 +7,39 @@ know of it: the contract tests find it in the folder.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from bottega import plugins
+from bottega.objectives._base import (
+    PASSED,
+    HeadKind,
+    Likelihood,
+    Objective,
+    Output,
+    pair_metrics,
+    preferred,
+    smoothed_nll,
+)
+from bottega.objectives._on_policy import Answer, OnPolicy, alike
 
-from bottega import catalogue
-from bottega.batch import Batch, Example, Ints, Loss, Row, Term
-from bottega.records import Posed, Prompt, Record, Unusable
-from bottega.rewards import Rewards
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from bottega.data.codec import Codec
-
-PASSED = "passed_over"
-"""Among the metrics of an update how many were drawn before it that had nothing to teach; where there were any."""
-
-Output = Literal["logp", "logits", "hidden"]
-HeadKind = Literal["language", "class", "token", "masked", "embedding"]
-"""What a model says of a text: its next token, its class, a class of each word, what stood at a masked place, or a
-place in space."""
-
-
-class Objective(BaseModel, ABC):
-    """Options as fields, and two methods.
-
-    reads      record types it understands, the preferred first
-    head       which scores it needs a model for
-    outputs    what it reads of the scores: logp [N], logits [N, C], hidden [N, H]
-    joint      its loss is no sum over examples but compares those of an update with each other
-    by_label   a fraction held out for validation is one of every label
-    splits     a text longer than `max_length` may be cut into several rows, its windows
-    overlap    tokens at a window's end that the next one begins with
-    lr         default learning rates, measured: (full fine-tuning, LoRA)
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    reads: ClassVar[tuple[type, ...]]
-    head: ClassVar[HeadKind] = "language"
-    outputs: ClassVar[frozenset[Output]] = frozenset({"logp"})
-    joint: ClassVar[bool] = False
-    by_label: ClassVar[bool] = False
-    splits: ClassVar[bool] = False
-    overlap: ClassVar[int] = 0
-    lr: ClassVar[tuple[float, float]] = (2e-5, 2e-4)
-
-    kind: str
-
-    @classmethod
-    def chosen(cls, options: Mapping[str, Any]) -> type[Objective]:
-        """The class these options of a recipe are for."""
-        return cls
-
-    @abstractmethod
-    def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
-        """The examples of a record, each a tuple of rows; raises `codec.Unusable` for one that makes none."""
-
-    @abstractmethod
-    def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
-        """Sums to minimise, each with the unit it is a mean over."""
-
-    @property
-    def reference(self) -> bool:
-        """Whether it also wants `batch.columns["reference"]` [N]: the same log-probabilities under the policy as the
-        run began."""
-        return False
-
-    def examined(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
-        """The examples by which a model trained so is measured."""
-        return self.rows(record, codec)
-
-    @property
-    def tempering(self) -> float:
-        """What scores over the vocabulary are divided by, wherever they are taken."""
-        return 1.0
-
-    def about(self, record: Record) -> Any:
-        """What must be known of a record once it is rows; None for most."""
-        return None
-
-    def drawn(self, example: Example, codec: Codec, seed: int) -> Example:
-        """The example as one update takes it: where chance has a part in its rows, by a seed of that update's own."""
-        return example
-
-    def passage(self, row: Row, codec: Codec) -> Ints:
-        """The tokens of the text that a row is a window of, without what the tokenizer puts around them."""
-        return row.tokens
-
-    def window(self, tokens: Ints, codec: Codec) -> Row | None:
-        """The inverse of `passage`; None where these tokens make no row, or the objective does not say which."""
-        return None
-
-    def teaches(self, examples: Sequence[Example]) -> bool:
-        """Whether there is anything to learn from an update of these; of all else, others are taken."""
-        return True
-
-    def concluding(self, updates: Sequence[Mapping[str, float]]) -> str:
-        """What must be said at the end of a run, by the metrics of all its updates; empty for nothing."""
-        return ""
-
-    def probes(self, examples: Sequence[Example], limit: int) -> list[Example]:
-        """Rows of at most `limit` tokens to be scored, without gradient, before an update of `examples`."""
-        return []
-
-    def statistics(self, scores: Mapping[str, Tensor], batch: Batch) -> dict[str, Term]:
-        """What the loss must know of the whole update: means over its probes, read from `batch.statistics`."""
-        return {}
-
-    @property
-    def weighted(self) -> bool:
-        """Whether the loss is a mean of log-probabilities by `batch.weight`: a promise that saves time, not a need."""
-        return False
-
-    @property
-    def smoothing(self) -> float:
-        """Share of each log-probability that is a mean over the whole vocabulary while training."""
-        return 0.0
-
-    def asked(self, record: Record) -> tuple[Prompt, str] | None:
-        """(prompt, right answer) of a record whose answer can be written and compared; None for any other."""
-        return None
-
-    def labels(self, records: Iterable[Record]) -> dict[str, int]:
-        """Class names in the order of their ids, with how many rows have each; empty where scores are not classes."""
-        return {}
-
-
-class Answer(NamedTuple):
-    """An answer that was written: its tokens, its reward, and whether it came to an end by itself."""
-
-    tokens: Ints
-    reward: float
-    ended: bool
-
-    def row(self, posed: Row) -> Row:
-        """The row of a prompt, as `Codec.posed` makes it, with this answer to be predicted."""
-        begin, weight = len(posed.tokens) - 1, np.ones(len(self.tokens), np.float32)
-        tokens, at = np.concatenate([posed.tokens, self.tokens]), np.arange(begin, begin + len(self.tokens))
-        return Row(tokens, at, self.tokens, weight, source=posed.source)
-
-
-def alike(rewards: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """[P, G] rewards → [P] whether those of a prompt are all the same; rounding does not tell them apart."""
-    return np.asarray(np.ptp(rewards, axis=1) <= 1e-9 * np.abs(rewards).max(1))
-
-
-class OnPolicy(Objective):
-    """Objectives that learn from answers which the policy writes while it learns, each worth a reward.
-
-    rewards      what an answer is worth: the sum of these, each times its weight
-    group        answers to a prompt
-    tokens       most of an answer
-    temperature  of what the answers are drawn from, and of all log-probabilities in the loss
-    stop         texts that end an answer
-    passes       updates made of the same answers, before the policy writes others
-    """
-
-    reads: ClassVar[tuple[type, ...]] = (Posed,)
-
-    rewards: Rewards
-    group: int = Field(8, ge=2)
-    tokens: int = Field(256, ge=1)
-    temperature: float = Field(1.0, gt=0)
-    stop: tuple[str, ...] = ()
-    passes: int = Field(1, ge=1)
-
-    def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
-        assert isinstance(record, Posed)
-        if not record.right.strip() and any(reward.compares for reward in self.rewards):
-            raise Unusable("no right answer, with which a reward compares")
-        return [(codec.posed(record, self.tokens),)]
-
-    def about(self, record: Record) -> Record:
-        return record
-
-    @property
-    def tempering(self) -> float:
-        return self.temperature
-
-    def asked(self, record: Record) -> tuple[Prompt, str] | None:
-        return (record.prompt, record.right) if isinstance(record, Posed) and record.right else None
-
-    def examined(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
-        assert isinstance(record, Posed)
-        if not record.right:
-            raise Unusable("no right answer to measure by")
-        return [(codec.continued(record.where, record.prompt, record.right, record.tools, record.variables),)]
-
-    @abstractmethod
-    def learned(self, posed: Sequence[Example], answers: Sequence[Sequence[Answer]]) -> list[Example]:
-        """What an update learns from its prompts [P] and the answers to each [P][G]; what has no gradient may be left
-        out, but not all."""
-
-
-class Likelihood(Objective):
-    """Objectives whose loss is a mean negative log-likelihood, a token by its weight."""
-
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-
-    @property
-    def smoothing(self) -> float:
-        return self.label_smoothing
-
-    @property
-    def weighted(self) -> bool:
-        return True
-
-    def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
-        return Loss({"nll": Term(-(batch.weight * scores["logp"]).sum(), "token")})
-
-
-def smoothed_nll(logits: Tensor, label: Tensor, smoothing: float = 0.0) -> Tensor:
-    """[N, C], [N] → [N] cross-entropy, a share `smoothing` of it with the even distribution (arXiv 1512.00567)."""
-    logp = logits.log_softmax(-1)
-    nll = -logp.gather(-1, label[:, None]).squeeze(-1)
-    return nll if not smoothing else (1 - smoothing) * nll - smoothing * logp.mean(-1)
-
-
-def preferred(margin: Tensor, smoothing: float = 0.0) -> Tensor:
-    """[E] −log σ(margin), or with a share `smoothing` of the pairs taken for the wrong way round."""
-    from torch.nn.functional import logsigmoid
-
-    right = -(1 - smoothing) * logsigmoid(margin)
-    return right - smoothing * logsigmoid(-margin) if smoothing else right
-
-
-def pair_metrics(margin: Tensor) -> dict[str, Term]:
-    """The metrics of pairs whose chosen answers are ahead by `margin` [E]."""
-    return {
-        "accuracy": Term((margin > 0).sum(), "example"),
-        "margin": Term(margin.detach().sum(), "example"),
-    }
-
+__all__ = [
+    "PASSED",
+    "Answer",
+    "HeadKind",
+    "Likelihood",
+    "Objective",
+    "OnPolicy",
+    "Output",
+    "alike",
+    "kinds",
+    "load",
+    "made",
+    "ours",
+    "pair_metrics",
+    "preferred",
+    "smoothed_nll",
+]
 
 USUAL: Mapping[HeadKind, str] = {
     "language": "sft",
@@ -267,7 +62,7 @@ def ours(objective: Objective) -> dict[str, Any]:
 
 def kinds() -> list[str]:
     """Every objective in the folder, by name."""
-    return catalogue.names(__path__)
+    return plugins.names(__path__)
 
 
 def made(options: Mapping[str, Any]) -> Objective:
@@ -277,4 +72,4 @@ def made(options: Mapping[str, Any]) -> Objective:
 
 def load(kind: str) -> type[Objective]:
     """The objective class of `objectives/<kind>.py`."""
-    return catalogue.load(__name__, kind, Objective)
+    return plugins.load(__name__, kind, Objective)

@@ -12,7 +12,7 @@ from bottega.objectives import Likelihood
 from bottega.records import Record, Text
 
 if TYPE_CHECKING:
-    from bottega.data.codec import Codec
+    from bottega.tokenization.codec import Codec
 
 
 class Causal(Likelihood):

@@ -18,7 +18,7 @@ from bottega.records import Labelled, Multilabelled, Record, label_name
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bottega.data.codec import Codec
+    from bottega.tokenization.codec import Codec
 
 
 def _by_label(weights: Any) -> Any:

@@ -20,7 +20,7 @@ from bottega.records import Compared, Paired, Record, Unusable
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bottega.data.codec import Codec
+    from bottega.tokenization.codec import Codec
 
 Pooling = Literal["mean", "first", "last"]
 

@@ -16,7 +16,7 @@ from bottega.records import Preference, Record, Unpaired
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bottega.data.codec import Codec
+    from bottega.tokenization.codec import Codec
 
 
 class Kto(Objective):

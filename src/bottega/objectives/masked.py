@@ -9,11 +9,11 @@ from pydantic import Field, model_validator
 
 from bottega.batch import Example, Ints, Row
 from bottega.objectives import HeadKind, Likelihood
-from bottega.randomness import derive
 from bottega.records import Record, Text
+from bottega.seeding import derive
 
 if TYPE_CHECKING:
-    from bottega.data.codec import Codec
+    from bottega.tokenization.codec import Codec
 
 
 class Masked(Likelihood):

@@ -25,7 +25,7 @@ from bottega.records import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bottega.data.codec import Codec
+    from bottega.tokenization.codec import Codec
 
 
 class Sft(Likelihood):

@@ -14,7 +14,7 @@ from bottega.records import Preference, Record
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bottega.data.codec import Codec
+    from bottega.tokenization.codec import Codec
 
 
 class Simpo(Objective):

@@ -10,11 +10,11 @@ from pydantic import Field
 from bottega.batch import Example, Ints, Row
 from bottega.errors import ModelError
 from bottega.objectives import Likelihood
-from bottega.randomness import derive
 from bottega.records import Record, Text, Unusable
+from bottega.seeding import derive
 
 if TYPE_CHECKING:
-    from bottega.data.codec import Codec
+    from bottega.tokenization.codec import Codec
 
 
 SHORTEST = 2

@@ -18,7 +18,7 @@ from bottega.records import Entity, Record, Tagged, Unusable
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bottega.data.codec import Codec
+    from bottega.tokenization.codec import Codec
 
 Scheme = Literal["BIO", "BIOES"]
 

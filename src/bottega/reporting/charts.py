@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from bottega.evaluation.estimates import Estimate
-from bottega.series import Curve
+from bottega.runs.curves import Curve
 
 COLOURS = ("var(--one)", "var(--two)", "var(--three)")
 

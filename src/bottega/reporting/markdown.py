@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from bottega.evaluation.classes import Named
+from bottega.evaluation.confusion import Named
 from bottega.evaluation.cost import Cost
 from bottega.evaluation.estimates import Estimate
-from bottega.evaluation.measure import Evaluation
-from bottega.reporting.value import Compared, Report
+from bottega.evaluation.evaluate import Evaluation
+from bottega.reporting.model import Compared, Report
 
 
 def markdown(report: Report) -> str:

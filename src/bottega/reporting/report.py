@@ -17,22 +17,22 @@ import numpy as np
 from bottega.auditing.audit import audit
 from bottega.auditing.entries import entry
 from bottega.auditing.findings import Audit
-from bottega.cards import made_of
 from bottega.errors import BottegaError, RunError
 from bottega.evaluation.estimates import Estimate
-from bottega.evaluation.measure import Evaluation, evaluate
-from bottega.memory import in_words
+from bottega.evaluation.evaluate import Evaluation, evaluate
+from bottega.hardware.memory import in_words
 from bottega.progress import Tell
+from bottega.reporting.html import page
 from bottega.reporting.markdown import markdown
-from bottega.reporting.page import page
-from bottega.reporting.value import Compared, Report
-from bottega.runs import begin_anew, check_run, history, stored_place, stored_recipe, summary
-from bottega.series import charts, peaks
+from bottega.reporting.model import Compared, Report
+from bottega.runs.curves import charts, peaks
+from bottega.runs.store import begin_anew, check_run, history, stored_place, stored_recipe, summary
+from bottega.training.model_card import made_of
 
 SHOWN = 10
 """Best and worst rows."""
 
-MANY, SLOW = 20_000, ("near", "languages")
+MANY, SLOW = 20_000, ("near_duplicates", "languages")
 """Examples from which on these checks of the rows are left to `bottega audit`."""
 
 EXCERPT = 300

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from bottega import catalogue
+from bottega import plugins
 from bottega.auditing.entries import Entry, Places
 from bottega.auditing.findings import EXAMPLES, Finding, Mend, Numbers, Severity
 
 if TYPE_CHECKING:
-    from bottega.data.codec import Codec
+    from bottega.tokenization.codec import Codec
 
 
 @dataclass
@@ -99,11 +99,15 @@ class Check(ABC):
         return {}
 
 
+ALIASES = {"near": "near_duplicates", "learning": "no_loss", "private": "personal_data"}
+"""Earlier names of checks, still accepted."""
+
+
 def names() -> list[str]:
     """Every check in the folder."""
-    return catalogue.names(__path__)
+    return plugins.names(__path__)
 
 
 def load(name: str) -> type[Check]:
     """The check of `auditing/checks/<name>.py`."""
-    return catalogue.load(__name__, name, Check)
+    return plugins.load(__name__, name, Check)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bottega.auditing.checks import Check, Context
 from bottega.auditing.entries import Entry
 from bottega.auditing.findings import Finding, Numbers
-from bottega.scripts import composed, counted
+from bottega.tokenization.unicode_words import composed, counted
 
 SHORTEST = 3
 """Words of an input from which on having it in common is more than chance."""

@@ -14,7 +14,7 @@ from bottega.auditing.checks import Check, Context
 from bottega.auditing.entries import Entry
 from bottega.auditing.findings import Finding, Severity
 from bottega.records import Labelled, Multilabelled, Record, Tagged
-from bottega.scripts import folded
+from bottega.tokenization.unicode_words import folded
 
 RARE = 5
 """Rows of a label below which little is learned of it, and nothing can be said of how well."""

@@ -12,7 +12,7 @@ import numpy as np
 from bottega.auditing.checks import Check, Context
 from bottega.auditing.entries import Entry
 from bottega.auditing.findings import Finding
-from bottega.scripts import counted
+from bottega.tokenization.unicode_words import counted
 
 READ = 300
 """Characters of a row that are looked at."""

@@ -11,7 +11,7 @@ from bottega.auditing.checks import Check, Context
 from bottega.auditing.entries import Entry
 from bottega.auditing.findings import Finding
 from bottega.records import Chat, Prompted, Text
-from bottega.scripts import counted
+from bottega.tokenization.unicode_words import counted
 
 ENDS = tuple(".!?…:;\"'”’»)]}>`*|।۔؟။។།。！？」』）】")
 """What a finished text ends with."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bottega.auditing.checks import Check, Context
 from bottega.auditing.entries import Entry
 from bottega.auditing.findings import Finding
-from bottega.scripts import composed, words
+from bottega.tokenization.unicode_words import composed, words
 
 RUN, SHARE = 8, 0.7
 """Words of a run, and the share of an input's runs that a row must hold (Chowdhery et al. 2022, section 8)."""

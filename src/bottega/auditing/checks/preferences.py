@@ -10,9 +10,9 @@ import numpy as np
 from bottega.auditing.checks import Check, Context
 from bottega.auditing.entries import Entry, whole
 from bottega.auditing.findings import Finding
+from bottega.metrics.intervals import proportion_interval
 from bottega.records import Preference, Unpaired
-from bottega.scripts import composed
-from bottega.stats import proportion_interval
+from bottega.tokenization.unicode_words import composed
 
 BIAS = 0.6
 """Share of pairs whose chosen answer is the longer one that says more of length than of worth."""

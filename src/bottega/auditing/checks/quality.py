@@ -12,7 +12,7 @@ from bottega.auditing.entries import Entry
 from bottega.auditing.findings import Finding
 from bottega.batch import Row
 from bottega.errors import BottegaError
-from bottega.randomness import derive
+from bottega.seeding import derive
 
 SCORED, LONGEST = 2000, 256
 """Rows drawn to be scored, and tokens of each."""
@@ -68,7 +68,7 @@ class Quality(Check):
 
     def _losses(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """(row numbers, mean loss a token) of the sample, in the order of the rows."""
-        from bottega.language import load
+        from bottega.inference.language_model import load
 
         self.context.tell(f"scoring {len(self.kept)} rows")
         model = load(name)

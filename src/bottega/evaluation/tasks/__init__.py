@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from types import ModuleType
 
-from bottega.evaluation.case import Case, Sheet
-from bottega.evaluation.tasks import classes, language, masked, tags, vectors
+from bottega.evaluation.context import Case, Sheet
+from bottega.evaluation.tasks import classification, embedding, language, masked_lm, tagging
 from bottega.objectives import HeadKind
 
 TASKS: dict[HeadKind, ModuleType] = {
     "language": language,
-    "class": classes,
-    "token": tags,
-    "masked": masked,
-    "embedding": vectors,
+    "class": classification,
+    "token": tagging,
+    "masked": masked_lm,
+    "embedding": embedding,
 }
 
 

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-from bottega.data.codec import Codec
-from bottega.evaluation import rewarding
-from bottega.evaluation.asking import Exam, Question, neighbours, prompted, served, sit
-from bottega.evaluation.case import Case, Sheet
-from bottega.evaluation.effects import effects
-from bottega.evaluation.harness import harness
+from bottega.evaluation import reward_scores
+from bottega.evaluation.baselines import Rival
+from bottega.evaluation.context import Case, Sheet
+from bottega.evaluation.exam import Exam, Question, neighbours, prompted, served, sit
+from bottega.evaluation.lm_eval import harness
 from bottega.evaluation.prompting import Shot
-from bottega.evaluation.rivals import Rival
-from bottega.language import LanguageModel
+from bottega.evaluation.side_effects import effects
+from bottega.inference.language_model import LanguageModel
+from bottega.metrics.scores import Numbers, Scores, mean, share
 from bottega.objectives import OnPolicy
 from bottega.records import Chat, Choice, Posed, Preference
-from bottega.scores import Numbers, Scores, mean, share
+from bottega.tokenization.codec import Codec
 
 LONGEST = 256
 """Most tokens of an answer that is written out; rows with a longer one are left out of it."""
@@ -37,7 +37,7 @@ def measure(case: Case) -> Iterator[Sheet]:
     """The run's sheet, that of what it was tuned from, if it was, and its rivals'."""
     model = LanguageModel(str(case.folder), dtype=case.dtype)
     if isinstance(case.recipe.objective, OnPolicy) and not any(map(case.recipe.objective.asked, case.records)):
-        yield from rewarding.measure(case, model)
+        yield from reward_scores.measure(case, model)
         return
     codec = case.codec(model.codec)
     exam = _exam(case, codec)

@@ -19,7 +19,7 @@ from torch.nn.functional import embedding
 
 from bottega.batch import Ints, Source
 from bottega.models.attention.mask import Stream, Style, apart, rounded, visible
-from bottega.models.dropout import LEVELS, drawn, dropout, levels, masked, seed
+from bottega.models.fast_dropout import LEVELS, drawn, dropout, levels, masked, seed
 
 SMALL = 1024
 """Query-key pairs worth computing in vain to save a group of its own (a dozen kernel calls)."""

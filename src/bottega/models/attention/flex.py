@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bottega.batch import Batch
 from bottega.models.attention.mask import FLEX_BLOCK, Style, interval
-from bottega.models.compiled import compiled
+from bottega.models.compile import compiled
 
 NARROWEST = 16
 """Width of a head that FlexAttention's kernels begin at; a narrower one is filled up with zeros."""

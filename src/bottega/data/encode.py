@@ -1,0 +1,65 @@
+"""Records → examples, and why a row made none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from bottega.batch import Example
+from bottega.data.example_cache import Shelf
+from bottega.errors import DataError
+from bottega.objectives import Objective
+from bottega.records import Record, Unusable
+from bottega.tokenization.chat_template import TemplateRefused
+from bottega.tokenization.codec import Codec
+
+
+@dataclass
+class Encoded:
+    """The examples of one side, and what became of the rows that are none.
+
+    rows     all that were read, the unsound included
+    dropped  rows that make no example, by reason
+    """
+
+    examples: Shelf
+    rows: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    truncated: int = 0
+
+    def add(self, record: Record, objective: Objective, codec: Codec, *, source: int = 0, drop: bool = False) -> None:
+        """Encode a record; `drop` leaves out one that a chat template refuses."""
+        self.rows += 1
+        before = codec.truncated
+        try:
+            examples = objective.rows(record, codec)
+        except Unusable as unusable:
+            self.dropped[unusable.reason] += 1
+            return
+        except TemplateRefused as refused:
+            if not drop:
+                raise
+            self.dropped[refused.what] += 1
+            return
+        finally:
+            self.truncated += codec.truncated - before
+        for index, rows in enumerate(examples):
+            name = record.where if len(examples) == 1 else f"{record.where} block {index + 1}"
+            self.examples.append(Example(name, rows, objective.about(record)), source, continues=index > 0)
+
+    def refuse_empty(self, where: str) -> None:
+        """A DataError with the true cause when no row would carry a loss."""
+        if not self.examples.labelled:
+            reasons = (
+                f": {counted_reasons(self.dropped)}" if self.dropped else ": all that could be learned has weight 0"
+            )
+            long = any("max_length" in reason for reason in self.dropped)
+            raise DataError(
+                f"no row carries a label, so there is nothing to learn{reasons}",
+                where=where,
+                fix="raise data.max_length" if long else "mend the rows, or their weights; look: bottega preview",
+            )
+
+
+def counted_reasons(dropped: Counter[str]) -> str:
+    return "; ".join(f"{count} rows: {reason}" for reason, count in dropped.most_common(3))

@@ -1,0 +1,62 @@
+"""Texts to look things up in, cut into passages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from bottega.data import sources
+from bottega.data.formats import records
+from bottega.recipe.schema import Source, located
+from bottega.records import Text
+from bottega.tokenization.unicode_words import counted, places
+
+WORDS = 120
+"""Words of a passage, about; a paragraph that has fewer goes together with the next. Of scripts without spaces,
+characters."""
+
+
+def passages(paths: Sequence[str]) -> list[str]:
+    """The texts of files, folders or datasets, in passages of whole paragraphs."""
+    if not paths:
+        return []
+    given = [Source(path=located(path)) for path in paths]
+    found = (record for _, rows in sources.rows(given) for record in records(rows, (Text,)))
+    return [passage for record in found if isinstance(record, Text) for passage in cut(record.text)]
+
+
+def cut(text: str) -> Iterator[str]:
+    """Passages of a text: paragraphs together while they are short, a long one in pieces."""
+    held: list[str] = []
+    for paragraph in filter(None, map(str.strip, text.split("\n\n"))):
+        size = counted(paragraph)
+        if held and sum(map(counted, held)) + size > WORDS:
+            yield "\n".join(held)
+            held = []
+        if size > 2 * WORDS:
+            yield from _parts(paragraph)
+        else:
+            held.append(paragraph)
+    if held:
+        yield "\n".join(held)
+
+
+def _parts(paragraph: str) -> Iterator[str]:
+    """A long paragraph in parts of so many words."""
+    part, size = list[str](), 0
+    for piece in (piece for word in paragraph.split() for piece in _pieces(word)):
+        more = counted(piece)
+        if part and size + more > WORDS:
+            yield " ".join(part)
+            part, size = [], 0
+        part.append(piece)
+        size += more
+    yield " ".join(part)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """What stands between two spaces, in pieces where it is a text by itself."""
+    if counted(text) <= WORDS:
+        yield text
+        return
+    starts = [start for start, _ in places(text, signs=True)][::WORDS]
+    yield from (text[start:stop] for start, stop in zip(starts, [*starts[1:], len(text)], strict=True))

@@ -1,0 +1,27 @@
+"""The same recipe with other seeds, to see how much of a result is luck."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from bottega.progress import Tell, followed
+from bottega.recipe.schema import Recipe
+from bottega.training.loop import resume, train
+
+FOLDER = "seeds"
+"""Where they stand in a run."""
+
+
+def seeded(folder: Path, recipe: Recipe, count: int, tell: Tell) -> Iterator[Path]:
+    """`count` further runs of a recipe, trained where they are not there yet; the same rows are held out of each."""
+    for number in range(1, count + 1):
+        seed = recipe.seed + number
+        run = folder / FOLDER / str(seed)
+        document = recipe.document()
+        document["data"]["seed"] = recipe.split_seed
+        given = Recipe.parse({**document, "seed": seed})
+        events = resume(run) if (run / "resolved.json").exists() else train(given, run)
+        for _ in followed(events, tell, f"training again with seed {seed}"):
+            pass
+        yield run

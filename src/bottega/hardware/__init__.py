@@ -1,0 +1,1 @@
+"""What this machine is and allows: devices, number formats, memory, other programs. No model is known here."""

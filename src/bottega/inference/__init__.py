@@ -1,0 +1,1 @@
+"""Trained models in use: text generation, classification, tagging, filling masks, embedding."""

@@ -1,0 +1,20 @@
+"""The right answer to the letter, white space around it aside, and however its accents are encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from bottega.metrics.answers import Metric
+from bottega.tokenization.unicode_words import composed
+
+
+class Exact(Metric):
+    name: ClassVar[str] = "exact match"
+    binary: ClassVar[bool] = True
+
+    def fits(self, answers: Sequence[str]) -> bool:
+        return True
+
+    def sums(self, written: str, right: Sequence[str]) -> Sequence[float]:
+        return float(composed(written).strip() in {composed(one).strip() for one in right}), 1.0

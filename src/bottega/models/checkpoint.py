@@ -1,0 +1,349 @@
+"""Checkpoints in: tokenizer, config, model and adapter, with the errors users meet.
+
+Any folder or hub id in transformers' format, with safetensors weights: pickled ones run code when they are read and
+are refused. A base may also be a finished run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+
+from bottega.errors import ModelError
+from bottega.models.attention import NAME, pass_down, register
+from bottega.models.config import is_encoder, load_config
+from bottega.models.encoder_decoder import prepare
+from bottega.models.heads import VOCABULARY
+from bottega.models.kernels import fuse
+from bottega.models.packing_proof import probe
+from bottega.models.quantization.linear import quantize, ready
+from bottega.models.quantization.streaming import packed_while_read
+from bottega.models.safe_folder import check_weights
+from bottega.models.scorer import Fit, Scorer
+from bottega.models.source import Source, locate, quietly
+from bottega.models.tokenizer import load_tokenizer
+from bottega.objectives import HeadKind
+from bottega.recipe import schema as recipes
+from bottega.runs.store import MANIFEST, MERGED, commit, stored_recipe
+
+HARMLESS = re.compile(
+    r"(inv_freq|position_ids|token_type_ids|masked_bias|(attn|attention)\.bias|\.version|embed_positions\.weights?"
+    r"|final_logits_bias|_float_tensor)$|(^|\.)(pooler|seq_relationship)\."
+)
+"""Weights of a checkpoint that none needs: tables a model computes by itself, and what served another task."""
+
+ANSWERS: dict[HeadKind, str] = {
+    "language": "chat",
+    "class": "classify",
+    "token": "tag",
+    "masked": "fill",
+    "embedding": "embed",
+}
+"""The command that asks a model with each head."""
+
+POOLER = re.compile(r"(^|\.)pooler\.")
+
+AUTO: dict[HeadKind, Any] = {
+    "language": AutoModelForCausalLM,
+    "class": AutoModelForSequenceClassification,
+    "token": AutoModelForTokenClassification,
+    "masked": AutoModelForMaskedLM,
+    "embedding": AutoModel,
+}
+"""transformers' way to a model with each head."""
+
+
+def beside_an_adapter(model: recipes.Model, dtype: torch.dtype, run: Path) -> recipes.Model:
+    """The section as a run in `run` needs it that trains an adapter, which can only be saved beside a checkpoint.
+
+    Of a base that is a run with an adapter, one is written into the run, once: that adapter folded into its base.
+    """
+    source = locate(model.base or "")
+    if source.adapter is None:
+        return model
+    merged = run.absolute() / MERGED
+    if not (merged / MANIFEST).exists():
+        commit(merged, lambda folder: _write_merged(source, str(model.base), dtype, folder))
+    return model.model_copy(update={"base": str(merged)})
+
+
+def _write_merged(source: Source, name: str, dtype: torch.dtype, folder: Path) -> None:
+    assert source.adapter is not None
+    before = source.adapter.parent
+    head = stored_recipe(before, own_code=False).objective.head if (before / "resolved.json").exists() else "language"
+    if head not in ("language", "masked", "embedding"):
+        what = "this run ended in an adapter with a head, and another adapter cannot be put on both"
+        raise ModelError(what, where=name, fix="go on with it: leave model out, and give adapter: {from: …}")
+    config = load_config(recipes.Model(base=source.base), None)
+    model, _ = _from_checkpoint(_auto(config, head), name, config, head, dtype)
+    model.save_pretrained(str(folder))
+    load_tokenizer(source.tokenizer).save_pretrained(str(folder))
+
+
+def load_model(
+    model: recipes.Model, config: Any, head: HeadKind, labels: Sequence[str], dtype: torch.dtype, tokenizer: Any
+) -> tuple[Any, list[str]]:
+    """(model, names of its modules that are new): what the checkpoint lacks of the head asked for is random."""
+    _refuse_direction(config, head)
+    config = _with_labels(config, labels, tokenizer) if labels else config
+    auto = _auto(config, head)
+    if model.base is None:
+        with quietly("model.shape", "a model"):
+            return auto.from_config(config, dtype=dtype, trust_remote_code=False), []
+    if model.quantize == "none":
+        return _from_checkpoint(auto, model.base, config, head, dtype)
+    ready(model.quantize)
+    source = locate(model.base)
+    if head == "language" and source.adapter is None and Path(source.base).is_dir():
+        with quietly(source.base, "the weights"):
+            read = packed_while_read(auto, Path(source.base), config, dtype, model.quantize)
+        if read is not None:
+            return read, []
+    loaded, new = _from_checkpoint(auto, model.base, config, head, dtype)
+    quantize(loaded, model.quantize, new)
+    return loaded, new
+
+
+def _auto(config: Any, head: HeadKind) -> Any:
+    """transformers' way to a model of this config with this head; a ModelError where it has none."""
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder and head == "language" else AUTO[head]
+    if type(config) not in auto._model_mapping:
+        raise ModelError(
+            f"transformers has no {auto.__name__} for {config.model_type}",
+            where="model",
+            fix="choose a model for text alone that is made for this; "
+            "of one that reads sound or pictures too, its text part in a folder of its own",
+        )
+    return auto
+
+
+def body(config: Any) -> Any:
+    """A model of random weights, without its head; a ModelError for what is no text model."""
+    for auto in (AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM):
+        if type(config) in auto._model_mapping:
+            return auto.from_config(config, trust_remote_code=False).base_model
+    raise ModelError(
+        f"transformers has no text model of the kind {config.model_type}", where="model", fix="choose another model"
+    )
+
+
+def _from_checkpoint(auto: Any, base: str, config: Any, head: HeadKind, dtype: torch.dtype) -> tuple[Any, list[str]]:
+    """(model, names of its modules that are new) of a folder, a hub id or a run."""
+    source = locate(base)
+    check_weights(source.base)
+    with quietly(source.base, "the weights"):
+        loaded, info = auto.from_pretrained(
+            source.base,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # refused below, in plainer words
+            output_loading_info=True,
+        )
+    _refuse_gaps(source.base, info, loaded, head)
+    # What is no part of a vector (BERT's pooler) stays as it is.
+    new = sorted({key.rpartition(".")[0] for key in info["missing_keys"]}) if head != "embedding" else []
+    return loaded if source.adapter is None else _merged(loaded, source.adapter, dtype), new
+
+
+def _refuse_direction(config: Any, head: HeadKind) -> None:
+    """An encoder sees what it would have to write; a decoder does not see what follows a masked place."""
+    if config.is_encoder_decoder and head != "language":
+        raise ModelError(
+            f"{config.model_type} reads with one part and writes with another",
+            where="model.base",
+            fix="use it with span, sft or preferences; to classify, write the label as text with sft",
+        )
+    if head == "language" and is_encoder(config):
+        raise ModelError(
+            f"{config.model_type} is an encoder and writes no text",
+            where="model.base",
+            fix="use it with masked, classify or tag",
+        )
+    if head == "masked" and not is_encoder(config):
+        raise ModelError(
+            f"{config.model_type} reads from left to right only", where="model.base", fix="use it with causal"
+        )
+
+
+def load_adapted(
+    name: str, dtype: torch.dtype, head: HeadKind = "language", labels: Sequence[str] = (), tokenizer: Any = None
+) -> Any:
+    """The model as it was trained: with its adapter beside the weights, if it has one.
+
+    labels, tokenizer  of a classifier
+    """
+    source = locate(name)
+    base = recipes.Model(base=source.base, quantize=source.quantize)
+    config = load_config(base, None)
+    model, new = load_model(base, config, head, labels, dtype, tokenizer)
+    refuse_new(name, new, head, source.adapter)
+    if source.adapter is None:
+        return model
+    return _with_adapter(model, source.adapter)
+
+
+def _with_adapter(model: nn.Module, folder: Path) -> Any:
+    """The model with the adapter of a folder, all of it."""
+    from peft import PeftModel
+
+    check_weights(str(folder))
+    with quietly(str(folder), "the adapter"):
+        adapted = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)
+    check_adapter(adapted, folder)
+    return adapted
+
+
+def check_adapter(adapted: Any, folder: Path) -> None:
+    """Refuse an adapter of which a weight found no place, or a place no weight: PEFT passes over both."""
+    from peft import get_peft_model_state_dict
+
+    saved = {key: value for file in sorted(folder.glob("*.safetensors")) for key, value in load_file(file).items()}
+    read = get_peft_model_state_dict(adapted, adapter_name="default", save_embedding_layers=False)
+    whole = adapted.state_dict()  # what was trained whole and saved beside the adapter stands in the model itself
+    lost = [key for key, value in saved.items() if not _is_in(read, key, value) and not _is_in(whole, key, value)]
+    wrong = lost or sorted(read.keys() - saved.keys())
+    if wrong:
+        raise ModelError(
+            f"{len(wrong)} weights of the adapter {'find no place in' if lost else 'are missing for'} this model,"
+            f" {wrong[0]} for one",
+            where=str(folder),
+            fix="name the base it was trained on as model.base; else leave these modules out of adapter.targets and"
+            " train it again",
+        )
+
+
+def _is_in(weights: Mapping[str, Tensor], key: str, value: Tensor) -> bool:
+    found = weights.get(key)
+    return found is not None and torch.equal(found.cpu(), value.to(found.dtype))
+
+
+def fit_model(model: Any, head: HeadKind, fit: Fit | None = None) -> Scorer:
+    """The model ready to score batches, packed where the probe proves that exact, or did before (`fit`)."""
+    fit = fit or probe(type(model), model.config, head, is_encoder(model.config))
+    if fit.packed:
+        if model.config.is_encoder_decoder:
+            prepare(model)
+        register()
+        pass_down(model)
+        model.set_attn_implementation(NAME)
+    fuse(model, fit.fused)
+    return Scorer(model, head, fit)
+
+
+def _merged(model: nn.Module, adapter: Path, dtype: torch.dtype) -> nn.Module:
+    """The adapter folded into the weights, in float32 and rounded once."""
+    _part_from_head(model, adapter)
+    adapted = _with_adapter(model.float(), adapter)
+    with quietly(str(adapter), "the adapter"):
+        merged = adapted.merge_and_unload()
+    return cast(nn.Module, merged.to(dtype).requires_grad_(True))
+
+
+def _part_from_head(model: Any, adapter: Path) -> None:
+    """Give the head a weight of its own where an adapter changes tied embeddings at one end, as it did in training.
+
+    Merged into a weight that both share, it would change both; a ModelError where more than two share it.
+    """
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or head.weight is not embeddings.weight:
+        return
+    ends = [name for name, module in model.named_modules() if module in (head, embeddings)]
+    if not any(f".{name}.lora_" in key for key in _keys(adapter) for name in ends):
+        return
+    if model.config.is_encoder_decoder:
+        raise ModelError(
+            "the adapter changes embeddings that encoder, decoder and head share, and cannot be merged into them",
+            where=str(adapter),
+            fix="leave embeddings and head out of adapter.targets; all-linear does",
+        )
+    head.weight = nn.Parameter(head.weight.detach().clone())
+    for config in (model.config, model.config.get_text_config()):
+        config.tie_word_embeddings = False
+
+
+def _with_labels(config: Any, labels: Sequence[str], tokenizer: Any) -> Any:
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {name: index for index, name in enumerate(labels)}
+    if len(labels) == 1:
+        config.problem_type = "regression"
+    if not is_encoder(config):
+        # A plain classifier reads the last token that is not padding, so padding must never end a row.
+        padding = [tokenizer.pad_token_id, tokenizer.unk_token_id]
+        usable = [token for token in padding if token not in (None, tokenizer.eos_token_id)]
+        config.get_text_config().pad_token_id = usable[0] if usable else None
+        if usable:  # what is saved beside it pads with the same
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(usable[0])
+    return config
+
+
+def _refuse_gaps(name: str, info: dict[str, Any], model: Any, head: HeadKind) -> None:
+    """A checkpoint may lack a head that is about to be trained, and nothing else."""
+    prefix = "" if head == "embedding" else f"{model.base_model_prefix}."
+    new = head != "language"
+    missing = [key for key in info["missing_keys"] if not new or (key.startswith(prefix) and not POOLER.search(key))]
+    if missing or info["mismatched_keys"]:
+        wrong = missing or [str(key[0]) for key in info["mismatched_keys"]]
+        raise ModelError(
+            f"{len(wrong)} weights are missing or of another shape, {sorted(wrong)[0]} for one",
+            where=name,
+            fix="the folder's config.json and safetensors belong to different models",
+        )
+    surplus = sorted(key for key in info["unexpected_keys"] if _belongs(key, model, head))
+    if surplus:
+        raise ModelError(
+            f"{len(surplus)} weights have no place in the model its config describes, {surplus[0]} for one",
+            where=name,
+            fix="the folder's config.json and safetensors belong to different models: compare the number of layers",
+        )
+
+
+def _belongs(key: str, model: Any, head: HeadKind) -> bool:
+    """Whether a weight that was not read is named as a part of the model, and is not one that none needs.
+
+    Other parts of a larger model are named otherwise, and so are heads for other tasks; but that a classifier has the
+    name of one of another kind is no fault.
+    """
+    if HARMLESS.search(key):
+        return False
+    base = getattr(model, model.base_model_prefix, model)
+    parts = {name for name, _ in base.named_children()}
+    first, _, rest = key.partition(".")
+    if first == model.base_model_prefix and rest:
+        return rest.partition(".")[0] in parts
+    return first in parts or (head in VOCABULARY and first in {name for name, _ in model.named_children()})
+
+
+def refuse_new(name: str, new: Sequence[str], head: HeadKind, adapter: Path | None = None) -> None:
+    """Refuse to ask a model of whose head some modules are random: an adapter may have brought them."""
+    brought = set(_keys(adapter)) if adapter is not None else set()
+    drawn = [module for module in new if not any(f".{module}." in f".{key}" for key in brought)]
+    if drawn:
+        raise ModelError(
+            f"the model has no head for that: {drawn[0]} is missing, and a new one would answer at random",
+            where=name,
+            fix=f"train it first, with an objective for bottega {ANSWERS[head]}",
+        )
+
+
+def _keys(folder: Path) -> Iterator[str]:
+    """Names of the weights in a folder."""
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            yield from opened.keys()

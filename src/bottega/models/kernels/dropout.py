@@ -1,0 +1,31 @@
+"""Dropout modules with the draws of `models.dropout`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from bottega.models.fast_dropout import dropout
+
+
+def fits(module: nn.Module) -> bool:
+    """Whether this is plain dropout."""
+    return type(module) is nn.Dropout
+
+
+def trial(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]:
+    """What it is proved on: an input, and nothing beside it."""
+    return torch.randn(1, length, 6), {}
+
+
+def fused(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Its forward, which asks each time whether the module is training."""
+    return partial(_forward, module)
+
+
+def _forward(module: nn.Module, x: Tensor) -> Tensor:
+    return dropout(x, cast(float, module.p)) if module.training else x

@@ -1,0 +1,1 @@
+"""Frozen weights kept in four or eight bits."""

@@ -1,0 +1,136 @@
+"""What a name stands for: a hub id, a folder, a run, or an adapter on one of these."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import huggingface_hub
+import transformers
+
+from bottega.errors import ModelError
+from bottega.models.safe_folder import check_files, check_weights
+from bottega.recipe.schema import Quantize
+from bottega.runs.store import MERGED, stored_recipe
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from: `base` weights, then an `adapter` beside them, trained on them so quantised."""
+
+    base: str
+    adapter: Path | None = None
+    quantize: Quantize = "none"
+
+    @property
+    def tokenizer(self) -> str:
+        """Where its tokenizer stands: beside what was trained last, if that brought one."""
+        own = self.adapter is not None and (self.adapter / "tokenizer.json").exists()
+        return str(self.adapter) if own else self.base
+
+
+def locate(name: str) -> Source:
+    """The source behind `model.base`: a hub id, a folder, or a run (its model, or its base with its adapter).
+
+    A folder of an adapter is its base with that adapter.
+    """
+    folder = Path(name)
+    if not folder.is_absolute():
+        return Source(name)
+    check_folder(folder, "model.base")
+    for part in (folder, folder / "model", folder / "adapter"):
+        check_files(part)
+    if (folder / "resolved.json").exists():
+        if (folder / "model").exists():
+            return Source(str(folder / "model"))
+        if (folder / "adapter").exists():
+            merged = folder / MERGED
+            base = str(merged) if merged.exists() else adapter_base(folder / "adapter")
+            return Source(base, folder / "adapter", _quantized(folder))
+        raise ModelError("this run has no result yet", where=name, fix=f"finish it: bottega train --resume {name}")
+    if (folder / "adapter_config.json").exists():
+        return Source(adapter_base(folder), folder, _quantized(folder.parent))
+    return Source(name)
+
+
+def _quantized(run: Path) -> Quantize:
+    """How a run kept the base of its adapter; as it was for a folder that is no run."""
+    return stored_recipe(run, own_code=False).model.quantize if (run / "resolved.json").exists() else "none"
+
+
+def check_folder(folder: Path, key: str) -> None:
+    if not folder.is_dir():
+        what = "a file, not a folder" if folder.exists() else "no such folder"
+        raise ModelError(what, where=str(folder), fix=f"check {key}; it resolves against the recipe's folder")
+
+
+def adapter_folder(name: str) -> Path:
+    """The adapter behind `adapter.from`: a folder or a run."""
+    for folder in (Path(name) / "adapter", Path(name)):
+        if (folder / "adapter_config.json").exists():
+            check_files(folder)
+            check_weights(str(folder))
+            return folder
+    raise ModelError("holds no adapter", where=name, fix="name a folder with adapter_config.json, or a finished run")
+
+
+def adapter_base(folder: Path) -> str:
+    """The base model an adapter was trained on."""
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        return str(config["base_model_name_or_path"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(
+            f"does not say what it was trained on: {error}",
+            where=str(folder / "adapter_config.json"),
+            fix="put the whole file there, or train the adapter again",
+        ) from None
+
+
+def refuse_unreachable(name: str) -> None:
+    """A ModelError for a hub id that is not here and cannot be asked for: one question, where each file asks six."""
+    if Path(name).is_absolute() or huggingface_hub.constants.HF_HUB_OFFLINE:
+        return
+    try:
+        if not isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str):
+            huggingface_hub.HfApi().model_info(name, timeout=10)
+    except Exception as error:  # the hub's client, and what it is made of, have errors of their own
+        raise ModelError(
+            f"no such folder, and no such model on the hub as far as it can be asked ({type(error).__name__})",
+            where=name,
+            fix="check the name, or the network; a folder begins with ./ or /",
+        ) from None
+
+
+@contextmanager
+def quietly(where: str, what: str) -> Iterator[None]:
+    """Silence loading chatter; turn what transformers raises into a ModelError."""
+    before = transformers.logging.get_verbosity()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except ModelError:
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = " ".join(lines[:3])[:300]
+        if "trust_remote_code" in str(error):
+            reason = "it needs code of its own, and no code of a checkpoint is ever run"
+        elif where != "model.shape" and not Path(where).is_absolute():
+            reason = f"no such folder, and no such model on the hub as far as it can be asked: {reason}"
+        raise ModelError(
+            f"{what} cannot be loaded: {reason}",
+            where=where,
+            fix="is it a transformers checkpoint, whole and readable?",
+        ) from error
+    finally:
+        transformers.logging.set_verbosity(before)

@@ -1,0 +1,51 @@
+"""How an answer compares with the right one, by what `bottega evaluate` marks answers with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import field_validator
+
+from bottega.metrics import answers
+from bottega.objectives.rewards import Judge, Reward, Written
+
+
+class Marked(Reward):
+    """A metric of a single answer, such as `exact`, `numeric`, `fields` or `rouge`.
+
+    metric  its name
+    """
+
+    compares: ClassVar[bool] = True
+
+    kind: Literal["metric"] = "metric"
+    metric: str
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in answers.names():
+            raise ValueError(f"unknown metric {name!r}; known: {', '.join(answers.names())}")
+        if not answers.load(name).rowwise:
+            raise ValueError(f"{name} says nothing of a single answer; known: {', '.join(answers.names())}")
+        if not answers.installed(answers.load(name)):
+            raise ValueError(f"{name} needs a package: pip install 'bottega[evaluate]'")
+        return name
+
+    @property
+    def name(self) -> str:
+        return self.metric
+
+    def marks(self, written: Sequence[Written], judge: Judge) -> Sequence[float]:
+        return [self._mark(one) for one in written]
+
+    def _mark(self, one: Written) -> float:
+        sign = 1.0 if self._metric.higher else -1.0
+        return sign * float(self._metric.of(np.array(self._metric.sums(one.text, [one.posed.right]), float)))
+
+    @cached_property
+    def _metric(self) -> answers.Metric:
+        return answers.load(self.metric)()

@@ -1,0 +1,21 @@
+"""What a reward model says of an answer, as in learning from human preferences (Ouyang et al. 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from bottega.objectives.rewards import Judge, Reward, Written
+
+
+class Model(Reward):
+    """The score that a model trained with `objective: {kind: reward}` gives the prompt with the answer.
+
+    model  its run, its folder, or a hub id
+    """
+
+    kind: Literal["model"] = "model"
+    model: str
+
+    def marks(self, written: Sequence[Written], judge: Judge) -> Sequence[float]:
+        return judge(self.model, written)

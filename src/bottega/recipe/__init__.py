@@ -1,0 +1,1 @@
+"""The recipe of a run: its schema, its files, and the flags of other tools."""

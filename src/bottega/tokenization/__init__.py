@@ -1,0 +1,1 @@
+"""Records → token rows: chat templates, which tokens carry loss, and text from tokens."""

@@ -1,0 +1,69 @@
+"""Every example in the documentation runs as it stands, and the generated pages are up to date."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from bottega.cli import docs
+from bottega.cli.commands import app
+from bottega.recipe.schema import Recipe
+from making import ROOT, make_model, write_jsonl
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(?P<kind>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+EXAMPLES = [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8"))]
+LONG = ("evaluating", "planning", "training")
+"""Pages whose examples measure for long."""
+
+
+@pytest.fixture(scope="module")
+def smol(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("models") / "smol", "llama", max_position_embeddings=512)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, id=page.stem, marks=pytest.mark.slow if page.stem in LONG else []) for page in EXAMPLES],
+)
+def test_the_examples_of_a_page_run(
+    page: Path, smol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(smol, "models/smol")
+    write_jsonl(Path("tickets.jsonl"), [{"instruction": f"the cat {n}", "output": f"sat on {n}"} for n in range(20)])
+    names: dict[str, object] = {}
+    for block in BLOCK.finditer(page.read_text(encoding="utf-8")):
+        text, kind, title = block["text"], block["kind"], block["title"]
+        if title is not None:
+            Path(title).write_text(text, encoding="utf-8")
+        elif kind == "python":
+            exec(compile(text, str(page), "exec"), names)
+        elif kind == "sh":
+            for line in text.splitlines():
+                run(line)
+        elif kind == "yaml":
+            assert set(yaml.safe_load(text)) <= set(Recipe.model_fields)
+
+
+def run(line: str) -> None:
+    program, *arguments = shlex.split(line, comments=True)
+    assert program == "bottega", line
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, f"{line}\n{done.output}\n{done.exception!r}"
+
+
+@pytest.mark.parametrize(("page", "made"), [("recipe", docs.page), ("commands", docs.commands)])
+def test_the_generated_pages_are_up_to_date(page: str, made: object) -> None:
+    assert (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8") == made(), "make docs writes them anew"  # type: ignore[operator]
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    listed = set(re.findall(r"\w+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
+    assert listed == {page.name for page in (ROOT / "docs").glob("*.md")}

@@ -1,0 +1,186 @@
+"""What is wrong with a recipe or a command is said in plain words: what, where, and what to do."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from bottega.auditing.findings import Audit, Finding
+from bottega.cli.commands import app
+from bottega.cli.run_view import drawn
+from bottega.cli.views import _finding, show_audit, show_evaluation
+from bottega.errors import RecipeError
+from bottega.evaluation.estimates import Estimate
+from bottega.evaluation.evaluate import Contender, Evaluation
+from bottega.evaluation.verdict import judge
+from bottega.hardware import doctor
+from bottega.recipe.schema import Recipe
+from bottega.suggestions import listed, nearest
+from making import write_jsonl
+
+PYDANTIC = ("Input should", "valid string", "unable to parse", "should match", "Field required", "Extra inputs", "['")
+"""Words that are not ours."""
+
+
+def told(key: str, value: Any) -> RecipeError:
+    """What is said of a recipe in which a key has this value."""
+    document: dict[Any, Any] = {"model": {"base": "m"}, "data": {"train": "a.jsonl"}, "objective": {"kind": "sft"}}
+    *sections, last = key.split(".")
+    at = document
+    for section in sections:
+        at = at.setdefault(section, {})
+    at[int(last) if last.isdecimal() else last] = value
+    with pytest.raises(RecipeError) as caught:
+        Recipe.parse(document, where="recipe.yaml")
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "what", "fix"),
+    [
+        ("name", "../x", "name: '../x' cannot name a folder", "change name; every key, explained: bottega init sft"),
+        ("seed", "seven", "seed: here should stand a whole number, not 'seven'", "write a whole number"),
+        ("seed", None, "seed: here should stand a whole number, not nothing", "write a whole number"),
+        ("optim.lr", "fast", "optim.lr: here should stand a number, not 'fast'", "write a number"),
+        ("optim.lr", 0, "optim.lr: 0 is out of range: it must be more than 0", "write a number that is more than 0"),
+        ("optim.steps", 1.5, "optim.steps: here should stand a whole number, not 1.5", "write a whole number"),
+        ("optim.betas", 0.9, "optim.betas: here should stand a list, not 0.9", "write a list"),
+        ("optim.betas", [0.9], "optim.betas: a value is missing", "write them all"),
+        ("optim.betas", [0.9, 2], "optim.betas.1: 2 is out of range: it must be less than 1", "less than 1"),
+        ("optim.checkpointing", "perhaps", "here should stand true or false, not 'perhaps'", "write true or false"),
+        ("optim", None, "optim: this section is empty", "write optim: {epochs: 3}, or leave the section out"),
+        ("model", None, "model: this section is empty", "write model: {base: FOLDER}"),
+        ("model", "llama", "model: here should stand keys with values, not 'llama'", "write model: {base: FOLDER}"),
+        ("adapter", "lora", "adapter: here should stand keys with values, not 'lora'", "write adapter: {rank: 16}"),
+        ("adapter.targets", 5, "adapter.targets: here should stand a text or a list, not 5", "write a text or a list"),
+        ("adapter.targets", [1], "adapter.targets.0: here should stand a text, not 1", "write a text"),
+        ("devices.device", "gpu", "devices.device: 'gpu' is not known", "one of: auto, cpu, cuda"),
+        ("data.mapping", {"text": 5}, "data.mapping.text: here should stand a text, not 5", "write a text"),
+        ("data.train", {"split": "train"}, "the key data.train.path is missing", "write path: … beside split"),
+        (
+            "objective",
+            {"kind": "grpo", "rewards": [{"kind": "length", "most": 9}]},
+            "the key objective.rewards.0.free is missing",
+            "write free: … beside kind, most",
+        ),
+        ("objective", {"kind": "custom"}, "objective: custom needs file", "bottega init"),
+        ("optim.learning_rate", 1, "unknown key optim.learning_rate", "here it is lr"),
+        ("optim.5", 1, "unknown key optim.5", "known: betas, "),
+        ("5", 1, "unknown key 5", "known: adapter, data, "),
+        ("optim.warmup", 1, "optim.warmup: 1 could mean one update, or the whole run", "change optim.warmup"),
+    ],
+)
+def test_a_wrong_value_is_told_in_plain_words(key: str, value: Any, what: str, fix: str) -> None:
+    error = told(key, value)
+    assert error.what.startswith(what) or what in error.what
+    assert fix in (error.fix or "")
+    assert error.where == "recipe.yaml"
+    assert not any(word in str(error) for word in PYDANTIC)
+
+
+def test_lists_are_cut_at_ten() -> None:
+    assert listed([str(n) for n in range(12)]) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 … and 2 more"
+    assert nearest("x", [f"key{n}" for n in range(10)]).count(",") == 9
+    assert str(told("data.format", "zzz")).count(",") == 9
+
+
+def call(*arguments: str) -> str:
+    done = CliRunner().invoke(app, list(arguments))
+    assert done.exit_code == 2, done.output
+    return done.stderr
+
+
+def test_advice_works_when_followed(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows given as a recipe: the command that is named writes one for them, and the next reads it."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"instruction": f"the cat {n}", "output": f"sat on {n}"} for n in range(12)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    for command in ("train", "preview"):
+        said = call(command, "rows.jsonl")
+        assert "these are rows, not a recipe" in said
+        assert "bottega init rows.jsonl --model FOLDER --out recipe.yaml" in said
+    assert "bottega init ROWS --model FOLDER --out none.yaml" in call("train", "none.yaml")
+    written = CliRunner().invoke(app, ["init", "rows.jsonl", "--model", str(llama), "--out", "recipe.yaml"])
+    assert written.exit_code == 0, written.output
+    assert CliRunner().invoke(app, ["train", "recipe.yaml", "--dry-run"]).exit_code == 0
+    steps = ["train", "recipe.yaml", "optim.steps=2", "optim.epochs=null", "--out", "run"]
+    assert CliRunner().invoke(app, steps).exit_code == 0
+
+
+def test_a_file_to_begin_from_that_is_missing_is_called_so(tmp_path: Path) -> None:
+    for name in ("none.jsonl", str(tmp_path / "none")):
+        assert "no such file" in call("init", name, "--out", str(tmp_path / "r.yaml"))
+    assert "did you mean sft?" in call("init", "stf", "--out", str(tmp_path / "r.yaml"))
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_no_line_is_wider_than_the_terminal_and_no_number_is_broken(width: int) -> None:
+    one = Estimate("macro-F1", 120, 0.708, 0.083, (0.493, 0.722), True)
+    name = "always balance_not_updated_after_bank_transfer, the commonest label"
+    verdict = judge([one], metric=None, margin=0, base=name)
+    found = Evaluation(
+        "runs/bank", name, 120, 120, {}, 0, [one], verdict, [Contender(name, [one]), Contender("b", [one])]
+    )
+    console = Console(width=width, file=StringIO(), highlight=False)
+    show_evaluation(found, console)
+    shown = console.file.getvalue()
+    assert max(map(len, shown.splitlines())) <= width
+    for number in ("0.708", "0.083", "+0.493 to +0.722", "better"):
+        assert shown.count(number) >= 3
+    assert shown.count("balance_not_updated_after_bank_transfer") >= 2
+
+
+def test_the_names_of_curves_lie_over_none_of_them() -> None:
+    steps = list(range(10))
+    shown = drawn("accuracy", {"training": (steps, steps), "validation": (steps, steps[::-1])}, 60)
+    head, *drawing = shown.splitlines()
+    assert head == "accuracy   ⠒ training   • validation"
+    assert not any("training" in line or "validation" in line for line in drawing)
+
+
+def test_the_doctor_names_what_is_missing_and_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "bitsandbytes" else object())
+    assert doctor._missing() == ["no base can be kept in 4 bits (QLoRA): pip install 'bottega[quantize]'"]
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_what_an_audit_says_ends_its_lines_between_words(width: int) -> None:
+    words = "rows that have seventy percent or more of their text in common with another one of the same file"
+    one = Finding("near duplicate", "warning", words, words, 3, (words, words))
+    found = Audit(3, {}, [one], {"languages": words}, {}, None, 0.1)
+    console = Console(width=width, file=StringIO(), highlight=False)
+    show_audit(found, ["rows.jsonl"], None, console)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    for word in words.split():
+        assert " ".join(lines).replace(";", "").split().count(word) >= 5
+
+
+@pytest.mark.parametrize(
+    ("higher", "interval", "said"),
+    [(None, (0.4, 0.7), "neither"), (True, None, "too few rows"), (True, (0.4, 0.7), "[green]better[/]")],
+)
+def test_a_finding_is_never_empty(higher: bool | None, interval: tuple[float, float] | None, said: str) -> None:
+    assert _finding(Estimate("metric", 3, 0.7, 0.1, interval, higher)) == said
+    assert _finding(Estimate("metric", 3, 0.7, None, None, higher)) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "what"),
+    [
+        (b"model: {base: x\ndata: [", "not readable YAML: line 2, column 5: ", "expected ',' or '}', but got ':'"),
+        (b"name: a\nname: b\n", "line 2, column 1: ", "the key name is given twice"),
+        (b"name: \xff\xfe", "byte 7: ", "its text is not in UTF-8"),
+    ],
+)
+def test_where_a_recipe_is_no_yaml(text: bytes, where: str, what: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_bytes(text)
+    said = call("preview", str(tmp_path / "recipe.yaml"))
+    assert f"{where}{what}" in said
+    assert "unicode string" not in said
+    assert "codec" not in said

@@ -1,0 +1,195 @@
+"""Talking to a trained model: from Python, in a batch, in a conversation; the tuned and what it was tuned from."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+import bottega
+from bottega.cli.chat import Conversation
+from bottega.cli.commands import app
+from bottega.errors import DataError, ModelError
+from bottega.inference.language_model import LanguageModel
+from bottega.recipe.schema import Recipe
+from bottega.sampling import Sampling
+from making import make_model, write_jsonl
+
+ASKED = [{"role": "user", "content": "the cat"}]
+RUNNER = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def tune(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Runs a few steps on a tiny model; returns the run's folder."""
+    folder = tmp_path_factory.mktemp("tuned")
+    model = make_model(folder / "model", "llama")
+    rows = write_jsonl(folder / "rows.jsonl", [{"instruction": "the cat", "output": "sat on the mat"}] * 8)
+
+    def build(name: str, **sections: Any) -> Path:
+        document = {
+            "model": {"base": str(model), "dtype": "float32"},
+            "data": {"train": str(rows)},
+            "objective": {"kind": "sft"},
+            "optim": {"steps": 40, "examples": 8, "lr": 2e-2},
+            **sections,
+        }
+        if not (folder / name).exists():
+            list(bottega.train(Recipe.parse(document), folder / name))
+        return folder / name
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def lora(tune: Callable[..., Path]) -> LanguageModel:
+    return bottega.load(tune("lora", adapter={"rank": 8}))
+
+
+@pytest.mark.parametrize("sections", [{}, {"adapter": {"rank": 8}}], ids=["full", "lora"])
+def test_a_run_answers_as_it_was_taught(tune: Callable[..., Path], sections: dict[str, Any]) -> None:
+    run = tune("lora" if sections else "full", **sections)
+    answer = bottega.load(run).chat(ASKED)
+    assert (answer.text, answer.reason) == ("sat on the mat", "end")
+    with bottega.load(run).untuned() as before:
+        assert before.chat(ASKED, Sampling(tokens=8)).text != "sat on the mat"
+
+
+def test_an_adapter_is_switched_back_on(lora: LanguageModel) -> None:
+    with lora.untuned() as before:
+        before.chat(ASKED, Sampling(tokens=4))
+    assert lora.chat(ASKED).text == "sat on the mat"
+
+
+def test_the_folder_of_an_adapter_is_a_model(tune: Callable[..., Path]) -> None:
+    run = tune("lora", adapter={"rank": 8})
+    assert bottega.load(run / "adapter").chat(ASKED).text == "sat on the mat"
+
+
+def test_streamed_is_written(lora: LanguageModel) -> None:
+    assert "".join(lora.stream(ASKED)) == "sat on the mat"
+    many = lora.generate([ASKED, "the", ASKED], Sampling(tokens=5, temperature=1.0), continuations=2)
+    assert [len(found) for found in many] == [2, 2, 2]
+
+
+def test_an_empty_prompt_begins_a_text(lora: LanguageModel) -> None:
+    assert lora.codec.prefix("") == [lora.codec.tokenizer.bos_token_id]
+
+
+def test_a_prompt_beyond_the_model_is_a_data_error(lora: LanguageModel) -> None:
+    assert lora.limit
+    with pytest.raises(DataError, match="positions"):
+        lora.generate(["the cat " * lora.limit])
+    longest = lora.codec.tokenizer.decode(lora.codec.prefix("the " * lora.limit)[1 : lora.limit - 2])
+    ((found,),) = lora.generate([longest], Sampling(tokens=100))
+    assert 1 <= len(found.tokens) <= 3
+
+
+def test_nothing_to_compare_with(tune: Callable[..., Path], lora: LanguageModel) -> None:
+    assert lora.origin
+    plain = bottega.load(lora.origin)
+    with pytest.raises(ModelError, match="not tuned from another"), plain.untuned():
+        pass
+
+
+# In a terminal
+
+
+def talk(model: LanguageModel, *lines: str, **options: Any) -> tuple[str, Conversation]:
+    console = Console(file=io.StringIO(), width=200)
+    conversation = Conversation(model, Sampling(tokens=12), console, **options)
+    conversation.run(lines)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue(), conversation
+
+
+def test_a_conversation(lora: LanguageModel, tmp_path: Path) -> None:
+    file = tmp_path / "talk.jsonl"
+    shown, held = talk(lora, "the cat", "", "/nonsense", f"/save {file}", "/save", "/reset", "/quit", "unheard")
+    assert "sat on the mat" in shown
+    assert "no command /nonsense" in shown
+    assert "no file named" in shown
+    saved = [*ASKED, {"role": "assistant", "content": "sat on the mat"}]
+    assert json.loads(file.read_text()) == {"messages": saved}
+    assert held.turns == []
+
+
+def test_a_saved_conversation_can_be_trained_on(lora: LanguageModel, tmp_path: Path) -> None:
+    talk(lora, "the cat", f"/save {tmp_path / 'talk.jsonl'}")
+    document = {
+        "model": {"base": lora.origin},
+        "data": {"train": str(tmp_path / "talk.jsonl")},
+        "objective": {"kind": "sft"},
+    }
+    ((_, rows),) = bottega.preview(Recipe.parse(document)).examples
+    assert "".join(piece.text for piece in rows[0] if piece.weight).strip().startswith("sat on the mat")
+
+
+def test_a_system_prompt_stays(lora: LanguageModel) -> None:
+    system = {"role": "system", "content": "be a dog"}
+    _, held = talk(lora, "the cat", "/reset", system="be a dog")
+    assert held.turns == [system]
+    _, held = talk(lora, "/system be a dog", "the cat")
+    assert held.turns[0] == system
+    assert len(held.turns) == 3
+
+
+def test_two_models_side_by_side(lora: LanguageModel) -> None:
+    shown, held = talk(lora, "/compare", "the cat", "/compare", "the cat")
+    first, second = shown.split("comparing off")
+    assert "before ›" in first
+    assert "tuned › sat on the mat" in first
+    assert "before" not in second
+    assert held.turns[1]["content"] == "sat on the mat"
+
+
+def test_the_oldest_exchange_is_forgotten_when_there_is_no_room(lora: LanguageModel) -> None:
+    assert lora.limit
+    long = "the cat sat on the mat " * (lora.limit // 12)
+    shown, held = talk(lora, long, long, long, system="dog")
+    assert "forgotten" in shown
+    assert held.turns[0]["role"] == "system"
+    assert lora.room(held.turns[:-1]) >= 1
+    shown, held = talk(lora, long * 20, "the cat")
+    assert "positions" in shown
+    assert "sat on the mat" in shown, "an error does not end a conversation"
+
+
+def test_generate_from_the_command_line(tune: Callable[..., Path]) -> None:
+    run = str(tune("lora", adapter={"rank": 8}))
+    done = RUNNER.invoke(app, ["generate", run, "the cat", "--chat", "--temperature", "0"])
+    assert done.exit_code == 0
+    assert done.stdout.strip() == "sat on the mat"
+    done = RUNNER.invoke(
+        app, ["generate", run, "--chat", "-n", "2", "--json", "--temperature", "0"], input="the cat\n\nred\n"
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["prompt"] for line in lines] == ["the cat", "the cat", "red", "red"]
+    assert lines[0]["text"] == "sat on the mat"
+
+
+@pytest.mark.parametrize("option", [["--top-p", "0"], ["--repetition-penalty", "0"]])
+def test_a_setting_out_of_range_is_a_users_error(tune: Callable[..., Path], option: list[str]) -> None:
+    done = RUNNER.invoke(app, ["generate", str(tune("lora", adapter={"rank": 8})), "the cat", *option])
+    assert done.exit_code == 2
+    assert option[0] in done.stderr
+
+
+def test_chat_from_the_command_line(tune: Callable[..., Path]) -> None:
+    run = str(tune("lora", adapter={"rank": 8}))
+    done = RUNNER.invoke(app, ["chat", run, "--temperature", "0", "--compare"], input="the cat\n/quit\n")
+    assert done.exit_code == 0
+    assert "tuned › sat on the mat" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_no_model_there(command: str, tmp_path: Path) -> None:
+    done = RUNNER.invoke(app, [command, str(tmp_path / "none"), *(["x"] if command == "generate" else [])])
+    assert done.exit_code == 2
+    assert "no such folder" in done.stderr

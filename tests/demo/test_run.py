@@ -1,0 +1,164 @@
+"""The demo: a world of its own for every seed, and every figure in the summary measured."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from copy import deepcopy
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from bottega.cli.commands import app
+from bottega.demo import run as module
+from bottega.demo.run import bigram_entropy, demo
+from bottega.demo.world import LANGUAGES, World
+from bottega.errors import RunError
+from bottega.events import Event
+
+FIGURES = {
+    "base_accuracy",
+    "tuned_accuracy",
+    "gain_interval",
+    "preference_accuracy",
+    "length_heuristic_accuracy",
+    "pretrain_loss",
+    "bigram_entropy",
+    "train_seconds",
+    "verdict",
+}
+
+
+# The world
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_seed_invents_one_world(language: str) -> None:
+    first, again, other = (list(World(seed, language).documents(30)) for seed in (1, 1, 2))
+    assert first == again != other
+    assert not {row["text"] for row in first} & {row["text"] for row in other}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_phrase_is_filled(language: str) -> None:
+    world = World(0, language)
+    tickets = [world.ticket() for _ in range(400)]
+    texts = [row["text"] for row in world.documents(200)] + [ticket.text for ticket in tickets]
+    texts += [world.reply(ticket, kind=kind) for ticket in tickets for kind in (True, False)]
+    plain = [text for text in texts if '{"' not in text]
+    assert len(plain) > 900
+    for text in plain:
+        assert "{" not in text
+        assert "  " not in text
+        assert text[0].isupper() or text.startswith("#")
+    assert {ticket.topic for ticket in tickets} == set(world.topics)
+    assert set(world.topics) == set(world.phrases.REPLIES)
+    for ticket in tickets:
+        assert all(value in ticket.text for value in ticket.fields.values()), "what is to be extracted is there"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_tasks_and_preferences(language: str) -> None:
+    world = World(0, language)
+    tickets = [world.ticket() for _ in range(300)]
+    tasks = list(world.tasks(tickets))
+    assert len(tasks) == 900
+    for ticket, row in zip(tickets, tasks[1::3], strict=True):
+        assert json.loads(row["output"]) == ticket.fields
+    pairs = list(world.preferences(tickets))
+    longer = sum(len(pair["chosen"]) > len(pair["rejected"]) for pair in pairs)
+    assert 0.4 < longer / len(pairs) < 0.6
+    assert all(pair["chosen"] != pair["rejected"] for pair in pairs)
+
+
+# The demo itself, much smaller
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"DOCUMENTS": 60, "HELD_OUT": 6, "TICKETS": 12, "PAIRS": 12, "TESTED": 8, "VOCABULARY": 300}
+    for name, size in sizes.items():
+        monkeypatch.setattr(module, name, size)
+    stages = deepcopy(module.STAGES)
+    for name, document in stages.items():
+        document["optim"].pop("epochs", None)
+        document["optim"].update(steps=3, warmup=0)
+        document["model"]["dtype"] = "float32"
+        if name == "pretrained":
+            document["optim"]["update_tokens"] = 500
+            document["model"]["shape"].update(
+                max_position_embeddings=2048,
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+            )
+        else:
+            document["optim"]["examples"] = 4
+    monkeypatch.setattr(module, "STAGES", stages)
+
+
+def silent(stage: str, events: Iterator[Event]) -> Iterable[Event]:
+    return events
+
+
+@pytest.mark.usefixtures("small")
+def test_the_demo_leaves_a_summary_of_what_it_measured(tmp_path: Path) -> None:
+    done = demo(tmp_path / "demo", seed=5, watch=silent, busy=nullcontext)
+    summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
+    assert summary == done.summary
+    assert set(summary) >= FIGURES
+    assert summary["base_accuracy"] == max(summary["base_asked"].values())
+    low, high = summary["gain_interval"]
+    assert low <= summary["tuned_accuracy"] - summary["base_accuracy"] <= high
+    assert len(done.conversation) == 3
+    assert summary["verdict"] in (tmp_path / "demo" / "tuned" / "report.md").read_text()
+    held, trained = (
+        {json.loads(line)["instruction"] for line in (tmp_path / "demo" / f"{name}.jsonl").read_text().splitlines()}
+        for name in ("tasks_held_out", "tasks")
+    )
+    assert not held & trained
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.slow
+def test_an_earlier_demo_is_replaced_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("x")
+    done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "nor a demo's" in done.stderr
+    assert (tmp_path / "precious").exists()
+    with pytest.raises(RunError):
+        demo(tmp_path, watch=silent, busy=nullcontext)
+    done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo"), "--language", "it", "--json"])
+    assert done.exit_code == 0
+    assert set(json.loads(done.stdout)) >= FIGURES
+    done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo")])
+    for words in ("What it was worth", "A conversation", "bottega chat", "The verdict on the fine-tuning"):
+        assert words in done.stdout
+
+
+def test_bigram_entropy_is_that_of_the_formula(tmp_path: Path) -> None:
+    import bottega
+    from making import make_model
+
+    model = bottega.load(make_model(tmp_path, "llama"))
+    texts, held_out = ["the cat sat on the mat", "the dog ran"], ["the cat ran"]
+    read: dict[str, list[int]] = {text: module._tokens(model, text) for text in (*texts, *held_out)}
+    after = [token for text in texts for token in read[text][1:]]
+    pairs = [pair for text in texts for pair in pairwise(read[text])]
+    size = len(model.codec.tokenizer)
+
+    def share(one: int, other: int) -> float:
+        unigram = (after.count(other) + 1) / (len(after) + size)
+        return (pairs.count((one, other)) + unigram) / (sum(pair[0] == one for pair in pairs) + 1)
+
+    nats: list[Any] = [-math.log(share(*pair)) for pair in pairwise(read[held_out[0]])]
+    assert bigram_entropy(model, texts, held_out) == pytest.approx(sum(nats) / len(nats))
+    total = sum(share(read[texts[0]][1], other) for other in range(size))
+    assert total == pytest.approx(1, abs=0.02)

@@ -1,0 +1,377 @@
+"""Masters, groups, clipping, and state that goes on exactly."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from bottega.engine import adamw, muon, optimizer
+from bottega.engine import master_weights as weights
+from bottega.engine.master_weights import Copied, Parted, with_master
+from bottega.engine.optimizer import Optimizer, freeze, layer_rates
+from bottega.errors import CheckpointError, RecipeError
+from bottega.hardware.device import multiplies
+from bottega.recipe.schema import Optim
+
+
+def model(dtype: torch.dtype = torch.float32) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Embedding(7, 6), nn.Linear(6, 6), nn.LayerNorm(6), nn.Linear(6, 3)).to(dtype)
+
+
+def step(made: nn.Module, optimizer: Optimizer, lr: float = 1e-2, parts: int = 1) -> torch.Tensor:
+    for part in torch.arange(8).reshape(parts, -1):
+        (made(part % 7).float().pow(2).sum() / 8).backward()
+    norm = optimizer.norm()
+    optimizer.step(lr, norm)
+    return norm
+
+
+def test_nothing_outlives_its_run() -> None:
+    """Weights hold hooks where Python does not look for garbage."""
+    made = model()
+    optimizer = Optimizer(made, Optim())
+    step(made, optimizer)
+    left = [weakref.ref(one) for one in (optimizer, made, made[1].weight)]
+    del made, optimizer
+    gc.collect()
+    assert [one() for one in left] == [None, None, None]
+
+
+def test_float32_is_plain_adamw() -> None:
+    ours, plain = model(), model()
+    optimizer = Optimizer(ours, Optim(clip=None))
+    reference = torch.optim.AdamW(plain.parameters(), lr=1e-2, weight_decay=0.0)
+    for _ in range(5):
+        step(ours, optimizer)
+        reference.zero_grad()
+        (plain(torch.arange(8) % 7).pow(2).sum() / 8).backward()
+        reference.step()
+    for one, other in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_half_precision_loses_no_small_update() -> None:
+    """Ten thousand updates each too small for bfloat16 to show still add up in the masters."""
+    made = model(torch.bfloat16)
+    optimizer = Optimizer(made, Optim(clip=None))
+    before = {name: weight.clone() for name, weight in made.named_parameters()}
+    for _ in range(200):
+        step(made, optimizer, lr=1e-5)
+    assert any(not torch.equal(weight, before[name]) for name, weight in made.named_parameters())
+    for one in optimizer.trained:
+        assert torch.equal(one.weight, one.read().view(one.weight.shape).bfloat16())
+        assert one.weight.grad is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradients_of_micro_batches_add_up_in_float32(dtype: torch.dtype) -> None:
+    """The float32 sum of what each micro-batch alone gives; a single one needs no wider copy."""
+    made, alone = model(dtype), model(dtype)
+    optimizer = Optimizer(made, Optim())
+    sums = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in alone.named_parameters()}
+    for number, part in enumerate(torch.arange(8).reshape(4, -1)):
+        (made(part % 7).float().pow(2).sum() / 8).backward()
+        (alone(part % 7).float().pow(2).sum() / 8).backward()
+        for name, weight in alone.named_parameters():
+            assert weight.grad is not None
+            sums[name] += weight.grad
+            weight.grad = None
+        assert {g.dtype for g in optimizer.gradients.values()} == {dtype if number == 0 else torch.float32}
+    for name, total in sums.items():
+        assert torch.equal(optimizer.gradients[name], total), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_clipping_is_torchs(optimizer: str, dtype: torch.dtype) -> None:
+    made, plain = model(dtype), model()
+    ours = Optimizer(made, Optim(clip=1e-3, optimizer=optimizer), ["0.weight"])  # type: ignore[arg-type]
+    torchs = Optimizer(plain, Optim(clip=None, optimizer=optimizer), ["0.weight"])  # type: ignore[arg-type]
+    for one, other in zip(made.parameters(), plain.parameters(), strict=True):
+        other.data.copy_(one.data)
+    for _ in range(3):
+        given = {name: torch.randn_like(weight) for name, weight in plain.named_parameters()}
+        ours.gradients = {name: gradient.to(dtype) * ours.scale for name, gradient in given.items()}
+        exact = {name: (gradient.float() / ours.scale) for name, gradient in ours.gradients.items()}
+        holders = [nn.Parameter(torch.zeros_like(gradient)) for gradient in exact.values()]
+        for holder, gradient in zip(holders, exact.values(), strict=True):
+            holder.grad = gradient
+        norm = torch.nn.utils.clip_grad_norm_(holders, 1e-3)
+        torch.testing.assert_close(ours.norm(), norm)
+        ours.step(1e-2, ours.norm())
+        torchs.gradients = {name: holder.grad for name, holder in zip(exact, holders, strict=True)}
+        torchs.step(1e-2, norm)
+    for moved, exactly in zip(ours.trained, torchs.trained, strict=True):
+        torch.testing.assert_close(moved.read(), exactly.read(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("part", [5, 1 << 20])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_adamw_is_torchs(part: int, decay: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In parts or at once; vectors do not decay; a weight without a gradient stays, and so does its count of steps."""
+    monkeypatch.setitem(adamw.PART, "cpu", part)
+    ours, theirs = model(), model()
+    optimizer = Optimizer(ours, Optim(weight_decay=decay, clip=None))
+    groups = [
+        {"params": [w for w in theirs.parameters() if (w.dim() >= 2) == matrices], "weight_decay": decay * matrices}
+        for matrices in (True, False)
+    ]
+    reference = torch.optim.AdamW(groups, lr=1e-2, fused=True)
+    for number in range(5):
+        for (name, one), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+            if number != 2 or name != "1.weight":
+                other.grad = torch.randn_like(one)
+                optimizer.gradients[name] = other.grad.clone()
+        optimizer.step(1e-2, optimizer.norm())
+        assert not optimizer.gradients
+        reference.step()
+        reference.zero_grad()
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+    steps = {name: int(value) for name, value in optimizer.state().items() if name.endswith("|step")}
+    assert (steps["1.weight|step"], steps["3.weight|step"]) == (4, 5)
+
+
+class Lookup(nn.Module):
+    """An embedding of 40 rows, of which a step reads few, and of one the projection back where tied."""
+
+    def __init__(self, tied: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.head = nn.Embedding(40, 6, padding_idx=3), nn.Linear(6, 40, bias=False)
+        if tied:
+            self.head.weight = self.table.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.table(ids).tanh())
+
+
+def looked_up(made: nn.Module, number: int, scale: float = 1.0) -> None:
+    """Two micro-batches, in which tokens come twice, and padding."""
+    for part in range(2):
+        ids = torch.tensor([3, 5, 5, 7 + number % 9, 2 * number + part])
+        (scale * made(ids).float().pow(2).sum()).backward()
+
+
+@pytest.mark.parametrize("many", [0.0, 0.3, 1.0])
+def test_gradients_by_rows_move_as_whole_ones_do(many: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that had a gradient once keep moving by their moments, the others stay: all of it as torch's AdamW does."""
+    monkeypatch.setattr("bottega.engine.optimizer.LARGE", 1)
+    monkeypatch.setattr(adamw, "MANY", many)
+    ours, theirs = Lookup(), Lookup()
+    optimizer = Optimizer(ours, Optim(clip=0.5))
+    reference = torch.optim.AdamW(theirs.parameters(), lr=1e-2, weight_decay=0.0)
+    for number in range(8):
+        looked_up(ours, number)
+        looked_up(theirs, number)
+        assert optimizer.gradients["table.weight"].is_sparse
+        norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), 0.5)
+        torch.testing.assert_close(optimizer.norm(), norm)
+        optimizer.step(1e-2, optimizer.norm())
+        reference.step()
+        reference.zero_grad()
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    assert torch.equal(ours.table.weight[39], Lookup().table.weight[39])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_seen_go_on_exactly(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bottega.engine.optimizer.LARGE", 1)
+    monkeypatch.setattr(weights, "LARGE", 1)
+    made = [Lookup().to(dtype) for _ in range(3)]
+    whole, cut, fresh = (Optimizer(one, Optim()) for one in made)
+    for number in range(6):
+        if number == 3:
+            fresh.load_state({key: value.clone() for key, value in cut.state().items()})
+        second = 1 if number < 3 else 2
+        for one in (0, second):
+            looked_up(made[one], number)
+            optimizer = (whole, cut, fresh)[one]
+            optimizer.step(1e-2, optimizer.norm())
+    assert int(whole.state()["table.weight|seen"].sum()) in range(10, 30)
+    for key, value in whole.state().items():
+        assert torch.equal(value, fresh.state()[key]), key
+
+
+def test_only_what_is_looked_up_has_gradients_by_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not where a head shares the weight, where every row decays, or where the table is small."""
+    assert not optimizer.gradients_by_rows(Lookup())
+    monkeypatch.setattr("bottega.engine.optimizer.LARGE", 1)
+    assert optimizer.gradients_by_rows(Lookup()) == {"table.weight"}
+    assert not optimizer.gradients_by_rows(Lookup(tied=True))
+    decayed = Lookup()
+    Optimizer(decayed, Optim(weight_decay=0.1))
+    assert not decayed.table.sparse
+    frozen = Lookup()
+    frozen.table.requires_grad_(False)
+    assert not optimizer.gradients_by_rows(frozen)
+
+
+def test_muon_takes_the_matrices_but_no_embedding() -> None:
+    optimizer = Optimizer(model(), Optim(optimizer="muon"), embeddings=["0.weight"])
+    taken = [set(rule.state) for _, rule in optimizer.rules]
+    assert taken == [{"1.weight", "3.weight"}, {"0.weight"}, {"1.bias", "2.weight", "2.bias", "3.bias"}]
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_state_goes_on_exactly(name: str, dtype: torch.dtype) -> None:
+    whole, cut = model(dtype), model(dtype)
+    settings = Optim(optimizer=name, ema=0.9, layer_decay=0.7)  # type: ignore[arg-type]
+    one, two = (Optimizer(made, settings, ["0.weight"]) for made in (whole, cut))
+    for _ in range(3):
+        step(whole, one)
+        step(cut, two)
+    fresh = model(dtype)
+    three = Optimizer(fresh, settings, ["0.weight"])
+    three.load_state({key: value.clone() for key, value in two.state().items()})
+    with pytest.raises(CheckpointError, match="another version wrote it"):
+        three.load_state({key: value for key, value in two.state().items() if not key.startswith("1.weight")})
+    for _ in range(3):
+        step(whole, one)
+        step(fresh, three)
+    for key, value in one.state().items():
+        assert torch.equal(value, three.state()[key]), key
+
+
+def test_small_gradients_survive_float16() -> None:
+    made, plain = model(torch.float16), model()
+    optimizer = Optimizer(made, Optim())
+    batch = torch.arange(8) % 7
+    (made(batch).float().pow(2).sum() * 1e-6 * optimizer.scale).backward()
+    (plain(batch).pow(2).sum() * 1e-6).backward()
+    for name, weight in plain.named_parameters():
+        assert weight.grad is not None
+        gradient = optimizer.gradients[name].float() / optimizer.scale
+        assert (gradient - weight.grad).norm() < 0.05 * weight.grad.norm()
+
+
+@pytest.mark.parametrize("half", [True, False])
+@pytest.mark.parametrize("together", [1, 1 << 24])
+def test_muon_is_torchs(together: int, half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stacked or one by one, standing or lying, in bfloat16 or not, the steps are those of `torch.optim.Muon`."""
+    monkeypatch.setattr(muon, "TOGETHER", together)
+    monkeypatch.setattr(muon, "multiplies", lambda *_: half)
+    torch.manual_seed(0)
+    shapes = [(8, 8), (8, 24), (24, 8), (8, 8), (24, 8), (5, 3)]
+    ours, theirs = ([nn.Parameter(torch.randn(shape) / 3) for shape in shapes] for _ in range(2))
+    for one, other in zip(ours, theirs, strict=True):
+        other.data.copy_(one.data)
+    rule = muon.Muon([with_master(str(number), weight) for number, weight in enumerate(ours)], weight_decay=0.1)
+    torchs = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(5):
+        for other in theirs:
+            other.grad = torch.randn_like(other)
+        rule.step(
+            {str(number): other.grad.clone() for number, other in enumerate(theirs) if other.grad is not None},
+            0.02,
+            None,
+        )
+        torchs.step()
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-3)
+
+
+def test_muon_multiplies_what_the_processor_does() -> None:
+    """Elsewhere its products took thirty times as long, and half of a run's time."""
+    seen = muon._orthogonal(torch.randn(2, 4, 8))
+    assert seen.dtype == (torch.bfloat16 if multiplies(torch.bfloat16, "cpu") else torch.float32)
+
+
+def test_a_parted_weight_is_the_rounded_master() -> None:
+    """Every float32 comes back bit by bit; the weight is the nearest bfloat16, of two as near the larger."""
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(300, 300).bfloat16())
+    one = with_master("weight", weight)
+    assert isinstance(one, Parted)
+    assert torch.equal(one.read(), weight.detach().float().view(-1))
+    bits = torch.randint(-(1 << 31), 1 << 31, (300 * 300,)).int()
+    bits[:1000] = (bits[:1000] & ~0xFFFF) | 0x8000  # half way between two
+    master = bits.view(torch.float32)
+    master[~torch.isfinite(master) | (master.abs() > 3e38)] = -0.0
+    before = master.clone()
+    one.write(master)
+    assert torch.equal(one.read().view(torch.int32), before.view(torch.int32))
+    rounded, ties = before.bfloat16(), (before.view(torch.int32) & 0xFFFF) == 0x8000
+    assert ties.sum() >= 900
+    assert torch.equal(weight.detach().view(-1)[~ties], rounded[~ties])
+    up = torch.where(before < 0, -torch.inf, torch.inf)
+    larger = torch.where(rounded.float().abs() > before.abs(), rounded, torch.nextafter(rounded, up.bfloat16()))
+    assert torch.equal(weight.detach().view(-1)[ties], larger[ties])
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_parted_and_copied_masters_move_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = []
+    for large in (1, 1 << 30):
+        monkeypatch.setattr(weights, "LARGE", large)
+        made = model(torch.bfloat16)
+        optimizer = Optimizer(made, Optim(optimizer=name), ["0.weight"])  # type: ignore[arg-type]
+        torch.manual_seed(1)
+        for _ in range(20):
+            optimizer.gradients = {one.name: torch.randn_like(one.weight) for one in optimizer.trained}
+            optimizer.step(1e-2, optimizer.norm())
+        assert {type(one) for one in optimizer.trained} == {Parted if large == 1 else Copied}
+        moved.append({one.name: one.read().clone() for one in optimizer.trained})
+    for key, master in moved[0].items():
+        assert torch.equal(master, moved[1][key]), key
+
+
+def test_layers_learn_slower_the_deeper_they_are() -> None:
+    bert = ["bert.embeddings.word_embeddings.weight", "bert.embeddings.LayerNorm.bias", "bert.encoder.layer.0.a.weight"]
+    rates = layer_rates([*bert, "bert.encoder.layer.1.a.weight", "classifier.weight"], 0.5)
+    assert list(rates.values()) == [0.125, 0.125, 0.25, 0.5, 1.0]
+    mixture = [
+        "model.embed_tokens.weight",
+        "model.layers.0.mlp.experts.7.w.weight",
+        "model.norm.weight",
+        "lm_head.weight",
+    ]
+    assert list(layer_rates(mixture, 0.1).values()) == pytest.approx([0.01, 0.1, 1.0, 1.0])
+    assert set(layer_rates(mixture, 1.0).values()) == {1.0}
+
+
+def test_a_slower_layer_moves_less() -> None:
+    made = nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)]), "head": nn.Linear(4, 4)})
+    before = {name: weight.detach().clone() for name, weight in made.named_parameters()}
+    optimizer = Optimizer(made, Optim(layer_decay=0.5, clip=None))
+    optimizer.gradients = {name: torch.ones_like(weight) for name, weight in made.named_parameters()}
+    optimizer.step(1e-2, optimizer.norm())
+    moved = {name: float((before[name] - weight.detach()).mean()) for name, weight in made.named_parameters()}
+    for name, rate in (("layers.0.weight", 0.25), ("layers.1.bias", 0.5), ("head.weight", 1.0)):
+        assert moved[name] == pytest.approx(rate * 1e-2, rel=1e-3)
+
+
+def test_what_is_frozen_stays() -> None:
+    made = model()
+    freeze(made, ["0.*", "2.bias"])
+    assert {one.name for one in Optimizer(made, Optim()).trained} == {
+        "1.weight", "1.bias", "2.weight", "3.weight", "3.bias"
+    }  # fmt: skip
+    with pytest.raises(RecipeError, match="is no trained weight"):
+        freeze(made, ["embeddings.*"])
+    with pytest.raises(RecipeError, match="nothing is left"):
+        freeze(made, ["*"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_average_is_the_average(dtype: torch.dtype) -> None:
+    made = model(dtype)
+    optimizer = Optimizer(made, Optim(ema=0.5))
+    averages = {one.name: one.read().clone() for one in optimizer.trained}
+    for number in range(1, 4):
+        step(made, optimizer)
+        keep = min(0.5, (1 + number) / (10 + number))
+        averages = {one.name: keep * averages[one.name] + (1 - keep) * one.read() for one in optimizer.trained}
+    own = {one.name: one.weight.detach().clone() for one in optimizer.trained}
+    with optimizer.averaged():
+        for one in optimizer.trained:
+            torch.testing.assert_close(one.weight.view(-1).float(), averages[one.name].to(dtype).float())
+            assert not torch.equal(one.weight, own[one.name])
+    assert all(torch.equal(one.weight, own[one.name]) for one in optimizer.trained)

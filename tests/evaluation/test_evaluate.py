@@ -1,0 +1,283 @@
+"""`bottega.evaluate`: what training validated is found again, and every estimate stands beside its base."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import bottega
+from bottega.cli.commands import app
+from bottega.errors import DataError, RunError
+from bottega.evaluation.context import drawn
+from bottega.evaluation.estimates import Estimate
+from bottega.evaluation.evaluate import Evaluation, evaluate
+from bottega.recipe.schema import Recipe
+from bottega.records import Text
+from bottega.runs.store import history
+from making import WORDS, make_model, write_jsonl
+
+ANSWERS = {"cat": "red", "dog": "blue"}
+SAID = [{"instruction": f"the {animal} {word}", "output": said} for animal, said in ANSWERS.items() for word in WORDS]
+LABELLED = [{"text": row["instruction"], "label": row["output"]} for row in SAID]
+PAIRS = [{"prompt": row["instruction"], "chosen": " on the mat", "rejected": " under the tree ran"} for row in SAID]
+ROWS = {
+    "sft": SAID,
+    "classify": LABELLED,
+    "dpo": PAIRS,
+    "reward": PAIRS,
+    "kto": PAIRS,
+    "causal": [{"text": r["text"]} for r in LABELLED],
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A run with an objective on rows that can be learned; made once each."""
+    folder = tmp_path_factory.mktemp("measured")
+    models = {kind: make_model(folder / kind, kind) for kind in ("llama", "bert")}
+
+    def build(kind: str, *, model: str = "llama", name: str = "", **more: Any) -> Path:
+        run = folder / "-".join([kind, model, name, *more])
+        if not run.exists():
+            document: dict[str, Any] = {
+                "model": {"base": str(models[model]), "dtype": "float32"},
+                "data": {"train": str(write_jsonl(folder / f"{kind}.jsonl", ROWS[kind])), "validation": 0.4},
+                "objective": {"kind": kind},
+                "optim": {"steps": 40, "examples": 8, "lr": 3e-3},
+                "evaluate": {"every": 40},
+            }
+            list(bottega.train(Recipe.parse(document | more), run))
+        return run
+
+    return build
+
+
+def found(evaluation: Evaluation) -> dict[str, Estimate]:
+    return {one.metric: one for one in evaluation.estimates}
+
+
+def validated(run: Path) -> list[dict[str, Any]]:
+    """The validations before the first update and after the last."""
+    return [event for event in history(run) if event["type"] == "validated"]
+
+
+@pytest.mark.parametrize(
+    "more", [pytest.param({}, id="full", marks=pytest.mark.slow), pytest.param({"adapter": {"rank": 4}}, id="lora")]
+)
+def test_the_losses_are_those_training_validated(trained: Callable[..., Path], more: dict[str, Any]) -> None:
+    for kind in ("sft", "causal"):
+        run = trained(kind, **more)
+        loss = found(evaluate(run))["loss"]
+        before, after = validated(run)
+        assert loss.run == pytest.approx(after["loss"], abs=1e-5)
+        assert loss.base == pytest.approx(before["loss"], abs=1e-5)
+        assert loss.interval is not None
+        assert loss.interval[0] <= loss.run - loss.base <= loss.interval[1] < 0
+        assert loss.finding == "better"
+
+
+def test_answers_that_are_labels_are_weighed_and_written(trained: Callable[..., Path]) -> None:
+    evaluation = evaluate(trained("sft"))
+    one = found(evaluation)
+    assert evaluation.base == "llama"
+    assert list(one) == ["loss", "perplexity", "label accuracy", "macro-F1", "exact match"]
+    assert one["label accuracy"].run == one["exact match"].run > 0.9
+    assert one["macro-F1"].run == pytest.approx(one["label accuracy"].run, abs=0.02)
+    assert one["label accuracy"].base is not None
+    assert one["label accuracy"].base < 0.8
+    assert one["exact match"].base == 0.0
+    assert one["exact match"].finding == "better"
+
+
+@pytest.mark.parametrize("model", ["llama", "bert"])
+def test_a_classifier_stands_beside_the_commonest_label(trained: Callable[..., Path], model: str) -> None:
+    run = trained("classify", model=model)
+    evaluation = evaluate(run)
+    one = found(evaluation)
+    assert list(one) == ["loss", "label accuracy", "macro-F1"]
+    assert one["loss"].run == pytest.approx(validated(run)[1]["loss"], abs=1e-4)
+    assert one["label accuracy"].run == pytest.approx(validated(run)[1]["metrics"]["accuracy"])
+    assert evaluation.base in ("always red, the commonest label", "always blue, the commonest label")
+    assert one["label accuracy"].base is not None
+    assert 0.3 < one["label accuracy"].base < 0.7
+
+
+def test_a_classifier_trained_as_an_adapter_is_the_same_when_loaded(trained: Callable[..., Path]) -> None:
+    run = trained("classify", adapter={"rank": 4})
+    one = found(evaluate(run))
+    assert one["loss"].run == pytest.approx(validated(run)[1]["loss"], abs=1e-4)
+    (sure,) = bottega.load_classifier(run).classify(["the cat the"])
+    assert sum(sure.probabilities.values()) == pytest.approx(1)
+    assert sure.label == "red"
+
+
+def test_preferences_are_counted_as_training_counted_them(trained: Callable[..., Path]) -> None:
+    run = trained("dpo", adapter={"rank": 4})
+    one = found(evaluate(run))
+    assert list(one) == ["preference accuracy", "raised accuracy", "loss of the chosen"]
+    assert one["raised accuracy"].run == validated(run)[1]["metrics"]["accuracy"]
+    assert one["preference accuracy"].base is not None
+    kto = found(evaluate(trained("kto", adapter={"rank": 4})))
+    assert list(kto) == list(one), "answers learned one by one are compared in pairs all the same"
+    assert kto["raised accuracy"].run > 0.9
+    run = trained("reward")
+    evaluation = evaluate(run)
+    assert evaluation.base == "taking the longer answer"
+    assert found(evaluation)["preference accuracy"].run == validated(run)[1]["metrics"]["accuracy"]
+    assert found(evaluation)["preference accuracy"].base == 0.0, "the chosen answer is always the shorter"
+
+
+def test_a_continued_adapter_stands_beside_what_it_continued(trained: Callable[..., Path]) -> None:
+    first = trained("sft", adapter={"rank": 4})
+    second = trained("sft", adapter={"from": str(first)}, seed=1)
+    loss = found(evaluate(second))["loss"]
+    assert loss.base == pytest.approx(validated(second)[0]["loss"], abs=1e-5)
+
+
+def test_other_rows_and_fewer_of_them(trained: Callable[..., Path], tmp_path: Path) -> None:
+    other = write_jsonl(tmp_path / "other.jsonl", SAID[:30])
+    evaluation = evaluate(trained("sft"), str(other), rows=10)
+    assert (evaluation.rows, evaluation.of) == (10, 30)
+    assert evaluation == evaluate(trained("sft"), [str(other)], rows=10), "the same rows are drawn every time"
+    assert {one.rows for one in evaluation.estimates} == {10}
+
+
+def test_as_many_rows_are_measured_as_asked_for_where_some_make_no_example(
+    trained: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trained("sft")
+    long = [{"instruction": row["instruction"], "output": "mat " * 200} for row in SAID]
+    mixed = [row for three in zip(SAID, long, long, strict=True) for row in three][: 3 * 20]
+    evaluation = evaluate(run, str(write_jsonl(tmp_path / "mixed.jsonl", mixed)), rows=15)
+    assert (evaluation.rows, evaluation.of) == (15, 60)
+    assert {one.rows for one in evaluation.estimates} == {15}
+    assert all(count > 0 for count in evaluation.dropped.values())
+    assert len({record.where for record in evaluation.records}) == 15
+    # All that can be measured, where that is fewer; and the rows without spares are those drawn before.
+    evaluation = evaluate(run, str(tmp_path / "mixed.jsonl"), rows=50)
+    assert (evaluation.rows, sum(evaluation.dropped.values())) == (20, 40)
+    # However many are asked for, no more than so many stand by.
+    monkeypatch.setattr("bottega.evaluation.evaluate.MOST_SPARES", 10)
+    evaluation = evaluate(run, str(tmp_path / "mixed.jsonl"), rows=15)
+    assert (evaluation.rows + sum(evaluation.dropped.values()), evaluation.of) == (25, 60)
+
+
+def test_what_is_drawn_is_as_likely_as_any_other() -> None:
+    records = [Text(f"row {number}", "x") for number in range(20)]
+    counts = Counter[str]()
+    for seed in range(400):
+        kept, spares, count = drawn(records, 5, seed, 5)
+        assert (len({one.where for one in (*kept, *spares)}), count) == (10, 20)
+        counts.update(one.where for one in spares)
+        assert drawn(records, 5, seed)[0] == kept
+    assert all(60 < counts[one.where] < 140 for one in records)
+
+
+def test_a_run_without_held_out_rows_asks_for_some(trained: Callable[..., Path]) -> None:
+    run = trained("sft", data={"train": str(trained("sft").parent / "sft.jsonl")}, evaluate=None)
+    with pytest.raises(DataError, match="held no rows out"):
+        evaluate(run)
+
+
+def test_files_that_have_changed_are_refused(trained: Callable[..., Path], tmp_path: Path) -> None:
+    rows = write_jsonl(tmp_path / "rows.jsonl", SAID)
+    run = trained("sft", name="moved", data={"train": str(rows), "validation": 0.4})
+    assert evaluate(run).rows
+    write_jsonl(rows, [*SAID, *SAID[:3]])
+    with pytest.raises(RunError, match="has changed since the run began"):
+        evaluate(run)
+    assert evaluate(run, str(rows)).of == len(SAID) + 3
+
+
+def test_other_rows_are_read_as_the_runs_own(trained: Callable[..., Path], tmp_path: Path) -> None:
+    odd = [{"asked": row["instruction"], "said": row["output"]} for row in SAID]
+    source = {
+        "path": str(write_jsonl(tmp_path / "odd.jsonl", odd)),
+        "mapping": {"instruction": "asked", "output": "said"},
+    }
+    run = trained("sft", name="mapped", data={"train": source}, evaluate=None)
+    assert evaluate(run, source["path"], rows=12).rows == 12
+
+
+def test_few_rows_claim_nothing(trained: Callable[..., Path], tmp_path: Path) -> None:
+    other = write_jsonl(tmp_path / "one.jsonl", SAID[:1])
+    one = found(evaluate(trained("sft"), str(other)))
+    assert one["loss"].base is not None
+    assert one["loss"].finding is None
+    assert one["exact match"].finding in ("inconclusive", "better")
+
+
+def test_a_prompt_near_the_last_position_takes_no_room_from_the_others(
+    trained: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = trained("sft")
+    model = bottega.load(run)
+    assert model.limit is not None
+    long = {"instruction": "the cat " * 100, "output": "red"}
+    while model.room([{"role": "user", "content": long["instruction"]}]) < 8:
+        long["instruction"] = long["instruction"][:-8]
+    rows = [*SAID[:20], long]
+    one = found(evaluate(run, str(write_jsonl(tmp_path / "long.jsonl", rows))))["exact match"]
+    assert one.rows == 21
+    assert one.run > 0.8
+
+
+def test_an_answer_is_asked_for_as_it_was_learned(trained: Callable[..., Path], tmp_path: Path) -> None:
+    """Also where the template ends in a space, which the tokenizer draws to the answer."""
+    template = "Q: {instruction}\nA: {output}"
+    rows = str(write_jsonl(tmp_path / "rows.jsonl", SAID))
+    run = trained("sft", name="templated", data={"train": rows, "validation": rows, "text_template": template})
+    one = found(evaluate(run))
+    assert one["exact match"].run == pytest.approx(one["label accuracy"].run, abs=0.05)
+    assert one["exact match"].run > 0.8
+
+
+def test_rows_the_run_drops_are_counted(trained: Callable[..., Path], tmp_path: Path) -> None:
+    data = {"train": str(write_jsonl(tmp_path / "a.jsonl", SAID)), "bad_rows": "drop"}
+    run = trained("sft", name="dropping", data=data, evaluate=None)
+    other = write_jsonl(tmp_path / "b.jsonl", [*SAID[:12], {"instruction": "the cat", "output": ""}, {"odd": 1}])
+    evaluation = evaluate(run, str(other))
+    assert evaluation.rows == 12
+    assert sum(evaluation.dropped.values()) == 2
+
+
+def test_the_command(trained: Callable[..., Path]) -> None:
+    run = trained("sft")
+    shown = CliRunner().invoke(app, ["evaluate", str(run)])
+    assert shown.exit_code == 0, shown.output
+    assert "better" in shown.stdout
+    printed = json.loads(CliRunner().invoke(app, ["evaluate", str(run), "--json"]).stdout)
+    assert {one["metric"]: one["run"] for one in printed["estimates"]} == {
+        name: one.run for name, one in found(evaluate(run)).items()
+    }
+    classified = CliRunner().invoke(app, ["classify", str(trained("classify")), "the dog the", "--json"])
+    assert json.loads(classified.stdout)["label"] == "blue"
+    chatted = CliRunner().invoke(app, ["generate", str(trained("classify")), "the"])
+    assert chatted.exit_code == 2
+    assert "bottega classify" in chatted.stderr
+
+
+def test_a_classifier_asked_for_nothing_or_with_nothing(trained: Callable[..., Path]) -> None:
+    run = trained("classify")
+    assert bottega.load_classifier(run).classify([]) == []
+    empty = CliRunner().invoke(app, ["classify", str(run)], input="")
+    assert (empty.exit_code, empty.stdout) == (0, "")
+    with pytest.raises(RunError, match="names no classes"):
+        bottega.load_classifier(trained("reward")).classify(["the cat"])
+    with pytest.raises(RunError, match="not for bottega classify"):
+        bottega.load_classifier(trained("sft"))
+
+
+@pytest.mark.parametrize(
+    ("interval", "higher", "finding"),
+    [((0.1, 0.2), True, "better"), ((0.1, 0.2), False, "worse"), ((-0.1, 0.2), True, "inconclusive"),
+     ((-0.2, -0.1), False, "better"), (None, True, None)],
+)  # fmt: skip
+def test_findings(interval: tuple[float, float] | None, higher: bool, finding: str | None) -> None:
+    assert Estimate("m", 10, 0.5, 0.4, interval, higher).finding == finding

@@ -1,0 +1,67 @@
+"""The untuned model is asked fairly: the answers counted are those a plain forward gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import bottega
+from bottega.batch import Row
+from bottega.evaluation.contenders import answers, ask, likeliest
+from bottega.inference.language_model import LanguageModel
+from making import make_model
+
+LABELS = ["cat", "dog", "red tree"]
+PROMPTS = ["the cat sat on the mat. which? ", "a dog ran under the tree. which?", "one two three. which?"]
+
+
+@pytest.fixture(scope="module", params=["llama", "bloom"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    folder = tmp_path_factory.mktemp("model")
+    return bottega.load(make_model(folder, request.param), dtype="float32")
+
+
+def plainly(model: LanguageModel, ids: list[int], start: int) -> float:
+    """Log-probability of `ids` from `start` on, by the plain model."""
+    plain = transformers.AutoModelForCausalLM.from_pretrained(model.name, dtype=torch.float32)
+    with torch.no_grad():
+        logp = plain(torch.tensor([ids])).logits[0].log_softmax(-1)
+    return sum(float(logp[at - 1, ids[at]]) for at in range(start, len(ids)))
+
+
+def test_logp_is_that_of_the_plain_model(model: LanguageModel) -> None:
+    texts = [model.codec.prefix(text) for text in ("the cat sat on the mat and ran", "the cat sat on the tree", "red")]
+    rows = [
+        Row(np.array(ids), np.arange(len(ids) - 1), np.array(ids[1:]), np.ones(len(ids) - 1, np.float32))
+        for ids in texts
+    ]
+    assert model.logp(rows) == pytest.approx([plainly(model, ids, 1) for ids in texts], rel=1e-4)
+
+
+def test_the_likeliest_label(model: LanguageModel) -> None:
+    for prompt, found in zip(PROMPTS, likeliest(model, PROMPTS, LABELS), strict=True):
+        start = len(model.codec.prefix(prompt))
+        scores = [plainly(model, model.codec.prefix(f"{prompt} {label}"), start) for label in LABELS]
+        assert found == LABELS[int(np.argmax(scores))]
+
+
+def test_a_label_is_found_where_the_continuation_begins_with_it(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = iter([" Dog, of course", "\ncats", "a cat", "", "red tree"])
+
+    def generate(prompts: list[str], settings: object) -> list[list[object]]:
+        return [[type("Found", (), {"text": next(written)})] for _ in prompts]
+
+    monkeypatch.setattr(model, "generate", generate)
+    assert ask(model, ["?"] * 5, LABELS) == ["dog", "cat", "", "", "red tree"]
+
+
+def test_every_way_of_asking_answers_every_ticket(model: LanguageModel) -> None:
+    shots = {label: f"about {label}" for label in LABELS}
+    found = answers(model, ["the cat", "a dog"], "{ticket}. which?", "one of cat, dog, red tree.\n", shots)
+    assert set(found) == {"zero-shot", "few-shot", "likelihood", "few-shot likelihood"}
+    assert all(len(labels) == 2 for labels in found.values())
+    assert all(label in LABELS for way in ("likelihood", "few-shot likelihood") for label in found[way])

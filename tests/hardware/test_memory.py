@@ -1,0 +1,69 @@
+"""What is freed is there for the next step, and the peak is what was resident."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from bottega.hardware import memory
+
+AGAIN = """
+import resource, sys
+import torch
+from bottega.hardware import memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.zeros(1 << 24).add_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+loose = faults()
+memory.keep()
+faults()
+print(loose, faults())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_freed_memory_stays() -> None:
+    done = subprocess.run([sys.executable, "-c", AGAIN], capture_output=True, text=True, check=True)
+    loose, kept = map(int, done.stdout.split())
+    assert kept <= loose
+    assert kept < 16384, "a fifth of the pages that five times 64 MiB have"
+
+
+FROZEN = """
+import gc, sys
+from bottega.hardware import memory
+
+before = gc.get_freeze_count()
+with memory.uncollected():
+    assert not gc.isenabled()
+    import torch
+first = gc.get_freeze_count()
+with memory.uncollected():
+    assert gc.isenabled()
+    garbage = [[] for _ in range(1000)]
+print(before, first, gc.get_freeze_count(), gc.isenabled())
+"""
+
+
+def test_what_the_imports_made_is_not_searched_again() -> None:
+    """And nothing else is left out: not what stands in a process that has torch already."""
+    done = subprocess.run([sys.executable, "-c", FROZEN], capture_output=True, text=True, check=True)
+    before, first, second, enabled = done.stdout.split()
+    assert int(before) == 0
+    assert int(first) > 10_000
+    assert int(second) <= int(first)  # of these some go as ever, by their reference counts
+    assert enabled == "True"
+
+
+@pytest.mark.slow
+def test_the_peak_grows_with_what_is_held() -> None:
+    before = memory.peak()
+    held = b"x" * (before + (64 << 20))  # more than any garbage that may be reused
+    assert memory.peak() >= before + (32 << 20)
+    assert len(held) > before

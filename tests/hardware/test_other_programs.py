@@ -1,0 +1,150 @@
+"""Other programs on the same cores: how many they take is seen, they are given way, and no result changes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bottega.hardware import other_programs
+from bottega.hardware.other_programs import Pace, Use, others, use
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the system tells it nowhere")
+
+
+def test_what_others_take_is_what_we_do_not() -> None:
+    assert others(Use(10.0, 100.0, 5.0), Use(12.0, 103.0, 6.0)) == pytest.approx(1.0)
+    assert others(Use(10.0, 100.0, 5.0), Use(12.0, 102.0, 7.0)) == 0.0
+    # Clocks of the process and of the cores differ by ticks.
+    assert others(Use(10.0, 100.0, 5.0), Use(12.0, 101.9, 7.0)) == 0.0
+
+
+@linux
+def test_only_the_cores_we_may_use_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(other_programs, "cores", lambda: {1, 10})
+    stat = tmp_path / "stat"
+    lines = ["cpu  9 9 9 9 9 9 9 9 9 9", *(f"cpu{core} {core}00 20 30 999 999 4 5 99 0 0" for core in (0, 1, 10))]
+    stat.write_text("\n".join([*lines, "intr 1 2 3"]), encoding="ascii")
+    found = use(stat)
+    assert found is not None
+    assert found.busy * os.sysconf("SC_CLK_TCK") == pytest.approx(100 + 59 + 1000 + 59)
+    assert use(tmp_path / "none") is None
+    stat.write_text("nothing of the kind", encoding="ascii")
+    assert use(stat) is None
+
+
+@pytest.mark.parametrize(
+    ("now", "looks", "then"),
+    [
+        (False, [0.0, 0.0, 0.39], False),
+        (False, [0.0, 0.0, 0.42], True),
+        (False, [0.63], True),
+        (True, [0.0], True),
+        (True, [0.0, 0.0], True),
+        (True, [0.0, 0.5, 0.0], True),
+        (True, [0.41, 0.41, 0.41], False),
+        (True, [0.65, 0.41, 0.41], True),
+    ],
+)
+def test_when_to_give_way(now: bool, looks: list[float], then: bool) -> None:
+    """One that wants half of a core takes 0.41 of it while we give way; one that wants all, 0.63 while we do not."""
+    assert other_programs.gives_way(now, looks) is then
+
+
+GIVEN_WAY = """
+import os, sys, threading, time
+import torch
+from bottega.hardware import other_programs as neighbours
+
+torch.set_num_threads(2)
+neighbours.INTERVAL = 0.05
+taken = [1.0]
+neighbours.others = lambda before, after: taken[0]
+neighbours.cores = lambda: {0, 1}
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+def computed():
+    torch.manual_seed(0)
+    one = torch.randn(700, 700)
+    return ((one @ one).softmax(-1) @ one).double().sum().item()
+
+def until(reached):
+    end = time.monotonic() + 20
+    while not reached() and time.monotonic() < end:
+        time.sleep(0.01)
+    return reached()
+
+first, alone = computed(), threads()
+with neighbours.watched() as watch:
+    with neighbours.watched() as again:
+        assert again is watch
+    assert until(lambda: watch.gives_way and threads() >= alone + 3), "no team of its own"
+    beside = computed()
+    taken[0] = 0.0
+    assert until(lambda: not watch.gives_way and threads() == alone + 1), "it is kept"
+assert until(lambda: threads() == alone)
+print(first == beside == computed(), watch.others)
+"""
+
+
+@linux
+def test_an_idle_team_is_kept_while_others_are_busy_and_bits_stay() -> None:
+    code = [sys.executable, "-c", GIVEN_WAY]
+    done = subprocess.run(code, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "2"})
+    assert done.stdout.split() == ["True", "0.0"], done.stderr
+
+
+@linux
+def test_a_busy_program_is_seen() -> None:
+    before = use()
+    spinning = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        time.sleep(1)
+        after = use()
+    finally:
+        spinning.kill()
+        spinning.wait()
+    assert before is not None
+    assert after is not None
+    # On a machine that is full it gets less than a core.
+    assert others(before, after) > 0.2
+
+
+def pace(rates: list[float], others: float | None) -> list[str]:
+    """What is said of updates of so many seconds, a token each."""
+    made = Pace()
+    return [told for rate in rates if (told := made.slowed(rate, 1, others))]
+
+
+def test_updates_that_get_much_slower_are_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(other_programs, "cores", lambda: {0, 1})
+    slow = [0.2] * 100 + [0.6] * 100
+    told = "another program takes 0.9 of 2 cores, and updates take 3.0 times as long as before"
+    assert pace(slow, 0.9) == [told]
+    assert pace(slow, 2.0) == [told.replace("another program takes 0.9", "other programs take 2.0")]
+
+
+@pytest.mark.parametrize(
+    ("rates", "others"),
+    [
+        ([0.2] * 100 + [0.6] * 100, 0.1),  # nobody else is there
+        ([0.2] * 100 + [0.6] * 100, None),  # nobody can tell
+        ([0.6] * 200, 0.9),  # never faster
+        ([0.2] * 20 + [0.6] * 3, 0.9),  # too short a run to say
+        (([0.2] * 9 + [1.0]) * 20, 0.9),  # now and then
+    ],
+)
+def test_nothing_is_told_of_updates_that_others_did_not_slow(rates: list[float], others: float | None) -> None:
+    assert pace(rates, others) == []
+
+
+def test_longer_rows_are_no_slower_updates() -> None:
+    made = Pace()
+    assert not any(made.slowed(0.2, 100, 0.9) for _ in range(100))
+    assert not any(made.slowed(0.6, 300, 0.9) for _ in range(100))

@@ -1,0 +1,237 @@
+"""Generation: transformers' greedy, transformers' distributions, and a batch that changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers.generation import logits_process as theirs
+
+from bottega.inference.generator import Writer, _chances
+from bottega.inference.samplers import NEVER, draw, filtered
+from bottega.models.attention.mask import rounded
+from bottega.models.checkpoint import fit_model
+from bottega.sampling import Sampling
+from making import make_model, shared_data
+
+PROMPTS = ["the cat", "a dog ran on the mat under the tree and then it was", "red", "the cat", "one two three"]
+KINDS = ("llama", "gpt2", "gemma2", "gemma3_text", "mistral", "qwen3", "phi3", "mixtral", "olmo2", "granite", "bloom")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from making import make_tokenizer
+
+    return transformers.AutoTokenizer.from_pretrained(make_tokenizer(tmp_path_factory.mktemp("tokenizer")))
+
+
+def writer_of(kind: str, folder: Path, tokenizer: Any, **more: Any) -> Writer:
+    # Mixture-of-experts kernels know no float64, and eager attention rounds its mask to float32 within it.
+    dtype = torch.float32 if kind in ("mixtral", "gemma2") else torch.float64
+    network = transformers.AutoModelForCausalLM.from_pretrained(make_model(folder, kind), dtype=dtype)
+    fit = fit_model(network, "language").fit
+    return Writer(network, tokenizer, frozenset([tokenizer.eos_token_id]), packed=fit.packed, **more)
+
+
+def ids(tokenizer: Any) -> list[list[int]]:
+    return [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
+
+
+# Greedy
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_is_that_of_transformers(kind: str, tmp_path: Path, tokenizer: Any) -> None:
+    """Longer than the sliding windows, with padding between the prompts of the batch."""
+    writer = writer_of(kind, tmp_path, tokenizer)
+    found = writer.write(ids(tokenizer), Sampling(tokens=24))
+    writer.network.set_attn_implementation("eager")
+    for prompt, (ours,) in zip(ids(tokenizer), found, strict=True):
+        grown = writer.network.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=24,
+            do_sample=False,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=0,
+        )
+        assert ours.tokens == grown[0, len(prompt) :].tolist()
+        assert ours.reason == ("end" if ours.tokens[-1] == tokenizer.eos_token_id else "length")
+
+
+def test_a_real_model_tells_its_story() -> None:
+    folder = shared_data("stories260K_hf")
+    network = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    writer = Writer(
+        network, tokenizer, frozenset([tokenizer.eos_token_id]), packed=fit_model(network, "language").fit.packed
+    )
+    ((told,),) = writer.write([[tokenizer.bos_token_id]], Sampling(tokens=60))
+    network.set_attn_implementation("sdpa")
+    grown = network.generate(torch.tensor([[tokenizer.bos_token_id]]), max_new_tokens=60, do_sample=False)
+    assert told.tokens == grown[0, 1:].tolist()
+    assert told.text == tokenizer.decode(told.tokens, skip_special_tokens=True)
+    assert told.text.lstrip().startswith("Once upon a time")
+
+
+# Batches
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_continues_each_prompt_as_it_does_alone(kind: str, tmp_path: Path, tokenizer: Any) -> None:
+    writer = writer_of(kind, tmp_path, tokenizer)
+    settings = Sampling(tokens=12, temperature=1.2, top_k=40, top_p=0.95, min_p=0.01, repetition_penalty=1.1, seed=3)
+    together = writer.write(ids(tokenizer), settings, continuations=2)
+    for place, prompt in enumerate(ids(tokenizer)):
+        if place != 3:  # the second time a prompt is asked for, it continues otherwise
+            assert writer.write([prompt], settings, continuations=2) == [together[place]]
+    four = writer.write([ids(tokenizer)[0]], settings, continuations=4)
+    assert four == [together[0] + together[3]]
+    assert together[0][0].tokens != together[0][1].tokens
+
+
+def test_a_prompt_is_computed_once(tmp_path: Path, tokenizer: Any) -> None:
+    writer = writer_of("llama", tmp_path, tokenizer)
+    sizes: list[tuple[int, ...]] = []
+    writer.network.model.embed_tokens.register_forward_hook(lambda _, args, out: sizes.append(tuple(args[0].shape)))
+    system = list(range(5, 45))
+    writer.write([system], Sampling(tokens=4, temperature=1.0), continuations=7)
+    assert sizes == [(1, 40)] + 3 * [(1, 7)]
+    sizes.clear()
+    writer.write([[*system, 60], [*system, 60], [*system, 70]], Sampling(tokens=2, temperature=1.0))
+    assert sizes == [(1, rounded(42)), (1, 3)], "what prompts begin with is computed once too"
+
+
+def test_many_prompts_go_in_groups(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = writer_of("llama", tmp_path, tokenizer)
+    settings = Sampling(tokens=6, temperature=1.0)
+    whole = writer.write(ids(tokenizer), settings)
+    monkeypatch.setattr("bottega.inference.generator.BATCH_TOKENS", 40)
+    assert writer.write(ids(tokenizer), settings) == whole
+
+
+def test_the_model_is_left_as_it_was(tmp_path: Path, tokenizer: Any) -> None:
+    writer = writer_of("llama", tmp_path, tokenizer)
+    before, _ = writer.network.config._attn_implementation, writer.network.train()
+    stream = writer.stream(ids(tokenizer), Sampling(tokens=4))
+    next(stream)
+    stream.close()
+    assert writer.network.config._attn_implementation == before
+    assert writer.network.training
+
+
+# Distributions
+
+
+LOGITS = torch.randn(6, 50, generator=torch.Generator().manual_seed(0)) * 3
+SEEN = torch.randint(0, 50, (6, 7), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(
+    ("settings", "processors"),
+    [
+        ({"temperature": 0.7}, [theirs.TemperatureLogitsWarper(0.7)]),
+        ({"temperature": 1.0, "top_k": 5}, [theirs.TopKLogitsWarper(5)]),
+        ({"temperature": 1.0, "top_k": 500}, [theirs.TopKLogitsWarper(500)]),
+        ({"temperature": 1.0, "top_p": 0.8}, [theirs.TopPLogitsWarper(0.8)]),
+        ({"temperature": 1.0, "top_p": 0.01}, [theirs.TopPLogitsWarper(0.01)]),
+        ({"temperature": 1.0, "min_p": 0.1}, [theirs.MinPLogitsWarper(0.1)]),
+        ({"temperature": 1.0, "min_p": 1.0}, [theirs.MinPLogitsWarper(1.0)]),
+        ({"temperature": 1.0, "repetition_penalty": 1.3}, [theirs.RepetitionPenaltyLogitsProcessor(1.3)]),
+        ({"repetition_penalty": 1.3}, [theirs.RepetitionPenaltyLogitsProcessor(1.3)]),
+        (
+            {"temperature": 1.4, "top_k": 20, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 0.8},
+            [
+                theirs.RepetitionPenaltyLogitsProcessor(0.8),
+                theirs.TemperatureLogitsWarper(1.4),
+                theirs.TopKLogitsWarper(20),
+                theirs.TopPLogitsWarper(0.9),
+                theirs.MinPLogitsWarper(0.05),
+            ],
+        ),
+    ],
+)
+def test_filters_are_those_of_transformers(settings: dict[str, Any], processors: list[Any]) -> None:
+    expected = LOGITS.clone()
+    for processor in processors:
+        expected = processor(SEEN, expected)
+    seen = torch.zeros(LOGITS.shape, dtype=torch.bool).scatter(1, SEEN, True)
+    ours = filtered(LOGITS.clone(), seen, Sampling(**settings))
+    torch.testing.assert_close(ours.softmax(-1), expected.softmax(-1), rtol=0, atol=1e-6)
+    assert torch.equal(ours == NEVER, expected == NEVER)
+
+
+def test_draws_follow_the_distribution() -> None:
+    """Chi-square over 30,000 draws, each row with its own chances; the limit is passed once in 10,000 times."""
+    logits = filtered(LOGITS[:1], None, Sampling(temperature=1.0, top_k=12))
+    share = logits.softmax(-1)[0].double()
+    chances = [next(_chances(0, (7, 8), number)) for number in range(30_000)]
+    drawn = draw(logits.expand(len(chances), -1), torch.tensor(chances, dtype=torch.float64))
+    counts, expected = torch.bincount(drawn, minlength=50), share * len(chances)
+    assert counts[share == 0].sum() == 0
+    kept = expected > 0
+    assert int(kept.sum()) == 12
+    chi_square = float(((counts[kept] - expected[kept]) ** 2 / expected[kept]).sum())
+    assert chi_square < 37.4  # 11 degrees of freedom
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.5, 1 - 2**-53])
+def test_no_draw_falls_outside(chance: float) -> None:
+    logits = torch.full((1, 50), NEVER)
+    logits[0, [3, 17]] = 0.0
+    assert draw(logits, torch.tensor([chance], dtype=torch.float64)).item() in (3, 17)
+
+
+def test_seeds_decide_and_nothing_else(tmp_path: Path, tokenizer: Any) -> None:
+    writer = writer_of("llama", tmp_path, tokenizer)
+    prompts = ids(tokenizer)[:1]
+    first, again, other = (
+        writer.write(prompts, Sampling(tokens=12, temperature=1.5, seed=seed))[0][0].tokens for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+# Ends
+
+
+def test_a_continuation_stops_at_a_string_over_several_tokens(tmp_path: Path, tokenizer: Any) -> None:
+    writer = writer_of("llama", tmp_path, tokenizer)
+    prompts = ids(tokenizer)
+    for free, prompt in zip(writer.write(prompts, Sampling(tokens=20)), prompts, strict=True):
+        text = free[0].text
+        for start in range(1, len(text) - 3, 3):
+            stop = text[start : start + 4]
+            ((cut,),) = writer.write([prompt], Sampling(tokens=20, stop=(stop, "never in it")))
+            assert cut.text == text[: text.index(stop)]
+            assert cut.reason == "stop"
+            assert len(cut.tokens) <= len(free[0].tokens)
+
+
+def test_pieces_make_up_the_text(tmp_path: Path, tokenizer: Any) -> None:
+    writer = writer_of("llama", tmp_path, tokenizer)
+    settings = Sampling(tokens=30, temperature=2.0, stop=("zzzz", "the dog"))
+    whole = writer.write(ids(tokenizer), settings)
+    texts = [""] * len(PROMPTS)
+    for piece in writer.stream(ids(tokenizer), settings):
+        texts[piece.index] += piece.text
+    assert texts == [continuation.text for (continuation,) in whole]
+
+
+def test_an_end_token_is_not_text(tmp_path: Path, tokenizer: Any) -> None:
+    writer = writer_of("llama", tmp_path, tokenizer)
+    prompt = ids(tokenizer)[1]
+    ((free,),) = writer.write([prompt], Sampling(tokens=8))
+    writer.ends = frozenset([free.tokens[5]])
+    ((cut,),) = writer.write([prompt], Sampling(tokens=8))
+    end = free.tokens.index(free.tokens[5])
+    assert cut.tokens == free.tokens[: end + 1]
+    assert cut.reason == "end"
+    assert cut.text == tokenizer.decode(free.tokens[:end], skip_special_tokens=True)
+
+
+def test_an_empty_prompt_is_refused(tmp_path: Path, tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match="empty prompt"):
+        writer_of("llama", tmp_path, tokenizer).write([[]], Sampling())

@@ -1,0 +1,223 @@
+"""The fused parts of a model against their own forwards, values and gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import AutoConfig, AutoModel
+
+from bottega.models.attention import NAME, register
+from bottega.models.fast_dropout import dropout
+from bottega.models.kernels import fuse, lora_linear, proven
+from bottega.models.kernels.attention import row_alone
+
+
+class Net(nn.Module):
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 8, bias=bias), nn.Linear(8, 5, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.two(self.one(x).tanh())
+
+
+def adapted(bias: bool = False, **options: Any) -> Any:
+    torch.manual_seed(0)
+    config = LoraConfig(r=3, lora_alpha=7, target_modules=["one", "two"], init_lora_weights=False, **options)
+    return get_peft_model(Net(bias).double(), config, autocast_adapter_dtype=False)
+
+
+def lora(model: Any) -> Any:
+    fuse(model, ())
+    return model
+
+
+def play(model: Any, x: torch.Tensor) -> list[torch.Tensor]:
+    x = x.clone().requires_grad_()
+    out = model(x)
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    return [out, *torch.autograd.grad(out.pow(2).sum(), [x, *weights])]
+
+
+@pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"use_dora": True}, {"lora_bias": True}])
+@pytest.mark.parametrize("bias", [False, True])
+def test_fused_is_peft(bias: bool, options: dict) -> None:
+    options = options if bias or "lora_bias" not in options else {}
+    x = torch.randn(2, 9, 6, dtype=torch.float64)
+    for one, other in zip(play(lora(adapted(bias, **options)), x), play(adapted(bias, **options), x), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_the_fused_function_is_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    whole = lora_linear._Linear.apply
+    monkeypatch.setattr(lora_linear._Linear, "apply", lambda *arguments: calls.append(1) or whole(*arguments))
+    lora(adapted())(torch.randn(2, 9, 6, dtype=torch.float64))
+    assert len(calls) == 2
+
+
+def test_switched_off_it_is_the_base() -> None:
+    model, x = lora(adapted()), torch.randn(4, 6, dtype=torch.float64)
+    torch.manual_seed(0)
+    base = Net(False).double()
+    with model.disable_adapter():
+        torch.testing.assert_close(model(x), base(x))
+    assert not torch.allclose(model(x), base(x))
+
+
+def test_dropout_and_a_second_adapter_keep_pefts_own() -> None:
+    x = torch.randn(4, 6, dtype=torch.float64)
+    models = [lora(adapted(lora_dropout=0.5)), adapted(lora_dropout=0.5)]
+    outs = []
+    for model in models:
+        torch.manual_seed(1)
+        outs.append(model.train()(x))
+    assert torch.equal(*outs)
+    model = lora(adapted())
+    torch.manual_seed(5)
+    model.add_adapter("other", LoraConfig(r=2, target_modules=["one"], init_lora_weights=False))
+    model.base_model.set_adapter(["default", "other"])
+    plain = adapted()
+    torch.manual_seed(5)
+    plain.add_adapter("other", LoraConfig(r=2, target_modules=["one"], init_lora_weights=False))
+    plain.base_model.set_adapter(["default", "other"])
+    torch.testing.assert_close(model(x), plain(x))
+
+
+class Rms(nn.Module):
+    """With a weight that counts from `offset`, as Gemma's does from 1."""
+
+    def __init__(self, offset: float = 0.0) -> None:
+        super().__init__()
+        self.weight, self.eps, self.offset = nn.Parameter(torch.randn(6)), 1e-5, offset
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * (self.weight + self.offset)
+
+
+class Centred(Rms):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x - x.mean(-1, keepdim=True))
+
+
+class Gated(nn.Module):
+    def __init__(self, act: nn.Module, bias: bool = False) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj = nn.Linear(6, 11, bias=bias), nn.Linear(6, 11, bias=bias)
+        self.down_proj, self.act_fn = nn.Linear(11, 6, bias=bias), act
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Swapped(Gated):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.gate_proj(x) * self.act_fn(self.up_proj(x)))
+
+
+ACTS = [nn.SiLU(), nn.GELU(), nn.GELU(approximate="tanh")]
+PLAIN = [Rms(), Rms(1.0), *(Gated(act, bias) for act in ACTS for bias in (True, False))]
+
+
+@pytest.mark.parametrize("module", PLAIN, ids=repr)
+def test_a_part_is_the_module(module: nn.Module) -> None:
+    module, x = module.double(), torch.randn(2, 9, 6, dtype=torch.float64)
+    own = play(module, x)
+    fuse(module, [type(module).__name__])
+    assert "forward" in vars(module)
+    for one, other in zip(play(module, x), own, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
+
+
+def test_only_what_is_equal_is_proven() -> None:
+    model = nn.ModuleList([*PLAIN, Centred(), Swapped(nn.SiLU()), Gated(nn.ReLU()), nn.LayerNorm(6), nn.Linear(6, 6)])
+    assert proven(model.float()) == ("Gated", "Rms")
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_gated_layer_with_loras(dropout: float) -> None:
+    """Also where a LoRA has dropout, and the layer keeps its own forward."""
+    models = []
+    for names in ((), ("Gated",)):
+        torch.manual_seed(0)
+        module = nn.ModuleDict({"mlp": Gated(nn.SiLU(), bias=True)}).double()
+        fuse(module, names)
+        config = LoraConfig(
+            r=3, target_modules=["gate_proj", "down_proj"], init_lora_weights=False, lora_dropout=dropout
+        )
+        models.append(lora(get_peft_model(module, config, autocast_adapter_dtype=False)).train())
+    x = torch.randn(2, 9, 6, dtype=torch.float64)
+    plays = []
+    for model in models:
+        torch.manual_seed(1)
+        layer = model.base_model.model["mlp"]
+        x = x.clone().requires_grad_()
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        out = layer(x)
+        plays.append([out, *torch.autograd.grad(out.pow(2).sum(), [x, *weights])])
+    for one, other in zip(*plays, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    x = torch.full((1003, 997), 3.0, requires_grad=True)
+    out = dropout(x, 0.3)
+    out.sum().backward()
+    out = out.detach()
+    assert float((out == 0).float().mean()) == pytest.approx(0.3, abs=2e-3)
+    assert float(out.mean()) == pytest.approx(3.0, abs=0.01)
+    torch.testing.assert_close(x.grad, out / 3, msg="the backward drops what the forward dropped")
+    # Four numbers come from one draw; none follows from its neighbour.
+    pairs = (out == 0).flatten()[: 4 * 249_000].view(-1, 4).float()
+    assert torch.corrcoef(pairs.T).fill_diagonal_(0).abs().max() < 0.01
+    torch.manual_seed(0)
+    assert torch.equal(out, dropout(x.detach(), 0.3))
+
+
+def test_dropout_at_rest_and_at_its_ends() -> None:
+    module, x = nn.Dropout(0.5), torch.randn(7, 6)
+    assert proven(module) == ("Dropout",)
+    fuse(module, ["Dropout"])
+    assert torch.equal(module.eval()(x), x)
+    assert 0 < (module.train()(x) == 0).sum() < x.numel()
+    assert torch.equal(dropout(x, 0.0), x)
+    assert not dropout(x, 1.0).any()
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "electra"])
+def test_a_last_layer_at_what_is_read(kind: str) -> None:
+    """Values there, and gradients of every weight, are those of all places; elsewhere it answers nothing."""
+    torch.manual_seed(0)
+    size = {"hidden_size": 12, "num_attention_heads": 3, "intermediate_size": 20, "num_hidden_layers": 2}
+    config = AutoConfig.for_model(kind, vocab_size=30, embedding_size=12, **size)
+    model = AutoModel.from_config(config).double().eval()
+    register()
+    model.set_attn_implementation(NAME)
+    layout, read = row_alone(9), torch.tensor([6, 0, 3])
+    call = {"input_ids": torch.arange(9)[None] + 4, "layout": layout}
+
+    def played(**given: Any) -> list[torch.Tensor]:
+        out = model(**call, **given).last_hidden_state[0]
+        gradients = torch.autograd.grad(out[read].sin().sum(), list(model.parameters()), allow_unused=True)
+        return [out, *(torch.zeros(1) if one is None else one for one in gradients)]
+
+    whole, *gradients = played(read=read)
+    fuse(model, [type(model.encoder.layer[0]).__name__])
+    few, *others = played(read=read)
+    torch.testing.assert_close(few[read], whole[read], rtol=0, atol=1e-12)
+    assert not few[[1, 2, 4, 5, 7, 8]].any()
+    for one, other in zip(others, gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+    everything, *_ = played()
+    torch.testing.assert_close(everything, whole, rtol=0, atol=1e-12)
+
+
+def test_what_is_not_named_is_left_alone() -> None:
+    module = Gated(nn.SiLU())
+    fuse(module, ["Rms"])
+    assert "forward" not in vars(module)

@@ -1,0 +1,163 @@
+"""The probe tells what can be packed from what cannot, for fresh configs at their published sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+)
+
+from bottega.errors import ModelError
+from bottega.models.packing_proof import LENGTHS, NEAR, probe
+from bottega.models.scorer import Fit
+from bottega.models.small_copy import copies
+
+PACKED = (
+    "llama qwen2 qwen3 gemma2 gemma3_text mistral phi3 gpt2 gpt_neox mixtral qwen3_moe olmo2 granite cohere opt gpt_oss"
+)
+
+
+@pytest.mark.parametrize("kind", PACKED.split())
+def test_packed(kind: str) -> None:
+    config = AutoConfig.for_model(kind)
+    fit = probe(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, "language", False)
+    assert fit == Fit(fused=fit.fused)
+
+
+@pytest.mark.parametrize("kind", ["bloom", "mamba", "gpt_neo", "recurrent_gemma", "qwen3_next"])
+def test_not_packed(kind: str) -> None:
+    config = AutoConfig.for_model(kind)
+    fit = probe(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, "language", False)
+    assert not fit.packed
+    assert "differ" in fit.reason
+
+
+def test_a_window_wider_than_the_rows_does_not_hide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model whose window our attention ignored would pass on short rows; the probe shrinks the window."""
+    from bottega.models.attention import blocks
+
+    whole = blocks.visible
+    monkeypatch.setattr(blocks, "visible", lambda batch, query, key, window: whole(batch, query, key, None))
+    config = AutoConfig.for_model("mistral", sliding_window=4096)
+    assert not probe(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, "language", False).packed
+
+
+def test_a_layer_of_each_kind_is_asked() -> None:
+    """SmolLM3 leaves every fourth layer without rotary positions; its config lists which."""
+    config = AutoConfig.for_model("smollm3")
+    model = next(copies(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, NEAR, max(LENGTHS))).model
+    assert [bool(layer.self_attn.use_rope) for layer in model.model.layers] == [True, False, True, False]
+    fit = probe(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, "language", False)
+    assert fit.packed
+    assert fit.fused == ("SmolLM3Attention", "SmolLM3MLP", "SmolLM3RMSNorm")
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "electra"])
+def test_encoders(kind: str) -> None:
+    assert classifier(kind) == Fit(fused=classifier(kind).fused)
+
+
+@pytest.mark.parametrize("kind", ["distilbert", "albert", "modernbert", "eurobert"])
+def test_heads_of_their_own(kind: str) -> None:
+    """They read a row's first state, or all of them, in ways not known here; the rest is computed for many rows."""
+    fit = classifier(kind)
+    assert fit.packed
+    assert fit.own_head
+
+
+@pytest.mark.parametrize("kind", ["stablelm", "nemotron"])
+def test_layers_that_keep_keywords_to_themselves(kind: str) -> None:
+    """Their attention is handed what their own code does not pass down."""
+    assert language(kind, num_key_value_heads=4).packed
+
+
+def test_umt5_knows_its_buckets_and_scales_its_states_by_itself() -> None:
+    config = AutoConfig.for_model("umt5")
+    fit = probe(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(config)], config, "language", False)
+    assert fit.packed
+    assert not fit.own_head
+
+
+def classifier(kind: str) -> Fit:
+    config = AutoConfig.for_model(kind, num_labels=5)
+    return probe(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)], config, "class", True)
+
+
+def language(kind: str, **more: Any) -> Fit:
+    config = AutoConfig.for_model(kind, **more)
+    return probe(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, "language", False)
+
+
+SPARSE = {"layer_types": ["full_attention", "minimax_m3_sparse"] * 4, "num_hidden_layers": 8}
+LONG = {
+    "original_max_position_embeddings": 4096,
+    "rope_parameters": {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "short_factor": [1.0 + place / 48 for place in range(48)],
+        "long_factor": [1.0 + place for place in range(48)],
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("doge", {}),
+        ("minimax_m3_vl_text", SPARSE),
+        ("llama4_text", {}),
+        ("phi3", LONG),
+        ("deepseek_v32", {}),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}}),
+    ],
+)
+def test_what_begins_at_a_length_is_reached(kind: str, more: dict[str, Any]) -> None:
+    """A mask of its own, sparse blocks, chunks, budgets, and rotations that change with the longest row."""
+    fit = language(kind, **more)
+    assert not fit.packed
+    assert fit.reason
+    assert "no small copy" not in fit.reason
+
+
+def test_a_length_that_cannot_be_made_small_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key no rule knows may hide what a model does with long rows."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    class Budgeted(LlamaForCausalLM):
+        def __init__(self, config: Any) -> None:
+            if config.attends_to < 1000:
+                raise ValueError("too few")
+            super().__init__(config)
+
+    config = LlamaConfig()
+    config.attends_to = 4096
+    fit = probe(Budgeted, config, "language", False)
+    assert fit == Fit(packed=False, reason=fit.reason, fused=fit.fused)
+    assert fit.reason == "what it does beyond attends_to could not be tried"
+
+
+@pytest.mark.parametrize("kind", ["bert-generation", "cpmant", "xlnet"])
+def test_a_model_that_sees_what_it_would_write_is_refused(kind: str) -> None:
+    with pytest.raises(ModelError, match="sees the token it would have to write"):
+        language(kind)
+
+
+@pytest.mark.parametrize("kind", ["gemma4_text", "gemma3n_text", "inkling_text", "mamba2"])
+def test_modules_that_only_look_like_a_part(kind: str) -> None:
+    """Norms without weights, norms with a gate, layers over plain parameters."""
+    assert "could be built" not in language(kind).reason
+
+
+def test_a_copy_of_a_large_model_is_small() -> None:
+    """Whatever its config nests or lists by layer."""
+    wide = {"hidden_size": 5120, "num_attention_heads": 40, "vocab_size": 262144, "intermediate_size": 15360}
+    for kind, more in (("gemma4_text", wide), ("t5gemma", {}), ("deepseek_v3", {}), ("phi3", LONG)):
+        config = AutoConfig.for_model(kind, **more)
+        mapping = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if kind == "t5gemma" else MODEL_FOR_CAUSAL_LM_MAPPING
+        model = next(copies(mapping[type(config)], config, NEAR, max(LENGTHS))).model
+        assert sum(weight.numel() for weight in model.parameters()) < 500_000, kind

@@ -1,0 +1,243 @@
+"""No code of a checkpoint runs, and weights that do not fit their config, or are not there, are refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
+
+import bottega
+from bottega.errors import ModelError
+from bottega.models.adapters.lora import load_scorer
+from bottega.models.config import stored_config
+from bottega.models.source import adapter_folder, locate
+from bottega.models.tokenizer import load_tokenizer
+from bottega.recipe.schema import Recipe
+from bottega.training.reward_models import Judges
+from making import make_model, tiny_config, write_jsonl
+
+ROWS = [{"prompt": "the cat", "completion": f" sat on {n}"} for n in ("red", "blue", "one")]
+
+
+@pytest.fixture
+def copied(llama: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(llama, tmp_path / "base"))
+
+
+def change(path: Path, **entries: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+def own_code(folder: Path) -> None:
+    """A model whose code, were it run, would leave a file beside it."""
+    left = f"open({str(folder / 'ran')!r}, 'w').close()\n"
+    (folder / "modeling_own.py").write_text(left + "class OwnConfig: pass\n")
+
+
+CODE: dict[str, Callable[[Path], None]] = {
+    "auto_map in config.json": lambda folder: change(
+        folder / "config.json", auto_map={"AutoConfig": "modeling_own.OwnConfig"}, model_type="own"
+    ),
+    "auto_map in tokenizer_config.json": lambda folder: change(
+        folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["modeling_own.OwnConfig", None]}
+    ),
+    "auto_map in generation_config.json": lambda folder: (
+        (folder / "generation_config.json").write_text(
+            json.dumps({"auto_map": {"custom_generate": "modeling_own.OwnConfig"}})
+        )
+        and None
+    ),
+    "the folder custom_generate": lambda folder: (folder / "custom_generate").mkdir(),
+    "attn_implementation in config.json": lambda folder: change(
+        folder / "config.json", attn_implementation="somebody/kernel"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CODE)
+def test_a_folder_with_code_of_its_own_is_refused_by_name(kind: str, copied: Path, monkeypatch: Any) -> None:
+    own_code(copied)
+    CODE[kind](copied)
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asks whether to run it"))
+    recipe = Recipe.parse(
+        {
+            "model": {"base": str(copied)},
+            "data": {"train": str(write_jsonl(copied.parent / "rows.jsonl", ROWS))},
+            "objective": {"kind": "sft"},
+        }
+    )
+    for load in (
+        lambda: bottega.load(copied),
+        lambda: bottega.load_embedder(copied),
+        lambda: bottega.load_masked(copied),
+        lambda: Judges("cpu", "float32").load(str(copied)),
+        lambda: load_scorer(str(copied), "float32", "cpu"),
+        lambda: list(bottega.train(recipe, copied.parent / "run")),
+    ):
+        with pytest.raises(ModelError, match="no code of a checkpoint is ever run") as caught:
+            load()
+        assert kind in caught.value.what
+        assert caught.value.where == str(copied)
+    assert not (copied / "ran").exists()
+
+
+def test_a_tokenizer_s_folder_and_an_adapter_s_are_looked_at_too(copied: Path) -> None:
+    adapter = copied.parent / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(copied)}))
+    (adapter / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": "x.Y"}}))
+    for load in (load_tokenizer, locate, adapter_folder):
+        with pytest.raises(ModelError, match="code of its own"):
+            load(str(adapter))
+
+
+def test_a_hub_s_config_is_looked_at_too(copied: Path, monkeypatch: Any) -> None:
+    """A model that transformers knows keeps its auto_map unseen, but for this."""
+    from transformers import AutoConfig
+
+    read = AutoConfig.from_pretrained
+    change(copied / "config.json", auto_map={"AutoModelForCausalLM": "modeling_own.Own"})
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda name, **how: read(str(copied), **how))
+    with pytest.raises(ModelError, match="auto_map") as caught:
+        stored_config("somebody/model")
+    assert caught.value.where == "somebody/model"
+
+
+def test_an_index_that_names_a_pickle(copied: Path) -> None:
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": "pytorch_model.bin"}}
+    (copied / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"pickled \(pytorch_model.bin\)"):
+        bottega.load(copied)
+
+
+def test_a_pickled_adapter(copied: Path) -> None:
+    adapter = copied.parent / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(copied)}))
+    torch.save({}, adapter / "adapter_model.bin")
+    with pytest.raises(ModelError, match="pickled"):
+        bottega.load(adapter)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "generation_config.json"])
+def test_a_pipe_for_a_file_of_a_model_is_not_waited_for(name: str, copied: Path) -> None:
+    (copied / name).unlink(missing_ok=True)
+    os.mkfifo(copied / name)
+    with pytest.raises(ModelError, match=f"{name} is a pipe"):
+        bottega.load(copied)
+
+
+def test_layers_beyond_those_of_the_config_are_refused(copied: Path) -> None:
+    change(copied / "config.json", num_hidden_layers=1, layer_types=None)
+    with pytest.raises(ModelError, match=r"9 weights have no place .*, model.layers.1.input_layernorm.weight"):
+        bottega.load(copied)
+
+
+@pytest.mark.parametrize("key", ["model.layers.0.self_attn.q_norm.weight", "lm_head.bias", "model.extra_norm.weight"])
+def test_weights_that_no_part_reads(key: str, copied: Path) -> None:
+    weights = load_file(copied / "model.safetensors") | {key: torch.ones(8)}
+    save_file(weights, copied / "model.safetensors", {"format": "pt"})
+    if key == "model.extra_norm.weight":  # no part of this model is called so: it belongs to something around it
+        bottega.load(copied)
+        return
+    with pytest.raises(ModelError, match=key):
+        bottega.load(copied)
+
+
+def test_what_every_reader_passes_over(copied: Path) -> None:
+    harmless = ("model.layers.0.self_attn.rotary_emb.inv_freq", "score.weight", "v_head.summary.weight")
+    weights = load_file(copied / "model.safetensors") | {key: torch.ones(8) for key in harmless}
+    save_file(weights, copied / "model.safetensors", {"format": "pt"})
+    assert bottega.load(copied).generate(["the cat"])[0][0].text is not None
+
+
+@pytest.mark.parametrize("ask", ["load_classifier", "load_tagger", "load_masked"])
+def test_a_head_that_would_be_drawn_at_random_answers_nothing(ask: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    base = make_model(tmp_path / "base", "bert")
+    AutoModelForSequenceClassification.from_config(tiny_config("bert")).base_model.save_pretrained(base)
+    with pytest.raises(ModelError) as caught:
+        getattr(bottega, ask)(base)
+    if ask == "load_masked":
+        assert "a new one would answer at random" in caught.value.what
+        assert "bottega fill" in str(caught.value.fix)
+
+
+def test_a_reward_model_without_its_head(copied: Path) -> None:
+    change(copied / "config.json", architectures=["LlamaForSequenceClassification"], id2label={"0": "reward"})
+    with pytest.raises(ModelError, match="score is missing, and a new one would answer at random"):
+        Judges("cpu", "float32").load(str(copied))
+
+
+def adapted(base: Path, out: Path) -> Path:
+    document = {
+        "model": {"base": str(base), "dtype": "float32"},
+        "adapter": {"rank": 2},
+        "data": {"train": str(write_jsonl(out.parent / "rows.jsonl", ROWS))},
+        "objective": {"kind": "sft"},
+        "optim": {"steps": 1, "examples": 3},
+    }
+    list(bottega.train(Recipe.parse(document), out))
+    return out
+
+
+@pytest.mark.parametrize("change_keys", ["surplus", "missing", "renamed"])
+def test_an_adapter_that_is_not_read_whole_is_refused(change_keys: str, copied: Path, tmp_path: Path) -> None:
+    run = adapted(copied, tmp_path / "run")
+    file = run / "adapter" / "adapter_model.safetensors"
+    weights = load_file(file)
+    first = sorted(weights)[0]
+    if change_keys != "missing":
+        weights[first.replace("layers.0", "layers.7")] = weights[first].clone()
+    if change_keys != "surplus":
+        del weights[first]
+    save_file(weights, file, {"format": "pt"})
+    continued = {"model": {"base": str(copied)}, "adapter": {"from": str(run)}, "objective": {"kind": "sft"}}
+    recipe = Recipe.parse(continued | {"data": {"train": str(tmp_path / "rows.jsonl")}})
+    for load in (
+        lambda: bottega.load(run),
+        lambda: bottega.load(run / "adapter"),
+        lambda: list(bottega.train(recipe, tmp_path / "more")),
+    ):
+        with pytest.raises(ModelError, match=r"of the adapter .*layers"):
+            load()
+
+
+def test_a_token_the_model_has_no_embedding_of(copied: Path) -> None:
+    config = json.loads((copied / "tokenizer.json").read_text())
+    added = {"id": 300, "content": "zebra", "special": False, "normalized": False}
+    config["added_tokens"].append(added | {"single_word": False, "lstrip": False, "rstrip": False})
+    (copied / "tokenizer.json").write_text(json.dumps(config))
+    for use in (
+        bottega.load(copied).generate,
+        bottega.load(copied).stream,
+        bottega.load_embedder(copied).embed,
+    ):
+        assert list(use(["the cat"] if use.__name__ != "stream" else "the cat"))
+        with pytest.raises(ModelError, match=r"token 300, and the model has a vocab_size of 300") as caught:
+            list(use(["a zebra"] if use.__name__ != "stream" else "a zebra"))
+        assert caught.value.where == str(copied)
+        assert caught.value.fix
+
+
+def test_a_name_that_cannot_be_reached_is_asked_for_once(monkeypatch: Any, capfd: Any) -> None:
+    import huggingface_hub
+
+    asked = []
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(
+        huggingface_hub.HfApi, "model_info", lambda _, name, **how: asked.append(name) or (_ for _ in ()).throw(OSError)
+    )
+    with pytest.raises(ModelError, match="no such folder, and no such model on the hub") as caught:
+        bottega.load_embedder("nobody/nothing")
+    assert caught.value.where == "nobody/nothing"
+    assert asked == ["nobody/nothing"]
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,208 @@
+"""What answers are worth, and what cannot judge them; a run that learned from rewards, measured by them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bottega
+from bottega import objectives
+from bottega.errors import BottegaError, DataError, ModelError, RecipeError
+from bottega.objectives import OnPolicy
+from bottega.objectives.rewards import Reward, Written
+from bottega.records import Posed
+from bottega.runs.store import history
+from bottega.training.preview import survey
+from bottega.training.reward_models import Judges
+from making import make_model, write_jsonl
+
+POSED = Posed("rows line 1", "two and two?", "#### 4", row={"hint": "even"})
+
+
+def reward(given: Any) -> Reward:
+    made = objectives.made({"kind": "grpo", "rewards": given})
+    assert isinstance(made, OnPolicy)
+    return made.rewards[0]
+
+
+def mark(given: Any, text: str, tokens: int = 3) -> float:
+    (found,) = reward(given).marks([Written(POSED, text, tokens, True)], lambda name, written: [])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("given", "text", "wanted"),
+    [
+        ("numeric", "so it is 4.0", 1.0),
+        ("numeric", "5", 0.0),
+        ("exact", "#### 4 ", 1.0),
+        ({"kind": "pattern", "pattern": "(?i)FOUR|4$"}, "it is\nfour", 1.0),
+        ({"kind": "pattern", "pattern": "four", "whole": True}, " four\n", 1.0),
+        ({"kind": "pattern", "pattern": "four", "whole": True}, "it is four", 0.0),
+    ],
+)
+def test_marks(given: Any, text: str, wanted: float) -> None:
+    assert mark(given, text) == wanted
+
+
+def test_length_costs_from_what_is_free_to_the_most() -> None:
+    given = {"kind": "length", "free": 4, "most": 8}
+    assert [mark(given, "", tokens) for tokens in (1, 4, 5, 8, 90)] == [0.0, 0.0, -0.25, -1.0, -1.0]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([], "at least one"),
+        ("exakt", "unknown reward 'exakt'"),
+        ({"kind": "metric", "metric": "chrff"}, "unknown metric"),
+        ({"kind": "pattern", "pattern": "("}, "not a regular expression"),
+        ({"kind": "length", "free": 8, "most": 8}, "above free"),
+        ({"pattern": "x"}, "unknown reward None"),
+        ({"kind": "pattern", "patern": "x"}, "did you mean pattern"),
+        (["exact", {"kind": "length", "free": 1, "mst": 2}], "did you mean most"),
+    ],
+)
+def test_what_is_no_reward(given: Any, words: str) -> None:
+    document = {
+        "model": {"base": "m"},
+        "data": {"train": "rows.jsonl"},
+        "objective": {"kind": "grpo", "rewards": given},
+    }
+    with pytest.raises(RecipeError, match=words):
+        bottega.Recipe.parse(document)
+
+
+@pytest.mark.parametrize(
+    ("code", "wanted"),
+    [
+        ("def score(written, right):\n    return right in written", 1.0),
+        ("def score(written, right, row):\n    return len(row['hint'])", 4.0),
+        ("def score(written, right, strict=False):\n    return strict", 0.0),
+        ("import numpy\ndef score(*given):\n    return numpy.float32(len(given))", 2.0),
+    ],
+)
+def test_a_function_of_ones_own(code: str, wanted: float, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(code)
+    assert mark({"kind": "custom", "file": str(tmp_path / "mine.py")}, "it is #### 4") == wanted
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (None, "no such file"),
+        ("x = 1", "no function score"),
+        ("def score(written):\n    return 1", "is not called with"),
+        ("def score(written, right, *, strict):\n    return 1", "is not called with"),
+        ("def score(written, right):\n    return 'good'", "no number"),
+        ("def score(written, right):\n    return 10 ** 400", "no number"),
+        ("def score(written, right):\n    return 1 / 0", "line 2"),
+    ],
+)
+def test_a_function_that_marks_nothing(code: str | None, words: str, tmp_path: Path) -> None:
+    if code is not None:
+        (tmp_path / "mine.py").write_text(code)
+    with pytest.raises(RecipeError) as caught:
+        mark({"kind": "custom", "file": str(tmp_path / "mine.py")}, "4")
+    assert words in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rewards")
+    make_model(folder / "base", "llama")
+    pairs = [{"prompt": "the cat", "chosen": " sat", "rejected": f" {word}"} for word in ("ran", "red", "on", "so")]
+    write_jsonl(folder / "pairs.jsonl", pairs)
+    write_jsonl(folder / "asked.jsonl", [{"prompt": f"the cat {word}"} for word in ("sat", "ran", "is", "was")] * 3)
+    document = {"model": {"base": "base", "dtype": "float32"}, "data": {"train": "pairs.jsonl"}}
+    for kind in ("reward", "sft"):
+        recipe = document | {"objective": {"kind": kind}, "optim": {"steps": 1, "examples": 2}}
+        list(bottega.train(bottega.Recipe.parse(recipe, folder=folder), folder / kind))
+    return folder
+
+
+def run(place: Path, name: str, rewards: Any, **more: Any) -> list[Any]:
+    document = {
+        "model": {"base": "base", "dtype": "float32"},
+        "data": {"train": "asked.jsonl", "validation": 0.3, "max_length": 64} | more.pop("data", {}),
+        "objective": {"kind": "grpo", "rewards": rewards, "group": 3, "tokens": 6, **more},
+        "optim": {"steps": 2, "examples": 3, "lr": 1e-3},
+        "evaluate": {"every": 2},
+    }
+    return list(bottega.train(bottega.Recipe.parse(document, folder=place), place / name))
+
+
+def test_a_reward_model_judges(place: Path) -> None:
+    events = run(place, "judged", [{"kind": "model", "model": "reward"}, {"kind": "length", "free": 1, "most": 9}])
+    (told,) = [event for event in events if event.type == "answered" and event.step == 1]
+    assert len(set(told.rewards)) > 1
+    stepped = next(event for event in events if event.type == "stepped")
+    assert stepped.metrics["reward"] == pytest.approx(
+        stepped.metrics["reward_model"] + stepped.metrics["reward_length"]
+    )
+
+
+@pytest.mark.parametrize("name", ["sft", "base"])
+def test_a_model_that_has_no_score_to_give_is_no_judge(place: Path, name: str) -> None:
+    with pytest.raises(ModelError, match="no reward model"):
+        run(place, f"judged-by-{name}", {"kind": "model", "model": name})
+    assert not (place / f"judged-by-{name}" / "checkpoints").exists()
+
+
+def test_what_is_too_long_for_a_judge_loses_its_beginning(place: Path) -> None:
+    long, judges = Posed("rows line 1", "the cat sat " * 100), Judges("cpu", "float32")
+    written = [Written(long, text, 3, True) for text in (" red", " blue", " on the mat")]
+    with pytest.warns(RuntimeWarning, match="reads 128 tokens"):
+        assert len(set(judges(str(place / "reward"), written))) == 3
+
+
+def test_rows_without_a_right_answer_are_left_out_where_one_is_compared_with(place: Path, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "a", "answer": 5},
+        {"prompt": "b"},
+        {"prompt": "c", "answer": "d"},
+        {"prompt": "e", "answer": " x"},
+    ]
+    data = str(write_jsonl(tmp_path / "rows.jsonl", rows))
+    for rewards, count in (("exact", 3), ({"kind": "length", "free": 1, "most": 9}, 4)):
+        document = {
+            "model": {"base": str(place / "base")},
+            "data": {"train": data},
+            "objective": {"kind": "grpo", "rewards": rewards, "tokens": 6},
+        }
+        assert survey(bottega.Recipe.parse(document))["examples"] == count
+    write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "b"}])
+    with pytest.raises(DataError, match="no right answer"):
+        survey(bottega.Recipe.parse(document | {"objective": {"kind": "grpo", "rewards": "exact", "tokens": 6}}))
+
+
+def test_prompts_without_room_are_an_error_that_says_so(place: Path) -> None:
+    with pytest.raises(BottegaError, match="leave no room"):
+        run(place, "full", {"kind": "pattern", "pattern": "a"}, data={"max_length": 6})
+
+
+def test_a_run_is_measured_by_its_rewards(place: Path, tmp_path: Path) -> None:
+    """Prompts are cut as they were in training, and what an answer takes is counted alike."""
+    rows = [{"prompt": "the cat sat on " * 30}, *({"prompt": f"the dog {word}"} for word in ("ran", "sat", "is", "so"))]
+    data = {"train": str(write_jsonl(tmp_path / "rows.jsonl", rows * 3)), "too_long": "truncate"}
+    rewards = [{"kind": "length", "free": 2, "most": 8}, {"kind": "pattern", "pattern": "[aeiou]", "weight": 2}]
+    run(place, "measured", rewards, data=data)
+    found = {one.metric: one for one in bottega.evaluate(place / "measured").estimates}
+    assert {"reward", "reward, length", "reward, pattern"} <= set(found)
+    assert -4 / 6 - 1e-9 <= found["reward, length"].run <= 0
+    assert found["reward"].run == pytest.approx(found["reward, length"].run + 2 * found["reward, pattern"].run)
+    assert found["reward"].base is not None
+
+
+def test_a_run_with_right_answers_is_measured_by_both(place: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"the cat {number}", "answer": f"the mat {number}"} for number in range(20)]
+    data = {"train": str(write_jsonl(tmp_path / "rows.jsonl", rows))}
+    run(place, "both", ["exact", {"kind": "length", "free": 2, "most": 8}], data=data)
+    report = bottega.evaluate(place / "both")
+    found = {one.metric for one in report.estimates}
+    assert {"reward", "reward, exact", "loss", "exact match"} <= found
+    assert report.verdict.metric == "reward"
+    assert json.loads(json.dumps(history(place / "both")[-1]))["type"] == "finished"

@@ -1,0 +1,103 @@
+"""The contract with users: keys, overrides, paths, and the pages generated from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from bottega import objectives
+from bottega.cli.docs import page
+from bottega.data.formats import FORMATS
+from bottega.errors import RecipeError
+from bottega.recipe.schema import Data, Recipe
+from making import ROOT
+
+MINIMAL = {"model": {"base": "org/model"}, "data": {"train": "rows.jsonl"}, "objective": {"kind": "sft"}}
+
+
+def test_every_key_but_three_has_a_default() -> None:
+    recipe = Recipe.parse(MINIMAL)
+    assert recipe.adapter is recipe.evaluate is recipe.save is None
+    assert recipe.optim.examples is None
+    for key in MINIMAL:
+        with pytest.raises(RecipeError, match=key):
+            Recipe.parse({name: value for name, value in MINIMAL.items() if name != key})
+
+
+def test_a_recipe_reads_back_from_its_own_document() -> None:
+    document = MINIMAL | {"adapter": {"rank": 3, "targets": ["q_proj"]}, "optim": {"betas": [0.8, 0.9]}}
+    recipe = Recipe.parse(document)
+    assert Recipe.parse(recipe.document()) == recipe
+    assert recipe.fingerprint() == Recipe.parse(recipe.document()).fingerprint() != Recipe.parse(MINIMAL).fingerprint()
+
+
+def paths(recipe: Recipe) -> list[Path]:
+    return [Path(source.path) for source in recipe.train_sources]
+
+
+def test_paths_resolve_against_the_recipes_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    for folder in (here, elsewhere):
+        folder.mkdir()
+    (elsewhere / "mine.jsonl").write_text("")
+    path = here / "recipe.yaml"
+    path.write_text("model: {base: org/model}\ndata: {train: [a.jsonl, ../b.jsonl]}\nobjective: {kind: sft}\n")
+    monkeypatch.chdir(elsewhere)
+    assert paths(Recipe.load(path)) == [here / "a.jsonl", tmp_path / "b.jsonl"]
+    assert Recipe.load(path).model.base == "org/model"
+    assert paths(Recipe.load(path, "data.train=mine.jsonl")) == [elsewhere / "mine.jsonl"]
+    (here / "mine.jsonl").write_text("")
+    assert paths(Recipe.load(path, "data.train=mine.jsonl")) == [here / "mine.jsonl"]
+    (here / "org" / "model").mkdir(parents=True)
+    assert Recipe.load(path).model.base == str(here / "org" / "model")
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [("optim.lr=1e-4", 1e-4), ("optim.lr=0.5", 0.5), ("optim.betas=[0.5, 0.6]", (0.5, 0.6)), ("optim.clip=null", None)],
+)
+def test_overrides(tmp_path: Path, override: str, value: object) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: {base: m}\ndata: {train: a.jsonl}\nobjective: {kind: sft}\n")
+    name = override.partition("=")[0].removeprefix("optim.")
+    assert getattr(Recipe.load(path, override).optim, name) == value
+
+
+def test_default_learning_rates_depend_on_the_method() -> None:
+    full, lora = (Recipe.parse(MINIMAL | {"adapter": adapter}).lr for adapter in (None, {}))
+    assert (full, lora) == objectives.load("sft").lr
+
+
+def test_the_recipe_stays_small() -> None:
+    sections = [f.annotation for f in Recipe.model_fields.values()]
+    models = {c for s in sections for c in [s, *getattr(s, "__args__", ())] if hasattr(c, "model_fields")}
+    assert sum(len(model.model_fields) for model in models if model.__module__ == "bottega.recipe.schema") <= 70
+
+
+def test_the_recipe_and_the_formats_agree() -> None:
+    named = set(get_args(Data.model_fields["format"].annotation))
+    assert named == {"auto", *FORMATS}
+
+
+def test_the_reference_page_is_that_of_the_code() -> None:
+    assert (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8") == page(), (
+        "python -m bottega.cli.docs > docs/recipe.md"
+    )
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_reads(path: Path) -> None:
+    assert Recipe.load(path).name
+    assert path.stem in (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_slip_in_a_source_names_the_nearest_key(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: {base: org/model}\ndata: {train: a.jsonl}\nobjective: {kind: sft}\n")
+    with pytest.raises(RecipeError, match="did you mean weight") as caught:
+        Recipe.load(path, "data.train=[{path: a.jsonl, wieght: 2}]")
+    assert "data.train.0.wieght" in caught.value.what
+    with pytest.raises(RecipeError, match="a path is expected"):
+        Recipe.load(path, "data.train=5")

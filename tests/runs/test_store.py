@@ -1,0 +1,133 @@
+"""What is said of a run by what has become of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import bottega
+from bottega.cli.commands import app
+from bottega.errors import RecipeError
+from bottega.recipe.schema import Recipe
+from bottega.runs.store import checksum
+from making import write_jsonl
+
+ROWS = [{"prompt": f"the cat {n}", "completion": f" sat on {n}"} for n in ("red", "blue", "one", "two", "three", "mat")]
+
+
+@pytest.fixture
+def recipe(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe of three updates, in a folder of its own, by relative paths; the test stands elsewhere."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    write_jsonl(folder / "rows.jsonl", ROWS)
+    document: dict[str, Any] = {
+        "model": {"base": str(llama), "dtype": "float32"},
+        "data": {"train": "rows.jsonl", "validation": 0.3},
+        "objective": {"kind": "sft"},
+        "optim": {"epochs": 1, "examples": 2, "lr": 1e-2},
+    }
+    (folder / "recipe.yaml").write_text(json.dumps(document))
+    monkeypatch.chdir(tmp_path)
+    return folder / "recipe.yaml"
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_what_is_given_on_the_command_line_replaces_what_it_excludes(recipe: Path, llama: Path) -> None:
+    assert Recipe.load(recipe, "optim.steps=40").optim.epochs is None
+    assert Recipe.load(recipe, "optim.update_tokens=64").optim.examples is None
+    made = Recipe.load(recipe, "model.shape={model_type: llama}", f"model.tokenizer={llama}")
+    assert made.model.base is None
+    assert Recipe.load(recipe, "optim.steps=null").optim.epochs == 1
+    with pytest.raises(RecipeError, match="not both"):
+        Recipe.load(recipe, "optim.steps=40", "optim.epochs=2")
+
+
+def test_a_finished_run(recipe: Path) -> None:
+    assert call("train", recipe, "optim.steps=3").exit_code == 0
+    run = Path("runs/run-1")
+    weights = checksum(run / "model" / "model.safetensors")
+    again = call("train", "--resume", run)
+    assert again.exit_code == 0
+    assert "finished before; nothing is left to do" in again.stderr
+    assert "edited" not in again.stderr
+    text = (run / "recipe.yaml").read_text()
+    (run / "recipe.yaml").write_text(text.replace("0.01", "0.02"))
+    again = call("train", "--resume", run)
+    words = again.stderr.replace("\n", " ")
+    assert "was edited since the run began" in words
+    advised = "bottega train runs/run-1/recipe.yaml optim.steps=3"
+    assert advised in words
+    # The advice works: paths are those of the recipe as it stood, and what was overridden is again.
+    assert call(*advised.split()[1:]).exit_code == 0
+    assert checksum(Path("runs/run-2/model/model.safetensors")) != weights
+    assert checksum(run / "model" / "model.safetensors") == weights
+    shown = call("show", run).stdout
+    assert "bottega evaluate runs/run-1" in shown
+    assert "--resume" not in shown
+
+
+def test_a_run_that_cannot_go_on(recipe: Path) -> None:
+    for event in bottega.train(Recipe.load(recipe, "optim.steps=3"), Path("run")):
+        if event.type == "stepped":
+            break
+    assert "bottega train --resume run" in call("show", "run").stdout
+    (recipe.parent / "rows.jsonl").unlink()
+    shown = call("show", "run").stdout.replace("\n", "")
+    assert "--resume" not in shown
+    assert f"{recipe.parent}/rows.jsonl is gone" in shown
+
+
+@pytest.mark.parametrize("command", [["train"], ["plan"], ["preview"], ["train", "--dry-run"]])
+def test_a_run_is_no_recipe(command: list[str], recipe: Path) -> None:
+    for event in bottega.train(Recipe.load(recipe, "optim.steps=3"), Path("run")):
+        if event.type == "started":
+            break
+    done = call(*command, "run")
+    assert done.exit_code == 2
+    assert "that is a run, not a recipe" in done.stderr
+    assert "bottega train --resume run" in done.stderr.replace("\n", " ")
+
+
+def test_a_run_that_held_no_rows_out_is_measured_on_others(recipe: Path) -> None:
+    assert call("train", recipe, "optim.steps=1", "data.validation=null").exit_code == 0
+    assert "bottega evaluate runs/run-1 --data FILE" in call("show", "runs/run-1").stdout
+
+
+def test_a_run_of_which_files_are_lost_or_damaged(recipe: Path) -> None:
+    """Nothing ends in a traceback or hides other runs, and what is advised works."""
+    assert call("train", recipe, "optim.steps=2").exit_code == 0
+    run = Path("runs/run-1")
+    whole = checksum(run / "model/model.safetensors")
+    for name, text in (("report.json", "[]"), ("recipe.yaml", "\ufffd"), ("place.json", "[]")):
+        copied = Path(shutil.copytree(run, f"runs/{name}"))
+        (copied / name).write_text(text)
+        assert call("show", copied).exit_code == 0
+    odd = Path(shutil.copytree(run, "runs/odd"))
+    (odd / "recipe.yaml").write_bytes(b"\xff\xfe\x00")
+    (odd / "events.jsonl").write_text('{}\nnull\n[1]\n{"type": "stepped"}\n' + (odd / "events.jsonl").read_text()[:-9])
+    assert call("show", odd).exit_code == 0
+    assert "bottega train runs/odd/recipe.yaml" in call("train", "--resume", odd).stderr.replace("\n", " ")
+    silent = Path(shutil.copytree(run, "runs/silent"))
+    (silent / "events.jsonl").unlink()
+    assert "done" not in call("train", "--resume", silent).stderr.replace("nothing is left to do", "")
+    (silent / "events.jsonl").mkdir()
+    assert {Path(found["run"]).name for found in json.loads(call("runs", "--json").stdout)} >= {"run-1", "odd"}
+    assert [found["run"] for found in json.loads(call("runs", run, "--json").stdout)] == [str(run)]
+    (odd / "resolved.json").unlink()
+    assert "a run without its resolved.json" in call("show", odd).stderr
+    (run / "model/model.safetensors").unlink()
+    shown = call("show", run).stdout.replace("\n", " ")
+    assert "its result is not whole, model/model.safetensors is missing" in shown
+    assert "rm -r runs/run-1/model; bottega train --resume runs/run-1" in shown
+    shutil.rmtree(run / "model")
+    assert call("train", "--resume", run).exit_code == 0
+    assert checksum(run / "model/model.safetensors") == whole

@@ -1,0 +1,210 @@
+"""Calls of tools are answers too: what carries loss is what the model would have to write, for any template."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_codec import byte_level
+
+from bottega.objectives.kto import Kto
+from bottega.objectives.sft import Sft
+from bottega.records import Chat, Message, Unpaired
+from bottega.tokenization.chat_template import TemplateRefused, turns
+from bottega.tokenization.codec import Codec
+
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome", "days": 2}}}
+OTHER = {"type": "function", "function": {"name": "time", "arguments": {}}}
+PARAMETERS = {"type": "object", "properties": {"city": {"type": "string", "description": "c"}}, "required": ["city"]}
+TOOL = {"type": "function", "function": {"name": "weather", "description": "the weather", "parameters": PARAMETERS}}
+
+
+def user(text: str) -> Message:
+    return Message("user", text)
+
+
+def said(text: str) -> Message:
+    return Message("assistant", text)
+
+
+def calls(*called: dict[str, Any]) -> Message:
+    return Message("assistant", "", more={"tool_calls": list(called)})
+
+
+def result(text: str) -> Message:
+    return Message("tool", text, more={"name": "weather", "tool_call_id": "abcdef123"})
+
+
+TALKS = {
+    "a call": Chat("c", (user("weather?"), calls(CALL)), (TOOL,)),
+    "a call and its answer": Chat("c", (user("weather?"), calls(CALL), result("sun"), said("Sunny.")), (TOOL,)),
+    "more after it": Chat(
+        "c", (user("weather?"), calls(CALL), result("sun"), said("Sunny."), user("thanks"), said("weather")), (TOOL,)
+    ),
+    "two calls": Chat("c", (user("weather?"), calls(OTHER, CALL), result("sun"), said("Sunny.")), (TOOL,)),
+    "two rounds": Chat(
+        "c",
+        (user("weather?"), calls(CALL), result("a"), said("A."), user("again"), calls(CALL), result("b"), said("B.")),
+        (TOOL,),
+    ),
+    "words alone": Chat("c", (user("hello"), said("one\nanswer"), user("and?"), said("another")), ()),
+}
+
+HERMES = """\
+{%- if tools %}{{- '<|im_start|>system\\n' + tools | tojson + '<|im_end|>\\n' }}{%- endif %}
+{%- set ns = namespace(asked=-1) %}
+{%- for m in messages %}{%- if m.role == 'user' %}{%- set ns.asked = loop.index0 %}{%- endif %}{%- endfor %}
+{%- for m in messages %}
+{{- '<|im_start|>' + m.role + '\\n' }}
+{%- if m.role == 'assistant' and loop.index0 > ns.asked %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}
+{{- m.content }}
+{%- for call in m.tool_calls or [] %}{{- '<tool_call>\\n' + call.function | tojson + '\\n</tool_call>' }}{%- endfor %}
+{{- '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
+
+HERMES_OPEN = HERMES.replace(
+    "'<|im_start|>assistant\\n' }}{%- endif %}", "'<|im_start|>assistant\\n<think>\\n' }}{%- endif %}"
+)
+"""Its prompt opens a thought that the template drops from earlier turns."""
+
+BRACKETS = """\
+{{- bos_token }}
+{%- for m in messages %}
+{%- if m.role == 'user' %}
+{%- if loop.last and tools %}{{- '[AVAILABLE_TOOLS]' + tools | tojson + '[/AVAILABLE_TOOLS]' }}{%- endif %}
+{{- '[INST]' + m.content + '[/INST]' }}
+{%- elif m.role == 'tool' %}{{- '[TOOL_RESULTS]' + m.content + '[/TOOL_RESULTS]' }}
+{%- elif m.tool_calls %}
+{%- if m.content %}{{- raise_exception('words or calls, not both') }}{%- endif %}
+{{- '[TOOL_CALLS][' }}
+{%- for call in m.tool_calls %}{{- call.function | tojson }}{%- if not loop.last %}, {% endif %}{%- endfor %}
+{{- ']' + eos_token }}
+{%- else %}{{- ' ' + m.content + eos_token }}{%- endif %}
+{%- endfor %}"""
+
+TWICE = """\
+{%- for m in messages %}
+{{- '<|start|>' + m.role }}
+{%- if m.tool_calls %}
+{%- for call in m.tool_calls %}
+{{- ' to=' + call.function.name + '<|message|>' + call.function.name + '(' + call.function.arguments + ')' }}
+{%- endfor %}
+{{- '<|call|>' }}
+{%- else %}{{- '<|message|>' + m.content + '<|end|>' }}{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|start|>assistant' }}{%- endif %}"""
+"""The name of a function stands twice, and its arguments are text."""
+
+DEAF = """\
+{%- for m in messages %}{{- '<|' + m.role + '|>' + m.content + '<|end|>' }}{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}"""
+
+SHUT_TWICE = HERMES.replace("{{- '<|im_end|>\\n' }}\n{%- endfor", "{{- '<|im_end|><|turn_end|>\\n' }}\n{%- endfor")
+"""Two tokens end a turn, and generation stops at the second."""
+
+OWN = {"hermes": HERMES, "hermes, open": HERMES_OPEN, "brackets": BRACKETS, "twice": TWICE, "shut twice": SHUT_TWICE}
+
+
+def codec_of(template: str) -> Codec:
+    marks = r"<\|?[A-Za-z_]+\|?>|\[/?[A-Z_]+\]|<｜[^｜]+｜>"
+    special = sorted(set(re.findall(marks, template)) - {"<think>", "</think>", "<s>", "</s>"})
+    tokenizer = byte_level(special=special, bos="<s>", eos="</s>", template=template)
+    return Codec(tokenizer, max_length=100_000, too_long="error")
+
+
+def learned(codec: Codec, chat: Chat) -> list[str]:
+    """The stretches of text that carry loss."""
+    row = codec.answer(chat)
+    carrying = np.zeros(len(row.tokens), bool)
+    carrying[row.at + 1] = True
+    edges = np.flatnonzero(np.diff(carrying, prepend=False, append=False)).reshape(-1, 2)
+    return [codec.tokenizer.decode(row.tokens[start:end]) for start, end in edges]
+
+
+def holds(codec: Codec, chat: Chat) -> None:
+    """The last answer is what follows the generation prompt, up to white space or an end of text.
+
+    Asked of every beginning of the conversation that ends in an answer, so that each answer is the last once.
+    """
+    whole = learned(codec, chat)
+    answers = [index for index, message in enumerate(chat.messages) if message.role == "assistant"]
+    assert len(whole) == len(answers)
+    for stretch, index in zip(whole, answers, strict=True):
+        until = replace(chat, messages=chat.messages[: index + 1])
+        text = codec.template.render(until)
+        last = learned(codec, until)[-1]
+        last = last if last in text else last.removesuffix("</s>")  # added where the template ends a turn by nothing
+        place = text.rindex(last)
+        assert not re.sub(r"</s>|<\|endoftext\|>", "", text[place + len(last) :]).strip()
+        before = chat.messages[:index]
+        prompt = codec.answers.opens and codec.template.rendered(turns(before), chat, generation=True)
+        if prompt and text.startswith(prompt):
+            assert place == len(prompt)
+        message = chat.messages[index]
+        wanted = [call["function"]["name"] for call in message.more.get("tool_calls", [])] or [message.content.strip()]
+        assert all(word in stretch and word in last for word in wanted)
+
+
+@pytest.mark.parametrize("talk", TALKS)
+@pytest.mark.parametrize("name", OWN)
+def test_calls_are_learned_from_the_prompt_to_the_end_of_the_turn(name: str, talk: str) -> None:
+    holds(codec_of(OWN[name]), TALKS[talk])
+
+
+def test_calls_in_full() -> None:
+    talk = TALKS["more after it"]
+    call = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome", "days": 2}}\n</tool_call><|im_end|>'
+    thought = "<think>\n\n</think>\n\n"
+    expected = [call, "Sunny.<|im_end|>", thought + "weather<|im_end|>"]
+    assert learned(codec_of(HERMES), talk) == expected
+    assert learned(codec_of(HERMES_OPEN), talk) == [call, "Sunny.<|im_end|>", "\n</think>\n\nweather<|im_end|>"]
+    bracketed = '[TOOL_CALLS][{"name": "weather", "arguments": {"city": "Rome", "days": 2}}]</s>'
+    assert learned(codec_of(BRACKETS), talk)[0] == bracketed
+    twice = ' to=weather<|message|>weather({"city": "Rome", "days": 2})<|call|>'
+    assert learned(codec_of(TWICE), talk)[0] == twice
+
+
+def test_every_token_that_ends_the_turn_is_learned() -> None:
+    for talk in TALKS.values():
+        assert all(stretch.endswith("<|im_end|><|turn_end|>") for stretch in learned(codec_of(SHUT_TWICE), talk))
+
+
+def test_calls_of_weight_0_are_only_read() -> None:
+    first, call, *rest = TALKS["more after it"].messages
+    chat = replace(TALKS["more after it"], messages=(first, replace(call, weight=0.0), *rest))
+    assert learned(codec_of(HERMES), chat) == learned(codec_of(HERMES), TALKS["more after it"])[1:]
+
+
+def test_a_template_that_knows_no_tools_is_refused() -> None:
+    with pytest.raises(TemplateRefused, match="does not show the tool calls of message 1"):
+        learned(codec_of(DEAF), TALKS["a call and its answer"])
+
+
+FOLDER = Path(os.environ.get("BOTTEGA_TEMPLATES", "/nonexistent"))
+STOCK = sorted(path.stem for path in FOLDER.glob("*.jinja") if "_training" not in path.stem)
+
+
+@pytest.mark.parametrize("name", STOCK or [pytest.param("none", marks=pytest.mark.skip("no BOTTEGA_TEMPLATES"))])
+@pytest.mark.parametrize("talk", TALKS)
+def test_stock_templates(name: str, talk: str) -> None:
+    """Point BOTTEGA_TEMPLATES at a folder of models' own `*.jinja` to hold them to the same rule."""
+    codec = codec_of((FOLDER / f"{name}.jinja").read_text(encoding="utf-8"))
+    try:
+        learned(codec, TALKS[talk])
+    except TemplateRefused as refused:
+        pytest.skip(refused.what)
+    holds(codec, TALKS[talk])
+
+
+def test_tools_stand_before_an_answer_that_is_judged() -> None:
+    codec = codec_of(HERMES)
+    ((row,),) = Kto().rows(Unpaired("u", (user("weather?"),), "Sunny.", True, (TOOL,)), codec)
+    assert '"name": "weather"' in codec.tokenizer.decode(row.tokens)
+    ((row,),) = Sft().rows(Unpaired("u", (user("weather?"),), "Sunny.", True, (TOOL,)), codec)
+    assert '"name": "weather"' in codec.tokenizer.decode(row.tokens)

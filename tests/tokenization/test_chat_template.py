@@ -1,0 +1,194 @@
+"""What rows give their chat template beside messages and tools; and what is told of what it never asks for."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_codec import byte_level
+from test_spellings import BOT, SYSTEM, TOOL, USER, learned, refused
+from test_template_families import codec_of, said, user, weighed
+
+import bottega
+from bottega import objectives
+from bottega.auditing.encode import encoder
+from bottega.errors import DataError
+from bottega.recipe.schema import Recipe
+from bottega.records import Chat, Message, Posed, Preference, Unpaired
+from bottega.runs.store import stored_place
+from bottega.tokenization.codec import Codec
+from bottega.training.dataset import prepare
+from bottega.training.preview import pieces
+from making import make_model, write_jsonl
+
+QUIET = {"enable_thinking": False}
+WORSE = {"role": "assistant", "content": "b"}
+TURNS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
+PLAIN = TURNS + "{% if add_generation_prompt %}<assistant>{% endif %}"
+DATED = "{{ strftime_now('%d %B %Y') }}" + PLAIN
+
+
+def shown(codec: Codec, kind: str, fields: dict[str, Any], **more: Any) -> list[tuple[str, str]]:
+    """Of each row of a record (all of it, what carries loss)."""
+    objective = objectives.made({"kind": kind, **more})
+    ((rows),) = objective.rows(learned(fields, kind), codec)
+    found = [pieces(row, codec.tokenizer) for row in rows]
+    return [("".join(p.text for p in one), "".join(p.text for p in one if p.weight)) for one in found]
+
+
+def test_values_for_the_template_reach_it_in_every_objective() -> None:
+    codec = codec_of("qwen3")
+    told: dict[str, Any]
+    for told, thought in (({}, ""), ({"chat_template_kwargs": QUIET}, "<think>\n\n</think>\n\n")):
+        talk = shown(codec, "sft", {"messages": [USER, BOT], **told})
+        assert [learned_ for _, learned_ in talk] == [("" if thought else "<think>\n\n</think>\n\n") + "a<|im_end|>"]
+        pair = {"prompt": [USER], "chosen": [BOT], "rejected": [WORSE], **told}
+        assert shown(codec, "dpo", pair)[1][1].startswith("b" if thought else "<think>")
+        assert shown(codec, "kto", {"prompt": [USER], "completion": [BOT], "label": True, **told})[0] == talk[0]
+        posed = shown(codec, "grpo", {"prompt": [USER], "answer": "a", **told}, rewards="exact")
+        assert posed[0][0].endswith(f"<|im_start|>assistant\n{thought}")
+
+
+def test_values_for_the_template_are_checked() -> None:
+    row = {"messages": [USER, BOT]}
+    assert learned({**row, "chat_template_kwargs": '{"day": 3, "night": null}'}, "sft").variables == {"day": 3}
+    for wrong in ("x", [1], {"messages": []}, {"tools": []}, {"a b": 1}, {"a": "\ud800"}):
+        error = refused({**row, "chat_template_kwargs": wrong}, Chat)
+        assert str(error.where).startswith("file line 1, field chat_template_kwargs")
+
+
+def test_rows_that_differ_in_what_their_template_is_given_are_not_the_same() -> None:
+    from bottega.auditing.entries import entry
+
+    chats = [learned({"messages": [USER, BOT], "chat_template_kwargs": given}, "sft") for given in ({}, QUIET)]
+    assert entry(0, chats[0]).rest != entry(1, chats[1]).rest
+
+
+@pytest.mark.parametrize("stamp", [date(2024, 1, 1), b"x"])
+def test_what_a_table_holds_beside_a_message_need_be_no_json(stamp: object) -> None:
+    codec = codec_of("qwen3")
+    plain, stamped = (
+        shown(codec, "sft", {"messages": [{**USER, **more}, {**BOT, **more}]}) for more in ({}, {"sent": stamp})
+    )
+    assert plain == stamped
+
+
+# What is never asked for
+
+
+@pytest.mark.parametrize(
+    ("record", "names"),
+    [
+        (Chat("a", (user("q"), said("a", thinking="hm", mood="good"))), {"thinking": 1, "mood": 1}),
+        (Chat("a", (user("q"), said("a")), (TOOL,)), {"tools": 1}),
+        (Chat("a", (user("q"), said("a")), (), QUIET), {"enable_thinking": 1}),
+        (Preference("a", (user("q"),), (said("a", mood="x"),), (said("b"),)), {"mood": 1}),
+        (Unpaired("a", (user("q"),), (said("a"),), True, (TOOL,)), {"tools": 1}),
+        (Posed("a", (Message("user", "q", more={"mood": "x"}),), "a", (TOOL,)), {"mood": 1, "tools": 1}),
+        (Chat("a", (user("q"), said("a"))), {}),
+    ],
+)
+def test_what_a_template_never_asks_for_is_noted(record: Any, names: dict[str, int]) -> None:
+    tokenizer = byte_level(eos="</s>", template=PLAIN)
+    codec = Codec(tokenizer, max_length=1000, too_long="error")
+    if isinstance(record, Preference):
+        codec.pair(record)
+    elif isinstance(record, Unpaired):
+        codec.continued(record.where, record.prompt, record.completion, record.tools)
+    elif isinstance(record, Posed):
+        codec.posed(record, 4)
+    else:
+        codec.answer(record)
+    assert dict(codec.template.unread) == names
+    notes = [message for _, message in codec.notes()]
+    assert len(notes) == bool(names)
+    for name, count in names.items():
+        assert f"{name} ({count})" in notes[0]
+        assert "never asks for" in notes[0]
+
+
+def test_what_a_template_shows_with_the_whole_message_is_not_noted() -> None:
+    template = PLAIN.replace("{{ m.content }}", "{{ m | tojson }}")
+    codec = Codec(byte_level(eos="</s>", template=template), max_length=1000, too_long="error")
+    codec.answer(Chat("a", (user("q"), said("a", mood="good"))))
+    assert codec.notes() == []
+
+
+def test_a_prompt_that_opens_reasoning_which_answers_lack_is_noted() -> None:
+    # The template cuts reasoning off what was said, and asks for an answer with the beginning of some.
+    template = PLAIN.replace("{{ m.content }}", "{{ m.content.split('</think>')[-1] }}").replace(
+        "<assistant>{% endif %}", "<assistant><think>\n{% endif %}"
+    )
+    codec = Codec(byte_level(special=["<think>"], eos="</s>", template=template), max_length=1000, too_long="error")
+    _, found = weighed(codec, Chat("a", (user("q"), said("<think>\nhm\n</think>a"))))
+    assert found == [("a</s>", 1.0)]
+    assert [message for _, message in codec.notes()] == [
+        "the chat template asks for an answer with '<think>', which 1 answers in the rows lack: "
+        "they are learned without it, and will be asked for with it"
+    ]
+    kept = template.replace(".split('</think>')[-1]", "")
+    codec = Codec(byte_level(special=["<think>"], eos="</s>", template=kept), max_length=1000, too_long="error")
+    assert weighed(codec, Chat("a", (user("q"), said("<think>\nhm</think>a"))))[1] == [("hm</think>a</s>", 1.0)]
+    assert codec.notes() == []
+
+
+def test_a_prompt_that_counts_the_turns_ends_where_the_words_begin() -> None:
+    head = "[{{ loop.index }} of {{ messages | length }}] {{ m.role }}: "
+    last = "[{{ messages | length + 1 }} of {{ messages | length + 1 }}] assistant: "
+    template = "{% for m in messages %}" + head + "{{ m.content }}</s>{% endfor %}"
+    template += "{% if add_generation_prompt %}" + last + "{% endif %}"
+    codec = Codec(byte_level(eos="</s>", merges=False, template=template), max_length=1000, too_long="error")
+    text, found = weighed(codec, Chat("a", (user("q"), said("a"), user("r"), said("b"))))
+    assert text.startswith("[1 of 4] user: q</s>[2 of 4] assistant: a</s>")
+    assert found == [("a</s>", 1.0), ("b</s>", 1.0)]
+    assert codec.notes() == []
+
+
+def test_a_flag_that_would_have_a_question_learned_is_told() -> None:
+    codec = Codec(byte_level(eos="</s>", template=PLAIN), max_length=1000, too_long="error")
+    flagged = {"messages": [{**USER, "train": True}, {**BOT, "train": True}]}
+    codec.answer(learned(flagged, "sft"))
+    assert "train (1)" in codec.notes()[0][1]
+    codec = Codec(byte_level(eos="</s>", template=PLAIN), max_length=1000, too_long="error")
+    codec.answer(learned({"messages": [{**USER, "train": False, "weight": 0}, {**BOT, "weight": 1}]}, "sft"))
+    assert codec.notes() == []
+
+
+# The day
+
+
+def test_the_day_of_a_run_is_one_of_its_choices(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model", "llama", template=DATED, max_position_embeddings=256)
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"messages": [USER, BOT]}, {"messages": [SYSTEM, USER, WORSE]}])
+    recipe = Recipe.parse(
+        {
+            "model": {"base": str(model), "dtype": "float32"},
+            "data": {"train": str(rows)},
+            "objective": {"kind": "sft"},
+            "optim": {"steps": 1, "examples": 2},
+        }
+    )
+    list(bottega.train(recipe, tmp_path / "run"))
+    choices = (stored_place(tmp_path / "run") or {})["choices"]
+    assert choices["day"] == date.today().isoformat()
+    codec = prepare(recipe, choices | {"day": "2024-02-29"}).codec
+    assert weighed(codec, Chat("a", (user("q"), said("a"))))[0].startswith("29 February 2024<user>")
+
+
+# As an audit encodes
+
+
+def test_an_audit_counts_the_tools_of_a_row_without_a_pair(tmp_path: Path) -> None:
+    template = "{{ tools | tojson if tools else '' }}" + PLAIN
+    codec, rows = encoder(str(make_model(tmp_path / "model", "llama", template=template)), None)
+    with_tools, without = (rows(Unpaired("a", (user("q"),), "a", True, tools))[0][0] for tools in ((TOOL,), ()))
+    assert len(with_tools.tokens) > len(without.tokens) + 10
+    assert codec.tokenizer.decode(with_tools.tokens).startswith('[{"type": "function"')
+
+
+def test_a_template_that_fails_on_a_value_names_the_row() -> None:
+    codec = Codec(byte_level(eos="</s>", template="{{ 1 // n }}" + PLAIN), max_length=1000, too_long="error")
+    with pytest.raises(DataError, match="refuses this conversation"):
+        codec.answer(Chat("rows line 3", (user("q"), said("a")), (), {"n": 0}))

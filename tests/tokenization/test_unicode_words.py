@@ -1,0 +1,68 @@
+"""What a word is in twenty languages, and that the quick way says the same as the thorough one."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+
+from bottega.tokenization import unicode_words
+from bottega.tokenization.unicode_words import counted, folded, places, terms, words
+
+SENTENCES = {
+    "Italian": ("Perché non è più qui la città?", ["Perché", "non", "è", "più", "qui", "la", "città"]),
+    "German": ("Die Straße heißt „Süd“.", ["Die", "Straße", "heißt", "Süd"]),
+    "Russian": ("Где моя посылка?", ["Где", "моя", "посылка"]),
+    "Greek": ("Πού είναι το δέμα;", ["Πού", "είναι", "το", "δέμα"]),
+    "Hindi": ("दिल्ली में हूँ।", ["दिल्ली", "में", "हूँ"]),
+    "Tamil": ("தமிழ் மொழி", ["தமிழ்", "மொழி"]),
+    "Arabic": ("السَّلَامُ عَلَيْكُمْ،", ["السَّلَامُ", "عَلَيْكُمْ"]),
+    "Persian": ("می‌خواهم بروم", ["می‌خواهم", "بروم"]),
+    "Hebrew": ("שָׁלוֹם עולם", ["שָׁלוֹם", "עולם"]),
+    "Korean": ("제 소포는 어디에 있나요?", ["제", "소포는", "어디에", "있나요"]),
+    "Chinese": ("我的包裹在哪里？", ["我", "的", "包", "裹", "在", "哪", "里"]),
+    "Japanese": ("コーヒーを2杯", ["コ", "ー", "ヒ", "ー", "を", "2", "杯"]),
+    "Thai": ("น้ำแข็ง", ["น้", "ำ", "แ", "ข็", "ง"]),
+    "Khmer": ("ភាសា", ["ភា", "សា"]),
+    "Burmese": ("မြန်မာ", ["မြ", "န်", "မာ"]),
+    "Lao": ("ລາວ", ["ລ", "າ", "ວ"]),
+}
+
+
+@pytest.mark.parametrize("language", SENTENCES)
+def test_words_keep_their_marks_and_lose_only_signs(language: str) -> None:
+    text, wanted = SENTENCES[language]
+    assert words(text) == wanted
+    decomposed = unicodedata.normalize("NFD", text)
+    assert [unicode_words.composed(word) for word in words(decomposed)] == [
+        unicode_words.composed(word) for word in wanted
+    ]
+    everything = [text[start:stop] for start, stop in places(text, signs=True)]
+    assert "".join(everything) == "".join(text.split()), "every sign stands in one place"
+
+
+def test_the_quick_way_is_the_thorough_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["Don't 3.14 (a_b) – naïve “x” Привет! ½ €5", *(text for text, _ in SENTENCES.values()), "", " \t\n"]
+    quick = [(places(text), places(text, signs=True)) for text in texts]
+    monkeypatch.setattr(unicode_words, "PLAIN", unicode_words.re.compile(r"(?!)"))
+    assert quick == [(places(text), places(text, signs=True)) for text in texts]
+
+
+def test_words_are_counted_in_any_script() -> None:
+    assert counted("two words") == 2
+    assert counted("我的包裹在哪里") == 7
+    assert counted("กรุงเทพ") == 6
+    assert counted("제 소포") == 2
+    assert counted("") == 0
+
+
+def test_what_is_looked_up() -> None:
+    assert terms("No, in as 5 a") == ["no", "in", "as", "5", "a"]
+    assert terms("佐藤は a 猫") == ["佐藤", "藤は", "a", "猫"]
+    assert terms("İstanbul IŞIK") == terms("istanbul ışık")
+    assert terms("ＡＢ１ STRASSE") == terms("ab1 straße")
+    assert terms("cafe\u0301") == terms("café") != terms("cafe")
+    assert terms("السَّلَامُ") == terms("السلام")
+    assert terms("שָׁלוֹם") == terms("שלום")
+    assert terms("👍 ?") == []
+    assert folded("ΟΔΟΣ") == folded("οδος")
