@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from test_codec import byte_level
-from test_spellings import BOT, SYSTEM, TOOL, USER, learned, refused
+from test_prompt_formats import BOT, SYSTEM, TOOL, USER, learned, refused
 from test_template_families import codec_of, said, user, weighed
 
 import bottega
