@@ -14,7 +14,7 @@ import pytest
 import bottega
 from bottega.data import open_files
 from bottega.errors import DataError, RecipeError
-from bottega.evaluation.user_metric import scorer
+from bottega.evaluation.user_metric import load_user_metric
 from bottega.plugins import naming
 from bottega.recipe.schema import Recipe
 from making import placed
@@ -97,12 +97,12 @@ def test_own_code_that_ends_the_program(tmp_path: Path) -> None:
     path = tmp_path / "score.py"
     path.write_text("import sys\n\n\ndef score(written, right):\n    sys.exit(0)\n")
     with pytest.raises(RecipeError, match="it ends the program") as caught:
-        scorer(str(path)).sums("a", ["b"])
+        load_user_metric(str(path)).sums("a", ["b"])
     assert caught.value.where == f"{path} line 5"
     path.write_text("import sys\n\nraise SystemExit\n")
     os.utime(path, (1, 1))
     with pytest.raises(RecipeError, match="it ends the program") as caught:
-        scorer(str(path))
+        load_user_metric(str(path))
     assert caught.value.where == f"{path} line 3"
 
 
@@ -114,7 +114,7 @@ def test_a_program_that_ends_elsewhere_ends(tmp_path: Path) -> None:
 def test_what_own_code_prints_is_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "score.py"
     path.write_text("print('loaded')\n\n\ndef score(written, right):\n    print('asked')\n    return 1\n")
-    assert scorer(str(path)).sums("a", ["b"]) == (1.0, 1.0)
+    assert load_user_metric(str(path)).sums("a", ["b"]) == (1.0, 1.0)
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err == "loaded\nasked\n"

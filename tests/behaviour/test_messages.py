@@ -16,8 +16,8 @@ from bottega.cli.run_view import drawn
 from bottega.cli.views import _finding, show_audit, show_evaluation
 from bottega.errors import RecipeError
 from bottega.evaluation.estimates import Estimate
-from bottega.evaluation.evaluate import Contender, Evaluation
-from bottega.evaluation.verdict import judge
+from bottega.evaluation.evaluate import Comparison, Evaluation
+from bottega.evaluation.verdict import decide_verdict
 from bottega.hardware import doctor
 from bottega.recipe.schema import Recipe
 from bottega.suggestions import listed, nearest
@@ -122,9 +122,9 @@ def test_a_file_to_begin_from_that_is_missing_is_called_so(tmp_path: Path) -> No
 def test_no_line_is_wider_than_the_terminal_and_no_number_is_broken(width: int) -> None:
     one = Estimate("macro-F1", 120, 0.708, 0.083, (0.493, 0.722), True)
     name = "always balance_not_updated_after_bank_transfer, the commonest label"
-    verdict = judge([one], metric=None, margin=0, base=name)
+    verdict = decide_verdict([one], metric=None, margin=0, base=name)
     found = Evaluation(
-        "runs/bank", name, 120, 120, {}, 0, [one], verdict, [Contender(name, [one]), Contender("b", [one])]
+        "runs/bank", name, 120, 120, {}, 0, [one], verdict, [Comparison(name, [one]), Comparison("b", [one])]
     )
     console = Console(width=width, file=StringIO(), highlight=False)
     show_evaluation(found, console)

@@ -19,14 +19,14 @@ from bottega.cli.commands import app
 from bottega.data.reader import Reader
 from bottega.errors import RunError
 from bottega.evaluation import openai_client
-from bottega.evaluation.baselines import Rival, rival
-from bottega.evaluation.context import Case
-from bottega.evaluation.evaluate import Contender, Evaluation, evaluate
-from bottega.evaluation.exam import _tell_chance
+from bottega.evaluation.baselines import Baseline, parse_baseline
+from bottega.evaluation.context import EvaluationContext
+from bottega.evaluation.evaluate import Comparison, Evaluation, evaluate
+from bottega.evaluation.exam import _note_random_context
 from bottega.evaluation.openai_client import Endpoint
-from bottega.evaluation.passages import cut
-from bottega.evaluation.prompting import Shot, begun, fitted, informed, shown
-from bottega.evaluation.retrieval import Vectors, Words
+from bottega.evaluation.passages import split_passages
+from bottega.evaluation.prompting import Shot, fit_prompt, leading_label, with_passages, with_shots
+from bottega.evaluation.retrieval import Bm25Retriever, DenseRetriever
 from bottega.recipe.schema import Recipe
 from bottega.records import Message
 from making import WORDS, make_model, write_jsonl
@@ -62,7 +62,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return build
 
 
-def beside(found: Evaluation, name: str) -> Contender:
+def beside(found: Evaluation, name: str) -> Comparison:
     return next(one for one in found.contenders if name in one.name)
 
 
@@ -70,53 +70,61 @@ def beside(found: Evaluation, name: str) -> Contender:
 
 
 def test_a_rival_as_one_writes_it(tmp_path: Path, trained: Callable[..., Path]) -> None:
-    assert rival("few-shot").way == "few-shot"
-    assert (rival("dense=some/encoder").way, rival("dense=some/encoder").model) == ("dense", "some/encoder")
-    assert rival("http://localhost:1/v1#small").model == "small"
+    assert parse_baseline("few-shot").way == "few-shot"
+    assert (parse_baseline("dense=some/encoder").way, parse_baseline("dense=some/encoder").model) == (
+        "dense",
+        "some/encoder",
+    )
+    assert parse_baseline("http://localhost:1/v1#small").model == "small"
     run = trained("sft", SAID)
-    assert rival(str(run)).way == "run"
-    assert rival(str(make_model(tmp_path / "m"))).way == "zero-shot"
+    assert parse_baseline(str(run)).way == "run"
+    assert parse_baseline(str(make_model(tmp_path / "m"))).way == "zero-shot"
     with pytest.raises(RunError, match="nothing to compare with") as caught:
-        rival("fewshot")
+        parse_baseline("fewshot")
     assert "few-shot" in str(caught.value.fix)
     with pytest.raises(RunError, match="no server's model"):
-        rival("http://localhost:1/v1")
+        parse_baseline("http://localhost:1/v1")
 
 
 def test_the_likest_example_stands_nearest_to_the_question() -> None:
     shots = [Shot("nearest?", " one"), Shot("far?", " two")]
-    assert shown("asked?", shots) == "far? two\n\nnearest? one\n\nasked?"
+    assert with_shots("asked?", shots) == "far? two\n\nnearest? one\n\nasked?"
     system, asked = Message("system", "be brief"), Message("user", "asked?")
     turns = [Shot((system, Message("user", "near")), "one"), Shot((system, Message("user", "far")), "two")]
-    found = shown((system, asked), turns)
+    found = with_shots((system, asked), turns)
     assert [(one.role, one.content) for one in found if isinstance(one, Message)] == [
         ("system", "be brief"), ("user", "far"), ("assistant", "two"), ("user", "near"), ("assistant", "one"),
         ("user", "asked?"),
     ]  # fmt: skip
-    assert informed("asked?", ["near", "far"]) == "far\n\nnear\n\nasked?"
-    assert informed((system, asked), ["near"])[-1].content == "near\n\nasked?"
+    assert with_passages("asked?", ["near", "far"]) == "far\n\nnear\n\nasked?"
+    assert with_passages((system, asked), ["near"])[-1].content == "near\n\nasked?"
 
 
 def test_fewer_are_shown_where_there_is_no_room(tmp_path: Path) -> None:
     codec = bottega.load(make_model(tmp_path / "m")).codec
     things = [f"passage {number} " * 5 for number in range(5)]
     for room in (40, 80, 10_000):
-        found = fitted(codec, "asked?", informed, things, room)
+        found = fit_prompt(codec, "asked?", with_passages, things, room)
         assert len(codec.prefix(found)) <= room
         shown_ = sum(thing in found for thing in things)
-        assert shown_ == 5 or len(codec.prefix(informed("asked?", things[: shown_ + 1]))) > room
+        assert shown_ == 5 or len(codec.prefix(with_passages("asked?", things[: shown_ + 1]))) > room
 
 
 def test_a_label_is_the_longest_that_a_text_begins_with() -> None:
     labels = ["card", "card lost", " other"]
-    assert [begun(text, labels) for text in (" Card lost, I fear", "cards", "Other.", "a card")] == [1, 0, 2, -1]
+    assert [leading_label(text, labels) for text in (" Card lost, I fear", "cards", "Other.", "a card")] == [
+        1,
+        0,
+        2,
+        -1,
+    ]
 
 
 def test_a_label_does_not_begin_another() -> None:
     labels = ["1", "10", "C", "C++", " 正"]
     told = ["1", "10", "100", "1.5", "1. so", "C", "c++", "C#", "正。", "C++ is"]
-    assert [begun(text, labels) for text in told] == [0, 1, -1, -1, 0, 2, 3, -1, 4, 3]
-    assert begun("cafe\u0301", ["café"]) == 0
+    assert [leading_label(text, labels) for text in told] == [0, 1, -1, -1, 0, 2, 3, -1, 4, 3]
+    assert leading_label("cafe\u0301", ["café"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -134,7 +142,7 @@ def test_a_label_does_not_begin_another() -> None:
     ],
 )
 def test_words_are_found_in_every_script(asked: str, known: list[str]) -> None:
-    numbers, nearness = Words(known).nearest([asked], 3)
+    numbers, nearness = Bm25Retriever(known).nearest([asked], 3)
     assert numbers[0, 0] == 1
     assert sorted(numbers[0].tolist()) == [0, 1, 2], "nothing is shown twice"
     assert nearness[0, 0] > nearness[0, 1]
@@ -142,37 +150,37 @@ def test_words_are_found_in_every_script(asked: str, known: list[str]) -> None:
 
 
 def test_what_nothing_is_near_to_gets_other_rows_than_the_first() -> None:
-    index = Words([f"word{number}" for number in range(50)])
+    index = Bm25Retriever([f"word{number}" for number in range(50)])
     asked = ["unknown", "another", "?", "", "third"]
     numbers, nearness = index.nearest(asked, 5)
     assert not nearness.any()
     assert all(len(set(row)) == 5 for row in numbers.tolist())
     assert len({tuple(row) for row in numbers.tolist()}) == len(asked)
     assert (numbers == index.nearest(asked, 5)[0]).all(), "the same every time"
-    assert Words(["", "?"]).nearest(["x"], 9)[0].shape == (1, 2)
-    assert Words([]).nearest(["x"], 3)[0].shape == (1, 0)
+    assert Bm25Retriever(["", "?"]).nearest(["x"], 9)[0].shape == (1, 2)
+    assert Bm25Retriever([]).nearest(["x"], 3)[0].shape == (1, 0)
 
 
 def test_what_is_shown_by_chance_is_told() -> None:
     told = list[tuple[str, str]]()
-    case = cast(Case, SimpleNamespace(note=lambda name, why: told.append((name, why))))
-    _, nearness = Words(["one two", "two three", "four"]).nearest(["two", "five", "one two four"], 3)
-    _tell_chance(case, Rival("few-shot", None, "few-shot"), nearness, "training rows")
+    case = cast(EvaluationContext, SimpleNamespace(note=lambda name, why: told.append((name, why))))
+    _, nearness = Bm25Retriever(["one two", "two three", "four"]).nearest(["two", "five", "one two four"], 3)
+    _note_random_context(case, Baseline("few-shot", None, "few-shot"), nearness, "training rows")
     why = "2 of 3 questions share a word with fewer than 3 training rows; the others shown to it are drawn at random"
     assert told == [("few-shot", why)]
-    _tell_chance(case, Rival("few-shot", None, "few-shot"), nearness[2:], "training rows")
+    _note_random_context(case, Baseline("few-shot", None, "few-shot"), nearness[2:], "training rows")
     assert len(told) == 1
 
 
 def test_words_and_vectors_find_what_is_near(tmp_path: Path) -> None:
     texts = ["the cat sat on the mat", "a dog ran under the tree", "one two three"]
-    index = Words(texts)
+    index = Bm25Retriever(texts)
     numbers, nearness = index.nearest(["where is the dog", "three!", "nothing known xyz"], 2)
     assert numbers[:2, 0].tolist() == [1, 2]
     assert nearness[2].tolist() == [0, 0]
     embedder = bottega.load_embedder(make_model(tmp_path / "m", "bert"))
     vectors = embedder.embed(texts)
-    numbers, nearness = Vectors(texts, embedder).nearest(["dog", texts[2]], 3)
+    numbers, nearness = DenseRetriever(texts, embedder).nearest(["dog", texts[2]], 3)
     want = np.argsort(-(embedder.embed(["dog", texts[2]]) @ vectors.T), axis=1)
     assert numbers.tolist() == want.tolist()
     assert nearness[1, 0] == pytest.approx(1, abs=1e-5)
@@ -180,10 +188,10 @@ def test_words_and_vectors_find_what_is_near(tmp_path: Path) -> None:
 
 def test_passages_are_whole_paragraphs() -> None:
     text = "\n\n".join(["short one", "short two", "word " * 300, "last"])
-    found = list(cut(text))
+    found = list(split_passages(text))
     assert found[0] == "short one\nshort two"
     assert [len(one.split()) for one in found[1:]] == [120, 120, 60, 1]
-    chinese = list(cut("甲" * 500 + "。" + "乙" * 20))
+    chinese = list(split_passages("甲" * 500 + "。" + "乙" * 20))
     assert "".join(chinese) == "甲" * 500 + "。" + "乙" * 20
     assert [len(one) for one in chinese] == [120, 120, 120, 120, 41]
 
@@ -213,7 +221,9 @@ def by_hand(run: Path, found: Evaluation, *, shots: int) -> float:
     base = bottega.load(str(recipe.model.base), dtype="float32")
     known = [one for record in Reader(recipe).training() if (one := recipe.objective.asked(record))]
     asked = [one for record in found.records if (one := recipe.objective.asked(record))]
-    numbers, _ = Words([prompt[-1].content for prompt, _ in known]).nearest([p[-1].content for p, _ in asked], shots)
+    numbers, _ = Bm25Retriever([prompt[-1].content for prompt, _ in known]).nearest(
+        [p[-1].content for p, _ in asked], shots
+    )
     nll = tokens = 0.0
     for (prompt, answer), near in zip(asked, numbers.tolist(), strict=True):
         turns = [turn for number in near[::-1] for turn in (*known[number][0], Message("assistant", known[number][1]))]

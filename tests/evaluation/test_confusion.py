@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bottega.evaluation.confusion import Named
+from bottega.evaluation.confusion import ClassPredictions
 
 RIGHT, SAID = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 2, 0])
 
 
 def test_pairs_are_counted() -> None:
-    named = Named(["a", "b", "c"], RIGHT, SAID)
+    named = ClassPredictions(["a", "b", "c"], RIGHT, SAID)
     assert named.matrix().tolist() == [[1, 2, 0], [0, 1, 1], [1, 0, 0]]
     assert named.confusions() == [("a", "b", 2), ("b", "c", 1), ("c", "a", 1)]
     assert named.confusions(1) == [("a", "b", 2)]
@@ -20,14 +20,14 @@ def test_pairs_are_counted() -> None:
 
 
 def test_of_many_labels_no_matrix_is_written() -> None:
-    many = Named([str(number) for number in range(40)], RIGHT, SAID)
+    many = ClassPredictions([str(number) for number in range(40)], RIGHT, SAID)
     assert "matrix" not in many.document()
     assert many.document()["confusions"] == [["0", "1", 2], ["1", "2", 1], ["2", "0", 1]]
 
 
 def test_chances_are_held_against_what_came_true() -> None:
     chance = np.array([0.95, 0.91, 0.55, 0.52, 1.0, 0.3])
-    named = Named(["a", "b", "c"], RIGHT, SAID, chance)
+    named = ClassPredictions(["a", "b", "c"], RIGHT, SAID, chance)
     bins = named.calibration()
     assert [one.rows for one in bins] == [1, 2, 3]
     assert bins[1] == pytest.approx((0.535, 0.5, 2))
@@ -40,5 +40,5 @@ def test_a_model_that_knows_how_sure_it_is() -> None:
     draw = np.random.default_rng(0)
     chance = draw.uniform(0.5, 1, 20_000)
     hit = draw.random(20_000) < chance
-    named = Named(["a", "b"], np.zeros(20_000, np.int64), np.where(hit, 0, 1), chance)
+    named = ClassPredictions(["a", "b"], np.zeros(20_000, np.int64), np.where(hit, 0, 1), chance)
     assert named.calibration_error() == pytest.approx(0, abs=0.01)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import bottega
 from bottega.cli.commands import app
 from bottega.errors import DataError, RunError
-from bottega.evaluation.context import drawn
+from bottega.evaluation.context import sample_records
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.evaluate import Evaluation, evaluate
 from bottega.recipe.schema import Recipe
@@ -163,7 +163,7 @@ def test_as_many_rows_are_measured_as_asked_for_where_some_make_no_example(
     evaluation = evaluate(run, str(tmp_path / "mixed.jsonl"), rows=50)
     assert (evaluation.rows, sum(evaluation.dropped.values())) == (20, 40)
     # However many are asked for, no more than so many stand by.
-    monkeypatch.setattr("bottega.evaluation.evaluate.MOST_SPARES", 10)
+    monkeypatch.setattr("bottega.evaluation.evaluate.MAX_SPARES", 10)
     evaluation = evaluate(run, str(tmp_path / "mixed.jsonl"), rows=15)
     assert (evaluation.rows + sum(evaluation.dropped.values()), evaluation.of) == (25, 60)
 
@@ -172,10 +172,10 @@ def test_what_is_drawn_is_as_likely_as_any_other() -> None:
     records = [Text(f"row {number}", "x") for number in range(20)]
     counts = Counter[str]()
     for seed in range(400):
-        kept, spares, count = drawn(records, 5, seed, 5)
+        kept, spares, count = sample_records(records, 5, seed, 5)
         assert (len({one.where for one in (*kept, *spares)}), count) == (10, 20)
         counts.update(one.where for one in spares)
-        assert drawn(records, 5, seed)[0] == kept
+        assert sample_records(records, 5, seed)[0] == kept
     assert all(60 < counts[one.where] < 140 for one in records)
 
 

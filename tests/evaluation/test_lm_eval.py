@@ -12,7 +12,7 @@ import pytest
 import bottega
 from bottega.errors import RunError
 from bottega.evaluation.evaluate import evaluate
-from bottega.evaluation.lm_eval import _settings, harness, harness_model
+from bottega.evaluation.lm_eval import _sampling, harness_model, run_lm_eval
 from bottega.recipe.schema import Recipe
 from bottega.sampling import Sampling
 from making import WORDS, make_model, write_jsonl
@@ -75,7 +75,7 @@ def test_a_run_sits_a_task_beside_its_base(tmp_path: Path) -> None:
     }
     list(bottega.train(Recipe.parse(document), tmp_path / "run"))
     given = task(tmp_path)
-    scores = harness(bottega.load(tmp_path / "run"), [given], rows=10)
+    scores = run_lm_eval(bottega.load(tmp_path / "run"), [given], rows=10)
     assert [one.metric for one in scores] == ["little: acc"]
     found = evaluate(tmp_path / "run", against=[], lm_eval=[given], rows=12)
     one = next(one for one in found.estimates if one.metric == "little: acc")
@@ -86,16 +86,16 @@ def test_a_run_sits_a_task_beside_its_base(tmp_path: Path) -> None:
 
 
 def test_settings_of_a_task() -> None:
-    found = _settings({"until": "\n", "max_gen_toks": 999, "do_sample": False, "temperature": 1.0}, 100)
+    found = _sampling({"until": "\n", "max_gen_toks": 999, "do_sample": False, "temperature": 1.0}, 100)
     assert (found.stop, found.tokens, found.temperature) == (("\n",), 50, 0.0)
-    assert _settings({"do_sample": True, "temperature": 0.7}, 1000).temperature == 0.7
-    assert _settings({"until": ["\n"]}, 100, ("<|end|>",)).stop == ("\n", "<|end|>")
+    assert _sampling({"do_sample": True, "temperature": 0.7}, 1000).temperature == 0.7
+    assert _sampling({"until": ["\n"]}, 100, ("<|end|>",)).stop == ("\n", "<|end|>")
 
 
 def test_an_end_of_turn_that_is_text_ends_answers_to_conversations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bottega.evaluation.lm_eval._package", lambda name: SimpleNamespace(TemplateLM=object))
+    monkeypatch.setattr("bottega.evaluation.lm_eval._import_package", lambda name: SimpleNamespace(TemplateLM=object))
     template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<over>{% endfor %}"
     template += "{% if add_generation_prompt %}<assistant>{% endif %}"
     model = bottega.load(make_model(tmp_path / "model", template=template))

@@ -11,7 +11,7 @@ import pytest
 import bottega
 from bottega.errors import RunError
 from bottega.evaluation.estimates import Estimate
-from bottega.evaluation.verdict import judge
+from bottega.evaluation.verdict import decide_verdict
 from bottega.recipe.schema import Recipe
 from bottega.reporting.report import gathered, write
 from making import WORDS, make_model, write_jsonl
@@ -34,56 +34,60 @@ def estimate(low: float, high: float, *, higher: bool = True, metric: str = "lab
     ],
 )
 def test_what_is_said_of_an_interval(low: float, high: float, margin: float, outcome: str, words: str) -> None:
-    found = judge([estimate(low, high)], metric=None, margin=margin, base="it")
+    found = decide_verdict([estimate(low, high)], metric=None, margin=margin, base="it")
     assert found.outcome == outcome
     assert words in found.sentence
-    turned = judge([estimate(-high, -low, higher=False)], metric=None, margin=margin, base="it")
+    turned = decide_verdict([estimate(-high, -low, higher=False)], metric=None, margin=margin, base="it")
     assert turned.outcome == outcome
 
 
 def test_what_decides() -> None:
     loss, macro = estimate(0.1, 0.2, metric="loss", higher=False), estimate(-0.2, -0.1, metric="macro-F1")
     several = [loss, macro, estimate(0.1, 0.2)]
-    assert judge(several, metric=None, margin=0, base="it").metric == "label accuracy"
-    assert judge(several, metric="macro-F1", margin=0, base="it").outcome == "worse"
+    assert decide_verdict(several, metric=None, margin=0, base="it").metric == "label accuracy"
+    assert decide_verdict(several, metric="macro-F1", margin=0, base="it").outcome == "worse"
     with pytest.raises(RunError, match="was not measured") as caught:
-        judge(several, metric="F1", margin=0, base="it")
+        decide_verdict(several, metric="F1", margin=0, base="it")
     assert caught.value.fix == "one of: loss, macro-F1, label accuracy"
 
 
 def test_what_cannot_be_said() -> None:
     alone = Estimate("loss", 40, 2.0, None, None, False)
     assert (
-        judge([alone], metric=None, margin=0, base=None).sentence == "Inconclusive: there is nothing to compare with."
+        decide_verdict([alone], metric=None, margin=0, base=None).sentence
+        == "Inconclusive: there is nothing to compare with."
     )
     few = Estimate("loss", 4, 2.0, 3.0, None, False)
-    assert "4 rows are too few, or too much alike" in judge([few], metric=None, margin=0, base="it").sentence
-    assert judge([estimate(0.1, 0.2)], metric=None, margin=0, base="it", leaked=10, of=100).outcome == "void"
-    assert judge([estimate(0.1, 0.2)], metric=None, margin=0, base="it", leaked=9, of=100).outcome == "better"
+    assert "4 rows are too few, or too much alike" in decide_verdict([few], metric=None, margin=0, base="it").sentence
+    assert decide_verdict([estimate(0.1, 0.2)], metric=None, margin=0, base="it", leaked=10, of=100).outcome == "void"
+    assert decide_verdict([estimate(0.1, 0.2)], metric=None, margin=0, base="it", leaked=9, of=100).outcome == "better"
 
 
 def test_the_contender_that_is_hardest_to_beat_decides() -> None:
     ahead, level, behind = estimate(0.1, 0.2), estimate(-0.05, 0.1), estimate(-0.2, -0.1)
     loss = estimate(0.1, 0.2, metric="loss", higher=False)
     beside = {"few-shot": [ahead], "bm25": [level, loss]}
-    found = judge([ahead], metric=None, margin=0, base="it", others=beside)
+    found = decide_verdict([ahead], metric=None, margin=0, base="it", others=beside)
     assert (found.outcome, found.beside) == ("inconclusive", "bm25")
     assert "of bm25, the strongest of 3 contenders" in found.sentence
-    assert judge([ahead], metric=None, margin=0.1, base="it", others=beside).outcome == "not worse"
-    assert judge([ahead], metric=None, margin=0, base="it", others={"few-shot": [ahead]}).outcome == "better"
-    assert judge([ahead], metric=None, margin=0, base="it", others={**beside, "other": [behind]}).outcome == "worse"
+    assert decide_verdict([ahead], metric=None, margin=0.1, base="it", others=beside).outcome == "not worse"
+    assert decide_verdict([ahead], metric=None, margin=0, base="it", others={"few-shot": [ahead]}).outcome == "better"
+    assert (
+        decide_verdict([ahead], metric=None, margin=0, base="it", others={**beside, "other": [behind]}).outcome
+        == "worse"
+    )
     alone = Estimate("label accuracy", 100, 0.8, None, None)
-    assert judge([alone], metric=None, margin=0, base=None, others={"bm25": [ahead]}).outcome == "better"
+    assert decide_verdict([alone], metric=None, margin=0, base=None, others={"bm25": [ahead]}).outcome == "better"
 
 
 def test_worse_than_whom_stands_in_the_first_sentence() -> None:
     ahead, behind = estimate(0.1, 0.2), estimate(-0.2, -0.1)
-    found = judge([ahead], metric=None, margin=0, base="it", others={"bm25": [behind]})
+    found = decide_verdict([ahead], metric=None, margin=0, base="it", others={"bm25": [behind]})
     assert found.sentence.startswith("Worse than bm25, the strongest of 2 contenders: label accuracy 0.8 beside 0.7, ")
     more = {"bm25": [estimate(-0.3, -0.1)], "dense": [behind], "few-shot": [ahead]}
-    found = judge([ahead], metric=None, margin=0, base="it", others=more)
+    found = decide_verdict([ahead], metric=None, margin=0, base="it", others=more)
     assert found.sentence.startswith("Worse than bm25 and dense: label accuracy 0.8 beside 0.7 of bm25, the strongest ")
-    assert judge([behind], metric=None, margin=0, base="it").sentence.startswith("Worse than it: ")
+    assert decide_verdict([behind], metric=None, margin=0, base="it").sentence.startswith("Worse than it: ")
 
 
 def test_a_contender_without_the_number_that_decides_counts_by_another() -> None:
@@ -92,17 +96,17 @@ def test_a_contender_without_the_number_that_decides_counts_by_another() -> None
     by = {name: estimate(*gain, metric="ROUGE-L") for name, gain in (("ahead", (0.1, 0.2)), ("level", (-0.1, 0.2)))}
     rows = {"nearest rows": [estimate(-0.3, -0.2, metric="ROUGE-L"), estimate(0.1, 0.2, metric="chrF")]}
     for metric in (None, "loss"):
-        found = judge([loss], metric=metric, margin=0.05, base="it", others=rows | {"few-shot": [loss]})
+        found = decide_verdict([loss], metric=metric, margin=0.05, base="it", others=rows | {"few-shot": [loss]})
         assert (found.outcome, found.metric, found.beside) == ("worse", "loss", "nearest rows")
         assert found.sentence.startswith("Worse than nearest rows: ROUGE-L 0.8 beside 0.7, a difference of -0.3 to ")
         assert "By loss it is better than it, the strongest of 2 contenders by loss: loss 0.8" in found.sentence
-    better = judge([loss], metric=None, margin=0, base="it", others={"nearest rows": [by["ahead"]]})
+    better = decide_verdict([loss], metric=None, margin=0, base="it", others={"nearest rows": [by["ahead"]]})
     assert better.sentence.startswith("Better: loss 0.8 beside 0.7 of it, a difference")
     assert "By ROUGE-L it is better than nearest rows" in better.sentence
-    level = judge([loss], metric=None, margin=0, base="it", others={"nearest rows": [by["level"]]})
+    level = decide_verdict([loss], metric=None, margin=0, base="it", others={"nearest rows": [by["level"]]})
     assert level.outcome == "better", "what decides is the loss, and nearest rows are not known to be better"
     assert "By ROUGE-L it is inconclusive beside nearest rows" in level.sentence
-    both = judge(
+    both = decide_verdict(
         [loss],
         metric=None,
         margin=0,
@@ -111,14 +115,15 @@ def test_a_contender_without_the_number_that_decides_counts_by_another() -> None
     )
     assert both.sentence.startswith("Worse than few-shot and nearest rows: loss 0.8 beside 0.7 of few-shot")
     assert (
-        judge([by["level"]], metric=None, margin=0, base=None, others={"rows": [by["level"]]}).outcome == "inconclusive"
+        decide_verdict([by["level"]], metric=None, margin=0, base=None, others={"rows": [by["level"]]}).outcome
+        == "inconclusive"
     )
 
 
 def test_contenders_of_which_nothing_can_be_said_are_named() -> None:
     ahead, few = estimate(0.1, 0.2), Estimate("label accuracy", 4, 0.8, 0.7, None)
     others = {"few": [few], "mute": [estimate(0.1, 0.2, metric="a mark of its own")]}
-    found = judge([ahead], metric=None, margin=0, base="it", others=others)
+    found = decide_verdict([ahead], metric=None, margin=0, base="it", others=others)
     assert found.outcome == "better"
     assert "Beside few nothing can be said: 4 rows are too few." in found.sentence
     assert "Beside mute nothing can be said: there is no number that both have." in found.sentence

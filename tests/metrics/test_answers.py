@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from bottega.errors import RecipeError
-from bottega.evaluation.estimates import compared
-from bottega.evaluation.user_metric import scorer
+from bottega.evaluation.estimates import paired_estimate
+from bottega.evaluation.user_metric import load_user_metric
 from bottega.metrics.answers import Metric, fitting
 from bottega.metrics.answers.bleu import Bleu
 from bottega.metrics.answers.chrf import Chrf
@@ -53,10 +53,10 @@ def test_what_is_not_written_is_unknown_and_left_out() -> None:
     one = Rouge().scores([RIGHT[0], None, RIGHT[2]], [[text] for text in RIGHT])
     other = Rouge().scores([None, RIGHT[1], SAID[2]], [[text] for text in RIGHT])
     assert one.known.tolist() == [True, False, True]
-    found = compared(one, other)
+    found = paired_estimate(one, other)
     assert found is not None
     assert (found.rows, found.run) == (1, 1.0)
-    assert compared(one, Rouge().scores([None, RIGHT[1], None], [[text] for text in RIGHT])) is None
+    assert paired_estimate(one, Rouge().scores([None, RIGHT[1], None], [[text] for text in RIGHT])) is None
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
 def test_a_scorer_of_ones_own(tmp_path: Path) -> None:
     file = tmp_path / "polite.py"
     file.write_text("def score(written, right):\n    return 'please' in written\n")
-    made = scorer(str(file))
+    made = load_user_metric(str(file))
     scores = made.scores(["please go", "go", None], [["x"], ["x", "y"], ["x"]])
     assert made.name == "polite"
     assert np.nanmean(scores.each) == 0.5
@@ -133,10 +133,10 @@ def test_a_scorer_of_ones_own(tmp_path: Path) -> None:
         bad = tmp_path / f"bad{len(text)}.py"
         bad.write_text(text)
         with pytest.raises(kind) as caught:
-            scorer(str(bad)).sums("a", ["b"])
+            load_user_metric(str(bad)).sums("a", ["b"])
         assert words in str(caught.value)
     with pytest.raises(RecipeError, match="no such file"):
-        scorer(str(tmp_path / "none.py"))
+        load_user_metric(str(tmp_path / "none.py"))
 
 
 ANSWERS = {

@@ -9,9 +9,9 @@ from typing import Literal, get_args
 from bottega.errors import RunError
 from bottega.evaluation.openai_client import Endpoint
 
-Way = Literal["zero-shot", "few-shot", "retrieval", "bm25", "dense", "run", "endpoint"]
+Method = Literal["zero-shot", "few-shot", "retrieval", "bm25", "dense", "run", "endpoint"]
 
-WAYS: dict[str, str] = {
+METHODS: dict[str, str] = {
     "zero-shot": "the question alone",
     "few-shot": "the question after the likest training rows and their answers",
     "retrieval": "the question after the likest passages of --documents",
@@ -22,10 +22,10 @@ WAYS: dict[str, str] = {
 
 
 @dataclass(frozen=True)
-class Rival:
+class Baseline:
     """A way to answer, and by which model; None for what the run was tuned from."""
 
-    way: Way
+    way: Method
     model: str | None
     given: str
 
@@ -36,24 +36,24 @@ class Rival:
         return str(short) if self.way in ("run", "endpoint") else f"{short}, {self.way}" if short else self.way
 
 
-def rival(given: str) -> Rival:
+def parse_baseline(given: str) -> Baseline:
     """A rival as one writes it: a way, `way=MODEL`, a run, a model, or `http://…/v1#model` of a server.
 
     A RunError names the ways where it is none of these.
     """
     way, sign, model = given.partition("=")
     if given.startswith(("http://", "https://")):
-        return Rival("endpoint", Endpoint.given_as(given).model, given)
-    if way in WAYS and (not sign or model):
-        return Rival(_way(way), model or None, given)
+        return Baseline("endpoint", Endpoint.given_as(given).model, given)
+    if way in METHODS and (not sign or model):
+        return Baseline(_parse_method(way), model or None, given)
     folder = Path(given).expanduser()
     if (folder / "resolved.json").exists():
-        return Rival("run", str(folder), given)
+        return Baseline("run", str(folder), given)
     if (folder / "config.json").exists() or (folder / "adapter_config.json").exists():
-        return Rival("zero-shot", str(folder), given)
-    fix = f"one of {', '.join(WAYS)}; or the folder of a run or model; or http://…/v1#model"
+        return Baseline("zero-shot", str(folder), given)
+    fix = f"one of {', '.join(METHODS)}; or the folder of a run or model; or http://…/v1#model"
     raise RunError("nothing to compare with", where=given, fix=fix)
 
 
-def _way(name: str) -> Way:
-    return next(way for way in get_args(Way) if way == name)
+def _parse_method(name: str) -> Method:
+    return next(way for way in get_args(Method) if way == name)

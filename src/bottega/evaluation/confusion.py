@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-BINS = 10
-LARGEST = 15
+CALIBRATION_BINS = 10
+MAX_MATRIX_CLASSES = 15
 """Most classes of which all pairs are counted; of more, those that are most often mixed up."""
 
 Ints = NDArray[np.int64]
@@ -23,7 +23,7 @@ class Confusion(NamedTuple):
     rows: int
 
 
-class Bin(NamedTuple):
+class CalibrationBin(NamedTuple):
     """Rows of like certainty: what chance the model gave to its answers, and how many were right."""
 
     chance: float
@@ -32,7 +32,7 @@ class Bin(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Named:
+class ClassPredictions:
     """What was right and what was said of each row, [R] numbers of `labels`; and [R] the chance given to that."""
 
     labels: list[str]
@@ -53,15 +53,17 @@ class Named:
         pairs = ((*divmod(place, len(self.labels)), int(matrix.flat[place])) for place in order.tolist())
         return [Confusion(self.labels[one], self.labels[other], count) for one, other, count in pairs if count]
 
-    def calibration(self) -> list[Bin]:
+    def calibration(self) -> list[CalibrationBin]:
         """Rows by the chance that was given to what was said, in ten equal ranges; empty ones are left out."""
         if self.chance is None:
             return []
-        place = np.minimum((self.chance * BINS).astype(int), BINS - 1)
+        place = np.minimum((self.chance * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
         hit = self.named == self.right
-        groups = (place == number for number in range(BINS))
+        groups = (place == number for number in range(CALIBRATION_BINS))
         return [
-            Bin(float(self.chance[one].mean()), float(hit[one].mean()), int(one.sum())) for one in groups if one.any()
+            CalibrationBin(float(self.chance[one].mean()), float(hit[one].mean()), int(one.sum()))
+            for one in groups
+            if one.any()
         ]
 
     def calibration_error(self) -> float | None:
@@ -72,7 +74,7 @@ class Named:
 
     def document(self) -> dict[str, Any]:
         found: dict[str, Any] = {"confusions": [list(one) for one in self.confusions()]}
-        if len(self.labels) <= LARGEST:
+        if len(self.labels) <= MAX_MATRIX_CLASSES:
             found |= {"labels": self.labels, "matrix": self.matrix().tolist()}
         if self.chance is not None:
             bins = [list(one) for one in self.calibration()]

@@ -9,7 +9,7 @@ from bottega.auditing.entries import entry
 from bottega.records import Record
 
 
-def leaked_rows(records: Sequence[Record], training: Iterable[Record]) -> set[int]:
+def find_leaked_rows(records: Sequence[Record], training: Iterable[Record]) -> set[int]:
     """The numbers of the records whose whole, or whose input of a few words, stands in the training rows.
 
     The same to the letter, white space aside; what is nearly the same, `bottega audit RECIPE` finds.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bottega.batch import Row
-from bottega.evaluation.prompting import begun
+from bottega.evaluation.prompting import leading_label
 from bottega.inference.language_model import LanguageModel
 from bottega.sampling import Sampling
 
@@ -16,7 +16,7 @@ def ask(model: LanguageModel, prompts: Sequence[str], labels: Sequence[str]) -> 
     """The label each prompt is continued with, greedily; empty where the continuation begins with none."""
     longest = max(len(model.codec.prefix(label)) for label in labels) + 2
     written = model.generate(prompts, Sampling(tokens=longest))
-    return [["", *labels][begun(found[0].text, labels) + 1] for found in written]
+    return [["", *labels][leading_label(found[0].text, labels) + 1] for found in written]
 
 
 def likeliest(model: LanguageModel, prompts: Sequence[str], labels: Sequence[str]) -> list[str]:

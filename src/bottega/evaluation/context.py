@@ -17,11 +17,11 @@ import torch
 from bottega.batch import Row
 from bottega.data.reader import Reader
 from bottega.errors import DataError
-from bottega.evaluation.baselines import Rival
-from bottega.evaluation.confusion import Named
+from bottega.evaluation.baselines import Baseline
+from bottega.evaluation.confusion import ClassPredictions
 from bottega.evaluation.cost import Cost
 from bottega.evaluation.openai_client import Endpoint
-from bottega.evaluation.retrieval import Index, Vectors, Words
+from bottega.evaluation.retrieval import Bm25Retriever, DenseRetriever, Retriever
 from bottega.inference.embedder import Embedder
 from bottega.metrics.answers import Metric, fitting
 from bottega.metrics.scores import Scores
@@ -38,12 +38,12 @@ from bottega.training.reward_models import Judges
 
 T = TypeVar("T")
 
-POOL = 20_000
+MAX_POOL_RECORDS = 20_000
 """Most training rows among which neighbours and examples are looked for."""
 
 
 @dataclass(frozen=True)
-class Sheet:
+class ModelResult:
     """What one contender answered.
 
     name   what it is, in words
@@ -55,7 +55,7 @@ class Sheet:
 
     name: str
     scores: Sequence[Scores]
-    named: Named | None = None
+    named: ClassPredictions | None = None
     said: Sequence[str | None] | None = None
     cost: Cost | None = None
     base: bool = False
@@ -79,7 +79,7 @@ class Means:
     harmful    a file of requests that should be refused, and `harmless`, of those that should not
     """
 
-    rivals: Sequence[Rival] = ()
+    rivals: Sequence[Baseline] = ()
     shots: int = 5
     answers: int = 200
     documents: Sequence[str] = ()
@@ -100,7 +100,7 @@ class Means:
 
 
 @dataclass
-class Case:
+class EvaluationContext:
     """What is to be measured: a run, the choices it made, and rows; those that make no example move to `dropped`.
 
     spares     further rows, in an order drawn at random, that stand in for those the run can make no example of
@@ -176,11 +176,11 @@ class Case:
         self.records, self.spares = kept, []
         return found
 
-    def index(self, texts: Sequence[str], encoder: str | None) -> Index:
+    def index(self, texts: Sequence[str], encoder: str | None) -> Retriever:
         """What finds the nearest of these texts: by an encoder's vectors, or else by the words they share."""
         if encoder is None:
-            return Words(texts)
-        return Vectors(texts, Embedder(encoder, dtype=self.dtype, any_run=True))
+            return Bm25Retriever(texts)
+        return DenseRetriever(texts, Embedder(encoder, dtype=self.dtype, any_run=True))
 
     @cached_property
     def judges(self) -> Judges:
@@ -203,7 +203,7 @@ class Case:
 
     @cached_property
     def _knowing(self) -> Recipe:
-        return reading(self.recipe, self.means.known) if self.means.known else self.recipe
+        return with_sources(self.recipe, self.means.known) if self.means.known else self.recipe
 
     def known(self) -> Iterator[Record]:
         """The rows that contenders draw on: what the run learned from, unless others are given."""
@@ -223,18 +223,18 @@ class Case:
         if any(source.stream for source in recipe.train_sources):
             return []
         with contextlib.suppress(DataError):
-            return drawn(Reader(recipe).training(), POOL, derive(self.recipe.seed, "pool"))[0]
+            return sample_records(Reader(recipe).training(), MAX_POOL_RECORDS, derive(self.recipe.seed, "pool"))[0]
         return []
 
 
-def reading(recipe: Recipe, wanted: Sequence[Mapping[str, Any]]) -> Recipe:
+def with_sources(recipe: Recipe, wanted: Sequence[Mapping[str, Any]]) -> Recipe:
     """The same recipe, learning from other sources, and holding nothing out."""
     document = recipe.document()
     document["data"] |= {"train": list(wanted), "validation": None}
     return Recipe.parse(document | {"evaluate": None}, where="bottega evaluate")
 
 
-class Draw:
+class ReservoirSample:
     """At most so many of the records that it takes, each as likely as any other."""
 
     def __init__(self, most: int, seed: int) -> None:
@@ -259,9 +259,11 @@ class Draw:
         return [record for _, record in sorted(self._kept, key=lambda pair: pair[0])]
 
 
-def drawn(records: Iterable[Record], most: int, seed: int, spares: int = 0) -> tuple[list[Record], list[Record], int]:
+def sample_records(
+    records: Iterable[Record], most: int, seed: int, spares: int = 0
+) -> tuple[list[Record], list[Record], int]:
     """(at most so many of the records, drawn at random, in their order; spares; how many there were)."""
-    draw, others = Draw(most, seed), Draw(spares, derive(seed, "spares"))
+    draw, others = ReservoirSample(most, seed), ReservoirSample(spares, derive(seed, "spares"))
     for record in records:
         left = draw.take(record)
         if left is not None:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from bottega.metrics.intervals import CONFIDENCE, jackknife, paired_difference
 from bottega.metrics.scores import Numbers, Scores
 
-FEWEST = 10
+MIN_ROWS = 10
 """Rows below which an interval claims more than it knows, and none is made of sums."""
 
 Finding = Literal["better", "worse", "inconclusive"]
@@ -66,13 +66,13 @@ class Estimate:
         return {name: getattr(self, name) for name in names}
 
 
-def alone(run: Scores) -> Estimate:
+def unpaired_estimate(run: Scores) -> Estimate:
     """A number with nothing to compare it with."""
     known = run.sums[run.known]
     return Estimate(run.metric, len(known), float(run.of(known.sum(0))), None, None, run.higher)
 
 
-def compared(
+def paired_estimate(
     run: Scores, base: Scores, *, groups: ArrayLike | None = None, confidence: float = CONFIDENCE
 ) -> Estimate | None:
     """The same number of two models over the rows of which both are known; None where there is no such row.
@@ -97,7 +97,7 @@ def compared(
     if run.binary and not clustered:
         interval = paired_difference(ours[:, 0], theirs[:, 0], confidence)
         error = float((ours[:, 0] - theirs[:, 0]).std(ddof=1) / len(ours) ** 0.5) if len(ours) > 1 else None
-    elif len(ours) >= FEWEST:
+    elif len(ours) >= MIN_ROWS:
         found = jackknife(np.hstack([ours, theirs]), gain, groups=groups if clustered else None, confidence=confidence)
         interval, error = (None, None) if found is None else ((found.low, found.high), found.error)
     each = (run.of(run.sums), run.of(base.sums)) if run.rowwise else None

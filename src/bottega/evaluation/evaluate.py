@@ -23,18 +23,18 @@ from bottega.data import sources
 from bottega.data.reader import Reader, Told
 from bottega.errors import DataError, RunError
 from bottega.evaluation import tasks
-from bottega.evaluation.baselines import rival
-from bottega.evaluation.confusion import Named
-from bottega.evaluation.contamination import leaked_rows
-from bottega.evaluation.context import Case, Means, Sheet, drawn, reading
+from bottega.evaluation.baselines import parse_baseline
+from bottega.evaluation.confusion import ClassPredictions
+from bottega.evaluation.contamination import find_leaked_rows
+from bottega.evaluation.context import EvaluationContext, Means, ModelResult, sample_records, with_sources
 from bottega.evaluation.cost import Cost
-from bottega.evaluation.estimates import Estimate, alone, compared
+from bottega.evaluation.estimates import Estimate, paired_estimate, unpaired_estimate
 from bottega.evaluation.openai_client import Endpoint
-from bottega.evaluation.passages import passages
-from bottega.evaluation.reruns import seeded
-from bottega.evaluation.user_metric import scorer as scorer_of
-from bottega.evaluation.verdict import LEAKED, Verdict, shared
-from bottega.evaluation.verdict import judge as judged
+from bottega.evaluation.passages import load_passages
+from bottega.evaluation.reruns import train_with_other_seeds
+from bottega.evaluation.user_metric import load_user_metric as scorer_of
+from bottega.evaluation.verdict import MAX_LEAKED_FRACTION, Verdict, shared_estimate
+from bottega.evaluation.verdict import decide_verdict as judged
 from bottega.metrics.intervals import CONFIDENCE, shared_confidence
 from bottega.metrics.scores import Scores
 from bottega.progress import Tell, silent
@@ -43,15 +43,15 @@ from bottega.records import Record
 from bottega.runs.store import check_run, checksum, stored_place, stored_recipe
 from bottega.seeding import derive
 
-SPARES = 20
+SPARES_PER_ROW = 20
 """Rows drawn beside each that is to be measured, to stand in for it if the run can make no example of it."""
 
-MOST_SPARES = 20_000
+MAX_SPARES = 20_000
 """Most of them in all: they are kept in memory, and looked for in the training rows, whether they are needed or not."""
 
 
 @dataclass(frozen=True)
-class Contender:
+class Comparison:
     """What the run is compared with: what it is, its numbers beside the run's, and what an answer takes."""
 
     name: str
@@ -65,7 +65,7 @@ class Contender:
 
     def nearest(self, metric: str | None) -> Estimate | None:
         """The same, or where it has none of that, the first in the order in which numbers decide."""
-        return shared(self.estimates, metric)
+        return shared_estimate(self.estimates, metric)
 
     def document(self) -> dict[str, Any]:
         """Plain data."""
@@ -101,13 +101,13 @@ class Evaluation:
     leaked: int | None
     estimates: list[Estimate]
     verdict: Verdict
-    contenders: list[Contender] = field(default_factory=list)
+    contenders: list[Comparison] = field(default_factory=list)
     effects: list[Estimate] = field(default_factory=list)
     seeds: list[float] = field(default_factory=list)
     unasked: Mapping[str, str] = field(default_factory=dict)
     cost: Cost | None = field(default=None, compare=False)
     records: Sequence[Record] = field(default=(), repr=False)
-    named: Named | None = field(default=None, repr=False, compare=False)
+    named: ClassPredictions | None = field(default=None, repr=False, compare=False)
     said: Sequence[str | None] | None = field(default=None, repr=False, compare=False)
 
     def spread(self) -> str:
@@ -120,7 +120,7 @@ class Evaluation:
         return f"With {count} seeds {metric} is {values}: {middle:.3g} on average, standard deviation {apart:.2g}."
 
     @property
-    def others(self) -> list[Contender]:
+    def others(self) -> list[Comparison]:
         """The contenders besides the base."""
         return self.contenders[0 if self.base is None else 1 :]
 
@@ -180,17 +180,17 @@ def evaluate(
     tell       called with what is being done, how much of it is done, and of how much
     """
     folder, tell, told = check_run(Path(run)), tell or silent, Told()
-    recipe, place = _begun(folder)
-    usual = tasks.usual(recipe.objective.head)
+    recipe, place = _load_run(folder)
+    usual = tasks.default_baselines(recipe.objective.head)
     means = Means(
-        rivals=[rival(one) for one in (usual if against is None else against)],
+        rivals=[parse_baseline(one) for one in (usual if against is None else against)],
         shots=shots,
         answers=answers,
-        documents=passages(documents),
+        documents=load_passages(documents),
         encoder=encoder,
         judge=None if judge is None else Endpoint.given_as(judge),
         scorers=[scorer_of(one) for one in scorers],
-        known=_given(recipe, known, layout),
+        known=_sources_from_paths(recipe, known, layout),
         tasks=lm_eval,
         questions=rows,
         general=general or [source.path for source in recipe.guard_sources],
@@ -198,33 +198,37 @@ def evaluate(
         harmless=harmless,
     )
     tell("reading rows")
-    held_out = _held_out(recipe, place, data, layout, told)
-    records, spares, of = drawn(held_out, rows, derive(recipe.seed, "evaluate"), min(SPARES * rows, MOST_SPARES))
+    held_out = _read_validation(recipe, place, data, layout, told)
+    records, spares, of = sample_records(
+        held_out, rows, derive(recipe.seed, "evaluate"), min(SPARES_PER_ROW * rows, MAX_SPARES)
+    )
     if not records:
         raise DataError("no rows to measure on", where=str(folder), fix="give some: bottega evaluate RUN --data FILE")
     tell("looking for them in the training rows")
-    leaked, count = _learned([*records, *spares], recipe), len(records)
+    leaked, count = _find_leaked([*records, *spares], recipe), len(records)
     learned = None if leaked is None else {number for number in leaked if number < count}
-    if leaked is not None and learned is not None and len(learned) < LEAKED * count:
+    if leaked is not None and learned is not None and len(learned) < MAX_LEAKED_FRACTION * count:
         sound = [record for number, record in enumerate([*records, *spares]) if number not in leaked]
         records, spares = sound[:count], sound[count:]
     tell("loading the model")
-    case = Case(folder, recipe, place["choices"], records, told.dropped["validation"], tell, means, spares)
-    found = _found(case, list(tasks.measure(recipe.objective.head, case)), learned, count)
-    again = _of_seeds(case, found.estimates, found.verdict.metric, seeds) if seeds > 1 else []
+    case = EvaluationContext(folder, recipe, place["choices"], records, told.dropped["validation"], tell, means, spares)
+    found = _build_evaluation(case, list(tasks.evaluate_task(recipe.objective.head, case)), learned, count)
+    again = _evaluate_seeds(case, found.estimates, found.verdict.metric, seeds) if seeds > 1 else []
     return replace(found, run=str(run), of=of, seeds=again)
 
 
-def _found(case: Case, sheets: Sequence[Sheet], learned: set[int] | None, count: int) -> Evaluation:
+def _build_evaluation(
+    case: EvaluationContext, sheets: Sequence[ModelResult], learned: set[int] | None, count: int
+) -> Evaluation:
     """What the sheets of the run and of all that it is compared with come to.
 
     learned  those of the `count` rows that stand in the training rows; None where that is not known
     """
     ours, theirs = sheets[0], sheets[1:]
-    contenders = _contenders(case, ours, theirs)
+    contenders = _compare(case, ours, theirs)
     first = contenders[0] if theirs and theirs[0].base else None
     beside = {} if first is None else {one.metric: one for one in first.estimates}
-    estimates = [beside.get(one.metric) or alone(one) for one in ours.scores]
+    estimates = [beside.get(one.metric) or unpaired_estimate(one) for one in ours.scores]
     before = {one.metric: one for sheet in theirs if sheet.base for one in sheet.effects}
     verdict = judged(
         estimates,
@@ -245,7 +249,7 @@ def _found(case: Case, sheets: Sequence[Sheet], learned: set[int] | None, count:
         estimates=estimates,
         verdict=verdict,
         contenders=contenders,
-        effects=[_beside(one, before.get(one.metric)) for one in ours.effects],
+        effects=[_compare_side_effect(one, before.get(one.metric)) for one in ours.effects],
         unasked=case.unasked,
         cost=ours.cost,
         records=case.records,
@@ -254,7 +258,7 @@ def _found(case: Case, sheets: Sequence[Sheet], learned: set[int] | None, count:
     )
 
 
-def _begun(folder: Path) -> tuple[Recipe, dict[str, Any]]:
+def _load_run(folder: Path) -> tuple[Recipe, dict[str, Any]]:
     """A run's recipe, and what it found and chose; a RunError where it has not begun, or its own code is another."""
     recipe, place = stored_recipe(folder), stored_place(folder)
     if place is None:
@@ -266,37 +270,41 @@ def _begun(folder: Path) -> tuple[Recipe, dict[str, Any]]:
     return recipe, place
 
 
-def _of_seeds(case: Case, estimates: Sequence[Estimate], metric: str | None, count: int) -> list[float]:
+def _evaluate_seeds(
+    case: EvaluationContext, estimates: Sequence[Estimate], metric: str | None, count: int
+) -> list[float]:
     """The number that decides, of the run and of the same recipe with other seeds, in the same exam."""
     found = [next(one.run for one in estimates if one.metric == metric)]
-    for folder in seeded(case.folder, case.recipe, count - 1, case.tell):
+    for folder in train_with_other_seeds(case.folder, case.recipe, count - 1, case.tell):
         choices = (stored_place(folder) or {})["choices"]
-        again = Case(folder, case.recipe, choices, list(case.records), Counter(), case.tell)
-        sheet = next(tasks.measure(case.recipe.objective.head, again))
-        found.append(next(alone(one).run for one in sheet.scores if one.metric == metric))
+        again = EvaluationContext(folder, case.recipe, choices, list(case.records), Counter(), case.tell)
+        sheet = next(tasks.evaluate_task(case.recipe.objective.head, again))
+        found.append(next(unpaired_estimate(one).run for one in sheet.scores if one.metric == metric))
     return found
 
 
-def _contenders(case: Case, ours: Sheet, theirs: Sequence[Sheet]) -> list[Contender]:
+def _compare(case: EvaluationContext, ours: ModelResult, theirs: Sequence[ModelResult]) -> list[Comparison]:
     """Every contender beside the run, all intervals together 95 %."""
     confidence = shared_confidence(len(theirs), CONFIDENCE)
-    groups = _groups(case.records)
+    groups = _group_by_prompt(case.records)
     found = []
     for sheet in theirs:
         same = {one.metric: one for one in sheet.scores}
         pairs = ((one, same[one.metric]) for one in ours.scores if one.metric in same)
-        estimates = (compared(*pair, groups=_of_rows(groups, pair[0].sums), confidence=confidence) for pair in pairs)
-        found.append(Contender(sheet.name, [one for one in estimates if one is not None], sheet.cost, sheet.said))
+        estimates = (
+            paired_estimate(*pair, groups=_of_rows(groups, pair[0].sums), confidence=confidence) for pair in pairs
+        )
+        found.append(Comparison(sheet.name, [one for one in estimates if one is not None], sheet.cost, sheet.said))
     return found
 
 
-def _beside(run: Scores, base: Scores | None) -> Estimate:
+def _compare_side_effect(run: Scores, base: Scores | None) -> Estimate:
     """A side effect beside the same of what the run was tuned from, where there is such a thing."""
-    found = None if base is None or len(base.sums) != len(run.sums) else compared(run, base)
-    return found or alone(run)
+    found = None if base is None or len(base.sums) != len(run.sums) else paired_estimate(run, base)
+    return found or unpaired_estimate(run)
 
 
-def _groups(records: Sequence[Record]) -> NDArray[np.int64]:
+def _group_by_prompt(records: Sequence[Record]) -> NDArray[np.int64]:
     """[R] numbers by which records that ask the same, such as with several right answers, go together."""
     _, groups = np.unique([record.prompt_key for record in records], return_inverse=True)
     return np.asarray(groups)
@@ -309,22 +317,26 @@ def _of_rows(groups: NDArray[np.int64], sums: NDArray[np.float64]) -> NDArray[np
 # Rows
 
 
-def _held_out(
+def _read_validation(
     recipe: Recipe, place: dict[str, Any], data: str | Sequence[str] | None, layout: Layout | None, told: Told
 ) -> Iterator[Record]:
     """The rows to measure on, in the order they are read."""
     if data is None and isinstance(recipe.data.validation, float):
-        _refuse_changed(recipe, place)
+        _refuse_changed_files(recipe, place)
         return (record for side, _, record in Reader(recipe).records(told) if side == "validation")
     if data is None and recipe.data.validation is None:
         fix = "give some: bottega evaluate RUN --data FILE"
         raise DataError("the run held no rows out", where="data.validation", fix=fix)
-    wanted = [one.model_dump() for one in recipe.validation_sources] if data is None else _given(recipe, data, layout)
+    wanted = (
+        [one.model_dump() for one in recipe.validation_sources]
+        if data is None
+        else _sources_from_paths(recipe, data, layout)
+    )
     told.dropped["validation"] = told.dropped["train"]
-    return (record for _, _, record in Reader(reading(recipe, wanted)).records(told))
+    return (record for _, _, record in Reader(with_sources(recipe, wanted)).records(told))
 
 
-def _given(recipe: Recipe, data: str | Sequence[str], layout: Layout | None) -> list[dict[str, Any]]:
+def _sources_from_paths(recipe: Recipe, data: str | Sequence[str], layout: Layout | None) -> list[dict[str, Any]]:
     """Other rows as sources, read as the first of the run's own; laid out so, too, where their names end alike."""
     first = recipe.train_sources[0]
     reading = {name: getattr(first, name) for name in Reading.model_fields}
@@ -332,7 +344,7 @@ def _given(recipe: Recipe, data: str | Sequence[str], layout: Layout | None) -> 
     return [{"path": path, **reading, **(layout or first.of(path, [first.path])).model_dump()} for path in paths]
 
 
-def _refuse_changed(recipe: Recipe, place: dict[str, Any]) -> None:
+def _refuse_changed_files(recipe: Recipe, place: dict[str, Any]) -> None:
     """Of files that have changed, other rows would be held out: some the run has learned."""
     for path in (path for source in recipe.train_sources for path in sources.files(source)):
         if not path.exists() or place["files"].get(str(path)) != checksum(path):
@@ -340,10 +352,10 @@ def _refuse_changed(recipe: Recipe, place: dict[str, Any]) -> None:
             raise RunError(what, where=str(path), fix="put it back, or give rows: bottega evaluate RUN --data FILE")
 
 
-def _learned(records: Sequence[Record], recipe: Recipe) -> set[int] | None:
+def _find_leaked(records: Sequence[Record], recipe: Recipe) -> set[int] | None:
     """The numbers of the records that the run learned; None where what it learned is gone, or far away."""
     if any(source.stream for source in recipe.train_sources):
         return None
     with contextlib.suppress(DataError):
-        return leaked_rows(records, Reader(recipe).training())
+        return find_leaked_rows(records, Reader(recipe).training())
     return None

@@ -14,14 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bottega.batch import Row
-from bottega.evaluation.baselines import Rival
-from bottega.evaluation.confusion import Named
-from bottega.evaluation.context import Case, Sheet
+from bottega.evaluation.baselines import Baseline
+from bottega.evaluation.confusion import ClassPredictions
+from bottega.evaluation.context import EvaluationContext, ModelResult
 from bottega.evaluation.cost import Cost
-from bottega.evaluation.llm_judge import judged
-from bottega.evaluation.openai_client import Endpoint, cost
-from bottega.evaluation.prompting import BETWEEN, PASSAGES, ROOM, Put, Shot, begun, fitted, informed, said, shown
-from bottega.evaluation.reward_scores import Said, worth
+from bottega.evaluation.llm_judge import judge_answers
+from bottega.evaluation.openai_client import Endpoint, mean_cost
+from bottega.evaluation.prompting import (
+    MAX_PROMPT_TOKENS,
+    PASSAGES_PER_QUESTION,
+    SEPARATOR,
+    PromptBuilder,
+    Shot,
+    fit_prompt,
+    leading_label,
+    query_text,
+    with_passages,
+    with_shots,
+)
+from bottega.evaluation.reward_scores import GeneratedAnswer, reward_scores
 from bottega.inference.language_model import LanguageModel
 from bottega.metrics.answers import Metric
 from bottega.metrics.scores import Numbers, Scores, classes, mean, share
@@ -31,10 +42,10 @@ from bottega.records import Prompt, Unusable, Variables
 from bottega.sampling import Sampling
 from bottega.tokenization.codec import Codec
 
-NEIGHBOURS = 5
+NEIGHBORS = 5
 """Training rows whose answers are looked at, each counting as much as it is like the question."""
 
-NAMED = 64
+MAX_LABEL_TOKENS = 64
 """Most tokens of a label that a server writes."""
 
 
@@ -78,7 +89,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Exam:
+class EvaluationSet:
     """What is to be answered.
 
     rows       as one model reads them; empty until it is known which
@@ -112,9 +123,15 @@ class Exam:
 # A language model
 
 
-def sit(
-    case: Case, exam: Exam, model: LanguageModel, name: str, *, codec: Codec | None = None, stop: tuple[str, ...] = ()
-) -> Sheet:
+def score_model(
+    case: EvaluationContext,
+    exam: EvaluationSet,
+    model: LanguageModel,
+    name: str,
+    *,
+    codec: Codec | None = None,
+    stop: tuple[str, ...] = (),
+) -> ModelResult:
     """What a model makes of the exam.
 
     codec  cuts what it is asked; by default within the limits the run had
@@ -126,21 +143,25 @@ def sit(
     scores, named = [mean("loss", nll, tokens), _perplexity(nll, tokens)], None
     if exam.labels:
         far = counter(case.tell, f"weighing {len(exam.labels)} labels for {len(exam.numbered)} rows: {name}")
-        found, named = _labelled(exam, codec, model, far)
+        found, named = _score_labels(exam, codec, model, far)
         scores += found
     elif exam.numbered and all(one.choices for _, one in exam.numbered):
-        scores += _chosen(exam, codec, model, counter(case.tell, f"weighing choices: {name}"))
+        scores += _score_choices(exam, codec, model, counter(case.tell, f"weighing choices: {name}"))
     if not exam.written:
-        return Sheet(name, scores, named)
-    answers, taken = _write(exam, model, stop, counter(case.tell, f"writing {len(exam.written)} answers: {name}"))
-    return Sheet(name, [*scores, *_marked(case, exam, answers)], named, _texts(answers), taken)
+        return ModelResult(name, scores, named)
+    answers, taken = _generate_answers(
+        exam, model, stop, counter(case.tell, f"writing {len(exam.written)} answers: {name}")
+    )
+    return ModelResult(name, [*scores, *_score_answers(case, exam, answers)], named, _answer_texts(answers), taken)
 
 
 def _perplexity(nll: Numbers, tokens: Numbers) -> Scores:
     return mean("perplexity", nll, tokens, of=lambda value: np.exp(np.minimum(value, 700.0)))
 
 
-def _labelled(exam: Exam, codec: Codec, model: LanguageModel, far: Far) -> tuple[list[Scores], Named | None]:
+def _score_labels(
+    exam: EvaluationSet, codec: Codec, model: LanguageModel, far: Far
+) -> tuple[list[Scores], ClassPredictions | None]:
     """Which of the labels a model finds likeliest: the kindest way to ask one that was not tuned."""
     rows, kept = list[Row](), list[int]()
     for place, one in exam.numbered:
@@ -151,16 +172,16 @@ def _labelled(exam: Exam, codec: Codec, model: LanguageModel, far: Far) -> tuple
         return [], None
     logp = model.logp(rows, far).reshape(-1, len(exam.labels))
     right = np.array([exam.labels.index(cast(Question, exam.questions[place]).answer) for place in kept])
-    named = Named(exam.labels, right, logp.argmax(1), _certainty(logp))
+    named = ClassPredictions(exam.labels, right, logp.argmax(1), _confidence(logp))
     return [one.within(kept, exam.count) for one in classes(right, named.named, len(exam.labels))], named
 
 
-def _certainty(logp: Numbers) -> Numbers:
+def _confidence(logp: Numbers) -> Numbers:
     """[R] the chance of the likeliest of the labels, [R, C], where nothing else can be said."""
     return np.asarray(1 / np.exp(logp - logp.max(1, keepdims=True)).sum(1))
 
 
-def _chosen(exam: Exam, codec: Codec, model: LanguageModel, far: Far) -> list[Scores]:
+def _score_choices(exam: EvaluationSet, codec: Codec, model: LanguageModel, far: Far) -> list[Scores]:
     """Which of its own choices each question's answer is: the likeliest, and the likeliest by its length in bytes."""
     rows, kept = list[Row](), list[tuple[int, Question]]()
     for place, one in exam.numbered:
@@ -183,11 +204,13 @@ def _chosen(exam: Exam, codec: Codec, model: LanguageModel, far: Far) -> list[Sc
     ]  # fmt: skip
 
 
-def _texts(answers: Sequence[Said | None]) -> list[str | None]:
+def _answer_texts(answers: Sequence[GeneratedAnswer | None]) -> list[str | None]:
     return [None if one is None else one.text for one in answers]
 
 
-def _write(exam: Exam, model: LanguageModel, stop: tuple[str, ...], far: Far) -> tuple[list[Said | None], Cost]:
+def _generate_answers(
+    exam: EvaluationSet, model: LanguageModel, stop: tuple[str, ...], far: Far
+) -> tuple[list[GeneratedAnswer | None], Cost]:
     """[R] what a model writes greedily to the questions that are written out, and what that takes."""
     asked = [cast(Question, exam.questions[place]) for place in exam.written]
     longest = max(exam.tokens, *(one.length for one in asked))
@@ -195,36 +218,40 @@ def _write(exam: Exam, model: LanguageModel, stop: tuple[str, ...], far: Far) ->
     # Near the model's last position each has its own room.
     roomy = [place for place, one in enumerate(asked) if len(one.asked) + longest <= limit]
     groups = [roomy, *([place] for place, one in enumerate(asked) if len(one.asked) + longest > limit)]
-    answers = list[Said | None]([None] * exam.count)
+    answers = list[GeneratedAnswer | None]([None] * exam.count)
     count, ended, started = 0, 0, time.perf_counter()
     for group in filter(None, groups):
         most = max(exam.tokens, *(asked[place].length for place in group))
         settings = Sampling(tokens=most, stop=(*stop, *exam.stop, *model.codec.stop))
-        further = partial(_further, far, ended, len(asked))
+        further = partial(_report_progress, far, ended, len(asked))
         written = model.writer.write([asked[place].asked for place in group], settings, far=further)
         ended += len(group)
         for place, (answer,) in zip(group, written, strict=True):
-            answers[exam.written[place]] = Said(answer.text, len(answer.tokens), answer.reason != "length")
+            answers[exam.written[place]] = GeneratedAnswer(answer.text, len(answer.tokens), answer.reason != "length")
             count += len(answer.tokens)
     seconds = (time.perf_counter() - started) / len(asked)
     return answers, Cost(len(asked), sum(len(one.asked) for one in asked) / len(asked), count / len(asked), seconds)
 
 
-def _further(far: Far, before: int, total: int, done: int, _: int) -> None:
+def _report_progress(far: Far, before: int, total: int, done: int, _: int) -> None:
     far(before + done, total)
 
 
-def _marked(case: Case, exam: Exam, answers: Sequence[Said | None]) -> list[Scores]:
+def _score_answers(
+    case: EvaluationContext, exam: EvaluationSet, answers: Sequence[GeneratedAnswer | None]
+) -> list[Scores]:
     """What was written, marked in every way there is."""
-    texts = _texts(answers)
+    texts = _answer_texts(answers)
     right = [() if one is None else (one.answer,) for one in exam.questions]
     found = [metric.scores(texts, right) for metric in exam.metrics]
     if isinstance(case.recipe.objective, OnPolicy):
-        found += worth(case, [None if one is None else one.where for one in exam.questions], answers)
+        found += reward_scores(case, [None if one is None else one.where for one in exam.questions], answers)
     if case.means.judge is not None:
         case.tell(f"asking {case.means.judge.model} to judge")
         found.append(
-            judged(case.means.judge, [None if one is None else one.prompt for one in exam.questions], right, texts)
+            judge_answers(
+                case.means.judge, [None if one is None else one.prompt for one in exam.questions], right, texts
+            )
         )
     return found
 
@@ -232,16 +259,23 @@ def _marked(case: Case, exam: Exam, answers: Sequence[Said | None]) -> list[Scor
 # The same, asked well
 
 
-def prompted(case: Case, exam: Exam, model: LanguageModel, name: str, rival: Rival, known: Sequence[Shot]) -> Sheet:
+def score_prompted(
+    case: EvaluationContext,
+    exam: EvaluationSet,
+    model: LanguageModel,
+    name: str,
+    rival: Baseline,
+    known: Sequence[Shot],
+) -> ModelResult:
     """What a model that was not tuned answers when it is shown known answers, or passages, with each question."""
     case.tell(f"looking for what to show with {len(exam.numbered)} questions: {name}")
-    limit = min(model.limit or ROOM, ROOM)
+    limit = min(model.limit or MAX_PROMPT_TOKENS, MAX_PROMPT_TOKENS)
     codec = Codec(model.codec.tokenizer, max_length=limit, too_long="drop", start=model.codec.start)
-    put, things = _shown(case, exam, rival, known)
+    put, things = _find_context(case, exam, rival, known)
     label = max((len(codec.prefix(label)) + 2 for label in exam.labels), default=0)
     kept, questions = list[int](), list[Question]()
     for (place, one), few in zip(exam.numbered, things, strict=True):
-        prompt = fitted(codec, one.prompt, put, few, limit - max(label, len(codec.prefix(one.answer)) + 2))
+        prompt = fit_prompt(codec, one.prompt, put, few, limit - max(label, len(codec.prefix(one.answer)) + 2))
         with contextlib.suppress(Unusable):
             one = replace(one, prompt=prompt)
             questions.append(replace(one, row=one.answered(codec, one.answer)))
@@ -249,32 +283,34 @@ def prompted(case: Case, exam: Exam, model: LanguageModel, name: str, rival: Riv
     if len(kept) < len(exam.numbered):
         case.note(rival.given, f"{len(exam.numbered) - len(kept)} questions are too long for it; they are left out")
     if not kept:
-        return Sheet(name, [])
+        return ModelResult(name, [])
     written = [place for place, number in enumerate(kept) if number in set(exam.written)]
     theirs = replace(exam, rows=[cast(Row, one.row) for one in questions], questions=questions, written=written)
-    plain = all(isinstance(one.prompt, str) and BETWEEN not in one.answer for one in questions)
-    sheet = sit(case, theirs, model, name, codec=codec, stop=(BETWEEN,) if plain else ())
+    plain = all(isinstance(one.prompt, str) and SEPARATOR not in one.answer for one in questions)
+    sheet = score_model(case, theirs, model, name, codec=codec, stop=(SEPARATOR,) if plain else ())
     texts = dict(zip(kept, sheet.said or [], strict=False))
     said_ = None if sheet.said is None else [texts.get(place) for place in range(exam.count)]
     return replace(sheet, scores=[one.within(kept, exam.count) for one in sheet.scores], said=said_)
 
 
-def _shown(case: Case, exam: Exam, rival: Rival, known: Sequence[Shot]) -> tuple[Put, list[list[Any]]]:
+def _find_context(
+    case: EvaluationContext, exam: EvaluationSet, rival: Baseline, known: Sequence[Shot]
+) -> tuple[PromptBuilder, list[list[Any]]]:
     """What puts things before a prompt, and for each question the things there are, the likest first."""
-    asked = [said(one.prompt) for _, one in exam.numbered]
+    asked = [query_text(one.prompt) for _, one in exam.numbered]
     if rival.way == "few-shot":
-        texts = [said(one.prompt) for one in known]
+        texts = [query_text(one.prompt) for one in known]
         numbers, nearness = case.index(texts, case.means.encoder).nearest(asked, case.means.shots)
-        _tell_chance(case, rival, nearness, case.those_known)
-        return shown, [[known[number] for number in row] for row in numbers.tolist()]
+        _note_random_context(case, rival, nearness, case.those_known)
+        return with_shots, [[known[number] for number in row] for row in numbers.tolist()]
     if rival.way == "retrieval":
-        numbers, nearness = case.index(case.means.documents, case.means.encoder).nearest(asked, PASSAGES)
-        _tell_chance(case, rival, nearness, "passages")
-        return informed, [[case.means.documents[number] for number in row] for row in numbers.tolist()]
-    return informed, [[] for _ in asked]
+        numbers, nearness = case.index(case.means.documents, case.means.encoder).nearest(asked, PASSAGES_PER_QUESTION)
+        _note_random_context(case, rival, nearness, "passages")
+        return with_passages, [[case.means.documents[number] for number in row] for row in numbers.tolist()]
+    return with_passages, [[] for _ in asked]
 
 
-def _tell_chance(case: Case, rival: Rival, nearness: NDArray[np.float32], what: str) -> None:
+def _note_random_context(case: EvaluationContext, rival: Baseline, nearness: NDArray[np.float32], what: str) -> None:
     few = int((nearness == 0).any(1).sum())
     if few:
         share_ = f"{few} of {len(nearness)} questions share a word with fewer than {nearness.shape[1]} {what}"
@@ -284,21 +320,25 @@ def _tell_chance(case: Case, rival: Rival, nearness: NDArray[np.float32], what: 
 # No model, and a model elsewhere
 
 
-def neighbours(case: Case, exam: Exam, rival: Rival, known: Sequence[Shot], encoder: str | None) -> Sheet:
+def score_nearest_rows(
+    case: EvaluationContext, exam: EvaluationSet, rival: Baseline, known: Sequence[Shot], encoder: str | None
+) -> ModelResult:
     """The answers of the training rows that are nearest, with no model of language at all."""
     case.tell(f"looking for the nearest of {len(known)} {case.those_known}: {rival.way}")
-    texts = [said(one.prompt) for one in known]
-    numbers, nearness = case.index(texts, encoder).nearest([said(one.prompt) for _, one in exam.numbered], NEIGHBOURS)
+    texts = [query_text(one.prompt) for one in known]
+    numbers, nearness = case.index(texts, encoder).nearest(
+        [query_text(one.prompt) for _, one in exam.numbered], NEIGHBORS
+    )
     alone = int((nearness == 0).all(1).sum())
     if alone:
         what = f"{alone} of {len(nearness)} questions share no word with any of the {case.those_known}"
         case.note(rival.given, f"{what}; they get the commonest answer")
-    answers = voted([one.answer for one in known], numbers, nearness)
+    answers = vote([one.answer for one in known], numbers, nearness)
     name = f"nearest {case.those_known}, {rival.way}"
-    return _told(case, exam, name, dict(zip((place for place, _ in exam.numbered), answers, strict=True)))
+    return _score_texts(case, exam, name, dict(zip((place for place, _ in exam.numbered), answers, strict=True)))
 
 
-def voted(answers: Sequence[str], numbers: NDArray[np.int64], nearness: NDArray[np.float32]) -> list[str]:
+def vote(answers: Sequence[str], numbers: NDArray[np.int64], nearness: NDArray[np.float32]) -> list[str]:
     """For each text what most of its neighbours say, each counting as much as it is near; the commonest of all else."""
     usual = Counter(answers).most_common(1)[0][0]
     found = []
@@ -311,30 +351,37 @@ def voted(answers: Sequence[str], numbers: NDArray[np.int64], nearness: NDArray[
     return found
 
 
-def served(case: Case, exam: Exam, rival: Rival) -> Sheet:
+def score_endpoint(case: EvaluationContext, exam: EvaluationSet, rival: Baseline) -> ModelResult:
     """What a server's model writes; of labels, it is told what there is to choose from."""
     server = Endpoint(rival.given)
     case.tell(f"asking {server.model}")
     places = [place for place, _ in exam.numbered] if exam.labels else list(exam.written)
     asked = [cast(Question, exam.questions[place]) for place in places]
     told = f"Answer with one of these and nothing else: {', '.join(map(str.strip, exam.labels))}" if exam.labels else ""
-    tokens = NAMED if exam.labels else 2 * max((exam.tokens, *(one.length for one in asked))) + NAMED
+    tokens = (
+        MAX_LABEL_TOKENS if exam.labels else 2 * max((exam.tokens, *(one.length for one in asked))) + MAX_LABEL_TOKENS
+    )
     replies = server.ask([one.prompt for one in asked], tokens=tokens, system=told)
     lost = sum(reply is None for reply in replies)
     if lost:
         case.note(rival.given, f"{lost} of {len(replies)} questions got no answer; they are left out")
     found = {place: reply.text for place, reply in zip(places, replies, strict=True) if reply is not None}
-    return replace(_told(case, exam, server.model, found), cost=cost(replies))
+    return replace(_score_texts(case, exam, server.model, found), cost=mean_cost(replies))
 
 
-def _told(case: Case, exam: Exam, name: str, answers: Mapping[int, str]) -> Sheet:
+def _score_texts(case: EvaluationContext, exam: EvaluationSet, name: str, answers: Mapping[int, str]) -> ModelResult:
     """The sheet of one that gives answers in words, by the numbers of their rows."""
     scores = list[Scores]()
     if exam.labels:
         places = sorted(answers)
         right = np.array([exam.labels.index(cast(Question, exam.questions[place]).answer) for place in places])
-        named = np.array([begun(answers[place], exam.labels) for place in places])
+        named = np.array([leading_label(answers[place], exam.labels) for place in places])
         scores += [one.within(places, exam.count) for one in classes(right, named, len(exam.labels))]
     written = set(exam.written)
-    told = [Said(answers[place]) if place in written and place in answers else None for place in range(exam.count)]
-    return Sheet(name, [*scores, *(_marked(case, exam, told) if written else [])], said=_texts(told))
+    told = [
+        GeneratedAnswer(answers[place]) if place in written and place in answers else None
+        for place in range(exam.count)
+    ]
+    return ModelResult(
+        name, [*scores, *(_score_answers(case, exam, told) if written else [])], said=_answer_texts(told)
+    )

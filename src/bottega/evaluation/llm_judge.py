@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from bottega.evaluation.openai_client import Endpoint
-from bottega.evaluation.prompting import said
+from bottega.evaluation.prompting import query_text
 from bottega.metrics.scores import Scores, average
 from bottega.records import Prompt
 
-MOST = 10
-MARK = re.compile(r"\b(10|[0-9])\b")
+MAX_SCORE = 10
+SCORE = re.compile(r"\b(10|[0-9])\b")
 
 INSTRUCTION = (
     "You mark answers. You are shown a question, a right answer and a given answer. Say how good the given answer is, "
@@ -26,19 +26,19 @@ INSTRUCTION = (
 )
 
 
-def judged(
+def judge_answers(
     judge: Endpoint, prompts: Sequence[Prompt | None], right: Sequence[Sequence[str]], written: Sequence[str | None]
 ) -> Scores:
     """The mean mark, from 0 to 1, of the answers that were written."""
     asked = [place for place, one in enumerate(written) if one is not None and prompts[place] is not None]
-    texts = [_shown(prompts[place] or "", right[place], written[place] or "") for place in asked]
+    texts = [_judge_prompt(prompts[place] or "", right[place], written[place] or "") for place in asked]
     marks = np.full(len(written), np.nan)
     for place, reply in zip(asked, judge.ask(texts, tokens=8, system=INSTRUCTION), strict=True):
-        found = MARK.search(reply.text) if reply is not None else None
+        found = SCORE.search(reply.text) if reply is not None else None
         if found:
-            marks[place] = int(found[1]) / MOST
+            marks[place] = int(found[1]) / MAX_SCORE
     return average("judge's mark", marks)
 
 
-def _shown(prompt: Prompt, right: Sequence[str], written: str) -> str:
-    return f"Question:\n{said(prompt)}\n\nRight answer:\n{' | '.join(right)}\n\nGiven answer:\n{written}"
+def _judge_prompt(prompt: Prompt, right: Sequence[str], written: str) -> str:
+    return f"Question:\n{query_text(prompt)}\n\nRight answer:\n{' | '.join(right)}\n\nGiven answer:\n{written}"

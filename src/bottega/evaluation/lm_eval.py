@@ -21,14 +21,14 @@ from bottega.models.scorer import batched
 from bottega.sampling import Sampling
 from bottega.tokenization.template_sandbox import render
 
-TOKENS = 256
+DEFAULT_TOKENS = 256
 """Most tokens of an answer where a task does not say."""
 
 
 def harness_model(model: LanguageModel) -> Any:
     """An `lm_eval` model that answers with ours; a RunError where the package is not there."""
-    base = _package("lm_eval.api.model").TemplateLM
-    utils = _package("lm_eval.utils")
+    base = _import_package("lm_eval.api.model").TemplateLM
+    utils = _import_package("lm_eval.utils")
 
     class Harness(base):  # type: ignore[misc, valid-type]
         """Texts are cut into tokens as its `hf` model does it, so that both are asked exactly the same."""
@@ -71,7 +71,7 @@ def harness_model(model: LanguageModel) -> Any:
             return str(self.tokenizer.apply_chat_template(chat_history, **how))
 
         def _loglikelihood_tokens(self, requests: Sequence[Any], **more: Any) -> list[tuple[float, bool]]:
-            found = judged(model, [self._row(asked, answer) for _, asked, answer in requests])
+            found = score_rows(model, [self._row(asked, answer) for _, asked, answer in requests])
             for (texts, _, _), one in zip(requests, found, strict=True):
                 if texts is not None:
                     self.cache_hook.add_partial("loglikelihood", texts, one)
@@ -95,7 +95,7 @@ def harness_model(model: LanguageModel) -> Any:
                 )
             ]
             sums = [0.0] * len(requests)
-            for (number, _), (logp, _) in zip(windows, judged(model, [row for _, row in windows]), strict=True):
+            for (number, _), (logp, _) in zip(windows, score_rows(model, [row for _, row in windows]), strict=True):
                 sums[number] += logp
             return sums
 
@@ -105,7 +105,7 @@ def harness_model(model: LanguageModel) -> Any:
             for _, same in groupby(order, key=lambda number: repr(requests[number].args[1])):
                 numbers = list(same)
                 ends = model.codec.stop if self.talks else ()
-                settings = _settings(requests[numbers[0]].args[1], self.max_length, ends)
+                settings = _sampling(requests[numbers[0]].args[1], self.max_length, ends)
                 room = self.max_length - settings.tokens
                 asked = [self.tok_encode(requests[number].args[0])[-room:] for number in numbers]
                 for number, (written,) in zip(numbers, model.writer.write(asked, settings), strict=True):
@@ -116,7 +116,7 @@ def harness_model(model: LanguageModel) -> Any:
 
 
 @torch.no_grad()
-def judged(model: LanguageModel, rows: Sequence[Row]) -> list[tuple[float, bool]]:
+def score_rows(model: LanguageModel, rows: Sequence[Row]) -> list[tuple[float, bool]]:
     """Of each row the log-probability of its labels, and whether each of them is the likeliest."""
     found = [(0.0, False)] * len(rows)
     for numbers, batch in batched(rows, model.scorer):
@@ -128,7 +128,9 @@ def judged(model: LanguageModel, rows: Sequence[Row]) -> list[tuple[float, bool]
     return found
 
 
-def harness(model: LanguageModel, tasks: Sequence[str | Mapping[str, Any]], *, rows: int | None = None) -> list[Scores]:
+def run_lm_eval(
+    model: LanguageModel, tasks: Sequence[str | Mapping[str, Any]], *, rows: int | None = None
+) -> list[Scores]:
     """The marks of a model in tasks of the harness, question by question, so that two models can be compared.
 
     tasks  names, such as `arc_easy`, with `:5` for five examples before each question; or configurations of its own
@@ -136,8 +138,8 @@ def harness(model: LanguageModel, tasks: Sequence[str | Mapping[str, Any]], *, r
     """
     found = list[Scores]()
     for task in tasks:
-        given, shots = _task(task)
-        said = _package("lm_eval").simple_evaluate(
+        given, shots = _parse_task(task)
+        said = _import_package("lm_eval").simple_evaluate(
             model=harness_model(model),
             tasks=[given],
             num_fewshot=shots,
@@ -154,7 +156,7 @@ def harness(model: LanguageModel, tasks: Sequence[str | Mapping[str, Any]], *, r
     return found
 
 
-def _task(task: str | Mapping[str, Any]) -> tuple[Any, int | None]:
+def _parse_task(task: str | Mapping[str, Any]) -> tuple[Any, int | None]:
     """A task and how many examples stand before each question; None for as many as it says itself."""
     if not isinstance(task, str):
         return dict(task), None
@@ -162,7 +164,7 @@ def _task(task: str | Mapping[str, Any]) -> tuple[Any, int | None]:
     return name, int(shots) if shots.isdecimal() else None
 
 
-def _settings(given: Mapping[str, Any], limit: int, ends: tuple[str, ...] = ()) -> Sampling:
+def _sampling(given: Mapping[str, Any], limit: int, ends: tuple[str, ...] = ()) -> Sampling:
     """How the harness wants an answer to be written.
 
     ends  texts that end an answer beside those the task names
@@ -171,11 +173,11 @@ def _settings(given: Mapping[str, Any], limit: int, ends: tuple[str, ...] = ()) 
     stop = ((until,) if isinstance(until, str) else tuple(until)) + ends
     names = ("temperature", "top_p", "top_k", "min_p") if given.get("do_sample") else ()
     drawn = {name: given.get(name) for name in names}
-    tokens = given.get("max_gen_toks") or given.get("max_new_tokens") or TOKENS
+    tokens = given.get("max_gen_toks") or given.get("max_new_tokens") or DEFAULT_TOKENS
     return Sampling(tokens=min(tokens, limit // 2), stop=stop, **{k: v for k, v in drawn.items() if v is not None})
 
 
-def _package(name: str) -> Any:
+def _import_package(name: str) -> Any:
     from importlib import import_module
 
     try:

@@ -18,13 +18,13 @@ from bottega.errors import RunError
 from bottega.evaluation.cost import Cost
 from bottega.records import Prompt
 
-AT_ONCE = 4
+CONCURRENT_REQUESTS = 4
 """Requests under way at the same time."""
 
-TRIES, PATIENCE = 4, 120.0
+MAX_ATTEMPTS, TIMEOUT_SECONDS = 4, 120.0
 """Tries of a request that the server is too busy for, and seconds until one is given up."""
 
-BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+RETRY_CODES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """Answers after which it is worth asking again."""
 
 
@@ -55,26 +55,26 @@ class Endpoint:
 
         system  what it is told before each
         """
-        turns = [_turns(prompt, system) for prompt in prompts]
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        turns = [_chat_messages(prompt, system) for prompt in prompts]
+        with ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool:
             return list(pool.map(lambda one: self._one(one, tokens), turns))
 
     def _one(self, turns: list[dict[str, Any]], tokens: int) -> Reply | None:
         body = {"model": self.model, "messages": turns, "max_tokens": tokens, "temperature": 0}
-        for turn in range(TRIES):
+        for turn in range(MAX_ATTEMPTS):
             started = time.perf_counter()
             try:
                 found = self._post(body)
             except urllib.error.HTTPError as error:
-                if error.code not in BUSY:
-                    what = f"the server answers {error.code}: {_reason(error)}"
-                    raise RunError(what, where=self.given, fix=_remedy(error.code)) from None
+                if error.code not in RETRY_CODES:
+                    what = f"the server answers {error.code}: {_error_message(error)}"
+                    raise RunError(what, where=self.given, fix=_suggest_fix(error.code)) from None
             except (OSError, http.client.HTTPException) as error:
-                if turn == TRIES - 1:
+                if turn == MAX_ATTEMPTS - 1:
                     fix = "start the server, or mend the address: http://host:port/v1#model"
                     raise RunError(f"no server answers: {error}", where=self.given, fix=fix) from None
             else:
-                return _reply(found, time.perf_counter() - started)
+                return _parse_reply(found, time.perf_counter() - started)
             time.sleep(0.5 * 2**turn)
         return None
 
@@ -83,11 +83,11 @@ class Endpoint:
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
         data = json.dumps(body).encode()
         request = urllib.request.Request(f"{self.address}/chat/completions", data, headers)
-        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
             return json.load(answer)
 
 
-def cost(replies: Sequence[Reply | None]) -> Cost | None:
+def mean_cost(replies: Sequence[Reply | None]) -> Cost | None:
     """What an answer took, on average."""
     given = [reply for reply in replies if reply is not None]
     if not given:
@@ -96,12 +96,12 @@ def cost(replies: Sequence[Reply | None]) -> Cost | None:
     return Cost(len(given), *sums)
 
 
-def _turns(prompt: Prompt, system: str) -> list[dict[str, Any]]:
+def _chat_messages(prompt: Prompt, system: str) -> list[dict[str, Any]]:
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [one.turn() for one in prompt]
     return [{"role": "system", "content": system}, *turns] if system else turns
 
 
-def _reply(found: Any, seconds: float) -> Reply | None:
+def _parse_reply(found: Any, seconds: float) -> Reply | None:
     try:
         text, usage = found["choices"][0]["message"]["content"], found.get("usage") or {}
     except (KeyError, IndexError, TypeError, AttributeError):
@@ -109,14 +109,14 @@ def _reply(found: Any, seconds: float) -> Reply | None:
     return Reply(text or "", usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0), seconds)
 
 
-def _reason(error: urllib.error.HTTPError) -> str:
+def _error_message(error: urllib.error.HTTPError) -> str:
     try:
         return str(json.load(error)["error"]["message"])[:200]
     except Exception:  # a server may say anything, or nothing
         return str(error.reason)
 
 
-def _remedy(code: int) -> str:
+def _suggest_fix(code: int) -> str:
     if code in (401, 403):
         return "put the server's key in OPENAI_API_KEY"
     return "mend the address or the model's name: http://host:port/v1#model"

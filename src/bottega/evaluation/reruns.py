@@ -9,15 +9,15 @@ from bottega.progress import Tell, followed
 from bottega.recipe.schema import Recipe
 from bottega.training.loop import resume, train
 
-FOLDER = "seeds"
+SEEDS_FOLDER = "seeds"
 """Where they stand in a run."""
 
 
-def seeded(folder: Path, recipe: Recipe, count: int, tell: Tell) -> Iterator[Path]:
+def train_with_other_seeds(folder: Path, recipe: Recipe, count: int, tell: Tell) -> Iterator[Path]:
     """`count` further runs of a recipe, trained where they are not there yet; the same rows are held out of each."""
     for number in range(1, count + 1):
         seed = recipe.seed + number
-        run = folder / FOLDER / str(seed)
+        run = folder / SEEDS_FOLDER / str(seed)
         document = recipe.document()
         document["data"]["seed"] = recipe.split_seed
         given = Recipe.parse({**document, "seed": seed})

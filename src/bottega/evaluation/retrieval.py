@@ -16,11 +16,11 @@ from bottega.tokenization.unicode_words import terms
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
-BLOCK = 1024
+BATCH_SIZE = 1024
 """Texts compared at once."""
 
 
-class Index(Protocol):
+class Retriever(Protocol):
     def nearest(self, texts: Sequence[str], count: int) -> tuple[Ints, Floats]:
         """[n, k] numbers of the texts known that are nearest, the nearest first, no text twice, and how near each is.
 
@@ -28,7 +28,7 @@ class Index(Protocol):
         """
 
 
-class Words:
+class Bm25Retriever:
     """By BM25 (Robertson and Zaragoza 2009), of `bm25s`: rare words in common count for more.
 
     The words are our own: bm25s would drop digits, single letters and English stop words, and take a run of Chinese for
@@ -68,7 +68,7 @@ class Words:
         return np.random.default_rng(crc32(ascii(text).encode())).permutation(self.count)
 
 
-class Vectors:
+class DenseRetriever:
     """By the cosine of the vectors of an encoder."""
 
     def __init__(self, texts: Sequence[str], embedder: Embedder) -> None:
@@ -78,7 +78,10 @@ class Vectors:
     def nearest(self, texts: Sequence[str], count: int) -> tuple[Ints, Floats]:
         count = min(count, len(self._known))
         cosine = np.concatenate(
-            [self.embedder.embed(texts[start : start + BLOCK]) @ self._known.T for start in range(0, len(texts), BLOCK)]
+            [
+                self.embedder.embed(texts[start : start + BATCH_SIZE]) @ self._known.T
+                for start in range(0, len(texts), BATCH_SIZE)
+            ]
         )
         order = np.argsort(-cosine, axis=1, kind="stable")[:, :count]
         return order, np.take_along_axis(cosine, order, 1)

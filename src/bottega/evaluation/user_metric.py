@@ -13,7 +13,7 @@ Score = Callable[[str, str], float]
 EXAMPLE = "def score(written, right): return float(right in written)"
 
 
-class Scorer(Metric):
+class UserMetric(Metric):
     """The mean of a user's marks; of several right answers the best counts. More is better."""
 
     def __init__(self, path: str, score: Score) -> None:
@@ -32,8 +32,8 @@ class Scorer(Metric):
         return marked(mark, self.path)
 
 
-def scorer(path: str) -> Scorer:
+def load_user_metric(path: str) -> UserMetric:
     """The scorer in a file, named as the file; a RecipeError where it has no `score`."""
-    made = type("Own", (Scorer,), {"name": Path(path).stem})
-    own: Scorer = made(path, function(path, "score", EXAMPLE))
+    made = type("Own", (UserMetric,), {"name": Path(path).stem})
+    own: UserMetric = made(path, function(path, "score", EXAMPLE))
     return own

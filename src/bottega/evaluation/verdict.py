@@ -12,17 +12,17 @@ from bottega.metrics.intervals import rows_needed
 
 Outcome = Literal["better", "not worse", "inconclusive", "worse", "void"]
 
-RANKS: tuple[Outcome, ...] = ("worse", "inconclusive", "not worse", "better")
+OUTCOMES: tuple[Outcome, ...] = ("worse", "inconclusive", "not worse", "better")
 """From bad to good."""
 
-SAID = {
+PHRASES = {
     "worse": "worse than",
     "inconclusive": "inconclusive beside",
     "not worse": "not worse than",
     "better": "better than",
 }
 
-PRIMARY = (
+PRIMARY_METRICS = (
     "reward",
     "preference accuracy",
     "label accuracy",
@@ -40,7 +40,7 @@ PRIMARY = (
 )
 """What decides where the recipe does not say: the first of these that stands beside something, or was measured."""
 
-LEAKED = 0.1
+MAX_LEAKED_FRACTION = 0.1
 """Share of the rows measured on that stand in the training rows, from which on nothing can be said."""
 
 
@@ -64,7 +64,7 @@ class Verdict:
     beside: str | None = None
 
 
-def judge(
+def decide_verdict(
     estimates: Sequence[Estimate],
     *,
     metric: str | None,
@@ -84,31 +84,33 @@ def judge(
     others  the same beside further contenders, by their names; one that shares no number with the run has no say
     leaked  rows, `of` so many, that the run learned: from a tenth on the exam is void
     """
-    one, declared = _primary(estimates, metric, others or {}), metric is not None
+    one, declared = _primary_estimate(estimates, metric, others or {}), metric is not None
     name = None if one is None else one.metric
-    if of and leaked >= LEAKED * of:
+    if of and leaked >= MAX_LEAKED_FRACTION * of:
         said = f"Void: {leaked} of the {of} rows it was measured on stand in its training rows, so it measures memory."
         return Verdict("void", said, name, margin, declared)
     everyone = ({} if base is None else {base: estimates}) | dict(others or {})
-    beside = [Beside(other, same, name, margin) for other, them in everyone.items() if (same := shared(them, name))]
+    beside = [
+        Standing(other, same, name, margin) for other, them in everyone.items() if (same := shared_estimate(them, name))
+    ]
     known = sorted((other for other in beside if other.one.gain is not None), key=lambda other: other.standing)
     if not known:
-        return Verdict("inconclusive", _unknown(beside), name, margin, declared)
+        return Verdict("inconclusive", _no_comparison_sentence(beside), name, margin, declared)
     ahead = [other for other in known if other.outcome == "worse"]
     hardest = (ahead or [other for other in known if other.one.metric == name] or known)[0]
-    more = [*_by_other_numbers(hardest, known), *_untold(beside, everyone)]
-    said = " ".join([_sentence(hardest, ahead, known), *more])
+    more = [*_other_metric_sentences(hardest, known), *_unknown_sentences(beside, everyone)]
+    said = " ".join([_main_sentence(hardest, ahead, known), *more])
     return Verdict(hardest.outcome, said, name, margin, declared, hardest.needed, hardest.name)
 
 
-def shared(estimates: Sequence[Estimate], metric: str | None) -> Estimate | None:
+def shared_estimate(estimates: Sequence[Estimate], metric: str | None) -> Estimate | None:
     """The number by which a contender stands beside the run: the one that decides, else the first in `PRIMARY`."""
     compared = {one.metric: one for one in estimates if one.base is not None}
-    return next((compared[name] for name in (metric, *PRIMARY) if name in compared), None)
+    return next((compared[name] for name in (metric, *PRIMARY_METRICS) if name in compared), None)
 
 
 @dataclass(frozen=True)
-class Beside:
+class Standing:
     """A contender by the number on which it and the run both stand; `decides` is the number that decides."""
 
     name: str
@@ -134,7 +136,7 @@ class Beside:
     def standing(self) -> tuple[int, bool, float]:
         """How well the run does: by the outcome, by the number that decides first, then by how far it may be ahead."""
         low, high = self.one.gain or (0.0, 0.0)
-        return RANKS.index(self.outcome), self.one.metric != self.decides, low + high
+        return OUTCOMES.index(self.outcome), self.one.metric != self.decides, low + high
 
     @property
     def needed(self) -> int | None:
@@ -148,7 +150,7 @@ class Beside:
         return f"{one.metric} {one.run:.3g} beside {one.base:.3g}{of}, {difference}"
 
 
-def _primary(
+def _primary_estimate(
     estimates: Sequence[Estimate], metric: str | None, others: Mapping[str, Sequence[Estimate]]
 ) -> Estimate | None:
     known = {one.metric: one for one in estimates}
@@ -161,12 +163,12 @@ def _primary(
         return known[metric]
     beside = {one.metric for theirs in others.values() for one in theirs}
     beside |= {one.metric for one in estimates if one.base is not None}
-    measured = [name for name in PRIMARY if name in known]
+    measured = [name for name in PRIMARY_METRICS if name in known]
     named = [name for name in measured if name in beside] or measured
     return known[named[0]] if named else next(iter(estimates), None)
 
 
-def _unknown(beside: Sequence[Beside]) -> str:
+def _no_comparison_sentence(beside: Sequence[Standing]) -> str:
     """What is said where nothing is known beside anyone."""
     if not beside:
         return "Inconclusive: there is nothing to compare with."
@@ -174,24 +176,24 @@ def _unknown(beside: Sequence[Beside]) -> str:
     return f"Inconclusive: {rows} rows are too few, or too much alike, to tell anything from."
 
 
-def _sentence(hardest: Beside, ahead: Sequence[Beside], known: Sequence[Beside]) -> str:
+def _main_sentence(hardest: Standing, ahead: Sequence[Standing], known: Sequence[Standing]) -> str:
     """The first sentence: the outcome, and the numbers beside the contender that is hardest to beat."""
     outcome, margin = hardest.outcome, hardest.margin
     if len(ahead) == 1:
-        return f"Worse than {hardest.name}{_strongest(hardest, known)}: {hardest.numbers()}."
-    numbers = hardest.numbers(f" of {hardest.name}{_strongest(hardest, known)}")
+        return f"Worse than {hardest.name}{_strongest_of(hardest, known)}: {hardest.numbers()}."
+    numbers = hardest.numbers(f" of {hardest.name}{_strongest_of(hardest, known)}")
     if ahead:
-        return f"Worse than {_listed([one.name for one in ahead])}: {numbers}."
+        return f"Worse than {_join_names([one.name for one in ahead])}: {numbers}."
     if outcome == "not worse":
         return f"Not worse, by the margin of {margin:.3g}: {numbers}."
     if outcome == "better":
-        return f"Better: {numbers}.{_beside_margin(hardest.one.interval or (0.0, 0.0), margin)}"
+        return f"Better: {numbers}.{_margin_sentence(hardest.one.interval or (0.0, 0.0), margin)}"
     needed = hardest.needed
     more = "" if needed is None else f" A difference of {margin:.3g} would be seen with about {needed:,} rows."
     return f"Inconclusive: {numbers}.{more}"
 
 
-def _beside_margin(interval: tuple[float, float], margin: float) -> str:
+def _margin_sentence(interval: tuple[float, float], margin: float) -> str:
     """Whether a difference that is surely there matters, where the margin says what does."""
     least, most = sorted(map(abs, interval))
     if margin > 0 and least >= margin:
@@ -199,33 +201,33 @@ def _beside_margin(interval: tuple[float, float], margin: float) -> str:
     return f" But it is surely less than the margin of {margin:.3g} that matters." if most < margin else ""
 
 
-def _strongest(hardest: Beside, known: Sequence[Beside]) -> str:
+def _strongest_of(hardest: Standing, known: Sequence[Standing]) -> str:
     """Of how many contenders it is the strongest, where it is not the only one by that number."""
     same = sum(other.one.metric == hardest.one.metric for other in known)
     by = f" by {hardest.one.metric}" if same < len(known) else ""
     return f", the strongest of {same} contenders{by}" if same > 1 else ""
 
 
-def _by_other_numbers(hardest: Beside, known: Sequence[Beside]) -> Iterator[str]:
+def _other_metric_sentences(hardest: Standing, known: Sequence[Standing]) -> Iterator[str]:
     """A sentence for each further number by which contenders stand, of the one that is hardest to beat by it."""
     told = {hardest.one.metric}
     for other in known:
         if other.one.metric not in told:
             told.add(other.one.metric)
-            beside = f"{SAID[other.outcome]} {other.name}{_strongest(other, known)}"
+            beside = f"{PHRASES[other.outcome]} {other.name}{_strongest_of(other, known)}"
             yield f"By {other.one.metric} it is {beside}: {other.numbers()}."
 
 
-def _untold(beside: Sequence[Beside], everyone: Iterable[str]) -> Iterator[str]:
+def _unknown_sentences(beside: Sequence[Standing], everyone: Iterable[str]) -> Iterator[str]:
     """Contenders of which nothing can be said, and why."""
     few = [other for other in beside if other.one.gain is None]
     if few:
         rows = max(other.one.rows for other in few)
-        yield f"Beside {_listed([other.name for other in few])} nothing can be said: {rows} rows are too few."
+        yield f"Beside {_join_names([other.name for other in few])} nothing can be said: {rows} rows are too few."
     mute = [name for name in everyone if all(other.name != name for other in beside)]
     if mute:
-        yield f"Beside {_listed(mute)} nothing can be said: there is no number that both have."
+        yield f"Beside {_join_names(mute)} nothing can be said: there is no number that both have."
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]

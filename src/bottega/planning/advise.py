@@ -27,7 +27,7 @@ from bottega.data import sources
 from bottega.data.formats import records
 from bottega.data.sampler import DEFAULT_EXAMPLES
 from bottega.errors import DataError, RunError
-from bottega.evaluation.contamination import leaked_rows
+from bottega.evaluation.contamination import find_leaked_rows
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.evaluate import Evaluation, evaluate
 from bottega.events import Finished, Stepped
@@ -248,7 +248,7 @@ class Study:
             labels = f" with {len(bearers)} labels" if bearers else ""
             fix = "just tune on them, with validation: 0.2, and ask: bottega evaluate"
             raise DataError(f"{len(lines)} rows{labels} are too few to take parts of", where=path, fix=fix)
-        leaked = leaked_rows(list(self._records(others[:asked])), self._records(rest))
+        leaked = find_leaked_rows(list(self._records(others[:asked])), self._records(rest))
         _write(self._path("asked"), [line for place, line in enumerate(others[:asked]) if place not in leaked])
         _write(self._path("watched"), others[asked:watched])
         _write(self._path("known"), rest)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from bottega.evaluation.confusion import LARGEST, Named
+from bottega.evaluation.confusion import MAX_MATRIX_CLASSES, ClassPredictions
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.evaluate import Evaluation
 from bottega.reporting.charts import contenders, curves, interval, thinned
@@ -185,11 +185,11 @@ def _curves(report: Report) -> Iterable[str]:
         yield f"<details><summary>as a table</summary>{_table(['', 'update', title], rows)}</details>"
 
 
-def _classes(named: Named | None) -> Iterable[str]:
+def _classes(named: ClassPredictions | None) -> Iterable[str]:
     """Which classes are taken for which: all pairs of a few, the worst of many; and whether chances come true."""
     if named is None:
         return
-    if len(named.labels) <= LARGEST:
+    if len(named.labels) <= MAX_MATRIX_CLASSES:
         yield "<h2>What was said of each class</h2>"
         yield "<p class='dim'>Rows are what is right; columns, by the numbers of the classes, what was said.</p>"
         yield _matrix(named)
@@ -203,7 +203,7 @@ def _classes(named: Named | None) -> Iterable[str]:
         yield _table(["it said", "came true", "rows"], bins)
 
 
-def _matrix(named: Named) -> str:
+def _matrix(named: ClassPredictions) -> str:
     """How often each class was taken for each; columns are headed by numbers, so that any names fit."""
     counts = named.matrix()
     most = max(int(counts.max()), 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from bottega.evaluation.confusion import Named
+from bottega.evaluation.confusion import ClassPredictions
 from bottega.evaluation.cost import Cost
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.evaluate import Evaluation
@@ -101,7 +101,7 @@ def _costs(cost: Cost | None) -> list[str]:
     return ["–", "–", "–"] if cost is None else [f"{cost.read:.0f}", f"{cost.written:.0f}", f"{cost.seconds:.3f}"]
 
 
-def _classes(named: Named | None) -> list[str]:
+def _classes(named: ClassPredictions | None) -> list[str]:
     if named is None:
         return []
     mixed = ([one.right, one.named, str(one.rows)] for one in named.confusions())

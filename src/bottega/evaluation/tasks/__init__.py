@@ -1,34 +1,40 @@
-"""What is measured of a model, one file a kind of task.
+"""Evaluation of a model, one module per kind of task; the model's head decides which.
 
-Each has `measure(case)`, which yields the run's sheet first, then what it is compared with: what it was tuned from, or
-the least that could be done, and then the rivals; and `USUAL`, the rivals that are asked where nothing is said.
+Each module has `measure(context)`, which yields the result of the run first, then the result of the base model or of a
+trivial baseline, then those of the further baselines; and `DEFAULT_BASELINES`, used where the user names none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from types import ModuleType
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
-from bottega.evaluation.context import Case, Sheet
+from bottega.evaluation.context import EvaluationContext, ModelResult
 from bottega.evaluation.tasks import classification, embedding, language, masked_lm, tagging
 from bottega.objectives import HeadKind
 
-TASKS: dict[HeadKind, ModuleType] = {
-    "language": language,
-    "class": classification,
-    "token": tagging,
-    "masked": masked_lm,
-    "embedding": embedding,
+
+class Task(NamedTuple):
+    """How models with one kind of head are evaluated."""
+
+    measure: Callable[[EvaluationContext], Iterator[ModelResult]]
+    default_baselines: tuple[str, ...]
+
+
+TASKS_BY_HEAD: dict[HeadKind, Task] = {
+    "language": Task(language.measure, language.DEFAULT_BASELINES),
+    "class": Task(classification.measure, classification.DEFAULT_BASELINES),
+    "token": Task(tagging.measure, tagging.DEFAULT_BASELINES),
+    "masked": Task(masked_lm.measure, masked_lm.DEFAULT_BASELINES),
+    "embedding": Task(embedding.measure, embedding.DEFAULT_BASELINES),
 }
 
 
-def measure(head: HeadKind, case: Case) -> Iterator[Sheet]:
-    """The sheets of a run with this head and of its contenders."""
-    sheets: Iterator[Sheet] = TASKS[head].measure(case)
-    return sheets
+def evaluate_task(head: HeadKind, context: EvaluationContext) -> Iterator[ModelResult]:
+    """The results of a run with this head and of its baselines, one model after another."""
+    return TASKS_BY_HEAD[head].measure(context)
 
 
-def usual(head: HeadKind) -> tuple[str, ...]:
-    """The rivals of a run with this head where nothing is said."""
-    found: tuple[str, ...] = TASKS[head].USUAL
-    return found
+def default_baselines(head: HeadKind) -> tuple[str, ...]:
+    """The baselines of a run with this head where the user names none."""
+    return TASKS_BY_HEAD[head].default_baselines

@@ -10,10 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bottega.batch import Row
-from bottega.evaluation.baselines import Rival
-from bottega.evaluation.confusion import Named
-from bottega.evaluation.context import Case, Sheet
-from bottega.evaluation.exam import NEIGHBOURS, Exam, Question, neighbours, prompted, served
+from bottega.evaluation.baselines import Baseline
+from bottega.evaluation.confusion import ClassPredictions
+from bottega.evaluation.context import EvaluationContext, ModelResult
+from bottega.evaluation.exam import (
+    NEIGHBORS,
+    EvaluationSet,
+    Question,
+    score_endpoint,
+    score_nearest_rows,
+    score_prompted,
+)
 from bottega.evaluation.prompting import Shot
 from bottega.inference.classifier import Classifier
 from bottega.inference.language_model import LanguageModel
@@ -24,7 +31,7 @@ from bottega.objectives.reward import Reward
 from bottega.progress import counter
 from bottega.records import Labelled
 
-USUAL = ("bm25", "dense")
+DEFAULT_BASELINES = ("bm25", "dense")
 """What a classifier is compared with where nothing is said, besides the commonest label."""
 
 ASKED = "{text}\nLabel:"
@@ -34,14 +41,17 @@ Marked = Callable[[Classifier, Numbers, Sequence[Row]], list[Scores]]
 """What is made of a model's scores [R, C] of rows."""
 
 
-def measure(case: Case) -> Iterator[Sheet]:
+def measure(case: EvaluationContext) -> Iterator[ModelResult]:
     """The run's sheet, that of the least that could be done, and its rivals'."""
     model = Classifier(str(case.folder), dtype=case.dtype)
     examples = case.examples(case.codec(model.codec))
     rows = [row for example in examples for row in example]
     if isinstance(case.recipe.objective, Reward):
         longer = [_is_longer(chosen, rejected, case.seed) for chosen, rejected in examples]
-        marked, least = _preferred, Sheet("taking the longer answer", [share("preference accuracy", longer)], base=True)
+        marked, least = (
+            _preferred,
+            ModelResult("taking the longer answer", [share("preference accuracy", longer)], base=True),
+        )
     elif isinstance(case.recipe.objective, Regress):
         marked, least = _errors, _mean(case, rows)
     else:
@@ -58,11 +68,13 @@ def measure(case: Case) -> Iterator[Sheet]:
             yield sheet
 
 
-def _sat(case: Case, model: Classifier, rows: Sequence[Row], marked: Marked, name: str = "the run") -> Sheet:
+def _sat(
+    case: EvaluationContext, model: Classifier, rows: Sequence[Row], marked: Marked, name: str = "the run"
+) -> ModelResult:
     scores, named = model.scores(rows, counter(case.tell, f"scoring {len(rows)} rows: {name}")), None
     if marked is _one_label:
-        named = Named(model.labels, _right(rows), scores.argmax(1), model.chances(scores).max(1))
-    return Sheet(name, marked(model, scores, rows), named)
+        named = ClassPredictions(model.labels, _right(rows), scores.argmax(1), model.chances(scores).max(1))
+    return ModelResult(name, marked(model, scores, rows), named)
 
 
 # What is made of scores
@@ -114,28 +126,28 @@ def _present(rows: Sequence[Row]) -> NDArray[np.bool_]:
 # The least that could be done
 
 
-def _usual_label(labels: list[str], counts: dict[str, int], rows: Sequence[Row]) -> Sheet:
+def _usual_label(labels: list[str], counts: dict[str, int], rows: Sequence[Row]) -> ModelResult:
     # One more of each: a label seen in no row has some chance all the same.
     frequency = np.array([counts.get(label, 0) + 1.0 for label in labels])
     frequency /= frequency.sum()
     right, common = _right(rows), np.full(len(rows), frequency.argmax())
     loss = average("loss", -np.log(frequency)[right], higher=False)
     name = f"always {labels[frequency.argmax()]}, the commonest label"
-    return Sheet(name, [loss, *classes(right, common, len(labels))], base=True)
+    return ModelResult(name, [loss, *classes(right, common, len(labels))], base=True)
 
 
-def _usual_labels(labels: list[str], counts: dict[str, int], rows: Sequence[Row]) -> Sheet:
+def _usual_labels(labels: list[str], counts: dict[str, int], rows: Sequence[Row]) -> ModelResult:
     right = _present(rows)
     usual, common = max(counts, key=lambda label: counts[label]), np.zeros_like(right)
     common[:, labels.index(usual)] = True
-    return Sheet(f"always {usual}, the commonest label", _agreeing(common, right), base=True)
+    return ModelResult(f"always {usual}, the commonest label", _agreeing(common, right), base=True)
 
 
-def _mean(case: Case, rows: Sequence[Row]) -> Sheet:
+def _mean(case: EvaluationContext, rows: Sequence[Row]) -> ModelResult:
     training = [number(record) for record in case.known() if isinstance(record, Labelled)]
     usual, right = float(np.mean(training)), np.array([row.label[0] for row in rows], float)
     name = f"always {usual:.4g}, the mean of the {case.those_known}"
-    return Sheet(name, _distances(np.full_like(right, usual), right), base=True)
+    return ModelResult(name, _distances(np.full_like(right, usual), right), base=True)
 
 
 def _is_longer(chosen: Row, rejected: Row, seed: int) -> bool:
@@ -147,7 +159,9 @@ def _is_longer(chosen: Row, rejected: Row, seed: int) -> bool:
 # Rivals
 
 
-def _rival(case: Case, model: Classifier, rows: Sequence[Row], marked: Marked, rival: Rival) -> Sheet | None:
+def _rival(
+    case: EvaluationContext, model: Classifier, rows: Sequence[Row], marked: Marked, rival: Baseline
+) -> ModelResult | None:
     """The sheet of another contender; None where it cannot be asked, which `case.unasked` then tells."""
     if rival.way == "run":
         return _other(case, model, marked, rival)
@@ -161,49 +175,51 @@ def _rival(case: Case, model: Classifier, rows: Sequence[Row], marked: Marked, r
     elif marked is not _one_label:
         case.unasked[rival.given] = "it gives no such answer as these rows ask for"
     elif rival.way in ("bm25", "dense"):
-        return neighbours(case, _questions(case, model), rival, _known(case), encoder if rival.way == "dense" else None)
+        return score_nearest_rows(
+            case, _questions(case, model), rival, _known(case), encoder if rival.way == "dense" else None
+        )
     elif rival.way == "endpoint":
-        return served(case, _questions(case, model), rival)
+        return score_endpoint(case, _questions(case, model), rival)
     elif rival.model is None:
         case.unasked[rival.given] = f"which language model is asked? {rival.way}=FOLDER"
     elif rival.way == "retrieval" and not case.means.documents:
         case.unasked[rival.given] = "no --documents to look things up in"
     else:
         other = LanguageModel(rival.model, dtype=case.dtype)
-        sheet = prompted(case, _questions(case, model), other, rival.named(), rival, _known(case))
+        sheet = score_prompted(case, _questions(case, model), other, rival.named(), rival, _known(case))
         # Its loss is one of words, not of classes.
         return replace(sheet, scores=[one for one in sheet.scores if one.metric in ("label accuracy", "macro-F1")])
     return None
 
 
-def _questions(case: Case, model: Classifier) -> Exam:
+def _questions(case: EvaluationContext, model: Classifier) -> EvaluationSet:
     """The rows as questions for a model of language."""
     texts = [record for record in case.records if isinstance(record, Labelled)]
     asked = [Question(one.where, ASKED.format(text=one.text), f" {one.label}") for one in texts]
-    return Exam(questions=asked, labels=[f" {label}" for label in model.labels])
+    return EvaluationSet(questions=asked, labels=[f" {label}" for label in model.labels])
 
 
-def _known(case: Case) -> list[Shot]:
+def _known(case: EvaluationContext) -> list[Shot]:
     known = (record for record in case.pool if isinstance(record, Labelled))
     return [Shot(ASKED.format(text=one.text), f" {one.label}") for one in known]
 
 
-def _near_numbers(case: Case, rows: Sequence[Row], rival: Rival, encoder: str | None) -> Sheet:
+def _near_numbers(case: EvaluationContext, rows: Sequence[Row], rival: Baseline, encoder: str | None) -> ModelResult:
     """The mean of the numbers of the nearest training rows, each counting as much as it is near."""
     known = [record for record in case.pool if isinstance(record, Labelled)]
     texts = [record.text for record in known]
     asked = [record.text for record in case.records if isinstance(record, Labelled)]
-    numbers, nearness = case.index(texts, encoder).nearest(asked, NEIGHBOURS)
+    numbers, nearness = case.index(texts, encoder).nearest(asked, NEIGHBORS)
     values, weight = np.array([number(record) for record in known]), np.maximum(nearness, 0)
     # What is like no other row gets the mean of all.
     weighed = (values[numbers] * weight).sum(1) / np.maximum(weight.sum(1), np.finfo(np.float32).tiny)
     found = np.where(weight.any(1), weighed, values.mean())
-    return Sheet(
+    return ModelResult(
         f"nearest {case.those_known}, {rival.way}", _distances(found, np.array([row.label[0] for row in rows], float))
     )
 
 
-def _other(case: Case, model: Classifier, marked: Marked, rival: Rival) -> Sheet | None:
+def _other(case: EvaluationContext, model: Classifier, marked: Marked, rival: Baseline) -> ModelResult | None:
     """Another run, asked the same."""
     assert rival.model is not None
     other = Classifier(rival.model, dtype=case.dtype)

@@ -11,48 +11,48 @@ from numpy.typing import NDArray
 
 from bottega.batch import Row
 from bottega.errors import DataError
-from bottega.evaluation.context import Case, Sheet
-from bottega.evaluation.retrieval import Words
+from bottega.evaluation.context import EvaluationContext, ModelResult
+from bottega.evaluation.retrieval import Bm25Retriever
 from bottega.inference.embedder import Embedder
 from bottega.metrics.scores import Numbers, Scores, average, share
 from bottega.objectives.contrastive import belonging, sought
 from bottega.records import Compared, Paired
 
-USUAL = ("bm25",)
+DEFAULT_BASELINES = ("bm25",)
 """What an embedder is compared with where nothing is said, besides what it began from."""
 
 Nearness = NDArray[np.float32]
 """[A, O] how near each of the texts there are to choose from is to each anchor."""
 
 
-def measure(case: Case) -> Iterator[Sheet]:
+def measure(case: EvaluationContext) -> Iterator[ModelResult]:
     """The run's sheet, that of what it began from, and its rivals'."""
     model = Embedder(str(case.folder), dtype=case.dtype)
     rows = [row for example in case.examples(case.codec(model.codec)) for row in example]
     _refuse_lone_pairs(case, _columns(rows))
-    yield Sheet("the run", _embedded(case, model, rows))
+    yield ModelResult("the run", _embedded(case, model, rows))
     adapter = case.recipe.adapter
     base = (adapter.start if adapter else None) or case.recipe.model.base
     if base is not None:
         before = Embedder(base, pooling=model.pooling, dtype=case.dtype, any_run=True)
-        yield Sheet(Path(base).name, _embedded(case, before, rows), base=True)
+        yield ModelResult(Path(base).name, _embedded(case, before, rows), base=True)
     for rival in case.means.rivals:
         if rival.way == "bm25":
             found = _by_words(case, rows)
             if found:
-                yield Sheet("the words they share, BM25", found)
+                yield ModelResult("the words they share, BM25", found)
         elif rival.way in ("run", "zero-shot", "dense") and rival.model is not None:
             other = Embedder(rival.model, dtype=case.dtype, any_run=True)
             theirs = [row for example in case.examples(case.codec(other.codec)) for row in example]
             if len(theirs) == len(rows):
-                yield Sheet(rival.named(), _embedded(case, other, theirs))
+                yield ModelResult(rival.named(), _embedded(case, other, theirs))
             else:
                 case.unasked[rival.given] = "it cannot read all of these rows"
         else:
             case.unasked[rival.given] = "it makes no vectors"
 
 
-def _embedded(case: Case, model: Embedder, rows: Sequence[Row]) -> list[Scores]:
+def _embedded(case: EvaluationContext, model: Embedder, rows: Sequence[Row]) -> list[Scores]:
     case.tell(f"embedding {len(rows)} texts")
     vectors, columns = model.vectors(rows), _columns(rows)
     anchors, others, _ = sought(columns)
@@ -64,14 +64,14 @@ def _embedded(case: Case, model: Embedder, rows: Sequence[Row]) -> list[Scores]:
     return found
 
 
-def _by_words(case: Case, rows: Sequence[Row]) -> list[Scores]:
+def _by_words(case: EvaluationContext, rows: Sequence[Row]) -> list[Scores]:
     """The texts ranked by BM25 instead of vectors."""
     columns = _columns(rows)
     texts = [text for record in case.records if isinstance(record, (Paired, Compared)) for text in record.texts]
     anchors, others, _ = sought(columns)
     if not len(anchors) or len(texts) != len(rows):
         return []
-    numbers, nearness = Words([texts[place] for place in others]).nearest(
+    numbers, nearness = Bm25Retriever([texts[place] for place in others]).nearest(
         [texts[place] for place in anchors], len(others)
     )
     found = np.zeros_like(nearness)
@@ -83,7 +83,7 @@ def _columns(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
     return {name: np.concatenate([row.columns[name] for row in rows]) for name in rows[0].columns}
 
 
-def _refuse_lone_pairs(case: Case, columns: dict[str, NDArray[Any]]) -> None:
+def _refuse_lone_pairs(case: EvaluationContext, columns: dict[str, NDArray[Any]]) -> None:
     way = sought(columns)
     if len(way[0]) and belonging(columns, *way).all():
         raise DataError(

@@ -11,12 +11,19 @@ from pathlib import Path
 import numpy as np
 
 from bottega.evaluation import reward_scores
-from bottega.evaluation.baselines import Rival
-from bottega.evaluation.context import Case, Sheet
-from bottega.evaluation.exam import Exam, Question, neighbours, prompted, served, sit
-from bottega.evaluation.lm_eval import harness
+from bottega.evaluation.baselines import Baseline
+from bottega.evaluation.context import EvaluationContext, ModelResult
+from bottega.evaluation.exam import (
+    EvaluationSet,
+    Question,
+    score_endpoint,
+    score_model,
+    score_nearest_rows,
+    score_prompted,
+)
+from bottega.evaluation.lm_eval import run_lm_eval
 from bottega.evaluation.prompting import Shot
-from bottega.evaluation.side_effects import effects
+from bottega.evaluation.side_effects import side_effects
 from bottega.inference.language_model import LanguageModel
 from bottega.metrics.scores import Numbers, Scores, mean, share
 from bottega.objectives import OnPolicy
@@ -29,11 +36,11 @@ LONGEST = 256
 LABELS, EACH = 50, 4
 """Answers are labels where there are at most so many different ones, each so often on average."""
 
-USUAL = ("few-shot", "bm25")
+DEFAULT_BASELINES = ("few-shot", "bm25")
 """What a run is compared with where nothing is said, besides what it was tuned from."""
 
 
-def measure(case: Case) -> Iterator[Sheet]:
+def measure(case: EvaluationContext) -> Iterator[ModelResult]:
     """The run's sheet, that of what it was tuned from, if it was, and its rivals'."""
     model = LanguageModel(str(case.folder), dtype=case.dtype)
     if isinstance(case.recipe.objective, OnPolicy) and not any(map(case.recipe.objective.asked, case.records)):
@@ -45,31 +52,31 @@ def measure(case: Case) -> Iterator[Sheet]:
     if _in_pairs(case, exam):
         yield from _preferences(case, exam, model)
         return
-    yield _examined(case, model, sit(case, exam, model, "the run"))
+    yield _examined(case, model, score_model(case, exam, model, "the run"))
     base = None if model.origin is None else Path(model.origin).name
     if base is not None:
         with model.untuned() as untuned:
-            yield replace(_examined(case, untuned, sit(case, exam, untuned, base)), base=True)
+            yield replace(_examined(case, untuned, score_model(case, exam, untuned, base)), base=True)
     for rival in case.means.rivals:
         sheet = _rival(case, exam, model, rival)
         if sheet is not None:
             yield sheet
 
 
-def _examined(case: Case, model: LanguageModel, sheet: Sheet) -> Sheet:
+def _examined(case: EvaluationContext, model: LanguageModel, sheet: ModelResult) -> ModelResult:
     """The sheet with what else the model does, and its marks in tasks of the lm-evaluation-harness."""
     case.tell(f"looking for side effects: {sheet.name}")
-    sheet = replace(sheet, effects=effects(case, model))
+    sheet = replace(sheet, effects=side_effects(case, model))
     if not case.means.tasks:
         return sheet
     case.tell(f"sitting {len(case.means.tasks)} tasks of lm-eval: {sheet.name}")
-    return replace(sheet, scores=[*sheet.scores, *harness(model, case.means.tasks, rows=case.means.questions)])
+    return replace(sheet, scores=[*sheet.scores, *run_lm_eval(model, case.means.tasks, rows=case.means.questions)])
 
 
-def _exam(case: Case, codec: Codec) -> Exam:
+def _exam(case: EvaluationContext, codec: Codec) -> EvaluationSet:
     rows = [row for example in case.examples(codec) for row in example]
     if len(rows) != len(case.records):
-        return Exam(rows)
+        return EvaluationSet(rows)
     questions: list[Question | None] = []
     for record, row in zip(case.records, rows, strict=True):
         found = case.recipe.objective.asked(record)
@@ -85,7 +92,7 @@ def _exam(case: Case, codec: Codec) -> Exam:
     metrics, absent = case.means.metrics([one.answer for _, one in asked]) if asked else ([], [])
     if absent:
         case.unasked[", ".join(absent)] = "needs a package: pip install 'bottega[evaluate]'"
-    exam = Exam(rows, questions, names if few else [], written, metrics)
+    exam = EvaluationSet(rows, questions, names if few else [], written, metrics)
     objective = case.recipe.objective
     return replace(exam, tokens=objective.tokens, stop=objective.stop) if isinstance(objective, OnPolicy) else exam
 
@@ -93,13 +100,13 @@ def _exam(case: Case, codec: Codec) -> Exam:
 # Preferences
 
 
-def _in_pairs(case: Case, exam: Exam) -> bool:
+def _in_pairs(case: EvaluationContext, exam: EvaluationSet) -> bool:
     """Whether rows are chosen and rejected answers in turn: KTO takes the two for two examples."""
     pairs = len(exam.rows) == 2 * len(case.records)
     return pairs and all(isinstance(record, Preference) for record in case.records)
 
 
-def _preferences(case: Case, exam: Exam, model: LanguageModel) -> Iterator[Sheet]:
+def _preferences(case: EvaluationContext, exam: EvaluationSet, model: LanguageModel) -> Iterator[ModelResult]:
     """How often the chosen answer is likelier, and how often it was raised more than the other."""
     nll, base = -model.logp(exam.rows), None
     if model.origin is not None:
@@ -109,19 +116,19 @@ def _preferences(case: Case, exam: Exam, model: LanguageModel) -> Iterator[Sheet
     if base is not None:
         raised = base - nll
         scores.insert(1, share("raised accuracy", raised[0::2] > raised[1::2]))
-    yield Sheet("the run", scores)
+    yield ModelResult("the run", scores)
     if base is not None and model.origin is not None:
-        yield Sheet(Path(model.origin).name, _preferred(exam, base), base=True)
+        yield ModelResult(Path(model.origin).name, _preferred(exam, base), base=True)
     for rival in case.means.rivals:
         if rival.way not in ("run", "zero-shot") or rival.model is None:
             case.unasked[rival.given] = "it gives no probability to an answer"
             continue
         other = LanguageModel(rival.model, dtype=case.dtype)
         theirs = _exam(case, case.codec(other.codec))
-        yield Sheet(rival.named(), _comparable(_preferred(theirs, -other.logp(theirs.rows)), model, other))
+        yield ModelResult(rival.named(), _comparable(_preferred(theirs, -other.logp(theirs.rows)), model, other))
 
 
-def _preferred(exam: Exam, nll: Numbers) -> list[Scores]:
+def _preferred(exam: EvaluationSet, nll: Numbers) -> list[Scores]:
     tokens = np.array([row.weight.sum() for row in exam.rows[0::2]], float)
     return [share("preference accuracy", nll[0::2] < nll[1::2]), mean("loss of the chosen", nll[0::2], tokens)]
 
@@ -129,7 +136,7 @@ def _preferred(exam: Exam, nll: Numbers) -> list[Scores]:
 # Rivals
 
 
-def _rival(case: Case, exam: Exam, model: LanguageModel, rival: Rival) -> Sheet | None:
+def _rival(case: EvaluationContext, exam: EvaluationSet, model: LanguageModel, rival: Baseline) -> ModelResult | None:
     """The sheet of another contender; None where it cannot be asked, which `case.unasked` then tells."""
     if rival.way == "run" or (rival.way == "zero-shot" and rival.model):
         return _other(case, exam, model, rival)
@@ -139,21 +146,23 @@ def _rival(case: Case, exam: Exam, model: LanguageModel, rival: Rival) -> Sheet 
         case.unasked[rival.given] = why
         return None
     if rival.way == "endpoint":
-        return served(case, exam, rival)
+        return score_endpoint(case, exam, rival)
     if rival.way in ("bm25", "dense"):
-        return neighbours(
+        return score_nearest_rows(
             case, exam, rival, known, (rival.model or case.means.encoder) if rival.way == "dense" else None
         )
     name = rival.named(None if model.origin is None else Path(model.origin).name)
     if rival.model is not None:
         other = LanguageModel(rival.model, dtype=case.dtype)
-        sheet = prompted(case, exam, other, name, rival, known)
+        sheet = score_prompted(case, exam, other, name, rival, known)
         return replace(sheet, scores=_comparable(sheet.scores, model, other))
     with model.untuned() as untuned:
-        return prompted(case, exam, untuned, name, rival, known)
+        return score_prompted(case, exam, untuned, name, rival, known)
 
 
-def _why_not(case: Case, exam: Exam, model: LanguageModel, rival: Rival, known: Sequence[Shot]) -> str | None:
+def _why_not(
+    case: EvaluationContext, exam: EvaluationSet, model: LanguageModel, rival: Baseline, known: Sequence[Shot]
+) -> str | None:
     """Why a contender cannot be asked."""
     if not exam.numbered:
         return "the rows ask nothing that could be answered"
@@ -170,13 +179,13 @@ def _why_not(case: Case, exam: Exam, model: LanguageModel, rival: Rival, known: 
     return None
 
 
-def _known(case: Case) -> list[Shot]:
+def _known(case: EvaluationContext) -> list[Shot]:
     """The training rows that ask something, and the answers."""
     found = (case.recipe.objective.asked(record) for record in case.pool)
     return [Shot(*one) for one in found if one is not None and one[1].strip()]
 
 
-def _other(case: Case, exam: Exam, model: LanguageModel, rival: Rival) -> Sheet | None:
+def _other(case: EvaluationContext, exam: EvaluationSet, model: LanguageModel, rival: Baseline) -> ModelResult | None:
     """Another run, or another model as it is, asked the same."""
     assert rival.model is not None
     other = LanguageModel(rival.model, dtype=case.dtype)
@@ -187,7 +196,7 @@ def _other(case: Case, exam: Exam, model: LanguageModel, rival: Rival) -> Sheet 
         case.unasked[rival.given] = "it reads these rows in other pieces, or cannot read them all"
         return None
     theirs = replace(theirs, labels=exam.labels, written=exam.written, metrics=exam.metrics)
-    sheet = sit(case, theirs, other, rival.named())
+    sheet = score_model(case, theirs, other, rival.named())
     return replace(sheet, scores=_comparable(sheet.scores, model, other))
 
 

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from bottega.batch import Ints, Row
-from bottega.evaluation.context import Case, Sheet
+from bottega.evaluation.context import EvaluationContext, ModelResult
 from bottega.inference.masked_lm import MaskedModel
 from bottega.metrics.scores import Numbers, Scores, mean
 from bottega.records import Record, Text, Unusable
 from bottega.tokenization.codec import Codec
 
-USUAL = ()
+DEFAULT_BASELINES = ()
 
 TOP = 5
 """Among how many tokens, the likeliest first, the right one is looked for."""
@@ -25,14 +25,14 @@ PASSAGES = 10_000
 """Passages of the training rows in which tokens are counted."""
 
 
-def measure(case: Case) -> Iterator[Sheet]:
+def measure(case: EvaluationContext) -> Iterator[ModelResult]:
     """The run's sheet, that of the commonest tokens, and those of other runs with the same tokenizer."""
     model = MaskedModel(str(case.folder), dtype=case.dtype)
     codec = case.codec(model.codec)
     rows = [row for (row,) in case.examples(codec)]
-    yield Sheet("the run", _filled(case, model, rows))
+    yield ModelResult("the run", _filled(case, model, rows))
     case.tell("counting tokens")
-    yield Sheet(f"the commonest tokens of the {case.those_known}", _usual(case, codec, rows), base=True)
+    yield ModelResult(f"the commonest tokens of the {case.those_known}", _usual(case, codec, rows), base=True)
     for rival in case.means.rivals:
         if rival.way not in ("run", "zero-shot") or rival.model is None:
             case.unasked[rival.given] = "it fills in no masked places"
@@ -41,10 +41,10 @@ def measure(case: Case) -> Iterator[Sheet]:
         if other.codec.tokenizer.get_vocab() != codec.tokenizer.get_vocab():
             case.unasked[rival.given] = "it has other tokens"
             continue
-        yield Sheet(rival.named(), _filled(case, other, rows))
+        yield ModelResult(rival.named(), _filled(case, other, rows))
 
 
-def _filled(case: Case, model: MaskedModel, rows: Sequence[Row]) -> list[Scores]:
+def _filled(case: EvaluationContext, model: MaskedModel, rows: Sequence[Row]) -> list[Scores]:
     case.tell(f"filling in {len(rows)} rows")
     nll, top, first = (np.zeros(len(rows)) for _ in range(3))
     for place, row in enumerate(rows):
@@ -56,7 +56,7 @@ def _filled(case: Case, model: MaskedModel, rows: Sequence[Row]) -> list[Scores]
     return _scores(rows, nll, first, top)
 
 
-def _usual(case: Case, codec: Codec, rows: Sequence[Row]) -> list[Scores]:
+def _usual(case: EvaluationContext, codec: Codec, rows: Sequence[Row]) -> list[Scores]:
     counts = np.ones(len(codec.tokenizer))
     seen = (ids for record in case.known() for ids in _passages(record, codec))
     for ids in islice(seen, PASSAGES):

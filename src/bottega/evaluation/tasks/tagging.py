@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bottega.evaluation.context import Case, Sheet
+from bottega.evaluation.context import EvaluationContext, ModelResult
 from bottega.evaluation.gazetteer import Gazetteer
 from bottega.inference.classifier import Tagger
 from bottega.metrics.scores import Scores, agreement
@@ -16,26 +16,26 @@ from bottega.objectives.tag import worded
 from bottega.records import Entity, Record, Tagged
 from bottega.tokenization.codec import Codec
 
-USUAL = ()
+DEFAULT_BASELINES = ()
 
 
-def measure(case: Case) -> Iterator[Sheet]:
+def measure(case: EvaluationContext) -> Iterator[ModelResult]:
     """The run's sheet, that of a gazetteer, and those of other runs."""
     model = Tagger(str(case.folder), dtype=case.dtype)
     _tell_untagged(case, model.codec)
-    yield Sheet("the run", _found(case, model, model.codec))
+    yield ModelResult("the run", _found(case, model, model.codec))
     known = Gazetteer(record for record in case.known() if isinstance(record, Tagged))
     usual = [list(known.spans(record.text)) for record in _tagged(case)]
     name = f"marking what was marked in the {case.those_known}"
-    yield Sheet(name, _agreeing(case, usual, model.codec), base=True)
+    yield ModelResult(name, _agreeing(case, usual, model.codec), base=True)
     for rival in case.means.rivals:
         if rival.way == "run" and rival.model is not None:
-            yield Sheet(rival.named(), _found(case, Tagger(rival.model, dtype=case.dtype), model.codec))
+            yield ModelResult(rival.named(), _found(case, Tagger(rival.model, dtype=case.dtype), model.codec))
         else:
             case.unasked[rival.given] = "it marks no entities"
 
 
-def _tell_untagged(case: Case, codec: Codec) -> None:
+def _tell_untagged(case: EvaluationContext, codec: Codec) -> None:
     """Say which entities no tagger with these words can find; rows without a word are left out."""
     words = case.made(lambda record: codec.windows(_text(record))[1])
     count = sum(len(record.spans) for record in _tagged(case))
@@ -49,16 +49,16 @@ def _text(record: Record) -> str:
     return record.text
 
 
-def _found(case: Case, model: Tagger, codec: Codec) -> list[Scores]:
+def _found(case: EvaluationContext, model: Tagger, codec: Codec) -> list[Scores]:
     case.tell(f"tagging {len(case.records)} rows")
     return _agreeing(case, model.tag([record.text for record in _tagged(case)]), codec)
 
 
-def _tagged(case: Case) -> list[Tagged]:
+def _tagged(case: EvaluationContext) -> list[Tagged]:
     return [record for record in case.records if isinstance(record, Tagged)]
 
 
-def _agreeing(case: Case, found: Sequence[Iterable[Entity]], codec: Codec) -> list[Scores]:
+def _agreeing(case: EvaluationContext, found: Sequence[Iterable[Entity]], codec: Codec) -> list[Scores]:
     """How well entities agree with what is right, both by the words that the run reads, as in its training."""
     right, said = list[list[Entity]](), list[list[Entity]]()
     for record, spans in zip(_tagged(case), found, strict=True):
