@@ -22,7 +22,7 @@ from real_data import ROOT, minilm
 import bottega
 from bottega.data.sampler import DEFAULT_EXAMPLES
 from bottega.planning.advise import Counsel, Learned, Study
-from bottega.progress import silent
+from bottega.progress import ignore_status
 
 ENCODER = str(minilm())
 DECODER = "stories260K_hf"
@@ -77,7 +77,7 @@ def held(case: Case, data: Path) -> tuple[str, bool]:
         folder, begun = Path(name) / "study", time.perf_counter()
         counsel = bottega.advise(data / case.rows, model, objective=case.objective, mapping=case.mapping, out=folder)
         advised = time.perf_counter() - begun
-        study = Study(folder, counsel.kind, model, 0, silent)
+        study = Study(folder, counsel.kind, model, 0, ignore_status)
         lines = (folder / "known.jsonl").read_text(encoding="utf-8").splitlines()
         rows = [("known.jsonl", json.loads(line)) for line in lines]
         passes = 2 * counsel.expected[0].passes if all(point.done for point in counsel.points) else 3.0

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from workloads import make_model, preferences, write
 
-from bottega.runs.store import checksum
+from bottega.runs.atomic_files import checksum
 
 RECIPES = {
     "dpo-lora": {

@@ -150,9 +150,9 @@ def written(kind: str, length: int) -> list[dict[str, str]]:
 
 def taken(recipe: Recipe, folder: Path) -> tuple[int, float]:
     """(peak bytes, seconds an update once it is warm) of a run, in a process of its own."""
-    from bottega.runs.store import as_yaml
+    from bottega.runs.store import recipe_yaml
 
-    (folder / "recipe.yaml").write_text(as_yaml(recipe), encoding="utf-8")
+    (folder / "recipe.yaml").write_text(recipe_yaml(recipe), encoding="utf-8")
     command = [sys.executable, "-m", "bottega", "train", str(folder / "recipe.yaml"), "--out", str(folder / "run")]
     subprocess.run(command, check=True, capture_output=True)
     stepped = [event for event in read_events(folder / "run") if event["type"] == "stepped"]

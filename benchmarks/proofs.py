@@ -46,7 +46,7 @@ from bottega.models.attention.mask import FLEX_BLOCK, Style, padded
 from bottega.models.quantization.linear import KINDS
 from bottega.packing import pack
 from bottega.recipe.schema import Optim
-from bottega.runs.store import checksum
+from bottega.runs.atomic_files import checksum
 from bottega.sampling import Sampling
 from making import make_model
 

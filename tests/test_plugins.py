@@ -13,7 +13,7 @@ from bottega import objectives
 from bottega.errors import RecipeError, RunError
 from bottega.objectives.sft import Sft
 from bottega.recipe.schema import Recipe
-from bottega.runs.store import summaries
+from bottega.runs.summary import summaries
 from making import make_model, write_jsonl
 
 OWN = Path(__file__).parent / "contracts" / "own" / "own_loss.py"

@@ -42,7 +42,9 @@ def test_a_run_that_is_followed_counts_updates(tmp_path: Path) -> None:
     def tell(words: str, done: int = 0, total: int | None = None) -> None:
         said.append((words, done, total))
 
-    events = [event.type for event in progress.followed(bottega.train(recipe, tmp_path / "run"), tell, "training")]
+    events = [
+        event.type for event in progress.report_updates(bottega.train(recipe, tmp_path / "run"), tell, "training")
+    ]
     assert said == [("training", 0, None), *(("training", step, 3) for step in (1, 2, 3))]
     assert events[0] == "started"
     assert events[-1] == "finished"

@@ -17,9 +17,9 @@ def main() -> None:
     """Run the command line, and end the process with its exit code; nothing heavy is imported before signals are."""
     try:
         interruption.listen()
-        output = _standard_files()
+        output = _replace_standard_streams()
         interruption.watch()
-        code = _run() or _undelivered(output)
+        code = _run_command() or _output_exit_code(output)
         interruption.check()
     except BaseException as error:
         if not interruption.asked():
@@ -30,7 +30,7 @@ def main() -> None:
     sys.exit(code)
 
 
-def _run() -> int:
+def _run_command() -> int:
     """The command's exit code."""
     from bottega.cli.commands import app
     from bottega.hardware import memory
@@ -45,7 +45,7 @@ def _run() -> int:
     return 0
 
 
-def _undelivered(output: Lasting) -> int:
+def _output_exit_code(output: PersistentFile) -> int:
     """0 when all that was printed could be written; who closes a pipe has read enough."""
     sys.stdout.flush()
     if output.error is None or isinstance(output.error, BrokenPipeError):
@@ -61,7 +61,7 @@ def _end_interrupted() -> NoReturn:
     os._exit(interruption.CODE)
 
 
-class Lasting(io.FileIO):
+class PersistentFile(io.FileIO):
     """A file that stays open for writing: what it cannot take is dropped, for the work goes on though nobody looks.
 
     error  the first one
@@ -77,7 +77,7 @@ class Lasting(io.FileIO):
             return len(data)
 
 
-def _standard_files() -> Lasting:
+def _replace_standard_streams() -> PersistentFile:
     """Put standard output and error into files that last; returns that of the output.
 
     One that is closed is given a place first: else a file of a run would take its number.
@@ -89,12 +89,12 @@ def _standard_files() -> Lasting:
             os.open(os.devnull, os.O_RDWR)
     if sys.stdin is None:
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
-    output, shown = Lasting(1, "w", closefd=False), Lasting(2, "w", closefd=False)
-    sys.stdout, sys.stderr = _text(output, sys.stdout, output.isatty()), _text(shown, sys.stderr, True)
+    output, shown = PersistentFile(1, "w", closefd=False), PersistentFile(2, "w", closefd=False)
+    sys.stdout, sys.stderr = _text_stream(output, sys.stdout, output.isatty()), _text_stream(shown, sys.stderr, True)
     return output
 
 
-def _text(file: Lasting, before: TextIO | None, by_lines: bool) -> TextIO:
+def _text_stream(file: PersistentFile, before: TextIO | None, by_lines: bool) -> TextIO:
     """A text file as the one before it, where there was one."""
     encoding, errors = (before.encoding, before.errors) if before is not None else ("utf-8", "backslashreplace")
     return io.TextIOWrapper(io.BufferedWriter(file), encoding, errors, line_buffering=by_lines)

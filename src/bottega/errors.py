@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import errno
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-NO_MEMORY = (
+OUT_OF_MEMORY_PHRASES = (
     "can't allocate memory",
     "cannot allocate memory",
     "failed to map segment",
@@ -31,18 +31,22 @@ NO_MEMORY = (
 )
 """What libraries say when the system gives them no memory."""
 
-LONGEST = 1000
+MAX_PART_LENGTH = 1000
 """Most characters of a part of a message: what a file or a recipe holds may be of any length."""
 
 
-def of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether it was raised for want of memory, by Python, a library, or torch on a card."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or any(words in str(error).lower() for words in NO_MEMORY)
+    return named or any(words in str(error).lower() for words in OUT_OF_MEMORY_PHRASES)
 
 
-def _cut(part: str | None) -> str | None:
-    return part if part is None or len(part) <= LONGEST else f"{part[: LONGEST // 2]} … {part[-LONGEST // 2 :]}"
+def _shorten(part: str | None) -> str | None:
+    return (
+        part
+        if part is None or len(part) <= MAX_PART_LENGTH
+        else f"{part[: MAX_PART_LENGTH // 2]} … {part[-MAX_PART_LENGTH // 2 :]}"
+    )
 
 
 class BottegaError(Exception):
@@ -52,7 +56,7 @@ class BottegaError(Exception):
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
         super().__init__(what, where, fix)
-        self.what, self.where, self.fix = _cut(what) or "", _cut(where), _cut(fix)
+        self.what, self.where, self.fix = _shorten(what) or "", _shorten(where), _shorten(fix)
 
     def __str__(self) -> str:
         located = f"{self.where}: {self.what}" if self.where else self.what
@@ -91,34 +95,34 @@ class Diverged(BottegaError):
     pass
 
 
-def disk_full(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """Whether it was the disk that was full; libraries written in Rust say so in words only."""
-    found = isinstance(error, OSError) and error.errno in FULL
-    return found or any(f"os error {code}" in str(error) for code in FULL)
+    found = isinstance(error, OSError) and error.errno in DISK_FULL_CODES
+    return found or any(f"os error {code}" in str(error) for code in DISK_FULL_CODES)
 
 
-def full(error: BaseException) -> str:
+def disk_full_reason(error: BaseException) -> str:
     """What there is no room for: on the disk, or in a file that may not grow."""
     grown = isinstance(error, OSError) and error.errno == errno.EFBIG
     return "a file may not grow so large here (ulimit -f)" if grown else "the disk is full"
 
 
-def from_outside(error: Exception) -> BottegaError | None:
+def from_system_error(error: Exception) -> BottegaError | None:
     """What the system refused, as an error of ours; None for a fault of the program, or a closed pipe."""
     if isinstance(error, BrokenPipeError):
         return None
-    if disk_full(error):
+    if is_disk_full(error):
         fix = "free some space, or write to another disk"
-        return DiskError(full(error), where=_file(error), fix=fix)
-    if of_memory(error):
+        return DiskError(disk_full_reason(error), where=_file_name(error), fix=fix)
+    if is_out_of_memory(error):
         fix = "end other programs, raise the limit (ulimit -v, the container's), or take a smaller model"
         return OutOfMemory("the system gives no more memory", fix=fix)
     if isinstance(error, OSError) and error.strerror:
         fix = "see that the folder is there, and may be written to"
-        return DiskError(f"cannot be read or written: {error.strerror}", where=_file(error), fix=fix)
+        return DiskError(f"cannot be read or written: {error.strerror}", where=_file_name(error), fix=fix)
     return None
 
 
-def _file(error: Exception) -> str | None:
+def _file_name(error: Exception) -> str | None:
     name = error.filename if isinstance(error, OSError) else None
     return None if name is None else str(name)

@@ -1,18 +1,22 @@
-"""What happens in a run, as values: the lines of `events.jsonl` and what `train` yields.
+"""What happens in a run, as values: the lines of `events.jsonl`, and what `train` yields.
 
-Every event has `type`, `step` and `time` (Unix seconds). Field names are a contract: scripts read them.
+Every event has `type`, `step` and `time` (Unix seconds). Types and field names are a contract: scripts read them.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    type: ClassVar[str]
+    """What all events have in common; by itself, an event of a type this version does not know."""
+
+    type: ClassVar[str] = "unknown"
     step: int
     time: float = field(default_factory=time.time)
 
@@ -120,3 +124,36 @@ class Failed(Event):
     type: ClassVar[str] = "failed"
     error: str
     message: str
+
+
+EVENTS: dict[str, type[Event]] = {
+    event.type: event for event in (Started, Noted, Stepped, Answered, Validated, Saved, Finished, Failed)
+}
+
+# Values of fields that are missing from a log, by their annotation (strings, because of the __future__ import). A
+# number that was not recorded is NaN where the type has one.
+_MISSING: dict[str, Any] = {"int": 0, "float": math.nan, "str": "", "bool": False}
+
+
+def parse(document: Mapping[str, Any]) -> Event:
+    """The event of one line of `events.jsonl`, read tolerantly.
+
+    Fields this version does not know are ignored. Fields an earlier version did not write are None where that is
+    allowed, else NaN, 0, empty or False; a missing `time` is 0. An unknown type becomes a plain `Event`.
+    """
+    event = EVENTS.get(str(document["type"]), Event)
+    values = {
+        item.name: document[item.name] if item.name in document else _missing_value(item) for item in fields(event)
+    }
+    return event(**values)
+
+
+def _missing_value(item: Field[Any]) -> Any:
+    annotation = str(item.type)
+    if item.name == "time":  # its default is the present, which says nothing about an old log
+        return 0.0
+    if "None" in annotation:
+        return None
+    if annotation.startswith(("list", "dict")):
+        return [] if annotation.startswith("list") else {}
+    return _MISSING[annotation]

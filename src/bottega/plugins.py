@@ -21,13 +21,13 @@ from bottega.records import Unusable
 T = TypeVar("T")
 
 
-def defined(path: str, base: type[T], example: str) -> type[T]:
+def load_class_from_file(path: str, base: type[T], example: str) -> type[T]:
     """The one class in the file that derives from `base` and was written there; a RecipeError where there is none."""
     if not Path(path).is_file():
         fix = "check objective.file; it resolves against the recipe's folder"
         raise RecipeError("no such file", where=path, fix=fix)
-    with naming(path):
-        loaded = module(path)
+    with locate_user_errors(path):
+        loaded = load_module_from_file(path)
     found = [one for one in vars(loaded).values() if isinstance(one, type) and issubclass(one, base)]
     own = [one for one in found if one.__module__ == loaded.__name__]
     if len(own) != 1:
@@ -36,19 +36,19 @@ def defined(path: str, base: type[T], example: str) -> type[T]:
     return own[0]
 
 
-def function(path: str, name: str, example: str) -> Callable[..., Any]:
+def load_function_from_file(path: str, name: str, example: str) -> Callable[..., Any]:
     """The function of a file by its name; a RecipeError where there is none."""
     if not Path(path).is_file():
         raise RecipeError("no such file", where=path, fix=f"name a file of Python, with: {example}")
-    with naming(path):
-        found = getattr(module(path), name, None)
+    with locate_user_errors(path):
+        found = getattr(load_module_from_file(path), name, None)
     if not callable(found):
         raise RecipeError(f"no function {name} in it", where=path, fix=f"write one: {example}")
     made: Callable[..., Any] = found
     return made
 
 
-def marked(mark: Any, path: str) -> float:
+def check_score(mark: Any, path: str) -> float:
     """What a function of a file gave, as a number; a RecipeError where it is none."""
     try:
         number = math.nan if isinstance(mark, (str, bytes)) else float(mark)
@@ -59,13 +59,13 @@ def marked(mark: Any, path: str) -> float:
     return number
 
 
-def module(path: str) -> ModuleType:
+def load_module_from_file(path: str) -> ModuleType:
     """The file as a module, as it is now."""
-    return _module(path, Path(path).stat().st_mtime_ns)
+    return _load_module(path, Path(path).stat().st_mtime_ns)
 
 
 @contextmanager
-def naming(path: str) -> Iterator[None]:
+def locate_user_errors(path: str) -> Iterator[None]:
     """Turn what the code in a file raises into a RecipeError that names the line; errors that have a place pass.
 
     What it prints goes to stderr: stdout is for results alone.
@@ -76,7 +76,7 @@ def naming(path: str) -> Iterator[None]:
     except (BottegaError, Unusable):
         raise
     except SystemExit as error:
-        line = _line(error, path)
+        line = _line_in_file(error, path)
         if line is None:
             raise
         what = "it ends the program, which is not its to end"
@@ -84,7 +84,7 @@ def naming(path: str) -> Iterator[None]:
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":  # of torch, which has a remedy of its own
             raise
-        line = _line(error, path)
+        line = _line_in_file(error, path)
         if line is None:
             raise
         text = str(error).strip().splitlines() or [""]
@@ -92,7 +92,7 @@ def naming(path: str) -> Iterator[None]:
         raise RecipeError(what, where=f"{path} line {line}", fix="mend the file") from error
 
 
-def _line(error: BaseException, path: str) -> int | None:
+def _line_in_file(error: BaseException, path: str) -> int | None:
     """The last line of the file that the error went through; None where it never was in it."""
     if isinstance(error, SyntaxError) and error.filename == path:
         return error.lineno or 1
@@ -101,7 +101,7 @@ def _line(error: BaseException, path: str) -> int | None:
 
 
 @cache
-def _module(path: str, changed: int) -> ModuleType:
+def _load_module(path: str, changed: int) -> ModuleType:
     """The file as it was when it was `changed`."""
     name = f"bottega_plugin_{abs(hash(path))}"
     spec = spec_from_file_location(name, path)
@@ -117,13 +117,13 @@ def _module(path: str, changed: int) -> ModuleType:
     return module
 
 
-def names(folder: Iterable[str]) -> list[str]:
+def module_names(folder: Iterable[str]) -> list[str]:
     """Every public module of a package, by its `__path__`; neither `_helpers` nor packages within it."""
     modules = pkgutil.iter_modules(folder)
     return sorted(module.name for module in modules if not module.ispkg and not module.name.startswith("_"))
 
 
-def load(package: str, name: str, base: type[T]) -> type[T]:
+def load_class(package: str, name: str, base: type[T]) -> type[T]:
     """The one class of a package's module that derives from `base` and was written there."""
     module = import_module(f"{package}.{name}")
     (found,) = (

@@ -7,21 +7,21 @@ from typing import Protocol
 
 from bottega.events import Event, Started, Stepped
 
-Far = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 """Called with how much is done, and of how much."""
 
 
-class Tell(Protocol):
+class StatusCallback(Protocol):
     """Called with what is being done, how much of it is done, and of how much, where that is known."""
 
     def __call__(self, words: str, done: int = 0, total: int | None = None) -> None: ...
 
 
-def silent(words: str, done: int = 0, total: int | None = None) -> None:
+def ignore_status(words: str, done: int = 0, total: int | None = None) -> None:
     """Tell nobody."""
 
 
-def counter(tell: Tell, words: str) -> Far:
+def progress_callback(tell: StatusCallback, words: str) -> ProgressCallback:
     """What tells how far the work called `words` is."""
 
     def far(done: int, total: int) -> None:
@@ -31,7 +31,7 @@ def counter(tell: Tell, words: str) -> Far:
     return far
 
 
-def followed(events: Iterable[Event], tell: Tell, words: str) -> Iterator[Event]:
+def report_updates(events: Iterable[Event], tell: StatusCallback, words: str) -> Iterator[Event]:
     """The events of a run, with its updates told."""
     tell(words)
     total: int | None = None

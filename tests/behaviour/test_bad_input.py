@@ -24,7 +24,8 @@ from bottega.cli.commands import app
 from bottega.data.sources import read
 from bottega.errors import BottegaError, CheckpointError, DataError, Diverged, ModelError, RecipeError, RunError
 from bottega.recipe.schema import Recipe
-from bottega.runs.store import RunStore, verify
+from bottega.runs.atomic_files import verify_folder
+from bottega.runs.store import RunStore
 from bottega.training.preview import survey
 from making import make_model, make_tokenizer, write_jsonl
 
@@ -957,7 +958,7 @@ def test_an_output_folder_that_holds_a_run(write: Write) -> None:
     refused(RunError, lambda: run(recipe), "holds a run already", "--resume", at="out")
     refused(RunError, lambda: run(recipe, "optim.lr=1e-5"), "holds a run already", "--resume", at="out")
     assert files(recipe.parent) == before
-    assert not verify(out / "model")
+    assert not verify_folder(out / "model")
 
 
 @pytest.mark.parametrize("name", ["thesis.txt", ".hidden", "recipe.yaml", "events.jsonl", "model/model.safetensors"])
@@ -1077,7 +1078,7 @@ def test_resuming_over_damaged_checkpoints(write: Write, damaged: list[str]) -> 
     events = list(bottega.resume(out))
     assert [event.type for event in events if getattr(event, "subject", "") == "checkpoint"] == ["noted"] * len(damaged)
     assert events[-1].type == "finished"
-    assert [verify(path) for path in (out / "checkpoints").iterdir()] == [""] * 3
+    assert [verify_folder(path) for path in (out / "checkpoints").iterdir()] == [""] * 3
 
 
 # Full disks
@@ -1108,12 +1109,12 @@ def test_a_disk_full_at_a_checkpoint(write: Write) -> None:
     assert f"--resume {out}" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert files(first) == before
-    assert not verify(first)
+    assert not verify_folder(first)
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000001"]
     assert not (out / "model").exists()
     events = list(bottega.resume(out))
     assert (events[0].step, events[-1].type) == (1, "finished")
-    assert not verify(out / "model")
+    assert not verify_folder(out / "model")
 
 
 def test_a_disk_full_at_the_end(write: Write) -> None:
@@ -1121,7 +1122,7 @@ def test_a_disk_full_at_the_end(write: Write) -> None:
     with full_disk(10_000):
         refused(CheckpointError, lambda: list(bottega.resume(out)), "the disk is full", f"--resume {out}", at="model")
     assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["checkpoints"]
-    assert [verify(path) for path in (out / "checkpoints").iterdir()] == [""] * 3
+    assert [verify_folder(path) for path in (out / "checkpoints").iterdir()] == [""] * 3
     assert list(bottega.resume(out))[-1].type == "finished"
 
 
@@ -1137,7 +1138,7 @@ def test_a_disk_full_while_logging(write: Write) -> None:
     out = begun(write())
     with full_disk((out / "events.jsonl").stat().st_size):
         refused(BottegaError, lambda: list(bottega.resume(out)), "full", str(out))
-    assert [verify(path) for path in (out / "checkpoints").iterdir()] == [""] * 2
+    assert [verify_folder(path) for path in (out / "checkpoints").iterdir()] == [""] * 2
     assert list(bottega.resume(out))[-1].type == "finished"
 
 

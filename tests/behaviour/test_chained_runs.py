@@ -18,7 +18,7 @@ from bottega.cli.commands import app
 from bottega.errors import BottegaError, ModelError
 from bottega.models.source import locate
 from bottega.records import Chat, Message
-from bottega.runs.store import checksum
+from bottega.runs.atomic_files import checksum
 from bottega.sampling import Sampling
 from bottega.tokenization.codec import Codec
 from making import WORDS, write_jsonl

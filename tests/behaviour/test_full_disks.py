@@ -17,8 +17,9 @@ from typer.testing import CliRunner, Result
 
 import bottega
 from bottega.cli.commands import app
-from bottega.errors import BottegaError, CheckpointError, DiskError, OutOfMemory, from_outside
-from bottega.runs.store import checksum, summary, verify
+from bottega.errors import BottegaError, CheckpointError, DiskError, OutOfMemory, from_system_error
+from bottega.runs.atomic_files import checksum, verify_folder
+from bottega.runs.summary import summary
 from making import WORDS, write_jsonl
 
 
@@ -95,7 +96,7 @@ def told(done: Result, *words: str) -> None:
 
 
 def finished(run: Path) -> bool:
-    return [event.type for event in bottega.resume(run)][-1] == "finished" and not verify(run / "model")
+    return [event.type for event in bottega.resume(run)][-1] == "finished" and not verify_folder(run / "model")
 
 
 @pytest.mark.parametrize("left", [0, 4096, 8192])
@@ -114,7 +115,7 @@ def test_a_disk_that_fills_up_on_the_way(disk: Disk, document: dict, tmp_path: P
         run_until(bottega.train(recipe, run), 3, lambda: disk.fill(60_000))
     saved = [path.name for path in (run / "checkpoints").iterdir() if not path.name.startswith(".")]
     assert saved == ["step-00000002"]
-    assert not verify(run / "checkpoints" / saved[0])
+    assert not verify_folder(run / "checkpoints" / saved[0])
     told(call("train", "--resume", run), "the disk is full", f"--resume {run}")
     disk.empty()
     assert finished(run)
@@ -206,15 +207,15 @@ def test_other_results_for_which_there_is_no_room(disk: Disk, llama: Path, tmp_p
     ],
 )
 def test_what_the_system_refuses(error: Exception, kind: type, words: str) -> None:
-    found = from_outside(error)
+    found = from_system_error(error)
     assert isinstance(found, kind)
     assert words in str(found)
     assert "→" in str(found)
 
 
 def test_a_fault_of_the_program_is_not_hidden() -> None:
-    assert from_outside(ValueError("x")) is None
-    assert from_outside(BrokenPipeError(32, "Broken pipe")) is None
+    assert from_system_error(ValueError("x")) is None
+    assert from_system_error(BrokenPipeError(32, "Broken pipe")) is None
 
 
 def limited(limit: str, command: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,7 @@ import bottega
 from bottega.data import open_files
 from bottega.errors import DataError, RecipeError
 from bottega.evaluation.user_metric import load_user_metric
-from bottega.plugins import naming
+from bottega.plugins import locate_user_errors
 from bottega.recipe.schema import Recipe
 from making import placed
 
@@ -107,7 +107,7 @@ def test_own_code_that_ends_the_program(tmp_path: Path) -> None:
 
 
 def test_a_program_that_ends_elsewhere_ends(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit), naming(str(tmp_path / "score.py")):
+    with pytest.raises(SystemExit), locate_user_errors(str(tmp_path / "score.py")):
         raise SystemExit(2)
 
 

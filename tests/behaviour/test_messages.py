@@ -20,7 +20,7 @@ from bottega.evaluation.evaluate import Comparison, Evaluation
 from bottega.evaluation.verdict import decide_verdict
 from bottega.hardware import doctor
 from bottega.recipe.schema import Recipe
-from bottega.suggestions import listed, nearest
+from bottega.suggestions import join_names, suggest_name
 from making import write_jsonl
 
 PYDANTIC = ("Input should", "valid string", "unable to parse", "should match", "Field required", "Extra inputs", "['")
@@ -84,8 +84,8 @@ def test_a_wrong_value_is_told_in_plain_words(key: str, value: Any, what: str, f
 
 
 def test_lists_are_cut_at_ten() -> None:
-    assert listed([str(n) for n in range(12)]) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 … and 2 more"
-    assert nearest("x", [f"key{n}" for n in range(10)]).count(",") == 9
+    assert join_names([str(n) for n in range(12)]) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 … and 2 more"
+    assert suggest_name("x", [f"key{n}" for n in range(10)]).count(",") == 9
     assert str(told("data.format", "zzz")).count(",") == 9
 
 

@@ -19,7 +19,9 @@ import pytest
 
 import bottega
 from bottega.cli.interruption import CODE
-from bottega.runs.store import checksum, commit, history, summary
+from bottega.runs.atomic_files import checksum, commit_folder
+from bottega.runs.store import history
+from bottega.runs.summary import summary
 from bottega.training import loop
 from making import WORDS, write_jsonl
 
@@ -154,7 +156,7 @@ def test_a_process_that_ends_while_it_writes_loses_nothing(
                 (partial / "model.safetensors").write_bytes(b"half")
                 raise KeyboardInterrupt
 
-        commit(folder, cut)
+        commit_folder(folder, cut)
 
     recipe = bottega.Recipe.parse({**document, "save": {"every": 4, "keep": 1}})
     cut, whole = tmp_path / "cut", tmp_path / "whole"

@@ -12,7 +12,7 @@ from worlds import OPTIONS, records
 import bottega
 from bottega import objectives
 from bottega.records import Chat, Labelled, Paired, Posed, Preference, Record, Tagged, Text, Unpaired
-from bottega.runs.store import checksum
+from bottega.runs.atomic_files import checksum
 from making import WORDS, make_model
 
 

@@ -12,7 +12,7 @@ import pytest
 import bottega
 from bottega.data.sampler import Feed
 from bottega.recipe.schema import Recipe
-from bottega.runs.store import checksum
+from bottega.runs.atomic_files import checksum
 from bottega.training.dataset import prepare
 from making import WORDS, make_model, write_jsonl
 

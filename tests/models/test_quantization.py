@@ -26,7 +26,7 @@ from bottega.models.quantization.streaming import packed_while_read
 from bottega.models.source import locate
 from bottega.packing import pack
 from bottega.recipe import schema as recipes
-from bottega.runs.store import checksum
+from bottega.runs.atomic_files import checksum
 from making import WORDS, make_model, write_jsonl
 
 KIND = pytest.mark.parametrize("kind", ["nf4", "fp8"])

@@ -17,7 +17,7 @@ from bottega.cli.commands import app
 from bottega.cli.interruption import Interrupted
 from bottega.errors import DataError
 from bottega.planning.advise import Expected, Point, Study, _expected, _said
-from bottega.progress import silent
+from bottega.progress import ignore_status
 from bottega.runs.store import stored_recipe
 from making import WORDS, make_model, write_jsonl
 
@@ -85,7 +85,7 @@ def divided(folder: Path, kind: str, rows: list[dict[str, Any]], asked: int = 20
     """The parts, all that can be learned from, and what is asked about."""
     folder.mkdir()
     placed = [(f"row {number}", row) for number, row in enumerate(rows)]
-    parts, rest = Study(folder, kind, "model", 0, silent).divide(placed, asked, "rows.jsonl")
+    parts, rest = Study(folder, kind, "model", 0, ignore_status).divide(placed, asked, "rows.jsonl")
     kept = [json.loads(line) for line in (folder / "asked.jsonl").read_text().splitlines()]
     return [[row for _, row in part] for part in parts], [row for _, row in rest], kept
 

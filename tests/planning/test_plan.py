@@ -17,7 +17,7 @@ from bottega.errors import OutOfMemory, RunError
 from bottega.planning import plan
 from bottega.planning.plan import DEVICES, Line, _changed, _cut, _device, _gentlest_first, _parts
 from bottega.recipe.schema import Recipe
-from bottega.runs.store import as_yaml, read_events
+from bottega.runs.store import read_events, recipe_yaml
 from bottega.training import memory_estimate
 from bottega.training.dataset import prepare
 from making import WORDS, make_model, write_jsonl
@@ -54,7 +54,7 @@ def test_two_depths_tell_what_all_layers_take(tmp_path: Path) -> None:
     """Planned with two and four of six layers, then run with all."""
     given = recipe(tmp_path, adapter={"rank": 4})
     found = bottega.plan(given)
-    (tmp_path / "recipe.yaml").write_text(as_yaml(given))
+    (tmp_path / "recipe.yaml").write_text(recipe_yaml(given))
     run = tmp_path / "run"
     done = CliRunner().invoke(app, ["train", str(tmp_path / "recipe.yaml"), "--out", str(run), "--json"])
     assert done.exit_code == 0, done.output
@@ -87,7 +87,7 @@ def test_what_does_not_fit_is_told_what_would(
 ) -> None:
     live = lambda recipe, rows, tokens: 2 * 10**9 if recipe.optim.checkpointing else 9 * 10**9  # noqa: E731
     monkeypatch.setattr(plan, "_live", live)
-    (tmp_path / "recipe.yaml").write_text(as_yaml(recipe(tmp_path)))
+    (tmp_path / "recipe.yaml").write_text(recipe_yaml(recipe(tmp_path)))
     shown = CliRunner().invoke(app, ["plan", str(tmp_path / "recipe.yaml"), "--device", "7GB"])
     assert shown.exit_code == 0, shown.output
     assert "It does not fit" in shown.output
@@ -223,7 +223,7 @@ def test_a_plan_that_is_cut_short_shows_what_is_known(tmp_path: Path, monkeypatc
         raise Interrupted
 
     monkeypatch.setattr(plan, "_measured", measure)
-    (tmp_path / "recipe.yaml").write_text(as_yaml(recipe(tmp_path)))
+    (tmp_path / "recipe.yaml").write_text(recipe_yaml(recipe(tmp_path)))
     known: list[plan.Plan] = []
     with pytest.raises(Interrupted):
         plan.plan(recipe(tmp_path), so_far=known.append)

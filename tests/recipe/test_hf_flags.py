@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from bottega.cli.commands import app
 from bottega.errors import RecipeError
-from bottega.recipe.hf_flags import Flags, document, notes
+from bottega.recipe.hf_flags import Flags, ignored_flag_notes, recipe_document
 from making import write_jsonl
 
 ROWS = [
@@ -90,14 +90,14 @@ def test_dashes_do_as_well_and_a_dry_run_only_prints(llama: Path, tmp_path: Path
     ],
 )
 def test_flags_become_keys(given: dict[str, Any], section: str, found: Any) -> None:
-    assert document(flags(**given)).get(section) == found
+    assert recipe_document(flags(**given)).get(section) == found
 
 
 def test_files_are_parted_by_commas_and_a_name_alone_is_a_dataset() -> None:
-    two = document(flags(data_files="a.jsonl, b.jsonl", eval_split="train[:2]"))["data"]
+    two = recipe_document(flags(data_files="a.jsonl, b.jsonl", eval_split="train[:2]"))["data"]
     assert [source["path"] for source in two["train"]] == ["a.jsonl", "b.jsonl"]
     assert [source["split"] for source in two["validation"]] == ["train[:2]"] * 2
-    assert document(flags(data_files=None, data_name="some/set"))["data"]["train"][0]["path"] == "some/set"
+    assert recipe_document(flags(data_files=None, data_name="some/set"))["data"]["train"][0]["path"] == "some/set"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_files_are_parted_by_commas_and_a_name_alone_is_a_dataset() -> None:
 )
 def test_what_cannot_be_had_is_refused(given: dict[str, Any], words: str) -> None:
     with pytest.raises(RecipeError, match=words):
-        document(flags(**given))
+        recipe_document(flags(**given))
 
 
 @pytest.mark.parametrize(
@@ -129,10 +129,12 @@ def test_slips_are_named(arguments: tuple[str, ...], words: str) -> None:
 
 
 def test_flags_that_change_nothing_are_told() -> None:
-    told = notes(flags(per_device_eval_batch_size=4, max_steps=3, num_train_epochs=5.0, logging_dir="logs"))
+    told = ignored_flag_notes(
+        flags(per_device_eval_batch_size=4, max_steps=3, num_train_epochs=5.0, logging_dir="logs")
+    )
     assert [line.split()[0] for line in told] == ["--per-device-eval-batch-size", "--num-train-epochs", "--logging-dir"]
-    assert notes(flags()) == []
-    assert notes(flags(method="full", lora_r=8)) == ["--lora-r changes nothing: every weight is trained"]
+    assert ignored_flag_notes(flags()) == []
+    assert ignored_flag_notes(flags(method="full", lora_r=8)) == ["--lora-r changes nothing: every weight is trained"]
 
 
 def test_values_stay_as_they_are(llama: Path, tmp_path: Path) -> None:

@@ -13,11 +13,12 @@ from typer.testing import CliRunner
 
 import bottega
 from bottega.cli.commands import app
+from bottega.events import parse
 from bottega.hardware.memory import in_words
 from bottega.recipe.schema import Recipe
 from bottega.reporting.charts import curves, thinned
 from bottega.reporting.html import LONGEST, _breakable
-from bottega.runs.curves import peaks
+from bottega.runs.curves import peak_memory
 from making import make_model, write_jsonl
 
 
@@ -172,8 +173,8 @@ def test_the_memory_of_host_and_card_are_both_named() -> None:
         {"type": "stepped", "memory": 3e9, "device_memory": 1e9},
         {"type": "stepped", "memory": 2e9, "device_memory": 2e9},
     ]
-    assert in_words(*peaks(events)) == "3.0 GB (host), 2.0 GB (GPU)"
-    assert in_words(*peaks([{**event, "device_memory": 0} for event in events])) == "3.0 GB"
+    assert in_words(*peak_memory(list(map(parse, events)))) == "3.0 GB (host), 2.0 GB (GPU)"
+    assert in_words(*peak_memory([parse({**event, "device_memory": 0}) for event in events])) == "3.0 GB"
 
 
 def test_what_the_rows_and_the_curves_say(run: Path, written: Callable[[str], str]) -> None:

@@ -11,9 +11,11 @@ from typer.testing import CliRunner
 
 import bottega
 from bottega.cli.commands import app
-from bottega.cli.run_view import charts, drawn
+from bottega.cli.run_view import drawn
 from bottega.errors import RecipeError, RunError
+from bottega.events import parse
 from bottega.recipe.schema import Recipe
+from bottega.runs.curves import build_charts
 from bottega.runs.store import history
 from making import make_model, write_jsonl
 
@@ -102,7 +104,7 @@ def test_an_update_says_what_the_machine_did(run: Path) -> None:
 
 
 def test_the_curves_are_those_of_the_events(run: Path) -> None:
-    found = charts(history(run))
+    found = build_charts(list(map(parse, history(run))))
     assert list(found) == ["loss", "accuracy"]
     steps, losses = found["loss"]["validation"]
     validated = [event for event in history(run) if event["type"] == "validated"]
@@ -112,7 +114,7 @@ def test_the_curves_are_those_of_the_events(run: Path) -> None:
 
 def test_long_curves_are_averaged() -> None:
     events = [{"type": "stepped", "step": step, "loss": float(step), "metrics": {}} for step in range(1, 1001)]
-    steps, losses = charts(events)["loss"]["training"]
+    steps, losses = build_charts(list(map(parse, events)))["loss"]["training"]
     assert len(steps) == 160
     assert list(losses) == list(steps) == sorted(steps)
     assert (steps[0], steps[-1]) == (4, 997.5), "means of the first seven and the last six"

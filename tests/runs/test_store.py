@@ -14,7 +14,7 @@ import bottega
 from bottega.cli.commands import app
 from bottega.errors import RecipeError
 from bottega.recipe.schema import Recipe
-from bottega.runs.store import checksum
+from bottega.runs.atomic_files import checksum
 from making import write_jsonl
 
 ROWS = [{"prompt": f"the cat {n}", "completion": f" sat on {n}"} for n in ("red", "blue", "one", "two", "three", "mat")]

@@ -13,7 +13,9 @@ import torch
 
 import bottega
 from bottega.errors import Diverged, RunError
-from bottega.runs.store import RunStore, checksum, summary, verify
+from bottega.runs.atomic_files import checksum, verify_folder
+from bottega.runs.store import RunStore
+from bottega.runs.summary import summary
 from bottega.training import provenance
 from making import WORDS, write_jsonl
 
@@ -131,7 +133,7 @@ def test_the_newest_and_the_best_are_kept(recipe: Callable, tmp_path: Path) -> N
     kept = {int(path.name[-8:]) for path in (tmp_path / "run" / "checkpoints").iterdir()}
     assert kept == {8, 10, best}
     for path in (tmp_path / "run" / "checkpoints").iterdir():
-        assert verify(path) == ""
+        assert verify_folder(path) == ""
 
 
 def test_it_stops_early_and_hands_over_the_best_weights(recipe: Callable, tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from bottega.auditing.findings import SEVERITIES, Audit, Finding
 from bottega.auditing.fix import check_out, write
 from bottega.auditing.reader import Refused, Rows, expected, named
 from bottega.errors import RecipeError
-from bottega.progress import Tell, silent
+from bottega.progress import StatusCallback, ignore_status
 from bottega.recipe.schema import Layout, Recipe
-from bottega.suggestions import nearest
+from bottega.suggestions import suggest_name
 
 PART = 512
 """Rows that checks see at once."""
@@ -41,7 +41,7 @@ def audit(
     skip: Sequence[str] = (),
     near: float = 0.7,
     fix: str | Path | None = None,
-    tell: Tell | None = None,
+    tell: StatusCallback | None = None,
 ) -> Audit:
     """What is wrong with rows: files, folders, hub ids, or a recipe, whose validation rows they are compared with.
 
@@ -53,7 +53,7 @@ def audit(
     near     share of what two texts have in common from which on they are nearly the same
     fix      a .jsonl file to write a cleaned copy to, with a log beside it
     """
-    started, tell = time.perf_counter(), tell or silent
+    started, tell = time.perf_counter(), tell or ignore_status
     wanted = _wanted(only, skip)
     listed = [data] if isinstance(data, (str, Path, Recipe)) else list(data)
     read = _recipe(listed) or [str(path) for path in listed]
@@ -112,7 +112,7 @@ def _wanted(only: Sequence[str], skip: Sequence[str]) -> list[str]:
     only, skip = ([known.ALIASES.get(name, name) for name in given] for given in (only, skip))
     for name in (*only, *skip):
         if name not in names:
-            raise RecipeError(f"no check {name}", where="bottega audit", fix=nearest(name, names))
+            raise RecipeError(f"no check {name}", where="bottega audit", fix=suggest_name(name, names))
     return [name for name in names if name not in skip and (not only or name in only)]
 
 
@@ -137,7 +137,7 @@ def _looked(
     checks: Mapping[str, Check],
     context: Context,
     refused: Refused,
-    tell: Tell,
+    tell: StatusCallback,
     total: int | None,
     *,
     compared: bool = False,

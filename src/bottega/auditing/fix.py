@@ -14,7 +14,7 @@ from bottega.auditing.findings import Finding
 from bottega.auditing.reader import Rows
 from bottega.data import sources
 from bottega.errors import DataError
-from bottega.runs.store import whole
+from bottega.runs.atomic_files import open_atomic
 
 
 def log_of(out: Path) -> Path:
@@ -38,7 +38,7 @@ def check_out(out: Path) -> None:
 def write(out: Path, rows: Rows, findings: Sequence[Finding]) -> tuple[int, int, int]:
     """Write the rows without those to be removed; returns (kept, removed, repaired), kept with the repaired."""
     fates, counts, number = _fates(findings), Counter[str](), 0
-    with _named(out), whole(out) as copy, whole(log_of(out)) as log:
+    with _named(out), open_atomic(out) as copy, open_atomic(log_of(out)) as log:
         for _, placed in sources.rows(rows.sources, rows.others):
             try:
                 for where, fields in placed:

@@ -20,8 +20,9 @@ from bottega.data.files import COMPRESSED, suffix
 from bottega.data.formats import records
 from bottega.data.split import Split
 from bottega.errors import DataError, RecipeError
-from bottega.recipe.schema import Layout, Recipe, Source, located
-from bottega.suggestions import described
+from bottega.recipe.files import resolve_source_path
+from bottega.recipe.schema import Layout, Recipe, Source
+from bottega.suggestions import describe_errors
 
 REASONS = 50
 """Most different faults that are told apart."""
@@ -138,10 +139,10 @@ def _held(rows: Rows, recipe: Recipe) -> NDArray[np.bool_] | None:
 def _source(path: str, format: str, mapping: Mapping[str, str], layout: Layout) -> Source:
     read = {"format": format, "mapping": dict(mapping), **layout.model_dump()}
     try:
-        return Source.model_validate({"path": located(path), **read})
+        return Source.model_validate({"path": resolve_source_path(path), **read})
     except ValidationError as error:
         problems = error.errors()
-        what, fix = described(problems[:1])
+        what, fix = describe_errors(problems[:1])
         where = f"--{problems[0]['loc'][0]}"
         raise RecipeError(what, where=where, fix=fix or "see bottega audit --help") from None
 

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ValidationError
 from typer.core import TyperGroup
 
 from bottega.cli import hints, interruption
-from bottega.errors import BottegaError, RecipeError, from_outside
-from bottega.suggestions import described
+from bottega.errors import BottegaError, RecipeError, from_system_error
+from bottega.suggestions import describe_errors
 
 T = TypeVar("T")
 
@@ -183,7 +183,7 @@ def _checked(settings: type[BaseModel], values: dict[str, Any]) -> BaseModel:
     except ValidationError as error:
         problem = error.errors()[0]
         where = f"--{problem['loc'][0]}".replace("_", "-") if problem["loc"] else None
-        what, fix = described([problem])
+        what, fix = describe_errors([problem])
         raise RecipeError(what, where=where, fix=fix or "see the command's --help") from None
 
 
@@ -224,7 +224,7 @@ def errors(as_json: bool) -> Iterator[None]:
         yield
     except Exception as raised:
         interruption.check()
-        error = raised if isinstance(raised, BottegaError) else from_outside(raised)
+        error = raised if isinstance(raised, BottegaError) else from_system_error(raised)
         if error is None:
             raise
         if as_json:

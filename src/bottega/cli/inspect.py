@@ -50,7 +50,7 @@ def audit(
 
         with progress("reading") as tell:
             import bottega
-            from bottega.recipe.schema import layout
+            from bottega.recipe.schema import parse_layout
 
             found = bottega.audit(
                 data,
@@ -58,7 +58,7 @@ def audit(
                 against=against or (),
                 format=format,
                 mapping=dict(_pair(one) for one in map or ()),
-                layout=layout(read or ()),
+                layout=parse_layout(read or ()),
                 only=only or (),
                 skip=skip or (),
                 near=near,
@@ -137,7 +137,7 @@ def evaluate(
 
         with progress("measuring") as tell:
             import bottega
-            from bottega.recipe.schema import layout
+            from bottega.recipe.schema import parse_layout
             from bottega.reporting.report import check_writable, gathered, write
             from bottega.runs.store import check_run
 
@@ -148,7 +148,7 @@ def evaluate(
             found = bottega.evaluate(
                 run,
                 data=data,
-                layout=layout(read) if read else None,
+                layout=parse_layout(read) if read else None,
                 rows=rows,
                 against=None if against is None else [one for one in against if one != "none"],
                 shots=shots,
@@ -219,14 +219,14 @@ def advise(
         known: list[Counsel] = []
         with shown_if_stopped(known, lambda found: _show_counsel(found, as_json)), progress("reading rows") as tell:
             import bottega
-            from bottega.recipe.schema import layout
+            from bottega.recipe.schema import parse_layout
 
             found = bottega.advise(
                 data,
                 model,
                 objective=objective,
                 mapping=dict(_pair(one) for one in map or ()),
-                layout=layout(read or ()),
+                layout=parse_layout(read or ()),
                 rows=rows,
                 epochs=epochs,
                 seed=seed,
@@ -259,7 +259,8 @@ def _show_counsel(found: Counsel, as_json: bool) -> None:
 def show(run: RunFolder, as_json: Json = False) -> None:
     """Show a run: what it is, its curves, what it noted, what came of it."""
     with errors(as_json):
-        from bottega.runs.store import check_run, history, summary
+        from bottega.runs.store import check_run, history
+        from bottega.runs.summary import summary
 
         check_run(run)
         if as_json:
@@ -278,7 +279,7 @@ def runs(
 ) -> None:
     """List runs, the newest last."""
     with errors(as_json):
-        from bottega.runs.store import summaries
+        from bottega.runs.summary import summaries
 
         found = list(summaries(folder))
         if as_json:

@@ -12,9 +12,11 @@ from rich.console import Console
 from rich.text import Text
 
 from bottega.cli.views import next_steps, table
+from bottega.events import parse
 from bottega.hardware.memory import in_words
-from bottega.runs.curves import Curve, charts, peaks
-from bottega.runs.store import history, summary
+from bottega.runs.curves import Curve, build_charts, peak_memory
+from bottega.runs.store import history
+from bottega.runs.summary import summary
 
 HEIGHT, WIDEST = 18, 110
 
@@ -28,7 +30,7 @@ def show_run(folder: Path, console: Console) -> None:
     found, events = summary(folder), history(folder)
     started = next((event for event in events if event["type"] == "started"), {})
     console.print(table(f"{folder}", ["", ""], _facts(found, started, events)))
-    for title, curves in charts(events).items():
+    for title, curves in build_charts(list(map(parse, events))).items():
         console.print(Text.from_ansi(drawn(title, curves, min(console.width, WIDEST))))
     for event in events:
         if event["type"] in ("noted", "failed"):
@@ -69,7 +71,7 @@ def _facts(found: Mapping[str, Any], started: Mapping[str, Any], events: Sequenc
         tokens = sum(event["tokens_real"] for event in stepped)
         shared = 1 - sum(event["tokens"] for event in stepped) / max(tokens, 1)
         rows += [("took", f"{_duration(seconds)}, {tokens / seconds:,.0f} tokens/s ({shared:.0%} of them shared)")]
-        rows += [("memory", f"{in_words(*peaks(events))} at most")]
+        rows += [("memory", f"{in_words(*peak_memory(list(map(parse, events))))} at most")]
         rows += [("loss", f"{stepped[-1]['loss']:.4f}")]
     if found["validation_loss"] is not None:
         metrics = "".join(f", {name} {value:.3f}" for name, value in found["metrics"].items())

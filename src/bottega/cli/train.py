@@ -129,13 +129,13 @@ def finetune(
     as_json: Json = False,
 ) -> None:
     """Fine-tune with the flags other tools have: writes a recipe, and runs it."""
-    from bottega.recipe.hf_flags import document, notes, overridden, written
+    from bottega.recipe.hf_flags import ignored_flag_notes, override_document, recipe_document, recipe_text
     from bottega.recipe.schema import Recipe
 
-    found = overridden(document(flags), overrides or [], Path.cwd())
+    found = override_document(recipe_document(flags), overrides or [], Path.cwd())
     recipe = Recipe.parse(found, where="bottega finetune")
-    text = written(found, sys.argv[1:])
-    for note in notes(flags) if flags.log_level not in ("error", "critical") else ():
+    text = recipe_text(found, sys.argv[1:])
+    for note in ignored_flag_notes(flags) if flags.log_level not in ("error", "critical") else ():
         print(f"note: {note}", file=sys.stderr)
     if dry_run:
         print(json.dumps(found) if as_json else text, end="\n" if as_json else "")
@@ -160,9 +160,9 @@ def init(
     """Write a recipe with every key explained."""
     with errors(False):
         from bottega.planning.init import begun
-        from bottega.recipe.schema import layout
+        from bottega.recipe.schema import parse_layout
 
-        text = begun(task, model=model, data=data, layout=layout(read or ()), folder=out.parent)
+        text = begun(task, model=model, data=data, layout=parse_layout(read or ()), folder=out.parent)
         if out.exists():
             raise RecipeError("is there already", where=str(out), fix="choose another --out")
         try:
@@ -246,10 +246,11 @@ def tokenizer_train(
 
 def _load(path: Path | None, overrides: list[str] | None) -> Any:
     from bottega.recipe.schema import Recipe
+    from bottega.runs.resolve import resolve
 
     if path is None:
         raise RecipeError("no recipe given", fix="bottega train recipe.yaml, or bottega train --resume RUN")
-    if (path / "resolved.json").exists():
+    if resolve(path).is_run:
         fix = (
             f"go on with it: bottega train --resume {path}; or start another like it: bottega train {path}/recipe.yaml"
         )
@@ -258,19 +259,20 @@ def _load(path: Path | None, overrides: list[str] | None) -> Any:
 
 
 def _train(path: Path | None, overrides: list[str] | None, out: Path | None, as_json: bool) -> Path:
-    from bottega.runs.store import free_folder, written
+    from bottega.runs.store import free_folder, recipe_text
     from bottega.training.loop import train
 
     recipe = _load(path, overrides)
     assert path is not None
     folder = out or free_folder(recipe.name)
-    text = written(path, tuple(overrides or []))
+    text = recipe_text(path, tuple(overrides or []))
     _follow(train(recipe, folder, written=text, stop=interruption.asked), folder, as_json)
     return folder
 
 
 def _resume(folder: Path, path: Path | None, overrides: list[str] | None, out: Path | None, as_json: bool) -> Path:
-    from bottega.runs.store import check_run, edited, stored_recipe, summary
+    from bottega.runs.store import check_run, edited_note, stored_recipe
+    from bottega.runs.summary import summary
     from bottega.training.loop import resume
 
     check_run(folder)
@@ -292,7 +294,7 @@ def _resume(folder: Path, path: Path | None, overrides: list[str] | None, out: P
     _follow(resume(folder, stop=interruption.asked), folder, as_json)
     if finished:
         print(f"{folder} was finished before; nothing is left to do", file=sys.stderr)
-        if changed := edited(folder):
+        if changed := edited_note(folder):
             print(f"note {changed}", file=sys.stderr)
     return folder
 
@@ -324,9 +326,10 @@ def _follow(
 
 def _stopped(folder: Path, as_json: bool) -> str:
     """How to go on with a run that was interrupted."""
-    from bottega.runs.store import summary
+    from bottega.runs.resolve import resolve
+    from bottega.runs.summary import summary
 
-    if not (folder / "resolved.json").exists():
+    if not resolve(folder).is_run:
         return "stopped before the first update; there is nothing to go on with, and no folder was left"
     found = summary(folder)
     if as_json:
@@ -356,11 +359,11 @@ def _dry_run(recipe: Any, as_json: bool) -> None:
 
 
 def _in_words(value: Any) -> str:
-    from bottega.suggestions import listed
+    from bottega.suggestions import join_names
 
     if isinstance(value, dict):
-        return listed(f"{count} {name}" for name, count in value.items())
-    return listed(value) if isinstance(value, list) else str(value)
+        return join_names(f"{count} {name}" for name, count in value.items())
+    return join_names(value) if isinstance(value, list) else str(value)
 
 
 def _reading() -> Any:
@@ -369,7 +372,7 @@ def _reading() -> Any:
 
 def _result(folder: Path, as_json: bool) -> None:
     from bottega.cli.views import next_steps
-    from bottega.runs.store import summary
+    from bottega.runs.summary import summary
 
     result = summary(folder)
     if as_json:

@@ -166,11 +166,11 @@ def embed(
             import numpy as np
 
             import bottega
-            from bottega.runs.store import whole
+            from bottega.runs.atomic_files import open_atomic
 
             loaded = bottega.load_embedder(model)
         with contextlib.ExitStack() as opened:
-            file = None if out is None else opened.enter_context(whole(out))  # before the work is done
+            file = None if out is None else opened.enter_context(open_atomic(out))  # before the work is done
             with busy(f"embedding {len(asked)} texts"):
                 found = loaded.embed(asked)
             _tell_cut(loaded.codec)

@@ -19,8 +19,9 @@ from rich.text import Text
 
 from bottega.events import Answered, Event, Finished, Noted, Saved, Started, Stepped, Validated
 from bottega.hardware.memory import in_words
-from bottega.progress import Tell
-from bottega.runs.store import gone, missing, stored_recipe, summary
+from bottega.progress import StatusCallback
+from bottega.runs.store import stored_recipe
+from bottega.runs.summary import missing_input, missing_result_file, summary
 from bottega.training.preview import Piece, Preview
 
 if TYPE_CHECKING:
@@ -140,11 +141,11 @@ def next_steps(folder: Path) -> list[str]:
     if found["status"] == "running":
         return [f"it is running; look again: bottega show {run}"]
     if found["status"] != "finished":
-        lost = gone(folder)
+        lost = missing_input(folder)
         if lost is not None:
             return [f"it cannot go on: {lost} is gone; put it back, and look again: bottega show {run}"]
         return [f"go on with it: bottega train --resume {run}"]
-    lost = missing(folder)
+    lost = missing_result_file(folder)
     if lost is not None:
         result = shlex.quote(f"{folder}/{found['result']}")
         return [
@@ -373,7 +374,7 @@ SHOWN = 3
 
 
 @contextmanager
-def progress(words: str) -> Iterator[Tell]:
+def progress(words: str) -> Iterator[StatusCallback]:
     """A live line of how far a long piece of work is; gives what to tell it."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[now]}"), TimeRemainingColumn())
     with Progress(*columns, console=progress_console(), transient=True) as shown:

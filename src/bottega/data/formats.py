@@ -33,7 +33,7 @@ from bottega.records import (
     Text,
     Unpaired,
 )
-from bottega.suggestions import listed
+from bottega.suggestions import join_names
 
 Needs = tuple[tuple[str, ...], ...]
 """Fields a row must have, each by any of its names."""
@@ -195,7 +195,7 @@ def _detect(where: str, fields: Fields, reads: tuple[type, ...], name: str) -> t
     if plain:
         fitting, named = _fitting(_plain(fields), able)
     if not fitting:
-        what = f"fields {listed(fields) or 'none'}: no format this objective reads"
+        what = f"fields {join_names(fields) or 'none'}: no format this objective reads"
         raise DataError(what, where=where, fix=_remedy(fields, able, named))
     # A format that takes the same fields and more says more of the row.
     used = {other: set(names.values()) for other, names in fitting.items()}
@@ -240,7 +240,7 @@ def _remedy(fields: Fields, able: Mapping[str, Format], near: Sequence[str]) -> 
 
 def _missing(where: str, field: str, fields: Fields, wanted_by: str) -> DataError:
     near = difflib.get_close_matches(field, fields, 1)
-    hint = f"did you mean {near[0]}?" if near else f"the row has {listed(fields) or 'no fields'}"
+    hint = f"did you mean {near[0]}?" if near else f"the row has {join_names(fields) or 'no fields'}"
     return DataError(f"no field {field}, which {wanted_by} names", where=f"{where}, field {field}", fix=hint)
 
 

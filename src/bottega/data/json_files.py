@@ -11,7 +11,7 @@ from bottega.data.fields import Fields, Rows
 from bottega.data.open_files import characters, lines, opened, refuse_long
 from bottega.errors import DataError
 from bottega.recipe.schema import Layout
-from bottega.suggestions import listed
+from bottega.suggestions import join_names
 
 CHUNK = 1 << 16
 ROW_LISTS = ("data", "rows", "examples")
@@ -122,7 +122,7 @@ def under(where: str, value: Any, field: str) -> Any:
     while rest:
         key = rest if isinstance(found, dict) and rest in found else rest.partition(".")[0]
         if not isinstance(found, dict) or key not in found:
-            known = listed(found) if isinstance(found, dict) else f"a JSON {_kind(found)}"
+            known = join_names(found) if isinstance(found, dict) else f"a JSON {_kind(found)}"
             raise DataError(f"nothing under the key {key}", where=where, fix=f"data.field is {field}; there is {known}")
         found, rest = found[key], rest[len(key) + 1 :]
     return found
@@ -140,7 +140,7 @@ def _inside(path: Path, value: Any, layout: Layout) -> Sequence[Any]:
     known = list(_places(value))
     what = f"a JSON {_kind(found)} where a list of rows is expected"
     if known:
-        what += f"; rows are under {listed(known)}"
+        what += f"; rows are under {join_names(known)}"
     fix = (
         f"say which: data.field={known[0]}" if known else "write the rows as [{…}, {…}], or one a line in a .jsonl file"
     )

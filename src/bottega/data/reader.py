@@ -14,7 +14,7 @@ from bottega.data.split import Side, Split
 from bottega.errors import DataError
 from bottega.recipe.schema import Recipe, Source
 from bottega.records import Record
-from bottega.suggestions import listed
+from bottega.suggestions import join_names
 
 
 class Reader:
@@ -67,10 +67,10 @@ class Reader:
             source = sources[number]
 
             def tell(name: str, fields: Fields, path: str = source.path) -> None:
-                read_as[path] = formats[path] = f"fields {listed(fields)}; read as {name}"
+                read_as[path] = formats[path] = f"fields {join_names(fields)}; read as {name}"
 
             def tell_unread(names: Sequence[str], path: str = source.path) -> None:
-                formats[path] = f"not read: {listed(names)}; {read_as[path]}"
+                formats[path] = f"not read: {join_names(names)}; {read_as[path]}"
 
             for record in records(
                 rows,

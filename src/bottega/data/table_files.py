@@ -13,7 +13,7 @@ from bottega.data.fields import Fields, Rows
 from bottega.data.open_files import binary, characters, no_such_file, opened, refuse_long, refuse_nul_lines
 from bottega.errors import DataError
 from bottega.recipe.schema import Layout
-from bottega.suggestions import listed
+from bottega.suggestions import join_names
 
 HEADLESS = "or is the first line a row? then data.header=false data.columns=[text, label]"
 
@@ -37,7 +37,7 @@ def _under_header(path: Path, unit: str, lines: Iterator[tuple[int, list[str]]],
         header = header or first
         repeated = [name for index, name in enumerate(header) if name.strip() and name in header[:index]]
         if repeated:
-            what = f"two columns are named {listed([repeated[0]])}"
+            what = f"two columns are named {join_names([repeated[0]])}"
             raise DataError(what, where=f"{path} {unit} {line}", fix=f"rename one; {HEADLESS}")
     named = "data.columns names" if layout.columns else "the header has"
     for line, values in lines:
@@ -96,7 +96,7 @@ def _sheet(path: Path, sheets: Mapping[str, list[list[Any]]], name: str | None) 
         return next(iter(sheets.values()), [])
     if name is None or name not in sheets:
         what = "several sheets hold rows" if name is None else f"no sheet {name} that holds rows"
-        raise DataError(what, where=str(path), fix=f"say which: data.field is one of: {listed(sheets)}")
+        raise DataError(what, where=str(path), fix=f"say which: data.field is one of: {join_names(sheets)}")
     return sheets[name]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bottega.data import sources
-from bottega.errors import DataError, RunError, disk_full
+from bottega.errors import DataError, RunError, is_disk_full
 from bottega.recipe.schema import Source
 from bottega.tokenization.codec import HOLES
 
@@ -67,7 +67,7 @@ def train_tokenizer(
         tokenizer.save_pretrained(str(out))
     except Exception as error:  # the part in Rust raises no OSError
         shutil.rmtree(out, ignore_errors=True)
-        if disk_full(error):
+        if is_disk_full(error):
             raise RunError("the disk is full", where=str(out), fix="free some space, or choose another --out") from None
         raise
     return len(tokenizer)

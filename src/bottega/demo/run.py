@@ -27,7 +27,7 @@ from bottega.events import Event
 from bottega.inference.language_model import LanguageModel
 from bottega.metrics.intervals import paired_difference
 from bottega.recipe.schema import Recipe
-from bottega.runs.store import as_yaml, read_events
+from bottega.runs.store import read_events, recipe_yaml
 from bottega.sampling import Sampling
 
 DOCUMENTS, HELD_OUT = 2400, 120
@@ -98,7 +98,7 @@ def demo(folder: Path, *, seed: int = 0, language: str = "en", watch: Watch, bus
     seconds = 0.0
     for name, document in STAGES.items():
         recipe = Recipe.parse({"name": f"demo-{name}", "seed": seed, **document}, folder=folder)
-        (folder / f"{name}.yaml").write_text(as_yaml(recipe), encoding="utf-8")
+        (folder / f"{name}.yaml").write_text(recipe_yaml(recipe), encoding="utf-8")
         start = time.perf_counter()
         for _ in watch(name, bottega.train(recipe, folder / name)):
             pass

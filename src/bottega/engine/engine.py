@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from bottega.batch import Batch, Means, Ratio, Term, Unit, counted, joined
 from bottega.engine.offload import Offload
 from bottega.engine.optimizer import Optimizer
-from bottega.errors import Diverged, ModelError, OutOfMemory, of_memory
+from bottega.errors import Diverged, ModelError, OutOfMemory, is_out_of_memory
 from bottega.inference.generator import Continuation, Writer
 from bottega.models.adapters.lora import without
 from bottega.models.dimensions import width
@@ -296,7 +296,7 @@ def memory_named() -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemory(
             "the step did not fit into memory",

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from bottega.errors import RunError
 from bottega.evaluation.openai_client import Endpoint
+from bottega.runs.resolve import resolve
 
 Method = Literal["zero-shot", "few-shot", "retrieval", "bm25", "dense", "run", "endpoint"]
 
@@ -47,9 +48,10 @@ def parse_baseline(given: str) -> Baseline:
     if way in METHODS and (not sign or model):
         return Baseline(_parse_method(way), model or None, given)
     folder = Path(given).expanduser()
-    if (folder / "resolved.json").exists():
+    kind = resolve(folder).kind
+    if kind == "run":
         return Baseline("run", str(folder), given)
-    if (folder / "config.json").exists() or (folder / "adapter_config.json").exists():
+    if kind in ("model", "adapter"):
         return Baseline("zero-shot", str(folder), given)
     fix = f"one of {', '.join(METHODS)}; or the folder of a run or model; or http://…/v1#model"
     raise RunError("nothing to compare with", where=given, fix=fix)

@@ -27,7 +27,7 @@ from bottega.metrics.answers import Metric, fitting
 from bottega.metrics.scores import Scores
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
-from bottega.progress import Tell
+from bottega.progress import StatusCallback
 from bottega.recipe.schema import Recipe
 from bottega.records import Record, Unusable
 from bottega.seeding import derive
@@ -112,7 +112,7 @@ class EvaluationContext:
     choices: dict[str, Any]
     records: list[Record]
     dropped: Counter[str]
-    tell: Tell
+    tell: StatusCallback
     means: Means = Means()
     spares: list[Record] = field(default_factory=list)
     unasked: dict[str, str] = field(default_factory=dict)

@@ -37,10 +37,11 @@ from bottega.evaluation.verdict import MAX_LEAKED_FRACTION, Verdict, shared_esti
 from bottega.evaluation.verdict import decide_verdict as judged
 from bottega.metrics.intervals import CONFIDENCE, shared_confidence
 from bottega.metrics.scores import Scores
-from bottega.progress import Tell, silent
+from bottega.progress import StatusCallback, ignore_status
 from bottega.recipe.schema import Layout, Reading, Recipe
 from bottega.records import Record
-from bottega.runs.store import check_run, checksum, stored_place, stored_recipe
+from bottega.runs.atomic_files import checksum
+from bottega.runs.store import check_run, stored_place, stored_recipe
 from bottega.seeding import derive
 
 SPARES_PER_ROW = 20
@@ -158,7 +159,7 @@ def evaluate(
     general: Sequence[str] = (),
     harmful: str | None = None,
     harmless: str | None = None,
-    tell: Tell | None = None,
+    tell: StatusCallback | None = None,
 ) -> Evaluation:
     """Measure a finished run on its validation rows, or on `data` (paths or hub ids), read as the run read its own.
 
@@ -179,7 +180,7 @@ def evaluate(
     lm_eval    tasks of the lm-evaluation-harness, such as `arc_easy:5` with five examples
     tell       called with what is being done, how much of it is done, and of how much
     """
-    folder, tell, told = check_run(Path(run)), tell or silent, Told()
+    folder, tell, told = check_run(Path(run)), tell or ignore_status, Told()
     recipe, place = _load_run(folder)
     usual = tasks.default_baselines(recipe.objective.head)
     means = Means(

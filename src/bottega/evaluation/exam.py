@@ -37,7 +37,7 @@ from bottega.inference.language_model import LanguageModel
 from bottega.metrics.answers import Metric
 from bottega.metrics.scores import Numbers, Scores, classes, mean, share
 from bottega.objectives import OnPolicy
-from bottega.progress import Far, counter
+from bottega.progress import ProgressCallback, progress_callback
 from bottega.records import Prompt, Unusable, Variables
 from bottega.sampling import Sampling
 from bottega.tokenization.codec import Codec
@@ -138,19 +138,19 @@ def score_model(
     stop   texts that end what it writes
     """
     codec = codec or case.codec(model.codec)
-    nll = -model.logp(exam.rows, counter(case.tell, f"the loss of {len(exam.rows)} rows: {name}"))
+    nll = -model.logp(exam.rows, progress_callback(case.tell, f"the loss of {len(exam.rows)} rows: {name}"))
     tokens = np.array([row.weight.sum() for row in exam.rows], float)
     scores, named = [mean("loss", nll, tokens), _perplexity(nll, tokens)], None
     if exam.labels:
-        far = counter(case.tell, f"weighing {len(exam.labels)} labels for {len(exam.numbered)} rows: {name}")
+        far = progress_callback(case.tell, f"weighing {len(exam.labels)} labels for {len(exam.numbered)} rows: {name}")
         found, named = _score_labels(exam, codec, model, far)
         scores += found
     elif exam.numbered and all(one.choices for _, one in exam.numbered):
-        scores += _score_choices(exam, codec, model, counter(case.tell, f"weighing choices: {name}"))
+        scores += _score_choices(exam, codec, model, progress_callback(case.tell, f"weighing choices: {name}"))
     if not exam.written:
         return ModelResult(name, scores, named)
     answers, taken = _generate_answers(
-        exam, model, stop, counter(case.tell, f"writing {len(exam.written)} answers: {name}")
+        exam, model, stop, progress_callback(case.tell, f"writing {len(exam.written)} answers: {name}")
     )
     return ModelResult(name, [*scores, *_score_answers(case, exam, answers)], named, _answer_texts(answers), taken)
 
@@ -160,7 +160,7 @@ def _perplexity(nll: Numbers, tokens: Numbers) -> Scores:
 
 
 def _score_labels(
-    exam: EvaluationSet, codec: Codec, model: LanguageModel, far: Far
+    exam: EvaluationSet, codec: Codec, model: LanguageModel, far: ProgressCallback
 ) -> tuple[list[Scores], ClassPredictions | None]:
     """Which of the labels a model finds likeliest: the kindest way to ask one that was not tuned."""
     rows, kept = list[Row](), list[int]()
@@ -181,7 +181,7 @@ def _confidence(logp: Numbers) -> Numbers:
     return np.asarray(1 / np.exp(logp - logp.max(1, keepdims=True)).sum(1))
 
 
-def _score_choices(exam: EvaluationSet, codec: Codec, model: LanguageModel, far: Far) -> list[Scores]:
+def _score_choices(exam: EvaluationSet, codec: Codec, model: LanguageModel, far: ProgressCallback) -> list[Scores]:
     """Which of its own choices each question's answer is: the likeliest, and the likeliest by its length in bytes."""
     rows, kept = list[Row](), list[tuple[int, Question]]()
     for place, one in exam.numbered:
@@ -209,7 +209,7 @@ def _answer_texts(answers: Sequence[GeneratedAnswer | None]) -> list[str | None]
 
 
 def _generate_answers(
-    exam: EvaluationSet, model: LanguageModel, stop: tuple[str, ...], far: Far
+    exam: EvaluationSet, model: LanguageModel, stop: tuple[str, ...], far: ProgressCallback
 ) -> tuple[list[GeneratedAnswer | None], Cost]:
     """[R] what a model writes greedily to the questions that are written out, and what that takes."""
     asked = [cast(Question, exam.questions[place]) for place in exam.written]
@@ -233,7 +233,7 @@ def _generate_answers(
     return answers, Cost(len(asked), sum(len(one.asked) for one in asked) / len(asked), count / len(asked), seconds)
 
 
-def _report_progress(far: Far, before: int, total: int, done: int, _: int) -> None:
+def _report_progress(far: ProgressCallback, before: int, total: int, done: int, _: int) -> None:
     far(before + done, total)
 
 

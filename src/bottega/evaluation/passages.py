@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from bottega.data import sources
 from bottega.data.formats import records
-from bottega.recipe.schema import Source, located
+from bottega.recipe.files import resolve_source_path
+from bottega.recipe.schema import Source
 from bottega.records import Text
 from bottega.tokenization.unicode_words import counted, places
 
@@ -19,7 +20,7 @@ def load_passages(paths: Sequence[str]) -> list[str]:
     """The texts of files, folders or datasets, in passages of whole paragraphs."""
     if not paths:
         return []
-    given = [Source(path=located(path)) for path in paths]
+    given = [Source(path=resolve_source_path(path)) for path in paths]
     found = (record for _, rows in sources.rows(given) for record in records(rows, (Text,)))
     return [passage for record in found if isinstance(record, Text) for passage in split_passages(record.text)]
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from bottega.progress import Tell, followed
+from bottega.progress import StatusCallback, report_updates
 from bottega.recipe.schema import Recipe
+from bottega.runs.resolve import resolve
 from bottega.training.loop import resume, train
 
 SEEDS_FOLDER = "seeds"
 """Where they stand in a run."""
 
 
-def train_with_other_seeds(folder: Path, recipe: Recipe, count: int, tell: Tell) -> Iterator[Path]:
+def train_with_other_seeds(folder: Path, recipe: Recipe, count: int, tell: StatusCallback) -> Iterator[Path]:
     """`count` further runs of a recipe, trained where they are not there yet; the same rows are held out of each."""
     for number in range(1, count + 1):
         seed = recipe.seed + number
@@ -21,7 +22,7 @@ def train_with_other_seeds(folder: Path, recipe: Recipe, count: int, tell: Tell)
         document = recipe.document()
         document["data"]["seed"] = recipe.split_seed
         given = Recipe.parse({**document, "seed": seed})
-        events = resume(run) if (run / "resolved.json").exists() else train(given, run)
-        for _ in followed(events, tell, f"training again with seed {seed}"):
+        events = resume(run) if resolve(run).is_run else train(given, run)
+        for _ in report_updates(events, tell, f"training again with seed {seed}"):
             pass
         yield run

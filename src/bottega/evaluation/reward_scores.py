@@ -18,7 +18,7 @@ from bottega.inference.language_model import LanguageModel
 from bottega.metrics.scores import Scores, average
 from bottega.objectives import OnPolicy
 from bottega.objectives.rewards import Written
-from bottega.progress import counter
+from bottega.progress import progress_callback
 from bottega.records import Posed, Unusable
 from bottega.sampling import Sampling
 from bottega.tokenization.chat_template import TemplateRefused
@@ -109,7 +109,7 @@ def _score_model(case: EvaluationContext, model: LanguageModel, name: str) -> Mo
             case.unasked[name] = f"some rows are not for it: {error}"
     if not prompts:
         return ModelResult(name, [])
-    far = counter(case.tell, f"writing {len(prompts)} answers: {name}")
+    far = progress_callback(case.tell, f"writing {len(prompts)} answers: {name}")
     settings = Sampling(tokens=objective.tokens, stop=(*objective.stop, *codec.stop_in_use))
     started = time.perf_counter()
     written = [one for (one,) in model.writer.write(list(prompts.values()), settings, far=far)]

@@ -17,7 +17,8 @@ from bottega.evaluation.context import EvaluationContext
 from bottega.inference.language_model import LanguageModel
 from bottega.metrics.scores import Scores, mean, share
 from bottega.objectives import Objective, made
-from bottega.recipe.schema import Source, located
+from bottega.recipe.files import resolve_source_path
+from bottega.recipe.schema import Source
 from bottega.records import Prompt, Record, Text, Unusable
 from bottega.sampling import Sampling
 from bottega.seeding import derive
@@ -102,7 +103,9 @@ def side_effects(case: EvaluationContext, model: LanguageModel) -> list[Scores]:
 def _read_sample(path: str, case: EvaluationContext, most: int) -> list[Record]:
     """Some rows of a file, whatever they hold."""
     reads = made({"kind": "sft"}).reads
-    read = (record for _, rows in sources.rows([Source(path=located(path))]) for record in records(rows, reads))
+    read = (
+        record for _, rows in sources.rows([Source(path=resolve_source_path(path))]) for record in records(rows, reads)
+    )
     return _sample(list(read), most, case.seed)
 
 

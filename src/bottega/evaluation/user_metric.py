@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bottega.metrics.answers import Metric
-from bottega.plugins import function, marked, naming
+from bottega.plugins import check_score, load_function_from_file, locate_user_errors
 
 Score = Callable[[str, str], float]
 
@@ -27,13 +27,13 @@ class UserMetric(Metric):
         return max(marks), 1.0
 
     def _mark(self, written: str, right: str) -> float:
-        with naming(self.path):
+        with locate_user_errors(self.path):
             mark = self.score(written, right)
-        return marked(mark, self.path)
+        return check_score(mark, self.path)
 
 
 def load_user_metric(path: str) -> UserMetric:
     """The scorer in a file, named as the file; a RecipeError where it has no `score`."""
     made = type("Own", (UserMetric,), {"name": Path(path).stem})
-    own: UserMetric = made(path, function(path, "score", EXAMPLE))
+    own: UserMetric = made(path, load_function_from_file(path, "score", EXAMPLE))
     return own

@@ -28,9 +28,9 @@ from bottega.models.tokenizer import load_tokenizer
 from bottega.objectives import HeadKind
 from bottega.objectives.classify import Classify
 from bottega.objectives.tag import Tag, entities
-from bottega.progress import Far
+from bottega.progress import ProgressCallback
 from bottega.records import SHOWN, Entity, Unusable
-from bottega.runs.store import stored_place, stored_recipe
+from bottega.runs.resolve import resolve
 from bottega.tokenization.codec import Codec
 
 Words = list[tuple[int, int]]
@@ -65,10 +65,10 @@ class ScoringRun:
 
     def __init__(self, name: str, *, dtype: str = "auto", device: str = "auto") -> None:
         self.name = absolute(name)
-        folder = Path(self.name)
-        if not (folder / "resolved.json").exists():
+        resolved = resolve(self.name)
+        if resolved.recipe is None:
             raise ModelError("no run of bottega", where=name, fix="name the folder of a run; list them: bottega runs")
-        self.recipe, place = stored_recipe(folder, own_code=False), stored_place(folder)
+        self.recipe, place = resolved.recipe, resolved.place
         self.objective = self.recipe.objective
         if self.objective.head != self.head:
             what = f"trained with {self.objective.kind}, it is not for bottega {ANSWERS[self.head]}"
@@ -87,7 +87,7 @@ class ScoringRun:
         )
 
     @torch.no_grad()
-    def scores(self, rows: Sequence[Row], far: Far | None = None) -> NDArray[np.float64]:
+    def scores(self, rows: Sequence[Row], far: ProgressCallback | None = None) -> NDArray[np.float64]:
         """[N, C] scores of the rows' predictions, in their order; of a reward model or a regression [N, 1]."""
         ends = np.cumsum([len(row.at) for row in rows])
         found = np.empty((int(ends[-1]) if len(rows) else 0, len(self.labels)))

@@ -25,9 +25,9 @@ from bottega.models.scorer import batched
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.objectives.contrastive import Pooling, pooled
-from bottega.progress import Far
+from bottega.progress import ProgressCallback
 from bottega.records import Unusable
-from bottega.runs.store import stored_place, stored_recipe
+from bottega.runs.resolve import resolve
 from bottega.tokenization.codec import Codec
 
 
@@ -48,8 +48,8 @@ class Embedder:
         any_run: bool = False,
     ) -> None:
         self.name = absolute(name)
-        folder = Path(self.name)
-        self.recipe = stored_recipe(folder, own_code=False) if (folder / "resolved.json").exists() else None
+        resolved = resolve(self.name)
+        self.recipe = resolved.recipe
         if self.recipe is not None and self.recipe.objective.head != "embedding" and not any_run:
             what = f"trained with {self.recipe.objective.kind}, it makes no vectors"
             raise ModelError(what, where=self.name, fix=f"bottega {ANSWERS[self.recipe.objective.head]}")
@@ -58,16 +58,16 @@ class Embedder:
         self.pooling: Pooling = pooling or trained or "mean"
         self.scorer = load_scorer(self.name, dtype, device, "embedding", (), tokenizer)
         config = self.scorer.network.config
-        place = stored_place(folder) if self.recipe else None
+        place = resolved.place
         length = place["choices"]["max_length"] if place else length_limit(config) or DEFAULT_LENGTH
         self.codec = Codec(tokenizer, max_length=length, too_long="truncate", both_ways=is_encoder(config))
 
-    def embed(self, texts: Sequence[str], far: Far | None = None) -> NDArray[np.float32]:
+    def embed(self, texts: Sequence[str], far: ProgressCallback | None = None) -> NDArray[np.float32]:
         """[n, H] the vector of each text, of length 1, so that a product of two is their cosine."""
         return self.vectors([self._row(text) for text in texts], far)
 
     @torch.no_grad()
-    def vectors(self, rows: Sequence[Row], far: Far | None = None) -> NDArray[np.float32]:
+    def vectors(self, rows: Sequence[Row], far: ProgressCallback | None = None) -> NDArray[np.float32]:
         """[n, H] the same of rows."""
         width = self.scorer.network.get_input_embeddings().weight.shape[1] if not rows else None
         found: list[tuple[list[int], torch.Tensor]] = []

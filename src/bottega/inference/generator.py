@@ -30,7 +30,7 @@ from bottega.models.attention.mask import Layout, padded
 from bottega.models.row_state import Afresh
 from bottega.models.scorer import first_position
 from bottega.packing import pack
-from bottega.progress import Far
+from bottega.progress import ProgressCallback
 from bottega.sampling import Sampling
 from bottega.seeding import derive
 from bottega.tokenization.detokenize import StopStrings, TextStream
@@ -95,7 +95,7 @@ class Writer:
         settings: Sampling,
         *,
         continuations: int = 1,
-        far: Far | None = None,
+        far: ProgressCallback | None = None,
     ) -> list[list[Continuation]]:
         """`continuations` of each prompt."""
         settings = heeded(settings, self.config)

@@ -28,9 +28,9 @@ from bottega.models.config import length_limit, start_token
 from bottega.models.scorer import batched, refuse_unknown_tokens
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
-from bottega.progress import Far
+from bottega.progress import ProgressCallback
 from bottega.records import SHOWN, Message, Prompt, Unusable
-from bottega.runs.store import stored_recipe
+from bottega.runs.resolve import resolve
 from bottega.sampling import Sampling
 from bottega.tokenization.codec import Codec
 
@@ -49,8 +49,7 @@ class LanguageModel:
     def __init__(self, name: str, *, dtype: str = "auto", device: str = "auto", template: str | None = None) -> None:
         """template  a chat template in place of its own"""
         self.name, self.dtype = absolute(name), dtype
-        folder = Path(self.name)
-        self.recipe = stored_recipe(folder, own_code=False) if (folder / "resolved.json").exists() else None
+        self.recipe = resolve(self.name).recipe
         if self.recipe is not None and self.recipe.objective.head != "language":
             fix = f"bottega {ANSWERS[self.recipe.objective.head]}"
             raise ModelError(f"trained with {self.recipe.objective.kind}, it writes no text", where=self.name, fix=fix)
@@ -98,7 +97,7 @@ class LanguageModel:
                 yield piece.text
 
     @torch.no_grad()
-    def logp(self, rows: Sequence[Row], far: Far | None = None) -> NDArray[np.float64]:
+    def logp(self, rows: Sequence[Row], far: ProgressCallback | None = None) -> NDArray[np.float64]:
         """The log-probability of each row's labels, summed by weight; rows share what they begin with."""
         found = np.empty(len(rows))
         for numbers, batch in batched(rows, self.scorer, far):

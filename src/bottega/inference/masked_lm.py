@@ -23,7 +23,7 @@ from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.packing import pack
 from bottega.records import Text, Unusable
-from bottega.runs.store import stored_recipe
+from bottega.runs.resolve import resolve
 from bottega.tokenization.codec import Codec
 
 MASK = "[MASK]"
@@ -43,8 +43,7 @@ class MaskedModel:
 
     def __init__(self, name: str, *, dtype: str = "auto", device: str = "auto") -> None:
         self.name = absolute(name)
-        folder = Path(self.name)
-        recipe = stored_recipe(folder, own_code=False) if (folder / "resolved.json").exists() else None
+        recipe = resolve(self.name).recipe
         if recipe is not None and recipe.objective.head != "masked":
             what = f"trained with {recipe.objective.kind}, it fills in nothing"
             raise ModelError(what, where=self.name, fix=f"bottega {ANSWERS[recipe.objective.head]}")

@@ -39,7 +39,9 @@ from bottega.models.source import Source, locate, quietly
 from bottega.models.tokenizer import load_tokenizer
 from bottega.objectives import HeadKind
 from bottega.recipe import schema as recipes
-from bottega.runs.store import MANIFEST, MERGED, commit, stored_recipe
+from bottega.runs.atomic_files import MANIFEST, commit_folder
+from bottega.runs.resolve import resolve
+from bottega.runs.store import MERGED_BASE
 
 HARMLESS = re.compile(
     r"(inv_freq|position_ids|token_type_ids|masked_bias|(attn|attention)\.bias|\.version|embed_positions\.weights?"
@@ -76,16 +78,16 @@ def beside_an_adapter(model: recipes.Model, dtype: torch.dtype, run: Path) -> re
     source = locate(model.base or "")
     if source.adapter is None:
         return model
-    merged = run.absolute() / MERGED
+    merged = run.absolute() / MERGED_BASE
     if not (merged / MANIFEST).exists():
-        commit(merged, lambda folder: _write_merged(source, str(model.base), dtype, folder))
+        commit_folder(merged, lambda folder: _write_merged(source, str(model.base), dtype, folder))
     return model.model_copy(update={"base": str(merged)})
 
 
 def _write_merged(source: Source, name: str, dtype: torch.dtype, folder: Path) -> None:
     assert source.adapter is not None
-    before = source.adapter.parent
-    head = stored_recipe(before, own_code=False).objective.head if (before / "resolved.json").exists() else "language"
+    recipe = resolve(source.adapter.parent).recipe
+    head = "language" if recipe is None else recipe.objective.head
     if head not in ("language", "masked", "embedding"):
         what = "this run ended in an adapter with a head, and another adapter cannot be put on both"
         raise ModelError(what, where=name, fix="go on with it: leave model out, and give adapter: {from: …}")

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bottega.batch import Batch, Example, Row, Source
-from bottega.errors import BottegaError, ModelError, of_memory
+from bottega.errors import BottegaError, ModelError, is_out_of_memory
 from bottega.models.attention import layout_for, layouts_for
 from bottega.models.attention.mask import padded, rounded
 from bottega.models.embedding_noise import EmbeddingNoise, row_lengths
@@ -24,7 +24,7 @@ from bottega.models.heads import class_head, headed, language_head, masked_head
 from bottega.models.row_state import Afresh
 from bottega.objectives import HeadKind, smoothed_nll
 from bottega.packing import divide, pack
-from bottega.progress import Far
+from bottega.progress import ProgressCallback
 
 SCORE_TOKENS = 8192
 """Most tokens scored at once, where no gradient is wanted."""
@@ -212,7 +212,7 @@ class Scorer(nn.Module):
         try:
             return part(**call)
         except Exception as error:
-            if isinstance(error, (BottegaError, OSError)) or of_memory(error) or "CUDA" in str(error):
+            if isinstance(error, (BottegaError, OSError)) or is_out_of_memory(error) or "CUDA" in str(error):
                 raise
             tokens = call["input_ids"].shape[1]
             raise ModelError(
@@ -256,7 +256,9 @@ def refuse_unknown_tokens(config: Any, most: int, where: str) -> None:
         )
 
 
-def batched(rows: Sequence[Row], scorer: Scorer, far: Far | None = None) -> Iterator[tuple[list[int], Batch]]:
+def batched(
+    rows: Sequence[Row], scorer: Scorer, far: ProgressCallback | None = None
+) -> Iterator[tuple[list[int], Batch]]:
     """The rows in batches that fit, each with the numbers of its rows; rows share what they begin with."""
     done = 0
     examples = [Example(str(number), (row,)) for number, row in enumerate(rows)]

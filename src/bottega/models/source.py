@@ -16,7 +16,8 @@ import transformers
 from bottega.errors import ModelError
 from bottega.models.safe_folder import check_files, check_weights
 from bottega.recipe.schema import Quantize
-from bottega.runs.store import MERGED, stored_recipe
+from bottega.runs.resolve import resolve
+from bottega.runs.store import MERGED_BASE
 
 
 @dataclass(frozen=True)
@@ -45,22 +46,25 @@ def locate(name: str) -> Source:
     check_folder(folder, "model.base")
     for part in (folder, folder / "model", folder / "adapter"):
         check_files(part)
-    if (folder / "resolved.json").exists():
-        if (folder / "model").exists():
-            return Source(str(folder / "model"))
-        if (folder / "adapter").exists():
-            merged = folder / MERGED
-            base = str(merged) if merged.exists() else adapter_base(folder / "adapter")
-            return Source(base, folder / "adapter", _quantized(folder))
-        raise ModelError("this run has no result yet", where=name, fix=f"finish it: bottega train --resume {name}")
-    if (folder / "adapter_config.json").exists():
+    resolved = resolve(name)
+    if resolved.kind == "adapter":
         return Source(adapter_base(folder), folder, _quantized(folder.parent))
-    return Source(name)
+    if not resolved.is_run:
+        return Source(name)
+    result = resolved.result
+    if result is None:
+        raise ModelError("this run has no result yet", where=name, fix=f"finish it: bottega train --resume {name}")
+    if result.name == "model":
+        return Source(str(result))
+    merged = folder / MERGED_BASE
+    base = str(merged) if merged.exists() else adapter_base(result)
+    return Source(base, result, _quantized(folder))
 
 
 def _quantized(run: Path) -> Quantize:
     """How a run kept the base of its adapter; as it was for a folder that is no run."""
-    return stored_recipe(run, own_code=False).model.quantize if (run / "resolved.json").exists() else "none"
+    recipe = resolve(run).recipe
+    return "none" if recipe is None else recipe.model.quantize
 
 
 def check_folder(folder: Path, key: str) -> None:

@@ -62,7 +62,7 @@ def ours(objective: Objective) -> dict[str, Any]:
 
 def kinds() -> list[str]:
     """Every objective in the folder, by name."""
-    return plugins.names(__path__)
+    return plugins.module_names(__path__)
 
 
 def made(options: Mapping[str, Any]) -> Objective:
@@ -72,4 +72,4 @@ def made(options: Mapping[str, Any]) -> Objective:
 
 def load(kind: str) -> type[Objective]:
     """The objective class of `objectives/<kind>.py`."""
-    return plugins.load(__name__, kind, Objective)
+    return plugins.load_class(__name__, kind, Objective)

@@ -14,7 +14,7 @@ from pydantic import Field
 from bottega.batch import Batch, Example, Loss, Row, Term
 from bottega.errors import RecipeError
 from bottega.objectives import PASSED, HeadKind, Objective, Output
-from bottega.plugins import defined, naming
+from bottega.plugins import load_class_from_file, locate_user_errors
 from bottega.records import Compared, Paired, Record, Unusable
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class Contrastive(Objective):
         first, second = self._pairs(batch, "pair")
         assert self.file is not None
         assert self._module is not None
-        with naming(self.file):
+        with locate_user_errors(self.file):
             lost = self._module(vectors[first], vectors[second], batch.columns["score"][second].to(vectors.dtype))
         if lost.dim() > 1 or lost.numel() not in (1, len(first)):
             raise RecipeError(
@@ -197,8 +197,8 @@ class Contrastive(Objective):
             return None
         from torch import nn
 
-        made = defined(self.file, nn.Module, MODULE)
-        with naming(self.file):
+        made = load_class_from_file(self.file, nn.Module, MODULE)
+        with locate_user_errors(self.file):
             module = made(**self.options)
         if any(weight.requires_grad for weight in module.parameters()):
             raise RecipeError(

@@ -11,7 +11,7 @@ import numpy as np
 from bottega.batch import UNITS, Batch, Loss, Row, Term
 from bottega.errors import RecipeError
 from bottega.objectives import Objective
-from bottega.plugins import defined, naming
+from bottega.plugins import load_class_from_file, locate_user_errors
 
 EXAMPLE = "class Mine(Sft): def loss(self, scores, batch): return Loss({'nll': Term(…, 'token')})"
 METHODS = ("rows", "loss", "drawn", "probes", "statistics", "asked", "examined", "about", "labels")
@@ -36,7 +36,7 @@ class Custom(Objective):
         file = options.get("file")
         if not isinstance(file, str):
             raise ValueError("custom needs file: a Python file with a class that derives from Objective")
-        return _watched(defined(file, Objective, EXAMPLE), file)
+        return _watched(load_class_from_file(file, Objective, EXAMPLE), file)
 
 
 @cache
@@ -46,14 +46,14 @@ def _watched(own: type[Objective], file: str) -> type[Objective]:
     methods["rows"] = _checked(methods["rows"], file, _check_rows)
     methods["loss"] = _checked(methods["loss"], file, _check_loss)
     fields = {"kind": Literal["custom"], "file": str}
-    with naming(file):
+    with locate_user_errors(file):
         return type(own.__name__, (own,), {"__module__": own.__module__, "__annotations__": fields, **methods})
 
 
 def _guarded(method: Callable[..., Any], file: str) -> Callable[..., Any]:
     @wraps(method)
     def guarded(*given: Any, **options: Any) -> Any:
-        with naming(file):
+        with locate_user_errors(file):
             return method(*given, **options)
 
     return guarded

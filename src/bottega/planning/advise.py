@@ -32,11 +32,12 @@ from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.evaluate import Evaluation, evaluate
 from bottega.events import Finished, Stepped
 from bottega.planning.init import begun, fitting
-from bottega.progress import Tell, followed, silent
-from bottega.recipe.schema import Layout, Recipe, Source, located
+from bottega.progress import StatusCallback, ignore_status, report_updates
+from bottega.recipe.files import resolve_source_path
+from bottega.recipe.schema import Layout, Recipe, Source
 from bottega.records import Labelled, Multilabelled, Record, Tagged
 from bottega.seeding import derive
-from bottega.suggestions import listed
+from bottega.suggestions import join_names
 from bottega.training.loop import train
 from bottega.training.model_card import made_of
 
@@ -152,7 +153,7 @@ def advise(
     epochs: float = 3.0,
     seed: int = 0,
     out: str | Path | None = None,
-    tell: Tell | None = None,
+    tell: StatusCallback | None = None,
     so_far: Callable[[Counsel], None] | None = None,
 ) -> Counsel:
     """Whether to tune a model on rows.
@@ -166,7 +167,7 @@ def advise(
     tell       called with what is being done, how much of it is done, and of how much
     so_far     called after each part but the last with what has been measured: for one who has no time for the rest
     """
-    tell, path = tell or silent, located(str(data))
+    tell, path = tell or ignore_status, resolve_source_path(str(data))
     if out is not None and Path(out).exists():
         raise RunError("is there already", where=str(out), fix="name a new folder: --out")
     with contextlib.ExitStack() as held:
@@ -197,7 +198,7 @@ def _rows(path: str, mapping: Mapping[str, str], layout: Layout) -> Iterator[Pla
                 raise fields
             lost = next((theirs for theirs in mapping.values() if theirs not in fields), None)
             if lost is not None:
-                raise DataError(f"no field {lost}", where=where, fix=f"it has {listed(fields)}")
+                raise DataError(f"no field {lost}", where=where, fix=f"it has {join_names(fields)}")
             yield where, {**fields, **{ours: fields[theirs] for ours, theirs in mapping.items()}}
 
 
@@ -230,7 +231,7 @@ class Study:
     kind: str
     model: str
     seed: int
-    tell: Tell
+    tell: StatusCallback
 
     def divide(self, lines: Sequence[Placed], rows: int, path: str) -> tuple[list[Sequence[Placed]], Sequence[Placed]]:
         """(parts, all that can be learned from): first rows to ask about are laid aside, and some to watch with.
@@ -289,7 +290,7 @@ class Study:
         name = f"part{len(lines)}"
         run, data = self.folder / name, _write(self._path(name), lines)
         recipe = self._recipe(data, updates, before)
-        *events, finished = followed(train(recipe, run), self.tell, f"tuning on {len(lines):,} rows")
+        *events, finished = report_updates(train(recipe, run), self.tell, f"tuning on {len(lines):,} rows")
         assert isinstance(finished, Finished)
         found = evaluate(
             run,

@@ -17,7 +17,7 @@ from bottega import objectives
 from bottega.errors import BottegaError, DataError, RecipeError
 from bottega.recipe.schema import Adapter, Data, Evaluate, Layout, Model, Optim, Recipe, Save, Source
 from bottega.records import Compared, Posed, Record
-from bottega.suggestions import nearest
+from bottega.suggestions import suggest_name
 
 LIKELY = ("dpo", "kto", "classify", "tag", "contrastive", "causal", "sft", "grpo")
 """Objectives for rows of which nothing is said: the first that reads them."""
@@ -53,7 +53,7 @@ def begun(
         fix = "give a file of rows that is there, or an objective; rows of the hub: bottega init sft --data NAME"
         raise DataError("no such file", where=task, fix=fix)
     if task not in objectives.kinds():
-        raise RecipeError(f"unknown task {task!r}", where="bottega init", fix=nearest(task, objectives.kinds()))
+        raise RecipeError(f"unknown task {task!r}", where="bottega init", fix=suggest_name(task, objectives.kinds()))
     return (
         "\n".join([*_head(task), *_recipe(task, _seen(model, folder), _seen(data, folder), layout or Layout())]) + "\n"
     )

@@ -32,9 +32,10 @@ from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.objectives import OnPolicy
 from bottega.packing import pack
-from bottega.progress import Far, Tell, counter, silent
-from bottega.recipe.schema import Model, Recipe, override
-from bottega.runs.store import as_yaml, read_events
+from bottega.progress import ProgressCallback, StatusCallback, ignore_status, progress_callback
+from bottega.recipe.files import apply_override
+from bottega.recipe.schema import Model, Recipe
+from bottega.runs.store import read_events, recipe_yaml
 from bottega.training import memory_estimate
 from bottega.training.dataset import Rows, prepare
 
@@ -165,7 +166,7 @@ def plan(
     price_hour: float | None = None,
     price_kwh: float | None = None,
     watts: float | None = None,
-    tell: Tell | None = None,
+    tell: StatusCallback | None = None,
     so_far: Callable[[Plan], None] | None = None,
 ) -> Plan:
     """What a recipe will take on this machine, or on a `device`: a name in `DEVICES`, or its memory, such as `24GB`.
@@ -174,7 +175,7 @@ def plan(
     tell        called with what is being done, how much of it is done, and of how much
     so_far      called with what is known before it is measured, and before changes are: for one who does not wait
     """
-    tell, known = tell or silent, so_far or _nobody
+    tell, known = tell or ignore_status, so_far or _nobody
     tell("reading rows")
     rows = prepare(recipe)
     config = rows.config
@@ -222,14 +223,14 @@ class Line:
         return self.base_rate + self.layers * self.layer_rate
 
 
-def _measured(recipe: Recipe, config: Any, tell: Tell) -> Line:
+def _measured(recipe: Recipe, config: Any, tell: StatusCallback) -> Line:
     """The line through what two depths take; through what the whole model takes, where it is shallow."""
     whole = depth(config)
     most = max(SHALLOW, 2 * math.ceil(DEEPER * whole / 2))
     depths = [whole] if whole <= SHALLOW or not _can_be_cut(config) else [most // 2, most]
     found = []
     for layers in depths:
-        far = counter(tell, f"running {_updates(recipe)} updates with {layers} of {whole} layers")
+        far = progress_callback(tell, f"running {_updates(recipe)} updates with {layers} of {whole} layers")
         found.append(_run(recipe, config, layers, far))
     one, other = found[0], found[-1]
     shared = sum(other.tokens) / max(sum(other.tokens_real), 1)
@@ -263,12 +264,12 @@ def _live(recipe: Recipe, rows: Rows, tokens: float) -> int:
     return round(tokens * across * (kept * layers + each) + logits)
 
 
-def _run(recipe: Recipe, config: Any, layers: int, far: Far) -> Measured:
+def _run(recipe: Recipe, config: Any, layers: int, far: ProgressCallback) -> Measured:
     """A few updates of the recipe in a process of its own, with a model of so many layers and random weights."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         given = _shortened(recipe, config, layers, folder)
-        (folder / "recipe.yaml").write_text(as_yaml(given), encoding="utf-8")
+        (folder / "recipe.yaml").write_text(recipe_yaml(given), encoding="utf-8")
         command = [sys.executable, "-m", "bottega", "train", str(folder / "recipe.yaml"), "--out", str(folder / "run")]
         with (folder / "said").open("w+", encoding="utf-8") as said:
             run = subprocess.Popen(command, stdout=said, stderr=said, env={**os.environ, "HF_HUB_OFFLINE": "1"})
@@ -486,7 +487,9 @@ def _by_datasheet(recipe: Recipe, rows: Rows, where: Device, tokens: float) -> f
     return passes * total * tokens / (UTILISATION * where.flops)
 
 
-def _advice(recipe: Recipe, rows: Rows, where: Device | None, device: str | None, tell: Tell) -> Iterator[Advice]:
+def _advice(
+    recipe: Recipe, rows: Rows, where: Device | None, device: str | None, tell: StatusCallback
+) -> Iterator[Advice]:
     """Changes that make a run fit, the gentlest first, until one does; each measured."""
     for change in _gentlest_first(recipe, rows, _tokens(recipe, rows, where) // 2):
         try:
@@ -518,7 +521,7 @@ def _gentlest_first(recipe: Recipe, rows: Rows, half: int) -> Iterator[str]:
 def _changed(recipe: Recipe, change: str) -> Recipe:
     document = json.loads(json.dumps(recipe.document()))
     for one in change.split():
-        override(document, one, Path())
+        apply_override(document, one, Path())
     return Recipe.parse(document)
 
 

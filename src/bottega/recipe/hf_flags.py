@@ -15,8 +15,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bottega.errors import RecipeError
+from bottega.recipe.files import apply_overrides, resolve_paths
 
-BUILDERS = ("json", "csv", "parquet", "text", "arrow")
+FILE_FORMATS = ("json", "csv", "parquet", "text", "arrow")
 """Names of file formats where others expect a dataset's name; the files themselves tell what they are."""
 
 
@@ -63,9 +64,9 @@ class Flags(BaseModel):
         return self
 
 
-def document(flags: Flags) -> dict[str, Any]:
+def recipe_document(flags: Flags) -> dict[str, Any]:
     """The recipe the flags stand for, sparse; a RecipeError for what cannot be had."""
-    sources = [{"path": path, "split": flags.train_split} for path in _paths(flags)]
+    sources = [{"path": path, "split": flags.train_split} for path in _data_paths(flags)]
     found: dict[str, Any] = {"name": "finetune", "seed": flags.seed, "model": {"base": flags.model_name_or_path}}
     if flags.method == "qlora":
         found["model"]["quantize"] = "nf4"
@@ -76,14 +77,14 @@ def document(flags: Flags) -> dict[str, Any]:
         # A shell passes \n as two characters.
         found["data"]["text_template"] = flags.text_template.replace("\\n", "\n").replace("\\t", "\t")
     found["objective"] = {"kind": "sft"}
-    found["optim"] = _optim(flags)
+    found["optim"] = _optim_section(flags)
     if flags.eval_split is not None:
         found["evaluate"] = {} if flags.eval_steps is None else {"every": flags.eval_steps}
     found["save"] = {"every": flags.save_steps}
-    return found | _report(flags)
+    return found | _report_section(flags)
 
 
-def notes(flags: Flags) -> list[str]:
+def ignored_flag_notes(flags: Flags) -> list[str]:
     """What was asked for that comes to nothing here, and why."""
     given = {name for name in Flags.model_fields if getattr(flags, name) != Flags.model_fields[name].default}
     idle = {
@@ -92,7 +93,7 @@ def notes(flags: Flags) -> list[str]:
     }
     if flags.max_steps > 0:
         idle["num_train_epochs"] = "--max-steps goes before it"
-    if not _reports(flags):
+    if not _report_kinds(flags):
         idle["logging_dir"] = "--report-to tensorboard is not given"
     if flags.method == "full":
         idle |= dict.fromkeys(("lora_r", "lora_alpha", "lora_dropout"), "every weight is trained")
@@ -100,26 +101,26 @@ def notes(flags: Flags) -> list[str]:
     return [f"--{name.replace('_', '-')} changes nothing: {reason}" for name, reason in told]
 
 
-def overridden(found: dict[str, Any], changes: Sequence[str], folder: Path) -> dict[str, Any]:
-    """The document with `section.key=value` changes, paths absolute; a key given goes before one a flag stands for."""
-    from bottega.recipe import schema  # here, so that --help need not wait for it
-
-    schema.overridden(found, changes, folder)
-    return schema.resolved(found, folder)
+def override_document(document: dict[str, Any], changes: Sequence[str], folder: Path) -> dict[str, Any]:
+    """The document with `section.key=value` overrides applied and its paths absolute; they win over flags."""
+    apply_overrides(document, changes, folder)
+    return resolve_paths(document, folder)
 
 
-def written(found: dict[str, Any], command: Sequence[str]) -> str:
+def recipe_text(found: dict[str, Any], command: Sequence[str]) -> str:
     """The recipe as a file, with the command it was made from."""
     lines = shlex.join(["bottega", *command]).splitlines()
     return "".join(f"# {line}\n" for line in lines) + yaml.safe_dump(found, sort_keys=False, allow_unicode=True)
 
 
-def _paths(flags: Flags) -> list[str]:
+def _data_paths(flags: Flags) -> list[str]:
     if flags.data_files is None:
         return [flags.data_name or ""]
-    if flags.data_name is not None and flags.data_name not in BUILDERS:
+    if flags.data_name is not None and flags.data_name not in FILE_FORMATS:
         what = f"with --data-files, {flags.data_name!r} says nothing"
-        raise RecipeError(what, where="--data-name", fix=f"one of {', '.join(BUILDERS)}, or leave one of the two away")
+        raise RecipeError(
+            what, where="--data-name", fix=f"one of {', '.join(FILE_FORMATS)}, or leave one of the two away"
+        )
     return [path.strip() for path in flags.data_files.split(",") if path.strip()]
 
 
@@ -130,10 +131,10 @@ def _validation(flags: Flags) -> dict[str, Any]:
     try:
         return {"validation": float(flags.eval_split)}
     except ValueError:
-        return {"validation": [{"path": path, "split": flags.eval_split} for path in _paths(flags)]}
+        return {"validation": [{"path": path, "split": flags.eval_split} for path in _data_paths(flags)]}
 
 
-def _optim(flags: Flags) -> dict[str, Any]:
+def _optim_section(flags: Flags) -> dict[str, Any]:
     length = {"steps": flags.max_steps} if flags.max_steps > 0 else {"epochs": flags.num_train_epochs}
     rate = {} if flags.learning_rate is None else {"lr": flags.learning_rate}
     saving = {"checkpointing": True} if flags.gradient_checkpointing else {}
@@ -141,7 +142,7 @@ def _optim(flags: Flags) -> dict[str, Any]:
     return {**length, "examples": examples, **rate, **saving}
 
 
-def _reports(flags: Flags) -> list[str]:
+def _report_kinds(flags: Flags) -> list[str]:
     wanted = [name.strip() for name in flags.report_to.split(",") if name.strip() not in ("", "none")]
     unknown = [name for name in wanted if name not in ("tensorboard", "all")]
     if unknown:
@@ -150,8 +151,8 @@ def _reports(flags: Flags) -> list[str]:
     return wanted
 
 
-def _report(flags: Flags) -> dict[str, Any]:
-    if not _reports(flags):
+def _report_section(flags: Flags) -> dict[str, Any]:
+    if not _report_kinds(flags):
         return {}
     folder = {} if flags.logging_dir is None else {"folder": flags.logging_dir}
     return {"report": [{"kind": "tensorboard", **folder}]}

@@ -9,11 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -25,27 +24,13 @@ from pydantic import (
     model_validator,
 )
 
-from bottega import objectives, suggestions
+from bottega import objectives
 from bottega.errors import RecipeError
-from bottega.objectives import Objective, rewards
+from bottega.objectives import Objective
+from bottega.recipe.explain import explain_validation_error
+from bottega.recipe.files import RESOLVED, read_recipe_file, resolve_paths
 from bottega.records import TooLong
-from bottega.suggestions import described, nearest
-
-PATHS = {
-    "data.train": "dataset",
-    "data.validation": "dataset",
-    "data.template": "model",
-    "guard.replay": "dataset",
-    "model.base": "model",
-    "model.tokenizer": "model",
-    "model.reference": "model",
-    "adapter.from": "folder",
-    "report.folder": "folder",
-    "objective.file": "folder",
-    "objective.rewards.file": "folder",
-    "objective.rewards.model": "model",
-}
-"""The keys that hold paths, and what may stand there: a folder, or the hub id of a model or dataset instead."""
+from bottega.suggestions import describe_errors, suggest_name
 
 RowFormat = Literal[
     "auto", "messages", "instruction", "question", "summary", "prompted", "preference", "openai_preference", "unpaired",
@@ -53,15 +38,6 @@ RowFormat = Literal[
     "posed", "text",
 ]  # fmt: skip
 
-EXCLUSIVE = (
-    ("optim.epochs", "optim.steps"),
-    ("optim.examples", "optim.update_tokens"),
-    ("model.base", "model.shape"),
-)
-"""Keys of which only one can be given."""
-
-PATHS_FROM = "# Its paths begin at "
-"""Begins the line of a run's own copy of its recipe that names the folder the recipe stood in."""
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -70,7 +46,7 @@ Quantize = Literal["none", "nf4", "fp8"]
 """How a frozen base is kept."""
 
 
-def _name(value: str) -> str:
+def _check_name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
         raise ValueError(
             f"{value!r} cannot name a folder: write letters, digits, dots, dashes and underscores, no dot or dash first"
@@ -78,7 +54,7 @@ def _name(value: str) -> str:
     return value
 
 
-def _warmup(value: float) -> float:
+def _check_warmup(value: float) -> float:
     if value == 1:
         raise ValueError(
             "1 could mean one update, or the whole run: write 0 for none, a fraction such as 0.05, or 2 or more updates"
@@ -149,7 +125,7 @@ DELIMITERS = {"tab": "\t", "\\t": "\t"}
 """What is hard to write, or comes from a command line as it was typed."""
 
 
-def _delimiter(value: Any) -> Any:
+def _parse_delimiter(value: Any) -> Any:
     return DELIMITERS.get(value, value) if isinstance(value, str) else value
 
 
@@ -160,7 +136,7 @@ class Layout(Section):
     encoding: str | None = Field(
         None, description="Of text: `latin-1`, `cp1252`, `utf-16` …; default: by its mark, or UTF-8."
     )
-    delimiter: Annotated[str, BeforeValidator(_delimiter)] | None = Field(
+    delimiter: Annotated[str, BeforeValidator(_parse_delimiter)] | None = Field(
         None, description="What parts the cells of a table: `;`, `|`, `tab`; default: by the suffix."
     )
     header: bool | None = Field(
@@ -223,14 +199,14 @@ class Source(Reading):
     )
 
 
-def _listed(value: Any) -> Any:
+def _as_source_list(value: Any) -> Any:
     """A path, a source, or a list of either, as a list of sources; what is none of these as it is."""
     if isinstance(value, (str, Mapping, Source)):
         value = [value]
     return [{"path": item} if isinstance(item, str) else item for item in value] if isinstance(value, list) else value
 
 
-Sources = Annotated[list[Source], BeforeValidator(_listed), Field(min_length=1)]
+Sources = Annotated[list[Source], BeforeValidator(_as_source_list), Field(min_length=1)]
 
 
 class Data(Reading):
@@ -267,7 +243,7 @@ class Optim(Section):
     optimizer: Literal["adamw", "muon"] = Field("adamw", description="Muon for matrices, AdamW for the rest.")
     lr: float | None = Field(None, gt=0, description="Peak learning rate; default: by objective and adapter.")
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
-    warmup: Annotated[float, AfterValidator(_warmup)] = Field(
+    warmup: Annotated[float, AfterValidator(_check_warmup)] = Field(
         0.05, ge=0, description="Updates to the peak: a fraction of all, or a number above 1."
     )
     floor: float = Field(0.0, ge=0, le=1, description="Where the schedule ends, as a fraction of the peak.")
@@ -340,7 +316,7 @@ class Guard(Section):
         return self
 
 
-class Verdict(Section):
+class VerdictRule(Section):
     """What decides whether the run was worth it, declared before it is measured."""
 
     metric: str | None = Field(
@@ -357,20 +333,20 @@ class Save(Section):
     keep: int = Field(2, ge=1, description="Newest checkpoints kept; the best is kept besides.")
 
 
-class Report(Section):
+class ReportTarget(Section):
     """Where a run is shown besides its own folder; `report: [tensorboard]` in short."""
 
     kind: Literal["tensorboard"] = Field(description="TensorBoard files; needs `bottega[tensorboard]`.")
     folder: str | None = Field(None, description="Where they go; default: the run's own folder.")
 
 
-def _reports(value: Any) -> Any:
+def _as_report_list(value: Any) -> Any:
     """Names, or mappings, or one of either, as a list of mappings."""
     listed = value if isinstance(value, list) else [value]
     return [{"kind": item} if isinstance(item, str) else item for item in listed]
 
 
-Reports = Annotated[list[Report], BeforeValidator(_reports)]
+Reports = Annotated[list[ReportTarget], BeforeValidator(_as_report_list)]
 
 
 class Devices(Section):
@@ -380,12 +356,12 @@ class Devices(Section):
     threads: int | None = Field(None, ge=1, description="CPU threads; default: torch's own choice.")
 
 
-def _objective(value: Any) -> Any:
+def _build_objective(value: Any) -> Any:
     if isinstance(value, Objective) or not isinstance(value, Mapping):
         return value
     kind = value.get("kind")
     if kind not in objectives.kinds():
-        raise ValueError(f"unknown kind {kind!r}; {nearest(str(kind), objectives.kinds())}")
+        raise ValueError(f"unknown kind {kind!r}; {suggest_name(str(kind), objectives.kinds())}")
     return objectives.made(value)
 
 
@@ -393,16 +369,16 @@ class Recipe(Section):
     """A run, whole. `Recipe.load` reads one from YAML."""
 
     recipe: Literal[1] = Field(1, description="Version of this format.")
-    name: Annotated[str, AfterValidator(_name)] = Field("run", description="Names the run's folder.")
+    name: Annotated[str, AfterValidator(_check_name)] = Field("run", description="Names the run's folder.")
     seed: int = 0
     model: Model
     adapter: Adapter | None = None
     data: Data
-    objective: Annotated[SerializeAsAny[Objective], BeforeValidator(_objective)]
+    objective: Annotated[SerializeAsAny[Objective], BeforeValidator(_build_objective)]
     optim: Optim = Optim()
     evaluate: Evaluate | None = None
     guard: Guard | None = None
-    verdict: Verdict = Verdict()
+    verdict: VerdictRule = VerdictRule()
     save: Save | None = None
     report: Reports = []
     devices: Devices = Devices()
@@ -417,7 +393,7 @@ class Recipe(Section):
         if isinstance(data, Mapping) and "evaluate" not in document and data.get("validation") is not None:
             document = {**document, "evaluate": {}}  # `evaluate: null` says not to
         if isinstance(adapter, Mapping) and isinstance(adapter.get("from"), str):
-            document = {**document, "model": _base_of(adapter["from"], document.get("model") or {})}
+            document = {**document, "model": _with_adapter_base(adapter["from"], document.get("model") or {})}
         return document
 
     @model_validator(mode="after")
@@ -447,39 +423,17 @@ class Recipe(Section):
     @classmethod
     def load(cls, path: str | Path, *overrides: str) -> Recipe:
         """The recipe in a YAML file, with `section.key=value` overrides; a RecipeError says what is wrong and where."""
-        path = Path(path)
-        try:
-            if path.exists() and not path.is_file() and not path.is_dir():
-                fix = "write it to a file first: a recipe is read more than once"
-                raise RecipeError("a pipe or a device, not a file", where=str(path), fix=fix)
-            text = path.read_text(encoding="utf-8")
-            document = plain_yaml(text)
-        except FileNotFoundError:
-            fix = f"write one: bottega init ROWS --model FOLDER --out {path}"
-            raise RecipeError("no such recipe", where=str(path), fix=fix) from None
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-            if not isinstance(error, OSError):
-                _refuse_rows(path)
-            fix = f"a recipe is a YAML file in UTF-8; {BEGIN}"
-            raise RecipeError(f"not readable YAML: {_unreadable(error)}", where=str(path), fix=fix) from None
-        if not isinstance(document, dict) or not set(document) & set(cls.model_fields):
-            _refuse_rows(path)
-        if not isinstance(document, dict):
-            fix = f"start with model:, data:, objective:; {BEGIN}"
-            raise RecipeError("not a recipe: no keys", where=str(path), fix=fix)
-        noted = [line.removeprefix(PATHS_FROM) for line in text.splitlines() if line.startswith(PATHS_FROM)]
-        folder = Path(noted[-1]) if noted else path.parent
-        overridden(document, overrides, folder)
+        document, folder = read_recipe_file(Path(path), overrides, cls.model_fields)
         return cls.parse(document, folder=folder, where=str(path))
 
     @classmethod
     def parse(cls, document: Mapping[str, Any], *, folder: Path = Path(), where: str = "recipe") -> Recipe:
         """The recipe in a nested mapping; relative paths resolve against `folder`."""
-        document = resolved(document, folder.absolute())
+        document = resolve_paths(document, folder.absolute())
         try:
             return cls.model_validate(document)
         except ValidationError as error:
-            raise _explained(error, document, where) from None
+            raise explain_validation_error(error, document, where, cls) from None
 
     def document(self) -> dict[str, Any]:
         """Every key with its value, as plain data that `parse` reads back."""
@@ -533,7 +487,7 @@ class Recipe(Section):
         return self.optim.lr or (full if self.adapter is None else lora)
 
 
-def _base_of(adapter: str, model: Any) -> Any:
+def _with_adapter_base(adapter: str, model: Any) -> Any:
     """The section `model` with the base of an adapter that is continued, where it names none, or its run."""
     run = Path(adapter)
     if not isinstance(model, Mapping) or model.get("shape") or model.get("base") not in (None, adapter):
@@ -542,7 +496,7 @@ def _base_of(adapter: str, model: Any) -> Any:
     found = next((path for folder in folders if (path := folder / "adapter_config.json").is_file()), None)
     if found is None:
         return model
-    stored = found.parent.parent / "resolved.json"
+    stored = found.parent.parent / RESOLVED
     try:
         base = json.loads(found.read_text(encoding="utf-8"))["base_model_name_or_path"]
         before = json.loads(stored.read_text(encoding="utf-8"))["model"] if stored.is_file() else {}
@@ -551,140 +505,7 @@ def _base_of(adapter: str, model: Any) -> Any:
     return {"quantize": before.get("quantize", "none"), **model, "base": base}
 
 
-LARGEST = 100_000
-"""Most values of a document in YAML; its aliases stand for values too, each time they are named."""
-
-
-def _unreadable(error: Exception) -> str:
-    """What is wrong with a file that is no YAML, and where in it."""
-    if isinstance(error, UnicodeDecodeError):
-        return f"byte {error.start + 1}: its text is not in UTF-8"
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        mark, problem = error.problem_mark, error.problem
-        said = f"{error.context}, {problem}" if (error.context or "").startswith("expected") else problem
-        return f"line {mark.line + 1}, column {mark.column + 1}: {said}"
-    return str(error.strerror if isinstance(error, OSError) else error)
-
-
-def plain_yaml(text: str) -> Any:
-    """The plain values of a document in YAML; a YAMLError where it is none, or stands for too many values."""
-    loader = _Loader(text)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _count(node, {})
-        return loader.construct_document(node)
-    finally:
-        loader.dispose()
-
-
-def _count(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many values a node stands for."""
-    if id(node) in known:
-        if not known[id(node)]:
-            raise yaml.MarkedYAMLError(problem="an alias that stands for itself", problem_mark=node.start_mark)
-        return known[id(node)]
-    known[id(node)] = 0
-    pairs = node.value if isinstance(node, yaml.MappingNode) else []
-    inner = [one for pair in pairs for one in pair] or (node.value if isinstance(node, yaml.SequenceNode) else [])
-    known[id(node)] = 1 + sum(_count(one, known) for one in inner)
-    if known[id(node)] > LARGEST:
-        problem = f"it stands for more than {LARGEST:,} values: do its aliases name each other?"
-        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
-    return known[id(node)]
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain values only, and no key twice: YAML would keep the last and say nothing.
-
-    Keys are texts as they are written: `10` and `no` are names of labels, not a number and a falsehood.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        twice = [key for index, (key, _) in enumerate(node.value) if key.value in keys[:index]]
-        if twice:
-            what = f"the key {twice[0].value} is given twice"
-            raise yaml.MarkedYAMLError(problem=what, problem_mark=twice[0].start_mark)
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                key.tag = "tag:yaml.org,2002:str"
-        return super().construct_mapping(node, deep)
-
-
-ROWS = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".md", ".conll", ".parquet", ".xlsx", ".gz", ".bz2", ".zst")
-"""How files of rows are called."""
-
-
-def _refuse_rows(path: Path) -> None:
-    """A RecipeError for a file that is no recipe and is called as rows are."""
-    if path.suffix.lower() in ROWS:
-        fix = f"write a recipe for them, then run that: bottega init {path} --model FOLDER --out recipe.yaml"
-        raise RecipeError("these are rows, not a recipe", where=str(path), fix=fix)
-
-
-def overridden(document: dict[str, Any], changes: Sequence[str], folder: Path) -> None:
-    """Set keys of a document as `section.key=value` says; of two that exclude each other, the one set replaces the
-    one that stood there."""
-    for change in changes:
-        override(document, change, folder)
-    given = {change.partition("=")[0] for change in changes}
-    for pair in EXCLUSIVE:
-        for key, other in (pair, pair[::-1]):
-            if key in given and other not in given and _found(document, key) is not None:
-                section, _, name = other.partition(".")
-                document[section].pop(name, None)
-
-
-def _found(document: Mapping[str, Any], key: str) -> Any:
-    section, _, name = key.partition(".")
-    return document[section][name]
-
-
-def override(document: dict[str, Any], change: str, folder: Path) -> None:
-    """Set a key of a document as `section.key=value` says."""
-    key, equals, text = change.partition("=")
-    if not equals or not key:
-        raise RecipeError("not an override", where=change, fix="write section.key=value, for example optim.lr=1e-4")
-    *sections, last = key.split(".")
-    target = document
-    for section in sections:
-        if target.get(section) is None:
-            target[section] = {}
-        target = target[section]
-        if not isinstance(target, dict):
-            raise RecipeError(f"{section} is not a section", where=change, fix="write section.key=value")
-    try:
-        value = plain_yaml(text)
-    except (ValueError, RecursionError, yaml.YAMLError):
-        raise RecipeError("the value is not YAML", where=change, fix="quote it: \"section.key='text'\"") from None
-    # YAML 1.1 reads 1e-4 as a string; nobody means that.
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            # A path typed on the command line may mean the folder one stands in.
-            if key in PATHS and not (folder / value).exists() and Path(value).exists():
-                value = str(Path(value).absolute())
-    target[last] = value
-
-
-def resolved(document: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The document with the paths it names made absolute."""
-    out = dict(document)
-    for name, kind in PATHS.items():
-        out = _placed(out, name.split("."), folder, kind)
-    return out
-
-
-def located(path: str) -> str:
-    """Rows named on the command line as `data.train` would have them: a path made absolute, or a dataset's hub id."""
-    found: str = _absolute(path, Path.cwd(), "dataset")
-    return found
-
-
-def layout(options: Iterable[str]) -> Layout:
+def parse_layout(options: Iterable[str]) -> Layout:
     """How files named on a command line are laid out, as `key=value` says each: `encoding=latin-1`."""
     given: dict[str, Any] = {}
     for one in options:
@@ -695,145 +516,6 @@ def layout(options: Iterable[str]) -> Layout:
     except ValidationError as error:
         problems = error.errors()
         key = ".".join(map(str, problems[0]["loc"]))
-        what = "no such key" if problems[0]["type"] == "extra_forbidden" else described(problems[:1])[0]
+        what = "no such key" if problems[0]["type"] == "extra_forbidden" else describe_errors(problems[:1])[0]
         fix = f"write --read encoding=latin-1; the keys are {', '.join(Layout.model_fields)}"
         raise RecipeError(f"{key}: {what}" if key else what, where="--read", fix=fix) from None
-
-
-def _placed(part: Any, keys: Sequence[str], folder: Path, kind: str) -> Any:
-    """A part of a document with the paths under `keys` made absolute, in each item of a list."""
-    if isinstance(part, list):
-        return [_placed(item, keys, folder, kind) for item in part]
-    key, *inner = keys
-    if not isinstance(part, Mapping) or key not in part:
-        return part
-    return {**part, key: _placed(part[key], inner, folder, kind) if inner else _absolute(part[key], folder, kind)}
-
-
-def _absolute(value: Any, folder: Path, kind: str) -> Any:
-    """Paths made absolute; where a hub id is as good, only if the path is there or looks like one."""
-    if isinstance(value, list):
-        return [_absolute(item, folder, kind) for item in value]
-    if isinstance(value, Mapping) and "path" in value:
-        return {**value, "path": _absolute(value["path"], folder, kind)}
-    if not isinstance(value, str):
-        return value
-    try:
-        path = folder / Path(value).expanduser()
-        if not path.exists() and not value.startswith((".", "/", "~")) and _may_be_hub_id(value, kind):
-            return value
-        return str(path.resolve())
-    except (OSError, ValueError, RuntimeError) as error:
-        raise RecipeError(f"no path: {error}", where=value, fix="write the path of a file that exists") from None
-
-
-def _may_be_hub_id(value: str, kind: str) -> bool:
-    """A dataset's id has no suffix in letters, as files have; `mix-v1.2` is one."""
-    return kind == "model" or (kind == "dataset" and not Path(value).suffix[1:].isalpha())
-
-
-EXAMPLES = {
-    "model": "model: {base: FOLDER}",
-    "data": "data: {train: FILE}",
-    "objective": "objective: {kind: sft}",
-    "adapter": "adapter: {rank: 16}",
-    "optim": "optim: {epochs: 3}",
-    "evaluate": "evaluate: {every: 50}",
-    "save": "save: {every: 100}",
-    "guard": "guard: {replay: FILE}",
-    "verdict": "verdict: {metric: loss}",
-    "devices": "devices: {device: cpu}",
-}
-"""A section in a line, where something else stands in its place."""
-
-UNKNOWN = ("extra_forbidden", "invalid_key")
-"""Types of pydantic's errors of keys that are not known."""
-
-BEGIN = "every key, explained: bottega init sft"
-
-
-def _explained(error: ValidationError, document: Mapping[str, Any], where: str) -> RecipeError:
-    """The first problem pydantic found, in the words of a recipe; a misspelt key before the key it leaves missing."""
-    found = [(suggestions.key_of(problem, document), problem) for problem in error.errors()]
-    # Of a union the branch that went furthest is meant.
-    keys, problem = min(found, key=lambda one: (one[1]["type"] not in UNKNOWN, -len(one[0])))
-    key, kind = ".".join(keys), problem["type"]
-    if kind in UNKNOWN:
-        known = list(_known_keys(*_chosen(document, keys[:-1])))
-        return RecipeError(f"unknown key {key}", where=where, fix=_meant(keys[-1], known))
-    if kind == "missing" and keys[-1].isdecimal():
-        return RecipeError(
-            f"{'.'.join(keys[:-1])}: a value is missing", where=where, fix="write them all: [0.9, 0.999]"
-        )
-    if kind == "missing":
-        return RecipeError(f"the key {key} is missing", where=where, fix=_added(keys, problem["input"]))
-    what, fix = suggestions.described([one for its, one in found if its == keys])
-    if key in EXAMPLES and kind != "value_error":  # which says itself what is wrong
-        what = "this section is empty" if problem["input"] is None else what
-        optional = problem["input"] is None and not Recipe.model_fields[key].is_required()
-        fix = f"write {EXAMPLES[key]}{', or leave the section out' if optional else ''}"
-    elif PATHS.get(key) == "dataset" and kind in ("list_type", "model_type", "model_attributes_type"):
-        what, fix = "a path is expected here, a source with its path, or a list of these", EXAMPLES["data"]
-    return RecipeError(f"{key}: {what}" if key else what, where=where, fix=fix or _remedy(key))
-
-
-def _added(keys: Sequence[str], given: Any) -> str:
-    """How to add the last of some keys beside what is given of its section."""
-    example = EXAMPLES.get(keys[0], BEGIN)
-    if len(keys) == 1 or f"{keys[-1]}:" in example:
-        return f"add it: {example}"
-    beside = f" beside {suggestions.listed(given)}" if isinstance(given, Mapping) and given else ""
-    return f"write {keys[-1]}: …{beside}"
-
-
-def _remedy(key: str) -> str:
-    return f"change {key}; {BEGIN}" if key else f"change one of the two; {BEGIN}"
-
-
-ELSEWHERE = {
-    "learning_rate": "lr", "lr_scheduler_type": "schedule", "warmup_ratio": "warmup", "warmup_steps": "warmup",
-    "num_train_epochs": "epochs", "num_epochs": "epochs", "max_steps": "steps", "batch_size": "examples",
-    "micro_batch_size": "tokens", "max_grad_norm": "clip", "gradient_checkpointing": "checkpointing",
-    "neftune_noise_alpha": "neftune", "optim": "optimizer", "r": "rank", "lora_r": "rank", "lora_alpha": "alpha",
-    "lora_dropout": "dropout", "target_modules": "targets", "max_seq_length": "max_length", "seq_len": "max_length",
-    "model_name_or_path": "base", "path": "base", "load_in_4bit": "quantize", "torch_dtype": "dtype",
-    "eval_steps": "every", "save_steps": "every", "early_stopping_patience": "stop_after", "save_total_limit": "keep",
-}  # fmt: skip
-"""What other tools call a key of the same section."""
-
-
-def _meant(word: str, known: list[str]) -> str:
-    """What a key that is not known should have been called."""
-    other = ELSEWHERE.get(word.lower().replace("-", "_"))
-    return f"here it is {other}" if other in known else nearest(word, known)
-
-
-def _chosen(document: Mapping[str, Any], path: list[str]) -> tuple[type[BaseModel], list[str]]:
-    """The model of the section at `path`, and the path in it: that of an objective or a reward is by its kind."""
-    if path[:1] != ["objective"]:
-        return Recipe, path
-    options = document["objective"]
-    if path[1:2] != ["rewards"]:
-        return objectives.load(options["kind"]).chosen(options), path[1:]
-    listed = options["rewards"] if isinstance(options["rewards"], list) else [options["rewards"]]
-    place, inner = (int(path[2]), path[3:]) if path[2:] and path[2].isdecimal() else (0, path[2:])
-    return rewards.load(listed[place]["kind"]), inner
-
-
-def _known_keys(model: type[BaseModel], path: list[str]) -> Iterator[str]:
-    """The keys allowed in the section at `path`."""
-    for name, field in model.model_fields.items():
-        if not path:
-            yield field.alias or name
-        elif path[0] == name:
-            rest = [key for key in path[1:] if not key.isdigit()]  # the place in a list
-            for section in _sections(field.annotation):
-                yield from _known_keys(section, rest)
-
-
-def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The sections an annotation allows, within unions and lists too."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from _sections(inner)

@@ -20,13 +20,15 @@ from bottega.auditing.findings import Audit
 from bottega.errors import BottegaError, RunError
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.evaluate import Evaluation, evaluate
+from bottega.events import parse
 from bottega.hardware.memory import in_words
-from bottega.progress import Tell
+from bottega.progress import StatusCallback
 from bottega.reporting.html import page
 from bottega.reporting.markdown import markdown
 from bottega.reporting.model import Compared, Report
-from bottega.runs.curves import charts, peaks
-from bottega.runs.store import begin_anew, check_run, history, stored_place, stored_recipe, summary
+from bottega.runs.curves import build_charts, peak_memory
+from bottega.runs.store import check_run, history, restart_command, stored_place, stored_recipe
+from bottega.runs.summary import summary
 from bottega.training.model_card import made_of
 
 SHOWN = 10
@@ -44,7 +46,7 @@ def report(
     data: str | Sequence[str] | None = None,
     *,
     out: str | Path | None = None,
-    tell: Tell | None = None,
+    tell: StatusCallback | None = None,
     **means: Any,
 ) -> Report:
     """Measure a finished run as `bottega.evaluate` does, look at its rows, and gather what there is to say of it.
@@ -98,7 +100,7 @@ def _named(folder: Path) -> Iterator[None]:
         raise RunError(what, where=str(folder), fix="put it elsewhere: --report DIR") from None
 
 
-def gathered(found: Evaluation, tell: Tell | None = None) -> Report:
+def gathered(found: Evaluation, tell: StatusCallback | None = None) -> Report:
     """The report of a run that was measured."""
     folder = check_run(Path(found.run))
     recipe, place, events = stored_recipe(folder, own_code=False), stored_place(folder) or {}, history(folder)
@@ -108,7 +110,7 @@ def gathered(found: Evaluation, tell: Tell | None = None) -> Report:
         name=recipe.name,
         evaluation=found,
         facts=_facts(folder, recipe, place, events),
-        curves=charts(events),
+        curves=build_charts(list(map(parse, events))),
         audit=_audited(folder, events, tell),
         fit=_fit(events),
         worth=_worth(found, summary(folder)["seconds"]),
@@ -120,11 +122,11 @@ def gathered(found: Evaluation, tell: Tell | None = None) -> Report:
         recipe=(folder / "recipe.yaml").read_text(encoding="utf-8"),
         versions=place.get("versions", {}),
         files={name: checksum[:16] for name, checksum in place.get("files", {}).items()},
-        command=begin_anew(folder),
+        command=restart_command(folder),
     )
 
 
-def _audited(folder: Path, events: Sequence[Mapping[str, Any]], tell: Tell | None) -> Audit | None:
+def _audited(folder: Path, events: Sequence[Mapping[str, Any]], tell: StatusCallback | None) -> Audit | None:
     """What is wrong with the rows of a run; None where they are no longer to be had."""
     if tell is not None:
         tell("looking for faults in the rows it learned from")
@@ -216,7 +218,7 @@ def _facts(folder: Path, recipe: Any, place: Mapping[str, Any], events: Sequence
         "training took": f"{known['seconds']:,.0f} s",
         "tokens": f"{sum(event['tokens_real'] for event in stepped):,}, of which "
         f"{sum(event['tokens'] for event in stepped):,} were computed",
-        "peak memory": in_words(*peaks(events)) if stepped else "",
+        "peak memory": in_words(*peak_memory(list(map(parse, events)))) if stepped else "",
         "on": ", ".join(str(part) for part in (hardware.get("accelerator"), hardware.get("processor")) if part),
         "precision": str(started.get("dtype", "")),
     }

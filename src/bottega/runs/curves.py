@@ -1,50 +1,55 @@
-"""The curves of a run, as numbers."""
+"""The curves of a run, as numbers; how they are drawn is up to the caller."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-POINTS = 160
-"""Most points of a curve; updates between them are averaged."""
+from bottega.events import Event, Stepped, Validated
 
+# Limit on the points of a curve: more than a terminal or a page can show. Longer curves are averaged down to it.
+MAX_POINTS = 160
+
+# (steps, a value at each of them)
 Curve = tuple[Sequence[float], Sequence[float]]
-"""Updates, and a value at each."""
 
 
-def charts(events: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Curve]]:
-    """The charts worth drawing, by title: losses, and each metric that was validated, or else the first there is."""
-    stepped = [event for event in events if event["type"] == "stepped"]
-    validated = [event for event in events if event["type"] == "validated"]
-    found = {"loss": {"training": _averaged(_points(stepped)), "validation": _points(validated)}}
-    names = list(validated[-1]["metrics"]) if validated else list(stepped[-1]["metrics"])[:1] if stepped else []
+def build_charts(events: Sequence[Event]) -> dict[str, dict[str, Curve]]:
+    """The charts to draw: title → curve name (`training`, `validation`) → curve.
+
+    The loss, then every validated metric, or the first training metric of a run without validation. Curves of fewer
+    than two points are left out.
+    """
+    stepped = [event for event in events if isinstance(event, Stepped)]
+    validated = [event for event in events if isinstance(event, Validated)]
+    charts = {"loss": {"training": _downsample(_curve(stepped)), "validation": _curve(validated)}}
+    names = list(validated[-1].metrics) if validated else list(stepped[-1].metrics)[:1] if stepped else []
     for name in names:
-        found[name] = {"training": _averaged(_points(stepped, name)), "validation": _points(validated, name)}
-    drawable = {title: {name: c for name, c in curves.items() if len(c[0]) > 1} for title, curves in found.items()}
+        charts[name] = {"training": _downsample(_curve(stepped, name)), "validation": _curve(validated, name)}
+    drawable = {title: {name: c for name, c in curves.items() if len(c[0]) > 1} for title, curves in charts.items()}
     return {title: curves for title, curves in drawable.items() if curves}
 
 
-def peaks(events: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-    """Peak bytes of the host and of the accelerator over the updates of a run; 0 where there is none."""
-    stepped = [event for event in events if event["type"] == "stepped"]
-    names = ("memory", "device_memory")
-    host, card = (max((event[name] for event in stepped), default=0) for name in names)
-    return host, card
+def peak_memory(events: Sequence[Event]) -> tuple[int, int]:
+    """Peak bytes of the host and of the accelerator over a run's updates; 0 if unknown."""
+    stepped = [event for event in events if isinstance(event, Stepped)]
+    host = max((event.memory for event in stepped), default=0)
+    return host, max((event.device_memory for event in stepped), default=0)
 
 
-def _points(events: Sequence[Mapping[str, Any]], metric: str | None = None) -> Curve:
-    """The loss of each event, or a metric of those that have it."""
-    known = [event for event in events if metric is None or metric in event["metrics"]]
-    values = [event["loss"] if metric is None else event["metrics"][metric] for event in known]
-    return [event["step"] for event in known], values
+def _curve(events: Sequence[Stepped] | Sequence[Validated], metric: str | None = None) -> Curve:
+    """The loss at each event, or a metric at each event that has it."""
+    if metric is None:
+        return [event.step for event in events], [event.loss for event in events]
+    having = [event for event in events if metric in event.metrics]
+    return [event.step for event in having], [event.metrics[metric] for event in having]
 
 
-def _averaged(curve: Curve) -> Curve:
-    """The same in few points."""
+def _downsample(curve: Curve) -> Curve:
+    """The curve in at most MAX_POINTS points, each the mean of consecutive ones."""
     steps, values = curve
-    if len(steps) <= POINTS:
+    if len(steps) <= MAX_POINTS:
         return steps, values
-    parts = np.array_split(np.array([steps, values], float), POINTS, axis=1)
+    parts = np.array_split(np.array([steps, values], float), MAX_POINTS, axis=1)
     return [float(part[0].mean()) for part in parts], [float(part[1].mean()) for part in parts]

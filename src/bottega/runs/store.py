@@ -1,97 +1,96 @@
-"""The run folder: what a run is, on disk.
+"""The run folder: a run on disk.
 
-    RUN/recipe.yaml      as written, with its overrides noted
+    RUN/recipe.yaml      as written, with the overrides of its command as comments
     RUN/resolved.json    every key of the recipe, paths absolute
-    RUN/place.json       versions, hardware, data, choices made
-    RUN/events.jsonl     one event a line
+    RUN/place.json       versions, hardware, data files, choices made
+    RUN/events.jsonl     one event per line
     RUN/checkpoints/     step-00000100/ …, complete or absent
-    RUN/base/            what an adapter was trained on, where that was another run's adapter with its base
+    RUN/base/            the merged base of an adapter whose base was itself an adapter run
     RUN/model|adapter/   the result
 
-State is derived from events, never stored twice. A folder of files appears under its name complete, with a manifest
-of checksums, or not at all. A run in progress holds a lock on `RUN/.lock` that dies with its process.
+Status and progress are derived from the events, never stored twice (`runs.summary`). Folders appear complete, with a
+manifest of checksums, or not at all (`runs.atomic_files`). A run in progress holds a lock on `RUN/.lock` that the
+kernel releases when its process ends.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, TextIO
 
 import yaml
 
-from bottega.errors import BottegaError, CheckpointError, RunError, disk_full, full
+from bottega.errors import RunError
 from bottega.events import Event
 from bottega.objectives import ours
-from bottega.recipe.schema import PATHS_FROM, Recipe
+from bottega.recipe.files import PATHS_NOTE, RESOLVED
+from bottega.recipe.schema import Recipe
+from bottega.runs.atomic_files import CHECKPOINTS, MANIFEST, checksum, disk_errors, write_text_atomic
 
-MANIFEST = "manifest.json"
-CHECKPOINTS = "checkpoints"
+# Folders a result may be in.
 RESULTS = ("model", "adapter")
-MERGED = "base"
-"""What a run began from, where that was another run's adapter with its base."""
+# Folder of the checkpoint an adapter was trained on, where the recipe's base was a run with an adapter of its own.
+MERGED_BASE = "base"
+# Key of resolved.json: the built-in objective nearest to a custom one.
+NEAREST_OBJECTIVE = "nearest_objective"
+# Key of place.json: the checksum of recipe.yaml when the run started.
+RECIPE_CHECKSUM = "recipe"
+# Starts the comment in recipe.yaml below which the command's overrides are listed.
+OVERRIDES_NOTE = "# Overridden on the command line:"
 
-NEAREST = "nearest_objective"
-"""Key of resolved.json."""
+# What a run killed before it wrote recipe.yaml may leave behind: nothing anyone needs.
+EARLY_FILES = (".lock", RESOLVED, f".{RESOLVED}.partial", ".recipe.yaml.partial")
 
-RECIPE = "recipe"
-"""Key of place.json: the checksum of recipe.yaml."""
-
-OVERRIDDEN = "# Overridden on the command line:"
-"""Begins what recipe.yaml says of the command."""
-
-BEGINNINGS = (".lock", "resolved.json", ".resolved.json.partial", ".recipe.yaml.partial")
-"""What a run killed before its recipe.yaml stood may leave: nothing anyone needs."""
-
-
-OWN = (
+# What a run that made no update may leave behind.
+UNTRAINED_FILES = (
     "recipe.yaml",
-    *BEGINNINGS,
+    *EARLY_FILES,
     "place.json",
     ".place.json.partial",
     "events.jsonl",
     CHECKPOINTS,
-    MERGED,
+    MERGED_BASE,
     "tensorboard",
 )
-"""What a run that never began may leave."""
 
 
 class RunStore:
-    """One run folder. `create` a new one or `open` one that exists; both hold its lock until `close`."""
+    """One run folder: `create` a new one or `open` an existing one. Both hold its lock until `close`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._made: list[Path] = []
+        self._created_folders: list[Path] = []
         self._lock: TextIO | None = None
         self._events: TextIO | None = None
 
     @classmethod
-    def create(cls, recipe: Recipe, written: str, out: Path | None) -> RunStore:
-        """A new run folder with the recipe in it; a RunError when `out` is taken.
+    def create(cls, recipe: Recipe, text: str, out: Path | None) -> RunStore:
+        """Create a run folder with the recipe in it, `out` or the next free one; a RunError if `out` is in use.
 
-        The only folder written over is that of a run that failed before its first update: it holds nothing.
+        The only folder overwritten is that of a run that failed before its first update.
+
+        text  contents of recipe.yaml
         """
         folder = out if out is not None else free_folder(recipe.name)
         run = cls(folder)
         with disk_errors(folder):
             _refuse_taken(folder)
-            run._made = [path for path in (folder, *folder.parents) if not path.exists()]
+            run._created_folders = [path for path in (folder, *folder.parents) if not path.exists()]
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                run._take()
+                run._acquire_lock()
                 for name in ("place.json", "events.jsonl"):
                     (folder / name).unlink(missing_ok=True)
-                # recipe.yaml last: once it is there, the run can be resumed.
-                _write(folder / "resolved.json", json.dumps(_document(recipe), indent=1))
-                _write(folder / "recipe.yaml", written)
+                # recipe.yaml last: once it exists, the run can be resumed.
+                write_text_atomic(folder / RESOLVED, json.dumps(_stored_document(recipe), indent=1))
+                write_text_atomic(folder / "recipe.yaml", text)
             except OSError:
                 run.discard()
                 raise
@@ -99,29 +98,31 @@ class RunStore:
 
     @classmethod
     def open(cls, folder: Path) -> RunStore:
-        """An existing run, to continue it; a RunError when it is not one or is running elsewhere."""
+        """Open an existing run to continue it; a RunError if it is not a run or another process is training it."""
         run = cls(check_run(folder))
-        run._take()
+        run._acquire_lock()
         return run
 
     def close(self) -> None:
+        """Close the event log and release the lock."""
         for file in (self._events, self._lock):
             if file is not None:
-                with contextlib.suppress(OSError):  # what a full disk did not take was told of already
+                # Closing flushes; on a full disk that fails again, and the first failure has been reported.
+                with contextlib.suppress(OSError):
                     file.close()
         self._events = self._lock = None
 
     @property
-    def begun(self) -> bool:
-        """Whether there is anything to keep: an update was made."""
+    def has_updates(self) -> bool:
+        """Whether an update was made, so that there is something worth keeping."""
         return bool(self.checkpoints()) or any(event["type"] == "stepped" for event in read_events(self.folder))
 
     def discard(self) -> None:
-        """Remove what a run that never began has left, and the folders that were made for it."""
-        for path in (self.folder / name for name in OWN):
+        """Remove the files of a run that made no update, and the folders that `create` made for it."""
+        for path in (self.folder / name for name in UNTRAINED_FILES):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        for folder in self._made:
-            with contextlib.suppress(OSError):  # there is something else in it by now
+        for folder in self._created_folders:
+            with contextlib.suppress(OSError):  # not empty: it has files of someone else
                 folder.rmdir()
         self.close()
 
@@ -142,9 +143,10 @@ class RunStore:
         return stored_place(self.folder)
 
     def write_place(self, place: dict[str, Any]) -> None:
+        """Write place.json, with the checksum of recipe.yaml added."""
         with disk_errors(self.folder):
-            document = {**place, RECIPE: checksum(self.folder / "recipe.yaml")}
-            _write(self.folder / "place.json", json.dumps(document, indent=1))
+            document = {**place, RECIPE_CHECKSUM: checksum(self.folder / "recipe.yaml")}
+            write_text_atomic(self.folder / "place.json", json.dumps(document, indent=1))
 
     def record(self, event: Event) -> Event:
         """Append an event to the log, and return it."""
@@ -157,37 +159,47 @@ class RunStore:
         return event
 
     def history(self) -> list[dict[str, Any]]:
+        """See `history`."""
         return history(self.folder)
 
     @property
     def finished(self) -> bool:
-        """The result stands, complete. The event may be missing where the end came between the two."""
+        """Whether the result is complete on disk.
+
+        Not derived from the `finished` event: a process killed between the two leaves a result without the event.
+        """
         return any((self.folder / name / MANIFEST).exists() for name in RESULTS)
 
     # Checkpoints
 
-    def checkpoint(self, step: int) -> Path:
+    def checkpoint_folder(self, step: int) -> Path:
+        """Where the checkpoint of an update is, or will be."""
         return self.folder / CHECKPOINTS / f"step-{step:08d}"
 
     def checkpoints(self) -> list[Path]:
-        """Complete checkpoints, the newest first."""
+        """Complete checkpoints, newest first."""
         return sorted((self.folder / CHECKPOINTS).glob("step-????????"), reverse=True)
 
     def saved_steps(self) -> list[int]:
-        """The steps of complete checkpoints, the newest first."""
+        """The steps of complete checkpoints, newest first."""
         return [int(path.name.removeprefix("step-")) for path in self.checkpoints()]
 
-    def prune(self, step: int, spared: set[int]) -> None:
-        """Remove all checkpoints up to `step` but those of the steps `spared`; one from after it is damaged."""
-        for old in (self.checkpoint(saved) for saved in self.saved_steps() if saved <= step and saved not in spared):
-            # Out of sight first: a checkpoint is complete or absent, also to one who kills us now.
+    def prune(self, step: int, keep: set[int]) -> None:
+        """Remove the checkpoints up to `step` except those of the steps in `keep`.
+
+        One of a later step is left alone: it is damaged, since the run went on from an earlier one.
+        """
+        for old in (
+            self.checkpoint_folder(saved) for saved in self.saved_steps() if saved <= step and saved not in keep
+        ):
+            # Rename first: a process killed during rmtree must not leave half a checkpoint under a complete one's name.
             old.rename(old.with_name(f".{old.name}.partial"))
-        for left in (self.folder / CHECKPOINTS).glob(".*.partial"):
-            shutil.rmtree(left)
-        with contextlib.suppress(OSError):  # it is not empty, or was never there
+        for partial in (self.folder / CHECKPOINTS).glob(".*.partial"):
+            shutil.rmtree(partial)
+        with contextlib.suppress(OSError):  # not empty, or never created
             (self.folder / CHECKPOINTS).rmdir()
 
-    def _take(self) -> None:
+    def _acquire_lock(self) -> None:
         with disk_errors(self.folder):
             self._lock = (self.folder / ".lock").open("w")
         try:
@@ -199,18 +211,57 @@ class RunStore:
             ) from None
 
 
+# Folders
+
+
 def check_run(folder: Path) -> Path:
-    """The folder, if it is a run's; else a RunError."""
-    lost = [name for name in ("recipe.yaml", "resolved.json") if not (folder / name).exists()]
-    if len(lost) == 1 and (folder / "events.jsonl").exists():
-        raise RunError(f"a run without its {lost[0]}", where=str(folder), fix="put it back, or start another run")
-    if lost:
+    """Return the folder if it is a run folder, else raise a RunError."""
+    missing = [name for name in ("recipe.yaml", RESOLVED) if not (folder / name).exists()]
+    if len(missing) == 1 and (folder / "events.jsonl").exists():
+        raise RunError(f"a run without its {missing[0]}", where=str(folder), fix="put it back, or start another run")
+    if missing:
         raise RunError("not a run folder", where=str(folder), fix="list the runs with: bottega runs")
     return folder
 
 
+def free_folder(name: str) -> Path:
+    """`runs/<name>-<n>` with the first number not taken by a run worth keeping."""
+    number = 1
+    while (folder := Path("runs") / f"{name}-{number}").exists() and not _is_replaceable(folder):
+        number += 1
+    return folder
+
+
+def _is_replaceable(folder: Path) -> bool:
+    return _failed_before_training(folder) or not any(folder.iterdir())
+
+
+def _refuse_taken(folder: Path) -> None:
+    """Raise a RunError if the folder holds anything but leftovers of a run that never started."""
+    if not folder.exists() or (folder.is_dir() and {path.name for path in folder.iterdir()} <= set(EARLY_FILES)):
+        return
+    if _failed_before_training(folder):
+        return
+    if (folder / "recipe.yaml").exists() and (folder / RESOLVED).exists():
+        fix = f"choose another --out, or continue it: bottega train --resume {folder}"
+        raise RunError("holds a run already", where=str(folder), fix=fix)
+    raise RunError("is not an empty folder", where=str(folder), fix="choose another --out")
+
+
+def _failed_before_training(folder: Path) -> bool:
+    """Whether it is a run that failed before its first update."""
+    types = [event["type"] for event in read_events(folder)]
+    return bool(types) and types[-1] == "failed" and "stepped" not in types and not (folder / CHECKPOINTS).exists()
+
+
+# Events
+
+
 def read_events(folder: Path) -> Iterator[dict[str, Any]]:
-    """Every event in the log; a line that is none, as one torn by a sudden end, is passed over."""
+    """Every event in the log, as documents (`events.parse` makes them values).
+
+    Invalid lines are skipped: a killed process may leave the last one incomplete.
+    """
     path = folder / "events.jsonl"
     if not path.exists():
         return
@@ -222,7 +273,7 @@ def read_events(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def history(folder: Path) -> list[dict[str, Any]]:
-    """The events that led to the present state: what a resume took back is left out."""
+    """The events that led to the present state: without the updates that a resume went back behind and repeated."""
     kept: list[dict[str, Any]] = []
     for event in read_events(folder):
         if event["type"] == "started" and event["resumed"]:
@@ -231,89 +282,46 @@ def history(folder: Path) -> list[dict[str, Any]]:
     return kept
 
 
-def commit(folder: Path, write: Callable[[Path], None]) -> None:
-    """Make `folder` out of what `write` puts into an empty one: complete with manifest, or not there at all.
+def _end_torn_line(path: Path) -> None:
+    """Add the newline that a killed process did not write, so that the next event starts on a line of its own."""
+    if path.exists() and path.stat().st_size:
+        with path.open("rb+") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
 
-    Files reach the disk before the name does. On a full disk what was begun is removed and a CheckpointError says so.
+
+# Recipe and place
+
+
+def stored_recipe(folder: Path, *, own_code: bool = True) -> Recipe:
+    """The recipe a run was started with; a RunError if resolved.json is damaged.
+
+    own_code  import the file of a custom objective. Without it, the nearest built-in objective takes its place, which
+              is enough to use the model: no code of a run folder is executed.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        write(partial)
-        sums = {path.name: checksum(path) for path in sorted(partial.iterdir()) if path.is_file()}
-        _write(partial / MANIFEST, json.dumps(sums, indent=1))
-        for path in (*partial.iterdir(), partial):
-            _sync(path)
-    except Exception as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if disk_full(error):
-            raise _full(error, folder, _run_of(folder)) from error
-        if isinstance(error, OSError):
-            with disk_errors(_run_of(folder)):
-                raise
-        raise
-    if folder.exists():
-        # A damaged folder of that name, passed over by a resume.
-        shutil.rmtree(folder)
-    partial.rename(folder)
-    _sync(folder.parent)
+    path = folder / RESOLVED
+    document = _read_json(path, "model", "data", "objective")
+    nearest = document.pop(NEAREST_OBJECTIVE, None)
+    if nearest is not None and not own_code:
+        document["objective"] = nearest
+    return Recipe.parse(document, where=str(path))
 
 
-def verify(folder: Path) -> str:
-    """What is wrong with a committed folder; empty when every file is there and whole."""
-    try:
-        sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return "its manifest is missing or damaged"
-    for name, wanted in sums.items():
-        if not (folder / name).exists():
-            return f"{name} is missing"
-        if checksum(folder / name) != wanted:
-            return f"{name} is damaged"
-    return ""
+def _stored_document(recipe: Recipe) -> dict[str, Any]:
+    """The contents of resolved.json: the recipe, and the nearest built-in objective where it has a custom one."""
+    document = recipe.document()
+    return document | {NEAREST_OBJECTIVE: ours(recipe.objective)} if recipe.objective.kind == "custom" else document
 
 
-def checksum(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def stored_place(folder: Path) -> dict[str, Any] | None:
+    """The versions, hardware, files and choices recorded when a run started; None before that."""
+    path = folder / "place.json"
+    return _read_json(path, "files", "choices") if path.exists() else None
 
 
-def _refuse_taken(folder: Path) -> None:
-    if not folder.exists() or (folder.is_dir() and {path.name for path in folder.iterdir()} <= set(BEGINNINGS)):
-        return
-    if _worthless(folder):
-        return
-    if (folder / "recipe.yaml").exists() and (folder / "resolved.json").exists():
-        fix = f"choose another --out, or continue it: bottega train --resume {folder}"
-        raise RunError("holds a run already", where=str(folder), fix=fix)
-    raise RunError("is not an empty folder", where=str(folder), fix="choose another --out")
-
-
-@contextlib.contextmanager
-def disk_errors(run: Path) -> Iterator[None]:
-    """Name what the file system refuses."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        if disk_full(error):
-            raise _full(error, run, run) from None
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        fix = "choose another --out; to go on with a run, copy its folder to where it may be written to"
-        raise RunError(f"cannot be written: {reason}", where=str(run), fix=fix) from None
-
-
-def _full(error: BaseException, where: Path, run: Path) -> CheckpointError:
-    return CheckpointError(
-        f"{full(error)}; what was saved before is intact",
-        where=str(where),
-        fix=f"free some space, then: bottega train --resume {run}",
-    )
-
-
-def _read(path: Path, *keys: str) -> dict[str, Any]:
-    """A JSON object with these keys that the run wrote itself."""
+def _read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """A JSON object the run wrote itself; a RunError if it cannot be read or lacks one of the keys."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         value = {key: value[key] for key in keys} | value
@@ -322,178 +330,33 @@ def _read(path: Path, *keys: str) -> dict[str, Any]:
     return dict(value)
 
 
-def _run_of(folder: Path) -> Path:
-    return folder.parent.parent if folder.parent.name == CHECKPOINTS else folder.parent
-
-
-def _write(path: Path, text: str) -> None:
-    """The file, whole or as it was before."""
-    with whole(path) as file:
-        file.write(text.encode())
-
-
-@contextlib.contextmanager
-def whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that gets its name when the block is done; where it is not, the name stands for what it did."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-        _sync(partial)
-        partial.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _end_torn_line(path: Path) -> None:
-    if path.exists() and path.stat().st_size:
-        with path.open("rb+") as file:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-
-
-def free_folder(name: str) -> Path:
-    """`runs/<name>-<n>` with the first number that is not taken by a run worth keeping."""
-    number = 1
-    while (folder := Path("runs") / f"{name}-{number}").exists() and not _worthless(folder) and any(folder.iterdir()):
-        number += 1
-    return folder
-
-
-def _worthless(folder: Path) -> bool:
-    """A run that failed before its first update."""
-    types = [event["type"] for event in read_events(folder)]
-    return bool(types) and types[-1] == "failed" and "stepped" not in types and not (folder / CHECKPOINTS).exists()
-
-
-def written(path: Path, overrides: tuple[str, ...]) -> str:
-    """A recipe's own text, with the folder it stood in, and the overrides it was run with, noted at the end."""
+def recipe_text(path: Path, overrides: tuple[str, ...]) -> str:
+    """The text of a recipe file, plus comments with its folder and the overrides of the command."""
     notes = "".join(f"# {override}\n" for override in overrides)
     text = path.read_text(encoding="utf-8")
-    if PATHS_FROM not in text:
-        text += f"\n{PATHS_FROM}{path.absolute().parent}\n"
-    return text + (f"{OVERRIDDEN}\n{notes}" if notes else "")
+    # A recipe.yaml of another run has the note already: its paths resolve against the folder it was written in.
+    if PATHS_NOTE not in text:
+        text += f"\n{PATHS_NOTE}{path.absolute().parent}\n"
+    return text + (f"{OVERRIDES_NOTE}\n{notes}" if notes else "")
 
 
-def edited(folder: Path) -> str:
-    """What to say of a recipe.yaml that was edited since its run began; empty where it was not."""
-    path, place = folder / "recipe.yaml", stored_place(folder)
-    if place is None or place.get(RECIPE, "") in ("", checksum(path)):
-        return ""
-    what = f"{path} was edited since the run began, which goes on as it was; start anew with it"
-    return f"{what}: {begin_anew(folder)}"
-
-
-def begin_anew(folder: Path) -> str:
-    """The command that starts a run like the one in `folder`, in another."""
-    path = folder / "recipe.yaml"
-    _, _, notes = path.read_text(encoding="utf-8", errors="replace").partition(f"{OVERRIDDEN}\n")
-    return shlex.join(["bottega", "train", str(path), *(line.removeprefix("# ") for line in notes.splitlines())])
-
-
-def as_yaml(recipe: Recipe) -> str:
-    """A recipe that was never a file, as one."""
+def recipe_yaml(recipe: Recipe) -> str:
+    """A recipe built in memory, as YAML."""
     return yaml.safe_dump(recipe.document(), sort_keys=False)
 
 
-def _document(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as a run keeps it: beside an objective of the user's own, the one of ours that is nearest."""
-    found = recipe.document()
-    return found | {NEAREST: ours(recipe.objective)} if recipe.objective.kind == "custom" else found
+def edited_note(folder: Path) -> str:
+    """A note if recipe.yaml was edited since the run began, which a resume ignores; an empty string if not."""
+    path, place = folder / "recipe.yaml", stored_place(folder)
+    # Runs of earlier versions have no checksum.
+    if place is None or place.get(RECIPE_CHECKSUM, "") in ("", checksum(path)):
+        return ""
+    what = f"{path} was edited since the run began, which goes on as it was; start anew with it"
+    return f"{what}: {restart_command(folder)}"
 
 
-def stored_recipe(folder: Path, *, own_code: bool = True) -> Recipe:
-    """The recipe a run was started with.
-
-    own_code  run the file of an objective of the user's own; a model is used without it, as the objective of ours would
-    """
-    path = folder / "resolved.json"
-    document = _read(path, "model", "data", "objective")
-    nearest = document.pop(NEAREST, None)
-    if nearest is not None and not own_code:
-        document["objective"] = nearest
-    return Recipe.parse(document, where=str(path))
-
-
-def stored_place(folder: Path) -> dict[str, Any] | None:
-    """What a run found and chose when it started; None before that."""
-    path = folder / "place.json"
-    return _read(path, "files", "choices") if path.exists() else None
-
-
-def summary(folder: Path) -> dict[str, Any]:
-    """A run in a line: status, progress, losses, result."""
-    events = list(read_events(folder))
-    last: dict[str, Any] = events[-1] if events else {"type": "created", "step": 0, "time": folder.stat().st_mtime}
-    of_type = {event["type"]: event for event in events}
-    started, finished = of_type.get("started", {}), of_type.get("finished", {})
-    return {
-        "run": str(folder),
-        "name": stored_recipe(folder, own_code=False).name,
-        "status": _status(folder, last["type"]),
-        "step": of_type.get("stepped", {}).get("step", 0),
-        "steps": started.get("steps"),
-        "loss": of_type.get("stepped", {}).get("loss"),
-        "validation_loss": finished.get("validation_loss", of_type.get("validated", {}).get("loss")),
-        "metrics": of_type.get("validated", {}).get("metrics", {}),
-        "seconds": sum(event["seconds"] for event in events if event["type"] == "stepped"),
-        "result": next((name for name in RESULTS if (folder / name / MANIFEST).exists()), None),
-        "verdict": _verdict(folder),
-        "time": last.get("time", folder.stat().st_mtime),
-    }
-
-
-def _verdict(folder: Path) -> str | None:
-    """The sentence of the run's report, where there is one."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        return str(report["verdict"]["sentence"])
-    return None
-
-
-def gone(folder: Path) -> str | None:
-    """A file of rows or weights that the run began with and cannot go on without; None where all are there."""
-    place = stored_place(folder) or {"files": {}}
-    return next((path for path in place["files"] if not Path(path).exists()), None)
-
-
-def missing(folder: Path) -> str | None:
-    """A file of a run's result that is not there any more; None where all are, or there is no result."""
-    for result in (folder / name for name in RESULTS if (folder / name / MANIFEST).exists()):
-        with contextlib.suppress(OSError, ValueError):
-            sums = json.loads((result / MANIFEST).read_text(encoding="utf-8"))
-            return next((f"{result.name}/{name}" for name in sums if not (result / name).exists()), None)
-    return None
-
-
-def summaries(parent: Path) -> Iterator[dict[str, Any]]:
-    """Every run in a folder, or the run that it is; the one that moved last at the end."""
-    found = []
-    for path in (*parent.glob("*/resolved.json"), *parent.glob("resolved.json")):
-        with contextlib.suppress(BottegaError, OSError):  # one damaged run does not hide the others
-            found.append(summary(path.parent))
-    yield from sorted(found, key=lambda run: run["time"])
-
-
-def _status(folder: Path, last: str) -> str:
-    """finished, failed, running or stopped (its process is gone)."""
-    if any((folder / name / MANIFEST).exists() for name in RESULTS):
-        return "finished"
-    if (folder / ".lock").exists():
-        with (folder / ".lock").open() as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return "running"
-    return "failed" if last == "failed" else "stopped"
+def restart_command(folder: Path) -> str:
+    """The command that starts another run with the recipe and the overrides of the one in `folder`."""
+    path = folder / "recipe.yaml"
+    _, _, notes = path.read_text(encoding="utf-8", errors="replace").partition(f"{OVERRIDES_NOTE}\n")
+    return shlex.join(["bottega", "train", str(path), *(line.removeprefix("# ") for line in notes.splitlines())])

@@ -13,7 +13,7 @@ from bottega.events import Event, Started, Stepped, Validated
 from bottega.recipe.schema import Recipe
 
 
-def check_reports(recipe: Recipe) -> None:
+def check_report_packages(recipe: Recipe) -> None:
     """A RecipeError where a report needs a package that is not there."""
     if recipe.report and importlib.util.find_spec("tensorboard") is None:
         fix = "pip install 'bottega[tensorboard]', or leave it away: bottega show RUN draws the curves"
@@ -21,13 +21,15 @@ def check_reports(recipe: Recipe) -> None:
 
 
 @contextlib.contextmanager
-def reports(recipe: Recipe, folder: Path) -> Iterator[Callable[[Event], None]]:
+def event_writers(recipe: Recipe, folder: Path) -> Iterator[Callable[[Event], None]]:
     """What to tell each event of the run in `folder`, while it goes on."""
     writers: list[Any] = []
 
     def tell(event: Event) -> None:
         if isinstance(event, Started):
-            writers.extend(_opened(Path(report.folder or folder / "tensorboard"), event) for report in recipe.report)
+            writers.extend(
+                _open_writer(Path(report.folder or folder / "tensorboard"), event) for report in recipe.report
+            )
         for writer in writers:
             for name, value in scalars(event).items():
                 writer.add_scalar(name, value, event.step, event.time)
@@ -39,7 +41,7 @@ def reports(recipe: Recipe, folder: Path) -> Iterator[Callable[[Event], None]]:
             writer.close()
 
 
-def _opened(folder: Path, started: Started) -> Any:
+def _open_writer(folder: Path, started: Started) -> Any:
     """A writer of TensorBoard files; what a resume took back is hidden in them."""
     from torch.utils.tensorboard import SummaryWriter
 

@@ -11,7 +11,7 @@ from bottega.models.source import adapter_folder, locate
 from bottega.objectives import OnPolicy
 from bottega.objectives.rewards.model import Model
 from bottega.recipe.schema import Recipe
-from bottega.runs.store import checksum
+from bottega.runs.atomic_files import checksum
 from bottega.tokenization import builtin_templates
 
 

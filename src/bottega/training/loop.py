@@ -22,8 +22,9 @@ from bottega.hardware import memory, other_programs
 from bottega.hardware.other_programs import Pace, Watch
 from bottega.objectives import PASSED
 from bottega.recipe.schema import Recipe
-from bottega.runs.store import RunStore, as_yaml, commit, edited, verify
-from bottega.runs.tensorboard import check_reports, reports
+from bottega.runs.atomic_files import commit_folder, verify_folder
+from bottega.runs.store import RunStore, edited_note, recipe_yaml
+from bottega.runs.tensorboard import check_report_packages, event_writers
 
 if TYPE_CHECKING:
     from bottega.data.sampler import Update
@@ -58,8 +59,8 @@ def train(
     written  the recipe's own text, kept as `recipe.yaml`
     stop     asked between micro-batches: where it says so, a checkpoint of the last update is saved, and it ends
     """
-    check_reports(recipe)
-    with RunStore.create(recipe, written or as_yaml(recipe), Path(out) if out else None) as run:
+    check_report_packages(recipe)
+    with RunStore.create(recipe, written or recipe_yaml(recipe), Path(out) if out else None) as run:
         try:
             yield from _recorded(run, stop)
         except GeneratorExit:
@@ -71,7 +72,7 @@ def train(
 
 
 def _discard_unless_begun(run: RunStore) -> None:
-    if not run.begun:
+    if not run.has_updates:
         run.discard()
 
 
@@ -79,7 +80,7 @@ def resume(folder: str | Path, *, stop: Stop = never) -> Generator[Event, None, 
     """Continue a run from its newest whole checkpoint, or from its start; nothing happens to a finished one."""
     with RunStore.open(Path(folder)) as run:
         if not run.finished:
-            check_reports(run.recipe)
+            check_report_packages(run.recipe)
             yield from _recorded(run, stop)
         elif _last_step(run) and not any(event["type"] == "finished" for event in run.history()):
             # Ended between the result and the line that tells of it.
@@ -89,7 +90,7 @@ def resume(folder: str | Path, *, stop: Stop = never) -> Generator[Event, None, 
 def _recorded(run: RunStore, stop: Stop) -> Iterator[Event]:
     """The run's events, each written down before it is yielded; so is what ended it early."""
     try:
-        with reports(run.recipe, run.folder) as tell, other_programs.watched() as watch:
+        with event_writers(run.recipe, run.folder) as tell, other_programs.watched() as watch:
             for event in _life(run, watch, stop):
                 tell(run.record(event))
                 yield event
@@ -118,7 +119,7 @@ def _life(run: RunStore, watch: Watch, stop: Stop) -> Iterator[Event]:
     step, position = _restore(session, checkpoint) if checkpoint else (0, 0)
     yield provenance.started(session, step, resumed=place is not None)
     notes = [*provenance.notes(session, step)]
-    if changed := edited(run.folder):
+    if changed := edited_note(run.folder):
         notes.append(Noted(step=step, subject="recipe", message=changed))
     told = [event for event in run.history() if event["type"] == "noted"]
     yield from (note for note in notes if not any(_same(note, event) for event in told))
@@ -253,14 +254,14 @@ def _validate(run: RunStore, session: Session, step: int) -> Validated:
 
 def _save(run: RunStore, session: Session, step: int, position: int) -> Saved:
     start = time.perf_counter()
-    folder = run.checkpoint(step)
+    folder = run.checkpoint_folder(step)
 
     def write(partial: Path) -> None:
         session.save(partial, step)
         state = {"step": step, "position": position}
         (partial / STATE).write_text(json.dumps(state), encoding="utf-8")
 
-    commit(folder, write)
+    commit_folder(folder, write)
     run.prune(step, {step, *_worth_keeping(run, session, step)})
     return Saved(step=step, checkpoint=folder.name, seconds=time.perf_counter() - start)
 
@@ -291,7 +292,7 @@ def _finish(run: RunStore, session: Session) -> Iterator[Event]:
         session.save_result(partial, last)
         (partial / "README.md").write_text(_card(session, finished), encoding="utf-8")
 
-    commit(run.folder / name, write)
+    commit_folder(run.folder / name, write)
     yield finished
 
 
@@ -310,12 +311,14 @@ def _card(session: Session, finished: Finished) -> str:
 def _restore_best(run: RunStore, session: Session, last: int) -> Iterator[Noted]:
     """Load the best weights that can be read; a note on each better checkpoint that cannot."""
     for step, _ in sorted(_losses(run), key=lambda pair: (pair[1], pair[0])):
-        wrong = "" if step == last else verify(run.checkpoint(step))
+        wrong = "" if step == last else verify_folder(run.checkpoint_folder(step))
         if not wrong:
             if step != last:
-                _restore(session, run.checkpoint(step))
+                _restore(session, run.checkpoint_folder(step))
             return
-        message = f"the best checkpoint, {run.checkpoint(step).name}, cannot be used: {wrong}; the next best is taken"
+        message = (
+            f"the best checkpoint, {run.checkpoint_folder(step).name}, cannot be used: {wrong}; the next best is taken"
+        )
         yield Noted(step=last, subject="checkpoint", message=message)
 
 
@@ -344,7 +347,7 @@ def _newest_whole(run: RunStore) -> tuple[Path | None, list[Noted]]:
     """The newest checkpoint whose files are all sound, and a note on each newer one that is not."""
     damaged: list[Noted] = []
     for checkpoint in run.checkpoints():
-        wrong = verify(checkpoint)
+        wrong = verify_folder(checkpoint)
         if not wrong:
             return checkpoint, damaged
         message = f"{checkpoint.name} is passed over: {wrong}; the run goes on from the one before, or from its start"

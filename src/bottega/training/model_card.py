@@ -15,8 +15,9 @@ from typing import Any
 import yaml
 
 from bottega.models.source import locate
-from bottega.recipe.schema import Recipe, Source, plain_yaml
-from bottega.runs.store import stored_recipe
+from bottega.recipe.files import load_yaml
+from bottega.recipe.schema import Recipe, Source
+from bottega.runs.resolve import resolve
 
 UNKNOWN = "unknown"
 KNOWN = {
@@ -77,8 +78,9 @@ def made_of(recipe: Recipe) -> list[Part]:
     starts = [recipe.model.base, recipe.adapter.start if recipe.adapter else None]
     found: list[Part] = []
     for start in starts:
-        if start is not None and (Path(start) / "resolved.json").exists():
-            found += made_of(stored_recipe(Path(start), own_code=False))
+        recipe_before = resolve(start).recipe if start is not None else None
+        if recipe_before is not None:
+            found += made_of(recipe_before)
         elif start is not None and start == recipe.model.base:
             found.append(_base_licence(recipe, locate(start).base))
     return list(dict.fromkeys([*found, *map(_data_licence, recipe.train_sources)]))
@@ -99,7 +101,7 @@ def _of_card(card: Path) -> str | None:
     """The licence a card's head names."""
     with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
         begin, head, _ = card.read_text(encoding="utf-8").split("---\n", 2)
-        found = plain_yaml(head)
+        found = load_yaml(head)
         if not begin and isinstance(found, dict) and found.get("license"):
             named = found["license"]
             return ", ".join(map(str, named)) if isinstance(named, list) else str(named)

@@ -20,7 +20,7 @@ from bottega.models.quantization.linear import packed
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer, read_otherwise
 from bottega.recipe.schema import Recipe
-from bottega.runs.store import checksum
+from bottega.runs.atomic_files import checksum
 from bottega.training.input_files import files_of
 from bottega.training.session import Session
 

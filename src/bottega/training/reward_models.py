@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +21,7 @@ from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.objectives.rewards import Written
 from bottega.records import Unusable
-from bottega.runs.store import stored_recipe
+from bottega.runs.resolve import resolve
 from bottega.tokenization.codec import Codec
 
 UNLIMITED = 1 << 30
@@ -68,9 +67,9 @@ class Judges:
 
 def _refuse_other_models(name: str) -> None:
     """A ModelError of a model that has no score to give: a new head would be drawn for it, at random."""
-    folder = Path(name)
-    if (folder / "resolved.json").exists():
-        kind = stored_recipe(folder, own_code=False).objective.kind
+    recipe = resolve(name).recipe
+    if recipe is not None:
+        kind = recipe.objective.kind
         sound, what = kind == "reward", f"trained with {kind}"
     else:
         config = stored_config(locate(name).base)

@@ -105,9 +105,9 @@ ALIASES = {"near": "near_duplicates", "learning": "no_loss", "private": "persona
 
 def names() -> list[str]:
     """Every check in the folder."""
-    return plugins.names(__path__)
+    return plugins.module_names(__path__)
 
 
 def load(name: str) -> type[Check]:
     """The check of `auditing/checks/<name>.py`."""
-    return plugins.load(__name__, name, Check)
+    return plugins.load_class(__name__, name, Check)

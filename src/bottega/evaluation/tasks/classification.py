@@ -28,7 +28,7 @@ from bottega.metrics.scores import Numbers, Scores, agreement, average, classes,
 from bottega.objectives.classify import Classify
 from bottega.objectives.regress import Regress, number
 from bottega.objectives.reward import Reward
-from bottega.progress import counter
+from bottega.progress import progress_callback
 from bottega.records import Labelled
 
 DEFAULT_BASELINES = ("bm25", "dense")
@@ -71,7 +71,7 @@ def measure(case: EvaluationContext) -> Iterator[ModelResult]:
 def _sat(
     case: EvaluationContext, model: Classifier, rows: Sequence[Row], marked: Marked, name: str = "the run"
 ) -> ModelResult:
-    scores, named = model.scores(rows, counter(case.tell, f"scoring {len(rows)} rows: {name}")), None
+    scores, named = model.scores(rows, progress_callback(case.tell, f"scoring {len(rows)} rows: {name}")), None
     if marked is _one_label:
         named = ClassPredictions(model.labels, _right(rows), scores.argmax(1), model.chances(scores).max(1))
     return ModelResult(name, marked(model, scores, rows), named)

@@ -60,12 +60,12 @@ def installed(metric: type[Metric]) -> bool:
 
 def names() -> list[str]:
     """Every metric in the folder, by its file."""
-    return plugins.names(__path__)
+    return plugins.module_names(__path__)
 
 
 def load(name: str) -> type[Metric]:
     """The metric of `metrics/<name>.py`."""
-    return plugins.load(__name__, name, Metric)
+    return plugins.load_class(__name__, name, Metric)
 
 
 def fitting(answers: Sequence[str]) -> tuple[list[Metric], list[str]]:

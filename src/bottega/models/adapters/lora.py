@@ -23,7 +23,7 @@ from bottega.models.scorer import Fit, Scorer
 from bottega.models.source import adapter_folder
 from bottega.objectives import HeadKind
 from bottega.recipe import schema as recipes
-from bottega.suggestions import nearest
+from bottega.suggestions import suggest_name
 
 HEADS = ("classifier", "score")
 """Classifiers that PEFT trains and saves of its own accord."""
@@ -200,7 +200,7 @@ def _refuse_unknown(model: nn.Module, targets: str | list[str]) -> None:
     lost = [name for name in ([targets] if isinstance(targets, str) else targets) if name not in names]
     if lost and (single or isinstance(targets, list)):
         linear = {name.rpartition(".")[2] for name, _ in _linear(model)}
-        fix = f"{nearest(lost[0], sorted(linear))}; all-linear fits any model"
+        fix = f"{suggest_name(lost[0], sorted(linear))}; all-linear fits any model"
         raise ModelError(f"no module is called {lost[0]}", where="adapter.targets", fix=fix)
     if single and targets not in whole:
         what = "a single text is a pattern of whole names, as model.layers.0.mlp.up_proj"

@@ -62,12 +62,12 @@ class Reward(BaseModel, ABC):
 
 def kinds() -> list[str]:
     """Every reward in the folder, by name."""
-    return plugins.names(__path__)
+    return plugins.module_names(__path__)
 
 
 def load(kind: str) -> type[Reward]:
     """The class of `rewards/<kind>.py`."""
-    return plugins.load(__name__, kind, Reward)
+    return plugins.load_class(__name__, kind, Reward)
 
 
 def _made(value: Any) -> Any:

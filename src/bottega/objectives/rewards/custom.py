@@ -9,7 +9,7 @@ from typing import Literal
 
 from bottega.errors import RecipeError
 from bottega.objectives.rewards import Judge, Reward, Written
-from bottega.plugins import function, marked, naming
+from bottega.plugins import check_score, load_function_from_file, locate_user_errors
 
 EXAMPLE = "def score(written, right): return float(right in written)"
 
@@ -38,14 +38,14 @@ class Custom(Reward):
         score, takes_row = self._function()
         found = []
         for one in written:
-            with naming(self.file):
+            with locate_user_errors(self.file):
                 mark = score(one.text, one.posed.right, *([one.posed.row] if takes_row else []))
-            found.append(marked(mark, self.file))
+            found.append(check_score(mark, self.file))
         return found
 
     def _function(self) -> tuple[Callable[..., object], bool]:
         """(the function, whether it wants the row too)"""
-        score = function(self.file, "score", EXAMPLE)
+        score = load_function_from_file(self.file, "score", EXAMPLE)
         known = inspect.signature(score).parameters.values()
         wanted = [one for one in known if one.kind in PLACES and one.default is one.empty]
         named = [one.name for one in known if one.kind is one.KEYWORD_ONLY and one.default is one.empty]

@@ -1,0 +1,65 @@
+"""What a name refers to: a run folder, an adapter folder, a model folder or a hub id.
+
+The one place that tells a run from other folders. Where the weights to load come from is `models.source.locate`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from bottega.recipe.files import RESOLVED
+from bottega.recipe.schema import Recipe
+from bottega.runs.store import RESULTS, stored_place, stored_recipe
+
+# "path": an absolute path, or an existing relative one, that is none of the others.
+Kind = Literal["run", "adapter", "model", "path", "hub id"]
+
+
+@dataclass(frozen=True)
+class ResolvedName:
+    """A name and what it refers to. Files are read on access: a damaged run has its kind, and fails on `recipe`."""
+
+    name: str
+    kind: Kind
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.name)
+
+    @property
+    def is_run(self) -> bool:
+        return self.kind == "run"
+
+    @cached_property
+    def recipe(self) -> Recipe | None:
+        """The recipe of a run, a custom objective replaced by the nearest built-in one; None for anything else.
+
+        Raises RunError if the stored recipe is damaged.
+        """
+        return stored_recipe(self.folder, own_code=False) if self.is_run else None
+
+    @cached_property
+    def place(self) -> dict[str, Any] | None:
+        """The place.json of a run; None for anything else, and for a run that has not started."""
+        return stored_place(self.folder) if self.is_run else None
+
+    @property
+    def result(self) -> Path | None:
+        """The folder of a run's model or adapter; None for anything else, and for a run without a result."""
+        folders = (self.folder / name for name in RESULTS) if self.is_run else ()
+        return next((folder for folder in folders if folder.exists()), None)
+
+
+def resolve(name: str | Path) -> ResolvedName:
+    """What a name refers to. Looks at files only: whether a hub id exists is not asked."""
+    folder = Path(name)
+    if (folder / RESOLVED).exists():
+        return ResolvedName(str(name), "run")
+    if (folder / "adapter_config.json").exists():
+        return ResolvedName(str(name), "adapter")
+    if (folder / "config.json").exists():
+        return ResolvedName(str(name), "model")
+    return ResolvedName(str(name), "path" if folder.is_absolute() or folder.exists() else "hub id")
