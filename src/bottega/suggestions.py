@@ -1,4 +1,7 @@
-"""What is wrong with a value that was given, in plain words: pydantic finds it, and this says it."""
+"""Validation errors of pydantic in plain words, and suggestions for misspelt names.
+
+Knows nothing of recipes: which keys a section has is up to the caller.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,19 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+# Limits on a list of names in a message: names, and characters per name.
 MAX_NAMES, MAX_NAME_LENGTH = 10, 40
-"""Names that are listed, and characters of one, at the most."""
 
+# Limit on the characters of a value quoted in a message.
+MAX_VALUE_LENGTH = 60
+
+# pydantic's error type → what was expected. Types that mean the same to a user share their words.
 EXPECTED_VALUES = {
-    "string_type": "a text",
+    "string_type": "text",
     "int_type": "a whole number",
     "int_parsing": "a whole number",
     "int_from_float": "a whole number",
-    "int_parsing_size": "a whole number of fewer digits",
+    "int_parsing_size": "a whole number with fewer digits",
     "float_type": "a number",
     "float_parsing": "a number",
     "finite_number": "a finite number",
@@ -23,11 +30,10 @@ EXPECTED_VALUES = {
     "bool_parsing": "true or false",
     "list_type": "a list",
     "tuple_type": "a list",
-    "dict_type": "keys with values",
-    "model_type": "keys with values",
-    "model_attributes_type": "keys with values",
+    "dict_type": "a section (key: value)",
+    "model_type": "a section (key: value)",
+    "model_attributes_type": "a section (key: value)",
 }
-"""What should have stood there, by the type of pydantic's error."""
 
 BOUNDS = {
     "greater_than": "more than {gt:g}",
@@ -38,44 +44,60 @@ BOUNDS = {
 
 
 def error_keys(problem: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]:
-    """The keys that lead to what is wrong; pydantic also names the branch of a union it tried, which is no key."""
-    found: list[str] = []
-    at: Any = document
+    """The path of keys and list indices to a problem.
+
+    pydantic's `loc` also names the branch of a union it tried, such as `list[Source]`. Those parts are recognized by
+    not being in the document, and left out.
+    """
+    keys: list[str] = []
+    value: Any = document
     if not problem["loc"]:
         return []
     *path, last = problem["loc"]
     for part in path:
-        if _has_key(at, part):
-            at = at[part]
-            found.append(str(part))
-    named = problem["type"] in ("missing", "extra_forbidden", "invalid_key") or _has_key(at, last)
-    return [*found, str(last)] if named else found
+        if _has_key(value, part):
+            value = value[part]
+            keys.append(str(part))
+    # A missing key is not in the document, yet it is the one to name.
+    is_key = problem["type"] in ("missing", "extra_forbidden", "invalid_key") or _has_key(value, last)
+    return [*keys, str(last)] if is_key else keys
 
 
-def _has_key(part: Any, key: str | int) -> bool:
-    if isinstance(part, list):
-        return isinstance(key, int) and key < len(part)
-    return isinstance(part, Mapping) and key in part
+def _has_key(value: Any, key: str | int) -> bool:
+    if isinstance(value, list):
+        return isinstance(key, int) and key < len(value)
+    return isinstance(value, Mapping) and key in value
 
 
 def describe_errors(problems: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """(what is wrong with one value, what to write instead); a union finds something wrong for each thing it allows."""
-    bound = next((one for one in problems if one["type"] in BOUNDS), None)
+    """(what is wrong, what to write instead) for the errors of one value; the second may be empty.
+
+    A union reports one error per type it allows, so several may describe the same mistake.
+    """
+    bound = next((problem for problem in problems if problem["type"] in BOUNDS), None)
     if bound is not None:
         limit = BOUNDS[bound["type"]].format(**bound["ctx"])
         return f"{_format_value(bound['input'])} is out of range: it must be {limit}", f"write a number that is {limit}"
-    known = [name for one in problems if one["type"] == "literal_error" for name in _allowed_literals(one)]
-    kinds = dict.fromkeys(EXPECTED_VALUES[one["type"]] for one in problems if one["type"] in EXPECTED_VALUES)
+    literals = [
+        name for problem in problems if problem["type"] == "literal_error" for name in _allowed_literals(problem)
+    ]
+    # A dict as an ordered set: several types have the same words.
+    expected = dict.fromkeys(EXPECTED_VALUES[item["type"]] for item in problems if item["type"] in EXPECTED_VALUES)
     value = problems[0]["input"]
-    if known:
-        return f"{_format_value(value)} is not known", _suggest_choice(str(value), known)
-    if kinds:
-        expected = " or ".join(kinds)
-        return f"here should stand {expected}, not {_format_value(value)}", f"write {expected}"
+    if literals:
+        return f"{_format_value(value)} is not one of its values", _suggest_choice(str(value), literals)
+    if expected:
+        words = " or ".join(expected)
+        return f"expected {words}, not {_format_value(value)}", f"write {words}"
     if problems[0]["type"] in ("too_short", "missing_argument"):
-        return "at least one is needed, and there is none", "write one"
+        return "the list is empty", "write at least one item"
     message = str(problems[0]["msg"]).removeprefix("Value error, ")
     return message[:1].lower() + message[1:], ""
+
+
+def _allowed_literals(problem: Mapping[str, Any]) -> list[str]:
+    """The allowed values, which pydantic gives as text only: `'auto', 'cpu' or 'cuda'`."""
+    return [name.strip("'") for name in re.split(r", | or ", problem["ctx"]["expected"])]
 
 
 def _suggest_choice(word: str, known: Sequence[str]) -> str:
@@ -83,32 +105,27 @@ def _suggest_choice(word: str, known: Sequence[str]) -> str:
 
 
 def suggest_name(word: str, known: Sequence[str]) -> str:
-    """What a misspelt name should have been, or what there is."""
-    near = difflib.get_close_matches(word, known, 1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else f"known: {join_names(sorted(known))}"
+    """The known name most like a misspelt one, or the known names if none is similar."""
+    matches = difflib.get_close_matches(word, known, 1, cutoff=0.5)
+    return f"did you mean {matches[0]}?" if matches else f"known: {join_names(sorted(known))}"
 
 
 def join_names(names: Iterable[object]) -> str:
-    """Names in a line, the first ten of many, each cut where it is long."""
-    found = [str(name) for name in names]
-    shown = [name if len(name) <= MAX_NAME_LENGTH else f"{name[:MAX_NAME_LENGTH]}…" for name in found[:MAX_NAMES]]
-    return ", ".join(shown) + (f" … and {len(found) - MAX_NAMES} more" if len(found) > MAX_NAMES else "")
-
-
-def _allowed_literals(problem: Mapping[str, Any]) -> list[str]:
-    """What pydantic says is allowed: `'auto', 'cpu' or 'cuda'`."""
-    return [name.strip("'") for name in re.split(r", | or ", problem["ctx"]["expected"])]
+    """Names joined by commas, at most MAX_NAMES of them, long ones cut."""
+    texts = [str(name) for name in names]
+    shown = [text if len(text) <= MAX_NAME_LENGTH else f"{text[:MAX_NAME_LENGTH]}…" for text in texts[:MAX_NAMES]]
+    return ", ".join(shown) + (f" … and {len(texts) - MAX_NAMES} more" if len(texts) > MAX_NAMES else "")
 
 
 def _format_value(value: Any) -> str:
-    """A value as it stands in a recipe, cut where it is long."""
+    """A value as written in a recipe; containers by their type, long values cut."""
     if value is None:
-        return "nothing"
+        return "empty"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (list, tuple)):
         return "a list"
     if isinstance(value, Mapping):
-        return "keys with values"
+        return "a section"
     text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]} …"
+    return text if len(text) <= MAX_VALUE_LENGTH else f"{text[:MAX_VALUE_LENGTH]} …"

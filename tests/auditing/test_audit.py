@@ -238,7 +238,7 @@ def test_the_command(tmp_path: Path) -> None:
         ({"fix": "clean.csv"}, DataError, "a cleaned copy is JSON lines"),
         ({"fix": "none/clean.jsonl"}, DataError, "no such folder"),
         ({"fix": "rows.jsonl"}, DataError, "stands there already"),
-        ({"format": "tables"}, RecipeError, "'tables' is not known"),
+        ({"format": "tables"}, RecipeError, "'tables' is not one of its values"),
         ({"mapping": {"prompt": "question"}}, DataError, "every row is unsound: no field question"),
         ({"against": ["none.jsonl"]}, DataError, r"none\.jsonl: no such file\n"),
         ({"model": "./none"}, ModelError, "no such folder"),

@@ -502,5 +502,5 @@ def test_options_on_the_command_line(odd_file: Path) -> None:
 
 def test_other_files_are_laid_out_so_where_their_names_end_alike() -> None:
     layout = Source(path="a.csv", encoding="latin-1")
-    assert layout.of("b.csv", ["a.csv"]) == Layout(encoding="latin-1")
-    assert layout.of("b.jsonl", ["a.csv"]) == Layout()
+    assert layout.for_file("b.csv", ["a.csv"]) == Layout(encoding="latin-1")
+    assert layout.for_file("b.jsonl", ["a.csv"]) == Layout()

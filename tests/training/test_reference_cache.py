@@ -128,5 +128,5 @@ def test_a_reference_with_another_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="another tokenizer") as caught:
         session(tmp_path, 4, model=base)
     assert caught.value.where == str(other)
-    with pytest.raises(RecipeError, match=r"model\.reference: sft compares with no reference"):
+    with pytest.raises(RecipeError, match=r"model\.reference: sft has no reference model"):
         session(tmp_path, 4, model=base, objective={"kind": "sft"})

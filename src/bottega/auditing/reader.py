@@ -109,7 +109,7 @@ def named(
 ) -> tuple[Rows, list[Rows]]:
     """(the data, what it is compared with): of a recipe also the rows it validates on."""
     known = [] if isinstance(data, Recipe) else data
-    listed = {path: _source(path, format, mapping, layout.of(path, known)) for path in against}
+    listed = {path: _source(path, format, mapping, layout.for_file(path, known)) for path in against}
     if not isinstance(data, Recipe):
         own = [_source(path, format, mapping, layout) for path in data]
         return Rows("rows", own, [*listed.values()]), [Rows(name, [source], own) for name, source in listed.items()]

@@ -32,7 +32,7 @@ def table(delimiter: str) -> Callable[[Path, Layout], Rows]:
 def _under_header(path: Path, unit: str, lines: Iterator[tuple[int, list[str]]], layout: Layout) -> Rows:
     """The lines by the names of their cells: those of the first line, or those the layout gives."""
     header = list(layout.columns)
-    if layout.headed:
+    if layout.has_header:
         line, first = next(lines, (1, []))
         header = header or first
         repeated = [name for index, name in enumerate(header) if name.strip() and name in header[:index]]

@@ -194,7 +194,7 @@ def evaluate(
         known=_sources_from_paths(recipe, known, layout),
         tasks=lm_eval,
         questions=rows,
-        general=general or [source.path for source in recipe.guard_sources],
+        general=general or [source.path for source in recipe.replay_sources],
         harmful=harmful,
         harmless=harmless,
     )
@@ -342,7 +342,7 @@ def _sources_from_paths(recipe: Recipe, data: str | Sequence[str], layout: Layou
     first = recipe.train_sources[0]
     reading = {name: getattr(first, name) for name in Reading.model_fields}
     paths = [data] if isinstance(data, str) else data
-    return [{"path": path, **reading, **(layout or first.of(path, [first.path])).model_dump()} for path in paths]
+    return [{"path": path, **reading, **(layout or first.for_file(path, [first.path])).model_dump()} for path in paths]
 
 
 def _refuse_changed_files(recipe: Recipe, place: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
-"""The recipe: everything that decides a run, as one frozen value. The contract with users.
+"""The recipe: everything that decides a run, as one frozen value. The keys and their meaning are a public contract.
 
-Unknown keys are errors that name the nearest known one; every key but `model`, `data` and `objective` has a default.
-Relative paths resolve against the recipe's folder. This module imports no torch.
+Unknown keys are errors that suggest the nearest known one; every key but `model`, `data` and `objective` has a default.
+Relative paths resolve against the recipe's folder. Imports no torch, so that the command line starts fast. Reading
+the file is in `files`, wording of errors in `explain`. Field descriptions become docs/recipe.md.
 """
 
 from __future__ import annotations
@@ -32,65 +33,81 @@ from bottega.recipe.files import RESOLVED, read_recipe_file, resolve_paths
 from bottega.records import TooLong
 from bottega.suggestions import describe_errors, suggest_name
 
+# The keys of `data.formats.FORMATS`, which stands above this module and cannot be imported. A Literal must be static;
+# a test holds the two equal.
 RowFormat = Literal[
     "auto", "messages", "instruction", "question", "summary", "prompted", "preference", "openai_preference", "unpaired",
     "labelled", "labelled_pair", "multilabelled", "conll", "spans", "paired", "compared", "choice", "lettered_choice",
     "posed", "text",
 ]  # fmt: skip
 
+ReaderName = Literal["auto", "text", "jsonl", "json", "csv", "tsv", "conll", "parquet", "spreadsheet"]
 
+# How the weights of a frozen base model are stored.
+Quantize = Literal["none", "nf4", "fp8"]
+
+# A decay rate of Adam; 1 would never forget, and divide by zero in the bias correction.
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
-
-Quantize = Literal["none", "nf4", "fp8"]
-"""How a frozen base is kept."""
+# A tab is hard to type in YAML and in a shell, which passes \t as two characters.
+DELIMITER_NAMES = {"tab": "\t", "\\t": "\t"}
 
 
 def _check_name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
         raise ValueError(
-            f"{value!r} cannot name a folder: write letters, digits, dots, dashes and underscores, no dot or dash first"
+            f"{value!r} cannot name a folder: use letters, digits, dots, dashes and underscores; start with a letter "
+            "or digit"
         )
     return value
 
 
 def _check_warmup(value: float) -> float:
+    # Below 1 it is a fraction of the run, above 1 a number of updates.
     if value == 1:
         raise ValueError(
-            "1 could mean one update, or the whole run: write 0 for none, a fraction such as 0.05, or 2 or more updates"
+            "1 could mean one update or the whole run: write 0 for none, a fraction such as 0.05, or 2 or more updates"
         )
     return value
 
 
+def _parse_delimiter(value: Any) -> Any:
+    return DELIMITER_NAMES.get(value, value) if isinstance(value, str) else value
+
+
 class Section(BaseModel):
+    # Frozen: a recipe is shared and hashed. No NaN: JSON has none, and resolved.json must read back.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Model(Section):
-    """The base model: a checkpoint to start from, or a shape to start from scratch."""
+    """The base model: a checkpoint to start from, or a shape to train from scratch."""
 
-    base: str | None = Field(None, description="Hub id, folder, or finished run to start from.")
+    base: str | None = Field(None, description="Hub id, folder or finished run to start from.")
     shape: dict[str, Any] | None = Field(
-        None, description="A transformers config (`model_type`, `hidden_size` …) to start from random weights."
+        None, description="A transformers config (`model_type`, `hidden_size` …), to start from random weights."
     )
     tokenizer: str | None = Field(None, description="Folder or hub id of the tokenizer; default: that of `base`.")
     reference: str | None = Field(
         None,
-        description="Folder, run or hub id that dpo, kto and grpo compare with; default: the policy as the run begins.",
+        description="Folder, run or hub id of the reference model of dpo, kto and grpo; default: the initial policy.",
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        "auto", description="Weights and computation; `auto` is bfloat16 where the hardware multiplies it."
+        "auto",
+        description="Of weights and computation; `auto` is bfloat16 where the hardware supports it.",
     )
     dropout: float | None = Field(
-        None, ge=0, lt=1, description="In the layers that have one, while training; default: as its config says."
+        None, ge=0, lt=1, description="Dropout while training, in layers that have it; default: the model's config."
     )
     quantize: Quantize = Field(
-        "none", description="Keep the frozen base of an adapter in 4 bits (QLoRA; needs bitsandbytes) or in 8."
+        "none", description="Quantize the frozen base of an adapter to 4 bits (QLoRA; needs bitsandbytes) or 8 bits."
     )
-    license: str | None = Field(None, description="Of the base, for the model card; default: as its own card says.")
+    license: str | None = Field(
+        None, description="License of the base, for the model card; default: as the base's own card says."
+    )
 
     @model_validator(mode="after")
-    def _one_start(self) -> Model:
+    def _check_start(self) -> Model:
         if (self.base is None) == (self.shape is None):
             raise ValueError("give either base (a checkpoint) or shape (from scratch)")
         if self.shape is not None and "model_type" not in self.shape:
@@ -101,106 +118,115 @@ class Model(Section):
 
 
 class Adapter(Section):
-    """A small trained addition to a frozen base; leave the section out to train every weight."""
+    """A small set of trained weights added to a frozen base; leave the section out to train every weight."""
 
     kind: Literal["lora"] = Field("lora", description="LoRA (Hu et al. 2021).")
-    rank: int = Field(16, ge=1)
+    rank: int = Field(16, ge=1, description="Rank of each update matrix.")
     alpha: float = Field(32, gt=0, description="The update is scaled by alpha / rank.")
-    targets: str | list[str] = Field("all-linear", description="Module names, or all linear layers but the head.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Not invariant under sharing, so off by default.")
-    start: str | None = Field(None, alias="from", description="Folder or run of an adapter to continue, as it is.")
+    targets: str | list[str] = Field(
+        "all-linear", description="Names of the modules to adapt, or all linear layers except the head."
+    )
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Dropout before the adapter. Rows that share a prefix share its mask, so off by default.",
+    )
+    start: str | None = Field(
+        None, alias="from", description="Folder or run of an adapter to continue training, with its own settings."
+    )
 
     @model_validator(mode="after")
-    def _as_it_is(self) -> Adapter:
+    def _check_continued(self) -> Adapter:
         fields = type(self).model_fields
         changed = [name for name in fields if name != "start" and getattr(self, name) != fields[name].default]
         if self.start is not None and changed:
-            raise ValueError(f"a continued adapter keeps its own {', '.join(changed)}")
+            raise ValueError(f"a continued adapter keeps its own {', '.join(changed)}; leave them out")
         return self
 
 
-ReaderName = Literal["auto", "text", "jsonl", "json", "csv", "tsv", "conll", "parquet", "spreadsheet"]
-
-DELIMITERS = {"tab": "\t", "\\t": "\t"}
-"""What is hard to write, or comes from a command line as it was typed."""
-
-
-def _parse_delimiter(value: Any) -> Any:
-    return DELIMITERS.get(value, value) if isinstance(value, str) else value
-
-
 class Layout(Section):
-    """How a file is laid out, where it does not say so itself."""
+    """How to read a file whose contents do not make it clear."""
 
-    reader: ReaderName = Field("auto", description="What a file holds; `auto` goes by its suffix.")
+    reader: ReaderName = Field("auto", description="File format; `auto` decides by the suffix.")
     encoding: str | None = Field(
-        None, description="Of text: `latin-1`, `cp1252`, `utf-16` …; default: by its mark, or UTF-8."
+        None,
+        description="Text encoding: `latin-1`, `cp1252`, `utf-16` …; default: by the byte order mark, else UTF-8.",
     )
     delimiter: Annotated[str, BeforeValidator(_parse_delimiter)] | None = Field(
-        None, description="What parts the cells of a table: `;`, `|`, `tab`; default: by the suffix."
+        None, description="Character between the cells of a table: `;`, `|`, `tab`; default: by the suffix."
     )
     header: bool | None = Field(
-        None, description="Whether a table's first line names its columns; default: unless `columns` does."
+        None, description="Whether the first line of a table has the column names; default: unless `columns` is given."
     )
     columns: list[str] = Field(
-        default_factory=list, description="Names of a table's columns, or of the items of rows that are lists."
+        default_factory=list, description="Column names of a table, or names of the items of rows that are lists."
     )
     field: str | None = Field(
         None,
-        description="Key under which a JSON object holds rows (`data`, `result.rows`), or the sheet of a workbook.",
+        description="Key under which a JSON object holds its rows (`data`, `result.rows`), or a sheet of a workbook.",
     )
 
     @property
-    def headed(self) -> bool:
-        """Whether the first line of a table is none of its rows."""
+    def has_header(self) -> bool:
+        """Whether the first line of a table is a header, not a row."""
         return not self.columns if self.header is None else self.header
 
-    def of(self, path: str, known: Iterable[str]) -> Layout:
-        """That of another file than the known ones: the same where its name ends as one of theirs does."""
-        endings = {Path(one).suffix for one in known}
-        return Layout(**self.model_dump(include=set(Layout.model_fields))) if Path(path).suffix in endings else Layout()
+    def for_file(self, path: str, known: Iterable[str]) -> Layout:
+        """The layout of another file than the `known` ones: the same if it has the suffix of one of them."""
+        suffixes = {Path(name).suffix for name in known}
+        return (
+            Layout(**self.model_dump(include=set(Layout.model_fields))) if Path(path).suffix in suffixes else Layout()
+        )
 
     @model_validator(mode="after")
-    def _can_be_read(self) -> Layout:
+    def _check_readable(self) -> Layout:
         if self.header is False and not self.columns:
-            raise ValueError("header: a table without one needs names, for example columns: [text, label]")
-        twice = [name for index, name in enumerate(self.columns) if name in self.columns[:index]]
-        if twice:
-            raise ValueError(f"columns: {twice[0]} is named twice")
+            raise ValueError("header: a table without a header needs column names, such as columns: [text, label]")
+        duplicates = [name for index, name in enumerate(self.columns) if name in self.columns[:index]]
+        if duplicates:
+            raise ValueError(f"columns: {duplicates[0]} is given twice")
+        # What Python's csv module refuses or cannot tell from the text of a cell.
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '\r\n"\0 '):
-            raise ValueError("delimiter: one character parts cells, such as ; or tab, and no quote or blank")
+            raise ValueError("delimiter: write one character, such as ; or tab, but no quote, space or line break")
         try:
             "".encode(self.encoding or "utf-8")
         except (LookupError, ValueError):
-            raise ValueError(
-                f"encoding: no text is encoded in {self.encoding!r}; latin-1, cp1252 … are known"
-            ) from None
+            raise ValueError(f"encoding: {self.encoding!r} is not a text encoding; latin-1, cp1252 … are") from None
         return self
 
 
 class Reading(Layout):
-    """How the fields of a row are understood, and their licence; what a source leaves out is as `data` has it."""
+    """How the fields of a row are interpreted, and the license; what a source leaves out is taken from `data`."""
 
-    format: RowFormat = Field("auto", description="How fields make a row; `auto` recognises it from the first row.")
-    mapping: dict[str, str] = Field(default_factory=dict, description="Our field name: the file's.")
-    text_template: str | None = Field(None, description="Builds each text from its fields: `Q: {question}`.")
-    license: str | None = Field(None, description="Of the rows, for the model card; default: as their own card says.")
+    format: RowFormat = Field(
+        "auto", description="Which fields make up a row; `auto` recognizes the format from the first row."
+    )
+    mapping: dict[str, str] = Field(
+        default_factory=dict, description="Field names to rename: `{name in the format: name in the file}`."
+    )
+    text_template: str | None = Field(None, description="Template that builds a text from fields: `Q: {question}`.")
+    license: str | None = Field(
+        None, description="License of the rows, for the model card; default: as the dataset's own card says."
+    )
 
 
 class Source(Reading):
-    """One place rows come from."""
+    """One file, folder or dataset of rows."""
 
     path: str = Field(description="File, folder, dataset saved on disk, or a dataset's hub id.")
-    split: str | None = Field(None, description="Split and slice: `train[:80%]`, `train[4096:4224]`; default train.")
-    config: str | None = Field(None, description="Configuration of a dataset on the hub.")
-    stream: bool = Field(False, description="Read a dataset from the hub as it arrives, without storing it.")
+    split: str | None = Field(None, description="Split or slice: `train[:80%]`, `train[4096:4224]`; default: train.")
+    config: str | None = Field(None, description="Configuration name of a dataset on the hub.")
+    stream: bool = Field(False, description="Read a dataset from the hub while downloading, without storing it.")
     weight: float = Field(
-        1.0, gt=0, description="How often each row is taken in an epoch; 0.25 takes a quarter, another one each time."
+        1.0,
+        gt=0,
+        description="How often each row is used per epoch; 0.25 uses a quarter of the rows, another one each epoch.",
     )
 
 
 def _as_source_list(value: Any) -> Any:
-    """A path, a source, or a list of either, as a list of sources; what is none of these as it is."""
+    """A path, a source or a list of either, as a list of sources; other values unchanged, for pydantic to report."""
     if isinstance(value, (str, Mapping, Source)):
         value = [value]
     return [{"path": item} if isinstance(item, str) else item for item in value] if isinstance(value, list) else value
@@ -212,116 +238,124 @@ Sources = Annotated[list[Source], BeforeValidator(_as_source_list), Field(min_le
 class Data(Reading):
     """Where rows come from and how they become tokens."""
 
-    train: Sources = Field(description="A path, a source with options, or a list of them, to mix.")
+    train: Sources = Field(description="A path, a source with options, or a list of them to mix.")
     validation: Annotated[float, Field(gt=0, lt=1)] | Sources | None = Field(
-        None, description="The same, or the fraction of the training rows to hold out."
+        None, description="Sources as for `train`, or the fraction of the training rows to hold out."
     )
-    seed: int | None = Field(None, description="Decides which rows a fraction holds out; default: the run's seed.")
-    stratify: bool | None = Field(None, description="Hold out the same fraction of every label; default: for classify.")
+    seed: int | None = Field(None, description="Decides which rows are held out; default: the run's seed.")
+    stratify: bool | None = Field(
+        None, description="Hold out the same fraction of every label; default: only for classify."
+    )
     max_length: int | None = Field(
-        None, ge=2, description="Most tokens in a row; default: what the model allows, ≤ 1024."
+        None, ge=2, description="Maximum tokens per row; default: the model's maximum, at most 1024."
     )
     too_long: TooLong | None = Field(
         None,
-        description="What becomes of a longer row: its prompt is shortened, it is dropped, cut, split, or an error; "
-        "default: split for plain text, shorten for the rest.",
+        description="What to do with a longer row: shorten its prompt, drop it, truncate it, split it, or stop with an "
+        "error; default: split for plain text, shorten otherwise.",
     )
     template: str | None = Field(
         None,
-        description="How conversations are written: `chatml`, `llama3`, `plain`, or a Jinja file; "
-        "default: the tokenizer's own, or plain where it has none.",
+        description="Chat template: `chatml`, `llama3`, `plain`, or a Jinja file; default: the tokenizer's own, or "
+        "plain if it has none.",
     )
     windows: Literal["moving", "fixed"] = Field(
-        "moving", description="Where each pass after the first cuts a text that is split: at other places, or the same."
+        "moving",
+        description="Where a split text is cut in each epoch after the first: at new places, or the same ones.",
     )
-    bad_rows: Literal["error", "drop"] = Field("error", description="What becomes of a row that is unsound.")
+    bad_rows: Literal["error", "drop"] = Field("error", description="What to do with an invalid row.")
 
 
 class Optim(Section):
-    """How the weights move."""
+    """The optimizer, its schedule, and the size of an update."""
 
-    optimizer: Literal["adamw", "muon"] = Field("adamw", description="Muon for matrices, AdamW for the rest.")
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="Muon trains matrices, and AdamW the rest.")
     lr: float | None = Field(None, gt=0, description="Peak learning rate; default: by objective and adapter.")
-    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
-    warmup: Annotated[float, AfterValidator(_check_warmup)] = Field(
-        0.05, ge=0, description="Updates to the peak: a fraction of all, or a number above 1."
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = Field(
+        "cosine", description="How the learning rate falls after warmup; wsd: constant, then a linear decay."
     )
-    floor: float = Field(0.0, ge=0, le=1, description="Where the schedule ends, as a fraction of the peak.")
+    warmup: Annotated[float, AfterValidator(_check_warmup)] = Field(
+        0.05, ge=0, description="Warmup: below 1 a fraction of all updates, above 1 a number of updates."
+    )
+    floor: float = Field(0.0, ge=0, le=1, description="Final learning rate, as a fraction of the peak.")
     epochs: float | None = Field(None, gt=0, description="Passes over the rows; default 1. Excludes `steps`.")
-    steps: int | None = Field(None, ge=1, description="Updates. Excludes `epochs`.")
-    examples: int | None = Field(None, ge=1, description="Examples an update; default 16. Excludes `update_tokens`.")
-    update_tokens: int | None = Field(None, ge=1, description="Tokens an update.")
+    steps: int | None = Field(None, ge=1, description="Number of updates. Excludes `epochs`.")
+    examples: int | None = Field(None, ge=1, description="Examples per update; default 16. Excludes `update_tokens`.")
+    update_tokens: int | None = Field(None, ge=1, description="Tokens per update. Excludes `examples`.")
     tokens: int | None = Field(
         None,
         ge=1,
-        description="Most tokens in a micro-batch, after sharing; default 2048, on CUDA what fits.",
+        description="Maximum tokens per micro-batch, shared prefixes counted once; default 2048, on CUDA what fits.",
     )
-    weight_decay: float = Field(0.0, ge=0, description="On matrices only.")
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    clip: float | None = Field(1.0, gt=0, description="Largest norm of the whole gradient; null for none.")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay; applies to matrices only.")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="Decay rates of AdamW's two moments.")
+    clip: float | None = Field(1.0, gt=0, description="Maximum norm of the gradient; null for no clipping.")
     ema: float | None = Field(
-        None, gt=0, lt=1, description="Keep a moving average of the weights that forgets so slowly; it is the result."
+        None, gt=0, lt=1, description="Decay of an exponential moving average of the weights, which is the result."
     )
-    neftune: float | None = Field(None, gt=0, description="Noise on embeddings while training; 5 is usual.")
+    neftune: float | None = Field(
+        None, gt=0, description="NEFTune: scale of the noise on embeddings while training; 5 is usual."
+    )
     freeze: list[str] = Field(
-        default_factory=list, description="Weights that stay as they are, by patterns of their names: `*embed*`."
+        default_factory=list, description="Weights to leave untrained, as patterns of their names: `*embed*`."
     )
     layer_decay: float | None = Field(
-        None, gt=0, le=1, description="Each layer learns at so many times the rate of the one above; heads at `lr`."
+        None, gt=0, le=1, description="Learning rate of each layer relative to the layer above; heads train at `lr`."
     )
     checkpointing: bool = Field(
-        False, description="Recompute activations in the backward: less memory, a third more time."
+        False, description="Recompute activations in the backward pass: less memory, a third more time."
     )
-
     offload: bool = Field(
-        False, description="Activations wait in the host's memory: less of an accelerator's, for more time."
+        False, description="Keep activations in host memory between forward and backward: less GPU memory, more time."
     )
 
     @model_validator(mode="after")
-    def _exclusive(self) -> Optim:
-        for one, other in (("epochs", "steps"), ("examples", "update_tokens")):
-            if getattr(self, one) is not None and getattr(self, other) is not None:
-                raise ValueError(f"give {one} or {other}, not both")
+    def _check_exclusive(self) -> Optim:
+        for first, second in (("epochs", "steps"), ("examples", "update_tokens")):
+            if getattr(self, first) is not None and getattr(self, second) is not None:
+                raise ValueError(f"give {first} or {second}, not both")
         return self
 
 
 class Evaluate(Section):
-    """Validation while training; by default where `data.validation` is given, and `evaluate: null` for none."""
+    """Validation while training; on by default if `data.validation` is given; `evaluate: null` turns it off."""
 
-    every: int | None = Field(None, ge=1, description="Updates between validations; default: ten in a run.")
-    stop_after: int | None = Field(None, ge=1, description="Stop after so many validations without a better loss.")
-    rows: int | None = Field(None, ge=1, description="Most validation examples; default all.")
+    every: int | None = Field(None, ge=1, description="Updates between validations; default: ten per run.")
+    stop_after: int | None = Field(
+        None, ge=1, description="Early stopping: stop after this many validations without a better loss."
+    )
+    rows: int | None = Field(None, ge=1, description="Maximum number of validation examples; default: all.")
 
 
 class Guard(Section):
-    """Against forgetting: general rows that are trained on beside a run's own, and what is held to be near the base."""
+    """Protection against forgetting: general rows replayed beside the run's own, and a KL penalty on them."""
 
     replay: Sources = Field(
-        description="Rows of what must not be forgotten; a tenth of them, 200 at most, is held out to see what is."
+        description="General rows the model must not forget; a tenth of them, at most 200, is held out to measure it."
     )
     share: float = Field(
-        0.1, ge=0, lt=1, description="Share of an update's examples that are general rows, and of its loss."
+        0.1, ge=0, lt=1, description="Fraction of each update's examples, and of its loss, that are replayed rows."
     )
     anchor: float = Field(
-        0.0, ge=0, description="Weight of the divergence (KL) from what the run began from, on general rows."
+        0.0, ge=0, description="Weight of the KL divergence from the initial model, on replayed rows."
     )
     stop_when: float | None = Field(
-        None, gt=0, description="End the run when the loss on held-out general rows has risen by so much."
+        None, gt=0, description="Stop the run when the loss on held-out replay rows has risen by this much."
     )
 
     @model_validator(mode="after")
-    def _does_something(self) -> Guard:
+    def _check_active(self) -> Guard:
         if not self.share and not self.anchor and self.stop_when is None:
-            raise ValueError("share, anchor and stop_when are all off, so it guards nothing")
+            raise ValueError("share, anchor and stop_when are all off, so it has no effect; leave the section out")
         return self
 
 
 class VerdictRule(Section):
-    """What decides whether the run was worth it, declared before it is measured."""
+    """What decides whether the run was worth it; declared before anything is measured."""
 
     metric: str | None = Field(
         None,
-        description="A number of `bottega evaluate`, by its name; default: accuracy, span F1, loss, or what there is.",
+        description="Name of a metric of `bottega evaluate`; default: accuracy, span F1 or loss, in that order.",
     )
     margin: float = Field(0.0, ge=0, description="The smallest difference that matters, in the metric's unit.")
 
@@ -330,33 +364,34 @@ class Save(Section):
     """Checkpoints while training."""
 
     every: int = Field(100, ge=1, description="Updates between checkpoints.")
-    keep: int = Field(2, ge=1, description="Newest checkpoints kept; the best is kept besides.")
+    keep: int = Field(2, ge=1, description="How many of the newest checkpoints to keep, besides the best.")
 
 
 class ReportTarget(Section):
-    """Where a run is shown besides its own folder; `report: [tensorboard]` in short."""
+    """Where to log the run besides its own folder; in short `report: [tensorboard]`."""
 
     kind: Literal["tensorboard"] = Field(description="TensorBoard files; needs `bottega[tensorboard]`.")
-    folder: str | None = Field(None, description="Where they go; default: the run's own folder.")
+    folder: str | None = Field(None, description="Folder of the files; default: in the run folder.")
 
 
 def _as_report_list(value: Any) -> Any:
-    """Names, or mappings, or one of either, as a list of mappings."""
-    listed = value if isinstance(value, list) else [value]
-    return [{"kind": item} if isinstance(item, str) else item for item in listed]
+    """A name, a mapping or a list of either, as a list of mappings."""
+    items = value if isinstance(value, list) else [value]
+    return [{"kind": item} if isinstance(item, str) else item for item in items]
 
 
 Reports = Annotated[list[ReportTarget], BeforeValidator(_as_report_list)]
 
 
 class Devices(Section):
-    """What the run may use; recorded, and reused on resume."""
+    """Hardware the run may use; recorded, and the same on resume."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = Field(None, ge=1, description="CPU threads; default: torch's own choice.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` is cuda if available, else cpu.")
+    threads: int | None = Field(None, ge=1, description="CPU threads; default: as torch chooses.")
 
 
 def _build_objective(value: Any) -> Any:
+    """The options of an objective as an instance of its kind; other values unchanged, for pydantic to report."""
     if isinstance(value, Objective) or not isinstance(value, Mapping):
         return value
     kind = value.get("kind")
@@ -366,11 +401,11 @@ def _build_objective(value: Any) -> Any:
 
 
 class Recipe(Section):
-    """A run, whole. `Recipe.load` reads one from YAML."""
+    """A whole run. `Recipe.load` reads one from YAML."""
 
-    recipe: Literal[1] = Field(1, description="Version of this format.")
-    name: Annotated[str, AfterValidator(_check_name)] = Field("run", description="Names the run's folder.")
-    seed: int = 0
+    recipe: Literal[1] = Field(1, description="Version of the recipe format.")
+    name: Annotated[str, AfterValidator(_check_name)] = Field("run", description="Name of the run folder.")
+    seed: int = Field(0, description="Seed of every random choice.")
     model: Model
     adapter: Adapter | None = None
     data: Data
@@ -385,40 +420,48 @@ class Recipe(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _completed(cls, document: Any) -> Any:
-        """With what follows from what is given: a continued adapter's base, and validation on rows held out for it."""
+    def _add_implied_keys(cls, document: Any) -> Any:
+        """Add what follows from other keys: the base of a continued adapter, and `evaluate` if rows are held out."""
         if not isinstance(document, Mapping):
             return document
         data, adapter = document.get("data"), document.get("adapter")
+        # Only where the key is absent: `evaluate: null` turns validation off.
         if isinstance(data, Mapping) and "evaluate" not in document and data.get("validation") is not None:
-            document = {**document, "evaluate": {}}  # `evaluate: null` says not to
+            document = {**document, "evaluate": {}}
         if isinstance(adapter, Mapping) and isinstance(adapter.get("from"), str):
             document = {**document, "model": _with_adapter_base(adapter["from"], document.get("model") or {})}
         return document
 
     @model_validator(mode="after")
-    def _agrees(self) -> Recipe:
+    def _check_consistency(self) -> Recipe:
+        kind = self.objective.kind
         if self.adapter is not None and self.model.shape is not None:
             raise ValueError("adapter: a model from scratch has nothing to adapt; leave the section out")
         if self.model.quantize != "none" and self.adapter is None:
-            raise ValueError("model.quantize: packed weights are not trained; add adapter: {rank: 16}")
+            raise ValueError("model.quantize: quantized weights cannot be trained; add adapter: {rank: 16}")
         if self.model.reference is not None and not self.objective.reference:
-            raise ValueError(f"model.reference: {self.objective.kind} compares with no reference; leave it out")
+            raise ValueError(f"model.reference: {kind} has no reference model; leave it out")
         if self.data.too_long == "split" and not self.objective.splits:
-            raise ValueError(f"data.too_long: {self.objective.kind} rows cannot be split; drop or truncate them")
-        if self.guard is not None and self.guard.stop_when is not None and self.evaluate is None:
-            raise ValueError("guard.stop_when: it is looked for when a run validates; add evaluate: {}")
-        if self.guard is not None and self.guard.anchor and self.objective.head not in ("language", "masked"):
-            raise ValueError(
-                f"guard.anchor: {self.objective.kind} begins with a new head, which nothing can be held to"
-            )
-        if self.guard is not None and self.objective.joint:
-            raise ValueError(
-                f"guard: {self.objective.kind} compares rows with each other; mix general ones in data.train"
-            )
+            raise ValueError(f"data.too_long: {kind} rows cannot be split; drop or truncate them")
         if self.evaluate is not None and self.data.validation is None:
             raise ValueError("evaluate: no rows to validate on; set data.validation (0.1 holds out a tenth)")
+        self._check_guard()
         return self
+
+    def _check_guard(self) -> None:
+        if self.guard is None:
+            return
+        kind = self.objective.kind
+        if self.guard.stop_when is not None and self.evaluate is None:
+            raise ValueError("guard.stop_when: it is checked at each validation; add evaluate: {}")
+        # A new head has no initial distribution worth staying near.
+        if self.guard.anchor and self.objective.head not in ("language", "masked"):
+            raise ValueError(
+                f"guard.anchor: {kind} starts with a new head, which no KL penalty applies to; leave it out"
+            )
+        # In-batch negatives would mix replayed rows with the run's own.
+        if self.objective.joint:
+            raise ValueError(f"guard: {kind} compares rows with each other; add the general rows to data.train")
 
     @classmethod
     def load(cls, path: str | Path, *overrides: str) -> Recipe:
@@ -428,7 +471,10 @@ class Recipe(Section):
 
     @classmethod
     def parse(cls, document: Mapping[str, Any], *, folder: Path = Path(), where: str = "recipe") -> Recipe:
-        """The recipe in a nested mapping; relative paths resolve against `folder`."""
+        """The recipe in a nested mapping; relative paths resolve against `folder`.
+
+        where  name of the document, for errors
+        """
         document = resolve_paths(document, folder.absolute())
         try:
             return cls.model_validate(document)
@@ -440,33 +486,37 @@ class Recipe(Section):
         return self.model_dump(mode="json", by_alias=True)
 
     def fingerprint(self) -> str:
-        """Sixteen hex digits that differ for any two recipes that differ."""
+        """Sixteen hex digits of a hash of all keys: equal for equal recipes only."""
         return hashlib.sha256(json.dumps(self.document(), sort_keys=True).encode()).hexdigest()[:16]
+
+    # Values that follow from several keys
 
     @property
     def train_sources(self) -> list[Source]:
-        return [self._read_as_data(source) for source in self.data.train]
+        return [self._with_data_options(source) for source in self.data.train]
 
     @property
     def validation_sources(self) -> list[Source]:
-        found = self.data.validation
-        return [self._read_as_data(source) for source in found] if isinstance(found, list) else []
+        """The sources to validate on; none if a fraction of the training rows is held out instead."""
+        validation = self.data.validation
+        return [self._with_data_options(source) for source in validation] if isinstance(validation, list) else []
 
-    def _read_as_data(self, source: Source) -> Source:
-        """The source with the reading options of `data` where it has none of its own."""
-        fields = {name: field.get_default(call_default_factory=True) for name, field in Reading.model_fields.items()}
-        own = {name for name, default in fields.items() if getattr(source, name) != default}
-        return source.model_copy(update={name: getattr(self.data, name) for name in fields if name not in own})
-
-    @property
-    def anchored(self) -> bool:
-        """Whether general rows are held to what the run began from."""
-        return self.guard is not None and self.guard.anchor > 0
+    def _with_data_options(self, source: Source) -> Source:
+        """The source with the reading options of `data` for those it does not set."""
+        defaults = {name: field.get_default(call_default_factory=True) for name, field in Reading.model_fields.items()}
+        # Compared by value, not by `model_fields_set`: a stored recipe sets every field.
+        unset = [name for name, default in defaults.items() if getattr(source, name) == default]
+        return source.model_copy(update={name: getattr(self.data, name) for name in unset})
 
     @property
-    def guard_sources(self) -> list[Source]:
-        """Where general rows come from."""
+    def replay_sources(self) -> list[Source]:
+        """The sources of general rows to replay. They do not inherit the reading options of `data`."""
         return [] if self.guard is None else self.guard.replay
+
+    @property
+    def uses_anchor(self) -> bool:
+        """Whether the loss has a KL penalty on replayed rows, which needs the initial model as reference."""
+        return self.guard is not None and self.guard.anchor > 0
 
     @property
     def too_long(self) -> TooLong:
@@ -474,48 +524,55 @@ class Recipe(Section):
 
     @property
     def split_seed(self) -> int:
-        """What decides which rows are held out."""
+        """The seed that decides which rows are held out."""
         return self.seed if self.data.seed is None else self.data.seed
 
     @property
     def stratified(self) -> bool:
+        """Whether the same fraction of every label is held out."""
         return self.objective.by_label if self.data.stratify is None else self.data.stratify
 
     @property
     def lr(self) -> float:
+        """The peak learning rate: as given, else the objective's default for full or adapter training."""
         full, lora = self.objective.lr
         return self.optim.lr or (full if self.adapter is None else lora)
 
 
-def _with_adapter_base(adapter: str, model: Any) -> Any:
-    """The section `model` with the base of an adapter that is continued, where it names none, or its run."""
-    run = Path(adapter)
-    if not isinstance(model, Mapping) or model.get("shape") or model.get("base") not in (None, adapter):
-        return model
-    folders = (run / "adapter", run)
-    found = next((path for folder in folders if (path := folder / "adapter_config.json").is_file()), None)
-    if found is None:
-        return model
-    stored = found.parent.parent / RESOLVED
-    try:
-        base = json.loads(found.read_text(encoding="utf-8"))["base_model_name_or_path"]
-        before = json.loads(stored.read_text(encoding="utf-8"))["model"] if stored.is_file() else {}
-    except (OSError, ValueError, KeyError, TypeError):  # told of when the adapter is read
-        return model
-    return {"quantize": before.get("quantize", "none"), **model, "base": base}
-
-
 def parse_layout(options: Iterable[str]) -> Layout:
-    """How files named on a command line are laid out, as `key=value` says each: `encoding=latin-1`."""
-    given: dict[str, Any] = {}
-    for one in options:
-        key, _, text = one.removeprefix("data.").partition("=")
-        given[key] = [name.strip() for name in text.strip("[] ").split(",")] if key == "columns" else text
+    """The layout given on a command line as `key=value` options, such as `encoding=latin-1`; RecipeError if invalid."""
+    values: dict[str, Any] = {}
+    for option in options:
+        key, _, text = option.removeprefix("data.").partition("=")
+        values[key] = [name.strip() for name in text.strip("[] ").split(",")] if key == "columns" else text
     try:
-        return Layout.model_validate(given)
+        return Layout.model_validate(values)
     except ValidationError as error:
         problems = error.errors()
         key = ".".join(map(str, problems[0]["loc"]))
-        what = "no such key" if problems[0]["type"] == "extra_forbidden" else describe_errors(problems[:1])[0]
+        what = "unknown key" if problems[0]["type"] == "extra_forbidden" else describe_errors(problems[:1])[0]
         fix = f"write --read encoding=latin-1; the keys are {', '.join(Layout.model_fields)}"
         raise RecipeError(f"{key}: {what}" if key else what, where="--read", fix=fix) from None
+
+
+def _with_adapter_base(adapter: str, model: Any) -> Any:
+    """The `model` section with the base of a continued adapter added, and its quantization.
+
+    adapter  a run folder or an adapter folder
+    model    the section as written; unchanged if it names a base or a shape of its own
+    """
+    folder = Path(adapter)
+    if not isinstance(model, Mapping) or model.get("shape") or model.get("base") not in (None, adapter):
+        return model
+    candidates = (folder / "adapter" / "adapter_config.json", folder / "adapter_config.json")
+    config = next((path for path in candidates if path.is_file()), None)
+    if config is None:
+        return model
+    stored = config.parent.parent / RESOLVED
+    try:
+        base = json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        stored_model = json.loads(stored.read_text(encoding="utf-8"))["model"] if stored.is_file() else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        # Loading the adapter reports it, with a better message.
+        return model
+    return {"quantize": stored_model.get("quantize", "none"), **model, "base": base}

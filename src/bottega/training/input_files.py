@@ -27,7 +27,7 @@ def files_of(recipe: Recipe) -> list[Path]:
     weights = [path for folder in folders for name in names for path in sorted(Path(folder).glob(name))]
     rows = [
         path
-        for source in (*recipe.train_sources, *recipe.validation_sources, *recipe.guard_sources)
+        for source in (*recipe.train_sources, *recipe.validation_sources, *recipe.replay_sources)
         for path in sources.files(source)
     ]
     own = builtin_templates.files(recipe.data.template)

@@ -49,7 +49,7 @@ class Guarded:
         for record in self._records(recipe, kinds):
             encoded.add(record, _for(record, kinds), codec)
         encoded.examples.seal()
-        where = ", ".join(source.path for source in recipe.guard_sources)
+        where = ", ".join(source.path for source in recipe.replay_sources)
         encoded.refuse_empty(where)
         order = random.Random(derive(recipe.seed, "guard")).sample(range(len(encoded.examples)), len(encoded.examples))
         held = min(MOST, max(1, round(HELD_OUT * len(order))))
@@ -63,8 +63,8 @@ class Guarded:
     @staticmethod
     def _records(recipe: Recipe, kinds: Sequence[Objective]) -> Iterator[Record]:
         reads = tuple(dict.fromkeys(record for kind in kinds for record in kind.reads))
-        for number, rows in sources.rows(recipe.guard_sources):
-            source = recipe.guard_sources[number]
+        for number, rows in sources.rows(recipe.replay_sources):
+            source = recipe.replay_sources[number]
             yield from records(
                 rows, reads, format=source.format, mapping=source.mapping, text_template=source.text_template
             )

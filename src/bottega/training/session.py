@@ -100,9 +100,9 @@ class Session:
         recipe, objective = self.recipe, self.recipe.objective
         model, self.new = self._model()
         scorer = fit_model(model, objective.head, fit)
-        compared = objective.reference or recipe.anchored
+        compared = objective.reference or recipe.uses_anchor
         reference = self._reference(scorer.fit) if compared else None
-        if recipe.anchored and (scorer.fit.own_head or (reference is not None and reference.fit.own_head)):
+        if recipe.uses_anchor and (scorer.fit.own_head or (reference is not None and reference.fit.own_head)):
             what = "guard.anchor compares what a head reads, and this model's own head is not one of those known here"
             raise ModelError(what, where=recipe.model.base or "model.shape", fix="leave guard.anchor out")
         if recipe.optim.checkpointing:
