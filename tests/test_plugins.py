@@ -133,12 +133,12 @@ def test_a_file_that_fails_on_import(tmp_path: Path) -> None:
 
 
 def test_a_file_without_the_class(tmp_path: Path) -> None:
-    assert refused(tmp_path, "class Mine:\n    pass\n", None).what == "no class of Objective"
+    assert refused(tmp_path, "class Mine:\n    pass\n", None).what == "it defines no subclass of Objective"
 
 
 def test_a_file_with_two(tmp_path: Path) -> None:
     two = "class Mine(Sft):\n    pass\nclass Yours(Sft):\n    pass\n"
-    assert refused(tmp_path, two, None).what == "2 classes of Objective where one is wanted"
+    assert refused(tmp_path, two, None).what == "it defines 2 subclasses of Objective, expected one"
 
 
 def test_rows_that_fail(tmp_path: Path) -> None:

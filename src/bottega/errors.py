@@ -4,22 +4,24 @@
     ├── RecipeError         2   the recipe cannot be read or contradicts itself
     ├── DataError           2   a data file or a row in it
     ├── ModelError          2   a base model, tokenizer or adapter
-    ├── RunError            2   a run folder: taken, locked, changed under a resume
-    ├── CheckpointError     2   a checkpoint cannot be written or none can be read
+    ├── RunError            2   a run folder: in use, locked, changed since it was started
+    ├── CheckpointError     2   a checkpoint cannot be written, or none can be read
     ├── DiskError           2   any other file that cannot be read or written
-    ├── OutOfMemory         1   the step did not fit
-    └── Diverged            1   a loss or gradient stopped being a number
+    ├── OutOfMemory         1   the step did not fit in memory
+    └── Diverged            1   a loss or gradient is NaN or infinite
 
-A message says what is wrong, where, and what to do. Errors are raised where they are found and caught only by
-the command line, the server and the job runner.
+A message says what is wrong, where, and how to fix it. Errors are caught only by the command line, the server and the
+job runner.
 """
 
 from __future__ import annotations
 
 import errno
 
+# No space, quota exceeded, file size limit exceeded.
 DISK_FULL_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+# Phrases in the messages of libraries that were refused memory: their errors have no common type.
 OUT_OF_MEMORY_PHRASES = (
     "can't allocate memory",
     "cannot allocate memory",
@@ -29,28 +31,13 @@ OUT_OF_MEMORY_PHRASES = (
     "out of memory",
     "alloc_failed",
 )
-"""What libraries say when the system gives them no memory."""
 
+# Limit on the characters of each part of a message, which may quote a file or recipe of any length.
 MAX_PART_LENGTH = 1000
-"""Most characters of a part of a message: what a file or a recipe holds may be of any length."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it was raised for want of memory, by Python, a library, or torch on a card."""
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or any(words in str(error).lower() for words in OUT_OF_MEMORY_PHRASES)
-
-
-def _shorten(part: str | None) -> str | None:
-    return (
-        part
-        if part is None or len(part) <= MAX_PART_LENGTH
-        else f"{part[: MAX_PART_LENGTH // 2]} … {part[-MAX_PART_LENGTH // 2 :]}"
-    )
 
 
 class BottegaError(Exception):
-    """What went wrong, where (`tickets.jsonl line 812, field output`), and what to do about it."""
+    """An error with what is wrong, where (`tickets.jsonl line 812, field output`), and how to fix it."""
 
     exit_code = 1
 
@@ -59,8 +46,8 @@ class BottegaError(Exception):
         self.what, self.where, self.fix = _shorten(what) or "", _shorten(where), _shorten(fix)
 
     def __str__(self) -> str:
-        located = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{located}\n  → {self.fix}" if self.fix else located
+        message = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{message}\n  → {self.fix}" if self.fix else message
 
 
 class RecipeError(BottegaError):
@@ -95,30 +82,46 @@ class Diverged(BottegaError):
     pass
 
 
+def _shorten(part: str | None) -> str | None:
+    """The part with its middle cut out if it is too long: both ends help to recognize it."""
+    if part is None or len(part) <= MAX_PART_LENGTH:
+        return part
+    return f"{part[: MAX_PART_LENGTH // 2]} … {part[-MAX_PART_LENGTH // 2 :]}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error means that memory ran out, in Python, a library, or torch on a GPU."""
+    # By name, because this module must not import torch.
+    by_type = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return by_type or any(phrase in str(error).lower() for phrase in OUT_OF_MEMORY_PHRASES)
+
+
 def is_disk_full(error: BaseException) -> bool:
-    """Whether it was the disk that was full; libraries written in Rust say so in words only."""
-    found = isinstance(error, OSError) and error.errno in DISK_FULL_CODES
-    return found or any(f"os error {code}" in str(error) for code in DISK_FULL_CODES)
+    """Whether the error means that a disk, quota or file size limit was reached."""
+    by_code = isinstance(error, OSError) and error.errno in DISK_FULL_CODES
+    # Libraries written in Rust, such as safetensors, raise their own types with the code in the message.
+    return by_code or any(f"os error {code}" in str(error) for code in DISK_FULL_CODES)
 
 
 def disk_full_reason(error: BaseException) -> str:
-    """What there is no room for: on the disk, or in a file that may not grow."""
-    grown = isinstance(error, OSError) and error.errno == errno.EFBIG
-    return "a file may not grow so large here (ulimit -f)" if grown else "the disk is full"
+    """Whether it was the disk or the size limit of a file, for a message."""
+    size_limit = isinstance(error, OSError) and error.errno == errno.EFBIG
+    return "the file size limit is reached (ulimit -f)" if size_limit else "the disk is full"
 
 
 def from_system_error(error: Exception) -> BottegaError | None:
-    """What the system refused, as an error of ours; None for a fault of the program, or a closed pipe."""
+    """The error of the operating system as a BottegaError; None for a bug in the program, or a closed pipe."""
+    # A closed pipe means that the reader has read enough (`bottega … | head`): no error.
     if isinstance(error, BrokenPipeError):
         return None
     if is_disk_full(error):
         fix = "free some space, or write to another disk"
         return DiskError(disk_full_reason(error), where=_file_name(error), fix=fix)
     if is_out_of_memory(error):
-        fix = "end other programs, raise the limit (ulimit -v, the container's), or take a smaller model"
-        return OutOfMemory("the system gives no more memory", fix=fix)
+        fix = "close other programs, raise the limit (ulimit -v, or the container's), or use a smaller model"
+        return OutOfMemory("the system is out of memory", fix=fix)
     if isinstance(error, OSError) and error.strerror:
-        fix = "see that the folder is there, and may be written to"
+        fix = "check that the folder exists and is writable"
         return DiskError(f"cannot be read or written: {error.strerror}", where=_file_name(error), fix=fix)
     return None
 

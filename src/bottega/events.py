@@ -27,7 +27,7 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Started(Event):
-    """Everything is loaded; the first update comes next. On a resume, `step` is the checkpoint's."""
+    """Everything is loaded, and the first update comes next. On a resume, `step` is the checkpoint's."""
 
     type: ClassVar[str] = "started"
     resumed: bool
@@ -45,7 +45,7 @@ class Started(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Noted(Event):
-    """Something a user should know: dropped rows, a fallback, a damaged checkpoint passed over."""
+    """Something the user should know: dropped rows, a fallback, a damaged checkpoint that was skipped."""
 
     type: ClassVar[str] = "noted"
     subject: str
@@ -55,12 +55,15 @@ class Noted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Stepped(Event):
-    """One update. `tokens` were computed, `tokens_real` is what they stand for had nothing been shared.
+    """One update.
 
-    seconds     wall time since the update before, reading data included
-    cpu         processor seconds a second of that: 2.0 keeps two cores busy
-    memory      peak resident bytes, child processes included; `device_memory` the accelerator's peak
-    device_use  share of the time the accelerator was busy of late; None without one, or where it does not tell
+    tokens         tokens computed, shared prefixes counted once
+    tokens_real    tokens of all rows, as if nothing were shared
+    seconds        wall time since the previous update, reading data included
+    cpu            CPU seconds per second of wall time: 2.0 is two busy cores
+    memory         peak resident memory in bytes, child processes included
+    device_memory  peak memory of the accelerator in bytes
+    device_use     recent fraction of time the accelerator was busy; None without one, or if it does not report it
     """
 
     type: ClassVar[str] = "stepped"
@@ -80,7 +83,7 @@ class Stepped(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Answered(Event):
-    """A prompt of an update that learns from the policy's own answers: what it wrote, and what that was worth."""
+    """A prompt of an on-policy update, the answers sampled from the policy, and their rewards."""
 
     type: ClassVar[str] = "answered"
     where: str
@@ -91,7 +94,7 @@ class Answered(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Validated(Event):
-    """The validation rows, scored; `best` says that no validation before had a lower loss."""
+    """The scores on the validation rows; `best` if no validation before had a lower loss."""
 
     type: ClassVar[str] = "validated"
     loss: float
@@ -102,6 +105,8 @@ class Validated(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Saved(Event):
+    """A checkpoint is complete on disk; `checkpoint` is the name of its folder."""
+
     type: ClassVar[str] = "saved"
     checkpoint: str
     seconds: float
@@ -109,7 +114,7 @@ class Saved(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Finished(Event):
-    """The result is in `result` (`model` or `adapter`), with the weights of `weights_from`'s step."""
+    """The result is in the folder `result` (`model` or `adapter`), with the weights of step `weights_from`."""
 
     type: ClassVar[str] = "finished"
     result: str
@@ -121,6 +126,8 @@ class Finished(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Failed(Event):
+    """The run ended with an error; `error` is the name of its class."""
+
     type: ClassVar[str] = "failed"
     error: str
     message: str

@@ -1,4 +1,4 @@
-"""How far a long piece of work is: what is told of it while it goes on."""
+"""Callbacks that report the progress of long work to whoever shows it; nothing is printed here."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ from typing import Protocol
 
 from bottega.events import Event, Started, Stepped
 
+# Called with (done, total).
 ProgressCallback = Callable[[int, int], None]
-"""Called with how much is done, and of how much."""
 
 
 class StatusCallback(Protocol):
-    """Called with what is being done, how much of it is done, and of how much, where that is known."""
+    """Called with what is being done, how much of it is done, and the total; `total` is None if unknown."""
 
-    def __call__(self, words: str, done: int = 0, total: int | None = None) -> None: ...
-
-
-def ignore_status(words: str, done: int = 0, total: int | None = None) -> None:
-    """Tell nobody."""
+    def __call__(self, message: str, done: int = 0, total: int | None = None) -> None: ...
 
 
-def progress_callback(tell: StatusCallback, words: str) -> ProgressCallback:
-    """What tells how far the work called `words` is."""
-
-    def far(done: int, total: int) -> None:
-        tell(words, done, total)
-
-    tell(words)
-    return far
+def ignore_status(message: str, done: int = 0, total: int | None = None) -> None:
+    """A StatusCallback that reports nothing."""
 
 
-def report_updates(events: Iterable[Event], tell: StatusCallback, words: str) -> Iterator[Event]:
-    """The events of a run, with its updates told."""
-    tell(words)
+def progress_callback(tell: StatusCallback, message: str) -> ProgressCallback:
+    """A callback `(done, total)` that reports through `tell`; announces `message` at once."""
+
+    def report(done: int, total: int) -> None:
+        tell(message, done, total)
+
+    tell(message)
+    return report
+
+
+def report_updates(events: Iterable[Event], tell: StatusCallback, message: str) -> Iterator[Event]:
+    """Pass on the events of a run, reporting each update through `tell`."""
+    tell(message)
     total: int | None = None
     for event in events:
         if isinstance(event, Started):
             total = event.steps
         elif isinstance(event, Stepped):
-            tell(words, event.step, total)
+            tell(message, event.step, total)
         yield event

@@ -1,4 +1,4 @@
-"""Every random choice comes from a seed derived from (run seed, purpose, numbers): a resume needs no saved state."""
+"""Seeds for random choices, derived from (run seed, purpose, numbers): a resume needs no stored generator state."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import hashlib
 
 
 def derive(seed: int, purpose: str, *numbers: int) -> int:
-    """A 63-bit seed for one purpose: `derive(recipe.seed, "dropout", step, part)`."""
+    """A 63-bit seed for one purpose, such as `derive(recipe.seed, "dropout", step, part)`.
+
+    The text of `purpose` and the order of `numbers` decide the result: changing them changes every trained weight.
+    """
+    # A hash, because Python's own differs from process to process. 63 bits fit a signed int64, which torch takes.
     text = "/".join(map(str, (seed, purpose, *numbers)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1

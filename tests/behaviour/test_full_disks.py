@@ -197,13 +197,25 @@ def test_other_results_for_which_there_is_no_room(disk: Disk, llama: Path, tmp_p
     ("error", "kind", "words"),
     [
         (OSError(28, "No space left on device", "/some/file"), DiskError, "/some/file: the disk is full"),
-        (OSError(27, "File too large", "/some/file"), DiskError, "/some/file: a file may not grow so large here"),
+        (
+            OSError(27, "File too large", "/some/file"),
+            DiskError,
+            "/some/file: the file size limit is reached (ulimit -f)",
+        ),
         (RuntimeError("I/O error: No space left on device (os error 28)"), DiskError, "the disk is full"),
         (PermissionError(13, "Permission denied", "/some/file"), DiskError, "/some/file: cannot be read or written"),
-        (MemoryError(), OutOfMemory, "no more memory"),
-        (ImportError("libtorch_python.so: failed to map segment from shared object"), OutOfMemory, "no more memory"),
-        (RuntimeError("can't start new thread"), OutOfMemory, "no more memory"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), OutOfMemory, "no more memory"),
+        (MemoryError(), OutOfMemory, "the system is out of memory"),
+        (
+            ImportError("libtorch_python.so: failed to map segment from shared object"),
+            OutOfMemory,
+            "the system is out of memory",
+        ),
+        (RuntimeError("can't start new thread"), OutOfMemory, "the system is out of memory"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+            OutOfMemory,
+            "the system is out of memory",
+        ),
     ],
 )
 def test_what_the_system_refuses(error: Exception, kind: type, words: str) -> None:

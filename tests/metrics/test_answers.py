@@ -126,7 +126,7 @@ def test_a_scorer_of_ones_own(tmp_path: Path) -> None:
     assert np.nanmean(scores.each) == 0.5
     for text, kind, words in (
         ("def mark(a, b): return 1\n", RecipeError, "no function score"),
-        ("def score(written, right):\n    return None\n", RecipeError, "which is no number"),
+        ("def score(written, right):\n    return None\n", RecipeError, "which is not a finite number"),
         ("def score(written, right):\n    return 1 / 0\n", RecipeError, "line 2"),
         ("def score(:\n", RecipeError, "line 1"),
     ):

@@ -374,15 +374,15 @@ SHOWN = 3
 
 
 @contextmanager
-def progress(words: str) -> Iterator[StatusCallback]:
+def progress(message: str) -> Iterator[StatusCallback]:
     """A live line of how far a long piece of work is; gives what to tell it."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[now]}"), TimeRemainingColumn())
     with Progress(*columns, console=progress_console(), transient=True) as shown:
-        task = shown.add_task(words, total=None, now="")
+        task = shown.add_task(message, total=None, now="")
 
-        def tell(words: str, done: int = 0, total: int | None = None) -> None:
-            if shown.tasks[0].description != words:
-                shown.reset(task, description=words)
+        def tell(message: str, done: int = 0, total: int | None = None) -> None:
+            if shown.tasks[0].description != message:
+                shown.reset(task, description=message)
             shown.tasks[0].total = total  # what is passed as None is left as it was
             now = f"{done:,}" if done else ""
             shown.update(task, completed=done, now=now + (f" of {total:,}" if done and total else ""))
