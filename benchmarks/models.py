@@ -444,7 +444,7 @@ class Trial:
         try:
             ours = bottega.load(out, dtype="float32")
             (found,) = ours.generate([self.prompt], Sampling(tokens=12))[0]
-            ids = ours.codec.prefix(self.prompt)
+            ids = ours.codec.encode_prompt(self.prompt)
         except Exception as error:
             return _refusal(error)
         try:

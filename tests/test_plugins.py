@@ -168,13 +168,13 @@ def test_a_loss_that_asks_for_what_is_not_there(tmp_path: Path) -> None:
         ),
         (
             "    def rows(self, record, codec):\n"
-            "        row = codec.answer(record)\n"
+            "        row = codec.encode_answers(record)\n"
             "        return [(Row(row.tokens, row.at + 9, row.label, row.weight),)]\n",
             "with places that are not in it",
         ),
         (
             "    def rows(self, record, codec):\n"
-            "        row = codec.answer(record)\n"
+            "        row = codec.encode_answers(record)\n"
             "        return [(Row(row.tokens, row.at, row.label[1:], row.weight),)]\n",
             "which must be as many",
         ),

@@ -66,7 +66,7 @@ def logp(model: Any) -> np.ndarray:
     rows = [
         row
         for word in WORDS[:4]
-        for row in [codec.conversation(Chat("a", (Message("user", word), Message("assistant", "cat sat"))))]
+        for row in [codec.encode_answers(Chat("a", (Message("user", word), Message("assistant", "cat sat"))))]
     ]
     return np.asarray(model.logp(rows))
 

@@ -48,8 +48,8 @@ def test_pairs_that_a_template_makes_equal_make_no_example(tmp_path: Path) -> No
     asked, said = (Message("user", "where"),), "on the mat"
     trimming = codec(tmp_path, length=100, template=TRIMS)
     with pytest.raises(Unusable, match=r"the same in every token$"):
-        trimming.pair(Preference("1", asked, said, f"{said} \n"))
-    assert trimming.pair(Preference("2", asked, said, f"{said}!"))
+        trimming.encode_pair(Preference("1", asked, said, f"{said} \n"))
+    assert trimming.encode_pair(Preference("2", asked, said, f"{said}!"))
 
 
 def test_texts_that_are_equal_after_the_cut_are_no_pair(tmp_path: Path) -> None:

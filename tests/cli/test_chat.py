@@ -79,14 +79,14 @@ def test_streamed_is_written(lora: LanguageModel) -> None:
 
 
 def test_an_empty_prompt_begins_a_text(lora: LanguageModel) -> None:
-    assert lora.codec.prefix("") == [lora.codec.tokenizer.bos_token_id]
+    assert lora.codec.encode_prompt("") == [lora.codec.tokenizer.bos_token_id]
 
 
 def test_a_prompt_beyond_the_model_is_a_data_error(lora: LanguageModel) -> None:
     assert lora.limit
     with pytest.raises(DataError, match="positions"):
         lora.generate(["the cat " * lora.limit])
-    longest = lora.codec.tokenizer.decode(lora.codec.prefix("the " * lora.limit)[1 : lora.limit - 2])
+    longest = lora.codec.tokenizer.decode(lora.codec.encode_prompt("the " * lora.limit)[1 : lora.limit - 2])
     ((found,),) = lora.generate([longest], Sampling(tokens=100))
     assert 1 <= len(found.tokens) <= 3
 

@@ -13,7 +13,8 @@ from bottega.data.train_tokenizer import train_tokenizer
 from bottega.errors import DataError, ModelError
 from bottega.objectives.causal import Causal
 from bottega.records import Text
-from bottega.tokenization.codec import HOLES, Codec
+from bottega.tokenization.codec import Codec
+from bottega.tokenization.special_tokens import FIM_TOKENS
 from making import WORDS, make_tokenizer
 
 LONG = " ".join(WORDS * 3)
@@ -45,7 +46,7 @@ def told(made: Codec, seed: int, **options: float) -> np.ndarray:
 @pytest.mark.parametrize("seed", range(20))
 def test_beginning_end_and_middle_are_the_text(tokenizer: transformers.PreTrainedTokenizerFast, seed: int) -> None:
     made = codec(tokenizer)
-    prefix, suffix, middle = made.holes
+    prefix, suffix, middle = made.special_tokens.fim
     whole = [*tokenizer(LONG)["input_ids"], tokenizer.eos_token_id]
     for end_first in (0.0, 1.0):
         ids = told(made, seed, fim_end_first=end_first).tolist()
@@ -65,7 +66,7 @@ def test_cuts_and_orders_differ_and_come_back(tokenizer: transformers.PreTrained
     made = codec(tokenizer)
     found = [told(made, seed).tolist() for seed in range(40)]
     assert len({tuple(ids) for ids in found}) > 35
-    share = np.mean([ids[1] == made.holes[1] for ids in found])
+    share = np.mean([ids[1] == made.special_tokens.fim[1] for ids in found])
     assert 0.25 < share < 0.75
     assert found == [told(made, seed).tolist() for seed in range(40)]
 
@@ -96,16 +97,16 @@ def test_blocks_of_a_long_text(tokenizer: transformers.PreTrainedTokenizerFast) 
     for seed, (row,) in enumerate(blocks):
         (drawn,) = objective.drawn(Example("here", (row,)), made, seed).rows
         assert len(drawn.tokens) <= 20
-        kept = sorted(set(drawn.tokens.tolist()) - set(made.holes))
+        kept = sorted(set(drawn.tokens.tolist()) - set(made.special_tokens.fim))
         assert set(kept) <= {*row.tokens.tolist(), *row.label.tolist()}
 
 
 def test_a_tokenizer_without_the_tokens(tmp_path: Path) -> None:
     plain = transformers.AutoTokenizer.from_pretrained(str(make_tokenizer(tmp_path / "plain")))
-    with pytest.raises(ModelError, match=r"no tokens to fill in a middle") as caught:
+    with pytest.raises(ModelError, match=r"no fill-in-the-middle tokens") as caught:
         Causal(fim=0.1).rows(Text("here", LONG), codec(plain))
     assert "--fim" in str(caught.value.fix)
-    plain.add_special_tokens({"additional_special_tokens": list(HOLES[1])})
-    assert len(set(codec(plain).holes)) == 3
+    plain.add_special_tokens({"additional_special_tokens": list(FIM_TOKENS[1])})
+    assert len(set(codec(plain).special_tokens.fim)) == 3
     with pytest.raises(DataError, match="only a model that writes"):
         train_tokenizer([tmp_path / "text.txt"], 300, tmp_path / "pieces", "wordpieces", fim=True)

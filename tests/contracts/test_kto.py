@@ -15,9 +15,8 @@ LONG = " ".join(WORDS)
 
 
 def test_a_prompt_that_fills_the_row_has_no_probe() -> None:
-    made = Codec(tokenizer(), max_length=500, too_long="truncate")
-    prompt = len(made.prefix(LONG))
-    made.max_length = prompt + 1
+    prompt = len(Codec(tokenizer(), max_length=500, too_long="truncate").encode_prompt(LONG))
+    made = Codec(tokenizer(), max_length=prompt + 1, too_long="truncate")
     rows = [Unpaired("1", LONG, " sat on", True), Unpaired("2", "the cat", " ran under", False)]
     examples = [Example(str(place), row) for place, one in enumerate(rows) for row in Kto().rows(one, made)]
     filled = int(examples[0].rows[0].at[0]) + 1

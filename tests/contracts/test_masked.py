@@ -44,15 +44,15 @@ def covered(codec: Codec, text: str = LONG, **options: Any) -> tuple[Row, np.nda
 
 def test_eight_tenths_are_masked_one_is_another_and_one_stays(codec: Codec) -> None:
     row, whole = covered(codec, share=0.5)
-    ordinary = codec.is_ordinary[whole]
+    ordinary = codec.special_tokens.is_text[whole]
     assert len(row.at) == round(0.5 * ordinary.sum())
     assert ordinary[row.at].all()
     now = row.tokens[row.at]
-    shares = [np.mean(now == codec.mask), np.mean(now == row.label)]
+    shares = [np.mean(now == codec.special_tokens.mask), np.mean(now == row.label)]
     # 400 tokens: five standard deviations are 0.1.
     assert shares[0] == pytest.approx(0.8, abs=0.1)
     assert shares[1] == pytest.approx(0.1, abs=0.1)
-    assert codec.is_ordinary[now[now != codec.mask]].all()
+    assert codec.special_tokens.is_text[now[now != codec.special_tokens.mask]].all()
     assert (row.tokens[np.setdiff1d(np.arange(len(whole)), row.at)] == np.delete(whole, row.at)).all()
 
 
@@ -73,12 +73,12 @@ def test_static_masks_stay_and_dynamic_ones_move(codec: Codec) -> None:
 
 def test_whole_words_are_masked_whole(codec: Codec) -> None:
     row, whole = covered(codec, whole_words=True)
-    begins = np.flatnonzero(~codec.continues[whole] & codec.is_ordinary[whole])
-    assert len(begins) < codec.is_ordinary[whole].sum(), "some word has several pieces"
+    begins = np.flatnonzero(~codec.special_tokens.continues_word[whole] & codec.special_tokens.is_text[whole])
+    assert len(begins) < codec.special_tokens.is_text[whole].sum(), "some word has several pieces"
     # Byte-level tokens show the first word of a text as one that goes on.
-    begins = np.union1d(begins, np.flatnonzero(codec.is_ordinary[whole])[:1])
-    word = np.searchsorted(begins, np.flatnonzero(codec.is_ordinary[whole]), side="right")
-    chosen = np.isin(np.flatnonzero(codec.is_ordinary[whole]), row.at)
+    begins = np.union1d(begins, np.flatnonzero(codec.special_tokens.is_text[whole])[:1])
+    word = np.searchsorted(begins, np.flatnonzero(codec.special_tokens.is_text[whole]), side="right")
+    chosen = np.isin(np.flatnonzero(codec.special_tokens.is_text[whole]), row.at)
     for number in set(word.tolist()):
         assert len(set(chosen[word == number].tolist())) == 1
     assert 0.15 * len(word) <= chosen.sum() <= 0.15 * len(word) + 10
@@ -93,15 +93,15 @@ def test_a_long_text_becomes_several(codec: Codec) -> None:
     short = Codec(codec.tokenizer, max_length=50, too_long="split", both_ways=True)
     rows = [row for (row,) in Masked().rows(Text("here", LONG), short)]
     whole = codec.tokenizer(LONG)["input_ids"]
-    frame = [token for token in whole if not codec.is_ordinary[token]]
+    frame = [token for token in whole if not codec.special_tokens.is_text[token]]
     assert max(len(row.tokens) for row in rows) == 50
     seen: list[int] = []
     for row in rows:
         tokens = row.tokens.copy()
         tokens[row.at] = row.label
-        assert [token for token in tokens.tolist() if not codec.is_ordinary[token]] == frame
-        seen += [token for token in tokens.tolist() if codec.is_ordinary[token]]
-    assert seen == [token for token in whole if codec.is_ordinary[token]]
+        assert [token for token in tokens.tolist() if not codec.special_tokens.is_text[token]] == frame
+        seen += [token for token in tokens.tolist() if codec.special_tokens.is_text[token]]
+    assert seen == [token for token in whole if codec.special_tokens.is_text[token]]
 
 
 def test_shares_that_cannot_be(tmp_path: Path) -> None:

@@ -27,13 +27,13 @@ from bottega.recipe.schema import Recipe
 from bottega.records import Prompted, Text
 from bottega.sampling import Sampling
 from bottega.tokenization.codec import Codec
-from making import WORDS, make_model, make_tokenizer, write_jsonl
+from making import WORDS, make_model, write_jsonl
 
 LONG = " ".join(WORDS * 3)
 
 
 def codec(length: int = 500, start: int | None = 2) -> Codec:
-    return Codec(tokenizer(spans=True), max_length=length, too_long="split", start=start)
+    return Codec(tokenizer(spans=True), max_length=length, too_long="split", decoder_start=start)
 
 
 def corrupted(seed: int, **options: float) -> tuple[Row, Codec]:
@@ -50,29 +50,29 @@ def test_nothing_of_the_text_is_lost(options: dict, seed: int) -> None:
     assert row.source is not None
     assert _whole(row, made).tolist() == tokenizer(spans=True)(LONG)["input_ids"]
     assert row.tokens.tolist() == [2, *row.label[:-1].tolist()]
-    marks = [token for token in row.source.tolist() if token in made.sentinels]
-    told = [token for token in row.label.tolist() if token in made.sentinels]
-    assert marks == made.sentinels[: len(marks)].tolist()
-    assert told == made.sentinels[: len(marks) + 1].tolist()
+    marks = [token for token in row.source.tolist() if token in made.special_tokens.sentinels]
+    told = [token for token in row.label.tolist() if token in made.special_tokens.sentinels]
+    assert marks == made.special_tokens.sentinels[: len(marks)].tolist()
+    assert told == made.special_tokens.sentinels[: len(marks) + 1].tolist()
 
 
 def test_shares_and_lengths_are_as_asked() -> None:
     row, made = corrupted(0, share=0.3, length=4.0)
     whole = len(tokenizer(spans=True)(LONG)["input_ids"])
-    out = sum(token not in made.sentinels for token in row.label.tolist())
+    out = sum(token not in made.special_tokens.sentinels for token in row.label.tolist())
     assert out == round(0.3 * whole)
-    assert len(row.label) - out - 1 == min(round(out / 4), len(made.sentinels) - 1)
+    assert len(row.label) - out - 1 == min(round(out / 4), len(made.special_tokens.sentinels) - 1)
     assert not np.array_equal(corrupted(1)[0].label, corrupted(2)[0].label)
     assert np.array_equal(corrupted(1, dynamic=False)[0].label, corrupted(2, dynamic=False)[0].label)
 
 
 def test_a_prompt_is_read_and_its_answer_written() -> None:
-    row = codec().answer(Prompted("here", "the cat", " sat on"))
+    row = codec().encode_answers(Prompted("here", "the cat", " sat on"))
     ids = tokenizer(spans=True)("the cat sat on")["input_ids"]
     assert row.source is not None
     assert row.source.tolist() + row.label.tolist() == [*ids, 1]
     assert row.tokens[0] == 2
-    assert codec().prefix("the cat") == row.source.tolist()
+    assert codec().encode_prompt("the cat") == row.source.tolist()
 
 
 def test_the_last_block_of_a_text_may_be_short() -> None:
@@ -84,12 +84,11 @@ def test_the_last_block_of_a_text_may_be_short() -> None:
 
 
 def test_what_is_cut_keeps_its_source() -> None:
-    made = codec(8)
-    made.too_long = "truncate"
-    row = made.answer(Prompted("here", "the cat", " sat on the mat and then it was very happy"))
+    made = Codec(tokenizer(spans=True), max_length=8, too_long="truncate", decoder_start=2)
+    row = made.encode_answers(Prompted("here", "the cat", " sat on the mat and then it was very happy"))
     assert row.source is not None
     assert len(row.tokens) == 8
-    row = made.answer(Prompted("here", " ".join(WORDS), " sat"))
+    row = made.encode_answers(Prompted("here", " ".join(WORDS), " sat"))
     assert row.source is not None
     assert len(row.source) == 8
 
@@ -136,19 +135,17 @@ def test_an_adapter_of_an_encoder_decoder(targets: list[str], tmp_path: Path) ->
 def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no encoder beside its decoder"):
         Span().rows(Text("here", LONG), codec(start=None))
-    with pytest.raises(ModelError, match="only about what its encoder has read"):
+    with pytest.raises(ModelError, match="does not predict plain texts"):
         Causal().rows(Text("here", LONG), codec())
-    plain = Codec(tokenizer(spans=True), max_length=500, too_long="split", start=2)
-    plain.tokenizer = transformers.AutoTokenizer.from_pretrained(str(make_tokenizer(tmp_path / "plain", spans=True)))
     (tmp_path / "text.txt").write_text(LONG)
     assert train_tokenizer([tmp_path / "text.txt"], 500, tmp_path / "spans", span=True) <= 500
     made = transformers.AutoTokenizer.from_pretrained(str(tmp_path / "spans"))
-    assert len(Codec(made, max_length=9, too_long="split").sentinels) == 100
+    assert len(Codec(made, max_length=9, too_long="split").special_tokens.sentinels) == 100
     assert made.pad_token == "<pad>"
     train_tokenizer([tmp_path / "text.txt"], 300, tmp_path / "bytes")
     other = transformers.AutoTokenizer.from_pretrained(str(tmp_path / "bytes"))
-    with pytest.raises(ModelError, match="stand for what is left out") as caught:
-        _ = Codec(other, max_length=9, too_long="split").sentinels
+    with pytest.raises(ModelError, match="no sentinel tokens") as caught:
+        _ = Codec(other, max_length=9, too_long="split").special_tokens.sentinels
     assert "--span" in str(caught.value.fix)
     with pytest.raises(DataError, match="only a model that writes"):
         train_tokenizer([tmp_path / "text.txt"], 300, tmp_path / "pieces", "wordpieces", span=True)
@@ -177,7 +174,7 @@ def test_blocks_are_the_dense_layout(near: bool) -> None:
     """Of the encoder, of the decoder with what distances add, and across; values and gradients."""
     made = codec()
     answers = [Prompted("here", " ".join(WORDS[:n]), " " + " ".join(WORDS[n : n + 5])) for n in (3, 9, 3, 14)]
-    batch = pack([Example(str(n), (made.answer(one),)) for n, one in enumerate(answers)])
+    batch = pack([Example(str(n), (made.encode_answers(one),)) for n, one in enumerate(answers)])
     assert batch.source is not None
     assert len(batch.source.nodes) == 3, "two have one source"
     torch.manual_seed(0)
@@ -210,7 +207,7 @@ def test_it_learns_and_answers(tmp_path: Path) -> None:
     assert written == [model.generate([prompt], Sampling(tokens=12))[0][0].text for prompt in prompts]
     # The same as transformers alone.
     plain = transformers.AutoModelForSeq2SeqLM.from_pretrained(str(run / "model"))
-    ids = torch.tensor([model.codec.prefix(prompts[1])])
+    ids = torch.tensor([model.codec.encode_prompt(prompts[1])])
     theirs = plain.generate(ids, max_new_tokens=12, do_sample=False, eos_token_id=1)[0]
     assert model.codec.tokenizer.decode(theirs, skip_special_tokens=True) == written[1]
     shown = CliRunner().invoke(app, ["generate", str(run), "the red blue", "--temperature", "0"])

@@ -275,7 +275,9 @@ def world(kind: str, options: str, model: str) -> World:
     tok = tokenizer(spans=kind == "span")
     adopt(tok, None)
     start = 2 if model in ENCODER_DECODERS else None
-    codec = Codec(tok, max_length=100, too_long="error", both_ways=model in ENCODERS, labels=labels, start=start)
+    codec = Codec(
+        tok, max_length=100, too_long="error", both_ways=model in ENCODERS, labels=labels, decoder_start=start
+    )
     # Mixture-of-experts kernels know no float64; transformers' norms and eager softmax round to float32 within it.
     dtype, tolerance = (torch.float32, 2e-4) if model == "mixtral" else (torch.float64, 2e-6)
 

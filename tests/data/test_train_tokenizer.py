@@ -14,8 +14,8 @@ import transformers
 from bottega.data.train_tokenizer import END, train_tokenizer
 from bottega.errors import DataError, RunError
 from bottega.models.tokenizer import load_tokenizer
-from bottega.records import Text
-from bottega.tokenization.codec import Codec, Unusable
+from bottega.records import Text, Unusable
+from bottega.tokenization.codec import Codec
 from making import TEXT, shared_data
 
 STRANGE = [
@@ -80,7 +80,7 @@ def test_bytes_write_any_text_when_loaded_for_a_run(corpus: Path, tmp_path: Path
     tokenizer = load_tokenizer(str(tmp_path / "out"))
     codec = Codec(tokenizer, max_length=64, too_long="split")
     for text in [*STRANGE[1:], *random_texts(50)]:
-        rows = codec.document(Text("here", text))
+        rows = codec.encode_document(Text("here", text))
         labels = [label for row in rows for label in row.label.tolist()]
         assert back(tokenizer, [int(rows[0].tokens[0]), *labels]) == text + END
 
@@ -224,9 +224,9 @@ def test_characters_come_from_every_string(tmp_path: Path) -> None:
 @pytest.mark.parametrize("unknown", ["é", "🙂", "b", "\n", " "])
 def test_a_character_that_never_occurred_is_refused(tmp_path: Path, unknown: str) -> None:
     codec = Codec(characters(tmp_path, "acd"), max_length=64, too_long="split")
-    assert len(codec.document(Text("here", "acda"))[0].tokens) == 4
+    assert len(codec.encode_document(Text("here", "acda"))[0].tokens) == 4
     with pytest.raises(Unusable, match="cannot encode"):
-        codec.document(Text("here", f"ac{unknown}d"))
+        codec.encode_document(Text("here", f"ac{unknown}d"))
 
 
 @pytest.mark.parametrize("text", [string.digits, "бвг", "ACGT"])

@@ -141,7 +141,7 @@ class Own(Objective):
     splits: ClassVar = True
 
     def rows(self, record, codec):
-        return [(row,) for row in codec.document(record)]
+        return [(row,) for row in codec.encode_document(record)]
 
     def loss(self, scores, batch):
         return Loss({"nll": Term(-(batch.weight * scores["logp"]).sum(), "token")})

@@ -39,7 +39,9 @@ def test_a_template_that_the_recipe_names_is_the_bases_too(tmp_path: Path) -> No
     run = trained(tmp_path, base, TALKS, data={"template": "chatml"})
     model = bottega.load(run)
     with model.untuned() as untuned:
-        assert untuned.codec.prefix((Message("user", "the cat"),)) == model.codec.prefix((Message("user", "the cat"),))
+        assert untuned.codec.encode_prompt((Message("user", "the cat"),)) == model.codec.encode_prompt(
+            (Message("user", "the cat"),)
+        )
         assert "<|im_start|>" in untuned.codec.tokenizer.chat_template
     assert "<|im_start|>" not in bottega.load(base).codec.tokenizer.chat_template
 

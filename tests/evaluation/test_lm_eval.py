@@ -99,7 +99,7 @@ def test_an_end_of_turn_that_is_text_ends_answers_to_conversations(
     template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<over>{% endfor %}"
     template += "{% if add_generation_prompt %}<assistant>{% endif %}"
     model = bottega.load(make_model(tmp_path / "model", template=template))
-    assert model.codec.stop == ("<over>",)
+    assert model.codec.stop_strings == ("<over>",)
     told, asked = list[tuple[str, ...]](), SimpleNamespace(args=("the cat", {"until": ["x"]}))
 
     def write(prompts: Any, settings: Sampling, **more: Any) -> Any:

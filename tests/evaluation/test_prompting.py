@@ -32,7 +32,9 @@ def plainly(model: LanguageModel, ids: list[int], start: int) -> float:
 
 
 def test_logp_is_that_of_the_plain_model(model: LanguageModel) -> None:
-    texts = [model.codec.prefix(text) for text in ("the cat sat on the mat and ran", "the cat sat on the tree", "red")]
+    texts = [
+        model.codec.encode_prompt(text) for text in ("the cat sat on the mat and ran", "the cat sat on the tree", "red")
+    ]
     rows = [
         Row(np.array(ids), np.arange(len(ids) - 1), np.array(ids[1:]), np.ones(len(ids) - 1, np.float32))
         for ids in texts
@@ -42,8 +44,8 @@ def test_logp_is_that_of_the_plain_model(model: LanguageModel) -> None:
 
 def test_the_likeliest_label(model: LanguageModel) -> None:
     for prompt, found in zip(PROMPTS, likeliest(model, PROMPTS, LABELS), strict=True):
-        start = len(model.codec.prefix(prompt))
-        scores = [plainly(model, model.codec.prefix(f"{prompt} {label}"), start) for label in LABELS]
+        start = len(model.codec.encode_prompt(prompt))
+        scores = [plainly(model, model.codec.encode_prompt(f"{prompt} {label}"), start) for label in LABELS]
         assert found == LABELS[int(np.argmax(scores))]
 
 

@@ -151,7 +151,7 @@ def test_a_tagger_opens_in_transformers(trained: Callable[..., Path]) -> None:
     """What is saved is a plain model that has our names for its classes, and says the same at each word."""
     tagger = bottega.load_tagger(run := trained("tag"), dtype="float32")
     plain = transformers.AutoModelForTokenClassification.from_pretrained(str(run / "model")).eval()
-    row, _ = tagger.codec.words("here", "the cat sat under red tree")
+    row, _ = tagger.codec.encode_words("here", "the cat sat under red tree")
     with torch.no_grad():
         logits = plain(torch.from_numpy(row.tokens)[None]).logits[0, row.at]
     names = [plain.config.id2label[number] for number in logits.argmax(1).tolist()]

@@ -75,7 +75,7 @@ def generated(model: LanguageModel, plain: Any, said: dict[str, Any]) -> list[li
     """What transformers writes behind each prompt."""
     found = []
     for prompt in PROMPTS:
-        ids = model.codec.prefix(prompt)
+        ids = model.codec.encode_prompt(prompt)
         written = plain.generate(torch.tensor([ids]), generation_config=declared(said))[0].tolist()
         found.append(written[1:] if plain.config.is_encoder_decoder else written[len(ids) :])
     return found

@@ -26,7 +26,7 @@ def with_template(name: str, *, tokens: bool = True, **options: Any) -> Codec:
 
 
 def learned(codec: Codec, chat: Chat) -> list[str]:
-    row = codec.answer(chat)
+    row = codec.encode_answers(chat)
     runs = np.split(row.at + 1, np.flatnonzero(np.diff(row.at) > 1) + 1)
     return [codec.tokenizer.decode(row.tokens[run]) for run in runs]
 
@@ -81,9 +81,9 @@ def test_an_end_that_is_no_token_is_learned_as_text(name: str, end: str) -> None
     codec = with_template(name, tokens=False)
     chat = Chat("here", TALKS["words"][:3])
     assert learned(codec, chat) == [f"Ten.{end}</s>"]
-    assert any("is no token here" in note for _, note in codec.notes())
-    assert codec.stop == (end,)
-    assert with_template(name).stop == ()
+    assert any("is not a token here" in note for _, note in codec.notes())
+    assert codec.stop_strings == (end,)
+    assert with_template(name).stop_strings == ()
 
 
 def test_a_template_of_a_file(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def codec_of(template: str) -> Codec:
 
 def learned(codec: Codec, chat: Chat) -> list[str]:
     """The stretches of text that carry loss."""
-    row = codec.answer(chat)
+    row = codec.encode_answers(chat)
     carrying = np.zeros(len(row.tokens), bool)
     carrying[row.at + 1] = True
     edges = np.flatnonzero(np.diff(carrying, prepend=False, append=False)).reshape(-1, 2)

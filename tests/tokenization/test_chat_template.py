@@ -94,25 +94,25 @@ def test_what_a_template_never_asks_for_is_noted(record: Any, names: dict[str, i
     tokenizer = byte_level(eos="</s>", template=PLAIN)
     codec = Codec(tokenizer, max_length=1000, too_long="error")
     if isinstance(record, Preference):
-        codec.pair(record)
+        codec.encode_pair(record)
     elif isinstance(record, Unpaired):
-        codec.continued(record.where, record.prompt, record.completion, record.tools)
+        codec.encode_completion(record.where, record.prompt, record.completion, record.tools)
     elif isinstance(record, Posed):
-        codec.posed(record, 4)
+        codec.encode_prompt_row(record, 4)
     else:
-        codec.answer(record)
+        codec.encode_answers(record)
     assert dict(codec.template.unread) == names
     notes = [message for _, message in codec.notes()]
     assert len(notes) == bool(names)
     for name, count in names.items():
         assert f"{name} ({count})" in notes[0]
-        assert "never asks for" in notes[0]
+        assert "ignores these fields" in notes[0]
 
 
 def test_what_a_template_shows_with_the_whole_message_is_not_noted() -> None:
     template = PLAIN.replace("{{ m.content }}", "{{ m | tojson }}")
     codec = Codec(byte_level(eos="</s>", template=template), max_length=1000, too_long="error")
-    codec.answer(Chat("a", (user("q"), said("a", mood="good"))))
+    codec.encode_answers(Chat("a", (user("q"), said("a", mood="good"))))
     assert codec.notes() == []
 
 
@@ -125,8 +125,8 @@ def test_a_prompt_that_opens_reasoning_which_answers_lack_is_noted() -> None:
     _, found = weighed(codec, Chat("a", (user("q"), said("<think>\nhm\n</think>a"))))
     assert found == [("a</s>", 1.0)]
     assert [message for _, message in codec.notes()] == [
-        "the chat template asks for an answer with '<think>', which 1 answers in the rows lack: "
-        "they are learned without it, and will be asked for with it"
+        "the chat template's generation prompt ends with '<think>', which 1 answers in the rows lack: "
+        "training goes without it, generation will include it"
     ]
     kept = template.replace(".split('</think>')[-1]", "")
     codec = Codec(byte_level(special=["<think>"], eos="</s>", template=kept), max_length=1000, too_long="error")
@@ -149,10 +149,10 @@ def test_a_prompt_that_counts_the_turns_ends_where_the_words_begin() -> None:
 def test_a_flag_that_would_have_a_question_learned_is_told() -> None:
     codec = Codec(byte_level(eos="</s>", template=PLAIN), max_length=1000, too_long="error")
     flagged = {"messages": [{**USER, "train": True}, {**BOT, "train": True}]}
-    codec.answer(learned(flagged, "sft"))
+    codec.encode_answers(learned(flagged, "sft"))
     assert "train (1)" in codec.notes()[0][1]
     codec = Codec(byte_level(eos="</s>", template=PLAIN), max_length=1000, too_long="error")
-    codec.answer(learned({"messages": [{**USER, "train": False, "weight": 0}, {**BOT, "weight": 1}]}, "sft"))
+    codec.encode_answers(learned({"messages": [{**USER, "train": False, "weight": 0}, {**BOT, "weight": 1}]}, "sft"))
     assert codec.notes() == []
 
 
@@ -191,4 +191,4 @@ def test_an_audit_counts_the_tools_of_a_row_without_a_pair(tmp_path: Path) -> No
 def test_a_template_that_fails_on_a_value_names_the_row() -> None:
     codec = Codec(byte_level(eos="</s>", template="{{ 1 // n }}" + PLAIN), max_length=1000, too_long="error")
     with pytest.raises(DataError, match="refuses this conversation"):
-        codec.answer(Chat("rows line 3", (user("q"), said("a")), (), {"n": 0}))
+        codec.encode_answers(Chat("rows line 3", (user("q"), said("a")), (), {"n": 0}))

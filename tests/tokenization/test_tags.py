@@ -42,7 +42,7 @@ def codec(folder: Path, kind: str, *, both_ways: bool, length: int = 100) -> Cod
 @pytest.mark.parametrize("both_ways", [True, False])
 @pytest.mark.parametrize("kind", ["bytes", "wordpieces"])
 def test_tags_lead_back_to_the_spans(kind: str, both_ways: bool, scheme: Scheme, tmp_path: Path) -> None:
-    row, words = codec(tmp_path, kind, both_ways=both_ways).words("here", TEXT)
+    row, words = codec(tmp_path, kind, both_ways=both_ways).encode_words("here", TEXT)
     assert len(row.at) == len(words)
     names = tags(RECORD, words, scheme)
     kinds = ["person", "place"]
@@ -52,8 +52,8 @@ def test_tags_lead_back_to_the_spans(kind: str, both_ways: bool, scheme: Scheme,
 
 
 def test_an_encoder_reads_the_first_piece_and_a_decoder_the_last(tmp_path: Path) -> None:
-    first, words = codec(tmp_path, "bytes", both_ways=True).words("here", TEXT)
-    last, same = codec(tmp_path, "bytes", both_ways=False).words("here", TEXT)
+    first, words = codec(tmp_path, "bytes", both_ways=True).encode_words("here", TEXT)
+    last, same = codec(tmp_path, "bytes", both_ways=False).encode_words("here", TEXT)
     assert words == same
     assert (first.at <= last.at).all()
     assert (first.at < last.at).any()
@@ -61,10 +61,10 @@ def test_an_encoder_reads_the_first_piece_and_a_decoder_the_last(tmp_path: Path)
 
 
 def test_a_text_too_long_loses_its_last_words(tmp_path: Path) -> None:
-    whole, _ = codec(tmp_path, "wordpieces", both_ways=True).words("here", TEXT)
+    whole, _ = codec(tmp_path, "wordpieces", both_ways=True).encode_words("here", TEXT)
     (tmp_path / "short").mkdir()
     short = codec(tmp_path / "short", "wordpieces", both_ways=True, length=12)
-    row, words = short.words("here", TEXT)
+    row, words = short.encode_words("here", TEXT)
     assert len(row.tokens) == 12
     assert short.truncated == 1
     assert 0 < len(words) < len(whole.at)
@@ -73,7 +73,7 @@ def test_a_text_too_long_loses_its_last_words(tmp_path: Path) -> None:
 
 def test_a_text_without_words_is_none(tmp_path: Path) -> None:
     with pytest.raises(Unusable, match="no words"):
-        codec(tmp_path, "bytes", both_ways=True).words("here", "")
+        codec(tmp_path, "bytes", both_ways=True).encode_words("here", "")
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def written(name: str, chat: Chat) -> tuple[str, list[str]]:
 
 def weighed(codec: Codec, chat: Chat) -> tuple[str, list[tuple[str, float]]]:
     """The text as `preview` shows it, and each stretch of it that carries loss."""
-    shown = pieces(codec.answer(chat), codec.tokenizer)
+    shown = pieces(codec.encode_answers(chat), codec.tokenizer)
     weight = np.array([piece.weight for piece in shown])
     edges = np.flatnonzero(np.diff(weight > 0, prepend=False, append=False)).reshape(-1, 2)
     stretches = [("".join(piece.text for piece in shown[start:end]), float(weight[start])) for start, end in edges]
@@ -176,7 +176,7 @@ def test_calls(name: str) -> None:
 def test_a_family_without_tools_says_so(name: str) -> None:
     messages = CALLS["a call"][1:] if name == "gemma" else CALLS["a call"]
     with pytest.raises(TemplateRefused):
-        codec_of(name).answer(Chat("here", messages, TOOLS))
+        codec_of(name).encode_answers(Chat("here", messages, TOOLS))
 
 
 @pytest.mark.parametrize("name", ["harmony", "llama2", "mistral", "qwen3"])

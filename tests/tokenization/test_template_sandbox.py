@@ -150,5 +150,5 @@ def test_a_template_that_does_what_it_may_not(tokenizer: Any, template: str, wor
     codec = Codec(tokenizer, max_length=100, too_long="drop")
     chat = Chat("rows.jsonl line 3", (Message("user", "hi"), Message("assistant", "yes")))
     with pytest.raises(TemplateRefused, match=word) as caught:
-        codec.answer(chat)
+        codec.encode_answers(chat)
     assert caught.value.where == "rows.jsonl line 3"

@@ -54,7 +54,7 @@ def tagged(*parts: tuple[str, str], text: str = TEXT) -> Tagged:
 @pytest.mark.parametrize("kind", ["unsplit", "bytes", "wordpieces"])
 def test_words_by_any_tokenizer(kind: str, both_ways: bool, tmp_path: Path) -> None:
     made = codec(tmp_path / kind, kind, both_ways=both_ways)
-    row, words = made.words("here", TEXT)
+    row, words = made.encode_words("here", TEXT)
     shown = [TEXT[start:stop] for start, stop in words]
     assert shown[:7] == ["Anna", "lives", "in", "Oslo", ",", "now", ":"]
     assert shown[7:9] == ["दिल्ली", "cafe\u0301"], "marks stay with their letter"
@@ -66,7 +66,7 @@ def test_words_by_any_tokenizer(kind: str, both_ways: bool, tmp_path: Path) -> N
 def test_without_a_pre_tokenizer_characters_of_scripts_without_spaces_are_words(tmp_path: Path) -> None:
     made = codec(tmp_path / "m", "unsplit")
     record = tagged(("田中", "PER"), ("佐藤", "PER"))
-    assert worded(record, made.words("here", TEXT)[1]) == list(record.spans)
+    assert worded(record, made.encode_words("here", TEXT)[1]) == list(record.spans)
     assert Tag().rows(record, made)[0][0].label.tolist()[-5:] == [1, 2, 0, 1, 2]
     assert made.untagged == 0
 
@@ -77,7 +77,7 @@ def test_entities_without_a_word_of_their_own_are_counted(tmp_path: Path) -> Non
     text = "Anna met AnnaMaria now"
     inner = (Entity(0, 4, "PER"), Entity(9, 13, "PER"), Entity(13, 18, "PER"))
     record = Tagged("1", text, inner)
-    assert worded(record, made.words("1", text)[1]) == [Entity(0, 4, "PER"), Entity(9, 18, "PER")]
+    assert worded(record, made.encode_words("1", text)[1]) == [Entity(0, 4, "PER"), Entity(9, 18, "PER")]
     encoded = Encoded(Shelf())
     encoded.add(record, Tag(), made)
     assert made.untagged == 1
@@ -97,7 +97,7 @@ def test_what_lies_beyond_the_cut_is_not_counted_as_lost(tmp_path: Path) -> None
 
 def test_spans_are_told_by_words(tmp_path: Path) -> None:
     """White space at the ends, and ends within a word, count in a measure as they do in training."""
-    words = codec(tmp_path / "m", "bytes").words("here", TEXT)[1]
+    words = codec(tmp_path / "m", "bytes").encode_words("here", TEXT)[1]
     for start, stop in ((0, 5), (0, 3), (1, 4)):
         assert worded(Tagged("1", TEXT, (Entity(start, stop, "PER"),)), words) == [Entity(0, 4, "PER")]
 
@@ -108,9 +108,9 @@ def test_spans_are_told_by_words(tmp_path: Path) -> None:
 def test_a_long_text_is_read_in_windows(kind: str, both_ways: bool, length: int, tmp_path: Path) -> None:
     text = " ".join(["Anna lives in Oslo, now"] * 12)
     whole = codec(tmp_path / "whole", kind, both_ways=both_ways, length=10_000)
-    row, words = whole.words("here", text)
+    row, words = whole.encode_words("here", text)
     short = Codec(whole.tokenizer, max_length=length, too_long="truncate", both_ways=both_ways)
-    rows, same = short.windows(text)
+    rows, same = short.encode_word_windows(text)
     assert same == words, "every word is read"
     assert sum(len(one.at) for one in rows) == len(words)
     read = np.concatenate([one.tokens[one.at] for one in rows])
@@ -123,13 +123,13 @@ def test_a_long_text_is_read_in_windows(kind: str, both_ways: bool, length: int,
 
 def test_a_short_text_has_one_window_which_is_its_row(tmp_path: Path) -> None:
     made = codec(tmp_path / "m", "wordpieces")
-    (window,), words = made.windows(TEXT)
-    row, same = made.words("here", TEXT)
+    (window,), words = made.encode_word_windows(TEXT)
+    row, same = made.encode_words("here", TEXT)
     assert words == same
     assert (window.tokens == row.tokens).all()
     assert (window.at == row.at).all()
     with pytest.raises(Unusable, match="no words"):
-        made.windows("")
+        made.encode_word_windows("")
 
 
 def test_the_gazetteer_finds_what_stands_within_a_text_without_spaces() -> None:

@@ -261,7 +261,7 @@ def test_sampling_is_transformers_greedy(recipe: Callable) -> None:
 
     session = Session(recipe())
     model, ids = session.engine.scorer.network, session.rows.tokenizer("the cat")["input_ids"]
-    ((ours,),) = session.engine.sample([ids], Sampling(tokens=8), ends=session.rows.codec.ends)
+    ((ours,),) = session.engine.sample([ids], Sampling(tokens=8), ends=session.rows.codec.end_tokens)
     model.set_attn_implementation("eager")
     grown = list(ids)
     for _ in range(len(ours.tokens)):

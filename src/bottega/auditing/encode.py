@@ -38,7 +38,7 @@ def encoder(model: str | None, recipe: Recipe | None) -> tuple[Codec, Rows]:
 
     def codec(too_long: TooLong) -> Codec:
         both_ways, start = is_encoder(config), start_token(config)
-        return Codec(tokenizer, max_length=length, too_long=too_long, both_ways=both_ways, start=start)
+        return Codec(tokenizer, max_length=length, too_long=too_long, both_ways=both_ways, decoder_start=start)
 
     whole = codec(recipe.too_long if recipe else "drop")
     # A classifier's or a tagger's labels carry loss whatever they are: the text is what may be too long.
@@ -52,26 +52,26 @@ def encoder(model: str | None, recipe: Recipe | None) -> tuple[Codec, Rows]:
 def _usual(record: Any, codec: Codec) -> list[tuple[Row, ...]]:
     """The rows of a record where no objective says otherwise."""
     if isinstance(record, Text) and not record.answer:
-        if codec.both_ways or codec.start is not None:
-            return [(codec.whole(ids, 0),) for ids in codec.passages(record)]
-        return [(row,) for row in codec.document(record)]
+        if codec.both_ways or codec.decoder_start is not None:
+            return [(codec.pooled_row(ids, 0),) for ids in codec.encode_passages(record)]
+        return [(row,) for row in codec.encode_document(record)]
     if isinstance(record, Preference):
-        return [_apart(codec, record.where, *codec.pair(record))]
+        return [_apart(codec, record.where, *codec.encode_pair(record))]
     if isinstance(record, Unpaired):
-        row = codec.continued(record.where, record.prompt, record.completion, record.tools, record.variables)
+        row = codec.encode_completion(record.where, record.prompt, record.completion, record.tools, record.variables)
         return [_apart(codec, record.where, row)]
     if isinstance(record, Choice):
         answer = f" {record.choices[record.gold]}"
-        return [_apart(codec, record.where, codec.continued(record.where, record.question, answer))]
+        return [_apart(codec, record.where, codec.encode_completion(record.where, record.question, answer))]
     if isinstance(record, Posed):
-        return [(codec.posed(record, 0),)]
+        return [(codec.encode_prompt_row(record, 0),)]
     if isinstance(record, (Paired, Compared)):
-        return [tuple(codec.everywhere(record.where, text) for text in record.texts)]
+        return [tuple(codec.encode_every_token(record.where, text) for text in record.texts)]
     if isinstance(record, (Labelled, Multilabelled, Tagged)):
-        return [(codec.everywhere(record.where, record.text),)]
-    return [_apart(codec, record.where, codec.answer(record))]
+        return [(codec.encode_every_token(record.where, record.text),)]
+    return [_apart(codec, record.where, codec.encode_answers(record))]
 
 
 def _apart(codec: Codec, where: str, *rows: Row) -> tuple[Row, ...]:
     """The rows as an encoder–decoder has them; of any other model as they are."""
-    return rows if codec.start is None else tuple(codec.apart(where, row) for row in rows)
+    return rows if codec.decoder_start is None else tuple(codec.split_last_answer(where, row) for row in rows)

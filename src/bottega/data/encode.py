@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from bottega.batch import Example
+from bottega.batch import Example, Row
 from bottega.data.example_cache import Shelf
 from bottega.errors import DataError
 from bottega.objectives import Objective
@@ -30,22 +30,25 @@ class Encoded:
     def add(self, record: Record, objective: Objective, codec: Codec, *, source: int = 0, drop: bool = False) -> None:
         """Encode a record; `drop` leaves out one that a chat template refuses."""
         self.rows += 1
-        before = codec.truncated
+        with codec.track_truncation() as truncation:
+            examples = self._encode(record, objective, codec, drop=drop)
+        # A record that was cut and then dropped counts as both.
+        self.truncated += truncation.count
+        for index, rows in enumerate(examples):
+            name = record.where if len(examples) == 1 else f"{record.where} block {index + 1}"
+            self.examples.append(Example(name, rows, objective.about(record)), source, continues=index > 0)
+
+    def _encode(self, record: Record, objective: Objective, codec: Codec, *, drop: bool) -> list[tuple[Row, ...]]:
+        """The rows of a record's examples; none where it makes none, which is counted."""
         try:
-            examples = objective.rows(record, codec)
+            return objective.rows(record, codec)
         except Unusable as unusable:
             self.dropped[unusable.reason] += 1
-            return
         except TemplateRefused as refused:
             if not drop:
                 raise
             self.dropped[refused.what] += 1
-            return
-        finally:
-            self.truncated += codec.truncated - before
-        for index, rows in enumerate(examples):
-            name = record.where if len(examples) == 1 else f"{record.where} block {index + 1}"
-            self.examples.append(Example(name, rows, objective.about(record)), source, continues=index > 0)
+        return []
 
     def refuse_empty(self, where: str) -> None:
         """A DataError with the true cause when no row would carry a loss."""

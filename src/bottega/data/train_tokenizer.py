@@ -10,7 +10,7 @@ from typing import Any, Literal
 from bottega.data import sources
 from bottega.errors import DataError, RunError, is_disk_full
 from bottega.recipe.schema import Source
-from bottega.tokenization.codec import HOLES
+from bottega.tokenization.special_tokens import FIM_TOKENS
 
 END = "<|endoftext|>"
 
@@ -60,7 +60,7 @@ def train_tokenizer(
         backend, special = _wordpieces(files, vocabulary, progress), MARKS
     else:
         special = {"bos_token": END, "eos_token": END} | ({"pad_token": "<pad>"} if span else {})
-        more = [*(HOLES[0] if fim else ()), *(("<pad>", *SENTINELS) if span else ())]
+        more = [*(FIM_TOKENS[0] if fim else ()), *(("<pad>", *SENTINELS) if span else ())]
         backend = _bytes(files, vocabulary, [END, *more], progress)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special)
     try:

@@ -228,7 +228,7 @@ def bigram_entropy(model: LanguageModel, texts: Sequence[str], held_out: Sequenc
 
 def _tokens(model: LanguageModel, text: str) -> list[int]:
     """A document's tokens as pre-training reads them."""
-    return [*model.codec.prefix(text), cast(int, model.codec.tokenizer.eos_token_id)]
+    return [*model.codec.encode_prompt(text), cast(int, model.codec.tokenizer.eos_token_id)]
 
 
 def _conversation(world: World, model: LanguageModel) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from bottega.sampling import Sampling
 
 def ask(model: LanguageModel, prompts: Sequence[str], labels: Sequence[str]) -> list[str]:
     """The label each prompt is continued with, greedily; empty where the continuation begins with none."""
-    longest = max(len(model.codec.prefix(label)) for label in labels) + 2
+    longest = max(len(model.codec.encode_prompt(label)) for label in labels) + 2
     written = model.generate(prompts, Sampling(tokens=longest))
     return [["", *labels][leading_label(found[0].text, labels) + 1] for found in written]
 
@@ -47,7 +47,7 @@ def answers(
 
 
 def _continued(model: LanguageModel, prompt: str, label: str) -> Row:
-    ids = np.array(model.codec.prefix(prompt + label), np.int64)
-    start = len(model.codec.prefix(prompt))
+    ids = np.array(model.codec.encode_prompt(prompt + label), np.int64)
+    start = len(model.codec.encode_prompt(prompt))
     at = np.arange(start - 1, len(ids) - 1)
     return Row(ids, at, ids[at + 1], np.ones(len(at), np.float32))

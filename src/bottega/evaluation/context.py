@@ -140,7 +140,7 @@ class EvaluationContext:
             too_long=too_long,
             both_ways=model.both_ways,
             labels=list(model.labels),
-            start=model.start,
+            decoder_start=model.decoder_start,
             day=day_of(self.choices),
         )
 

@@ -70,7 +70,7 @@ def fit_prompt(codec: Codec, prompt: Prompt, put: PromptBuilder, things: Sequenc
     """The prompt after as many of the things as leave it within `room` tokens."""
     for count in range(len(things), 0, -1):
         longer = put(prompt, things[:count])
-        if len(codec.prefix(longer)) <= room:
+        if len(codec.encode_prompt(longer)) <= room:
             return longer
     return prompt
 

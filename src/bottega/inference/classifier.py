@@ -109,9 +109,9 @@ class Classifier(ScoringRun):
             raise RunError(f"a model trained with {self.objective.kind} names no classes", where=self.name, fix=fix)
         rows, cut = list[Row](), list[bool]()
         for text in texts:
-            before = self.codec.truncated
-            rows.append(self._row(text))
-            cut.append(self.codec.truncated > before)
+            with self.codec.track_truncation() as truncation:
+                rows.append(self._row(text))
+            cut.append(truncation.count > 0)
         shares = self.chances(self.scores(rows))
         found = [dict(zip(self.labels, row.tolist(), strict=True)) for row in shares]
         return [self._classified(row, long) for row, long in zip(found, cut, strict=True)]
@@ -136,7 +136,7 @@ class Classifier(ScoringRun):
     def _row(self, text: str) -> Row:
         refuse_halves(text)
         try:
-            return self.codec.pooled("the text", text, 0)
+            return self.codec.encode_pooled("the text", text, 0)
         except Unusable as unusable:
             raise DataError(unusable.reason, where=f"the text {text[:SHOWN]!r}", fix="write some words") from None
 
@@ -162,7 +162,7 @@ class Tagger(ScoringRun):
         if not text.strip():
             return [], []
         try:
-            return self.codec.windows(text)
+            return self.codec.encode_word_windows(text)
         except Unusable as unusable:
             raise DataError(unusable.reason, where=f"the text {text[:SHOWN]!r}", fix="write some words") from None
 

@@ -59,9 +59,9 @@ class LanguageModel:
         network = self.scorer.network
         self.limit = length_limit(network.config)
         start = start_token(network.config)
-        self.codec = Codec(tokenizer, max_length=self.limit or 1 << 30, too_long="error", start=start)
+        self.codec = Codec(tokenizer, max_length=self.limit or 1 << 30, too_long="error", decoder_start=start)
         declared = network.generation_config.eos_token_id
-        ends = self.codec.ends | frozenset(declared if isinstance(declared, list) else [declared]) - {None}
+        ends = self.codec.end_tokens | frozenset(declared if isinstance(declared, list) else [declared]) - {None}
         config = network.generation_config
         packed, afresh = self.scorer.fit.packed, self.scorer.afresh
         self.writer = Writer(network, tokenizer, ends, packed=packed, config=config, afresh=afresh)
@@ -111,7 +111,7 @@ class LanguageModel:
     def _tokens(self, prompt: str | Turns) -> list[int]:
         """The tokens of a prompt; a DataError where its letters, or those of the chat template around it, have none."""
         try:
-            return self.codec.prefix(_prompt(prompt))
+            return self.codec.encode_prompt(_prompt(prompt))
         except Unusable as unusable:
             text = isinstance(prompt, str)
             raise DataError(
@@ -123,7 +123,7 @@ class LanguageModel:
     def _room(self, prompt: int) -> int:
         """The same of a prompt of so many tokens; an encoder–decoder reads it elsewhere than it writes."""
         limit = self.limit or 1 << 30
-        return limit - prompt if self.codec.start is None else limit - 1 if prompt <= limit else 0
+        return limit - prompt if self.codec.decoder_start is None else limit - 1 if prompt <= limit else 0
 
     @property
     def origin(self) -> str | None:
@@ -158,7 +158,7 @@ class LanguageModel:
     def _stopping(self, prompts: Sequence[str | Turns], settings: Sampling) -> Sampling:
         """The settings with the texts that end an answer, where that is what a conversation is continued by."""
         answers = not all(isinstance(prompt, str) for prompt in prompts)
-        return settings.model_copy(update={"stop": (*settings.stop, *self.codec.stop)}) if answers else settings
+        return settings.model_copy(update={"stop": (*settings.stop, *self.codec.stop_strings)}) if answers else settings
 
     def _fitting(self, ids: Sequence[Sequence[int]], settings: Sampling) -> Sampling:
         """The settings with no more tokens than the model has positions for."""

@@ -54,7 +54,7 @@ class MaskedModel:
 
     def fill(self, text: str, top: int = 5) -> list[list[Candidate]]:
         """The likeliest tokens at each `[MASK]` of a text, the likeliest first; each as if the others were unknown."""
-        mask = self.codec.mask
+        mask = self.codec.special_tokens.mask
         ids = self._tokens(text.replace(MASK, self.codec.tokenizer.mask_token))
         at = np.flatnonzero(ids == mask)
         if not len(at):
@@ -70,7 +70,7 @@ class MaskedModel:
 
     def _tokens(self, text: str) -> Ints:
         try:
-            (ids,) = self.codec.passages(Text("the text", text))
+            (ids,) = self.codec.encode_passages(Text("the text", text))
         except (Unusable, ValueError):
             fix = f"write a sentence with {MASK} where a word is missing"
             raise DataError("too short to fill in", where=f"the text {text!r}", fix=fix) from None

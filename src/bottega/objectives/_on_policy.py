@@ -62,7 +62,7 @@ class OnPolicy(Objective):
         assert isinstance(record, Posed)
         if not record.right.strip() and any(reward.compares for reward in self.rewards):
             raise Unusable("no right answer, with which a reward compares")
-        return [(codec.posed(record, self.tokens),)]
+        return [(codec.encode_prompt_row(record, self.tokens),)]
 
     def about(self, record: Record) -> Record:
         return record
@@ -78,7 +78,7 @@ class OnPolicy(Objective):
         assert isinstance(record, Posed)
         if not record.right:
             raise Unusable("no right answer to measure by")
-        return [(codec.continued(record.where, record.prompt, record.right, record.tools, record.variables),)]
+        return [(codec.encode_completion(record.where, record.prompt, record.right, record.tools, record.variables),)]
 
     @abstractmethod
     def learned(self, posed: Sequence[Example], answers: Sequence[Sequence[Answer]]) -> list[Example]:

@@ -36,14 +36,14 @@ class Causal(Likelihood):
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Text)
         if self.fim:
-            codec.holes  # noqa: B018, says at the first row where the tokenizer has none
-        return [(row,) for row in codec.document(record)]
+            codec.special_tokens.fim  # noqa: B018, says at the first row where the tokenizer has none
+        return [(row,) for row in codec.encode_document(record)]
 
     def passage(self, row: Row, codec: Codec) -> Ints:
         return np.append(row.tokens[: len(row.at)], row.label[-1:])
 
     def window(self, tokens: Ints, codec: Codec) -> Row | None:
-        return codec.block(tokens)
+        return codec.block_row(tokens)
 
     def drawn(self, example: Example, codec: Codec, seed: int) -> Example:
         draw = np.random.default_rng(seed)
@@ -51,13 +51,13 @@ class Causal(Likelihood):
             return example
         (row,) = example.rows
         ids = np.append(row.tokens[:1], row.label)
-        marked = ~codec.is_ordinary[ids]
+        marked = ~codec.special_tokens.is_text[ids]
         # What the tokenizer puts around a text stays around it.
         begin, end = int(marked[0]), len(ids) - int(marked[-1] and len(ids) > 1)
-        end -= max(0, len(ids) + len(codec.holes) - codec.max_length)
+        end -= max(0, len(ids) + len(codec.special_tokens.fim) - codec.max_length)
         if end - begin < 2:
             return example
-        prefix, suffix, middle = ([mark] for mark in codec.holes)
+        prefix, suffix, middle = ([mark] for mark in codec.special_tokens.fim)
         one, other = np.sort(draw.integers(begin, end + 1, 2))
         first, hole, last = ids[begin:one], ids[one:other], ids[other:end]
         if draw.random() < self.fim_end_first:

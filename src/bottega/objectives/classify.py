@@ -57,7 +57,7 @@ class Classify(Objective):
         names = _names(record)
         assert isinstance(record, (Labelled, Multilabelled))
         field = "labels" if isinstance(record, Multilabelled) else "label"
-        known = [codec.label(f"{record.where}, field {field}", name) for name in names]
+        known = [codec.label_id(f"{record.where}, field {field}", name) for name in names]
         if not self.multi_label:
             if isinstance(record, Multilabelled):
                 raise DataError(
@@ -65,9 +65,9 @@ class Classify(Objective):
                     where=f"{record.where}, field labels",
                     fix="objective: {kind: classify, multi_label: true}, or give each row one label",
                 )
-            row = codec.pooled(record.where, record.text, known[0])
+            row = codec.encode_pooled(record.where, record.text, known[0])
             return [(replace(row, weight=np.array([self._weight(names[0], codec)], np.float32)),)]
-        row = codec.pooled(record.where, record.text, 0)
+        row = codec.encode_pooled(record.where, record.text, 0)
         present = np.zeros((1, len(codec.labels)), np.float32)
         present[0, known] = 1
         yes = np.array([[self._weight(name, codec) for name in codec.labels]], np.float32)
@@ -75,10 +75,10 @@ class Classify(Objective):
         return [(replace(row, columns=columns),)]
 
     def _weight(self, name: str, codec: Codec) -> float:
-        if self.weights is None or not codec.counts:
+        if self.weights is None or not codec.label_counts:
             return 1.0
         if self.weights == "balanced":
-            return float(sum(codec.counts.values()) / (len(codec.counts) * codec.counts[name]))
+            return float(sum(codec.label_counts.values()) / (len(codec.label_counts) * codec.label_counts[name]))
         return self.weights.get(name, 1.0)
 
     def labels(self, records: Iterable[Record]) -> dict[str, int]:

@@ -61,13 +61,13 @@ class Contrastive(Objective):
     options: dict[str, Any] = Field(default_factory=dict)
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
-        before = codec.truncated
-        (rows,) = self.examined(record, codec)
+        with codec.track_truncation() as truncation:
+            (rows,) = self.examined(record, codec)
         assert isinstance(record, (Paired, Compared))
         # A text with itself is a pair to learn from only with dropout, and where it was meant.
         meant = isinstance(record, Paired) and record.anchor == record.positive
         if np.array_equal(rows[0].tokens, rows[1].tokens) and not meant:
-            raise Unusable("the two texts are the same in every token" + codec.cut_since(before))
+            raise Unusable("the two texts are the same in every token" + truncation.note)
         return [rows]
 
     def examined(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
@@ -225,7 +225,7 @@ def belonging(columns: Mapping[str, np.ndarray], seeking: np.ndarray, among: np.
 
 def pooled(codec: Codec, where: str, text: str, pooling: Pooling) -> Row:
     """The row of a text that is read where its vector is taken from."""
-    row = codec.everywhere(where, text)
+    row = codec.encode_every_token(where, text)
     if pooling == "mean":
         return row
     if pooling == "first" and not codec.both_ways:

@@ -38,7 +38,7 @@ class Cpo(Objective):
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Preference)
-        chosen, rejected = codec.pair(record)
+        chosen, rejected = codec.encode_pair(record)
         return [(chosen.marked(learned=1), rejected.marked(learned=0))]
 
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:

@@ -54,7 +54,7 @@ class Dpo(Objective):
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Preference)
-        return [codec.pair(record)]
+        return [codec.encode_pair(record)]
 
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
         raised = scores["logp"] - batch.columns["reference"]

@@ -46,10 +46,10 @@ class Kto(Objective):
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         if isinstance(record, Preference):
-            chosen, rejected = codec.pair(record)
+            chosen, rejected = codec.encode_pair(record)
             return [(_called(chosen, good=True),), (_called(rejected, good=False),)]
         assert isinstance(record, Unpaired)
-        row = codec.continued(record.where, record.prompt, record.completion, record.tools, record.variables)
+        row = codec.encode_completion(record.where, record.prompt, record.completion, record.tools, record.variables)
         return [(_called(row, good=record.desirable),)]
 
     def probes(self, examples: Sequence[Example], limit: int) -> list[Example]:

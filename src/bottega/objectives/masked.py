@@ -48,13 +48,17 @@ class Masked(Likelihood):
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Text)
-        return [(self._always(ids, codec),) for ids in codec.passages(record)]
+        return [(self._always(ids, codec),) for ids in codec.encode_passages(record)]
 
     def passage(self, row: Row, codec: Codec) -> Ints:
-        return codec.unframed(_whole(row))
+        return codec.special_tokens.remove_frame(_whole(row))
 
     def window(self, tokens: Ints, codec: Codec) -> Row | None:
-        return self._always(codec.framed(tokens), codec) if codec.is_ordinary[tokens].any() else None
+        return (
+            self._always(codec.special_tokens.add_frame(tokens), codec)
+            if codec.special_tokens.is_text[tokens].any()
+            else None
+        )
 
     def drawn(self, example: Example, codec: Codec, seed: int) -> Example:
         if not self.dynamic:
@@ -70,18 +74,18 @@ class Masked(Likelihood):
         draw = np.random.default_rng(seed)
         at = self._places(ids, codec, draw)
         fate, tokens = draw.random(len(at)), ids.copy()
-        tokens[at[fate < self.mask]] = codec.mask
+        tokens[at[fate < self.mask]] = codec.special_tokens.mask
         others = at[(fate >= self.mask) & (fate < self.mask + self.random)]
-        tokens[others] = draw.choice(codec.ordinary, len(others))
+        tokens[others] = draw.choice(codec.special_tokens.text_tokens, len(others))
         return Row(tokens, at, ids[at], np.ones(len(at), np.float32), both_ways=True)
 
     def _places(self, ids: np.ndarray, codec: Codec, draw: np.random.Generator) -> np.ndarray:
         """Places to predict, at least one, in ascending order."""
-        free = np.flatnonzero(codec.is_ordinary[ids])
+        free = np.flatnonzero(codec.special_tokens.is_text[ids])
         wanted = max(1, round(self.share * len(free)))
         if not self.whole_words:
             return np.sort(draw.choice(free, wanted, replace=False))
-        begins = ~codec.continues[ids[free]] | (np.diff(free, prepend=-2) > 1)
+        begins = ~codec.special_tokens.continues_word[ids[free]] | (np.diff(free, prepend=-2) > 1)
         begins[0] = True
         word = np.cumsum(begins) - 1
         order = draw.permutation(word[-1] + 1)

@@ -36,7 +36,7 @@ class Orpo(Objective):
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Preference)
-        chosen, rejected = codec.pair(record)
+        chosen, rejected = codec.encode_pair(record)
         learned = chosen.of_every_token() if self.prompt else chosen
         answer = np.isin(learned.at, chosen.at)
         return [(learned.marked(learned=1, answer=answer), rejected.marked(learned=0, answer=1))]

@@ -33,7 +33,7 @@ class Regress(Objective):
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Labelled)
-        return [(codec.pooled(record.where, record.text, number(record)),)]
+        return [(codec.encode_pooled(record.where, record.text, number(record)),)]
 
     def labels(self, records: Iterable[Record]) -> dict[str, int]:
         return {"value": 0}

@@ -36,7 +36,7 @@ class Reward(Objective):
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Preference)
-        chosen, rejected = (codec.whole(row.tokens, 0) for row in codec.pair(record))
+        chosen, rejected = (codec.pooled_row(row.tokens, 0) for row in codec.encode_pair(record))
         return [(chosen, rejected)]
 
     def labels(self, records: Iterable[Record]) -> dict[str, int]:

@@ -49,15 +49,23 @@ class Sft(Likelihood):
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         if isinstance(record, Preference):
-            return [(codec.continued(record.where, record.prompt, record.chosen, record.tools, record.variables),)]
+            return [
+                (codec.encode_completion(record.where, record.prompt, record.chosen, record.tools, record.variables),)
+            ]
         if isinstance(record, Unpaired):
             if not record.desirable:
                 raise Unusable("an answer labelled false, which sft does not learn")
-            return [(codec.continued(record.where, record.prompt, record.completion, record.tools, record.variables),)]
+            return [
+                (
+                    codec.encode_completion(
+                        record.where, record.prompt, record.completion, record.tools, record.variables
+                    ),
+                )
+            ]
         if isinstance(record, (Choice, Tagged)):
             record = _answered(record)
         assert isinstance(record, (Chat, Prompted, Text))
-        return [(codec.answer(record),)]
+        return [(codec.encode_answers(record),)]
 
     def asked(self, record: Record) -> tuple[Prompt, str] | None:
         if isinstance(record, (Choice, Tagged)):

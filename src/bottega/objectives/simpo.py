@@ -35,7 +35,7 @@ class Simpo(Objective):
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Preference)
-        return [codec.pair(record)]
+        return [codec.encode_pair(record)]
 
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
         mean = self.beta * batch.mean_rows(scores["logp"])

@@ -41,23 +41,23 @@ class Span(Likelihood):
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Text)
-        if codec.start is None:
+        if codec.decoder_start is None:
             raise ModelError(
                 "the model has no encoder beside its decoder",
                 where="model",
                 fix="use one that has, such as t5; or objective: {kind: causal, fim: 0.5}, or masked",
             )
-        passages = [ids for ids in codec.passages(record) if codec.is_ordinary[ids].sum() >= SHORTEST]
+        passages = [ids for ids in codec.encode_passages(record) if codec.special_tokens.is_text[ids].sum() >= SHORTEST]
         if not passages:
             raise Unusable("shorter than two tokens")
         return [(self._always(ids, codec),) for ids in passages]
 
     def passage(self, row: Row, codec: Codec) -> Ints:
-        return codec.unframed(_whole(row, codec))
+        return codec.special_tokens.remove_frame(_whole(row, codec))
 
     def window(self, tokens: Ints, codec: Codec) -> Row | None:
-        enough = codec.is_ordinary[tokens].sum() >= SHORTEST
-        return self._always(codec.framed(tokens), codec) if enough else None
+        enough = codec.special_tokens.is_text[tokens].sum() >= SHORTEST
+        return self._always(codec.special_tokens.add_frame(tokens), codec) if enough else None
 
     def drawn(self, example: Example, codec: Codec, seed: int) -> Example:
         if not self.dynamic:
@@ -71,19 +71,21 @@ class Span(Likelihood):
 
     def _corrupted(self, ids: np.ndarray, codec: Codec, seed: int) -> Row:
         draw = np.random.default_rng(seed)
-        last = len(ids) - int(not codec.is_ordinary[ids[-1]])
+        last = len(ids) - int(not codec.special_tokens.is_text[ids[-1]])
         inner, end = ids[:last], ids[last:]
         out = int(np.clip(round(self.share * len(inner)), 1, len(inner) - 1))
-        spans = int(np.clip(round(out / self.length), 1, min(out, len(inner) - out, len(codec.sentinels) - 1)))
+        spans = int(
+            np.clip(round(out / self.length), 1, min(out, len(inner) - out, len(codec.special_tokens.sentinels) - 1))
+        )
         kept, left_out = _segments(len(inner) - out, spans, draw), _segments(out, spans, draw)
         read, written, place = list[np.ndarray](), list[np.ndarray](), 0
         for number, (stays, goes) in enumerate(zip(kept, left_out, strict=True)):
-            mark = codec.sentinels[number : number + 1]
+            mark = codec.special_tokens.sentinels[number : number + 1]
             read += [inner[place : place + stays], mark]
             written += [mark, inner[place + stays : place + stays + goes]]
             place += stays + goes
-        label = np.concatenate([*written, codec.sentinels[spans : spans + 1], end])
-        return codec.translated("", np.concatenate([*read, end]), label, np.ones(len(label), np.float32))
+        label = np.concatenate([*written, codec.special_tokens.sentinels[spans : spans + 1], end])
+        return codec.encoder_decoder_row("", np.concatenate([*read, end]), label, np.ones(len(label), np.float32))
 
 
 def _segments(total: int, count: int, draw: np.random.Generator) -> np.ndarray:
@@ -95,7 +97,7 @@ def _segments(total: int, count: int, draw: np.random.Generator) -> np.ndarray:
 def _whole(row: Row, codec: Codec) -> np.ndarray:
     """The text a row was made of."""
     assert row.source is not None
-    marks = set(codec.sentinels.tolist())
+    marks = set(codec.special_tokens.sentinels.tolist())
     spans, mark = dict[int, list[int]](), -1
     for token in row.label.tolist():
         if token in marks:

@@ -46,13 +46,13 @@ class Tag(Objective):
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Tagged)
-        row, words = codec.words(record.where, record.text)
+        row, words = codec.encode_words(record.where, record.text)
         read, made = sum(span.start < words[-1][1] for span in record.spans), len(worded(record, words))
         if read and not made:
             raise Unusable("none of its entities has a word of its own")
-        codec.untagged += read - made
+        codec.count_untagged(read - made)
         names = tags(record, words, self.scheme)
-        label = np.array([codec.label(f"{record.where}, field spans", name) for name in names])
+        label = np.array([codec.label_id(f"{record.where}, field spans", name) for name in names])
         return [(Row(row.tokens, row.at, label, row.weight, row.both_ways),)]
 
     def labels(self, records: Iterable[Record]) -> dict[str, int]:

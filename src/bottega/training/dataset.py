@@ -23,7 +23,8 @@ from bottega.models.tokenizer import load_tokenizer
 from bottega.recipe.schema import Recipe
 from bottega.records import Record
 from bottega.tokenization import builtin_templates
-from bottega.tokenization.codec import Codec, texts
+from bottega.tokenization.codec import Codec
+from bottega.tokenization.text_encoder import texts
 
 Sided = tuple[Side, int, Record]
 """A record with its side and the number of its source."""
@@ -85,7 +86,7 @@ def prepare(recipe: Recipe, choices: Mapping[str, Any] | None = None, folder: Pa
         too_long=recipe.too_long,
         both_ways=is_encoder(config),
         labels=counts,
-        start=start_token(config),
+        decoder_start=start_token(config),
         day=day_of(choices),
     )
     encoded: dict[Side, Encoded] = {"train": Encoded(Shelf(folder)), "validation": Encoded(Shelf(folder))}
@@ -125,16 +126,15 @@ def _looked_ahead(records: Iterator[Sided], codec: Codec) -> Iterator[list[Sided
     """The records in parts; while one is made into rows, the tokenizer is at work on the next in a thread."""
     with ThreadPoolExecutor(1) as thread:
         looking = (
-            (part, failure, thread.submit(codec.look_ahead, [record for _, _, record in part]))
+            (part, failure, thread.submit(codec.encode_ahead, [record for _, _, record in part]))
             for part, failure in _parts(records)
         )
         # Each has its turn when the next has been handed over.
         for one, _ in pairwise(chain(looking, [None])):
             assert one is not None
-            part, failure, known = one
-            codec.known = known.result()
-            yield part
-            codec.known = {}
+            part, failure, encodings = one
+            with codec.precomputed(encodings.result()):
+                yield part
             if failure is not None:
                 raise failure
 

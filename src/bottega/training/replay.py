@@ -43,7 +43,7 @@ class Guarded:
     def __init__(self, recipe: Recipe, codec: Codec, folder: Path | None = None) -> None:
         assert recipe.guard is not None
         self.section, self.seed, self.codec = recipe.guard, recipe.seed, codec
-        text = "causal" if codec.start is None else "span"
+        text = "causal" if codec.decoder_start is None else "span"
         kinds = [recipe.objective] if recipe.objective.head != "language" else [_plain(text), _plain("sft")]
         encoded = Encoded(Shelf(folder))
         for record in self._records(recipe, kinds):

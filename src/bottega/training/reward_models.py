@@ -88,13 +88,13 @@ def _read(one: Written, model: Loaded) -> Row:
     """
     posed, codec = one.posed, model.codec
     try:
-        ids = codec.continued(posed.where, posed.prompt, one.text, posed.tools, posed.variables).tokens
+        ids = codec.encode_completion(posed.where, posed.prompt, one.text, posed.tools, posed.variables).tokens
     except Unusable:
-        ids = np.array(codec.prefix(posed.prompt, posed.tools, posed.variables), np.int64)
+        ids = np.array(codec.encode_prompt(posed.prompt, posed.tools, posed.variables), np.int64)
     if len(ids) > model.limit:
         said = (
             f"the reward model reads {model.limit} tokens; of a longer prompt with its answer the beginning is left out"
         )
         warnings.warn(said, RuntimeWarning, stacklevel=2)
         ids = np.concatenate([ids[:1], ids[len(ids) - model.limit + 1 :]])
-    return codec.whole(ids, 0)
+    return codec.pooled_row(ids, 0)

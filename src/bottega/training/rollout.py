@@ -114,10 +114,10 @@ class Rollouts:
 
     def _continuations(self, posed: Sequence[Example], seed: int, count: int) -> list[list[Continuation]]:
         objective = self.objective
-        stop = (*objective.stop, *self.codec.stop_in_use)
+        stop = (*objective.stop, *self.codec.stop_strings_in_use)
         settings = Sampling(tokens=objective.tokens, temperature=objective.temperature, stop=stop, seed=seed)
         prompts = [example.rows[0].prompt for example in posed]
-        return self.engine.sample(prompts, settings, ends=self.codec.ends, continuations=count)
+        return self.engine.sample(prompts, settings, ends=self.codec.end_tokens, continuations=count)
 
     def _marks(self, written: Sequence[Written]) -> NDArray[np.float64]:
         """[K, N] what each reward gives each answer; a RunError where that is no number."""

@@ -276,7 +276,7 @@ class Session:
         """What others load: the weights with their tokenizer, and what ends an answer."""
         self.engine.save(folder, step=step, state=False)
         if self.recipe.objective.head == "language":
-            declare_ends(self.engine.scorer.network, self.rows.codec.ends, folder)
+            declare_ends(self.engine.scorer.network, self.rows.codec.end_tokens, folder)
 
     def load(self, folder: Path, step: int) -> None:
         """The inverse of `save`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -12,8 +12,10 @@ from bottega.auditing.checks import Check, Context
 from bottega.auditing.checks.lengths import histogram
 from bottega.auditing.entries import Entry
 from bottega.auditing.findings import Finding
-from bottega.records import Unusable
+from bottega.batch import Row
+from bottega.records import Record, Unusable
 from bottega.tokenization.chat_template import TemplateRefused
+from bottega.tokenization.codec import Codec
 
 
 class Learning(Check):
@@ -28,24 +30,26 @@ class Learning(Check):
         codec = self.context.codec
         if codec is None or self.context.rows is None:
             return
-        codec.known = codec.look_ahead([one.record for one in entries])
-        for one in entries:
-            before = codec.truncated
-            try:
-                examples = self.context.rows(one.record)
-            except Unusable as unusable:
-                self.nothing[unusable.reason].append(one.number)
-                continue
-            except TemplateRefused as refused:
-                self.nothing[refused.what].append(one.number)
-                continue
-            rows = [row for example in examples for row in example]
-            self.tokens.append(sum(len(row.tokens) for row in rows))
-            if not any(row.labelled for row in rows):
-                self.nothing["no token carries loss: the weights of its answers are 0"].append(one.number)
-            elif codec.truncated > before:
-                self.cut.append(one.number)
-        codec.known = {}
+        with codec.precomputed(codec.encode_ahead([one.record for one in entries])):
+            for one in entries:
+                self._encode(one, codec, self.context.rows)
+
+    def _encode(self, entry: Entry, codec: Codec, encode: Callable[[Record], list[tuple[Row, ...]]]) -> None:
+        try:
+            with codec.track_truncation() as truncation:
+                examples = encode(entry.record)
+        except Unusable as unusable:
+            self.nothing[unusable.reason].append(entry.number)
+            return
+        except TemplateRefused as refused:
+            self.nothing[refused.what].append(entry.number)
+            return
+        rows = [row for example in examples for row in example]
+        self.tokens.append(sum(len(row.tokens) for row in rows))
+        if not any(row.labelled for row in rows):
+            self.nothing["no token carries loss: the weights of its answers are 0"].append(entry.number)
+        elif truncation.count:
+            self.cut.append(entry.number)
 
     def findings(self) -> Iterator[Finding]:
         for reason, rows in sorted(self.nothing.items(), key=lambda pair: -len(pair[1])):

@@ -74,7 +74,7 @@ class Quality(Check):
         model = load(name)
         numbers, rows = list[int](), list[Row]()
         for number, text in sorted(self.kept):
-            ids = np.array(model.codec.prefix(text)[:LONGEST], np.int64)
+            ids = np.array(model.codec.encode_prompt(text)[:LONGEST], np.int64)
             if len(ids) >= SHORTEST:
                 at = np.arange(len(ids) - 1)
                 rows.append(Row(ids, at, ids[1:], np.full(len(at), 1 / len(at), np.float32)))

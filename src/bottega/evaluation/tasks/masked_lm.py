@@ -60,7 +60,7 @@ def _usual(case: EvaluationContext, codec: Codec, rows: Sequence[Row]) -> list[S
     counts = np.ones(len(codec.tokenizer))
     seen = (ids for record in case.known() for ids in _passages(record, codec))
     for ids in islice(seen, PASSAGES):
-        counts += np.bincount(ids[codec.is_ordinary[ids]], minlength=len(counts))
+        counts += np.bincount(ids[codec.special_tokens.is_text[ids]], minlength=len(counts))
     usual = np.argsort(-counts, kind="stable")[:TOP]
     first, top = (np.array([float(np.isin(row.label, usual[:most]).sum()) for row in rows]) for most in (1, TOP))
     nll = np.array([float(-np.log(counts / counts.sum())[row.label].sum()) for row in rows])
@@ -78,5 +78,5 @@ def _scores(rows: Sequence[Row], nll: Numbers, first: Numbers, top: Numbers) -> 
 
 def _passages(record: Record, codec: Codec) -> list[Ints]:
     with contextlib.suppress(Unusable):
-        return codec.passages(record) if isinstance(record, Text) else []
+        return codec.encode_passages(record) if isinstance(record, Text) else []
     return []

@@ -37,7 +37,7 @@ def measure(case: EvaluationContext) -> Iterator[ModelResult]:
 
 def _tell_untagged(case: EvaluationContext, codec: Codec) -> None:
     """Say which entities no tagger with these words can find; rows without a word are left out."""
-    words = case.made(lambda record: codec.windows(_text(record))[1])
+    words = case.made(lambda record: codec.encode_word_windows(_text(record))[1])
     count = sum(len(record.spans) for record in _tagged(case))
     lost = count - sum(len(worded(record, own)) for record, own in zip(_tagged(case), words, strict=True))
     if lost:
@@ -62,7 +62,7 @@ def _agreeing(case: EvaluationContext, found: Sequence[Iterable[Entity]], codec:
     """How well entities agree with what is right, both by the words that the run reads, as in its training."""
     right, said = list[list[Entity]](), list[list[Entity]]()
     for record, spans in zip(_tagged(case), found, strict=True):
-        words = codec.windows(record.text)[1]
+        words = codec.encode_word_windows(record.text)[1]
         right.append(worded(record, words))
         said.append(worded(replace(record, spans=tuple(spans)), words))
     return [
