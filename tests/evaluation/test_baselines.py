@@ -105,9 +105,9 @@ def test_fewer_are_shown_where_there_is_no_room(tmp_path: Path) -> None:
     things = [f"passage {number} " * 5 for number in range(5)]
     for room in (40, 80, 10_000):
         found = fit_prompt(codec, "asked?", with_passages, things, room)
-        assert len(codec.prefix(found)) <= room
+        assert len(codec.encode_prompt(found)) <= room
         shown_ = sum(thing in found for thing in things)
-        assert shown_ == 5 or len(codec.prefix(with_passages("asked?", things[: shown_ + 1]))) > room
+        assert shown_ == 5 or len(codec.encode_prompt(with_passages("asked?", things[: shown_ + 1]))) > room
 
 
 def test_a_label_is_the_longest_that_a_text_begins_with() -> None:
@@ -227,7 +227,7 @@ def by_hand(run: Path, found: Evaluation, *, shots: int) -> float:
     nll = tokens = 0.0
     for (prompt, answer), near in zip(asked, numbers.tolist(), strict=True):
         turns = [turn for number in near[::-1] for turn in (*known[number][0], Message("assistant", known[number][1]))]
-        row = base.codec.continued("by hand", (*turns, *prompt), answer)
+        row = base.codec.encode_completion("by hand", (*turns, *prompt), answer)
         nll, tokens = nll - base.logp([row])[0], tokens + row.weight.sum()
     return float(nll / tokens)
 

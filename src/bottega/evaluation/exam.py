@@ -67,7 +67,7 @@ class Question:
 
     def answered(self, codec: Codec, answer: str) -> Row:
         """The row in which this is the answer."""
-        return codec.continued(self.where, self.prompt, answer, variables=self.variables)
+        return codec.encode_completion(self.where, self.prompt, answer, variables=self.variables)
 
     @property
     def asked(self) -> list[int]:
@@ -222,7 +222,7 @@ def _generate_answers(
     count, ended, started = 0, 0, time.perf_counter()
     for group in filter(None, groups):
         most = max(exam.tokens, *(asked[place].length for place in group))
-        settings = Sampling(tokens=most, stop=(*stop, *exam.stop, *model.codec.stop))
+        settings = Sampling(tokens=most, stop=(*stop, *exam.stop, *model.codec.stop_strings))
         further = partial(_report_progress, far, ended, len(asked))
         written = model.writer.write([asked[place].asked for place in group], settings, far=further)
         ended += len(group)
@@ -270,12 +270,12 @@ def score_prompted(
     """What a model that was not tuned answers when it is shown known answers, or passages, with each question."""
     case.tell(f"looking for what to show with {len(exam.numbered)} questions: {name}")
     limit = min(model.limit or MAX_PROMPT_TOKENS, MAX_PROMPT_TOKENS)
-    codec = Codec(model.codec.tokenizer, max_length=limit, too_long="drop", start=model.codec.start)
+    codec = Codec(model.codec.tokenizer, max_length=limit, too_long="drop", decoder_start=model.codec.decoder_start)
     put, things = _find_context(case, exam, rival, known)
-    label = max((len(codec.prefix(label)) + 2 for label in exam.labels), default=0)
+    label = max((len(codec.encode_prompt(label)) + 2 for label in exam.labels), default=0)
     kept, questions = list[int](), list[Question]()
     for (place, one), few in zip(exam.numbered, things, strict=True):
-        prompt = fit_prompt(codec, one.prompt, put, few, limit - max(label, len(codec.prefix(one.answer)) + 2))
+        prompt = fit_prompt(codec, one.prompt, put, few, limit - max(label, len(codec.encode_prompt(one.answer)) + 2))
         with contextlib.suppress(Unusable):
             one = replace(one, prompt=prompt)
             questions.append(replace(one, row=one.answered(codec, one.answer)))

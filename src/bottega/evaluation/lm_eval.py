@@ -104,7 +104,7 @@ def harness_model(model: LanguageModel) -> Any:
             order = sorted(range(len(requests)), key=lambda number: repr(requests[number].args[1]))
             for _, same in groupby(order, key=lambda number: repr(requests[number].args[1])):
                 numbers = list(same)
-                ends = model.codec.stop if self.talks else ()
+                ends = model.codec.stop_strings if self.talks else ()
                 settings = _sampling(requests[numbers[0]].args[1], self.max_length, ends)
                 room = self.max_length - settings.tokens
                 asked = [self.tok_encode(requests[number].args[0])[-room:] for number in numbers]

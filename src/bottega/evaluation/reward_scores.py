@@ -94,7 +94,7 @@ def _encode_prompt(case: EvaluationContext, record: object, codec: Codec) -> Row
     objective = case.recipe.objective
     assert isinstance(record, Posed)
     assert isinstance(objective, OnPolicy)
-    return codec.posed(record, objective.tokens)
+    return codec.encode_prompt_row(record, objective.tokens)
 
 
 def _score_model(case: EvaluationContext, model: LanguageModel, name: str) -> ModelResult:
@@ -110,7 +110,7 @@ def _score_model(case: EvaluationContext, model: LanguageModel, name: str) -> Mo
     if not prompts:
         return ModelResult(name, [])
     far = progress_callback(case.tell, f"writing {len(prompts)} answers: {name}")
-    settings = Sampling(tokens=objective.tokens, stop=(*objective.stop, *codec.stop_in_use))
+    settings = Sampling(tokens=objective.tokens, stop=(*objective.stop, *codec.stop_strings_in_use))
     started = time.perf_counter()
     written = [one for (one,) in model.writer.write(list(prompts.values()), settings, far=far)]
     seconds = (time.perf_counter() - started) / max(len(prompts), 1)

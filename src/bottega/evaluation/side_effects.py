@@ -123,7 +123,7 @@ def _encode_general(record: Record, codec: Codec) -> Iterator[Row]:
 
 
 def _objective_for(record: Record, codec: Codec) -> Objective:
-    plain = isinstance(record, Text) and not record.answer and codec.start is None
+    plain = isinstance(record, Text) and not record.answer and codec.decoder_start is None
     return made({"kind": "causal" if plain else "sft"})
 
 
