@@ -70,19 +70,16 @@ def beside(found: Evaluation, name: str) -> Comparison:
 
 
 def test_a_rival_as_one_writes_it(tmp_path: Path, trained: Callable[..., Path]) -> None:
-    assert parse_baseline("few-shot").way == "few-shot"
-    assert (parse_baseline("dense=some/encoder").way, parse_baseline("dense=some/encoder").model) == (
-        "dense",
-        "some/encoder",
-    )
+    assert parse_baseline("few-shot").method == "few-shot"
+    assert parse_baseline("dense=some/encoder") == Baseline("dense", "some/encoder", "dense=some/encoder")
     assert parse_baseline("http://localhost:1/v1#small").model == "small"
     run = trained("sft", SAID)
-    assert parse_baseline(str(run)).way == "run"
-    assert parse_baseline(str(make_model(tmp_path / "m"))).way == "zero-shot"
-    with pytest.raises(RunError, match="nothing to compare with") as caught:
+    assert parse_baseline(str(run)).method == "run"
+    assert parse_baseline(str(make_model(tmp_path / "m"))).method == "zero-shot"
+    with pytest.raises(RunError, match="not a baseline") as caught:
         parse_baseline("fewshot")
     assert "few-shot" in str(caught.value.fix)
-    with pytest.raises(RunError, match="no server's model"):
+    with pytest.raises(RunError, match="missing address or #model"):
         parse_baseline("http://localhost:1/v1")
 
 
@@ -166,7 +163,7 @@ def test_what_is_shown_by_chance_is_told() -> None:
     case = cast(EvaluationContext, SimpleNamespace(note=lambda name, why: told.append((name, why))))
     _, nearness = Bm25Retriever(["one two", "two three", "four"]).nearest(["two", "five", "one two four"], 3)
     _note_random_context(case, Baseline("few-shot", None, "few-shot"), nearness, "training rows")
-    why = "2 of 3 questions share a word with fewer than 3 training rows; the others shown to it are drawn at random"
+    why = "2 of 3 questions share a word with fewer than 3 training rows; the others in its prompt are picked at random"
     assert told == [("few-shot", why)]
     _note_random_context(case, Baseline("few-shot", None, "few-shot"), nearness[2:], "training rows")
     assert len(told) == 1
@@ -243,7 +240,7 @@ def test_other_models_other_runs_and_passages(trained: Callable[..., Path], tmp_
         "llama", "sft-llama-other", "fresh, zero-shot", "fresh, few-shot", "llama, retrieval",
         "nearest training rows, dense",
     ]  # fmt: skip
-    assert found.unasked == {"dense": "which encoder makes the vectors? dense=FOLDER"}
+    assert found.unasked == {"dense": "no encoder given: dense=FOLDER"}
     same = evaluate(run, against=[str(run)])
     assert same.verdict.outcome != "worse"
     assert all(one.run == one.base and one.finding != "better" for one in same.contenders[1].estimates)
@@ -256,7 +253,7 @@ def test_other_models_other_runs_and_passages(trained: Callable[..., Path], tmp_
 def test_a_run_is_not_compared_with_what_has_no_answer(trained: Callable[..., Path]) -> None:
     texts = [{"text": row["instruction"]} for row in SAID]
     found = evaluate(trained("causal", texts), against=["few-shot", "bm25"])
-    assert set(found.unasked.values()) == {"the rows ask nothing that could be answered"}
+    assert set(found.unasked.values()) == {"the rows are not prompts with answers"}
     pairs = [{"prompt": row["instruction"], "chosen": " on", "rejected": " under"} for row in SAID]
     run = trained("dpo", pairs, adapter={"rank": 2})
     found = evaluate(run, against=["few-shot", str(run)], rows=12)
@@ -273,10 +270,10 @@ def test_classifiers_and_numbers_stand_beside_the_nearest_rows(trained: Callable
     ]  # fmt: skip
     for one in found.others[:4]:
         assert [each.metric for each in one.estimates] == ["label accuracy", "macro-F1"]
-    assert found.unasked == {"few-shot": "which language model is asked? few-shot=FOLDER"}
+    assert found.unasked == {"few-shot": "no language model given: few-shot=FOLDER"}
     numbers = evaluate(trained("regress", SIZES, model="bert"))
     assert [one.name for one in numbers.others] == ["nearest training rows, bm25", "nearest training rows, dense"]
-    error = beside(numbers, "bm25").by("mean error")
+    error = beside(numbers, "bm25").estimate("mean error")
     assert error is not None
     assert error.base is not None
     assert numbers.estimates[0].base is not None
@@ -287,7 +284,7 @@ def test_vectors_stand_beside_the_words_in_common(trained: Callable[..., Path]) 
     pairs = [{"anchor": f"{one} {other}", "positive": f"{other} {one}"} for one in WORDS[:6] for other in WORDS[6:14]]
     found = evaluate(trained("contrastive", pairs, model="bert"))
     assert found.others[0].name == "the words they share, BM25"
-    nearest = found.others[0].by("nearest is right")
+    nearest = found.others[0].estimate("nearest is right")
     assert nearest is not None
     assert nearest.base == 1.0, "both texts of a pair have the same words"
 
@@ -372,7 +369,7 @@ def test_a_server_answers_and_judges(
     Model.busy = 2
     found = evaluate(trained("sft", SAID), against=[f"{server}#small"], judge=f"{server}#judge", rows=20)
     small = beside(found, "small")
-    accuracy = small.by("label accuracy")
+    accuracy = small.estimate("label accuracy")
     assert accuracy is not None
     assert accuracy.base == 1.0
     assert small.cost is not None
@@ -380,7 +377,7 @@ def test_a_server_answers_and_judges(
     first = next(one for one in Model.asked if one["model"] == "small")
     assert (first["path"], first["key"], first["temperature"]) == ("/v1/chat/completions", "Bearer secret", 0)
     assert "blue, red" in first["messages"][0]["content"]
-    mark = small.by("judge's mark")
+    mark = small.estimate("judge's mark")
     assert mark is not None
     assert 0 < mark.rows < 20, "a mark that cannot be read is unknown"
     assert mark.base == pytest.approx(0.3), "Red is not red, so it marks 3 of 10"
@@ -388,11 +385,11 @@ def test_a_server_answers_and_judges(
 
 def test_a_server_that_refuses_is_named(server: str) -> None:
     with pytest.raises(RunError, match="404: no such model"):
-        Endpoint.given_as(f"{server}#unknown").ask(["?"], tokens=1)
+        Endpoint.parse(f"{server}#unknown").ask(["?"], tokens=1)
     Model.busy = 100
-    assert Endpoint.given_as(f"{server}#small").ask(["?"], tokens=1) == [None], "busy for ever: no answer, no mark"
+    assert Endpoint.parse(f"{server}#small").ask(["?"], tokens=1) == [None], "busy for ever: no answer, no mark"
     with pytest.raises(RunError, match="no server answers"):
-        Endpoint.given_as("http://127.0.0.1:9/v1#small").ask(["?"], tokens=1)
+        Endpoint.parse("http://127.0.0.1:9/v1#small").ask(["?"], tokens=1)
 
 
 def test_the_command(trained: Callable[..., Path], tmp_path: Path) -> None:
@@ -408,4 +405,4 @@ def test_the_command(trained: Callable[..., Path], tmp_path: Path) -> None:
     alone = CliRunner().invoke(app, ["evaluate", str(run), "--rows", "24", "--against", "none", "--json"])
     assert len(json.loads(alone.stdout)["contenders"]) == 1
     wrong = CliRunner().invoke(app, ["evaluate", str(run), "--against", "bm52"])
-    assert (wrong.exit_code, "nothing to compare with" in wrong.stderr) == (2, True)
+    assert (wrong.exit_code, "not a baseline" in wrong.stderr) == (2, True)

@@ -181,7 +181,7 @@ def test_what_is_drawn_is_as_likely_as_any_other() -> None:
 
 def test_a_run_without_held_out_rows_asks_for_some(trained: Callable[..., Path]) -> None:
     run = trained("sft", data={"train": str(trained("sft").parent / "sft.jsonl")}, evaluate=None)
-    with pytest.raises(DataError, match="held no rows out"):
+    with pytest.raises(DataError, match="has no validation rows"):
         evaluate(run)
 
 

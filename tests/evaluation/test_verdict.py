@@ -169,8 +169,8 @@ def test_a_run_that_learned_is_better_and_one_that_saw_the_test_is_void(tmp_path
     found = bottega.evaluate(run, against=[])
     assert found.verdict.outcome == "better"
     assert (found.verdict.metric, found.leaked, found.rows) == ("macro-F1", 0, 80)
-    assert found.named is not None
-    assert found.named.matrix().sum() == 80
+    assert found.predictions is not None
+    assert found.predictions.matrix().sum() == 80
     assert found.document()["classes"]["labels"] == ["cat", "dog"]
     page = write(gathered(found), tmp_path / "report")[-1].read_text(encoding="utf-8")
     assert "What was said of each class" in page

@@ -247,15 +247,15 @@ def show_evaluation(found: Evaluation, console: Console) -> None:
         ("Side effects", found.effects),
     ):
         if estimates:
-            rows = ([one.metric, *one.written(), _finding(one), str(one.rows)] for one in estimates)
+            rows = ([one.metric, *one.formatted(), _finding(one), str(one.rows)] for one in estimates)
             _compare(title, head, rows, console)
     metric = found.verdict.metric
-    beside = [(one, same) for one in found.contenders if (same := one.nearest(metric)) is not None]
+    beside = [(one, same) for one in found.contenders if (same := one.shared(metric)) is not None]
     if found.others and beside:
         rows = (
             [
                 one.name + ("" if same.metric == metric else f", by {same.metric}"),
-                *same.written(),
+                *same.formatted(),
                 _finding(same),
             ]
             for one, same in beside

@@ -1,4 +1,4 @@
-"""What a run must beat: the same model asked well, the nearest rows that are known, another model, another run."""
+"""What a run is compared with: the base model prompted well, the nearest known rows, another model, another run."""
 
 from __future__ import annotations
 
@@ -12,50 +12,57 @@ from bottega.runs.resolve import resolve
 
 Method = Literal["zero-shot", "few-shot", "retrieval", "bm25", "dense", "run", "endpoint"]
 
+# The methods a user can name. The first three take a model: `few-shot=FOLDER`; `dense` takes an encoder.
 METHODS: dict[str, str] = {
-    "zero-shot": "the question alone",
-    "few-shot": "the question after the likest training rows and their answers",
-    "retrieval": "the question after the likest passages of --documents",
-    "bm25": "the answer of the training rows that share most words (Robertson and Zaragoza 2009)",
-    "dense": "the answer of the training rows whose vectors are nearest",
+    "zero-shot": "the prompt alone",
+    "few-shot": "the prompt after the most similar training rows and their answers",
+    "retrieval": "the prompt after the most similar passages of --documents",
+    "bm25": "the answer of the nearest training rows by BM25 (Robertson and Zaragoza 2009)",
+    "dense": "the answer of the nearest training rows by embeddings",
 }
-"""Ways to answer that can be named, and what each is; the first three take a model: `few-shot=FOLDER`."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A way to answer, and by which model; None for what the run was tuned from."""
+    """A method and the model it uses.
 
-    way: Method
-    model: str | None
-    given: str
-
-    def named(self, base: str | None = None) -> str:
-        """It in a few words."""
-        model = self.model or base
-        short = model if self.way == "endpoint" or model is None else Path(model).name
-        return str(short) if self.way in ("run", "endpoint") else f"{short}, {self.way}" if short else self.way
-
-
-def parse_baseline(given: str) -> Baseline:
-    """A rival as one writes it: a way, `way=MODEL`, a run, a model, or `http://…/v1#model` of a server.
-
-    A RunError names the ways where it is none of these.
+    model  None for the base model of the run
+    spec   as the user wrote it
     """
-    way, sign, model = given.partition("=")
-    if given.startswith(("http://", "https://")):
-        return Baseline("endpoint", Endpoint.given_as(given).model, given)
-    if way in METHODS and (not sign or model):
-        return Baseline(_parse_method(way), model or None, given)
-    folder = Path(given).expanduser()
+
+    method: Method
+    model: str | None
+    spec: str
+
+    def describe(self, base: str | None = None) -> str:
+        """A short description: the model's name and the method."""
+        model = self.model or base
+        # The model of an endpoint is a name, which may hold slashes, not a path.
+        short = model if self.method == "endpoint" or model is None else Path(model).name
+        if self.method in ("run", "endpoint"):
+            return str(short)
+        return f"{short}, {self.method}" if short else self.method
+
+
+def parse_baseline(spec: str) -> Baseline:
+    """A baseline as the user writes it: a method, `method=MODEL`, a run, a model, or `http://…/v1#model` of a server.
+
+    A RunError lists the methods where it is none of these.
+    """
+    name, sign, model = spec.partition("=")
+    if spec.startswith(("http://", "https://")):
+        return Baseline("endpoint", Endpoint.parse(spec).model, spec)
+    if name in METHODS and (not sign or model):
+        return Baseline(_parse_method(name), model or None, spec)
+    folder = Path(spec).expanduser()
     kind = resolve(folder).kind
     if kind == "run":
-        return Baseline("run", str(folder), given)
+        return Baseline("run", str(folder), spec)
     if kind in ("model", "adapter"):
-        return Baseline("zero-shot", str(folder), given)
+        return Baseline("zero-shot", str(folder), spec)
     fix = f"one of {', '.join(METHODS)}; or the folder of a run or model; or http://…/v1#model"
-    raise RunError("nothing to compare with", where=given, fix=fix)
+    raise RunError("not a baseline", where=spec, fix=fix)
 
 
 def _parse_method(name: str) -> Method:
-    return next(way for way in get_args(Method) if way == name)
+    return next(method for method in get_args(Method) if method == name)

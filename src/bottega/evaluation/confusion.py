@@ -1,4 +1,4 @@
-"""Which classes are taken for which, and whether a model is right as often as it says."""
+"""Confusion between classes, and calibration: whether a model is right as often as its probabilities say."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 CALIBRATION_BINS = 10
+
+# A larger confusion matrix cannot be read; of more classes only the most frequent confusions are shown.
 MAX_MATRIX_CLASSES = 15
-"""Most classes of which all pairs are counted; of more, those that are most often mixed up."""
 
 Ints = NDArray[np.int64]
 
 
 class Confusion(NamedTuple):
-    """How often what is `right` was called `named`."""
+    """How many rows of class `right` were predicted as `named`."""
 
     right: str
     named: str
@@ -24,7 +25,7 @@ class Confusion(NamedTuple):
 
 
 class CalibrationBin(NamedTuple):
-    """Rows of like certainty: what chance the model gave to its answers, and how many were right."""
+    """Rows of similar confidence: their mean confidence, and the fraction that is right."""
 
     chance: float
     accuracy: float
@@ -33,50 +34,51 @@ class CalibrationBin(NamedTuple):
 
 @dataclass(frozen=True)
 class ClassPredictions:
-    """What was right and what was said of each row, [R] numbers of `labels`; and [R] the chance given to that."""
+    """Reference and predicted class of each row, [R] indices of `labels`; and [R] the probability of the prediction."""
 
     labels: list[str]
-    right: Ints
-    named: Ints
-    chance: NDArray[np.float64] | None = None
+    references: Ints
+    predicted: Ints
+    confidence: NDArray[np.float64] | None = None
 
     def matrix(self) -> Ints:
-        """[C, C] how often each class, by row, was called each, by column."""
+        """[C, C] confusion matrix: rows are reference classes, columns predicted ones."""
         size = len(self.labels)
-        return np.bincount(self.right * size + self.named, minlength=size * size).reshape(size, size)
+        return np.bincount(self.references * size + self.predicted, minlength=size * size).reshape(size, size)
 
     def confusions(self, most: int = 20) -> list[Confusion]:
-        """The pairs that are most often mixed up."""
+        """The most frequent confusions of two classes."""
         matrix = self.matrix()
         np.fill_diagonal(matrix, 0)
         order = np.argsort(-matrix, axis=None, kind="stable")[:most]
-        pairs = ((*divmod(place, len(self.labels)), int(matrix.flat[place])) for place in order.tolist())
-        return [Confusion(self.labels[one], self.labels[other], count) for one, other, count in pairs if count]
+        cells = ((*divmod(cell, len(self.labels)), int(matrix.flat[cell])) for cell in order.tolist())
+        return [Confusion(self.labels[right], self.labels[named], count) for right, named, count in cells if count]
 
     def calibration(self) -> list[CalibrationBin]:
-        """Rows by the chance that was given to what was said, in ten equal ranges; empty ones are left out."""
-        if self.chance is None:
+        """Rows in bins of equal width of confidence; empty ones are left out."""
+        if self.confidence is None:
             return []
-        place = np.minimum((self.chance * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-        hit = self.named == self.right
-        groups = (place == number for number in range(CALIBRATION_BINS))
+        # A confidence of exactly 1 belongs to the last bin.
+        bins = np.minimum((self.confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+        hit = self.predicted == self.references
         return [
-            CalibrationBin(float(self.chance[one].mean()), float(hit[one].mean()), int(one.sum()))
-            for one in groups
-            if one.any()
+            CalibrationBin(float(self.confidence[rows].mean()), float(hit[rows].mean()), int(rows.sum()))
+            for rows in (bins == number for number in range(CALIBRATION_BINS))
+            if rows.any()
         ]
 
     def calibration_error(self) -> float | None:
-        """How far chances are from what comes true, over all rows (Guo et al. 2017, arXiv 1706.04599, eq. 3)."""
+        """Expected calibration error (Guo et al. 2017, arXiv 1706.04599, eq. 3)."""
         bins = self.calibration()
-        total = sum(one.rows for one in bins)
-        return sum(abs(one.chance - one.accuracy) * one.rows for one in bins) / total if total else None
+        total = sum(each.rows for each in bins)
+        return sum(abs(each.chance - each.accuracy) * each.rows for each in bins) / total if total else None
 
     def document(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"confusions": [list(one) for one in self.confusions()]}
+        """Plain data."""
+        document: dict[str, Any] = {"confusions": [list(each) for each in self.confusions()]}
         if len(self.labels) <= MAX_MATRIX_CLASSES:
-            found |= {"labels": self.labels, "matrix": self.matrix().tolist()}
-        if self.chance is not None:
-            bins = [list(one) for one in self.calibration()]
-            found |= {"calibration": bins, "calibration_error": self.calibration_error()}
-        return found
+            document |= {"labels": self.labels, "matrix": self.matrix().tolist()}
+        if self.confidence is not None:
+            bins = [list(each) for each in self.calibration()]
+            document |= {"calibration": bins, "calibration_error": self.calibration_error()}
+        return document

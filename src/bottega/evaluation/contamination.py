@@ -1,4 +1,4 @@
-"""Which rows of an exam stand in what was learned: a good mark on them says nothing."""
+"""Contamination: evaluation rows that are also training rows; a good score on them says nothing."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from bottega.records import Record
 
 
 def find_leaked_rows(records: Sequence[Record], training: Iterable[Record]) -> set[int]:
-    """The numbers of the records whose whole, or whose input of a few words, stands in the training rows.
+    """Indices of the records that, whole or by an input of some length, are also training rows.
 
-    The same to the letter, white space aside; what is nearly the same, `bottega audit RECIPE` finds.
+    Equal but for white space; near duplicates are found by `bottega audit RECIPE`.
     """
+    # The evaluation rows are indexed, not the training rows, which may be too many for memory.
     wanted: dict[int, list[int]] = {}
-    for number, record in enumerate(records):
-        for key in keys(entry(number, record)):
-            wanted.setdefault(key, []).append(number)
-    found = set[int]()
+    for index, record in enumerate(records):
+        for key in keys(entry(index, record)):
+            wanted.setdefault(key, []).append(index)
+    leaked = set[int]()
     for record in training:
         for key in keys(entry(0, record)):
-            found.update(wanted.get(key, ()))
-    return found
+            leaked.update(wanted.get(key, ()))
+    return leaked

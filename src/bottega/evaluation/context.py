@@ -1,4 +1,7 @@
-"""What is measured, on which rows, beside what; and what comes of it for one model."""
+"""What all tasks of an evaluation share: the run, the records it is evaluated on, options and baselines.
+
+A task scores the run first and then each baseline on the same records; each gives one `ModelResult`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 
@@ -21,6 +24,7 @@ from bottega.evaluation.baselines import Baseline
 from bottega.evaluation.confusion import ClassPredictions
 from bottega.evaluation.cost import Cost
 from bottega.evaluation.openai_client import Endpoint
+from bottega.evaluation.options import EvaluateOptions
 from bottega.evaluation.retrieval import Bm25Retriever, DenseRetriever, Retriever
 from bottega.inference.embedder import Embedder
 from bottega.metrics.answers import Metric, fitting
@@ -38,88 +42,75 @@ from bottega.training.reward_models import Judges
 
 T = TypeVar("T")
 
+# Of more training rows a sample is searched for neighbors and examples: an index of all might not fit memory.
 MAX_POOL_RECORDS = 20_000
-"""Most training rows among which neighbours and examples are looked for."""
 
 
 @dataclass(frozen=True)
 class ModelResult:
-    """What one contender answered.
+    """Per-row scores of one model or baseline, and what else is known of it.
 
-    name   what it is, in words
-    base   it is what the run was tuned from, or the least that could be done
-    effects what it does besides what is measured
-    named  of classes: what was right and what was said of each row
-    said   [R] its answers in words; None where it wrote none
+    name         a short description of the model
+    predictions  for classes: reference and predicted class of each row
+    answers      [R] generated answers; None where it generated none
+    base         it is the base model of the run, or a trivial baseline
+    effects      side effects: forgetting, memorization, refusals
+    records      [R] the rows that were scored, and `dropped`, how many could not be, by reason; of the run only
     """
 
     name: str
     scores: Sequence[Scores]
-    named: ClassPredictions | None = None
-    said: Sequence[str | None] | None = None
+    predictions: ClassPredictions | None = None
+    answers: Sequence[str | None] | None = None
     cost: Cost | None = None
     base: bool = False
     effects: Sequence[Scores] = ()
+    records: Sequence[Record] = ()
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Means:
-    """What a run is compared with, and what that takes.
+class Examples(Generic[T]):
+    """What was built from records: `values[i]` from `records[i]`; `dropped` counts the others by reason."""
 
-    rivals     what the run is compared with besides what it was tuned from
-    shots      examples that a model is shown
-    answers    most answers that are written out
-    documents  texts to look things up in
-    encoder    whose vectors say which texts are near; None for the words they share
-    judge      a model that marks what is written
-    scorers    further ways to mark it
-    known      sources of rows that contenders draw on in place of the training rows
-    tasks      of the lm-evaluation-harness, and `questions`, the most of each
-    general    files of texts that say what is forgotten
-    harmful    a file of requests that should be refused, and `harmless`, of those that should not
-    """
-
-    rivals: Sequence[Baseline] = ()
-    shots: int = 5
-    answers: int = 200
-    documents: Sequence[str] = ()
-    encoder: str | None = None
-    judge: Endpoint | None = None
-    scorers: Sequence[Metric] = ()
-    known: Sequence[Mapping[str, Any]] = ()
-    tasks: Sequence[str | Mapping[str, Any]] = ()
-    questions: int | None = None
-    general: Sequence[str] = ()
-    harmful: str | None = None
-    harmless: str | None = None
-
-    def metrics(self, answers: Sequence[str]) -> tuple[list[Metric], list[str]]:
-        """By which answers such as these right ones are marked; and the names of those whose package is not there."""
-        found, absent = fitting(answers)
-        return [*found, *self.scorers], absent
+    records: list[Record]
+    values: list[T]
+    dropped: Counter[str]
 
 
-@dataclass
+@dataclass(frozen=True)
 class EvaluationContext:
-    """What is to be measured: a run, the choices it made, and rows; those that make no example move to `dropped`.
+    """What every task needs to evaluate a run.
 
-    spares     further rows, in an order drawn at random, that stand in for those the run can make no example of
-    unasked    rivals that could not be asked, and why
+    The records never change while models are compared: a task builds the run's examples once, with `build`, and passes
+    the records that were kept to whatever else it scores.
+
+    choices           what the run recorded in `place.json`: dtype, maximum length, labels …
+    records           candidates, in their order
+    progress          called with what is being done
+    spares            further records in random order, which replace those the run can build no example from
+    passages          texts that the baseline `retrieval` searches
+    baseline_sources  sources of rows that baselines use instead of the training rows
+    notes             baselines that were not scored, or only partly, and why: a log, never read while scoring
     """
 
     folder: Path
     recipe: Recipe
     choices: dict[str, Any]
-    records: list[Record]
-    dropped: Counter[str]
-    tell: StatusCallback
-    means: Means = Means()
-    spares: list[Record] = field(default_factory=list)
-    unasked: dict[str, str] = field(default_factory=dict)
+    records: Sequence[Record]
+    progress: StatusCallback
+    options: EvaluateOptions = field(default_factory=EvaluateOptions)
+    spares: Sequence[Record] = ()
+    baselines: Sequence[Baseline] = ()
+    passages: Sequence[str] = ()
+    judge: Endpoint | None = None
+    user_metrics: Sequence[Metric] = ()
+    baseline_sources: Sequence[Mapping[str, Any]] = ()
+    notes: dict[str, str] = field(default_factory=dict)
 
-    def note(self, name: str, why: str) -> None:
-        """Tell of a rival that could not be asked, or not all, or not as it was meant."""
-        self.unasked[name] = "; ".join(filter(None, (self.unasked.get(name), why)))
+    def note(self, name: str, reason: str) -> None:
+        """Note that a baseline was not scored, or not on all rows, or not as intended."""
+        self.notes[name] = "; ".join(filter(None, (self.notes.get(name), reason)))
 
     @property
     def seed(self) -> int:
@@ -127,12 +118,12 @@ class EvaluationContext:
 
     @property
     def dtype(self) -> str:
-        """What the run was trained in."""
+        """The dtype the run was trained in."""
         dtype: str = self.choices["dtype"]
         return dtype
 
     def codec(self, model: Codec) -> Codec:
-        """The tokenizer of a loaded model with the limits the run had."""
+        """The codec of a loaded model, within the length limits of the run."""
         length, too_long = self.choices["max_length"], self.recipe.too_long
         return Codec(
             model.tokenizer,
@@ -144,82 +135,107 @@ class EvaluationContext:
             day=day_of(self.choices),
         )
 
-    def examples(self, codec: Codec) -> list[tuple[Row, ...]]:
-        """The examples of the records, as training would see them."""
-        examined = self.recipe.objective.examined
-        return [rows for found in self.made(lambda record: examined(record, codec)) for rows in found]
+    def metrics(self, answers: Sequence[str]) -> tuple[list[Metric], list[str]]:
+        """Metrics of generated answers for such reference answers; and those whose package is not installed."""
+        built_in, missing = fitting(answers)
+        return [*built_in, *self.user_metrics], missing
 
-    def made(self, make: Callable[[Record], T]) -> list[T]:
-        """What is made of each record; those of which nothing can be made move to `dropped`.
-
-        What the run makes comes first, and takes spares in their place; all others are asked the same as the run.
-        """
-        found, kept, wanted = list[T](), list[Record](), len(self.records)
+    def build(self, make: Callable[[Record], T]) -> Examples[T]:
+        """What the run makes of the records, spares replacing those that give nothing; a DataError where none does."""
+        kept, values, dropped = list[Record](), list[T](), Counter[str]()
         for record in chain(self.records, self.spares):
-            if len(kept) == wanted:
+            if len(kept) == len(self.records):
                 break
-            try:
-                found.append(make(record))
+            value, reason = self._try(record, make)
+            if reason is None:
                 kept.append(record)
-            except Unusable as unusable:
-                self.dropped[unusable.reason] += 1
-            except TemplateRefused as refused:
-                if self.recipe.data.bad_rows != "drop":
-                    raise
-                self.dropped[refused.what] += 1
+                values.append(cast(T, value))
+            else:
+                dropped[reason] += 1
         if not kept:
             raise DataError(
-                f"no row can be measured: {self.dropped.most_common(1)[0][0]}",
+                f"no row can be evaluated: {dropped.most_common(1)[0][0]}",
                 where=self.records[0].where,
                 fix="give other rows: bottega evaluate RUN --data FILE",
             )
-        self.records, self.spares = kept, []
-        return found
+        return Examples(kept, values, dropped)
 
-    def index(self, texts: Sequence[str], encoder: str | None) -> Retriever:
-        """What finds the nearest of these texts: by an encoder's vectors, or else by the words they share."""
+    def build_examples(self, codec: Codec) -> Examples[list[tuple[Row, ...]]]:
+        """The examples of each record, as validation during training builds them."""
+        return self.build(lambda record: self.recipe.objective.examined(record, codec))
+
+    def build_same(
+        self, name: str, records: Sequence[Record], make: Callable[[Record], T]
+    ) -> tuple[list[int], list[T]]:
+        """What a baseline makes of the run's records: (indices of those it can read, the values).
+
+        No spares here: a baseline is compared on rows that both can read. What is left out is noted under `name`.
+        """
+        indices, values = list[int](), list[T]()
+        for index, record in enumerate(records):
+            # A baseline with another chat template may refuse what the run reads; that must not end the evaluation.
+            with contextlib.suppress(Unusable, TemplateRefused):
+                values.append(make(record))
+                indices.append(index)
+        if len(indices) < len(records):
+            self.note(name, f"it cannot read {len(records) - len(indices)} of {len(records)} rows; they are left out")
+        return indices, values
+
+    def _try(self, record: Record, make: Callable[[Record], T]) -> tuple[T | None, str | None]:
+        """(the value, None), or (None, the reason why the record gives none)."""
+        try:
+            return make(record), None
+        except Unusable as unusable:
+            return None, unusable.reason
+        except TemplateRefused as refused:
+            if self.recipe.data.bad_rows != "drop":
+                raise
+            return None, refused.what
+
+    def retriever(self, texts: Sequence[str], encoder: str | None) -> Retriever:
+        """A search index over the texts: by the embeddings of an encoder, or by BM25."""
         if encoder is None:
             return Bm25Retriever(texts)
         return DenseRetriever(texts, Embedder(encoder, dtype=self.dtype, any_run=True))
 
     @cached_property
-    def judges(self) -> Judges:
-        """Reward models, each loaded once for all contenders."""
+    def reward_models(self) -> Judges:
+        """Reward models, each loaded once for all baselines."""
         return Judges("cuda" if torch.cuda.is_available() else "cpu", self.dtype)
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The run's own."""
+        """The tokenizer of the run."""
         return load_tokenizer(locate(str(self.folder.absolute())).tokenizer)
 
-    def training(self) -> Iterator[Record]:
-        """The rows the run learned from."""
+    def training_records(self) -> Iterator[Record]:
+        """The rows the run was trained on."""
         return Reader(self.recipe).training()
 
     @property
-    def those_known(self) -> str:
-        """What contenders draw on, in words."""
-        return "known rows" if self.means.known else "training rows"
+    def baseline_rows(self) -> str:
+        """A name for the rows that baselines use, for messages."""
+        return "known rows" if self.baseline_sources else "training rows"
 
     @cached_property
-    def _knowing(self) -> Recipe:
-        return with_sources(self.recipe, self.means.known) if self.means.known else self.recipe
+    def _baseline_recipe(self) -> Recipe:
+        return with_sources(self.recipe, self.baseline_sources) if self.baseline_sources else self.recipe
 
-    def known(self) -> Iterator[Record]:
-        """The rows that contenders draw on: what the run learned from, unless others are given."""
-        return Reader(self._knowing).training()
+    def baseline_records(self) -> Iterator[Record]:
+        """The rows that baselines use: the training rows, unless others are given."""
+        return Reader(self._baseline_recipe).training()
 
     @cached_property
     def pool(self) -> list[Record]:
-        """Some of the rows known, to find neighbours among; none where they are gone, or far away."""
-        return self._some(self._knowing)
+        """A sample of the baseline rows, to search for neighbors; empty where they are gone, or streamed."""
+        return self._sample(self._baseline_recipe)
 
     @cached_property
-    def learned(self) -> list[Record]:
+    def training_sample(self) -> list[Record]:
         """The same of the training rows."""
-        return self._some(self.recipe) if self.means.known else self.pool
+        return self._sample(self.recipe) if self.baseline_sources else self.pool
 
-    def _some(self, recipe: Recipe) -> list[Record]:
+    def _sample(self, recipe: Recipe) -> list[Record]:
         if any(source.stream for source in recipe.train_sources):
             return []
         with contextlib.suppress(DataError):
@@ -227,46 +243,47 @@ class EvaluationContext:
         return []
 
 
-def with_sources(recipe: Recipe, wanted: Sequence[Mapping[str, Any]]) -> Recipe:
-    """The same recipe, learning from other sources, and holding nothing out."""
+def with_sources(recipe: Recipe, sources: Sequence[Mapping[str, Any]]) -> Recipe:
+    """The same recipe with other training sources, and no validation rows."""
     document = recipe.document()
-    document["data"] |= {"train": list(wanted), "validation": None}
+    document["data"] |= {"train": list(sources), "validation": None}
     return Recipe.parse(document | {"evaluate": None}, where="bottega evaluate")
 
 
 class ReservoirSample:
-    """At most so many of the records that it takes, each as likely as any other."""
+    """A uniform sample of at most `size` records from a stream (reservoir sampling, algorithm R)."""
 
-    def __init__(self, most: int, seed: int) -> None:
-        self.most, self.count = most, 0
+    def __init__(self, size: int, seed: int) -> None:
+        self.size, self.count = size, 0
         self._random, self._kept = random.Random(seed), list[tuple[int, Record]]()
 
-    def take(self, record: Record) -> Record | None:
-        """Take one more; what is not kept, or no longer, comes back."""
+    def add(self, record: Record) -> Record | None:
+        """Offer a record; returns the record that is not, or no longer, in the sample."""
         self.count += 1
-        if self.count <= self.most:
+        if self.count <= self.size:
             self._kept.append((self.count, record))
             return None
-        place = self._random.randrange(self.count)
-        if place >= self.most:
+        index = self._random.randrange(self.count)
+        if index >= self.size:
             return record
-        (_, left), self._kept[place] = self._kept[place], (self.count, record)
-        return left
+        (_, replaced), self._kept[index] = self._kept[index], (self.count, record)
+        return replaced
 
     @property
     def records(self) -> list[Record]:
-        """Those kept, in the order in which they were taken."""
+        """The sample, in the order of the stream."""
         return [record for _, record in sorted(self._kept, key=lambda pair: pair[0])]
 
 
 def sample_records(
-    records: Iterable[Record], most: int, seed: int, spares: int = 0
+    records: Iterable[Record], size: int, seed: int, spares: int = 0
 ) -> tuple[list[Record], list[Record], int]:
-    """(at most so many of the records, drawn at random, in their order; spares; how many there were)."""
-    draw, others = ReservoirSample(most, seed), ReservoirSample(spares, derive(seed, "spares"))
+    """(a random sample of the records, in their order; `spares` further ones in random order; how many there were)."""
+    sample, rest = ReservoirSample(size, seed), ReservoirSample(spares, derive(seed, "spares"))
     for record in records:
-        left = draw.take(record)
+        # What leaves the first sample is a uniform sample of the rest, so spares cost no second pass.
+        left = sample.add(record)
         if left is not None:
-            others.take(left)
-    kept = others.records
-    return draw.records, random.Random(derive(seed, "spares")).sample(kept, len(kept)), draw.count
+            rest.add(left)
+    further = rest.records
+    return sample.records, random.Random(derive(seed, "spares")).sample(further, len(further)), sample.count

@@ -1,4 +1,4 @@
-"""What an answer takes."""
+"""The cost of an answer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Cost:
-    """Tokens read and written, and seconds, on average over `requests`."""
+    """Prompt tokens read, tokens generated, and seconds: each the mean over `requests`."""
 
     requests: int
     read: float

@@ -1,4 +1,4 @@
-"""A number of a run beside the same of what it must beat, and how sure the difference is."""
+"""A metric of the run beside that of a baseline, with a confidence interval of the difference."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from numpy.typing import ArrayLike
 from bottega.metrics.intervals import CONFIDENCE, jackknife, paired_difference
 from bottega.metrics.scores import Numbers, Scores
 
+# With fewer rows the jackknife's interval is too narrow, so there is none.
 MIN_ROWS = 10
-"""Rows below which an interval claims more than it knows, and none is made of sums."""
 
 Finding = Literal["better", "worse", "inconclusive"]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number of the run, the same of the base, and the interval of run minus base.
+    """A metric of the run and of a baseline, and the interval of run minus baseline.
 
-    rows      of which both are known
-    base      None where there is nothing to compare with
+    rows      rows of which both are known
+    base      the baseline's value; None where there is nothing to compare with
     interval  None there too, and where there are too few rows for one
-    higher    more is better; None where neither is
+    higher    whether higher is better; None where neither is
     error     standard error of the difference; None where there is no interval
-    each      [R] of each row: the run's part and the base's, where the number says something of single rows
+    each      [R] the run's and the baseline's value of each row, where the metric is defined for a single row
     """
 
     metric: str
@@ -40,6 +40,7 @@ class Estimate:
 
     @property
     def finding(self) -> Finding | None:
+        """Whether the run is better or worse; inconclusive where the interval holds zero."""
         if self.interval is None or self.higher is None:
             return None
         low, high = self.interval
@@ -49,25 +50,26 @@ class Estimate:
 
     @property
     def gain(self) -> tuple[float, float] | None:
-        """The interval turned so that more is better."""
+        """The interval with its sign such that higher is better."""
         if self.interval is None or self.higher is None:
             return None
         low, high = self.interval
         return (low, high) if self.higher else (-high, -low)
 
-    def written(self) -> tuple[str, str, str]:
-        """The run's number, the base's, and the interval, as people read them; empty where there is none."""
+    def formatted(self) -> tuple[str, str, str]:
+        """The run's value, the baseline's and the interval as text; empty where there is none."""
         base = "" if self.base is None else f"{self.base:.3f}"
         difference = "" if self.interval is None else "{:+.3f} to {:+.3f}".format(*self.interval)
         return f"{self.run:.3f}", base, difference
 
     def document(self) -> dict[str, Any]:
+        """Plain data."""
         names = ("metric", "rows", "run", "base", "interval", "higher", "error", "finding")
         return {name: getattr(self, name) for name in names}
 
 
 def unpaired_estimate(run: Scores) -> Estimate:
-    """A number with nothing to compare it with."""
+    """A metric of the run with nothing to compare it with."""
     known = run.sums[run.known]
     return Estimate(run.metric, len(known), float(run.of(known.sum(0))), None, None, run.higher)
 
@@ -75,31 +77,34 @@ def unpaired_estimate(run: Scores) -> Estimate:
 def paired_estimate(
     run: Scores, base: Scores, *, groups: ArrayLike | None = None, confidence: float = CONFIDENCE
 ) -> Estimate | None:
-    """The same number of two models over the rows of which both are known; None where there is no such row.
+    """The same metric of two models over the rows of which both are known; None where there is no such row.
 
-    Of shares of right answers by Newcombe's method, of all else, and where rows go together, by the jackknife.
+    The interval is Newcombe's for fractions of right answers, and the jackknife's for all else and for grouped rows.
 
-    groups  [R] rows that go together, such as answers to one question
+    groups  [R] group of each row; rows of a group, such as answers to one question, are not independent
     """
-    known = run.known & base.known
+    known = run.known & base.known  # [R]
     if not known.any():
         return None
-    ours, theirs = run.sums[known], base.sums[known]
-    size = ours.shape[1]
+    run_sums, base_sums = run.sums[known], base.sums[known]  # [n, K] each
+    size = run_sums.shape[1]
 
-    def gain(sums: Numbers) -> Numbers:
+    def difference(sums: Numbers) -> Numbers:
         return run.of(sums[..., :size]) - run.of(sums[..., size:])
 
     groups = None if groups is None else np.asarray(groups)[known]
-    clustered = groups is not None and len(np.unique(groups)) < len(ours)
+    clustered = groups is not None and len(np.unique(groups)) < len(run_sums)
     interval: tuple[float, float] | None = None
     error = None
     if run.binary and not clustered:
-        interval = paired_difference(ours[:, 0], theirs[:, 0], confidence)
-        error = float((ours[:, 0] - theirs[:, 0]).std(ddof=1) / len(ours) ** 0.5) if len(ours) > 1 else None
-    elif len(ours) >= MIN_ROWS:
-        found = jackknife(np.hstack([ours, theirs]), gain, groups=groups if clustered else None, confidence=confidence)
-        interval, error = (None, None) if found is None else ((found.low, found.high), found.error)
+        interval = paired_difference(run_sums[:, 0], base_sums[:, 0], confidence)
+        if len(run_sums) > 1:
+            error = float((run_sums[:, 0] - base_sums[:, 0]).std(ddof=1) / len(run_sums) ** 0.5)
+    elif len(run_sums) >= MIN_ROWS:
+        sums = np.hstack([run_sums, base_sums])  # [n, 2K]: a row is left out of both models at once
+        result = jackknife(sums, difference, groups=groups if clustered else None, confidence=confidence)
+        if result is not None:
+            interval, error = (result.low, result.high), result.error
     each = (run.of(run.sums), run.of(base.sums)) if run.rowwise else None
-    values = float(run.of(ours.sum(0))), float(run.of(theirs.sum(0)))
-    return Estimate(run.metric, len(ours), *values, interval, run.higher, error, each)
+    values = float(run.of(run_sums.sum(0))), float(run.of(base_sums.sum(0)))
+    return Estimate(run.metric, len(run_sums), *values, interval, run.higher, error, each)

@@ -1,4 +1,4 @@
-"""An exam of questions, and what answers it: a language model, the nearest known answers, a server."""
+"""Score an evaluation set of prompts: by a language model, by the answers of the nearest known rows, by a server."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ from bottega.records import Prompt, Unusable, Variables
 from bottega.sampling import Sampling
 from bottega.tokenization.codec import Codec
 
+# Nearest training rows that vote on an answer, weighted by similarity.
 NEIGHBORS = 5
-"""Training rows whose answers are looked at, each counting as much as it is like the question."""
 
+# A server's tokenizer is not known, so a label gets more tokens than any needs.
 MAX_LABEL_TOKENS = 64
-"""Most tokens of a label that a server writes."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, and what is right.
+    """A prompt and its reference answer.
 
-    row        both, as a model reads them
-    choices    the answers there are to choose from, where they are its own
-    variables  what a chat template is given beside the prompt
+    row        prompt and answer, as a model reads them
+    choices    the answers to choose from, where the record lists them
+    variables  variables of the chat template beside the prompt
     """
 
     where: str
@@ -65,323 +65,370 @@ class Question:
     choices: tuple[str, ...] = ()
     variables: Variables = field(default_factory=dict)
 
-    def answered(self, codec: Codec, answer: str) -> Row:
-        """The row in which this is the answer."""
+    def row_with(self, codec: Codec, answer: str) -> Row:
+        """The row of the prompt with another answer."""
         return codec.encode_completion(self.where, self.prompt, answer, variables=self.variables)
 
     @property
-    def asked(self) -> list[int]:
-        """The tokens before the answer, as training saw them: a tokenizer may draw a space to either side."""
+    def prompt_tokens(self) -> list[int]:
+        """The tokens before the answer, cut from the row as training saw it.
+
+        The prompt alone may be tokenized differently: a tokenizer may merge a space at its end with the answer.
+        """
         assert self.row is not None
+        # An encoder–decoder reads the prompt apart from the answer.
         if self.row.source is not None:
-            read: list[int] = self.row.source.tolist()
-            return read
+            source: list[int] = self.row.source.tolist()
+            return source
         at = self.row.at[self.row.weight > 0]
+        # Of a conversation every answer has loss; the last run of adjacent positions is the last answer.
         begins = np.flatnonzero(np.diff(at, prepend=-2) > 1)
         ids: list[int] = self.row.tokens[: at[begins[-1]] + 1].tolist()
         return ids
 
     @property
-    def length(self) -> int:
-        """Tokens of the answer, its end included."""
+    def answer_length(self) -> int:
+        """Tokens of the answer, its end token included."""
         assert self.row is not None
-        return len(self.row.tokens) - (0 if self.row.source is not None else len(self.asked))
+        return len(self.row.tokens) - (0 if self.row.source is not None else len(self.prompt_tokens))
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """What is to be answered.
+    """The rows and prompts that every model is scored on.
 
-    rows       as one model reads them; empty until it is known which
-    questions  [R] those rows that ask something; empty where no row is a record by itself
-    labels     all answers, where they are classes
-    written    numbers of the questions whose answers are written out
-    metrics    by which those are marked
-    tokens     that each of them may have at the least, however short the right ones are
-    stop       texts that end them
+    rows        rows to compute the loss of, as one model reads them; empty until that model is known
+    questions   [R] the rows that are a prompt with an answer; None for the others; empty where a record is many rows
+    labels      all reference answers, where they are classes
+    generated   indices of the questions that models generate an answer to
+    metrics     metrics of those answers
+    min_tokens  generation may be at least this long, however short the reference answers are
+    stop        texts that end a generated answer
     """
 
     rows: Sequence[Row] = ()
     questions: Sequence[Question | None] = ()
     labels: list[str] = field(default_factory=list)
-    written: Sequence[int] = ()
+    generated: Sequence[int] = ()
     metrics: Sequence[Metric] = ()
-    tokens: int = 0
+    min_tokens: int = 0
     stop: tuple[str, ...] = ()
 
     @property
-    def numbered(self) -> list[tuple[int, Question]]:
-        """The questions with their numbers."""
-        return [(place, one) for place, one in enumerate(self.questions) if one is not None]
+    def indexed(self) -> list[tuple[int, Question]]:
+        """The questions with their row indices."""
+        return [(index, question) for index, question in enumerate(self.questions) if question is not None]
 
     @property
     def count(self) -> int:
-        """R."""
+        """Number of rows, R."""
         return len(self.questions) or len(self.rows)
+
+    def select(self, indices: Sequence[int], questions: Sequence[Question | None]) -> EvaluationSet:
+        """The part at `indices`, with its questions as another model reads them."""
+        generated = set(self.generated)
+        return replace(
+            self,
+            rows=[question.row for question in questions if question is not None and question.row is not None],
+            questions=questions,
+            generated=[position for position, index in enumerate(indices) if index in generated],
+        )
+
+
+def expand(result: ModelResult, indices: Sequence[int], count: int) -> ModelResult:
+    """The result of a part of the rows as one of all `count` rows, of which only those at `indices` are known."""
+    texts = dict(zip(indices, result.answers or [], strict=False))
+    answers = None if result.answers is None else [texts.get(index) for index in range(count)]
+    return replace(result, scores=[scores.within(indices, count) for scores in result.scores], answers=answers)
 
 
 # A language model
 
 
 def score_model(
-    case: EvaluationContext,
-    exam: EvaluationSet,
+    context: EvaluationContext,
+    questions: EvaluationSet,
     model: LanguageModel,
     name: str,
     *,
     codec: Codec | None = None,
     stop: tuple[str, ...] = (),
 ) -> ModelResult:
-    """What a model makes of the exam.
+    """Loss, perplexity, and where there are questions the accuracy of labels or choices, and generated answers.
 
-    codec  cuts what it is asked; by default within the limits the run had
-    stop   texts that end what it writes
+    codec  encodes labels and choices; by default within the length limits of the run
+    stop   further texts that end a generated answer
     """
-    codec = codec or case.codec(model.codec)
-    nll = -model.logp(exam.rows, progress_callback(case.tell, f"the loss of {len(exam.rows)} rows: {name}"))
-    tokens = np.array([row.weight.sum() for row in exam.rows], float)
-    scores, named = [mean("loss", nll, tokens), _perplexity(nll, tokens)], None
-    if exam.labels:
-        far = progress_callback(case.tell, f"weighing {len(exam.labels)} labels for {len(exam.numbered)} rows: {name}")
-        found, named = _score_labels(exam, codec, model, far)
-        scores += found
-    elif exam.numbered and all(one.choices for _, one in exam.numbered):
-        scores += _score_choices(exam, codec, model, progress_callback(case.tell, f"weighing choices: {name}"))
-    if not exam.written:
-        return ModelResult(name, scores, named)
-    answers, taken = _generate_answers(
-        exam, model, stop, progress_callback(case.tell, f"writing {len(exam.written)} answers: {name}")
-    )
-    return ModelResult(name, [*scores, *_score_answers(case, exam, answers)], named, _answer_texts(answers), taken)
+    codec = codec or context.codec(model.codec)
+    progress = progress_callback(context.progress, f"the loss of {len(questions.rows)} rows: {name}")
+    nll = -model.logp(questions.rows, progress)  # [R] nats
+    tokens = np.array([row.weight.sum() for row in questions.rows], float)  # [R]
+    scores, predictions = [mean("loss", nll, tokens), _perplexity(nll, tokens)], None
+    if questions.labels:
+        rows = len(questions.indexed)
+        progress = progress_callback(
+            context.progress, f"scoring {len(questions.labels)} labels for {rows} rows: {name}"
+        )
+        label_scores, predictions = _score_labels(questions, codec, model, progress)
+        scores += label_scores
+    elif questions.indexed and all(question.choices for _, question in questions.indexed):
+        scores += _score_choices(
+            questions, codec, model, progress_callback(context.progress, f"scoring choices: {name}")
+        )
+    if not questions.generated:
+        return ModelResult(name, scores, predictions)
+    progress = progress_callback(context.progress, f"generating {len(questions.generated)} answers: {name}")
+    answers, cost = _generate_answers(questions, model, stop, progress)
+    scores += _score_answers(context, questions, answers)
+    return ModelResult(name, scores, predictions, _answer_texts(answers), cost)
 
 
 def _perplexity(nll: Numbers, tokens: Numbers) -> Scores:
-    return mean("perplexity", nll, tokens, of=lambda value: np.exp(np.minimum(value, 700.0)))
+    # exp(709) is the last that fits a float64.
+    return mean("perplexity", nll, tokens, of=lambda loss: np.exp(np.minimum(loss, 700.0)))
 
 
 def _score_labels(
-    exam: EvaluationSet, codec: Codec, model: LanguageModel, far: ProgressCallback
+    questions: EvaluationSet, codec: Codec, model: LanguageModel, progress: ProgressCallback
 ) -> tuple[list[Scores], ClassPredictions | None]:
-    """Which of the labels a model finds likeliest: the kindest way to ask one that was not tuned."""
+    """Accuracy and F1 of the most likely label: the fairest way to ask a model that was not tuned for labels."""
     rows, kept = list[Row](), list[int]()
-    for place, one in exam.numbered:
-        with contextlib.suppress(Unusable):  # a longer label may not fit where the answer does
-            rows += [one.answered(codec, label) for label in exam.labels]
-            kept.append(place)
+    for index, question in questions.indexed:
+        # Another label may be longer than the reference, and not fit where that does.
+        with contextlib.suppress(Unusable):
+            rows += [question.row_with(codec, label) for label in questions.labels]
+            kept.append(index)
     if not kept:
         return [], None
-    logp = model.logp(rows, far).reshape(-1, len(exam.labels))
-    right = np.array([exam.labels.index(cast(Question, exam.questions[place]).answer) for place in kept])
-    named = ClassPredictions(exam.labels, right, logp.argmax(1), _confidence(logp))
-    return [one.within(kept, exam.count) for one in classes(right, named.named, len(exam.labels))], named
+    logp = model.logp(rows, progress).reshape(-1, len(questions.labels))  # [K, C]
+    references = _reference_labels(questions, kept)
+    predictions = ClassPredictions(questions.labels, references, logp.argmax(1), _confidence(logp))
+    scores = classes(references, predictions.predicted, len(questions.labels))
+    return [each.within(kept, questions.count) for each in scores], predictions
+
+
+def _reference_labels(questions: EvaluationSet, indices: Sequence[int]) -> NDArray[np.int64]:
+    answers = [cast(Question, questions.questions[index]).answer for index in indices]
+    return np.array([questions.labels.index(answer) for answer in answers])
 
 
 def _confidence(logp: Numbers) -> Numbers:
-    """[R] the chance of the likeliest of the labels, [R, C], where nothing else can be said."""
+    """[K] probability of the most likely label, [K, C], if no other answer is possible."""
     return np.asarray(1 / np.exp(logp - logp.max(1, keepdims=True)).sum(1))
 
 
-def _score_choices(exam: EvaluationSet, codec: Codec, model: LanguageModel, far: ProgressCallback) -> list[Scores]:
-    """Which of its own choices each question's answer is: the likeliest, and the likeliest by its length in bytes."""
+def _score_choices(
+    questions: EvaluationSet, codec: Codec, model: LanguageModel, progress: ProgressCallback
+) -> list[Scores]:
+    """Accuracy of the most likely choice, and of the most likely per byte, which does not favor short choices."""
     rows, kept = list[Row](), list[tuple[int, Question]]()
-    for place, one in exam.numbered:
+    for index, question in questions.indexed:
         with contextlib.suppress(Unusable):
-            rows += [one.answered(codec, choice) for choice in one.choices]
-            kept.append((place, one))
+            rows += [question.row_with(codec, choice) for choice in question.choices]
+            kept.append((index, question))
     if not kept:
         return []
-    ends = np.cumsum([len(one.choices) for _, one in kept])[:-1]
-    parts = np.split(model.logp(rows, far), ends)
-    by_byte = [
-        part / [max(len(choice.encode()), 1) for choice in one.choices]
-        for part, (_, one) in zip(parts, kept, strict=True)
+    # Questions have different numbers of choices, so the flat scores are split at these ends.
+    ends = np.cumsum([len(question.choices) for _, question in kept])[:-1]
+    logp = np.split(model.logp(rows, progress), ends)
+    per_byte = [
+        part / [max(len(choice.encode()), 1) for choice in question.choices]
+        for part, (_, question) in zip(logp, kept, strict=True)
     ]
-    places = [place for place, _ in kept]
-    return [
-        share(metric, [one.choices[part.argmax()] == one.answer for part, (_, one) in zip(found, kept, strict=True)])
-        .within(places, exam.count)
-        for metric, found in (("choice accuracy", parts), ("choice accuracy, by length", by_byte))
-    ]  # fmt: skip
+    indices, scores = [index for index, _ in kept], list[Scores]()
+    for metric, parts in (("choice accuracy", logp), ("choice accuracy, by length", per_byte)):
+        pairs = zip(parts, kept, strict=True)
+        right = [question.choices[part.argmax()] == question.answer for part, (_, question) in pairs]
+        scores.append(share(metric, right).within(indices, questions.count))
+    return scores
 
 
 def _answer_texts(answers: Sequence[GeneratedAnswer | None]) -> list[str | None]:
-    return [None if one is None else one.text for one in answers]
+    return [None if answer is None else answer.text for answer in answers]
 
 
 def _generate_answers(
-    exam: EvaluationSet, model: LanguageModel, stop: tuple[str, ...], far: ProgressCallback
+    questions: EvaluationSet, model: LanguageModel, stop: tuple[str, ...], progress: ProgressCallback
 ) -> tuple[list[GeneratedAnswer | None], Cost]:
-    """[R] what a model writes greedily to the questions that are written out, and what that takes."""
-    asked = [cast(Question, exam.questions[place]) for place in exam.written]
-    longest = max(exam.tokens, *(one.length for one in asked))
+    """[R] greedily generated answers, None for questions that none is generated for; and the mean cost of one."""
+    prompts = [cast(Question, questions.questions[index]) for index in questions.generated]
+    longest = max(questions.min_tokens, *(question.answer_length for question in prompts))
     limit = model.limit or 1 << 30
-    # Near the model's last position each has its own room.
-    roomy = [place for place, one in enumerate(asked) if len(one.asked) + longest <= limit]
-    groups = [roomy, *([place] for place, one in enumerate(asked) if len(one.asked) + longest > limit)]
-    answers = list[GeneratedAnswer | None]([None] * exam.count)
-    count, ended, started = 0, 0, time.perf_counter()
+    # All prompts share one token limit. One near the model's last position is generated alone, with its own limit:
+    # in a common batch it would shorten the answers of all.
+    fits = [len(question.prompt_tokens) + longest <= limit for question in prompts]
+    groups = [[position for position, fit in enumerate(fits) if fit]]
+    groups += [[position] for position, fit in enumerate(fits) if not fit]
+    answers = list[GeneratedAnswer | None]([None] * questions.count)
+    tokens, done, started = 0, 0, time.perf_counter()
     for group in filter(None, groups):
-        most = max(exam.tokens, *(asked[place].length for place in group))
-        settings = Sampling(tokens=most, stop=(*stop, *exam.stop, *model.codec.stop_strings))
-        further = partial(_report_progress, far, ended, len(asked))
-        written = model.writer.write([asked[place].asked for place in group], settings, far=further)
-        ended += len(group)
-        for place, (answer,) in zip(group, written, strict=True):
-            answers[exam.written[place]] = GeneratedAnswer(answer.text, len(answer.tokens), answer.reason != "length")
-            count += len(answer.tokens)
-    seconds = (time.perf_counter() - started) / len(asked)
-    return answers, Cost(len(asked), sum(len(one.asked) for one in asked) / len(asked), count / len(asked), seconds)
+        most = max(questions.min_tokens, *(prompts[position].answer_length for position in group))
+        settings = Sampling(tokens=most, stop=(*stop, *questions.stop, *model.codec.stop_strings))
+        report = partial(_report_progress, progress, done, len(prompts))
+        written = model.writer.write([prompts[position].prompt_tokens for position in group], settings, far=report)
+        done += len(group)
+        for position, (answer,) in zip(group, written, strict=True):
+            ended = answer.reason != "length"
+            answers[questions.generated[position]] = GeneratedAnswer(answer.text, len(answer.tokens), ended)
+            tokens += len(answer.tokens)
+    seconds = (time.perf_counter() - started) / len(prompts)
+    read = sum(len(question.prompt_tokens) for question in prompts) / len(prompts)
+    return answers, Cost(len(prompts), read, tokens / len(prompts), seconds)
 
 
-def _report_progress(far: ProgressCallback, before: int, total: int, done: int, _: int) -> None:
-    far(before + done, total)
+def _report_progress(progress: ProgressCallback, before: int, total: int, done: int, _: int) -> None:
+    progress(before + done, total)
 
 
 def _score_answers(
-    case: EvaluationContext, exam: EvaluationSet, answers: Sequence[GeneratedAnswer | None]
+    context: EvaluationContext, questions: EvaluationSet, answers: Sequence[GeneratedAnswer | None]
 ) -> list[Scores]:
-    """What was written, marked in every way there is."""
+    """Every metric of the generated answers: those of texts, the run's rewards, the judge."""
     texts = _answer_texts(answers)
-    right = [() if one is None else (one.answer,) for one in exam.questions]
-    found = [metric.scores(texts, right) for metric in exam.metrics]
-    if isinstance(case.recipe.objective, OnPolicy):
-        found += reward_scores(case, [None if one is None else one.where for one in exam.questions], answers)
-    if case.means.judge is not None:
-        case.tell(f"asking {case.means.judge.model} to judge")
-        found.append(
-            judge_answers(
-                case.means.judge, [None if one is None else one.prompt for one in exam.questions], right, texts
-            )
-        )
-    return found
+    references = [() if question is None else (question.answer,) for question in questions.questions]
+    scores = [metric.scores(texts, references) for metric in questions.metrics]
+    if isinstance(context.recipe.objective, OnPolicy):
+        where = [None if question is None else question.where for question in questions.questions]
+        scores += reward_scores(context, where, answers)
+    if context.judge is not None:
+        context.progress(f"asking {context.judge.model} to judge")
+        prompts = [None if question is None else question.prompt for question in questions.questions]
+        scores.append(judge_answers(context.judge, prompts, references, texts))
+    return scores
 
 
-# The same, asked well
+# A language model with examples or passages in its prompt
 
 
 def score_prompted(
-    case: EvaluationContext,
-    exam: EvaluationSet,
+    context: EvaluationContext,
+    questions: EvaluationSet,
     model: LanguageModel,
     name: str,
-    rival: Baseline,
-    known: Sequence[Shot],
+    baseline: Baseline,
+    shots: Sequence[Shot],
 ) -> ModelResult:
-    """What a model that was not tuned answers when it is shown known answers, or passages, with each question."""
-    case.tell(f"looking for what to show with {len(exam.numbered)} questions: {name}")
+    """An untuned model, whose prompts begin with similar examples or with passages."""
+    context.progress(f"searching examples or passages for {len(questions.indexed)} questions: {name}")
     limit = min(model.limit or MAX_PROMPT_TOKENS, MAX_PROMPT_TOKENS)
     codec = Codec(model.codec.tokenizer, max_length=limit, too_long="drop", decoder_start=model.codec.decoder_start)
-    put, things = _find_context(case, exam, rival, known)
-    label = max((len(codec.encode_prompt(label)) + 2 for label in exam.labels), default=0)
-    kept, questions = list[int](), list[Question]()
-    for (place, one), few in zip(exam.numbered, things, strict=True):
-        prompt = fit_prompt(codec, one.prompt, put, few, limit - max(label, len(codec.encode_prompt(one.answer)) + 2))
+    build, items = _find_context(context, questions, baseline, shots)
+    # Two tokens more than the answer alone: an end token, and one where it joins the prompt.
+    label_room = max((len(codec.encode_prompt(label)) + 2 for label in questions.labels), default=0)
+    kept, prompted = list[int](), list[Question]()
+    for (index, question), found in zip(questions.indexed, items, strict=True):
+        room = limit - max(label_room, len(codec.encode_prompt(question.answer)) + 2)
         with contextlib.suppress(Unusable):
-            one = replace(one, prompt=prompt)
-            questions.append(replace(one, row=one.answered(codec, one.answer)))
-            kept.append(place)
-    if len(kept) < len(exam.numbered):
-        case.note(rival.given, f"{len(exam.numbered) - len(kept)} questions are too long for it; they are left out")
+            question = replace(question, prompt=fit_prompt(codec, question.prompt, build, found, room))
+            prompted.append(replace(question, row=question.row_with(codec, question.answer)))
+            kept.append(index)
+    left_out = len(questions.indexed) - len(kept)
+    if left_out:
+        context.note(baseline.spec, f"{left_out} questions are too long for it; they are left out")
     if not kept:
         return ModelResult(name, [])
-    written = [place for place, number in enumerate(kept) if number in set(exam.written)]
-    theirs = replace(exam, rows=[cast(Row, one.row) for one in questions], questions=questions, written=written)
-    plain = all(isinstance(one.prompt, str) and SEPARATOR not in one.answer for one in questions)
-    sheet = score_model(case, theirs, model, name, codec=codec, stop=(SEPARATOR,) if plain else ())
-    texts = dict(zip(kept, sheet.said or [], strict=False))
-    said_ = None if sheet.said is None else [texts.get(place) for place in range(exam.count)]
-    return replace(sheet, scores=[one.within(kept, exam.count) for one in sheet.scores], said=said_)
+    # A model that continues plain text goes on with the next example; it is stopped where that begins.
+    plain = all(isinstance(one.prompt, str) and SEPARATOR not in one.answer for one in prompted)
+    stop = (SEPARATOR,) if plain else ()
+    result = score_model(context, questions.select(kept, prompted), model, name, codec=codec, stop=stop)
+    return expand(result, kept, questions.count)
 
 
 def _find_context(
-    case: EvaluationContext, exam: EvaluationSet, rival: Baseline, known: Sequence[Shot]
+    context: EvaluationContext, questions: EvaluationSet, baseline: Baseline, shots: Sequence[Shot]
 ) -> tuple[PromptBuilder, list[list[Any]]]:
-    """What puts things before a prompt, and for each question the things there are, the likest first."""
-    asked = [query_text(one.prompt) for _, one in exam.numbered]
-    if rival.way == "few-shot":
-        texts = [query_text(one.prompt) for one in known]
-        numbers, nearness = case.index(texts, case.means.encoder).nearest(asked, case.means.shots)
-        _note_random_context(case, rival, nearness, case.those_known)
-        return with_shots, [[known[number] for number in row] for row in numbers.tolist()]
-    if rival.way == "retrieval":
-        numbers, nearness = case.index(case.means.documents, case.means.encoder).nearest(asked, PASSAGES_PER_QUESTION)
-        _note_random_context(case, rival, nearness, "passages")
-        return with_passages, [[case.means.documents[number] for number in row] for row in numbers.tolist()]
-    return with_passages, [[] for _ in asked]
+    """(how items are put before a prompt, the items for each question, the most similar first)."""
+    queries, encoder = [query_text(question.prompt) for _, question in questions.indexed], context.options.encoder
+    if baseline.method == "few-shot":
+        retriever = context.retriever([query_text(shot.prompt) for shot in shots], encoder)
+        indices, similarity = retriever.nearest(queries, context.options.shots)  # [n, K] each
+        _note_random_context(context, baseline, similarity, context.baseline_rows)
+        return with_shots, [[shots[index] for index in row] for row in indices.tolist()]
+    if baseline.method == "retrieval":
+        indices, similarity = context.retriever(context.passages, encoder).nearest(queries, PASSAGES_PER_QUESTION)
+        _note_random_context(context, baseline, similarity, "passages")
+        return with_passages, [[context.passages[index] for index in row] for row in indices.tolist()]
+    return with_passages, [[] for _ in queries]
 
 
-def _note_random_context(case: EvaluationContext, rival: Baseline, nearness: NDArray[np.float32], what: str) -> None:
-    few = int((nearness == 0).any(1).sum())
+def _note_random_context(
+    context: EvaluationContext, baseline: Baseline, similarity: NDArray[np.float32], items: str
+) -> None:
+    # A similarity of exactly 0 marks an item that a retriever picked at random.
+    few = int((similarity == 0).any(1).sum())
     if few:
-        share_ = f"{few} of {len(nearness)} questions share a word with fewer than {nearness.shape[1]} {what}"
-        case.note(rival.given, f"{share_}; the others shown to it are drawn at random")
+        shared = f"{few} of {len(similarity)} questions share a word with fewer than {similarity.shape[1]} {items}"
+        context.note(baseline.spec, f"{shared}; the others in its prompt are picked at random")
 
 
-# No model, and a model elsewhere
+# Without a model, and a model on a server
 
 
 def score_nearest_rows(
-    case: EvaluationContext, exam: EvaluationSet, rival: Baseline, known: Sequence[Shot], encoder: str | None
+    context: EvaluationContext, questions: EvaluationSet, baseline: Baseline, shots: Sequence[Shot], encoder: str | None
 ) -> ModelResult:
-    """The answers of the training rows that are nearest, with no model of language at all."""
-    case.tell(f"looking for the nearest of {len(known)} {case.those_known}: {rival.way}")
-    texts = [query_text(one.prompt) for one in known]
-    numbers, nearness = case.index(texts, encoder).nearest(
-        [query_text(one.prompt) for _, one in exam.numbered], NEIGHBORS
-    )
-    alone = int((nearness == 0).all(1).sum())
-    if alone:
-        what = f"{alone} of {len(nearness)} questions share no word with any of the {case.those_known}"
-        case.note(rival.given, f"{what}; they get the commonest answer")
-    answers = vote([one.answer for one in known], numbers, nearness)
-    name = f"nearest {case.those_known}, {rival.way}"
-    return _score_texts(case, exam, name, dict(zip((place for place, _ in exam.numbered), answers, strict=True)))
+    """The answers of the nearest training rows (k-nearest neighbors), with no language model at all."""
+    context.progress(f"searching the nearest of {len(shots)} {context.baseline_rows}: {baseline.method}")
+    retriever = context.retriever([query_text(shot.prompt) for shot in shots], encoder)
+    queries = [query_text(question.prompt) for _, question in questions.indexed]
+    indices, similarity = retriever.nearest(queries, NEIGHBORS)  # [n, K] each
+    unmatched = int((similarity == 0).all(1).sum())
+    if unmatched:
+        reason = f"{unmatched} of {len(similarity)} questions share no word with any of the {context.baseline_rows}"
+        context.note(baseline.spec, f"{reason}; they get the most frequent answer")
+    answers = vote([shot.answer for shot in shots], indices, similarity)
+    by_row = dict(zip((index for index, _ in questions.indexed), answers, strict=True))
+    return _score_texts(context, questions, f"nearest {context.baseline_rows}, {baseline.method}", by_row)
 
 
-def vote(answers: Sequence[str], numbers: NDArray[np.int64], nearness: NDArray[np.float32]) -> list[str]:
-    """For each text what most of its neighbours say, each counting as much as it is near; the commonest of all else."""
-    usual = Counter(answers).most_common(1)[0][0]
-    found = []
-    for places, weights in zip(numbers.tolist(), nearness.tolist(), strict=True):
+def vote(answers: Sequence[str], indices: NDArray[np.int64], similarity: NDArray[np.float32]) -> list[str]:
+    """[n] the answer with the largest summed similarity among the neighbors [n, K]; the most frequent where none is
+    similar."""
+    most_frequent = Counter(answers).most_common(1)[0][0]
+    winners = []
+    for neighbors, weights in zip(indices.tolist(), similarity.tolist(), strict=True):
         votes = Counter[str]()
-        for place, weight in zip(places, weights, strict=True):
+        for neighbor, weight in zip(neighbors, weights, strict=True):
             if weight > 0:
-                votes[answers[place]] += weight
-        found.append(votes.most_common(1)[0][0] if votes else usual)
-    return found
+                votes[answers[neighbor]] += weight
+        winners.append(votes.most_common(1)[0][0] if votes else most_frequent)
+    return winners
 
 
-def score_endpoint(case: EvaluationContext, exam: EvaluationSet, rival: Baseline) -> ModelResult:
-    """What a server's model writes; of labels, it is told what there is to choose from."""
-    server = Endpoint(rival.given)
-    case.tell(f"asking {server.model}")
-    places = [place for place, _ in exam.numbered] if exam.labels else list(exam.written)
-    asked = [cast(Question, exam.questions[place]) for place in places]
-    told = f"Answer with one of these and nothing else: {', '.join(map(str.strip, exam.labels))}" if exam.labels else ""
-    tokens = (
-        MAX_LABEL_TOKENS if exam.labels else 2 * max((exam.tokens, *(one.length for one in asked))) + MAX_LABEL_TOKENS
-    )
-    replies = server.ask([one.prompt for one in asked], tokens=tokens, system=told)
+def score_endpoint(context: EvaluationContext, questions: EvaluationSet, baseline: Baseline) -> ModelResult:
+    """The answers that a model on a server generates; of labels, the system prompt lists all."""
+    server = Endpoint(baseline.spec)
+    context.progress(f"asking {server.model}")
+    indices = [index for index, _ in questions.indexed] if questions.labels else list(questions.generated)
+    asked = [cast(Question, questions.questions[index]) for index in indices]
+    if questions.labels:
+        system = f"Answer with one of these and nothing else: {', '.join(map(str.strip, questions.labels))}"
+        tokens = MAX_LABEL_TOKENS
+    else:
+        # Another tokenizer may need more tokens for the same text.
+        longest = max((questions.min_tokens, *(question.answer_length for question in asked)))
+        system, tokens = "", 2 * longest + MAX_LABEL_TOKENS
+    replies = server.ask([question.prompt for question in asked], tokens=tokens, system=system)
     lost = sum(reply is None for reply in replies)
     if lost:
-        case.note(rival.given, f"{lost} of {len(replies)} questions got no answer; they are left out")
-    found = {place: reply.text for place, reply in zip(places, replies, strict=True) if reply is not None}
-    return replace(_score_texts(case, exam, server.model, found), cost=mean_cost(replies))
+        context.note(baseline.spec, f"{lost} of {len(replies)} questions got no answer; they are left out")
+    texts = {index: reply.text for index, reply in zip(indices, replies, strict=True) if reply is not None}
+    return replace(_score_texts(context, questions, server.model, texts), cost=mean_cost(replies))
 
 
-def _score_texts(case: EvaluationContext, exam: EvaluationSet, name: str, answers: Mapping[int, str]) -> ModelResult:
-    """The sheet of one that gives answers in words, by the numbers of their rows."""
+def _score_texts(
+    context: EvaluationContext, questions: EvaluationSet, name: str, answers: Mapping[int, str]
+) -> ModelResult:
+    """The result of answers given as texts, by row index."""
     scores = list[Scores]()
-    if exam.labels:
-        places = sorted(answers)
-        right = np.array([exam.labels.index(cast(Question, exam.questions[place]).answer) for place in places])
-        named = np.array([leading_label(answers[place], exam.labels) for place in places])
-        scores += [one.within(places, exam.count) for one in classes(right, named, len(exam.labels))]
-    written = set(exam.written)
-    told = [
-        GeneratedAnswer(answers[place]) if place in written and place in answers else None
-        for place in range(exam.count)
-    ]
-    return ModelResult(
-        name, [*scores, *(_score_answers(case, exam, told) if written else [])], said=_answer_texts(told)
-    )
+    if questions.labels:
+        indices = sorted(answers)
+        predicted = np.array([leading_label(answers[index], questions.labels) for index in indices])
+        per_label = classes(_reference_labels(questions, indices), predicted, len(questions.labels))
+        scores += [each.within(indices, questions.count) for each in per_label]
+    # Only rows that the run generates an answer for: on others there is nothing to compare with.
+    generated = set(questions.generated) & answers.keys()
+    texts = [GeneratedAnswer(answers[index]) if index in generated else None for index in range(questions.count)]
+    if questions.generated:
+        scores += _score_answers(context, questions, texts)
+    return ModelResult(name, scores, answers=_answer_texts(texts))

@@ -1,7 +1,7 @@
-"""Another model as the judge of written answers, through any server that speaks chat completions.
+"""A language model as the judge of generated answers, on any server with chat completions.
 
-Each answer is marked by itself beside the right one, so that no order of two can sway the judge (Zheng et al. 2023,
-arXiv 2306.05685, single-answer grading with a reference); a mark that cannot be read is unknown, not zero.
+Each answer is scored by itself against the reference answer, so that no order of two answers can bias the judge (Zheng
+et al. 2023, arXiv 2306.05685, single-answer grading with a reference). A reply without a score is unknown, not zero.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from bottega.metrics.scores import Scores, average
 from bottega.records import Prompt
 
 MAX_SCORE = 10
+
+# Ten comes first: of alternatives the first that matches is taken.
 SCORE = re.compile(r"\b(10|[0-9])\b")
 
+# Scores depend on this text, so that those of two versions cannot be compared.
 INSTRUCTION = (
     "You mark answers. You are shown a question, a right answer and a given answer. Say how good the given answer is, "
     "from 0 (wrong or useless) to 10 (as good as the right one); another wording is no fault. Reply with the number "
@@ -27,18 +30,21 @@ INSTRUCTION = (
 
 
 def judge_answers(
-    judge: Endpoint, prompts: Sequence[Prompt | None], right: Sequence[Sequence[str]], written: Sequence[str | None]
+    judge: Endpoint,
+    prompts: Sequence[Prompt | None],
+    references: Sequence[Sequence[str]],
+    answers: Sequence[str | None],
 ) -> Scores:
-    """The mean mark, from 0 to 1, of the answers that were written."""
-    asked = [place for place, one in enumerate(written) if one is not None and prompts[place] is not None]
-    texts = [_judge_prompt(prompts[place] or "", right[place], written[place] or "") for place in asked]
-    marks = np.full(len(written), np.nan)
-    for place, reply in zip(asked, judge.ask(texts, tokens=8, system=INSTRUCTION), strict=True):
-        found = SCORE.search(reply.text) if reply is not None else None
-        if found:
-            marks[place] = int(found[1]) / MAX_SCORE
-    return average("judge's mark", marks)
+    """The mean score, from 0 to 1, of the generated answers; all arguments are per row, [R]."""
+    indices = [index for index, answer in enumerate(answers) if answer is not None and prompts[index] is not None]
+    texts = [_judge_prompt(prompts[index] or "", references[index], answers[index] or "") for index in indices]
+    scores = np.full(len(answers), np.nan)
+    for index, reply in zip(indices, judge.ask(texts, tokens=8, system=INSTRUCTION), strict=True):
+        match = SCORE.search(reply.text) if reply is not None else None
+        if match:
+            scores[index] = int(match[1]) / MAX_SCORE
+    return average("judge's mark", scores)
 
 
-def _judge_prompt(prompt: Prompt, right: Sequence[str], written: str) -> str:
-    return f"Question:\n{query_text(prompt)}\n\nRight answer:\n{' | '.join(right)}\n\nGiven answer:\n{written}"
+def _judge_prompt(prompt: Prompt, references: Sequence[str], answer: str) -> str:
+    return f"Question:\n{query_text(prompt)}\n\nRight answer:\n{' | '.join(references)}\n\nGiven answer:\n{answer}"

@@ -1,5 +1,7 @@
-"""Any server that speaks the chat completions of OpenAI, as a contender or as a judge. Nothing of ours is kept there
-but what it is asked; the key is read from OPENAI_API_KEY."""
+"""A client of servers with OpenAI's chat completions API, for a model as a baseline or as a judge.
+
+Only prompts are sent. The key is read from the environment variable OPENAI_API_KEY.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +20,20 @@ from bottega.errors import RunError
 from bottega.evaluation.cost import Cost
 from bottega.records import Prompt
 
+# Enough to keep a small server busy, and few enough not to be refused by a hosted one.
 CONCURRENT_REQUESTS = 4
-"""Requests under way at the same time."""
 
+# The wait between attempts doubles from half a second.
 MAX_ATTEMPTS, TIMEOUT_SECONDS = 4, 120.0
-"""Tries of a request that the server is too busy for, and seconds until one is given up."""
 
+# HTTP status codes of a server that is busy, after which another attempt may succeed; 529 is Anthropic's "overloaded".
 RETRY_CODES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-"""Answers after which it is worth asking again."""
 
 
 @dataclass(frozen=True)
 class Reply:
+    """A generated answer, the tokens read and written, and the seconds it took."""
+
     text: str
     read: int
     written: int
@@ -37,73 +41,77 @@ class Reply:
 
 
 class Endpoint:
-    """A model of a server, given as `http://host/v1#model`."""
+    """A model on a server, written as `http://host/v1#model`."""
 
-    def __init__(self, given: str) -> None:
-        address, _, self.model = given.partition("#")
-        self.address, self.given = address.rstrip("/"), given
+    def __init__(self, spec: str) -> None:
+        address, _, self.model = spec.partition("#")
+        self.address, self.spec = address.rstrip("/"), spec
 
     @classmethod
-    def given_as(cls, text: str) -> Endpoint:
-        """The endpoint of `http://host/v1#model`; a RunError where that is none."""
-        if not text.startswith(("http://", "https://")) or not text.partition("#")[2]:
-            raise RunError("no server's model", where=text, fix="write http://host:port/v1#model")
-        return cls(text)
+    def parse(cls, spec: str) -> Endpoint:
+        """The endpoint of `http://host/v1#model`; a RunError where the address or the model is missing."""
+        if not spec.startswith(("http://", "https://")) or not spec.partition("#")[2]:
+            raise RunError("missing address or #model of a server", where=spec, fix="write http://host:port/v1#model")
+        return cls(spec)
 
     def ask(self, prompts: Sequence[Prompt], *, tokens: int, system: str = "") -> list[Reply | None]:
-        """A reply to each prompt, greedily; None for one that the server gave no answer to.
+        """A greedy reply to each prompt; None where the server gave none.
 
-        system  what it is told before each
+        system  a system prompt before each
         """
-        turns = [_chat_messages(prompt, system) for prompt in prompts]
+        requests = [_chat_messages(prompt, system) for prompt in prompts]
         with ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool:
-            return list(pool.map(lambda one: self._one(one, tokens), turns))
+            return list(pool.map(lambda messages: self._request(messages, tokens), requests))
 
-    def _one(self, turns: list[dict[str, Any]], tokens: int) -> Reply | None:
-        body = {"model": self.model, "messages": turns, "max_tokens": tokens, "temperature": 0}
-        for turn in range(MAX_ATTEMPTS):
+    def _request(self, messages: list[dict[str, Any]], tokens: int) -> Reply | None:
+        body = {"model": self.model, "messages": messages, "max_tokens": tokens, "temperature": 0}
+        for attempt in range(MAX_ATTEMPTS):
             started = time.perf_counter()
             try:
-                found = self._post(body)
+                response = self._post(body)
             except urllib.error.HTTPError as error:
                 if error.code not in RETRY_CODES:
                     what = f"the server answers {error.code}: {_error_message(error)}"
-                    raise RunError(what, where=self.given, fix=_suggest_fix(error.code)) from None
+                    raise RunError(what, where=self.spec, fix=_suggest_fix(error.code)) from None
             except (OSError, http.client.HTTPException) as error:
-                if turn == MAX_ATTEMPTS - 1:
-                    fix = "start the server, or mend the address: http://host:port/v1#model"
-                    raise RunError(f"no server answers: {error}", where=self.given, fix=fix) from None
+                if attempt == MAX_ATTEMPTS - 1:
+                    fix = "start the server, or correct the address: http://host:port/v1#model"
+                    raise RunError(f"no server answers: {error}", where=self.spec, fix=fix) from None
             else:
-                return _parse_reply(found, time.perf_counter() - started)
-            time.sleep(0.5 * 2**turn)
+                return _parse_reply(response, time.perf_counter() - started)
+            time.sleep(0.5 * 2**attempt)
         return None
 
     def _post(self, body: Mapping[str, Any]) -> Any:
+        # A local server needs no key.
         key = os.environ.get("OPENAI_API_KEY")
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
         data = json.dumps(body).encode()
         request = urllib.request.Request(f"{self.address}/chat/completions", data, headers)
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
-            return json.load(answer)
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
+            return json.load(response)
 
 
 def mean_cost(replies: Sequence[Reply | None]) -> Cost | None:
-    """What an answer took, on average."""
-    given = [reply for reply in replies if reply is not None]
-    if not given:
+    """The mean cost of a reply; None where there is none."""
+    known = [reply for reply in replies if reply is not None]
+    if not known:
         return None
-    sums = (sum(getattr(reply, name) for reply in given) / len(given) for name in ("read", "written", "seconds"))
-    return Cost(len(given), *sums)
+    means = (sum(getattr(reply, name) for reply in known) / len(known) for name in ("read", "written", "seconds"))
+    return Cost(len(known), *means)
 
 
 def _chat_messages(prompt: Prompt, system: str) -> list[dict[str, Any]]:
-    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [one.turn() for one in prompt]
-    return [{"role": "system", "content": system}, *turns] if system else turns
+    if isinstance(prompt, str):
+        messages = [{"role": "user", "content": prompt}]
+    else:
+        messages = [message.turn() for message in prompt]
+    return [{"role": "system", "content": system}, *messages] if system else messages
 
 
-def _parse_reply(found: Any, seconds: float) -> Reply | None:
+def _parse_reply(response: Any, seconds: float) -> Reply | None:
     try:
-        text, usage = found["choices"][0]["message"]["content"], found.get("usage") or {}
+        text, usage = response["choices"][0]["message"]["content"], response.get("usage") or {}
     except (KeyError, IndexError, TypeError, AttributeError):
         return None
     return Reply(text or "", usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0), seconds)
@@ -112,11 +120,11 @@ def _parse_reply(found: Any, seconds: float) -> Reply | None:
 def _error_message(error: urllib.error.HTTPError) -> str:
     try:
         return str(json.load(error)["error"]["message"])[:200]
-    except Exception:  # a server may say anything, or nothing
+    except Exception:  # the body of an error may be anything, or nothing
         return str(error.reason)
 
 
 def _suggest_fix(code: int) -> str:
     if code in (401, 403):
         return "put the server's key in OPENAI_API_KEY"
-    return "mend the address or the model's name: http://host:port/v1#model"
+    return "correct the address or the model's name: http://host:port/v1#model"

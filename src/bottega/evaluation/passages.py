@@ -1,4 +1,4 @@
-"""Texts to look things up in, cut into passages."""
+"""Texts cut into passages, which the baseline `retrieval` searches."""
 
 from __future__ import annotations
 
@@ -11,51 +11,50 @@ from bottega.recipe.schema import Source
 from bottega.records import Text
 from bottega.tokenization.unicode_words import counted, places
 
+# The usual length of passages in open-domain question answering. In scripts without spaces a character is a word.
 WORDS_PER_PASSAGE = 120
-"""Words of a passage, about; a paragraph that has fewer goes together with the next. Of scripts without spaces,
-characters."""
 
 
 def load_passages(paths: Sequence[str]) -> list[str]:
-    """The texts of files, folders or datasets, in passages of whole paragraphs."""
+    """The passages of files, folders or datasets."""
     if not paths:
         return []
     given = [Source(path=resolve_source_path(path)) for path in paths]
-    found = (record for _, rows in sources.rows(given) for record in records(rows, (Text,)))
-    return [passage for record in found if isinstance(record, Text) for passage in split_passages(record.text)]
+    texts = (record for _, rows in sources.rows(given) for record in records(rows, (Text,)))
+    return [passage for record in texts if isinstance(record, Text) for passage in split_passages(record.text)]
 
 
 def split_passages(text: str) -> Iterator[str]:
-    """Passages of a text: paragraphs together while they are short, a long one in pieces."""
-    held: list[str] = []
+    """The passages of a text: short paragraphs joined, a long paragraph split."""
+    joined: list[str] = []
     for paragraph in filter(None, map(str.strip, text.split("\n\n"))):
         size = counted(paragraph)
-        if held and sum(map(counted, held)) + size > WORDS_PER_PASSAGE:
-            yield "\n".join(held)
-            held = []
+        if joined and sum(map(counted, joined)) + size > WORDS_PER_PASSAGE:
+            yield "\n".join(joined)
+            joined = []
+        # A paragraph somewhat too long stays whole: its sentences explain each other.
         if size > 2 * WORDS_PER_PASSAGE:
             yield from _split_paragraph(paragraph)
         else:
-            held.append(paragraph)
-    if held:
-        yield "\n".join(held)
+            joined.append(paragraph)
+    if joined:
+        yield "\n".join(joined)
 
 
 def _split_paragraph(paragraph: str) -> Iterator[str]:
-    """A long paragraph in parts of so many words."""
     part, size = list[str](), 0
     for piece in (piece for word in paragraph.split() for piece in _split_word(word)):
-        more = counted(piece)
-        if part and size + more > WORDS_PER_PASSAGE:
+        words = counted(piece)
+        if part and size + words > WORDS_PER_PASSAGE:
             yield " ".join(part)
             part, size = [], 0
         part.append(piece)
-        size += more
+        size += words
     yield " ".join(part)
 
 
 def _split_word(text: str) -> Iterator[str]:
-    """What stands between two spaces, in pieces where it is a text by itself."""
+    """The text between two spaces, in pieces where it is long, as Chinese text is."""
     if counted(text) <= WORDS_PER_PASSAGE:
         yield text
         return

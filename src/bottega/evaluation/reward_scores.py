@@ -1,4 +1,4 @@
-"""What written answers are worth by the rewards that a run learned from."""
+"""Score generated answers by the rewards that a run was trained with."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from bottega.metrics.scores import Scores, average
 from bottega.objectives import OnPolicy
 from bottega.objectives.rewards import Written
 from bottega.progress import progress_callback
-from bottega.records import Posed, Unusable
+from bottega.records import Posed, Record, Unusable
 from bottega.sampling import Sampling
 from bottega.tokenization.chat_template import TemplateRefused
 from bottega.tokenization.codec import Codec
 
 
 class GeneratedAnswer(NamedTuple):
-    """An answer in words; how many tokens it took and whether it ended, where that is known."""
+    """A generated answer; how many tokens it has and whether it ended by itself, where that is known."""
 
     text: str
     tokens: int | None = None
@@ -34,92 +34,95 @@ class GeneratedAnswer(NamedTuple):
 
 
 def reward_scores(
-    case: EvaluationContext, places: Sequence[str | None], answers: Sequence[GeneratedAnswer | None]
+    context: EvaluationContext, where: Sequence[str | None], answers: Sequence[GeneratedAnswer | None]
 ) -> list[Scores]:
-    """The reward of each answer, [R] of them, and each of its parts where there are several.
+    """The reward of each answer [R], and each of its parts where there are several.
 
-    places  where the record of each comes from
+    where  the location of each answer's record
     """
-    objective = case.recipe.objective
+    objective = context.recipe.objective
     assert isinstance(objective, OnPolicy)
-    posed = {record.where: record for record in case.records if isinstance(record, Posed)}
-    pairs = zip(places, answers, strict=True)
-    known = {number: (place, one) for number, (place, one) in enumerate(pairs) if place and one is not None}
+    # Spares may have replaced records, so both are searched.
+    prompts = {record.where: record for record in (*context.records, *context.spares) if isinstance(record, Posed)}
+    pairs = zip(where, answers, strict=True)
+    known = {index: (place, answer) for index, (place, answer) in enumerate(pairs) if place and answer is not None}
     if not known:
         return []
-    written = [_reward_input(case, posed[place], one) for place, one in known.values()]
-    marks = np.array([reward.marks(written, case.judges) for reward in objective.rewards], float)
-    whole = np.array([reward.weight for reward in objective.rewards]) @ marks
-    named = {"reward": whole}
-    if len(marks) > 1:
-        named |= {f"reward, {reward.name}": part for reward, part in zip(objective.rewards, marks, strict=True)}
-    return [_expand(name, values, list(known), len(answers)) for name, values in named.items()]
+    inputs = [_reward_input(context, prompts[place], answer) for place, answer in known.values()]
+    parts = np.array([reward.marks(inputs, context.reward_models) for reward in objective.rewards], float)  # [F, K]
+    total = np.array([reward.weight for reward in objective.rewards]) @ parts  # [K]
+    values = {"reward": total}
+    if len(parts) > 1:
+        values |= {f"reward, {reward.name}": part for reward, part in zip(objective.rewards, parts, strict=True)}
+    return [_expand(name, each, list(known), len(answers)) for name, each in values.items()]
 
 
-def _reward_input(case: EvaluationContext, posed: Posed, one: GeneratedAnswer) -> Written:
-    """The answer as rewards take it; of one that comes from elsewhere the tokens are the run's, and its end one."""
-    counted = len(case.tokenizer.encode(one.text, add_special_tokens=False)) + 1
-    return Written(posed, one.text, counted if one.tokens is None else one.tokens, one.ended)
+def _reward_input(context: EvaluationContext, prompt: Posed, answer: GeneratedAnswer) -> Written:
+    # The tokens of an answer from elsewhere are counted by the run's tokenizer, its end token included.
+    counted = len(context.tokenizer.encode(answer.text, add_special_tokens=False)) + 1
+    return Written(prompt, answer.text, counted if answer.tokens is None else answer.tokens, answer.ended)
 
 
-def _expand(name: str, values: Sequence[float], places: Sequence[int], count: int) -> Scores:
-    found = np.full(count, np.nan)
-    found[list(places)] = values
-    return average(name, found)
+def _expand(name: str, values: Sequence[float], indices: Sequence[int], count: int) -> Scores:
+    """Scores of `count` rows, of which only those at `indices` are known."""
+    expanded = np.full(count, np.nan)
+    expanded[list(indices)] = values
+    return average(name, expanded)
 
 
-def measure(case: EvaluationContext, model: LanguageModel) -> Iterator[ModelResult]:
-    """The sheets of rows of which no right answer is known: what each model writes, and what that is worth."""
-    _sample_prompts(case, case.codec(model.codec))
-    yield _score_model(case, model, "the run")
+def measure(context: EvaluationContext, model: LanguageModel) -> Iterator[ModelResult]:
+    """The results on prompts without reference answers: each model generates answers, and the rewards score them."""
+    records, dropped = _sample_prompts(context, context.codec(model.codec))
+    run = _score_model(context, model, records, "the run")
+    yield replace(run, records=records, dropped=dropped)
     if model.origin is not None:
         with model.untuned() as untuned:
-            yield replace(_score_model(case, untuned, Path(model.origin).name), base=True)
-    for rival in case.means.rivals:
-        if rival.way in ("run", "zero-shot") and rival.model is not None:
-            yield _score_model(case, LanguageModel(rival.model, dtype=case.dtype), rival.named())
-        elif rival.way != "zero-shot":
-            case.unasked[rival.given] = "no right answer is known that it could show, or find"
+            yield replace(_score_model(context, untuned, records, Path(model.origin).name), base=True)
+    for baseline in context.baselines:
+        if baseline.method in ("run", "zero-shot") and baseline.model is not None:
+            other = LanguageModel(baseline.model, dtype=context.dtype)
+            yield _score_model(context, other, records, baseline.describe())
+        elif baseline.method != "zero-shot":
+            context.note(baseline.spec, "it needs reference answers, and the rows have none")
 
 
-def _sample_prompts(case: EvaluationContext, codec: Codec) -> None:
-    """Leave the rows that will be answered, as many as are to be."""
-    case.records = random.Random(case.seed).sample(case.records, len(case.records))
-    case.made(lambda record: _encode_prompt(case, record, codec))
-    case.records = case.records[: case.means.answers]
+def _sample_prompts(context: EvaluationContext, codec: Codec) -> tuple[list[Record], dict[str, int]]:
+    """(as many records as answers are generated, how many cannot be encoded by reason)."""
+    shuffled = random.Random(context.seed).sample(context.records, len(context.records))
+    examples = replace(context, records=shuffled).build(lambda record: _encode_prompt(context, record, codec))
+    return examples.records[: context.options.answers], dict(examples.dropped)
 
 
-def _encode_prompt(case: EvaluationContext, record: object, codec: Codec) -> Row:
-    """The row of a prompt, as training has it."""
-    objective = case.recipe.objective
+def _encode_prompt(context: EvaluationContext, record: Record, codec: Codec) -> Row:
+    """The row of a prompt, as training encodes it."""
+    objective = context.recipe.objective
     assert isinstance(record, Posed)
     assert isinstance(objective, OnPolicy)
     return codec.encode_prompt_row(record, objective.tokens)
 
 
-def _score_model(case: EvaluationContext, model: LanguageModel, name: str) -> ModelResult:
-    """What a model answers; nothing is known of rows that are too long for it."""
-    objective, codec = case.recipe.objective, case.codec(model.codec)
+def _score_model(context: EvaluationContext, model: LanguageModel, records: Sequence[Record], name: str) -> ModelResult:
+    """The rewards of a model's greedy answers; rows that are too long for it are unknown."""
+    objective, codec = context.recipe.objective, context.codec(model.codec)
     assert isinstance(objective, OnPolicy)
     prompts = dict[int, list[int]]()
-    for number, record in enumerate(case.records):
+    for index, record in enumerate(records):
         try:
-            prompts[number] = _encode_prompt(case, record, codec).prompt
+            prompts[index] = _encode_prompt(context, record, codec).prompt
         except (Unusable, TemplateRefused) as error:
-            case.unasked[name] = f"some rows are not for it: {error}"
+            context.notes[name] = f"it cannot read some rows: {error}"
     if not prompts:
         return ModelResult(name, [])
-    far = progress_callback(case.tell, f"writing {len(prompts)} answers: {name}")
+    progress = progress_callback(context.progress, f"generating {len(prompts)} answers: {name}")
     settings = Sampling(tokens=objective.tokens, stop=(*objective.stop, *codec.stop_strings_in_use))
     started = time.perf_counter()
-    written = [one for (one,) in model.writer.write(list(prompts.values()), settings, far=far)]
+    written = [answer for (answer,) in model.writer.write(list(prompts.values()), settings, far=progress)]
     seconds = (time.perf_counter() - started) / max(len(prompts), 1)
-    answers: list[GeneratedAnswer | None] = [None] * len(case.records)
-    for number, one in zip(prompts, written, strict=True):
-        answers[number] = GeneratedAnswer(one.text, len(one.tokens), one.reason != "length")
-    scores = reward_scores(case, [record.where for record in case.records], answers)
-    said = [None if one is None else one.text for one in answers]
-    asked, wrote = (
-        float(np.mean(list(map(len, some)))) for some in (prompts.values(), [one.tokens for one in written])
-    )
-    return ModelResult(name, scores, said=said, cost=Cost(len(prompts), asked, wrote, seconds))
+    answers: list[GeneratedAnswer | None] = [None] * len(records)
+    for index, answer in zip(prompts, written, strict=True):
+        answers[index] = GeneratedAnswer(answer.text, len(answer.tokens), answer.reason != "length")
+    scores = reward_scores(context, [record.where for record in records], answers)
+    texts = [None if answer is None else answer.text for answer in answers]
+    read = float(np.mean([len(ids) for ids in prompts.values()]))
+    generated = float(np.mean([len(answer.tokens) for answer in written]))
+    return ModelResult(name, scores, answers=texts, cost=Cost(len(prompts), read, generated, seconds))

@@ -1,4 +1,4 @@
-"""A way to mark written answers that the user wrote: a file with a function `score(written, right)`."""
+"""A user-defined metric of generated answers: a Python file with a function `score(written, right)`."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ EXAMPLE = "def score(written, right): return float(right in written)"
 
 
 class UserMetric(Metric):
-    """The mean of a user's marks; of several right answers the best counts. More is better."""
+    """The mean of the user's scores; of several reference answers the best counts. Higher is better."""
 
     def __init__(self, path: str, score: Score) -> None:
         self.path, self.score = path, score
+        # On the instance: each file is a metric of its own, named as the file.
+        self.name = Path(path).stem  # type: ignore[misc]
 
     def fits(self, answers: Sequence[str]) -> bool:
         return True
 
     def sums(self, written: str, right: Sequence[str]) -> Sequence[float]:
-        marks = [self._mark(written, one) for one in right]
-        return max(marks), 1.0
+        return max(self._score(written, reference) for reference in right), 1.0
 
-    def _mark(self, written: str, right: str) -> float:
+    def _score(self, written: str, reference: str) -> float:
+        # An exception inside the user's function names its file.
         with locate_user_errors(self.path):
-            mark = self.score(written, right)
-        return check_score(mark, self.path)
+            score = self.score(written, reference)
+        return check_score(score, self.path)
 
 
 def load_user_metric(path: str) -> UserMetric:
-    """The scorer in a file, named as the file; a RecipeError where it has no `score`."""
-    made = type("Own", (UserMetric,), {"name": Path(path).stem})
-    own: UserMetric = made(path, load_function_from_file(path, "score", EXAMPLE))
-    return own
+    """The metric in a file, named as the file; a RecipeError where the file has no `score`."""
+    return UserMetric(path, load_function_from_file(path, "score", EXAMPLE))

@@ -355,7 +355,9 @@ def _unfinished(kind: str, found: Sequence[Learned], parts: int) -> Counsel:
     """What has been measured of the first parts, without advice."""
     first = found[0].evaluation
     metric = first.verdict.metric or ""
-    without = {one.name: same.base for one in first.contenders if (same := one.by(metric)) and same.base is not None}
+    without = {
+        one.name: same.base for one in first.contenders if (same := one.estimate(metric)) and same.base is not None
+    }
     sentence = f"{len(found)} of {parts} parts were tuned on: too little to say what all rows would bring."
     higher = bool(_number(first, metric).higher)
     return Counsel(
@@ -369,7 +371,7 @@ def _counsel(kind: str, found: Sequence[Learned], rows: int, licences: Sequence[
     higher = bool(_number(first, metric).higher)
     points = list(_points(found, metric))
     expected = list(_expected(points, [rows, 2 * rows], share=higher))
-    without = {contender.name: same.base for contender in first.contenders if (same := contender.by(metric))}
+    without = {contender.name: same.base for contender in first.contenders if (same := contender.estimate(metric))}
     known = {name: value for name, value in without.items() if value is not None}
     # An earlier part that was not learned to the end makes the forecast too good at most, so that "don't" holds.
     outcome, sentence = _said(metric, higher, known, expected[0], done=points[-1].done)

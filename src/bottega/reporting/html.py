@@ -118,7 +118,7 @@ def page(report: Report) -> str:
         *(["<h2>Side effects</h2>", _estimates(found.effects)] if found.effects else []),
         *_curves(report),
         *(f"<p>{escape(said)}</p>" for said in report.fit),
-        *_classes(found.named),
+        *_classes(found.predictions),
         "<h2>The run</h2>",
         _table([], report.facts.items()),
         *_rows(report),
@@ -152,7 +152,7 @@ def _estimates(estimates: Sequence[Estimate]) -> str:
     head = map(_th, ("", "run", "before", DIFFERENCE, DRAWN, "finding", "rows"))
     lines = []
     for one in estimates:
-        named = zip(("run", "before", "difference"), one.written(), strict=True)
+        named = zip(("run", "before", "difference"), one.formatted(), strict=True)
         numbers = "".join(_cell(text, name) for name, text in named)
         drawn = f'<td data-name="{DRAWN}">{interval(one)}</td>' if one.gain else "<td></td>"
         found = f"{drawn}{_cell(found_of(one), 'finding')}{_cell(str(one.rows), 'rows')}"
@@ -163,7 +163,7 @@ def _estimates(estimates: Sequence[Estimate]) -> str:
 def _contenders(found: Evaluation) -> Iterable[str]:
     """Every contender by the number that decides, as bars and as a table, and what an answer takes."""
     metric = found.verdict.metric
-    beside = {one.name: same for one in found.contenders if (same := one.by(metric)) is not None}
+    beside = {one.name: same for one in found.contenders if (same := one.estimate(metric)) is not None}
     if found.others and metric is not None:
         yield f"<h2>{escape(metric)}, beside what else could be done</h2>"
         if beside:

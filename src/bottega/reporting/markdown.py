@@ -25,7 +25,7 @@ def markdown(report: Report) -> str:
         *report.worth,
         *_effects(found),
         *report.fit,
-        *_classes(found.named),
+        *_classes(found.predictions),
         "## The run",
         _table(["", ""], ([name, text] for name, text in report.facts.items())),
     ]
@@ -69,8 +69,8 @@ def contender_rows(found: Evaluation) -> tuple[list[str], list[list[str]]]:
     """A table of every contender by the number that decides, and of what an answer takes: its head, and its rows."""
     rows, costs = [], any([found.cost, *(one.cost for one in found.contenders)])
     for one in found.contenders:
-        same = one.nearest(found.verdict.metric)
-        numbers = ("no number that both have", "", "", "") if same is None else (*same.written(), found_of(same))
+        same = one.shared(found.verdict.metric)
+        numbers = ("no number that both have", "", "", "") if same is None else (*same.formatted(), found_of(same))
         other = "" if same is None or same.metric == found.verdict.metric else f", by {same.metric}"
         rows.append([f"{one.name}{other}", *numbers, *(_costs(one.cost) if costs else [])])
     if costs:
@@ -87,7 +87,7 @@ def found_of(one: Estimate) -> str:
 
 def unwritten(found: Evaluation, rows: Sequence[Compared]) -> Iterator[str]:
     """Why answers of some rows are not there, in a sentence."""
-    count = sum(text is not None for text in found.said or ())
+    count = sum(text is not None for text in found.answers or ())
     if count and any(one.said is None or one.said_before is None for one in rows):
         yield f"Answers are written out for {count} of the {found.rows} rows; --answers asks for more."
 
@@ -127,7 +127,7 @@ def left_out(report: Report) -> dict[str, int]:
 
 
 def _estimate(one: Estimate) -> list[str]:
-    return [one.metric, *one.written(), found_of(one), str(one.rows)]
+    return [one.metric, *one.formatted(), found_of(one), str(one.rows)]
 
 
 def _rows(rows: Sequence[Compared]) -> str:

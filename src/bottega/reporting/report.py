@@ -187,11 +187,11 @@ def _extremes(found: Evaluation, by: Estimate) -> tuple[list[Compared], list[Com
     order = np.argsort(-gain, kind="stable").tolist()
     few = min(SHOWN, len(order) // 2)
 
-    before = found.contenders[0].said if found.contenders else None
+    before = found.contenders[0].answers if found.contenders else None
 
     def shown(place: int) -> Compared:
         one = entry(0, found.records[place])
-        said, said_before = (texts[place] if texts else None for texts in (found.said, before))
+        said, said_before = (texts[place] if texts else None for texts in (found.answers, before))
         said, said_before = (None if text is None else _cut(text) for text in (said, said_before))
         numbers = float(run[place]), float(base[place])
         return Compared(one.where, _cut(one.asked), _cut(one.answer), *numbers, said, said_before)

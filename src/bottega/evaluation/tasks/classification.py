@@ -1,4 +1,4 @@
-"""Of classifiers, regressions and reward models: the right class, the right number, the better answer."""
+"""Evaluation of classifiers, regressions and reward models: accuracy and F1, errors, preference accuracy."""
 
 from __future__ import annotations
 
@@ -29,207 +29,243 @@ from bottega.objectives.classify import Classify
 from bottega.objectives.regress import Regress, number
 from bottega.objectives.reward import Reward
 from bottega.progress import progress_callback
-from bottega.records import Labelled
+from bottega.records import Labelled, Record
 
+# The baselines of a classifier where the user names none, besides the most frequent label.
 DEFAULT_BASELINES = ("bm25", "dense")
-"""What a classifier is compared with where nothing is said, besides the commonest label."""
 
-ASKED = "{text}\nLabel:"
-"""How a language model is asked for the label of a text, which follows after a space."""
+# The prompt that asks a language model for a label; the label follows after a space.
+PROMPT = "{text}\nLabel:"
 
-Marked = Callable[[Classifier, Numbers, Sequence[Row]], list[Scores]]
-"""What is made of a model's scores [R, C] of rows."""
+# Metrics of the scores [R, C] that a model gives to rows.
+ScoreRows = Callable[[Classifier, Numbers, Sequence[Row]], list[Scores]]
 
 
-def measure(case: EvaluationContext) -> Iterator[ModelResult]:
-    """The run's sheet, that of the least that could be done, and its rivals'."""
-    model = Classifier(str(case.folder), dtype=case.dtype)
-    examples = case.examples(case.codec(model.codec))
-    rows = [row for example in examples for row in example]
-    if isinstance(case.recipe.objective, Reward):
-        longer = [_is_longer(chosen, rejected, case.seed) for chosen, rejected in examples]
-        marked, least = (
-            _preferred,
-            ModelResult("taking the longer answer", [share("preference accuracy", longer)], base=True),
-        )
-    elif isinstance(case.recipe.objective, Regress):
-        marked, least = _errors, _mean(case, rows)
+def measure(context: EvaluationContext) -> Iterator[ModelResult]:
+    """The results of the run, of a trivial baseline, and of the further baselines."""
+    model = Classifier(str(context.folder), dtype=context.dtype)
+    examples = context.build_examples(context.codec(model.codec))
+    rows = _flatten(examples.values)
+    objective = context.recipe.objective
+    if isinstance(objective, Reward):
+        score, trivial = _score_preferences, _longer_answer(context, rows)
+    elif isinstance(objective, Regress):
+        score, trivial = _score_numbers, _mean_baseline(context, rows)
     else:
-        case.tell("counting labels")
-        counts = case.recipe.objective.labels(case.training())
-        several = isinstance(case.recipe.objective, Classify) and case.recipe.objective.multi_label
-        marked = _each_label if several else _one_label
-        least = (_usual_labels if several else _usual_label)(model.labels, counts, rows)
-    yield _sat(case, model, rows, marked)
-    yield least
-    for rival in case.means.rivals:
-        sheet = _rival(case, model, rows, marked, rival)
-        if sheet is not None:
-            yield sheet
+        context.progress("counting labels")
+        counts = objective.labels(context.training_records())
+        several = isinstance(objective, Classify) and objective.multi_label
+        score = _score_multi_label if several else _score_single_label
+        trivial = (_most_frequent_of_several if several else _most_frequent)(model.labels, counts, rows)
+    run = _score_model(context, model, rows, score)
+    yield replace(run, records=examples.records, dropped=examples.dropped)
+    yield trivial
+    for baseline in context.baselines:
+        result = _score_baseline(context, model, examples.records, rows, score, baseline)
+        if result is not None:
+            yield result
 
 
-def _sat(
-    case: EvaluationContext, model: Classifier, rows: Sequence[Row], marked: Marked, name: str = "the run"
+def _flatten(examples: Sequence[Sequence[tuple[Row, ...]]]) -> list[Row]:
+    return [row for record in examples for example in record for row in example]
+
+
+def _score_model(
+    context: EvaluationContext, model: Classifier, rows: Sequence[Row], score: ScoreRows, name: str = "the run"
 ) -> ModelResult:
-    scores, named = model.scores(rows, progress_callback(case.tell, f"scoring {len(rows)} rows: {name}")), None
-    if marked is _one_label:
-        named = ClassPredictions(model.labels, _right(rows), scores.argmax(1), model.chances(scores).max(1))
-    return ModelResult(name, marked(model, scores, rows), named)
+    logits = model.scores(rows, progress_callback(context.progress, f"scoring {len(rows)} rows: {name}"))  # [R, C]
+    predictions = None
+    if score is _score_single_label:
+        confidence = model.chances(logits).max(1)
+        predictions = ClassPredictions(model.labels, _labels(rows), logits.argmax(1), confidence)
+    return ModelResult(name, score(model, logits, rows), predictions)
 
 
-# What is made of scores
+# Metrics
 
 
-def _preferred(model: Classifier, scores: Numbers, rows: Sequence[Row]) -> list[Scores]:
-    """Of pairs, chosen first: how often its score is the higher."""
-    return [share("preference accuracy", scores[0::2, 0] > scores[1::2, 0])]
+def _score_preferences(model: Classifier, logits: Numbers, rows: Sequence[Row]) -> list[Scores]:
+    """How often the chosen answer has the higher score; rows are chosen and rejected answers in turn."""
+    return [share("preference accuracy", logits[0::2, 0] > logits[1::2, 0])]
 
 
-def _errors(model: Classifier, scores: Numbers, rows: Sequence[Row]) -> list[Scores]:
-    return _distances(scores[:, 0], np.array([row.label[0] for row in rows], float))
+def _score_numbers(model: Classifier, logits: Numbers, rows: Sequence[Row]) -> list[Scores]:
+    return _errors(logits[:, 0], _targets(rows))
 
 
-def _distances(found: Numbers, right: Numbers) -> list[Scores]:
-    """How far numbers are from what is right."""
+def _errors(predicted: Numbers, targets: Numbers) -> list[Scores]:
+    """Errors of predicted numbers, both [R]."""
     return [
-        average("mean error", np.abs(found - right), higher=False),
-        average("root mean squared error", (found - right) ** 2, higher=False, of=np.sqrt),
+        average("mean error", np.abs(predicted - targets), higher=False),
+        average("root mean squared error", (predicted - targets) ** 2, higher=False, of=np.sqrt),
     ]
 
 
-def _one_label(model: Classifier, scores: Numbers, rows: Sequence[Row]) -> list[Scores]:
-    """Of one label a text."""
-    right = _right(rows)
-    loss = -np.log(model.chances(scores))[np.arange(len(rows)), right]
-    return [average("loss", loss, higher=False), *classes(right, scores.argmax(1), len(model.labels))]
+def _score_single_label(model: Classifier, logits: Numbers, rows: Sequence[Row]) -> list[Scores]:
+    labels = _labels(rows)
+    loss = -np.log(model.chances(logits))[np.arange(len(rows)), labels]
+    return [average("loss", loss, higher=False), *classes(labels, logits.argmax(1), len(model.labels))]
 
 
-def _each_label(model: Classifier, scores: Numbers, rows: Sequence[Row]) -> list[Scores]:
-    """Of any number of labels a text."""
-    return _agreeing(scores > 0, _present(rows))
+def _score_multi_label(model: Classifier, logits: Numbers, rows: Sequence[Row]) -> list[Scores]:
+    # A logit above 0 is a probability above one half.
+    return _label_sets(logits > 0, _label_matrix(rows))
 
 
-def _agreeing(found: NDArray[np.bool_], right: NDArray[np.bool_]) -> list[Scores]:
-    counts = np.stack([(found & right).sum(1), found.sum(1) + right.sum(1)], 1)
-    return [share("all labels right", (found == right).all(1)), agreement("micro-F1", counts)]
+def _label_sets(predicted: NDArray[np.bool_], labels: NDArray[np.bool_]) -> list[Scores]:
+    """Metrics of sets of labels, both [R, C]."""
+    counts = np.stack([(predicted & labels).sum(1), predicted.sum(1) + labels.sum(1)], 1)
+    return [share("all labels right", (predicted == labels).all(1)), agreement("micro-F1", counts)]
 
 
-def _right(rows: Sequence[Row]) -> NDArray[np.int64]:
-    return np.array([row.label[0] for row in rows], np.int64)
+def _labels(rows: Sequence[Row]) -> NDArray[np.int64]:
+    return np.array([row.label[0] for row in rows], np.int64)  # [R]
 
 
-def _present(rows: Sequence[Row]) -> NDArray[np.bool_]:
-    found: NDArray[np.bool_] = np.concatenate([row.columns["present"] for row in rows]) > 0
-    return found
+def _targets(rows: Sequence[Row]) -> Numbers:
+    return np.array([row.label[0] for row in rows], float)  # [R]
 
 
-# The least that could be done
+def _label_matrix(rows: Sequence[Row]) -> NDArray[np.bool_]:
+    present: NDArray[np.bool_] = np.concatenate([row.columns["present"] for row in rows]) > 0  # [R, C]
+    return present
 
 
-def _usual_label(labels: list[str], counts: dict[str, int], rows: Sequence[Row]) -> ModelResult:
-    # One more of each: a label seen in no row has some chance all the same.
-    frequency = np.array([counts.get(label, 0) + 1.0 for label in labels])
+# Trivial baselines
+
+
+def _most_frequent(labels: list[str], counts: dict[str, int], rows: Sequence[Row]) -> ModelResult:
+    """The most frequent label for every text; its loss is that of the label frequencies."""
+    # Add-one smoothing: a label that no training row has would make the loss infinite.
+    frequency = np.array([counts.get(label, 0) + 1.0 for label in labels])  # [C]
     frequency /= frequency.sum()
-    right, common = _right(rows), np.full(len(rows), frequency.argmax())
-    loss = average("loss", -np.log(frequency)[right], higher=False)
+    references, predicted = _labels(rows), np.full(len(rows), frequency.argmax())
+    loss = average("loss", -np.log(frequency)[references], higher=False)
     name = f"always {labels[frequency.argmax()]}, the commonest label"
-    return ModelResult(name, [loss, *classes(right, common, len(labels))], base=True)
+    return ModelResult(name, [loss, *classes(references, predicted, len(labels))], base=True)
 
 
-def _usual_labels(labels: list[str], counts: dict[str, int], rows: Sequence[Row]) -> ModelResult:
-    right = _present(rows)
-    usual, common = max(counts, key=lambda label: counts[label]), np.zeros_like(right)
-    common[:, labels.index(usual)] = True
-    return ModelResult(f"always {usual}, the commonest label", _agreeing(common, right), base=True)
+def _most_frequent_of_several(labels: list[str], counts: dict[str, int], rows: Sequence[Row]) -> ModelResult:
+    references = _label_matrix(rows)
+    label, predicted = max(counts, key=lambda name: counts[name]), np.zeros_like(references)
+    predicted[:, labels.index(label)] = True
+    return ModelResult(f"always {label}, the commonest label", _label_sets(predicted, references), base=True)
 
 
-def _mean(case: EvaluationContext, rows: Sequence[Row]) -> ModelResult:
-    training = [number(record) for record in case.known() if isinstance(record, Labelled)]
-    usual, right = float(np.mean(training)), np.array([row.label[0] for row in rows], float)
-    name = f"always {usual:.4g}, the mean of the {case.those_known}"
-    return ModelResult(name, _distances(np.full_like(right, usual), right), base=True)
+def _mean_baseline(context: EvaluationContext, rows: Sequence[Row]) -> ModelResult:
+    training = [number(record) for record in context.baseline_records() if isinstance(record, Labelled)]
+    mean, targets = float(np.mean(training)), _targets(rows)
+    name = f"always {mean:.4g}, the mean of the {context.baseline_rows}"
+    return ModelResult(name, _errors(np.full_like(targets, mean), targets), base=True)
+
+
+def _longer_answer(context: EvaluationContext, rows: Sequence[Row]) -> ModelResult:
+    longer = [_is_longer(*pair, context.seed) for pair in zip(rows[0::2], rows[1::2], strict=True)]
+    return ModelResult("taking the longer answer", [share("preference accuracy", longer)], base=True)
 
 
 def _is_longer(chosen: Row, rejected: Row, seed: int) -> bool:
-    """Whether the chosen answer has more tokens; of equals, by the toss of a coin."""
+    """Whether the chosen answer has more tokens; random where both have as many."""
     difference = len(chosen.tokens) - len(rejected.tokens)
+    # Seeded by the answer itself, so that the result does not depend on which other rows are measured.
     return difference > 0 if difference else bool(random.Random(f"{seed} {chosen.tokens.tobytes()!r}").getrandbits(1))
 
 
-# Rivals
+# Further baselines
 
 
-def _rival(
-    case: EvaluationContext, model: Classifier, rows: Sequence[Row], marked: Marked, rival: Baseline
+def _score_baseline(
+    context: EvaluationContext,
+    model: Classifier,
+    records: Sequence[Record],
+    rows: Sequence[Row],
+    score: ScoreRows,
+    baseline: Baseline,
 ) -> ModelResult | None:
-    """The sheet of another contender; None where it cannot be asked, which `case.unasked` then tells."""
-    if rival.way == "run":
-        return _other(case, model, marked, rival)
-    encoder = rival.model or case.means.encoder or case.recipe.model.base
-    if rival.way == "dense" and encoder is None:
-        case.unasked[rival.given] = "which encoder makes the vectors? dense=FOLDER"
-    elif rival.way in ("bm25", "dense", "few-shot") and not case.pool:
-        case.unasked[rival.given] = f"the {case.those_known} are not to be had"
-    elif rival.way in ("bm25", "dense") and marked is _errors:
-        return _near_numbers(case, rows, rival, encoder if rival.way == "dense" else None)
-    elif marked is not _one_label:
-        case.unasked[rival.given] = "it gives no such answer as these rows ask for"
-    elif rival.way in ("bm25", "dense"):
-        return score_nearest_rows(
-            case, _questions(case, model), rival, _known(case), encoder if rival.way == "dense" else None
-        )
-    elif rival.way == "endpoint":
-        return score_endpoint(case, _questions(case, model), rival)
-    elif rival.model is None:
-        case.unasked[rival.given] = f"which language model is asked? {rival.way}=FOLDER"
-    elif rival.way == "retrieval" and not case.means.documents:
-        case.unasked[rival.given] = "no --documents to look things up in"
-    else:
-        other = LanguageModel(rival.model, dtype=case.dtype)
-        sheet = score_prompted(case, _questions(case, model), other, rival.named(), rival, _known(case))
-        # Its loss is one of words, not of classes.
-        return replace(sheet, scores=[one for one in sheet.scores if one.metric in ("label accuracy", "macro-F1")])
+    """The result of a further baseline; None where it cannot be scored, which is noted."""
+    if baseline.method == "run":
+        return _score_other_run(context, model, records, score, baseline)
+    # A classifier's own base model serves as the encoder: what embeddings alone give, without training.
+    encoder = baseline.model or context.options.encoder or context.recipe.model.base
+    reason = _why_not(context, score, baseline, encoder)
+    if reason is not None:
+        context.note(baseline.spec, reason)
+        return None
+    if baseline.method in ("bm25", "dense"):
+        encoder = encoder if baseline.method == "dense" else None
+        if score is _score_numbers:
+            return _nearest_numbers(context, records, rows, baseline, encoder)
+        return score_nearest_rows(context, _questions(records, model), baseline, _shots(context), encoder)
+    if baseline.method == "endpoint":
+        return score_endpoint(context, _questions(records, model), baseline)
+    assert baseline.model is not None
+    other, name = LanguageModel(baseline.model, dtype=context.dtype), baseline.describe()
+    result = score_prompted(context, _questions(records, model), other, name, baseline, _shots(context))
+    # The loss of a language model is per token, that of a classifier per row: they cannot be compared.
+    comparable = [scores for scores in result.scores if scores.metric in ("label accuracy", "macro-F1")]
+    return replace(result, scores=comparable)
+
+
+def _why_not(context: EvaluationContext, score: ScoreRows, baseline: Baseline, encoder: str | None) -> str | None:
+    """Why a baseline cannot be scored; None where it can."""
+    method = baseline.method
+    if method == "dense" and encoder is None:
+        return "no encoder given: dense=FOLDER"
+    if method in ("bm25", "dense", "few-shot") and not context.pool:
+        return f"the {context.baseline_rows} are not available"
+    if method in ("bm25", "dense") and score is _score_numbers:
+        return None
+    if score is not _score_single_label:
+        return "it gives no answer of the kind that these rows need"
+    if method in ("bm25", "dense", "endpoint"):
+        return None
+    if baseline.model is None:
+        return f"no language model given: {method}=FOLDER"
+    if method == "retrieval" and not context.passages:
+        return "no texts to search: give --documents"
     return None
 
 
-def _questions(case: EvaluationContext, model: Classifier) -> EvaluationSet:
-    """The rows as questions for a model of language."""
-    texts = [record for record in case.records if isinstance(record, Labelled)]
-    asked = [Question(one.where, ASKED.format(text=one.text), f" {one.label}") for one in texts]
-    return EvaluationSet(questions=asked, labels=[f" {label}" for label in model.labels])
+def _questions(records: Sequence[Record], model: Classifier) -> EvaluationSet:
+    """The rows as prompts for a language model."""
+    texts = [record for record in records if isinstance(record, Labelled)]
+    questions = [Question(record.where, PROMPT.format(text=record.text), f" {record.label}") for record in texts]
+    return EvaluationSet(questions=questions, labels=[f" {label}" for label in model.labels])
 
 
-def _known(case: EvaluationContext) -> list[Shot]:
-    known = (record for record in case.pool if isinstance(record, Labelled))
-    return [Shot(ASKED.format(text=one.text), f" {one.label}") for one in known]
+def _shots(context: EvaluationContext) -> list[Shot]:
+    known = (record for record in context.pool if isinstance(record, Labelled))
+    return [Shot(PROMPT.format(text=record.text), f" {record.label}") for record in known]
 
 
-def _near_numbers(case: EvaluationContext, rows: Sequence[Row], rival: Baseline, encoder: str | None) -> ModelResult:
-    """The mean of the numbers of the nearest training rows, each counting as much as it is near."""
-    known = [record for record in case.pool if isinstance(record, Labelled)]
-    texts = [record.text for record in known]
-    asked = [record.text for record in case.records if isinstance(record, Labelled)]
-    numbers, nearness = case.index(texts, encoder).nearest(asked, NEIGHBORS)
-    values, weight = np.array([number(record) for record in known]), np.maximum(nearness, 0)
-    # What is like no other row gets the mean of all.
-    weighed = (values[numbers] * weight).sum(1) / np.maximum(weight.sum(1), np.finfo(np.float32).tiny)
-    found = np.where(weight.any(1), weighed, values.mean())
-    return ModelResult(
-        f"nearest {case.those_known}, {rival.way}", _distances(found, np.array([row.label[0] for row in rows], float))
-    )
+def _nearest_numbers(
+    context: EvaluationContext, records: Sequence[Record], rows: Sequence[Row], baseline: Baseline, encoder: str | None
+) -> ModelResult:
+    """The mean number of the nearest training rows, weighted by similarity."""
+    known = [record for record in context.pool if isinstance(record, Labelled)]
+    queries = [record.text for record in records if isinstance(record, Labelled)]
+    retriever = context.retriever([record.text for record in known], encoder)
+    indices, similarity = retriever.nearest(queries, NEIGHBORS)  # [R, K] each
+    # A cosine may be negative; such a neighbor counts for nothing rather than with the wrong sign.
+    values, weights = np.array([number(record) for record in known]), np.maximum(similarity, 0)
+    weighted = (values[indices] * weights).sum(1) / np.maximum(weights.sum(1), np.finfo(np.float32).tiny)
+    # A text similar to no row gets the mean of all.
+    predicted = np.where(weights.any(1), weighted, values.mean())
+    return ModelResult(f"nearest {context.baseline_rows}, {baseline.method}", _errors(predicted, _targets(rows)))
 
 
-def _other(case: EvaluationContext, model: Classifier, marked: Marked, rival: Baseline) -> ModelResult | None:
-    """Another run, asked the same."""
-    assert rival.model is not None
-    other = Classifier(rival.model, dtype=case.dtype)
+def _score_other_run(
+    context: EvaluationContext, model: Classifier, records: Sequence[Record], score: ScoreRows, baseline: Baseline
+) -> ModelResult | None:
+    """Another run on the same rows."""
+    assert baseline.model is not None
+    other = Classifier(baseline.model, dtype=context.dtype)
     if list(other.labels) != list(model.labels):
-        case.unasked[rival.given] = "it knows other labels"
+        context.note(baseline.spec, "it has other labels")
         return None
-    before = list(case.records)
-    rows = [row for example in case.examples(case.codec(other.codec)) for row in example]
-    if len(case.records) != len(before):
-        case.records = before
-        case.unasked[rival.given] = "it cannot read all of these rows"
+    codec, objective = context.codec(other.codec), context.recipe.objective
+    indices, examples = context.build_same(baseline.spec, records, lambda record: objective.examined(record, codec))
+    if not indices:
         return None
-    return _sat(case, other, rows, marked, rival.named())
+    result = _score_model(context, other, _flatten(examples), score, baseline.describe())
+    return replace(result, scores=[scores.within(indices, len(records)) for scores in result.scores])

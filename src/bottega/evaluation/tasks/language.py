@@ -1,21 +1,22 @@
-"""Of language models: how likely the right words are, which answer they choose, and what they write."""
+"""Evaluation of language models: loss, preferences, the labels and choices they prefer, the answers they generate."""
 
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from bottega.batch import Row
 from bottega.evaluation import reward_scores
 from bottega.evaluation.baselines import Baseline
 from bottega.evaluation.context import EvaluationContext, ModelResult
 from bottega.evaluation.exam import (
     EvaluationSet,
     Question,
+    expand,
     score_endpoint,
     score_model,
     score_nearest_rows,
@@ -27,180 +28,251 @@ from bottega.evaluation.side_effects import side_effects
 from bottega.inference.language_model import LanguageModel
 from bottega.metrics.scores import Numbers, Scores, mean, share
 from bottega.objectives import OnPolicy
-from bottega.records import Chat, Choice, Posed, Preference
-from bottega.tokenization.codec import Codec
+from bottega.records import Chat, Choice, Posed, Preference, Record
 
-LONGEST = 256
-"""Most tokens of an answer that is written out; rows with a longer one are left out of it."""
+# Rows with a longer reference answer are not generated: metrics of long texts say little, and they are slow.
+MAX_ANSWER_TOKENS = 256
 
-LABELS, EACH = 50, 4
-"""Answers are labels where there are at most so many different ones, each so often on average."""
+# Answers count as labels where there are at most so many different ones, each with so many rows on average.
+MAX_LABELS, ROWS_PER_LABEL = 50, 4
 
+# The baselines of a run where the user names none, besides its base model.
 DEFAULT_BASELINES = ("few-shot", "bm25")
-"""What a run is compared with where nothing is said, besides what it was tuned from."""
+
+# The examples of each record.
+Encoded = Sequence[Sequence[tuple[Row, ...]]]
 
 
-def measure(case: EvaluationContext) -> Iterator[ModelResult]:
-    """The run's sheet, that of what it was tuned from, if it was, and its rivals'."""
-    model = LanguageModel(str(case.folder), dtype=case.dtype)
-    if isinstance(case.recipe.objective, OnPolicy) and not any(map(case.recipe.objective.asked, case.records)):
-        yield from reward_scores.measure(case, model)
+def measure(context: EvaluationContext) -> Iterator[ModelResult]:
+    """The results of the run, of its base model if it has one, and of the further baselines."""
+    model = LanguageModel(str(context.folder), dtype=context.dtype)
+    objective = context.recipe.objective
+    if isinstance(objective, OnPolicy) and not any(map(objective.asked, context.records)):
+        yield from reward_scores.measure(context, model)
         return
-    codec = case.codec(model.codec)
-    exam = _exam(case, codec)
-    case.tell(f"scoring {len(exam.rows)} rows")
-    if _in_pairs(case, exam):
-        yield from _preferences(case, exam, model)
-        return
-    yield _examined(case, model, score_model(case, exam, model, "the run"))
-    base = None if model.origin is None else Path(model.origin).name
-    if base is not None:
+    examples = context.build_examples(context.codec(model.codec))
+    records, rows = examples.records, _flatten(examples.values)
+    context.progress(f"scoring {len(rows)} rows")
+    results = _measure_preferences if _is_preference(records, rows) else _measure_answers
+    for number, result in enumerate(results(context, model, records, rows)):
+        yield result if number else replace(result, records=records, dropped=examples.dropped)
+
+
+def _flatten(examples: Encoded) -> list[Row]:
+    return [row for record in examples for example in record for row in example]
+
+
+def _measure_answers(
+    context: EvaluationContext, model: LanguageModel, records: Sequence[Record], rows: Sequence[Row]
+) -> Iterator[ModelResult]:
+    questions = _build_questions(context, records, rows)
+    yield _add_side_effects(context, model, records, score_model(context, questions, model, "the run"))
+    if model.origin is not None:
+        base = Path(model.origin).name
         with model.untuned() as untuned:
-            yield replace(_examined(case, untuned, score_model(case, exam, untuned, base)), base=True)
-    for rival in case.means.rivals:
-        sheet = _rival(case, exam, model, rival)
-        if sheet is not None:
-            yield sheet
+            result = score_model(context, questions, untuned, base)
+            yield replace(_add_side_effects(context, untuned, records, result), base=True)
+    for baseline in context.baselines:
+        compared = _score_baseline(context, questions, model, records, baseline)
+        if compared is not None:
+            yield compared
 
 
-def _examined(case: EvaluationContext, model: LanguageModel, sheet: ModelResult) -> ModelResult:
-    """The sheet with what else the model does, and its marks in tasks of the lm-evaluation-harness."""
-    case.tell(f"looking for side effects: {sheet.name}")
-    sheet = replace(sheet, effects=side_effects(case, model))
-    if not case.means.tasks:
-        return sheet
-    case.tell(f"sitting {len(case.means.tasks)} tasks of lm-eval: {sheet.name}")
-    return replace(sheet, scores=[*sheet.scores, *run_lm_eval(model, case.means.tasks, rows=case.means.questions)])
+def _add_side_effects(
+    context: EvaluationContext, model: LanguageModel, records: Sequence[Record], result: ModelResult
+) -> ModelResult:
+    """The result with side effects, and scores in tasks of the lm-evaluation-harness."""
+    context.progress(f"measuring side effects: {result.name}")
+    result = replace(result, effects=side_effects(context, model, records))
+    tasks = context.options.lm_eval
+    if not tasks:
+        return result
+    context.progress(f"running {len(tasks)} lm-eval tasks: {result.name}")
+    return replace(result, scores=[*result.scores, *run_lm_eval(model, tasks, rows=context.options.rows)])
 
 
-def _exam(case: EvaluationContext, codec: Codec) -> EvaluationSet:
-    rows = [row for example in case.examples(codec) for row in example]
-    if len(rows) != len(case.records):
+def _build_questions(context: EvaluationContext, records: Sequence[Record], rows: Sequence[Row]) -> EvaluationSet:
+    """The rows, and the questions among them; a long text that is cut into several rows has none."""
+    if len(rows) != len(records):
         return EvaluationSet(rows)
-    questions: list[Question | None] = []
-    for record, row in zip(case.records, rows, strict=True):
-        found = case.recipe.objective.asked(record)
-        choices = record.choices if isinstance(record, Choice) else ()
-        variables = record.variables if isinstance(record, (Chat, Posed)) else {}
-        sound = found is not None and found[1].strip()
-        questions.append(Question(record.where, *found, row, choices, variables) if found and sound else None)
-    asked = [(place, one) for place, one in enumerate(questions) if one is not None]
-    names = sorted({one.answer for _, one in asked})
-    few = 1 < len(names) <= min(LABELS, len(asked) // EACH)
-    short = [place for place, one in asked if one.length <= LONGEST]
-    written = sorted(random.Random(case.seed).sample(short, min(case.means.answers, len(short))))
-    metrics, absent = case.means.metrics([one.answer for _, one in asked]) if asked else ([], [])
-    if absent:
-        case.unasked[", ".join(absent)] = "needs a package: pip install 'bottega[evaluate]'"
-    exam = EvaluationSet(rows, questions, names if few else [], written, metrics)
-    objective = case.recipe.objective
-    return replace(exam, tokens=objective.tokens, stop=objective.stop) if isinstance(objective, OnPolicy) else exam
+    objective = context.recipe.objective
+    asked = [_question(context, record, row) for record, row in zip(records, rows, strict=True)]
+    indexed = [(index, question) for index, question in enumerate(asked) if question is not None]
+    answers = [question.answer for _, question in indexed]
+    labels = sorted(set(answers))
+    are_labels = 1 < len(labels) <= min(MAX_LABELS, len(answers) // ROWS_PER_LABEL)
+    short = [index for index, question in indexed if question.answer_length <= MAX_ANSWER_TOKENS]
+    # A random part, as generation is slow; the same rows for every model.
+    generated = sorted(random.Random(context.seed).sample(short, min(context.options.answers, len(short))))
+    metrics, missing = context.metrics(answers) if answers else ([], [])
+    if missing:
+        context.note(", ".join(missing), "needs a package: pip install 'bottega[evaluate]'")
+    questions = EvaluationSet(rows, asked, labels if are_labels else [], generated, metrics)
+    if isinstance(objective, OnPolicy):
+        return replace(questions, min_tokens=objective.tokens, stop=objective.stop)
+    return questions
+
+
+def _question(context: EvaluationContext, record: Record, row: Row) -> Question | None:
+    """The prompt and the answer of a record; None where it is not a prompt, or its answer is blank."""
+    asked = context.recipe.objective.asked(record)
+    if asked is None or not asked[1].strip():
+        return None
+    choices = record.choices if isinstance(record, Choice) else ()
+    variables = record.variables if isinstance(record, (Chat, Posed)) else {}
+    return Question(record.where, *asked, row, choices, variables)
 
 
 # Preferences
 
 
-def _in_pairs(case: EvaluationContext, exam: EvaluationSet) -> bool:
-    """Whether rows are chosen and rejected answers in turn: KTO takes the two for two examples."""
-    pairs = len(exam.rows) == 2 * len(case.records)
-    return pairs and all(isinstance(record, Preference) for record in case.records)
+def _is_preference(records: Sequence[Record], rows: Sequence[Row]) -> bool:
+    """Whether rows are chosen and rejected answers in turn; KTO makes two examples of such a pair, DPO one."""
+    return len(rows) == 2 * len(records) and all(isinstance(record, Preference) for record in records)
 
 
-def _preferences(case: EvaluationContext, exam: EvaluationSet, model: LanguageModel) -> Iterator[ModelResult]:
-    """How often the chosen answer is likelier, and how often it was raised more than the other."""
-    nll, base = -model.logp(exam.rows), None
+def _measure_preferences(
+    context: EvaluationContext, model: LanguageModel, records: Sequence[Record], rows: Sequence[Row]
+) -> Iterator[ModelResult]:
+    """How often the chosen answer is more likely, and how often its likelihood rose more than the other's."""
+    nll, base_nll = -model.logp(rows), None  # [2R]
     if model.origin is not None:
         with model.untuned() as untuned:
-            base = -untuned.logp(exam.rows)
-    scores = _preferred(exam, nll)
-    if base is not None:
-        raised = base - nll
-        scores.insert(1, share("raised accuracy", raised[0::2] > raised[1::2]))
+            base_nll = -untuned.logp(rows)
+    scores = _score_preferences(rows, nll)
+    if base_nll is not None:
+        gain = base_nll - nll  # the implicit reward of DPO, but for its β
+        scores.insert(1, share("raised accuracy", gain[0::2] > gain[1::2]))
     yield ModelResult("the run", scores)
-    if base is not None and model.origin is not None:
-        yield ModelResult(Path(model.origin).name, _preferred(exam, base), base=True)
-    for rival in case.means.rivals:
-        if rival.way not in ("run", "zero-shot") or rival.model is None:
-            case.unasked[rival.given] = "it gives no probability to an answer"
-            continue
-        other = LanguageModel(rival.model, dtype=case.dtype)
-        theirs = _exam(case, case.codec(other.codec))
-        yield ModelResult(rival.named(), _comparable(_preferred(theirs, -other.logp(theirs.rows)), model, other))
+    if base_nll is not None and model.origin is not None:
+        yield ModelResult(Path(model.origin).name, _score_preferences(rows, base_nll), base=True)
+    for baseline in context.baselines:
+        result = _score_preference_baseline(context, model, records, baseline)
+        if result is not None:
+            yield result
 
 
-def _preferred(exam: EvaluationSet, nll: Numbers) -> list[Scores]:
-    tokens = np.array([row.weight.sum() for row in exam.rows[0::2]], float)
+def _score_preference_baseline(
+    context: EvaluationContext, model: LanguageModel, records: Sequence[Record], baseline: Baseline
+) -> ModelResult | None:
+    if baseline.method not in ("run", "zero-shot") or baseline.model is None:
+        context.note(baseline.spec, "it gives no probability to an answer")
+        return None
+    other = LanguageModel(baseline.model, dtype=context.dtype)
+    indices, rows = _encode_same(context, records, other, baseline)
+    if not indices:
+        return None
+    scores = _comparable(_score_preferences(rows, -other.logp(rows)), model, other)
+    return ModelResult(baseline.describe(), [each.within(indices, len(records)) for each in scores])
+
+
+def _encode_same(
+    context: EvaluationContext, records: Sequence[Record], other: LanguageModel, baseline: Baseline
+) -> tuple[list[int], list[Row]]:
+    """(indices of the records that another model can read, all their rows)."""
+    codec, objective = context.codec(other.codec), context.recipe.objective
+    indices, examples = context.build_same(baseline.spec, records, lambda record: objective.examined(record, codec))
+    return indices, _flatten(examples)
+
+
+def _score_preferences(rows: Sequence[Row], nll: Numbers) -> list[Scores]:
+    tokens = np.array([row.weight.sum() for row in rows[0::2]], float)
     return [share("preference accuracy", nll[0::2] < nll[1::2]), mean("loss of the chosen", nll[0::2], tokens)]
 
 
-# Rivals
+# Further baselines
 
 
-def _rival(case: EvaluationContext, exam: EvaluationSet, model: LanguageModel, rival: Baseline) -> ModelResult | None:
-    """The sheet of another contender; None where it cannot be asked, which `case.unasked` then tells."""
-    if rival.way == "run" or (rival.way == "zero-shot" and rival.model):
-        return _other(case, exam, model, rival)
-    known = _known(case)
-    why = _why_not(case, exam, model, rival, known)
-    if why is not None:
-        case.unasked[rival.given] = why
+def _score_baseline(
+    context: EvaluationContext,
+    questions: EvaluationSet,
+    model: LanguageModel,
+    records: Sequence[Record],
+    baseline: Baseline,
+) -> ModelResult | None:
+    """The result of a further baseline; None where it cannot be scored, which is noted."""
+    if baseline.method == "run" or (baseline.method == "zero-shot" and baseline.model):
+        return _score_other_model(context, questions, model, records, baseline)
+    shots = _shots(context)
+    reason = _why_not(context, questions, model, baseline, shots)
+    if reason is not None:
+        context.note(baseline.spec, reason)
         return None
-    if rival.way == "endpoint":
-        return score_endpoint(case, exam, rival)
-    if rival.way in ("bm25", "dense"):
-        return score_nearest_rows(
-            case, exam, rival, known, (rival.model or case.means.encoder) if rival.way == "dense" else None
-        )
-    name = rival.named(None if model.origin is None else Path(model.origin).name)
-    if rival.model is not None:
-        other = LanguageModel(rival.model, dtype=case.dtype)
-        sheet = score_prompted(case, exam, other, name, rival, known)
-        return replace(sheet, scores=_comparable(sheet.scores, model, other))
+    if baseline.method == "endpoint":
+        return score_endpoint(context, questions, baseline)
+    if baseline.method in ("bm25", "dense"):
+        encoder = (baseline.model or context.options.encoder) if baseline.method == "dense" else None
+        return score_nearest_rows(context, questions, baseline, shots, encoder)
+    name = baseline.describe(None if model.origin is None else Path(model.origin).name)
+    if baseline.model is not None:
+        other = LanguageModel(baseline.model, dtype=context.dtype)
+        result = score_prompted(context, questions, other, name, baseline, shots)
+        return replace(result, scores=_comparable(result.scores, model, other))
     with model.untuned() as untuned:
-        return score_prompted(case, exam, untuned, name, rival, known)
+        return score_prompted(context, questions, untuned, name, baseline, shots)
 
 
 def _why_not(
-    case: EvaluationContext, exam: EvaluationSet, model: LanguageModel, rival: Baseline, known: Sequence[Shot]
+    context: EvaluationContext,
+    questions: EvaluationSet,
+    model: LanguageModel,
+    baseline: Baseline,
+    shots: Sequence[Shot],
 ) -> str | None:
-    """Why a contender cannot be asked."""
-    if not exam.numbered:
-        return "the rows ask nothing that could be answered"
-    if rival.way == "dense" and case.means.encoder is None and rival.model is None:
-        return "which encoder makes the vectors? dense=FOLDER"
-    if rival.way in ("few-shot", "bm25", "dense") and not known:
-        return "no training row that is to be had is a question with an answer"
-    if rival.way in ("zero-shot", "few-shot", "retrieval") and rival.model is None and model.origin is None:
-        return f"the run began from nothing; name a model: {rival.way}=FOLDER"
-    if rival.way == "retrieval" and not case.means.documents:
-        return "no --documents to look things up in"
-    if rival.way == "endpoint" and not exam.labels and not exam.written:
-        return "no answer is short enough to be written out"
+    """Why a baseline cannot be scored; None where it can."""
+    method = baseline.method
+    if not questions.indexed:
+        return "the rows are not prompts with answers"
+    if method == "dense" and context.options.encoder is None and baseline.model is None:
+        return "no encoder given: dense=FOLDER"
+    if method in ("few-shot", "bm25", "dense") and not shots:
+        return "no available training row is a prompt with an answer"
+    if method in ("zero-shot", "few-shot", "retrieval") and baseline.model is None and model.origin is None:
+        return f"the run has no base model; name one: {method}=FOLDER"
+    if method == "retrieval" and not context.passages:
+        return "no texts to search: give --documents"
+    if method == "endpoint" and not questions.labels and not questions.generated:
+        return "no answer is short enough to be generated"
     return None
 
 
-def _known(case: EvaluationContext) -> list[Shot]:
-    """The training rows that ask something, and the answers."""
-    found = (case.recipe.objective.asked(record) for record in case.pool)
-    return [Shot(*one) for one in found if one is not None and one[1].strip()]
+def _shots(context: EvaluationContext) -> list[Shot]:
+    """The training rows that are prompts with answers."""
+    asked = (context.recipe.objective.asked(record) for record in context.pool)
+    return [Shot(*pair) for pair in asked if pair is not None and pair[1].strip()]
 
 
-def _other(case: EvaluationContext, exam: EvaluationSet, model: LanguageModel, rival: Baseline) -> ModelResult | None:
-    """Another run, or another model as it is, asked the same."""
-    assert rival.model is not None
-    other = LanguageModel(rival.model, dtype=case.dtype)
-    before, dropped = case.records, Counter(case.dropped)
-    theirs = _exam(case, case.codec(other.codec))
-    if len(theirs.rows) != len(exam.rows) or len(case.records) != len(before):
-        case.records, case.dropped = before, dropped
-        case.unasked[rival.given] = "it reads these rows in other pieces, or cannot read them all"
+def _score_other_model(
+    context: EvaluationContext,
+    questions: EvaluationSet,
+    model: LanguageModel,
+    records: Sequence[Record],
+    baseline: Baseline,
+) -> ModelResult | None:
+    """Another run, or another model as it is, on the same rows."""
+    assert baseline.model is not None
+    other = LanguageModel(baseline.model, dtype=context.dtype)
+    indices, rows = _encode_same(context, records, other, baseline)
+    if not indices:
         return None
-    theirs = replace(theirs, labels=exam.labels, written=exam.written, metrics=exam.metrics)
-    sheet = score_model(case, theirs, other, rival.named())
-    return replace(sheet, scores=_comparable(sheet.scores, model, other))
+    # Where texts are cut into several rows, those of another tokenizer begin and end elsewhere.
+    in_pieces = not questions.questions
+    if in_pieces and (len(indices) < len(records) or len(rows) != len(questions.rows)):
+        context.note(baseline.spec, "it splits these texts at other places, so that losses cannot be compared")
+        return None
+    if in_pieces:
+        result = score_model(context, replace(questions, rows=rows), other, baseline.describe())
+    else:
+        theirs = [
+            None if (question := questions.questions[index]) is None else replace(question, row=row)
+            for index, row in zip(indices, rows, strict=True)
+        ]
+        part = replace(questions.select(indices, theirs), rows=rows)
+        result = expand(score_model(context, part, other, baseline.describe()), indices, len(records))
+    return replace(result, scores=_comparable(result.scores, model, other))
 
 
 def _comparable(scores: Sequence[Scores], model: LanguageModel, other: LanguageModel) -> list[Scores]:
-    """The scores without those that count tokens, where two models have other ones."""
-    ours, theirs = model.codec.tokenizer.get_vocab(), other.codec.tokenizer.get_vocab()
-    return [one for one in scores if ours == theirs or one.metric not in ("loss", "perplexity", "loss of the chosen")]
+    """The scores without those per token, where the two vocabularies differ: their tokens are not the same unit."""
+    same = model.codec.tokenizer.get_vocab() == other.codec.tokenizer.get_vocab()
+    return [each for each in scores if same or each.metric not in ("loss", "perplexity", "loss of the chosen")]

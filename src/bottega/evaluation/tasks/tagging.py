@@ -1,4 +1,4 @@
-"""Of taggers: the entities of a text, beside marking what was marked in the training rows."""
+"""Evaluation of taggers: F1 of the entities in a text, compared with a gazetteer of the training rows."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from bottega.evaluation.baselines import Baseline
 from bottega.evaluation.context import EvaluationContext, ModelResult
 from bottega.evaluation.gazetteer import Gazetteer
 from bottega.inference.classifier import Tagger
@@ -18,59 +19,80 @@ from bottega.tokenization.codec import Codec
 
 DEFAULT_BASELINES = ()
 
+# Character offsets at which words start and stop.
+Words = list[tuple[int, int]]
 
-def measure(case: EvaluationContext) -> Iterator[ModelResult]:
-    """The run's sheet, that of a gazetteer, and those of other runs."""
-    model = Tagger(str(case.folder), dtype=case.dtype)
-    _tell_untagged(case, model.codec)
-    yield ModelResult("the run", _found(case, model, model.codec))
-    known = Gazetteer(record for record in case.known() if isinstance(record, Tagged))
-    usual = [list(known.spans(record.text)) for record in _tagged(case)]
-    name = f"marking what was marked in the {case.those_known}"
-    yield ModelResult(name, _agreeing(case, usual, model.codec), base=True)
-    for rival in case.means.rivals:
-        if rival.way == "run" and rival.model is not None:
-            yield ModelResult(rival.named(), _found(case, Tagger(rival.model, dtype=case.dtype), model.codec))
+
+def measure(context: EvaluationContext) -> Iterator[ModelResult]:
+    """The results of the run, of a gazetteer, and of other runs."""
+    model = Tagger(str(context.folder), dtype=context.dtype)
+    # Rows without a word are left out.
+    examples = context.build(lambda record: _words(record, model.codec))
+    records = [record for record in examples.records if isinstance(record, Tagged)]
+    _note_lost_entities(context, records, examples.values)
+
+    def score(entities: Sequence[Iterable[Entity]]) -> list[Scores]:
+        return _span_f1(records, entities, examples.values)
+
+    context.progress(f"tagging {len(records)} rows")
+    found = model.tag([record.text for record in records])
+    yield ModelResult("the run", score(found), records=examples.records, dropped=examples.dropped)
+    gazetteer = Gazetteer(record for record in context.baseline_records() if isinstance(record, Tagged))
+    name = f"marking what was marked in the {context.baseline_rows}"
+    yield ModelResult(name, score([list(gazetteer.spans(record.text)) for record in records]), base=True)
+    for baseline in context.baselines:
+        if baseline.method == "run" and baseline.model is not None:
+            yield from _score_other_run(context, baseline, records, examples.values)
         else:
-            case.unasked[rival.given] = "it marks no entities"
+            context.note(baseline.spec, "it marks no entities")
 
 
-def _tell_untagged(case: EvaluationContext, codec: Codec) -> None:
-    """Say which entities no tagger with these words can find; rows without a word are left out."""
-    words = case.made(lambda record: codec.encode_word_windows(_text(record))[1])
-    count = sum(len(record.spans) for record in _tagged(case))
-    lost = count - sum(len(worded(record, own)) for record, own in zip(_tagged(case), words, strict=True))
-    if lost:
-        case.note("entities", f"{lost} of {count} have no word of their own, and are not counted")
+def _score_other_run(
+    context: EvaluationContext, baseline: Baseline, records: Sequence[Tagged], words: Sequence[Words]
+) -> Iterator[ModelResult]:
+    """Another tagger on the same rows. Its labels and its scheme may differ: entities are compared, not tags."""
+    assert baseline.model is not None
+    other = Tagger(baseline.model, dtype=context.dtype)
+    # Its tokenizer may find no word in a text, of which `tag` would raise.
+    indices, _ = context.build_same(baseline.spec, records, lambda record: _words(record, other.codec))
+    if not indices:
+        return
+    context.progress(f"tagging {len(indices)} rows")
+    readable = [records[index] for index in indices]
+    scores = _span_f1(readable, other.tag([record.text for record in readable]), [words[index] for index in indices])
+    yield ModelResult(baseline.describe(), [each.within(indices, len(records)) for each in scores])
 
 
-def _text(record: Record) -> str:
+def _words(record: Record, codec: Codec) -> Words:
     assert isinstance(record, Tagged)
-    return record.text
+    return codec.encode_word_windows(record.text)[1]
 
 
-def _found(case: EvaluationContext, model: Tagger, codec: Codec) -> list[Scores]:
-    case.tell(f"tagging {len(case.records)} rows")
-    return _agreeing(case, model.tag([record.text for record in _tagged(case)]), codec)
+def _note_lost_entities(context: EvaluationContext, records: Sequence[Tagged], words: Sequence[Words]) -> None:
+    """Note how many entities no tagger with these words can find."""
+    count = sum(len(record.spans) for record in records)
+    lost = count - sum(len(worded(*pair)) for pair in zip(records, words, strict=True))
+    if lost:
+        context.note("entities", f"{lost} of {count} have no word of their own, and are not counted")
 
 
-def _tagged(case: EvaluationContext) -> list[Tagged]:
-    return [record for record in case.records if isinstance(record, Tagged)]
+def _span_f1(records: Sequence[Tagged], entities: Sequence[Iterable[Entity]], words: Sequence[Words]) -> list[Scores]:
+    """F1 of predicted entities, both sides widened to the words of the run's tokenizer, as in its training."""
+    references, predicted = list[list[Entity]](), list[list[Entity]]()
+    for record, spans, text_words in zip(records, entities, words, strict=True):
+        references.append(worded(record, text_words))
+        predicted.append(worded(replace(record, spans=tuple(spans)), text_words))
+    # The fields of an entity are start, stop and label; without the label, only the boundaries must agree.
+    typed, untyped = (_count_common(predicted, references, fields) for fields in (3, 2))
+    return [agreement("span F1", typed), agreement("span F1, kinds aside", untyped)]
 
 
-def _agreeing(case: EvaluationContext, found: Sequence[Iterable[Entity]], codec: Codec) -> list[Scores]:
-    """How well entities agree with what is right, both by the words that the run reads, as in its training."""
-    right, said = list[list[Entity]](), list[list[Entity]]()
-    for record, spans in zip(_tagged(case), found, strict=True):
-        words = codec.encode_word_windows(record.text)[1]
-        right.append(worded(record, words))
-        said.append(worded(replace(record, spans=tuple(spans)), words))
-    return [
-        agreement(name, _common(said, right, fields)) for name, fields in (("span F1", 3), ("span F1, kinds aside", 2))
-    ]
-
-
-def _common(found: Sequence[Iterable[Entity]], right: Sequence[Iterable[Entity]], fields: int) -> NDArray[np.int64]:
-    """[R, 2] spans that agree in their first fields, and all of both."""
-    sets = (({span[:fields] for span in one} for one in pair) for pair in zip(found, right, strict=True))
-    return np.array([(len(one & other), len(one) + len(other)) for one, other in sets])
+def _count_common(
+    predicted: Sequence[Iterable[Entity]], references: Sequence[Iterable[Entity]], fields: int
+) -> NDArray[np.int64]:
+    """[R, 2] entities of both whose first fields are equal; entities of one plus those of the other."""
+    counts = []
+    for pair in zip(predicted, references, strict=True):
+        ours, theirs = ({entity[:fields] for entity in entities} for entities in pair)
+        counts.append((len(ours & theirs), len(ours) + len(theirs)))
+    return np.array(counts)
