@@ -28,7 +28,7 @@ def test_scoring_and_writing_count_rows(tmp_path: Path) -> None:
     assert written == [(done, 6) for done in range(1, 7)]
 
 
-def test_a_run_that_is_followed_counts_updates(tmp_path: Path) -> None:
+def test_update_reporter_counts_the_updates_of_a_run(tmp_path: Path) -> None:
     recipe = Recipe.parse(
         {
             "model": {"base": str(make_model(tmp_path / "model", "llama"))},
@@ -42,9 +42,7 @@ def test_a_run_that_is_followed_counts_updates(tmp_path: Path) -> None:
     def tell(words: str, done: int = 0, total: int | None = None) -> None:
         said.append((words, done, total))
 
-    events = [
-        event.type for event in progress.report_updates(bottega.train(recipe, tmp_path / "run"), tell, "training")
-    ]
+    report = progress.update_reporter(tell, "training")
+    for event in bottega.train(recipe, tmp_path / "run"):
+        report(event)
     assert said == [("training", 0, None), *(("training", step, 3) for step in (1, 2, 3))]
-    assert events[0] == "started"
-    assert events[-1] == "finished"

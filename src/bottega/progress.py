@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Protocol
 
 from bottega.events import Event, Started, Stepped
@@ -31,13 +31,16 @@ def progress_callback(tell: StatusCallback, message: str) -> ProgressCallback:
     return report
 
 
-def report_updates(events: Iterable[Event], tell: StatusCallback, message: str) -> Iterator[Event]:
-    """Pass on the events of a run, reporting each update through `tell`."""
-    tell(message)
+def update_reporter(tell: StatusCallback, message: str) -> Callable[[Event], None]:
+    """A callback for the events of a run that reports each update through `tell`; announces `message` at once."""
     total: int | None = None
-    for event in events:
+
+    def report(event: Event) -> None:
+        nonlocal total
         if isinstance(event, Started):
             total = event.steps
         elif isinstance(event, Stepped):
             tell(message, event.step, total)
-        yield event
+
+    tell(message)
+    return report

@@ -121,11 +121,6 @@ def test_another_device_is_reckoned_from_shapes(tmp_path: Path, device: str) -> 
     assert not found.measured
 
 
-def test_why_it_does_not_run_is_told_in_words() -> None:
-    assert plan._reason(["run x", "error: model: no such folder", "  → put it there"]) == "model: no such folder"
-    assert plan._reason([]) == "it was ended from outside, as for want of memory"
-
-
 def test_parts_are_counted_as_they_are_kept(tmp_path: Path) -> None:
     line = Line(6, 1e9, 1e8, 1e-4, 1e-4, 1.0)
     full = recipe(tmp_path)

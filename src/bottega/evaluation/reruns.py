@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from bottega.progress import StatusCallback, report_updates
+from bottega.progress import StatusCallback, update_reporter
 from bottega.recipe.schema import Recipe
-from bottega.runs.resolve import resolve
-from bottega.training.loop import resume, train
+from bottega.training.trials import run_trial
 
 # The folder inside a run that holds its reruns, one per seed.
 SEEDS_FOLDER = "seeds"
@@ -19,12 +18,8 @@ def train_with_other_seeds(folder: Path, recipe: Recipe, count: int, progress: S
     for number in range(1, count + 1):
         seed = recipe.seed + number
         run = folder / SEEDS_FOLDER / str(seed)
-        document = recipe.document()
         # The split keeps the run's seed: every rerun must hold out the same rows.
-        document["data"]["seed"] = recipe.split_seed
-        rerun = Recipe.parse({**document, "seed": seed})
+        overrides = {"seed": seed, "data.seed": recipe.split_seed}
         # A finished run resumes to nothing; an interrupted one goes on.
-        events = resume(run) if resolve(run).is_run else train(rerun, run)
-        for _ in report_updates(events, progress, f"training again with seed {seed}"):
-            pass
+        run_trial(recipe, run, overrides, on_event=update_reporter(progress, f"training again with seed {seed}"))
         yield run

@@ -30,16 +30,15 @@ from bottega.errors import DataError, RunError
 from bottega.evaluation.contamination import find_leaked_rows
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.evaluate import Evaluation, evaluate
-from bottega.events import Finished, Stepped
 from bottega.planning.init import begun, fitting
-from bottega.progress import StatusCallback, ignore_status, report_updates
+from bottega.progress import StatusCallback, ignore_status, update_reporter
 from bottega.recipe.files import resolve_source_path
 from bottega.recipe.schema import Layout, Recipe, Source
 from bottega.records import Labelled, Multilabelled, Record, Tagged
 from bottega.seeding import derive
 from bottega.suggestions import join_names
-from bottega.training.loop import train
 from bottega.training.model_card import made_of
+from bottega.training.trials import run_trial, vary
 
 SMALLEST, TIMES = 0.05, (1, 2, 4)
 """The smallest part of the rows that is tuned on, an update's worth at least, and how many times that each part is."""
@@ -290,8 +289,9 @@ class Study:
         name = f"part{len(lines)}"
         run, data = self.folder / name, _write(self._path(name), lines)
         recipe = self._recipe(data, updates, before)
-        *events, finished = report_updates(train(recipe, run), self.tell, f"tuning on {len(lines):,} rows")
-        assert isinstance(finished, Finished)
+        trial = run_trial(recipe, run, on_event=update_reporter(self.tell, f"tuning on {len(lines):,} rows"))
+        assert trial.finished is not None
+        last, weights_from = trial.finished.step, trial.finished.weights_from
         found = evaluate(
             run,
             str(self._path("asked")),
@@ -301,21 +301,24 @@ class Study:
             known=[str(self._path("known"))],
             tell=self.tell,
         )
-        steps = [event for event in events if isinstance(event, Stepped) and event.step <= finished.weights_from]
-        done = finished.weights_from < finished.step
-        return Learned(len(lines), run, recipe, found, len(steps), sum(step.seconds for step in steps), done)
+        updates_kept = [update for update in trial.updates if update.step <= weights_from]
+        seconds = sum(update.seconds for update in updates_kept)
+        return Learned(len(lines), run, recipe, found, len(updates_kept), seconds, done=weights_from < last)
 
     def _recipe(self, data: Path, updates: int, before: Learned | None) -> Recipe:
         """What `bottega init` writes, until it is learned."""
         document = yaml.safe_load(begun(self.kind, model=self.model, data=str(data)))
+        overrides: dict[str, Any] = {"seed": self.seed, "save": None}
         if before is not None and "adapter" in document:
-            document["adapter"] = {"from": str(before.run)}
+            overrides["adapter"] = {"from": str(before.run)}
         elif before is not None:
-            document["model"]["base"] = str(before.run)
-        document["data"] |= {"train": str(data), "validation": str(self._path("watched"))}
-        document["optim"] |= {"epochs": None, "steps": updates, "schedule": "constant", "warmup": WARMUP}
-        document["evaluate"] = {"every": max(WARMUP, updates // LOOKS), "stop_after": PATIENCE}
-        return Recipe.parse({**document, "seed": self.seed, "save": None}, folder=Path.cwd())
+            overrides["model.base"] = str(before.run)
+        overrides |= {"data.train": str(data), "data.validation": str(self._path("watched"))}
+        # A constant rate: in which update a part is learned, and the rate should be low, is not known beforehand.
+        overrides |= {"optim.epochs": None, "optim.steps": updates, "optim.schedule": "constant"}
+        overrides["optim.warmup"] = WARMUP
+        overrides["evaluate"] = {"every": max(WARMUP, updates // LOOKS), "stop_after": PATIENCE}
+        return Recipe.parse(vary(document, overrides), folder=Path.cwd())
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.jsonl"

@@ -11,11 +11,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -25,6 +21,7 @@ from typing import Any, NamedTuple
 
 from bottega.data.sampler import Feed
 from bottega.errors import BottegaError, RunError
+from bottega.events import Event, Stepped
 from bottega.models.checkpoint import load_model
 from bottega.models.dimensions import depth, vocabulary, width
 from bottega.models.heads import VOCABULARY
@@ -35,9 +32,9 @@ from bottega.packing import pack
 from bottega.progress import ProgressCallback, StatusCallback, ignore_status, progress_callback
 from bottega.recipe.files import apply_override
 from bottega.recipe.schema import Model, Recipe
-from bottega.runs.store import read_events, recipe_yaml
 from bottega.training import memory_estimate
 from bottega.training.dataset import Rows, prepare
+from bottega.training.trials import run_trial_process
 
 UPDATES, WARM = 10, 5
 """Updates of a calibration, and those of them that warm up: a matrix library prepares each new shape it meets."""
@@ -54,9 +51,6 @@ SHALLOW, DEEPER = 8, 0.4
 A line through two and four of thirty layers was wrong by the double: what two layers differ by is little beside what
 the memory of two processes differs by.
 """
-
-LOOK = 0.2
-"""Seconds between two looks at how far a calibration is."""
 
 LIVE = "activations, logits, allocator"
 """The part of the memory that micro-batches take."""
@@ -266,43 +260,33 @@ def _live(recipe: Recipe, rows: Rows, tokens: float) -> int:
 
 def _run(recipe: Recipe, config: Any, layers: int, far: ProgressCallback) -> Measured:
     """A few updates of the recipe in a process of its own, with a model of so many layers and random weights."""
+    updates = 0
+
+    def count(event: Event) -> None:
+        nonlocal updates
+        updates += isinstance(event, Stepped)
+        far(updates, _updates(recipe))
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        given = _shortened(recipe, config, layers, folder)
-        (folder / "recipe.yaml").write_text(recipe_yaml(given), encoding="utf-8")
-        command = [sys.executable, "-m", "bottega", "train", str(folder / "recipe.yaml"), "--out", str(folder / "run")]
-        with (folder / "said").open("w+", encoding="utf-8") as said:
-            run = subprocess.Popen(command, stdout=said, stderr=said, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-            try:
-                while run.poll() is None:
-                    far(len(_stepped(folder / "run")), _updates(recipe))
-                    time.sleep(LOOK)
-            finally:  # where this ends early, so does that
-                run.kill()
-                run.wait()
-            said.seek(0)
-            lines = said.read().strip().splitlines()
-        if run.returncode:
-            raise RunError(
-                f"a few updates with {layers} layers do not run: {_reason(lines)}",
-                where=recipe.name,
-                fix="run it with optim.steps=2 to see why, or plan it for a larger device",
-            )
-        stepped = _stepped(folder / "run")
+        overrides = _calibration(recipe, config, layers, folder)
+        trial = run_trial_process(
+            recipe, folder / "run", overrides, on_event=count, environment={"HF_HUB_OFFLINE": "1"}
+        )
+    if trial.error:
+        raise RunError(
+            f"a few updates with {layers} layers do not run: {trial.error}",
+            where=recipe.name,
+            fix="run it with optim.steps=2 to see why, or plan it for a larger device",
+        )
     return Measured(
         # Where there is an accelerator, its memory is what runs out.
-        memory=max(event["device_memory"] or event["memory"] for event in stepped),
-        seconds=[event["seconds"] for event in stepped],
-        tokens=[event["tokens"] for event in stepped],
-        tokens_real=[event["tokens_real"] for event in stepped],
+        memory=max(event.device_memory or event.memory for event in trial.updates),
+        seconds=[event.seconds for event in trial.updates],
+        tokens=[event.tokens for event in trial.updates],
+        tokens_real=[event.tokens_real for event in trial.updates],
         passes=recipe.objective.passes if isinstance(recipe.objective, OnPolicy) else 1,
     )
-
-
-def _reason(lines: Sequence[str]) -> str:
-    """Why a run ended, from what it said."""
-    said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return said[-1] if said else lines[-1].strip() if lines else "it was ended from outside, as for want of memory"
 
 
 def _updates(recipe: Recipe) -> int:
@@ -310,28 +294,28 @@ def _updates(recipe: Recipe) -> int:
     return max(ROUNDS, 2 * recipe.objective.passes) if isinstance(recipe.objective, OnPolicy) else UPDATES
 
 
-def _stepped(run: Path) -> list[dict[str, Any]]:
-    """The updates of a run so far."""
-    return [event for event in read_events(run) if event["type"] == "stepped"]
+def _calibration(recipe: Recipe, config: Any, layers: int, folder: Path) -> dict[str, Any]:
+    """The overrides that give the recipe a model of so many layers and end it after a few updates.
 
-
-def _shortened(recipe: Recipe, config: Any, layers: int, folder: Path) -> Recipe:
-    """The recipe with a model of so many layers, cut off after a few updates."""
-    document = recipe.document()
+    folder  where the files that the overrides name are written
+    """
     small = _cut(config, layers)
+    overrides: dict[str, Any] = {"optim.steps": _updates(recipe), "optim.epochs": None}
+    overrides |= {"evaluate": None, "save": None, "report": []}
     if recipe.model.shape is not None:
-        document["model"]["shape"] = _shape(small)
+        overrides["model.shape"] = _shape(small)
     else:
         _write_model(recipe, small, folder / "model")
-        document["model"] |= {"base": str(folder / "model"), "tokenizer": _tokenizer(recipe), "reference": None}
+        overrides |= {"model.base": str(folder / "model"), "model.tokenizer": _tokenizer(recipe)}
+        overrides["model.reference"] = None
         if recipe.adapter is not None and recipe.adapter.start is not None:
-            document["adapter"] = {"rank": 16}
-    document["optim"] |= {"steps": _updates(recipe), "epochs": None}
+            overrides["adapter"] = {"rank": 16}
     if isinstance(recipe.objective, OnPolicy):
-        # What random weights write is worth nothing, and from equal answers nothing is learned.
+        # Random weights earn no reward, and from answers of equal reward nothing is learned.
         (folder / "differs.py").write_text(DIFFERS, encoding="utf-8")
-        document["objective"]["rewards"] += [{"kind": "custom", "file": str(folder / "differs.py")}]
-    return Recipe.parse({**document, "evaluate": None, "save": None, "report": []})
+        rewards = recipe.document()["objective"]["rewards"]
+        overrides["objective.rewards"] = [*rewards, {"kind": "custom", "file": str(folder / "differs.py")}]
+    return overrides
 
 
 def _tokenizer(recipe: Recipe) -> str:
