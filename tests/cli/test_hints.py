@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from bottega.cli.commands import app
 from bottega.cli.hints import ELSEWHERE, key_of
-from bottega.recipe.flag_aliases import IN_A_RECIPE, KEYS, SWITCHES
+from bottega.recipe.flag_aliases import OPTION_KEYS, RECIPE_KEYS, SWITCH_OVERRIDES
 from bottega.recipe.hf_flags import Flags
 
 KEY, HERE, BARE = "a key of the recipe: bottega ", "here it is ", "it stands without a flag: bottega "
@@ -39,7 +39,7 @@ def told(line: str) -> str:
         ("train r.yaml --early_stopping_patience 3", f"{KEY}train RECIPE evaluate.stop_after=…"),
         ("train r.yaml --load_in_4bit", f"{KEY}train RECIPE model.quantize=nf4"),
         ("train r.yaml --evaluation_strategy steps", f"{KEY}train RECIPE evaluate.every=…"),
-        ("train r.yaml --packing", "leave it away: rows are always packed, and each still sees itself alone"),
+        ("train r.yaml --packing", "leave it away: rows are always packed, without attending to each other"),
         ("train r.yaml --deepspeed z.json", "leave it away: a run has one process"),
         ("train r.yaml --output_dir out", f"{HERE}--out"),
         ("train r.yaml --resume_from_checkpoint out", f"{HERE}--resume"),
@@ -94,10 +94,10 @@ def test_a_command_that_does_not_exist_is_named_as_it_was_written(word: str) -> 
 
 def test_every_option_of_finetune_has_a_key_and_every_key_is_one() -> None:
     without = {"output_path", "logging_steps", "log_level", "trust_remote_code", "per_device_eval_batch_size"}
-    assert set(Flags.model_fields) - without <= set(IN_A_RECIPE)
+    assert set(Flags.model_fields) - without <= set(OPTION_KEYS)
     keys = (Path(__file__).parents[2] / "docs" / "recipe.md").read_text()
-    for name in (*KEYS, *SWITCHES, *IN_A_RECIPE):
+    for name in (*RECIPE_KEYS, *SWITCH_OVERRIDES, *OPTION_KEYS):
         section, _, key = key_of(name).partition("=")[0].partition(".")
         assert f"## `{section}" in keys or f"`{section}`" in keys, name
         assert not key or f"`{key}`" in keys, name
-    assert not set(ELSEWHERE) & set(Flags.model_fields) - set(IN_A_RECIPE) - without
+    assert not set(ELSEWHERE) & set(Flags.model_fields) - set(OPTION_KEYS) - without

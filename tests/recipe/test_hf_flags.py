@@ -55,7 +55,7 @@ def test_a_command_of_another_tool_runs_as_it_stands(llama: Path, tmp_path: Path
     assert [event["step"] for event in events if event["type"] == "saved"] == [3, 4]
     assert "step      2" in done.stderr
     assert "step      3  loss" not in done.stderr
-    assert "code that lies in a checkpoint is never run" in done.stderr
+    assert "code of a checkpoint is never run" in done.stderr
     again = CliRunner().invoke(app, ["train", str(out / "recipe.yaml"), "--out", str(tmp_path / "again")])
     assert again.exit_code == 0, again.output
     assert (tmp_path / "again" / "adapter" / "adapter_model.safetensors").read_bytes() == (
@@ -103,8 +103,8 @@ def test_files_are_parted_by_commas_and_a_name_alone_is_a_dataset() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"data_name": "some/set"}, "says nothing"),
-        ({"report_to": "wandb"}, "nothing is sent anywhere"),
+        ({"data_name": "some/set"}, "must be a file format"),
+        ({"report_to": "wandb"}, "nothing is uploaded"),
     ],
 )
 def test_what_cannot_be_had_is_refused(given: dict[str, Any], words: str) -> None:
@@ -134,7 +134,7 @@ def test_flags_that_change_nothing_are_told() -> None:
     )
     assert [line.split()[0] for line in told] == ["--per-device-eval-batch-size", "--num-train-epochs", "--logging-dir"]
     assert ignored_flag_notes(flags()) == []
-    assert ignored_flag_notes(flags(method="full", lora_r=8)) == ["--lora-r changes nothing: every weight is trained"]
+    assert ignored_flag_notes(flags(method="full", lora_r=8)) == ["--lora-r has no effect: every weight is trained"]
 
 
 def test_values_stay_as_they_are(llama: Path, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_flags_of_other_tools_become_keys(given: str, key: str, found: Any) -> N
     ("given", "words"),
     [
         ("--beta 0.1", "objective.beta"),
-        ("--push_to_hub", "nothing is sent anywhere"),
+        ("--push_to_hub", "nothing is uploaded"),
         ("--deepspeed ds.json", "one process"),
         ("--lr_scheduler_type polynomial", "one of: cosine, linear, constant, wsd"),
         ("--optim adafactor", "one of: adamw, muon"),

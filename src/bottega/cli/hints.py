@@ -7,7 +7,14 @@ import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from bottega.recipe.flag_aliases import IDLE, IN_A_RECIPE, KEYS, OURS, REFUSED, SWITCHES
+from bottega.recipe.flag_aliases import (
+    CANONICAL_NAMES,
+    IGNORED_FLAGS,
+    OPTION_KEYS,
+    RECIPE_KEYS,
+    REFUSED_FLAGS,
+    SWITCH_OVERRIDES,
+)
 
 ELSEWHERE = {
     "model_name_or_path": ("model", "run"),
@@ -78,7 +85,7 @@ def for_option(option: str, path: str, parameters: Mapping[str, str]) -> str:
     parameters  its parameters, each with the option that gives it, or how it is shown where it stands without one
     """
     name = option.lstrip("-").replace("-", "_")
-    ours = OURS.get(name, name)
+    ours = CANONICAL_NAMES.get(name, name)
     for other in (name, ours, *ELSEWHERE.get(ours, ()), *ELSEWHERE.get(name, ())):
         if other in parameters:
             given = parameters[other]
@@ -93,18 +100,18 @@ def for_option(option: str, path: str, parameters: Mapping[str, str]) -> str:
     heeded, where = RECIPES.get(path, ((), ""))
     if key.startswith(heeded) and key:
         return f"{key} {where} says it; what is taken here: {path} -h"
-    if not key and (name in REFUSED or name in IDLE):
-        return f"leave it away: {REFUSED[name][0] if name in REFUSED else IDLE[name]}"
+    if not key and (name in REFUSED_FLAGS or name in IGNORED_FLAGS):
+        return f"leave it away: {REFUSED_FLAGS[name][0] if name in REFUSED_FLAGS else IGNORED_FLAGS[name]}"
     also = "; keys of a recipe may follow the flags: optim.lr=1e-4" if "model_name_or_path" in parameters else ""
     return f"what is taken here: {path} -h{also}"
 
 
 def key_of(name: str) -> str:
     """The key of a recipe that says what a flag says, with its value where the flag means one; empty for none."""
-    ours = OURS.get(name, name)
+    ours = CANONICAL_NAMES.get(name, name)
     if "rows" in ELSEWHERE.get(name, ()):
         return SLICE
-    return SWITCHES.get(name) or (KEYS[name][0] if name in KEYS else IN_A_RECIPE.get(ours, ""))
+    return SWITCH_OVERRIDES.get(name) or (RECIPE_KEYS[name][0] if name in RECIPE_KEYS else OPTION_KEYS.get(ours, ""))
 
 
 def for_command(word: str, path: str, commands: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from typer.core import TyperCommand
 from bottega.cli import interruption
 from bottega.cli.app import TRAIN, Json, LaidOut, Overrides, app, busy, errors, options, shown_if_stopped
 from bottega.errors import RecipeError, RunError
-from bottega.recipe.flag_aliases import TRUTH, translated
+from bottega.recipe.flag_aliases import BOOLEANS, translate_arguments
 from bottega.recipe.hf_flags import Flags
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Underscored(TyperCommand):
         switches = {name for option in self.params if getattr(option, "is_flag", False) for name in option.opts}
         with errors("--json" in args):
             told = partial(print, "note:", file=sys.stderr)
-            return super().parse_args(ctx, list(_plain(translated(args, switches, told), switches)))
+            return super().parse_args(ctx, list(_plain(translate_arguments(args, switches, told), switches)))
 
 
 def _plain(args: list[str], switches: set[str]) -> Iterator[str]:
@@ -55,13 +55,13 @@ def _plain(args: list[str], switches: set[str]) -> Iterator[str]:
             if not equals and waiting:
                 yield waiting.pop()
         else:
-            if not equals and waiting and waiting[-1].lower() in TRUTH:
+            if not equals and waiting and waiting[-1].lower() in BOOLEANS:
                 equals, value = "=", waiting.pop()
-            if equals and value.lower() not in TRUTH:
+            if equals and value.lower() not in BOOLEANS:
                 raise RecipeError(
                     f"{value!r} is neither true nor false", where=option, fix=f"{option} alone means true"
                 )
-            yield from [option] * TRUTH.get(value.lower(), True)
+            yield from [option] * BOOLEANS.get(value.lower(), True)
 
 
 @app.command(rich_help_panel=TRAIN)

@@ -1,19 +1,21 @@
-"""What flags of other tools are called, and what they come to: an option of `bottega finetune`, or a key of a recipe.
+"""Flags of other tools, translated into options of `bottega finetune` or keys of a recipe.
 
-As TRL, transformers, LLaMA-Factory, Axolotl, Unsloth, AutoTrain, mlx-lm and litgpt spell them; dashes and underscores
-are the same. What has no counterpart is refused, or told to change nothing, with the reason.
+Names as TRL, transformers, LLaMA-Factory, Axolotl, Unsloth, AutoTrain, mlx-lm and litgpt spell them; dashes and
+underscores are interchangeable. Flags without a counterpart are refused, or reported as having no effect, each with the
+reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from bottega.errors import RecipeError
 
-TRUTH = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
-"""What other tools let follow a switch."""
+# Words that other tools accept after a switch.
+BOOLEANS = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
 
-SAME = {
+# Options of `bottega finetune` → other names for them.
+ALIASES = {
     "model_name_or_path": ("m", "model", "model_name", "base_model", "model_id", "model_path", "checkpoint_dir"),
     "data_files": ("d", "data", "train_file", "data_path", "train_data", "train_files", "dataset_path"),
     "data_name": ("dataset", "dataset_name", "datasets"),
@@ -33,64 +35,69 @@ SAME = {
     "report_to": ("log_with",),
     "output_path": ("o", "output_dir", "out_dir", "adapter_path", "project_name", "output"),
 }
-"""Options of ours, and what else they are called."""
 
-OURS = {other: ours for ours, others in SAME.items() for other in others}
+CANONICAL_NAMES = {alias: name for name, aliases in ALIASES.items() for alias in aliases}
 
 
-def _as_it_is(value: str) -> str:
+# Values, from a flag's spelling to a recipe's
+
+
+def _unchanged(value: str) -> str:
     return value
 
 
-def _schedule(value: str) -> str:
+def _parse_schedule(value: str) -> str:
     names = {"constant_with_warmup": "constant", "cosine_with_min_lr": "cosine", "warmup_stable_decay": "wsd"}
-    return _one_of(names.get(value, value), ("cosine", "linear", "constant", "wsd"), "lr-scheduler-type")
+    return _check_choice(names.get(value, value), ("cosine", "linear", "constant", "wsd"), "lr-scheduler-type")
 
 
-def _optimizer(value: str) -> str:
+def _parse_optimizer(value: str) -> str:
+    # adamw_torch, adamw_8bit, paged_adamw_32bit … differ in implementation only. Adamax is another algorithm.
     kind = "adamw" if value.lower().startswith(("adamw", "paged_adamw", "adam")) and value != "adamax" else value
-    return _one_of(kind, ("adamw", "muon"), "optim")
+    return _check_choice(kind, ("adamw", "muon"), "optim")
 
 
-def _targets(value: str) -> str:
+def _parse_targets(value: str) -> str:
     names = value.strip("[]").replace(",", " ").split()
     return "all-linear" if names in (["all"], ["all-linear"]) else f"[{', '.join(names)}]"
 
 
-def _one_of(value: str, known: Sequence[str], flag: str) -> str:
+def _check_choice(value: str, known: Sequence[str], flag: str) -> str:
     if value not in known:
-        raise RecipeError(f"{value!r} is not known here", where=f"--{flag}", fix=f"one of: {', '.join(known)}")
+        raise RecipeError(f"{value!r} is not supported", where=f"--{flag}", fix=f"one of: {', '.join(known)}")
     return value
 
 
-KEYS: dict[str, tuple[str, Callable[[str], str]]] = {
-    "weight_decay": ("optim.weight_decay", _as_it_is),
-    "optim": ("optim.optimizer", _optimizer),
-    "optimizer": ("optim.optimizer", _optimizer),
-    "lr_scheduler_type": ("optim.schedule", _schedule),
-    "lr_scheduler": ("optim.schedule", _schedule),
-    "lr_schedule": ("optim.schedule", _schedule),
-    "warmup_ratio": ("optim.warmup", _as_it_is),
-    "warmup_steps": ("optim.warmup", _as_it_is),
-    "max_grad_norm": ("optim.clip", _as_it_is),
-    "neftune_noise_alpha": ("optim.neftune", _as_it_is),
-    "early_stopping_patience": ("evaluate.stop_after", _as_it_is),
-    "save_total_limit": ("save.keep", _as_it_is),
-    "run_name": ("name", _as_it_is),
-    "torch_dtype": ("model.dtype", _as_it_is),
-    "dtype": ("model.dtype", _as_it_is),
-    "tokenizer_name": ("model.tokenizer", _as_it_is),
-    "lora_target_modules": ("adapter.targets", _targets),
-    "lora_target": ("adapter.targets", _targets),
-    "target_modules": ("adapter.targets", _targets),
+# Flags that set one key of a recipe: (key, function that translates the value).
+RECIPE_KEYS: dict[str, tuple[str, Callable[[str], str]]] = {
+    "weight_decay": ("optim.weight_decay", _unchanged),
+    "optim": ("optim.optimizer", _parse_optimizer),
+    "optimizer": ("optim.optimizer", _parse_optimizer),
+    "lr_scheduler_type": ("optim.schedule", _parse_schedule),
+    "lr_scheduler": ("optim.schedule", _parse_schedule),
+    "lr_schedule": ("optim.schedule", _parse_schedule),
+    "warmup_ratio": ("optim.warmup", _unchanged),
+    "warmup_steps": ("optim.warmup", _unchanged),
+    "max_grad_norm": ("optim.clip", _unchanged),
+    "neftune_noise_alpha": ("optim.neftune", _unchanged),
+    "early_stopping_patience": ("evaluate.stop_after", _unchanged),
+    "save_total_limit": ("save.keep", _unchanged),
+    "run_name": ("name", _unchanged),
+    "torch_dtype": ("model.dtype", _unchanged),
+    "dtype": ("model.dtype", _unchanged),
+    "tokenizer_name": ("model.tokenizer", _unchanged),
+    "lora_target_modules": ("adapter.targets", _parse_targets),
+    "lora_target": ("adapter.targets", _parse_targets),
+    "target_modules": ("adapter.targets", _parse_targets),
     **dict.fromkeys(
         ("max_seq_length", "max_length", "cutoff_len", "sequence_len", "model_max_length", "block_size", "max_seq_len"),
-        ("data.max_length", _as_it_is),
+        ("data.max_length", _unchanged),
     ),
 }
-"""Flags that say what a key of a recipe says, and how their values are written there."""
 
-IN_A_RECIPE = {
+# The key to name when one of these flags is given to a command that takes a recipe. Options of `bottega finetune`, and
+# others it does not have.
+OPTION_KEYS = {
     "model_name_or_path": "model.base",
     "data_files": "data.train",
     "data_name": "data.train",
@@ -124,118 +131,131 @@ IN_A_RECIPE = {
     "stage": "objective.kind",
     "template": "data.template",
 }
-"""Options of `bottega finetune`, and others that it does without, as keys of a recipe."""
 
-SWITCHES = {
+# Switches, and the override they stand for when on.
+SWITCH_OVERRIDES = {
     "bf16": "model.dtype=bfloat16",
     "fp16": "model.dtype=float16",
     "load_in_4bit": "model.quantize=nf4",
     "load_in_8bit": "model.quantize=fp8",
 }
-"""Switches, and the key they set when they are on."""
 
-IDLE = {
-    "packing": "rows are always packed, and each still sees itself alone",
-    "sample_packing": "rows are always packed, and each still sees itself alone",
-    "group_by_length": "rows are packed by tokens, so their lengths cost nothing",
+# Flags without effect, and why.
+IGNORED_FLAGS = {
+    "packing": "rows are always packed, without attending to each other",
+    "sample_packing": "rows are always packed, without attending to each other",
+    "group_by_length": "rows are packed, so nothing is lost on padding",
     "use_peft": "--method lora is the default; --method full trains every weight",
-    "do_train": "bottega finetune trains",
-    "do_eval": "--eval-split says what is validated on",
-    "eval_strategy": "--eval-steps says how often; by default ten times in a run",
-    "evaluation_strategy": "--eval-steps says how often; by default ten times in a run",
-    "save_strategy": "--save-steps says how often",
-    "logging_strategy": "--logging-steps says how often",
-    "load_best_model_at_end": "the weights of the best validation are the result",
-    "overwrite_output_dir": "a run is never written over",
-    "remove_unused_columns": "fields that are not read are left alone",
+    "do_train": "bottega finetune always trains",
+    "do_eval": "--eval-split turns validation on",
+    "eval_strategy": "--eval-steps sets how often; by default ten times per run",
+    "evaluation_strategy": "--eval-steps sets how often; by default ten times per run",
+    "save_strategy": "--save-steps sets how often",
+    "logging_strategy": "--logging-steps sets how often",
+    "load_best_model_at_end": "the result has the weights of the best validation",
+    "overwrite_output_dir": "a run is never overwritten",
+    "remove_unused_columns": "unused fields are ignored",
     "dataloader_num_workers": "rows are read as they are needed",
     "ddp_find_unused_parameters": "a run has one process",
-    "attn_implementation": "how a model is computed is chosen, and proved, when it is loaded",
-    "flash_attention": "how a model is computed is chosen, and proved, when it is loaded",
-    "tf32": "products are as exact as the precision of the run",
-    "dataset_text_field": "a text stands in the field text; another: data.mapping.text=FIELD",
+    "attn_implementation": "the attention kernel is chosen, and checked, when the model is loaded",
+    "flash_attention": "the attention kernel is chosen, and checked, when the model is loaded",
+    "tf32": "matrix products are as precise as model.dtype",
+    "dataset_text_field": "the text is expected in the field text; for another: data.mapping.text=FIELD",
 }
-"""Flags that change nothing, and why."""
 
-RECIPE = "write a recipe: bottega init"
-REFUSED = {
-    "beta": ("finetune answers rows, and beta belongs to preferences", f"{RECIPE} dpo, and objective.beta in it"),
-    "push_to_hub": ("nothing is sent anywhere", "leave it away; the result is a folder that any tool uploads"),
-    "hub_model_id": ("nothing is sent anywhere", "leave it away; the result is a folder that any tool uploads"),
-    "deepspeed": ("a run has one process", "leave it away; less memory: optim.offload=true, model.quantize=nf4"),
-    "fsdp": ("a run has one process", "leave it away; less memory: optim.offload=true, model.quantize=nf4"),
-    "resume_from_checkpoint": ("a run is continued as it is", "bottega train --resume RUN"),
-    "stage": ("finetune answers rows", f"{RECIPE} dpo, kto, reward or causal"),
-    "eval_file": ("rows to validate on are a slice of the same files here", "data.validation=FILE, after the flags"),
-    "validation_file": ("rows to validate on are a slice of the same files", "data.validation=FILE, after the flags"),
-    "template": ("the chat template is the model's own", "data.template=FILE, after the flags"),
-    "config": ("a configuration of another tool is not read", f"{RECIPE} sft"),
+WRITE_RECIPE = "write a recipe: bottega init"
+
+# Flags that are not supported: (reason, what to do instead).
+REFUSED_FLAGS = {
+    "beta": ("finetune trains with sft, and beta is a setting of dpo", f"{WRITE_RECIPE} dpo, and set objective.beta"),
+    "push_to_hub": ("nothing is uploaded", "leave it out; the result is a folder that any tool can upload"),
+    "hub_model_id": ("nothing is uploaded", "leave it out; the result is a folder that any tool can upload"),
+    "deepspeed": ("a run has one process", "leave it out; to save memory: optim.offload=true, model.quantize=nf4"),
+    "fsdp": ("a run has one process", "leave it out; to save memory: optim.offload=true, model.quantize=nf4"),
+    "resume_from_checkpoint": ("finetune starts a new run", "to continue a run: bottega train --resume RUN"),
+    "stage": ("finetune trains with sft", f"{WRITE_RECIPE} dpo, kto, reward or causal"),
+    "eval_file": ("finetune validates on a part of the training files", "add data.validation=FILE after the flags"),
+    "validation_file": (
+        "finetune validates on a part of the training files",
+        "add data.validation=FILE after the flags",
+    ),
+    "template": ("finetune uses the model's own chat template", "add data.template=FILE after the flags"),
+    "config": ("configuration files of other tools are not supported", f"{WRITE_RECIPE} sft"),
 }
-"""Flags that cannot be had: what, and what to do."""
 
 
-def translated(args: Sequence[str], switches: set[str], tell: Callable[[str], None]) -> list[str]:
-    """A command line with our names of options; those that are keys of a recipe stand at its end as overrides.
+def translate_arguments(args: Sequence[str], switches: set[str], tell: Callable[[str], None]) -> list[str]:
+    """The command line with options of `bottega finetune`, followed by recipe overrides for all other known flags.
 
-    switches  our options that take no value
-    tell      called with what a flag that changes nothing comes to
+    switches  options that take no value
+    tell      called with a note on each flag that has no effect
     """
-    found: list[str] = []
+    translated: list[str] = []
     overrides: list[str] = []
-    waiting = list(reversed(args))
-    while waiting:
-        word = waiting.pop()
+    remaining = list(reversed(args))  # the next word is the last item
+    while remaining:
+        word = remaining.pop()
         if word == "--":
-            return [*found, *reversed(waiting), *overrides]
+            return [*translated, *reversed(remaining), *overrides]
         name, equals, value = word.lstrip("-").partition("=")
         name = name.replace("-", "_")
         if not word.startswith("-") or (not word.startswith("--") and name not in ("m", "d", "o")):
-            found.append(word)
-        elif name in REFUSED:
-            what, fix = REFUSED[name]
-            raise RecipeError(what, where=_flag(name), fix=fix)
-        elif name in IDLE:
-            _values(waiting, given=bool(equals))
-            tell(f"{_flag(name)} changes nothing: {IDLE[name]}")
-        elif name in SWITCHES:
-            overrides += [SWITCHES[name]] * _switched(name, value if equals else None, waiting)
-        elif name in KEYS:
-            key, write = KEYS[name]
-            given = value if equals else " ".join(_values(waiting, many=name.endswith(("modules", "target"))))
-            if not given:
-                raise RecipeError("a value is missing", where=_flag(name), fix=f"it becomes {key}")
-            overrides.append(f"{key}={write(given)}")
+            translated.append(word)
+        elif name in REFUSED_FLAGS:
+            what, fix = REFUSED_FLAGS[name]
+            raise RecipeError(what, where=_flag_spelling(name), fix=fix)
+        elif name in IGNORED_FLAGS:
+            _take_values(remaining, given=bool(equals))
+            tell(f"{_flag_spelling(name)} has no effect: {IGNORED_FLAGS[name]}")
+        elif name in SWITCH_OVERRIDES:
+            overrides += [SWITCH_OVERRIDES[name]] * _is_switched_on(name, value if equals else None, remaining)
+        elif name in RECIPE_KEYS:
+            overrides.append(_override(name, value if equals else None, remaining))
         else:
-            option = _flag(OURS.get(name, name))
-            found.append(option + equals + value)
-            if not equals and waiting and option not in switches:
-                found.append(waiting.pop())  # a value, whatever it looks like
-    return [*found, *overrides]
+            option = _flag_spelling(CANONICAL_NAMES.get(name, name))
+            translated.append(option + equals + value)
+            if not equals and remaining and option not in switches:
+                # The option's value, even if it looks like a flag (`--max-steps -1`).
+                translated.append(remaining.pop())
+    return [*translated, *overrides]
 
 
-def _flag(name: str) -> str:
+def _override(name: str, value: str | None, remaining: list[str]) -> str:
+    """The override of a flag in RECIPE_KEYS; its value is taken from the remaining words if not given with `=`."""
+    key, translate = RECIPE_KEYS[name]
+    if value is None:
+        value = " ".join(_take_values(remaining, many=name.endswith(("modules", "target"))))
+    if not value:
+        raise RecipeError("a value is missing", where=_flag_spelling(name), fix=f"it becomes {key}")
+    return f"{key}={translate(value)}"
+
+
+def _flag_spelling(name: str) -> str:
     return ("--" if len(name) > 1 else "-") + name.replace("_", "-")
 
 
-def _values(waiting: list[str], *, given: bool = False, many: bool = False) -> list[str]:
-    """The words that belong to a flag, taken from those that wait; a key=value is none."""
-    found: list[str] = []
-    while waiting and not given and not waiting[-1].startswith("--") and "=" not in waiting[-1] and (many or not found):
-        found.append(waiting.pop())
-    return found
+def _take_values(remaining: list[str], *, given: bool = False, many: bool = False) -> list[str]:
+    """Pop the value of a flag off the remaining words, or several values; a `key=value` is an override, not a value.
+
+    given  the flag has its value already, with `=`
+    """
+    values: list[str] = []
+    while (
+        remaining
+        and not given
+        and not remaining[-1].startswith("--")
+        and "=" not in remaining[-1]
+        and (many or not values)
+    ):
+        values.append(remaining.pop())
+    return values
 
 
-def _switched(name: str, value: str | None, waiting: list[str]) -> bool:
-    """Whether a switch is on: alone, or with a word for it."""
-    if value is None and waiting and waiting[-1].lower() in TRUTH:
-        value = waiting.pop()
-    if value is not None and value.lower() not in TRUTH:
-        fix = f"{_flag(name)} alone means true"
-        raise RecipeError(f"{value!r} is neither true nor false", where=_flag(name), fix=fix)
-    return value is None or TRUTH[value.lower()]
-
-
-def keys() -> Iterator[tuple[str, str]]:
-    """(flag, key of a recipe) of all that is translated."""
-    yield from ((_flag(name), key) for name, (key, _) in KEYS.items())
-    yield from ((_flag(name), key) for name, key in SWITCHES.items())
+def _is_switched_on(name: str, value: str | None, remaining: list[str]) -> bool:
+    """Whether a switch is on: alone, or by its value after `=` or as the next word."""
+    if value is None and remaining and remaining[-1].lower() in BOOLEANS:
+        value = remaining.pop()
+    if value is not None and value.lower() not in BOOLEANS:
+        fix = f"{_flag_spelling(name)} alone means true"
+        raise RecipeError(f"{value!r} is neither true nor false", where=_flag_spelling(name), fix=fix)
+    return value is None or BOOLEANS[value.lower()]
