@@ -95,7 +95,7 @@ def measured(name: str, stepper: Stepper, repeats: int) -> str:
         stepper.step(0)
     ops, phases = recorded(stepper)
     matmuls = [op for op in ops if op.name in MATMULS]
-    bare = replay(matmuls, stepper.session.dtype)
+    bare = replay(matmuls, stepper.run.choices.dtype)
     bare()
     pairs = [(stepper.step(0), timed(bare)) for _ in range(repeats)]
     step, floor = median(pair[0] for pair in pairs), median(pair[1] for pair in pairs)
@@ -113,7 +113,7 @@ def measured(name: str, stepper: Stepper, repeats: int) -> str:
 
 def recorded(stepper: Stepper) -> tuple[list[Op], dict[str, float]]:
     """The operations of one step up to its update of the weights, and the seconds of the parts of it."""
-    engine, update = stepper.session.engine, stepper.session.engine.update
+    engine, update = stepper.run.engine, stepper.run.engine.update
     recorder = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
     seconds: dict[str, float] = {}
 
@@ -158,8 +158,8 @@ def timed(run: Callable[[], None]) -> float:
 
 def necessary(stepper: Stepper) -> float:
     """Arithmetic of a step as the model's shapes ask for it: each matrix forward, and backward for what is trained."""
-    shape, session = SHAPES["135m"], stepper.session
-    trained = session.recipe.adapter is None
+    shape, run = SHAPES["135m"], stepper.run
+    trained = run.recipe.adapter is None
     tokens = sum(len(batch.tokens) for batch in stepper.batches[0])
     predictions = sum(len(batch.at) for batch in stepper.batches[0])
     width, inner, layers = (int(shape[name]) for name in ("hidden_size", "intermediate_size", "num_hidden_layers"))

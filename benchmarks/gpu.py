@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,11 @@ from bottega.models.checkpoint import AUTO
 from bottega.models.quantization.linear import quantize
 from bottega.objectives import HeadKind
 from bottega.recipe.schema import Model, Quantize, Recipe
-from bottega.training import session as sessions
-from bottega.training.session import Session
+from bottega.seeding import derive
+from bottega.training import setup
+from bottega.training.needs import micro_batches
+from bottega.training.setup import Run, build
+from bottega.training.step import draw
 
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -246,8 +250,8 @@ def ours(folder: Path, work: Work, device: str, profiled: bool) -> Measured:
     """Some updates of a recipe, packing and what a reference says included, the first of them left out."""
     rows = prepared(folder, work)
     with built_on(device):
-        session = Session(recipe(folder, work, device))
-    updates = list(islice(session.feed.updates(), UPDATES))
+        run = build(recipe(folder, work, device))
+    updates = list(islice(run.sampler.updates(), UPDATES))
     flops, tokens, started, writing = 0.0, 0, 0.0, 0.0
     for number, update in enumerate(updates):
         if number == WARM:
@@ -255,35 +259,37 @@ def ours(folder: Path, work: Work, device: str, profiled: bool) -> Measured:
             started = time.perf_counter()
             if device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
-        batches, wrote = stepped(session, update)
+        batches, wrote = stepped(run, update)
         if number >= WARM:
             writing += wrote
             tokens += sum(batch.tokens_real for batch in batches)
-            flops += sum(useful(session, batch) for batch in batches)
+            flops += sum(useful(run, batch) for batch in batches)
     synchronize(device)
     seconds = time.perf_counter() - started
     memory = torch.cuda.max_memory_allocated() if device == "cuda" else 0
     if profiled:
-        profile(session, updates[-1], device)
-    del session, rows
+        profile(run, updates[-1], device)
+    del run, rows
     gc.collect()
     if device == "cuda":
         torch.cuda.empty_cache()
     return Measured(tokens / seconds, flops / seconds, memory, writing / seconds)
 
 
-def stepped(session: Session, update: Any) -> tuple[list[Batch], float]:
+def stepped(run: Run, update: Any) -> tuple[list[Batch], float]:
     """(what an update learned from, seconds in which that was written)"""
     started = time.perf_counter()
-    drawn = session.drawn(update).examples
-    wrote = time.perf_counter() - started if session.rollouts is not None else 0.0
-    batches = session.batches(drawn)
-    session.engine.accumulate(batches, counted(batches), step=update.step)
-    session.engine.update(session.lr, step=update.step)
+    drawn = draw(run, update).examples
+    wrote = time.perf_counter() - started if run.rollouts is not None else 0.0
+    batches = micro_batches(run, drawn)
+    seed = partial(derive, run.recipe.seed, "dropout", update.step)
+    objective = run.recipe.objective
+    run.engine.accumulate(objective, batches, counted(batches), step=update.step, dropout_seed=seed)
+    run.engine.update(run.choices.lr, step=update.step)
     return batches, wrote
 
 
-def profile(session: Session, update: Any, device: str) -> None:
+def profile(run: Run, update: Any, device: str) -> None:
     """Where one update's time goes, by kernel and by what the host does."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as recorded
@@ -291,7 +297,7 @@ def profile(session: Session, update: Any, device: str) -> None:
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device == "cuda" else [])
     with recorded(activities=activities) as found:
         started = time.perf_counter()
-        stepped(session, update)
+        stepped(run, update)
         synchronize(device)
         print(f"one update: {time.perf_counter() - started:.3f} s")
     averages = found.key_averages()
@@ -339,7 +345,7 @@ def written(work: Work) -> dict[str, Any]:
 @contextmanager
 def built_on(device: str) -> Iterator[None]:
     """Inside, models are drawn on the device by their configs: a CPU takes minutes for billions of random numbers."""
-    whole = sessions.load_model
+    whole = setup.load_model
 
     def drawn(
         wanted: Model, config: Any, head: HeadKind, labels: Any, dtype: torch.dtype, *__: Any
@@ -350,17 +356,17 @@ def built_on(device: str) -> Iterator[None]:
             quantize(model, wanted.quantize, [])
         return model, []
 
-    sessions.load_model = drawn
+    setup.load_model = drawn
     try:
         yield
     finally:
-        sessions.load_model = whole
+        setup.load_model = whole
 
 
-def useful(session: Session, batch: Batch) -> float:
+def useful(run: Run, batch: Batch) -> float:
     """Arithmetic that nothing can do without: matrices of active weights, attention over what is seen, the head."""
-    config = session.engine.scorer.network.config
-    trained = session.recipe.adapter is None
+    config = run.engine.scorer.network.config
+    trained = run.recipe.adapter is None
     layers, width = config.num_hidden_layers, config.hidden_size
     head = getattr(config, "head_dim", None) or width // config.num_attention_heads
     inner, active = config.intermediate_size, 1

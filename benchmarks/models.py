@@ -46,7 +46,8 @@ from bottega.models.config import is_encoder, length_limit
 from bottega.models.small_copy import copies, parts, sharpened
 from bottega.sampling import Sampling
 from bottega.seeding import derive
-from bottega.training.session import Session
+from bottega.training.setup import build
+from bottega.training.step import draw
 
 RESULT = Path(__file__).parent / "results" / "models_2xEPYC_2026-11-28.md"
 NEAR, LONGEST, VOCABULARY = 40, 110, 96
@@ -345,10 +346,10 @@ class Trial:
         self.found.setdefault("notes", []).extend(note for note in notes if "adapter" in note or "LoRA" in note)
         stepped = next(event for event in events if event.type == "stepped")
         after = [event.loss for event in events if event.type == "validated"][-1]
-        session = Session(self._recipe(way), place)
-        update = next(iter(session.feed.updates(0, 0)))
-        rows = [example.rows[0] for example in session.drawn(update).examples]
-        held = [example.rows[0] for example in session.held_out]
+        run = build(self._recipe(way), place)
+        update = next(iter(run.sampler.updates(0, 0)))
+        rows = [example.rows[0] for example in draw(run, update).examples]
+        held = [example.rows[0] for example in run.held_out]
         try:
             plain = self._stepped(way, out, rows, torch.float32)
         except Exception as error:

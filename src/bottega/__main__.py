@@ -36,9 +36,10 @@ def main() -> None:
 def _run_command() -> int:
     """Run the command, and return its exit code."""
     from bottega.cli.commands import app
-    from bottega.hardware import memory
+    from bottega.hardware import memory, process
     from bottega.hardware.other_programs import watched
 
+    process.configure()
     memory.guard_imports()
     try:
         with watched():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from bottega.objectives.contrastive import Contrastive
 from bottega.packing import divide, pack
 from bottega.recipe.schema import Optim, Recipe
 from bottega.records import Compared, Paired, Record
+from bottega.seeding import derive
 from bottega.tokenization.codec import Codec
 from making import WORDS, make_model, tiny_config, write_jsonl
 
@@ -120,23 +122,25 @@ def test_the_update_is_one_however_it_is_divided(options: dict) -> None:
     objective, records = objective_and_rows("contrastive", dict(options))
     examples = [Example(one.where, rows) for one in records for rows in objective.rows(one, codec())]
 
+    seed = partial(derive, 0, "dropout", 1)
+
     def engine(dropout: float) -> Engine:
         torch.manual_seed(0)
         drops = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
         model = AUTO["embedding"].from_config(tiny_config("bert", **drops), dtype=torch.float32)
         scorer = fit_model(model, "embedding")
-        return Engine(scorer, objective, Optimizer(model, Optim()), tokenizer(), reference=None, seed=0)
+        return Engine(scorer, Optimizer(model, Optim()), tokenizer(), reference=None, seed=0)
 
     parts = [pack(group) for group in divide(examples, 40)]
     assert len(parts) > 2
     dropping = engine(0.2)
-    (part,) = dropping.accumulate(parts, counted(parts), step=1)
-    assert sorted(dropping.gathered) == sorted(one.id for one in examples)
+    (part,) = dropping.accumulate(objective, parts, counted(parts), step=1, dropout_seed=seed)
+    assert sorted(dropping.accumulated) == sorted(one.id for one in examples)
     # The same by autograd alone, all graphs kept.
     plain = engine(0.2)
     plain.scorer.train()
-    found = [plain._scored(batch, 1, number)["hidden"] for number, batch in enumerate(parts)]
-    total, other = plain._judged({"hidden": torch.cat(found)}, part.batch, counted(parts), 1)
+    found = [plain._scores(objective, batch, seed(number))["hidden"] for number, batch in enumerate(parts)]
+    total, other = plain._loss(objective, {"hidden": torch.cat(found)}, part.batch, counted(parts), 1)
     total.backward()
     assert part.share == pytest.approx(other.share, rel=1e-5)
     for name, gradient in plain.optimizer.gradients.items():
@@ -144,8 +148,8 @@ def test_the_update_is_one_however_it_is_divided(options: dict) -> None:
     # And of one batch.
     divided, whole = engine(0.0), engine(0.0)
     together = [pack(examples)]
-    divided.accumulate(parts, counted(parts), step=1)
-    whole.accumulate(together, counted(together), step=1)
+    divided.accumulate(objective, parts, counted(parts), step=1, dropout_seed=seed)
+    whole.accumulate(objective, together, counted(together), step=1, dropout_seed=seed)
     for name, gradient in whole.optimizer.gradients.items():
         torch.testing.assert_close(divided.optimizer.gradients[name], gradient, rtol=1e-4, atol=1e-6)
 

@@ -15,10 +15,11 @@ import transformers
 from bottega import objectives
 from bottega.batch import Example, counted
 from bottega.models.checkpoint import fit_model
+from bottega.objectives import Statistic
 from bottega.packing import pack
 from bottega.records import Preference, Record, Unpaired
 from bottega.tokenization.codec import Codec
-from bottega.training.session import statistics
+from bottega.training.needs import statistics
 from making import make_tokenizer, sharpen, tiny_config
 
 pytest.importorskip("trl")
@@ -97,12 +98,13 @@ def ours(case: Case, tokenizer: Any) -> tuple[float, dict[str, torch.Tensor]]:
 
     def complete(group: list[Example]) -> Any:
         batch = pack(group)
-        return batch.with_columns(reference=scored(frozen, batch)["logp"]) if objective.reference else batch
+        return (
+            batch.with_columns(reference=scored(frozen, batch)["logp"]) if objective.compares_with_reference else batch
+        )
 
     batch = complete(examples)
-    probes = objective.probes(examples, 100)
-    if probes:
-        found = statistics(objective, [complete(probes)], lambda probed: scored(policy, probed))
+    for need in (need for need in objective.needs if isinstance(need, Statistic)):
+        found = statistics(need, [complete(need.examples(examples, 100))], lambda probed: scored(policy, probed))
         batch = replace(batch, statistics=found)
     loss = objective.loss(policy(batch, objective.outputs), batch).total(counted([batch]))
     loss.backward()

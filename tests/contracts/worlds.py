@@ -18,7 +18,7 @@ from bottega import objectives
 from bottega.batch import Batch, Example, Loss, counted, joined
 from bottega.models.checkpoint import AUTO, fit_model
 from bottega.models.scorer import Fit, Scorer
-from bottega.objectives import Answer, Objective, OnPolicy
+from bottega.objectives import Answer, Objective, OnPolicy, Statistic
 from bottega.packing import pack
 from bottega.records import (
     Chat,
@@ -38,7 +38,7 @@ from bottega.records import (
 )
 from bottega.tokenization.builtin_templates import adopt
 from bottega.tokenization.codec import Codec
-from bottega.training.session import statistics
+from bottega.training.needs import statistics
 from making import WORDS, make_tokenizer, sharpen, tiny_config
 
 DECODERS = ("llama", "qwen3", "gemma2", "gemma3_text", "mistral", "phi3", "gpt2", "mixtral", "olmo2", "granite")
@@ -149,7 +149,7 @@ class World:
         return Scorer(self.model, self.objective.head, fit or self.fit)
 
     def complete(self, batch: Batch, fit: Fit) -> Batch:
-        if not self.objective.reference:
+        if not self.objective.compares_with_reference:
             return batch
         with torch.no_grad():
             return batch.with_columns(
@@ -160,12 +160,13 @@ class World:
 
     def informed(self, batches: list[Batch], scorer: Scorer) -> list[Batch]:
         """The batches of one update of all examples, with what the objective must know of it."""
-        probes = self.objective.probes(self.examples, 100)
-        if not probes:
+        needed = [need for need in self.objective.needs if isinstance(need, Statistic)]
+        if not needed:
             return batches
-        probed = [self.complete(pack([probe], share=False), scorer.fit) for probe in probes]
+        (need,) = needed
+        probed = [self.complete(pack([one], share=False), scorer.fit) for one in need.examples(self.examples, 100)]
         with torch.no_grad():
-            found = statistics(self.objective, probed, lambda batch: scorer(batch, self.objective.outputs))
+            found = statistics(need, probed, lambda batch: scorer(batch, self.objective.outputs))
         return [replace(batch, statistics=found) for batch in batches]
 
     def backward(self, scores: dict[str, torch.Tensor], batch: Batch, counts: dict[str, float]) -> float:

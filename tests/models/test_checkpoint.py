@@ -17,7 +17,9 @@ from bottega.models.checkpoint import load_model
 from bottega.models.config import load_config
 from bottega.models.tokenizer import load_tokenizer, read_otherwise
 from bottega.recipe.schema import Model
-from bottega.training.session import Session
+from bottega.training.needs import micro_batches
+from bottega.training.rollout import LOGP
+from bottega.training.setup import Run, build
 from making import make_model, write_jsonl
 
 NAMES = ("red", "blue", "happy", "sad", "two", "three")
@@ -25,14 +27,14 @@ ROWS = [{"prompt": f"the cat {name}", "completion": f" sat on the {name} mat"} f
 LABELLED = [{"text": f"the {name} dog ran", "label": name[0]} for name in NAMES]
 
 
-def run(folder: Path, **sections: Any) -> Session:
+def run(folder: Path, **sections: Any) -> Run:
     """A finished run in `folder`/run, and a session of its recipe."""
     data = write_jsonl(folder / "rows.jsonl", LABELLED if sections["objective"]["kind"] == "classify" else ROWS)
     document = {"data": {"train": str(data)}, "optim": {"steps": 2, "examples": 3, "lr": 1e-2}, **sections}
     recipe = bottega.Recipe.parse(document)
     for _ in bottega.train(recipe, folder / "run"):
         pass
-    return Session(recipe)
+    return build(recipe)
 
 
 def logp_of_all_but_first(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -45,15 +47,15 @@ def test_a_trained_model_loads_with_plain_from_pretrained(kind: str, tmp_path: P
     session = run(tmp_path, model={"base": str(base), "dtype": "float32"}, objective={"kind": "sft"})
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "model")
-    assert tokenizer.chat_template == session.rows.tokenizer.chat_template
+    assert tokenizer.chat_template == session.data.tokenizer.chat_template
     trained = session.engine
     trained.scorer.model.load_state_dict(plain.state_dict())
-    (batch,) = session.batches(session.feed.examples[:1])
-    row = session.feed.examples[0].rows[0]
+    (batch,) = micro_batches(session, session.sampler.examples[:1])
+    row = session.sampler.examples[0].rows[0]
     ids = torch.from_numpy(row.tokens)[None]
     with torch.no_grad():
         own = logp_of_all_but_first(plain(ids).logits, ids)[row.at]
-    torch.testing.assert_close(trained.score(batch)["logp"], own, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(trained.score(batch, LOGP)["logp"], own, rtol=1e-4, atol=1e-4)
     assert "bottega" not in (tmp_path / "run" / "model" / "config.json").read_text()
 
 
@@ -66,16 +68,16 @@ def test_a_trained_adapter_loads_with_plain_peft(llama: Path, tmp_path: Path) ->
         adapted = PeftModel.from_pretrained(base, tmp_path / "run" / "adapter").eval()
         after = adapted(ids).logits
     assert not torch.equal(before, after), "the adapter does nothing"
-    resumed = Session(bottega.Recipe.parse(json.loads((tmp_path / "run" / "resolved.json").read_text())))
+    resumed = build(bottega.Recipe.parse(json.loads((tmp_path / "run" / "resolved.json").read_text())))
     document = resumed.recipe.document()
     document["adapter"] = {"from": str(tmp_path / "run")}
-    continued = Session(bottega.Recipe.parse(document))
-    (batch,) = continued.batches(continued.feed.examples[:1])
-    row = continued.feed.examples[0].rows[0]
+    continued = build(bottega.Recipe.parse(document))
+    (batch,) = micro_batches(continued, continued.sampler.examples[:1])
+    row = continued.sampler.examples[0].rows[0]
     ids = torch.from_numpy(row.tokens)[None]
     with torch.no_grad():
         own = logp_of_all_but_first(adapted(ids).logits, ids)[row.at]
-    torch.testing.assert_close(continued.engine.score(batch)["logp"], own, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(continued.engine.score(batch, LOGP)["logp"], own, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama"])
@@ -109,7 +111,8 @@ def test_dropout_is_set_wherever_a_model_has_one(tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(str(base))
     assert load_config(Model(shape=shape, tokenizer=str(base), dropout=0.3), tokenizer).attention_dropout == 0.3
     document = {"model": {"base": str(base), "dtype": "float32", "dropout": 0.5}, "objective": {"kind": "sft"}}
-    (batch,) = (session := run(tmp_path, **document)).batches(session.feed.examples[:])
+    session = run(tmp_path, **document)
+    (batch,) = micro_batches(session, session.sampler.examples[:])
     scorer = session.engine.scorer
     quiet, one, other = (scorer.train(training)(batch, frozenset({"logp"}))["logp"] for training in (False, True, True))
     assert (one - other).abs().max() > 1e-2

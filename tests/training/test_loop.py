@@ -17,6 +17,10 @@ from bottega.runs.atomic_files import checksum, verify_folder
 from bottega.runs.store import RunStore
 from bottega.runs.summary import summary
 from bottega.training import provenance
+from bottega.training.needs import micro_batches
+from bottega.training.rollout import LOGP
+from bottega.training.setup import build
+from bottega.training.validation import Validation
 from making import WORDS, write_jsonl
 
 
@@ -257,11 +261,10 @@ def test_sampling_is_transformers_greedy(recipe: Callable) -> None:
     import torch
 
     from bottega.sampling import Sampling
-    from bottega.training.session import Session
 
-    session = Session(recipe())
-    model, ids = session.engine.scorer.network, session.rows.tokenizer("the cat")["input_ids"]
-    ((ours,),) = session.engine.sample([ids], Sampling(tokens=8), ends=session.rows.codec.end_tokens)
+    session = build(recipe())
+    model, ids = session.engine.scorer.network, session.data.tokenizer("the cat")["input_ids"]
+    ((ours,),) = session.engine.sample([ids], Sampling(tokens=8), ends=session.data.codec.end_tokens)
     model.set_attn_implementation("eager")
     grown = list(ids)
     for _ in range(len(ours.tokens)):
@@ -318,31 +321,27 @@ def test_a_damaged_best_checkpoint_gives_way_to_the_next(recipe: Callable, tmp_p
 
 
 def test_validation_rows_are_drawn_from_the_whole_file(recipe: Callable) -> None:
-    from bottega.training.session import Session
-
-    session = Session(recipe(evaluate={"rows": 3}))
-    names = [name for (batch,) in session.validation for name in batch.ids]
+    session = build(recipe(evaluate={"rows": 3}))
+    names = [name for (batch,) in Validation(session).groups for name in batch.ids]
     assert len(names) == 3
-    assert names != [example.id for example in session.rows.validation.examples[:3]]
+    assert names != [example.id for example in session.data.validation.examples[:3]]
 
 
 def test_an_adapter_on_the_head_is_not_overlooked(recipe: Callable, tmp_path: Path) -> None:
     import torch
 
-    from bottega.training.session import Session
-
-    session = Session(recipe(adapter={"rank": 2, "targets": ["q_proj", "lm_head"]}))
+    session = build(recipe(adapter={"rank": 2, "targets": ["q_proj", "lm_head"]}))
     assert session.engine.scorer.fit.own_head
     with torch.no_grad():
         for name, weight in session.engine.scorer.model.named_parameters():
             if "lora_B" in name:
                 weight.normal_()
-    (batch,) = session.batches(session.feed.examples[:1])
-    row = session.feed.examples[0].rows[0]
+    (batch,) = micro_batches(session, session.sampler.examples[:1])
+    row = session.sampler.examples[0].rows[0]
     network = session.engine.scorer.network
     network.set_attn_implementation("eager")
     with torch.no_grad():
         logits = network.eval()(torch.from_numpy(row.tokens)[None]).logits[0]
     network.set_attn_implementation("bottega")
     wanted = logits.log_softmax(-1)[row.at, row.label]
-    torch.testing.assert_close(session.engine.score(batch)["logp"], wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(session.engine.score(batch, LOGP)["logp"], wanted, rtol=1e-4, atol=1e-4)

@@ -12,32 +12,34 @@ from bottega.errors import CheckpointError, ModelError, RecipeError
 from bottega.models.adapters.lora import load_scorer
 from bottega.recipe.schema import Recipe
 from bottega.training.input_files import files_of
+from bottega.training.needs import micro_batches
 from bottega.training.reference_cache import References
-from bottega.training.session import Session
+from bottega.training.rollout import LOGP
+from bottega.training.setup import Run, build
 from making import make_model, write_jsonl
 
 PAIRS = [{"prompt": f"the {word}", "chosen": " sat on the mat", "rejected": " ran"} for word in "abcdef"]
 
 
-def session(folder: Path, steps: int, **more: object) -> Session:
+def session(folder: Path, steps: int, **more: object) -> Run:
     document = {
         "model": {"base": str(make_model(folder / "model", "llama")), "dtype": "float32"},
         "data": {"train": str(write_jsonl(folder / "pairs.jsonl", PAIRS))},
         "objective": {"kind": "dpo"},
         "optim": {"steps": steps, "examples": 3},
     }
-    return Session(Recipe.parse(document | more))
+    return build(Recipe.parse(document | more))
 
 
 @pytest.mark.parametrize("more", [{}, {"adapter": {"rank": 2}}], ids=["full", "lora"])
 def test_what_is_remembered_is_what_was_computed(more: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = session(tmp_path, 4, **more)
-    examples = one.feed.examples[:]
-    (first,) = one.batches(examples)
+    examples = one.sampler.examples[:]
+    (first,) = micro_batches(one, examples)
     monkeypatch.setattr(one.engine, "score", None)  # whoever asks the model again fails
-    (again,) = one.batches(examples)
+    (again,) = micro_batches(one, examples)
     assert torch.equal(again.columns["reference"], first.columns["reference"])
-    (other,) = one.batches(examples[3:] + examples[:2])
+    (other,) = micro_batches(one, examples[3:] + examples[:2])
     known = {
         name: first.columns["reference"][first.example[first.row] == place] for place, name in enumerate(first.ids)
     }
@@ -46,34 +48,34 @@ def test_what_is_remembered_is_what_was_computed(more: dict, tmp_path: Path, mon
 
 
 def test_nothing_is_kept_where_nothing_comes_back(tmp_path: Path) -> None:
-    assert session(tmp_path, 2).references is None
-    assert session(tmp_path, 3).references is not None
+    assert session(tmp_path, 2).reference_cache is None
+    assert session(tmp_path, 3).reference_cache is not None
 
 
 def test_a_checkpoint_remembers_the_same_bits(tmp_path: Path) -> None:
     one = session(tmp_path, 4)
-    assert one.references is not None
-    one.batches(one.feed.examples[:4])
-    one.references.save(tmp_path)
+    assert one.reference_cache is not None
+    micro_batches(one, one.sampler.examples[:4])
+    one.reference_cache.save(tmp_path)
     back = References()
     back.load(tmp_path)
-    assert torch.equal(back.of(one.feed.examples[:4]), one.references.of(one.feed.examples[:4]))
-    assert one.feed.examples[4] not in back
+    assert torch.equal(back.of(one.sampler.examples[:4]), one.reference_cache.of(one.sampler.examples[:4]))
+    assert one.sampler.examples[4] not in back
 
 
 def test_an_empty_memory_is_saved_too(tmp_path: Path) -> None:
     References().save(tmp_path)
     back = References()
     back.load(tmp_path)
-    assert session(tmp_path, 2).feed.examples[0] not in back
+    assert session(tmp_path, 2).sampler.examples[0] not in back
 
 
 def test_one_that_was_known_keeps_its_bits(tmp_path: Path) -> None:
     """Whatever company it is computed in again: a resumed run knows it from the start."""
     one = session(tmp_path, 4, model={"base": str(make_model(tmp_path / "model", "llama")), "dtype": "bfloat16"})
-    known, *others = one.feed.examples[:]
-    (first,) = one.batches([known])
-    (batch,) = one.batches([known, *others])
+    known, *others = one.sampler.examples[:]
+    (first,) = micro_batches(one, [known])
+    (batch,) = micro_batches(one, [known, *others])
     place = batch.ids.index(known.id)
     assert torch.equal(batch.columns["reference"][batch.example[batch.row] == place], first.columns["reference"])
 
@@ -87,10 +89,10 @@ def test_examples_of_one_name_are_told_apart(tmp_path: Path) -> None:
     """The same file read twice, with other fields: rows of the same name and another length."""
     swapped = {"path": str(tmp_path / "pairs.jsonl"), "mapping": {"chosen": "rejected", "rejected": "chosen"}}
     one = session(tmp_path, 9, data={"train": [str(tmp_path / "pairs.jsonl"), swapped]})
-    first, second = one.feed.examples[0], one.feed.examples[len(PAIRS)]
+    first, second = one.sampler.examples[0], one.sampler.examples[len(PAIRS)]
     assert first.id == second.id
-    (batch,) = one.batches([first, second])
-    (again,) = one.batches([first, second])
+    (batch,) = micro_batches(one, [first, second])
+    (again,) = micro_batches(one, [first, second])
     assert torch.equal(again.columns["reference"], batch.columns["reference"])
 
 
@@ -99,12 +101,12 @@ def test_a_model_named_is_the_reference(more: dict, tmp_path: Path) -> None:
     other = make_model(tmp_path / "other", "gpt2")
     base = {"base": str(make_model(tmp_path / "model", "llama")), "dtype": "float32", "reference": str(other)}
     one = session(tmp_path, 4, model=base, **more)
-    (batch,) = one.batches(one.feed.examples[:])
+    (batch,) = micro_batches(one, one.sampler.examples[:])
     plain = load_scorer(str(other), "float32", "cpu")
     with torch.no_grad():
         wanted = plain(batch, frozenset({"logp"}))["logp"]
     torch.testing.assert_close(batch.columns["reference"], wanted, rtol=0, atol=1e-5)
-    assert (batch.columns["reference"] - one.engine.score(batch)["logp"]).abs().max() > 1e-2
+    assert (batch.columns["reference"] - one.engine.score(batch, LOGP)["logp"]).abs().max() > 1e-2
     assert str(other / "model.safetensors") in map(str, files_of(one.recipe))
 
 
@@ -113,7 +115,7 @@ def test_one_that_packs_nothing_keeps_the_policy_from_it(tmp_path: Path) -> None
     one = session(tmp_path, 4, model=base | {"reference": str(make_model(tmp_path / "other", "bloom"))})
     assert one.engine.scorer.fit.packed
     assert not one.packed
-    (batch,) = one.batches(one.feed.examples[:])
+    (batch,) = micro_batches(one, one.sampler.examples[:])
     assert len(batch.nodes) == len(batch.example), "every row stands alone"
 
 

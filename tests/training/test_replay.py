@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from bottega.models.heads import LanguageHead, divergence
 from bottega.packing import divide, pack
 from bottega.recipe.schema import Recipe
 from bottega.runs.store import history
-from bottega.training.replay import Guarded
-from bottega.training.session import Session
+from bottega.seeding import derive
+from bottega.training.replay import Replay, accumulate
+from bottega.training.setup import Run, build
 from making import WORDS, make_model, write_jsonl
 
 GENERAL = [{"text": f"{one} {other} and then {one} ran"} for one in WORDS for other in WORDS[:3]]
@@ -42,19 +44,18 @@ def recipe(folder: Path, guard: dict[str, Any], **more: Any) -> Recipe:
     )
 
 
-def gradients(session: Session) -> dict[str, torch.Tensor]:
+def gradients(session: Run) -> dict[str, torch.Tensor]:
     found = {name: gradient.clone() for name, gradient in session.engine.optimizer.gradients.items()}
     session.engine.optimizer.gradients.clear()
     assert found
     return found
 
 
-def held(
-    session: Session, examples: list[Any], tokens: int, *, weight: float, anchor: float
-) -> dict[str, torch.Tensor]:
+def held(session: Run, examples: list[Any], tokens: int, *, weight: float, anchor: float) -> dict[str, torch.Tensor]:
     batches = [pack(group) for group in divide(examples, tokens)]
-    assert session.guarded is not None
-    session.engine.hold(batches, session.guarded.objective, weight=weight, anchor=anchor, step=1)
+    assert session.replay is not None
+    objective, seed = session.replay.objective, partial(derive, 0, "guard", 1)
+    accumulate(session.engine, objective, batches, weight=weight, anchor=anchor, step=1, dropout_seed=seed)
     return gradients(session)
 
 
@@ -80,9 +81,9 @@ def test_the_divergence_and_its_gradient_are_those_of_the_formula(monkeypatch: p
 
 @pytest.mark.parametrize("more", [{}, {"adapter": {"rank": 4}}], ids=["full", "lora"])
 def test_the_anchor_holds_nothing_that_has_not_moved(more: dict[str, Any], tmp_path: Path) -> None:
-    session = Session(recipe(tmp_path, {"share": 0, "anchor": 0.5}, **more))
-    assert session.guarded is not None
-    examples = session.guarded.held_out[:4]
+    session = build(recipe(tmp_path, {"share": 0, "anchor": 0.5}, **more))
+    assert session.replay is not None
+    examples = session.replay.held_out[:4]
     still = held(session, examples, 1000, weight=0.0, anchor=1.0)
     assert all(float(gradient.abs().max()) < 1e-6 for gradient in still.values())
     with torch.no_grad():
@@ -95,19 +96,19 @@ def test_the_anchor_holds_nothing_that_has_not_moved(more: dict[str, Any], tmp_p
 
 @pytest.mark.parametrize("more", [{}, {"adapter": {"rank": 4}}], ids=["full", "lora"])
 def test_the_gradient_is_that_of_both_losses_however_it_is_divided(more: dict[str, Any], tmp_path: Path) -> None:
-    session = Session(recipe(tmp_path, {"share": 0.25, "anchor": 0.3}, **more))
-    assert session.guarded is not None
+    session = build(recipe(tmp_path, {"share": 0.25, "anchor": 0.3}, **more))
+    assert session.replay is not None
     with torch.no_grad():
         for weight in session.engine.scorer.model.parameters():
             if weight.requires_grad:
                 weight += 0.05 * torch.randn_like(weight)
-    examples = session.guarded.held_out[:6]
+    examples = session.replay.held_out[:6]
     both = held(session, examples, 1000, weight=0.5, anchor=0.3)
     parts = held(session, examples, 12, weight=0.5, anchor=0.3)
     loss, apart = (held(session, examples, 1000, weight=w, anchor=a) for w, a in ((1.0, 0.0), (0.0, 1.0)))
     batch = pack(examples)
     scores = session.engine.scorer(batch, frozenset({"logp"}))
-    session.guarded.objective.loss(scores, batch).total(counted([batch])).backward()
+    session.replay.objective.loss(scores, batch).total(counted([batch])).backward()
     plain = gradients(session)
     for name, gradient in both.items():
         torch.testing.assert_close(gradient, parts[name], rtol=1e-4, atol=1e-6)
@@ -116,18 +117,18 @@ def test_the_gradient_is_that_of_both_losses_however_it_is_divided(more: dict[st
 
 
 def test_general_rows_are_drawn_evenly_and_the_same_at_every_step(tmp_path: Path) -> None:
-    session = Session(recipe(tmp_path, {"share": 0.3}))
-    guarded = session.guarded
+    session = build(recipe(tmp_path, {"share": 0.3}))
+    guarded = session.replay
     assert guarded is not None
-    drawn = [guarded.drawn(step) for step in range(1, 200)]
+    drawn = [guarded.examples_at(step) for step in range(1, 200)]
     assert {len(part) for part in drawn} == {3, 4}, "0.3 / 0.7 of 8 is 3.43"
     assert np.mean([len(part) for part in drawn]) == pytest.approx(0.3 / 0.7 * 8, abs=0.02)
     counts = Counter(example.id for part in drawn for example in part)
     assert len(counts) == len(guarded.kept)
     assert max(counts.values()) - min(counts.values()) <= 1
     assert not {example.id for example in guarded.held_out} & set(counts)
-    again = Guarded(session.recipe, session.rows.codec)
-    assert [example.id for example in again.drawn(57)] == [example.id for example in drawn[56]]
+    again = Replay(session.recipe, session.data.codec)
+    assert [example.id for example in again.examples_at(57)] == [example.id for example in drawn[56]]
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +199,6 @@ def test_what_cannot_be_guarded(guard: dict[str, Any], more: dict[str, Any], wor
 def test_one_general_row_is_too_few(tmp_path: Path) -> None:
     one = str(write_jsonl(tmp_path / "one.jsonl", GENERAL[:1]))
     with pytest.raises(DataError, match="too few"):
-        Session(recipe(tmp_path, {"replay": one}))
+        build(recipe(tmp_path, {"replay": one}))
     with pytest.raises(DataError, match="no such file"):
-        Session(recipe(tmp_path, {"replay": str(tmp_path / "none.jsonl")}))
+        build(recipe(tmp_path, {"replay": str(tmp_path / "none.jsonl")}))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from importlib.abc import MetaPathFinder
 from typing import Any, NamedTuple
 
-from bottega.errors import OutOfMemory
+from bottega.errors import OutOfMemory, is_out_of_memory
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's `mallopt`."""
@@ -107,3 +107,19 @@ def peak() -> int:
 def in_words(host: float, card: float) -> str:
     """Peak bytes of the process, and of an accelerator where there is one, both named."""
     return f"{host / 1e9:.1f} GB (host), {card / 1e9:.1f} GB (GPU)" if card else f"{host / 1e9:.1f} GB"
+
+
+@contextlib.contextmanager
+def out_of_memory_errors() -> Iterator[None]:
+    """Turn what torch raises without memory into an OutOfMemory with its remedies."""
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            "the step did not fit into memory",
+            fix="lower optim.tokens, set optim.checkpointing=true, or train an adapter",
+        ) from error

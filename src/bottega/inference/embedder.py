@@ -24,7 +24,8 @@ from bottega.models.pooling import declared
 from bottega.models.scorer import batched
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
-from bottega.objectives.contrastive import Pooling, pooled
+from bottega.objectives import Pooling
+from bottega.objectives.contrastive import pooled
 from bottega.progress import ProgressCallback
 from bottega.records import Unusable
 from bottega.runs.resolve import resolve

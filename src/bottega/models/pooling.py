@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bottega.objectives.contrastive import Pooling
+from bottega.objectives import Pooling
 
 FILE = "1_Pooling/config.json"
 MODES: dict[Pooling, str] = {

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,9 +24,36 @@ PASSED = "passed_over"
 Output = Literal["logp", "logits", "hidden"]
 
 
+Pooling = Literal["mean", "first", "last"]
+"""Which token states make the vector of a text."""
+
 HeadKind = Literal["language", "class", "token", "masked", "embedding"]
 """What a model says of a text: its next token, its class, a class of each word, what stood at a masked place, or a
 place in space."""
+
+
+class Score(NamedTuple):
+    """Something to be scored without gradient before an update; the result becomes a column of its batches.
+
+    column  the name it gets in `batch.columns`, [N]
+    by      `reference`: the policy as the run began; `old`: the policy as it was when a round of answers was sampled
+    output  which of the scores it is
+    """
+
+    column: str
+    by: Literal["reference", "old"]
+    output: Output = "logp"
+
+
+class Statistic(NamedTuple):
+    """Means over the whole update that a loss must know: token rows of their own, scored before it without gradient.
+
+    examples  (the update's examples, most tokens of a row) → what is scored, by the policy and by each `Score` needed
+    terms     (scores, batch) → named sums; their means over all those examples become `batch.statistics`
+    """
+
+    examples: Callable[[Sequence[Example], int], list[Example]]
+    terms: Callable[[Mapping[str, Tensor], Batch], dict[str, Term]]
 
 
 class Objective(BaseModel, ABC):
@@ -69,10 +96,14 @@ class Objective(BaseModel, ABC):
         """Sums to minimise, each with the unit it is a mean over."""
 
     @property
-    def reference(self) -> bool:
-        """Whether it also wants `batch.columns["reference"]` [N]: the same log-probabilities under the policy as the
-        run began."""
-        return False
+    def needs(self) -> tuple[Score | Statistic, ...]:
+        """What must be scored before each update."""
+        return ()
+
+    @property
+    def compares_with_reference(self) -> bool:
+        """Whether a frozen copy of the policy as the run began is needed."""
+        return any(isinstance(need, Score) and need.by == "reference" for need in self.needs)
 
     def examined(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         """The examples by which a model trained so is measured."""
@@ -107,13 +138,10 @@ class Objective(BaseModel, ABC):
         """What must be said at the end of a run, by the metrics of all its updates; empty for nothing."""
         return ""
 
-    def probes(self, examples: Sequence[Example], limit: int) -> list[Example]:
-        """Rows of at most `limit` tokens to be scored, without gradient, before an update of `examples`."""
-        return []
-
-    def statistics(self, scores: Mapping[str, Tensor], batch: Batch) -> dict[str, Term]:
-        """What the loss must know of the whole update: means over its probes, read from `batch.statistics`."""
-        return {}
+    @property
+    def pooling_mode(self) -> Pooling | None:
+        """How the states of a text's tokens become its vector; None where no vector is made."""
+        return None
 
     @property
     def weighted(self) -> bool:
@@ -142,6 +170,11 @@ class Likelihood(Objective):
     @property
     def smoothing(self) -> float:
         return self.label_smoothing
+
+    @property
+    def pooling_mode(self) -> Pooling | None:
+        """How the states of a text's tokens become its vector; None where no vector is made."""
+        return None
 
     @property
     def weighted(self) -> bool:

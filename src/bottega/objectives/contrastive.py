@@ -13,7 +13,7 @@ from pydantic import Field
 
 from bottega.batch import Batch, Example, Loss, Row, Term
 from bottega.errors import RecipeError
-from bottega.objectives import PASSED, HeadKind, Objective, Output
+from bottega.objectives import PASSED, HeadKind, Objective, Output, Pooling
 from bottega.plugins import load_class_from_file, locate_user_errors
 from bottega.records import Compared, Paired, Record, Unusable
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from bottega.tokenization.codec import Codec
 
-Pooling = Literal["mean", "first", "last"]
 
 MODULE = "class Distance(torch.nn.Module): def forward(self, output1, output2, label): return …"
 
@@ -59,6 +58,10 @@ class Contrastive(Objective):
     margin: float = Field(0.5, gt=0)
     file: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def pooling_mode(self) -> Pooling:
+        return self.pooling
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         with codec.track_truncation() as truncation:

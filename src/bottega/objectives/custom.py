@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import cache, wraps
+from types import FunctionType
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from bottega.batch import UNITS, Batch, Loss, Row, Term
 from bottega.errors import RecipeError
-from bottega.objectives import Objective
+from bottega.objectives import Objective, OnPolicy
 from bottega.plugins import load_class_from_file, locate_user_errors
 
 EXAMPLE = "class Mine(Sft): def loss(self, scores, batch): return Loss({'nll': Term(…, 'token')})"
-METHODS = ("rows", "loss", "drawn", "probes", "statistics", "asked", "examined", "about", "labels")
 
 
 class Custom(Objective):
@@ -42,12 +43,27 @@ class Custom(Objective):
 @cache
 def _watched(own: type[Objective], file: str) -> type[Objective]:
     """The class, with what its methods raise and give told by file and line; the same for the same class."""
-    methods = {name: _guarded(getattr(own, name), file) for name in METHODS}
+    methods = {name: _guarded_attribute(inspect.getattr_static(own, name), file) for name in _overridable(own)}
     methods["rows"] = _checked(methods["rows"], file, _check_rows)
     methods["loss"] = _checked(methods["loss"], file, _check_loss)
     fields = {"kind": Literal["custom"], "file": str}
     with locate_user_errors(file):
         return type(own.__name__, (own,), {"__module__": own.__module__, "__annotations__": fields, **methods})
+
+
+def _overridable(own: type[Objective]) -> list[str]:
+    """The public methods and properties by which an objective is used, those of pydantic left out."""
+    ours = {name for base in own.__mro__ if issubclass(base, Objective) for name in vars(base)}
+    known = {name for base in (Objective, OnPolicy) for name in vars(base) if not name.startswith("_")}
+    methods = (property, FunctionType)
+    return sorted(name for name in ours & known if isinstance(inspect.getattr_static(own, name), methods))
+
+
+def _guarded_attribute(attribute: Any, file: str) -> Any:
+    if isinstance(attribute, property):
+        assert attribute.fget is not None
+        return property(_guarded(attribute.fget, file))
+    return _guarded(attribute, file)
 
 
 def _guarded(method: Callable[..., Any], file: str) -> Callable[..., Any]:

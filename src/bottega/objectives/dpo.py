@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from bottega.batch import Batch, Loss, Row, Term
-from bottega.objectives import Objective, pair_metrics, preferred
+from bottega.objectives import Objective, Score, pair_metrics, preferred
 from bottega.records import Preference, Record
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ class Dpo(Objective):
         return self
 
     @property
-    def reference(self) -> bool:
-        return True
+    def needs(self) -> tuple[Score, ...]:
+        return (Score("reference", by="reference"),)
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Preference)

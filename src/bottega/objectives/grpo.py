@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from bottega.batch import Batch, Example, Loss, Term
-from bottega.objectives import Answer, OnPolicy, alike
+from bottega.objectives import Answer, OnPolicy, Score, alike
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,8 +59,10 @@ class Grpo(OnPolicy):
     unfinished: Literal["learn", "skip"] = "learn"
 
     @property
-    def reference(self) -> bool:
-        return self.beta > 0
+    def needs(self) -> tuple[Score, ...]:
+        old = [Score("old", by="old")] if self.passes > 1 else []
+        reference = [Score("reference", by="reference")] if self.beta else []
+        return (*old, *reference)
 
     def learned(self, posed: Sequence[Example], answers: Sequence[Sequence[Answer]]) -> list[Example]:
         advantages = self._advantages(np.array([[one.reward for one in group] for group in answers], float))

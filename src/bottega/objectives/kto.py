@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from bottega.batch import Batch, Example, Loss, Row, Term
-from bottega.objectives import Objective
+from bottega.objectives import Objective, Score, Statistic
 from bottega.records import Preference, Record, Unpaired
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ class Kto(Objective):
     undesirable: float = Field(1.0, ge=0)
 
     @property
-    def reference(self) -> bool:
-        return True
+    def needs(self) -> tuple[Score | Statistic, ...]:
+        return Score("reference", by="reference"), Statistic(mismatched, _raised)
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         if isinstance(record, Preference):
@@ -51,16 +51,6 @@ class Kto(Objective):
         assert isinstance(record, Unpaired)
         row = codec.encode_completion(record.where, record.prompt, record.completion, record.tools, record.variables)
         return [(_called(row, good=record.desirable),)]
-
-    def probes(self, examples: Sequence[Example], limit: int) -> list[Example]:
-        rows = [row for example in examples for row in example.rows]
-        pairs = zip(rows, [rows[-1], *rows[:-1]], strict=True) if len(rows) > 1 else ()
-        probes = [_answered(one, other, limit) for one, other in pairs]
-        # After a prompt that was cut at the limit there is no room for an answer.
-        return [Example(f"{place}", (row,)) for place, row in enumerate(probes) if len(row.at)]
-
-    def statistics(self, scores: Mapping[str, Tensor], batch: Batch) -> dict[str, Term]:
-        return {"raised": Term(batch.sum_rows(scores["logp"] - batch.columns["reference"]).sum(), "row")}
 
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
         import torch
@@ -76,6 +66,20 @@ class Kto(Objective):
             "apart": Term(torch.full_like(raised, apart).sum(), "row"),
         }
         return Loss({"kto": Term(lost.sum(), "row")}, metrics=metrics)
+
+
+def mismatched(examples: Sequence[Example], limit: int) -> list[Example]:
+    """Each row's prompt with the answer of the row before it: their log-ratios estimate the KL from the reference."""
+    rows = [row for example in examples for row in example.rows]
+    pairs = zip(rows, [rows[-1], *rows[:-1]], strict=True) if len(rows) > 1 else ()
+    mismatched = [_answered(row, other, limit) for row, other in pairs]
+    # After a prompt that was cut at the limit there is no room for an answer.
+    return [Example(f"{index}", (row,)) for index, row in enumerate(mismatched) if len(row.at)]
+
+
+def _raised(scores: Mapping[str, Tensor], batch: Batch) -> dict[str, Term]:
+    """How much the policy raised the log-probabilities of those answers over the reference's, summed by row."""
+    return {"raised": Term(batch.sum_rows(scores["logp"] - batch.columns["reference"]).sum(), "row")}
 
 
 def _called(row: Row, *, good: bool) -> Row:

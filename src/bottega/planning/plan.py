@@ -467,7 +467,7 @@ def _by_datasheet(recipe: Recipe, rows: Rows, where: Device, tokens: float) -> f
     if not where.flops or isinstance(recipe.objective, OnPolicy):  # to write is no matter of arithmetic
         return None
     total = memory_estimate.counts(recipe, rows.config).total
-    passes = (6 if recipe.adapter is None else 4) + (2 if recipe.objective.reference else 0)
+    passes = (6 if recipe.adapter is None else 4) + (2 if recipe.objective.compares_with_reference else 0)
     return passes * total * tokens / (UTILISATION * where.flops)
 
 

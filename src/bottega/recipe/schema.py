@@ -439,7 +439,7 @@ class Recipe(Section):
             raise ValueError("adapter: a model from scratch has nothing to adapt; leave the section out")
         if self.model.quantize != "none" and self.adapter is None:
             raise ValueError("model.quantize: quantized weights cannot be trained; add adapter: {rank: 16}")
-        if self.model.reference is not None and not self.objective.reference:
+        if self.model.reference is not None and not self.objective.compares_with_reference:
             raise ValueError(f"model.reference: {kind} has no reference model; leave it out")
         if self.data.too_long == "split" and not self.objective.splits:
             raise ValueError(f"data.too_long: {kind} rows cannot be split; drop or truncate them")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def files_of(recipe: Recipe) -> list[Path]:
     return [*rows, *weights, *own]
 
 
-def check_unchanged(recipe: Recipe, place: dict[str, Any] | None) -> None:
+def check_unchanged(recipe: Recipe, place: Mapping[str, Any] | None) -> None:
     """A RunError where a file is not as it was when the run began."""
     for path in files_of(recipe) if place else []:
         known = (place or {})["files"].get(str(path))

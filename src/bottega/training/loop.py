@@ -12,10 +12,10 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bottega.batch import Means, counted
 from bottega.errors import CheckpointError, RunError
 from bottega.events import Event, Failed, Finished, Noted, Saved, Stepped, Validated
 from bottega.hardware import memory, other_programs
@@ -25,17 +25,15 @@ from bottega.recipe.schema import Recipe
 from bottega.runs.atomic_files import commit_folder, verify_folder
 from bottega.runs.store import RunStore, edited_note, recipe_yaml
 from bottega.runs.tensorboard import check_report_packages, event_writers
+from bottega.training.due import Due
+from bottega.training.run_history import RunHistory
 
 if TYPE_CHECKING:
     from bottega.data.sampler import Update
-    from bottega.training.rollout import Drawn
-    from bottega.training.session import Session
+    from bottega.training.setup import Run
+    from bottega.training.validation import Validation
 
 STATE = "state.json"
-
-GENERAL = "general_loss"
-"""The metric of a validation by which a guard sees what is forgotten."""
-
 
 Stop = Callable[[], bool]
 """Whether the run is to stop; asked between micro-batches."""
@@ -82,7 +80,7 @@ def resume(folder: str | Path, *, stop: Stop = never) -> Generator[Event, None, 
         if not run.finished:
             check_report_packages(run.recipe)
             yield from _recorded(run, stop)
-        elif _last_step(run) and not any(event["type"] == "finished" for event in run.history()):
+        elif RunHistory(run).last_step and not any(event["type"] == "finished" for event in run.history()):
             # Ended between the result and the line that tells of it.
             yield run.record(_finished(run))
 
@@ -101,35 +99,62 @@ def _recorded(run: RunStore, stop: Stop) -> Iterator[Event]:
         raise
 
 
-def _life(run: RunStore, watch: Watch, stop: Stop) -> Iterator[Event]:
+def _life(store: RunStore, watch: Watch, stop: Stop) -> Iterator[Event]:
+    """The events of a run, each computed under the run's own settings of the process, which end at every yield."""
     with memory.uncollected():
-        from bottega.training import provenance
-        from bottega.training.session import Session
+        from bottega.hardware.process import computing, one_by_one
+        from bottega.training.setup import chosen_threads
 
-    recipe, place = run.recipe, run.place
-    if place is None:
-        with ThreadPoolExecutor(1) as thread:
-            sums = thread.submit(provenance.checksums, recipe)
-            session = Session(recipe, None, run.folder)
-            run.write_place(provenance.place(session, sums.result(), watch.others))
-    else:
-        session = Session(recipe, place, run.folder)
-    checkpoint, damaged = _newest_whole(run)
+    threads = chosen_threads(store.recipe, store.place)
+    yield from one_by_one(_computed(store, watch, stop), lambda: computing(threads))
+
+
+def _computed(store: RunStore, watch: Watch, stop: Stop) -> Iterator[Event]:
+    """Build or restore the run, say what it is, train it, write its result."""
+    from bottega.training import provenance
+    from bottega.training.validation import Validation
+
+    resumed = store.place is not None
+    run = _built(store, watch)
+    loop = _Loop(store, run, Due(run.recipe, run.sampler.steps, run.sampler.passes), Validation(run), watch)
+    checkpoint, damaged = _newest_whole(store)
     yield from damaged
-    step, position = _restore(session, checkpoint) if checkpoint else (0, 0)
-    yield provenance.started(session, step, resumed=place is not None)
-    notes = [*provenance.notes(session, step)]
-    if changed := edited_note(run.folder):
+    step, position = _restore(run, checkpoint) if checkpoint else (0, 0)
+    yield provenance.started(run, step, resumed=resumed)
+    yield from _new_notes(store, run, step)
+    run.engine.pause = lambda: _pause(stop)
+    if (yield from loop.train_until_done(step, position)):
+        yield from loop.finish()
+
+
+def _built(store: RunStore, watch: Watch) -> Run:
+    """The run in memory; where it begins, what was chosen for it is written to `place.json`."""
+    from bottega.training import provenance
+    from bottega.training.setup import build
+
+    if store.place is not None:
+        return build(store.recipe, store.place, store.folder)
+    with ThreadPoolExecutor(1) as thread:
+        # Checksums of gigabytes of weights take as long as loading them.
+        sums = thread.submit(provenance.checksums, store.recipe)
+        run = build(store.recipe, None, store.folder)
+        store.write_place(provenance.place(run, sums.result(), watch.others))
+    return run
+
+
+def _new_notes(store: RunStore, run: Run, step: int) -> Iterator[Noted]:
+    """What a user should know before the first update, and was not told by an earlier start."""
+    from bottega.training import provenance
+
+    notes = [*provenance.notes(run, step)]
+    if changed := edited_note(store.folder):
         notes.append(Noted(step=step, subject="recipe", message=changed))
-    told = [event for event in run.history() if event["type"] == "noted"]
-    yield from (note for note in notes if not any(_same(note, event) for event in told))
-    session.engine.pause = lambda: _pause(stop)
-    if (yield from _updates(run, session, watch, step, position)):
-        yield from _finish(run, session)
+    earlier = [event for event in store.history() if event["type"] == "noted"]
+    yield from (note for note in notes if not any(_same(note, event) for event in earlier))
 
 
 def _same(note: Noted, event: Mapping[str, Any]) -> bool:
-    """Whether an event, as it was written down, says what a note says."""
+    """Whether a stored event says what a note says."""
     return (note.subject, note.message, note.details) == (event["subject"], event["message"], event["details"])
 
 
@@ -138,215 +163,179 @@ def _pause(stop: Stop) -> None:
         raise _Stopped
 
 
-def _updates(run: RunStore, session: Session, watch: Watch, step: int, position: int) -> Generator[Event, None, bool]:
-    """Step after step; returns whether there is a result to write: not where the run was asked to stop."""
-    done = [(step, position)]
-    try:
-        yield from _stepped(run, session, watch, done)
-        return True
-    except _Stopped:
-        step, position = done[-1]
-        if step > 0 and step not in run.saved_steps():
-            yield _save(run, session, step, position)
-        return False
+@dataclass
+class _Loop:
+    """A run going on: its folder, what it is in memory, and when it does what.
 
-
-def _stepped(run: RunStore, session: Session, watch: Watch, done: list[tuple[int, int]]) -> Iterator[Event]:
-    """Step after step; validate and save when due; stop early where the recipe says so.
-
-    done  the last step, and the position of the next example: added to as updates are made
+    done  (step, position of the next example) of the start and of each update made
     """
-    if _should_stop(run):
-        return
-    step, position = done[-1]
-    # A run that was asked to stop while it validated does so now.
-    if session.due_validation(step) and (step == 0 or not _was_validated(run, step)):
-        yield _validate(run, session, step)
-        if step and _should_stop(run):
+
+    store: RunStore
+    run: Run
+    due: Due
+    validation: Validation
+    watch: Watch
+    done: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def past(self) -> RunHistory:
+        return RunHistory(self.store)
+
+    def train_until_done(self, step: int, position: int) -> Generator[Event, None, bool]:
+        """Update after update; whether there is a result to write: not where the run was asked to stop."""
+        self.done = [(step, position)]
+        try:
+            yield from self._train()
+            return True
+        except _Stopped:
+            step, position = self.done[-1]
+            if step > 0 and step not in self.store.saved_steps():
+                yield self._save(step, position)
+            return False
+
+    def _train(self) -> Iterator[Event]:
+        """Update after update; validate and save when due; stop early where the recipe says so."""
+        from bottega.training.step import Clock
+
+        if self.past.should_stop:
             return
-    clock, pace = Clock(), Pace()
-    for update in session.feed.updates(step, position):
-        if update.passed and not any(PASSED in event.get("metrics", {}) for event in run.history()):
+        step, position = self.done[-1]
+        # A run that was asked to stop while it validated does so now.
+        if self.due.validation(step) and (step == 0 or not self.past.was_validated(step)):
+            yield self._validate(step)
+            if step and self.past.should_stop:
+                return
+        clock, pace = Clock(), Pace()
+        for update in self.run.sampler.updates(step, position):
+            yield from self._update(update, clock, pace)
+            if self.due.validation(update.step):
+                # Written down before any checkpoint of this step, so that a resume finds it.
+                yield self._validate(update.step)
+            if self._is_checkpoint(update.step):
+                yield self._save(update.step, update.position)
+            if self.due.validation(update.step) and self.past.should_stop:
+                return
+            clock.lap()  # validating and saving after an update is no part of the next one's time
+
+    def _update(self, update: Update, clock: Any, pace: Pace) -> Iterator[Event]:
+        from bottega.training.step import draw, train_step
+
+        if update.passed and not any(PASSED in event.get("metrics", {}) for event in self.store.history()):
             what = "examples that have nothing to tell apart were drawn together: they are passed over for others"
             yield Noted(step=update.step, subject="passed over", message=what, details={"examples": update.passed})
-        session.engine.pause()
-        drawn = session.drawn(update)
-        if drawn.answered is not None and session.due_answers(update.step):
+        self.run.engine.pause()
+        drawn = draw(self.run, update)
+        if drawn.answered is not None and self.due.answers(update.step):
             yield drawn.answered
-        stepped = _step(session, update, drawn, clock)
-        done.append((update.step, update.position))
+        stepped: Stepped = train_step(self.run, update, drawn, clock)
+        self.done.append((update.step, update.position))
         yield stepped
-        if slowed := pace.slowed(stepped.seconds, stepped.tokens, watch.others):
+        if slowed := pace.slowed(stepped.seconds, stepped.tokens, self.watch.others):
             yield Noted(step=update.step, subject="machine", message=slowed)
-        if session.due_validation(update.step):
-            # Written down before any checkpoint of this step, so that a resume finds it.
-            yield _validate(run, session, update.step)
-        if _is_due(run, session, update.step):
-            yield _save(run, session, update.step, update.position)
-        if session.due_validation(update.step) and _should_stop(run):
-            return
-        clock.lap()  # an update's time is its own: what was validated and saved after it says so itself
+
+    def _is_checkpoint(self, step: int) -> bool:
+        """Whether the recipe asks for a checkpoint of this step, or it is the best so far; the last is the result."""
+        if not 0 < step < self.due.steps:
+            return False
+        may_be_best = self.due.keeps_best and self.due.validation(step)
+        return self.due.checkpoint(step) or (may_be_best and self.past.was_best(step))
+
+    def _validate(self, step: int) -> Validated:
+        start = time.perf_counter()
+        loss, metrics = self.validation.score(step)
+        best = step > 0 and loss < min((value for _, value in self.past.losses), default=math.inf)
+        return Validated(step=step, loss=loss, metrics=metrics, best=best, seconds=time.perf_counter() - start)
+
+    def _save(self, step: int, position: int) -> Saved:
+        from bottega.training.saving import save_checkpoint
+
+        start = time.perf_counter()
+        folder = self.store.checkpoint_folder(step)
+
+        def write(partial: Path) -> None:
+            save_checkpoint(self.run, partial, step)
+            state = {"step": step, "position": position}
+            (partial / STATE).write_text(json.dumps(state), encoding="utf-8")
+
+        commit_folder(folder, write)
+        self.store.prune(step, {step, *self._worth_keeping(step)})
+        return Saved(step=step, checkpoint=folder.name, seconds=time.perf_counter() - start)
+
+    def _worth_keeping(self, step: int) -> list[int]:
+        """The steps up to `step` whose checkpoints stay: the newest that were due, and the best.
+
+        One that was saved because the run was asked to stop is not among them, so that stopping changes nothing.
+        """
+        due = [saved for saved in self.store.saved_steps() if saved <= step and self._is_checkpoint(saved)]
+        return [*due[: self.due.kept], *(saved for saved in due if saved == self.past.best)]
+
+    def finish(self) -> Iterator[Event]:
+        """Write the result: the last weights, or the best where the run could stop early."""
+        from bottega.training.saving import save_result
+
+        last = self.past.last_step
+        if self.due.stops_early:
+            yield from self._restore_best(last)
+        # Whatever an interruption left is cleared first, so that every way to this point ends in the same files.
+        self.store.prune(last, set(self._worth_keeping(last)))
+        finished, history = _finished(self.store), self.store.history()
+        objective = self.run.recipe.objective
+        if conclusion := objective.concluding([event["metrics"] for event in history if event["type"] == "stepped"]):
+            yield Noted(step=last, subject="learning", message=conclusion)
+
+        def write(partial: Path) -> None:
+            save_result(self.run, partial, last)
+            (partial / "README.md").write_text(_card(self.run, finished), encoding="utf-8")
+
+        commit_folder(self.store.folder / finished.result, write)
+        yield finished
+
+    def _restore_best(self, last: int) -> Iterator[Noted]:
+        """Load the best weights that can be read; a note on each better checkpoint that cannot."""
+        for step, _ in sorted(self.past.losses, key=lambda pair: (pair[1], pair[0])):
+            folder = self.store.checkpoint_folder(step)
+            wrong = "" if step == last else verify_folder(folder)
+            if not wrong:
+                if step != last:
+                    _restore(self.run, folder)
+                return
+            message = f"the best checkpoint, {folder.name}, cannot be used: {wrong}; the next best is taken"
+            yield Noted(step=last, subject="checkpoint", message=message)
 
 
-def _is_due(run: RunStore, session: Session, step: int) -> bool:
-    """Whether the recipe asks for a checkpoint of this step, or it is the best so far; the last becomes the result."""
-    if not 0 < step < session.feed.steps:
-        return False
-    may_be_best = session.wants_best and session.due_validation(step)
-    return session.due_save(step) or (may_be_best and _was_best(run, step))
-
-
-class Clock:
-    """Wall and processor time since it was last asked."""
-
-    def __init__(self) -> None:
-        self.wall, self.busy = time.perf_counter(), time.process_time()
-
-    def lap(self) -> tuple[float, float]:
-        """(wall seconds, processor seconds a second) since the lap before."""
-        wall, busy = time.perf_counter(), time.process_time()
-        seconds, worked = wall - self.wall, busy - self.busy
-        self.wall, self.busy = wall, busy
-        return seconds, worked / max(seconds, 1e-9)
-
-
-def _step(session: Session, update: Update, drawn: Drawn, clock: Clock) -> Stepped:
-    """Pack, count, accumulate each micro-batch, move: one update."""
-    from bottega.hardware import memory
-
-    engine, lr = session.engine, session.schedule.lr(update.step)
-    batches = session.batches(drawn.examples)
-    counts = counted(batches)
-    total, metrics = 0.0, Means()
-    informed = session.informed(batches, drawn.examples)
-    for part in engine.accumulate(informed, counts, step=update.step, noise=drawn.noise):
-        total += part.share
-        metrics.add(part.metrics, part.batch)
-    held, general = session.hold(update.step)
-    norm = engine.update(lr, step=update.step)
-    passed = {PASSED: float(update.passed)} if update.passed else {}
-    seconds, cpu = clock.lap()
-    return Stepped(
-        step=update.step,
-        loss=total,
-        lr=lr,
-        grad_norm=norm,
-        tokens=sum(batch.computed for batch in (*batches, *general)),
-        tokens_real=sum(batch.tokens_real for batch in (*batches, *general)),
-        seconds=seconds,
-        cpu=cpu,
-        memory=memory.peak(),
-        device_memory=session.device_memory,
-        device_use=session.device_use,
-        epoch=update.position / session.feed.epoch_examples,
-        metrics={**drawn.metrics, **metrics.values(), **held.values(), **passed},
-    )
-
-
-def _validate(run: RunStore, session: Session, step: int) -> Validated:
-    start = time.perf_counter()
-    loss, metrics = session.validate(step)
-    if session.guarded is not None:
-        metrics = {**metrics, GENERAL: session.general_loss()}
-    best = step > 0 and loss < min((value for _, value in _losses(run)), default=math.inf)
-    return Validated(step=step, loss=loss, metrics=metrics, best=best, seconds=time.perf_counter() - start)
-
-
-def _save(run: RunStore, session: Session, step: int, position: int) -> Saved:
-    start = time.perf_counter()
-    folder = run.checkpoint_folder(step)
-
-    def write(partial: Path) -> None:
-        session.save(partial, step)
-        state = {"step": step, "position": position}
-        (partial / STATE).write_text(json.dumps(state), encoding="utf-8")
-
-    commit_folder(folder, write)
-    run.prune(step, {step, *_worth_keeping(run, session, step)})
-    return Saved(step=step, checkpoint=folder.name, seconds=time.perf_counter() - start)
-
-
-def _worth_keeping(run: RunStore, session: Session, step: int) -> list[int]:
-    """The steps up to `step` whose checkpoints stay: the newest that were due, and the best.
-
-    One that was saved because the run was asked to stop is not among them, so that stopping changes nothing.
-    """
-    due = [saved for saved in run.saved_steps() if saved <= step and _is_due(run, session, saved)]
-    return [*due[: session.keep], *(saved for saved in due if saved == _best(run))]
-
-
-def _finish(run: RunStore, session: Session) -> Iterator[Event]:
-    """Write the result: the last weights, or the best where the run could stop early."""
-    last = _last_step(run)
-    if session.stops_early:
-        yield from _restore_best(run, session, last)
-    # Whatever an interruption left is cleared first, so that every way to this point ends in the same files.
-    run.prune(last, set(_worth_keeping(run, session, last)))
-    name = "adapter" if session.recipe.adapter else "model"
-    finished = _finished(run)
-    concluding = session.recipe.objective.concluding([e["metrics"] for e in run.history() if e["type"] == "stepped"])
-    if concluding:
-        yield Noted(step=last, subject="learning", message=concluding)
-
-    def write(partial: Path) -> None:
-        session.save_result(partial, last)
-        (partial / "README.md").write_text(_card(session, finished), encoding="utf-8")
-
-    commit_folder(run.folder / name, write)
-    yield finished
-
-
-def _card(session: Session, finished: Finished) -> str:
+def _card(run: Run, finished: Finished) -> str:
     from bottega.training.model_card import model_card
 
     return model_card(
-        session.recipe,
-        library="peft" if session.recipe.adapter else "transformers",
-        examples=len(session.feed.examples),
+        run.recipe,
+        library="peft" if run.recipe.adapter else "transformers",
+        examples=len(run.sampler.examples),
         updates=finished.weights_from,
         losses={"training loss": finished.loss, "validation loss": finished.validation_loss},
     )
 
 
-def _restore_best(run: RunStore, session: Session, last: int) -> Iterator[Noted]:
-    """Load the best weights that can be read; a note on each better checkpoint that cannot."""
-    for step, _ in sorted(_losses(run), key=lambda pair: (pair[1], pair[0])):
-        wrong = "" if step == last else verify_folder(run.checkpoint_folder(step))
-        if not wrong:
-            if step != last:
-                _restore(session, run.checkpoint_folder(step))
-            return
-        message = (
-            f"the best checkpoint, {run.checkpoint_folder(step).name}, cannot be used: {wrong}; the next best is taken"
-        )
-        yield Noted(step=last, subject="checkpoint", message=message)
-
-
-def _finished(run: RunStore) -> Finished:
+def _finished(store: RunStore) -> Finished:
     """What the run came to, read from its history."""
-    history, place = run.history(), run.place or {}
-    last, losses = _last_step(run), dict(_losses(run))
-    early = run.recipe.evaluate is not None and run.recipe.evaluate.stop_after is not None
-    chosen = (_best(run) if early else None) or last
+    past, place = RunHistory(store), store.place or {}
+    last, losses = past.last_step, dict(past.losses)
+    early = store.recipe.evaluate is not None and store.recipe.evaluate.stop_after is not None
+    chosen = (past.best if early else None) or last
     done = last == place["choices"]["steps"]
     return Finished(
         step=last,
-        result="adapter" if run.recipe.adapter else "model",
+        result="adapter" if store.recipe.adapter else "model",
         weights_from=chosen,
-        reason="all steps done" if done else _forgets(run) or "validation stopped getting better",
-        loss=next((event["loss"] for event in reversed(history) if event["type"] == "stepped"), None),
+        reason="all steps done" if done else past.forgetting or "validation stopped getting better",
+        loss=next((event["loss"] for event in reversed(store.history()) if event["type"] == "stepped"), None),
         validation_loss=losses.get(chosen),
     )
 
 
-def _last_step(run: RunStore) -> int:
-    return max((event["step"] for event in run.history() if event["type"] == "stepped"), default=0)
-
-
-def _newest_whole(run: RunStore) -> tuple[Path | None, list[Noted]]:
+def _newest_whole(store: RunStore) -> tuple[Path | None, list[Noted]]:
     """The newest checkpoint whose files are all sound, and a note on each newer one that is not."""
     damaged: list[Noted] = []
-    for checkpoint in run.checkpoints():
+    for checkpoint in store.checkpoints():
         wrong = verify_folder(checkpoint)
         if not wrong:
             return checkpoint, damaged
@@ -355,49 +344,10 @@ def _newest_whole(run: RunStore) -> tuple[Path | None, list[Noted]]:
     return None, damaged
 
 
-def _restore(session: Session, checkpoint: Path) -> tuple[int, int]:
-    """Load a checkpoint; returns its step, and the position of the next example in the stream."""
+def _restore(run: Run, checkpoint: Path) -> tuple[int, int]:
+    """Load a checkpoint; its step, and the position of the next example in the stream."""
+    from bottega.training.saving import load_checkpoint
+
     state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-    session.load(checkpoint, state["step"])
+    load_checkpoint(run, checkpoint, state["step"])
     return state["step"], state["position"]
-
-
-def _validations(run: RunStore) -> list[dict[str, Any]]:
-    return [event for event in run.history() if event["type"] == "validated"]
-
-
-def _was_validated(run: RunStore, step: int) -> bool:
-    return any(event["step"] == step for event in _validations(run))
-
-
-def _was_best(run: RunStore, step: int) -> bool:
-    return any(event["best"] for event in _validations(run) if event["step"] == step)
-
-
-def _losses(run: RunStore) -> list[tuple[int, float]]:
-    """(step, validation loss) after each update that was validated; the start is no candidate for the best."""
-    return [(event["step"], event["loss"]) for event in _validations(run) if event["step"] > 0]
-
-
-def _best(run: RunStore) -> int | None:
-    """The step with the lowest validation loss, the earliest of equals."""
-    return min(_losses(run), key=lambda pair: (pair[1], pair[0]), default=(None, 0.0))[0]
-
-
-def _forgets(run: RunStore) -> str:
-    """Why a run ends that forgets more than it may; empty for any other."""
-    most = None if run.recipe.guard is None else run.recipe.guard.stop_when
-    found = [event["metrics"][GENERAL] for event in _validations(run)] if most else []
-    if most is None or len(found) < 2 or found[-1] - found[0] < most:
-        return ""
-    return f"the loss on general rows has risen by {found[-1] - found[0]:.3f}, and guard.stop_when is {most:g}"
-
-
-def _should_stop(run: RunStore) -> bool:
-    if _forgets(run):
-        return True
-    evaluate = run.recipe.evaluate
-    if evaluate is None or evaluate.stop_after is None:
-        return False
-    best = _best(run)
-    return best is not None and sum(step > best for step, _ in _losses(run)) >= evaluate.stop_after

@@ -69,7 +69,7 @@ def parts(recipe: Recipe, config: Any, size: int) -> dict[str, int]:
     moments = 4 if recipe.optim.optimizer == "muon" else 8
     # A large bfloat16 weight keeps the lower half of its master beside it, a small one a float32 copy.
     master = 0 if size == 4 else 2 if full else 4
-    copies = 1 if full and (recipe.objective.reference or recipe.uses_anchor) else 0
+    copies = 1 if full and (recipe.objective.compares_with_reference or recipe.uses_anchor) else 0
     return {
         "weights": weights,
         "reference": copies * weights,

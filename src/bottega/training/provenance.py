@@ -22,7 +22,7 @@ from bottega.models.tokenizer import load_tokenizer, read_otherwise
 from bottega.recipe.schema import Recipe
 from bottega.runs.atomic_files import checksum
 from bottega.training.input_files import files_of
-from bottega.training.session import Session
+from bottega.training.setup import Run
 
 
 def checksums(recipe: Recipe) -> dict[str, str]:
@@ -30,70 +30,70 @@ def checksums(recipe: Recipe) -> dict[str, str]:
     return {str(path): checksum(path) for path in files_of(recipe)}
 
 
-def place(session: Session, sums: dict[str, str], others: float | None) -> dict[str, Any]:
+def place(run: Run, sums: dict[str, str], others: float | None) -> dict[str, Any]:
     """Versions, hardware, the data's checksums, and every choice made, for `place.json`.
 
     others  cores that other programs took while the run was loaded
     """
     packages = ["bottega", "torch", "transformers", "tokenizers", "peft"]
-    packages += ["bitsandbytes"] if session.recipe.model.quantize == "nf4" else []
+    packages += ["bitsandbytes"] if run.recipe.model.quantize == "nf4" else []
     return {
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
         "hardware": {
             # platform.platform() would start a process, and its copy of this one's memory would count as the run's.
             "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
             "processor": torch.cpu.get_capabilities().get("cpu_name") or platform.machine(),
-            "accelerator": torch.cuda.get_device_name() if session.device == "cuda" else None,
+            "accelerator": torch.cuda.get_device_name() if run.choices.device == "cuda" else None,
             "cores": len(cores()),
             "cores_of_others": None if others is None else round(others, 2),
         },
         "files": sums,
         "choices": {
-            "threads": session.threads,
-            "device": session.device,
-            "dtype": str(session.dtype).removeprefix("torch."),
-            "max_length": session.rows.codec.max_length,
-            "day": session.rows.codec.template.day.isoformat(),
-            "micro_batch_tokens": session.tokens,
-            "lr": session.lr,
-            "steps": session.feed.steps,
-            "labels": session.rows.labels,
-            "fit": asdict(session.engine.scorer.fit),
+            "threads": run.choices.threads,
+            "device": run.choices.device,
+            "dtype": str(run.choices.dtype).removeprefix("torch."),
+            "max_length": run.data.codec.max_length,
+            "day": run.data.codec.template.day.isoformat(),
+            "micro_batch_tokens": run.choices.micro_batch_tokens,
+            "lr": run.choices.lr,
+            "steps": run.sampler.steps,
+            "labels": run.data.labels,
+            "fit": asdict(run.engine.scorer.fit),
         },
     }
 
 
-def started(session: Session, step: int, *, resumed: bool) -> Started:
+def started(run: Run, step: int, *, resumed: bool) -> Started:
     """The sizes of what is about to be trained, and how it is computed."""
-    weights = list(session.engine.scorer.model.parameters())
+    weights = list(run.engine.scorer.model.parameters())
     return Started(
         step=step,
         resumed=resumed,
-        steps=session.feed.steps,
-        examples=len(session.feed.examples),
-        validation_examples=len(session.rows.validation.examples),
-        parameters=sum(weight.numel() for weight in weights) + packed(session.engine.scorer.model).weights,
+        steps=run.sampler.steps,
+        examples=len(run.sampler.examples),
+        validation_examples=len(run.data.validation.examples),
+        parameters=sum(weight.numel() for weight in weights) + packed(run.engine.scorer.model).weights,
         trained_parameters=sum(weight.numel() for weight in weights if weight.requires_grad),
-        dtype=str(session.dtype).removeprefix("torch."),
-        device=session.device,
-        threads=session.threads,
-        micro_batch_tokens=session.tokens,
-        lr=session.lr,
+        dtype=str(run.choices.dtype).removeprefix("torch."),
+        device=run.choices.device,
+        threads=run.choices.threads,
+        micro_batch_tokens=run.choices.micro_batch_tokens,
+        lr=run.choices.lr,
     )
 
 
-def notes(session: Session, step: int) -> Iterator[Noted]:
+def notes(run: Run, step: int) -> Iterator[Noted]:
     """What a user should know before the first update."""
-    for subject, message, details in _noteworthy(session):
+    for subject, message, details in _noteworthy(run):
         yield Noted(step=step, subject=subject, message=message, details=details)
 
 
-def _noteworthy(session: Session) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _noteworthy(run: Run) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(subject, message, details) of each."""
-    recipe, rows, fit = session.recipe, session.rows, session.engine.scorer.fit
-    if not multiplies(session.dtype, session.device):
-        dtype = str(session.dtype).removeprefix("torch.")
-        quick = str(compute_dtype("auto", session.device)).removeprefix("torch.")
+    recipe, rows, fit = run.recipe, run.data, run.engine.scorer.fit
+    if not multiplies(run.choices.dtype, run.choices.device):
+        dtype = str(run.choices.dtype).removeprefix("torch.")
+        quick = str(compute_dtype("auto", run.choices.device)).removeprefix("torch.")
         what = f"no {dtype} products are known of this processor: model.dtype={quick} may be many times faster"
         yield "dtype", what, {}
     for subject, message in rows.notes():
@@ -106,7 +106,7 @@ def _noteworthy(session: Session) -> Iterator[tuple[str, str, dict[str, Any]]]:
         if part.truncated:
             yield "truncated", f"{part.truncated} {name} rows cut short", {}
     if recipe.objective.joint and recipe.evaluate is not None:
-        lost = len(session.held_out) - sum(map(len, session.judged))
+        lost = len(run.held_out) - sum(map(len, run.validation))
         if lost:
             yield "validation", f"{lost} validation rows left out: each belongs to all it would be compared with", {}
     if rows.codec.untagged:
@@ -114,15 +114,19 @@ def _noteworthy(session: Session) -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield "entities", what, {}
     for differs in tokenizer_differs(recipe, rows.tokenizer):
         yield "tokenizer", f"model.tokenizer is not the base's: {differs}", {}
-    other = read_otherwise(rows.tokenizer, session.engine.scorer.network.config)
+    other = read_otherwise(rows.tokenizer, run.engine.scorer.network.config)
     if other:
         what = f"transformers' AutoTokenizer makes a {other} of this tokenizer, and so cuts texts otherwise"
         yield "tokenizer", f"{what}: read the result's with PreTrainedTokenizerFast", {}
-    if session.new and recipe.objective.head == "masked":
-        yield "head", f"the checkpoint has no head for masked words; it begins at random: {', '.join(session.new)}", {}
-    found = packed(session.engine.scorer.model)
+    if run.new_modules and recipe.objective.head == "masked":
+        yield (
+            "head",
+            f"the checkpoint has no head for masked words; it begins at random: {', '.join(run.new_modules)}",
+            {},
+        )
+    found = packed(run.engine.scorer.model)
     if found.weights:
-        before = found.weights * session.dtype.itemsize
+        before = found.weights * run.choices.dtype.itemsize
         what = f"{found.weights:,} weights of {found.layers} linear layers are kept as {recipe.model.quantize}"
         yield "quantized", f"{what}, in {found.bytes / 1e6:.1f} MB instead of {before / 1e6:.1f}", {}
     if fit.reason:
@@ -130,7 +134,7 @@ def _noteworthy(session: Session) -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield "packing", f"the model runs {how}: {fit.reason}", {}
     if rows.validation.examples and recipe.evaluate is None:
         yield "validation", "validation rows are held out but never scored; leave evaluate: null out", {}
-    if recipe.adapter is not None and (names := left_out(session.engine.scorer.model, session.new)):
+    if recipe.adapter is not None and (names := left_out(run.engine.scorer.model, run.new_modules)):
         shown = ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
         yield (
             "adapter",

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from bottega.batch import Row
-from bottega.engine.engine import memory_named
 from bottega.errors import ModelError
+from bottega.hardware.memory import out_of_memory_errors
 from bottega.models.adapters.lora import load_scorer
 from bottega.models.config import is_encoder, length_limit, stored_config
 from bottega.models.scorer import Scorer, batched
@@ -49,7 +49,7 @@ class Judges:
         """What the model of this name says of each answer."""
         model = self.load(name)
         found = [math.nan] * len(written)
-        with torch.no_grad(), memory_named():
+        with torch.no_grad(), out_of_memory_errors():
             for numbers, batch in batched([_read(one, model) for one in written], model.scorer):
                 scores = model.scorer(batch, frozenset({"logits"}))["logits"][:, 0].tolist()
                 for number, score in zip(numbers, scores, strict=True):

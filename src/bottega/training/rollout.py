@@ -18,7 +18,7 @@ from bottega.engine.engine import Engine
 from bottega.errors import CheckpointError, RunError
 from bottega.events import Answered
 from bottega.inference.generator import Continuation
-from bottega.objectives import Answer, OnPolicy, alike
+from bottega.objectives import Answer, OnPolicy, Score, alike
 from bottega.objectives.rewards import Written
 from bottega.objectives.rewards.model import Model
 from bottega.packing import divide, pack
@@ -28,6 +28,8 @@ from bottega.tokenization.codec import Codec
 from bottega.training.reward_models import Judges
 
 FILE = "rollout.safetensors"
+
+LOGP: frozenset[str] = frozenset({"logp"})
 
 HUGE = 1e12
 """Rewards beyond this have no gradient: advantages are computed with their squares, and kept in 32 bits."""
@@ -109,8 +111,12 @@ class Rollouts:
         ]
         spread, even = float(rewards.std(1, ddof=1).mean()), float(alike(rewards).mean())
         metrics = self._metrics(written, marks) | {"reward_spread": spread, "even_groups": even}
-        old = self._old(self.objective.learned(posed, answers), number) if self.objective.passes > 1 else None
+        old = self._old(self.objective.learned(posed, answers), number) if self._needs_old else None
         return _Round(number, answers, metrics, old), self._told(step, posed[0], continuations[0], rewards[0].tolist())
+
+    @property
+    def _needs_old(self) -> bool:
+        return any(isinstance(need, Score) and need.by == "old" for need in self.objective.needs)
 
     def _continuations(self, posed: Sequence[Example], seed: int, count: int) -> list[list[Continuation]]:
         objective = self.objective
@@ -167,7 +173,9 @@ class Rollouts:
         found: dict[int, NDArray[np.float32]] = {}
         for place, group in enumerate(divide(examples, self.tokens, share=self.packed)):
             batch = pack(group, share=self.packed).to(str(self.engine.scorer.network.device))
-            logp = self.engine.rehearse(batch, noise=noise, number=place)["logp"].float().cpu().numpy()
+            seed = derive(self.engine.seed, "dropout", noise, place)  # that of this micro-batch in the updates to come
+            scores = self.engine.score(batch, LOGP, temperature=self.objective.tempering, dropout_seed=seed)
+            logp = scores["logp"].float().cpu().numpy()
             ends = np.cumsum([len(example.rows[0].at) for example in group])[:-1]
             found |= {id(example): part for example, part in zip(group, np.split(logp, ends), strict=True)}
         return np.concatenate([found[id(example)] for example in examples])
