@@ -183,9 +183,9 @@ def test_conversations_are_general_rows_too(tmp_path: Path) -> None:
     ("guard", "more", "words"),
     [
         ({"stop_when": 0.1}, {"evaluate": None}, "add evaluate"),
-        ({"share": 0}, {}, "guards nothing"),
+        ({"share": 0}, {}, "has no effect"),
         ({"anchor": 0.1}, {"objective": {"kind": "classify"}}, "starts with a new head"),
-        ({"share": 0.1}, {"objective": {"kind": "contrastive"}}, "mix general ones in data.train"),
+        ({"share": 0.1}, {"objective": {"kind": "contrastive"}}, "add the general rows to data.train"),
         ({"share": 1.0}, {}, "guard.share"),
         ({"shares": 0.1}, {}, "did you mean share"),
     ],
