@@ -35,4 +35,4 @@ def save_result(run: Run, folder: Path, step: int) -> None:
     if objective.pooling_mode is not None:
         declare(folder, objective.pooling_mode, engine.scorer.width or width(engine.scorer.network.config))
     if objective.head == "language":
-        declare_ends(engine.scorer.network, run.data.codec.ends, folder)
+        declare_ends(engine.scorer.network, run.data.codec.end_tokens, folder)
