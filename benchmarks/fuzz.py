@@ -31,7 +31,7 @@ from typing import Any
 import yaml
 
 from bottega import objectives
-from bottega.auditing.entries import READS, entry
+from bottega.auditing.entries import RECORD_TYPES, create_entry
 from bottega.data.files import BY_SUFFIX, SHEETS, read
 from bottega.data.formats import FORMATS, records
 from bottega.data.table_files import as_declared
@@ -271,7 +271,7 @@ def _layout(draw: Draw) -> Layout:
 @cache
 def _all_reads() -> list[tuple[type, ...]]:
     """What each objective reads, and an audit."""
-    return [READS, *(objectives.load(kind).reads for kind in objectives.kinds() if kind != "custom")]
+    return [RECORD_TYPES, *(objectives.load(kind).reads for kind in objectives.kinds() if kind != "custom")]
 
 
 def _reads(draw: Draw) -> tuple[type, ...]:
@@ -440,7 +440,7 @@ def _read_back(recipe: Recipe) -> None:
 
 def _made(rows: Iterator[Any], reads: tuple[type, ...]) -> object:
     for number, record in enumerate(records(rows, reads, on_bad=_nothing, on_broken=_nothing)):
-        entry(number, record)
+        create_entry(number, record)
     return None
 
 

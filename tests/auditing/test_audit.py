@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import bottega
 from bottega.auditing import checks
 from bottega.auditing.findings import Audit
-from bottega.auditing.minhash import Near
+from bottega.auditing.minhash import NearDuplicateIndex
 from bottega.cli.commands import app
 from bottega.errors import DataError, ModelError, RecipeError
 from making import WORDS, shared_data, write_jsonl
@@ -48,7 +48,7 @@ def test_each_check_can_be_run_alone_and_left_out(name: str, tmp_path: Path) -> 
     path = write_jsonl(tmp_path / "rows.jsonl", [*rows(20), *rows(2)])
     alone = bottega.audit(path, only=[name])
     assert set(alone.unchecked) - {name} == {"unsound", *checks.names()} - {name}
-    assert bottega.audit(path, skip=[name]).unchecked[name] == "not asked for"
+    assert bottega.audit(path, skip=[name]).unchecked[name] == "not selected"
 
 
 def test_a_row_that_is_none_is_a_finding(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_damaged_file_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text(json.dumps(rows(3))[:-20])
     found = bottega.audit(tmp_path / "rows.json", only=["unsound"])
     assert kinds(found) == ["damaged file"]
-    assert "nothing behind it was read" in found.findings[0].what
+    assert "nothing after this line was read" in found.findings[0].what
 
 
 def test_a_recipe_is_compared_with_what_it_validates_on(
@@ -201,7 +201,7 @@ def test_pairs_are_those_that_brute_force_finds() -> None:
         for place in draw.sample(range(30), draw.randrange(1, 8)):
             words[place] = draw.choice(known)
         texts.append(" ".join(words))
-    index = Near(0.7)
+    index = NearDuplicateIndex(0.7)
     for number, text in enumerate(texts):
         index.add(7 * number, text)
     sets = [{text[start : start + 5] for start in range(len(text) - 4)} for text in texts]
@@ -235,11 +235,11 @@ def test_the_command(tmp_path: Path) -> None:
     ("options", "error", "what"),
     [
         ({"only": ["duplicate"]}, RecipeError, "no check duplicate"),
-        ({"fix": "clean.csv"}, DataError, "a cleaned copy is JSON lines"),
+        ({"fix": "clean.csv"}, DataError, "a cleaned copy is written as JSON lines"),
         ({"fix": "none/clean.jsonl"}, DataError, "no such folder"),
-        ({"fix": "rows.jsonl"}, DataError, "stands there already"),
+        ({"fix": "rows.jsonl"}, DataError, "already exists"),
         ({"format": "tables"}, RecipeError, "'tables' is not one of its values"),
-        ({"mapping": {"prompt": "question"}}, DataError, "every row is unsound: no field question"),
+        ({"mapping": {"prompt": "question"}}, DataError, "no valid row: no field question"),
         ({"against": ["none.jsonl"]}, DataError, r"none\.jsonl: no such file\n"),
         ({"model": "./none"}, ModelError, "no such folder"),
     ],
@@ -255,7 +255,7 @@ def test_what_cannot_be_done_is_said(
 
 
 def test_a_recipe_and_rows_are_too_much(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="a recipe and rows"):
+    with pytest.raises(RecipeError, match="a recipe cannot be combined with other rows"):
         bottega.audit(["a.yaml", "b.jsonl"])
     with pytest.raises(RecipeError, match="no such recipe"):
         bottega.audit("a.yaml")

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import bottega
-from bottega.auditing.checks.labels import _spelling
-from bottega.auditing.checks.languages import FEWEST, evidence, prose
+from bottega.auditing.checks.labels import _normalize_spelling
+from bottega.auditing.checks.languages import MIN_LETTERS, count_evidence, extract_prose
 from bottega.auditing.findings import Audit
-from bottega.auditing.minhash import FOUND, banding
+from bottega.auditing.minhash import RECALL, choose_bands
 from making import write_jsonl
 
 ASKED = "Please set the lamp as it should be in the evening."
@@ -158,7 +158,7 @@ def test_pairs_that_are_equal_after_the_cut_are_told(llama: Path, tmp_path: Path
     ],
 )  # fmt: skip
 def test_which_labels_are_one(one: str, other: str, same: bool) -> None:
-    assert (_spelling(one) == _spelling(other)) == same
+    assert (_normalize_spelling(one) == _normalize_spelling(other)) == same
 
 
 def test_labels_written_twice_are_told(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_labels_written_twice_are_told(tmp_path: Path) -> None:
     found = bottega.audit(write_jsonl(tmp_path / "rows.jsonl", rows), only=["labels"])
     (twice,) = found.findings
     assert twice.kind == "label written twice"
-    assert twice.what.endswith("marks only: 'card lost' = 'Card_Lost'")
+    assert twice.what.endswith("spaces or punctuation: 'card lost' = 'Card_Lost'")
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_labels_written_twice_are_told(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_which_texts_have_a_language(text: str, told: bool) -> None:
-    assert (evidence(prose(text)) >= FEWEST) == told
+    assert (count_evidence(extract_prose(text)) >= MIN_LETTERS) == told
 
 
 def test_a_question_in_words_with_an_answer_in_code_has_the_language_of_the_question(tmp_path: Path) -> None:
@@ -203,8 +203,8 @@ def test_a_question_in_words_with_an_answer_in_code_has_the_language_of_the_ques
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.95, 1.0])
 def test_nearly_all_pairs_at_any_threshold_are_looked_at(threshold: float) -> None:
-    chances, depth = banding(threshold)
-    assert 1 - (1 - min(threshold, 0.99) ** depth) ** chances >= FOUND
+    chances, depth = choose_bands(threshold)
+    assert 1 - (1 - min(threshold, 0.99) ** depth) ** chances >= RECALL
     draw = np.random.default_rng(0)
     hits = draw.random((2000, chances, depth)) < threshold
     assert hits.all(2).any(1).mean() > 0.99

@@ -13,7 +13,7 @@ from test_template_families import codec_of, said, user, weighed
 
 import bottega
 from bottega import objectives
-from bottega.auditing.encode import encoder
+from bottega.auditing.encode import create_encoder
 from bottega.errors import DataError
 from bottega.recipe.schema import Recipe
 from bottega.records import Chat, Message, Posed, Preference, Unpaired
@@ -60,10 +60,10 @@ def test_values_for_the_template_are_checked() -> None:
 
 
 def test_rows_that_differ_in_what_their_template_is_given_are_not_the_same() -> None:
-    from bottega.auditing.entries import entry
+    from bottega.auditing.entries import create_entry
 
     chats = [learned({"messages": [USER, BOT], "chat_template_kwargs": given}, "sft") for given in ({}, QUIET)]
-    assert entry(0, chats[0]).rest != entry(1, chats[1]).rest
+    assert create_entry(0, chats[0]).extras != create_entry(1, chats[1]).extras
 
 
 @pytest.mark.parametrize("stamp", [date(2024, 1, 1), b"x"])
@@ -182,7 +182,7 @@ def test_the_day_of_a_run_is_one_of_its_choices(tmp_path: Path) -> None:
 
 def test_an_audit_counts_the_tools_of_a_row_without_a_pair(tmp_path: Path) -> None:
     template = "{{ tools | tojson if tools else '' }}" + PLAIN
-    codec, rows = encoder(str(make_model(tmp_path / "model", "llama", template=template)), None)
+    codec, rows = create_encoder(str(make_model(tmp_path / "model", "llama", template=template)), None)
     with_tools, without = (rows(Unpaired("a", (user("q"),), "a", True, tools))[0][0] for tools in ((TOOL,), ()))
     assert len(with_tools.tokens) > len(without.tokens) + 10
     assert codec.tokenizer.decode(with_tools.tokens).startswith('[{"type": "function"')

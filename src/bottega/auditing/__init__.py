@@ -1,1 +1,1 @@
-"""What is wrong with the data, before anything is trained on it: `bottega.audit(data)`."""
+"""Data audit: finds what is wrong with records before anything is trained on them. Public entry: `bottega.audit`."""

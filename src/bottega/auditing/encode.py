@@ -1,4 +1,4 @@
-"""How training would encode a record: by a recipe's own objective, or as its kind of row usually is."""
+"""Encodes a record as training would: with the recipe's objective, or with the default for its record type."""
 
 from __future__ import annotations
 
@@ -26,52 +26,63 @@ from bottega.records import (
 )
 from bottega.tokenization.codec import Codec
 
-Rows = Callable[[Record], list[tuple[Row, ...]]]
+EncodeRecord = Callable[[Record], list[tuple[Row, ...]]]
 
 
-def encoder(model: str | None, recipe: Recipe | None) -> tuple[Codec, Rows]:
-    """The tokenizer of a model, or of a recipe's, with the limits training would have, and what it makes of records."""
+def create_encoder(model: str | None, recipe: Recipe | None) -> tuple[Codec, EncodeRecord]:
+    """(tokenizer with the length limits of training, function that encodes a record to its examples of token rows).
+
+    model  a run, folder or hub id; None for the model of the recipe, which must be given then
+    """
     section = recipe.model if recipe and model is None else Model(base=model)
     tokenizer = load_tokenizer(section.tokenizer or locate(section.base or "").tokenizer)
     config = load_config(section, tokenizer)
     length = max_length(recipe.data.max_length if recipe else None, config)
 
-    def codec(too_long: TooLong) -> Codec:
+    def create_codec(too_long: TooLong) -> Codec:
         both_ways, start = is_encoder(config), start_token(config)
         return Codec(tokenizer, max_length=length, too_long=too_long, both_ways=both_ways, decoder_start=start)
 
-    whole = codec(recipe.too_long if recipe else "drop")
-    # A classifier's or a tagger's labels carry loss whatever they are: the text is what may be too long.
+    whole_codec = create_codec(recipe.too_long if recipe else "drop")
+    # The labels of a classifier or a tagger always carry loss, so its objective would reveal nothing about a record.
+    # The default encoding suffices there: it tells whether the text is too long.
     if recipe and recipe.objective.head not in ("class", "token"):
         objective = recipe.objective
-        return whole, lambda record: objective.rows(record, whole)
-    split = codec("split")
-    return whole, lambda record: _usual(record, split if isinstance(record, Text) and not record.answer else whole)
+        return whole_codec, lambda record: objective.rows(record, whole_codec)
+    # Plain documents are split into blocks by default, where every other record would be dropped if it is too long.
+    split_codec = create_codec("split")
+    return whole_codec, lambda record: _default_rows(record, split_codec if _is_document(record) else whole_codec)
 
 
-def _usual(record: Any, codec: Codec) -> list[tuple[Row, ...]]:
-    """The rows of a record where no objective says otherwise."""
-    if isinstance(record, Text) and not record.answer:
+def _is_document(record: Record) -> bool:
+    """Whether the record is plain text without a prompt: every token of it carries loss."""
+    return isinstance(record, Text) and not record.answer
+
+
+def _default_rows(record: Any, codec: Codec) -> list[tuple[Row, ...]]:
+    """The examples of a record under the objective its type is usually trained with."""
+    if _is_document(record):
+        # Masked and encoder–decoder models take passages with their special tokens; causal ones take blocks.
         if codec.both_ways or codec.decoder_start is not None:
             return [(codec.pooled_row(ids, 0),) for ids in codec.encode_passages(record)]
         return [(row,) for row in codec.encode_document(record)]
     if isinstance(record, Preference):
-        return [_apart(codec, record.where, *codec.encode_pair(record))]
+        return [_split_for_encoder(codec, record.where, *codec.encode_pair(record))]
     if isinstance(record, Unpaired):
         row = codec.encode_completion(record.where, record.prompt, record.completion, record.tools, record.variables)
-        return [_apart(codec, record.where, row)]
+        return [_split_for_encoder(codec, record.where, row)]
     if isinstance(record, Choice):
         answer = f" {record.choices[record.gold]}"
-        return [_apart(codec, record.where, codec.encode_completion(record.where, record.question, answer))]
+        return [_split_for_encoder(codec, record.where, codec.encode_completion(record.where, record.question, answer))]
     if isinstance(record, Posed):
         return [(codec.encode_prompt_row(record, 0),)]
     if isinstance(record, (Paired, Compared)):
         return [tuple(codec.encode_every_token(record.where, text) for text in record.texts)]
     if isinstance(record, (Labelled, Multilabelled, Tagged)):
         return [(codec.encode_every_token(record.where, record.text),)]
-    return [_apart(codec, record.where, codec.encode_answers(record))]
+    return [_split_for_encoder(codec, record.where, codec.encode_answers(record))]
 
 
-def _apart(codec: Codec, where: str, *rows: Row) -> tuple[Row, ...]:
-    """The rows as an encoder–decoder has them; of any other model as they are."""
+def _split_for_encoder(codec: Codec, where: str, *rows: Row) -> tuple[Row, ...]:
+    """The rows parted into encoder input and decoder output for an encoder–decoder; unchanged for other models."""
     return rows if codec.decoder_start is None else tuple(codec.split_last_answer(where, row) for row in rows)

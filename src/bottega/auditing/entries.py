@@ -1,4 +1,4 @@
-"""Rows as checks see them, whatever their format; and where each stands, in twelve bytes."""
+"""A record in the form that checks compare, whatever its type; and the locations of rows, in sixteen bytes each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from bottega.records import (
     answered,
 )
 
-READS = (
+# Every record type. The order decides where a row could be parsed as several of them.
+RECORD_TYPES = (
     Preference,
     Unpaired,
     Choice,
@@ -41,200 +42,217 @@ READS = (
     Text,
     Posed,
 )
-"""Every record, the first first where a row could be several."""
+
+# Messages that many rows share and that say nothing about a single one; left out of prompts.
+SYSTEM_ROLES = ("system", "developer")
+
+# Identifiers that only link a tool call with its result. They are often random, so they are left out of comparisons.
+CALL_ID_FIELDS = ("id", "tool_call_id")
 
 
 class Entry(NamedTuple):
-    """A row: its number, its record, and the parts that checks compare.
+    """A record, and the parts of it that checks compare.
 
-    asked    what a model is given, system prompts left out: many rows share them, and they say nothing of a row
-    answer   what it is to say; a label, for a text that is classified
-    content  what makes the row this row: two with nearly the same are one row written twice
+    row      index of the row among all rows of the audit; comparison sets come before the data
+    prompt   the input of the model without system messages, which many rows share
+    answer   the output; the label, if a text is classified
+    content  the text that identifies the row: two rows with nearly the same content are near duplicates
     texts    every string of the row
-    rest     what else it teaches: calls, reasoning, tools, system prompts, weights, labels
+    extras   what else the row teaches: tool calls, reasoning, tools, system prompts, weights, labels
     """
 
-    number: int
+    row: int
     record: Record
-    asked: str
+    prompt: str
     answer: str
     content: str
     texts: tuple[str, ...]
-    rest: str
+    extras: str
 
     @property
     def where(self) -> str:
+        """The location of the row: `tickets.jsonl line 812`."""
         return self.record.where
 
 
-def entry(number: int, record: Record) -> Entry:
-    asked, answer, content, texts, rest = PARTS[type(record)](record)
-    return Entry(number, record, asked, answer, content, texts, rest)
-
-
+# (prompt, answer, content, texts, extras), as in Entry.
 Parts = tuple[str, str, str, tuple[str, ...], str]
 
 
-def _text(record: Text) -> Parts:
-    asked, answer = record.text[: record.answer], record.text[record.answer :]
-    return asked, answer, record.text, (record.text,), ""
+def create_entry(row: int, record: Record) -> Entry:
+    """The entry of a record of any type."""
+    return Entry(row, record, *EXTRACTORS[type(record)](record))
 
 
-def _prompted(record: Prompted) -> Parts:
+def _text_parts(record: Text) -> Parts:
+    # `answer` is the offset at which the answer starts; 0 for a document without a prompt.
+    prompt, answer = record.text[: record.answer], record.text[record.answer :]
+    return prompt, answer, record.text, (record.text,), ""
+
+
+def _prompted_parts(record: Prompted) -> Parts:
     texts = (record.prompt, record.completion)
     return record.prompt, record.completion, "\n".join(texts), texts, ""
 
 
-def _chat(record: Chat) -> Parts:
-    said = [message for message in record.messages if message.role not in SYSTEM]
-    first = next((place for place, message in enumerate(said) if message.role == "assistant"), len(said))
-    asked, answer = _joined(said[:first]), _joined(said[first:])
+def _chat_parts(record: Chat) -> Parts:
+    turns = [message for message in record.messages if message.role not in SYSTEM_ROLES]
+    first_answer = next((index for index, turn in enumerate(turns) if turn.role == "assistant"), len(turns))
+    prompt, answer = _join_contents(turns[:first_answer]), _join_contents(turns[first_answer:])
     texts = tuple(message.content for message in record.messages)
-    return asked, answer, f"{asked}\n{answer}", texts, _beside(record.messages, record)
+    return prompt, answer, f"{prompt}\n{answer}", texts, _extras(record.messages, record)
 
 
-def _preference(record: Preference) -> Parts:
-    asked, chosen, rejected = _prompt(record.prompt), _answer(record.chosen), _answer(record.rejected)
-    rest = "\0".join(map(_beside, (record.prompt, record.chosen, record.rejected))) + _given(record)
-    return asked, f"{chosen}\n{rejected}", f"{asked}\n{chosen}\n{rejected}", (asked, chosen, rejected), rest
+def _preference_parts(record: Preference) -> Parts:
+    prompt, chosen, rejected = _prompt_text(record.prompt), _answer_text(record.chosen), _answer_text(record.rejected)
+    extras = "\0".join(map(_extras, (record.prompt, record.chosen, record.rejected))) + _template_inputs(record)
+    return prompt, f"{chosen}\n{rejected}", f"{prompt}\n{chosen}\n{rejected}", (prompt, chosen, rejected), extras
 
 
-def _unpaired(record: Unpaired) -> Parts:
-    asked, answer = _prompt(record.prompt), _answer(record.completion)
-    rest = f"{record.desirable}\0{_beside(record.prompt)}\0{_beside(record.completion, record)}"
-    return asked, f"{record.desirable} {answer}", f"{asked}\n{answer}", (asked, answer), rest
+def _unpaired_parts(record: Unpaired) -> Parts:
+    prompt, answer = _prompt_text(record.prompt), _answer_text(record.completion)
+    extras = f"{record.desirable}\0{_extras(record.prompt)}\0{_extras(record.completion, record)}"
+    return prompt, f"{record.desirable} {answer}", f"{prompt}\n{answer}", (prompt, answer), extras
 
 
-def _labelled(record: Labelled) -> Parts:
+def _labelled_parts(record: Labelled) -> Parts:
     return record.text, record.label, record.text, (record.text, record.label), record.label
 
 
-def _multilabelled(record: Multilabelled) -> Parts:
+def _multilabelled_parts(record: Multilabelled) -> Parts:
     labels = "\n".join(sorted(record.labels))
     return record.text, labels, record.text, (record.text, *record.labels), labels
 
 
-def _tagged(record: Tagged) -> Parts:
-    marked = repr([(record.text[span.start : span.stop], span.label) for span in record.spans])
-    return record.text, repr(record.spans), record.text, (record.text,), marked
+def _tagged_parts(record: Tagged) -> Parts:
+    # Extras hold the tagged words rather than their offsets, so that added white space makes no difference.
+    tagged = repr([(record.text[span.start : span.stop], span.label) for span in record.spans])
+    return record.text, repr(record.spans), record.text, (record.text,), tagged
 
 
-def _paired(record: Paired) -> Parts:
-    return record.anchor, record.positive, "\n".join(record.texts), record.texts, repr((record.label, record.negatives))
+def _paired_parts(record: Paired) -> Parts:
+    extras = repr((record.label, record.negatives))
+    return record.anchor, record.positive, "\n".join(record.texts), record.texts, extras
 
 
-def _compared(record: Compared) -> Parts:
+def _compared_parts(record: Compared) -> Parts:
     both = "\n".join(record.texts)
     return both, str(record.score), both, record.texts, str(record.score)
 
 
-def _choice(record: Choice) -> Parts:
-    asked, right = "\n".join((record.question, *record.choices)), record.choices[record.gold]
-    return asked, right, asked, (record.question, *record.choices), right
+def _choice_parts(record: Choice) -> Parts:
+    prompt, reference = "\n".join((record.question, *record.choices)), record.choices[record.gold]
+    return prompt, reference, prompt, (record.question, *record.choices), reference
 
 
-def _posed(record: Posed) -> Parts:
-    asked = _prompt(record.prompt)
-    others = {name: value for name, value in record.row.items() if value not in (record.prompt, asked, record.right)}
-    rest = f"{_beside(record.prompt, record)}\0{_plain(others)}"
-    return asked, record.right, f"{asked}\n{record.right}", (asked, record.right), rest
+def _posed_parts(record: Posed) -> Parts:
+    prompt = _prompt_text(record.prompt)
+    # Rewards may read any field of the row, so rows that differ in one of them teach different things.
+    fields = {name: value for name, value in record.row.items() if value not in (record.prompt, prompt, record.right)}
+    extras = f"{_extras(record.prompt, record)}\0{_canonical_json(fields)}"
+    return prompt, record.right, f"{prompt}\n{record.right}", (prompt, record.right), extras
 
 
-PARTS: Mapping[type, Callable[[Any], Parts]] = {
-    Text: _text,
-    Prompted: _prompted,
-    Chat: _chat,
-    Preference: _preference,
-    Unpaired: _unpaired,
-    Labelled: _labelled,
-    Multilabelled: _multilabelled,
-    Tagged: _tagged,
-    Paired: _paired,
-    Compared: _compared,
-    Choice: _choice,
-    Posed: _posed,
+EXTRACTORS: Mapping[type, Callable[[Any], Parts]] = {
+    Text: _text_parts,
+    Prompted: _prompted_parts,
+    Chat: _chat_parts,
+    Preference: _preference_parts,
+    Unpaired: _unpaired_parts,
+    Labelled: _labelled_parts,
+    Multilabelled: _multilabelled_parts,
+    Tagged: _tagged_parts,
+    Paired: _paired_parts,
+    Compared: _compared_parts,
+    Choice: _choice_parts,
+    Posed: _posed_parts,
 }
 
 
-SYSTEM = ("system", "developer")
-
-NAMES = ("id", "tool_call_id")
-"""What calls are told apart by, and nothing else."""
-
-
-def whole(answer: Answer) -> str:
-    """All of an answer, calls and reasoning included: two that are the same teach the same."""
+def full_answer(answer: Answer) -> str:
+    """An answer as one string, tool calls and reasoning included: equal strings teach the same."""
     if isinstance(answer, str):
         return answer
-    return "\0".join([*(message.content for message in answer), _beside(answer)]).rstrip("\0")
+    return "\0".join([*(message.content for message in answer), _extras(answer)]).rstrip("\0")
 
 
-Talk = Chat | Preference | Unpaired | Posed
-"""Records whose chat template is given more than messages."""
+# Records whose chat template receives more than messages.
+TemplateRecord = Chat | Preference | Unpaired | Posed
 
 
-def _given(record: Talk) -> str:
-    """What the template is given beside the messages; empty for nothing."""
-    return _plain(record.tools) + _plain(record.variables)
+def _template_inputs(record: TemplateRecord) -> str:
+    """The tools and variables that the chat template receives; empty without any."""
+    return _canonical_json(record.tools) + _canonical_json(record.variables)
 
 
-def _beside(prompt: Prompt, record: Talk | None = None) -> str:
-    """What a conversation teaches beside what is said in it; empty for a text, and where there is nothing such."""
-    found = [
-        (message.role, message.weight, _plain(message.more), message.content if message.role in SYSTEM else "")
-        for message in (() if isinstance(prompt, str) else prompt)
-        if message.more or message.weight != 1 or message.role in SYSTEM
+def _extras(messages: Prompt, record: TemplateRecord | None = None) -> str:
+    """What messages teach beyond their contents; empty for a plain text and for plain messages.
+
+    record  adds the record's tools and template variables
+    """
+    extras = [
+        (
+            message.role,
+            message.weight,
+            _canonical_json(message.more),
+            message.content if message.role in SYSTEM_ROLES else "",
+        )
+        for message in (() if isinstance(messages, str) else messages)
+        if message.more or message.weight != 1 or message.role in SYSTEM_ROLES
     ]
-    return repr(found) * bool(found) + (_given(record) if record else "")
+    return (repr(extras) if extras else "") + (_template_inputs(record) if record else "")
 
 
-def _plain(value: Any) -> str:
-    """Plain data as a text, however its fields are ordered and its calls are named; empty for none."""
-    return json.dumps(_unnamed(value), sort_keys=True, default=str) if value else ""
+def _canonical_json(value: Any) -> str:
+    """JSON that is equal for equal data, whatever the order of keys and the ids of tool calls; empty for no data."""
+    return json.dumps(_without_call_ids(value), sort_keys=True, default=str) if value else ""
 
 
-def _unnamed(value: Any) -> Any:
+def _without_call_ids(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(name): _unnamed(inner) for name, inner in value.items() if name not in NAMES}
-    return [_unnamed(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+        return {str(name): _without_call_ids(inner) for name, inner in value.items() if name not in CALL_ID_FIELDS}
+    return [_without_call_ids(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
-def _joined(messages: Iterable[Message]) -> str:
+def _join_contents(messages: Iterable[Message]) -> str:
     return "\n".join(message.content for message in messages)
 
 
-def _prompt(prompt: Prompt) -> str:
+def _prompt_text(prompt: Prompt) -> str:
     if isinstance(prompt, str):
         return prompt
-    return _joined(message for message in prompt if message.role not in SYSTEM)
+    return _join_contents(message for message in prompt if message.role not in SYSTEM_ROLES)
 
 
-def _answer(answer: Answer) -> str:
-    return answer if isinstance(answer, str) else _joined(answered(answer))
+def _answer_text(answer: Answer) -> str:
+    return answer if isinstance(answer, str) else _join_contents(answered(answer))
 
 
-class Places:
-    """Where rows stand, by their numbers: `tickets.jsonl line 812`."""
+class RowLocations:
+    """The location of every row by its index: `locations[811]` is `tickets.jsonl line 812`.
+
+    Stored as a number for `tickets.jsonl line` and one for `812`: strings would take several times the memory.
+    """
 
     def __init__(self) -> None:
         self._names: dict[str, int] = {}
-        self._name, self._line = array("l"), array("q")
+        self._name_ids, self._lines = array("l"), array("q")
 
     def add(self, where: str) -> int:
-        """The number of the row there."""
+        """Store a location that ends in a number; returns the index of its row."""
         name, _, line = where.rpartition(" ")
-        self._name.append(self._names.setdefault(name, len(self._names)))
-        self._line.append(int(line))
-        return len(self._line) - 1
+        self._name_ids.append(self._names.setdefault(name, len(self._names)))
+        self._lines.append(int(line))
+        return len(self._lines) - 1
 
     def __len__(self) -> int:
-        return len(self._line)
+        return len(self._lines)
 
-    def __getitem__(self, number: int) -> str:
-        return f"{list(self._names)[self._name[number]]} {self._line[number]}"
+    def __getitem__(self, index: int) -> str:
+        return f"{list(self._names)[self._name_ids[index]]} {self._lines[index]}"
 
-    def counted(self, rows: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-        """The rows as they are, each given the next number."""
+    def track(self, rows: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+        """The rows unchanged; each is given the next index just before it is yielded."""
         for where, fields in rows:
             self.add(where)
             yield where, fields

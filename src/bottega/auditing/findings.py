@@ -1,4 +1,4 @@
-"""What an audit says: findings, what was not checked, and what the rows are like."""
+"""The result of an audit: findings, checks that were skipped, and statistics of the data."""
 
 from __future__ import annotations
 
@@ -9,28 +9,30 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+# error: would spoil a run or its evaluation; warning: may do so; note: worth knowing.
 Severity = Literal["error", "warning", "note"]
-"""What would spoil a run or its measure; what may; what one should know."""
+# Worst first: findings are sorted by their index here.
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 Mend = Literal["remove", "repair"]
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-EXAMPLES = 10
-"""Most places that a finding names."""
 
-Numbers = NDArray[np.int64]
+# Most locations that a finding lists. A leak may concern every row; `count` and `rows` are always complete.
+MAX_EXAMPLES = 10
+
+RowIndices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something found in the rows.
+    """A fault, and the rows that have it.
 
-    kind      in one or two words: `duplicate`
-    what      in a sentence
+    kind      the name of the fault in one or two words, such as `duplicate`
+    what      a description in one sentence
     fix       what to do about it
-    count     how many rows it concerns
-    examples  where the first of them stand, each with the row it is like, where there is one
-    mend      what a cleaned copy does with these rows; None where only a person can tell
-    rows      their numbers in the data, from 0
+    count     number of rows concerned
+    examples  locations of the first of them, each with the row it resembles, if there is one
+    mend      what a cleaned copy does with these rows; None if only a person can decide
+    rows      [count] indices into the data, from 0
     """
 
     kind: str
@@ -40,23 +42,25 @@ class Finding:
     count: int
     examples: Sequence[str]
     mend: Mend | None = None
-    rows: Numbers = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
+    rows: RowIndices = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
 
     def document(self) -> dict[str, Any]:
+        """The finding as JSON-serializable data, without `rows`, which may be millions."""
         names = ("kind", "severity", "count", "what", "fix", "mend")
         return {name: getattr(self, name) for name in names} | {"examples": list(self.examples)}
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found, the worst first.
+    """Everything an audit found, the worst findings first.
 
-    rows        how many were read, the unsound included
-    against     what they were compared with, and how many rows that has
-    findings    what is wrong, or worth knowing
-    unchecked   check → why it was left out, or what it left out
-    shape       what the rows are like: lengths, labels, languages, each a list of (name, count)
-    cleaned     rows of the cleaned copy that were (kept, removed, repaired); None where none was asked for
+    rows        number of rows read, including invalid ones
+    against     name of each comparison set → its number of rows
+    findings    faults, and facts worth knowing
+    unchecked   check → why it did not run, or which part of its work it left out
+    shape       statistics of the data (lengths, labels, languages), each a list of (name, row count)
+    cleaned     rows of the cleaned copy: (kept, removed, repaired); None without a copy
+    seconds     wall-clock time
     """
 
     rows: int
@@ -68,15 +72,16 @@ class Audit:
     seconds: float
 
     def worst(self) -> Severity | None:
-        """The severity of the worst finding."""
-        return next((one for one in SEVERITIES if any(found.severity == one for found in self.findings)), None)
+        """The highest severity among the findings; None without findings."""
+        present = {finding.severity for finding in self.findings}
+        return next((severity for severity in SEVERITIES if severity in present), None)
 
     def document(self) -> dict[str, Any]:
-        """Plain data."""
+        """The audit as JSON-serializable data."""
         return {
             "rows": self.rows,
             "against": dict(self.against),
-            "findings": [found.document() for found in self.findings],
+            "findings": [finding.document() for finding in self.findings],
             "unchecked": dict(self.unchecked),
             "shape": {name: [list(pair) for pair in pairs] for name, pairs in self.shape.items()},
             "cleaned": dict(zip(("kept", "removed", "repaired"), self.cleaned, strict=True)) if self.cleaned else None,

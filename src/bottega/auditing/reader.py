@@ -1,4 +1,4 @@
-"""What an audit reads: the data, and what it is compared with; a row that cannot be read is a finding, not the end."""
+"""Reads what an audit looks at: the data, and the comparison sets. A row that cannot be read becomes a finding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from bottega.auditing.checks import Context
-from bottega.auditing.entries import READS, Entry, Places, entry
+from bottega.auditing.entries import RECORD_TYPES, Entry, RowLocations, create_entry
 from bottega.auditing.findings import Finding
 from bottega.data import sources
 from bottega.data.files import COMPRESSED, suffix
@@ -24,122 +24,137 @@ from bottega.recipe.files import resolve_source_path
 from bottega.recipe.schema import Layout, Recipe, Source
 from bottega.suggestions import describe_errors
 
-REASONS = 50
-"""Most different faults that are told apart."""
+# Distinct error messages that get a finding of their own. A message may quote the row (a misspelt field, a bad value),
+# so without a limit a broken file would give as many findings as rows.
+MAX_REASONS = 50
 
-LINES = (".jsonl", ".ndjson", ".csv", ".tsv")
-"""Files of about a row a line, whose rows can be counted beforehand."""
+# Formats with about one row per line, whose rows can be counted without parsing them.
+LINE_FORMATS = (".jsonl", ".ndjson", ".csv", ".tsv")
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Some sources read as one.
+class AuditRows:
+    """One or more sources read as a single set of rows.
 
-    others  sources read beside them, so that files of one name are told apart
-    reads   kinds of record they may be
-    wants   which of the sound records, by number; None for all
+    other_sources  sources read in the same audit: files of the same name get distinguishable locations
+    record_types   types of record the rows may be, in order of preference
+    keep           called with the index of each valid record: whether it belongs to this set; None keeps all
     """
 
     name: str
     sources: Sequence[Source]
-    others: Sequence[Source]
-    reads: tuple[type, ...] = READS
-    wants: Callable[[int], bool] | None = None
+    other_sources: Sequence[Source]
+    record_types: tuple[type, ...] = RECORD_TYPES
+    keep: Callable[[int], bool] | None = None
 
-    def entries(self, places: Places, refused: Refused | None = None) -> Iterator[Entry]:
-        """Every sound row; the others go to `refused`. A DataError where a source holds no row at all."""
-        refused, sound = refused or Refused(), 0
-        for number, rows in sources.rows(self.sources, self.others):
-            source, before = self.sources[number], len(places)
+    def entries(self, locations: RowLocations, invalid: InvalidRows | None = None) -> Iterator[Entry]:
+        """Every valid row; the others are added to `invalid`. Raises a DataError if no row of the sources is valid."""
+        invalid, valid_count = invalid or InvalidRows(), 0
+        for source_index, rows in sources.rows(self.sources, self.other_sources):
+            source, start = self.sources[source_index], len(locations)
 
-            def note(error: DataError) -> None:
-                refused.add(len(places) - 1, error)
+            def add_invalid(error: DataError) -> None:
+                # `track` has just registered the row that failed, so it is the last one.
+                invalid.add(len(locations) - 1, error)
 
-            found = records(
-                places.counted(rows),
-                self.reads,
+            parsed = records(
+                locations.track(rows),
+                self.record_types,
                 format=source.format,
                 mapping=source.mapping,
                 text_template=source.text_template,
-                on_bad=note,
-                on_broken=note,
+                on_bad=add_invalid,
+                on_broken=add_invalid,
             )
             try:
-                for record in found:
-                    if self.wants is None or self.wants(sound):
-                        yield entry(len(places) - 1, record)
-                    sound += 1
+                for record in parsed:
+                    if self.keep is None or self.keep(valid_count):
+                        yield create_entry(len(locations) - 1, record)
+                    valid_count += 1
             except DataError as error:
-                if len(places) == before:
+                # Nothing was read: the source itself is missing or of another format. That ends the audit.
+                if len(locations) == start:
                     raise
-                refused.damaged.append(error)
-        if not sound:
+                invalid.damaged.append(error)
+        if not valid_count:
             raise DataError(
-                f"every row is unsound: {refused.first}",
+                f"no valid row: {invalid.first_reason}",
                 where=", ".join(source.path for source in self.sources),
-                fix="is it the right format? say so with --format and --map",
+                fix="check the format; set it with --format and --map",
             )
 
 
-class Refused:
-    """Rows that are none, by what is wrong with them; and where a file could be read no further."""
+class InvalidRows:
+    """Indices of the rows that cannot be parsed, by reason; and errors that ended the reading of a file."""
 
     def __init__(self) -> None:
         self.rows: dict[str, array[int]] = defaultdict(lambda: array("q"))
         self.fixes: dict[str, str] = {}
         self.damaged: list[DataError] = []
-        self.first = ""
+        self.first_reason = ""
 
-    def add(self, number: int, error: DataError) -> None:
-        what = error.what if error.what in self.rows or len(self.rows) < REASONS else "other faults"
-        self.rows[what].append(number)
-        self.fixes.setdefault(what, error.fix or "mend or remove the row")
-        self.first = self.first or error.what
+    def add(self, index: int, error: DataError) -> None:
+        reason = error.what if error.what in self.rows or len(self.rows) < MAX_REASONS else "other faults"
+        self.rows[reason].append(index)
+        self.fixes.setdefault(reason, error.fix or "correct or remove the row")
+        self.first_reason = self.first_reason or error.what
 
     def findings(self, context: Context) -> Iterator[Finding]:
+        """One finding for each damaged file and for each reason, the most frequent first."""
         for error in self.damaged:
-            what = f"{error.what}: nothing behind it was read"
+            what = f"{error.what}: nothing after this line was read"
             yield Finding("damaged file", "error", what, error.fix or "restore it", 1, [error.where or ""])
-        for what, rows in sorted(self.rows.items(), key=lambda pair: -len(pair[1])):
-            yield context.finding("unsound", "error", f"no sound row: {what}", self.fixes[what], rows, mend="remove")
+        for reason, rows in sorted(self.rows.items(), key=lambda pair: -len(pair[1])):
+            what = f"invalid row: {reason}"
+            yield context.finding("unsound", "error", what, self.fixes[reason], rows, mend="remove")
 
 
-def named(
+def select_rows(
     data: Recipe | Sequence[str], against: Sequence[str], format: str, mapping: Mapping[str, str], layout: Layout
-) -> tuple[Rows, list[Rows]]:
-    """(the data, what it is compared with): of a recipe also the rows it validates on."""
-    known = [] if isinstance(data, Recipe) else data
-    listed = {path: _source(path, format, mapping, layout.for_file(path, known)) for path in against}
-    if not isinstance(data, Recipe):
-        own = [_source(path, format, mapping, layout) for path in data]
-        return Rows("rows", own, [*listed.values()]), [Rows(name, [source], own) for name, source in listed.items()]
-    reads, train, validation = data.objective.reads, data.train_sources, data.validation_sources
-    beside = [*validation, *listed.values()]
-    own_rows = Rows("train", train, beside, reads)
-    others = [Rows(name, [source], [*train, *validation]) for name, source in listed.items()]
+) -> tuple[AuditRows, list[AuditRows]]:
+    """(the data, the comparison sets). The validation rows of a recipe are a comparison set of their own."""
+    if isinstance(data, Recipe):
+        # A recipe describes the layout of its own sources only; those of `against` are described by the options.
+        return _select_recipe_rows(
+            data, {path: _parse_source(path, format, mapping, layout.for_file(path, [])) for path in against}
+        )
+    # The layout describes the data; a comparison file takes it over only if its name ends like one of them.
+    compared = {path: _parse_source(path, format, mapping, layout.for_file(path, data)) for path in against}
+    train = [_parse_source(path, format, mapping, layout) for path in data]
+    comparisons = [AuditRows(path, [source], train) for path, source in compared.items()]
+    return AuditRows("rows", train, [*compared.values()]), comparisons
+
+
+def _select_recipe_rows(recipe: Recipe, compared: Mapping[str, Source]) -> tuple[AuditRows, list[AuditRows]]:
+    types, train, validation = recipe.objective.reads, recipe.train_sources, recipe.validation_sources
+    others = [*validation, *compared.values()]
+    train_rows = AuditRows("train", train, others, types)
+    comparisons = [AuditRows(path, [source], [*train, *validation]) for path, source in compared.items()]
     if validation:
-        others.insert(0, Rows("validation", validation, train, reads))
-    held = _held(own_rows, data)
-    if held is not None:
-        own_rows = Rows("train", train, beside, reads, lambda number: not bool(held[number]))
-        others.insert(0, Rows("the validation rows", train, beside, reads, lambda number: bool(held[number])))
-    return own_rows, others
+        comparisons.insert(0, AuditRows("validation", validation, train, types))
+    held_out = _held_out_mask(train_rows, recipe)  # [valid records]
+    if held_out is not None:
+        train_rows = AuditRows("train", train, others, types, lambda index: not bool(held_out[index]))
+        held_rows = AuditRows("the validation rows", train, others, types, lambda index: bool(held_out[index]))
+        comparisons.insert(0, held_rows)
+    return train_rows, comparisons
 
 
-def _held(rows: Rows, recipe: Recipe) -> NDArray[np.bool_] | None:
-    """Which sound records a recipe holds out, where it holds out a part of its rows."""
+def _held_out_mask(rows: AuditRows, recipe: Recipe) -> NDArray[np.bool_] | None:
+    """[valid records] whether the recipe holds each out for validation; None if it holds out no fraction of them."""
     fraction = recipe.data.validation
     if not isinstance(fraction, float):
         return None
-    found = (one.record for one in rows.entries(Places()))
-    # Of a few long documents the end is held out: there are no rows to compare.
-    return Split(found, fraction, recipe.seed, stratified=recipe.stratified).held
+    entries = (entry.record for entry in rows.entries(RowLocations()))
+    # None as well for a few long documents: the end of each is held out then, and no whole row.
+    return Split(entries, fraction, recipe.seed, stratified=recipe.stratified).held
 
 
-def _source(path: str, format: str, mapping: Mapping[str, str], layout: Layout) -> Source:
-    read = {"format": format, "mapping": dict(mapping), **layout.model_dump()}
+def _parse_source(path: str, format: str, mapping: Mapping[str, str], layout: Layout) -> Source:
+    """The source at `path`; a RecipeError names the command-line option that is wrong."""
+    options = {"format": format, "mapping": dict(mapping), **layout.model_dump()}
     try:
-        return Source.model_validate({"path": resolve_source_path(path), **read})
+        return Source.model_validate({"path": resolve_source_path(path), **options})
     except ValidationError as error:
         problems = error.errors()
         what, fix = describe_errors(problems[:1])
@@ -147,14 +162,14 @@ def _source(path: str, format: str, mapping: Mapping[str, str], layout: Layout) 
         raise RecipeError(what, where=where, fix=fix or "see bottega audit --help") from None
 
 
-def expected(sets: Sequence[Rows]) -> int | None:
-    """About how many rows there are, by the lines of files; None where that says nothing."""
-    files = [file for rows in sets for source in rows.sources for file in sources.files(source) or [Path()]]
-    if not all(suffix(file) in LINES and file.suffix not in COMPRESSED and file.is_file() for file in files):
+def estimate_row_count(row_sets: Sequence[AuditRows]) -> int | None:
+    """Approximate number of rows from the lines of the files; None if a file has no row per line, or is remote."""
+    files = [file for rows in row_sets for source in rows.sources for file in sources.files(source) or [Path()]]
+    if not all(suffix(file) in LINE_FORMATS and file.suffix not in COMPRESSED and file.is_file() for file in files):
         return None
-    return sum(_lines(file) for file in files)
+    return sum(_count_lines(file) for file in files)
 
 
-def _lines(path: Path) -> int:
+def _count_lines(path: Path) -> int:
     with path.open("rb") as file:
         return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from bottega.auditing.checks.duplicates import keys
-from bottega.auditing.entries import entry
+from bottega.auditing.checks.duplicates import hash_entry
+from bottega.auditing.entries import create_entry
 from bottega.records import Record
 
 
@@ -17,10 +17,10 @@ def find_leaked_rows(records: Sequence[Record], training: Iterable[Record]) -> s
     # The evaluation rows are indexed, not the training rows, which may be too many for memory.
     wanted: dict[int, list[int]] = {}
     for index, record in enumerate(records):
-        for key in keys(entry(index, record)):
-            wanted.setdefault(key, []).append(index)
+        for value in hash_entry(create_entry(index, record)):
+            wanted.setdefault(value, []).append(index)
     leaked = set[int]()
     for record in training:
-        for key in keys(entry(0, record)):
-            leaked.update(wanted.get(key, ()))
+        for value in hash_entry(create_entry(0, record)):
+            leaked.update(wanted.get(value, ()))
     return leaked

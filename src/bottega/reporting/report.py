@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bottega.auditing.audit import audit
-from bottega.auditing.entries import entry
+from bottega.auditing.entries import create_entry
 from bottega.auditing.findings import Audit
 from bottega.errors import BottegaError, RunError
 from bottega.evaluation.estimates import Estimate
@@ -190,11 +190,11 @@ def _extremes(found: Evaluation, by: Estimate) -> tuple[list[Compared], list[Com
     before = found.contenders[0].answers if found.contenders else None
 
     def shown(place: int) -> Compared:
-        one = entry(0, found.records[place])
+        one = create_entry(0, found.records[place])
         said, said_before = (texts[place] if texts else None for texts in (found.answers, before))
         said, said_before = (None if text is None else _cut(text) for text in (said, said_before))
         numbers = float(run[place]), float(base[place])
-        return Compared(one.where, _cut(one.asked), _cut(one.answer), *numbers, said, said_before)
+        return Compared(one.where, _cut(one.prompt), _cut(one.answer), *numbers, said, said_before)
 
     return [shown(place) for place in order[:few]], [shown(place) for place in order[::-1][:few]]
 

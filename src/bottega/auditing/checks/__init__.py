@@ -1,7 +1,7 @@
-"""What an audit looks for: one file a check, found by its file name.
+"""The checks of an audit, one file per check; the file name is the name of the check.
 
-To add one, write `auditing/checks/<name>.py` with one subclass of `Check`: it sees all rows once, in parts, and then
-says what it found. Nothing else needs to know of it.
+To add one, write `auditing/checks/<name>.py` with one subclass of `Check`. It sees all rows once, in batches, and then
+yields its findings. No registration is needed.
 """
 
 from __future__ import annotations
@@ -14,34 +14,37 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from bottega import plugins
-from bottega.auditing.entries import Entry, Places
-from bottega.auditing.findings import EXAMPLES, Finding, Mend, Numbers, Severity
+from bottega.auditing.entries import Entry, RowLocations
+from bottega.auditing.findings import MAX_EXAMPLES, Finding, Mend, RowIndices, Severity
 
 if TYPE_CHECKING:
     from bottega.tokenization.codec import Codec
 
+# Earlier names of checks, still accepted by --only and --skip.
+ALIASES = {"near": "near_duplicates", "learning": "no_loss", "private": "personal_data"}
+
 
 @dataclass
 class Context:
-    """What checks may use.
+    """What the checks share.
 
-    codec   the model's tokenizer with the run's limits; None without a model
-    rows    how training would encode a record: [(row, …), …]
-    model   a run, folder or hub id to score rows with
-    near    share of what two texts have in common from which on they are nearly the same
-    places  where rows stand
-    start   the number of the first row of the data; what it is compared with comes before
-    tell    called with what is being done, after all rows are read
+    codec          the model's tokenizer with the length limits of training; None without a model
+    encode         encodes a record as training would, to examples of token rows: [(row, …), …]
+    model          a run, folder or hub id whose weights score rows
+    near           Jaccard similarity from which two texts are near duplicates
+    locations      the location of every row by its index
+    data_start     index of the first row of the data; the rows of comparison sets come before it
+    report_status  called with the current activity, once all rows have been read
     """
 
     codec: Codec | None = None
-    rows: Callable[[Any], list[tuple[Any, ...]]] | None = None
+    encode: Callable[[Any], list[tuple[Any, ...]]] | None = None
     model: str | None = None
     near: float = 0.7
     seed: int = 0
-    places: Places = field(default_factory=Places)
-    start: int = 0
-    tell: Callable[[str], None] = lambda words: None
+    locations: RowLocations = field(default_factory=RowLocations)
+    data_start: int = 0
+    report_status: Callable[[str], None] = lambda status: None
 
     def finding(
         self,
@@ -49,27 +52,33 @@ class Context:
         severity: Severity,
         what: str,
         fix: str,
-        rows: Sequence[int] | Numbers,
+        rows: Sequence[int] | RowIndices,
         *,
-        beside: Sequence[int] | Numbers | None = None,
+        beside: Sequence[int] | RowIndices | None = None,
         mend: Mend | None = None,
         names: Sequence[str] = (),
     ) -> Finding:
-        """A finding about rows by their numbers, each `beside` another one, or with its own name for the fault."""
-        numbers = np.asarray(rows, np.int64)
-        examples = [self.places[number] for number in numbers[:EXAMPLES].tolist()]
+        """A finding with examples: the locations of the first rows.
+
+        rows    indices among all rows of the audit
+        beside  for each row the index of the row it resembles, shown next to it
+        names   for each row (or the first few) a detail, shown after its location
+        """
+        indices = np.asarray(rows, np.int64)
+        examples = [self.locations[index] for index in indices[:MAX_EXAMPLES].tolist()]
         if beside is not None:
-            others = np.asarray(beside, np.int64)[:EXAMPLES].tolist()
-            examples = [f"{one} ~ {self.places[other]}" for one, other in zip(examples, others, strict=True)]
+            similar = np.asarray(beside, np.int64)[:MAX_EXAMPLES].tolist()
+            examples = [f"{where} ~ {self.locations[index]}" for where, index in zip(examples, similar, strict=True)]
         if names:
-            examples = [f"{one}: {name}" for one, name in zip(examples, names, strict=False)]
-        return Finding(kind, severity, what, fix, len(numbers), examples, mend, numbers - self.start)
+            examples = [f"{where}: {name}" for where, name in zip(examples, names, strict=False)]
+        # Findings count rows from the start of the data, without the comparison sets that were read before it.
+        return Finding(kind, severity, what, fix, len(indices), examples, mend, indices - self.data_start)
 
 
 class Check(ABC):
-    """Sees every row of the data, and those it is compared with; then says what it found.
+    """Sees every row of the comparison sets, then every row of the data, and then yields findings.
 
-    needs  packages without which it cannot be done
+    needs  packages it cannot run without; if one is missing, the audit skips the check and reports it
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
@@ -78,36 +87,32 @@ class Check(ABC):
         self.context = context
 
     @abstractmethod
-    def see(self, entries: Sequence[Entry]) -> None:
-        """Rows of the data, in their order."""
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Receive a batch of the data. Keep hashes or indices rather than entries: the data may exceed the memory."""
 
-    def compare(self, name: str, entries: Sequence[Entry]) -> None:
-        """Rows of `name`, which the data is compared with; they come before the data itself."""
+    def add_comparison(self, name: str, entries: Sequence[Entry]) -> None:
+        """Receive a batch of the comparison set `name`. All comparison sets come before the data."""
         return
 
     @abstractmethod
     def findings(self) -> Iterator[Finding]:
-        """What is wrong, once all rows were seen."""
+        """The faults of the data, once all rows have been added."""
 
     @property
     def unchecked(self) -> str:
-        """What it left out and why; empty where it looked at everything."""
+        """What the check left out, and why; empty if it covered everything."""
         return ""
 
     def shape(self) -> Mapping[str, Sequence[tuple[str, int]]]:
-        """What the rows are like, for people: a name → (what, how many rows)."""
+        """Statistics of the data to display: name → list of (value, row count)."""
         return {}
 
 
-ALIASES = {"near": "near_duplicates", "learning": "no_loss", "private": "personal_data"}
-"""Earlier names of checks, still accepted."""
-
-
 def names() -> list[str]:
-    """Every check in the folder."""
+    """The names of all checks."""
     return plugins.module_names(__path__)
 
 
 def load(name: str) -> type[Check]:
-    """The check of `auditing/checks/<name>.py`."""
+    """The check in `auditing/checks/<name>.py`."""
     return plugins.load_class(__name__, name, Check)

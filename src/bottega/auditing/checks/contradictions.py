@@ -8,65 +8,64 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from bottega.auditing.checks import Check, Context
-from bottega.auditing.checks.duplicates import key
-from bottega.auditing.entries import Entry, whole
-from bottega.auditing.findings import Finding
+from bottega.auditing.checks.duplicates import hash_text
+from bottega.auditing.entries import Entry, full_answer
+from bottega.auditing.findings import Finding, Severity
 from bottega.records import Choice, Labelled, Multilabelled, Preference, Tagged, Unpaired
 
-JUDGED = (Labelled, Multilabelled, Tagged, Choice, Preference, Unpaired)
-"""Rows whose answers are right or wrong; to a question in words there may be several good answers."""
+# Records whose answers are right or wrong. A question answered in free text may have several good answers.
+SINGLE_ANSWER_RECORDS = (Labelled, Multilabelled, Tagged, Choice, Preference, Unpaired)
 
 
 class Contradictions(Check):
-    """Rows that say one thing of an input where others say another.
+    """Rows that give another answer than the first row with the same input.
 
-    Of preferences and judged answers the input is prompt and answer, and what is said of it is good or bad.
+    Of preferences and rated answers the input is prompt and answer together, and the answer is whether it is good.
     """
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.rows, self.asked, self.said = array("q"), array("Q"), array("Q")
-        self.judged = False
+        # One element per claim; a preference makes two.
+        self.rows, self.inputs, self.answers = array("q"), array("Q"), array("Q")
+        self.single_answer = False
 
-    def see(self, entries: Sequence[Entry]) -> None:
-        for one in entries:
-            self.judged = self.judged or isinstance(one.record, JUDGED)
-            for asked, said in _claims(one):
-                self.rows.append(one.number)
-                self.asked.append(key(" ".join(asked.split())))
-                self.said.append(key(" ".join(said.split())))
+    def add(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            self.single_answer = self.single_answer or isinstance(entry.record, SINGLE_ANSWER_RECORDS)
+            for prompt, answer in _claims(entry):
+                self.rows.append(entry.row)
+                self.inputs.append(hash_text(" ".join(prompt.split())))
+                self.answers.append(hash_text(" ".join(answer.split())))
 
     def findings(self) -> Iterator[Finding]:
         if not len(self.rows):
             return
-        asked, said = np.array(self.asked, np.uint64), np.array(self.said, np.uint64)
-        # In the order of the file within each input: the first row is what the others are held against.
-        order = np.argsort(asked, kind="stable")
-        starts = np.r_[True, asked[order][1:] != asked[order][:-1]]
-        first = order[np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))]
-        differs = said[order] != said[first]
+        inputs, answers = np.array(self.inputs, np.uint64), np.array(self.answers, np.uint64)  # [claims]
+        # A stable sort keeps the order of the file within each input, so that the first row is the reference.
+        order = np.argsort(inputs, kind="stable")
+        starts = np.r_[True, inputs[order][1:] != inputs[order][:-1]]
+        first = order[np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))]  # [claims], as `order`
+        differs = answers[order] != answers[first]
         rows, beside = np.array(self.rows)[order[differs]], np.array(self.rows)[first[differs]]
-        apart = np.argsort(rows, kind="stable")
-        apart = apart[rows[apart] != beside[apart]]
-        if len(apart):
-            yield self.context.finding(
-                "contradiction",
-                "error" if self.judged else "note",
-                "the same input with another answer" + ("" if self.judged else ", which may be as good"),
-                "decide which is right, and remove the others"
-                if self.judged
-                else "look at them: do both answers hold?",
-                rows[apart],
-                beside=beside[apart],
-            )
+        in_order = np.argsort(rows, kind="stable")
+        # A preference whose two answers are equal contradicts itself; the check `preferences` reports that.
+        in_order = in_order[rows[in_order] != beside[in_order]]
+        if len(in_order):
+            if self.single_answer:
+                what, fix = "the same input with a different answer", "decide which is right, and remove the others"
+            else:
+                what = "the same input with a different answer, which may be equally good"
+                fix = "look at them: are both answers right?"
+            severity: Severity = "error" if self.single_answer else "note"
+            yield self.context.finding("contradiction", severity, what, fix, rows[in_order], beside=beside[in_order])
 
 
-def _claims(one: Entry) -> Iterator[tuple[str, str]]:
-    """(of what, what is said)."""
-    if isinstance(one.record, Preference):
-        for good, answer in zip("yn", (one.record.chosen, one.record.rejected), strict=True):
-            yield f"{one.asked}\0{whole(answer)}", good
-    elif isinstance(one.record, Unpaired):
-        yield f"{one.asked}\0{whole(one.record.completion)}", str(one.record.desirable)
-    elif one.asked.strip():
-        yield one.asked, one.answer
+def _claims(entry: Entry) -> Iterator[tuple[str, str]]:
+    """The (input, answer) pairs that a row teaches; none for text without an input."""
+    if isinstance(entry.record, Preference):
+        for rating, answer in zip("yn", (entry.record.chosen, entry.record.rejected), strict=True):
+            yield f"{entry.prompt}\0{full_answer(answer)}", rating
+    elif isinstance(entry.record, Unpaired):
+        yield f"{entry.prompt}\0{full_answer(entry.record.completion)}", str(entry.record.desirable)
+    elif entry.prompt.strip():
+        yield entry.prompt, entry.answer

@@ -1,112 +1,123 @@
-"""Rows that stand twice in the data, or in the data and in what it is to be measured on."""
+"""Exact duplicates within the data, and rows of the data that are also in a comparison set (leaks)."""
 
 from __future__ import annotations
 
 import hashlib
 from array import array
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bottega.auditing.checks import Check, Context
 from bottega.auditing.entries import Entry
-from bottega.auditing.findings import Finding, Numbers
+from bottega.auditing.findings import Finding, RowIndices
 from bottega.tokenization.unicode_words import composed, counted
 
-SHORTEST = 3
-"""Words of an input from which on having it in common is more than chance."""
+# Words of an input from which two rows with the same input are a leak. Shorter inputs ("Hello!") coincide by chance.
+MIN_PROMPT_WORDS = 3
+
+# What a hash covers: "row" all of a row, "prompt" its input only.
+HashedPart = Literal["row", "prompt"]
 
 
 class Duplicates(Check):
-    """Rows that are the same in all they teach; with rows of another file, also those with the same input only."""
+    """Rows that are equal in everything they teach; against a comparison set also rows with the same input."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.own = _Keys()
-        self.others: dict[str, _Keys] = {}
+        self.data = _HashedRows()
+        self.comparisons: dict[str, _HashedRows] = {}
 
-    def see(self, entries: Sequence[Entry]) -> None:
-        self.own.add(entries)
+    def add(self, entries: Sequence[Entry]) -> None:
+        self.data.add(entries)
 
-    def compare(self, name: str, entries: Sequence[Entry]) -> None:
-        self.others.setdefault(name, _Keys()).add(entries)
+    def add_comparison(self, name: str, entries: Sequence[Entry]) -> None:
+        self.comparisons.setdefault(name, _HashedRows()).add(entries)
 
     def findings(self) -> Iterator[Finding]:
-        whole, rows = self.own.of("whole"), np.array(self.own.rows, np.int64)
-        _, first, group = np.unique(whole, return_index=True, return_inverse=True)
-        again = first[group] != np.arange(len(whole))
-        if again.any():
+        hashes, rows = self.data.hashes("row"), np.array(self.data.rows, np.int64)
+        _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
+        repeated = first[group] != np.arange(len(hashes))
+        if repeated.any():
             yield self.context.finding(
                 "duplicate",
                 "warning",
-                "the same row again: it is learned as often as it stands there",
+                "the same row again: it is trained on as often as it occurs",
                 "keep one of each",
-                rows[again],
-                beside=rows[first[group]][again],
+                rows[repeated],
+                beside=rows[first[group]][repeated],
                 mend="remove",
             )
-        for name, other in self.others.items():
-            yield from self._leaks(name, other)
+        for name, comparison in self.comparisons.items():
+            yield from self._leaks(name, comparison)
 
-    def _leaks(self, name: str, other: _Keys) -> Iterator[Finding]:
-        found, beside = _met(self.own, other, "whole")
-        inputs, with_input = _met(self.own, other, "asked")
-        fresh = ~np.isin(inputs, found)
-        rows, beside = np.r_[found, inputs[fresh]], np.r_[beside, with_input[fresh]]
+    def _leaks(self, name: str, comparison: _HashedRows) -> Iterator[Finding]:
+        same_rows, same_beside = _matches(self.data, comparison, "row")
+        same_prompts, prompts_beside = _matches(self.data, comparison, "prompt")
+        # A row that matches as a whole is not listed again for its input.
+        new = ~np.isin(same_prompts, same_rows)
+        rows, beside = np.r_[same_rows, same_prompts[new]], np.r_[same_beside, prompts_beside[new]]
         if len(rows):
-            seen = np.isin(other.of("whole"), self.own.of("whole")) | np.isin(other.of("asked"), self.own.of("asked"))
+            leaked = np.zeros(len(comparison.rows), bool)  # [rows of the comparison set]
+            for part in ("row", "prompt"):
+                leaked |= np.isin(comparison.hashes(part), self.data.hashes(part))
             yield self.context.finding(
                 "leak",
                 "error",
-                f"{len(rows)} rows, or their inputs, stand in {name} too: {int(seen.sum())} of its {len(seen)} rows "
-                f"({seen.mean():.1%}) would measure memory",
-                "remove them from what is trained on, or from what is measured on",
+                f"{len(rows)} rows, or their inputs, are in {name} as well: {int(leaked.sum())} of its {len(leaked)} "
+                f"rows ({leaked.mean():.1%}) would measure memorization",
+                "remove them from the training data, or from the evaluation set",
                 rows,
                 beside=beside,
                 mend="remove",
             )
 
 
-class _Keys:
-    """Of each row its number, and hashes of the whole of it and of its input."""
+class _HashedRows:
+    """Row indices, with a 64-bit hash of the whole row and one of its input: 24 bytes per row."""
 
     def __init__(self) -> None:
-        self.rows, self._whole, self._asked = array("q"), array("Q"), array("Q")
+        self.rows, self._row_hashes, self._prompt_hashes = array("q"), array("Q"), array("Q")
 
     def add(self, entries: Sequence[Entry]) -> None:
-        for one in entries:
-            whole, asked = keys(one)
-            self.rows.append(one.number)
-            self._whole.append(whole)
-            self._asked.append(asked)
+        for entry in entries:
+            row_hash, prompt_hash = hash_entry(entry)
+            self.rows.append(entry.row)
+            self._row_hashes.append(row_hash)
+            self._prompt_hashes.append(prompt_hash)
 
-    def of(self, name: str) -> NDArray[np.uint64]:
-        return np.array(self._whole if name == "whole" else self._asked, np.uint64)
-
-
-def keys(one: Entry) -> tuple[int, int]:
-    """(of the whole row, of its input; white space aside)."""
-    asked = " ".join(one.asked.split())
-    whole = key(f"{asked}\0{' '.join(one.answer.split())}\0{' '.join(one.rest.split())}")
-    # A short question says little of a row; of a text without one nothing else is there to compare.
-    return whole, key(f"{asked}\0?") if counted(asked) >= SHORTEST else whole
+    def hashes(self, part: HashedPart) -> NDArray[np.uint64]:
+        return np.array(self._row_hashes if part == "row" else self._prompt_hashes, np.uint64)
 
 
-def key(text: str) -> int:
-    """Sixty-four bits of a text, however its accents are encoded."""
-    return int.from_bytes(
-        hashlib.blake2b(composed(text).encode(errors="surrogatepass"), digest_size=8).digest(), "little"
-    )
+def hash_entry(entry: Entry) -> tuple[int, int]:
+    """(hash of the whole row, hash of its input), both insensitive to white space.
+
+    Where the input is too short to identify a row, or missing, the second is the first.
+    """
+    prompt = " ".join(entry.prompt.split())
+    row_hash = hash_text(f"{prompt}\0{' '.join(entry.answer.split())}\0{' '.join(entry.extras.split())}")
+    # The suffix keeps an input from matching the row hash of a text without answer.
+    return row_hash, hash_text(f"{prompt}\0?") if counted(prompt) >= MIN_PROMPT_WORDS else row_hash
 
 
-def _met(own: _Keys, other: _Keys, what: str) -> tuple[Numbers, Numbers]:
-    """(own rows that stand in the other file, the first row there that each is like)."""
-    mine, theirs = own.of(what), other.of(what)
+def hash_text(text: str) -> int:
+    """A 64-bit hash of a text, the same for composed and decomposed accents, and in every process."""
+    # Python's own `hash` differs between processes; `surrogatepass` because JSON may hold lone surrogates.
+    digest = hashlib.blake2b(composed(text).encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def _matches(data: _HashedRows, comparison: _HashedRows, part: HashedPart) -> tuple[RowIndices, RowIndices]:
+    """(rows of the data that are in the comparison set, the first row there that equals each)."""
+    own, theirs = data.hashes(part), comparison.hashes(part)
     values, first = np.unique(theirs, return_index=True)
-    rows, beside = np.array(own.rows, np.int64), np.array(other.rows, np.int64)
+    rows, beside = np.array(data.rows, np.int64), np.array(comparison.rows, np.int64)
     if not len(values):
         return rows[:0], beside[:0]
-    place = np.searchsorted(values, mine).clip(max=len(values) - 1)
-    met = values[place] == mine
-    return rows[met], beside[first[place[met]]]
+    # searchsorted may point past the end; after clipping, the comparison rejects such values.
+    nearest = np.searchsorted(values, own).clip(max=len(values) - 1)
+    equal = values[nearest] == own
+    return rows[equal], beside[first[nearest[equal]]]

@@ -1,4 +1,4 @@
-"""How often each label stands, and which are one label written twice."""
+"""The distribution of labels, and labels that are one label in two spellings."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bottega.auditing.checks import Check, Context
 from bottega.auditing.entries import Entry
@@ -16,117 +17,122 @@ from bottega.auditing.findings import Finding, Severity
 from bottega.records import Labelled, Multilabelled, Record, Tagged
 from bottega.tokenization.unicode_words import folded
 
+# Rows of a label below which it can hardly be learned, nor its accuracy be estimated.
 RARE = 5
-"""Rows of a label below which little is learned of it, and nothing can be said of how well."""
 
-VALUES = 20
-"""Of more different labels, all of them numbers, these are no classes but values to be predicted."""
+# If there are more different labels than this and all are numbers, they are regression targets and not classes.
+MAX_NUMERIC_CLASSES = 20
 
-MOST = 0.9
-"""Share of rows from which on a label hides the others: naming it always is right so often."""
+# Fraction of one label above which accuracy hides all others: predicting it always is right that often.
+MAJORITY_FRACTION = 0.9
+
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)")
+
+# Differences in spelling that do not make another label: white space, underscores and quotation marks, hyphens between
+# letters, punctuation at the end. Signs and symbols do: -1 and 1, C and C++ are different labels.
+SPELLING_NOISE = re.compile(r"[\s_'\"’‘“”`]+|(?<=[^\W\d])-(?=[^\W\d])|(?<=\w)[.,;:]+$")
 
 
 class Labels(Check):
-    """Rare labels, one that stands nearly everywhere, look-alikes, and labels that only another file has."""
+    """Rare labels, a label in nearly all rows, spelling variants, and labels that only a comparison set has."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.numbers: dict[str, int] = {}
+        self.label_ids: dict[str, int] = {}
+        # One element per label of a row; a row with several labels, or spans, has several.
         self.rows, self.labels = array("q"), array("l")
-        self.others: dict[str, Counter[str]] = {}
+        self.comparisons: dict[str, Counter[str]] = {}
 
-    def see(self, entries: Sequence[Entry]) -> None:
-        for one in entries:
-            for label in _labels(one.record):
-                self.rows.append(one.number)
-                self.labels.append(self.numbers.setdefault(label, len(self.numbers)))
+    def add(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            for label in _labels_of(entry.record):
+                self.rows.append(entry.row)
+                self.labels.append(self.label_ids.setdefault(label, len(self.label_ids)))
 
-    def compare(self, name: str, entries: Sequence[Entry]) -> None:
-        counts = self.others.setdefault(name, Counter())
-        for one in entries:
-            counts.update(_labels(one.record))
+    def add_comparison(self, name: str, entries: Sequence[Entry]) -> None:
+        counts = self.comparisons.setdefault(name, Counter())
+        for entry in entries:
+            counts.update(_labels_of(entry.record))
 
     def findings(self) -> Iterator[Finding]:
-        if not self.numbers or self._values:
+        if not self.label_ids or self._are_values:
             return
-        labels, names, counts = np.array(self.labels), list(self.numbers), self._counts()
+        names, labels = list(self.label_ids), np.array(self.labels)  # [labelled]
+        yield from self._distribution(names, labels)
+        yield from self._spelling_variants(names, labels)
+        for name, labels_there in self.comparisons.items():
+            unseen = [label for label in labels_there if label not in self.label_ids]
+            if unseen:
+                what = f"{len(unseen)} labels of {name} are in no row here: {', '.join(map(repr, unseen[:5]))}"
+                fix = "add rows with them, or correct their spelling"
+                yield self.context.finding("unseen label", "error", what, fix, [])
+
+    def _distribution(self, names: Sequence[str], labels: NDArray[np.int64]) -> Iterator[Finding]:
+        counts = self._counts()
         if len(names) == 1:
-            what, fix = f"every row is {names[0]!r}: there is nothing to tell apart", "add rows with another label"
-            yield self._of("one label", "error", what, fix, labels == 0)
+            what, fix = (
+                f"all rows have the label {names[0]!r}: there is nothing to learn",
+                "add rows with another label",
+            )
+            yield self._finding("one label", "error", what, fix, labels == 0)
         rare = np.flatnonzero(counts < RARE)
         if len(rare):
-            shown = ", ".join(f"{names[place]!r} ({counts[place]})" for place in rare[np.argsort(counts[rare])][:5])
-            what = f"{len(rare)} of {len(names)} labels have fewer than {RARE} rows: {shown}"
-            yield self._of(
-                "rare label", "warning", what, "add rows of them, or join them with others", np.isin(labels, rare)
-            )
-        if counts.max() > MOST * counts.sum() and len(names) > 1:
-            often = int(counts.argmax())
-            share = counts.max() / counts.sum()
-            what = f"{share:.1%} of the labels are {names[often]!r}: always naming it is as often right"
-            yield self._of(
-                "imbalance",
-                "warning",
-                what,
-                "judge by macro-F1; objective.weights=balanced weighs rare ones more",
-                labels != often,
-            )
-        yield from self._alike(names, labels)
-        for name, known in self.others.items():
-            unseen = [label for label in known if label not in self.numbers]
-            if unseen:
-                what = f"{len(unseen)} labels of {name} stand in no row here: {', '.join(map(repr, unseen[:5]))}"
-                yield self.context.finding(
-                    "unseen label", "error", what, "add rows of them, or mend their spelling", []
-                )
+            rarest = rare[np.argsort(counts[rare])][:5]
+            examples = ", ".join(f"{names[label]!r} ({counts[label]})" for label in rarest)
+            what = f"{len(rare)} of {len(names)} labels have fewer than {RARE} rows: {examples}"
+            fix = "add rows with them, or merge them with other labels"
+            yield self._finding("rare label", "warning", what, fix, np.isin(labels, rare))
+        if counts.max() > MAJORITY_FRACTION * counts.sum() and len(names) > 1:
+            majority, fraction = int(counts.argmax()), counts.max() / counts.sum()
+            what = f"{fraction:.1%} of the labels are {names[majority]!r}: always predicting it is right as often"
+            fix = "evaluate with macro-F1; objective.weights=balanced gives rare labels more weight"
+            yield self._finding("imbalance", "warning", what, fix, labels != majority)
 
-    def _alike(self, names: Sequence[str], labels: np.ndarray) -> Iterator[Finding]:
-        spelled = defaultdict[str, list[int]](list)
-        for number, name in enumerate(names):
-            spelled[_spelling(name)].append(number)
-        twice = [group for group in spelled.values() if len(group) > 1]
-        if twice:
-            shown = "; ".join(" = ".join(repr(names[place]) for place in group) for group in twice[:3])
-            rarer = [place for group in twice for place in sorted(group, key=lambda one: -self._counts()[one])[1:]]
-            what = f"labels that differ in case, spaces or marks only: {shown}"
-            yield self._of("label written twice", "error", what, "write each in one way", np.isin(labels, rarer))
+    def _spelling_variants(self, names: Sequence[str], labels: NDArray[np.int64]) -> Iterator[Finding]:
+        by_spelling, counts = defaultdict[str, list[int]](list), self._counts()
+        for label, name in enumerate(names):
+            by_spelling[_normalize_spelling(name)].append(label)
+        variants = [group for group in by_spelling.values() if len(group) > 1]
+        if variants:
+            examples = "; ".join(" = ".join(repr(names[label]) for label in group) for group in variants[:3])
+            # Listed are the rows to change: those of all spellings but the most frequent.
+            rarer = [label for group in variants for label in sorted(group, key=lambda label: -counts[label])[1:]]
+            what = f"labels that differ only in case, spaces or punctuation: {examples}"
+            fix = "use one spelling for each"
+            yield self._finding("label written twice", "error", what, fix, np.isin(labels, rarer))
 
-    def _of(self, kind: str, severity: Severity, what: str, fix: str, which: np.ndarray) -> Finding:
-        rows = np.unique(np.array(self.rows, np.int64)[which])
+    def _finding(self, kind: str, severity: Severity, what: str, fix: str, selected: NDArray[np.bool_]) -> Finding:
+        """selected  [labelled] which labels the finding is about"""
+        rows = np.unique(np.array(self.rows, np.int64)[selected])
         return self.context.finding(kind, severity, what, fix, rows)
 
-    def _counts(self) -> np.ndarray:
-        return np.bincount(np.array(self.labels), minlength=len(self.numbers))
+    def _counts(self) -> NDArray[np.int64]:
+        """[C] occurrences of each label."""
+        return np.bincount(np.array(self.labels), minlength=len(self.label_ids))
 
     @property
-    def _values(self) -> bool:
-        """Whether the labels are numbers to be predicted."""
-        return len(self.numbers) > VALUES and all(_is_number(name) for name in self.numbers)
+    def _are_values(self) -> bool:
+        """Whether the labels are regression targets."""
+        return len(self.label_ids) > MAX_NUMERIC_CLASSES and all(_is_number(name) for name in self.label_ids)
 
     def shape(self) -> Mapping[str, Sequence[tuple[str, int]]]:
-        if not self.numbers or self._values:
+        if not self.label_ids or self._are_values:
             return {}
-        counts = self._counts()
+        counts, names = self._counts(), list(self.label_ids)
         order = np.argsort(-counts, kind="stable")
-        names = list(self.numbers)
-        return {"labels": [(names[place], int(counts[place])) for place in order.tolist()]}
+        return {"labels": [(names[label], int(counts[label])) for label in order.tolist()]}
 
 
-def _spelling(label: str) -> str:
-    """The same for labels that are one written in two ways: numbers by what they say, words without case, spaces and
-    the marks of writing; a sign, +, # or a decimal point makes another label."""
-    plain = folded(label).strip().replace("\u2212", "-")
+def _normalize_spelling(label: str) -> str:
+    """The same string for spelling variants of a label: numbers by value, words without case and SPELLING_NOISE."""
+    plain = folded(label).strip().replace("\u2212", "-")  # the typographic minus sign
     if NUMBER.fullmatch(plain):
+        # Decimal, not float: long identifiers keep all their digits. Adding 0 turns -0 into 0.
         return str(Decimal(plain).normalize() + 0)
-    return DROPPED.sub("", plain) or plain
+    return SPELLING_NOISE.sub("", plain) or plain
 
 
-NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)")
-DROPPED = re.compile(r"[\s_'\"’‘“”`]+|(?<=[^\W\d])-(?=[^\W\d])|(?<=\w)[.,;:]+$")
-"""White space and quotation marks, hyphens between letters, and a stop at the end."""
-
-
-def _labels(record: Record) -> Sequence[str]:
+def _labels_of(record: Record) -> Sequence[str]:
     if isinstance(record, Labelled):
         return (record.label,)
     if isinstance(record, Multilabelled):

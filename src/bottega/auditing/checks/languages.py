@@ -1,4 +1,4 @@
-"""Which languages the rows are in, and which rows are in another than most."""
+"""The natural languages of the rows, and rows in another language than most."""
 
 from __future__ import annotations
 
@@ -11,49 +11,39 @@ import numpy as np
 
 from bottega.auditing.checks import Check, Context
 from bottega.auditing.entries import Entry
-from bottega.auditing.findings import Finding
+from bottega.auditing.findings import MAX_EXAMPLES, Finding
 from bottega.tokenization.unicode_words import counted
 
-READ = 300
-"""Characters of a row that are looked at."""
+# Characters of a row that are classified: more would not change the language, only take time.
+MAX_CHARACTERS = 300
 
-FEWEST = 40
-"""Letters below which a language is a guess."""
+# Letters below which the classifier guesses.
+MIN_LETTERS = 40
 
-SURE = 0.8
-"""Probability from which on a row is said to be in a language."""
+# Probability from which the classifier's language counts; below it, texts are often a mixture.
+MIN_PROBABILITY = 0.8
 
-MOST = 0.5
-"""Share of the rows from which on a language is that of the data."""
+# Fraction of the rows from which on a language is that of the data, and all others are reported.
+MAIN_FRACTION = 0.5
 
-
+# Lines of code, data or markup have no natural language, but the classifier would name one.
 SQL = r"""
     (?:SELECT|INSERT\ INTO|UPDATE|DELETE\ FROM|CREATE|ALTER|DROP|WITH|FROM|WHERE|GROUP\ BY|ORDER\ BY|HAVING|UNION|LIMIT
     |VALUES|SET|AND|ON|(?:LEFT\ |INNER\ |OUTER\ )?JOIN)\s.*
     |select\s.+\sfrom\s.+|insert\s+into\s.+|update\s\w+\sset\s.+|delete\s+from\s.+|create\s+table\s.+"""
-LANGUAGES = r"""
+PROGRAMMING = r"""
     (?:def|class|function|public|private|static|const|let|var|package|namespace)\s+\w+.*[:;({=].*
     |import\s+[\w.]+(?:\s+as\s+\w+)?;?|from\s+[\w.]+\s+import\s.*|\#include.*|//.*|/\*.*|\$\s.*
     |(?:if|for|while|elif|else|try|except|switch)\b.*[:{]|.*[;{}]|[<{}\[\]].*
     |.*(?:==|!=|&&|\|\||\w\.\w+\().*|[\w.\[\]"']+\s*(?:[-+*/]?=|:=|=>|->)\s*\S.*|[\w.]+\(.*\)[;:]?"""
-CODE = re.compile(rf"\s*(?:{SQL}|{LANGUAGES})\s*", re.VERBOSE)
-"""A line that looks like SQL, a programming language, data or markup, of which no language is spoken."""
+CODE_LINE = re.compile(rf"\s*(?:{SQL}|{PROGRAMMING})\s*", re.VERBOSE)
 
-FENCED = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+", re.DOTALL)
-
-
-def prose(text: str) -> str:
-    """The lines of a text that are in a language people speak, as far as their form tells."""
-    return "\n".join(line for line in FENCED.sub(" ", text).splitlines() if not CODE.fullmatch(line))
-
-
-def evidence(text: str) -> int:
-    """How many letters there are to tell a language by; a character of a script without spaces counts for three."""
-    return sum(map(str.isalpha, text)) + 2 * (counted(text) - len(text.split()))
+# Code blocks and inline code of Markdown, and URLs.
+CODE_SPAN = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+", re.DOTALL)
 
 
 class Languages(Check):
-    """Naive Bayes over byte sequences, 97 languages (langid; Lui and Baldwin 2012); short rows are left out."""
+    """Naive Bayes over byte n-grams, 97 languages (langid; Lui and Baldwin 2012). Short rows are left out."""
 
     needs: ClassVar[tuple[str, ...]] = ("py3langid",)
 
@@ -62,46 +52,56 @@ class Languages(Check):
 
         super().__init__(context)
         self._identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-        self.names: dict[str, int] = {}
+        self.language_ids: dict[str, int] = {}
         self.rows, self.languages = array("q"), array("h")
-        self.short, self.unsure = 0, 0
+        self.short, self.uncertain = 0, 0
 
-    def see(self, entries: Sequence[Entry]) -> None:
-        for one in entries:
-            text = prose(one.content[:READ])
-            if evidence(text) < FEWEST:
+    def add(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            text = extract_prose(entry.content[:MAX_CHARACTERS])
+            if count_evidence(text) < MIN_LETTERS:
                 self.short += 1
                 continue
-            name, chance = self._identifier.classify(text)
-            if chance < SURE:
-                self.unsure += 1
+            name, probability = self._identifier.classify(text)
+            if probability < MIN_PROBABILITY:
+                self.uncertain += 1
                 continue
-            self.rows.append(one.number)
-            self.languages.append(self.names.setdefault(name, len(self.names)))
+            self.rows.append(entry.row)
+            self.languages.append(self.language_ids.setdefault(name, len(self.language_ids)))
 
     def findings(self) -> Iterator[Finding]:
         counts = dict(self.shape().get("languages", ()))
         if len(counts) < 2:
             return
-        main = next(iter(counts))
-        if counts[main] >= MOST * len(self.rows):
-            shares = ", ".join(f"{name} {count / len(self.rows):.1%}" for name, count in list(counts.items())[:5])
-            rows = np.array(self.rows)[np.array(self.languages) != self.names[main]]
-            names = [list(self.names)[one] for one in self.languages if one != self.names[main]][:10]
-            what = f"rows in another language than most: {shares}"
-            fix = "are they meant? if not, remove them; if so, hold out enough of each"
+        main = next(iter(counts))  # `shape` lists the most frequent first
+        if counts[main] >= MAIN_FRACTION * len(self.rows):
+            fractions = ", ".join(f"{name} {count / len(self.rows):.1%}" for name, count in list(counts.items())[:5])
+            main_id, all_names = self.language_ids[main], list(self.language_ids)
+            rows = np.array(self.rows)[np.array(self.languages) != main_id]
+            names = [all_names[language] for language in self.languages if language != main_id][:MAX_EXAMPLES]
+            what = f"rows in another language than most: {fractions}"
+            fix = "are they intended? if not, remove them; if so, make sure that each is in the validation rows"
             yield self.context.finding("other language", "note", what, fix, rows, names=names)
 
     @property
     def unchecked(self) -> str:
-        left = self.short + self.unsure
-        return f"the language of {left:,} rows that are too short to tell, code, or mixed" if left else ""
+        skipped = self.short + self.uncertain
+        return f"the language of {skipped:,} rows that are too short, code, or mixed" if skipped else ""
 
     def shape(self) -> Mapping[str, Sequence[tuple[str, int]]]:
-        if not self.names:
+        if not self.language_ids:
             return {}
-        counts = np.bincount(np.array(self.languages), minlength=len(self.names))
-        names = list(self.names)
-        return {
-            "languages": [(names[place], int(counts[place])) for place in np.argsort(-counts, kind="stable").tolist()]
-        }
+        counts, names = np.bincount(np.array(self.languages), minlength=len(self.language_ids)), list(self.language_ids)
+        order = np.argsort(-counts, kind="stable").tolist()
+        return {"languages": [(names[language], int(counts[language])) for language in order]}
+
+
+def extract_prose(text: str) -> str:
+    """The lines of a text that look like natural language rather than code, data or markup."""
+    return "\n".join(line for line in CODE_SPAN.sub(" ", text).splitlines() if not CODE_LINE.fullmatch(line))
+
+
+def count_evidence(text: str) -> int:
+    """Number of letters; a character of a script without spaces (Chinese, Japanese, Thai) counts as three."""
+    # `counted` takes each such character for a word, so the surplus over the pieces between spaces is their number.
+    return sum(map(str.isalpha, text)) + 2 * (counted(text) - len(text.split()))

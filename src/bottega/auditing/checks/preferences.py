@@ -1,4 +1,4 @@
-"""Preferences that teach nothing, or teach something else: equal answers, the longer one always, one side only."""
+"""Preferences that teach nothing or something unintended: equal answers, length bias, ratings of one side only."""
 
 from __future__ import annotations
 
@@ -8,59 +8,70 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from bottega.auditing.checks import Check, Context
-from bottega.auditing.entries import Entry, whole
+from bottega.auditing.entries import Entry, full_answer
 from bottega.auditing.findings import Finding
 from bottega.metrics.intervals import proportion_interval
 from bottega.records import Preference, Unpaired
 from bottega.tokenization.unicode_words import composed
 
-BIAS = 0.6
-"""Share of pairs whose chosen answer is the longer one that says more of length than of worth."""
+# Fraction of pairs whose chosen answer is the longer (or the shorter) one that indicates a bias for length. The lower
+# end of the fraction's confidence interval must exceed it, so that few pairs are no evidence.
+LENGTH_BIAS = 0.6
 
-FEWEST = 0.05
-"""Share of good or of bad answers below which one side is hardly seen."""
+# Fraction of good, or of bad, ratings below which the model hardly sees that side.
+MIN_SIDE_FRACTION = 0.05
 
 
 class Preferences(Check):
+    """Checks of pairs of answers, and of answers rated good or bad."""
+
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.rows, self.longer = array("q"), array("b")
-        self.equal, self.nearly = array("q"), array("q")
+        # Per pair its row, and the sign of the length difference: 1 if the chosen answer is longer.
+        self.rows, self.length_signs = array("q"), array("b")
+        self.equal, self.nearly_equal = array("q"), array("q")
         self.good, self.bad = 0, 0
 
-    def see(self, entries: Sequence[Entry]) -> None:
-        for one in entries:
-            if isinstance(one.record, Preference):
-                chosen, rejected = (composed(whole(side)).strip() for side in (one.record.chosen, one.record.rejected))
+    def add(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            record = entry.record
+            if isinstance(record, Preference):
+                chosen, rejected = (composed(full_answer(side)).strip() for side in (record.chosen, record.rejected))
                 if chosen == rejected:
-                    self.equal.append(one.number)
+                    self.equal.append(entry.row)
                 elif chosen.casefold().split() == rejected.casefold().split():
-                    self.nearly.append(one.number)
-                self.rows.append(one.number)
-                self.longer.append((len(chosen) > len(rejected)) - (len(chosen) < len(rejected)))
-            elif isinstance(one.record, Unpaired):
-                self.good += one.record.desirable
-                self.bad += not one.record.desirable
+                    self.nearly_equal.append(entry.row)
+                self.rows.append(entry.row)
+                self.length_signs.append((len(chosen) > len(rejected)) - (len(chosen) < len(rejected)))
+            elif isinstance(record, Unpaired):
+                self.good += record.desirable
+                self.bad += not record.desirable
 
     def findings(self) -> Iterator[Finding]:
         if self.equal:
-            what, fix = "chosen and rejected differ in spaces around them only", "remove them: they teach nothing"
+            what = "chosen and rejected are equal, or differ only in white space around them"
+            fix = "remove them: they teach nothing"
             yield self.context.finding("equal answers", "error", what, fix, self.equal, mend="remove")
-        if self.nearly:
-            what, fix = "chosen and rejected differ in spaces or case only", "remove them, unless that is to be learned"
-            yield self.context.finding("equal answers", "warning", what, fix, self.nearly)
-        longer = np.array(self.longer)
-        differ = int((longer != 0).sum())
-        if differ:
-            for side, which in (("longer", longer > 0), ("shorter", longer < 0)):
-                count = int(which.sum())
-                if proportion_interval(count, differ)[0] > BIAS:
-                    share = f"{count / differ:.0%} of the pairs"
-                    what = f"the chosen answer is the {side} one in {share}: length may be what is learned"
-                    fix = "balance the lengths, or see what taking the longer one is worth: bottega evaluate"
-                    yield self.context.finding("length bias", "warning", what, fix, np.array(self.rows)[which])
-        judged = self.good + self.bad
-        if judged and min(self.good, self.bad) < FEWEST * judged:
-            what = f"{self.good} answers are good and {self.bad} bad: one side is hardly seen"
-            fix = "add some of the other, or weigh them: objective.desirable, objective.undesirable"
+        if self.nearly_equal:
+            what = "chosen and rejected differ only in white space or case"
+            fix = "remove them, unless the model should learn exactly that"
+            yield self.context.finding("equal answers", "warning", what, fix, self.nearly_equal)
+        yield from self._length_bias()
+        rated = self.good + self.bad
+        if rated and min(self.good, self.bad) < MIN_SIDE_FRACTION * rated:
+            what = f"{self.good} answers are rated good and {self.bad} bad: the model hardly sees one side"
+            fix = "add answers of that side, or change the weights: objective.desirable, objective.undesirable"
             yield self.context.finding("one-sided", "warning", what, fix, [])
+
+    def _length_bias(self) -> Iterator[Finding]:
+        signs = np.array(self.length_signs)  # [pairs]
+        unequal = int((signs != 0).sum())
+        if not unequal:
+            return
+        for side, selected in (("longer", signs > 0), ("shorter", signs < 0)):
+            count = int(selected.sum())
+            if proportion_interval(count, unequal)[0] > LENGTH_BIAS:
+                fraction = f"{count / unequal:.0%}"
+                what = f"the chosen answer is the {side} one in {fraction} of the pairs: the model may learn length"
+                fix = "balance the lengths, or compare with the longer-answer baseline: bottega evaluate"
+                yield self.context.finding("length bias", "warning", what, fix, np.array(self.rows)[selected])
