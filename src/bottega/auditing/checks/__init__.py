@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from bottega.auditing.entries import Entry, RowLocations
 from bottega.auditing.findings import MAX_EXAMPLES, Finding, Mend, RowIndices, Severity
 
 if TYPE_CHECKING:
+    from bottega.auditing.encode import EncodeRecord
     from bottega.tokenization.codec import Codec
 
 # Earlier names of checks, still accepted by --only and --skip.
@@ -38,7 +39,7 @@ class Context:
     """
 
     codec: Codec | None = None
-    encode: Callable[[Any], list[tuple[Any, ...]]] | None = None
+    encode: EncodeRecord | None = None
     model: str | None = None
     near: float = 0.7
     seed: int = 0
