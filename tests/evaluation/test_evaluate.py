@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 
 import bottega
 from bottega.cli.commands import app
-from bottega.errors import DataError, RunError
+from bottega.errors import DataError, RecipeError, RunError
 from bottega.evaluation.context import sample_records
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.evaluate import Evaluation, evaluate
+from bottega.evaluation.options import parse_options
 from bottega.recipe.schema import Recipe
 from bottega.records import Text
 from bottega.runs.store import history
@@ -281,3 +282,17 @@ def test_a_classifier_asked_for_nothing_or_with_nothing(trained: Callable[..., P
 )  # fmt: skip
 def test_findings(interval: tuple[float, float] | None, higher: bool, finding: str | None) -> None:
     assert Estimate("m", 10, 0.5, 0.4, interval, higher).finding == finding
+
+
+def test_options_are_the_same_in_python_and_on_the_command_line(trained: Callable[..., Path]) -> None:
+    run = trained("sft")
+    with pytest.raises(RecipeError, match="at least 1") as caught:
+        evaluate(run, rows=0)
+    assert caught.value.where == "rows"
+    with pytest.raises(TypeError, match="unexpected keyword argument 'row'"):
+        evaluate(run, row=1)
+    shown = CliRunner().invoke(app, ["evaluate", str(run), "--rows", "0"])
+    assert (shown.exit_code, "--rows" in shown.stderr) == (2, True)
+    options = parse_options({"data": Path("a.jsonl"), "against": ["none"], "scorers": ["b.py", "c.py"]})
+    assert (options.data, options.against, options.scorers) == (("a.jsonl",), (), ("b.py", "c.py"))
+    assert parse_options({}).against is None

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_origin
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import typer
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from typer.core import TyperGroup
 
 from bottega.cli import hints, interruption
@@ -166,29 +168,54 @@ def options(settings: type[BaseModel], name: str, **defaults: Any) -> Callable[[
 
 
 def _as_options(settings: type[BaseModel], defaults: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """(name, default, annotation) of each field, as typer takes them."""
+    """(name, default, annotation) of each field that is an option, as typer takes them."""
     for name, field in settings.model_fields.items():
-        many = get_origin(field.annotation) is tuple
-        kind = list[str] | None if many else field.annotation
+        option = _option_name(name, field)
+        if option is None:
+            continue
+        kind, many = _option_type(field.annotation)
         default = defaults.get(name, ... if field.is_required() else None if many else field.default)
-        declared = [f"--{name.replace('_', '-')}"]  # without a twin that says no
-        yield name, default, Annotated[kind, typer.Option(*declared, help=field.description)]
+        metavar = _declared(field).get("metavar")
+        # Declared by name, so that a bool gets no `--no-…` twin.
+        yield name, default, Annotated[kind, typer.Option(option, help=field.description, metavar=metavar)]
+
+
+def _declared(field: FieldInfo) -> dict[str, Any]:
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+
+
+def _option_name(name: str, field: FieldInfo) -> str | None:
+    """The option of a field: `json_schema_extra` may rename it, or keep it off the command line with None."""
+    option: str | None = _declared(field).get("option", f"--{name.replace('_', '-')}")
+    return option
+
+
+def _option_type(annotation: Any) -> tuple[Any, bool]:
+    """(the type of a field as typer takes it, whether it may be given several times)."""
+    if get_origin(annotation) is Annotated:
+        return _option_type(get_args(annotation)[0])
+    if get_origin(annotation) is tuple:
+        return list[str] | None, True
+    if get_origin(annotation) in (Union, UnionType):
+        inner = [part for part in get_args(annotation) if part is not type(None)]
+        if len(inner) == 1:
+            kind, many = _option_type(inner[0])
+            return kind if many else kind | None, many
+    return annotation, False
 
 
 def _checked(settings: type[BaseModel], values: dict[str, Any]) -> BaseModel:
+    fields = settings.model_fields
+    # An option that may be given several times, and was not given, is None or empty here: the field has its default.
+    given = {name: value for name, value in values.items() if value or not _option_type(fields[name].annotation)[1]}
     try:
-        return settings(
-            **{name: () if value is None and _is_many(settings, name) else value for name, value in values.items()}
-        )
+        return settings(**given)
     except ValidationError as error:
         problem = error.errors()[0]
-        where = f"--{problem['loc'][0]}".replace("_", "-") if problem["loc"] else None
+        name = str(problem["loc"][0]) if problem["loc"] else None
+        where = name and (_option_name(name, fields[name]) if name in fields else f"--{name}")
         what, fix = describe_errors([problem])
         raise RecipeError(what, where=where, fix=fix or "see the command's --help") from None
-
-
-def _is_many(settings: type[BaseModel], name: str) -> bool:
-    return get_origin(settings.model_fields[name].annotation) is tuple
 
 
 def busy(words: str) -> AbstractContextManager[Any]:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bottega.cli.app import LOOK, Json, LaidOut, RunFolder, app, errors, shown_if_stopped
+from bottega.cli.app import LOOK, Json, LaidOut, RunFolder, app, errors, options, shown_if_stopped
 from bottega.errors import BottegaError
+from bottega.evaluation.options import EvaluateOptions
 
 if TYPE_CHECKING:
     from bottega.planning.advise import Counsel
@@ -83,92 +84,38 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 @app.command(rich_help_panel=LOOK)
+@options(EvaluateOptions, "chosen")
 def evaluate(
     run: RunFolder,
-    data: Annotated[
-        list[str] | None, typer.Option(help="Rows to use instead of the run's validation; several times to mix.")
-    ] = None,
+    chosen: EvaluateOptions,
     read: LaidOut = None,
-    rows: Annotated[int, typer.Option(help="Most examples, drawn with the run's seed.", min=1)] = 500,
-    against: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="WHAT",
-            help="Compare with this, too, instead of the usual: few-shot, retrieval, bm25, dense, few-shot=MODEL, a "
-            "run, a model, http://…/v1#model; or none.",
-        ),
-    ] = None,
-    shots: Annotated[int, typer.Option(help="Most examples a model is shown.", min=1)] = 5,
-    answers: Annotated[int, typer.Option(help="Most answers each writes out; writing is slow.", min=0)] = 200,
-    documents: Annotated[list[str] | None, typer.Option(help="Texts that retrieval looks things up in.")] = None,
-    encoder: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Whose vectors say what is near; default: words in common.")
-    ] = None,
-    judge: Annotated[
-        str | None, typer.Option(metavar="http://…/v1#model", help="A model that marks what is written.")
-    ] = None,
-    scorer: Annotated[
-        list[str] | None, typer.Option(metavar="FILE.py", help="A file with score(written, right) that marks it.")
-    ] = None,
-    known: Annotated[
-        list[str] | None, typer.Option(help="Rows that contenders draw on in place of the training rows.")
-    ] = None,
-    seeds: Annotated[
-        int, typer.Option(help="Train so many in all, each with another seed, to see how far they are apart.", min=1)
-    ] = 1,
-    general: Annotated[
-        list[str] | None, typer.Option(help="Other texts or rows, to see what was forgotten of them; several times.")
-    ] = None,
-    harmful: Annotated[str | None, typer.Option(metavar="FILE", help="Requests that should be refused.")] = None,
-    harmless: Annotated[str | None, typer.Option(metavar="FILE", help="Requests that should not be.")] = None,
-    lm_eval: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TASK", help="A task of the lm-evaluation-harness; arc_easy:5 shows five examples."),
-    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--report", metavar="DIR", help="Where the report goes; default: the run."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a run on rows it never saw, beside what it was tuned from, and end with a verdict and a report."""
+    """Evaluate a run on rows it never saw, beside its base model and other baselines, with a verdict and a report."""
     with errors(as_json):
         from bottega.cli.views import progress
 
-        with progress("measuring") as tell:
+        with progress("evaluating") as tell:
             import bottega
             from bottega.recipe.schema import parse_layout
             from bottega.reporting.report import check_writable, gathered, write
             from bottega.runs.store import check_run
 
             check_run(run)
-            folder = out or (run if data is None else None)
+            # The report of other rows would replace that of the run's own.
+            folder = out or (run if chosen.data is None else None)
             if folder is not None and (refused := _refusal(lambda: check_writable(folder))) is not None:
                 print(f"note: {refused.where}: {refused.what}; it is measured all the same, and shown", file=sys.stderr)
-            found = bottega.evaluate(
-                run,
-                data=data,
-                layout=parse_layout(read) if read else None,
-                rows=rows,
-                against=None if against is None else [one for one in against if one != "none"],
-                shots=shots,
-                answers=answers,
-                documents=documents or (),
-                encoder=encoder,
-                judge=judge,
-                scorers=scorer or (),
-                known=known or (),
-                seeds=seeds,
-                lm_eval=lm_eval or (),
-                general=general or (),
-                harmful=harmful,
-                harmless=harmless,
-                tell=tell,
-            )
+            layout = parse_layout(read) if read else None
+            found = bottega.evaluate(run, **{**dict(chosen), "layout": layout}, tell=tell)
             refused = None
             if folder is not None:
                 refused = _refusal(lambda: write(gathered(found, tell), folder))
-        # First what was measured: it took minutes, and the report may not be written.
+        # The result is shown first: it took minutes, and the report may not be written.
         if as_json:
             print(json.dumps(found.document()))
         else:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from bottega.errors import RecipeError
 from bottega.recipe.schema import Layout
@@ -28,6 +28,11 @@ def _as_texts(value: Any) -> Any:
 
 def _as_text(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
+
+
+def _without_none(baselines: tuple[str, ...]) -> tuple[str, ...]:
+    # The command line cannot give an empty list, so `none` stands for it.
+    return tuple(baseline for baseline in baselines if baseline != "none")
 
 
 Text = Annotated[str, BeforeValidator(_as_text)]
@@ -50,7 +55,7 @@ class EvaluateOptions(BaseModel):
         None, description="Layout of the files of `data`; default: as in the run.", json_schema_extra={"option": None}
     )
     rows: int = Field(500, ge=1, description="Maximum number of examples, sampled with the run's seed.")
-    against: Texts | None = Field(
+    against: Annotated[Texts, AfterValidator(_without_none)] | None = Field(
         None,
         description="A baseline, instead of the default ones: few-shot, retrieval, bm25, dense, few-shot=MODEL, a run, "
         "a model, http://…/v1#model; or none; several times.",
