@@ -1,4 +1,4 @@
-"""Which numbers a device multiplies, by what it says of itself."""
+"""The device to compute on, and the dtypes its hardware multiplies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from bottega.hardware.device import compute_dtype, multiplies
+from bottega.errors import RunError
+from bottega.hardware.device import available_device, compute_dtype, multiplies, resolve_device
 
 
 @pytest.mark.parametrize(
@@ -39,3 +40,25 @@ def test_a_card_that_imitates_bfloat16_computes_in_float16(major: int, monkeypat
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     assert compute_dtype("auto", "cuda") == (torch.bfloat16 if major >= 8 else torch.float16)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "present", "device", "available"),
+    [
+        ("auto", True, "cuda", "cuda"),
+        ("auto", False, "cpu", "cpu"),
+        ("cpu", True, "cpu", "cpu"),
+        ("cuda", True, "cuda", "cuda"),
+        ("cuda", False, None, "cpu"),
+    ],
+)
+def test_the_device_to_compute_on(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, present: bool, device: str | None, available: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: present)
+    assert available_device(wanted) == available
+    if device is None:
+        with pytest.raises(RunError, match="no CUDA device"):
+            resolve_device(wanted)
+    else:
+        assert resolve_device(wanted) == device

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 import bottega
 from bottega.cli.commands import app
 from bottega.cli.interruption import Interrupted
-from bottega.errors import OutOfMemory, RunError
+from bottega.errors import OutOfMemory
 from bottega.planning import plan
-from bottega.planning.plan import DEVICES, Line, _changed, _cut, _device, _gentlest_first, _parts
+from bottega.planning.plan import Line, _changed, _cut, _gentlest_first, _parts
 from bottega.recipe.schema import Recipe
 from bottega.runs.store import read_events, recipe_yaml
 from bottega.training import memory_estimate
@@ -200,17 +200,6 @@ def test_a_config_is_cut_with_all_it_lists(tmp_path: Path) -> None:
     assert (small.num_hidden_layers, len(small.layer_types)) == (2, 2)
     across = transformers.AutoConfig.from_pretrained(str(make_model(tmp_path / "t", "t5")))
     assert (_cut(across, 1).num_layers, _cut(across, 1).num_decoder_layers) == (1, 1)
-
-
-def test_devices() -> None:
-    assert _device(None) is _device("cpu") is None
-    assert _device("H200") == DEVICES["h200"]
-    found = _device("24GB")
-    assert found is not None
-    assert found.memory == 24_000_000_000
-    for wrong in ("gpu", "24", "xGB"):
-        with pytest.raises(RunError, match="no such device"):
-            _device(wrong)
 
 
 def test_a_plan_that_is_cut_short_shows_what_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-import torch
-
 from bottega.batch import Row
 from bottega.data.reader import Reader
 from bottega.errors import DataError
@@ -26,6 +24,7 @@ from bottega.evaluation.cost import Cost
 from bottega.evaluation.openai_client import Endpoint
 from bottega.evaluation.options import EvaluateOptions
 from bottega.evaluation.retrieval import Bm25Retriever, DenseRetriever, Retriever
+from bottega.hardware.device import resolve_device
 from bottega.inference.embedder import Embedder
 from bottega.metrics.answers import Metric, fitting
 from bottega.metrics.scores import Scores
@@ -201,7 +200,7 @@ class EvaluationContext:
     @cached_property
     def reward_models(self) -> Judges:
         """Reward models, each loaded once for all baselines."""
-        return Judges("cuda" if torch.cuda.is_available() else "cpu", self.dtype)
+        return Judges(resolve_device(), self.dtype)
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -1,4 +1,4 @@
-"""Which numbers a device multiplies, and which it only imitates."""
+"""The device and the dtype to compute with, chosen by what the hardware has units for."""
 
 from __future__ import annotations
 
@@ -7,8 +7,23 @@ import torch
 from bottega.errors import RunError
 
 
+def resolve_device(wanted: str = "auto", *, where: str = "device") -> str:
+    """The device to compute on, "cuda" or "cpu", for `auto`, `cuda` or `cpu`.
+
+    Raises RunError at `where` if CUDA is asked for and there is no CUDA device.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise RunError("no CUDA device here", where=where, fix="set it to auto or cpu; see: bottega doctor")
+    return available_device() if wanted == "auto" else wanted
+
+
+def available_device(wanted: str = "auto") -> str:
+    """Like `resolve_device`, but "cpu" where CUDA is asked for and absent: for estimates, which need no device."""
+    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+
+
 def compute_dtype(wanted: str, device: str) -> torch.dtype:
-    """The dtype of weights and computation; `auto` is bfloat16 where the hardware multiplies it."""
+    """The dtype of weights and computation; `auto` is bfloat16 if the hardware multiplies it."""
     if wanted != "auto":
         dtype: torch.dtype = getattr(torch, wanted)
         return dtype
@@ -18,32 +33,23 @@ def compute_dtype(wanted: str, device: str) -> torch.dtype:
 
 
 def multiplies(dtype: torch.dtype, device: str) -> bool:
-    """Whether the hardware behind "cpu" or "cuda" multiplies such numbers.
+    """Whether the hardware of "cpu" or "cuda" has units that multiply this dtype.
 
-    Where it does not torch imitates it: slower than float32 products, and on a CPU without AVX-512 by plain loops, tens
-    of times slower. Of ARM it is not known: some have the instructions, and quicker float32 products beside them.
+    False for ARM processors, about which torch reports nothing: some have bfloat16 instructions, but their float32
+    products may be faster.
     """
     if dtype == torch.float32:
         return True
     if device == "cuda":
         return dtype == torch.float16 or torch.cuda.is_bf16_supported(including_emulation=False)
+    # Without such units torch emulates the dtype: slower than float32, and without AVX-512 tens of times slower.
     capabilities = torch.cpu.get_capabilities()
     name = {torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
     return any(capabilities.get(f"{unit}_{name}") for unit in ("avx512", "amx"))
 
 
-def device_for(wanted: str, *, where: str) -> str:
-    """ "cuda" or "cpu": as wanted, and for `auto` CUDA where there is such a device.
-
-    Raises RunError at `where` for CUDA where there is none.
-    """
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise RunError("no CUDA device here", where=where, fix="set it to auto or cpu; see: bottega doctor")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
-
-
 class DeviceMeter:
-    """Memory and utilization of an accelerator since the meter was made; zero and None on a CPU."""
+    """Peak memory and utilization of an accelerator since the meter was created; 0 and None on a CPU."""
 
     def __init__(self, device: str) -> None:
         self.cuda = device == "cuda"
@@ -56,11 +62,11 @@ class DeviceMeter:
         return torch.cuda.max_memory_allocated() if self.cuda else 0
 
     def utilization(self) -> float | None:
-        """Fraction of the last moments in which the accelerator was busy; None where its driver does not say."""
+        """Fraction of recent time in which the accelerator was busy; None if its driver does not report it."""
         if not self.cuda or not self._has_driver:
             return None
         try:
             return torch.cuda.utilization() / 100
-        except Exception:  # the driver's library is not part of torch, and has errors of its own
+        except Exception:  # the driver's library is not part of torch, and has error types of its own
             self._has_driver = False
             return None

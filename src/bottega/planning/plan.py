@@ -17,11 +17,13 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 from bottega.data.sampler import Feed
 from bottega.errors import BottegaError, RunError
 from bottega.events import Event, Stepped
+from bottega.hardware.datasheets import Datasheet, find_datasheet
+from bottega.hardware.device import available_device
 from bottega.models.checkpoint import load_model
 from bottega.models.dimensions import depth, vocabulary, width
 from bottega.models.heads import VOCABULARY
@@ -69,26 +71,6 @@ LOGITS = 512 * 8
 
 CONTEXT = 700 << 20
 """Bytes that a CUDA context and the library's workspaces take."""
-
-
-class Device(NamedTuple):
-    """Memory in bytes; bfloat16 FLOP/s and watts of the datasheet, 0 where they are not known."""
-
-    memory: int
-    flops: float = 0.0
-    watts: float = 0.0
-
-
-GB = 10**9
-DEVICES: dict[str, Device] = {
-    "t4": Device(16 * GB, 65e12, 70),
-    "l4": Device(24 * GB, 121e12, 72),
-    "rtx4090": Device(24 * GB, 165e12, 450),
-    "a100": Device(80 * GB, 312e12, 400),
-    "h100": Device(80 * GB, 989e12, 700),
-    "h200": Device(141 * GB, 989e12, 700),
-}
-"""By their datasheets, dense bfloat16 (float16 of the T4)."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +145,7 @@ def plan(
     tell: StatusCallback | None = None,
     so_far: Callable[[Plan], None] | None = None,
 ) -> Plan:
-    """What a recipe will take on this machine, or on a `device`: a name in `DEVICES`, or its memory, such as `24GB`.
+    """What a recipe will take on this machine, or on a `device`: its name (`h100`) or memory (`24GB`).
 
     price_hour  of an hour of the device; price_kwh of its energy; watts it draws, where that is not known
     tell        called with what is being done, how much of it is done, and of how much
@@ -173,7 +155,7 @@ def plan(
     tell("reading rows")
     rows = prepare(recipe)
     config = rows.config
-    where = _device(device)
+    where = find_datasheet(device)
     if where is None:
         known(_counted(recipe, rows))
     measured = _measured(recipe, config, tell) if where is None else _reckoned(recipe, rows)
@@ -371,7 +353,7 @@ def _planned(
     recipe: Recipe,
     rows: Rows,
     line: Line,
-    where: Device | None,
+    where: Datasheet | None,
     device: str | None,
     prices: tuple[float | None, float | None, float | None],
 ) -> Plan:
@@ -384,7 +366,7 @@ def _planned(
         parts[LIVE] = _live(recipe, rows, min(_tokens(recipe, rows, where), real))
     seconds: float | None = line.rate * tokens * line.shared
     if where is None:
-        memory, limit = line.memory, memory_estimate.limit(_on(recipe))
+        memory, limit = line.memory, memory_estimate.limit(available_device(recipe.devices.device))
     else:
         memory, limit = sum(parts.values()) - parts["python and torch"] + CONTEXT, where.memory
         parts = {**parts, "python and torch": 0, "CUDA context": CONTEXT}
@@ -414,24 +396,17 @@ def _planned(
 
 def _parts(recipe: Recipe, rows: Rows, line: Line) -> dict[str, int]:
     """What the memory is made of: counted, but for what is left, which is measured."""
-    host = _imports() if _on(recipe) == "cpu" else 0
+    host = _imports() if available_device(recipe.devices.device) == "cpu" else 0
     found = {**memory_estimate.parts(recipe, rows.config, _size(recipe)), "python and torch": host}
     return {**found, LIVE: max(line.memory - sum(found.values()), 0)}
 
 
-def _tokens(recipe: Recipe, rows: Rows, where: Device | None) -> int:
+def _tokens(recipe: Recipe, rows: Rows, where: Datasheet | None) -> int:
     """Most tokens of a micro-batch on that device, or on this machine."""
     if recipe.optim.tokens is not None:
         return recipe.optim.tokens
-    device, most = ("cuda", where.memory) if where else (_on(recipe), None)
+    device, most = ("cuda", where.memory) if where else (available_device(recipe.devices.device), None)
     return memory_estimate.micro_batch_tokens(recipe, rows.config, _size(recipe), device, most)
-
-
-def _on(recipe: Recipe) -> str:
-    """The device that the recipe runs on here."""
-    import torch
-
-    return "cuda" if recipe.devices.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def _size(recipe: Recipe) -> int:
@@ -463,7 +438,7 @@ def _disk(recipe: Recipe, parts: Mapping[str, int]) -> int:
     return result + keep * (state + result)
 
 
-def _by_datasheet(recipe: Recipe, rows: Rows, where: Device, tokens: float) -> float | None:
+def _by_datasheet(recipe: Recipe, rows: Rows, where: Datasheet, tokens: float) -> float | None:
     if not where.flops or isinstance(recipe.objective, OnPolicy):  # to write is no matter of arithmetic
         return None
     total = memory_estimate.counts(recipe, rows.config).total
@@ -472,7 +447,7 @@ def _by_datasheet(recipe: Recipe, rows: Rows, where: Device, tokens: float) -> f
 
 
 def _advice(
-    recipe: Recipe, rows: Rows, where: Device | None, device: str | None, tell: StatusCallback
+    recipe: Recipe, rows: Rows, where: Datasheet | None, device: str | None, tell: StatusCallback
 ) -> Iterator[Advice]:
     """Changes that make a run fit, the gentlest first, until one does; each measured."""
     for change in _gentlest_first(recipe, rows, _tokens(recipe, rows, where) // 2):
@@ -507,22 +482,3 @@ def _changed(recipe: Recipe, change: str) -> Recipe:
     for one in change.split():
         apply_override(document, one, Path())
     return Recipe.parse(document)
-
-
-def _device(name: str | None) -> Device | None:
-    """The device named; None for this machine."""
-    if name is None or name in ("cpu", "auto", "here"):
-        return None
-    known = DEVICES.get(name.lower().replace(" ", ""))
-    if known is not None:
-        return known
-    text = name.lower().removesuffix("b").rstrip()
-    scale = {"g": GB, "m": 10**6, "t": 10**12}.get(text[-1:], 0)
-    try:
-        return Device(round(float(text[:-1]) * scale)) if scale else _unknown(name)
-    except ValueError:
-        return _unknown(name)
-
-
-def _unknown(name: str) -> Device:
-    raise RunError("no such device", where=name, fix=f"one of {', '.join(DEVICES)}; or its memory, such as 24GB")

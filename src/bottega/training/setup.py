@@ -21,7 +21,7 @@ from bottega.engine.engine import Engine
 from bottega.engine.lr_schedule import Schedule
 from bottega.engine.optimizer import Optimizer, freeze
 from bottega.errors import ModelError
-from bottega.hardware.device import DeviceMeter, compute_dtype, device_for
+from bottega.hardware.device import DeviceMeter, compute_dtype, resolve_device
 from bottega.models.adapters.lora import adapt, by_own_head, head_is_adapted, load_scorer
 from bottega.models.checkpoint import beside_an_adapter, fit_model, load_model
 from bottega.models.heads import VOCABULARY
@@ -92,7 +92,7 @@ def build(recipe: Recipe, place: Mapping[str, Any] | None = None, folder: Path |
     """
     check_unchanged(recipe, place)
     stored: Mapping[str, Any] = place["choices"] if place else {}
-    device = device_for(stored.get("device", recipe.devices.device), where="devices.device")
+    device = resolve_device(stored.get("device", recipe.devices.device), where="devices.device")
     meter = DeviceMeter(device)
     data = prepare(recipe, stored, folder)
     dtype = compute_dtype(stored.get("dtype", recipe.model.dtype), device)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from bottega.errors import ModelError
-from bottega.hardware.device import compute_dtype
+from bottega.hardware.device import compute_dtype, resolve_device
 from bottega.models.checkpoint import check_adapter, fit_model, load_adapted
 from bottega.models.heads import VOCABULARY
 from bottega.models.kernels import fuse
@@ -218,7 +218,7 @@ def load_scorer(
     name: str, dtype: str, device: str, head: HeadKind = "language", labels: Sequence[str] = (), tokenizer: Any = None
 ) -> Scorer:
     """The model of a run, a folder or a hub id, as it was trained, ready to score on `device` (or `auto`)."""
-    on = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    on = resolve_device(device)
     model = load_adapted(name, compute_dtype(dtype, on), head, labels, tokenizer).to(on).eval()
     adapted = hasattr(model, "peft_config")
     scorer = fit_model(model.get_base_model() if adapted else model, head)
