@@ -118,7 +118,7 @@ def kill(command: list[str], seconds: float) -> bool:
 def finish(command: list[str]) -> None:
     done = subprocess.run([sys.executable, "-m", "bottega", *command], capture_output=True, text=True, check=False)
     # A run killed after its result was written is finished; starting it anew is refused, rightly.
-    if done.returncode and "holds a run already" not in done.stderr:
+    if done.returncode and "already holds a run" not in done.stderr:
         sys.exit(f"{command}: exit {done.returncode}\n{done.stderr}")
 
 

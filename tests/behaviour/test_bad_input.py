@@ -955,8 +955,8 @@ def test_an_output_folder_that_holds_a_run(write: Write) -> None:
     out = recipe.parent / "out"
     run(recipe)
     before = files(recipe.parent)
-    refused(RunError, lambda: run(recipe), "holds a run already", "--resume", at="out")
-    refused(RunError, lambda: run(recipe, "optim.lr=1e-5"), "holds a run already", "--resume", at="out")
+    refused(RunError, lambda: run(recipe), "already holds a run", "--resume", at="out")
+    refused(RunError, lambda: run(recipe, "optim.lr=1e-5"), "already holds a run", "--resume", at="out")
     assert files(recipe.parent) == before
     assert not verify_folder(out / "model")
 
@@ -966,7 +966,7 @@ def test_an_output_folder_with_unrelated_files(write: Write, tmp_path: Path, nam
     recipe, out = write(), tmp_path / "taken"
     (out / name).parent.mkdir(parents=True)
     (out / name).write_text("years of work")
-    error = refused(RunError, lambda: run(recipe, out=out), "not an empty folder", at="taken")
+    error = refused(RunError, lambda: run(recipe, out=out), "folder is not empty", at="taken")
     assert "--resume" not in error.fix, "there is no run to resume"
     assert files(out) == {name: b"years of work"}
 

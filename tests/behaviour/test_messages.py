@@ -69,7 +69,7 @@ def told(key: str, value: Any) -> RecipeError:
             "write free: … beside kind, most",
         ),
         ("objective", {"kind": "custom"}, "objective: custom needs file", "bottega init"),
-        ("optim.learning_rate", 1, "unknown key optim.learning_rate", "here it is lr"),
+        ("optim.learning_rate", 1, "unknown key optim.learning_rate", "it is called lr here"),
         ("optim.5", 1, "unknown key optim.5", "known: betas, "),
         ("5", 1, "unknown key 5", "known: adapter, data, "),
         ("optim.warmup", 1, "optim.warmup: 1 could mean one update or the whole run", "change optim.warmup"),
@@ -173,9 +173,9 @@ def test_a_finding_is_never_empty(higher: bool | None, interval: tuple[float, fl
 @pytest.mark.parametrize(
     ("text", "where", "what"),
     [
-        (b"model: {base: x\ndata: [", "not readable YAML: line 2, column 5: ", "expected ',' or '}', but got ':'"),
+        (b"model: {base: x\ndata: [", "invalid YAML: line 2, column 5: ", "expected ',' or '}', but got ':'"),
         (b"name: a\nname: b\n", "line 2, column 1: ", "the key name is given twice"),
-        (b"name: \xff\xfe", "byte 7: ", "its text is not in UTF-8"),
+        (b"name: \xff\xfe", "byte 7: ", "the text is not UTF-8"),
     ],
 )
 def test_where_a_recipe_is_no_yaml(text: bytes, where: str, what: str, tmp_path: Path) -> None:

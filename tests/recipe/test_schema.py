@@ -99,5 +99,5 @@ def test_a_slip_in_a_source_names_the_nearest_key(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="did you mean weight") as caught:
         Recipe.load(path, "data.train=[{path: a.jsonl, wieght: 2}]")
     assert "data.train.0.wieght" in caught.value.what
-    with pytest.raises(RecipeError, match="a path is expected"):
+    with pytest.raises(RecipeError, match="expected a path"):
         Recipe.load(path, "data.train=5")

@@ -91,7 +91,7 @@ def test_a_folder_that_cannot_be_written_is_named(run: Path, tmp_path: Path) -> 
     (tmp_path / "file").write_text("")
     document = json.loads((run / "resolved.json").read_text())
     report = [{"kind": "tensorboard", "folder": str(tmp_path / "file" / "logs")}]
-    with pytest.raises(RunError, match="no TensorBoard files"):
+    with pytest.raises(RunError, match="TensorBoard files cannot be written"):
         list(bottega.train(Recipe.parse(document | {"report": report}), tmp_path / "run"))
 
 

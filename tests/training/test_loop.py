@@ -188,7 +188,7 @@ def test_a_run_without_checkpoint_resumes_from_its_start(recipe: Callable, tmp_p
 def test_a_run_is_run_once_at_a_time(recipe: Callable, tmp_path: Path) -> None:
     events = bottega.train(recipe(), tmp_path / "run")
     next(events)
-    with pytest.raises(RunError, match="another process is running it"):
+    with pytest.raises(RunError, match="another process is training it"):
         next(bottega.resume(tmp_path / "run"))
     assert summary(tmp_path / "run")["status"] == "running"
     events.close()

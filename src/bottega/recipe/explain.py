@@ -66,7 +66,7 @@ def explain_validation_error(
         optional = empty and not recipe.model_fields[key].is_required()
         fix = f"write {SECTION_EXAMPLES[key]}{', or leave the section out' if optional else ''}"
     elif PATH_KEYS.get(key) == "dataset" and kind in ("list_type", "model_type", "model_attributes_type"):
-        what, fix = "a path is expected here, a source with its path, or a list of these", SECTION_EXAMPLES["data"]
+        what, fix = "expected a path, a source with a path, or a list of these", SECTION_EXAMPLES["data"]
     return RecipeError(f"{key}: {what}" if key else what, where=where, fix=fix or _default_fix(key))
 
 
@@ -95,7 +95,7 @@ def _default_fix(key: str) -> str:
 def _suggest_key(word: str, known: list[str]) -> str:
     """The known key that an unknown one probably means."""
     name = FOREIGN_NAMES.get(word.lower().replace("-", "_"))
-    return f"here it is {name}" if name in known else suggestions.suggest_name(word, known)
+    return f"it is called {name} here" if name in known else suggestions.suggest_name(word, known)
 
 
 def _section_model(

@@ -77,7 +77,7 @@ def read_recipe_file(path: Path, overrides: Sequence[str], known_keys: Collectio
         if not isinstance(error, OSError):
             _refuse_data_file(path)
         fix = f"a recipe is a YAML file in UTF-8; {TEMPLATE_HINT}"
-        raise RecipeError(f"not readable YAML: {_yaml_problem(error)}", where=str(path), fix=fix) from None
+        raise RecipeError(f"invalid YAML: {_yaml_problem(error)}", where=str(path), fix=fix) from None
     # JSON is YAML, so a .json or .jsonl file of data may well have parsed.
     if not isinstance(document, dict) or not set(document) & set(known_keys):
         _refuse_data_file(path)
@@ -98,9 +98,9 @@ def _refuse_data_file(path: Path) -> None:
 
 
 def _yaml_problem(error: Exception) -> str:
-    """Why a file is not readable YAML, with line and column where known."""
+    """Why a file is invalid YAML, with line and column where known."""
     if isinstance(error, UnicodeDecodeError):
-        return f"byte {error.start + 1}: its text is not in UTF-8"
+        return f"byte {error.start + 1}: the text is not UTF-8"
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark, problem = error.problem_mark, error.problem
         # PyYAML's context ("while scanning …") only helps where it says what was expected.
@@ -133,7 +133,7 @@ def _count_values(node: yaml.Node, counts: dict[int, int]) -> int:
     """Values under a node, itself included, aliases expanded; `counts` caches them by node identity."""
     if id(node) in counts:
         if not counts[id(node)]:
-            raise yaml.MarkedYAMLError(problem="an alias that stands for itself", problem_mark=node.start_mark)
+            raise yaml.MarkedYAMLError(problem="an alias that contains itself", problem_mark=node.start_mark)
         return counts[id(node)]
     counts[id(node)] = 0  # marks a node whose count is in progress: meeting it again is a cycle
     pairs = node.value if isinstance(node, yaml.MappingNode) else []
@@ -142,7 +142,7 @@ def _count_values(node: yaml.Node, counts: dict[int, int]) -> int:
     )
     counts[id(node)] = 1 + sum(_count_values(child, counts) for child in children)
     if counts[id(node)] > MAX_YAML_VALUES:
-        problem = f"it stands for more than {MAX_YAML_VALUES:,} values: do its aliases name each other?"
+        problem = f"more than {MAX_YAML_VALUES:,} values: do aliases contain each other?"
         raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
     return counts[id(node)]
 
@@ -267,7 +267,7 @@ def _resolve_path(value: Any, folder: Path, kind: str) -> Any:
         return str(path.resolve())
     # ValueError: a null byte; RuntimeError: `~user` without a home folder.
     except (OSError, ValueError, RuntimeError) as error:
-        raise RecipeError(f"no path: {error}", where=value, fix="write the path of a file that exists") from None
+        raise RecipeError(f"invalid path: {error}", where=value, fix="write the path of an existing file") from None
 
 
 def _may_be_hub_id(value: str, kind: str) -> bool:

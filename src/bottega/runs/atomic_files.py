@@ -101,7 +101,7 @@ def disk_errors(run: Path) -> Iterator[None]:
         if is_disk_full(error):
             raise _disk_full_error(error, run, run) from None
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        fix = "choose another --out; to go on with a run, copy its folder to where it may be written to"
+        fix = "choose another --out; to continue a run, copy its folder to a writable place"
         raise RunError(f"cannot be written: {reason}", where=str(run), fix=fix) from None
 
 

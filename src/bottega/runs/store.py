@@ -207,7 +207,7 @@ class RunStore:
         except OSError:
             self._lock.close()
             raise RunError(
-                "another process is running it", where=str(self.folder), fix="wait for it to end, or stop it"
+                "another process is training it", where=str(self.folder), fix="wait for it to end, or stop it"
             ) from None
 
 
@@ -218,7 +218,7 @@ def check_run(folder: Path) -> Path:
     """Return the folder if it is a run folder, else raise a RunError."""
     missing = [name for name in ("recipe.yaml", RESOLVED) if not (folder / name).exists()]
     if len(missing) == 1 and (folder / "events.jsonl").exists():
-        raise RunError(f"a run without its {missing[0]}", where=str(folder), fix="put it back, or start another run")
+        raise RunError(f"{missing[0]} is missing", where=str(folder), fix="restore the file, or start another run")
     if missing:
         raise RunError("not a run folder", where=str(folder), fix="list the runs with: bottega runs")
     return folder
@@ -244,8 +244,8 @@ def _refuse_taken(folder: Path) -> None:
         return
     if (folder / "recipe.yaml").exists() and (folder / RESOLVED).exists():
         fix = f"choose another --out, or continue it: bottega train --resume {folder}"
-        raise RunError("holds a run already", where=str(folder), fix=fix)
-    raise RunError("is not an empty folder", where=str(folder), fix="choose another --out")
+        raise RunError("already holds a run", where=str(folder), fix=fix)
+    raise RunError("the folder is not empty", where=str(folder), fix="choose another --out")
 
 
 def _failed_before_training(folder: Path) -> bool:
@@ -326,7 +326,9 @@ def _read_json(path: Path, *keys: str) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
         value = {key: value[key] for key in keys} | value
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(f"is damaged: {error}", where=str(path), fix="start a new run with its recipe.yaml") from None
+        raise RunError(
+            f"the file is damaged: {error}", where=str(path), fix="start a new run with its recipe.yaml"
+        ) from None
     return dict(value)
 
 
@@ -351,8 +353,8 @@ def edited_note(folder: Path) -> str:
     # Runs of earlier versions have no checksum.
     if place is None or place.get(RECIPE_CHECKSUM, "") in ("", checksum(path)):
         return ""
-    what = f"{path} was edited since the run began, which goes on as it was; start anew with it"
-    return f"{what}: {restart_command(folder)}"
+    what = f"{path} was edited since the run began, and the run continues with the original"
+    return f"{what}; to use the edited recipe, start a new run: {restart_command(folder)}"
 
 
 def restart_command(folder: Path) -> str:

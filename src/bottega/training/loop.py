@@ -24,7 +24,7 @@ from bottega.objectives import PASSED
 from bottega.recipe.schema import Recipe
 from bottega.runs.atomic_files import commit_folder, verify_folder
 from bottega.runs.store import RunStore, edited_note, recipe_yaml
-from bottega.runs.tensorboard import check_report_packages, event_writers
+from bottega.runs.tensorboard import check_report_packages, event_writer
 from bottega.training.due import Due
 from bottega.training.run_history import RunHistory
 
@@ -88,7 +88,7 @@ def resume(folder: str | Path, *, stop: Stop = never) -> Generator[Event, None, 
 def _recorded(run: RunStore, stop: Stop) -> Iterator[Event]:
     """The run's events, each written down before it is yielded; so is what ended it early."""
     try:
-        with event_writers(run.recipe, run.folder) as tell, other_programs.watched() as watch:
+        with event_writer(run.recipe, run.folder) as tell, other_programs.watched() as watch:
             for event in _life(run, watch, stop):
                 tell(run.record(event))
                 yield event
