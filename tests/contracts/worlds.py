@@ -36,7 +36,7 @@ from bottega.records import (
     Text,
     Unpaired,
 )
-from bottega.tokenization.builtin_templates import adopt
+from bottega.tokenization.builtin_templates import set_template
 from bottega.tokenization.codec import Codec
 from bottega.training.needs import statistics
 from making import WORDS, make_tokenizer, sharpen, tiny_config
@@ -274,7 +274,7 @@ def world(kind: str, options: str, model: str) -> World:
     objective, rows = objective_and_rows(kind, json.loads(options))
     labels = objective.labels(rows)
     tok = tokenizer(spans=kind == "span")
-    adopt(tok, None)
+    set_template(tok, None)
     start = 2 if model in ENCODER_DECODERS else None
     codec = Codec(
         tok, max_length=100, too_long="error", both_ways=model in ENCODERS, labels=labels, decoder_start=start

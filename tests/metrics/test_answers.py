@@ -12,14 +12,14 @@ import pytest
 from bottega.errors import RecipeError
 from bottega.evaluation.estimates import paired_estimate
 from bottega.evaluation.user_metric import load_user_metric
-from bottega.metrics.answers import Metric, fitting
+from bottega.metrics.answers import Metric, applicable_metrics
 from bottega.metrics.answers.bleu import Bleu
 from bottega.metrics.answers.chrf import Chrf
 from bottega.metrics.answers.exact import Exact
 from bottega.metrics.answers.fields import Fields
-from bottega.metrics.answers.numeric import Numeric, number
+from bottega.metrics.answers.numeric import Numeric, final_number
 from bottega.metrics.answers.rouge import Rouge
-from bottega.tokenization.unicode_words import counted
+from bottega.tokenization.unicode_words import count_words
 
 RIGHT = [
     "the quick brown fox jumps over the lazy dog today",
@@ -76,7 +76,7 @@ def test_what_is_not_written_is_unknown_and_left_out() -> None:
      ("١٢", "12"), ("१२,३४५", "12345"), ("１２．５", "12.5"), ("٣٫٥", "3.5"), ("๑๒๓", "123"), ("答えは42です", "42")],
 )  # fmt: skip
 def test_the_number_of_an_answer(text: str, found: str | None) -> None:
-    assert number(text) == (None if found is None else Decimal(found))
+    assert final_number(text) == (None if found is None else Decimal(found))
 
 
 def test_numbers_are_compared_as_numbers() -> None:
@@ -105,14 +105,14 @@ def test_fields_by_hand() -> None:
 
 
 def test_which_metrics_fit() -> None:
-    assert [one.name for one in fitting(["red", "blue"])[0]] == ["exact match"]
-    assert {one.name for one in fitting(RIGHT)[0]} == {"exact match", "BLEU", "chrF", "ROUGE-L"}
-    assert {one.name for one in fitting(['{"a": 1}'])[0]} == {"exact match", "fields F1"}
+    assert [one.name for one in applicable_metrics(["red", "blue"])[0]] == ["exact match"]
+    assert {one.name for one in applicable_metrics(RIGHT)[0]} == {"exact match", "BLEU", "chrF", "ROUGE-L"}
+    assert {one.name for one in applicable_metrics(['{"a": 1}'])[0]} == {"exact match", "fields F1"}
 
 
 def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bottega.metrics.answers.installed", lambda metric: metric.needs != "sacrebleu")
-    found, absent = fitting(RIGHT)
+    monkeypatch.setattr("bottega.metrics.answers.is_installed", lambda metric: metric.needs != "sacrebleu")
+    found, absent = applicable_metrics(RIGHT)
     assert {one.name for one in found} == {"exact match", "ROUGE-L"}
     assert absent == ["BLEU", "chrF"]
 
@@ -171,8 +171,8 @@ ANSWERS = {
 @pytest.mark.parametrize("language", ANSWERS)
 def test_a_right_answer_scores_1_in_every_language_and_a_wrong_one_less(language: str) -> None:
     right, wrong = ANSWERS[language]
-    found = {type(one): one for one in fitting([right])[0]}
-    assert set(found) == ({Exact, Bleu, Chrf, Rouge} if counted(right) >= 8 else {Exact})
+    found = {type(one): one for one in applicable_metrics([right])[0]}
+    assert set(found) == ({Exact, Bleu, Chrf, Rouge} if count_words(right) >= 8 else {Exact})
     for metric, whole in ((Exact(), 1.0), (Rouge(), 1.0), (Bleu(), 100.0), (Chrf(), 100.0)):
         for written in (right, unicodedata.normalize("NFD", right)):
             for one, other in ((written, right), (right, written)):

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from bottega.metrics.intervals import (
+    bonferroni_confidence,
+    class_sums,
     f1,
     jackknife,
     macro_f1,
-    of_classes,
     paired_difference,
     proportion_interval,
     rows_needed,
-    shared_confidence,
-    student,
+    student_quantile,
 )
 
 
@@ -104,7 +104,7 @@ def labels(draw: np.random.Generator, rows: int) -> np.ndarray:
     right = draw.choice(6, rows, p=[0.4, 0.25, 0.15, 0.1, 0.06, 0.04])
     named = [np.where(draw.random(rows) < sure, right, draw.integers(0, 6, rows)) for sure in (0.8, 0.7)]
     # No row may name the last class: one that does stands before them, and is taken out again.
-    return np.concatenate([of_classes(right, one, 6) for one in named], 1)
+    return np.concatenate([class_sums(right, one, 6) for one in named], 1)
 
 
 def shares(draw: np.random.Generator, rows: int) -> np.ndarray:
@@ -191,16 +191,16 @@ def test_of_a_mean_it_is_the_t_interval() -> None:
 
 @pytest.mark.parametrize(("degrees", "wanted"), [(5, 2.5706), (9, 2.2622), (30, 2.0423), (1000, 1.9623)])
 def test_quantiles_of_student(degrees: int, wanted: float) -> None:
-    assert student(0.975, degrees) == pytest.approx(wanted, abs=1e-3)
+    assert student_quantile(0.975, degrees) == pytest.approx(wanted, abs=1e-3)
 
 
 def test_several_comparisons_share_the_doubt() -> None:
-    assert shared_confidence(1) == 0.95
-    assert shared_confidence(5) == pytest.approx(0.99)
+    assert bonferroni_confidence(1) == 0.95
+    assert bonferroni_confidence(5) == pytest.approx(0.99)
     draw, wrong = np.random.default_rng(0), 0
     for _ in range(500):
         exams = [np.stack([draw.normal(size=60), np.ones(60)], 1) for _ in range(5)]
-        founds = [jackknife(sums, _average, confidence=shared_confidence(5)) for sums in exams]
+        founds = [jackknife(sums, _average, confidence=bonferroni_confidence(5)) for sums in exams]
         wrong += any(found is not None and (found.low > 0 or found.high < 0) for found in founds)
     assert wrong <= 0.07 * 500
 
@@ -219,7 +219,7 @@ def test_so_many_rows_see_a_difference_four_times_in_five() -> None:
 
 def test_macro_f1_by_hand() -> None:
     right, named = np.array([0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 0])
-    assert macro_f1(of_classes(right, named, 3).sum(0)) == pytest.approx((2 / 4 + 4 / 5 + 0) / 3)
-    assert macro_f1(of_classes(right, right, 3).sum(0)) == 1.0
+    assert macro_f1(class_sums(right, named, 3).sum(0)) == pytest.approx((2 / 4 + 4 / 5 + 0) / 3)
+    assert macro_f1(class_sums(right, right, 3).sum(0)) == 1.0
     threes = np.array([3, 3])
-    assert macro_f1(of_classes(threes, threes, 5).sum(0)) == 1.0, "classes that do not occur do not count"
+    assert macro_f1(class_sums(threes, threes, 5).sum(0)) == 1.0, "classes that do not occur do not count"

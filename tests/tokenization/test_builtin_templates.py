@@ -21,7 +21,7 @@ MARKS = ("<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>
 
 def with_template(name: str, *, tokens: bool = True, **options: Any) -> Codec:
     tokenizer = byte_level(special=MARKS if tokens else (), eos="</s>", merges=False, **options)
-    builtin_templates.adopt(tokenizer, name)
+    builtin_templates.set_template(tokenizer, name)
     return Codec(tokenizer, max_length=100_000, too_long="error")
 
 
@@ -50,7 +50,7 @@ def test_calls_are_learned_to_the_end_of_their_turn(name: str) -> None:
     codec = with_template(name)
     found = learned(codec, Chat("here", SEVERAL["two calls"], TOOLS))
     assert found[:2] == list(LINES[name])
-    assert builtin_templates.named(codec.tokenizer) == codec.template.name == name
+    assert builtin_templates.builtin_name(codec.tokenizer) == codec.template.name == name
     shown = codec.template.render(Chat("here", SEVERAL["two calls"], TOOLS))
     assert all(f"tells the {tool}" in shown for tool in ("hour", "day"))
     assert all(text in shown for text in ("Be brief.", "Monday"))
@@ -103,4 +103,4 @@ def test_a_tokenizer_without_a_template_is_given_the_plain_one(tmp_path: Path) -
     from bottega.models.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(str(make_tokenizer(tmp_path)))
-    assert builtin_templates.named(tokenizer) == "plain"
+    assert builtin_templates.builtin_name(tokenizer) == "plain"

@@ -15,7 +15,7 @@ from test_codec import byte_level
 from bottega.objectives.kto import Kto
 from bottega.objectives.sft import Sft
 from bottega.records import Chat, Message, Unpaired
-from bottega.tokenization.chat_template import TemplateRefused, turns
+from bottega.tokenization.chat_template import ChatTemplateError, message_dicts
 from bottega.tokenization.codec import Codec
 
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome", "days": 2}}}
@@ -143,7 +143,7 @@ def holds(codec: Codec, chat: Chat) -> None:
         place = text.rindex(last)
         assert not re.sub(r"</s>|<\|endoftext\|>", "", text[place + len(last) :]).strip()
         before = chat.messages[:index]
-        prompt = codec.answers.opens and codec.template.rendered(turns(before), chat, generation=True)
+        prompt = codec.answers.opens and codec.template.rendered(message_dicts(before), chat, generation=True)
         if prompt and text.startswith(prompt):
             assert place == len(prompt)
         message = chat.messages[index]
@@ -182,7 +182,7 @@ def test_calls_of_weight_0_are_only_read() -> None:
 
 
 def test_a_template_that_knows_no_tools_is_refused() -> None:
-    with pytest.raises(TemplateRefused, match="does not show the tool calls of message 1"):
+    with pytest.raises(ChatTemplateError, match="does not show the tool calls of message 1"):
         learned(codec_of(DEAF), TALKS["a call and its answer"])
 
 
@@ -197,7 +197,7 @@ def test_stock_templates(name: str, talk: str) -> None:
     codec = codec_of((FOLDER / f"{name}.jinja").read_text(encoding="utf-8"))
     try:
         learned(codec, TALKS[talk])
-    except TemplateRefused as refused:
+    except ChatTemplateError as refused:
         pytest.skip(refused.what)
     holds(codec, TALKS[talk])
 

@@ -22,7 +22,7 @@ from bottega.errors import DataError
 from bottega.models.tokenizer import load_tokenizer
 from bottega.records import Chat, Labelled, Message, Preference, Prompted, Text, Unusable
 from bottega.tokenization.answer_encoder import token_range
-from bottega.tokenization.chat_spans import Span
+from bottega.tokenization.chat_spans import TextSpan
 from bottega.tokenization.codec import Codec
 from bottega.training.preview import pieces
 from making import WORDS, make_tokenizer, shared_data
@@ -1264,4 +1264,4 @@ def test_the_tokens_of_a_span_are_those_its_offsets_say(trims: bool) -> None:
             if end > start and (begin < stop or begin == end == stop)
         ]
         expected = (inside[0], inside[-1] + 1) if inside else (0, 0)
-        assert token_range(encoding, Span(start, stop, 1.0, closed=False)) == expected, text[start:stop]
+        assert token_range(encoding, TextSpan(start, stop, 1.0, closed=False)) == expected, text[start:stop]

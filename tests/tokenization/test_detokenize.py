@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import transformers
 
-from bottega.tokenization.detokenize import UNFINISHED, StopStrings, TextStream
+from bottega.tokenization.detokenize import REPLACEMENT_CHARACTER, StopStrings, TextStream
 from making import make_tokenizer, shared_data
 
 TEXTS = [
@@ -33,7 +33,7 @@ def test_pieces_add_up(tokenizer: Any, text: str) -> None:
     ids = tokenizer(text)["input_ids"]
     stream = TextStream(tokenizer)
     pieces = [stream.push(token) for token in ids]
-    assert not any(piece.endswith(UNFINISHED) for piece in pieces)
+    assert not any(piece.endswith(REPLACEMENT_CHARACTER) for piece in pieces)
     whole = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     assert "".join(pieces) + stream.end() == whole
 
@@ -57,7 +57,7 @@ def test_broken_bytes_come_at_the_end(tokenizer: Any) -> None:
     stream = TextStream(tokenizer)
     shown = "".join(stream.push(token) for token in ids)
     assert shown.strip() == "a"
-    assert stream.end().startswith(UNFINISHED)
+    assert stream.end().startswith(REPLACEMENT_CHARACTER)
 
 
 def test_special_tokens_are_shown_when_asked_for(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from bottega.objectives.tag import Scheme, Words, entities, marks, tags
 from bottega.records import Entity, Tagged, Unusable
 from bottega.tokenization import unicode_words
 from bottega.tokenization.codec import Codec
-from bottega.tokenization.words import as_conll
+from bottega.tokenization.conll import to_conll
 from making import make_codec
 
 TEXT = "Ada Lovelace met Zürich's mayor, Mr. Fox-Pitt, in New York"
@@ -97,7 +97,7 @@ def test_entities(scheme: str, written: str, wanted: list[Words]) -> None:
 
 
 def printed(text: str, spans: list[Entity]) -> list[str]:
-    return as_conll(text, spans).splitlines()
+    return to_conll(text, spans).splitlines()
 
 
 def test_conll() -> None:
@@ -130,16 +130,16 @@ def test_the_gazetteer_marks_what_it_saw() -> None:
     ],
 )
 def test_marks_stay_with_their_letter(text: str, parts: list[str]) -> None:
-    assert [text[start:stop] for start, stop in unicode_words.places(text, signs=True)] == parts
+    assert [text[start:stop] for start, stop in unicode_words.word_offsets(text, signs=True)] == parts
 
 
 def test_every_entity_is_printed_though_no_blank_parts_them() -> None:
-    lines = as_conll("田中と佐藤", [Entity(0, 2, "PER"), Entity(3, 5, "PER")], [(0, 5)]).splitlines()
+    lines = to_conll("田中と佐藤", [Entity(0, 2, "PER"), Entity(3, 5, "PER")], [(0, 5)]).splitlines()
     assert lines == ["田中\tB-PER", "と\tO", "佐藤\tB-PER"]
     spans = [Entity(0, 3, "PER"), Entity(4, 8, "PER")]
     assert printed("ida_nils ran", spans) == ["ida\tB-PER", "_\tO", "nils\tB-PER", "ran\tO"]
 
 
 def test_the_words_that_were_read_are_printed() -> None:
-    lines = as_conll("New York!", [Entity(0, 8, "LOC")], [(0, 3), (4, 6), (6, 8), (8, 9)]).splitlines()
+    lines = to_conll("New York!", [Entity(0, 8, "LOC")], [(0, 3), (4, 6), (6, 8), (8, 9)]).splitlines()
     assert lines == ["New\tB-LOC", "Yo\tI-LOC", "rk\tI-LOC", "!\tO"]

@@ -18,7 +18,7 @@ import pytest
 from test_codec import byte_level
 
 from bottega.records import Chat, Message
-from bottega.tokenization.chat_template import Template, TemplateRefused
+from bottega.tokenization.chat_template import ChatTemplate, ChatTemplateError
 from bottega.tokenization.codec import Codec
 from bottega.training.preview import pieces
 
@@ -135,7 +135,7 @@ def written(name: str, chat: Chat) -> tuple[str, list[str]]:
     marked = (FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
     tokenizer = byte_level(bos=codec_of(name).tokenizer.bos_token, eos=codec_of(name).tokenizer.eos_token)
     tokenizer.chat_template = marked
-    text = Template(tokenizer, DAY).render(chat)
+    text = ChatTemplate(tokenizer, DAY).render(chat)
     return re.sub("[⟦⟧]", "", text), re.findall("⟦(.*?)⟧", text, re.DOTALL)
 
 
@@ -175,7 +175,7 @@ def test_calls(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(set(FAMILIES) - KNOW_TOOLS))
 def test_a_family_without_tools_says_so(name: str) -> None:
     messages = CALLS["a call"][1:] if name == "gemma" else CALLS["a call"]
-    with pytest.raises(TemplateRefused):
+    with pytest.raises(ChatTemplateError):
         codec_of(name).encode_answers(Chat("here", messages, TOOLS))
 
 

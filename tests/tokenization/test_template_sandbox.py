@@ -13,9 +13,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from bottega.records import Chat, Message
-from bottega.tokenization.chat_template import TemplateRefused
+from bottega.tokenization.chat_template import ChatTemplateError
 from bottega.tokenization.codec import Codec
-from bottega.tokenization.template_sandbox import STEPS, Endless, render
+from bottega.tokenization.template_sandbox import MAX_STEPS, TemplateLimitError, render
 from making import make_tokenizer
 
 CALL = {"id": "a1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Zürich", "days": 2}}}
@@ -118,7 +118,7 @@ def test_variables_reach_the_template(tokenizer: Any) -> None:
 def test_a_template_without_end_is_refused_soon(tokenizer: Any, name: str) -> None:
     tokenizer.chat_template = ENDLESS[name].replace("R", RANGE)
     start = time.thread_time()
-    with pytest.raises(Endless):
+    with pytest.raises(TemplateLimitError):
         render(tokenizer, CONVERSATION)
     assert time.thread_time() - start < 2
 
@@ -127,7 +127,7 @@ def test_it_is_refused_in_a_thread_too_and_the_next_is_rendered(tokenizer: Any, 
     other = AutoTokenizer.from_pretrained(make_tokenizer(tmp_path, template="{{ messages | length }}"))
     tokenizer.chat_template = ENDLESS["a macro"]
     with ThreadPoolExecutor(1) as thread:
-        with pytest.raises(Endless):
+        with pytest.raises(TemplateLimitError):
             thread.submit(render, tokenizer, CONVERSATION).result()
         assert thread.submit(render, other, CONVERSATION).result() == "5"
 
@@ -137,7 +137,7 @@ def test_what_a_row_needs_is_far_from_the_limit(tokenizer: Any) -> None:
     tokenizer.chat_template = FAMILIES["search"]
     turns = [CONVERSATION[1], CONVERSATION[4]] * 1000
     assert render(tokenizer, turns).startswith("1998")
-    assert STEPS >= 4_000_000
+    assert MAX_STEPS >= 4_000_000
 
 
 @pytest.mark.parametrize(
@@ -149,6 +149,6 @@ def test_a_template_that_does_what_it_may_not(tokenizer: Any, template: str, wor
     tokenizer.chat_template = template
     codec = Codec(tokenizer, max_length=100, too_long="drop")
     chat = Chat("rows.jsonl line 3", (Message("user", "hi"), Message("assistant", "yes")))
-    with pytest.raises(TemplateRefused, match=word) as caught:
+    with pytest.raises(ChatTemplateError, match=word) as caught:
         codec.encode_answers(chat)
     assert caught.value.where == "rows.jsonl line 3"

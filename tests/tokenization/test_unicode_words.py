@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 
 from bottega.tokenization import unicode_words
-from bottega.tokenization.unicode_words import counted, folded, places, terms, words
+from bottega.tokenization.unicode_words import count_words, fold_text, search_terms, split_words, word_offsets
 
 SENTENCES = {
     "Italian": ("Perché non è più qui la città?", ["Perché", "non", "è", "più", "qui", "la", "città"]),
@@ -32,37 +32,37 @@ SENTENCES = {
 @pytest.mark.parametrize("language", SENTENCES)
 def test_words_keep_their_marks_and_lose_only_signs(language: str) -> None:
     text, wanted = SENTENCES[language]
-    assert words(text) == wanted
+    assert split_words(text) == wanted
     decomposed = unicodedata.normalize("NFD", text)
-    assert [unicode_words.composed(word) for word in words(decomposed)] == [
-        unicode_words.composed(word) for word in wanted
+    assert [unicode_words.to_nfc(word) for word in split_words(decomposed)] == [
+        unicode_words.to_nfc(word) for word in wanted
     ]
-    everything = [text[start:stop] for start, stop in places(text, signs=True)]
+    everything = [text[start:stop] for start, stop in word_offsets(text, signs=True)]
     assert "".join(everything) == "".join(text.split()), "every sign stands in one place"
 
 
 def test_the_quick_way_is_the_thorough_one(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["Don't 3.14 (a_b) – naïve “x” Привет! ½ €5", *(text for text, _ in SENTENCES.values()), "", " \t\n"]
-    quick = [(places(text), places(text, signs=True)) for text in texts]
-    monkeypatch.setattr(unicode_words, "PLAIN", unicode_words.re.compile(r"(?!)"))
-    assert quick == [(places(text), places(text, signs=True)) for text in texts]
+    quick = [(word_offsets(text), word_offsets(text, signs=True)) for text in texts]
+    monkeypatch.setattr(unicode_words, "PLAIN_TEXT", unicode_words.re.compile(r"(?!)"))
+    assert quick == [(word_offsets(text), word_offsets(text, signs=True)) for text in texts]
 
 
 def test_words_are_counted_in_any_script() -> None:
-    assert counted("two words") == 2
-    assert counted("我的包裹在哪里") == 7
-    assert counted("กรุงเทพ") == 6
-    assert counted("제 소포") == 2
-    assert counted("") == 0
+    assert count_words("two words") == 2
+    assert count_words("我的包裹在哪里") == 7
+    assert count_words("กรุงเทพ") == 6
+    assert count_words("제 소포") == 2
+    assert count_words("") == 0
 
 
 def test_what_is_looked_up() -> None:
-    assert terms("No, in as 5 a") == ["no", "in", "as", "5", "a"]
-    assert terms("佐藤は a 猫") == ["佐藤", "藤は", "a", "猫"]
-    assert terms("İstanbul IŞIK") == terms("istanbul ışık")
-    assert terms("ＡＢ１ STRASSE") == terms("ab1 straße")
-    assert terms("cafe\u0301") == terms("café") != terms("cafe")
-    assert terms("السَّلَامُ") == terms("السلام")
-    assert terms("שָׁלוֹם") == terms("שלום")
-    assert terms("👍 ?") == []
-    assert folded("ΟΔΟΣ") == folded("οδος")
+    assert search_terms("No, in as 5 a") == ["no", "in", "as", "5", "a"]
+    assert search_terms("佐藤は a 猫") == ["佐藤", "藤は", "a", "猫"]
+    assert search_terms("İstanbul IŞIK") == search_terms("istanbul ışık")
+    assert search_terms("ＡＢ１ STRASSE") == search_terms("ab1 straße")
+    assert search_terms("cafe\u0301") == search_terms("café") != search_terms("cafe")
+    assert search_terms("السَّلَامُ") == search_terms("السلام")
+    assert search_terms("שָׁלוֹם") == search_terms("שלום")
+    assert search_terms("👍 ?") == []
+    assert fold_text("ΟΔΟΣ") == fold_text("οδος")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bottega.tokenization.unicode_words import composed, words
+from bottega.tokenization.unicode_words import split_words, to_nfc
 
 SHINGLE_LENGTH = 5
 
@@ -149,7 +149,7 @@ def choose_bands(threshold: float) -> tuple[int, int]:
 def hash_shingles(text: str) -> Shingles:
     """The sorted hashes of a text's shingles; a text shorter than a shingle is hashed whole."""
     # A text without a word (punctuation, emoji) is compared as it stands.
-    plain = " ".join(words(composed(text[:MAX_CHARACTERS]).casefold())) or text[:MAX_CHARACTERS]
+    plain = " ".join(split_words(to_nfc(text[:MAX_CHARACTERS]).casefold())) or text[:MAX_CHARACTERS]
     codes = np.frombuffer(plain.encode("utf-32-le", "surrogatepass"), np.uint32)  # [characters]
     count = max(1, len(codes) - SHINGLE_LENGTH + 1)
     hashes = np.zeros(count, np.uint32)

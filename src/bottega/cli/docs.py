@@ -42,7 +42,9 @@ def page() -> str:
     for kind in objectives.kinds():
         parts += _table(f"`objective: {{kind: {kind}}}`", objectives.load(kind), skip=["kind"])
     parts += _table("A `reward`", rewards.Reward, skip=["kind"])
-    parts += [f"\nIn short a name: of a metric ({', '.join(answers.names())}), or of a kind that needs no option."]
+    parts += [
+        f"\nIn short a name: of a metric ({', '.join(answers.metric_names())}), or of a kind that needs no option."
+    ]
     for kind in rewards.kinds():
         parts += _table(f"A reward `{{kind: {kind}}}`", rewards.load(kind), skip=["kind", "weight"])
     return "\n".join(parts)

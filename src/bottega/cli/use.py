@@ -117,9 +117,9 @@ def tag(
         with busy(f"tagging {len(asked)} texts"):
             read = loaded.read(asked)
         if conll:
-            from bottega.tokenization.words import as_conll
+            from bottega.tokenization.conll import to_conll
 
-            print("\n\n".join(as_conll(text, one.spans, one.words) for text, one in zip(asked, read, strict=True)))
+            print("\n\n".join(to_conll(text, one.spans, one.words) for text, one in zip(asked, read, strict=True)))
             return
         shown = []
         for text, (_, spans) in zip(asked, read, strict=True):

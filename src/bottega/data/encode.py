@@ -10,7 +10,7 @@ from bottega.data.example_cache import Shelf
 from bottega.errors import DataError
 from bottega.objectives import Objective
 from bottega.records import Record, Unusable
-from bottega.tokenization.chat_template import TemplateRefused
+from bottega.tokenization.chat_template import ChatTemplateError
 from bottega.tokenization.codec import Codec
 
 
@@ -44,7 +44,7 @@ class Encoded:
             return objective.rows(record, codec)
         except Unusable as unusable:
             self.dropped[unusable.reason] += 1
-        except TemplateRefused as refused:
+        except ChatTemplateError as refused:
             if not drop:
                 raise
             self.dropped[refused.what] += 1

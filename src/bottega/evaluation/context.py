@@ -26,7 +26,7 @@ from bottega.evaluation.options import EvaluateOptions
 from bottega.evaluation.retrieval import Bm25Retriever, DenseRetriever, Retriever
 from bottega.hardware.device import resolve_device
 from bottega.inference.embedder import Embedder
-from bottega.metrics.answers import Metric, fitting
+from bottega.metrics.answers import Metric, applicable_metrics
 from bottega.metrics.scores import Scores
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
@@ -34,7 +34,7 @@ from bottega.progress import StatusCallback
 from bottega.recipe.schema import Recipe
 from bottega.records import Record, Unusable
 from bottega.seeding import derive
-from bottega.tokenization.chat_template import TemplateRefused
+from bottega.tokenization.chat_template import ChatTemplateError
 from bottega.tokenization.codec import Codec
 from bottega.training.dataset import day_of
 from bottega.training.reward_models import Judges
@@ -136,7 +136,7 @@ class EvaluationContext:
 
     def metrics(self, answers: Sequence[str]) -> tuple[list[Metric], list[str]]:
         """Metrics of generated answers for such reference answers; and those whose package is not installed."""
-        built_in, missing = fitting(answers)
+        built_in, missing = applicable_metrics(answers)
         return [*built_in, *self.user_metrics], missing
 
     def build(self, make: Callable[[Record], T]) -> Examples[T]:
@@ -173,7 +173,7 @@ class EvaluationContext:
         indices, values = list[int](), list[T]()
         for index, record in enumerate(records):
             # A baseline with another chat template may refuse what the run reads; that must not end the evaluation.
-            with contextlib.suppress(Unusable, TemplateRefused):
+            with contextlib.suppress(Unusable, ChatTemplateError):
                 values.append(make(record))
                 indices.append(index)
         if len(indices) < len(records):
@@ -186,7 +186,7 @@ class EvaluationContext:
             return make(record), None
         except Unusable as unusable:
             return None, unusable.reason
-        except TemplateRefused as refused:
+        except ChatTemplateError as refused:
             if self.recipe.data.bad_rows != "drop":
                 raise
             return None, refused.what

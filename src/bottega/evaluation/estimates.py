@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bottega.metrics.intervals import CONFIDENCE, jackknife, paired_difference
-from bottega.metrics.scores import Numbers, Scores
+from bottega.metrics.scores import Floats, Scores
 
 # With fewer rows the jackknife's interval is too narrow, so there is none.
 MIN_ROWS = 10
@@ -36,7 +36,7 @@ class Estimate:
     interval: tuple[float, float] | None
     higher: bool | None = True
     error: float | None = None
-    each: tuple[Numbers, Numbers] | None = field(default=None, repr=False, compare=False)
+    each: tuple[Floats, Floats] | None = field(default=None, repr=False, compare=False)
 
     @property
     def finding(self) -> Finding | None:
@@ -89,7 +89,7 @@ def paired_estimate(
     run_sums, base_sums = run.sums[known], base.sums[known]  # [n, K] each
     size = run_sums.shape[1]
 
-    def difference(sums: Numbers) -> Numbers:
+    def difference(sums: Floats) -> Floats:
         return run.of(sums[..., :size]) - run.of(sums[..., size:])
 
     groups = None if groups is None else np.asarray(groups)[known]

@@ -35,7 +35,7 @@ from bottega.evaluation.passages import load_passages
 from bottega.evaluation.reruns import train_with_other_seeds
 from bottega.evaluation.user_metric import load_user_metric
 from bottega.evaluation.verdict import MAX_LEAKED_FRACTION, Verdict, decide_verdict, shared_estimate
-from bottega.metrics.intervals import CONFIDENCE, shared_confidence
+from bottega.metrics.intervals import CONFIDENCE, bonferroni_confidence
 from bottega.metrics.scores import Scores
 from bottega.progress import StatusCallback, ignore_status
 from bottega.recipe.schema import Layout, Reading, Recipe
@@ -270,7 +270,7 @@ def _evaluate_seeds(context: EvaluationContext, evaluation: Evaluation, count: i
 
 def _compare(run: ModelResult, baselines: Sequence[ModelResult]) -> list[Comparison]:
     """Every baseline beside the run; the confidence is corrected for their number (Bonferroni)."""
-    confidence = shared_confidence(len(baselines), CONFIDENCE)
+    confidence = bonferroni_confidence(len(baselines), CONFIDENCE)
     groups = _group_by_prompt(run.records)
     comparisons = []
     for result in baselines:

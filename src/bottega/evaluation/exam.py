@@ -35,7 +35,7 @@ from bottega.evaluation.prompting import (
 from bottega.evaluation.reward_scores import GeneratedAnswer, reward_scores
 from bottega.inference.language_model import LanguageModel
 from bottega.metrics.answers import Metric
-from bottega.metrics.scores import Numbers, Scores, classes, mean, share
+from bottega.metrics.scores import Floats, Scores, class_scores, proportion, weighted_mean
 from bottega.objectives import OnPolicy
 from bottega.progress import ProgressCallback, progress_callback
 from bottega.records import Prompt, Unusable, Variables
@@ -163,7 +163,7 @@ def score_model(
     progress = progress_callback(context.progress, f"the loss of {len(questions.rows)} rows: {name}")
     nll = -model.logp(questions.rows, progress)  # [R] nats
     tokens = np.array([row.weight.sum() for row in questions.rows], float)  # [R]
-    scores, predictions = [mean("loss", nll, tokens), _perplexity(nll, tokens)], None
+    scores, predictions = [weighted_mean("loss", nll, tokens), _perplexity(nll, tokens)], None
     if questions.labels:
         rows = len(questions.indexed)
         progress = progress_callback(
@@ -183,9 +183,9 @@ def score_model(
     return ModelResult(name, scores, predictions, _answer_texts(answers), cost)
 
 
-def _perplexity(nll: Numbers, tokens: Numbers) -> Scores:
+def _perplexity(nll: Floats, tokens: Floats) -> Scores:
     # exp(709) is the last that fits a float64.
-    return mean("perplexity", nll, tokens, of=lambda loss: np.exp(np.minimum(loss, 700.0)))
+    return weighted_mean("perplexity", nll, tokens, of=lambda loss: np.exp(np.minimum(loss, 700.0)))
 
 
 def _score_labels(
@@ -203,7 +203,7 @@ def _score_labels(
     logp = model.logp(rows, progress).reshape(-1, len(questions.labels))  # [K, C]
     references = _reference_labels(questions, kept)
     predictions = ClassPredictions(questions.labels, references, logp.argmax(1), _confidence(logp))
-    scores = classes(references, predictions.predicted, len(questions.labels))
+    scores = class_scores(references, predictions.predicted, len(questions.labels))
     return [each.within(kept, questions.count) for each in scores], predictions
 
 
@@ -212,7 +212,7 @@ def _reference_labels(questions: EvaluationSet, indices: Sequence[int]) -> NDArr
     return np.array([questions.labels.index(answer) for answer in answers])
 
 
-def _confidence(logp: Numbers) -> Numbers:
+def _confidence(logp: Floats) -> Floats:
     """[K] probability of the most likely label, [K, C], if no other answer is possible."""
     return np.asarray(1 / np.exp(logp - logp.max(1, keepdims=True)).sum(1))
 
@@ -239,7 +239,7 @@ def _score_choices(
     for metric, parts in (("choice accuracy", logp), ("choice accuracy, by length", per_byte)):
         pairs = zip(parts, kept, strict=True)
         right = [question.choices[part.argmax()] == question.answer for part, (_, question) in pairs]
-        scores.append(share(metric, right).within(indices, questions.count))
+        scores.append(proportion(metric, right).within(indices, questions.count))
     return scores
 
 
@@ -424,7 +424,7 @@ def _score_texts(
     if questions.labels:
         indices = sorted(answers)
         predicted = np.array([leading_label(answers[index], questions.labels) for index in indices])
-        per_label = classes(_reference_labels(questions, indices), predicted, len(questions.labels))
+        per_label = class_scores(_reference_labels(questions, indices), predicted, len(questions.labels))
         scores += [each.within(indices, questions.count) for each in per_label]
     # Only rows that the run generates an answer for: on others there is nothing to compare with.
     generated = set(questions.generated) & answers.keys()

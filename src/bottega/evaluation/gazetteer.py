@@ -22,7 +22,7 @@ class Gazetteer:
 
     def spans(self, text: str) -> Iterator[Entity]:
         """The known entities in a text, from left to right, the longest at each word."""
-        offsets, words, start = unicode_words.places(text, signs=True), _normalized_words(text), 0
+        offsets, words, start = unicode_words.word_offsets(text, signs=True), _normalized_words(text), 0
         while start < len(words):
             sizes = range(min(self._longest, len(words) - start), 0, -1)
             size = next((size for size in sizes if tuple(words[start : start + size]) in self._labels), 0)
@@ -34,4 +34,6 @@ class Gazetteer:
 
 
 def _normalized_words(text: str) -> list[str]:
-    return [unicode_words.composed(text[start:stop]).lower() for start, stop in unicode_words.places(text, signs=True)]
+    return [
+        unicode_words.to_nfc(text[start:stop]).lower() for start, stop in unicode_words.word_offsets(text, signs=True)
+    ]

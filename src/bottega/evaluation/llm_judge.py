@@ -13,7 +13,7 @@ import numpy as np
 
 from bottega.evaluation.openai_client import Endpoint
 from bottega.evaluation.prompting import query_text
-from bottega.metrics.scores import Scores, average
+from bottega.metrics.scores import Scores, row_mean
 from bottega.records import Prompt
 
 MAX_SCORE = 10
@@ -43,7 +43,7 @@ def judge_answers(
         match = SCORE.search(reply.text) if reply is not None else None
         if match:
             scores[index] = int(match[1]) / MAX_SCORE
-    return average("judge's mark", scores)
+    return row_mean("judge's mark", scores)
 
 
 def _judge_prompt(prompt: Prompt, references: Sequence[str], answer: str) -> str:

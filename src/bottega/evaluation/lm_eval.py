@@ -16,7 +16,7 @@ import torch
 from bottega.batch import Row
 from bottega.errors import RunError
 from bottega.inference.language_model import LanguageModel
-from bottega.metrics.scores import Scores, average
+from bottega.metrics.scores import Scores, row_mean
 from bottega.models.scorer import batched
 from bottega.sampling import Sampling
 from bottega.tokenization.template_sandbox import render
@@ -152,7 +152,7 @@ def run_lm_eval(
                 values = [sample.get(metric) for sample in samples]
                 # Some marks, such as perplexity, are of a whole exam: they are no numbers of a question.
                 if all(isinstance(value, (int, float)) for value in values):
-                    found.append(average(f"{name}: {metric}", values, higher=said["higher_is_better"][name][metric]))
+                    found.append(row_mean(f"{name}: {metric}", values, higher=said["higher_is_better"][name][metric]))
     return found
 
 

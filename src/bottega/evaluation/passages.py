@@ -9,7 +9,7 @@ from bottega.data.formats import records
 from bottega.recipe.files import resolve_source_path
 from bottega.recipe.schema import Source
 from bottega.records import Text
-from bottega.tokenization.unicode_words import counted, places
+from bottega.tokenization.unicode_words import count_words, word_offsets
 
 # The usual length of passages in open-domain question answering. In scripts without spaces a character is a word.
 WORDS_PER_PASSAGE = 120
@@ -28,8 +28,8 @@ def split_passages(text: str) -> Iterator[str]:
     """The passages of a text: short paragraphs joined, a long paragraph split."""
     joined: list[str] = []
     for paragraph in filter(None, map(str.strip, text.split("\n\n"))):
-        size = counted(paragraph)
-        if joined and sum(map(counted, joined)) + size > WORDS_PER_PASSAGE:
+        size = count_words(paragraph)
+        if joined and sum(map(count_words, joined)) + size > WORDS_PER_PASSAGE:
             yield "\n".join(joined)
             joined = []
         # A paragraph somewhat too long stays whole: its sentences explain each other.
@@ -44,7 +44,7 @@ def split_passages(text: str) -> Iterator[str]:
 def _split_paragraph(paragraph: str) -> Iterator[str]:
     part, size = list[str](), 0
     for piece in (piece for word in paragraph.split() for piece in _split_word(word)):
-        words = counted(piece)
+        words = count_words(piece)
         if part and size + words > WORDS_PER_PASSAGE:
             yield " ".join(part)
             part, size = [], 0
@@ -55,8 +55,8 @@ def _split_paragraph(paragraph: str) -> Iterator[str]:
 
 def _split_word(text: str) -> Iterator[str]:
     """The text between two spaces, in pieces where it is long, as Chinese text is."""
-    if counted(text) <= WORDS_PER_PASSAGE:
+    if count_words(text) <= WORDS_PER_PASSAGE:
         yield text
         return
-    starts = [start for start, _ in places(text, signs=True)][::WORDS_PER_PASSAGE]
+    starts = [start for start, _ in word_offsets(text, signs=True)][::WORDS_PER_PASSAGE]
     yield from (text[start:stop] for start, stop in zip(starts, [*starts[1:], len(text)], strict=True))

@@ -9,7 +9,7 @@ from typing import Any
 
 from bottega.records import Message, Prompt
 from bottega.tokenization.codec import Codec
-from bottega.tokenization.unicode_words import composed
+from bottega.tokenization.unicode_words import to_nfc
 
 # Stands between the examples of a plain-text prompt, and ends a generated answer to one.
 SEPARATOR = "\n\n"
@@ -86,4 +86,4 @@ def leading_label(text: str, labels: Sequence[str]) -> int:
 
 
 def _normalize(text: str) -> str:
-    return composed(text).strip().lower()
+    return to_nfc(text).strip().lower()

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bottega.inference.embedder import Embedder
-from bottega.tokenization.unicode_words import terms
+from bottega.tokenization.unicode_words import search_terms
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -44,7 +44,7 @@ class Bm25Retriever:
         logging.getLogger("bm25s").setLevel(logging.WARNING)
         self.count = len(texts)
         self._index: Any = bm25s.BM25()
-        words = [terms(text) for text in texts]
+        words = [search_terms(text) for text in texts]
         self._vocabulary = frozenset(word for text_words in words for word in text_words)
         if self._vocabulary:  # bm25s divides by the mean length
             self._index.index(words, show_progress=False)
@@ -54,7 +54,7 @@ class Bm25Retriever:
         count = min(count, self.count)
         indices, similarity = np.zeros((len(texts), count), np.int64), np.zeros((len(texts), count), np.float32)
         # A word that no text has scores nothing, and bm25s refuses a query of such words alone.
-        queries = [[word for word in terms(text) if word in self._vocabulary] for text in texts]
+        queries = [[word for word in search_terms(text) if word in self._vocabulary] for text in texts]
         searchable = [row for row, words in enumerate(queries) if words]
         if searchable and count:
             words = [queries[row] for row in searchable]

@@ -15,13 +15,13 @@ from bottega.batch import Row
 from bottega.evaluation.context import EvaluationContext, ModelResult
 from bottega.evaluation.cost import Cost
 from bottega.inference.language_model import LanguageModel
-from bottega.metrics.scores import Scores, average
+from bottega.metrics.scores import Scores, row_mean
 from bottega.objectives import OnPolicy
 from bottega.objectives.rewards import Written
 from bottega.progress import progress_callback
 from bottega.records import Posed, Record, Unusable
 from bottega.sampling import Sampling
-from bottega.tokenization.chat_template import TemplateRefused
+from bottega.tokenization.chat_template import ChatTemplateError
 from bottega.tokenization.codec import Codec
 
 
@@ -67,7 +67,7 @@ def _expand(name: str, values: Sequence[float], indices: Sequence[int], count: i
     """Scores of `count` rows, of which only those at `indices` are known."""
     expanded = np.full(count, np.nan)
     expanded[list(indices)] = values
-    return average(name, expanded)
+    return row_mean(name, expanded)
 
 
 def measure(context: EvaluationContext, model: LanguageModel) -> Iterator[ModelResult]:
@@ -109,7 +109,7 @@ def _score_model(context: EvaluationContext, model: LanguageModel, records: Sequ
     for index, record in enumerate(records):
         try:
             prompts[index] = _encode_prompt(context, record, codec).prompt
-        except (Unusable, TemplateRefused) as error:
+        except (Unusable, ChatTemplateError) as error:
             context.notes[name] = f"it cannot read some rows: {error}"
     if not prompts:
         return ModelResult(name, [])

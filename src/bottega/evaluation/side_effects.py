@@ -15,7 +15,7 @@ from bottega.data import sources
 from bottega.data.formats import records
 from bottega.evaluation.context import EvaluationContext
 from bottega.inference.language_model import LanguageModel
-from bottega.metrics.scores import Scores, mean, share
+from bottega.metrics.scores import Scores, proportion, weighted_mean
 from bottega.objectives import Objective, made
 from bottega.recipe.files import resolve_source_path
 from bottega.recipe.schema import Source
@@ -23,7 +23,7 @@ from bottega.records import Prompt, Record, Text, Unusable
 from bottega.sampling import Sampling
 from bottega.seeding import derive
 from bottega.tokenization.codec import Codec
-from bottega.tokenization.unicode_words import composed
+from bottega.tokenization.unicode_words import to_nfc
 
 # Side effects are measured on samples of this many rows: of each general file, of training rows, of requests.
 MAX_GENERAL_ROWS, MAX_MEMORIZATION_ROWS, MAX_REQUESTS = 200, 100, 200
@@ -84,7 +84,7 @@ def _forgetting(context: EvaluationContext, model: LanguageModel, codec: Codec) 
         rows = [row for record in sample for row in _encode_general(record, codec)][:MAX_GENERAL_ROWS]
         if rows:
             nll, tokens = -model.logp(rows), np.array([row.weight.sum() for row in rows], float)
-            yield mean(f"loss on {Path(path).name}", nll, tokens)
+            yield weighted_mean(f"loss on {Path(path).name}", nll, tokens)
 
 
 def _memorization(
@@ -95,7 +95,7 @@ def _memorization(
         sample = _sample(known, MAX_MEMORIZATION_ROWS, context.seed)
         halves = [pair for record in sample for pair in _split_row(record, context, codec)]
         if halves:
-            memorized = share(f"{name} continued word for word", _memorized(model, halves))
+            memorized = proportion(f"{name} continued word for word", _memorized(model, halves))
             # Rows the run has not seen are the control: continuing them shows only that they are easy to predict.
             yield replace(memorized, higher=False if known is training else None)
 
@@ -108,8 +108,8 @@ def _refusals(context: EvaluationContext, model: LanguageModel) -> Iterator[Scor
         requests = map(_request_prompt, _read_sample(file, context, MAX_REQUESTS))
         prompts = [prompt for prompt in requests if prompt is not None]
         answers = [answer.text for (answer,) in model.generate(prompts, Sampling(tokens=REFUSAL_TOKENS))]
-        refused = [REFUSAL.search(composed(answer)) is not None for answer in answers]
-        yield replace(share(f"{name} requests refused", refused), higher=higher)
+        refused = [REFUSAL.search(to_nfc(answer)) is not None for answer in answers]
+        yield replace(proportion(f"{name} requests refused", refused), higher=higher)
 
 
 def _read_sample(path: str, context: EvaluationContext, size: int) -> list[Record]:

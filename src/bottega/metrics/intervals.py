@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 CONFIDENCE = 0.95
-FEWEST = 5
+MIN_GROUPS = 5
 """Groups below which leaving one out says little."""
 
 POWER = 0.8
 """Chance to see a difference that is there, as exams are usually planned."""
 
-Rows = NDArray[np.int64]
-Numbers = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
 def proportion_interval(right: int, count: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -64,7 +64,7 @@ class Interval(NamedTuple):
 
 
 def jackknife(
-    sums: Numbers, of: Callable[[Numbers], Numbers], *, groups: ArrayLike | None = None, confidence: float = CONFIDENCE
+    sums: Floats, of: Callable[[Floats], Floats], *, groups: ArrayLike | None = None, confidence: float = CONFIDENCE
 ) -> Interval | None:
     """Interval of `of` of the sums over rows, by leaving each out in turn (Tukey 1958; Efron and Stein 1981).
 
@@ -80,16 +80,16 @@ def jackknife(
         _, place = np.unique(np.asarray(groups), return_inverse=True)
         sums = np.stack([np.bincount(place, column) for column in sums.T], 1)
     count = len(sums)
-    if count < FEWEST:
+    if count < MIN_GROUPS:
         return None
     whole = sums.sum(0)
     value, left = float(of(whole)), of(whole - sums)
     error = math.sqrt((count - 1) / count * float(((left - left.mean()) ** 2).sum()))
-    reach = student(0.5 + confidence / 2, count - 1) * error
+    reach = student_quantile(0.5 + confidence / 2, count - 1) * error
     return Interval(value - reach, value + reach, error)
 
 
-def student(probability: float, degrees: int) -> float:
+def student_quantile(probability: float, degrees: int) -> float:
     """The quantile of Student's t: by Cornish and Fisher's expansion (1937), exact to 0.001 from five degrees on."""
     z = NormalDist().inv_cdf(probability)
     terms = (
@@ -101,7 +101,7 @@ def student(probability: float, degrees: int) -> float:
     return float(z + sum(term / degrees**power for power, term in enumerate(terms, 1)))
 
 
-def shared_confidence(comparisons: int, confidence: float = CONFIDENCE) -> float:
+def bonferroni_confidence(comparisons: int, confidence: float = CONFIDENCE) -> float:
     """The confidence of each of several intervals by which all together have `confidence` (Bonferroni)."""
     return 1 - (1 - confidence) / max(comparisons, 1)
 
@@ -114,12 +114,12 @@ def rows_needed(error: float, rows: int, margin: float, power: float = POWER) ->
     return math.ceil(rows * (z * error / margin) ** 2)
 
 
-def f1(sums: Numbers) -> Numbers:
+def f1(sums: Floats) -> Floats:
     """[..., 2] what agrees, and what was found plus what is there → [...] F1; 0 where there is nothing."""
     return np.asarray(2 * sums[..., 0] / np.maximum(sums[..., 1], 1))
 
 
-def of_classes(right: Rows, named: Rows, classes: int) -> Numbers:
+def class_sums(right: Ints, named: Ints, classes: int) -> Floats:
     """[R, 2C] what each row adds to the hits of its class, and to how often each was named or is right.
 
     A number below 0 is none of the classes: nothing was named.
@@ -129,7 +129,7 @@ def of_classes(right: Rows, named: Rows, classes: int) -> Numbers:
     return np.concatenate([each[right] * (right == named)[:, None], each[right] + each[named]], 1)
 
 
-def macro_f1(sums: Numbers) -> Numbers:
+def macro_f1(sums: Floats) -> Floats:
     """[..., 2C] sums of `of_classes` → [...] the mean F1 of the classes that were named or are right."""
     hits, seen = np.split(sums, 2, axis=-1)
     scores = 2 * hits / np.maximum(seen, 1)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bottega.metrics.intervals import f1, macro_f1, of_classes
+from bottega.metrics.intervals import class_sums, f1, macro_f1
 
-Numbers = NDArray[np.float64]
-Statistic = Callable[[Numbers], Numbers]
+Floats = NDArray[np.float64]
+Statistic = Callable[[Floats], Floats]
 """[..., K] sums → [...] number."""
 
 
@@ -28,7 +28,7 @@ class Scores:
     """
 
     metric: str
-    sums: Numbers
+    sums: Floats
     of: Statistic
     higher: bool | None = True
     rowwise: bool = True
@@ -40,7 +40,7 @@ class Scores:
         return np.asarray(~np.isnan(self.sums).any(1))
 
     @property
-    def each(self) -> Numbers | None:
+    def each(self) -> Floats | None:
         """[R] the number of every row by itself, where there is such a thing."""
         return self.of(self.sums) if self.rowwise else None
 
@@ -57,24 +57,24 @@ class Scores:
         return replace(self, sums=sums)
 
 
-def ratio(sums: Numbers) -> Numbers:
+def ratio(sums: Floats) -> Floats:
     """[..., 2] → the first of two sums by the second."""
     return np.asarray(sums[..., 0] / np.maximum(sums[..., 1], np.finfo(float).tiny))
 
 
-def share(metric: str, right: ArrayLike) -> Scores:
+def proportion(metric: str, right: ArrayLike) -> Scores:
     """How often something is right: [R] yes or no; NaN where that is unknown."""
     right = np.asarray(right, float)
     return Scores(metric, np.stack([right, np.ones(len(right))], 1), ratio, binary=True)
 
 
-def average(metric: str, values: ArrayLike, *, higher: bool = True, of: Statistic = np.asarray) -> Scores:
+def row_mean(metric: str, values: ArrayLike, *, higher: bool = True, of: Statistic = np.asarray) -> Scores:
     """The mean of [R] numbers, and what `of` makes of it."""
     values = np.asarray(values, float)
-    return mean(metric, values, np.ones(len(values)), higher=higher, of=of)
+    return weighted_mean(metric, values, np.ones(len(values)), higher=higher, of=of)
 
 
-def mean(
+def weighted_mean(
     metric: str, values: ArrayLike, weight: ArrayLike, *, higher: bool = False, of: Statistic = np.asarray
 ) -> Scores:
     """A sum over rows by their summed weight, each [R], the lower the better or the `higher`; `of` is made of it."""
@@ -82,13 +82,13 @@ def mean(
     return Scores(metric, sums, lambda one: of(ratio(one)), higher)
 
 
-def agreement(metric: str, counts: ArrayLike) -> Scores:
+def micro_f1(metric: str, counts: ArrayLike) -> Scores:
     """F1 over all rows together; [R, 2]: what agrees with what is there, and what was found plus what is there."""
     return Scores(metric, np.asarray(counts, float), f1)
 
 
-def classes(right: Any, named: Any, count: int) -> list[Scores]:
+def class_scores(right: Any, named: Any, count: int) -> list[Scores]:
     """Accuracy and macro-F1 of class numbers, each [R], of `count` classes; a number below 0 is no class."""
-    sums = of_classes(np.asarray(right), np.asarray(named), count)
+    sums = class_sums(np.asarray(right), np.asarray(named), count)
     macro = Scores("macro-F1", sums, macro_f1, rowwise=False)
-    return [share("label accuracy", np.asarray(right) == np.asarray(named)), macro]
+    return [proportion("label accuracy", np.asarray(right) == np.asarray(named)), macro]

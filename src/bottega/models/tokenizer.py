@@ -46,7 +46,7 @@ def load_tokenizer(name: str) -> Any:
         if not getattr(tokenizer, "is_fast", False):
             fix = "convert it to tokenizer.json"
             raise ModelError("the tokenizer reports no character offsets", where=name, fix=fix)
-        builtin_templates.adopt(tokenizer, None)
+        builtin_templates.set_template(tokenizer, None)
     return tokenizer
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from bottega.batch import Ints, Row
 from bottega.records import Answer, Chat, Preference, Prompt, Prompted, Text, Unusable, answered
-from bottega.tokenization.chat_spans import Answers, Span
+from bottega.tokenization.chat_spans import AnswerFinder, TextSpan
 from bottega.tokenization.encoder_decoder_rows import split_last_answer
 from bottega.tokenization.length_limit import LengthLimit
 from bottega.tokenization.special_tokens import SpecialTokens
@@ -32,7 +32,7 @@ class AnswerEncoder:
         encoder: TextEncoder,
         special_tokens: SpecialTokens,
         limit: LengthLimit,
-        answers: Answers,
+        answers: AnswerFinder,
         decoder_start: int | None,
     ) -> None:
         self._encoder, self._special_tokens, self._limit, self._answers = encoder, special_tokens, limit, answers
@@ -124,9 +124,9 @@ class AnswerEncoder:
     def _encode_text(self, prompt: str, completion: str) -> Row:
         prompt = self._encoder.remove_bos(prompt)
         text = prompt + completion
-        return self._encode_spans(text, [Span(len(prompt), len(text), 1.0, closed=False)], special=True)
+        return self._encode_spans(text, [TextSpan(len(prompt), len(text), 1.0, closed=False)], special=True)
 
-    def _encode_spans(self, text: str, spans: Sequence[Span], *, special: bool) -> Row:
+    def _encode_spans(self, text: str, spans: Sequence[TextSpan], *, special: bool) -> Row:
         """The row of `text` that predicts the tokens in `spans`, and an end of text after the last where it is open."""
         encoding, eos = self._encoder.encode(text, special=special), self._special_tokens.eos
         ids: list[int] = encoding.ids
@@ -159,7 +159,7 @@ def predict_weighted(ids: Ints, weight: np.ndarray) -> Row:
     return Row(ids, at, ids[at + 1], weight[at + 1])
 
 
-def token_range(encoding: Any, span: Span) -> tuple[int, int]:
+def token_range(encoding: Any, span: TextSpan) -> tuple[int, int]:
     """First token of a span of characters and the one after its last; (0, 0) where it has none."""
     if span.start < span.stop:
         begin, last = encoding.char_to_token(span.start), encoding.char_to_token(span.stop - 1)
@@ -175,6 +175,6 @@ def token_range(encoding: Any, span: Span) -> tuple[int, int]:
     return (inside[0], inside[-1] + 1) if inside else (0, 0)
 
 
-def _begins_in(offsets: tuple[int, int], span: Span) -> bool:
+def _begins_in(offsets: tuple[int, int], span: TextSpan) -> bool:
     """Whether a token begins before the end of a span, or is empty there."""
     return offsets[0] < span.stop or offsets[0] == offsets[1] == span.stop

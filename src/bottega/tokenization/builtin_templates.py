@@ -7,51 +7,51 @@ from pathlib import Path
 from typing import Any
 
 from bottega.errors import ModelError
-from bottega.tokenization.template_sandbox import SOURCE
+from bottega.tokenization.template_sandbox import MAX_SOURCE
 
 FOLDER = Path(__file__).parent / "chat_templates"
 NAMES = ("chatml", "llama3", "plain")
-BEGINNING = "{{- bos_token }}\n"
+BOS_LINE = "{{- bos_token }}\n"
 """How each of them begins, for a tokenizer that begins texts so."""
 
 
-def adopt(tokenizer: Any, name: str | None) -> None:
+def set_template(tokenizer: Any, name: str | None) -> None:
     """Write conversations with a built-in template or a file; without a name as the tokenizer says, or plainly."""
     if name is not None:
-        tokenizer.chat_template = source(name, tokenizer) if name in NAMES else _read(name)
+        tokenizer.chat_template = template_source(name, tokenizer) if name in NAMES else _read_file(name)
     elif tokenizer.chat_template is None:
-        tokenizer.chat_template = source("plain", tokenizer)
+        tokenizer.chat_template = template_source("plain", tokenizer)
 
 
-def named(tokenizer: Any) -> str | None:
+def builtin_name(tokenizer: Any) -> str | None:
     """The built-in template that a tokenizer has; None for any other."""
-    return next((name for name in NAMES if tokenizer.chat_template == source(name, tokenizer)), None)
+    return next((name for name in NAMES if tokenizer.chat_template == template_source(name, tokenizer)), None)
 
 
-def source(name: str, tokenizer: Any) -> str:
+def template_source(name: str, tokenizer: Any) -> str:
     """A built-in template for a tokenizer: it begins a text where the tokenizer does."""
-    text = _text(name)
+    text = _read_builtin(name)
     ids = tokenizer("")["input_ids"]
     begins = tokenizer.bos_token_id is not None and bool(ids) and ids[0] == tokenizer.bos_token_id
-    return text if begins else text.removeprefix(BEGINNING)
+    return text if begins else text.removeprefix(BOS_LINE)
 
 
-def files(name: str | None) -> list[Path]:
+def template_files(name: str | None) -> list[Path]:
     """The file that a template is read from, if it is."""
     return [] if name is None or name in NAMES else [Path(name)]
 
 
 @cache
-def _text(name: str) -> str:
+def _read_builtin(name: str) -> str:
     return (FOLDER / f"{name}.jinja").read_text(encoding="utf-8").rstrip("\n")
 
 
-def _read(name: str) -> str:
+def _read_file(name: str) -> str:
     path = Path(name)
     fix = f"write {', '.join(NAMES)}, or the path of a Jinja file"
     if not path.is_file():  # a pipe would be waited for
         raise ModelError("no such template, and no such file", where=f"data.template {name}", fix=fix)
-    if path.stat().st_size > SOURCE:
+    if path.stat().st_size > MAX_SOURCE:
         raise ModelError(
             f"{path.stat().st_size:,} bytes, more than a template has", where=f"data.template {name}", fix=fix
         )

@@ -23,30 +23,32 @@ from os.path import commonprefix
 from typing import Any, NamedTuple
 
 from bottega.records import Chat, Message
-from bottega.tokenization.chat_template import Template, TemplateRefused, Turn, turns
+from bottega.tokenization.chat_template import ChatTemplate, ChatTemplateError, MessageDict, message_dicts
 
-MARKS = range(0x20000, 0x2A6D0)
+MARKER_RANGE = range(0x20000, 0x2A6D0)
 """Ideographs so rare that most texts lack them; a template trims, quotes and prints them as it does any letter."""
 
-MARK = re.compile(f"[{chr(MARKS.start)}-{chr(MARKS.stop - 1)}]")
+MARKER = re.compile(f"[{chr(MARKER_RANGE.start)}-{chr(MARKER_RANGE.stop - 1)}]")
 
-MANY = 24
+MAX_FULL_PROMPTS = 24
 """With more answers than this in a conversation, what precedes each is rendered from the last question on only."""
 
-LONGEST, CLOSE = 4096, 256
+MAX_GAP, MAX_ENDING = 4096, 256
 """Characters before an answer in which the prompt's end is looked for, and of that end."""
 
-UNSHOWN = ("role", "content", "name", "tool_call_id", "tool_calls")
+PLAIN_KEYS = ("role", "content", "name", "tool_call_id", "tool_calls")
 """Keys of an assistant's message whose texts are no words of its own, or are looked at apart."""
 
-KINDS = tuple((kind, side) for kind in ("said", "thought", "called", "given", "heard") for side in ("before", "behind"))
+MARKER_KINDS = tuple(
+    (kind, side) for kind in ("said", "thought", "called", "given", "heard") for side in ("before", "behind")
+)
 """Where marks stand: around an answer's words, its reasoning, names and arguments of its calls; and what others say."""
 
-Specials = Callable[[str], list[tuple[int, int, int]]]
+FindSpecialTokens = Callable[[str], list[tuple[int, int, int]]]
 """text → (token, its first character, the one after its last) of each special token in it."""
 
 
-class Span(NamedTuple):
+class TextSpan(NamedTuple):
     """An answer's characters: first, end (its end of turn included), weight; `closed` when that end is a token."""
 
     start: int
@@ -62,7 +64,7 @@ class Owner(NamedTuple):
     call: int = -1
 
 
-class Place(NamedTuple):
+class MarkerPosition(NamedTuple):
     """Where in a text a mark stood."""
 
     at: int
@@ -70,17 +72,17 @@ class Place(NamedTuple):
     owner: Owner
 
 
-class Marked(NamedTuple):
+class MarkedText(NamedTuple):
     """A rendered text without its marks, and where they stood."""
 
     text: str
-    places: Sequence[Place]
+    places: Sequence[MarkerPosition]
 
-    def own(self, message: int) -> list[Place]:
+    def own(self, message: int) -> list[MarkerPosition]:
         return [place for place in self.places if place.owner.message == message]
 
 
-class Answers:
+class AnswerFinder:
     """The answers of conversations under one template.
 
     specials  finds the special tokens of a text
@@ -88,20 +90,20 @@ class Answers:
     unopened  what the template's prompt for an answer goes on with and answers in the rows do not: how many
     """
 
-    def __init__(self, template: Template, specials: Specials, eos: int | None) -> None:
+    def __init__(self, template: ChatTemplate, specials: FindSpecialTokens, eos: int | None) -> None:
         self.template, self.specials, self.eos = template, specials, eos
         self.unopened: Counter[str] = Counter()
 
-    def find(self, chat: Chat) -> tuple[str, list[Span]]:
+    def find(self, chat: Chat) -> tuple[str, list[TextSpan]]:
         """The rendered conversation, and the span of every answer with a weight above 0."""
         conversation = _Conversation(self, chat)
-        return conversation.text, [conversation.span(index) for index in learned(chat.messages)]
+        return conversation.text, [conversation.span(index) for index in answers_with_loss(chat.messages)]
 
-    def prompt(self, given: Sequence[Turn], chat: Chat) -> str:
+    def prompt(self, given: Sequence[MessageDict], chat: Chat) -> str:
         """What the model is given before it answers; a template that adds nothing there is told to begin an answer."""
         if self.opens:
             return self.template.rendered(given, chat, generation=True)
-        mark = next(_unused(json_of(given)))
+        mark = next(_unused_markers(to_json(given)))
         words = self.template.rendered([*given, {"role": "assistant", "content": mark}], chat)
         return words.partition(mark)[0]
 
@@ -113,17 +115,19 @@ class Answers:
     @cached_property
     def opening(self) -> str:
         """What it adds there."""
-        return _beyond(self.prompt(turns(QUESTION.messages), QUESTION), self.template.render(QUESTION))
+        return _after_common_prefix(
+            self.prompt(message_dicts(QUESTION.messages), QUESTION), self.template.render(QUESTION)
+        )
 
     @cached_property
     def closing(self) -> str:
         """What the template closes an answer in words by."""
-        answer = {"role": "assistant", "content": chr(MARKS[0])}
+        answer = {"role": "assistant", "content": chr(MARKER_RANGE[0])}
         tail = self._behind(answer)
-        found = self.specials(commonprefix([tail, self._behind(answer, *turns(QUESTION.messages))]))
+        found = self.specials(commonprefix([tail, self._behind(answer, *message_dicts(QUESTION.messages))]))
         # Where a conversation ends there may stand more, or something else.
         found = found or self.specials(tail)
-        return tail[: _run(found, 0)] if found else tail.rstrip()
+        return tail[: _run_end(found, 0)] if found else tail.rstrip()
 
     @cached_property
     def closes(self) -> frozenset[int]:
@@ -133,18 +137,18 @@ class Answers:
     @cached_property
     def ends(self) -> frozenset[int]:
         """The special tokens that end an answer: one in words, or a call where the template shows calls."""
-        call = {"type": "function", "function": {"name": chr(MARKS[0]), "arguments": {}}}
+        call = {"type": "function", "function": {"name": chr(MARKER_RANGE[0]), "arguments": {}}}
         try:
             tail = self._behind({"role": "assistant", "content": "", "tool_calls": [call]})
-        except TemplateRefused:
+        except ChatTemplateError:
             return self.closes
         stop, _ = self.closed(tail, tail)
         return self.closes | frozenset(token for token, _, end in self.specials(tail) if end == stop)
 
-    def _behind(self, *given: Turn) -> str:
+    def _behind(self, *given: MessageDict) -> str:
         """What follows the mark in an answer to a question; nothing where it is not shown."""
-        given = (*turns(QUESTION.messages), *given)
-        return self.template.rendered(given, QUESTION).rpartition(chr(MARKS[0]))[2]
+        given = (*message_dicts(QUESTION.messages), *given)
+        return self.template.rendered(given, QUESTION).rpartition(chr(MARKER_RANGE[0]))[2]
 
     def closed(self, tail: str, ended: str) -> tuple[int, bool]:
         """How much of `tail`, what stands behind an answer's words, ends its turn; and whether that ends in a token.
@@ -156,7 +160,7 @@ class Answers:
         known = [place for place, (token, _, _) in enumerate(found) if token in self.closes or token == self.eos]
         if known:
             ending = [one for one in found[known[0] :] if one[0] in self.closes] or [found[known[0]]]
-            return _run(ending, 0), True
+            return _run_end(ending, 0), True
         if found and not shared[found[-1][2] :].strip():
             return found[-1][2], True
         whole = ended.rstrip()
@@ -170,7 +174,7 @@ class Answers:
 QUESTION = Chat("the chat template", (Message("user", "?"),))
 
 
-def learned(messages: Sequence[Message]) -> list[int]:
+def answers_with_loss(messages: Sequence[Message]) -> list[int]:
     """The messages that carry loss."""
     return [place for place, message in enumerate(messages) if message.role == "assistant" and message.weight > 0]
 
@@ -178,15 +182,15 @@ def learned(messages: Sequence[Message]) -> list[int]:
 class _Conversation:
     """One conversation with its text, and whose words stand where in it."""
 
-    def __init__(self, answers: Answers, chat: Chat) -> None:
+    def __init__(self, answers: AnswerFinder, chat: Chat) -> None:
         self.answers, self.template, self.chat = answers, answers.template, chat
         self.text = self.template.render(chat)
-        self.turns = turns(chat.messages)
-        self.unused = list(_unused(self.text + json_of(self.turns), 2 * _count(self.turns)))
-        self.many = len(learned(chat.messages)) > MANY
+        self.turns = message_dicts(chat.messages)
+        self.unused = list(_unused_markers(self.text + to_json(self.turns), 2 * _count_strings(self.turns)))
+        self.many = len(answers_with_loss(chat.messages)) > MAX_FULL_PROMPTS
         self.marked = self._marked()
 
-    def span(self, index: int) -> Span:
+    def span(self, index: int) -> TextSpan:
         """The characters of one answer."""
         ended = self._ended(index)
         own = self._own(index, ended)
@@ -197,18 +201,18 @@ class _Conversation:
             first, last, tail = own[0].at, own[-1].at, self._tail(index, own[-1], ended)
         start = self._start(index, first, last)
         length, closed = self.answers.closed(self.text[last:], tail)
-        return Span(start, last + length, self.chat.messages[index].weight, closed)
+        return TextSpan(start, last + length, self.chat.messages[index].weight, closed)
 
     # Marks
 
-    def _marked(self) -> Marked:
+    def _marked(self) -> MarkedText:
         """The text with all marks that leave it as it is: a template may look at how a text begins, or what it is."""
-        self.shown, self.owners = self._with_marks(KINDS)
+        self.shown, self.owners = self._with_marks(MARKER_KINDS)
         marked = self._render(range(len(self.turns)))
         if marked is not None and marked.text == self.text:
             return marked
-        found, kinds = Marked(self.text, ()), list[tuple[str, str]]()
-        for kind in KINDS:
+        found, kinds = MarkedText(self.text, ()), list[tuple[str, str]]()
+        for kind in MARKER_KINDS:
             self.shown, self.owners = self._with_marks([*kinds, kind])
             marked = self._render(range(len(self.turns)))
             if marked is not None and marked.text == self.text:
@@ -216,7 +220,7 @@ class _Conversation:
         self.shown, self.owners = self._with_marks(kinds)
         return found
 
-    def _with_marks(self, kinds: Sequence[tuple[str, str]]) -> tuple[list[Turn], dict[str, Owner]]:
+    def _with_marks(self, kinds: Sequence[tuple[str, str]]) -> tuple[list[MessageDict], dict[str, Owner]]:
         """The messages with marks of these kinds, and whose each mark is."""
         unused, owners = iter(self.unused), dict[str, Owner]()
 
@@ -232,16 +236,16 @@ class _Conversation:
                     bare = mark + bare if side == "before" else bare + mark
             return text[:start] + bare + text[start + len(text.strip()) :]
 
-        return [_put(turn, number, put) for number, turn in enumerate(self.turns)], owners
+        return [_insert_markers(turn, number, put) for number, turn in enumerate(self.turns)], owners
 
-    def _render(self, numbers: Sequence[int], generation: bool = False) -> Marked | None:
+    def _render(self, numbers: Sequence[int], generation: bool = False) -> MarkedText | None:
         """Some of the messages with their marks; None where the template refuses them."""
         given = [self.shown[number] for number in numbers]
         try:
             text = self.answers.prompt(given, self.chat) if generation else self.template.rendered(given, self.chat)
-        except TemplateRefused:
+        except ChatTemplateError:
             return None
-        return _unmarked(text, self.owners)
+        return _remove_markers(text, self.owners)
 
     # Where an answer's own words are
 
@@ -254,26 +258,26 @@ class _Conversation:
         system = list(takewhile(lambda place: roles[place] in ("system", "developer"), range(asked)))
         return [*system, *range(asked, index)]
 
-    def _ended(self, index: int) -> Marked | None:
+    def _ended(self, index: int) -> MarkedText | None:
         """The conversation as it would be if it ended with this answer."""
         return self.marked if index == len(self.turns) - 1 else self._render([*self._upto(index), index])
 
-    def _own(self, index: int, ended: Marked | None) -> list[Place]:
+    def _own(self, index: int, ended: MarkedText | None) -> list[MarkerPosition]:
         """The marks of an answer where it stands, and not where a later message repeats its words."""
         places = self.marked.own(index)
         if ended is None:
-            return [place for nth, place in _counted(places) if nth == 1]
+            return [place for nth, place in _number_occurrences(places) if nth == 1]
         most = Counter(place.mark for place in ended.own(index))
-        return [place for nth, place in _counted(places) if nth <= most[place.mark]]
+        return [place for nth, place in _number_occurrences(places) if nth <= most[place.mark]]
 
-    def _tail(self, index: int, last: Place, ended: Marked | None) -> str:
+    def _tail(self, index: int, last: MarkerPosition, ended: MarkedText | None) -> str:
         """What stands behind an answer's words where the conversation ends with it."""
         if ended is None:
             later = (place.at for place in self.marked.places if place.at > last.at and place.owner.message != index)
             return self.text[last.at : next(later, len(self.text))]
         return ended.text[[place for place in ended.own(index) if place.mark == last.mark][-1].at :]
 
-    def _hidden(self, index: int, own: Sequence[Place]) -> bool:
+    def _hidden(self, index: int, own: Sequence[MarkerPosition]) -> bool:
         """Whether no mark shows where the answer is; a TemplateRefused where the template leaves it out."""
         calls = self.turns[index].get("tool_calls") or []
         shown = {place.owner.call for place in own}
@@ -284,16 +288,16 @@ class _Conversation:
             raise self._refused(f"message {index}", "mend the row")
         return not own
 
-    def _refused(self, what: str, fix: str) -> TemplateRefused:
+    def _refused(self, what: str, fix: str) -> ChatTemplateError:
         more = "leave such rows out with data.bad_rows=drop, or name a template: data.template=chatml"
-        return TemplateRefused(f"the chat template does not show {what}", where=self.chat.where, fix=f"{fix}, {more}")
+        return ChatTemplateError(f"the chat template does not show {what}", where=self.chat.where, fix=f"{fix}, {more}")
 
     def _without(self, index: int, call: int = -1) -> str | None:
         """The text with another word in place of an answer's, or of a function's name; None where it is refused."""
         return self._rendered([*self.turns[:index], self._other(index, call), *self.turns[index + 1 :]])
 
-    def _other(self, index: int, call: int = -1) -> Turn:
-        turn, word = self.turns[index], next(_unused(self.text))
+    def _other(self, index: int, call: int = -1) -> MessageDict:
+        turn, word = self.turns[index], next(_unused_markers(self.text))
         if not turn.get("tool_calls"):
             return turn | {"content": word}
         calls = list(turn["tool_calls"])
@@ -307,12 +311,12 @@ class _Conversation:
         first = len(commonprefix([self.text, self._without(index) or ""]))
         if ended is None or other is None:
             return first, self.text[first:]
-        return first, _beyond(ended, other)
+        return first, _after_common_prefix(ended, other)
 
-    def _rendered(self, given: Sequence[Turn]) -> str | None:
+    def _rendered(self, given: Sequence[MessageDict]) -> str | None:
         try:
             return self.template.rendered(given, self.chat)
-        except TemplateRefused:
+        except ChatTemplateError:
             return None
 
     # Where the prompt ends
@@ -328,27 +332,29 @@ class _Conversation:
         before = self._spoken_before(index, first)
         return before + self._prompted(self.text[before:first], prompt, index)
 
-    def _prompted(self, gap: str, prompt: Marked | None, index: int) -> int:
+    def _prompted(self, gap: str, prompt: MarkedText | None, index: int) -> int:
         """How much of `gap`, what the template writes between others' words and an answer's, is the prompt's."""
         openings, tail = [self.answers.opening], ""
         if prompt is not None:
             tail = prompt.text[prompt.places[-1].at if prompt.places else 0 :]
             shut = self._render(self._upto(index))
-            openings = [_beyond(prompt.text, shut.text), *openings] if shut is not None else openings
-        if any(2 * _alike_behind(gap, opening[::-1]) >= len(opening) and opening.strip() for opening in openings):
+            openings = [_after_common_prefix(prompt.text, shut.text), *openings] if shut is not None else openings
+        if any(
+            2 * _common_suffix_length(gap, opening[::-1]) >= len(opening) and opening.strip() for opening in openings
+        ):
             return len(gap)  # the words stand behind its end, whatever its beginning says: `turn 3 of 5`
         shared = len(commonprefix([gap, tail]))
         whole = self._whole(tail, shared)
         if tail and whole > len(tail) - len(openings[0]):
             return self._opened(tail, whole)
-        skipped = max(0, len(gap) - LONGEST)
+        skipped = max(0, len(gap) - MAX_GAP)
         for opening in openings:
             at, length = self._likest(gap[skipped:], opening)
             if 2 * length >= len(opening) and opening.strip():
                 return skipped + at + self._opened(opening, length)
         # What the template adds is not there, or nothing: as far as the text ends as the prompt does.
-        ends = [end[::-1][:CLOSE] for end in (tail, tail.rstrip())]
-        alike = [max(_alike_behind(gap[:at], end) for end in ends) for at in range(skipped, len(gap) + 1)]
+        ends = [end[::-1][:MAX_ENDING] for end in (tail, tail.rstrip())]
+        alike = [max(_common_suffix_length(gap[:at], end) for end in ends) for at in range(skipped, len(gap) + 1)]
         return skipped + alike.index(max(alike)) if any(alike) else shared
 
     def _likest(self, gap: str, opening: str) -> tuple[int, int]:
@@ -375,66 +381,68 @@ class _Conversation:
         return max((place.at for place in found), default=0)
 
 
-def json_of(value: Any) -> str:
+def to_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _unused(text: str, most: int = 1) -> Iterator[str]:
+def _unused_markers(text: str, most: int = 1) -> Iterator[str]:
     """Marks that a text lacks."""
     used = set(text)
-    return islice((mark for mark in map(chr, MARKS) if mark not in used), most)
+    return islice((mark for mark in map(chr, MARKER_RANGE) if mark not in used), most)
 
 
-def _count(value: Any) -> int:
+def _count_strings(value: Any) -> int:
     """How many texts a value holds."""
     if isinstance(value, dict):
-        return sum(_count(one) for one in value.values())
-    return sum(_count(one) for one in value) if isinstance(value, list) else isinstance(value, str)
+        return sum(_count_strings(one) for one in value.values())
+    return sum(_count_strings(one) for one in value) if isinstance(value, list) else isinstance(value, str)
 
 
-def _put(turn: Turn, number: int, put: Callable[[str, str, Owner], str]) -> Turn:
+def _insert_markers(turn: MessageDict, number: int, put: Callable[[str, str, Owner], str]) -> MessageDict:
     """A message with marks at its texts."""
     owner = Owner(number)
     if turn["role"] != "assistant":
         return turn | {"content": put("heard", turn["content"], owner)}
     marked = {
-        key: put("thought", value, owner) if isinstance(value, str) and key not in UNSHOWN else value
+        key: put("thought", value, owner) if isinstance(value, str) and key not in PLAIN_KEYS else value
         for key, value in turn.items()
     }
     marked["content"] = put("said", turn["content"], owner)
     if "tool_calls" in turn:
-        marked["tool_calls"] = [_put_call(call, Owner(number, nth), put) for nth, call in enumerate(turn["tool_calls"])]
+        marked["tool_calls"] = [
+            _insert_call_markers(call, Owner(number, nth), put) for nth, call in enumerate(turn["tool_calls"])
+        ]
     return marked
 
 
-def _put_call(call: dict[str, Any], owner: Owner, put: Callable[[str, str, Owner], str]) -> dict[str, Any]:
+def _insert_call_markers(call: dict[str, Any], owner: Owner, put: Callable[[str, str, Owner], str]) -> dict[str, Any]:
     function = call["function"]
-    arguments = _each(function["arguments"], lambda text: put("given", text, owner))
+    arguments = _map_strings(function["arguments"], lambda text: put("given", text, owner))
     return {**call, "function": {**function, "name": put("called", function["name"], owner), "arguments": arguments}}
 
 
-def _each(value: Any, change: Callable[[str], str]) -> Any:
+def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
     """A value with each of its texts changed; keys stay."""
     if isinstance(value, dict):
-        return {key: _each(one, change) for key, one in value.items()}
+        return {key: _map_strings(one, change) for key, one in value.items()}
     if isinstance(value, list):
-        return [_each(one, change) for one in value]
+        return [_map_strings(one, change) for one in value]
     return change(value) if isinstance(value, str) else value
 
 
-def _unmarked(text: str, owners: Mapping[str, Owner]) -> Marked:
-    places, parts, end = list[Place](), list[str](), 0
+def _remove_markers(text: str, owners: Mapping[str, Owner]) -> MarkedText:
+    places, parts, end = list[MarkerPosition](), list[str](), 0
     at = 0
-    for found in MARK.finditer(text):
+    for found in MARKER.finditer(text):
         if found[0] in owners:
             parts.append(text[end : found.start()])
             at += found.start() - end
-            places.append(Place(at, found[0], owners[found[0]]))
+            places.append(MarkerPosition(at, found[0], owners[found[0]]))
             end = found.end()
-    return Marked("".join([*parts, text[end:]]), places)
+    return MarkedText("".join([*parts, text[end:]]), places)
 
 
-def _counted(places: Sequence[Place]) -> Iterator[tuple[int, Place]]:
+def _number_occurrences(places: Sequence[MarkerPosition]) -> Iterator[tuple[int, MarkerPosition]]:
     """Each place, with how often its mark has come up by then."""
     seen = Counter[str]()
     for place in places:
@@ -442,12 +450,12 @@ def _counted(places: Sequence[Place]) -> Iterator[tuple[int, Place]]:
         yield seen[place.mark], place
 
 
-def _alike_behind(text: str, end: str) -> int:
+def _common_suffix_length(text: str, end: str) -> int:
     """How many letters a text ends with that `end`, which is written backwards, begins with."""
     return len(commonprefix([text[-len(end) :][::-1], end])) if end else 0
 
 
-def _run(found: Sequence[tuple[int, int, int]], first: int) -> int:
+def _run_end(found: Sequence[tuple[int, int, int]], first: int) -> int:
     """Where special tokens end that follow one another from the `first` on."""
     end = found[first][2]
     for _, start, stop in found[first + 1 :]:
@@ -457,6 +465,6 @@ def _run(found: Sequence[tuple[int, int, int]], first: int) -> int:
     return end
 
 
-def _beyond(text: str, other: str) -> str:
+def _after_common_prefix(text: str, other: str) -> str:
     """What a text has beyond the beginning that it shares with another."""
     return text[len(commonprefix([text, other])) :]

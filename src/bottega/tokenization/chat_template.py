@@ -13,17 +13,17 @@ from typing import Any
 from bottega.errors import DataError
 from bottega.records import Chat, Message
 from bottega.tokenization import builtin_templates
-from bottega.tokenization.template_sandbox import REASONING, names, render
+from bottega.tokenization.template_sandbox import REASONING_KEYS, render, template_names
 
-Turn = dict[str, Any]
+MessageDict = dict[str, Any]
 """A message as templates take it."""
 
 
-class TemplateRefused(DataError):
+class ChatTemplateError(DataError):
     """A conversation the tokenizer's chat template does not render."""
 
 
-class Template:
+class ChatTemplate:
     """The chat template of a tokenizer.
 
     day     what the template is told when it asks for today's date
@@ -39,35 +39,35 @@ class Template:
 
     def render(self, chat: Chat, *, generation: bool = False) -> str:
         """The conversation as text; `generation` adds what an answer begins after."""
-        return self.rendered(turns(chat.messages), chat, generation=generation)
+        return self.rendered(message_dicts(chat.messages), chat, generation=generation)
 
-    def rendered(self, turns: Sequence[Turn], chat: Chat, *, generation: bool = False) -> str:
+    def rendered(self, turns: Sequence[MessageDict], chat: Chat, *, generation: bool = False) -> str:
         """The same of other messages, as templates take them; a TemplateRefused with what the template objects to."""
         try:
             try:
                 return self._text(turns, chat, generation)
             except TypeError:  # some templates take the arguments of a call as text
-                return self._text(_as_text(turns), chat, generation)
+                return self._text(_with_json_arguments(turns), chat, generation)
         except Exception as error:  # a template is a program, and raises what it likes
-            raise TemplateRefused(
+            raise ChatTemplateError(
                 f"the chat template refuses this conversation: {error}",
                 where=chat.where,
                 fix="mend the row, leave such rows out with data.bad_rows=drop, or set another model.tokenizer",
             ) from None
 
-    def _text(self, turns: Sequence[Turn], chat: Chat, generation: bool) -> str:
+    def _text(self, turns: Sequence[MessageDict], chat: Chat, generation: bool) -> str:
         now, tools = datetime(self.day.year, self.day.month, self.day.day), list(chat.tools) or None
         return render(self.tokenizer, turns, tools=tools, generation=generation, now=now, variables=chat.variables)
 
     @cached_property
     def named(self) -> frozenset[str]:
         """Every name and text by which the template may ask for something."""
-        return names(self.tokenizer, tools=True) | names(self.tokenizer, tools=False)
+        return template_names(self.tokenizer, tools=True) | template_names(self.tokenizer, tools=False)
 
     @property
     def name(self) -> str:
         """What to call it: one of those built in, or the tokenizer's own."""
-        return builtin_templates.named(self.tokenizer) or "the tokenizer's own"
+        return builtin_templates.builtin_name(self.tokenizer) or "the tokenizer's own"
 
     def look(self, chat: Chat) -> None:
         """Count what this conversation holds for nothing."""
@@ -80,7 +80,7 @@ class Template:
 
     def reads(self, name: str, chat: Chat) -> bool:
         """Whether the template asks a message for `name`, or shows whole messages; reasoning goes by any name."""
-        if self.named & set(REASONING if name in REASONING else (name,)):
+        if self.named & set(REASONING_KEYS if name in REASONING_KEYS else (name,)):
             return True
         if name not in self._whole:
             other = [replace(message, more={**message.more, name: "?"}) for message in chat.messages]
@@ -93,11 +93,11 @@ class Template:
         return {}
 
 
-def turns(messages: Sequence[Message]) -> list[Turn]:
+def message_dicts(messages: Sequence[Message]) -> list[MessageDict]:
     return [message.turn() for message in messages]
 
 
-def _as_text(turns: Sequence[Turn]) -> list[Turn]:
+def _with_json_arguments(turns: Sequence[MessageDict]) -> list[MessageDict]:
     """The messages with the arguments of their calls as JSON."""
 
     def called(call: Mapping[str, Any]) -> dict[str, Any]:

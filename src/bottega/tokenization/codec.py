@@ -32,8 +32,8 @@ from bottega.records import (
     Variables,
 )
 from bottega.tokenization.answer_encoder import AnswerEncoder, predict_weighted
-from bottega.tokenization.chat_spans import Answers
-from bottega.tokenization.chat_template import Template
+from bottega.tokenization.chat_spans import AnswerFinder
+from bottega.tokenization.chat_template import ChatTemplate
 from bottega.tokenization.encoder_decoder_rows import encoder_decoder_row
 from bottega.tokenization.length_limit import LengthLimit, Truncation
 from bottega.tokenization.prompt_encoder import PromptEncoder
@@ -73,8 +73,8 @@ class Codec:
         self._encoder = TextEncoder(tokenizer, max_length)
         self.special_tokens = SpecialTokens(tokenizer, self._encoder)
         self._limit = LengthLimit(max_length, too_long, self._encoder, self.special_tokens)
-        self.template = Template(tokenizer, day)
-        self.answers = Answers(self.template, self._encoder.special_spans, self.special_tokens.eos)
+        self.template = ChatTemplate(tokenizer, day)
+        self.answers = AnswerFinder(self.template, self._encoder.special_spans, self.special_tokens.eos)
         parts = self._encoder, self.special_tokens, self._limit
         self._answer_encoder = AnswerEncoder(*parts, self.answers, decoder_start)
         self._prompt_encoder = PromptEncoder(*parts, self.answers, decoder_start)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-UNFINISHED = "\ufffd"
+REPLACEMENT_CHARACTER = "\ufffd"
 """What decoders write for bytes that are no character yet."""
 
 
@@ -27,7 +27,7 @@ class TextStream:
         """What can be shown once `token` is there; empty while a character is incomplete."""
         self._ids.append(token)
         text = self._decode(self._window, len(self._ids))
-        return "" if text.endswith(UNFINISHED) else self._advance(text)
+        return "" if text.endswith(REPLACEMENT_CHARACTER) else self._advance(text)
 
     def hold(self, token: int) -> None:
         """Take a token whose text is not asked for yet: it comes with what is shown next."""

@@ -15,7 +15,7 @@ import numpy as np
 from bottega.batch import Row
 from bottega.errors import DataError
 from bottega.records import TooLong, Unusable
-from bottega.tokenization.shorten_prompt import shortened
+from bottega.tokenization.shorten_prompt import shorten_prompt
 from bottega.tokenization.special_tokens import SpecialTokens
 from bottega.tokenization.text_encoder import TextEncoder
 
@@ -125,4 +125,4 @@ class LengthLimit:
 
     def shorten_prompt(self, prompt: Any, excess: int, least: int = 1) -> Any:
         """A prompt shorter by about `excess` tokens, of a text at least `least`; None where it cannot be shortened."""
-        return shortened(prompt, excess, least, self._encoder.offsets)
+        return shorten_prompt(prompt, excess, least, self._encoder.offsets)

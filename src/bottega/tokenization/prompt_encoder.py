@@ -11,8 +11,8 @@ from bottega.batch import Row
 from bottega.errors import DataError
 from bottega.records import Chat, Posed, Prompt, Tools, Unusable, Variables
 from bottega.tokenization.answer_encoder import without_loss
-from bottega.tokenization.chat_spans import Answers
-from bottega.tokenization.chat_template import turns
+from bottega.tokenization.chat_spans import AnswerFinder
+from bottega.tokenization.chat_template import message_dicts
 from bottega.tokenization.length_limit import LengthLimit
 from bottega.tokenization.special_tokens import SpecialTokens
 from bottega.tokenization.text_encoder import TextEncoder
@@ -29,7 +29,7 @@ class PromptEncoder:
         encoder: TextEncoder,
         special_tokens: SpecialTokens,
         limit: LengthLimit,
-        answers: Answers,
+        answers: AnswerFinder,
         decoder_start: int | None,
     ) -> None:
         self._encoder, self._special_tokens, self._limit, self._answers = encoder, special_tokens, limit, answers
@@ -40,7 +40,7 @@ class PromptEncoder:
         source_end = self._special_tokens.frame[1].tolist() if self.decoder_start is not None else []
         if not isinstance(prompt, str):
             chat = Chat("the conversation", prompt, tools, variables or {})
-            text = self._answers.prompt(turns(prompt), chat)
+            text = self._answers.prompt(message_dicts(prompt), chat)
             return [*self._encoder.encode(text, special=False).ids, *source_end]
         ids: list[int] = self._encoder.encode(self._encoder.remove_bos(prompt)).ids
         eos = self._special_tokens.eos

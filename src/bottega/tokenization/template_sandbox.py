@@ -24,60 +24,60 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-STEPS = 4_000_000
+MAX_STEPS = 4_000_000
 """Steps of one rendering, about a second; a conversation of a hundred turns takes some ten thousand."""
 
-ELEMENT, FILTER, CALL = 5, 10, 50
+ELEMENT_STEPS, FILTER_STEPS, CALL_STEPS = 5, 10, 50
 """Steps of looking at an element of a value, of a filter or a test, and of a call."""
 
-CHARACTERS = 32
+CHARACTERS_PER_STEP = 32
 """Characters that are written, or looked through, in one step."""
 
-BITS = 4096
+MAX_BITS = 4096
 """Most bits of a whole number."""
 
-GROWTH = 1 << 28
+MAX_GROWTH = 1 << 28
 """Most characters or elements that one operation may make of its operands, by a bound that is known before."""
 
-SOURCE = 1 << 18
+MAX_SOURCE = 1 << 18
 """Most characters of a template."""
 
-REASONING = ("reasoning_content", "thinking", "reasoning")
+REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 """Names under which messages carry reasoning; transformers gives a template the first two of them."""
 
 
-class Endless(Exception):
+class TemplateLimitError(Exception):
     """A template that does more than any sound one."""
 
 
 class _Budget(threading.local):
     """The steps that are left to the rendering of this thread."""
 
-    left = STEPS
+    left = MAX_STEPS
 
     def spend(self, steps: int) -> None:
         self.left -= steps
         if self.left < 0:
-            raise Endless("it takes more steps than any template should: does it loop without end?")
+            raise TemplateLimitError("it takes more steps than any template should: does it loop without end?")
 
     def weigh(self, value: Any) -> None:
         """Spend what it takes to walk through a value, shared parts as often as they are met."""
         if type(value) is str:
-            self.spend(1 + len(value) // CHARACTERS)
+            self.spend(1 + len(value) // CHARACTERS_PER_STEP)
             return
         waiting, steps = [value], 0
         while waiting:
             one = waiting.pop()
-            steps += ELEMENT
+            steps += ELEMENT_STEPS
             if isinstance(one, str):
-                steps += len(one) // CHARACTERS
+                steps += len(one) // CHARACTERS_PER_STEP
             elif isinstance(one, int):
-                steps += one.bit_length() // CHARACTERS
+                steps += one.bit_length() // CHARACTERS_PER_STEP
             elif isinstance(one, Namespace):
-                steps += ELEMENT
+                steps += ELEMENT_STEPS
                 waiting += object.__getattribute__(one, "_Namespace__attrs").values()
             elif isinstance(one, range):
-                steps += ELEMENT * len(one)
+                steps += ELEMENT_STEPS * len(one)
             elif isinstance(one, (list, tuple, set, frozenset)):
                 waiting += one
             elif isinstance(one, (dict, Mapping)):
@@ -107,49 +107,49 @@ def render(
     """
     if not messages:
         raise ValueError("a conversation without messages")
-    template = _compiled(tokenizer.get_chat_template(None, tools))
-    _budget.left = STEPS
+    template = _compile(tokenizer.get_chat_template(None, tools))
+    _budget.left = MAX_STEPS
     given = {**tokenizer.special_tokens_map, **(variables or {})}
     return template.render(
-        messages=[_message(message) for message in messages],
-        tools=None if tools is None else _plain(list(tools)),
+        messages=[_template_message(message) for message in messages],
+        tools=None if tools is None else _to_plain(list(tools)),
         documents=None,
         add_generation_prompt=generation,
-        **{NOW: now or datetime.now()},
-        **_plain(given),
+        **{NOW_VARIABLE: now or datetime.now()},
+        **_to_plain(given),
     )
 
 
-def names(tokenizer: Any, *, tools: bool) -> frozenset[str]:
+def template_names(tokenizer: Any, *, tools: bool) -> frozenset[str]:
     """Every name and text by which the template may ask for a part of a conversation."""
     source = tokenizer.get_chat_template(None, [{}] if tools else None)
-    tree = _compiled(source).environment.parse(source)
+    tree = _compile(source).environment.parse(source)
     attributes = {node.attr for node in tree.find_all(nodes.Getattr)}
     constants = {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
     return frozenset(attributes | constants | find_undeclared_variables(tree))
 
 
-def _message(message: Mapping[str, Any]) -> dict[str, Any]:
+def _template_message(message: Mapping[str, Any]) -> dict[str, Any]:
     """A message as transformers hands it to a template: nothing that is None, and its reasoning by every usual name."""
-    known = {key: _plain(value) for key, value in message.items() if value is not None}
-    reasoning = next((known[name] for name in REASONING if name in known), None)
+    known = {key: _to_plain(value) for key, value in message.items() if value is not None}
+    reasoning = next((known[name] for name in REASONING_KEYS if name in known), None)
     return known if reasoning is None else {"thinking": reasoning, **known, "reasoning_content": reasoning}
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     """The value in plain types: the methods of any other are not known to be harmless."""
     if value is None or type(value) in (str, int, float, bool):
         return value
     if isinstance(value, Mapping):
-        return {_plain(key): _plain(inner) for key, inner in value.items()}
+        return {_to_plain(key): _to_plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
+        return [_to_plain(inner) for inner in value]
     return str.__str__(value) if isinstance(value, str) else f"<{type(value).__name__}>"
 
 
 # What a template may use
 
-NOW = "the present time"
+NOW_VARIABLE = "the present time"
 """A variable no template can name."""
 
 
@@ -182,7 +182,7 @@ class _Dict:
         return dict.fromkeys(*args)
 
 
-class _Generation(Extension):
+class _GenerationTag(Extension):
     """`{% generation %}`, by which a template says what the assistant wrote: rendered as what it holds."""
 
     tags = {"generation"}  # noqa: RUF012, as jinja declares it
@@ -192,7 +192,7 @@ class _Generation(Extension):
         return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True)).set_lineno(line)
 
 
-def _raise(message: str) -> None:
+def _raise_exception(message: str) -> None:
     raise jinja2.exceptions.TemplateError(message)
 
 
@@ -205,65 +205,76 @@ def _tojson(
 
 @jinja2.pass_context
 def _strftime_now(context: Context, format: str) -> str:
-    return str(context[NOW].strftime(format))
+    return str(context[NOW_VARIABLE].strftime(format))
 
 
 # What that costs
 
-BLOCKS = (nodes.For, nodes.Macro, nodes.CallBlock, nodes.Block)
+CHARGED_BLOCKS = (nodes.For, nodes.Macro, nodes.CallBlock, nodes.Block)
 """What may run more than once: each run is charged."""
 
 
-def _charged(cost: int) -> nodes.Filter:
+def _charge_node(cost: int) -> nodes.Filter:
     return nodes.Filter(nodes.Const(None), " charged", [nodes.Const(cost)], [], None, None)
 
 
-def _weighed(node: Any) -> Any:
+def _weigh_node(node: Any) -> Any:
     return node if isinstance(node, nodes.Const) else nodes.Filter(node, " weighed", [], [], None, None)
 
 
-def _cost(node: nodes.Node) -> int:
+def _count_steps(node: nodes.Node) -> int:
     """Steps of running a node once, but for what inner blocks are charged by themselves."""
     if isinstance(node, nodes.TemplateData):
-        return 1 + len(node.data) // CHARACTERS
-    if isinstance(node, BLOCKS):
+        return 1 + len(node.data) // CHARACTERS_PER_STEP
+    if isinstance(node, CHARGED_BLOCKS):
         return 1
     if isinstance(node, nodes.If):
         ways = [node.body, node.else_]
-        return 1 + _cost(node.test) + sum(map(_cost, node.elif_)) + max(sum(map(_cost, way)) for way in ways)
-    own = CALL if isinstance(node, nodes.Call) else FILTER if isinstance(node, (nodes.Filter, nodes.Test)) else 1
-    return own + sum(map(_cost, node.iter_child_nodes()))
+        return (
+            1
+            + _count_steps(node.test)
+            + sum(map(_count_steps, node.elif_))
+            + max(sum(map(_count_steps, way)) for way in ways)
+        )
+    own = (
+        CALL_STEPS
+        if isinstance(node, nodes.Call)
+        else FILTER_STEPS
+        if isinstance(node, (nodes.Filter, nodes.Test))
+        else 1
+    )
+    return own + sum(map(_count_steps, node.iter_child_nodes()))
 
 
-class _Charging(CodeGenerator):
+class _ChargingCodeGenerator(CodeGenerator):
     """Writes a template's code with its charges in it."""
 
     def visit_Template(self, node: nodes.Template, frame: Any = None) -> None:  # noqa: N802, as jinja has it
-        blocks: list[Any] = list(node.find_all(BLOCKS))
-        costs = [sum(_cost(one) for one in block.body) for block in blocks]
+        blocks: list[Any] = list(node.find_all(CHARGED_BLOCKS))
+        costs = [sum(_count_steps(one) for one in block.body) for block in blocks]
         for output in node.find_all(nodes.Output):
-            output.nodes = [one if isinstance(one, nodes.TemplateData) else _weighed(one) for one in output.nodes]
+            output.nodes = [one if isinstance(one, nodes.TemplateData) else _weigh_node(one) for one in output.nodes]
         for joined in node.find_all(nodes.Concat):
-            joined.nodes = [_weighed(one) for one in joined.nodes]
+            joined.nodes = [_weigh_node(one) for one in joined.nodes]
         for compared in node.find_all(nodes.Compare):
-            compared.expr = _weighed(compared.expr)
+            compared.expr = _weigh_node(compared.expr)
             for operand in compared.ops:
-                operand.expr = _weighed(operand.expr)
+                operand.expr = _weigh_node(operand.expr)
         for made in node.find_all(nodes.List):
-            made.items = [_weighed(one) for one in made.items]
+            made.items = [_weigh_node(one) for one in made.items]
         for group in node.find_all(nodes.Tuple):
-            group.items = [_weighed(one) for one in group.items] if group.ctx == "load" else group.items
+            group.items = [_weigh_node(one) for one in group.items] if group.ctx == "load" else group.items
         for pair in node.find_all(nodes.Pair):
-            pair.key, pair.value = _weighed(pair.key), _weighed(pair.value)
+            pair.key, pair.value = _weigh_node(pair.key), _weigh_node(pair.value)
         for part in node.find_all(nodes.Getitem):
             if isinstance(part.arg, nodes.Slice):
-                part.node = _weighed(part.node)
+                part.node = _weigh_node(part.node)
             else:
-                part.arg = _weighed(part.arg)
+                part.arg = _weigh_node(part.arg)
         for block, cost in zip(blocks, costs, strict=True):
-            block.body.insert(0, nodes.ExprStmt(_charged(1 + cost)))
+            block.body.insert(0, nodes.ExprStmt(_charge_node(1 + cost)))
             if isinstance(block, nodes.For) and block.test is not None:
-                block.test = nodes.And(nodes.Not(_charged(1 + _cost(block.test))), block.test)
+                block.test = nodes.And(nodes.Not(_charge_node(1 + _count_steps(block.test))), block.test)
         node.set_environment(self.environment)
         super().visit_Template(node, frame)
 
@@ -274,12 +285,12 @@ def _weigh(value: Any) -> Any:
     return value
 
 
-def _operands(given: Iterable[Any]) -> list[Any]:
+def _weigh_operands(given: Iterable[Any]) -> list[Any]:
     """The operands, paid for; elements that were still to come have come."""
     return [_weigh(list(one) if isinstance(one, Iterator) else one) for one in given]
 
 
-def _result(value: Any) -> Any:
+def _weigh_result(value: Any) -> Any:
     """What an operation gave, paid for; elements that are still to come are paid for as they do."""
     if isinstance(value, Iterator):
         return map(_weigh, value)
@@ -287,85 +298,87 @@ def _result(value: Any) -> Any:
     return value
 
 
-WIDENING = {"center", "ljust", "rjust", "zfill", "indent", "wordwrap", "tojson"}
-GROWING = {"replace", "join", "format", "batch", "slice", *WIDENING}
+PADDING_OPERATIONS = {"center", "ljust", "rjust", "zfill", "indent", "wordwrap", "tojson"}
+GROWING_OPERATIONS = {"replace", "join", "format", "batch", "slice", *PADDING_OPERATIONS}
 """Filters and methods whose result may be larger than all they are given."""
 
-WIDTH = re.compile(r"\d{5}|\*|\{[^{}]*\{")
+LARGE_WIDTH = re.compile(r"\d{5}|\*|\{[^{}]*\{")
 """In a format: a width or precision that is large, or given beside it."""
 
 
 def _check_growth(name: str, value: Any, given: Iterable[Any]) -> None:
     """Refuse what might become too large, before it does."""
-    most = max((_size(one) for one in given), default=0)
-    if name in GROWING and (_size(value) + 1) * most > GROWTH:
-        raise Endless(f"{name} would write more than {GROWTH:,} characters")
-    if name == "format" and isinstance(value, str) and WIDTH.search(value):
-        raise Endless("a format with a width that is too large, or given beside it")
+    most = max((_size_of(one) for one in given), default=0)
+    if name in GROWING_OPERATIONS and (_size_of(value) + 1) * most > MAX_GROWTH:
+        raise TemplateLimitError(f"{name} would write more than {MAX_GROWTH:,} characters")
+    if name == "format" and isinstance(value, str) and LARGE_WIDTH.search(value):
+        raise TemplateLimitError("a format with a width that is too large, or given beside it")
 
 
-def _size(value: Any) -> int:
+def _size_of(value: Any) -> int:
     return abs(value) if isinstance(value, int) else len(value) if isinstance(value, Sized) else 1
 
 
-IMMEDIATE = {"length", "count", "first", "last", "default", "d"}
+CONSTANT_FILTERS = {"length", "count", "first", "last", "default", "d"}
 """Filters that look at no more than one element, whatever they are given."""
 
-SLOW = {"title", "wordcount", "urlencode", "wordwrap", "striptags", "pprint", "truncate"}
+SLOW_FILTERS = {"title", "wordcount", "urlencode", "wordwrap", "striptags", "pprint", "truncate"}
 """Filters that take a step for each character."""
 
 
-def _measured_filter(name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
+def _charge_filter(name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
     """A filter whose operands and result are paid for."""
     first = 1 if hasattr(operation, "jinja_pass_arg") else 0
 
     @wraps(operation)
     def measured(*given: Any, **named: Any) -> Any:
-        _budget.spend(FILTER)
-        if name in IMMEDIATE:
-            _budget.spend(FILTER)
+        _budget.spend(FILTER_STEPS)
+        if name in CONSTANT_FILTERS:
+            _budget.spend(FILTER_STEPS)
             return operation(*given, **named)
-        _budget.spend(FILTER)
-        passed, operands = given[:first], _operands(given[first:])
+        _budget.spend(FILTER_STEPS)
+        passed, operands = given[:first], _weigh_operands(given[first:])
         _check_growth(name, operands[0], [*operands[1:], *named.values()])
-        _budget.spend(_size(operands[0]) if name in SLOW else 0)
-        return _result(operation(*passed, *operands, **named))
+        _budget.spend(_size_of(operands[0]) if name in SLOW_FILTERS else 0)
+        return _weigh_result(operation(*passed, *operands, **named))
 
     return measured
 
 
-def _measured_test(operation: Any) -> Callable[..., Any]:
+def _charge_test(operation: Any) -> Callable[..., Any]:
     """A test that is paid for: by its operands where it compares some."""
 
     @wraps(operation)
     def measured(*given: Any) -> Any:
         for one in given if len(given) > 1 else ():
             _budget.weigh(one)
-        _budget.spend(FILTER)
+        _budget.spend(FILTER_STEPS)
         return operation(*given)
 
     return measured
 
 
-class _Limited(ImmutableSandboxedEnvironment):
+class _LimitedEnvironment(ImmutableSandboxedEnvironment):
     """transformers' environment for chat templates, with charges."""
 
-    code_generator_class = _Charging
+    code_generator_class = _ChargingCodeGenerator
     intercepted_binops = frozenset({"+", "*", "**", "%"})
     hidden = frozenset({"translate", "maketrans", "expandtabs", "format_map"})
     """Methods of texts whose result may be of any size; no template has a use for them."""
 
     def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, optimized=False, extensions=[_Generation, loopcontrols])
+        super().__init__(
+            trim_blocks=True, lstrip_blocks=True, optimized=False, extensions=[_GenerationTag, loopcontrols]
+        )
         self.filters["tojson"] = _tojson
         for name in ("urlize", "xmlattr"):
             del self.filters[name]
         del self.globals["lipsum"]
-        self.filters = {name: _measured_filter(name, operation) for name, operation in self.filters.items()}
-        self.tests = {name: _measured_test(operation) for name, operation in self.tests.items()}
+        self.filters = {name: _charge_filter(name, operation) for name, operation in self.filters.items()}
+        self.tests = {name: _charge_test(operation) for name, operation in self.tests.items()}
         self.filters |= {" charged": lambda _, cost: _budget.spend(cost), " weighed": _weigh}
         self.globals |= {
-            "raise_exception": _raise,
+            "raise_exception": _raise_exception,
             "strftime_now": _strftime_now,
             "dict": _Dict(),
             "namespace": _Namespace,
@@ -380,33 +393,33 @@ class _Limited(ImmutableSandboxedEnvironment):
         if operator == "%" and isinstance(left, str):
             _check_growth("format", left, right if isinstance(right, (list, tuple)) else [right])
         elif operator in ("*", "**") and isinstance(left, int) and isinstance(right, int):
-            if left.bit_length() * (right if operator == "**" else 1) + right.bit_length() > BITS:
-                raise Endless(f"a number of more than {BITS:,} bits")
+            if left.bit_length() * (right if operator == "**" else 1) + right.bit_length() > MAX_BITS:
+                raise TemplateLimitError(f"a number of more than {MAX_BITS:,} bits")
         elif operator == "*":
             text, times = (right, left) if isinstance(left, int) else (left, right)
             _check_growth("join", text, [times])
-        return _result(super().call_binop(context, operator, left, right))
+        return _weigh_result(super().call_binop(context, operator, left, right))
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **named: Any) -> Any:  # noqa: N805, as jinja has it
         # The sandbox puts a function of its own around the method `format` of a text.
         owner = getattr(getattr(__obj, "__wrapped__", __obj), "__self__", None)
         name = getattr(__obj, "__name__", "")
-        _budget.spend(CALL)
+        _budget.spend(CALL_STEPS)
         if isinstance(owner, dict):  # gives what is there already
             return super().call(__context, __obj, *args, **named)
         _budget.weigh(owner)
-        operands = _operands(args)
-        _operands(named.values())
+        operands = _weigh_operands(args)
+        _weigh_operands(named.values())
         _check_growth(name, owner, [*operands, *named.values()])
-        return _result(super().call(__context, __obj, *operands, **named))
+        return _weigh_result(super().call(__context, __obj, *operands, **named))
 
 
-_environment = cache(_Limited)
+_shared_environment = cache(_LimitedEnvironment)
 
 
 @cache
-def _compiled(source: str) -> jinja2.Template:
-    if len(source) > SOURCE:
-        raise Endless(f"it has {len(source):,} characters, more than any template should")
-    _budget.left = STEPS
-    return _environment().from_string(source)
+def _compile(source: str) -> jinja2.Template:
+    if len(source) > MAX_SOURCE:
+        raise TemplateLimitError(f"it has {len(source):,} characters, more than any template should")
+    _budget.left = MAX_STEPS
+    return _shared_environment().from_string(source)

@@ -73,8 +73,8 @@ class WordEncoder:
         A word is read at its first token by an encoder, and at its last by a decoder, which has seen all of it there.
         """
         at, words, previous = list[int](), WordOffsets(), None
-        unicode_offsets = None if self._splits_words else unicode_words.places(text, signs=True)
-        inside_words = unicode_words.inner(text)
+        unicode_offsets = None if self._splits_words else unicode_words.word_offsets(text, signs=True)
+        inside_words = unicode_words.inner_positions(text)
         for token, (word, (start, stop)) in enumerate(zip(encoding.word_ids, encoding.offsets, strict=True)):
             # A byte-level token may begin with the space before its word.
             start += len(text[start:stop]) - len(text[start:stop].lstrip())
@@ -105,4 +105,4 @@ class WordEncoder:
 
 def _count_marks(text: str, start: int) -> int:
     """Count the combining marks from `start` on, which belong to the letter before."""
-    return sum(1 for _ in takewhile(unicode_words.is_mark, text[start:]))
+    return sum(1 for _ in takewhile(unicode_words.is_combining_mark, text[start:]))

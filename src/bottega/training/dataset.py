@@ -75,7 +75,7 @@ def prepare(recipe: Recipe, choices: Mapping[str, Any] | None = None, folder: Pa
     folder   where the encoded rows are kept, out of sight, for as long as they are needed
     """
     tokenizer = load_tokenizer(_tokenizer_source(recipe))
-    builtin_templates.adopt(tokenizer, recipe.data.template)
+    builtin_templates.set_template(tokenizer, recipe.data.template)
     config = load_config(recipe.model, tokenizer)
     length = max_length((choices or {}).get("max_length", recipe.data.max_length), config)
     reader, told = Reader(recipe), Told()

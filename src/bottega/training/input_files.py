@@ -31,7 +31,7 @@ def files_of(recipe: Recipe) -> list[Path]:
         for source in (*recipe.train_sources, *recipe.validation_sources, *recipe.replay_sources)
         for path in sources.files(source)
     ]
-    own = builtin_templates.files(recipe.data.template)
+    own = builtin_templates.template_files(recipe.data.template)
     own += [Path(file) for one in (recipe.objective, *rewards) if (file := getattr(one, "file", None))]
     return [*rows, *weights, *own]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bottega.auditing.checks import Check, Context
 from bottega.auditing.entries import Entry
 from bottega.auditing.findings import Finding, RowIndices
-from bottega.tokenization.unicode_words import composed, counted
+from bottega.tokenization.unicode_words import count_words, to_nfc
 
 # Words of an input from which two rows with the same input are a leak. Shorter inputs ("Hello!") coincide by chance.
 MIN_PROMPT_WORDS = 3
@@ -100,13 +100,13 @@ def hash_entry(entry: Entry) -> tuple[int, int]:
     prompt = " ".join(entry.prompt.split())
     row_hash = hash_text(f"{prompt}\0{' '.join(entry.answer.split())}\0{' '.join(entry.extras.split())}")
     # The suffix keeps an input from matching the row hash of a text without answer.
-    return row_hash, hash_text(f"{prompt}\0?") if counted(prompt) >= MIN_PROMPT_WORDS else row_hash
+    return row_hash, hash_text(f"{prompt}\0?") if count_words(prompt) >= MIN_PROMPT_WORDS else row_hash
 
 
 def hash_text(text: str) -> int:
     """A 64-bit hash of a text, the same for composed and decomposed accents, and in every process."""
     # Python's own `hash` differs between processes; `surrogatepass` because JSON may hold lone surrogates.
-    digest = hashlib.blake2b(composed(text).encode(errors="surrogatepass"), digest_size=8).digest()
+    digest = hashlib.blake2b(to_nfc(text).encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
 

@@ -15,7 +15,7 @@ from bottega.auditing.checks import Check, Context
 from bottega.auditing.entries import Entry
 from bottega.auditing.findings import Finding, Severity
 from bottega.records import Labelled, Multilabelled, Record, Tagged
-from bottega.tokenization.unicode_words import folded
+from bottega.tokenization.unicode_words import fold_text
 
 # Rows of a label below which it can hardly be learned, nor its accuracy be estimated.
 RARE = 5
@@ -125,7 +125,7 @@ class Labels(Check):
 
 def _normalize_spelling(label: str) -> str:
     """The same string for spelling variants of a label: numbers by value, words without case and SPELLING_NOISE."""
-    plain = folded(label).strip().replace("\u2212", "-")  # the typographic minus sign
+    plain = fold_text(label).strip().replace("\u2212", "-")  # the typographic minus sign
     if NUMBER.fullmatch(plain):
         # Decimal, not float: long identifiers keep all their digits. Adding 0 turns -0 into 0.
         return str(Decimal(plain).normalize() + 0)

@@ -12,7 +12,7 @@ import numpy as np
 from bottega.auditing.checks import Check, Context
 from bottega.auditing.entries import Entry
 from bottega.auditing.findings import MAX_EXAMPLES, Finding
-from bottega.tokenization.unicode_words import counted
+from bottega.tokenization.unicode_words import count_words
 
 # Characters of a row that are classified: more would not change the language, only take time.
 MAX_CHARACTERS = 300
@@ -104,4 +104,4 @@ def extract_prose(text: str) -> str:
 def count_evidence(text: str) -> int:
     """Number of letters; a character of a script without spaces (Chinese, Japanese, Thai) counts as three."""
     # `counted` takes each such character for a word, so the surplus over the pieces between spaces is their number.
-    return sum(map(str.isalpha, text)) + 2 * (counted(text) - len(text.split()))
+    return sum(map(str.isalpha, text)) + 2 * (count_words(text) - len(text.split()))

@@ -12,7 +12,7 @@ from bottega.auditing.checks import Check, Context
 from bottega.auditing.entries import Entry
 from bottega.auditing.findings import Finding
 from bottega.records import Chat, Prompted, Text
-from bottega.tokenization.unicode_words import counted
+from bottega.tokenization.unicode_words import count_words
 
 # What a complete text ends with: punctuation of any script, closing quotes and brackets, the end of markup.
 ENDINGS = tuple(".!?…:;\"'”’»)]}>`*|।۔؟።။።。！？」』）】")
@@ -42,14 +42,14 @@ class Lengths(Check):
             # A document has no input, and should have none.
             if not entry.prompt.strip() and not isinstance(entry.record, Text):
                 self.no_input.append(entry.row)
-            if counted(entry.content) < 2:
+            if count_words(entry.content) < 2:
                 self.single_word.append(entry.row)
             if isinstance(entry.record, (Text, Prompted, Chat)):
                 self._check_ending(entry)
 
     def _check_ending(self, entry: Entry) -> None:
         answer = entry.answer.rstrip()
-        if counted(answer) >= MIN_SENTENCE_WORDS:
+        if count_words(answer) >= MIN_SENTENCE_WORDS:
             self.sentences += 1
             if not answer.endswith(ENDINGS):
                 self.unfinished.append(entry.row)

@@ -10,8 +10,8 @@ from bottega.auditing.checks.duplicates import hash_text
 from bottega.auditing.entries import Entry
 from bottega.auditing.findings import Finding, Mend, Severity
 from bottega.auditing.minhash import MAX_CHARACTERS, NearDuplicateIndex
-from bottega.metrics.answers import WORDY
-from bottega.tokenization.unicode_words import counted
+from bottega.metrics.answers import MIN_PROSE_WORDS
+from bottega.tokenization.unicode_words import count_words
 
 
 class NearDuplicates(Check):
@@ -41,7 +41,7 @@ class NearDuplicates(Check):
                 self.index.add(entry.row, entry.content)
                 # An answer of few words is a choice among several, not one of many wordings: if it differs, the row
                 # teaches something else.
-                short_answer = entry.answer if counted(entry.answer) < WORDY else ""
+                short_answer = entry.answer if count_words(entry.answer) < MIN_PROSE_WORDS else ""
                 self.extras[entry.row] = hash_text(entry.extras + short_answer)
             elif first >= self.context.data_start:
                 self.repeats.append((first, entry.row))

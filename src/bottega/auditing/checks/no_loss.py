@@ -14,7 +14,7 @@ from bottega.auditing.checks.lengths import length_histogram
 from bottega.auditing.entries import Entry
 from bottega.auditing.findings import Finding
 from bottega.records import Unusable
-from bottega.tokenization.chat_template import TemplateRefused
+from bottega.tokenization.chat_template import ChatTemplateError
 
 if TYPE_CHECKING:
     from bottega.auditing.encode import EncodeRecord
@@ -45,7 +45,7 @@ class NoLoss(Check):
         except Unusable as unusable:
             self.rows_by_reason[unusable.reason].append(entry.row)
             return
-        except TemplateRefused as refused:
+        except ChatTemplateError as refused:
             self.rows_by_reason[refused.what].append(entry.row)
             return
         rows = [row for example in examples for row in example]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bottega.auditing.checks import Check, Context
 from bottega.auditing.entries import Entry
 from bottega.auditing.findings import Finding
-from bottega.tokenization.unicode_words import composed, words
+from bottega.tokenization.unicode_words import split_words, to_nfc
 
 # Words of an n-gram, and the fraction of an input's n-grams that a row must contain (Chowdhery et al. 2022, section 8).
 NGRAM_LENGTH, CONTAINED_FRACTION = 8, 0.7
@@ -120,7 +120,7 @@ class _Inputs:
 
 def _hash_words(text: str) -> Hashes:
     """[words] a hash of each word; Python's, which differs between processes, so it must not be stored."""
-    return np.array([hash(word) for word in words(composed(text).casefold())], np.int64).view(np.uint64)
+    return np.array([hash(word) for word in split_words(to_nfc(text).casefold())], np.int64).view(np.uint64)
 
 
 def _hash_ngrams(word_hashes: Hashes) -> Hashes:

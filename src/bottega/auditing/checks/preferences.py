@@ -12,7 +12,7 @@ from bottega.auditing.entries import Entry, full_answer
 from bottega.auditing.findings import Finding
 from bottega.metrics.intervals import proportion_interval
 from bottega.records import Preference, Unpaired
-from bottega.tokenization.unicode_words import composed
+from bottega.tokenization.unicode_words import to_nfc
 
 # Fraction of pairs whose chosen answer is the longer (or the shorter) one that indicates a bias for length. The lower
 # end of the fraction's confidence interval must exceed it, so that few pairs are no evidence.
@@ -36,7 +36,7 @@ class Preferences(Check):
         for entry in entries:
             record = entry.record
             if isinstance(record, Preference):
-                chosen, rejected = (composed(full_answer(side)).strip() for side in (record.chosen, record.rejected))
+                chosen, rejected = (to_nfc(full_answer(side)).strip() for side in (record.chosen, record.rejected))
                 if chosen == rejected:
                     self.equal.append(entry.row)
                 elif chosen.casefold().split() == rejected.casefold().split():

@@ -24,7 +24,7 @@ from bottega.evaluation.exam import (
 from bottega.evaluation.prompting import Shot
 from bottega.inference.classifier import Classifier
 from bottega.inference.language_model import LanguageModel
-from bottega.metrics.scores import Numbers, Scores, agreement, average, classes, share
+from bottega.metrics.scores import Floats, Scores, class_scores, micro_f1, proportion, row_mean
 from bottega.objectives.classify import Classify
 from bottega.objectives.regress import Regress, number
 from bottega.objectives.reward import Reward
@@ -38,7 +38,7 @@ DEFAULT_BASELINES = ("bm25", "dense")
 PROMPT = "{text}\nLabel:"
 
 # Metrics of the scores [R, C] that a model gives to rows.
-ScoreRows = Callable[[Classifier, Numbers, Sequence[Row]], list[Scores]]
+ScoreRows = Callable[[Classifier, Floats, Sequence[Row]], list[Scores]]
 
 
 def measure(context: EvaluationContext) -> Iterator[ModelResult]:
@@ -84,30 +84,30 @@ def _score_model(
 # Metrics
 
 
-def _score_preferences(model: Classifier, logits: Numbers, rows: Sequence[Row]) -> list[Scores]:
+def _score_preferences(model: Classifier, logits: Floats, rows: Sequence[Row]) -> list[Scores]:
     """How often the chosen answer has the higher score; rows are chosen and rejected answers in turn."""
-    return [share("preference accuracy", logits[0::2, 0] > logits[1::2, 0])]
+    return [proportion("preference accuracy", logits[0::2, 0] > logits[1::2, 0])]
 
 
-def _score_numbers(model: Classifier, logits: Numbers, rows: Sequence[Row]) -> list[Scores]:
+def _score_numbers(model: Classifier, logits: Floats, rows: Sequence[Row]) -> list[Scores]:
     return _errors(logits[:, 0], _targets(rows))
 
 
-def _errors(predicted: Numbers, targets: Numbers) -> list[Scores]:
+def _errors(predicted: Floats, targets: Floats) -> list[Scores]:
     """Errors of predicted numbers, both [R]."""
     return [
-        average("mean error", np.abs(predicted - targets), higher=False),
-        average("root mean squared error", (predicted - targets) ** 2, higher=False, of=np.sqrt),
+        row_mean("mean error", np.abs(predicted - targets), higher=False),
+        row_mean("root mean squared error", (predicted - targets) ** 2, higher=False, of=np.sqrt),
     ]
 
 
-def _score_single_label(model: Classifier, logits: Numbers, rows: Sequence[Row]) -> list[Scores]:
+def _score_single_label(model: Classifier, logits: Floats, rows: Sequence[Row]) -> list[Scores]:
     labels = _labels(rows)
     loss = -np.log(model.chances(logits))[np.arange(len(rows)), labels]
-    return [average("loss", loss, higher=False), *classes(labels, logits.argmax(1), len(model.labels))]
+    return [row_mean("loss", loss, higher=False), *class_scores(labels, logits.argmax(1), len(model.labels))]
 
 
-def _score_multi_label(model: Classifier, logits: Numbers, rows: Sequence[Row]) -> list[Scores]:
+def _score_multi_label(model: Classifier, logits: Floats, rows: Sequence[Row]) -> list[Scores]:
     # A logit above 0 is a probability above one half.
     return _label_sets(logits > 0, _label_matrix(rows))
 
@@ -115,14 +115,14 @@ def _score_multi_label(model: Classifier, logits: Numbers, rows: Sequence[Row]) 
 def _label_sets(predicted: NDArray[np.bool_], labels: NDArray[np.bool_]) -> list[Scores]:
     """Metrics of sets of labels, both [R, C]."""
     counts = np.stack([(predicted & labels).sum(1), predicted.sum(1) + labels.sum(1)], 1)
-    return [share("all labels right", (predicted == labels).all(1)), agreement("micro-F1", counts)]
+    return [proportion("all labels right", (predicted == labels).all(1)), micro_f1("micro-F1", counts)]
 
 
 def _labels(rows: Sequence[Row]) -> NDArray[np.int64]:
     return np.array([row.label[0] for row in rows], np.int64)  # [R]
 
 
-def _targets(rows: Sequence[Row]) -> Numbers:
+def _targets(rows: Sequence[Row]) -> Floats:
     return np.array([row.label[0] for row in rows], float)  # [R]
 
 
@@ -140,9 +140,9 @@ def _most_frequent(labels: list[str], counts: dict[str, int], rows: Sequence[Row
     frequency = np.array([counts.get(label, 0) + 1.0 for label in labels])  # [C]
     frequency /= frequency.sum()
     references, predicted = _labels(rows), np.full(len(rows), frequency.argmax())
-    loss = average("loss", -np.log(frequency)[references], higher=False)
+    loss = row_mean("loss", -np.log(frequency)[references], higher=False)
     name = f"always {labels[frequency.argmax()]}, the commonest label"
-    return ModelResult(name, [loss, *classes(references, predicted, len(labels))], base=True)
+    return ModelResult(name, [loss, *class_scores(references, predicted, len(labels))], base=True)
 
 
 def _most_frequent_of_several(labels: list[str], counts: dict[str, int], rows: Sequence[Row]) -> ModelResult:
@@ -161,7 +161,7 @@ def _mean_baseline(context: EvaluationContext, rows: Sequence[Row]) -> ModelResu
 
 def _longer_answer(context: EvaluationContext, rows: Sequence[Row]) -> ModelResult:
     longer = [_is_longer(*pair, context.seed) for pair in zip(rows[0::2], rows[1::2], strict=True)]
-    return ModelResult("taking the longer answer", [share("preference accuracy", longer)], base=True)
+    return ModelResult("taking the longer answer", [proportion("preference accuracy", longer)], base=True)
 
 
 def _is_longer(chosen: Row, rejected: Row, seed: int) -> bool:

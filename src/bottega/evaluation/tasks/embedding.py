@@ -15,7 +15,7 @@ from bottega.evaluation.baselines import Baseline
 from bottega.evaluation.context import EvaluationContext, ModelResult
 from bottega.evaluation.retrieval import Bm25Retriever
 from bottega.inference.embedder import Embedder
-from bottega.metrics.scores import Numbers, Scores, average, share
+from bottega.metrics.scores import Floats, Scores, proportion, row_mean
 from bottega.objectives.contrastive import belonging, sought
 from bottega.records import Compared, Paired, Record
 
@@ -75,7 +75,7 @@ def _score_model(context: EvaluationContext, model: Embedder, rows: Sequence[Row
     second = np.flatnonzero(columns["compared"])
     if len(second):
         cosine = (vectors[second - 1] * vectors[second]).sum(1)
-        scores.append(average("mean error of the cosine", np.abs(cosine - columns["score"][second]), higher=False))
+        scores.append(row_mean("mean error of the cosine", np.abs(cosine - columns["score"][second]), higher=False))
     return scores
 
 
@@ -112,10 +112,10 @@ def _score_ranks(similarity: NDArray[np.float32], columns: Columns) -> list[Scor
     """Accuracy at 1 and mean reciprocal rank; `similarity` [A, O] of each anchor to each candidate."""
     rank = _ranks(similarity, columns)
     right = np.where(np.isnan(rank), np.nan, rank == 1)
-    return [share("nearest is right", right), average("reciprocal rank", 1 / rank)]
+    return [proportion("nearest is right", right), row_mean("reciprocal rank", 1 / rank)]
 
 
-def _ranks(similarity: NDArray[np.float32], columns: Columns) -> Numbers:
+def _ranks(similarity: NDArray[np.float32], columns: Columns) -> Floats:
     """[A] rank of each anchor's positive among all candidates, 1 for the nearest; NaN where there is no other."""
     anchors, candidates, positive = sought(columns)
     # Other texts that belong to the anchor are neither right nor wrong: they are left out of its ranking.

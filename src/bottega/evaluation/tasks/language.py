@@ -26,7 +26,7 @@ from bottega.evaluation.lm_eval import run_lm_eval
 from bottega.evaluation.prompting import Shot
 from bottega.evaluation.side_effects import side_effects
 from bottega.inference.language_model import LanguageModel
-from bottega.metrics.scores import Numbers, Scores, mean, share
+from bottega.metrics.scores import Floats, Scores, proportion, weighted_mean
 from bottega.objectives import OnPolicy
 from bottega.records import Chat, Choice, Posed, Preference, Record
 
@@ -142,7 +142,7 @@ def _measure_preferences(
     scores = _score_preferences(rows, nll)
     if base_nll is not None:
         gain = base_nll - nll  # the implicit reward of DPO, but for its β
-        scores.insert(1, share("raised accuracy", gain[0::2] > gain[1::2]))
+        scores.insert(1, proportion("raised accuracy", gain[0::2] > gain[1::2]))
     yield ModelResult("the run", scores)
     if base_nll is not None and model.origin is not None:
         yield ModelResult(Path(model.origin).name, _score_preferences(rows, base_nll), base=True)
@@ -175,9 +175,12 @@ def _encode_same(
     return indices, _flatten(examples)
 
 
-def _score_preferences(rows: Sequence[Row], nll: Numbers) -> list[Scores]:
+def _score_preferences(rows: Sequence[Row], nll: Floats) -> list[Scores]:
     tokens = np.array([row.weight.sum() for row in rows[0::2]], float)
-    return [share("preference accuracy", nll[0::2] < nll[1::2]), mean("loss of the chosen", nll[0::2], tokens)]
+    return [
+        proportion("preference accuracy", nll[0::2] < nll[1::2]),
+        weighted_mean("loss of the chosen", nll[0::2], tokens),
+    ]
 
 
 # Further baselines

@@ -12,7 +12,7 @@ import torch
 from bottega.batch import Ints, Row
 from bottega.evaluation.context import EvaluationContext, ModelResult
 from bottega.inference.masked_lm import MaskedModel
-from bottega.metrics.scores import Numbers, Scores, mean
+from bottega.metrics.scores import Floats, Scores, weighted_mean
 from bottega.progress import progress_callback
 from bottega.records import Record, Text, Unusable
 from bottega.tokenization.codec import Codec
@@ -74,12 +74,12 @@ def _score_frequent_tokens(context: EvaluationContext, codec: Codec, rows: Seque
     return _scores(rows, nll, first, top)
 
 
-def _scores(rows: Sequence[Row], nll: Numbers, first: Numbers, top: Numbers) -> list[Scores]:
+def _scores(rows: Sequence[Row], nll: Floats, first: Floats, top: Floats) -> list[Scores]:
     size = np.array([float(len(row.at)) for row in rows])  # [R] masked positions
     return [
-        mean("loss", nll, size),
-        mean("right", first, size, higher=True),
-        mean(f"right among the first {TOP_K}", top, size, higher=True),
+        weighted_mean("loss", nll, size),
+        weighted_mean("right", first, size, higher=True),
+        weighted_mean(f"right among the first {TOP_K}", top, size, higher=True),
     ]
 
 

@@ -12,7 +12,7 @@ from bottega.evaluation.baselines import Baseline
 from bottega.evaluation.context import EvaluationContext, ModelResult
 from bottega.evaluation.gazetteer import Gazetteer
 from bottega.inference.classifier import Tagger
-from bottega.metrics.scores import Scores, agreement
+from bottega.metrics.scores import Scores, micro_f1
 from bottega.objectives.tag import worded
 from bottega.records import Entity, Record, Tagged
 from bottega.tokenization.codec import Codec
@@ -84,7 +84,7 @@ def _span_f1(records: Sequence[Tagged], entities: Sequence[Iterable[Entity]], wo
         predicted.append(worded(replace(record, spans=tuple(spans)), text_words))
     # The fields of an entity are start, stop and label; without the label, only the boundaries must agree.
     typed, untyped = (_count_common(predicted, references, fields) for fields in (3, 2))
-    return [agreement("span F1", typed), agreement("span F1, kinds aside", untyped)]
+    return [micro_f1("span F1", typed), micro_f1("span F1, kinds aside", untyped)]
 
 
 def _count_common(

@@ -13,8 +13,8 @@ from typing import ClassVar
 import numpy as np
 
 from bottega import plugins
-from bottega.metrics.scores import Numbers, Scores, ratio
-from bottega.tokenization.unicode_words import counted
+from bottega.metrics.scores import Floats, Scores, ratio
+from bottega.tokenization.unicode_words import count_words
 
 
 class Metric(ABC):
@@ -41,7 +41,7 @@ class Metric(ABC):
     def sums(self, written: str, right: Sequence[str]) -> Sequence[float]:
         """What one answer adds, given all that would be right; `of` makes the number of it."""
 
-    def of(self, sums: Numbers) -> Numbers:
+    def of(self, sums: Floats) -> Floats:
         """[..., K] sums → [...] number: by default the first of two by the second."""
         return ratio(sums)
 
@@ -53,32 +53,32 @@ class Metric(ABC):
         return Scores(self.name, sums, self.of, self.higher, self.rowwise, self.binary)
 
 
-def installed(metric: type[Metric]) -> bool:
+def is_installed(metric: type[Metric]) -> bool:
     """Whether what a metric needs is there."""
     return metric.needs is None or importlib.util.find_spec(metric.needs) is not None
 
 
-def names() -> list[str]:
+def metric_names() -> list[str]:
     """Every metric in the folder, by its file."""
     return plugins.module_names(__path__)
 
 
-def load(name: str) -> type[Metric]:
+def load_metric(name: str) -> type[Metric]:
     """The metric of `metrics/<name>.py`."""
     return plugins.load_class(__name__, name, Metric)
 
 
-def fitting(answers: Sequence[str]) -> tuple[list[Metric], list[str]]:
+def applicable_metrics(answers: Sequence[str]) -> tuple[list[Metric], list[str]]:
     """The metrics that say something of these right answers, and the names of those whose package is not there."""
-    fit = [one() for one in map(load, names()) if one().fits(answers)]
-    return [one for one in fit if installed(type(one))], [one.name for one in fit if not installed(type(one))]
+    fit = [one() for one in map(load_metric, metric_names()) if one().fits(answers)]
+    return [one for one in fit if is_installed(type(one))], [one.name for one in fit if not is_installed(type(one))]
 
 
-WORDY = 8
+MIN_PROSE_WORDS = 8
 """Words from which on answers, on average, are prose, that can be right in many ways; a character of a script without
 spaces counts for one."""
 
 
-def wordy(answers: Sequence[str]) -> bool:
+def is_prose(answers: Sequence[str]) -> bool:
     """Whether answers are prose."""
-    return bool(np.mean([counted(one) for one in answers]) >= WORDY)
+    return bool(np.mean([count_words(one) for one in answers]) >= MIN_PROSE_WORDS)

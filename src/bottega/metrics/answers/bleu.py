@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bottega.metrics.answers import Metric, wordy
-from bottega.metrics.scores import Numbers
-from bottega.tokenization.unicode_words import composed, spaced
+from bottega.metrics.answers import Metric, is_prose
+from bottega.metrics.scores import Floats
+from bottega.tokenization.unicode_words import add_spaces, to_nfc
 
 ORDER = 4
 
@@ -24,7 +24,7 @@ class Bleu(Metric):
     rowwise: ClassVar[bool] = False
 
     def fits(self, answers: Sequence[str]) -> bool:
-        return wordy(answers)
+        return is_prose(answers)
 
     @cached_property
     def _bleu(self) -> Any:
@@ -34,11 +34,11 @@ class Bleu(Metric):
 
     def sums(self, written: str, right: Sequence[str]) -> Sequence[float]:
         """Words written, words of the reference, and by order the n-grams that agree, then all of them."""
-        said, *references = (spaced(composed(one)) for one in (written, *right))
+        said, *references = (add_spaces(to_nfc(one)) for one in (written, *right))
         found: list[float] = self._bleu._extract_corpus_statistics([said], [[one] for one in references])[0]
         return found
 
-    def of(self, sums: Numbers) -> Numbers:
+    def of(self, sums: Floats) -> Floats:
         """Equations 2 and 3 of the paper, on 0 to 100, with sacrebleu's smoothing of orders without a match.
 
         Of answers with fewer than four words the orders there are count (sacrebleu's `effective_order`).

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bottega.metrics.answers import Metric, wordy
-from bottega.metrics.scores import Numbers
-from bottega.tokenization.unicode_words import composed
+from bottega.metrics.answers import Metric, is_prose
+from bottega.metrics.scores import Floats
+from bottega.tokenization.unicode_words import to_nfc
 
 BETA = 2
 
@@ -20,7 +20,7 @@ class Chrf(Metric):
     needs: ClassVar[str | None] = "sacrebleu"
 
     def fits(self, answers: Sequence[str]) -> bool:
-        return wordy(answers)
+        return is_prose(answers)
 
     @cached_property
     def _chrf(self) -> Any:
@@ -30,11 +30,11 @@ class Chrf(Metric):
 
     def sums(self, written: str, right: Sequence[str]) -> Sequence[float]:
         """By order: n-grams written, of the reference, and those that agree."""
-        references = [[composed(one)] for one in right]
-        found: list[float] = self._chrf._extract_corpus_statistics([composed(written)], references)[0]
+        references = [[to_nfc(one)] for one in right]
+        found: list[float] = self._chrf._extract_corpus_statistics([to_nfc(written)], references)[0]
         return found
 
-    def of(self, sums: Numbers) -> Numbers:
+    def of(self, sums: Floats) -> Floats:
         """F with β = 2 of the mean precision and recall over the orders that both have, on 0 to 100."""
         written, reference, agree = sums[..., 0::3], sums[..., 1::3], sums[..., 2::3]
         orders = np.maximum(((written > 0) & (reference > 0)).sum(-1), 1)

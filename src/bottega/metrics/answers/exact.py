@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from bottega.metrics.answers import Metric
-from bottega.tokenization.unicode_words import composed
+from bottega.tokenization.unicode_words import to_nfc
 
 
 class Exact(Metric):
@@ -17,4 +17,4 @@ class Exact(Metric):
         return True
 
     def sums(self, written: str, right: Sequence[str]) -> Sequence[float]:
-        return float(composed(written).strip() in {composed(one).strip() for one in right}), 1.0
+        return float(to_nfc(written).strip() in {to_nfc(one).strip() for one in right}), 1.0

@@ -14,7 +14,7 @@ SIGN = r"(?<![\p{L}\p{N}\p{M})\]])[-+\u2212\ufe63\uff0d\u2013]\p{Sc}?"
 
 POINT, COMMA, SPACE = r"[.\u066b\uff0e]", r"[,\u066c\uff0c]", "[\u00a0\u2009\u202f'’]"
 
-WHOLE = "|".join(
+DIGITS = "|".join(
     (
         rf"(?!0)(?<!\d )\d{{1,3}}( \d{{3}})+(?! ?\d)(?:(?:{POINT}|{COMMA})(?<part>\d+))?",
         rf"(?!0)\d{{1,3}}({SPACE}\d{{3}})+(?!\d)(?:(?:{POINT}|{COMMA})(?<part>\d+))?",
@@ -34,8 +34,8 @@ WHOLE = "|".join(
 What could be read in two ways is read as in English: 1,234 is more than a thousand, and 1.234 less than two.
 """
 
-NUMBER = rf"(?<sign>{SIGN})?(?<body>{WHOLE})(?:[eE](?<power>[-+]?\d{{1,3}})(?!\w))?"
-MARK = "####"
+NUMBER = rf"(?<sign>{SIGN})?(?<body>{DIGITS})(?:[eE](?<power>[-+]?\d{{1,3}})(?!\w))?"
+FINAL_ANSWER = "####"
 
 
 class Numeric(Metric):
@@ -45,23 +45,23 @@ class Numeric(Metric):
     def fits(self, answers: Sequence[str]) -> bool:
         """Where every right answer is a number, or ends in one after `####`."""
         alone = _pattern().fullmatch
-        ends = all(MARK in one or alone(one.strip()) for one in answers)
-        return ends and all(number(one) is not None for one in answers)
+        ends = all(FINAL_ANSWER in one or alone(one.strip()) for one in answers)
+        return ends and all(final_number(one) is not None for one in answers)
 
     def sums(self, written: str, right: Sequence[str]) -> Sequence[float]:
-        found = number(written)
-        return float(found is not None and any(found == number(one) for one in right)), 1.0
+        found = final_number(written)
+        return float(found is not None and any(found == final_number(one) for one in right)), 1.0
 
 
-def number(text: str) -> Decimal | None:
+def final_number(text: str) -> Decimal | None:
     """The number after the last `####`, or else the last of all; None where there is none."""
-    for part in (text.rpartition(MARK)[2], text):
+    for part in (text.rpartition(FINAL_ANSWER)[2], text):
         if found := list(_pattern().finditer(part)):
-            return _value(found[-1])
+            return _parse_match(found[-1])
     return None
 
 
-def _value(found: Any) -> Decimal:
+def _parse_match(found: Any) -> Decimal:
     part = found["part"] or ""
     whole = "".join(filter(str.isdecimal, found["body"].removesuffix(part)))
     sign = "-" if (found["sign"] or "+")[0] != "+" else ""

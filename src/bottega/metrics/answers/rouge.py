@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
-from bottega.metrics.answers import Metric, wordy
-from bottega.tokenization.unicode_words import composed, words
+from bottega.metrics.answers import Metric, is_prose
+from bottega.tokenization.unicode_words import split_words, to_nfc
 
 
 class Rouge(Metric):
@@ -20,23 +20,23 @@ class Rouge(Metric):
     needs: ClassVar[str | None] = "rouge_score"
 
     def fits(self, answers: Sequence[str]) -> bool:
-        return wordy(answers)
+        return is_prose(answers)
 
     @cached_property
     def _scorer(self) -> Any:
         from rouge_score.rouge_scorer import RougeScorer
 
-        return RougeScorer(["rougeL"], tokenizer=_Words())
+        return RougeScorer(["rougeL"], tokenizer=_WordTokenizer())
 
     def sums(self, written: str, right: Sequence[str]) -> Sequence[float]:
         return max(self._alike(one, written) for one in right), 1.0
 
     def _alike(self, right: str, written: str) -> float:
-        if composed(right).strip() == composed(written).strip():
+        if to_nfc(right).strip() == to_nfc(written).strip():
             return 1.0  # also where there is no word
         return float(self._scorer.score(right, written)["rougeL"].fmeasure)
 
 
-class _Words:
+class _WordTokenizer:
     def tokenize(self, text: str) -> list[str]:
-        return words(composed(text).lower())
+        return split_words(to_nfc(text).lower())

@@ -73,11 +73,11 @@ def load(kind: str) -> type[Reward]:
 def _made(value: Any) -> Any:
     """A reward by its options, or by a name alone: that of a metric, or of a kind that needs no option."""
     if isinstance(value, str):
-        value = {"kind": "metric", "metric": value} if value in answers.names() else {"kind": value}
+        value = {"kind": "metric", "metric": value} if value in answers.metric_names() else {"kind": value}
     if isinstance(value, Reward) or not isinstance(value, Mapping):
         return value
     if value.get("kind") not in kinds():
-        known = ", ".join([*kinds(), *answers.names()])
+        known = ", ".join([*kinds(), *answers.metric_names()])
         raise ValueError(f"unknown reward {value.get('kind')!r}; known: {known}")
     return load(value["kind"]).model_validate(dict(value))
 

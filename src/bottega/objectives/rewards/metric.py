@@ -27,11 +27,11 @@ class Marked(Reward):
     @field_validator("metric")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in answers.names():
-            raise ValueError(f"unknown metric {name!r}; known: {', '.join(answers.names())}")
-        if not answers.load(name).rowwise:
-            raise ValueError(f"{name} says nothing of a single answer; known: {', '.join(answers.names())}")
-        if not answers.installed(answers.load(name)):
+        if name not in answers.metric_names():
+            raise ValueError(f"unknown metric {name!r}; known: {', '.join(answers.metric_names())}")
+        if not answers.load_metric(name).rowwise:
+            raise ValueError(f"{name} says nothing of a single answer; known: {', '.join(answers.metric_names())}")
+        if not answers.is_installed(answers.load_metric(name)):
             raise ValueError(f"{name} needs a package: pip install 'bottega[evaluate]'")
         return name
 
@@ -48,4 +48,4 @@ class Marked(Reward):
 
     @cached_property
     def _metric(self) -> answers.Metric:
-        return answers.load(self.metric)()
+        return answers.load_metric(self.metric)()
