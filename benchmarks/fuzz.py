@@ -33,7 +33,7 @@ import yaml
 from bottega import objectives
 from bottega.auditing.entries import RECORD_TYPES, create_entry
 from bottega.data.files import BY_SUFFIX, SHEETS, read
-from bottega.data.formats import FORMATS, records
+from bottega.data.formats import FORMATS, parse_rows
 from bottega.data.table_files import as_declared
 from bottega.errors import BottegaError, DataError
 from bottega.recipe.schema import Layout, Recipe
@@ -387,7 +387,7 @@ class Targets:
         codec, objective = draw.choice(self.codecs), objectives.made({"kind": kind})
 
         def encode() -> object:
-            for record in records([("rows line 1", row)], objective.reads):
+            for record in parse_rows([("rows line 1", row)], objective.reads):
                 objective.rows(record, codec)
             return None
 
@@ -439,7 +439,7 @@ def _read_back(recipe: Recipe) -> None:
 
 
 def _made(rows: Iterator[Any], reads: tuple[type, ...]) -> object:
-    for number, record in enumerate(records(rows, reads, on_bad=_nothing, on_broken=_nothing)):
+    for number, record in enumerate(parse_rows(rows, reads, on_bad=_nothing, on_broken=_nothing)):
         create_entry(number, record)
     return None
 

@@ -160,5 +160,5 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def placed(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a file, each with its place, as a recipe with this file reads them."""
-    for _, rows in sources.rows([Source(path=str(path))]):
+    for _, rows in sources.open_sources([Source(path=str(path))]):
         yield from rows

@@ -239,7 +239,7 @@ def test_the_command(tmp_path: Path) -> None:
         ({"fix": "none/clean.jsonl"}, DataError, "no such folder"),
         ({"fix": "rows.jsonl"}, DataError, "already exists"),
         ({"format": "tables"}, RecipeError, "'tables' is not one of its values"),
-        ({"mapping": {"prompt": "question"}}, DataError, "no valid row: no field question"),
+        ({"mapping": {"prompt": "question"}}, DataError, "no valid row: 3 rows: no field question"),
         ({"against": ["none.jsonl"]}, DataError, r"none\.jsonl: no such file\n"),
         ({"model": "./none"}, ModelError, "no such folder"),
     ],

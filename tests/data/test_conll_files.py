@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bottega.data import sources
-from bottega.data.formats import records
+from bottega.data.formats import parse_rows
 from bottega.errors import DataError
 from bottega.recipe.schema import Source
 from bottega.records import Entity, Labelled, Record, Tagged
@@ -19,8 +19,8 @@ SENTENCES = [("EU rejects", (Entity(0, 2, "ORG"),)), ("Mara", (Entity(0, 4, "PER
 
 def read(path: Path, text: str, *reads: type, **layout: Any) -> list[Record]:
     path.write_text(text, encoding="utf-8")
-    ((_, rows),) = sources.rows([Source(path=str(path), **layout)])
-    return list(records(rows, reads))
+    ((_, rows),) = sources.open_sources([Source(path=str(path), **layout)])
+    return list(parse_rows(rows, reads))
 
 
 def tagged(path: Path, text: str, **layout: Any) -> list[tuple[str, Any]]:

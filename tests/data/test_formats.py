@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 
 from bottega import objectives
-from bottega.data.formats import FORMATS, records
+from bottega.data.formats import FORMATS, parse_rows
 from bottega.data.messages import ROLES
 from bottega.errors import DataError, RecipeError
 from bottega.recipe.schema import RowFormat
@@ -65,7 +65,7 @@ ROWS: dict[str, dict[str, Any]] = {
 
 def made(rows: Iterable[dict[str, Any]], *reads: type, **options: Any) -> list[Record]:
     numbered = ((f"file line {line}", fields) for line, fields in enumerate(rows, 1))
-    return list(records(numbered, reads or SFT, **options))
+    return list(parse_rows(numbered, reads or SFT, **options))
 
 
 def one(fields: dict[str, Any], *reads: type, **options: Any) -> Any:
@@ -709,7 +709,7 @@ def test_choices_are_checked() -> None:
     ],
 )
 def test_real_files(name: str, options: dict[str, Any], reads: tuple[type, ...], record: type, count: int) -> None:
-    found = list(records(placed(shared_data(name)), reads, **options))
+    found = list(parse_rows(placed(shared_data(name)), reads, **options))
     assert len(found) == count
     assert {type(each) for each in found} == {record}
 
@@ -717,6 +717,6 @@ def test_real_files(name: str, options: dict[str, Any], reads: tuple[type, ...],
 def test_real_preferences_hold_six_pairs_without_one() -> None:
     found: list[DataError] = []
     rows = placed(shared_data("rasbt_preference_1100/instruction-data-with-preference.json"))
-    kept = list(records(rows, (Preference,), on_bad=found.append))
+    kept = list(parse_rows(rows, (Preference,), on_bad=found.append))
     assert len(kept) == 1094
     assert {error.what for error in found} == {"chosen equal to rejected"}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from test_prompt_formats import ASK, BOT, BRIEF, NO, PASSAGE, SAY, SYSTEM, TOOL, USER, learned, one, refused
 
-from bottega.data.formats import records
+from bottega.data.formats import parse_rows
 from bottega.records import (
     Chat,
     Choice,
@@ -320,14 +320,14 @@ def test_what_such_choices_are_about_stands_before_the_question() -> None:
     assert type(learned({**fields, "answer": "because of B"}, "sft")) is Chat
     rows = [("file line 1", fields), ("file line 2", {**fields, "B": None})]
     told = list[Any]()
-    list(records(rows, (Choice,), on_bad=told.append))
+    list(parse_rows(rows, (Choice,), on_bad=told.append))
     assert "none of the choices A" in str(told[0])
 
 
 def test_of_choices_in_fields_of_their_own_only_others_are_unread() -> None:
     unread = list[Any]()
     fields = {"question": "q", "A": "a", "B": "b", "C": "c", "answer": "A", "subject": "s"}
-    list(records([("file line 1", fields)], (Chat, Choice), on_unread=unread.append))
+    list(parse_rows([("file line 1", fields)], (Chat, Choice), on_unread=unread.append))
     assert unread == [["subject"]]
     for answer in ("C", ["A"], None, 5):
         refused({"question": "q", "A": "a", "B": "b", "answer": answer}, Choice)
@@ -378,7 +378,9 @@ def test_a_table_with_names_in_capitals_is_read_and_told_of_what_is_not(tmp_path
     path = tmp_path / "rows.csv"
     path.write_text("Nr, Question, Answer\n1,q,a\n2,q,b\n", encoding="utf-8")
     told, unread = list[str](), list[Any]()
-    found = list(records(placed(path), (Chat,), on_format=lambda name, _: told.append(name), on_unread=unread.append))
+    found = list(
+        parse_rows(placed(path), (Chat,), on_format=lambda name, _: told.append(name), on_unread=unread.append)
+    )
     assert [record.messages[1].content for record in found] == ["a", "b"]
     assert (told, unread) == (["question"], [["nr"]])
 
@@ -392,7 +394,7 @@ def test_a_cell_that_only_begins_like_a_list_takes_no_time(text: str) -> None:
     started = time.perf_counter()
     for name in ("label", "prompt", "negatives"):
         fields = {"text": "x", "completion": "a", "label": "b", name: text}
-        list(records([("file line 1", fields)], (Prompted, Labelled), on_bad=lambda error: None))
+        list(parse_rows([("file line 1", fields)], (Prompted, Labelled), on_bad=lambda error: None))
     assert time.perf_counter() - started < 1
 
 

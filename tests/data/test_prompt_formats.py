@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bottega import objectives
-from bottega.data.formats import records
+from bottega.data.formats import parse_rows
 from bottega.errors import DataError
 from bottega.records import (
     Chat,
@@ -35,7 +35,7 @@ PASSAGE = Message("user", "c\n\nq")
 
 
 def one(fields: dict[str, Any], *reads: type, **options: Any) -> Any:
-    (record,) = records([("file line 1", fields)], reads, **options)
+    (record,) = parse_rows([("file line 1", fields)], reads, **options)
     return record
 
 
@@ -375,7 +375,7 @@ def test_fields_that_nothing_reads_are_told() -> None:
         {"messages": [USER, BOT], "chat_template_kwargs": {"enable_thinking": False}, "kind": 2},
         {"messages": [USER, BOT], "history": [], "id": 3},
     ]
-    list(records([("a line 1", row) for row in rows], (Chat,), on_unread=lambda names: told.append(list(names))))
+    list(parse_rows([("a line 1", row) for row in rows], (Chat,), on_unread=lambda names: told.append(list(names))))
     assert told == [["id"], ["id", "kind"]]
     told.clear()
     paired = {"text": "t", "label": "l", "weight": 2, "source": "x"}

@@ -19,7 +19,7 @@ ROWS = [{"n": str(number)} for number in range(10)]
 
 def found(*given: Source | Path, **options: Any) -> list[tuple[str, dict[str, Any]]]:
     made = [source if isinstance(source, Source) else Source(path=str(source), **options) for source in given]
-    return list(chain.from_iterable(rows for _, rows in sources.rows(made)))
+    return list(chain.from_iterable(rows for _, rows in sources.open_sources(made)))
 
 
 def numbers(*given: Source | Path, **options: Any) -> list[int]:
@@ -60,7 +60,7 @@ def test_a_folder_is_all_its_files(tmp_path: Path) -> None:
     (tmp_path / "in" / "picture.png").write_bytes(b"\x89PNG")
     assert numbers(tmp_path / "in") == [1, 2, 3]
     assert [where for where, _ in found(tmp_path / "in")][-1] == "in/deep/c.json row 1"
-    read = sources.files(Source(path=str(tmp_path / "in")))
+    read = sources.source_files(Source(path=str(tmp_path / "in")))
     assert [path.name for path in read] == ["a.csv", "b.jsonl", "c.json"]
 
 
@@ -134,7 +134,7 @@ def test_a_dataset_on_disk(saved: Path) -> None:
     assert numbers(saved, split="test") == [0, 1]
     assert numbers(saved, split="train[-20%:]") == [8, 9]
     assert found(saved, split="train[4:]")[0][0] == "saved row 5"
-    assert {path.suffix for path in sources.files(Source(path=str(saved)))} == {".arrow"}
+    assert {path.suffix for path in sources.source_files(Source(path=str(saved)))} == {".arrow"}
     with pytest.raises(DataError, match="validation"):
         found(saved, split="validation")
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from bottega.data.formats import records
+from bottega.data.formats import parse_rows
 from bottega.data.split import Split
 from bottega.errors import DataError
 from bottega.records import Chat, Labelled, Message, Preference, Prompted, Record, Text
@@ -272,7 +272,7 @@ def test_answers_are_never_cut() -> None:
 
 
 def test_a_real_book_is_split_as_others_do() -> None:
-    (whole,) = records(placed(shared_data("tinyshakespeare/input.txt")), (Text,))
+    (whole,) = parse_rows(placed(shared_data("tinyshakespeare/input.txt")), (Text,))
     (train,), (validation,) = split([whole], 0.1, 0)
     assert isinstance(whole, Text)
     assert content([train, validation]) == [whole.text[:1003854], whole.text[1003854:]]
@@ -281,7 +281,7 @@ def test_a_real_book_is_split_as_others_do() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_repeated_instructions_do_not_leak(seed: int) -> None:
     rows = placed(shared_data("rasbt_preference_1100/instruction-data-with-preference.json"))
-    found = list(records(rows, (Preference,), on_bad=lambda error: None))
+    found = list(parse_rows(rows, (Preference,), on_bad=lambda error: None))
     keys = [record.prompt_key for record in found]
     assert len(set(keys)) < len(keys)
     train, validation = split(found, 0.1, seed)

@@ -13,7 +13,7 @@ from pyarrow import parquet
 from pydantic import ValidationError
 
 from bottega.data import files, sources
-from bottega.data.formats import records
+from bottega.data.formats import parse_rows
 from bottega.errors import DataError
 from bottega.recipe.schema import Layout, Recipe, Source
 from bottega.records import Labelled, Message, Tagged, Text
@@ -104,9 +104,9 @@ def test_a_table_without_a_header(tmp_path: Path) -> None:
 def said(path: Path, content: str, *reads: type) -> DataError:
     """The error of a file's rows that no format fits."""
     path.write_text(content, encoding="utf-8")
-    ((_, found),) = sources.rows([Source(path=str(path))])
+    ((_, found),) = sources.open_sources([Source(path=str(path))])
     with pytest.raises(DataError) as caught:
-        list(records(found, reads))
+        list(parse_rows(found, reads))
     return caught.value
 
 
@@ -218,8 +218,8 @@ def test_a_no_break_space_belongs_to_its_token(tmp_path: Path) -> None:
 
 def tagged(path: Path, content: str, **options: Any) -> list[Tagged]:
     path.write_text(content, encoding="utf-8")
-    ((_, found),) = sources.rows([Source(path=str(path), **options)])
-    return [record for record in records(found, (Tagged,)) if isinstance(record, Tagged)]
+    ((_, found),) = sources.open_sources([Source(path=str(path), **options)])
+    return [record for record in parse_rows(found, (Tagged,)) if isinstance(record, Tagged)]
 
 
 @pytest.mark.parametrize(
@@ -241,8 +241,8 @@ def test_what_is_wrong_with_a_tag_is_told_by_its_own_line(tmp_path: Path, conten
 def test_sentences_that_are_none_may_be_left_out(tmp_path: Path) -> None:
     (tmp_path / "a.conll").write_text("Mara B-PER\n\na\tO\n\u00a0\tO\n\nb\n\nBern S-LOC\n")
     dropped: list[DataError] = []
-    ((_, found),) = sources.rows([Source(path=str(tmp_path / "a.conll"))])
-    kept = list(records(found, (Tagged,), on_bad=dropped.append))
+    ((_, found),) = sources.open_sources([Source(path=str(tmp_path / "a.conll"))])
+    kept = list(parse_rows(found, (Tagged,), on_bad=dropped.append))
     assert [record.text for record in kept if isinstance(record, Tagged)] == ["Mara", "Bern"]
     assert len(dropped) == 2
 
@@ -319,7 +319,7 @@ def test_a_spreadsheet_is_read_as_its_csv_would_be(tmp_path: Path) -> None:
         {"text": "x", "label": "0.5"},
         {"text": "y", "label": ""},
     ]
-    ((_, found),) = sources.rows([Source(path=str(path))])
+    ((_, found),) = sources.open_sources([Source(path=str(path))])
     assert [where for where, _ in found] == [f"a.xlsx row {number}" for number in (2, 4, 5, 6)]
     assert rows(path, columns=["a", "b"])[0] == {"a": "text", "b": "label"}
 
@@ -351,7 +351,7 @@ def test_options_stand_in_data_and_in_each_source(tmp_path: Path) -> None:
     data = {"train": listed, "encoding": "latin-1", "delimiter": ";", "columns": ["text", "label"]}
     document = {"model": {"base": "m"}, "objective": {"kind": "classify"}, "data": data}
     recipe = Recipe.parse(document, folder=tmp_path)
-    found = [fields for _, placed in sources.rows(recipe.train_sources) for _, fields in placed]
+    found = [fields for _, placed in sources.open_sources(recipe.train_sources) for _, fields in placed]
     assert found == [{"text": "één", "label": "x"}, {"text": "één", "label": "y"}]
     assert Recipe.parse(recipe.document()).train_sources == recipe.train_sources, "as a resume reads it"
 
@@ -381,7 +381,7 @@ def test_nulls_that_a_schema_made_are_no_arguments(tmp_path: Path) -> None:
     import datasets
 
     datasets.Dataset.from_list(rows_of).save_to_disk(str(tmp_path / "saved"))
-    ((_, found),) = sources.rows([Source(path=str(tmp_path / "saved"))])
+    ((_, found),) = sources.open_sources([Source(path=str(tmp_path / "saved"))])
     assert [fields for _, fields in found] == rows_of
 
 
@@ -405,9 +405,9 @@ def test_a_parquet_file_names_its_classes(tmp_path: Path) -> None:
     made.save_to_disk(str(tmp_path / "saved"))
     assert rows(tmp_path / "a.parquet") == expected
     for path in (tmp_path / "a.parquet", tmp_path / "saved"):
-        ((_, found),) = sources.rows([Source(path=str(path))])
+        ((_, found),) = sources.open_sources([Source(path=str(path))])
         dropped: list[DataError] = []
-        kept = list(records(found, (Labelled,), on_bad=dropped.append))
+        kept = list(parse_rows(found, (Labelled,), on_bad=dropped.append))
         assert [record.label for record in kept if isinstance(record, Labelled)] == ["yes"]
         assert [error.what for error in dropped] == ["no label"]
 
@@ -426,7 +426,7 @@ def test_texts_that_look_like_dates_stay_texts(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "dates").mkdir()
     (tmp_path / "dates" / "train.json").write_text(content)
     monkeypatch.chdir(tmp_path)
-    ((_, found),) = sources.rows([Source(path="dates", split="train[:1]")])
+    ((_, found),) = sources.open_sources([Source(path="dates", split="train[:1]")])
     assert [(where, fields) for where, fields in found] == [("dates row 1", {"text": "2024-01-01"})]
 
 
@@ -434,9 +434,9 @@ def test_a_date_in_place_of_a_text_is_told(tmp_path: Path) -> None:
     import datetime
 
     parquet.write_table(pyarrow.table({"text": [datetime.datetime(2024, 1, 1)]}), tmp_path / "a.parquet")
-    ((_, found),) = sources.rows([Source(path=str(tmp_path / "a.parquet"))])
+    ((_, found),) = sources.open_sources([Source(path=str(tmp_path / "a.parquet"))])
     with pytest.raises(DataError, match="text is a date") as caught:
-        list(records(found, (Text,)))
+        list(parse_rows(found, (Text,)))
     assert "as text" in str(caught.value.fix)
 
 
@@ -446,8 +446,8 @@ def test_a_cell_may_hold_a_list(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(f'messages\n"{quoted}"\n')
     from bottega.records import Chat
 
-    ((_, found),) = sources.rows([Source(path=str(tmp_path / "a.csv"))])
-    (record,) = records(found, (Chat,))
+    ((_, found),) = sources.open_sources([Source(path=str(tmp_path / "a.csv"))])
+    (record,) = parse_rows(found, (Chat,))
     assert isinstance(record, Chat)
     assert record.messages == (Message("user", "q"), Message("assistant", "a"))
 
@@ -458,8 +458,10 @@ def test_a_whole_number_is_one_label_in_every_file(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_text('{"text": "c", "label": 0}\n')
     dropped: list[DataError] = []
     labels = []
-    for _, found in sources.rows([Source(path=str(tmp_path / name)) for name in ("a.csv", "b.parquet", "c.jsonl")]):
-        kept = records(found, (Labelled,), on_bad=dropped.append)
+    for _, found in sources.open_sources(
+        [Source(path=str(tmp_path / name)) for name in ("a.csv", "b.parquet", "c.jsonl")]
+    ):
+        kept = parse_rows(found, (Labelled,), on_bad=dropped.append)
         labels += [record.label for record in kept if isinstance(record, Labelled)]
     assert labels == ["1", "0", "1", "1", "0"]
     assert [error.where for error in dropped] == ["b.parquet row 2, field label"]

@@ -196,6 +196,37 @@ def test_what_cannot_be_guarded(guard: dict[str, Any], more: dict[str, Any], wor
     assert words in str(caught.value)
 
 
+def test_replay_rows_are_read_as_data_says(tmp_path: Path) -> None:
+    names = ["caffè", "perché", "città", "tè", "là", "già"]
+    general = tmp_path / "general.csv"
+    general.write_bytes("\n".join(["body;kind", *(f"{name};a" for name in names), " ;a"]).encode("cp1252"))
+    rows = tmp_path / "rows.csv"
+    rows.write_bytes("\n".join(["body;kind", *(f"{word};{word[0]}" for word in WORDS)]).encode("cp1252"))
+    options = {"encoding": "cp1252", "delimiter": ";", "mapping": {"text": "body"}, "bad_rows": "drop"}
+    given = recipe(
+        tmp_path, {"replay": str(general)}, data={"train": str(rows), **options}, objective={"kind": "causal"},
+        evaluate=None,
+    )  # fmt: skip
+    run = build(given)
+    assert run.replay is not None
+    tokens = [row.tokens for example in run.replay.examples for row in example.rows]
+    texts = [run.data.tokenizer.decode(ids, skip_special_tokens=True) for ids in tokens]
+    assert texts == names  # the blank row is left out
+    with pytest.raises(DataError, match="empty text") as caught:
+        build(Recipe.parse({**given.document(), "data": {**given.document()["data"], "bad_rows": "error"}}))
+    assert caught.value.where == "general.csv line 8, field text"
+
+
+def test_replay_sources_keep_their_own_reading_options(tmp_path: Path) -> None:
+    general = write_jsonl(tmp_path / "words.jsonl", [{"words": f"{word} ran"} for word in WORDS])
+    replay = {"path": str(general), "mapping": {"text": "words"}}
+    rows = write_jsonl(tmp_path / "bodies.jsonl", [{"body": word} for word in WORDS])
+    data = {"train": str(rows), "mapping": {"text": "body"}}
+    run = build(recipe(tmp_path, {"replay": replay}, data=data, objective={"kind": "causal"}, evaluate=None))
+    assert run.replay is not None
+    assert len(run.replay.examples) == len(WORDS)
+
+
 def test_one_general_row_is_too_few(tmp_path: Path) -> None:
     one = str(write_jsonl(tmp_path / "one.jsonl", GENERAL[:1]))
     with pytest.raises(DataError, match="too few"):

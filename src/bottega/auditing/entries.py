@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from bottega.records import (
@@ -250,9 +250,3 @@ class RowLocations:
 
     def __getitem__(self, index: int) -> str:
         return f"{list(self._names)[self._name_ids[index]]} {self._lines[index]}"
-
-    def track(self, rows: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-        """The rows unchanged; each is given the next index just before it is yielded."""
-        for where, fields in rows:
-            self.add(where)
-            yield where, fields

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from bottega.auditing.checks.encoding import repair_text
 from bottega.auditing.findings import Finding
 from bottega.auditing.reader import AuditRows
-from bottega.data import sources
+from bottega.data.reader import read_rows
 from bottega.errors import DataError
 from bottega.runs.atomic_files import open_atomic
 
@@ -42,24 +42,24 @@ def write_cleaned_copy(path: Path, rows: AuditRows, findings: Sequence[Finding])
     """
     actions, counts, index = _actions_by_row(findings), Counter[str](), 0
     with _os_errors_as_data_errors(path), open_atomic(path) as copy, open_atomic(log_path(path)) as log:
-        for _, source_rows in sources.rows(rows.sources, rows.other_sources):
-            try:
-                for where, fields in source_rows:
-                    action, why = actions.get(index, ("kept", ""))
-                    index += 1
-                    # A line that cannot be parsed arrives as its error, and has an index like any other row.
-                    if isinstance(fields, DataError):
-                        action, why = "removed", str(fields)
-                    else:
-                        fields = _repair(fields) if action == "repaired" else fields
-                    if action != "kept":
-                        _write_line(log, {"row": where, "action": action, "why": why})
-                    if action != "removed":
-                        _write_line(copy, fields)
-                    counts[action] += 1
-            except DataError as error:
-                # The file is damaged from here on; the finding "damaged file" reports the same.
-                _write_line(log, {"row": error.where, "action": "read no further", "why": error.what})
+
+        def log_damage(error: DataError) -> None:
+            # The file is damaged from here on; the finding "damaged file" reports the same.
+            _write_line(log, {"row": error.where, "action": "read no further", "why": error.what})
+
+        for where, fields in read_rows(rows.sources, siblings=rows.other_sources, on_damage=log_damage):
+            action, why = actions.get(index, ("kept", ""))
+            index += 1
+            # A line that cannot be parsed arrives as its error, and has an index like any other row.
+            if isinstance(fields, DataError):
+                action, why = "removed", str(fields)
+            else:
+                fields = _repair(fields) if action == "repaired" else fields
+            if action != "kept":
+                _write_line(log, {"row": where, "action": action, "why": why})
+            if action != "removed":
+                _write_line(copy, fields)
+            counts[action] += 1
     return counts["kept"] + counts["repaired"], counts["removed"], counts["repaired"]
 
 

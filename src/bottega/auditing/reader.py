@@ -17,7 +17,7 @@ from bottega.auditing.entries import RECORD_TYPES, Entry, RowLocations, create_e
 from bottega.auditing.findings import Finding
 from bottega.data import sources
 from bottega.data.files import COMPRESSED, suffix
-from bottega.data.formats import records
+from bottega.data.reader import read_records
 from bottega.data.split import Split
 from bottega.errors import DataError, RecipeError
 from bottega.recipe.files import resolve_source_path
@@ -49,39 +49,20 @@ class AuditRows:
 
     def entries(self, locations: RowLocations, invalid: InvalidRows | None = None) -> Iterator[Entry]:
         """Every valid row; the others are added to `invalid`. Raises a DataError if no row of the sources is valid."""
-        invalid, valid_count = invalid or InvalidRows(), 0
-        for source_index, rows in sources.rows(self.sources, self.other_sources):
-            source, start = self.sources[source_index], len(locations)
-
-            def add_invalid(error: DataError) -> None:
-                # `track` has just registered the row that failed, so it is the last one.
-                invalid.add(len(locations) - 1, error)
-
-            parsed = records(
-                locations.track(rows),
-                self.record_types,
-                format=source.format,
-                mapping=source.mapping,
-                text_template=source.text_template,
-                on_bad=add_invalid,
-                on_broken=add_invalid,
-            )
-            try:
-                for record in parsed:
-                    if self.keep is None or self.keep(valid_count):
-                        yield create_entry(len(locations) - 1, record)
-                    valid_count += 1
-            except DataError as error:
-                # Nothing was read: the source itself is missing or of another format. That ends the audit.
-                if len(locations) == start:
-                    raise
-                invalid.damaged.append(error)
-        if not valid_count:
-            raise DataError(
-                f"no valid row: {invalid.first_reason}",
-                where=", ".join(source.path for source in self.sources),
-                fix="check the format; set it with --format and --map",
-            )
+        invalid = invalid or InvalidRows()
+        records = read_records(
+            self.sources,
+            self.record_types,
+            siblings=self.other_sources,
+            # Every row is registered before it is parsed, so a row that fails is the last one registered.
+            on_row=locations.add,
+            on_bad=lambda error: invalid.add(len(locations) - 1, error),
+            on_damage=invalid.damaged.append,
+            fix="check the format; set it with --format and --map",
+        )
+        for index, (_, record) in enumerate(records):
+            if self.keep is None or self.keep(index):
+                yield create_entry(len(locations) - 1, record)
 
 
 class InvalidRows:
@@ -164,7 +145,7 @@ def _parse_source(path: str, format: str, mapping: Mapping[str, str], layout: La
 
 def estimate_row_count(row_sets: Sequence[AuditRows]) -> int | None:
     """Approximate number of rows from the lines of the files; None if a file has no row per line, or is remote."""
-    files = [file for rows in row_sets for source in rows.sources for file in sources.files(source) or [Path()]]
+    files = [file for rows in row_sets for source in rows.sources for file in sources.source_files(source) or [Path()]]
     if not all(suffix(file) in LINE_FORMATS and file.suffix not in COMPRESSED and file.is_file() for file in files):
         return None
     return sum(_count_lines(file) for file in files)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 
-from bottega.data.fields import Column, Fields, Rows, Unsound
+from bottega.data.fields import Column, Fields, InvalidRow, Rows
 from bottega.data.open_files import lines, opened
 from bottega.errors import DataError
 from bottega.recipe.schema import Layout
@@ -60,7 +60,7 @@ def _row(path: Path, sentence: Sentence, first: int, last: int) -> Fields | Data
     for line, columns in sentence:
         if len(columns) <= max(first, last, 1) or not columns[first] or not columns[last]:
             fix = "write token, tab, tag; a blank line parts sentences; blanks within a token need tabs"
-            return Unsound("a token without a tag", where=f"{path} line {line}", fix=fix)
+            return InvalidRow("a token without a tag", where=f"{path} line {line}", fix=fix)
         tokens.append(columns[first])
         tags.append(columns[last])
     return {"tokens": tokens, "tags": tags}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from bottega.batch import Example, Row
 from bottega.data.example_cache import Shelf
+from bottega.data.reader import describe_reasons
 from bottega.errors import DataError
 from bottega.objectives import Objective
 from bottega.records import Record, Unusable
@@ -15,7 +16,7 @@ from bottega.tokenization.codec import Codec
 
 
 @dataclass
-class Encoded:
+class EncodedRows:
     """The examples of one side, and what became of the rows that are none.
 
     rows     all that were read, the unsound included
@@ -54,7 +55,7 @@ class Encoded:
         """A DataError with the true cause when no row would carry a loss."""
         if not self.examples.labelled:
             reasons = (
-                f": {counted_reasons(self.dropped)}" if self.dropped else ": all that could be learned has weight 0"
+                f": {describe_reasons(self.dropped)}" if self.dropped else ": all that could be learned has weight 0"
             )
             long = any("max_length" in reason for reason in self.dropped)
             raise DataError(
@@ -62,7 +63,3 @@ class Encoded:
                 where=where,
                 fix="raise data.max_length" if long else "mend the rows, or their weights; look: bottega preview",
             )
-
-
-def counted_reasons(dropped: Counter[str]) -> str:
-    return "; ".join(f"{count} rows: {reason}" for reason, count in dropped.most_common(3))

@@ -10,14 +10,17 @@ from typing import Any
 
 from bottega.errors import DataError
 
+# The values of a row by field name, as its file holds them.
 Fields = dict[str, Any]
-"""A row of a file: values by name."""
+
+# A row's location (`tickets.jsonl line 812`) with its fields, or with the error of a line that holds no row.
+RawRow = tuple[str, Fields | DataError]
 
 Rows = Iterator[tuple[int, "Fields | DataError"]]
 """Each row with its line; of a line that is broken, and the only one that is, the error stands in its place."""
 
 
-class Unsound(DataError):
+class InvalidRow(DataError):
     """In place of a row whose lines can be read and say no row: `data.bad_rows` decides what becomes of it."""
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from bottega.data import label_formats, prompt_formats
 from bottega.data.cells import as_list
-from bottega.data.fields import Fields, Unsound, string
+from bottega.data.fields import Fields, InvalidRow, string
 from bottega.data.messages import is_talk
 from bottega.data.prompt_formats import GIVEN, GOLD, QUESTIONS, TALKS
 from bottega.errors import DataError, RecipeError
@@ -82,7 +82,7 @@ class Chosen(NamedTuple):
         return {name for name in fields if name not in taken and not self.format.also(name)}
 
 
-def records(
+def parse_rows(
     rows: Iterable[tuple[str, Fields | DataError]],
     reads: tuple[type, ...],
     *,
@@ -109,7 +109,7 @@ def records(
     told, unread = on_format is None, set[str]()
     for where, fields in rows:
         if isinstance(fields, DataError):
-            refused = (on_bad or on_broken) if isinstance(fields, Unsound) else on_broken
+            refused = (on_bad or on_broken) if isinstance(fields, InvalidRow) else on_broken
             if refused is None:
                 raise fields
             refused(fields)

@@ -16,21 +16,18 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from bottega.data.fields import Fields
+from bottega.data.fields import Fields, RawRow
 from bottega.data.files import READERS, read, readable, suffix, unit
 from bottega.data.open_files import characters, refuse_long, refuse_what_is_no_file
 from bottega.data.table_files import as_declared
 from bottega.errors import BottegaError, DataError
 from bottega.recipe.schema import Layout, Source
 
-Placed = tuple[str, Fields | DataError]
-"""A row, or what is wrong with its line, and the place it stands at: `tickets.jsonl line 812`."""
-
 DATASET_MARKS = ("dataset_dict.json", "state.json")
 SLICE = re.compile(r"(?P<name>[^\[\]+]+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 
 
-class Part(NamedTuple):
+class SourceSlice(NamedTuple):
     """A slice of a split: bounds in rows, or in per cent of all rows."""
 
     split: str
@@ -48,7 +45,7 @@ class Part(NamedTuple):
         return any(bound.startswith("-") or bound.endswith("%") for bound in (self.start, self.stop) if bound)
 
 
-def rows(sources: Sequence[Source], others: Sequence[Source] = ()) -> Iterator[tuple[int, Iterator[Placed]]]:
+def open_sources(sources: Sequence[Source], others: Sequence[Source] = ()) -> Iterator[tuple[int, Iterator[RawRow]]]:
     """(number, rows) of each source; a file of the same name as another, of `others` too, is named with its folder."""
     names = Counter(path.name for path in {Path(source.path) for source in (*sources, *others)})
     for number, source in enumerate(sources):
@@ -56,7 +53,7 @@ def rows(sources: Sequence[Source], others: Sequence[Source] = ()) -> Iterator[t
         yield number, _rows(source, path.name if names[path.name] == 1 else f"{path.parent.name}/{path.name}")
 
 
-def files(source: Source) -> list[Path]:
+def source_files(source: Source) -> list[Path]:
     """Every file a source reads; none for a dataset on the hub."""
     path = Path(source.path)
     if not os.path.isdir(path):
@@ -67,7 +64,7 @@ def files(source: Source) -> list[Path]:
     return [file for file in _inside(path) if readable(file, source)]
 
 
-def _rows(source: Source, name: str) -> Iterator[Placed]:
+def _rows(source: Source, name: str) -> Iterator[RawRow]:
     path, parts = Path(source.path), _parts(source)
     if not path.is_absolute() or _is_dataset(path):
         return chain.from_iterable(_dataset(source, name, part) for part in parts)
@@ -81,13 +78,13 @@ def _rows(source: Source, name: str) -> Iterator[Placed]:
     return chain.from_iterable(_slice(source, name, part) for part in parts)
 
 
-def _parts(source: Source) -> list[Part]:
+def _parts(source: Source) -> list[SourceSlice]:
     found = []
     for text in (source.split or "train").split("+"):
         match = SLICE.fullmatch(text.strip())
         if match is None:
             raise DataError(f"not a slice: {text}", where=source.path, fix="write train[:80%] or train[4096:4224]")
-        found.append(Part(match["name"], match["start"], match["stop"]))
+        found.append(SourceSlice(match["name"], match["start"], match["stop"]))
     return found
 
 
@@ -99,14 +96,14 @@ def _place(bound: str, count: int) -> int:
 # Files and folders
 
 
-def _slice(source: Source, name: str, part: Part) -> Iterator[Placed]:
+def _slice(source: Source, name: str, part: SourceSlice) -> Iterator[RawRow]:
     """The rows of a file or folder within a slice; they are counted first only where its bounds ask for that."""
     count = sum(1 for _ in _all(source, name)) if part.needs_count else sys.maxsize
     first, end = part.bounds(count)
     return _some(islice(_all(source, name), first, max(first, end)), source.path, part)
 
 
-def _some(kept: Iterator[Placed], path: str, part: Part) -> Iterator[Placed]:
+def _some(kept: Iterator[RawRow], path: str, part: SourceSlice) -> Iterator[RawRow]:
     first = next(kept, None)
     if first is None:
         raise DataError(
@@ -117,7 +114,7 @@ def _some(kept: Iterator[Placed], path: str, part: Part) -> Iterator[Placed]:
     return chain([first], kept)
 
 
-def _all(source: Source, name: str) -> Iterator[Placed]:
+def _all(source: Source, name: str) -> Iterator[RawRow]:
     path = Path(source.path)
     if not os.path.isdir(path):
         return _file(path, name, source)
@@ -129,7 +126,7 @@ def _all(source: Source, name: str) -> Iterator[Placed]:
     return chain.from_iterable(_file(file, str(Path(name) / file.relative_to(path)), source) for file in found)
 
 
-def _file(path: Path, name: str, source: Source) -> Iterator[Placed]:
+def _file(path: Path, name: str, source: Source) -> Iterator[RawRow]:
     refuse_what_is_no_file(path)  # before a look into it, which would wait for what a pipe may bring
     counted = unit(path, source)
     return ((f"{name} {counted} {line}", fields) for line, fields in read(path, source))
@@ -151,14 +148,14 @@ def _is_dataset(path: Path) -> bool:
     return any(os.path.exists(path / mark) for mark in DATASET_MARKS)
 
 
-def _dataset(source: Source, name: str, part: Part) -> Iterator[Placed]:
+def _dataset(source: Source, name: str, part: SourceSlice) -> Iterator[RawRow]:
     """Rows of a dataset on disk (`save_to_disk`) or on the hub; one from the hub may be streamed."""
     with _named_loading(source):
         found, count = _loaded(source, part)
     first, end = part.bounds(count)
     label = name if part.split == "train" else f"{name} {part.split}"
 
-    def rows() -> Iterator[Placed]:
+    def rows() -> Iterator[RawRow]:
         with _named_loading(source):
             for number, row in enumerate(found(first, end), first + 1):
                 refuse_long(Path(label), number, characters(row), "row")
@@ -186,7 +183,7 @@ Found = tuple[Callable[[int, int], Iterator[Fields | DataError]], int]
 """(from, to → rows, number of rows)."""
 
 
-def _loaded(source: Source, part: Part) -> Found:
+def _loaded(source: Source, part: SourceSlice) -> Found:
     """The rows of one split."""
     import datasets
 
@@ -210,7 +207,7 @@ def _loaded(source: Source, part: Part) -> Found:
     return lambda first, end: map(named, whole.skip(first).take(end - first)), int(part.stop or sys.maxsize)
 
 
-def _as_written(source: Source, part: Part) -> Found | None:
+def _as_written(source: Source, part: SourceSlice) -> Found | None:
     """The rows of a dataset that is JSON files, read from these; None for any other.
 
     The library takes a column of texts that look like dates for times, and what is learned would not be what the files

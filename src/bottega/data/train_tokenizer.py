@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from bottega.data import sources
+from bottega.data.reader import read_rows
 from bottega.errors import DataError, RunError, is_disk_full
 from bottega.recipe.schema import Source
 from bottega.tokenization.special_tokens import FIM_TOKENS
@@ -127,11 +127,10 @@ def _characters(files: Sequence[Path]) -> Any:
 
 def _texts(files: Sequence[Path]) -> Iterator[str]:
     """Every string in the files' rows."""
-    for _, rows in sources.rows([Source(path=str(file.absolute())) for file in files]):
-        for _, fields in rows:
-            if isinstance(fields, DataError):
-                raise fields
-            yield from _strings(fields)
+    for _, fields in read_rows([Source(path=str(file.absolute())) for file in files]):
+        if isinstance(fields, DataError):
+            raise fields
+        yield from _strings(fields)
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from bottega.batch import Row
-from bottega.data.reader import Reader
+from bottega.data.reader import RecipeReader
 from bottega.errors import DataError
 from bottega.evaluation.baselines import Baseline
 from bottega.evaluation.confusion import ClassPredictions
@@ -209,7 +209,7 @@ class EvaluationContext:
 
     def training_records(self) -> Iterator[Record]:
         """The rows the run was trained on."""
-        return Reader(self.recipe).training()
+        return RecipeReader(self.recipe).training()
 
     @property
     def baseline_rows(self) -> str:
@@ -222,7 +222,7 @@ class EvaluationContext:
 
     def baseline_records(self) -> Iterator[Record]:
         """The rows that baselines use: the training rows, unless others are given."""
-        return Reader(self._baseline_recipe).training()
+        return RecipeReader(self._baseline_recipe).training()
 
     @cached_property
     def pool(self) -> list[Record]:
@@ -238,7 +238,9 @@ class EvaluationContext:
         if any(source.stream for source in recipe.train_sources):
             return []
         with contextlib.suppress(DataError):
-            return sample_records(Reader(recipe).training(), MAX_POOL_RECORDS, derive(self.recipe.seed, "pool"))[0]
+            return sample_records(RecipeReader(recipe).training(), MAX_POOL_RECORDS, derive(self.recipe.seed, "pool"))[
+                0
+            ]
         return []
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bottega.data import sources
-from bottega.data.reader import Reader, Told
+from bottega.data.reader import ReadSummary, RecipeReader
 from bottega.errors import DataError, RunError
 from bottega.evaluation import tasks
 from bottega.evaluation.baselines import parse_baseline
@@ -151,7 +151,7 @@ def evaluate(
     options  the fields of `bottega.evaluation.options.EvaluateOptions`, as `rows=100` or `against=["few-shot"]`
     """
     chosen = parse_options({"data": data, **options})
-    folder, progress, counts = check_run(Path(run)), tell or ignore_status, Told()
+    folder, progress, counts = check_run(Path(run)), tell or ignore_status, ReadSummary()
     recipe, place = _load_run(folder)
     context = _build_context(folder, recipe, place, chosen, progress)
     progress("reading rows")
@@ -306,12 +306,14 @@ def _groups_for(groups: NDArray[np.int64], scores: Scores) -> NDArray[np.int64] 
 # Rows
 
 
-def _read_validation(recipe: Recipe, place: dict[str, Any], options: EvaluateOptions, counts: Told) -> Iterator[Record]:
+def _read_validation(
+    recipe: Recipe, place: dict[str, Any], options: EvaluateOptions, counts: ReadSummary
+) -> Iterator[Record]:
     """The rows to evaluate on, in the order they are read; `counts` receives how many are dropped."""
     validation = recipe.data.validation
     if options.data is None and isinstance(validation, float):
         _refuse_changed_files(recipe, place)
-        return (record for side, _, record in Reader(recipe).records(counts) if side == "validation")
+        return (record for side, _, record in RecipeReader(recipe).records(counts) if side == "validation")
     if options.data is None and validation is None:
         fix = "give some: bottega evaluate RUN --data FILE"
         raise DataError("the run has no validation rows", where="data.validation", fix=fix)
@@ -321,7 +323,7 @@ def _read_validation(recipe: Recipe, place: dict[str, Any], options: EvaluateOpt
         chosen = _sources_from_paths(recipe, options.data, options.layout)
     # They are read as training sources, so that is where the reader counts.
     counts.dropped["validation"] = counts.dropped["train"]
-    return (record for _, _, record in Reader(with_sources(recipe, chosen)).records(counts))
+    return (record for _, _, record in RecipeReader(with_sources(recipe, chosen)).records(counts))
 
 
 def _sources_from_paths(recipe: Recipe, paths: Sequence[str], layout: Layout | None) -> list[dict[str, Any]]:
@@ -333,7 +335,7 @@ def _sources_from_paths(recipe: Recipe, paths: Sequence[str], layout: Layout | N
 
 def _refuse_changed_files(recipe: Recipe, place: dict[str, Any]) -> None:
     """A RunError where a file has changed: the split would hold out other rows, some of which the run has learned."""
-    for path in (path for source in recipe.train_sources for path in sources.files(source)):
+    for path in (path for source in recipe.train_sources for path in sources.source_files(source)):
         if not path.exists() or place["files"].get(str(path)) != checksum(path):
             what = "the file has changed since the run began, so its validation rows are not known"
             raise RunError(what, where=str(path), fix="put it back, or give rows: bottega evaluate RUN --data FILE")
@@ -344,5 +346,5 @@ def _find_leaked(records: Sequence[Record], recipe: Recipe) -> set[int] | None:
     if any(source.stream for source in recipe.train_sources):
         return None
     with contextlib.suppress(DataError):
-        return find_leaked_rows(records, Reader(recipe).training())
+        return find_leaked_rows(records, RecipeReader(recipe).training())
     return None

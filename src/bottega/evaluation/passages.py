@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bottega.data import sources
-from bottega.data.formats import records
+from bottega.data.reader import read_records
 from bottega.recipe.files import resolve_source_path
 from bottega.recipe.schema import Source
 from bottega.records import Text
@@ -19,9 +18,8 @@ def load_passages(paths: Sequence[str]) -> list[str]:
     """The passages of files, folders or datasets."""
     if not paths:
         return []
-    given = [Source(path=resolve_source_path(path)) for path in paths]
-    texts = (record for _, rows in sources.rows(given) for record in records(rows, (Text,)))
-    return [passage for record in texts if isinstance(record, Text) for passage in split_passages(record.text)]
+    records = read_records([Source(path=resolve_source_path(path)) for path in paths], (Text,))
+    return [passage for _, record in records if isinstance(record, Text) for passage in split_passages(record.text)]
 
 
 def split_passages(text: str) -> Iterator[str]:

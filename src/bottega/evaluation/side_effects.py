@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bottega.batch import Row
-from bottega.data import sources
-from bottega.data.formats import records
+from bottega.data.reader import read_records
 from bottega.evaluation.context import EvaluationContext
 from bottega.inference.language_model import LanguageModel
 from bottega.metrics.scores import Scores, proportion, weighted_mean
@@ -115,10 +114,10 @@ def _refusals(context: EvaluationContext, model: LanguageModel) -> Iterator[Scor
 def _read_sample(path: str, context: EvaluationContext, size: int) -> list[Record]:
     """A sample of the rows of a file, of any record type that SFT reads."""
     reads = made({"kind": "sft"}).reads
-    read = (
-        record for _, rows in sources.rows([Source(path=resolve_source_path(path))]) for record in records(rows, reads)
-    )
-    return _sample(list(read), size, context.seed)
+    # The replay rows of the recipe are read with its reading options; any other file says all that is needed itself.
+    own = [source for source in context.recipe.replay_sources if source.path == resolve_source_path(path)]
+    sources, bad_rows = own or [Source(path=resolve_source_path(path))], context.recipe.data.bad_rows
+    return _sample([record for _, record in read_records(sources, reads, bad_rows=bad_rows)], size, context.seed)
 
 
 def _sample(known: Sequence[Record], size: int, seed: int) -> list[Record]:

@@ -23,8 +23,8 @@ import yaml
 from numpy.typing import NDArray
 
 from bottega import objectives
-from bottega.data import sources
-from bottega.data.formats import records
+from bottega.data.formats import parse_rows
+from bottega.data.reader import read_rows
 from bottega.data.sampler import DEFAULT_EXAMPLES
 from bottega.errors import DataError, RunError
 from bottega.evaluation.contamination import find_leaked_rows
@@ -191,14 +191,13 @@ def advise(
 
 def _rows(path: str, mapping: Mapping[str, str], layout: Layout) -> Iterator[Placed]:
     """Where each row stands, and its fields by our names; a DataError for one that is broken, or lacks a field."""
-    for _, read in sources.rows([Source(path=path, **layout.model_dump())]):
-        for where, fields in read:
-            if isinstance(fields, DataError):
-                raise fields
-            lost = next((theirs for theirs in mapping.values() if theirs not in fields), None)
-            if lost is not None:
-                raise DataError(f"no field {lost}", where=where, fix=f"it has {join_names(fields)}")
-            yield where, {**fields, **{ours: fields[theirs] for ours, theirs in mapping.items()}}
+    for where, fields in read_rows([Source(path=path, **layout.model_dump())]):
+        if isinstance(fields, DataError):
+            raise fields
+        lost = next((theirs for theirs in mapping.values() if theirs not in fields), None)
+        if lost is not None:
+            raise DataError(f"no field {lost}", where=where, fix=f"it has {join_names(fields)}")
+        yield where, {**fields, **{ours: fields[theirs] for ours, theirs in mapping.items()}}
 
 
 def _write(path: Path, lines: Sequence[Placed]) -> Path:
@@ -255,7 +254,7 @@ class Study:
         return [rest[: times * smallest] for times in TIMES], rest
 
     def _records(self, lines: Sequence[Placed]) -> Iterator[Record]:
-        return records(iter(lines), objectives.load(self.kind).reads)
+        return parse_rows(iter(lines), objectives.load(self.kind).reads)
 
     def _of_every_label(self, lines: Sequence[Placed]) -> list[int]:
         """The numbers of the first row with each label; none where rows have no labels."""

@@ -87,11 +87,10 @@ def _answered(path: str, layout: Layout) -> bool:
 
 def _first(path: str, reads: tuple[type, ...], layout: Layout) -> Record | None:
     """The record of the first row of a file, read as one of these."""
-    from bottega.data.formats import records
-    from bottega.data.sources import rows
+    from bottega.data.reader import read_records
 
-    ((_, found),) = rows([Source(path=str(Path(path).absolute()), **layout.model_dump())])
-    return next(records(found, reads=reads), None)
+    source = Source(path=str(Path(path).absolute()), **layout.model_dump())
+    return next((record for _, record in read_records([source], reads)), None)
 
 
 def _head(task: str) -> Iterator[str]:

@@ -510,8 +510,8 @@ class Recipe(Section):
 
     @property
     def replay_sources(self) -> list[Source]:
-        """The sources of general rows to replay. They do not inherit the reading options of `data`."""
-        return [] if self.guard is None else self.guard.replay
+        """The sources of general rows to replay, read as `data` says unless they say otherwise."""
+        return [] if self.guard is None else [self._with_data_options(source) for source in self.guard.replay]
 
     @property
     def uses_anchor(self) -> bool:

@@ -10,9 +10,9 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
-from bottega.data.encode import Encoded
+from bottega.data.encode import EncodedRows
 from bottega.data.example_cache import Shelf
-from bottega.data.reader import Reader, Told
+from bottega.data.reader import ReadSummary, RecipeReader
 from bottega.data.sampler import Feed, judged
 from bottega.data.split import Side
 from bottega.errors import DataError, ModelError
@@ -44,8 +44,8 @@ class Rows:
     config: Any
     codec: Codec
     labels: list[str]
-    train: Encoded
-    validation: Encoded
+    train: EncodedRows
+    validation: EncodedRows
     formats: dict[str, str]
     template: str | None = None
 
@@ -59,7 +59,7 @@ class Rows:
         yield from self.codec.notes()
 
 
-def _lost(name: str, side: Encoded) -> str:
+def _lost(name: str, side: EncodedRows) -> str:
     """How many rows are not as they were written, and why."""
     lost = side.dropped.total() + side.truncated
     reasons = [f"{count} left out, {reason}" for reason, count in side.dropped.most_common(3)]
@@ -78,7 +78,7 @@ def prepare(recipe: Recipe, choices: Mapping[str, Any] | None = None, folder: Pa
     builtin_templates.set_template(tokenizer, recipe.data.template)
     config = load_config(recipe.model, tokenizer)
     length = max_length((choices or {}).get("max_length", recipe.data.max_length), config)
-    reader, told = Reader(recipe), Told()
+    reader, told = RecipeReader(recipe), ReadSummary()
     counts = recipe.objective.labels(reader.training())
     codec = Codec(
         tokenizer,
@@ -89,7 +89,7 @@ def prepare(recipe: Recipe, choices: Mapping[str, Any] | None = None, folder: Pa
         decoder_start=start_token(config),
         day=day_of(choices),
     )
-    encoded: dict[Side, Encoded] = {"train": Encoded(Shelf(folder)), "validation": Encoded(Shelf(folder))}
+    encoded: dict[Side, EncodedRows] = {"train": EncodedRows(Shelf(folder)), "validation": EncodedRows(Shelf(folder))}
     for part in _looked_ahead(reader.records(told), codec):
         for side, source, record in part:
             drop = recipe.data.bad_rows == "drop"

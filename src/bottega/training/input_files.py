@@ -29,7 +29,7 @@ def files_of(recipe: Recipe) -> list[Path]:
     rows = [
         path
         for source in (*recipe.train_sources, *recipe.validation_sources, *recipe.replay_sources)
-        for path in sources.files(source)
+        for path in sources.source_files(source)
     ]
     own = builtin_templates.template_files(recipe.data.template)
     own += [Path(file) for one in (recipe.objective, *rewards) if (file := getattr(one, "file", None))]

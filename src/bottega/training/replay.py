@@ -6,7 +6,7 @@ Replay is Robins (1995); the anchor, Li and Hoiem (2016, arXiv 1606.09282), with
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -18,10 +18,9 @@ from torch import Tensor
 
 from bottega import objectives
 from bottega.batch import Batch, Example, Loss, Means, Term, Unit, counted
-from bottega.data import sources
-from bottega.data.encode import Encoded
+from bottega.data.encode import EncodedRows
 from bottega.data.example_cache import Shelf
-from bottega.data.formats import records
+from bottega.data.reader import read_records
 from bottega.data.sampler import DEFAULT_EXAMPLES, shuffled
 from bottega.engine.engine import Engine
 from bottega.errors import DataError
@@ -58,9 +57,11 @@ class Replay:
         self.section, self.seed, self.codec = recipe.guard, recipe.seed, codec
         text = "causal" if codec.decoder_start is None else "span"
         kinds = [recipe.objective] if recipe.objective.head != "language" else [_plain(text), _plain("sft")]
-        encoded = Encoded(Shelf(folder))
-        for record in self._records(recipe, kinds):
-            encoded.add(record, _for(record, kinds), codec)
+        encoded = EncodedRows(Shelf(folder))
+        bad_rows = recipe.data.bad_rows
+        reads = tuple(dict.fromkeys(record_type for kind in kinds for record_type in kind.reads))
+        for _, record in read_records(recipe.replay_sources, reads, bad_rows=bad_rows, dropped=encoded.dropped):
+            encoded.add(record, _for(record, kinds), codec, drop=bad_rows == "drop")
         encoded.examples.seal()
         where = ", ".join(source.path for source in recipe.replay_sources)
         encoded.refuse_empty(where)
@@ -72,15 +73,6 @@ class Replay:
         self.examples, self.kept = encoded.examples, order[held:]
         self.held_out = [encoded.examples[place] for place in order[:held]]
         self.each = self._each(recipe)
-
-    @staticmethod
-    def _records(recipe: Recipe, kinds: Sequence[Objective]) -> Iterator[Record]:
-        reads = tuple(dict.fromkeys(record for kind in kinds for record in kind.reads))
-        for number, rows in sources.rows(recipe.replay_sources):
-            source = recipe.replay_sources[number]
-            yield from records(
-                rows, reads, format=source.format, mapping=source.mapping, text_template=source.text_template
-            )
 
     def _each(self, recipe: Recipe) -> float:
         """General examples an update, not always a whole number."""
