@@ -1,4 +1,4 @@
-"""Imports point down, and only the command line is in a hurry."""
+"""The import direction between layers, and the time the command line takes to start."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 import bottega
 
 SOURCE = Path(bottega.__file__).parent
+# From the top down: a module may import from its own layer and those below.
 LAYERS = [
     {"cli", "__main__"},
     {"demo"},
@@ -34,7 +35,6 @@ LAYERS = [
     {"records", "batch", "events", "seeding"},
     {"errors"},
 ]
-"""From the top down; a module may import from its own layer and those below."""
 
 
 def layer(module: str) -> int:
@@ -42,7 +42,7 @@ def layer(module: str) -> int:
 
 
 def own_imports(path: Path) -> set[str]:
-    """Parts of bottega a file imports, wherever in the file; types only do not count."""
+    """The top-level parts of bottega a file imports, at any depth; TYPE_CHECKING imports do not count."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
@@ -56,7 +56,7 @@ def own_imports(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
-def test_imports_point_down(path: Path) -> None:
+def test_modules_import_from_lower_layers_only(path: Path) -> None:
     own = path.relative_to(SOURCE).parts[0].removesuffix(".py")
     for other in own_imports(path):
         assert layer(other) >= layer(own), f"{own} imports {other}, which stands above it"
@@ -87,12 +87,12 @@ def test_a_recipe_loads_without_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+# Imports that the command line cannot do without.
 NEEDED = "import typer.main, typer.rich_utils, rich.markdown, pydantic, yaml; pydantic.create_model('A', a=(int, 1))"
-"""What the command line is made of, and no help comes without."""
 
 
-def test_help_comes_at_once() -> None:
-    """In processor time, beside that of the libraries it needs: machines and moments differ by more than a half."""
+def test_help_starts_fast() -> None:
+    """CPU time, relative to importing the libraries it needs: absolute times vary too much between machines."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
     def seconds(*arguments: str) -> float:

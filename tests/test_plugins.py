@@ -1,4 +1,4 @@
-"""An objective of the user's own: found, used as any other, and its mistakes told by file and line."""
+"""Custom objectives: loading, use like built-in ones, and errors with file and line."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def written(folder: Path, body: str, head: str = HEAD) -> Path:
 
 
 def refused(folder: Path, body: str, line: int | None, **options: Any) -> RecipeError:
-    """The error of a run with this plug-in, which must name the line."""
+    """The error that training with this file raises; it must name the line."""
     file = written(folder, body)
     with pytest.raises(RecipeError) as caught:
         for _ in bottega.train(recipe(folder, file, **options), folder / "run"):
@@ -48,7 +48,7 @@ def refused(folder: Path, body: str, line: int | None, **options: Any) -> Recipe
     return caught.value
 
 
-def test_it_is_an_objective_like_any_other(tmp_path: Path) -> None:
+def test_a_custom_objective_behaves_like_a_built_in_one(tmp_path: Path) -> None:
     made = recipe(tmp_path, OWN, sharpness=3.0, weighting="example").objective
     assert isinstance(made, Sft)
     assert made.model_dump() == {
@@ -63,7 +63,7 @@ def test_it_is_an_objective_like_any_other(tmp_path: Path) -> None:
     assert again.model_dump() == made.model_dump()
 
 
-def test_its_options_are_checked(tmp_path: Path) -> None:
+def test_options_of_a_custom_objective_are_validated(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"unknown key objective\.sharpnes") as caught:
         recipe(tmp_path, OWN, sharpnes=3.0)
     assert caught.value.fix == "did you mean sharpness?"
@@ -76,7 +76,7 @@ def test_its_options_are_checked(tmp_path: Path) -> None:
         recipe(tmp_path, tmp_path / "notes.txt")
 
 
-def test_a_file_that_changed_is_another_run(tmp_path: Path) -> None:
+def test_a_resume_refuses_a_changed_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     shutil.copy(OWN, file)
     for event in bottega.train(recipe(tmp_path, file), tmp_path / "run"):
@@ -88,8 +88,8 @@ def test_a_file_that_changed_is_another_run(tmp_path: Path) -> None:
     assert caught.value.where == str(file)
 
 
-def test_a_run_is_looked_at_and_used_without_its_code(tmp_path: Path) -> None:
-    """The file is run to train and to measure, and for nothing else; that it is gone takes nothing away."""
+def test_a_run_is_shown_and_used_without_running_its_custom_code(tmp_path: Path) -> None:
+    """The file is executed to train and to evaluate only, and may be deleted afterwards."""
     file = tmp_path / "mine.py"
     shutil.copy(OWN, file)
     list(bottega.train(recipe(tmp_path, file), tmp_path / "run"))
@@ -104,7 +104,7 @@ def test_a_run_is_looked_at_and_used_without_its_code(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["reward", "regress"])
-def test_what_derives_from_ours_is_measured_and_used_like_it(kind: str, tmp_path: Path) -> None:
+def test_a_subclass_of_a_built_in_objective_is_evaluated_and_used_like_it(kind: str, tmp_path: Path) -> None:
     name = kind.capitalize()
     file = written(tmp_path, f"class Mine({name}):\n    pass\n", f"from bottega.objectives.{kind} import {name}\n")
     rows: list[dict[str, Any]] = [{"text": f"the cat {n}", "label": n / 10} for n in range(12)]
@@ -118,17 +118,17 @@ def test_what_derives_from_ours_is_measured_and_used_like_it(kind: str, tmp_path
     assert bottega.load_classifier(tmp_path / "run").objective.kind == kind
 
 
-def test_a_unit_that_is_none(tmp_path: Path) -> None:
+def test_an_unknown_unit_of_a_loss_is_an_error(tmp_path: Path) -> None:
     body = "class Mine(Sft):\n    def loss(self, scores, batch):\n"
     body += "        return Loss({'nll': Term(scores['logp'].sum(), 'tokens')})\n"
     assert "counts by 'tokens'" in refused(tmp_path, body, None).what
 
 
-def test_a_file_that_does_not_run(tmp_path: Path) -> None:
+def test_a_syntax_error_names_its_line(tmp_path: Path) -> None:
     assert "SyntaxError" in str(refused(tmp_path, "class Mine(Sft:\n    pass\n", 3))
 
 
-def test_a_file_that_fails_on_import(tmp_path: Path) -> None:
+def test_an_import_error_names_its_line(tmp_path: Path) -> None:
     assert "No module named 'nowhere'" in str(refused(tmp_path, "import nowhere\n", 3))
 
 
@@ -136,23 +136,23 @@ def test_a_file_without_the_class(tmp_path: Path) -> None:
     assert refused(tmp_path, "class Mine:\n    pass\n", None).what == "it defines no subclass of Objective"
 
 
-def test_a_file_with_two(tmp_path: Path) -> None:
+def test_a_file_with_two_classes(tmp_path: Path) -> None:
     two = "class Mine(Sft):\n    pass\nclass Yours(Sft):\n    pass\n"
     assert refused(tmp_path, two, None).what == "it defines 2 subclasses of Objective, expected one"
 
 
-def test_rows_that_fail(tmp_path: Path) -> None:
+def test_an_error_in_rows_names_its_line(tmp_path: Path) -> None:
     body = "class Mine(Sft):\n    def rows(self, record, codec):\n        return record.nothing\n"
     error = refused(tmp_path, body, 5)
     assert error.what == "AttributeError: 'Prompted' object has no attribute 'nothing'"
 
 
-def test_a_loss_that_fails(tmp_path: Path) -> None:
+def test_an_error_in_loss_names_its_line(tmp_path: Path) -> None:
     body = "class Mine(Sft):\n    def loss(self, scores, batch):\n        return 1 / 0\n"
     assert refused(tmp_path, body, 5).what == "ZeroDivisionError: division by zero"
 
 
-def test_a_loss_that_asks_for_what_is_not_there(tmp_path: Path) -> None:
+def test_a_loss_that_reads_a_missing_score(tmp_path: Path) -> None:
     body = "class Mine(Sft):\n    def loss(self, scores, batch):\n        return scores['logits']\n"
     assert refused(tmp_path, body, 5).what == "KeyError: 'logits'"
 
@@ -180,12 +180,12 @@ def test_a_loss_that_asks_for_what_is_not_there(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_it_gives_is_checked(tmp_path: Path, body: str, what: str) -> None:
+def test_results_of_rows_and_loss_are_checked(tmp_path: Path, body: str, what: str) -> None:
     assert what in str(refused(tmp_path, f"class Mine(Sft):\n{body}", None))
 
 
-def test_errors_of_the_engine_pass(tmp_path: Path) -> None:
-    """What goes wrong elsewhere is not laid at the plug-in's door, though it was called from there."""
+def test_errors_of_the_engine_are_not_blamed_on_the_file(tmp_path: Path) -> None:
+    """An error raised elsewhere is not attributed to the file, even if the file called that code."""
     body = "class Mine(Sft):\n    def rows(self, record, codec):\n        return super().rows(record, codec)\n"
     file = written(tmp_path, body)
     made = recipe(tmp_path, file)

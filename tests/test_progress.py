@@ -1,4 +1,4 @@
-"""Long pieces of work tell how far they are."""
+"""Progress of long work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bottega.sampling import Sampling
 from making import WORDS, make_model, write_jsonl
 
 
-def test_scoring_and_writing_count_rows(tmp_path: Path) -> None:
+def test_scoring_and_generation_report_rows(tmp_path: Path) -> None:
     model = bottega.load(make_model(tmp_path, "llama"), dtype="float32")
     ids = np.arange(5, 12)
     rows = [Row(ids[:size], np.arange(size - 1), ids[1:size], np.ones(size - 1, np.float32)) for size in (3, 4, 5)]

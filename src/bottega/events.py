@@ -18,10 +18,12 @@ class Event:
 
     type: ClassVar[str] = "unknown"
     step: int
+    # Seconds since 1970, UTC; set when the event happens.
     time: float = field(default_factory=time.time)
 
     def document(self) -> dict[str, Any]:
         """The event as plain data, `type` first."""
+        # `type` belongs to the class, so asdict leaves it out.
         return {"type": self.type, **asdict(self)}
 
 
@@ -50,6 +52,7 @@ class Noted(Event):
     type: ClassVar[str] = "noted"
     subject: str
     message: str
+    # Counts by reason, such as {"too long": 12}.
     details: dict[str, Any] = field(default_factory=dict)
 
 
@@ -77,6 +80,7 @@ class Stepped(Event):
     memory: int
     device_memory: int
     device_use: float | None
+    # Passes over the rows so far, with fractions.
     epoch: float
     metrics: dict[str, float]
 
@@ -119,7 +123,9 @@ class Finished(Event):
     type: ClassVar[str] = "finished"
     result: str
     weights_from: int
+    # Why it ended: all steps done, early stopping, forgetting …
     reason: str
+    # None if the run had no update or no validation.
     loss: float | None
     validation_loss: float | None
 

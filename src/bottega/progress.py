@@ -7,7 +7,7 @@ from typing import Protocol
 
 from bottega.events import Event, Started, Stepped
 
-# Called with (done, total).
+# Called with (done, total). May raise, which stops the work.
 ProgressCallback = Callable[[int, int], None]
 
 

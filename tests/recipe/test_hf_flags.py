@@ -29,7 +29,7 @@ def flags(**given: Any) -> Flags:
     return Flags(**{"model_name_or_path": "m", "data_files": "a.jsonl", **given})
 
 
-def test_a_command_of_another_tool_runs_as_it_stands(llama: Path, tmp_path: Path) -> None:
+def test_a_command_line_of_another_tool_runs_unchanged(llama: Path, tmp_path: Path) -> None:
     data = write_jsonl(tmp_path / "rows.jsonl", ROWS * 8)
     out = tmp_path / "out"
     done = call(
@@ -63,7 +63,7 @@ def test_a_command_of_another_tool_runs_as_it_stands(llama: Path, tmp_path: Path
     ).read_bytes()
 
 
-def test_dashes_do_as_well_and_a_dry_run_only_prints(llama: Path, tmp_path: Path) -> None:
+def test_flags_accept_dashes_and_a_dry_run_only_prints(llama: Path, tmp_path: Path) -> None:
     data = write_jsonl(tmp_path / "rows.jsonl", ROWS)
     given = ("--model-name-or-path", str(llama), f"--data-files={data}", "--method", "full", "--dry-run")
     done = call(*given, "--output-path", str(tmp_path / "out"))
@@ -93,7 +93,7 @@ def test_flags_become_keys(given: dict[str, Any], section: str, found: Any) -> N
     assert recipe_document(flags(**given)).get(section) == found
 
 
-def test_files_are_parted_by_commas_and_a_name_alone_is_a_dataset() -> None:
+def test_data_files_are_split_at_commas_and_a_data_name_alone_is_a_dataset() -> None:
     two = recipe_document(flags(data_files="a.jsonl, b.jsonl", eval_split="train[:2]"))["data"]
     assert [source["path"] for source in two["train"]] == ["a.jsonl", "b.jsonl"]
     assert [source["split"] for source in two["validation"]] == ["train[:2]"] * 2
@@ -107,7 +107,7 @@ def test_files_are_parted_by_commas_and_a_name_alone_is_a_dataset() -> None:
         ({"report_to": "wandb"}, "nothing is uploaded"),
     ],
 )
-def test_what_cannot_be_had_is_refused(given: dict[str, Any], words: str) -> None:
+def test_unsupported_values_are_refused(given: dict[str, Any], words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         recipe_document(flags(**given))
 
@@ -122,13 +122,13 @@ def test_what_cannot_be_had_is_refused(given: dict[str, Any], words: str) -> Non
         (("--model_name_or_path", "m", "--data_files", "a", "--lora_rang", "8"), "--lora-rang"),
     ],
 )
-def test_slips_are_named(arguments: tuple[str, ...], words: str) -> None:
+def test_wrong_flags_are_named(arguments: tuple[str, ...], words: str) -> None:
     done = call(*arguments)
     assert done.exit_code == 2
     assert words in done.stderr
 
 
-def test_flags_that_change_nothing_are_told() -> None:
+def test_flags_without_effect_are_reported() -> None:
     told = ignored_flag_notes(
         flags(per_device_eval_batch_size=4, max_steps=3, num_train_epochs=5.0, logging_dir="logs")
     )
@@ -137,7 +137,7 @@ def test_flags_that_change_nothing_are_told() -> None:
     assert ignored_flag_notes(flags(method="full", lora_r=8)) == ["--lora-r has no effect: every weight is trained"]
 
 
-def test_values_stay_as_they_are(llama: Path, tmp_path: Path) -> None:
+def test_values_are_passed_through_unchanged(llama: Path, tmp_path: Path) -> None:
     data = write_jsonl(tmp_path / "rows_of_mine.jsonl", ROWS)
     template = "--- {instruction}\nanswer_here={output}"
     given = ("--model_name_or_path", str(llama), "--data_files", str(data), "--max_steps", "-1", "--dry_run", "yes")
@@ -154,7 +154,7 @@ def test_values_stay_as_they_are(llama: Path, tmp_path: Path) -> None:
     assert "neither true nor false" in odd.stderr
 
 
-def test_below_info_nothing_but_notes_or_errors_is_shown(llama: Path, tmp_path: Path) -> None:
+def test_above_log_level_info_only_notes_or_errors_are_shown(llama: Path, tmp_path: Path) -> None:
     data = write_jsonl(tmp_path / "rows.jsonl", ROWS)
     given = ("--model_name_or_path", str(llama), "--data_files", str(data), "--max_steps", "2")
     warned = call(*given, "--log_level", "warning", "--output_path", str(tmp_path / "one"))
@@ -215,13 +215,13 @@ def test_flags_of_other_tools_become_keys(given: str, key: str, found: Any) -> N
         ("--weight_decay", "it becomes optim.weight_decay"),
     ],
 )
-def test_flags_that_cannot_be_had_say_why_and_what_to_do(given: str, words: str) -> None:
+def test_unsupported_flags_are_refused_with_a_reason_and_a_fix(given: str, words: str) -> None:
     done = call("-m", "m", "-d", "rows.jsonl", *given.split(), "--dry_run")
     assert done.exit_code == 2
     assert words in done.stderr
 
 
-def test_flags_that_say_nothing_here_are_told_why() -> None:
+def test_flags_of_other_tools_without_effect_are_reported() -> None:
     idle = ("--packing", "--eval_strategy", "steps", "--use_peft", "true", "--attn_implementation=sdpa")
     done = call("-m", "m", "-d", "rows.jsonl", *idle, "--dry_run")
     assert done.exit_code == 0, done.output

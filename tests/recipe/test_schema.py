@@ -1,4 +1,4 @@
-"""The contract with users: keys, overrides, paths, and the pages generated from them."""
+"""Recipes: keys, overrides, paths, and the reference page generated from them."""
 
 from __future__ import annotations
 
@@ -76,24 +76,24 @@ def test_the_recipe_stays_small() -> None:
     assert sum(len(model.model_fields) for model in models if model.__module__ == "bottega.recipe.schema") <= 70
 
 
-def test_the_recipe_and_the_formats_agree() -> None:
+def test_row_formats_of_the_recipe_are_those_of_the_data() -> None:
     named = set(get_args(Data.model_fields["format"].annotation))
     assert named == {"auto", *FORMATS}
 
 
-def test_the_reference_page_is_that_of_the_code() -> None:
+def test_the_reference_page_is_up_to_date() -> None:
     assert (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8") == page(), (
         "python -m bottega.cli.docs > docs/recipe.md"
     )
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_recipe_reads(path: Path) -> None:
+def test_every_example_recipe_is_valid(path: Path) -> None:
     assert Recipe.load(path).name
     assert path.stem in (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
 
 
-def test_a_slip_in_a_source_names_the_nearest_key(tmp_path: Path) -> None:
+def test_a_misspelt_key_of_a_source_is_corrected(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("model: {base: org/model}\ndata: {train: a.jsonl}\nobjective: {kind: sft}\n")
     with pytest.raises(RecipeError, match="did you mean weight") as caught:

@@ -1,4 +1,4 @@
-"""A run shown: curves in the terminal, TensorBoard files, and what an event says of the machine."""
+"""Views of a run: curves in the terminal, TensorBoard files, and hardware figures of its events."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_tensorboard_has_every_number(run: Path) -> None:
     assert "train/device_use" not in found.Tags()["scalars"], "there is no accelerator"
 
 
-def test_a_report_that_cannot_be_made_is_named_before_anything_is_written(
+def test_a_missing_report_package_is_an_error_before_anything_is_written(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = Recipe.parse(json.loads((run / "resolved.json").read_text()))
@@ -66,7 +66,7 @@ def test_a_report_that_cannot_be_made_is_named_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_resume_goes_on_in_the_same_files_or_says_what_is_missing(
+def test_a_resume_continues_the_same_files_or_names_the_missing_package(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -87,7 +87,7 @@ def test_a_resume_goes_on_in_the_same_files_or_says_what_is_missing(
     assert [point.step for point in found.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_folder_that_cannot_be_written_is_named(run: Path, tmp_path: Path) -> None:
+def test_a_report_folder_that_cannot_be_written_is_an_error(run: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     document = json.loads((run / "resolved.json").read_text())
     report = [{"kind": "tensorboard", "folder": str(tmp_path / "file" / "logs")}]
@@ -95,7 +95,7 @@ def test_a_folder_that_cannot_be_written_is_named(run: Path, tmp_path: Path) -> 
         list(bottega.train(Recipe.parse(document | {"report": report}), tmp_path / "run"))
 
 
-def test_an_update_says_what_the_machine_did(run: Path) -> None:
+def test_an_update_records_cpu_and_memory(run: Path) -> None:
     for event in history(run):
         if event["type"] == "stepped":
             assert 0 < event["cpu"] < 64
@@ -103,7 +103,7 @@ def test_an_update_says_what_the_machine_did(run: Path) -> None:
             assert event["device_use"] is None
 
 
-def test_the_curves_are_those_of_the_events(run: Path) -> None:
+def test_charts_show_the_losses_and_metrics_of_the_events(run: Path) -> None:
     found = build_charts(list(map(parse, history(run))))
     assert list(found) == ["loss", "accuracy"]
     steps, losses = found["loss"]["validation"]
@@ -130,7 +130,7 @@ def test_show(run: Path) -> None:
     assert len(found["history"]) == len(history(run))
 
 
-def test_show_of_what_is_no_run(tmp_path: Path) -> None:
+def test_show_refuses_a_folder_that_is_not_a_run(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["show", str(tmp_path)])
     assert done.exit_code == 2
     assert "not a run folder" in done.stderr

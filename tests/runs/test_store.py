@@ -1,4 +1,4 @@
-"""What is said of a run by what has become of it."""
+"""Run folders: what the commands say of finished, stopped and damaged runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROWS = [{"prompt": f"the cat {n}", "completion": f" sat on {n}"} for n in ("red"
 
 @pytest.fixture
 def recipe(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A recipe of three updates, in a folder of its own, by relative paths; the test stands elsewhere."""
+    """A recipe with relative paths in its own folder; the working directory is another one."""
     folder = tmp_path / "project"
     folder.mkdir()
     write_jsonl(folder / "rows.jsonl", ROWS)
@@ -41,7 +41,7 @@ def call(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_what_is_given_on_the_command_line_replaces_what_it_excludes(recipe: Path, llama: Path) -> None:
+def test_an_override_replaces_the_key_it_excludes(recipe: Path, llama: Path) -> None:
     assert Recipe.load(recipe, "optim.steps=40").optim.epochs is None
     assert Recipe.load(recipe, "optim.update_tokens=64").optim.examples is None
     made = Recipe.load(recipe, "model.shape={model_type: llama}", f"model.tokenizer={llama}")
@@ -75,7 +75,7 @@ def test_a_finished_run(recipe: Path) -> None:
     assert "--resume" not in shown
 
 
-def test_a_run_that_cannot_go_on(recipe: Path) -> None:
+def test_a_run_with_a_missing_data_file_is_not_advised_to_resume(recipe: Path) -> None:
     for event in bottega.train(Recipe.load(recipe, "optim.steps=3"), Path("run")):
         if event.type == "stepped":
             break
@@ -87,7 +87,7 @@ def test_a_run_that_cannot_go_on(recipe: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [["train"], ["plan"], ["preview"], ["train", "--dry-run"]])
-def test_a_run_is_no_recipe(command: list[str], recipe: Path) -> None:
+def test_a_run_folder_is_refused_as_a_recipe(command: list[str], recipe: Path) -> None:
     for event in bottega.train(Recipe.load(recipe, "optim.steps=3"), Path("run")):
         if event.type == "started":
             break
@@ -97,13 +97,13 @@ def test_a_run_is_no_recipe(command: list[str], recipe: Path) -> None:
     assert "bottega train --resume run" in done.stderr.replace("\n", " ")
 
 
-def test_a_run_that_held_no_rows_out_is_measured_on_others(recipe: Path) -> None:
+def test_a_run_without_validation_rows_is_advised_to_evaluate_on_other_data(recipe: Path) -> None:
     assert call("train", recipe, "optim.steps=1", "data.validation=null").exit_code == 0
     assert "bottega evaluate runs/run-1 --data FILE" in call("show", "runs/run-1").stdout
 
 
-def test_a_run_of_which_files_are_lost_or_damaged(recipe: Path) -> None:
-    """Nothing ends in a traceback or hides other runs, and what is advised works."""
+def test_a_run_with_missing_or_damaged_files(recipe: Path) -> None:
+    """No command ends in a traceback or hides other runs, and the advice given works."""
     assert call("train", recipe, "optim.steps=2").exit_code == 0
     run = Path("runs/run-1")
     whole = checksum(run / "model/model.safetensors")

@@ -86,6 +86,7 @@ def recipe_document(flags: Flags) -> dict[str, Any]:
 
 def ignored_flag_notes(flags: Flags) -> list[str]:
     """A note on each flag that was given but has no effect, with the reason."""
+    # A flag set to its default has no effect either way, and needs no note.
     given = {name for name in Flags.model_fields if getattr(flags, name) != Flags.model_fields[name].default}
     reasons = {
         "per_device_eval_batch_size": "rows are packed by tokens",
@@ -119,9 +120,8 @@ def _data_paths(flags: Flags) -> list[str]:
         return [flags.data_name or ""]
     if flags.data_name is not None and flags.data_name not in FILE_FORMATS:
         what = f"with --data-files, it must be a file format, not {flags.data_name!r}"
-        raise RecipeError(
-            what, where="--data-name", fix=f"one of {', '.join(FILE_FORMATS)}; or leave one of the two out"
-        )
+        fix = f"one of {', '.join(FILE_FORMATS)}; or leave one of the two out"
+        raise RecipeError(what, where="--data-name", fix=fix)
     return [path.strip() for path in flags.data_files.split(",") if path.strip()]
 
 
@@ -129,6 +129,7 @@ def _validation_section(flags: Flags) -> dict[str, Any]:
     """`data.validation`: a fraction, or a slice of the training files."""
     if flags.eval_split is None:
         return {}
+    # "0.1" is a fraction; anything else, such as train[400:], a slice.
     try:
         return {"validation": float(flags.eval_split)}
     except ValueError:

@@ -75,6 +75,9 @@ def _parse_delimiter(value: Any) -> Any:
     return DELIMITER_NAMES.get(value, value) if isinstance(value, str) else value
 
 
+# Sections. The order of their fields is the order of docs/recipe.md and of the recipe that `bottega init` writes.
+
+
 class Section(BaseModel):
     # Frozen: a recipe is shared and hashed. No NaN: JSON has none, and resolved.json must read back.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -132,12 +135,14 @@ class Adapter(Section):
         lt=1,
         description="Dropout before the adapter. Rows that share a prefix share its mask, so off by default.",
     )
+    # `from` is a keyword of Python.
     start: str | None = Field(
         None, alias="from", description="Folder or run of an adapter to continue training, with its own settings."
     )
 
     @model_validator(mode="after")
     def _check_continued(self) -> Adapter:
+        # Compared by value, not by `model_fields_set`: a stored recipe sets every field.
         fields = type(self).model_fields
         changed = [name for name in fields if name != "start" and getattr(self, name) != fields[name].default]
         if self.start is not None and changed:
@@ -218,6 +223,7 @@ class Source(Reading):
     split: str | None = Field(None, description="Split or slice: `train[:80%]`, `train[4096:4224]`; default: train.")
     config: str | None = Field(None, description="Configuration name of a dataset on the hub.")
     stream: bool = Field(False, description="Read a dataset from the hub while downloading, without storing it.")
+    # Not a sampling probability: 2 means exactly twice per epoch.
     weight: float = Field(
         1.0,
         gt=0,
@@ -282,6 +288,7 @@ class Optim(Section):
     steps: int | None = Field(None, ge=1, description="Number of updates. Excludes `epochs`.")
     examples: int | None = Field(None, ge=1, description="Examples per update; default 16. Excludes `update_tokens`.")
     update_tokens: int | None = Field(None, ge=1, description="Tokens per update. Excludes `examples`.")
+    # Decides speed and memory only: losses are sums over the whole update, however it is divided.
     tokens: int | None = Field(
         None,
         ge=1,
@@ -409,8 +416,10 @@ class Recipe(Section):
     model: Model
     adapter: Adapter | None = None
     data: Data
+    # SerializeAsAny: pydantic would otherwise drop the fields that a subclass adds when it writes the recipe.
     objective: Annotated[SerializeAsAny[Objective], BeforeValidator(_build_objective)]
     optim: Optim = Optim()
+    # None by default, but added by `_add_implied_keys` where there are validation rows.
     evaluate: Evaluate | None = None
     guard: Guard | None = None
     verdict: VerdictRule = VerdictRule()
@@ -475,6 +484,7 @@ class Recipe(Section):
 
         where  name of the document, for errors
         """
+        # Before validation, which reads the folder of a continued adapter.
         document = resolve_paths(document, folder.absolute())
         try:
             return cls.model_validate(document)
@@ -487,6 +497,7 @@ class Recipe(Section):
 
     def fingerprint(self) -> str:
         """Sixteen hex digits of a hash of all keys: equal for equal recipes only."""
+        # Sorted: the order of keys in a file does not matter.
         return hashlib.sha256(json.dumps(self.document(), sort_keys=True).encode()).hexdigest()[:16]
 
     # Values that follow from several keys
@@ -504,7 +515,7 @@ class Recipe(Section):
     def _with_data_options(self, source: Source) -> Source:
         """The source with the reading options of `data` for those it does not set."""
         defaults = {name: field.get_default(call_default_factory=True) for name, field in Reading.model_fields.items()}
-        # Compared by value, not by `model_fields_set`: a stored recipe sets every field.
+        # By value, as above.
         unset = [name for name, default in defaults.items() if getattr(source, name) == default]
         return source.model_copy(update={name: getattr(self.data, name) for name in unset})
 
@@ -536,6 +547,7 @@ class Recipe(Section):
     def lr(self) -> float:
         """The peak learning rate: as given, else the objective's default for full or adapter training."""
         full, lora = self.objective.lr
+        # Most objectives have a higher default for adapters: a low-rank update moves the weights less.
         return self.optim.lr or (full if self.adapter is None else lora)
 
 
@@ -543,6 +555,7 @@ def parse_layout(options: Iterable[str]) -> Layout:
     """The layout given on a command line as `key=value` options, such as `encoding=latin-1`; RecipeError if invalid."""
     values: dict[str, Any] = {}
     for option in options:
+        # `data.` is allowed, as in an override of a recipe.
         key, _, text = option.removeprefix("data.").partition("=")
         values[key] = [name.strip() for name in text.strip("[] ").split(",")] if key == "columns" else text
     try:
@@ -568,6 +581,7 @@ def _with_adapter_base(adapter: str, model: Any) -> Any:
     config = next((path for path in candidates if path.is_file()), None)
     if config is None:
         return model
+    # An adapter must run on the base it was trained on, quantized the same way.
     stored = config.parent.parent / RESOLVED
     try:
         base = json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]

@@ -51,5 +51,6 @@ def _downsample(curve: Curve) -> Curve:
     steps, values = curve
     if len(steps) <= MAX_POINTS:
         return steps, values
+    # array_split allows parts of unequal size: the number of updates is rarely a multiple.
     parts = np.array_split(np.array([steps, values], float), MAX_POINTS, axis=1)
     return [float(part[0].mean()) for part in parts], [float(part[1].mean()) for part in parts]

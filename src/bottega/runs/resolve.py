@@ -33,6 +33,7 @@ class ResolvedName:
     def is_run(self) -> bool:
         return self.kind == "run"
 
+    # Cached, because several callers ask and validating a recipe takes milliseconds.
     @cached_property
     def recipe(self) -> Recipe | None:
         """The recipe of a run, a custom objective replaced by the nearest built-in one; None for anything else.
@@ -56,6 +57,7 @@ class ResolvedName:
 def resolve(name: str | Path) -> ResolvedName:
     """What a name refers to. Looks at files only: whether a hub id exists is not asked."""
     folder = Path(name)
+    # A run first: a folder inside one is an adapter or a model, but a run folder holds none of their config files.
     if (folder / RESOLVED).exists():
         return ResolvedName(str(name), "run")
     if (folder / "adapter_config.json").exists():

@@ -22,6 +22,7 @@ E = TypeVar("E", bound=Event)
 
 def summary(folder: Path) -> dict[str, Any]:
     """A run in one line: status, progress, losses, result; the JSON of `bottega runs`."""
+    # All events, also those of updates that a resume repeated: their time was spent.
     log = [events.parse(document) for document in read_events(folder)]
     started, finished = _last(log, Started), _last(log, Finished)
     stepped, validated = _last(log, Stepped), _last(log, Validated)
@@ -60,6 +61,7 @@ def missing_input(folder: Path) -> str | None:
 
 def missing_result_file(folder: Path) -> str | None:
     """A file of the run's result, by its path in the run folder, that no longer exists; None if all do."""
+    # Names only: checksums would read gigabytes for a command that lists runs.
     for result in (folder / name for name in RESULTS if (folder / name / MANIFEST).exists()):
         with contextlib.suppress(OSError, ValueError):
             checksums = json.loads((result / MANIFEST).read_text(encoding="utf-8"))
@@ -78,6 +80,7 @@ def _finite(value: float | None) -> float | None:
 
 def _status(folder: Path, last_event: str) -> str:
     """finished, failed, running or stopped (its process is gone)."""
+    # The result decides, not the last event: a process may be killed between the two.
     if any((folder / name / MANIFEST).exists() for name in RESULTS):
         return "finished"
     if (folder / ".lock").exists():
