@@ -69,7 +69,7 @@ def run(kind: str, seed: int, data: Path) -> tuple[float, float]:
         events = [json.loads(line) for line in Path(name, "run", "events.jsonl").read_text().splitlines()]
         seconds = events[-1]["time"] - events[0]["time"]
         if kind == "kto":
-            return measured(Path(name, "run"), "--rows", "1000")["raised accuracy"]["run"], seconds
+            return measured(Path(name, "run"), "--rows", "1000")["implicit_reward_accuracy"]["run"], seconds
     validated = [event for event in events if event["type"] == "validated"]
     return validated[-1]["metrics"]["accuracy"], seconds
 

@@ -168,14 +168,14 @@ def banking_intents(events: Events, run: Path, data: Path) -> Reached:
 
 def wnut_entities(events: Events, run: Path, data: Path) -> Reached:
     test = stored(run)["data"]["train"][0]["path"].replace("wnut17train.conll", "emerging.test.annotated")
-    found = measured(run, "--data", test, "--rows", "100000")["span F1"]
+    found = measured(run, "--data", test, "--rows", "100000")["span_f1"]
     low, high = found["interval"]
     said = f"span F1 of the test file {found['run']:.3f}; marking what was marked in training {found['base']:.3f}"
     return f"{said}, difference {low:+.3f} to {high:+.3f}", "≥ 0.30", found["run"] >= 0.30
 
 
 def italian_masked(events: Events, run: Path, data: Path) -> Reached:
-    found = measured(run, "--rows", "400")["right among the first 5"]
+    found = measured(run, "--rows", "400")["top_5_accuracy"]
     guess = guessed(run)
     said = f"right among the first five {found['run']:.3f}; a guess drawn from the training tokens {guess:.4f}"
     return f"{said}, the five commonest {found['base']:.3f}", "≥ 10 × the guess", found["run"] >= 10 * guess

@@ -122,7 +122,7 @@ def test_such_a_run_is_cut_resumed_and_measured(train: Train, tmp_path: Path) ->
     assert checksum(whole / name) == checksum(tmp_path / "cut" / name)
     found = bottega.evaluate(whole, against=[], answers=0)
     assert found.base is not None
-    assert "preference accuracy" in {one.metric for one in found.estimates}
+    assert "preference_accuracy" in {one.metric for one in found.estimates}
     # A third run begins from the second as the second did from the first.
     third = train("third", "sft", model={"base": str(whole), "dtype": "float32"}, adapter={"rank": 3})
     assert written(bottega.load(third, dtype="float32"))

@@ -120,7 +120,7 @@ def test_a_file_to_begin_from_that_is_missing_is_called_so(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("width", [40, 80])
 def test_no_line_is_wider_than_the_terminal_and_no_number_is_broken(width: int) -> None:
-    one = Estimate("macro-F1", 120, 0.708, 0.083, (0.493, 0.722), True)
+    one = Estimate("f1_macro", 120, 0.708, 0.083, (0.493, 0.722), True)
     name = "always balance_not_updated_after_bank_transfer, the commonest label"
     verdict = decide_verdict([one], metric=None, margin=0, base=name)
     found = Evaluation(

@@ -214,7 +214,7 @@ def test_it_learns_and_answers(tmp_path: Path) -> None:
     assert written[0] in shown.output
     found = {one.metric: one for one in bottega.evaluate(run, str(tmp_path / "rows.jsonl")).estimates}
     assert found["loss"].run < found["loss"].base  # type: ignore[operator]
-    assert found["exact match"].run >= found["exact match"].base  # type: ignore[operator]
+    assert found["exact_match"].run >= found["exact_match"].base  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(("more", "part"), [({}, 0.8), ({"adapter": {"rank": 4}}, 0.95)], ids=["full", "lora"])

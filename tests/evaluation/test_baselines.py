@@ -200,7 +200,7 @@ def test_a_model_shown_examples_answers_as_it_does_when_asked_so(trained: Callab
     found = evaluate(trained("sft", SAID), against=["few-shot", "bm25"], shots=2)
     few = beside(found, "few-shot")
     assert [one.metric for one in few.estimates] == [
-        "loss", "perplexity", "label accuracy", "macro-F1", "exact match",
+        "loss", "perplexity", "accuracy", "f1_macro", "exact_match",
     ]  # fmt: skip
     assert few.cost is not None
     assert found.cost is not None
@@ -208,7 +208,7 @@ def test_a_model_shown_examples_answers_as_it_does_when_asked_so(trained: Callab
     assert by_hand(trained("sft", SAID), found, shots=2) == pytest.approx(few.estimates[0].base, rel=1e-4)
     assert found.verdict.beside == "nearest training rows, bm25"
     nearest = beside(found, "bm25")
-    assert [one.metric for one in nearest.estimates] == ["label accuracy", "macro-F1", "exact match"]
+    assert [one.metric for one in nearest.estimates] == ["accuracy", "f1_macro", "exact_match"]
     assert nearest.cost is None
 
 
@@ -269,11 +269,11 @@ def test_classifiers_and_numbers_stand_beside_the_nearest_rows(trained: Callable
         "classify-bert-",
     ]  # fmt: skip
     for one in found.others[:4]:
-        assert [each.metric for each in one.estimates] == ["label accuracy", "macro-F1"]
+        assert [each.metric for each in one.estimates] == ["accuracy", "f1_macro"]
     assert found.unasked == {"few-shot": "no language model given: few-shot=FOLDER"}
     numbers = evaluate(trained("regress", SIZES, model="bert"))
     assert [one.name for one in numbers.others] == ["nearest training rows, bm25", "nearest training rows, dense"]
-    error = beside(numbers, "bm25").estimate("mean error")
+    error = beside(numbers, "bm25").estimate("mae")
     assert error is not None
     assert error.base is not None
     assert numbers.estimates[0].base is not None
@@ -284,7 +284,7 @@ def test_vectors_stand_beside_the_words_in_common(trained: Callable[..., Path]) 
     pairs = [{"anchor": f"{one} {other}", "positive": f"{other} {one}"} for one in WORDS[:6] for other in WORDS[6:14]]
     found = evaluate(trained("contrastive", pairs, model="bert"))
     assert found.others[0].name == "the words they share, BM25"
-    nearest = found.others[0].estimate("nearest is right")
+    nearest = found.others[0].estimate("accuracy_at_1")
     assert nearest is not None
     assert nearest.base == 1.0, "both texts of a pair have the same words"
 
@@ -304,7 +304,7 @@ def test_other_seeds_hold_the_same_rows_out(trained: Callable[..., Path]) -> Non
     found = evaluate(run, against=[], seeds=3, rows=1000)
     assert len(found.seeds) == 3
     assert found.seeds[0] == next(one.run for one in found.estimates if one.metric == found.verdict.metric)
-    assert "With 3 seeds label accuracy is" in found.spread()
+    assert "With 3 seeds accuracy is" in found.spread()
     held = [{record.prompt_key for record in evaluate(one, against=[], rows=1000).records}
             for one in (run, run / "seeds" / "1", run / "seeds" / "2")]  # fmt: skip
     assert held[0] == held[1] == held[2]
@@ -369,7 +369,7 @@ def test_a_server_answers_and_judges(
     Model.busy = 2
     found = evaluate(trained("sft", SAID), against=[f"{server}#small"], judge=f"{server}#judge", rows=20)
     small = beside(found, "small")
-    accuracy = small.estimate("label accuracy")
+    accuracy = small.estimate("accuracy")
     assert accuracy is not None
     assert accuracy.base == 1.0
     assert small.cost is not None
@@ -377,7 +377,7 @@ def test_a_server_answers_and_judges(
     first = next(one for one in Model.asked if one["model"] == "small")
     assert (first["path"], first["key"], first["temperature"]) == ("/v1/chat/completions", "Bearer secret", 0)
     assert "blue, red" in first["messages"][0]["content"]
-    mark = small.estimate("judge's mark")
+    mark = small.estimate("judge_score")
     assert mark is not None
     assert 0 < mark.rows < 20, "a mark that cannot be read is unknown"
     assert mark.base == pytest.approx(0.3), "Red is not red, so it marks 3 of 10"
@@ -399,7 +399,7 @@ def test_the_command(trained: Callable[..., Path], tmp_path: Path) -> None:
     assert shown_.exit_code == 0, shown_.output
     assert "beside what else could be done" in shown_.output
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert "label accuracy, beside what else could be done" in page
+    assert "accuracy, beside what else could be done" in page
     assert "nearest training rows, bm25" in page
     assert "nearest training rows, bm25" in (out / "report.md").read_text(encoding="utf-8")
     alone = CliRunner().invoke(app, ["evaluate", str(run), "--rows", "24", "--against", "none", "--json"])

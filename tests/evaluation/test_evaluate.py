@@ -18,6 +18,7 @@ from bottega.evaluation.context import sample_records
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.evaluate import Evaluation, evaluate
 from bottega.evaluation.options import parse_options
+from bottega.metrics.catalog import METRICS
 from bottega.recipe.schema import Recipe
 from bottega.records import Text
 from bottega.runs.store import history
@@ -60,6 +61,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 def found(evaluation: Evaluation) -> dict[str, Estimate]:
+    assert all(METRICS[one.metric].higher is one.higher for one in evaluation.estimates)
     return {one.metric: one for one in evaluation.estimates}
 
 
@@ -87,13 +89,13 @@ def test_answers_that_are_labels_are_weighed_and_written(trained: Callable[..., 
     evaluation = evaluate(trained("sft"))
     one = found(evaluation)
     assert evaluation.base == "llama"
-    assert list(one) == ["loss", "perplexity", "label accuracy", "macro-F1", "exact match"]
-    assert one["label accuracy"].run == one["exact match"].run > 0.9
-    assert one["macro-F1"].run == pytest.approx(one["label accuracy"].run, abs=0.02)
-    assert one["label accuracy"].base is not None
-    assert one["label accuracy"].base < 0.8
-    assert one["exact match"].base == 0.0
-    assert one["exact match"].finding == "better"
+    assert list(one) == ["loss", "perplexity", "accuracy", "f1_macro", "exact_match"]
+    assert one["accuracy"].run == one["exact_match"].run > 0.9
+    assert one["f1_macro"].run == pytest.approx(one["accuracy"].run, abs=0.02)
+    assert one["accuracy"].base is not None
+    assert one["accuracy"].base < 0.8
+    assert one["exact_match"].base == 0.0
+    assert one["exact_match"].finding == "better"
 
 
 @pytest.mark.parametrize("model", ["llama", "bert"])
@@ -101,12 +103,12 @@ def test_a_classifier_stands_beside_the_commonest_label(trained: Callable[..., P
     run = trained("classify", model=model)
     evaluation = evaluate(run)
     one = found(evaluation)
-    assert list(one) == ["loss", "label accuracy", "macro-F1"]
+    assert list(one) == ["loss", "accuracy", "f1_macro"]
     assert one["loss"].run == pytest.approx(validated(run)[1]["loss"], abs=1e-4)
-    assert one["label accuracy"].run == pytest.approx(validated(run)[1]["metrics"]["accuracy"])
+    assert one["accuracy"].run == pytest.approx(validated(run)[1]["metrics"]["accuracy"])
     assert evaluation.base in ("always red, the commonest label", "always blue, the commonest label")
-    assert one["label accuracy"].base is not None
-    assert 0.3 < one["label accuracy"].base < 0.7
+    assert one["accuracy"].base is not None
+    assert 0.3 < one["accuracy"].base < 0.7
 
 
 def test_a_classifier_trained_as_an_adapter_is_the_same_when_loaded(trained: Callable[..., Path]) -> None:
@@ -121,17 +123,17 @@ def test_a_classifier_trained_as_an_adapter_is_the_same_when_loaded(trained: Cal
 def test_preferences_are_counted_as_training_counted_them(trained: Callable[..., Path]) -> None:
     run = trained("dpo", adapter={"rank": 4})
     one = found(evaluate(run))
-    assert list(one) == ["preference accuracy", "raised accuracy", "loss of the chosen"]
-    assert one["raised accuracy"].run == validated(run)[1]["metrics"]["accuracy"]
-    assert one["preference accuracy"].base is not None
+    assert list(one) == ["preference_accuracy", "implicit_reward_accuracy", "chosen_loss"]
+    assert one["implicit_reward_accuracy"].run == validated(run)[1]["metrics"]["accuracy"]
+    assert one["preference_accuracy"].base is not None
     kto = found(evaluate(trained("kto", adapter={"rank": 4})))
     assert list(kto) == list(one), "answers learned one by one are compared in pairs all the same"
-    assert kto["raised accuracy"].run > 0.9
+    assert kto["implicit_reward_accuracy"].run > 0.9
     run = trained("reward")
     evaluation = evaluate(run)
     assert evaluation.base == "taking the longer answer"
-    assert found(evaluation)["preference accuracy"].run == validated(run)[1]["metrics"]["accuracy"]
-    assert found(evaluation)["preference accuracy"].base == 0.0, "the chosen answer is always the shorter"
+    assert found(evaluation)["preference_accuracy"].run == validated(run)[1]["metrics"]["accuracy"]
+    assert found(evaluation)["preference_accuracy"].base == 0.0, "the chosen answer is always the shorter"
 
 
 def test_a_continued_adapter_stands_beside_what_it_continued(trained: Callable[..., Path]) -> None:
@@ -211,7 +213,7 @@ def test_few_rows_claim_nothing(trained: Callable[..., Path], tmp_path: Path) ->
     one = found(evaluate(trained("sft"), str(other)))
     assert one["loss"].base is not None
     assert one["loss"].finding is None
-    assert one["exact match"].finding in ("inconclusive", "better")
+    assert one["exact_match"].finding in ("inconclusive", "better")
 
 
 def test_a_prompt_near_the_last_position_takes_no_room_from_the_others(
@@ -224,7 +226,7 @@ def test_a_prompt_near_the_last_position_takes_no_room_from_the_others(
     while model.room([{"role": "user", "content": long["instruction"]}]) < 8:
         long["instruction"] = long["instruction"][:-8]
     rows = [*SAID[:20], long]
-    one = found(evaluate(run, str(write_jsonl(tmp_path / "long.jsonl", rows))))["exact match"]
+    one = found(evaluate(run, str(write_jsonl(tmp_path / "long.jsonl", rows))))["exact_match"]
     assert one.rows == 21
     assert one.run > 0.8
 
@@ -235,8 +237,8 @@ def test_an_answer_is_asked_for_as_it_was_learned(trained: Callable[..., Path], 
     rows = str(write_jsonl(tmp_path / "rows.jsonl", SAID))
     run = trained("sft", name="templated", data={"train": rows, "validation": rows, "text_template": template})
     one = found(evaluate(run))
-    assert one["exact match"].run == pytest.approx(one["label accuracy"].run, abs=0.05)
-    assert one["exact match"].run > 0.8
+    assert one["exact_match"].run == pytest.approx(one["accuracy"].run, abs=0.05)
+    assert one["exact_match"].run > 0.8
 
 
 def test_rows_the_run_drops_are_counted(trained: Callable[..., Path], tmp_path: Path) -> None:

@@ -58,10 +58,10 @@ def test_what_is_trained_over_is_forgotten_and_known_by_heart(reader: Path, tmp_
         tmp_path / "known.jsonl", [{"text": f"{one} {other} and then {one}"} for one in WORDS for other in WORDS[4:6]]
     )
     found = evaluate(run, against=[], general=[str(known)])
-    forgotten = effect(found, "loss on known.jsonl")
+    forgotten = effect(found, "general_loss/known.jsonl")
     assert forgotten.finding == "worse"
     assert forgotten.rows == 2 * len(WORDS)
-    heart, control = (effect(found, f"{name} continued word for word") for name in ("training rows", "rows measured"))
+    heart, control = (effect(found, f"memorized_{name}_rows") for name in ("training", "evaluation"))
     assert heart.run > 0.7
     assert (heart.base, control.run) == (0, 0)
     assert heart.finding == "worse", "knowing rows by heart is nothing to be proud of"
@@ -75,7 +75,7 @@ def test_a_model_that_learned_to_refuse(reader: Path, tmp_path: Path) -> None:
     file = str(write_jsonl(tmp_path / "requests.jsonl", requests))
     texts = str(write_jsonl(tmp_path / "texts.jsonl", [{"text": row["instruction"]} for row in requests]))
     found = evaluate(run, against=[], harmful=file, harmless=texts)
-    harmful, harmless = (effect(found, f"{name} requests refused") for name in ("harmful", "harmless"))
+    harmful, harmless = (effect(found, f"{name}_refusals") for name in ("harmful", "harmless"))
     assert harmful.run == 1.0
     assert harmful.base == 0.0
     assert (harmful.finding, harmful.rows) == ("better", 15)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,23 @@ import pytest
 import bottega
 from bottega.errors import RunError
 from bottega.evaluation.estimates import Estimate
-from bottega.evaluation.verdict import decide_verdict
+from bottega.evaluation.verdict import PRIMARY_METRICS, decide_verdict
+from bottega.metrics import answers
+from bottega.metrics.answers import load
+from bottega.metrics.catalog import METRICS, metric_label, resolve_metric
 from bottega.recipe.schema import Recipe
 from bottega.reporting.report import gathered, write
 from making import WORDS, make_model, write_jsonl
 
 
-def estimate(low: float, high: float, *, higher: bool = True, metric: str = "label accuracy") -> Estimate:
+def estimate(low: float, high: float, *, higher: bool = True, metric: str = "accuracy") -> Estimate:
     return Estimate(metric, 100, 0.8, 0.7, (low, high), higher, error=(high - low) / 4)
 
 
 @pytest.mark.parametrize(
     ("low", "high", "margin", "outcome", "words"),
     [
-        (0.01, 0.2, 0.0, "better", "Better: label accuracy 0.8 beside 0.7 of it"),
+        (0.01, 0.2, 0.0, "better", "Better: accuracy 0.8 beside 0.7 of it"),
         (0.05, 0.2, 0.04, "better", "surely more than the margin of 0.04"),
         (0.01, 0.03, 0.04, "better", "surely less than the margin of 0.04"),
         (-0.01, 0.2, 0.0, "inconclusive", "Inconclusive"),
@@ -42,13 +46,13 @@ def test_what_is_said_of_an_interval(low: float, high: float, margin: float, out
 
 
 def test_what_decides() -> None:
-    loss, macro = estimate(0.1, 0.2, metric="loss", higher=False), estimate(-0.2, -0.1, metric="macro-F1")
+    loss, macro = estimate(0.1, 0.2, metric="loss", higher=False), estimate(-0.2, -0.1, metric="f1_macro")
     several = [loss, macro, estimate(0.1, 0.2)]
-    assert decide_verdict(several, metric=None, margin=0, base="it").metric == "label accuracy"
-    assert decide_verdict(several, metric="macro-F1", margin=0, base="it").outcome == "worse"
+    assert decide_verdict(several, metric=None, margin=0, base="it").metric == "accuracy"
+    assert decide_verdict(several, metric="f1_macro", margin=0, base="it").outcome == "worse"
     with pytest.raises(RunError, match="was not measured") as caught:
         decide_verdict(several, metric="F1", margin=0, base="it")
-    assert caught.value.fix == "one of: loss, macro-F1, label accuracy"
+    assert caught.value.fix == "one of: loss, f1_macro, accuracy"
 
 
 def test_what_cannot_be_said() -> None:
@@ -58,7 +62,7 @@ def test_what_cannot_be_said() -> None:
         == "Inconclusive: there is nothing to compare with."
     )
     few = Estimate("loss", 4, 2.0, 3.0, None, False)
-    assert "4 rows are too few, or too much alike" in decide_verdict([few], metric=None, margin=0, base="it").sentence
+    assert "4 rows are too few, or too similar" in decide_verdict([few], metric=None, margin=0, base="it").sentence
     assert decide_verdict([estimate(0.1, 0.2)], metric=None, margin=0, base="it", leaked=10, of=100).outcome == "void"
     assert decide_verdict([estimate(0.1, 0.2)], metric=None, margin=0, base="it", leaked=9, of=100).outcome == "better"
 
@@ -69,37 +73,37 @@ def test_the_contender_that_is_hardest_to_beat_decides() -> None:
     beside = {"few-shot": [ahead], "bm25": [level, loss]}
     found = decide_verdict([ahead], metric=None, margin=0, base="it", others=beside)
     assert (found.outcome, found.beside) == ("inconclusive", "bm25")
-    assert "of bm25, the strongest of 3 contenders" in found.sentence
+    assert "of bm25, the strongest of 3 baselines" in found.sentence
     assert decide_verdict([ahead], metric=None, margin=0.1, base="it", others=beside).outcome == "not worse"
     assert decide_verdict([ahead], metric=None, margin=0, base="it", others={"few-shot": [ahead]}).outcome == "better"
     assert (
         decide_verdict([ahead], metric=None, margin=0, base="it", others={**beside, "other": [behind]}).outcome
         == "worse"
     )
-    alone = Estimate("label accuracy", 100, 0.8, None, None)
+    alone = Estimate("accuracy", 100, 0.8, None, None)
     assert decide_verdict([alone], metric=None, margin=0, base=None, others={"bm25": [ahead]}).outcome == "better"
 
 
 def test_worse_than_whom_stands_in_the_first_sentence() -> None:
     ahead, behind = estimate(0.1, 0.2), estimate(-0.2, -0.1)
     found = decide_verdict([ahead], metric=None, margin=0, base="it", others={"bm25": [behind]})
-    assert found.sentence.startswith("Worse than bm25, the strongest of 2 contenders: label accuracy 0.8 beside 0.7, ")
+    assert found.sentence.startswith("Worse than bm25, the strongest of 2 baselines: accuracy 0.8 beside 0.7, ")
     more = {"bm25": [estimate(-0.3, -0.1)], "dense": [behind], "few-shot": [ahead]}
     found = decide_verdict([ahead], metric=None, margin=0, base="it", others=more)
-    assert found.sentence.startswith("Worse than bm25 and dense: label accuracy 0.8 beside 0.7 of bm25, the strongest ")
+    assert found.sentence.startswith("Worse than bm25 and dense: accuracy 0.8 beside 0.7 of bm25, the strongest ")
     assert decide_verdict([behind], metric=None, margin=0, base="it").sentence.startswith("Worse than it: ")
 
 
 def test_a_contender_without_the_number_that_decides_counts_by_another() -> None:
     """Nearest rows have no loss: by ROUGE-L they stand beside the run, and are as hard to beat as anything."""
     loss = estimate(-0.2, -0.1, metric="loss", higher=False)
-    by = {name: estimate(*gain, metric="ROUGE-L") for name, gain in (("ahead", (0.1, 0.2)), ("level", (-0.1, 0.2)))}
-    rows = {"nearest rows": [estimate(-0.3, -0.2, metric="ROUGE-L"), estimate(0.1, 0.2, metric="chrF")]}
+    by = {name: estimate(*gain, metric="rouge_l") for name, gain in (("ahead", (0.1, 0.2)), ("level", (-0.1, 0.2)))}
+    rows = {"nearest rows": [estimate(-0.3, -0.2, metric="rouge_l"), estimate(0.1, 0.2, metric="chrf")]}
     for metric in (None, "loss"):
         found = decide_verdict([loss], metric=metric, margin=0.05, base="it", others=rows | {"few-shot": [loss]})
         assert (found.outcome, found.metric, found.beside) == ("worse", "loss", "nearest rows")
         assert found.sentence.startswith("Worse than nearest rows: ROUGE-L 0.8 beside 0.7, a difference of -0.3 to ")
-        assert "By loss it is better than it, the strongest of 2 contenders by loss: loss 0.8" in found.sentence
+        assert "By loss it is better than it, the strongest of 2 baselines by loss: loss 0.8" in found.sentence
     better = decide_verdict([loss], metric=None, margin=0, base="it", others={"nearest rows": [by["ahead"]]})
     assert better.sentence.startswith("Better: loss 0.8 beside 0.7 of it, a difference")
     assert "By ROUGE-L it is better than nearest rows" in better.sentence
@@ -121,12 +125,12 @@ def test_a_contender_without_the_number_that_decides_counts_by_another() -> None
 
 
 def test_contenders_of_which_nothing_can_be_said_are_named() -> None:
-    ahead, few = estimate(0.1, 0.2), Estimate("label accuracy", 4, 0.8, 0.7, None)
+    ahead, few = estimate(0.1, 0.2), Estimate("accuracy", 4, 0.8, 0.7, None)
     others = {"few": [few], "mute": [estimate(0.1, 0.2, metric="a mark of its own")]}
     found = decide_verdict([ahead], metric=None, margin=0, base="it", others=others)
     assert found.outcome == "better"
     assert "Beside few nothing can be said: 4 rows are too few." in found.sentence
-    assert "Beside mute nothing can be said: there is no number that both have." in found.sentence
+    assert "Beside mute nothing can be said: there is no metric that both have." in found.sentence
 
 
 def messages(count: int, seed: int) -> list[dict[str, str]]:
@@ -159,7 +163,7 @@ def tuned(folder: Path, train: list[dict[str, str]], test: list[dict[str, str]],
 
 def test_a_run_that_learned_is_better_and_one_that_saw_the_test_is_void(tmp_path: Path) -> None:
     train, test = messages(200, 0), messages(80, 1)
-    run = tuned(tmp_path / "a", train, test, verdict={"metric": "macro-F1", "margin": 0.1})
+    run = tuned(tmp_path / "a", train, test, verdict={"metric": "f1_macro", "margin": 0.1})
     beside = bottega.evaluate(run)
     assert beside.verdict.outcome == "not worse", "the words of these rows tell their labels, and BM25 reads them"
     assert beside.verdict.beside == "nearest training rows, bm25"
@@ -168,7 +172,7 @@ def test_a_run_that_learned_is_better_and_one_that_saw_the_test_is_void(tmp_path
     ]  # fmt: skip
     found = bottega.evaluate(run, against=[])
     assert found.verdict.outcome == "better"
-    assert (found.verdict.metric, found.leaked, found.rows) == ("macro-F1", 0, 80)
+    assert (found.verdict.metric, found.leaked, found.rows) == ("f1_macro", 0, 80)
     assert found.predictions is not None
     assert found.predictions.matrix().sum() == 80
     assert found.document()["classes"]["labels"] == ["cat", "dog"]
@@ -188,3 +192,24 @@ def test_of_shuffled_labels_nothing_is_learned(tmp_path: Path) -> None:
     random.Random(0).shuffle(labels)
     shuffled = [{**row, "label": label} for row, label in zip(train, labels, strict=True)]
     assert bottega.evaluate(tuned(tmp_path, shuffled, test)).verdict.outcome in ("inconclusive", "worse")
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [("accuracy", "accuracy"), ("label accuracy", "accuracy"), ("macro-F1", "f1_macro"),
+     ("nearest is right", "accuracy_at_1"), ("reward, exact", "reward/exact"), ("mine", "mine"),
+     ("loss on a.txt", "general_loss/a.txt"), ("right", "masked_accuracy"), ("mean reciprocal rank", "mrr")],
+)  # fmt: skip
+def test_former_names_of_metrics_are_accepted(name: str, metric: str) -> None:
+    assert resolve_metric(name, ()) == metric
+    assert decide_verdict([estimate(0.1, 0.2, metric=metric)], metric=name, margin=0, base="it").metric == metric
+
+
+def test_a_metric_has_one_id_and_one_name() -> None:
+    names = [name for info in METRICS.values() for name in {info.id, info.label, *info.aliases}]
+    assert len(names) == len(set(names))
+    assert all(re.fullmatch("[a-z0-9_]+", name) for name in METRICS)
+    assert set(PRIMARY_METRICS) <= set(METRICS)
+    assert {load(name).name for name in answers.names()} <= set(METRICS)
+    assert metric_label("reward/exact") == "reward, exact"
+    assert metric_label("arc_easy: acc") == "arc_easy: acc"

@@ -97,8 +97,8 @@ def test_a_tagger_marks_what_it_was_shown(trained: Callable[..., Path], model: s
     assert 2 * right / (sum(map(len, found)) + sum(map(len, wanted))) > 0.85
     assert found[-2:] == [[], []]
     estimates = {one.metric: one for one in evaluate(run).estimates}
-    assert estimates["span F1"].run == pytest.approx(validated(run)["metrics"]["span_f1"], abs=1e-6)
-    base = estimates["span F1"].base
+    assert estimates["span_f1"].run == pytest.approx(validated(run)["metrics"]["span_f1"], abs=1e-6)
+    base = estimates["span_f1"].base
     assert base is not None
     assert base > 0.8, "words here always mean the same"
 
@@ -143,8 +143,8 @@ def test_a_tagger_as_an_adapter_is_the_same_when_loaded(trained: Callable[..., P
     more = {"adapter": {"rank": 8}, "optim": {"steps": 150, "examples": 16, "lr": 1e-2}}
     run = trained("tag", "bert", "-lora", **more)
     estimates = {one.metric: one for one in evaluate(run).estimates}
-    assert estimates["span F1"].run == pytest.approx(validated(run)["metrics"]["span_f1"], abs=1e-6)
-    assert estimates["span F1"].run > 0.3
+    assert estimates["span_f1"].run == pytest.approx(validated(run)["metrics"]["span_f1"], abs=1e-6)
+    assert estimates["span_f1"].run > 0.3
 
 
 def test_a_tagger_opens_in_transformers(trained: Callable[..., Path]) -> None:
@@ -167,9 +167,9 @@ def test_several_labels_a_text(trained: Callable[..., Path]) -> None:
     assert sum(one.labels == want for one, want in zip(found, wanted, strict=True)) > 45
     assert {len(one.labels) for one in found} >= {0, 1, 2}
     estimates = {one.metric: one for one in evaluate(run).estimates}
-    assert estimates["micro-F1"].run == pytest.approx(validated(run)["metrics"]["micro_f1"], abs=1e-6)
-    assert estimates["all labels right"].run == pytest.approx(validated(run)["metrics"]["exact"])
-    assert estimates["micro-F1"].finding == "better"
+    assert estimates["f1_micro"].run == pytest.approx(validated(run)["metrics"]["micro_f1"], abs=1e-6)
+    assert estimates["subset_accuracy"].run == pytest.approx(validated(run)["metrics"]["exact"])
+    assert estimates["f1_micro"].finding == "better"
 
 
 def test_a_number_for_a_text(trained: Callable[..., Path]) -> None:
@@ -177,9 +177,9 @@ def test_a_number_for_a_text(trained: Callable[..., Path]) -> None:
     short, long = bottega.load_classifier(run).values(["the cat sat", "the cat sat on the mat and ran under"])
     assert short < 0 < long
     estimates = {one.metric: one for one in evaluate(run).estimates}
-    assert estimates["mean error"].run == pytest.approx(validated(run)["metrics"]["mean_error"], rel=1e-5)
-    assert estimates["root mean squared error"].run == pytest.approx(validated(run)["loss"] ** 0.5, rel=1e-5)
-    assert estimates["mean error"].finding == "better"
+    assert estimates["mae"].run == pytest.approx(validated(run)["metrics"]["mean_error"], rel=1e-5)
+    assert estimates["rmse"].run == pytest.approx(validated(run)["loss"] ** 0.5, rel=1e-5)
+    assert estimates["mae"].finding == "better"
 
 
 @pytest.fixture(scope="module")
@@ -236,9 +236,9 @@ def test_the_command_fills_tags_and_measures(filled: Path, trained: Callable[...
 def test_a_masked_model_stands_beside_the_commonest_tokens(filled: Path) -> None:
     estimates = {one.metric: one for one in evaluate(filled).estimates}
     assert estimates["loss"].run == pytest.approx(validated(filled)["loss"], rel=1e-5)
-    assert estimates["right"].base is not None
-    assert estimates["right"].run > estimates["right"].base
-    assert estimates["right among the first 5"].run >= estimates["right"].run
+    assert estimates["masked_accuracy"].base is not None
+    assert estimates["masked_accuracy"].run > estimates["right"].base
+    assert estimates["top_5_accuracy"].run >= estimates["masked_accuracy"].run
     assert estimates["loss"].finding is None, "there are only two sentences, and each says the same every time"
 
 

@@ -105,16 +105,16 @@ def test_fields_by_hand() -> None:
 
 
 def test_which_metrics_fit() -> None:
-    assert [one.name for one in applicable_metrics(["red", "blue"])[0]] == ["exact match"]
-    assert {one.name for one in applicable_metrics(RIGHT)[0]} == {"exact match", "BLEU", "chrF", "ROUGE-L"}
-    assert {one.name for one in applicable_metrics(['{"a": 1}'])[0]} == {"exact match", "fields F1"}
+    assert [one.name for one in applicable_metrics(["red", "blue"])[0]] == ["exact_match"]
+    assert {one.name for one in applicable_metrics(RIGHT)[0]} == {"exact_match", "bleu", "chrf", "rouge_l"}
+    assert {one.name for one in applicable_metrics(['{"a": 1}'])[0]} == {"exact_match", "fields_f1"}
 
 
 def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bottega.metrics.answers.is_installed", lambda metric: metric.needs != "sacrebleu")
     found, absent = applicable_metrics(RIGHT)
-    assert {one.name for one in found} == {"exact match", "ROUGE-L"}
-    assert absent == ["BLEU", "chrF"]
+    assert {one.name for one in found} == {"exact_match", "rouge_l"}
+    assert absent == ["bleu", "chrf"]
 
 
 def test_a_scorer_of_ones_own(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_right_answer_scores_1_in_every_language_and_a_wrong_one_less(language
                 assert metric.of(np.array(metric.sums(one, [other]), float)) == pytest.approx(whole)
         less = float(metric.of(np.array(metric.sums(wrong, [right]), float)))
         assert less < 0.99 * whole
-        if metric.name != "exact match":
+        if metric.name != "exact_match":
             assert less > 0.2 * whole, "the rest of it is right"
 
 
@@ -210,7 +210,7 @@ def test_short_answers_have_a_bleu() -> None:
 @pytest.mark.parametrize("metric", [Exact(), Rouge(), Chrf()])
 def test_answers_without_a_word(metric: Metric) -> None:
     """Emoji, or signs: right is right, and another one wrong."""
-    whole = 100 if metric.name == "chrF" else 1
+    whole = 100 if metric.name == "chrf" else 1
     assert metric.of(np.array(metric.sums("👍🏽", ["👍🏽"]), float)) == whole
     assert metric.of(np.array(metric.sums("👎", ["👍🏽"]), float)) == 0
     assert metric.of(np.array(metric.sums("", ["x"]), float)) == 0

@@ -191,9 +191,9 @@ def test_a_run_is_measured_by_its_rewards(place: Path, tmp_path: Path) -> None:
     rewards = [{"kind": "length", "free": 2, "most": 8}, {"kind": "pattern", "pattern": "[aeiou]", "weight": 2}]
     run(place, "measured", rewards, data=data)
     found = {one.metric: one for one in bottega.evaluate(place / "measured").estimates}
-    assert {"reward", "reward, length", "reward, pattern"} <= set(found)
-    assert -4 / 6 - 1e-9 <= found["reward, length"].run <= 0
-    assert found["reward"].run == pytest.approx(found["reward, length"].run + 2 * found["reward, pattern"].run)
+    assert {"reward", "reward/length", "reward/pattern"} <= set(found)
+    assert -4 / 6 - 1e-9 <= found["reward/length"].run <= 0
+    assert found["reward"].run == pytest.approx(found["reward/length"].run + 2 * found["reward/pattern"].run)
     assert found["reward"].base is not None
 
 
@@ -203,6 +203,6 @@ def test_a_run_with_right_answers_is_measured_by_both(place: Path, tmp_path: Pat
     run(place, "both", ["exact", {"kind": "length", "free": 2, "most": 8}], data=data)
     report = bottega.evaluate(place / "both")
     found = {one.metric for one in report.estimates}
-    assert {"reward", "reward, exact", "loss", "exact match"} <= found
+    assert {"reward", "reward/exact", "loss", "exact_match"} <= found
     assert report.verdict.metric == "reward"
     assert json.loads(json.dumps(history(place / "both")[-1]))["type"] == "finished"

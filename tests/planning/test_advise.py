@@ -161,7 +161,7 @@ def test_advice_on_rows(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, [*given, "--json"])
     assert shown.exit_code == 0, shown.output
     found = json.loads(shown.stdout)
-    assert found["metric"] == "label accuracy"
+    assert found["metric"] == "accuracy"
     assert [point["rows"] for point in found["points"]] == [16, 32, 64]
     assert [one["rows"] for one in found["expected"]] == [300, 600]
     assert found["without"]["nearest known rows, bm25"] > 0.9, "which are all that are not held out"

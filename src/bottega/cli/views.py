@@ -19,6 +19,7 @@ from rich.text import Text
 
 from bottega.events import Answered, Event, Finished, Noted, Saved, Started, Stepped, Validated
 from bottega.hardware.memory import in_words
+from bottega.metrics.catalog import metric_label
 from bottega.progress import StatusCallback
 from bottega.runs.store import stored_recipe
 from bottega.runs.summary import missing_input, missing_result_file, summary
@@ -247,21 +248,24 @@ def show_evaluation(found: Evaluation, console: Console) -> None:
         ("Side effects", found.effects),
     ):
         if estimates:
-            rows = ([one.metric, *one.formatted(), _finding(one), str(one.rows)] for one in estimates)
+            rows = ([one.label, *one.formatted(), _finding(one), str(one.rows)] for one in estimates)
             _compare(title, head, rows, console)
     metric = found.verdict.metric
     beside = [(one, same) for one in found.contenders if (same := one.shared(metric)) is not None]
     if found.others and beside:
         rows = (
             [
-                one.name + ("" if same.metric == metric else f", by {same.metric}"),
+                one.name + ("" if same.metric == metric else f", by {same.label}"),
                 *same.formatted(),
                 _finding(same),
             ]
             for one, same in beside
         )
         _compare(
-            f"{metric}, beside what else could be done", [*head[:2], "its", "difference", "finding"], rows, console
+            f"{metric_label(metric or '')}, beside what else could be done",
+            [*head[:2], "its", "difference", "finding"],
+            rows,
+            console,
         )
     console.print(Text(found.verdict.sentence, OUTCOME[found.verdict.outcome]))
     console.print(
@@ -351,7 +355,11 @@ def show_counsel(found: Counsel, console: Console) -> None:
         )
         for one in found.expected
     ]
-    console.print(table(f"{found.metric}, {'more' if found.higher else 'less'} is better", ["", "", "training"], rows))
+    console.print(
+        table(
+            f"{metric_label(found.metric)}, {'more' if found.higher else 'less'} is better", ["", "", "training"], rows
+        )
+    )
     console.print(Text(found.sentence, COUNSEL[found.outcome]))
     if found.saved is not None and found.saved > 0:
         console.print(f"A request would read {found.saved:,.0f} tokens fewer than with the best prompt.")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from bottega.metrics.catalog import metric_label
 from bottega.metrics.intervals import CONFIDENCE, jackknife, paired_difference
 from bottega.metrics.scores import Floats, Scores
 
@@ -39,6 +40,11 @@ class Estimate:
     each: tuple[Floats, Floats] | None = field(default=None, repr=False, compare=False)
 
     @property
+    def label(self) -> str:
+        """The metric's name for people."""
+        return metric_label(self.metric)
+
+    @property
     def finding(self) -> Finding | None:
         """Whether the run is better or worse; inconclusive where the interval holds zero."""
         if self.interval is None or self.higher is None:
@@ -64,7 +70,7 @@ class Estimate:
 
     def document(self) -> dict[str, Any]:
         """Plain data."""
-        names = ("metric", "rows", "run", "base", "interval", "higher", "error", "finding")
+        names = ("metric", "label", "rows", "run", "base", "interval", "higher", "error", "finding")
         return {name: getattr(self, name) for name in names}
 
 

@@ -35,6 +35,7 @@ from bottega.evaluation.passages import load_passages
 from bottega.evaluation.reruns import train_with_other_seeds
 from bottega.evaluation.user_metric import load_user_metric
 from bottega.evaluation.verdict import MAX_LEAKED_FRACTION, Verdict, decide_verdict, shared_estimate
+from bottega.metrics.catalog import metric_label
 from bottega.metrics.intervals import CONFIDENCE, bonferroni_confidence
 from bottega.metrics.scores import Scores
 from bottega.progress import StatusCallback, ignore_status
@@ -117,7 +118,7 @@ class Evaluation:
             return ""
         mean, deviation = float(np.mean(self.seeds)), float(np.std(self.seeds, ddof=1))
         values = ", ".join(f"{value:.3g}" for value in self.seeds)
-        metric, count = self.verdict.metric, len(self.seeds)
+        metric, count = metric_label(self.verdict.metric or ""), len(self.seeds)
         return f"With {count} seeds {metric} is {values}: {mean:.3g} on average, standard deviation {deviation:.2g}."
 
     @property

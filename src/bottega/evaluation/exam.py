@@ -236,7 +236,7 @@ def _score_choices(
         for part, (_, question) in zip(logp, kept, strict=True)
     ]
     indices, scores = [index for index, _ in kept], list[Scores]()
-    for metric, parts in (("choice accuracy", logp), ("choice accuracy, by length", per_byte)):
+    for metric, parts in (("choice_accuracy", logp), ("choice_accuracy_per_byte", per_byte)):
         pairs = zip(parts, kept, strict=True)
         right = [question.choices[part.argmax()] == question.answer for part, (_, question) in pairs]
         scores.append(proportion(metric, right).within(indices, questions.count))

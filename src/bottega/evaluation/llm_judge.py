@@ -43,7 +43,7 @@ def judge_answers(
         match = SCORE.search(reply.text) if reply is not None else None
         if match:
             scores[index] = int(match[1]) / MAX_SCORE
-    return row_mean("judge's mark", scores)
+    return row_mean("judge_score", scores)
 
 
 def _judge_prompt(prompt: Prompt, references: Sequence[str], answer: str) -> str:

@@ -53,7 +53,7 @@ def reward_scores(
     total = np.array([reward.weight for reward in objective.rewards]) @ parts  # [K]
     values = {"reward": total}
     if len(parts) > 1:
-        values |= {f"reward, {reward.name}": part for reward, part in zip(objective.rewards, parts, strict=True)}
+        values |= {f"reward/{reward.name}": part for reward, part in zip(objective.rewards, parts, strict=True)}
     return [_expand(name, each, list(known), len(answers)) for name, each in values.items()]
 
 

@@ -83,18 +83,18 @@ def _forgetting(context: EvaluationContext, model: LanguageModel, codec: Codec) 
         rows = [row for record in sample for row in _encode_general(record, codec)][:MAX_GENERAL_ROWS]
         if rows:
             nll, tokens = -model.logp(rows), np.array([row.weight.sum() for row in rows], float)
-            yield weighted_mean(f"loss on {Path(path).name}", nll, tokens)
+            yield weighted_mean(f"general_loss/{Path(path).name}", nll, tokens)
 
 
 def _memorization(
     context: EvaluationContext, model: LanguageModel, codec: Codec, evaluated: Sequence[Record]
 ) -> Iterator[Scores]:
     training = context.training_sample
-    for name, known in (("training rows", training), ("rows measured", evaluated)):
+    for name, known in (("training", training), ("evaluation", evaluated)):
         sample = _sample(known, MAX_MEMORIZATION_ROWS, context.seed)
         halves = [pair for record in sample for pair in _split_row(record, context, codec)]
         if halves:
-            memorized = proportion(f"{name} continued word for word", _memorized(model, halves))
+            memorized = proportion(f"memorized_{name}_rows", _memorized(model, halves))
             # Rows the run has not seen are the control: continuing them shows only that they are easy to predict.
             yield replace(memorized, higher=False if known is training else None)
 
@@ -108,7 +108,7 @@ def _refusals(context: EvaluationContext, model: LanguageModel) -> Iterator[Scor
         prompts = [prompt for prompt in requests if prompt is not None]
         answers = [answer.text for (answer,) in model.generate(prompts, Sampling(tokens=REFUSAL_TOKENS))]
         refused = [REFUSAL.search(to_nfc(answer)) is not None for answer in answers]
-        yield replace(proportion(f"{name} requests refused", refused), higher=higher)
+        yield replace(proportion(f"{name}_refusals", refused), higher=higher)
 
 
 def _read_sample(path: str, context: EvaluationContext, size: int) -> list[Record]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bottega.metrics.answers import Metric
+from bottega.metrics.catalog import METRICS
 from bottega.plugins import check_score, load_function_from_file, locate_user_errors
 
 Score = Callable[[str, str], float]
@@ -18,8 +19,9 @@ class UserMetric(Metric):
 
     def __init__(self, path: str, score: Score) -> None:
         self.path, self.score = path, score
-        # On the instance: each file is a metric of its own, named as the file.
-        self.name = Path(path).stem  # type: ignore[misc]
+        # On the instance: each file is a metric of its own. One called as a built-in metric must not replace that.
+        name = Path(path).stem
+        self.name = f"user_{name}" if name in METRICS else name  # type: ignore[misc]
 
     def fits(self, answers: Sequence[str]) -> bool:
         return True
@@ -35,5 +37,8 @@ class UserMetric(Metric):
 
 
 def load_user_metric(path: str) -> UserMetric:
-    """The metric in a file, named as the file; a RecipeError where the file has no `score`."""
+    """The metric in a file, named as the file, or `user_…` where a built-in metric is named so.
+
+    A RecipeError where the file has no `score`.
+    """
     return UserMetric(path, load_function_from_file(path, "score", EXAMPLE))

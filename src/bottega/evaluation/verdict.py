@@ -1,4 +1,4 @@
-"""Was it worth it: one word and one sentence, by the number and the margin that the recipe declared before the exam."""
+"""The verdict on a run: one word and one sentence, by the metric and the margin that the recipe declared beforehand."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Literal
 
 from bottega.errors import RunError
 from bottega.evaluation.estimates import Estimate
+from bottega.metrics.catalog import resolve_metric
 from bottega.metrics.intervals import rows_needed
 
 Outcome = Literal["better", "not worse", "inconclusive", "worse", "void"]
 
+# From worst to best, to sort by; `void` is decided before any comparison.
 OUTCOMES: tuple[Outcome, ...] = ("worse", "inconclusive", "not worse", "better")
-"""From bad to good."""
 
 PHRASES = {
     "worse": "worse than",
@@ -22,37 +23,38 @@ PHRASES = {
     "better": "better than",
 }
 
+# Where the recipe declares no metric, the first of these decides that can be compared, or was measured at all. The
+# order is fixed here, before any result is known, so that no metric can be picked for its result.
 PRIMARY_METRICS = (
     "reward",
-    "preference accuracy",
-    "label accuracy",
-    "all labels right",
-    "span F1",
-    "nearest is right",
-    "mean error",
-    "mean error of the cosine",
+    "preference_accuracy",
+    "accuracy",
+    "subset_accuracy",
+    "span_f1",
+    "accuracy_at_1",
+    "mae",
+    "cosine_mae",
     "loss",
-    "right number",
-    "fields F1",
-    "ROUGE-L",
-    "chrF",
-    "exact match",
+    "numeric_match",
+    "fields_f1",
+    "rouge_l",
+    "chrf",
+    "exact_match",
 )
-"""What decides where the recipe does not say: the first of these that stands beside something, or was measured."""
 
+# From this fraction of leaked rows on, a result measures memory, and the verdict is void.
 MAX_LEAKED_FRACTION = 0.1
-"""Share of the rows measured on that stand in the training rows, from which on nothing can be said."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What can be said of a run.
+    """The verdict on a run.
 
-    metric    the number that decides
+    metric    id of the metric that decides
     margin    the smallest difference that matters, in its unit
     declared  the recipe named the metric
-    needed    rows by which a difference of the margin would be seen four times out of five; None where that is unknown
-    beside    the contender that is hardest to beat, which decides
+    needed    rows that would show a difference of the margin with a power of 80 %; None where that is unknown
+    beside    the baseline that is hardest to beat, which decides
     """
 
     outcome: Outcome
@@ -74,58 +76,62 @@ def decide_verdict(
     leaked: int = 0,
     of: int = 0,
 ) -> Verdict:
-    """The verdict on a run by one of its estimates, beside the contender that is hardest to beat.
+    """The verdict by one metric, beside the baseline that is hardest to beat.
 
-    A run is better that is better than each contender, and worse that is worse than any. A contender that lacks the
-    number that decides stands beside the run by the first in `PRIMARY` that both have, fixed before anything is
-    measured; where it is better by that, the run is worse, and where not, the verdict is left to the others.
+    A run that is better than every baseline is better, and one that is worse than any is worse. A baseline without the
+    deciding metric is compared by the first in `PRIMARY_METRICS` that it shares with the run; where it is better by
+    that, the run is worse, and where not, the other baselines decide.
 
-    base    what the estimates stand beside
-    others  the same beside further contenders, by their names; one that shares no number with the run has no say
-    leaked  rows, `of` so many, that the run learned: from a tenth on the exam is void
+    metric  the declared metric, by its id or a former name; a RunError where it was not measured
+    base    the name of what the estimates are paired with
+    others  estimates paired with further baselines, by their names; those that share no metric with the run have no say
+    leaked  how many of the `of` rows are training rows: from a tenth on the verdict is void
     """
-    one, declared = _primary_estimate(estimates, metric, others or {}), metric is not None
-    name = None if one is None else one.metric
+    primary, declared = _primary_estimate(estimates, metric, others or {}), metric is not None
+    decides = None if primary is None else primary.metric
     if of and leaked >= MAX_LEAKED_FRACTION * of:
-        said = f"Void: {leaked} of the {of} rows it was measured on stand in its training rows, so it measures memory."
-        return Verdict("void", said, name, margin, declared)
-    everyone = ({} if base is None else {base: estimates}) | dict(others or {})
-    beside = [
-        Standing(other, same, name, margin) for other, them in everyone.items() if (same := shared_estimate(them, name))
+        sentence = f"Void: {leaked} of the {of} rows it was evaluated on are training rows, so it measures memory."
+        return Verdict("void", sentence, decides, margin, declared)
+    baselines = ({} if base is None else {base: estimates}) | dict(others or {})
+    standings = [
+        Standing(name, shared, decides, margin)
+        for name, theirs in baselines.items()
+        if (shared := shared_estimate(theirs, decides))
     ]
-    known = sorted((other for other in beside if other.one.gain is not None), key=lambda other: other.standing)
+    known = sorted((one for one in standings if one.estimate.gain is not None), key=lambda one: one.rank)
     if not known:
-        return Verdict("inconclusive", _no_comparison_sentence(beside), name, margin, declared)
-    ahead = [other for other in known if other.outcome == "worse"]
-    hardest = (ahead or [other for other in known if other.one.metric == name] or known)[0]
-    more = [*_other_metric_sentences(hardest, known), *_unknown_sentences(beside, everyone)]
-    said = " ".join([_main_sentence(hardest, ahead, known), *more])
-    return Verdict(hardest.outcome, said, name, margin, declared, hardest.needed, hardest.name)
+        return Verdict("inconclusive", _no_comparison_sentence(standings), decides, margin, declared)
+    # Baselines that beat the run come first, then those with the deciding metric; `known` is sorted, hardest first.
+    ahead = [one for one in known if one.outcome == "worse"]
+    hardest = (ahead or [one for one in known if one.estimate.metric == decides] or known)[0]
+    further = [*_other_metric_sentences(hardest, known), *_unknown_sentences(standings, baselines)]
+    sentence = " ".join([_main_sentence(hardest, ahead, known), *further])
+    return Verdict(hardest.outcome, sentence, decides, margin, declared, hardest.needed, hardest.name)
 
 
 def shared_estimate(estimates: Sequence[Estimate], metric: str | None) -> Estimate | None:
-    """The number by which a contender stands beside the run: the one that decides, else the first in `PRIMARY`."""
-    compared = {one.metric: one for one in estimates if one.base is not None}
-    return next((compared[name] for name in (metric, *PRIMARY_METRICS) if name in compared), None)
+    """The estimate a baseline is compared by: that of `metric`, else of the first in `PRIMARY_METRICS` that it has."""
+    paired = {estimate.metric: estimate for estimate in estimates if estimate.base is not None}
+    return next((paired[name] for name in (metric, *PRIMARY_METRICS) if name in paired), None)
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A contender by the number on which it and the run both stand; `decides` is the number that decides."""
+    """How the run stands beside one baseline, by a metric that both have; `decides` is the deciding metric."""
 
     name: str
-    one: Estimate
+    estimate: Estimate
     decides: str | None
     declared_margin: float
 
     @property
     def margin(self) -> float:
-        """The smallest difference that matters; nothing is known of that in another number's unit."""
-        return self.declared_margin if self.one.metric == self.decides else 0.0
+        """The smallest difference that matters; zero for another metric, in whose unit none was declared."""
+        return self.declared_margin if self.estimate.metric == self.decides else 0.0
 
     @property
     def outcome(self) -> Outcome:
-        low, high = self.one.gain or (0.0, 0.0)
+        low, high = self.estimate.gain or (0.0, 0.0)
         if low > 0:
             return "better"
         if high < 0:
@@ -133,68 +139,69 @@ class Standing:
         return "not worse" if self.margin > 0 and low > -self.margin else "inconclusive"
 
     @property
-    def standing(self) -> tuple[int, bool, float]:
-        """How well the run does: by the outcome, by the number that decides first, then by how far it may be ahead."""
-        low, high = self.one.gain or (0.0, 0.0)
-        return OUTCOMES.index(self.outcome), self.one.metric != self.decides, low + high
+    def rank(self) -> tuple[int, bool, float]:
+        """Sorts the baseline that is hardest to beat first: outcome, deciding metric, then the middle of the gain."""
+        low, high = self.estimate.gain or (0.0, 0.0)
+        return OUTCOMES.index(self.outcome), self.estimate.metric != self.decides, low + high
 
     @property
     def needed(self) -> int | None:
-        """Rows by which a difference of the margin would be seen; None where that is unknown."""
-        return None if self.one.error is None else rows_needed(self.one.error, self.one.rows, self.margin)
+        """Rows that would show a difference of the margin; None where that is unknown."""
+        error = self.estimate.error
+        return None if error is None else rows_needed(error, self.estimate.rows, self.margin)
 
     def numbers(self, of: str = "") -> str:
-        """Both numbers and the interval; `of` whom the other is."""
-        one, (low, high) = self.one, self.one.interval or (0.0, 0.0)
-        difference = f"a difference of {low:+.3g} to {high:+.3g} (95 %, {one.rows} rows)"
-        return f"{one.metric} {one.run:.3g} beside {one.base:.3g}{of}, {difference}"
+        """Both values and the interval as text; `of` follows the baseline's value."""
+        estimate, (low, high) = self.estimate, self.estimate.interval or (0.0, 0.0)
+        difference = f"a difference of {low:+.3g} to {high:+.3g} (95 %, {estimate.rows} rows)"
+        return f"{estimate.label} {estimate.run:.3g} beside {estimate.base:.3g}{of}, {difference}"
 
 
 def _primary_estimate(
     estimates: Sequence[Estimate], metric: str | None, others: Mapping[str, Sequence[Estimate]]
 ) -> Estimate | None:
-    known = {one.metric: one for one in estimates}
-    if metric is not None and metric not in known:
-        fix = f"one of: {', '.join(known)}"
-        raise RunError(
-            f"the recipe's verdict is to be by {metric!r}, which was not measured", where="verdict.metric", fix=fix
-        )
+    """The estimate of the deciding metric: the declared one, else by the order of `PRIMARY_METRICS`."""
+    measured = {estimate.metric: estimate for estimate in estimates}
     if metric is not None:
-        return known[metric]
-    beside = {one.metric for theirs in others.values() for one in theirs}
-    beside |= {one.metric for one in estimates if one.base is not None}
-    measured = [name for name in PRIMARY_METRICS if name in known]
-    named = [name for name in measured if name in beside] or measured
-    return known[named[0]] if named else next(iter(estimates), None)
+        name = resolve_metric(metric, measured)
+        if name not in measured:
+            fix = f"one of: {', '.join(measured)}"
+            raise RunError(f"the verdict's metric {metric!r} was not measured", where="verdict.metric", fix=fix)
+        return measured[name]
+    paired = {estimate.metric for theirs in others.values() for estimate in theirs}
+    paired |= {estimate.metric for estimate in estimates if estimate.base is not None}
+    primary = [name for name in PRIMARY_METRICS if name in measured]
+    # A metric that nothing can be compared by decides only where there is no other.
+    candidates = [name for name in primary if name in paired] or primary
+    return measured[candidates[0]] if candidates else next(iter(estimates), None)
 
 
-def _no_comparison_sentence(beside: Sequence[Standing]) -> str:
-    """What is said where nothing is known beside anyone."""
-    if not beside:
+def _no_comparison_sentence(standings: Sequence[Standing]) -> str:
+    if not standings:
         return "Inconclusive: there is nothing to compare with."
-    rows = max(other.one.rows for other in beside)
-    return f"Inconclusive: {rows} rows are too few, or too much alike, to tell anything from."
+    rows = max(standing.estimate.rows for standing in standings)
+    return f"Inconclusive: {rows} rows are too few, or too similar, to tell anything from."
 
 
 def _main_sentence(hardest: Standing, ahead: Sequence[Standing], known: Sequence[Standing]) -> str:
-    """The first sentence: the outcome, and the numbers beside the contender that is hardest to beat."""
+    """The first sentence: the outcome, and the values beside the baseline that is hardest to beat."""
     outcome, margin = hardest.outcome, hardest.margin
     if len(ahead) == 1:
         return f"Worse than {hardest.name}{_strongest_of(hardest, known)}: {hardest.numbers()}."
     numbers = hardest.numbers(f" of {hardest.name}{_strongest_of(hardest, known)}")
     if ahead:
-        return f"Worse than {_join_names([one.name for one in ahead])}: {numbers}."
+        return f"Worse than {_join_names([standing.name for standing in ahead])}: {numbers}."
     if outcome == "not worse":
         return f"Not worse, by the margin of {margin:.3g}: {numbers}."
     if outcome == "better":
-        return f"Better: {numbers}.{_margin_sentence(hardest.one.interval or (0.0, 0.0), margin)}"
+        return f"Better: {numbers}.{_margin_sentence(hardest.estimate.interval or (0.0, 0.0), margin)}"
     needed = hardest.needed
     more = "" if needed is None else f" A difference of {margin:.3g} would be seen with about {needed:,} rows."
     return f"Inconclusive: {numbers}.{more}"
 
 
 def _margin_sentence(interval: tuple[float, float], margin: float) -> str:
-    """Whether a difference that is surely there matters, where the margin says what does."""
+    """Whether a difference other than zero is surely larger, or surely smaller, than the margin."""
     least, most = sorted(map(abs, interval))
     if margin > 0 and least >= margin:
         return f" It is surely more than the margin of {margin:.3g}."
@@ -202,31 +209,32 @@ def _margin_sentence(interval: tuple[float, float], margin: float) -> str:
 
 
 def _strongest_of(hardest: Standing, known: Sequence[Standing]) -> str:
-    """Of how many contenders it is the strongest, where it is not the only one by that number."""
-    same = sum(other.one.metric == hardest.one.metric for other in known)
-    by = f" by {hardest.one.metric}" if same < len(known) else ""
-    return f", the strongest of {same} contenders{by}" if same > 1 else ""
+    """Of how many baselines this is the strongest, where others have the same metric."""
+    same = sum(standing.estimate.metric == hardest.estimate.metric for standing in known)
+    by = f" by {hardest.estimate.label}" if same < len(known) else ""
+    return f", the strongest of {same} baselines{by}" if same > 1 else ""
 
 
 def _other_metric_sentences(hardest: Standing, known: Sequence[Standing]) -> Iterator[str]:
-    """A sentence for each further number by which contenders stand, of the one that is hardest to beat by it."""
-    told = {hardest.one.metric}
-    for other in known:
-        if other.one.metric not in told:
-            told.add(other.one.metric)
-            beside = f"{PHRASES[other.outcome]} {other.name}{_strongest_of(other, known)}"
-            yield f"By {other.one.metric} it is {beside}: {other.numbers()}."
+    """A sentence for each further metric that baselines are compared by, on the one that is hardest to beat by it."""
+    seen = {hardest.estimate.metric}
+    for standing in known:
+        if standing.estimate.metric not in seen:
+            seen.add(standing.estimate.metric)
+            compared = f"{PHRASES[standing.outcome]} {standing.name}{_strongest_of(standing, known)}"
+            yield f"By {standing.estimate.label} it is {compared}: {standing.numbers()}."
 
 
-def _unknown_sentences(beside: Sequence[Standing], everyone: Iterable[str]) -> Iterator[str]:
-    """Contenders of which nothing can be said, and why."""
-    few = [other for other in beside if other.one.gain is None]
+def _unknown_sentences(standings: Sequence[Standing], baselines: Iterable[str]) -> Iterator[str]:
+    """Baselines that cannot be compared, and why."""
+    few = [standing for standing in standings if standing.estimate.gain is None]
     if few:
-        rows = max(other.one.rows for other in few)
-        yield f"Beside {_join_names([other.name for other in few])} nothing can be said: {rows} rows are too few."
-    mute = [name for name in everyone if all(other.name != name for other in beside)]
-    if mute:
-        yield f"Beside {_join_names(mute)} nothing can be said: there is no number that both have."
+        rows = max(standing.estimate.rows for standing in few)
+        names = _join_names([standing.name for standing in few])
+        yield f"Beside {names} nothing can be said: {rows} rows are too few."
+    unshared = [name for name in baselines if all(standing.name != name for standing in standings)]
+    if unshared:
+        yield f"Beside {_join_names(unshared)} nothing can be said: there is no metric that both have."
 
 
 def _join_names(names: Sequence[str]) -> str:

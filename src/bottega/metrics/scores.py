@@ -90,5 +90,5 @@ def micro_f1(metric: str, counts: ArrayLike) -> Scores:
 def class_scores(right: Any, named: Any, count: int) -> list[Scores]:
     """Accuracy and macro-F1 of class numbers, each [R], of `count` classes; a number below 0 is no class."""
     sums = class_sums(np.asarray(right), np.asarray(named), count)
-    macro = Scores("macro-F1", sums, macro_f1, rowwise=False)
-    return [proportion("label accuracy", np.asarray(right) == np.asarray(named)), macro]
+    macro = Scores("f1_macro", sums, macro_f1, rowwise=False)
+    return [proportion("accuracy", np.asarray(right) == np.asarray(named)), macro]

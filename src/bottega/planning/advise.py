@@ -30,6 +30,7 @@ from bottega.errors import DataError, RunError
 from bottega.evaluation.contamination import find_leaked_rows
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.evaluate import Evaluation, evaluate
+from bottega.metrics.catalog import metric_label
 from bottega.planning.init import begun, fitting
 from bottega.progress import StatusCallback, ignore_status, update_reporter
 from bottega.recipe.files import resolve_source_path
@@ -389,7 +390,9 @@ def _counsel(kind: str, found: Sequence[Learned], rows: int, licences: Sequence[
 def _said(
     metric: str, higher: bool, without: dict[str, float], all_: Expected, *, done: bool = True
 ) -> tuple[Outcome, str]:
-    numbers = f"all {all_.rows} rows would bring {metric} {all_.value:.3g} ({all_.low:.3g} to {all_.high:.3g})"
+    numbers = (
+        f"all {all_.rows} rows would bring {metric_label(metric)} {all_.value:.3g} ({all_.low:.3g} to {all_.high:.3g})"
+    )
     if not without:
         return "inconclusive", f"Inconclusive: {numbers}; there is nothing to compare that with."
     best = (max if higher else min)(without, key=lambda name: without[name])

@@ -362,7 +362,7 @@ class VerdictRule(Section):
 
     metric: str | None = Field(
         None,
-        description="Name of a metric of `bottega evaluate`; default: accuracy, span F1 or loss, in that order.",
+        description="Id of a metric of `bottega evaluate`, as `f1_macro`; default: `accuracy`, `span_f1` or `loss`.",
     )
     margin: float = Field(0.0, ge=0, description="The smallest difference that matters, in the metric's unit.")
 

@@ -22,7 +22,7 @@ def interval(one: Estimate) -> str:
     reach = 1.1 * max(abs(low), abs(high), 1e-12)
     x = [100 + 100 * value / reach for value in (low, (low + high) / 2, high)]
     colour = {"better": "var(--good)", "worse": "var(--bad)"}.get(one.finding or "", "var(--dim)")
-    words = f"{one.metric}: gain of {low:+.3g} to {high:+.3g}"
+    words = f"{one.label}: gain of {low:+.3g} to {high:+.3g}"
     return (
         f'<svg class="interval" viewBox="0 0 200 24" role="img" aria-label="{escape(words)}">'
         f'<line x1="100" y1="2" x2="100" y2="22" stroke="var(--dim)"/>'

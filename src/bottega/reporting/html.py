@@ -9,6 +9,7 @@ from html import escape
 from bottega.evaluation.confusion import MAX_MATRIX_CLASSES, ClassPredictions
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.evaluate import Evaluation
+from bottega.metrics.catalog import metric_label
 from bottega.reporting.charts import contenders, curves, interval, thinned
 from bottega.reporting.markdown import (
     COSTS,
@@ -145,7 +146,7 @@ def _declared(report: Report) -> str:
         return ""
     margin = f" with a margin of {verdict.margin:g}" if verdict.margin else ""
     declared = ", as the recipe declared before the exam" if verdict.declared else "; the recipe named nothing"
-    return f"Decided by {escape(verdict.metric)}{margin}{declared}."
+    return f"Decided by {escape(metric_label(verdict.metric))}{margin}{declared}."
 
 
 def _estimates(estimates: Sequence[Estimate]) -> str:
@@ -156,7 +157,7 @@ def _estimates(estimates: Sequence[Estimate]) -> str:
         numbers = "".join(_cell(text, name) for name, text in named)
         drawn = f'<td data-name="{DRAWN}">{interval(one)}</td>' if one.gain else "<td></td>"
         found = f"{drawn}{_cell(found_of(one), 'finding')}{_cell(str(one.rows), 'rows')}"
-        lines.append(f'<tr><th scope="row">{escape(one.metric)}</th>{numbers}{found}</tr>')
+        lines.append(f'<tr><th scope="row">{escape(one.label)}</th>{numbers}{found}</tr>')
     return _framed("".join(head), lines)
 
 
@@ -165,9 +166,9 @@ def _contenders(found: Evaluation) -> Iterable[str]:
     metric = found.verdict.metric
     beside = {one.name: same for one in found.contenders if (same := one.estimate(metric)) is not None}
     if found.others and metric is not None:
-        yield f"<h2>{escape(metric)}, beside what else could be done</h2>"
+        yield f"<h2>{escape(metric_label(metric))}, beside what else could be done</h2>"
         if beside:
-            yield contenders(metric, next(one.run for one in beside.values()), beside)
+            yield contenders(metric_label(metric), next(one.run for one in beside.values()), beside)
         yield _table(*contender_rows(found))
         yield f'<p class="dim">{TOGETHER} {COSTS if found.cost else ""}</p>'
     for name, why in found.unasked.items():

@@ -8,6 +8,7 @@ from bottega.evaluation.confusion import ClassPredictions
 from bottega.evaluation.cost import Cost
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.evaluate import Evaluation
+from bottega.metrics.catalog import metric_label
 from bottega.reporting.model import Compared, Report
 
 
@@ -61,7 +62,7 @@ def _contenders(found: Evaluation) -> list[str]:
     notes = [f"- {name}: {why}" for name, why in found.unasked.items()]
     if not found.others:
         return notes
-    title = f"## {found.verdict.metric}, beside what else could be done"
+    title = f"## {metric_label(found.verdict.metric or '')}, beside what else could be done"
     return [title, _table(*contender_rows(found)), TOGETHER, *notes]
 
 
@@ -71,7 +72,7 @@ def contender_rows(found: Evaluation) -> tuple[list[str], list[list[str]]]:
     for one in found.contenders:
         same = one.shared(found.verdict.metric)
         numbers = ("no number that both have", "", "", "") if same is None else (*same.formatted(), found_of(same))
-        other = "" if same is None or same.metric == found.verdict.metric else f", by {same.metric}"
+        other = "" if same is None or same.metric == found.verdict.metric else f", by {same.label}"
         rows.append([f"{one.name}{other}", *numbers, *(_costs(one.cost) if costs else [])])
     if costs:
         rows.append(["the run", "", "", "", "", *_costs(found.cost)])
@@ -127,7 +128,7 @@ def left_out(report: Report) -> dict[str, int]:
 
 
 def _estimate(one: Estimate) -> list[str]:
-    return [one.metric, *one.formatted(), found_of(one), str(one.rows)]
+    return [one.label, *one.formatted(), found_of(one), str(one.rows)]
 
 
 def _rows(rows: Sequence[Compared]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from bottega.auditing.findings import Audit
 from bottega.evaluation.evaluate import Evaluation
+from bottega.metrics.catalog import metric_label
 from bottega.runs.curves import Curve
 
 
@@ -67,8 +68,8 @@ class Report:
         if self.by is None or not self.best:
             return []
         return [
-            (f"Rows that gained most, by {self.by}", self.best),
-            (f"Rows that gained least, by {self.by}", self.worst),
+            (f"Rows that gained most, by {metric_label(self.by)}", self.best),
+            (f"Rows that gained least, by {metric_label(self.by)}", self.worst),
         ]
 
     def document(self) -> dict[str, Any]:

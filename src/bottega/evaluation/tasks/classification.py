@@ -86,7 +86,7 @@ def _score_model(
 
 def _score_preferences(model: Classifier, logits: Floats, rows: Sequence[Row]) -> list[Scores]:
     """How often the chosen answer has the higher score; rows are chosen and rejected answers in turn."""
-    return [proportion("preference accuracy", logits[0::2, 0] > logits[1::2, 0])]
+    return [proportion("preference_accuracy", logits[0::2, 0] > logits[1::2, 0])]
 
 
 def _score_numbers(model: Classifier, logits: Floats, rows: Sequence[Row]) -> list[Scores]:
@@ -96,8 +96,8 @@ def _score_numbers(model: Classifier, logits: Floats, rows: Sequence[Row]) -> li
 def _errors(predicted: Floats, targets: Floats) -> list[Scores]:
     """Errors of predicted numbers, both [R]."""
     return [
-        row_mean("mean error", np.abs(predicted - targets), higher=False),
-        row_mean("root mean squared error", (predicted - targets) ** 2, higher=False, of=np.sqrt),
+        row_mean("mae", np.abs(predicted - targets), higher=False),
+        row_mean("rmse", (predicted - targets) ** 2, higher=False, of=np.sqrt),
     ]
 
 
@@ -115,7 +115,7 @@ def _score_multi_label(model: Classifier, logits: Floats, rows: Sequence[Row]) -
 def _label_sets(predicted: NDArray[np.bool_], labels: NDArray[np.bool_]) -> list[Scores]:
     """Metrics of sets of labels, both [R, C]."""
     counts = np.stack([(predicted & labels).sum(1), predicted.sum(1) + labels.sum(1)], 1)
-    return [proportion("all labels right", (predicted == labels).all(1)), micro_f1("micro-F1", counts)]
+    return [proportion("subset_accuracy", (predicted == labels).all(1)), micro_f1("f1_micro", counts)]
 
 
 def _labels(rows: Sequence[Row]) -> NDArray[np.int64]:
@@ -161,7 +161,7 @@ def _mean_baseline(context: EvaluationContext, rows: Sequence[Row]) -> ModelResu
 
 def _longer_answer(context: EvaluationContext, rows: Sequence[Row]) -> ModelResult:
     longer = [_is_longer(*pair, context.seed) for pair in zip(rows[0::2], rows[1::2], strict=True)]
-    return ModelResult("taking the longer answer", [proportion("preference accuracy", longer)], base=True)
+    return ModelResult("taking the longer answer", [proportion("preference_accuracy", longer)], base=True)
 
 
 def _is_longer(chosen: Row, rejected: Row, seed: int) -> bool:
@@ -202,7 +202,7 @@ def _score_baseline(
     other, name = LanguageModel(baseline.model, dtype=context.dtype), baseline.describe()
     result = score_prompted(context, _questions(records, model), other, name, baseline, _shots(context))
     # The loss of a language model is per token, that of a classifier per row: they cannot be compared.
-    comparable = [scores for scores in result.scores if scores.metric in ("label accuracy", "macro-F1")]
+    comparable = [scores for scores in result.scores if scores.metric in ("accuracy", "f1_macro")]
     return replace(result, scores=comparable)
 
 

@@ -75,7 +75,7 @@ def _score_model(context: EvaluationContext, model: Embedder, rows: Sequence[Row
     second = np.flatnonzero(columns["compared"])
     if len(second):
         cosine = (vectors[second - 1] * vectors[second]).sum(1)
-        scores.append(row_mean("mean error of the cosine", np.abs(cosine - columns["score"][second]), higher=False))
+        scores.append(row_mean("cosine_mae", np.abs(cosine - columns["score"][second]), higher=False))
     return scores
 
 
@@ -112,7 +112,7 @@ def _score_ranks(similarity: NDArray[np.float32], columns: Columns) -> list[Scor
     """Accuracy at 1 and mean reciprocal rank; `similarity` [A, O] of each anchor to each candidate."""
     rank = _ranks(similarity, columns)
     right = np.where(np.isnan(rank), np.nan, rank == 1)
-    return [proportion("nearest is right", right), row_mean("reciprocal rank", 1 / rank)]
+    return [proportion("accuracy_at_1", right), row_mean("mrr", 1 / rank)]
 
 
 def _ranks(similarity: NDArray[np.float32], columns: Columns) -> Floats:

@@ -142,7 +142,7 @@ def _measure_preferences(
     scores = _score_preferences(rows, nll)
     if base_nll is not None:
         gain = base_nll - nll  # the implicit reward of DPO, but for its β
-        scores.insert(1, proportion("raised accuracy", gain[0::2] > gain[1::2]))
+        scores.insert(1, proportion("implicit_reward_accuracy", gain[0::2] > gain[1::2]))
     yield ModelResult("the run", scores)
     if base_nll is not None and model.origin is not None:
         yield ModelResult(Path(model.origin).name, _score_preferences(rows, base_nll), base=True)
@@ -178,8 +178,8 @@ def _encode_same(
 def _score_preferences(rows: Sequence[Row], nll: Floats) -> list[Scores]:
     tokens = np.array([row.weight.sum() for row in rows[0::2]], float)
     return [
-        proportion("preference accuracy", nll[0::2] < nll[1::2]),
-        weighted_mean("loss of the chosen", nll[0::2], tokens),
+        proportion("preference_accuracy", nll[0::2] < nll[1::2]),
+        weighted_mean("chosen_loss", nll[0::2], tokens),
     ]
 
 
@@ -278,4 +278,4 @@ def _score_other_model(
 def _comparable(scores: Sequence[Scores], model: LanguageModel, other: LanguageModel) -> list[Scores]:
     """The scores without those per token, where the two vocabularies differ: their tokens are not the same unit."""
     same = model.codec.tokenizer.get_vocab() == other.codec.tokenizer.get_vocab()
-    return [each for each in scores if same or each.metric not in ("loss", "perplexity", "loss of the chosen")]
+    return [each for each in scores if same or each.metric not in ("loss", "perplexity", "chosen_loss")]

@@ -78,8 +78,8 @@ def _scores(rows: Sequence[Row], nll: Floats, first: Floats, top: Floats) -> lis
     size = np.array([float(len(row.at)) for row in rows])  # [R] masked positions
     return [
         weighted_mean("loss", nll, size),
-        weighted_mean("right", first, size, higher=True),
-        weighted_mean(f"right among the first {TOP_K}", top, size, higher=True),
+        weighted_mean("masked_accuracy", first, size, higher=True),
+        weighted_mean(f"top_{TOP_K}_accuracy", top, size, higher=True),
     ]
 
 

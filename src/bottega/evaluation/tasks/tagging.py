@@ -84,7 +84,7 @@ def _span_f1(records: Sequence[Tagged], entities: Sequence[Iterable[Entity]], wo
         predicted.append(worded(replace(record, spans=tuple(spans)), text_words))
     # The fields of an entity are start, stop and label; without the label, only the boundaries must agree.
     typed, untyped = (_count_common(predicted, references, fields) for fields in (3, 2))
-    return [micro_f1("span F1", typed), micro_f1("span F1, kinds aside", untyped)]
+    return [micro_f1("span_f1", typed), micro_f1("untyped_span_f1", untyped)]
 
 
 def _count_common(

@@ -20,7 +20,7 @@ from bottega.tokenization.unicode_words import count_words
 class Metric(ABC):
     """A number of written answers, made of what each adds.
 
-    name     as it is called in estimates and in `verdict.metric`
+    name     its id in `bottega.metrics.catalog`
     needs    the package it takes, if it may be absent
     higher   more is better
     rowwise  it says something of a single answer

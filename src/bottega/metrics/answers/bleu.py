@@ -19,7 +19,7 @@ ORDER = 4
 
 
 class Bleu(Metric):
-    name: ClassVar[str] = "BLEU"
+    name: ClassVar[str] = "bleu"
     needs: ClassVar[str | None] = "sacrebleu"
     rowwise: ClassVar[bool] = False
 

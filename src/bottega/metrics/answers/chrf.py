@@ -16,7 +16,7 @@ BETA = 2
 
 
 class Chrf(Metric):
-    name: ClassVar[str] = "chrF"
+    name: ClassVar[str] = "chrf"
     needs: ClassVar[str | None] = "sacrebleu"
 
     def fits(self, answers: Sequence[str]) -> bool:

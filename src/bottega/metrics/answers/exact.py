@@ -10,7 +10,7 @@ from bottega.tokenization.unicode_words import to_nfc
 
 
 class Exact(Metric):
-    name: ClassVar[str] = "exact match"
+    name: ClassVar[str] = "exact_match"
     binary: ClassVar[bool] = True
 
     def fits(self, answers: Sequence[str]) -> bool:

@@ -14,7 +14,7 @@ from bottega.tokenization.unicode_words import to_nfc
 
 
 class Fields(Metric):
-    name: ClassVar[str] = "fields F1"
+    name: ClassVar[str] = "fields_f1"
 
     def fits(self, answers: Sequence[str]) -> bool:
         return all(isinstance(parse_json(one), (dict, list)) for one in answers)

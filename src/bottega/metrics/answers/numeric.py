@@ -39,7 +39,7 @@ FINAL_ANSWER = "####"
 
 
 class Numeric(Metric):
-    name: ClassVar[str] = "right number"
+    name: ClassVar[str] = "numeric_match"
     binary: ClassVar[bool] = True
 
     def fits(self, answers: Sequence[str]) -> bool:

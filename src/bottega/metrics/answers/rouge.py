@@ -16,7 +16,7 @@ from bottega.tokenization.unicode_words import split_words, to_nfc
 
 
 class Rouge(Metric):
-    name: ClassVar[str] = "ROUGE-L"
+    name: ClassVar[str] = "rouge_l"
     needs: ClassVar[str | None] = "rouge_score"
 
     def fits(self, answers: Sequence[str]) -> bool:
