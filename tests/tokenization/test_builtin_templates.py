@@ -64,7 +64,7 @@ def test_every_conversation_is_learned_from_its_prompt_on(name: str) -> None:
         found = learned(codec, Chat("here", messages, TOOLS))
         assert len(found) == len(answers)
         for text, message in zip(found, answers, strict=True):
-            assert text.endswith(codec.answers.closing.strip())
+            assert text.endswith(codec.answer_finder.turn_end.strip())
             assert message.content.strip() in text
             assert str(message.more.get("reasoning_content", "")) in text
 
@@ -73,7 +73,10 @@ def test_the_plain_one_writes_words_as_it_always_did(tmp_path: Path) -> None:
     codec = with_template("plain", bos="<s>", adds_bos=True)
     chat = Chat("here", (Message("system", "S"), Message("user", "Q"), Message("assistant", "A")))
     assert codec.template.render(chat) == "<s>S\n\n### Instruction:\nQ\n\n### Response:\nA</s>\n\n"
-    assert codec.answers.prompt([{"role": "user", "content": "Q"}], chat) == "<s>### Instruction:\nQ\n\n### Response:\n"
+    assert (
+        codec.answer_finder.render_prompt([{"role": "user", "content": "Q"}], chat)
+        == "<s>### Instruction:\nQ\n\n### Response:\n"
+    )
 
 
 @pytest.mark.parametrize(("name", "end"), [("chatml", "<|im_end|>"), ("llama3", "<|eot_id|>")])

@@ -143,7 +143,9 @@ def holds(codec: Codec, chat: Chat) -> None:
         place = text.rindex(last)
         assert not re.sub(r"</s>|<\|endoftext\|>", "", text[place + len(last) :]).strip()
         before = chat.messages[:index]
-        prompt = codec.answers.opens and codec.template.rendered(message_dicts(before), chat, generation=True)
+        prompt = codec.answer_finder.adds_prompt and codec.template.render_messages(
+            message_dicts(before), chat, generation=True
+        )
         if prompt and text.startswith(prompt):
             assert place == len(prompt)
         message = chat.messages[index]

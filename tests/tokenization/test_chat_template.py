@@ -101,7 +101,7 @@ def test_what_a_template_never_asks_for_is_noted(record: Any, names: dict[str, i
         codec.encode_prompt_row(record, 4)
     else:
         codec.encode_answers(record)
-    assert dict(codec.template.unread) == names
+    assert dict(codec.template.unused_fields) == names
     notes = [message for _, message in codec.notes()]
     assert len(notes) == bool(names)
     for name, count in names.items():

@@ -32,10 +32,10 @@ class AnswerEncoder:
         encoder: TextEncoder,
         special_tokens: SpecialTokens,
         limit: LengthLimit,
-        answers: AnswerFinder,
+        finder: AnswerFinder,
         decoder_start: int | None,
     ) -> None:
-        self._encoder, self._special_tokens, self._limit, self._answers = encoder, special_tokens, limit, answers
+        self._encoder, self._special_tokens, self._limit, self._finder = encoder, special_tokens, limit, finder
         self.decoder_start = decoder_start
         # Whether some encoded answer ended its turn with text rather than with a token.
         self._ended_as_text = False
@@ -43,7 +43,7 @@ class AnswerEncoder:
     def encode(self, record: Chat | Prompted | Text) -> Row:
         """The row of a record in which its answers carry the loss."""
         if isinstance(record, Chat):
-            self._answers.template.look(record)
+            self._finder.template.count_unused_fields(record)
             chat = record
             return self._limit.fit(
                 chat.where, chat.messages, lambda messages: [self._encode_chat(replace(chat, messages=messages))]
@@ -83,29 +83,29 @@ class AnswerEncoder:
 
     def notes(self) -> Iterator[tuple[str, str]]:
         """(subject, message) of what a user should know about the conversations encoded so far."""
-        template, answers = self._answers.template, self._answers
-        if template.unread:
-            counts = ", ".join(f"{name} ({count})" for name, count in template.unread.most_common(10))
+        template, finder = self._finder.template, self._finder
+        if template.unused_fields:
+            counts = ", ".join(f"{name} ({count})" for name, count in template.unused_fields.most_common(10))
             yield "template", f"the chat template ignores these fields (in so many rows): {counts}"
-        for missing, count in answers.unopened.most_common(3):
+        for missing, count in finder.missing_openings.most_common(3):
             what = (
                 f"the chat template's generation prompt ends with {missing!r}, which {count} answers in the rows lack"
             )
             yield "template", f"{what}: training goes without it, generation will include it"
-        closing = answers.closing.strip() if self._ended_as_text else ""
+        closing = finder.turn_end.strip() if self._ended_as_text else ""
         eos = self._special_tokens.eos
-        if closing and not answers.closes:
+        if closing and not finder.turn_end_tokens:
             last = (
                 "the last turn also ends with the end-of-text token" if eos is not None else "there is no end of text"
             )
             yield "template", f"{closing!r}, which ends a turn, is not a token here: it is learned as text, and {last}"
-        elif self._ended_as_text and not answers.closes and eos is None:
+        elif self._ended_as_text and not finder.turn_end_tokens and eos is None:
             yield "template", "no token and no text ends a turn: the trained model will generate up to its limit"
 
     def _prepare_prompt(self, empty: Chat, prompt: Prompt, answer: Answer) -> Prompt:
         """The prompt without loss on its own answers; fields that the template ignores are counted on the way."""
         if not isinstance(prompt, str):
-            self._answers.template.look(replace(empty, messages=(*prompt, *answered(answer))))
+            self._finder.template.count_unused_fields(replace(empty, messages=(*prompt, *answered(answer))))
         return without_loss(prompt)
 
     def _encode_completion(self, empty: Chat, prompt: Prompt, completion: Answer) -> Row:
@@ -116,7 +116,7 @@ class AnswerEncoder:
 
     def _encode_chat(self, chat: Chat) -> Row:
         """The row of a conversation, however long."""
-        text, spans = self._answers.find(chat)
+        text, spans = self._finder.find(chat)
         self._ended_as_text |= not all(span.closed for span in spans)
         # The template has written the special tokens itself, BOS included.
         return self._encode_spans(text, spans, special=False)

@@ -1,4 +1,7 @@
-"""A tokenizer's chat template: conversations → text, the same on every day of a run."""
+"""A tokenizer's chat template: renders conversations as text, the same on every day of a run.
+
+The limits a template runs under are those of `template_sandbox`.
+"""
 
 from __future__ import annotations
 
@@ -15,81 +18,83 @@ from bottega.records import Chat, Message
 from bottega.tokenization import builtin_templates
 from bottega.tokenization.template_sandbox import REASONING_KEYS, render, template_names
 
+# A message as templates take it.
 MessageDict = dict[str, Any]
-"""A message as templates take it."""
 
 
 class ChatTemplateError(DataError):
-    """A conversation the tokenizer's chat template does not render."""
+    """A conversation that the tokenizer's chat template does not render."""
 
 
 class ChatTemplate:
     """The chat template of a tokenizer.
 
-    day     what the template is told when it asks for today's date
-    unread  what conversations hold and the template never asks for: how many have it
-    used    whether conversations were rendered with it
+    day            the date the template is given as today's; fixed for a run, so that a resumed one renders the same
+    unused_fields  fields of conversations that the template ignores, with how many conversations have them
+    used           whether any conversation was encoded with it
     """
 
     def __init__(self, tokenizer: Any, day: date | None = None) -> None:
         self.tokenizer = tokenizer
         self.day = day or date.today()
-        self.unread: Counter[str] = Counter()
+        self.unused_fields: Counter[str] = Counter()
         self.used = False
 
     def render(self, chat: Chat, *, generation: bool = False) -> str:
-        """The conversation as text; `generation` adds what an answer begins after."""
-        return self.rendered(message_dicts(chat.messages), chat, generation=generation)
+        """The conversation as text; `generation` adds the generation prompt."""
+        return self.render_messages(message_dicts(chat.messages), chat, generation=generation)
 
-    def rendered(self, turns: Sequence[MessageDict], chat: Chat, *, generation: bool = False) -> str:
-        """The same of other messages, as templates take them; a TemplateRefused with what the template objects to."""
+    def render_messages(self, messages: Sequence[MessageDict], chat: Chat, *, generation: bool = False) -> str:
+        """The text of other messages, with the tools and variables of a chat; a ChatTemplateError if refused."""
         try:
             try:
-                return self._text(turns, chat, generation)
-            except TypeError:  # some templates take the arguments of a call as text
-                return self._text(_with_json_arguments(turns), chat, generation)
-        except Exception as error:  # a template is a program, and raises what it likes
+                return self._render(messages, chat, generation)
+            except TypeError:  # some templates concatenate the arguments of a call, and need them as a string
+                return self._render(_with_json_arguments(messages), chat, generation)
+        except Exception as error:  # a template is a program, and may raise anything
             raise ChatTemplateError(
                 f"the chat template refuses this conversation: {error}",
                 where=chat.where,
-                fix="mend the row, leave such rows out with data.bad_rows=drop, or set another model.tokenizer",
+                fix="correct the row, leave such rows out with data.bad_rows=drop, or set another model.tokenizer",
             ) from None
 
-    def _text(self, turns: Sequence[MessageDict], chat: Chat, generation: bool) -> str:
+    def _render(self, messages: Sequence[MessageDict], chat: Chat, generation: bool) -> str:
         now, tools = datetime(self.day.year, self.day.month, self.day.day), list(chat.tools) or None
-        return render(self.tokenizer, turns, tools=tools, generation=generation, now=now, variables=chat.variables)
+        return render(self.tokenizer, messages, tools=tools, generation=generation, now=now, variables=chat.variables)
 
     @cached_property
-    def named(self) -> frozenset[str]:
-        """Every name and text by which the template may ask for something."""
+    def names(self) -> frozenset[str]:
+        """Every name and string constant by which the template may read a field."""
+        # A tokenizer may have a template of its own for conversations with tools.
         return template_names(self.tokenizer, tools=True) | template_names(self.tokenizer, tools=False)
 
     @property
     def name(self) -> str:
-        """What to call it: one of those built in, or the tokenizer's own."""
+        """The name of a built-in template, or "the tokenizer's own"."""
         return builtin_templates.builtin_name(self.tokenizer) or "the tokenizer's own"
 
-    def look(self, chat: Chat) -> None:
-        """Count what this conversation holds for nothing."""
+    def count_unused_fields(self, chat: Chat) -> None:
+        """Count the fields of a conversation that the template ignores."""
         self.used = True
-        names = {name for message in chat.messages for name in message.more}
-        self.unread.update(name for name in names if not self.reads(name, chat))
-        self.unread.update(name for name in chat.variables if name not in self.named)
-        if chat.tools and "tools" not in self.named:
-            self.unread["tools"] += 1
+        fields = {name for message in chat.messages for name in message.more}
+        self.unused_fields.update(name for name in fields if not self._uses(name, chat))
+        self.unused_fields.update(name for name in chat.variables if name not in self.names)
+        if chat.tools and "tools" not in self.names:
+            self.unused_fields["tools"] += 1
 
-    def reads(self, name: str, chat: Chat) -> bool:
-        """Whether the template asks a message for `name`, or shows whole messages; reasoning goes by any name."""
-        if self.named & set(REASONING_KEYS if name in REASONING_KEYS else (name,)):
+    def _uses(self, name: str, chat: Chat) -> bool:
+        """Whether the template reads the field `name` of a message, or renders whole messages."""
+        # Reasoning is given to a template under all of its usual names.
+        if self.names & set(REASONING_KEYS if name in REASONING_KEYS else (name,)):
             return True
-        if name not in self._whole:
-            other = [replace(message, more={**message.more, name: "?"}) for message in chat.messages]
-            self._whole[name] = self.render(replace(chat, messages=tuple(other))) != self.render(chat)
-        return self._whole[name]
+        if name not in self._rendered_unnamed:
+            # `{{ message | tojson }}` shows a field without naming it: does the text change with its value?
+            changed = [replace(message, more={**message.more, name: "?"}) for message in chat.messages]
+            self._rendered_unnamed[name] = self.render(replace(chat, messages=tuple(changed))) != self.render(chat)
+        return self._rendered_unnamed[name]
 
     @cached_property
-    def _whole(self) -> dict[str, bool]:
-        """Whether a name that the template does not know is shown all the same."""
+    def _rendered_unnamed(self) -> dict[str, bool]:
         return {}
 
 
@@ -97,11 +102,11 @@ def message_dicts(messages: Sequence[Message]) -> list[MessageDict]:
     return [message.turn() for message in messages]
 
 
-def _with_json_arguments(turns: Sequence[MessageDict]) -> list[MessageDict]:
-    """The messages with the arguments of their calls as JSON."""
+def _with_json_arguments(messages: Sequence[MessageDict]) -> list[MessageDict]:
+    """The messages with the arguments of their tool calls as JSON strings."""
 
-    def called(call: Mapping[str, Any]) -> dict[str, Any]:
+    def encode(call: Mapping[str, Any]) -> dict[str, Any]:
         arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False, default=str)
         return {**call, "function": {**call["function"], "arguments": arguments}}
 
-    return [turn | {"tool_calls": [called(call) for call in turn.get("tool_calls", [])]} for turn in turns]
+    return [message | {"tool_calls": [encode(call) for call in message.get("tool_calls", [])]} for message in messages]

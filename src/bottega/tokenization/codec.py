@@ -50,7 +50,7 @@ class Codec:
     decoder_start  the token an encoder–decoder's decoder starts with; prompts are then what the encoder reads
     day            the date that a chat template is given as today's
     special_tokens ids of special tokens by role
-    answers        finds the answers in a rendered conversation
+    answer_finder  finds the answers in a rendered conversation
     untagged       how many entities were left without a tag, because they share a word with another
     """
 
@@ -74,10 +74,10 @@ class Codec:
         self.special_tokens = SpecialTokens(tokenizer, self._encoder)
         self._limit = LengthLimit(max_length, too_long, self._encoder, self.special_tokens)
         self.template = ChatTemplate(tokenizer, day)
-        self.answers = AnswerFinder(self.template, self._encoder.special_spans, self.special_tokens.eos)
+        self.answer_finder = AnswerFinder(self.template, self._encoder.special_spans, self.special_tokens.eos)
         parts = self._encoder, self.special_tokens, self._limit
-        self._answer_encoder = AnswerEncoder(*parts, self.answers, decoder_start)
-        self._prompt_encoder = PromptEncoder(*parts, self.answers, decoder_start)
+        self._answer_encoder = AnswerEncoder(*parts, self.answer_finder, decoder_start)
+        self._prompt_encoder = PromptEncoder(*parts, self.answer_finder, decoder_start)
         self._word_encoder = WordEncoder(*parts, both_ways=both_ways)
 
     # Texts to model

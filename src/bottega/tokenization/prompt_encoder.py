@@ -29,10 +29,10 @@ class PromptEncoder:
         encoder: TextEncoder,
         special_tokens: SpecialTokens,
         limit: LengthLimit,
-        answers: AnswerFinder,
+        finder: AnswerFinder,
         decoder_start: int | None,
     ) -> None:
-        self._encoder, self._special_tokens, self._limit, self._answers = encoder, special_tokens, limit, answers
+        self._encoder, self._special_tokens, self._limit, self._finder = encoder, special_tokens, limit, finder
         self.decoder_start = decoder_start
 
     def encode(self, prompt: Prompt, tools: Tools = (), variables: Variables | None = None) -> list[int]:
@@ -40,7 +40,7 @@ class PromptEncoder:
         source_end = self._special_tokens.frame[1].tolist() if self.decoder_start is not None else []
         if not isinstance(prompt, str):
             chat = Chat("the conversation", prompt, tools, variables or {})
-            text = self._answers.prompt(message_dicts(prompt), chat)
+            text = self._finder.render_prompt(message_dicts(prompt), chat)
             return [*self._encoder.encode(text, special=False).ids, *source_end]
         ids: list[int] = self._encoder.encode(self._encoder.remove_bos(prompt)).ids
         eos = self._special_tokens.eos
@@ -58,7 +58,7 @@ class PromptEncoder:
         """The row of a prompt to generate answers of up to `room` tokens for; it predicts their first token."""
         prompt: Any = without_loss(record.prompt)
         if not isinstance(prompt, str):
-            self._answers.template.look(Chat(record.where, prompt, record.tools, record.variables))
+            self._finder.template.count_unused_fields(Chat(record.where, prompt, record.tools, record.variables))
         ids = np.array(self.encode(prompt, record.tools, record.variables), np.int64)
         limit = self._limit.max_length - (room if self.decoder_start is None else 0)
         if limit < 1:
@@ -87,10 +87,10 @@ class PromptEncoder:
     def end_tokens(self) -> frozenset[int]:
         """Tokens that end an answer: the end of text, and what the chat template closes a turn with."""
         eos = self._special_tokens.eos
-        return self._answers.ends | (frozenset() if eos is None else {eos})
+        return self._finder.end_tokens | (frozenset() if eos is None else {eos})
 
     @cached_property
     def stop_strings(self) -> tuple[str, ...]:
         """Texts that end an answer, where the chat template closes a turn with text that is not a token."""
-        closing = "" if self._answers.closes else self._answers.closing.strip()
+        closing = "" if self._finder.turn_end_tokens else self._finder.turn_end.strip()
         return (closing,) if closing else ()
