@@ -20,9 +20,9 @@ from typing import Any, cast
 
 import bottega
 from bottega.data.train_tokenizer import train_tokenizer
+from bottega.demo.untuned import ask_untuned
 from bottega.demo.world import World
 from bottega.errors import RunError
-from bottega.evaluation.contenders import answers
 from bottega.events import Event
 from bottega.inference.language_model import LanguageModel
 from bottega.metrics.intervals import paired_difference
@@ -172,7 +172,7 @@ def _accuracies(world: World, base: LanguageModel, tuned: LanguageModel, data: _
     phrases = world.phrases
     letters, topics = [ticket.text for ticket in data.tested], [ticket.topic for ticket in data.tested]
     choices = phrases.CHOICES.format(labels=", ".join(world.topics))
-    untuned = answers(base, letters, phrases.PLAIN, choices, data.shots)
+    untuned = ask_untuned(base, letters, phrases.PLAIN, choices, data.shots)
     right = {way: [a == b for a, b in zip(found, topics, strict=True)] for way, found in untuned.items()}
     best = max(right, key=lambda way: sum(right[way]))
     found = _asked(tuned, [phrases.CLASSIFY.format(ticket=letter) for letter in letters])

@@ -9,7 +9,7 @@ import transformers
 
 import bottega
 from bottega.batch import Row
-from bottega.evaluation.contenders import answers, ask, likeliest
+from bottega.demo.untuned import ask_untuned, generate_labels, most_likely_labels
 from bottega.inference.language_model import LanguageModel
 from making import make_model
 
@@ -43,7 +43,7 @@ def test_logp_is_that_of_the_plain_model(model: LanguageModel) -> None:
 
 
 def test_the_likeliest_label(model: LanguageModel) -> None:
-    for prompt, found in zip(PROMPTS, likeliest(model, PROMPTS, LABELS), strict=True):
+    for prompt, found in zip(PROMPTS, most_likely_labels(model, PROMPTS, LABELS), strict=True):
         start = len(model.codec.encode_prompt(prompt))
         scores = [plainly(model, model.codec.encode_prompt(f"{prompt} {label}"), start) for label in LABELS]
         assert found == LABELS[int(np.argmax(scores))]
@@ -58,12 +58,12 @@ def test_a_label_is_found_where_the_continuation_begins_with_it(
         return [[type("Found", (), {"text": next(written)})] for _ in prompts]
 
     monkeypatch.setattr(model, "generate", generate)
-    assert ask(model, ["?"] * 5, LABELS) == ["dog", "cat", "", "", "red tree"]
+    assert generate_labels(model, ["?"] * 5, LABELS) == ["dog", "cat", "", "", "red tree"]
 
 
 def test_every_way_of_asking_answers_every_ticket(model: LanguageModel) -> None:
     shots = {label: f"about {label}" for label in LABELS}
-    found = answers(model, ["the cat", "a dog"], "{ticket}. which?", "one of cat, dog, red tree.\n", shots)
+    found = ask_untuned(model, ["the cat", "a dog"], "{ticket}. which?", "one of cat, dog, red tree.\n", shots)
     assert set(found) == {"zero-shot", "few-shot", "likelihood", "few-shot likelihood"}
     assert all(len(labels) == 2 for labels in found.values())
     assert all(label in LABELS for way in ("likelihood", "few-shot likelihood") for label in found[way])

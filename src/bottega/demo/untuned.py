@@ -1,0 +1,68 @@
+"""The demo's baseline: the pre-trained model asked for the topic of a letter, in four ways, without tuning.
+
+`bottega.evaluate` asks a base model in the run's own format. A model that has seen no conversation does better with
+plain text, so the demo asks it in that, to be fair to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from bottega.batch import Row
+from bottega.evaluation.prompting import Shot, leading_label, with_shots
+from bottega.inference.language_model import LanguageModel
+from bottega.records import Prompt
+from bottega.sampling import Sampling
+
+
+def generate_labels(model: LanguageModel, prompts: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """The label each prompt is greedily continued with; empty where the continuation begins with none."""
+    # Two more tokens than the longest label: a space, and what may tell one label from a longer one.
+    tokens = max(len(model.codec.encode_prompt(label)) for label in labels) + 2
+    written = model.generate(prompts, Sampling(tokens=tokens))
+    # The index is -1 where there is none, which the empty first entry stands for.
+    return [["", *labels][leading_label(answer.text, labels) + 1] for (answer,) in written]
+
+
+def most_likely_labels(model: LanguageModel, prompts: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """The label that is the most likely continuation of each prompt, after a space; no other answer is possible."""
+    rows = [_row(model, prompt, f" {label}") for prompt in prompts for label in labels]
+    logp = model.logp(rows).reshape(len(prompts), len(labels))  # [P, C]
+    return [labels[index] for index in logp.argmax(1)]
+
+
+def ask_untuned(
+    model: LanguageModel, tickets: Sequence[str], prompt: str, choices: str, shots: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """The labels an untuned model gives to tickets, by the way it is asked.
+
+    prompt   `Message: {ticket}\\nTopic:`; the label follows it
+    choices  a line that names all labels
+    shots    an example ticket of each label
+    """
+    labels = list(shots)
+    plain = [prompt.format(ticket=ticket) for ticket in tickets]
+    examples = [Shot(prompt.format(ticket=ticket), f" {label}") for label, ticket in shots.items()]
+    few_shot = [_text(with_shots(text, examples[::-1])) for text in plain]
+    return {
+        "zero-shot": generate_labels(model, [choices + text for text in plain], labels),
+        "few-shot": generate_labels(model, few_shot, labels),
+        "likelihood": most_likely_labels(model, plain, labels),
+        "few-shot likelihood": most_likely_labels(model, few_shot, labels),
+    }
+
+
+def _text(prompt: Prompt) -> str:
+    assert isinstance(prompt, str)
+    return prompt
+
+
+def _row(model: LanguageModel, prompt: str, label: str) -> Row:
+    # Encoded in one piece, as the tokenizer may merge what joins them; and without an end token, which an untuned model
+    # has never seen after a label.
+    ids = np.array(model.codec.encode_prompt(prompt + label), np.int64)
+    start = len(model.codec.encode_prompt(prompt))
+    at = np.arange(start - 1, len(ids) - 1)
+    return Row(ids, at, ids[at + 1], np.ones(len(at), np.float32))
