@@ -399,7 +399,7 @@ def test_the_command(trained: Callable[..., Path], tmp_path: Path) -> None:
     assert shown_.exit_code == 0, shown_.output
     assert "beside what else could be done" in shown_.output
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert "accuracy, beside what else could be done" in page
+    assert "Comparison with baselines: accuracy" in page
     assert "nearest training rows, bm25" in page
     assert "nearest training rows, bm25" in (out / "report.md").read_text(encoding="utf-8")
     alone = CliRunner().invoke(app, ["evaluate", str(run), "--rows", "24", "--against", "none", "--json"])

@@ -17,7 +17,7 @@ from bottega.metrics import answers
 from bottega.metrics.answers import load
 from bottega.metrics.catalog import METRICS, metric_label, resolve_metric
 from bottega.recipe.schema import Recipe
-from bottega.reporting.report import gathered, write
+from bottega.reporting.report import build_report, write_report
 from making import WORDS, make_model, write_jsonl
 
 
@@ -176,9 +176,9 @@ def test_a_run_that_learned_is_better_and_one_that_saw_the_test_is_void(tmp_path
     assert found.predictions is not None
     assert found.predictions.matrix().sum() == 80
     assert found.document()["classes"]["labels"] == ["cat", "dog"]
-    page = write(gathered(found), tmp_path / "report")[-1].read_text(encoding="utf-8")
-    assert "What was said of each class" in page
-    assert "Does it know how sure it is" in page
+    page = write_report(build_report(found), tmp_path / "report")[-1].read_text(encoding="utf-8")
+    assert "Confusion matrix" in page
+    assert "Expected calibration error" in page
     found = bottega.evaluate(tuned(tmp_path / "b", [*train, *test[:20]], test))
     assert found.verdict.outcome == "void"
     assert "20 of the 80 rows" in found.verdict.sentence

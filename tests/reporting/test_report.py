@@ -16,8 +16,8 @@ from bottega.cli.commands import app
 from bottega.events import parse
 from bottega.hardware.memory import in_words
 from bottega.recipe.schema import Recipe
-from bottega.reporting.charts import curves, thinned
-from bottega.reporting.html import LONGEST, _breakable
+from bottega.reporting.charts import line_chart, thin_curve
+from bottega.reporting.html import MAX_WORD_LENGTH, _breakable
 from bottega.runs.curves import peak_memory
 from making import make_model, write_jsonl
 
@@ -84,13 +84,13 @@ def test_every_rendering_says_the_same(run: Path, written: Callable[[str], str])
     tree.feed(written("html"))
     page = " ".join(" ".join(tree.text).split())
     assert not tree.open
-    for said in (document["verdict"]["sentence"], "every weight", "sizes", document["command"]):
+    for said in (document["verdict"]["sentence"], "all weights", "sizes", document["command"]):
         assert said in page
         assert said in written("md")
     for one in document["estimates"]:
         assert f"{one['run']:.3f}" in page
         assert f"| {one['metric']} | {one['run']:.3f} |" in written("md")
-    assert "with a margin of 0.1, as the recipe declared before the exam" in page
+    assert "with a margin of 0.1, as declared in the recipe before the evaluation" in page
 
 
 def test_the_page_needs_nothing_else(written: Callable[[str], str]) -> None:
@@ -124,9 +124,9 @@ def test_what_was_written_stands_side_by_side_and_what_it_costs(written: Callabl
     document = json.loads(written("json"))
     said = {one["said"] for name in ("best", "worst") for one in document[name]}
     assert said & {" big", " small", "big", "small"}
-    assert "the run wrote" in written("html")
-    assert "the run wrote" in written("md")
-    assert any("Beside model, few-shot, an answer of the run reads" in one for one in document["worth"])
+    assert "answer of the run" in written("html")
+    assert "answer of the run" in written("md")
+    assert any("Cost per answer, compared with model, few-shot: the run reads" in one for one in document["worth"])
     assert document["worth"][0] in written("md")
 
 
@@ -134,10 +134,10 @@ def test_curves_have_words_and_a_table_behind_them(written: Callable[[str], str]
     document = json.loads(written("json"))
     steps, values = document["curves"]["loss"]["validation"]
     assert steps == [0, 5, 10, 15, 20]
-    drawn = curves("loss", {"validation": (steps, values)})
-    assert f'aria-label="loss: validation from {values[0]:.3g} to {values[-1]:.3g}"' in drawn
+    chart = line_chart("loss", {"validation": (steps, values)})
+    assert f'aria-label="loss: validation from {values[0]:.3g} to {values[-1]:.3g}"' in chart
     assert f'data-name="update">{steps[-1]}</td>' in written("html")
-    assert thinned(([*range(100)], [*range(100)]), 5) == [(0, 0), (25, 25), (50, 50), (74, 74), (99, 99)]
+    assert thin_curve(([*range(100)], [*range(100)]), 5) == [(0, 0), (25, 25), (50, 50), (74, 74), (99, 99)]
 
 
 def test_a_narrow_screen_has_cards_and_no_word_holds_a_column_open(run: Path, written: Callable[[str], str]) -> None:
@@ -145,7 +145,7 @@ def test_a_narrow_screen_has_cards_and_no_word_holds_a_column_open(run: Path, wr
     html = written("html")
     assert html.count("<table>") == html.count('<div class="table cards"><table>') + html.count('<div class="table">')
     estimates = html.split("<tbody>")[1].split("</tbody>")[0]
-    names = ("run", "before", "difference", "worse | better", "finding", "rows")
+    names = ("run", "base", "difference", "worse | better", "finding", "rows")
     for line in estimates.split("</tr>")[:-1]:
         named = re.findall(r'data-name="([^"]+)"', line)
         assert named == [name for name in names if name in named]
@@ -153,18 +153,19 @@ def test_a_narrow_screen_has_cards_and_no_word_holds_a_column_open(run: Path, wr
     assert "overflow-wrap: anywhere" not in html.split("pre {")[0], "it lets a column be as narrow as a letter"
     assert _breakable("a word") == "a word"
     assert _breakable("balance_not_updated") == "balance_<wbr/>not_<wbr/>updated"
-    assert max(map(len, _breakable("x" * 100).split("<wbr/>"))) == LONGEST
-    assert _breakable(f"<b> {'&' * 30}") == "&lt;b&gt; " + "<wbr/>".join(["&amp;" * LONGEST, "&amp;" * (30 - LONGEST)])
+    assert max(map(len, _breakable("x" * 100).split("<wbr/>"))) == MAX_WORD_LENGTH
+    whole, rest = "&amp;" * MAX_WORD_LENGTH, "&amp;" * (30 - MAX_WORD_LENGTH)
+    assert _breakable(f"<b> {'&' * 30}") == f"&lt;b&gt; {whole}<wbr/>{rest}"
 
 
 def test_answers_that_were_not_written_say_so(run: Path, tmp_path: Path) -> None:
     found = bottega.report(run, answers=5, out=tmp_path, against=[])
-    shown = [one for _, rows in found.extremes for one in rows]
-    assert 0 < sum(one.said is None for one in shown) < len(shown)
+    shown = [one for _, rows in found.ranked_rows for one in rows]
+    assert 0 < sum(one.run_answer is None for one in shown) < len(shown)
     for suffix in ("md", "html"):
         text = (tmp_path / f"report.{suffix}").read_text(encoding="utf-8")
-        assert "(not written out)" in text
-        assert "Answers are written out for 5 of the 48 rows; --answers asks for more." in text
+        assert "(not generated)" in text
+        assert "Answers were generated for 5 of the 48 rows; --answers sets the number." in text
     assert {one["said"] for one in json.loads((tmp_path / "report.json").read_text())["best"]} & {None}
 
 
@@ -181,8 +182,8 @@ def test_what_the_rows_and_the_curves_say(run: Path, written: Callable[[str], st
     document = json.loads(written("json"))
     assert {one["kind"] for one in document["audit"]["findings"]} >= {"duplicate"}
     assert "quality" in document["audit"]["unchecked"]
-    assert document["fit"][0].startswith("At the end the loss")
-    assert "The rows it learned from" in written("md")
+    assert document["fit"][0].startswith("At the end, the validation loss is ")
+    assert "Audit of the training data" in written("md")
     assert "the same row again" in written("html")
 
 
@@ -205,7 +206,7 @@ def test_rows_that_are_gone_are_said_to_be(run: Path, tmp_path: Path) -> None:
         (run.parent / "away.jsonl").rename(there)
     assert report.evaluation.leaked is None
     assert report.audit is None
-    assert "they are not to be had here" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "the data is no longer available here" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_other_rows_have_a_report_where_it_is_asked_for(run: Path, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def evaluate(
         with progress("evaluating") as tell:
             import bottega
             from bottega.recipe.schema import parse_layout
-            from bottega.reporting.report import check_writable, gathered, write
+            from bottega.reporting.report import build_report, check_writable, write_report
             from bottega.runs.store import check_run
 
             check_run(run)
@@ -114,7 +114,7 @@ def evaluate(
             found = bottega.evaluate(run, **{**dict(chosen), "layout": layout}, tell=tell)
             refused = None
             if folder is not None:
-                refused = _refusal(lambda: write(gathered(found, tell), folder))
+                refused = _refusal(lambda: write_report(build_report(found, tell), folder))
         # The result is shown first: it took minutes, and the report may not be written.
         if as_json:
             print(json.dumps(found.document()))

@@ -1,1 +1,1 @@
-"""What a run came to, for people: one value, and its renderings as a page, as Markdown and as JSON."""
+"""The report of a run as one value, and its renderings as HTML, Markdown and JSON. Public entry: `bottega.report`."""

@@ -1,6 +1,6 @@
-"""Charts as HTML and SVG, drawn from numbers alone: they need no script, and print.
+"""Charts as HTML and SVG without scripts, so that they print and work offline.
 
-Words are HTML beside the drawing, not in it, so that they keep their size however narrow the page is.
+Text is HTML beside the SVG rather than inside it: it keeps its size when the drawing is scaled to a narrow page.
 """
 
 from __future__ import annotations
@@ -11,68 +11,76 @@ from html import escape
 from bottega.evaluation.estimates import Estimate
 from bottega.runs.curves import Curve
 
-COLOURS = ("var(--one)", "var(--two)", "var(--three)")
+# CSS variables of the page, which differ between light and dark.
+COLORS = ("var(--one)", "var(--two)", "var(--three)")
+
+# (low, high)
+Interval = tuple[float, float]
 
 
-def interval(one: Estimate) -> str:
-    """The difference as a bar around zero; what is better lies to the right."""
-    if one.gain is None:
+def interval_chart(estimate: Estimate) -> str:
+    """The confidence interval of the difference as a bar around zero; better is to the right. Empty without one."""
+    if estimate.gain is None:
         return ""
-    low, high = one.gain
-    reach = 1.1 * max(abs(low), abs(high), 1e-12)
-    x = [100 + 100 * value / reach for value in (low, (low + high) / 2, high)]
-    colour = {"better": "var(--good)", "worse": "var(--bad)"}.get(one.finding or "", "var(--dim)")
-    words = f"{one.label}: gain of {low:+.3g} to {high:+.3g}"
+    low, high = estimate.gain
+    reach = 1.1 * max(abs(low), abs(high), 1e-12)  # never zero, which would divide by zero below
+    start, middle, end = (100 + 100 * value / reach for value in (low, (low + high) / 2, high))
+    color = {"better": "var(--good)", "worse": "var(--bad)"}.get(estimate.finding or "", "var(--dim)")
+    label = f"{estimate.label}: gain of {low:+.3g} to {high:+.3g}"
     return (
-        f'<svg class="interval" viewBox="0 0 200 24" role="img" aria-label="{escape(words)}">'
+        f'<svg class="interval" viewBox="0 0 200 24" role="img" aria-label="{escape(label)}">'
         f'<line x1="100" y1="2" x2="100" y2="22" stroke="var(--dim)"/>'
-        f'<line x1="{x[0]:.1f}" y1="12" x2="{x[2]:.1f}" y2="12" stroke="{colour}" stroke-width="5"/>'
-        f'<circle cx="{x[1]:.1f}" cy="12" r="5" fill="{colour}"/></svg>'
+        f'<line x1="{start:.1f}" y1="12" x2="{end:.1f}" y2="12" stroke="{color}" stroke-width="5"/>'
+        f'<circle cx="{middle:.1f}" cy="12" r="5" fill="{color}"/></svg>'
     )
 
 
-def contenders(metric: str, run: float, others: Mapping[str, Estimate]) -> str:
-    """The run's number and the others' as bars; a line shows where each may lie beside the run's."""
-    bars: list[tuple[str, float, tuple[float, float] | None]] = [("the run", run, None)]
-    for name, one in others.items():
-        spread = None if one.interval is None else (run - one.interval[1], run - one.interval[0])
-        bars.append((name, one.base or 0.0, spread))
-    most = max(1e-12, *(value for _, value, _ in bars), *(spread[1] for _, _, spread in bars if spread))
-    words = "; ".join(f"{name} {value:.3g}" for name, value, _ in bars)
-    lines = "".join(_bar(*bar, most) for bar in bars)
-    return f'<div class="bars" role="img" aria-label="{escape(f"{metric}: {words}")}">{lines}</div>'
+def baseline_chart(metric: str, run: float, baselines: Mapping[str, Estimate]) -> str:
+    """A bar for the run and for each baseline; the whisker of a baseline is its confidence interval given the run's."""
+    bars: list[tuple[str, float, Interval | None]] = [("the run", run, None)]
+    for name, estimate in baselines.items():
+        # The interval is that of run minus baseline: subtracted from the run's value, it is one of the baseline.
+        interval = None if estimate.interval is None else (run - estimate.interval[1], run - estimate.interval[0])
+        bars.append((name, estimate.base or 0.0, interval))
+    longest = max(1e-12, *(value for _, value, _ in bars), *(interval[1] for _, _, interval in bars if interval))
+    values = "; ".join(f"{name} {value:.3g}" for name, value, _ in bars)
+    lines = "".join(_bar(*bar, longest) for bar in bars)
+    return f'<div class="bars" role="img" aria-label="{escape(f"{metric}: {values}")}">{lines}</div>'
 
 
-def _bar(name: str, value: float, spread: tuple[float, float] | None, most: float) -> str:
-    """A name, its bar, and its number; `most` is what the longest bar stands for."""
+def _bar(name: str, value: float, interval: Interval | None, longest: float) -> str:
+    """A name, its bar and its value; `longest` is the value of a bar of full width."""
 
-    def share(number: float) -> float:
-        return 100 * min(max(number, 0.0), most) / most
+    def percent(number: float) -> float:
+        # Clipped, because an interval may reach below zero.
+        return 100 * min(max(number, 0.0), longest) / longest
 
-    colour = COLOURS[0] if spread is None and name == "the run" else COLOURS[1]
-    drawn = f'<i style="width: {share(value):.1f}%; background: {colour}"></i>'
-    if spread is not None:
-        low, high = map(share, spread)
-        drawn += f'<b style="left: {low:.1f}%; width: {high - low:.1f}%"></b>'
-    return f'<div><span>{escape(name)}</span><span class="track">{drawn}</span><span>{value:.3g}</span></div>'
+    color = COLORS[0] if interval is None and name == "the run" else COLORS[1]
+    track = f'<i style="width: {percent(value):.1f}%; background: {color}"></i>'
+    if interval is not None:
+        low, high = map(percent, interval)
+        track += f'<b style="left: {low:.1f}%; width: {high - low:.1f}%"></b>'
+    return f'<div><span>{escape(name)}</span><span class="track">{track}</span><span>{value:.3g}</span></div>'
 
 
-def curves(title: str, named: Mapping[str, Curve]) -> str:
-    """Curves over updates, with the ends of both axes written out, and their names above: nothing lies over them."""
-    xs = [x for steps, _ in named.values() for x in steps]
-    ys = [y for _, values in named.values() for y in values]
-    words = "; ".join(f"{name} from {values[0]:.3g} to {values[-1]:.3g}" for name, (_, values) in named.items())
+def line_chart(title: str, curves: Mapping[str, Curve]) -> str:
+    """Curves over updates, with a legend above and the ends of both axes labelled."""
+    xs = [x for steps, _ in curves.values() for x in steps]
+    ys = [y for _, values in curves.values() for y in values]
+    label = "; ".join(f"{name} from {values[0]:.3g} to {values[-1]:.3g}" for name, (_, values) in curves.items())
     lines, legend = [], []
-    for place, (name, (steps, values)) in enumerate(named.items()):
-        colour = COLOURS[place % len(COLOURS)]
+    for index, (name, (steps, values)) in enumerate(curves.items()):
+        color = COLORS[index % len(COLORS)]
+        # SVG counts y downwards; the margin of 8 keeps the stroke within the drawing.
         points = " ".join(
-            f"{_scaled(x, min(xs), max(xs), 0, 1000):.1f},{_scaled(y, min(ys), max(ys), 292, 8):.1f}"
+            f"{_scale(x, min(xs), max(xs), 0, 1000):.1f},{_scale(y, min(ys), max(ys), 292, 8):.1f}"
             for x, y in zip(steps, values, strict=True)
         )
-        lines.append(f'<polyline points="{points}" stroke="{colour}"/>')
-        legend.append(f'<span style="color: {colour}">{escape(name)}</span>')
+        lines.append(f'<polyline points="{points}" stroke="{color}"/>')
+        legend.append(f'<span style="color: {color}">{escape(name)}</span>')
+    # Without preserveAspectRatio the drawing takes any width; the style sheet keeps strokes of constant width.
     drawing = (
-        f'<svg viewBox="0 0 1000 300" preserveAspectRatio="none" role="img" aria-label="{escape(f"{title}: {words}")}">'
+        f'<svg viewBox="0 0 1000 300" preserveAspectRatio="none" role="img" aria-label="{escape(f"{title}: {label}")}">'
         f"{''.join(lines)}</svg>"
     )
     return (
@@ -82,14 +90,15 @@ def curves(title: str, named: Mapping[str, Curve]) -> str:
     )
 
 
-def _scaled(value: float, low: float, high: float, start: float, end: float) -> float:
+def _scale(value: float, low: float, high: float, start: float, end: float) -> float:
+    """Map [low, high] linearly to [start, end]; a constant curve lies at `start`."""
     return start + (end - start) * (value - low) / ((high - low) or 1)
 
 
-def thinned(curve: Curve, most: int = 12) -> list[tuple[float, float]]:
-    """A few points of a curve, its ends among them, for the table behind the chart."""
+def thin_curve(curve: Curve, max_points: int = 12) -> list[tuple[float, float]]:
+    """Evenly spaced points of a curve, including both ends, for the table below the chart."""
     steps, values = curve
-    places: Sequence[int] = range(len(steps))
-    if len(steps) > most:
-        places = [round(place * (len(steps) - 1) / (most - 1)) for place in range(most)]
-    return [(steps[place], values[place]) for place in places]
+    indices: Sequence[int] = range(len(steps))
+    if len(steps) > max_points:
+        indices = [round(index * (len(steps) - 1) / (max_points - 1)) for index in range(max_points)]
+    return [(steps[index], values[index]) for index in indices]

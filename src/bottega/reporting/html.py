@@ -1,47 +1,61 @@
-"""A report as one page of HTML: no script, nothing fetched; light or dark as the reader's machine is."""
+"""A report as a single HTML page: no scripts, no external files, light or dark with the theme of the system."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 from bottega.evaluation.confusion import MAX_MATRIX_CLASSES, ClassPredictions
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.evaluate import Evaluation
 from bottega.metrics.catalog import metric_label
-from bottega.reporting.charts import contenders, curves, interval, thinned
+from bottega.reporting.charts import baseline_chart, interval_chart, line_chart, thin_curve
 from bottega.reporting.markdown import (
-    COSTS,
-    GONE,
-    TOGETHER,
-    compared_rows,
-    contender_rows,
-    found_of,
-    left_out,
-    unwritten,
+    AUDIT_HEADING,
+    COMPARISON_HEADING,
+    COMPONENT_COLUMNS,
+    COMPONENTS_HEADING,
+    CONFUSION_COLUMNS,
+    CONFUSIONS_HEADING,
+    COST_COLUMNS,
+    COSTS_NOTE,
+    DIFFERENCE,
+    INTERVALS_NOTE,
+    REPRODUCE_HEADING,
+    RUN_HEADING,
+    SIDE_EFFECTS_HEADING,
+    baseline_table,
+    comparison_table,
+    describe_finding,
+    excluded_rows,
+    format_calibration_error,
+    format_scope,
+    format_versions,
+    labelled_facts,
+    missing_answers_note,
+    unchecked_note,
 )
-from bottega.reporting.model import Report
+from bottega.reporting.model import RunReport
 
-DIFFERENCE, DRAWN = "difference, 95 %", "worse | better"
+# The column that shows the interval as a chart.
+CHART_COLUMN = "worse | better"
+
 NUMBER = re.compile(r"[-+]?[\d.,]+%?")
-NUMBERS = (
-    "run",
-    "before",
-    "its",
-    "difference",
-    "difference, 95 %",
-    "rows",
-    "tokens read",
-    "written",
-    "seconds",
-    "update",
+
+CALIBRATION_COLUMNS = ("mean confidence", "accuracy", "rows")
+
+# Columns that are aligned to the right, even where a cell holds no plain number.
+NUMERIC_COLUMNS = (
+    *("run", "base", "baseline", "difference", DIFFERENCE, "rows", "update"),
+    *COST_COLUMNS,
+    *CALIBRATION_COLUMNS,
 )
-"""Heads of columns that stand to the right, as numbers do."""
 
-LONGEST = 18
-"""Letters of a word that a column holds in one piece."""
+# Letters up to which a word is kept in one piece. A longer one would hold its column open, and may be broken.
+MAX_WORD_LENGTH = 18
 
+# On narrow screens tables with class `cards` become one card per row; each cell shows its column's name (data-name).
 STYLE = """
 :root { color-scheme: light dark; --text: #1d1d1f; --dim: #6b6b71; --line: #d8d8dc; --back: #fff; --soft: #f5f5f7;
   --good: #14804a; --bad: #c0392b; --doubt: #a56a00; --one: #d2541b; --two: #2463b4; --three: #14804a; }
@@ -102,147 +116,159 @@ details { margin: .5rem 0 } summary { cursor: pointer; color: var(--dim) }
 """
 
 
-def page(report: Report) -> str:
-    """The whole report."""
-    found = report.evaluation
-    outcome = found.verdict.outcome.replace(" ", "-")
-    beside = f"beside {found.base}" if found.base else "with nothing before it"
-    parts = [
-        f"<h1>{escape(report.name)}</h1>",
-        f'<p class="verdict {outcome}"><strong>{escape(found.verdict.sentence)}</strong></p>',
-        f'<p class="dim">{_declared(report)} Measured on {found.rows} of {found.of} rows, {escape(beside)}.</p>',
-        _estimates(found.estimates),
-        *(f"<p>{count} rows left out: {escape(reason)}.</p>" for reason, count in left_out(report).items()),
-        *_contenders(found),
-        *([f"<p>{escape(found.spread())}</p>"] if found.spread() else []),
-        *(f"<p>{escape(said)}</p>" for said in report.worth),
-        *(["<h2>Side effects</h2>", _estimates(found.effects)] if found.effects else []),
-        *_curves(report),
-        *(f"<p>{escape(said)}</p>" for said in report.fit),
-        *_classes(found.predictions),
-        "<h2>The run</h2>",
-        _table([], report.facts.items()),
-        *_rows(report),
-        "<h2>Made of</h2>",
-        _table(["", "", "licence"], report.parts),
-        *_audit(report),
-        *_notes(report.notes),
-        "<h2>To repeat it</h2>",
-        f"<pre>{escape(report.command)}</pre>",
-        f"<pre>{escape(report.recipe.rstrip())}</pre>",
-        _table(["file", "SHA-256 begins with"], report.files.items()),
-        f'<p class="dim">{escape(", ".join(f"{name} {version}" for name, version in report.versions.items()))}</p>',
-    ]
-    title = escape(f"{report.name}: {found.verdict.outcome}")
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
-    body = "\n".join(parts)
-    head = f"<head>{head}<style>{STYLE}</style></head>"
+def render_html(report: RunReport) -> str:
+    """The whole page."""
+    title = escape(f"{report.name}: {report.evaluation.verdict.outcome}")
+    meta = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
+    head = f"<head>{meta}<style>{STYLE}</style></head>"
+    body = "\n".join([*_result(report), *_details(report)])
     return f'<!doctype html>\n<html lang="en">\n{head}\n<body>\n{body}\n</body></html>\n'
 
 
-def _declared(report: Report) -> str:
+def _result(report: RunReport) -> Iterator[str]:
+    """Verdict, metrics, baselines, side effects and curves: how good the run is."""
+    evaluation = report.evaluation
+    outcome = evaluation.verdict.outcome.replace(" ", "-")  # as a CSS class
+    yield f"<h1>{escape(report.name)}</h1>"
+    yield f'<p class="verdict {outcome}"><strong>{escape(evaluation.verdict.sentence)}</strong></p>'
+    yield f'<p class="dim">{_verdict_rule(report)} {escape(format_scope(evaluation))}</p>'
+    yield _estimate_table(evaluation.estimates)
+    for reason, count in excluded_rows(report).items():
+        yield f"<p>{count} rows excluded: {escape(reason)}.</p>"
+    yield from _baselines(evaluation)
+    if evaluation.spread():
+        yield f"<p>{escape(evaluation.spread())}</p>"
+    yield from (f"<p>{escape(sentence)}</p>" for sentence in report.cost_summary)
+    if evaluation.effects:
+        yield f"<h2>{SIDE_EFFECTS_HEADING}</h2>"
+        yield _estimate_table(evaluation.effects)
+    yield from _curves(report)
+    yield from (f"<p>{escape(sentence)}</p>" for sentence in report.loss_summary)
+    yield from _classes(evaluation.predictions)
+
+
+def _details(report: RunReport) -> Iterator[str]:
+    """What was trained, single rows, the training data, and how to reproduce the run."""
+    yield f"<h2>{RUN_HEADING}</h2>"
+    yield _table([], labelled_facts(report))
+    yield from _ranked_rows(report)
+    yield f"<h2>{COMPONENTS_HEADING}</h2>"
+    yield _table(COMPONENT_COLUMNS, report.components)
+    yield from _audit(report)
+    yield from _notes(report.notes)
+    yield f"<h2>{REPRODUCE_HEADING}</h2>"
+    yield f"<pre>{escape(report.command)}</pre>"
+    yield f"<pre>{escape(report.recipe.rstrip())}</pre>"
+    yield _table(["file", "SHA-256 (start)"], report.files.items())
+    yield f'<p class="dim">{escape(format_versions(report.versions))}</p>'
+
+
+def _verdict_rule(report: RunReport) -> str:
+    """The metric and the margin of the verdict, in a sentence; empty without a metric."""
     verdict = report.evaluation.verdict
     if verdict.metric is None:
         return ""
     margin = f" with a margin of {verdict.margin:g}" if verdict.margin else ""
-    declared = ", as the recipe declared before the exam" if verdict.declared else "; the recipe named nothing"
-    return f"Decided by {escape(metric_label(verdict.metric))}{margin}{declared}."
+    # Whoever chooses the metric after seeing all of them can always find one that looks good.
+    declared = ", as declared in the recipe before the evaluation" if verdict.declared else "; the recipe declares none"
+    return f"Verdict by {escape(metric_label(verdict.metric))}{margin}{declared}."
 
 
-def _estimates(estimates: Sequence[Estimate]) -> str:
-    head = map(_th, ("", "run", "before", DIFFERENCE, DRAWN, "finding", "rows"))
+def _estimate_table(estimates: Sequence[Estimate]) -> str:
+    columns = ("metric", "run", "base", DIFFERENCE, CHART_COLUMN, "finding", "rows")
     lines = []
-    for one in estimates:
-        named = zip(("run", "before", "difference"), one.formatted(), strict=True)
-        numbers = "".join(_cell(text, name) for name, text in named)
-        drawn = f'<td data-name="{DRAWN}">{interval(one)}</td>' if one.gain else "<td></td>"
-        found = f"{drawn}{_cell(found_of(one), 'finding')}{_cell(str(one.rows), 'rows')}"
-        lines.append(f'<tr><th scope="row">{escape(one.label)}</th>{numbers}{found}</tr>')
-    return _framed("".join(head), lines)
+    for estimate in estimates:
+        named_values = zip(("run", "base", "difference"), estimate.formatted(), strict=True)
+        values = "".join(_cell(text, name) for name, text in named_values)
+        chart = f'<td data-name="{CHART_COLUMN}">{interval_chart(estimate)}</td>' if estimate.gain else "<td></td>"
+        finding = _cell(describe_finding(estimate), "finding") + _cell(str(estimate.rows), "rows")
+        lines.append(f'<tr><th scope="row">{escape(estimate.label)}</th>{values}{chart}{finding}</tr>')
+    return _frame("".join(map(_header, columns)), lines)
 
 
-def _contenders(found: Evaluation) -> Iterable[str]:
-    """Every contender by the number that decides, as bars and as a table, and what an answer takes."""
-    metric = found.verdict.metric
-    beside = {one.name: same for one in found.contenders if (same := one.estimate(metric)) is not None}
-    if found.others and metric is not None:
-        yield f"<h2>{escape(metric_label(metric))}, beside what else could be done</h2>"
-        if beside:
-            yield contenders(metric_label(metric), next(one.run for one in beside.values()), beside)
-        yield _table(*contender_rows(found))
-        yield f'<p class="dim">{TOGETHER} {COSTS if found.cost else ""}</p>'
-    for name, why in found.unasked.items():
+def _baselines(evaluation: Evaluation) -> Iterable[str]:
+    """All baselines by the deciding metric, as a chart and as a table, and those that could not be evaluated."""
+    metric = evaluation.verdict.metric
+    if evaluation.others and metric is not None:
+        yield f"<h2>{escape(COMPARISON_HEADING.format(metric=metric_label(metric)))}</h2>"
+        estimates = {each.name: estimate for each in evaluation.contenders if (estimate := each.estimate(metric))}
+        if estimates:
+            # The run's value is the same in each of them.
+            yield baseline_chart(metric_label(metric), next(estimate.run for estimate in estimates.values()), estimates)
+        yield _table(*baseline_table(evaluation))
+        yield f'<p class="dim">{INTERVALS_NOTE} {COSTS_NOTE if evaluation.cost else ""}</p>'
+    for name, why in evaluation.unasked.items():
         yield f'<p class="dim">{escape(name)}: {escape(why)}</p>'
 
 
-def _curves(report: Report) -> Iterable[str]:
+def _curves(report: RunReport) -> Iterable[str]:
     if report.curves:
         yield "<h2>Curves</h2>"
-    for title, named in report.curves.items():
-        yield f"<h3>{escape(title)}</h3>{curves(title, named)}"
-        rows = [
-            (name, f"{step:,.0f}", f"{value:.4g}") for name, curve in named.items() for step, value in thinned(curve)
-        ]
+    for title, curves in report.curves.items():
+        yield f"<h3>{escape(title)}</h3>{line_chart(title, curves)}"
+        points = ((name, *point) for name, curve in curves.items() for point in thin_curve(curve))
+        rows = [(name, f"{step:,.0f}", f"{value:.4g}") for name, step, value in points]
         yield f"<details><summary>as a table</summary>{_table(['', 'update', title], rows)}</details>"
 
 
-def _classes(named: ClassPredictions | None) -> Iterable[str]:
-    """Which classes are taken for which: all pairs of a few, the worst of many; and whether chances come true."""
-    if named is None:
+def _classes(predictions: ClassPredictions | None) -> Iterable[str]:
+    """The confusion matrix, or of many classes the most frequent confusions; and the calibration."""
+    if predictions is None:
         return
-    if len(named.labels) <= MAX_MATRIX_CLASSES:
-        yield "<h2>What was said of each class</h2>"
-        yield "<p class='dim'>Rows are what is right; columns, by the numbers of the classes, what was said.</p>"
-        yield _matrix(named)
-    elif mixed := named.confusions():
-        yield "<h2>Classes that are mixed up most</h2>"
-        yield _table(["right", "said", "rows"], ((one.right, one.named, str(one.rows)) for one in mixed))
-    error = named.calibration_error()
+    if len(predictions.labels) <= MAX_MATRIX_CLASSES:
+        yield "<h2>Confusion matrix</h2>"
+        yield "<p class='dim'>Rows are reference classes, columns predicted classes by their numbers.</p>"
+        yield _confusion_matrix(predictions)
+    elif confusions := predictions.confusions():
+        yield f"<h2>{CONFUSIONS_HEADING}</h2>"
+        yield _table(CONFUSION_COLUMNS, ((pair.right, pair.named, str(pair.rows)) for pair in confusions))
+    error = predictions.calibration_error()
     if error is not None:
-        yield f"<h2>Does it know how sure it is</h2><p>Its chances are off by {error:.1%} on average.</p>"
-        bins = ((f"{one.chance:.1%}", f"{one.accuracy:.1%}", str(one.rows)) for one in named.calibration())
-        yield _table(["it said", "came true", "rows"], bins)
+        yield f"<h2>Calibration</h2><p>{format_calibration_error(error)}</p>"
+        bins = ((f"{each.chance:.1%}", f"{each.accuracy:.1%}", str(each.rows)) for each in predictions.calibration())
+        yield _table(CALIBRATION_COLUMNS, bins)
 
 
-def _matrix(named: ClassPredictions) -> str:
-    """How often each class was taken for each; columns are headed by numbers, so that any names fit."""
-    counts = named.matrix()
-    most = max(int(counts.max()), 1)
-    head = "".join(_th(str(number)) for number in range(1, len(named.labels) + 1))
-    lines = [
-        f'<tr><th scope="row">{number} · {_breakable(label)}</th>{"".join(_shaded(int(one), most) for one in row)}</tr>'
-        for number, (label, row) in enumerate(zip(named.labels, counts, strict=True), 1)
-    ]
-    return _framed(_th("") + head, lines, cards=False)
+def _confusion_matrix(predictions: ClassPredictions) -> str:
+    """A shaded table. Columns are headed by numbers instead of names, which would be too wide."""
+    counts = predictions.matrix()  # [C, C]
+    largest = max(int(counts.max()), 1)
+    header = "".join(_header(str(number)) for number in range(1, len(predictions.labels) + 1))
+    lines = []
+    for number, (label, row) in enumerate(zip(predictions.labels, counts, strict=True), 1):
+        cells = "".join(_shaded_cell(int(count), largest) for count in row)
+        lines.append(f'<tr><th scope="row">{number} · {_breakable(label)}</th>{cells}</tr>')
+    return _frame(_header("") + header, lines, cards=False)
 
 
-def _shaded(count: int, most: int) -> str:
-    shade = f"color-mix(in srgb, var(--two) {70 * count // most}%, transparent)"
+def _shaded_cell(count: int, largest: int) -> str:
+    # At most 70 %, so that the number on it stays legible in both themes.
+    shade = f"color-mix(in srgb, var(--two) {70 * count // largest}%, transparent)"
     return f'<td class="number" style="background: {shade}">{count}</td>'
 
 
-def _audit(report: Report) -> Iterable[str]:
+def _audit(report: RunReport) -> Iterable[str]:
+    note = f'<p class="dim">{escape(unchecked_note(report))}</p>' if unchecked_note(report) else ""
     if report.audit is None:
-        yield f'<p class="dim">Not checked: {escape(GONE)}</p>'
+        yield note
         return
-    yield "<h2>The rows it learned from</h2>"
+    yield f"<h2>{AUDIT_HEADING}</h2>"
     if not report.audit.findings:
-        yield "<p>Nothing was found.</p>"
+        yield "<p>No findings.</p>"
     else:
-        findings = (
-            (one.severity, one.kind, str(one.count), one.what, "; ".join(one.examples[:3]))
-            for one in report.audit.findings
+        rows = (
+            (finding.severity, finding.kind, str(finding.count), finding.what, "; ".join(finding.examples[:3]))
+            for finding in report.audit.findings
         )
-        yield _table(["", "", "rows", "", "for example"], findings)
-    left = "; ".join(f"{name}: {why}" for name, why in report.audit.unchecked.items())
-    yield f'<p class="dim">Not checked: {escape(left)}</p>' if left else ""
+        yield _table(["severity", "finding", "rows", "description", "examples"], rows)
+    yield note
 
 
-def _rows(report: Report) -> Iterable[str]:
-    for title, rows in report.extremes:
+def _ranked_rows(report: RunReport) -> Iterable[str]:
+    for title, rows in report.ranked_rows:
         yield f"<h2>{escape(title)}</h2>"
-        yield _table(*compared_rows(rows))
-        yield from (f'<p class="dim">{escape(why)}</p>' for why in unwritten(report.evaluation, rows))
+        yield _table(*comparison_table(rows))
+        yield from (f'<p class="dim">{escape(note)}</p>' for note in missing_answers_note(report.evaluation, rows))
 
 
 def _notes(notes: Sequence[str]) -> Iterable[str]:
@@ -250,44 +276,48 @@ def _notes(notes: Sequence[str]) -> Iterable[str]:
         yield "<h2>Notes</h2><ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of text; where the first column has no head, its cells are the names of the rows."""
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of text. If the first column has no name, its cells are row headers."""
     lines = []
     for first, *others in rows:
-        named = _cell(first, head[0]) if head and head[0] else f'<th scope="row">{_breakable(first)}</th>'
-        lines.append(f"<tr>{named}{''.join(map(_cell, others, head[1:] or ['']))}</tr>")
-    return _framed("".join(map(_th, head)), lines)
+        header = _cell(first, columns[0]) if columns and columns[0] else f'<th scope="row">{_breakable(first)}</th>'
+        # Without columns there is one cell beside the header, without a name.
+        lines.append(f"<tr>{header}{''.join(map(_cell, others, columns[1:] or ['']))}</tr>")
+    return _frame("".join(map(_header, columns)), lines)
 
 
-def _framed(head: str, lines: Iterable[str], *, cards: bool = True) -> str:
-    """Rows in a box of their own that scrolls where it must; on a narrow screen each becomes a card, or scrolls."""
-    top = f"<thead><tr>{head}</tr></thead>" if head else ""
-    kind = "table cards" if cards else "table"
-    return f'<div class="{kind}"><table>{top}<tbody>{"".join(lines)}</tbody></table></div>'
+def _frame(header: str, lines: Iterable[str], *, cards: bool = True) -> str:
+    """A table in a box that scrolls if it is too wide; with `cards`, narrow screens show each row as a card."""
+    top = f"<thead><tr>{header}</tr></thead>" if header else ""
+    css_class = "table cards" if cards else "table"
+    return f'<div class="{css_class}"><table>{top}<tbody>{"".join(lines)}</tbody></table></div>'
 
 
-def _th(name: str) -> str:
-    numbers = name in NUMBERS or name.isdecimal()
-    return f"<th{' class=number' if numbers else ''}>{escape(name)}</th>"
+def _header(name: str) -> str:
+    numeric = name in NUMERIC_COLUMNS or name.isdecimal()
+    return f"<th{' class=number' if numeric else ''}>{escape(name)}</th>"
 
 
-def _cell(text: str, name: str = "") -> str:
-    """A cell; on a card it says what it is of."""
-    kind = ' class="number"' if NUMBER.fullmatch(text) or name in NUMBERS else ""
-    named = f' data-name="{escape(name)}"' if name and text else ""
-    return f"<td{kind}{named}>{_breakable(text)}</td>"
+def _cell(text: str, column: str = "") -> str:
+    """A cell; on a card it shows the name of its column. Empty cells have no name, and are hidden there."""
+    css_class = ' class="number"' if NUMBER.fullmatch(text) or column in NUMERIC_COLUMNS else ""
+    name = f' data-name="{escape(column)}"' if column and text else ""
+    return f"<td{css_class}{name}>{_breakable(text)}</td>"
 
 
 def _breakable(text: str) -> str:
-    """Text that may be broken within its longest words, at signs first: nothing else would hold them in a column."""
-    return "".join(_whole(part) if len(part) <= LONGEST else _parted(part) for part in re.split(r"(\s+)", text))
+    """Escaped text whose longest words may be broken, at punctuation if possible."""
+    return "".join(
+        _keep_whole(part) if len(part) <= MAX_WORD_LENGTH else _break_word(part) for part in re.split(r"(\s+)", text)
+    )
 
 
-def _whole(word: str) -> str:
-    """A word that stays in one line, which browsers else break behind a hyphen: ROUGE-L."""
+def _keep_whole(word: str) -> str:
+    """A word that stays on one line; browsers would break it after a hyphen (ROUGE-L)."""
     return f"<span class=whole>{escape(word)}</span>" if "-" in word else escape(word)
 
 
-def _parted(word: str) -> str:
-    pieces = re.findall(rf"[^_/.,:;-]{{1,{LONGEST}}}[_/.,:;-]?|.", word)
+def _break_word(word: str) -> str:
+    # Split before escaping: a break within an entity such as &amp; would destroy it.
+    pieces = re.findall(rf"[^_/.,:;-]{{1,{MAX_WORD_LENGTH}}}[_/.,:;-]?|.", word)
     return "<wbr/>".join(map(escape, pieces))

@@ -1,159 +1,209 @@
-"""A report as Markdown."""
+"""A report as Markdown; and the tables and sentences that the HTML page shares with it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from bottega.evaluation.confusion import ClassPredictions
 from bottega.evaluation.cost import Cost
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.evaluate import Evaluation
 from bottega.metrics.catalog import metric_label
-from bottega.reporting.model import Compared, Report
+from bottega.reporting.model import MetricComparison, RunReport
+
+DIFFERENCE = "difference (95 % CI)"
+ESTIMATE_COLUMNS = ("metric", "run", "base", DIFFERENCE, "finding", "rows")
+COST_COLUMNS = ("tokens read", "tokens generated", "seconds")
+CONFUSION_COLUMNS = ("reference", "predicted", "rows")
+COMPONENT_COLUMNS = ("component", "name", "licence")
+
+# Facts whose key in report.json is not what people should read.
+FACT_LABELS = {"began from": "base model", "training took": "training time", "on": "hardware"}
+
+UNAVAILABLE_DATA = "the training data, and whether it contains evaluation rows: the data is no longer available here."
+INTERVALS_NOTE = "All confidence intervals hold jointly with 95 % confidence."
+COSTS_NOTE = "Tokens and seconds are means per generated answer; a dash means that no answers were generated."
+
+# Headings that the HTML page has in common.
+COMPARISON_HEADING = "Comparison with baselines: {metric}"
+CONFUSIONS_HEADING = "Most frequent confusions"
+SIDE_EFFECTS_HEADING = "Side effects"
+# `benchmarks/reports.py` cuts reports at this heading.
+RUN_HEADING = "The run"
+AUDIT_HEADING = "Audit of the training data"
+COMPONENTS_HEADING = "Components and licences"
+REPRODUCE_HEADING = "Reproduce this run"
 
 
-def markdown(report: Report) -> str:
-    """The whole report; texts of rows are on one line each."""
-    found = report.evaluation
+def render_markdown(report: RunReport) -> str:
+    """The whole report. Texts of rows are put on one line each, as tables require."""
+    evaluation = report.evaluation
     parts = [
         f"# {report.name}",
-        f"**{found.verdict.sentence}**",
-        f"Measured on {found.rows} of {found.of} rows, beside {found.base or 'nothing: it began from nothing'}.",
-        _table(["", "run", "before", "difference, 95 %", "finding", "rows"], map(_estimate, found.estimates)),
-        *(f"- {count} rows left out: {reason}" for reason, count in left_out(report).items()),
-        *_contenders(found),
-        *([found.spread()] if found.spread() else []),
-        *report.worth,
-        *_effects(found),
-        *report.fit,
-        *_classes(found.predictions),
-        "## The run",
-        _table(["", ""], ([name, text] for name, text in report.facts.items())),
+        f"**{evaluation.verdict.sentence}**",
+        format_scope(evaluation),
+        _table(ESTIMATE_COLUMNS, map(estimate_cells, evaluation.estimates)),
+        *(f"- {count} rows excluded: {reason}" for reason, count in excluded_rows(report).items()),
+        *_baselines(evaluation),
+        *([evaluation.spread()] if evaluation.spread() else []),
+        *report.cost_summary,
+        *_side_effects(evaluation),
+        *report.loss_summary,
+        *_confusions(evaluation.predictions),
+        f"## {RUN_HEADING}",
+        _table(["", ""], labelled_facts(report)),
     ]
-    for title, rows in report.extremes:
-        parts += [f"## {title}", _rows(rows), *unwritten(found, rows)]
+    for title, rows in report.ranked_rows:
+        parts += [f"## {title}", _table(*comparison_table(rows)), *missing_answers_note(evaluation, rows)]
     parts += [
         *_audit(report),
-        "## Made of",
-        _table(["", "", "licence"], report.parts),
+        f"## {COMPONENTS_HEADING}",
+        _table(COMPONENT_COLUMNS, report.components),
         *(["## Notes", *(f"- {note}" for note in report.notes)] if report.notes else []),
-        "## To repeat it",
+        f"## {REPRODUCE_HEADING}",
         f"    {report.command}",
         f"```yaml\n{report.recipe.rstrip()}\n```",
-        _table(["file", "SHA-256"], report.files.items()),
-        ", ".join(f"{name} {version}" for name, version in report.versions.items()),
+        _table(["file", "SHA-256 (start)"], report.files.items()),
+        format_versions(report.versions),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-GONE = "the rows it learned from, and whether it was measured on them: they are not to be had here."
+# Shared with the HTML page
 
 
-def _effects(found: Evaluation) -> list[str]:
-    """What the run changed besides."""
-    if not found.effects:
-        return []
-    head = ["", "run", "before", "difference, 95 %", "finding", "rows"]
-    return ["## Side effects", _table(head, map(_estimate, found.effects))]
+def format_scope(evaluation: Evaluation) -> str:
+    """How many rows were evaluated, and what the column `base` is."""
+    base = evaluation.base or "none, the run was trained from scratch"
+    return f"Evaluated on {evaluation.rows} of {evaluation.of} rows. Base: {base}."
 
 
-def _contenders(found: Evaluation) -> list[str]:
-    """Every contender by the number that decides, and what an answer takes."""
-    notes = [f"- {name}: {why}" for name, why in found.unasked.items()]
-    if not found.others:
-        return notes
-    title = f"## {metric_label(found.verdict.metric or '')}, beside what else could be done"
-    return [title, _table(*contender_rows(found)), TOGETHER, *notes]
+def estimate_cells(estimate: Estimate) -> list[str]:
+    """The cells of an estimate under ESTIMATE_COLUMNS."""
+    return [estimate.label, *estimate.formatted(), describe_finding(estimate), str(estimate.rows)]
 
 
-def contender_rows(found: Evaluation) -> tuple[list[str], list[list[str]]]:
-    """A table of every contender by the number that decides, and of what an answer takes: its head, and its rows."""
-    rows, costs = [], any([found.cost, *(one.cost for one in found.contenders)])
-    for one in found.contenders:
-        same = one.shared(found.verdict.metric)
-        numbers = ("no number that both have", "", "", "") if same is None else (*same.formatted(), found_of(same))
-        other = "" if same is None or same.metric == found.verdict.metric else f", by {same.label}"
-        rows.append([f"{one.name}{other}", *numbers, *(_costs(one.cost) if costs else [])])
-    if costs:
-        rows.append(["the run", "", "", "", "", *_costs(found.cost)])
-    return ["", "run", "its", "difference", "finding", *(["tokens read", "written", "seconds"] if costs else [])], rows
+def describe_finding(estimate: Estimate) -> str:
+    """Whether the run is better by this metric; or why that cannot be decided. Empty without a baseline."""
+    if estimate.finding is not None or estimate.base is None:
+        return estimate.finding or ""
+    return "too few rows" if estimate.interval is None else "neither direction is better"
 
 
-def found_of(one: Estimate) -> str:
-    """Whether the run is better by a number; or why that is not said."""
-    if one.finding is not None or one.base is None:
-        return one.finding or ""
-    return "too few rows" if one.interval is None else "neither way is better"
+def excluded_rows(report: RunReport) -> dict[str, int]:
+    """Reason → number of rows that were not evaluated for it."""
+    evaluation = report.evaluation
+    # Under a void verdict, leaked rows were evaluated: there were too many to exclude.
+    is_void = evaluation.verdict.outcome == "void"
+    leaked = {} if is_void else {"they are in the training data": evaluation.leaked or 0}
+    return {reason: count for reason, count in {**evaluation.dropped, **leaked}.items() if count}
 
 
-def unwritten(found: Evaluation, rows: Sequence[Compared]) -> Iterator[str]:
-    """Why answers of some rows are not there, in a sentence."""
-    count = sum(text is not None for text in found.answers or ())
-    if count and any(one.said is None or one.said_before is None for one in rows):
-        yield f"Answers are written out for {count} of the {found.rows} rows; --answers asks for more."
+def baseline_table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
+    """(columns, rows) of all baselines by the deciding metric, and of costs if any answers were generated."""
+    has_costs = any([evaluation.cost, *(comparison.cost for comparison in evaluation.contenders)])
+    rows = []
+    for comparison in evaluation.contenders:
+        estimate = comparison.shared(evaluation.verdict.metric)
+        name, cells = comparison.name, ["no metric in common", "", "", ""]
+        if estimate is not None:
+            cells = [*estimate.formatted(), describe_finding(estimate)]
+            # A baseline without the deciding metric is compared by another one.
+            name += "" if estimate.metric == evaluation.verdict.metric else f", by {estimate.label}"
+        rows.append([name, *cells, *(_cost_cells(comparison.cost) if has_costs else [])])
+    if has_costs:
+        rows.append(["the run", "", "", "", "", *_cost_cells(evaluation.cost)])
+    return ["", "run", "baseline", DIFFERENCE, "finding", *(COST_COLUMNS if has_costs else ())], rows
 
 
-TOGETHER = "Each interval is wide enough that all of them together are right 95 times out of 100."
-COSTS = "Tokens and seconds are those of an answer that is written out; a dash stands where none is."
-
-
-def _costs(cost: Cost | None) -> list[str]:
-    """What an answer takes, in tokens and seconds; dashes for one that writes none."""
+def _cost_cells(cost: Cost | None) -> list[str]:
     return ["–", "–", "–"] if cost is None else [f"{cost.read:.0f}", f"{cost.written:.0f}", f"{cost.seconds:.3f}"]
 
 
-def _classes(named: ClassPredictions | None) -> list[str]:
-    if named is None:
-        return []
-    mixed = ([one.right, one.named, str(one.rows)] for one in named.confusions())
-    found = ["## Classes that are mixed up most", _table(["right", "said", "rows"], mixed)]
-    error = named.calibration_error()
-    return found if error is None else [*found, f"Its chances are off by {error:.1%} on average."]
-
-
-def _audit(report: Report) -> list[str]:
-    if report.audit is None:
-        return [f"Not checked: {GONE}"]
-    rows = ([one.severity, one.kind, str(one.count), one.what] for one in report.audit.findings)
-    found = _table(["", "", "rows", ""], rows) if report.audit.findings else "Nothing was found."
-    left = "; ".join(f"{name}: {why}" for name, why in report.audit.unchecked.items())
-    return ["## The rows it learned from", found, *([f"Not checked: {left}"] if left else [])]
-
-
-def left_out(report: Report) -> dict[str, int]:
-    """Rows that were not measured, by reason."""
-    found = report.evaluation
-    leaked = {"they stand in the training rows": found.leaked or 0} if found.verdict.outcome != "void" else {}
-    return {reason: count for reason, count in {**found.dropped, **leaked}.items() if count}
-
-
-def _estimate(one: Estimate) -> list[str]:
-    return [one.label, *one.formatted(), found_of(one), str(one.rows)]
-
-
-def _rows(rows: Sequence[Compared]) -> str:
-    return _table(*compared_rows(rows))
-
-
-def compared_rows(rows: Sequence[Compared]) -> tuple[list[str], list[list[str]]]:
-    """A table of rows side by side, with what was written where anything was: its head, and its rows."""
-    wrote = any(one.said or one.said_before for one in rows)
-    head = ["row", "asked", "right", *(["the run wrote", "the base wrote"] if wrote else []), "run", "before"]
+def comparison_table(rows: Sequence[MetricComparison]) -> tuple[list[str], list[list[str]]]:
+    """(columns, rows) of evaluation rows side by side, with generated answers if there are any."""
+    has_answers = any(row.run_answer or row.base_answer for row in rows)
+    answer_columns = ["answer of the run", "answer of the base"] if has_answers else []
     cells = []
-    for one in rows:
-        said = [_said(one.said), _said(one.said_before)] if wrote else []
-        cells.append([one.where, one.asked, one.answer, *said, f"{one.run:.3f}", f"{one.base:.3f}"])
-    return head, cells
+    for row in rows:
+        answers = [_format_answer(row.run_answer), _format_answer(row.base_answer)] if has_answers else []
+        cells.append([row.where, row.prompt, row.reference, *answers, f"{row.run:.3f}", f"{row.base:.3f}"])
+    return ["row", "prompt", "reference", *answer_columns, "run", "base"], cells
 
 
-def _said(text: str | None) -> str:
-    return "(not written out)" if text is None else text.strip() or "(it wrote nothing)"
+def _format_answer(text: str | None) -> str:
+    return "(not generated)" if text is None else text.strip() or "(empty)"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
+def missing_answers_note(evaluation: Evaluation, rows: Sequence[MetricComparison]) -> Iterator[str]:
+    """A sentence on why some of the rows have no generated answer; nothing if all have one."""
+    count = sum(answer is not None for answer in evaluation.answers or ())
+    if count and any(row.run_answer is None or row.base_answer is None for row in rows):
+        yield f"Answers were generated for {count} of the {evaluation.rows} rows; --answers sets the number."
+
+
+def labelled_facts(report: RunReport) -> Iterator[tuple[str, str]]:
+    """(label, text) of each fact."""
+    return ((FACT_LABELS.get(name, name), text) for name, text in report.facts.items())
+
+
+def unchecked_note(report: RunReport) -> str:
+    """What the audit left out; empty if it covered everything."""
+    unchecked = UNAVAILABLE_DATA
+    if report.audit is not None:
+        unchecked = "; ".join(f"{name}: {why}" for name, why in report.audit.unchecked.items())
+    return f"Not checked: {unchecked}" if unchecked else ""
+
+
+def format_versions(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+# Sections
+
+
+def _side_effects(evaluation: Evaluation) -> list[str]:
+    if not evaluation.effects:
+        return []
+    return [f"## {SIDE_EFFECTS_HEADING}", _table(ESTIMATE_COLUMNS, map(estimate_cells, evaluation.effects))]
+
+
+def _baselines(evaluation: Evaluation) -> list[str]:
+    notes = [f"- {name}: {why}" for name, why in evaluation.unasked.items()]
+    if not evaluation.others:
+        return notes
+    heading = COMPARISON_HEADING.format(metric=metric_label(evaluation.verdict.metric or ""))
+    return [f"## {heading}", _table(*baseline_table(evaluation)), INTERVALS_NOTE, *notes]
+
+
+def _confusions(predictions: ClassPredictions | None) -> list[str]:
+    if predictions is None:
+        return []
+    pairs = [[pair.right, pair.named, str(pair.rows)] for pair in predictions.confusions()]
+    parts = [f"## {CONFUSIONS_HEADING}", _table(CONFUSION_COLUMNS, pairs)] if pairs else []
+    error = predictions.calibration_error()
+    return parts if error is None else [*parts, format_calibration_error(error)]
+
+
+def format_calibration_error(error: float) -> str:
+    return f"Expected calibration error: {error:.1%}."
+
+
+def _audit(report: RunReport) -> list[str]:
+    note = unchecked_note(report)
+    if report.audit is None:
+        return [note]
+    rows = ([each.severity, each.kind, str(each.count), each.what] for each in report.audit.findings)
+    columns = ["severity", "finding", "rows", "description"]
+    findings = _table(columns, rows) if report.audit.findings else "No findings."
+    return [f"## {AUDIT_HEADING}", findings, *([note] if note else [])]
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
 
 
 def _cell(text: str) -> str:
+    """Text on one line, with pipes escaped: either would end the cell."""
     return " ".join(text.split()).replace("|", "\\|")

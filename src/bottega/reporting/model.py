@@ -1,9 +1,9 @@
-"""What there is to say of a run, as one value; every rendering is a function of it."""
+"""The content of a report as one value. Every rendering is a function of it; `document` is the JSON rendering."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from bottega.auditing.findings import Audit
@@ -13,36 +13,51 @@ from bottega.runs.curves import Curve
 
 
 @dataclass(frozen=True)
-class Compared:
-    """A row of the exam: where it stands, what was asked and is right, a number of both models, what they wrote.
+class MetricComparison:
+    """One row of the evaluation set: prompt and reference answer, a metric of run and base, and their answers.
 
-    said  what the run wrote; None where its answer was not written out, as `said_before` of the base
+    run_answer   what the run generated; None if its answer to this row was not generated
+    base_answer  the same of the base
     """
 
     where: str
-    asked: str
-    answer: str
+    prompt: str
+    reference: str
     run: float
     base: float
-    said: str | None = None
-    said_before: str | None = None
+    run_answer: str | None = None
+    base_answer: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        """JSON-serializable data."""
+        # The keys are those of the first version of report.json, which programs may read.
+        return {
+            "where": self.where,
+            "asked": self.prompt,
+            "answer": self.reference,
+            "run": self.run,
+            "base": self.base,
+            "said": self.run_answer,
+            "said_before": self.base_answer,
+        }
 
 
 @dataclass(frozen=True)
-class Report:
-    """All there is to say of a run.
+class RunReport:
+    """Everything a report shows.
 
-    facts     what was trained, on what, how long, at what cost, by name
-    curves    charts by title, each with its curves by name: (updates, values)
-    by        the metric by which rows are called best and worst; None where no number is of single rows
-    audit     what was found in the rows it learned from
-    fit       what the curves say of overfitting
-    worth     what an answer costs beside the contenders', and when training has paid for itself
-    best      rows that gained most over the base, `worst` those that gained least
-    parts     (what, name, licence) of everything the result is made of
-    notes     what the run said along the way
-    files     the beginning of the checksum of each file it read
-    command   repeats it
+    evaluation      metrics, confidence intervals, baselines, verdict
+    facts           what was trained, on what, how long, at what cost: name → text
+    curves          charts by title, each with its curves by name: (updates, values)
+    audit           audit of the training data; None if the data is no longer available
+    loss_summary    sentences on overfitting
+    cost_summary    sentences on the cost of an answer, and on when training has paid off
+    ranking_metric  the metric by which rows are ranked; None if no metric is defined per row
+    best            rows with the greatest gain over the base, `worst` those with the least
+    components      (kind, name, licence) of everything the result is made of
+    notes           notes of the run
+    files           the start of the checksum of each file the run read
+    command         trains the run again
     """
 
     name: str
@@ -50,12 +65,12 @@ class Report:
     facts: Mapping[str, str]
     curves: Mapping[str, Mapping[str, Curve]]
     audit: Audit | None
-    fit: Sequence[str]
-    worth: Sequence[str]
-    by: str | None
-    best: Sequence[Compared]
-    worst: Sequence[Compared]
-    parts: Sequence[tuple[str, str, str]]
+    loss_summary: Sequence[str]
+    cost_summary: Sequence[str]
+    ranking_metric: str | None
+    best: Sequence[MetricComparison]
+    worst: Sequence[MetricComparison]
+    components: Sequence[tuple[str, str, str]]
     notes: Sequence[str]
     recipe: str
     versions: Mapping[str, str]
@@ -63,29 +78,28 @@ class Report:
     command: str
 
     @property
-    def extremes(self) -> list[tuple[str, Sequence[Compared]]]:
-        """The best and the worst rows under their titles; nothing where no number is of single rows."""
-        if self.by is None or not self.best:
+    def ranked_rows(self) -> list[tuple[str, Sequence[MetricComparison]]]:
+        """(title, rows) of the best and of the worst rows; empty if no metric is defined per row."""
+        if self.ranking_metric is None or not self.best:
             return []
-        return [
-            (f"Rows that gained most, by {metric_label(self.by)}", self.best),
-            (f"Rows that gained least, by {metric_label(self.by)}", self.worst),
-        ]
+        metric = metric_label(self.ranking_metric)
+        return [(f"Most improved rows, by {metric}", self.best), (f"Least improved rows, by {metric}", self.worst)]
 
     def document(self) -> dict[str, Any]:
-        """Plain data."""
-        names = ("name", "facts", "by", "notes", "recipe", "versions", "files", "command")
+        """The report as JSON-serializable data, the keys of the evaluation among it."""
+        names = ("name", "facts", "notes", "recipe", "versions", "files", "command")
         return {
             **self.evaluation.document(),
             **{name: getattr(self, name) for name in names},
+            "by": self.ranking_metric,
             "curves": {
-                title: {name: [list(part) for part in curve] for name, curve in curves.items()}
+                title: {name: [list(axis) for axis in curve] for name, curve in curves.items()}
                 for title, curves in self.curves.items()
             },
-            "best": [asdict(one) for one in self.best],
-            "worst": [asdict(one) for one in self.worst],
+            "best": [row.document() for row in self.best],
+            "worst": [row.document() for row in self.worst],
             "audit": None if self.audit is None else self.audit.document(),
-            "fit": list(self.fit),
-            "worth": list(self.worth),
-            "parts": [list(part) for part in self.parts],
+            "fit": list(self.loss_summary),
+            "worth": list(self.cost_summary),
+            "parts": [list(component) for component in self.components],
         }
