@@ -89,7 +89,7 @@ def test_every_rendering_says_the_same(run: Path, written: Callable[[str], str])
         assert said in written("md")
     for one in document["estimates"]:
         assert f"{one['run']:.3f}" in page
-        assert f"| {one['metric']} | {one['run']:.3f} |" in written("md")
+        assert f"| {one['label']} | {one['run']:.3f} |" in written("md")
     assert "with a margin of 0.1, as declared in the recipe before the evaluation" in page
 
 
