@@ -19,6 +19,7 @@ def find_leaked_rows(records: Sequence[Record], training: Iterable[Record]) -> s
     for index, record in enumerate(records):
         for value in hash_entry(create_entry(index, record)):
             wanted.setdefault(value, []).append(index)
+    # A record has a key for the whole and one for its input: either in the training rows makes it leaked.
     leaked = set[int]()
     for record in training:
         for value in hash_entry(create_entry(0, record)):

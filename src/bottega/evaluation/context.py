@@ -113,6 +113,7 @@ class EvaluationContext:
 
     @property
     def seed(self) -> int:
+        # The purpose decides which rows are sampled; another word would change every result.
         return derive(self.recipe.seed, "measure")
 
     @property
@@ -123,6 +124,7 @@ class EvaluationContext:
 
     def codec(self, model: Codec) -> Codec:
         """The codec of a loaded model, within the length limits of the run."""
+        # The loaded model's codec truncates, as users expect of it; here rows must be dropped or cut as in training.
         length, too_long = self.choices["max_length"], self.recipe.too_long
         return Codec(
             model.tokenizer,
@@ -142,6 +144,7 @@ class EvaluationContext:
     def build(self, make: Callable[[Record], T]) -> Examples[T]:
         """What the run makes of the records, spares replacing those that give nothing; a DataError where none does."""
         kept, values, dropped = list[Record](), list[T](), Counter[str]()
+        # Records first and spares only as needed, so that without spares the same rows are evaluated as before.
         for record in chain(self.records, self.spares):
             if len(kept) == len(self.records):
                 break
@@ -187,6 +190,7 @@ class EvaluationContext:
         except Unusable as unusable:
             return None, unusable.reason
         except ChatTemplateError as refused:
+            # A template that refuses the run's own rows is a mistake in the data, unless bad rows are to be dropped.
             if self.recipe.data.bad_rows != "drop":
                 raise
             return None, refused.what
@@ -235,8 +239,10 @@ class EvaluationContext:
         return self._sample(self.recipe) if self.baseline_sources else self.pool
 
     def _sample(self, recipe: Recipe) -> list[Record]:
+        # A stream would be downloaded once more, whole, to sample from it.
         if any(source.stream for source in recipe.train_sources):
             return []
+        # The files may have been removed since training; baselines that need them are then noted.
         with contextlib.suppress(DataError):
             return sample_records(RecipeReader(recipe).training(), MAX_POOL_RECORDS, derive(self.recipe.seed, "pool"))[
                 0
@@ -247,6 +253,7 @@ class EvaluationContext:
 def with_sources(recipe: Recipe, sources: Sequence[Mapping[str, Any]]) -> Recipe:
     """The same recipe with other training sources, and no validation rows."""
     document = recipe.document()
+    # Validation every so many updates needs validation rows, so that section goes as well.
     document["data"] |= {"train": list(sources), "validation": None}
     return Recipe.parse(document | {"evaluate": None}, where="bottega evaluate")
 
@@ -280,6 +287,7 @@ def sample_records(
     records: Iterable[Record], size: int, seed: int, spares: int = 0
 ) -> tuple[list[Record], list[Record], int]:
     """(a random sample of the records, in their order; `spares` further ones in random order; how many there were)."""
+    # The order of the spares is random, too: the first of the file would else replace every row that is dropped.
     sample, rest = ReservoirSample(size, seed), ReservoirSample(spares, derive(seed, "spares"))
     for record in records:
         # What leaves the first sample is a uniform sample of the rest, so spares cost no second pass.

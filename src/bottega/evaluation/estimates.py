@@ -50,6 +50,7 @@ class Estimate:
         if self.interval is None or self.higher is None:
             return None
         low, high = self.interval
+        # An interval that touches zero does not exclude it.
         if low <= 0 <= high:
             return "inconclusive"
         return "better" if (low > 0) == self.higher else "worse"
@@ -89,6 +90,7 @@ def paired_estimate(
 
     groups  [R] group of each row; rows of a group, such as answers to one question, are not independent
     """
+    # Rows that either model could not read are unknown there, and left out of both.
     known = run.known & base.known  # [R]
     if not known.any():
         return None
@@ -99,6 +101,7 @@ def paired_estimate(
         return run.of(sums[..., :size]) - run.of(sums[..., size:])
 
     groups = None if groups is None else np.asarray(groups)[known]
+    # Newcombe's interval takes rows for independent; with several rows to a prompt it would be too narrow.
     clustered = groups is not None and len(np.unique(groups)) < len(run_sums)
     interval: tuple[float, float] | None = None
     error = None

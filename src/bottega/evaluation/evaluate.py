@@ -181,6 +181,7 @@ def _build_context(
     folder: Path, recipe: Recipe, place: dict[str, Any], options: EvaluateOptions, progress: StatusCallback
 ) -> EvaluationContext:
     """The context without its records. Every option is read here, so that a mistake shows before anything is loaded."""
+    # An empty list means no baselines, None the default ones.
     specs = tasks.default_baselines(recipe.objective.head) if options.against is None else options.against
     return EvaluationContext(
         folder=folder,
@@ -209,11 +210,13 @@ def _build_evaluation(
     unread  rows that could not be read, by reason
     leaked  those of the `count` rows that are training rows; None where that is not known
     """
+    # The order of results is a contract with the tasks: the run, then the base if there is one, then the others.
     run, baselines = results[0], results[1:]
     comparisons = _compare(run, baselines)
     base = comparisons[0] if baselines and baselines[0].base else None
     base_name = None if base is None else base.name
     paired = {} if base is None else {estimate.metric: estimate for estimate in base.estimates}
+    # A metric that the base lacks, such as an implicit reward, stands alone.
     estimates = [paired.get(scores.metric) or unpaired_estimate(scores) for scores in run.scores]
     base_effects = {scores.metric: scores for result in baselines if result.base for scores in result.effects}
     verdict = decide_verdict(
@@ -249,6 +252,7 @@ def _load_run(folder: Path) -> tuple[Recipe, dict[str, Any]]:
     recipe, place = stored_recipe(folder), stored_place(folder)
     if place is None:
         raise RunError("the run has not begun yet", where=str(folder), fix=f"bottega train --resume {folder}")
+    # Only a custom objective has a file.
     file = getattr(recipe.objective, "file", None)
     if file is not None and place["files"].get(file) != checksum(Path(file)):
         what = "the objective has changed since the run began, so the evaluation would measure something else"
@@ -344,6 +348,7 @@ def _refuse_changed_files(recipe: Recipe, place: dict[str, Any]) -> None:
 
 def _find_leaked(records: Sequence[Record], recipe: Recipe) -> set[int] | None:
     """Indices of the records that are training rows; None where those are gone, or streamed."""
+    # Not known is not zero: the report says that leaks were not searched for.
     if any(source.stream for source in recipe.train_sources):
         return None
     with contextlib.suppress(DataError):

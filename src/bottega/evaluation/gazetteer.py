@@ -13,6 +13,7 @@ class Gazetteer:
     """Known entities by their words, each with its most frequent label."""
 
     def __init__(self, records: Iterable[Tagged]) -> None:
+        # Words without case, so that a name at the start of a sentence is found elsewhere.
         seen: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
         for record in records:
             for span in record.spans:

@@ -38,6 +38,7 @@ def judge_answers(
     """The mean score, from 0 to 1, of the generated answers; all arguments are per row, [R]."""
     indices = [index for index, answer in enumerate(answers) if answer is not None and prompts[index] is not None]
     texts = [_judge_prompt(prompts[index] or "", references[index], answers[index] or "") for index in indices]
+    # NaN is unknown: a judge that does not answer must not lower the score.
     scores = np.full(len(answers), np.nan)
     for index, reply in zip(indices, judge.ask(texts, tokens=8, system=INSTRUCTION), strict=True):
         match = SCORE.search(reply.text) if reply is not None else None

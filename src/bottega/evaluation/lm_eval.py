@@ -1,7 +1,7 @@
-"""A model of bottega for EleutherAI's lm-evaluation-harness: `bottega evaluate RUN --lm-eval arc_easy`.
+"""A bottega model for EleutherAI's lm-evaluation-harness: `bottega evaluate RUN --lm-eval arc_easy`.
 
-The harness makes the questions and the marks; we answer. All that it asks at once is packed, so that what requests
-begin with, such as the examples of a 5-shot exam and the question of several choices, is computed once.
+The harness makes the questions and the scores; bottega's model answers. All requests of a call are packed, so that a
+prefix they share, such as the examples of a 5-shot prompt or the question of several choices, is computed once.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from bottega.models.scorer import batched
 from bottega.sampling import Sampling
 from bottega.tokenization.template_sandbox import render
 
+# Tokens of a generated answer where a task sets no limit; the default of the harness itself.
 DEFAULT_TOKENS = 256
-"""Most tokens of an answer where a task does not say."""
 
 
 def harness_model(model: LanguageModel) -> Any:
-    """An `lm_eval` model that answers with ours; a RunError where the package is not there."""
+    """An `lm_eval` model backed by a bottega model; a RunError where the package is not installed."""
+    # Imported here, as the package is optional and slow to import.
     base = _import_package("lm_eval.api.model").TemplateLM
     utils = _import_package("lm_eval.utils")
 
     class Harness(base):  # type: ignore[misc, valid-type]
-        """Texts are cut into tokens as its `hf` model does it, so that both are asked exactly the same."""
+        """Tokenizes texts as the harness's own `hf` model does, so that log-likelihoods are equal to its."""
 
         backend = "causal"
 
@@ -39,7 +40,7 @@ def harness_model(model: LanguageModel) -> Any:
             super().__init__()
             self.model, self.tokenizer = model, model.codec.tokenizer
             self.max_length = model.limit or 2048
-            self.talks = False
+            self.is_chat = False
 
         @property
         def eot_token_id(self) -> int:
@@ -47,8 +48,8 @@ def harness_model(model: LanguageModel) -> Any:
 
         @property
         def prefix_token_id(self) -> int:
-            begins = self.tokenizer.bos_token_id
-            return self.eot_token_id if begins is None else cast(int, begins)
+            bos = self.tokenizer.bos_token_id
+            return self.eot_token_id if bos is None else cast(int, bos)
 
         @property
         def tokenizer_name(self) -> str:
@@ -57,36 +58,39 @@ def harness_model(model: LanguageModel) -> Any:
         def tok_encode(self, string: str, add_special_tokens: bool | None = None, **more: Any) -> list[int]:
             if add_special_tokens is None:
                 bos = self.tokenizer.bos_token
-                given = bos is not None and string.startswith(bos)
-                ids: list[int] = self.tokenizer.encode(string, add_special_tokens=not given)
+                # A chat template may have written the BOS token into the text, which must not have two.
+                has_bos = bos is not None and string.startswith(bos)
+                ids: list[int] = self.tokenizer.encode(string, add_special_tokens=not has_bos)
                 return ids
             return cast("list[int]", self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
 
         def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-            self.talks = True
+            self.is_chat = True
             rendered = render(self.tokenizer, chat_history, generation=add_generation_prompt)  # within limits
             if add_generation_prompt:
                 return rendered
-            how = {"tokenize": False, "continue_final_message": True}
-            return str(self.tokenizer.apply_chat_template(chat_history, **how))
+            options = {"tokenize": False, "continue_final_message": True}
+            return str(self.tokenizer.apply_chat_template(chat_history, **options))
 
         def _loglikelihood_tokens(self, requests: Sequence[Any], **more: Any) -> list[tuple[float, bool]]:
-            found = score_rows(model, [self._row(asked, answer) for _, asked, answer in requests])
-            for (texts, _, _), one in zip(requests, found, strict=True):
+            scores = score_rows(model, [self._row(prompt, answer) for _, prompt, answer in requests])
+            for (texts, _, _), score in zip(requests, scores, strict=True):
                 if texts is not None:
-                    self.cache_hook.add_partial("loglikelihood", texts, one)
-            return found
+                    self.cache_hook.add_partial("loglikelihood", texts, score)
+            return scores
 
-        def _row(self, asked: list[int], answer: list[int]) -> Row:
-            """The answer after what is asked, of which the model's last positions are read where it is too long."""
-            ids = np.array((asked + answer)[-(self.max_length + 1) :], np.int64)
+        def _row(self, prompt: list[int], answer: list[int]) -> Row:
+            """The answer after the prompt, which loses its beginning where both are too long for the model."""
+            # One more than the limit: the last token is only predicted, never read.
+            ids = np.array((prompt + answer)[-(self.max_length + 1) :], np.int64)
             at = np.arange(len(ids) - 1 - len(answer), len(ids) - 1)
             return Row(ids[:-1], at, ids[at + 1], np.ones(len(at), np.float32))
 
         def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+            # Disjoint windows: every token is predicted once, whatever the model's length.
             windows = [
-                (number, self._row(*utils.make_disjoint_window(window)))
-                for number, request in enumerate(requests)
+                (index, self._row(*utils.make_disjoint_window(window)))
+                for index, request in enumerate(requests)
                 for window in utils.get_rolling_token_windows(
                     token_list=self.tok_encode(request.args[0]),
                     prefix_token=self.prefix_token_id,
@@ -95,21 +99,22 @@ def harness_model(model: LanguageModel) -> Any:
                 )
             ]
             sums = [0.0] * len(requests)
-            for (number, _), (logp, _) in zip(windows, score_rows(model, [row for _, row in windows]), strict=True):
-                sums[number] += logp
+            for (index, _), (logp, _) in zip(windows, score_rows(model, [row for _, row in windows]), strict=True):
+                sums[index] += logp
             return sums
 
         def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
             texts = [""] * len(requests)
-            order = sorted(range(len(requests)), key=lambda number: repr(requests[number].args[1]))
-            for _, same in groupby(order, key=lambda number: repr(requests[number].args[1])):
-                numbers = list(same)
-                ends = model.codec.stop_strings if self.talks else ()
-                settings = _sampling(requests[numbers[0]].args[1], self.max_length, ends)
+            # Requests with equal settings are generated in one batch; settings are dicts, so their text is the key.
+            order = sorted(range(len(requests)), key=lambda index: repr(requests[index].args[1]))
+            for _, same in groupby(order, key=lambda index: repr(requests[index].args[1])):
+                indices = list(same)
+                ends = model.codec.stop_strings if self.is_chat else ()
+                settings = _sampling(requests[indices[0]].args[1], self.max_length, ends)
                 room = self.max_length - settings.tokens
-                asked = [self.tok_encode(requests[number].args[0])[-room:] for number in numbers]
-                for number, (written,) in zip(numbers, model.writer.write(asked, settings), strict=True):
-                    texts[number] = written.text
+                prompts = [self.tok_encode(requests[index].args[0])[-room:] for index in indices]
+                for index, (answer,) in zip(indices, model.writer.write(prompts, settings), strict=True):
+                    texts[index] = answer.text
             return texts
 
     return Harness()
@@ -117,47 +122,49 @@ def harness_model(model: LanguageModel) -> Any:
 
 @torch.no_grad()
 def score_rows(model: LanguageModel, rows: Sequence[Row]) -> list[tuple[float, bool]]:
-    """Of each row the log-probability of its labels, and whether each of them is the likeliest."""
-    found = [(0.0, False)] * len(rows)
-    for numbers, batch in batched(rows, model.scorer):
+    """For each row the log-probability of its labels, and whether every label is the most likely token."""
+    scores = [(0.0, False)] * len(rows)
+    for indices, batch in batched(rows, model.scorer):
         out = model.scorer(batch, frozenset({"logp", "best"}))
         logp = batch.sum_rows(out["logp"]).tolist()
-        wrong = batch.sum_rows((out["best"] != batch.label).float()).tolist()
-        for number, one, missed in zip(numbers, logp, wrong, strict=True):
-            found[number] = (one, missed == 0)
-    return found
+        wrong = batch.sum_rows((out["best"] != batch.label).float()).tolist()  # labels that are not the most likely
+        for index, row_logp, missed in zip(indices, logp, wrong, strict=True):
+            scores[index] = (row_logp, missed == 0)
+    return scores
 
 
 def run_lm_eval(
     model: LanguageModel, tasks: Sequence[str | Mapping[str, Any]], *, rows: int | None = None
 ) -> list[Scores]:
-    """The marks of a model in tasks of the harness, question by question, so that two models can be compared.
+    """Scores in tasks of the harness, per question, so that two models can be compared.
 
-    tasks  names, such as `arc_easy`, with `:5` for five examples before each question; or configurations of its own
-    rows   most questions of each
+    tasks  names, such as `arc_easy`, or `arc_easy:5` for 5-shot; or task configurations
+    rows   maximum number of questions per task
     """
-    found = list[Scores]()
+    scores = list[Scores]()
     for task in tasks:
-        given, shots = _parse_task(task)
-        said = _import_package("lm_eval").simple_evaluate(
+        name_or_config, shots = _parse_task(task)
+        result = _import_package("lm_eval").simple_evaluate(
             model=harness_model(model),
-            tasks=[given],
+            tasks=[name_or_config],
             num_fewshot=shots,
             limit=rows,
             log_samples=True,
             bootstrap_iters=0,
         )
-        for name, samples in said["samples"].items():
+        for name, samples in result["samples"].items():
             for metric in samples[0]["metrics"]:
                 values = [sample.get(metric) for sample in samples]
-                # Some marks, such as perplexity, are of a whole exam: they are no numbers of a question.
+                # Some metrics, such as perplexity, are of a whole task, and have no value per question.
                 if all(isinstance(value, (int, float)) for value in values):
-                    found.append(row_mean(f"{name}: {metric}", values, higher=said["higher_is_better"][name][metric]))
-    return found
+                    scores.append(
+                        row_mean(f"{name}: {metric}", values, higher=result["higher_is_better"][name][metric])
+                    )
+    return scores
 
 
 def _parse_task(task: str | Mapping[str, Any]) -> tuple[Any, int | None]:
-    """A task and how many examples stand before each question; None for as many as it says itself."""
+    """(the task, its number of few-shot examples); None for the number that the task itself sets."""
     if not isinstance(task, str):
         return dict(task), None
     name, _, shots = task.partition(":")
@@ -165,16 +172,17 @@ def _parse_task(task: str | Mapping[str, Any]) -> tuple[Any, int | None]:
 
 
 def _sampling(given: Mapping[str, Any], limit: int, ends: tuple[str, ...] = ()) -> Sampling:
-    """How the harness wants an answer to be written.
+    """The sampling settings of a generation request.
 
-    ends  texts that end an answer beside those the task names
+    ends  texts that end an answer beside those of the task
     """
     until = given.get("until") or ()
     stop = ((until,) if isinstance(until, str) else tuple(until)) + ends
     names = ("temperature", "top_p", "top_k", "min_p") if given.get("do_sample") else ()
-    drawn = {name: given.get(name) for name in names}
+    sampled = {name: given.get(name) for name in names}
     tokens = given.get("max_gen_toks") or given.get("max_new_tokens") or DEFAULT_TOKENS
-    return Sampling(tokens=min(tokens, limit // 2), stop=stop, **{k: v for k, v in drawn.items() if v is not None})
+    # Half of the positions are left to the prompt.
+    return Sampling(tokens=min(tokens, limit // 2), stop=stop, **{k: v for k, v in sampled.items() if v is not None})
 
 
 def _import_package(name: str) -> Any:

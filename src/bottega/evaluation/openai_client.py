@@ -35,6 +35,7 @@ class Reply:
     """A generated answer, the tokens read and written, and the seconds it took."""
 
     text: str
+    # Token counts are the server's own, and 0 where it sends none.
     read: int
     written: int
     seconds: float

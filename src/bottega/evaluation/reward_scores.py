@@ -52,6 +52,7 @@ def reward_scores(
     parts = np.array([reward.marks(inputs, context.reward_models) for reward in objective.rewards], float)  # [F, K]
     total = np.array([reward.weight for reward in objective.rewards]) @ parts  # [K]
     values = {"reward": total}
+    # A single reward is its own total, but for its weight.
     if len(parts) > 1:
         values |= {f"reward/{reward.name}": part for reward, part in zip(objective.rewards, parts, strict=True)}
     return [_expand(name, each, list(known), len(answers)) for name, each in values.items()]
@@ -114,6 +115,7 @@ def _score_model(context: EvaluationContext, model: LanguageModel, records: Sequ
     if not prompts:
         return ModelResult(name, [])
     progress = progress_callback(context.progress, f"generating {len(prompts)} answers: {name}")
+    # Greedy, unlike in training: the reward of what the model would be used to answer, without sampling noise.
     settings = Sampling(tokens=objective.tokens, stop=(*objective.stop, *codec.stop_strings_in_use))
     started = time.perf_counter()
     written = [answer for (answer,) in model.writer.write(list(prompts.values()), settings, far=progress)]

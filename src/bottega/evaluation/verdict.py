@@ -89,6 +89,7 @@ def decide_verdict(
     """
     primary, declared = _primary_estimate(estimates, metric, others or {}), metric is not None
     decides = None if primary is None else primary.metric
+    # Before any comparison: leaked rows flatter the run and its baselines unequally.
     if of and leaked >= MAX_LEAKED_FRACTION * of:
         sentence = f"Void: {leaked} of the {of} rows it was evaluated on are training rows, so it measures memory."
         return Verdict("void", sentence, decides, margin, declared)
@@ -98,6 +99,7 @@ def decide_verdict(
         for name, theirs in baselines.items()
         if (shared := shared_estimate(theirs, decides))
     ]
+    # A baseline without an interval cannot be ranked; it is named at the end.
     known = sorted((one for one in standings if one.estimate.gain is not None), key=lambda one: one.rank)
     if not known:
         return Verdict("inconclusive", _no_comparison_sentence(standings), decides, margin, declared)
@@ -136,6 +138,7 @@ class Standing:
             return "better"
         if high < 0:
             return "worse"
+        # Non-inferiority: the whole interval is above minus the margin.
         return "not worse" if self.margin > 0 and low > -self.margin else "inconclusive"
 
     @property

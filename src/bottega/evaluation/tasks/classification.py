@@ -260,6 +260,7 @@ def _score_other_run(
     """Another run on the same rows."""
     assert baseline.model is not None
     other = Classifier(baseline.model, dtype=context.dtype)
+    # Also another order: predictions and references are indices of labels.
     if list(other.labels) != list(model.labels):
         context.note(baseline.spec, "it has other labels")
         return None

@@ -47,6 +47,7 @@ def measure(context: EvaluationContext) -> Iterator[ModelResult]:
     """The results of the run, of its base model if it has one, and of the further baselines."""
     model = LanguageModel(str(context.folder), dtype=context.dtype)
     objective = context.recipe.objective
+    # Prompts without reference answers have no loss: only generated answers can be scored.
     if isinstance(objective, OnPolicy) and not any(map(objective.asked, context.records)):
         yield from reward_scores.measure(context, model)
         return
@@ -54,6 +55,7 @@ def measure(context: EvaluationContext) -> Iterator[ModelResult]:
     records, rows = examples.records, _flatten(examples.values)
     context.progress(f"scoring {len(rows)} rows")
     results = _measure_preferences if _is_preference(records, rows) else _measure_answers
+    # The first result is the run's.
     for number, result in enumerate(results(context, model, records, rows)):
         yield result if number else replace(result, records=records, dropped=examples.dropped)
 
@@ -196,6 +198,7 @@ def _score_baseline(
     """The result of a further baseline; None where it cannot be scored, which is noted."""
     if baseline.method == "run" or (baseline.method == "zero-shot" and baseline.model):
         return _score_other_model(context, questions, model, records, baseline)
+    # Examples come from the training rows, never from the rows that are evaluated.
     shots = _shots(context)
     reason = _why_not(context, questions, model, baseline, shots)
     if reason is not None:

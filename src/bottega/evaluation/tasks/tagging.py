@@ -53,6 +53,7 @@ def _score_other_run(
     """Another tagger on the same rows. Its labels and its scheme may differ: entities are compared, not tags."""
     assert baseline.model is not None
     other = Tagger(baseline.model, dtype=context.dtype)
+    # Words are those of the run for both: with each model's own, boundaries would differ by tokenizer alone.
     # Its tokenizer may find no word in a text, of which `tag` would raise.
     indices, _ = context.build_same(baseline.spec, records, lambda record: _words(record, other.codec))
     if not indices:
