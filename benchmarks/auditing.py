@@ -1,4 +1,4 @@
-"""How fast an audit is and what memory it takes, on a file of a million short rows made on the spot.
+"""Speed and memory of an audit, on a generated file of a million short rows.
 
     python benchmarks/auditing.py [--rows 1000000] [--out FILE]
 
@@ -41,7 +41,7 @@ def main() -> None:
         "",
         f"{date.today()}, {described()}. {options.rows:,} rows: a prompt of 8 to 15 words, an answer of 6.",
         "",
-        "| checks | seconds | rows a second | peak memory, GB |",
+        "| checks | seconds | rows per second | peak memory, GB |",
         "|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""The verb and the command: what is read, what is run, what is written, and what is said of what was not done."""
+"""`bottega.audit` and its command: which rows are read, which checks run, what is written, which errors are raised."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def kinds(found: Audit) -> list[str]:
     return [one.kind for one in found.findings]
 
 
-def test_sound_rows_have_no_findings(tmp_path: Path) -> None:
+def test_valid_rows_have_no_findings(tmp_path: Path) -> None:
     found = bottega.audit(write_jsonl(tmp_path / "rows.jsonl", rows(50)), near=0.95)
     assert kinds(found) == []
     assert found.rows == 50
@@ -51,7 +51,7 @@ def test_each_check_can_be_run_alone_and_left_out(name: str, tmp_path: Path) -> 
     assert bottega.audit(path, skip=[name]).unchecked[name] == "not selected"
 
 
-def test_a_row_that_is_none_is_a_finding(tmp_path: Path) -> None:
+def test_an_invalid_row_is_a_finding(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     sound = [json.dumps(row) for row in rows(3)]
     path.write_text("\n".join([sound[0], '{"prompt": ', sound[1], '{"prompt": "a"}', "7", sound[2]]) + "\n")
@@ -65,14 +65,14 @@ def test_a_row_that_is_none_is_a_finding(tmp_path: Path) -> None:
     }
 
 
-def test_a_damaged_file_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+def test_a_damaged_file_is_read_up_to_the_damage(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text(json.dumps(rows(3))[:-20])
     found = bottega.audit(tmp_path / "rows.json", only=["unsound"])
     assert kinds(found) == ["damaged file"]
     assert "nothing after this line was read" in found.findings[0].what
 
 
-def test_a_recipe_is_compared_with_what_it_validates_on(
+def test_a_recipe_is_compared_with_its_validation_rows(
     write_recipe: Callable[..., Path], llama: Path, tmp_path: Path
 ) -> None:
     sound = rows(40)
@@ -109,7 +109,7 @@ def test_rows_that_carry_no_loss(llama: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["llama", "bert"])
-def test_every_kind_of_row_is_encoded(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_every_record_type_is_encoded(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     model = str(request.getfixturevalue(kind))
     told = [
         {"text": "the cat sat"},
@@ -173,8 +173,8 @@ def test_a_cleaned_copy(tmp_path: Path) -> None:
     assert kinds(clean) == ["contradiction"]
 
 
-def test_what_many_rows_have_in_common_says_nothing(tmp_path: Path) -> None:
-    """Under one long instruction rows are not alike for it; the same rows without it are told apart as well."""
+def test_text_that_many_rows_share_does_not_make_them_near_duplicates(tmp_path: Path) -> None:
+    """Rows under the same long instruction are not near duplicates of each other; exact duplicates are not listed."""
     header = "Below is an instruction that describes a task, paired with an input. Answer as well as you can: "
     told = [{"prompt": header + row["prompt"], "completion": row["completion"]} for row in rows(150)]
     for path in (write_jsonl(tmp_path / "a.jsonl", told), write_jsonl(tmp_path / "b.jsonl", [*told, *told[:3]])):
@@ -182,7 +182,7 @@ def test_what_many_rows_have_in_common_says_nothing(tmp_path: Path) -> None:
         assert kinds(found) == []
 
 
-def test_what_is_not_compared_is_said(tmp_path: Path) -> None:
+def test_texts_that_were_not_compared_are_reported(tmp_path: Path) -> None:
     book = {"text": " ".join(random.Random(0).choices(WORDS, k=9000))}
     data = write_jsonl(tmp_path / "rows.jsonl", [book, {"text": "the cat sat"}])
     exam = write_jsonl(tmp_path / "exam.jsonl", [{"prompt": "which cat?", "completion": "a cat that sat on the mat"}])
@@ -191,7 +191,7 @@ def test_what_is_not_compared_is_said(tmp_path: Path) -> None:
     assert found.unchecked["overlap"].startswith("1 inputs of fewer than 8 words")
 
 
-def test_pairs_are_those_that_brute_force_finds() -> None:
+def test_near_duplicate_pairs_equal_those_of_brute_force() -> None:
     draw = random.Random(0)
     letters = "abcdefghijklmnopqrstuvwxyz"
     known = ["".join(draw.choices(letters, k=6)) for _ in range(300)]
@@ -244,7 +244,7 @@ def test_the_command(tmp_path: Path) -> None:
         ({"model": "./none"}, ModelError, "no such folder"),
     ],
 )
-def test_what_cannot_be_done_is_said(
+def test_wrong_options_are_explained(
     options: dict[str, Any], error: type[Exception], what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -254,7 +254,7 @@ def test_what_cannot_be_done_is_said(
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
-def test_a_recipe_and_rows_are_too_much(tmp_path: Path) -> None:
+def test_a_recipe_cannot_be_combined_with_rows(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="a recipe cannot be combined with other rows"):
         bottega.audit(["a.yaml", "b.jsonl"])
     with pytest.raises(RecipeError, match="no such recipe"):

@@ -1,4 +1,4 @@
-"""Which rows, pairs and labels are the same: by all that they teach, in any script; and which are only nearly."""
+"""Which rows, answers and labels count as equal, and which only as near duplicates; in any script."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ APART = {
 
 
 @pytest.mark.parametrize("what", APART)
-def test_rows_that_teach_another_thing_are_no_duplicates(what: str, tmp_path: Path) -> None:
-    """Nor are they deleted as nearly the same; the same row again is."""
+def test_rows_that_teach_different_things_are_not_duplicates(what: str, tmp_path: Path) -> None:
+    """Neither exact nor near duplicates: the cleaned copy keeps them, and drops the exact repetition."""
     rows = APART[what]
     path = write_jsonl(tmp_path / "rows.jsonl", [*rows, rows[0]])
     found = bottega.audit(
@@ -81,7 +81,7 @@ def test_rows_that_teach_another_thing_are_no_duplicates(what: str, tmp_path: Pa
     assert kept == json.loads(json.dumps(rows))
 
 
-def test_names_of_calls_and_encodings_of_accents_make_no_other_row(tmp_path: Path) -> None:
+def test_call_ids_and_unicode_normalization_do_not_distinguish_rows(tmp_path: Path) -> None:
     calls = [
         calling("set_lamp", {"level": 1, "room": "a"}, id="x"),
         calling("set_lamp", {"room": "a", "level": 1}, id="y"),
@@ -93,7 +93,7 @@ def test_names_of_calls_and_encodings_of_accents_make_no_other_row(tmp_path: Pat
     assert rows_of(bottega.audit(write_jsonl(tmp_path / "b.jsonl", texts), only=["duplicates"]), "duplicate") == [1]
 
 
-def test_rows_nearly_the_same_with_another_answer_are_told_and_kept(tmp_path: Path) -> None:
+def test_near_duplicates_with_another_answer_are_reported_and_kept(tmp_path: Path) -> None:
     text = "the quick brown fox jumps over the lazy dog near the old river bank in the evening"
     rows = [
         {"text": text, "label": "a"}, {"text": text + " today", "label": "b"}, {"text": text + " again", "label": "a"},
@@ -108,7 +108,7 @@ def test_rows_nearly_the_same_with_another_answer_are_told_and_kept(tmp_path: Pa
     assert rows_of(found, "near duplicate") == []
 
 
-def test_pairs_that_differ_in_their_calls_are_no_equal_answers(tmp_path: Path) -> None:
+def test_answers_that_differ_in_their_tool_calls_are_not_equal(tmp_path: Path) -> None:
     def pair(chosen: dict[str, Any], rejected: dict[str, Any]) -> dict[str, Any]:
         return {
             "prompt": chosen["messages"][:1],
@@ -129,7 +129,7 @@ def test_pairs_that_differ_in_their_calls_are_no_equal_answers(tmp_path: Path) -
     assert set(rows_of(found, "contradiction")) == {1}, "of the two calls each is called better than the other"
 
 
-def test_pairs_that_are_equal_after_the_cut_are_told(llama: Path, tmp_path: Path) -> None:
+def test_answers_that_are_equal_after_truncation_are_reported(llama: Path, tmp_path: Path) -> None:
     long = " the cat sat on the mat" * 40
     rows = [
         {"prompt": "the", "chosen": f"{long} red", "rejected": f"{long} blue"},
@@ -157,11 +157,11 @@ def test_pairs_that_are_equal_after_the_cut_are_told(llama: Path, tmp_path: Path
         (".NET", "NET", False), ("<5", ">5", False), ("50%", "50", False), ("n/a", "na", False),
     ],
 )  # fmt: skip
-def test_which_labels_are_one(one: str, other: str, same: bool) -> None:
+def test_spelling_variants_of_labels(one: str, other: str, same: bool) -> None:
     assert (_normalize_spelling(one) == _normalize_spelling(other)) == same
 
 
-def test_labels_written_twice_are_told(tmp_path: Path) -> None:
+def test_labels_in_two_spellings_are_reported(tmp_path: Path) -> None:
     labels = ("10", "1.0", "-1", "C", "C++", "card lost", "Card_Lost")
     rows = [{"text": f"row {n} {label}", "label": label} for n in range(8) for label in labels]
     found = bottega.audit(write_jsonl(tmp_path / "rows.jsonl", rows), only=["labels"])
@@ -188,11 +188,11 @@ def test_labels_written_twice_are_told(tmp_path: Path) -> None:
         ("Где моя посылка? Я заказал её две недели назад, и она не пришла.", True),
     ],
 )  # fmt: skip
-def test_which_texts_have_a_language(text: str, told: bool) -> None:
+def test_which_texts_have_enough_prose_to_tell_the_language(text: str, told: bool) -> None:
     assert (count_evidence(extract_prose(text)) >= MIN_LETTERS) == told
 
 
-def test_a_question_in_words_with_an_answer_in_code_has_the_language_of_the_question(tmp_path: Path) -> None:
+def test_code_does_not_count_for_the_language_of_a_row(tmp_path: Path) -> None:
     asked = "Wie viele Kunden haben in den letzten zwei Wochen eine Lampe bestellt und nicht bezahlt?"
     rows = [{"prompt": f"{asked} {n}", "completion": "SELECT count(*) FROM orders WHERE paid = 0"} for n in range(3)]
     rows += [{"prompt": "SELECT 1;", "completion": "SELECT name, street FROM customers WHERE town = 'x'"}]
@@ -202,16 +202,16 @@ def test_a_question_in_words_with_an_answer_in_code_has_the_language_of_the_ques
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.95, 1.0])
-def test_nearly_all_pairs_at_any_threshold_are_looked_at(threshold: float) -> None:
-    chances, depth = choose_bands(threshold)
-    assert 1 - (1 - min(threshold, 0.99) ** depth) ** chances >= RECALL
+def test_bands_propose_nearly_all_pairs_at_any_threshold(threshold: float) -> None:
+    bands, depth = choose_bands(threshold)
+    assert 1 - (1 - min(threshold, 0.99) ** depth) ** bands >= RECALL
     draw = np.random.default_rng(0)
-    hits = draw.random((2000, chances, depth)) < threshold
+    hits = draw.random((2000, bands, depth)) < threshold
     assert hits.all(2).any(1).mean() > 0.99
 
 
 def test_words_are_counted_in_any_script(tmp_path: Path) -> None:
-    """An input of another file is known again, and its answers are seen to be cut off, without a space in them."""
+    """Leaks and overlaps are found, and no row is very short, in a script without spaces."""
     asked = "我的包裹两个星期前就订购了，现在在哪里？"
     rows = [{"prompt": asked, "completion": "在路上。"}, {"prompt": "今天的天气怎么样？", "completion": "好。"}]
     test = write_jsonl(tmp_path / "test.jsonl", [{"prompt": asked, "completion": "已经到了。"}])

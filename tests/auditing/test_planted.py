@@ -1,4 +1,4 @@
-"""Five hundred faults of each kind are planted in real rows, and all are found; what else is found is there too."""
+"""Recall and precision of the checks: five hundred faults of each kind are planted in real data and must be found."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from bottega.auditing.findings import Audit
 from making import shared_data, write_jsonl
 
 PLANTED = 500
+# Rows of each data set that stay as they are.
 ROWS = 1500
-"""Rows of each set that stay as they are."""
 
 Fields = dict[str, Any]
 
@@ -46,7 +46,7 @@ SETS = {"banking77": (intents, "text"), "gsm8k": (problems, "question"), "rasbt"
 
 @pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) if name == "gsm8k" else name for name in SETS])
 def rows(request: pytest.FixtureRequest) -> tuple[list[Fields], str, random.Random]:
-    """(rows without one that stands there twice, the field that asks, a source of chance)."""
+    """(rows without duplicates, the name of the input field, a random generator)."""
     read, field = SETS[request.param]
     draw = random.Random(request.param)
     found = list({normal(row): row for row in read()}.values())
@@ -54,8 +54,8 @@ def rows(request: pytest.FixtureRequest) -> tuple[list[Fields], str, random.Rand
     return found, field, draw
 
 
-def test_rows_that_stand_twice(rows: tuple[list[Fields], str, random.Random], tmp_path: Path) -> None:
-    """The same rows, and rows with a word changed or written otherwise; brute force says which pairs are alike."""
+def test_duplicates_and_near_duplicates(rows: tuple[list[Fields], str, random.Random], tmp_path: Path) -> None:
+    """Exact copies, and copies with a word or the punctuation changed; brute force tells which pairs are similar."""
     found, field, draw = rows
     kept = found[:ROWS]
     again = draw.choices(kept, k=PLANTED)
@@ -75,7 +75,7 @@ def test_rows_that_stand_twice(rows: tuple[list[Fields], str, random.Random], tm
     assert precision_of_pairs(audited, "near duplicate", texts) >= 0.98
 
 
-def test_rows_that_are_in_the_test_set(rows: tuple[list[Fields], str, random.Random], tmp_path: Path) -> None:
+def test_leaks_and_near_leaks(rows: tuple[list[Fields], str, random.Random], tmp_path: Path) -> None:
     found, field, draw = rows
     kept, held = found[:600], found[600 : 600 + PLANTED]
     long = [row for row in held if len(row[field]) >= 90]
@@ -96,11 +96,11 @@ def test_rows_that_are_in_the_test_set(rows: tuple[list[Fields], str, random.Ran
     others = [" ".join(map(str, row.values())) if field != "text" else row["text"] for row in held]
     own = [grams(text) for text in others]
     told = sorted(near)
-    right = [any(likeness(grams(texts[number]), one) >= 0.7 for one in own) for number in told[:100]]
+    right = [any(jaccard(grams(texts[number]), one) >= 0.7 for one in own) for number in told[:100]]
     assert sum(right) >= 0.98 * len(right)
 
 
-def test_questions_within_longer_texts(tmp_path: Path) -> None:
+def test_overlaps(tmp_path: Path) -> None:
     found = problems()
     kept, held = found[:ROWS], found[ROWS : ROWS + PLANTED]
     copied = [
@@ -116,7 +116,7 @@ def test_questions_within_longer_texts(tmp_path: Path) -> None:
 
 
 def reworded(text: str, draw: random.Random) -> str:
-    """The text in capitals, with other marks, or with one word changed."""
+    """The text in capitals, with other punctuation, or with one word changed."""
     turn = draw.randrange(3)
     if turn == 0:
         return text.upper()
@@ -149,18 +149,18 @@ def grams(text: str) -> set[str]:
     return {plain[start : start + 5] for start in range(max(1, len(plain) - 4))}
 
 
-def likeness(one: set[str], other: set[str]) -> float:
+def jaccard(one: set[str], other: set[str]) -> float:
     return len(one & other) / len(one | other)
 
 
 def precision_of_pairs(audited: Audit, kind: str, texts: Sequence[str]) -> float:
-    """How many of the rows told of are indeed like another, by comparing them with all that come before."""
+    """Fraction of the reported rows that are similar to an earlier one, by brute force."""
     sets = [grams(text) for text in texts]
     told = sorted(rows_of(audited, kind))[:100]
-    return sum(any(likeness(sets[row], one) >= 0.7 for one in sets[:row]) for row in told) / max(len(told), 1)
+    return sum(any(jaccard(sets[row], one) >= 0.7 for one in sets[:row]) for row in told) / max(len(told), 1)
 
 
-# Other kinds: what is put among the words of an answer
+# Faults that are inserted among the words of an answer
 
 
 def _digits(draw: random.Random, count: int) -> str:
@@ -219,7 +219,7 @@ def answered() -> list[Fields]:
 
 
 @pytest.mark.parametrize("kind", INSERTED)
-def test_what_does_not_belong_in_a_text(kind: str, answered: list[Fields], tmp_path: Path) -> None:
+def test_faults_within_a_text(kind: str, answered: list[Fields], tmp_path: Path) -> None:
     draw = random.Random(kind)
     spoiled = []
     for row in draw.choices(answered, k=PLANTED):
@@ -267,7 +267,7 @@ def test_rows_of_another_language(tmp_path: Path) -> None:
 
 
 def faulty() -> Iterator[tuple[str, Callable[[int], Fields]]]:
-    """A kind of fault of conversations, and a row that has it."""
+    """(kind of a fault, function from a number to a conversation that has it)."""
 
     def said(*turns: tuple[str, str]) -> Fields:
         return {"messages": [{"role": role, "content": content} for role, content in turns]}

@@ -1,4 +1,4 @@
-"""The report of a real run: the value, and what its renderings show of it."""
+"""The report of a real run: its content and its renderings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from making import make_model, write_jsonl
 
 
 class Tree(HTMLParser):
-    """Checks that every tag is closed, and keeps what was written and what would be fetched."""
+    """Checks that every tag is closed, and collects the text and the URLs that a browser would fetch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ def written(run: Path) -> Callable[[str], str]:
     return lambda suffix: (run / f"report.{suffix}").read_text(encoding="utf-8")
 
 
-def test_every_rendering_says_the_same(run: Path, written: Callable[[str], str]) -> None:
+def test_all_renderings_have_the_same_content(run: Path, written: Callable[[str], str]) -> None:
     document = json.loads(written("json"))
     assert document["verdict"]["outcome"] == "better"
     assert document["verdict"]["declared"]
@@ -93,7 +93,7 @@ def test_every_rendering_says_the_same(run: Path, written: Callable[[str], str])
     assert "with a margin of 0.1, as declared in the recipe before the evaluation" in page
 
 
-def test_the_page_needs_nothing_else(written: Callable[[str], str]) -> None:
+def test_the_page_has_no_scripts_and_fetches_nothing(written: Callable[[str], str]) -> None:
     tree = Tree()
     tree.feed(written("html"))
     assert tree.fetched == []
@@ -103,13 +103,13 @@ def test_the_page_needs_nothing_else(written: Callable[[str], str]) -> None:
     assert "@media print" in written("html")
 
 
-def test_texts_of_rows_cannot_break_it(written: Callable[[str], str]) -> None:
+def test_texts_of_rows_are_escaped(written: Callable[[str], str]) -> None:
     assert "<b>big" not in written("html")
     assert "&lt;b&gt;big&lt;/b&gt; | small" in written("html")
     assert "<b>big</b> \\| small" in written("md")
 
 
-def test_rows_that_gained_most_and_least(written: Callable[[str], str]) -> None:
+def test_the_most_and_the_least_improved_rows(written: Callable[[str], str]) -> None:
     document = json.loads(written("json"))
     gains = [one["base"] - one["run"] for name in ("best", "worst") for one in document[name]]
     assert len(gains) == 20
@@ -120,7 +120,7 @@ def test_rows_that_gained_most_and_least(written: Callable[[str], str]) -> None:
     assert all(re.fullmatch(r"rows\.jsonl line \d+", one["where"]) for one in document["best"])
 
 
-def test_what_was_written_stands_side_by_side_and_what_it_costs(written: Callable[[str], str]) -> None:
+def test_generated_answers_are_shown_side_by_side_with_their_costs(written: Callable[[str], str]) -> None:
     document = json.loads(written("json"))
     said = {one["said"] for name in ("best", "worst") for one in document[name]}
     assert said & {" big", " small", "big", "small"}
@@ -130,7 +130,7 @@ def test_what_was_written_stands_side_by_side_and_what_it_costs(written: Callabl
     assert document["worth"][0] in written("md")
 
 
-def test_curves_have_words_and_a_table_behind_them(written: Callable[[str], str]) -> None:
+def test_curves_have_a_text_alternative_and_a_table(written: Callable[[str], str]) -> None:
     document = json.loads(written("json"))
     steps, values = document["curves"]["loss"]["validation"]
     assert steps == [0, 5, 10, 15, 20]
@@ -140,8 +140,8 @@ def test_curves_have_words_and_a_table_behind_them(written: Callable[[str], str]
     assert thin_curve(([*range(100)], [*range(100)]), 5) == [(0, 0), (25, 25), (50, 50), (74, 74), (99, 99)]
 
 
-def test_a_narrow_screen_has_cards_and_no_word_holds_a_column_open(run: Path, written: Callable[[str], str]) -> None:
-    """Every table scrolls in a box of its own; on a card every cell says what it is of."""
+def test_narrow_screens_show_cards_and_long_words_can_break(run: Path, written: Callable[[str], str]) -> None:
+    """Every table is in a box that scrolls; on a card every cell shows the name of its column."""
     html = written("html")
     assert html.count("<table>") == html.count('<div class="table cards"><table>') + html.count('<div class="table">')
     estimates = html.split("<tbody>")[1].split("</tbody>")[0]
@@ -158,7 +158,7 @@ def test_a_narrow_screen_has_cards_and_no_word_holds_a_column_open(run: Path, wr
     assert _breakable(f"<b> {'&' * 30}") == f"&lt;b&gt; {whole}<wbr/>{rest}"
 
 
-def test_answers_that_were_not_written_say_so(run: Path, tmp_path: Path) -> None:
+def test_answers_that_were_not_generated_are_marked(run: Path, tmp_path: Path) -> None:
     found = bottega.report(run, answers=5, out=tmp_path, against=[])
     shown = [one for _, rows in found.ranked_rows for one in rows]
     assert 0 < sum(one.run_answer is None for one in shown) < len(shown)
@@ -169,7 +169,7 @@ def test_answers_that_were_not_written_say_so(run: Path, tmp_path: Path) -> None
     assert {one["said"] for one in json.loads((tmp_path / "report.json").read_text())["best"]} & {None}
 
 
-def test_the_memory_of_host_and_card_are_both_named() -> None:
+def test_peak_memory_of_host_and_gpu() -> None:
     events = [
         {"type": "stepped", "memory": 3e9, "device_memory": 1e9},
         {"type": "stepped", "memory": 2e9, "device_memory": 2e9},
@@ -178,7 +178,7 @@ def test_the_memory_of_host_and_card_are_both_named() -> None:
     assert in_words(*peak_memory([parse({**event, "device_memory": 0}) for event in events])) == "3.0 GB"
 
 
-def test_what_the_rows_and_the_curves_say(run: Path, written: Callable[[str], str]) -> None:
+def test_the_audit_and_the_loss_summary(run: Path, written: Callable[[str], str]) -> None:
     document = json.loads(written("json"))
     assert {one["kind"] for one in document["audit"]["findings"]} >= {"duplicate"}
     assert "quality" in document["audit"]["unchecked"]
@@ -187,7 +187,7 @@ def test_what_the_rows_and_the_curves_say(run: Path, written: Callable[[str], st
     assert "the same row again" in written("html")
 
 
-def test_a_place_that_cannot_be_written_is_named(run: Path, written: Callable[[str], str], tmp_path: Path) -> None:
+def test_an_unwritable_report_folder_is_an_error(run: Path, written: Callable[[str], str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     shown = CliRunner().invoke(app, ["evaluate", str(run), "--report", str(tmp_path / "file" / "there")])
     assert shown.exit_code == 2
@@ -195,8 +195,8 @@ def test_a_place_that_cannot_be_written_is_named(run: Path, written: Callable[[s
     assert "--report DIR" in shown.output
 
 
-def test_rows_that_are_gone_are_said_to_be(run: Path, tmp_path: Path) -> None:
-    """Other rows can be measured all the same."""
+def test_unavailable_training_data_is_reported(run: Path, tmp_path: Path) -> None:
+    """Other rows can be evaluated all the same."""
     told = [{"prompt": f"is {n} a cat?", "completion": " big"} for n in range(12)]
     rows, there = str(write_jsonl(tmp_path / "other.jsonl", told)), run.parent / "rows.jsonl"
     there.rename(run.parent / "away.jsonl")
@@ -209,7 +209,7 @@ def test_rows_that_are_gone_are_said_to_be(run: Path, tmp_path: Path) -> None:
     assert "the data is no longer available here" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
-def test_other_rows_have_a_report_where_it_is_asked_for(run: Path, tmp_path: Path) -> None:
+def test_other_rows_have_a_report_only_on_request(run: Path, tmp_path: Path) -> None:
     told = [{"prompt": f"the cat {n}", "completion": " sat"} for n in range(12)]
     rows = str(write_jsonl(tmp_path / "other.jsonl", told))
     before = (run / "report.json").read_bytes()
@@ -221,7 +221,7 @@ def test_other_rows_have_a_report_where_it_is_asked_for(run: Path, tmp_path: Pat
     assert bottega.report(run, rows).evaluation.rows == 12
 
 
-def test_a_short_word_stays_whole_behind_its_hyphen() -> None:
+def test_a_short_word_is_not_broken_after_its_hyphen() -> None:
     assert _breakable("bm25, by ROUGE-L") == "bm25, by <span class=whole>ROUGE-L</span>"
     assert _breakable("a-<b") == "<span class=whole>a-&lt;b</span>"
     assert "<wbr/>" in _breakable("a-" * 40)
