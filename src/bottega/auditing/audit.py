@@ -75,13 +75,7 @@ def audit(
         mapping or {},
         layout or Layout(),
     )
-    context = Context(model=model, near=near, report_status=lambda status: tell(status, len(context.locations), None))
-    if model is not None or recipe is not None:
-        # Imported here because it imports torch: an audit without a model starts without it.
-        from bottega.auditing.encode import create_encoder
-
-        tell("loading the tokenizer")
-        context.codec, context.encode = create_encoder(model, recipe)
+    context = _create_context(model, recipe, near, tell)
     active, unchecked = _create_checks(selected, context)
     reader = _BatchReader(active, context, tell, estimate_row_count([train, *comparisons]))
     # Comparison sets come first: while the data is read, the checks can already look up what it must not contain.
@@ -112,6 +106,18 @@ def _load_recipe(arguments: Sequence[str | Path | Recipe]) -> Recipe | None:
         fix = "audit the recipe alone; --against adds rows to compare with"
         raise RecipeError("a recipe cannot be combined with other rows", where=str(first), fix=fix)
     return Recipe.load(first)
+
+
+def _create_context(model: str | None, recipe: Recipe | None, near: float, tell: StatusCallback) -> Context:
+    """The context of the checks, with the tokenizer of the model or of the recipe if either is given."""
+    context = Context(model=model, near=near, report_status=lambda status: tell(status, len(context.locations), None))
+    if model is not None or recipe is not None:
+        # Imported here because it imports torch: an audit without a model starts without it.
+        from bottega.auditing.encode import create_encoder
+
+        tell("loading the tokenizer")
+        context.codec, context.encode = create_encoder(model, recipe)
+    return context
 
 
 def _select_checks(only: Sequence[str], skip: Sequence[str]) -> list[str]:
