@@ -1,4 +1,4 @@
-"""Words of a text as a reader sees them, and what may be said of them without a model."""
+"""Tagged entities written in the CoNLL format: a word and its tag a line."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from bottega.records import Entity
 from bottega.tokenization import unicode_words
 
 
-def to_conll(text: str, spans: Iterable[Entity], places: Sequence[tuple[int, int]] | None = None) -> str:
-    """A line for each word, with its tag by the scheme BIO; a word of which a span is a part is cut at its ends.
+def to_conll(text: str, spans: Iterable[Entity], words: Sequence[tuple[int, int]] | None = None) -> str:
+    """A line for each word with its tag in the BIO scheme, separated by a tab.
 
-    places  where the words stand; by default the words and signs of the text
+    words  start and end character of each word; by default the words and signs of the text
     """
     spans = sorted(spans)
-    places = unicode_words.word_offsets(text, signs=True) if places is None else places
+    words = unicode_words.word_offsets(text, signs=True) if words is None else words
     cuts = {cut for span in spans for cut in (span.start, span.stop)}
-    lines, open_ = list[str](), -1
-    for start, stop in _split_words(places, cuts):
-        number = bisect_right(spans, start, key=lambda span: span.start) - 1
-        inside = number >= 0 and start < spans[number].stop
-        tag = f"{'I' if number == open_ else 'B'}-{spans[number].label}" if inside else "O"
-        open_ = number if inside else -1
+    lines, previous = list[str](), -1
+    # A span may begin or end inside a word: the word is split there, since a line has one tag.
+    for start, stop in _split_words(words, cuts):
+        index = bisect_right(spans, start, key=lambda span: span.start) - 1
+        inside = index >= 0 and start < spans[index].stop
+        tag = f"{'I' if index == previous else 'B'}-{spans[index].label}" if inside else "O"
+        previous = index if inside else -1
         lines.append(f"{text[start:stop]}\t{tag}")
     return "\n".join(lines)
 
 
-def _split_words(places: Iterable[tuple[int, int]], cuts: set[int]) -> Iterator[tuple[int, int]]:
-    for start, stop in places:
+def _split_words(words: Iterable[tuple[int, int]], cuts: set[int]) -> Iterator[tuple[int, int]]:
+    for start, stop in words:
         yield from pairwise([start, *(cut for cut in range(start + 1, stop) if cut in cuts), stop])

@@ -1,9 +1,9 @@
-"""A prompt that is too long gives way before the answer to it does.
+"""Shorten a prompt that is too long, so that its answer need not be cut.
 
-A text loses its beginning: what is asked stands at its end. Of a conversation go first what stands behind the last
-answer that is learned, and then the oldest questions with their answers, while what a system says stays. If the last
-question is too long by itself, the longest of what is no answer loses its middle: what is to be done with a document
-stands before it or behind it.
+A text loses its beginning: the question stands at its end. A conversation first loses what follows the last answer with
+loss, then its oldest user turns with their answers, while system messages stay. If the last user turn is too long by
+itself, the longest message that is not an answer loses its middle: instructions about a document stand before or after
+it.
 """
 
 from __future__ import annotations
@@ -19,71 +19,74 @@ from bottega.tokenization.chat_spans import answers_with_loss
 
 SYSTEM_ROLES = ("system", "developer")
 
+# An estimate of the tokens a template puts around a message. If it is too high, fewer messages are dropped at first, and
+# the prompt is encoded once more.
 TEMPLATE_TOKENS = 16
-"""Tokens that a template may put around a message; too many only make a prompt be looked at once more."""
 
+# text → start and end character of each of its tokens.
 TokenOffsets = Callable[[str], list[tuple[int, int]]]
-"""text → where each of its tokens starts and ends."""
 
 
-def shorten_prompt(prompt: Any, over: int, least: int, tokens: TokenOffsets) -> Any:
-    """The prompt, a text or messages, shorter by some `over` tokens; None where nothing more can go.
+def shorten_prompt(prompt: Any, excess: int, least: int, offsets: TokenOffsets) -> Any:
+    """A prompt, a text or messages, shorter by about `excess` tokens; None where it cannot be shortened.
 
-    least  tokens that stay of a text that is cut
+    least  tokens that a cut text keeps
     """
-    return (
-        _cut_beginning(prompt, over, least, tokens)
-        if isinstance(prompt, str)
-        else _drop_messages(prompt, over, least, tokens)
-    )
+    if isinstance(prompt, str):
+        return _cut_beginning(prompt, excess, least, offsets)
+    return _drop_messages(prompt, excess, least, offsets)
 
 
-def _cut_beginning(text: str, over: int, least: int, tokens: TokenOffsets) -> str | None:
-    found = tokens(text)
-    starts = [start for start, _ in found[max(0, min(over, len(found) - least)) :] if start > 0]
-    return text[starts[0] :] if starts and len(found) > least else None
+def _cut_beginning(text: str, excess: int, least: int, offsets: TokenOffsets) -> str | None:
+    tokens = offsets(text)
+    # A token that starts at 0 is not the text's: cutting there would shorten nothing, and loop.
+    starts = [start for start, _ in tokens[max(0, min(excess, len(tokens) - least)) :] if start > 0]
+    return text[starts[0] :] if starts and len(tokens) > least else None
 
 
 def _drop_messages(
-    messages: tuple[Message, ...], over: int, least: int, tokens: TokenOffsets
+    messages: tuple[Message, ...], excess: int, least: int, offsets: TokenOffsets
 ) -> tuple[Message, ...] | None:
     answers = answers_with_loss(messages)
     if answers and answers[-1] + 1 < len(messages):
         return messages[: answers[-1] + 1]
     system = len(list(takewhile(lambda message: message.role in SYSTEM_ROLES, messages)))
-    asked = [place for place in range(system, len(messages)) if _starts_user_turn(messages, place)]
-    room = 0
-    for place, later in pairwise(asked):
-        room += sum(TEMPLATE_TOKENS + len(tokens(_message_text(message))) for message in messages[place:later])
-        if room >= over or later == asked[-1]:
-            return (*messages[:system], *messages[later:])
-    return _cut_longest(messages, over, least, tokens)
+    turns = [index for index in range(system, len(messages)) if _starts_user_turn(messages, index)]
+    freed = 0
+    # Whole turns only: an answer without its question would be learned as the answer to another.
+    for turn, following in pairwise(turns):
+        freed += sum(TEMPLATE_TOKENS + len(offsets(_message_text(message))) for message in messages[turn:following])
+        if freed >= excess or following == turns[-1]:
+            return (*messages[:system], *messages[following:])
+    return _cut_longest(messages, excess, least, offsets)
 
 
 def _message_text(message: Message) -> str:
-    """All that a message says, its calls and reasoning too."""
+    """All texts of a message, those of its tool calls and reasoning included."""
     return message.content + (json.dumps(dict(message.more), ensure_ascii=False, default=str) if message.more else "")
 
 
-def _starts_user_turn(messages: Sequence[Message], place: int) -> bool:
-    """Whether a turn of the user begins here."""
-    return messages[place].role == "user" and (place == 0 or messages[place - 1].role != "user")
+def _starts_user_turn(messages: Sequence[Message], index: int) -> bool:
+    return messages[index].role == "user" and (index == 0 or messages[index - 1].role != "user")
 
 
 def _cut_longest(
-    messages: tuple[Message, ...], over: int, least: int, tokens: TokenOffsets
+    messages: tuple[Message, ...], excess: int, least: int, offsets: TokenOffsets
 ) -> tuple[Message, ...] | None:
-    """The messages, the longest that is no answer without its middle; a system's only where no other is left."""
-    sizes = {place: len(tokens(one.content)) for place, one in enumerate(messages) if one.role != "assistant"}
-    given = {place: size for place, size in sizes.items() if size > least}
-    said = {place: size for place, size in given.items() if messages[place].role not in SYSTEM_ROLES} or given
-    if not said:
+    """The messages, the longest without its middle; never an answer, and a system message only if there is no other."""
+    sizes = {
+        index: len(offsets(message.content)) for index, message in enumerate(messages) if message.role != "assistant"
+    }
+    long = {index: size for index, size in sizes.items() if size > least}
+    candidates = {index: size for index, size in long.items() if messages[index].role not in SYSTEM_ROLES} or long
+    if not candidates:
         return None
-    longest = max(said, key=lambda place: said[place])
+    longest = max(candidates, key=lambda index: candidates[index])
     content = messages[longest].content
-    kept, found = max(least, said[longest] - over), tokens(content)
-    first, last = found[: kept // 2], found[len(found) - (kept - kept // 2) :]
+    kept, tokens = max(least, candidates[longest] - excess), offsets(content)
+    first, last = tokens[: kept // 2], tokens[len(tokens) - (kept - kept // 2) :]
     shorter = content[: first[-1][1] if first else 0] + content[last[0][0] :]
+    # Tokens of one character's bytes have the same offsets: cutting between them removes nothing.
     if len(shorter) >= len(content):
         return None
     return (*messages[:longest], replace(messages[longest], content=shorter), *messages[longest + 1 :])

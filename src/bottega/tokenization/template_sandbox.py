@@ -1,8 +1,8 @@
-"""Chat templates rendered within limits: a template is a program that came with a checkpoint, and it may never end.
+"""Render chat templates within limits: a template is a program that comes with a checkpoint, and may never end.
 
-What is rendered is what transformers' `apply_chat_template` makes of it. Beyond that, everything a template does is
-charged to a budget of steps: each turn of a loop and each call by the size of its body, each value by its size. The
-count depends on the template and the conversation alone, so the same rows are refused on every machine.
+The text is the one transformers' `apply_chat_template` renders. In addition, everything a template does is charged to a
+budget of steps: each turn of a loop and each call by the size of its body, each value by its size. The count depends on
+the template and the conversation alone, not on time, so the same rows are refused on every machine.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
+# Steps of one rendering, about a second; a conversation of a hundred turns takes some ten thousand.
 MAX_STEPS = 4_000_000
-"""Steps of one rendering, about a second; a conversation of a hundred turns takes some ten thousand."""
 
+# Steps to visit an element of a value, to apply a filter or a test, and to make a call.
 ELEMENT_STEPS, FILTER_STEPS, CALL_STEPS = 5, 10, 50
-"""Steps of looking at an element of a value, of a filter or a test, and of a call."""
 
+# Characters that are written, or searched through, in one step.
 CHARACTERS_PER_STEP = 32
-"""Characters that are written, or looked through, in one step."""
 
+# An integer may have this many bits: multiplying larger ones takes time that no step count reflects.
 MAX_BITS = 4096
-"""Most bits of a whole number."""
 
+# Characters or elements that one operation may make of its operands, by an upper bound known before it runs.
 MAX_GROWTH = 1 << 28
-"""Most characters or elements that one operation may make of its operands, by a bound that is known before."""
 
+# Characters of a template's source.
 MAX_SOURCE = 1 << 18
-"""Most characters of a template."""
 
+# Names under which messages carry reasoning; transformers gives a template the first two of them.
 REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
-"""Names under which messages carry reasoning; transformers gives a template the first two of them."""
 
 
 class TemplateLimitError(Exception):
-    """A template that does more than any sound one."""
+    """A template that does more than any reasonable one."""
 
 
 class _Budget(threading.local):
-    """The steps that are left to the rendering of this thread."""
+    """The steps left to the rendering of this thread."""
 
     left = MAX_STEPS
 
@@ -60,29 +60,31 @@ class _Budget(threading.local):
         if self.left < 0:
             raise TemplateLimitError("it takes more steps than any template should: does it loop without end?")
 
-    def weigh(self, value: Any) -> None:
-        """Spend what it takes to walk through a value, shared parts as often as they are met."""
+    def charge(self, value: Any) -> None:
+        """Charge for visiting every element of a nested value; a shared one as often as it is met."""
         if type(value) is str:
             self.spend(1 + len(value) // CHARACTERS_PER_STEP)
             return
-        waiting, steps = [value], 0
-        while waiting:
-            one = waiting.pop()
+        # An explicit stack: a deeply nested value would exceed Python's recursion limit.
+        stack, steps = [value], 0
+        while stack:
+            item = stack.pop()
             steps += ELEMENT_STEPS
-            if isinstance(one, str):
-                steps += len(one) // CHARACTERS_PER_STEP
-            elif isinstance(one, int):
-                steps += one.bit_length() // CHARACTERS_PER_STEP
-            elif isinstance(one, Namespace):
+            if isinstance(item, str):
+                steps += len(item) // CHARACTERS_PER_STEP
+            elif isinstance(item, int):
+                steps += item.bit_length() // CHARACTERS_PER_STEP
+            elif isinstance(item, Namespace):
                 steps += ELEMENT_STEPS
-                waiting += object.__getattribute__(one, "_Namespace__attrs").values()
-            elif isinstance(one, range):
-                steps += ELEMENT_STEPS * len(one)
-            elif isinstance(one, (list, tuple, set, frozenset)):
-                waiting += one
-            elif isinstance(one, (dict, Mapping)):
-                waiting += [*one.keys(), *one.values()]
-            if steps > self.left:
+                # Jinja hides a namespace's values behind its own attribute access.
+                stack += object.__getattribute__(item, "_Namespace__attrs").values()
+            elif isinstance(item, range):
+                steps += ELEMENT_STEPS * len(item)
+            elif isinstance(item, (list, tuple, set, frozenset)):
+                stack += item
+            elif isinstance(item, (dict, Mapping)):
+                stack += [*item.keys(), *item.values()]
+            if steps > self.left:  # nested shared lists may have more elements than could ever be visited
                 break
         self.spend(steps)
 
@@ -99,29 +101,29 @@ def render(
     now: datetime | None = None,
     variables: Mapping[str, Any] | None = None,
 ) -> str:
-    """The conversation as the tokenizer's chat template writes it; whatever the template raises passes.
+    """Render a conversation with the tokenizer's chat template; what the template raises is not caught.
 
-    generation  end with what begins the assistant's answer
-    now         what the template takes for the present time; by default it is
+    generation  end with the generation prompt
+    now         the time the template is given; by default the present time
     variables   further values that the template may read
     """
     if not messages:
         raise ValueError("a conversation without messages")
     template = _compile(tokenizer.get_chat_template(None, tools))
     _budget.left = MAX_STEPS
-    given = {**tokenizer.special_tokens_map, **(variables or {})}
+    values = {**tokenizer.special_tokens_map, **(variables or {})}
     return template.render(
         messages=[_template_message(message) for message in messages],
         tools=None if tools is None else _to_plain(list(tools)),
         documents=None,
         add_generation_prompt=generation,
         **{NOW_VARIABLE: now or datetime.now()},
-        **_to_plain(given),
+        **_to_plain(values),
     )
 
 
 def template_names(tokenizer: Any, *, tools: bool) -> frozenset[str]:
-    """Every name and text by which the template may ask for a part of a conversation."""
+    """Every attribute, variable and string constant in the template, by which it may read a field."""
     source = tokenizer.get_chat_template(None, [{}] if tools else None)
     tree = _compile(source).environment.parse(source)
     attributes = {node.attr for node in tree.find_all(nodes.Getattr)}
@@ -130,14 +132,14 @@ def template_names(tokenizer: Any, *, tools: bool) -> frozenset[str]:
 
 
 def _template_message(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message as transformers hands it to a template: nothing that is None, and its reasoning by every usual name."""
-    known = {key: _to_plain(value) for key, value in message.items() if value is not None}
-    reasoning = next((known[name] for name in REASONING_KEYS if name in known), None)
-    return known if reasoning is None else {"thinking": reasoning, **known, "reasoning_content": reasoning}
+    """A message as transformers gives it to a template: without None, and with its reasoning under every usual name."""
+    fields = {key: _to_plain(value) for key, value in message.items() if value is not None}
+    reasoning = next((fields[name] for name in REASONING_KEYS if name in fields), None)
+    return fields if reasoning is None else {"thinking": reasoning, **fields, "reasoning_content": reasoning}
 
 
 def _to_plain(value: Any) -> Any:
-    """The value in plain types: the methods of any other are not known to be harmless."""
+    """Convert a value to built-in types: the methods of any other type may have side effects or take any time."""
     if value is None or type(value) in (str, int, float, bool):
         return value
     if isinstance(value, Mapping):
@@ -149,18 +151,18 @@ def _to_plain(value: Any) -> Any:
 
 # What a template may use
 
+# Not an identifier, so that no template can read or overwrite it.
 NOW_VARIABLE = "the present time"
-"""A variable no template can name."""
 
 
 class _Namespace(Namespace):
-    """A namespace whose names do not begin with an underscore."""
+    """Jinja's namespace without names that begin with an underscore, which reach its internals."""
 
     def __init__(*args: Any, **named: Any) -> None:
-        self, given = args[0], dict(*args[1:], **named)
-        for name in given:
+        self, values = args[0], dict(*args[1:], **named)
+        for name in values:
             _refuse_private(name)
-        Namespace.__init__(self, given)
+        Namespace.__init__(self, values)
 
     def __setitem__(self, name: str, value: Any) -> None:
         _refuse_private(name)
@@ -169,11 +171,13 @@ class _Namespace(Namespace):
 
 def _refuse_private(name: Any) -> None:
     if isinstance(name, str) and name.startswith("_"):
-        raise jinja2.exceptions.SecurityError(f"a namespace with the name {name!r}, which begins with an underscore")
+        raise jinja2.exceptions.SecurityError(
+            f"a namespace attribute {name!r} that begins with an underscore is not allowed"
+        )
 
 
 class _Dict:
-    """`dict` without its attributes."""
+    """`dict` as a function, without the attributes of the class."""
 
     def __call__(self, *args: Any, **named: Any) -> dict[Any, Any]:
         return dict(*args, **named)
@@ -183,7 +187,7 @@ class _Dict:
 
 
 class _GenerationTag(Extension):
-    """`{% generation %}`, by which a template says what the assistant wrote: rendered as what it holds."""
+    """The tag `{% generation %}`, which marks the assistant's text: rendered as its content."""
 
     tags = {"generation"}  # noqa: RUF012, as jinja declares it
 
@@ -199,7 +203,7 @@ def _raise_exception(message: str) -> None:
 def _tojson(
     value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
-    """JSON as it is, without the escapes that HTML needs."""
+    """JSON without HTML escapes, as transformers has it; Jinja's own filter would escape <, > and &."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -208,163 +212,167 @@ def _strftime_now(context: Context, format: str) -> str:
     return str(context[NOW_VARIABLE].strftime(format))
 
 
-# What that costs
+# Charges in the code of a template
 
+# Blocks that may run more than once: each run is charged.
 CHARGED_BLOCKS = (nodes.For, nodes.Macro, nodes.CallBlock, nodes.Block)
-"""What may run more than once: each run is charged."""
 
 
-def _charge_node(cost: int) -> nodes.Filter:
-    return nodes.Filter(nodes.Const(None), " charged", [nodes.Const(cost)], [], None, None)
+def _charge_steps_node(cost: int) -> nodes.Filter:
+    # The leading space keeps templates from naming the filter.
+    return nodes.Filter(nodes.Const(None), " charge_steps", [nodes.Const(cost)], [], None, None)
 
 
-def _weigh_node(node: Any) -> Any:
-    return node if isinstance(node, nodes.Const) else nodes.Filter(node, " weighed", [], [], None, None)
+def _charge_value_node(node: Any) -> Any:
+    return node if isinstance(node, nodes.Const) else nodes.Filter(node, " charge_value", [], [], None, None)
 
 
 def _count_steps(node: nodes.Node) -> int:
-    """Steps of running a node once, but for what inner blocks are charged by themselves."""
+    """Steps of running a node once; blocks inside it are charged separately."""
     if isinstance(node, nodes.TemplateData):
         return 1 + len(node.data) // CHARACTERS_PER_STEP
     if isinstance(node, CHARGED_BLOCKS):
         return 1
     if isinstance(node, nodes.If):
-        ways = [node.body, node.else_]
-        return (
-            1
-            + _count_steps(node.test)
-            + sum(map(_count_steps, node.elif_))
-            + max(sum(map(_count_steps, way)) for way in ways)
-        )
-    own = (
-        CALL_STEPS
-        if isinstance(node, nodes.Call)
-        else FILTER_STEPS
-        if isinstance(node, (nodes.Filter, nodes.Test))
-        else 1
-    )
-    return own + sum(map(_count_steps, node.iter_child_nodes()))
+        branches = [node.body, node.else_]
+        # Which branch runs is not known before: the dearer one is charged.
+        dearest = max(sum(map(_count_steps, branch)) for branch in branches)
+        return 1 + _count_steps(node.test) + sum(map(_count_steps, node.elif_)) + dearest
+    if isinstance(node, nodes.Call):
+        steps = CALL_STEPS
+    else:
+        steps = FILTER_STEPS if isinstance(node, (nodes.Filter, nodes.Test)) else 1
+    return steps + sum(map(_count_steps, node.iter_child_nodes()))
 
 
 class _ChargingCodeGenerator(CodeGenerator):
-    """Writes a template's code with its charges in it."""
+    """Compiles a template with its charges in the code."""
 
     def visit_Template(self, node: nodes.Template, frame: Any = None) -> None:  # noqa: N802, as jinja has it
+        # Costs are counted first: the nodes added below are no work of the template's.
         blocks: list[Any] = list(node.find_all(CHARGED_BLOCKS))
-        costs = [sum(_count_steps(one) for one in block.body) for block in blocks]
+        costs = [sum(_count_steps(item) for item in block.body) for block in blocks]
+        # Every operation that takes time in proportion to its operands is charged for them.
         for output in node.find_all(nodes.Output):
-            output.nodes = [one if isinstance(one, nodes.TemplateData) else _weigh_node(one) for one in output.nodes]
-        for joined in node.find_all(nodes.Concat):
-            joined.nodes = [_weigh_node(one) for one in joined.nodes]
-        for compared in node.find_all(nodes.Compare):
-            compared.expr = _weigh_node(compared.expr)
-            for operand in compared.ops:
-                operand.expr = _weigh_node(operand.expr)
-        for made in node.find_all(nodes.List):
-            made.items = [_weigh_node(one) for one in made.items]
+            output.nodes = [
+                item if isinstance(item, nodes.TemplateData) else _charge_value_node(item) for item in output.nodes
+            ]
+        for concat in node.find_all(nodes.Concat):
+            concat.nodes = [_charge_value_node(item) for item in concat.nodes]
+        for comparison in node.find_all(nodes.Compare):
+            comparison.expr = _charge_value_node(comparison.expr)
+            for operand in comparison.ops:
+                operand.expr = _charge_value_node(operand.expr)
+        for literal in node.find_all(nodes.List):
+            literal.items = [_charge_value_node(item) for item in literal.items]
         for group in node.find_all(nodes.Tuple):
-            group.items = [_weigh_node(one) for one in group.items] if group.ctx == "load" else group.items
+            group.items = [_charge_value_node(item) for item in group.items] if group.ctx == "load" else group.items
         for pair in node.find_all(nodes.Pair):
-            pair.key, pair.value = _weigh_node(pair.key), _weigh_node(pair.value)
-        for part in node.find_all(nodes.Getitem):
-            if isinstance(part.arg, nodes.Slice):
-                part.node = _weigh_node(part.node)
+            pair.key, pair.value = _charge_value_node(pair.key), _charge_value_node(pair.value)
+        for item in node.find_all(nodes.Getitem):
+            if isinstance(item.arg, nodes.Slice):
+                item.node = _charge_value_node(item.node)
             else:
-                part.arg = _weigh_node(part.arg)
+                item.arg = _charge_value_node(item.arg)
         for block, cost in zip(blocks, costs, strict=True):
-            block.body.insert(0, nodes.ExprStmt(_charge_node(1 + cost)))
+            block.body.insert(0, nodes.ExprStmt(_charge_steps_node(1 + cost)))
             if isinstance(block, nodes.For) and block.test is not None:
-                block.test = nodes.And(nodes.Not(_charge_node(1 + _count_steps(block.test))), block.test)
+                # `for x in y if test`: the test also runs for elements that the body never sees.
+                # The charge evaluates to None, hence the "not".
+                block.test = nodes.And(nodes.Not(_charge_steps_node(1 + _count_steps(block.test))), block.test)
+        # New nodes have no environment yet, which the compiler needs.
         node.set_environment(self.environment)
         super().visit_Template(node, frame)
 
 
-def _weigh(value: Any) -> Any:
-    """The value, paid for."""
-    _budget.weigh(value)
+def _charge(value: Any) -> Any:
+    """Charge for a value and return it."""
+    _budget.charge(value)
     return value
 
 
-def _weigh_operands(given: Iterable[Any]) -> list[Any]:
-    """The operands, paid for; elements that were still to come have come."""
-    return [_weigh(list(one) if isinstance(one, Iterator) else one) for one in given]
+def _charge_operands(operands: Iterable[Any]) -> list[Any]:
+    """Charge for operands and return them, iterators as lists."""
+    return [_charge(list(operand) if isinstance(operand, Iterator) else operand) for operand in operands]
 
 
-def _weigh_result(value: Any) -> Any:
-    """What an operation gave, paid for; elements that are still to come are paid for as they do."""
+def _charge_result(value: Any) -> Any:
+    """Charge for the result of an operation and return it; the elements of an iterator are charged as they come."""
     if isinstance(value, Iterator):
-        return map(_weigh, value)
-    _budget.weigh(value)
+        return map(_charge, value)
+    _budget.charge(value)
     return value
 
 
+# Filters and methods that pad their result to a width.
 PADDING_OPERATIONS = {"center", "ljust", "rjust", "zfill", "indent", "wordwrap", "tojson"}
+# Filters and methods whose result may be larger than all their operands.
 GROWING_OPERATIONS = {"replace", "join", "format", "batch", "slice", *PADDING_OPERATIONS}
-"""Filters and methods whose result may be larger than all they are given."""
 
+# In a format string: a width or precision that is large, or given as another operand.
 LARGE_WIDTH = re.compile(r"\d{5}|\*|\{[^{}]*\{")
-"""In a format: a width or precision that is large, or given beside it."""
 
 
-def _check_growth(name: str, value: Any, given: Iterable[Any]) -> None:
-    """Refuse what might become too large, before it does."""
-    most = max((_size_of(one) for one in given), default=0)
-    if name in GROWING_OPERATIONS and (_size_of(value) + 1) * most > MAX_GROWTH:
+def _check_growth(name: str, value: Any, operands: Iterable[Any]) -> None:
+    """Raise a TemplateLimitError if the result may become too large, before it is computed."""
+    largest = max((_size_of(operand) for operand in operands), default=0)
+    if name in GROWING_OPERATIONS and (_size_of(value) + 1) * largest > MAX_GROWTH:
         raise TemplateLimitError(f"{name} would write more than {MAX_GROWTH:,} characters")
     if name == "format" and isinstance(value, str) and LARGE_WIDTH.search(value):
-        raise TemplateLimitError("a format with a width that is too large, or given beside it")
+        raise TemplateLimitError("a format with a width that is too large, or is itself an operand")
 
 
 def _size_of(value: Any) -> int:
     return abs(value) if isinstance(value, int) else len(value) if isinstance(value, Sized) else 1
 
 
+# Filters that look at one element at most, whatever the size of their operand.
 CONSTANT_FILTERS = {"length", "count", "first", "last", "default", "d"}
-"""Filters that look at no more than one element, whatever they are given."""
 
+# Filters that take a step for each character.
 SLOW_FILTERS = {"title", "wordcount", "urlencode", "wordwrap", "striptags", "pprint", "truncate"}
-"""Filters that take a step for each character."""
 
 
 def _charge_filter(name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter whose operands and result are paid for."""
+    """A filter that charges for its operands and its result."""
+    # Jinja passes the context or environment as first argument to filters that ask for it.
     first = 1 if hasattr(operation, "jinja_pass_arg") else 0
 
     @wraps(operation)
-    def measured(*given: Any, **named: Any) -> Any:
+    def charged(*args: Any, **kwargs: Any) -> Any:
         _budget.spend(FILTER_STEPS)
         if name in CONSTANT_FILTERS:
             _budget.spend(FILTER_STEPS)
-            return operation(*given, **named)
+            return operation(*args, **kwargs)
         _budget.spend(FILTER_STEPS)
-        passed, operands = given[:first], _weigh_operands(given[first:])
-        _check_growth(name, operands[0], [*operands[1:], *named.values()])
+        context, operands = args[:first], _charge_operands(args[first:])
+        _check_growth(name, operands[0], [*operands[1:], *kwargs.values()])
         _budget.spend(_size_of(operands[0]) if name in SLOW_FILTERS else 0)
-        return _weigh_result(operation(*passed, *operands, **named))
+        return _charge_result(operation(*context, *operands, **kwargs))
 
-    return measured
+    return charged
 
 
 def _charge_test(operation: Any) -> Callable[..., Any]:
-    """A test that is paid for: by its operands where it compares some."""
+    """A test that charges for its operands, if it compares several."""
 
     @wraps(operation)
-    def measured(*given: Any) -> Any:
-        for one in given if len(given) > 1 else ():
-            _budget.weigh(one)
+    def charged(*args: Any) -> Any:
+        for operand in args if len(args) > 1 else ():
+            _budget.charge(operand)
         _budget.spend(FILTER_STEPS)
-        return operation(*given)
+        return operation(*args)
 
-    return measured
+    return charged
 
 
 class _LimitedEnvironment(ImmutableSandboxedEnvironment):
-    """transformers' environment for chat templates, with charges."""
+    """transformers' environment for chat templates, with charges and without what they never use."""
 
     code_generator_class = _ChargingCodeGenerator
     intercepted_binops = frozenset({"+", "*", "**", "%"})
-    hidden = frozenset({"translate", "maketrans", "expandtabs", "format_map"})
-    """Methods of texts whose result may be of any size; no template has a use for them."""
+    # String methods whose result may be of any size; no template has a use for them.
+    hidden_methods = frozenset({"translate", "maketrans", "expandtabs", "format_map"})
 
     def __init__(self) -> None:
         super().__init__(
@@ -376,7 +384,7 @@ class _LimitedEnvironment(ImmutableSandboxedEnvironment):
         del self.globals["lipsum"]
         self.filters = {name: _charge_filter(name, operation) for name, operation in self.filters.items()}
         self.tests = {name: _charge_test(operation) for name, operation in self.tests.items()}
-        self.filters |= {" charged": lambda _, cost: _budget.spend(cost), " weighed": _weigh}
+        self.filters |= {" charge_steps": lambda _, cost: _budget.spend(cost), " charge_value": _charge}
         self.globals |= {
             "raise_exception": _raise_exception,
             "strftime_now": _strftime_now,
@@ -385,33 +393,35 @@ class _LimitedEnvironment(ImmutableSandboxedEnvironment):
         }
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        return super().is_safe_attribute(obj, attr, value) and not (isinstance(obj, str) and attr in self.hidden)
+        return super().is_safe_attribute(obj, attr, value) and not (
+            isinstance(obj, str) and attr in self.hidden_methods
+        )
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        _budget.weigh(left)
-        _budget.weigh(right)
+        _budget.charge(left)
+        _budget.charge(right)
         if operator == "%" and isinstance(left, str):
             _check_growth("format", left, right if isinstance(right, (list, tuple)) else [right])
         elif operator in ("*", "**") and isinstance(left, int) and isinstance(right, int):
             if left.bit_length() * (right if operator == "**" else 1) + right.bit_length() > MAX_BITS:
-                raise TemplateLimitError(f"a number of more than {MAX_BITS:,} bits")
+                raise TemplateLimitError(f"an integer of more than {MAX_BITS:,} bits")
         elif operator == "*":
             text, times = (right, left) if isinstance(left, int) else (left, right)
             _check_growth("join", text, [times])
-        return _weigh_result(super().call_binop(context, operator, left, right))
+        return _charge_result(super().call_binop(context, operator, left, right))
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **named: Any) -> Any:  # noqa: N805, as jinja has it
-        # The sandbox puts a function of its own around the method `format` of a text.
+        # The sandbox wraps `str.format` in a function of its own.
         owner = getattr(getattr(__obj, "__wrapped__", __obj), "__self__", None)
         name = getattr(__obj, "__name__", "")
         _budget.spend(CALL_STEPS)
-        if isinstance(owner, dict):  # gives what is there already
+        if isinstance(owner, dict):  # its methods return what is already there
             return super().call(__context, __obj, *args, **named)
-        _budget.weigh(owner)
-        operands = _weigh_operands(args)
-        _weigh_operands(named.values())
+        _budget.charge(owner)
+        operands = _charge_operands(args)
+        _charge_operands(named.values())
         _check_growth(name, owner, [*operands, *named.values()])
-        return _weigh_result(super().call(__context, __obj, *operands, **named))
+        return _charge_result(super().call(__context, __obj, *operands, **named))
 
 
 _shared_environment = cache(_LimitedEnvironment)
