@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+# What becomes of a record that makes more tokens than a row may have.
 TooLong = Literal["shorten", "drop", "truncate", "split", "error"]
-"""What becomes of a record that makes more tokens than a row may have."""
 
 
-WHOLE = re.compile(r"(-?\d+)\.0+")
-"""A whole number as tables with gaps write it."""
+# A whole number as tables with gaps write it.
+WHOLE_NUMBER = re.compile(r"(-?\d+)\.0+")
 
-EXACT = 2**53
-"""From here on a float is no count of anything, and its digits are none of the file's."""
+# From here on a float is no count of anything, and its digits are none of the file's.
+MAX_EXACT_FLOAT = 2**53
 
 
 def label_name(value: Any) -> str | None:
@@ -31,7 +31,7 @@ def label_name(value: Any) -> str | None:
     """
     if isinstance(value, str):
         value = value.strip()
-        found = WHOLE.fullmatch(value)
+        found = WHOLE_NUMBER.fullmatch(value)
         return found[1] if found else value.lower() if value in ("True", "False", "TRUE", "FALSE") else value
     if isinstance(value, bool):
         return str(value).lower()
@@ -40,11 +40,11 @@ def label_name(value: Any) -> str | None:
     if not isinstance(value, (float, Decimal)) or not math.isfinite(value):
         return None
     number = int(value)
-    return str(number) if value == number and abs(number) < EXACT else str(value)
+    return str(number) if value == number and abs(number) < MAX_EXACT_FLOAT else str(value)
 
 
-SHOWN = 60
-"""Characters of a text that an error shows."""
+# Characters of a text that an error shows.
+MAX_SHOWN = 60
 
 
 class Unusable(Exception):
@@ -59,10 +59,10 @@ class Unusable(Exception):
 class Message:
     role: str
     content: str
+    # Share of an assistant message in the loss; 0 trains on the others only.
     weight: float = 1.0
-    """Share of an assistant message in the loss; 0 trains on the others only."""
+    # What else the message holds, for its template to show: tool_calls, name, reasoning of any name, and so on.
     more: Mapping[str, Any] = field(default_factory=dict)
-    """What else the message holds, for its template to show: tool_calls, name, reasoning of any name, and so on."""
 
     def turn(self) -> dict[str, Any]:
         """The message as chat templates take it."""
@@ -70,14 +70,14 @@ class Message:
 
 
 Prompt: TypeAlias = str | tuple[Message, ...]
+# After a conversation, a string is one assistant message.
 Answer: TypeAlias = str | tuple[Message, ...]
-"""After a conversation, a string is one assistant message."""
 
+# Descriptions of functions, as chat templates take them.
 Tools: TypeAlias = tuple[Mapping[str, Any], ...]
-"""Descriptions of functions, as chat templates take them."""
 
+# Further values that a chat template may read, by their names: `enable_thinking`.
 Variables: TypeAlias = Mapping[str, Any]
-"""Further values that a chat template may read, by their names: `enable_thinking`."""
 
 
 class Entity(NamedTuple):
@@ -141,7 +141,7 @@ class Preference:
 
     @property
     def prompt_key(self) -> str:
-        return _key(self.prompt)
+        return _prompt_key(self.prompt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ class Unpaired:
 
     @property
     def prompt_key(self) -> str:
-        return _key(self.prompt)
+        return _prompt_key(self.prompt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +269,7 @@ class Posed:
 
     @property
     def prompt_key(self) -> str:
-        return _key(self.prompt)
+        return _prompt_key(self.prompt)
 
 
 Record: TypeAlias = (
@@ -293,7 +293,7 @@ def answered(messages: Answer) -> tuple[Message, ...]:
     return (Message("assistant", messages),) if isinstance(messages, str) else messages
 
 
-def _key(prompt: Prompt) -> str:
+def _prompt_key(prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else _before_answer(prompt)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import bottega
 from bottega.batch import Example
-from bottega.data.sampler import judged
+from bottega.data.sampler import validation_groups
 from bottega.errors import DataError, RunError
 from bottega.models.tokenizer import load_tokenizer
 from bottega.objectives import made
@@ -154,11 +154,11 @@ def test_validation_is_divided_evenly_and_a_lone_pair_is_refused(base: Path, tmp
         list(bottega.train(made, tmp_path / "run"))
     assert "lone.jsonl line 1" in str(caught.value.where)
     pairs = [Paired(str(number), f"the {word}", f"a {word}") for number, word in enumerate(WORDS[:9])]
-    parts = judged(examples(*pairs, folder=tmp_path), made)
+    parts = validation_groups(examples(*pairs, folder=tmp_path), made)
     assert [len(part) for part in parts] == [3, 3, 3]
     assert sorted(one.id for part in parts for one in part) == sorted(pair.where for pair in pairs)
     labelled = [Paired(str(number), f"the {number}", f"a {number}", label="ab"[number > 7]) for number in range(9)]
-    told = judged(examples(*labelled, folder=tmp_path), made)
+    told = validation_groups(examples(*labelled, folder=tmp_path), made)
     assert len(told) == 1, "only the part with b in it tells anything"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import transformers
 
-from bottega.data.train_tokenizer import END, train_tokenizer
+from bottega.data.train_tokenizer import END_OF_TEXT, train_tokenizer
 from bottega.errors import DataError, RunError
 from bottega.models.tokenizer import load_tokenizer
 from bottega.records import Text, Unusable
@@ -27,7 +27,7 @@ STRANGE = [
     "你好，世界 مرحبا שלום",
     "🙂🙂 👩🏽‍🚀 🇮🇹 e\u0301",
     "\x00\x01\x7f\u2028\ue000\ufffd\U0010ffff",
-    f"a{END}b",
+    f"a{END_OF_TEXT}b",
     "don't, I'll; 3.14 {x} <|x|> </s>",
 ]
 
@@ -82,7 +82,7 @@ def test_bytes_write_any_text_when_loaded_for_a_run(corpus: Path, tmp_path: Path
     for text in [*STRANGE[1:], *random_texts(50)]:
         rows = codec.encode_document(Text("here", text))
         labels = [label for row in rows for label in row.label.tolist()]
-        assert back(tokenizer, [int(rows[0].tokens[0]), *labels]) == text + END
+        assert back(tokenizer, [int(rows[0].tokens[0]), *labels]) == text + END_OF_TEXT
 
 
 @pytest.mark.parametrize("vocabulary", [257, 258, 270, 320])
@@ -118,8 +118,8 @@ def test_more_entries_make_shorter_rows(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_the_end_of_text_is_one_token_and_special(trained: Any) -> None:
-    assert trained.eos_token == trained.bos_token == END
-    assert ids_of(trained, END) == [trained.eos_token_id]
+    assert trained.eos_token == trained.bos_token == END_OF_TEXT
+    assert ids_of(trained, END_OF_TEXT) == [trained.eos_token_id]
     assert trained.decode([trained.eos_token_id], skip_special_tokens=True) == ""
     assert ids_of(trained, "the cat")[0] != trained.bos_token_id  # nothing is added unasked
     assert ids_of(trained, "the cat")[-1] != trained.eos_token_id
@@ -137,8 +137,8 @@ def test_the_tokenizer_talks(trained: Any, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(str(tmp_path))
     turns = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat"}]
     text = tokenizer.apply_chat_template(turns, tokenize=False)
-    assert text.endswith(f"sat{END}\n\n")
-    assert not text.startswith(END)
+    assert text.endswith(f"sat{END_OF_TEXT}\n\n")
+    assert not text.startswith(END_OF_TEXT)
 
 
 def test_every_string_of_every_row_is_read(tmp_path: Path) -> None:

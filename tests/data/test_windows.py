@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import bottega
-from bottega.data.sampler import Feed
+from bottega.data.sampler import Sampler
 from bottega.recipe.schema import Recipe
 from bottega.runs.atomic_files import checksum
 from bottega.training.dataset import prepare
@@ -41,8 +41,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def feed(tmp_path: Path) -> Callable[..., Feed]:
-    def build(kind: str, sizes: list[int], objective: dict[str, Any] | None = None, **data: Any) -> Feed:
+def feed(tmp_path: Path) -> Callable[..., Sampler]:
+    def build(kind: str, sizes: list[int], objective: dict[str, Any] | None = None, **data: Any) -> Sampler:
         folder = tmp_path / kind
         model = folder if folder.exists() else make_model(folder, KINDS.get(kind, "llama"))
         rows = write_jsonl(tmp_path / "texts.jsonl", [{"text": text(size)} for size in sizes])
@@ -54,24 +54,24 @@ def feed(tmp_path: Path) -> Callable[..., Feed]:
         }
         recipe = Recipe.parse(document)
         prepared = prepare(recipe)
-        return Feed(prepared.train.examples, recipe, prepared.codec)
+        return Sampler(prepared.train.examples, recipe, prepared.codec)
 
     return build
 
 
-def windows(feed: Feed, turn: int) -> list[np.ndarray]:
+def windows(feed: Sampler, turn: int) -> list[np.ndarray]:
     """The tokens of text in each window of a pass, in the order of the shelf."""
     objective, codec = feed.windows.objective, feed.windows.codec
     examples = [feed.windows.example(index, turn) for index in range(len(feed.examples))]
     return [objective.passage(example.rows[0], codec) for example in examples]
 
 
-def predicted(feed: Feed, turn: int) -> np.ndarray:
+def predicted(feed: Sampler, turn: int) -> np.ndarray:
     overlap = feed.windows.objective.overlap
     return np.concatenate([window[overlap:] for window in windows(feed, turn)])
 
 
-def test_each_pass_cuts_elsewhere_and_sees_every_token_in_order(feed: Callable[..., Feed], kind: str) -> None:
+def test_each_pass_cuts_elsewhere_and_sees_every_token_in_order(feed: Callable[..., Sampler], kind: str) -> None:
     made = feed(kind, [70])
     whole, seen = predicted(made, 0), set()
     for turn in range(1, 40):
@@ -87,7 +87,7 @@ def test_each_pass_cuts_elsewhere_and_sees_every_token_in_order(feed: Callable[.
     assert len(seen) > 6
 
 
-def test_a_window_is_what_its_tokens_would_make_alone(feed: Callable[..., Feed], kind: str) -> None:
+def test_a_window_is_what_its_tokens_would_make_alone(feed: Callable[..., Sampler], kind: str) -> None:
     made = feed(kind, [70])
     objective, codec = made.windows.objective, made.windows.codec
     for turn in range(5):
@@ -102,7 +102,7 @@ def test_a_window_is_what_its_tokens_would_make_alone(feed: Callable[..., Feed],
                 assert np.array_equal(row.label[:-1], row.tokens[1 : len(row.label)])
 
 
-def test_short_texts_and_other_texts_stay_whole(feed: Callable[..., Feed]) -> None:
+def test_short_texts_and_other_texts_stay_whole(feed: Callable[..., Sampler]) -> None:
     made = feed("causal", [3, 70, 4, 50])
     first = windows(made, 0)
     texts = [made.examples.siblings(index) for index in (0, 1, len(first) - 1)]
@@ -116,13 +116,13 @@ def test_short_texts_and_other_texts_stay_whole(feed: Callable[..., Feed]) -> No
             assert (joined == whole[len(whole) - len(joined) :]).all()
 
 
-def test_windows_may_be_fixed(feed: Callable[..., Feed]) -> None:
+def test_windows_may_be_fixed(feed: Callable[..., Sampler]) -> None:
     made = feed("causal", [70], windows="fixed")
     for turn in range(1, 10):
         assert all((one == other).all() for one, other in zip(windows(made, turn), windows(made, 0), strict=True))
 
 
-def test_rows_that_an_own_objective_changes_stay_as_it_made_them(feed: Callable[..., Feed], tmp_path: Path) -> None:
+def test_rows_that_an_own_objective_changes_stay_as_it_made_them(feed: Callable[..., Sampler], tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN, encoding="utf-8")
     made = feed("causal", [70], {"kind": "custom", "file": str(tmp_path / "own.py")})
     for turn in range(3):
@@ -148,7 +148,7 @@ class Own(Objective):
 """
 
 
-def test_an_own_objective_that_knows_no_windows_keeps_its_rows(feed: Callable[..., Feed], tmp_path: Path) -> None:
+def test_an_own_objective_that_knows_no_windows_keeps_its_rows(feed: Callable[..., Sampler], tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OTHER, encoding="utf-8")
     made = feed("causal", [70], {"kind": "custom", "file": str(tmp_path / "own.py")})
     assert len(made.examples) > 2
@@ -156,7 +156,7 @@ def test_an_own_objective_that_knows_no_windows_keeps_its_rows(feed: Callable[..
         assert np.array_equal(made.windows.example(index, 3).rows[0].tokens, example.rows[0].tokens)
 
 
-def test_a_part_of_a_source_is_cut_by_the_passes_over_it(feed: Callable[..., Feed], tmp_path: Path) -> None:
+def test_a_part_of_a_source_is_cut_by_the_passes_over_it(feed: Callable[..., Sampler], tmp_path: Path) -> None:
     made = feed("causal", [70])
     count = len(made.examples)
     made.parts = [(made.parts[0][0], count // 2)]
@@ -167,7 +167,7 @@ def test_a_part_of_a_source_is_cut_by_the_passes_over_it(feed: Callable[..., Fee
         assert sorted(one.example for one in taken if one.turn == turn) == list(range(count))
 
 
-def test_updates_by_tokens_count_the_windows_that_are_seen(feed: Callable[..., Feed]) -> None:
+def test_updates_by_tokens_count_the_windows_that_are_seen(feed: Callable[..., Sampler]) -> None:
     made = feed("causal", [70])
     for turn in range(10):
         for index in range(len(made.examples) - 1):

@@ -9,7 +9,7 @@ import pytest
 import transformers
 
 from bottega.data.encode import EncodedRows
-from bottega.data.example_cache import Shelf
+from bottega.data.example_cache import ExampleCache
 from bottega.errors import DataError
 from bottega.evaluation.gazetteer import Gazetteer
 from bottega.objectives.tag import Tag, worded
@@ -78,12 +78,12 @@ def test_entities_without_a_word_of_their_own_are_counted(tmp_path: Path) -> Non
     inner = (Entity(0, 4, "PER"), Entity(9, 13, "PER"), Entity(13, 18, "PER"))
     record = Tagged("1", text, inner)
     assert worded(record, made.encode_words("1", text)[1]) == [Entity(0, 4, "PER"), Entity(9, 18, "PER")]
-    encoded = EncodedRows(Shelf())
+    encoded = EncodedRows(ExampleCache())
     encoded.add(record, Tag(), made)
     assert made.untagged == 1
     encoded.add(Tagged("2", text, (Entity(4, 5, "PER"),)), Tag(), made)
     assert encoded.dropped == {"none of its entities has a word of its own": 1}
-    nothing = EncodedRows(Shelf())
+    nothing = EncodedRows(ExampleCache())
     nothing.add(Tagged("2", text, (Entity(4, 5, "PER"),)), Tag(), made)
     with pytest.raises(DataError, match="nothing to learn"):
         nothing.refuse_empty("rows.jsonl")

@@ -220,13 +220,13 @@ def test_micro_batches_change_nothing_but_rounding(recipe: Callable, tmp_path: P
 
 
 def test_no_row_is_left_out_at_the_end_of_an_epoch(recipe: Callable) -> None:
-    from bottega.data.sampler import Feed
+    from bottega.data.sampler import Sampler
     from bottega.training.dataset import prepare
 
     made = recipe(optim={"epochs": 3, "examples": 5})
     rows = prepare(made)
     examples = rows.train.examples
-    feed = Feed(examples, made, rows.codec)
+    feed = Sampler(examples, made, rows.codec)
     assert feed.steps == -(-3 * len(examples) // 5)
     seen = [example.id for update in feed.updates() for example in update.examples]
     for epoch in range(3):

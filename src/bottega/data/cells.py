@@ -8,22 +8,22 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-COMMAS = 4096
-"""A text with more of them is not tried as Python's: that takes some twenty microseconds an item."""
+# A text with more of them is not tried as Python's: that takes some twenty microseconds an item.
+MAX_LITERAL_COMMAS = 4096
 
 STRING = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 ITEM = rf"(?:{STRING}|-?\d+(?:\.\d*)?(?:e[-+]?\d+)?)"
+# An array as numpy prints it: nothing but white space between its items.
 ARRAY = re.compile(rf"\[\s*{ITEM}(?:\s+{ITEM})*\s*\]", re.DOTALL)
-"""An array as numpy prints it: nothing but white space between its items."""
 
 
-def as_list(cell: Any) -> list[Any] | None:
+def parse_list(cell: Any) -> list[Any] | None:
     """The list that a cell's text is; None where it is none."""
     text = cell.rstrip() if isinstance(cell, str) else ""
     if text[:1] != "[" or text[-1:] != "]":
         return None
-    readers: list[Callable[[str], Any]] = [json.loads, _of_numpy, _of_python]
-    for read in readers if text.count(",") <= COMMAS else readers[:1]:
+    readers: list[Callable[[str], Any]] = [json.loads, _parse_numpy, _parse_python]
+    for read in readers if text.count(",") <= MAX_LITERAL_COMMAS else readers[:1]:
         try:
             found = read(text)
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
@@ -32,13 +32,13 @@ def as_list(cell: Any) -> list[Any] | None:
     return None
 
 
-def _of_numpy(text: str) -> list[Any]:
+def _parse_numpy(text: str) -> list[Any]:
     if ARRAY.fullmatch(text) is None:
         raise ValueError
     return [ast.literal_eval(item) for item in re.findall(ITEM, text, re.DOTALL)]
 
 
-def _of_python(text: str) -> Any:
+def _parse_python(text: str) -> Any:
     """What a literal of Python says; a ValueError where two texts without a comma between them would become one."""
     if re.search("\0\\s*\0", re.sub(STRING, "\0", text, flags=re.DOTALL)):
         raise ValueError

@@ -7,24 +7,24 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 
-from bottega.data.fields import Column, Fields, InvalidRow, Rows
+from bottega.data.fields import Column, Fields, InvalidRow, NumberedRows
 from bottega.data.open_files import lines, opened
 from bottega.errors import DataError
 from bottega.recipe.schema import Layout
 
 TAG = re.compile(r"O|[BILESUM]-\S+")
+# Tokens of a sentence; more of them are a file without blank lines.
 MOST = 100_000
-"""Tokens of a sentence; more of them are a file without blank lines."""
 
+# Lines by which a file is recognised.
 TRIED = 20
-"""Lines by which a file is recognised."""
 
 
+# Lines with their columns.
 Sentence = list[tuple[int, list[str]]]
-"""Lines with their columns."""
 
 
-def conll(path: Path, layout: Layout) -> Rows:
+def conll(path: Path, layout: Layout) -> NumberedRows:
     """Sentences: the first column is the token, the last its tag; or those `columns` calls tokens and tags."""
     first, last = _places(layout)
     unsure = not layout.columns

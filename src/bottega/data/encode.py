@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from bottega.batch import Example, Row
-from bottega.data.example_cache import Shelf
+from bottega.data.example_cache import ExampleCache
 from bottega.data.reader import describe_reasons
 from bottega.errors import DataError
 from bottega.objectives import Objective
@@ -23,7 +23,7 @@ class EncodedRows:
     dropped  rows that make no example, by reason
     """
 
-    examples: Shelf
+    examples: ExampleCache
     rows: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     truncated: int = 0

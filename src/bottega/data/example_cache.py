@@ -24,7 +24,7 @@ from bottega.batch import Example, Row
 from bottega.errors import RunError
 
 
-class Shelf(Sequence[Example]):
+class ExampleCache(Sequence[Example]):
     """Examples that are appended once and read in any order.
 
     folder    where the file lives; the system's place for temporary files by default
@@ -34,7 +34,7 @@ class Shelf(Sequence[Example]):
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
-        with named_disk_errors(folder, "the encoded rows"):
+        with disk_errors_as_run_errors(folder, "the encoded rows"):
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, it lives as long as the shelf
         weakref.finalize(self, close_quietly, self._file)
         self._ends = array("q", [0])
@@ -44,8 +44,8 @@ class Shelf(Sequence[Example]):
 
     def append(self, example: Example, source: int = 0, *, continues: bool = False) -> None:
         """Add an example; `continues` where it is of the same record as the one before."""
-        data = pickle.dumps((example.id, [_packed(row) for row in example.rows], example.about), protocol=5)
-        with named_disk_errors(self._folder, "the encoded rows"):
+        data = pickle.dumps((example.id, [_compress_row(row) for row in example.rows], example.about), protocol=5)
+        with disk_errors_as_run_errors(self._folder, "the encoded rows"):
             self._file.write(data)
         if not continues:
             self._records.append(len(self))
@@ -58,7 +58,7 @@ class Shelf(Sequence[Example]):
 
     def seal(self) -> None:
         """Call once all is appended, before anything is read."""
-        with named_disk_errors(self._folder, "the encoded rows"):
+        with disk_errors_as_run_errors(self._folder, "the encoded rows"):
             self._file.flush()
 
     @property
@@ -90,7 +90,7 @@ class Shelf(Sequence[Example]):
         place = range(len(self))[index]
         start, end = self._ends[place], self._ends[place + 1]
         name, rows, about = pickle.loads(os.pread(self._file.fileno(), end - start, start))
-        return Example(name, tuple(_unpacked(row) for row in rows), about)
+        return Example(name, tuple(_restore_row(row) for row in rows), about)
 
     def __iter__(self) -> Iterator[Example]:
         return (self[place] for place in range(len(self)))
@@ -103,7 +103,7 @@ def close_quietly(file: IO[bytes]) -> None:
 
 
 @contextmanager
-def named_disk_errors(folder: Path | None, what: str) -> Iterator[None]:
+def disk_errors_as_run_errors(folder: Path | None, what: str) -> Iterator[None]:
     """A RunError that says for what the disk of `folder` was too full."""
     try:
         yield
@@ -115,7 +115,7 @@ def named_disk_errors(folder: Path | None, what: str) -> Iterator[None]:
         ) from None
 
 
-def _packed(row: Row) -> tuple[Any, ...]:
+def _compress_row(row: Row) -> tuple[Any, ...]:
     """A row in as few bytes as are simple: (tokens, places, labels, weights, both ways, columns, source)."""
     at, label, weight = row.at, row.label, row.weight
     first, last = int(at[0]), int(at[-1])
@@ -129,16 +129,16 @@ def _packed(row: Row) -> tuple[Any, ...]:
         own = after.tobytes() == label[:inside].tobytes()
     labels = label[inside:].tolist() if own else label
     even = weight.tobytes() == weight[:1].tobytes() * len(weight)
-    places = (first, last + 1) if follows else _narrow(at)
+    places = (first, last + 1) if follows else _to_smallest_type(at)
     weights = float(weight[0]) if even else weight
-    source = None if row.source is None else _narrow(row.source)
-    return _narrow(row.tokens), places, labels, weights, row.both_ways, dict(row.columns), source
+    source = None if row.source is None else _to_smallest_type(row.source)
+    return _to_smallest_type(row.tokens), places, labels, weights, row.both_ways, dict(row.columns), source
 
 
-def _unpacked(row: tuple[Any, ...]) -> Row:
+def _restore_row(row: tuple[Any, ...]) -> Row:
     kept, places, labels, weights, both_ways, columns, source = row
-    tokens = _widened(kept)
-    at = np.arange(*places) if isinstance(places[0], int) else _widened(places)
+    tokens = _to_int64(kept)
+    at = np.arange(*places) if isinstance(places[0], int) else _to_int64(places)
     if isinstance(labels, list):
         inside = len(at) - len(labels)
         # Slices where they will do: they are several times faster than places.
@@ -147,16 +147,16 @@ def _unpacked(row: tuple[Any, ...]) -> Row:
         )
         labels = np.append(after, np.array(labels, np.int64)) if labels else after.copy()
     weight = np.full(len(at), weights, np.float32) if isinstance(weights, float) else weights
-    return Row(tokens, at, labels, weight, both_ways, columns, None if source is None else _widened(source))
+    return Row(tokens, at, labels, weight, both_ways, columns, None if source is None else _to_int64(source))
 
 
-def _narrow(values: NDArray[Any]) -> tuple[str, bytes]:
+def _to_smallest_type(values: NDArray[Any]) -> tuple[str, bytes]:
     """Whole numbers, none below 0, in the smallest type that holds them: its name and their bytes."""
     small = values.astype(np.min_scalar_type(int(values.max(initial=0))))
     return small.dtype.char, small.tobytes()
 
 
-def _widened(kept: tuple[str, bytes]) -> NDArray[np.int64]:
-    """The inverse of `_narrow`."""
+def _to_int64(kept: tuple[str, bytes]) -> NDArray[np.int64]:
+    """The inverse of `_to_smallest_type`."""
     name, data = kept
     return np.frombuffer(data, name).astype(np.int64)

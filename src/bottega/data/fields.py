@@ -16,8 +16,8 @@ Fields = dict[str, Any]
 # A row's location (`tickets.jsonl line 812`) with its fields, or with the error of a line that holds no row.
 RawRow = tuple[str, Fields | DataError]
 
-Rows = Iterator[tuple[int, "Fields | DataError"]]
-"""Each row with its line; of a line that is broken, and the only one that is, the error stands in its place."""
+# Each row with its line; of a line that is broken, and the only one that is, the error stands in its place.
+NumberedRows = Iterator[tuple[int, "Fields | DataError"]]
 
 
 class InvalidRow(DataError):
@@ -32,10 +32,10 @@ class Column(list[str]):
         self.line = line
 
 
-HALVES = re.compile("[\ud800-\udfff]")
-"""Halves of characters beyond the first 65,536, which are no characters."""
+# Halves of characters beyond the first 65,536, which are no characters.
+SURROGATES = re.compile("[\ud800-\udfff]")
 
-KINDS: dict[type, str] = {
+TYPE_NAMES: dict[type, str] = {
     dict: "an object",
     list: "a list",
     bool: "a boolean",
@@ -44,41 +44,41 @@ KINDS: dict[type, str] = {
 }
 
 
-def kind(value: Any) -> str:
+def type_name(value: Any) -> str:
     """What a value is, for a message."""
-    return "a date" if isinstance(value, (date, time)) else KINDS.get(type(value), "a number")
+    return "a date" if isinstance(value, (date, time)) else TYPE_NAMES.get(type(value), "a number")
 
 
-def string(where: str, fields: Fields, name: str, *, empty: bool = False) -> str:
+def require_string(where: str, fields: Fields, name: str, *, empty: bool = False) -> str:
     value = fields.get(name)
     if not isinstance(value, str):
         dates = "save it with the column as text: the file holds dates in place of texts"
         raise DataError(
-            f"{name} is {kind(value)}, not a string",
+            f"{name} is {type_name(value)}, not a string",
             where=f"{where}, field {name}",
             fix=dates if isinstance(value, (date, time)) else "write it as text",
         )
-    if not value.isascii() and HALVES.search(value):
+    if not value.isascii() and SURROGATES.search(value):
         raise DataError(f"{name} holds half a character", where=f"{where}, field {name}", fix="write it as Unicode")
     if not empty and not value.strip():
         raise DataError(f"empty {name}", where=f"{where}, field {name}", fix="fill in or remove the row")
     return value
 
 
-def optional(where: str, fields: Fields, name: str) -> str:
+def optional_string(where: str, fields: Fields, name: str) -> str:
     """The field, or nothing where it is absent, null or blank."""
-    value = string(where, fields, name, empty=True) if fields.get(name) is not None else ""
+    value = require_string(where, fields, name, empty=True) if fields.get(name) is not None else ""
     return value if value.strip() else ""
 
 
-def whole(value: Any) -> int | None:
+def parse_integer(value: Any) -> int | None:
     """A whole number, as a table with gaps writes it too (3.0); None for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return int(value) if value == value // 1 else None
 
 
-def from_json(where: str, text: Any) -> Any:
+def parse_json_field(where: str, text: Any) -> Any:
     """The value of JSON within a field."""
     try:
         return json.loads(text)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bottega.data import json_files
 from bottega.data.conll_files import conll, is_conll
-from bottega.data.fields import Rows
+from bottega.data.fields import NumberedRows
 from bottega.data.json_files import CHUNK, json_file, json_lines
 from bottega.data.open_files import COMPRESSED, opened, refuse_nul, refuse_what_is_no_file
 from bottega.data.table_files import parquet, spreadsheet, table
@@ -22,29 +22,32 @@ from bottega.recipe.schema import Layout
 
 __all__ = ["CHUNK", "COMPRESSED", "READERS", "SHEETS", "read", "readable", "suffix", "unit"]
 
-DOCUMENT = 1 << 24
-"""Most characters of a text file that are one row; a longer file is cut at blank lines into rows of about this."""
+# Most characters of a text file that are one row; a longer file is cut at blank lines into rows of about this.
+DOCUMENT_CHARACTERS = 1 << 24
 
 
-def text(path: Path, layout: Layout) -> Rows:
-    """The file as one document, or as several when it is longer than `DOCUMENT`."""
+def text(path: Path, layout: Layout) -> NumberedRows:
+    """The file as one document, or as several when it is longer than `DOCUMENT_CHARACTERS`."""
     kept: list[str] = []
     size, start = 0, 1
     with opened(path, layout.encoding) as file:
-        for line, part in enumerate(iter(lambda: file.readline(DOCUMENT), ""), 1):  # a line may be all there is
+        for line, part in enumerate(
+            iter(lambda: file.readline(DOCUMENT_CHARACTERS), ""), 1
+        ):  # a line may be all there is
             refuse_nul(path, line, part)
             kept.append(part)
             size += len(part)
-            if size >= DOCUMENT and (not part.strip() or size >= 2 * DOCUMENT):
+            if size >= DOCUMENT_CHARACTERS and (not part.strip() or size >= 2 * DOCUMENT_CHARACTERS):
                 yield start, {"text": "".join(kept)}
                 kept, size, start = [], 0, line + 1
     if any(part.strip() for part in kept):
         yield start, {"text": "".join(kept)}
 
 
-Reader = Callable[[Path, Layout], Rows]
+FileReader = Callable[[Path, Layout], NumberedRows]
 
-NAMED: dict[str, Reader] = {
+# By what `data.reader` calls them.
+READERS_BY_NAME: dict[str, FileReader] = {
     "text": text,
     "jsonl": json_lines,
     "json": json_file,
@@ -54,7 +57,6 @@ NAMED: dict[str, Reader] = {
     "parquet": parquet,
     "spreadsheet": spreadsheet,
 }
-"""By what `data.reader` calls them."""
 
 READERS: dict[str, str] = {
     ".txt": "text",
@@ -73,15 +75,15 @@ READERS: dict[str, str] = {
 SHEETS = dict.fromkeys((".xlsx", ".xls", ".xlsb", ".ods"), "spreadsheet")
 BY_SUFFIX = READERS | SHEETS
 
-UNSURE = (".txt", ".tsv")
-"""Suffixes that CoNLL's columns have as well; the first lines say whether it is that."""
+# Suffixes that CoNLL's columns have as well; the first lines say whether it is that.
+AMBIGUOUS_SUFFIXES = (".txt", ".tsv")
 
 
-def read(path: Path, layout: Layout | None = None) -> Rows:
+def read(path: Path, layout: Layout | None = None) -> NumberedRows:
     """Every row of a file as (line, fields)."""
     layout = layout or Layout()
     refuse_what_is_no_file(path)
-    rows = NAMED[_reader(path, layout)](path, layout)
+    rows = READERS_BY_NAME[_reader_name(path, layout)](path, layout)
     first = next(rows, None)
     if first is None:
         raise DataError("the file holds no rows", where=str(path), fix="is it the right file?")
@@ -89,20 +91,20 @@ def read(path: Path, layout: Layout | None = None) -> Rows:
     yield from rows
 
 
-def _reader(path: Path, layout: Layout) -> str:
+def _reader_name(path: Path, layout: Layout) -> str:
     """The name of what reads a file: as the layout says, or by its suffix, or by its first lines."""
     if layout.reader != "auto":
         return layout.reader
     ending = suffix(path)
-    unsure = ending in UNSURE and not (layout.columns or layout.delimiter)
+    unsure = ending in AMBIGUOUS_SUFFIXES and not (layout.columns or layout.delimiter)
     if (unsure or ending not in BY_SUFFIX) and path.exists() and _holds_conll(path, layout):
         return "conll"
     if ending not in BY_SUFFIX:
         raise DataError(
             f"cannot read {ending or 'a file without suffix'}",
             where=str(path),
-            fix=f"say what it holds: data.reader={'|'.join(NAMED)}; or convert it to one of {' '.join(BY_SUFFIX)}, "
-            f"plain or {' '.join(COMPRESSED)}",
+            fix=f"set data.reader to what it holds ({'|'.join(READERS_BY_NAME)}), or convert it to one of "
+            f"{' '.join(BY_SUFFIX)}, plain or {' '.join(COMPRESSED)}",
         )
     return BY_SUFFIX[ending]
 

@@ -13,8 +13,8 @@ from string import Formatter
 from typing import Any, NamedTuple
 
 from bottega.data import label_formats, prompt_formats
-from bottega.data.cells import as_list
-from bottega.data.fields import Fields, InvalidRow, string
+from bottega.data.cells import parse_list
+from bottega.data.fields import Fields, InvalidRow, require_string
 from bottega.data.messages import is_talk
 from bottega.data.prompt_formats import GIVEN, GOLD, QUESTIONS, TALKS
 from bottega.errors import DataError, RecipeError
@@ -35,8 +35,8 @@ from bottega.records import (
 )
 from bottega.suggestions import join_names
 
-Needs = tuple[tuple[str, ...], ...]
-"""Fields a row must have, each by any of its names."""
+# Fields a row must have, each by any of its names.
+RequiredFields = tuple[tuple[str, ...], ...]
 
 
 class Format(NamedTuple):
@@ -49,11 +49,11 @@ class Format(NamedTuple):
     """
 
     record: type
-    needs: Needs
+    needs: RequiredFields
     build: Callable[[str, Fields], Record]
     accepts: Callable[[Fields], bool] = lambda fields: True
     also: Callable[[str], object] = lambda name: False
-    instead: Needs = ()
+    instead: RequiredFields = ()
     may: Callable[[Fields], bool] = lambda fields: False
 
     def names(self, fields: Fields) -> dict[str, str] | None:
@@ -65,7 +65,7 @@ class Format(NamedTuple):
         return None
 
 
-class Chosen(NamedTuple):
+class DetectedFormat(NamedTuple):
     """The format of a source's rows, what named it, and the file's name of each of its fields.
 
     plain  its fields are known only in small letters, without white space around: `Question` of a spreadsheet
@@ -105,7 +105,7 @@ def parse_rows(
     """
     if text_template is not None and Text not in reads:
         raise RecipeError("this objective reads no plain text", where="data.text_template", fix="leave it out")
-    chosen = _templated(text_template) if text_template is not None else None
+    chosen = _template_format(text_template) if text_template is not None else None
     told, unread = on_format is None, set[str]()
     for where, fields in rows:
         if isinstance(fields, DataError):
@@ -115,30 +115,30 @@ def parse_rows(
             refused(fields)
             continue
         try:
-            fields = _unpacked(_renamed(where, fields, mapping or {}))
+            fields = _parse_list_cells(_apply_mapping(where, fields, mapping or {}))
             if chosen is None:
-                chosen, name = _detect(where, fields, reads, format)
+                chosen, name = _detect_format(where, fields, reads, format)
             else:
                 name = "text_template"
-            fields = _plain(fields) if chosen.plain else fields
+            fields = _normalize_names(fields) if chosen.plain else fields
             if on_format is not None and not told:
                 on_format(name, fields)
                 told = True
             if on_unread is not None and (more := chosen.unread(fields) - unread):
                 unread |= more
                 on_unread(sorted(unread))
-            yield _built(where, fields, chosen)
+            yield _build_record(where, fields, chosen)
         except DataError as error:
             if on_bad is None:
                 raise
             on_bad(error)
 
 
-def _built(where: str, fields: Fields, chosen: Chosen) -> Record:
+def _build_record(where: str, fields: Fields, chosen: DetectedFormat) -> Record:
     """The record of a row; an error speaks of fields by the file's own names."""
     for ours, theirs in chosen.names.items():
         if theirs not in fields:
-            raise _missing(where, theirs, fields, chosen.named)
+            raise _missing_field_error(where, theirs, fields, chosen.named)
         # What is asked keeps its name: a question is no text to be taken as it is, as a prompt would be.
         if theirs != ours and ours != "prompt":
             fields = {**fields, ours: fields[theirs]}
@@ -152,33 +152,33 @@ def _built(where: str, fields: Fields, chosen: Chosen) -> Record:
         raise
 
 
-def _renamed(where: str, fields: Fields, mapping: Mapping[str, str]) -> Fields:
+def _apply_mapping(where: str, fields: Fields, mapping: Mapping[str, str]) -> Fields:
     for theirs in mapping.values():
         if theirs not in fields:
-            raise _missing(where, theirs, fields, "data.mapping")
+            raise _missing_field_error(where, theirs, fields, "data.mapping")
     moved = set(mapping.values())
     kept = {name: value for name, value in fields.items() if name not in moved}
     return kept | {ours: fields[theirs] for ours, theirs in mapping.items()}
 
 
-def _plain(fields: Fields) -> Fields:
+def _normalize_names(fields: Fields) -> Fields:
     """The row with its names in small letters, without white space around; as it is where that makes two the same."""
     plain = {name.strip().lower(): value for name, value in fields.items()}
     return plain if len(plain) == len(fields) else fields
 
 
-def _unpacked(fields: Fields) -> Fields:
+def _parse_list_cells(fields: Fields) -> Fields:
     """The row with the lists that cells of a table hold."""
     for given, value in fields.items():
         name = given.strip().lower()
-        is_meant = next((is_meant for is_named, is_meant in CELLS if is_named(name)), None)
-        found = as_list(value) if is_meant else None
+        is_meant = next((is_meant for is_named, is_meant in LIST_CELLS if is_named(name)), None)
+        found = parse_list(value) if is_meant else None
         if is_meant and found is not None and is_meant(found):
             fields = {**fields, given: found}
     return fields
 
 
-def _detect(where: str, fields: Fields, reads: tuple[type, ...], name: str) -> tuple[Chosen, str]:
+def _detect_format(where: str, fields: Fields, reads: tuple[type, ...], name: str) -> tuple[DetectedFormat, str]:
     """The format of a source, by its name or from its first row."""
     able = {other: format for other, format in FORMATS.items() if format.record in reads}
     if name != "auto":
@@ -186,49 +186,49 @@ def _detect(where: str, fields: Fields, reads: tuple[type, ...], name: str) -> t
             raise RecipeError(
                 f"this objective does not read {name} rows", where="data.format", fix=f"one of: {', '.join(able)}"
             )
-        plain = able[name].names(fields) is None and able[name].names(_plain(fields)) is not None
-        fields = _plain(fields) if plain else fields
+        plain = able[name].names(fields) is None and able[name].names(_normalize_names(fields)) is not None
+        fields = _normalize_names(fields) if plain else fields
         usual = {need[0]: next((field for field in need if field in fields), need[0]) for need in able[name].needs}
-        return Chosen(able[name], f"format {name}", able[name].names(fields) or usual, plain), name
-    fitting, named = _fitting(fields, able)
-    plain = not fitting and bool(_fitting(_plain(fields), able)[0])
+        return DetectedFormat(able[name], f"format {name}", able[name].names(fields) or usual, plain), name
+    fitting, named = _matching_formats(fields, able)
+    plain = not fitting and bool(_matching_formats(_normalize_names(fields), able)[0])
     if plain:
-        fitting, named = _fitting(_plain(fields), able)
+        fitting, named = _matching_formats(_normalize_names(fields), able)
     if not fitting:
         what = f"fields {join_names(fields) or 'none'}: no format this objective reads"
-        raise DataError(what, where=where, fix=_remedy(fields, able, named))
+        raise DataError(what, where=where, fix=_suggest_fix(fields, able, named))
     # A format that takes the same fields and more says more of the row.
     used = {other: set(names.values()) for other, names in fitting.items()}
     fullest = [other for other in fitting if not any(used[other] < more for more in used.values())]
     best = min(fullest, key=lambda other: reads.index(able[other].record))
-    return Chosen(able[best], "the format of the first row", fitting[best], plain), best
+    return DetectedFormat(able[best], "the format of the first row", fitting[best], plain), best
 
 
-def _fitting(fields: Fields, able: Mapping[str, Format]) -> tuple[dict[str, dict[str, str]], list[str]]:
+def _matching_formats(fields: Fields, able: Mapping[str, Format]) -> tuple[dict[str, dict[str, str]], list[str]]:
     """(the formats a row may have, with its name of each field; those that have fields of these names)."""
     named = {other: names for other, format in able.items() if (names := format.names(fields)) is not None}
     sure = {other: names for other, names in named.items() if able[other].accepts(fields)}
     return sure or {other: names for other, names in named.items() if able[other].may(fields)}, list(named)
 
 
-DELIMITERS = ";\t|"
-"""What tables are parted by that are not parted as their suffix says."""
+# What tables are parted by that are not parted as their suffix says.
+OTHER_DELIMITERS = ";\t|"
 
-MOST_NAMED = 60
-"""Characters of a column's name; more of them are a cell."""
+# Characters of a column's name; more of them are a cell.
+MAX_NAME_CHARACTERS = 60
 
 
-def _remedy(fields: Fields, able: Mapping[str, Format], near: Sequence[str]) -> str:
+def _suggest_fix(fields: Fields, able: Mapping[str, Format], near: Sequence[str]) -> str:
     """What would make a row of these fields readable."""
     known = " or ".join(" + ".join(need[0] for need in format.needs) for format in able.values())
     usual = f"it reads {known}; rename with data.mapping"
     if near:
-        return f"as {near[0]}, {REFUSED.get(near[0], 'its values are of another kind')}; or: {usual}"
-    mark = next((mark for mark in DELIMITERS if len(fields) == 1 and mark in next(iter(fields))), None)
+        return f"as {near[0]}, {VALUE_REQUIREMENTS.get(near[0], 'its values are of another kind')}; or: {usual}"
+    mark = next((mark for mark in OTHER_DELIMITERS if len(fields) == 1 and mark in next(iter(fields))), None)
     if mark is not None:
         return f"is {mark!r} the delimiter? data.delimiter={'tab' if mark == chr(9) else repr(mark)}; {usual}"
     if (fields and not any(re.fullmatch(r"\w[\w .-]{0,60}", name) and not name.isdecimal() for name in fields)) or (
-        any(len(name) > MOST_NAMED or name.isdecimal() for name in fields)
+        any(len(name) > MAX_NAME_CHARACTERS or name.isdecimal() for name in fields)
     ):
         return f"is the first line a row? data.header=false data.columns=[text, label]; {usual}"
     if {name.lower() for name in fields} >= {"token", "tag"}:
@@ -238,37 +238,37 @@ def _remedy(fields: Fields, able: Mapping[str, Format], near: Sequence[str]) -> 
     return f"{usual}; a table without a header is data.header=false data.columns=[…]"
 
 
-def _missing(where: str, field: str, fields: Fields, wanted_by: str) -> DataError:
+def _missing_field_error(where: str, field: str, fields: Fields, wanted_by: str) -> DataError:
     near = difflib.get_close_matches(field, fields, 1)
     hint = f"did you mean {near[0]}?" if near else f"the row has {join_names(fields) or 'no fields'}"
     return DataError(f"no field {field}, which {wanted_by} names", where=f"{where}, field {field}", fix=hint)
 
 
-def _templated(template: str) -> Chosen:
+def _template_format(template: str) -> DetectedFormat:
     """The format of rows whose text is built from a template; the last field and what follows it are the answer."""
     try:
         parts = list(Formatter().parse(template))
     except ValueError as error:
-        raise _not_a_template(str(error)) from None
+        raise _template_error(str(error)) from None
     names = [name for _, name, _, _ in parts if name is not None]
     if not names:
-        raise _not_a_template("it names no field")
+        raise _template_error("it names no field")
     if "" in names or any(spec or conversion for _, _, spec, conversion in parts):
-        raise _not_a_template("a field is written {name}, without ! or :")
+        raise _template_error("a field is written {name}, without ! or :")
 
     def build(where: str, fields: Fields) -> Record:
         text, answer = "", 0
         for literal, name, _, _ in parts:
             text += literal
             if name is not None:
-                answer, value = len(text), string(where, fields, name, empty=name != names[-1])
+                answer, value = len(text), require_string(where, fields, name, empty=name != names[-1])
                 text += value
         return Text(where, text, answer)
 
-    return Chosen(Format(Text, (), build), "data.text_template", {name: name for name in names})
+    return DetectedFormat(Format(Text, (), build), "data.text_template", {name: name for name in names})
 
 
-def _not_a_template(problem: str) -> RecipeError:
+def _template_error(problem: str) -> RecipeError:
     return RecipeError(
         f"not a template: {problem}",
         where="data.text_template",
@@ -284,14 +284,14 @@ def _is_flag(fields: Fields) -> bool:
     name = next(name for name in FLAGS if name in fields)
     # An answer to a question may have a label that is none of how good it is, a level or a subject.
     judged = name != FLAGS[0] or "completion" in fields or "response" in fields
-    return _may_be_flag(fields) and (judged or isinstance(fields[name], bool))
+    return _parses_as_flag(fields) and (judged or isinstance(fields[name], bool))
 
 
-def _may_be_flag(fields: Fields) -> bool:
+def _parses_as_flag(fields: Fields) -> bool:
     return prompt_formats.flag(next(fields[name] for name in FLAGS if name in fields)) is not None
 
 
-def _is_preferred(fields: Fields) -> bool:
+def _is_preference(fields: Fields) -> bool:
     """Whether a row of messages has answers to choose from: those before them are the prompt."""
     return FORMATS["preference"].names(fields) is not None
 
@@ -310,66 +310,66 @@ def _has_label(fields: Fields) -> bool:
     """Whether a row has one label rather than a list of them; by a further name only where nothing is called so."""
     if "labels" in fields or any(name in fields for name in LABELS):
         return any(name in fields for name in LABELS[:-1]) or not isinstance(fields["labels"], list)
-    return not {name.strip().lower() for name in fields} & {*LABELS, *SEVERAL}
+    return not {name.strip().lower() for name in fields} & {*LABELS, *LABEL_LISTS}
 
 
-def _is_likeness(fields: Fields) -> bool:
+def _has_similarity(fields: Fields) -> bool:
     """Whether what is said of two texts may be how alike they are."""
     names = FORMATS["compared"].names(fields) or {}
     return label_formats.likeness(fields[names["score"]]) is not None
 
 
-def _are_texts(fields: Fields) -> bool:
+def _has_two_texts(fields: Fields) -> bool:
     """Whether a row has the two texts that have one label."""
     names = FORMATS["labelled_pair"].names(fields) or {}
     texts = [fields[names[name]] for name in (FIRST[0], SECOND[0])]
     return all(isinstance(text, str) and text.strip() for text in texts)
 
 
-BESIDE_ASKED = frozenset({*GIVEN, "input", "context"}).__contains__
-"""Fields that go before what is asked."""
+# Fields that go before what is asked.
+IS_PROMPT_CONTEXT = frozenset({*GIVEN, "input", "context"}).__contains__
 
 COMPLETIONS = ("completion", "response", "output", "answer")
 FLAGS = ("label", "kto_tag", "desirable")
 LABELS = ("label", "category", "intent", "labels")
-FURTHER = ("class", "sentiment", "topic", "rating", "stars", "score")
-SEVERAL = ("labels", "categories", "intents")
+WEAK_LABELS = ("class", "sentiment", "topic", "rating", "stars", "score")
+LABEL_LISTS = ("labels", "categories", "intents")
 TEXT = ("text", "sentence", "utterance", "content", "document")
 SPANS = ("spans", "entities", "ents", "ner", "annotations")
 TOKENS, TAGS = ("tokens", "words"), ("tags", "ner_tags", "ner", "labels")
 CHOICES = ("choices", "options")
 FIRST = ("sentence1", "text1", "sentence_a", "text_a", "question1")
 SECOND = ("sentence2", "text2", "sentence_b", "text_b", "question2")
-BETTER = ("chosen", "chosen_response", "response_chosen", "preferred", "accepted", "response_j")
-WORSE = ("rejected", "rejected_response", "response_rejected", "dispreferred", "response_k")
-LISTS = frozenset(
-    {*TALKS, *LABELS, *SEVERAL, *SPANS, *TOKENS, *TAGS, *CHOICES, "tools", "functions", "history", "completions"}
+CHOSEN = ("chosen", "chosen_response", "response_chosen", "preferred", "accepted", "response_j")
+REJECTED = ("rejected", "rejected_response", "response_rejected", "dispreferred", "response_k")
+ANY_LIST_FIELDS = frozenset(
+    {*TALKS, *LABELS, *LABEL_LISTS, *SPANS, *TOKENS, *TAGS, *CHOICES, "tools", "functions", "history", "completions"}
 )
-TALKED = frozenset({"prompt", *COMPLETIONS, *QUESTIONS, *BETTER, *WORSE})
-TEXTS = frozenset({"positive", "pos", "answers", "targets"})
+MESSAGE_LIST_FIELDS = frozenset({"prompt", *COMPLETIONS, *QUESTIONS, *CHOSEN, *REJECTED})
+TEXT_LIST_FIELDS = frozenset({"positive", "pos", "answers", "targets"})
 
-CELLS: tuple[tuple[Callable[[str], object], Callable[[list[Any]], bool]], ...] = (
-    (LISTS.__contains__, lambda found: True),
-    (TALKED.__contains__, is_talk),
+# Fields whose cells in a table may hold lists, and what such a list must be: anything, messages, or texts.
+LIST_CELLS: tuple[tuple[Callable[[str], object], Callable[[list[Any]], bool]], ...] = (
+    (ANY_LIST_FIELDS.__contains__, lambda found: True),
+    (MESSAGE_LIST_FIELDS.__contains__, is_talk),
     (
-        lambda name: name in TEXTS or label_formats.NEGATIVE.fullmatch(name),
+        lambda name: name in TEXT_LIST_FIELDS or label_formats.NEGATIVE.fullmatch(name),
         lambda found: all(isinstance(one, str) for one in found),
     ),
 )
-"""Fields whose cells in a table may hold lists, and what such a list must be: anything, messages, or texts."""
 
-REFUSED = {"unpaired": "label must be true or false, 1 or 0", "spans": "label must be a list of spans"}
-"""What a format asks of the values of its fields."""
+# What a format asks of the values of its fields.
+VALUE_REQUIREMENTS = {"unpaired": "label must be true or false, 1 or 0", "spans": "label must be a list of spans"}
 
 FORMATS: dict[str, Format] = {
     "messages": Format(
-        Chat, (TALKS,), prompt_formats.chat, lambda fields: not _is_preferred(fields), frozenset(GIVEN).__contains__
+        Chat, (TALKS,), prompt_formats.chat, lambda fields: not _is_preference(fields), frozenset(GIVEN).__contains__
     ),
     "instruction": Format(
         Chat,
         (("instruction",), ("output", "response", "completion", "answer")),
         prompt_formats.instruction,
-        also=BESIDE_ASKED,
+        also=IS_PROMPT_CONTEXT,
     ),
     "question": Format(
         Chat,
@@ -389,7 +389,7 @@ FORMATS: dict[str, Format] = {
     ),
     "preference": Format(
         Preference,
-        (BETTER, WORSE),
+        (CHOSEN, REJECTED),
         prompt_formats.preference,
         also=frozenset({*GIVEN, *prompt_formats.PROMPTS, *TALKS, "input", "context"}).__contains__,
     ),
@@ -404,23 +404,23 @@ FORMATS: dict[str, Format] = {
         (("prompt", "instruction", *QUESTIONS), COMPLETIONS, FLAGS),
         prompt_formats.unpaired,
         _is_flag,
-        BESIDE_ASKED,
+        IS_PROMPT_CONTEXT,
         (TALKS, FLAGS),
-        _may_be_flag,
+        _parses_as_flag,
     ),
-    "labelled": Format(Labelled, (TEXT, (*LABELS, *FURTHER)), label_formats.labelled, _has_label),
+    "labelled": Format(Labelled, (TEXT, (*LABELS, *WEAK_LABELS)), label_formats.labelled, _has_label),
     "labelled_pair": Format(
         Labelled,
         (
             (*FIRST, "premise", "question", "query"),
             (*SECOND, "hypothesis", "passage", "context", "sentence"),
-            (*LABELS[:-1], "is_duplicate", "similarity", *FURTHER),
+            (*LABELS[:-1], "is_duplicate", "similarity", *WEAK_LABELS),
         ),
         label_formats.labelled_pair,
-        _are_texts,
+        _has_two_texts,
         may=lambda fields: True,
     ),
-    "multilabelled": Format(Multilabelled, (TEXT, SEVERAL), label_formats.multilabelled),
+    "multilabelled": Format(Multilabelled, (TEXT, LABEL_LISTS), label_formats.multilabelled),
     "conll": Format(Tagged, (TOKENS, TAGS), label_formats.conll),
     "spans": Format(
         Tagged,
@@ -443,7 +443,7 @@ FORMATS: dict[str, Format] = {
             ("score", "similarity", "label", "is_duplicate"),
         ),
         label_formats.compared,
-        _is_likeness,
+        _has_similarity,
         may=lambda fields: True,
     ),
     "choice": Format(Choice, (("question", "query"), CHOICES, GOLD), prompt_formats.choice),

@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from bottega.data.fields import Fields, Rows
+from bottega.data.fields import Fields, NumberedRows
 from bottega.data.open_files import characters, lines, opened, refuse_long
 from bottega.errors import DataError
 from bottega.recipe.schema import Layout
 from bottega.suggestions import join_names
 
 CHUNK = 1 << 16
+# Where a JSON object keeps its rows, if it holds more than one list of objects.
 ROW_LISTS = ("data", "rows", "examples")
-"""Where a JSON object keeps its rows, if it holds more than one list of objects."""
 
 LINES = "one object a line is JSONL: data.reader=jsonl, or rename it to .jsonl; else mend the line"
 
@@ -23,11 +23,11 @@ WHOLE = "one list or object is JSON: data.reader=json, or rename it to .json"
 
 TALKS = 'a conversation is {"messages": [{"role": …, "content": …}, …]}'
 
+# How deep in an object lists of rows are looked for, to name them.
 DEEPEST = 3
-"""How deep in an object lists of rows are looked for, to name them."""
 
 
-def json_lines(path: Path, layout: Layout) -> Rows:
+def json_lines(path: Path, layout: Layout) -> NumberedRows:
     """A row a line."""
     row = _Shape(path, layout, of_lists=WHOLE)
     with opened(path, layout.encoding, "\n") as file:
@@ -42,7 +42,7 @@ def json_lines(path: Path, layout: Layout) -> Rows:
                         yield line, made
 
 
-def json_file(path: Path, layout: Layout) -> Rows:
+def json_file(path: Path, layout: Layout) -> NumberedRows:
     """The elements of a JSON list, or the rows in a JSON object, each with the line it starts on or its number."""
     with opened(path, layout.encoding) as file:
         text, counted = _beginning(file), unit(path, layout)
@@ -191,7 +191,7 @@ def _places(value: Any, depth: int = DEEPEST) -> Iterator[str]:
         yield from (f"{key}.{deeper}" for deeper in _places(inner, depth - 1))
 
 
-def _unnested(number: int, row: Fields) -> Rows:
+def _unnested(number: int, row: Fields) -> NumberedRows:
     """A row as it is, or the questions of one in SQuAD's nesting of paragraphs (Rajpurkar et al. 2016)."""
     if not isinstance(row.get("paragraphs"), list):
         yield number, row

@@ -8,32 +8,32 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from bottega.data.fields import Column, Fields, string, whole
+from bottega.data.fields import Column, Fields, parse_integer, require_string
 from bottega.errors import DataError
 from bottega.records import Compared, Entity, Labelled, Multilabelled, Paired, Record, Tagged, label_name
 
+# Names of what does not belong to an anchor, one field or several.
 NEGATIVE = re.compile(r"(?:hard_)?neg(?:ative)?s?(?:_?\d+)?")
-"""Names of what does not belong to an anchor, one field or several."""
 
+# What a tag begins with: Begin, Inside, Last, End, Single, Unit, Middle.
 MARKS = "BILESUM"
-"""What a tag begins with: Begin, Inside, Last, End, Single, Unit, Middle."""
 
 STARTS = ("start", "begin", "start_offset", "startOffset", "start_char", "start_idx", "offset")
 STOPS = ("end", "stop", "end_offset", "endOffset", "end_char", "end_idx")
+# What tools of annotation call the parts of a span.
 KINDS = ("label", "labels", "type", "tag", "entity", "entity_group", "entity_type", "category")
-"""What tools of annotation call the parts of a span."""
 
 
 # Labels
 
 
 def labelled(where: str, fields: Fields) -> Record:
-    return Labelled(where, string(where, fields, "text"), _label(where, fields["label"], "label"))
+    return Labelled(where, require_string(where, fields, "text"), _label(where, fields["label"], "label"))
 
 
 def labelled_pair(where: str, fields: Fields) -> Record:
     """Two texts with one label of both: the one, a line break, and the other."""
-    first, second = (string(where, fields, name) for name in ("sentence1", "sentence2"))
+    first, second = (require_string(where, fields, name) for name in ("sentence1", "sentence2"))
     return Labelled(where, f"{first}\n{second}", _label(where, fields["label"], "label"))
 
 
@@ -43,7 +43,7 @@ def _label(where: str, value: Any, name: str) -> str:
     if found is None and (value is None or isinstance(value, float)):
         fix = "label the row, or leave such rows out with data.bad_rows=drop"
         raise DataError(f"no {name}", where=f"{where}, field {name}", fix=fix)
-    return string(where, {name: value if found is None else found}, name)
+    return require_string(where, {name: value if found is None else found}, name)
 
 
 def multilabelled(where: str, fields: Fields) -> Record:
@@ -52,7 +52,7 @@ def multilabelled(where: str, fields: Fields) -> Record:
     if not isinstance(labels, list):
         raise DataError("labels is not a list", where=f"{where}, field labels", fix='write ["one", "other"], or []')
     named = [_label(where, label, "labels") for label in labels]
-    return Multilabelled(where, string(where, fields, "text"), tuple(dict.fromkeys(named)))
+    return Multilabelled(where, require_string(where, fields, "text"), tuple(dict.fromkeys(named)))
 
 
 # Spans and tags
@@ -62,7 +62,7 @@ def spans(where: str, fields: Fields) -> Record:
     """A text with spans, each `{start, end, label}` or `[start, end, label]` in characters."""
     if "spans" not in fields:
         fields = _annotated(where, fields)
-    text, given = string(where, fields, "text"), fields["spans"]
+    text, given = require_string(where, fields, "text"), fields["spans"]
     given = given.get("entities") if isinstance(given, dict) else given
     if not isinstance(given, list):
         raise DataError(
@@ -103,8 +103,8 @@ def _span(where: str, span: Any, text: str) -> Entity:
         names = ("label", "start", "end") if isinstance(span[0], str) else ("start", "end", "label")
         span = dict(zip(names, span, strict=True))
     known: Mapping[str, Any] = span if isinstance(span, dict) else {}
-    start, stop, kind = whole(_named(known, STARTS)), whole(_named(known, STOPS)), _named(known, KINDS)
-    length = whole(known.get("length"))
+    start, stop, kind = parse_integer(_named(known, STARTS)), parse_integer(_named(known, STOPS)), _named(known, KINDS)
+    length = parse_integer(known.get("length"))
     stop = start + length if stop is None and start is not None and length is not None else stop
     kind = kind[0] if isinstance(kind, list) and len(kind) == 1 else kind
     label = label_name(kind)
@@ -122,7 +122,7 @@ def _span(where: str, span: Any, text: str) -> Entity:
         what = f"the span says it is {_shown(said)}, and these characters are {_shown(marked)}"
         raise DataError(what, where=where, fix="count in characters, not bytes, from 0; the end is after the last")
     start += len(marked) - len(marked.lstrip())
-    return Entity(start, start + len(marked.strip()), string(where, {"label": label}, "label"))
+    return Entity(start, start + len(marked.strip()), require_string(where, {"label": label}, "label"))
 
 
 def _named(known: Mapping[str, Any], names: Sequence[str]) -> Any:
@@ -146,7 +146,7 @@ def conll(where: str, fields: Fields) -> Record:
     text = inside = ""
     for place, (token, tag) in enumerate(zip(tokens, tags, strict=True)):
         here = _place(where, tags, place)
-        token = string(here, {"tokens": token}, "tokens")
+        token = require_string(here, {"tokens": token}, "tokens")
         start = len(text) + bool(text)
         text += f" {token}" if text else token
         mark, label = _tag(here, tag)
@@ -166,11 +166,11 @@ def _place(where: str, tags: Sequence[Any], place: int) -> str:
 
 def _tag(where: str, tag: Any) -> tuple[str, str]:
     """(mark, kind) of a tag."""
-    if whole(tag) is not None or tag is None:
+    if parse_integer(tag) is not None or tag is None:
         fix = "name the tags: a saved dataset or a Parquet file may in its features; or write B-label, I-label, O"
-        what = "no tag" if tag is None or whole(tag) == -1 else f"tag {tag!r} is a number without a name"
+        what = "no tag" if tag is None or parse_integer(tag) == -1 else f"tag {tag!r} is a number without a name"
         raise DataError(what, where=f"{where}, field tags", fix=fix)
-    mark, _, label = string(where, {"tags": tag}, "tags").strip().partition("-")
+    mark, _, label = require_string(where, {"tags": tag}, "tags").strip().partition("-")
     if mark == "O" and not label:
         return mark, label
     if len(mark) != 1 or mark not in MARKS or not label:
@@ -186,12 +186,12 @@ def paired(where: str, fields: Fields) -> Record:
     """A text and one that belongs to it, with what does not: `negatives`, `neg`, `negative_1` …"""
     given = [value for name, value in fields.items() if NEGATIVE.fullmatch(name) and value is not None]
     listed = [one for value in given for one in (value if isinstance(value, list) else [value])]
-    negatives = tuple(string(where, {"negatives": one}, "negatives") for one in listed)
+    negatives = tuple(require_string(where, {"negatives": one}, "negatives") for one in listed)
     belongs = fields["positive"]
     if isinstance(belongs, list) and len(belongs) > 1:
         raise DataError("several positives", where=f"{where}, field positive", fix="write a row for each of them")
     belongs = belongs[0] if isinstance(belongs, list) and belongs else belongs
-    anchor, positive = string(where, fields, "anchor"), string(where, {"positive": belongs}, "positive")
+    anchor, positive = require_string(where, fields, "anchor"), require_string(where, {"positive": belongs}, "positive")
     if positive in negatives:
         raise DataError("positive among the negatives", where=f"{where}, field negatives", fix="remove one of the two")
     label = fields.get("label")
@@ -208,7 +208,9 @@ def compared(where: str, fields: Fields) -> Record:
             where=f"{where}, field score",
             fix="a number from 0, nothing in common, to 1, the same; divide other scales by their largest",
         )
-    return Compared(where, string(where, fields, "sentence1"), string(where, fields, "sentence2"), score)
+    return Compared(
+        where, require_string(where, fields, "sentence1"), require_string(where, fields, "sentence2"), score
+    )
 
 
 def likeness(given: Any) -> float | None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from bottega.data.fields import HALVES, Fields, from_json, string
+from bottega.data.fields import SURROGATES, Fields, parse_json_field, require_string
 from bottega.errors import DataError
 from bottega.records import Chat, Message, Tools, Variables
 
 ROLE = ("role", "from", "author", "speaker", "sender")
+# Keys by which messages tell who speaks, and what is said: OpenAI's, ShareGPT's, and others'.
 SAID = ("content", "value", "text")
-"""Keys by which messages tell who speaks, and what is said: OpenAI's, ShareGPT's, and others'."""
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+# What ShareGPT and others call them.
 OTHER_ROLES = {
     "human": "user",
     "prompter": "user",
@@ -29,32 +30,31 @@ OTHER_ROLES = {
     "tool_response": "tool",
     "tool_result": "tool",
 }
-"""What ShareGPT and others call them."""
 
+# Roles of a message that is nothing but calls, as JSON.
 CALLING = ("function_call", "tool_call", "tool_calls")
-"""Roles of a message that is nothing but calls, as JSON."""
 
+# What the arguments of a call are called.
 ARGUMENTS = ("arguments", "parameters", "input", "args")
-"""What the arguments of a call are called."""
 
+# Keys of a message that are read here; what else it holds its template may show.
 OURS = ("role", "content", "weight", "tool_calls", "function_call")
-"""Keys of a message that are read here; what else it holds its template may show."""
 
 LEARNED = ("loss_weight", "loss_mask", "loss_scale", "loss", "train", "training", "trainable", "is_trainable", "learn")
+# What other tools call a message's share in the loss: true, or a number; or where true leaves it out.
 LEFT_OUT = ("masked", "is_masked", "ignore", "ignore_loss", "no_loss", "skip_loss")
-"""What other tools call a message's share in the loss: true, or a number; or where true leaves it out."""
 
+# What says more than a weight can, or one thing here and the opposite there.
 UNCLEAR = ("train_detail", "training_detail", "loss_detail", "mask", "label_mask", "labels_mask")
-"""What says more than a weight can, or one thing here and the opposite there."""
 
+# The field in which a row gives its chat template further values, as TRL reads it.
 VARIABLES = "chat_template_kwargs"
-"""The field in which a row gives its chat template further values, as TRL reads it."""
 
+# What a template is given by a row's other fields.
 OWN = ("messages", "tools", "documents", "add_generation_prompt")
-"""What a template is given by a row's other fields."""
 
+# A larger weight of a message is a slip, and overflows.
 MOST_WEIGHT = 1e6
-"""A larger weight of a message is a slip, and overflows."""
 
 
 def asked(where: str, *said: str, answer: str, system: str = "") -> Chat:
@@ -85,7 +85,7 @@ def _message(where: str, turn: Any) -> Message:
         raise DataError("a message without role or content", where=where, fix='write {"role": …, "content": …}')
     role = turn["role"].strip().lower() if isinstance(turn["role"], str) else turn["role"]
     if role in CALLING:
-        found = from_json(where, turn["content"])
+        found = parse_json_field(where, turn["content"])
         called = found if isinstance(found, list) else [found]
         role, turn = "assistant", {**turn, "content": None, "tool_calls": called}
     elif turn.get("function_call") and not turn.get("tool_calls"):  # as OpenAI wrote one call before there were lists
@@ -161,7 +161,7 @@ def sound(where: str, name: str, value: Any) -> None:
         text = json.dumps(value, ensure_ascii=False, default=str)
     except (RecursionError, ValueError, TypeError):
         raise DataError(f"{name} is nested too deeply", where=where, fix="write it flatter") from None
-    if not text.isascii() and HALVES.search(text):
+    if not text.isascii() and SURROGATES.search(text):
         raise DataError(f"{name} holds half a character", where=where, fix="write it as Unicode")
 
 
@@ -179,7 +179,7 @@ def _content(where: str, turn: Fields, role: str, calling: bool) -> str:
         content = "".join(part for part in parts if part is not None)
     if content is None and calling:
         content = ""
-    return string(where, {"content": content}, "content", empty=role != "assistant" or calling)
+    return require_string(where, {"content": content}, "content", empty=role != "assistant" or calling)
 
 
 def _part(part: Any) -> str | None:
@@ -192,7 +192,9 @@ def _part(part: Any) -> str | None:
 
 def _calls(where: str, calls: Any) -> list[Fields]:
     """Tool calls as templates take them: `{type, function: {name, arguments}}`, the arguments an object."""
-    calls = from_json(where, calls) if isinstance(calls, str) and calls.lstrip().startswith(("[", "{")) else calls
+    calls = (
+        parse_json_field(where, calls) if isinstance(calls, str) and calls.lstrip().startswith(("[", "{")) else calls
+    )
     calls = [calls] if isinstance(calls, dict) else calls
     if not calls:
         return []
@@ -214,7 +216,7 @@ def _call(where: str, call: Any) -> Fields:
     given = next((name for name in ARGUMENTS if function.get(name) is not None), "arguments")
     arguments = function.get(given)
     if isinstance(arguments, str):
-        arguments = from_json(where, arguments) if arguments.strip() else None
+        arguments = parse_json_field(where, arguments) if arguments.strip() else None
     kept = {name: value for name, value in call.items() if name not in ("function", "name", "arguments", given)}
     own = {name: value for name, value in function.items() if name != given} if function is not call else {}
     called = {**own, "name": function["name"], "arguments": {} if arguments is None else arguments}
@@ -224,7 +226,7 @@ def _call(where: str, call: Any) -> Fields:
 def tools(where: str, fields: Fields) -> Tools:
     """Descriptions of functions, as a list or as the JSON of one."""
     tools = fields.get("tools")
-    tools = from_json(f"{where}, field tools", tools) if isinstance(tools, str) and tools.strip() else tools
+    tools = parse_json_field(f"{where}, field tools", tools) if isinstance(tools, str) and tools.strip() else tools
     tools = [tools] if isinstance(tools, dict) and tools else tools
     if not tools:
         return ()
@@ -237,7 +239,7 @@ def tools(where: str, fields: Fields) -> Tools:
 def variables(where: str, fields: Fields) -> Variables:
     """Further values for the chat template, by their names: an object, or the JSON of one."""
     given, where = fields.get(VARIABLES), f"{where}, field {VARIABLES}"
-    given = from_json(where, given) if isinstance(given, str) and given.strip() else given
+    given = parse_json_field(where, given) if isinstance(given, str) and given.strip() else given
     if not given:
         return {}
     if not isinstance(given, dict):

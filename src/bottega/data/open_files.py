@@ -15,6 +15,7 @@ from bottega.errors import DataError
 
 COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 
+# Byte-order marks, and the encodings that read them and leave them out.
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
@@ -22,7 +23,6 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-"""Byte-order marks, and the encodings that read them and leave them out."""
 
 
 def refuse_what_is_no_file(path: Path) -> None:
@@ -101,8 +101,8 @@ def _not_utf8(path: Path) -> DataError:
     return DataError("not UTF-8 to its end", where=str(path), fix="is the file whole?")
 
 
+# Most characters of a row: one of a hundred million would take minutes and gigabytes, and be cut to a window.
 LONGEST = 1 << 24
-"""Most characters of a row: one of a hundred million would take minutes and gigabytes, and be cut to a window."""
 
 
 def lines(path: Path, file: TextIO) -> Iterator[tuple[int, str]]:

@@ -10,7 +10,7 @@ from os.path import commonprefix
 from typing import Any
 
 from bottega.data import messages as conversations
-from bottega.data.fields import Fields, optional, string, whole
+from bottega.data.fields import Fields, optional_string, parse_integer, require_string
 from bottega.data.messages import VARIABLES, asking, messages
 from bottega.errors import DataError
 from bottega.records import (
@@ -32,21 +32,21 @@ from bottega.records import (
 
 TALKS = ("messages", "conversations", "conversation")
 QUESTIONS = ("question", "problem", "query", "input", "inputs")
+# Names of what is asked.
 PROMPTS = ("prompt", *QUESTIONS, "instruction")
-"""Names of what is asked."""
 
 REPLIES = ("answer", "answers", "solution", "response", "output", "completion", "target", "targets")
+# Names of an answer to a question; and of the right one, where answers are judged.
 RIGHT = (*REPLIES, "ground_truth", "final_answer", "expected_answer", "reference_answer", "gold")
-"""Names of an answer to a question; and of the right one, where answers are judged."""
 
+# Names of the right one of several choices.
 GOLD = ("gold", "answer", "answerKey", "answerkey")
-"""Names of the right one of several choices."""
 
+# What is read beside what is asked, and makes it a conversation, whatever its shape.
 GIVEN = ("system", "history", "tools", "functions", VARIABLES)
-"""What is read beside what is asked, and makes it a conversation, whatever its shape."""
 
+# Where the answer starts in a transcript written as one string (Bai et al. 2022, HH-RLHF).
 TURN = "\n\nAssistant:"
-"""Where the answer starts in a transcript written as one string (Bai et al. 2022, HH-RLHF)."""
 
 Turns = tuple[Message, ...]
 
@@ -75,7 +75,7 @@ def _asked(where: str, fields: Fields) -> Prompt:
     if fields.get("prompt") is not None:
         asked = fields["prompt"]
         said = isinstance(asked, list) or _is_said(asked)
-        return _turns(where, asked, "prompt") if said else string(where, fields, "prompt")
+        return _turns(where, asked, "prompt") if said else require_string(where, fields, "prompt")
     talk = next((name for name in TALKS if fields.get(name) is not None), None)
     if talk is not None:
         return messages(where, fields, talk)
@@ -83,18 +83,18 @@ def _asked(where: str, fields: Fields) -> Prompt:
 
 
 def _instruction_turns(where: str, fields: Fields) -> Turns:
-    more = optional(where, fields, "input") or optional(where, fields, "context")
-    return asking(string(where, fields, "instruction"), more)
+    more = optional_string(where, fields, "input") or optional_string(where, fields, "context")
+    return asking(require_string(where, fields, "instruction"), more)
 
 
 def _question_turns(where: str, fields: Fields) -> Turns:
     name = next((name for name in QUESTIONS if name in fields), "question")
-    return asking(optional(where, fields, "context"), string(where, fields, name))
+    return asking(optional_string(where, fields, "context"), require_string(where, fields, name))
 
 
 def _begun(where: str, fields: Fields, turns: Turns) -> Turns:
     """Turns after what the row has beside them: a system message, and what was said before."""
-    system, past = optional(where, fields, "system"), tuple(_history(where, fields))
+    system, past = optional_string(where, fields, "system"), tuple(_history(where, fields))
     given = [Message("system", system)] if system else []
     given += [turn for part in (past, turns) for turn in part[:1] if turn.role == "system"]
     for other in given[1:]:
@@ -125,8 +125,8 @@ def _history(where: str, fields: Fields) -> Iterator[Message]:
             fix = 'write [["question", "answer"], …]'
             raise DataError("not a question and its answer", where=f"{where}, field history[{number}]", fix=fix)
         asked, answer = ({"history": part} for part in pair)
-        yield Message("user", string(where, asked, "history"))
-        yield Message("assistant", string(where, answer, "history"))
+        yield Message("user", require_string(where, asked, "history"))
+        yield Message("assistant", require_string(where, answer, "history"))
 
 
 def _turns(where: str, given: Any, name: str) -> Turns:
@@ -170,31 +170,39 @@ def _alike(some: Sequence[Message], others: Sequence[Message]) -> bool:
 
 
 def text(where: str, fields: Fields) -> Record:
-    return Text(where, string(where, fields, "text"))
+    return Text(where, require_string(where, fields, "text"))
 
 
 def prompted(where: str, fields: Fields) -> Record:
     """Texts as they are; or a conversation, of which the completion alone is learned."""
     asked, answer = fields["prompt"], fields["completion"]
     if not _is_said(asked) and not _is_said(answer) and not any(fields.get(name) for name in GIVEN):
-        return Prompted(where, string(where, fields, "prompt", empty=True), string(where, fields, "completion"))
+        return Prompted(
+            where, require_string(where, fields, "prompt", empty=True), require_string(where, fields, "completion")
+        )
     said = _turns(where, answer, "completion") if _is_said(answer) else ()
     if said and not any(turn.role == "assistant" for turn in said):
         raise DataError("no assistant message", where=f"{where}, field completion", fix="the answer is the assistant's")
     before = _begun(where, fields, _prompt_turns(where, asked))
     before = tuple(replace(turn, weight=0.0) if turn.role == "assistant" else turn for turn in before)
     return Chat(
-        where, (*before, *(said or [Message("assistant", string(where, fields, "completion"))])), *_given(where, fields)
+        where,
+        (*before, *(said or [Message("assistant", require_string(where, fields, "completion"))])),
+        *_given(where, fields),
     )
 
 
 def _prompt_turns(where: str, asked: Any) -> Turns:
-    return _turns(where, asked, "prompt") if _is_said(asked) else asking(string(where, {"prompt": asked}, "prompt"))
+    return (
+        _turns(where, asked, "prompt")
+        if _is_said(asked)
+        else asking(require_string(where, {"prompt": asked}, "prompt"))
+    )
 
 
 def instruction(where: str, fields: Fields) -> Record:
     asked = _begun(where, fields, _instruction_turns(where, fields))
-    return Chat(where, (*asked, Message("assistant", string(where, fields, "output"))), *_given(where, fields))
+    return Chat(where, (*asked, Message("assistant", require_string(where, fields, "output"))), *_given(where, fields))
 
 
 def _first(answers: Any) -> Any:
@@ -210,8 +218,8 @@ def question(where: str, fields: Fields) -> Record:
     if answer is None or answer == []:
         fix = "write what is to be said, or leave such rows out with data.bad_rows=drop"
         raise DataError("no answer", where=f"{where}, field answer", fix=fix)
-    said = Message("assistant", string(where, {"answer": _as_text(answer)}, "answer"))
-    asked = asking(optional(where, fields, "context"), string(where, fields, "question"))
+    said = Message("assistant", require_string(where, {"answer": _as_text(answer)}, "answer"))
+    asked = asking(optional_string(where, fields, "context"), require_string(where, fields, "question"))
     return Chat(where, (*_begun(where, fields, asked), said), *_given(where, fields))
 
 
@@ -227,8 +235,8 @@ def summary(where: str, fields: Fields) -> Record:
         "source": " ".join(map(str, source)) if isinstance(source, list) else source,
         "summary": target[0] if isinstance(target, list) and target else target,
     }
-    answer = string(where, texts, "summary")
-    return conversations.asked(where, "Summarise:", string(where, texts, "source"), answer=answer)
+    answer = require_string(where, texts, "summary")
+    return conversations.asked(where, "Summarise:", require_string(where, texts, "source"), answer=answer)
 
 
 def choice(where: str, fields: Fields) -> Record:
@@ -236,10 +244,10 @@ def choice(where: str, fields: Fields) -> Record:
     (choices, letters), gold = _choices(fields["choices"]), fields["gold"]
     if not isinstance(choices, list) or len(choices) < 2:
         raise DataError("fewer than two choices", where=f"{where}, field choices", fix='write ["…", "…"]')
-    texts = tuple(string(where, {"choices": _as_text(choice)}, "choices") for choice in choices)
+    texts = tuple(require_string(where, {"choices": _as_text(choice)}, "choices") for choice in choices)
     named: list[list[Any]] = [letters if isinstance(letters, list) else []]
     named += [[chr(65 + n) for n in range(len(texts))], list(texts), [str(n) for n in range(len(texts))]]
-    number = whole(gold)
+    number = parse_integer(gold)
     place = number if number is not None else next((names.index(gold) for names in named if gold in names), -1)
     if not 0 <= place < len(texts):
         raise DataError(
@@ -247,7 +255,7 @@ def choice(where: str, fields: Fields) -> Record:
             where=f"{where}, field gold",
             fix="the number of the right choice, from 0; its letter; or its text",
         )
-    return Choice(where, string(where, fields, "question"), texts, place)
+    return Choice(where, require_string(where, fields, "question"), texts, place)
 
 
 def lettered_choice(where: str, fields: Fields) -> Record:
@@ -261,7 +269,7 @@ def lettered_choice(where: str, fields: Fields) -> Record:
             where=f"{where}, field gold",
             fix="the letter of the right choice; its number, from 0; or its text",
         )
-    (asked,) = asking(optional(where, fields, "context"), string(where, fields, "question"))
+    (asked,) = asking(optional_string(where, fields, "context"), require_string(where, fields, "question"))
     return choice(where, {"question": asked.content, "choices": list(texts.values()), "gold": list(texts).index(right)})
 
 
@@ -279,7 +287,7 @@ def _lettered(fields: Fields) -> dict[str, Any]:
 
 def _letter(choices: dict[str, Any], gold: Any) -> str:
     """The letter of the choice that an answer names: by it, by a number from 0, or by the text; "" for none."""
-    number = whole(gold)
+    number = parse_integer(gold)
     if number is None and isinstance(gold, str):
         found = re.fullmatch(r"\(?(?:[Oo]ption[_ ])?([A-Ja-j])\)?[.:]?", gold.strip())
         if found and found[1].upper() in choices:
@@ -290,8 +298,8 @@ def _letter(choices: dict[str, Any], gold: Any) -> str:
     return next((letter for letter, text in choices.items() if gold is not None and text == gold), "")
 
 
+# Names of such fields.
 LETTERED = re.compile("(?:[Oo]ption[_ ])?([A-Ja-j])")
-"""Names of such fields."""
 
 
 def _choices(given: Any) -> tuple[Any, Any]:
@@ -329,7 +337,7 @@ def _right(where: str, fields: Fields) -> str:
     judge = fields.get("reward_model")
     fields = {**judge, **fields} if isinstance(judge, dict) else fields
     name = next((name for name in RIGHT if fields.get(name) not in (None, "")), None)
-    return string(where, {name: _as_text(_first(fields[name]))}, name) if name else ""
+    return require_string(where, {name: _as_text(_first(fields[name]))}, name) if name else ""
 
 
 # Preferences and verdicts
@@ -349,7 +357,7 @@ def preference(where: str, fields: Fields) -> Record:
 def _pair(where: str, fields: Fields) -> Preference:
     if _is_said(fields["chosen"]):
         return _transcripts(where, fields)
-    chosen, rejected = string(where, fields, "chosen"), string(where, fields, "rejected")
+    chosen, rejected = require_string(where, fields, "chosen"), require_string(where, fields, "rejected")
     if _is_asked(fields):
         return Preference(where, _prompt(where, fields), chosen, rejected, *_given(where, fields))
     start = _answer_start(commonprefix([chosen, rejected]))
@@ -399,7 +407,7 @@ def _before(where: str, fields: Fields) -> Turns:
 
 def _alone(where: str, fields: Fields) -> Turns:
     """What a row has beside transcripts that hold all else."""
-    system = optional(where, fields, "system")
+    system = optional_string(where, fields, "system")
     return (*((Message("system", system),) if system else ()), *_history(where, fields))
 
 
@@ -419,7 +427,7 @@ def flag(value: Any) -> bool | None:
     """Whether a label says good, or bad; None where it says neither."""
     if isinstance(value, bool):
         return value
-    return FLAGS.get(value.strip().lower() if isinstance(value, str) else str(whole(value)))
+    return FLAGS.get(value.strip().lower() if isinstance(value, str) else str(parse_integer(value)))
 
 
 def unpaired(where: str, fields: Fields) -> Record:
@@ -432,7 +440,7 @@ def unpaired(where: str, fields: Fields) -> Record:
     given = fields.get("completion", fields.get("messages"))
     if not _is_said(given):
         prompt = _prompt(where, fields)
-        return Unpaired(where, prompt, string(where, fields, "completion"), desirable, *_given(where, fields))
+        return Unpaired(where, prompt, require_string(where, fields, "completion"), desirable, *_given(where, fields))
     told = "completion" not in fields
     name = "messages" if told else "completion"
     turns = _turns(where, given, name)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bottega.batch import Example
-from bottega.data.example_cache import Shelf
+from bottega.data.example_cache import ExampleCache
 from bottega.data.windows import Windows
 from bottega.errors import DataError
 from bottega.objectives import OnPolicy
@@ -23,7 +23,7 @@ from bottega.tokenization.codec import Codec
 DEFAULT_EXAMPLES = 16
 
 
-class Taken(NamedTuple):
+class SampledExample(NamedTuple):
     """An example, by its number, and how many passes over its source came before."""
 
     example: int
@@ -43,7 +43,7 @@ class Update:
     passed: int = 0
 
 
-class _Draw(NamedTuple):
+class _Selection(NamedTuple):
     """The examples of an update, how many of the stream they took, and how many draws of it were passed over."""
 
     examples: list[Example]
@@ -51,7 +51,7 @@ class _Draw(NamedTuple):
     passed: int
 
 
-class Feed:
+class Sampler:
     """The updates of a run: shuffles of the examples, one after the other without end, cut into updates.
 
     No example is left out at the end of an epoch: the update that reaches it goes on into the next shuffle. Where
@@ -60,7 +60,7 @@ class Feed:
     together no update is made: the next ones are taken.
     """
 
-    def __init__(self, examples: Shelf, recipe: Recipe, codec: Codec) -> None:
+    def __init__(self, examples: ExampleCache, recipe: Recipe, codec: Codec) -> None:
         self.examples, self.seed, self.objective = examples, recipe.seed, recipe.objective
         moving = recipe.data.windows == "moving" and recipe.too_long == "split"
         self.windows = Windows(examples, recipe.objective, codec, recipe.seed, moving=moving)
@@ -105,43 +105,45 @@ class Feed:
             yield Update(number, draw.examples, position, draw.passed)
             draw = None if last else draw._replace(passed=0)
 
-    def _draw(self, stream: Iterator[Taken]) -> _Draw:
+    def _draw(self, stream: Iterator[SampledExample]) -> _Selection:
         """The next examples that have something to teach; a DataError where there are none."""
         size, passed = 0, 0
         while size <= self._all:
             taken = self._take(stream)
             size, examples = size + len(taken), [self.windows.example(*one) for one in taken]
             if self.objective.teaches(examples):
-                return _Draw(examples, size, passed)
+                return _Selection(examples, size, passed)
             passed += 1
-        raise nothing_to_tell(examples, "raise optim.examples, give negatives, or leave out a label that all rows have")
+        raise _no_contrast_error(
+            examples, "raise optim.examples, give negatives, or leave out a label that all rows have"
+        )
 
     @property
     def _all(self) -> int:
         """How much of the stream surely holds every example, each in an update with others."""
         return self.epoch_examples * (1 + max(math.ceil(len(own) / count) for own, count in self.parts))
 
-    def _take(self, stream: Iterator[Taken]) -> list[Taken]:
+    def _take(self, stream: Iterator[SampledExample]) -> list[SampledExample]:
         """The next update's examples: so many, or as many as reach so many tokens."""
         if self.update_tokens is None:
             return list(islice(stream, self.update_examples))
-        taken, tokens = list[Taken](), 0
+        taken, tokens = list[SampledExample](), 0
         while tokens < self.update_tokens:
             taken.append(next(stream))
             tokens += self.windows.tokens(*taken[-1])
         return taken
 
-    def _stream(self, position: int) -> Iterator[Taken]:
+    def _stream(self, position: int) -> Iterator[SampledExample]:
         epoch, place = divmod(position, self.epoch_examples)
         while True:
-            yield from (Taken(*one) for one in self._epoch(epoch)[place:].tolist())
+            yield from (SampledExample(*one) for one in self._epoch(epoch)[place:].tolist())
             epoch, place = epoch + 1, 0
 
     def _epoch(self, epoch: int) -> NDArray[np.int64]:
         """[epoch_examples, 2] the examples of an epoch in their order, each with the pass over its source."""
         drawn = [self._drawn(number, own, count, epoch) for number, (own, count) in enumerate(self.parts)]
         whole: NDArray[np.int64] = np.concatenate(drawn)
-        return whole[shuffled(self.epoch_examples, self.seed, "shuffle", epoch)]
+        return whole[permutation(self.epoch_examples, self.seed, "shuffle", epoch)]
 
     def _drawn(self, number: int, own: NDArray[np.int64], count: int, epoch: int) -> NDArray[np.int64]:
         """[count, 2] a source's share of an epoch: the next `count` of an endless row of its own shuffles."""
@@ -149,29 +151,29 @@ class Feed:
             return np.stack([own, np.full(count, epoch)], axis=1)
         first = epoch * count
         passes = range(first // len(own), (first + count - 1) // len(own) + 1)
-        order = np.concatenate([shuffled(len(own), self.seed, "mix", number, turn) for turn in passes])
+        order = np.concatenate([permutation(len(own), self.seed, "mix", number, turn) for turn in passes])
         places = np.arange(first, first + count)
         return np.stack([own[order[places - passes[0] * len(own)]], places // len(own)], axis=1)
 
 
-def judged(examples: Sequence[Example], recipe: Recipe) -> list[list[Example]]:
+def validation_groups(examples: Sequence[Example], recipe: Recipe) -> list[list[Example]]:
     """Validation examples in parts that are judged together, all of about the size of an update.
 
     Parts in which there is nothing to tell apart are left out; a DataError where that is all of them.
     """
     parts = -(-len(examples) // (recipe.optim.examples or DEFAULT_EXAMPLES))
-    order = shuffled(len(examples), recipe.seed, "validation parts")
+    order = permutation(len(examples), recipe.seed, "validation parts")
     found = [[examples[number] for number in part] for part in np.array_split(order, parts)] if parts else []
     told = [part for part in found if recipe.objective.teaches(part)]
     if found and not told:
-        raise nothing_to_tell(found[0], "hold out more rows that differ, or give them negatives: data.validation")
+        raise _no_contrast_error(found[0], "hold out more rows that differ, or give them negatives: data.validation")
     return told
 
 
-def nothing_to_tell(examples: Sequence[Example], fix: str) -> DataError:
+def _no_contrast_error(examples: Sequence[Example], fix: str) -> DataError:
     where = ", ".join(example.id for example in examples[:3])
     return DataError("every text belongs to every other, so there is nothing to tell apart", where=where, fix=fix)
 
 
-def shuffled(count: int, seed: int, purpose: str, *numbers: int) -> NDArray[np.int64]:
+def permutation(count: int, seed: int, purpose: str, *numbers: int) -> NDArray[np.int64]:
     return np.random.default_rng(derive(seed, purpose, *numbers)).permutation(count)

@@ -23,7 +23,7 @@ from bottega.data.table_files import as_declared
 from bottega.errors import BottegaError, DataError
 from bottega.recipe.schema import Layout, Source
 
-DATASET_MARKS = ("dataset_dict.json", "state.json")
+DATASET_FILES = ("dataset_dict.json", "state.json")
 SLICE = re.compile(r"(?P<name>[^\[\]+]+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 
 
@@ -36,7 +36,7 @@ class SourceSlice(NamedTuple):
 
     def bounds(self, count: int) -> tuple[int, int]:
         """First row and the one after the last, of `count`."""
-        first, last = (0 if bound is None else _place(bound, count) for bound in (self.start, self.stop))
+        first, last = (0 if bound is None else _row_index(bound, count) for bound in (self.start, self.stop))
         return first, count if self.stop is None else last
 
     @property
@@ -50,7 +50,7 @@ def open_sources(sources: Sequence[Source], others: Sequence[Source] = ()) -> It
     names = Counter(path.name for path in {Path(source.path) for source in (*sources, *others)})
     for number, source in enumerate(sources):
         path = Path(source.path)
-        yield number, _rows(source, path.name if names[path.name] == 1 else f"{path.parent.name}/{path.name}")
+        yield number, _source_rows(source, path.name if names[path.name] == 1 else f"{path.parent.name}/{path.name}")
 
 
 def source_files(source: Source) -> list[Path]:
@@ -60,14 +60,14 @@ def source_files(source: Source) -> list[Path]:
         refuse_what_is_no_file(path)
         return [path] if path.is_absolute() else []
     if _is_dataset(path):
-        return [file for file in _inside(path) if suffix(file) == ".arrow"]
-    return [file for file in _inside(path) if readable(file, source)]
+        return [file for file in _list_files(path) if suffix(file) == ".arrow"]
+    return [file for file in _list_files(path) if readable(file, source)]
 
 
-def _rows(source: Source, name: str) -> Iterator[RawRow]:
-    path, parts = Path(source.path), _parts(source)
+def _source_rows(source: Source, name: str) -> Iterator[RawRow]:
+    path, parts = Path(source.path), _parse_split(source)
     if not path.is_absolute() or _is_dataset(path):
-        return chain.from_iterable(_dataset(source, name, part) for part in parts)
+        return chain.from_iterable(_dataset_rows(source, name, part) for part in parts)
     for part in parts:
         if part.split != "train":
             raise DataError(
@@ -75,10 +75,10 @@ def _rows(source: Source, name: str) -> Iterator[RawRow]:
                 where=source.path,
                 fix=f"name the file of the split, or its key in one JSON: field: {part.split}; or slice it as train[…]",
             )
-    return chain.from_iterable(_slice(source, name, part) for part in parts)
+    return chain.from_iterable(_slice_rows(source, name, part) for part in parts)
 
 
-def _parts(source: Source) -> list[SourceSlice]:
+def _parse_split(source: Source) -> list[SourceSlice]:
     found = []
     for text in (source.split or "train").split("+"):
         match = SLICE.fullmatch(text.strip())
@@ -88,7 +88,7 @@ def _parts(source: Source) -> list[SourceSlice]:
     return found
 
 
-def _place(bound: str, count: int) -> int:
+def _row_index(bound: str, count: int) -> int:
     number = round(int(bound[:-1]) * count / 100) if bound.endswith("%") else int(bound)
     return min(max(number + count if number < 0 else number, 0), count)
 
@@ -96,14 +96,14 @@ def _place(bound: str, count: int) -> int:
 # Files and folders
 
 
-def _slice(source: Source, name: str, part: SourceSlice) -> Iterator[RawRow]:
+def _slice_rows(source: Source, name: str, part: SourceSlice) -> Iterator[RawRow]:
     """The rows of a file or folder within a slice; they are counted first only where its bounds ask for that."""
-    count = sum(1 for _ in _all(source, name)) if part.needs_count else sys.maxsize
+    count = sum(1 for _ in _all_rows(source, name)) if part.needs_count else sys.maxsize
     first, end = part.bounds(count)
-    return _some(islice(_all(source, name), first, max(first, end)), source.path, part)
+    return _refuse_empty_slice(islice(_all_rows(source, name), first, max(first, end)), source.path, part)
 
 
-def _some(kept: Iterator[RawRow], path: str, part: SourceSlice) -> Iterator[RawRow]:
+def _refuse_empty_slice(kept: Iterator[RawRow], path: str, part: SourceSlice) -> Iterator[RawRow]:
     first = next(kept, None)
     if first is None:
         raise DataError(
@@ -114,25 +114,25 @@ def _some(kept: Iterator[RawRow], path: str, part: SourceSlice) -> Iterator[RawR
     return chain([first], kept)
 
 
-def _all(source: Source, name: str) -> Iterator[RawRow]:
+def _all_rows(source: Source, name: str) -> Iterator[RawRow]:
     path = Path(source.path)
     if not os.path.isdir(path):
-        return _file(path, name, source)
-    found = [file for file in _inside(path) if readable(file, source)]
+        return _file_rows(path, name, source)
+    found = [file for file in _list_files(path) if readable(file, source)]
     if not found:
         raise DataError(
             "the folder holds no file that can be read", where=str(path), fix=f"it reads {' '.join(READERS)}"
         )
-    return chain.from_iterable(_file(file, str(Path(name) / file.relative_to(path)), source) for file in found)
+    return chain.from_iterable(_file_rows(file, str(Path(name) / file.relative_to(path)), source) for file in found)
 
 
-def _file(path: Path, name: str, source: Source) -> Iterator[RawRow]:
+def _file_rows(path: Path, name: str, source: Source) -> Iterator[RawRow]:
     refuse_what_is_no_file(path)  # before a look into it, which would wait for what a pipe may bring
     counted = unit(path, source)
     return ((f"{name} {counted} {line}", fields) for line, fields in read(path, source))
 
 
-def _inside(folder: Path) -> list[Path]:
+def _list_files(folder: Path) -> list[Path]:
     """Every file below a folder, hidden ones apart, in the order of their names."""
     return sorted(
         path
@@ -145,18 +145,18 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def _is_dataset(path: Path) -> bool:
-    return any(os.path.exists(path / mark) for mark in DATASET_MARKS)
+    return any(os.path.exists(path / mark) for mark in DATASET_FILES)
 
 
-def _dataset(source: Source, name: str, part: SourceSlice) -> Iterator[RawRow]:
+def _dataset_rows(source: Source, name: str, part: SourceSlice) -> Iterator[RawRow]:
     """Rows of a dataset on disk (`save_to_disk`) or on the hub; one from the hub may be streamed."""
-    with _named_loading(source):
-        found, count = _loaded(source, part)
+    with _library_errors_as_data_errors(source):
+        found, count = _load_split(source, part)
     first, end = part.bounds(count)
     label = name if part.split == "train" else f"{name} {part.split}"
 
     def rows() -> Iterator[RawRow]:
-        with _named_loading(source):
+        with _library_errors_as_data_errors(source):
             for number, row in enumerate(found(first, end), first + 1):
                 refuse_long(Path(label), number, characters(row), "row")
                 yield f"{label} row {number}", row
@@ -165,7 +165,7 @@ def _dataset(source: Source, name: str, part: SourceSlice) -> Iterator[RawRow]:
 
 
 @contextmanager
-def _named_loading(source: Source) -> Iterator[None]:
+def _library_errors_as_data_errors(source: Source) -> Iterator[None]:
     """What `datasets` raises, which is whatever its loaders raise, as a DataError."""
     try:
         yield
@@ -179,11 +179,11 @@ def _named_loading(source: Source) -> Iterator[None]:
         raise DataError(f"{missing}{reason}", where=source.path, fix=fix) from None
 
 
-Found = tuple[Callable[[int, int], Iterator[Fields | DataError]], int]
-"""(from, to → rows, number of rows)."""
+# (from, to → rows, number of rows).
+SliceReader = tuple[Callable[[int, int], Iterator[Fields | DataError]], int]
 
 
-def _loaded(source: Source, part: SourceSlice) -> Found:
+def _load_split(source: Source, part: SourceSlice) -> SliceReader:
     """The rows of one split."""
     import datasets
 
@@ -191,7 +191,7 @@ def _loaded(source: Source, part: SourceSlice) -> Found:
     if Path(source.path).is_absolute():
         loaded = datasets.load_from_disk(source.path)
         whole = loaded[part.split] if isinstance(loaded, dict) else loaded
-    elif not source.stream and (written := _as_written(source, part)) is not None:
+    elif not source.stream and (written := _load_json_files(source, part)) is not None:
         return written
     else:
         whole = datasets.load_dataset(source.path, source.config, split=part.split, streaming=source.stream)
@@ -207,7 +207,7 @@ def _loaded(source: Source, part: SourceSlice) -> Found:
     return lambda first, end: map(named, whole.skip(first).take(end - first)), int(part.stop or sys.maxsize)
 
 
-def _as_written(source: Source, part: SourceSlice) -> Found | None:
+def _load_json_files(source: Source, part: SourceSlice) -> SliceReader | None:
     """The rows of a dataset that is JSON files, read from these; None for any other.
 
     The library takes a column of texts that look like dates for times, and what is learned would not be what the files
@@ -224,13 +224,13 @@ def _as_written(source: Source, part: SourceSlice) -> Found | None:
     declared = as_declared(features.to_dict() if features else {}, made=False)
 
     def rows(first: int, end: int) -> Iterator[Fields | DataError]:
-        found = (fields for file in files for _, fields in read(file, Layout(reader=_json_reader(file))))
+        found = (fields for file in files for _, fields in read(file, Layout(reader=_detect_json_reader(file))))
         return (one if isinstance(one, DataError) else declared(one) for one in islice(found, first, max(first, end)))
 
     return rows, sum(1 for _ in rows(0, sys.maxsize)) if part.needs_count else int(part.stop or sys.maxsize)
 
 
-def _json_reader(path: Path) -> Literal["json", "jsonl"]:
+def _detect_json_reader(path: Path) -> Literal["json", "jsonl"]:
     """What reads a file of JSON whose name says nothing of it."""
     with path.open("rb") as file:
         return "json" if file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[") else "jsonl"

@@ -33,11 +33,11 @@ class Split:
         keys, labels, documents = array("Q"), array("l"), True
         numbers = dict[str, int]()
         for record in records:
-            keys.append(_key(record.prompt_key))
-            labels.append(numbers.setdefault(_label(record), len(numbers)) if stratified else 0)
+            keys.append(_hash_prompt(record.prompt_key))
+            labels.append(numbers.setdefault(_label_of(record), len(numbers)) if stratified else 0)
             documents = documents and isinstance(record, Text) and not record.answer
         cut = documents and len(keys) < 2 / fraction
-        self.held = None if cut else _held_out(np.array(keys, np.uint64), np.array(labels), fraction, seed)
+        self.held = None if cut else _select_validation(np.array(keys, np.uint64), np.array(labels), fraction, seed)
 
     def sides(self, number: int, record: Record) -> Iterator[tuple[Side, Record]]:
         """The sides a record of the stream stands on, by its number: one, or both with a part each."""
@@ -50,15 +50,17 @@ class Split:
         yield "validation", replace(record, text=record.text[cut:])
 
 
-def _key(prompt: str) -> int:
+def _hash_prompt(prompt: str) -> int:
     return int.from_bytes(hashlib.blake2b(prompt.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
 
 
-def _label(record: Record) -> str:
+def _label_of(record: Record) -> str:
     return record.label if isinstance(record, Labelled) else ""
 
 
-def _held_out(keys: NDArray[np.uint64], labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
+def _select_validation(
+    keys: NDArray[np.uint64], labels: NDArray[np.int64], fraction: float, seed: int
+) -> NDArray[np.bool_]:
     """[rows] which rows validate; rows with one key stay together, and count for the label of the first of them."""
     _, first, group, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
     sizes: list[int] = counts.tolist()
@@ -68,10 +70,10 @@ def _held_out(keys: NDArray[np.uint64], labels: NDArray[np.int64], fraction: flo
     for number, label in zip(order, labels[first[order]].tolist(), strict=True):
         strata[label].append(number)
     if len(strata) > 1:
-        chosen = [number for stratum in strata.values() for number in _part(stratum, sizes, fraction)]
+        chosen = [number for stratum in strata.values() for number in _select_from_label(stratum, sizes, fraction)]
     else:
         # Less a hair, because 0.1 × 70 is a little above 7 in binary.
-        chosen = _taken(order, sizes, math.ceil(fraction * len(keys) - 1e-9))
+        chosen = _select_groups(order, sizes, math.ceil(fraction * len(keys) - 1e-9))
     if not 0 < sum(sizes[number] for number in chosen) < len(keys):
         raise DataError(
             f"{len(keys)} rows with {len(sizes)} different prompts cannot be split by {fraction}",
@@ -81,13 +83,13 @@ def _held_out(keys: NDArray[np.uint64], labels: NDArray[np.int64], fraction: flo
     return np.asarray(np.isin(group, chosen))
 
 
-def _part(stratum: Sequence[int], sizes: Sequence[int], fraction: float) -> list[int]:
+def _select_from_label(stratum: Sequence[int], sizes: Sequence[int], fraction: float) -> list[int]:
     """The groups of a label to hold out: the fraction, rounded, and at least one where that leaves another."""
     wanted = max(1, round(fraction * sum(sizes[number] for number in stratum)))
-    return _taken(stratum, sizes, wanted)[: len(stratum) - 1]
+    return _select_groups(stratum, sizes, wanted)[: len(stratum) - 1]
 
 
-def _taken(order: Sequence[int], sizes: Sequence[int], wanted: int) -> list[int]:
+def _select_groups(order: Sequence[int], sizes: Sequence[int], wanted: int) -> list[int]:
     """Groups that hold as many rows as wanted, or the fewest more.
 
     A group too large for what is still wanted waits: it is taken, the smallest first, only when nothing else is left.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bottega.data import open_files
-from bottega.data.fields import Fields, Rows
+from bottega.data.fields import Fields, NumberedRows
 from bottega.data.open_files import binary, characters, no_such_file, opened, refuse_long, refuse_nul_lines
 from bottega.errors import DataError
 from bottega.recipe.schema import Layout
@@ -20,16 +20,16 @@ HEADLESS = "or is the first line a row? then data.header=false data.columns=[tex
 # CSV and TSV
 
 
-def table(delimiter: str) -> Callable[[Path, Layout], Rows]:
+def table(delimiter: str) -> Callable[[Path, Layout], NumberedRows]:
     """A reader of tables whose cells are parted by `delimiter`, unless the layout names another."""
 
-    def rows(path: Path, layout: Layout) -> Rows:
+    def rows(path: Path, layout: Layout) -> NumberedRows:
         yield from _under_header(path, "line", _cells(path, layout.delimiter or delimiter, layout.encoding), layout)
 
     return rows
 
 
-def _under_header(path: Path, unit: str, lines: Iterator[tuple[int, list[str]]], layout: Layout) -> Rows:
+def _under_header(path: Path, unit: str, lines: Iterator[tuple[int, list[str]]], layout: Layout) -> NumberedRows:
     """The lines by the names of their cells: those of the first line, or those the layout gives."""
     header = list(layout.columns)
     if layout.has_header:
@@ -72,7 +72,7 @@ def _cells(path: Path, delimiter: str, encoding: str | None) -> Iterator[tuple[i
 # Spreadsheets
 
 
-def spreadsheet(path: Path, layout: Layout) -> Rows:
+def spreadsheet(path: Path, layout: Layout) -> NumberedRows:
     """The rows of one sheet, its cells as text, as a CSV of it would have them; the line is the number of the row."""
     try:
         import python_calamine as calamine
@@ -121,7 +121,7 @@ def _shown(cell: Any) -> str:
 # Parquet
 
 
-def parquet(path: Path, layout: Layout) -> Rows:
+def parquet(path: Path, layout: Layout) -> NumberedRows:
     """Rows of a Parquet file; the line is the number of the row."""
     import pyarrow
     from pyarrow import parquet

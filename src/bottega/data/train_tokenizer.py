@@ -12,21 +12,27 @@ from bottega.errors import DataError, RunError, is_disk_full
 from bottega.recipe.schema import Source
 from bottega.tokenization.special_tokens import FIM_TOKENS
 
-END = "<|endoftext|>"
+END_OF_TEXT = "<|endoftext|>"
 
 SENTINELS = tuple(f"<extra_id_{number}>" for number in range(100))
 
-Kind = Literal["bytes", "characters", "wordpieces"]
+TokenizerKind = Literal["bytes", "characters", "wordpieces"]
 
-MARKS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
-"""What an encoder's tokenizer has beside pieces of words."""
+# What an encoder's tokenizer has beside pieces of words.
+ENCODER_TOKENS = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
 
 
 def train_tokenizer(
     files: Sequence[Path],
     vocabulary: int,
     out: Path,
-    kind: Kind = "bytes",
+    kind: TokenizerKind = "bytes",
     *,
     fim: bool = False,
     span: bool = False,
@@ -55,13 +61,13 @@ def train_tokenizer(
     if taken:
         raise RunError("the folder is not empty", where=str(out), fix="choose another --out")
     if kind == "characters":
-        backend, special = _characters(files), dict[str, str]()
+        backend, special = _train_characters(files), dict[str, str]()
     elif kind == "wordpieces":
-        backend, special = _wordpieces(files, vocabulary, progress), MARKS
+        backend, special = _train_wordpiece(files, vocabulary, progress), ENCODER_TOKENS
     else:
-        special = {"bos_token": END, "eos_token": END} | ({"pad_token": "<pad>"} if span else {})
+        special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT} | ({"pad_token": "<pad>"} if span else {})
         more = [*(FIM_TOKENS[0] if fim else ()), *(("<pad>", *SENTINELS) if span else ())]
-        backend = _bytes(files, vocabulary, [END, *more], progress)
+        backend = _train_byte_bpe(files, vocabulary, [END_OF_TEXT, *more], progress)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special)
     try:
         tokenizer.save_pretrained(str(out))
@@ -73,7 +79,7 @@ def train_tokenizer(
     return len(tokenizer)
 
 
-def _bytes(files: Sequence[Path], vocabulary: int, special: list[str], progress: bool) -> Any:
+def _train_byte_bpe(files: Sequence[Path], vocabulary: int, special: list[str], progress: bool) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -93,28 +99,28 @@ def _bytes(files: Sequence[Path], vocabulary: int, special: list[str], progress:
     return backend
 
 
-def _wordpieces(files: Sequence[Path], vocabulary: int, progress: bool) -> Any:
+def _train_wordpiece(files: Sequence[Path], vocabulary: int, progress: bool) -> Any:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-    if vocabulary < 2 * len(MARKS):
-        what = f"a vocabulary of {vocabulary} has no room for pieces beside its {len(MARKS)} marks"
+    if vocabulary < 2 * len(ENCODER_TOKENS):
+        what = f"a vocabulary of {vocabulary} has no room for pieces beside its {len(ENCODER_TOKENS)} marks"
         raise DataError(what, where="--vocab", fix="some thousands; 1000 per megabyte of text is a start")
-    backend = Tokenizer(models.WordPiece(unk_token=MARKS["unk_token"]))
+    backend = Tokenizer(models.WordPiece(unk_token=ENCODER_TOKENS["unk_token"]))
     backend.normalizer = normalizers.BertNormalizer(lowercase=False)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
     trainer = trainers.WordPieceTrainer(
-        vocab_size=vocabulary, special_tokens=list(MARKS.values()), show_progress=progress
+        vocab_size=vocabulary, special_tokens=list(ENCODER_TOKENS.values()), show_progress=progress
     )
     backend.train_from_iterator(_texts(files), trainer)
-    ends = [(MARKS[name], backend.token_to_id(MARKS[name])) for name in ("cls_token", "sep_token")]
+    ends = [(ENCODER_TOKENS[name], backend.token_to_id(ENCODER_TOKENS[name])) for name in ("cls_token", "sep_token")]
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
     )
     return backend
 
 
-def _characters(files: Sequence[Path]) -> Any:
+def _train_characters(files: Sequence[Path]) -> Any:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     characters = sorted({character for text in _texts(files) for character in text})

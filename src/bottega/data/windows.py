@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from bottega.batch import Example, Ints, Row
-from bottega.data.example_cache import Shelf
+from bottega.data.example_cache import ExampleCache
 from bottega.objectives import Objective
 from bottega.seeding import derive
 from bottega.tokenization.codec import Codec
@@ -26,7 +26,7 @@ class Windows:
     moving  False: every pass sees the windows of pass 0
     """
 
-    def __init__(self, shelf: Shelf, objective: Objective, codec: Codec, seed: int, *, moving: bool) -> None:
+    def __init__(self, shelf: ExampleCache, objective: Objective, codec: Codec, seed: int, *, moving: bool) -> None:
         self.shelf, self.objective, self.codec, self.seed = shelf, objective, codec, seed
         self._sizes: dict[int, tuple[int, int]] = {}
         self.moving = moving and objective.splits and self._are_rebuilt()
@@ -86,10 +86,10 @@ class Windows:
             return False
         (row,) = self.shelf[place].rows
         again = self.objective.window(self.objective.passage(row, self.codec), self.codec)
-        return again is not None and _same(row, again)
+        return again is not None and _equal_rows(row, again)
 
 
-def _same(one: Row, other: Row) -> bool:
+def _equal_rows(one: Row, other: Row) -> bool:
     names = ("tokens", "at", "label", "weight", "source")
     alike = all(np.array_equal(getattr(one, name), getattr(other, name)) for name in names)
     return alike and one.both_ways == other.both_ways and not one.columns and not other.columns

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from bottega.batch import Row
-from bottega.data.fields import HALVES
+from bottega.data.fields import SURROGATES
 from bottega.errors import DataError, ModelError, RunError
 from bottega.inference.language_model import absolute
 from bottega.models.adapters.lora import load_scorer
@@ -29,7 +29,7 @@ from bottega.objectives import HeadKind
 from bottega.objectives.classify import Classify
 from bottega.objectives.tag import Tag, entities
 from bottega.progress import ProgressCallback
-from bottega.records import SHOWN, Entity, Unusable
+from bottega.records import MAX_SHOWN, Entity, Unusable
 from bottega.runs.resolve import resolve
 from bottega.tokenization.codec import Codec
 
@@ -138,7 +138,7 @@ class Classifier(ScoringRun):
         try:
             return self.codec.encode_pooled("the text", text, 0)
         except Unusable as unusable:
-            raise DataError(unusable.reason, where=f"the text {text[:SHOWN]!r}", fix="write some words") from None
+            raise DataError(unusable.reason, where=f"the text {text[:MAX_SHOWN]!r}", fix="write some words") from None
 
 
 class Tagger(ScoringRun):
@@ -164,7 +164,7 @@ class Tagger(ScoringRun):
         try:
             return self.codec.encode_word_windows(text)
         except Unusable as unusable:
-            raise DataError(unusable.reason, where=f"the text {text[:SHOWN]!r}", fix="write some words") from None
+            raise DataError(unusable.reason, where=f"the text {text[:MAX_SHOWN]!r}", fix="write some words") from None
 
     def _spans(self, ids: NDArray[np.int64], words: Words) -> list[Entity]:
         assert isinstance(self.objective, Tag)
@@ -176,8 +176,8 @@ class Tagger(ScoringRun):
 
 def refuse_halves(text: str) -> None:
     """A DataError of a text that no tokenizer takes, as of a row of data."""
-    if HALVES.search(text):
-        raise DataError("holds half a character", where=f"the text {text[:SHOWN]!r}", fix="write it as Unicode")
+    if SURROGATES.search(text):
+        raise DataError("holds half a character", where=f"the text {text[:MAX_SHOWN]!r}", fix="write it as Unicode")
 
 
 def load_classifier(name: str | Path, *, dtype: str = "auto", device: str = "auto") -> Classifier:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from bottega.batch import Row
-from bottega.data.fields import string
+from bottega.data.fields import require_string
 from bottega.data.messages import messages
 from bottega.errors import DataError, ModelError
 from bottega.inference.generator import Continuation, Writer
@@ -29,7 +29,7 @@ from bottega.models.scorer import batched, refuse_unknown_tokens
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.progress import ProgressCallback
-from bottega.records import SHOWN, Message, Prompt, Unusable
+from bottega.records import MAX_SHOWN, Message, Prompt, Unusable
 from bottega.runs.resolve import resolve
 from bottega.sampling import Sampling
 from bottega.tokenization.codec import Codec
@@ -116,7 +116,9 @@ class LanguageModel:
             text = isinstance(prompt, str)
             raise DataError(
                 unusable.reason,
-                where=f"the prompt {prompt[:SHOWN]!r}" if text else "the conversation, as the chat template writes it",
+                where=f"the prompt {prompt[:MAX_SHOWN]!r}"
+                if text
+                else "the conversation, as the chat template writes it",
                 fix="write only what the model was trained on" + ("" if text else ", or a text: bottega generate"),
             ) from None
 
@@ -184,7 +186,7 @@ def load(name: str | Path, *, dtype: str = "auto", device: str = "auto") -> Lang
 
 def _prompt(prompt: str | Turns) -> Prompt:
     if isinstance(prompt, str):
-        return string("the prompt", {"text": prompt}, "text", empty=True)
+        return require_string("the prompt", {"text": prompt}, "text", empty=True)
     given = [turn.turn() if isinstance(turn, Message) else dict(turn) for turn in prompt]
     return messages("the conversation", {"messages": given})
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bottega.data.sampler import Feed
+from bottega.data.sampler import Sampler
 from bottega.errors import BottegaError, RunError
 from bottega.events import Event, Stepped
 from bottega.hardware.datasheets import Datasheet, find_datasheet
@@ -222,7 +222,7 @@ def _reckoned(recipe: Recipe, rows: Rows) -> Line:
     """What another device does with the rows: no model runs, only the first updates are packed as they would be."""
     if isinstance(recipe.objective, OnPolicy):
         return Line(0, 0.0, 0.0, 0.0, 0.0, 1.0)
-    updates = islice(Feed(rows.train.examples, recipe, rows.codec).updates(), PACKED)
+    updates = islice(Sampler(rows.train.examples, recipe, rows.codec).updates(), PACKED)
     batches = [pack(update.examples) for update in updates]
     shared = sum(batch.computed for batch in batches) / max(sum(batch.tokens_real for batch in batches), 1)
     return Line(0, 0.0, 0.0, 0.0, 0.0, shared)
@@ -357,7 +357,7 @@ def _planned(
     device: str | None,
     prices: tuple[float | None, float | None, float | None],
 ) -> Plan:
-    feed = Feed(rows.train.examples, recipe, rows.codec)
+    feed = Sampler(rows.train.examples, recipe, rows.codec)
     each = _tokens_an_example(recipe, rows)
     real = recipe.optim.update_tokens or each * feed.update_examples
     tokens = round(real * feed.steps)

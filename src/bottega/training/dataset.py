@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bottega.data.encode import EncodedRows
-from bottega.data.example_cache import Shelf
+from bottega.data.example_cache import ExampleCache
 from bottega.data.reader import ReadSummary, RecipeReader
-from bottega.data.sampler import Feed, judged
+from bottega.data.sampler import Sampler, validation_groups
 from bottega.data.split import Side
 from bottega.errors import DataError, ModelError
 from bottega.models.config import is_encoder, load_config, max_length, start_token
@@ -89,7 +89,10 @@ def prepare(recipe: Recipe, choices: Mapping[str, Any] | None = None, folder: Pa
         decoder_start=start_token(config),
         day=day_of(choices),
     )
-    encoded: dict[Side, EncodedRows] = {"train": EncodedRows(Shelf(folder)), "validation": EncodedRows(Shelf(folder))}
+    encoded: dict[Side, EncodedRows] = {
+        "train": EncodedRows(ExampleCache(folder)),
+        "validation": EncodedRows(ExampleCache(folder)),
+    }
     for part in _looked_ahead(reader.records(told), codec):
         for side, source, record in part:
             drop = recipe.data.bad_rows == "drop"
@@ -114,12 +117,12 @@ def day_of(choices: Mapping[str, Any] | None) -> date | None:
     return date.fromisoformat(day) if day else None
 
 
-def _refuse_what_teaches_nothing(recipe: Recipe, codec: Codec, train: Shelf, validation: Shelf) -> None:
+def _refuse_what_teaches_nothing(recipe: Recipe, codec: Codec, train: ExampleCache, validation: ExampleCache) -> None:
     """A DataError where examples are compared with each other, and those of no update can be told apart."""
     if recipe.objective.joint:
-        next(Feed(train, recipe, codec).updates())
+        next(Sampler(train, recipe, codec).updates())
         if recipe.evaluate is not None:
-            judged(validation, recipe)
+            validation_groups(validation, recipe)
 
 
 def _looked_ahead(records: Iterator[Sided], codec: Codec) -> Iterator[list[Sided]]:

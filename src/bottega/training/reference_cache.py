@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bottega.batch import Batch, Example
-from bottega.data.example_cache import close_quietly, named_disk_errors
+from bottega.data.example_cache import close_quietly, disk_errors_as_run_errors
 from bottega.errors import CheckpointError
 
 FILE = "reference.safetensors"
@@ -71,7 +71,7 @@ class References:
         if key not in self._places:
             self._places[key] = (self._end, len(values))
             self._end += len(values)
-            with named_disk_errors(self._folder, "what the reference says of the rows"):
+            with disk_errors_as_run_errors(self._folder, "what the reference says of the rows"):
                 self._file.write(values.astype(np.float32).tobytes())
                 self._file.flush()
 

@@ -19,9 +19,9 @@ from torch import Tensor
 from bottega import objectives
 from bottega.batch import Batch, Example, Loss, Means, Term, Unit, counted
 from bottega.data.encode import EncodedRows
-from bottega.data.example_cache import Shelf
+from bottega.data.example_cache import ExampleCache
 from bottega.data.reader import read_records
-from bottega.data.sampler import DEFAULT_EXAMPLES, shuffled
+from bottega.data.sampler import DEFAULT_EXAMPLES, permutation
 from bottega.engine.engine import Engine
 from bottega.errors import DataError
 from bottega.models.heads import divergence, language_head
@@ -57,7 +57,7 @@ class Replay:
         self.section, self.seed, self.codec = recipe.guard, recipe.seed, codec
         text = "causal" if codec.decoder_start is None else "span"
         kinds = [recipe.objective] if recipe.objective.head != "language" else [_plain(text), _plain("sft")]
-        encoded = EncodedRows(Shelf(folder))
+        encoded = EncodedRows(ExampleCache(folder))
         bad_rows = recipe.data.bad_rows
         reads = tuple(dict.fromkeys(record_type for kind in kinds for record_type in kind.reads))
         for _, record in read_records(recipe.replay_sources, reads, bad_rows=bad_rows, dropped=encoded.dropped):
@@ -112,7 +112,7 @@ class Replay:
         first, last = int((step - 1) * self.each), int(step * self.each)
         size = len(self.kept)
         epochs = range(first // size, (last - 1) // size + 1) if last > first else range(0)
-        order = (int(place) for epoch in epochs for place in shuffled(size, self.seed, "guard", epoch))
+        order = (int(place) for epoch in epochs for place in permutation(size, self.seed, "guard", epoch))
         begin = first - first // size * size
         taken = [self.examples[self.kept[place]] for place in islice(order, begin, begin + last - first)]
         seeds = (derive(self.seed, "guard", step, place) for place in range(len(taken)))

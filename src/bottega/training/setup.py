@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from bottega.batch import Example
-from bottega.data.sampler import Feed, judged
+from bottega.data.sampler import Sampler, validation_groups
 from bottega.engine.engine import Engine
 from bottega.engine.lr_schedule import Schedule
 from bottega.engine.optimizer import Optimizer, freeze
@@ -72,7 +72,7 @@ class Run:
     choices: Choices
     data: Rows
     engine: Engine
-    sampler: Feed
+    sampler: Sampler
     schedule: Schedule
     held_out: list[Example]
     validation: list[list[Example]]
@@ -99,7 +99,7 @@ def build(recipe: Recipe, place: Mapping[str, Any] | None = None, folder: Path |
     memory_estimate.refuse(recipe, data.config, dtype.itemsize, device)
     maker = _ModelMaker(recipe, data, dtype, device, _model_section(recipe, dtype, folder))
     engine, new_modules = _engine(recipe, maker, Fit(**stored["fit"]) if stored else None)
-    sampler = Feed(data.train.examples, recipe, data.codec)
+    sampler = Sampler(data.train.examples, recipe, data.codec)
     tokens = stored.get("micro_batch_tokens") or recipe.optim.tokens
     tokens = tokens or memory_estimate.micro_batch_tokens(recipe, data.config, dtype.itemsize, device)
     choices = Choices(chosen_threads(recipe, place), device, dtype, tokens, stored.get("lr") or recipe.lr)
@@ -116,7 +116,7 @@ def build(recipe: Recipe, place: Mapping[str, Any] | None = None, folder: Path |
         sampler=sampler,
         schedule=Schedule(optim.schedule, choices.lr, sampler.steps, optim.warmup, optim.floor),
         held_out=held_out,
-        validation=judged(held_out, recipe) if objective.joint and recipe.evaluate else [held_out],
+        validation=validation_groups(held_out, recipe) if objective.joint and recipe.evaluate else [held_out],
         new_modules=new_modules,
         reference_cache=References(folder) if cached else None,
         rollouts=Rollouts(on_policy, engine, data.codec, tokens, packed=packed) if on_policy else None,
