@@ -14,7 +14,7 @@ from bottega.errors import RunError
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.verdict import PRIMARY_METRICS, decide_verdict
 from bottega.metrics import answers
-from bottega.metrics.answers import load
+from bottega.metrics.answers import load_metric
 from bottega.metrics.catalog import METRICS, metric_label, resolve_metric
 from bottega.recipe.schema import Recipe
 from bottega.reporting.report import build_report, write_report
@@ -210,6 +210,6 @@ def test_a_metric_has_one_id_and_one_name() -> None:
     assert len(names) == len(set(names))
     assert all(re.fullmatch("[a-z0-9_]+", name) for name in METRICS)
     assert set(PRIMARY_METRICS) <= set(METRICS)
-    assert {load(name).name for name in answers.names()} <= set(METRICS)
+    assert {load_metric(name).name for name in answers.metric_names()} <= set(METRICS)
     assert metric_label("reward/exact") == "reward, exact"
     assert metric_label("arc_easy: acc") == "arc_easy: acc"
