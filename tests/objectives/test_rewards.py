@@ -97,8 +97,8 @@ def test_a_function_of_ones_own(code: str, wanted: float, tmp_path: Path) -> Non
         ("x = 1", "no function score"),
         ("def score(written):\n    return 1", "is not called with"),
         ("def score(written, right, *, strict):\n    return 1", "is not called with"),
-        ("def score(written, right):\n    return 'good'", "no number"),
-        ("def score(written, right):\n    return 10 ** 400", "no number"),
+        ("def score(written, right):\n    return 'good'", "not a finite number"),
+        ("def score(written, right):\n    return 10 ** 400", "not a finite number"),
         ("def score(written, right):\n    return 1 / 0", "line 2"),
     ],
 )
