@@ -1,4 +1,4 @@
-"""Records → examples, and why a row made none."""
+"""Encoding records into examples, with counts of the rows that were dropped or truncated."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from bottega.tokenization.codec import Codec
 
 @dataclass
 class EncodedRows:
-    """The examples of one side, and what became of the rows that are none.
+    """The examples of one side of the split, and counts of the rows behind them.
 
-    rows     all that were read, the unsound included
-    dropped  rows that make no example, by reason
+    rows       rows that were read, including the invalid ones
+    dropped    rows that make no example: how many for each reason
+    truncated  rows that lost tokens to `max_length`
     """
 
     examples: ExampleCache
@@ -29,7 +30,11 @@ class EncodedRows:
     truncated: int = 0
 
     def add(self, record: Record, objective: Objective, codec: Codec, *, source: int = 0, drop: bool = False) -> None:
-        """Encode a record; `drop` leaves out one that a chat template refuses."""
+        """Encode a record and append its examples.
+
+        source  index of the source the record comes from
+        drop    drop a record that the chat template refuses, instead of raising a DataError
+        """
         self.rows += 1
         with codec.track_truncation() as truncation:
             examples = self._encode(record, objective, codec, drop=drop)
@@ -40,7 +45,7 @@ class EncodedRows:
             self.examples.append(Example(name, rows, objective.about(record)), source, continues=index > 0)
 
     def _encode(self, record: Record, objective: Objective, codec: Codec, *, drop: bool) -> list[tuple[Row, ...]]:
-        """The rows of a record's examples; none where it makes none, which is counted."""
+        """The token rows of each example of a record; an empty list, counted in `dropped`, if it makes none."""
         try:
             return objective.rows(record, codec)
         except Unusable as unusable:
@@ -52,14 +57,16 @@ class EncodedRows:
         return []
 
     def refuse_empty(self, where: str) -> None:
-        """A DataError with the true cause when no row would carry a loss."""
+        """Raise a DataError with the most frequent causes if no row carries a loss."""
         if not self.examples.labelled:
             reasons = (
-                f": {describe_reasons(self.dropped)}" if self.dropped else ": all that could be learned has weight 0"
+                f": {describe_reasons(self.dropped)}" if self.dropped else ": every token to be learned has weight 0"
             )
             long = any("max_length" in reason for reason in self.dropped)
             raise DataError(
                 f"no row carries a label, so there is nothing to learn{reasons}",
                 where=where,
-                fix="raise data.max_length" if long else "mend the rows, or their weights; look: bottega preview",
+                fix="raise data.max_length"
+                if long
+                else "fix the rows or their weights; bottega preview RECIPE shows them",
             )

@@ -1,4 +1,7 @@
-"""Recipe → records → examples → the updates of a run, in an order that only the seed decides."""
+"""The sampler: which examples each update of a run takes, in an order that only the seed decides.
+
+The position in the stream of examples is all the state there is: a resumed run continues exactly where it stopped.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,12 @@ from bottega.recipe.schema import Recipe
 from bottega.seeding import derive
 from bottega.tokenization.codec import Codec
 
+# Examples of an update if the recipe gives neither `optim.examples` nor `optim.update_tokens`.
 DEFAULT_EXAMPLES = 16
 
 
 class SampledExample(NamedTuple):
-    """An example, by its number, and how many passes over its source came before."""
+    """The index of an example, and the number of earlier passes over its source."""
 
     example: int
     turn: int
@@ -32,9 +36,9 @@ class SampledExample(NamedTuple):
 
 @dataclass(frozen=True)
 class Update:
-    """The examples of one update, and where in the endless stream of examples the next begins.
+    """The examples of one update, and the position in the stream at which the next update begins.
 
-    passed  how many were drawn before it that had nothing to teach
+    passed  number of selections skipped before it because their examples offered no contrast
     """
 
     step: int
@@ -44,7 +48,7 @@ class Update:
 
 
 class _Selection(NamedTuple):
-    """The examples of an update, how many of the stream they took, and how many draws of it were passed over."""
+    """The examples of an update, how many examples it consumed from the stream, and how many selections it skipped."""
 
     examples: list[Example]
     size: int
@@ -52,12 +56,13 @@ class _Selection(NamedTuple):
 
 
 class Sampler:
-    """The updates of a run: shuffles of the examples, one after the other without end, cut into updates.
+    """Yields the updates of a run: an endless stream of shuffled epochs, cut into updates.
 
-    No example is left out at the end of an epoch: the update that reaches it goes on into the next shuffle. Where
-    sources are mixed, an epoch holds `weight` times the examples of each; a part of a source is another one each time.
-    A text longer than a row is cut at other places in each pass over its source. Of examples that have nothing to teach
-    together no update is made: the next ones are taken.
+    - No example is left out at the end of an epoch: the update that reaches it continues into the next shuffle.
+    - If sources are mixed, an epoch holds `weight` times the examples of each; a fraction of a source is a different
+      one in each epoch.
+    - A text longer than a row is cut at different positions in each pass over its source.
+    - A selection without anything to learn from (`Objective.teaches`) is skipped.
     """
 
     def __init__(self, examples: ExampleCache, recipe: Recipe, codec: Codec) -> None:
@@ -65,9 +70,12 @@ class Sampler:
         moving = recipe.data.windows == "moving" and recipe.too_long == "split"
         self.windows = Windows(examples, recipe.objective, codec, recipe.seed, moving=moving)
         weights = [source.weight for source in recipe.train_sources]
-        places = [np.flatnonzero(examples.sources == number) for number in range(len(weights))]
+        indices = [np.flatnonzero(examples.sources == source) for source in range(len(weights))]
+        # (indices of a source's examples, how many of them an epoch holds). A small weight still gives one.
         self.parts = [
-            (own, max(1, round(weight * len(own)))) for own, weight in zip(places, weights, strict=True) if len(own)
+            (source, max(1, round(weight * len(source))))
+            for source, weight in zip(indices, weights, strict=True)
+            if len(source)
         ]
         self.epoch_examples = sum(count for _, count in self.parts)
         self.update_tokens = recipe.optim.update_tokens
@@ -77,40 +85,44 @@ class Sampler:
 
     @property
     def repeats(self) -> bool:
-        """Whether an example may come a second time."""
-        drawn_twice = any(count > len(own) for own, count in self.parts)
-        taken = self.steps * self.update_examples / self.passes
-        beyond = self.update_tokens is not None or taken > self.epoch_examples
-        return drawn_twice or beyond
+        """Whether an example may be sampled more than once in the run."""
+        within_epoch = any(count > len(source) for source, count in self.parts)
+        consumed = self.steps * self.update_examples / self.passes
+        # With `update_tokens` the number of examples of an update varies, so repetition cannot be ruled out.
+        across_epochs = self.update_tokens is not None or consumed > self.epoch_examples
+        return within_epoch or across_epochs
 
     def _steps(self, epochs: float) -> int:
-        """Updates until every example has been taken `epochs` times."""
+        """Number of updates that make `epochs` epochs."""
+        # 0.1 · 70 is slightly above 7 in binary, and would be rounded up to 8.
         wanted = math.ceil(epochs * self.epoch_examples - 1e-9)
         if self.update_tokens is None:
             return math.ceil(wanted / self.update_examples)
         stream, position, steps = self._stream(0), 0, 0
         while position < wanted:
-            position, steps = position + len(self._take(stream)), steps + 1
+            position, steps = position + len(self._next_examples(stream)), steps + 1
         return steps
 
     def updates(self, step: int = 0, position: int = 0) -> Iterator[Update]:
-        """The updates after `step`, when the next new example is the one at `position`.
+        """Yield the updates after `step`; the stream of examples continues at `position`.
 
-        Where an update's examples are taken several times, they are new until the last of these.
+        If an objective takes several passes over the same examples (`OnPolicy.passes`), the position advances with the
+        last of them, so that a run resumed between two passes selects the same examples again.
         """
-        stream, draw = self._stream(position), None
+        stream, selection = self._stream(position), None
         for number in range(step + 1, self.steps + 1):
-            draw, last = draw or self._draw(stream), number % self.passes == 0
-            position += draw.size if last else 0
-            yield Update(number, draw.examples, position, draw.passed)
-            draw = None if last else draw._replace(passed=0)
+            selection, last = selection or self._select(stream), number % self.passes == 0
+            position += selection.size if last else 0
+            yield Update(number, selection.examples, position, selection.passed)
+            # The skipped selections are reported once, not with every pass.
+            selection = None if last else selection._replace(passed=0)
 
-    def _draw(self, stream: Iterator[SampledExample]) -> _Selection:
-        """The next examples that have something to teach; a DataError where there are none."""
+    def _select(self, stream: Iterator[SampledExample]) -> _Selection:
+        """The next examples there is something to learn from; raises a DataError if there are none."""
         size, passed = 0, 0
-        while size <= self._all:
-            taken = self._take(stream)
-            size, examples = size + len(taken), [self.windows.example(*one) for one in taken]
+        while size <= self._search_limit:
+            sampled = self._next_examples(stream)
+            size, examples = size + len(sampled), [self.windows.example(*item) for item in sampled]
             if self.objective.teaches(examples):
                 return _Selection(examples, size, passed)
             passed += 1
@@ -119,55 +131,56 @@ class Sampler:
         )
 
     @property
-    def _all(self) -> int:
-        """How much of the stream surely holds every example, each in an update with others."""
-        return self.epoch_examples * (1 + max(math.ceil(len(own) / count) for own, count in self.parts))
+    def _search_limit(self) -> int:
+        """Length of stream that is certain to contain every example, whatever fraction of a source an epoch takes."""
+        return self.epoch_examples * (1 + max(math.ceil(len(source) / count) for source, count in self.parts))
 
-    def _take(self, stream: Iterator[SampledExample]) -> list[SampledExample]:
-        """The next update's examples: so many, or as many as reach so many tokens."""
+    def _next_examples(self, stream: Iterator[SampledExample]) -> list[SampledExample]:
+        """The examples of the next update: a fixed number, or as many as reach `update_tokens`."""
         if self.update_tokens is None:
             return list(islice(stream, self.update_examples))
-        taken, tokens = list[SampledExample](), 0
+        sampled, tokens = list[SampledExample](), 0
         while tokens < self.update_tokens:
-            taken.append(next(stream))
-            tokens += self.windows.tokens(*taken[-1])
-        return taken
+            sampled.append(next(stream))
+            tokens += self.windows.tokens(*sampled[-1])
+        return sampled
 
     def _stream(self, position: int) -> Iterator[SampledExample]:
-        epoch, place = divmod(position, self.epoch_examples)
+        epoch, start = divmod(position, self.epoch_examples)
         while True:
-            yield from (SampledExample(*one) for one in self._epoch(epoch)[place:].tolist())
-            epoch, place = epoch + 1, 0
+            yield from (SampledExample(*item) for item in self._epoch(epoch)[start:].tolist())
+            epoch, start = epoch + 1, 0
 
     def _epoch(self, epoch: int) -> NDArray[np.int64]:
-        """[epoch_examples, 2] the examples of an epoch in their order, each with the pass over its source."""
-        drawn = [self._drawn(number, own, count, epoch) for number, (own, count) in enumerate(self.parts)]
-        whole: NDArray[np.int64] = np.concatenate(drawn)
-        return whole[permutation(self.epoch_examples, self.seed, "shuffle", epoch)]
+        """[epoch_examples, 2] the examples of an epoch in order: (index, pass over its source)."""
+        parts = [self._epoch_part(number, source, count, epoch) for number, (source, count) in enumerate(self.parts)]
+        examples: NDArray[np.int64] = np.concatenate(parts)  # [epoch_examples, 2]
+        return examples[permutation(self.epoch_examples, self.seed, "shuffle", epoch)]
 
-    def _drawn(self, number: int, own: NDArray[np.int64], count: int, epoch: int) -> NDArray[np.int64]:
-        """[count, 2] a source's share of an epoch: the next `count` of an endless row of its own shuffles."""
-        if count == len(own):
-            return np.stack([own, np.full(count, epoch)], axis=1)
+    def _epoch_part(self, number: int, source: NDArray[np.int64], count: int, epoch: int) -> NDArray[np.int64]:
+        """[count, 2] the examples of one source in an epoch: the next `count` of an endless stream of its shuffles."""
+        if count == len(source):  # a whole source needs no order of its own: the epoch is shuffled as a whole
+            return np.stack([source, np.full(count, epoch)], axis=1)
         first = epoch * count
-        passes = range(first // len(own), (first + count - 1) // len(own) + 1)
-        order = np.concatenate([permutation(len(own), self.seed, "mix", number, turn) for turn in passes])
-        places = np.arange(first, first + count)
-        return np.stack([own[order[places - passes[0] * len(own)]], places // len(own)], axis=1)
+        passes = range(first // len(source), (first + count - 1) // len(source) + 1)
+        # Only the passes that this epoch touches are shuffled, so that any epoch can be computed on its own.
+        order = np.concatenate([permutation(len(source), self.seed, "mix", number, turn) for turn in passes])
+        offsets = np.arange(first, first + count)  # [count] positions in the stream of this source
+        return np.stack([source[order[offsets - passes[0] * len(source)]], offsets // len(source)], axis=1)
 
 
 def validation_groups(examples: Sequence[Example], recipe: Recipe) -> list[list[Example]]:
-    """Validation examples in parts that are judged together, all of about the size of an update.
+    """Validation examples in groups of about an update's size, for objectives that compare examples with each other.
 
-    Parts in which there is nothing to tell apart are left out; a DataError where that is all of them.
+    Groups without contrast are left out; raises a DataError if no group is left.
     """
-    parts = -(-len(examples) // (recipe.optim.examples or DEFAULT_EXAMPLES))
+    count = -(-len(examples) // (recipe.optim.examples or DEFAULT_EXAMPLES))
     order = permutation(len(examples), recipe.seed, "validation parts")
-    found = [[examples[number] for number in part] for part in np.array_split(order, parts)] if parts else []
-    told = [part for part in found if recipe.objective.teaches(part)]
-    if found and not told:
-        raise _no_contrast_error(found[0], "hold out more rows that differ, or give them negatives: data.validation")
-    return told
+    groups = [[examples[index] for index in part] for part in np.array_split(order, count)] if count else []
+    useful = [group for group in groups if recipe.objective.teaches(group)]
+    if groups and not useful:
+        raise _no_contrast_error(groups[0], "hold out more rows that differ, or give them negatives: data.validation")
+    return useful
 
 
 def _no_contrast_error(examples: Sequence[Example], fix: str) -> DataError:
@@ -176,4 +189,5 @@ def _no_contrast_error(examples: Sequence[Example], fix: str) -> DataError:
 
 
 def permutation(count: int, seed: int, purpose: str, *numbers: int) -> NDArray[np.int64]:
+    """[count] a random order of the indices below `count`, derived from the seed, the purpose and the numbers."""
     return np.random.default_rng(derive(seed, purpose, *numbers)).permutation(count)
