@@ -19,8 +19,8 @@ from bottega.tokenization.chat_spans import answers_with_loss
 
 SYSTEM_ROLES = ("system", "developer")
 
-# An estimate of the tokens a template puts around a message. If it is too high, fewer messages are dropped at first, and
-# the prompt is encoded once more.
+# An estimate of the tokens a template puts around a message. If it is too high, fewer messages are dropped at first,
+# and the prompt is encoded once more.
 TEMPLATE_TOKENS = 16
 
 # text → start and end character of each of its tokens.
