@@ -34,7 +34,7 @@ from transformers import AutoConfig
 from workloads import REWARD, documents, instructions, make_tokenizer, posed, preferences, real_tokens, write
 
 from bottega.batch import Batch, counted
-from bottega.models.checkpoint import AUTO
+from bottega.models import heads
 from bottega.models.quantization.linear import quantize
 from bottega.objectives import HeadKind
 from bottega.recipe.schema import Model, Quantize, Recipe
@@ -351,7 +351,7 @@ def built_on(device: str) -> Iterator[None]:
         wanted: Model, config: Any, head: HeadKind, labels: Any, dtype: torch.dtype, *__: Any
     ) -> tuple[Any, list[str]]:
         with torch.device(device):
-            model = AUTO[head].from_config(config, dtype=dtype)
+            model = heads.load(head).auto_class(config).from_config(config, dtype=dtype)
         if wanted.quantize != "none":
             quantize(model, wanted.quantize, [])
         return model, []

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from typer.testing import CliRunner
 from worlds import OWN, objective_and_rows, tokenizer
 
@@ -19,7 +20,7 @@ from bottega.cli.commands import app
 from bottega.engine.engine import Engine
 from bottega.engine.optimizer import Optimizer
 from bottega.errors import DataError, ModelError, RecipeError
-from bottega.models.checkpoint import AUTO, fit_model
+from bottega.models.checkpoint import fit_model
 from bottega.objectives.contrastive import Contrastive
 from bottega.packing import divide, pack
 from bottega.recipe.schema import Optim, Recipe
@@ -127,7 +128,7 @@ def test_the_update_is_one_however_it_is_divided(options: dict) -> None:
     def engine(dropout: float) -> Engine:
         torch.manual_seed(0)
         drops = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-        model = AUTO["embedding"].from_config(tiny_config("bert", **drops), dtype=torch.float32)
+        model = transformers.AutoModel.from_config(tiny_config("bert", **drops), dtype=torch.float32)
         scorer = fit_model(model, "embedding")
         return Engine(scorer, Optimizer(model, Optim()), tokenizer(), reference=None, seed=0)
 

@@ -52,7 +52,7 @@ def dropping(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         "span": across,
         "language": make_model(decoder, "gpt2", **drops),
-        "class": reading,
+        "sequence": reading,
         "token": reading,
         "masked": reading,
         "embedding": reading,

@@ -16,7 +16,8 @@ import transformers
 
 from bottega import objectives
 from bottega.batch import Batch, Example, Loss, counted, joined
-from bottega.models.checkpoint import AUTO, fit_model
+from bottega.models import heads
+from bottega.models.checkpoint import fit_model
 from bottega.models.scorer import Fit, Scorer
 from bottega.objectives import Answer, Objective, OnPolicy, Statistic
 from bottega.packing import pack
@@ -57,7 +58,7 @@ def fitting(kind: str, among: tuple[str, ...] = DECODERS + ENCODERS + ENCODER_DE
         return [model for model in among if model in ENCODER_DECODERS]
     if kind == "causal" or objectives.load(kind).head != "language":
         among = tuple(model for model in among if model not in ENCODER_DECODERS)
-    without = {"language": ENCODERS, "masked": DECODERS + UNPACKABLE, "class": NO_CLASSIFIER, "token": NO_TAGGER}
+    without = {"language": ENCODERS, "masked": DECODERS + UNPACKABLE, "sequence": NO_CLASSIFIER, "token": NO_TAGGER}
     return [model for model in among if model not in without.get(objectives.load(kind).head, ())]
 
 
@@ -285,8 +286,9 @@ def world(kind: str, options: str, model: str) -> World:
     def build(seed: int) -> Any:
         torch.manual_seed(seed)
         more = {"num_labels": len(labels)} if labels else {}
-        auto = transformers.AutoModelForSeq2SeqLM if model in ENCODER_DECODERS else AUTO[objective.head]
-        return sharpen(auto.from_config(tiny_config(model, **more), dtype=torch.float32)).to(dtype).eval()
+        config = tiny_config(model, **more)
+        auto = heads.load(objective.head).auto_class(config)
+        return sharpen(auto.from_config(config, dtype=torch.float32)).to(dtype).eval()
 
     made, other = build(0), build(1)
     fit = fit_model(made, objective.head).fit

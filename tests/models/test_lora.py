@@ -101,14 +101,14 @@ def test_an_expert_that_gets_no_token() -> None:
 
 def test_a_head_that_is_run_by_itself_may_have_an_adapter() -> None:
     """ALBERT makes its vector by a linear layer and an activation, and a LoRA stands on that layer."""
-    from bottega.models.heads import headed
+    from bottega.models.own_head import own_scores
 
     model = adapted(small("albert", "class"), "class").eval()
     ids = torch.arange(2, 20)
     with torch.no_grad():
         states = model.get_base_model().base_model(input_ids=ids[None]).last_hidden_state[0]
         wanted = model(input_ids=ids[None]).logits[0]
-        torch.testing.assert_close(headed(model.get_base_model(), states, ids), wanted)
+        torch.testing.assert_close(own_scores(model.get_base_model(), states, ids), wanted)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ import torch
 import bottega
 from bottega.batch import counted
 from bottega.errors import DataError, RecipeError
-from bottega.models import heads
-from bottega.models.heads import LanguageHead, divergence
+from bottega.models import language_head
+from bottega.models.language_head import LanguageHead, divergence
 from bottega.packing import divide, pack
 from bottega.recipe.schema import Recipe
 from bottega.runs.store import history
@@ -60,7 +60,7 @@ def held(session: Run, examples: list[Any], tokens: int, *, weight: float, ancho
 
 
 def test_the_divergence_and_its_gradient_are_those_of_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(heads.CHUNK, "cpu", 4 * 11 * 3)  # three predictions at once
+    monkeypatch.setitem(language_head.CHUNK, "cpu", 4 * 11 * 3)  # three predictions at once
     torch.manual_seed(0)
     states, before = (torch.randn(8, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
     weight, old = (torch.randn(11, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))

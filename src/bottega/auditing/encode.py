@@ -46,7 +46,7 @@ def create_encoder(model: str | None, recipe: Recipe | None) -> tuple[Codec, Enc
     whole_codec = create_codec(recipe.too_long if recipe else "drop")
     # The labels of a classifier or a tagger always carry loss, so its objective would reveal nothing about a record.
     # The default encoding suffices there: it tells whether the text is too long.
-    if recipe and recipe.objective.head not in ("class", "token"):
+    if recipe and recipe.objective.head not in ("sequence", "token"):
         objective = recipe.objective
         return whole_codec, lambda record: objective.rows(record, whole_codec)
     # Plain documents are split into blocks by default, where every other record would be dropped if it is too long.

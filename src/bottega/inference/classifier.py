@@ -19,8 +19,8 @@ from bottega.batch import Row
 from bottega.data.fields import SURROGATES
 from bottega.errors import DataError, ModelError, RunError
 from bottega.inference.language_model import absolute
+from bottega.models import heads
 from bottega.models.adapters.lora import load_scorer
-from bottega.models.checkpoint import ANSWERS
 from bottega.models.config import is_encoder
 from bottega.models.scorer import batched
 from bottega.models.source import locate
@@ -71,8 +71,8 @@ class ScoringRun:
         self.recipe, place = resolved.recipe, resolved.place
         self.objective = self.recipe.objective
         if self.objective.head != self.head:
-            what = f"trained with {self.objective.kind}, it is not for bottega {ANSWERS[self.head]}"
-            raise RunError(what, where=self.name, fix=f"bottega {ANSWERS[self.objective.head]}")
+            what = f"trained with {self.objective.kind}, it is not for bottega {heads.load(self.head).command}"
+            raise RunError(what, where=self.name, fix=f"bottega {heads.load(self.objective.head).command}")
         if place is None:
             raise RunError("the run has not begun", where=self.name, fix=f"bottega train --resume {name}")
         tokenizer = load_tokenizer(locate(self.name).tokenizer)
@@ -100,7 +100,7 @@ class ScoringRun:
 class Classifier(ScoringRun):
     """A run that ended in scores of texts: of classes, or one."""
 
-    head: ClassVar[HeadKind] = "class"
+    head: ClassVar[HeadKind] = "sequence"
 
     def classify(self, texts: Sequence[str]) -> list[Classified]:
         """The labels of each text; a RunError of a reward model or a regression, which have none to give."""

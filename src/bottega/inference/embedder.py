@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from bottega.batch import Row
 from bottega.errors import DataError, ModelError
 from bottega.inference.language_model import absolute
+from bottega.models import heads
 from bottega.models.adapters.lora import load_scorer
-from bottega.models.checkpoint import ANSWERS
 from bottega.models.config import DEFAULT_LENGTH, is_encoder, length_limit
 from bottega.models.pooling import declared
 from bottega.models.scorer import batched
@@ -53,7 +53,7 @@ class Embedder:
         self.recipe = resolved.recipe
         if self.recipe is not None and self.recipe.objective.head != "embedding" and not any_run:
             what = f"trained with {self.recipe.objective.kind}, it makes no vectors"
-            raise ModelError(what, where=self.name, fix=f"bottega {ANSWERS[self.recipe.objective.head]}")
+            raise ModelError(what, where=self.name, fix=f"bottega {heads.load(self.recipe.objective.head).command}")
         tokenizer = load_tokenizer(locate(self.name).tokenizer)
         trained = getattr(self.recipe.objective, "pooling", None) if self.recipe else declared(self.name)
         self.pooling: Pooling = pooling or trained or "mean"

@@ -22,8 +22,8 @@ from bottega.data.messages import messages
 from bottega.errors import DataError, ModelError
 from bottega.inference.generator import Continuation, Writer
 from bottega.inference.token_constraints import unheeded
+from bottega.models import heads
 from bottega.models.adapters.lora import load_scorer, without
-from bottega.models.checkpoint import ANSWERS
 from bottega.models.config import length_limit, start_token
 from bottega.models.scorer import batched, refuse_unknown_tokens
 from bottega.models.source import locate
@@ -51,7 +51,7 @@ class LanguageModel:
         self.name, self.dtype = absolute(name), dtype
         self.recipe = resolve(self.name).recipe
         if self.recipe is not None and self.recipe.objective.head != "language":
-            fix = f"bottega {ANSWERS[self.recipe.objective.head]}"
+            fix = f"bottega {heads.load(self.recipe.objective.head).command}"
             raise ModelError(f"trained with {self.recipe.objective.kind}, it writes no text", where=self.name, fix=fix)
         tokenizer = load_tokenizer(locate(self.name).tokenizer)
         tokenizer.chat_template = template or tokenizer.chat_template

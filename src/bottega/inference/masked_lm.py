@@ -15,8 +15,8 @@ import torch
 from bottega.batch import Example, Ints, Row
 from bottega.errors import DataError, ModelError
 from bottega.inference.language_model import absolute
+from bottega.models import heads
 from bottega.models.adapters.lora import load_scorer
-from bottega.models.checkpoint import ANSWERS
 from bottega.models.config import length_limit
 from bottega.models.scorer import refuse_unknown_tokens
 from bottega.models.source import locate
@@ -46,7 +46,7 @@ class MaskedModel:
         recipe = resolve(self.name).recipe
         if recipe is not None and recipe.objective.head != "masked":
             what = f"trained with {recipe.objective.kind}, it fills in nothing"
-            raise ModelError(what, where=self.name, fix=f"bottega {ANSWERS[recipe.objective.head]}")
+            raise ModelError(what, where=self.name, fix=f"bottega {heads.load(recipe.objective.head).command}")
         tokenizer = load_tokenizer(locate(self.name).tokenizer)
         self.scorer = load_scorer(self.name, dtype, device, "masked", (), tokenizer)
         limit = length_limit(self.scorer.network.config)

@@ -18,17 +18,14 @@ from torch import Tensor, nn
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
-    AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
 )
 
 from bottega.errors import ModelError
+from bottega.models import heads
 from bottega.models.attention import NAME, pass_down, register
 from bottega.models.config import is_encoder, load_config
 from bottega.models.encoder_decoder import prepare
-from bottega.models.heads import VOCABULARY
 from bottega.models.kernels import fuse
 from bottega.models.packing_proof import probe
 from bottega.models.quantization.linear import quantize, ready
@@ -49,25 +46,7 @@ HARMLESS = re.compile(
 )
 """Weights of a checkpoint that none needs: tables a model computes by itself, and what served another task."""
 
-ANSWERS: dict[HeadKind, str] = {
-    "language": "chat",
-    "class": "classify",
-    "token": "tag",
-    "masked": "fill",
-    "embedding": "embed",
-}
-"""The command that asks a model with each head."""
-
 POOLER = re.compile(r"(^|\.)pooler\.")
-
-AUTO: dict[HeadKind, Any] = {
-    "language": AutoModelForCausalLM,
-    "class": AutoModelForSequenceClassification,
-    "token": AutoModelForTokenClassification,
-    "masked": AutoModelForMaskedLM,
-    "embedding": AutoModel,
-}
-"""transformers' way to a model with each head."""
 
 
 def beside_an_adapter(model: recipes.Model, dtype: torch.dtype, run: Path) -> recipes.Model:
@@ -101,7 +80,7 @@ def load_model(
     model: recipes.Model, config: Any, head: HeadKind, labels: Sequence[str], dtype: torch.dtype, tokenizer: Any
 ) -> tuple[Any, list[str]]:
     """(model, names of its modules that are new): what the checkpoint lacks of the head asked for is random."""
-    _refuse_direction(config, head)
+    heads.load(head).check(config)
     config = _with_labels(config, labels, tokenizer) if labels else config
     auto = _auto(config, head)
     if model.base is None:
@@ -123,7 +102,7 @@ def load_model(
 
 def _auto(config: Any, head: HeadKind) -> Any:
     """transformers' way to a model of this config with this head; a ModelError where it has none."""
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder and head == "language" else AUTO[head]
+    auto = heads.load(head).auto_class(config)
     if type(config) not in auto._model_mapping:
         raise ModelError(
             f"transformers has no {auto.__name__} for {config.model_type}",
@@ -162,26 +141,6 @@ def _from_checkpoint(auto: Any, base: str, config: Any, head: HeadKind, dtype: t
     # What is no part of a vector (BERT's pooler) stays as it is.
     new = sorted({key.rpartition(".")[0] for key in info["missing_keys"]}) if head != "embedding" else []
     return loaded if source.adapter is None else _merged(loaded, source.adapter, dtype), new
-
-
-def _refuse_direction(config: Any, head: HeadKind) -> None:
-    """An encoder sees what it would have to write; a decoder does not see what follows a masked place."""
-    if config.is_encoder_decoder and head != "language":
-        raise ModelError(
-            f"{config.model_type} reads with one part and writes with another",
-            where="model.base",
-            fix="use it with span, sft or preferences; to classify, write the label as text with sft",
-        )
-    if head == "language" and is_encoder(config):
-        raise ModelError(
-            f"{config.model_type} is an encoder and writes no text",
-            where="model.base",
-            fix="use it with masked, classify or tag",
-        )
-    if head == "masked" and not is_encoder(config):
-        raise ModelError(
-            f"{config.model_type} reads from left to right only", where="model.base", fix="use it with causal"
-        )
 
 
 def load_adapted(
@@ -236,7 +195,7 @@ def _is_in(weights: Mapping[str, Tensor], key: str, value: Tensor) -> bool:
     return found is not None and torch.equal(found.cpu(), value.to(found.dtype))
 
 
-def fit_model(model: Any, head: HeadKind, fit: Fit | None = None) -> Scorer:
+def fit_model(model: Any, head: HeadKind, fit: Fit | None = None, extra: Sequence[str] = ()) -> Scorer:
     """The model ready to score batches, packed where the probe proves that exact, or did before (`fit`)."""
     fit = fit or probe(type(model), model.config, head, is_encoder(model.config))
     if fit.packed:
@@ -246,7 +205,7 @@ def fit_model(model: Any, head: HeadKind, fit: Fit | None = None) -> Scorer:
         pass_down(model)
         model.set_attn_implementation(NAME)
     fuse(model, fit.fused)
-    return Scorer(model, head, fit)
+    return Scorer(model, head, fit, extra)
 
 
 def _merged(model: nn.Module, adapter: Path, dtype: torch.dtype) -> nn.Module:
@@ -298,7 +257,7 @@ def _with_labels(config: Any, labels: Sequence[str], tokenizer: Any) -> Any:
 def _refuse_gaps(name: str, info: dict[str, Any], model: Any, head: HeadKind) -> None:
     """A checkpoint may lack a head that is about to be trained, and nothing else."""
     prefix = "" if head == "embedding" else f"{model.base_model_prefix}."
-    new = head != "language"
+    new = heads.load(head).may_be_new
     missing = [key for key in info["missing_keys"] if not new or (key.startswith(prefix) and not POOLER.search(key))]
     if missing or info["mismatched_keys"]:
         wrong = missing or [str(key[0]) for key in info["mismatched_keys"]]
@@ -329,7 +288,9 @@ def _belongs(key: str, model: Any, head: HeadKind) -> bool:
     first, _, rest = key.partition(".")
     if first == model.base_model_prefix and rest:
         return rest.partition(".")[0] in parts
-    return first in parts or (head in VOCABULARY and first in {name for name, _ in model.named_children()})
+    return first in parts or (
+        heads.load(head).over_vocabulary and first in {name for name, _ in model.named_children()}
+    )
 
 
 def refuse_new(name: str, new: Sequence[str], head: HeadKind, adapter: Path | None = None) -> None:
@@ -340,7 +301,7 @@ def refuse_new(name: str, new: Sequence[str], head: HeadKind, adapter: Path | No
         raise ModelError(
             f"the model has no head for that: {drawn[0]} is missing, and a new one would answer at random",
             where=name,
-            fix=f"train it first, with an objective for bottega {ANSWERS[head]}",
+            fix=f"train it first, with an objective for bottega {heads.load(head).command}",
         )
 
 

@@ -16,9 +16,9 @@ import torch
 
 from bottega.batch import Batch, Example, Row
 from bottega.errors import ModelError
+from bottega.models import heads
 from bottega.models.attention import NAME, pass_down, register
 from bottega.models.encoder_decoder import prepare
-from bottega.models.heads import VOCABULARY
 from bottega.models.kernels import fuse, proven
 from bottega.models.row_state import Afresh
 from bottega.models.scorer import Fit, Scorer
@@ -136,13 +136,13 @@ def _sourced(row: Row, place: int) -> Row:
 def _row(tokens: np.ndarray, head: HeadKind, both_ways: bool) -> Row:
     if head == "language":
         return Row(tokens, np.arange(len(tokens) - 1), tokens[1:], np.ones(len(tokens) - 1, np.float32), both_ways)
-    at = np.arange(len(tokens)) if head != "class" else np.array([0 if both_ways else len(tokens) - 1])
+    at = np.arange(len(tokens)) if not heads.load(head).per_row else np.array([0 if both_ways else len(tokens) - 1])
     return Row(tokens, at, tokens[at], np.ones(len(at), np.float32), both_ways)
 
 
 def _scores(scorer: Scorer, batch: Batch) -> torch.Tensor:
     """What a scorer makes of the batch; the next scorer of its model finds it as fresh as this one."""
-    output = "logp" if scorer.head_kind in VOCABULARY else "hidden" if scorer.head_kind == "embedding" else "logits"
+    output = scorer.head.probe_output
     with torch.no_grad():
         scorer.afresh()
         scores: torch.Tensor = scorer(batch, frozenset({output}))[output]

@@ -7,7 +7,7 @@ is run is decided once, on load, by `models.probe` and recorded as a `Fit`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self, cast
 
 import numpy as np
@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from bottega.batch import Batch, Example, Row, Source
 from bottega.errors import BottegaError, ModelError, is_out_of_memory
+from bottega.models import heads
 from bottega.models.attention import layout_for, layouts_for
 from bottega.models.attention.mask import padded, rounded
 from bottega.models.embedding_noise import EmbeddingNoise, row_lengths
-from bottega.models.heads import class_head, headed, language_head, masked_head
+from bottega.models.heads import Head, ScoreOptions, from_logits
+from bottega.models.own_head import own_scores
 from bottega.models.row_state import Afresh
-from bottega.objectives import HeadKind, smoothed_nll
+from bottega.objectives import HeadKind
 from bottega.packing import divide, pack
 from bottega.progress import ProgressCallback
 
@@ -47,22 +49,17 @@ class Fit:
 
 
 class Scorer(nn.Module):
-    """`forward(batch, outputs)` returns the outputs asked for, [N, …] in float32 or wider.
+    """`forward(batch, outputs)` returns the outputs asked for, [N, …] in float32 or wider, by name.
 
-    logp    [N]     log-probability of each label
-    logits  [N, C]  scores of classes, or of the vocabulary
-    best    [N]     the likeliest label, beside logp and without gradient
-    states  [N, H]  what the head of a language model makes its scores of, beside logp
-    hidden  [N, H]  final hidden states, of a model without a head
-
-    With `weighted` the gradient of logp will be `batch.weight` times one number, which spares a trained head work.
-    `smoothing` is a share of each logp that is a mean over all labels; `tempering` is what scores over the vocabulary
-    are divided by. `width` is that of the vectors of texts, once there were any.
+    Which there are, the model's head says (`models.heads`), and those of `extra`, which are attached to the same model.
+    `width` is that of the embeddings of texts, once there were any.
     """
 
-    def __init__(self, model: nn.Module, head: HeadKind, fit: Fit) -> None:
+    def __init__(self, model: nn.Module, head: HeadKind | Head, fit: Fit, extra: Sequence[str] = ()) -> None:
         super().__init__()
-        self.model, self.head_kind, self.fit = model, head, fit
+        self.model, self.fit = model, fit
+        self.head = head if isinstance(head, Head) else heads.load(head)
+        self.extra = [heads.load(kind) for kind in extra]
         self.noise: EmbeddingNoise | None = None
         self.width: int | None = None
         self._mode: bool | None = None
@@ -106,37 +103,29 @@ class Scorer(nn.Module):
         smoothing: float = 0.0,
         tempering: float = 1.0,
     ) -> dict[str, Tensor]:
-        if self.head_kind == "embedding":
-            hidden = self._hidden(batch).index_select(0, batch.at)
-            self.width = hidden.shape[-1]
-            return {"hidden": hidden.to(torch.promote_types(hidden.dtype, torch.float32))}
-        if self.fit.own_head:
-            logits = self._own_logits(batch)
-        elif self.head_kind == "class":
-            logits = class_head(self.network)(self._hidden(batch).index_select(0, batch.at))
-        elif self.head_kind == "token":
-            logits = headed(self.network, self._hidden(batch).index_select(0, batch.at))
+        """The outputs; the options are those of `ScoreOptions`."""
+        options = ScoreOptions(weighted, smoothing, tempering)
+        if self.fit.own_head and not self.head.is_bare:
+            scores = from_logits(self._own_logits(batch), batch, outputs & self.head.outputs, options)
+            states = self._states(batch, 0) if self._wanted_of_extra(outputs) else None
         else:
-            extra = (0, rounded(len(batch.at)) - len(batch.at))
-            hidden = self._hidden(batch).index_select(0, F.pad(batch.at, extra))
-            if self.head_kind == "masked":
-                hidden = masked_head(self.network, hidden)
-            head = replace(language_head(self.network).tempered(tempering), smoothing=smoothing)
-            if "logits" in outputs:
-                return {"logits": head.logits(hidden)[: len(batch.at)]}
-            if "best" in outputs:
-                logp, best = head.judged(hidden, F.pad(batch.label, extra))
-                return {"logp": logp[: len(batch.at)], "best": best[: len(batch.at)]}
-            share = F.pad(batch.weight, extra) if weighted else None
-            logp = head.logp(hidden, F.pad(batch.label, extra), share)
-            found = {"logp": logp[: len(batch.at)]}
-            return {**found, "states": hidden[: len(batch.at)]} if "states" in outputs else found
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        logits = logits if tempering == 1.0 else logits / tempering
-        if outputs == {"logits"}:
-            return {"logits": logits}
-        logp = -smoothed_nll(logits, batch.label, smoothing)
-        return {"logp": logp, "best": logits.argmax(-1)} if "best" in outputs else {"logp": logp}
+            # A matrix library keeps a kernel for each shape it meets, so the head over a vocabulary sees few of them.
+            padding = rounded(len(batch.at)) - len(batch.at) if self.head.over_vocabulary else 0
+            states = self._states(batch, padding)  # [N + padding, H]
+            scores = self.head.scores(self.network, states, batch, outputs & self.head.outputs, options)
+        for head in self._wanted_of_extra(outputs):
+            assert states is not None
+            scores |= head.scores(self.network, states[: len(batch.at)], batch, outputs & head.outputs, options)
+        if "hidden" in scores:
+            self.width = scores["hidden"].shape[-1]
+        return scores
+
+    def _wanted_of_extra(self, outputs: frozenset[str]) -> list[Head]:
+        return [head for head in self.extra if head.outputs & outputs]
+
+    def _states(self, batch: Batch, padding: int) -> Tensor:
+        """[N + padding, H] the hidden states that the batch reads; padding repeats the first."""
+        return self._hidden(batch).index_select(0, F.pad(batch.at, (0, padding)) if padding else batch.at)
 
     def _hidden(self, batch: Batch, *, whole: bool = False) -> Tensor:
         """[T, H] final hidden states of the flat sequence, right wherever the batch reads them, or everywhere."""
@@ -144,7 +133,7 @@ class Scorer(nn.Module):
             return self._across(batch, batch.source)
         base = self.network.base_model
         # What is read decides what a last layer must compute, where it can tell (models.fused.last).
-        few = self.head_kind != "language" and self.fit.packed and not whole
+        few = not self.head.reads_everywhere and self.fit.packed and not whole
         read = {"read": torch.unique(batch.at)} if few else {}
         return torch.cat(
             [_each(self._run(base, **call, **read).last_hidden_state, call) for call in self._calls(batch)]
@@ -175,14 +164,14 @@ class Scorer(nn.Module):
             self.noise.lengths = torch.from_numpy(lengths)[None].to(stream.tokens.device)
 
     def _own_logits(self, batch: Batch) -> Tensor:
-        if self.fit.packed and self.head_kind == "class":
+        if self.fit.packed and self.head.per_row:
             return self._headed_by_row(batch)
         if self.fit.packed:
             (call,) = self._calls(batch)
-            if self.head_kind == "language":
+            if self.head.reads_everywhere:
                 return cast(Tensor, self.network(**call, logits_to_keep=batch.at).logits[0])
             return cast(Tensor, self.network(**call).logits[0].index_select(0, batch.at))
-        if self.head_kind != "class":
+        if not self.head.per_row:
             logits = [_each(self._run(self.network, **call).logits, call) for call in self._calls(batch)]
             return torch.cat(logits).index_select(0, batch.at)
         logits = [self._run(self.network, **call).logits[0] for call in self._calls(batch)]
@@ -195,7 +184,7 @@ class Scorer(nn.Module):
         hidden, nodes = self._hidden(batch, whole=True), batch.nodes
         ends = np.searchsorted(nodes.start, batch.at.cpu().numpy(), side="right") - 1
         places = (torch.from_numpy(nodes.path(int(end))).to(hidden.device) for end in ends)
-        return torch.stack([headed(self.network, hidden[row], batch.tokens[row]) for row in places])
+        return torch.stack([own_scores(self.network, hidden[row], batch.tokens[row]) for row in places])
 
     def _run(self, part: Any, **call: Any) -> Any:
         """What a part of the model makes of a call; of a row by itself, as if it were the first."""

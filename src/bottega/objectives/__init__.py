@@ -49,7 +49,7 @@ __all__ = [
 
 USUAL: Mapping[HeadKind, str] = {
     "language": "sft",
-    "class": "classify",
+    "sequence": "classify",
     "token": "tag",
     "masked": "masked",
     "embedding": "contrastive",

@@ -21,13 +21,13 @@ PASSED = "passed_over"
 """Among the metrics of an update how many were drawn before it that had nothing to teach; where there were any."""
 
 
-Output = Literal["logp", "logits", "hidden"]
+Output = str
 
 
 Pooling = Literal["mean", "first", "last"]
 """Which token states make the vector of a text."""
 
-HeadKind = Literal["language", "class", "token", "masked", "embedding"]
+HeadKind = str
 """What a model says of a text: its next token, its class, a class of each word, what stood at a masked place, or a
 place in space."""
 
@@ -62,6 +62,7 @@ class Objective(BaseModel, ABC):
     reads      record types it understands, the preferred first
     head       which scores it needs a model for
     outputs    what it reads of the scores: logp [N], logits [N, C], hidden [N, H]
+    extra_heads  further heads beside it, by the names of their files
     joint      its loss is no sum over examples but compares those of an update with each other
     by_label   a fraction held out for validation is one of every label
     splits     a text longer than `max_length` may be cut into several rows, its windows
@@ -74,6 +75,7 @@ class Objective(BaseModel, ABC):
     reads: ClassVar[tuple[type, ...]]
     head: ClassVar[HeadKind] = "language"
     outputs: ClassVar[frozenset[Output]] = frozenset({"logp"})
+    extra_heads: ClassVar[tuple[str, ...]] = ()
     joint: ClassVar[bool] = False
     by_label: ClassVar[bool] = False
     splits: ClassVar[bool] = False

@@ -43,7 +43,7 @@ class Classify(Objective):
     """
 
     reads: ClassVar[tuple[type, ...]] = (Labelled, Multilabelled)
-    head: ClassVar[HeadKind] = "class"
+    head: ClassVar[HeadKind] = "sequence"
     outputs: ClassVar[frozenset[Output]] = frozenset({"logits"})
     by_label: ClassVar[bool] = True
     lr: ClassVar[tuple[float, float]] = (1e-4, 5e-4)

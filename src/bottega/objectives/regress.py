@@ -24,7 +24,7 @@ class Regress(Objective):
     """
 
     reads: ClassVar[tuple[type, ...]] = (Labelled,)
-    head: ClassVar[HeadKind] = "class"
+    head: ClassVar[HeadKind] = "sequence"
     outputs: ClassVar[frozenset[Output]] = frozenset({"logits"})
     lr: ClassVar[tuple[float, float]] = (1e-4, 5e-4)
 

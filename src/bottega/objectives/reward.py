@@ -26,7 +26,7 @@ class Reward(Objective):
     """
 
     reads: ClassVar[tuple[type, ...]] = (Preference,)
-    head: ClassVar[HeadKind] = "class"
+    head: ClassVar[HeadKind] = "sequence"
     outputs: ClassVar[frozenset[Output]] = frozenset({"logits"})
     lr: ClassVar[tuple[float, float]] = (1e-5, 1e-4)
 

@@ -24,9 +24,9 @@ from bottega.errors import BottegaError, RunError
 from bottega.events import Event, Stepped
 from bottega.hardware.datasheets import Datasheet, find_datasheet
 from bottega.hardware.device import available_device
+from bottega.models import heads
 from bottega.models.checkpoint import load_model
 from bottega.models.dimensions import depth, vocabulary, width
-from bottega.models.heads import VOCABULARY
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.objectives import OnPolicy
@@ -236,7 +236,7 @@ def _live(recipe: Recipe, rows: Rows, tokens: float) -> int:
     across, layers = width(rows.config), depth(rows.config)
     each = memory_estimate.OF_TOKEN * _size(recipe) / 2
     kept = _size(recipe) if recipe.optim.checkpointing else 0 if recipe.optim.offload else each
-    logits = LOGITS * vocabulary(rows.config) if recipe.objective.head in VOCABULARY else 0
+    logits = LOGITS * vocabulary(rows.config) if heads.load(recipe.objective.head).over_vocabulary else 0
     return round(tokens * across * (kept * layers + each) + logits)
 
 
@@ -315,7 +315,7 @@ def _write_model(recipe: Recipe, config: Any, folder: Path) -> None:
 
     tokenizer = load_tokenizer(_tokenizer(recipe))
     dtype = getattr(config, "dtype", None) or torch.float32
-    if recipe.objective.head in VOCABULARY:
+    if heads.load(recipe.objective.head).over_vocabulary:
         shaped = Model(shape=_shape(config), tokenizer=_tokenizer(recipe))
         model, _ = load_model(shaped, config, recipe.objective.head, [], dtype, tokenizer)
     else:

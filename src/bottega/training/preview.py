@@ -121,7 +121,7 @@ def _said(row: Row, example: Example, recipe: Recipe, prepared: Rows) -> list[st
         return [prepared.labels[label] for label in row.label.tolist()]
     if head == "embedding":
         return [""] * len(row.at)
-    if head == "class":
+    if head == "sequence":
         return [""] if len(example.rows) > 1 else [_of_text(row, recipe, prepared)]
     return None
 
@@ -144,7 +144,7 @@ def _labels(example: Example, recipe: Recipe, prepared: Rows) -> list[str]:
         return ["good" if row.columns["desirable"][0] else "bad" for row in rows]
     if len(rows) == 2:
         return ["chosen", "rejected"]
-    return [_of_text(rows[0], recipe, prepared)] if head == "class" else [""]
+    return [_of_text(rows[0], recipe, prepared)] if head == "sequence" else [""]
 
 
 def _likened(row: Row, place: int) -> str:

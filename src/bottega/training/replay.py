@@ -24,7 +24,7 @@ from bottega.data.reader import read_records
 from bottega.data.sampler import DEFAULT_EXAMPLES, permutation
 from bottega.engine.engine import Engine
 from bottega.errors import DataError
-from bottega.models.heads import divergence, language_head
+from bottega.models.language_head import divergence, language_head
 from bottega.objectives import Objective
 from bottega.packing import divide, pack
 from bottega.recipe.schema import Recipe

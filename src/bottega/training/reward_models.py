@@ -59,7 +59,7 @@ class Judges:
     def _load(self, name: str) -> Loaded:
         _refuse_other_models(name)
         tokenizer = load_tokenizer(locate(name).tokenizer)
-        scorer = load_scorer(name, self.dtype, self.device, "class", ["reward"], tokenizer)
+        scorer = load_scorer(name, self.dtype, self.device, "sequence", ["reward"], tokenizer)
         config = scorer.network.config
         codec = Codec(tokenizer, max_length=UNLIMITED, too_long="error", both_ways=is_encoder(config))
         return Loaded(scorer, codec, length_limit(config) or UNLIMITED)

@@ -22,9 +22,9 @@ from bottega.engine.lr_schedule import Schedule
 from bottega.engine.optimizer import Optimizer, freeze
 from bottega.errors import ModelError
 from bottega.hardware.device import DeviceMeter, compute_dtype, resolve_device
+from bottega.models import heads
 from bottega.models.adapters.lora import adapt, by_own_head, head_is_adapted, load_scorer
 from bottega.models.checkpoint import beside_an_adapter, fit_model, load_model
-from bottega.models.heads import VOCABULARY
 from bottega.models.scorer import Fit, Scorer
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
@@ -154,6 +154,8 @@ class _ModelMaker:
         torch.manual_seed(derive(self.recipe.seed, "weights"))
         data, head = self.data, self.recipe.objective.head
         model, new = load_model(self.section, data.config, head, data.labels, self.dtype, data.tokenizer)
+        for kind in self.recipe.objective.extra_heads:
+            new = [*new, *heads.load(kind).attach(model)]
         return model.to(self.device), new
 
 
@@ -164,7 +166,7 @@ def _engine(recipe: Recipe, maker: _ModelMaker, fit: Fit | None) -> tuple[Engine
     """
     objective = recipe.objective
     model, new = maker.make()
-    scorer = fit_model(model, objective.head, fit)
+    scorer = fit_model(model, objective.head, fit, objective.extra_heads)
     compared = objective.compares_with_reference or recipe.uses_anchor
     reference = _reference(maker, scorer.fit) if compared else None
     if recipe.uses_anchor:
@@ -172,11 +174,11 @@ def _engine(recipe: Recipe, maker: _ModelMaker, fit: Fit | None) -> tuple[Engine
     if recipe.optim.checkpointing:
         _checkpoint_activations(model)
     # Named before an adapter wraps the model, as decay and Muon leave out embeddings and head by these names.
-    excluded = _embeddings_and_head(model, objective.head in VOCABULARY)
+    excluded = _embeddings_and_head(model, heads.load(objective.head).over_vocabulary)
     if recipe.adapter is not None:
         torch.manual_seed(derive(recipe.seed, "adapter"))
         scorer.model = adapt(model, recipe.adapter, head=objective.head, new=new, reference=compared)
-        if objective.head in VOCABULARY and head_is_adapted(scorer.model):
+        if heads.load(objective.head).over_vocabulary and head_is_adapted(scorer.model):
             scorer.fit = by_own_head(scorer.fit, scorer.network)
     freeze(scorer.model, recipe.optim.freeze)
     if recipe.optim.neftune is not None:
@@ -192,7 +194,11 @@ def _reference(maker: _ModelMaker, fit: Fit) -> Scorer | None:
     named, head = maker.recipe.model.reference, maker.recipe.objective.head
     if named is None:
         copy = maker.make()[0] if maker.recipe.adapter is None else None
-        return None if copy is None else fit_model(copy.requires_grad_(False), head, fit).eval()
+        return (
+            None
+            if copy is None
+            else fit_model(copy.requires_grad_(False), head, fit, maker.recipe.objective.extra_heads).eval()
+        )
     if load_tokenizer(locate(named).tokenizer).get_vocab() != maker.data.tokenizer.get_vocab():
         raise ModelError(
             "the reference has another tokenizer, so its tokens are not the policy's",

@@ -23,7 +23,7 @@ class Task(NamedTuple):
 
 TASKS_BY_HEAD: dict[HeadKind, Task] = {
     "language": Task(language.measure, language.DEFAULT_BASELINES),
-    "class": Task(classification.measure, classification.DEFAULT_BASELINES),
+    "sequence": Task(classification.measure, classification.DEFAULT_BASELINES),
     "token": Task(tagging.measure, tagging.DEFAULT_BASELINES),
     "masked": Task(masked_lm.measure, masked_lm.DEFAULT_BASELINES),
     "embedding": Task(embedding.measure, embedding.DEFAULT_BASELINES),

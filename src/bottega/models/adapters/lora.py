@@ -15,8 +15,8 @@ from torch import nn
 
 from bottega.errors import ModelError
 from bottega.hardware.device import compute_dtype, resolve_device
+from bottega.models import heads
 from bottega.models.checkpoint import check_adapter, fit_model, load_adapted
-from bottega.models.heads import VOCABULARY
 from bottega.models.kernels import fuse
 from bottega.models.quantization.linear import Quantized
 from bottega.models.scorer import Fit, Scorer
@@ -27,9 +27,6 @@ from bottega.suggestions import suggest_name
 
 HEADS = ("classifier", "score")
 """Classifiers that PEFT trains and saves of its own accord."""
-
-TASKS: dict[HeadKind, str] = {"language": "CAUSAL_LM", "class": "SEQ_CLS", "token": "TOKEN_CLS"}
-"""PEFT's names of tasks; it has none for masked language models, and that of embeddings asks for a task's own call."""
 
 REFUSED = re.compile(r"Module '([\w.]+)' is incompatible")
 """How PEFT names a layer that it will not adapt."""
@@ -67,7 +64,7 @@ def adapt(model: nn.Module, adapter: recipes.Adapter, *, head: HeadKind, new: Se
             "lora_alpha": adapter.alpha,
             "lora_dropout": adapter.dropout,
             "target_modules": adapter.targets,
-            "task_type": "SEQ_2_SEQ_LM" if _is_encoder_decoder(model) else TASKS.get(head),
+            "task_type": "SEQ_2_SEQ_LM" if _is_encoder_decoder(model) else heads.load(head).peft_task,
             "modules_to_save": [name for name in new if name.partition(".")[0] not in HEADS] or None,
         }
         return _fused(_with_lora(model, options, whole))
@@ -223,7 +220,7 @@ def load_scorer(
     adapted = hasattr(model, "peft_config")
     scorer = fit_model(model.get_base_model() if adapted else model, head)
     scorer.model = model
-    if adapted and head in VOCABULARY and head_is_adapted(model):
+    if adapted and heads.load(head).over_vocabulary and head_is_adapted(model):
         scorer.fit = by_own_head(scorer.fit, scorer.network)
     return scorer
 

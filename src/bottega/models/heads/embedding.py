@@ -1,0 +1,29 @@
+"""No head: the hidden states themselves, of which an embedding of the text is made."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import AutoModel
+
+from bottega.batch import Batch
+from bottega.models.heads import Head, ScoreOptions
+
+
+class Embedding(Head):
+    """Final hidden states: hidden [N, H]."""
+
+    outputs: ClassVar[frozenset[str]] = frozenset({"hidden"})
+    is_bare: ClassVar[bool] = True
+    command: ClassVar[str] = "embed"
+    probe_output: ClassVar[str] = "hidden"
+
+    def auto_class(self, config: Any) -> Any:
+        return AutoModel
+
+    def scores(
+        self, network: Any, states: Tensor, batch: Batch, wanted: frozenset[str], options: ScoreOptions
+    ) -> dict[str, Tensor]:
+        return {"hidden": states.to(torch.promote_types(states.dtype, torch.float32))}

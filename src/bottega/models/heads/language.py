@@ -1,0 +1,64 @@
+"""The next token: a score of every token of the vocabulary at each position that is read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from bottega.batch import Batch
+from bottega.errors import ModelError
+from bottega.models.config import is_encoder
+from bottega.models.heads import Head, ScoreOptions
+from bottega.models.language_head import language_head
+
+
+class Language(Head):
+    """The head of a causal language model, or of an encoder–decoder.
+
+    logits  [N, V]  scores of the vocabulary
+    logp    [N]     log-probability of each label
+    best    [N]     the likeliest token, without gradient
+    states  [N, H]  the hidden states it reads
+    """
+
+    outputs: ClassVar[frozenset[str]] = frozenset({"logits", "logp", "best", "states"})
+    over_vocabulary: ClassVar[bool] = True
+    reads_everywhere: ClassVar[bool] = True
+    may_be_new: ClassVar[bool] = False
+    peft_task: ClassVar[str | None] = "CAUSAL_LM"
+    command: ClassVar[str] = "chat"
+    probe_output: ClassVar[str] = "logp"
+
+    def auto_class(self, config: Any) -> Any:
+        return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+
+    def check(self, config: Any) -> None:
+        if is_encoder(config):
+            raise ModelError(
+                f"{config.model_type} is an encoder and writes no text",
+                where="model.base",
+                fix="use it with masked, classify or tag",
+            )
+
+    def scores(
+        self, network: Any, states: Tensor, batch: Batch, wanted: frozenset[str], options: ScoreOptions
+    ) -> dict[str, Tensor]:
+        count = len(batch.at)
+        padding = (0, len(states) - count)
+        head = replace(language_head(network).tempered(options.temperature), smoothing=options.smoothing)
+        scores: dict[str, Tensor] = {}
+        if "logits" in wanted:
+            scores["logits"] = head.logits(states)
+        if "best" in wanted:
+            scores["logp"], scores["best"] = head.judged(states, F.pad(batch.label, padding))
+        elif "logp" in wanted:
+            # Where it is known that the loss is a weighted mean, gradients are computed while the logits are at hand.
+            share = F.pad(batch.weight, padding) if options.weighted else None
+            scores["logp"] = head.logp(states, F.pad(batch.label, padding), share)
+        if "states" in wanted:
+            scores["states"] = states
+        return {name: score[:count] for name, score in scores.items()}

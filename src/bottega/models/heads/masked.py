@@ -1,0 +1,39 @@
+"""The token that stood at a masked position."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+from transformers import AutoModelForMaskedLM
+
+from bottega.batch import Batch
+from bottega.errors import ModelError
+from bottega.models.config import is_encoder
+from bottega.models.heads import ScoreOptions
+from bottega.models.heads.language import Language
+from bottega.models.own_head import masked_states
+
+
+class Masked(Language):
+    """The head of a masked language model: a transform of its own before the vocabulary; outputs as of `Language`."""
+
+    reads_everywhere: ClassVar[bool] = False
+    may_be_new: ClassVar[bool] = True
+    peft_task: ClassVar[str | None] = None
+    command: ClassVar[str] = "fill"
+
+    def auto_class(self, config: Any) -> Any:
+        return AutoModelForMaskedLM
+
+    def check(self, config: Any) -> None:
+        super(Language, self).check(config)
+        if not is_encoder(config):
+            raise ModelError(
+                f"{config.model_type} reads from left to right only", where="model.base", fix="use it with causal"
+            )
+
+    def scores(
+        self, network: Any, states: Tensor, batch: Batch, wanted: frozenset[str], options: ScoreOptions
+    ) -> dict[str, Tensor]:
+        return super().scores(network, masked_states(network, states), batch, wanted, options)
