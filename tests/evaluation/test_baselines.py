@@ -1,4 +1,4 @@
-"""What a run is compared with: each contender answers the same rows, and its answers are those it would give alone."""
+"""Baselines: each is scored on the same rows, and as it would be alone."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SIZES = [{"text": f"{word} {number}", "label": number} for number in range(10) f
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """A run with an objective; made once each."""
-    folder = tmp_path_factory.mktemp("rivals")
+    folder = tmp_path_factory.mktemp("baselines")
     made = {kind: make_model(folder / kind, kind) for kind in ("llama", "bert")}
 
     def build(kind: str, rows: list[dict[str, Any]], *, model: str = "llama", name: str = "", **more: Any) -> Path:
@@ -66,10 +66,10 @@ def beside(found: Evaluation, name: str) -> Comparison:
     return next(one for one in found.contenders if name in one.name)
 
 
-# What is asked, and how
+# Prompts and retrieval
 
 
-def test_a_rival_as_one_writes_it(tmp_path: Path, trained: Callable[..., Path]) -> None:
+def test_a_baseline_is_parsed_as_the_user_writes_it(tmp_path: Path, trained: Callable[..., Path]) -> None:
     assert parse_baseline("few-shot").method == "few-shot"
     assert parse_baseline("dense=some/encoder") == Baseline("dense", "some/encoder", "dense=some/encoder")
     assert parse_baseline("http://localhost:1/v1#small").model == "small"
@@ -83,7 +83,7 @@ def test_a_rival_as_one_writes_it(tmp_path: Path, trained: Callable[..., Path]) 
         parse_baseline("http://localhost:1/v1")
 
 
-def test_the_likest_example_stands_nearest_to_the_question() -> None:
+def test_the_most_similar_example_comes_right_before_the_prompt() -> None:
     shots = [Shot("nearest?", " one"), Shot("far?", " two")]
     assert with_shots("asked?", shots) == "far? two\n\nnearest? one\n\nasked?"
     system, asked = Message("system", "be brief"), Message("user", "asked?")
@@ -97,7 +97,7 @@ def test_the_likest_example_stands_nearest_to_the_question() -> None:
     assert with_passages((system, asked), ["near"])[-1].content == "near\n\nasked?"
 
 
-def test_fewer_are_shown_where_there_is_no_room(tmp_path: Path) -> None:
+def test_fewer_passages_are_shown_where_there_is_no_room(tmp_path: Path) -> None:
     codec = bottega.load(make_model(tmp_path / "m")).codec
     things = [f"passage {number} " * 5 for number in range(5)]
     for room in (40, 80, 10_000):
@@ -146,7 +146,7 @@ def test_words_are_found_in_every_script(asked: str, known: list[str]) -> None:
     assert nearness[0, 2] == 0
 
 
-def test_what_nothing_is_near_to_gets_other_rows_than_the_first() -> None:
+def test_a_query_without_a_match_gets_random_rows() -> None:
     index = Bm25Retriever([f"word{number}" for number in range(50)])
     asked = ["unknown", "another", "?", "", "third"]
     numbers, nearness = index.nearest(asked, 5)
@@ -158,7 +158,7 @@ def test_what_nothing_is_near_to_gets_other_rows_than_the_first() -> None:
     assert Bm25Retriever([]).nearest(["x"], 3)[0].shape == (1, 0)
 
 
-def test_what_is_shown_by_chance_is_told() -> None:
+def test_examples_picked_at_random_are_noted() -> None:
     told = list[tuple[str, str]]()
     case = cast(EvaluationContext, SimpleNamespace(note=lambda name, why: told.append((name, why))))
     _, nearness = Bm25Retriever(["one two", "two three", "four"]).nearest(["two", "five", "one two four"], 3)
@@ -169,7 +169,7 @@ def test_what_is_shown_by_chance_is_told() -> None:
     assert len(told) == 1
 
 
-def test_words_and_vectors_find_what_is_near(tmp_path: Path) -> None:
+def test_bm25_and_dense_retrieval_find_the_nearest_texts(tmp_path: Path) -> None:
     texts = ["the cat sat on the mat", "a dog ran under the tree", "one two three"]
     index = Bm25Retriever(texts)
     numbers, nearness = index.nearest(["where is the dog", "three!", "nothing known xyz"], 2)
@@ -193,10 +193,10 @@ def test_passages_are_whole_paragraphs() -> None:
     assert [len(one) for one in chinese] == [120, 120, 120, 120, 41]
 
 
-# What they answer
+# Baselines
 
 
-def test_a_model_shown_examples_answers_as_it_does_when_asked_so(trained: Callable[..., Path]) -> None:
+def test_few_shot_prompts_score_as_each_does_alone(trained: Callable[..., Path]) -> None:
     found = evaluate(trained("sft", SAID), against=["few-shot", "bm25"], shots=2)
     few = beside(found, "few-shot")
     assert [one.metric for one in few.estimates] == [
@@ -250,7 +250,7 @@ def test_other_models_other_runs_and_passages(trained: Callable[..., Path], tmp_
     assert theirs == pytest.approx(ours), "a run is measured the same beside another"
 
 
-def test_a_run_is_not_compared_with_what_has_no_answer(trained: Callable[..., Path]) -> None:
+def test_a_run_is_not_compared_with_baselines_that_give_no_answer(trained: Callable[..., Path]) -> None:
     texts = [{"text": row["instruction"]} for row in SAID]
     found = evaluate(trained("causal", texts), against=["few-shot", "bm25"])
     assert set(found.unasked.values()) == {"the rows are not prompts with answers"}
@@ -261,7 +261,9 @@ def test_a_run_is_not_compared_with_what_has_no_answer(trained: Callable[..., Pa
     assert beside(found, "dpo").estimates[0].interval is not None
 
 
-def test_classifiers_and_numbers_stand_beside_the_nearest_rows(trained: Callable[..., Path], tmp_path: Path) -> None:
+def test_classifiers_and_regressions_are_compared_with_the_nearest_rows(
+    trained: Callable[..., Path], tmp_path: Path
+) -> None:
     run, llama = trained("classify", LABELLED, model="bert"), make_model(tmp_path / "llama")
     found = evaluate(run, against=["bm25", "dense", f"few-shot={llama}", f"zero-shot={llama}", "few-shot", str(run)])
     assert [one.name for one in found.others] == [
@@ -280,7 +282,7 @@ def test_classifiers_and_numbers_stand_beside_the_nearest_rows(trained: Callable
     assert error.base < 0.7 * numbers.estimates[0].base, "the number stands in the text, beside a word"
 
 
-def test_vectors_stand_beside_the_words_in_common(trained: Callable[..., Path]) -> None:
+def test_an_embedder_is_compared_with_bm25(trained: Callable[..., Path]) -> None:
     pairs = [{"anchor": f"{one} {other}", "positive": f"{other} {one}"} for one in WORDS[:6] for other in WORDS[6:14]]
     found = evaluate(trained("contrastive", pairs, model="bert"))
     assert found.others[0].name == "the words they share, BM25"
@@ -289,7 +291,7 @@ def test_vectors_stand_beside_the_words_in_common(trained: Callable[..., Path]) 
     assert nearest.base == 1.0, "both texts of a pair have the same words"
 
 
-def test_intervals_widen_with_the_number_of_contenders(trained: Callable[..., Path]) -> None:
+def test_intervals_widen_with_the_number_of_baselines(trained: Callable[..., Path]) -> None:
     run = trained("sft", SAID)
     (one,) = [each for each in evaluate(run, against=[]).estimates if each.metric == "loss"]
     (three,) = [each for each in evaluate(run, against=["few-shot", "bm25"]).estimates if each.metric == "loss"]

@@ -1,4 +1,4 @@
-"""Which classes are taken for which, and how sure a model should have been."""
+"""Confusion matrices and calibration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bottega.evaluation.confusion import ClassPredictions
 RIGHT, SAID = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 2, 0])
 
 
-def test_pairs_are_counted() -> None:
+def test_confusions_are_counted() -> None:
     named = ClassPredictions(["a", "b", "c"], RIGHT, SAID)
     assert named.matrix().tolist() == [[1, 2, 0], [0, 1, 1], [1, 0, 0]]
     assert named.confusions() == [("a", "b", 2), ("b", "c", 1), ("c", "a", 1)]
@@ -25,7 +25,7 @@ def test_of_many_labels_no_matrix_is_written() -> None:
     assert many.document()["confusions"] == [["0", "1", 2], ["1", "2", 1], ["2", "0", 1]]
 
 
-def test_chances_are_held_against_what_came_true() -> None:
+def test_calibration_compares_confidence_with_accuracy() -> None:
     chance = np.array([0.95, 0.91, 0.55, 0.52, 1.0, 0.3])
     named = ClassPredictions(["a", "b", "c"], RIGHT, SAID, chance)
     bins = named.calibration()
@@ -36,7 +36,7 @@ def test_chances_are_held_against_what_came_true() -> None:
     assert named.calibration_error() == pytest.approx(wanted)
 
 
-def test_a_model_that_knows_how_sure_it_is() -> None:
+def test_a_calibrated_model_has_no_calibration_error() -> None:
     draw = np.random.default_rng(0)
     chance = draw.uniform(0.5, 1, 20_000)
     hit = draw.random(20_000) < chance

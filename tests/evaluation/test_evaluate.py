@@ -1,4 +1,4 @@
-"""`bottega.evaluate`: what training validated is found again, and every estimate stands beside its base."""
+"""`bottega.evaluate`: it agrees with validation during training, and compares every metric with the base."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_the_losses_are_those_training_validated(trained: Callable[..., Path], m
         assert loss.finding == "better"
 
 
-def test_answers_that_are_labels_are_weighed_and_written(trained: Callable[..., Path]) -> None:
+def test_answers_that_are_labels_are_scored_and_generated(trained: Callable[..., Path]) -> None:
     evaluation = evaluate(trained("sft"))
     one = found(evaluation)
     assert evaluation.base == "llama"
@@ -99,7 +99,7 @@ def test_answers_that_are_labels_are_weighed_and_written(trained: Callable[..., 
 
 
 @pytest.mark.parametrize("model", ["llama", "bert"])
-def test_a_classifier_stands_beside_the_commonest_label(trained: Callable[..., Path], model: str) -> None:
+def test_a_classifier_is_compared_with_the_most_frequent_label(trained: Callable[..., Path], model: str) -> None:
     run = trained("classify", model=model)
     evaluation = evaluate(run)
     one = found(evaluation)
@@ -171,7 +171,7 @@ def test_as_many_rows_are_measured_as_asked_for_where_some_make_no_example(
     assert (evaluation.rows + sum(evaluation.dropped.values()), evaluation.of) == (25, 60)
 
 
-def test_what_is_drawn_is_as_likely_as_any_other() -> None:
+def test_every_record_is_as_likely_to_be_sampled() -> None:
     records = [Text(f"row {number}", "x") for number in range(20)]
     counts = Counter[str]()
     for seed in range(400):
@@ -208,7 +208,7 @@ def test_other_rows_are_read_as_the_runs_own(trained: Callable[..., Path], tmp_p
     assert evaluate(run, source["path"], rows=12).rows == 12
 
 
-def test_few_rows_claim_nothing(trained: Callable[..., Path], tmp_path: Path) -> None:
+def test_few_rows_have_no_interval(trained: Callable[..., Path], tmp_path: Path) -> None:
     other = write_jsonl(tmp_path / "one.jsonl", SAID[:1])
     one = found(evaluate(trained("sft"), str(other)))
     assert one["loss"].base is not None
@@ -231,7 +231,7 @@ def test_a_prompt_near_the_last_position_takes_no_room_from_the_others(
     assert one.run > 0.8
 
 
-def test_an_answer_is_asked_for_as_it_was_learned(trained: Callable[..., Path], tmp_path: Path) -> None:
+def test_prompts_are_tokenized_as_in_training(trained: Callable[..., Path], tmp_path: Path) -> None:
     """Also where the template ends in a space, which the tokenizer draws to the answer."""
     template = "Q: {instruction}\nA: {output}"
     rows = str(write_jsonl(tmp_path / "rows.jsonl", SAID))

@@ -1,4 +1,4 @@
-"""Side effects are found where they are planted: what was forgotten, what is known by heart, what is refused."""
+"""Side effects are measured where they were planted: forgetting, memorization, refusals."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_what_is_trained_over_is_forgotten_and_known_by_heart(reader: Path, tmp_path: Path) -> None:
+def test_forgetting_and_memorization(reader: Path, tmp_path: Path) -> None:
     rows = [{"text": text} for text in poems(12, 0)]
     run = learned(tmp_path / "poems", rows, base=reader, kind="causal", steps=150)
     known = write_jsonl(

@@ -1,4 +1,4 @@
-"""The word and the sentence that end a run, and the exams that are void."""
+"""The verdict: its outcome, its sentence, and void verdicts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def estimate(low: float, high: float, *, higher: bool = True, metric: str = "acc
         (-0.2, -0.01, 0.05, "worse", "Worse"),
     ],
 )
-def test_what_is_said_of_an_interval(low: float, high: float, margin: float, outcome: str, words: str) -> None:
+def test_the_outcome_and_sentence_of_an_interval(
+    low: float, high: float, margin: float, outcome: str, words: str
+) -> None:
     found = decide_verdict([estimate(low, high)], metric=None, margin=margin, base="it")
     assert found.outcome == outcome
     assert words in found.sentence
@@ -124,7 +126,7 @@ def test_a_contender_without_the_number_that_decides_counts_by_another() -> None
     )
 
 
-def test_contenders_of_which_nothing_can_be_said_are_named() -> None:
+def test_baselines_that_cannot_be_compared_are_named() -> None:
     ahead, few = estimate(0.1, 0.2), Estimate("accuracy", 4, 0.8, 0.7, None)
     others = {"few": [few], "mute": [estimate(0.1, 0.2, metric="a mark of its own")]}
     found = decide_verdict([ahead], metric=None, margin=0, base="it", others=others)
