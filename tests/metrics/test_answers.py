@@ -33,9 +33,13 @@ def test_bleu_and_chrf_are_those_of_sacrebleu() -> None:
     sacrebleu = pytest.importorskip("sacrebleu")
     for said, right in ((SAID, RIGHT), (SAID[2:], RIGHT[2:]), (["", "x"], RIGHT[:2]), (RIGHT, RIGHT)):
         bleu = Bleu().scores(said, [[one] for one in right])
-        assert float(bleu.of(bleu.sums.sum(0))) == pytest.approx(sacrebleu.BLEU().corpus_score(said, [right]).score)
+        assert float(bleu.statistic(bleu.sums.sum(0))) == pytest.approx(
+            sacrebleu.BLEU().corpus_score(said, [right]).score
+        )
         chrf = Chrf().scores(said, [[one] for one in right])
-        assert float(chrf.of(chrf.sums.sum(0))) == pytest.approx(sacrebleu.CHRF().corpus_score(said, [right]).score)
+        assert float(chrf.statistic(chrf.sums.sum(0))) == pytest.approx(
+            sacrebleu.CHRF().corpus_score(said, [right]).score
+        )
         for text, one, found in zip(said, right, chrf.each, strict=True):
             assert found == pytest.approx(sacrebleu.CHRF().sentence_score(text, [one]).score)
 
@@ -82,26 +86,26 @@ def test_the_number_of_an_answer(text: str, found: str | None) -> None:
 def test_numbers_are_compared_as_numbers() -> None:
     assert Numeric().sums("it makes 1,000.0", ["#### 1000"]) == (1.0, 1.0)
     assert Numeric().sums("I do not know", ["#### 1000"]) == (0.0, 1.0)
-    assert Numeric().fits(["2 + 2\n#### 4", "#### 5"])
-    assert Numeric().fits(["4", "-5.5", "\u22125", "１２", "1.234,5"])
-    assert not Numeric().fits(["4", "10-12"])
+    assert Numeric().applies_to(["2 + 2\n#### 4", "#### 5"])
+    assert Numeric().applies_to(["4", "-5.5", "\u22125", "１２", "1.234,5"])
+    assert not Numeric().applies_to(["4", "10-12"])
     assert Numeric().sums("10-12", ["-12"]) == (0.0, 1.0)
     assert Numeric().sums("it is \u22125", ["5"]) == (0.0, 1.0)
     assert Numeric().sums("3,5", ["3.5"]) == Numeric().sums("９", ["9"]) == (1.0, 1.0)
     assert Numeric().sums("9" * 400, ["8" * 400]) == (0.0, 1.0), "as floats both would be infinite"
-    assert not Numeric().fits(["4", "about 5"])
+    assert not Numeric().applies_to(["4", "about 5"])
 
 
 def test_fields_by_hand() -> None:
     right = '{"name": "Ada", "age": 36, "tags": ["a", "b"]}'
-    assert Fields().fits([right, "[1, 2]"])
-    assert not Fields().fits([right, "3", "no JSON"])
+    assert Fields().applies_to([right, "[1, 2]"])
+    assert not Fields().applies_to([right, "3", "no JSON"])
     assert Fields().sums(right, [right]) == (4, 8)
     assert Fields().sums('{"tags": ["b", "c"], "name": "Ada", "age": 37}', [right]) == (2, 8)
     assert Fields().sums("no JSON", [right]) == (0, 4), "nothing was written that could be read"
     assert Fields().sums('{"name": "Eve"}', ['{"name": "Ada"}', '{"name": "Eve"}']) == (2 / 2, 2)
     scores = Fields().scores([right, "no JSON"], [[right], [right]])
-    assert float(scores.of(scores.sums.sum(0))) == pytest.approx(2 * 4 / 12)
+    assert float(scores.statistic(scores.sums.sum(0))) == pytest.approx(2 * 4 / 12)
 
 
 def test_which_metrics_fit() -> None:
@@ -111,7 +115,7 @@ def test_which_metrics_fit() -> None:
 
 
 def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bottega.metrics.answers.is_installed", lambda metric: metric.needs != "sacrebleu")
+    monkeypatch.setattr("bottega.metrics.answers.is_installed", lambda metric: metric.requires != "sacrebleu")
     found, absent = applicable_metrics(RIGHT)
     assert {one.name for one in found} == {"exact_match", "rouge_l"}
     assert absent == ["bleu", "chrf"]
@@ -176,8 +180,8 @@ def test_a_right_answer_scores_1_in_every_language_and_a_wrong_one_less(language
     for metric, whole in ((Exact(), 1.0), (Rouge(), 1.0), (Bleu(), 100.0), (Chrf(), 100.0)):
         for written in (right, unicodedata.normalize("NFD", right)):
             for one, other in ((written, right), (right, written)):
-                assert metric.of(np.array(metric.sums(one, [other]), float)) == pytest.approx(whole)
-        less = float(metric.of(np.array(metric.sums(wrong, [right]), float)))
+                assert metric.statistic(np.array(metric.sums(one, [other]), float)) == pytest.approx(whole)
+        less = float(metric.statistic(np.array(metric.sums(wrong, [right]), float)))
         assert less < 0.99 * whole
         if metric.name != "exact_match":
             assert less > 0.2 * whole, "the rest of it is right"
@@ -194,7 +198,7 @@ def test_bleu_of_scripts_without_spaces_is_that_of_sacrebleu() -> None:
     said, right = "您的包裹今天上午到 OK，谢谢。", "您的包裹明天上午到 OK，谢谢。"
     bleu = Bleu().scores([said], [[right]])
     wanted = sacrebleu.BLEU(tokenize="zh").corpus_score([said], [[right]]).score
-    assert float(bleu.of(bleu.sums.sum(0))) == pytest.approx(wanted)
+    assert float(bleu.statistic(bleu.sums.sum(0))) == pytest.approx(wanted)
 
 
 def test_short_answers_have_a_bleu() -> None:
@@ -204,13 +208,13 @@ def test_short_answers_have_a_bleu() -> None:
     for texts in (said, ["one two four"] * 10, ["one"] * 10):
         bleu = Bleu().scores(texts, [[one] for one in right])
         wanted = sacrebleu.BLEU(effective_order=True).corpus_score(texts, [right]).score
-        assert float(bleu.of(bleu.sums.sum(0))) == pytest.approx(wanted)
+        assert float(bleu.statistic(bleu.sums.sum(0))) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("metric", [Exact(), Rouge(), Chrf()])
 def test_answers_without_a_word(metric: Metric) -> None:
     """Emoji, or signs: right is right, and another one wrong."""
     whole = 100 if metric.name == "chrf" else 1
-    assert metric.of(np.array(metric.sums("👍🏽", ["👍🏽"]), float)) == whole
-    assert metric.of(np.array(metric.sums("👎", ["👍🏽"]), float)) == 0
-    assert metric.of(np.array(metric.sums("", ["x"]), float)) == 0
+    assert metric.statistic(np.array(metric.sums("👍🏽", ["👍🏽"]), float)) == whole
+    assert metric.statistic(np.array(metric.sums("👎", ["👍🏽"]), float)) == 0
+    assert metric.statistic(np.array(metric.sums("", ["x"]), float)) == 0

@@ -78,7 +78,7 @@ class Estimate:
 def unpaired_estimate(run: Scores) -> Estimate:
     """A metric of the run with nothing to compare it with."""
     known = run.sums[run.known]
-    return Estimate(run.metric, len(known), float(run.of(known.sum(0))), None, None, run.higher)
+    return Estimate(run.metric, len(known), float(run.statistic(known.sum(0))), None, None, run.higher)
 
 
 def paired_estimate(
@@ -98,7 +98,7 @@ def paired_estimate(
     size = run_sums.shape[1]
 
     def difference(sums: Floats) -> Floats:
-        return run.of(sums[..., :size]) - run.of(sums[..., size:])
+        return run.statistic(sums[..., :size]) - run.statistic(sums[..., size:])
 
     groups = None if groups is None else np.asarray(groups)[known]
     # Newcombe's interval takes rows for independent; with several rows to a prompt it would be too narrow.
@@ -114,6 +114,6 @@ def paired_estimate(
         result = jackknife(sums, difference, groups=groups if clustered else None, confidence=confidence)
         if result is not None:
             interval, error = (result.low, result.high), result.error
-    each = (run.of(run.sums), run.of(base.sums)) if run.rowwise else None
-    values = float(run.of(run_sums.sum(0))), float(run.of(base_sums.sum(0)))
+    each = (run.statistic(run.sums), run.statistic(base.sums)) if run.rowwise else None
+    values = float(run.statistic(run_sums.sum(0))), float(run.statistic(base_sums.sum(0)))
     return Estimate(run.metric, len(run_sums), *values, interval, run.higher, error, each)

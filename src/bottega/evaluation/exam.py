@@ -185,7 +185,7 @@ def score_model(
 
 def _perplexity(nll: Floats, tokens: Floats) -> Scores:
     # exp(709) is the last that fits a float64.
-    return weighted_mean("perplexity", nll, tokens, of=lambda loss: np.exp(np.minimum(loss, 700.0)))
+    return weighted_mean("perplexity", nll, tokens, transform=lambda loss: np.exp(np.minimum(loss, 700.0)))
 
 
 def _score_labels(

@@ -23,11 +23,11 @@ class UserMetric(Metric):
         name = Path(path).stem
         self.name = f"user_{name}" if name in METRICS else name  # type: ignore[misc]
 
-    def fits(self, answers: Sequence[str]) -> bool:
+    def applies_to(self, answers: Sequence[str]) -> bool:
         return True
 
-    def sums(self, written: str, right: Sequence[str]) -> Sequence[float]:
-        return max(self._score(written, reference) for reference in right), 1.0
+    def sums(self, answer: str, references: Sequence[str]) -> Sequence[float]:
+        return max(self._score(answer, reference) for reference in references), 1.0
 
     def _score(self, written: str, reference: str) -> float:
         # An exception inside the user's function names its file.

@@ -1,1 +1,1 @@
-"""Numbers over the rows of an exam, their confidence intervals, and the metrics of written answers."""
+"""Scores over the rows of an evaluation set, their confidence intervals, and metrics of generated answers."""

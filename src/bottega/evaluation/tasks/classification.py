@@ -97,7 +97,7 @@ def _errors(predicted: Floats, targets: Floats) -> list[Scores]:
     """Errors of predicted numbers, both [R]."""
     return [
         row_mean("mae", np.abs(predicted - targets), higher=False),
-        row_mean("rmse", (predicted - targets) ** 2, higher=False, of=np.sqrt),
+        row_mean("rmse", (predicted - targets) ** 2, higher=False, transform=np.sqrt),
     ]
 
 

@@ -1,6 +1,6 @@
-"""BLEU (Papineni et al. 2002), of `sacrebleu`: of the whole exam, as it is meant, not a mean of sentences.
+"""BLEU (Papineni et al. 2002), by `sacrebleu`: over all rows together, as it is defined, not a mean over sentences.
 
-Words are sacrebleu's own (`13a`); scripts without spaces are taken character by character, as its `zh` takes Chinese.
+Text is tokenized by sacrebleu's `13a`; scripts without spaces character by character, as its `zh` does with Chinese.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ ORDER = 4
 
 class Bleu(Metric):
     name: ClassVar[str] = "bleu"
-    needs: ClassVar[str | None] = "sacrebleu"
+    requires: ClassVar[str | None] = "sacrebleu"
     rowwise: ClassVar[bool] = False
 
-    def fits(self, answers: Sequence[str]) -> bool:
+    def applies_to(self, answers: Sequence[str]) -> bool:
         return is_prose(answers)
 
     @cached_property
@@ -32,21 +32,22 @@ class Bleu(Metric):
 
         return BLEU()
 
-    def sums(self, written: str, right: Sequence[str]) -> Sequence[float]:
-        """Words written, words of the reference, and by order the n-grams that agree, then all of them."""
-        said, *references = (add_spaces(to_nfc(one)) for one in (written, *right))
-        found: list[float] = self._bleu._extract_corpus_statistics([said], [[one] for one in references])[0]
-        return found
+    def sums(self, answer: str, references: Sequence[str]) -> Sequence[float]:
+        """[2 + 2·ORDER] words of the answer and of the reference; matching n-grams by order; all n-grams by order."""
+        hypothesis, *texts = (add_spaces(to_nfc(text)) for text in (answer, *references))
+        # A private method, but the only one that gives sums: BLEU of any set of rows is computed from theirs.
+        sums: list[float] = self._bleu._extract_corpus_statistics([hypothesis], [[text] for text in texts])[0]
+        return sums
 
-    def of(self, sums: Floats) -> Floats:
-        """Equations 2 and 3 of the paper, on 0 to 100, with sacrebleu's smoothing of orders without a match.
+    def statistic(self, sums: Floats) -> Floats:
+        """Equations 2 and 3 of the paper, from 0 to 100, with sacrebleu's smoothing of orders without a match.
 
-        Of answers with fewer than four words the orders there are count (sacrebleu's `effective_order`).
+        For answers with fewer than four words, only the orders that exist count (sacrebleu's `effective_order`).
         """
         written, reference = sums[..., 0], np.maximum(sums[..., 1], 1)
         agree, all_ = sums[..., 2 : 2 + ORDER], sums[..., 2 + ORDER :]
         matched = agree.sum(-1) > 0
-        # The n-th order of those without a match counts as half as much of a match as the one before (method "exp").
+        # Each order without a match counts as half as much of a match as the one before it (method "exp").
         empty = np.cumsum(agree == 0, axis=-1)
         agree = np.where(agree == 0, 0.5**empty, agree)
         with np.errstate(divide="ignore"):

@@ -1,4 +1,4 @@
-"""chrF (Popović 2015), of `sacrebleu`: n-grams of characters, kind to languages with many endings."""
+"""chrF (Popović 2015), by `sacrebleu`: F-score of character n-grams, suited to languages with rich morphology."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from bottega.metrics.answers import Metric, is_prose
 from bottega.metrics.scores import Floats
 from bottega.tokenization.unicode_words import to_nfc
 
+# Recall counts BETA times as much as precision; 2 is the standard chrF2.
 BETA = 2
 
 
 class Chrf(Metric):
     name: ClassVar[str] = "chrf"
-    needs: ClassVar[str | None] = "sacrebleu"
+    requires: ClassVar[str | None] = "sacrebleu"
 
-    def fits(self, answers: Sequence[str]) -> bool:
+    def applies_to(self, answers: Sequence[str]) -> bool:
         return is_prose(answers)
 
     @cached_property
@@ -28,14 +29,15 @@ class Chrf(Metric):
 
         return CHRF()
 
-    def sums(self, written: str, right: Sequence[str]) -> Sequence[float]:
-        """By order: n-grams written, of the reference, and those that agree."""
-        references = [[to_nfc(one)] for one in right]
-        found: list[float] = self._chrf._extract_corpus_statistics([to_nfc(written)], references)[0]
-        return found
+    def sums(self, answer: str, references: Sequence[str]) -> Sequence[float]:
+        """[3·orders]: by order, the n-grams of the answer, of the reference, and the matching ones."""
+        texts = [[to_nfc(reference)] for reference in references]
+        # A private method, but the only one that gives sums: chrF of any set of rows is computed from theirs.
+        sums: list[float] = self._chrf._extract_corpus_statistics([to_nfc(answer)], texts)[0]
+        return sums
 
-    def of(self, sums: Floats) -> Floats:
-        """F with β = 2 of the mean precision and recall over the orders that both have, on 0 to 100."""
+    def statistic(self, sums: Floats) -> Floats:
+        """Fβ of the mean precision and recall over the orders that both texts have, from 0 to 100."""
         written, reference, agree = sums[..., 0::3], sums[..., 1::3], sums[..., 2::3]
         orders = np.maximum(((written > 0) & (reference > 0)).sum(-1), 1)
         precision = (agree / np.maximum(written, 1)).sum(-1) / orders

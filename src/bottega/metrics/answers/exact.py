@@ -1,4 +1,4 @@
-"""The right answer to the letter, white space around it aside, and however its accents are encoded."""
+"""Exact match with a reference answer, apart from surrounding white space and the Unicode encoding of accents."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Exact(Metric):
     name: ClassVar[str] = "exact_match"
     binary: ClassVar[bool] = True
 
-    def fits(self, answers: Sequence[str]) -> bool:
+    def applies_to(self, answers: Sequence[str]) -> bool:
         return True
 
-    def sums(self, written: str, right: Sequence[str]) -> Sequence[float]:
-        return float(to_nfc(written).strip() in {to_nfc(one).strip() for one in right}), 1.0
+    def sums(self, answer: str, references: Sequence[str]) -> Sequence[float]:
+        return float(to_nfc(answer).strip() in {to_nfc(reference).strip() for reference in references}), 1.0

@@ -1,4 +1,4 @@
-"""Answers that are JSON objects, field by field: how many of all fields are there and right, as F1."""
+"""F1 over the fields of answers that are JSON: a field counts where both its path and its value match."""
 
 from __future__ import annotations
 
@@ -16,41 +16,42 @@ from bottega.tokenization.unicode_words import to_nfc
 class Fields(Metric):
     name: ClassVar[str] = "fields_f1"
 
-    def fits(self, answers: Sequence[str]) -> bool:
-        return all(isinstance(parse_json(one), (dict, list)) for one in answers)
+    def applies_to(self, answers: Sequence[str]) -> bool:
+        return all(isinstance(parse_json(answer), (dict, list)) for answer in answers)
 
-    def sums(self, written: str, right: Sequence[str]) -> Sequence[float]:
-        """What agrees, and what was written plus what is right: of several right answers, of the one most like it."""
-        said = list(flatten(parse_json(written)))
+    def sums(self, answer: str, references: Sequence[str]) -> Sequence[float]:
+        """[2]: matching fields, and fields of the answer plus those of the closest reference."""
+        fields = list(flatten(parse_json(answer)))
         pairs = [
-            (_count_common(said, wanted), float(len(said) + len(wanted)))
-            for wanted in (list(flatten(parse_json(one))) for one in right)
+            (_count_common(fields, expected), float(len(fields) + len(expected)))
+            for expected in (list(flatten(parse_json(reference))) for reference in references)
         ]
         return max(pairs, key=lambda pair: pair[0] / max(pair[1], 1))
 
-    def of(self, sums: Floats) -> Floats:
+    def statistic(self, sums: Floats) -> Floats:
         return f1(sums)
 
 
 def parse_json(text: str) -> Any:
-    """What a text is as JSON; None where it is none."""
+    """Parse a text as JSON; None where it is not valid."""
     try:
         return json.loads(to_nfc(text))
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # generated text may be nested arbitrarily deep
         return None
 
 
-def flatten(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Every value with its place; items of a list have no order of their own."""
+def flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """(path, value) of every field; the order of list items is ignored."""
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield from flatten(inner, f"{place}.{name}")
+            yield from flatten(inner, f"{path}.{name}")
     elif isinstance(value, list):
-        # An item is one thing: half of it right, with the other half of another, is not right.
-        yield from ((f"{place}[]", json.dumps(inner, sort_keys=True, ensure_ascii=False)) for inner in value)
-    elif value is not None or place:
-        yield place, json.dumps(value, ensure_ascii=False)
+        # An item counts as a whole: half of one item and half of another are not a match.
+        yield from ((f"{path}[]", json.dumps(inner, sort_keys=True, ensure_ascii=False)) for inner in value)
+    elif value is not None or path:
+        yield path, json.dumps(value, ensure_ascii=False)
 
 
-def _count_common(one: Sequence[tuple[str, str]], other: Sequence[tuple[str, str]]) -> float:
-    return float((Counter(one) & Counter(other)).total())
+def _count_common(left: Sequence[tuple[str, str]], right: Sequence[tuple[str, str]]) -> float:
+    # As multisets: a field that is repeated counts as often as both have it.
+    return float((Counter(left) & Counter(right)).total())

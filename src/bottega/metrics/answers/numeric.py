@@ -1,4 +1,4 @@
-"""The number that an answer ends in, by which school mathematics is marked (Cobbe et al. 2021, arXiv 2110.14168)."""
+"""Numeric match: the last number of an answer, as GSM8K is scored (Cobbe et al. 2021, arXiv 2110.14168)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import Any, ClassVar
 
 from bottega.metrics.answers import Metric
 
+# Only where nothing stands before it: the dash of "10-12" is not a sign.
 SIGN = r"(?<![\p{L}\p{N}\p{M})\]])[-+\u2212\ufe63\uff0d\u2013]\p{Sc}?"
-"""A sign stands before a number and behind nothing: the dash of "10-12" is none."""
 
 POINT, COMMA, SPACE = r"[.\u066b\uff0e]", r"[,\u066c\uff0c]", "[\u00a0\u2009\u202f'’]"
 
+# Groups of three digits in any script, with a point or a comma before the decimals. "1,2,3" and "2 4 123" are three
+# numbers each. What could be read in two ways is read as in English: 1,234 is over a thousand, and 1.234 is less than
+# two. The first alternative that matches wins.
 DIGITS = "|".join(
     (
         rf"(?!0)(?<!\d )\d{{1,3}}( \d{{3}})+(?! ?\d)(?:(?:{POINT}|{COMMA})(?<part>\d+))?",
@@ -28,13 +31,9 @@ DIGITS = "|".join(
         rf"{POINT}(?<part>\d+)",
     )
 )
-"""Groups of three digits of any script, a point or a comma before the decimals; "1,2,3" is three numbers, and so is
-"2 4 123".
-
-What could be read in two ways is read as in English: 1,234 is more than a thousand, and 1.234 less than two.
-"""
 
 NUMBER = rf"(?<sign>{SIGN})?(?<body>{DIGITS})(?:[eE](?<power>[-+]?\d{{1,3}})(?!\w))?"
+# Precedes the final answer in GSM8K.
 FINAL_ANSWER = "####"
 
 
@@ -42,30 +41,32 @@ class Numeric(Metric):
     name: ClassVar[str] = "numeric_match"
     binary: ClassVar[bool] = True
 
-    def fits(self, answers: Sequence[str]) -> bool:
-        """Where every right answer is a number, or ends in one after `####`."""
+    def applies_to(self, answers: Sequence[str]) -> bool:
+        """Whether every reference is a number, or ends in one after `####`."""
         alone = _pattern().fullmatch
-        ends = all(FINAL_ANSWER in one or alone(one.strip()) for one in answers)
-        return ends and all(final_number(one) is not None for one in answers)
+        ends = all(FINAL_ANSWER in answer or alone(answer.strip()) for answer in answers)
+        return ends and all(final_number(answer) is not None for answer in answers)
 
-    def sums(self, written: str, right: Sequence[str]) -> Sequence[float]:
-        found = final_number(written)
-        return float(found is not None and any(found == final_number(one) for one in right)), 1.0
+    def sums(self, answer: str, references: Sequence[str]) -> Sequence[float]:
+        number = final_number(answer)
+        matches = number is not None and any(number == final_number(reference) for reference in references)
+        return float(matches), 1.0
 
 
 def final_number(text: str) -> Decimal | None:
-    """The number after the last `####`, or else the last of all; None where there is none."""
+    """The last number after the last `####`, or else the last of the text; None where there is none."""
     for part in (text.rpartition(FINAL_ANSWER)[2], text):
-        if found := list(_pattern().finditer(part)):
-            return _parse_match(found[-1])
+        if matches := list(_pattern().finditer(part)):
+            return _parse_match(matches[-1])
     return None
 
 
-def _parse_match(found: Any) -> Decimal:
-    part = found["part"] or ""
-    whole = "".join(filter(str.isdecimal, found["body"].removesuffix(part)))
-    sign = "-" if (found["sign"] or "+")[0] != "+" else ""
-    return Decimal(f"{sign}{whole or 0}.{part or 0}E{found['power'] or 0}")
+def _parse_match(match: Any) -> Decimal:
+    # Decimal, not float: numbers of 400 digits would all be infinite, and so equal.
+    part = match["part"] or ""
+    whole = "".join(filter(str.isdecimal, match["body"].removesuffix(part)))
+    sign = "-" if (match["sign"] or "+")[0] != "+" else ""
+    return Decimal(f"{sign}{whole or 0}.{part or 0}E{match['power'] or 0}")
 
 
 @cache

@@ -1,8 +1,8 @@
-"""ROUGE-L of summaries (Lin 2004), of `rouge-score`: the longest common subsequence of words, as F1.
+"""ROUGE-L (Lin 2004), by `rouge-score`: F1 of the longest common subsequence of words.
 
-Words are runs of letters, digits and marks of any script, in small letters, and single characters of scripts without
-spaces. rouge-score's own are those of a to z; of such words both find the same. None is cut to its stem: the stemmer
-there is knows English alone.
+Words are lower-case runs of letters, digits and marks of any script, and single characters of scripts without spaces.
+rouge-score's own tokenizer knows a to z only; for such words both agree. Words are not stemmed: rouge-score's stemmer
+supports English alone.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from bottega.tokenization.unicode_words import split_words, to_nfc
 
 class Rouge(Metric):
     name: ClassVar[str] = "rouge_l"
-    needs: ClassVar[str | None] = "rouge_score"
+    requires: ClassVar[str | None] = "rouge_score"
 
-    def fits(self, answers: Sequence[str]) -> bool:
+    def applies_to(self, answers: Sequence[str]) -> bool:
         return is_prose(answers)
 
     @cached_property
@@ -28,13 +28,14 @@ class Rouge(Metric):
 
         return RougeScorer(["rougeL"], tokenizer=_WordTokenizer())
 
-    def sums(self, written: str, right: Sequence[str]) -> Sequence[float]:
-        return max(self._alike(one, written) for one in right), 1.0
+    def sums(self, answer: str, references: Sequence[str]) -> Sequence[float]:
+        return max(self._f1(reference, answer) for reference in references), 1.0
 
-    def _alike(self, right: str, written: str) -> float:
-        if to_nfc(right).strip() == to_nfc(written).strip():
-            return 1.0  # also where there is no word
-        return float(self._scorer.score(right, written)["rougeL"].fmeasure)
+    def _f1(self, reference: str, answer: str) -> float:
+        # Equal texts without a word, such as an emoji, would score 0.
+        if to_nfc(reference).strip() == to_nfc(answer).strip():
+            return 1.0
+        return float(self._scorer.score(reference, answer)["rougeL"].fmeasure)
 
 
 class _WordTokenizer:

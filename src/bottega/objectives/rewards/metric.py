@@ -44,7 +44,7 @@ class Marked(Reward):
 
     def _mark(self, one: Written) -> float:
         sign = 1.0 if self._metric.higher else -1.0
-        return sign * float(self._metric.of(np.array(self._metric.sums(one.text, [one.posed.right]), float)))
+        return sign * float(self._metric.statistic(np.array(self._metric.sums(one.text, [one.posed.right]), float)))
 
     @cached_property
     def _metric(self) -> answers.Metric:
