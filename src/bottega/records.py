@@ -1,7 +1,7 @@
-"""What a line of data holds, once its file format is forgotten.
+"""Records: the parsed rows of data, one class for each kind of task, independent of the file format.
 
-A record knows where it came from, so that every later complaint can name file and line, and its `prompt_key`: two
-records with the same key must never stand on both sides of a validation split.
+`where` is the location of the row (file and line), which error messages quote. Records with the same `prompt_key` must
+never be on different sides of a validation split.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-# What becomes of a record that makes more tokens than a row may have.
+# What happens to a record with more tokens than `data.max_length`.
 TooLong = Literal["shorten", "drop", "truncate", "split", "error"]
 
 
-# A whole number as tables with gaps write it.
+# A whole number as pandas writes it in a column with missing values: 3.0.
 WHOLE_NUMBER = re.compile(r"(-?\d+)\.0+")
 
-# From here on a float is no count of anything, and its digits are none of the file's.
+# From here on floats skip integers, so the digits of an integer made from one are not those of the file.
 MAX_EXACT_FLOAT = 2**53
 
 
 def label_name(value: Any) -> str | None:
-    """The name of a label however a file writes it: 1, 1.0 and "1.0" are one, and so are true and "True".
+    """The normalized name of a label: 1, 1.0 and "1.0" are the same label, and so are true and "True".
 
-    None for what names nothing: null, NaN, and what is neither text nor a number.
+    None if the value is no label: null, NaN, or neither text nor a number.
     """
     if isinstance(value, str):
         value = value.strip()
@@ -43,12 +43,12 @@ def label_name(value: Any) -> str | None:
     return str(number) if value == number and abs(number) < MAX_EXACT_FLOAT else str(value)
 
 
-# Characters of a text that an error shows.
+# Characters of a text that an error message quotes.
 MAX_SHOWN = 60
 
 
 class Unusable(Exception):
-    """A sound record that makes no row under these settings; `reason` is what the count of dropped rows shows."""
+    """Raised for a valid record that makes no token row under the recipe's settings; `reason` is counted and shown."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -59,24 +59,24 @@ class Unusable(Exception):
 class Message:
     role: str
     content: str
-    # Share of an assistant message in the loss; 0 trains on the others only.
+    # Weight of an assistant message in the loss; 0 excludes it.
     weight: float = 1.0
-    # What else the message holds, for its template to show: tool_calls, name, reasoning of any name, and so on.
+    # All other keys of the message, for the chat template: tool_calls, name, reasoning under any name.
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def turn(self) -> dict[str, Any]:
-        """The message as chat templates take it."""
+        """The message as a dict, as chat templates expect it."""
         return {"role": self.role, "content": self.content, **self.more}
 
 
 Prompt: TypeAlias = str | tuple[Message, ...]
-# After a conversation, a string is one assistant message.
+# As the answer to a conversation, a string stands for one assistant message.
 Answer: TypeAlias = str | tuple[Message, ...]
 
-# Descriptions of functions, as chat templates take them.
+# Function descriptions (JSON schema), as chat templates expect them.
 Tools: TypeAlias = tuple[Mapping[str, Any], ...]
 
-# Further values that a chat template may read, by their names: `enable_thinking`.
+# Further variables of the chat template by name, such as `enable_thinking`.
 Variables: TypeAlias = Mapping[str, Any]
 
 
@@ -90,7 +90,7 @@ class Entity(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Plain text to model; `answer` is where the part that carries the loss starts (a `text_template`)."""
+    """Plain text to model; `answer` is the offset in characters at which the loss starts (with a `text_template`)."""
 
     where: str
     text: str
@@ -103,7 +103,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Prompted:
-    """A prompt and its completion, both taken as they are: no chat template."""
+    """A prompt and its completion, both used verbatim, without a chat template."""
 
     where: str
     prompt: str
@@ -130,7 +130,7 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """One prompt, a better and a worse answer."""
+    """A prompt with a preferred and a rejected answer."""
 
     where: str
     prompt: Prompt
@@ -146,7 +146,7 @@ class Preference:
 
 @dataclass(frozen=True, slots=True)
 class Unpaired:
-    """A prompt and one answer, called good or bad (KTO)."""
+    """A prompt and one answer that is desirable or not (KTO)."""
 
     where: str
     prompt: Prompt
@@ -188,7 +188,7 @@ class Multilabelled:
 
 @dataclass(frozen=True, slots=True)
 class Tagged:
-    """A text in which some spans, none over another, have a label."""
+    """A text with labelled spans that do not overlap."""
 
     where: str
     text: str
@@ -201,7 +201,7 @@ class Tagged:
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """A text, one that belongs to it, and any number that do not; `label` names what the two are about, if known."""
+    """An anchor text, a positive, any number of negatives, and the class of the anchor and the positive if known."""
 
     where: str
     anchor: str
@@ -221,7 +221,7 @@ class Paired:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """Two texts and how alike they are: a number, 1 for the same and 0 for nothing in common."""
+    """Two texts and their similarity, from 0 (unrelated) to 1 (same meaning)."""
 
     where: str
     one: str
@@ -240,7 +240,7 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A question, the answers to choose from, and the number of the right one."""
+    """A question, its answer choices, and the index of the correct one."""
 
     where: str
     question: str
@@ -254,10 +254,10 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Posed:
-    """A prompt whose answers are written while training, and judged.
+    """A prompt whose answers are generated and rewarded during training.
 
-    right  the right answer; empty where none is known
-    row    all fields of the row, for judges of one's own
+    right  reference answer; empty if there is none
+    row    all fields of the row, for user-defined rewards
     """
 
     where: str
@@ -289,7 +289,7 @@ Record: TypeAlias = (
 
 
 def answered(messages: Answer) -> tuple[Message, ...]:
-    """An answer to a conversation as messages."""
+    """The answer to a conversation as messages."""
     return (Message("assistant", messages),) if isinstance(messages, str) else messages
 
 
@@ -298,7 +298,8 @@ def _prompt_key(prompt: Prompt) -> str:
 
 
 def _before_answer(messages: tuple[Message, ...]) -> str:
-    """The messages up to the first answer to a user; a greeting before that says little of the prompt."""
+    """The messages before the first answer to a user, as text."""
+    # An assistant message before the first user message is a greeting, the same in many conversations.
     roles = [message.role for message in messages]
     first = roles.index("user") if "user" in roles else 0
     end = roles.index("assistant", first) if "assistant" in roles[first:] else len(roles)

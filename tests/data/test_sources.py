@@ -162,5 +162,5 @@ def test_a_stream_has_no_end_to_count_from(file: Path, monkeypatch: pytest.Monke
 
 
 def test_an_unknown_dataset_is_a_data_error() -> None:
-    with pytest.raises(DataError, match="no such dataset as far as the hub can be asked"):
+    with pytest.raises(DataError, match="no such dataset on the hub"):
         found(Source(path="nobody/nothing"))

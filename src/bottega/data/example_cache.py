@@ -1,7 +1,7 @@
-"""Examples kept on disk, so that memory does not grow with the data.
+"""The example cache: encoded examples in a temporary file, so that memory does not grow with the data.
 
-A shelf is a nameless temporary file that vanishes with its process. What a row holds twice is written once: labels
-that are the row's own next tokens, weights that are all equal, places that follow one another.
+The file has no name and disappears with its process. Redundant parts of a row are not stored: labels equal to the row's
+next tokens, weights that are all equal, positions that are consecutive.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from bottega.errors import RunError
 
 
 class ExampleCache(Sequence[Example]):
-    """Examples that are appended once and read in any order.
+    """Examples that are appended once and then read in any order.
 
-    folder    where the file lives; the system's place for temporary files by default
-    most      the largest token id in any row, -1 for none
-    labelled  predictions that carry loss, in all rows
+    folder    folder of the temporary file; by default the system's folder for them
+    most      largest token id in any row, -1 if there are no tokens
+    labelled  number of predictions with a loss, over all rows
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
         with disk_errors_as_run_errors(folder, "the encoded rows"):
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, it lives as long as the shelf
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, it lives as long as the cache
         weakref.finalize(self, close_quietly, self._file)
         self._ends = array("q", [0])
         self._tokens, self._sources = array("q"), array("l")
@@ -43,7 +43,7 @@ class ExampleCache(Sequence[Example]):
         self.most, self.labelled = -1, 0
 
     def append(self, example: Example, source: int = 0, *, continues: bool = False) -> None:
-        """Add an example; `continues` where it is of the same record as the one before."""
+        """Add an example; `continues` if it comes from the same record as the previous one."""
         data = pickle.dumps((example.id, [_compress_row(row) for row in example.rows], example.about), protocol=5)
         with disk_errors_as_run_errors(self._folder, "the encoded rows"):
             self._file.write(data)
@@ -57,22 +57,22 @@ class ExampleCache(Sequence[Example]):
         self.labelled += sum(row.labelled for row in example.rows)
 
     def seal(self) -> None:
-        """Call once all is appended, before anything is read."""
+        """Flush the file: required after the last `append` and before the first read."""
         with disk_errors_as_run_errors(self._folder, "the encoded rows"):
             self._file.flush()
 
     @property
     def tokens(self) -> NDArray[np.int64]:
-        """Tokens of each example, had nothing been shared."""
+        """[examples] tokens of each example, counting shared prefixes once per row."""
         return np.frombuffer(self._tokens, np.int64) if self._tokens else np.zeros(0, np.int64)
 
     @property
     def sources(self) -> NDArray[np.int64]:
-        """The source each example was read from."""
+        """[examples] index of the source of each example."""
         return np.array(self._sources, np.int64)
 
     def siblings(self, index: int) -> range:
-        """The examples made of the same record as example `index`, which is one of them."""
+        """Indices of the examples made from the same record as example `index`, including itself."""
         number = bisect_right(self._records, index)
         stop = self._records[number] if number < len(self._records) else len(self)
         return range(self._records[number - 1], stop)
@@ -89,6 +89,7 @@ class ExampleCache(Sequence[Example]):
             return [self[place] for place in range(*index.indices(len(self)))]
         place = range(len(self))[index]
         start, end = self._ends[place], self._ends[place + 1]
+        # `pread` keeps no file position, so that threads may read at the same time.
         name, rows, about = pickle.loads(os.pread(self._file.fileno(), end - start, start))
         return Example(name, tuple(_restore_row(row) for row in rows), about)
 
@@ -97,14 +98,14 @@ class ExampleCache(Sequence[Example]):
 
 
 def close_quietly(file: IO[bytes]) -> None:
-    """Close a file that nobody reads any more; what a full disk did not take of it was told of already."""
+    """Close a file that is no longer needed; an error of a full disk has already been reported by `append`."""
     with suppress(OSError):
         file.close()
 
 
 @contextmanager
 def disk_errors_as_run_errors(folder: Path | None, what: str) -> Iterator[None]:
-    """A RunError that says for what the disk of `folder` was too full."""
+    """Turn an OSError into a RunError that names the folder and what was being written."""
     try:
         yield
     except OSError as error:
@@ -116,13 +117,13 @@ def disk_errors_as_run_errors(folder: Path | None, what: str) -> Iterator[None]:
 
 
 def _compress_row(row: Row) -> tuple[Any, ...]:
-    """A row in as few bytes as are simple: (tokens, places, labels, weights, both ways, columns, source)."""
+    """A compact form of a row: (tokens, positions, labels, weights, both_ways, columns, source)."""
     at, label, weight = row.at, row.label, row.weight
     first, last = int(at[0]), int(at[-1])
     follows = last - first == len(at) - 1
     own = False
     if label.dtype == np.int64:
-        # A block's last label is the token after its end.
+        # The last label of a block is the token after its end, which the row does not contain.
         inside = len(at) - (last + 1 == len(row.tokens))
         after = row.tokens[first + 1 : first + 1 + inside] if follows else row.tokens[at[:inside] + 1]
         # Bytes compare several times faster than short arrays do.
@@ -141,7 +142,7 @@ def _restore_row(row: tuple[Any, ...]) -> Row:
     at = np.arange(*places) if isinstance(places[0], int) else _to_int64(places)
     if isinstance(labels, list):
         inside = len(at) - len(labels)
-        # Slices where they will do: they are several times faster than places.
+        # A slice is several times faster than indexing by positions.
         after = (
             tokens[places[0] + 1 : places[0] + 1 + inside] if isinstance(places[0], int) else tokens[at[:inside] + 1]
         )
@@ -151,7 +152,7 @@ def _restore_row(row: tuple[Any, ...]) -> Row:
 
 
 def _to_smallest_type(values: NDArray[Any]) -> tuple[str, bytes]:
-    """Whole numbers, none below 0, in the smallest type that holds them: its name and their bytes."""
+    """(type code, bytes) of non-negative integers, in the smallest type that holds them."""
     small = values.astype(np.min_scalar_type(int(values.max(initial=0))))
     return small.dtype.char, small.tobytes()
 

@@ -1,4 +1,4 @@
-"""Fields of a row, checked as they are taken."""
+"""The fields of a row, and functions that read one with a check of its type."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ Fields = dict[str, Any]
 # A row's location (`tickets.jsonl line 812`) with its fields, or with the error of a line that holds no row.
 RawRow = tuple[str, Fields | DataError]
 
-# Each row with its line; of a line that is broken, and the only one that is, the error stands in its place.
+# (line or row number, fields) of each row of a file; the error of a line that cannot be parsed replaces its fields.
 NumberedRows = Iterator[tuple[int, "Fields | DataError"]]
 
 
 class InvalidRow(DataError):
-    """In place of a row whose lines can be read and say no row: `data.bad_rows` decides what becomes of it."""
+    """A row that can be read but is invalid: `data.bad_rows` decides whether it is dropped."""
 
 
 class Column(list[str]):
-    """Values that stand in lines one after the other, the first in line `line` of their file."""
+    """Values from consecutive lines of a file, beginning at line `line`; lets errors name the line of one value."""
 
     def __init__(self, line: int) -> None:
         super().__init__()
         self.line = line
 
 
-# Halves of characters beyond the first 65,536, which are no characters.
+# Unpaired UTF-16 surrogates: JSON can escape them, but they are no characters and no encoder accepts them.
 SURROGATES = re.compile("[\ud800-\udfff]")
 
 TYPE_NAMES: dict[type, str] = {
@@ -45,7 +45,7 @@ TYPE_NAMES: dict[type, str] = {
 
 
 def type_name(value: Any) -> str:
-    """What a value is, for a message."""
+    """The type of a value in words, for error messages."""
     return "a date" if isinstance(value, (date, time)) else TYPE_NAMES.get(type(value), "a number")
 
 
@@ -66,20 +66,20 @@ def require_string(where: str, fields: Fields, name: str, *, empty: bool = False
 
 
 def optional_string(where: str, fields: Fields, name: str) -> str:
-    """The field, or nothing where it is absent, null or blank."""
+    """The text of a field; empty if it is absent, null or blank."""
     value = require_string(where, fields, name, empty=True) if fields.get(name) is not None else ""
     return value if value.strip() else ""
 
 
 def parse_integer(value: Any) -> int | None:
-    """A whole number, as a table with gaps writes it too (3.0); None for anything else."""
+    """An integer, also one that a table with missing values writes as 3.0; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return int(value) if value == value // 1 else None
 
 
 def parse_json_field(where: str, text: Any) -> Any:
-    """The value of JSON within a field."""
+    """Parse JSON text inside a field; a DataError if it is not JSON."""
     try:
         return json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:

@@ -1,9 +1,9 @@
-"""Files → fields: one dict a row, with the line it starts on or its number, read as it is needed.
+"""Reading a file lazily into rows: one dict per row, with its line or row number.
 
-Reads text, JSON, JSONL, CSV, TSV and CoNLL, plain or compressed (gz, bz2, zst), spreadsheets, and Parquet. A file says
-by its suffix what it is and by its mark how it is encoded, or else is taken to be UTF-8; a `Layout` says what it does
-not. What cannot be read is a DataError that names file, line, and the option that would read it. Memory does not grow
-with a file, but for a JSON that is one object, and for a spreadsheet.
+Formats: text, JSON, JSONL, CSV, TSV and CoNLL, plain or compressed (gz, bz2, zst), spreadsheets, and Parquet. The
+suffix decides the format and the byte-order mark the encoding (default UTF-8), unless a `Layout` sets them. A file that
+cannot be read raises a DataError with the line and the option that would help. Memory does not grow with the file,
+except for a JSON file that is one object, and for a spreadsheet.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from bottega.recipe.schema import Layout
 
 __all__ = ["CHUNK", "COMPRESSED", "READERS", "SHEETS", "read", "readable", "suffix", "unit"]
 
-# Most characters of a text file that are one row; a longer file is cut at blank lines into rows of about this.
+# A longer text file is cut at blank lines into rows of about this many characters.
 DOCUMENT_CHARACTERS = 1 << 24
 
 
 def text(path: Path, layout: Layout) -> NumberedRows:
-    """The file as one document, or as several when it is longer than `DOCUMENT_CHARACTERS`."""
+    """The file as one document, or as several if it is longer than `DOCUMENT_CHARACTERS`."""
     kept: list[str] = []
     size, start = 0, 1
     with opened(path, layout.encoding) as file:
@@ -46,7 +46,7 @@ def text(path: Path, layout: Layout) -> NumberedRows:
 
 FileReader = Callable[[Path, Layout], NumberedRows]
 
-# By what `data.reader` calls them.
+# Keys are the values of `data.reader`.
 READERS_BY_NAME: dict[str, FileReader] = {
     "text": text,
     "jsonl": json_lines,
@@ -75,12 +75,12 @@ READERS: dict[str, str] = {
 SHEETS = dict.fromkeys((".xlsx", ".xls", ".xlsb", ".ods"), "spreadsheet")
 BY_SUFFIX = READERS | SHEETS
 
-# Suffixes that CoNLL's columns have as well; the first lines say whether it is that.
+# CoNLL files are often saved with these suffixes, so the first lines decide.
 AMBIGUOUS_SUFFIXES = (".txt", ".tsv")
 
 
 def read(path: Path, layout: Layout | None = None) -> NumberedRows:
-    """Every row of a file as (line, fields)."""
+    """Yield (line or row number, fields) of every row of a file; a DataError if it has none."""
     layout = layout or Layout()
     refuse_what_is_no_file(path)
     rows = READERS_BY_NAME[_reader_name(path, layout)](path, layout)
@@ -92,7 +92,7 @@ def read(path: Path, layout: Layout | None = None) -> NumberedRows:
 
 
 def _reader_name(path: Path, layout: Layout) -> str:
-    """The name of what reads a file: as the layout says, or by its suffix, or by its first lines."""
+    """The reader of a file: from the layout, else from its suffix, else from its first lines."""
     if layout.reader != "auto":
         return layout.reader
     ending = suffix(path)
@@ -112,22 +112,22 @@ def _reader_name(path: Path, layout: Layout) -> str:
 def _holds_conll(path: Path, layout: Layout) -> bool:
     try:
         return is_conll(path, layout)
-    except DataError:  # no text, or none in this encoding
+    except DataError:  # a binary file, or one in another encoding
         return False
 
 
 def suffix(path: Path) -> str:
-    """The suffix that says what a file holds, under its compression."""
+    """The suffix of a file in lower case, without that of its compression."""
     return (path.with_suffix("") if path.suffix.lower() in COMPRESSED else path).suffix.lower()
 
 
 def readable(path: Path, layout: Layout | None = None) -> bool:
-    """Whether this is a file, by its suffix or because the layout says what it holds, that `read` reads."""
+    """Whether `read` can read the path: a file with a known suffix, or any file if the layout names a reader."""
     return path.is_file() and (suffix(path) in BY_SUFFIX or (layout is not None and layout.reader != "auto"))
 
 
 def unit(path: Path, layout: Layout) -> str:
-    """What rows of a file are counted in."""
+    """The unit in which locations count the rows of a file: "line" or "row"."""
     reader = BY_SUFFIX.get(suffix(path)) if layout.reader == "auto" else layout.reader
     if reader == "json":
         return json_files.unit(path, layout)

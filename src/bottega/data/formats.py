@@ -1,7 +1,7 @@
-"""Fields → records: which shape of row a file holds, and whether each row is sound.
+"""Row formats: detecting the format of a source from its first row, and parsing rows into records.
 
-A format is a name, the fields it needs and a function. With `format: auto` it is the format the
-objective likes best of those whose fields the first row has, unless another one takes those fields and more.
+A format has a name, required fields and a function that builds the record. With `format: auto`, it is the one the
+objective prefers among the formats whose fields the first row has, unless another format uses those fields and more.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from bottega.records import (
 )
 from bottega.suggestions import join_names
 
-# Fields a row must have, each by any of its names.
+# The fields a row must have; each is a tuple of accepted names, the first of which is the canonical one.
 RequiredFields = tuple[tuple[str, ...], ...]
 
 
 class Format(NamedTuple):
-    """How rows become records: the type, the fields each row must have, and the function.
+    """A row format: the record class it builds, the required fields, and the function that builds it.
 
-    accepts  whether the values of a row's fields are what this format takes them for
-    may      whether they could be, where no other format reads the row
-    also     names of fields it reads besides
-    instead  other fields that do as well
+    accepts  whether the values of a row fit the format
+    may      whether they are acceptable if no other format fits
+    also     whether the format reads a further field of this name
+    instead  an alternative set of required fields
     """
 
     record: type
@@ -57,7 +57,7 @@ class Format(NamedTuple):
     may: Callable[[Fields], bool] = lambda fields: False
 
     def names(self, fields: Fields) -> dict[str, str] | None:
-        """The file's name of each field, where a row has them all."""
+        """Canonical field name → the file's name, if the row has all required fields; otherwise None."""
         for needs in (self.needs, self.instead):
             names = {need[0]: field for need in needs for field in reversed(need) if field in fields}
             if names and len(names) == len(needs):
@@ -66,9 +66,9 @@ class Format(NamedTuple):
 
 
 class DetectedFormat(NamedTuple):
-    """The format of a source's rows, what named it, and the file's name of each of its fields.
+    """The format of a source, what determined it (for messages), and the file's name of each field.
 
-    plain  its fields are known only in small letters, without white space around: `Question` of a spreadsheet
+    plain  field names match only in lower case without surrounding white space, such as `Question` in a spreadsheet
     """
 
     format: Format
@@ -77,7 +77,7 @@ class DetectedFormat(NamedTuple):
     plain: bool = False
 
     def unread(self, fields: Fields) -> set[str]:
-        """Fields of a row that say nothing to this format."""
+        """Fields of a row that this format ignores."""
         taken = {*self.names, *self.names.values()}
         return {name for name in fields if name not in taken and not self.format.also(name)}
 
@@ -94,14 +94,14 @@ def parse_rows(
     on_format: Callable[[str, Fields], None] | None = None,
     on_unread: Callable[[Sequence[str]], None] | None = None,
 ) -> Iterator[Record]:
-    """Every sound row as a record of one of the types in `reads`.
+    """Yield every valid row as a record of one of the types in `reads`, the preferred type first.
 
-    mapping        our field name → the file's
+    mapping        canonical field name → the file's name
     text_template  builds the text of each row from its fields: `"Q: {question}\\nA: {answer}"`
-    on_bad         called with the error of an unsound row, which is then left out; by default it is raised
-    on_broken      called with the error of a line that holds no row; by default it is raised: the file is damaged
-    on_format      called once with the name of the format and the first row it was chosen for
-    on_unread      called with the names of all fields that nothing has read so far, whenever there is another
+    on_bad         called with the error of an invalid row, which is then dropped; by default it is raised
+    on_broken      called with the error of a line that cannot be parsed; by default it is raised: the file is damaged
+    on_format      called once, with the name of the format and the first row
+    on_unread      called with the names of all ignored fields so far, each time a new one appears
     """
     if text_template is not None and Text not in reads:
         raise RecipeError("this objective reads no plain text", where="data.text_template", fix="leave it out")
@@ -135,11 +135,11 @@ def parse_rows(
 
 
 def _build_record(where: str, fields: Fields, chosen: DetectedFormat) -> Record:
-    """The record of a row; an error speaks of fields by the file's own names."""
+    """Build the record of a row; errors name fields as the file does."""
     for ours, theirs in chosen.names.items():
         if theirs not in fields:
             raise _missing_field_error(where, theirs, fields, chosen.named)
-        # What is asked keeps its name: a question is no text to be taken as it is, as a prompt would be.
+        # A prompt keeps the file's name: a `question` becomes a user message, a `prompt` is used verbatim.
         if theirs != ours and ours != "prompt":
             fields = {**fields, ours: fields[theirs]}
     try:
@@ -162,13 +162,13 @@ def _apply_mapping(where: str, fields: Fields, mapping: Mapping[str, str]) -> Fi
 
 
 def _normalize_names(fields: Fields) -> Fields:
-    """The row with its names in small letters, without white space around; as it is where that makes two the same."""
+    """The row with lower-case, stripped field names; unchanged if two fields would get the same name."""
     plain = {name.strip().lower(): value for name, value in fields.items()}
     return plain if len(plain) == len(fields) else fields
 
 
 def _parse_list_cells(fields: Fields) -> Fields:
-    """The row with the lists that cells of a table hold."""
+    """The row with lists in place of table cells that hold one as text."""
     for given, value in fields.items():
         name = given.strip().lower()
         is_meant = next((is_meant for is_named, is_meant in LIST_CELLS if is_named(name)), None)
@@ -179,7 +179,7 @@ def _parse_list_cells(fields: Fields) -> Fields:
 
 
 def _detect_format(where: str, fields: Fields, reads: tuple[type, ...], name: str) -> tuple[DetectedFormat, str]:
-    """The format of a source, by its name or from its first row."""
+    """The format of a source and its name: the configured one, or the one that fits the first row best."""
     able = {other: format for other, format in FORMATS.items() if format.record in reads}
     if name != "auto":
         if name not in able:
@@ -197,7 +197,7 @@ def _detect_format(where: str, fields: Fields, reads: tuple[type, ...], name: st
     if not fitting:
         what = f"fields {join_names(fields) or 'none'}: no format this objective reads"
         raise DataError(what, where=where, fix=_suggest_fix(fields, able, named))
-    # A format that takes the same fields and more says more of the row.
+    # A format that uses the same fields and more describes the row better.
     used = {other: set(names.values()) for other, names in fitting.items()}
     fullest = [other for other in fitting if not any(used[other] < more for more in used.values())]
     best = min(fullest, key=lambda other: reads.index(able[other].record))
@@ -205,21 +205,21 @@ def _detect_format(where: str, fields: Fields, reads: tuple[type, ...], name: st
 
 
 def _matching_formats(fields: Fields, able: Mapping[str, Format]) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """(the formats a row may have, with its name of each field; those that have fields of these names)."""
+    """(formats that fit the row, with the file's field names; formats whose required fields it has)."""
     named = {other: names for other, format in able.items() if (names := format.names(fields)) is not None}
     sure = {other: names for other, names in named.items() if able[other].accepts(fields)}
     return sure or {other: names for other, names in named.items() if able[other].may(fields)}, list(named)
 
 
-# What tables are parted by that are not parted as their suffix says.
+# Delimiters of tables whose suffix suggests another one.
 OTHER_DELIMITERS = ";\t|"
 
-# Characters of a column's name; more of them are a cell.
+# A longer column name is taken to be a cell: the table probably has no header.
 MAX_NAME_CHARACTERS = 60
 
 
 def _suggest_fix(fields: Fields, able: Mapping[str, Format], near: Sequence[str]) -> str:
-    """What would make a row of these fields readable."""
+    """Advice for a row that fits no format, from the likely cause."""
     known = " or ".join(" + ".join(need[0] for need in format.needs) for format in able.values())
     usual = f"it reads {known}; rename with data.mapping"
     if near:
@@ -245,7 +245,7 @@ def _missing_field_error(where: str, field: str, fields: Fields, wanted_by: str)
 
 
 def _template_format(template: str) -> DetectedFormat:
-    """The format of rows whose text is built from a template; the last field and what follows it are the answer."""
+    """The format of a `text_template`. The loss starts at the last field of the template."""
     try:
         parts = list(Formatter().parse(template))
     except ValueError as error:
@@ -276,13 +276,13 @@ def _template_error(problem: str) -> RecipeError:
     )
 
 
-# What each is
+# Predicates that tell apart formats with the same fields
 
 
 def _is_flag(fields: Fields) -> bool:
-    """Whether a label says good or bad, rather than naming a class."""
+    """Whether a label is a desirable/undesirable flag (KTO) rather than a class."""
     name = next(name for name in FLAGS if name in fields)
-    # An answer to a question may have a label that is none of how good it is, a level or a subject.
+    # Question–answer rows often carry a `label` that is a level or a subject, not a rating of the answer.
     judged = name != FLAGS[0] or "completion" in fields or "response" in fields
     return _parses_as_flag(fields) and (judged or isinstance(fields[name], bool))
 
@@ -292,12 +292,12 @@ def _parses_as_flag(fields: Fields) -> bool:
 
 
 def _is_preference(fields: Fields) -> bool:
-    """Whether a row of messages has answers to choose from: those before them are the prompt."""
+    """Whether a row of messages also has a chosen and a rejected answer; its messages are then the prompt."""
     return FORMATS["preference"].names(fields) is not None
 
 
 def _is_question(fields: Fields) -> bool:
-    """Whether a question is what is asked, rather than one of the things a prompt was made of."""
+    """Whether a question is the prompt itself, rather than a part from which a `prompt` field was made."""
     return "prompt" not in fields or any(name in fields for name in ("answer", "answers", "solution"))
 
 
@@ -307,26 +307,26 @@ def _has_spans(fields: Fields) -> bool:
 
 
 def _has_label(fields: Fields) -> bool:
-    """Whether a row has one label rather than a list of them; by a further name only where nothing is called so."""
+    """Whether a row has a single label; a weak name such as `score` counts only without a field named like a label."""
     if "labels" in fields or any(name in fields for name in LABELS):
         return any(name in fields for name in LABELS[:-1]) or not isinstance(fields["labels"], list)
     return not {name.strip().lower() for name in fields} & {*LABELS, *LABEL_LISTS}
 
 
 def _has_similarity(fields: Fields) -> bool:
-    """Whether what is said of two texts may be how alike they are."""
+    """Whether the value beside two texts can be a similarity from 0 to 1."""
     names = FORMATS["compared"].names(fields) or {}
     return label_formats.likeness(fields[names["score"]]) is not None
 
 
 def _has_two_texts(fields: Fields) -> bool:
-    """Whether a row has the two texts that have one label."""
+    """Whether a row has two non-blank texts for a text-pair label."""
     names = FORMATS["labelled_pair"].names(fields) or {}
     texts = [fields[names[name]] for name in (FIRST[0], SECOND[0])]
     return all(isinstance(text, str) and text.strip() for text in texts)
 
 
-# Fields that go before what is asked.
+# Fields that are put before the prompt.
 IS_PROMPT_CONTEXT = frozenset({*GIVEN, "input", "context"}).__contains__
 
 COMPLETIONS = ("completion", "response", "output", "answer")
@@ -348,7 +348,7 @@ ANY_LIST_FIELDS = frozenset(
 MESSAGE_LIST_FIELDS = frozenset({"prompt", *COMPLETIONS, *QUESTIONS, *CHOSEN, *REJECTED})
 TEXT_LIST_FIELDS = frozenset({"positive", "pos", "answers", "targets"})
 
-# Fields whose cells in a table may hold lists, and what such a list must be: anything, messages, or texts.
+# Fields whose table cells may hold lists as text, with a check of the list: anything, messages, or strings.
 LIST_CELLS: tuple[tuple[Callable[[str], object], Callable[[list[Any]], bool]], ...] = (
     (ANY_LIST_FIELDS.__contains__, lambda found: True),
     (MESSAGE_LIST_FIELDS.__contains__, is_talk),
@@ -358,7 +358,7 @@ LIST_CELLS: tuple[tuple[Callable[[str], object], Callable[[list[Any]], bool]], .
     ),
 )
 
-# What a format asks of the values of its fields.
+# Advice if a row has the fields of a format but not its values.
 VALUE_REQUIREMENTS = {"unpaired": "label must be true or false, 1 or 0", "spans": "label must be a list of spans"}
 
 FORMATS: dict[str, Format] = {

@@ -1,7 +1,7 @@
-"""Sources → fields: files, folders, datasets on disk or on the hub, whole or a slice of them.
+"""The raw rows of sources: files, folders, datasets saved on disk or on the Hugging Face hub, or slices of them.
 
-Every row comes with the place it stands at, by which later complaints name it. Slices are written as the `datasets`
-library writes them: `train[:80%]`, `train[4096:4224]`, `train[-100:]`, joined by `+`.
+Every row comes with its location, which later error messages quote. Slices use the notation of the `datasets` library:
+`train[:80%]`, `train[4096:4224]`, `train[-100:]`, joined by `+`. What a row means is left to `data.formats`.
 """
 
 from __future__ import annotations
@@ -28,25 +28,28 @@ SLICE = re.compile(r"(?P<name>[^\[\]+]+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)
 
 
 class SourceSlice(NamedTuple):
-    """A slice of a split: bounds in rows, or in per cent of all rows."""
+    """A slice of a split. Bounds are rows (`-100` counts from the end) or a percentage of all rows (`80%`)."""
 
     split: str
     start: str | None = None
     stop: str | None = None
 
     def bounds(self, count: int) -> tuple[int, int]:
-        """First row and the one after the last, of `count`."""
+        """(first row, row after the last) of a split with `count` rows."""
         first, last = (0 if bound is None else _row_index(bound, count) for bound in (self.start, self.stop))
         return first, count if self.stop is None else last
 
     @property
     def needs_count(self) -> bool:
-        """Whether the bounds depend on how many rows there are."""
+        """Whether the bounds depend on the number of rows, so that the rows must be counted first."""
         return any(bound.startswith("-") or bound.endswith("%") for bound in (self.start, self.stop) if bound)
 
 
 def open_sources(sources: Sequence[Source], others: Sequence[Source] = ()) -> Iterator[tuple[int, Iterator[RawRow]]]:
-    """(number, rows) of each source; a file of the same name as another, of `others` too, is named with its folder."""
+    """Yield (index, raw rows) of each source.
+
+    others  sources read elsewhere in the same run: a file name that occurs twice is shown with its folder
+    """
     names = Counter(path.name for path in {Path(source.path) for source in (*sources, *others)})
     for number, source in enumerate(sources):
         path = Path(source.path)
@@ -54,7 +57,7 @@ def open_sources(sources: Sequence[Source], others: Sequence[Source] = ()) -> It
 
 
 def source_files(source: Source) -> list[Path]:
-    """Every file a source reads; none for a dataset on the hub."""
+    """Every file that a source reads; an empty list for a dataset on the hub."""
     path = Path(source.path)
     if not os.path.isdir(path):
         refuse_what_is_no_file(path)
@@ -97,7 +100,8 @@ def _row_index(bound: str, count: int) -> int:
 
 
 def _slice_rows(source: Source, name: str, part: SourceSlice) -> Iterator[RawRow]:
-    """The rows of a file or folder within a slice; they are counted first only where its bounds ask for that."""
+    """The rows of a file or folder within a slice."""
+    # Counting means reading everything once more, so it is done only for bounds that need it.
     count = sum(1 for _ in _all_rows(source, name)) if part.needs_count else sys.maxsize
     first, end = part.bounds(count)
     return _refuse_empty_slice(islice(_all_rows(source, name), first, max(first, end)), source.path, part)
@@ -109,7 +113,7 @@ def _refuse_empty_slice(kept: Iterator[RawRow], path: str, part: SourceSlice) ->
         raise DataError(
             f"the slice [{part.start or ''}:{part.stop or ''}] holds no rows",
             where=path,
-            fix="the file has fewer; mend the bounds",
+            fix="the file has fewer rows; correct the bounds",
         )
     return chain([first], kept)
 
@@ -127,13 +131,13 @@ def _all_rows(source: Source, name: str) -> Iterator[RawRow]:
 
 
 def _file_rows(path: Path, name: str, source: Source) -> Iterator[RawRow]:
-    refuse_what_is_no_file(path)  # before a look into it, which would wait for what a pipe may bring
+    refuse_what_is_no_file(path)  # first: `unit` opens the file, and opening a named pipe would block
     counted = unit(path, source)
     return ((f"{name} {counted} {line}", fields) for line, fields in read(path, source))
 
 
 def _list_files(folder: Path) -> list[Path]:
-    """Every file below a folder, hidden ones apart, in the order of their names."""
+    """Every file below a folder except hidden ones, sorted by path so that the order of rows is reproducible."""
     return sorted(
         path
         for path in folder.rglob("*")
@@ -141,7 +145,7 @@ def _list_files(folder: Path) -> list[Path]:
     )
 
 
-# Datasets, through the library of that name
+# Datasets, through the `datasets` library
 
 
 def _is_dataset(path: Path) -> bool:
@@ -149,7 +153,7 @@ def _is_dataset(path: Path) -> bool:
 
 
 def _dataset_rows(source: Source, name: str, part: SourceSlice) -> Iterator[RawRow]:
-    """Rows of a dataset on disk (`save_to_disk`) or on the hub; one from the hub may be streamed."""
+    """The rows of a dataset on disk (`save_to_disk`) or on the hub, stored or streamed."""
     with _library_errors_as_data_errors(source):
         found, count = _load_split(source, part)
     first, end = part.bounds(count)
@@ -166,25 +170,25 @@ def _dataset_rows(source: Source, name: str, part: SourceSlice) -> Iterator[RawR
 
 @contextmanager
 def _library_errors_as_data_errors(source: Source) -> Iterator[None]:
-    """What `datasets` raises, which is whatever its loaders raise, as a DataError."""
+    """Turn any error of the `datasets` library into a DataError."""
     try:
         yield
     except BottegaError:
         raise
-    except Exception as error:
+    except Exception as error:  # loaders raise whatever the libraries below them raise: there is no common class
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        missing = "no such file, and no such dataset as far as the hub can be asked: "
+        missing = "no such file, and no such dataset on the hub (as far as it can be reached): "
         missing = "" if Path(source.path).is_absolute() else missing
         fix = "check its name, config and split; a file's path resolves against the recipe's folder"
         raise DataError(f"{missing}{reason}", where=source.path, fix=fix) from None
 
 
-# (from, to → rows, number of rows).
+# (function from the bounds [first, end) to rows, number of rows).
 SliceReader = tuple[Callable[[int, int], Iterator[Fields | DataError]], int]
 
 
 def _load_split(source: Source, part: SourceSlice) -> SliceReader:
-    """The rows of one split."""
+    """A reader of the rows of one split, and their number (`sys.maxsize` if unknown)."""
     import datasets
 
     datasets.disable_progress_bars()
@@ -200,18 +204,18 @@ def _load_split(source: Source, part: SourceSlice) -> SliceReader:
         return lambda first, end: map(named, whole.select(range(first, end))), len(whole)
     if part.needs_count:
         raise DataError(
-            "a streamed dataset cannot be sliced from its end or by per cent",
+            "a streamed dataset cannot be sliced from its end or by percentage",
             where=source.path,
-            fix="write rows, train[:4096], or leave stream away",
+            fix="give numbers of rows, as in train[:4096], or remove stream",
         )
     return lambda first, end: map(named, whole.skip(first).take(end - first)), int(part.stop or sys.maxsize)
 
 
 def _load_json_files(source: Source, part: SourceSlice) -> SliceReader | None:
-    """The rows of a dataset that is JSON files, read from these; None for any other.
+    """A reader of a hub dataset's own JSON files; None if the dataset has another format.
 
-    The library takes a column of texts that look like dates for times, and what is learned would not be what the files
-    say.
+    The library parses strings that look like dates as timestamps, so the model would learn other text than the files
+    contain. Reading the files directly keeps it.
     """
     import datasets
 
@@ -231,6 +235,6 @@ def _load_json_files(source: Source, part: SourceSlice) -> SliceReader | None:
 
 
 def _detect_json_reader(path: Path) -> Literal["json", "jsonl"]:
-    """What reads a file of JSON whose name says nothing of it."""
+    """The reader of a JSON file whose name in the cache has no suffix: one array, or one object per line."""
     with path.open("rb") as file:
         return "json" if file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[") else "jsonl"

@@ -1,4 +1,4 @@
-"""Which rows are held out for validation, with identical prompts on one side."""
+"""The validation split: which records are held out. Records with the same prompt are always on the same side."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Side = Literal["train", "validation"]
 
 
 class Split:
-    """Where each record of a stream goes, decided in one reading of it that keeps sixteen bytes a record.
+    """The side of each record of a stream, decided in one pass over it that keeps sixteen bytes per record.
 
-    At least `fraction` of the rows are held out. Documents too few to hold some out (a book, a handful of files) are
-    cut instead: the end of each is held out, because blocks drawn from the middle would leak their neighbours.
+    At least `fraction` of the records are held out. If there are too few documents for that (a book, a handful of
+    files), each document is cut and its end is held out: blocks sampled from the middle would leak their neighbours.
     """
 
     def __init__(self, records: Iterable[Record], fraction: float, seed: int, *, stratified: bool = False) -> None:
-        """stratified  hold out the same fraction of each label, and never all of one"""
+        """stratified  hold out the same fraction of every label, and never all records of a label"""
         self.fraction = fraction
         keys, labels, documents = array("Q"), array("l"), True
         numbers = dict[str, int]()
@@ -40,7 +40,7 @@ class Split:
         self.held = None if cut else _select_validation(np.array(keys, np.uint64), np.array(labels), fraction, seed)
 
     def sides(self, number: int, record: Record) -> Iterator[tuple[Side, Record]]:
-        """The sides a record of the stream stands on, by its number: one, or both with a part each."""
+        """Yield (side, record) for record `number` of the stream: one pair, or one for each part of a cut document."""
         if self.held is not None:
             yield "validation" if self.held[number] else "train", record
             return
@@ -61,7 +61,7 @@ def _label_of(record: Record) -> str:
 def _select_validation(
     keys: NDArray[np.uint64], labels: NDArray[np.int64], fraction: float, seed: int
 ) -> NDArray[np.bool_]:
-    """[rows] which rows validate; rows with one key stay together, and count for the label of the first of them."""
+    """[rows] whether each row is held out. Rows with the same key form a group, with the label of its first row."""
     _, first, group, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
     sizes: list[int] = counts.tolist()
     order = list(range(len(sizes)))
@@ -72,7 +72,7 @@ def _select_validation(
     if len(strata) > 1:
         chosen = [number for stratum in strata.values() for number in _select_from_label(stratum, sizes, fraction)]
     else:
-        # Less a hair, because 0.1 × 70 is a little above 7 in binary.
+        # 0.1 · 70 is slightly above 7 in binary, and would be rounded up to 8.
         chosen = _select_groups(order, sizes, math.ceil(fraction * len(keys) - 1e-9))
     if not 0 < sum(sizes[number] for number in chosen) < len(keys):
         raise DataError(
@@ -84,15 +84,15 @@ def _select_validation(
 
 
 def _select_from_label(stratum: Sequence[int], sizes: Sequence[int], fraction: float) -> list[int]:
-    """The groups of a label to hold out: the fraction, rounded, and at least one where that leaves another."""
+    """The groups of one label to hold out: the rounded fraction, at least one group, and never all of them."""
     wanted = max(1, round(fraction * sum(sizes[number] for number in stratum)))
     return _select_groups(stratum, sizes, wanted)[: len(stratum) - 1]
 
 
 def _select_groups(order: Sequence[int], sizes: Sequence[int], wanted: int) -> list[int]:
-    """Groups that hold as many rows as wanted, or the fewest more.
+    """Groups that together hold `wanted` rows, or as few more as possible.
 
-    A group too large for what is still wanted waits: it is taken, the smallest first, only when nothing else is left.
+    A group larger than the remaining need is postponed; postponed groups are used last, the smallest first.
     """
     chosen, large, taken = list[int](), list[int](), 0
     for number in order:

@@ -18,7 +18,7 @@ SENTINELS = tuple(f"<extra_id_{number}>" for number in range(100))
 
 TokenizerKind = Literal["bytes", "characters", "wordpieces"]
 
-# What an encoder's tokenizer has beside pieces of words.
+# The special tokens of a BERT-style encoder.
 ENCODER_TOKENS = {
     "pad_token": "[PAD]",
     "unk_token": "[UNK]",
@@ -38,12 +38,12 @@ def train_tokenizer(
     span: bool = False,
     progress: bool = False,
 ) -> int:
-    """Train on the files' text and write a transformers tokenizer into `out`; returns the vocabulary's size.
+    """Train on the text of the files and save a transformers tokenizer in `out`; returns the vocabulary size.
 
     bytes       byte-level BPE (Sennrich et al. 2016; bytes as in GPT-2): any text, no unknown token
-    characters  one token a character that occurs in the files, and nothing else: for lessons and small corpora
-    span        bytes have padding, and a hundred tokens that stand for what is left out (T5's)
-    fim         bytes have the three tokens to fill in a middle with
+    characters  one token for each character in the files, nothing else: for teaching and small corpora
+    span        for `bytes`: add a padding token and T5's hundred sentinel tokens
+    fim         for `bytes`: add the three tokens of fill-in-the-middle
     wordpieces  WordPiece between [CLS] and [SEP], with [MASK] (Devlin et al. 2019): for encoders; case is kept
     """
     from transformers import PreTrainedTokenizerFast
@@ -55,7 +55,7 @@ def train_tokenizer(
         out.mkdir(parents=True, exist_ok=True)
         taken = any(out.iterdir())
         if not taken:
-            out.rmdir()  # it stands only once there is something to put into it
+            out.rmdir()  # recreated when saving, so that a failed training leaves no empty folder
     except OSError as error:
         raise RunError(f"cannot be written: {error.strerror}", where=str(out), fix="choose another --out") from None
     if taken:
@@ -71,7 +71,7 @@ def train_tokenizer(
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special)
     try:
         tokenizer.save_pretrained(str(out))
-    except Exception as error:  # the part in Rust raises no OSError
+    except Exception as error:  # the Rust library raises a plain Exception for a full disk, not an OSError
         shutil.rmtree(out, ignore_errors=True)
         if is_disk_full(error):
             raise RunError("the disk is full", where=str(out), fix="free some space, or choose another --out") from None
@@ -124,7 +124,7 @@ def _train_characters(files: Sequence[Path]) -> Any:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     characters = sorted({character for text in _texts(files) for character in text})
-    # The unknown token is no entry, so a character that never occurred is refused rather than read as another.
+    # The unknown token is not in the vocabulary, so an unseen character raises an error instead of becoming <unknown>.
     backend = Tokenizer(models.WordLevel({text: index for index, text in enumerate(characters)}, "<unknown>"))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     backend.decoder = decoders.Fuse()
@@ -132,7 +132,7 @@ def _train_characters(files: Sequence[Path]) -> Any:
 
 
 def _texts(files: Sequence[Path]) -> Iterator[str]:
-    """Every string in the files' rows."""
+    """Yield every string in the rows of the files, at any depth."""
     for _, fields in read_rows([Source(path=str(file.absolute())) for file in files]):
         if isinstance(fields, DataError):
             raise fields
