@@ -1,4 +1,4 @@
-"""CoNLL's columns → rows: a token a line, and a blank line between sentences."""
+"""Reading CoNLL files: one token per line, a blank line between sentences, one row per sentence."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from bottega.errors import DataError
 from bottega.recipe.schema import Layout
 
 TAG = re.compile(r"O|[BILESUM]-\S+")
-# Tokens of a sentence; more of them are a file without blank lines.
+# A longer sentence means that the file has no blank lines.
 MOST = 100_000
 
-# Lines by which a file is recognised.
+# Number of lines from which a CoNLL file is recognized.
 TRIED = 20
 
 
-# Lines with their columns.
+# (line number, columns) of each line.
 Sentence = list[tuple[int, list[str]]]
 
 

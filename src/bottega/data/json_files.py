@@ -1,4 +1,4 @@
-"""JSON → rows: a line each, the elements of a list, or what an object holds."""
+"""Reading JSON: one object per line, the elements of an array, or the rows inside one object."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bottega.recipe.schema import Layout
 from bottega.suggestions import join_names
 
 CHUNK = 1 << 16
-# Where a JSON object keeps its rows, if it holds more than one list of objects.
+# Keys that are preferred if a JSON object contains more than one list of objects.
 ROW_LISTS = ("data", "rows", "examples")
 
 LINES = "one object a line is JSONL: data.reader=jsonl, or rename it to .jsonl; else mend the line"
@@ -23,7 +23,7 @@ WHOLE = "one list or object is JSON: data.reader=json, or rename it to .json"
 
 TALKS = 'a conversation is {"messages": [{"role": …, "content": …}, …]}'
 
-# How deep in an object lists of rows are looked for, to name them.
+# Depth to which an object is searched for lists of rows, to suggest them in an error.
 DEEPEST = 3
 
 

@@ -1,4 +1,4 @@
-"""Fields → what is said of texts: labels, spans, tags, and how alike two are."""
+"""Parsing rows with labels, spans, tags, and text pairs with a similarity."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from bottega.data.fields import Column, Fields, parse_integer, require_string
 from bottega.errors import DataError
 from bottega.records import Compared, Entity, Labelled, Multilabelled, Paired, Record, Tagged, label_name
 
-# Names of what does not belong to an anchor, one field or several.
+# Field names of the negatives of an anchor: `negatives`, `neg`, `hard_negative_1` …
 NEGATIVE = re.compile(r"(?:hard_)?neg(?:ative)?s?(?:_?\d+)?")
 
-# What a tag begins with: Begin, Inside, Last, End, Single, Unit, Middle.
+# Prefixes of tags: Begin, Inside, Last, End, Single, Unit, Middle.
 MARKS = "BILESUM"
 
 STARTS = ("start", "begin", "start_offset", "startOffset", "start_char", "start_idx", "offset")
 STOPS = ("end", "stop", "end_offset", "endOffset", "end_char", "end_idx")
-# What tools of annotation call the parts of a span.
+# Keys of annotation tools for the label of a span.
 KINDS = ("label", "labels", "type", "tag", "entity", "entity_group", "entity_type", "category")
 
 
@@ -38,7 +38,7 @@ def labelled_pair(where: str, fields: Fields) -> Record:
 
 
 def _label(where: str, value: Any, name: str) -> str:
-    """The name of a label; a DataError where it is none."""
+    """The normalized name of a label; a DataError if the value is no label."""
     found = label_name(value)
     if found is None and (value is None or isinstance(value, float)):
         fix = "label the row, or leave such rows out with data.bad_rows=drop"
@@ -78,7 +78,7 @@ def spans(where: str, fields: Fields) -> Record:
 
 
 def are_spans(value: Any) -> bool:
-    """Whether a list holds spans rather than labels."""
+    """Whether a value is a list of spans rather than of labels."""
     if isinstance(value, dict):
         return "entities" in value
     return isinstance(value, list) and bool(value) and all(isinstance(one, (dict, list)) for one in value)
@@ -98,7 +98,7 @@ def _annotated(where: str, fields: Fields) -> Fields:
 
 
 def _span(where: str, span: Any, text: str) -> Entity:
-    """One span, without the white space at its ends, which marks no word."""
+    """One span, without surrounding white space: tokens of white space carry no tag."""
     if isinstance(span, list) and len(span) == 3:
         names = ("label", "start", "end") if isinstance(span[0], str) else ("start", "end", "label")
         span = dict(zip(names, span, strict=True))
@@ -179,7 +179,7 @@ def _tag(where: str, tag: Any) -> tuple[str, str]:
     return mark, label.strip()
 
 
-# Likeness
+# Text pairs
 
 
 def paired(where: str, fields: Fields) -> Record:
@@ -214,7 +214,7 @@ def compared(where: str, fields: Fields) -> Record:
 
 
 def likeness(given: Any) -> float | None:
-    """A number from 0 to 1; None for anything else."""
+    """A similarity from 0 to 1; None for anything else."""
     number = _number(given)
     return None if number is None or not 0 <= number <= 1 else number
 

@@ -1,4 +1,4 @@
-"""Fields → messages and tools: OpenAI's way of writing them, ShareGPT's, and one question with its answer."""
+"""Parsing messages and tools: OpenAI's and ShareGPT's notation, and one question with its answer."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from bottega.errors import DataError
 from bottega.records import Chat, Message, Tools, Variables
 
 ROLE = ("role", "from", "author", "speaker", "sender")
-# Keys by which messages tell who speaks, and what is said: OpenAI's, ShareGPT's, and others'.
+# Keys for the speaker and for the content of a message: OpenAI's, ShareGPT's, and others'.
 SAID = ("content", "value", "text")
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-# What ShareGPT and others call them.
+# Role names of ShareGPT and other formats → ours.
 OTHER_ROLES = {
     "human": "user",
     "prompter": "user",
@@ -31,29 +31,29 @@ OTHER_ROLES = {
     "tool_result": "tool",
 }
 
-# Roles of a message that is nothing but calls, as JSON.
+# Roles of messages whose content is tool calls as JSON.
 CALLING = ("function_call", "tool_call", "tool_calls")
 
-# What the arguments of a call are called.
+# Keys for the arguments of a tool call.
 ARGUMENTS = ("arguments", "parameters", "input", "args")
 
-# Keys of a message that are read here; what else it holds its template may show.
+# Keys of a message that are interpreted here; all others are passed on to the chat template.
 OURS = ("role", "content", "weight", "tool_calls", "function_call")
 
 LEARNED = ("loss_weight", "loss_mask", "loss_scale", "loss", "train", "training", "trainable", "is_trainable", "learn")
-# What other tools call a message's share in the loss: true, or a number; or where true leaves it out.
+# Other tools' keys for the loss weight of a message: true or a number includes it (first), true excludes it (second).
 LEFT_OUT = ("masked", "is_masked", "ignore", "ignore_loss", "no_loss", "skip_loss")
 
-# What says more than a weight can, or one thing here and the opposite there.
+# Keys that are refused: they say more than one weight can, or mean opposite things in different tools.
 UNCLEAR = ("train_detail", "training_detail", "loss_detail", "mask", "label_mask", "labels_mask")
 
-# The field in which a row gives its chat template further values, as TRL reads it.
+# The field of a row with further variables of the chat template; TRL's name for it.
 VARIABLES = "chat_template_kwargs"
 
-# What a template is given by a row's other fields.
+# Template variables that come from other fields of the row, and so cannot be set.
 OWN = ("messages", "tools", "documents", "add_generation_prompt")
 
-# A larger weight of a message is a slip, and overflows.
+# A larger weight is a typing error, and would overflow in the loss.
 MOST_WEIGHT = 1e6
 
 
@@ -96,7 +96,7 @@ def _message(where: str, turn: Any) -> Message:
     calls = _calls(f"{where}, field tool_calls", turn.get("tool_calls"))
     content = _content(where, turn, role, bool(calls))
     weight = _weight(where, turn)
-    # Of what others say only the templates can tell; a flag that would have it learned is told of as nothing reads it.
+    # Only assistant messages are learned. A flag that asks to learn another message stays, and is reported as not read.
     taken = {*OURS, *LEARNED, *LEFT_OUT} - ({"weight", *LEARNED} if role != "assistant" and weight else set())
     more = {name: value for name, value in turn.items() if name not in taken and value is not None}
     for name, value in more.items():
@@ -105,7 +105,7 @@ def _message(where: str, turn: Any) -> Message:
 
 
 def _with_our_keys(turn: Fields) -> Fields:
-    """The message with `role` and `content`, whatever it calls them."""
+    """The message with its keys for speaker and content renamed to `role` and `content`."""
     theirs = {
         next((name for name in names if name in turn), ours): ours
         for ours, names in (("role", ROLE), ("content", SAID))
@@ -129,7 +129,7 @@ def _says(turn: Fields) -> bool:
 
 
 def _weight(where: str, turn: Fields) -> float:
-    """The message's share in the loss, by our name for it and by those of other tools."""
+    """The loss weight of a message, from `weight` and from the keys of other tools."""
     for name in UNCLEAR:
         if turn.get(name) is not None:
             raise DataError(
@@ -156,7 +156,7 @@ def _share(where: str, name: str, value: Any) -> float:
 
 
 def sound(where: str, name: str, value: Any) -> None:
-    """A DataError where a value holds half a character anywhere, or values within values without end."""
+    """Raise a DataError if a value contains an unpaired surrogate anywhere, or is nested too deeply."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)
     except (RecursionError, ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""Files as bytes and as text: decompressed, decoded, and with an error that says what would read them."""
+"""Opening files: decompression, decoding, and errors that name the option that would help."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bottega.errors import DataError
 
 COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 
-# Byte-order marks, and the encodings that read them and leave them out.
+# Byte-order marks, and the encodings that consume them.
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
@@ -101,7 +101,7 @@ def _not_utf8(path: Path) -> DataError:
     return DataError("not UTF-8 to its end", where=str(path), fix="is the file whole?")
 
 
-# Most characters of a row: one of a hundred million would take minutes and gigabytes, and be cut to a window.
+# Maximum characters of a row. A row of a hundred million takes minutes and gigabytes, only to be cut to `max_length`.
 LONGEST = 1 << 24
 
 

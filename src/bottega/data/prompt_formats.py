@@ -1,4 +1,4 @@
-"""Fields → what a model is asked and what it answers: texts, prompts, conversations, preferences, verdicts."""
+"""Parsing rows with prompts and answers: texts, prompts, conversations, preferences, and rated answers (KTO)."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ from bottega.records import (
 
 TALKS = ("messages", "conversations", "conversation")
 QUESTIONS = ("question", "problem", "query", "input", "inputs")
-# Names of what is asked.
+# Field names of a prompt.
 PROMPTS = ("prompt", *QUESTIONS, "instruction")
 
 REPLIES = ("answer", "answers", "solution", "response", "output", "completion", "target", "targets")
-# Names of an answer to a question; and of the right one, where answers are judged.
+# Field names of an answer to a question, and of the reference answer of a prompt.
 RIGHT = (*REPLIES, "ground_truth", "final_answer", "expected_answer", "reference_answer", "gold")
 
-# Names of the right one of several choices.
+# Field names of the correct choice.
 GOLD = ("gold", "answer", "answerKey", "answerkey")
 
-# What is read beside what is asked, and makes it a conversation, whatever its shape.
+# Fields that turn a plain prompt into a conversation.
 GIVEN = ("system", "history", "tools", "functions", VARIABLES)
 
-# Where the answer starts in a transcript written as one string (Bai et al. 2022, HH-RLHF).
+# Start of an answer in a transcript written as one string (Bai et al. 2022, HH-RLHF).
 TURN = "\n\nAssistant:"
 
 Turns = tuple[Message, ...]
 
 
-# What is asked
+# Prompts
 
 
 def _given(where: str, fields: Fields) -> tuple[Tools, Variables]:
@@ -61,7 +61,7 @@ def _given(where: str, fields: Fields) -> tuple[Tools, Variables]:
 
 
 def _prompt(where: str, fields: Fields) -> Prompt:
-    """What an answer answers: a text as it is where nothing makes it a conversation."""
+    """The prompt of a row: a plain string, or messages if any field makes it a conversation."""
     asked = _asked(where, fields)
     if isinstance(asked, str):
         if not any(fields.get(name) for name in GIVEN):
@@ -340,7 +340,7 @@ def _right(where: str, fields: Fields) -> str:
     return require_string(where, {name: _as_text(_first(fields[name]))}, name) if name else ""
 
 
-# Preferences and verdicts
+# Preferences and rated answers
 
 
 def preference(where: str, fields: Fields) -> Record:
@@ -424,7 +424,7 @@ FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0"
 
 
 def flag(value: Any) -> bool | None:
-    """Whether a label says good, or bad; None where it says neither."""
+    """True for a desirable answer, False for an undesirable one; None if the value is no such flag."""
     if isinstance(value, bool):
         return value
     return FLAGS.get(value.strip().lower() if isinstance(value, str) else str(parse_integer(value)))

@@ -1,4 +1,4 @@
-"""Tables → rows: CSV and TSV, spreadsheets, Parquet, and what a Parquet file's schema says of its columns."""
+"""Reading tables: CSV and TSV, spreadsheets, and Parquet with the types its schema declares."""
 
 from __future__ import annotations
 
