@@ -1,6 +1,6 @@
 """The options of an evaluation, as one value: `bottega.evaluate`, the command line and the reference pages use it.
 
-Imports no torch, so that the command line can show its help at once.
+Imports neither torch nor the schema of recipes, so that the command line can show its help at once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from bottega.errors import RecipeError
-from bottega.recipe.schema import Layout
 from bottega.suggestions import describe_errors
 
 
@@ -35,6 +34,13 @@ def _without_none(baselines: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(baseline for baseline in baselines if baseline != "none")
 
 
+def _as_layout(value: Any) -> Any:
+    # Imported here: the schema takes as long to import as all else that the help needs.
+    from bottega.recipe.schema import Layout
+
+    return value if value is None else Layout.model_validate(value, from_attributes=True)
+
+
 Text = Annotated[str, BeforeValidator(_as_text)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_as_texts)]
 
@@ -51,7 +57,7 @@ class EvaluateOptions(BaseModel):
     data: Texts | None = Field(
         None, description="Rows to use instead of the run's validation rows; several times to mix."
     )
-    layout: Layout | None = Field(
+    layout: Annotated[Any, BeforeValidator(_as_layout)] = Field(
         None, description="Layout of the files of `data`; default: as in the run.", json_schema_extra={"option": None}
     )
     rows: int = Field(500, ge=1, description="Maximum number of examples, sampled with the run's seed.")
