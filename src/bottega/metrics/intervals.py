@@ -86,7 +86,8 @@ def jackknife(
     count = len(sums)
     if count < MIN_GROUPS:
         return None
-    whole = sums.sum(0)
+    # Sums make leaving one out a subtraction: no statistic is computed from all rows R times.
+    whole = sums.sum(0)  # [K]
     value, left_out = float(statistic(whole)), statistic(whole - sums)  # left_out: [R], each without one row or group
     error = math.sqrt((count - 1) / count * float(((left_out - left_out.mean()) ** 2).sum()))
     reach = student_quantile(0.5 + confidence / 2, count - 1) * error

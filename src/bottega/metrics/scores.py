@@ -46,6 +46,7 @@ class Scores:
 
     def within(self, indices: Sequence[int], count: int) -> Scores:
         """The scores of `count` rows, of which these are those at `indices`; the others have none."""
+        # NaN, not 0: a row without a score must not count as wrong.
         sums = np.full((count, self.sums.shape[1]), np.nan)
         sums[list(indices)] = self.sums
         return replace(self, sums=sums)
@@ -59,6 +60,7 @@ class Scores:
 
 def ratio(sums: Floats) -> Floats:
     """[..., 2] sums → [...] the first divided by the second; 0 / 0 is 0."""
+    # Weights are not negative, so the smallest float only replaces 0.
     return np.asarray(sums[..., 0] / np.maximum(sums[..., 1], np.finfo(float).tiny))
 
 
@@ -90,5 +92,6 @@ def micro_f1(metric: str, counts: ArrayLike) -> Scores:
 def class_scores(right: Any, predicted: Any, count: int) -> list[Scores]:
     """Accuracy and macro-F1 of class ids [R], of `count` classes; a predicted id below 0 is no class."""
     sums = class_sums(np.asarray(right), np.asarray(predicted), count)
+    # Macro-F1 averages over classes: a single row has one class, and no macro-F1.
     macro = Scores("f1_macro", sums, macro_f1, rowwise=False)
     return [proportion("accuracy", np.asarray(right) == np.asarray(predicted)), macro]

@@ -57,6 +57,7 @@ class AnswerEncoder:
         """(chosen, rejected) rows, with the same prompt; Unusable where both have the same tokens."""
         answers = record.chosen, record.rejected
         empty = Chat(record.where, (), record.tools, record.variables)
+        # Both rows in one call: they must keep the same prompt, or the comparison would be about the prompts.
         with self._limit.track() as truncation:
             chosen, rejected = self._limit.fit(
                 record.where,
@@ -117,12 +118,14 @@ class AnswerEncoder:
     def _encode_chat(self, chat: Chat) -> Row:
         """The row of a conversation, however long."""
         text, spans = self._finder.find(chat)
+        # `closed` is false where the end of turn is plain text: the model then needs a stop string.
         self._ended_as_text |= not all(span.closed for span in spans)
         # The template has written the special tokens itself, BOS included.
         return self._encode_spans(text, spans, special=False)
 
     def _encode_text(self, prompt: str, completion: str) -> Row:
         prompt = self._encoder.remove_bos(prompt)
+        # One text: prompt and completion encoded apart would split words at the seam, as no text is at generation.
         text = prompt + completion
         return self._encode_spans(text, [TextSpan(len(prompt), len(text), 1.0, closed=False)], special=True)
 
@@ -135,6 +138,7 @@ class AnswerEncoder:
         for span in spans:
             begin, end = token_range(encoding, span)
             weight[begin:end] = span.weight
+        # An answer at the end of the text, whose turn no token ends, is ended by EOS.
         if end and not span.closed and span.stop >= len(text.rstrip()) and ids[end - 1] != eos:
             ids, weight[end:] = [*ids[:end], *([] if eos is None else [eos])], span.weight
         row = predict_weighted(np.array(ids, np.int64), weight[: len(ids)])

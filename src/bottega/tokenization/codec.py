@@ -70,6 +70,7 @@ class Codec:
         self.labels = {name: index for index, name in enumerate(labels)}
         self.label_counts = dict(labels) if isinstance(labels, Mapping) else {}
         self.untagged = 0
+        # All parts share the limit, which counts what is cut, and the encoder, which holds what was computed ahead.
         self._encoder = TextEncoder(tokenizer, max_length)
         self.special_tokens = SpecialTokens(tokenizer, self._encoder)
         self._limit = LengthLimit(max_length, too_long, self._encoder, self.special_tokens)
@@ -94,6 +95,7 @@ class Codec:
                 fix="train it on texts with objective: {kind: span}",
             )
         ids, eos = self._encoder.encode_ids(record.text), self.special_tokens.eos
+        # A model that never sees the end of a document never learns to end one.
         if eos is not None and len(ids) and ids[-1] != eos:
             ids = np.append(ids, eos)
         if len(ids) < 2:
@@ -102,12 +104,13 @@ class Codec:
             return [predict_weighted(ids, np.ones(len(ids), np.float32))]
         if self.too_long != "split":
             return [self._limit.cut(record.where, predict_weighted(ids, np.ones(len(ids), np.float32)))]
+        # The last token is only predicted: a block that began with it would predict nothing.
         starts = range(0, len(ids) - 1, self.max_length)
         return [self.block_row(ids[start : start + self.max_length + 1]) for start in starts]
 
     def block_row(self, ids: Ints) -> Row:
         """The row of up to `max_length` tokens, each predicting its successor in `ids`, which is one token longer."""
-        at = np.arange(len(ids) - 1)
+        at = np.arange(len(ids) - 1)  # [t]; label[n] is the token after at[n]
         return Row(ids[: self.max_length], at, ids[1:], np.ones(len(at), np.float32))
 
     def encode_passages(self, record: Text) -> list[Ints]:
@@ -136,6 +139,7 @@ class Codec:
         """The row of `ids` with one prediction: at the first token of an encoder, at the last of a decoder."""
         if not len(ids):
             raise Unusable("no tokens")
+        # An encoder's first token ([CLS]) attends to all; of a decoder only the last token has seen the whole text.
         at = np.array([0 if self.both_ways else len(ids) - 1])
         return Row(ids, at, np.array([label]), np.ones(1, np.float32), self.both_ways)
 
@@ -153,6 +157,7 @@ class Codec:
         if len(ids) > self.max_length:
             self._limit.check(where, len(ids))
             self._limit.truncated += 1
+            # Encoded again rather than sliced: the special tokens at the end must stay.
             ids = np.array(self._encoder.encode_truncated(self._encoder.remove_bos(text)).ids, np.int64)
         return ids
 
@@ -196,7 +201,7 @@ class Codec:
 
     def encoder_decoder_row(self, where: str, source: Ints, label: Ints, weight: NDArray[np.float32]) -> Row:
         """The row in which an encoder reads `source` [s] and a decoder predicts `label` [n]."""
-        assert self.decoder_start is not None
+        assert self.decoder_start is not None  # only objectives that require an encoder–decoder call this
         return self._limit.cut_source(where, encoder_decoder_row(self.decoder_start, source, label, weight))
 
     def split_last_answer(self, where: str, row: Row) -> Row:

@@ -21,6 +21,7 @@ def to_conll(text: str, spans: Iterable[Entity], words: Sequence[tuple[int, int]
     lines, previous = list[str](), -1
     # A span may begin or end inside a word: the word is split there, since a line has one tag.
     for start, stop in _split_words(words, cuts):
+        # The last span that begins at or before the word.
         index = bisect_right(spans, start, key=lambda span: span.start) - 1
         inside = index >= 0 and start < spans[index].stop
         tag = f"{'I' if index == previous else 'B'}-{spans[index].label}" if inside else "O"

@@ -27,6 +27,7 @@ class TextStream:
         """Add a token and return the text it completes; empty while a character is incomplete."""
         self._ids.append(token)
         text = self._decode(self._window, len(self._ids))
+        # A complete text may end so too, if the model writes the character itself: it then comes with the next token.
         return "" if text.endswith(REPLACEMENT_CHARACTER) else self._advance(text)
 
     def hold(self, token: int) -> None:
@@ -77,6 +78,7 @@ class StopStrings:
     def _partial_length(self) -> int:
         """Length of the longest end of the text that is the beginning of a stop string."""
         longest = max((len(stop) - 1 for stop in self._stops), default=0)
+        # One character less than a stop string: a whole one would have been found.
         sizes = range(min(longest, len(self._held)), 0, -1)
         return next((size for size in sizes if any(stop.startswith(self._held[-size:]) for stop in self._stops)), 0)
 

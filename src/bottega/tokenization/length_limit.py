@@ -50,6 +50,7 @@ class LengthLimit:
     @contextmanager
     def track(self) -> Iterator[Truncation]:
         """Count what is cut inside the `with` block; the count is set at its end, also after an error."""
+        # A difference of the running total: one record may be cut several times, and blocks may be nested.
         before, truncation = self.truncated, Truncation(self.max_length)
         try:
             yield truncation
@@ -68,6 +69,7 @@ class LengthLimit:
                 where=where,
                 fix="raise data.max_length, or set data.too_long to shorten, drop or truncate",
             )
+        # `split` applies to documents only; what cannot be split is dropped.
         if self.policy != "truncate" and not (prompt and self.policy == "shorten"):
             raise Unusable(f"longer than max_length {self.max_length}")
 
@@ -77,7 +79,8 @@ class LengthLimit:
         if len(row.tokens) <= self.max_length:
             return row
         self.check(where, len(row.tokens))
-        kept = row.at < self.max_length
+        # A prediction is read at its `at`: its label may lie beyond the cut, so the last kept token still predicts.
+        kept = row.at < self.max_length  # [n]
         if not row.weight[kept].any():
             raise Unusable(f"all labels lost to truncation at max_length {self.max_length}")
         self.truncated += 1
@@ -90,6 +93,7 @@ class LengthLimit:
             return row
         self.check(where, len(row.source))
         self.truncated += 1
+        # An encoder was pre-trained on texts that end with these tokens.
         _, after = self._special_tokens.frame
         return replace(row, source=np.append(row.source[: self.max_length - len(after)], after))
 
@@ -111,6 +115,7 @@ class LengthLimit:
                 if all(self.excess(row) <= 0 for row in shorter_rows):
                     self.truncated += 1
                     return shorter_rows
+            # Still too long: what is cut below has half a row of its prompt, so that the answer keeps the other half.
             rows = shorter_rows
         return [self.cut(where, row) for row in rows]
 
@@ -120,6 +125,7 @@ class LengthLimit:
             shorter = self.shorten_prompt(prompt, excess, least)
             if shorter is None:
                 break
+            # Rows are made again: a template may render a shorter prompt with more or fewer tokens than were dropped.
             prompt, rows = shorter, make_rows(shorter)
         return rows
 

@@ -60,6 +60,7 @@ class PromptEncoder:
         if not isinstance(prompt, str):
             self._finder.template.count_unused_fields(Chat(record.where, prompt, record.tools, record.variables))
         ids = np.array(self.encode(prompt, record.tools, record.variables), np.int64)
+        # A decoder's answer stands in the same row as its prompt; an encoder–decoder's does not.
         limit = self._limit.max_length - (room if self.decoder_start is None else 0)
         if limit < 1:
             raise DataError(
@@ -71,6 +72,7 @@ class PromptEncoder:
             raise Unusable("empty prompt")
         if len(ids) > limit:
             self._limit.check(record.where, len(ids) + self._limit.max_length - limit, prompt=True)
+            # Token counts of a rendered conversation are not additive: shorten and encode until it fits.
             while prompt is not None and len(ids) > limit:
                 prompt = self._limit.shorten_prompt(prompt, len(ids) - limit)
                 if prompt is not None:
@@ -79,6 +81,7 @@ class PromptEncoder:
                 raise Unusable(f"longer than max_length {self._limit.max_length}")
             self._limit.truncated += 1
         tokens = ids if self.decoder_start is None else np.array([self.decoder_start])
+        # The label is unknown: 0 stands in, and is never used.
         at, weight = np.array([len(tokens) - 1]), np.ones(1, np.float32)
         source = None if self.decoder_start is None else ids
         return Row(tokens, at, np.zeros(1, np.int64), weight, source=source)

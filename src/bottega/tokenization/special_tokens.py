@@ -37,6 +37,7 @@ class SpecialTokens:
     @cached_property
     def frame(self) -> tuple[Ints, Ints]:
         """The tokens that the tokenizer adds before a text, and those it adds after it."""
+        # Read off a text of one letter: the post-processor that adds them has no interface to ask.
         encoding = self._encoder.encode("a")
         added = encoding.special_tokens_mask
         first, last = added.index(0), len(added) - added[::-1].index(0)
@@ -83,6 +84,7 @@ class SpecialTokens:
         """T5's sentinel tokens <extra_id_0>, <extra_id_1> … in order; a ModelError where the tokenizer has none."""
         vocabulary = self.tokenizer.get_vocab()
         candidates = (f"<extra_id_{number}>" for number in range(len(vocabulary)))
+        # Only an unbroken sequence counts: span k needs the sentinels 0 to k.
         names = list(takewhile(lambda name: name in vocabulary, candidates))
         if not names:
             raise ModelError(
@@ -96,6 +98,7 @@ class SpecialTokens:
     def is_text(self) -> NDArray[np.bool_]:
         """[V] whether a token is part of texts, and not a special token."""
         is_text = np.ones(len(self.tokenizer), np.bool_)
+        # All added tokens count as special, also those that are not marked so.
         is_text[list(self._encoder.special_ids)] = False
         return is_text
 

@@ -105,6 +105,7 @@ class TextEncoder:
         has to be located are encoded without offsets, at half the cost. Empty if any text cannot be encoded.
         """
         requests = list(
+            # Without duplicates, in order.
             dict.fromkeys((self.remove_bos(text), offsets) for record in records for text, offsets in texts(record))
         )
         located, bare = ([text for text, offsets in requests if offsets is wanted] for wanted in (True, False))

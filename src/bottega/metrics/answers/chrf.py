@@ -42,5 +42,6 @@ class Chrf(Metric):
         orders = np.maximum(((written > 0) & (reference > 0)).sum(-1), 1)
         precision = (agree / np.maximum(written, 1)).sum(-1) / orders
         recall = (agree / np.maximum(reference, 1)).sum(-1) / orders
+        # Without a common n-gram both are 0, and F is 0 rather than 0 / 0.
         below = BETA**2 * precision + recall
         return np.asarray(100 * (1 + BETA**2) * precision * recall / np.where(below > 0, below, 1))
