@@ -33,7 +33,7 @@ from proofs import prove  # before torch computes anything
 from transformers import AutoConfig
 from workloads import REWARD, documents, instructions, make_tokenizer, posed, preferences, real_tokens, write
 
-from bottega.batch import Batch, counted
+from bottega.batch import Batch, count_units
 from bottega.models import heads
 from bottega.models.quantization.linear import quantize
 from bottega.objectives import HeadKind
@@ -284,7 +284,7 @@ def stepped(run: Run, update: Any) -> tuple[list[Batch], float]:
     batches = micro_batches(run, drawn)
     seed = partial(derive, run.recipe.seed, "dropout", update.step)
     objective = run.recipe.objective
-    run.engine.accumulate(objective, batches, counted(batches), step=update.step, dropout_seed=seed)
+    run.engine.accumulate(objective, batches, count_units(batches), step=update.step, dropout_seed=seed)
     run.engine.update(run.choices.lr, step=update.step)
     return batches, wrote
 

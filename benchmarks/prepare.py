@@ -12,7 +12,7 @@ from bottega.hardware import memory
 with memory.uncollected():  # as a run does it
     from bottega.packing import divide, pack
     from bottega.recipe.schema import Recipe
-    from bottega.training.dataset import prepare
+    from bottega.training.dataset import build_dataset
     from bottega.training.memory_estimate import FEW
 
 UPDATE = 64
@@ -27,7 +27,7 @@ def main() -> None:
     }
     recipe = Recipe.parse(document)
     started = time.perf_counter()
-    examples = prepare(recipe).train.examples
+    examples = build_dataset(recipe).train.examples
     for start in range(0, len(examples), UPDATE):
         for group in divide(examples[start : start + UPDATE], FEW):
             pack(group)

@@ -33,7 +33,7 @@ import worlds
 
 import bottega
 from bottega import objectives
-from bottega.batch import Batch, Example, Row, counted
+from bottega.batch import Batch, Example, Row, count_units
 from bottega.engine.offload import Offload
 from bottega.engine.optimizer import Optimizer
 from bottega.inference import generator
@@ -269,7 +269,7 @@ def _offloaded(device: str, whole: bool) -> Proof:
         scorer = made.scorer()
         with nullcontext() if least is None else Offload(scorer, least=least):
             scores = scorer(batch, made.objective.outputs)
-        made.objective.loss(scores, batch).total(counted([batch])).backward()
+        made.objective.loss(scores, batch).total(count_units([batch])).backward()
         found.append({name: weight.grad.clone() for name, weight in made.model.named_parameters()})
     worlds.world.cache_clear()
     yield "gradients", max(_off(found[1][name], one) for name, one in found[0].items() if one.any()), 0.0

@@ -7,7 +7,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from bottega.batch import Batch, counted
+from bottega.batch import Batch, count_units
 from bottega.data.sampler import Update
 from bottega.recipe.schema import Recipe
 from bottega.seeding import derive
@@ -32,7 +32,7 @@ class Stepper:
         batches = micro_batches(self.run, update.examples)
         engine, objective = self.run.engine, self.run.recipe.objective
         seed = partial(derive, self.run.recipe.seed, "dropout", update.step)
-        engine.accumulate(objective, batches, counted(batches), step=update.step, dropout_seed=seed)
+        engine.accumulate(objective, batches, count_units(batches), step=update.step, dropout_seed=seed)
         engine.update(self.run.choices.lr, step=update.step)
         return time.perf_counter() - started
 

@@ -129,7 +129,7 @@ class Nodes:
 
 
 @dataclass(frozen=True)
-class Source:
+class EncoderInput:
     """What the encoder of an encoder–decoder reads: texts, one after the other, each seeing itself alone.
 
     tokens position first last   [S], as of a batch
@@ -144,7 +144,7 @@ class Source:
     nodes: Nodes
     of: Ints
 
-    def to(self, device: str) -> Source:
+    def to(self, device: str) -> EncoderInput:
         """The same on `device`."""
         names = ("tokens", "position", "first", "last")
         moved: dict[str, Any] = {name: _moved(getattr(self, name), device) for name in names}
@@ -179,7 +179,7 @@ class Batch:
     nodes: Nodes
     tokens_real: int
     statistics: Mapping[str, float] = field(default_factory=dict)
-    source: Source | None = None
+    source: EncoderInput | None = None
 
     @property
     def computed(self) -> int:
@@ -226,7 +226,7 @@ def _moved(tensor: Tensor, device: str) -> Tensor:
     return tensor.to(device, non_blocking=device != "cpu")
 
 
-def joined(batches: Sequence[Batch]) -> Batch:
+def join_batches(batches: Sequence[Batch]) -> Batch:
     """Several batches as one: what was predicted, row by row; it cannot be computed again, as `nodes` are the first's.
 
     Values of their predictions, one after the other, are those of its own.
@@ -249,7 +249,7 @@ def joined(batches: Sequence[Batch]) -> Batch:
     )
 
 
-def counted(batches: Sequence[Batch]) -> dict[Unit, float]:
+def count_units(batches: Sequence[Batch]) -> dict[Unit, float]:
     """How many of each unit the whole update holds."""
     units = (*UNITS, *batches[0].columns) if batches else UNITS
     return {unit: sum(batch.count(unit) for batch in batches) for unit in units}

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bottega.batch import Batch, Example, Ints, Nodes, Row, Source
+from bottega.batch import Batch, EncoderInput, Example, Ints, Nodes, Row
 
 SHARE_AT_LEAST = 8
 """A shorter common prefix is repeated: a tree node costs more than recomputing a few tokens."""
@@ -55,7 +55,7 @@ def pack(examples: Sequence[Example], *, share: bool = True, share_at_least: int
     )
 
 
-def _source(rows: Sequence[Row], *, share: bool) -> Source:
+def _source(rows: Sequence[Row], *, share: bool) -> EncoderInput:
     """The sources of rows in the order of their nodes, one a row; equal neighbours are one with `share`."""
     texts, of = list[Ints](), list[int]()
     for row in rows:
@@ -66,7 +66,7 @@ def _source(rows: Sequence[Row], *, share: bool) -> Source:
     end = np.cumsum([len(text) for text in texts])
     nodes = Nodes(end - [len(text) for text in texts], end, np.full(len(texts), -1))
     first, last = _interval(nodes, np.ones(len(texts), bool))
-    return Source(
+    return EncoderInput(
         tokens=torch.from_numpy(np.concatenate(texts)),
         position=torch.from_numpy(np.concatenate([np.arange(len(text)) for text in texts])),
         first=torch.from_numpy(first),

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from worlds import OWN, objective_and_rows, tokenizer
 
 import bottega
-from bottega.batch import Example, counted
+from bottega.batch import Example, count_units
 from bottega.cli.commands import app
 from bottega.engine.engine import Engine
 from bottega.engine.optimizer import Optimizer
@@ -40,7 +40,7 @@ def scored(records: list[Record], vectors: list[list[float]], **options: object)
     examples = [Example(str(place), rows) for place, one in enumerate(records) for rows in objective.rows(one, codec())]
     batch = pack(examples)
     loss = objective.loss({"hidden": torch.tensor(vectors)[batch.row]}, batch)
-    counts = counted([batch])
+    counts = count_units([batch])
     metrics = {name: float(term.sum) / counts[term.unit] for name, term in loss.metrics.items()}  # type: ignore[union-attr]
     return float(loss.total(counts)), metrics
 
@@ -135,13 +135,13 @@ def test_the_update_is_one_however_it_is_divided(options: dict) -> None:
     parts = [pack(group) for group in divide(examples, 40)]
     assert len(parts) > 2
     dropping = engine(0.2)
-    (part,) = dropping.accumulate(objective, parts, counted(parts), step=1, dropout_seed=seed)
+    (part,) = dropping.accumulate(objective, parts, count_units(parts), step=1, dropout_seed=seed)
     assert sorted(dropping.accumulated) == sorted(one.id for one in examples)
     # The same by autograd alone, all graphs kept.
     plain = engine(0.2)
     plain.scorer.train()
     found = [plain._scores(objective, batch, seed(number))["hidden"] for number, batch in enumerate(parts)]
-    total, other = plain._loss(objective, {"hidden": torch.cat(found)}, part.batch, counted(parts), 1)
+    total, other = plain._loss(objective, {"hidden": torch.cat(found)}, part.batch, count_units(parts), 1)
     total.backward()
     assert part.share == pytest.approx(other.share, rel=1e-5)
     for name, gradient in plain.optimizer.gradients.items():
@@ -149,8 +149,8 @@ def test_the_update_is_one_however_it_is_divided(options: dict) -> None:
     # And of one batch.
     divided, whole = engine(0.0), engine(0.0)
     together = [pack(examples)]
-    divided.accumulate(objective, parts, counted(parts), step=1, dropout_seed=seed)
-    whole.accumulate(objective, together, counted(together), step=1, dropout_seed=seed)
+    divided.accumulate(objective, parts, count_units(parts), step=1, dropout_seed=seed)
+    whole.accumulate(objective, together, count_units(together), step=1, dropout_seed=seed)
     for name, gradient in whole.optimizer.gradients.items():
         torch.testing.assert_close(divided.optimizer.gradients[name], gradient, rtol=1e-4, atol=1e-6)
 

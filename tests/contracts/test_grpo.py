@@ -15,7 +15,7 @@ from worlds import world
 
 import bottega
 from bottega import objectives
-from bottega.batch import Example, Row, counted
+from bottega.batch import Example, Row, count_units
 from bottega.errors import Diverged
 from bottega.models.checkpoint import fit_model
 from bottega.objectives import Answer
@@ -100,7 +100,7 @@ def test_what_has_no_gradient_is_left_out_and_changes_nothing(weighting: str) ->
     def gradients(examples: list[Example]) -> list[torch.Tensor]:
         batch = pack(examples)
         own.model.zero_grad()
-        objective.loss(own.scorer()(batch, objective.outputs), batch).total(counted([batch])).backward()
+        objective.loss(own.scorer()(batch, objective.outputs), batch).total(count_units([batch])).backward()
         return [weight.grad.clone() for weight in own.model.parameters() if weight.grad is not None]
 
     for one, other in zip(gradients(kept), gradients(whole), strict=True):
@@ -209,7 +209,7 @@ def test_answers_that_are_all_to_be_skipped_hold_nothing_to_the_reference() -> N
     batch = pack([example])
     batch = batch.with_columns(reference=torch.full((len(batch.at),), -3.0))
     loss = objective.loss(own.scorer()(batch, objective.outputs), batch)
-    assert float(loss.total(counted([batch])).detach()) == 0.0
+    assert float(loss.total(count_units([batch])).detach()) == 0.0
 
 
 CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -290,7 +290,7 @@ def test_loss_and_gradients_are_trls(options: dict[str, Any], settings: dict[str
     scorer = fit_model(policy, "language")
     batch = pack(rows)
     scores = scorer(batch, objective.outputs, tempering=objective.tempering)
-    loss = objective.loss(scores, batch).total(counted([batch]))
+    loss = objective.loss(scores, batch).total(count_units([batch]))
     loss.backward()
     found = {name: weight.grad for name, weight in policy.named_parameters() if weight.grad is not None}
     # What is left out has no gradient, but a loss that the advantages of its group sum up to zero only at ratio 1.

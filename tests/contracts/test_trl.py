@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from bottega import objectives
-from bottega.batch import Example, counted
+from bottega.batch import Example, count_units
 from bottega.models.checkpoint import fit_model
 from bottega.objectives import Statistic
 from bottega.packing import pack
@@ -106,7 +106,7 @@ def ours(case: Case, tokenizer: Any) -> tuple[float, dict[str, torch.Tensor]]:
     for need in (need for need in objective.needs if isinstance(need, Statistic)):
         found = statistics(need, [complete(need.examples(examples, 100))], lambda probed: scored(policy, probed))
         batch = replace(batch, statistics=found)
-    loss = objective.loss(policy(batch, objective.outputs), batch).total(counted([batch]))
+    loss = objective.loss(policy(batch, objective.outputs), batch).total(count_units([batch]))
     loss.backward()
     return float(loss.detach()), gradients(policy.model)
 

@@ -15,7 +15,7 @@ import torch
 import transformers
 
 from bottega import objectives
-from bottega.batch import Batch, Example, Loss, counted, joined
+from bottega.batch import Batch, Example, Loss, count_units, join_batches
 from bottega.models import heads
 from bottega.models.checkpoint import fit_model
 from bottega.models.scorer import Fit, Scorer
@@ -180,7 +180,7 @@ class World:
         """(loss, gradients) of one update made of these micro-batches."""
         fit = fit or self.fit
         scorer = self.scorer(fit)
-        counts, total, found = counted(batches), 0.0, []
+        counts, total, found = count_units(batches), 0.0, []
         self.model.zero_grad()
         for batch in self.informed(batches, scorer):
             how = {"weighted": self.objective.weighted, "smoothing": self.objective.smoothing}
@@ -190,7 +190,7 @@ class World:
                 total += self.backward(*found.pop(), counts)
         if found:
             scores = {name: torch.cat([one[name] for one, _ in found]) for name in found[0][0]}
-            total = self.backward(scores, joined(batches), counts)
+            total = self.backward(scores, join_batches(batches), counts)
         return total, {n: p.grad.clone() for n, p in self.model.named_parameters() if p.grad is not None}
 
 

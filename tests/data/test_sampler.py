@@ -12,7 +12,7 @@ import pytest
 
 from bottega.data.sampler import Sampler
 from bottega.recipe.schema import Recipe
-from bottega.training.dataset import prepare
+from bottega.training.dataset import build_dataset
 from making import make_model, make_tokenizer, write_jsonl
 
 
@@ -34,7 +34,7 @@ def feed(tmp_path: Path) -> Callable[..., Sampler]:
             "optim": {"examples": 4, **optim},
         }
         recipe = Recipe.parse(document)
-        rows = prepare(recipe)
+        rows = build_dataset(recipe)
         return Sampler(rows.train.examples, recipe, rows.codec)
 
     return build

@@ -13,7 +13,7 @@ import bottega
 from bottega.data.sampler import Sampler
 from bottega.recipe.schema import Recipe
 from bottega.runs.atomic_files import checksum
-from bottega.training.dataset import prepare
+from bottega.training.dataset import build_dataset
 from making import WORDS, make_model, write_jsonl
 
 LENGTH = 16
@@ -53,7 +53,7 @@ def feed(tmp_path: Path) -> Callable[..., Sampler]:
             "objective": objective or {"kind": kind},
         }
         recipe = Recipe.parse(document)
-        prepared = prepare(recipe)
+        prepared = build_dataset(recipe)
         return Sampler(prepared.train.examples, recipe, prepared.codec)
 
     return build

@@ -7,7 +7,7 @@ import contextlib
 import torch
 from worlds import world
 
-from bottega.batch import counted
+from bottega.batch import count_units
 from bottega.engine.offload import Offload, Sent
 from bottega.packing import pack
 
@@ -21,7 +21,7 @@ def test_gradients_are_the_same_to_the_bit() -> None:
         scorer = made.scorer()
         with Offload(scorer, least=64) if sent else contextlib.nullcontext():
             scores = scorer(batch, made.objective.outputs)
-        made.objective.loss(scores, batch).total(counted([batch])).backward()
+        made.objective.loss(scores, batch).total(count_units([batch])).backward()
         return [weight.grad.clone() for weight in made.model.parameters() if weight.grad is not None]
 
     for one, other in zip(gradients(sent=True), gradients(sent=False), strict=True):

@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from bottega.errors import ModelError
-from bottega.models.adapters.lora import adapt, left_out
+from bottega.models.adapters.lora import add_adapter, left_out
 from bottega.models.small_copy import copies
 from bottega.objectives import HeadKind
 from bottega.recipe import schema as recipes
@@ -31,7 +31,7 @@ def small(kind: str, head: HeadKind = "language", **more: Any) -> Any:
 
 
 def adapted(model: Any, head: HeadKind = "language", targets: str | list[str] = "all-linear") -> Any:
-    return adapt(model, recipes.Adapter(rank=2, targets=targets), head=head, new=[], reference=False)
+    return add_adapter(model, recipes.Adapter(rank=2, targets=targets), head=head, new=[], reference=False)
 
 
 @pytest.mark.parametrize(

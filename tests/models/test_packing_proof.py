@@ -13,7 +13,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from bottega.errors import ModelError
-from bottega.models.packing_proof import LENGTHS, NEAR, probe
+from bottega.models.packing_proof import LENGTHS, NEAR, prove_packing
 from bottega.models.scorer import Fit
 from bottega.models.small_copy import copies
 
@@ -25,14 +25,14 @@ PACKED = (
 @pytest.mark.parametrize("kind", PACKED.split())
 def test_packed(kind: str) -> None:
     config = AutoConfig.for_model(kind)
-    fit = probe(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, "language", False)
+    fit = prove_packing(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, "language", False)
     assert fit == Fit(fused=fit.fused)
 
 
 @pytest.mark.parametrize("kind", ["bloom", "mamba", "gpt_neo", "recurrent_gemma", "qwen3_next"])
 def test_not_packed(kind: str) -> None:
     config = AutoConfig.for_model(kind)
-    fit = probe(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, "language", False)
+    fit = prove_packing(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, "language", False)
     assert not fit.packed
     assert "differ" in fit.reason
 
@@ -44,7 +44,7 @@ def test_a_window_wider_than_the_rows_does_not_hide(monkeypatch: pytest.MonkeyPa
     whole = blocks.visible
     monkeypatch.setattr(blocks, "visible", lambda batch, query, key, window: whole(batch, query, key, None))
     config = AutoConfig.for_model("mistral", sliding_window=4096)
-    assert not probe(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, "language", False).packed
+    assert not prove_packing(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, "language", False).packed
 
 
 def test_a_layer_of_each_kind_is_asked() -> None:
@@ -52,7 +52,7 @@ def test_a_layer_of_each_kind_is_asked() -> None:
     config = AutoConfig.for_model("smollm3")
     model = next(copies(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, NEAR, max(LENGTHS))).model
     assert [bool(layer.self_attn.use_rope) for layer in model.model.layers] == [True, False, True, False]
-    fit = probe(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, "language", False)
+    fit = prove_packing(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, "language", False)
     assert fit.packed
     assert fit.fused == ("SmolLM3Attention", "SmolLM3MLP", "SmolLM3RMSNorm")
 
@@ -78,19 +78,19 @@ def test_layers_that_keep_keywords_to_themselves(kind: str) -> None:
 
 def test_umt5_knows_its_buckets_and_scales_its_states_by_itself() -> None:
     config = AutoConfig.for_model("umt5")
-    fit = probe(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(config)], config, "language", False)
+    fit = prove_packing(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(config)], config, "language", False)
     assert fit.packed
     assert not fit.own_head
 
 
 def classifier(kind: str) -> Fit:
     config = AutoConfig.for_model(kind, num_labels=5)
-    return probe(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)], config, "class", True)
+    return prove_packing(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)], config, "class", True)
 
 
 def language(kind: str, **more: Any) -> Fit:
     config = AutoConfig.for_model(kind, **more)
-    return probe(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, "language", False)
+    return prove_packing(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, "language", False)
 
 
 SPARSE = {"layer_types": ["full_attention", "minimax_m3_sparse"] * 4, "num_hidden_layers": 8}
@@ -136,7 +136,7 @@ def test_a_length_that_cannot_be_made_small_is_named(monkeypatch: pytest.MonkeyP
 
     config = LlamaConfig()
     config.attends_to = 4096
-    fit = probe(Budgeted, config, "language", False)
+    fit = prove_packing(Budgeted, config, "language", False)
     assert fit == Fit(packed=False, reason=fit.reason, fused=fit.fused)
     assert fit.reason == "what it does beyond attends_to could not be tried"
 

@@ -19,8 +19,8 @@ from transformers import (
 from bottega.batch import Batch, Example, Row
 from bottega.inference.generator import Writer
 from bottega.models.checkpoint import body
-from bottega.models.packing_proof import probe
-from bottega.models.row_state import Afresh
+from bottega.models.packing_proof import prove_packing
+from bottega.models.row_state import RowState
 from bottega.models.scorer import Fit, Scorer
 from bottega.models.small_copy import sharpened
 from bottega.packing import pack
@@ -66,7 +66,7 @@ def test_a_rotation_that_grows_with_the_text_forgets_the_longest() -> None:
 
 def test_a_head_is_tried_on_a_model_as_fresh_as_the_one_before_it() -> None:
     model = growing()
-    fit = probe(type(model), model.config, "language", False)
+    fit = prove_packing(type(model), model.config, "language", False)
     assert (fit.packed, fit.own_head) == (False, False)
 
 
@@ -149,7 +149,7 @@ def test_training_has_the_capacity_of_the_config_after_an_answer(tokenizer: Any)
 
 def test_a_switch_is_a_setting_and_stays() -> None:
     module: Any = nn.Linear(2, 2)
-    afresh = Afresh(module)
+    afresh = RowState(module)
     module.gradient_checkpointing, module.longest = True, 7
     afresh()
     assert module.gradient_checkpointing is True
@@ -159,7 +159,7 @@ def test_a_switch_is_a_setting_and_stays() -> None:
 def test_a_tensor_beside_the_weights_is_kept() -> None:
     module: Any = nn.Linear(2, 2)
     module.longest = first = torch.tensor(7)
-    afresh = Afresh(module)
+    afresh = RowState(module)
     module.longest = torch.tensor(9)
     afresh()
     assert module.longest is first
@@ -170,4 +170,4 @@ def test_what_a_model_learns_is_not_what_it_remembers(kind: str) -> None:
     shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = body(AutoConfig.for_model(kind, vocab_size=96, **shape))
     weights = {id(weight) for weight in model.parameters()}
-    assert not weights & {id(value) for _, _, value in Afresh(model).held}
+    assert not weights & {id(value) for _, _, value in RowState(model).held}

@@ -21,7 +21,7 @@ from bottega.models.config import stored_config
 from bottega.models.source import adapter_folder, locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.recipe.schema import Recipe
-from bottega.training.reward_models import Judges
+from bottega.training.reward_models import RewardModels
 from making import make_model, tiny_config, write_jsonl
 
 ROWS = [{"prompt": "the cat", "completion": f" sat on {n}"} for n in ("red", "blue", "one")]
@@ -78,7 +78,7 @@ def test_a_folder_with_code_of_its_own_is_refused_by_name(kind: str, copied: Pat
         lambda: bottega.load(copied),
         lambda: bottega.load_embedder(copied),
         lambda: bottega.load_masked(copied),
-        lambda: Judges("cpu", "float32").load(str(copied)),
+        lambda: RewardModels("cpu", "float32").load(str(copied)),
         lambda: load_scorer(str(copied), "float32", "cpu"),
         lambda: list(bottega.train(recipe, copied.parent / "run")),
     ):
@@ -174,7 +174,7 @@ def test_a_head_that_would_be_drawn_at_random_answers_nothing(ask: str, tmp_path
 def test_a_reward_model_without_its_head(copied: Path) -> None:
     change(copied / "config.json", architectures=["LlamaForSequenceClassification"], id2label={"0": "reward"})
     with pytest.raises(ModelError, match="score is missing, and a new one would answer at random"):
-        Judges("cpu", "float32").load(str(copied))
+        RewardModels("cpu", "float32").load(str(copied))
 
 
 def adapted(base: Path, out: Path) -> Path:

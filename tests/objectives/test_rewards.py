@@ -12,24 +12,24 @@ import bottega
 from bottega import objectives
 from bottega.errors import BottegaError, DataError, ModelError, RecipeError
 from bottega.objectives import OnPolicy
-from bottega.objectives.rewards import Reward, Written
+from bottega.objectives.rewards import RewardFunction, SampledAnswer
 from bottega.records import Posed
 from bottega.runs.store import history
 from bottega.training.preview import survey
-from bottega.training.reward_models import Judges
+from bottega.training.reward_models import RewardModels
 from making import make_model, write_jsonl
 
 POSED = Posed("rows line 1", "two and two?", "#### 4", row={"hint": "even"})
 
 
-def reward(given: Any) -> Reward:
+def reward(given: Any) -> RewardFunction:
     made = objectives.made({"kind": "grpo", "rewards": given})
     assert isinstance(made, OnPolicy)
     return made.rewards[0]
 
 
 def mark(given: Any, text: str, tokens: int = 3) -> float:
-    (found,) = reward(given).marks([Written(POSED, text, tokens, True)], lambda name, written: [])
+    (found,) = reward(given).marks([SampledAnswer(POSED, text, tokens, True)], lambda name, written: [])
     return found
 
 
@@ -153,8 +153,8 @@ def test_a_model_that_has_no_score_to_give_is_no_judge(place: Path, name: str) -
 
 
 def test_what_is_too_long_for_a_judge_loses_its_beginning(place: Path) -> None:
-    long, judges = Posed("rows line 1", "the cat sat " * 100), Judges("cpu", "float32")
-    written = [Written(long, text, 3, True) for text in (" red", " blue", " on the mat")]
+    long, judges = Posed("rows line 1", "the cat sat " * 100), RewardModels("cpu", "float32")
+    written = [SampledAnswer(long, text, 3, True) for text in (" red", " blue", " on the mat")]
     with pytest.warns(RuntimeWarning, match="reads 128 tokens"):
         assert len(set(judges(str(place / "reward"), written))) == 3
 

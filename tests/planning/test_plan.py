@@ -19,7 +19,7 @@ from bottega.planning.plan import Line, _changed, _cut, _gentlest_first, _parts
 from bottega.recipe.schema import Recipe
 from bottega.runs.store import read_events, recipe_yaml
 from bottega.training import memory_estimate
-from bottega.training.dataset import prepare
+from bottega.training.dataset import build_dataset
 from making import WORDS, make_model, write_jsonl
 
 
@@ -124,7 +124,7 @@ def test_another_device_is_reckoned_from_shapes(tmp_path: Path, device: str) -> 
 def test_parts_are_counted_as_they_are_kept(tmp_path: Path) -> None:
     line = Line(6, 1e9, 1e8, 1e-4, 1e-4, 1.0)
     full = recipe(tmp_path)
-    rows = prepare(full)
+    rows = build_dataset(full)
     model = transformers.AutoModelForCausalLM.from_pretrained(str(tmp_path / "model"))
     weights = sum(weight.numel() for weight in model.parameters())
     parts = _parts(full, rows, line)
@@ -143,7 +143,7 @@ def test_parts_are_counted_as_they_are_kept(tmp_path: Path) -> None:
 def test_the_gentlest_changes_come_first(tmp_path: Path) -> None:
     """First how it is computed, then what is trained, how the rest is kept, and last what is read."""
     full = recipe(tmp_path)
-    rows = prepare(full)
+    rows = build_dataset(full)
     least = "optim.tokens=8 optim.checkpointing=true"
     adapted = f"adapter.rank=16 {least}"
     packed = f"model.quantize=nf4 {adapted}"
@@ -170,7 +170,7 @@ def test_the_gentlest_changes_come_first(tmp_path: Path) -> None:
 
 def test_packed_weights_are_counted_as_what_they_take(tmp_path: Path) -> None:
     given = recipe(tmp_path, adapter={"rank": 4})
-    config = prepare(given).config
+    config = build_dataset(given).config
     whole, small = (
         memory_estimate.parts(
             Recipe.parse(given.document() | {"model": given.document()["model"] | {"quantize": kind}}), config, 2
@@ -184,7 +184,7 @@ def test_packed_weights_are_counted_as_what_they_take(tmp_path: Path) -> None:
 
 def test_what_cannot_fit_does_not_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = recipe(tmp_path, optim={"steps": 1, "examples": 4})
-    weights = memory_estimate.counts(given, prepare(given).config).total
+    weights = memory_estimate.counts(given, build_dataset(given).config).total
     monkeypatch.setattr(memory_estimate, "limit", lambda device: 12 * weights)  # four bytes of each, and two moments
     assert list(bottega.train(given, tmp_path / "just"))[-1].type == "finished"
     monkeypatch.setattr(memory_estimate, "limit", lambda device: 12 * weights - 1)

@@ -19,7 +19,7 @@ from bottega.recipe.schema import Recipe
 from bottega.records import Chat, Message, Posed, Preference, Unpaired
 from bottega.runs.store import stored_place
 from bottega.tokenization.codec import Codec
-from bottega.training.dataset import prepare
+from bottega.training.dataset import build_dataset
 from bottega.training.preview import pieces
 from making import make_model, write_jsonl
 
@@ -173,7 +173,7 @@ def test_the_day_of_a_run_is_one_of_its_choices(tmp_path: Path) -> None:
     list(bottega.train(recipe, tmp_path / "run"))
     choices = (stored_place(tmp_path / "run") or {})["choices"]
     assert choices["day"] == date.today().isoformat()
-    codec = prepare(recipe, choices | {"day": "2024-02-29"}).codec
+    codec = build_dataset(recipe, choices | {"day": "2024-02-29"}).codec
     assert weighed(codec, Chat("a", (user("q"), said("a"))))[0].startswith("29 February 2024<user>")
 
 

@@ -221,10 +221,10 @@ def test_micro_batches_change_nothing_but_rounding(recipe: Callable, tmp_path: P
 
 def test_no_row_is_left_out_at_the_end_of_an_epoch(recipe: Callable) -> None:
     from bottega.data.sampler import Sampler
-    from bottega.training.dataset import prepare
+    from bottega.training.dataset import build_dataset
 
     made = recipe(optim={"epochs": 3, "examples": 5})
-    rows = prepare(made)
+    rows = build_dataset(made)
     examples = rows.train.examples
     feed = Sampler(examples, made, rows.codec)
     assert feed.steps == -(-3 * len(examples) // 5)

@@ -13,7 +13,7 @@ from bottega.models.adapters.lora import load_scorer
 from bottega.recipe.schema import Recipe
 from bottega.training.input_files import files_of
 from bottega.training.needs import micro_batches
-from bottega.training.reference_cache import References
+from bottega.training.reference_cache import ReferenceCache
 from bottega.training.rollout import LOGP
 from bottega.training.setup import Run, build
 from making import make_model, write_jsonl
@@ -57,15 +57,15 @@ def test_a_checkpoint_remembers_the_same_bits(tmp_path: Path) -> None:
     assert one.reference_cache is not None
     micro_batches(one, one.sampler.examples[:4])
     one.reference_cache.save(tmp_path)
-    back = References()
+    back = ReferenceCache()
     back.load(tmp_path)
     assert torch.equal(back.of(one.sampler.examples[:4]), one.reference_cache.of(one.sampler.examples[:4]))
     assert one.sampler.examples[4] not in back
 
 
 def test_an_empty_memory_is_saved_too(tmp_path: Path) -> None:
-    References().save(tmp_path)
-    back = References()
+    ReferenceCache().save(tmp_path)
+    back = ReferenceCache()
     back.load(tmp_path)
     assert session(tmp_path, 2).sampler.examples[0] not in back
 
@@ -82,7 +82,7 @@ def test_one_that_was_known_keeps_its_bits(tmp_path: Path) -> None:
 
 def test_a_checkpoint_without_it_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="another version"):
-        References().load(tmp_path)
+        ReferenceCache().load(tmp_path)
 
 
 def test_examples_of_one_name_are_told_apart(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import bottega
-from bottega.batch import counted
+from bottega.batch import count_units
 from bottega.errors import DataError, RecipeError
 from bottega.models import language_head
 from bottega.models.language_head import LanguageHead, divergence
@@ -108,7 +108,7 @@ def test_the_gradient_is_that_of_both_losses_however_it_is_divided(more: dict[st
     loss, apart = (held(session, examples, 1000, weight=w, anchor=a) for w, a in ((1.0, 0.0), (0.0, 1.0)))
     batch = pack(examples)
     scores = session.engine.scorer(batch, frozenset({"logp"}))
-    session.replay.objective.loss(scores, batch).total(counted([batch])).backward()
+    session.replay.objective.loss(scores, batch).total(count_units([batch])).backward()
     plain = gradients(session)
     for name, gradient in both.items():
         torch.testing.assert_close(gradient, parts[name], rtol=1e-4, atol=1e-6)

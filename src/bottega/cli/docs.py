@@ -41,7 +41,7 @@ def page() -> str:
             parts += _table("A `source`", Source)
     for kind in objectives.kinds():
         parts += _table(f"`objective: {{kind: {kind}}}`", objectives.load(kind), skip=["kind"])
-    parts += _table("A `reward`", rewards.Reward, skip=["kind"])
+    parts += _table("A `reward`", rewards.RewardFunction, skip=["kind"])
     parts += [
         f"\nIn short a name: of a metric ({', '.join(answers.metric_names())}), or of a kind that needs no option."
     ]

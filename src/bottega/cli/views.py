@@ -23,7 +23,7 @@ from bottega.metrics.catalog import metric_label
 from bottega.progress import StatusCallback
 from bottega.runs.store import stored_recipe
 from bottega.runs.summary import missing_input, missing_result_file, summary
-from bottega.training.preview import Piece, Preview
+from bottega.training.preview import Preview, TokenPiece
 
 if TYPE_CHECKING:
     from bottega.auditing.findings import Audit
@@ -175,7 +175,7 @@ def show_preview(preview: Preview, console: Console) -> None:
     )
 
 
-def _coloured(pieces: Iterable[Piece], label: str) -> Text:
+def _coloured(pieces: Iterable[TokenPiece], label: str) -> Text:
     text = Text()
     for piece in pieces:
         shown = piece.text.replace("\n", "⏎\n")

@@ -30,7 +30,7 @@ together 14 to 24; of 49,152 × 576 21, 58, and 53 to 77."""
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
+class WeightSlice:
     """Some numbers of a weight, and what AdamW keeps beside the weight."""
 
     weight: Trained
@@ -73,7 +73,7 @@ class AdamW:
                 given = [wide(taken(own[piece.weight.name], piece.where)) for piece in pieces]
                 self._move(pieces, given, lr, divisor)
 
-    def _move(self, pieces: Sequence[Piece], gradients: list[Tensor], lr: float, divisor: Tensor | None) -> None:
+    def _move(self, pieces: Sequence[WeightSlice], gradients: list[Tensor], lr: float, divisor: Tensor | None) -> None:
         masters = [piece.weight.read(piece.where) for piece in pieces]
         moments = {key: [taken(piece.kept[key], piece.where) for piece in pieces] for key in MOMENTS}
         torch._fused_adamw_(
@@ -97,7 +97,7 @@ class AdamW:
             for key in MOMENTS:
                 put_back(piece.kept[key], piece.where, moments[key][number])
 
-    def _few(self, name: str, gradient: Tensor) -> tuple[Piece, Tensor] | None:
+    def _few(self, name: str, gradient: Tensor) -> tuple[WeightSlice, Tensor] | None:
         """(the rows of a weight that move, their gradient); None where most or all of them do."""
         one, kept = self.weights[name], self.state[name]
         if "seen" not in kept:
@@ -113,7 +113,7 @@ class AdamW:
             return None
         own = gradient.values().new_zeros(len(rows), *one.weight.shape[1:])
         own.index_copy_(0, torch.searchsorted(rows, given), gradient.values())
-        return Piece(one, rows, kept), own.view(-1)
+        return WeightSlice(one, rows, kept), own.view(-1)
 
 
 def _state(weight: Tensor, by_rows: bool) -> dict[str, Tensor]:
@@ -123,9 +123,9 @@ def _state(weight: Tensor, by_rows: bool) -> dict[str, Tensor]:
     return {"step": torch.zeros((), device=weight.device), **moments, **seen}
 
 
-def _parts(weights: Sequence[Trained], state: dict[str, dict[str, Tensor]]) -> Iterator[list[Piece]]:
+def _parts(weights: Sequence[Trained], state: dict[str, dict[str, Tensor]]) -> Iterator[list[WeightSlice]]:
     """Large weights cut, small ones together."""
-    part, room = list[Piece](), 0
+    part, room = list[WeightSlice](), 0
     for one in weights:
         start, end = 0, one.weight.numel()
         while start < end:
@@ -134,7 +134,7 @@ def _parts(weights: Sequence[Trained], state: dict[str, dict[str, Tensor]]) -> I
                     yield part
                 part, room = [], PART[one.weight.device.type]
             size = min(room, end - start)
-            part.append(Piece(one, slice(start, start + size) if size < end else ALL, state[one.name]))
+            part.append(WeightSlice(one, slice(start, start + size) if size < end else ALL, state[one.name]))
             start, room = start + size, room - size
     if part:
         yield part

@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from bottega.batch import Batch, Loss, Ratio, Term, Unit, joined
+from bottega.batch import Batch, Loss, Ratio, Term, Unit, join_batches
 from bottega.engine.offload import Offload
 from bottega.engine.optimizer import Optimizer
 from bottega.errors import Diverged, ModelError
 from bottega.hardware.memory import out_of_memory_errors
 from bottega.inference.generator import Continuation, Writer
-from bottega.models.adapters.lora import without
+from bottega.models.adapters.lora import adapter_disabled
 from bottega.models.generation_config import make_sound
 from bottega.models.scorer import Scorer
 from bottega.sampling import Sampling
@@ -35,7 +35,7 @@ Policy = Literal["policy", "reference"]
 """Which weights score: those being trained, or the policy as the run began."""
 
 
-class Minimized(Protocol):
+class LossFunction(Protocol):
     """What the engine must know of an objective: which scores it reads, how they are computed, the loss they make.
 
     joint      the loss compares all examples of an update with each other, so it cannot be computed batch by batch
@@ -105,7 +105,7 @@ class Engine:
         self.scorer.train(dropout_seed is not None)
         scorer = self.reference if by == "reference" and self.reference is not None else self.scorer
         adapter_off = by == "reference" and self.reference is None
-        switched = without(self.scorer.model) if adapter_off else contextlib.nullcontext()
+        switched = adapter_disabled(self.scorer.model) if adapter_off else contextlib.nullcontext()
         in_order = contextlib.nullcontext() if dropout_seed is None else self._in_one_order()
         if dropout_seed is not None:
             torch.manual_seed(dropout_seed)
@@ -115,7 +115,7 @@ class Engine:
 
     def accumulate(
         self,
-        objective: Minimized,
+        objective: LossFunction,
         batches: Sequence[Batch],
         counts: Mapping[Unit, float],
         *,
@@ -142,7 +142,7 @@ class Engine:
         return context
 
     def _apart(
-        self, objective: Minimized, batch: Batch, seed: int, counts: Mapping[Unit, float], step: int
+        self, objective: LossFunction, batch: Batch, seed: int, counts: Mapping[Unit, float], step: int
     ) -> Contribution:
         scores = self._scores(objective, batch, seed)
         total, contribution = self._loss(objective, scores, batch, counts, step)
@@ -150,7 +150,7 @@ class Engine:
         return contribution
 
     def _jointly(
-        self, objective: Minimized, seeded: Sequence[tuple[Batch, int]], counts: Mapping[Unit, float], step: int
+        self, objective: LossFunction, seeded: Sequence[tuple[Batch, int]], counts: Mapping[Unit, float], step: int
     ) -> Contribution:
         """The gradient of a loss of all scores in the memory of one batch (Gao et al. 2021, arXiv 2101.06983).
 
@@ -161,7 +161,7 @@ class Engine:
         with torch.no_grad():
             parts = [self._scores(objective, batch, seed) for batch, seed in seeded]
         scores = {name: torch.cat([part[name] for part in parts]).requires_grad_() for name in parts[0]}
-        total, contribution = self._loss(objective, scores, joined(batches), counts, step)
+        total, contribution = self._loss(objective, scores, join_batches(batches), counts, step)
         gradients = torch.autograd.grad(total, list(scores.values()))
         sizes = [len(batch.at) for batch in batches]
         by_batch = zip(*(torch.split(gradient, sizes) for gradient in gradients), strict=True)
@@ -169,7 +169,7 @@ class Engine:
             torch.autograd.backward(list(self._scores(objective, batch, seed).values()), own)
         return contribution
 
-    def _scores(self, objective: Minimized, batch: Batch, seed: int) -> dict[str, Tensor]:
+    def _scores(self, objective: LossFunction, batch: Batch, seed: int) -> dict[str, Tensor]:
         """The scores of a micro-batch of an update, the same at every call."""
         self.pause()
         torch.manual_seed(seed)
@@ -191,7 +191,7 @@ class Engine:
 
     def _loss(
         self,
-        objective: Minimized,
+        objective: LossFunction,
         scores: Mapping[str, Tensor],
         batch: Batch,
         counts: Mapping[Unit, float],

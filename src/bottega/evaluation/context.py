@@ -37,7 +37,7 @@ from bottega.seeding import derive
 from bottega.tokenization.chat_template import ChatTemplateError
 from bottega.tokenization.codec import Codec
 from bottega.training.dataset import day_of
-from bottega.training.reward_models import Judges
+from bottega.training.reward_models import RewardModels
 
 T = TypeVar("T")
 
@@ -202,9 +202,9 @@ class EvaluationContext:
         return DenseRetriever(texts, Embedder(encoder, dtype=self.dtype, any_run=True))
 
     @cached_property
-    def reward_models(self) -> Judges:
+    def reward_models(self) -> RewardModels:
         """Reward models, each loaded once for all baselines."""
-        return Judges(resolve_device(), self.dtype)
+        return RewardModels(resolve_device(), self.dtype)
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -17,7 +17,7 @@ from bottega.batch import Row
 from bottega.errors import RunError
 from bottega.inference.language_model import LanguageModel
 from bottega.metrics.scores import Scores, row_mean
-from bottega.models.scorer import batched
+from bottega.models.scorer import score_batches
 from bottega.sampling import Sampling
 from bottega.tokenization.template_sandbox import render
 
@@ -124,7 +124,7 @@ def harness_model(model: LanguageModel) -> Any:
 def score_rows(model: LanguageModel, rows: Sequence[Row]) -> list[tuple[float, bool]]:
     """For each row the log-probability of its labels, and whether every label is the most likely token."""
     scores = [(0.0, False)] * len(rows)
-    for indices, batch in batched(rows, model.scorer):
+    for indices, batch in score_batches(rows, model.scorer):
         out = model.scorer(batch, frozenset({"logp", "best"}))
         logp = batch.sum_rows(out["logp"]).tolist()
         wrong = batch.sum_rows((out["best"] != batch.label).float()).tolist()  # labels that are not the most likely

@@ -17,7 +17,7 @@ from bottega.evaluation.cost import Cost
 from bottega.inference.language_model import LanguageModel
 from bottega.metrics.scores import Scores, row_mean
 from bottega.objectives import OnPolicy
-from bottega.objectives.rewards import Written
+from bottega.objectives.rewards import SampledAnswer
 from bottega.progress import progress_callback
 from bottega.records import Posed, Record, Unusable
 from bottega.sampling import Sampling
@@ -58,10 +58,10 @@ def reward_scores(
     return [_expand(name, each, list(known), len(answers)) for name, each in values.items()]
 
 
-def _reward_input(context: EvaluationContext, prompt: Posed, answer: GeneratedAnswer) -> Written:
+def _reward_input(context: EvaluationContext, prompt: Posed, answer: GeneratedAnswer) -> SampledAnswer:
     # The tokens of an answer from elsewhere are counted by the run's tokenizer, its end token included.
     counted = len(context.tokenizer.encode(answer.text, add_special_tokens=False)) + 1
-    return Written(prompt, answer.text, counted if answer.tokens is None else answer.tokens, answer.ended)
+    return SampledAnswer(prompt, answer.text, counted if answer.tokens is None else answer.tokens, answer.ended)
 
 
 def _expand(name: str, values: Sequence[float], indices: Sequence[int], count: int) -> Scores:

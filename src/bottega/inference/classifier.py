@@ -22,7 +22,7 @@ from bottega.inference.language_model import absolute
 from bottega.models import heads
 from bottega.models.adapters.lora import load_scorer
 from bottega.models.config import is_encoder
-from bottega.models.scorer import batched
+from bottega.models.scorer import score_batches
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.objectives import HeadKind
@@ -37,7 +37,7 @@ Words = list[tuple[int, int]]
 """Where words start and stop."""
 
 
-class Reading(NamedTuple):
+class TaggedText(NamedTuple):
     """What a tagger reads as words, and the entities in them."""
 
     words: Words
@@ -91,7 +91,7 @@ class ScoringRun:
         """[N, C] scores of the rows' predictions, in their order; of a reward model or a regression [N, 1]."""
         ends = np.cumsum([len(row.at) for row in rows])
         found = np.empty((int(ends[-1]) if len(rows) else 0, len(self.labels)))
-        for numbers, batch in batched(rows, self.scorer, far):
+        for numbers, batch in score_batches(rows, self.scorer, far):
             places = [np.arange(ends[number] - len(rows[number].at), ends[number]) for number in numbers]
             found[np.concatenate(places)] = self.scorer(batch, frozenset({"logits"}))["logits"].cpu()
         return found
@@ -150,12 +150,12 @@ class Tagger(ScoringRun):
         """The entities in each text, in characters; of a text of any length."""
         return [one.spans for one in self.read(texts)]
 
-    def read(self, texts: Sequence[str]) -> list[Reading]:
+    def read(self, texts: Sequence[str]) -> list[TaggedText]:
         """The words of each text, and the entities in it; nothing but white space has none of either."""
         made = [self._rows(text) for text in texts]
         best = self.scores([row for rows, _ in made for row in rows]).argmax(1)
         parts = np.split(best, np.cumsum([len(words) for _, words in made]))
-        return [Reading(words, self._spans(ids, words)) for ids, (_, words) in zip(parts, made, strict=False)]
+        return [TaggedText(words, self._spans(ids, words)) for ids, (_, words) in zip(parts, made, strict=False)]
 
     def _rows(self, text: str) -> tuple[list[Row], Words]:
         refuse_halves(text)

@@ -21,7 +21,7 @@ from bottega.models import heads
 from bottega.models.adapters.lora import load_scorer
 from bottega.models.config import DEFAULT_LENGTH, is_encoder, length_limit
 from bottega.models.pooling import declared
-from bottega.models.scorer import batched
+from bottega.models.scorer import score_batches
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.objectives import Pooling
@@ -72,7 +72,7 @@ class Embedder:
         """[n, H] the same of rows."""
         width = self.scorer.network.get_input_embeddings().weight.shape[1] if not rows else None
         found: list[tuple[list[int], torch.Tensor]] = []
-        for numbers, batch in batched(rows, self.scorer, far):
+        for numbers, batch in score_batches(rows, self.scorer, far):
             hidden = self.scorer(batch, frozenset({"hidden"}))["hidden"]
             found.append((numbers, torch.nn.functional.normalize(batch.mean_rows(hidden), dim=1).float().cpu()))
         out = np.empty((len(rows), width or found[0][1].shape[1]), np.float32)

@@ -26,8 +26,8 @@ from bottega.inference.samplers import NONE, draw, filtered, likeliest
 from bottega.inference.token_constraints import Rules, heeded
 from bottega.models.attention import CACHES, layout_for
 from bottega.models.attention.kv_cache import CachedLayout, Kept
-from bottega.models.attention.mask import Layout, padded
-from bottega.models.row_state import Afresh
+from bottega.models.attention.mask import AttentionLayout, padded
+from bottega.models.row_state import RowState
 from bottega.models.scorer import first_position
 from bottega.packing import pack
 from bottega.progress import ProgressCallback
@@ -45,7 +45,7 @@ Reason = Literal["end", "stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TextPiece:
     """What one step adds to a continuation: a token, the text that can be shown, and why it ends, if it does."""
 
     index: int
@@ -87,7 +87,7 @@ class Writer:
         afresh: Callable[[], None] | None = None,
     ) -> None:
         self.network, self.tokenizer, self.ends, self.packed = network, tokenizer, ends, packed
-        self.config, self.afresh = config, afresh or Afresh(network)
+        self.config, self.afresh = config, afresh or RowState(network)
 
     def write(
         self,
@@ -113,13 +113,13 @@ class Writer:
 
     def stream(
         self, prompts: Sequence[Sequence[int]], settings: Sampling, *, continuations: int = 1
-    ) -> Iterator[Piece]:
+    ) -> Iterator[TextPiece]:
         """Every token as it is drawn; continuation c of prompt p has index `p * continuations + c`."""
         return self._pieces(prompts, heeded(settings, self.config), continuations, told=True)
 
     def _pieces(
         self, prompts: Sequence[Sequence[int]], settings: Sampling, continuations: int, *, told: bool
-    ) -> Iterator[Piece]:
+    ) -> Iterator[TextPiece]:
         """The same; unless `told`, the text comes with the last of them, which takes less time."""
         rows = self._rows(prompts, settings, continuations, told)
         with torch.inference_mode(), self._attending():
@@ -166,7 +166,7 @@ class Writer:
         if group:
             yield group
 
-    def _decode(self, rows: list[_Row], settings: Sampling) -> Iterator[Piece]:
+    def _decode(self, rows: list[_Row], settings: Sampling) -> Iterator[TextPiece]:
         """Step by step; rows that have ended leave the batch."""
         state = self._state(rows)
         logits = state.start()
@@ -241,7 +241,7 @@ class _Row:
         self.rules = writer.rules(prompt, settings)
         self._text, self._stops = TextStream(writer.tokenizer, after=prompt[-CONTEXT:]), StopStrings(settings.stop)
 
-    def add(self, token: int) -> Piece:
+    def add(self, token: int) -> TextPiece:
         self.left -= 1
         if self.rules:
             self.rules.add(token)
@@ -253,7 +253,7 @@ class _Row:
             text += self._stops.push(self._text.end())
             text += self._stops.end()
             self.reason = "stop" if self._stops.met else "end" if ended else "length"
-        return Piece(self.index, token, text, self.reason)
+        return TextPiece(self.index, token, text, self.reason)
 
     def _add(self, token: int) -> str:
         """What the token adds to the text that can be shown."""
@@ -308,7 +308,7 @@ class _Packed:
         self.layout.rewind()
         return self._forward(self.tokens, self.layout.position, self.layout, 0)
 
-    def _forward(self, tokens: Tensor, position: Tensor, layout: Layout, read: Tensor | int) -> Tensor:
+    def _forward(self, tokens: Tensor, position: Tensor, layout: AttentionLayout, read: Tensor | int) -> Tensor:
         out = self.network(
             input_ids=tokens[None],
             position_ids=(position + self.first)[None],

@@ -23,9 +23,9 @@ from bottega.errors import DataError, ModelError
 from bottega.inference.generator import Continuation, Writer
 from bottega.inference.token_constraints import unheeded
 from bottega.models import heads
-from bottega.models.adapters.lora import load_scorer, without
+from bottega.models.adapters.lora import adapter_disabled, load_scorer
 from bottega.models.config import length_limit, start_token
-from bottega.models.scorer import batched, refuse_unknown_tokens
+from bottega.models.scorer import check_token_ids, score_batches
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.progress import ProgressCallback
@@ -100,7 +100,7 @@ class LanguageModel:
     def logp(self, rows: Sequence[Row], far: ProgressCallback | None = None) -> NDArray[np.float64]:
         """The log-probability of each row's labels, summed by weight; rows share what they begin with."""
         found = np.empty(len(rows))
-        for numbers, batch in batched(rows, self.scorer, far):
+        for numbers, batch in score_batches(rows, self.scorer, far):
             found[numbers] = batch.sum_rows(batch.weight * self.scorer(batch, frozenset({"logp"}))["logp"]).cpu()
         return found
 
@@ -143,7 +143,7 @@ class LanguageModel:
     def untuned(self) -> Iterator[LanguageModel]:
         """Inside, the model this one was tuned from."""
         if hasattr(self.model, "peft_config") and self._continued is None:
-            with without(self.model):
+            with adapter_disabled(self.model):
                 yield self
             return
         yield self._original
@@ -169,7 +169,7 @@ class LanguageModel:
         if not all(ids):
             raise DataError("an empty prompt, and no token begins a text", where=self.name, fix="write some words")
         most = max((token for one in ids for token in one), default=-1)
-        refuse_unknown_tokens(self.scorer.network.config, most, self.name)
+        check_token_ids(self.scorer.network.config, most, self.name)
         if room < 1:
             raise DataError(
                 f"a prompt of {longest} tokens, and the model has {self.limit} positions",

@@ -18,7 +18,7 @@ from bottega.inference.language_model import absolute
 from bottega.models import heads
 from bottega.models.adapters.lora import load_scorer
 from bottega.models.config import length_limit
-from bottega.models.scorer import refuse_unknown_tokens
+from bottega.models.scorer import check_token_ids
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.packing import pack
@@ -79,7 +79,7 @@ class MaskedModel:
     @torch.no_grad()
     def chances(self, row: Row) -> torch.Tensor:
         """[n, V] probability of each token at each place of the row that is read."""
-        refuse_unknown_tokens(self.scorer.network.config, int(row.tokens.max()), self.name)
+        check_token_ids(self.scorer.network.config, int(row.tokens.max()), self.name)
         batch = pack([Example("", (row,))]).to(str(next(self.scorer.model.parameters()).device))
         scores: torch.Tensor = self.scorer(batch, frozenset({"logits"}))["logits"]
         return scores.softmax(-1).cpu()

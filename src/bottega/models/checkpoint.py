@@ -27,12 +27,12 @@ from bottega.models.attention import NAME, pass_down, register
 from bottega.models.config import is_encoder, load_config
 from bottega.models.encoder_decoder import prepare
 from bottega.models.kernels import fuse
-from bottega.models.packing_proof import probe
+from bottega.models.packing_proof import prove_packing
 from bottega.models.quantization.linear import quantize, ready
 from bottega.models.quantization.streaming import packed_while_read
 from bottega.models.safe_folder import check_weights
 from bottega.models.scorer import Fit, Scorer
-from bottega.models.source import Source, locate, quietly
+from bottega.models.source import ModelSource, locate, quietly
 from bottega.models.tokenizer import load_tokenizer
 from bottega.objectives import HeadKind
 from bottega.recipe import schema as recipes
@@ -49,7 +49,7 @@ HARMLESS = re.compile(
 POOLER = re.compile(r"(^|\.)pooler\.")
 
 
-def beside_an_adapter(model: recipes.Model, dtype: torch.dtype, run: Path) -> recipes.Model:
+def model_for_adapter(model: recipes.Model, dtype: torch.dtype, run: Path) -> recipes.Model:
     """The section as a run in `run` needs it that trains an adapter, which can only be saved beside a checkpoint.
 
     Of a base that is a run with an adapter, one is written into the run, once: that adapter folded into its base.
@@ -63,7 +63,7 @@ def beside_an_adapter(model: recipes.Model, dtype: torch.dtype, run: Path) -> re
     return model.model_copy(update={"base": str(merged)})
 
 
-def _write_merged(source: Source, name: str, dtype: torch.dtype, folder: Path) -> None:
+def _write_merged(source: ModelSource, name: str, dtype: torch.dtype, folder: Path) -> None:
     assert source.adapter is not None
     recipe = resolve(source.adapter.parent).recipe
     head = "language" if recipe is None else recipe.objective.head
@@ -154,7 +154,7 @@ def load_adapted(
     base = recipes.Model(base=source.base, quantize=source.quantize)
     config = load_config(base, None)
     model, new = load_model(base, config, head, labels, dtype, tokenizer)
-    refuse_new(name, new, head, source.adapter)
+    check_head_is_trained(name, new, head, source.adapter)
     if source.adapter is None:
         return model
     return _with_adapter(model, source.adapter)
@@ -197,7 +197,7 @@ def _is_in(weights: Mapping[str, Tensor], key: str, value: Tensor) -> bool:
 
 def fit_model(model: Any, head: HeadKind, fit: Fit | None = None, extra: Sequence[str] = ()) -> Scorer:
     """The model ready to score batches, packed where the probe proves that exact, or did before (`fit`)."""
-    fit = fit or probe(type(model), model.config, head, is_encoder(model.config))
+    fit = fit or prove_packing(type(model), model.config, head, is_encoder(model.config))
     if fit.packed:
         if model.config.is_encoder_decoder:
             prepare(model)
@@ -293,7 +293,7 @@ def _belongs(key: str, model: Any, head: HeadKind) -> bool:
     )
 
 
-def refuse_new(name: str, new: Sequence[str], head: HeadKind, adapter: Path | None = None) -> None:
+def check_head_is_trained(name: str, new: Sequence[str], head: HeadKind, adapter: Path | None = None) -> None:
     """Refuse to ask a model of whose head some modules are random: an adapter may have brought them."""
     brought = set(_keys(adapter)) if adapter is not None else set()
     drawn = [module for module in new if not any(f".{module}." in f".{key}" for key in brought)]

@@ -20,7 +20,7 @@ from bottega.models import heads
 from bottega.models.attention import NAME, pass_down, register
 from bottega.models.encoder_decoder import prepare
 from bottega.models.kernels import fuse, proven
-from bottega.models.row_state import Afresh
+from bottega.models.row_state import RowState
 from bottega.models.scorer import Fit, Scorer
 from bottega.models.small_copy import copies
 from bottega.objectives import HeadKind
@@ -39,7 +39,7 @@ NEAR = 6
 """What every window, chunk and budget of the small copy becomes."""
 
 
-def probe(model_class: type, config: Any, head: HeadKind, both_ways: bool) -> Fit:
+def prove_packing(model_class: type, config: Any, head: HeadKind, both_ways: bool) -> Fit:
     """How a model of this class and config may be computed; never raises for a model that cannot be packed.
 
     A ModelError for one that sees what it would have to write.
@@ -68,7 +68,7 @@ def refuse_foresight(model: Any) -> None:
     one = torch.arange(2, 2 + max(LENGTHS))[None] % int(model.config.get_text_config().vocab_size)
     other = one.clone()
     other[0, -4:] = one[0, :4]
-    afresh = Afresh(model)
+    afresh = RowState(model)
     with torch.no_grad():
         scores = [model(input_ids=ids, use_cache=False).logits[0, : one.shape[1] - 4] for ids in (one, other)]
     afresh()

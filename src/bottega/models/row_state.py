@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 
-class Afresh:
+class RowState:
     """Numbers and tensors beside the weights, and tables that are not saved, of all modules as they are now.
 
     Calling it makes them so again, and takes away what has been added.

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bottega.batch import Batch, Example, Row, Source
+from bottega.batch import Batch, EncoderInput, Example, Row
 from bottega.errors import BottegaError, ModelError, is_out_of_memory
 from bottega.models import heads
 from bottega.models.attention import layout_for, layouts_for
@@ -23,7 +23,7 @@ from bottega.models.attention.mask import padded, rounded
 from bottega.models.embedding_noise import EmbeddingNoise, row_lengths
 from bottega.models.heads import Head, ScoreOptions, from_logits
 from bottega.models.own_head import own_scores
-from bottega.models.row_state import Afresh
+from bottega.models.row_state import RowState
 from bottega.objectives import HeadKind
 from bottega.packing import divide, pack
 from bottega.progress import ProgressCallback
@@ -63,7 +63,7 @@ class Scorer(nn.Module):
         self.noise: EmbeddingNoise | None = None
         self.width: int | None = None
         self._mode: bool | None = None
-        self._afresh: Afresh | None = None
+        self._afresh: RowState | None = None
 
     def add_noise(self, alpha: float) -> None:
         """From now on, while training, the embeddings of tokens are noisy."""
@@ -91,7 +91,7 @@ class Scorer(nn.Module):
         Whoever computes with it by other ways than this scorer must call this before, too: what the network is at the
         first call counts as fresh. That is not when the scorer is made, for a model still gets its adapter then.
         """
-        self._afresh = self._afresh or Afresh(self.network)
+        self._afresh = self._afresh or RowState(self.network)
         self._afresh()
 
     def forward(
@@ -139,7 +139,7 @@ class Scorer(nn.Module):
             [_each(self._run(base, **call, **read).last_hidden_state, call) for call in self._calls(batch)]
         )
 
-    def _across(self, batch: Batch, source: Source) -> Tensor:
+    def _across(self, batch: Batch, source: EncoderInput) -> Tensor:
         """[T, H] of the decoder of an encoder–decoder."""
         encoder, decoder = self.network.get_encoder(), self.network.get_decoder()
         if not self.fit.packed:
@@ -157,7 +157,7 @@ class Scorer(nn.Module):
         target = {"input_ids": batch.tokens[None], "layout": of_target, "across": across, "use_cache": False}
         return cast(Tensor, decoder(encoder_hidden_states=states, **target).last_hidden_state[0])
 
-    def _tell_noise(self, stream: Batch | Source) -> None:
+    def _tell_noise(self, stream: Batch | EncoderInput) -> None:
         """How long the rows are whose embeddings come next."""
         if self.noise is not None:
             lengths = row_lengths(stream.nodes, len(stream.tokens))
@@ -230,7 +230,7 @@ class Scorer(nn.Module):
         return [{"input_ids": batch.tokens[None], "position_ids": position[None], "layout": layout, "use_cache": False}]
 
 
-def refuse_unknown_tokens(config: Any, most: int, where: str) -> None:
+def check_token_ids(config: Any, most: int, where: str) -> None:
     """A ModelError where `most`, the largest of some token ids, has no embedding in a model of this config.
 
     Asked of what is read, not of the tokenizer: many have tokens, as those that pad, which no text makes. Canine has
@@ -245,7 +245,7 @@ def refuse_unknown_tokens(config: Any, most: int, where: str) -> None:
         )
 
 
-def batched(
+def score_batches(
     rows: Sequence[Row], scorer: Scorer, far: ProgressCallback | None = None
 ) -> Iterator[tuple[list[int], Batch]]:
     """The rows in batches that fit, each with the numbers of its rows; rows share what they begin with."""
@@ -254,7 +254,7 @@ def batched(
     device = str(next(scorer.model.parameters()).device)
     read = (ids for row in rows for ids in (row.tokens, row.source) if ids is not None)
     config = scorer.network.config
-    refuse_unknown_tokens(config, max((int(ids.max(initial=-1)) for ids in read), default=-1), config.name_or_path)
+    check_token_ids(config, max((int(ids.max(initial=-1)) for ids in read), default=-1), config.name_or_path)
     for group in divide(examples, SCORE_TOKENS, share=scorer.fit.packed) if examples else ():
         yield [int(one.id) for one in group], pack(group, share=scorer.fit.packed).to(device)
         done += len(group)

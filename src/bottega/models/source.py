@@ -21,7 +21,7 @@ from bottega.runs.store import MERGED_BASE
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """Where a model comes from: `base` weights, then an `adapter` beside them, trained on them so quantised."""
 
     base: str
@@ -35,30 +35,30 @@ class Source:
         return str(self.adapter) if own else self.base
 
 
-def locate(name: str) -> Source:
+def locate(name: str) -> ModelSource:
     """The source behind `model.base`: a hub id, a folder, or a run (its model, or its base with its adapter).
 
     A folder of an adapter is its base with that adapter.
     """
     folder = Path(name)
     if not folder.is_absolute():
-        return Source(name)
+        return ModelSource(name)
     check_folder(folder, "model.base")
     for part in (folder, folder / "model", folder / "adapter"):
         check_files(part)
     resolved = resolve(name)
     if resolved.kind == "adapter":
-        return Source(adapter_base(folder), folder, _quantized(folder.parent))
+        return ModelSource(adapter_base(folder), folder, _quantized(folder.parent))
     if not resolved.is_run:
-        return Source(name)
+        return ModelSource(name)
     result = resolved.result
     if result is None:
         raise ModelError("this run has no result yet", where=name, fix=f"finish it: bottega train --resume {name}")
     if result.name == "model":
-        return Source(str(result))
+        return ModelSource(str(result))
     merged = folder / MERGED_BASE
     base = str(merged) if merged.exists() else adapter_base(result)
-    return Source(base, result, _quantized(folder))
+    return ModelSource(base, result, _quantized(folder))
 
 
 def _quantized(run: Path) -> Quantize:

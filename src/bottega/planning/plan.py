@@ -35,7 +35,7 @@ from bottega.progress import ProgressCallback, StatusCallback, ignore_status, pr
 from bottega.recipe.files import apply_override
 from bottega.recipe.schema import Model, Recipe
 from bottega.training import memory_estimate
-from bottega.training.dataset import Rows, prepare
+from bottega.training.dataset import Dataset, build_dataset
 from bottega.training.trials import run_trial_process
 
 UPDATES, WARM = 10, 5
@@ -153,7 +153,7 @@ def plan(
     """
     tell, known = tell or ignore_status, so_far or _nobody
     tell("reading rows")
-    rows = prepare(recipe)
+    rows = build_dataset(recipe)
     config = rows.config
     where = find_datasheet(device)
     if where is None:
@@ -171,7 +171,7 @@ def _nobody(plan: Plan) -> None:
     """Nobody asked what is known so far."""
 
 
-def _counted(recipe: Recipe, rows: Rows) -> Plan:
+def _counted(recipe: Recipe, rows: Dataset) -> Plan:
     """What can be told of this machine before anything has run on it: memory by shapes, and no time."""
     line = _reckoned(recipe, rows)
     memory = sum(_parts(recipe, rows, line).values()) + _live(recipe, rows, _tokens(recipe, rows, None))
@@ -218,7 +218,7 @@ def _measured(recipe: Recipe, config: Any, tell: StatusCallback) -> Line:
     return Line(whole, base_memory, slope_memory, max(base_rate, 0.0), slope_rate, shared)
 
 
-def _reckoned(recipe: Recipe, rows: Rows) -> Line:
+def _reckoned(recipe: Recipe, rows: Dataset) -> Line:
     """What another device does with the rows: no model runs, only the first updates are packed as they would be."""
     if isinstance(recipe.objective, OnPolicy):
         return Line(0, 0.0, 0.0, 0.0, 0.0, 1.0)
@@ -228,7 +228,7 @@ def _reckoned(recipe: Recipe, rows: Rows) -> Line:
     return Line(0, 0.0, 0.0, 0.0, 0.0, shared)
 
 
-def _live(recipe: Recipe, rows: Rows, tokens: float) -> int:
+def _live(recipe: Recipe, rows: Dataset, tokens: float) -> int:
     """Bytes that activations of so many tokens take on an accelerator, by the shapes of the model.
 
     Recomputed or sent away, of all layers but one only what enters them stays.
@@ -351,7 +351,7 @@ def _cut(config: Any, layers: int) -> Any:
 
 def _planned(
     recipe: Recipe,
-    rows: Rows,
+    rows: Dataset,
     line: Line,
     where: Datasheet | None,
     device: str | None,
@@ -394,14 +394,14 @@ def _planned(
     )
 
 
-def _parts(recipe: Recipe, rows: Rows, line: Line) -> dict[str, int]:
+def _parts(recipe: Recipe, rows: Dataset, line: Line) -> dict[str, int]:
     """What the memory is made of: counted, but for what is left, which is measured."""
     host = _imports() if available_device(recipe.devices.device) == "cpu" else 0
     found = {**memory_estimate.parts(recipe, rows.config, _size(recipe)), "python and torch": host}
     return {**found, LIVE: max(line.memory - sum(found.values()), 0)}
 
 
-def _tokens(recipe: Recipe, rows: Rows, where: Datasheet | None) -> int:
+def _tokens(recipe: Recipe, rows: Dataset, where: Datasheet | None) -> int:
     """Most tokens of a micro-batch on that device, or on this machine."""
     if recipe.optim.tokens is not None:
         return recipe.optim.tokens
@@ -422,7 +422,7 @@ def _imports() -> int:
     return kilobytes << 10
 
 
-def _tokens_an_example(recipe: Recipe, rows: Rows) -> float:
+def _tokens_an_example(recipe: Recipe, rows: Dataset) -> float:
     """Tokens that an example has on average; with answers that are all as long as they may be."""
     each = float(rows.train.examples.tokens.mean())
     objective = recipe.objective
@@ -438,7 +438,7 @@ def _disk(recipe: Recipe, parts: Mapping[str, int]) -> int:
     return result + keep * (state + result)
 
 
-def _by_datasheet(recipe: Recipe, rows: Rows, where: Datasheet, tokens: float) -> float | None:
+def _by_datasheet(recipe: Recipe, rows: Dataset, where: Datasheet, tokens: float) -> float | None:
     if not where.flops or isinstance(recipe.objective, OnPolicy):  # to write is no matter of arithmetic
         return None
     total = memory_estimate.counts(recipe, rows.config).total
@@ -447,7 +447,7 @@ def _by_datasheet(recipe: Recipe, rows: Rows, where: Datasheet, tokens: float) -
 
 
 def _advice(
-    recipe: Recipe, rows: Rows, where: Datasheet | None, device: str | None, tell: StatusCallback
+    recipe: Recipe, rows: Dataset, where: Datasheet | None, device: str | None, tell: StatusCallback
 ) -> Iterator[Advice]:
     """Changes that make a run fit, the gentlest first, until one does; each measured."""
     for change in _gentlest_first(recipe, rows, _tokens(recipe, rows, where) // 2):
@@ -462,7 +462,7 @@ def _advice(
             return
 
 
-def _gentlest_first(recipe: Recipe, rows: Rows, half: int) -> Iterator[str]:
+def _gentlest_first(recipe: Recipe, rows: Dataset, half: int) -> Iterator[str]:
     """Changes: those that change nothing of what is learned, then what is trained, how it is kept, and what is read."""
     least = f"optim.tokens={half} optim.checkpointing=true"
     yield from (f"optim.tokens={half}", "optim.checkpointing=true", least)

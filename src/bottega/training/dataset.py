@@ -17,7 +17,7 @@ from bottega.data.sampler import Sampler, validation_groups
 from bottega.data.split import Side
 from bottega.errors import DataError, ModelError
 from bottega.models.config import is_encoder, load_config, max_length, start_token
-from bottega.models.scorer import refuse_unknown_tokens
+from bottega.models.scorer import check_token_ids
 from bottega.models.source import adapter_folder, locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.recipe.schema import Recipe
@@ -37,7 +37,7 @@ PART, PART_CHARACTERS = 256, 1 << 20
 
 
 @dataclass
-class Rows:
+class Dataset:
     """The rows of a recipe as its model will see them; needs no model weights."""
 
     tokenizer: Any
@@ -68,7 +68,7 @@ def _lost(name: str, side: EncodedRows) -> str:
     return f"{what}: {'; '.join(reasons)}"
 
 
-def prepare(recipe: Recipe, choices: Mapping[str, Any] | None = None, folder: Path | None = None) -> Rows:
+def build_dataset(recipe: Recipe, choices: Mapping[str, Any] | None = None, folder: Path | None = None) -> Dataset:
     """Read and encode every row of the recipe; raises where nothing would be learned.
 
     choices  those of an earlier start of the same run
@@ -104,11 +104,11 @@ def prepare(recipe: Recipe, choices: Mapping[str, Any] | None = None, folder: Pa
         if side == "train" or recipe.data.validation is not None:
             named = recipe.validation_sources if side == "validation" else recipe.train_sources
             rows.refuse_empty(", ".join(source.path for source in named or recipe.train_sources))
-        refuse_unknown_tokens(config, rows.examples.most, recipe.model.base or "model.shape")
+        check_token_ids(config, rows.examples.most, recipe.model.base or "model.shape")
     _refuse_what_teaches_nothing(recipe, codec, encoded["train"].examples, encoded["validation"].examples)
     written = (recipe.data.template or codec.template.name) if codec.template.used else None
     train, validation = encoded["train"], encoded["validation"]
-    return Rows(tokenizer, config, codec, list(counts), train, validation, told.formats, written)
+    return Dataset(tokenizer, config, codec, list(counts), train, validation, told.formats, written)
 
 
 def day_of(choices: Mapping[str, Any] | None) -> date | None:

@@ -10,7 +10,7 @@ from bottega.data import sources
 from bottega.errors import RunError
 from bottega.models.source import adapter_folder, locate
 from bottega.objectives import OnPolicy
-from bottega.objectives.rewards.model import Model
+from bottega.objectives.rewards.model import ModelReward
 from bottega.recipe.schema import Recipe
 from bottega.runs.atomic_files import checksum
 from bottega.tokenization import builtin_templates
@@ -19,7 +19,7 @@ from bottega.tokenization import builtin_templates
 def files_of(recipe: Recipe) -> list[Path]:
     """Every file whose change would make a resume another run: rows, base weights, a continued adapter, own code."""
     rewards = recipe.objective.rewards if isinstance(recipe.objective, OnPolicy) else []
-    judges = [one.model for one in rewards if isinstance(one, Model)]
+    judges = [one.model for one in rewards if isinstance(one, ModelReward)]
     named = [locate(name) for name in (recipe.model.base, recipe.model.reference, *judges) if name]
     folders = [str(folder) for one in named for folder in (one.base, one.adapter) if folder]
     folders += [str(adapter_folder(recipe.adapter.start))] if recipe.adapter and recipe.adapter.start else []

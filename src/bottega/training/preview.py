@@ -14,11 +14,11 @@ from bottega.records import Posed
 from bottega.tokenization.detokenize import TextStream
 
 if TYPE_CHECKING:
-    from bottega.training.dataset import Rows
+    from bottega.training.dataset import Dataset
 
 
 @dataclass(frozen=True)
-class Piece:
+class TokenPiece:
     """A token as text, its id, and its share in the loss (0: read only).
 
     label  what is to be said of it: a word's tag, a text's class or number; what stood at a place that is covered
@@ -40,7 +40,7 @@ class Preview:
     notes     what a user should know of them
     """
 
-    examples: list[tuple[str, list[list[Piece]]]]
+    examples: list[tuple[str, list[list[TokenPiece]]]]
     labels: list[list[str]]
     template: str | None
     notes: list[str]
@@ -48,9 +48,9 @@ class Preview:
 
 def preview(recipe: Recipe, rows: int = 3) -> Preview:
     """The first examples of a recipe as tokens; writes nothing and loads no weights."""
-    from bottega.training.dataset import prepare
+    from bottega.training.dataset import build_dataset
 
-    prepared = prepare(recipe)
+    prepared = build_dataset(recipe)
     examples = prepared.train.examples[:rows]
     shown = [
         (e.id, [pieces(row, prepared.tokenizer, _said(row, e, recipe, prepared)) for row in e.rows]) for e in examples
@@ -62,9 +62,9 @@ def preview(recipe: Recipe, rows: int = 3) -> Preview:
 
 def survey(recipe: Recipe) -> dict[str, Any]:
     """Counts over every row of a recipe, encoded: what `train --dry-run` prints."""
-    from bottega.training.dataset import prepare
+    from bottega.training.dataset import build_dataset
 
-    prepared = prepare(recipe)
+    prepared = build_dataset(recipe)
     train, validation = prepared.train, prepared.validation
     return {
         "rows": train.rows,
@@ -81,7 +81,7 @@ def survey(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def pieces(row: Row, tokenizer: Any, said: Sequence[str] | None = None) -> list[Piece]:
+def pieces(row: Row, tokenizer: Any, said: Sequence[str] | None = None) -> list[TokenPiece]:
     """The row's tokens, each with the weight it has as something to predict.
 
     said  what each prediction says, in words; without it, a label that is none of the row's own tokens (a class; the
@@ -103,16 +103,16 @@ def pieces(row: Row, tokenizer: Any, said: Sequence[str] | None = None) -> list[
     return _shown(row.tokens, weight, tokenizer, labels)
 
 
-def _shown(tokens: Ints, weight: Sequence[float], tokenizer: Any, labels: Sequence[str] = ()) -> list[Piece]:
+def _shown(tokens: Ints, weight: Sequence[float], tokenizer: Any, labels: Sequence[str] = ()) -> list[TokenPiece]:
     """Tokens with the text each adds; a character spread over several tokens stands at the last of them."""
     stream = TextStream(tokenizer, special=True)
     texts = [stream.push(token) for token in tokens.tolist()]
     texts[-1] += stream.end()
     labels = labels or [""] * len(texts)
-    return [Piece(*piece) for piece in zip(texts, tokens.tolist(), weight, labels, strict=True)]
+    return [TokenPiece(*piece) for piece in zip(texts, tokens.tolist(), weight, labels, strict=True)]
 
 
-def _said(row: Row, example: Example, recipe: Recipe, prepared: Rows) -> list[str] | None:
+def _said(row: Row, example: Example, recipe: Recipe, prepared: Dataset) -> list[str] | None:
     """What each prediction of a row says where that is no token to come; None of a model that writes."""
     head = recipe.objective.head
     if head == "masked":
@@ -126,14 +126,14 @@ def _said(row: Row, example: Example, recipe: Recipe, prepared: Rows) -> list[st
     return None
 
 
-def _of_text(row: Row, recipe: Recipe, prepared: Rows) -> str:
+def _of_text(row: Row, recipe: Recipe, prepared: Dataset) -> str:
     """The class of a text, or its classes, or its number."""
     if "present" in row.columns:
         return ", ".join(prepared.labels[at] for at in np.flatnonzero(row.columns["present"][0])) or "none"
     return prepared.labels[int(row.label[0])] if recipe.objective.by_label else f"{row.label[0]:g}"
 
 
-def _labels(example: Example, recipe: Recipe, prepared: Rows) -> list[str]:
+def _labels(example: Example, recipe: Recipe, prepared: Dataset) -> list[str]:
     """What each row of an example is, beside its tokens."""
     head, rows = recipe.objective.head, example.rows
     if isinstance(example.about, Posed):

@@ -27,7 +27,7 @@ FILE = "reference.safetensors"
 KEY_BYTES = 16
 
 
-class References:
+class ReferenceCache:
     """What was computed of each example, by its content: two of the same name may differ."""
 
     def __init__(self, folder: Path | None = None) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from bottega import objectives
-from bottega.batch import Batch, Example, Loss, Means, Term, Unit, counted
+from bottega.batch import Batch, Example, Loss, Means, Term, Unit, count_units
 from bottega.data.encode import EncodedRows
 from bottega.data.example_cache import ExampleCache
 from bottega.data.reader import read_records
@@ -101,7 +101,7 @@ class Replay:
     def held_out_loss(self, engine: Engine, tokens: int, device: str, *, packed: bool) -> float:
         """The loss on the replay rows that are never trained on."""
         batches = _packed(self.held_out, tokens, device, packed=packed)
-        counts, total = counted(batches), 0.0
+        counts, total = count_units(batches), 0.0
         for batch in batches:
             scores = engine.score(batch, self.objective.outputs)
             total += float(self.objective.loss(scores, batch).total(counts))
@@ -134,7 +134,7 @@ def accumulate(
     weight  of the loss that `objective` makes of them
     anchor  of KL(as the run began ‖ as it is), a mean over their predictions
     """
-    counts, metrics = counted(batches), Means()
+    counts, metrics = count_units(batches), Means()
     anchored = Anchored(objective, weight, anchor, partial(_divergence, engine))
     # One batch at a time, so that the reference's states of one are held, not of all.
     for index, batch in enumerate(batches):

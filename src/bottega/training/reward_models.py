@@ -16,10 +16,10 @@ from bottega.errors import ModelError
 from bottega.hardware.memory import out_of_memory_errors
 from bottega.models.adapters.lora import load_scorer
 from bottega.models.config import is_encoder, length_limit, stored_config
-from bottega.models.scorer import Scorer, batched
+from bottega.models.scorer import Scorer, score_batches
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
-from bottega.objectives.rewards import Written
+from bottega.objectives.rewards import SampledAnswer
 from bottega.records import Unusable
 from bottega.runs.resolve import resolve
 from bottega.tokenization.codec import Codec
@@ -27,7 +27,7 @@ from bottega.tokenization.codec import Codec
 UNLIMITED = 1 << 30
 
 
-class Loaded(NamedTuple):
+class RewardModel(NamedTuple):
     """A reward model, its tokenizer, and how many tokens it reads."""
 
     scorer: Scorer
@@ -35,7 +35,7 @@ class Loaded(NamedTuple):
     limit: int
 
 
-class Judges:
+class RewardModels:
     """Reward models, each loaded once, when it is first asked.
 
     dtype  what they compute in
@@ -45,24 +45,24 @@ class Judges:
         self.device, self.dtype = device, dtype
         self.load = cache(self._load)
 
-    def __call__(self, name: str, written: Sequence[Written]) -> list[float]:
+    def __call__(self, name: str, written: Sequence[SampledAnswer]) -> list[float]:
         """What the model of this name says of each answer."""
         model = self.load(name)
         found = [math.nan] * len(written)
         with torch.no_grad(), out_of_memory_errors():
-            for numbers, batch in batched([_read(one, model) for one in written], model.scorer):
+            for numbers, batch in score_batches([_read(one, model) for one in written], model.scorer):
                 scores = model.scorer(batch, frozenset({"logits"}))["logits"][:, 0].tolist()
                 for number, score in zip(numbers, scores, strict=True):
                     found[number] = score
         return found
 
-    def _load(self, name: str) -> Loaded:
+    def _load(self, name: str) -> RewardModel:
         _refuse_other_models(name)
         tokenizer = load_tokenizer(locate(name).tokenizer)
         scorer = load_scorer(name, self.dtype, self.device, "sequence", ["reward"], tokenizer)
         config = scorer.network.config
         codec = Codec(tokenizer, max_length=UNLIMITED, too_long="error", both_ways=is_encoder(config))
-        return Loaded(scorer, codec, length_limit(config) or UNLIMITED)
+        return RewardModel(scorer, codec, length_limit(config) or UNLIMITED)
 
 
 def _refuse_other_models(name: str) -> None:
@@ -81,7 +81,7 @@ def _refuse_other_models(name: str) -> None:
         raise ModelError(f"no reward model: {what}", where=name, fix=fix)
 
 
-def _read(one: Written, model: Loaded) -> Row:
+def _read(one: SampledAnswer, model: RewardModel) -> Row:
     """A prompt with its answer, as training has it; an empty answer is the prompt alone.
 
     What is too long loses the beginning of its prompt, with a warning: the answer is what is judged.

@@ -19,13 +19,13 @@ from bottega.errors import CheckpointError, RunError
 from bottega.events import Answered
 from bottega.inference.generator import Continuation
 from bottega.objectives import Answer, OnPolicy, Score, alike
-from bottega.objectives.rewards import Written
-from bottega.objectives.rewards.model import Model
+from bottega.objectives.rewards import SampledAnswer
+from bottega.objectives.rewards.model import ModelReward
 from bottega.packing import divide, pack
 from bottega.sampling import Sampling
 from bottega.seeding import derive
 from bottega.tokenization.codec import Codec
-from bottega.training.reward_models import Judges
+from bottega.training.reward_models import RewardModels
 
 FILE = "rollout.safetensors"
 
@@ -39,7 +39,7 @@ SHOWN = 2000
 
 
 @dataclass(frozen=True)
-class Drawn:
+class UpdateExamples:
     """What an update learns from, and what is to be told of it.
 
     answered  one of its prompts, with what was written
@@ -73,21 +73,21 @@ class Rollouts:
         self.objective, self.engine, self.codec = objective, engine, codec
         self.tokens, self.packed = tokens, packed
         network = engine.scorer.network
-        self.judges = Judges(str(network.device), str(network.dtype).removeprefix("torch."))
+        self.judges = RewardModels(str(network.device), str(network.dtype).removeprefix("torch."))
         for reward in objective.rewards:
             reward.check()
-            if isinstance(reward, Model):
+            if isinstance(reward, ModelReward):
                 self.judges.load(reward.model)
         self._round: _Round | None = None
 
-    def drawn(self, step: int, posed: Sequence[Example]) -> Drawn:
+    def drawn(self, step: int, posed: Sequence[Example]) -> UpdateExamples:
         """What update `step` learns from these prompts: new answers, or those of the update before."""
         number, told = (step - 1) // self.objective.passes, None
         if self._round is None or self._round.number != number:
             self._round, told = self._begin(number, step, posed)
         examples = _beside(self.objective.learned(posed, self._round.answers), self._round.old)
         # A ratio tells how far the policy has moved, if the noise is the same in all updates of a round.
-        return Drawn(examples, self._round.metrics, told, number)
+        return UpdateExamples(examples, self._round.metrics, told, number)
 
     def validated(self, posed: Sequence[Example], seed: int) -> tuple[float, dict[str, float]]:
         """(mean reward, metrics) of one answer to each prompt."""
@@ -125,7 +125,7 @@ class Rollouts:
         prompts = [example.rows[0].prompt for example in posed]
         return self.engine.sample(prompts, settings, ends=self.codec.end_tokens, continuations=count)
 
-    def _marks(self, written: Sequence[Written]) -> NDArray[np.float64]:
+    def _marks(self, written: Sequence[SampledAnswer]) -> NDArray[np.float64]:
         """[K, N] what each reward gives each answer; a RunError where that is no number."""
         found = []
         for reward in self.objective.rewards:
@@ -139,7 +139,7 @@ class Rollouts:
         self._refuse_huge(written, found)
         return np.stack(found)
 
-    def _refuse_huge(self, written: Sequence[Written], marks: Sequence[NDArray[np.float64]]) -> None:
+    def _refuse_huge(self, written: Sequence[SampledAnswer], marks: Sequence[NDArray[np.float64]]) -> None:
         """A RunError of a reward whose square, or whose deviation, is beyond what can be computed with."""
         for reward, one in zip(self.objective.rewards, marks, strict=True):
             huge = np.flatnonzero(np.abs(reward.weight * one) > HUGE)
@@ -152,7 +152,7 @@ class Rollouts:
         """[K, N] → [N] the reward of each answer."""
         return np.array([reward.weight for reward in self.objective.rewards]) @ marks
 
-    def _metrics(self, written: Sequence[Written], marks: NDArray[np.float64]) -> dict[str, float]:
+    def _metrics(self, written: Sequence[SampledAnswer], marks: NDArray[np.float64]) -> dict[str, float]:
         found = {"reward": float(self._rewards(marks).mean())}
         if len(marks) > 1:
             names = [reward.name for reward in self.objective.rewards]
@@ -214,10 +214,10 @@ class Rollouts:
         self._round = _Round(told["number"], groups, told["metrics"], arrays["old"])
 
 
-def _judged(posed: Sequence[Example], continuations: Sequence[Sequence[Continuation]]) -> list[list[Written]]:
+def _judged(posed: Sequence[Example], continuations: Sequence[Sequence[Continuation]]) -> list[list[SampledAnswer]]:
     """The answers with what they answer, as rewards take them."""
     return [
-        [Written(example.about, one.text, len(one.tokens), one.reason != "length") for one in group]
+        [SampledAnswer(example.about, one.text, len(one.tokens), one.reason != "length") for one in group]
         for example, group in zip(posed, continuations, strict=True)
     ]
 

@@ -23,8 +23,8 @@ from bottega.engine.optimizer import Optimizer, freeze
 from bottega.errors import ModelError
 from bottega.hardware.device import DeviceMeter, compute_dtype, resolve_device
 from bottega.models import heads
-from bottega.models.adapters.lora import adapt, by_own_head, head_is_adapted, load_scorer
-from bottega.models.checkpoint import beside_an_adapter, fit_model, load_model
+from bottega.models.adapters.lora import add_adapter, computed_by_own_head, head_is_adapted, load_scorer
+from bottega.models.checkpoint import fit_model, load_model, model_for_adapter
 from bottega.models.scorer import Fit, Scorer
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
@@ -32,9 +32,9 @@ from bottega.objectives import OnPolicy
 from bottega.recipe.schema import Model, Recipe
 from bottega.seeding import derive
 from bottega.training import memory_estimate
-from bottega.training.dataset import Rows, prepare
+from bottega.training.dataset import Dataset, build_dataset
 from bottega.training.input_files import check_unchanged
-from bottega.training.reference_cache import References
+from bottega.training.reference_cache import ReferenceCache
 from bottega.training.replay import Replay
 from bottega.training.rollout import Rollouts
 
@@ -70,14 +70,14 @@ class Run:
 
     recipe: Recipe
     choices: Choices
-    data: Rows
+    data: Dataset
     engine: Engine
     sampler: Sampler
     schedule: Schedule
     held_out: list[Example]
     validation: list[list[Example]]
     new_modules: list[str]
-    reference_cache: References | None
+    reference_cache: ReferenceCache | None
     rollouts: Rollouts | None
     replay: Replay | None
     packed: bool
@@ -94,7 +94,7 @@ def build(recipe: Recipe, place: Mapping[str, Any] | None = None, folder: Path |
     stored: Mapping[str, Any] = place["choices"] if place else {}
     device = resolve_device(stored.get("device", recipe.devices.device), where="devices.device")
     meter = DeviceMeter(device)
-    data = prepare(recipe, stored, folder)
+    data = build_dataset(recipe, stored, folder)
     dtype = compute_dtype(stored.get("dtype", recipe.model.dtype), device)
     memory_estimate.refuse(recipe, data.config, dtype.itemsize, device)
     maker = _ModelMaker(recipe, data, dtype, device, _model_section(recipe, dtype, folder))
@@ -118,7 +118,7 @@ def build(recipe: Recipe, place: Mapping[str, Any] | None = None, folder: Path |
         held_out=held_out,
         validation=validation_groups(held_out, recipe) if objective.joint and recipe.evaluate else [held_out],
         new_modules=new_modules,
-        reference_cache=References(folder) if cached else None,
+        reference_cache=ReferenceCache(folder) if cached else None,
         rollouts=Rollouts(on_policy, engine, data.codec, tokens, packed=packed) if on_policy else None,
         replay=Replay(recipe, data.codec, folder) if recipe.guard else None,
         packed=packed,
@@ -136,7 +136,7 @@ def _model_section(recipe: Recipe, dtype: torch.dtype, folder: Path | None) -> M
     """`model` of the recipe; an adapter on a run that ended in an adapter needs that one merged first."""
     if recipe.adapter is None or folder is None:
         return recipe.model
-    return beside_an_adapter(recipe.model, dtype, folder)
+    return model_for_adapter(recipe.model, dtype, folder)
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class _ModelMaker:
     """Makes the base model, with the same weights at every call."""
 
     recipe: Recipe
-    data: Rows
+    data: Dataset
     dtype: torch.dtype
     device: str
     section: Model
@@ -177,9 +177,9 @@ def _engine(recipe: Recipe, maker: _ModelMaker, fit: Fit | None) -> tuple[Engine
     excluded = _embeddings_and_head(model, heads.load(objective.head).over_vocabulary)
     if recipe.adapter is not None:
         torch.manual_seed(derive(recipe.seed, "adapter"))
-        scorer.model = adapt(model, recipe.adapter, head=objective.head, new=new, reference=compared)
+        scorer.model = add_adapter(model, recipe.adapter, head=objective.head, new=new, reference=compared)
         if heads.load(objective.head).over_vocabulary and head_is_adapted(scorer.model):
-            scorer.fit = by_own_head(scorer.fit, scorer.network)
+            scorer.fit = computed_by_own_head(scorer.fit, scorer.network)
     freeze(scorer.model, recipe.optim.freeze)
     if recipe.optim.neftune is not None:
         scorer.add_noise(recipe.optim.neftune)
@@ -231,7 +231,7 @@ def _embeddings_and_head(model: Any, has_vocabulary: bool) -> list[str]:
     return [f"{name}.weight" for name in (*embeddings, *heads)]
 
 
-def _held_out(recipe: Recipe, data: Rows) -> list[Example]:
+def _held_out(recipe: Recipe, data: Dataset) -> list[Example]:
     """The examples validated on: all, or as many as `evaluate.rows` says, the same in every validation."""
     if recipe.evaluate is None:
         return []

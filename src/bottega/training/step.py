@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from bottega.batch import Batch, Means, counted
+from bottega.batch import Batch, Means, count_units
 from bottega.data.sampler import Update
 from bottega.events import Stepped
 from bottega.hardware import memory
 from bottega.objectives import PASSED
 from bottega.seeding import derive
 from bottega.training.needs import micro_batches, with_statistics
-from bottega.training.rollout import Drawn
+from bottega.training.rollout import UpdateExamples
 from bottega.training.setup import Run
 
 
@@ -31,21 +31,21 @@ class Clock:
         return seconds, worked / max(seconds, 1e-9)
 
 
-def draw(run: Run, update: Update) -> Drawn:
+def draw(run: Run, update: Update) -> UpdateExamples:
     """The update's examples: augmented by its own seeds (masking, FIM), or answers sampled from the policy."""
     if run.rollouts is not None:
         return run.rollouts.drawn(update.step, update.examples)
     objective, codec = run.recipe.objective, run.data.codec
     seeds = (derive(run.recipe.seed, "drawn", update.step, index) for index in range(len(update.examples)))
-    return Drawn([objective.drawn(one, codec, seed) for one, seed in zip(update.examples, seeds, strict=True)])
+    return UpdateExamples([objective.drawn(one, codec, seed) for one, seed in zip(update.examples, seeds, strict=True)])
 
 
-def train_step(run: Run, update: Update, drawn: Drawn, clock: Clock) -> Stepped:
+def train_step(run: Run, update: Update, drawn: UpdateExamples, clock: Clock) -> Stepped:
     """Make one update; the event that reports it."""
     engine, objective, seed = run.engine, run.recipe.objective, run.recipe.seed
     batches = micro_batches(run, drawn.examples)
     # One count over the whole update, before the first backward: the loss is a sum divided by it.
-    counts = counted(batches)
+    counts = count_units(batches)
     # All updates from one round of answers share the round's dropout masks, so that a ratio shows movement alone.
     noise = update.step if drawn.noise is None else drawn.noise
     total, metrics = 0.0, Means()

@@ -8,7 +8,7 @@ from itertools import islice
 
 import torch
 
-from bottega.batch import Batch, Means, counted, joined
+from bottega.batch import Batch, Means, count_units, join_batches
 from bottega.errors import Diverged
 from bottega.seeding import derive
 from bottega.training.needs import micro_batches, with_statistics
@@ -50,12 +50,12 @@ class Validation:
     def _score(self, step: int) -> tuple[float, dict[str, float]]:
         run, objective = self.run, self.run.recipe.objective
         batches = [batch for group in self.groups for batch in group]
-        counts, completed = counted(batches), iter(with_statistics(run, batches, run.held_out))
+        counts, completed = count_units(batches), iter(with_statistics(run, batches, run.held_out))
         total, metrics = 0.0, Means()
         for group in self.groups:
             parts = list(islice(completed, len(group)))
             scored = [run.engine.score(part, objective.outputs, temperature=objective.tempering) for part in parts]
-            batch = joined(parts)
+            batch = join_batches(parts)
             loss = objective.loss({name: torch.cat([one[name] for one in scored]) for name in scored[0]}, batch)
             share = float(loss.total(counts))
             if not math.isfinite(share):

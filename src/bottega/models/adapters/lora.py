@@ -35,7 +35,9 @@ REFERENCE = "reference"
 """Name of the frozen copy of a continued adapter, where an objective compares with the policy as the run began."""
 
 
-def adapt(model: nn.Module, adapter: recipes.Adapter, *, head: HeadKind, new: Sequence[str], reference: bool) -> Any:
+def add_adapter(
+    model: nn.Module, adapter: recipes.Adapter, *, head: HeadKind, new: Sequence[str], reference: bool
+) -> Any:
     """The model with its weights frozen and a trainable adapter; a new classifier is trained beside it.
 
     new        modules whose weights are random: they are trained and saved with the adapter
@@ -176,7 +178,7 @@ def _is_encoder_decoder(model: Any) -> bool:
     return bool(model.config.is_encoder_decoder)
 
 
-def by_own_head(fit: Fit, network: Any) -> Fit:
+def computed_by_own_head(fit: Fit, network: Any) -> Fit:
     """How a model is computed whose head an adapter changes; an encoder–decoder then runs a row at a time."""
     if not _is_encoder_decoder(network):
         return replace(fit, own_head=True, reason="the adapter changes the head")
@@ -221,12 +223,12 @@ def load_scorer(
     scorer = fit_model(model.get_base_model() if adapted else model, head)
     scorer.model = model
     if adapted and heads.load(head).over_vocabulary and head_is_adapted(model):
-        scorer.fit = by_own_head(scorer.fit, scorer.network)
+        scorer.fit = computed_by_own_head(scorer.fit, scorer.network)
     return scorer
 
 
 @contextmanager
-def without(adapted: Any) -> Iterator[None]:
+def adapter_disabled(adapted: Any) -> Iterator[None]:
     """Inside, the model is the policy as the run began: no adapter, or the frozen copy of the one continued.
 
     A classifier trained beside the adapter is switched with it.

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from bottega.batch import Batch, Source
+from bottega.batch import Batch, EncoderInput
 from bottega.models.attention.blocks import BlockLayout
 from bottega.models.attention.cuda import CudaLayout
-from bottega.models.attention.mask import Layout, Style
+from bottega.models.attention.mask import AttentionLayout, Style
 
 ACROSS = "attends_across"
 """Marks modules of a decoder that attend to what the encoder read."""
@@ -48,8 +48,8 @@ def attention(
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     position_bias: Tensor | None = None,
-    layout: Layout | None = None,
-    across: Layout | None = None,
+    layout: AttentionLayout | None = None,
+    across: AttentionLayout | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """The function transformers calls in every layer once the model's attention is set to `NAME`.
@@ -87,11 +87,11 @@ def _passed_down(layer: torch.nn.Module, args: Any, options: dict[str, Any]) -> 
             setattr(child, GIVEN, options.get("layout"))
 
 
-def layout_for(batch: Batch) -> Layout:
+def layout_for(batch: Batch) -> AttentionLayout:
     """The fastest back end for the device the batch is on; the batch may be padded."""
     return CudaLayout(batch) if batch.tokens.is_cuda else BlockLayout(batch)
 
 
-def layouts_for(batch: Batch, source: Source) -> tuple[Layout, Layout, Layout]:
+def layouts_for(batch: Batch, source: EncoderInput) -> tuple[AttentionLayout, AttentionLayout, AttentionLayout]:
     """(of the encoder, of the decoder, of the decoder's attention to the encoder); all may be padded."""
     return BlockLayout(source), BlockLayout(batch), BlockLayout(batch, source)

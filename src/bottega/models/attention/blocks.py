@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from bottega.batch import Ints, Source
+from bottega.batch import EncoderInput, Ints
 from bottega.models.attention.mask import Stream, Style, apart, rounded, visible
 from bottega.models.fast_dropout import LEVELS, drawn, dropout, levels, masked, seed
 
@@ -104,7 +104,7 @@ class _Plan:
 class BlockLayout:
     """The tree of a batch, or the texts an encoder reads, in groups of nodes; with `source` what nodes see of that."""
 
-    def __init__(self, batch: Stream, source: Source | None = None) -> None:
+    def __init__(self, batch: Stream, source: EncoderInput | None = None) -> None:
         # It is laid out on the CPU, wherever it is computed.
         self.device, batch = batch.tokens.device, batch.to("cpu")
         source = None if source is None else source.to("cpu")

@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bottega.batch import Source
+from bottega.batch import EncoderInput
 from bottega.models.attention.mask import Stream, Style, apart, visible
 
 
 class DenseLayout:
     """The definition in code: scores between all pairs, hidden ones set to minus infinity."""
 
-    def __init__(self, batch: Stream, source: Source | None = None) -> None:
+    def __init__(self, batch: Stream, source: EncoderInput | None = None) -> None:
         self.batch, self.source = batch, source
         self.masks: dict[int | None, Tensor] = {}
 
@@ -25,7 +25,7 @@ class DenseLayout:
             self.masks[window] = visible(self.batch, index[:, None], index[None, :], window)
         return self.masks[window]
 
-    def _of_source(self, source: Source) -> Tensor:
+    def _of_source(self, source: EncoderInput) -> Tensor:
         """[T, S] each node's tokens see all of its source."""
         seen = torch.zeros(len(self.batch.tokens), len(source.tokens), dtype=torch.bool, device=source.tokens.device)
         for node, (start, end) in enumerate(zip(self.batch.nodes.start, self.batch.nodes.end, strict=True)):

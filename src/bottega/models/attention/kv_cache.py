@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bottega.batch import Batch
-from bottega.models.attention.mask import Layout, Style
+from bottega.models.attention.mask import AttentionLayout, Style
 
 GROWTH = 64
 """New tokens for which room is made at once."""
@@ -30,7 +30,7 @@ LOOKED = {"cpu": 16, "cuda": GROWTH}
 class Kept:
     """A layout that also keeps the keys and values of every layer, in the order of the layers: of prompts."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: AttentionLayout) -> None:
         self.layout = layout
         self.layers: list[tuple[Tensor, Tensor]] = []
 

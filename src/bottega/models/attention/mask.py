@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bottega.batch import Batch, Nodes, Source
+from bottega.batch import Batch, EncoderInput, Nodes
 
 COARSENESS = 5
 """Lengths are rounded up in their sixth binary digit: short ones to a multiple of a few, from 256 on by 3 %
@@ -19,7 +19,7 @@ FLEX_BLOCK = 128
 """Tokens of a block of FlexAttention, which wants whole ones."""
 
 
-AnyStream = TypeVar("AnyStream", Batch, Source)
+AnyStream = TypeVar("AnyStream", Batch, EncoderInput)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Stream(Protocol):
     def to(self, device: str) -> Self: ...
 
 
-class Layout(Protocol):
+class AttentionLayout(Protocol):
     def attend(self, query: Tensor, key: Tensor, value: Tensor, style: Style) -> Tensor:
         """[1, h, T, D], [1, g, T, D], [1, g, T, D] → [1, T, h, D]."""
         ...

@@ -12,7 +12,7 @@ from bottega.batch import Batch
 from bottega.models.heads import Head, ScoreOptions
 
 
-class Embedding(Head):
+class EmbeddingHead(Head):
     """Final hidden states: hidden [N, H]."""
 
     outputs: ClassVar[frozenset[str]] = frozenset({"hidden"})

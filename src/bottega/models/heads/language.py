@@ -16,7 +16,7 @@ from bottega.models.heads import Head, ScoreOptions
 from bottega.models.language_head import language_head
 
 
-class Language(Head):
+class LanguageModelHead(Head):
     """The head of a causal language model, or of an encoder–decoder.
 
     logits  [N, V]  scores of the vocabulary

@@ -11,11 +11,11 @@ from bottega.batch import Batch
 from bottega.errors import ModelError
 from bottega.models.config import is_encoder
 from bottega.models.heads import ScoreOptions
-from bottega.models.heads.language import Language
+from bottega.models.heads.language import LanguageModelHead
 from bottega.models.own_head import masked_states
 
 
-class Masked(Language):
+class MaskedLmHead(LanguageModelHead):
     """The head of a masked language model: a transform of its own before the vocabulary; outputs as of `Language`."""
 
     reads_everywhere: ClassVar[bool] = False
@@ -27,7 +27,7 @@ class Masked(Language):
         return AutoModelForMaskedLM
 
     def check(self, config: Any) -> None:
-        super(Language, self).check(config)
+        super(LanguageModelHead, self).check(config)
         if not is_encoder(config):
             raise ModelError(
                 f"{config.model_type} reads from left to right only", where="model.base", fix="use it with causal"

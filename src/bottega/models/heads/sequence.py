@@ -12,7 +12,7 @@ from bottega.models.heads import Head, ScoreOptions, from_logits
 from bottega.models.own_head import class_head
 
 
-class Sequence(Head):
+class SequenceHead(Head):
     """The head of a `…ForSequenceClassification`: logits [N, C], logp and best [N] of the labels."""
 
     outputs: ClassVar[frozenset[str]] = frozenset({"logits", "logp", "best"})

@@ -12,7 +12,7 @@ from bottega.models.heads import Head, ScoreOptions, from_logits
 from bottega.models.own_head import own_scores
 
 
-class Token(Head):
+class TokenHead(Head):
     """The head of a `…ForTokenClassification`: logits [N, C], logp and best [N] of the labels."""
 
     outputs: ClassVar[frozenset[str]] = frozenset({"logits", "logp", "best"})

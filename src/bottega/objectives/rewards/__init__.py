@@ -18,7 +18,7 @@ from bottega.records import Posed
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class SampledAnswer:
     """An answer to what was posed: its text, how many tokens it took, and whether it came to an end by itself."""
 
     posed: Posed
@@ -27,11 +27,11 @@ class Written:
     ended: bool
 
 
-Judge = Callable[[str, Sequence[Written]], Sequence[float]]
+Judge = Callable[[str, Sequence[SampledAnswer]], Sequence[float]]
 """(name of a reward model, answers) → a score of each."""
 
 
-class Reward(BaseModel, ABC):
+class RewardFunction(BaseModel, ABC):
     """What an answer is worth.
 
     To write one, give it options as fields, and the method.
@@ -56,7 +56,7 @@ class Reward(BaseModel, ABC):
         """Raises where it could not mark anything: called before a run begins."""
 
     @abstractmethod
-    def marks(self, written: Sequence[Written], judge: Judge) -> Sequence[float]:
+    def marks(self, written: Sequence[SampledAnswer], judge: Judge) -> Sequence[float]:
         """A number for each answer, more for a better one."""
 
 
@@ -65,16 +65,16 @@ def kinds() -> list[str]:
     return plugins.module_names(__path__)
 
 
-def load(kind: str) -> type[Reward]:
+def load(kind: str) -> type[RewardFunction]:
     """The class of `rewards/<kind>.py`."""
-    return plugins.load_class(__name__, kind, Reward)
+    return plugins.load_class(__name__, kind, RewardFunction)
 
 
 def _made(value: Any) -> Any:
     """A reward by its options, or by a name alone: that of a metric, or of a kind that needs no option."""
     if isinstance(value, str):
         value = {"kind": "metric", "metric": value} if value in answers.metric_names() else {"kind": value}
-    if isinstance(value, Reward) or not isinstance(value, Mapping):
+    if isinstance(value, RewardFunction) or not isinstance(value, Mapping):
         return value
     if value.get("kind") not in kinds():
         known = ", ".join([*kinds(), *answers.metric_names()])
@@ -87,6 +87,8 @@ def _listed(value: Any) -> Any:
 
 
 Rewards = Annotated[
-    list[Annotated[SerializeAsAny[Reward], BeforeValidator(_made)]], Field(min_length=1), BeforeValidator(_listed)
+    list[Annotated[SerializeAsAny[RewardFunction], BeforeValidator(_made)]],
+    Field(min_length=1),
+    BeforeValidator(_listed),
 ]
 """One reward or several, each by its options or its name."""

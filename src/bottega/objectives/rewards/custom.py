@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from bottega.errors import RecipeError
-from bottega.objectives.rewards import Judge, Reward, Written
+from bottega.objectives.rewards import Judge, RewardFunction, SampledAnswer
 from bottega.plugins import check_score, load_function_from_file, locate_user_errors
 
 EXAMPLE = "def score(written, right): return float(right in written)"
@@ -16,7 +16,7 @@ EXAMPLE = "def score(written, right): return float(right in written)"
 PLACES = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-class Custom(Reward):
+class FileReward(RewardFunction):
     """What a function `score(written, right)` of a Python file gives: the same as `bottega evaluate --scorer` takes.
 
     With a third parameter it is given the row too, with all of its fields; `right` is empty where none is known.
@@ -34,7 +34,7 @@ class Custom(Reward):
     def check(self) -> None:
         self._function()
 
-    def marks(self, written: Sequence[Written], judge: Judge) -> Sequence[float]:
+    def marks(self, written: Sequence[SampledAnswer], judge: Judge) -> Sequence[float]:
         score, takes_row = self._function()
         found = []
         for one in written:

@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from bottega.objectives.rewards import Judge, Reward, Written
+from bottega.objectives.rewards import Judge, RewardFunction, SampledAnswer
 
 
-class Length(Reward):
+class Length(RewardFunction):
     """0 for an answer of up to `free` tokens, from there evenly down to −1 for one of `most`, or of more.
 
     free  tokens that cost nothing
@@ -27,5 +27,5 @@ class Length(Reward):
             raise ValueError("most: must be above free")
         return self
 
-    def marks(self, written: Sequence[Written], judge: Judge) -> Sequence[float]:
+    def marks(self, written: Sequence[SampledAnswer], judge: Judge) -> Sequence[float]:
         return [-min(max(one.tokens - self.free, 0) / (self.most - self.free), 1.0) for one in written]

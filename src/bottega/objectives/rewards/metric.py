@@ -10,10 +10,10 @@ import numpy as np
 from pydantic import field_validator
 
 from bottega.metrics import answers
-from bottega.objectives.rewards import Judge, Reward, Written
+from bottega.objectives.rewards import Judge, RewardFunction, SampledAnswer
 
 
-class Marked(Reward):
+class Marked(RewardFunction):
     """A metric of a single answer, such as `exact`, `numeric`, `fields` or `rouge`.
 
     metric  its name
@@ -39,10 +39,10 @@ class Marked(Reward):
     def name(self) -> str:
         return self.metric
 
-    def marks(self, written: Sequence[Written], judge: Judge) -> Sequence[float]:
+    def marks(self, written: Sequence[SampledAnswer], judge: Judge) -> Sequence[float]:
         return [self._mark(one) for one in written]
 
-    def _mark(self, one: Written) -> float:
+    def _mark(self, one: SampledAnswer) -> float:
         sign = 1.0 if self._metric.higher else -1.0
         return sign * float(self._metric.statistic(np.array(self._metric.sums(one.text, [one.posed.right]), float)))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from bottega.objectives.rewards import Judge, Reward, Written
+from bottega.objectives.rewards import Judge, RewardFunction, SampledAnswer
 
 
-class Model(Reward):
+class ModelReward(RewardFunction):
     """The score that a model trained with `objective: {kind: reward}` gives the prompt with the answer.
 
     model  its run, its folder, or a hub id
@@ -17,5 +17,5 @@ class Model(Reward):
     kind: Literal["model"] = "model"
     model: str
 
-    def marks(self, written: Sequence[Written], judge: Judge) -> Sequence[float]:
+    def marks(self, written: Sequence[SampledAnswer], judge: Judge) -> Sequence[float]:
         return judge(self.model, written)

@@ -8,10 +8,10 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from bottega.objectives.rewards import Judge, Reward, Written
+from bottega.objectives.rewards import Judge, RewardFunction, SampledAnswer
 
 
-class Pattern(Reward):
+class Pattern(RewardFunction):
     """1 for an answer in which a regular expression is found, 0 for any other.
 
     pattern  the expression, in Python's syntax; `.` stands for a line's end too
@@ -31,7 +31,7 @@ class Pattern(Reward):
             raise ValueError(f"not a regular expression: {error}") from None
         return pattern
 
-    def marks(self, written: Sequence[Written], judge: Judge) -> Sequence[float]:
+    def marks(self, written: Sequence[SampledAnswer], judge: Judge) -> Sequence[float]:
         wanted = re.compile(self.pattern, re.DOTALL)
         find = wanted.fullmatch if self.whole else wanted.search
         return [float(find(one.text.strip() if self.whole else one.text) is not None) for one in written]
