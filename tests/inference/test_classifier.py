@@ -237,7 +237,7 @@ def test_a_masked_model_stands_beside_the_commonest_tokens(filled: Path) -> None
     estimates = {one.metric: one for one in evaluate(filled).estimates}
     assert estimates["loss"].run == pytest.approx(validated(filled)["loss"], rel=1e-5)
     assert estimates["masked_accuracy"].base is not None
-    assert estimates["masked_accuracy"].run > estimates["right"].base
+    assert estimates["masked_accuracy"].run > estimates["masked_accuracy"].base
     assert estimates["top_5_accuracy"].run >= estimates["masked_accuracy"].run
     assert estimates["loss"].finding is None, "there are only two sentences, and each says the same every time"
 
