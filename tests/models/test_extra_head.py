@@ -1,0 +1,102 @@
+"""A head beside the language head, and an objective that uses it: a file each, and no other change."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+import bottega
+from bottega import objectives
+from bottega.models import heads
+from making import write_jsonl
+
+HEAD = """
+from typing import ClassVar
+
+import torch
+
+from bottega.models.heads import Head
+
+
+class ValueHead(Head):
+    outputs: ClassVar[frozenset[str]] = frozenset({"value"})
+
+    def attach(self, network):
+        linear = torch.nn.Linear(network.config.hidden_size, 1)
+        network.add_module("value_head", linear.to(network.device, network.dtype))
+        return ["value_head"]
+
+    def scores(self, network, states, batch, wanted, options):
+        return {"value": network.value_head(states)[:, 0].float()}
+"""
+
+OBJECTIVE = '''
+from typing import ClassVar, Literal
+
+from bottega.batch import Loss, Term
+from bottega.objectives.sft import Sft
+
+
+class Valued(Sft):
+    """Predict the answer, and at each of its tokens how likely it was."""
+
+    extra_heads: ClassVar[tuple[str, ...]] = ("value",)
+    outputs: ClassVar[frozenset[str]] = frozenset({"logp", "value"})
+
+    kind: Literal["valued"] = "valued"
+
+    def loss(self, scores, batch):
+        wrong = (scores["value"] - scores["logp"].detach()) ** 2
+        terms = super().loss(scores, batch).terms
+        value = Term((batch.weight * wrong).sum(), "token", 0.5)
+        return Loss({**terms, "value": value}, metrics={"value_error": Term(wrong.detach().sum(), "token")})
+'''
+
+
+@pytest.fixture
+def plugged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The two files where a developer would put them."""
+    for package, name, text in ((heads, "value", HEAD), (objectives, "valued", OBJECTIVE)):
+        folder = tmp_path / package.__name__
+        folder.mkdir()
+        (folder / f"{name}.py").write_text(text, encoding="utf-8")
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
+    yield
+    for name in ("bottega.models.heads.value", "bottega.objectives.valued"):
+        sys.modules.pop(name, None)
+    heads.load.cache_clear()
+
+
+@pytest.mark.parametrize("adapter", [None, {"rank": 2}], ids=["full", "lora"])
+@pytest.mark.usefixtures("plugged")
+def test_a_value_head_is_trained_beside_the_language_head(
+    adapter: dict[str, int] | None, llama: Path, tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"the {word} ", "completion": "sat on the mat"} for word in ("cat", "dog", "tree", "mat")]
+    recipe = bottega.Recipe.parse(
+        {
+            "model": {"base": str(llama), "dtype": "float32"},
+            "adapter": adapter,
+            "objective": {"kind": "valued"},
+            "data": {"train": str(write_jsonl(tmp_path / "rows.jsonl", rows))},
+            "optim": {"steps": 12, "examples": 4, "lr": 1e-2},
+            "save": {"every": 6},
+        }
+    )
+    events = list(bottega.train(recipe, out=tmp_path / "run"))
+    errors = [event.metrics["value_error"] for event in events if event.type == "stepped"]
+    assert errors[-1] < errors[0] / 2
+    (result,) = (path for path in (tmp_path / "run").glob("*/*.safetensors") if path.parent.name != "checkpoints")
+    assert any("value_head" in name for name in load_file(result)), "it is saved with the rest"
+    stopped = bottega.train(recipe, out=tmp_path / "cut")
+    for event in stopped:
+        if event.type == "saved":
+            stopped.close()
+            break
+    list(bottega.resume(tmp_path / "cut"))
+    again = tmp_path / "cut" / result.parent.name / result.name
+    assert again.read_bytes() == result.read_bytes(), "resumed = uninterrupted"
