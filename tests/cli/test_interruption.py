@@ -160,7 +160,7 @@ def test_a_process_that_ends_while_it_writes_loses_nothing(
 
     recipe = bottega.Recipe.parse({**document, "save": {"every": 4, "keep": 1}})
     cut, whole = tmp_path / "cut", tmp_path / "whole"
-    monkeypatch.setattr(loop, "commit", half)
+    monkeypatch.setattr(loop, "commit_folder", half)
     with pytest.raises(KeyboardInterrupt):
         list(bottega.train(recipe, cut))
     assert [path.name for path in cut.rglob(".*.partial")] == [f".{name}.partial"]

@@ -7,6 +7,6 @@ Exit codes: 0 done, 2 the user's input or disk, 130 interrupted, 1 anything else
 
 def main() -> None:
     """Run the command line as a process does."""
-    from bottega.__main__ import main
+    from bottega.cli.process import main
 
     main()
