@@ -86,7 +86,7 @@ def test_a_row_longer_than_any_should_be(name: str, tmp_path: Path, monkeypatch:
 
 
 def test_a_text_of_one_line_is_parted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bottega.data.files.DOCUMENT", 1000)
+    monkeypatch.setattr("bottega.data.files.DOCUMENT_CHARACTERS", 1000)
     (tmp_path / "rows.txt").write_text("abcdefgh " * 1000)
     found = [fields["text"] for _, fields in placed(tmp_path / "rows.txt")]
     assert "".join(found) == "abcdefgh " * 1000

@@ -188,7 +188,7 @@ def test_a_json_by_another_name(tmp_path: Path) -> None:
     assert "data.reader=json" in str(refused(tmp_path / "a.jsonl", json.dumps(SPAM, indent=1)).fix)
     assert rows(tmp_path / "a.jsonl", reader="json") == SPAM
     error = refused(tmp_path / "train.data", lines)
-    assert "data.reader=text|jsonl" in str(error.fix)
+    assert "set data.reader to what it holds (text|jsonl|" in str(error.fix)
     assert rows(tmp_path / "train.data", reader="jsonl") == SPAM
 
 
