@@ -64,8 +64,12 @@ class Head(ABC):
         return type(self).__module__.rpartition(".")[2]
 
     def auto_class(self, config: Any) -> Any:
-        """transformers' way to a model with this head; none for a head that is attached to a model with another."""
-        raise NotImplementedError
+        """transformers' class of a model with this head; a ModelError for one that is only attached beside another."""
+        raise ModelError(
+            f"no model of {config.model_type} is made with the head {self.kind} alone",
+            where="objective",
+            fix="name it in the objective's extra_heads, beside a head of transformers",
+        )
 
     def check(self, config: Any) -> None:
         """A ModelError where a model of this config reads the other way than the head needs."""
