@@ -71,12 +71,37 @@ def test_every_module_has_a_layer() -> None:
     assert tops == set().union(*LAYERS)
 
 
+CLIENTS = ("cli", "demo")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for client in CLIENTS for path in sorted((SOURCE / client).rglob("*.py"))],
+    ids=lambda path: str(path.relative_to(SOURCE)),
+)
+def test_clients_import_the_public_interface_only(path: Path) -> None:
+    """Only `bottega` itself and their own package; imports for types count too."""
+    client = path.relative_to(SOURCE).parts[0]
+    allowed = {"bottega", f"bottega.{client}"}
+    allowed |= {"bottega.demo"} if client == "cli" else set()  # a command starts the demo
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module] if node.module != "bottega" else [f"bottega.{alias.name}" for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            assert parts[0] != "bottega" or ".".join(parts[:2]) in allowed, f"imports {name}"
+
+
 def test_the_public_names() -> None:
-    loads = "load load_classifier load_embedder load_masked load_tagger"
-    names = f"BottegaError Recipe advise audit evaluate {loads} plan preview report resume train"
-    assert sorted(bottega.__all__) == bottega.__all__ == names.split()
+    before = "BottegaError Recipe advise audit evaluate load load_classifier load_embedder load_masked load_tagger"
+    before += " plan preview report resume train"
+    assert sorted(bottega.__all__) == bottega.__all__
+    assert set(before.split()) <= set(bottega.__all__) <= set(dir(bottega))
     for name in bottega.__all__:
         assert getattr(bottega, name) is not None
+    with pytest.raises(AttributeError, match="trian"):
+        getattr(bottega, "trian")  # noqa: B009, mypy knows there is none
 
 
 def test_a_recipe_loads_without_torch() -> None:

@@ -13,7 +13,7 @@ from bottega import objectives
 from bottega.errors import RecipeError, RunError
 from bottega.objectives.sft import Sft
 from bottega.recipe.schema import Recipe
-from bottega.runs.summary import summaries
+from bottega.runs.summary import list_runs
 from making import make_model, write_jsonl
 
 OWN = Path(__file__).parent / "contracts" / "own" / "own_loss.py"
@@ -94,7 +94,7 @@ def test_a_run_is_shown_and_used_without_running_its_custom_code(tmp_path: Path)
     shutil.copy(OWN, file)
     list(bottega.train(recipe(tmp_path, file), tmp_path / "run"))
     file.write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n" + file.read_text())
-    assert [one["name"] for one in summaries(tmp_path)] == ["run"]
+    assert [one["name"] for one in list_runs(tmp_path)] == ["run"]
     assert bottega.load(tmp_path / "run").recipe.objective.kind == "sft"
     assert not (tmp_path / "ran").exists()
     with pytest.raises(RunError, match="the objective has changed"):

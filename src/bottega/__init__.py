@@ -1,4 +1,4 @@
-"""bottega: the workshop where a small language model learns its trade.
+"""bottega: a workshop where a small language model learns its trade.
 
     import bottega
 
@@ -6,73 +6,133 @@
     for event in bottega.train(recipe, out="runs/first"):
         print(event)
 
-The names are loaded when first used, so that the command line answers at once; so are modules of Python's own that take
-a moment: a signal that comes before the command line listens ends in a traceback.
+This is the whole public interface: the command line and the demo use nothing else. A name is imported when it is first
+used, so that `import bottega` and `bottega --help` do not wait for torch.
 """
 
 from __future__ import annotations
 
+# `typing` and everything else is imported later: until the command line handles signals, Ctrl-C prints a traceback.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from bottega.auditing.audit import audit
-    from bottega.errors import BottegaError
-    from bottega.evaluation.evaluate import evaluate
-    from bottega.inference.classifier import load_classifier, load_tagger
-    from bottega.inference.embedder import load_embedder
-    from bottega.inference.language_model import load
-    from bottega.inference.masked_lm import load_masked
-    from bottega.planning.advise import advise
-    from bottega.planning.plan import plan
-    from bottega.recipe.schema import Recipe
-    from bottega.reporting.report import report
-    from bottega.training.loop import resume, train
-    from bottega.training.preview import preview
+    # The public names. They are written only here: `_homes` reads where each is defined from these lines.
+    from bottega.auditing.audit import audit as audit
+    from bottega.auditing.findings import Audit as Audit
+    from bottega.batch import Row as Row
+    from bottega.data.train_tokenizer import train_tokenizer as train_tokenizer
+    from bottega.errors import BottegaError as BottegaError
+    from bottega.errors import CheckpointError as CheckpointError
+    from bottega.errors import DataError as DataError
+    from bottega.errors import DiskError as DiskError
+    from bottega.errors import Diverged as Diverged
+    from bottega.errors import ModelError as ModelError
+    from bottega.errors import OutOfMemory as OutOfMemory
+    from bottega.errors import RecipeError as RecipeError
+    from bottega.errors import RunError as RunError
+    from bottega.errors import from_system_error as from_system_error
+    from bottega.evaluation.estimates import Estimate as Estimate
+    from bottega.evaluation.evaluate import Evaluation as Evaluation
+    from bottega.evaluation.evaluate import evaluate as evaluate
+    from bottega.evaluation.options import EvaluateOptions as EvaluateOptions
+    from bottega.evaluation.prompting import Shot as Shot
+    from bottega.evaluation.prompting import leading_label as leading_label
+    from bottega.evaluation.prompting import with_shots as with_shots
+    from bottega.events import Answered as Answered
+    from bottega.events import Event as Event
+    from bottega.events import Failed as Failed
+    from bottega.events import Finished as Finished
+    from bottega.events import Noted as Noted
+    from bottega.events import Saved as Saved
+    from bottega.events import Started as Started
+    from bottega.events import Stepped as Stepped
+    from bottega.events import Validated as Validated
+    from bottega.hardware.doctor import doctor as doctor
+    from bottega.hardware.process import configured_process as configured_process
+    from bottega.inference.classifier import load_classifier as load_classifier
+    from bottega.inference.classifier import load_tagger as load_tagger
+    from bottega.inference.embedder import load_embedder as load_embedder
+    from bottega.inference.language_model import LanguageModel as LanguageModel
+    from bottega.inference.language_model import load as load
+    from bottega.inference.masked_lm import load_masked as load_masked
+    from bottega.metrics.catalog import metric_label as metric_label
+    from bottega.metrics.intervals import paired_difference as paired_difference
+    from bottega.planning.advise import Counsel as Counsel
+    from bottega.planning.advise import advise as advise
+    from bottega.planning.init import init as init
+    from bottega.planning.init import suggest_objective as suggest_objective
+    from bottega.planning.plan import Plan as Plan
+    from bottega.planning.plan import plan as plan
+    from bottega.progress import StatusCallback as StatusCallback
+    from bottega.recipe.files import apply_overrides as apply_overrides
+    from bottega.recipe.files import resolve_paths as resolve_paths
+    from bottega.recipe.reference import objective_kinds as objective_kinds
+    from bottega.recipe.reference import recipe_reference as recipe_reference
+    from bottega.recipe.schema import Layout as Layout
+    from bottega.recipe.schema import Recipe as Recipe
+    from bottega.recipe.schema import parse_layout as parse_layout
+    from bottega.records import Prompt as Prompt
+    from bottega.reporting.report import build_report as build_report
+    from bottega.reporting.report import check_writable as check_writable
+    from bottega.reporting.report import report as report
+    from bottega.reporting.report import write_report as write_report
+    from bottega.runs.atomic_files import open_atomic as open_atomic
+    from bottega.runs.curves import Curve as Curve
+    from bottega.runs.overview import NextStep as NextStep
+    from bottega.runs.overview import RunOverview as RunOverview
+    from bottega.runs.overview import history as history
+    from bottega.runs.overview import show as show
+    from bottega.runs.resolve import resolve as resolve
+    from bottega.runs.store import edited_recipe_note as edited_recipe_note
+    from bottega.runs.store import new_run_folder as new_run_folder
+    from bottega.runs.store import recipe_text as recipe_text
+    from bottega.runs.store import recipe_yaml as recipe_yaml
+    from bottega.runs.store import stored_recipe as stored_recipe
+    from bottega.runs.summary import list_runs as list_runs
+    from bottega.sampling import Sampling as Sampling
+    from bottega.suggestions import describe_errors as describe_errors
+    from bottega.tokenization.conll import to_conll as to_conll
+    from bottega.training.loop import resume as resume
+    from bottega.training.loop import train as train
+    from bottega.training.preview import Preview as Preview
+    from bottega.training.preview import TokenPiece as TokenPiece
+    from bottega.training.preview import dry_run as dry_run
+    from bottega.training.preview import preview as preview
 
-_HOME = {
-    "BottegaError": "bottega.errors",
-    "Recipe": "bottega.recipe.schema",
-    "advise": "bottega.planning.advise",
-    "audit": "bottega.auditing.audit",
-    "evaluate": "bottega.evaluation.evaluate",
-    "load": "bottega.inference.language_model",
-    "load_classifier": "bottega.inference.classifier",
-    "load_embedder": "bottega.inference.embedder",
-    "load_masked": "bottega.inference.masked_lm",
-    "load_tagger": "bottega.inference.classifier",
-    "plan": "bottega.planning.plan",
-    "preview": "bottega.training.preview",
-    "report": "bottega.reporting.report",
-    "resume": "bottega.training.loop",
-    "train": "bottega.training.loop",
-}
-
-__all__ = [
-    "BottegaError",
-    "Recipe",
-    "advise",
-    "audit",
-    "evaluate",
-    "load",
-    "load_classifier",
-    "load_embedder",
-    "load_masked",
-    "load_tagger",
-    "plan",
-    "preview",
-    "report",
-    "resume",
-    "train",
-]
+    __all__: list[str]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name == "__all__":
+        return sorted(_homes())
+    if name.startswith("__") or name not in _homes():
         raise AttributeError(f"module 'bottega' has no attribute {name!r}")
     from importlib import import_module
 
     from bottega.hardware.memory import uncollected
 
+    module, attribute = _homes()[name]
     with uncollected():
-        return getattr(import_module(_HOME[name]), name)
+        return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_homes()]
+
+
+_cached_homes: dict[str, tuple[str, str]] = {}
+
+
+def _homes() -> dict[str, tuple[str, str]]:
+    """Public name → (module, name there), read from the imports above."""
+    if not _cached_homes:
+        import ast
+        from pathlib import Path
+
+        for node in ast.walk(ast.parse(Path(__file__).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("bottega."):
+                for alias in node.names:
+                    if alias.asname is not None:
+                        _cached_homes[alias.asname] = (str(node.module), alias.name)
+    return _cached_homes

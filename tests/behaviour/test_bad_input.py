@@ -26,7 +26,7 @@ from bottega.errors import BottegaError, CheckpointError, DataError, Diverged, M
 from bottega.recipe.schema import Recipe
 from bottega.runs.atomic_files import verify_folder
 from bottega.runs.store import RunStore
-from bottega.training.preview import survey
+from bottega.training.preview import dry_run
 from making import make_model, make_tokenizer, write_jsonl
 
 ROW = {"prompt": "the cat", "completion": " sat on the mat"}
@@ -97,7 +97,7 @@ def write(tmp_path: Path, llama: Path) -> Write:
 
 
 def counts(recipe: Path, *overrides: str) -> dict[str, Any]:
-    return survey(Recipe.load(recipe, *overrides))
+    return dry_run(Recipe.load(recipe, *overrides))
 
 
 def run(recipe: Path, *overrides: str, out: Path | None = None) -> list[bottega.events.Event]:

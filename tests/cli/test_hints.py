@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from bottega.cli.commands import app
+from bottega.cli.flag_aliases import OPTION_KEYS, RECIPE_KEYS, SWITCH_OVERRIDES
+from bottega.cli.hf_flags import Flags
 from bottega.cli.hints import ELSEWHERE, key_of
-from bottega.recipe.flag_aliases import OPTION_KEYS, RECIPE_KEYS, SWITCH_OVERRIDES
-from bottega.recipe.hf_flags import Flags
 
 KEY, HERE, BARE = "a key of the recipe: bottega ", "here it is ", "it stands without a flag: bottega "
 

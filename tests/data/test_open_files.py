@@ -13,7 +13,7 @@ import bottega
 from bottega.data import conll_files, open_files
 from bottega.errors import DataError
 from bottega.recipe.schema import Recipe
-from bottega.training.preview import survey
+from bottega.training.preview import dry_run
 from making import placed, write_jsonl
 
 LONG = "x y " * (1 << 16)
@@ -129,4 +129,4 @@ def test_a_run_that_loses_more_than_a_fifth_of_its_rows_says_so_first(
     )
     notes = bottega.preview(recipe).notes
     assert bool(notes and "rows (40%) are not learned as they stand" in notes[0]) is told
-    assert survey(recipe)["dropped"] == {"longer than max_length 32": long}
+    assert dry_run(recipe)["dropped"] == {"longer than max_length 32": long}

@@ -15,7 +15,7 @@ from bottega.objectives import OnPolicy
 from bottega.objectives.rewards import RewardFunction, SampledAnswer
 from bottega.records import Posed
 from bottega.runs.store import history
-from bottega.training.preview import survey
+from bottega.training.preview import dry_run
 from bottega.training.reward_models import RewardModels
 from making import make_model, write_jsonl
 
@@ -173,10 +173,10 @@ def test_rows_without_a_right_answer_are_left_out_where_one_is_compared_with(pla
             "data": {"train": data},
             "objective": {"kind": "grpo", "rewards": rewards, "tokens": 6},
         }
-        assert survey(bottega.Recipe.parse(document))["examples"] == count
+        assert dry_run(bottega.Recipe.parse(document))["examples"] == count
     write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "b"}])
     with pytest.raises(DataError, match="no right answer"):
-        survey(bottega.Recipe.parse(document | {"objective": {"kind": "grpo", "rewards": "exact", "tokens": 6}}))
+        dry_run(bottega.Recipe.parse(document | {"objective": {"kind": "grpo", "rewards": "exact", "tokens": 6}}))
 
 
 def test_prompts_without_room_are_an_error_that_says_so(place: Path) -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from bottega import objectives
 from bottega.cli.commands import app
 from bottega.errors import DataError, RecipeError
-from bottega.planning.init import begun
+from bottega.planning.init import init
 from bottega.recipe.schema import Recipe
 from making import write_jsonl
 
@@ -29,7 +29,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("kind", objectives.kinds())
 @pytest.mark.parametrize("model", [None, "some/model"])
 def test_a_recipe_for_every_objective(kind: str, model: str | None, own: Path) -> None:
-    text = begun(kind, model=model)
+    text = init(kind, model=model)
     recipe = Recipe.parse(yaml.safe_load(text))
     assert recipe.objective.kind == kind
     for section in (*Recipe.model_fields["optim"].annotation.model_fields, "steps", "tokens"):  # type: ignore[union-attr]
@@ -39,7 +39,7 @@ def test_a_recipe_for_every_objective(kind: str, model: str | None, own: Path) -
 @pytest.mark.parametrize("kind", objectives.kinds())
 def test_what_stands_behind_a_mark_is_the_default(kind: str, own: Path) -> None:
     """Taking the marks away changes nothing."""
-    text = begun(kind, model="some/model")
+    text = init(kind, model="some/model")
     plain = Recipe.parse(yaml.safe_load(text))
     # A key without a default has nothing to be uncommented to.
     opened = [line.replace("# ", "", 1) if line.startswith("  # ") else line for line in text.splitlines()]
@@ -68,16 +68,16 @@ def test_what_stands_behind_a_mark_is_the_default(kind: str, own: Path) -> None:
 )
 def test_rows_show_what_they_are_for(row: dict[str, Any], kind: str, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", [row])
-    recipe = Recipe.parse(yaml.safe_load(begun(str(path))))
+    recipe = Recipe.parse(yaml.safe_load(init(str(path))))
     assert recipe.objective.kind == kind
     assert recipe.data.train[0].path == str(path)
 
 
 def test_what_cannot_be_begun_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="did you mean classify"):
-        begun("classfy")
+        init("classfy")
     with pytest.raises(DataError, match="line 1"):
-        begun(str(write_jsonl(tmp_path / "odd.jsonl", [{"height": 3}])))
+        init(str(write_jsonl(tmp_path / "odd.jsonl", [{"height": 3}])))
 
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:

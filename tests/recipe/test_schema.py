@@ -8,9 +8,9 @@ from typing import get_args
 import pytest
 
 from bottega import objectives
-from bottega.cli.docs import page
 from bottega.data.formats import FORMATS
 from bottega.errors import RecipeError
+from bottega.recipe.reference import recipe_reference
 from bottega.recipe.schema import Data, Recipe
 from making import ROOT
 
@@ -82,7 +82,7 @@ def test_row_formats_of_the_recipe_are_those_of_the_data() -> None:
 
 
 def test_the_reference_page_is_up_to_date() -> None:
-    assert (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8") == page(), (
+    assert (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8") == recipe_reference(), (
         "python -m bottega.cli.docs > docs/recipe.md"
     )
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import bottega
 from bottega.cli.commands import app
-from bottega.cli.run_view import drawn
+from bottega.cli.run_view import draw_chart
 from bottega.errors import RecipeError, RunError
 from bottega.events import parse
 from bottega.recipe.schema import Recipe
@@ -109,7 +109,7 @@ def test_charts_show_the_losses_and_metrics_of_the_events(run: Path) -> None:
     steps, losses = found["loss"]["validation"]
     validated = [event for event in history(run) if event["type"] == "validated"]
     assert list(zip(steps, losses, strict=True)) == [(event["step"], event["loss"]) for event in validated]
-    assert "training" in drawn("loss", found["loss"], 80)
+    assert "training" in draw_chart("loss", found["loss"], 80)
 
 
 def test_long_curves_are_averaged() -> None:

@@ -83,7 +83,7 @@ def test_a_run_with_a_missing_data_file_is_not_advised_to_resume(recipe: Path) -
     (recipe.parent / "rows.jsonl").unlink()
     shown = call("show", "run").stdout.replace("\n", "")
     assert "--resume" not in shown
-    assert f"{recipe.parent}/rows.jsonl is gone" in shown
+    assert f"{recipe.parent}/rows.jsonl is missing" in shown
 
 
 @pytest.mark.parametrize("command", [["train"], ["plan"], ["preview"], ["train", "--dry-run"]])
@@ -126,7 +126,7 @@ def test_a_run_with_missing_or_damaged_files(recipe: Path) -> None:
     assert "resolved.json is missing" in call("show", odd).stderr
     (run / "model/model.safetensors").unlink()
     shown = call("show", run).stdout.replace("\n", " ")
-    assert "its result is not whole, model/model.safetensors is missing" in shown
+    assert "its result is incomplete, model/model.safetensors is missing" in shown
     assert "rm -r runs/run-1/model; bottega train --resume runs/run-1" in shown
     shutil.rmtree(run / "model")
     assert call("train", "--resume", run).exit_code == 0

@@ -18,9 +18,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from typer.core import TyperGroup
 
+import bottega
 from bottega.cli import hints, interruption
-from bottega.errors import BottegaError, RecipeError, from_system_error
-from bottega.suggestions import describe_errors
 
 T = TypeVar("T")
 
@@ -74,22 +73,22 @@ def _innermost(ctx: Any, words: Sequence[str]) -> Any:
     return ctx
 
 
-def _misread(error: Any, ctx: Any) -> RecipeError:
+def _misread(error: Any, ctx: Any) -> bottega.RecipeError:
     """What is wrong with a command line, as an error of ours."""
     command, path = ctx.command, " ".join(["bottega", *ctx.command_path.split()[1:]])
     what = str(error.format_message()).rstrip(".")
     if what.startswith("No such option"):
         parameters = {one.name: one.opts[0] if one.opts[0].startswith("-") else _shown(one) for one in command.params}
         fix = hints.for_option(error.option_name, path, parameters)
-        return RecipeError(f"no such option: {error.option_name}", where=path, fix=fix)
+        return bottega.RecipeError(f"no such option: {error.option_name}", where=path, fix=fix)
     if what.startswith("No such command"):
         quoted = what.removeprefix("No such command ").partition(". Did you mean ")[0]
         word = quoted[1:-1]  # in quotation marks of either kind, and it may hold the other
         fix = hints.for_command(word, path, command.commands)
-        return RecipeError(f"no such command: {word}", where=path, fix=fix)
+        return bottega.RecipeError(f"no such command: {word}", where=path, fix=fix)
     for theirs, ours in PLAIN.items():
         what = what.replace(theirs, ours)
-    return RecipeError(what[:1].lower() + what[1:], where=path, fix=f"how it is called: {path} -h")
+    return bottega.RecipeError(what[:1].lower() + what[1:], where=path, fix=f"how it is called: {path} -h")
 
 
 def _shown(argument: Any) -> str:
@@ -131,7 +130,7 @@ def _show_version(wanted: bool) -> None:
 
 
 @app.callback()
-def bottega(
+def main_options(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end.")
     ] = False,
@@ -214,8 +213,8 @@ def _checked(settings: type[BaseModel], values: dict[str, Any]) -> BaseModel:
         problem = error.errors()[0]
         name = str(problem["loc"][0]) if problem["loc"] else None
         where = name and (_option_name(name, fields[name]) if name in fields else f"--{name}")
-        what, fix = describe_errors([problem])
-        raise RecipeError(what, where=where, fix=fix or "see the command's --help") from None
+        what, fix = bottega.describe_errors([problem])
+        raise bottega.RecipeError(what, where=where, fix=fix or "see the command's --help") from None
 
 
 def busy(words: str) -> AbstractContextManager[Any]:
@@ -251,7 +250,7 @@ def errors(as_json: bool) -> Iterator[None]:
         yield
     except Exception as raised:
         interruption.check()
-        error = raised if isinstance(raised, BottegaError) else from_system_error(raised)
+        error = raised if isinstance(raised, bottega.BottegaError) else bottega.from_system_error(raised)
         if error is None:
             raise
         if as_json:

@@ -10,9 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from bottega.errors import BottegaError, DataError
-from bottega.inference.language_model import LanguageModel
-from bottega.sampling import Sampling
+import bottega
 
 HELP = """\
 /system TEXT   start anew with this system prompt (nothing removes it)
@@ -29,7 +27,13 @@ class Conversation:
     """
 
     def __init__(
-        self, model: LanguageModel, settings: Sampling, console: Console, *, system: str = "", compare: bool = False
+        self,
+        model: bottega.LanguageModel,
+        settings: bottega.Sampling,
+        console: Console,
+        *,
+        system: str = "",
+        compare: bool = False,
     ) -> None:
         self.model, self.settings, self.console, self.compare = model, settings, console, compare
         self.commands: dict[str, Callable[[str], None]] = {
@@ -55,7 +59,7 @@ class Conversation:
                     self.console.print(f"no command {word}; /help lists them", style="yellow", markup=False)
                 elif word:
                     self.answer(line.strip())
-            except BottegaError as error:
+            except bottega.BottegaError as error:
                 self.console.print(f"[red]error[/] {escape(str(error))}")
 
     def answer(self, said: str) -> None:
@@ -69,7 +73,7 @@ class Conversation:
         answer = self._written(self.model, asked, "tuned" if self.compare else "")
         self.turns = [*asked, {"role": "assistant", "content": answer}]
 
-    def _written(self, model: LanguageModel, asked: list[dict[str, str]], label: str) -> str:
+    def _written(self, model: bottega.LanguageModel, asked: list[dict[str, str]], label: str) -> str:
         self.console.print(
             Text(f"{label or 'model':>6} › ", style="bold green" if label != "before" else "bold"), end=""
         )
@@ -97,12 +101,14 @@ class Conversation:
 
     def _save(self, name: str) -> None:
         if not name:
-            raise DataError("no file named", where="/save", fix="/save talk.jsonl")
+            raise bottega.DataError("no file named", where="/save", fix="/save talk.jsonl")
         try:
             with Path(name).expanduser().open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"messages": self.turns}, ensure_ascii=False) + "\n")
         except OSError as error:
-            raise DataError(f"cannot be written: {error.strerror}", where=name, fix="name another file") from None
+            raise bottega.DataError(
+                f"cannot be written: {error.strerror}", where=name, fix="name another file"
+            ) from None
         self.console.print(f"saved to {name}", style="dim", markup=False)
 
     def _compare(self, _: str) -> None:

@@ -7,7 +7,8 @@ import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from bottega.recipe.flag_aliases import (
+import bottega
+from bottega.cli.flag_aliases import (
     CANONICAL_NAMES,
     IGNORED_FLAGS,
     OPTION_KEYS,
@@ -124,10 +125,9 @@ def for_command(word: str, path: str, commands: Iterable[str]) -> str:
 
 def _command_for(word: str) -> str:
     """What to write instead of a word that follows `bottega` and means something here; empty where it does not."""
-    from bottega.objectives import kinds  # here, so that --help need not wait for it
 
     if word in COMMANDS:
         return f"here it is: bottega {COMMANDS[word]}"
-    if word in kinds():
+    if word in bottega.objective_kinds():
         return f"write a recipe for it, and run that: bottega init {word}"
     return f"bottega train {word}" if Path(word).suffix in (".yaml", ".yml") else ""

@@ -8,16 +8,12 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+import bottega
 from bottega.cli.app import LOOK, Json, LaidOut, RunFolder, app, errors, options, shown_if_stopped
-from bottega.errors import BottegaError
-from bottega.evaluation.options import EvaluateOptions
-
-if TYPE_CHECKING:
-    from bottega.planning.advise import Counsel
 
 
 @app.command(rich_help_panel=LOOK)
@@ -50,16 +46,13 @@ def audit(
         from bottega.cli.views import progress, results_console, show_audit
 
         with progress("reading") as tell:
-            import bottega
-            from bottega.recipe.schema import parse_layout
-
             found = bottega.audit(
                 data,
                 model=model,
                 against=against or (),
                 format=format,
                 mapping=dict(_pair(one) for one in map or ()),
-                layout=parse_layout(read or ()),
+                layout=bottega.parse_layout(read or ()),
                 only=only or (),
                 skip=skip or (),
                 near=near,
@@ -77,17 +70,17 @@ def audit(
 def _pair(text: str) -> tuple[str, str]:
     ours, sign, theirs = text.partition("=")
     if not sign or not ours or not theirs:
-        from bottega.errors import RecipeError
-
-        raise RecipeError(f"not a field and its name in the file: {text}", where="--map", fix="write label=intent")
+        raise bottega.RecipeError(
+            f"not a field and its name in the file: {text}", where="--map", fix="write label=intent"
+        )
     return ours, theirs
 
 
 @app.command(rich_help_panel=LOOK)
-@options(EvaluateOptions, "chosen")
+@options(bottega.EvaluateOptions, "chosen")
 def evaluate(
     run: RunFolder,
-    chosen: EvaluateOptions,
+    chosen: bottega.EvaluateOptions,
     read: LaidOut = None,
     out: Annotated[
         Path | None,
@@ -100,21 +93,16 @@ def evaluate(
         from bottega.cli.views import progress
 
         with progress("evaluating") as tell:
-            import bottega
-            from bottega.recipe.schema import parse_layout
-            from bottega.reporting.report import build_report, check_writable, write_report
-            from bottega.runs.store import check_run
-
-            check_run(run)
+            bottega.show(run)  # refuses a folder that is no run, before rows are read
             # The report of other rows would replace that of the run's own.
             folder = out or (run if chosen.data is None else None)
-            if folder is not None and (refused := _refusal(lambda: check_writable(folder))) is not None:
+            if folder is not None and (refused := _refusal(lambda: bottega.check_writable(folder))) is not None:
                 print(f"note: {refused.where}: {refused.what}; it is measured all the same, and shown", file=sys.stderr)
-            layout = parse_layout(read) if read else None
+            layout = bottega.parse_layout(read) if read else None
             found = bottega.evaluate(run, **{**dict(chosen), "layout": layout}, tell=tell)
             refused = None
             if folder is not None:
-                refused = _refusal(lambda: write_report(build_report(found, tell), folder))
+                refused = _refusal(lambda: bottega.write_report(bottega.build_report(found, tell), folder))
         # The result is shown first: it took minutes, and the report may not be written.
         if as_json:
             print(json.dumps(found.document()))
@@ -129,11 +117,11 @@ def evaluate(
             print(f"\nthe whole report: {folder}/report.html")
 
 
-def _refusal(work: Callable[[], Any]) -> BottegaError | None:
+def _refusal(work: Callable[[], Any]) -> bottega.BottegaError | None:
     """Why the work could not be done; None where it was."""
     try:
         work()
-    except BottegaError as error:
+    except bottega.BottegaError as error:
         return error
     return None
 
@@ -163,17 +151,14 @@ def advise(
     with errors(as_json):
         from bottega.cli.views import progress
 
-        known: list[Counsel] = []
+        known: list[bottega.Counsel] = []
         with shown_if_stopped(known, lambda found: _show_counsel(found, as_json)), progress("reading rows") as tell:
-            import bottega
-            from bottega.recipe.schema import parse_layout
-
             found = bottega.advise(
                 data,
                 model,
                 objective=objective,
                 mapping=dict(_pair(one) for one in map or ()),
-                layout=parse_layout(read or ()),
+                layout=bottega.parse_layout(read or ()),
                 rows=rows,
                 epochs=epochs,
                 seed=seed,
@@ -193,7 +178,7 @@ def advise(
             print("tune on all rows:", shlex.join(["bottega", "train", "recipe.yaml", *changes]))
 
 
-def _show_counsel(found: Counsel, as_json: bool) -> None:
+def _show_counsel(found: bottega.Counsel, as_json: bool) -> None:
     if as_json:
         print(json.dumps(found.document()))
         return
@@ -206,17 +191,14 @@ def _show_counsel(found: Counsel, as_json: bool) -> None:
 def show(run: RunFolder, as_json: Json = False) -> None:
     """Show a run: what it is, its curves, what it noted, what came of it."""
     with errors(as_json):
-        from bottega.runs.store import check_run, history
-        from bottega.runs.summary import summary
-
-        check_run(run)
+        overview = bottega.show(run)
         if as_json:
-            print(json.dumps({**summary(run), "history": history(run)}))
+            print(json.dumps(overview.document()))
             return
         from bottega.cli.run_view import show_run
         from bottega.cli.views import results_console
 
-        show_run(run, results_console())
+        show_run(overview, results_console())
 
 
 @app.command(rich_help_panel=LOOK)
@@ -226,9 +208,7 @@ def runs(
 ) -> None:
     """List runs, the newest last."""
     with errors(as_json):
-        from bottega.runs.summary import summaries
-
-        found = list(summaries(folder))
+        found = bottega.list_runs(folder)
         if as_json:
             print(json.dumps(found))
         elif not found:
@@ -246,9 +226,7 @@ def runs(
 def doctor(as_json: Json = False) -> None:
     """Tell what this machine can do, and what would make it faster."""
     with errors(as_json):
-        from bottega.hardware.doctor import examine
-
-        facts = examine()
+        facts = bottega.doctor()
         if as_json:
             print(json.dumps(facts))
             return

@@ -35,14 +35,11 @@ def main() -> None:
 
 def _run_command() -> int:
     """Run the command, and return its exit code."""
+    import bottega
     from bottega.cli.commands import app
-    from bottega.hardware import memory, process
-    from bottega.hardware.other_programs import watched
 
-    process.configure()
-    memory.guard_imports()
     try:
-        with watched():
+        with bottega.configured_process():
             app()
     except SystemExit as end:
         # As Python does it: no code is 0, a message is 1.

@@ -10,19 +10,16 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
 
+import bottega
 from bottega.cli import interruption
 from bottega.cli.app import TRAIN, Json, LaidOut, Overrides, app, busy, errors, options, shown_if_stopped
-from bottega.errors import RecipeError, RunError
-from bottega.recipe.flag_aliases import BOOLEANS, translate_arguments
-from bottega.recipe.hf_flags import Flags
-
-if TYPE_CHECKING:
-    from bottega.planning.plan import Plan
+from bottega.cli.flag_aliases import BOOLEANS, translate_arguments
+from bottega.cli.hf_flags import Flags
 
 tokenizers = typer.Typer(help="Train a tokenizer.", no_args_is_help=True)
 app.add_typer(tokenizers, name="tokenizer", rich_help_panel=TRAIN)
@@ -58,7 +55,7 @@ def _plain(args: list[str], switches: set[str]) -> Iterator[str]:
             if not equals and waiting and waiting[-1].lower() in BOOLEANS:
                 equals, value = "=", waiting.pop()
             if equals and value.lower() not in BOOLEANS:
-                raise RecipeError(
+                raise bottega.RecipeError(
                     f"{value!r} is neither true nor false", where=option, fix=f"{option} alone means true"
                 )
             yield from [option] * BOOLEANS.get(value.lower(), True)
@@ -98,16 +95,14 @@ def plan(
     with errors(as_json):
         from bottega.cli.views import progress, results_console, show_plan
 
-        def show(found: Plan, cut: bool = True) -> None:
+        def show(found: bottega.Plan, cut: bool = True) -> None:
             if as_json:
                 print(json.dumps(found.document()))
             else:
                 show_plan(found, str(recipe), results_console(), cut=cut)
 
-        known: list[Plan] = []
+        known: list[bottega.Plan] = []
         with shown_if_stopped(known, show), progress("planning") as tell:
-            import bottega
-
             found = bottega.plan(
                 _load(recipe, overrides),
                 device=device,
@@ -129,22 +124,18 @@ def finetune(
     as_json: Json = False,
 ) -> None:
     """Fine-tune with the flags other tools have: writes a recipe, and runs it."""
-    from bottega.recipe.hf_flags import ignored_flag_notes, override_document, recipe_document, recipe_text
-    from bottega.recipe.schema import Recipe
+    from bottega.cli.hf_flags import ignored_flag_notes, override_document, recipe_document, recipe_text
 
     found = override_document(recipe_document(flags), overrides or [], Path.cwd())
-    recipe = Recipe.parse(found, where="bottega finetune")
+    recipe = bottega.Recipe.parse(found, where="bottega finetune")
     text = recipe_text(found, sys.argv[1:])
     for note in ignored_flag_notes(flags) if flags.log_level not in ("error", "critical") else ():
         print(f"note: {note}", file=sys.stderr)
     if dry_run:
         print(json.dumps(found) if as_json else text, end="\n" if as_json else "")
         return
-    from bottega.runs.store import free_folder
-    from bottega.training.loop import train
-
-    folder = Path(flags.output_path) if flags.output_path else free_folder(recipe.name)
-    events = train(recipe, folder, written=text, stop=interruption.asked)
+    folder = Path(flags.output_path) if flags.output_path else bottega.new_run_folder(recipe.name)
+    events = bottega.train(recipe, folder, written=text, stop=interruption.asked)
     _follow(events, folder, as_json, every=flags.logging_steps, level=flags.log_level)
     _result(folder, as_json)
 
@@ -159,16 +150,13 @@ def init(
 ) -> None:
     """Write a recipe with every key explained."""
     with errors(False):
-        from bottega.planning.init import begun
-        from bottega.recipe.schema import parse_layout
-
-        text = begun(task, model=model, data=data, layout=parse_layout(read or ()), folder=out.parent)
+        text = bottega.init(task, model=model, data=data, layout=bottega.parse_layout(read or ()), folder=out.parent)
         if out.exists():
-            raise RecipeError("is there already", where=str(out), fix="choose another --out")
+            raise bottega.RecipeError("is there already", where=str(out), fix="choose another --out")
         try:
             out.write_text(text, encoding="utf-8")
         except OSError as error:
-            raise RecipeError(
+            raise bottega.RecipeError(
                 f"cannot be written: {error.strerror}", where=str(out), fix="choose another --out"
             ) from None
         print(f"{out}\nlook at the rows: bottega preview {out}\nrun it:           bottega train {out}")
@@ -183,8 +171,6 @@ def preview(
 ) -> None:
     """Show rows as the model will see them: its tokens, and which of them carry loss."""
     with errors(as_json):
-        import bottega
-
         with _reading():
             shown = bottega.preview(_load(recipe, overrides), rows)
         if as_json:
@@ -235,9 +221,7 @@ def tokenizer_train(
 ) -> None:
     """Train a tokenizer on files."""
     with errors(as_json):
-        from bottega.data.train_tokenizer import train_tokenizer
-
-        size = train_tokenizer(files, vocab, out, kind, fim=fim, span=span, progress=sys.stderr.isatty())
+        size = bottega.train_tokenizer(files, vocab, out, kind, fim=fim, span=span, progress=sys.stderr.isatty())
         if as_json:
             print(json.dumps({"out": str(out), "vocabulary": size}))
         else:
@@ -245,56 +229,45 @@ def tokenizer_train(
 
 
 def _load(path: Path | None, overrides: list[str] | None) -> Any:
-    from bottega.recipe.schema import Recipe
-    from bottega.runs.resolve import resolve
-
     if path is None:
-        raise RecipeError("no recipe given", fix="bottega train recipe.yaml, or bottega train --resume RUN")
-    if resolve(path).is_run:
+        raise bottega.RecipeError("no recipe given", fix="bottega train recipe.yaml, or bottega train --resume RUN")
+    if bottega.resolve(path).is_run:
         fix = (
             f"go on with it: bottega train --resume {path}; or start another like it: bottega train {path}/recipe.yaml"
         )
-        raise RunError("that is a run, not a recipe", where=str(path), fix=fix)
-    return Recipe.load(path, *(overrides or []))
+        raise bottega.RunError("that is a run, not a recipe", where=str(path), fix=fix)
+    return bottega.Recipe.load(path, *(overrides or []))
 
 
 def _train(path: Path | None, overrides: list[str] | None, out: Path | None, as_json: bool) -> Path:
-    from bottega.runs.store import free_folder, recipe_text
-    from bottega.training.loop import train
-
     recipe = _load(path, overrides)
     assert path is not None
-    folder = out or free_folder(recipe.name)
-    text = recipe_text(path, tuple(overrides or []))
-    _follow(train(recipe, folder, written=text, stop=interruption.asked), folder, as_json)
+    folder = out or bottega.new_run_folder(recipe.name)
+    text = bottega.recipe_text(path, tuple(overrides or []))
+    _follow(bottega.train(recipe, folder, written=text, stop=interruption.asked), folder, as_json)
     return folder
 
 
 def _resume(folder: Path, path: Path | None, overrides: list[str] | None, out: Path | None, as_json: bool) -> Path:
-    from bottega.runs.store import check_run, edited_note, stored_recipe
-    from bottega.runs.summary import summary
-    from bottega.training.loop import resume
-
-    check_run(folder)
+    status = bottega.show(folder).summary["status"]
     if path is not None and "=" in path.name and not path.exists():
-        raise RunError(
+        raise bottega.RunError(
             f"a run is continued as it is, without {path}",
             where=str(folder),
             fix="leave it away, or start a new run from the recipe",
         )
     if out is not None:
-        raise RunError("--out and --resume exclude each other", where=str(folder), fix="leave --out away")
-    if path is not None and _load(path, overrides) != stored_recipe(folder):
-        raise RunError(
+        raise bottega.RunError("--out and --resume exclude each other", where=str(folder), fix="leave --out away")
+    if path is not None and _load(path, overrides) != bottega.stored_recipe(folder):
+        raise bottega.RunError(
             "the recipe given is not the one the run began with",
             where=str(folder),
             fix=f"continue the run as it is: bottega train --resume {folder}; or start another without --resume",
         )
-    finished = summary(folder)["status"] == "finished"
-    _follow(resume(folder, stop=interruption.asked), folder, as_json)
-    if finished:
+    _follow(bottega.resume(folder, stop=interruption.asked), folder, as_json)
+    if status == "finished":
         print(f"{folder} was finished before; nothing is left to do", file=sys.stderr)
-        if changed := edited_note(folder):
+        if changed := bottega.edited_recipe_note(folder):
             print(f"note {changed}", file=sys.stderr)
     return folder
 
@@ -326,14 +299,11 @@ def _follow(
 
 def _stopped(folder: Path, as_json: bool) -> str:
     """How to go on with a run that was interrupted."""
-    from bottega.runs.resolve import resolve
-    from bottega.runs.summary import summary
-
-    if not resolve(folder).is_run:
+    if not bottega.resolve(folder).is_run:
         return "stopped before the first update; there is nothing to go on with, and no folder was left"
-    found = summary(folder)
+    found = bottega.show(folder).summary
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(dict(found)))
     if found["status"] == "finished":
         return f"stopped, but the run is finished: {folder}/{found['result']}"
     where = f"after update {found['step']} of {found['steps']}" if found["steps"] else "before it began"
@@ -341,10 +311,8 @@ def _stopped(folder: Path, as_json: bool) -> str:
 
 
 def _dry_run(recipe: Any, as_json: bool) -> None:
-    from bottega.training.preview import survey
-
     with _reading():
-        counts = survey(recipe)
+        counts = bottega.dry_run(recipe)
     if as_json:
         print(json.dumps(counts))
         return
@@ -359,11 +327,9 @@ def _dry_run(recipe: Any, as_json: bool) -> None:
 
 
 def _in_words(value: Any) -> str:
-    from bottega.suggestions import join_names
-
     if isinstance(value, dict):
-        return join_names(f"{count} {name}" for name, count in value.items())
-    return join_names(value) if isinstance(value, list) else str(value)
+        return ", ".join(f"{count} {name}" for name, count in value.items())
+    return ", ".join(value) if isinstance(value, list) else str(value)
 
 
 def _reading() -> Any:
@@ -371,16 +337,14 @@ def _reading() -> Any:
 
 
 def _result(folder: Path, as_json: bool) -> None:
-    from bottega.cli.views import next_steps
-    from bottega.runs.summary import summary
-
-    result = summary(folder)
+    overview = bottega.show(folder)
+    result = overview.summary
     if as_json:
-        print(json.dumps(result))
+        print(json.dumps(dict(result)))
         return
     losses = {name: result[name] for name in ("loss", "validation_loss") if result[name] is not None}
     print(
         f"{folder}/{result['result']}: " + ", ".join(f"{name.replace('_', ' ')} {v:.4f}" for name, v in losses.items())
     )
     print(f"its curves: bottega show {folder}")
-    print("\n".join(next_steps(folder)))
+    print("\n".join(map(str, overview.next_steps)))

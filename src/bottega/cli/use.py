@@ -8,25 +8,21 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+import bottega
 from bottega.cli.app import USE, Json, app, busy, errors, options
-from bottega.errors import DataError
-from bottega.sampling import Sampling
-
-if TYPE_CHECKING:
-    from bottega.tokenization.codec import Codec
 
 Name = Annotated[str, typer.Argument(metavar="MODEL", help="A run, a folder or a hub id.")]
 System = Annotated[str, typer.Option(help="System prompt.")]
 
 
 @app.command(rich_help_panel=USE)
-@options(Sampling, "settings", temperature=0.7)
+@options(bottega.Sampling, "settings", temperature=0.7)
 def generate(
-    settings: Sampling,
+    settings: bottega.Sampling,
     model: Name,
     prompts: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT …]", help="Default: lines of input.")] = None,
     chat: Annotated[
@@ -56,9 +52,9 @@ def generate(
 
 
 @app.command(rich_help_panel=USE)
-@options(Sampling, "settings", temperature=0.7)
+@options(bottega.Sampling, "settings", temperature=0.7)
 def chat(
-    settings: Sampling,
+    settings: bottega.Sampling,
     model: Name,
     system: System = "",
     compare: Annotated[bool, typer.Option("--compare", help="The model it was tuned from answers too.")] = False,
@@ -85,8 +81,6 @@ def classify(
     with errors(as_json):
         asked = texts or _lines()
         with busy(f"loading {model}"):
-            import bottega
-
             loaded = bottega.load_classifier(model)
         with busy(f"classifying {len(asked)} texts"):
             if loaded.objective.kind == "regress":
@@ -111,15 +105,13 @@ def tag(
         asked = texts or _lines()
         _refuse_blank(asked)
         with busy(f"loading {model}"):
-            import bottega
-
             loaded = bottega.load_tagger(model)
         with busy(f"tagging {len(asked)} texts"):
             read = loaded.read(asked)
         if conll:
-            from bottega.tokenization.conll import to_conll
-
-            print("\n\n".join(to_conll(text, one.spans, one.words) for text, one in zip(asked, read, strict=True)))
+            print(
+                "\n\n".join(bottega.to_conll(text, one.spans, one.words) for text, one in zip(asked, read, strict=True))
+            )
             return
         shown = []
         for text, (_, spans) in zip(asked, read, strict=True):
@@ -138,8 +130,6 @@ def fill(
     """Show what a masked language model takes for likely at each [MASK]."""
     with errors(as_json):
         with busy(f"loading {model}"):
-            import bottega
-
             loaded = bottega.load_masked(model)
         found = loaded.fill(text, top)
         if as_json:
@@ -165,12 +155,9 @@ def embed(
         with busy(f"loading {model}"):
             import numpy as np
 
-            import bottega
-            from bottega.runs.atomic_files import open_atomic
-
             loaded = bottega.load_embedder(model)
         with contextlib.ExitStack() as opened:
-            file = None if out is None else opened.enter_context(open_atomic(out))  # before the work is done
+            file = None if out is None else opened.enter_context(bottega.open_atomic(out))  # before the work is done
             with busy(f"embedding {len(asked)} texts"):
                 found = loaded.embed(asked)
             _tell_cut(loaded.codec)
@@ -202,10 +189,12 @@ def _refuse_blank(texts: Sequence[str]) -> None:
     where = next((f"text {number}" for number, text in enumerate(texts, 1) if not text.strip()), "")
     if where or not texts:
         what = "nothing but white space" if where else "no text"
-        raise DataError(what, where=where or "the command line and the input", fix="give a text that says something")
+        raise bottega.DataError(
+            what, where=where or "the command line and the input", fix="give a text that says something"
+        )
 
 
-def _tell_cut(codec: Codec) -> None:
+def _tell_cut(codec: Any) -> None:
     if codec.truncated:
         told = f"note: {codec.truncated} texts are longer than the {codec.max_length} tokens the model reads"
         print(f"{told}: only their beginning was read", file=sys.stderr)
@@ -220,8 +209,6 @@ def _print(as_json: bool, texts: Sequence[str], found: Sequence[tuple[dict[str, 
 def _loaded(name: str) -> Any:
     """The model to talk to, with a sign of life while it loads."""
     with busy(f"loading {name}"):
-        import bottega
-
         loaded = bottega.load(name)
     if passed_over := loaded.unheeded:
         from bottega.cli.views import progress_console

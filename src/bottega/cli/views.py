@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,20 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from bottega.events import Answered, Event, Finished, Noted, Saved, Started, Stepped, Validated
-from bottega.hardware.memory import in_words
-from bottega.metrics.catalog import metric_label
-from bottega.progress import StatusCallback
-from bottega.runs.store import stored_recipe
-from bottega.runs.summary import missing_input, missing_result_file, summary
-from bottega.training.preview import Preview, TokenPiece
-
-if TYPE_CHECKING:
-    from bottega.auditing.findings import Audit
-    from bottega.evaluation.estimates import Estimate
-    from bottega.evaluation.evaluate import Evaluation
-    from bottega.planning.advise import Counsel
-    from bottega.planning.plan import Plan
+import bottega
 
 LEARNED = "bold green"
 SAID = "cyan"
@@ -49,7 +36,7 @@ def progress_console(*, quiet: bool = False) -> Console:
     return Console(stderr=True, highlight=False, quiet=quiet)
 
 
-def watch(events: Iterable[Event], console: Console, *, every: int | None = None) -> Iterator[Event]:
+def watch(events: Iterable[bottega.Event], console: Console, *, every: int | None = None) -> Iterator[bottega.Event]:
     """Pass events on while showing them: one live line, and a line that stays for each thing worth keeping.
 
     every  updates between lines that stay; none by default, but where there is no live line, about twenty in a run
@@ -65,52 +52,52 @@ def watch(events: Iterable[Event], console: Console, *, every: int | None = None
         task = progress.add_task("loading", total=None, now="")
         speed = 0.0
         for event in events:
-            if isinstance(event, Started):
+            if isinstance(event, bottega.Started):
                 if every is None and not console.is_terminal:
                     every = max(1, event.steps // LINES)
                 progress.reset(task, total=event.steps, completed=event.step, description="training")
                 console.print(_started(event))
-            elif isinstance(event, Stepped):
+            elif isinstance(event, bottega.Stepped):
                 rate = event.tokens_real / event.seconds
                 speed = rate if not speed else 0.9 * speed + 0.1 * rate
                 progress.update(task, completed=event.step, now=_stepped(event, speed))
                 if every is not None and event.step % every == 0:
                     console.print(f"step {event.step:>6}  {_stepped(event, speed)}")
-            elif isinstance(event, Validated):
+            elif isinstance(event, bottega.Validated):
                 best = " ✓ best" if event.best else ""
                 console.print(f"step {event.step:>6}  validation loss {event.loss:.4f}{_metrics(event.metrics)}{best}")
-            elif isinstance(event, Answered):
+            elif isinstance(event, bottega.Answered):
                 console.print(_answered(event), style="dim")
-            elif isinstance(event, Noted):
+            elif isinstance(event, bottega.Noted):
                 console.print(_noted(event))
-            elif isinstance(event, Saved):
+            elif isinstance(event, bottega.Saved):
                 console.print(f"step {event.step:>6}  saved {event.checkpoint}", style="dim")
-            elif isinstance(event, Finished):
+            elif isinstance(event, bottega.Finished):
                 console.print(f"step {event.step:>6}  done: {event.reason}")
             yield event
 
 
-def warn(events: Iterable[Event], console: Console) -> Iterator[Event]:
+def warn(events: Iterable[bottega.Event], console: Console) -> Iterator[bottega.Event]:
     """Pass events on while showing notes only."""
     for event in events:
-        if isinstance(event, Noted):
+        if isinstance(event, bottega.Noted):
             console.print(_noted(event))
         yield event
 
 
-def _noted(event: Noted) -> str:
+def _noted(event: bottega.Noted) -> str:
     details = "".join(f"\n    {count} × {escape(str(reason))}" for reason, count in event.details.items())
     return f"[yellow]note[/] {escape(event.message)}{details}"
 
 
-def _answered(event: Answered) -> str:
+def _answered(event: bottega.Answered) -> str:
     """The best and the worst of the answers to a prompt, each in a line."""
     found = sorted(zip(event.rewards, event.answers, strict=True))
     lines = [f"\n    {reward:.3g}: {' '.join(text.split())[:ANSWER]}" for reward, text in (found[-1], found[0])]
     return escape(f"step {event.step:>6}  answers, by their rewards, to {event.where}{''.join(lines)}")
 
 
-def _started(event: Started) -> str:
+def _started(event: bottega.Started) -> str:
     share = 100 * event.trained_parameters / event.parameters
     begun = f"continuing at step {event.step}" if event.resumed else f"{event.steps} updates"
     return (
@@ -120,9 +107,14 @@ def _started(event: Started) -> str:
     )
 
 
-def _stepped(event: Stepped, speed: float) -> str:
-    memory = in_words(event.memory, event.device_memory)
+def _stepped(event: bottega.Stepped, speed: float) -> str:
+    memory = memory_in_words(event.memory, event.device_memory)
     return f"loss {event.loss:.4f}{_metrics(event.metrics)}  {speed:,.0f} tokens/s  {memory}"
+
+
+def memory_in_words(host: float, device: float) -> str:
+    """Peak bytes of the host, and of the accelerator if there is one."""
+    return f"{host / 1e9:.1f} GB (host), {device / 1e9:.1f} GB (GPU)" if device else f"{host / 1e9:.1f} GB"
 
 
 def _metrics(metrics: dict[str, float]) -> str:
@@ -136,29 +128,7 @@ def _count(number: int) -> str:
     return str(number)
 
 
-def next_steps(folder: Path) -> list[str]:
-    """What can be done with a run as it is: a line each, with its command."""
-    found, run = summary(folder), shlex.quote(str(folder))
-    if found["status"] == "running":
-        return [f"it is running; look again: bottega show {run}"]
-    if found["status"] != "finished":
-        lost = missing_input(folder)
-        if lost is not None:
-            return [f"it cannot go on: {lost} is gone; put it back, and look again: bottega show {run}"]
-        return [f"go on with it: bottega train --resume {run}"]
-    lost = missing_result_file(folder)
-    if lost is not None:
-        result = shlex.quote(f"{folder}/{found['result']}")
-        return [
-            f"its result is not whole, {lost} is missing; make it again: rm -r {result}; bottega train --resume {run}"
-        ]
-    if found["verdict"] is not None:
-        return [f"the whole report: {folder}/report.html"]
-    rows = "" if stored_recipe(folder, own_code=False).data.validation is not None else " --data FILE"
-    return [f"was it worth it: bottega evaluate {run}{rows}"]
-
-
-def show_preview(preview: Preview, console: Console) -> None:
+def show_preview(preview: bottega.Preview, console: Console) -> None:
     """Tokens that carry loss in bold green, the rest dim, line breaks marked; what a row or a token is, beside it."""
     for note in preview.notes:
         console.print(f"[yellow]note[/] {escape(note)}")
@@ -175,7 +145,7 @@ def show_preview(preview: Preview, console: Console) -> None:
     )
 
 
-def _coloured(pieces: Iterable[TokenPiece], label: str) -> Text:
+def _coloured(pieces: Iterable[bottega.TokenPiece], label: str) -> Text:
     text = Text()
     for piece in pieces:
         shown = piece.text.replace("\n", "⏎\n")
@@ -233,14 +203,14 @@ OUTCOME = {
 FOUND = {"better": "[green]better[/]", "worse": "[red]worse[/]", "inconclusive": "[yellow]inconclusive[/]"}
 
 
-def _finding(one: Estimate) -> str:
+def _finding(one: bottega.Estimate) -> str:
     """What a difference comes to; empty only where there is nothing to compare with."""
     if one.finding is not None:
         return FOUND[one.finding]
     return "" if one.base is None else "too few rows" if one.interval is None else "neither"
 
 
-def show_evaluation(found: Evaluation, console: Console) -> None:
+def show_evaluation(found: bottega.Evaluation, console: Console) -> None:
     """What was measured, beside the base, and what can be said of it."""
     head = ["", "run", "before" if found.base else "", "difference, 95 %", "finding", "rows"]
     for title, estimates in (
@@ -262,7 +232,7 @@ def show_evaluation(found: Evaluation, console: Console) -> None:
             for one, same in beside
         )
         _compare(
-            f"{metric_label(metric or '')}, beside what else could be done",
+            f"{bottega.metric_label(metric or '')}, beside what else could be done",
             [*head[:2], "its", "difference", "finding"],
             rows,
             console,
@@ -305,7 +275,7 @@ def _compare(title: str, head: list[str], rows: Iterable[Sequence[str]], console
                 console.print(f"  {what.split(',')[0]:11}{cell}")
 
 
-def show_plan(found: Plan, recipe: str, console: Console, *, cut: bool = False) -> None:
+def show_plan(found: bottega.Plan, recipe: str, console: Console, *, cut: bool = False) -> None:
     """What a run will take, and whether it fits; `cut`: it is not known yet what would make it fit."""
     rows = [(f"memory: {name}", f"{size / 1e9:.2f} GB") for name, size in found.parts.items() if size >= 5e6]
     rows += [
@@ -336,7 +306,7 @@ def show_plan(found: Plan, recipe: str, console: Console, *, cut: bool = False) 
 COUNSEL = {"tune": "bold green", "don't": "bold red", "inconclusive": "bold yellow"}
 
 
-def show_counsel(found: Counsel, console: Console) -> None:
+def show_counsel(found: bottega.Counsel, console: Console) -> None:
     """Whether to fine-tune, and all that is known of it."""
     rows = [(name, f"{value:.3f}", "") for name, value in found.without.items()]
     rows += [
@@ -357,7 +327,9 @@ def show_counsel(found: Counsel, console: Console) -> None:
     ]
     console.print(
         table(
-            f"{metric_label(found.metric)}, {'more' if found.higher else 'less'} is better", ["", "", "training"], rows
+            f"{bottega.metric_label(found.metric)}, {'more' if found.higher else 'less'} is better",
+            ["", "", "training"],
+            rows,
         )
     )
     console.print(Text(found.sentence, COUNSEL[found.outcome]))
@@ -382,7 +354,7 @@ SHOWN = 3
 
 
 @contextmanager
-def progress(message: str) -> Iterator[StatusCallback]:
+def progress(message: str) -> Iterator[bottega.StatusCallback]:
     """A live line of how far a long piece of work is; gives what to tell it."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[now]}"), TimeRemainingColumn())
     with Progress(*columns, console=progress_console(), transient=True) as shown:
@@ -398,7 +370,7 @@ def progress(message: str) -> Iterator[StatusCallback]:
         yield tell
 
 
-def show_audit(found: Audit, data: Sequence[str], fix: Path | None, console: Console) -> None:
+def show_audit(found: bottega.Audit, data: Sequence[str], fix: Path | None, console: Console) -> None:
     """What is wrong, the worst first; what the rows are like; what was not checked; what to do next."""
     beside = "".join(f", against {count:,} of {escape(name)}" for name, count in found.against.items())
     console.print(f"[bold]{found.rows:,} rows[/]{beside}; {found.seconds:.1f} s\n")

@@ -19,16 +19,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import bottega
-from bottega.data.train_tokenizer import train_tokenizer
 from bottega.demo.untuned import ask_untuned
 from bottega.demo.world import World
-from bottega.errors import RunError
-from bottega.events import Event
-from bottega.inference.language_model import LanguageModel
-from bottega.metrics.intervals import paired_difference
-from bottega.recipe.schema import Recipe
-from bottega.runs.store import read_events, recipe_yaml
-from bottega.sampling import Sampling
 
 DOCUMENTS, HELD_OUT = 2400, 120
 TICKETS, PAIRS, TESTED = 800, 400, 200
@@ -72,7 +64,7 @@ ALIGN = {
 }
 STAGES = {"pretrained": PRETRAIN, "tuned": TUNE, "aligned": ALIGN}
 
-Watch = Callable[[str, Iterator[Event]], Iterable[Event]]
+Watch = Callable[[str, Iterator["bottega.Event"]], Iterable["bottega.Event"]]
 """Shows a stage's events, by its name, while passing them on."""
 
 Busy = Callable[[str], AbstractContextManager[Any]]
@@ -94,11 +86,11 @@ def demo(folder: Path, *, seed: int = 0, language: str = "en", watch: Watch, bus
     world = World(seed, language)
     with busy("inventing a world, and training a tokenizer on it"):
         data = _write_data(world, folder)
-        train_tokenizer([folder / "documents.jsonl"], VOCABULARY, folder / "tokenizer")
+        bottega.train_tokenizer([folder / "documents.jsonl"], VOCABULARY, folder / "tokenizer")
     seconds = 0.0
     for name, document in STAGES.items():
-        recipe = Recipe.parse({"name": f"demo-{name}", "seed": seed, **document}, folder=folder)
-        (folder / f"{name}.yaml").write_text(recipe_yaml(recipe), encoding="utf-8")
+        recipe = bottega.Recipe.parse({"name": f"demo-{name}", "seed": seed, **document}, folder=folder)
+        (folder / f"{name}.yaml").write_text(bottega.recipe_yaml(recipe), encoding="utf-8")
         start = time.perf_counter()
         for _ in watch(name, bottega.train(recipe, folder / name)):
             pass
@@ -108,7 +100,7 @@ def demo(folder: Path, *, seed: int = 0, language: str = "en", watch: Watch, bus
         summary = {
             **_accuracies(world, base, tuned, data),
             **_preferences(folder / "aligned", data),
-            "pretrain_loss": _last(folder / "pretrained", "validated")["loss"],
+            "pretrain_loss": _last_validation(folder / "pretrained").loss,
             "bigram_entropy": bigram_entropy(base, data.texts, data.held_out),
             "train_seconds": round(seconds, 1),
             "seed": seed,
@@ -163,11 +155,11 @@ def _clear(folder: Path) -> None:
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not (folder / "documents.jsonl").exists():
-        raise RunError("is not an empty folder, nor a demo's", where=str(folder), fix="choose another --out")
+        raise bottega.RunError("is not an empty folder, nor a demo's", where=str(folder), fix="choose another --out")
     shutil.rmtree(folder)
 
 
-def _accuracies(world: World, base: LanguageModel, tuned: LanguageModel, data: _Data) -> dict[str, Any]:
+def _accuracies(world: World, base: bottega.LanguageModel, tuned: bottega.LanguageModel, data: _Data) -> dict[str, Any]:
     """Topics found by the untuned model, asked in the best of several ways, and by the tuned one; the gain."""
     phrases = world.phrases
     letters, topics = [ticket.text for ticket in data.tested], [ticket.topic for ticket in data.tested]
@@ -182,14 +174,14 @@ def _accuracies(world: World, base: LanguageModel, tuned: LanguageModel, data: _
         "base_accuracy": _mean(right[best]),
         "base_asked": {way: _mean(hits) for way, hits in right.items()},
         "tuned_accuracy": _mean(now),
-        "gain_interval": list(paired_difference(now, right[best])),
+        "gain_interval": list(bottega.paired_difference(now, right[best])),
         "fields_accuracy": _mean([_same(a, t.fields) for a, t in zip(fields, data.tested, strict=True)]),
     }
 
 
-def _asked(model: LanguageModel, questions: Sequence[str]) -> list[str]:
+def _asked(model: bottega.LanguageModel, questions: Sequence[str]) -> list[str]:
     turns = [[{"role": "user", "content": question}] for question in questions]
-    return [found[0].text for found in model.generate(turns, Sampling(tokens=48))]
+    return [found[0].text for found in model.generate(turns, bottega.Sampling(tokens=48))]
 
 
 def _same(written: str, fields: dict[str, str]) -> bool:
@@ -202,11 +194,11 @@ def _same(written: str, fields: dict[str, str]) -> bool:
 def _preferences(run: Path, data: _Data) -> dict[str, float]:
     """How often the kind reply is preferred, and how often it is merely the longer one."""
     longer = [len(pair["chosen"]) > len(pair["rejected"]) for pair in data.pairs]
-    accuracy = _last(run, "validated")["metrics"]["accuracy"]
+    accuracy = _last_validation(run).metrics["accuracy"]
     return {"preference_accuracy": accuracy, "length_heuristic_accuracy": _mean(longer)}
 
 
-def bigram_entropy(model: LanguageModel, texts: Sequence[str], held_out: Sequence[str]) -> float:
+def bigram_entropy(model: bottega.LanguageModel, texts: Sequence[str], held_out: Sequence[str]) -> float:
     """Nats a token of the held-out texts under the bigrams of the others, smoothed with their unigrams."""
     before, after = Counter[int](), Counter[int]()
     pairs = Counter[tuple[int, int]]()
@@ -226,20 +218,20 @@ def bigram_entropy(model: LanguageModel, texts: Sequence[str], held_out: Sequenc
     return nats / count
 
 
-def _tokens(model: LanguageModel, text: str) -> list[int]:
+def _tokens(model: bottega.LanguageModel, text: str) -> list[int]:
     """A document's tokens as pre-training reads them."""
     return [*model.codec.encode_prompt(text), cast(int, model.codec.tokenizer.eos_token_id)]
 
 
-def _conversation(world: World, model: LanguageModel) -> list[tuple[str, str]]:
+def _conversation(world: World, model: bottega.LanguageModel) -> list[tuple[str, str]]:
     ticket = world.ticket()
     phrases = world.phrases
     questions = [asked.format(ticket=ticket.text) for asked in (phrases.CLASSIFY, phrases.EXTRACT, phrases.ANSWER)]
     return list(zip(questions, _asked(model, questions), strict=True))
 
 
-def _last(run: Path, kind: str) -> dict[str, Any]:
-    return [event for event in read_events(run) if event["type"] == kind][-1]
+def _last_validation(run: Path) -> bottega.Validated:
+    return [event for event in bottega.history(run) if isinstance(event, bottega.Validated)][-1]
 
 
 def _mean(values: Sequence[bool]) -> float:

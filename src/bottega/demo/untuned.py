@@ -10,23 +10,19 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bottega.batch import Row
-from bottega.evaluation.prompting import Shot, leading_label, with_shots
-from bottega.inference.language_model import LanguageModel
-from bottega.records import Prompt
-from bottega.sampling import Sampling
+import bottega
 
 
-def generate_labels(model: LanguageModel, prompts: Sequence[str], labels: Sequence[str]) -> list[str]:
+def generate_labels(model: bottega.LanguageModel, prompts: Sequence[str], labels: Sequence[str]) -> list[str]:
     """The label each prompt is greedily continued with; empty where the continuation begins with none."""
     # Two more tokens than the longest label: a space, and what may tell one label from a longer one.
     tokens = max(len(model.codec.encode_prompt(label)) for label in labels) + 2
-    written = model.generate(prompts, Sampling(tokens=tokens))
+    written = model.generate(prompts, bottega.Sampling(tokens=tokens))
     # The index is -1 where there is none, which the empty first entry stands for.
-    return [["", *labels][leading_label(answer.text, labels) + 1] for (answer,) in written]
+    return [["", *labels][bottega.leading_label(answer.text, labels) + 1] for (answer,) in written]
 
 
-def most_likely_labels(model: LanguageModel, prompts: Sequence[str], labels: Sequence[str]) -> list[str]:
+def most_likely_labels(model: bottega.LanguageModel, prompts: Sequence[str], labels: Sequence[str]) -> list[str]:
     """The label that is the most likely continuation of each prompt, after a space; no other answer is possible."""
     rows = [_row(model, prompt, f" {label}") for prompt in prompts for label in labels]
     logp = model.logp(rows).reshape(len(prompts), len(labels))  # [P, C]
@@ -34,7 +30,7 @@ def most_likely_labels(model: LanguageModel, prompts: Sequence[str], labels: Seq
 
 
 def ask_untuned(
-    model: LanguageModel, tickets: Sequence[str], prompt: str, choices: str, shots: Mapping[str, str]
+    model: bottega.LanguageModel, tickets: Sequence[str], prompt: str, choices: str, shots: Mapping[str, str]
 ) -> dict[str, list[str]]:
     """The labels an untuned model gives to tickets, by the way it is asked.
 
@@ -44,8 +40,8 @@ def ask_untuned(
     """
     labels = list(shots)
     plain = [prompt.format(ticket=ticket) for ticket in tickets]
-    examples = [Shot(prompt.format(ticket=ticket), f" {label}") for label, ticket in shots.items()]
-    few_shot = [_text(with_shots(text, examples[::-1])) for text in plain]
+    examples = [bottega.Shot(prompt.format(ticket=ticket), f" {label}") for label, ticket in shots.items()]
+    few_shot = [_text(bottega.with_shots(text, examples[::-1])) for text in plain]
     return {
         "zero-shot": generate_labels(model, [choices + text for text in plain], labels),
         "few-shot": generate_labels(model, few_shot, labels),
@@ -54,15 +50,15 @@ def ask_untuned(
     }
 
 
-def _text(prompt: Prompt) -> str:
+def _text(prompt: bottega.Prompt) -> str:
     assert isinstance(prompt, str)
     return prompt
 
 
-def _row(model: LanguageModel, prompt: str, label: str) -> Row:
+def _row(model: bottega.LanguageModel, prompt: str, label: str) -> bottega.Row:
     # Encoded in one piece, as the tokenizer may merge what joins them; and without an end token, which an untuned model
     # has never seen after a label.
     ids = np.array(model.codec.encode_prompt(prompt + label), np.int64)
     start = len(model.codec.encode_prompt(prompt))
     at = np.arange(start - 1, len(ids) - 1)
-    return Row(ids, at, ids[at + 1], np.ones(len(at), np.float32))
+    return bottega.Row(ids, at, ids[at + 1], np.ones(len(at), np.float32))

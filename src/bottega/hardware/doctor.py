@@ -25,7 +25,7 @@ EXTRAS = {
 """Modules of optional packages: which extra has them, and what is not done without."""
 
 
-def examine() -> dict[str, Any]:
+def doctor() -> dict[str, Any]:
     """Versions, processor, memory, disk, accelerator and matmul speed, with advice where something is amiss."""
     import torch
 

@@ -1,7 +1,7 @@
 """Settings of the whole process, made here and nowhere else.
 
-`configure` is for a process of our own (the command line, a job): it must come before torch is imported. `computing`
-holds only while a run computes, so that two runs, or a run and inference, can share a process.
+`configured_process` is for a process of our own (the command line, a job): it must come before torch is imported.
+`computing` holds only while a run computes, so that two runs, or a run and inference, can share a process.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 from bottega.hardware import memory
+from bottega.hardware.other_programs import watched
 
 T = TypeVar("T")
 
@@ -21,6 +22,15 @@ def configure() -> None:
     memory.keep()
     # cuBLAS adds up in one order only if asked before its first product.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+@contextmanager
+def configured_process() -> Iterator[None]:
+    """Inside, the process has the settings of a command: `configure`, memory limits checked, other programs watched."""
+    configure()
+    memory.guard_imports()
+    with watched():
+        yield
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from bottega.evaluation.contamination import find_leaked_rows
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.evaluate import Evaluation, evaluate
 from bottega.metrics.catalog import metric_label
-from bottega.planning.init import begun, fitting
+from bottega.planning.init import init, suggest_objective
 from bottega.progress import StatusCallback, ignore_status, update_reporter
 from bottega.recipe.files import resolve_source_path
 from bottega.recipe.schema import Layout, Recipe, Source
@@ -176,7 +176,11 @@ def advise(
         random.Random(derive(seed, "advise")).shuffle(lines)
         folder.mkdir(parents=True, exist_ok=True)
         study = Study(
-            folder, objective or fitting(str(_write(folder / "known.jsonl", lines[:1]))), str(model), seed, tell
+            folder,
+            objective or suggest_objective(str(_write(folder / "known.jsonl", lines[:1]))),
+            str(model),
+            seed,
+            tell,
         )
         parts, rest = study.divide(lines, rows, path)
         most = math.ceil(epochs * len(rest) / DEFAULT_EXAMPLES / len(parts))
@@ -307,7 +311,7 @@ class Study:
 
     def _recipe(self, data: Path, updates: int, before: Learned | None) -> Recipe:
         """What `bottega init` writes, until it is learned."""
-        document = yaml.safe_load(begun(self.kind, model=self.model, data=str(data)))
+        document = yaml.safe_load(init(self.kind, model=self.model, data=str(data)))
         overrides: dict[str, Any] = {"seed": self.seed, "save": None}
         if before is not None and "adapter" in document:
             overrides["adapter"] = {"from": str(before.run)}

@@ -32,7 +32,7 @@ WIDTH = 46
 """Where comments begin."""
 
 
-def begun(
+def init(
     task: str,
     *,
     model: str | None = None,
@@ -48,7 +48,7 @@ def begun(
     folder  where the recipe will stand: its paths are seen from there
     """
     if task not in objectives.kinds() and data is None and Path(task).exists():
-        data, task = task, fitting(task, layout)
+        data, task = task, suggest_objective(task, layout)
     if task not in objectives.kinds() and (Path(task).suffix or "/" in task):
         fix = "give a file of rows that is there, or an objective; rows of the hub: bottega init sft --data NAME"
         raise DataError("no such file", where=task, fix=fix)
@@ -66,7 +66,7 @@ def _seen(path: str | None, folder: Path) -> str | None:
     return os.path.relpath(path, folder)
 
 
-def fitting(path: str, layout: Layout | None = None) -> str:
+def suggest_objective(path: str, layout: Layout | None = None) -> str:
     """The objective the rows of a file are for."""
     # Two texts and a number from 0 to 1 are compared; anything else that is said of two texts is their label.
     record = _first(path, (Compared, *get_args(Record)), layout or Layout())

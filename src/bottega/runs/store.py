@@ -78,7 +78,7 @@ class RunStore:
 
         text  contents of recipe.yaml
         """
-        folder = out if out is not None else free_folder(recipe.name)
+        folder = out if out is not None else new_run_folder(recipe.name)
         run = cls(folder)
         with disk_errors(folder):
             _refuse_taken(folder)
@@ -224,7 +224,7 @@ def check_run(folder: Path) -> Path:
     return folder
 
 
-def free_folder(name: str) -> Path:
+def new_run_folder(name: str) -> Path:
     """`runs/<name>-<n>` with the first number not taken by a run worth keeping."""
     number = 1
     while (folder := Path("runs") / f"{name}-{number}").exists() and not _is_replaceable(folder):
@@ -347,7 +347,7 @@ def recipe_yaml(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.document(), sort_keys=False)
 
 
-def edited_note(folder: Path) -> str:
+def edited_recipe_note(folder: Path) -> str:
     """A note if recipe.yaml was edited since the run began, which a resume ignores; an empty string if not."""
     path, place = folder / "recipe.yaml", stored_place(folder)
     # Runs of earlier versions have no checksum.

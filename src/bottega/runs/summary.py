@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,13 +43,13 @@ def summary(folder: Path) -> dict[str, Any]:
     }
 
 
-def summaries(parent: Path) -> Iterator[dict[str, Any]]:
+def list_runs(parent: str | Path = "runs") -> list[dict[str, Any]]:
     """The summary of every run in a folder, or of the folder itself if it is a run; the most recent last."""
     found = []
-    for path in (*parent.glob(f"*/{RESOLVED}"), *parent.glob(RESOLVED)):
+    for path in (*Path(parent).glob(f"*/{RESOLVED}"), *Path(parent).glob(RESOLVED)):
         with contextlib.suppress(BottegaError, OSError):  # a damaged run must not hide the others
             found.append(summary(path.parent))
-    yield from sorted(found, key=lambda run: run["time"])
+    return sorted(found, key=lambda run: float(run["time"]))
 
 
 def missing_input(folder: Path) -> str | None:

@@ -23,7 +23,7 @@ from bottega.hardware.other_programs import Pace, Watch
 from bottega.objectives import PASSED
 from bottega.recipe.schema import Recipe
 from bottega.runs.atomic_files import commit_folder, verify_folder
-from bottega.runs.store import RunStore, edited_note, recipe_yaml
+from bottega.runs.store import RunStore, edited_recipe_note, recipe_yaml
 from bottega.runs.tensorboard import check_report_packages, event_writer
 from bottega.training.due import Due
 from bottega.training.run_history import RunHistory
@@ -147,7 +147,7 @@ def _new_notes(store: RunStore, run: Run, step: int) -> Iterator[Noted]:
     from bottega.training import provenance
 
     notes = [*provenance.notes(run, step)]
-    if changed := edited_note(store.folder):
+    if changed := edited_recipe_note(store.folder):
         notes.append(Noted(step=step, subject="recipe", message=changed))
     earlier = [event for event in store.history() if event["type"] == "noted"]
     yield from (note for note in notes if not any(_same(note, event) for event in earlier))

@@ -60,7 +60,7 @@ def preview(recipe: Recipe, rows: int = 3) -> Preview:
     return Preview(shown, labels, prepared.template, notes)
 
 
-def survey(recipe: Recipe) -> dict[str, Any]:
+def dry_run(recipe: Recipe) -> dict[str, Any]:
     """Counts over every row of a recipe, encoded: what `train --dry-run` prints."""
     from bottega.training.dataset import build_dataset
 

@@ -13,8 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from bottega.errors import RecipeError
-from bottega.recipe.files import apply_overrides, resolve_paths
+import bottega
 
 # Names of file formats that other tools accept as --data-name, beside --data-files. The files' suffixes decide here.
 FILE_FORMATS = ("json", "csv", "parquet", "text", "arrow")
@@ -104,8 +103,8 @@ def ignored_flag_notes(flags: Flags) -> list[str]:
 
 def override_document(document: dict[str, Any], changes: Sequence[str], folder: Path) -> dict[str, Any]:
     """The document with `section.key=value` overrides applied, which win over flags, and its paths absolute."""
-    apply_overrides(document, changes, folder)
-    return resolve_paths(document, folder)
+    bottega.apply_overrides(document, changes, folder)
+    return bottega.resolve_paths(document, folder)
 
 
 def recipe_text(document: dict[str, Any], command: Sequence[str]) -> str:
@@ -120,8 +119,9 @@ def _data_paths(flags: Flags) -> list[str]:
         return [flags.data_name or ""]
     if flags.data_name is not None and flags.data_name not in FILE_FORMATS:
         what = f"with --data-files, it must be a file format, not {flags.data_name!r}"
-        fix = f"one of {', '.join(FILE_FORMATS)}; or leave one of the two out"
-        raise RecipeError(what, where="--data-name", fix=fix)
+        raise bottega.RecipeError(
+            what, where="--data-name", fix=f"one of {', '.join(FILE_FORMATS)}; or leave one of the two out"
+        )
     return [path.strip() for path in flags.data_files.split(",") if path.strip()]
 
 
@@ -150,7 +150,9 @@ def _report_kinds(flags: Flags) -> list[str]:
     unknown = [name for name in kinds if name not in ("tensorboard", "all")]
     if unknown:
         what = f"{unknown[0]} is not supported: nothing is uploaded"
-        raise RecipeError(what, where="--report-to", fix="tensorboard writes files; bottega show RUN needs neither")
+        raise bottega.RecipeError(
+            what, where="--report-to", fix="tensorboard writes files; bottega show RUN needs neither"
+        )
     return kinds
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from bottega.errors import RecipeError
+import bottega
 
 # Words that other tools accept after a switch.
 BOOLEANS = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
@@ -64,7 +64,7 @@ def _parse_targets(value: str) -> str:
 
 def _check_choice(value: str, known: Sequence[str], flag: str) -> str:
     if value not in known:
-        raise RecipeError(f"{value!r} is not supported", where=f"--{flag}", fix=f"one of: {', '.join(known)}")
+        raise bottega.RecipeError(f"{value!r} is not supported", where=f"--{flag}", fix=f"one of: {', '.join(known)}")
     return value
 
 
@@ -203,7 +203,7 @@ def translate_arguments(args: Sequence[str], switches: set[str], tell: Callable[
             translated.append(word)
         elif name in REFUSED_FLAGS:
             what, fix = REFUSED_FLAGS[name]
-            raise RecipeError(what, where=_flag_spelling(name), fix=fix)
+            raise bottega.RecipeError(what, where=_flag_spelling(name), fix=fix)
         elif name in IGNORED_FLAGS:
             _take_values(remaining, given=bool(equals))
             tell(f"{_flag_spelling(name)} has no effect: {IGNORED_FLAGS[name]}")
@@ -226,7 +226,7 @@ def _override(name: str, value: str | None, remaining: list[str]) -> str:
     if value is None:
         value = " ".join(_take_values(remaining, many=name.endswith(("modules", "target"))))
     if not value:
-        raise RecipeError("a value is missing", where=_flag_spelling(name), fix=f"it becomes {key}")
+        raise bottega.RecipeError("a value is missing", where=_flag_spelling(name), fix=f"it becomes {key}")
     return f"{key}={translate(value)}"
 
 
@@ -257,5 +257,5 @@ def _is_switched_on(name: str, value: str | None, remaining: list[str]) -> bool:
         value = remaining.pop()
     if value is not None and value.lower() not in BOOLEANS:
         fix = f"{_flag_spelling(name)} alone means true"
-        raise RecipeError(f"{value!r} is neither true nor false", where=_flag_spelling(name), fix=fix)
+        raise bottega.RecipeError(f"{value!r} is neither true nor false", where=_flag_spelling(name), fix=fix)
     return value is None or BOOLEANS[value.lower()]

@@ -11,8 +11,8 @@ import yaml
 from typer.testing import CliRunner
 
 from bottega.cli.commands import app
+from bottega.cli.hf_flags import Flags, ignored_flag_notes, recipe_document
 from bottega.errors import RecipeError
-from bottega.recipe.hf_flags import Flags, ignored_flag_notes, recipe_document
 from making import write_jsonl
 
 ROWS = [

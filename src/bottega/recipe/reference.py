@@ -1,0 +1,91 @@
+"""The reference of the recipe as Markdown, generated from its sections: every key with its values and default."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from bottega import objectives
+from bottega.metrics import answers
+from bottega.objectives import rewards
+from bottega.recipe.schema import Recipe, Source
+
+HEAD = """# The recipe
+
+Every key, its values and its default. This page is generated from the code. Relative paths resolve against the
+recipe's folder; on the command line, `section.key=value` overrides a key.
+"""
+
+
+def objective_kinds() -> list[str]:
+    """The objectives that a recipe can name."""
+    return objectives.kinds()
+
+
+def recipe_reference() -> str:
+    """Every section, objective and reward of a recipe, as Markdown tables."""
+    sections = [(name, model) for name, field in Recipe.model_fields.items() if (model := _section(field))]
+    sections = [(name, section) for name, section in sections if name != "objective"]
+    names = [name for name, _ in sections]
+    parts = [HEAD, *_table("Top level", Recipe, skip=[*names, "objective"])]
+    for name, section in sections:
+        parts += _table(f"`{name}`", section)
+        if name == "data":
+            parts += _table("A `source`", Source)
+    for kind in objectives.kinds():
+        parts += _table(f"`objective: {{kind: {kind}}}`", objectives.load(kind), skip=["kind"])
+    parts += _table("A `reward`", rewards.RewardFunction, skip=["kind"])
+    parts += [
+        f"\nIn short a name: of a metric ({', '.join(answers.metric_names())}), or of a kind that needs no option."
+    ]
+    for kind in rewards.kinds():
+        parts += _table(f"A reward `{{kind: {kind}}}`", rewards.load(kind), skip=["kind", "weight"])
+    return "\n".join(parts)
+
+
+def _table(title: str, model: type[BaseModel], skip: list[str] | None = None) -> Iterator[str]:
+    yield f"\n## {title}\n"
+    if model.__doc__:
+        yield " ".join(model.__doc__.split("\n\n")[0].split()) + "\n"
+    fields = {name: field for name, field in model.model_fields.items() if name not in (skip or [])}
+    if fields:
+        yield "| key | values | default | |\n|---|---|---|---|"
+    for name, field in fields.items():
+        default = "required" if field.default is PydanticUndefined and not field.default_factory else _default(field)
+        yield f"| `{field.alias or name}` | {_values(field.annotation)} | {default} | {field.description or ''} |"
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True, validated_data={})
+    return "" if value is None or value == {} else f"`{list(value) if isinstance(value, tuple) else value}`"
+
+
+def _values(annotation: Any) -> str:
+    """The values that an annotation allows, in words."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is typing.Annotated:
+        return _values(arguments[0])
+    if origin is typing.Literal:
+        return ", ".join(f"`{argument}`" for argument in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_values(argument) for argument in arguments if argument is not type(None)))
+    if origin in (list, tuple):
+        return f"list of {_values(arguments[0])}"
+    if origin is dict:
+        return "keys and values"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        # The heading of its table is the word users know, not the name of the class.
+        word = "reward" if annotation is rewards.RewardFunction else annotation.__name__.lower()
+        return f"[{word}](#a-{word})"
+    return {str: "text", int: "whole number", float: "number", bool: "`true`, `false`"}[annotation]
+
+
+def _section(field: FieldInfo) -> type[BaseModel] | None:
+    candidates = [field.annotation, *get_args(field.annotation)]
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
