@@ -35,7 +35,7 @@ from workloads import REWARD, documents, instructions, make_tokenizer, posed, pr
 
 from bottega.batch import Batch, count_units
 from bottega.models import heads
-from bottega.models.quantization.linear import quantize
+from bottega.models.quantization.linear import quantize_model
 from bottega.objectives import HeadKind
 from bottega.recipe.schema import Model, Quantize, Recipe
 from bottega.seeding import derive
@@ -353,7 +353,7 @@ def built_on(device: str) -> Iterator[None]:
         with torch.device(device):
             model = heads.load(head).auto_class(config).from_config(config, dtype=dtype)
         if wanted.quantize != "none":
-            quantize(model, wanted.quantize, [])
+            quantize_model(model, wanted.quantize, [])
         return model, []
 
     setup.load_model = drawn

@@ -42,8 +42,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import bottega
 from bottega.errors import BottegaError
-from bottega.models.config import is_encoder, length_limit
-from bottega.models.small_copy import copies, parts, sharpened
+from bottega.models.config import is_encoder, position_limit
+from bottega.models.small_copy import nested_configs, sharpen_weights, small_copies
 from bottega.sampling import Sampling
 from bottega.seeding import derive
 from bottega.training.setup import build
@@ -271,12 +271,12 @@ class Trial:
         model_class = model_class[0] if isinstance(model_class, tuple) else model_class
         if model_class.config_class is type(config.get_text_config()):
             config = config.get_text_config()
-        for part in parts(config):
+        for part in nested_configs(config):
             self._configure(part)
         torch.manual_seed(0)
         errors = []
-        small = (sharpened(model_class(config)).eval() for _ in "1") if kind in SMALL else None
-        for model in small or (copy.model for copy in copies(model_class, config, NEAR, LONGEST)):
+        small = (sharpen_weights(model_class(config)).eval() for _ in "1") if kind in SMALL else None
+        for model in small or (copy.model for copy in small_copies(model_class, config, NEAR, LONGEST)):
             try:
                 self._played(model)
                 break
@@ -456,7 +456,7 @@ class Trial:
             return f"plain cannot: {_short(error)}"
         begun = 1 if model.config.is_encoder_decoder else len(ids)
         wanted, count = written.sequences[0, begun:].tolist(), len(found.tokens)
-        full = begun + count == length_limit(model.config)
+        full = begun + count == position_limit(model.config)
         if found.tokens == (wanted[:count] if full else wanted):
             return f"{count} of {count}"
         if found.tokens == self._greedy(model, ids, count):

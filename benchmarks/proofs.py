@@ -37,13 +37,13 @@ from bottega.batch import Batch, Example, Row, count_units
 from bottega.engine.offload import Offload
 from bottega.engine.optimizer import Optimizer
 from bottega.inference import generator
-from bottega.models.attention import layout_for
+from bottega.models.attention import make_layout
 from bottega.models.attention.blocks import BlockLayout
 from bottega.models.attention.dense import DenseLayout
 from bottega.models.attention.flash import FlashLayout
 from bottega.models.attention.flex import FlexLayout
-from bottega.models.attention.mask import FLEX_BLOCK, Style, padded
-from bottega.models.quantization.linear import KINDS
+from bottega.models.attention.mask import FLEX_BLOCK, AttentionOptions, pad_tree
+from bottega.models.quantization.linear import LINEAR_CLASSES
 from bottega.packing import pack
 from bottega.recipe.schema import Optim
 from bottega.runs.atomic_files import checksum
@@ -101,12 +101,12 @@ def _attention(device: str, whole: bool) -> Proof:
         draw = random.Random(seed)
         torch.manual_seed(seed)
         rows = _rows(draw)
-        made, real = padded(rows, FLEX_BLOCK).to(device), len(rows.tokens)
+        made, real = pad_tree(rows, FLEX_BLOCK).to(device), len(rows.tokens)
         shapes = [(heads, len(made.tokens), width) for heads in (4, 2, 2)]
         tensors = [torch.randn(1, *shape, device=device, requires_grad=True) for shape in shapes]
         if sinks:
             tensors.append(torch.randn(4, device=device, requires_grad=True))
-        style = Style(0.2, window, cap, sinks=tensors[3] if sinks else None)
+        style = AttentionOptions(0.2, window, cap, sinks=tensors[3] if sinks else None)
         found = []
         for layout in (DenseLayout(made), FlexLayout(made), BlockLayout(made)):
             gradients = device != "cpu" or not isinstance(layout, FlexLayout)
@@ -129,11 +129,11 @@ def _flash(device: str, whole: bool) -> Proof:
     for seed, (window, both, width) in enumerate([(None, 0.0, 64), (50, 0.0, 128), (None, 1.0, 64), (20, 1.0, 16)]):
         torch.manual_seed(seed)
         rows = _rows(random.Random(seed), both)
-        made, real = padded(rows, FLEX_BLOCK).to(device), len(rows.tokens)
+        made, real = pad_tree(rows, FLEX_BLOCK).to(device), len(rows.tokens)
         shapes = [(heads, len(made.tokens), width) for heads in (4, 2, 2)]
         halves = [torch.randn(1, *shape, device=device).bfloat16().requires_grad_() for shape in shapes]
         wides = [half.detach().float().requires_grad_() for half in halves]
-        style, found = Style(width**-0.5, window), []
+        style, found = AttentionOptions(width**-0.5, window), []
         flash = FlashLayout(made)
         yield f"taken, both ways {both}", float(not flash.takes(halves[0], halves[2], style)), 0.0
         for layout, tensors in ((DenseLayout(made), wides), (flash, halves)):
@@ -163,7 +163,7 @@ def _rows(draw: random.Random, both_ways: float = 0.2) -> Batch:
 
 def _dropout(device: str, whole: bool) -> Proof:
     """Attention dropout: the gradients beside autograd's own, of the same draws."""
-    made = padded(_rows(random.Random(5)), FLEX_BLOCK).to(device)
+    made = pad_tree(_rows(random.Random(5)), FLEX_BLOCK).to(device)
     shapes = [(heads, len(made.tokens), 16) for heads in (4, 2, 2)]
     torch.manual_seed(0)
     tensors = [torch.randn(1, *shape, device=device, requires_grad=True) for shape in shapes]
@@ -171,8 +171,8 @@ def _dropout(device: str, whole: bool) -> Proof:
     # Sinks of no weight make it take autograd's way.
     for sinks in (None, torch.full((4,), -torch.inf, device=device)):
         torch.manual_seed(1)
-        layout = BlockLayout(made) if sinks is not None else layout_for(made)
-        out = layout.attend(*tensors, Style(0.2, None, None, 0.4, sinks))
+        layout = BlockLayout(made) if sinks is not None else make_layout(made)
+        out = layout.attend(*tensors, AttentionOptions(0.2, None, None, 0.4, sinks))
         found.append([out, *torch.autograd.grad(out.pow(2).sum(), tensors)])
     if device == "cpu":  # on an accelerator autograd's way draws by a kernel of its own
         for one, other in zip(*found, strict=True):
@@ -181,7 +181,7 @@ def _dropout(device: str, whole: bool) -> Proof:
         share = float((found[0][0] == 0).float().mean())
         yield "dropout leaves something", float(share > 0.5), 0.0
         torch.manual_seed(1)
-        again = layout_for(made).attend(*tensors, Style(0.2, None, None, 0.4))
+        again = make_layout(made).attend(*tensors, AttentionOptions(0.2, None, None, 0.4))
         yield "dropout is the same again", _off(again, found[0][0]), 0.0
 
 
@@ -246,7 +246,7 @@ def _quantized(device: str, whole: bool) -> Proof:
     torch.manual_seed(0)
     layer = torch.nn.Linear(256, 384).bfloat16()
     x, g = torch.randn(70, 256).bfloat16(), torch.randn(70, 384).bfloat16()
-    for name, kind in KINDS.items():
+    for name, kind in LINEAR_CLASSES.items():
         found = []
         packed = kind(layer)
         for on in ("cpu", device):

@@ -14,7 +14,7 @@ from worlds import CASES, UNPACKABLE, World, fitting, world
 
 from bottega import objectives
 from bottega.batch import Row
-from bottega.models.kernels import fuse
+from bottega.models.kernels import apply_kernels
 from bottega.models.scorer import Fit
 from bottega.objectives import Statistic
 from bottega.packing import divide, pack
@@ -82,7 +82,7 @@ def test_fused_is_plain(made: World) -> None:
     try:
         same(fused, made.gradients([batch]), 10 * made.tolerance)
     finally:
-        fuse(made.model, made.fit.fused)
+        apply_kernels(made.model, made.fit.fused)
 
 
 def test_a_shared_prefix_is_a_repeated_one(made: World) -> None:

@@ -19,7 +19,7 @@ from bottega.data.train_tokenizer import train_tokenizer
 from bottega.errors import DataError, ModelError
 from bottega.models.attention.blocks import BlockLayout
 from bottega.models.attention.dense import DenseLayout
-from bottega.models.attention.mask import Style
+from bottega.models.attention.mask import AttentionOptions
 from bottega.objectives.causal import Causal
 from bottega.objectives.span import Span, _whole
 from bottega.packing import pack
@@ -183,7 +183,7 @@ def test_blocks_are_the_dense_layout(near: bool) -> None:
         keys = len(stream.tokens) if source is None else len(source.tokens)
         q = torch.randn(1, 2, len(stream.tokens), 4, dtype=torch.float64, requires_grad=True)
         k, v = (torch.randn(1, 2, keys, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
-        style = Style(0.5, near=None if source is not None else table)
+        style = AttentionOptions(0.5, near=None if source is not None else table)
         given = [q, k, v, *([table] if style.near is not None else [])]
         found = []
         for layout in (BlockLayout(stream, source), DenseLayout(stream, source)):

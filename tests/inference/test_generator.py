@@ -12,7 +12,7 @@ from transformers.generation import logits_process as theirs
 
 from bottega.inference.generator import Writer, _chances
 from bottega.inference.samplers import NEVER, draw, filtered
-from bottega.models.attention.mask import rounded
+from bottega.models.attention.mask import round_length
 from bottega.models.checkpoint import fit_model
 from bottega.sampling import Sampling
 from making import make_model, shared_data
@@ -102,7 +102,7 @@ def test_a_prompt_is_computed_once(tmp_path: Path, tokenizer: Any) -> None:
     assert sizes == [(1, 40)] + 3 * [(1, 7)]
     sizes.clear()
     writer.write([[*system, 60], [*system, 60], [*system, 70]], Sampling(tokens=2, temperature=1.0))
-    assert sizes == [(1, rounded(42)), (1, 3)], "what prompts begin with is computed once too"
+    assert sizes == [(1, round_length(42)), (1, 3)], "what prompts begin with is computed once too"
 
 
 def test_many_prompts_go_in_groups(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:

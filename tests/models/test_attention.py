@@ -17,7 +17,7 @@ from bottega.models.attention.blocks import BlockLayout
 from bottega.models.attention.dense import DenseLayout
 from bottega.models.attention.flash import FlashLayout
 from bottega.models.attention.flex import FlexLayout
-from bottega.models.attention.mask import FLEX_BLOCK, Style, padded, rounded
+from bottega.models.attention.mask import FLEX_BLOCK, AttentionOptions, pad_tree, round_length
 from bottega.packing import pack
 
 
@@ -32,9 +32,9 @@ def batch(draw: random.Random) -> Batch:
     return pack(examples, share=draw.random() < 0.8, share_at_least=draw.randint(1, 3))
 
 
-def style(draw: random.Random, heads: int) -> Style:
+def style(draw: random.Random, heads: int) -> AttentionOptions:
     sinks = torch.randn(heads, dtype=torch.float64) if draw.random() < 0.3 else None
-    return Style(0.35, draw.choice([None, 3]), draw.choice([None, 2.0]), 0.0, sinks)
+    return AttentionOptions(0.35, draw.choice([None, 3]), draw.choice([None, 2.0]), 0.0, sinks)
 
 
 def inputs(made: Batch, heads: int, groups: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
@@ -47,15 +47,15 @@ def inputs(made: Batch, heads: int, groups: int, dtype: torch.dtype = torch.floa
 def test_blocks_are_the_dense_reference(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = random.Random(seed)
     torch.manual_seed(seed)
-    monkeypatch.setattr(blocks, "SMALL", draw.choice([0, 50, 4096]))
-    monkeypatch.setattr(blocks, "LARGE", draw.choice([10, 1 << 20]))
-    monkeypatch.setattr(blocks, "QUERIES", draw.choice([1, 16, 128]))
+    monkeypatch.setattr(blocks, "MAX_PADDING_PAIRS", draw.choice([0, 50, 4096]))
+    monkeypatch.setattr(blocks, "MAX_KEPT_PAIRS", draw.choice([10, 1 << 20]))
+    monkeypatch.setattr(blocks, "QUERY_BLOCK", draw.choice([1, 16, 128]))
     made, (heads, groups) = batch(draw), draw.choice([(4, 2), (4, 4), (6, 1)])
     wanted, tensors = style(draw, heads), inputs(made, heads, groups)
     dense = DenseLayout(made).attend(*tensors, wanted)
     weight = torch.randn_like(dense)
     slopes = torch.autograd.grad((dense * weight).sum(), tensors)
-    for whole in (made, padded(made)):
+    for whole in (made, pad_tree(made)):
         extra = (0, 0, 0, len(whole.tokens) - len(made.tokens))
         block = BlockLayout(whole).attend(*(F.pad(tensor, extra) for tensor in tensors), wanted)[:, : len(made.tokens)]
         torch.testing.assert_close(block, dense, rtol=0, atol=1e-12)
@@ -64,18 +64,18 @@ def test_blocks_are_the_dense_reference(seed: int, monkeypatch: pytest.MonkeyPat
 
 
 def test_few_lengths_remain() -> None:
-    assert [rounded(length) for length in (0, 1, 8, 9, 250, 1000, 1025, 2047, 2049)] == [
+    assert [round_length(length) for length in (0, 1, 8, 9, 250, 1000, 1025, 2047, 2049)] == [
         0, 8, 8, 16, 256, 1008, 1056, 2048, 2112,
     ]  # fmt: skip
-    assert all(length <= rounded(length) <= max(length + 8, 1.032 * length) for length in range(1, 5000))
-    assert len({rounded(length) for length in range(1025, 2049)}) == 32
+    assert all(length <= round_length(length) <= max(length + 8, 1.032 * length) for length in range(1, 5000))
+    assert len({round_length(length) for length in range(1025, 2049)}) == 32
 
 
 def test_padding_belongs_to_no_row() -> None:
     made = batch(random.Random(1))
-    whole = padded(made)
+    whole = pad_tree(made)
     length = len(made.tokens)
-    assert len(whole.tokens) == rounded(length) > length
+    assert len(whole.tokens) == round_length(length) > length
     mask = DenseLayout(whole).mask(None)
     assert torch.equal(mask[:length, :length], DenseLayout(made).mask(None))
     assert not mask[:length, length:].any()
@@ -88,9 +88,9 @@ def test_flex_is_the_dense_reference(seed: int) -> None:
     """Forward only: FlexAttention has no backward on a CPU."""
     draw = random.Random(seed)
     torch.manual_seed(seed)
-    made = padded(batch(draw), FLEX_BLOCK)
+    made = pad_tree(batch(draw), FLEX_BLOCK)
     sinks = torch.randn(4) if seed % 3 == 0 else None
-    wanted = Style(0.35, draw.choice([None, 3]), draw.choice([None, 2.0]), sinks=sinks)
+    wanted = AttentionOptions(0.35, draw.choice([None, 3]), draw.choice([None, 2.0]), sinks=sinks)
     with torch.no_grad():
         tensors = [tensor.detach() for tensor in inputs(made, 4, 2, torch.float32)]
         flex = FlexLayout(made).attend(*tensors, wanted)
@@ -122,16 +122,16 @@ def plain_back(g, query, key, value, kept, *given):
 @pytest.mark.parametrize("seed", range(8))
 def test_flash_is_the_dense_reference(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """How it is laid out and how gradients come back, around the kernel, which no CPU has."""
-    monkeypatch.setattr(flash, "_forward", lambda *given: (plain(*given),))
-    monkeypatch.setattr(flash, "_backward", plain_back)
+    monkeypatch.setattr(flash, "_flash_forward", lambda *given: (plain(*given),))
+    monkeypatch.setattr(flash, "_flash_backward", plain_back)
     draw = random.Random(seed)
     torch.manual_seed(seed)
     both = seed % 2 > 0
     rows = [np.array([draw.randrange(2) for _ in range(draw.randint(1, 20))]) for _ in range(9)]
     made = [Row(ids, np.arange(len(ids)), ids, np.ones(len(ids), np.float32), both) for ids in rows]
     packed = pack([Example(str(number), (row,)) for number, row in enumerate(made)], share_at_least=2)
-    whole, real = padded(packed), len(packed.tokens)
-    wanted, tensors = Style(0.35, draw.choice([None, 3])), inputs(whole, 4, 2)
+    whole, real = pad_tree(packed), len(packed.tokens)
+    wanted, tensors = AttentionOptions(0.35, draw.choice([None, 3])), inputs(whole, 4, 2)
     layout = FlashLayout(whole)
     assert layout.causal is not both
     assert not layout.takes(tensors[0], tensors[2], wanted), "its kernels are for half precision"
@@ -150,7 +150,7 @@ def test_flash_leaves_mixed_rows_to_others() -> None:
     made = pack([Example(str(number), (row,)) for number, row in enumerate(rows)])
     half = torch.zeros(1, 2, 10, 16, dtype=torch.bfloat16)
     assert FlashLayout(made).causal is None
-    assert not FlashLayout(made).takes(half, half, Style(1.0))
+    assert not FlashLayout(made).takes(half, half, AttentionOptions(1.0))
 
 
 @pytest.mark.parametrize("window", [None, 3, 100, 1000])
@@ -161,7 +161,7 @@ def test_a_block_mask_leaves_nothing_out(seed: int, window: int | None) -> None:
     rows = [np.arange(draw.randint(1, 900)) + draw.randrange(2) for _ in range(9)]
     both = draw.random() < 0.5
     made = [Row(ids, ids[-1:] - ids[0], ids[:1], np.ones(1, np.float32), both) for ids in rows]
-    whole = padded(pack([Example(str(number), (row,)) for number, row in enumerate(made)]), FLEX_BLOCK)
+    whole = pad_tree(pack([Example(str(number), (row,)) for number, row in enumerate(made)]), FLEX_BLOCK)
     seen = DenseLayout(whole).mask(window).unflatten(0, (-1, FLEX_BLOCK)).unflatten(2, (-1, FLEX_BLOCK))
     found = FlexLayout(whole).mask(window)
     size = len(whole.tokens) // FLEX_BLOCK
@@ -179,13 +179,13 @@ def test_a_block_mask_leaves_nothing_out(seed: int, window: int | None) -> None:
 def test_dropout_is_undone_as_it_was_done(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gradients beside autograd's own, of the same draws; sinks of no weight make it take that way."""
     draw = random.Random(seed)
-    monkeypatch.setattr(blocks, "LARGE", draw.choice([10, 1 << 20]))
-    monkeypatch.setattr(blocks, "QUERIES", draw.choice([16, 128]))
+    monkeypatch.setattr(blocks, "MAX_KEPT_PAIRS", draw.choice([10, 1 << 20]))
+    monkeypatch.setattr(blocks, "QUERY_BLOCK", draw.choice([16, 128]))
     made, found = batch(draw), []
     tensors = inputs(made, 4, 2)
     for sinks in (None, torch.full((4,), -torch.inf, dtype=torch.float64)):
         torch.manual_seed(seed)
-        out = BlockLayout(made).attend(*tensors, Style(0.35, None, None, 0.4, sinks))
+        out = BlockLayout(made).attend(*tensors, AttentionOptions(0.35, None, None, 0.4, sinks))
         found.append([out, *torch.autograd.grad(out.pow(2).sum(), tensors)])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
@@ -204,4 +204,4 @@ def test_a_window_is_all_that_is_computed() -> None:
 
 def test_a_model_that_drops_keywords_is_found_out() -> None:
     with pytest.raises(TypeError, match="does not pass keywords"):
-        attention.attention(torch.nn.Identity(), torch.ones(1), torch.ones(1), torch.ones(1), None)
+        attention.packed_attention(torch.nn.Identity(), torch.ones(1), torch.ones(1), torch.ones(1), None)

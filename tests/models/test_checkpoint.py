@@ -15,7 +15,7 @@ import bottega
 from bottega.errors import ModelError
 from bottega.models.checkpoint import load_model
 from bottega.models.config import load_config
-from bottega.models.tokenizer import load_tokenizer, read_otherwise
+from bottega.models.tokenizer import load_tokenizer, mismatched_tokenizer_class
 from bottega.recipe.schema import Model
 from bottega.training.needs import micro_batches
 from bottega.training.rollout import LOGP
@@ -162,9 +162,9 @@ def test_a_tokenizer_of_ones_own_stays_itself_beside_a_qwen2(tmp_path: Path) -> 
     assert json.loads(read.backend_tokenizer.to_str())["pre_tokenizer"] == saved["pre_tokenizer"]
     assert "Split" in str(before)
     assert "Split" not in str(read.backend_tokenizer.pre_tokenizer)
-    assert read_otherwise(read, AutoConfig.from_pretrained(base)) == "Qwen2Tokenizer"
-    assert read_otherwise(read, AutoConfig.for_model("llama")) is None
-    assert read_otherwise(AutoTokenizer.from_pretrained(base), AutoConfig.from_pretrained(base)) is None
+    assert mismatched_tokenizer_class(read, AutoConfig.from_pretrained(base)) == "Qwen2Tokenizer"
+    assert mismatched_tokenizer_class(read, AutoConfig.for_model("llama")) is None
+    assert mismatched_tokenizer_class(AutoTokenizer.from_pretrained(base), AutoConfig.from_pretrained(base)) is None
 
 
 def test_a_run_tells_that_its_tokenizer_will_be_read_otherwise(llama: Path, tmp_path: Path) -> None:

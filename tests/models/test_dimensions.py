@@ -10,7 +10,7 @@ import transformers
 
 import bottega
 from bottega.errors import ModelError
-from bottega.models.dimensions import depth, vocabulary, width
+from bottega.models.dimensions import hidden_width, layer_count, vocabulary_size
 from bottega.planning import plan
 from bottega.recipe.schema import Recipe
 from making import make_tokenizer, tiny_config, write_jsonl
@@ -93,7 +93,7 @@ def test_what_configs_say(kind: str, sizes: tuple[int, int, int]) -> None:
         config = transformers.CanineConfig(hidden_size=48, num_hidden_layers=5)
     else:
         config = tiny_config(kind)
-    assert (width(config), depth(config), vocabulary(config)) == sizes
+    assert (hidden_width(config), layer_count(config), vocabulary_size(config)) == sizes
 
 
 @pytest.mark.slow
@@ -111,9 +111,9 @@ def test_models_that_say_their_depth_of_no_whole_are_planned(kind: str, objectiv
 def test_which_models_are_measured_with_fewer_layers(kind: str) -> None:
     config = transformers.AutoConfig.for_model(kind, vocab_size=300, **CONFIGS[kind][1])
     assert not plan._can_be_cut(config)
-    assert plan._cut(config, depth(config)).to_dict() == config.to_dict()
+    assert plan._cut(config, layer_count(config)).to_dict() == config.to_dict()
     assert plan._can_be_cut(tiny_config("llama"))
-    assert depth(plan._cut(tiny_config("llama"), 1)) == 1
+    assert layer_count(plan._cut(tiny_config("llama"), 1)) == 1
 
 
 def test_a_text_that_a_model_cannot_compute_is_named(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from bottega.models import heads
 from bottega.models import language_head as chunked_head
-from bottega.models.language_head import LanguageHead, language_head
-from bottega.models.own_head import masked_states, own_scores
+from bottega.models.language_head import LanguageHead, get_language_head
+from bottega.models.own_head import masked_lm_states, own_head_logits
 from bottega.objectives import HeadKind
 from making import make_model
 
@@ -21,9 +21,9 @@ from making import make_model
 def test_logp_is_log_softmax(
     frozen: bool, scale: float, softcap: float | None, bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("CHUNK", "TRAINED_CHUNK"):
+    for name in ("CHUNK_BYTES", "TRAINED_CHUNK_BYTES"):
         monkeypatch.setitem(getattr(chunked_head, name), "cpu", 8 * 13 * 5)
-    monkeypatch.setattr(chunked_head, "BLOCK", 4 * 13 * 2)
+    monkeypatch.setattr(chunked_head, "SOFTMAX_BLOCK_BYTES", 4 * 13 * 2)
     torch.manual_seed(0)
     hidden = torch.randn(11, 6, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(13, 6, dtype=torch.float64, requires_grad=not frozen)
@@ -46,7 +46,7 @@ def test_logp_is_log_softmax(
 @pytest.mark.parametrize("softcap", [None, 5.0])
 def test_a_guess_changes_no_gradient(right: bool, softcap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was taken ahead is what would have been; a wrong guess costs a second pass."""
-    monkeypatch.setitem(chunked_head.TRAINED_CHUNK, "cpu", 8 * 13 * 5)
+    monkeypatch.setitem(chunked_head.TRAINED_CHUNK_BYTES, "cpu", 8 * 13 * 5)
     torch.manual_seed(0)
     hidden = torch.randn(11, 6, dtype=torch.float64, requires_grad=True)
     weight, bias = (torch.randn(size, dtype=torch.float64, requires_grad=True) for size in ((13, 6), (13,)))
@@ -55,8 +55,8 @@ def test_a_guess_changes_no_gradient(right: bool, softcap: float | None, monkeyp
     gradient = -0.3 * share if right else torch.randn_like(share)
     plain = torch.autograd.grad(head.logp(hidden, label) @ gradient, (hidden, weight, bias))
     passes: list[int] = []
-    whole = chunked_head._gradients
-    monkeypatch.setattr(chunked_head, "_gradients", lambda *arguments: passes.append(1) or whole(*arguments))
+    whole = chunked_head._logp_with_gradients
+    monkeypatch.setattr(chunked_head, "_logp_with_gradients", lambda *arguments: passes.append(1) or whole(*arguments))
     ahead = torch.autograd.grad(head.logp(hidden, label, share) @ gradient, (hidden, weight, bias))
     assert len(passes) == (1 if right else 2)
     for one, other in zip(ahead, plain, strict=True):
@@ -105,7 +105,11 @@ def test_an_encoders_head_is_its_own(head: HeadKind, kind: str) -> None:
     ids, at = torch.arange(2, 14)[None], torch.tensor([3, 0, 7])
     own = model(ids).logits[0, at]
     hidden = model.base_model(ids).last_hidden_state[0, at]
-    found = language_head(model).logits(masked_states(model, hidden)) if head == "masked" else own_scores(model, hidden)
+    found = (
+        get_language_head(model).logits(masked_lm_states(model, hidden))
+        if head == "masked"
+        else own_head_logits(model, hidden)
+    )
     torch.testing.assert_close(found, own)
     names, weights = zip(*model.named_parameters(), strict=True)
     one, other = (torch.autograd.grad(out.pow(2).sum(), weights, allow_unused=True) for out in (found, own))
@@ -120,5 +124,5 @@ def test_the_head_is_the_models_own(kind: str, tmp_path: Path) -> None:
     ids = torch.arange(12)[None]
     with torch.no_grad():
         out = model(ids, output_hidden_states=True)
-        logits = language_head(model).logits(model.base_model(ids).last_hidden_state[0])
+        logits = get_language_head(model).logits(model.base_model(ids).last_hidden_state[0])
     torch.testing.assert_close(logits, out.logits[0])

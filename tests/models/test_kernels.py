@@ -10,10 +10,10 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from bottega.models.attention import NAME, register
+from bottega.models.attention import ATTENTION_NAME, register_attention
 from bottega.models.fast_dropout import dropout
-from bottega.models.kernels import fuse, lora_linear, proven
-from bottega.models.kernels.attention import row_alone
+from bottega.models.kernels import apply_kernels, lora_linear, prove_kernels
+from bottega.models.kernels.attention import single_row_layout
 
 
 class Net(nn.Module):
@@ -32,7 +32,7 @@ def adapted(bias: bool = False, **options: Any) -> Any:
 
 
 def lora(model: Any) -> Any:
-    fuse(model, ())
+    apply_kernels(model, ())
     return model
 
 
@@ -54,8 +54,8 @@ def test_fused_is_peft(bias: bool, options: dict) -> None:
 
 def test_the_fused_function_is_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    whole = lora_linear._Linear.apply
-    monkeypatch.setattr(lora_linear._Linear, "apply", lambda *arguments: calls.append(1) or whole(*arguments))
+    whole = lora_linear._FusedLinears.apply
+    monkeypatch.setattr(lora_linear._FusedLinears, "apply", lambda *arguments: calls.append(1) or whole(*arguments))
     lora(adapted())(torch.randn(2, 9, 6, dtype=torch.float64))
     assert len(calls) == 2
 
@@ -127,7 +127,7 @@ PLAIN = [Rms(), Rms(1.0), *(Gated(act, bias) for act in ACTS for bias in (True, 
 def test_a_part_is_the_module(module: nn.Module) -> None:
     module, x = module.double(), torch.randn(2, 9, 6, dtype=torch.float64)
     own = play(module, x)
-    fuse(module, [type(module).__name__])
+    apply_kernels(module, [type(module).__name__])
     assert "forward" in vars(module)
     for one, other in zip(play(module, x), own, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
@@ -135,7 +135,7 @@ def test_a_part_is_the_module(module: nn.Module) -> None:
 
 def test_only_what_is_equal_is_proven() -> None:
     model = nn.ModuleList([*PLAIN, Centred(), Swapped(nn.SiLU()), Gated(nn.ReLU()), nn.LayerNorm(6), nn.Linear(6, 6)])
-    assert proven(model.float()) == ("Gated", "Rms")
+    assert prove_kernels(model.float()) == ("Gated", "Rms")
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
@@ -145,7 +145,7 @@ def test_a_gated_layer_with_loras(dropout: float) -> None:
     for names in ((), ("Gated",)):
         torch.manual_seed(0)
         module = nn.ModuleDict({"mlp": Gated(nn.SiLU(), bias=True)}).double()
-        fuse(module, names)
+        apply_kernels(module, names)
         config = LoraConfig(
             r=3, target_modules=["gate_proj", "down_proj"], init_lora_weights=False, lora_dropout=dropout
         )
@@ -181,8 +181,8 @@ def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
 
 def test_dropout_at_rest_and_at_its_ends() -> None:
     module, x = nn.Dropout(0.5), torch.randn(7, 6)
-    assert proven(module) == ("Dropout",)
-    fuse(module, ["Dropout"])
+    assert prove_kernels(module) == ("Dropout",)
+    apply_kernels(module, ["Dropout"])
     assert torch.equal(module.eval()(x), x)
     assert 0 < (module.train()(x) == 0).sum() < x.numel()
     assert torch.equal(dropout(x, 0.0), x)
@@ -196,9 +196,9 @@ def test_a_last_layer_at_what_is_read(kind: str) -> None:
     size = {"hidden_size": 12, "num_attention_heads": 3, "intermediate_size": 20, "num_hidden_layers": 2}
     config = AutoConfig.for_model(kind, vocab_size=30, embedding_size=12, **size)
     model = AutoModel.from_config(config).double().eval()
-    register()
-    model.set_attn_implementation(NAME)
-    layout, read = row_alone(9), torch.tensor([6, 0, 3])
+    register_attention()
+    model.set_attn_implementation(ATTENTION_NAME)
+    layout, read = single_row_layout(9), torch.tensor([6, 0, 3])
     call = {"input_ids": torch.arange(9)[None] + 4, "layout": layout}
 
     def played(**given: Any) -> list[torch.Tensor]:
@@ -207,7 +207,7 @@ def test_a_last_layer_at_what_is_read(kind: str) -> None:
         return [out, *(torch.zeros(1) if one is None else one for one in gradients)]
 
     whole, *gradients = played(read=read)
-    fuse(model, [type(model.encoder.layer[0]).__name__])
+    apply_kernels(model, [type(model.encoder.layer[0]).__name__])
     few, *others = played(read=read)
     torch.testing.assert_close(few[read], whole[read], rtol=0, atol=1e-12)
     assert not few[[1, 2, 4, 5, 7, 8]].any()
@@ -219,5 +219,5 @@ def test_a_last_layer_at_what_is_read(kind: str) -> None:
 
 def test_what_is_not_named_is_left_alone() -> None:
     module = Gated(nn.SiLU())
-    fuse(module, ["Rms"])
+    apply_kernels(module, ["Rms"])
     assert "forward" not in vars(module)

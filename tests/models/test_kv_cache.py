@@ -10,11 +10,11 @@ import torch
 import transformers
 
 from bottega.batch import Example, Row
-from bottega.models.attention import layout_for
-from bottega.models.attention.kv_cache import GROWTH, CachedLayout, Kept
-from bottega.models.attention.mask import padded
+from bottega.models.attention import make_layout
+from bottega.models.attention.kv_cache import GROWTH_TOKENS, DecodeLayout, PrefillLayout
+from bottega.models.attention.mask import pad_tree
 from bottega.models.checkpoint import fit_model
-from bottega.models.scorer import first_position
+from bottega.models.scorer import first_position_id
 from bottega.packing import pack
 from making import sharpen, tiny_config
 
@@ -32,7 +32,7 @@ def network_of(kind: str) -> Any:
 
 
 def scores(network: Any, tokens: torch.Tensor, position: torch.Tensor, layout: Any, read: Any) -> torch.Tensor:
-    where = (position + first_position(network))[None]
+    where = (position + first_position_id(network))[None]
     out = network(input_ids=tokens[None], position_ids=where, layout=layout, use_cache=False, logits_to_keep=read)
     return out.logits[0]
 
@@ -44,7 +44,7 @@ def example(ids: list[int]) -> Example:
 
 def of_whole_rows(network: Any, rows: list[list[int]]) -> torch.Tensor:
     batch = pack([example(row) for row in rows], share=False)
-    return scores(network, batch.tokens, batch.position, layout_for(batch), batch.at)
+    return scores(network, batch.tokens, batch.position, make_layout(batch), batch.at)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -57,14 +57,14 @@ def test_scores_are_those_of_whole_rows(kind: str) -> None:
     prompts = [start, [*start, *draw.integers(5, 250, 9).tolist()], [7], [*start, 8, 9]]
     of = [0, 0, 0, 1, 2, 2, 3]
     batch = pack([example(prompt) for prompt in prompts])
-    whole, kept = padded(batch), Kept(layout_for(padded(batch)))
+    whole, kept = pad_tree(batch), PrefillLayout(make_layout(pad_tree(batch)))
     first = scores(network, whole.tokens, whole.position, kept, batch.at)
     close(first, of_whole_rows(network, prompts))
-    layout = CachedLayout(batch, kept, of)
+    layout = DecodeLayout(batch, kept, of)
     rows = [list(prompts[place]) for place in of]
-    for step in range(GROWTH + 6):
-        if step in (2, 5, GROWTH + 2):
-            left = {2: [0, 2, 3, 4, 5, 6], 5: [1, 3, 5], GROWTH + 2: [2]}[step]
+    for step in range(GROWTH_TOKENS + 6):
+        if step in (2, 5, GROWTH_TOKENS + 2):
+            left = {2: [0, 2, 3, 4, 5, 6], 5: [1, 3, 5], GROWTH_TOKENS + 2: [2]}[step]
             layout.keep(left)
             rows = [rows[place] for place in left]
         new = torch.from_numpy(draw.integers(5, 250, len(rows)))
@@ -73,7 +73,7 @@ def test_scores_are_those_of_whole_rows(kind: str) -> None:
         for _ in range(2):  # a token may be computed again
             layout.rewind()
             found = scores(network, new, layout.position, layout, 0)
-        if step < 8 or step > GROWTH - 3:  # a whole row is long to compute
+        if step < 8 or step > GROWTH_TOKENS - 3:  # a whole row is long to compute
             close(found, of_whole_rows(network, rows))
 
 
@@ -84,9 +84,9 @@ def test_a_prompt_with_most_of_the_rows_costs_no_more_than_they_do() -> None:
     prompts = [draw.integers(5, 250, 9).tolist() for _ in range(12)]
     of = [0] * 30 + list(range(1, 12))
     batch = pack([example(prompt) for prompt in prompts])
-    whole, kept = padded(batch), Kept(layout_for(padded(batch)))
+    whole, kept = pad_tree(batch), PrefillLayout(make_layout(pad_tree(batch)))
     scores(network, whole.tokens, whole.position, kept, batch.at)
-    layout = CachedLayout(batch, kept, of)
+    layout = DecodeLayout(batch, kept, of)
     assert len(layout.lengths) * layout.most <= 2 * len(of)
     rows = [list(prompts[place]) for place in of]
     for left in (None, [0, 1, *range(5, 30), 33, 40], None):

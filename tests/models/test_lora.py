@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import (
 
 from bottega.errors import ModelError
 from bottega.models.adapters.lora import add_adapter, left_out
-from bottega.models.small_copy import copies
+from bottega.models.small_copy import small_copies
 from bottega.objectives import HeadKind
 from bottega.recipe import schema as recipes
 
@@ -27,7 +27,7 @@ def small(kind: str, head: HeadKind = "language", **more: Any) -> Any:
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **more)
     mapping = MODEL_FOR_CAUSAL_LM_MAPPING if head == "language" else MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-    return next(copies(mapping[type(config)], config, 6, 23)).model
+    return next(small_copies(mapping[type(config)], config, 6, 23)).model
 
 
 def adapted(model: Any, head: HeadKind = "language", targets: str | list[str] = "all-linear") -> Any:
@@ -89,26 +89,26 @@ def test_a_trained_head_is_trained_whole(kind: str) -> None:
 
 def test_an_expert_that_gets_no_token() -> None:
     """xmod computes each language by itself, and some have none in a batch."""
-    from bottega.models.kernels import fuse
+    from bottega.models.kernels import apply_kernels
 
     layer = torch.nn.ModuleDict({"one": torch.nn.Linear(6, 4)})
     from peft import LoraConfig, get_peft_model
 
     wrapped = get_peft_model(layer, LoraConfig(r=2, target_modules=["one"]), autocast_adapter_dtype=False)
-    fuse(wrapped, ())
+    apply_kernels(wrapped, ())
     assert wrapped.base_model.model.one(torch.zeros(0, 3, 6)).shape == (0, 3, 4)
 
 
 def test_a_head_that_is_run_by_itself_may_have_an_adapter() -> None:
     """ALBERT makes its vector by a linear layer and an activation, and a LoRA stands on that layer."""
-    from bottega.models.own_head import own_scores
+    from bottega.models.own_head import own_head_logits
 
     model = adapted(small("albert", "class"), "class").eval()
     ids = torch.arange(2, 20)
     with torch.no_grad():
         states = model.get_base_model().base_model(input_ids=ids[None]).last_hidden_state[0]
         wanted = model(input_ids=ids[None]).logits[0]
-        torch.testing.assert_close(own_scores(model.get_base_model(), states, ids), wanted)
+        torch.testing.assert_close(own_head_logits(model.get_base_model(), states, ids), wanted)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from bottega.errors import ModelError
-from bottega.models.packing_proof import LENGTHS, NEAR, prove_packing
+from bottega.models.packing_proof import ROW_LENGTHS, SMALL_WINDOW, prove_packing
 from bottega.models.scorer import Fit
-from bottega.models.small_copy import copies
+from bottega.models.small_copy import small_copies
 
 PACKED = (
     "llama qwen2 qwen3 gemma2 gemma3_text mistral phi3 gpt2 gpt_neox mixtral qwen3_moe olmo2 granite cohere opt gpt_oss"
@@ -41,8 +41,8 @@ def test_a_window_wider_than_the_rows_does_not_hide(monkeypatch: pytest.MonkeyPa
     """A model whose window our attention ignored would pass on short rows; the probe shrinks the window."""
     from bottega.models.attention import blocks
 
-    whole = blocks.visible
-    monkeypatch.setattr(blocks, "visible", lambda batch, query, key, window: whole(batch, query, key, None))
+    whole = blocks.visible_keys
+    monkeypatch.setattr(blocks, "visible_keys", lambda batch, query, key, window: whole(batch, query, key, None))
     config = AutoConfig.for_model("mistral", sliding_window=4096)
     assert not prove_packing(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, "language", False).packed
 
@@ -50,7 +50,7 @@ def test_a_window_wider_than_the_rows_does_not_hide(monkeypatch: pytest.MonkeyPa
 def test_a_layer_of_each_kind_is_asked() -> None:
     """SmolLM3 leaves every fourth layer without rotary positions; its config lists which."""
     config = AutoConfig.for_model("smollm3")
-    model = next(copies(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, NEAR, max(LENGTHS))).model
+    model = next(small_copies(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, SMALL_WINDOW, max(ROW_LENGTHS))).model
     assert [bool(layer.self_attn.use_rope) for layer in model.model.layers] == [True, False, True, False]
     fit = prove_packing(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, "language", False)
     assert fit.packed
@@ -159,5 +159,5 @@ def test_a_copy_of_a_large_model_is_small() -> None:
     for kind, more in (("gemma4_text", wide), ("t5gemma", {}), ("deepseek_v3", {}), ("phi3", LONG)):
         config = AutoConfig.for_model(kind, **more)
         mapping = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if kind == "t5gemma" else MODEL_FOR_CAUSAL_LM_MAPPING
-        model = next(copies(mapping[type(config)], config, NEAR, max(LENGTHS))).model
+        model = next(small_copies(mapping[type(config)], config, SMALL_WINDOW, max(ROW_LENGTHS))).model
         assert sum(weight.numel() for weight in model.parameters()) < 500_000, kind

@@ -21,8 +21,16 @@ from bottega.evaluation.evaluate import evaluate
 from bottega.models.checkpoint import fit_model, load_model
 from bottega.models.config import load_config
 from bottega.models.quantization import linear
-from bottega.models.quantization.linear import BYTES, KINDS, LARGEST, Quantized, packed, quantize, rounded
-from bottega.models.quantization.streaming import packed_while_read
+from bottega.models.quantization.linear import (
+    BYTES_PER_WEIGHT,
+    FP8_MAX,
+    LINEAR_CLASSES,
+    QuantizedLinear,
+    quantize_fp8_rows,
+    quantize_model,
+    quantized_size,
+)
+from bottega.models.quantization.streaming import load_quantized
 from bottega.models.source import locate
 from bottega.packing import pack
 from bottega.recipe import schema as recipes
@@ -42,28 +50,28 @@ def _has_bitsandbytes(request: pytest.FixtureRequest) -> None:
 def test_a_layer_is_near_what_it_was(kind: str) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(128, 96)
-    small = KINDS[kind](layer)
+    small = LINEAR_CLASSES[kind](layer)
     off = (small.weight - layer.weight).norm() / layer.weight.norm()
     assert off < {"nf4": 0.11, "fp8": 0.03}[kind]
     x = torch.randn(7, 128)
     off = (small(x) - layer(x)).norm() / layer(x).norm()
     assert off < {"nf4": 0.11, "fp8": 0.05}[kind]
     # Of so small a layer the scales of scales, in a block of 256, are part of a weight's share.
-    assert small.bytes == pytest.approx(BYTES[kind] * layer.weight.numel(), rel=0.05)
+    assert small.bytes == pytest.approx(BYTES_PER_WEIGHT[kind] * layer.weight.numel(), rel=0.05)
 
 
 @KIND
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_values_and_gradients_are_those_of_the_unpacked_weight(kind: str, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    small = KINDS[kind](nn.Linear(64, 48).to(dtype))
+    small = LINEAR_CLASSES[kind](nn.Linear(64, 48).to(dtype))
     x = torch.randn(2, 5, 64, dtype=dtype).requires_grad_()
     g = torch.randn(2, 5, 48, dtype=dtype)
     out = small(x)
     (found,) = torch.autograd.grad(out, x, g)
     weight, rows, above = small.unpacked(), x.detach().flatten(0, 1), g.flatten(0, 1)
     if kind == "fp8":  # what it is multiplied with is rounded as well
-        codes, scale = rounded(rows)
+        codes, scale = quantize_fp8_rows(rows)
         rows = codes.float() * scale
     close = {"rtol": 0.02, "atol": 0.02} if dtype != torch.float32 else {"rtol": 1e-5, "atol": 1e-5}
     expected = (rows.float() @ weight.float().T + small.bias.float()).to(dtype)
@@ -73,15 +81,15 @@ def test_values_and_gradients_are_those_of_the_unpacked_weight(kind: str, dtype:
 
 def test_rounding_keeps_the_largest_of_each_row_and_rows_of_nothing() -> None:
     x = torch.tensor([[0.0, 3e-9, -1e-9], [0.0, 0.0, 0.0], [1e9, -5.0, 2e8]])
-    codes, scale = rounded(x)
-    assert codes.float().abs().amax(1).tolist() == [LARGEST, 0.0, LARGEST]
+    codes, scale = quantize_fp8_rows(x)
+    assert codes.float().abs().amax(1).tolist() == [FP8_MAX, 0.0, FP8_MAX]
     torch.testing.assert_close(codes.float() * scale, x, rtol=0.07, atol=1e6)
     assert torch.equal((codes.float() * scale)[1], torch.zeros(3))
 
 
 @KIND
 def test_packed_numbers_are_moved_and_never_converted(kind: str) -> None:
-    small = KINDS[kind](nn.Linear(64, 64))
+    small = LINEAR_CLASSES[kind](nn.Linear(64, 64))
     before = small.unpacked()
     small.to(torch.bfloat16).double()
     assert small.bias.dtype == torch.float64
@@ -99,10 +107,10 @@ def test_the_body_is_packed_and_the_head_is_not(kind: str, tmp_path: Path) -> No
     folder = make_model(tmp_path / "model", "llama", tie_word_embeddings=False)
     model = loaded(folder, kind)
     assert type(model.lm_head) is nn.Linear
-    linear = {name for name, module in model.named_modules() if isinstance(module, Quantized)}
+    linear = {name for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
     plain = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(folder)))
     assert linear == {name for name, module in plain.model.named_modules(prefix="model") if type(module) is nn.Linear}
-    assert packed(model).layers == len(linear) == 14
+    assert quantized_size(model).layers == len(linear) == 14
 
 
 @KIND
@@ -111,7 +119,7 @@ def test_packed_while_it_is_read_is_packed_afterwards(kind: str, model: str, mor
     folder = make_model(tmp_path / "model", model, attention_bias=True, **more)
     config, auto = AutoConfig.from_pretrained(str(folder)), AutoModelForCausalLM
     afterwards = auto.from_pretrained(str(folder), dtype=torch.bfloat16)
-    quantize(afterwards, kind, [])
+    quantize_model(afterwards, kind, [])
     afterwards.generation_config.eos_token_id = 7
     afterwards.generation_config.save_pretrained(str(folder))
     plain = auto.from_pretrained(str(folder), dtype=torch.float32)
@@ -119,8 +127,8 @@ def test_packed_while_it_is_read_is_packed_afterwards(kind: str, model: str, mor
     assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 2
     ids = torch.arange(3, 40)[None]
     for place in (folder, tmp_path / "parts"):
-        read = packed_while_read(auto, place, config, torch.bfloat16, kind)
-        assert packed(read) == packed(afterwards)
+        read = load_quantized(auto, place, config, torch.bfloat16, kind)
+        assert quantized_size(read) == quantized_size(afterwards)
         assert not any(tensor.is_meta for tensor in (*read.parameters(), *read.buffers()))
         assert {name for name, _ in read.named_parameters()} == {name for name, _ in afterwards.named_parameters()}
         assert torch.equal(read(ids).logits, afterwards(ids).logits)
@@ -130,8 +138,8 @@ def test_packed_while_it_is_read_is_packed_afterwards(kind: str, model: str, mor
 def test_what_transformers_must_change_is_read_by_it(tmp_path: Path) -> None:
     folder = make_model(tmp_path / "model", "mixtral")  # whose experts are merged while they are read
     config = AutoConfig.from_pretrained(str(folder))
-    assert packed_while_read(AutoModelForCausalLM, folder, config, torch.float32, "fp8") is None
-    assert packed(loaded(folder, "fp8")).layers == 8
+    assert load_quantized(AutoModelForCausalLM, folder, config, torch.float32, "fp8") is None
+    assert quantized_size(loaded(folder, "fp8")).layers == 8
 
 
 def test_what_has_nothing_to_pack_is_refused(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from bottega.models.checkpoint import body
 from bottega.models.packing_proof import prove_packing
 from bottega.models.row_state import RowState
 from bottega.models.scorer import Fit, Scorer
-from bottega.models.small_copy import sharpened
+from bottega.models.small_copy import sharpen_weights
 from bottega.packing import pack
 from bottega.sampling import Sampling
 from making import make_tokenizer
@@ -44,7 +44,7 @@ def batch(*lengths: int, both_ways: bool = False, sourced: bool = False) -> Batc
 
 def scorer(model: Any, head: Any = "language", *, own_head: bool = False) -> Scorer:
     torch.manual_seed(0)
-    return Scorer(sharpened(model), head, Fit(packed=False, own_head=own_head))
+    return Scorer(sharpen_weights(model), head, Fit(packed=False, own_head=own_head))
 
 
 def growing() -> Any:

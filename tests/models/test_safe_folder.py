@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification
 import bottega
 from bottega.errors import ModelError
 from bottega.models.adapters.lora import load_scorer
-from bottega.models.config import stored_config
+from bottega.models.config import load_stored_config
 from bottega.models.source import adapter_folder, locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.recipe.schema import Recipe
@@ -107,7 +107,7 @@ def test_a_hub_s_config_is_looked_at_too(copied: Path, monkeypatch: Any) -> None
     change(copied / "config.json", auto_map={"AutoModelForCausalLM": "modeling_own.Own"})
     monkeypatch.setattr(AutoConfig, "from_pretrained", lambda name, **how: read(str(copied), **how))
     with pytest.raises(ModelError, match="auto_map") as caught:
-        stored_config("somebody/model")
+        load_stored_config("somebody/model")
     assert caught.value.where == "somebody/model"
 
 

@@ -15,7 +15,7 @@ import bottega
 from bottega.batch import count_units
 from bottega.errors import DataError, RecipeError
 from bottega.models import language_head
-from bottega.models.language_head import LanguageHead, divergence
+from bottega.models.language_head import LanguageHead, kl_divergence
 from bottega.packing import divide, pack
 from bottega.recipe.schema import Recipe
 from bottega.runs.store import history
@@ -60,11 +60,11 @@ def held(session: Run, examples: list[Any], tokens: int, *, weight: float, ancho
 
 
 def test_the_divergence_and_its_gradient_are_those_of_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(language_head.CHUNK, "cpu", 4 * 11 * 3)  # three predictions at once
+    monkeypatch.setitem(language_head.CHUNK_BYTES, "cpu", 4 * 11 * 3)  # three predictions at once
     torch.manual_seed(0)
     states, before = (torch.randn(8, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
     weight, old = (torch.randn(11, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    found = divergence(LanguageHead(weight, softcap=2.0), states, LanguageHead(old, scale=0.5), before)
+    found = kl_divergence(LanguageHead(weight, softcap=2.0), states, LanguageHead(old, scale=0.5), before)
     p = (0.5 * before @ old.T).detach().softmax(1)
     q = (2 * torch.tanh(states @ weight.T / 2)).log_softmax(1)
     want = (p * (p.log() - q)).sum(1)

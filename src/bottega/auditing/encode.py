@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bottega.batch import Row
-from bottega.models.config import is_encoder, load_config, max_length, start_token
+from bottega.models.config import decoder_start_token, is_encoder, load_config, resolve_max_length
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.recipe.schema import Model, Recipe
@@ -37,10 +37,10 @@ def create_encoder(model: str | None, recipe: Recipe | None) -> tuple[Codec, Enc
     section = recipe.model if recipe and model is None else Model(base=model)
     tokenizer = load_tokenizer(section.tokenizer or locate(section.base or "").tokenizer)
     config = load_config(section, tokenizer)
-    length = max_length(recipe.data.max_length if recipe else None, config)
+    length = resolve_max_length(recipe.data.max_length if recipe else None, config)
 
     def create_codec(too_long: TooLong) -> Codec:
-        both_ways, start = is_encoder(config), start_token(config)
+        both_ways, start = is_encoder(config), decoder_start_token(config)
         return Codec(tokenizer, max_length=length, too_long=too_long, both_ways=both_ways, decoder_start=start)
 
     whole_codec = create_codec(recipe.too_long if recipe else "drop")

@@ -25,7 +25,7 @@ from bottega.errors import Diverged, ModelError
 from bottega.hardware.memory import out_of_memory_errors
 from bottega.inference.generator import Continuation, Writer
 from bottega.models.adapters.lora import adapter_disabled
-from bottega.models.generation_config import make_sound
+from bottega.models.generation_config import make_saveable
 from bottega.models.scorer import Scorer
 from bottega.sampling import Sampling
 
@@ -254,7 +254,7 @@ class Engine:
 
 def save_weights(model: Any, folder: Path) -> None:
     """The model or its adapter, loadable with plain `from_pretrained`."""
-    make_sound(model.get_base_model() if hasattr(model, "peft_config") else model)
+    make_saveable(model.get_base_model() if hasattr(model, "peft_config") else model)
     if hasattr(model, "peft_config"):
         # "auto" would ask a hub whether the vocabulary has grown.
         model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)

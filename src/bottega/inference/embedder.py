@@ -19,8 +19,8 @@ from bottega.errors import DataError, ModelError
 from bottega.inference.language_model import absolute
 from bottega.models import heads
 from bottega.models.adapters.lora import load_scorer
-from bottega.models.config import DEFAULT_LENGTH, is_encoder, length_limit
-from bottega.models.pooling import declared
+from bottega.models.config import DEFAULT_MAX_LENGTH, is_encoder, position_limit
+from bottega.models.pooling import read_pooling_config
 from bottega.models.scorer import score_batches
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
@@ -55,12 +55,12 @@ class Embedder:
             what = f"trained with {self.recipe.objective.kind}, it makes no vectors"
             raise ModelError(what, where=self.name, fix=f"bottega {heads.load(self.recipe.objective.head).command}")
         tokenizer = load_tokenizer(locate(self.name).tokenizer)
-        trained = getattr(self.recipe.objective, "pooling", None) if self.recipe else declared(self.name)
+        trained = getattr(self.recipe.objective, "pooling", None) if self.recipe else read_pooling_config(self.name)
         self.pooling: Pooling = pooling or trained or "mean"
         self.scorer = load_scorer(self.name, dtype, device, "embedding", (), tokenizer)
         config = self.scorer.network.config
         place = resolved.place
-        length = place["choices"]["max_length"] if place else length_limit(config) or DEFAULT_LENGTH
+        length = place["choices"]["max_length"] if place else position_limit(config) or DEFAULT_MAX_LENGTH
         self.codec = Codec(tokenizer, max_length=length, too_long="truncate", both_ways=is_encoder(config))
 
     def embed(self, texts: Sequence[str], far: ProgressCallback | None = None) -> NDArray[np.float32]:

@@ -24,11 +24,11 @@ from bottega.errors import Diverged
 from bottega.inference.cuda_graph import Recorded
 from bottega.inference.samplers import NONE, draw, filtered, likeliest
 from bottega.inference.token_constraints import Rules, heeded
-from bottega.models.attention import CACHES, layout_for
-from bottega.models.attention.kv_cache import CachedLayout, Kept
-from bottega.models.attention.mask import AttentionLayout, padded
+from bottega.models.attention import CACHE_KEYWORDS, make_layout
+from bottega.models.attention.kv_cache import DecodeLayout, PrefillLayout
+from bottega.models.attention.mask import AttentionLayout, pad_tree
 from bottega.models.row_state import RowState
-from bottega.models.scorer import first_position
+from bottega.models.scorer import first_position_id
 from bottega.packing import pack
 from bottega.progress import ProgressCallback
 from bottega.sampling import Sampling
@@ -271,7 +271,7 @@ class _Packed:
 
     def __init__(self, network: Any, rows: Sequence[_Row]) -> None:
         self.network, self.rows = network, rows
-        self.first = first_position(network)
+        self.first = first_position_id(network)
 
     def start(self) -> Tensor:
         """[B, V] logits after each row's prompt; rows with one prompt share its computation."""
@@ -279,10 +279,10 @@ class _Packed:
         number = {prompt: place for place, prompt in enumerate(prompts)}
         places = [number[row.prompt] for row in self.rows]
         batch = pack([_asked(prompt) for prompt in prompts]).to(str(self.network.device))
-        whole = padded(batch)
-        kept = Kept(layout_for(whole))
+        whole = pad_tree(batch)
+        kept = PrefillLayout(make_layout(whole))
         logits = self._forward(whole.tokens, whole.position, kept, batch.at)
-        self.layout = CachedLayout(batch, kept, places)
+        self.layout = DecodeLayout(batch, kept, places)
         self.live = list(range(len(places)))
         self.tokens = batch.tokens.new_zeros(len(places))
         self.next, self.moved = Recorded(self._next, self.network, device=self.network.device), 0
@@ -332,7 +332,7 @@ class _Sourced:
     def __init__(self, network: Any, rows: Sequence[_Row], afresh: Callable[[], None]) -> None:
         self.network, self.rows, self.afresh = network, rows, afresh
         taken = signature(network.forward).parameters
-        self.kept = next(name for name in CACHES if name in taken)
+        self.kept = next(name for name in CACHE_KEYWORDS if name in taken)
 
     def start(self) -> Tensor:
         prompts = list(dict.fromkeys(row.prompt for row in self.rows))

@@ -24,7 +24,7 @@ from bottega.inference.generator import Continuation, Writer
 from bottega.inference.token_constraints import unheeded
 from bottega.models import heads
 from bottega.models.adapters.lora import adapter_disabled, load_scorer
-from bottega.models.config import length_limit, start_token
+from bottega.models.config import decoder_start_token, position_limit
 from bottega.models.scorer import check_token_ids, score_batches
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
@@ -57,8 +57,8 @@ class LanguageModel:
         tokenizer.chat_template = template or tokenizer.chat_template
         self.scorer = load_scorer(self.name, dtype, device, tokenizer=tokenizer)
         network = self.scorer.network
-        self.limit = length_limit(network.config)
-        start = start_token(network.config)
+        self.limit = position_limit(network.config)
+        start = decoder_start_token(network.config)
         self.codec = Codec(tokenizer, max_length=self.limit or 1 << 30, too_long="error", decoder_start=start)
         declared = network.generation_config.eos_token_id
         ends = self.codec.end_tokens | frozenset(declared if isinstance(declared, list) else [declared]) - {None}

@@ -17,7 +17,7 @@ from bottega.errors import DataError, ModelError
 from bottega.inference.language_model import absolute
 from bottega.models import heads
 from bottega.models.adapters.lora import load_scorer
-from bottega.models.config import length_limit
+from bottega.models.config import position_limit
 from bottega.models.scorer import check_token_ids
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
@@ -49,7 +49,7 @@ class MaskedModel:
             raise ModelError(what, where=self.name, fix=f"bottega {heads.load(recipe.objective.head).command}")
         tokenizer = load_tokenizer(locate(self.name).tokenizer)
         self.scorer = load_scorer(self.name, dtype, device, "masked", (), tokenizer)
-        limit = length_limit(self.scorer.network.config)
+        limit = position_limit(self.scorer.network.config)
         self.codec = Codec(tokenizer, max_length=limit or 1 << 30, too_long="error", both_ways=True)
 
     def fill(self, text: str, top: int = 5) -> list[list[Candidate]]:

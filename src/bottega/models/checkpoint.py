@@ -23,13 +23,13 @@ from transformers import (
 
 from bottega.errors import ModelError
 from bottega.models import heads
-from bottega.models.attention import NAME, pass_down, register
+from bottega.models.attention import ATTENTION_NAME, add_layout_hooks, register_attention
 from bottega.models.config import is_encoder, load_config
-from bottega.models.encoder_decoder import prepare
-from bottega.models.kernels import fuse
+from bottega.models.encoder_decoder import prepare_encoder_decoder
+from bottega.models.kernels import apply_kernels
 from bottega.models.packing_proof import prove_packing
-from bottega.models.quantization.linear import quantize, ready
-from bottega.models.quantization.streaming import packed_while_read
+from bottega.models.quantization.linear import check_backend, quantize_model
+from bottega.models.quantization.streaming import load_quantized
 from bottega.models.safe_folder import check_weights
 from bottega.models.scorer import Fit, Scorer
 from bottega.models.source import ModelSource, locate, quietly
@@ -88,15 +88,15 @@ def load_model(
             return auto.from_config(config, dtype=dtype, trust_remote_code=False), []
     if model.quantize == "none":
         return _from_checkpoint(auto, model.base, config, head, dtype)
-    ready(model.quantize)
+    check_backend(model.quantize)
     source = locate(model.base)
     if head == "language" and source.adapter is None and Path(source.base).is_dir():
         with quietly(source.base, "the weights"):
-            read = packed_while_read(auto, Path(source.base), config, dtype, model.quantize)
+            read = load_quantized(auto, Path(source.base), config, dtype, model.quantize)
         if read is not None:
             return read, []
     loaded, new = _from_checkpoint(auto, model.base, config, head, dtype)
-    quantize(loaded, model.quantize, new)
+    quantize_model(loaded, model.quantize, new)
     return loaded, new
 
 
@@ -200,11 +200,11 @@ def fit_model(model: Any, head: HeadKind, fit: Fit | None = None, extra: Sequenc
     fit = fit or prove_packing(type(model), model.config, head, is_encoder(model.config))
     if fit.packed:
         if model.config.is_encoder_decoder:
-            prepare(model)
-        register()
-        pass_down(model)
-        model.set_attn_implementation(NAME)
-    fuse(model, fit.fused)
+            prepare_encoder_decoder(model)
+        register_attention()
+        add_layout_hooks(model)
+        model.set_attn_implementation(ATTENTION_NAME)
+    apply_kernels(model, fit.fused)
     return Scorer(model, head, fit, extra)
 
 

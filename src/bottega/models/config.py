@@ -20,15 +20,15 @@ from bottega.models.safe_folder import check_config, check_files
 from bottega.models.source import locate, quietly, refuse_unreachable
 from bottega.recipe import schema as recipes
 
-DEFAULT_LENGTH = 1024
+DEFAULT_MAX_LENGTH = 1024
 
 
-DROPOUT = re.compile(r"dropout|pdrop$")
+DROPOUT_KEY = re.compile(r"dropout|pdrop$")
 
 
 def load_config(model: recipes.Model, tokenizer: Any) -> Any:
     """The transformers config: of the base, or of the shape with the tokenizer's vocabulary and special tokens."""
-    config = _config(model, tokenizer)
+    config = _base_or_new_config(model, tokenizer)
     if model.dropout is not None:
         _set_dropout(config.get_text_config(), model.dropout)
     return config
@@ -37,7 +37,9 @@ def load_config(model: recipes.Model, tokenizer: Any) -> Any:
 def _set_dropout(config: Any, share: float) -> None:
     """Set every dropout of a config; a ModelError where it has none."""
     # Some are left open (classifier_dropout), and follow another.
-    named = [name for name, value in vars(config).items() if isinstance(value, (int, float)) and DROPOUT.search(name)]
+    named = [
+        name for name, value in vars(config).items() if isinstance(value, (int, float)) and DROPOUT_KEY.search(name)
+    ]
     if not named:
         raise ModelError(
             f"{config.model_type} has no dropout",
@@ -48,9 +50,9 @@ def _set_dropout(config: Any, share: float) -> None:
         setattr(config, name, share)
 
 
-def _config(model: recipes.Model, tokenizer: Any) -> Any:
+def _base_or_new_config(model: recipes.Model, tokenizer: Any) -> Any:
     if model.base is not None:
-        return stored_config(locate(model.base).base)
+        return load_stored_config(locate(model.base).base)
     shape = dict(model.shape or {})
     tokens = {
         name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name not in shape
@@ -62,7 +64,7 @@ def _config(model: recipes.Model, tokenizer: Any) -> Any:
         return AutoConfig.for_model(kind, **shape, **tokens)
 
 
-def stored_config(name: str) -> Any:
+def load_stored_config(name: str) -> Any:
     """The transformers config of a folder or a hub id."""
     refuse_unreachable(name)
     check_files(Path(name))
@@ -91,7 +93,7 @@ def is_encoder(config: Any) -> bool:
     return known and not getattr(config, "is_decoder", False) and not config.is_encoder_decoder
 
 
-def start_token(config: Any) -> int | None:
+def decoder_start_token(config: Any) -> int | None:
     """The token before the first that a decoder behind an encoder writes; None for any other model."""
     if not config.is_encoder_decoder:
         return None
@@ -106,7 +108,7 @@ def start_token(config: Any) -> int | None:
     return int(config.decoder_start_token_id)
 
 
-def length_limit(config: Any) -> int | None:
+def position_limit(config: Any) -> int | None:
     """Most positions the model has; None when unlimited."""
     text = config.get_text_config()
     if getattr(text, "relative_attention_num_buckets", None):  # T5 writes a number of positions, and has no table
@@ -119,11 +121,11 @@ def length_limit(config: Any) -> int | None:
     return int(limit) - (text.pad_token_id + 1 if offset else 0)
 
 
-def max_length(wanted: int | None, config: Any) -> int:
+def resolve_max_length(wanted: int | None, config: Any) -> int:
     """`data.max_length`, or its default; a ModelError when the model has fewer positions."""
-    limit = length_limit(config)
+    limit = position_limit(config)
     if wanted is None:
-        return min(DEFAULT_LENGTH, limit or DEFAULT_LENGTH)
+        return min(DEFAULT_MAX_LENGTH, limit or DEFAULT_MAX_LENGTH)
     if limit is not None and wanted > limit:
         raise ModelError(
             f"max_length {wanted} is more than the model's {limit} positions",

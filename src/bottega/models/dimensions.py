@@ -4,28 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
-from bottega.models.small_copy import parts, said
+from bottega.models.small_copy import config_value, nested_configs
 
 
-def width(config: Any) -> int:
+def hidden_width(config: Any) -> int:
     """Numbers in a vector between two layers; of several parts, those of the widest."""
-    return _said_by_any(config, ("hidden_size", "d_latents"), 4096)
+    return _largest_value(config, ("hidden_size", "d_latents"), 4096)
 
 
-def depth(config: Any) -> int:
+def layer_count(config: Any) -> int:
     """Layers; of several parts, those of the deepest."""
-    return _said_by_any(config, ("num_hidden_layers", "num_self_attends_per_block"), 1)
+    return _largest_value(config, ("num_hidden_layers", "num_self_attends_per_block"), 1)
 
 
-def vocabulary(config: Any) -> int:
+def vocabulary_size(config: Any) -> int:
     """Tokens with a vector of their own; 0 where there is no table of them."""
-    return _said_by_any(config, ("vocab_size",), 0)
+    return _largest_value(config, ("vocab_size",), 0)
 
 
-def _said_by_any(config: Any, names: tuple[str, ...], unknown: int) -> int:
+def _largest_value(config: Any, names: tuple[str, ...], unknown: int) -> int:
     """The number that the config of the text says under one of these names, else the largest that a part says."""
-    text, *nested = parts(config.get_text_config())
-    for found in ([said(text, name) for name in names], [said(one, name) for one in nested for name in names]):
+    text, *nested = nested_configs(config.get_text_config())
+    for found in (
+        [config_value(text, name) for name in names],
+        [config_value(one, name) for one in nested for name in names],
+    ):
         numbers = [number for number in found if isinstance(number, int)]
         if numbers:
             return max(numbers)

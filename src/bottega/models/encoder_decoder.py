@@ -14,33 +14,33 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from bottega.models.attention import ACROSS, NAME
+from bottega.models.attention import ATTENTION_NAME, CROSS_ATTENTION_FLAG
 
-CROSS = ("EncDecAttention", "encoder_attn", "cross_attn", "crossattention")
+CROSS_ATTENTION_NAMES = ("EncDecAttention", "encoder_attn", "cross_attn", "crossattention")
 """What transformers calls a decoder's attention to its encoder."""
 
 
-def prepare(model: nn.Module) -> None:
+def prepare_encoder_decoder(model: nn.Module) -> None:
     """Mark and change the modules of an encoder–decoder; nothing changes under another attention than ours."""
     for name, module in model.named_modules():
-        across = name.rpartition(".")[2] in CROSS
+        across = name.rpartition(".")[2] in CROSS_ATTENTION_NAMES
         if across:
-            setattr(module, ACROSS, True)
+            setattr(module, CROSS_ATTENTION_FLAG, True)
         if hasattr(module, "compute_bias") and hasattr(module, "relative_attention_max_distance"):
             changed: Any = module
-            changed.compute_bias = partial(_bias, module)
+            changed.compute_bias = partial(_relative_bias_table, module)
             # Else it makes a matrix of zeros, as large as all targets times all sources.
             changed.has_relative_attention_bias = changed.has_relative_attention_bias or across
 
 
-def _bias(module: Any, query_length: int, key_length: int, **options: Any) -> Tensor:
+def _relative_bias_table(module: Any, query_length: int, key_length: int, **options: Any) -> Tensor:
     """[2D + 1, h] under our attention, nothing where it looks across; else as the module's own."""
     known = hasattr(module, "relative_attention_bias")
     like: Tensor = module.q.weight
-    if module.config._attn_implementation != NAME and known:
+    if module.config._attn_implementation != ATTENTION_NAME and known:
         return cast(Tensor, type(module).compute_bias(module, query_length, key_length, **options))
     if not known:
-        whole = module.config._attn_implementation != NAME
+        whole = module.config._attn_implementation != ATTENTION_NAME
         return like.new_zeros(1, module.n_heads, *((query_length, key_length) if whole else (1, 1)))
     reach = module.relative_attention_max_distance
     rule = module._relative_position_bucket

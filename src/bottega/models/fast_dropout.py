@@ -14,20 +14,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEVELS = 1 << 16
-WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+INT_OF_WIDTH = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Whole numbers as wide as a float of so many bytes."""
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
     """x with a share `p` of its numbers set to 0, and the rest scaled to keep the mean."""
-    dropped = levels(p)
+    dropped = dropped_levels(p)
     if not 0 < dropped < LEVELS or x.device.type != "cpu":
         return F.dropout(x, p)
     apply = cast(Any, _Dropout.apply)
     return cast(Tensor, apply(x, dropped))
 
 
-def levels(p: float) -> int:
+def dropped_levels(p: float) -> int:
     """How many of `LEVELS` are dropped."""
     return round(p * LEVELS)
 
@@ -35,23 +35,23 @@ def levels(p: float) -> int:
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, dropped: int) -> Tensor:
-        kept = drawn(seed(), x.shape, dropped, x.device)
+        kept = make_keep_mask(draw_seed(), x.shape, dropped, x.device)
         ctx.save_for_backward(kept)
         ctx.dropped = dropped
-        return masked(x, kept, dropped)
+        return apply_keep_mask(x, kept, dropped)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (kept,) = ctx.saved_tensors
-        return masked(gradients[0], kept, ctx.dropped), None
+        return apply_keep_mask(gradients[0], kept, ctx.dropped), None
 
 
-def seed() -> int:
+def draw_seed() -> int:
     """A new one, from torch's generator."""
     return int(torch.randint(1 << 62, ()))
 
 
-def drawn(number: int, shape: torch.Size, dropped: int, device: torch.device) -> Tensor:
+def make_keep_mask(number: int, shape: torch.Size, dropped: int, device: torch.device) -> Tensor:
     """The mask that a seed gives: int16, all ones where a number is kept and 0 where it is not."""
     size = shape.numel()
     if device.type != "cpu":
@@ -63,7 +63,7 @@ def drawn(number: int, shape: torch.Size, dropped: int, device: torch.device) ->
     return bits.ge_(dropped - LEVELS // 2).neg_().view(shape)
 
 
-def masked(x: Tensor, kept: Tensor, dropped: int) -> Tensor:
+def apply_keep_mask(x: Tensor, kept: Tensor, dropped: int) -> Tensor:
     """x where it is kept, scaled to keep the mean."""
-    whole = WHOLE[x.element_size()]
+    whole = INT_OF_WIDTH[x.element_size()]
     return (x.view(whole) & kept.to(whole)).view(x.dtype).mul_(LEVELS / (LEVELS - dropped))

@@ -20,18 +20,18 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bottega.errors import ModelError
-from bottega.models.compile import kernel
+from bottega.models.compile import compile_on_cuda
 
-CHUNK = {"cpu": 1 << 25, "cuda": 1 << 29}
+CHUNK_BYTES = {"cpu": 1 << 25, "cuda": 1 << 29}
 """Bytes of logits alive at once, in the model's dtype."""
 
-TRAINED_CHUNK = {"cpu": 1 << 28, "cuda": 1 << 30}
+TRAINED_CHUNK_BYTES = {"cpu": 1 << 28, "cuda": 1 << 30}
 """The same while the head itself is trained: what each chunk adds to its gradient is a pass over all of that."""
 
-BLOCK = 1 << 21
+SOFTMAX_BLOCK_BYTES = 1 << 21
 """Bytes of logits in float32 that a CPU normalises at once: enough for all cores, little enough for their caches."""
 
-FAR = -80.0
+MIN_LOGP = -80.0
 """Log-probabilities below it are no longer read off a float32 probability, which has left its range by then."""
 
 
@@ -58,7 +58,7 @@ class LanguageHead:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[n, H] → [n, V] in float32 or wider."""
-        return finished(nn.functional.linear(hidden, self.weight, self.bias), self.scale, self.softcap)
+        return scale_and_cap(nn.functional.linear(hidden, self.weight, self.bias), self.scale, self.softcap)
 
     def logp(self, hidden: Tensor, label: Tensor, share: Tensor | None = None) -> Tensor:
         """[N, H], [N] → [N] log-probability of each label, float32 or wider.
@@ -75,31 +75,31 @@ class LanguageHead:
     def judged(self, hidden: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """[N, H], [N] → [N] log-probability of each label, and [N] the label that is likeliest instead."""
         logp, best = _empty_scores(hidden), torch.empty_like(label)
-        for rows, raw in _chunks(self, hidden, CHUNK):
+        for rows, raw in _logit_chunks(self, hidden, CHUNK_BYTES):
             # Scale and softcap leave the order as it is.
             best[rows] = raw.argmax(1)
-            logp[rows] = _scored(self, raw, label[rows], slope=False)
+            logp[rows] = _chunk_logp(self, raw, label[rows], slope=False)
         return logp, best
 
 
-def divergence(policy: LanguageHead, states: Tensor, base: LanguageHead, before: Tensor) -> Tensor:
+def kl_divergence(policy: LanguageHead, states: Tensor, base: LanguageHead, before: Tensor) -> Tensor:
     """[N, H], [N, H] → [N] KL(base ‖ policy) over the vocabulary, of the states their heads read.
 
     In chunks, whose logits the backward computes again: none of [N, V] is ever held.
     """
-    size = max(1, CHUNK[states.device.type] // (4 * len(policy.weight)))
+    size = max(1, CHUNK_BYTES[states.device.type] // (4 * len(policy.weight)))
     parts = zip(torch.split(states, size), torch.split(before, size), strict=True)
-    found = [checkpoint(_diverged, policy, one, base, other, use_reentrant=False) for one, other in parts]
+    found = [checkpoint(_chunk_kl, policy, one, base, other, use_reentrant=False) for one, other in parts]
     return torch.cat(found) if found else _empty_scores(states)
 
 
-def _diverged(policy: LanguageHead, states: Tensor, base: LanguageHead, before: Tensor) -> Tensor:
+def _chunk_kl(policy: LanguageHead, states: Tensor, base: LanguageHead, before: Tensor) -> Tensor:
     with torch.no_grad():
         wanted = base.logits(before).log_softmax(1)
     return (wanted.exp() * (wanted - policy.logits(states).log_softmax(1))).sum(1)
 
 
-def language_head(model: nn.Module) -> LanguageHead:
+def get_language_head(model: nn.Module) -> LanguageHead:
     """The head of a transformers language model, with the scale and softcap its config declares.
 
     Granite divides logits by `logits_scaling`, Cohere multiplies by `logit_scale`, Gemma-2 caps them, T5 divides by the
@@ -139,15 +139,15 @@ class _LogProbability(torch.autograd.Function):
         ctx.settings, ctx.ahead = settings, None
         ctx.trained = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         if ctx.trained:
-            share = None if share is None else share.to(_wide(hidden.dtype))
+            share = None if share is None else share.to(_at_least_float32(hidden.dtype))
             ctx.save_for_backward(hidden, weight, bias, label, share)
             if share is not None:
-                logp, ctx.ahead = _gradients(head, hidden, label, share)
+                logp, ctx.ahead = _logp_with_gradients(head, hidden, label, share)
                 return logp
         jacobian = torch.empty_like(hidden) if ctx.needs_input_grad[0] and not ctx.trained else None
         logp = _empty_scores(hidden)
-        for rows, raw in _chunks(head, hidden, CHUNK):
-            logp[rows] = _scored(head, raw, label[rows], slope=jacobian is not None)
+        for rows, raw in _logit_chunks(head, hidden, CHUNK_BYTES):
+            logp[rows] = _chunk_logp(head, raw, label[rows], slope=jacobian is not None)
             if jacobian is not None:
                 torch.mm(raw, weight, out=jacobian[rows])
         if jacobian is not None:
@@ -162,9 +162,9 @@ class _LogProbability(torch.autograd.Function):
             return (gradient.to(jacobian.dtype)[:, None] * jacobian, *[None] * 5)
         hidden, weight, bias, label, share = ctx.saved_tensors
         ahead, ctx.ahead = ctx.ahead, None
-        factor = None if ahead is None else _factor(gradient, share)
+        factor = None if ahead is None else _common_factor(gradient, share)
         if factor is None:
-            _, ahead = _gradients(LanguageHead(weight, bias, *ctx.settings), hidden, label, gradient)
+            _, ahead = _logp_with_gradients(LanguageHead(weight, bias, *ctx.settings), hidden, label, gradient)
         to_hidden, to_weight, to_bias = ahead
         if factor is not None:
             to_hidden, to_weight = to_hidden * factor, to_weight.mul_(factor)
@@ -173,7 +173,7 @@ class _LogProbability(torch.autograd.Function):
         return to_hidden.to(hidden.dtype), to_weight.to(weight.dtype), to_bias, *[None] * 3
 
 
-def _gradients(
+def _logp_with_gradients(
     head: LanguageHead, hidden: Tensor, label: Tensor, share: Tensor
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor | None]]:
     """(logp, gradients of Σ share · logp for hidden, weight and bias).
@@ -186,8 +186,8 @@ def _gradients(
     # A power of two, which costs no precision.
     common = torch.exp2(torch.floor(torch.log2(share.abs().amax().clamp(min=torch.finfo(share.dtype).tiny))))
     part = share / common
-    for rows, slope in _chunks(head, hidden, TRAINED_CHUNK):
-        logp[rows] = _scored(head, slope, label[rows], slope=True)
+    for rows, slope in _logit_chunks(head, hidden, TRAINED_CHUNK_BYTES):
+        logp[rows] = _chunk_logp(head, slope, label[rows], slope=True)
         if to_bias is not None:
             to_bias += part[rows] @ slope.to(part.dtype)
         torch.mm(slope, head.weight, out=to_hidden[rows])
@@ -198,7 +198,7 @@ def _gradients(
     return logp, (to_hidden * share[:, None], to_weight.mul_(common), to_bias)
 
 
-def _factor(gradient: Tensor, share: Tensor) -> Tensor | None:
+def _common_factor(gradient: Tensor, share: Tensor) -> Tensor | None:
     """The number that `share` must be taken times to be `gradient`; None where there is none."""
     factor = (gradient @ share) / (share @ share)
     same = (gradient - factor * share).abs().max() <= 1e-6 * gradient.abs().max()
@@ -206,15 +206,15 @@ def _factor(gradient: Tensor, share: Tensor) -> Tensor | None:
 
 
 def _empty_scores(hidden: Tensor) -> Tensor:
-    return hidden.new_empty(len(hidden), dtype=_wide(hidden.dtype))
+    return hidden.new_empty(len(hidden), dtype=_at_least_float32(hidden.dtype))
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
     """float32, or what is wider."""
     return torch.promote_types(dtype, torch.float32)
 
 
-def _chunks(head: LanguageHead, hidden: Tensor, most: Mapping[str, int]) -> Iterator[tuple[slice, Tensor]]:
+def _logit_chunks(head: LanguageHead, hidden: Tensor, most: Mapping[str, int]) -> Iterator[tuple[slice, Tensor]]:
     """(rows, their logits as the matmul gives them), as many bytes at once as `most` says of the device.
 
     The next is written over the one before.
@@ -227,22 +227,22 @@ def _chunks(head: LanguageHead, hidden: Tensor, most: Mapping[str, int]) -> Iter
         yield slice(start, start + len(part)), raw if head.bias is None else raw.add_(head.bias)
 
 
-def _scored(head: LanguageHead, raw: Tensor, label: Tensor, *, slope: bool) -> Tensor:
+def _chunk_logp(head: LanguageHead, raw: Tensor, label: Tensor, *, slope: bool) -> Tensor:
     """[n] log-probabilities of the labels; with `slope` their gradients [n, V] to `raw` are left where that was."""
     if raw.is_cuda:
         own = label[:, None]
         # Gathered beside the kernel, which compiled has been seen to read it after it was overwritten.
-        return _at_once(raw, own, raw.gather(1, own), head.scale, head.softcap, head.smoothing, slope)
-    size = max(1, BLOCK // (4 * raw.shape[1]))
+        return _chunk_logp_cuda(raw, own, raw.gather(1, own), head.scale, head.softcap, head.smoothing, slope)
+    size = max(1, SOFTMAX_BLOCK_BYTES // (4 * raw.shape[1]))
     scores = []
     for start in range(0, len(raw), size):
         rows = slice(start, start + size)
-        own, logits = label[rows, None], finished(raw[rows], head.scale, head.softcap)
+        own, logits = label[rows, None], scale_and_cap(raw[rows], head.scale, head.softcap)
         p = logits.softmax(1)
         likely = p.gather(1, own)
         logp = likely.log()
-        if bool((logp < FAR).any()):
-            logp = torch.where(logp < FAR, logits.gather(1, own) - logits.logsumexp(1, keepdim=True), logp)
+        if bool((logp < MIN_LOGP).any()):
+            logp = torch.where(logp < MIN_LOGP, logits.gather(1, own) - logits.logsumexp(1, keepdim=True), logp)
         share = head.smoothing
         scores.append(logp if not share else logp + share * (logits.mean(1, keepdim=True) - logits.gather(1, own)))
         if slope:
@@ -258,14 +258,14 @@ def _scored(head: LanguageHead, raw: Tensor, label: Tensor, *, slope: bool) -> T
     return torch.cat(scores).squeeze(1)
 
 
-@kernel
-def _at_once(
+@compile_on_cuda
+def _chunk_logp_cuda(
     raw: Tensor, own: Tensor, chosen: Tensor, scale: float, softcap: float | None, share: float, slope: bool
 ) -> Tensor:
     """The same in two passes over the logits, and without asking what their numbers are; chosen [n, 1] raw at own."""
-    logits = finished(raw, scale, softcap)
+    logits = scale_and_cap(raw, scale, softcap)
     total = logits.logsumexp(1, keepdim=True)
-    logp = finished(chosen, scale, softcap) - total
+    logp = scale_and_cap(chosen, scale, softcap) - total
     if share:
         logp = (1 - share) * logp + share * (logits.mean(1, keepdim=True) - total)
     if slope:
@@ -277,8 +277,8 @@ def _at_once(
     return logp.squeeze(1)
 
 
-def finished(raw: Tensor, scale: float, softcap: float | None) -> Tensor:
+def scale_and_cap(raw: Tensor, scale: float, softcap: float | None) -> Tensor:
     """Logits in float32 or wider from those the matmul gave."""
-    logits = raw.to(_wide(raw.dtype))
+    logits = raw.to(_at_least_float32(raw.dtype))
     logits = logits * scale if scale != 1.0 else logits
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)

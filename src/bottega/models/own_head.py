@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
-def class_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
+def classifier_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """[N, H] → [N, C]: the classifier of a transformers `…ForSequenceClassification`, at any places.
 
     Decoders score a hidden state directly; BERT pools it first; RoBERTa's classifier takes a sequence and reads
@@ -26,7 +26,7 @@ def class_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
     return lambda hidden: cast(Tensor, parts.classifier(hidden[:, None]))
 
 
-def own_scores(model: nn.Module, hidden: Tensor, tokens: Tensor | None = None) -> Tensor:
+def own_head_logits(model: nn.Module, hidden: Tensor, tokens: Tensor | None = None) -> Tensor:
     """[n, H] → [n, …], or [C] of a classifier: the model's own forward, from its final hidden states on.
 
     tokens  [n] whose states these are, for a head that looks at them as well
@@ -34,15 +34,15 @@ def own_scores(model: nn.Module, hidden: Tensor, tokens: Tensor | None = None) -
     network = cast(Any, model)
     states = hidden[None]
     given = BaseModelOutputWithPooling(
-        last_hidden_state=cast(Any, states), pooler_output=cast(Any, _pooled(network.base_model, states))
+        last_hidden_state=cast(Any, states), pooler_output=cast(Any, _pool(network.base_model, states))
     )
     ids = torch.zeros(len(hidden), dtype=torch.long, device=hidden.device) if tokens is None else tokens
-    with _instead(network.base_model, lambda *args, **kwargs: given):
+    with _replace_forward(network.base_model, lambda *args, **kwargs: given):
         found = network(input_ids=ids[None])
     return cast(Tensor, found.logits[0])
 
 
-def _pooled(base: Any, states: Tensor) -> Tensor | None:
+def _pool(base: Any, states: Tensor) -> Tensor | None:
     """[1, n, H] → [1, H] of a model that makes one vector of its states; ALBERT does by a layer and an activation."""
     pooler, activation = (getattr(base, name, None) for name in ("pooler", "pooler_activation"))
     if pooler is None or activation is None:
@@ -50,14 +50,14 @@ def _pooled(base: Any, states: Tensor) -> Tensor | None:
     return cast(Tensor, activation(pooler(states[:, 0])))
 
 
-def masked_states(model: nn.Module, hidden: Tensor) -> Tensor:
+def masked_lm_states(model: nn.Module, hidden: Tensor) -> Tensor:
     """[n, H] → [n, H]: what the head of a masked language model compares with the vocabulary."""
-    with _instead(cast(Any, model).get_output_embeddings(), lambda states: states):
-        return own_scores(model, hidden)
+    with _replace_forward(cast(Any, model).get_output_embeddings(), lambda states: states):
+        return own_head_logits(model, hidden)
 
 
 @contextmanager
-def _instead(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Inside, `module` computes `forward`."""
     own = vars(module).get("forward")
     module.forward = forward

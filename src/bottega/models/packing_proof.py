@@ -17,25 +17,25 @@ import torch
 from bottega.batch import Batch, Example, Row
 from bottega.errors import ModelError
 from bottega.models import heads
-from bottega.models.attention import NAME, pass_down, register
-from bottega.models.encoder_decoder import prepare
-from bottega.models.kernels import fuse, proven
+from bottega.models.attention import ATTENTION_NAME, add_layout_hooks, register_attention
+from bottega.models.encoder_decoder import prepare_encoder_decoder
+from bottega.models.kernels import apply_kernels, prove_kernels
 from bottega.models.row_state import RowState
 from bottega.models.scorer import Fit, Scorer
-from bottega.models.small_copy import copies
+from bottega.models.small_copy import small_copies
 from bottega.objectives import HeadKind
 from bottega.packing import pack
 
 TOLERANCE = 1e-4
 """Largest relative difference taken for rounding; a wrong mask gives more than 1e-2 on sharp weights."""
 
-LENGTHS = (9, 23, 14, 6, 17)
+ROW_LENGTHS = (9, 23, 14, 6, 17)
 """Tokens of its rows."""
 
-PREFIX = 9
+PREFIX_LENGTH = 9
 """Tokens that two of them share."""
 
-NEAR = 6
+SMALL_WINDOW = 6
 """What every window, chunk and budget of the small copy becomes."""
 
 
@@ -47,25 +47,25 @@ def prove_packing(model_class: type, config: Any, head: HeadKind, both_ways: boo
     with torch.random.fork_rng():
         torch.manual_seed(0)
         try:
-            model, unknown, apart = _truth(model_class, config, head, both_ways)
+            model, unknown, apart = _small_copy_and_scores(model_class, config, head, both_ways)
         except Exception as error:  # a config this code cannot shrink says nothing about packing
             return Fit(packed=False, own_head=True, reason=f"no small copy could be built to prove it on ({error})")
         if head == "language" and not model.config.is_encoder_decoder:
-            refuse_foresight(model)
-        packed, alone = _batches(model, head, both_ways)
-        own_head = _differs(lambda: _scores(Scorer(model, head, Fit(packed=False)), alone), apart)
+            refuse_lookahead(model)
+        packed, alone = _packed_and_separate(model, head, both_ways)
+        own_head = _difference(lambda: _scores(Scorer(model, head, Fit(packed=False)), alone), apart)
         trial = Fit(own_head=bool(own_head))
-        mixed = unknown or _differs(lambda: _scores(_set_attention(model, head, trial), packed), apart)
-        fused = _working(model, head, trial, packed, apart) if not mixed else proven(model)
+        mixed = unknown or _difference(lambda: _scores(_with_packed_attention(model, head, trial), packed), apart)
+        fused = _verify_kernels(model, head, trial, packed, apart) if not mixed else prove_kernels(model)
     if mixed or (own_head and model.config.is_encoder_decoder):
         return Fit(packed=False, own_head=bool(own_head), reason=mixed or own_head, fused=fused)
     reason = own_head and f"its head is its own: {own_head}"
     return Fit(packed=True, own_head=bool(own_head), reason=reason, fused=fused)
 
 
-def refuse_foresight(model: Any) -> None:
+def refuse_lookahead(model: Any) -> None:
     """A ModelError where what stands behind a token changes the scores of what comes next."""
-    one = torch.arange(2, 2 + max(LENGTHS))[None] % int(model.config.get_text_config().vocab_size)
+    one = torch.arange(2, 2 + max(ROW_LENGTHS))[None] % int(model.config.get_text_config().vocab_size)
     other = one.clone()
     other[0, -4:] = one[0, :4]
     afresh = RowState(model)
@@ -80,19 +80,21 @@ def refuse_foresight(model: Any) -> None:
         )
 
 
-def _working(model: Any, head: HeadKind, fit: Fit, packed: Batch, apart: torch.Tensor) -> tuple[str, ...]:
+def _verify_kernels(model: Any, head: HeadKind, fit: Fit, packed: Batch, apart: torch.Tensor) -> tuple[str, ...]:
     """The classes with a faster forward, if they give the same scores all together."""
-    fused = proven(model)
-    fuse(model, fused)
-    return () if _differs(lambda: _scores(Scorer(model, head, fit), packed), apart) else fused
+    fused = prove_kernels(model)
+    apply_kernels(model, fused)
+    return () if _difference(lambda: _scores(Scorer(model, head, fit), packed), apart) else fused
 
 
-def _truth(model_class: type, config: Any, head: HeadKind, both_ways: bool) -> tuple[Any, str, torch.Tensor]:
+def _small_copy_and_scores(
+    model_class: type, config: Any, head: HeadKind, both_ways: bool
+) -> tuple[Any, str, torch.Tensor]:
     """(a small model, what of it could not be made small, its scores for each row alone by its own forward only)."""
     errors: list[Exception] = []
-    for model, unknown in copies(model_class, config, NEAR, max(LENGTHS)):
+    for model, unknown in small_copies(model_class, config, SMALL_WINDOW, max(ROW_LENGTHS)):
         try:
-            _, alone = _batches(model, head, both_ways)
+            _, alone = _packed_and_separate(model, head, both_ways)
             scores = _scores(Scorer(model, head, Fit(packed=False, own_head=True)), alone)
         except Exception as error:
             errors.append(error)
@@ -102,33 +104,33 @@ def _truth(model_class: type, config: Any, head: HeadKind, both_ways: bool) -> t
     raise errors[0]
 
 
-def _batches(model: Any, head: HeadKind, both_ways: bool) -> tuple[Batch, Batch]:
+def _packed_and_separate(model: Any, head: HeadKind, both_ways: bool) -> tuple[Batch, Batch]:
     text = model.config.get_text_config()
     examples = _examples(int(text.vocab_size), getattr(text, "pad_token_id", None), head, both_ways)
     if model.config.is_encoder_decoder:
-        examples = [Example(one.id, (_sourced(one.rows[0], place),)) for place, one in enumerate(examples)]
+        examples = [Example(one.id, (_with_source(one.rows[0], place),)) for place, one in enumerate(examples)]
     return pack(examples, share_at_least=2), pack(examples, share=False)
 
 
-def _set_attention(model: Any, head: HeadKind, fit: Fit) -> Scorer:
-    register()
-    pass_down(model)
+def _with_packed_attention(model: Any, head: HeadKind, fit: Fit) -> Scorer:
+    register_attention()
+    add_layout_hooks(model)
     if model.config.is_encoder_decoder:
-        prepare(model)
-    model.set_attn_implementation(NAME)
+        prepare_encoder_decoder(model)
+    model.set_attn_implementation(ATTENTION_NAME)
     return Scorer(model, head, fit)
 
 
 def _examples(vocabulary: int, padding: int | None, head: HeadKind, both_ways: bool) -> list[Example]:
     """Rows of mixed length, two of which share a prefix, none with the padding token (plain classifiers skip it)."""
     generator = np.random.default_rng(0)
-    drawn = [generator.integers(0, vocabulary - 1, length) for length in LENGTHS]
+    drawn = [generator.integers(0, vocabulary - 1, length) for length in ROW_LENGTHS]
     tokens = [np.where(row == padding, vocabulary - 1, row) for row in drawn]
-    tokens[2] = np.concatenate([tokens[1][:PREFIX], tokens[2]])
+    tokens[2] = np.concatenate([tokens[1][:PREFIX_LENGTH], tokens[2]])
     return [Example(str(index), (_row(row, head, both_ways),)) for index, row in enumerate(tokens)]
 
 
-def _sourced(row: Row, place: int) -> Row:
+def _with_source(row: Row, place: int) -> Row:
     """The row behind a source of another length; the first two have one source."""
     return replace(row, source=np.roll(row.tokens, 3)[: 3 + 2 * place] if place > 1 else row.tokens[:1].repeat(4))
 
@@ -150,7 +152,7 @@ def _scores(scorer: Scorer, batch: Batch) -> torch.Tensor:
     return scores
 
 
-def _differs(compute: Any, truth: torch.Tensor) -> str:
+def _difference(compute: Any, truth: torch.Tensor) -> str:
     """Why the computation is not the truth; empty when it is."""
     try:
         scores = compute()

@@ -20,7 +20,7 @@ class RowState:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.held = list(_held(model))
+        self.held = list(_state_items(model))
         self.known = [(vars(module), frozenset(vars(module))) for module in model.modules()]
 
     def __call__(self) -> None:
@@ -29,21 +29,21 @@ class RowState:
                 place[name] = value
         for place, names in self.known:
             for name in place.keys() - names:
-                if _remembers(place[name]):
+                if _may_hold_row_state(place[name]):
                     del place[name]
 
 
-def _held(model: nn.Module) -> Iterator[tuple[dict[str, Any], str, Any]]:
+def _state_items(model: nn.Module) -> Iterator[tuple[dict[str, Any], str, Any]]:
     """(where a module keeps it, its name, its value)."""
     for module in model.modules():
         for name, value in vars(module).items():
-            if _remembers(value) or (value is None and not name.startswith("_")):
+            if _may_hold_row_state(value) or (value is None and not name.startswith("_")):
                 yield vars(module), name, value
         for name, table in module._buffers.items():
             if name in module._non_persistent_buffers_set:
                 yield module._buffers, name, table
 
 
-def _remembers(value: object) -> bool:
+def _may_hold_row_state(value: object) -> bool:
     """Whether it may tell of a row; a switch, as that of checkpointing, is a setting."""
     return type(value) in (int, float) or isinstance(value, Tensor)

@@ -9,9 +9,9 @@ from typing import Any
 
 from bottega.errors import ModelError
 
-PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-CONFIGS = ("config.json", "tokenizer_config.json", "adapter_config.json", "generation_config.json")
-KERNELS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation")
+PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+CONFIG_FILES = ("config.json", "tokenizer_config.json", "adapter_config.json", "generation_config.json")
+KERNEL_KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation")
 """Keys of a config that may name a kernel on the hub, which is code."""
 
 
@@ -31,24 +31,24 @@ def check_files(folder: Path) -> None:
                 fix="put the file itself there",
             )
     if (folder / "custom_generate").exists():
-        raise _own_code(str(folder), "the folder custom_generate")
-    for name in CONFIGS:
-        for key, value in _entries(_read(folder / name)):
+        raise _custom_code_error(str(folder), "the folder custom_generate")
+    for name in CONFIG_FILES:
+        for key, value in _walk_items(_read_json(folder / name)):
             if key == "auto_map" and value:
-                raise _own_code(str(folder), f"auto_map in {name}")
-            if key in KERNELS and "/" in str(value):
-                raise _own_code(str(folder), f"{key} in {name}")
+                raise _custom_code_error(str(folder), f"auto_map in {name}")
+            if key in KERNEL_KEYS and "/" in str(value):
+                raise _custom_code_error(str(folder), f"{key} in {name}")
     for index in folder.glob("*.safetensors.index.json"):
-        named = _read(index).get("weight_map", {})
+        named = _read_json(index).get("weight_map", {})
         pickled = next((file for file in named.values() if not str(file).endswith(".safetensors")), None)
         if pickled is not None:
-            raise _pickled(str(folder), str(pickled))
+            raise _pickle_error(str(folder), str(pickled))
 
 
 def check_config(config: Any, name: str) -> None:
     """The same of a config that came from a hub."""
     if getattr(config, "auto_map", None):
-        raise _own_code(name, "auto_map in config.json")
+        raise _custom_code_error(name, "auto_map in config.json")
 
 
 def check_weights(name: str) -> None:
@@ -56,13 +56,13 @@ def check_weights(name: str) -> None:
     folder = Path(name)
     if not folder.is_dir() or any(folder.glob("*.safetensors")):
         return
-    pickled = [path.name for pattern in PICKLED for path in folder.glob(pattern)]
+    pickled = [path.name for pattern in PICKLE_PATTERNS for path in folder.glob(pattern)]
     if pickled:
-        raise _pickled(name, pickled[0])
+        raise _pickle_error(name, pickled[0])
     raise ModelError("the folder holds no weights", where=name, fix="a model needs *.safetensors beside config.json")
 
 
-def _own_code(where: str, what: str) -> ModelError:
+def _custom_code_error(where: str, what: str) -> ModelError:
     return ModelError(
         f"it brings code of its own ({what}), and no code of a checkpoint is ever run",
         where=where,
@@ -71,7 +71,7 @@ def _own_code(where: str, what: str) -> ModelError:
     )
 
 
-def _pickled(where: str, name: str) -> ModelError:
+def _pickle_error(where: str, name: str) -> ModelError:
     return ModelError(
         f"the weights are pickled ({name}), and reading a pickle runs code",
         where=where,
@@ -79,7 +79,7 @@ def _pickled(where: str, name: str) -> ModelError:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     """A JSON object; nothing where there is none, or it cannot be read: who needs it says so."""
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -88,7 +88,7 @@ def _read(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _entries(value: Any) -> Iterator[tuple[str, Any]]:
+def _walk_items(value: Any) -> Iterator[tuple[str, Any]]:
     """Every key with its value, inner objects too."""
     waiting = [value]
     while waiting:

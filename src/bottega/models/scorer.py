@@ -18,17 +18,17 @@ from torch import Tensor, nn
 from bottega.batch import Batch, EncoderInput, Example, Row
 from bottega.errors import BottegaError, ModelError, is_out_of_memory
 from bottega.models import heads
-from bottega.models.attention import layout_for, layouts_for
-from bottega.models.attention.mask import padded, rounded
+from bottega.models.attention import make_encoder_decoder_layouts, make_layout
+from bottega.models.attention.mask import pad_tree, round_length
 from bottega.models.embedding_noise import EmbeddingNoise, row_lengths
 from bottega.models.heads import Head, ScoreOptions, from_logits
-from bottega.models.own_head import own_scores
+from bottega.models.own_head import own_head_logits
 from bottega.models.row_state import RowState
 from bottega.objectives import HeadKind
 from bottega.packing import divide, pack
 from bottega.progress import ProgressCallback
 
-SCORE_TOKENS = 8192
+MAX_SCORED_TOKENS = 8192
 """Most tokens scored at once, where no gradient is wanted."""
 
 
@@ -110,7 +110,7 @@ class Scorer(nn.Module):
             states = self._states(batch, 0) if self._wanted_of_extra(outputs) else None
         else:
             # A matrix library keeps a kernel for each shape it meets, so the head over a vocabulary sees few of them.
-            padding = rounded(len(batch.at)) - len(batch.at) if self.head.over_vocabulary else 0
+            padding = round_length(len(batch.at)) - len(batch.at) if self.head.over_vocabulary else 0
             states = self._states(batch, padding)  # [N + padding, H]
             scores = self.head.scores(self.network, states, batch, outputs & self.head.outputs, options)
         for head in self._wanted_of_extra(outputs):
@@ -136,7 +136,10 @@ class Scorer(nn.Module):
         few = not self.head.reads_everywhere and self.fit.packed and not whole
         read = {"read": torch.unique(batch.at)} if few else {}
         return torch.cat(
-            [_each(self._run(base, **call, **read).last_hidden_state, call) for call in self._calls(batch)]
+            [
+                _check_one_per_token(self._run(base, **call, **read).last_hidden_state, call)
+                for call in self._calls(batch)
+            ]
         )
 
     def _across(self, batch: Batch, source: EncoderInput) -> Tensor:
@@ -149,8 +152,8 @@ class Scorer(nn.Module):
                 target = {"input_ids": call["decoder_input_ids"], "use_cache": False}
                 found.append(self._computed(decoder, encoder_hidden_states=states, **target).last_hidden_state[0])
             return torch.cat(found)
-        batch, source = padded(batch), padded(source)
-        of_source, of_target, across = layouts_for(batch, source)
+        batch, source = pad_tree(batch), pad_tree(source)
+        of_source, of_target, across = make_encoder_decoder_layouts(batch, source)
         self._tell_noise(source)
         states = encoder(input_ids=source.tokens[None], layout=of_source).last_hidden_state
         self._tell_noise(batch)
@@ -172,7 +175,7 @@ class Scorer(nn.Module):
                 return cast(Tensor, self.network(**call, logits_to_keep=batch.at).logits[0])
             return cast(Tensor, self.network(**call).logits[0].index_select(0, batch.at))
         if not self.head.per_row:
-            logits = [_each(self._run(self.network, **call).logits, call) for call in self._calls(batch)]
+            logits = [_check_one_per_token(self._run(self.network, **call).logits, call) for call in self._calls(batch)]
             return torch.cat(logits).index_select(0, batch.at)
         logits = [self._run(self.network, **call).logits[0] for call in self._calls(batch)]
         # One [C] a row, and rows stand in the flat sequence in node order.
@@ -184,7 +187,7 @@ class Scorer(nn.Module):
         hidden, nodes = self._hidden(batch, whole=True), batch.nodes
         ends = np.searchsorted(nodes.start, batch.at.cpu().numpy(), side="right") - 1
         places = (torch.from_numpy(nodes.path(int(end))).to(hidden.device) for end in ends)
-        return torch.stack([own_scores(self.network, hidden[row], batch.tokens[row]) for row in places])
+        return torch.stack([own_head_logits(self.network, hidden[row], batch.tokens[row]) for row in places])
 
     def _run(self, part: Any, **call: Any) -> Any:
         """What a part of the model makes of a call; of a row by itself, as if it were the first."""
@@ -223,9 +226,9 @@ class Scorer(nn.Module):
                 {"input_ids": text, "decoder_input_ids": row, "use_cache": False}
                 for text, row in zip(texts, rows, strict=True)
             ]
-        batch = padded(batch)
-        position = batch.position + first_position(self.network)
-        layout = layout_for(batch)
+        batch = pad_tree(batch)
+        position = batch.position + first_position_id(self.network)
+        layout = make_layout(batch)
         self._tell_noise(batch)
         return [{"input_ids": batch.tokens[None], "position_ids": position[None], "layout": layout, "use_cache": False}]
 
@@ -255,14 +258,14 @@ def score_batches(
     read = (ids for row in rows for ids in (row.tokens, row.source) if ids is not None)
     config = scorer.network.config
     check_token_ids(config, max((int(ids.max(initial=-1)) for ids in read), default=-1), config.name_or_path)
-    for group in divide(examples, SCORE_TOKENS, share=scorer.fit.packed) if examples else ():
+    for group in divide(examples, MAX_SCORED_TOKENS, share=scorer.fit.packed) if examples else ():
         yield [int(one.id) for one in group], pack(group, share=scorer.fit.packed).to(device)
         done += len(group)
         if far is not None:
             far(done, len(rows))
 
 
-def _each(found: Tensor, call: dict[str, Any]) -> Tensor:
+def _check_one_per_token(found: Tensor, call: dict[str, Any]) -> Tensor:
     """[1, n, …] → [T, …] of the tokens of a call: Perceiver answers for all places it has, whether taken or not."""
     total = call.get("decoder_input_ids", call["input_ids"]).shape[1]
     if found.shape[1] < total:
@@ -274,7 +277,7 @@ def _each(found: Tensor, call: dict[str, Any]) -> Tensor:
     return found[0, :total]
 
 
-def first_position(network: Any) -> int:
+def first_position_id(network: Any) -> int:
     """The number of a row's first position: RoBERTa and its kin count from after the padding index."""
     embeddings = getattr(network.base_model, "embeddings", None)
     table = getattr(embeddings, "position_embeddings", None)

@@ -18,7 +18,7 @@ from bottega.models.safe_folder import check_files
 from bottega.models.source import check_folder, quietly, refuse_unreachable
 from bottega.tokenization import builtin_templates
 
-GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
+GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 """Tokenizers that are what their tokenizer.json says. Where the model is a Qwen2 or one of some other kinds,
 transformers would put that model's own pre-tokenizer in its place, and so cut texts otherwise than in training."""
 
@@ -39,7 +39,7 @@ def load_tokenizer(name: str) -> Any:
             fix="copy the tokenizer files next to the weights, or name their folder with model.tokenizer",
         )
     with quietly(name, "the tokenizer"):
-        generic = get_tokenizer_config(name).get("tokenizer_class") in GENERIC
+        generic = get_tokenizer_config(name).get("tokenizer_class") in GENERIC_CLASSES
         tokenizer = (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(
             name, trust_remote_code=False
         )
@@ -50,13 +50,13 @@ def load_tokenizer(name: str) -> Any:
     return tokenizer
 
 
-def read_otherwise(tokenizer: Any, config: Any) -> str | None:
+def mismatched_tokenizer_class(tokenizer: Any, config: Any) -> str | None:
     """The class by which transformers would cut texts otherwise than this tokenizer, if both are saved in one folder.
 
     None where it reads it as it is.
     """
     known = TOKENIZER_MAPPING_NAMES.get(config.model_type)
-    if type(tokenizer) is not PreTrainedTokenizerFast or known in (None, *GENERIC):
+    if type(tokenizer) is not PreTrainedTokenizerFast or known in (None, *GENERIC_CLASSES):
         return None
     with TemporaryDirectory() as folder, quietly(folder, "the tokenizer"):
         tokenizer.save_pretrained(folder)

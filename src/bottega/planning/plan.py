@@ -26,7 +26,7 @@ from bottega.hardware.datasheets import Datasheet, find_datasheet
 from bottega.hardware.device import available_device
 from bottega.models import heads
 from bottega.models.checkpoint import load_model
-from bottega.models.dimensions import depth, vocabulary, width
+from bottega.models.dimensions import hidden_width, layer_count, vocabulary_size
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.objectives import OnPolicy
@@ -201,7 +201,7 @@ class Line:
 
 def _measured(recipe: Recipe, config: Any, tell: StatusCallback) -> Line:
     """The line through what two depths take; through what the whole model takes, where it is shallow."""
-    whole = depth(config)
+    whole = layer_count(config)
     most = max(SHALLOW, 2 * math.ceil(DEEPER * whole / 2))
     depths = [whole] if whole <= SHALLOW or not _can_be_cut(config) else [most // 2, most]
     found = []
@@ -233,10 +233,10 @@ def _live(recipe: Recipe, rows: Dataset, tokens: float) -> int:
 
     Recomputed or sent away, of all layers but one only what enters them stays.
     """
-    across, layers = width(rows.config), depth(rows.config)
+    across, layers = hidden_width(rows.config), layer_count(rows.config)
     each = memory_estimate.OF_TOKEN * _size(recipe) / 2
     kept = _size(recipe) if recipe.optim.checkpointing else 0 if recipe.optim.offload else each
-    logits = LOGITS * vocabulary(rows.config) if heads.load(recipe.objective.head).over_vocabulary else 0
+    logits = LOGITS * vocabulary_size(rows.config) if heads.load(recipe.objective.head).over_vocabulary else 0
     return round(tokens * across * (kept * layers + each) + logits)
 
 
@@ -336,7 +336,7 @@ def _can_be_cut(config: Any) -> bool:
 
 def _cut(config: Any, layers: int) -> Any:
     """The config with fewer layers, and what it lists by layer cut as short; the same where it has no more."""
-    small, whole = copy.deepcopy(config), depth(config)
+    small, whole = copy.deepcopy(config), layer_count(config)
     if layers == whole:
         return small
     text = small.get_text_config()

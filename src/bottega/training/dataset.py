@@ -16,7 +16,7 @@ from bottega.data.reader import ReadSummary, RecipeReader
 from bottega.data.sampler import Sampler, validation_groups
 from bottega.data.split import Side
 from bottega.errors import DataError, ModelError
-from bottega.models.config import is_encoder, load_config, max_length, start_token
+from bottega.models.config import decoder_start_token, is_encoder, load_config, resolve_max_length
 from bottega.models.scorer import check_token_ids
 from bottega.models.source import adapter_folder, locate
 from bottega.models.tokenizer import load_tokenizer
@@ -77,7 +77,7 @@ def build_dataset(recipe: Recipe, choices: Mapping[str, Any] | None = None, fold
     tokenizer = load_tokenizer(_tokenizer_source(recipe))
     builtin_templates.set_template(tokenizer, recipe.data.template)
     config = load_config(recipe.model, tokenizer)
-    length = max_length((choices or {}).get("max_length", recipe.data.max_length), config)
+    length = resolve_max_length((choices or {}).get("max_length", recipe.data.max_length), config)
     reader, told = RecipeReader(recipe), ReadSummary()
     counts = recipe.objective.labels(reader.training())
     codec = Codec(
@@ -86,7 +86,7 @@ def build_dataset(recipe: Recipe, choices: Mapping[str, Any] | None = None, fold
         too_long=recipe.too_long,
         both_ways=is_encoder(config),
         labels=counts,
-        decoder_start=start_token(config),
+        decoder_start=decoder_start_token(config),
         day=day_of(choices),
     )
     encoded: dict[Side, EncodedRows] = {

@@ -10,8 +10,8 @@ import torch
 
 from bottega.errors import OutOfMemory
 from bottega.models.checkpoint import body
-from bottega.models.dimensions import depth, vocabulary, width
-from bottega.models.quantization.linear import BYTES
+from bottega.models.dimensions import hidden_width, layer_count, vocabulary_size
+from bottega.models.quantization.linear import BYTES_PER_WEIGHT
 from bottega.recipe.schema import Recipe
 
 FEW, MANY = 2048, 32768
@@ -38,7 +38,7 @@ def counts(recipe: Recipe, config: Any) -> Counts:
     """How many weights there are, counted without making any."""
     total, linear, ends = _sizes(config)
     if not getattr(config, "tie_word_embeddings", True) and recipe.objective.head == "language":
-        total += vocabulary(config) * width(config)
+        total += vocabulary_size(config) * hidden_width(config)
     if recipe.adapter is None:
         return Counts(total, linear, total)
     return Counts(total, linear, recipe.adapter.rank * ends)
@@ -63,7 +63,7 @@ def _sizes(config: Any) -> tuple[int, int, int]:
 def parts(recipe: Recipe, config: Any, size: int) -> dict[str, int]:
     """Bytes of what stays through an update, at `size` bytes a weight; activations come on top."""
     total, linear, trained = counts(recipe, config)
-    packed = BYTES[recipe.model.quantize]
+    packed = BYTES_PER_WEIGHT[recipe.model.quantize]
     weights = round(total * size - (0 if packed is None else linear * (size - packed)))
     full = recipe.adapter is None
     moments = 4 if recipe.optim.optimizer == "muon" else 8
@@ -98,7 +98,7 @@ def micro_batch_tokens(recipe: Recipe, config: Any, size: int, device: str, most
     if device == "cpu":
         return FEW
     left = (limit(device) if most is None else most) - sum(parts(recipe, config, size).values())
-    room = int(SHARE * left / (OF_TOKEN * depth(config) * width(config)))
+    room = int(SHARE * left / (OF_TOKEN * layer_count(config) * hidden_width(config)))
     return min(max(room // FEW * FEW, FEW), MANY)
 
 

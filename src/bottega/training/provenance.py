@@ -16,9 +16,9 @@ from bottega.events import Noted, Started
 from bottega.hardware.device import compute_dtype, multiplies
 from bottega.hardware.other_programs import cores
 from bottega.models.adapters.lora import left_out
-from bottega.models.quantization.linear import packed
+from bottega.models.quantization.linear import quantized_size
 from bottega.models.source import locate
-from bottega.models.tokenizer import load_tokenizer, read_otherwise
+from bottega.models.tokenizer import load_tokenizer, mismatched_tokenizer_class
 from bottega.recipe.schema import Recipe
 from bottega.runs.atomic_files import checksum
 from bottega.training.input_files import files_of
@@ -72,7 +72,7 @@ def started(run: Run, step: int, *, resumed: bool) -> Started:
         steps=run.sampler.steps,
         examples=len(run.sampler.examples),
         validation_examples=len(run.data.validation.examples),
-        parameters=sum(weight.numel() for weight in weights) + packed(run.engine.scorer.model).weights,
+        parameters=sum(weight.numel() for weight in weights) + quantized_size(run.engine.scorer.model).weights,
         trained_parameters=sum(weight.numel() for weight in weights if weight.requires_grad),
         dtype=str(run.choices.dtype).removeprefix("torch."),
         device=run.choices.device,
@@ -114,7 +114,7 @@ def _noteworthy(run: Run) -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield "entities", what, {}
     for differs in tokenizer_differs(recipe, rows.tokenizer):
         yield "tokenizer", f"model.tokenizer is not the base's: {differs}", {}
-    other = read_otherwise(rows.tokenizer, run.engine.scorer.network.config)
+    other = mismatched_tokenizer_class(rows.tokenizer, run.engine.scorer.network.config)
     if other:
         what = f"transformers' AutoTokenizer makes a {other} of this tokenizer, and so cuts texts otherwise"
         yield "tokenizer", f"{what}: read the result's with PreTrainedTokenizerFast", {}
@@ -124,7 +124,7 @@ def _noteworthy(run: Run) -> Iterator[tuple[str, str, dict[str, Any]]]:
             f"the checkpoint has no head for masked words; it begins at random: {', '.join(run.new_modules)}",
             {},
         )
-    found = packed(run.engine.scorer.model)
+    found = quantized_size(run.engine.scorer.model)
     if found.weights:
         before = found.weights * run.choices.dtype.itemsize
         what = f"{found.weights:,} weights of {found.layers} linear layers are kept as {recipe.model.quantize}"

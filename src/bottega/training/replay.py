@@ -24,7 +24,7 @@ from bottega.data.reader import read_records
 from bottega.data.sampler import DEFAULT_EXAMPLES, permutation
 from bottega.engine.engine import Engine
 from bottega.errors import DataError
-from bottega.models.language_head import divergence, language_head
+from bottega.models.language_head import get_language_head, kl_divergence
 from bottega.objectives import Objective
 from bottega.packing import divide, pack
 from bottega.recipe.schema import Recipe
@@ -204,7 +204,7 @@ class AnchoredLoss(Loss):
 def _divergence(engine: Engine, states: Tensor, before: Tensor) -> Tensor:
     """[N, H], [N, H] → [N] KL(as the run began ‖ as it is) of what the two language heads make of these states."""
     base = engine.scorer if engine.reference is None else engine.reference
-    return divergence(language_head(engine.scorer.network), states, language_head(base.network), before)
+    return kl_divergence(get_language_head(engine.scorer.network), states, get_language_head(base.network), before)
 
 
 def _packed(examples: Sequence[Example], tokens: int, device: str, *, packed: bool) -> list[Batch]:

@@ -15,7 +15,7 @@ from bottega.batch import Row
 from bottega.errors import ModelError
 from bottega.hardware.memory import out_of_memory_errors
 from bottega.models.adapters.lora import load_scorer
-from bottega.models.config import is_encoder, length_limit, stored_config
+from bottega.models.config import is_encoder, load_stored_config, position_limit
 from bottega.models.scorer import Scorer, score_batches
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
@@ -62,7 +62,7 @@ class RewardModels:
         scorer = load_scorer(name, self.dtype, self.device, "sequence", ["reward"], tokenizer)
         config = scorer.network.config
         codec = Codec(tokenizer, max_length=UNLIMITED, too_long="error", both_ways=is_encoder(config))
-        return RewardModel(scorer, codec, length_limit(config) or UNLIMITED)
+        return RewardModel(scorer, codec, position_limit(config) or UNLIMITED)
 
 
 def _refuse_other_models(name: str) -> None:
@@ -72,7 +72,7 @@ def _refuse_other_models(name: str) -> None:
         kind = recipe.objective.kind
         sound, what = kind == "reward", f"trained with {kind}"
     else:
-        config = stored_config(locate(name).base)
+        config = load_stored_config(locate(name).base)
         (what, *_) = config.architectures or ["a model of no known kind"]
         sound = config.num_labels == 1 and what.endswith("ForSequenceClassification")
         what += f" with {config.num_labels} labels" if what.endswith("ForSequenceClassification") else ""

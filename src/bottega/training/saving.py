@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bottega.models.dimensions import width
-from bottega.models.generation_config import declare_ends
-from bottega.models.pooling import declare
+from bottega.models.dimensions import hidden_width
+from bottega.models.generation_config import write_stop_tokens
+from bottega.models.pooling import write_pooling_config
 from bottega.training.setup import Run
 
 
@@ -33,6 +33,8 @@ def save_result(run: Run, folder: Path, step: int) -> None:
     engine, objective = run.engine, run.recipe.objective
     engine.save(folder, step=step, state=False)
     if objective.pooling_mode is not None:
-        declare(folder, objective.pooling_mode, engine.scorer.width or width(engine.scorer.network.config))
+        write_pooling_config(
+            folder, objective.pooling_mode, engine.scorer.width or hidden_width(engine.scorer.network.config)
+        )
     if objective.head == "language":
-        declare_ends(engine.scorer.network, run.data.codec.end_tokens, folder)
+        write_stop_tokens(engine.scorer.network, run.data.codec.end_tokens, folder)

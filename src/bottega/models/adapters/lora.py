@@ -17,8 +17,8 @@ from bottega.errors import ModelError
 from bottega.hardware.device import compute_dtype, resolve_device
 from bottega.models import heads
 from bottega.models.checkpoint import check_adapter, fit_model, load_adapted
-from bottega.models.kernels import fuse
-from bottega.models.quantization.linear import Quantized
+from bottega.models.kernels import apply_kernels
+from bottega.models.quantization.linear import QuantizedLinear
 from bottega.models.scorer import Fit, Scorer
 from bottega.models.source import adapter_folder
 from bottega.objectives import HeadKind
@@ -126,7 +126,7 @@ def _linear(model: nn.Module) -> list[tuple[str, nn.Linear]]:
 def _of_another_form(model: nn.Module) -> list[str]:
     """Linear layers whose forward is their own and gives something else than x Wᵀ would: routers, grouped layers."""
     own = [(name, layer) for name, layer in _linear(model) if type(layer).forward is not nn.Linear.forward]
-    odd = [name for name, layer in own if not isinstance(layer, Quantized) and not _answers_like_one(layer)]
+    odd = [name for name, layer in own if not isinstance(layer, QuantizedLinear) and not _answers_like_one(layer)]
     return _shortest(model, odd)
 
 
@@ -187,7 +187,7 @@ def computed_by_own_head(fit: Fit, network: Any) -> Fit:
 
 
 def _fused(adapted: nn.Module) -> nn.Module:
-    fuse(adapted, names=())
+    apply_kernels(adapted, names=())
     return adapted
 
 

@@ -10,7 +10,7 @@ from bottega.batch import Batch
 from bottega.models.attention.blocks import BlockLayout
 from bottega.models.attention.flash import FlashLayout
 from bottega.models.attention.flex import FlexLayout
-from bottega.models.attention.mask import Style
+from bottega.models.attention.mask import AttentionOptions
 
 
 class CudaLayout:
@@ -24,7 +24,7 @@ class CudaLayout:
     def blocks(self) -> BlockLayout:
         return BlockLayout(self.batch)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, style: Style) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, style: AttentionOptions) -> Tensor:
         for layout in (self.flash, self.flex):
             if layout.takes(query, value, style):
                 return layout.attend(query, key, value, style)

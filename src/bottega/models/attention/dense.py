@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bottega.batch import EncoderInput
-from bottega.models.attention.mask import Stream, Style, apart, visible
+from bottega.models.attention.mask import AttentionOptions, TokenTree, relative_bias_index, visible_keys
 
 
 class DenseLayout:
     """The definition in code: scores between all pairs, hidden ones set to minus infinity."""
 
-    def __init__(self, batch: Stream, source: EncoderInput | None = None) -> None:
+    def __init__(self, batch: TokenTree, source: EncoderInput | None = None) -> None:
         self.batch, self.source = batch, source
         self.masks: dict[int | None, Tensor] = {}
 
@@ -22,7 +22,7 @@ class DenseLayout:
             self.masks[window] = self._of_source(self.source)
         if window not in self.masks:
             index = torch.arange(len(self.batch.tokens), device=self.batch.tokens.device)
-            self.masks[window] = visible(self.batch, index[:, None], index[None, :], window)
+            self.masks[window] = visible_keys(self.batch, index[:, None], index[None, :], window)
         return self.masks[window]
 
     def _of_source(self, source: EncoderInput) -> Tensor:
@@ -35,13 +35,13 @@ class DenseLayout:
         seen[~seen.any(1), 0] = True
         return seen
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, style: Style) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, style: AttentionOptions) -> Tensor:
         repeat = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
         scores = (query @ key.transpose(-1, -2)) * style.scaling
         if style.near is not None:
             position = self.batch.position
-            far = apart(position[:, None], position[None], len(style.near) // 2)
+            far = relative_bias_index(position[:, None], position[None], len(style.near) // 2)
             scores = scores + style.near[far].permute(2, 0, 1)
         if style.softcap is not None:
             scores = style.softcap * torch.tanh(scores / style.softcap)

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from bottega.batch import Batch
-from bottega.models.attention.mask import Style
+from bottega.models.attention.mask import AttentionOptions
 
-WIDEST, OLDEST = 256, (8, 0)
+MAX_HEAD_WIDTH, MIN_CAPABILITY = 256, (8, 0)
 """Width of a head that the kernels end at, and the generation of cards that they begin with."""
 
 
 @dataclass(frozen=True)
-class _Sequences:
+class _VarlenSequences:
     """queries keys  [M + 1] int32, where each sequence begins, and the end of the last
     longest          (queries, keys) of one sequence
     places           [S] which tokens the keys are; None where they stand as the tokens do
@@ -47,13 +47,13 @@ class FlashLayout:
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
 
-    def takes(self, query: Tensor, value: Tensor, style: Style) -> bool:
+    def takes(self, query: Tensor, value: Tensor, style: AttentionOptions) -> bool:
         """Whether this can compute it."""
         plain = style.softcap is None and style.sinks is None and style.near is None
         width = query.shape[-1]
-        fits = width == value.shape[-1] and width % 8 == 0 and width <= WIDEST
+        fits = width == value.shape[-1] and width % 8 == 0 and width <= MAX_HEAD_WIDTH
         half = query.dtype in (torch.bfloat16, torch.float16)
-        known = query.is_cuda and torch.cuda.get_device_capability(query.device) >= OLDEST
+        known = query.is_cuda and torch.cuda.get_device_capability(query.device) >= MIN_CAPABILITY
         return plain and fits and half and known and self.causal is not None
 
     @cached_property
@@ -66,7 +66,7 @@ class FlashLayout:
         return False if (first == np.repeat(nodes.start, nodes.end - nodes.start)).all() else None
 
     @cached_property
-    def sequences(self) -> _Sequences:
+    def sequences(self) -> _VarlenSequences:
         """A sequence for each node, and one of all padding, which sees itself."""
         nodes, length = self.batch.nodes, len(self.batch.tokens)
         padding = np.arange(int(nodes.end[-1]), length)
@@ -79,7 +79,7 @@ class FlashLayout:
         others = np.setdiff1d(np.arange(len(places)), own, assume_unique=True)
         shared = len(places) > length
         on = self.batch.tokens.device
-        return _Sequences(
+        return _VarlenSequences(
             torch.tensor(list(accumulate(sizes, initial=0)), dtype=torch.int32, device=on),
             torch.tensor(starts, dtype=torch.int32, device=on),
             (max(sizes), max(lengths)),
@@ -88,18 +88,18 @@ class FlashLayout:
             (torch.from_numpy(others).to(on), torch.from_numpy(places[others]).to(on)),
         )
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, style: Style) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, style: AttentionOptions) -> Tensor:
         query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
         apply = cast(Any, _Flash.apply)
         return cast(Tensor, apply(query, key, value, self.sequences, style, bool(self.causal)))[None]
 
 
-def _spread(x: Tensor, laid: _Sequences) -> Tensor:
+def _gather_paths(x: Tensor, laid: _VarlenSequences) -> Tensor:
     """[T, g, D] → [S, g, D]: each node's path."""
     return x if laid.places is None else x.index_select(0, laid.places)
 
 
-def _gathered(g: Tensor, laid: _Sequences) -> Tensor:
+def _sum_shared_gradients(g: Tensor, laid: _VarlenSequences) -> Tensor:
     """The gradient [T, g, D] of what was spread: what several saw gets the sum of theirs, in float32."""
     if laid.places is None:
         return g
@@ -113,9 +113,15 @@ class _Flash(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, laid: _Sequences, style: Style, causal: bool
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        laid: _VarlenSequences,
+        style: AttentionOptions,
+        causal: bool,
     ) -> Tensor:
-        out, *kept = _forward(query, _spread(key, laid), _spread(value, laid), laid, style, causal)
+        out, *kept = _flash_forward(query, _gather_paths(key, laid), _gather_paths(value, laid), laid, style, causal)
         ctx.save_for_backward(query, key, value, out, *kept)
         ctx.given = laid, style, causal
         return out
@@ -124,39 +130,41 @@ class _Flash(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, *kept = ctx.saved_tensors
         laid, *_ = ctx.given
-        to_query, to_key, to_value = _backward(
-            gradients[0].contiguous(), query, _spread(key, laid), _spread(value, laid), kept, *ctx.given
+        to_query, to_key, to_value = _flash_backward(
+            gradients[0].contiguous(), query, _gather_paths(key, laid), _gather_paths(value, laid), kept, *ctx.given
         )
-        return to_query, _gathered(to_key, laid), _gathered(to_value, laid), None, None, None
+        return to_query, _sum_shared_gradients(to_key, laid), _sum_shared_gradients(to_value, laid), None, None, None
 
 
-def _forward(
-    query: Tensor, key: Tensor, value: Tensor, laid: _Sequences, style: Style, causal: bool
+def _flash_forward(
+    query: Tensor, key: Tensor, value: Tensor, laid: _VarlenSequences, style: AttentionOptions, causal: bool
 ) -> tuple[Tensor, ...]:
     """(what is attended to, and what the backward needs beside it)."""
-    given, how = _asked(laid, style, causal)
+    given, how = _kernel_arguments(laid, style, causal)
     found = torch.ops.aten._flash_attention_forward(query, key, value, *given, False, **how)
     return tuple(found[:4])
 
 
-def _backward(
+def _flash_backward(
     g: Tensor,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     kept: Sequence[Tensor],
-    laid: _Sequences,
-    style: Style,
+    laid: _VarlenSequences,
+    style: AttentionOptions,
     causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of query, key and value; `kept` is what `_forward` gave."""
-    (out, total, state, unused), (given, how) = kept, _asked(laid, style, causal)
-    with _strictly():
+    (out, total, state, unused), (given, how) = kept, _kernel_arguments(laid, style, causal)
+    with _strict_determinism():
         found = torch.ops.aten._flash_attention_backward(g, query, key, value, out, total, *given, state, unused, **how)
     return cast("tuple[Tensor, Tensor, Tensor]", tuple(found))
 
 
-def _asked(laid: _Sequences, style: Style, causal: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _kernel_arguments(
+    laid: _VarlenSequences, style: AttentionOptions, causal: bool
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What the kernels are called with: which sequences, and what of each token is seen."""
     most = -1 if style.window is None else style.window - 1
     how = {"scale": style.scaling, "window_size_left": most, "window_size_right": 0 if causal else most}
@@ -164,7 +172,7 @@ def _asked(laid: _Sequences, style: Style, causal: bool) -> tuple[tuple[Any, ...
 
 
 @contextmanager
-def _strictly() -> Iterator[None]:
+def _strict_determinism() -> Iterator[None]:
     """Inside, algorithms that are to be deterministic are: this one only warns that it is not where others may warn."""
     wanted, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(wanted)

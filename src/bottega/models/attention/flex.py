@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bottega.batch import Batch
-from bottega.models.attention.mask import FLEX_BLOCK, Style, interval
-from bottega.models.compile import compiled
+from bottega.models.attention.mask import FLEX_BLOCK, AttentionOptions, interval_mask
+from bottega.models.compile import compile_function
 
-NARROWEST = 16
+MIN_HEAD_WIDTH = 16
 """Width of a head that FlexAttention's kernels begin at; a narrower one is filled up with zeros."""
 
-OPTIONS = {"FORCE_USE_FLEX_ATTENTION": True, "IS_DIVISIBLE": True}
+KERNEL_OPTIONS = {"FORCE_USE_FLEX_ATTENTION": True, "IS_DIVISIBLE": True}
 """One kernel for every length, as the one for few queries would be compiled beside it; and lengths are whole blocks,
 which the compiler cannot see of a length that it does not know."""
 
@@ -35,27 +35,29 @@ class FlexLayout:
     def mask(self, window: int | None) -> Any:
         """The block mask, made once."""
         if window not in self.masks:
-            self.masks[window] = _block_mask(self.batch, window)
+            self.masks[window] = _make_block_mask(self.batch, window)
         return self.masks[window]
 
-    def takes(self, query: Tensor, value: Tensor, style: Style) -> bool:
+    def takes(self, query: Tensor, value: Tensor, style: AttentionOptions) -> bool:
         """Whether this can compute it: dropout, positions from a table and float64 have no form in it."""
         return not style.dropout and style.near is None and query.dtype != torch.float64
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, style: Style) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, style: AttentionOptions) -> Tensor:
         width = value.shape[-1]
-        query, key, value = (_filled(x) for x in (query, key, value))
+        query, key, value = (_pad_head_width(x) for x in (query, key, value))
         for x in (query, key, value) if query.is_cuda else ():
             torch._dynamo.maybe_mark_dynamic(x, 2)
-        out, total = _flex(query.is_cuda)(
+        out, total = _flex_attention(query.is_cuda)(
             query,
             key,
             value,
-            score_mod=None if style.softcap is None else _capped(query.new_tensor(style.softcap, dtype=torch.float32)),
+            score_mod=None
+            if style.softcap is None
+            else _softcap_mod(query.new_tensor(style.softcap, dtype=torch.float32)),
             block_mask=self.mask(style.window),
             scale=style.scaling,
             enable_gqa=query.shape[1] != key.shape[1],
-            kernel_options=OPTIONS,
+            kernel_options=KERNEL_OPTIONS,
         )
         out = out[..., :width]
         if style.sinks is not None:
@@ -64,11 +66,11 @@ class FlexLayout:
         return out.transpose(1, 2)
 
 
-def _filled(x: Tensor) -> Tensor:
-    return F.pad(x, (0, NARROWEST - x.shape[-1])) if x.shape[-1] < NARROWEST else x
+def _pad_head_width(x: Tensor) -> Tensor:
+    return F.pad(x, (0, MIN_HEAD_WIDTH - x.shape[-1])) if x.shape[-1] < MIN_HEAD_WIDTH else x
 
 
-def _capped(cap: Tensor) -> Callable[..., Tensor]:
+def _softcap_mod(cap: Tensor) -> Callable[..., Tensor]:
     """Of a tensor without dimensions, which is data: a number would be a part of what is compiled."""
 
     def score(value: Tensor, *_: Tensor) -> Tensor:
@@ -77,7 +79,7 @@ def _capped(cap: Tensor) -> Callable[..., Tensor]:
     return score
 
 
-def _block_mask(batch: Batch, window: int | None) -> Any:
+def _make_block_mask(batch: Batch, window: int | None) -> Any:
     """The mask, and which of its blocks of queries and keys are all, partly or not at all visible.
 
     That is read off the least and the largest number of each block, so that none of [T, T] is ever made. A block taken
@@ -89,7 +91,7 @@ def _block_mask(batch: Batch, window: int | None) -> Any:
     reach = None if window is None else first.new_tensor(window)
     low = torch.arange(0, len(first), FLEX_BLOCK, device=first.device)[:, None]
     high = low + FLEX_BLOCK - 1
-    (first_low, first_high), (last_low, last_high), (near, far) = map(_ends, (first, last, position))
+    (first_low, first_high), (last_low, last_high), (near, far) = map(_block_min_max, (first, last, position))
     some = (first_low <= high) & (last_high > low)
     whole = (first_high <= low) & (last_low > high)
     if window is not None:
@@ -97,28 +99,28 @@ def _block_mask(batch: Batch, window: int | None) -> Any:
         whole &= torch.maximum(far[:, None] - near, far - near[:, None]) < window
 
     def seen(_b: Tensor, _h: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return interval(first, last, position, query, key, reach)
+        return interval_mask(first, last, position, query, key, reach)
 
-    count, index = _listed(some & ~whole)
-    full_count, full_index = _listed(whole)
+    count, index = _block_lists(some & ~whole)
+    full_count, full_index = _block_lists(whole)
     lengths = (len(first), len(first))
     return BlockMask.from_kv_blocks(count, index, full_count, full_index, FLEX_BLOCK, seen, lengths)
 
 
-def _ends(numbers: Tensor) -> tuple[Tensor, Tensor]:
+def _block_min_max(numbers: Tensor) -> tuple[Tensor, Tensor]:
     """The least and the largest of each block."""
     least, largest = numbers.view(-1, FLEX_BLOCK).aminmax(dim=1)
     return least, largest
 
 
-def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
+def _block_lists(blocks: Tensor) -> tuple[Tensor, Tensor]:
     """([1, 1, n] how many blocks of keys are true for each block of queries, [1, 1, n, n] these first)."""
     order = blocks.byte().argsort(dim=1, descending=True, stable=True)
     return blocks.sum(1, dtype=torch.int32)[None, None], order.int()[None, None]
 
 
 @cache
-def _flex(fast: bool) -> Callable[..., tuple[Tensor, Tensor]]:
+def _flex_attention(fast: bool) -> Callable[..., tuple[Tensor, Tensor]]:
     """(what attention gives, the logarithm of each query's sum), compiled where it is to be fast."""
     from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
@@ -126,4 +128,4 @@ def _flex(fast: bool) -> Callable[..., tuple[Tensor, Tensor]]:
         out, beside = flex_attention(*arguments, return_aux=AuxRequest(lse=True), **options)
         return out, beside.lse
 
-    return compiled(attend) if fast else attend
+    return compile_function(attend) if fast else attend

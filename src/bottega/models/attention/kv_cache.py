@@ -18,29 +18,29 @@ import torch
 from torch import Tensor
 
 from bottega.batch import Batch
-from bottega.models.attention.mask import AttentionLayout, Style
+from bottega.models.attention.mask import AttentionLayout, AttentionOptions
 
-GROWTH = 64
+GROWTH_TOKENS = 64
 """New tokens for which room is made at once."""
 
-LOOKED = {"cpu": 16, "cuda": GROWTH}
+VISIBLE_STEP = {"cpu": 16, "cuda": GROWTH_TOKENS}
 """New tokens by which what is looked at grows: few lengths keep few kernels, or few recorded graphs."""
 
 
-class Kept:
+class PrefillLayout:
     """A layout that also keeps the keys and values of every layer, in the order of the layers: of prompts."""
 
     def __init__(self, layout: AttentionLayout) -> None:
         self.layout = layout
         self.layers: list[tuple[Tensor, Tensor]] = []
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, style: Style) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, style: AttentionOptions) -> Tensor:
         self.layers.append((key, value))
         return self.layout.attend(query, key, value, style)
 
 
 @dataclass
-class _Layer:
+class _LayerCache:
     """prompt_key, prompt_value [P, g, S, D]; key, value [B, g, N, D]"""
 
     prompt_key: Tensor
@@ -49,7 +49,7 @@ class _Layer:
     value: Tensor
 
 
-class CachedLayout:
+class DecodeLayout:
     """The attention of B new tokens, one a row, each to its prompt and to its own row.
 
     batch  the prompts, as they were packed; its predictions are their last tokens
@@ -57,12 +57,12 @@ class CachedLayout:
     rows   [B] the prompt of each row, in ascending order
     """
 
-    def __init__(self, batch: Batch, kept: Kept, rows: Sequence[int]) -> None:
+    def __init__(self, batch: Batch, kept: PrefillLayout, rows: Sequence[int]) -> None:
         device = batch.tokens.device
-        self.lengths, places = _paths(batch)
+        self.lengths, places = _prompt_paths(batch)
         self.lengths = self.lengths.to(device)
         flat = places.to(device).flatten()
-        self.layers = [_layer(key, value, flat, places.shape, len(rows)) for key, value in kept.layers]
+        self.layers = [_make_layer_cache(key, value, flat, places.shape, len(rows)) for key, value in kept.layers]
         self.longest = places.shape[1]
         self.step = torch.full((1,), -1, device=device)
         self.written = 0
@@ -73,7 +73,7 @@ class CachedLayout:
     def _arrange(self, rows: np.ndarray) -> None:
         """Where each row stands among those of its prompt."""
         device = self.step.device
-        rows, of = _divided(rows)
+        rows, of = _split_uneven_prompts(rows)
         if len(of) > len(self.lengths):
             again = torch.from_numpy(of).to(device)
             self.lengths = self.lengths[again]
@@ -102,7 +102,7 @@ class CachedLayout:
     @property
     def looked(self) -> int:
         """W: the tokens written, and some that are not, which are hidden."""
-        least = LOOKED[self.step.device.type]
+        least = VISIBLE_STEP[self.step.device.type]
         return min(-(-self.written // least) * least, self.room)
 
     def begin(self) -> None:
@@ -111,7 +111,7 @@ class CachedLayout:
         self.written += 1
         if self.written > self.room:
             for layer in self.layers:
-                layer.key, layer.value = (_grown(one, GROWTH) for one in (layer.key, layer.value))
+                layer.key, layer.value = (_grow(one, GROWTH_TOKENS) for one in (layer.key, layer.value))
 
     def rewind(self) -> None:
         """Before each forward of the whole model, also of the same token again."""
@@ -131,7 +131,7 @@ class CachedLayout:
         self.lengths = self.lengths[whose]
         self._arrange(renamed)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, style: Style) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, style: AttentionOptions) -> Tensor:
         """[1, h, B, D], [1, g, B, D], [1, g, B, D] → [1, B, h, D]."""
         layer, width = self.layers[self._layer], self.looked
         self._layer += 1
@@ -147,7 +147,7 @@ class CachedLayout:
         out = seen + shares[..., self.longest :] @ own_value
         return out.reshape(1, count, query.shape[1], -1)
 
-    def _shares(self, scores: Tensor, style: Style) -> Tensor:
+    def _shares(self, scores: Tensor, style: AttentionOptions) -> Tensor:
         """[B, g, r, S + W] scores → how much of each value is taken, in float32 or wider."""
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * style.scaling
         if style.softcap is not None:
@@ -191,7 +191,7 @@ class CachedLayout:
         return found if self.even else found.index_select(0, self.places)
 
 
-def _divided(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _split_uneven_prompts(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """[B] prompts of rows → [B] the same, where a prompt with far more rows than others stands several times; [P] whose
     each is.
 
@@ -206,7 +206,7 @@ def _divided(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return named.reshape(-1), parts[:, 0]
 
 
-def _paths(batch: Batch) -> tuple[Tensor, Tensor]:
+def _prompt_paths(batch: Batch) -> tuple[Tensor, Tensor]:
     """([P] lengths, [P, S] flat indices of each prompt's tokens; padding repeats the last)."""
     last = batch.at.cpu().numpy()
     nodes = np.searchsorted(batch.nodes.start, last, side="right") - 1
@@ -219,17 +219,17 @@ def _paths(batch: Batch) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(lengths), torch.from_numpy(places)
 
 
-def _gathered(kept: Tensor, flat: Tensor, shape: torch.Size) -> Tensor:
+def _gather_prompts(kept: Tensor, flat: Tensor, shape: torch.Size) -> Tensor:
     """[1, g, T, D] → [P, g, S, D]."""
     heads, width = kept.shape[1], kept.shape[-1]
     return kept[0].index_select(1, flat).view(heads, *shape, width).transpose(0, 1).contiguous()
 
 
-def _layer(key: Tensor, value: Tensor, flat: Tensor, shape: torch.Size, rows: int) -> _Layer:
+def _make_layer_cache(key: Tensor, value: Tensor, flat: Tensor, shape: torch.Size, rows: int) -> _LayerCache:
     """The keys and values of prompts, and room for those of rows that have written nothing yet."""
-    room = (key.new_zeros(rows, one.shape[1], GROWTH, one.shape[-1]) for one in (key, value))
-    return _Layer(_gathered(key, flat, shape), _gathered(value, flat, shape), *room)
+    room = (key.new_zeros(rows, one.shape[1], GROWTH_TOKENS, one.shape[-1]) for one in (key, value))
+    return _LayerCache(_gather_prompts(key, flat, shape), _gather_prompts(value, flat, shape), *room)
 
 
-def _grown(one: Tensor, more: int) -> Tensor:
+def _grow(one: Tensor, more: int) -> Tensor:
     return torch.cat([one, one.new_zeros(*one.shape[:2], more, one.shape[-1])], 2)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bottega.batch import Batch, EncoderInput, Nodes
 
-COARSENESS = 5
+LENGTH_BITS = 5
 """Lengths are rounded up in their sixth binary digit: short ones to a multiple of a few, from 256 on by 3 %
 at most, and to one of 32 between 1,024 and 2,048."""
 
@@ -19,11 +19,11 @@ FLEX_BLOCK = 128
 """Tokens of a block of FlexAttention, which wants whole ones."""
 
 
-AnyStream = TypeVar("AnyStream", Batch, EncoderInput)
+AnyTokenTree = TypeVar("AnyTokenTree", Batch, EncoderInput)
 
 
 @dataclass(frozen=True)
-class Style:
+class AttentionOptions:
     """What a layer asks of its attention beside the mask."""
 
     scaling: float
@@ -35,7 +35,7 @@ class Style:
     """[2D + 1, h] what is added to a score by how far the key is from the query, from D before it to D behind."""
 
 
-class Stream(Protocol):
+class TokenTree(Protocol):
     """What a layout is made of: a batch, or what an encoder reads beside one."""
 
     @property
@@ -52,12 +52,12 @@ class Stream(Protocol):
 
 
 class AttentionLayout(Protocol):
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, style: Style) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, style: AttentionOptions) -> Tensor:
         """[1, h, T, D], [1, g, T, D], [1, g, T, D] → [1, T, h, D]."""
         ...
 
 
-def padded(batch: AnyStream, least: int | None = None) -> AnyStream:
+def pad_tree(batch: AnyTokenTree, least: int | None = None) -> AnyTokenTree:
     """The batch with tokens at its end that belong to no row: each sees and is seen by itself alone.
 
     Matrix libraries compile and keep a kernel for each shape they meet (with oneDNN 0.4 ms and about half a megabyte
@@ -67,7 +67,7 @@ def padded(batch: AnyStream, least: int | None = None) -> AnyStream:
     """
     length = len(batch.tokens)
     least = least or (FLEX_BLOCK if batch.tokens.is_cuda else 8)
-    extra = rounded(length, least) - length
+    extra = round_length(length, least) - length
     if not extra:
         return batch
     alone = torch.arange(length, length + extra, device=batch.tokens.device)
@@ -80,23 +80,23 @@ def padded(batch: AnyStream, least: int | None = None) -> AnyStream:
     )
 
 
-def rounded(length: int, least: int = 8) -> int:
+def round_length(length: int, least: int = 8) -> int:
     """`length` rounded up to one of few numbers, all of them multiples of `least`."""
-    step = max(least, 1 << max(0, length.bit_length() - 1 - COARSENESS))
+    step = max(least, 1 << max(0, length.bit_length() - 1 - LENGTH_BITS))
     return -(-length // step) * step
 
 
-def apart(query: Tensor, key: Tensor, reach: int) -> Tensor:
+def relative_bias_index(query: Tensor, key: Tensor, reach: int) -> Tensor:
     """Rows of `Style.near` for positions of queries and keys, broadcast; `reach` is its D."""
     return (key - query).clamp(-reach, reach) + reach
 
 
-def visible(batch: Stream, query: Tensor, key: Tensor, window: int | None) -> Tensor:
+def visible_keys(batch: TokenTree, query: Tensor, key: Tensor, window: int | None) -> Tensor:
     """Which `key` indices each `query` index may see: broadcast of the two index tensors, bool."""
-    return interval(batch.first, batch.last, batch.position, query, key, window)
+    return interval_mask(batch.first, batch.last, batch.position, query, key, window)
 
 
-def interval(
+def interval_mask(
     first: Tensor, last: Tensor, position: Tensor, query: Tensor, key: Tensor, window: int | Tensor | None
 ) -> Tensor:
     """The same of a batch's three tensors: what FlexAttention compiles."""

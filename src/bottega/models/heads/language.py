@@ -13,7 +13,7 @@ from bottega.batch import Batch
 from bottega.errors import ModelError
 from bottega.models.config import is_encoder
 from bottega.models.heads import Head, ScoreOptions
-from bottega.models.language_head import language_head
+from bottega.models.language_head import get_language_head
 
 
 class LanguageModelHead(Head):
@@ -49,7 +49,7 @@ class LanguageModelHead(Head):
     ) -> dict[str, Tensor]:
         count = len(batch.at)
         padding = (0, len(states) - count)
-        head = replace(language_head(network).tempered(options.temperature), smoothing=options.smoothing)
+        head = replace(get_language_head(network).tempered(options.temperature), smoothing=options.smoothing)
         scores: dict[str, Tensor] = {}
         if "logits" in wanted:
             scores["logits"] = head.logits(states)

@@ -12,7 +12,7 @@ from bottega.errors import ModelError
 from bottega.models.config import is_encoder
 from bottega.models.heads import ScoreOptions
 from bottega.models.heads.language import LanguageModelHead
-from bottega.models.own_head import masked_states
+from bottega.models.own_head import masked_lm_states
 
 
 class MaskedLmHead(LanguageModelHead):
@@ -36,4 +36,4 @@ class MaskedLmHead(LanguageModelHead):
     def scores(
         self, network: Any, states: Tensor, batch: Batch, wanted: frozenset[str], options: ScoreOptions
     ) -> dict[str, Tensor]:
-        return super().scores(network, masked_states(network, states), batch, wanted, options)
+        return super().scores(network, masked_lm_states(network, states), batch, wanted, options)

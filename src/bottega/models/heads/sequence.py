@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification
 
 from bottega.batch import Batch
 from bottega.models.heads import Head, ScoreOptions, from_logits
-from bottega.models.own_head import class_head
+from bottega.models.own_head import classifier_of
 
 
 class SequenceHead(Head):
@@ -26,4 +26,4 @@ class SequenceHead(Head):
     def scores(
         self, network: Any, states: Tensor, batch: Batch, wanted: frozenset[str], options: ScoreOptions
     ) -> dict[str, Tensor]:
-        return from_logits(class_head(network)(states), batch, wanted, options)
+        return from_logits(classifier_of(network)(states), batch, wanted, options)

@@ -9,7 +9,7 @@ from transformers import AutoModelForTokenClassification
 
 from bottega.batch import Batch
 from bottega.models.heads import Head, ScoreOptions, from_logits
-from bottega.models.own_head import own_scores
+from bottega.models.own_head import own_head_logits
 
 
 class TokenHead(Head):
@@ -25,4 +25,4 @@ class TokenHead(Head):
     def scores(
         self, network: Any, states: Tensor, batch: Batch, wanted: frozenset[str], options: ScoreOptions
     ) -> dict[str, Tensor]:
-        return from_logits(own_scores(network, states), batch, wanted, options)
+        return from_logits(own_head_logits(network, states), batch, wanted, options)

@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from bottega.models.fast_dropout import dropout
 
 
-def fits(module: nn.Module) -> bool:
+def matches(module: nn.Module) -> bool:
     """Whether this is plain dropout."""
     return type(module) is nn.Dropout
 
 
-def trial(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]:
+def sample_call(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]:
     """What it is proved on: an input, and nothing beside it."""
     return torch.randn(1, length, 6), {}
 
 
-def fused(module: nn.Module) -> Callable[[Tensor], Tensor]:
+def fused_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
     """Its forward, which asks each time whether the module is training."""
     return partial(_forward, module)
 

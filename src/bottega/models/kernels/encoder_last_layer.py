@@ -13,11 +13,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from bottega.models.attention.mask import Style
-from bottega.models.kernels.attention import row_alone
+from bottega.models.attention.mask import AttentionOptions
+from bottega.models.kernels.attention import single_row_layout
 
 
-def fits(module: nn.Module) -> bool:
+def matches(module: nn.Module) -> bool:
     """Whether this has a BERT layer's parts, and no attention to another sequence."""
     parts = cast(Any, module)
     own = getattr(getattr(parts, "attention", None), "self", None)
@@ -26,13 +26,13 @@ def fits(module: nn.Module) -> bool:
     return names and around and not hasattr(parts, "crossattention")
 
 
-def trial(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]:
+def sample_call(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]:
     """What it is proved on: a row of which everything is read, as elsewhere it answers nothing."""
     x = torch.randn(1, length, cast(int, cast(Any, module).attention.self.query.in_features))
-    return x, {"layout": row_alone(length), "read": torch.arange(length)}
+    return x, {"layout": single_row_layout(length), "read": torch.arange(length)}
 
 
-def fused(module: nn.Module) -> Callable[..., Tensor]:
+def fused_forward(module: nn.Module) -> Callable[..., Tensor]:
     """Its forward, with zeros where nothing is read; its own where a call does not say what is."""
     return partial(_forward, module)
 
@@ -47,7 +47,7 @@ def _forward(
     few = x.index_select(0, read)
     query = x.new_zeros(len(x), own.query.out_features).index_copy(0, read, own.query(few))
     heads = (y.view(1, len(x), -1, own.attention_head_size).transpose(1, 2) for y in (query, own.key(x), own.value(x)))
-    seen = layout.attend(*heads, Style(own.scaling, dropout=own.dropout.p if module.training else 0.0))
+    seen = layout.attend(*heads, AttentionOptions(own.scaling, dropout=own.dropout.p if module.training else 0.0))
     few = module.attention.output(seen[0].flatten(1).index_select(0, read), few)
     few = module.output(module.intermediate(few), few)
     return torch.zeros_like(x).index_copy(0, read, few)[None]

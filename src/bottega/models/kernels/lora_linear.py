@@ -16,13 +16,13 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from bottega.models.quantization.linear import Quantized
+from bottega.models.quantization.linear import QuantizedLinear
 
-Constant = tuple[float, Quantized | None]
+LinearConstants = tuple[float, QuantizedLinear | None]
 """What of a part no gradient is asked for: its scale, and the layer that holds its weight packed."""
 
 
-class Part(NamedTuple):
+class LinearTensors(NamedTuple):
     """y = x Wᵀ + bias + scale · (x Aᵀ) Bᵀ; weight [out, in], A [r, in], B [out, r], which may be absent.
 
     packed  the layer itself, where its weight is packed; `weight` is then absent
@@ -33,7 +33,7 @@ class Part(NamedTuple):
     a: Tensor | None = None
     b: Tensor | None = None
     scale: float = 1.0
-    packed: Quantized | None = None
+    packed: QuantizedLinear | None = None
 
     def ahead(self, x: Tensor) -> Tensor:
         """x [T, in] → x Wᵀ + bias."""
@@ -47,12 +47,12 @@ class Part(NamedTuple):
         return g @ weight if before is None else before.addmm_(g, weight)
 
 
-def part(layer: nn.Module, x: Tensor) -> Part | None:
+def linear_tensors(layer: nn.Module, x: Tensor) -> LinearTensors | None:
     """What `layer` computes of `x`; None where it is more than a `Part`."""
-    if not fits(layer):
-        return _plain(layer)
+    if not matches(layer):
+        return _base_tensors(layer)
     adapted = cast(Any, layer)
-    base = _plain(adapted.base_layer)
+    base = _base_tensors(adapted.base_layer)
     if base is None or adapted.merged:
         return None
     if adapted.disable_adapters:
@@ -71,50 +71,50 @@ def part(layer: nn.Module, x: Tensor) -> Part | None:
     return base._replace(a=adapted.lora_A[name].weight, b=adapted.lora_B[name].weight, scale=adapted.scaling[name])
 
 
-def _plain(layer: nn.Module) -> Part | None:
+def _base_tensors(layer: nn.Module) -> LinearTensors | None:
     """A linear layer without an adapter; None for anything else."""
-    if isinstance(layer, Quantized):
-        return Part(None, layer.bias, packed=layer)
-    return Part(layer.weight, layer.bias) if type(layer) is nn.Linear else None
+    if isinstance(layer, QuantizedLinear):
+        return LinearTensors(None, layer.bias, packed=layer)
+    return LinearTensors(layer.weight, layer.bias) if type(layer) is nn.Linear else None
 
 
-def fits(module: nn.Module) -> bool:
+def matches(module: nn.Module) -> bool:
     """Whether this is a LoRA layer; there is none before PEFT was imported, which takes seconds."""
     lora = sys.modules.get("peft.tuners.lora")
     return lora is not None and isinstance(module, lora.Linear)
 
 
-def fused(layer: nn.Module) -> Callable[..., Tensor]:
+def fused_forward(layer: nn.Module) -> Callable[..., Tensor]:
     """A LoRA layer's forward."""
     return partial(_forward, layer)
 
 
 def _forward(layer: Any, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
-    found = None if arguments or options else part(layer, x)
+    found = None if arguments or options else linear_tensors(layer, x)
     if found is None:
         return cast(Tensor, type(layer).forward(layer, x, *arguments, **options))
-    (y,) = together([found], x.flatten(0, -2))
+    (y,) = apply_linears([found], x.flatten(0, -2))
     return y.view(*x.shape[:-1], y.shape[-1])
 
 
-def ahead(x: Tensor, layers: Sequence[Part]) -> tuple[list[Tensor], Tensor | None]:
+def linear_forward(x: Tensor, layers: Sequence[LinearTensors]) -> tuple[list[Tensor], Tensor | None]:
     """([T, out] of each layer, u [T, Σr] of their adapters) of x [T, in]; the A matrices make one product."""
     outs = [layer.ahead(x) for layer in layers]
-    stacked = _stacked(layers)
+    stacked = _stack_lora_a(layers)
     if stacked is None:
         return outs, None
     u = x @ stacked.T
-    for y, layer, own in zip(outs, layers, _shares(u, layers), strict=True):
+    for y, layer, own in zip(outs, layers, _split_by_rank(u, layers), strict=True):
         if layer.b is not None:
             y.addmm_(own, layer.b.T, alpha=layer.scale)
     return outs, u
 
 
-def back(
+def linear_backward(
     gradients: Sequence[Tensor],
     x: Tensor,
     u: Tensor | None,
-    layers: Sequence[Part],
+    layers: Sequence[LinearTensors],
     needs: Sequence[bool],
     wanted: bool,
 ) -> tuple[Tensor | None, list[Tensor | None]]:
@@ -125,11 +125,11 @@ def back(
     """
     to_x: Tensor | None = None
     found: list[Tensor | None] = []
-    for g, layer, (weight, bias, _, _) in zip(gradients, layers, _fours(needs), strict=True):
+    for g, layer, (weight, bias, _, _) in zip(gradients, layers, _groups_of_four(needs), strict=True):
         if wanted:
             to_x = layer.back(g, to_x)
         found += [g.T @ x if weight else None, g.sum(0) if bias and layer.bias is not None else None, None, None]
-    stacked = _stacked(layers)
+    stacked = _stack_lora_a(layers)
     if stacked is None or u is None:
         return to_x, found
     scaled = [
@@ -138,8 +138,8 @@ def back(
     to_u = scaled[0] if len(scaled) == 1 else torch.cat(scaled, 1)
     if to_x is not None:
         to_x.addmm_(to_u, stacked)
-    to_a = _shares((to_u.T @ x).T, layers) if any(needs[2::4]) else None
-    for place, (g, layer, own) in enumerate(zip(gradients, layers, _shares(u, layers), strict=True)):
+    to_a = _split_by_rank((to_u.T @ x).T, layers) if any(needs[2::4]) else None
+    for place, (g, layer, own) in enumerate(zip(gradients, layers, _split_by_rank(u, layers), strict=True)):
         if layer.b is None:
             continue
         if to_a is not None and needs[4 * place + 2]:
@@ -150,51 +150,51 @@ def back(
     return to_x, found
 
 
-def _stacked(layers: Sequence[Part]) -> Tensor | None:
+def _stack_lora_a(layers: Sequence[LinearTensors]) -> Tensor | None:
     """The A matrices of all layers that have one, [Σr, in]."""
     found = [layer.a for layer in layers if layer.a is not None]
     return None if not found else found[0] if len(found) == 1 else torch.cat(found)
 
 
-def _shares(u: Tensor, layers: Sequence[Part]) -> Sequence[Tensor]:
+def _split_by_rank(u: Tensor, layers: Sequence[LinearTensors]) -> Sequence[Tensor]:
     """The columns of u [T, Σr] that are each layer's, none for one without an adapter."""
     return torch.split(u, [0 if layer.a is None else len(layer.a) for layer in layers], 1)
 
 
-def _fours(values: Sequence[Any]) -> list[Sequence[Any]]:
+def _groups_of_four(values: Sequence[Any]) -> list[Sequence[Any]]:
     return [values[place : place + 4] for place in range(0, len(values), 4)]
 
 
-def parts(tensors: Sequence[Any], constants: Sequence[Constant]) -> list[Part]:
+def unflatten(tensors: Sequence[Any], constants: Sequence[LinearConstants]) -> list[LinearTensors]:
     """The parts of their tensors, four each, as autograd hands them back."""
     return [
-        Part(weight, bias, a, b, *constant)
-        for (weight, bias, a, b), constant in zip(_fours(tensors), constants, strict=True)
+        LinearTensors(weight, bias, a, b, *constant)
+        for (weight, bias, a, b), constant in zip(_groups_of_four(tensors), constants, strict=True)
     ]
 
 
-def tensors(layers: Sequence[Part]) -> list[Tensor | None]:
+def flatten(layers: Sequence[LinearTensors]) -> list[Tensor | None]:
     """The inverse of `parts`: what of them has gradients."""
     return [tensor for layer in layers for tensor in layer[:4]]
 
 
-def constants(layers: Sequence[Part]) -> list[Constant]:
+def linear_constants(layers: Sequence[LinearTensors]) -> list[LinearConstants]:
     """And what of them has none."""
     return [(layer.scale, layer.packed) for layer in layers]
 
 
-def together(layers: Sequence[Part], x: Tensor) -> tuple[Tensor, ...]:
+def apply_linears(layers: Sequence[LinearTensors], x: Tensor) -> tuple[Tensor, ...]:
     """[T, out] of each layer, of x [T, in]."""
-    apply = cast(Any, _Linear.apply)
-    return cast(tuple[Tensor, ...], apply(x, constants(layers), *tensors(layers)))
+    apply = cast(Any, _FusedLinears.apply)
+    return cast(tuple[Tensor, ...], apply(x, linear_constants(layers), *flatten(layers)))
 
 
-class _Linear(torch.autograd.Function):
+class _FusedLinears(torch.autograd.Function):
     """Some layers of one input."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, constants: list[Constant], *given: Tensor | None) -> tuple[Tensor, ...]:
-        outs, u = ahead(x, parts(given, constants))
+    def forward(ctx: Any, x: Tensor, constants: list[LinearConstants], *given: Tensor | None) -> tuple[Tensor, ...]:
+        outs, u = linear_forward(x, unflatten(given, constants))
         ctx.save_for_backward(x, u, *given)
         ctx.constants = constants
         return tuple(outs)
@@ -203,5 +203,5 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, u, *given = ctx.saved_tensors
         wanted = ctx.needs_input_grad
-        to_x, rest = back(gradients, x, u, parts(given, ctx.constants), wanted[2:], wanted[0])
+        to_x, rest = linear_backward(gradients, x, u, unflatten(given, ctx.constants), wanted[2:], wanted[0])
         return to_x, None, *rest

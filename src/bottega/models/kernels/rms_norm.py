@@ -9,21 +9,21 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from bottega.models.compile import kernel
+from bottega.models.compile import compile_on_cuda
 
 
-def fits(module: nn.Module) -> bool:
+def matches(module: nn.Module) -> bool:
     """Whether this looks like an RMSNorm: one vector of weights and a small number."""
     own = dict(module.named_parameters())
     return set(own) == {"weight"} and own["weight"].dim() == 1 and _epsilon(module) is not None
 
 
-def trial(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]:
+def sample_call(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]:
     """What it is proved on: an input, and nothing beside it."""
     return torch.randn(1, length, len(cast(Tensor, module.weight))), {}
 
 
-def fused(module: nn.Module) -> Callable[..., Tensor]:
+def fused_forward(module: nn.Module) -> Callable[..., Tensor]:
     """x → x / rms(x) · (weight + offset), over the last dimension; its own where it is given more than x."""
     return partial(_forward, module, cast(float, _epsilon(module)), _offset(module))
 
@@ -51,7 +51,7 @@ def _offset(module: nn.Module) -> float:
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, offset: float) -> Tensor:
-        y, inverse = _ahead(x, weight, epsilon, offset)
+        y, inverse = _normalize(x, weight, epsilon, offset)
         ctx.save_for_backward(x, weight, inverse)
         ctx.offset = offset
         return y
@@ -61,26 +61,26 @@ class _RmsNorm(torch.autograd.Function):
         x, weight, inverse = ctx.saved_tensors
         g, to_weight = gradients[0], None
         if ctx.needs_input_grad[1]:
-            to_weight = _normalised(g, x, inverse).flatten(0, -2).sum(0).to(weight.dtype)
-        return _back(g, x, weight, inverse, ctx.offset), to_weight, None, None
+            to_weight = _weight_gradient(g, x, inverse).flatten(0, -2).sum(0).to(weight.dtype)
+        return _input_gradient(g, x, weight, inverse, ctx.offset), to_weight, None, None
 
 
-@kernel
-def _ahead(x: Tensor, weight: Tensor, epsilon: float, offset: float) -> tuple[Tensor, Tensor]:
+@compile_on_cuda
+def _normalize(x: Tensor, weight: Tensor, epsilon: float, offset: float) -> tuple[Tensor, Tensor]:
     """(y, 1 / rms of each token [… , 1])."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
     inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
     return wide.mul_(inverse).mul_(weight + offset).to(x.dtype), inverse
 
 
-@kernel
-def _normalised(g: Tensor, x: Tensor, inverse: Tensor) -> Tensor:
+@compile_on_cuda
+def _weight_gradient(g: Tensor, x: Tensor, inverse: Tensor) -> Tensor:
     """What each token adds to the gradient of the weight."""
     return (x.to(inverse.dtype) * inverse).mul_(g)
 
 
-@kernel
-def _back(g: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, offset: float) -> Tensor:
+@compile_on_cuda
+def _input_gradient(g: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, offset: float) -> Tensor:
     """The gradient of x."""
     wide, g = x.to(inverse.dtype), g.to(inverse.dtype, copy=True)
     g.mul_(weight + offset)

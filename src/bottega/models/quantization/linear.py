@@ -20,19 +20,19 @@ import torch
 from torch import Tensor, nn
 
 from bottega.errors import ModelError
-from bottega.models.compile import kernel
+from bottega.models.compile import compile_on_cuda
 
-BYTES: dict[str, float | None] = {"none": None, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "fp8": 1.0}
+BYTES_PER_WEIGHT: dict[str, float | None] = {"none": None, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "fp8": 1.0}
 """Bytes of a weight; None for those of its dtype."""
 
-LARGEST = 448.0
+FP8_MAX = 448.0
 """The largest number of eight bits with four of exponent."""
 
-MULTIPLE = 16
+FP8_MULTIPLE = 16
 """What an accelerator wants both sides of an eight-bit product to be a multiple of."""
 
 
-class Quantized(nn.Linear):
+class QuantizedLinear(nn.Linear):
     """A linear layer with a frozen weight [out, in] of another layer, packed.
 
     PEFT takes it for a linear layer, which it is; `weight` is unpacked anew at each look.
@@ -63,10 +63,10 @@ class Quantized(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[…, in] → […, out]; nothing but the packed weight is kept for the backward."""
-        apply = cast(Callable[[Tensor, Quantized], Tensor], _Product.apply)
+        apply = cast(Callable[[Tensor, QuantizedLinear], Tensor], _FrozenProduct.apply)
         return apply(x.flatten(0, -2), self).view(*x.shape[:-1], self.out_features)
 
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Quantized:
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> QuantizedLinear:
         """Moved, never converted: packed numbers have no other dtype."""
         for name, tensor in self._buffers.items():
             if tensor is not None:
@@ -76,11 +76,11 @@ class Quantized(nn.Linear):
         return self
 
 
-class _Product(torch.autograd.Function):
+class _FrozenProduct(torch.autograd.Function):
     """x Wᵀ + bias, of which x alone has a gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: Quantized) -> Tensor:
+    def forward(ctx: Any, x: Tensor, layer: QuantizedLinear) -> Tensor:
         ctx.layer = layer
         return layer.ahead(x)
 
@@ -89,7 +89,7 @@ class _Product(torch.autograd.Function):
         return gradients[0] @ ctx.layer.unpacked(), None
 
 
-class FourBit(Quantized):
+class Nf4Linear(QuantizedLinear):
     """A weight in NF4 with scales in eight bits."""
 
     codes: Tensor
@@ -108,13 +108,13 @@ class FourBit(Quantized):
         scales: tuple[Tensor, ...] = self.state.absmax, self.state.state2.absmax
         return super().bytes + sum(part.nbytes for part in scales)
 
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Quantized:
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> QuantizedLinear:
         super()._apply(fn, recurse)
         self.state.to(self.codes.device)
         return self
 
 
-class EightBit(Quantized):
+class Fp8Linear(QuantizedLinear):
     """A weight in FP8 with a scale for each of its rows, multiplied with rows that are rounded likewise."""
 
     codes: Tensor
@@ -122,7 +122,7 @@ class EightBit(Quantized):
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer)
-        codes, scale = rounded(layer.weight.data)
+        codes, scale = quantize_fp8_rows(layer.weight.data)
         self.register_buffer("codes", codes, persistent=False)
         self.register_buffer("scale", scale, persistent=False)
 
@@ -130,8 +130,8 @@ class EightBit(Quantized):
         return (self.codes.float() * self.scale).to(self.dtype)
 
     def ahead(self, x: Tensor) -> Tensor:
-        codes, scale = rounded(x)
-        if _in_eight_bits(x):
+        codes, scale = quantize_fp8_rows(x)
+        if _has_fp8_matmul(x):
             y = torch._scaled_mm(codes, self.codes.T, scale_a=scale, scale_b=self.scale.T, out_dtype=x.dtype)
         else:
             # A product of the largest two would be more than a number of float16.
@@ -140,47 +140,47 @@ class EightBit(Quantized):
         return y if self.bias is None else y.add_(self.bias)
 
 
-@kernel
-def rounded(x: Tensor) -> tuple[Tensor, Tensor]:
+@compile_on_cuda
+def quantize_fp8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """(x [R, C] in eight bits after division by a scale for each row, the scales [R, 1] in float32)."""
     wide = x.float()
-    scale = wide.abs().amax(1, keepdim=True).div_(LARGEST).clamp_(min=torch.finfo(torch.float32).tiny)
+    scale = wide.abs().amax(1, keepdim=True).div_(FP8_MAX).clamp_(min=torch.finfo(torch.float32).tiny)
     return (wide / scale).to(torch.float8_e4m3fn), scale
 
 
-def _in_eight_bits(x: Tensor) -> bool:
+def _has_fp8_matmul(x: Tensor) -> bool:
     """Whether the device multiplies numbers of eight bits as they are, with a scale for each row, into those of x."""
     return x.is_cuda and x.dtype == torch.bfloat16 and torch.cuda.get_device_capability(x.device) >= (9, 0)
 
 
-KINDS: dict[str, type[Quantized]] = {"nf4": FourBit, "fp8": EightBit}
+LINEAR_CLASSES: dict[str, type[QuantizedLinear]] = {"nf4": Nf4Linear, "fp8": Fp8Linear}
 
 
-def ready(kind: str) -> None:
+def check_backend(kind: str) -> None:
     """A ModelError where what packs and unpacks this kind is not installed."""
     if kind == "nf4":
         _bitsandbytes()
 
 
-def quantize(model: Any, kind: str, new: Collection[str]) -> None:
+def quantize_model(model: Any, kind: str, new: Collection[str]) -> None:
     """Pack the weights of every linear layer in the body of a model, in place; heads stay as they are.
 
     new  names of modules that are about to be trained
     """
-    for name in packable(model, kind, new):
+    for name in quantizable_layers(model, kind, new):
         parent, _, place = name.rpartition(".")
         # Each is let go of as soon as it is packed.
-        setattr(model.get_submodule(parent), place, KINDS[kind](model.get_submodule(name)))
+        setattr(model.get_submodule(parent), place, LINEAR_CLASSES[kind](model.get_submodule(name)))
 
 
-def packable(model: Any, kind: str, new: Collection[str]) -> list[str]:
+def quantizable_layers(model: Any, kind: str, new: Collection[str]) -> list[str]:
     """Names of the layers that `quantize` packs; a ModelError where there are none."""
     body = {id(module) for module in model.base_model.modules()}
     kept = {id(model.get_output_embeddings()), *(id(model.get_submodule(name)) for name in new)}
     found = [
         name
         for name, module in model.named_modules()
-        if type(module) is nn.Linear and id(module) in body - kept and _fits(module, kind)
+        if type(module) is nn.Linear and id(module) in body - kept and _has_valid_shape(module, kind)
     ]
     if not found:
         raise ModelError(
@@ -191,7 +191,7 @@ def packable(model: Any, kind: str, new: Collection[str]) -> list[str]:
     return found
 
 
-class Packed(NamedTuple):
+class QuantizedSize(NamedTuple):
     """Layers that are packed in a model, their weights, and the bytes they take."""
 
     layers: int
@@ -199,15 +199,15 @@ class Packed(NamedTuple):
     bytes: int
 
 
-def packed(model: nn.Module) -> Packed:
+def quantized_size(model: nn.Module) -> QuantizedSize:
     """What of a model is packed."""
-    layers = [module for module in model.modules() if isinstance(module, Quantized)]
+    layers = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
     weights = sum(layer.in_features * layer.out_features for layer in layers)
-    return Packed(len(layers), weights, sum(layer.bytes for layer in layers))
+    return QuantizedSize(len(layers), weights, sum(layer.bytes for layer in layers))
 
 
-def _fits(layer: nn.Linear, kind: str) -> bool:
-    return kind == "nf4" or (layer.in_features % MULTIPLE == 0 and layer.out_features % MULTIPLE == 0)
+def _has_valid_shape(layer: nn.Linear, kind: str) -> bool:
+    return kind == "nf4" or (layer.in_features % FP8_MULTIPLE == 0 and layer.out_features % FP8_MULTIPLE == 0)
 
 
 @cache

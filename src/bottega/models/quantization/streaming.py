@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from bottega.models.quantization.linear import KINDS, packable
+from bottega.models.quantization.linear import LINEAR_CLASSES, quantizable_layers
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 
 
-def packed_while_read(auto: Any, folder: Path, config: Any, dtype: torch.dtype, kind: str) -> Any | None:
+def load_quantized(auto: Any, folder: Path, config: Any, dtype: torch.dtype, kind: str) -> Any | None:
     """The model in `folder`, its linear layers packed one by one as their weights come.
 
     None where that is not all there is to reading it: weights that transformers renames, merges or draws anew, or
@@ -24,7 +24,7 @@ def packed_while_read(auto: Any, folder: Path, config: Any, dtype: torch.dtype, 
     """
     from accelerate import init_empty_weights
 
-    files = _files(folder)
+    files = _weight_files(folder)
     if files is None:
         return None
     with init_empty_weights(include_buffers=False):
@@ -32,13 +32,13 @@ def packed_while_read(auto: Any, folder: Path, config: Any, dtype: torch.dtype, 
     if getattr(model, "_keep_in_fp32_modules", None) or getattr(model, "_keep_in_fp32_modules_strict", None):
         return None
     model.tie_weights()
-    wanted = set(packable(model, kind, []))
+    wanted = set(quantizable_layers(model, kind, []))
     lacking = dict(model.named_parameters())
-    for key, tensor in _tensors(files):
+    for key, tensor in _read_tensors(files):
         if key not in lacking or lacking[key].shape != tensor.shape:
             return None
         del lacking[key]
-        _put(model, key, tensor.to(dtype), kind if key.removesuffix(".weight") in wanted else None)
+        _set_weight(model, key, tensor.to(dtype), kind if key.removesuffix(".weight") in wanted else None)
     if lacking:
         return None
     model.tie_weights()
@@ -47,15 +47,15 @@ def packed_while_read(auto: Any, folder: Path, config: Any, dtype: torch.dtype, 
     return model.eval()
 
 
-def _files(folder: Path) -> list[Path] | None:
+def _weight_files(folder: Path) -> list[Path] | None:
     """The files of a checkpoint; None where they are not where transformers writes them."""
-    if (folder / INDEX).exists():
-        names = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+    if (folder / INDEX_FILE).exists():
+        names = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"].values()
         return [folder / name for name in sorted(set(names))]
-    return [folder / WEIGHTS] if (folder / WEIGHTS).exists() else None
+    return [folder / WEIGHTS_FILE] if (folder / WEIGHTS_FILE).exists() else None
 
 
-def _tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
+def _read_tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
     """Each tensor by its name. A file is opened for each, so that what was read before does not stay mapped."""
     from safetensors import safe_open
 
@@ -67,7 +67,7 @@ def _tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
                 yield name, opened.get_tensor(name)
 
 
-def _put(model: nn.Module, key: str, tensor: Tensor, kind: str | None) -> None:
+def _set_weight(model: nn.Module, key: str, tensor: Tensor, kind: str | None) -> None:
     """A weight in its place; packed, with the layer it belongs to, where a kind is given."""
     path, _, name = key.rpartition(".")
     module = model.get_submodule(path)
@@ -77,4 +77,4 @@ def _put(model: nn.Module, key: str, tensor: Tensor, kind: str | None) -> None:
     assert isinstance(module, nn.Linear)
     parent, _, place = path.rpartition(".")
     module.weight = nn.Parameter(tensor, requires_grad=False)
-    setattr(model.get_submodule(parent), place, KINDS[kind](module))
+    setattr(model.get_submodule(parent), place, LINEAR_CLASSES[kind](module))
