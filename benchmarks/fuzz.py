@@ -384,7 +384,7 @@ class Targets:
         for _ in range(draw.choice((1, 1, 2))):
             row = mutated(draw, row)
         row = row if isinstance(row, dict) else {"messages": row}
-        codec, objective = draw.choice(self.codecs), objectives.made({"kind": kind})
+        codec, objective = draw.choice(self.codecs), objectives.build_objective({"kind": kind})
 
         def encode() -> object:
             for record in parse_rows([("rows line 1", row)], objective.reads):

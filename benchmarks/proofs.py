@@ -293,7 +293,7 @@ def _resumed(device: str, whole: bool) -> Proof:
             drops = {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1} if model == "gpt2" else {}
             base = make_model(folder / "base", model, **drops)
             options = {"kind": kind, **worlds.OPTIONS[kind][0]}
-            objective = objectives.made(options)
+            objective = objectives.build_objective(options)
             lines = [_line(record) for record in worlds.records(objective, 31)]
             (folder / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
             recipe = bottega.Recipe.parse(

@@ -59,7 +59,7 @@ def test_a_custom_objective_behaves_like_a_built_in_one(tmp_path: Path) -> None:
         "label_smoothing": 0.0,
     }
     assert (made.reads, made.head, made.lr) == (Sft.reads, "language", Sft.lr)
-    again = objectives.made(made.model_dump())
+    again = objectives.build_objective(made.model_dump())
     assert again.model_dump() == made.model_dump()
 
 

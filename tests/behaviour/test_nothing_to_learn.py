@@ -14,7 +14,7 @@ from bottega.batch import Example
 from bottega.data.sampler import validation_groups
 from bottega.errors import DataError, RunError
 from bottega.models.tokenizer import load_tokenizer
-from bottega.objectives import made
+from bottega.objectives import build_objective
 from bottega.objectives.contrastive import Contrastive
 from bottega.recipe.schema import Recipe
 from bottega.records import Compared, Message, Paired, Preference, Record, Unusable
@@ -38,7 +38,7 @@ def codec(folder: Path, *, length: int = 20, template: str | None = None) -> Cod
 @pytest.mark.parametrize("kind", PREFERRING)
 def test_pairs_that_are_equal_after_the_cut_make_no_example(kind: str, tmp_path: Path) -> None:
     long = " the cat sat on the mat" * 4
-    objective, cutting = made({"kind": kind}), codec(tmp_path)
+    objective, cutting = build_objective({"kind": kind}), codec(tmp_path)
     with pytest.raises(Unusable, match="the same in every token, cut at 20"):
         objective.rows(Preference("1", "the", f"{long} red", f"{long} blue"), cutting)
     assert objective.rows(Preference("2", "the", " red", " blue"), cutting)
@@ -58,7 +58,7 @@ def test_texts_that_are_equal_after_the_cut_are_no_pair(tmp_path: Path) -> None:
     for record in (Compared("1", f"{long} red", f"{long} blue", 0.1), Paired("2", f"{long} red", f"{long} blue")):
         with pytest.raises(Unusable, match="the two texts are the same in every token, cut at 20"):
             objective.rows(record, cutting)
-        assert objective.examined(record, cutting), "a benchmark keeps all its rows"
+        assert objective.evaluation_rows(record, cutting), "a benchmark keeps all its rows"
     with pytest.raises(Unusable, match=r"the same in every token$"):
         objective.rows(Compared("3", "a cat", "a cat", 0.1), cutting)
     assert objective.rows(Paired("4", "a cat", "a cat"), cutting), "meant: dropout tells the two apart"
@@ -100,7 +100,7 @@ def test_which_updates_have_something_to_tell_apart(tmp_path: Path) -> None:
     labelled = [Paired("1", "a cat", "a dog", label="x"), Paired("2", "one red", "two blue", label="x")]
 
     def teaches(*records: Record, **options: Any) -> bool:
-        return Contrastive(**options).teaches(examples(*records, folder=tmp_path))
+        return Contrastive(**options).is_informative(examples(*records, folder=tmp_path))
 
     assert not teaches(one)
     assert not teaches(one, one)

@@ -36,7 +36,7 @@ def told(made: Codec, seed: int, **options: float) -> np.ndarray:
     """The tokens of a text as one update takes it, each but the first predicted."""
     objective = Causal(fim=1.0, **options)  # type: ignore[arg-type]
     ((row,),) = objective.rows(Text("here", LONG), made)
-    (drawn,) = objective.drawn(Example("here", (row,)), made, seed).rows
+    (drawn,) = objective.augment(Example("here", (row,)), made, seed).rows
     assert np.array_equal(drawn.label, drawn.tokens[1:])
     assert np.array_equal(drawn.at, np.arange(len(drawn.tokens) - 1))
     assert (drawn.weight == 1).all()
@@ -83,10 +83,10 @@ def test_the_share_and_none(tokenizer: transformers.PreTrainedTokenizerFast) -> 
     made = codec(tokenizer)
     half = Causal(fim=0.5)
     ((row,),) = half.rows(Text("here", LONG), made)
-    changed = [half.drawn(Example("here", (row,)), made, seed).rows[0] is not row for seed in range(200)]
+    changed = [half.augment(Example("here", (row,)), made, seed).rows[0] is not row for seed in range(200)]
     assert 0.4 < np.mean(changed) < 0.6
     example = Example("here", (row,))
-    assert Causal().drawn(example, made, 3) is example
+    assert Causal().augment(example, made, 3) is example
 
 
 def test_blocks_of_a_long_text(tokenizer: transformers.PreTrainedTokenizerFast) -> None:
@@ -95,7 +95,7 @@ def test_blocks_of_a_long_text(tokenizer: transformers.PreTrainedTokenizerFast) 
     blocks = objective.rows(Text("here", LONG), made)
     assert len(blocks) > 2
     for seed, (row,) in enumerate(blocks):
-        (drawn,) = objective.drawn(Example("here", (row,)), made, seed).rows
+        (drawn,) = objective.augment(Example("here", (row,)), made, seed).rows
         assert len(drawn.tokens) <= 20
         kept = sorted(set(drawn.tokens.tolist()) - set(made.special_tokens.fim))
         assert set(kept) <= {*row.tokens.tolist(), *row.label.tolist()}

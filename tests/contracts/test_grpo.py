@@ -26,7 +26,7 @@ from making import make_model, make_tokenizer, sharpen, tiny_config, write_jsonl
 
 
 def made(**options: Any) -> Grpo:
-    found = objectives.made({"kind": "grpo", "rewards": "exact", **options})
+    found = objectives.build_objective({"kind": "grpo", "rewards": "exact", **options})
     assert isinstance(found, Grpo)
     return found
 
@@ -55,13 +55,13 @@ def advantages(examples: list[Example]) -> list[float]:
 )
 def test_an_answer_is_as_good_as_it_is_beside_its_group(scale: str, wanted: list[float | None]) -> None:
     drawn = answers([([5], 1.0), ([6], 0.0)], [([7], 6.0), ([8], 0.0)])
-    found = advantages(made(scale=scale).learned(posed([1, 2], [1, 3]), drawn))
+    found = advantages(made(scale=scale).training_examples(posed([1, 2], [1, 3]), drawn))
     for one, other in zip(found, wanted, strict=True):
         assert other is None or one == pytest.approx(other, rel=1e-6)
 
 
 def test_the_rows_are_prompts_with_their_answers() -> None:
-    (first, second) = made(scale="none").learned(posed([1, 2, 3]), answers([([7, 8, 9], 1.0), ([4], 0.0)]))
+    (first, second) = made(scale="none").training_examples(posed([1, 2, 3]), answers([([7, 8, 9], 1.0), ([4], 0.0)]))
     row = first.rows[0]
     assert row.tokens.tolist() == [1, 2, 3, 7, 8, 9]
     assert row.computed.tolist() == [1, 2, 3, 7, 8], "the last token of an answer is seen by none"
@@ -72,12 +72,12 @@ def test_the_rows_are_prompts_with_their_answers() -> None:
 
 def test_rounding_makes_no_answer_better_than_its_equals() -> None:
     drawn = answers([([5], 0.1 + 0.2), ([6], 0.3), ([7], 0.1 + 0.2)], [([5], 0.7), ([6], 0.7), ([7], 0.7)])
-    found = made(scale="group").learned(posed([1], [2]), drawn)
+    found = made(scale="group").training_examples(posed([1], [2]), drawn)
     assert {example.id for example in found} == {"line 0"}
 
 
 def test_an_update_in_which_all_are_alike_has_no_gradient() -> None:
-    (only,) = made().learned(posed([1], [2]), answers([([5], 1.0)] * 2, [([6], 0.0)] * 2))
+    (only,) = made().training_examples(posed([1], [2]), answers([([5], 1.0)] * 2, [([6], 0.0)] * 2))
     assert advantages([only]) == [0.0]
 
 
@@ -88,7 +88,7 @@ def test_what_has_no_gradient_is_left_out_and_changes_nothing(weighting: str) ->
     objective = made(weighting=weighting, tokens=9, group=2)
     prompts = posed([1, 9, 10, 11, 12, 13, 14, 15, 16], [1, 20, 21])
     drawn = answers([([30, 31, 32], 1.0), ([33], 0.2)], [([34, 35], 0.5), ([36, 37, 38, 39], 0.5)])
-    kept = objective.learned(prompts, drawn)
+    kept = objective.training_examples(prompts, drawn)
     assert len(kept) == 2
     values = objective._advantages(np.array([[one.reward for one in group] for group in drawn]))
     whole = [
@@ -109,8 +109,10 @@ def test_what_has_no_gradient_is_left_out_and_changes_nothing(weighting: str) ->
 
 def test_unfinished_answers_can_be_skipped() -> None:
     drawn = answers([([5], 1.0), ([6], 0.0)], ended=False)
-    assert advantages(made(unfinished="skip").learned(posed([1]), drawn)) == [0.0], "nothing is left to learn from"
-    assert len(made().learned(posed([1]), drawn)) == 2
+    assert advantages(made(unfinished="skip").training_examples(posed([1]), drawn)) == [0.0], (
+        "nothing is left to learn from"
+    )
+    assert len(made().training_examples(posed([1]), drawn)) == 2
 
 
 WORDS = ["the cat sat", "a dog ran on", "red", "then it was", "one two", "the tree"]
@@ -205,7 +207,7 @@ def test_scores_that_are_no_numbers_end_the_run_with_a_reason(tmp_path: Path) ->
 def test_answers_that_are_all_to_be_skipped_hold_nothing_to_the_reference() -> None:
     own = world("grpo", "{}", "llama")
     objective = made(unfinished="skip", beta=0.5)
-    (example,) = objective.learned(posed([1, 9, 10]), answers([([30, 31], 1.0), ([33], 0.2)], ended=False))
+    (example,) = objective.training_examples(posed([1, 9, 10]), answers([([30, 31], 1.0), ([33], 0.2)], ended=False))
     batch = pack([example])
     batch = batch.with_columns(reference=torch.full((len(batch.at),), -3.0))
     loss = objective.loss(own.scorer()(batch, objective.outputs), batch)
@@ -278,7 +280,7 @@ def test_loss_and_gradients_are_trls(options: dict[str, Any], settings: dict[str
     objective = made(group=3, tokens=9, passes=2, **options)
     groups = [order[start : start + 3] for start in range(0, 12, 3)]
     drawn = [[Answer(written[place].numpy(), marks[place], True) for place in group] for group in groups]
-    examples = objective.learned(posed(*(prompts_[group[0]] for group in groups)), drawn)
+    examples = objective.training_examples(posed(*(prompts_[group[0]] for group in groups)), drawn)
     beside = {"old": inputs["old_per_token_logps"], "reference": inputs.get("ref_per_token_logps")}
     by_row = {(tuple(prompts_[place]), tuple(written[place].tolist())): place for place in order}
     rows = []
@@ -289,7 +291,7 @@ def test_loss_and_gradients_are_trls(options: dict[str, Any], settings: dict[str
         rows.append(Example(example.id, (row.marked(**columns),)))
     scorer = fit_model(policy, "language")
     batch = pack(rows)
-    scores = scorer(batch, objective.outputs, tempering=objective.tempering)
+    scores = scorer(batch, objective.outputs, tempering=objective.logit_temperature)
     loss = objective.loss(scores, batch).total(count_units([batch]))
     loss.backward()
     found = {name: weight.grad for name, weight in policy.named_parameters() if weight.grad is not None}

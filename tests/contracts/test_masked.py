@@ -61,8 +61,8 @@ def test_static_masks_stay_and_dynamic_ones_move(codec: Codec) -> None:
     again, _ = covered(codec)
     assert (row.tokens == again.tokens).all()
     example = Example("here", (row,))
-    assert Masked(dynamic=False).drawn(example, codec, 1) is example
-    (one,), (same,), (other,) = (Masked().drawn(example, codec, seed).rows for seed in (1, 1, 2))
+    assert Masked(dynamic=False).augment(example, codec, 1) is example
+    (one,), (same,), (other,) = (Masked().augment(example, codec, seed).rows for seed in (1, 1, 2))
     assert (one.tokens == same.tokens).all()
     assert one.at.tolist() != other.at.tolist()
     for drawn in (one, other):

@@ -94,7 +94,7 @@ def marks(kind: str, way: str) -> list[pytest.MarkDecorator]:
 )
 def test_resumed_is_uninterrupted(kind: str, more: dict, dropping: dict[str, Path], tmp_path: Path) -> None:
     options = {"kind": kind, **OPTIONS.get(kind, [{}])[0]}
-    objective = objectives.made(options)
+    objective = objectives.build_objective(options)
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps(fields(record)) + "\n" for record in records(objective, 11)))
     guard = None

@@ -21,7 +21,7 @@ from bottega.models.attention.blocks import BlockLayout
 from bottega.models.attention.dense import DenseLayout
 from bottega.models.attention.mask import AttentionOptions
 from bottega.objectives.causal import Causal
-from bottega.objectives.span import Span, _whole
+from bottega.objectives.span import Span, _original_tokens
 from bottega.packing import pack
 from bottega.recipe.schema import Recipe
 from bottega.records import Prompted, Text
@@ -39,7 +39,7 @@ def codec(length: int = 500, start: int | None = 2) -> Codec:
 def corrupted(seed: int, **options: float) -> tuple[Row, Codec]:
     made, objective = codec(), Span(**options)  # type: ignore[arg-type]
     ((row,),) = objective.rows(Text("here", LONG), made)
-    (drawn,) = objective.drawn(Example("here", (row,)), made, seed).rows
+    (drawn,) = objective.augment(Example("here", (row,)), made, seed).rows
     return drawn, made
 
 
@@ -48,7 +48,7 @@ def corrupted(seed: int, **options: float) -> tuple[Row, Codec]:
 def test_nothing_of_the_text_is_lost(options: dict, seed: int) -> None:
     row, made = corrupted(seed, **options)
     assert row.source is not None
-    assert _whole(row, made).tolist() == tokenizer(spans=True)(LONG)["input_ids"]
+    assert _original_tokens(row, made).tolist() == tokenizer(spans=True)(LONG)["input_ids"]
     assert row.tokens.tolist() == [2, *row.label[:-1].tolist()]
     marks = [token for token in row.source.tolist() if token in made.special_tokens.sentinels]
     told = [token for token in row.label.tolist() if token in made.special_tokens.sentinels]

@@ -88,7 +88,7 @@ def gradients(found: Any) -> dict[str, torch.Tensor]:
 
 def ours(case: Case, tokenizer: Any) -> tuple[float, dict[str, torch.Tensor]]:
     objective = objectives.load(case.kind)(kind=case.kind, **case.options)
-    codec = Codec(tokenizer, max_length=100, too_long="error", both_ways=False, labels=objective.labels([]))
+    codec = Codec(tokenizer, max_length=100, too_long="error", both_ways=False, labels=objective.count_labels([]))
     examples = [Example("here", parts) for record in records(case) for parts in objective.rows(record, codec)]
     policy, frozen = (fit_model(model(case, seed).eval(), objective.head) for seed in (0, 1))
 

@@ -155,7 +155,7 @@ class World:
         with torch.no_grad():
             return batch.with_columns(
                 reference=Scorer(self.reference, "language", fit)(
-                    batch, frozenset({"logp"}), tempering=self.objective.tempering
+                    batch, frozenset({"logp"}), tempering=self.objective.logit_temperature
                 )["logp"]
             )
 
@@ -184,7 +184,7 @@ class World:
         self.model.zero_grad()
         for batch in self.informed(batches, scorer):
             how = {"weighted": self.objective.weighted, "smoothing": self.objective.smoothing}
-            how["tempering"] = self.objective.tempering
+            how["tempering"] = self.objective.logit_temperature
             found.append((scorer(batch, self.objective.outputs, **how), batch))
             if not self.objective.joint:
                 total += self.backward(*found.pop(), counts)
@@ -249,7 +249,7 @@ def answered(objective: OnPolicy, posed: list[Example]) -> list[Example]:
     def answer() -> Answer:
         return Answer(draw.integers(5, 250, draw.integers(1, 9)), draw.normal(), bool(draw.random() < 0.7))
 
-    learned = objective.learned(posed, [[answer() for _ in range(objective.group)] for _ in posed])
+    learned = objective.training_examples(posed, [[answer() for _ in range(objective.group)] for _ in posed])
     if objective.passes == 1:
         return learned
     # As if the policy had moved since they were written.
@@ -265,7 +265,7 @@ def tokenizer(spans: bool = False) -> Any:
 
 def objective_and_rows(kind: str, options: dict[str, Any]) -> tuple[Objective, list[Record]]:
     compared = options.pop("rows", "") == "compared"
-    objective = objectives.made({"kind": kind, **(options or OPTIONS.get(kind, [{}])[0])})
+    objective = objectives.build_objective({"kind": kind, **(options or OPTIONS.get(kind, [{}])[0])})
     draw = random.Random(0)
     return objective, [record(Compared, draw, index) for index in range(7)] if compared else records(objective, 7)
 
@@ -273,7 +273,7 @@ def objective_and_rows(kind: str, options: dict[str, Any]) -> tuple[Objective, l
 @cache
 def world(kind: str, options: str, model: str) -> World:
     objective, rows = objective_and_rows(kind, json.loads(options))
-    labels = objective.labels(rows)
+    labels = objective.count_labels(rows)
     tok = tokenizer(spans=kind == "span")
     set_template(tok, None)
     start = 2 if model in ENCODER_DECODERS else None

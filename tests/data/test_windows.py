@@ -63,7 +63,7 @@ def windows(feed: Sampler, turn: int) -> list[np.ndarray]:
     """The tokens of text in each window of a pass, in the order of the shelf."""
     objective, codec = feed.windows.objective, feed.windows.codec
     examples = [feed.windows.example(index, turn) for index in range(len(feed.examples))]
-    return [objective.passage(example.rows[0], codec) for example in examples]
+    return [objective.window_tokens(example.rows[0], codec) for example in examples]
 
 
 def predicted(feed: Sampler, turn: int) -> np.ndarray:
@@ -93,7 +93,7 @@ def test_a_window_is_what_its_tokens_would_make_alone(feed: Callable[..., Sample
     for turn in range(5):
         for index in range(len(made.examples)):
             (row,) = made.windows.example(index, turn).rows
-            again = objective.window(objective.passage(row, codec), codec)
+            again = objective.window_row(objective.window_tokens(row, codec), codec)
             assert again is not None
             for name in ("tokens", "at", "label", "weight"):
                 assert np.array_equal(getattr(row, name), getattr(again, name))
@@ -138,7 +138,7 @@ from bottega.records import Text
 
 class Own(Objective):
     reads: ClassVar = (Text,)
-    splits: ClassVar = True
+    can_split: ClassVar = True
 
     def rows(self, record, codec):
         return [(row,) for row in codec.encode_document(record)]

@@ -216,8 +216,10 @@ def by_hand(run: Path, found: Evaluation, *, shots: int) -> float:
     """The loss of the base on the answers, each after the likest training rows, one row at a time."""
     recipe = Recipe.parse(json.loads((run / "resolved.json").read_text()))
     base = bottega.load(str(recipe.model.base), dtype="float32")
-    known = [one for record in RecipeReader(recipe).training() if (one := recipe.objective.asked(record))]
-    asked = [one for record in found.records if (one := recipe.objective.asked(record))]
+    known = [
+        one for record in RecipeReader(recipe).training() if (one := recipe.objective.prompt_and_reference(record))
+    ]
+    asked = [one for record in found.records if (one := recipe.objective.prompt_and_reference(record))]
     numbers, _ = Bm25Retriever([prompt[-1].content for prompt, _ in known]).nearest(
         [p[-1].content for p, _ in asked], shots
     )

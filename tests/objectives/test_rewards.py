@@ -23,13 +23,13 @@ POSED = Posed("rows line 1", "two and two?", "#### 4", row={"hint": "even"})
 
 
 def reward(given: Any) -> RewardFunction:
-    made = objectives.made({"kind": "grpo", "rewards": given})
+    made = objectives.build_objective({"kind": "grpo", "rewards": given})
     assert isinstance(made, OnPolicy)
     return made.rewards[0]
 
 
 def mark(given: Any, text: str, tokens: int = 3) -> float:
-    (found,) = reward(given).marks([SampledAnswer(POSED, text, tokens, True)], lambda name, written: [])
+    (found,) = reward(given).scores([SampledAnswer(POSED, text, tokens, True)], lambda name, written: [])
     return found
 
 

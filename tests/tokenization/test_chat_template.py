@@ -32,7 +32,7 @@ DATED = "{{ strftime_now('%d %B %Y') }}" + PLAIN
 
 def shown(codec: Codec, kind: str, fields: dict[str, Any], **more: Any) -> list[tuple[str, str]]:
     """Of each row of a record (all of it, what carries loss)."""
-    objective = objectives.made({"kind": kind, **more})
+    objective = objectives.build_objective({"kind": kind, **more})
     ((rows),) = objective.rows(learned(fields, kind), codec)
     found = [pieces(row, codec.tokenizer) for row in rows]
     return [("".join(p.text for p in one), "".join(p.text for p in one if p.weight)) for one in found]

@@ -8,12 +8,12 @@ import pytest
 from pydantic import ValidationError
 
 from bottega.errors import DataError
-from bottega.objectives import made
+from bottega.objectives import build_objective
 from bottega.records import Labelled
 
 
 def weights(value: Any) -> Any:
-    return made({"kind": "classify", "weights": value}).weights
+    return build_objective({"kind": "classify", "weights": value}).weights
 
 
 def test_weights_are_read_by_the_names_of_labels() -> None:
@@ -32,6 +32,6 @@ def test_weights_are_read_by_the_names_of_labels() -> None:
 def test_weights_that_are_all_0_are_told() -> None:
     rows = [Labelled("a line 1", "t", "a"), Labelled("a line 2", "u", "b")]
     with pytest.raises(DataError, match="every label has weight 0") as caught:
-        made({"kind": "classify", "weights": {"a": 0, "b": 0}}).labels(rows)
+        build_objective({"kind": "classify", "weights": {"a": 0, "b": 0}}).count_labels(rows)
     assert caught.value.where == "objective.weights"
-    assert made({"kind": "classify", "weights": {"a": 0}}).labels(rows) == {"a": 1, "b": 1}
+    assert build_objective({"kind": "classify", "weights": {"a": 0}}).count_labels(rows) == {"a": 1, "b": 1}

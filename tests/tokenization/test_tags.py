@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bottega.evaluation.gazetteer import Gazetteer
-from bottega.objectives.tag import Scheme, Words, entities, marks, tags
+from bottega.objectives.tag import Scheme, WordSpan, decode_tags, encode_tags, tag_prefixes
 from bottega.records import Entity, Tagged, Unusable
 from bottega.tokenization import unicode_words
 from bottega.tokenization.codec import Codec
@@ -44,10 +44,10 @@ def codec(folder: Path, kind: str, *, both_ways: bool, length: int = 100) -> Cod
 def test_tags_lead_back_to_the_spans(kind: str, both_ways: bool, scheme: Scheme, tmp_path: Path) -> None:
     row, words = codec(tmp_path, kind, both_ways=both_ways).encode_words("here", TEXT)
     assert len(row.at) == len(words)
-    names = tags(RECORD, words, scheme)
+    names = encode_tags(RECORD, words, scheme)
     kinds = ["person", "place"]
-    known = ["O", *(f"{mark}-{name}" for name in kinds for mark in marks(scheme))]
-    found = entities([known.index(name) for name in names], scheme)
+    known = ["O", *(f"{mark}-{name}" for name in kinds for mark in tag_prefixes(scheme))]
+    found = decode_tags([known.index(name) for name in names], scheme)
     assert [Entity(words[one.first][0], words[one.last - 1][1], kinds[one.kind]) for one in found] == list(RECORD.spans)
 
 
@@ -79,21 +79,21 @@ def test_a_text_without_words_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("scheme", "written", "wanted"),
     [
-        ("BIO", "B I O B", [Words(0, 2, 0), Words(3, 4, 0)]),
-        ("BIO", "B B I", [Words(0, 1, 0), Words(1, 3, 0)]),
-        ("BIO", "I I O I", [Words(0, 2, 0), Words(3, 4, 0)]),
-        ("BIO", "B b i I", [Words(0, 1, 0), Words(1, 3, 1), Words(3, 4, 0)]),
-        ("BIOES", "B I E S", [Words(0, 3, 0), Words(3, 4, 0)]),
-        ("BIOES", "S S O E", [Words(0, 1, 0), Words(1, 2, 0), Words(3, 4, 0)]),
-        ("BIOES", "B E E", [Words(0, 2, 0), Words(2, 3, 0)]),
-        ("BIOES", "B e I", [Words(0, 1, 0), Words(1, 2, 1), Words(2, 3, 0)]),
+        ("BIO", "B I O B", [WordSpan(0, 2, 0), WordSpan(3, 4, 0)]),
+        ("BIO", "B B I", [WordSpan(0, 1, 0), WordSpan(1, 3, 0)]),
+        ("BIO", "I I O I", [WordSpan(0, 2, 0), WordSpan(3, 4, 0)]),
+        ("BIO", "B b i I", [WordSpan(0, 1, 0), WordSpan(1, 3, 1), WordSpan(3, 4, 0)]),
+        ("BIOES", "B I E S", [WordSpan(0, 3, 0), WordSpan(3, 4, 0)]),
+        ("BIOES", "S S O E", [WordSpan(0, 1, 0), WordSpan(1, 2, 0), WordSpan(3, 4, 0)]),
+        ("BIOES", "B E E", [WordSpan(0, 2, 0), WordSpan(2, 3, 0)]),
+        ("BIOES", "B e I", [WordSpan(0, 1, 0), WordSpan(1, 2, 1), WordSpan(2, 3, 0)]),
     ],
 )
-def test_entities(scheme: str, written: str, wanted: list[Words]) -> None:
+def test_entities(scheme: str, written: str, wanted: list[WordSpan]) -> None:
     """Capitals are marks of kind 0, small letters of kind 1."""
-    letters = marks(scheme)
+    letters = tag_prefixes(scheme)
     ids = [0 if m == "O" else 1 + letters.index(m.upper()) + len(letters) * m.islower() for m in written.split()]
-    assert entities(ids, scheme) == wanted
+    assert decode_tags(ids, scheme) == wanted
 
 
 def printed(text: str, spans: list[Entity]) -> list[str]:

@@ -12,7 +12,7 @@ from bottega.data.encode import EncodedRows
 from bottega.data.example_cache import ExampleCache
 from bottega.errors import DataError
 from bottega.evaluation.gazetteer import Gazetteer
-from bottega.objectives.tag import Tag, worded
+from bottega.objectives.tag import Tag, snap_to_words
 from bottega.records import Entity, Tagged, Unusable
 from bottega.tokenization.codec import Codec
 from making import make_codec
@@ -60,13 +60,13 @@ def test_words_by_any_tokenizer(kind: str, both_ways: bool, tmp_path: Path) -> N
     assert shown[7:9] == ["दिल्ली", "cafe\u0301"], "marks stay with their letter"
     assert len(row.at) == len(words)
     record = tagged(("Anna", "PER"), ("Oslo", "LOC"), ("दिल्ली", "LOC"), ("cafe\u0301", "LOC"))
-    assert worded(record, words) == list(record.spans)
+    assert snap_to_words(record, words) == list(record.spans)
 
 
 def test_without_a_pre_tokenizer_characters_of_scripts_without_spaces_are_words(tmp_path: Path) -> None:
     made = codec(tmp_path / "m", "unsplit")
     record = tagged(("田中", "PER"), ("佐藤", "PER"))
-    assert worded(record, made.encode_words("here", TEXT)[1]) == list(record.spans)
+    assert snap_to_words(record, made.encode_words("here", TEXT)[1]) == list(record.spans)
     assert Tag().rows(record, made)[0][0].label.tolist()[-5:] == [1, 2, 0, 1, 2]
     assert made.untagged == 0
 
@@ -77,7 +77,7 @@ def test_entities_without_a_word_of_their_own_are_counted(tmp_path: Path) -> Non
     text = "Anna met AnnaMaria now"
     inner = (Entity(0, 4, "PER"), Entity(9, 13, "PER"), Entity(13, 18, "PER"))
     record = Tagged("1", text, inner)
-    assert worded(record, made.encode_words("1", text)[1]) == [Entity(0, 4, "PER"), Entity(9, 18, "PER")]
+    assert snap_to_words(record, made.encode_words("1", text)[1]) == [Entity(0, 4, "PER"), Entity(9, 18, "PER")]
     encoded = EncodedRows(ExampleCache())
     encoded.add(record, Tag(), made)
     assert made.untagged == 1
@@ -99,7 +99,7 @@ def test_spans_are_told_by_words(tmp_path: Path) -> None:
     """White space at the ends, and ends within a word, count in a measure as they do in training."""
     words = codec(tmp_path / "m", "bytes").encode_words("here", TEXT)[1]
     for start, stop in ((0, 5), (0, 3), (1, 4)):
-        assert worded(Tagged("1", TEXT, (Entity(start, stop, "PER"),)), words) == [Entity(0, 4, "PER")]
+        assert snap_to_words(Tagged("1", TEXT, (Entity(start, stop, "PER"),)), words) == [Entity(0, 4, "PER")]
 
 
 @pytest.mark.parametrize("both_ways", [True, False])

@@ -42,7 +42,7 @@ class EncodedRows:
         self.truncated += truncation.count
         for index, rows in enumerate(examples):
             name = record.where if len(examples) == 1 else f"{record.where} block {index + 1}"
-            self.examples.append(Example(name, rows, objective.about(record)), source, continues=index > 0)
+            self.examples.append(Example(name, rows, objective.metadata(record)), source, continues=index > 0)
 
     def _encode(self, record: Record, objective: Objective, codec: Codec, *, drop: bool) -> list[tuple[Row, ...]]:
         """The token rows of each example of a record; an empty list, counted in `dropped`, if it makes none."""

@@ -62,7 +62,7 @@ class Sampler:
     - If sources are mixed, an epoch holds `weight` times the examples of each; a fraction of a source is a different
       one in each epoch.
     - A text longer than a row is cut at different positions in each pass over its source.
-    - A selection without anything to learn from (`Objective.teaches`) is skipped.
+    - A selection without anything to learn from (`Objective.is_informative`) is skipped.
     """
 
     def __init__(self, examples: ExampleCache, recipe: Recipe, codec: Codec) -> None:
@@ -123,7 +123,7 @@ class Sampler:
         while size <= self._search_limit:
             sampled = self._next_examples(stream)
             size, examples = size + len(sampled), [self.windows.example(*item) for item in sampled]
-            if self.objective.teaches(examples):
+            if self.objective.is_informative(examples):
                 return _Selection(examples, size, passed)
             passed += 1
         raise _no_contrast_error(
@@ -177,7 +177,7 @@ def validation_groups(examples: Sequence[Example], recipe: Recipe) -> list[list[
     count = -(-len(examples) // (recipe.optim.examples or DEFAULT_EXAMPLES))
     order = permutation(len(examples), recipe.seed, "validation parts")
     groups = [[examples[index] for index in part] for part in np.array_split(order, count)] if count else []
-    useful = [group for group in groups if recipe.objective.teaches(group)]
+    useful = [group for group in groups if recipe.objective.is_informative(group)]
     if groups and not useful:
         raise _no_contrast_error(groups[0], "hold out more rows that differ, or give them negatives: data.validation")
     return useful

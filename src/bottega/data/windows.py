@@ -28,13 +28,13 @@ class Windows:
     def __init__(self, cache: ExampleCache, objective: Objective, codec: Codec, seed: int, *, moving: bool) -> None:
         self.cache, self.objective, self.codec, self.seed = cache, objective, codec, seed
         self._sizes: dict[int, tuple[int, int]] = {}
-        self.moving = moving and objective.splits and self._are_rebuilt()
+        self.moving = moving and objective.can_split and self._are_rebuilt()
 
     def example(self, index: int, turn: int) -> Example:
         """Example `index` of the cache in pass `turn`."""
         found, bounds = self.cache[index], self._bounds(index, turn)
         # A window of special tokens only has nothing to learn: the example of pass 0 takes its place.
-        row = None if bounds is None else self.objective.window(self._stretch(index, *bounds), self.codec)
+        row = None if bounds is None else self.objective.window_row(self._stretch(index, *bounds), self.codec)
         return found if row is None else Example(found.id, (row,), found.about)
 
     def tokens(self, index: int, turn: int) -> int:
@@ -76,7 +76,7 @@ class Windows:
 
     def _passage(self, index: int) -> Ints:
         (row,) = self.cache[index].rows
-        return self.objective.passage(row, self.codec)
+        return self.objective.window_tokens(row, self.codec)
 
     def _are_rebuilt(self) -> bool:
         """Whether the objective rebuilds a window from its own tokens; a user-defined objective may not."""
@@ -84,7 +84,7 @@ class Windows:
         if place is None:
             return False
         (row,) = self.cache[place].rows
-        again = self.objective.window(self.objective.passage(row, self.codec), self.codec)
+        again = self.objective.window_row(self.objective.window_tokens(row, self.codec), self.codec)
         return again is not None and _equal_rows(row, again)
 
 

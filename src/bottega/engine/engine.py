@@ -39,7 +39,7 @@ class LossFunction(Protocol):
     """What the engine must know of an objective: which scores it reads, how they are computed, the loss they make.
 
     joint      the loss compares all examples of an update with each other, so it cannot be computed batch by batch
-    weighted smoothing tempering   as `Scorer.forward` takes them
+    weighted smoothing logit_temperature   as `Scorer.forward` takes them
     """
 
     @property
@@ -51,7 +51,7 @@ class LossFunction(Protocol):
     @property
     def smoothing(self) -> float: ...
     @property
-    def tempering(self) -> float: ...
+    def logit_temperature(self) -> float: ...
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss: ...
 
 
@@ -179,7 +179,7 @@ class Engine:
                 objective.outputs,
                 weighted=objective.weighted,
                 smoothing=objective.smoothing,
-                tempering=objective.tempering,
+                tempering=objective.logit_temperature,
             )
         if torch.is_grad_enabled() and not any(score.requires_grad for score in scores.values()):
             raise ModelError(

@@ -164,7 +164,7 @@ class EvaluationContext:
 
     def build_examples(self, codec: Codec) -> Examples[list[tuple[Row, ...]]]:
         """The examples of each record, as validation during training builds them."""
-        return self.build(lambda record: self.recipe.objective.examined(record, codec))
+        return self.build(lambda record: self.recipe.objective.evaluation_rows(record, codec))
 
     def build_same(
         self, name: str, records: Sequence[Record], make: Callable[[Record], T]

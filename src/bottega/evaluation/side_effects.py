@@ -15,7 +15,7 @@ from bottega.data.reader import read_records
 from bottega.evaluation.context import EvaluationContext
 from bottega.inference.language_model import LanguageModel
 from bottega.metrics.scores import Scores, proportion, weighted_mean
-from bottega.objectives import Objective, made
+from bottega.objectives import Objective, build_objective
 from bottega.recipe.files import resolve_source_path
 from bottega.recipe.schema import Source
 from bottega.records import Prompt, Record, Text, Unusable
@@ -113,7 +113,7 @@ def _refusals(context: EvaluationContext, model: LanguageModel) -> Iterator[Scor
 
 def _read_sample(path: str, context: EvaluationContext, size: int) -> list[Record]:
     """A sample of the rows of a file, of any record type that SFT reads."""
-    reads = made({"kind": "sft"}).reads
+    reads = build_objective({"kind": "sft"}).reads
     # The replay rows of the recipe are read with its reading options; any other file says all that is needed itself.
     own = [source for source in context.recipe.replay_sources if source.path == resolve_source_path(path)]
     sources, bad_rows = own or [Source(path=resolve_source_path(path))], context.recipe.data.bad_rows
@@ -136,12 +136,12 @@ def _encode_general(record: Record, codec: Codec) -> Iterator[Row]:
 def _objective_for(record: Record, codec: Codec) -> Objective:
     # An encoder–decoder has a start token and reads a prompt apart, so plain text is SFT for it, too.
     plain = isinstance(record, Text) and not record.answer and codec.decoder_start is None
-    return made({"kind": "causal" if plain else "sft"})
+    return build_objective({"kind": "causal" if plain else "sft"})
 
 
 def _request_prompt(record: Record) -> Prompt | None:
     """The prompt of a row, or a whole text; None where it is neither."""
-    asked = made({"kind": "sft"}).asked(record)
+    asked = build_objective({"kind": "sft"}).prompt_and_reference(record)
     if asked is not None:
         return asked[0]
     return record.text if isinstance(record, Text) else None
@@ -150,7 +150,7 @@ def _request_prompt(record: Record) -> Prompt | None:
 def _split_row(record: Record, context: EvaluationContext, codec: Codec) -> Iterator[tuple[list[int], list[int]]]:
     """(tokens up to the middle of a row's answer or text, the tokens that follow); nothing where it is too short."""
     try:
-        rows = [row for example in context.recipe.objective.examined(record, codec) for row in example][:1]
+        rows = [row for example in context.recipe.objective.evaluation_rows(record, codec) for row in example][:1]
     except Unusable:
         return
     for row in rows:

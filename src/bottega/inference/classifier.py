@@ -27,7 +27,7 @@ from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.objectives import HeadKind
 from bottega.objectives.classify import Classify
-from bottega.objectives.tag import Tag, entities
+from bottega.objectives.tag import Tag, decode_tags
 from bottega.progress import ProgressCallback
 from bottega.records import MAX_SHOWN, Entity, Unusable
 from bottega.runs.resolve import resolve
@@ -170,7 +170,7 @@ class Tagger(ScoringRun):
         assert isinstance(self.objective, Tag)
         scheme = self.objective.scheme
         kinds = [name.partition("-")[2] for name in self.labels[1 :: len(scheme) - 1]]
-        found = entities(ids.tolist(), scheme)
+        found = decode_tags(ids.tolist(), scheme)
         return [Entity(words[one.first][0], words[one.last - 1][1], kinds[one.kind]) for one in found]
 
 

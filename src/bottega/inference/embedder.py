@@ -25,7 +25,7 @@ from bottega.models.scorer import score_batches
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.objectives import Pooling
-from bottega.objectives.contrastive import pooled
+from bottega.objectives.contrastive import pooled_row
 from bottega.progress import ProgressCallback
 from bottega.records import Unusable
 from bottega.runs.resolve import resolve
@@ -82,7 +82,7 @@ class Embedder:
 
     def _row(self, text: str) -> Row:
         try:
-            return pooled(self.codec, "the text", text, self.pooling)
+            return pooled_row(self.codec, "the text", text, self.pooling)
         except Unusable as unusable:
             raise DataError(unusable.reason, where=f"the text {text!r}", fix="write some words") from None
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from bottega import plugins
 from bottega.objectives._base import (
-    PASSED,
+    SKIPPED_METRIC,
     HeadKind,
     Likelihood,
     Objective,
@@ -20,14 +20,14 @@ from bottega.objectives._base import (
     Pooling,
     Score,
     Statistic,
+    logistic_loss,
     pair_metrics,
-    preferred,
     smoothed_nll,
 )
-from bottega.objectives._on_policy import Answer, OnPolicy, alike
+from bottega.objectives._on_policy import Answer, OnPolicy, equal_rewards
 
 __all__ = [
-    "PASSED",
+    "SKIPPED_METRIC",
     "Answer",
     "HeadKind",
     "Likelihood",
@@ -37,17 +37,17 @@ __all__ = [
     "Pooling",
     "Score",
     "Statistic",
-    "alike",
+    "build_objective",
+    "equal_rewards",
     "kinds",
     "load",
-    "made",
-    "ours",
+    "logistic_loss",
+    "nearest_builtin_options",
     "pair_metrics",
-    "preferred",
     "smoothed_nll",
 ]
 
-USUAL: Mapping[HeadKind, str] = {
+DEFAULT_KINDS: Mapping[HeadKind, str] = {
     "language": "sft",
     "sequence": "classify",
     "token": "tag",
@@ -57,11 +57,11 @@ USUAL: Mapping[HeadKind, str] = {
 """An objective of ours for models with each head."""
 
 
-def ours(objective: Objective) -> dict[str, Any]:
+def nearest_builtin_options(objective: Objective) -> dict[str, Any]:
     """The options of the objective of ours that is nearest: a model is used the same way, without code of another's."""
     names = {f"{__name__}.{kind}" for kind in kinds() if kind != "custom"}
     above = (one for one in type(objective).__mro__ if issubclass(one, Objective) and one.__module__ in names)
-    near = next(above, load(USUAL[objective.head]))
+    near = next(above, load(DEFAULT_KINDS[objective.head]))
     options = objective.model_dump(mode="json", include=set(near.model_fields))
     return options | {"kind": near.__module__.rpartition(".")[2]}
 
@@ -71,9 +71,9 @@ def kinds() -> list[str]:
     return plugins.module_names(__path__)
 
 
-def made(options: Mapping[str, Any]) -> Objective:
+def build_objective(options: Mapping[str, Any]) -> Objective:
     """The objective with these options, `kind` among them."""
-    return load(options["kind"]).chosen(options).model_validate(dict(options))
+    return load(options["kind"]).class_for(options).model_validate(dict(options))
 
 
 def load(kind: str) -> type[Objective]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bottega.tokenization.codec import Codec
 
 
-PASSED = "passed_over"
+SKIPPED_METRIC = "passed_over"
 """Among the metrics of an update how many were drawn before it that had nothing to teach; where there were any."""
 
 
@@ -77,15 +77,15 @@ class Objective(BaseModel, ABC):
     outputs: ClassVar[frozenset[Output]] = frozenset({"logp"})
     extra_heads: ClassVar[tuple[str, ...]] = ()
     joint: ClassVar[bool] = False
-    by_label: ClassVar[bool] = False
-    splits: ClassVar[bool] = False
+    stratify: ClassVar[bool] = False
+    can_split: ClassVar[bool] = False
     overlap: ClassVar[int] = 0
     lr: ClassVar[tuple[float, float]] = (2e-5, 2e-4)
 
     kind: str
 
     @classmethod
-    def chosen(cls, options: Mapping[str, Any]) -> type[Objective]:
+    def class_for(cls, options: Mapping[str, Any]) -> type[Objective]:
         """The class these options of a recipe are for."""
         return cls
 
@@ -107,36 +107,36 @@ class Objective(BaseModel, ABC):
         """Whether a frozen copy of the policy as the run began is needed."""
         return any(isinstance(need, Score) and need.by == "reference" for need in self.needs)
 
-    def examined(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
+    def evaluation_rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         """The examples by which a model trained so is measured."""
         return self.rows(record, codec)
 
     @property
-    def tempering(self) -> float:
+    def logit_temperature(self) -> float:
         """What scores over the vocabulary are divided by, wherever they are taken."""
         return 1.0
 
-    def about(self, record: Record) -> Any:
+    def metadata(self, record: Record) -> Any:
         """What must be known of a record once it is rows; None for most."""
         return None
 
-    def drawn(self, example: Example, codec: Codec, seed: int) -> Example:
+    def augment(self, example: Example, codec: Codec, seed: int) -> Example:
         """The example as one update takes it: where chance has a part in its rows, by a seed of that update's own."""
         return example
 
-    def passage(self, row: Row, codec: Codec) -> Ints:
+    def window_tokens(self, row: Row, codec: Codec) -> Ints:
         """The tokens of the text that a row is a window of, without what the tokenizer puts around them."""
         return row.tokens
 
-    def window(self, tokens: Ints, codec: Codec) -> Row | None:
+    def window_row(self, tokens: Ints, codec: Codec) -> Row | None:
         """The inverse of `passage`; None where these tokens make no row, or the objective does not say which."""
         return None
 
-    def teaches(self, examples: Sequence[Example]) -> bool:
+    def is_informative(self, examples: Sequence[Example]) -> bool:
         """Whether there is anything to learn from an update of these; of all else, others are taken."""
         return True
 
-    def concluding(self, updates: Sequence[Mapping[str, float]]) -> str:
+    def closing_note(self, updates: Sequence[Mapping[str, float]]) -> str:
         """What must be said at the end of a run, by the metrics of all its updates; empty for nothing."""
         return ""
 
@@ -155,11 +155,11 @@ class Objective(BaseModel, ABC):
         """Share of each log-probability that is a mean over the whole vocabulary while training."""
         return 0.0
 
-    def asked(self, record: Record) -> tuple[Prompt, str] | None:
+    def prompt_and_reference(self, record: Record) -> tuple[Prompt, str] | None:
         """(prompt, right answer) of a record whose answer can be written and compared; None for any other."""
         return None
 
-    def labels(self, records: Iterable[Record]) -> dict[str, int]:
+    def count_labels(self, records: Iterable[Record]) -> dict[str, int]:
         """Class names in the order of their ids, with how many rows have each; empty where scores are not classes."""
         return {}
 
@@ -193,7 +193,7 @@ def smoothed_nll(logits: Tensor, label: Tensor, smoothing: float = 0.0) -> Tenso
     return nll if not smoothing else (1 - smoothing) * nll - smoothing * logp.mean(-1)
 
 
-def preferred(margin: Tensor, smoothing: float = 0.0) -> Tensor:
+def logistic_loss(margin: Tensor, smoothing: float = 0.0) -> Tensor:
     """[E] −log σ(margin), or with a share `smoothing` of the pairs taken for the wrong way round."""
     from torch.nn.functional import logsigmoid
 

@@ -33,7 +33,7 @@ class Answer(NamedTuple):
         return Row(tokens, at, self.tokens, weight, source=posed.source)
 
 
-def alike(rewards: NDArray[np.float64]) -> NDArray[np.bool_]:
+def equal_rewards(rewards: NDArray[np.float64]) -> NDArray[np.bool_]:
     """[P, G] rewards → [P] whether those of a prompt are all the same; rounding does not tell them apart."""
     return np.asarray(np.ptp(rewards, axis=1) <= 1e-9 * np.abs(rewards).max(1))
 
@@ -64,23 +64,23 @@ class OnPolicy(Objective):
             raise Unusable("no right answer, with which a reward compares")
         return [(codec.encode_prompt_row(record, self.tokens),)]
 
-    def about(self, record: Record) -> Record:
+    def metadata(self, record: Record) -> Record:
         return record
 
     @property
-    def tempering(self) -> float:
+    def logit_temperature(self) -> float:
         return self.temperature
 
-    def asked(self, record: Record) -> tuple[Prompt, str] | None:
+    def prompt_and_reference(self, record: Record) -> tuple[Prompt, str] | None:
         return (record.prompt, record.right) if isinstance(record, Posed) and record.right else None
 
-    def examined(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
+    def evaluation_rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Posed)
         if not record.right:
             raise Unusable("no right answer to measure by")
         return [(codec.encode_completion(record.where, record.prompt, record.right, record.tools, record.variables),)]
 
     @abstractmethod
-    def learned(self, posed: Sequence[Example], answers: Sequence[Sequence[Answer]]) -> list[Example]:
+    def training_examples(self, posed: Sequence[Example], answers: Sequence[Sequence[Answer]]) -> list[Example]:
         """What an update learns from its prompts [P] and the answers to each [P][G]; what has no gradient may be left
         out, but not all."""

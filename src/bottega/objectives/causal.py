@@ -25,7 +25,7 @@ class Causal(Likelihood):
     """
 
     reads: ClassVar[tuple[type, ...]] = (Text,)
-    splits: ClassVar[bool] = True
+    can_split: ClassVar[bool] = True
     overlap: ClassVar[int] = 1  # the last token of a window is only predicted
     lr: ClassVar[tuple[float, float]] = (1e-3, 2e-4)
 
@@ -39,13 +39,13 @@ class Causal(Likelihood):
             codec.special_tokens.fim  # noqa: B018, says at the first row where the tokenizer has none
         return [(row,) for row in codec.encode_document(record)]
 
-    def passage(self, row: Row, codec: Codec) -> Ints:
+    def window_tokens(self, row: Row, codec: Codec) -> Ints:
         return np.append(row.tokens[: len(row.at)], row.label[-1:])
 
-    def window(self, tokens: Ints, codec: Codec) -> Row | None:
+    def window_row(self, tokens: Ints, codec: Codec) -> Row | None:
         return codec.block_row(tokens)
 
-    def drawn(self, example: Example, codec: Codec, seed: int) -> Example:
+    def augment(self, example: Example, codec: Codec, seed: int) -> Example:
         draw = np.random.default_rng(seed)
         if draw.random() >= self.fim:
             return example

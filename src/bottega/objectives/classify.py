@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bottega.tokenization.codec import Codec
 
 
-def _by_label(weights: Any) -> Any:
+def _parse_weights(weights: Any) -> Any:
     """Weights by the names of labels, which a recipe may write as numbers."""
     if weights is None or weights == "balanced":
         return weights
@@ -45,16 +45,16 @@ class Classify(Objective):
     reads: ClassVar[tuple[type, ...]] = (Labelled, Multilabelled)
     head: ClassVar[HeadKind] = "sequence"
     outputs: ClassVar[frozenset[Output]] = frozenset({"logits"})
-    by_label: ClassVar[bool] = True
+    stratify: ClassVar[bool] = True
     lr: ClassVar[tuple[float, float]] = (1e-4, 5e-4)
 
     kind: Literal["classify"] = "classify"
     multi_label: bool = False
-    weights: Annotated[Literal["balanced"] | dict[str, float] | None, BeforeValidator(_by_label)] = None
+    weights: Annotated[Literal["balanced"] | dict[str, float] | None, BeforeValidator(_parse_weights)] = None
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
-        names = _names(record)
+        names = _label_names(record)
         assert isinstance(record, (Labelled, Multilabelled))
         field = "labels" if isinstance(record, Multilabelled) else "label"
         known = [codec.label_id(f"{record.where}, field {field}", name) for name in names]
@@ -81,10 +81,10 @@ class Classify(Objective):
             return float(sum(codec.label_counts.values()) / (len(codec.label_counts) * codec.label_counts[name]))
         return self.weights.get(name, 1.0)
 
-    def labels(self, records: Iterable[Record]) -> dict[str, int]:
+    def count_labels(self, records: Iterable[Record]) -> dict[str, int]:
         counts, where = Counter[str](), ""
         for record in records:
-            counts.update(_names(record))
+            counts.update(_label_names(record))
             where = where or record.where
         if len(counts) < 2 and not (self.multi_label and counts):
             raise DataError(
@@ -132,6 +132,6 @@ class Classify(Objective):
         )
 
 
-def _names(record: Record) -> tuple[str, ...]:
+def _label_names(record: Record) -> tuple[str, ...]:
     assert isinstance(record, (Labelled, Multilabelled))
     return record.labels if isinstance(record, Multilabelled) else (record.label,)

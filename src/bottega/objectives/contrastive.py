@@ -13,7 +13,7 @@ from pydantic import Field
 
 from bottega.batch import Batch, Example, Loss, Row, Term
 from bottega.errors import RecipeError
-from bottega.objectives import PASSED, HeadKind, Objective, Output, Pooling
+from bottega.objectives import SKIPPED_METRIC, HeadKind, Objective, Output, Pooling
 from bottega.plugins import load_class_from_file, locate_user_errors
 from bottega.records import Compared, Paired, Record, Unusable
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bottega.tokenization.codec import Codec
 
 
-MODULE = "class Distance(torch.nn.Module): def forward(self, output1, output2, label): return …"
+EXAMPLE = "class Distance(torch.nn.Module): def forward(self, output1, output2, label): return …"
 
 
 class Contrastive(Objective):
@@ -65,7 +65,7 @@ class Contrastive(Objective):
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         with codec.track_truncation() as truncation:
-            (rows,) = self.examined(record, codec)
+            (rows,) = self.evaluation_rows(record, codec)
         assert isinstance(record, (Paired, Compared))
         # A text with itself is a pair to learn from only with dropout, and where it was meant.
         meant = isinstance(record, Paired) and record.anchor == record.positive
@@ -73,11 +73,11 @@ class Contrastive(Objective):
             raise Unusable("the two texts are the same in every token" + truncation.note)
         return [rows]
 
-    def examined(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
+    def evaluation_rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, (Paired, Compared))
         anchored, texts = isinstance(record, Paired), record.texts
         scores = [0.0, record.score if isinstance(record, Compared) else 1.0, *[0.0] * (len(texts) - 2)]
-        rows = [pooled(codec, record.where, text, self.pooling) for text in texts]
+        rows = [pooled_row(codec, record.where, text, self.pooling) for text in texts]
         label = record.label if isinstance(record, Paired) else None
         text = [crc32(row.tokens.tobytes()) for row in rows]
         named = text[1] if label is None else crc32(f"label {label}".encode(errors="surrogatepass"))
@@ -86,10 +86,10 @@ class Contrastive(Objective):
                 replace(
                     row,
                     columns={
-                        "anchor": _one(anchored and place == 0),
-                        "positive": _one(anchored and place == 1),
-                        "compared": _one(not anchored and place == 1),
-                        "pair": _one(place > 0),
+                        "anchor": _flag(anchored and place == 0),
+                        "positive": _flag(anchored and place == 1),
+                        "compared": _flag(not anchored and place == 1),
+                        "pair": _flag(place > 0),
                         "score": np.array([scores[place]], np.float32),
                         "text": np.array([text[place]]),
                         # A negative belongs to nothing but what has the very same text.
@@ -101,21 +101,21 @@ class Contrastive(Objective):
             )
         ]
 
-    def teaches(self, examples: Sequence[Example]) -> bool:
+    def is_informative(self, examples: Sequence[Example]) -> bool:
         rows = [row for example in examples for row in example.rows]
         columns = {name: np.concatenate([row.columns[name] for row in rows]) for name in rows[0].columns}
         if self.file is not None or columns["compared"].any():
             return True
-        return any(not belonging(columns, *way).all() for way in self._ways(columns))
+        return any(not positive_mask(columns, *way).all() for way in self._ways(columns))
 
     def _ways(self, columns: Mapping[str, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """What seeks, among what, and where the right ones stand there: anchors, and of `symmetric` positives too."""
-        anchors, others, own = sought(columns)
+        anchors, others, own = split_candidates(columns)
         back = (others[own], anchors, np.arange(len(anchors)))
         return [(anchors, others, own), *([back] if self.symmetric else [])]
 
-    def concluding(self, updates: Sequence[Mapping[str, float]]) -> str:
-        passed = int(sum(one.get(PASSED, 0) for one in updates))
+    def closing_note(self, updates: Sequence[Mapping[str, float]]) -> str:
+        passed = int(sum(one.get(SKIPPED_METRIC, 0) for one in updates))
         what = "in which every text belongs to every other taught nothing, and were passed over for others"
         return f"{passed} updates {what}" if passed else ""
 
@@ -153,7 +153,7 @@ class Contrastive(Objective):
         import torch
 
         seeking, among, own = way
-        known = belonging(columns, *way)
+        known = positive_mask(columns, *way)
         known[np.arange(len(own)), own] = False
         rivalled = torch.from_numpy(known.sum(1) < len(among) - 1).to(vectors.device)
         hidden, right = (torch.from_numpy(one).to(vectors.device) for one in (known, own))
@@ -200,24 +200,26 @@ class Contrastive(Objective):
             return None
         from torch import nn
 
-        made = load_class_from_file(self.file, nn.Module, MODULE)
+        made = load_class_from_file(self.file, nn.Module, EXAMPLE)
         with locate_user_errors(self.file):
             module = made(**self.options)
         if any(weight.requires_grad for weight in module.parameters()):
             raise RecipeError(
-                "the module has weights of its own, which nothing would train", where=self.file, fix=MODULE
+                "the module has weights of its own, which nothing would train", where=self.file, fix=EXAMPLE
             )
         return module
 
 
-def sought(columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def split_candidates(columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(the rows that are anchors, all that may belong to one, and where among those the positive of each stands)."""
     others = np.flatnonzero((columns["pair"] > 0) & (columns["compared"] == 0))
     # An example has one anchor and one positive, and both stand in the order of the examples.
     return np.flatnonzero(columns["anchor"]), others, np.flatnonzero(columns["positive"][others])
 
 
-def belonging(columns: Mapping[str, np.ndarray], seeking: np.ndarray, among: np.ndarray, own: np.ndarray) -> np.ndarray:
+def positive_mask(
+    columns: Mapping[str, np.ndarray], seeking: np.ndarray, among: np.ndarray, own: np.ndarray
+) -> np.ndarray:
     """[A, O] which of the rows `among` are known to belong to each that seeks, its own, at `own`, included."""
     text = columns["text"]
     known: np.ndarray = text[among[own]][:, None] == text[among][None]
@@ -226,7 +228,7 @@ def belonging(columns: Mapping[str, np.ndarray], seeking: np.ndarray, among: np.
     return known
 
 
-def pooled(codec: Codec, where: str, text: str, pooling: Pooling) -> Row:
+def pooled_row(codec: Codec, where: str, text: str, pooling: Pooling) -> Row:
     """The row of a text that is read where its vector is taken from."""
     row = codec.encode_every_token(where, text)
     if pooling == "mean":
@@ -241,5 +243,5 @@ def pooled(codec: Codec, where: str, text: str, pooling: Pooling) -> Row:
     return replace(row, at=row.at[place], label=row.label[place], weight=row.weight[place])
 
 
-def _one(true: bool) -> np.ndarray:
+def _flag(true: bool) -> np.ndarray:
     return np.array([true], np.float32)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from bottega.batch import Batch, Loss, Row, Term
-from bottega.objectives import Objective, pair_metrics, preferred
+from bottega.objectives import Objective, logistic_loss, pair_metrics
 from bottega.records import Preference, Record
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Cpo(Objective):
         margin = self.beta * (answers[0::2] - answers[1::2])
         unit = "learned" if self.likelihood == "token" else "example"
         terms = {
-            "cpo": Term(preferred(margin, self.label_smoothing).sum(), "example"),
+            "cpo": Term(logistic_loss(margin, self.label_smoothing).sum(), "example"),
             "nll": Term(-(batch.columns["learned"] * logp).sum(), unit, self.weight),
         }
         return Loss(terms, metrics=pair_metrics(margin))

@@ -33,7 +33,7 @@ class Custom(Objective):
     file: str
 
     @classmethod
-    def chosen(cls, options: Mapping[str, Any]) -> type[Objective]:
+    def class_for(cls, options: Mapping[str, Any]) -> type[Objective]:
         file = options.get("file")
         if not isinstance(file, str):
             raise ValueError("custom needs file: a Python file with a class that derives from Objective")

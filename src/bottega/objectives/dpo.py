@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from bottega.batch import Batch, Loss, Row, Term
-from bottega.objectives import Objective, Score, pair_metrics, preferred
+from bottega.objectives import Objective, Score, logistic_loss, pair_metrics
 from bottega.records import Preference, Record
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Dpo(Objective):
         if self.form == "ipo":
             return (margin - 1 / (2 * self.beta)) ** 2
         if self.form == "sigmoid":
-            return preferred(self.beta * margin, self.label_smoothing)
+            return logistic_loss(self.beta * margin, self.label_smoothing)
         share = self.label_smoothing
-        right, wrong = preferred(self.beta * margin), preferred(-self.beta * margin)
+        right, wrong = logistic_loss(self.beta * margin), logistic_loss(-self.beta * margin)
         return ((1 - share) * right - share * wrong) / (1 - 2 * share)

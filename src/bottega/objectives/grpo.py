@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from bottega.batch import Batch, Example, Loss, Term
-from bottega.objectives import Answer, OnPolicy, Score, alike
+from bottega.objectives import Answer, OnPolicy, Score, equal_rewards
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-LEAST = 1e-4
+EPSILON = 1e-4
 """What is added to a deviation that is divided by, as TRL has it."""
 
 
@@ -64,7 +64,7 @@ class Grpo(OnPolicy):
         reference = [Score("reference", by="reference")] if self.beta else []
         return (*old, *reference)
 
-    def learned(self, posed: Sequence[Example], answers: Sequence[Sequence[Answer]]) -> list[Example]:
+    def training_examples(self, posed: Sequence[Example], answers: Sequence[Sequence[Answer]]) -> list[Example]:
         advantages = self._advantages(np.array([[one.reward for one in group] for group in answers], float))
         groups = [
             [(one, value) for one, value in zip(group, values, strict=True) if self._counts(one)]
@@ -76,21 +76,21 @@ class Grpo(OnPolicy):
         # What has no gradient is left out, and the rest stands for its share of all.
         share = sum(self._size(one) for group in groups for one, _ in group) / max(whole, 1)
         examples = [
-            _judged(example, one, share * value)
+            _answer_example(example, one, share * value)
             for example, group in zip(posed, groups, strict=True)
             for one, value in group
         ]
         # An update in which no answer is better than another has no gradient, but it is one.
-        return examples or [_of_no_weight(_judged(posed[0], answers[0][0], 0.0))]
+        return examples or [_without_weight(_answer_example(posed[0], answers[0][0], 0.0))]
 
     def _advantages(self, rewards: NDArray[np.float64]) -> NDArray[np.float64]:
         """[P, G] rewards of P prompts' answers → how much better each is than those of its group."""
         apart: NDArray[np.float64] = rewards - rewards.mean(1, keepdims=True)
-        apart[alike(rewards)] = 0.0
+        apart[equal_rewards(rewards)] = 0.0
         if self.scale == "none":
             return apart
         spread = rewards.std(1, ddof=1, keepdims=True) if self.scale == "group" else rewards.std(ddof=1)
-        divided: NDArray[np.float64] = apart / (spread + LEAST)
+        divided: NDArray[np.float64] = apart / (spread + EPSILON)
         return divided
 
     def _counts(self, answer: Answer) -> bool:
@@ -100,7 +100,7 @@ class Grpo(OnPolicy):
         """What an answer counts in the mean that the loss is."""
         return len(answer.tokens) if self.weighting == "token" else 1
 
-    def concluding(self, updates: Sequence[Mapping[str, float]]) -> str:
+    def closing_note(self, updates: Sequence[Mapping[str, float]]) -> str:
         if updates and all(map(self._is_even, updates)):
             why = (
                 "all answers to a prompt earned the same"
@@ -143,12 +143,12 @@ class Grpo(OnPolicy):
         return Term(lost.sum(), "row", 1 / self.tokens)
 
 
-def _judged(posed: Example, answer: Answer, advantage: float) -> Example:
+def _answer_example(posed: Example, answer: Answer, advantage: float) -> Example:
     """An answer by itself, which may stand in another micro-batch than the rest of its group."""
     return Example(posed.id, (answer.row(posed.rows[0]).marked(advantage=advantage),))
 
 
-def _of_no_weight(example: Example) -> Example:
+def _without_weight(example: Example) -> Example:
     """The example with nothing of it in any mean."""
     (row,) = example.rows
     return replace(example, rows=(replace(row, weight=np.zeros_like(row.weight)),))

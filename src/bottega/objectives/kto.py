@@ -42,15 +42,15 @@ class Kto(Objective):
 
     @property
     def needs(self) -> tuple[Score | Statistic, ...]:
-        return Score("reference", by="reference"), Statistic(mismatched, _raised)
+        return Score("reference", by="reference"), Statistic(mismatched_examples, _sum_log_ratios)
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         if isinstance(record, Preference):
             chosen, rejected = codec.encode_pair(record)
-            return [(_called(chosen, good=True),), (_called(rejected, good=False),)]
+            return [(_with_desirability(chosen, good=True),), (_with_desirability(rejected, good=False),)]
         assert isinstance(record, Unpaired)
         row = codec.encode_completion(record.where, record.prompt, record.completion, record.tools, record.variables)
-        return [(_called(row, good=record.desirable),)]
+        return [(_with_desirability(row, good=record.desirable),)]
 
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
         import torch
@@ -68,25 +68,25 @@ class Kto(Objective):
         return Loss({"kto": Term(lost.sum(), "row")}, metrics=metrics)
 
 
-def mismatched(examples: Sequence[Example], limit: int) -> list[Example]:
+def mismatched_examples(examples: Sequence[Example], limit: int) -> list[Example]:
     """Each row's prompt with the answer of the row before it: their log-ratios estimate the KL from the reference."""
     rows = [row for example in examples for row in example.rows]
     pairs = zip(rows, [rows[-1], *rows[:-1]], strict=True) if len(rows) > 1 else ()
-    mismatched = [_answered(row, other, limit) for row, other in pairs]
+    mismatched = [_swap_answer(row, other, limit) for row, other in pairs]
     # After a prompt that was cut at the limit there is no room for an answer.
     return [Example(f"{index}", (row,)) for index, row in enumerate(mismatched) if len(row.at)]
 
 
-def _raised(scores: Mapping[str, Tensor], batch: Batch) -> dict[str, Term]:
+def _sum_log_ratios(scores: Mapping[str, Tensor], batch: Batch) -> dict[str, Term]:
     """How much the policy raised the log-probabilities of those answers over the reference's, summed by row."""
     return {"raised": Term(batch.sum_rows(scores["logp"] - batch.columns["reference"]).sum(), "row")}
 
 
-def _called(row: Row, *, good: bool) -> Row:
+def _with_desirability(row: Row, *, good: bool) -> Row:
     return replace(row, columns={"desirable": np.array([good], np.float32)})
 
 
-def _answered(row: Row, other: Row, limit: int) -> Row:
+def _swap_answer(row: Row, other: Row, limit: int) -> Row:
     """The prompt of one row with the answer of another, as far as there is room."""
     if row.source is not None:
         return Row(other.tokens, other.at, other.label, other.weight, source=row.source)

@@ -30,7 +30,7 @@ class Masked(Likelihood):
 
     reads: ClassVar[tuple[type, ...]] = (Text,)
     head: ClassVar[HeadKind] = "masked"
-    splits: ClassVar[bool] = True
+    can_split: ClassVar[bool] = True
     lr: ClassVar[tuple[float, float]] = (5e-4, 5e-4)
 
     kind: Literal["masked"] = "masked"
@@ -50,21 +50,21 @@ class Masked(Likelihood):
         assert isinstance(record, Text)
         return [(self._always(ids, codec),) for ids in codec.encode_passages(record)]
 
-    def passage(self, row: Row, codec: Codec) -> Ints:
-        return codec.special_tokens.remove_frame(_whole(row))
+    def window_tokens(self, row: Row, codec: Codec) -> Ints:
+        return codec.special_tokens.remove_frame(_original_tokens(row))
 
-    def window(self, tokens: Ints, codec: Codec) -> Row | None:
+    def window_row(self, tokens: Ints, codec: Codec) -> Row | None:
         return (
             self._always(codec.special_tokens.add_frame(tokens), codec)
             if codec.special_tokens.is_text[tokens].any()
             else None
         )
 
-    def drawn(self, example: Example, codec: Codec, seed: int) -> Example:
+    def augment(self, example: Example, codec: Codec, seed: int) -> Example:
         if not self.dynamic:
             return example
         (row,) = example.rows
-        return Example(example.id, (self._covered(_whole(row), codec, seed),))
+        return Example(example.id, (self._covered(_original_tokens(row), codec, seed),))
 
     def _always(self, ids: Ints, codec: Codec) -> Row:
         """The row of a text as it is covered where nothing says otherwise: always at the same places."""
@@ -93,7 +93,7 @@ class Masked(Likelihood):
         return free[np.isin(word, order[:enough])]
 
 
-def _whole(row: Row) -> Ints:
+def _original_tokens(row: Row) -> Ints:
     """The text a row was made of."""
     whole = row.tokens.copy()
     whole[row.at] = row.label

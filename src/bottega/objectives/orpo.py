@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from bottega.batch import Batch, Loss, Row, Term
-from bottega.objectives import Objective, pair_metrics, preferred
+from bottega.objectives import Objective, logistic_loss, pair_metrics
 from bottega.records import Preference, Record
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Orpo(Objective):
         margin = odds[0::2] - odds[1::2]
         terms = {
             "nll": Term(-(batch.columns["learned"] * logp).sum(), "learned"),
-            "odds": Term(preferred(margin).sum(), "example", self.weight),
+            "odds": Term(logistic_loss(margin).sum(), "example", self.weight),
         }
         return Loss(terms, metrics=pair_metrics(margin))
 

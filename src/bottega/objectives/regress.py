@@ -33,9 +33,9 @@ class Regress(Objective):
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Labelled)
-        return [(codec.encode_pooled(record.where, record.text, number(record)),)]
+        return [(codec.encode_pooled(record.where, record.text, parse_number(record)),)]
 
-    def labels(self, records: Iterable[Record]) -> dict[str, int]:
+    def count_labels(self, records: Iterable[Record]) -> dict[str, int]:
         return {"value": 0}
 
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
@@ -47,7 +47,7 @@ class Regress(Objective):
         return Loss({self.error: Term(error.sum(), "row")}, metrics={"mean_error": Term(apart.detach().sum(), "row")})
 
 
-def number(record: Labelled) -> float:
+def parse_number(record: Labelled) -> float:
     """The number a label says; a DataError where it says none."""
     try:
         value = float(record.label)

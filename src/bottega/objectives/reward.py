@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from bottega.batch import Batch, Loss, Row, Term
-from bottega.objectives import HeadKind, Objective, Output, pair_metrics, preferred
+from bottega.objectives import HeadKind, Objective, Output, logistic_loss, pair_metrics
 from bottega.records import Preference, Record
 
 if TYPE_CHECKING:
@@ -39,13 +39,13 @@ class Reward(Objective):
         chosen, rejected = (codec.pooled_row(row.tokens, 0) for row in codec.encode_pair(record))
         return [(chosen, rejected)]
 
-    def labels(self, records: Iterable[Record]) -> dict[str, int]:
+    def count_labels(self, records: Iterable[Record]) -> dict[str, int]:
         return {"reward": 0}
 
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
         reward = scores["logits"][:, 0]
         chosen, rejected = reward[0::2], reward[1::2]
-        terms = {"reward": Term(preferred(chosen - rejected - self.margin).sum(), "example")}
+        terms = {"reward": Term(logistic_loss(chosen - rejected - self.margin).sum(), "example")}
         if self.centering:
             terms["centre"] = Term(((chosen + rejected) ** 2).sum(), "example", self.centering)
         return Loss(terms, metrics=pair_metrics(chosen - rejected))

@@ -63,13 +63,13 @@ class Sft(Likelihood):
                 )
             ]
         if isinstance(record, (Choice, Tagged)):
-            record = _answered(record)
+            record = _as_chat(record)
         assert isinstance(record, (Chat, Prompted, Text))
         return [(codec.encode_answers(record),)]
 
-    def asked(self, record: Record) -> tuple[Prompt, str] | None:
+    def prompt_and_reference(self, record: Record) -> tuple[Prompt, str] | None:
         if isinstance(record, (Choice, Tagged)):
-            record = _answered(record)
+            record = _as_chat(record)
         if isinstance(record, Prompted):
             return record.prompt, record.completion
         if isinstance(record, Text) and record.answer:
@@ -86,7 +86,7 @@ class Sft(Likelihood):
         return Loss({"nll": Term((batch.sum_rows(nll) / batch.sum_rows(batch.weight)).sum(), "example")})
 
 
-def _answered(record: Choice | Tagged) -> Chat:
+def _as_chat(record: Choice | Tagged) -> Chat:
     """A question with its choices, and the right one as the answer; a text, and what is marked in it."""
     if isinstance(record, Tagged):
         marked = [{"label": label, "text": record.text[start:stop]} for start, stop, label in record.spans]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from bottega.batch import Batch, Loss, Row, Term
-from bottega.objectives import Objective, pair_metrics, preferred
+from bottega.objectives import Objective, logistic_loss, pair_metrics
 from bottega.records import Preference, Record
 
 if TYPE_CHECKING:
@@ -40,5 +40,5 @@ class Simpo(Objective):
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
         mean = self.beta * batch.mean_rows(scores["logp"])
         margin = mean[0::2] - mean[1::2]
-        pairs = preferred(margin - self.gamma, self.label_smoothing)
+        pairs = logistic_loss(margin - self.gamma, self.label_smoothing)
         return Loss({"simpo": Term(pairs.sum(), "example")}, metrics=pair_metrics(margin))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bottega.tokenization.codec import Codec
 
 
-SHORTEST = 2
+MIN_TOKENS = 2
 """Tokens of a text of which one can be left out."""
 
 
@@ -31,7 +31,7 @@ class Span(Likelihood):
     """
 
     reads: ClassVar[tuple[type, ...]] = (Text,)
-    splits: ClassVar[bool] = True
+    can_split: ClassVar[bool] = True
     lr: ClassVar[tuple[float, float]] = (1e-3, 5e-4)
 
     kind: Literal["span"] = "span"
@@ -47,23 +47,25 @@ class Span(Likelihood):
                 where="model",
                 fix="use one that has, such as t5; or objective: {kind: causal, fim: 0.5}, or masked",
             )
-        passages = [ids for ids in codec.encode_passages(record) if codec.special_tokens.is_text[ids].sum() >= SHORTEST]
+        passages = [
+            ids for ids in codec.encode_passages(record) if codec.special_tokens.is_text[ids].sum() >= MIN_TOKENS
+        ]
         if not passages:
             raise Unusable("shorter than two tokens")
         return [(self._always(ids, codec),) for ids in passages]
 
-    def passage(self, row: Row, codec: Codec) -> Ints:
-        return codec.special_tokens.remove_frame(_whole(row, codec))
+    def window_tokens(self, row: Row, codec: Codec) -> Ints:
+        return codec.special_tokens.remove_frame(_original_tokens(row, codec))
 
-    def window(self, tokens: Ints, codec: Codec) -> Row | None:
-        enough = codec.special_tokens.is_text[tokens].sum() >= SHORTEST
+    def window_row(self, tokens: Ints, codec: Codec) -> Row | None:
+        enough = codec.special_tokens.is_text[tokens].sum() >= MIN_TOKENS
         return self._always(codec.special_tokens.add_frame(tokens), codec) if enough else None
 
-    def drawn(self, example: Example, codec: Codec, seed: int) -> Example:
+    def augment(self, example: Example, codec: Codec, seed: int) -> Example:
         if not self.dynamic:
             return example
         (row,) = example.rows
-        return Example(example.id, (self._corrupted(_whole(row, codec), codec, seed),))
+        return Example(example.id, (self._corrupted(_original_tokens(row, codec), codec, seed),))
 
     def _always(self, ids: Ints, codec: Codec) -> Row:
         """The row of a text as it is corrupted where nothing says otherwise: always in the same way."""
@@ -77,7 +79,7 @@ class Span(Likelihood):
         spans = int(
             np.clip(round(out / self.length), 1, min(out, len(inner) - out, len(codec.special_tokens.sentinels) - 1))
         )
-        kept, left_out = _segments(len(inner) - out, spans, draw), _segments(out, spans, draw)
+        kept, left_out = _random_lengths(len(inner) - out, spans, draw), _random_lengths(out, spans, draw)
         read, written, place = list[np.ndarray](), list[np.ndarray](), 0
         for number, (stays, goes) in enumerate(zip(kept, left_out, strict=True)):
             mark = codec.special_tokens.sentinels[number : number + 1]
@@ -88,13 +90,13 @@ class Span(Likelihood):
         return codec.encoder_decoder_row("", np.concatenate([*read, end]), label, np.ones(len(label), np.float32))
 
 
-def _segments(total: int, count: int, draw: np.random.Generator) -> np.ndarray:
+def _random_lengths(total: int, count: int, draw: np.random.Generator) -> np.ndarray:
     """[count] lengths of at least 1 that add up to `total`, all divisions as likely."""
     cuts = np.sort(draw.choice(total - 1, count - 1, replace=False)) + 1
     return np.diff(cuts, prepend=0, append=total)
 
 
-def _whole(row: Row, codec: Codec) -> np.ndarray:
+def _original_tokens(row: Row, codec: Codec) -> np.ndarray:
     """The text a row was made of."""
     assert row.source is not None
     marks = set(codec.special_tokens.sentinels.tolist())

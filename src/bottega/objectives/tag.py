@@ -47,15 +47,15 @@ class Tag(Objective):
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Tagged)
         row, words = codec.encode_words(record.where, record.text)
-        read, made = sum(span.start < words[-1][1] for span in record.spans), len(worded(record, words))
+        read, made = sum(span.start < words[-1][1] for span in record.spans), len(snap_to_words(record, words))
         if read and not made:
             raise Unusable("none of its entities has a word of its own")
         codec.count_untagged(read - made)
-        names = tags(record, words, self.scheme)
+        names = encode_tags(record, words, self.scheme)
         label = np.array([codec.label_id(f"{record.where}, field spans", name) for name in names])
         return [(Row(row.tokens, row.at, label, row.weight, row.both_ways),)]
 
-    def labels(self, records: Iterable[Record]) -> dict[str, int]:
+    def count_labels(self, records: Iterable[Record]) -> dict[str, int]:
         kinds, where = Counter[str](), ""
         for record in records:
             assert isinstance(record, Tagged)
@@ -63,7 +63,7 @@ class Tag(Objective):
             where = where or record.where
         if not kinds:
             raise DataError("no row has a span, so there is nothing to learn", where=where, fix="add rows with spans")
-        named = {f"{mark}-{kind}": kinds[kind] for kind in sorted(kinds) for mark in marks(self.scheme)}
+        named = {f"{mark}-{kind}": kinds[kind] for kind in sorted(kinds) for mark in tag_prefixes(self.scheme)}
         return {"O": 0, **named}
 
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
@@ -85,12 +85,12 @@ class Tag(Objective):
         told = zip(batch.row.tolist(), found.tolist(), batch.label.tolist(), strict=True)
         for _, words in groupby(told, key=lambda word: word[0]):
             _, ours, right = zip(*words, strict=True)
-            one, other = (set(entities(ids, self.scheme)) for ids in (ours, right))
+            one, other = (set(decode_tags(ids, self.scheme)) for ids in (ours, right))
             agreed, either = agreed + len(one & other), either + len(one) + len(other)
         return agreed, either
 
 
-class Words(NamedTuple):
+class WordSpan(NamedTuple):
     """Words `first` to `last`, which is the one behind, are an entity of kind number `kind`."""
 
     first: int
@@ -98,12 +98,12 @@ class Words(NamedTuple):
     kind: int
 
 
-def marks(scheme: str) -> str:
+def tag_prefixes(scheme: str) -> str:
     """The letters before a kind's name, in the order of their ids."""
     return scheme.replace("O", "")
 
 
-def tags(record: Tagged, words: Sequence[tuple[int, int]], scheme: str) -> list[str]:
+def encode_tags(record: Tagged, words: Sequence[tuple[int, int]], scheme: str) -> list[str]:
     """The tag of each word, given where words start and stop."""
     names = ["O"] * len(words)
     for start, stop, kind in record.spans:
@@ -118,17 +118,17 @@ def tags(record: Tagged, words: Sequence[tuple[int, int]], scheme: str) -> list[
     return names
 
 
-def worded(record: Tagged, words: Sequence[tuple[int, int]]) -> list[Entity]:
+def snap_to_words(record: Tagged, words: Sequence[tuple[int, int]]) -> list[Entity]:
     """The spans of a record as tags of words tell them: whole words, without those that have no word of their own."""
     kinds = sorted({span.label for span in record.spans})
-    known = ["O", *(f"{mark}-{kind}" for kind in kinds for mark in marks("BIO"))]
-    found = entities(map(known.index, tags(record, words, "BIO")), "BIO")
+    known = ["O", *(f"{mark}-{kind}" for kind in kinds for mark in tag_prefixes("BIO"))]
+    found = decode_tags(map(known.index, encode_tags(record, words, "BIO")), "BIO")
     return [Entity(words[one.first][0], words[one.last - 1][1], kinds[one.kind]) for one in found]
 
 
-def entities(ids: Iterable[int], scheme: str) -> list[Words]:
+def decode_tags(ids: Iterable[int], scheme: str) -> list[WordSpan]:
     """The entities in a row of tag ids. One may begin with any mark of its kind: a model need not know the rules."""
-    letters, found, open_ = marks(scheme), list[Words](), False
+    letters, found, open_ = tag_prefixes(scheme), list[WordSpan](), False
     for place, tag in enumerate(ids):
         if tag == 0:
             open_ = False
@@ -137,6 +137,6 @@ def entities(ids: Iterable[int], scheme: str) -> list[Words]:
         if open_ and found[-1].kind == kind and letters[mark] in "IE":
             found[-1] = found[-1]._replace(last=place + 1)
         else:
-            found.append(Words(place, place + 1, kind))
+            found.append(WordSpan(place, place + 1, kind))
         open_ = letters[mark] in "BI"
     return found

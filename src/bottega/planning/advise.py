@@ -264,7 +264,7 @@ class Study:
     def _of_every_label(self, lines: Sequence[Placed]) -> list[int]:
         """The numbers of the first row with each label; none where rows have no labels."""
         objective = objectives.load(self.kind)
-        if not objective.by_label and objective.head != "token":
+        if not objective.stratify and objective.head != "token":
             return []
         first: dict[str, int] = {}
         for number, record in enumerate(self._records(lines)):

@@ -106,7 +106,7 @@ def _section_model(
         return recipe, path
     options = document["objective"]
     if path[1:2] != ["rewards"]:
-        return objectives.load(options["kind"]).chosen(options), path[1:]
+        return objectives.load(options["kind"]).class_for(options), path[1:]
     # `rewards` may be one reward instead of a list, and then the path has no index.
     items = options["rewards"] if isinstance(options["rewards"], list) else [options["rewards"]]
     index, inner = (int(path[2]), path[3:]) if path[2:] and path[2].isdecimal() else (0, path[2:])

@@ -404,7 +404,7 @@ def _build_objective(value: Any) -> Any:
     kind = value.get("kind")
     if kind not in objectives.kinds():
         raise ValueError(f"unknown kind {kind!r}; {suggest_name(str(kind), objectives.kinds())}")
-    return objectives.made(value)
+    return objectives.build_objective(value)
 
 
 class Recipe(Section):
@@ -450,7 +450,7 @@ class Recipe(Section):
             raise ValueError("model.quantize: quantized weights cannot be trained; add adapter: {rank: 16}")
         if self.model.reference is not None and not self.objective.compares_with_reference:
             raise ValueError(f"model.reference: {kind} has no reference model; leave it out")
-        if self.data.too_long == "split" and not self.objective.splits:
+        if self.data.too_long == "split" and not self.objective.can_split:
             raise ValueError(f"data.too_long: {kind} rows cannot be split; drop or truncate them")
         if self.evaluate is not None and self.data.validation is None:
             raise ValueError("evaluate: no rows to validate on; set data.validation (0.1 holds out a tenth)")
@@ -531,7 +531,7 @@ class Recipe(Section):
 
     @property
     def too_long(self) -> TooLong:
-        return self.data.too_long or ("split" if self.objective.splits else "shorten")
+        return self.data.too_long or ("split" if self.objective.can_split else "shorten")
 
     @property
     def split_seed(self) -> int:
@@ -541,7 +541,7 @@ class Recipe(Section):
     @property
     def stratified(self) -> bool:
         """Whether the same fraction of every label is held out."""
-        return self.objective.by_label if self.data.stratify is None else self.data.stratify
+        return self.objective.stratify if self.data.stratify is None else self.data.stratify
 
     @property
     def lr(self) -> float:

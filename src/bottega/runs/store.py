@@ -29,7 +29,7 @@ import yaml
 
 from bottega.errors import RunError
 from bottega.events import Event
-from bottega.objectives import ours
+from bottega.objectives import nearest_builtin_options
 from bottega.recipe.files import PATHS_NOTE, RESOLVED
 from bottega.recipe.schema import Recipe
 from bottega.runs.atomic_files import CHECKPOINTS, MANIFEST, checksum, disk_errors, write_text_atomic
@@ -311,7 +311,11 @@ def stored_recipe(folder: Path, *, own_code: bool = True) -> Recipe:
 def _stored_document(recipe: Recipe) -> dict[str, Any]:
     """The contents of resolved.json: the recipe, and the nearest built-in objective where it has a custom one."""
     document = recipe.document()
-    return document | {NEAREST_OBJECTIVE: ours(recipe.objective)} if recipe.objective.kind == "custom" else document
+    return (
+        document | {NEAREST_OBJECTIVE: nearest_builtin_options(recipe.objective)}
+        if recipe.objective.kind == "custom"
+        else document
+    )
 
 
 def stored_place(folder: Path) -> dict[str, Any] | None:

@@ -79,7 +79,7 @@ def build_dataset(recipe: Recipe, choices: Mapping[str, Any] | None = None, fold
     config = load_config(recipe.model, tokenizer)
     length = resolve_max_length((choices or {}).get("max_length", recipe.data.max_length), config)
     reader, told = RecipeReader(recipe), ReadSummary()
-    counts = recipe.objective.labels(reader.training())
+    counts = recipe.objective.count_labels(reader.training())
     codec = Codec(
         tokenizer,
         max_length=length,

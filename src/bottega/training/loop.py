@@ -20,7 +20,7 @@ from bottega.errors import CheckpointError, RunError
 from bottega.events import Event, Failed, Finished, Noted, Saved, Stepped, Validated
 from bottega.hardware import memory, other_programs
 from bottega.hardware.other_programs import Pace, Watch
-from bottega.objectives import PASSED
+from bottega.objectives import SKIPPED_METRIC
 from bottega.recipe.schema import Recipe
 from bottega.runs.atomic_files import commit_folder, verify_folder
 from bottega.runs.store import RunStore, edited_recipe_note, recipe_yaml
@@ -220,7 +220,7 @@ class _Loop:
     def _update(self, update: Update, clock: Any, pace: Pace) -> Iterator[Event]:
         from bottega.training.step import draw, train_step
 
-        if update.passed and not any(PASSED in event.get("metrics", {}) for event in self.store.history()):
+        if update.passed and not any(SKIPPED_METRIC in event.get("metrics", {}) for event in self.store.history()):
             what = "examples that have nothing to tell apart were drawn together: they are passed over for others"
             yield Noted(step=update.step, subject="passed over", message=what, details={"examples": update.passed})
         self.run.engine.pause()
@@ -280,7 +280,7 @@ class _Loop:
         self.store.prune(last, set(self._worth_keeping(last)))
         finished, history = _finished(self.store), self.store.history()
         objective = self.run.recipe.objective
-        if conclusion := objective.concluding([event["metrics"] for event in history if event["type"] == "stepped"]):
+        if conclusion := objective.closing_note([event["metrics"] for event in history if event["type"] == "stepped"]):
             yield Noted(step=last, subject="learning", message=conclusion)
 
         def write(partial: Path) -> None:

@@ -33,7 +33,7 @@ def with_statistics(run: Run, batches: Sequence[Batch], examples: Sequence[Examp
         scored = need.examples(examples, run.data.codec.max_length)
         groups = divide(scored, run.choices.micro_batch_tokens, share=run.packed) if scored else ()
         packed = [_with_reference(run, pack(group, share=run.packed).to(run.choices.device)) for group in groups]
-        score = partial(run.engine.score, outputs=objective.outputs, temperature=objective.tempering)
+        score = partial(run.engine.score, outputs=objective.outputs, temperature=objective.logit_temperature)
         found |= statistics(need, packed, score)
     return [replace(batch, statistics=found) for batch in batches] if found else list(batches)
 
@@ -71,6 +71,6 @@ def _with_reference(run: Run, batch: Batch) -> Batch:
     if not needed:
         return batch
     outputs = frozenset(need.output for need in needed)
-    scores = run.engine.score(batch, outputs, by="reference", temperature=objective.tempering)
+    scores = run.engine.score(batch, outputs, by="reference", temperature=objective.logit_temperature)
     columns: dict[str, Tensor] = {need.column: scores[need.output] for need in needed}
     return batch.with_columns(**columns)

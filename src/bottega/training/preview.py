@@ -130,7 +130,7 @@ def _of_text(row: Row, recipe: Recipe, prepared: Dataset) -> str:
     """The class of a text, or its classes, or its number."""
     if "present" in row.columns:
         return ", ".join(prepared.labels[at] for at in np.flatnonzero(row.columns["present"][0])) or "none"
-    return prepared.labels[int(row.label[0])] if recipe.objective.by_label else f"{row.label[0]:g}"
+    return prepared.labels[int(row.label[0])] if recipe.objective.stratify else f"{row.label[0]:g}"
 
 
 def _labels(example: Example, recipe: Recipe, prepared: Dataset) -> list[str]:

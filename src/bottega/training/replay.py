@@ -116,7 +116,7 @@ class Replay:
         begin = first - first // size * size
         taken = [self.examples[self.kept[place]] for place in islice(order, begin, begin + last - first)]
         seeds = (derive(self.seed, "guard", step, place) for place in range(len(taken)))
-        return [self.objective.drawn(one, self.codec, seed) for one, seed in zip(taken, seeds, strict=True)]
+        return [self.objective.augment(one, self.codec, seed) for one, seed in zip(taken, seeds, strict=True)]
 
 
 def accumulate(
@@ -162,7 +162,7 @@ class Anchored:
     anchor: float
     divergence: Callable[[Tensor, Tensor], Tensor]
     joint: bool = False
-    tempering: float = 1.0
+    logit_temperature: float = 1.0
 
     @property
     def outputs(self) -> frozenset[Any]:
@@ -212,7 +212,7 @@ def _packed(examples: Sequence[Example], tokens: int, device: str, *, packed: bo
 
 
 def _plain(kind: str) -> Objective:
-    return objectives.made({"kind": kind})
+    return objectives.build_objective({"kind": kind})
 
 
 def _for(record: Record, kinds: Sequence[Objective]) -> Objective:

@@ -86,7 +86,7 @@ def _read(one: SampledAnswer, model: RewardModel) -> Row:
 
     What is too long loses the beginning of its prompt, with a warning: the answer is what is judged.
     """
-    posed, codec = one.posed, model.codec
+    posed, codec = one.record, model.codec
     try:
         ids = codec.encode_completion(posed.where, posed.prompt, one.text, posed.tools, posed.variables).tokens
     except Unusable:

@@ -18,7 +18,7 @@ from bottega.engine.engine import Engine
 from bottega.errors import CheckpointError, RunError
 from bottega.events import Answered
 from bottega.inference.generator import Continuation
-from bottega.objectives import Answer, OnPolicy, Score, alike
+from bottega.objectives import Answer, OnPolicy, Score, equal_rewards
 from bottega.objectives.rewards import SampledAnswer
 from bottega.objectives.rewards.model import ModelReward
 from bottega.packing import divide, pack
@@ -85,7 +85,7 @@ class Rollouts:
         number, told = (step - 1) // self.objective.passes, None
         if self._round is None or self._round.number != number:
             self._round, told = self._begin(number, step, posed)
-        examples = _beside(self.objective.learned(posed, self._round.answers), self._round.old)
+        examples = _beside(self.objective.training_examples(posed, self._round.answers), self._round.old)
         # A ratio tells how far the policy has moved, if the noise is the same in all updates of a round.
         return UpdateExamples(examples, self._round.metrics, told, number)
 
@@ -109,9 +109,9 @@ class Rollouts:
             ]
             for drawn, row in zip(continuations, rewards, strict=True)
         ]
-        spread, even = float(rewards.std(1, ddof=1).mean()), float(alike(rewards).mean())
+        spread, even = float(rewards.std(1, ddof=1).mean()), float(equal_rewards(rewards).mean())
         metrics = self._metrics(written, marks) | {"reward_spread": spread, "even_groups": even}
-        old = self._old(self.objective.learned(posed, answers), number) if self._needs_old else None
+        old = self._old(self.objective.training_examples(posed, answers), number) if self._needs_old else None
         return _Round(number, answers, metrics, old), self._told(step, posed[0], continuations[0], rewards[0].tolist())
 
     @property
@@ -129,9 +129,9 @@ class Rollouts:
         """[K, N] what each reward gives each answer; a RunError where that is no number."""
         found = []
         for reward in self.objective.rewards:
-            marks = np.array(reward.marks(written, self.judges), float)
+            marks = np.array(reward.scores(written, self.judges), float)
             if not np.isfinite(marks).all():
-                where = written[int(np.flatnonzero(~np.isfinite(marks))[0])].posed.where
+                where = written[int(np.flatnonzero(~np.isfinite(marks))[0])].record.where
                 raise RunError(
                     f"the reward {reward.name} of an answer is no number", where=where, fix="mend the reward"
                 )
@@ -146,7 +146,7 @@ class Rollouts:
             if len(huge):
                 what = f"the reward {reward.name}, times its weight, gives an answer {reward.weight * one[huge[0]]:g}"
                 fix = f"keep rewards within ±{HUGE:g}; what counts is how they differ, so -1 to 1 will do"
-                raise RunError(what, where=written[int(huge[0])].posed.where, fix=fix)
+                raise RunError(what, where=written[int(huge[0])].record.where, fix=fix)
 
     def _rewards(self, marks: NDArray[np.float64]) -> NDArray[np.float64]:
         """[K, N] → [N] the reward of each answer."""
@@ -174,7 +174,7 @@ class Rollouts:
         for place, group in enumerate(divide(examples, self.tokens, share=self.packed)):
             batch = pack(group, share=self.packed).to(str(self.engine.scorer.network.device))
             seed = derive(self.engine.seed, "dropout", noise, place)  # that of this micro-batch in the updates to come
-            scores = self.engine.score(batch, LOGP, temperature=self.objective.tempering, dropout_seed=seed)
+            scores = self.engine.score(batch, LOGP, temperature=self.objective.logit_temperature, dropout_seed=seed)
             logp = scores["logp"].float().cpu().numpy()
             ends = np.cumsum([len(example.rows[0].at) for example in group])[:-1]
             found |= {id(example): part for example, part in zip(group, np.split(logp, ends), strict=True)}

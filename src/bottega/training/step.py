@@ -9,7 +9,7 @@ from bottega.batch import Batch, Means, count_units
 from bottega.data.sampler import Update
 from bottega.events import Stepped
 from bottega.hardware import memory
-from bottega.objectives import PASSED
+from bottega.objectives import SKIPPED_METRIC
 from bottega.seeding import derive
 from bottega.training.needs import micro_batches, with_statistics
 from bottega.training.rollout import UpdateExamples
@@ -37,7 +37,8 @@ def draw(run: Run, update: Update) -> UpdateExamples:
         return run.rollouts.drawn(update.step, update.examples)
     objective, codec = run.recipe.objective, run.data.codec
     seeds = (derive(run.recipe.seed, "drawn", update.step, index) for index in range(len(update.examples)))
-    return UpdateExamples([objective.drawn(one, codec, seed) for one, seed in zip(update.examples, seeds, strict=True)])
+    pairs = zip(update.examples, seeds, strict=True)
+    return UpdateExamples([objective.augment(example, codec, seed) for example, seed in pairs])
 
 
 def train_step(run: Run, update: Update, drawn: UpdateExamples, clock: Clock) -> Stepped:
@@ -61,7 +62,7 @@ def train_step(run: Run, update: Update, drawn: UpdateExamples, clock: Clock) ->
     replayed, replay_batches = _replay(run, update.step)
     lr = run.schedule.lr(update.step)
     norm = engine.update(lr, step=update.step)
-    passed = {PASSED: float(update.passed)} if update.passed else {}
+    passed = {SKIPPED_METRIC: float(update.passed)} if update.passed else {}
     seconds, cpu = clock.lap()
     return Stepped(
         step=update.step,

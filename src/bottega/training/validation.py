@@ -54,7 +54,9 @@ class Validation:
         total, metrics = 0.0, Means()
         for group in self.groups:
             parts = list(islice(completed, len(group)))
-            scored = [run.engine.score(part, objective.outputs, temperature=objective.tempering) for part in parts]
+            scored = [
+                run.engine.score(part, objective.outputs, temperature=objective.logit_temperature) for part in parts
+            ]
             batch = join_batches(parts)
             loss = objective.loss({name: torch.cat([one[name] for one in scored]) for name in scored[0]}, batch)
             share = float(loss.total(counts))

@@ -26,7 +26,7 @@ from bottega.inference.classifier import Classifier
 from bottega.inference.language_model import LanguageModel
 from bottega.metrics.scores import Floats, Scores, class_scores, micro_f1, proportion, row_mean
 from bottega.objectives.classify import Classify
-from bottega.objectives.regress import Regress, number
+from bottega.objectives.regress import Regress, parse_number
 from bottega.objectives.reward import Reward
 from bottega.progress import progress_callback
 from bottega.records import Labelled, Record
@@ -53,7 +53,7 @@ def measure(context: EvaluationContext) -> Iterator[ModelResult]:
         score, trivial = _score_numbers, _mean_baseline(context, rows)
     else:
         context.progress("counting labels")
-        counts = objective.labels(context.training_records())
+        counts = objective.count_labels(context.training_records())
         several = isinstance(objective, Classify) and objective.multi_label
         score = _score_multi_label if several else _score_single_label
         trivial = (_most_frequent_of_several if several else _most_frequent)(model.labels, counts, rows)
@@ -153,7 +153,7 @@ def _most_frequent_of_several(labels: list[str], counts: dict[str, int], rows: S
 
 
 def _mean_baseline(context: EvaluationContext, rows: Sequence[Row]) -> ModelResult:
-    training = [number(record) for record in context.baseline_records() if isinstance(record, Labelled)]
+    training = [parse_number(record) for record in context.baseline_records() if isinstance(record, Labelled)]
     mean, targets = float(np.mean(training)), _targets(rows)
     name = f"always {mean:.4g}, the mean of the {context.baseline_rows}"
     return ModelResult(name, _errors(np.full_like(targets, mean), targets), base=True)
@@ -247,7 +247,7 @@ def _nearest_numbers(
     retriever = context.retriever([record.text for record in known], encoder)
     indices, similarity = retriever.nearest(queries, NEIGHBORS)  # [R, K] each
     # A cosine may be negative; such a neighbor counts for nothing rather than with the wrong sign.
-    values, weights = np.array([number(record) for record in known]), np.maximum(similarity, 0)
+    values, weights = np.array([parse_number(record) for record in known]), np.maximum(similarity, 0)
     weighted = (values[indices] * weights).sum(1) / np.maximum(weights.sum(1), np.finfo(np.float32).tiny)
     # A text similar to no row gets the mean of all.
     predicted = np.where(weights.any(1), weighted, values.mean())
@@ -265,7 +265,9 @@ def _score_other_run(
         context.note(baseline.spec, "it has other labels")
         return None
     codec, objective = context.codec(other.codec), context.recipe.objective
-    indices, examples = context.build_same(baseline.spec, records, lambda record: objective.examined(record, codec))
+    indices, examples = context.build_same(
+        baseline.spec, records, lambda record: objective.evaluation_rows(record, codec)
+    )
     if not indices:
         return None
     result = _score_model(context, other, _flatten(examples), score, baseline.describe())

@@ -16,7 +16,7 @@ from bottega.evaluation.context import EvaluationContext, ModelResult
 from bottega.evaluation.retrieval import Bm25Retriever
 from bottega.inference.embedder import Embedder
 from bottega.metrics.scores import Floats, Scores, proportion, row_mean
-from bottega.objectives.contrastive import belonging, sought
+from bottega.objectives.contrastive import positive_mask, split_candidates
 from bottega.records import Compared, Paired, Record
 
 # The baselines of an embedder where the user names none, besides its base model.
@@ -56,7 +56,9 @@ def _score_baseline(
     elif baseline.method in ("run", "zero-shot", "dense") and baseline.model is not None:
         other = Embedder(baseline.model, dtype=context.dtype, any_run=True)
         codec, objective = context.codec(other.codec), context.recipe.objective
-        indices, examples = context.build_same(baseline.spec, records, lambda record: objective.examined(record, codec))
+        indices, examples = context.build_same(
+            baseline.spec, records, lambda record: objective.evaluation_rows(record, codec)
+        )
         if len(indices) < len(records):
             # A rank depends on all candidates, so with fewer of them it means something else.
             context.note(baseline.spec, "ranks among fewer texts cannot be compared")
@@ -69,7 +71,7 @@ def _score_baseline(
 def _score_model(context: EvaluationContext, model: Embedder, rows: Sequence[Row]) -> list[Scores]:
     context.progress(f"embedding {len(rows)} texts")
     vectors, columns = model.vectors(rows), _columns(rows)  # [R, H], normalized
-    anchors, candidates, _ = sought(columns)
+    anchors, candidates, _ = split_candidates(columns)
     scores = _score_ranks(vectors[anchors] @ vectors[candidates].T, columns) if len(anchors) else []
     # Of a scored pair the second row carries the score; the first stands right before it.
     second = np.flatnonzero(columns["compared"])
@@ -83,7 +85,7 @@ def _score_bm25(records: Sequence[Record], rows: Sequence[Row]) -> list[Scores]:
     """The same ranking by BM25 in place of vectors."""
     columns = _columns(rows)
     texts = [text for record in records if isinstance(record, (Paired, Compared)) for text in record.texts]
-    anchors, candidates, _ = sought(columns)
+    anchors, candidates, _ = split_candidates(columns)
     if not len(anchors) or len(texts) != len(rows):
         return []
     retriever = Bm25Retriever([texts[index] for index in candidates])
@@ -99,8 +101,8 @@ def _columns(rows: Sequence[Row]) -> Columns:
 
 def _refuse_single_group(records: Sequence[Record], columns: Columns) -> None:
     """A DataError where every text belongs to every other: any ranking would be right."""
-    pairs = sought(columns)
-    if len(pairs[0]) and belonging(columns, *pairs).all():
+    pairs = split_candidates(columns)
+    if len(pairs[0]) and positive_mask(columns, *pairs).all():
         raise DataError(
             "every text belongs to every other, so no ranking can be wrong",
             where=", ".join(record.where for record in records[:3]),
@@ -117,9 +119,9 @@ def _score_ranks(similarity: NDArray[np.float32], columns: Columns) -> list[Scor
 
 def _ranks(similarity: NDArray[np.float32], columns: Columns) -> Floats:
     """[A] rank of each anchor's positive among all candidates, 1 for the nearest; NaN where there is no other."""
-    anchors, candidates, positive = sought(columns)
+    anchors, candidates, positive = split_candidates(columns)
     # Other texts that belong to the anchor are neither right nor wrong: they are left out of its ranking.
-    known = belonging(columns, anchors, candidates, positive)  # [A, O]
+    known = positive_mask(columns, anchors, candidates, positive)  # [A, O]
     right = similarity[np.arange(len(anchors)), positive]
     above, equal = ((test(similarity, right[:, None]) & ~known).sum(1) for test in (np.greater, np.equal))
     # Ties count half, so that vectors which are all equal do not rank first.

@@ -48,7 +48,7 @@ def measure(context: EvaluationContext) -> Iterator[ModelResult]:
     model = LanguageModel(str(context.folder), dtype=context.dtype)
     objective = context.recipe.objective
     # Prompts without reference answers have no loss: only generated answers can be scored.
-    if isinstance(objective, OnPolicy) and not any(map(objective.asked, context.records)):
+    if isinstance(objective, OnPolicy) and not any(map(objective.prompt_and_reference, context.records)):
         yield from reward_scores.measure(context, model)
         return
     examples = context.build_examples(context.codec(model.codec))
@@ -117,7 +117,7 @@ def _build_questions(context: EvaluationContext, records: Sequence[Record], rows
 
 def _question(context: EvaluationContext, record: Record, row: Row) -> Question | None:
     """The prompt and the answer of a record; None where it is not a prompt, or its answer is blank."""
-    asked = context.recipe.objective.asked(record)
+    asked = context.recipe.objective.prompt_and_reference(record)
     if asked is None or not asked[1].strip():
         return None
     choices = record.choices if isinstance(record, Choice) else ()
@@ -173,7 +173,9 @@ def _encode_same(
 ) -> tuple[list[int], list[Row]]:
     """(indices of the records that another model can read, all their rows)."""
     codec, objective = context.codec(other.codec), context.recipe.objective
-    indices, examples = context.build_same(baseline.spec, records, lambda record: objective.examined(record, codec))
+    indices, examples = context.build_same(
+        baseline.spec, records, lambda record: objective.evaluation_rows(record, codec)
+    )
     return indices, _flatten(examples)
 
 
@@ -244,7 +246,7 @@ def _why_not(
 
 def _shots(context: EvaluationContext) -> list[Shot]:
     """The training rows that are prompts with answers."""
-    asked = (context.recipe.objective.asked(record) for record in context.pool)
+    asked = (context.recipe.objective.prompt_and_reference(record) for record in context.pool)
     return [Shot(*pair) for pair in asked if pair is not None and pair[1].strip()]
 
 

@@ -13,7 +13,7 @@ from bottega.evaluation.context import EvaluationContext, ModelResult
 from bottega.evaluation.gazetteer import Gazetteer
 from bottega.inference.classifier import Tagger
 from bottega.metrics.scores import Scores, micro_f1
-from bottega.objectives.tag import worded
+from bottega.objectives.tag import snap_to_words
 from bottega.records import Entity, Record, Tagged
 from bottega.tokenization.codec import Codec
 
@@ -72,7 +72,7 @@ def _words(record: Record, codec: Codec) -> Words:
 def _note_lost_entities(context: EvaluationContext, records: Sequence[Tagged], words: Sequence[Words]) -> None:
     """Note how many entities no tagger with these words can find."""
     count = sum(len(record.spans) for record in records)
-    lost = count - sum(len(worded(*pair)) for pair in zip(records, words, strict=True))
+    lost = count - sum(len(snap_to_words(*pair)) for pair in zip(records, words, strict=True))
     if lost:
         context.note("entities", f"{lost} of {count} have no word of their own, and are not counted")
 
@@ -81,8 +81,8 @@ def _span_f1(records: Sequence[Tagged], entities: Sequence[Iterable[Entity]], wo
     """F1 of predicted entities, both sides widened to the words of the run's tokenizer, as in its training."""
     references, predicted = list[list[Entity]](), list[list[Entity]]()
     for record, spans, text_words in zip(records, entities, words, strict=True):
-        references.append(worded(record, text_words))
-        predicted.append(worded(replace(record, spans=tuple(spans)), text_words))
+        references.append(snap_to_words(record, text_words))
+        predicted.append(snap_to_words(replace(record, spans=tuple(spans)), text_words))
     # The fields of an entity are start, stop and label; without the label, only the boundaries must agree.
     typed, untyped = (_count_common(predicted, references, fields) for fields in (3, 2))
     return [micro_f1("span_f1", typed), micro_f1("untyped_span_f1", untyped)]

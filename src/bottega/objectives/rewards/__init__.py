@@ -21,13 +21,13 @@ from bottega.records import Posed
 class SampledAnswer:
     """An answer to what was posed: its text, how many tokens it took, and whether it came to an end by itself."""
 
-    posed: Posed
+    record: Posed
     text: str
     tokens: int
     ended: bool
 
 
-Judge = Callable[[str, Sequence[SampledAnswer]], Sequence[float]]
+ScoreWithModel = Callable[[str, Sequence[SampledAnswer]], Sequence[float]]
 """(name of a reward model, answers) → a score of each."""
 
 
@@ -56,7 +56,7 @@ class RewardFunction(BaseModel, ABC):
         """Raises where it could not mark anything: called before a run begins."""
 
     @abstractmethod
-    def marks(self, written: Sequence[SampledAnswer], judge: Judge) -> Sequence[float]:
+    def scores(self, written: Sequence[SampledAnswer], judge: ScoreWithModel) -> Sequence[float]:
         """A number for each answer, more for a better one."""
 
 
@@ -70,7 +70,7 @@ def load(kind: str) -> type[RewardFunction]:
     return plugins.load_class(__name__, kind, RewardFunction)
 
 
-def _made(value: Any) -> Any:
+def _parse_reward(value: Any) -> Any:
     """A reward by its options, or by a name alone: that of a metric, or of a kind that needs no option."""
     if isinstance(value, str):
         value = {"kind": "metric", "metric": value} if value in answers.metric_names() else {"kind": value}
@@ -82,13 +82,13 @@ def _made(value: Any) -> Any:
     return load(value["kind"]).model_validate(dict(value))
 
 
-def _listed(value: Any) -> Any:
+def _as_list(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
 
 Rewards = Annotated[
-    list[Annotated[SerializeAsAny[RewardFunction], BeforeValidator(_made)]],
+    list[Annotated[SerializeAsAny[RewardFunction], BeforeValidator(_parse_reward)]],
     Field(min_length=1),
-    BeforeValidator(_listed),
+    BeforeValidator(_as_list),
 ]
 """One reward or several, each by its options or its name."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from bottega.errors import RecipeError
-from bottega.objectives.rewards import Judge, RewardFunction, SampledAnswer
+from bottega.objectives.rewards import RewardFunction, SampledAnswer, ScoreWithModel
 from bottega.plugins import check_score, load_function_from_file, locate_user_errors
 
 EXAMPLE = "def score(written, right): return float(right in written)"
@@ -34,12 +34,12 @@ class FileReward(RewardFunction):
     def check(self) -> None:
         self._function()
 
-    def marks(self, written: Sequence[SampledAnswer], judge: Judge) -> Sequence[float]:
+    def scores(self, written: Sequence[SampledAnswer], judge: ScoreWithModel) -> Sequence[float]:
         score, takes_row = self._function()
         found = []
         for one in written:
             with locate_user_errors(self.file):
-                mark = score(one.text, one.posed.right, *([one.posed.row] if takes_row else []))
+                mark = score(one.text, one.record.right, *([one.record.row] if takes_row else []))
             found.append(check_score(mark, self.file))
         return found
 

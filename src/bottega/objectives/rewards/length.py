@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from bottega.objectives.rewards import Judge, RewardFunction, SampledAnswer
+from bottega.objectives.rewards import RewardFunction, SampledAnswer, ScoreWithModel
 
 
 class Length(RewardFunction):
@@ -27,5 +27,5 @@ class Length(RewardFunction):
             raise ValueError("most: must be above free")
         return self
 
-    def marks(self, written: Sequence[SampledAnswer], judge: Judge) -> Sequence[float]:
+    def scores(self, written: Sequence[SampledAnswer], judge: ScoreWithModel) -> Sequence[float]:
         return [-min(max(one.tokens - self.free, 0) / (self.most - self.free), 1.0) for one in written]

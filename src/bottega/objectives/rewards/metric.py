@@ -10,10 +10,10 @@ import numpy as np
 from pydantic import field_validator
 
 from bottega.metrics import answers
-from bottega.objectives.rewards import Judge, RewardFunction, SampledAnswer
+from bottega.objectives.rewards import RewardFunction, SampledAnswer, ScoreWithModel
 
 
-class Marked(RewardFunction):
+class MetricReward(RewardFunction):
     """A metric of a single answer, such as `exact`, `numeric`, `fields` or `rouge`.
 
     metric  its name
@@ -39,12 +39,12 @@ class Marked(RewardFunction):
     def name(self) -> str:
         return self.metric
 
-    def marks(self, written: Sequence[SampledAnswer], judge: Judge) -> Sequence[float]:
+    def scores(self, written: Sequence[SampledAnswer], judge: ScoreWithModel) -> Sequence[float]:
         return [self._mark(one) for one in written]
 
     def _mark(self, one: SampledAnswer) -> float:
         sign = 1.0 if self._metric.higher else -1.0
-        return sign * float(self._metric.statistic(np.array(self._metric.sums(one.text, [one.posed.right]), float)))
+        return sign * float(self._metric.statistic(np.array(self._metric.sums(one.text, [one.record.right]), float)))
 
     @cached_property
     def _metric(self) -> answers.Metric:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from bottega.objectives.rewards import Judge, RewardFunction, SampledAnswer
+from bottega.objectives.rewards import RewardFunction, SampledAnswer, ScoreWithModel
 
 
 class ModelReward(RewardFunction):
@@ -17,5 +17,5 @@ class ModelReward(RewardFunction):
     kind: Literal["model"] = "model"
     model: str
 
-    def marks(self, written: Sequence[SampledAnswer], judge: Judge) -> Sequence[float]:
+    def scores(self, written: Sequence[SampledAnswer], judge: ScoreWithModel) -> Sequence[float]:
         return judge(self.model, written)

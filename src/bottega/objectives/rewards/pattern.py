@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from bottega.objectives.rewards import Judge, RewardFunction, SampledAnswer
+from bottega.objectives.rewards import RewardFunction, SampledAnswer, ScoreWithModel
 
 
 class Pattern(RewardFunction):
@@ -31,7 +31,7 @@ class Pattern(RewardFunction):
             raise ValueError(f"not a regular expression: {error}") from None
         return pattern
 
-    def marks(self, written: Sequence[SampledAnswer], judge: Judge) -> Sequence[float]:
+    def scores(self, written: Sequence[SampledAnswer], judge: ScoreWithModel) -> Sequence[float]:
         wanted = re.compile(self.pattern, re.DOTALL)
         find = wanted.fullmatch if self.whole else wanted.search
         return [float(find(one.text.strip() if self.whole else one.text) is not None) for one in written]
