@@ -28,7 +28,7 @@ LAYERS = [
     {"data"},
     {"runs"},
     {"recipe"},
-    {"objectives"},
+    {"objectives", "adapters"},
     {"metrics"},
     {"tokenization"},
     {"hardware", "packing", "plugins", "sampling", "progress", "suggestions"},

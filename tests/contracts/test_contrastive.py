@@ -20,7 +20,7 @@ from bottega.cli.commands import app
 from bottega.engine.engine import Engine
 from bottega.engine.optimizer import Optimizer
 from bottega.errors import DataError, ModelError, RecipeError
-from bottega.models.checkpoint import fit_model
+from bottega.models.scorer_setup import fit_model
 from bottega.objectives.contrastive import Contrastive
 from bottega.packing import divide, pack
 from bottega.recipe.schema import Optim, Recipe

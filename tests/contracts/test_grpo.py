@@ -17,7 +17,7 @@ import bottega
 from bottega import objectives
 from bottega.batch import Example, Row, count_units
 from bottega.errors import Diverged
-from bottega.models.checkpoint import fit_model
+from bottega.models.scorer_setup import fit_model
 from bottega.objectives import Answer
 from bottega.objectives.grpo import Grpo
 from bottega.packing import pack

@@ -14,7 +14,7 @@ import transformers
 
 from bottega import objectives
 from bottega.batch import Example, count_units
-from bottega.models.checkpoint import fit_model
+from bottega.models.scorer_setup import fit_model
 from bottega.objectives import Statistic
 from bottega.packing import pack
 from bottega.records import Preference, Record, Unpaired

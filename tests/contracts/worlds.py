@@ -17,8 +17,8 @@ import transformers
 from bottega import objectives
 from bottega.batch import Batch, Example, Loss, count_units, join_batches
 from bottega.models import heads
-from bottega.models.checkpoint import fit_model
 from bottega.models.scorer import Fit, Scorer
+from bottega.models.scorer_setup import fit_model
 from bottega.objectives import Answer, Objective, OnPolicy, Statistic
 from bottega.packing import pack
 from bottega.records import (

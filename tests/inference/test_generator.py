@@ -13,7 +13,7 @@ from transformers.generation import logits_process as theirs
 from bottega.inference.generator import Writer, _chances
 from bottega.inference.samplers import NEVER, draw, filtered
 from bottega.models.attention.mask import round_length
-from bottega.models.checkpoint import fit_model
+from bottega.models.scorer_setup import fit_model
 from bottega.sampling import Sampling
 from making import make_model, shared_data
 

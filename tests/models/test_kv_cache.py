@@ -13,8 +13,8 @@ from bottega.batch import Example, Row
 from bottega.models.attention import make_layout
 from bottega.models.attention.kv_cache import GROWTH_TOKENS, DecodeLayout, PrefillLayout
 from bottega.models.attention.mask import pad_tree
-from bottega.models.checkpoint import fit_model
 from bottega.models.scorer import first_position_id
+from bottega.models.scorer_setup import fit_model
 from bottega.packing import pack
 from making import sharpen, tiny_config
 

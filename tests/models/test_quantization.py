@@ -18,7 +18,7 @@ import bottega
 from bottega.batch import Example, Row
 from bottega.errors import ModelError, RecipeError
 from bottega.evaluation.evaluate import evaluate
-from bottega.models.checkpoint import fit_model, load_model
+from bottega.models.checkpoint import load_model
 from bottega.models.config import load_config
 from bottega.models.quantization import linear
 from bottega.models.quantization.linear import (
@@ -31,6 +31,7 @@ from bottega.models.quantization.linear import (
     quantized_size,
 )
 from bottega.models.quantization.streaming import load_quantized
+from bottega.models.scorer_setup import fit_model
 from bottega.models.source import locate
 from bottega.packing import pack
 from bottega.recipe import schema as recipes

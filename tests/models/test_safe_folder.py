@@ -16,8 +16,8 @@ from transformers import AutoModelForSequenceClassification
 
 import bottega
 from bottega.errors import ModelError
-from bottega.models.adapters.lora import load_scorer
 from bottega.models.config import load_stored_config
+from bottega.models.scorer_setup import load_scorer
 from bottega.models.source import adapter_folder, locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.recipe.schema import Recipe

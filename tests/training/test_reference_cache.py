@@ -9,7 +9,7 @@ import torch
 
 from bottega.data.train_tokenizer import train_tokenizer
 from bottega.errors import CheckpointError, ModelError, RecipeError
-from bottega.models.adapters.lora import load_scorer
+from bottega.models.scorer_setup import load_scorer
 from bottega.recipe.schema import Recipe
 from bottega.training.input_files import files_of
 from bottega.training.needs import micro_batches

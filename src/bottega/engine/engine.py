@@ -6,7 +6,6 @@ What a loss needs beside the scores of its own batch is filled into the batch be
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -24,8 +23,6 @@ from bottega.engine.optimizer import Optimizer
 from bottega.errors import Diverged, ModelError
 from bottega.hardware.memory import out_of_memory_errors
 from bottega.inference.generator import Continuation, Writer
-from bottega.models.adapters.lora import adapter_disabled
-from bottega.models.generation_config import make_saveable
 from bottega.models.scorer import Scorer
 from bottega.sampling import Sampling
 
@@ -105,7 +102,8 @@ class Engine:
         self.scorer.train(dropout_seed is not None)
         scorer = self.reference if by == "reference" and self.reference is not None else self.scorer
         adapter_off = by == "reference" and self.reference is None
-        switched = adapter_disabled(self.scorer.model) if adapter_off else contextlib.nullcontext()
+        adapted = self.scorer.adapted if adapter_off else None
+        switched = contextlib.nullcontext() if adapted is None else adapted.disabled()
         in_order = contextlib.nullcontext() if dropout_seed is None else self._in_one_order()
         if dropout_seed is not None:
             torch.manual_seed(dropout_seed)
@@ -242,7 +240,7 @@ class Engine:
         if broken:
             raise Diverged(f"the weights are no numbers after step {step}", where=_listed(broken), fix="lower optim.lr")
         with self.optimizer.averaged():
-            save_weights(self.scorer.model, folder)
+            self.scorer.save(folder)
         self.tokenizer.save_pretrained(str(folder))
         if state:
             save_file(self.optimizer.state(), folder / OPTIMIZER)
@@ -250,27 +248,6 @@ class Engine:
     def load(self, folder: Path) -> None:
         """The weights and optimiser as they were when `save` wrote the folder with `state`."""
         self.optimizer.load_state(load_file(folder / OPTIMIZER))
-
-
-def save_weights(model: Any, folder: Path) -> None:
-    """The model or its adapter, loadable with plain `from_pretrained`."""
-    make_saveable(model.get_base_model() if hasattr(model, "peft_config") else model)
-    if hasattr(model, "peft_config"):
-        # "auto" would ask a hub whether the vocabulary has grown.
-        model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
-        (folder / "README.md").unlink(missing_ok=True)
-        _sort_lists(folder / "adapter_config.json")
-    else:
-        model.save_pretrained(str(folder))
-
-
-def _sort_lists(path: Path) -> None:
-    """PEFT writes sets in any order; equal adapters are to be equal files."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    for name in ("target_modules", "modules_to_save"):
-        if isinstance(config.get(name), list):
-            config[name] = sorted(config[name])
-    path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def _not_finite(scores: Mapping[str, Tensor], batch: Batch) -> list[str]:

@@ -20,9 +20,9 @@ from bottega.data.fields import SURROGATES
 from bottega.errors import DataError, ModelError, RunError
 from bottega.inference.language_model import absolute
 from bottega.models import heads
-from bottega.models.adapters.lora import load_scorer
 from bottega.models.config import is_encoder
 from bottega.models.scorer import score_batches
+from bottega.models.scorer_setup import load_scorer
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.objectives import HeadKind

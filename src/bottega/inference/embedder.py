@@ -18,10 +18,10 @@ from bottega.batch import Row
 from bottega.errors import DataError, ModelError
 from bottega.inference.language_model import absolute
 from bottega.models import heads
-from bottega.models.adapters.lora import load_scorer
 from bottega.models.config import DEFAULT_MAX_LENGTH, is_encoder, position_limit
 from bottega.models.pooling import read_pooling_config
 from bottega.models.scorer import score_batches
+from bottega.models.scorer_setup import load_scorer
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.objectives import Pooling

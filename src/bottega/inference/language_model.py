@@ -23,9 +23,9 @@ from bottega.errors import DataError, ModelError
 from bottega.inference.generator import Continuation, Writer
 from bottega.inference.token_constraints import unheeded
 from bottega.models import heads
-from bottega.models.adapters.lora import adapter_disabled, load_scorer
 from bottega.models.config import decoder_start_token, position_limit
 from bottega.models.scorer import check_token_ids, score_batches
+from bottega.models.scorer_setup import load_scorer
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.progress import ProgressCallback
@@ -142,8 +142,8 @@ class LanguageModel:
     @contextlib.contextmanager
     def untuned(self) -> Iterator[LanguageModel]:
         """Inside, the model this one was tuned from."""
-        if hasattr(self.model, "peft_config") and self._continued is None:
-            with adapter_disabled(self.model):
+        if self.scorer.adapted is not None and self._continued is None:
+            with self.scorer.adapted.disabled():
                 yield self
             return
         yield self._original

@@ -16,9 +16,9 @@ from bottega.batch import Example, Ints, Row
 from bottega.errors import DataError, ModelError
 from bottega.inference.language_model import absolute
 from bottega.models import heads
-from bottega.models.adapters.lora import load_scorer
 from bottega.models.config import position_limit
 from bottega.models.scorer import check_token_ids
+from bottega.models.scorer_setup import load_scorer
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.packing import pack

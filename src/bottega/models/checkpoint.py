@@ -7,14 +7,11 @@ are refused. A base may also be a finished run.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
-from torch import Tensor, nn
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -23,15 +20,11 @@ from transformers import (
 
 from bottega.errors import ModelError
 from bottega.models import heads
-from bottega.models.attention import ATTENTION_NAME, add_layout_hooks, register_attention
+from bottega.models.adapted import attach_saved, merge_saved, weight_names
 from bottega.models.config import is_encoder, load_config
-from bottega.models.encoder_decoder import prepare_encoder_decoder
-from bottega.models.kernels import apply_kernels
-from bottega.models.packing_proof import prove_packing
 from bottega.models.quantization.linear import check_backend, quantize_model
 from bottega.models.quantization.streaming import load_quantized
 from bottega.models.safe_folder import check_weights
-from bottega.models.scorer import Fit, Scorer
 from bottega.models.source import ModelSource, locate, quietly
 from bottega.models.tokenizer import load_tokenizer
 from bottega.objectives import HeadKind
@@ -39,6 +32,9 @@ from bottega.recipe import schema as recipes
 from bottega.runs.atomic_files import MANIFEST, commit_folder
 from bottega.runs.resolve import resolve
 from bottega.runs.store import MERGED_BASE
+
+if TYPE_CHECKING:
+    from bottega.adapters import AdaptedModel
 
 HARMLESS = re.compile(
     r"(inv_freq|position_ids|token_type_ids|masked_bias|(attn|attention)\.bias|\.version|embed_positions\.weights?"
@@ -140,13 +136,13 @@ def _from_checkpoint(auto: Any, base: str, config: Any, head: HeadKind, dtype: t
     _refuse_gaps(source.base, info, loaded, head)
     # What is no part of a vector (BERT's pooler) stays as it is.
     new = sorted({key.rpartition(".")[0] for key in info["missing_keys"]}) if head != "embedding" else []
-    return loaded if source.adapter is None else _merged(loaded, source.adapter, dtype), new
+    return loaded if source.adapter is None else merge_saved(loaded, source.adapter, dtype), new
 
 
 def load_adapted(
     name: str, dtype: torch.dtype, head: HeadKind = "language", labels: Sequence[str] = (), tokenizer: Any = None
-) -> Any:
-    """The model as it was trained: with its adapter beside the weights, if it has one.
+) -> tuple[Any, AdaptedModel | None]:
+    """(the model as it was trained, the adapter on it if it has one).
 
     labels, tokenizer  of a classifier
     """
@@ -155,88 +151,7 @@ def load_adapted(
     config = load_config(base, None)
     model, new = load_model(base, config, head, labels, dtype, tokenizer)
     check_head_is_trained(name, new, head, source.adapter)
-    if source.adapter is None:
-        return model
-    return _with_adapter(model, source.adapter)
-
-
-def _with_adapter(model: nn.Module, folder: Path) -> Any:
-    """The model with the adapter of a folder, all of it."""
-    from peft import PeftModel
-
-    check_weights(str(folder))
-    with quietly(str(folder), "the adapter"):
-        adapted = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)
-    check_adapter(adapted, folder)
-    return adapted
-
-
-def check_adapter(adapted: Any, folder: Path) -> None:
-    """Refuse an adapter of which a weight found no place, or a place no weight: PEFT passes over both."""
-    from peft import get_peft_model_state_dict
-
-    saved = {key: value for file in sorted(folder.glob("*.safetensors")) for key, value in load_file(file).items()}
-    read = get_peft_model_state_dict(adapted, adapter_name="default", save_embedding_layers=False)
-    whole = adapted.state_dict()  # what was trained whole and saved beside the adapter stands in the model itself
-    lost = [key for key, value in saved.items() if not _is_in(read, key, value) and not _is_in(whole, key, value)]
-    wrong = lost or sorted(read.keys() - saved.keys())
-    if wrong:
-        raise ModelError(
-            f"{len(wrong)} weights of the adapter {'find no place in' if lost else 'are missing for'} this model,"
-            f" {wrong[0]} for one",
-            where=str(folder),
-            fix="name the base it was trained on as model.base; else leave these modules out of adapter.targets and"
-            " train it again",
-        )
-
-
-def _is_in(weights: Mapping[str, Tensor], key: str, value: Tensor) -> bool:
-    found = weights.get(key)
-    return found is not None and torch.equal(found.cpu(), value.to(found.dtype))
-
-
-def fit_model(model: Any, head: HeadKind, fit: Fit | None = None, extra: Sequence[str] = ()) -> Scorer:
-    """The model ready to score batches, packed where the probe proves that exact, or did before (`fit`)."""
-    fit = fit or prove_packing(type(model), model.config, head, is_encoder(model.config))
-    if fit.packed:
-        if model.config.is_encoder_decoder:
-            prepare_encoder_decoder(model)
-        register_attention()
-        add_layout_hooks(model)
-        model.set_attn_implementation(ATTENTION_NAME)
-    apply_kernels(model, fit.fused)
-    return Scorer(model, head, fit, extra)
-
-
-def _merged(model: nn.Module, adapter: Path, dtype: torch.dtype) -> nn.Module:
-    """The adapter folded into the weights, in float32 and rounded once."""
-    _part_from_head(model, adapter)
-    adapted = _with_adapter(model.float(), adapter)
-    with quietly(str(adapter), "the adapter"):
-        merged = adapted.merge_and_unload()
-    return cast(nn.Module, merged.to(dtype).requires_grad_(True))
-
-
-def _part_from_head(model: Any, adapter: Path) -> None:
-    """Give the head a weight of its own where an adapter changes tied embeddings at one end, as it did in training.
-
-    Merged into a weight that both share, it would change both; a ModelError where more than two share it.
-    """
-    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
-    if head is None or head.weight is not embeddings.weight:
-        return
-    ends = [name for name, module in model.named_modules() if module in (head, embeddings)]
-    if not any(f".{name}.lora_" in key for key in _keys(adapter) for name in ends):
-        return
-    if model.config.is_encoder_decoder:
-        raise ModelError(
-            "the adapter changes embeddings that encoder, decoder and head share, and cannot be merged into them",
-            where=str(adapter),
-            fix="leave embeddings and head out of adapter.targets; all-linear does",
-        )
-    head.weight = nn.Parameter(head.weight.detach().clone())
-    for config in (model.config, model.config.get_text_config()):
-        config.tie_word_embeddings = False
+    return model, None if source.adapter is None else attach_saved(model, source.adapter)
 
 
 def _with_labels(config: Any, labels: Sequence[str], tokenizer: Any) -> Any:
@@ -295,7 +210,7 @@ def _belongs(key: str, model: Any, head: HeadKind) -> bool:
 
 def check_head_is_trained(name: str, new: Sequence[str], head: HeadKind, adapter: Path | None = None) -> None:
     """Refuse to ask a model of whose head some modules are random: an adapter may have brought them."""
-    brought = set(_keys(adapter)) if adapter is not None else set()
+    brought = set(weight_names(adapter)) if adapter is not None else set()
     drawn = [module for module in new if not any(f".{module}." in f".{key}" for key in brought)]
     if drawn:
         raise ModelError(
@@ -303,10 +218,3 @@ def check_head_is_trained(name: str, new: Sequence[str], head: HeadKind, adapter
             where=name,
             fix=f"train it first, with an objective for bottega {heads.load(head).command}",
         )
-
-
-def _keys(folder: Path) -> Iterator[str]:
-    """Names of the weights in a folder."""
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as opened:
-            yield from opened.keys()

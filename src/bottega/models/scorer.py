@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import torch
@@ -21,12 +22,16 @@ from bottega.models import heads
 from bottega.models.attention import make_encoder_decoder_layouts, make_layout
 from bottega.models.attention.mask import pad_tree, round_length
 from bottega.models.embedding_noise import EmbeddingNoise, row_lengths
+from bottega.models.generation_config import make_saveable
 from bottega.models.heads import Head, ScoreOptions, from_logits
 from bottega.models.own_head import own_head_logits
 from bottega.models.row_state import RowState
 from bottega.objectives import HeadKind
 from bottega.packing import divide, pack
 from bottega.progress import ProgressCallback
+
+if TYPE_CHECKING:
+    from bottega.adapters import AdaptedModel
 
 MAX_SCORED_TOKENS = 8192
 """Most tokens scored at once, where no gradient is wanted."""
@@ -60,6 +65,7 @@ class Scorer(nn.Module):
         self.model, self.fit = model, fit
         self.head = head if isinstance(head, Head) else heads.load(head)
         self.extra = [heads.load(kind) for kind in extra]
+        self.adapted: AdaptedModel | None = None
         self.noise: EmbeddingNoise | None = None
         self.width: int | None = None
         self._mode: bool | None = None
@@ -82,8 +88,20 @@ class Scorer(nn.Module):
     @property
     def network(self) -> Any:
         """The transformers model, whether or not an adapter wraps it."""
-        inner = getattr(self.model, "get_base_model", None)
-        return inner() if inner else self.model
+        return self.model if self.adapted is None else self.adapted.network
+
+    @property
+    def library(self) -> str:
+        """The library that loads what `save` wrote."""
+        return "transformers" if self.adapted is None else self.adapted.library
+
+    def save(self, folder: Path) -> None:
+        """Write the model, or its adapter, such that transformers or the adapter's library loads it."""
+        make_saveable(self.network)
+        if self.adapted is None:
+            self.network.save_pretrained(str(folder))
+        else:
+            self.adapted.save(folder)
 
     def afresh(self) -> None:
         """Have the network compute what comes next as if it were the first.

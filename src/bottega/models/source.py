@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 import huggingface_hub
 import transformers
 
+from bottega import adapters
 from bottega.errors import ModelError
 from bottega.models.safe_folder import check_files, check_weights
 from bottega.recipe.schema import Quantize
@@ -48,7 +48,7 @@ def locate(name: str) -> ModelSource:
         check_files(part)
     resolved = resolve(name)
     if resolved.kind == "adapter":
-        return ModelSource(adapter_base(folder), folder, _quantized(folder.parent))
+        return ModelSource(adapters.read_saved(folder).base, folder, _quantized(folder.parent))
     if not resolved.is_run:
         return ModelSource(name)
     result = resolved.result
@@ -57,7 +57,7 @@ def locate(name: str) -> ModelSource:
     if result.name == "model":
         return ModelSource(str(result))
     merged = folder / MERGED_BASE
-    base = str(merged) if merged.exists() else adapter_base(result)
+    base = str(merged) if merged.exists() else adapters.read_saved(result).base
     return ModelSource(base, result, _quantized(folder))
 
 
@@ -76,24 +76,11 @@ def check_folder(folder: Path, key: str) -> None:
 def adapter_folder(name: str) -> Path:
     """The adapter behind `adapter.from`: a folder or a run."""
     for folder in (Path(name) / "adapter", Path(name)):
-        if (folder / "adapter_config.json").exists():
+        if adapters.is_adapter_folder(folder):
             check_files(folder)
             check_weights(str(folder))
             return folder
     raise ModelError("holds no adapter", where=name, fix="name a folder with adapter_config.json, or a finished run")
-
-
-def adapter_base(folder: Path) -> str:
-    """The base model an adapter was trained on."""
-    try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        return str(config["base_model_name_or_path"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ModelError(
-            f"does not say what it was trained on: {error}",
-            where=str(folder / "adapter_config.json"),
-            fix="put the whole file there, or train the adapter again",
-        ) from None
 
 
 def refuse_unreachable(name: str) -> None:

@@ -13,9 +13,9 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from bottega import objectives
+from bottega import adapters, objectives
 from bottega.errors import BottegaError, DataError, RecipeError
-from bottega.recipe.schema import Adapter, Data, Evaluate, Layout, Model, Optim, Recipe, Save, Source
+from bottega.recipe.schema import Data, Evaluate, Layout, Model, Optim, Recipe, Save, Source
 from bottega.records import Compared, Posed, Record
 from bottega.suggestions import suggest_name
 
@@ -114,7 +114,7 @@ def _recipe(task: str, model: str | None, data: str | None, layout: Layout) -> I
         start = {"shape": shape | {"num_attention_heads": 4}, "tokenizer": "tokenizer"}
     yield from _section("model", Model, start)
     if not scratch and objective.head == "language":
-        yield from _section("adapter", Adapter, {"rank": 16, "alpha": 32})
+        yield from _section("adapter", adapters.load(adapters.DEFAULT), {"rank": 16, "alpha": 32})
     laid_out = layout.model_dump(exclude_defaults=True)
     yield from _section("data", Data, {"train": data or "rows.jsonl", "validation": 0.1, **laid_out})
     unanswered = task == "grpo" and data is not None and not _answered(data, layout)

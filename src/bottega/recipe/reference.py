@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from bottega import objectives
+from bottega import adapters, objectives
 from bottega.metrics import answers
 from bottega.objectives import rewards
 from bottega.recipe.schema import Recipe, Source
@@ -30,12 +30,17 @@ def objective_kinds() -> list[str]:
 
 def recipe_reference() -> str:
     """Every section, objective and reward of a recipe, as Markdown tables."""
-    sections = [(name, model) for name, field in Recipe.model_fields.items() if (model := _section(field))]
-    sections = [(name, section) for name, section in sections if name != "objective"]
-    names = [name for name, _ in sections]
-    parts = [HEAD, *_table("Top level", Recipe, skip=[*names, "objective"])]
-    for name, section in sections:
-        parts += _table(f"`{name}`", section)
+    # These two have fields of their own for each kind.
+    by_kind = ("adapter", "objective")
+    sections = {name: model for name, field in Recipe.model_fields.items() if (model := _section(field))}
+    parts = [HEAD, *_table("Top level", Recipe, skip=[*sections, *by_kind])]
+    for name in Recipe.model_fields:
+        if name == "adapter":
+            parts += _table("`adapter`", adapters.Adapter, skip=["kind"])
+            for kind in adapters.kinds():
+                parts += _table(f"`adapter: {{kind: {kind}}}`", adapters.load(kind))
+        elif name in sections and name not in by_kind:
+            parts += _table(f"`{name}`", sections[name])
         if name == "data":
             parts += _table("A `source`", Source)
     for kind in objectives.kinds():

@@ -25,7 +25,8 @@ from pydantic import (
     model_validator,
 )
 
-from bottega import objectives
+from bottega import adapters, objectives
+from bottega.adapters import Adapter
 from bottega.errors import RecipeError
 from bottega.objectives import Objective
 from bottega.recipe.explain import explain_validation_error
@@ -117,36 +118,6 @@ class Model(Section):
             raise ValueError("shape needs a model_type, for example llama")
         if self.shape is not None and self.tokenizer is None:
             raise ValueError("a model from scratch needs a tokenizer: bottega tokenizer train FILES --out DIR")
-        return self
-
-
-class Adapter(Section):
-    """A small set of trained weights added to a frozen base; leave the section out to train every weight."""
-
-    kind: Literal["lora"] = Field("lora", description="LoRA (Hu et al. 2021).")
-    rank: int = Field(16, ge=1, description="Rank of each update matrix.")
-    alpha: float = Field(32, gt=0, description="The update is scaled by alpha / rank.")
-    targets: str | list[str] = Field(
-        "all-linear", description="Names of the modules to adapt, or all linear layers except the head."
-    )
-    dropout: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Dropout before the adapter. Rows that share a prefix share its mask, so off by default.",
-    )
-    # `from` is a keyword of Python.
-    start: str | None = Field(
-        None, alias="from", description="Folder or run of an adapter to continue training, with its own settings."
-    )
-
-    @model_validator(mode="after")
-    def _check_continued(self) -> Adapter:
-        # Compared by value, not by `model_fields_set`: a stored recipe sets every field.
-        fields = type(self).model_fields
-        changed = [name for name in fields if name != "start" and getattr(self, name) != fields[name].default]
-        if self.start is not None and changed:
-            raise ValueError(f"a continued adapter keeps its own {', '.join(changed)}; leave them out")
         return self
 
 
@@ -397,6 +368,11 @@ class Devices(Section):
     threads: int | None = Field(None, ge=1, description="CPU threads; default: as torch chooses.")
 
 
+def _build_adapter(value: Any) -> Any:
+    """The options of an adapter as an instance of its kind; other values unchanged, for pydantic to report."""
+    return adapters.build(value) if isinstance(value, dict) else value
+
+
 def _build_objective(value: Any) -> Any:
     """The options of an objective as an instance of its kind; other values unchanged, for pydantic to report."""
     if isinstance(value, Objective) or not isinstance(value, Mapping):
@@ -414,7 +390,7 @@ class Recipe(Section):
     name: Annotated[str, AfterValidator(_check_name)] = Field("run", description="Name of the run folder.")
     seed: int = Field(0, description="Seed of every random choice.")
     model: Model
-    adapter: Adapter | None = None
+    adapter: Annotated[SerializeAsAny[Adapter] | None, BeforeValidator(_build_adapter)] = None
     data: Data
     # SerializeAsAny: pydantic would otherwise drop the fields that a subclass adds when it writes the recipe.
     objective: Annotated[SerializeAsAny[Objective], BeforeValidator(_build_objective)]
@@ -577,7 +553,7 @@ def _with_adapter_base(adapter: str, model: Any) -> Any:
     folder = Path(adapter)
     if not isinstance(model, Mapping) or model.get("shape") or model.get("base") not in (None, adapter):
         return model
-    candidates = (folder / "adapter" / "adapter_config.json", folder / "adapter_config.json")
+    candidates = (folder / "adapter" / adapters.CONFIG, folder / adapters.CONFIG)
     config = next((path for path in candidates if path.is_file()), None)
     if config is None:
         return model

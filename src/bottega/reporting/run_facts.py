@@ -28,7 +28,7 @@ def describe_run(folder: Path, recipe: Recipe, place: Mapping[str, Any], events:
     hardware = place.get("hardware", {})
     facts = {
         "objective": recipe.objective.kind,
-        "method": f"LoRA of rank {recipe.adapter.rank}" if recipe.adapter else "all weights",
+        "method": recipe.adapter.label if recipe.adapter else "all weights",
         "began from": recipe.model.base or "none (trained from scratch)",
         "weights": f"{started.trained_parameters:,} of {started.parameters:,} trained" if started else "",
         "rows": f"{started.examples:,} examples, {started.validation_examples:,} for validation" if started else "",

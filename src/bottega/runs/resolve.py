@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from bottega import adapters
 from bottega.recipe.files import RESOLVED
 from bottega.recipe.schema import Recipe
 from bottega.runs.store import RESULTS, stored_place, stored_recipe
@@ -60,7 +61,7 @@ def resolve(name: str | Path) -> ResolvedName:
     # A run first: a folder inside one is an adapter or a model, but a run folder holds none of their config files.
     if (folder / RESOLVED).exists():
         return ResolvedName(str(name), "run")
-    if (folder / "adapter_config.json").exists():
+    if adapters.is_adapter_folder(folder):
         return ResolvedName(str(name), "adapter")
     if (folder / "config.json").exists():
         return ResolvedName(str(name), "model")

@@ -308,7 +308,7 @@ def _card(run: Run, finished: Finished) -> str:
 
     return model_card(
         run.recipe,
-        library="peft" if run.recipe.adapter else "transformers",
+        library=run.engine.scorer.library,
         examples=len(run.sampler.examples),
         updates=finished.weights_from,
         losses={"training loss": finished.loss, "validation loss": finished.validation_loss},

@@ -36,27 +36,25 @@ class Counts(NamedTuple):
 
 def counts(recipe: Recipe, config: Any) -> Counts:
     """How many weights there are, counted without making any."""
-    total, linear, ends = _sizes(config)
+    total, layers = _sizes(config)
     if not getattr(config, "tie_word_embeddings", True) and recipe.objective.head == "language":
         total += vocabulary_size(config) * hidden_width(config)
-    if recipe.adapter is None:
-        return Counts(total, linear, total)
-    return Counts(total, linear, recipe.adapter.rank * ends)
+    linear = sum(inputs * outputs for inputs, outputs in layers)
+    return Counts(total, linear, total if recipe.adapter is None else recipe.adapter.count(layers))
 
 
-_KNOWN: dict[str, tuple[int, int, int]] = {}
+_KNOWN: dict[str, tuple[int, list[tuple[int, int]]]] = {}
 
 
-def _sizes(config: Any) -> tuple[int, int, int]:
-    """Weights of a model, those of its linear layers, and the sum of these layers' widths; each config once."""
+def _sizes(config: Any) -> tuple[int, list[tuple[int, int]]]:
+    """The number of weights of a model, and the (input, output) widths of its linear layers; each config once."""
     name = config.to_json_string(use_diff=False)
     if name not in _KNOWN:
         with torch.device("meta"):
             model = body(config)
         layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
-        linear = sum(one.weight.numel() for one in layers)
-        ends = sum(one.in_features + one.out_features for one in layers)
-        _KNOWN[name] = sum(weight.numel() for weight in model.parameters()), linear, ends
+        widths = [(layer.in_features, layer.out_features) for layer in layers]
+        _KNOWN[name] = sum(weight.numel() for weight in model.parameters()), widths
     return _KNOWN[name]
 
 

@@ -56,7 +56,7 @@ def model_card(recipe: Recipe, *, library: str, examples: int, updates: int, los
         head["datasets"] = hub
     rows = "\n".join(f"| {what} | {name} | {licence} |" for what, name, licence in licences)
     measured = ", ".join(f"{name} {value:.4f}" for name, value in losses.items() if value is not None)
-    how = "LoRA" if recipe.adapter else "every weight"
+    how = recipe.adapter.title if recipe.adapter else "every weight"
     return (
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n# {recipe.name}\n\n"
         f"Trained with the objective `{recipe.objective.kind}` ({how}) on {examples:,} examples in {updates:,} updates"

@@ -15,7 +15,6 @@ from bottega.errors import ModelError
 from bottega.events import Noted, Started
 from bottega.hardware.device import compute_dtype, multiplies
 from bottega.hardware.other_programs import cores
-from bottega.models.adapters.lora import left_out
 from bottega.models.quantization.linear import quantized_size
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer, mismatched_tokenizer_class
@@ -134,14 +133,15 @@ def _noteworthy(run: Run) -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield "packing", f"the model runs {how}: {fit.reason}", {}
     if rows.validation.examples and recipe.evaluate is None:
         yield "validation", "validation rows are held out but never scored; leave evaluate: null out", {}
-    if recipe.adapter is not None and (names := left_out(run.engine.scorer.model, run.new_modules)):
+    adapted = run.engine.scorer.adapted
+    if adapted is not None and (names := adapted.left_out):
         shown = ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
         yield (
             "adapter",
             f"no adapter on {shown}: PEFT cannot adapt these layers, or not find them again",
             {"names": names},
         )
-    if recipe.adapter is not None and recipe.adapter.dropout:
+    if recipe.adapter is not None and getattr(recipe.adapter, "dropout", False):
         yield "dropout", "adapter dropout makes a shared prefix drop the same units for every row", {}
 
 

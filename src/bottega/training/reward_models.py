@@ -14,9 +14,9 @@ import torch
 from bottega.batch import Row
 from bottega.errors import ModelError
 from bottega.hardware.memory import out_of_memory_errors
-from bottega.models.adapters.lora import load_scorer
 from bottega.models.config import is_encoder, load_stored_config, position_limit
 from bottega.models.scorer import Scorer, score_batches
+from bottega.models.scorer_setup import load_scorer
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.objectives.rewards import SampledAnswer

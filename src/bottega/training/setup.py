@@ -23,9 +23,9 @@ from bottega.engine.optimizer import Optimizer, freeze
 from bottega.errors import ModelError
 from bottega.hardware.device import DeviceMeter, compute_dtype, resolve_device
 from bottega.models import heads
-from bottega.models.adapters.lora import add_adapter, computed_by_own_head, head_is_adapted, load_scorer
-from bottega.models.checkpoint import fit_model, load_model, model_for_adapter
+from bottega.models.checkpoint import load_model, model_for_adapter
 from bottega.models.scorer import Fit, Scorer
+from bottega.models.scorer_setup import add_adapter, fit_model, load_scorer
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.objectives import OnPolicy
@@ -177,9 +177,7 @@ def _engine(recipe: Recipe, maker: _ModelMaker, fit: Fit | None) -> tuple[Engine
     excluded = _embeddings_and_head(model, heads.load(objective.head).over_vocabulary)
     if recipe.adapter is not None:
         torch.manual_seed(derive(recipe.seed, "adapter"))
-        scorer.model = add_adapter(model, recipe.adapter, head=objective.head, new=new, reference=compared)
-        if heads.load(objective.head).over_vocabulary and head_is_adapted(scorer.model):
-            scorer.fit = computed_by_own_head(scorer.fit, scorer.network)
+        add_adapter(scorer, recipe.adapter, new=new, reference=compared)
     freeze(scorer.model, recipe.optim.freeze)
     if recipe.optim.neftune is not None:
         scorer.add_noise(recipe.optim.neftune)

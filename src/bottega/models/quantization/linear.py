@@ -36,7 +36,11 @@ class QuantizedLinear(nn.Linear):
     """A linear layer with a frozen weight [out, in] of another layer, packed.
 
     PEFT takes it for a linear layer, which it is; `weight` is unpacked anew at each look.
+
+    is_linear  it computes x Wᵀ + b though its forward is its own; adapters ask for this name
     """
+
+    is_linear = True
 
     def __init__(self, layer: nn.Linear) -> None:
         nn.Module.__init__(self)

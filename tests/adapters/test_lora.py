@@ -16,11 +16,13 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
 )
 
+from bottega.adapters import InstallOptions
+from bottega.adapters._peft_model import PeftAdaptedModel
+from bottega.adapters.lora import Lora
 from bottega.errors import ModelError
-from bottega.models.adapters.lora import add_adapter, left_out
+from bottega.models import heads
 from bottega.models.small_copy import small_copies
 from bottega.objectives import HeadKind
-from bottega.recipe import schema as recipes
 
 
 def small(kind: str, head: HeadKind = "language", **more: Any) -> Any:
@@ -31,7 +33,8 @@ def small(kind: str, head: HeadKind = "language", **more: Any) -> Any:
 
 
 def adapted(model: Any, head: HeadKind = "language", targets: str | list[str] = "all-linear") -> Any:
-    return add_adapter(model, recipes.Adapter(rank=2, targets=targets), head=head, new=[], reference=False)
+    options = InstallOptions((), head != "language", heads.load(head).peft_task)
+    return Lora(rank=2, targets=targets).install(model, options).model
 
 
 @pytest.mark.parametrize(
@@ -47,7 +50,7 @@ def adapted(model: Any, head: HeadKind = "language", targets: str | list[str] = 
 )
 def test_what_cannot_be_adapted_is_left_out_by_name(kind: str, names: list[str], tmp_path: Path) -> None:
     model = adapted(small(kind))
-    assert left_out(model, []) == names
+    assert PeftAdaptedModel(model).left_out == names
     model(input_ids=torch.arange(2, 20)[None], use_cache=False).logits.pow(2).sum().backward()
     with torch.no_grad():
         for weight in model.parameters():
@@ -84,7 +87,7 @@ def test_a_trained_head_is_trained_whole(kind: str) -> None:
     trained = [name for name, weight in model.named_parameters() if weight.requires_grad and "classifier" in name]
     assert trained
     assert not any("lora_" in name for name in trained)
-    assert left_out(model, []) == []
+    assert PeftAdaptedModel(model).left_out == []
 
 
 def test_an_expert_that_gets_no_token() -> None:

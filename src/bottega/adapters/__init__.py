@@ -1,0 +1,118 @@
+"""Adapters: small sets of trained weights added to a frozen base model; one file a kind, found by its file name.
+
+To add one, write `adapters/<kind>.py` with one subclass of `Adapter`: its fields are the keys of the recipe's section
+`adapter`, and `install` puts it on a model. What comes back is an `AdaptedModel`, which can be switched off, saved and
+merged; most kinds that change a model in place need only `AdaptedInPlace` with a switch of their own.
+
+Loads without torch, for a recipe names an adapter.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bottega import plugins
+from bottega.adapters._base import CONFIG, Adapter, InstallOptions, Start
+from bottega.errors import ModelError
+from bottega.suggestions import suggest_name
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bottega.adapters._adapted import AdaptedInPlace as AdaptedInPlace
+    from bottega.adapters._adapted import AdaptedModel as AdaptedModel
+
+__all__ = [
+    "CONFIG",
+    "DEFAULT",
+    "AdaptedInPlace",
+    "AdaptedModel",
+    "Adapter",
+    "InstallOptions",
+    "SavedAdapter",
+    "Start",
+    "attach",
+    "build",
+    "is_adapter_folder",
+    "kinds",
+    "load",
+    "read_saved",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The classes of a model with an adapter, imported when they are used: they need torch."""
+    if name not in ("AdaptedInPlace", "AdaptedModel"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from bottega.adapters import _adapted
+
+    return getattr(_adapted, name)
+
+
+# The kind of a recipe's `adapter` section that names none.
+DEFAULT = "lora"
+
+
+def kinds() -> list[str]:
+    """Every adapter in the folder, by name."""
+    return plugins.module_names(__path__)
+
+
+def load(kind: str) -> type[Adapter]:
+    """The adapter class of `adapters/<kind>.py`."""
+    return plugins.load_class(__name__, kind, Adapter)
+
+
+def build(options: Mapping[str, Any]) -> Adapter:
+    """The adapter with these options, `kind` among them unless it is the default; a ValueError for an unknown kind."""
+    kind = options.get("kind", DEFAULT)
+    if kind not in kinds():
+        raise ValueError(f"unknown kind {kind!r}; {suggest_name(str(kind), kinds())}")
+    return load(kind).model_validate(dict(options))
+
+
+class SavedAdapter(NamedTuple):
+    """What the config of a saved adapter says: its base model, and its kind (None for any adapter in PEFT's format)."""
+
+    base: str
+    kind: str | None
+    settings: Mapping[str, Any]
+
+
+def is_adapter_folder(folder: Path) -> bool:
+    """Whether an adapter was saved in the folder."""
+    return (folder / CONFIG).exists()
+
+
+def read_saved(folder: Path) -> SavedAdapter:
+    """The config of the adapter saved in a folder; a ModelError if it cannot be read or names no base model."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        kind = None if "peft_type" in config else str(config["kind"])
+        return SavedAdapter(str(config["base_model_name_or_path"]), kind, config.get("settings", {}))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(
+            f"does not say what it was trained on: {error}",
+            where=str(folder / CONFIG),
+            fix="put the whole file there, or train the adapter again",
+        ) from None
+
+
+def attach(model: nn.Module, folder: Path, *, trainable: bool = False, reference: bool = False) -> AdaptedModel:
+    """The model with the adapter saved in a folder; a ModelError if the two do not fit.
+
+    trainable  its weights will be trained further
+    reference  keep a frozen copy of it, which `AdaptedModel.disabled` then switches to
+    """
+    saved = read_saved(folder)
+    if saved.kind is None:
+        from bottega.adapters._peft_model import attach_peft
+
+        return attach_peft(model, folder, trainable=trainable, reference=reference)
+    if saved.kind not in kinds():
+        fix = f"this build has {', '.join(kinds())}"
+        raise ModelError(f"adapter of an unknown kind {saved.kind!r}", where=str(folder / CONFIG), fix=fix)
+    return load(saved.kind).model_validate(saved.settings).attach(model, folder, trainable, reference)

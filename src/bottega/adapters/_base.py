@@ -1,0 +1,91 @@
+"""What every kind of adapter states and does."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from bottega.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bottega.adapters._adapted import AdaptedModel
+
+# PEFT's names, which other tools look for; kinds of our own use them too.
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+# The field `start` of each kind; in a recipe it is `from`, which is a keyword of Python.
+Start = Annotated[
+    str | None,
+    Field(alias="from", description="Folder or run of an adapter to continue training, with its own settings."),
+]
+
+
+class InstallOptions(NamedTuple):
+    """What an adapter must know of the model it is put on.
+
+    new_modules    names of modules with random weights: they are trained, and saved with the adapter
+    head_is_whole  the head is trained whole, so it gets no adapter
+    peft_task      PEFT's name of the task; None where PEFT has none
+    """
+
+    new_modules: Sequence[str] = ()
+    head_is_whole: bool = False
+    peft_task: str | None = None
+
+
+class Adapter(BaseModel, ABC):
+    """A small set of trained weights added to a frozen base; leave the section out to train every weight.
+
+    title  what people call the method
+    """
+
+    # Frozen, as every section of a recipe: it is shared and hashed.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    title: ClassVar[str]
+
+    kind: str
+    if TYPE_CHECKING:
+        # Declared by each kind after its own fields: a recipe keeps the order of its keys.
+        start: Start
+
+    @model_validator(mode="after")
+    def _check_continued(self) -> Self:
+        # Compared by value, not by `model_fields_set`: a stored recipe sets every field.
+        fields = type(self).model_fields
+        changed = [name for name in fields if name != "start" and getattr(self, name) != fields[name].default]
+        if self.start is not None and changed:
+            raise ValueError(f"a continued adapter keeps its own {', '.join(changed)}; leave them out")
+        return self
+
+    @property
+    def label(self) -> str:
+        """The method and its size in a few words, for reports."""
+        return self.title
+
+    @abstractmethod
+    def install(self, model: nn.Module, options: InstallOptions) -> AdaptedModel:
+        """Freeze the model and put new trainable weights on it, in place; a ModelError if it cannot be done."""
+
+    @abstractmethod
+    def count(self, layers: Sequence[tuple[int, int]]) -> int:
+        """How many weights it adds to a model whose linear layers have these (input, output) widths."""
+
+    def attach(self, model: nn.Module, folder: Path, trainable: bool, reference: bool) -> AdaptedModel:
+        """The model with weights that `AdaptedModel.save` wrote into a folder; see `adapters.attach`."""
+        from bottega.adapters._adapted import AdaptedInPlace
+
+        if reference:
+            what = f"{self.title} keeps no frozen copy to compare with while it is trained further"
+            raise ModelError(what, where=str(folder), fix="train a new adapter, or name model.reference")
+        adapted = self.install(model, InstallOptions())
+        assert isinstance(adapted, AdaptedInPlace), "a kind with another AdaptedModel must attach it itself"
+        adapted.load(folder, trainable)
+        return adapted

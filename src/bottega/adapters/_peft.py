@@ -1,0 +1,41 @@
+"""Adapters that PEFT computes: a kind is a subclass of `PeftAdapter` in a file of its own."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from bottega.adapters._base import Adapter, InstallOptions
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import nn
+
+    from bottega.adapters._peft_model import PeftAdaptedModel
+
+# PEFT's name for all linear layers except the head.
+ALL_LINEAR = "all-linear"
+
+# The field `targets` of each kind.
+Targets = Annotated[
+    str | list[str], Field(description="Names of the modules to adapt, or all linear layers except the head.")
+]
+
+
+class PeftAdapter(Adapter):
+    """An adapter that PEFT puts on linear layers, on all or on those named."""
+
+    if TYPE_CHECKING:
+        # Declared by each kind among its own fields: a recipe keeps the order of its keys.
+        targets: Targets
+
+    @abstractmethod
+    def peft_config(self, **shared: Any) -> PeftConfig:
+        """PEFT's config; `shared` are the options that do not depend on the kind."""
+
+    def install(self, model: nn.Module, options: InstallOptions) -> PeftAdaptedModel:
+        from bottega.adapters._peft_model import install_peft
+
+        return install_peft(model, self, options)

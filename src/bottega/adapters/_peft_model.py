@@ -1,0 +1,260 @@
+"""Adapters through PEFT: installed where PEFT can adapt, save and find a layer again; attached, switched off, merged.
+
+Imported when a model is at hand: PEFT and torch are slow to import, and a recipe needs neither.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from bottega.adapters._adapted import AdaptedModel
+from bottega.adapters._base import CONFIG, InstallOptions
+from bottega.adapters._peft import ALL_LINEAR, PeftAdapter
+from bottega.errors import ModelError
+from bottega.suggestions import suggest_name
+
+# Endings of the names of classifiers that PEFT trains and saves by itself.
+HEADS = ("classifier", "score")
+
+# How PEFT names a layer that it cannot adapt, in its error.
+REFUSED = re.compile(r"Module '([\w.]+)' is incompatible")
+
+# PEFT's name of the trained adapter, and ours of the frozen copy that a policy is compared with.
+ACTIVE, REFERENCE = "default", "reference"
+
+
+class PeftAdaptedModel(AdaptedModel):
+    """A PeftModel, and the transformers model inside it."""
+
+    library = "peft"
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    @property
+    def network(self) -> Any:
+        return self.model.get_base_model()
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        if REFERENCE not in self.model.peft_config:
+            with self.model.disable_adapter():
+                yield
+            return
+        self.model.set_adapter(REFERENCE)
+        try:
+            yield
+        finally:
+            self.model.set_adapter(ACTIVE)
+
+    def save(self, folder: Path) -> None:
+        # "auto" would ask a hub whether the vocabulary has grown.
+        self.model.save_pretrained(str(folder), selected_adapters=[ACTIVE], save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)
+        _sort_lists(folder / CONFIG)
+
+    def merge(self) -> nn.Module:
+        merged: nn.Module = self.model.merge_and_unload()
+        return merged
+
+    @property
+    def left_out(self) -> list[str]:
+        config = self.model.peft_config[ACTIVE]
+        whole = config.modules_to_save or []
+        excluded = config.exclude_modules or []
+        return sorted(name for name in excluded if name not in whole and not _is_in_head(name))
+
+    @property
+    def changes_head(self) -> bool:
+        return isinstance(self.network.get_output_embeddings(), BaseTunerLayer)
+
+
+def install_peft(model: Any, adapter: PeftAdapter, options: InstallOptions) -> PeftAdaptedModel:
+    """Put new weights on a model; see `Adapter.install`."""
+    _check_targets(model, adapter.targets)
+    # What is trained whole gets no adapter, even where it is linear.
+    whole = _trained_whole(model, options.new_modules) if options.head_is_whole else []
+    shared = {
+        "target_modules": adapter.targets,
+        "task_type": "SEQ_2_SEQ_LM" if _is_encoder_decoder(model) else options.peft_task,
+        # PEFT adds those of HEADS itself.
+        "modules_to_save": [name for name in options.new_modules if name.partition(".")[0] not in HEADS] or None,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return PeftAdaptedModel(_install(model, adapter, shared, whole))
+
+
+def _install(model: Any, adapter: PeftAdapter, shared: dict[str, Any], whole: Sequence[str]) -> Any:
+    """The PeftModel; with all-linear, layers that PEFT cannot adapt, or not find again, are left out."""
+    all_linear = adapter.targets == ALL_LINEAR
+    excluded = [*whole, *(_other_than_linear(model) if all_linear else [])]
+    random_state = torch.get_rng_state()
+    while True:
+        config = adapter.peft_config(**shared, exclude_modules=excluded or None)
+        try:
+            # The optimizer keeps float32 copies, so the adapter computes in the dtype of its base.
+            adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
+            refused, why = _not_found_again(adapted), "an adapter of it would not be found again when it is loaded"
+        except (ValueError, re.error) as error:
+            refused, why = REFUSED.findall(str(error)), str(error).splitlines()[0]
+            if all_linear and "No modules were targeted" in why:
+                what = f"PEFT finds no layer in {model.config.model_type} that it can adapt"
+                raise ModelError(what, where="adapter", fix="leave adapter out, and train all weights") from None
+            if not all_linear or not set(refused) - set(excluded):
+                fix = "name other layers, or all-linear, which leaves out what cannot be adapted"
+                raise ModelError(f"{adapter.targets}: {why}", where="adapter.targets", fix=fix) from None
+        if not refused:
+            return adapted
+        if not all_linear or set(refused) <= set(excluded):
+            fix = "name other layers, or all-linear"
+            raise ModelError(f"{refused[0]}: {why}", where="adapter.targets", fix=fix)
+        excluded += [name for name in refused if name not in excluded]
+        # The next attempt starts where this one did: same weights, same random numbers.
+        _remove_adapters(model)
+        torch.set_rng_state(random_state)
+
+
+def attach_peft(model: nn.Module, folder: Path, *, trainable: bool, reference: bool) -> PeftAdaptedModel:
+    """The model with an adapter of any kind of PEFT's; see `adapters.attach`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            adapted = PeftModel.from_pretrained(
+                model, str(folder), is_trainable=trainable, autocast_adapter_dtype=False
+            )
+            if reference:
+                adapted.load_adapter(str(folder), REFERENCE, is_trainable=False, autocast_adapter_dtype=False)
+    except (ValueError, RuntimeError, KeyError) as error:
+        what = f"the adapter does not fit this model: {str(error).splitlines()[0]}"
+        raise ModelError(what, where=str(folder), fix="name the base it was trained on as model.base") from None
+    _check_complete(adapted, folder)
+    return PeftAdaptedModel(adapted)
+
+
+def _check_complete(adapted: Any, folder: Path) -> None:
+    """A ModelError if a saved weight has no place in the model, or a place no weight: PEFT ignores both."""
+    saved = {key: value for file in sorted(folder.glob("*.safetensors")) for key, value in load_file(file).items()}
+    read = get_peft_model_state_dict(adapted, adapter_name=ACTIVE, save_embedding_layers=False)
+    whole = adapted.state_dict()  # modules trained whole and saved beside the adapter are in the model itself
+    unplaced = [k for k, value in saved.items() if not _has(read, k, value) and not _has(whole, k, value)]
+    wrong = unplaced or sorted(read.keys() - saved.keys())
+    if wrong:
+        raise ModelError(
+            f"{len(wrong)} weights of the adapter {'find no place in' if unplaced else 'are missing for'} this model,"
+            f" {wrong[0]} for example",
+            where=str(folder),
+            fix="name the base it was trained on as model.base; else leave these modules out of adapter.targets and"
+            " train it again",
+        )
+
+
+def _has(weights: Mapping[str, Tensor], key: str, value: Tensor) -> bool:
+    own = weights.get(key)
+    return own is not None and torch.equal(own.cpu(), value.to(own.dtype))
+
+
+def _sort_lists(path: Path) -> None:
+    """PEFT writes sets in any order; equal adapters are to be equal files."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("target_modules", "modules_to_save"):
+        if isinstance(config.get(name), list):
+            config[name] = sorted(config[name])
+    path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+
+
+# Which layers PEFT can adapt
+
+
+def _trained_whole(model: nn.Module, new: Sequence[str]) -> list[str]:
+    """Heads and new modules, and linear layers inside what PEFT takes for a head by the end of its name."""
+    return list(dict.fromkeys([*HEADS, *new, *(name for name, _ in _linear_layers(model) if _is_in_head(name))]))
+
+
+def _is_in_head(name: str) -> bool:
+    return any(part.endswith(HEADS) for part in name.split("."))
+
+
+def _linear_layers(model: nn.Module) -> list[tuple[str, nn.Linear]]:
+    """The linear layers by name; of one with an adapter, the layer inside it."""
+    modules = ((name, getattr(module, "base_layer", module)) for name, module in model.named_modules())
+    return [(name, module) for name, module in modules if isinstance(module, nn.Linear) and ".base_layer" not in name]
+
+
+def _other_than_linear(model: nn.Module) -> list[str]:
+    """Subclasses of nn.Linear that do not compute x Wᵀ: routers, grouped layers."""
+    overridden = [
+        (name, layer) for name, layer in _linear_layers(model) if type(layer).forward is not nn.Linear.forward
+    ]
+    # A quantized layer says that it is one: to try it would unpack its weight.
+    odd = [name for name, layer in overridden if not getattr(layer, "is_linear", False) and not _maps_as_linear(layer)]
+    return _shortest_unique(model, odd)
+
+
+def _maps_as_linear(layer: Any) -> bool:
+    x = layer.weight.new_zeros(2, 3, layer.in_features)
+    try:
+        with torch.no_grad():
+            y = layer(x)
+    except Exception:  # it wants another input, or a second one
+        return False
+    return isinstance(y, torch.Tensor) and y.shape == (2, 3, layer.out_features)
+
+
+def _not_found_again(adapted: Any) -> list[str]:
+    """Layers whose adapter is saved under a name that loading turns into another."""
+    state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    missing = set_peft_model_state_dict(adapted, state).missing_keys
+    names = {key.partition(".lora_")[0].removeprefix("base_model.model.") for key in missing if ".lora_" in key}
+    return _shortest_unique(adapted.get_base_model(), sorted(names))
+
+
+def _shortest_unique(model: nn.Module, names: Sequence[str]) -> list[str]:
+    """The names cut to their last one, two or three parts, where no other linear layer ends in these as well."""
+    remaining: set[str] = set(names)
+    shortened: list[str] = []
+    layers = [name for name, _ in _linear_layers(model)]
+    for parts in (1, 2, 3):
+        ends = {name: ".".join(name.split(".")[-parts:]) for name in layers}
+        foreign = {end for name, end in ends.items() if name not in names}
+        shortened += sorted({ends[name] for name in remaining & set(layers)} - foreign)
+        remaining = {name for name in remaining if ends.get(name) not in shortened}
+    return [*shortened, *sorted(remaining)]
+
+
+def _remove_adapters(model: nn.Module) -> None:
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            parent, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(parent), attribute, module.get_base_layer())
+
+
+def _is_encoder_decoder(model: Any) -> bool:
+    return bool(model.config.is_encoder_decoder)
+
+
+def _check_targets(model: nn.Module, targets: str | list[str]) -> None:
+    """A ModelError if a target does not exist: PEFT is content when one of several does."""
+    modules = {name for name, _ in model.named_modules()}
+    names = modules | {name.rpartition(".")[2] for name in modules}
+    single = isinstance(targets, str) and targets.isidentifier()
+    unknown = [name for name in ([targets] if isinstance(targets, str) else targets) if name not in names]
+    if unknown and (single or isinstance(targets, list)):
+        linear = {name.rpartition(".")[2] for name, _ in _linear_layers(model)}
+        fix = f"{suggest_name(unknown[0], sorted(linear))}; all-linear fits any model"
+        raise ModelError(f"no module is called {unknown[0]}", where="adapter.targets", fix=fix)
+    if single and targets not in modules:
+        what = "a single text is a pattern of whole names, as model.layers.0.mlp.up_proj"
+        raise ModelError(what, where="adapter.targets", fix=f"write a list: [{targets}]")

@@ -1,0 +1,64 @@
+"""Adapters of checkpoints: attached to their base, or merged into it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from bottega import adapters
+from bottega.errors import ModelError
+from bottega.models.safe_folder import check_weights
+from bottega.models.source import quietly
+
+if TYPE_CHECKING:
+    from bottega.adapters import AdaptedModel
+
+
+def attach_saved(model: nn.Module, folder: Path, *, trainable: bool = False, reference: bool = False) -> AdaptedModel:
+    """The model with the adapter of a folder; see `adapters.attach`."""
+    check_weights(str(folder))
+    with quietly(str(folder), "the adapter"):
+        return adapters.attach(model, folder, trainable=trainable, reference=reference)
+
+
+def merge_saved(model: nn.Module, adapter: Path, dtype: torch.dtype) -> nn.Module:
+    """The model with the adapter of a folder merged into its weights, in float32 and rounded once."""
+    _untie_head(model, adapter)
+    adapted = attach_saved(model.float(), adapter)
+    with quietly(str(adapter), "the adapter"):
+        merged = adapted.merge()
+    return merged.to(dtype).requires_grad_(True)
+
+
+def _untie_head(model: Any, adapter: Path) -> None:
+    """Give the head a weight of its own if the adapter changes tied embeddings at one end only, as it did in training.
+
+    Merged into a weight that both share, it would change both; a ModelError where more than two share it.
+    """
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or head.weight is not embeddings.weight:
+        return
+    ends = [name for name, module in model.named_modules() if module in (head, embeddings)]
+    if not any(f".{name}.lora_" in key for key in weight_names(adapter) for name in ends):
+        return
+    if model.config.is_encoder_decoder:
+        raise ModelError(
+            "the adapter changes embeddings that encoder, decoder and head share, and cannot be merged into them",
+            where=str(adapter),
+            fix="leave embeddings and head out of adapter.targets; all-linear does",
+        )
+    head.weight = nn.Parameter(head.weight.detach().clone())
+    for config in (model.config, model.config.get_text_config()):
+        config.tie_word_embeddings = False
+
+
+def weight_names(folder: Path) -> Iterator[str]:
+    """Names of the weights saved in a folder."""
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            yield from opened.keys()

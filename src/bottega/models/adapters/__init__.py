@@ -1,1 +1,0 @@
-"""Adapters: small trained additions to a frozen model, one file a kind."""

@@ -1,0 +1,84 @@
+"""A model made ready to score: packing proved, kernels fused, its adapter installed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from bottega.adapters import Adapter, InstallOptions
+from bottega.hardware.device import compute_dtype, resolve_device
+from bottega.models.adapted import attach_saved
+from bottega.models.attention import ATTENTION_NAME, add_layout_hooks, register_attention
+from bottega.models.checkpoint import load_adapted
+from bottega.models.config import is_encoder
+from bottega.models.encoder_decoder import prepare_encoder_decoder
+from bottega.models.kernels import apply_kernels
+from bottega.models.packing_proof import prove_packing
+from bottega.models.scorer import Fit, Scorer
+from bottega.models.source import adapter_folder
+from bottega.objectives import HeadKind
+
+if TYPE_CHECKING:
+    from bottega.adapters import AdaptedModel
+
+
+def fit_model(model: Any, head: HeadKind, fit: Fit | None = None, extra: Sequence[str] = ()) -> Scorer:
+    """The model ready to score batches, packed if the proof on a small copy shows that to be exact.
+
+    fit    the result of that proof in an earlier start of the run
+    extra  heads beside `head`
+    """
+    fit = fit or prove_packing(type(model), model.config, head, is_encoder(model.config))
+    if fit.packed:
+        if model.config.is_encoder_decoder:
+            prepare_encoder_decoder(model)
+        register_attention()
+        add_layout_hooks(model)
+        model.set_attn_implementation(ATTENTION_NAME)
+    apply_kernels(model, fit.fused)
+    return Scorer(model, head, fit, extra)
+
+
+def add_adapter(scorer: Scorer, adapter: Adapter, *, new: Sequence[str], reference: bool) -> None:
+    """Freeze the scorer's model and put a trainable adapter on it, a new one or the one the recipe continues.
+
+    new        modules whose weights are random: they are trained and saved with the adapter
+    reference  `AdaptedModel.disabled` will give the policy as it is now
+    """
+    if adapter.start is None:
+        options = InstallOptions(new, scorer.head.kind != "language", scorer.head.peft_task)
+        adapted = adapter.install(scorer.network, options)
+    else:
+        folder = adapter_folder(adapter.start)
+        adapted = attach_saved(scorer.network, folder, trainable=True, reference=reference)
+    apply_kernels(adapted.model, names=())
+    _use(scorer, adapted)
+
+
+def load_scorer(
+    name: str, dtype: str, device: str, head: HeadKind = "language", labels: Sequence[str] = (), tokenizer: Any = None
+) -> Scorer:
+    """The model of a run, a folder or a hub id, as it was trained, ready to score on `device` (or `auto`)."""
+    resolved = resolve_device(device)
+    network, adapted = load_adapted(name, compute_dtype(dtype, resolved), head, labels, tokenizer)
+    module = (network if adapted is None else adapted.model).to(resolved).eval()
+    scorer = fit_model(module if adapted is None else adapted.network, head)
+    if adapted is not None:
+        _use(scorer, adapted)
+    return scorer
+
+
+def _use(scorer: Scorer, adapted: AdaptedModel) -> None:
+    """Score with the adapted model; an adapted head over the vocabulary must be computed by the model's own forward."""
+    scorer.model, scorer.adapted = adapted.model, adapted
+    if scorer.head.over_vocabulary and adapted.changes_head:
+        scorer.fit = _computed_by_own_head(scorer.fit, scorer.network)
+
+
+def _computed_by_own_head(fit: Fit, network: Any) -> Fit:
+    if not network.config.is_encoder_decoder:
+        return replace(fit, own_head=True, reason="the adapter changes the head")
+    # An encoder–decoder then computes a row at a time, with the attention that transformers would choose.
+    network.set_attn_implementation("sdpa" if network._supports_sdpa else "eager")
+    return replace(fit, own_head=True, packed=False, reason="the adapter changes the head")
