@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from bottega.auditing.findings import Audit, Finding
 from bottega.cli.commands import app
-from bottega.cli.run_view import drawn
+from bottega.cli.run_view import draw_chart
 from bottega.cli.views import _finding, show_audit, show_evaluation
 from bottega.errors import RecipeError
 from bottega.evaluation.estimates import Estimate
@@ -137,7 +137,7 @@ def test_no_line_is_wider_than_the_terminal_and_no_number_is_broken(width: int) 
 
 def test_the_names_of_curves_lie_over_none_of_them() -> None:
     steps = list(range(10))
-    shown = drawn("accuracy", {"training": (steps, steps), "validation": (steps, steps[::-1])}, 60)
+    shown = draw_chart("accuracy", {"training": (steps, steps), "validation": (steps, steps[::-1])}, 60)
     head, *drawing = shown.splitlines()
     assert head == "accuracy   ⠒ training   • validation"
     assert not any("training" in line or "validation" in line for line in drawing)
