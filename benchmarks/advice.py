@@ -21,7 +21,8 @@ from real_data import ROOT, minilm
 
 import bottega
 from bottega.data.sampler import DEFAULT_EXAMPLES
-from bottega.planning.advise import Counsel, Learned, Study
+from bottega.planning.advise import Counsel
+from bottega.planning.study import Study, TrainedPart
 from bottega.progress import ignore_status
 
 ENCODER = str(minilm())
@@ -78,14 +79,14 @@ def held(case: Case, data: Path) -> tuple[str, bool]:
         counsel = bottega.advise(data / case.rows, model, objective=case.objective, mapping=case.mapping, out=folder)
         advised = time.perf_counter() - begun
         study = Study(folder, counsel.kind, model, 0, ignore_status)
-        lines = (folder / "known.jsonl").read_text(encoding="utf-8").splitlines()
-        rows = [("known.jsonl", json.loads(line)) for line in lines]
+        lines = (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [("train.jsonl", json.loads(line)) for line in lines]
         passes = 2 * counsel.expected[0].passes if all(point.done for point in counsel.points) else 3.0
-        found = study.tuned(rows, round(passes * len(rows) / DEFAULT_EXAMPLES))
+        found = study.train_part(rows, round(passes * len(rows) / DEFAULT_EXAMPLES))
     return _line(case, counsel, found, advised)
 
 
-def _line(case: Case, counsel: Counsel, found: Learned, advised: float) -> tuple[str, bool]:
+def _line(case: Case, counsel: Counsel, found: TrainedPart, advised: float) -> tuple[str, bool]:
     came = next(one.run for one in found.evaluation.estimates if one.metric == counsel.metric)
     all_ = counsel.expected[0]
     within = all_.low <= came <= all_.high

@@ -24,7 +24,7 @@ from machine import described
 from workloads import VOCABULARY, make_tokenizer
 
 import bottega
-from bottega.planning.plan import WARM
+from bottega.planning.calibration import WARMUP_UPDATES
 from bottega.recipe.schema import Recipe
 from bottega.runs.store import read_events
 
@@ -156,7 +156,7 @@ def taken(recipe: Recipe, folder: Path) -> tuple[int, float]:
     command = [sys.executable, "-m", "bottega", "train", str(folder / "recipe.yaml"), "--out", str(folder / "run")]
     subprocess.run(command, check=True, capture_output=True)
     stepped = [event for event in read_events(folder / "run") if event["type"] == "stepped"]
-    later = stepped[WARM:]
+    later = stepped[WARMUP_UPDATES:]
     return max(event["memory"] for event in stepped), sum(event["seconds"] for event in later) / len(later)
 
 

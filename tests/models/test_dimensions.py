@@ -11,7 +11,7 @@ import transformers
 import bottega
 from bottega.errors import ModelError
 from bottega.models.dimensions import hidden_width, layer_count, vocabulary_size
-from bottega.planning import plan
+from bottega.planning.calibration import can_shorten, shorten_config
 from bottega.recipe.schema import Recipe
 from making import make_tokenizer, tiny_config, write_jsonl
 
@@ -110,10 +110,10 @@ def test_models_that_say_their_depth_of_no_whole_are_planned(kind: str, objectiv
 @pytest.mark.parametrize("kind", ["funnel", "prophetnet", "perceiver", "blt"])
 def test_which_models_are_measured_with_fewer_layers(kind: str) -> None:
     config = transformers.AutoConfig.for_model(kind, vocab_size=300, **CONFIGS[kind][1])
-    assert not plan._can_be_cut(config)
-    assert plan._cut(config, layer_count(config)).to_dict() == config.to_dict()
-    assert plan._can_be_cut(tiny_config("llama"))
-    assert layer_count(plan._cut(tiny_config("llama"), 1)) == 1
+    assert not can_shorten(config)
+    assert shorten_config(config, layer_count(config)).to_dict() == config.to_dict()
+    assert can_shorten(tiny_config("llama"))
+    assert layer_count(shorten_config(tiny_config("llama"), 1)) == 1
 
 
 def test_a_text_that_a_model_cannot_compute_is_named(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whether to fine-tune: what is learned is foreseen, and what needs no tuning is not tuned."""
+"""Advice on fine-tuning: the learning curve predicts what is learned, and a good baseline is not tuned away from."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ import bottega
 from bottega.cli.commands import app
 from bottega.cli.interruption import Interrupted
 from bottega.errors import DataError
-from bottega.planning.advise import Expected, Point, Study, _expected, _said
+from bottega.planning.advise import decide
+from bottega.planning.learning_curve import CurvePoint, Extrapolation, extrapolate
+from bottega.planning.study import Study
 from bottega.progress import ignore_status
 from bottega.runs.store import stored_recipe
 from making import WORDS, make_model, write_jsonl
 
 
-def foreseen(values: dict[int, float], error: float, *, share: bool) -> list[Expected]:
+def extrapolations(values: dict[int, float], error: float, *, share: bool) -> list[Extrapolation]:
     points = [
-        Point(rows, value, error, 100 * (place + 1), 10.0 * (place + 1), True)
+        CurvePoint(rows, value, error, 100 * (place + 1), 10.0 * (place + 1), True)
         for place, (rows, value) in enumerate(values.items())
     ]
-    return list(_expected(points, [1000, 2000], share=share))
+    return list(extrapolate(points, [1000, 2000], share=share))
 
 
 def falling(rows: int, floor: float) -> float:
@@ -37,13 +39,13 @@ def falling(rows: int, floor: float) -> float:
 @pytest.mark.parametrize(
     "curve", [lambda n: falling(n, 0.0), lambda n: falling(n, 0.2), lambda n: 1 / (1 + 250 / n)], ids=["0", "0.2", "S"]
 )
-def test_the_curve_is_drawn_on(curve: Callable[[int], float]) -> None:
+def test_the_curve_is_extrapolated(curve: Callable[[int], float]) -> None:
     """Errors, or their odds, that fall as a power of the rows, to a floor or to none: the interval holds what comes."""
     draw, held = np.random.default_rng(0), []
     for _ in range(100):
         true = {rows: curve(rows) for rows in (50, 100, 200, 1000)}
         seen = {rows: true[rows] + float(draw.normal(0, 0.02)) for rows in (50, 100, 200)}
-        one, twice = foreseen(seen, 0.02, share=True)
+        one, twice = extrapolations(seen, 0.02, share=True)
         held.append(one.low <= true[1000] <= one.high)
         assert one.low <= one.value <= one.high
         assert twice.value >= one.value
@@ -52,73 +54,73 @@ def test_the_curve_is_drawn_on(curve: Callable[[int], float]) -> None:
 
 
 def test_training_on_all_rows_takes_what_the_parts_took_or_a_pass() -> None:
-    one, twice = foreseen({50: 0.5, 100: 0.6, 200: 0.7}, 0.02, share=True)
+    one, twice = extrapolations({50: 0.5, 100: 0.6, 200: 0.7}, 0.02, share=True)
     assert one.passes == pytest.approx(300 * 16 / 1000), "three hundred updates of sixteen"
     assert one.seconds == pytest.approx(30)
     assert twice.passes == pytest.approx(300 * 16 / 2000)
-    points = [Point(rows, 0.5, 0.02, 10, 1.0, True) for rows in (50, 100, 200)]
-    (large,) = _expected(points, [16_000], share=True)
+    points = [CurvePoint(rows, 0.5, 0.02, 10, 1.0, True) for rows in (50, 100, 200)]
+    (large,) = extrapolate(points, [16_000], share=True)
     assert large.passes == 1
     assert large.seconds == pytest.approx(100)
 
 
 def test_a_loss_falls_and_what_does_not_is_left_level() -> None:
-    one, _ = foreseen({rows: 5 * rows**-0.2 for rows in (50, 100, 200)}, 0.001, share=False)
+    one, _ = extrapolations({rows: 5 * rows**-0.2 for rows in (50, 100, 200)}, 0.001, share=False)
     assert one.low == pytest.approx(5 * 1000**-0.2, rel=0.02), "with no floor"
     assert one.high < 5 * 200**-0.2
-    one, _ = foreseen({rows: 0.5 - rows / 10_000 for rows in (50, 100, 200)}, 0.001, share=True)
+    one, _ = extrapolations({rows: 0.5 - rows / 10_000 for rows in (50, 100, 200)}, 0.001, share=True)
     assert one.value == pytest.approx(0.49, abs=0.01), "more rows are not taken to do harm"
 
 
-def test_what_is_said() -> None:
-    expected = Expected(1000, 0.8, 0.75, 0.85, 3.0, 60.0)
-    assert _said("accuracy", True, {"base": 0.3, "bm25": 0.7}, expected)[0] == "tune"
-    assert _said("accuracy", True, {"base": 0.3, "bm25": 0.9}, expected)[0] == "don't"
-    assert _said("accuracy", True, {"base": 0.3, "bm25": 0.8}, expected)[0] == "inconclusive"
-    assert _said("accuracy", True, {"base": 0.3, "bm25": 0.9}, expected, done=False)[0] == "inconclusive"
-    assert _said("accuracy", True, {"base": 0.3}, expected, done=False)[0] == "tune"
-    assert _said("loss", False, {"base": 0.9}, expected)[0] == "tune"
-    assert _said("loss", False, {}, expected)[0] == "inconclusive"
+def test_decision() -> None:
+    expected = Extrapolation(1000, 0.8, 0.75, 0.85, 3.0, 60.0)
+    assert decide("accuracy", True, {"base": 0.3, "bm25": 0.7}, expected)[0] == "tune"
+    assert decide("accuracy", True, {"base": 0.3, "bm25": 0.9}, expected)[0] == "don't"
+    assert decide("accuracy", True, {"base": 0.3, "bm25": 0.8}, expected)[0] == "inconclusive"
+    assert decide("accuracy", True, {"base": 0.3, "bm25": 0.9}, expected, done=False)[0] == "inconclusive"
+    assert decide("accuracy", True, {"base": 0.3}, expected, done=False)[0] == "tune"
+    assert decide("loss", False, {"base": 0.9}, expected)[0] == "tune"
+    assert decide("loss", False, {}, expected)[0] == "inconclusive"
 
 
-def divided(folder: Path, kind: str, rows: list[dict[str, Any]], asked: int = 20) -> tuple[Any, Any, Any]:
-    """The parts, all that can be learned from, and what is asked about."""
+def split(folder: Path, kind: str, rows: list[dict[str, Any]], evaluated: int = 20) -> tuple[Any, Any, Any]:
+    """(rows of each part, training rows, evaluation rows)."""
     folder.mkdir()
-    placed = [(f"row {number}", row) for number, row in enumerate(rows)]
-    parts, rest = Study(folder, kind, "model", 0, ignore_status).divide(placed, asked, "rows.jsonl")
-    kept = [json.loads(line) for line in (folder / "asked.jsonl").read_text().splitlines()]
+    located = [(f"row {number}", row) for number, row in enumerate(rows)]
+    parts, rest = Study(folder, kind, "model", 0, ignore_status).split_rows(located, evaluated, "rows.jsonl")
+    kept = [json.loads(line) for line in (folder / "evaluation.jsonl").read_text().splitlines()]
     return [[row for _, row in part] for part in parts], [row for _, row in rest], kept
 
 
 def test_every_part_has_every_label(tmp_path: Path) -> None:
     rows = [{"text": f"the {n}", "label": str(n // 20)} for n in range(400)]
-    parts, rest, _ = divided(tmp_path / "one", "classify", rows)
+    parts, rest, _ = split(tmp_path / "one", "classify", rows)
     assert [len(part) for part in parts] == [20, 40, 80], "twenty labels, and of 340 rows a twentieth is 17"
     assert all({row["label"] for row in part} == {str(n) for n in range(20)} for part in parts)
     assert parts[0] == parts[1][:20] == rest[:20]
     once = [{"text": f"the {n}", "label": "rare" if n == 3 else "usual"} for n in range(200)]
-    _, rest, asked = divided(tmp_path / "two", "classify", once)
-    assert "rare" in {row["label"] for row in rest}, "what there is one of is learned, not asked"
-    assert "rare" not in {row["label"] for row in asked}
+    _, rest, evaluated = split(tmp_path / "two", "classify", once)
+    assert "rare" in {row["label"] for row in rest}, "a label with one row is trained on, not evaluated"
+    assert "rare" not in {row["label"] for row in evaluated}
     spans = [
         {"text": f"the {n}", "spans": [{"start": 0, "end": 3, "label": "b" if n == 150 else "a"}]} for n in range(200)
     ]
-    parts, _, _ = divided(tmp_path / "three", "tag", spans)
+    parts, _, _ = split(tmp_path / "three", "tag", spans)
     assert {row["spans"][0]["label"] for row in parts[0]} == {"a", "b"}
     several = [{"text": f"the {n}", "label": str(n % 60)} for n in range(200)]
     with pytest.raises(DataError, match="200 rows with 60 labels are too few"):
-        divided(tmp_path / "four", "classify", several)
+        split(tmp_path / "four", "classify", several)
     numbers = [{"text": f"the {n}", "label": float(n)} for n in range(200)]
-    assert [len(part) for part in divided(tmp_path / "five", "regress", numbers)[0]] == [16, 32, 64]
+    assert [len(part) for part in split(tmp_path / "five", "regress", numbers)[0]] == [16, 32, 64]
 
 
-def test_what_can_be_learned_is_not_asked(tmp_path: Path) -> None:
+def test_no_training_row_is_an_evaluation_row(tmp_path: Path) -> None:
     rows = [{"text": f"where is the dog number {n}", "label": str(n % 2)} for n in range(200)]
     rows[5] = rows[150]
-    _, rest, asked = divided(tmp_path / "rows", "classify", rows)
+    _, rest, evaluated = split(tmp_path / "rows", "classify", rows)
     assert rows[5] in rest
-    assert rows[5] not in asked
-    assert len(asked) == 19
+    assert rows[5] not in evaluated
+    assert len(evaluated) == 19
 
 
 def labelled() -> list[dict[str, str]]:
@@ -133,23 +135,23 @@ def labelled() -> list[dict[str, str]]:
     return rows
 
 
-def test_advice_that_is_cut_shows_what_was_measured(
+def test_interrupted_advice_shows_what_was_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, model = write_jsonl(tmp_path / "rows.jsonl", labelled()), make_model(tmp_path / "model", "bert")
-    tuned = Study.tuned
+    train_part = Study.train_part
 
-    def cut(self: Study, lines: Any, updates: int, before: Any = None, **how: Any) -> Any:
-        if before is not None:
+    def interrupted(self: Study, rows: Any, updates: int, previous: Any = None, **options: Any) -> Any:
+        if previous is not None:
             raise Interrupted
-        return tuned(self, lines, 20, before, **how)
+        return train_part(self, rows, 20, previous, **options)
 
-    monkeypatch.setattr(Study, "tuned", cut)
+    monkeypatch.setattr(Study, "train_part", interrupted)
     given = ["advise", str(data), "--model", str(model), "--rows", "40", "--map", "label=kind"]
     with pytest.raises(Interrupted, match="what is known so far is above"):
         app(given)
     shown = capsys.readouterr().out
-    for words in ("tuned on 16 rows", "nearest known rows, bm25", "1 of 3 parts were tuned on"):
+    for words in ("tuned on 16 rows", "nearest known rows, bm25", "Only 1 of 3 runs are done"):
         assert words in shown
 
 
@@ -164,16 +166,16 @@ def test_advice_on_rows(tmp_path: Path) -> None:
     assert found["metric"] == "accuracy"
     assert [point["rows"] for point in found["points"]] == [16, 32, 64]
     assert [one["rows"] for one in found["expected"]] == [300, 600]
-    assert found["without"]["nearest known rows, bm25"] > 0.9, "which are all that are not held out"
+    assert found["without"]["nearest known rows, bm25"] > 0.9, "the label is a word of the text"
     assert found["outcome"] in ("don't", "inconclusive"), "the nearest row tells its label without any tuning"
     assert [(part[0], part[1] == "rows.jsonl") for part in found["licences"]] == [("base model", False), ("data", True)]
-    kept = [out / f"{name}.jsonl" for name in ("asked", "watched", "known")]
-    asked, watched, known = (set(path.read_text().splitlines()) for path in kept)
-    assert not asked & known
-    assert not watched & (asked | known)
+    kept = [out / f"{name}.jsonl" for name in ("evaluation", "validation", "train")]
+    evaluated, validated, trained = (set(path.read_text().splitlines()) for path in kept)
+    assert not evaluated & trained
+    assert not validated & (evaluated | trained)
     second = stored_recipe(out / "part32")
-    assert second.model.base == str(out / "part16"), "what the first part taught is not learned again"
-    assert CliRunner().invoke(app, given).exit_code == 2, "what is there already is not written over"
+    assert second.model.base == str(out / "part16"), "each part starts from the result of the one before"
+    assert CliRunner().invoke(app, given).exit_code == 2, "an existing folder is not overwritten"
     with pytest.raises(DataError, match="no field intent"):
         bottega.advise(data, model, mapping={"label": "intent"})
     with pytest.raises(DataError, match="too few"):
@@ -189,7 +191,7 @@ def test_an_adapter_goes_on_as_well(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["advise", str(data), "--model", str(model), *renamed])
     assert shown.exit_code == 0, shown.output
     said = " ".join(shown.output.split())
-    assert "Tune it: all 88 rows would bring loss" in said
+    assert "Tune it: tuning on all 88 rows should give loss" in said
     assert f"bottega init sft --data {data} --model {model}" in said
     assert "bottega train recipe.yaml optim.epochs=" in said
     assert "data.mapping.prompt=prompt" in said

@@ -1,4 +1,4 @@
-"""What is planned is what is taken; what does not fit is told, and what would make it fit."""
+"""A plan says what a run then takes; for a run that does not fit, it finds a change that makes it fit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from bottega.cli.commands import app
 from bottega.cli.interruption import Interrupted
 from bottega.errors import OutOfMemory
 from bottega.planning import plan
-from bottega.planning.plan import Line, _changed, _cut, _gentlest_first, _parts
+from bottega.planning.calibration import Calibration, shorten_config
+from bottega.planning.changes import apply_changes, memory_saving_changes
+from bottega.planning.memory import memory_by_part
 from bottega.recipe.schema import Recipe
 from bottega.runs.store import read_events, recipe_yaml
 from bottega.training import memory_estimate
@@ -36,21 +38,21 @@ def recipe(folder: Path, **more: Any) -> Recipe:
 
 
 @pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
-    """In place of running: three gigabytes, and one more with every layer; who was measured."""
-    asked: list[Recipe] = []
+def calibrated(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
+    """Instead of runs: 3 GB, and 1 GB for each layer. Returns the recipes that were calibrated."""
+    recipes: list[Recipe] = []
 
-    def line(recipe: Recipe, config: Any, tell: Any) -> Line:
-        asked.append(recipe)
+    def calibrate(recipe: Recipe, config: Any, tell: Any) -> Calibration:
+        recipes.append(recipe)
         saved = 4e9 if recipe.optim.checkpointing else 0.0
-        return Line(6, 3e9 - saved, 1e9, 1e-4, 1e-4, 0.5)
+        return Calibration(6, 3e9 - saved, 1e9, 1e-4, 1e-4, 0.5)
 
-    monkeypatch.setattr(plan, "_measured", line)
-    return asked
+    monkeypatch.setattr(plan, "calibrate", calibrate)
+    return recipes
 
 
 @pytest.mark.slow
-def test_two_depths_tell_what_all_layers_take(tmp_path: Path) -> None:
+def test_two_depths_extrapolate_to_all_layers(tmp_path: Path) -> None:
     """Planned with two and four of six layers, then run with all."""
     given = recipe(tmp_path, adapter={"rank": 4})
     found = bottega.plan(given)
@@ -70,7 +72,7 @@ def test_two_depths_tell_what_all_layers_take(tmp_path: Path) -> None:
     assert not found.document()["advice"]
 
 
-def test_the_numbers_of_a_plan(tmp_path: Path, measured: list[Recipe]) -> None:
+def test_the_numbers_of_a_plan(tmp_path: Path, calibrated: list[Recipe]) -> None:
     given = recipe(tmp_path)
     found = bottega.plan(given, price_hour=2.0, price_kwh=0.5, watts=100)
     assert (found.memory, found.updates) == (9_000_000_000, len(WORDS))
@@ -79,14 +81,14 @@ def test_the_numbers_of_a_plan(tmp_path: Path, measured: list[Recipe]) -> None:
     hours = found.seconds / 3600
     assert found.energy == pytest.approx(100 * hours)
     assert found.cost == pytest.approx(2 * hours + 0.5 * 0.1 * hours)
-    assert len(measured) == 1
+    assert len(calibrated) == 1
 
 
-def test_what_does_not_fit_is_told_what_would(
-    tmp_path: Path, measured: list[Recipe], monkeypatch: pytest.MonkeyPatch
+def test_a_change_that_makes_a_run_fit_is_found(
+    tmp_path: Path, calibrated: list[Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    live = lambda recipe, rows, tokens: 2 * 10**9 if recipe.optim.checkpointing else 9 * 10**9  # noqa: E731
-    monkeypatch.setattr(plan, "_live", live)
+    activation_bytes = lambda recipe, rows, tokens: 2 * 10**9 if recipe.optim.checkpointing else 9 * 10**9  # noqa: E731
+    monkeypatch.setattr(plan, "activation_bytes", activation_bytes)
     (tmp_path / "recipe.yaml").write_text(recipe_yaml(recipe(tmp_path)))
     shown = CliRunner().invoke(app, ["plan", str(tmp_path / "recipe.yaml"), "--device", "7GB"])
     assert shown.exit_code == 0, shown.output
@@ -99,11 +101,11 @@ def test_what_does_not_fit_is_told_what_would(
     assert not document["measured"]
     assert document["seconds"] > 0
     assert document["energy"] > 0
-    assert measured == [], "of another device nothing is run here"
+    assert calibrated == [], "for another device nothing is run"
 
 
 @pytest.mark.parametrize("device", ["h200", "80GB"])
-def test_another_device_is_reckoned_from_shapes(tmp_path: Path, device: str) -> None:
+def test_another_device_is_planned_from_shapes(tmp_path: Path, device: str) -> None:
     """However large the model, no weight is made; that a recipe asks for CUDA is no obstacle where there is none."""
     shape = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32}
     shape |= {"num_attention_heads": 32, "vocab_size": 32000}
@@ -121,26 +123,26 @@ def test_another_device_is_reckoned_from_shapes(tmp_path: Path, device: str) -> 
     assert not found.measured
 
 
-def test_parts_are_counted_as_they_are_kept(tmp_path: Path) -> None:
-    line = Line(6, 1e9, 1e8, 1e-4, 1e-4, 1.0)
+def test_memory_by_part(tmp_path: Path) -> None:
+    peak = 1_600_000_000
     full = recipe(tmp_path)
     rows = build_dataset(full)
     model = transformers.AutoModelForCausalLM.from_pretrained(str(tmp_path / "model"))
     weights = sum(weight.numel() for weight in model.parameters())
-    parts = _parts(full, rows, line)
+    parts = memory_by_part(full, rows, peak)
     assert parts["weights"] == parts["gradients"] == 4 * weights
     assert parts["optimiser"] == 8 * weights
     assert parts["reference"] == parts["adapter"] == 0
     half = full.model_copy(update={"model": full.model.model_copy(update={"dtype": "bfloat16"})})
-    parts = _parts(half, rows, line)
+    parts = memory_by_part(half, rows, peak)
     assert (parts["weights"], parts["optimiser"]) == (2 * weights, 10 * weights)
     aligned = recipe(tmp_path / "dpo", objective={"kind": "dpo"})
-    assert _parts(aligned, rows, line)["reference"] == 4 * weights
-    lora = _parts(recipe(tmp_path / "lora", adapter={"rank": 4}), rows, line)
+    assert memory_by_part(aligned, rows, peak)["reference"] == 4 * weights
+    lora = memory_by_part(recipe(tmp_path / "lora", adapter={"rank": 4}), rows, peak)
     assert 0 < lora["optimiser"] < parts["optimiser"] / 4
 
 
-def test_the_gentlest_changes_come_first(tmp_path: Path) -> None:
+def test_the_mildest_changes_come_first(tmp_path: Path) -> None:
     """First how it is computed, then what is trained, how the rest is kept, and last what is read."""
     full = recipe(tmp_path)
     rows = build_dataset(full)
@@ -149,7 +151,7 @@ def test_the_gentlest_changes_come_first(tmp_path: Path) -> None:
     packed = f"model.quantize=nf4 {adapted}"
     half = max(len(example.rows[0].tokens) for example in rows.train.examples) // 2
     shorter = f"data.max_length={half} data.too_long=truncate"
-    assert list(_gentlest_first(full, rows, 8)) == [
+    assert list(memory_saving_changes(full, rows, 8)) == [
         "optim.tokens=8",
         "optim.checkpointing=true",
         least,
@@ -160,15 +162,15 @@ def test_the_gentlest_changes_come_first(tmp_path: Path) -> None:
         f"{packed} {shorter}",
     ]
     lora = recipe(tmp_path / "lora", adapter={"rank": 4})
-    assert list(_gentlest_first(lora, rows, 8))[3:4] == [f"model.quantize=nf4 {least}"]
+    assert list(memory_saving_changes(lora, rows, 8))[3:4] == [f"model.quantize=nf4 {least}"]
     document = lora.document()
     small = Recipe.parse({**document, "model": document["model"] | {"quantize": "fp8"}})
-    assert list(_gentlest_first(small, rows, 8))[3:] == [f"{least} {shorter}"]
-    for change in _gentlest_first(lora, rows, 8):
-        _changed(lora, change)
+    assert list(memory_saving_changes(small, rows, 8))[3:] == [f"{least} {shorter}"]
+    for change in memory_saving_changes(lora, rows, 8):
+        apply_changes(lora, change)
 
 
-def test_packed_weights_are_counted_as_what_they_take(tmp_path: Path) -> None:
+def test_quantized_weights_are_counted_by_their_size(tmp_path: Path) -> None:
     given = recipe(tmp_path, adapter={"rank": 4})
     config = build_dataset(given).config
     whole, small = (
@@ -182,7 +184,7 @@ def test_packed_weights_are_counted_as_what_they_take(tmp_path: Path) -> None:
     assert small["optimiser"] == whole["optimiser"]
 
 
-def test_what_cannot_fit_does_not_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_cannot_fit_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = recipe(tmp_path, optim={"steps": 1, "examples": 4})
     weights = memory_estimate.counts(given, build_dataset(given).config).total
     monkeypatch.setattr(memory_estimate, "limit", lambda device: 12 * weights)  # four bytes of each, and two moments
@@ -194,19 +196,19 @@ def test_what_cannot_fit_does_not_begin(tmp_path: Path, monkeypatch: pytest.Monk
     assert list(bottega.train(small, tmp_path / "small"))[-1].type == "finished"
 
 
-def test_a_config_is_cut_with_all_it_lists(tmp_path: Path) -> None:
+def test_lists_with_an_entry_per_layer_are_shortened(tmp_path: Path) -> None:
     config = transformers.AutoConfig.from_pretrained(str(make_model(tmp_path / "g", "gemma3_text")))
-    small = _cut(config, 2)
+    small = shorten_config(config, 2)
     assert (small.num_hidden_layers, len(small.layer_types)) == (2, 2)
     across = transformers.AutoConfig.from_pretrained(str(make_model(tmp_path / "t", "t5")))
-    assert (_cut(across, 1).num_layers, _cut(across, 1).num_decoder_layers) == (1, 1)
+    assert (shorten_config(across, 1).num_layers, shorten_config(across, 1).num_decoder_layers) == (1, 1)
 
 
-def test_a_plan_that_is_cut_short_shows_what_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def measure(*_: object) -> None:
+def test_an_interrupted_plan_shows_what_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def calibrate(*_: object) -> None:
         raise Interrupted
 
-    monkeypatch.setattr(plan, "_measured", measure)
+    monkeypatch.setattr(plan, "calibrate", calibrate)
     (tmp_path / "recipe.yaml").write_text(recipe_yaml(recipe(tmp_path)))
     known: list[plan.Plan] = []
     with pytest.raises(Interrupted):
