@@ -135,7 +135,7 @@ def _flash(device: str, whole: bool) -> Proof:
         wides = [half.detach().float().requires_grad_() for half in halves]
         style, found = AttentionOptions(width**-0.5, window), []
         flash = FlashLayout(made)
-        yield f"taken, both ways {both}", float(not flash.takes(halves[0], halves[2], style)), 0.0
+        yield f"taken, both ways {both}", float(not flash.supports(halves[0], halves[2], style)), 0.0
         for layout, tensors in ((DenseLayout(made), wides), (flash, halves)):
             out = layout.attend(*tensors, style)
             weight = torch.linspace(-1, 1, out.numel(), device=device).view(out.shape)

@@ -183,8 +183,8 @@ def test_blocks_are_the_dense_layout(near: bool) -> None:
         keys = len(stream.tokens) if source is None else len(source.tokens)
         q = torch.randn(1, 2, len(stream.tokens), 4, dtype=torch.float64, requires_grad=True)
         k, v = (torch.randn(1, 2, keys, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
-        style = AttentionOptions(0.5, near=None if source is not None else table)
-        given = [q, k, v, *([table] if style.near is not None else [])]
+        style = AttentionOptions(0.5, relative_bias=None if source is not None else table)
+        given = [q, k, v, *([table] if style.relative_bias is not None else [])]
         found = []
         for layout in (BlockLayout(stream, source), DenseLayout(stream, source)):
             out = layout.attend(q, k, v, style)

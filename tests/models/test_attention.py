@@ -98,16 +98,18 @@ def test_flex_is_the_dense_reference(seed: int) -> None:
     torch.testing.assert_close(flex, dense, rtol=0, atol=1e-5)
 
 
-def plain(query, key, value, laid, style, causal):
+def plain(query, key, value, sequences, options, causal):
     """What FlashAttention's kernel computes, a sequence at a time: the queries are the end of the keys."""
     out = []
-    for (a, b), (c, d) in zip(pairwise(laid.queries.tolist()), pairwise(laid.keys.tolist()), strict=True):
+    for (a, b), (c, d) in zip(
+        pairwise(sequences.query_starts.tolist()), pairwise(sequences.key_starts.tolist()), strict=True
+    ):
         k, v = (x[c:d].repeat_interleave(query.shape[1] // key.shape[1], 1) for x in (key, value))
-        scores = torch.einsum("qhd,khd->hqk", query[a:b], k) * style.scaling
+        scores = torch.einsum("qhd,khd->hqk", query[a:b], k) * options.scaling
         apart = torch.arange(b - a)[:, None] + (d - c) - (b - a) - torch.arange(d - c)
         hidden = (apart < 0) & causal
-        if style.window is not None:
-            hidden = hidden | (apart.abs() >= style.window)
+        if options.window is not None:
+            hidden = hidden | (apart.abs() >= options.window)
         out.append(torch.einsum("hqk,khd->qhd", scores.masked_fill(hidden, -torch.inf).softmax(-1), v))
     return torch.cat(out)
 
@@ -134,7 +136,7 @@ def test_flash_is_the_dense_reference(seed: int, monkeypatch: pytest.MonkeyPatch
     wanted, tensors = AttentionOptions(0.35, draw.choice([None, 3])), inputs(whole, 4, 2)
     layout = FlashLayout(whole)
     assert layout.causal is not both
-    assert not layout.takes(tensors[0], tensors[2], wanted), "its kernels are for half precision"
+    assert not layout.supports(tensors[0], tensors[2], wanted), "its kernels are for half precision"
     weight = torch.randn(1, real, 4, 6, dtype=torch.float64)
     found = []
     for one in (layout, DenseLayout(whole)):
@@ -150,7 +152,7 @@ def test_flash_leaves_mixed_rows_to_others() -> None:
     made = pack([Example(str(number), (row,)) for number, row in enumerate(rows)])
     half = torch.zeros(1, 2, 10, 16, dtype=torch.bfloat16)
     assert FlashLayout(made).causal is None
-    assert not FlashLayout(made).takes(half, half, AttentionOptions(1.0))
+    assert not FlashLayout(made).supports(half, half, AttentionOptions(1.0))
 
 
 @pytest.mark.parametrize("window", [None, 3, 100, 1000])
@@ -197,7 +199,7 @@ def test_a_window_is_all_that_is_computed() -> None:
     (views,) = BlockLayout(made).views(32, torch.float32)
     assert [(view.begin, view.end) for view in views] == [(0, 128), (96, 256), (224, 384), (352, 512)]
     (views,) = BlockLayout(made).views(None, torch.float32)
-    assert [(view.begin, view.end, view.start) for view in views] == [
+    assert [(view.begin, view.end, view.masked_from) for view in views] == [
         (0, 128, 1), (0, 256, 129), (0, 384, 257), (0, 512, 385),
     ]  # fmt: skip
 

@@ -57,21 +57,21 @@ def test_scores_are_those_of_whole_rows(kind: str) -> None:
     prompts = [start, [*start, *draw.integers(5, 250, 9).tolist()], [7], [*start, 8, 9]]
     of = [0, 0, 0, 1, 2, 2, 3]
     batch = pack([example(prompt) for prompt in prompts])
-    whole, kept = pad_tree(batch), PrefillLayout(make_layout(pad_tree(batch)))
-    first = scores(network, whole.tokens, whole.position, kept, batch.at)
+    whole, prefill = pad_tree(batch), PrefillLayout(make_layout(pad_tree(batch)))
+    first = scores(network, whole.tokens, whole.position, prefill, batch.at)
     close(first, of_whole_rows(network, prompts))
-    layout = DecodeLayout(batch, kept, of)
+    layout = DecodeLayout(batch, prefill, of)
     rows = [list(prompts[place]) for place in of]
     for step in range(GROWTH_TOKENS + 6):
         if step in (2, 5, GROWTH_TOKENS + 2):
             left = {2: [0, 2, 3, 4, 5, 6], 5: [1, 3, 5], GROWTH_TOKENS + 2: [2]}[step]
-            layout.keep(left)
+            layout.keep_rows(left)
             rows = [rows[place] for place in left]
         new = torch.from_numpy(draw.integers(5, 250, len(rows)))
         rows = [[*row, int(token)] for row, token in zip(rows, new, strict=True)]
-        layout.begin()
+        layout.begin_token()
         for _ in range(2):  # a token may be computed again
-            layout.rewind()
+            layout.begin_forward()
             found = scores(network, new, layout.position, layout, 0)
         if step < 8 or step > GROWTH_TOKENS - 3:  # a whole row is long to compute
             close(found, of_whole_rows(network, rows))
@@ -84,19 +84,19 @@ def test_a_prompt_with_most_of_the_rows_costs_no_more_than_they_do() -> None:
     prompts = [draw.integers(5, 250, 9).tolist() for _ in range(12)]
     of = [0] * 30 + list(range(1, 12))
     batch = pack([example(prompt) for prompt in prompts])
-    whole, kept = pad_tree(batch), PrefillLayout(make_layout(pad_tree(batch)))
-    scores(network, whole.tokens, whole.position, kept, batch.at)
-    layout = DecodeLayout(batch, kept, of)
+    whole, prefill = pad_tree(batch), PrefillLayout(make_layout(pad_tree(batch)))
+    scores(network, whole.tokens, whole.position, prefill, batch.at)
+    layout = DecodeLayout(batch, prefill, of)
     assert len(layout.lengths) * layout.most <= 2 * len(of)
     rows = [list(prompts[place]) for place in of]
     for left in (None, [0, 1, *range(5, 30), 33, 40], None):
         if left is not None:
-            layout.keep(left)
+            layout.keep_rows(left)
             rows = [rows[place] for place in left]
         new = torch.from_numpy(draw.integers(5, 250, len(rows)))
         rows = [[*row, int(token)] for row, token in zip(rows, new, strict=True)]
-        layout.begin()
-        layout.rewind()
+        layout.begin_token()
+        layout.begin_forward()
         close(scores(network, new, layout.position, layout, 0), of_whole_rows(network, rows))
 
 

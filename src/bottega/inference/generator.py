@@ -292,20 +292,20 @@ class _Packed:
         """[B, V] logits after the tokens drawn for the rows that are kept."""
         self.live = [self.live[place] for place in kept]
         if 4 * len(self.live) <= 3 * len(self.tokens):
-            self.layout.keep(self.live)
+            self.layout.keep_rows(self.live)
             self.live = list(range(len(self.live)))
             self.tokens = self.tokens.new_zeros(len(self.live))
             self.moved += 1
         all_live = len(self.live) == len(self.tokens)
         places = None if all_live else torch.tensor(self.live, device=drawn.device)
         self.tokens.copy_(drawn) if places is None else self.tokens.index_copy_(0, places, drawn)
-        self.layout.begin()
-        logits = self.next((self.layout.looked, self.layout.room, self.moved))
+        self.layout.begin_token()
+        logits = self.next((self.layout.visible_length, self.layout.capacity, self.moved))
         return logits if places is None else logits[places]
 
     def _next(self) -> Tensor:
         """[B, V] logits after the newest tokens."""
-        self.layout.rewind()
+        self.layout.begin_forward()
         return self._forward(self.tokens, self.layout.position, self.layout, 0)
 
     def _forward(self, tokens: Tensor, position: Tensor, layout: AttentionLayout, read: Tensor | int) -> Tensor:

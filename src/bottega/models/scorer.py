@@ -175,7 +175,7 @@ class Scorer(nn.Module):
         self._tell_noise(source)
         states = encoder(input_ids=source.tokens[None], layout=of_source).last_hidden_state
         self._tell_noise(batch)
-        target = {"input_ids": batch.tokens[None], "layout": of_target, "across": across, "use_cache": False}
+        target = {"input_ids": batch.tokens[None], "layout": of_target, "cross_layout": across, "use_cache": False}
         return cast(Tensor, decoder(encoder_hidden_states=states, **target).last_hidden_state[0])
 
     def _tell_noise(self, stream: Batch | EncoderInput) -> None:

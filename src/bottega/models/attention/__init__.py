@@ -1,11 +1,11 @@
-"""Attention over the interval mask, one back end a device, behind one call.
+"""Attention over the interval mask, one back end per device, behind one call.
 
-A layout is made once a batch and handed to the model as the keyword `layout`; transformers passes unknown keywords
-down to the attention function, where every layer calls `layout.attend`. The back ends compute the same thing:
+A layout is made once per batch and handed to the model as the keyword `layout`; transformers passes unknown keywords
+down to the attention function, where every layer calls `layout.attend`. The back ends compute the same function:
 
     DenseLayout   a [T, T] mask; the reference that the others are tested against
-    BlockLayout   CPU, and what CUDA has no kernel for: nodes of like size in batched matmuls, little computed in vain
-    CudaLayout    CUDA: FlashAttention by nodes, FlexAttention with a block mask, or blocks, whichever has a form for it
+    BlockLayout   CPU, and what CUDA has no kernel for: nodes of similar size in batched matmuls, with little padding
+    CudaLayout    CUDA: FlashAttention over nodes, FlexAttention with a block mask, or blocks: the first to support it
 
 Extra legend: h query heads, g key/value heads, r = h/g, D head width, M nodes, L queries and S keys of a block.
 """
@@ -23,17 +23,17 @@ from bottega.models.attention.blocks import BlockLayout
 from bottega.models.attention.cuda import CudaLayout
 from bottega.models.attention.mask import AttentionLayout, AttentionOptions
 
+# Attribute set on cross-attention modules of a decoder.
 CROSS_ATTENTION_FLAG = "attends_across"
-"""Marks modules of a decoder that attend to what the encoder read."""
 
+# Attribute in which an attention module finds the layout when its layer does not pass keywords on to it.
 LAYOUT_ATTRIBUTE = "given_layout"
-"""Where the attention of a layer that keeps keywords to itself finds the layout."""
 
+# transformers' keyword for the KV cache: the first from 5.24 on, the second before.
 CACHE_KEYWORDS = ("cache", "past_key_values")
-"""What transformers calls the keys and values that a model keeps: from 5.24 on, and before."""
 
+# The name under which transformers finds this attention (`attn_implementation`).
 ATTENTION_NAME = "bottega"
-"""The name under which transformers finds this attention."""
 
 
 def packed_attention(
@@ -49,25 +49,30 @@ def packed_attention(
     s_aux: Tensor | None = None,
     position_bias: Tensor | None = None,
     layout: AttentionLayout | None = None,
-    across: AttentionLayout | None = None,
+    cross_layout: AttentionLayout | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """The function transformers calls in every layer once the model's attention is set to `ATTENTION_NAME`.
+    """The attention function that transformers calls in every layer of a model set to `ATTENTION_NAME`.
 
-    across  the layout of a decoder's attention to what its encoder read
+    cross_layout  the layout of a decoder's cross attention
+
+    Raises TypeError for a module that this function would compute wrongly; `packing_proof` reads it as "not packable".
     """
-    layout = (
-        across if getattr(module, CROSS_ATTENTION_FLAG, False) else layout or getattr(module, LAYOUT_ATTRIBUTE, None)
-    )
+    if getattr(module, CROSS_ATTENTION_FLAG, False):
+        layout = cross_layout
+    else:
+        layout = layout or getattr(module, LAYOUT_ATTRIBUTE, None)
     if layout is None:
         raise TypeError(f"{type(module).__name__} does not pass keywords down to its attention")
+    # The registered mask function makes none; a mask that arrives was built by the model's own code, and would be lost.
     if attention_mask is not None:
         raise TypeError(f"{type(module).__name__} makes a mask of its own")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    near = position_bias if position_bias is not None and position_bias.dim() == 2 else None
-    return layout.attend(
-        query, key, value, AttentionOptions(scaling, sliding_window, softcap, dropout, s_aux, near)
-    ), None
+    # Only `encoder_decoder` gives the table of relative positions [2D + 1, h]; a matrix of any other shape is ignored
+    # here, which the packing proof notices.
+    relative_bias = position_bias if position_bias is not None and position_bias.dim() == 2 else None
+    options = AttentionOptions(scaling, sliding_window, softcap, dropout, s_aux, relative_bias)
+    return layout.attend(query, key, value, options), None
 
 
 def register_attention() -> None:
@@ -77,7 +82,7 @@ def register_attention() -> None:
 
 
 def add_layout_hooks(model: torch.nn.Module) -> None:
-    """From now on a layer that is given a layout gives it to its attention, if its own code does or not."""
+    """From now on hand each layer's `layout` to its attention modules, even if its own code drops keywords."""
     for layer in model.modules():
         for child in layer.children():
             if type(child).__name__.endswith("Attention"):
@@ -88,6 +93,7 @@ def add_layout_hooks(model: torch.nn.Module) -> None:
 def _copy_layout_to_attention(layer: torch.nn.Module, args: Any, options: dict[str, Any]) -> None:
     for child in layer.children():
         if type(child).__name__.endswith("Attention"):
+            # None as well, so that no layout of an earlier batch stays behind.
             setattr(child, LAYOUT_ATTRIBUTE, options.get("layout"))
 
 
@@ -99,5 +105,5 @@ def make_layout(batch: Batch) -> AttentionLayout:
 def make_encoder_decoder_layouts(
     batch: Batch, source: EncoderInput
 ) -> tuple[AttentionLayout, AttentionLayout, AttentionLayout]:
-    """(of the encoder, of the decoder, of the decoder's attention to the encoder); all may be padded."""
+    """Layouts of (the encoder, the decoder's self attention, its cross attention); both inputs may be padded."""
     return BlockLayout(source), BlockLayout(batch), BlockLayout(batch, source)

@@ -1,4 +1,4 @@
-"""Attention on CUDA: the fastest of three that can compute what a layer asks."""
+"""Attention on CUDA: the fastest of three back ends that supports what a layer needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bottega.models.attention.mask import AttentionOptions
 
 
 class CudaLayout:
-    """FlashAttention where it can, FlexAttention where that can, and else blocks as on a CPU."""
+    """FlashAttention where it is supported, else FlexAttention, else blocks as on a CPU."""
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
@@ -22,10 +22,11 @@ class CudaLayout:
 
     @cached_property
     def blocks(self) -> BlockLayout:
+        # Only on demand: it is laid out on the CPU, which waits for the device.
         return BlockLayout(self.batch)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, style: AttentionOptions) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
         for layout in (self.flash, self.flex):
-            if layout.takes(query, value, style):
-                return layout.attend(query, key, value, style)
-        return self.blocks.attend(query, key, value, style)
+            if layout.supports(query, value, options):
+                return layout.attend(query, key, value, options)
+        return self.blocks.attend(query, key, value, options)

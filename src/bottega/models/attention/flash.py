@@ -1,7 +1,8 @@
-"""Attention on CUDA by PyTorch's own FlashAttention over sequences of different lengths (Dao 2023, arXiv 2307.08691).
+"""Attention on CUDA with PyTorch's FlashAttention for sequences of different lengths (Dao 2023, arXiv 2307.08691).
 
-A node of the tree is a sequence of queries, and its path one of keys: of what the kernel takes the queries to be the
-end. So keys and values that several nodes see stand there once for each, and are all that is ever repeated.
+Each node of the prefix tree is one sequence of queries, and its path from the root the sequence of keys; the kernel
+aligns the queries with the end of the keys, which is where a node's own tokens stand. Keys and values of a shared
+prefix are therefore repeated once per node below it; nothing else is.
 """
 
 from __future__ import annotations
@@ -20,96 +21,102 @@ from torch import Tensor
 from bottega.batch import Batch
 from bottega.models.attention.mask import AttentionOptions
 
+# The widest head the kernels support, and the lowest compute capability (Ampere).
 MAX_HEAD_WIDTH, MIN_CAPABILITY = 256, (8, 0)
-"""Width of a head that the kernels end at, and the generation of cards that they begin with."""
 
 
 @dataclass(frozen=True)
 class _VarlenSequences:
-    """queries keys  [M + 1] int32, where each sequence begins, and the end of the last
-    longest          (queries, keys) of one sequence
-    places           [S] which tokens the keys are; None where they stand as the tokens do
-    own              [T] where among the keys a token is itself
-    others           (where among them it is seen by nodes below its own, which token that is)
+    """The node sequences as the kernel wants them. S = keys of all paths, one path after the other.
+
+    query_starts, key_starts  [M + 1] int32: where each sequence begins, and the end of the last
+    max_lengths               longest sequence of (queries, keys)
+    key_index                 [S] the token of each key; None if keys are the tokens in their order
+    own_index                 [T] where among the keys each token stands in the path of its own node
+    shared                    (where keys stand that are seen from nodes further down, the token of each)
     """
 
-    queries: Tensor
-    keys: Tensor
-    longest: tuple[int, int]
-    places: Tensor | None
-    own: Tensor
-    others: tuple[Tensor, Tensor]
+    query_starts: Tensor
+    key_starts: Tensor
+    max_lengths: tuple[int, int]
+    key_index: Tensor | None
+    own_index: Tensor
+    shared: tuple[Tensor, Tensor]
 
 
 class FlashLayout:
-    """Rows of one kind, causal or read both ways, in half precision, with plain or windowed attention and dropout."""
+    """Rows of one kind, all causal or all bidirectional, in half precision; full or windowed attention, and dropout."""
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
 
-    def takes(self, query: Tensor, value: Tensor, style: AttentionOptions) -> bool:
-        """Whether this can compute it."""
-        plain = style.softcap is None and style.sinks is None and style.near is None
+    def supports(self, query: Tensor, value: Tensor, options: AttentionOptions) -> bool:
+        """Whether the kernels can compute this."""
+        plain = options.softcap is None and options.sinks is None and options.relative_bias is None
         width = query.shape[-1]
-        fits = width == value.shape[-1] and width % 8 == 0 and width <= MAX_HEAD_WIDTH
-        half = query.dtype in (torch.bfloat16, torch.float16)
-        known = query.is_cuda and torch.cuda.get_device_capability(query.device) >= MIN_CAPABILITY
-        return plain and fits and half and known and self.causal is not None
+        has_width = width == value.shape[-1] and width % 8 == 0 and width <= MAX_HEAD_WIDTH
+        has_dtype = query.dtype in (torch.bfloat16, torch.float16)
+        has_device = query.is_cuda and torch.cuda.get_device_capability(query.device) >= MIN_CAPABILITY
+        return plain and has_width and has_dtype and has_device and self.causal is not None
 
     @cached_property
     def causal(self) -> bool | None:
-        """Whether tokens see their past, or their whole row; None where some do this and some that."""
-        nodes, real = self.batch.nodes, int(self.batch.nodes.end[-1])
-        first = self.batch.first[:real].cpu().numpy()
-        if (first == np.arange(real)).all():
+        """True if tokens see their past, False if their whole row, None if the batch mixes both."""
+        nodes, real_tokens = self.batch.nodes, int(self.batch.nodes.end[-1])
+        # first[k] is the first query that sees key k: k itself if causal, the start of its node if bidirectional.
+        first = self.batch.first[:real_tokens].cpu().numpy()
+        if (first == np.arange(real_tokens)).all():
             return True
         return False if (first == np.repeat(nodes.start, nodes.end - nodes.start)).all() else None
 
     @cached_property
     def sequences(self) -> _VarlenSequences:
-        """A sequence for each node, and one of all padding, which sees itself."""
+        """One sequence per node, and one for all padding, which sees itself."""
         nodes, length = self.batch.nodes, len(self.batch.tokens)
         padding = np.arange(int(nodes.end[-1]), length)
         paths = [nodes.path(node) for node in range(len(nodes))] + ([padding] if len(padding) else [])
-        sizes = [*(nodes.end - nodes.start).tolist(), *([len(padding)] if len(padding) else [])]
-        lengths = [len(path) for path in paths]
-        starts = list(accumulate(lengths, initial=0))
-        own = np.concatenate([np.arange(end - size, end) for end, size in zip(starts[1:], sizes, strict=True)])
-        places = np.concatenate(paths)
-        others = np.setdiff1d(np.arange(len(places)), own, assume_unique=True)
-        shared = len(places) > length
-        on = self.batch.tokens.device
+        query_lengths = [*(nodes.end - nodes.start).tolist(), *([len(padding)] if len(padding) else [])]
+        key_lengths = [len(path) for path in paths]
+        key_starts = list(accumulate(key_lengths, initial=0))
+        own_index = np.concatenate(  # [T]
+            [np.arange(end - size, end) for end, size in zip(key_starts[1:], query_lengths, strict=True)]
+        )
+        key_index = np.concatenate(paths)  # [S]
+        shared = np.setdiff1d(np.arange(len(key_index)), own_index, assume_unique=True)
+        has_shared = len(key_index) > length
+        device = self.batch.tokens.device
         return _VarlenSequences(
-            torch.tensor(list(accumulate(sizes, initial=0)), dtype=torch.int32, device=on),
-            torch.tensor(starts, dtype=torch.int32, device=on),
-            (max(sizes), max(lengths)),
-            torch.from_numpy(places).to(on) if shared else None,
-            torch.from_numpy(own).to(on),
-            (torch.from_numpy(others).to(on), torch.from_numpy(places[others]).to(on)),
+            torch.tensor(list(accumulate(query_lengths, initial=0)), dtype=torch.int32, device=device),
+            torch.tensor(key_starts, dtype=torch.int32, device=device),
+            (max(query_lengths), max(key_lengths)),
+            torch.from_numpy(key_index).to(device) if has_shared else None,
+            torch.from_numpy(own_index).to(device),
+            (torch.from_numpy(shared).to(device), torch.from_numpy(key_index[shared]).to(device)),
         )
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, style: AttentionOptions) -> Tensor:
-        query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
+        query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))  # [T, h, D], [T, g, D], [T, g, D]
         apply = cast(Any, _Flash.apply)
-        return cast(Tensor, apply(query, key, value, self.sequences, style, bool(self.causal)))[None]
+        return cast(Tensor, apply(query, key, value, self.sequences, options, bool(self.causal)))[None]
 
 
-def _gather_paths(x: Tensor, laid: _VarlenSequences) -> Tensor:
-    """[T, g, D] → [S, g, D]: each node's path."""
-    return x if laid.places is None else x.index_select(0, laid.places)
+def _gather_paths(x: Tensor, sequences: _VarlenSequences) -> Tensor:
+    """[T, g, D] → [S, g, D]: the tokens of each node's path."""
+    return x if sequences.key_index is None else x.index_select(0, sequences.key_index)
 
 
-def _sum_shared_gradients(g: Tensor, laid: _VarlenSequences) -> Tensor:
-    """The gradient [T, g, D] of what was spread: what several saw gets the sum of theirs, in float32."""
-    if laid.places is None:
-        return g
-    where, tokens = laid.others
-    total = g.index_select(0, laid.own).float()
-    return total.index_add_(0, tokens, g.index_select(0, where).float()).to(g.dtype)
+def _sum_shared_gradients(gradient: Tensor, sequences: _VarlenSequences) -> Tensor:
+    """[S, g, D] → [T, g, D]: the gradient of `_gather_paths`; a token's copies are added up in float32."""
+    if sequences.key_index is None:
+        return gradient
+    shared_index, tokens = sequences.shared
+    total = gradient.index_select(0, sequences.own_index).float()
+    # Not scatter_add_: on CUDA index_add_ is the one that adds in a fixed order in deterministic mode.
+    return total.index_add_(0, tokens, gradient.index_select(0, shared_index).float()).to(gradient.dtype)
 
 
 class _Flash(torch.autograd.Function):
-    """[T, h, D], [T, g, D], [T, g, D] → [T, h, D]; of paths nothing is kept, they are spread again."""
+    """[T, h, D], [T, g, D], [T, g, D] → [T, h, D]. The gathered paths are not kept: the backward gathers them again."""
 
     @staticmethod
     def forward(
@@ -117,66 +124,81 @@ class _Flash(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        laid: _VarlenSequences,
-        style: AttentionOptions,
+        sequences: _VarlenSequences,
+        options: AttentionOptions,
         causal: bool,
     ) -> Tensor:
-        out, *kept = _flash_forward(query, _gather_paths(key, laid), _gather_paths(value, laid), laid, style, causal)
-        ctx.save_for_backward(query, key, value, out, *kept)
-        ctx.given = laid, style, causal
+        path_key, path_value = _gather_paths(key, sequences), _gather_paths(value, sequences)
+        out, *state = _flash_forward(query, path_key, path_value, sequences, options, causal)
+        ctx.save_for_backward(query, key, value, out, *state)
+        ctx.arguments = sequences, options, causal
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, *kept = ctx.saved_tensors
-        laid, *_ = ctx.given
-        to_query, to_key, to_value = _flash_backward(
-            gradients[0].contiguous(), query, _gather_paths(key, laid), _gather_paths(value, laid), kept, *ctx.given
+        query, key, value, *saved = ctx.saved_tensors
+        sequences, *_ = ctx.arguments
+        path_key, path_value = _gather_paths(key, sequences), _gather_paths(value, sequences)
+        d_query, d_key, d_value = _flash_backward(
+            gradients[0].contiguous(), query, path_key, path_value, saved, *ctx.arguments
         )
-        return to_query, _sum_shared_gradients(to_key, laid), _sum_shared_gradients(to_value, laid), None, None, None
+        d_key, d_value = _sum_shared_gradients(d_key, sequences), _sum_shared_gradients(d_value, sequences)
+        return d_query, d_key, d_value, None, None, None
 
 
 def _flash_forward(
-    query: Tensor, key: Tensor, value: Tensor, laid: _VarlenSequences, style: AttentionOptions, causal: bool
+    query: Tensor, key: Tensor, value: Tensor, sequences: _VarlenSequences, options: AttentionOptions, causal: bool
 ) -> tuple[Tensor, ...]:
-    """(what is attended to, and what the backward needs beside it)."""
-    given, how = _kernel_arguments(laid, style, causal)
-    found = torch.ops.aten._flash_attention_forward(query, key, value, *given, False, **how)
-    return tuple(found[:4])
+    """(output, log-sum-exp, random state, unused): the output, and what the backward needs."""
+    arguments, keywords = _kernel_arguments(sequences, options, causal)
+    results = torch.ops.aten._flash_attention_forward(query, key, value, *arguments, False, **keywords)
+    return tuple(results[:4])  # the fifth is a debug mask
 
 
 def _flash_backward(
-    g: Tensor,
+    gradient: Tensor,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    kept: Sequence[Tensor],
-    laid: _VarlenSequences,
-    style: AttentionOptions,
+    saved: Sequence[Tensor],
+    sequences: _VarlenSequences,
+    options: AttentionOptions,
     causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of query, key and value; `kept` is what `_forward` gave."""
-    (out, total, state, unused), (given, how) = kept, _kernel_arguments(laid, style, causal)
+    """The gradients of query, key and value; `saved` is what `_flash_forward` returned."""
+    out, log_sum_exp, random_state, unused = saved
+    arguments, keywords = _kernel_arguments(sequences, options, causal)
     with _strict_determinism():
-        found = torch.ops.aten._flash_attention_backward(g, query, key, value, out, total, *given, state, unused, **how)
-    return cast("tuple[Tensor, Tensor, Tensor]", tuple(found))
+        gradients = torch.ops.aten._flash_attention_backward(
+            gradient, query, key, value, out, log_sum_exp, *arguments, random_state, unused, **keywords
+        )
+    return cast("tuple[Tensor, Tensor, Tensor]", tuple(gradients))
 
 
 def _kernel_arguments(
-    laid: _VarlenSequences, style: AttentionOptions, causal: bool
+    sequences: _VarlenSequences, options: AttentionOptions, causal: bool
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What the kernels are called with: which sequences, and what of each token is seen."""
-    most = -1 if style.window is None else style.window - 1
-    how = {"scale": style.scaling, "window_size_left": most, "window_size_right": 0 if causal else most}
-    return (laid.queries, laid.keys, *laid.longest, style.dropout, causal), how
+    """Positional and keyword arguments that forward and backward share."""
+    # The kernel counts neighbours on each side, without the token itself; −1 is no limit.
+    side = -1 if options.window is None else options.window - 1
+    keywords = {"scale": options.scaling, "window_size_left": side, "window_size_right": 0 if causal else side}
+    starts = (sequences.query_starts, sequences.key_starts)
+    return (*starts, *sequences.max_lengths, options.dropout, causal), keywords
 
 
 @contextmanager
 def _strict_determinism() -> Iterator[None]:
-    """Inside, algorithms that are to be deterministic are: this one only warns that it is not where others may warn."""
-    wanted, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(wanted)
+    """Inside, deterministic mode is strict, if it is on.
+
+    The kernel has a deterministic backward, but picks it only in strict mode: under `warn_only` it takes the other one
+    and warns.
+    """
+    enabled, warn_only = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    torch.use_deterministic_algorithms(enabled)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(wanted, warn_only=warns)
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)

@@ -1,4 +1,4 @@
-"""Attention on CUDA."""
+"""FlexAttention over the interval mask, with a block mask that is never larger than blocks by blocks."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from bottega.batch import Batch
 from bottega.models.attention.mask import FLEX_BLOCK, AttentionOptions, interval_mask
 from bottega.models.compile import compile_function
 
+# The narrowest head FlexAttention's kernels support; narrower ones are padded with zeros.
 MIN_HEAD_WIDTH = 16
-"""Width of a head that FlexAttention's kernels begin at; a narrower one is filled up with zeros."""
 
+# FORCE_USE_FLEX_ATTENTION: else a second kernel, for few queries, would be compiled beside this one.
+# IS_DIVISIBLE: lengths are whole blocks (`pad_tree`), which the compiler cannot see of a dynamic length.
 KERNEL_OPTIONS = {"FORCE_USE_FLEX_ATTENTION": True, "IS_DIVISIBLE": True}
-"""One kernel for every length, as the one for few queries would be compiled beside it; and lengths are whole blocks,
-which the compiler cannot see of a length that it does not know."""
 
 
 class FlexLayout:
-    """FlexAttention (Dong et al. 2024, arXiv 2412.05496) over the interval mask; its backward runs only on CUDA.
+    """FlexAttention (Dong et al. 2024, arXiv 2412.05496); its backward runs on CUDA only.
 
-    A padded batch is whole blocks.
+    The batch must be padded to whole blocks.
     """
 
     def __init__(self, batch: Batch) -> None:
@@ -33,36 +33,37 @@ class FlexLayout:
         self.masks: dict[int | None, Any] = {}
 
     def mask(self, window: int | None) -> Any:
-        """The block mask, made once."""
+        """The block mask, made once per window."""
         if window not in self.masks:
             self.masks[window] = _make_block_mask(self.batch, window)
         return self.masks[window]
 
-    def takes(self, query: Tensor, value: Tensor, style: AttentionOptions) -> bool:
-        """Whether this can compute it: dropout, positions from a table and float64 have no form in it."""
-        return not style.dropout and style.near is None and query.dtype != torch.float64
+    def supports(self, query: Tensor, value: Tensor, options: AttentionOptions) -> bool:
+        """Whether it can compute this: it has no dropout, no relative bias from a table, and no float64."""
+        return not options.dropout and options.relative_bias is None and query.dtype != torch.float64
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, style: AttentionOptions) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
         width = value.shape[-1]
         query, key, value = (_pad_head_width(x) for x in (query, key, value))
         for x in (query, key, value) if query.is_cuda else ():
+            # One compiled kernel for all lengths.
             torch._dynamo.maybe_mark_dynamic(x, 2)
-        out, total = _flex_attention(query.is_cuda)(
+        # A tensor: a Python number would be compiled in, and every other value compiled again.
+        cap = None if options.softcap is None else query.new_tensor(options.softcap, dtype=torch.float32)
+        out, log_sum_exp = _flex_attention(query.is_cuda)(  # [1, h, T, D], [1, h, T]
             query,
             key,
             value,
-            score_mod=None
-            if style.softcap is None
-            else _softcap_mod(query.new_tensor(style.softcap, dtype=torch.float32)),
-            block_mask=self.mask(style.window),
-            scale=style.scaling,
+            score_mod=None if cap is None else _softcap_mod(cap),
+            block_mask=self.mask(options.window),
+            scale=options.scaling,
             enable_gqa=query.shape[1] != key.shape[1],
             kernel_options=KERNEL_OPTIONS,
         )
         out = out[..., :width]
-        if style.sinks is not None:
-            # A sink is one more key of the value 0: what the softmax over the others comes to is scaled.
-            out = out * torch.sigmoid(total - style.sinks.view(1, -1, 1)).to(out.dtype)[..., None]
+        if options.sinks is not None:
+            # A sink s is one more key with value 0: it scales the output by e^lse / (e^lse + e^s) = σ(lse − s).
+            out = out * torch.sigmoid(log_sum_exp - options.sinks.view(1, -1, 1)).to(out.dtype)[..., None]
         return out.transpose(1, 2)
 
 
@@ -71,7 +72,7 @@ def _pad_head_width(x: Tensor) -> Tensor:
 
 
 def _softcap_mod(cap: Tensor) -> Callable[..., Tensor]:
-    """Of a tensor without dimensions, which is data: a number would be a part of what is compiled."""
+    """FlexAttention's `score_mod` for a softcap; `cap` is a scalar tensor."""
 
     def score(value: Tensor, *_: Tensor) -> Tensor:
         return cap * torch.tanh(value / cap)
@@ -80,52 +81,53 @@ def _softcap_mod(cap: Tensor) -> Callable[..., Tensor]:
 
 
 def _make_block_mask(batch: Batch, window: int | None) -> Any:
-    """The mask, and which of its blocks of queries and keys are all, partly or not at all visible.
+    """A BlockMask: which pairs of query and key blocks are visible fully, partly or not at all.
 
-    That is read off the least and the largest number of each block, so that none of [T, T] is ever made. A block taken
-    for partly visible may be empty, and is then computed in vain.
+    Decided from the smallest and largest value of each block, so that no [T, T] tensor is made. This is conservative: a
+    block taken for partly visible may turn out empty, and is then computed in vain.
     """
     from torch.nn.attention.flex_attention import BlockMask
 
-    first, last, position = (x.int() for x in (batch.first, batch.last, batch.position))
-    reach = None if window is None else first.new_tensor(window)
-    low = torch.arange(0, len(first), FLEX_BLOCK, device=first.device)[:, None]
+    first, last, position = (x.int() for x in (batch.first, batch.last, batch.position))  # [T]
+    # A tensor for the same reason as the softcap: the mask function is compiled.
+    window_size = None if window is None else first.new_tensor(window)
+    low = torch.arange(0, len(first), FLEX_BLOCK, device=first.device)[:, None]  # [blocks, 1]
     high = low + FLEX_BLOCK - 1
-    (first_low, first_high), (last_low, last_high), (near, far) = map(_block_min_max, (first, last, position))
-    some = (first_low <= high) & (last_high > low)
-    whole = (first_high <= low) & (last_low > high)
+    (first_min, first_max), (last_min, last_max), (pos_min, pos_max) = map(_block_min_max, (first, last, position))
+    partly = (first_min <= high) & (last_max > low)  # [query blocks, key blocks]
+    fully = (first_max <= low) & (last_min > high)
     if window is not None:
-        some &= torch.maximum(near[:, None] - far, near - far[:, None]) < window
-        whole &= torch.maximum(far[:, None] - near, far - near[:, None]) < window
+        partly &= torch.maximum(pos_min[:, None] - pos_max, pos_min - pos_max[:, None]) < window
+        fully &= torch.maximum(pos_max[:, None] - pos_min, pos_max - pos_min[:, None]) < window
 
-    def seen(_b: Tensor, _h: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return interval_mask(first, last, position, query, key, reach)
+    def mask_mod(_b: Tensor, _h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return interval_mask(first, last, position, query, key, window_size)
 
-    count, index = _block_lists(some & ~whole)
-    full_count, full_index = _block_lists(whole)
+    count, index = _block_lists(partly & ~fully)
+    full_count, full_index = _block_lists(fully)
     lengths = (len(first), len(first))
-    return BlockMask.from_kv_blocks(count, index, full_count, full_index, FLEX_BLOCK, seen, lengths)
+    return BlockMask.from_kv_blocks(count, index, full_count, full_index, FLEX_BLOCK, mask_mod, lengths)
 
 
-def _block_min_max(numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """The least and the largest of each block."""
-    least, largest = numbers.view(-1, FLEX_BLOCK).aminmax(dim=1)
-    return least, largest
+def _block_min_max(values: Tensor) -> tuple[Tensor, Tensor]:
+    """[T] → ([blocks], [blocks]) smallest and largest value of each block."""
+    smallest, largest = values.view(-1, FLEX_BLOCK).aminmax(dim=1)
+    return smallest, largest
 
 
 def _block_lists(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """([1, 1, n] how many blocks of keys are true for each block of queries, [1, 1, n, n] these first)."""
+    """[n, n] bool → ([1, 1, n] number of true key blocks per query block, [1, 1, n, n] their indices, those first)."""
     order = blocks.byte().argsort(dim=1, descending=True, stable=True)
     return blocks.sum(1, dtype=torch.int32)[None, None], order.int()[None, None]
 
 
 @cache
-def _flex_attention(fast: bool) -> Callable[..., tuple[Tensor, Tensor]]:
-    """(what attention gives, the logarithm of each query's sum), compiled where it is to be fast."""
+def _flex_attention(compiled: bool) -> Callable[..., tuple[Tensor, Tensor]]:
+    """flex_attention that also returns the log-sum-exp of each query; uncompiled, it runs on a CPU as a reference."""
     from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
     def attend(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
-        out, beside = flex_attention(*arguments, return_aux=AuxRequest(lse=True), **options)
-        return out, beside.lse
+        out, aux = flex_attention(*arguments, return_aux=AuxRequest(lse=True), **options)
+        return out, aux.lse
 
-    return compile_function(attend) if fast else attend
+    return compile_function(attend) if compiled else attend
