@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     # The public names. They are written only here: `_homes` reads where each is defined from these lines.
     from bottega.auditing.audit import audit as audit
     from bottega.auditing.findings import Audit as Audit
+    from bottega.auditing.findings import Finding as Finding
     from bottega.batch import Row as Row
     from bottega.data.train_tokenizer import train_tokenizer as train_tokenizer
     from bottega.errors import BottegaError as BottegaError

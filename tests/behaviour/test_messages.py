@@ -11,9 +11,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from bottega.auditing.findings import Audit, Finding
+from bottega.cli.audit_view import show_audit
 from bottega.cli.commands import app
+from bottega.cli.evaluation_view import format_finding, show_evaluation
 from bottega.cli.run_view import draw_chart
-from bottega.cli.views import _finding, show_audit, show_evaluation
 from bottega.errors import RecipeError
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.evaluate import Comparison, Evaluation
@@ -166,8 +167,8 @@ def test_what_an_audit_says_ends_its_lines_between_words(width: int) -> None:
     [(None, (0.4, 0.7), "neither"), (True, None, "too few rows"), (True, (0.4, 0.7), "[green]better[/]")],
 )
 def test_a_finding_is_never_empty(higher: bool | None, interval: tuple[float, float] | None, said: str) -> None:
-    assert _finding(Estimate("metric", 3, 0.7, 0.1, interval, higher)) == said
-    assert _finding(Estimate("metric", 3, 0.7, None, None, higher)) == ""
+    assert format_finding(Estimate("metric", 3, 0.7, 0.1, interval, higher)) == said
+    assert format_finding(Estimate("metric", 3, 0.7, None, None, higher)) == ""
 
 
 @pytest.mark.parametrize(

@@ -113,8 +113,8 @@ def test_a_conversation(lora: LanguageModel, tmp_path: Path) -> None:
     file = tmp_path / "talk.jsonl"
     shown, held = talk(lora, "the cat", "", "/nonsense", f"/save {file}", "/save", "/reset", "/quit", "unheard")
     assert "sat on the mat" in shown
-    assert "no command /nonsense" in shown
-    assert "no file named" in shown
+    assert "unknown command /nonsense" in shown
+    assert "no file given" in shown
     saved = [*ASKED, {"role": "assistant", "content": "sat on the mat"}]
     assert json.loads(file.read_text()) == {"messages": saved}
     assert held.turns == []
@@ -143,9 +143,9 @@ def test_a_system_prompt_stays(lora: LanguageModel) -> None:
 def test_two_models_side_by_side(lora: LanguageModel) -> None:
     shown, held = talk(lora, "/compare", "the cat", "/compare", "the cat")
     first, second = shown.split("comparing off")
-    assert "before ›" in first
+    assert "base ›" in first
     assert "tuned › sat on the mat" in first
-    assert "before" not in second
+    assert "base" not in second
     assert held.turns[1]["content"] == "sat on the mat"
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import bottega
-from bottega.cli.interruption import CODE
+from bottega.cli.interruption import EXIT_CODE
 from bottega.runs.atomic_files import checksum, commit_folder
 from bottega.runs.store import history
 from bottega.runs.summary import summary
@@ -225,7 +225,7 @@ def reached(run: Path, step: int) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_command_is_stopped_while_it_is_imported(number: int, tmp_path: Path) -> None:
     process = Process("generate", "some/model", "once", cwd=tmp_path)
-    assert process.when(lambda: listening(process), number) == (CODE, "", "stopped\n")
+    assert process.when(lambda: listening(process), number) == (EXIT_CODE, "", "stopped\n")
 
 
 def test_a_run_that_trains_saves_and_says_how_to_go_on(document: dict, tmp_path: Path) -> None:
@@ -235,9 +235,9 @@ def test_a_run_that_trains_saves_and_says_how_to_go_on(document: dict, tmp_path:
     process = Process("train", "recipe.yaml", "--json", cwd=tmp_path)
     code, output, errors = process.when(lambda: reached(run, 5), signal.SIGTERM)
     done = summary(run)["step"]
-    assert code == CODE
+    assert code == EXIT_CODE
     last = errors.splitlines()[-1]
-    assert last == f"stopped after update {done} of 4000; go on with: bottega train --resume runs/run-1"
+    assert last == f"stopped after update {done} of 4000; continue with: bottega train --resume runs/run-1"
     assert json.loads(output)["status"] == "stopped"
     assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step-{done:08d}"]
 
@@ -251,7 +251,7 @@ def test_two_signals_within_a_moment_count_once(document: dict, tmp_path: Path) 
     for arguments in (("recipe.yaml", "--out", "run"), ("--resume", "run")):
         process, least = Process("train", *arguments, cwd=tmp_path), done + 2
         code, _, errors = process.when(partial(reached, run, least), signal.SIGINT, signal.SIGINT)
-        assert (code, summary(run)["step"] >= least) == (CODE, True)
+        assert (code, summary(run)["step"] >= least) == (EXIT_CODE, True)
         assert errors.splitlines()[-1].endswith("--resume run")
         done = summary(run)["step"]
 
@@ -270,7 +270,7 @@ def test_a_second_signal_ends_at_once(document: dict, tmp_path: Path) -> None:
         return bool(begun) and begun[-1] - begun[0] > 3
 
     code, _, errors = process.when(computing, signal.SIGINT, signal.SIGINT, apart=0.5)
-    assert (code, errors.splitlines()[-1]) == (CODE, "stopped at once")
+    assert (code, errors.splitlines()[-1]) == (EXIT_CODE, "stopped at once")
 
 
 @pytest.mark.slow
@@ -283,7 +283,7 @@ def test_a_command_is_stopped_at_any_moment(number: int, document: dict, tmp_pat
             time.sleep(0.01)
         time.sleep(moment)
         code, _, errors = process.when(lambda: True, number)
-        assert code in (CODE, 0)
+        assert code in (EXIT_CODE, 0)
         assert code == 0 or errors.splitlines()[-1].startswith("stopped")
         if (tmp_path / "run").exists():
             break

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from bottega.cli.commands import app
 from bottega.demo import run as module
-from bottega.demo.run import bigram_entropy, demo
+from bottega.demo.run import bigram_entropy, run_demo
 from bottega.demo.world import LANGUAGES, World
 from bottega.errors import RunError
 from bottega.events import Event
@@ -81,7 +81,14 @@ def test_tasks_and_preferences(language: str) -> None:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = {"DOCUMENTS": 60, "HELD_OUT": 6, "TICKETS": 12, "PAIRS": 12, "TESTED": 8, "VOCABULARY": 300}
+    sizes = {
+        "DOCUMENTS": 60,
+        "VALIDATION_DOCUMENTS": 6,
+        "TRAINING_TICKETS": 12,
+        "PREFERENCE_PAIRS": 12,
+        "TEST_TICKETS": 8,
+        "VOCABULARY": 300,
+    }
     for name, size in sizes.items():
         monkeypatch.setattr(module, name, size)
     stages = deepcopy(module.STAGES)
@@ -109,7 +116,7 @@ def silent(stage: str, events: Iterator[Event]) -> Iterable[Event]:
 
 @pytest.mark.usefixtures("small")
 def test_the_demo_leaves_a_summary_of_what_it_measured(tmp_path: Path) -> None:
-    done = demo(tmp_path / "demo", seed=5, watch=silent, busy=nullcontext)
+    done = run_demo(tmp_path / "demo", seed=5, watch=silent, busy=nullcontext)
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
     assert summary == done.summary
     assert set(summary) >= FIGURES
@@ -131,15 +138,15 @@ def test_an_earlier_demo_is_replaced_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("x")
     done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path)])
     assert done.exit_code == 2
-    assert "nor a demo's" in done.stderr
+    assert "not from a demo" in done.stderr
     assert (tmp_path / "precious").exists()
     with pytest.raises(RunError):
-        demo(tmp_path, watch=silent, busy=nullcontext)
+        run_demo(tmp_path, watch=silent, busy=nullcontext)
     done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo"), "--language", "it", "--json"])
     assert done.exit_code == 0
     assert set(json.loads(done.stdout)) >= FIGURES
     done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo")])
-    for words in ("What it was worth", "A conversation", "bottega chat", "The verdict on the fine-tuning"):
+    for words in ("Results", "A conversation", "bottega chat", "The verdict on the fine-tuning"):
         assert words in done.stdout
 
 
@@ -149,7 +156,7 @@ def test_bigram_entropy_is_that_of_the_formula(tmp_path: Path) -> None:
 
     model = bottega.load(make_model(tmp_path, "llama"))
     texts, held_out = ["the cat sat on the mat", "the dog ran"], ["the cat ran"]
-    read: dict[str, list[int]] = {text: module._tokens(model, text) for text in (*texts, *held_out)}
+    read: dict[str, list[int]] = {text: module._token_ids(model, text) for text in (*texts, *held_out)}
     after = [token for text in texts for token in read[text][1:]]
     pairs = [pair for text in texts for pair in pairwise(read[text])]
     size = len(model.codec.tokenizer)

@@ -401,7 +401,7 @@ def test_the_command(trained: Callable[..., Path], tmp_path: Path) -> None:
     out = tmp_path / "report"
     shown_ = CliRunner().invoke(app, ["evaluate", str(run), "--rows", "24", "--against", "bm25", "--report", str(out)])
     assert shown_.exit_code == 0, shown_.output
-    assert "beside what else could be done" in shown_.output
+    assert "Comparison with baselines: accuracy" in shown_.output
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "Comparison with baselines: accuracy" in page
     assert "nearest training rows, bm25" in page

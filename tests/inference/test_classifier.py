@@ -120,7 +120,7 @@ def test_a_text_of_any_length_is_tagged_whole(trained: Callable[..., Path]) -> N
     assert sum("\tB-" in line for line in lines) == len(spans)
     assert tagger.tag([]) == []
     assert tagger.tag(["", " "]) == [[], []]
-    for given, what in ((["  "], "nothing but white space"), ([], "no text"), (["cat \ud800"], "half a character")):
+    for given, what in ((["  "], "the text is blank"), ([], "no text given"), (["cat \ud800"], "half a character")):
         refused = RUNNER.invoke(app, ["tag", run, *given], input="")
         assert refused.exit_code == 2, refused.output
         assert what in " ".join(refused.output.split())
@@ -134,9 +134,9 @@ def test_a_text_that_is_cut_before_it_is_classified_is_told(trained: Callable[..
     short, cut = bottega.load_classifier(run).classify(["the cat sat", long])
     assert (short.cut, cut.cut) == (False, True)
     told = RUNNER.invoke(app, ["classify", str(run), "--json", long])
-    assert "only their beginning was read" in told.stderr
+    assert "the rest was ignored" in told.stderr
     assert json.loads(told.stdout)["cut"]
-    assert "beginning" not in RUNNER.invoke(app, ["classify", str(run), "the cat sat"]).stderr
+    assert "ignored" not in RUNNER.invoke(app, ["classify", str(run), "the cat sat"]).stderr
 
 
 def test_a_tagger_as_an_adapter_is_the_same_when_loaded(trained: Callable[..., Path]) -> None:

@@ -88,7 +88,7 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
     before = out.read_bytes()
     second = CliRunner().invoke(app, ["init", "dpo", "--out", str(out)])
     assert second.exit_code == 2
-    assert "is there already" in second.stderr
+    assert "already exists" in second.stderr
     assert out.read_bytes() == before
 
 

@@ -94,7 +94,7 @@ def test_a_change_that_makes_a_run_fit_is_found(
     assert shown.exit_code == 0, shown.output
     assert "It does not fit" in shown.output
     assert "optim.checkpointing=true" in shown.output
-    assert "counted, not measured" in shown.output
+    assert "estimated, not measured" in shown.output
     printed = CliRunner().invoke(app, ["plan", str(tmp_path / "recipe.yaml"), "--device", "h200", "--json"])
     document = json.loads(printed.stdout)
     assert document["fits"]
@@ -216,5 +216,5 @@ def test_an_interrupted_plan_shows_what_is_known(tmp_path: Path, monkeypatch: py
     (found,) = known
     assert (found.updates > 0, found.memory > 0, found.seconds, found.measured) == (True, True, None, False)
     assert found.memory == sum(found.parts.values())
-    with pytest.raises(Interrupted, match="stopped before all was measured; what is known so far is above"):
+    with pytest.raises(Interrupted, match="stopped before everything was measured; what is known so far is above"):
         CliRunner().invoke(app, ["plan", str(tmp_path / "recipe.yaml")])

@@ -57,7 +57,7 @@ def test_a_finished_run(recipe: Path) -> None:
     weights = checksum(run / "model" / "model.safetensors")
     again = call("train", "--resume", run)
     assert again.exit_code == 0
-    assert "finished before; nothing is left to do" in again.stderr
+    assert "already finished; there is nothing left to do" in again.stderr
     assert "edited" not in again.stderr
     text = (run / "recipe.yaml").read_text()
     (run / "recipe.yaml").write_text(text.replace("0.01", "0.02"))
@@ -93,7 +93,7 @@ def test_a_run_folder_is_refused_as_a_recipe(command: list[str], recipe: Path) -
             break
     done = call(*command, "run")
     assert done.exit_code == 2
-    assert "that is a run, not a recipe" in done.stderr
+    assert "this is a run, not a recipe" in done.stderr
     assert "bottega train --resume run" in done.stderr.replace("\n", " ")
 
 
@@ -118,7 +118,7 @@ def test_a_run_with_missing_or_damaged_files(recipe: Path) -> None:
     assert "bottega train runs/odd/recipe.yaml" in call("train", "--resume", odd).stderr.replace("\n", " ")
     silent = Path(shutil.copytree(run, "runs/silent"))
     (silent / "events.jsonl").unlink()
-    assert "done" not in call("train", "--resume", silent).stderr.replace("nothing is left to do", "")
+    assert "done" not in call("train", "--resume", silent).stderr.replace("nothing left to do", "")
     (silent / "events.jsonl").mkdir()
     assert {Path(found["run"]).name for found in json.loads(call("runs", "--json").stdout)} >= {"run-1", "odd"}
     assert [found["run"] for found in json.loads(call("runs", run, "--json").stdout)] == [str(run)]

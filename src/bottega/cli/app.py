@@ -1,4 +1,4 @@
-"""What the commands share: the application, options made from settings, waiting and errors shown to a person."""
+"""What the commands share: the application, options made from pydantic models, and errors in words."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from bottega.cli import hints, interruption
 
 T = TypeVar("T")
 
-USAGE: type[Exception] = typer.BadParameter.__mro__[1]
-"""What is raised of a command line that cannot be read; typer brings it along under a private name."""
+# click's UsageError: typer ships its own copy of click, under a private name.
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
-
-PLAIN = {
+# typer reports invalid values in pydantic's words; replaced in this order.
+PLAIN_WORDS = {
     "a valid integer, unable to parse string as an integer": "a whole number",
     "a valid number, unable to parse string as a number": "a number",
     "greater than or equal to": "at least",
@@ -36,35 +36,43 @@ PLAIN = {
     "Value error, ": "",
     "Input should be": "it must be",
 }
-"""What typer says of an option's value in pydantic's words, and in ours."""
+
+# Headings of the help.
+TRAIN, USE, LOOK = "Train a model", "Use a model", "Inspect data and runs"
+
+# Environment of libraries, unless the user has set it: no telemetry, and no warnings meant for programmers.
+# One would ask for an attention mask if a row ends in the padding token, which packed rows do not need.
+LIBRARY_SETTINGS = {"HF_HUB_DISABLE_TELEMETRY": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
 
-class Commands(TyperGroup):
-    """Our commands: what is wrong with how one is called is told like any other error."""
+class CommandGroup(TyperGroup):
+    """The group of all commands; reports a wrong call like any other error, with a hint."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        # `invoke` needs the words, and click consumes them.
         ctx.meta[__name__] = list(args)
-        with self._told(ctx, ()):
+        with self._usage_errors(ctx, ()):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        with self._told(ctx, ctx.meta[__name__]):
+        with self._usage_errors(ctx, ctx.meta[__name__]):
             return super().invoke(ctx)
 
     @contextmanager
-    def _told(self, ctx: Any, words: Sequence[str]) -> Iterator[None]:
-        """Tell what is misread inside; where an error does not say of which command, `words` of ours name it."""
+    def _usage_errors(self, ctx: Any, words: Sequence[str]) -> Iterator[None]:
+        """Report usage errors; `words` find the command of an error that does not know its own."""
         try:
             yield
-        except USAGE as error:
-            if type(error).__name__ == "NoArgsIsHelpError":  # it is the help
+        except USAGE_ERROR as error:
+            # Raised to print the help of a group that was called without a command.
+            if type(error).__name__ == "NoArgsIsHelpError":
                 raise
             with errors("--json" in ctx.meta[__name__]):
-                raise _misread(error, vars(error)["ctx"] or _innermost(ctx, words)) from None
+                raise _recipe_error(error, vars(error)["ctx"] or _command_context(ctx, words)) from None
 
 
-def _innermost(ctx: Any, words: Sequence[str]) -> Any:
-    """The context of the command that the words name, however deep it stands below that of `ctx`."""
+def _command_context(ctx: Any, words: Sequence[str]) -> Any:
+    """The context of the command that the words name, at any depth below `ctx`."""
     for word in words:
         if not isinstance(ctx.command, TyperGroup):
             break
@@ -73,56 +81,64 @@ def _innermost(ctx: Any, words: Sequence[str]) -> Any:
     return ctx
 
 
-def _misread(error: Any, ctx: Any) -> bottega.RecipeError:
-    """What is wrong with a command line, as an error of ours."""
+def _recipe_error(error: Any, ctx: Any) -> bottega.RecipeError:
+    """A usage error of click as an error with what, where and fix."""
+    # The program's own name may be `__main__.py`.
     command, path = ctx.command, " ".join(["bottega", *ctx.command_path.split()[1:]])
-    what = str(error.format_message()).rstrip(".")
-    if what.startswith("No such option"):
-        parameters = {one.name: one.opts[0] if one.opts[0].startswith("-") else _shown(one) for one in command.params}
+    message = str(error.format_message()).rstrip(".")
+    if message.startswith("No such option"):
+        parameters = {
+            parameter.name: parameter.opts[0] if parameter.opts[0].startswith("-") else _argument_name(parameter)
+            for parameter in command.params
+        }
         fix = hints.for_option(error.option_name, path, parameters)
         return bottega.RecipeError(f"no such option: {error.option_name}", where=path, fix=fix)
-    if what.startswith("No such command"):
-        quoted = what.removeprefix("No such command ").partition(". Did you mean ")[0]
-        word = quoted[1:-1]  # in quotation marks of either kind, and it may hold the other
+    if message.startswith("No such command"):
+        quoted = message.removeprefix("No such command ").partition(". Did you mean ")[0]
+        word = quoted[1:-1]  # quotation marks of either kind, and the word may contain the other
         fix = hints.for_command(word, path, command.commands)
         return bottega.RecipeError(f"no such command: {word}", where=path, fix=fix)
-    for theirs, ours in PLAIN.items():
-        what = what.replace(theirs, ours)
-    return bottega.RecipeError(what[:1].lower() + what[1:], where=path, fix=f"how it is called: {path} -h")
+    for words, plain_words in PLAIN_WORDS.items():
+        message = message.replace(words, plain_words)
+    return bottega.RecipeError(message[:1].lower() + message[1:], where=path, fix=f"see {path} -h")
 
 
-def _shown(argument: Any) -> str:
-    """An argument, as help shows it."""
+def _argument_name(argument: Any) -> str:
+    """The name of an argument, as the help displays it."""
     return str(argument.metavar or argument.name).strip("[]").upper()
 
 
 app = typer.Typer(
-    cls=Commands,
-    help="The workshop where a small language model learns its trade.",
+    cls=CommandGroup,
+    help="Train, fine-tune, align and evaluate small language models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-TRAIN, USE, LOOK = "Teach a model", "Use it", "Look at it"
-"""Headings of the help."""
-
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value …]", help="For example optim.lr=1e-4")]
-LaidOut = Annotated[
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[key=value …]", help="Recipe keys to change, such as optim.lr=1e-4.")
+]
+FileLayout = Annotated[
     list[str] | None,
     typer.Option(
         "--read",
         metavar="KEY=VALUE",
-        help="How the rows' file is laid out, as in data: encoding=latin-1; several times.",
+        help="Layout of the file, as in the recipe's data section: encoding=latin-1. May be repeated.",
     ),
 ]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
+FieldMapping = Annotated[
+    list[str] | None,
+    typer.Option("--map", metavar="FIELD=NAME", help="Name of a field in the file: label=intent. May be repeated."),
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 
 
 def _show_version(wanted: bool) -> None:
     if wanted:
+        # Slow to import.
         from importlib.metadata import version
 
         print(f"bottega {version('bottega')}")
@@ -132,65 +148,74 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def main_options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     pass
 
 
 def options(settings: type[BaseModel], name: str, **defaults: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Give a command every field of `settings` as an option; it receives them checked, as the argument `name`.
+    """A decorator that gives a command every field of `settings` as an option.
 
-    defaults  where the command's differ from the fields' own
+    The command receives a validated instance as the argument `name`.
+
+    defaults  defaults that differ from those of the fields
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        own = inspect.signature(command, eval_str=True)
-        added = [
+        signature = inspect.signature(command, eval_str=True)
+        option_parameters = [
             inspect.Parameter(field, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-            for field, default, annotation in _as_options(settings, defaults)
+            for field, default, annotation in _options_of(settings, defaults)
         ]
-        before = [parameter for parameter in own.parameters.values() if parameter.name != name]
-        before = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in before]
+        # Keyword-only: a parameter without a default may then follow one with a default.
+        parameters = [
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for parameter in signature.parameters.values()
+            if parameter.name != name
+        ]
 
         @wraps(command)
-        def checked(**given: Any) -> Any:
-            values = {parameter.name: given.pop(parameter.name) for parameter in added}
-            with errors(given.get("as_json", False)):
-                return command(**given, **{name: _checked(settings, values)})
+        def with_settings(**arguments: Any) -> Any:
+            values = {parameter.name: arguments.pop(parameter.name) for parameter in option_parameters}
+            with errors(arguments.get("as_json", False)):
+                return command(**arguments, **{name: _validate(settings, values)})
 
-        vars(checked)["__signature__"] = inspect.Signature([*before, *added])
-        checked.__annotations__ = {parameter.name: parameter.annotation for parameter in (*before, *added)}
-        return checked
+        # typer reads signature and annotations, not the function.
+        vars(with_settings)["__signature__"] = inspect.Signature([*parameters, *option_parameters])
+        with_settings.__annotations__ = {
+            parameter.name: parameter.annotation for parameter in (*parameters, *option_parameters)
+        }
+        return with_settings
 
     return decorate
 
 
-def _as_options(settings: type[BaseModel], defaults: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def _options_of(settings: type[BaseModel], defaults: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """(name, default, annotation) of each field that is an option, as typer takes them."""
     for name, field in settings.model_fields.items():
         option = _option_name(name, field)
         if option is None:
             continue
-        kind, many = _option_type(field.annotation)
-        default = defaults.get(name, ... if field.is_required() else None if many else field.default)
-        metavar = _declared(field).get("metavar")
-        # Declared by name, so that a bool gets no `--no-…` twin.
-        yield name, default, Annotated[kind, typer.Option(option, help=field.description, metavar=metavar)]
+        option_type, repeatable = _option_type(field.annotation)
+        default = defaults.get(name, ... if field.is_required() else None if repeatable else field.default)
+        metavar = _extra(field).get("metavar")
+        # With the option's name given, typer adds no `--no-…` to a bool.
+        yield name, default, Annotated[option_type, typer.Option(option, help=field.description, metavar=metavar)]
 
 
-def _declared(field: FieldInfo) -> dict[str, Any]:
+def _extra(field: FieldInfo) -> dict[str, Any]:
     return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
 
 
 def _option_name(name: str, field: FieldInfo) -> str | None:
     """The option of a field: `json_schema_extra` may rename it, or keep it off the command line with None."""
-    option: str | None = _declared(field).get("option", f"--{name.replace('_', '-')}")
+    option: str | None = _extra(field).get("option", f"--{name.replace('_', '-')}")
     return option
 
 
 def _option_type(annotation: Any) -> tuple[Any, bool]:
-    """(the type of a field as typer takes it, whether it may be given several times)."""
+    """(type of the option for typer, whether it may be repeated)."""
     if get_origin(annotation) is Annotated:
         return _option_type(get_args(annotation)[0])
     if get_origin(annotation) is tuple:
@@ -198,14 +223,14 @@ def _option_type(annotation: Any) -> tuple[Any, bool]:
     if get_origin(annotation) in (Union, UnionType):
         inner = [part for part in get_args(annotation) if part is not type(None)]
         if len(inner) == 1:
-            kind, many = _option_type(inner[0])
-            return kind if many else kind | None, many
+            option_type, repeatable = _option_type(inner[0])
+            return option_type if repeatable else option_type | None, repeatable
     return annotation, False
 
 
-def _checked(settings: type[BaseModel], values: dict[str, Any]) -> BaseModel:
+def _validate(settings: type[BaseModel], values: dict[str, Any]) -> BaseModel:
     fields = settings.model_fields
-    # An option that may be given several times, and was not given, is None or empty here: the field has its default.
+    # A repeatable option that was not given is None or empty: the field keeps its default.
     given = {name: value for name, value in values.items() if value or not _option_type(fields[name].annotation)[1]}
     try:
         return settings(**given)
@@ -217,44 +242,52 @@ def _checked(settings: type[BaseModel], values: dict[str, Any]) -> BaseModel:
         raise bottega.RecipeError(what, where=where, fix=fix or "see the command's --help") from None
 
 
-def busy(words: str) -> AbstractContextManager[Any]:
-    """A sign of life while something goes on."""
-    from bottega.cli.views import progress_console
+def parse_mapping(pairs: Sequence[str] | None) -> dict[str, str]:
+    """The fields of `--map`: bottega's name → the file's."""
+    mapping = {}
+    for pair in pairs or ():
+        field, sign, name = pair.partition("=")
+        if not sign or not field or not name:
+            raise bottega.RecipeError(f"expected FIELD=NAME, not {pair!r}", where="--map", fix="write label=intent")
+        mapping[field] = name
+    return mapping
 
-    return progress_console().status(words)
+
+def busy(message: str) -> AbstractContextManager[Any]:
+    """A spinner on stderr with a message."""
+    from bottega.cli.console import progress_console
+
+    return progress_console().status(message)
 
 
 @contextmanager
-def shown_if_stopped(known: Sequence[T], show: Callable[[T], None]) -> Iterator[None]:
-    """Where what is measured inside is interrupted, show the last that was known of it."""
+def show_if_interrupted(preliminary: Sequence[T], show: Callable[[T], None]) -> Iterator[None]:
+    """If the work inside is interrupted, show its last preliminary result."""
     try:
         yield
     except interruption.Interrupted:
-        if not known:
+        if not preliminary:
             raise
-        show(known[-1])
-        raise interruption.Interrupted("stopped before all was measured; what is known so far is above") from None
-
-
-LIBRARIES = {"HF_HUB_DISABLE_TELEMETRY": "1", "TRANSFORMERS_VERBOSITY": "error"}
-"""Set before libraries are imported, where the user has not. What transformers advises is meant for its own callers:
-of rows without padding that end in a token some would pad with, it says that they need a mask."""
+        show(preliminary[-1])
+        message = "stopped before everything was measured; what is known so far is above"
+        raise interruption.Interrupted(message) from None
 
 
 @contextmanager
 def errors(as_json: bool) -> Iterator[None]:
-    """Show an error as what, where and what to do, and exit with its code; so, too, what the system refuses."""
-    for name, value in LIBRARIES.items():
+    """Print an error of bottega or of the system as what, where and fix, and exit with its code."""
+    for name, value in LIBRARY_SETTINGS.items():
         os.environ.setdefault(name, value)
     try:
         yield
     except Exception as raised:
+        # A library may have turned an interruption into an error of its own.
         interruption.check()
         error = raised if isinstance(raised, bottega.BottegaError) else bottega.from_system_error(raised)
         if error is None:
             raise
         if as_json:
-            shown = {"error": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
-            print(json.dumps(shown))
+            document = {"error": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
+            print(json.dumps(document))
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None

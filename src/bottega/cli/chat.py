@@ -1,4 +1,4 @@
-"""A conversation in the terminal: history, system prompt, saving, base and tuned side by side."""
+"""A conversation in the terminal: history, system prompt, saving, base and tuned model side by side."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from rich.text import Text
 import bottega
 
 HELP = """\
-/system TEXT   start anew with this system prompt (nothing removes it)
-/reset         forget the conversation, keep the system prompt
-/save FILE     add the conversation to FILE as a line of JSON, ready to train on
-/compare       switch the model it was tuned from on or off beside it
-/quit          leave; so does the end of the input"""
+/system TEXT   start a new conversation with this system prompt (without TEXT: with none)
+/reset         start a new conversation, keep the system prompt
+/save FILE     append the conversation to FILE as a line of JSON, ready to train on
+/compare       switch answers of the base model on or off
+/quit          leave; the end of the input does the same"""
+
+# A chat message: its role and its content.
+Turn = dict[str, str]
 
 
 class Conversation:
-    """What was said, and the model that answers.
+    """The messages so far, and the model that answers.
 
-    compare  also show what the model before tuning answers; the history holds the tuned model's words
+    compare  also print the base model's answers; the history contains the tuned model's only
     """
 
     def __init__(
@@ -43,11 +46,11 @@ class Conversation:
             "/compare": self._compare,
             "/help": lambda _: self.console.print(HELP, markup=False),
         }
-        self.turns: list[dict[str, str]] = []
+        self.turns: list[Turn] = []
         self._system(system)
 
     def run(self, lines: Iterable[str]) -> None:
-        """Answer each line until they end, or until /quit. An error is told, and the conversation goes on."""
+        """Answer each line until the end of the lines, or until /quit. Errors are printed and do not end it."""
         for line in lines:
             word, _, rest = line.strip().partition(" ")
             if word == "/quit":
@@ -56,40 +59,42 @@ class Conversation:
                 if word in self.commands:
                     self.commands[word](rest.strip())
                 elif word.startswith("/"):
-                    self.console.print(f"no command {word}; /help lists them", style="yellow", markup=False)
+                    self.console.print(f"unknown command {word}; /help lists them", style="yellow", markup=False)
                 elif word:
                     self.answer(line.strip())
             except bottega.BottegaError as error:
                 self.console.print(f"[red]error[/] {escape(str(error))}")
 
-    def answer(self, said: str) -> None:
-        """Add what the user said, and the answer, shown as it is written."""
-        asked = [*self.turns, {"role": "user", "content": said}]
-        while self.model.room(asked) < 1 and self._forget_oldest(asked):
+    def answer(self, message: str) -> None:
+        """Add the user's message and the model's answer, which is printed as it is generated."""
+        # `self.turns` changes only once there is an answer: an error or Ctrl-C leaves no message without one.
+        turns = [*self.turns, {"role": "user", "content": message}]
+        while self.model.room(turns) < 1 and self._drop_oldest_exchange(turns):
             pass
         if self.compare:
             with self.model.untuned() as untuned:
-                self._written(untuned, asked, "before")
-        answer = self._written(self.model, asked, "tuned" if self.compare else "")
-        self.turns = [*asked, {"role": "assistant", "content": answer}]
+                self._stream(untuned, turns, "base")
+        answer = self._stream(self.model, turns, "tuned" if self.compare else "")
+        self.turns = [*turns, {"role": "assistant", "content": answer}]
 
-    def _written(self, model: bottega.LanguageModel, asked: list[dict[str, str]], label: str) -> str:
-        self.console.print(
-            Text(f"{label or 'model':>6} › ", style="bold green" if label != "before" else "bold"), end=""
-        )
-        written = ""
-        for piece in model.stream(asked, self.settings):
-            written += piece
+    def _stream(self, model: bottega.LanguageModel, turns: list[Turn], label: str) -> str:
+        """Print an answer as it is generated, and return it."""
+        style = "bold" if label == "base" else "bold green"
+        self.console.print(Text(f"{label or 'model':>6} › ", style=style), end="")
+        answer = ""
+        for piece in model.stream(turns, self.settings):
+            answer += piece
+            # soft_wrap: rich would break the line at each piece.
             self.console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
         self.console.print()
-        return written
+        return answer
 
-    def _forget_oldest(self, asked: list[dict[str, str]]) -> bool:
-        """Drop the oldest question with its answer, so that the rest fits; False when only the last is left."""
-        first = next((place for place, turn in enumerate(asked[:-1]) if turn["role"] == "user"), None)
+    def _drop_oldest_exchange(self, turns: list[Turn]) -> bool:
+        """Drop the oldest question and its answer; False if there is only the new question."""
+        first = next((index for index, turn in enumerate(turns[:-1]) if turn["role"] == "user"), None)
         if first is None:
             return False
-        del asked[first : first + 2]
+        del turns[first : first + 2]
         self.console.print("(the oldest exchange no longer fits and is forgotten)", style="dim")
         return True
 
@@ -101,17 +106,18 @@ class Conversation:
 
     def _save(self, name: str) -> None:
         if not name:
-            raise bottega.DataError("no file named", where="/save", fix="/save talk.jsonl")
+            raise bottega.DataError("no file given", where="/save", fix="/save talk.jsonl")
         try:
             with Path(name).expanduser().open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"messages": self.turns}, ensure_ascii=False) + "\n")
         except OSError as error:
             raise bottega.DataError(
-                f"cannot be written: {error.strerror}", where=name, fix="name another file"
+                f"cannot be written: {error.strerror}", where=name, fix="choose another file"
             ) from None
         self.console.print(f"saved to {name}", style="dim", markup=False)
 
     def _compare(self, _: str) -> None:
-        with self.model.untuned():  # refuses here where there is nothing to compare with
+        # Raises here, and not at the next message, if the model was not tuned from another.
+        with self.model.untuned():
             self.compare = not self.compare
         self.console.print(f"comparing {'on' if self.compare else 'off'}", style="dim")

@@ -1,4 +1,4 @@
-"""What to write instead of an option or a command that does not exist: other tools have it, or it is misspelt."""
+"""What to write instead of an option or a command that does not exist: other tools have it, or it is misspelled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from bottega.cli.flag_aliases import (
     SWITCH_OVERRIDES,
 )
 
-ELSEWHERE = {
+# Options of other tools → parameters of the commands with the same meaning.
+OPTION_PARAMETERS = {
     "model_name_or_path": ("model", "run"),
     "data_files": ("data", "files"),
     "data_name": ("data", "files"),
@@ -41,17 +42,17 @@ ELSEWHERE = {
     "tasks": ("lm_eval",),
     "vocab_size": ("vocab",),
 }
-"""Options of other tools, and the parameters of our commands that say the same."""
 
+# How a recipe limits the number of rows, for options that mean `rows` above.
 SLICE = 'data.train={path: FILE, split: "train[:100]"}'
-"""How a recipe says that only some of the rows are read, as the options say that stand for `rows` above."""
 
-RECIPES = {
+# Commands that do not take a recipe as first argument, but relate to one: (prefixes of the keys they use, where).
+RECIPE_COMMANDS = {
     "bottega init": (("",), "in the recipe that it writes"),
-    "bottega audit": (("data.", "model."), "in a recipe, which may be audited instead of rows,"),
+    "bottega audit": (("data.", "model."), "in a recipe, which may be audited instead of rows"),
 }
-"""Commands that are not given a recipe first and yet have to do with one: which of its keys they heed, and where."""
 
+# Commands of other tools → bottega's.
 COMMANDS = {
     "sft": "finetune",
     "lora": "finetune",
@@ -76,58 +77,64 @@ COMMANDS = {
     "env": "doctor",
     "tokenize": "preview",
 }
-"""Commands of other tools, and ours."""
+
+# Similarity, from 0 to 1, from which an option counts as misspelled. Higher than difflib's default of 0.6: names of
+# options share many letters by chance.
+MIN_SIMILARITY = 0.8
 
 
 def for_option(option: str, path: str, parameters: Mapping[str, str]) -> str:
-    """What to write instead of an option.
+    """A hint on what to write instead of an option.
 
-    path        the command, with what it stands in: `bottega train`
-    parameters  its parameters, each with the option that gives it, or how it is shown where it stands without one
+    path        the full command: `bottega train`
+    parameters  name of each of its parameters → its option, or the name of the argument in the help
     """
     name = option.lstrip("-").replace("-", "_")
-    ours = CANONICAL_NAMES.get(name, name)
-    for other in (name, ours, *ELSEWHERE.get(ours, ()), *ELSEWHERE.get(name, ())):
-        if other in parameters:
-            given = parameters[other]
-            return f"here it is {given}" if given.startswith("-") else f"it stands without a flag: {path} {given}"
-    near = difflib.get_close_matches(option, [given for given in parameters.values() if given.startswith("-")], 1, 0.8)
-    key = key_of(name)
+    canonical = CANONICAL_NAMES.get(name, name)
+    for parameter in (name, canonical, *OPTION_PARAMETERS.get(canonical, ()), *OPTION_PARAMETERS.get(name, ())):
+        if parameter in parameters:
+            usage = parameters[parameter]
+            return f"use {usage}" if usage.startswith("-") else f"give it as an argument: {path} {usage}"
+    key = recipe_key(name)
     if key and "recipe" in parameters:
-        word = key if "=" in key else f"{key}=…"
-        return f"it is a key of the recipe: {path} RECIPE {shlex.quote(word) if ' ' in word else word}"
-    if near:
-        return f"did you mean {near[0]}?"
-    heeded, where = RECIPES.get(path, ((), ""))
-    if key.startswith(heeded) and key:
-        return f"{key} {where} says it; what is taken here: {path} -h"
+        override = key if "=" in key else f"{key}=…"
+        return f"set it in the recipe: {path} RECIPE {shlex.quote(override) if ' ' in override else override}"
+    options = [usage for usage in parameters.values() if usage.startswith("-")]
+    similar = difflib.get_close_matches(option, options, 1, MIN_SIMILARITY)
+    if similar:
+        return f"did you mean {similar[0]}?"
+    prefixes, where = RECIPE_COMMANDS.get(path, ((), ""))
+    if key and key.startswith(prefixes):
+        return f"set {key} {where}; for the options of this command: {path} -h"
     if not key and (name in REFUSED_FLAGS or name in IGNORED_FLAGS):
-        return f"leave it away: {REFUSED_FLAGS[name][0] if name in REFUSED_FLAGS else IGNORED_FLAGS[name]}"
-    also = "; keys of a recipe may follow the flags: optim.lr=1e-4" if "model_name_or_path" in parameters else ""
-    return f"what is taken here: {path} -h{also}"
+        return f"leave it out: {REFUSED_FLAGS[name][0] if name in REFUSED_FLAGS else IGNORED_FLAGS[name]}"
+    # Only `finetune` has this parameter.
+    overrides = "; recipe keys may follow the flags: optim.lr=1e-4" if "model_name_or_path" in parameters else ""
+    return f"for its options: {path} -h{overrides}"
 
 
-def key_of(name: str) -> str:
-    """The key of a recipe that says what a flag says, with its value where the flag means one; empty for none."""
-    ours = CANONICAL_NAMES.get(name, name)
-    if "rows" in ELSEWHERE.get(name, ()):
+def recipe_key(name: str) -> str:
+    """The recipe key for a flag of another tool, with a value if the flag implies one; empty if there is none."""
+    canonical = CANONICAL_NAMES.get(name, name)
+    if "rows" in OPTION_PARAMETERS.get(name, ()):
         return SLICE
-    return SWITCH_OVERRIDES.get(name) or (RECIPE_KEYS[name][0] if name in RECIPE_KEYS else OPTION_KEYS.get(ours, ""))
+    if name in SWITCH_OVERRIDES:
+        return SWITCH_OVERRIDES[name]
+    return RECIPE_KEYS[name][0] if name in RECIPE_KEYS else OPTION_KEYS.get(canonical, "")
 
 
 def for_command(word: str, path: str, commands: Iterable[str]) -> str:
-    """What to write instead of a command; `path` is what it stands in."""
-    if path == "bottega" and (ours := _command_for(word)):
-        return ours
-    near = difflib.get_close_matches(word, list(commands), 1)
-    return f"did you mean {path} {near[0]}?" if near else f"what there is: {path} -h"
+    """A hint on what to write instead of a command of the group `path`."""
+    if path == "bottega" and (hint := _top_level_hint(word)):
+        return hint
+    similar = difflib.get_close_matches(word, list(commands), 1)
+    return f"did you mean {path} {similar[0]}?" if similar else f"for its commands: {path} -h"
 
 
-def _command_for(word: str) -> str:
-    """What to write instead of a word that follows `bottega` and means something here; empty where it does not."""
-
+def _top_level_hint(word: str) -> str:
+    """A hint for a word after `bottega` that is another tool's command, an objective or a recipe; else empty."""
     if word in COMMANDS:
-        return f"here it is: bottega {COMMANDS[word]}"
+        return f"use bottega {COMMANDS[word]}"
     if word in bottega.objective_kinds():
-        return f"write a recipe for it, and run that: bottega init {word}"
-    return f"bottega train {word}" if Path(word).suffix in (".yaml", ".yml") else ""
+        return f"write a recipe for it, and train with that: bottega init {word}"
+    return f"use bottega train {word}" if Path(word).suffix in (".yaml", ".yml") else ""

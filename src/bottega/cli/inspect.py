@@ -1,4 +1,4 @@
-"""Commands that look: audit, evaluate, show, runs, doctor."""
+"""Commands that inspect data, runs and the machine: audit, evaluate, advise, show, runs, doctor."""
 
 from __future__ import annotations
 
@@ -13,45 +13,65 @@ from typing import Annotated, Any
 import typer
 
 import bottega
-from bottega.cli.app import LOOK, Json, LaidOut, RunFolder, app, errors, options, shown_if_stopped
+from bottega.cli.app import (
+    LOOK,
+    FieldMapping,
+    FileLayout,
+    Json,
+    RunFolder,
+    app,
+    errors,
+    options,
+    parse_mapping,
+    show_if_interrupted,
+)
+
+# Columns of `bottega runs`, keys of `bottega runs --json`.
+RUN_COLUMNS = ["run", "status", "step", "steps", "loss", "validation_loss"]
+
+# The early-stopped recipe that `bottega advise` prints may take this many times the passes it is expected to take.
+PASSES_MARGIN = 2
 
 
 @app.command(rich_help_panel=LOOK)
 def audit(
-    data: Annotated[list[str], typer.Argument(metavar="DATA …", help="Files, folders, hub ids; or a recipe.")],
+    data: Annotated[list[str], typer.Argument(metavar="DATA …", help="Files, folders or hub ids; or a recipe.")],
     model: Annotated[
-        str | None, typer.Option(help="Count in its tokens, find rows without loss, and score rows by its weights.")
+        str | None,
+        typer.Option(help="Count tokens with its tokenizer, find rows without loss, and score rows with its weights."),
     ] = None,
     against: Annotated[
-        list[str] | None, typer.Option(help="A test set or benchmark that must not stand in DATA; several times.")
+        list[str] | None,
+        typer.Option(help="A test set or benchmark whose rows must not be in DATA. May be repeated."),
     ] = None,
-    format: Annotated[str, typer.Option(help="How fields make a row, as data.format in a recipe.")] = "auto",
-    map: Annotated[
-        list[str] | None, typer.Option(metavar="OURS=THEIRS", help="What the file calls a field: label=intent.")
+    format: Annotated[str, typer.Option(help="Format of the rows, as data.format in a recipe.")] = "auto",
+    map: FieldMapping = None,
+    read: FileLayout = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="CHECK", help="Run only this check. May be repeated.")
     ] = None,
-    read: LaidOut = None,
-    only: Annotated[list[str] | None, typer.Option(metavar="CHECK", help="Run this check alone.")] = None,
-    skip: Annotated[list[str] | None, typer.Option(metavar="CHECK", help="Leave this check out.")] = None,
+    skip: Annotated[list[str] | None, typer.Option(metavar="CHECK", help="Skip this check. May be repeated.")] = None,
     near: Annotated[
-        float, typer.Option(help="Share in common that makes two rows nearly the same.", min=0.3, max=1.0)
+        float, typer.Option(help="Similarity from which two rows are near duplicates.", min=0.3, max=1.0)
     ] = 0.7,
     fix: Annotated[
-        Path | None, typer.Option(metavar="OUT", help="Write a cleaned copy to this .jsonl, and a log beside it.")
+        Path | None, typer.Option(metavar="OUT", help="Write a cleaned copy to this .jsonl, and a log next to it.")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 where there is an error.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 if a finding is an error.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Look for what is wrong with rows: duplicates, leaks, contradictions, damage, secrets, nothing to learn."""
+    """Find problems in data: duplicates, leaks, contradictions, damage, secrets, rows without loss."""
     with errors(as_json):
-        from bottega.cli.views import progress, results_console, show_audit
+        from bottega.cli.audit_view import show_audit
+        from bottega.cli.console import progress, results_console
 
         with progress("reading") as tell:
-            found = bottega.audit(
+            result = bottega.audit(
                 data,
                 model=model,
                 against=against or (),
                 format=format,
-                mapping=dict(_pair(one) for one in map or ()),
+                mapping=parse_mapping(map),
                 layout=bottega.parse_layout(read or ()),
                 only=only or (),
                 skip=skip or (),
@@ -60,67 +80,61 @@ def audit(
                 tell=tell,
             )
         if as_json:
-            print(json.dumps(found.document(), ensure_ascii=False))
+            print(json.dumps(result.document(), ensure_ascii=False))
         else:
-            show_audit(found, data, fix, results_console())
-        if strict and found.worst() == "error":
+            show_audit(result, data, fix, results_console())
+        if strict and result.worst() == "error":
             raise typer.Exit(2)
 
 
-def _pair(text: str) -> tuple[str, str]:
-    ours, sign, theirs = text.partition("=")
-    if not sign or not ours or not theirs:
-        raise bottega.RecipeError(
-            f"not a field and its name in the file: {text}", where="--map", fix="write label=intent"
-        )
-    return ours, theirs
-
-
 @app.command(rich_help_panel=LOOK)
-@options(bottega.EvaluateOptions, "chosen")
+@options(bottega.EvaluateOptions, "settings")
 def evaluate(
     run: RunFolder,
-    chosen: bottega.EvaluateOptions,
-    read: LaidOut = None,
+    settings: bottega.EvaluateOptions,
+    read: FileLayout = None,
     out: Annotated[
         Path | None,
-        typer.Option("--report", metavar="DIR", help="Where the report goes; default: the run."),
+        typer.Option("--report", metavar="DIR", help="Folder for the report; default: the run's."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a run on rows it never saw, beside its base model and other baselines, with a verdict and a report."""
+    """Evaluate a run on held-out rows against its base model and other baselines; writes a report with a verdict."""
     with errors(as_json):
-        from bottega.cli.views import progress
+        from bottega.cli.console import progress
 
         with progress("evaluating") as tell:
-            bottega.show(run)  # refuses a folder that is no run, before rows are read
-            # The report of other rows would replace that of the run's own.
-            folder = out or (run if chosen.data is None else None)
-            if folder is not None and (refused := _refusal(lambda: bottega.check_writable(folder))) is not None:
-                print(f"note: {refused.where}: {refused.what}; it is measured all the same, and shown", file=sys.stderr)
+            # An error for a folder that is not a run, before any rows are read.
+            bottega.show(run)
+            # With --data there is no default: a report on other rows would replace that on the run's own.
+            folder = out or (run if settings.data is None else None)
+            if folder is not None and (refusal := _error_of(lambda: bottega.check_writable(folder))) is not None:
+                note = f"note: {refusal.where}: {refusal.what}; the evaluation continues, and its result is printed"
+                print(note, file=sys.stderr)
             layout = bottega.parse_layout(read) if read else None
-            found = bottega.evaluate(run, **{**dict(chosen), "layout": layout}, tell=tell)
-            refused = None
+            result = bottega.evaluate(run, **{**dict(settings), "layout": layout}, tell=tell)
+            refusal = None
             if folder is not None:
-                refused = _refusal(lambda: bottega.write_report(bottega.build_report(found, tell), folder))
-        # The result is shown first: it took minutes, and the report may not be written.
+                refusal = _error_of(lambda: bottega.write_report(bottega.build_report(result, tell), folder))
+        # Print the result even if the report could not be written: it took minutes.
         if as_json:
-            print(json.dumps(found.document()))
+            print(json.dumps(result.document()))
         else:
-            from bottega.cli.views import results_console, show_evaluation
+            from bottega.cli.console import results_console
+            from bottega.cli.evaluation_view import show_evaluation
 
-            show_evaluation(found, results_console())
-        if refused is not None:
-            print(f"error: {refused}", file=sys.stderr)
-            raise typer.Exit(refused.exit_code)
+            show_evaluation(result, results_console())
+        if refusal is not None:
+            print(f"error: {refusal}", file=sys.stderr)
+            raise typer.Exit(refusal.exit_code)
         if folder is not None and not as_json:
-            print(f"\nthe whole report: {folder}/report.html")
+            print(f"\nthe full report: {folder}/report.html")
 
 
-def _refusal(work: Callable[[], Any]) -> bottega.BottegaError | None:
-    """Why the work could not be done; None where it was."""
+def _error_of(function: Callable[[], Any]) -> bottega.BottegaError | None:
+    """The error a function raises; None if it succeeds."""
     try:
-        work()
+        function()
     except bottega.BottegaError as error:
         return error
     return None
@@ -128,126 +142,123 @@ def _refusal(work: Callable[[], Any]) -> bottega.BottegaError | None:
 
 @app.command(rich_help_panel=LOOK)
 def advise(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="Rows: a file, folder or hub id.")],
-    model: Annotated[str, typer.Option(help="The model that would be tuned.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="File, folder or hub id of the rows.")],
+    model: Annotated[str, typer.Option(help="The model to tune.")],
     objective: Annotated[
-        str | None, typer.Option(help="What is to be learned; default: what the rows are for.")
+        str | None, typer.Option(help="The training objective; default: what the rows suggest.")
     ] = None,
-    map: Annotated[
-        list[str] | None, typer.Option(metavar="OURS=THEIRS", help="What the file calls a field: label=intent.")
-    ] = None,
-    read: LaidOut = None,
-    rows: Annotated[int, typer.Option(help="Most rows that are held out and asked.", min=20)] = 300,
+    map: FieldMapping = None,
+    read: FileLayout = None,
+    rows: Annotated[int, typer.Option(help="Rows to hold out and evaluate on, at most.", min=20)] = 300,
     epochs: Annotated[
-        float, typer.Option(help="Passes over all rows that the parts together may take.", min=0.1)
+        float, typer.Option(help="Passes over all rows that the trial runs may take together.", min=0.1)
     ] = 3.0,
     seed: int = 0,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the runs on parts stay; default: nowhere.")
+        Path | None, typer.Option(metavar="DIR", help="Folder to keep the trial runs in; default: they are deleted.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell whether to fine-tune: asks the model first, tunes on small parts, and draws the learning curve on."""
+    """Say whether fine-tuning is worth it: evaluate without it, tune on small parts, extrapolate the learning curve."""
     with errors(as_json):
-        from bottega.cli.views import progress
+        from bottega.cli.console import progress
 
-        known: list[bottega.Counsel] = []
-        with shown_if_stopped(known, lambda found: _show_counsel(found, as_json)), progress("reading rows") as tell:
-            found = bottega.advise(
+        preliminary: list[bottega.Counsel] = []
+        show_preliminary = show_if_interrupted(preliminary, lambda counsel: _show_counsel(counsel, as_json))
+        with show_preliminary, progress("reading rows") as tell:
+            counsel = bottega.advise(
                 data,
                 model,
                 objective=objective,
-                mapping=dict(_pair(one) for one in map or ()),
+                mapping=parse_mapping(map),
                 layout=bottega.parse_layout(read or ()),
                 rows=rows,
                 epochs=epochs,
                 seed=seed,
                 out=out,
                 tell=tell,
-                so_far=known.append,
+                so_far=preliminary.append,
             )
-        _show_counsel(found, as_json)
-        if not as_json and found.outcome != "don't":
-            # Twice the passes it should take: the recipe ends when it is learned.
-            changes = [f"optim.epochs={math.ceil(2 * found.expected[0].passes)}", "optim.schedule=constant"]
-            changes += [
-                *(f"data.mapping.{one}" for one in map or ()),
-                *(f"data.{one.removeprefix('data.')}" for one in read or ()),
-            ]
-            print("\nwrite the recipe:", shlex.join(["bottega", "init", found.kind, "--data", data, "--model", model]))
-            print("tune on all rows:", shlex.join(["bottega", "train", "recipe.yaml", *changes]))
+        _show_counsel(counsel, as_json)
+        if not as_json and counsel.outcome != "don't":
+            # The recipe stops early, so that more passes than expected do no harm.
+            passes = math.ceil(PASSES_MARGIN * counsel.expected[0].passes)
+            overrides = [f"optim.epochs={passes}", "optim.schedule=constant"]
+            overrides += [f"data.mapping.{pair}" for pair in map or ()]
+            overrides += [f"data.{pair.removeprefix('data.')}" for pair in read or ()]
+            print(
+                "\nwrite a recipe:  ", shlex.join(["bottega", "init", counsel.kind, "--data", data, "--model", model])
+            )
+            print("tune on all rows:", shlex.join(["bottega", "train", "recipe.yaml", *overrides]))
 
 
-def _show_counsel(found: bottega.Counsel, as_json: bool) -> None:
+def _show_counsel(counsel: bottega.Counsel, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(found.document()))
+        print(json.dumps(counsel.document()))
         return
-    from bottega.cli.views import results_console, show_counsel
+    from bottega.cli.console import results_console
+    from bottega.cli.planning_view import show_counsel
 
-    show_counsel(found, results_console())
+    show_counsel(counsel, results_console())
 
 
 @app.command(rich_help_panel=LOOK)
 def show(run: RunFolder, as_json: Json = False) -> None:
-    """Show a run: what it is, its curves, what it noted, what came of it."""
+    """Show a run: its state, curves, notes and result, and what to do next."""
     with errors(as_json):
         overview = bottega.show(run)
         if as_json:
             print(json.dumps(overview.document()))
             return
+        from bottega.cli.console import results_console
         from bottega.cli.run_view import show_run
-        from bottega.cli.views import results_console
 
         show_run(overview, results_console())
 
 
 @app.command(rich_help_panel=LOOK)
 def runs(
-    folder: Annotated[Path, typer.Argument(help="Where runs stand.")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(help="Folder that contains runs.")] = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """List runs, the newest last."""
+    """List runs, newest last."""
     with errors(as_json):
-        found = bottega.list_runs(folder)
+        summaries = bottega.list_runs(folder)
         if as_json:
-            print(json.dumps(found))
-        elif not found:
+            print(json.dumps(summaries))
+        elif not summaries:
             print(f"no runs in {folder}; start one: bottega train recipe.yaml")
         else:
-            from bottega.cli.views import results_console, table
+            from bottega.cli.console import results_console, table
 
-            columns = ["run", "status", "step", "steps", "loss", "validation_loss"]
-            rows = [[_cell(run[name]) for name in columns] for run in found]
-            results_console().print(table("", [name.replace("_", " ") for name in columns], rows))
-            print(f"look at one: bottega show {found[-1]['run']}")
+            rows = [[_format_cell(summary[name]) for name in RUN_COLUMNS] for summary in summaries]
+            results_console().print(table("", [name.replace("_", " ") for name in RUN_COLUMNS], rows))
+            print(f"inspect one: bottega show {summaries[-1]['run']}")
 
 
 @app.command(rich_help_panel=LOOK)
 def doctor(as_json: Json = False) -> None:
-    """Tell what this machine can do, and what would make it faster."""
+    """Report what this machine can do, and what would make it faster."""
     with errors(as_json):
         facts = bottega.doctor()
         if as_json:
             print(json.dumps(facts))
             return
-        from bottega.cli.views import results_console, table
+        from bottega.cli.console import results_console, table
 
-        flat = [(key, value) for key, value in facts.items() if not isinstance(value, dict) and key != "advice"]
-        flat += [(f"{key} {name}", value) for key in ("versions", "gflops") for name, value in facts[key].items()]
-        flat = [(name.replace("_", " "), _fact(value)) for name, value in flat]
+        rows = [(key, value) for key, value in facts.items() if not isinstance(value, dict) and key != "advice"]
+        rows += [(f"{key} {name}", value) for key in ("versions", "gflops") for name, value in facts[key].items()]
         console = results_console()
-        console.print(table("", ["what", "here"], flat))
+        console.print(table("", ["", ""], [(name.replace("_", " "), _format_fact(value)) for name, value in rows]))
         for line in facts["advice"]:
             console.print(f"[yellow]advice[/] {line}")
 
 
-def _fact(value: Any) -> str:
-    """What the doctor found, as a person says it."""
-    said = {None: "none", True: "yes", False: "no"}
+def _format_fact(value: Any) -> str:
     if value is None or isinstance(value, bool):
-        return said[value]
+        return {None: "none", True: "yes", False: "no"}[value]
     return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
-def _cell(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -18,18 +18,18 @@ def main() -> None:
     """Run the command line, and exit the process with its exit code."""
     try:
         # Signal handlers before everything else: the imports below take seconds.
-        interruption.listen()
+        interruption.install_handlers()
         output = _replace_standard_streams()
-        interruption.watch()
+        interruption.start_watchdog()
         code = _run_command() or _output_exit_code(output)
         interruption.check()
     except BaseException as error:
         # A library may have turned the interruption into an error of its own.
-        if not interruption.asked():
+        if not interruption.stop_requested():
             raise
         print(str(error) if isinstance(error, interruption.Interrupted) and str(error) else "stopped", file=sys.stderr)
         _exit_interrupted()
-    interruption.ignore()
+    interruption.ignore_signals()
     sys.exit(code)
 
 
@@ -60,7 +60,7 @@ def _exit_interrupted() -> NoReturn:
     """Exit at once, without waiting for threads that are still at work, as `sys.exit` would."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(interruption.CODE)
+    os._exit(interruption.EXIT_CODE)
 
 
 class PersistentFile(io.FileIO):

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 import bottega
-from bottega.cli.views import memory_in_words, table
+from bottega.cli.console import format_memory, table
 
 # Size of a chart, in characters; the width is less on a narrow terminal.
 CHART_HEIGHT, MAX_CHART_WIDTH = 18, 110
@@ -63,7 +63,7 @@ def _facts(run: bottega.RunOverview) -> Iterator[tuple[str, str]]:
     if run.updates:
         speed = "" if run.tokens_per_second is None else f", {run.tokens_per_second:,.0f} tokens/s"
         yield "training time", f"{_duration(run.seconds)}{speed} ({run.shared_fraction:.0%} of them shared)"
-        yield "peak memory", memory_in_words(*run.peak_memory)
+        yield "peak memory", format_memory(*run.peak_memory)
         yield "loss", f"{run.updates[-1].loss:.4f}"
     if state["validation_loss"] is not None:
         metrics = "".join(f", {name} {value:.3f}" for name, value in state["metrics"].items())

@@ -15,218 +15,237 @@ import typer
 import bottega
 from bottega.cli.app import USE, Json, app, busy, errors, options
 
-Name = Annotated[str, typer.Argument(metavar="MODEL", help="A run, a folder or a hub id.")]
-System = Annotated[str, typer.Option(help="System prompt.")]
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A run, a folder or a hub id.")]
+SystemPrompt = Annotated[str, typer.Option(help="System prompt.")]
+Texts = Annotated[list[str] | None, typer.Argument(metavar="[TEXT …]", help="Default: lines of standard input.")]
+
+# Temperature of generated text on the command line. The library's own default is greedy.
+TEMPERATURE = 0.7
 
 
 @app.command(rich_help_panel=USE)
-@options(bottega.Sampling, "settings", temperature=0.7)
+@options(bottega.Sampling, "settings", temperature=TEMPERATURE)
 def generate(
     settings: bottega.Sampling,
-    model: Name,
-    prompts: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT …]", help="Default: lines of input.")] = None,
+    model: ModelName,
+    prompts: Annotated[
+        list[str] | None, typer.Argument(metavar="[PROMPT …]", help="Default: lines of standard input.")
+    ] = None,
     chat: Annotated[
-        bool, typer.Option("--chat", help="Each prompt is a question to answer, not text to go on.")
+        bool, typer.Option("--chat", help="Each prompt is a message to answer, not text to continue.")
     ] = False,
-    system: System = "",
-    number: Annotated[int, typer.Option("--number", "-n", help="Continuations of each prompt.", min=1)] = 1,
+    system: SystemPrompt = "",
+    number: Annotated[int, typer.Option("--number", "-n", help="Continuations per prompt.", min=1)] = 1,
     as_json: Json = False,
 ) -> None:
     """Continue prompts, all in one batch."""
-    asked = prompts or _lines()
-    loaded = _loaded(model)
-    turns = [[*_system_turn(system), {"role": "user", "content": prompt}] for prompt in asked] if chat else asked
-    with busy(f"writing {len(asked) * number} continuations"):
-        written = loaded.generate(turns, settings, continuations=number)
-    for prompt, found in zip(asked, written, strict=True):
-        for continuation in found:
+    prompts = prompts or _input_lines()
+    language_model = _load_language_model(model)
+    turns = [[*_system_turn(system), {"role": "user", "content": prompt}] for prompt in prompts]
+    with busy(f"generating {len(prompts) * number} continuations"):
+        generated = language_model.generate(turns if chat else prompts, settings, continuations=number)
+    for prompt, continuations in zip(prompts, generated, strict=True):
+        for continuation in continuations:
             if as_json:
-                shown = {
+                document = {
+                    "prompt": prompt,
                     "text": continuation.text,
                     "reason": continuation.reason,
                     "tokens": len(continuation.tokens),
                 }
-                print(json.dumps({"prompt": prompt, **shown}, ensure_ascii=False))
+                print(json.dumps(document, ensure_ascii=False))
             else:
                 print(continuation.text if chat else prompt + continuation.text, end="\n\n")
 
 
 @app.command(rich_help_panel=USE)
-@options(bottega.Sampling, "settings", temperature=0.7)
+@options(bottega.Sampling, "settings", temperature=TEMPERATURE)
 def chat(
     settings: bottega.Sampling,
-    model: Name,
-    system: System = "",
-    compare: Annotated[bool, typer.Option("--compare", help="The model it was tuned from answers too.")] = False,
+    model: ModelName,
+    system: SystemPrompt = "",
+    compare: Annotated[bool, typer.Option("--compare", help="Also print the base model's answers.")] = False,
 ) -> None:
-    """Talk to a model; /help lists what can be done besides talking."""
+    """Chat with a model; /help lists the commands."""
     from bottega.cli.chat import Conversation
-    from bottega.cli.views import results_console
+    from bottega.cli.console import results_console
 
     console = results_console()
-    conversation = Conversation(_loaded(model), settings, console, system=system)
+    conversation = Conversation(_load_language_model(model), settings, console, system=system)
     if compare:
+        # Like the user's own command, so that a model without a base is reported and the conversation starts.
         conversation.run(["/compare"])
     console.print("/help lists the commands, /quit leaves", style="dim")
-    conversation.run(_typed())
+    conversation.run(_typed_lines())
 
 
 @app.command(rich_help_panel=USE)
 def classify(
-    model: Annotated[str, typer.Argument(metavar="RUN", help="A run that ended in a classifier or a regression.")],
-    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT …]", help="Default: lines of input.")] = None,
+    model: Annotated[str, typer.Argument(metavar="RUN", help="A run that trained a classifier or a regression.")],
+    texts: Texts = None,
     as_json: Json = False,
 ) -> None:
-    """Name the class of texts, with its probability; or the number, of a regression."""
+    """Classify texts, with probabilities; for a regression, predict a number."""
     with errors(as_json):
-        asked = texts or _lines()
+        texts = texts or _input_lines()
         with busy(f"loading {model}"):
-            loaded = bottega.load_classifier(model)
-        with busy(f"classifying {len(asked)} texts"):
-            if loaded.objective.kind == "regress":
-                _print(as_json, asked, [({"value": value}, f"{value:.3f}") for value in loaded.values(asked)])
-                _tell_cut(loaded.codec)
-                return
-            found = loaded.classify(asked)
-        _tell_cut(loaded.codec)
-        shown = [", ".join(f"{label}\t{one.probabilities[label]:.3f}" for label in one.labels) or "-" for one in found]
-        _print(as_json, asked, [(asdict(one), line) for one, line in zip(found, shown, strict=True)])
+            classifier = bottega.load_classifier(model)
+        with busy(f"classifying {len(texts)} texts"):
+            if classifier.objective.kind == "regress":
+                values = classifier.values(texts)
+                results = [({"value": value}, f"{value:.3f}") for value in values]
+            else:
+                # With several labels per text there may be none.
+                results = [
+                    (
+                        asdict(result),
+                        ", ".join(f"{label}\t{result.probabilities[label]:.3f}" for label in result.labels) or "-",
+                    )
+                    for result in classifier.classify(texts)
+                ]
+        _note_truncated(classifier.codec)
+        _print_results(as_json, texts, results)
 
 
 @app.command(rich_help_panel=USE)
 def tag(
-    model: Annotated[str, typer.Argument(metavar="RUN", help="A run that ended in a tagger.")],
-    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT …]", help="Default: lines of input.")] = None,
-    conll: Annotated[bool, typer.Option("--conll", help="A word and its tag a line, instead of entities.")] = False,
+    model: Annotated[str, typer.Argument(metavar="RUN", help="A run that trained a tagger.")],
+    texts: Texts = None,
+    conll: Annotated[bool, typer.Option("--conll", help="Print one word and its tag per line.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Mark the entities in texts."""
+    """Find entities in texts."""
     with errors(as_json):
-        asked = texts or _lines()
-        _refuse_blank(asked)
+        texts = texts or _input_lines()
+        _check_not_blank(texts)
         with busy(f"loading {model}"):
-            loaded = bottega.load_tagger(model)
-        with busy(f"tagging {len(asked)} texts"):
-            read = loaded.read(asked)
+            tagger = bottega.load_tagger(model)
+        with busy(f"tagging {len(texts)} texts"):
+            readings = tagger.read(texts)
         if conll:
-            print(
-                "\n\n".join(bottega.to_conll(text, one.spans, one.words) for text, one in zip(asked, read, strict=True))
-            )
+            sentences = [
+                bottega.to_conll(text, reading.spans, reading.words)
+                for text, reading in zip(texts, readings, strict=True)
+            ]
+            print("\n\n".join(sentences))
             return
-        shown = []
-        for text, (_, spans) in zip(asked, read, strict=True):
-            listed = [{**span._asdict(), "text": text[span.start : span.stop]} for span in spans]
-            shown.append(({"spans": listed}, "; ".join(f"{one['text']} ({one['label']})" for one in listed) or "-"))
-        _print(as_json, asked, shown)
+        results = []
+        for text, (_, spans) in zip(texts, readings, strict=True):
+            entities = [{**span._asdict(), "text": text[span.start : span.stop]} for span in spans]
+            line = "; ".join(f"{entity['text']} ({entity['label']})" for entity in entities) or "-"
+            results.append(({"spans": entities}, line))
+        _print_results(as_json, texts, results)
 
 
 @app.command(rich_help_panel=USE)
 def fill(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a folder or a hub id.")],
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="With [MASK] where a word is missing.")],
-    top: Annotated[int, typer.Option(help="Candidates for each place.", min=1)] = 5,
+    model: ModelName,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="A text with [MASK] for each missing token.")],
+    top: Annotated[int, typer.Option(help="Candidates per mask.", min=1)] = 5,
     as_json: Json = False,
 ) -> None:
-    """Show what a masked language model takes for likely at each [MASK]."""
+    """Predict the token at each [MASK] with a masked language model."""
     with errors(as_json):
         with busy(f"loading {model}"):
-            loaded = bottega.load_masked(model)
-        found = loaded.fill(text, top)
+            masked_lm = bottega.load_masked(model)
+        masks = masked_lm.fill(text, top)
         if as_json:
-            print(json.dumps([[asdict(one) for one in place] for place in found], ensure_ascii=False))
+            document = [[asdict(candidate) for candidate in candidates] for candidates in masks]
+            print(json.dumps(document, ensure_ascii=False))
             return
-        from bottega.cli.views import bars, results_console
+        from bottega.cli.console import bars, results_console
 
-        for place, candidates in enumerate(found, 1):
-            title = f"[MASK] {place}" if len(found) > 1 else ""
-            results_console().print(bars(title, [(one.text, one.probability) for one in candidates]))
+        for number, candidates in enumerate(masks, 1):
+            title = f"[MASK] {number}" if len(masks) > 1 else ""
+            fractions = [(candidate.text, candidate.probability) for candidate in candidates]
+            results_console().print(bars(title, fractions))
 
 
 @app.command(rich_help_panel=USE)
 def embed(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a folder or a hub id.")],
-    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT …]", help="Default: lines of input.")] = None,
+    model: ModelName,
+    texts: Texts = None,
     out: Annotated[Path | None, typer.Option(help="A .npy file for the vectors, [texts, width] in float32.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a vector of each text; without --out, show how alike the texts are."""
+    """Embed texts as vectors; without --out, print their cosine similarities."""
     with errors(as_json):
-        asked = texts or _lines()
+        texts = texts or _input_lines()
         with busy(f"loading {model}"):
             import numpy as np
 
-            loaded = bottega.load_embedder(model)
-        with contextlib.ExitStack() as opened:
-            file = None if out is None else opened.enter_context(bottega.open_atomic(out))  # before the work is done
-            with busy(f"embedding {len(asked)} texts"):
-                found = loaded.embed(asked)
-            _tell_cut(loaded.codec)
+            embedder = bottega.load_embedder(model)
+        with contextlib.ExitStack() as stack:
+            # Opened first: a file that cannot be written is reported before the work, not after it.
+            file = None if out is None else stack.enter_context(bottega.open_atomic(out))
+            with busy(f"embedding {len(texts)} texts"):
+                vectors = embedder.embed(texts)  # [N, H], of length 1
+            _note_truncated(embedder.codec)
             if file is not None:
-                np.save(file, found)
+                np.save(file, vectors)
         if as_json:
-            for text, vector in zip(asked, found, strict=True):
+            for text, vector in zip(texts, vectors, strict=True):
                 print(json.dumps({"text": text, "vector": vector.tolist()}, ensure_ascii=False))
         elif out is not None:
-            print(f"{len(found)} vectors of {found.shape[1]} numbers in {out}")
+            print(f"{len(vectors)} vectors of {vectors.shape[1]} numbers written to {out}")
         else:
-            from bottega.cli.views import results_console, table
+            from bottega.cli.console import results_console, table
 
-            numbers = [str(number) for number in range(1, len(asked) + 1)]
+            numbers = [str(number) for number in range(1, len(texts) + 1)]
             rows = [
-                [number, text, *(f"{value:.2f}" for value in row)]
-                for number, text, row in zip(numbers, asked, found @ found.T, strict=True)
+                [number, text, *(f"{similarity:.2f}" for similarity in row)]
+                for number, text, row in zip(numbers, texts, vectors @ vectors.T, strict=True)
             ]
             results_console().print(table("", ["", "text", *numbers], rows))
 
 
-def _lines() -> list[str]:
-    """The lines of the input that say something."""
+def _input_lines() -> list[str]:
+    """The lines of standard input that are not blank."""
     return [line.rstrip("\n") for line in sys.stdin if line.strip()]
 
 
-def _refuse_blank(texts: Sequence[str]) -> None:
-    """A DataError where there is no text, or one that says nothing."""
-    where = next((f"text {number}" for number, text in enumerate(texts, 1) if not text.strip()), "")
-    if where or not texts:
-        what = "nothing but white space" if where else "no text"
-        raise bottega.DataError(
-            what, where=where or "the command line and the input", fix="give a text that says something"
-        )
+def _check_not_blank(texts: Sequence[str]) -> None:
+    """A DataError if there is no text, or a blank one."""
+    blank = next((f"text {number}" for number, text in enumerate(texts, 1) if not text.strip()), "")
+    if blank or not texts:
+        what = "the text is blank" if blank else "no text given"
+        where = blank or "the command line and standard input"
+        raise bottega.DataError(what, where=where, fix="give a text with at least one word")
 
 
-def _tell_cut(codec: Any) -> None:
+def _note_truncated(codec: Any) -> None:
     if codec.truncated:
-        told = f"note: {codec.truncated} texts are longer than the {codec.max_length} tokens the model reads"
-        print(f"{told}: only their beginning was read", file=sys.stderr)
+        reason = f"{codec.truncated} texts are longer than the {codec.max_length} tokens the model reads"
+        print(f"note: {reason}: the rest was ignored", file=sys.stderr)
 
 
-def _print(as_json: bool, texts: Sequence[str], found: Sequence[tuple[dict[str, Any], str]]) -> None:
-    """What was found of each text, as JSON or as a line."""
-    for text, (fields, line) in zip(texts, found, strict=True):
+def _print_results(as_json: bool, texts: Sequence[str], results: Sequence[tuple[dict[str, Any], str]]) -> None:
+    """Print the result of each text: its fields as JSON, or its line."""
+    for text, (fields, line) in zip(texts, results, strict=True):
         print(json.dumps({"text": text, **fields}, ensure_ascii=False) if as_json else f"{line}\t{text}")
 
 
-def _loaded(name: str) -> Any:
-    """The model to talk to, with a sign of life while it loads."""
+def _load_language_model(name: str) -> bottega.LanguageModel:
     with busy(f"loading {name}"):
-        loaded = bottega.load(name)
-    if passed_over := loaded.unheeded:
-        from bottega.cli.views import progress_console
+        model = bottega.load(name)
+    if unused := model.unheeded:
+        from bottega.cli.console import progress_console
 
-        said = ", ".join(f"{key}={value}" for key, value in passed_over.items())
-        what = f"the checkpoint's generation_config also says {said}: not done unless asked for here"
-        progress_console().print(what, markup=False)
-    return loaded
+        settings = ", ".join(f"{key}={value}" for key, value in unused.items())
+        note = f"note: the checkpoint's generation_config sets {settings}; only options given here are used"
+        progress_console().print(note, markup=False)
+    return model
 
 
 def _system_turn(text: str) -> list[dict[str, str]]:
     return [{"role": "system", "content": text}] if text else []
 
 
-def _typed() -> Iterator[str]:
-    """Lines the user types, with a prompt where one types; the end of the input, or Ctrl-C, ends them."""
+def _typed_lines() -> Iterator[str]:
+    """Lines the user types, until the end of the input or Ctrl-C."""
     while True:
         try:
+            # No prompt if the input is piped: it would end up in the output.
             yield input("   you › " if sys.stdin.isatty() else "")
         except (EOFError, KeyboardInterrupt):
             return

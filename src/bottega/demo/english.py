@@ -1,4 +1,4 @@
-"""The demo's world in English: phrases with places for names, products, orders, towns and days."""
+"""The demo's phrases in English, with placeholders for names, products, orders, towns and days."""
 
 SYLLABLES = (
     "bra cor dun el fal gar hol is jor kel lam mor nor ol pen quil ros sel tar ul ven wil yar zen".split(),

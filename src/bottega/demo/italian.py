@@ -1,4 +1,4 @@
-"""Il mondo della dimostrazione in italiano: the same world, in Italian."""
+"""The demo's phrases in Italian, with placeholders for names, products, orders, towns and days."""
 
 SYLLABLES = (
     "bra cor dan el fal gar lom ma ner or pal quar ros sel tar ur ven vil zan fio mon cas".split(),

@@ -1,7 +1,7 @@
-"""The whole life of a small language model in minutes: `bottega demo`.
+"""All stages of a small language model in minutes: `bottega demo`.
 
-Invents a world, trains a tokenizer on it, pre-trains a decoder from nothing, fine-tunes it with LoRA on a support
-desk's tasks, aligns it with DPO, measures what that was worth on letters it never saw, and ends with a report.
+Generates data (`world`), trains a tokenizer, pre-trains a decoder from scratch, fine-tunes it with LoRA on the tasks of
+a support desk, aligns it with DPO, evaluates it on unseen letters, and writes a report.
 """
 
 from __future__ import annotations
@@ -20,14 +20,20 @@ from typing import Any, cast
 
 import bottega
 from bottega.demo.untuned import ask_untuned
-from bottega.demo.world import World
+from bottega.demo.world import Ticket, World
 
-DOCUMENTS, HELD_OUT = 2400, 120
-TICKETS, PAIRS, TESTED = 800, 400, 200
+# Sizes of the data. The whole demo takes minutes on a laptop's CPU.
+DOCUMENTS, VALIDATION_DOCUMENTS = 2400, 120
+TRAINING_TICKETS, PREFERENCE_PAIRS, TEST_TICKETS = 800, 400, 200
 VOCABULARY = 1024
-REPORTED = 120
-"""Rows that the report is about: the answers to each are written out."""
 
+# Rows of the report; fewer than there are, because an answer to each is generated.
+REPORT_ROWS = 120
+
+# Longest answer to a question of the demo, in tokens.
+ANSWER_TOKENS = 48
+
+# Recipes of the stages. Each starts from the result of an earlier one, in the same folder.
 PRETRAIN = {
     "model": {
         "shape": {
@@ -64,170 +70,201 @@ ALIGN = {
 }
 STAGES = {"pretrained": PRETRAIN, "tuned": TUNE, "aligned": ALIGN}
 
+# Shows the events of a stage, given its name, while passing them on.
 Watch = Callable[[str, Iterator["bottega.Event"]], Iterable["bottega.Event"]]
-"""Shows a stage's events, by its name, while passing them on."""
 
+# Shows a message during work that has no events.
 Busy = Callable[[str], AbstractContextManager[Any]]
-"""A sign of life, with these words, while something goes on that has no events."""
 
 
 @dataclass(frozen=True)
-class Demo:
-    """What the demo leaves: the folder, its summary, and a short conversation."""
+class DemoResult:
+    """The folder of the demo, its metrics, and a conversation as (question, answer)."""
 
     folder: Path
     summary: dict[str, Any]
     conversation: list[tuple[str, str]]
 
 
-def demo(folder: Path, *, seed: int = 0, language: str = "en", watch: Watch, busy: Busy) -> Demo:
-    """Run it all in `folder`, which must be new or hold an earlier demo."""
-    _clear(folder)
+def run_demo(folder: Path, *, seed: int = 0, language: str = "en", watch: Watch, busy: Busy) -> DemoResult:
+    """Run all stages in `folder`, which must be new, empty, or contain an earlier demo."""
+    _clear_folder(folder)
     world = World(seed, language)
-    with busy("inventing a world, and training a tokenizer on it"):
+    with busy("generating data and training a tokenizer"):
         data = _write_data(world, folder)
         bottega.train_tokenizer([folder / "documents.jsonl"], VOCABULARY, folder / "tokenizer")
-    seconds = 0.0
+    train_seconds = 0.0
     for name, document in STAGES.items():
         recipe = bottega.Recipe.parse({"name": f"demo-{name}", "seed": seed, **document}, folder=folder)
         (folder / f"{name}.yaml").write_text(bottega.recipe_yaml(recipe), encoding="utf-8")
         start = time.perf_counter()
         for _ in watch(name, bottega.train(recipe, folder / name)):
             pass
-        seconds += time.perf_counter() - start
-    with busy("measuring on letters it never saw"):
+        train_seconds += time.perf_counter() - start
+    with busy("evaluating on unseen letters"):
         base, tuned = bottega.load(folder / "pretrained"), bottega.load(folder / "aligned")
         summary = {
             **_accuracies(world, base, tuned, data),
             **_preferences(folder / "aligned", data),
             "pretrain_loss": _last_validation(folder / "pretrained").loss,
-            "bigram_entropy": bigram_entropy(base, data.texts, data.held_out),
-            "train_seconds": round(seconds, 1),
+            "bigram_entropy": bigram_entropy(base, data.texts, data.validation_texts),
+            "train_seconds": round(train_seconds, 1),
             "seed": seed,
             "language": language,
         }
         conversation = _conversation(world, tuned)
     with busy("writing the report"):
-        report = bottega.report(folder / "tuned", rows=REPORTED, out=folder / "tuned")
+        report = bottega.report(folder / "tuned", rows=REPORT_ROWS, out=folder / "tuned")
         summary["verdict"] = report.evaluation.verdict.sentence
     (folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
-    return Demo(folder, summary, conversation)
+    return DemoResult(folder, summary, conversation)
 
 
 @dataclass(frozen=True)
-class _Data:
+class DemoData:
+    """The generated data.
+
+    texts             documents of pre-training
+    validation_texts  documents it is validated on
+    test_tickets      tickets that share no letter with the training tickets
+    shots             an example letter of each topic, for few-shot prompts
+    validation_pairs  preference pairs whose prompts are in no training pair
+    """
+
     texts: list[str]
-    held_out: list[str]
-    tested: list[Any]
+    validation_texts: list[str]
+    test_tickets: list[Ticket]
     shots: dict[str, str]
-    pairs: list[dict[str, Any]]
+    validation_pairs: list[dict[str, Any]]
 
 
-def _write_data(world: World, folder: Path) -> _Data:
-    """Write every file of the demo; what is held out shares no letter with what is trained on."""
-    texts, held_out = list(world.documents(DOCUMENTS)), list(world.documents(HELD_OUT))
-    trained = [world.ticket() for _ in range(TICKETS)]
-    known = {ticket.text for ticket in trained}
-    tested = [ticket for ticket in (world.ticket() for _ in range(2 * TESTED)) if ticket.text not in known][:TESTED]
-    pairs = list(world.preferences([world.ticket() for _ in range(PAIRS)]))
-    asked = {pair["instruction"] for pair in pairs}
-    held_pairs = [
-        pair for pair in world.preferences([world.ticket() for _ in range(TESTED)]) if pair["instruction"] not in asked
-    ]
+def _write_data(world: World, folder: Path) -> DemoData:
+    """Generate the data and write its files."""
+    # The world draws from one random generator: the order of these lines decides the data.
+    texts, validation_texts = list(world.documents(DOCUMENTS)), list(world.documents(VALIDATION_DOCUMENTS))
+    training_tickets = [world.ticket() for _ in range(TRAINING_TICKETS)]
+    training_letters = {ticket.text for ticket in training_tickets}
+    # Twice as many as needed: some letters are generated twice, and would leak from the training data.
+    candidates = (world.ticket() for _ in range(2 * TEST_TICKETS))
+    test_tickets = [ticket for ticket in candidates if ticket.text not in training_letters][:TEST_TICKETS]
+    pairs = list(world.preferences([world.ticket() for _ in range(PREFERENCE_PAIRS)]))
+    prompts = {pair["instruction"] for pair in pairs}
+    candidate_pairs = world.preferences([world.ticket() for _ in range(TEST_TICKETS)])
+    validation_pairs = [pair for pair in candidate_pairs if pair["instruction"] not in prompts]
     files = {
         "documents": texts,
-        "documents_held_out": held_out,
-        "tasks": world.tasks(trained),
-        "tasks_held_out": world.tasks(tested),
+        "documents_held_out": validation_texts,
+        "tasks": world.tasks(training_tickets),
+        "tasks_held_out": world.tasks(test_tickets),
         "pairs": pairs,
-        "pairs_held_out": held_pairs,
+        "pairs_held_out": validation_pairs,
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in files.items():
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-    shots = {topic: world.ticket(topic).text for topic in world.topics}
-    return _Data([row["text"] for row in texts], [row["text"] for row in held_out], tested, shots, held_pairs)
+    return DemoData(
+        texts=[row["text"] for row in texts],
+        validation_texts=[row["text"] for row in validation_texts],
+        test_tickets=test_tickets,
+        shots={topic: world.ticket(topic).text for topic in world.topics},
+        validation_pairs=validation_pairs,
+    )
 
 
-def _clear(folder: Path) -> None:
-    """Remove an earlier demo; refuse to touch anything else."""
+def _clear_folder(folder: Path) -> None:
+    """Delete an earlier demo; a RunError if the folder contains anything else."""
     if not folder.exists() or not any(folder.iterdir()):
         return
+    # The first file a demo writes marks its folder, even if it was interrupted.
     if not (folder / "documents.jsonl").exists():
-        raise bottega.RunError("is not an empty folder, nor a demo's", where=str(folder), fix="choose another --out")
+        raise bottega.RunError(
+            "the folder contains files that are not from a demo", where=str(folder), fix="choose another --out"
+        )
     shutil.rmtree(folder)
 
 
-def _accuracies(world: World, base: bottega.LanguageModel, tuned: bottega.LanguageModel, data: _Data) -> dict[str, Any]:
-    """Topics found by the untuned model, asked in the best of several ways, and by the tuned one; the gain."""
+def _accuracies(
+    world: World, base: bottega.LanguageModel, tuned: bottega.LanguageModel, data: DemoData
+) -> dict[str, Any]:
+    """Accuracy on topics before tuning, by the best way to prompt, and after; and exact match of the fields."""
     phrases = world.phrases
-    letters, topics = [ticket.text for ticket in data.tested], [ticket.topic for ticket in data.tested]
+    letters, topics = [ticket.text for ticket in data.test_tickets], [ticket.topic for ticket in data.test_tickets]
     choices = phrases.CHOICES.format(labels=", ".join(world.topics))
     untuned = ask_untuned(base, letters, phrases.PLAIN, choices, data.shots)
-    right = {way: [a == b for a, b in zip(found, topics, strict=True)] for way, found in untuned.items()}
-    best = max(right, key=lambda way: sum(right[way]))
-    found = _asked(tuned, [phrases.CLASSIFY.format(ticket=letter) for letter in letters])
-    now = [a == b for a, b in zip(found, topics, strict=True)]
-    fields = _asked(tuned, [phrases.EXTRACT.format(ticket=letter) for letter in letters])
+    base_hits = {way: [a == b for a, b in zip(labels, topics, strict=True)] for way, labels in untuned.items()}
+    # The base model gets the way to prompt that is best on these very letters: the comparison favours it.
+    best = max(base_hits, key=lambda way: sum(base_hits[way]))
+    answers = _answer(tuned, [phrases.CLASSIFY.format(ticket=letter) for letter in letters])
+    tuned_hits = [a == b for a, b in zip(answers, topics, strict=True)]
+    fields = _answer(tuned, [phrases.EXTRACT.format(ticket=letter) for letter in letters])
     return {
-        "base_accuracy": _mean(right[best]),
-        "base_asked": {way: _mean(hits) for way, hits in right.items()},
-        "tuned_accuracy": _mean(now),
-        "gain_interval": list(bottega.paired_difference(now, right[best])),
-        "fields_accuracy": _mean([_same(a, t.fields) for a, t in zip(fields, data.tested, strict=True)]),
+        "base_accuracy": _mean(base_hits[best]),
+        "base_asked": {way: _mean(hits) for way, hits in base_hits.items()},
+        "tuned_accuracy": _mean(tuned_hits),
+        "gain_interval": list(bottega.paired_difference(tuned_hits, base_hits[best])),
+        "fields_accuracy": _mean(
+            [_equal_fields(answer, ticket.fields) for answer, ticket in zip(fields, data.test_tickets, strict=True)]
+        ),
     }
 
 
-def _asked(model: bottega.LanguageModel, questions: Sequence[str]) -> list[str]:
+def _answer(model: bottega.LanguageModel, questions: Sequence[str]) -> list[str]:
+    """The model's greedy answer to each question."""
     turns = [[{"role": "user", "content": question}] for question in questions]
-    return [found[0].text for found in model.generate(turns, bottega.Sampling(tokens=48))]
+    return [continuation.text for (continuation,) in model.generate(turns, bottega.Sampling(tokens=ANSWER_TOKENS))]
 
 
-def _same(written: str, fields: dict[str, str]) -> bool:
+def _equal_fields(answer: str, fields: dict[str, str]) -> bool:
+    """Whether an answer is JSON with exactly these fields, in any order."""
     try:
-        return bool(json.loads(written) == fields)
+        return bool(json.loads(answer) == fields)
     except ValueError:
         return False
 
 
-def _preferences(run: Path, data: _Data) -> dict[str, float]:
-    """How often the kind reply is preferred, and how often it is merely the longer one."""
-    longer = [len(pair["chosen"]) > len(pair["rejected"]) for pair in data.pairs]
+def _preferences(run: Path, data: DemoData) -> dict[str, float]:
+    """How often the kind reply is preferred, and how often a preference for the longer one would be right."""
+    longer = [len(pair["chosen"]) > len(pair["rejected"]) for pair in data.validation_pairs]
     accuracy = _last_validation(run).metrics["accuracy"]
     return {"preference_accuracy": accuracy, "length_heuristic_accuracy": _mean(longer)}
 
 
-def bigram_entropy(model: bottega.LanguageModel, texts: Sequence[str], held_out: Sequence[str]) -> float:
-    """Nats a token of the held-out texts under the bigrams of the others, smoothed with their unigrams."""
-    before, after = Counter[int](), Counter[int]()
-    pairs = Counter[tuple[int, int]]()
+def bigram_entropy(model: bottega.LanguageModel, texts: Sequence[str], validation_texts: Sequence[str]) -> float:
+    """Cross-entropy, in nats per token, of a bigram model on the validation texts: a baseline for pre-training.
+
+    Bigrams are smoothed with add-one unigrams.
+    """
+    first_counts, second_counts = Counter[int](), Counter[int]()
+    pair_counts = Counter[tuple[int, int]]()
     for text in texts:
-        ids = _tokens(model, text)
-        before.update(ids[:-1])
-        after.update(ids[1:])
-        pairs.update(itertools.pairwise(ids))
-    total, vocabulary = sum(after.values()), len(model.codec.tokenizer)
+        ids = _token_ids(model, text)
+        first_counts.update(ids[:-1])
+        second_counts.update(ids[1:])
+        pair_counts.update(itertools.pairwise(ids))
+    total, vocabulary = sum(second_counts.values()), len(model.codec.tokenizer)
     nats, count = 0.0, 0
-    for text in held_out:
-        ids = _tokens(model, text)
-        for one, other in itertools.pairwise(ids):
-            unigram = (after[other] + 1) / (total + vocabulary)
-            nats -= math.log((pairs[one, other] + unigram) / (before[one] + 1))
+    for text in validation_texts:
+        ids = _token_ids(model, text)
+        for first, second in itertools.pairwise(ids):
+            unigram = (second_counts[second] + 1) / (total + vocabulary)
+            nats -= math.log((pair_counts[first, second] + unigram) / (first_counts[first] + 1))
             count += 1
     return nats / count
 
 
-def _tokens(model: bottega.LanguageModel, text: str) -> list[int]:
-    """A document's tokens as pre-training reads them."""
+def _token_ids(model: bottega.LanguageModel, text: str) -> list[int]:
+    """A document's token ids as pre-training reads them, with the end token."""
     return [*model.codec.encode_prompt(text), cast(int, model.codec.tokenizer.eos_token_id)]
 
 
 def _conversation(world: World, model: bottega.LanguageModel) -> list[tuple[str, str]]:
+    """Three questions about a new ticket, with the model's answers."""
     ticket = world.ticket()
     phrases = world.phrases
-    questions = [asked.format(ticket=ticket.text) for asked in (phrases.CLASSIFY, phrases.EXTRACT, phrases.ANSWER)]
-    return list(zip(questions, _asked(model, questions), strict=True))
+    templates = (phrases.CLASSIFY, phrases.EXTRACT, phrases.ANSWER)
+    questions = [template.format(ticket=ticket.text) for template in templates]
+    return list(zip(questions, _answer(model, questions), strict=True))
 
 
 def _last_validation(run: Path) -> bottega.Validated:

@@ -1,7 +1,7 @@
-"""The demo's baseline: the pre-trained model asked for the topic of a letter, in four ways, without tuning.
+"""The demo's baseline: the pre-trained model, prompted for the topic of a letter in four ways, without tuning.
 
-`bottega.evaluate` asks a base model in the run's own format. A model that has seen no conversation does better with
-plain text, so the demo asks it in that, to be fair to it.
+`bottega.evaluate` prompts a base model in the format of the run. A model that has seen no chat format does better with
+plain text, so the demo prompts it with that, to be fair to it.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import bottega
 
 
 def generate_labels(model: bottega.LanguageModel, prompts: Sequence[str], labels: Sequence[str]) -> list[str]:
-    """The label each prompt is greedily continued with; empty where the continuation begins with none."""
-    # Two more tokens than the longest label: a space, and what may tell one label from a longer one.
+    """The label at the start of each prompt's greedy continuation; empty if it starts with none."""
+    # Two more tokens than the longest label: a leading space, and a token that may make it a longer word.
     tokens = max(len(model.codec.encode_prompt(label)) for label in labels) + 2
-    written = model.generate(prompts, bottega.Sampling(tokens=tokens))
-    # The index is -1 where there is none, which the empty first entry stands for.
-    return [["", *labels][bottega.leading_label(answer.text, labels) + 1] for (answer,) in written]
+    generated = model.generate(prompts, bottega.Sampling(tokens=tokens))
+    # `leading_label` is -1 for no label: the empty first entry.
+    return [["", *labels][bottega.leading_label(answer.text, labels) + 1] for (answer,) in generated]
 
 
 def most_likely_labels(model: bottega.LanguageModel, prompts: Sequence[str], labels: Sequence[str]) -> list[str]:
-    """The label that is the most likely continuation of each prompt, after a space; no other answer is possible."""
+    """The most likely label after each prompt and a space; unlike a generated one, it is always a label."""
     rows = [_row(model, prompt, f" {label}") for prompt in prompts for label in labels]
     logp = model.logp(rows).reshape(len(prompts), len(labels))  # [P, C]
     return [labels[index] for index in logp.argmax(1)]
@@ -32,7 +32,7 @@ def most_likely_labels(model: bottega.LanguageModel, prompts: Sequence[str], lab
 def ask_untuned(
     model: bottega.LanguageModel, tickets: Sequence[str], prompt: str, choices: str, shots: Mapping[str, str]
 ) -> dict[str, list[str]]:
-    """The labels an untuned model gives to tickets, by the way it is asked.
+    """Way of prompting → the label an untuned model gives to each ticket.
 
     prompt   `Message: {ticket}\\nTopic:`; the label follows it
     choices  a line that names all labels
