@@ -19,7 +19,7 @@ LAYERS = [
     {"cli", "__main__"},
     {"demo"},
     {"__init__"},
-    {"planning", "reporting"},
+    {"exporting", "planning", "reporting"},
     {"evaluation"},
     {"training"},
     {"engine", "auditing"},

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from bottega.events import Started as Started
     from bottega.events import Stepped as Stepped
     from bottega.events import Validated as Validated
+    from bottega.exporting._export import Export as Export
+    from bottega.exporting._export import export as export
     from bottega.hardware.doctor import doctor as doctor
     from bottega.hardware.process import configured_process as configured_process
     from bottega.inference.classifier import load_classifier as load_classifier
