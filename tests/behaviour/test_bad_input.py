@@ -565,7 +565,12 @@ def test_an_objective_the_model_has_no_head_for(write: Write, bert: Path) -> Non
     text = {"text": "a cat and a dog"}
     refused(ModelError, lambda: run(write([text], kind="masked")), "left to right")
     encoder = write([text], kind="causal", model={"base": str(bert)})
-    refused(ModelError, lambda: run(encoder, out=encoder.parent / "other"), "writes no text", "masked, classify or tag")
+    refused(
+        ModelError,
+        lambda: run(encoder, out=encoder.parent / "other"),
+        "cannot generate text",
+        "masked, classify or tag",
+    )
 
 
 def test_numbers_as_labels(write: Write) -> None:

@@ -291,7 +291,7 @@ def test_loss_and_gradients_are_trls(options: dict[str, Any], settings: dict[str
         rows.append(Example(example.id, (row.marked(**columns),)))
     scorer = fit_model(policy, "language")
     batch = pack(rows)
-    scores = scorer(batch, objective.outputs, tempering=objective.logit_temperature)
+    scores = scorer(batch, objective.outputs, temperature=objective.logit_temperature)
     loss = objective.loss(scores, batch).total(count_units([batch]))
     loss.backward()
     found = {name: weight.grad for name, weight in policy.named_parameters() if weight.grad is not None}

@@ -149,7 +149,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     assert "--span" in str(caught.value.fix)
     with pytest.raises(DataError, match="only a model that writes"):
         train_tokenizer([tmp_path / "text.txt"], 300, tmp_path / "pieces", "wordpieces", span=True)
-    with pytest.raises(ModelError, match="reads with one part"):
+    with pytest.raises(ModelError, match="is an encoder–decoder"):
         taught(tmp_path, {"kind": "classify"}, [{"text": "a", "label": "b"}, {"text": "c", "label": "d"}])
 
 

@@ -155,7 +155,7 @@ class World:
         with torch.no_grad():
             return batch.with_columns(
                 reference=Scorer(self.reference, "language", fit)(
-                    batch, frozenset({"logp"}), tempering=self.objective.logit_temperature
+                    batch, frozenset({"logp"}), temperature=self.objective.logit_temperature
                 )["logp"]
             )
 
@@ -184,7 +184,7 @@ class World:
         self.model.zero_grad()
         for batch in self.informed(batches, scorer):
             how = {"weighted": self.objective.weighted, "smoothing": self.objective.smoothing}
-            how["tempering"] = self.objective.logit_temperature
+            how["temperature"] = self.objective.logit_temperature
             found.append((scorer(batch, self.objective.outputs, **how), batch))
             if not self.objective.joint:
                 total += self.backward(*found.pop(), counts)

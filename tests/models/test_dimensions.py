@@ -121,7 +121,7 @@ def test_a_text_that_a_model_cannot_compute_is_named(tmp_path: Path) -> None:
     given = recipe(
         made("funnel", tmp_path / "funnel"), "regress", {"text": "a", "label": "1.5"}, {"text": "b", "label": "2"}
     )
-    with pytest.raises(ModelError, match=r"Funnel\w+ of transformers: it does not compute a text of \d tokens"):
+    with pytest.raises(ModelError, match=r"Funnel\w+ of transformers: it cannot compute a text of \d tokens"):
         list(bottega.train(given, tmp_path / "run"))
 
 

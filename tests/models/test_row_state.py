@@ -114,7 +114,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def written(found: Scorer, tokenizer: Any, *lengths: int) -> list[list[int]]:
     """What the model of a scorer writes after prompts of these lengths."""
-    writer = Writer(found.network, tokenizer, frozenset(), packed=False, afresh=found.afresh)
+    writer = Writer(found.network, tokenizer, frozenset(), packed=False, afresh=found.reset_row_state)
     prompts = [batch(length).tokens.tolist() for length in lengths]
     return [one.tokens for (one,) in writer.write(prompts, Sampling(tokens=24))]
 
@@ -149,9 +149,9 @@ def test_training_has_the_capacity_of_the_config_after_an_answer(tokenizer: Any)
 
 def test_a_switch_is_a_setting_and_stays() -> None:
     module: Any = nn.Linear(2, 2)
-    afresh = RowState(module)
+    state = RowState(module)
     module.gradient_checkpointing, module.longest = True, 7
-    afresh()
+    state.restore()
     assert module.gradient_checkpointing is True
     assert not hasattr(module, "longest")
 
@@ -159,9 +159,9 @@ def test_a_switch_is_a_setting_and_stays() -> None:
 def test_a_tensor_beside_the_weights_is_kept() -> None:
     module: Any = nn.Linear(2, 2)
     module.longest = first = torch.tensor(7)
-    afresh = RowState(module)
+    state = RowState(module)
     module.longest = torch.tensor(9)
-    afresh()
+    state.restore()
     assert module.longest is first
 
 
@@ -170,4 +170,4 @@ def test_what_a_model_learns_is_not_what_it_remembers(kind: str) -> None:
     shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = body(AutoConfig.for_model(kind, vocab_size=96, **shape))
     weights = {id(weight) for weight in model.parameters()}
-    assert not weights & {id(value) for _, _, value in RowState(model).held}
+    assert not weights & {id(value) for _, _, value in RowState(model).items}

@@ -108,7 +108,7 @@ class Engine:
         if dropout_seed is not None:
             torch.manual_seed(dropout_seed)
         with out_of_memory_errors(), switched, in_order:
-            scores: dict[str, Tensor] = scorer(batch, outputs, tempering=temperature)
+            scores: dict[str, Tensor] = scorer(batch, outputs, temperature=temperature)
             return scores
 
     def accumulate(
@@ -177,7 +177,7 @@ class Engine:
                 objective.outputs,
                 weighted=objective.weighted,
                 smoothing=objective.smoothing,
-                tempering=objective.logit_temperature,
+                temperature=objective.logit_temperature,
             )
         if torch.is_grad_enabled() and not any(score.requires_grad for score in scores.values()):
             raise ModelError(
@@ -227,7 +227,7 @@ class Engine:
     ) -> list[list[Continuation]]:
         """Continuations of each prompt by the model as it is now; one of `ends` ends them."""
         scorer = self.scorer
-        writer = Writer(scorer.network, self.tokenizer, ends, packed=scorer.fit.packed, afresh=scorer.afresh)
+        writer = Writer(scorer.network, self.tokenizer, ends, packed=scorer.fit.packed, afresh=scorer.reset_row_state)
         with out_of_memory_errors():
             return writer.write(prompts, settings, continuations=continuations, far=lambda *_: self.pause())
 

@@ -71,8 +71,8 @@ class ScoringRun:
         self.recipe, place = resolved.recipe, resolved.place
         self.objective = self.recipe.objective
         if self.objective.head != self.head:
-            what = f"trained with {self.objective.kind}, it is not for bottega {heads.load(self.head).command}"
-            raise RunError(what, where=self.name, fix=f"bottega {heads.load(self.objective.head).command}")
+            what = f"trained with {self.objective.kind}, it is not for {heads.load(self.head).command}"
+            raise RunError(what, where=self.name, fix=heads.load(self.objective.head).command)
         if place is None:
             raise RunError("the run has not begun", where=self.name, fix=f"bottega train --resume {name}")
         tokenizer = load_tokenizer(locate(self.name).tokenizer)

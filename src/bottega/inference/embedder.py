@@ -53,7 +53,7 @@ class Embedder:
         self.recipe = resolved.recipe
         if self.recipe is not None and self.recipe.objective.head != "embedding" and not any_run:
             what = f"trained with {self.recipe.objective.kind}, it makes no vectors"
-            raise ModelError(what, where=self.name, fix=f"bottega {heads.load(self.recipe.objective.head).command}")
+            raise ModelError(what, where=self.name, fix=heads.load(self.recipe.objective.head).command)
         tokenizer = load_tokenizer(locate(self.name).tokenizer)
         trained = getattr(self.recipe.objective, "pooling", None) if self.recipe else read_pooling_config(self.name)
         self.pooling: Pooling = pooling or trained or "mean"

@@ -87,7 +87,7 @@ class Writer:
         afresh: Callable[[], None] | None = None,
     ) -> None:
         self.network, self.tokenizer, self.ends, self.packed = network, tokenizer, ends, packed
-        self.config, self.afresh = config, afresh or RowState(network)
+        self.config, self.afresh = config, afresh or RowState(network).restore
 
     def write(
         self,

@@ -51,7 +51,7 @@ class LanguageModel:
         self.name, self.dtype = absolute(name), dtype
         self.recipe = resolve(self.name).recipe
         if self.recipe is not None and self.recipe.objective.head != "language":
-            fix = f"bottega {heads.load(self.recipe.objective.head).command}"
+            fix = heads.load(self.recipe.objective.head).command
             raise ModelError(f"trained with {self.recipe.objective.kind}, it writes no text", where=self.name, fix=fix)
         tokenizer = load_tokenizer(locate(self.name).tokenizer)
         tokenizer.chat_template = template or tokenizer.chat_template
@@ -63,7 +63,7 @@ class LanguageModel:
         declared = network.generation_config.eos_token_id
         ends = self.codec.end_tokens | frozenset(declared if isinstance(declared, list) else [declared]) - {None}
         config = network.generation_config
-        packed, afresh = self.scorer.fit.packed, self.scorer.afresh
+        packed, afresh = self.scorer.fit.packed, self.scorer.reset_row_state
         self.writer = Writer(network, tokenizer, ends, packed=packed, config=config, afresh=afresh)
 
     @property

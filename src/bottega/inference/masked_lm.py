@@ -46,7 +46,7 @@ class MaskedModel:
         recipe = resolve(self.name).recipe
         if recipe is not None and recipe.objective.head != "masked":
             what = f"trained with {recipe.objective.kind}, it fills in nothing"
-            raise ModelError(what, where=self.name, fix=f"bottega {heads.load(recipe.objective.head).command}")
+            raise ModelError(what, where=self.name, fix=heads.load(recipe.objective.head).command)
         tokenizer = load_tokenizer(locate(self.name).tokenizer)
         self.scorer = load_scorer(self.name, dtype, device, "masked", (), tokenizer)
         limit = position_limit(self.scorer.network.config)

@@ -216,5 +216,5 @@ def check_head_is_trained(name: str, new: Sequence[str], head: HeadKind, adapter
         raise ModelError(
             f"the model has no head for that: {drawn[0]} is missing, and a new one would answer at random",
             where=name,
-            fix=f"train it first, with an objective for bottega {heads.load(head).command}",
+            fix=f"train it first, with an objective for {heads.load(head).command}",
         )

@@ -1,12 +1,8 @@
-"""From hidden states to scores, only at the places a batch asks for.
+"""The language-model head: from hidden states to logits and log-probabilities, only at the positions a batch reads.
 
-`language_head` and `class_head` find a model's own head. `headed` runs whatever stands behind the hidden states of a
-model whose head looks at each place alone, and `masked_head` all of that but the vocabulary.
-
-The language-model head never holds [N, V] logits: it works in chunks, and while the head is frozen its backward costs
-nothing, because the gradient of each log-probability to its hidden state is one vector a prediction, known in the
-forward. A chunk is as large as its matmul needs to be fast; the softmax over it goes block by block, each as small as a
-processor's cache.
+It never holds [N, V] logits: it works in chunks of predictions. While the head is frozen its backward costs nothing, as
+the gradient of each log-probability to its hidden state is one [H] vector, known in the forward. A chunk is as large as
+its matmul needs to be fast; on a CPU the softmax over it goes block by block, each as small as the cache.
 """
 
 from __future__ import annotations
@@ -22,25 +18,26 @@ from torch.utils.checkpoint import checkpoint
 from bottega.errors import ModelError
 from bottega.models.compile import compile_on_cuda
 
+# Bytes of logits alive at once, in the model's dtype.
 CHUNK_BYTES = {"cpu": 1 << 25, "cuda": 1 << 29}
-"""Bytes of logits alive at once, in the model's dtype."""
 
+# The same while the head itself is trained. Larger, as every chunk adds a [V, H] product to the weight's gradient: one
+# more pass over all of it.
 TRAINED_CHUNK_BYTES = {"cpu": 1 << 28, "cuda": 1 << 30}
-"""The same while the head itself is trained: what each chunk adds to its gradient is a pass over all of that."""
 
+# Bytes of float32 logits that a CPU normalizes at once: enough work for all cores, little enough for their caches.
 SOFTMAX_BLOCK_BYTES = 1 << 21
-"""Bytes of logits in float32 that a CPU normalises at once: enough for all cores, little enough for their caches."""
 
+# Below this, log(p) of a float32 probability p is wrong or −inf: the logarithm is then taken from the logits.
 MIN_LOGP = -80.0
-"""Log-probabilities below it are no longer read off a float32 probability, which has left its range by then."""
 
 
 @dataclass(frozen=True)
 class LanguageHead:
     """logits = softcap(scale · (hidden @ weightᵀ + bias)); weight [V, H].
 
-    smoothing  share of a log-probability that is the mean of those of all labels (Szegedy et al. 2015, arXiv
-               1512.00567)
+    smoothing  label smoothing: the fraction of a log-probability that is the mean over all labels (Szegedy et al. 2015,
+               arXiv 1512.00567)
     """
 
     weight: Tensor
@@ -49,8 +46,8 @@ class LanguageHead:
     softcap: float | None = None
     smoothing: float = 0.0
 
-    def tempered(self, temperature: float) -> LanguageHead:
-        """The head whose logits are these by `temperature`."""
+    def with_temperature(self, temperature: float) -> LanguageHead:
+        """The head whose logits are these divided by `temperature`."""
         if temperature == 1.0:
             return self
         softcap = None if self.softcap is None else self.softcap / temperature
@@ -60,69 +57,67 @@ class LanguageHead:
         """[n, H] → [n, V] in float32 or wider."""
         return scale_and_cap(nn.functional.linear(hidden, self.weight, self.bias), self.scale, self.softcap)
 
-    def logp(self, hidden: Tensor, label: Tensor, share: Tensor | None = None) -> Tensor:
+    def logp(self, hidden: Tensor, label: Tensor, expected_gradient: Tensor | None = None) -> Tensor:
         """[N, H], [N] → [N] log-probability of each label, float32 or wider.
 
-        share  [N], a guess at their gradient, up to a factor: where it is right, the gradients of a trained head are
-               taken while its logits are at hand; where it is wrong or missing, they are computed a second time
+        expected_gradient  [N], the gradient the result will get, up to a common factor. If it is right, a trained head
+                           computes its gradients in the forward, while the logits exist; if it is wrong or None, the
+                           backward computes the logits again.
         """
         apply = cast(Any, _LogProbability.apply)
-        return cast(
-            Tensor, apply(hidden, self.weight, self.bias, label, (self.scale, self.softcap, self.smoothing), share)
-        )
+        settings = (self.scale, self.softcap, self.smoothing)
+        return cast(Tensor, apply(hidden, self.weight, self.bias, label, settings, expected_gradient))
 
     @torch.no_grad()
-    def judged(self, hidden: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """[N, H], [N] → [N] log-probability of each label, and [N] the label that is likeliest instead."""
+    def logp_and_best(self, hidden: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, H], [N] → ([N] log-probability of each label, [N] the likeliest label), without gradient."""
         logp, best = _empty_scores(hidden), torch.empty_like(label)
         for rows, raw in _logit_chunks(self, hidden, CHUNK_BYTES):
-            # Scale and softcap leave the order as it is.
+            # Scale and softcap do not change the order of logits.
             best[rows] = raw.argmax(1)
-            logp[rows] = _chunk_logp(self, raw, label[rows], slope=False)
+            logp[rows] = _chunk_logp(self, raw, label[rows], with_gradient=False)
         return logp, best
 
 
-def kl_divergence(policy: LanguageHead, states: Tensor, base: LanguageHead, before: Tensor) -> Tensor:
-    """[N, H], [N, H] → [N] KL(base ‖ policy) over the vocabulary, of the states their heads read.
-
-    In chunks, whose logits the backward computes again: none of [N, V] is ever held.
-    """
+def kl_divergence(policy: LanguageHead, states: Tensor, base: LanguageHead, base_states: Tensor) -> Tensor:
+    """[N, H], [N, H] → [N] KL(base ‖ policy) over the vocabulary, of the hidden states that each head reads."""
+    # Checkpointed in chunks: the backward computes their logits again, and [N, V] is never held.
     size = max(1, CHUNK_BYTES[states.device.type] // (4 * len(policy.weight)))
-    parts = zip(torch.split(states, size), torch.split(before, size), strict=True)
-    found = [checkpoint(_chunk_kl, policy, one, base, other, use_reentrant=False) for one, other in parts]
-    return torch.cat(found) if found else _empty_scores(states)
+    chunks = zip(torch.split(states, size), torch.split(base_states, size), strict=True)
+    divergences = [
+        checkpoint(_chunk_kl, policy, chunk, base, base_chunk, use_reentrant=False) for chunk, base_chunk in chunks
+    ]
+    return torch.cat(divergences) if divergences else _empty_scores(states)
 
 
-def _chunk_kl(policy: LanguageHead, states: Tensor, base: LanguageHead, before: Tensor) -> Tensor:
+def _chunk_kl(policy: LanguageHead, states: Tensor, base: LanguageHead, base_states: Tensor) -> Tensor:
     with torch.no_grad():
-        wanted = base.logits(before).log_softmax(1)
-    return (wanted.exp() * (wanted - policy.logits(states).log_softmax(1))).sum(1)
+        base_logp = base.logits(base_states).log_softmax(1)  # [n, V]
+    return (base_logp.exp() * (base_logp - policy.logits(states).log_softmax(1))).sum(1)
 
 
 def get_language_head(model: nn.Module) -> LanguageHead:
-    """The head of a transformers language model, with the scale and softcap its config declares.
-
-    Granite divides logits by `logits_scaling`, Cohere multiplies by `logit_scale`, Gemma-2 caps them, T5 divides by the
-    root of its width, BART and its kin add a constant.
-    """
+    """The head of a transformers language model; a ModelError if it has none."""
     linear = cast(Any, model).get_output_embeddings()
     if linear is None:
         raise ModelError(f"{type(model).__name__} has no language-model head")
+    # What a model's own forward does beside the matmul: Granite divides logits by `logits_scaling`, Cohere multiplies
+    # by `logit_scale`, Gemma-2 caps them, T5 divides by the root of its width, BART and Marian add a constant.
     config = cast(Any, model).config.get_text_config()
     scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
-    # UMT5 does as T5 does, without saying so.
+    # UMT5 scales like T5, but its config has no `scale_decoder_outputs`.
     if getattr(config, "scale_decoder_outputs", config.model_type == "umt5" and config.tie_word_embeddings):
         scale *= config.d_model**-0.5
-    more = getattr(model, "final_logits_bias", None)
-    bias = linear.bias if more is None else more[0].to(linear.weight.dtype)
+    logits_bias = getattr(model, "final_logits_bias", None)
+    bias = linear.bias if logits_bias is None else logits_bias[0].to(linear.weight.dtype)
     return LanguageHead(linear.weight, bias, scale, getattr(config, "final_logit_softcapping", None))
 
 
 class _LogProbability(torch.autograd.Function):
-    """log softmax(logits)[label] in chunks of rows, logits recomputed or never needed again.
+    """log softmax(logits)[label] in chunks; the logits are never kept for the backward.
 
     With z = logits and p = softmax(z): ∂logp/∂z = onehot(label) − p, unless labels are smoothed. While the head is
-    frozen that row times the weight, [H] a prediction, is all the backward needs.
+    frozen, that row times the weight, [H] per prediction, is all the backward needs.
     """
 
     @staticmethod
@@ -133,22 +128,24 @@ class _LogProbability(torch.autograd.Function):
         bias: Tensor | None,
         label: Tensor,
         settings: tuple[float, float | None, float],
-        share: Tensor | None,
+        expected: Tensor | None,
     ) -> Tensor:
         head = LanguageHead(weight, bias, *settings)
-        ctx.settings, ctx.ahead = settings, None
+        ctx.settings, ctx.computed = settings, None
         ctx.trained = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         if ctx.trained:
-            share = None if share is None else share.to(_at_least_float32(hidden.dtype))
-            ctx.save_for_backward(hidden, weight, bias, label, share)
-            if share is not None:
-                logp, ctx.ahead = _logp_with_gradients(head, hidden, label, share)
+            expected = None if expected is None else expected.to(_at_least_float32(hidden.dtype))
+            ctx.save_for_backward(hidden, weight, bias, label, expected)
+            if expected is not None:
+                logp, ctx.computed = _logp_with_gradients(head, hidden, label, expected)
                 return logp
+        # [N, H]: ∂logp[n]/∂hidden[n], needed in the backward of a frozen head.
         jacobian = torch.empty_like(hidden) if ctx.needs_input_grad[0] and not ctx.trained else None
         logp = _empty_scores(hidden)
         for rows, raw in _logit_chunks(head, hidden, CHUNK_BYTES):
-            logp[rows] = _chunk_logp(head, raw, label[rows], slope=jacobian is not None)
+            logp[rows] = _chunk_logp(head, raw, label[rows], with_gradient=jacobian is not None)
             if jacobian is not None:
+                # `raw` now holds the gradient to the logits, in place.
                 torch.mm(raw, weight, out=jacobian[rows])
         if jacobian is not None:
             ctx.save_for_backward(jacobian)
@@ -160,96 +157,100 @@ class _LogProbability(torch.autograd.Function):
         if not ctx.trained:
             (jacobian,) = ctx.saved_tensors
             return (gradient.to(jacobian.dtype)[:, None] * jacobian, *[None] * 5)
-        hidden, weight, bias, label, share = ctx.saved_tensors
-        ahead, ctx.ahead = ctx.ahead, None
-        factor = None if ahead is None else _common_factor(gradient, share)
+        hidden, weight, bias, label, expected = ctx.saved_tensors
+        # Taken off the context, so that the [V, H] gradient can be freed as soon as it is used.
+        computed, ctx.computed = ctx.computed, None
+        factor = None if computed is None else _common_factor(gradient, expected)
         if factor is None:
-            _, ahead = _logp_with_gradients(LanguageHead(weight, bias, *ctx.settings), hidden, label, gradient)
-        to_hidden, to_weight, to_bias = ahead
+            _, computed = _logp_with_gradients(LanguageHead(weight, bias, *ctx.settings), hidden, label, gradient)
+        d_hidden, d_weight, d_bias = computed
         if factor is not None:
-            to_hidden, to_weight = to_hidden * factor, to_weight.mul_(factor)
-            to_bias = None if to_bias is None else to_bias * factor
-        to_bias = None if to_bias is None else to_bias.to(bias.dtype)
-        return to_hidden.to(hidden.dtype), to_weight.to(weight.dtype), to_bias, *[None] * 3
+            d_hidden, d_weight = d_hidden * factor, d_weight.mul_(factor)
+            d_bias = None if d_bias is None else d_bias * factor
+        d_bias = None if d_bias is None else d_bias.to(bias.dtype)
+        return d_hidden.to(hidden.dtype), d_weight.to(weight.dtype), d_bias, *[None] * 3
 
 
 def _logp_with_gradients(
-    head: LanguageHead, hidden: Tensor, label: Tensor, share: Tensor
+    head: LanguageHead, hidden: Tensor, label: Tensor, gradient: Tensor
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor | None]]:
-    """(logp, gradients of Σ share · logp for hidden, weight and bias).
+    """(logp, gradients of Σ gradient · logp for hidden, weight and bias)."""
+    logp, d_hidden = _empty_scores(hidden), torch.empty_like(hidden)
+    d_weight: Tensor | None = None
+    d_bias = None if head.bias is None else torch.zeros_like(head.bias, dtype=logp.dtype)
+    # Gradients may be tiny (a weight over all tokens of an update), so half precision works on them divided by their
+    # magnitude, which is multiplied back last: a power of two, so neither costs precision.
+    scale = torch.exp2(torch.floor(torch.log2(gradient.abs().amax().clamp(min=torch.finfo(gradient.dtype).tiny))))
+    scaled = gradient / scale  # [N]
+    for rows, d_logits in _logit_chunks(head, hidden, TRAINED_CHUNK_BYTES):
+        logp[rows] = _chunk_logp(head, d_logits, label[rows], with_gradient=True)
+        if d_bias is not None:
+            d_bias += scaled[rows] @ d_logits.to(scaled.dtype)
+        torch.mm(d_logits, head.weight, out=d_hidden[rows])
+        # The [n] factor goes on the narrow side of the product: [n, H] instead of [n, V].
+        product = d_logits.T @ (hidden[rows] * scaled[rows, None]).to(hidden.dtype)  # [V, H]
+        d_weight = product if d_weight is None else d_weight.to(logp.dtype).add_(product)
+    assert d_weight is not None
+    d_bias = None if d_bias is None else d_bias * scale
+    return logp, (d_hidden * gradient[:, None], d_weight.mul_(scale), d_bias)
 
-    Shares are laid on the narrow side of each product; most are alike, and what they have in common comes last.
-    """
-    logp, to_hidden = _empty_scores(hidden), torch.empty_like(hidden)
-    to_weight: Tensor | None = None
-    to_bias = None if head.bias is None else torch.zeros_like(head.bias, dtype=logp.dtype)
-    # A power of two, which costs no precision.
-    common = torch.exp2(torch.floor(torch.log2(share.abs().amax().clamp(min=torch.finfo(share.dtype).tiny))))
-    part = share / common
-    for rows, slope in _logit_chunks(head, hidden, TRAINED_CHUNK_BYTES):
-        logp[rows] = _chunk_logp(head, slope, label[rows], slope=True)
-        if to_bias is not None:
-            to_bias += part[rows] @ slope.to(part.dtype)
-        torch.mm(slope, head.weight, out=to_hidden[rows])
-        product = slope.T @ (hidden[rows] * part[rows, None]).to(hidden.dtype)
-        to_weight = product if to_weight is None else to_weight.to(logp.dtype).add_(product)
-    assert to_weight is not None
-    to_bias = None if to_bias is None else to_bias * common
-    return logp, (to_hidden * share[:, None], to_weight.mul_(common), to_bias)
 
-
-def _common_factor(gradient: Tensor, share: Tensor) -> Tensor | None:
-    """The number that `share` must be taken times to be `gradient`; None where there is none."""
-    factor = (gradient @ share) / (share @ share)
-    same = (gradient - factor * share).abs().max() <= 1e-6 * gradient.abs().max()
-    return factor if same else None
+def _common_factor(gradient: Tensor, expected: Tensor) -> Tensor | None:
+    """The number f with gradient = f · expected; None if there is none."""
+    factor = (gradient @ expected) / (expected @ expected)  # least squares
+    is_proportional = (gradient - factor * expected).abs().max() <= 1e-6 * gradient.abs().max()
+    return factor if is_proportional else None
 
 
 def _empty_scores(hidden: Tensor) -> Tensor:
+    """[N] uninitialized, float32 or wider."""
     return hidden.new_empty(len(hidden), dtype=_at_least_float32(hidden.dtype))
 
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    """float32, or what is wider."""
     return torch.promote_types(dtype, torch.float32)
 
 
-def _logit_chunks(head: LanguageHead, hidden: Tensor, most: Mapping[str, int]) -> Iterator[tuple[slice, Tensor]]:
-    """(rows, their logits as the matmul gives them), as many bytes at once as `most` says of the device.
+def _logit_chunks(head: LanguageHead, hidden: Tensor, max_bytes: Mapping[str, int]) -> Iterator[tuple[slice, Tensor]]:
+    """(slice of predictions, their raw logits [n, V]) with at most `max_bytes` of the device at once.
 
-    The next is written over the one before.
+    Each chunk overwrites the one before: what is needed of it must be used before the next is drawn.
     """
-    size = min(len(hidden), max(1, most[hidden.device.type] // (len(head.weight) * hidden.element_size())))
+    size = min(len(hidden), max(1, max_bytes[hidden.device.type] // (len(head.weight) * hidden.element_size())))
     buffer = hidden.new_empty(size, len(head.weight))
     for start in range(0, len(hidden), size):
-        part = hidden[start : start + size]
-        raw = torch.mm(part, head.weight.T, out=buffer[: len(part)])
-        yield slice(start, start + len(part)), raw if head.bias is None else raw.add_(head.bias)
+        chunk = hidden[start : start + size]
+        raw = torch.mm(chunk, head.weight.T, out=buffer[: len(chunk)])
+        yield slice(start, start + len(chunk)), raw if head.bias is None else raw.add_(head.bias)
 
 
-def _chunk_logp(head: LanguageHead, raw: Tensor, label: Tensor, *, slope: bool) -> Tensor:
-    """[n] log-probabilities of the labels; with `slope` their gradients [n, V] to `raw` are left where that was."""
+def _chunk_logp(head: LanguageHead, raw: Tensor, label: Tensor, *, with_gradient: bool) -> Tensor:
+    """[n, V], [n] → [n] log-probabilities; `with_gradient` overwrites `raw` with their gradients to it."""
     if raw.is_cuda:
-        own = label[:, None]
-        # Gathered beside the kernel, which compiled has been seen to read it after it was overwritten.
-        return _chunk_logp_cuda(raw, own, raw.gather(1, own), head.scale, head.softcap, head.smoothing, slope)
+        index = label[:, None]
+        # Gathered outside the compiled kernel, which has been seen to read `raw` after it had overwritten it.
+        chosen = raw.gather(1, index)
+        return _chunk_logp_cuda(raw, index, chosen, head.scale, head.softcap, head.smoothing, with_gradient)
     size = max(1, SOFTMAX_BLOCK_BYTES // (4 * raw.shape[1]))
     scores = []
     for start in range(0, len(raw), size):
         rows = slice(start, start + size)
-        own, logits = label[rows, None], scale_and_cap(raw[rows], head.scale, head.softcap)
+        index, logits = label[rows, None], scale_and_cap(raw[rows], head.scale, head.softcap)
         p = logits.softmax(1)
-        likely = p.gather(1, own)
-        logp = likely.log()
+        p_label = p.gather(1, index)  # [n, 1]
+        logp = p_label.log()
         if bool((logp < MIN_LOGP).any()):
-            logp = torch.where(logp < MIN_LOGP, logits.gather(1, own) - logits.logsumexp(1, keepdim=True), logp)
-        share = head.smoothing
-        scores.append(logp if not share else logp + share * (logits.mean(1, keepdim=True) - logits.gather(1, own)))
-        if slope:
-            # (1 − smoothing) · onehot + smoothing / V − p
-            gradient = p.neg_().scatter_(1, own, 1 - share - likely)
-            if share:
-                gradient.add_(share / gradient.shape[1])
+            logp = torch.where(logp < MIN_LOGP, logits.gather(1, index) - logits.logsumexp(1, keepdim=True), logp)
+        smoothing = head.smoothing
+        if smoothing:
+            scores.append(logp + smoothing * (logits.mean(1, keepdim=True) - logits.gather(1, index)))
+        else:
+            scores.append(logp)
+        if with_gradient:
+            # (1 − smoothing) · onehot + smoothing / V − p, in the memory of p
+            gradient = p.neg_().scatter_(1, index, 1 - smoothing - p_label)
+            if smoothing:
+                gradient.add_(smoothing / gradient.shape[1])
             if head.scale != 1.0:
                 gradient.mul_(head.scale)
             if head.softcap is not None:
@@ -260,17 +261,25 @@ def _chunk_logp(head: LanguageHead, raw: Tensor, label: Tensor, *, slope: bool) 
 
 @compile_on_cuda
 def _chunk_logp_cuda(
-    raw: Tensor, own: Tensor, chosen: Tensor, scale: float, softcap: float | None, share: float, slope: bool
+    raw: Tensor,
+    index: Tensor,
+    chosen: Tensor,
+    scale: float,
+    softcap: float | None,
+    smoothing: float,
+    with_gradient: bool,
 ) -> Tensor:
-    """The same in two passes over the logits, and without asking what their numbers are; chosen [n, 1] raw at own."""
+    """`_chunk_logp` in two passes over the logits, without branching on values; index, chosen [n, 1]: raw's labels."""
     logits = scale_and_cap(raw, scale, softcap)
-    total = logits.logsumexp(1, keepdim=True)
-    logp = scale_and_cap(chosen, scale, softcap) - total
-    if share:
-        logp = (1 - share) * logp + share * (logits.mean(1, keepdim=True) - total)
-    if slope:
-        gradient = (torch.arange(raw.shape[1], device=raw.device) == own) * (1 - share) + share / raw.shape[1]
-        gradient = (gradient - (logits - total).exp()) * scale
+    log_sum_exp = logits.logsumexp(1, keepdim=True)
+    logp = scale_and_cap(chosen, scale, softcap) - log_sum_exp
+    if smoothing:
+        logp = (1 - smoothing) * logp + smoothing * (logits.mean(1, keepdim=True) - log_sum_exp)
+    if with_gradient:
+        # A comparison instead of a scatter, so that it compiles into the same pass.
+        is_label = torch.arange(raw.shape[1], device=raw.device) == index  # [n, V]
+        gradient = is_label * (1 - smoothing) + smoothing / raw.shape[1]
+        gradient = (gradient - (logits - log_sum_exp).exp()) * scale
         if softcap is not None:
             gradient = gradient * (1 - (logits / softcap) ** 2)
         raw.copy_(gradient)
@@ -278,7 +287,7 @@ def _chunk_logp_cuda(
 
 
 def scale_and_cap(raw: Tensor, scale: float, softcap: float | None) -> Tensor:
-    """Logits in float32 or wider from those the matmul gave."""
+    """Logits in float32 or wider from the raw ones of the matmul."""
     logits = raw.to(_at_least_float32(raw.dtype))
     logits = logits * scale if scale != 1.0 else logits
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)

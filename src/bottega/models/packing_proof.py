@@ -68,10 +68,10 @@ def refuse_lookahead(model: Any) -> None:
     one = torch.arange(2, 2 + max(ROW_LENGTHS))[None] % int(model.config.get_text_config().vocab_size)
     other = one.clone()
     other[0, -4:] = one[0, :4]
-    afresh = RowState(model)
+    state = RowState(model)
     with torch.no_grad():
         scores = [model(input_ids=ids, use_cache=False).logits[0, : one.shape[1] - 4] for ids in (one, other)]
-    afresh()
+    state.restore()
     if float((scores[0] - scores[1]).abs().max()) > TOLERANCE * float(scores[0].abs().max()):
         raise ModelError(
             f"{model.config.model_type} as it is configured sees the token it would have to write",
@@ -146,9 +146,9 @@ def _scores(scorer: Scorer, batch: Batch) -> torch.Tensor:
     """What a scorer makes of the batch; the next scorer of its model finds it as fresh as this one."""
     output = scorer.head.probe_output
     with torch.no_grad():
-        scorer.afresh()
+        scorer.reset_row_state()
         scores: torch.Tensor = scorer(batch, frozenset({output}))[output]
-        scorer.afresh()
+        scorer.reset_row_state()
     return scores
 
 

@@ -34,7 +34,7 @@ def save_result(run: Run, folder: Path, step: int) -> None:
     engine.save(folder, step=step, state=False)
     if objective.pooling_mode is not None:
         write_pooling_config(
-            folder, objective.pooling_mode, engine.scorer.width or hidden_width(engine.scorer.network.config)
+            folder, objective.pooling_mode, engine.scorer.embedding_width or hidden_width(engine.scorer.network.config)
         )
     if objective.head == "language":
         write_stop_tokens(engine.scorer.network, run.data.codec.end_tokens, folder)

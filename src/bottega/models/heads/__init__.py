@@ -1,9 +1,9 @@
-"""What a model makes of its hidden states: one file a head, found by its file name.
+"""Heads: scores from the hidden states of a model. One file per head, found by its file name.
 
 To add one, write `models/heads/<kind>.py` with one subclass of `Head`. A run has the head that its objective names, and
 any others beside it (`Objective.extra_heads`); each gives the outputs it declares, and an objective reads them by name.
 
-Legend: N positions that are read, H hidden width, C classes, V vocabulary.
+Legend: N positions read, H hidden width, C classes, V vocabulary.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from bottega.objectives import smoothed_nll
 class ScoreOptions(NamedTuple):
     """How scores are computed.
 
-    weighted     the gradient of logp will be `batch.weight` times one number, which spares a trained head work
-    smoothing    fraction of each logp that is a mean over all labels (Szegedy et al. 2015, arXiv 1512.00567)
-    temperature  what scores over the vocabulary are divided by
+    weighted     the gradient of logp will be `batch.weight` times a common factor, which saves a trained head work
+    smoothing    label smoothing: fraction of each logp that is the mean over all labels (Szegedy et al. 2015, arXiv
+                 1512.00567)
+    temperature  divisor of the logits
     """
 
     weighted: bool = False
@@ -35,17 +36,17 @@ class ScoreOptions(NamedTuple):
 
 
 class Head(ABC):
-    """A head of transformers, or one of our own that is attached to a model.
+    """A head of a transformers model class, or a custom one attached to a model.
 
-    outputs          names of the scores it can give, each [N, …]
-    over_vocabulary  its scores are those of tokens: it ends in the model's output embeddings
-    per_row          it reads one position of each row, and its own forward gives one result a row
-    reads_everywhere  nearly all positions are read, so a last layer is computed for all
-    is_bare          its scores are the states, and no forward of the model's own gives any other
-    may_be_new       a checkpoint may lack it: it is about to be trained
-    peft_task        PEFT's name of the task; None where PEFT has none, or asks for another forward
-    command          the command that uses a model with this head
-    probe_output     by which of its outputs "packed = alone" is proved
+    outputs           names of the scores it can compute, each [N, …]
+    over_vocabulary   its classes are the tokens: it ends in the model's output embeddings
+    per_row           it reads one position of each row, and the model's own forward gives one result per row
+    reads_everywhere  nearly all positions are read, so computing a last layer at those alone saves nothing
+    is_bare           its output is the hidden states; the model's own forward computes nothing else
+    may_be_new        a checkpoint may lack its weights, since it is about to be trained
+    peft_task         PEFT's task type; None if PEFT has none, or one that changes the forward
+    command           the command that uses a model with this head; empty if there is none
+    probe_output      the output that the packing proof compares
     """
 
     outputs: ClassVar[frozenset[str]]
@@ -64,38 +65,38 @@ class Head(ABC):
         return type(self).__module__.rpartition(".")[2]
 
     def auto_class(self, config: Any) -> Any:
-        """transformers' class of a model with this head; a ModelError for one that is only attached beside another."""
+        """The transformers auto class of models with this head; a ModelError if transformers has none."""
         raise ModelError(
-            f"no model of {config.model_type} is made with the head {self.kind} alone",
+            f"transformers has no {config.model_type} model with the head {self.kind}",
             where="objective",
-            fix="name it in the objective's extra_heads, beside a head of transformers",
+            fix="list it in the objective's extra_heads, beside a head that transformers has",
         )
 
     def check(self, config: Any) -> None:
-        """A ModelError where a model of this config reads the other way than the head needs."""
+        """Raise a ModelError if models of this config attend in another direction than the head needs."""
         if config.is_encoder_decoder:
             raise ModelError(
-                f"{config.model_type} reads with one part and writes with another",
+                f"{config.model_type} is an encoder–decoder",
                 where="model.base",
                 fix="use it with span, sft or preferences; to classify, write the label as text with sft",
             )
 
     def attach(self, network: Any) -> list[str]:
-        """Add the head's modules to a model that has none of them; their names. They are trained and saved with it."""
+        """Add the head's modules to a model that lacks them; their names. They are trained and saved with the model."""
         return []
 
     @abstractmethod
     def scores(
         self, network: Any, states: Tensor, batch: Batch, wanted: frozenset[str], options: ScoreOptions
     ) -> dict[str, Tensor]:
-        """The wanted outputs among its own, float32 or wider, from the states that the batch reads.
+        """The wanted outputs, all among its own, float32 or wider.
 
-        states  [N + padding, H]; a head over the vocabulary gets a rounded number of them, any other exactly N
+        states  [N + padding, H] the hidden states at the positions read; only a head over the vocabulary gets padding
         """
 
 
 def from_logits(logits: Tensor, batch: Batch, wanted: frozenset[str], options: ScoreOptions) -> dict[str, Tensor]:
-    """logits [N, C] → the wanted of `logits`, `logp` of the labels and `best` label."""
+    """From logits [N, C] those wanted of `logits`, `logp` [N] of the labels and `best` [N], the likeliest label."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     logits = logits if options.temperature == 1.0 else logits / options.temperature
     scores: dict[str, Tensor] = {}
@@ -108,12 +109,12 @@ def from_logits(logits: Tensor, batch: Batch, wanted: frozenset[str], options: S
     return scores
 
 
+# Former names of heads, which objectives in users' files may still have.
 ALIASES = {"class": "sequence"}
-"""Earlier names of heads, which objectives of a user's own may have."""
 
 
 def kinds() -> list[str]:
-    """Every head in the folder, by name."""
+    """Names of all heads in the folder."""
     return plugins.module_names(__path__)
 
 

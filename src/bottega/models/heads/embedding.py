@@ -1,4 +1,4 @@
-"""No head: the hidden states themselves, of which an embedding of the text is made."""
+"""No head: the hidden states themselves, from which the embedding of a text is pooled."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from bottega.models.heads import Head, ScoreOptions
 
 
 class EmbeddingHead(Head):
-    """Final hidden states: hidden [N, H]."""
+    """The final hidden states: hidden [N, H]."""
 
     outputs: ClassVar[frozenset[str]] = frozenset({"hidden"})
     is_bare: ClassVar[bool] = True
-    command: ClassVar[str] = "embed"
+    command: ClassVar[str] = "bottega embed"
     probe_output: ClassVar[str] = "hidden"
 
     def auto_class(self, config: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The next token: a score of every token of the vocabulary at each position that is read."""
+"""The next token: a logit for every token of the vocabulary at each position read."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from bottega.models.language_head import get_language_head
 class LanguageModelHead(Head):
     """The head of a causal language model, or of an encoder–decoder.
 
-    logits  [N, V]  scores of the vocabulary
+    logits  [N, V]  logits of the vocabulary
     logp    [N]     log-probability of each label
     best    [N]     the likeliest token, without gradient
-    states  [N, H]  the hidden states it reads
+    states  [N, H]  the hidden states before the head
     """
 
     outputs: ClassVar[frozenset[str]] = frozenset({"logits", "logp", "best", "states"})
@@ -30,7 +30,7 @@ class LanguageModelHead(Head):
     reads_everywhere: ClassVar[bool] = True
     may_be_new: ClassVar[bool] = False
     peft_task: ClassVar[str | None] = "CAUSAL_LM"
-    command: ClassVar[str] = "chat"
+    command: ClassVar[str] = "bottega chat"
     probe_output: ClassVar[str] = "logp"
 
     def auto_class(self, config: Any) -> Any:
@@ -39,7 +39,7 @@ class LanguageModelHead(Head):
     def check(self, config: Any) -> None:
         if is_encoder(config):
             raise ModelError(
-                f"{config.model_type} is an encoder and writes no text",
+                f"{config.model_type} is an encoder and cannot generate text",
                 where="model.base",
                 fix="use it with masked, classify or tag",
             )
@@ -48,17 +48,18 @@ class LanguageModelHead(Head):
         self, network: Any, states: Tensor, batch: Batch, wanted: frozenset[str], options: ScoreOptions
     ) -> dict[str, Tensor]:
         count = len(batch.at)
-        padding = (0, len(states) - count)
-        head = replace(get_language_head(network).tempered(options.temperature), smoothing=options.smoothing)
+        padding = (0, len(states) - count)  # the scorer rounds up how many states a head over the vocabulary gets
+        head = replace(get_language_head(network).with_temperature(options.temperature), smoothing=options.smoothing)
         scores: dict[str, Tensor] = {}
         if "logits" in wanted:
             scores["logits"] = head.logits(states)
         if "best" in wanted:
-            scores["logp"], scores["best"] = head.judged(states, F.pad(batch.label, padding))
+            scores["logp"], scores["best"] = head.logp_and_best(states, F.pad(batch.label, padding))
         elif "logp" in wanted:
-            # Where it is known that the loss is a weighted mean, gradients are computed while the logits are at hand.
-            share = F.pad(batch.weight, padding) if options.weighted else None
-            scores["logp"] = head.logp(states, F.pad(batch.label, padding), share)
+            # If the loss is a weighted mean, the gradient of logp is known up to a factor, and a trained head computes
+            # its own while the logits exist.
+            expected_gradient = F.pad(batch.weight, padding) if options.weighted else None
+            scores["logp"] = head.logp(states, F.pad(batch.label, padding), expected_gradient)
         if "states" in wanted:
             scores["states"] = states
         return {name: score[:count] for name, score in scores.items()}

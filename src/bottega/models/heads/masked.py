@@ -1,4 +1,4 @@
-"""The token that stood at a masked position."""
+"""The original token at each masked position."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from bottega.models.own_head import masked_lm_states
 
 
 class MaskedLmHead(LanguageModelHead):
-    """The head of a masked language model: a transform of its own before the vocabulary; outputs as of `Language`."""
+    """The head of a masked language model: a transform, then the vocabulary; outputs as of `LanguageModelHead`."""
 
     reads_everywhere: ClassVar[bool] = False
     may_be_new: ClassVar[bool] = True
     peft_task: ClassVar[str | None] = None
-    command: ClassVar[str] = "fill"
+    command: ClassVar[str] = "bottega fill"
 
     def auto_class(self, config: Any) -> Any:
         return AutoModelForMaskedLM
 
     def check(self, config: Any) -> None:
+        # Not the language head's check, which wants the opposite: `Head.check` refuses encoder–decoders.
         super(LanguageModelHead, self).check(config)
         if not is_encoder(config):
             raise ModelError(
-                f"{config.model_type} reads from left to right only", where="model.base", fix="use it with causal"
+                f"{config.model_type} attends from left to right only", where="model.base", fix="use it with causal"
             )
 
     def scores(

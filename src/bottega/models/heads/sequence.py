@@ -1,4 +1,4 @@
-"""A class of a whole text, or a number for it, read at one position."""
+"""A class of a whole text, or a number for it, read at one position of each row."""
 
 from __future__ import annotations
 
@@ -7,23 +7,19 @@ from typing import Any, ClassVar
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from bottega.batch import Batch
-from bottega.models.heads import Head, ScoreOptions, from_logits
+from bottega.models.heads._classification import ClassificationHead
 from bottega.models.own_head import classifier_of
 
 
-class SequenceHead(Head):
-    """The head of a `…ForSequenceClassification`: logits [N, C], logp and best [N] of the labels."""
+class SequenceHead(ClassificationHead):
+    """The head of a `…ForSequenceClassification`."""
 
-    outputs: ClassVar[frozenset[str]] = frozenset({"logits", "logp", "best"})
     per_row: ClassVar[bool] = True
     peft_task: ClassVar[str | None] = "SEQ_CLS"
-    command: ClassVar[str] = "classify"
+    command: ClassVar[str] = "bottega classify"
 
     def auto_class(self, config: Any) -> Any:
         return AutoModelForSequenceClassification
 
-    def scores(
-        self, network: Any, states: Tensor, batch: Batch, wanted: frozenset[str], options: ScoreOptions
-    ) -> dict[str, Tensor]:
-        return from_logits(classifier_of(network)(states), batch, wanted, options)
+    def logits(self, network: Any, states: Tensor) -> Tensor:
+        return classifier_of(network)(states)
