@@ -412,7 +412,7 @@ class Trial:
         """The mean negative log-likelihood of all labels, a row a forward."""
         losses, weight = [], 0.0
         for row in rows:
-            ids = torch.from_numpy(row.tokens if row.source is None else row.computed)[None]
+            ids = torch.from_numpy(row.tokens if row.source is None else row.computed_tokens)[None]
             given = {"input_ids": ids}
             if row.source is not None:
                 given = {"input_ids": torch.from_numpy(row.source)[None], "decoder_input_ids": ids}

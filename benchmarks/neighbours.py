@@ -2,9 +2,9 @@
 
     python benchmarks/neighbours.py [--only MODEL …] [--steps N] [--rounds N] [--data FOLDER] [--out FILE]
 
-Everything is measured with and without giving way to other programs (bottega/neighbours.py), alternating, and medians
-of the rounds are compared. On two cores a run's fair share of its speed is two thirds beside one busy program, which
-takes one of three turns at a core, and a half beside an equal run.
+Everything is measured with and without yielding to other programs (`bottega.hardware.other_programs`), alternating, and
+medians of the rounds are compared. On two cores a run's fair share of its speed is two thirds beside one busy program,
+which takes one of three turns at a core, and a half beside an equal run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from machine import described
 from real_data import ROOT
 
 FAIR = {"alone": 1.0, "beside one busy program": 2 / 3, "two runs at once": 0.5}
-WAYS = {"gives way": "", "as it is": "import bottega.hardware.other_programs as n; n.BUSY = float('inf'); "}
+WAYS = {"gives way": "", "as it is": "import bottega.hardware.other_programs as n; n.YIELD_FROM = float('inf'); "}
 """Code that comes before the command: with the second no other program is ever seen to be busy."""
 
 RUN = "import sys; {before}from bottega.__main__ import main; sys.argv[0] = 'bottega'; main()"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from bottega.hardware import memory
 
-with memory.uncollected():  # as a run does it
-    from bottega.packing import divide, pack
+with memory.frozen_imports():  # as a run does it
+    from bottega.packing import pack, split_into_micro_batches
     from bottega.recipe.schema import Recipe
     from bottega.training.dataset import build_dataset
     from bottega.training.memory_estimate import FEW
@@ -29,9 +29,9 @@ def main() -> None:
     started = time.perf_counter()
     examples = build_dataset(recipe).train.examples
     for start in range(0, len(examples), UPDATE):
-        for group in divide(examples[start : start + UPDATE], FEW):
+        for group in split_into_micro_batches(examples[start : start + UPDATE], FEW):
             pack(group)
-    print(json.dumps({"seconds": [time.perf_counter() - started], "memory": memory.peak()}))
+    print(json.dumps({"seconds": [time.perf_counter() - started], "memory": memory.peak_bytes()}))
 
 
 if __name__ == "__main__":

@@ -267,7 +267,7 @@ def _offloaded(device: str, whole: bool) -> Proof:
     for least in (None, 0):
         made.model.zero_grad()
         scorer = made.scorer()
-        with nullcontext() if least is None else Offload(scorer, least=least):
+        with nullcontext() if least is None else Offload(scorer, min_bytes=least):
             scores = scorer(batch, made.objective.outputs)
         made.objective.loss(scores, batch).total(count_units([batch])).backward()
         found.append({name: weight.grad.clone() for name, weight in made.model.named_parameters()})

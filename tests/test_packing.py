@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bottega.batch import Example, Row
-from bottega.packing import divide, pack
+from bottega.packing import pack, split_into_micro_batches
 
 
 def row(tokens: list[int], both_ways: bool = False) -> Row:
@@ -34,7 +34,7 @@ def examples(seed: int) -> list[Example]:
 @pytest.mark.parametrize("seed", range(150))
 def test_every_token_sees_its_own_row_and_nothing_else(seed: int) -> None:
     made = examples(seed)
-    batch = pack(made, share=seed % 5 > 0, share_at_least=1 + seed % 4)
+    batch = pack(made, share=seed % 5 > 0, min_shared=1 + seed % 4)
     first, last, index = batch.first.numpy(), batch.last.numpy(), np.arange(len(batch.tokens))
     sees = (first[None] <= index[:, None]) & (index[:, None] < last[None])
     rows = [row for example in made for row in example.rows]
@@ -52,10 +52,10 @@ def test_every_token_sees_its_own_row_and_nothing_else(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(100))
 def test_an_update_is_divided_within_its_bound(seed: int) -> None:
     made = examples(seed)
-    parts = divide(made, 20, share_at_least=1 + seed % 4)
+    parts = split_into_micro_batches(made, 20, min_shared=1 + seed % 4)
     assert sorted(example.id for part in parts for example in part) == sorted(example.id for example in made)
     for part in parts:
-        assert len(part) == 1 or len(pack(part, share_at_least=1 + seed % 4).tokens) <= 20
+        assert len(part) == 1 or len(pack(part, min_shared=1 + seed % 4).tokens) <= 20
 
 
 def test_a_shared_prompt_is_laid_out_once() -> None:
@@ -70,7 +70,7 @@ def test_a_shared_prompt_is_laid_out_once() -> None:
 def test_a_short_prefix_is_repeated() -> None:
     pair = Example("pair", (row([1, 2, 3, 9]), row([1, 2, 3, 8])))
     assert len(pack([pair]).tokens) == 8
-    assert len(pack([pair], share_at_least=3).tokens) == 5
+    assert len(pack([pair], min_shared=3).tokens) == 5
 
 
 def test_a_tail_that_predicts_nothing_is_not_laid_out() -> None:

@@ -113,10 +113,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'bottega' has no attribute {name!r}")
     from importlib import import_module
 
-    from bottega.hardware.memory import uncollected
+    from bottega.hardware.memory import frozen_imports
 
     module, attribute = _homes()[name]
-    with uncollected():
+    with frozen_imports():
         return getattr(import_module(module), attribute)
 
 

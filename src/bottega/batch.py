@@ -1,14 +1,19 @@
-"""Rows, examples and the batch that every objective computes on.
+"""Token rows, examples, the batch that every objective computes on, and losses as sums.
 
-A batch is one flat sequence of tokens laid out as a depth-first prefix tree, so a prefix that several rows share
-is computed once. Two integers a token are the whole attention mask: token k is visible to query q exactly when
-`first[k] <= q < last[k]`. Predictions are pairs: at place `at[n]` of the flat sequence, `label[n]` is expected.
+A batch is one flat sequence of tokens, the depth-first layout of a prefix tree: a prefix that several rows share is
+computed once. Two integers per token replace the attention mask: token k is visible to query q exactly when
+`first[k] <= q < last[k]`. A prediction is a pair: the hidden state at position `at[n]` of the flat sequence is scored
+against `label[n]`.
 
-Shape legend, used everywhere:
-    T  tokens in the flat sequence (after sharing)      N  predictions
-    R  rows          E  examples          V  vocabulary          H  hidden width          C  classes
+Axis letters, used in every shape comment of the package:
+    T  tokens of the flat sequence, after sharing      N  predictions
+    S  tokens of the encoder's flat sequence           R  rows
+    V  vocabulary                                      E  examples
+    H  hidden width                                    C  classes
+    M  nodes of the prefix tree                        t, n, s  tokens, predictions, source tokens of one row
 
-This module imports no torch, so that objectives (and the recipe) load without it.
+Building batches is `bottega.packing`. This module does not import torch, so that objectives, and with them a recipe,
+load without it.
 """
 
 from __future__ import annotations
@@ -25,26 +30,32 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Ints = NDArray[np.int64]
+# What a mean is taken over: `token` (the sum of prediction weights), `row`, `example`, or the name of a column, whose
+# values are added up.
 Unit = str
-"""What a mean is over: `token` (by weight), `row`, `example`, or the name of a column, by what it holds."""
-
 UNITS: tuple[Unit, ...] = ("token", "row", "example")
 
-FLAT = ("tokens", "position", "first", "last", "at", "label", "weight")
-"""What a batch has of each token and each prediction, without a number of a row among it."""
+# Tensor fields of a batch, by axis.
+TOKEN_FIELDS = ("tokens", "position", "first", "last")  # [T]
+PREDICTION_FIELDS = ("at", "label", "weight")  # [N]
+# Fields that hold indices of rows or examples: joining batches has to shift them.
+INDEX_FIELDS = ("row", "example")  # [N], [R]
+
+# Keeps a mean over nothing at 0 instead of 0 / 0.
+TINY = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One sequence as the model would see it alone, with what it must predict.
+    """A token row: one sequence as the model would see it alone, and its predictions.
 
     tokens     [t] token ids
-    at         [n] the places in `tokens` whose hidden states are read, in ascending order
-    label      [n] what is expected there: a token id, a class, or a number
-    weight     [n] share of each prediction in the loss
-    both_ways  tokens see the whole row (encoders) instead of their past
-    source     [s] what the encoder of an encoder–decoder reads; every token of the row sees all of it
-    columns    further values, [n] one a prediction or [1] one a row
+    at         [n] positions in `tokens` whose hidden states are scored, ascending
+    label      [n] the expected token id, class or number
+    weight     [n] weight of each prediction in the loss
+    both_ways  attention is bidirectional (encoders) instead of causal
+    source     [s] the encoder's input in an encoder–decoder; every token of the row attends to all of it
+    columns    further values by name: [n] per prediction, or [1] for the row
     """
 
     tokens: Ints
@@ -56,43 +67,45 @@ class Row:
     source: Ints | None = None
 
     @property
-    def computed(self) -> Ints:
-        """The tokens a model must be run on: none after the last place read, which nothing sees."""
+    def computed_tokens(self) -> Ints:
+        """The tokens a forward pass needs; a causal row ends at its last prediction."""
+        # Behind the last prediction of a causal row nothing is scored, and no earlier token attends to it.
         return self.tokens if self.both_ways else self.tokens[: int(self.at[-1]) + 1]
 
     @property
     def prompt(self) -> list[int]:
-        """What an answer is written after: all of it, or what is read."""
+        """The tokens to generate from: the encoder's input if there is one, otherwise all tokens."""
         tokens: list[int] = (self.tokens if self.source is None else self.source).tolist()
         return tokens
 
     @property
-    def labelled(self) -> int:
-        """Predictions that carry loss."""
+    def loss_count(self) -> int:
+        """The number of predictions with a nonzero weight."""
         return int(np.count_nonzero(self.weight))
 
     @property
-    def read(self) -> int:
-        """Tokens an encoder must be run on beside them."""
+    def source_length(self) -> int:
+        """The number of encoder tokens, 0 without an encoder."""
         return 0 if self.source is None else len(self.source)
 
-    def of_every_token(self) -> Row:
-        """The same tokens, with every one but the first predicted."""
-        places = np.arange(len(self.tokens) - 1)
-        ones = np.ones(len(places), np.float32)
-        return Row(self.tokens, places, self.tokens[1:], ones, self.both_ways, source=self.source)
+    def predict_every_token(self) -> Row:
+        """The same tokens, with a prediction of weight 1 for each but the first."""
+        at = np.arange(len(self.tokens) - 1)  # [t - 1]
+        ones = np.ones(len(at), np.float32)
+        return Row(self.tokens, at, self.tokens[1:], ones, self.both_ways, source=self.source)
 
-    def marked(self, **columns: Any) -> Row:
-        """The same row with these numbers beside its predictions, one each or one for all."""
+    def with_columns(self, **columns: Any) -> Row:
+        """The row with these float32 columns added; a scalar applies to each prediction."""
+        # All of shape [n]: columns of different rows are concatenated, and a batch needs one length for each name.
         full = {name: np.broadcast_to(np.float32(value), self.at.shape) for name, value in columns.items()}
         return replace(self, columns={**self.columns, **full})
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What counts as one in `optim.examples`: a row for SFT, two for a preference pair, a prompt for GRPO.
+    """The unit that `optim.examples` counts: one row in SFT, two in a preference pair, one prompt in GRPO.
 
-    about  what else must be known of it, as its objective says
+    about  further data that the objective attaches, such as the record of a prompt
     """
 
     id: str
@@ -101,15 +114,16 @@ class Example:
 
     @property
     def tokens(self) -> int:
-        """Tokens of all rows, had nothing been shared."""
-        return sum(len(row.tokens) + row.read for row in self.rows)
+        """The number of tokens of all rows, encoder inputs included, without any sharing."""
+        return sum(len(row.tokens) + row.source_length for row in self.rows)
 
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
-    """The prefix tree: node m is tokens `start[m]:end[m]`, seen after those of `parent[m]` (-1: none).
+    """The M nodes of a prefix tree in depth-first order: a parent comes before its children.
 
-    Nodes stand in depth-first order, so a parent comes before its children.
+    start end  [M] node m holds the flat tokens `start[m]:end[m]`
+    parent     [M] the node whose tokens precede them, -1 for a root
     """
 
     start: Ints
@@ -120,7 +134,7 @@ class Nodes:
         return len(self.start)
 
     def path(self, node: int) -> Ints:
-        """Flat indices of every token from the root down to the end of `node`."""
+        """Flat indices of all tokens from the root to the end of `node`."""
         spans = []
         while node >= 0:
             spans.append(np.arange(self.start[node], self.end[node]))
@@ -130,11 +144,11 @@ class Nodes:
 
 @dataclass(frozen=True)
 class EncoderInput:
-    """What the encoder of an encoder–decoder reads: texts, one after the other, each seeing itself alone.
+    """The encoder's side of a batch: source texts one after the other, each attending to itself alone.
 
-    tokens position first last   [S], as of a batch
-    nodes                        the texts, all without parents
-    of                           for each node of the batch, which of them its tokens see
+    tokens position first last   [S], as in `Batch`
+    nodes                        one node per text, without parents
+    text_of_node                 [M] for each node of the batch, the index of the text its tokens attend to
     """
 
     tokens: Tensor
@@ -142,27 +156,26 @@ class EncoderInput:
     first: Tensor
     last: Tensor
     nodes: Nodes
-    of: Ints
+    text_of_node: Ints
 
     def to(self, device: str) -> EncoderInput:
-        """The same on `device`."""
-        names = ("tokens", "position", "first", "last")
-        moved: dict[str, Any] = {name: _moved(getattr(self, name), device) for name in names}
-        return replace(self, **moved)
+        """The same input with its tensors on `device`."""
+        tensors: dict[str, Any] = {name: _move(getattr(self, name), device) for name in TOKEN_FIELDS}
+        return replace(self, **tensors)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Many rows as one flat prefix tree; built by `packing.pack`.
+    """Many token rows as one flat prefix tree; built by `packing.pack`.
 
     tokens position first last   [T]; `position` is the depth along the token's own path
-    at label weight row          [N]; `row[n]` is the row a prediction belongs to
-    example                      [R]; the example a row belongs to
+    at label weight row          [N]; `row[n]` is the row of prediction n
+    example                      [R]; the example of each row
     columns                      values by name, each [N] or [R]
-    ids                          E names of examples (`file:line`)
-    tokens_real                  tokens of the rows, had nothing been shared or left out
-    source                       what an encoder reads beside it, if the model has one
-    statistics                   what the objective asked to know of the whole update, by name
+    ids                          [E] names of the examples (`file:line`)
+    tokens_real                  tokens of all rows, without sharing or trimming
+    statistics                   means over the whole update that the objective's `needs` ask for, by name
+    source                       the encoder's input, if the model has an encoder
     """
 
     tokens: Tensor
@@ -182,8 +195,8 @@ class Batch:
     source: EncoderInput | None = None
 
     @property
-    def computed(self) -> int:
-        """Tokens that a model is run on."""
+    def computed_token_count(self) -> int:
+        """The number of tokens a forward pass computes: T + S."""
         return len(self.tokens) + (0 if self.source is None else len(self.source.tokens))
 
     def sum_rows(self, values: Tensor) -> Tensor:
@@ -191,8 +204,8 @@ class Batch:
         return values.new_zeros(len(self.example), *values.shape[1:]).index_add(0, self.row, values)
 
     def mean_rows(self, values: Tensor) -> Tensor:
-        """[N, …] → [R, …]: each row's mean over its predictions."""
-        size = self.sum_rows(values.new_ones(len(values)))
+        """[N, …] → [R, …]: each row's mean over its predictions, whatever their weight."""
+        size = self.sum_rows(values.new_ones(len(values)))  # [R]
         return self.sum_rows(values) / size.view(-1, *[1] * (values.dim() - 1))
 
     def sum_examples(self, values: Tensor) -> Tensor:
@@ -200,7 +213,7 @@ class Batch:
         return values.new_zeros(len(self.ids)).index_add(0, self.example, values)
 
     def count(self, unit: Unit) -> float:
-        """How many of `unit` this batch holds."""
+        """How many of `unit` this batch holds: the denominator of a mean over it."""
         if unit not in UNITS:
             return float(self.columns[unit].sum())
         if unit == "token":
@@ -208,41 +221,44 @@ class Batch:
         return float(len(self.example) if unit == "row" else len(self.ids))
 
     def with_columns(self, **columns: Tensor) -> Batch:
+        """The batch with these columns added, each [N] or [R]."""
         return replace(self, columns={**self.columns, **columns})
 
     def to(self, device: str) -> Batch:
         """The same batch with its tensors on `device`."""
-        moved: dict[str, Any] = {
-            name: _moved(getattr(self, name), device)
-            for name in ("tokens", "position", "first", "last", "at", "label", "weight", "row", "example")
-        }
-        columns = {name: _moved(column, device) for name, column in self.columns.items()}
+        names = (*TOKEN_FIELDS, *PREDICTION_FIELDS, *INDEX_FIELDS)
+        tensors: dict[str, Any] = {name: _move(getattr(self, name), device) for name in names}
+        columns = {name: _move(column, device) for name, column in self.columns.items()}
         source = None if self.source is None else self.source.to(device)
-        return replace(self, columns=columns, source=source, **moved)
+        return replace(self, columns=columns, source=source, **tensors)
 
 
-def _moved(tensor: Tensor, device: str) -> Tensor:
-    # What comes to the CPU is read at once; nobody waits for it there.
+def _move(tensor: Tensor, device: str) -> Tensor:
+    # A non-blocking copy to the CPU returns before the data is there, and nothing would wait for it.
     return tensor.to(device, non_blocking=device != "cpu")
 
 
 def join_batches(batches: Sequence[Batch]) -> Batch:
-    """Several batches as one: what was predicted, row by row; it cannot be computed again, as `nodes` are the first's.
+    """Several batches as one, for a loss over all their predictions.
 
-    Values of their predictions, one after the other, are those of its own.
+    Scores of the batches, concatenated, are the scores of the result. The result itself cannot be scored: `at` and the
+    tree keep the values they had in their own batches.
     """
     if len(batches) == 1:
         return batches[0]
     from torch import cat
 
-    rows = list(accumulate((len(batch.example) for batch in batches), initial=0))
-    examples = list(accumulate((len(batch.ids) for batch in batches), initial=0))
-    flat: dict[str, Any] = {name: cat([getattr(batch, name) for batch in batches]) for name in FLAT}
+    # Indices of the first row and the first example of each batch.
+    first_rows = list(accumulate((len(batch.example) for batch in batches), initial=0))
+    first_examples = list(accumulate((len(batch.ids) for batch in batches), initial=0))
+    tensors: dict[str, Any] = {
+        name: cat([getattr(batch, name) for batch in batches]) for name in (*TOKEN_FIELDS, *PREDICTION_FIELDS)
+    }
     return replace(
         batches[0],
-        **flat,
-        row=cat([batch.row + before for batch, before in zip(batches, rows, strict=False)]),
-        example=cat([batch.example + before for batch, before in zip(batches, examples, strict=False)]),
+        **tensors,
+        row=cat([batch.row + offset for batch, offset in zip(batches, first_rows, strict=False)]),
+        example=cat([batch.example + offset for batch, offset in zip(batches, first_examples, strict=False)]),
         columns={name: cat([batch.columns[name] for batch in batches]) for name in batches[0].columns},
         ids=tuple(name for batch in batches for name in batch.ids),
         tokens_real=sum(batch.tokens_real for batch in batches),
@@ -250,13 +266,13 @@ def join_batches(batches: Sequence[Batch]) -> Batch:
 
 
 def count_units(batches: Sequence[Batch]) -> dict[Unit, float]:
-    """How many of each unit the whole update holds."""
+    """How many of each unit, columns included, all batches of an update hold together."""
     units = (*UNITS, *batches[0].columns) if batches else UNITS
     return {unit: sum(batch.count(unit) for batch in batches) for unit in units}
 
 
 class Term(NamedTuple):
-    """A part of a loss or a metric: a sum over the batch, to be divided by the whole update's count of `unit`."""
+    """A part of a loss, or a metric: a sum over the batch, to be divided by the whole update's count of `unit`."""
 
     sum: Tensor
     unit: Unit
@@ -264,41 +280,48 @@ class Term(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """A metric that is one sum over another, when both have been added up over all batches: an F1, for one."""
+    """A metric that divides one sum by another once both are added up over all batches, such as an F1 score.
+
+    sum  the numerator
+    of   the denominator
+    """
 
     sum: Tensor
     of: Tensor
 
 
-class Means:
-    """Metrics over several batches."""
+class MetricMeans:
+    """Means of metrics over several batches."""
 
     def __init__(self) -> None:
+        # Numerator and denominator of each metric. They are divided at the end only: an average of the batches' means
+        # would weigh batches of different sizes alike.
         self.sums: dict[str, tuple[float, float]] = {}
 
     def add(self, metrics: Mapping[str, Term | Ratio], batch: Batch) -> None:
-        """Those of one batch."""
+        """Add the metrics of one batch."""
         for name, metric in metrics.items():
-            of = float(metric.of) if isinstance(metric, Ratio) else batch.count(metric.unit)
-            above, below = self.sums.get(name, (0.0, 0.0))
-            self.sums[name] = above + float(metric.sum), below + of
+            count = float(metric.of) if isinstance(metric, Ratio) else batch.count(metric.unit)
+            numerator, denominator = self.sums.get(name, (0.0, 0.0))
+            self.sums[name] = numerator + float(metric.sum), denominator + count
 
     def values(self) -> dict[str, float]:
-        """Each metric over all batches; 0 where there was nothing to count."""
-        return {name: above / max(below, 1e-12) for name, (above, below) in self.sums.items()}
+        """The mean of each metric; 0 for a metric with nothing to average over."""
+        return {name: numerator / max(denominator, TINY) for name, (numerator, denominator) in self.sums.items()}
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What an objective returns: the terms to minimise, and metrics to report (accuracy, margins …)."""
+    """The result of an objective: the terms to minimize, and metrics to report (accuracy, margins …)."""
 
     terms: Mapping[str, Term]
     metrics: Mapping[str, Term | Ratio] = field(default_factory=dict)
 
     def total(self, counts: Mapping[Unit, float]) -> Tensor:
-        """This batch's share of the update's loss: each sum over the count of the *whole* update.
+        """This batch's part of the update's loss: each sum divided by the count over the *whole* update.
 
-        Because sums and counts are additive, neither micro-batches nor ranks can change the result.
+        Sums and counts are additive, so neither micro-batches nor ranks change the result.
         """
-        shares = [term.coefficient * term.sum / max(counts[term.unit], 1e-12) for term in self.terms.values()]
-        return sum(shares[1:], start=shares[0])
+        parts = [term.coefficient * term.sum / max(counts[term.unit], TINY) for term in self.terms.values()]
+        # Starting from a part, not from 0: with one term the loss is that tensor, not a sum with an integer.
+        return sum(parts[1:], start=parts[0])

@@ -1,8 +1,8 @@
-"""Rows → prefix tree → Batch, and the division of an update into micro-batches.
+"""Token rows → prefix tree → Batch, and the split of an update into micro-batches.
 
-Rows are laid out in lexicographic order of their tokens; each row then shares with its predecessor exactly their
-common prefix, which makes the layout a depth-first walk of the radix tree. Bidirectional rows cannot share (a
-token's state depends on what follows) and stand alone.
+Rows are laid out in lexicographic order of their tokens. The prefix a row shares with its predecessor is then the
+longest it shares with any earlier row, and the layout is a depth-first walk of the radix tree. Bidirectional rows share
+nothing, since the state of each token depends on what follows it.
 """
 
 from __future__ import annotations
@@ -17,142 +17,177 @@ from numpy.typing import NDArray
 
 from bottega.batch import Batch, EncoderInput, Example, Ints, Nodes, Row
 
-SHARE_AT_LEAST = 8
-"""A shorter common prefix is repeated: a tree node costs more than recomputing a few tokens."""
+# The shortest common prefix that is shared. A tree node costs more than computing a few tokens twice.
+MIN_SHARED = 8
+
+# How much larger than their mean micro-batches may be when an update is split evenly.
+EVEN_MARGIN = 1.1
 
 
-def pack(examples: Sequence[Example], *, share: bool = True, share_at_least: int = SHARE_AT_LEAST) -> Batch:
-    """One batch holding every row of `examples`.
+def pack(examples: Sequence[Example], *, share: bool = True, min_shared: int = MIN_SHARED) -> Batch:
+    """One batch with every row of `examples`.
 
-    With `share=False` each row is a node of its own, for models that only see one row at a time. It is then whole: of
-    some models a token more changes what they make of those before it, though they do not look at it.
+    share       lay out common prefixes once; otherwise each row is a node of its own with all its tokens, for models
+                that compute one row at a time
+    min_shared  the shortest prefix to share, in tokens
     """
     rows = [row for example in examples for row in example.rows]
-    order, sourced = _order(rows), rows[0].source is not None
-    # What a token is depends on its source too, so behind one nothing is shared but the source itself.
-    tree = _Tree(share_at_least if share and not sourced else None, whole=not share)
-    flat: list[Ints] = [np.empty(0, np.int64)] * len(rows)
+    order, has_source = _lexicographic_order(rows), rows[0].source is not None
+    # A decoder's token depends on the row's source, so rows of an encoder–decoder share their source at most.
+    # Without sharing rows are not trimmed either: some models (Doge, ProphetNet) compute a row differently if it is a
+    # token shorter, although no token attends to the last one.
+    tree = _TreeBuilder(min_shared if share and not has_source else None, whole=not share)
+    flat: list[Ints] = [np.empty(0, np.int64)] * len(rows)  # for each row: [t] flat indices of its tokens
     for index in order:
         flat[index] = tree.insert(rows[index])
     nodes, both_ways = tree.nodes()
-    first, last = _interval(nodes, both_ways)
+    first, last = _visibility(nodes, both_ways)
     predictions = [len(row.at) for row in rows]
     return Batch(
-        tokens=torch.from_numpy(np.concatenate(tree.tokens)),
-        position=torch.from_numpy(np.concatenate(tree.position)),
-        first=torch.from_numpy(first),
-        last=torch.from_numpy(last),
-        at=torch.from_numpy(np.concatenate([where[row.at] for row, where in zip(rows, flat, strict=True)])),
-        label=torch.from_numpy(np.concatenate([row.label for row in rows])),
-        weight=torch.from_numpy(np.concatenate([row.weight for row in rows])),
-        row=torch.from_numpy(np.repeat(np.arange(len(rows)), predictions)),
+        tokens=torch.from_numpy(np.concatenate(tree.tokens)),  # [T]
+        position=torch.from_numpy(np.concatenate(tree.position)),  # [T]
+        first=torch.from_numpy(first),  # [T]
+        last=torch.from_numpy(last),  # [T]
+        # Predictions stay in the order of the rows, whatever the order in which their tokens are laid out.
+        at=torch.from_numpy(np.concatenate([where[row.at] for row, where in zip(rows, flat, strict=True)])),  # [N]
+        label=torch.from_numpy(np.concatenate([row.label for row in rows])),  # [N]
+        weight=torch.from_numpy(np.concatenate([row.weight for row in rows])),  # [N]
+        row=torch.from_numpy(np.repeat(np.arange(len(rows)), predictions)),  # [N]
         example=torch.from_numpy(np.repeat(np.arange(len(examples)), [len(example.rows) for example in examples])),
-        columns=_columns(rows),
+        columns=_concatenate_columns(rows),
         ids=tuple(example.id for example in examples),
         nodes=nodes,
         tokens_real=sum(example.tokens for example in examples),
-        source=_source([rows[index] for index in order], share=share) if sourced else None,
+        # In the order of the nodes, which for rows with a source is one node per row.
+        source=_encoder_input([rows[index] for index in order], share=share) if has_source else None,
     )
 
 
-def _source(rows: Sequence[Row], *, share: bool) -> EncoderInput:
-    """The sources of rows in the order of their nodes, one a row; equal neighbours are one with `share`."""
-    texts, of = list[Ints](), list[int]()
+def _encoder_input(rows: Sequence[Row], *, share: bool) -> EncoderInput:
+    """The sources of rows, given in the order of their nodes; with `share`, equal neighbours become one text."""
+    texts, text_of_node = list[Ints](), list[int]()
     for row in rows:
         assert row.source is not None
         if not (share and texts and np.array_equal(texts[-1], row.source)):
             texts.append(row.source)
-        of.append(len(texts) - 1)
-    end = np.cumsum([len(text) for text in texts])
+        text_of_node.append(len(texts) - 1)
+    end = np.cumsum([len(text) for text in texts])  # [texts]
     nodes = Nodes(end - [len(text) for text in texts], end, np.full(len(texts), -1))
-    first, last = _interval(nodes, np.ones(len(texts), bool))
+    first, last = _visibility(nodes, np.ones(len(texts), bool))
     return EncoderInput(
-        tokens=torch.from_numpy(np.concatenate(texts)),
-        position=torch.from_numpy(np.concatenate([np.arange(len(text)) for text in texts])),
-        first=torch.from_numpy(first),
-        last=torch.from_numpy(last),
+        tokens=torch.from_numpy(np.concatenate(texts)),  # [S]
+        position=torch.from_numpy(np.concatenate([np.arange(len(text)) for text in texts])),  # [S]
+        first=torch.from_numpy(first),  # [S]
+        last=torch.from_numpy(last),  # [S]
         nodes=nodes,
-        of=np.array(of),
+        text_of_node=np.array(text_of_node),  # [M]
     )
 
 
-def divide(
-    examples: Sequence[Example], tokens: int, *, share: bool = True, share_at_least: int = SHARE_AT_LEAST
+def split_into_micro_batches(
+    examples: Sequence[Example], max_tokens: int, *, share: bool = True, min_shared: int = MIN_SHARED
 ) -> list[list[Example]]:
-    """The examples of an update in micro-batches of at most `tokens` tokens after sharing.
+    """The examples of an update in groups of at most `max_tokens` tokens each, counted after sharing.
 
-    Neighbours in token order go together, so rows that share a prefix meet in one micro-batch. An example is
-    never divided: one longer than `tokens` gets a micro-batch of its own.
+    Neighbours in token order stay together, so that rows with a common prefix meet in one micro-batch. An example is
+    never split: one with more than `max_tokens` becomes a micro-batch of its own.
     """
-    ordered = sorted(examples, key=lambda example: _key(example.rows[0]))
-    floor = share_at_least if share else None
-    alone = [_cost(example, floor) for example in ordered]
-    saved = [0, *(_shared(one.rows[-1], other.rows[0], floor) for one, other in pairwise(ordered))]
-    groups = _fill(alone, saved, tokens)
-    # Even parts keep the largest, which sets the memory peak, small.
-    even = _fill(alone, saved, min(tokens, int(1.1 * (sum(alone) - sum(saved)) / len(groups)) + 1))
-    starts = even if len(even) == len(groups) else groups
+    ordered = sorted(examples, key=lambda example: _sort_key(example.rows[0]))
+    threshold = min_shared if share else None
+    counts = [_token_count(example, threshold) for example in ordered]
+    saved = [
+        0,
+        *(_shared_length(before.rows[-1], after.rows[0], threshold) for before, after in pairwise(ordered)),
+    ]
+    starts = _group_starts(counts, saved, max_tokens)
+    # The largest group sets the memory peak: groups of about the mean size peak lower than full ones and a rest. The
+    # smaller limit is used only if it needs no further group.
+    even_size = int(EVEN_MARGIN * (sum(counts) - sum(saved)) / len(starts)) + 1
+    even_starts = _group_starts(counts, saved, min(max_tokens, even_size))
+    if len(even_starts) == len(starts):
+        starts = even_starts
     return [list(ordered[start:end]) for start, end in zip(starts, [*starts[1:], len(ordered)], strict=True)]
 
 
-def _fill(alone: Sequence[int], saved: Sequence[int], tokens: int) -> list[int]:
-    """Where each group starts: an example goes behind its neighbour, of which it saves so much, as long as it fits."""
+def _group_starts(counts: Sequence[int], saved: Sequence[int], max_tokens: int) -> list[int]:
+    """The index of each group's first example, when groups are filled in order up to `max_tokens`.
+
+    counts  tokens of each example by itself
+    saved   tokens each example shares with the one before, if both are in one group
+    """
     starts, used = list[int](), 0
-    for place, (cost, less) in enumerate(zip(alone, saved, strict=True)):
-        if not starts or used + cost - less > tokens:
-            starts.append(place)
-            used = cost
+    for index, (count, shared) in enumerate(zip(counts, saved, strict=True)):
+        if not starts or used + count - shared > max_tokens:
+            starts.append(index)
+            used = count
         else:
-            used += cost - less
+            used += count - shared
     return starts
 
 
-def _cost(example: Example, share_at_least: int | None) -> int:
-    """Tokens of the example by itself: an upper bound, since its rows may share more in another order."""
-    shared = (_shared(one, other, share_at_least) for one, other in pairwise(example.rows))
-    return sum(len(_run(row, share_at_least is None)) + row.read for row in example.rows) - sum(shared)
+def _token_count(example: Example, min_shared: int | None) -> int:
+    """Tokens of the example by itself: an upper bound, since in a batch its rows are sorted and may share more."""
+    shared = (_shared_length(before, after, min_shared) for before, after in pairwise(example.rows))
+    whole = min_shared is None
+    return sum(len(_input_tokens(row, whole=whole)) + row.source_length for row in example.rows) - sum(shared)
 
 
-def _run(row: Row, whole: bool) -> Ints:
-    """The tokens that a model is run on; a decoder behind an encoder never reads its last label."""
-    return row.tokens if whole and row.source is None else row.computed
+def _input_tokens(row: Row, *, whole: bool) -> Ints:
+    """The tokens of a row that are laid out: all if `whole`, otherwise those a forward pass needs."""
+    # The decoder of an encoder–decoder is always trimmed: its last token is a label and never an input.
+    return row.tokens if whole and row.source is None else row.computed_tokens
 
 
-def _shared(one: Row, other: Row, share_at_least: int | None) -> int:
-    """How many tokens two rows share: a prefix, 0 where it is not worth a node; or their source."""
-    if one.source is not None:
-        same = share_at_least is not None and other.source is not None and np.array_equal(one.source, other.source)
-        return len(one.source) if same else 0
-    if share_at_least is None or one.both_ways or other.both_ways:
+def _shared_length(before: Row, after: Row, min_shared: int | None) -> int:
+    """The number of tokens two rows share: a prefix of at least `min_shared` tokens, or an equal source.
+
+    min_shared  None if nothing is shared
+    """
+    if before.source is not None:
+        same = min_shared is not None and after.source is not None and np.array_equal(before.source, after.source)
+        return len(before.source) if same else 0
+    if min_shared is None or before.both_ways or after.both_ways:
         return 0
-    if one.tokens[:share_at_least].tobytes() != other.tokens[:share_at_least].tobytes():
-        return 0  # most neighbours, found out in a tenth of the time
-    length = _common_prefix(one.computed, other.computed)
-    return length if length >= share_at_least else 0
+    # Most neighbours already differ here, and this comparison takes a tenth of the time of the next.
+    if before.tokens[:min_shared].tobytes() != after.tokens[:min_shared].tobytes():
+        return 0
+    length = _common_prefix_length(before.computed_tokens, after.computed_tokens)
+    return length if length >= min_shared else 0
 
 
-def _key(row: Row) -> bytes:
-    # Big-endian bytes compare as the numbers do.
-    read = b"" if row.source is None else row.source.astype(">u4").tobytes()
-    return read + row.computed.astype(">u4").tobytes()
+def _sort_key(row: Row) -> bytes:
+    # Bytes compare in one call of C, and big-endian they compare as the numbers do.
+    source = b"" if row.source is None else row.source.astype(">u4").tobytes()
+    return source + row.computed_tokens.astype(">u4").tobytes()
 
 
-def _order(rows: Sequence[Row]) -> list[int]:
-    keys = [_key(row) for row in rows]
+def _lexicographic_order(rows: Sequence[Row]) -> list[int]:
+    keys = [_sort_key(row) for row in rows]
     return sorted(range(len(rows)), key=keys.__getitem__)
 
 
-def _common_prefix(one: Ints, other: Ints) -> int:
-    length = min(len(one), len(other))
-    differs = one[:length] != other[:length]
+def _common_prefix_length(before: Ints, after: Ints) -> int:
+    length = min(len(before), len(after))
+    differs = before[:length] != after[:length]
+    # argmax of booleans is the first True; without any it would be 0.
     return int(differs.argmax()) if differs.any() else length
 
 
 @dataclass
-class _Tree:
-    """Grows by rows in lexicographic order; `start end parent both_ways` have an entry a node."""
+class _TreeBuilder:
+    """Builds the prefix tree of rows inserted in lexicographic order.
 
-    share_at_least: int | None
+    min_shared   the shortest prefix to share, None for none
+    whole        lay rows out with all their tokens
+    start end parent both_ways   one entry per node, in the order of creation
+    tokens position   one array per row: its tokens that no earlier row has, and their depths
+    size         tokens so far
+    last_row     the row inserted last
+    path         the nodes of that row, from the root
+    flat         [t] flat indices of that row's tokens
+    """
+
+    min_shared: int | None
     whole: bool = False
     start: list[int] = field(default_factory=list)
     end: list[int] = field(default_factory=list)
@@ -161,74 +196,82 @@ class _Tree:
     tokens: list[Ints] = field(default_factory=list)
     position: list[Ints] = field(default_factory=list)
     size: int = 0
-    newest: Row | None = None
+    last_row: Row | None = None
     path: list[int] = field(default_factory=list)
     flat: Ints = field(default_factory=lambda: np.empty(0, np.int64))
 
     def insert(self, row: Row) -> Ints:
-        """Flat index of each of the row's tokens."""
-        shared = self._descend(_shared(self.newest, row, self.share_at_least) if self.newest is not None else 0)
-        tokens = _run(row, self.whole)
+        """Add a row; returns the flat index of each of its tokens, [t]."""
+        shared = _shared_length(self.last_row, row, self.min_shared) if self.last_row is not None else 0
+        self._cut_path(shared)
+        tokens = _input_tokens(row, whole=self.whole)
         added = len(tokens) - shared
+        # A row equal to the one before, or a prefix of it, adds no tokens and needs no node.
         if added:
-            self._append(self.size, self.size + added, self.path[-1] if self.path else -1, row.both_ways)
+            self._add_node(self.size, self.size + added, self.path[-1] if self.path else -1, row.both_ways)
             self.path.append(len(self.start) - 1)
         self.tokens.append(tokens[shared:])
         self.position.append(np.arange(shared, len(tokens)))
         self.flat = np.concatenate([self.flat[:shared], np.arange(self.size, self.size + added)])
         self.size += added
-        self.newest = row
+        self.last_row = row
         return self.flat
 
     def nodes(self) -> tuple[Nodes, NDArray[np.bool_]]:
-        """The nodes in depth-first order, and which of them are bidirectional."""
+        """The nodes in depth-first order, and which of them are bidirectional, [M]."""
+        # Tokens are laid out depth first, but a split adds the lower half of a node at the end of the lists.
         order = np.argsort(self.start)
+        # The new index of each old one. One entry more, so that a root's parent -1 picks the last and stays -1.
         rank = np.empty(len(order) + 1, np.int64)
         rank[order], rank[-1] = np.arange(len(order)), -1
         start, end, parent = (np.array(column, np.int64)[order] for column in (self.start, self.end, self.parent))
         return Nodes(start, end, rank[parent]), np.array(self.both_ways, bool)[order]
 
-    def _descend(self, shared: int) -> int:
-        """Cut the current path at depth `shared`, splitting a node where the cut falls inside it; returns the depth."""
-        depth = 0
+    def _cut_path(self, depth: int) -> None:
+        """Shorten `path` to its first `depth` tokens; a node that the cut falls into is split."""
+        node_depth = 0
         for level, node in enumerate(self.path):
             length = self.end[node] - self.start[node]
-            if depth + length > shared:
-                if depth == shared:
-                    self.path = self.path[:level]
-                    return shared
-                self._split(node, self.start[node] + shared - depth)
-                self.path = self.path[: level + 1]
-                return shared
-            depth += length
-        return depth
+            if node_depth + length > depth:
+                inside = depth - node_depth
+                if inside:
+                    self._split(node, self.start[node] + inside)
+                self.path = self.path[: level + (1 if inside else 0)]
+                return
+            node_depth += length
 
-    def _split(self, node: int, place: int) -> None:
-        # Everything below the node was laid out after the cut, so it now hangs under the lower half.
-        self._append(place, self.end[node], node, self.both_ways[node])
+    def _split(self, node: int, cut: int) -> None:
+        """Split a node at flat index `cut`; `node` becomes the upper half, and the lower half its child."""
+        # Children of the node were laid out behind all of its tokens, so they now belong to the lower half.
+        self._add_node(cut, self.end[node], node, self.both_ways[node])
         lower = len(self.start) - 1
         self.parent[:lower] = [lower if parent == node else parent for parent in self.parent[:lower]]
-        self.end[node] = place
+        self.end[node] = cut
 
-    def _append(self, start: int, end: int, parent: int, both_ways: bool) -> None:
+    def _add_node(self, start: int, end: int, parent: int, both_ways: bool) -> None:
         self.start.append(start)
         self.end.append(end)
         self.parent.append(parent)
         self.both_ways.append(both_ways)
 
 
-def _interval(nodes: Nodes, both_ways: NDArray[np.bool_]) -> tuple[Ints, Ints]:
-    """`first` and `last` of every token: a causal token is seen until its subtree ends."""
-    subtree = nodes.end.copy()
+def _visibility(nodes: Nodes, both_ways: NDArray[np.bool_]) -> tuple[Ints, Ints]:
+    """(`first`, `last`) of every token, [T] each: token k is visible to queries `first[k]` up to before `last[k]`.
+
+    A causal token is visible from itself to the end of its node's subtree, a bidirectional one in its whole node.
+    """
+    subtree_end = nodes.end.copy()  # [M]
+    # Children come after their parents, so going backwards each subtree is complete before its parent reads it.
     for node in range(len(nodes) - 1, -1, -1):
         if nodes.parent[node] >= 0:
-            subtree[nodes.parent[node]] = max(subtree[nodes.parent[node]], subtree[node])
+            subtree_end[nodes.parent[node]] = max(subtree_end[nodes.parent[node]], subtree_end[node])
     lengths = nodes.end - nodes.start
-    last = np.repeat(subtree, lengths)
-    first = np.where(np.repeat(both_ways, lengths), np.repeat(nodes.start, lengths), np.arange(len(last)))
+    last = np.repeat(subtree_end, lengths)  # [T]
+    first = np.where(np.repeat(both_ways, lengths), np.repeat(nodes.start, lengths), np.arange(len(last)))  # [T]
     return first, last
 
 
-def _columns(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+def _concatenate_columns(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    # All rows of a batch come from one objective and have the same columns; [N] or [R] each.
     names = rows[0].columns.keys()
     return {name: torch.from_numpy(np.concatenate([row.columns[name] for row in rows])) for name in names}

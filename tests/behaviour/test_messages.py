@@ -146,7 +146,7 @@ def test_the_names_of_curves_lie_over_none_of_them() -> None:
 
 def test_the_doctor_names_what_is_missing_and_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "bitsandbytes" else object())
-    assert doctor._missing() == ["no base can be kept in 4 bits (QLoRA): pip install 'bottega[quantize]'"]
+    assert doctor._missing_extras() == ["no base can be kept in 4 bits (QLoRA): pip install 'bottega[quantize]'"]
 
 
 @pytest.mark.parametrize("width", [40, 80])

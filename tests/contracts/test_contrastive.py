@@ -22,7 +22,7 @@ from bottega.engine.optimizer import Optimizer
 from bottega.errors import DataError, ModelError, RecipeError
 from bottega.models.scorer_setup import fit_model
 from bottega.objectives.contrastive import Contrastive
-from bottega.packing import divide, pack
+from bottega.packing import pack, split_into_micro_batches
 from bottega.recipe.schema import Optim, Recipe
 from bottega.records import Compared, Paired, Record
 from bottega.seeding import derive
@@ -132,18 +132,18 @@ def test_the_update_is_one_however_it_is_divided(options: dict) -> None:
         scorer = fit_model(model, "embedding")
         return Engine(scorer, Optimizer(model, Optim()), tokenizer(), reference=None, seed=0)
 
-    parts = [pack(group) for group in divide(examples, 40)]
+    parts = [pack(group) for group in split_into_micro_batches(examples, 40)]
     assert len(parts) > 2
     dropping = engine(0.2)
     (part,) = dropping.accumulate(objective, parts, count_units(parts), step=1, dropout_seed=seed)
-    assert sorted(dropping.accumulated) == sorted(one.id for one in examples)
+    assert sorted(dropping.accumulated_ids) == sorted(one.id for one in examples)
     # The same by autograd alone, all graphs kept.
     plain = engine(0.2)
     plain.scorer.train()
-    found = [plain._scores(objective, batch, seed(number))["hidden"] for number, batch in enumerate(parts)]
-    total, other = plain._loss(objective, {"hidden": torch.cat(found)}, part.batch, count_units(parts), 1)
+    found = [plain._forward(objective, batch, seed(number))["hidden"] for number, batch in enumerate(parts)]
+    total, other = plain._compute_loss(objective, {"hidden": torch.cat(found)}, part.batch, count_units(parts), 1)
     total.backward()
-    assert part.share == pytest.approx(other.share, rel=1e-5)
+    assert part.loss == pytest.approx(other.loss, rel=1e-5)
     for name, gradient in plain.optimizer.gradients.items():
         torch.testing.assert_close(dropping.optimizer.gradients[name], gradient, rtol=1e-4, atol=1e-6)
     # And of one batch.

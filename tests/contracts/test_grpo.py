@@ -64,10 +64,10 @@ def test_the_rows_are_prompts_with_their_answers() -> None:
     (first, second) = made(scale="none").training_examples(posed([1, 2, 3]), answers([([7, 8, 9], 1.0), ([4], 0.0)]))
     row = first.rows[0]
     assert row.tokens.tolist() == [1, 2, 3, 7, 8, 9]
-    assert row.computed.tolist() == [1, 2, 3, 7, 8], "the last token of an answer is seen by none"
+    assert row.computed_tokens.tolist() == [1, 2, 3, 7, 8], "the last token of an answer is seen by none"
     assert row.at.tolist() == [2, 3, 4]
     assert row.label.tolist() == [7, 8, 9]
-    assert second.rows[0].computed.tolist() == [1, 2, 3]
+    assert second.rows[0].computed_tokens.tolist() == [1, 2, 3]
 
 
 def test_rounding_makes_no_answer_better_than_its_equals() -> None:
@@ -92,7 +92,7 @@ def test_what_has_no_gradient_is_left_out_and_changes_nothing(weighting: str) ->
     assert len(kept) == 2
     values = objective._advantages(np.array([[one.reward for one in group] for group in drawn]))
     whole = [
-        Example("here", (one.row(prompt.rows[0]).marked(advantage=value),))
+        Example("here", (one.row(prompt.rows[0]).with_columns(advantage=value),))
         for prompt, group, row in zip(prompts, drawn, values, strict=True)
         for one, value in zip(group, row, strict=True)
     ]
@@ -288,7 +288,7 @@ def test_loss_and_gradients_are_trls(options: dict[str, Any], settings: dict[str
         row = example.rows[0]
         place = by_row[tuple(row.tokens[: int(row.at[0]) + 1].tolist()), tuple(row.label.tolist())]
         columns = {name: value[place][kept[place]].numpy() for name, value in beside.items() if value is not None}
-        rows.append(Example(example.id, (row.marked(**columns),)))
+        rows.append(Example(example.id, (row.with_columns(**columns),)))
     scorer = fit_model(policy, "language")
     batch = pack(rows)
     scores = scorer(batch, objective.outputs, temperature=objective.logit_temperature)

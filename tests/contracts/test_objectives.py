@@ -17,7 +17,7 @@ from bottega.batch import Row
 from bottega.models.kernels import apply_kernels
 from bottega.models.scorer import Fit
 from bottega.objectives import Statistic
-from bottega.packing import divide, pack
+from bottega.packing import pack, split_into_micro_batches
 
 ALONE = Fit(packed=False, own_head=True)
 
@@ -86,17 +86,18 @@ def test_fused_is_plain(made: World) -> None:
 
 
 def test_a_shared_prefix_is_a_repeated_one(made: World) -> None:
-    shared = pack(made.examples, share_at_least=2)
+    shared = pack(made.examples, min_shared=2)
     repeated = pack(made.examples, share=False)
     if not made.examples[0].rows[0].both_ways:
         shares = shared.source is None or made.objective.kind != "span"
-        assert not shares or shared.computed < repeated.computed, "nothing was shared, so nothing is tested"
+        fewer = shared.computed_token_count < repeated.computed_token_count
+        assert not shares or fewer, "nothing was shared, so nothing is tested"
     same(made.shared, made.gradients([made.complete(repeated, made.fit)]), made.tolerance)
 
 
 @pytest.mark.parametrize("tokens", [30, pytest.param(90, marks=pytest.mark.slow)])
 def test_any_split_into_micro_batches_is_the_same_update(made: World, tokens: int) -> None:
-    parts = divide(made.examples, tokens)
+    parts = split_into_micro_batches(made.examples, tokens)
     assert tokens > 30 or len(parts) > 1
     batches = [made.complete(pack(part), made.fit) for part in parts]
     same(made.gradients(batches), made.whole, made.tolerance)

@@ -144,7 +144,7 @@ class World:
     @cached_property
     def shared(self) -> tuple[float, dict[str, torch.Tensor]]:
         """The same with every beginning shared that can be."""
-        return self.gradients([self.complete(pack(self.examples, share_at_least=2), self.fit)])
+        return self.gradients([self.complete(pack(self.examples, min_shared=2), self.fit)])
 
     def scorer(self, fit: Fit | None = None) -> Scorer:
         return Scorer(self.model, self.objective.head, fit or self.fit)
@@ -254,7 +254,7 @@ def answered(objective: OnPolicy, posed: list[Example]) -> list[Example]:
         return learned
     # As if the policy had moved since they were written.
     rows = [example.rows[0] for example in learned]
-    marked = [row.marked(old=-6 + 2 * draw.normal(size=len(row.at))) for row in rows]
+    marked = [row.with_columns(old=-6 + 2 * draw.normal(size=len(row.at))) for row in rows]
     return [Example(example.id, (row,)) for example, row in zip(learned, marked, strict=True)]
 
 

@@ -73,7 +73,7 @@ def test_a_shelf_is_a_sequence(tmp_path: Path) -> None:
     assert shelf.tokens.tolist() == [len(made.tokens) for made in ROWS.values()]
     assert shelf.sources.tolist() == [number % 3 for number in range(len(ROWS))]
     assert shelf.most == 1 << 40
-    assert shelf.labelled == sum(made.labelled for made in ROWS.values())
+    assert shelf.labelled == sum(made.loss_count for made in ROWS.values())
     with pytest.raises(IndexError):
         shelf[len(ROWS)]
     assert not list(tmp_path.iterdir()), "the file has no name, so nothing is left behind"

@@ -8,7 +8,7 @@ import torch
 from worlds import world
 
 from bottega.batch import count_units
-from bottega.engine.offload import Offload, Sent
+from bottega.engine.offload import HostCopy, Offload
 from bottega.packing import pack
 
 
@@ -19,7 +19,7 @@ def test_gradients_are_the_same_to_the_bit() -> None:
     def gradients(*, sent: bool) -> list[torch.Tensor]:
         made.model.zero_grad()
         scorer = made.scorer()
-        with Offload(scorer, least=64) if sent else contextlib.nullcontext():
+        with Offload(scorer, min_bytes=64) if sent else contextlib.nullcontext():
             scores = scorer(batch, made.objective.outputs)
         made.objective.loss(scores, batch).total(count_units([batch])).backward()
         return [weight.grad.clone() for weight in made.model.parameters() if weight.grad is not None]
@@ -30,11 +30,11 @@ def test_gradients_are_the_same_to_the_bit() -> None:
 
 def test_weights_and_little_tensors_stay() -> None:
     layer = torch.nn.Linear(64, 64)
-    hooks = Offload(layer, least=1024)
-    assert isinstance(hooks._send(layer.weight.T), torch.Tensor)
-    assert isinstance(hooks._send(torch.zeros(8)), torch.Tensor)
+    hooks = Offload(layer, min_bytes=1024)
+    assert isinstance(hooks._to_host(layer.weight.T), torch.Tensor)
+    assert isinstance(hooks._to_host(torch.zeros(8)), torch.Tensor)
     large = torch.randn(64, 64)
-    sent = hooks._send(large)
-    assert isinstance(sent, Sent)
+    sent = hooks._to_host(large)
+    assert isinstance(sent, HostCopy)
     large.zero_()
-    assert hooks._fetch(sent).abs().sum() > 0, "it is a copy"
+    assert hooks._to_device(sent).abs().sum() > 0, "it is a copy"

@@ -11,10 +11,10 @@ from torch import nn
 
 from bottega.engine import adamw, muon, optimizer
 from bottega.engine import master_weights as weights
-from bottega.engine.master_weights import Copied, Parted, with_master
-from bottega.engine.optimizer import Optimizer, freeze, layer_rates
+from bottega.engine.master_weights import CopiedMasterWeight, SplitMasterWeight, make_master_weight
+from bottega.engine.optimizer import Optimizer, freeze, layer_lr_factors
 from bottega.errors import CheckpointError, RecipeError
-from bottega.hardware.device import multiplies
+from bottega.hardware.device import has_native_dtype
 from bottega.recipe.schema import Optim
 
 
@@ -63,9 +63,9 @@ def test_half_precision_loses_no_small_update() -> None:
     for _ in range(200):
         step(made, optimizer, lr=1e-5)
     assert any(not torch.equal(weight, before[name]) for name, weight in made.named_parameters())
-    for one in optimizer.trained:
-        assert torch.equal(one.weight, one.read().view(one.weight.shape).bfloat16())
-        assert one.weight.grad is None
+    for one in optimizer.weights:
+        assert torch.equal(one.parameter, one.read().view(one.parameter.shape).bfloat16())
+        assert one.parameter.grad is None
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -106,7 +106,7 @@ def test_clipping_is_torchs(optimizer: str, dtype: torch.dtype) -> None:
         ours.step(1e-2, ours.norm())
         torchs.gradients = {name: holder.grad for name, holder in zip(exact, holders, strict=True)}
         torchs.step(1e-2, norm)
-    for moved, exactly in zip(ours.trained, torchs.trained, strict=True):
+    for moved, exactly in zip(ours.weights, torchs.weights, strict=True):
         torch.testing.assert_close(moved.read(), exactly.read(), rtol=1e-3, atol=1e-4)
 
 
@@ -114,7 +114,7 @@ def test_clipping_is_torchs(optimizer: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_adamw_is_torchs(part: int, decay: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """In parts or at once; vectors do not decay; a weight without a gradient stays, and so does its count of steps."""
-    monkeypatch.setitem(adamw.PART, "cpu", part)
+    monkeypatch.setitem(adamw.CHUNK_SIZE, "cpu", part)
     ours, theirs = model(), model()
     optimizer = Optimizer(ours, Optim(weight_decay=decay, clip=None))
     groups = [
@@ -161,8 +161,8 @@ def looked_up(made: nn.Module, number: int, scale: float = 1.0) -> None:
 @pytest.mark.parametrize("many", [0.0, 0.3, 1.0])
 def test_gradients_by_rows_move_as_whole_ones_do(many: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that had a gradient once keep moving by their moments, the others stay: all of it as torch's AdamW does."""
-    monkeypatch.setattr("bottega.engine.optimizer.LARGE", 1)
-    monkeypatch.setattr(adamw, "MANY", many)
+    monkeypatch.setattr("bottega.engine.optimizer.LARGE_WEIGHT", 1)
+    monkeypatch.setattr(adamw, "MAX_SPARSE_FRACTION", many)
     ours, theirs = Lookup(), Lookup()
     optimizer = Optimizer(ours, Optim(clip=0.5))
     reference = torch.optim.AdamW(theirs.parameters(), lr=1e-2, weight_decay=0.0)
@@ -182,8 +182,8 @@ def test_gradients_by_rows_move_as_whole_ones_do(many: float, monkeypatch: pytes
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rows_seen_go_on_exactly(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bottega.engine.optimizer.LARGE", 1)
-    monkeypatch.setattr(weights, "LARGE", 1)
+    monkeypatch.setattr("bottega.engine.optimizer.LARGE_WEIGHT", 1)
+    monkeypatch.setattr(weights, "LARGE_WEIGHT", 1)
     made = [Lookup().to(dtype) for _ in range(3)]
     whole, cut, fresh = (Optimizer(one, Optim()) for one in made)
     for number in range(6):
@@ -201,20 +201,20 @@ def test_rows_seen_go_on_exactly(dtype: torch.dtype, monkeypatch: pytest.MonkeyP
 
 def test_only_what_is_looked_up_has_gradients_by_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not where a head shares the weight, where every row decays, or where the table is small."""
-    assert not optimizer.gradients_by_rows(Lookup())
-    monkeypatch.setattr("bottega.engine.optimizer.LARGE", 1)
-    assert optimizer.gradients_by_rows(Lookup()) == {"table.weight"}
-    assert not optimizer.gradients_by_rows(Lookup(tied=True))
+    assert not optimizer.enable_sparse_gradients(Lookup())
+    monkeypatch.setattr("bottega.engine.optimizer.LARGE_WEIGHT", 1)
+    assert optimizer.enable_sparse_gradients(Lookup()) == {"table.weight"}
+    assert not optimizer.enable_sparse_gradients(Lookup(tied=True))
     decayed = Lookup()
     Optimizer(decayed, Optim(weight_decay=0.1))
     assert not decayed.table.sparse
     frozen = Lookup()
     frozen.table.requires_grad_(False)
-    assert not optimizer.gradients_by_rows(frozen)
+    assert not optimizer.enable_sparse_gradients(frozen)
 
 
 def test_muon_takes_the_matrices_but_no_embedding() -> None:
-    optimizer = Optimizer(model(), Optim(optimizer="muon"), embeddings=["0.weight"])
+    optimizer = Optimizer(model(), Optim(optimizer="muon"), not_for_muon=["0.weight"])
     taken = [set(rule.state) for _, rule in optimizer.rules]
     assert taken == [{"1.weight", "3.weight"}, {"0.weight"}, {"1.bias", "2.weight", "2.bias", "3.bias"}]
 
@@ -256,14 +256,14 @@ def test_small_gradients_survive_float16() -> None:
 @pytest.mark.parametrize("together", [1, 1 << 24])
 def test_muon_is_torchs(together: int, half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stacked or one by one, standing or lying, in bfloat16 or not, the steps are those of `torch.optim.Muon`."""
-    monkeypatch.setattr(muon, "TOGETHER", together)
-    monkeypatch.setattr(muon, "multiplies", lambda *_: half)
+    monkeypatch.setattr(muon, "MAX_STACK_SIZE", together)
+    monkeypatch.setattr(muon, "has_native_dtype", lambda *_: half)
     torch.manual_seed(0)
     shapes = [(8, 8), (8, 24), (24, 8), (8, 8), (24, 8), (5, 3)]
     ours, theirs = ([nn.Parameter(torch.randn(shape) / 3) for shape in shapes] for _ in range(2))
     for one, other in zip(ours, theirs, strict=True):
         other.data.copy_(one.data)
-    rule = muon.Muon([with_master(str(number), weight) for number, weight in enumerate(ours)], weight_decay=0.1)
+    rule = muon.Muon([make_master_weight(str(number), weight) for number, weight in enumerate(ours)], weight_decay=0.1)
     torchs = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     for _ in range(5):
         for other in theirs:
@@ -280,16 +280,16 @@ def test_muon_is_torchs(together: int, half: bool, monkeypatch: pytest.MonkeyPat
 
 def test_muon_multiplies_what_the_processor_does() -> None:
     """Elsewhere its products took thirty times as long, and half of a run's time."""
-    seen = muon._orthogonal(torch.randn(2, 4, 8))
-    assert seen.dtype == (torch.bfloat16 if multiplies(torch.bfloat16, "cpu") else torch.float32)
+    seen = muon._orthogonalize(torch.randn(2, 4, 8))
+    assert seen.dtype == (torch.bfloat16 if has_native_dtype(torch.bfloat16, "cpu") else torch.float32)
 
 
 def test_a_parted_weight_is_the_rounded_master() -> None:
     """Every float32 comes back bit by bit; the weight is the nearest bfloat16, of two as near the larger."""
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(300, 300).bfloat16())
-    one = with_master("weight", weight)
-    assert isinstance(one, Parted)
+    one = make_master_weight("weight", weight)
+    assert isinstance(one, SplitMasterWeight)
     assert torch.equal(one.read(), weight.detach().float().view(-1))
     bits = torch.randint(-(1 << 31), 1 << 31, (300 * 300,)).int()
     bits[:1000] = (bits[:1000] & ~0xFFFF) | 0x8000  # half way between two
@@ -310,22 +310,22 @@ def test_a_parted_weight_is_the_rounded_master() -> None:
 def test_parted_and_copied_masters_move_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     moved = []
     for large in (1, 1 << 30):
-        monkeypatch.setattr(weights, "LARGE", large)
+        monkeypatch.setattr(weights, "LARGE_WEIGHT", large)
         made = model(torch.bfloat16)
         optimizer = Optimizer(made, Optim(optimizer=name), ["0.weight"])  # type: ignore[arg-type]
         torch.manual_seed(1)
         for _ in range(20):
-            optimizer.gradients = {one.name: torch.randn_like(one.weight) for one in optimizer.trained}
+            optimizer.gradients = {one.name: torch.randn_like(one.parameter) for one in optimizer.weights}
             optimizer.step(1e-2, optimizer.norm())
-        assert {type(one) for one in optimizer.trained} == {Parted if large == 1 else Copied}
-        moved.append({one.name: one.read().clone() for one in optimizer.trained})
+        assert {type(one) for one in optimizer.weights} == {SplitMasterWeight if large == 1 else CopiedMasterWeight}
+        moved.append({one.name: one.read().clone() for one in optimizer.weights})
     for key, master in moved[0].items():
         assert torch.equal(master, moved[1][key]), key
 
 
 def test_layers_learn_slower_the_deeper_they_are() -> None:
     bert = ["bert.embeddings.word_embeddings.weight", "bert.embeddings.LayerNorm.bias", "bert.encoder.layer.0.a.weight"]
-    rates = layer_rates([*bert, "bert.encoder.layer.1.a.weight", "classifier.weight"], 0.5)
+    rates = layer_lr_factors([*bert, "bert.encoder.layer.1.a.weight", "classifier.weight"], 0.5)
     assert list(rates.values()) == [0.125, 0.125, 0.25, 0.5, 1.0]
     mixture = [
         "model.embed_tokens.weight",
@@ -333,8 +333,8 @@ def test_layers_learn_slower_the_deeper_they_are() -> None:
         "model.norm.weight",
         "lm_head.weight",
     ]
-    assert list(layer_rates(mixture, 0.1).values()) == pytest.approx([0.01, 0.1, 1.0, 1.0])
-    assert set(layer_rates(mixture, 1.0).values()) == {1.0}
+    assert list(layer_lr_factors(mixture, 0.1).values()) == pytest.approx([0.01, 0.1, 1.0, 1.0])
+    assert set(layer_lr_factors(mixture, 1.0).values()) == {1.0}
 
 
 def test_a_slower_layer_moves_less() -> None:
@@ -351,12 +351,12 @@ def test_a_slower_layer_moves_less() -> None:
 def test_what_is_frozen_stays() -> None:
     made = model()
     freeze(made, ["0.*", "2.bias"])
-    assert {one.name for one in Optimizer(made, Optim()).trained} == {
+    assert {one.name for one in Optimizer(made, Optim()).weights} == {
         "1.weight", "1.bias", "2.weight", "3.weight", "3.bias"
     }  # fmt: skip
-    with pytest.raises(RecipeError, match="is no trained weight"):
+    with pytest.raises(RecipeError, match="matches no trained weight"):
         freeze(made, ["embeddings.*"])
-    with pytest.raises(RecipeError, match="nothing is left"):
+    with pytest.raises(RecipeError, match="all weights are frozen"):
         freeze(made, ["*"])
 
 
@@ -364,14 +364,14 @@ def test_what_is_frozen_stays() -> None:
 def test_the_average_is_the_average(dtype: torch.dtype) -> None:
     made = model(dtype)
     optimizer = Optimizer(made, Optim(ema=0.5))
-    averages = {one.name: one.read().clone() for one in optimizer.trained}
+    averages = {one.name: one.read().clone() for one in optimizer.weights}
     for number in range(1, 4):
         step(made, optimizer)
         keep = min(0.5, (1 + number) / (10 + number))
-        averages = {one.name: keep * averages[one.name] + (1 - keep) * one.read() for one in optimizer.trained}
-    own = {one.name: one.weight.detach().clone() for one in optimizer.trained}
-    with optimizer.averaged():
-        for one in optimizer.trained:
-            torch.testing.assert_close(one.weight.view(-1).float(), averages[one.name].to(dtype).float())
-            assert not torch.equal(one.weight, own[one.name])
-    assert all(torch.equal(one.weight, own[one.name]) for one in optimizer.trained)
+        averages = {one.name: keep * averages[one.name] + (1 - keep) * one.read() for one in optimizer.weights}
+    own = {one.name: one.parameter.detach().clone() for one in optimizer.weights}
+    with optimizer.averaged_weights():
+        for one in optimizer.weights:
+            torch.testing.assert_close(one.parameter.view(-1).float(), averages[one.name].to(dtype).float())
+            assert not torch.equal(one.parameter, own[one.name])
+    assert all(torch.equal(one.parameter, own[one.name]) for one in optimizer.weights)

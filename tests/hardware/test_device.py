@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bottega.errors import RunError
-from bottega.hardware.device import available_device, compute_dtype, multiplies, resolve_device
+from bottega.hardware.device import available_device, compute_dtype, has_native_dtype, resolve_device
 
 
 @pytest.mark.parametrize(
@@ -24,9 +24,9 @@ def test_a_processor_is_asked(
     said: dict[str, bool], bfloat16: bool, float16: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: said)
-    assert multiplies(torch.bfloat16, "cpu") is bfloat16
-    assert multiplies(torch.float16, "cpu") is float16
-    assert multiplies(torch.float32, "cpu")
+    assert has_native_dtype(torch.bfloat16, "cpu") is bfloat16
+    assert has_native_dtype(torch.float16, "cpu") is float16
+    assert has_native_dtype(torch.float32, "cpu")
     assert compute_dtype("auto", "cpu") == (torch.bfloat16 if bfloat16 else torch.float32)
     assert compute_dtype("float16", "cpu") == torch.float16
 

@@ -21,7 +21,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 loose = faults()
-memory.keep()
+memory.configure_allocator()
 faults()
 print(loose, faults())
 """
@@ -40,11 +40,11 @@ import gc, sys
 from bottega.hardware import memory
 
 before = gc.get_freeze_count()
-with memory.uncollected():
+with memory.frozen_imports():
     assert not gc.isenabled()
     import torch
 first = gc.get_freeze_count()
-with memory.uncollected():
+with memory.frozen_imports():
     assert gc.isenabled()
     garbage = [[] for _ in range(1000)]
 print(before, first, gc.get_freeze_count(), gc.isenabled())
@@ -63,7 +63,7 @@ def test_what_the_imports_made_is_not_searched_again() -> None:
 
 @pytest.mark.slow
 def test_the_peak_grows_with_what_is_held() -> None:
-    before = memory.peak()
+    before = memory.peak_bytes()
     held = b"x" * (before + (64 << 20))  # more than any garbage that may be reused
-    assert memory.peak() >= before + (32 << 20)
+    assert memory.peak_bytes() >= before + (32 << 20)
     assert len(held) > before

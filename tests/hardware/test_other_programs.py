@@ -11,30 +11,30 @@ from pathlib import Path
 import pytest
 
 from bottega.hardware import other_programs
-from bottega.hardware.other_programs import Pace, Use, others, use
+from bottega.hardware.other_programs import CpuTime, SlowdownDetector, cores_of_others, read_cpu_time
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the system tells it nowhere")
 
 
 def test_what_others_take_is_what_we_do_not() -> None:
-    assert others(Use(10.0, 100.0, 5.0), Use(12.0, 103.0, 6.0)) == pytest.approx(1.0)
-    assert others(Use(10.0, 100.0, 5.0), Use(12.0, 102.0, 7.0)) == 0.0
+    assert cores_of_others(CpuTime(10.0, 100.0, 5.0), CpuTime(12.0, 103.0, 6.0)) == pytest.approx(1.0)
+    assert cores_of_others(CpuTime(10.0, 100.0, 5.0), CpuTime(12.0, 102.0, 7.0)) == 0.0
     # Clocks of the process and of the cores differ by ticks.
-    assert others(Use(10.0, 100.0, 5.0), Use(12.0, 101.9, 7.0)) == 0.0
+    assert cores_of_others(CpuTime(10.0, 100.0, 5.0), CpuTime(12.0, 101.9, 7.0)) == 0.0
 
 
 @linux
 def test_only_the_cores_we_may_use_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(other_programs, "cores", lambda: {1, 10})
+    monkeypatch.setattr(other_programs, "usable_cores", lambda: {1, 10})
     stat = tmp_path / "stat"
     lines = ["cpu  9 9 9 9 9 9 9 9 9 9", *(f"cpu{core} {core}00 20 30 999 999 4 5 99 0 0" for core in (0, 1, 10))]
     stat.write_text("\n".join([*lines, "intr 1 2 3"]), encoding="ascii")
-    found = use(stat)
+    found = read_cpu_time(stat)
     assert found is not None
     assert found.busy * os.sysconf("SC_CLK_TCK") == pytest.approx(100 + 59 + 1000 + 59)
-    assert use(tmp_path / "none") is None
+    assert read_cpu_time(tmp_path / "none") is None
     stat.write_text("nothing of the kind", encoding="ascii")
-    assert use(stat) is None
+    assert read_cpu_time(stat) is None
 
 
 @pytest.mark.parametrize(
@@ -52,19 +52,19 @@ def test_only_the_cores_we_may_use_are_read(tmp_path: Path, monkeypatch: pytest.
 )
 def test_when_to_give_way(now: bool, looks: list[float], then: bool) -> None:
     """One that wants half of a core takes 0.41 of it while we give way; one that wants all, 0.63 while we do not."""
-    assert other_programs.gives_way(now, looks) is then
+    assert other_programs.should_yield(now, looks) is then
 
 
 GIVEN_WAY = """
 import os, sys, threading, time
 import torch
-from bottega.hardware import other_programs as neighbours
+from bottega.hardware import other_programs
 
 torch.set_num_threads(2)
-neighbours.INTERVAL = 0.05
+other_programs.INTERVAL_SECONDS = 0.05
 taken = [1.0]
-neighbours.others = lambda before, after: taken[0]
-neighbours.cores = lambda: {0, 1}
+other_programs.cores_of_others = lambda before, after: taken[0]
+other_programs.usable_cores = lambda: {0, 1}
 
 def threads():
     return len(os.listdir("/proc/self/task"))
@@ -81,15 +81,15 @@ def until(reached):
     return reached()
 
 first, alone = computed(), threads()
-with neighbours.watched() as watch:
-    with neighbours.watched() as again:
+with other_programs.load_watch() as watch:
+    with other_programs.load_watch() as again:
         assert again is watch
-    assert until(lambda: watch.gives_way and threads() >= alone + 3), "no team of its own"
+    assert until(lambda: watch.yielding and threads() >= alone + 3), "no team of its own"
     beside = computed()
     taken[0] = 0.0
-    assert until(lambda: not watch.gives_way and threads() == alone + 1), "it is kept"
+    assert until(lambda: not watch.yielding and threads() == alone + 1), "it is kept"
 assert until(lambda: threads() == alone)
-print(first == beside == computed(), watch.others)
+print(first == beside == computed(), watch.cores_of_others)
 """
 
 
@@ -102,32 +102,32 @@ def test_an_idle_team_is_kept_while_others_are_busy_and_bits_stay() -> None:
 
 @linux
 def test_a_busy_program_is_seen() -> None:
-    before = use()
+    before = read_cpu_time()
     spinning = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         time.sleep(1)
-        after = use()
+        after = read_cpu_time()
     finally:
         spinning.kill()
         spinning.wait()
     assert before is not None
     assert after is not None
     # On a machine that is full it gets less than a core.
-    assert others(before, after) > 0.2
+    assert cores_of_others(before, after) > 0.2
 
 
 def pace(rates: list[float], others: float | None) -> list[str]:
     """What is said of updates of so many seconds, a token each."""
-    made = Pace()
-    return [told for rate in rates if (told := made.slowed(rate, 1, others))]
+    made = SlowdownDetector()
+    return [told for rate in rates if (told := made.update(rate, 1, others))]
 
 
 def test_updates_that_get_much_slower_are_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(other_programs, "cores", lambda: {0, 1})
+    monkeypatch.setattr(other_programs, "usable_cores", lambda: {0, 1})
     slow = [0.2] * 100 + [0.6] * 100
-    told = "another program takes 0.9 of 2 cores, and updates take 3.0 times as long as before"
+    told = "another program uses 0.9 of 2 cores, and updates take 3.0 times as long as before"
     assert pace(slow, 0.9) == [told]
-    assert pace(slow, 2.0) == [told.replace("another program takes 0.9", "other programs take 2.0")]
+    assert pace(slow, 2.0) == [told.replace("another program uses 0.9", "other programs use 2.0")]
 
 
 @pytest.mark.parametrize(
@@ -145,6 +145,6 @@ def test_nothing_is_told_of_updates_that_others_did_not_slow(rates: list[float],
 
 
 def test_longer_rows_are_no_slower_updates() -> None:
-    made = Pace()
-    assert not any(made.slowed(0.2, 100, 0.9) for _ in range(100))
-    assert not any(made.slowed(0.6, 300, 0.9) for _ in range(100))
+    made = SlowdownDetector()
+    assert not any(made.update(0.2, 100, 0.9) for _ in range(100))
+    assert not any(made.update(0.6, 300, 0.9) for _ in range(100))

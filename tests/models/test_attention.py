@@ -29,7 +29,7 @@ def batch(draw: random.Random) -> Batch:
         return Row(ids, np.arange(len(ids)), ids, np.ones(len(ids), np.float32), draw.random() < 0.3)
 
     examples = [Example(str(i), tuple(row() for _ in range(draw.randint(1, 3)))) for i in range(draw.randint(1, 12))]
-    return pack(examples, share=draw.random() < 0.8, share_at_least=draw.randint(1, 3))
+    return pack(examples, share=draw.random() < 0.8, min_shared=draw.randint(1, 3))
 
 
 def style(draw: random.Random, heads: int) -> AttentionOptions:
@@ -131,7 +131,7 @@ def test_flash_is_the_dense_reference(seed: int, monkeypatch: pytest.MonkeyPatch
     both = seed % 2 > 0
     rows = [np.array([draw.randrange(2) for _ in range(draw.randint(1, 20))]) for _ in range(9)]
     made = [Row(ids, np.arange(len(ids)), ids, np.ones(len(ids), np.float32), both) for ids in rows]
-    packed = pack([Example(str(number), (row,)) for number, row in enumerate(made)], share_at_least=2)
+    packed = pack([Example(str(number), (row,)) for number, row in enumerate(made)], min_shared=2)
     whole, real = pad_tree(packed), len(packed.tokens)
     wanted, tensors = AttentionOptions(0.35, draw.choice([None, 3])), inputs(whole, 4, 2)
     layout = FlashLayout(whole)

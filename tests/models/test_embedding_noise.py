@@ -19,7 +19,7 @@ def row(*tokens: int) -> Row:
 
 def test_a_shared_token_has_the_length_of_its_longest_row() -> None:
     rows = [row(1, 2, 3, 4, 5, 6), row(1, 2, 3, 7), row(9, 8, 7), row(1, 2, 3, 4, 4)]
-    batch = pack([Example("here", tuple(rows))], share_at_least=2)
+    batch = pack([Example("here", tuple(rows))], min_shared=2)
     found = row_lengths(batch.nodes, len(batch.tokens) + 2)
     told = dict(zip(zip(batch.position.tolist(), batch.tokens.tolist(), strict=True), found.tolist(), strict=False))
     assert [told[place] for place in [(0, 1), (2, 3), (3, 4), (4, 5), (4, 4), (3, 7), (0, 9)]] == [6, 6, 6, 6, 5, 4, 3]

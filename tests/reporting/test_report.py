@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import bottega
 from bottega.cli.commands import app
 from bottega.events import parse
-from bottega.hardware.memory import in_words
+from bottega.hardware.memory import format_peak_memory
 from bottega.recipe.schema import Recipe
 from bottega.reporting.charts import line_chart, thin_curve
 from bottega.reporting.html import MAX_WORD_LENGTH, _breakable
@@ -174,8 +174,8 @@ def test_peak_memory_of_host_and_gpu() -> None:
         {"type": "stepped", "memory": 3e9, "device_memory": 1e9},
         {"type": "stepped", "memory": 2e9, "device_memory": 2e9},
     ]
-    assert in_words(*peak_memory(list(map(parse, events)))) == "3.0 GB (host), 2.0 GB (GPU)"
-    assert in_words(*peak_memory([parse({**event, "device_memory": 0}) for event in events])) == "3.0 GB"
+    assert format_peak_memory(*peak_memory(list(map(parse, events)))) == "3.0 GB (host), 2.0 GB (GPU)"
+    assert format_peak_memory(*peak_memory([parse({**event, "device_memory": 0}) for event in events])) == "3.0 GB"
 
 
 def test_the_audit_and_the_loss_summary(run: Path, written: Callable[[str], str]) -> None:

@@ -909,7 +909,7 @@ def test_a_long_document_may_be_cut() -> None:
 def test_a_row_that_just_fits_is_left_alone(policy: str) -> None:
     limited = codec(byte_level(eos="</s>", merges=False), max_length=7, too_long=policy)
     row = limited.encode_answers(Prompted("here", "abc", "def"))
-    assert (len(row.tokens), row.labelled, limited.truncated) == (7, 4, 0)
+    assert (len(row.tokens), row.loss_count, limited.truncated) == (7, 4, 0)
 
 
 def test_too_long_rows_are_dropped_by_reason() -> None:

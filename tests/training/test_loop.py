@@ -81,7 +81,7 @@ def test_without_evaluate_and_save_there_is_only_the_result(recipe: Callable, tm
 def test_numbers_that_the_processor_imitates_are_told(
     multiplied: bool, recipe: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provenance, "multiplies", lambda dtype, _: multiplied or dtype == torch.float32)
+    monkeypatch.setattr(provenance, "has_native_dtype", lambda dtype, _: multiplied or dtype == torch.float32)
     monkeypatch.setattr(provenance, "compute_dtype", lambda *_: torch.float32)
     for dtype, told in (("bfloat16", not multiplied), ("float32", False)):
         events = play(recipe(model={"base": recipe().model.base, "dtype": dtype}, optim={"steps": 1}), tmp_path / dtype)

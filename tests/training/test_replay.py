@@ -16,7 +16,7 @@ from bottega.batch import count_units
 from bottega.errors import DataError, RecipeError
 from bottega.models import language_head
 from bottega.models.language_head import LanguageHead, kl_divergence
-from bottega.packing import divide, pack
+from bottega.packing import pack, split_into_micro_batches
 from bottega.recipe.schema import Recipe
 from bottega.runs.store import history
 from bottega.seeding import derive
@@ -52,7 +52,7 @@ def gradients(session: Run) -> dict[str, torch.Tensor]:
 
 
 def held(session: Run, examples: list[Any], tokens: int, *, weight: float, anchor: float) -> dict[str, torch.Tensor]:
-    batches = [pack(group) for group in divide(examples, tokens)]
+    batches = [pack(group) for group in split_into_micro_batches(examples, tokens)]
     assert session.replay is not None
     objective, seed = session.replay.objective, partial(derive, 0, "guard", 1)
     accumulate(session.engine, objective, batches, weight=weight, anchor=anchor, step=1, dropout_seed=seed)

@@ -54,7 +54,7 @@ class ExampleCache(Sequence[Example]):
         self._sources.append(source)
         texts = (text for row in example.rows for text in (row.tokens, row.source) if text is not None)
         self.most = max(self.most, *(int(text.max(initial=-1)) for text in texts))
-        self.labelled += sum(row.labelled for row in example.rows)
+        self.labelled += sum(row.loss_count for row in example.rows)
 
     def seal(self) -> None:
         """Flush the file: required after the last `append` and before the first read."""

@@ -1,1 +1,1 @@
-"""The engine: score, accumulate, update, sample, save, load. It knows nothing of the algorithm it serves."""
+"""The training engine: score, accumulate, update, sample, save, load; optimizers, master weights, EMA."""

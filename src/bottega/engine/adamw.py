@@ -1,10 +1,10 @@
-"""AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) a part of the weights at a time.
+"""AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101), a chunk of the weights at a time.
 
-The same steps as `torch.optim.AdamW`, by its own fused kernel. A part is what a processor keeps at hand from the
-widening of its gradients to the rounding of its weights; the other parts need no float32 copies meanwhile.
+The updates are those of `torch.optim.AdamW`, made with its own fused kernel. A chunk fits into the processor's cache
+from the widening of its gradients to the rounding of its weights, and no other chunk needs float32 copies meanwhile.
 
-An embedding's gradient is one of few rows. What never had a gradient has no moments, and does not move where weights
-do not decay: of such a weight only the rows seen so far are read and written.
+An embedding's gradient may be sparse: nonzero in the rows of the batch's tokens only. Without weight decay, a row that
+never had a gradient has zero moments and does not move, so only the rows with a gradient so far are read and written.
 """
 
 from __future__ import annotations
@@ -15,74 +15,81 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bottega.engine.master_weights import ALL, Trained, Where, put_back, taken, wide
+from bottega.engine.master_weights import ALL, MasterWeight, Selection, at_least_float32, select, write_back
 
-PART = {"cpu": 1 << 20, "cuda": 1 << 26}
-"""Numbers in a part. On a CPU a step in parts of 2^20 took 0.81 of a step over all; 2^16 was slower than no parts."""
+# Elements of a chunk, by device type. On a CPU, a step in chunks of 2^20 took 0.81 of the time of an undivided one;
+# chunks of 2^16 were slower than none.
+CHUNK_SIZE = {"cpu": 1 << 20, "cuda": 1 << 26}
 
+# Torch's default for Adam.
 EPSILON = 1e-8
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
-MANY = 0.15
-"""Share of an embedding's rows from which all are moved: of 30,522 × 384 a tenth took 5 ms and a fifth 12 as rows, all
-together 14 to 24; of 49,152 × 576 21, 58, and 53 to 77."""
+# Above this fraction of an embedding's rows all rows are updated, which is then faster. Of 30,522 × 384, updating a
+# tenth of the rows took 5 ms, a fifth 12 ms, all 14 to 24 ms; of 49,152 × 576: 21, 58, and 53 to 77 ms.
+MAX_SPARSE_FRACTION = 0.15
 
 
 @dataclass(frozen=True, eq=False)
 class WeightSlice:
-    """Some numbers of a weight, and what AdamW keeps beside the weight."""
+    """Some elements of a weight, and the optimizer state of the whole weight."""
 
-    weight: Trained
-    where: Where
-    kept: dict[str, Tensor]
+    weight: MasterWeight
+    selection: Selection
+    state: dict[str, Tensor]
 
 
 class AdamW:
-    """state  of each weight: `step`, `exp_avg`, `exp_avg_sq`, as torch's optimiser names them; of those with gradients
-    by rows also `seen`, which rows had one
+    """AdamW over a group of weights with one weight decay.
+
+    state  for each weight: `step`, `exp_avg` and `exp_avg_sq`, as torch's optimizer names them; for weights with sparse
+           gradients also `seen`, a flag per row that has had a gradient
     """
 
     def __init__(
         self,
-        weights: Sequence[Trained],
+        weights: Sequence[MasterWeight],
         betas: tuple[float, float],
         weight_decay: float,
-        by_rows: Collection[str] = (),
+        sparse: Collection[str] = (),
     ) -> None:
         self.betas, self.weight_decay = betas, weight_decay
-        self.state = {one.name: _state(one.weight, by_rows=one.name in by_rows) for one in weights}
-        self.weights = {one.name: one for one in weights}
-        self.parts = list(_parts(weights, self.state))
+        self.state = {weight.name: _initial_state(weight.parameter, sparse=weight.name in sparse) for weight in weights}
+        self.weights = {weight.name: weight for weight in weights}
+        self.chunks = list(_make_chunks(weights, self.state))
 
     @torch.no_grad()
     def step(self, gradients: dict[str, Tensor], lr: float, divisor: Tensor | None) -> None:
-        """Take the weights' own gradients out of `gradients`, divide each by the divisor, and move."""
-        own = {name: gradients.pop(name) for name in self.state if name in gradients}
-        for name in list(own):
+        """Update the group's weights; their gradients are removed from `gradients` and divided by `divisor`."""
+        dense = {name: gradients.pop(name) for name in self.state if name in gradients}
+        for name in list(dense):
             self.state[name]["step"] += 1
-            few = self._few(name, own[name])
-            if few is None:
-                own[name] = own[name].to_dense().contiguous()
+            sparse = self._sparse_update(name, dense[name])
+            if sparse is None:
+                # The kernel reads flat memory: a sparse gradient, or a transposed one, has to be laid out first.
+                dense[name] = dense[name].to_dense().contiguous()
             else:
-                del own[name]
-                self._move([few[0]], [few[1]], lr, divisor)
-        for part in self.parts:
-            pieces = [piece for piece in part if piece.weight.name in own]
-            if pieces:
-                given = [wide(taken(own[piece.weight.name], piece.where)) for piece in pieces]
-                self._move(pieces, given, lr, divisor)
+                del dense[name]
+                self._update([sparse[0]], [sparse[1]], lr, divisor)
+        for chunk in self.chunks:
+            slices = [piece for piece in chunk if piece.weight.name in dense]
+            if slices:
+                widened = [at_least_float32(select(dense[piece.weight.name], piece.selection)) for piece in slices]
+                self._update(slices, widened, lr, divisor)
 
-    def _move(self, pieces: Sequence[WeightSlice], gradients: list[Tensor], lr: float, divisor: Tensor | None) -> None:
-        masters = [piece.weight.read(piece.where) for piece in pieces]
-        moments = {key: [taken(piece.kept[key], piece.where) for piece in pieces] for key in MOMENTS}
+    def _update(
+        self, slices: Sequence[WeightSlice], gradients: list[Tensor], lr: float, divisor: Tensor | None
+    ) -> None:
+        masters = [piece.weight.read(piece.selection) for piece in slices]
+        moments = {key: [select(piece.state[key], piece.selection) for piece in slices] for key in MOMENTS}
         torch._fused_adamw_(
             masters,
             gradients,
             moments["exp_avg"],
             moments["exp_avg_sq"],
             [],
-            [piece.kept["step"] for piece in pieces],
+            [piece.state["step"] for piece in slices],
             lr=lr,
             beta1=self.betas[0],
             beta2=self.betas[1],
@@ -90,51 +97,55 @@ class AdamW:
             eps=EPSILON,
             amsgrad=False,
             maximize=False,
+            # Divides the gradients inside the kernel, where they are read anyway.
             grad_scale=divisor,
         )
-        for number, piece in enumerate(pieces):
-            piece.weight.write(masters[number], piece.where)
+        for index, piece in enumerate(slices):
+            piece.weight.write(masters[index], piece.selection)
             for key in MOMENTS:
-                put_back(piece.kept[key], piece.where, moments[key][number])
+                write_back(piece.state[key], piece.selection, moments[key][index])
 
-    def _few(self, name: str, gradient: Tensor) -> tuple[WeightSlice, Tensor] | None:
-        """(the rows of a weight that move, their gradient); None where most or all of them do."""
-        one, kept = self.weights[name], self.state[name]
-        if "seen" not in kept:
+    def _sparse_update(self, name: str, gradient: Tensor) -> tuple[WeightSlice, Tensor] | None:
+        """(the rows of a weight that move, their gradient, flat); None if all rows are to be updated."""
+        weight, state = self.weights[name], self.state[name]
+        if "seen" not in state:
             return None
-        seen = kept["seen"]
+        seen = state["seen"]  # [V]
         if not gradient.is_sparse:
+            # A dense gradient tells nothing about its rows, so from now on all of them count.
             seen.fill_(True)
             return None
-        given = gradient.indices()[0]
-        seen[given] = True
-        rows = seen.nonzero()[:, 0]
-        if len(rows) > MANY * len(seen):
+        own_rows = gradient.indices()[0]  # [rows with a gradient], ascending since it is coalesced
+        seen[own_rows] = True
+        rows = seen.nonzero()[:, 0]  # [rows with a gradient now or earlier], which still have moments
+        if len(rows) > MAX_SPARSE_FRACTION * len(seen):
             return None
-        own = gradient.values().new_zeros(len(rows), *one.weight.shape[1:])
-        own.index_copy_(0, torch.searchsorted(rows, given), gradient.values())
-        return WeightSlice(one, rows, kept), own.view(-1)
+        values = gradient.values().new_zeros(len(rows), *weight.parameter.shape[1:])  # [rows, H]
+        values.index_copy_(0, torch.searchsorted(rows, own_rows), gradient.values())
+        return WeightSlice(weight, rows, state), values.view(-1)
 
 
-def _state(weight: Tensor, by_rows: bool) -> dict[str, Tensor]:
-    dtype = torch.promote_types(weight.dtype, torch.float32)
-    moments = {name: torch.zeros_like(weight, dtype=dtype).detach() for name in MOMENTS}
-    seen = {"seen": torch.zeros(len(weight), dtype=torch.bool, device=weight.device)} if by_rows else {}
-    return {"step": torch.zeros((), device=weight.device), **moments, **seen}
+def _initial_state(parameter: Tensor, *, sparse: bool) -> dict[str, Tensor]:
+    dtype = torch.promote_types(parameter.dtype, torch.float32)
+    moments = {name: torch.zeros_like(parameter, dtype=dtype).detach() for name in MOMENTS}
+    seen = {"seen": torch.zeros(len(parameter), dtype=torch.bool, device=parameter.device)} if sparse else {}
+    # The fused kernel takes the step count as a tensor on the weight's device.
+    return {"step": torch.zeros((), device=parameter.device), **moments, **seen}
 
 
-def _parts(weights: Sequence[Trained], state: dict[str, dict[str, Tensor]]) -> Iterator[list[WeightSlice]]:
-    """Large weights cut, small ones together."""
-    part, room = list[WeightSlice](), 0
-    for one in weights:
-        start, end = 0, one.weight.numel()
+def _make_chunks(weights: Sequence[MasterWeight], state: dict[str, dict[str, Tensor]]) -> Iterator[list[WeightSlice]]:
+    """All weights in chunks of equal size: large weights are cut, small ones share a chunk."""
+    chunk, room = list[WeightSlice](), 0
+    for weight in weights:
+        start, end = 0, weight.parameter.numel()
         while start < end:
             if not room:
-                if part:
-                    yield part
-                part, room = [], PART[one.weight.device.type]
+                if chunk:
+                    yield chunk
+                chunk, room = [], CHUNK_SIZE[weight.parameter.device.type]
             size = min(room, end - start)
-            part.append(WeightSlice(one, slice(start, start + size) if size < end else ALL, state[one.name]))
+            selection = slice(start, start + size) if size < end else ALL
+            chunk.append(WeightSlice(weight, selection, state[weight.name]))
             start, room = start + size, room - size
-    if part:
-        yield part
+    if chunk:
+        yield chunk

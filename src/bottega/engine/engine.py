@@ -1,6 +1,7 @@
-"""The engine: a model that is scored, trained and sampled from. Six verbs, and no knowledge of what is minimized.
+"""The engine: score, accumulate, update, sample, save and load a model, whatever its objective.
 
-What a loss needs beside the scores of its own batch is filled into the batch before it gets here (`training.needs`).
+What a loss needs beside the scores of its own batch, such as reference log-probabilities, is added to the batch before
+it gets here (`training.needs`).
 """
 
 from __future__ import annotations
@@ -26,17 +27,22 @@ from bottega.inference.generator import Continuation, Writer
 from bottega.models.scorer import Scorer
 from bottega.sampling import Sampling
 
-OPTIMIZER = "optimizer.safetensors"
+# File of a checkpoint that holds the optimizer's state.
+OPTIMIZER_FILE = "optimizer.safetensors"
 
-Policy = Literal["policy", "reference"]
-"""Which weights score: those being trained, or the policy as the run began."""
+# The most names that an error lists.
+MAX_NAMES = 5
+
+# Which weights to score with: the current ones, or those the run started with.
+Weights = Literal["policy", "reference"]
 
 
 class LossFunction(Protocol):
-    """What the engine must know of an objective: which scores it reads, how they are computed, the loss they make.
+    """The part of an objective that the engine uses: the scores it needs and the loss it computes from them.
 
-    joint      the loss compares all examples of an update with each other, so it cannot be computed batch by batch
-    weighted smoothing logit_temperature   as `Scorer.forward` takes them
+    outputs  names of the scores
+    joint    the loss compares all examples of an update with each other, so it cannot be computed batch by batch
+    weighted smoothing logit_temperature   options of `Scorer.forward`
     """
 
     @property
@@ -53,19 +59,24 @@ class LossFunction(Protocol):
 
 
 class Contribution(NamedTuple):
-    """What a micro-batch adds to an update: its metrics, and its share of the update's loss."""
+    """What one micro-batch adds to an update.
+
+    metrics  of the batch
+    loss     the batch's part of the update's loss; the parts of all batches add up to it
+    """
 
     batch: Batch
     metrics: Mapping[str, Term | Ratio]
-    share: float
+    loss: float
 
 
 class Engine:
-    """A model that scores batches, accumulates gradients and is updated.
+    """A model with its optimizer: scores batches, accumulates gradients, is updated and saved.
 
-    reference  a frozen copy that scores as the policy did when the run began; None where disabling the adapter does
-    offload    activations kept for the backward wait in the host's memory
-    pause      called before each batch is scored, and between continuations: what it raises ends that work
+    reference        a frozen copy with the weights the run started with; None if disabling the adapter restores them
+    offload          keep activations for the backward in host memory
+    check_stop       called before each forward and between generated tokens; an exception from it ends that work
+    accumulated_ids  ids of the examples in the current gradient
     """
 
     def __init__(
@@ -80,9 +91,9 @@ class Engine:
     ) -> None:
         self.scorer, self.optimizer, self.tokenizer = scorer, optimizer, tokenizer
         self.reference, self.seed = reference, seed
-        self.accumulated: list[str] = []
-        self.pause: Callable[[], None] = lambda: None
-        self.saving: AbstractContextManager[Any] = Offload(scorer) if offload else contextlib.nullcontext()
+        self.accumulated_ids: list[str] = []
+        self.check_stop: Callable[[], None] = lambda: None
+        self.offloading: AbstractContextManager[Any] = Offload(scorer) if offload else contextlib.nullcontext()
 
     @torch.no_grad()
     def score(
@@ -90,24 +101,25 @@ class Engine:
         batch: Batch,
         outputs: frozenset[Any],
         *,
-        by: Policy = "policy",
+        by: Weights = "policy",
         temperature: float = 1.0,
         dropout_seed: int | None = None,
     ) -> dict[str, Tensor]:
-        """The outputs asked for, by name, without gradient; without dropout too, unless a seed for it is given.
+        """The named outputs of a batch, without gradients.
 
-        With the seed of a micro-batch the scores are those that `accumulate` will compute, if nothing moves first.
+        Dropout is off unless a seed is given. With the seed of a micro-batch the scores are those that `accumulate`
+        computes, as long as there is no update in between.
         """
-        self.pause()
+        self.check_stop()
         self.scorer.train(dropout_seed is not None)
         scorer = self.reference if by == "reference" and self.reference is not None else self.scorer
         adapter_off = by == "reference" and self.reference is None
         adapted = self.scorer.adapted if adapter_off else None
-        switched = contextlib.nullcontext() if adapted is None else adapted.disabled()
-        in_order = contextlib.nullcontext() if dropout_seed is None else self._in_one_order()
+        adapter = contextlib.nullcontext() if adapted is None else adapted.disabled()
+        kernels = contextlib.nullcontext() if dropout_seed is None else self._deterministic_attention()
         if dropout_seed is not None:
             torch.manual_seed(dropout_seed)
-        with out_of_memory_errors(), switched, in_order:
+        with out_of_memory_errors(), adapter, kernels:
             scores: dict[str, Tensor] = scorer(batch, outputs, temperature=temperature)
             return scores
 
@@ -120,58 +132,60 @@ class Engine:
         step: int,
         dropout_seed: Callable[[int], int],
     ) -> list[Contribution]:
-        """Add the gradient of an update's loss; each batch's contribution, or a single one where the loss is joint.
+        """Add the gradient of an update's loss; one contribution per batch, or a single one if the loss is joint.
 
-        counts        of the *whole* update, taken before its first backward
-        dropout_seed  of the micro-batch with this index
+        counts        units of the *whole* update, from `count_units`
+        dropout_seed  the seed for the micro-batch with this index
         """
         self.scorer.train()
-        with out_of_memory_errors(), self._in_one_order():
+        with out_of_memory_errors(), self._deterministic_attention():
             seeded = [(batch, dropout_seed(index)) for index, batch in enumerate(batches)]
+            # A single batch holds all examples, so a joint loss is computed like any other.
             if objective.joint and len(batches) > 1:
-                return [self._jointly(objective, seeded, counts, step)]
-            return [self._apart(objective, batch, seed, counts, step) for batch, seed in seeded]
+                return [self._accumulate_jointly(objective, seeded, counts, step)]
+            return [self._accumulate_batch(objective, batch, seed, counts, step) for batch, seed in seeded]
 
-    def _in_one_order(self) -> AbstractContextManager[Any]:
-        """Inside, a model with its own attention adds up gradients in one order on an accelerator as well."""
+    def _deterministic_attention(self) -> AbstractContextManager[Any]:
+        """Inside the `with` block, a model's own attention adds up gradients in a fixed order on an accelerator too."""
+        # Packed models use kernels of ours, which are deterministic. The fused backwards of torch's SDPA are not.
         if self.scorer.fit.packed or self.scorer.network.device.type == "cpu":
             return contextlib.nullcontext()
         context: AbstractContextManager[Any] = sdpa_kernel(SDPBackend.MATH)
         return context
 
-    def _apart(
+    def _accumulate_batch(
         self, objective: LossFunction, batch: Batch, seed: int, counts: Mapping[Unit, float], step: int
     ) -> Contribution:
-        scores = self._scores(objective, batch, seed)
-        total, contribution = self._loss(objective, scores, batch, counts, step)
+        scores = self._forward(objective, batch, seed)
+        total, contribution = self._compute_loss(objective, scores, batch, counts, step)
         torch.autograd.backward(total)
         return contribution
 
-    def _jointly(
+    def _accumulate_jointly(
         self, objective: LossFunction, seeded: Sequence[tuple[Batch, int]], counts: Mapping[Unit, float], step: int
     ) -> Contribution:
-        """The gradient of a loss of all scores in the memory of one batch (Gao et al. 2021, arXiv 2101.06983).
+        """Add the gradient of a loss over all batches in the memory of one (GradCache, Gao et al. 2021, 2101.06983).
 
-        All are scored without gradient; the loss is differentiated for the scores alone, and each batch, scored again
-        with the same dropout, carries its part of that gradient on to the weights.
+        All batches are scored without gradients, and the loss is differentiated with respect to the scores. Each batch
+        is then scored again, with the same dropout, to propagate its part of that gradient to the weights.
         """
         batches = [batch for batch, _ in seeded]
         with torch.no_grad():
-            parts = [self._scores(objective, batch, seed) for batch, seed in seeded]
-        scores = {name: torch.cat([part[name] for part in parts]).requires_grad_() for name in parts[0]}
-        total, contribution = self._loss(objective, scores, join_batches(batches), counts, step)
+            parts = [self._forward(objective, batch, seed) for batch, seed in seeded]
+        scores = {name: torch.cat([part[name] for part in parts]).requires_grad_() for name in parts[0]}  # [N, …] each
+        total, contribution = self._compute_loss(objective, scores, join_batches(batches), counts, step)
         gradients = torch.autograd.grad(total, list(scores.values()))
         sizes = [len(batch.at) for batch in batches]
         by_batch = zip(*(torch.split(gradient, sizes) for gradient in gradients), strict=True)
-        for (batch, seed), own in zip(seeded, by_batch, strict=True):
-            torch.autograd.backward(list(self._scores(objective, batch, seed).values()), own)
+        for (batch, seed), batch_gradients in zip(seeded, by_batch, strict=True):
+            torch.autograd.backward(list(self._forward(objective, batch, seed).values()), batch_gradients)
         return contribution
 
-    def _scores(self, objective: LossFunction, batch: Batch, seed: int) -> dict[str, Tensor]:
-        """The scores of a micro-batch of an update, the same at every call."""
-        self.pause()
+    def _forward(self, objective: LossFunction, batch: Batch, seed: int) -> dict[str, Tensor]:
+        """The scores of a micro-batch in training mode; equal seeds give equal scores."""
+        self.check_stop()
         torch.manual_seed(seed)
-        with self.saving:
+        with self.offloading:
             scores: dict[str, Tensor] = self.scorer(
                 batch,
                 objective.outputs,
@@ -179,15 +193,16 @@ class Engine:
                 smoothing=objective.smoothing,
                 temperature=objective.logit_temperature,
             )
+        # Without this check autograd's own message would be about tensors, not about what the recipe trains.
         if torch.is_grad_enabled() and not any(score.requires_grad for score in scores.values()):
             raise ModelError(
-                "no weight that is trained has a part in what is learned",
-                where=_listed([weight.name for weight in self.optimizer.trained]),
-                fix="leave out the adapter, or optim.freeze, or name other layers under adapter.targets",
+                "the loss does not depend on any trained weight",
+                where=_first_names([weight.name for weight in self.optimizer.weights]),
+                fix="leave out the adapter or optim.freeze, or name other layers in adapter.targets",
             )
         return scores
 
-    def _loss(
+    def _compute_loss(
         self,
         objective: LossFunction,
         scores: Mapping[str, Tensor],
@@ -195,28 +210,31 @@ class Engine:
         counts: Mapping[Unit, float],
         step: int,
     ) -> tuple[Tensor, Contribution]:
-        """(the tensor to call backward on, the batch's contribution); Diverged where the loss is not finite."""
+        """(the scaled loss to call backward on, the batch's contribution); Diverged if the loss is not finite."""
         loss = objective.loss(scores, batch)
         total = loss.total(counts)
-        share = float(total.detach())
-        if not math.isfinite(share):
+        value = float(total.detach())
+        if not math.isfinite(value):
             raise Diverged(
-                f"the loss is {share} at step {step}",
-                where=_listed(_not_finite(scores, batch) or batch.ids),
+                f"the loss is {value} at step {step}",
+                where=_first_names(_ids_with_non_finite_scores(scores, batch) or batch.ids),
                 fix="lower optim.lr, or look at these rows with: bottega preview",
             )
-        self.accumulated += batch.ids
-        return total * self.optimizer.scale, Contribution(batch, loss.metrics, share)
+        self.accumulated_ids += batch.ids
+        return total * self.optimizer.scale, Contribution(batch, loss.metrics, value)
 
     def update(self, lr: float, *, step: int) -> float:
-        """Move the weights by the gradient gathered since the last update; returns its norm before clipping."""
+        """Update the weights by the accumulated gradient and clear it; returns its norm before clipping.
+
+        Raises Diverged, with the weights unchanged, if the norm is not finite.
+        """
         norm = self.optimizer.norm()
-        ids, self.accumulated = self.accumulated, []
+        ids, self.accumulated_ids = self.accumulated_ids, []
         if not torch.isfinite(norm):
             raise Diverged(
-                f"the gradient's norm is {float(norm)} at step {step}",
-                where=_listed(ids),
-                fix="lower optim.lr; the weights are as they were before this step",
+                f"the gradient norm is {float(norm)} at step {step}",
+                where=_first_names(ids),
+                fix="lower optim.lr; the weights are those before this step",
             )
         with out_of_memory_errors():
             self.optimizer.step(lr, norm)
@@ -225,39 +243,44 @@ class Engine:
     def sample(
         self, prompts: Sequence[Sequence[int]], settings: Sampling, *, ends: frozenset[int], continuations: int = 1
     ) -> list[list[Continuation]]:
-        """Continuations of each prompt by the model as it is now; one of `ends` ends them."""
+        """Continuations of each prompt by the current weights, up to a token of `ends`."""
         scorer = self.scorer
         writer = Writer(scorer.network, self.tokenizer, ends, packed=scorer.fit.packed, afresh=scorer.reset_row_state)
         with out_of_memory_errors():
-            return writer.write(prompts, settings, continuations=continuations, far=lambda *_: self.pause())
+            return writer.write(prompts, settings, continuations=continuations, far=lambda *_: self.check_stop())
 
     def save(self, folder: Path, *, step: int, state: bool) -> None:
-        """The model or adapter in transformers' and PEFT's own format with its tokenizer; `state` to go on from.
+        """Save the model or adapter, averaged if there is an average, and its tokenizer, in their libraries' formats.
 
-        Where an average of the weights is kept, that is the model.
+        state  also save the optimizer's state, to resume from
         """
-        broken = [one.name for one in self.optimizer.trained if not torch.isfinite(one.weight).all()]
+        broken = [weight.name for weight in self.optimizer.weights if not torch.isfinite(weight.parameter).all()]
         if broken:
-            raise Diverged(f"the weights are no numbers after step {step}", where=_listed(broken), fix="lower optim.lr")
-        with self.optimizer.averaged():
+            raise Diverged(
+                f"weights are not finite after step {step}", where=_first_names(broken), fix="lower optim.lr"
+            )
+        with self.optimizer.averaged_weights():
             self.scorer.save(folder)
         self.tokenizer.save_pretrained(str(folder))
         if state:
-            save_file(self.optimizer.state(), folder / OPTIMIZER)
+            save_file(self.optimizer.state(), folder / OPTIMIZER_FILE)
 
     def load(self, folder: Path) -> None:
-        """The weights and optimiser as they were when `save` wrote the folder with `state`."""
-        self.optimizer.load_state(load_file(folder / OPTIMIZER))
+        """Restore weights and optimizer from a folder that `save` wrote with `state`."""
+        # The state holds the masters, so neither a saved average nor half-precision weights are read back.
+        self.optimizer.load_state(load_file(folder / OPTIMIZER_FILE))
 
 
-def _not_finite(scores: Mapping[str, Tensor], batch: Batch) -> list[str]:
-    """Names of the examples with a score that is not a number."""
-    bad = torch.zeros(len(batch.at), dtype=torch.bool, device=batch.at.device)
+def _ids_with_non_finite_scores(scores: Mapping[str, Tensor], batch: Batch) -> list[str]:
+    """Ids of the examples with a score that is infinite or NaN."""
+    bad = torch.zeros(len(batch.at), dtype=torch.bool, device=batch.at.device)  # [N]
     for value in scores.values():
         bad |= ~torch.isfinite(value.detach().reshape(len(value), -1)).all(1)
     return [batch.ids[index] for index in sorted(set(batch.example[batch.row[bad]].tolist()))]
 
 
-def _listed(names: Sequence[str]) -> str:
-    ids = list(dict.fromkeys(names))
-    return ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+def _first_names(names: Sequence[str]) -> str:
+    """The first distinct names as text, and how many more there are."""
+    distinct = list(dict.fromkeys(names))
+    rest = len(distinct) - MAX_NAMES
+    return ", ".join(distinct[:MAX_NAMES]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,4 +1,4 @@
-"""Learning rate over a run, as a function of the step."""
+"""Learning rate schedules: the rate as a function of the step."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-DECAY = 0.2
-"""The share of a warmup-stable-decay run spent coming down (Hu et al. 2024, arXiv 2404.06395)."""
+# The fraction of a warmup-stable-decay run in which the rate decays (Hu et al. 2024, arXiv 2404.06395).
+WSD_DECAY_FRACTION = 0.2
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """`lr(step)` for steps 1 … total: up over `warmup` steps, then down towards `floor` · peak.
+    """Linear warmup to `peak`, then a decay towards `floor` · `peak`.
 
-    Neither the first nor the last step has a rate of zero: no update is spent on nothing.
-
-    warmup  a fraction of all steps, or a number of steps when above 1
+    kind    the shape of the decay: cosine, linear, none (constant), or late and linear (warmup-stable-decay)
+    total   the number of steps of the run
+    warmup  a fraction of all steps, or a number of steps if above 1
+    floor   a fraction of the peak
     """
 
     kind: Literal["cosine", "linear", "constant", "wsd"]
@@ -26,18 +27,20 @@ class Schedule:
     floor: float
 
     def lr(self, step: int) -> float:
-        rising = self.warmup if self.warmup > 1 else math.ceil(self.warmup * self.total)
-        if step <= rising:
-            return self.peak * step / rising
-        done = (step - rising) / (self.total - rising + 1)
-        return self.peak * (self.floor + (1 - self.floor) * self._height(done))
+        """The rate of a step, counted from 1 to `total`."""
+        warmup_steps = self.warmup if self.warmup > 1 else math.ceil(self.warmup * self.total)
+        if step <= warmup_steps:
+            return self.peak * step / warmup_steps
+        # The + 1 keeps the last step above the floor: with a floor of 0 it would be computed and change nothing.
+        progress = (step - warmup_steps) / (self.total - warmup_steps + 1)
+        return self.peak * (self.floor + (1 - self.floor) * self._decay(progress))
 
-    def _height(self, done: float) -> float:
-        """1 at the peak, 0 at the end, after a share `done` of the way down."""
+    def _decay(self, progress: float) -> float:
+        """The height between floor (0) and peak (1) after this fraction of the decay."""
         if self.kind == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * done))
+            return 0.5 * (1 + math.cos(math.pi * progress))
         if self.kind == "linear":
-            return 1 - done
+            return 1 - progress
         if self.kind == "wsd":
-            return min(1.0, (1 - done) / DECAY)
+            return min(1.0, (1 - progress) / WSD_DECAY_FRACTION)
         return 1.0

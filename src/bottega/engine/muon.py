@@ -1,7 +1,7 @@
-"""Muon (Jordan et al. 2024; learning rates as Liu et al. 2025, arXiv 2502.16982) with matrices of one shape together.
+"""Muon (Jordan et al. 2024; learning rates as in Liu et al. 2025, arXiv 2502.16982), matrices of one shape together.
 
-The same steps as `torch.optim.Muon`; a small model has many small matrices, and fifteen products for each of them cost
-more in calls than in arithmetic.
+The updates are those of `torch.optim.Muon`. A small model has many small matrices, and fifteen matrix products for each
+would cost more in kernel calls than in arithmetic.
 """
 
 from __future__ import annotations
@@ -13,76 +13,91 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from bottega.engine.master_weights import Trained, wide
-from bottega.hardware.device import multiplies
+from bottega.engine.master_weights import MasterWeight, at_least_float32
+from bottega.hardware.device import has_native_dtype
 
-TOGETHER = 1 << 24
-"""Most numbers of matrices stacked: beyond it a product is large enough by itself."""
+# The most elements in a stack of matrices; a product of that size is no longer dominated by its kernel calls.
+MAX_STACK_SIZE = 1 << 24
 
 MOMENTUM = 0.95
-STEPS, COEFFICIENTS, EPSILON = 5, (3.4445, -4.775, 2.0315), 1e-7
-"""Of Newton-Schulz, as Jordan chose them."""
+
+# Steps, coefficients of x, x³ and x⁵, and smallest norm of the Newton-Schulz iteration, as Jordan chose them: few steps
+# bring all singular values near 1, none exactly to 1.
+NEWTON_SCHULZ_STEPS, NEWTON_SCHULZ_COEFFICIENTS, EPSILON = 5, (3.4445, -4.775, 2.0315), 1e-7
+
+# The root mean square of AdamW's updates, relative to the learning rate (Liu et al. 2025).
+ADAMW_UPDATE_RMS = 0.2
 
 
 class Muon:
-    """Nesterov momentum, orthogonalised, at the learning rate whose updates are as large as AdamW's.
+    """Nesterov momentum, orthogonalized and scaled so that updates are as large as AdamW's at the same learning rate.
 
-    state  of each weight: `momentum_buffer`, as torch's optimiser names it
+    state  for each weight: `momentum_buffer`, as torch's optimizer names it
     """
 
-    def __init__(self, weights: Sequence[Trained], weight_decay: float) -> None:
+    def __init__(self, weights: Sequence[MasterWeight], weight_decay: float) -> None:
         self.weight_decay = weight_decay
-        self.state = {one.name: {"momentum_buffer": wide(torch.zeros_like(one.weight)).detach()} for one in weights}
-        self.stacks = list(_stacks(weights))
+        self.state = {
+            weight.name: {"momentum_buffer": at_least_float32(torch.zeros_like(weight.parameter)).detach()}
+            for weight in weights
+        }
+        self.stacks = list(_group_by_shape(weights))
 
     @torch.no_grad()
     def step(self, gradients: dict[str, Tensor], lr: float, divisor: Tensor | None) -> None:
-        """Take the weights' own gradients out of `gradients`, divide each by the divisor, and move."""
+        """Update the group's weights; their gradients are removed from `gradients` and divided by `divisor`."""
         for stack in self.stacks:
-            moved = [one for one in stack if one.name in gradients]
-            if moved:
-                self._move(moved, [wide(gradients.pop(one.name)) for one in moved], lr, divisor)
+            # A weight that no example of the update used has no gradient, and stays.
+            weights = [weight for weight in stack if weight.name in gradients]
+            if weights:
+                own = [at_least_float32(gradients.pop(weight.name)) for weight in weights]
+                self._update(weights, own, lr, divisor)
 
-    def _move(self, stack: Sequence[Trained], gradients: list[Tensor], lr: float, divisor: Tensor | None) -> None:
+    def _update(
+        self, weights: Sequence[MasterWeight], gradients: list[Tensor], lr: float, divisor: Tensor | None
+    ) -> None:
         if divisor is not None:
             gradients = list(torch._foreach_div(gradients, divisor))
-        buffers = [self.state[one.name]["momentum_buffer"] for one in stack]
-        masters = [one.read().view(one.weight.shape) for one in stack]
+        buffers = [self.state[weight.name]["momentum_buffer"] for weight in weights]
+        masters = [weight.read().view(weight.parameter.shape) for weight in weights]
         torch._foreach_lerp_(buffers, gradients, 1 - MOMENTUM)
         updates = torch._foreach_lerp(gradients, buffers, MOMENTUM)
         torch._foreach_mul_(masters, 1 - lr * self.weight_decay)
-        lying = torch.stack([_lying(update) for update in updates])
-        # One learning rate then fits this optimiser and AdamW.
-        rate = 0.2 * math.sqrt(lying.shape[2]) * lr
-        for one, master, move in zip(stack, masters, _orthogonal(lying).to(lying.dtype), strict=True):
-            _lying(master).sub_(move, alpha=rate)
-            one.write(master.view(-1))
+        stacked = torch.stack([_to_wide(update) for update in updates])  # [n, r, c], r ≤ c
+        # An orthogonal [r, c] matrix has elements with a root mean square of 1 / √c.
+        rate = ADAMW_UPDATE_RMS * math.sqrt(stacked.shape[2]) * lr
+        orthogonal = _orthogonalize(stacked).to(stacked.dtype)
+        for weight, master, update in zip(weights, masters, orthogonal, strict=True):
+            _to_wide(master).sub_(update, alpha=rate)
+            weight.write(master.view(-1))
 
 
-def _stacks(weights: Sequence[Trained]) -> Iterator[Sequence[Trained]]:
-    """Matrices with the same shape, lying or standing."""
-    alike = defaultdict[tuple[int, ...], list[Trained]](list)
-    for one in weights:
-        alike[tuple(sorted(one.weight.shape))].append(one)
-    for (short, long), stack in alike.items():
-        size = max(1, TOGETHER // (short * long))
-        yield from (stack[start : start + size] for start in range(0, len(stack), size))
+def _group_by_shape(weights: Sequence[MasterWeight]) -> Iterator[Sequence[MasterWeight]]:
+    """Matrices of one shape, transposed or not, in groups of at most MAX_STACK_SIZE elements."""
+    by_shape = defaultdict[tuple[int, ...], list[MasterWeight]](list)
+    for weight in weights:
+        by_shape[tuple(sorted(weight.parameter.shape))].append(weight)
+    for (short, long), group in by_shape.items():
+        size = max(1, MAX_STACK_SIZE // (short * long))
+        yield from (group[start : start + size] for start in range(0, len(group), size))
 
 
-def _lying(matrix: Tensor) -> Tensor:
-    """The matrix, or its transpose where that is wider."""
+def _to_wide(matrix: Tensor) -> Tensor:
+    """The matrix, or its transpose (a view) if that is wider."""
     return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
 
 
-def _orthogonal(stack: Tensor) -> Tensor:
-    """[n, r, c] with r ≤ c → the same with singular values near 1, by Newton-Schulz steps.
+def _orthogonalize(stack: Tensor) -> Tensor:
+    """[n, r, c] with r ≤ c → the same shape, with all singular values near 1, by Newton-Schulz steps.
 
-    In bfloat16, which they need no more than, where the hardware multiplies it.
+    In bfloat16, whose precision is enough for them, where the hardware has it.
     """
-    a, b, c = COEFFICIENTS
-    x = stack.bfloat16() if multiplies(torch.bfloat16, stack.device.type) else stack.float()
+    a, b, c = NEWTON_SCHULZ_COEFFICIENTS
+    x = stack.bfloat16() if has_native_dtype(torch.bfloat16, stack.device.type) else stack.float()
+    # The iteration converges for singular values up to 1, and none is larger than the Frobenius norm.
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=EPSILON)
-    for _ in range(STEPS):
-        gram = x @ x.mT
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT  # [n, r, r]: with r ≤ c the smaller of the two products
+        # a x + (b G + c G²) x
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x

@@ -1,7 +1,7 @@
-"""What a forward keeps for its backward, in the host's memory meanwhile (Rhu et al. 2016, vDNN, arXiv 1602.08124).
+"""Activation offload: tensors saved for the backward wait in host memory (vDNN, Rhu et al. 2016, arXiv 1602.08124).
 
-An accelerator then holds the activations of one layer instead of all. They go out while the forward computes on, and
-come back when the backward asks for them.
+The accelerator then holds the activations of one layer instead of all. They are copied out while the forward goes on,
+and copied back when the backward asks for them.
 """
 
 from __future__ import annotations
@@ -12,46 +12,51 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-LEAST = 1 << 20
-"""Bytes below which a tensor stays: it costs more to send than to keep."""
+# Smaller tensors stay on the device: copying them costs more time than they are worth in memory.
+MIN_BYTES = 1 << 20
 
 
-class Sent(NamedTuple):
-    """A tensor in the host's memory, and where it was."""
+class HostCopy(NamedTuple):
+    """A tensor's copy in host memory, and the device it came from."""
 
-    host: Tensor
+    tensor: Tensor
     device: torch.device
 
 
 class Offload(saved_tensors_hooks):
-    """Inside, what operations on `model` save for their backward is sent away; weights, which stay anyway, are not.
+    """Inside the `with` block, tensors that autograd saves are moved to host memory; weights and buffers stay.
 
-    least  bytes below which a tensor stays
+    min_bytes  the size from which a tensor is moved
     """
 
-    def __init__(self, model: nn.Module, *, least: int = LEAST) -> None:
-        self.least = least
-        self.staying = {one.untyped_storage().data_ptr() for one in (*model.parameters(), *model.buffers())}
+    def __init__(self, model: nn.Module, *, min_bytes: int = MIN_BYTES) -> None:
+        self.min_bytes = min_bytes
+        # By storage, since autograd also saves views of weights, such as a transpose.
+        self.resident = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
         on_cuda = next(model.parameters()).is_cuda
-        self.side = torch.cuda.Stream() if on_cuda else None  # type: ignore[no-untyped-call]
-        super().__init__(self._send, self._fetch)
+        # A stream of its own, so that copies run beside the forward's kernels.
+        self.stream = torch.cuda.Stream() if on_cuda else None  # type: ignore[no-untyped-call]
+        super().__init__(self._to_host, self._to_device)
 
-    def _send(self, tensor: Tensor) -> Tensor | Sent:
-        stays = tensor.untyped_storage().data_ptr() in self.staying
-        if stays or tensor.numel() * tensor.element_size() < self.least:
+    def _to_host(self, tensor: Tensor) -> Tensor | HostCopy:
+        stays = tensor.untyped_storage().data_ptr() in self.resident
+        if stays or tensor.numel() * tensor.element_size() < self.min_bytes:
             return tensor
-        if self.side is None:
-            return Sent(tensor.detach().clone(), tensor.device)
+        if self.stream is None:
+            # On a CPU nothing is saved by it; tests compare gradients with and without there.
+            return HostCopy(tensor.detach().clone(), tensor.device)
+        # Only pinned memory is copied to asynchronously.
         host = torch.empty_like(tensor, device="cpu", pin_memory=True)
-        self.side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.side):
+        self.stream.wait_stream(torch.cuda.current_stream())  # the tensor may not be computed yet
+        with torch.cuda.stream(self.stream):
             host.copy_(tensor, non_blocking=True)
-        tensor.record_stream(self.side)  # its memory is not given away before it is copied
-        return Sent(host, tensor.device)
+        tensor.record_stream(self.stream)  # its memory must not be reused before it is copied
+        return HostCopy(host, tensor.device)
 
-    def _fetch(self, sent: Tensor | Sent) -> Tensor:
-        if isinstance(sent, Tensor):
-            return sent
-        if self.side is not None:
-            torch.cuda.current_stream().wait_stream(self.side)
-        return sent.host.to(sent.device, non_blocking=True)
+    def _to_device(self, saved: Tensor | HostCopy) -> Tensor:
+        if isinstance(saved, Tensor):
+            return saved
+        if self.stream is not None:
+            # The copy to the host may still be running.
+            torch.cuda.current_stream().wait_stream(self.stream)
+        return saved.tensor.to(saved.device, non_blocking=True)

@@ -1,7 +1,7 @@
-"""Gradients gathered, clipped, and given to AdamW and Muon.
+"""The optimizer: collects gradients, clips them, and updates the weights with AdamW or Muon.
 
-What they move are the float32 masters of the weights, so that updates smaller than half precision can show are not
-lost. Gradients of several micro-batches are added up in float32 too.
+The updates apply to float32 masters of the weights, so that changes too small for half precision are not lost. The
+gradients of several micro-batches are added up in float32 as well.
 """
 
 from __future__ import annotations
@@ -17,25 +17,28 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from bottega.engine.adamw import PART, AdamW
-from bottega.engine.ema import Average
-from bottega.engine.master_weights import LARGE, Trained, wide, with_master
+from bottega.engine.adamw import CHUNK_SIZE, AdamW
+from bottega.engine.ema import WeightAverage
+from bottega.engine.master_weights import LARGE_WEIGHT, MasterWeight, at_least_float32, make_master_weight
 from bottega.engine.muon import Muon
 from bottega.errors import CheckpointError, RecipeError
 from bottega.recipe.schema import Optim
 
+# The factor on the loss of a model with float16 weights: without it, small gradients would be rounded to zero.
 FLOAT16_SCALE = 2.0**12
-"""Gradients of float16 weights are computed this much larger, or the small ones would be rounded to zero."""
 
-LAYER = re.compile(r"(?:^|\.)(\d+)\.")
-"""Where the name of a weight says in which layer it stands."""
+# The layer's index in the name of a weight. The first number counts: a mixture's experts are numbered after it.
+LAYER_INDEX = re.compile(r"(?:^|\.)(\d+)\.")
 
-BELOW = re.compile(r"(^|\.)(embed|wte|wpe|word_embeddings)")
-"""Names of what stands below the layers."""
+# Names of weights below the first layer.
+EMBEDDING_NAME = re.compile(r"(^|\.)(embed|wte|wpe|word_embeddings)")
 
 
-class Rule(Protocol):
-    """Moves some of the weights; keeps tensors beside each, by the weight's name and their own."""
+class UpdateRule(Protocol):
+    """Updates a group of weights.
+
+    state  tensors for each weight, by the weight's name and their own
+    """
 
     state: dict[str, dict[str, Tensor]]
 
@@ -43,175 +46,208 @@ class Rule(Protocol):
 
 
 class Optimizer:
-    """Moves the trained weights of a model. Gradients gather here as backward passes run.
+    """Updates the trained weights of a model; backward passes add their gradients to it by themselves.
 
-    embeddings  names of weights that are no matrices for Muon, whatever their shape: embeddings and heads
-    scale       what a loss must be multiplied by before its backward
-    gradients   by name, `scale` times too large: as the backward made them, or the float32 sum of several
+    not_for_muon  names of embeddings and heads, which Muon leaves to AdamW although they are matrices
+    weights       the trained weights and their masters
+    scale         the factor that a loss must be multiplied by before its backward
+    gradients     by name, `scale` times too large: a single one in the weight's dtype, the sum of several in float32
+    average       the moving average of the weights, None without `optim.ema`
     """
 
-    def __init__(self, model: nn.Module, settings: Optim, embeddings: Iterable[str] = ()) -> None:
-        self.trained = [with_master(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
-        self.scale = FLOAT16_SCALE if any(one.weight.dtype == torch.float16 for one in self.trained) else 1.0
+    def __init__(self, model: nn.Module, settings: Optim, not_for_muon: Iterable[str] = ()) -> None:
+        trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+        self.weights = [make_master_weight(name, weight) for name, weight in trained]
+        has_float16 = any(weight.parameter.dtype == torch.float16 for weight in self.weights)
+        self.scale = FLOAT16_SCALE if has_float16 else 1.0
         self.gradients: dict[str, Tensor] = {}
-        for one in self.trained:
-            cast(Any, one.weight).register_post_accumulate_grad_hook(self._gatherer(one.name))
-        by_rows = gradients_by_rows(model) if not settings.weight_decay else ()
-        embeddings = set(embeddings)
-        rates = layer_rates([one.name for one in self.trained], settings.layer_decay or 1.0)
-        self.rules: list[tuple[float, Rule]] = [
-            (rate, rule)
-            for rate in sorted(set(rates.values()))
-            for rule in _rules(
-                [one for one in self.trained if rates[one.name] == rate], settings, set(embeddings), by_rows
-            )
-        ]
-        self.average = None if settings.ema is None else Average(self.trained, settings.ema)
+        for weight in self.weights:
+            # Gradients are taken over as soon as they are complete, so that no two copies of one exist at a time.
+            cast(Any, weight.parameter).register_post_accumulate_grad_hook(self._gradient_hook(weight.name))
+        # Weight decay moves every row of an embedding, whether it has a gradient or not.
+        sparse = enable_sparse_gradients(model) if not settings.weight_decay else ()
+        self.rules = _make_rules(self.weights, settings, set(not_for_muon), sparse)
+        self.average = None if settings.ema is None else WeightAverage(self.weights, settings.ema)
         self.clip = settings.clip
 
-    def averaged(self) -> AbstractContextManager[None]:
-        """Inside, the weights are their average, where one is kept."""
+    def averaged_weights(self) -> AbstractContextManager[None]:
+        """Inside the `with` block the model's weights are their moving average, if there is one."""
         return nullcontext() if self.average is None else self.average.applied()
 
     def norm(self) -> Tensor:
-        """Norm of the whole gathered gradient."""
+        """The L2 norm of the whole gradient, before clipping."""
         if not self.gradients:
             return torch.zeros(())
-        # Cut as a step is: the norm of a half-precision tensor makes a float32 copy of it.
-        squares = torch.stack([torch.dot(part, part).double() for part in _parts(self.gradients.values())])
+        # In chunks, because the norm of a half-precision tensor makes a float32 copy of it. The sum over chunks is
+        # taken in float64: its terms differ by orders of magnitude.
+        chunks = _float32_chunks(self.gradients.values())
+        squares = torch.stack([torch.dot(chunk, chunk).double() for chunk in chunks])  # [chunks]
         return squares.sum().sqrt().float() / self.scale
 
     def step(self, lr: float, norm: Tensor) -> None:
-        """Move the weights by the gathered gradient, clipped, and forget it."""
+        """Update the weights by the clipped gradient, and clear it.
+
+        norm  of the gradient, from `norm`
+        """
         divisor = self._divisor(norm)
-        for rate, rule in self.rules:
-            rule.step(self.gradients, rate * lr, divisor)
+        for lr_factor, rule in self.rules:
+            rule.step(self.gradients, lr_factor * lr, divisor)
         if self.average is not None:
             self.average.update()
 
     def _divisor(self, norm: Tensor) -> Tensor | None:
-        """What gathered gradients are to be divided by: their scale, and what the norm is too large by."""
+        """The number to divide gradients by, for their scale and for clipping; None for 1."""
         if self.clip is None:
             return None if self.scale == 1.0 else torch.tensor(self.scale, device=norm.device)
+        # A tensor, not a Python number: reading it would wait for the device.
         return (norm / self.clip).clamp(min=1.0).float() * self.scale
 
     def state(self) -> dict[str, Tensor]:
-        """Everything needed to go on, by name: the master of each weight and what the optimisers keep beside it."""
-        return {f"{name}|{key}": value for name, key, value in self._kept()}
+        """All tensors needed to continue exactly: masters, states of the update rules, the average."""
+        return {f"{name}|{key}": tensor for name, key, tensor in (*self._master_tensors(), *self._rule_tensors())}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse of `state`."""
-        lost = [name for name, key, _ in self._kept() if f"{name}|{key}" not in state]
-        if lost:
-            what = "this checkpoint keeps other things than a resume needs: another version wrote it"
-            raise CheckpointError(what, where=lost[0], fix="start a new run with its recipe.yaml")
-        for one in self.trained:
-            one.load({key: state[f"{one.name}|{key}"] for key in one.kept})
-        for name, key, value in self._beside():
-            value.copy_(state[f"{name}|{key}"])
+        """Restore what `state` returned; a CheckpointError if tensors are missing."""
+        tensors = (*self._master_tensors(), *self._rule_tensors())
+        missing = [name for name, key, _ in tensors if f"{name}|{key}" not in state]
+        if missing:
+            raise CheckpointError(
+                "the checkpoint lacks optimizer state that a resume needs: another version wrote it",
+                where=missing[0],
+                fix="start a new run with its recipe.yaml",
+            )
+        for weight in self.weights:
+            weight.load({key: state[f"{weight.name}|{key}"] for key in weight.tensors})
+        for name, key, tensor in self._rule_tensors():
+            tensor.copy_(state[f"{name}|{key}"])
 
-    def _kept(self) -> Iterator[tuple[str, str, Tensor]]:
-        for one in self.trained:
-            yield from ((one.name, key, value) for key, value in one.kept.items())
-        yield from self._beside()
+    def _master_tensors(self) -> Iterator[tuple[str, str, Tensor]]:
+        """(name of a weight, key, tensor) for everything that stores masters."""
+        for weight in self.weights:
+            yield from ((weight.name, key, tensor) for key, tensor in weight.tensors.items())
 
-    def _beside(self) -> Iterator[tuple[str, str, Tensor]]:
-        """What is kept beside the weights."""
+    def _rule_tensors(self) -> Iterator[tuple[str, str, Tensor]]:
+        """(name of a weight, key, tensor) for the states of the update rules and the average."""
         states = [rule.state for _, rule in self.rules] + ([] if self.average is None else [self.average.state])
         for state in states:
-            for name, kept in state.items():
-                yield from ((name, key, value) for key, value in kept.items())
+            for name, tensors in state.items():
+                yield from ((name, key, tensor) for key, tensor in tensors.items())
 
-    def _gatherer(self, name: str) -> Callable[[Tensor], None]:
-        """Takes a weight's gradient as soon as it is complete."""
-        # A weight holds its hook where Python's collector does not look: what that held would never be freed.
+    def _gradient_hook(self, name: str) -> Callable[[Tensor], None]:
+        """A hook that moves a weight's complete gradient into `gradients`."""
+        # Python's garbage collector does not see the hooks of a tensor: a strong reference to the optimizer in one
+        # would be a cycle that is never freed.
         owner = weakref.ref(self)
 
-        def gather(weight: Tensor) -> None:
+        def collect(parameter: Tensor) -> None:
             optimizer = owner()
-            assert weight.grad is not None
-            if optimizer is None:  # the model outlives its training, and its gradients are somebody else's
+            assert parameter.grad is not None
+            if optimizer is None:  # the model outlives its training, and its gradients belong to someone else
                 return
-            gradient, weight.grad = weight.grad, None
-            # A token that stands several times in a batch has several rows of a gradient by rows.
-            gradient = wide(gradient).coalesce() if gradient.is_sparse else gradient
-            before = optimizer.gradients.get(name)
-            optimizer.gradients[name] = gradient if before is None else added(before, gradient)
+            gradient, parameter.grad = parameter.grad, None
+            # A sparse gradient has a row for each occurrence of a token until they are added up.
+            gradient = at_least_float32(gradient).coalesce() if gradient.is_sparse else gradient
+            sum_so_far = optimizer.gradients.get(name)
+            optimizer.gradients[name] = gradient if sum_so_far is None else add_gradients(sum_so_far, gradient)
 
-        return gather
+        return collect
 
 
-def _parts(gradients: Iterable[Tensor]) -> Iterator[Tensor]:
-    """All their numbers in float32 or wider: large ones in parts, as a step takes them, small ones together."""
+def _float32_chunks(gradients: Iterable[Tensor]) -> Iterator[Tensor]:
+    """All elements in flat float32 (or wider) chunks: large gradients cut as for an update, small ones joined."""
     small = []
     for gradient in gradients:
         flat = (gradient.values() if gradient.is_sparse else gradient).reshape(-1)
-        if len(flat) < LARGE:
+        if len(flat) < LARGE_WEIGHT:
             small.append(flat)
         else:
-            yield from map(wide, torch.split(flat, PART[flat.device.type]))
+            yield from map(at_least_float32, torch.split(flat, CHUNK_SIZE[flat.device.type]))
     if small:
-        yield wide(torch.cat(small))
+        yield at_least_float32(torch.cat(small))
 
 
-def added(before: Tensor, gradient: Tensor) -> Tensor:
-    """Their sum in float32 or wider, by rows where both are."""
-    if before.is_sparse:
-        return (before + gradient).coalesce() if gradient.is_sparse else wide(gradient) + before
-    return wide(before).add_(gradient)
+def add_gradients(sum_so_far: Tensor, gradient: Tensor) -> Tensor:
+    """Their sum in float32 or wider, sparse if both are; `sum_so_far` may be overwritten."""
+    if sum_so_far.is_sparse:
+        return (sum_so_far + gradient).coalesce() if gradient.is_sparse else at_least_float32(gradient) + sum_so_far
+    return at_least_float32(sum_so_far).add_(gradient)
 
 
-def gradients_by_rows(model: nn.Module) -> set[str]:
-    """Names of trained embeddings that are nothing else, whose gradients are from now on of the rows looked up alone.
+def enable_sparse_gradients(model: nn.Module) -> set[str]:
+    """Let large embeddings have sparse gradients, of the rows looked up; returns the names of their weights.
 
-    Those of most rows are 0; a matrix of them is made, measured and read for each update otherwise.
+    Most rows have a gradient of zero. A dense gradient would be allocated, measured and read in every update for
+    nothing. A weight that another module shares, such as a tied head, keeps its dense gradient.
     """
     holders = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
-    found = set()
+    names = set()
     for name, module in model.named_modules():
-        if not isinstance(module, nn.Embedding) or module.weight.numel() < LARGE:
+        if not isinstance(module, nn.Embedding) or module.weight.numel() < LARGE_WEIGHT:
             continue
         if module.weight.requires_grad and holders[id(module.weight)] == 1:
             module.sparse = True
-            found.add(f"{name}.weight")
-    return found
+            names.add(f"{name}.weight")
+    return names
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
-    """Take weights whose names match a pattern out of training; a RecipeError where one matches none, or all go."""
+    """Exclude weights whose names match a pattern from training.
+
+    Raises RecipeError for a pattern without a match, and if no weight is left.
+    """
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     for pattern in patterns:
-        found = fnmatch.filter(trained, pattern)
-        if not found:
-            near = ", ".join(list(trained)[:3])
+        matches = fnmatch.filter(trained, pattern)
+        if not matches:
             raise RecipeError(
-                f"{pattern!r} is no trained weight", where="optim.freeze", fix=f"they are called {near} …"
+                f"{pattern!r} matches no trained weight",
+                where="optim.freeze",
+                fix=f"weights have names such as {', '.join(list(trained)[:3])}",
             )
-        for name in found:
+        for name in matches:
             trained[name].requires_grad_(False)
     if not any(weight.requires_grad for weight in trained.values()):
-        raise RecipeError("nothing is left to train", where="optim.freeze", fix="leave some weights out of it")
+        raise RecipeError("all weights are frozen", where="optim.freeze", fix="leave some weights out of it")
 
 
-def layer_rates(names: Sequence[str], decay: float) -> dict[str, float]:
-    """What each weight's learning rate is to be multiplied by (Clark et al. 2020, arXiv 2003.10555).
+def layer_lr_factors(names: Sequence[str], decay: float) -> dict[str, float]:
+    """The factor on each weight's learning rate, decaying from layer to layer (Clark et al. 2020, arXiv 2003.10555).
 
-    A head, and what else stands above the layers, learns at the full rate, the uppermost layer at `decay` of it, and
-    so on down to the embeddings.
+    The head, and anything else above the layers, has 1, the top layer `decay`, the next decay², and so on down to the
+    embeddings.
     """
-    layers = {name: int(found[1]) for name in names if (found := LAYER.search(name))}
-    above = max(layers.values(), default=-1) + 1
-    depth = {name: layers.get(name, -1 if BELOW.search(name) else above) for name in names}
-    return {name: decay ** (above - layer) for name, layer in depth.items()}
+    layers = {name: int(match[1]) for name in names if (match := LAYER_INDEX.search(name))}
+    top = max(layers.values(), default=-1) + 1
+    # A weight without a number is an embedding, below layer 0, or belongs above the layers.
+    depth = {name: layers.get(name, -1 if EMBEDDING_NAME.search(name) else top) for name in names}
+    return {name: decay ** (top - layer) for name, layer in depth.items()}
 
 
-def _rules(weights: Sequence[Trained], settings: Optim, kept: Collection[str], by_rows: Collection[str]) -> list[Rule]:
-    """Matrices decay, vectors do not; Muon has those that are neither embeddings nor heads."""
-    matrices = [one for one in weights if one.weight.dim() >= 2]
-    for_muon = [one for one in matrices if one.weight.dim() == 2 and one.name not in kept]
-    for_muon = for_muon if settings.optimizer == "muon" else []
+def _make_rules(
+    weights: Sequence[MasterWeight], settings: Optim, not_for_muon: Collection[str], sparse: Collection[str]
+) -> list[tuple[float, UpdateRule]]:
+    """(learning rate factor, update rule) for each group of weights."""
+    factors = layer_lr_factors([weight.name for weight in weights], settings.layer_decay or 1.0)
     return [
-        Muon(for_muon, settings.weight_decay),
-        AdamW([one for one in matrices if one not in for_muon], settings.betas, settings.weight_decay, by_rows),
-        AdamW([one for one in weights if one not in matrices], settings.betas, 0.0),
+        (factor, rule)
+        for factor in sorted(set(factors.values()))
+        for rule in _rules_of_group(
+            [weight for weight in weights if factors[weight.name] == factor], settings, not_for_muon, sparse
+        )
+    ]
+
+
+def _rules_of_group(
+    weights: Sequence[MasterWeight], settings: Optim, not_for_muon: Collection[str], sparse: Collection[str]
+) -> list[UpdateRule]:
+    """The update rules of weights with one learning rate."""
+    matrices = [weight for weight in weights if weight.parameter.dim() >= 2]
+    # Muon orthogonalizes an update, which makes sense for a linear map: not for embeddings, heads or convolutions.
+    muon = [weight for weight in matrices if weight.parameter.dim() == 2 and weight.name not in not_for_muon]
+    muon = muon if settings.optimizer == "muon" else []
+    return [
+        Muon(muon, settings.weight_decay),
+        AdamW([weight for weight in matrices if weight not in muon], settings.betas, settings.weight_decay, sparse),
+        # Biases and norms do not decay: pulling them to zero would not regularize, but shift what a layer computes.
+        AdamW([weight for weight in weights if weight not in matrices], settings.betas, 0.0),
     ]

@@ -1,1 +1,1 @@
-"""What this machine is and allows: devices, number formats, memory, other programs. No model is known here."""
+"""What this machine is and allows: devices, dtypes, memory, other programs, process settings. Knows no models."""

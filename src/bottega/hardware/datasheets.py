@@ -28,6 +28,7 @@ DEVICES: dict[str, Datasheet] = {
     "h200": Datasheet(141 * GB, 989e12, 700),
 }
 
+# Units of memory, without the B that may follow. Decimal, as datasheets have them.
 _UNITS = {"m": 10**6, "g": GB, "t": 10**12}
 
 

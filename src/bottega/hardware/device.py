@@ -7,40 +7,42 @@ import torch
 from bottega.errors import RunError
 
 
-def resolve_device(wanted: str = "auto", *, where: str = "device") -> str:
+def resolve_device(requested: str = "auto", *, where: str = "device") -> str:
     """The device to compute on, "cuda" or "cpu", for `auto`, `cuda` or `cpu`.
 
-    Raises RunError at `where` if CUDA is asked for and there is no CUDA device.
+    Raises RunError at `where` if CUDA is requested and there is no CUDA device.
     """
-    if wanted == "cuda" and not torch.cuda.is_available():
+    if requested == "cuda" and not torch.cuda.is_available():
         raise RunError("no CUDA device here", where=where, fix="set it to auto or cpu; see: bottega doctor")
-    return available_device() if wanted == "auto" else wanted
+    return available_device() if requested == "auto" else requested
 
 
-def available_device(wanted: str = "auto") -> str:
-    """Like `resolve_device`, but "cpu" where CUDA is asked for and absent: for estimates, which need no device."""
-    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+def available_device(requested: str = "auto") -> str:
+    """Like `resolve_device`, but "cpu" if CUDA is requested and absent: for estimates, which need no device."""
+    return "cuda" if requested != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def compute_dtype(wanted: str, device: str) -> torch.dtype:
+def compute_dtype(requested: str, device: str) -> torch.dtype:
     """The dtype of weights and computation; `auto` is bfloat16 if the hardware multiplies it."""
-    if wanted != "auto":
-        dtype: torch.dtype = getattr(torch, wanted)
+    if requested != "auto":
+        dtype: torch.dtype = getattr(torch, requested)
         return dtype
-    if multiplies(torch.bfloat16, device):
+    if has_native_dtype(torch.bfloat16, device):
         return torch.bfloat16
+    # GPUs without bfloat16 units have float16 ones. CPUs without them compute fastest in float32.
     return torch.float16 if device == "cuda" else torch.float32
 
 
-def multiplies(dtype: torch.dtype, device: str) -> bool:
+def has_native_dtype(dtype: torch.dtype, device: str) -> bool:
     """Whether the hardware of "cpu" or "cuda" has units that multiply this dtype.
 
-    False for ARM processors, about which torch reports nothing: some have bfloat16 instructions, but their float32
-    products may be faster.
+    False for half precision on ARM processors, about which torch reports nothing: some have bfloat16 instructions, but
+    their float32 products may be faster.
     """
     if dtype == torch.float32:
         return True
     if device == "cuda":
+        # By default torch counts emulation, and then reports bfloat16 for a T4.
         return dtype == torch.float16 or torch.cuda.is_bf16_supported(including_emulation=False)
     # Without such units torch emulates the dtype: slower than float32, and without AVX-512 tens of times slower.
     capabilities = torch.cpu.get_capabilities()

@@ -1,4 +1,4 @@
-"""Memory of the process: how C hands it out, what Python searches it for, and how much was ever resident."""
+"""Memory of the process: its allocator, Python's garbage collector, its limits and its peak."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from typing import Any, NamedTuple
 
 from bottega.errors import OutOfMemory, is_out_of_memory
 
+# Parameters of glibc's `mallopt`.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-"""Parameters of glibc's `mallopt`."""
+# Bytes up to which freed blocks stay with the process; a larger one is mapped and unmapped by itself.
+MALLOC_THRESHOLD = 1 << 30
 
-LARGE = 1 << 30
-
-KERNELS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-"""How many kernels oneDNN keeps, by the name it asks the environment for; its own number is 1,024.
-
-It makes one for each shape it meets, of some megabytes each, and rows of mixed lengths have no end of shapes: 12 layers
-of 576 grew from 2.3 to 3.4 GB in twenty updates of rows of 400 tokens, and with 32 kernels stayed at 2.6. With 32 an
-update of a quarter of a second took 7 % longer, with 64 up to 3 %.
-"""
+# The number of kernels that oneDNN caches, as an environment variable; its default is 1,024. It compiles one of some
+# megabytes for each shape, and rows of mixed lengths have no end of shapes: a model of 12 layers of width 576 grew from
+# 2.3 to 3.4 GB in twenty updates of rows of 400 tokens, and stayed at 2.6 GB with 32 kernels. An update of a quarter of
+# a second took 7 % longer with 32 kernels, and up to 3 % with 64.
+ONEDNN_CACHE_CAPACITY = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
-def keep() -> None:
-    """Let freed memory stay with the process, as every step asks for the same blocks again, and keep few kernels.
+def configure_allocator() -> None:
+    """Let freed memory stay with the process, since every step requests the same blocks again, and cache few kernels.
 
-    glibc maps a large block anew at each request and gives it back at once, and the kernel clears each of its pages.
-    Where there is no `mallopt` nothing happens; a value it refuses leaves things as they were.
+    Environment variables that are set already keep their values. Does nothing for an allocator without `mallopt`.
     """
-    os.environ.setdefault(*KERNELS)
+    os.environ.setdefault(*ONEDNN_CACHE_CAPACITY)
     if sys.platform == "linux":
+        # By default glibc maps each large block anew and unmaps it when freed, and the kernel zeroes all its pages.
+        # musl has no `mallopt`; a value that glibc refuses changes nothing.
         with contextlib.suppress(AttributeError, OSError):
             library = ctypes.CDLL(None)
-            library.mallopt(MMAP_THRESHOLD, LARGE)
-            library.mallopt(TRIM_THRESHOLD, LARGE)
+            library.mallopt(MMAP_THRESHOLD, MALLOC_THRESHOLD)
+            library.mallopt(TRIM_THRESHOLD, MALLOC_THRESHOLD)
 
 
 @contextlib.contextmanager
-def uncollected() -> Iterator[None]:
-    """For the imports of torch and what builds on it: the million objects they make stay, so do not search them.
+def frozen_imports() -> Iterator[None]:
+    """Exclude the objects created inside the `with` block, by importing torch, from garbage collection for good.
 
-    Python's collector takes a fifth of the time of those imports, and comes back to them during training. In a process
-    that has torch already nothing is done: garbage that stands there then would never be freed.
+    The imports create a million objects that live as long as the process. The collector takes a fifth of the imports'
+    time, and would search those objects again during training.
     """
+    # With torch imported there is little to gain, and `gc.freeze` would keep any garbage of the caller for ever.
     if "torch" in sys.modules or not gc.isenabled():
         yield
         return
@@ -60,62 +60,68 @@ def uncollected() -> Iterator[None]:
         gc.enable()
 
 
-class Need(NamedTuple):
-    """Bytes that a process takes which has imported a library: of addresses, and of those that are its own to write."""
+class MemoryNeed(NamedTuple):
+    """Bytes a process needs to import a library: of address space, and of private writable memory."""
 
-    addresses: float
+    address_space: float
     data: float
 
 
-NEEDS = {"numpy": Need(0.35e9, 0.12e9), "torch": Need(1.4e9, 0.5e9)}
-"""Measured with two threads, those that watch for signals and neighbours included; torch with transformers and PEFT."""
+# Measured with two threads, with the threads that watch for signals and other programs running; torch together with
+# transformers and PEFT.
+IMPORT_NEEDS = {"numpy": MemoryNeed(0.35e9, 0.12e9), "torch": MemoryNeed(1.4e9, 0.5e9)}
 
 
-class Limits(MetaPathFinder):
-    """Refuses to import what a limit on the process's memory has no room for.
+class ImportLimits(MetaPathFinder):
+    """An import hook that raises OutOfMemory for a library that the process's memory limits have no room for."""
 
-    The libraries themselves do not all say so: OpenBLAS asks for ever, holding Python's lock, and C++ ends the process.
-    """
-
+    # The libraries fail badly themselves: OpenBLAS retries for ever while holding the GIL, and C++ aborts the process.
     def find_spec(self, name: str, path: Any, target: Any = None) -> None:
-        if name in NEEDS:
-            check_limits(name, NEEDS[name])
+        if name in IMPORT_NEEDS:
+            check_limits(name, IMPORT_NEEDS[name])
 
 
-def guard_imports() -> None:
-    """Look at the limits of the process before each library of NEEDS is imported."""
-    sys.meta_path.insert(0, Limits())
+def check_imports() -> None:
+    """From now on, check the process's memory limits before each library of IMPORT_NEEDS is imported."""
+    sys.meta_path.insert(0, ImportLimits())
 
 
-def check_limits(name: str, need: Need) -> None:
-    """OutOfMemory where the process may not take as much memory as a library needs."""
-    for kind, option, bytes_ in ((resource.RLIMIT_AS, "-v", need.addresses), (resource.RLIMIT_DATA, "-d", need.data)):
-        allowed, most = resource.getrlimit(kind)
-        if allowed != resource.RLIM_INFINITY and allowed < bytes_:
-            what = f"{name} needs {bytes_ / 1e9:.2f} GB of memory, and this process may take {allowed / 1e9:.2f} GB"
-            raised = "unlimited" if most == resource.RLIM_INFINITY else "hard" if most >= bytes_ else ""
-            how = f"raise it: ulimit {option} {raised}" if raised else "have it raised, or use another machine"
-            raise OutOfMemory(what, where=f"the limit of ulimit {option}", fix=how)
+def check_limits(name: str, need: MemoryNeed) -> None:
+    """Raise OutOfMemory if the memory limits of the process are below a library's need."""
+    limits = ((resource.RLIMIT_AS, "-v", need.address_space), (resource.RLIMIT_DATA, "-d", need.data))
+    for limit, option, needed in limits:
+        soft, hard = resource.getrlimit(limit)
+        if soft != resource.RLIM_INFINITY and soft < needed:
+            # A process may raise its soft limit up to the hard one, and the hard one not at all.
+            value = "unlimited" if hard == resource.RLIM_INFINITY else "hard" if hard >= needed else ""
+            raise OutOfMemory(
+                f"{name} needs {needed / 1e9:.2f} GB of memory, and this process may use {soft / 1e9:.2f} GB",
+                where=f"the limit of ulimit {option}",
+                fix=f"raise it: ulimit {option} {value}"
+                if value
+                else "have an administrator raise it, or use another machine",
+            )
 
 
-def peak() -> int:
-    """Peak resident bytes of this process and its finished children."""
-    unit = 1 if sys.platform == "darwin" else 1024
+def peak_bytes() -> int:
+    """Peak resident memory of this process and its finished children, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, and in KiB on Linux
     return unit * sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
-def in_words(host: float, card: float) -> str:
-    """Peak bytes of the process, and of an accelerator where there is one, both named."""
-    return f"{host / 1e9:.1f} GB (host), {card / 1e9:.1f} GB (GPU)" if card else f"{host / 1e9:.1f} GB"
+def format_peak_memory(host: float, device: float) -> str:
+    """Peak bytes of the process as text; with those of an accelerator if there is one (not 0)."""
+    return f"{host / 1e9:.1f} GB (host), {device / 1e9:.1f} GB (GPU)" if device else f"{host / 1e9:.1f} GB"
 
 
 @contextlib.contextmanager
 def out_of_memory_errors() -> Iterator[None]:
-    """Turn what torch raises without memory into an OutOfMemory with its remedies."""
+    """Turn torch's out-of-memory errors inside the `with` block into OutOfMemory, with what to do about it."""
     import torch
 
     try:
         yield
+    # Besides its own error class, torch raises a plain RuntimeError when the CPU's allocator fails.
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -1,11 +1,13 @@
-"""Other programs on the cores this process may use, and waiting that does not take the cores from them.
+"""Other programs on the cores this process may use, and waiting threads that leave the cores to them.
 
-The threads of an OpenMP team wait for each other after every parallel operation. Those of libgomp, which torch's CPU
-builds bring along, spin meanwhile, so that beside one busy program two threads on two cores take three to four times
-as long for a step instead of one and a half times: the one waits for the other, which waits for a core. libgomp spins
-300,000 rounds, but only a hundred while the process has more OpenMP threads than it has cores (GOMP_SPINCOUNT in its
-manual). As long as another program is busy here, idle threads therefore keep teams of their own. That can be changed
-at any moment, unlike the environment variables, and no result changes with it: the same threads compute the same parts.
+After every parallel operation the threads of an OpenMP team wait for each other. Those of libgomp, which torch's CPU
+builds contain, spin while they wait. Beside one busy program, two threads on two cores then take three to four times as
+long for a step, instead of one and a half times: one thread spins for the other, which waits for a core.
+
+libgomp spins for 300,000 rounds, but only for a hundred if the process has more OpenMP threads than cores
+(GOMP_SPINCOUNT in its manual). So while another program is busy, idle threads here hold OpenMP teams of their own.
+Unlike the environment variables this can be switched at any time, and it changes no result: the same threads compute
+the same parts.
 """
 
 from __future__ import annotations
@@ -20,181 +22,204 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-INTERVAL = 0.5
-"""Seconds between two looks."""
+# Seconds between two measurements.
+INTERVAL_SECONDS = 0.5
 
-BUSY, QUIET = 0.4, 0.45
-"""Cores that others take: from so many on we give way to them, until for three looks it was less than so many.
+# Cores used by other programs: from YIELD_FROM on, this process yields; it resumes spinning after SAMPLES measurements
+# below RESUME_BELOW. Beside a program that wants half a core spinning is faster, beside one that wants three quarters
+# yielding. Measured, the first uses about 0.3 of a core while we spin and 0.4 while we yield, the second 0.45 and 0.65.
+YIELD_FROM, RESUME_BELOW = 0.4, 0.45
+SAMPLES = 3
 
-Beside a program that wants half of a core spinning is the faster, beside one that wants three quarters giving way; the
-one takes about 0.3 of a core while we spin and 0.4 while we give way, the other 0.45 and 0.65.
-"""
+# Elements of a tensor large enough for torch to use all threads of a team.
+PARALLEL_SIZE = 1 << 16
 
-FORKED = 1 << 16
-"""Elements enough for torch to use every thread of a team."""
+STAT = Path("/proc/stat")
 
 
-class Use(NamedTuple):
-    """Seconds since some beginning: by the clock, that the cores were busy, and of that for this process."""
+class CpuTime(NamedTuple):
+    """Seconds on three clocks: the wall, busy time of the usable cores, and of that the time of this process."""
 
     wall: float
     busy: float
     own: float
 
 
-def cores() -> set[int]:
-    """The cores this process may use."""
+def usable_cores() -> set[int]:
+    """The indices of the cores this process may use."""
     if sys.platform == "linux":
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
 
 
-def use(stat: Path = Path("/proc/stat")) -> Use | None:
-    """How busy those cores have been so far; None where the system does not tell."""
+def read_cpu_time(stat: Path = STAT) -> CpuTime | None:
+    """The clocks now; None if the system does not report the busy time of its cores."""
     try:
         lines = stat.read_text(encoding="ascii").splitlines()
     except (OSError, ValueError):
         return None
-    names, ticks, found = {f"cpu{core}" for core in cores()}, os.sysconf("SC_CLK_TCK"), list[int]()
+    names, ticks, busy = {f"cpu{core}" for core in usable_cores()}, os.sysconf("SC_CLK_TCK"), list[int]()
     for name, *fields in (line.split() for line in lines):
         if name in names:
-            # user, nice, system, idle, waiting for disks, two kinds of interrupts; what follows is not spent here.
-            user, nice, system, _, _, hard, soft = map(int, fields[:7])
-            found.append(user + nice + system + hard + soft)
-    return Use(time.monotonic(), sum(found) / ticks, time.process_time()) if found else None
+            # user, nice, system, idle, iowait, irq, softirq; then time stolen by the host, and guests' time, which user
+            # and nice contain already.
+            user, nice, system, _, _, hard_irq, soft_irq = map(int, fields[:7])
+            busy.append(user + nice + system + hard_irq + soft_irq)
+    return CpuTime(time.monotonic(), sum(busy) / ticks, time.process_time()) if busy else None
 
 
-def others(before: Use, after: Use) -> float:
-    """Cores that other programs kept busy between the two."""
+def cores_of_others(before: CpuTime, after: CpuTime) -> float:
+    """The average number of cores that other programs kept busy between two measurements."""
     wall = max(after.wall - before.wall, 1e-3)
+    # The clocks of cores tick less finely than the one of the process, so the difference may come out negative.
     return max(0.0, (after.busy - before.busy - (after.own - before.own)) / wall)
 
 
-def look(seconds: float = INTERVAL) -> float | None:
-    """Cores that other programs keep busy, seen for so long; None where the system does not tell."""
-    before = use()
+def measure_cores_of_others(seconds: float = INTERVAL_SECONDS) -> float | None:
+    """Measure for `seconds` how many cores other programs keep busy; None if the system does not report it."""
+    before = read_cpu_time()
     time.sleep(seconds)
-    after = use()
-    return None if before is None or after is None else others(before, after)
+    after = read_cpu_time()
+    return None if before is None or after is None else cores_of_others(before, after)
 
 
-def gives_way(now: bool, looks: Sequence[float]) -> bool:
-    """Whether to give way from here on, by what others took at each look, of those since that last changed."""
-    return len(looks) < 3 or max(looks) >= QUIET if now else looks[-1] >= BUSY
+def should_yield(yielding: bool, samples: Sequence[float]) -> bool:
+    """Whether to yield from now on.
+
+    samples  `cores_of_others` at the last measurements, up to SAMPLES, none from before the last switch
+    """
+    # Yielding starts at the first busy measurement. It ends after several quiet ones, so as not to switch to and fro.
+    if yielding:
+        return len(samples) < SAMPLES or max(samples) >= RESUME_BELOW
+    return samples[-1] >= YIELD_FROM
 
 
-class Watch:
-    """A thread that looks for other programs as long as it is open, and lets ours spin only where nobody else waits.
+class LoadWatch:
+    """A thread that measures the load of other programs until `close`, and switches between spinning and yielding.
 
-    others  cores that other programs took when it looked last; None before that, or where the system does not tell
+    cores_of_others  at the last measurement; None before the first, and if the system does not report it
+    yielding         idle teams are running, so that waiting threads do not spin
     """
 
     def __init__(self) -> None:
-        self.others: float | None = None
-        self.gives_way = False
+        self.cores_of_others: float | None = None
+        self.yielding = False
         self._closed = threading.Event()
+        # Set to end the idle teams; each time they are started they get a new one.
         self._release = threading.Event()
-        self._thread = threading.Thread(target=self._look_on, name="neighbours", daemon=True)
+        self._thread = threading.Thread(target=self._measure, name="load watch", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
+        """Stop measuring, and end the idle teams."""
         self._closed.set()
         self._thread.join()
 
-    def _look_on(self) -> None:
-        before, looks = use(), deque[float](maxlen=3)
-        while before is not None and not self._closed.wait(INTERVAL):
-            after = use()
+    def _measure(self) -> None:
+        before, samples = read_cpu_time(), deque[float](maxlen=SAMPLES)
+        while before is not None and not self._closed.wait(INTERVAL_SECONDS):
+            after = read_cpu_time()
             if after is None:
                 break
-            self.others, before = others(before, after), after
-            looks.append(self.others)
-            if gives_way(self.gives_way, looks) != self.gives_way:
-                looks.clear()
-                self._spin() if self.gives_way else self._give_way()
-        self._spin()
+            self.cores_of_others, before = cores_of_others(before, after), after
+            samples.append(self.cores_of_others)
+            if should_yield(self.yielding, samples) != self.yielding:
+                # What others use depends on whether we yield, so earlier samples no longer count.
+                samples.clear()
+                self._resume_spinning() if self.yielding else self._start_yielding()
+        self._resume_spinning()
 
-    def _give_way(self) -> None:
-        """Start idle teams, so many that the process has more threads than cores."""
-        threads = _threads()
+    def _start_yielding(self) -> None:
+        """Start enough idle teams for the process to have more OpenMP threads than cores."""
+        threads = _torch_threads()
         if threads < 2:
             return
-        self.gives_way, self._release = True, threading.Event()
-        teams = max(1, -(-(len(cores()) - threads + 1) // (threads - 1)))
+        self.yielding, self._release = True, threading.Event()
+        # Torch's own threads and threads − 1 for each team, rounded up, must exceed the cores.
+        teams = max(1, -(-(len(usable_cores()) - threads + 1) // (threads - 1)))
         for _ in range(teams):
-            threading.Thread(target=_keep_team, args=(self._release,), name="idle team", daemon=True).start()
+            threading.Thread(target=_hold_idle_team, args=(self._release,), name="idle team", daemon=True).start()
 
-    def _spin(self) -> None:
+    def _resume_spinning(self) -> None:
         """End the idle teams."""
         self._release.set()
-        self.gives_way = False
+        self.yielding = False
 
 
-def _threads() -> int:
-    """The threads that torch computes with; 1 while it is not there, or not all of it."""
+def _torch_threads() -> int:
+    """The number of threads torch computes with; 1 as long as torch is not fully imported."""
     try:
         torch = sys.modules["torch"]
         return int(torch.get_num_threads()) if torch.backends.openmp.is_available() else 1
-    except (KeyError, AttributeError):  # another thread is importing it
+    except (KeyError, AttributeError):  # AttributeError: another thread is importing it
         return 1
 
 
-def _keep_team(release: threading.Event) -> None:
-    """Have a team of OpenMP threads of this thread's own, until released."""
+def _hold_idle_team(release: threading.Event) -> None:
+    """Create a team of OpenMP threads that belongs to this thread, and keep it until `release` is set."""
     import torch
 
-    torch.zeros(FORKED).add_(1)
+    # OpenMP has a team for each thread that starts a parallel region, and keeps it as long as that thread lives.
+    torch.zeros(PARALLEL_SIZE).add_(1)
     release.wait()
 
 
-_watch: Watch | None = None
+# The one watch of this process. Two of them would both start idle teams.
+_active_watch: LoadWatch | None = None
 
 
 @contextmanager
-def watched() -> Iterator[Watch]:
-    """The process's watch: the one that is open, or one that ends with this block."""
-    global _watch
-    if _watch is not None:
-        yield _watch
+def load_watch() -> Iterator[LoadWatch]:
+    """The watch of the process: the active one, or a new one that is closed at the end of the `with` block."""
+    global _active_watch
+    if _active_watch is not None:
+        yield _active_watch
         return
-    _watch = Watch()
+    _active_watch = LoadWatch()
     try:
-        yield _watch
+        yield _active_watch
     finally:
-        _watch.close()
-        _watch = None
+        _active_watch.close()
+        _active_watch = None
 
 
-class Pace:
-    """How long updates take for a token, and whether another program has made that much longer.
+class SlowdownDetector:
+    """Detects, once in a run, that other programs have made updates much slower than before.
 
-    What is told is told once, of the last seconds beside all before them.
+    Compares the median seconds per token of the last updates with that of all earlier ones.
     """
 
+    # Seconds of updates that count as recent, and that are needed before them; and the ratio that is reported.
     RECENT, BEFORE, SLOWER = 5.0, 10.0, 1.5
 
     def __init__(self) -> None:
-        self.before, self.recent = deque[float](maxlen=1000), deque[tuple[float, float]]()
-        self.seconds, self.told = 0.0, False
+        self.before = deque[float](maxlen=1000)  # seconds per token
+        self.recent = deque[tuple[float, float]]()  # (seconds, seconds per token)
+        self.seconds_before, self.reported = 0.0, False
 
-    def slowed(self, seconds: float, tokens: int, others: float | None) -> str:
-        """What to say after an update of so many seconds and tokens; empty for nothing."""
+    def update(self, seconds: float, tokens: int, cores_of_others: float | None) -> str:
+        """Add an update; returns the note to show, empty in most cases."""
         self.recent.append((seconds, seconds / max(tokens, 1)))
-        while sum(second for second, _ in self.recent) - self.recent[0][0] >= self.RECENT:
+        # Updates leave the recent ones as long as those behind them last RECENT seconds by themselves.
+        while sum(spent for spent, _ in self.recent) - self.recent[0][0] >= self.RECENT:
             spent, rate = self.recent.popleft()
-            self.seconds += spent
+            self.seconds_before += spent
             self.before.append(rate)
-        if self.told or others is None or others < BUSY or self.seconds < self.BEFORE or not self.before:
+        if self.reported or self.seconds_before < self.BEFORE or not self.before:
             return ""
-        slower = _middle(rate for _, rate in self.recent) / max(_middle(self.before), 1e-12)
-        if slower < self.SLOWER:
+        if cores_of_others is None or cores_of_others < YIELD_FROM:
             return ""
-        self.told = True
-        who = "another program takes" if others < 1.5 else "other programs take"
-        return f"{who} {others:.1f} of {len(cores())} cores, and updates take {slower:.1f} times as long as before"
+        # Medians, so that a few slow updates, such as the first of each shape, do not count.
+        ratio = _median(rate for _, rate in self.recent) / max(_median(self.before), 1e-12)
+        if ratio < self.SLOWER:
+            return ""
+        self.reported = True
+        who = "another program uses" if cores_of_others < 1.5 else "other programs use"
+        share = f"{cores_of_others:.1f} of {len(usable_cores())} cores"
+        return f"{who} {share}, and updates take {ratio:.1f} times as long as before"
 
 
-def _middle(values: Iterable[float]) -> float:
-    """The median; of an even number of values the upper one in the middle."""
+def _median(values: Iterable[float]) -> float:
+    """The median; the upper middle one for an even number of values."""
     ordered = sorted(values)
     return ordered[len(ordered) // 2]

@@ -1,7 +1,7 @@
-"""Settings of the whole process, made here and nowhere else.
+"""Settings of the whole process: allocator, environment, threads, deterministic algorithms.
 
-`configured_process` is for a process of our own (the command line, a job): it must come before torch is imported.
-`computing` holds only while a run computes, so that two runs, or a run and inference, can share a process.
+`configured_process` is for a process that bottega owns (the command line, a job): it must run before torch is imported.
+`compute_settings` holds only while a run computes, so that two runs, or a run and inference, can share a process.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 from bottega.hardware import memory
-from bottega.hardware.other_programs import watched
+from bottega.hardware.other_programs import load_watch
 
 T = TypeVar("T")
 
 
 def configure() -> None:
-    """Set the allocator and the environment as training wants them; what the environment already says stays."""
-    memory.keep()
-    # cuBLAS adds up in one order only if asked before its first product.
+    """Set the allocator and the environment for training; variables that are set already keep their values."""
+    memory.configure_allocator()
+    # cuBLAS adds up in a fixed order only if this is set before its first product.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
@@ -28,14 +28,14 @@ def configure() -> None:
 def configured_process() -> Iterator[None]:
     """Inside, the process has the settings of a command: `configure`, memory limits checked, other programs watched."""
     configure()
-    memory.guard_imports()
-    with watched():
+    memory.check_imports()
+    with load_watch():
         yield
 
 
 @contextmanager
-def computing(threads: int) -> Iterator[None]:
-    """Inside, torch has so many threads and deterministic algorithms; afterwards what it had before."""
+def compute_settings(threads: int) -> Iterator[None]:
+    """Inside the `with` block, torch has `threads` threads and deterministic algorithms; then its previous settings."""
     import torch
 
     deterministic = torch.utils.deterministic
@@ -47,8 +47,9 @@ def computing(threads: int) -> Iterator[None]:
     )
     if before[0] != threads:
         torch.set_num_threads(threads)
+    # A warning only: operations without a deterministic kernel on CUDA would otherwise end the run.
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Filling fresh memory with NaN finds reads of nothing; here it costs a tenth of a step.
+    # Deterministic mode fills fresh memory with NaN, to expose reads of it: a tenth of a step, for nothing here.
     setattr(deterministic, "fill_uninitialized_memory", False)  # noqa: B010, untyped
     try:
         yield
@@ -59,16 +60,20 @@ def computing(threads: int) -> Iterator[None]:
         setattr(deterministic, "fill_uninitialized_memory", before[3])  # noqa: B010, untyped
 
 
-def one_by_one(items: Iterator[T], within: Callable[[], AbstractContextManager[None]]) -> Generator[T, None, None]:
-    """The items of a generator, each computed inside a context that is left before it is handed out."""
+def iterate_within(items: Iterator[T], context: Callable[[], AbstractContextManager[None]]) -> Generator[T, None, None]:
+    """The items of an iterator, each computed inside a context that is left again before the item is yielded.
+
+    context  makes a new context manager for each item
+    """
     try:
         while True:
-            with within():
+            with context():
                 try:
                     item = next(items)
                 except StopIteration:
                     return
             yield item
     finally:
+        # Closing this generator must close the inner one, or its cleanup would wait for the garbage collector.
         if isinstance(items, Generator):
             items.close()

@@ -109,7 +109,7 @@ def _packed_and_separate(model: Any, head: HeadKind, both_ways: bool) -> tuple[B
     examples = _examples(int(text.vocab_size), getattr(text, "pad_token_id", None), head, both_ways)
     if model.config.is_encoder_decoder:
         examples = [Example(one.id, (_with_source(one.rows[0], place),)) for place, one in enumerate(examples)]
-    return pack(examples, share_at_least=2), pack(examples, share=False)
+    return pack(examples, min_shared=2), pack(examples, share=False)
 
 
 def _with_packed_attention(model: Any, head: HeadKind, fit: Fit) -> Scorer:

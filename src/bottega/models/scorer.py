@@ -27,7 +27,7 @@ from bottega.models.heads import Head, ScoreOptions, from_logits
 from bottega.models.own_head import own_head_logits
 from bottega.models.row_state import RowState
 from bottega.objectives import HeadKind
-from bottega.packing import divide, pack
+from bottega.packing import pack, split_into_micro_batches
 from bottega.progress import ProgressCallback
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ class Scorer(nn.Module):
             if batch.source is None:
                 return [{"input_ids": row, "use_cache": False} for row in rows]
             source_tokens, nodes = batch.source.tokens, batch.source.nodes
-            texts = [source_tokens[None, nodes.start[text] : nodes.end[text]] for text in batch.source.of]
+            texts = [source_tokens[None, nodes.start[text] : nodes.end[text]] for text in batch.source.text_of_node]
             return [
                 {"input_ids": text, "decoder_input_ids": row, "use_cache": False}
                 for text, row in zip(texts, rows, strict=True)
@@ -285,7 +285,7 @@ def score_batches(
     token_ids = (ids for row in rows for ids in (row.tokens, row.source) if ids is not None)
     config = scorer.network.config
     check_token_ids(config, max((int(ids.max(initial=-1)) for ids in token_ids), default=-1), config.name_or_path)
-    for group in divide(examples, MAX_SCORED_TOKENS, share=scorer.fit.packed) if examples else ():
+    for group in split_into_micro_batches(examples, MAX_SCORED_TOKENS, share=scorer.fit.packed) if examples else ():
         yield [int(example.id) for example in group], pack(group, share=scorer.fit.packed).to(device)
         done += len(group)
         if progress is not None:

@@ -39,7 +39,7 @@ class Cpo(Objective):
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Preference)
         chosen, rejected = codec.encode_pair(record)
-        return [(chosen.marked(learned=1), rejected.marked(learned=0))]
+        return [(chosen.with_columns(learned=1), rejected.with_columns(learned=0))]
 
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
         logp = scores["logp"]

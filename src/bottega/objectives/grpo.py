@@ -145,7 +145,7 @@ class Grpo(OnPolicy):
 
 def _answer_example(posed: Example, answer: Answer, advantage: float) -> Example:
     """An answer by itself, which may stand in another micro-batch than the rest of its group."""
-    return Example(posed.id, (answer.row(posed.rows[0]).marked(advantage=advantage),))
+    return Example(posed.id, (answer.row(posed.rows[0]).with_columns(advantage=advantage),))
 
 
 def _without_weight(example: Example) -> Example:

@@ -37,9 +37,9 @@ class Orpo(Objective):
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Preference)
         chosen, rejected = codec.encode_pair(record)
-        learned = chosen.of_every_token() if self.prompt else chosen
+        learned = chosen.predict_every_token() if self.prompt else chosen
         answer = np.isin(learned.at, chosen.at)
-        return [(learned.marked(learned=1, answer=answer), rejected.marked(learned=0, answer=1))]
+        return [(learned.with_columns(learned=1, answer=answer), rejected.with_columns(learned=0, answer=1))]
 
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
         logp, answer = scores["logp"], batch.columns["answer"]

@@ -125,7 +125,9 @@ def pack_without_running(recipe: Recipe, dataset: Dataset) -> Calibration:
         return Calibration(0, 0.0, 0.0, 0.0, 0.0, 1.0)
     updates = islice(Sampler(dataset.train.examples, recipe, dataset.codec).updates(), PACKED_UPDATES)
     batches = [pack(update.examples) for update in updates]
-    computed_fraction = sum(batch.computed for batch in batches) / max(sum(batch.tokens_real for batch in batches), 1)
+    computed_fraction = sum(batch.computed_token_count for batch in batches) / max(
+        sum(batch.tokens_real for batch in batches), 1
+    )
     return Calibration(0, 0.0, 0.0, 0.0, 0.0, computed_fraction)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bottega.events import Event, Started, Stepped, Validated
-from bottega.hardware.memory import in_words
+from bottega.hardware.memory import format_peak_memory
 from bottega.recipe.schema import Recipe
 from bottega.runs.curves import peak_memory
 from bottega.runs.summary import summary
@@ -36,7 +36,7 @@ def describe_run(folder: Path, recipe: Recipe, place: Mapping[str, Any], events:
         "training took": f"{progress['seconds']:,.0f} s",
         # Fewer tokens are computed than the rows have where prefixes are shared, more where rows are padded.
         "tokens": f"{sum(step.tokens_real for step in steps):,} ({sum(step.tokens for step in steps):,} computed)",
-        "peak memory": in_words(*peak_memory(events)) if steps else "",
+        "peak memory": format_peak_memory(*peak_memory(events)) if steps else "",
         "on": ", ".join(str(part) for part in (hardware.get("accelerator"), hardware.get("processor")) if part),
         "precision": started.dtype if started else "",
     }

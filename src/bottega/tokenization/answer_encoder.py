@@ -142,7 +142,7 @@ class AnswerEncoder:
         if end and not span.closed and span.stop >= len(text.rstrip()) and ids[end - 1] != eos:
             ids, weight[end:] = [*ids[:end], *([] if eos is None else [eos])], span.weight
         row = predict_weighted(np.array(ids, np.int64), weight[: len(ids)])
-        if not row.labelled:
+        if not row.loss_count:
             raise Unusable("no token of an answer with a weight above 0")
         return row if self.decoder_start is None else self._split(row)
 

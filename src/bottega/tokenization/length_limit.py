@@ -59,7 +59,7 @@ class LengthLimit:
 
     def excess(self, row: Row) -> int:
         """Tokens over the limit, of the row or of what its encoder reads; negative where there is room left."""
-        return max(len(row.tokens), row.read) - self.max_length
+        return max(len(row.tokens), row.source_length) - self.max_length
 
     def check(self, where: str, length: int, *, prompt: bool = False) -> None:
         """Raise unless the policy allows to cut a row of `length` tokens; with `prompt`, to cut its prompt."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from bottega.errors import CheckpointError, RunError
 from bottega.events import Event, Failed, Finished, Noted, Saved, Stepped, Validated
 from bottega.hardware import memory, other_programs
-from bottega.hardware.other_programs import Pace, Watch
+from bottega.hardware.other_programs import LoadWatch, SlowdownDetector
 from bottega.objectives import SKIPPED_METRIC
 from bottega.recipe.schema import Recipe
 from bottega.runs.atomic_files import commit_folder, verify_folder
@@ -88,7 +88,7 @@ def resume(folder: str | Path, *, stop: Stop = never) -> Generator[Event, None, 
 def _recorded(run: RunStore, stop: Stop) -> Iterator[Event]:
     """The run's events, each written down before it is yielded; so is what ended it early."""
     try:
-        with event_writer(run.recipe, run.folder) as tell, other_programs.watched() as watch:
+        with event_writer(run.recipe, run.folder) as tell, other_programs.load_watch() as watch:
             for event in _life(run, watch, stop):
                 tell(run.record(event))
                 yield event
@@ -99,17 +99,17 @@ def _recorded(run: RunStore, stop: Stop) -> Iterator[Event]:
         raise
 
 
-def _life(store: RunStore, watch: Watch, stop: Stop) -> Iterator[Event]:
+def _life(store: RunStore, watch: LoadWatch, stop: Stop) -> Iterator[Event]:
     """The events of a run, each computed under the run's own settings of the process, which end at every yield."""
-    with memory.uncollected():
-        from bottega.hardware.process import computing, one_by_one
+    with memory.frozen_imports():
+        from bottega.hardware.process import compute_settings, iterate_within
         from bottega.training.setup import chosen_threads
 
     threads = chosen_threads(store.recipe, store.place)
-    yield from one_by_one(_computed(store, watch, stop), lambda: computing(threads))
+    yield from iterate_within(_computed(store, watch, stop), lambda: compute_settings(threads))
 
 
-def _computed(store: RunStore, watch: Watch, stop: Stop) -> Iterator[Event]:
+def _computed(store: RunStore, watch: LoadWatch, stop: Stop) -> Iterator[Event]:
     """Build or restore the run, say what it is, train it, write its result."""
     from bottega.training import provenance
     from bottega.training.validation import Validation
@@ -122,12 +122,12 @@ def _computed(store: RunStore, watch: Watch, stop: Stop) -> Iterator[Event]:
     step, position = _restore(run, checkpoint) if checkpoint else (0, 0)
     yield provenance.started(run, step, resumed=resumed)
     yield from _new_notes(store, run, step)
-    run.engine.pause = lambda: _pause(stop)
+    run.engine.check_stop = lambda: _pause(stop)
     if (yield from loop.train_until_done(step, position)):
         yield from loop.finish()
 
 
-def _built(store: RunStore, watch: Watch) -> Run:
+def _built(store: RunStore, watch: LoadWatch) -> Run:
     """The run in memory; where it begins, what was chosen for it is written to `place.json`."""
     from bottega.training import provenance
     from bottega.training.setup import build
@@ -138,7 +138,7 @@ def _built(store: RunStore, watch: Watch) -> Run:
         # Checksums of gigabytes of weights take as long as loading them.
         sums = thread.submit(provenance.checksums, store.recipe)
         run = build(store.recipe, None, store.folder)
-        store.write_place(provenance.place(run, sums.result(), watch.others))
+        store.write_place(provenance.place(run, sums.result(), watch.cores_of_others))
     return run
 
 
@@ -174,7 +174,7 @@ class _Loop:
     run: Run
     due: Due
     validation: Validation
-    watch: Watch
+    watch: LoadWatch
     done: list[tuple[int, int]] = field(default_factory=list)
 
     @property
@@ -205,9 +205,9 @@ class _Loop:
             yield self._validate(step)
             if step and self.past.should_stop:
                 return
-        clock, pace = Clock(), Pace()
+        clock, slowdown = Clock(), SlowdownDetector()
         for update in self.run.sampler.updates(step, position):
-            yield from self._update(update, clock, pace)
+            yield from self._update(update, clock, slowdown)
             if self.due.validation(update.step):
                 # Written down before any checkpoint of this step, so that a resume finds it.
                 yield self._validate(update.step)
@@ -217,20 +217,20 @@ class _Loop:
                 return
             clock.lap()  # validating and saving after an update is no part of the next one's time
 
-    def _update(self, update: Update, clock: Any, pace: Pace) -> Iterator[Event]:
+    def _update(self, update: Update, clock: Any, slowdown: SlowdownDetector) -> Iterator[Event]:
         from bottega.training.step import draw, train_step
 
         if update.passed and not any(SKIPPED_METRIC in event.get("metrics", {}) for event in self.store.history()):
             what = "examples that have nothing to tell apart were drawn together: they are passed over for others"
             yield Noted(step=update.step, subject="passed over", message=what, details={"examples": update.passed})
-        self.run.engine.pause()
+        self.run.engine.check_stop()
         drawn = draw(self.run, update)
         if drawn.answered is not None and self.due.answers(update.step):
             yield drawn.answered
         stepped: Stepped = train_step(self.run, update, drawn, clock)
         self.done.append((update.step, update.position))
         yield stepped
-        if slowed := pace.slowed(stepped.seconds, stepped.tokens, self.watch.others):
+        if slowed := slowdown.update(stepped.seconds, stepped.tokens, self.watch.cores_of_others):
             yield Noted(step=update.step, subject="machine", message=slowed)
 
     def _is_checkpoint(self, step: int) -> bool:

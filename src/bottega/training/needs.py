@@ -12,15 +12,15 @@ from functools import partial
 
 from torch import Tensor
 
-from bottega.batch import Batch, Example, Means
+from bottega.batch import Batch, Example, MetricMeans
 from bottega.objectives import Objective, Score, Statistic
-from bottega.packing import divide, pack
+from bottega.packing import pack, split_into_micro_batches
 from bottega.training.setup import Run
 
 
 def micro_batches(run: Run, examples: Sequence[Example]) -> list[Batch]:
     """The examples packed into micro-batches on the device, with the columns their objective needs."""
-    groups = divide(examples, run.choices.micro_batch_tokens, share=run.packed)
+    groups = split_into_micro_batches(examples, run.choices.micro_batch_tokens, share=run.packed)
     return [_completed(run, group) for group in groups]
 
 
@@ -31,7 +31,7 @@ def with_statistics(run: Run, batches: Sequence[Batch], examples: Sequence[Examp
     found: dict[str, float] = {}
     for need in needed:
         scored = need.examples(examples, run.data.codec.max_length)
-        groups = divide(scored, run.choices.micro_batch_tokens, share=run.packed) if scored else ()
+        groups = split_into_micro_batches(scored, run.choices.micro_batch_tokens, share=run.packed) if scored else ()
         packed = [_with_reference(run, pack(group, share=run.packed).to(run.choices.device)) for group in groups]
         score = partial(run.engine.score, outputs=objective.outputs, temperature=objective.logit_temperature)
         found |= statistics(need, packed, score)
@@ -42,7 +42,7 @@ def statistics(
     need: Statistic, batches: Sequence[Batch], score: Callable[[Batch], Mapping[str, Tensor]]
 ) -> dict[str, float]:
     """The numbers of a need, each a mean over all batches of what it scores."""
-    means = Means()
+    means = MetricMeans()
     for batch in batches:
         means.add(need.terms(score(batch), batch), batch)
     return means.values()

@@ -91,7 +91,10 @@ def pieces(row: Row, tokenizer: Any, said: Sequence[str] | None = None) -> list[
     be written.
     """
     if row.source is not None and said is None:
-        return [*_shown(row.source, [0.0] * row.read, tokenizer), *_shown(row.label, row.weight.tolist(), tokenizer)]
+        return [
+            *_shown(row.source, [0.0] * row.source_length, tokenizer),
+            *_shown(row.label, row.weight.tolist(), tokenizer),
+        ]
     weight, labels = [0.0] * len(row.tokens), [""] * len(row.tokens)
     for place, (at, label, share) in enumerate(zip(row.at, row.label, row.weight, strict=True)):
         if said is not None:

@@ -13,8 +13,8 @@ import torch
 
 from bottega.errors import ModelError
 from bottega.events import Noted, Started
-from bottega.hardware.device import compute_dtype, multiplies
-from bottega.hardware.other_programs import cores
+from bottega.hardware.device import compute_dtype, has_native_dtype
+from bottega.hardware.other_programs import usable_cores
 from bottega.models.quantization.linear import quantized_size
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer, mismatched_tokenizer_class
@@ -43,7 +43,7 @@ def place(run: Run, sums: dict[str, str], others: float | None) -> dict[str, Any
             "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
             "processor": torch.cpu.get_capabilities().get("cpu_name") or platform.machine(),
             "accelerator": torch.cuda.get_device_name() if run.choices.device == "cuda" else None,
-            "cores": len(cores()),
+            "cores": len(usable_cores()),
             "cores_of_others": None if others is None else round(others, 2),
         },
         "files": sums,
@@ -90,7 +90,7 @@ def notes(run: Run, step: int) -> Iterator[Noted]:
 def _noteworthy(run: Run) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(subject, message, details) of each."""
     recipe, rows, fit = run.recipe, run.data, run.engine.scorer.fit
-    if not multiplies(run.choices.dtype, run.choices.device):
+    if not has_native_dtype(run.choices.dtype, run.choices.device):
         dtype = str(run.choices.dtype).removeprefix("torch.")
         quick = str(compute_dtype("auto", run.choices.device)).removeprefix("torch.")
         what = f"no {dtype} products are known of this processor: model.dtype={quick} may be many times faster"

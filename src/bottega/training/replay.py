@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from bottega import objectives
-from bottega.batch import Batch, Example, Loss, Means, Term, Unit, count_units
+from bottega.batch import Batch, Example, Loss, MetricMeans, Term, Unit, count_units
 from bottega.data.encode import EncodedRows
 from bottega.data.example_cache import ExampleCache
 from bottega.data.reader import read_records
@@ -26,7 +26,7 @@ from bottega.engine.engine import Engine
 from bottega.errors import DataError
 from bottega.models.language_head import get_language_head, kl_divergence
 from bottega.objectives import Objective
-from bottega.packing import divide, pack
+from bottega.packing import pack, split_into_micro_batches
 from bottega.recipe.schema import Recipe
 from bottega.records import Record, Text
 from bottega.seeding import derive
@@ -92,7 +92,7 @@ class Replay:
         examples = self.examples_at(step)
         return _packed(examples, tokens, device, packed=packed) if examples else []
 
-    def accumulate(self, engine: Engine, batches: Sequence[Batch], step: int) -> Means:
+    def accumulate(self, engine: Engine, batches: Sequence[Batch], step: int) -> MetricMeans:
         """Add the gradient of these batches to the update's; their metrics."""
         seed = partial(derive, self.seed, "guard", step)
         weight, anchor = self.weight, self.section.anchor
@@ -128,13 +128,13 @@ def accumulate(
     anchor: float,
     step: int,
     dropout_seed: Callable[[int], int],
-) -> Means:
+) -> MetricMeans:
     """Add the gradient that keeps the model as it was on these rows; their loss, and the KL where it is anchored.
 
     weight  of the loss that `objective` makes of them
     anchor  of KL(as the run began ‖ as it is), a mean over their predictions
     """
-    counts, metrics = count_units(batches), Means()
+    counts, metrics = count_units(batches), MetricMeans()
     anchored = Anchored(objective, weight, anchor, partial(_divergence, engine))
     # One batch at a time, so that the reference's states of one are held, not of all.
     for index, batch in enumerate(batches):
@@ -208,7 +208,7 @@ def _divergence(engine: Engine, states: Tensor, before: Tensor) -> Tensor:
 
 
 def _packed(examples: Sequence[Example], tokens: int, device: str, *, packed: bool) -> list[Batch]:
-    return [pack(group, share=packed).to(device) for group in divide(examples, tokens, share=packed)]
+    return [pack(group, share=packed).to(device) for group in split_into_micro_batches(examples, tokens, share=packed)]
 
 
 def _plain(kind: str) -> Objective:

@@ -21,7 +21,7 @@ from bottega.inference.generator import Continuation
 from bottega.objectives import Answer, OnPolicy, Score, equal_rewards
 from bottega.objectives.rewards import SampledAnswer
 from bottega.objectives.rewards.model import ModelReward
-from bottega.packing import divide, pack
+from bottega.packing import pack, split_into_micro_batches
 from bottega.sampling import Sampling
 from bottega.seeding import derive
 from bottega.tokenization.codec import Codec
@@ -171,7 +171,7 @@ class Rollouts:
     def _old(self, examples: Sequence[Example], noise: int) -> NDArray[np.float32]:
         """The log-probabilities of what the examples predict, by the policy as it is, in an update's micro-batches."""
         found: dict[int, NDArray[np.float32]] = {}
-        for place, group in enumerate(divide(examples, self.tokens, share=self.packed)):
+        for place, group in enumerate(split_into_micro_batches(examples, self.tokens, share=self.packed)):
             batch = pack(group, share=self.packed).to(str(self.engine.scorer.network.device))
             seed = derive(self.engine.seed, "dropout", noise, place)  # that of this micro-batch in the updates to come
             scores = self.engine.score(batch, LOGP, temperature=self.objective.logit_temperature, dropout_seed=seed)
@@ -228,4 +228,4 @@ def _beside(examples: Sequence[Example], old: NDArray[np.float32] | None) -> lis
         return list(examples)
     ends = np.cumsum([len(example.rows[0].at) for example in examples])[:-1]
     parts = zip(examples, np.split(old, ends), strict=True)
-    return [Example(example.id, (example.rows[0].marked(old=part),)) for example, part in parts]
+    return [Example(example.id, (example.rows[0].with_columns(old=part),)) for example, part in parts]

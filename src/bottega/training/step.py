@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from bottega.batch import Batch, Means, count_units
+from bottega.batch import Batch, MetricMeans, count_units
 from bottega.data.sampler import Update
 from bottega.events import Stepped
 from bottega.hardware import memory
@@ -49,7 +49,7 @@ def train_step(run: Run, update: Update, drawn: UpdateExamples, clock: Clock) ->
     counts = count_units(batches)
     # All updates from one round of answers share the round's dropout masks, so that a ratio shows movement alone.
     noise = update.step if drawn.noise is None else drawn.noise
-    total, metrics = 0.0, Means()
+    total, metrics = 0.0, MetricMeans()
     for part in engine.accumulate(
         objective,
         with_statistics(run, batches, drawn.examples),
@@ -57,7 +57,7 @@ def train_step(run: Run, update: Update, drawn: UpdateExamples, clock: Clock) ->
         step=update.step,
         dropout_seed=lambda index: derive(seed, "dropout", noise, index),
     ):
-        total += part.share
+        total += part.loss
         metrics.add(part.metrics, part.batch)
     replayed, replay_batches = _replay(run, update.step)
     lr = run.schedule.lr(update.step)
@@ -69,11 +69,11 @@ def train_step(run: Run, update: Update, drawn: UpdateExamples, clock: Clock) ->
         loss=total,
         lr=lr,
         grad_norm=norm,
-        tokens=sum(batch.computed for batch in (*batches, *replay_batches)),
+        tokens=sum(batch.computed_token_count for batch in (*batches, *replay_batches)),
         tokens_real=sum(batch.tokens_real for batch in (*batches, *replay_batches)),
         seconds=seconds,
         cpu=cpu,
-        memory=memory.peak(),
+        memory=memory.peak_bytes(),
         device_memory=run.meter.peak_memory(),
         device_use=run.meter.utilization(),
         epoch=update.position / run.sampler.epoch_examples,
@@ -81,9 +81,9 @@ def train_step(run: Run, update: Update, drawn: UpdateExamples, clock: Clock) ->
     )
 
 
-def _replay(run: Run, step: int) -> tuple[Means, list[Batch]]:
+def _replay(run: Run, step: int) -> tuple[MetricMeans, list[Batch]]:
     """(metrics, batches) of the update's replay rows, whose gradient is added; nothing without `guard`."""
     if run.replay is None:
-        return Means(), []
+        return MetricMeans(), []
     batches = run.replay.batches(step, run.choices.micro_batch_tokens, run.choices.device, packed=run.packed)
     return run.replay.accumulate(run.engine, batches, step), batches

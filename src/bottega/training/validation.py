@@ -8,7 +8,7 @@ from itertools import islice
 
 import torch
 
-from bottega.batch import Batch, Means, count_units, join_batches
+from bottega.batch import Batch, MetricMeans, count_units, join_batches
 from bottega.errors import Diverged
 from bottega.seeding import derive
 from bottega.training.needs import micro_batches, with_statistics
@@ -36,7 +36,7 @@ class Validation:
         Of an objective that learns from rewards the loss is the mean reward, taken negative.
         """
         run = self.run
-        with run.engine.optimizer.averaged():
+        with run.engine.optimizer.averaged_weights():
             if run.rollouts is not None:
                 # Always with the same seed, so that two validations differ by the policy alone.
                 seed = derive(run.recipe.seed, "validation answers")
@@ -51,7 +51,7 @@ class Validation:
         run, objective = self.run, self.run.recipe.objective
         batches = [batch for group in self.groups for batch in group]
         counts, completed = count_units(batches), iter(with_statistics(run, batches, run.held_out))
-        total, metrics = 0.0, Means()
+        total, metrics = 0.0, MetricMeans()
         for group in self.groups:
             parts = list(islice(completed, len(group)))
             scored = [
@@ -74,6 +74,6 @@ class Validation:
         """The loss on the replay rows that are held out."""
         run = self.run
         assert run.replay is not None
-        with run.engine.optimizer.averaged():
+        with run.engine.optimizer.averaged_weights():
             tokens, device = run.choices.micro_batch_tokens, run.choices.device
             return run.replay.held_out_loss(run.engine, tokens, device, packed=run.packed)

@@ -50,7 +50,7 @@ class NoLoss(Check):
             return
         rows = [row for example in examples for row in example]
         self.tokens.append(sum(len(row.tokens) for row in rows))
-        if not any(row.labelled for row in rows):
+        if not any(row.loss_count for row in rows):
             self.rows_by_reason["all of its answers have weight 0"].append(entry.row)
         elif truncation.count:
             self.truncated.append(entry.row)

@@ -112,7 +112,7 @@ class BlockLayout:
         self.batch, self.source = batch, source
         nodes, key_tree = batch.nodes, source or batch
         queries = [np.arange(start, end) for start, end in zip(nodes.start, nodes.end, strict=True)]
-        texts = None if source is None else source.of
+        texts = None if source is None else source.text_of_node
         keys = [nodes.path(node) if texts is None else key_tree.nodes.path(texts[node]) for node in range(len(nodes))]
         groups = _group_nodes(queries, keys)
         self.groups = [

@@ -30,7 +30,7 @@ class DenseLayout:
         """[T, S]: the tokens of each node see all of its source."""
         mask = torch.zeros(len(self.batch.tokens), len(source.tokens), dtype=torch.bool, device=source.tokens.device)
         for node, (start, end) in enumerate(zip(self.batch.nodes.start, self.batch.nodes.end, strict=True)):
-            text = source.of[node]
+            text = source.text_of_node[node]
             mask[start:end, source.nodes.start[text] : source.nodes.end[text]] = True
         # Padding belongs to no node: it sees the first key, since a softmax over none is NaN. Nobody reads the result.
         mask[~mask.any(1), 0] = True
