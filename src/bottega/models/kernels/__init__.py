@@ -1,8 +1,9 @@
-"""Parts of a model as autograd functions of their own: the same results in fewer passes over memory.
+"""Fused kernels: modules of a model as autograd functions of their own, with the same results in fewer memory passes.
 
-A part is one file: what it must look like, and a forward that is its own and what autograd makes of it in less time
-and memory. Which classes of a model it fits is not read from their names but proved on a small float32 copy, values
-and gradients; the names then stand in the run. What is not proved keeps its own forward.
+A kernel is one file with three functions: `matches(module)`, whether a module looks like its kind; `sample_call(module,
+length)`, an input and keyword arguments to prove it on; `fused_forward(module)`, the faster forward. Which classes it
+really computes is not read from names but proved on a small float32 copy, values and gradients, and stored in the run.
+A class without proof keeps its own forward.
 """
 
 from __future__ import annotations
@@ -18,61 +19,67 @@ from torch import Tensor, nn
 from bottega.models.kernels import attention, dropout, encoder_last_layer, gated_mlp, lora_linear, rms_norm
 
 KERNELS = (attention, rms_norm, gated_mlp, dropout, encoder_last_layer)
-TOLERANCE = 1e-4
-"""Largest difference, in parts of the largest value, taken for rounding."""
 
+# Largest difference, relative to the largest value, that counts as rounding.
+TOLERANCE = 1e-4
+
+# Tokens of the sample call: more than the sliding window of a small copy, so that a wrong window shows.
 TRIAL_LENGTH = 9
-"""Tokens it is proved on: more than the window of a small copy."""
 
 
 def prove_kernels(model: nn.Module) -> tuple[str, ...]:
-    """Names of the classes in `model`, small and in float32, whose modules a part here computes equally.
-
-    Weights are moved first: a norm of ones would hide what it does with them.
-    """
+    """Names of the classes in `model`, a small float32 copy, whose modules a kernel computes equally."""
     modules = [module for module in model.modules() if _matching_kernel(module) is not None]
-    kinds = {type(module).__name__ for module in modules}
+    matching = {type(module).__name__ for module in modules}
+    # A class is dropped if any one of its modules differs: kernels are applied by class name.
     wrong = {type(module).__name__ for module in modules if not _is_equal(module)}
-    return tuple(sorted(kinds - wrong))
+    return tuple(sorted(matching - wrong))
 
 
 def apply_kernels(model: nn.Module, names: Collection[str]) -> None:
-    """Give modules of the classes named, and LoRA layers wherever they are, their faster forward."""
-    layers = [module for module in model.modules() if encoder_last_layer.matches(module)]
+    """Give the modules of these classes, and every LoRA layer, their fused forward."""
+    encoder_layers = [module for module in model.modules() if encoder_last_layer.matches(module)]
     for module in model.modules():
         if lora_linear.matches(module):
             module.forward = lora_linear.fused_forward(module)
         elif (
             type(module).__name__ in names
-            and module not in layers[:-1]
-            and (part := _matching_kernel(module)) is not None
+            # All layers of an encoder have one class, but only the last may skip positions.
+            and module not in encoder_layers[:-1]
+            and (kernel := _matching_kernel(module)) is not None
         ):
-            module.forward = part.fused_forward(module)
+            module.forward = kernel.fused_forward(module)
 
 
 def _is_equal(module: nn.Module) -> bool:
+    """Whether the fused forward gives the output and gradients of the module's own."""
     module = copy.deepcopy(module).eval()
+    # Norms are initialized with ones, which would hide what they do with their weight.
     for weight in module.parameters():
         weight.data += 0.3 * torch.randn_like(weight)
-    part = _matching_kernel(module)
-    assert part is not None
+    kernel = _matching_kernel(module)
+    assert kernel is not None
     try:
-        x, given = part.sample_call(module, TRIAL_LENGTH)
-        one, other = (_output_and_gradients(run, module, x, given) for run in (module, part.fused_forward(module)))
-    except Exception:  # called with something else, or not made of what its names promise
+        x, keywords = kernel.sample_call(module, TRIAL_LENGTH)
+        own, fused = (
+            _output_and_gradients(forward, module, x, keywords) for forward in (module, kernel.fused_forward(module))
+        )
+    except Exception:  # a module that only looks alike: other arguments, or other types behind the names
         return False
-    return all((a - b).abs().max() <= TOLERANCE * a.abs().max() for a, b in zip(one, other, strict=True))
+    return all((a - b).abs().max() <= TOLERANCE * a.abs().max() for a, b in zip(own, fused, strict=True))
 
 
 def _matching_kernel(module: nn.Module) -> ModuleType | None:
-    """The part it fits; a class may have modules that fit none, like a norm without weights."""
-    return next((part for part in KERNELS if part.matches(module)), None)
+    # By module, not by class: a class may have modules that fit none, such as a norm without weights.
+    return next((kernel for kernel in KERNELS if kernel.matches(module)), None)
 
 
-def _output_and_gradients(run: Callable[..., Any], module: nn.Module, x: Tensor, given: dict[str, Any]) -> list[Tensor]:
-    """The output for `x` and the gradients of it and of every weight."""
+def _output_and_gradients(
+    forward: Callable[..., Any], module: nn.Module, x: Tensor, keywords: dict[str, Any]
+) -> list[Tensor]:
+    """The output for `x`, and the gradients of `x` and of every weight."""
     x = x.clone().requires_grad_()
     with torch.enable_grad():
-        out = run(x, **given)
+        out = forward(x, **keywords)
         out = out[0] if isinstance(out, tuple) else out
         return [out, *torch.autograd.grad(out.pow(2).sum(), [x, *module.parameters()])]

@@ -1,8 +1,8 @@
-"""The way into attention and out of it, of layers with q, k, v and o projections and rotary positions.
+"""Attention layers with q, k, v and o projections and RoPE: everything around the attention itself.
 
-The three projections are one function of their input, as their gradients of it are one sum. A rotation (Su et al. 2021,
-arXiv 2104.09864) is three passes forward and back, and keeps nothing. What the layer asks of the attention itself is
-read from it by the names that transformers gives these things.
+The three input projections are one autograd function, since their gradients to the input are one sum. A rotation (Su et
+al. 2021, arXiv 2104.09864) is three passes forward and back, and keeps nothing but its angles. The options of the
+attention are read from the module's attributes, under the names transformers gives them.
 """
 
 from __future__ import annotations
@@ -28,43 +28,48 @@ REQUIRED_ATTRIBUTES = ("head_dim", "scaling", "attention_dropout")
 
 
 def matches(module: nn.Module) -> bool:
-    """Whether this has the projections, says what such layers say, and does not clip, which shows at times only."""
-    says = all(hasattr(module, name) for name in (*PROJECTIONS, *REQUIRED_ATTRIBUTES, "config"))
-    return says and getattr(cast(Any, module).config, "clip_qkv", None) is None
+    """Whether this has the projections and attributes of such a layer."""
+    is_like = all(hasattr(module, name) for name in (*PROJECTIONS, *REQUIRED_ATTRIBUTES, "config"))
+    # OLMo can clip q, k and v: the random inputs of the proof would rarely reach the limit, so it is refused here.
+    return is_like and getattr(cast(Any, module).config, "clip_qkv", None) is None
 
 
 def sample_call(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]:
-    """What it is proved on: an input of one row, and what it is called with beside it."""
+    """The hidden states of one row, with random rotary angles and a layout."""
     x = torch.randn(1, length, cast(int, cast(Any, module).q_proj.in_features))
+    # cos and sin repeat over both halves of a head, as transformers computes them.
     angle = torch.rand(1, length, cast(int, module.head_dim) // 2).repeat(1, 1, 2) * 7
     rotary = (angle.cos(), angle.sin())
     return x, {"position_embeddings": rotary, "attention_mask": None, "layout": single_row_layout(length)}
 
 
 def single_row_layout(length: int) -> BlockLayout:
-    """The layout of one row."""
+    """The layout of one causal row."""
     ids = np.arange(length)
     row = Row(ids, ids, ids, np.ones(length, np.float32))
     return BlockLayout(pack([Example("", (row,))]))
 
 
 def fused_forward(module: nn.Module) -> Callable[..., tuple[Tensor, None]]:
-    """Its forward where the whole layout is at hand; elsewhere, and with a cache, its own."""
+    """The fused forward; the module's own in calls without a layout or with a KV cache of transformers."""
     return partial(_forward, module)
 
 
 def _forward(
-    module: Any, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor] | None = None, **options: Any
+    module: Any, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor] | None = None, **keywords: Any
 ) -> Any:
-    found = [linear_tensors(getattr(module, name), hidden_states) for name in PROJECTIONS[:3]]
-    layers = [layer for layer in found if layer is not None]
-    layout = options.get("layout")
-    cached = any(options.get(name) is not None for name in CACHE_KEYWORDS)
-    if len(layers) < 3 or layout is None or position_embeddings is None or cached:
-        return type(module).forward(module, hidden_states, position_embeddings=position_embeddings, **options)
+    candidates = [linear_tensors(getattr(module, name), hidden_states) for name in PROJECTIONS[:3]]
+    layers = [layer for layer in candidates if layer is not None]
+    layout = keywords.get("layout")
+    has_cache = any(keywords.get(name) is not None for name in CACHE_KEYWORDS)
+    if len(layers) < 3 or layout is None or position_embeddings is None or has_cache:
+        return type(module).forward(module, hidden_states, position_embeddings=position_embeddings, **keywords)
+    # [T, h, D], [T, g, D], [T, g, D]
     q, k, v = (x.view(len(x), -1, module.head_dim) for x in apply_linears(layers, hidden_states[0]))
+    # Qwen3 and others normalize queries and keys per head.
     norms = (getattr(module, name, None) for name in ("q_norm", "k_norm"))
     q, k = (x if norm is None else norm(x) for x, norm in zip((q, k), norms, strict=True))
+    # SmolLM3 has layers without RoPE.
     if getattr(module, "use_rope", True):
         cosine, sine = (x[0, :, None] for x in position_embeddings)
         q, k = (cast(Tensor, cast(Any, _Rotate.apply)(x, cosine, sine)) for x in (q, k))
@@ -73,13 +78,14 @@ def _forward(
 
 
 def _attention_options(module: Any) -> AttentionOptions:
+    # A layer's own sliding_window, None in layers with full attention, goes before that of the config.
     window = getattr(module, "sliding_window", getattr(module.config, "sliding_window", None))
     dropout = module.attention_dropout if module.training else 0.0
     return AttentionOptions(module.scaling, window, getattr(module, "attn_logit_softcapping", None), dropout)
 
 
 class _Rotate(torch.autograd.Function):
-    """x [T, h, D] with each pair (x₁, x₂) of its halves turned by its angle: (x₁ c − x₂ s, x₂ c + x₁ s)."""
+    """x [T, h, D] with each pair (x₁, x₂) of its halves rotated by its angle: (x₁ c − x₂ s, x₂ c + x₁ s)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
@@ -101,9 +107,10 @@ def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 
 @compile_on_cuda
-def _rotate_back(g: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    half = g.shape[-1] // 2
-    to_x = g * cosine
-    to_x[..., :half].addcmul_(g[..., half:], sine[..., half:])
-    to_x[..., half:].addcmul_(g[..., :half], sine[..., :half], value=-1)
-    return to_x
+def _rotate_back(d_out: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    # The transposed rotation; each half takes the sine that multiplied it in the forward.
+    half = d_out.shape[-1] // 2
+    d_x = d_out * cosine
+    d_x[..., :half].addcmul_(d_out[..., half:], sine[..., half:])
+    d_x[..., half:].addcmul_(d_out[..., :half], sine[..., :half], value=-1)
+    return d_x

@@ -1,4 +1,4 @@
-"""Dropout modules with the draws of `models.dropout`."""
+"""Dropout modules computed by `models.fast_dropout`."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from bottega.models.fast_dropout import dropout
 
 
 def matches(module: nn.Module) -> bool:
-    """Whether this is plain dropout."""
+    """Whether this is nn.Dropout itself: subclasses may drop something else."""
     return type(module) is nn.Dropout
 
 
 def sample_call(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]:
-    """What it is proved on: an input, and nothing beside it."""
+    """An input; no keyword arguments."""
     return torch.randn(1, length, 6), {}
 
 
 def fused_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Its forward, which asks each time whether the module is training."""
+    """Dropout in training mode, the identity in evaluation mode."""
     return partial(_forward, module)
 
 

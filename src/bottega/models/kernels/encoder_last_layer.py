@@ -1,7 +1,7 @@
-"""The last layer of an encoder in BERT's form, at the places alone that a head reads.
+"""The last layer of a BERT-like encoder, computed only at the positions a head reads.
 
-Every place's keys and values are needed, and of the rest of the layer, five sixths of its products, only what is read:
-the first token of each row for a class, one in seven for a masked word.
+Keys and values are needed of every token; the rest of the layer, five sixths of its products, only at those positions:
+the first token of each row for a classifier, one token in seven for a masked language model.
 """
 
 from __future__ import annotations
@@ -18,36 +18,47 @@ from bottega.models.kernels.attention import single_row_layout
 
 
 def matches(module: nn.Module) -> bool:
-    """Whether this has a BERT layer's parts, and no attention to another sequence."""
-    parts = cast(Any, module)
-    own = getattr(getattr(parts, "attention", None), "self", None)
-    names = all(hasattr(own, name) for name in ("query", "key", "value", "dropout", "scaling", "attention_head_size"))
-    around = all(hasattr(parts, name) for name in ("intermediate", "output"))
-    return names and around and not hasattr(parts, "crossattention")
+    """Whether this has the modules of a BERT layer, and no cross attention."""
+    layer = cast(Any, module)
+    attention = getattr(getattr(layer, "attention", None), "self", None)
+    names = ("query", "key", "value", "dropout", "scaling", "attention_head_size")
+    has_attention = all(hasattr(attention, name) for name in names)
+    has_mlp = all(hasattr(layer, name) for name in ("intermediate", "output"))
+    return has_attention and has_mlp and not hasattr(layer, "crossattention")
 
 
 def sample_call(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]:
-    """What it is proved on: a row of which everything is read, as elsewhere it answers nothing."""
+    """One row of which every position is read: elsewhere the fused forward gives zeros."""
     x = torch.randn(1, length, cast(int, cast(Any, module).attention.self.query.in_features))
     return x, {"layout": single_row_layout(length), "read": torch.arange(length)}
 
 
 def fused_forward(module: nn.Module) -> Callable[..., Tensor]:
-    """Its forward, with zeros where nothing is read; its own where a call does not say what is."""
+    """The layer at the positions in `read`, zeros elsewhere; the module's own forward in a call without `read`."""
     return partial(_forward, module)
 
 
 def _forward(
-    module: Any, hidden_states: Tensor, *arguments: Any, read: Tensor | None = None, layout: Any = None, **options: Any
+    module: Any,
+    hidden_states: Tensor,
+    *arguments: Any,
+    read: Tensor | None = None,
+    layout: Any = None,
+    **keywords: Any,
 ) -> Tensor:
-    """read  [N] places, each once"""
+    """read  [N] positions in the flat sequence, each once"""
     if read is None or layout is None:
-        return cast(Tensor, type(module).forward(module, hidden_states, *arguments, layout=layout, **options))
-    own, (x,) = module.attention.self, hidden_states
-    few = x.index_select(0, read)
-    query = x.new_zeros(len(x), own.query.out_features).index_copy(0, read, own.query(few))
-    heads = (y.view(1, len(x), -1, own.attention_head_size).transpose(1, 2) for y in (query, own.key(x), own.value(x)))
-    seen = layout.attend(*heads, AttentionOptions(own.scaling, dropout=own.dropout.p if module.training else 0.0))
-    few = module.attention.output(seen[0].flatten(1).index_select(0, read), few)
-    few = module.output(module.intermediate(few), few)
-    return torch.zeros_like(x).index_copy(0, read, few)[None]
+        return cast(Tensor, type(module).forward(module, hidden_states, *arguments, layout=layout, **keywords))
+    attention, (x,) = module.attention.self, hidden_states  # [T, H]
+    read_states = x.index_select(0, read)  # [N, H]
+    # The layout is that of all tokens, so the queries stand among zeros: [T, H].
+    query = x.new_zeros(len(x), attention.query.out_features).index_copy(0, read, attention.query(read_states))
+    q, k, v = (
+        y.view(1, len(x), -1, attention.attention_head_size).transpose(1, 2)  # [1, h, T, D]
+        for y in (query, attention.key(x), attention.value(x))
+    )
+    dropout = attention.dropout.p if module.training else 0.0
+    attended = layout.attend(q, k, v, AttentionOptions(attention.scaling, dropout=dropout))  # [1, T, h, D]
+    read_states = module.attention.output(attended[0].flatten(1).index_select(0, read), read_states)
+    read_states = module.output(module.intermediate(read_states), read_states)
+    return torch.zeros_like(x).index_copy(0, read, read_states)[None]

@@ -1,6 +1,6 @@
-"""The gated feed-forward layer (Shazeer 2020, arXiv 2002.05202): down(act(gate(x)) · up(x)).
+"""The gated MLP (Shazeer 2020, arXiv 2002.05202): down(act(gate(x)) · up(x)).
 
-Its activation and product are computed again in the backward, so that of four wide tensors two are kept.
+Activation and product are computed again in the backward, so of four wide tensors two are kept.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from bottega.models.kernels.lora_linear import (
 
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 
+# (x → act(x); (gradient of the output, x) → gradient of x)
 Activation = tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]
-"""A function, and the gradient of its input from that of its output."""
 
 ACTIVATIONS: dict[str, Activation] = {
     "silu": (torch.ops.aten.silu, torch.ops.aten.silu_backward),
@@ -39,81 +39,85 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def matches(module: nn.Module) -> bool:
-    """Whether this is made of the three linear layers and an activation known here."""
-    layers = all(isinstance(getattr(module, name, None), nn.Module) for name in PROJECTIONS)
-    return layers and callable(getattr(module, "act_fn", None)) and _activation_name(module) is not None
+    """Whether this has the three projections, and an activation known here."""
+    has_layers = all(isinstance(getattr(module, name, None), nn.Module) for name in PROJECTIONS)
+    return has_layers and callable(getattr(module, "act_fn", None)) and _activation_name(module) is not None
 
 
 def sample_call(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]:
-    """What it is proved on: an input, and nothing beside it."""
+    """An input; no keyword arguments."""
     return torch.randn(1, length, cast(int, cast(Any, module).gate_proj.in_features)), {}
 
 
 def fused_forward(module: nn.Module) -> Callable[..., Tensor]:
-    """Its forward; what is written in its class where a linear layer is more than can be fused, or more is given."""
+    """The fused forward; the module's own if a projection cannot be fused, or if called with more than x."""
     return partial(_forward, module, cast(str, _activation_name(module)))
 
 
-def _forward(module: nn.Module, activation: str, x: Tensor, *more: Any, **options: Any) -> Tensor:
-    found = [linear_tensors(getattr(module, name), x) for name in PROJECTIONS]
-    layers = [layer for layer in found if layer is not None]
-    if len(layers) < len(PROJECTIONS) or more or options:
-        return cast(Tensor, type(module).forward(module, x, *more, **options))
+def _forward(module: nn.Module, activation: str, x: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
+    candidates = [linear_tensors(getattr(module, name), x) for name in PROJECTIONS]
+    layers = [layer for layer in candidates if layer is not None]
+    if len(layers) < len(PROJECTIONS) or arguments or keywords:
+        return cast(Tensor, type(module).forward(module, x, *arguments, **keywords))
     apply = cast(Any, _GatedMlp.apply)
     return cast(Tensor, apply(x, activation, linear_constants(layers), *flatten(layers)))
 
 
 def _activation_name(module: nn.Module) -> str | None:
-    """The name of the activation that computes what the module's does."""
+    """The name of the activation that gives the module's values; None if none does."""
+    # Compared by value: transformers has several classes and functions for each of these.
     x = torch.linspace(-6, 6, 25)
     try:
-        own = cast(Any, module).act_fn(x)
+        values = cast(Any, module).act_fn(x)
     except Exception:  # one of two arguments, or with weights of its own
         return None
-    return next((name for name, (ahead, _) in ACTIVATIONS.items() if torch.allclose(own, ahead(x))), None)
+    return next((name for name, (activate, _) in ACTIVATIONS.items() if torch.allclose(values, activate(x))), None)
 
 
 class _GatedMlp(torch.autograd.Function):
+    """x [… , in] → down(act(gate(x)) · up(x)); tensors are four per projection (`lora_linear.flatten`)."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, name: str, constants: list[LinearConstants], *given: Tensor | None) -> Tensor:
-        flat = x.flatten(0, -2)
-        *wide, down = unflatten(given, constants)
-        (gated, raised), u = linear_forward(flat, wide)
-        (y,), u_down = linear_forward(_activate_and_multiply(gated, raised, name), [down])
-        ctx.save_for_backward(flat, gated, raised, u, u_down, *given)
+    def forward(ctx: Any, x: Tensor, name: str, constants: list[LinearConstants], *tensors: Tensor | None) -> Tensor:
+        flat = x.flatten(0, -2)  # [T, in]
+        *gate_up, down = unflatten(tensors, constants)
+        (gate, up), u = linear_forward(flat, gate_up)
+        (y,), u_down = linear_forward(_activate_and_multiply(gate, up, name), [down])
+        ctx.save_for_backward(flat, gate, up, u, u_down, *tensors)
         ctx.name, ctx.constants = name, constants
         return y.view(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        flat, gated, raised, u, u_down, *given = ctx.saved_tensors
-        *wide, down = unflatten(given, ctx.constants)
-        wanted, needs = ctx.needs_input_grad[0], ctx.needs_input_grad[3:]
-        g = gradients[0].flatten(0, -2)
-        # A kernel computes the activation again in no time; a CPU keeps it from the one use to the other.
-        active = None if g.is_cuda else ACTIVATIONS[ctx.name][0](gated)
-        product = _activate_and_multiply(gated, raised, ctx.name) if active is None else active * raised
-        to_product, of_down = linear_backward([g], product, u_down, [down], needs[8:], True)
-        assert to_product is not None
-        del product
+        flat, gate, up, u, u_down, *tensors = ctx.saved_tensors
+        *gate_up, down = unflatten(tensors, ctx.constants)
+        # The first three arguments of the forward are x, name and constants; then come four tensors per projection.
+        needs_x, needs = ctx.needs_input_grad[0], ctx.needs_input_grad[3:]
+        d_y = gradients[0].flatten(0, -2)
+        # A fused CUDA kernel computes the activation again at no cost; a CPU keeps it between its two uses.
+        active = None if d_y.is_cuda else ACTIVATIONS[ctx.name][0](gate)
+        product = _activate_and_multiply(gate, up, ctx.name) if active is None else active * up
+        d_product, d_down = linear_backward([d_y], product, u_down, [down], needs[8:], True)
+        assert d_product is not None
+        del product  # the widest tensors of the step: each is freed or reused as soon as possible
         if active is None:
-            to_gated, to_raised = _gate_and_up_gradients(to_product, gated, raised, ctx.name)
+            d_gate, d_up = _gate_and_up_gradients(d_product, gate, up, ctx.name)
         else:
-            to_raised = active.mul_(to_product)
-            to_gated = ACTIVATIONS[ctx.name][1](to_product.mul_(raised), gated)
-        to_x, of_wide = linear_backward([to_gated, to_raised], flat, u, wide, needs[:8], wanted)
-        shaped = None if to_x is None else to_x.view(*gradients[0].shape[:-1], to_x.shape[-1])
-        return shaped, None, None, *of_wide, *of_down
+            d_up = active.mul_(d_product)
+            d_gate = ACTIVATIONS[ctx.name][1](d_product.mul_(up), gate)
+        d_flat, d_gate_up = linear_backward([d_gate, d_up], flat, u, gate_up, needs[:8], needs_x)
+        d_x = None if d_flat is None else d_flat.view(*gradients[0].shape[:-1], d_flat.shape[-1])
+        return d_x, None, None, *d_gate_up, *d_down
 
 
 @compile_on_cuda
-def _activate_and_multiply(gated: Tensor, raised: Tensor, name: str) -> Tensor:
-    """act(gated) · raised."""
-    return ACTIVATIONS[name][0](gated).mul_(raised)
+def _activate_and_multiply(gate: Tensor, up: Tensor, name: str) -> Tensor:
+    """act(gate) · up."""
+    return ACTIVATIONS[name][0](gate).mul_(up)
 
 
 @compile_on_cuda
-def _gate_and_up_gradients(g: Tensor, gated: Tensor, raised: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """The gradients of gated and raised from that of their product."""
-    activate, deactivate = ACTIVATIONS[name]
-    return deactivate(g * raised, gated), activate(gated) * g
+def _gate_and_up_gradients(d_product: Tensor, gate: Tensor, up: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """Gradients of (gate, up) from that of act(gate) · up."""
+    activate, activation_backward = ACTIVATIONS[name]
+    return activation_backward(d_product * up, gate), activate(gate) * d_product

@@ -1,4 +1,4 @@
-"""RMS normalisation (Zhang and Sennrich 2019, arXiv 1910.07467) of which only x and a number a token are kept."""
+"""RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467) that keeps x and one number per token for its backward."""
 
 from __future__ import annotations
 
@@ -13,42 +13,45 @@ from bottega.models.compile import compile_on_cuda
 
 
 def matches(module: nn.Module) -> bool:
-    """Whether this looks like an RMSNorm: one vector of weights and a small number."""
-    own = dict(module.named_parameters())
-    return set(own) == {"weight"} and own["weight"].dim() == 1 and _epsilon(module) is not None
+    """Whether this looks like an RMSNorm: one vector of weights, and an epsilon."""
+    parameters = dict(module.named_parameters())
+    return set(parameters) == {"weight"} and parameters["weight"].dim() == 1 and _epsilon(module) is not None
 
 
 def sample_call(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]:
-    """What it is proved on: an input, and nothing beside it."""
+    """An input; no keyword arguments."""
     return torch.randn(1, length, len(cast(Tensor, module.weight))), {}
 
 
 def fused_forward(module: nn.Module) -> Callable[..., Tensor]:
-    """x → x / rms(x) · (weight + offset), over the last dimension; its own where it is given more than x."""
+    """x → x / rms(x) · (weight + offset) over the last dimension; the module's own if called with more than x."""
     return partial(_forward, module, cast(float, _epsilon(module)), _offset(module))
 
 
-def _forward(module: nn.Module, epsilon: float, offset: float, x: Tensor, *more: Any, **options: Any) -> Tensor:
-    if more or options:  # a gate, as Mamba's norms have
-        return cast(Tensor, type(module).forward(module, x, *more, **options))
+def _forward(module: nn.Module, epsilon: float, offset: float, x: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
+    if arguments or keywords:  # a gate, as in Mamba's norms
+        return cast(Tensor, type(module).forward(module, x, *arguments, **keywords))
     apply = cast(Any, _RmsNorm.apply)
     return cast(Tensor, apply(x, module.weight, epsilon, offset))
 
 
 def _epsilon(module: nn.Module) -> float | None:
-    named = (getattr(module, name, None) for name in ("variance_epsilon", "eps"))
-    return next((value for value in named if isinstance(value, float)), None)
+    # Llama and its relatives say variance_epsilon, Gemma and torch eps.
+    values = (getattr(module, name, None) for name in ("variance_epsilon", "eps"))
+    return next((value for value in values if isinstance(value, float)), None)
 
 
 def _offset(module: nn.Module) -> float:
-    """What is added to the weight: 1 in Gemma, whose weights start at 0; else nothing."""
+    """What is added to the weight: 1 in Gemma, whose weights start at 0; else 0."""
     weight = cast(Tensor, module.weight).detach()
-    # The root mean square of this is 1.
-    own = module(torch.ones_like(weight)[None])[0].detach()
-    return min((0.0, 1.0), key=lambda offset: float((own - weight - offset).abs().sum()))
+    # Ones have RMS 1, so the module's output for them is weight + offset.
+    output = module(torch.ones_like(weight)[None])[0].detach()
+    return min((0.0, 1.0), key=lambda offset: float((output - weight - offset).abs().sum()))
 
 
 class _RmsNorm(torch.autograd.Function):
+    """y = x · r · (weight + offset) with r = 1 / sqrt(mean(x²) + epsilon) per token."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, offset: float) -> Tensor:
         y, inverse = _normalize(x, weight, epsilon, offset)
@@ -59,30 +62,31 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, inverse = ctx.saved_tensors
-        g, to_weight = gradients[0], None
+        d_y, d_weight = gradients[0], None
         if ctx.needs_input_grad[1]:
-            to_weight = _weight_gradient(g, x, inverse).flatten(0, -2).sum(0).to(weight.dtype)
-        return _input_gradient(g, x, weight, inverse, ctx.offset), to_weight, None, None
+            d_weight = _weight_gradient(d_y, x, inverse).flatten(0, -2).sum(0).to(weight.dtype)
+        return _input_gradient(d_y, x, weight, inverse, ctx.offset), d_weight, None, None
 
 
 @compile_on_cuda
 def _normalize(x: Tensor, weight: Tensor, epsilon: float, offset: float) -> tuple[Tensor, Tensor]:
     """(y, 1 / rms of each token [… , 1])."""
+    # A copy also where the dtype is the same: the product is computed in its memory.
     wide = x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
     inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
     return wide.mul_(inverse).mul_(weight + offset).to(x.dtype), inverse
 
 
 @compile_on_cuda
-def _weight_gradient(g: Tensor, x: Tensor, inverse: Tensor) -> Tensor:
-    """What each token adds to the gradient of the weight."""
-    return (x.to(inverse.dtype) * inverse).mul_(g)
+def _weight_gradient(d_y: Tensor, x: Tensor, inverse: Tensor) -> Tensor:
+    """[…, H]: the summand of each token in the gradient of the weight."""
+    return (x.to(inverse.dtype) * inverse).mul_(d_y)
 
 
 @compile_on_cuda
-def _input_gradient(g: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, offset: float) -> Tensor:
-    """The gradient of x."""
-    wide, g = x.to(inverse.dtype), g.to(inverse.dtype, copy=True)
+def _input_gradient(d_y: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, offset: float) -> Tensor:
+    """∂x = r · g − x · r³ · mean(g · x) with g = ∂y · (weight + offset)."""
+    wide, g = x.to(inverse.dtype), d_y.to(inverse.dtype, copy=True)
     g.mul_(weight + offset)
-    along = (g * wide).sum(-1, keepdim=True).mul_(inverse**3 / -x.shape[-1])
-    return g.mul_(inverse).addcmul_(wide, along).to(x.dtype)
+    along_x = (g * wide).sum(-1, keepdim=True).mul_(inverse**3 / -x.shape[-1])  # [… , 1]
+    return g.mul_(inverse).addcmul_(wide, along_x).to(x.dtype)

@@ -1,1 +1,1 @@
-"""Frozen weights kept in four or eight bits."""
+"""Quantization of frozen weights to four or eight bits."""

@@ -1,12 +1,12 @@
-"""Linear layers whose weight stays as it is, and is kept in four or eight bits.
+"""Linear layers with a frozen weight quantized to four or eight bits.
 
-`nf4` is the 4-bit number of QLoRA (Dettmers et al. 2023, arXiv 2305.14314), in blocks of 64, their scales in eight bits
-themselves; bitsandbytes packs and unpacks it. `fp8` is a number of four bits of exponent and three of mantissa with a
-scale for each row of the weight (Micikevicius et al. 2022, arXiv 2209.05433); what it is multiplied with is rounded to
-the same, row by row, which an accelerator multiplies as it is, and every other device after widening both.
+`nf4` is the 4-bit type of QLoRA (Dettmers et al. 2023, arXiv 2305.14314) in blocks of 64, whose scales are 8-bit
+themselves; bitsandbytes quantizes and dequantizes it. `fp8` is E4M3 (Micikevicius et al. 2022, arXiv 2209.05433): four
+bits of exponent and three of mantissa, with a scale per row of the weight. Its inputs are rounded likewise, row by
+row; a GPU with FP8 matmuls multiplies both as they are, any other device after widening both.
 
-Nothing here is trained: gradients pass through, so that an adapter beside it can be. They are never rounded: that of a
-token that rows share is a sum over them, and rounding a sum is not the sum of what is rounded.
+The weights are not trained; gradients pass through, so that an adapter can be. Gradients are never rounded: that of a
+token that rows share is a sum over them, and rounding a sum is not summing what is rounded.
 """
 
 from __future__ import annotations
@@ -22,56 +22,58 @@ from torch import Tensor, nn
 from bottega.errors import ModelError
 from bottega.models.compile import compile_on_cuda
 
+# Bytes per weight; None: those of its dtype. NF4: 4 bits, an 8-bit scale per 64 weights, a float32 per 256 scales.
 BYTES_PER_WEIGHT: dict[str, float | None] = {"none": None, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "fp8": 1.0}
-"""Bytes of a weight; None for those of its dtype."""
 
+# The largest finite E4M3 number.
 FP8_MAX = 448.0
-"""The largest number of eight bits with four of exponent."""
 
+# CUDA's FP8 matmul needs both sides of a weight to be a multiple of this.
 FP8_MULTIPLE = 16
-"""What an accelerator wants both sides of an eight-bit product to be a multiple of."""
 
 
 class QuantizedLinear(nn.Linear):
-    """A linear layer with a frozen weight [out, in] of another layer, packed.
+    """A linear layer that holds the weight [out, in] of another one, frozen and quantized.
 
-    PEFT takes it for a linear layer, which it is; `weight` is unpacked anew at each look.
+    A subclass of nn.Linear, so that PEFT adapts it; `weight` is dequantized at each access.
 
-    is_linear  it computes x Wᵀ + b though its forward is its own; adapters ask for this name
+    is_linear  it computes x Wᵀ + bias, although with a forward of its own; adapters look for this attribute
     """
 
     is_linear = True
 
     def __init__(self, layer: nn.Linear) -> None:
+        # Not nn.Linear's, which would allocate a whole weight.
         nn.Module.__init__(self)
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.dtype = layer.weight.dtype
         self.bias = layer.bias
 
-    def ahead(self, x: Tensor) -> Tensor:
+    def matmul(self, x: Tensor) -> Tensor:
         """x [T, in] → x Wᵀ + bias [T, out]."""
-        return nn.functional.linear(x, self.unpacked(), self.bias)
+        return nn.functional.linear(x, self.dequantized_weight(), self.bias)
 
-    def unpacked(self) -> Tensor:
-        """The weight [out, in]; each kind has its own way."""
+    def dequantized_weight(self) -> Tensor:
+        """The weight [out, in] in the layer's dtype."""
         raise NotImplementedError
 
     @property
     def bytes(self) -> int:
-        """What the packed weight takes."""
+        """Memory of the quantized weight."""
         return sum(tensor.nbytes for tensor in self.buffers())
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        return self.unpacked()
+        return self.dequantized_weight()
 
     def forward(self, x: Tensor) -> Tensor:
-        """[…, in] → […, out]; nothing but the packed weight is kept for the backward."""
+        """[…, in] → […, out]; nothing is kept for the backward, which dequantizes the weight again."""
         apply = cast(Callable[[Tensor, QuantizedLinear], Tensor], _FrozenProduct.apply)
         return apply(x.flatten(0, -2), self).view(*x.shape[:-1], self.out_features)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> QuantizedLinear:
-        """Moved, never converted: packed numbers have no other dtype."""
+        # What `to`, `half` and `cuda` call. The quantized buffers are moved but never converted: `fn` is applied to an
+        # empty tensor, to learn the device alone.
         for name, tensor in self._buffers.items():
             if tensor is not None:
                 self._buffers[name] = tensor.to(fn(torch.empty(0, device=tensor.device)).device)
@@ -81,36 +83,38 @@ class QuantizedLinear(nn.Linear):
 
 
 class _FrozenProduct(torch.autograd.Function):
-    """x Wᵀ + bias, of which x alone has a gradient."""
+    """x Wᵀ + bias; only x has a gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: QuantizedLinear) -> Tensor:
         ctx.layer = layer
-        return layer.ahead(x)
+        return layer.matmul(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0] @ ctx.layer.unpacked(), None
+        return gradients[0] @ ctx.layer.dequantized_weight(), None
 
 
 class Nf4Linear(QuantizedLinear):
-    """A weight in NF4 with scales in eight bits."""
+    """A weight in NF4, with double quantization of its scales."""
 
     codes: Tensor
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer)
-        packing = _bitsandbytes()
-        codes, self.state = packing.quantize_4bit(layer.weight.data, compress_statistics=True, quant_type="nf4")
+        bitsandbytes = _bitsandbytes()
+        # Not persistent: checkpoints hold the adapter, or the weights as they were.
+        codes, self.state = bitsandbytes.quantize_4bit(layer.weight.data, compress_statistics=True, quant_type="nf4")
         self.register_buffer("codes", codes, persistent=False)
 
-    def unpacked(self) -> Tensor:
+    def dequantized_weight(self) -> Tensor:
+        # bitsandbytes' state remembers shape, dtype and scales.
         return cast(Tensor, _bitsandbytes().dequantize_4bit(self.codes, self.state))
 
     @property
     def bytes(self) -> int:
         scales: tuple[Tensor, ...] = self.state.absmax, self.state.state2.absmax
-        return super().bytes + sum(part.nbytes for part in scales)
+        return super().bytes + sum(scale.nbytes for scale in scales)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> QuantizedLinear:
         super()._apply(fn, recurse)
@@ -119,7 +123,7 @@ class Nf4Linear(QuantizedLinear):
 
 
 class Fp8Linear(QuantizedLinear):
-    """A weight in FP8 with a scale for each of its rows, multiplied with rows that are rounded likewise."""
+    """A weight in FP8 with a scale per row, multiplied with inputs that are rounded the same way."""
 
     codes: Tensor
     scale: Tensor
@@ -130,15 +134,15 @@ class Fp8Linear(QuantizedLinear):
         self.register_buffer("codes", codes, persistent=False)
         self.register_buffer("scale", scale, persistent=False)
 
-    def unpacked(self) -> Tensor:
+    def dequantized_weight(self) -> Tensor:
         return (self.codes.float() * self.scale).to(self.dtype)
 
-    def ahead(self, x: Tensor) -> Tensor:
+    def matmul(self, x: Tensor) -> Tensor:
         codes, scale = quantize_fp8_rows(x)
         if _has_fp8_matmul(x):
             y = torch._scaled_mm(codes, self.codes.T, scale_a=scale, scale_b=self.scale.T, out_dtype=x.dtype)
         else:
-            # A product of the largest two would be more than a number of float16.
+            # In float16 the product of the two largest FP8 numbers would overflow.
             wide = torch.float32 if x.dtype == torch.float16 else x.dtype
             y = (codes.to(wide) @ self.codes.to(wide).T).float().mul_(scale).mul_(self.scale.T).to(x.dtype)
         return y if self.bias is None else y.add_(self.bias)
@@ -146,14 +150,15 @@ class Fp8Linear(QuantizedLinear):
 
 @compile_on_cuda
 def quantize_fp8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """(x [R, C] in eight bits after division by a scale for each row, the scales [R, 1] in float32)."""
+    """x [R, C] → (FP8 codes [R, C] of each row divided by its scale, scales [R, 1] in float32)."""
     wide = x.float()
+    # At least the smallest normal number: a row of zeros must not be divided by 0.
     scale = wide.abs().amax(1, keepdim=True).div_(FP8_MAX).clamp_(min=torch.finfo(torch.float32).tiny)
     return (wide / scale).to(torch.float8_e4m3fn), scale
 
 
 def _has_fp8_matmul(x: Tensor) -> bool:
-    """Whether the device multiplies numbers of eight bits as they are, with a scale for each row, into those of x."""
+    """Whether the device multiplies FP8 with row-wise scales into the dtype of x (Hopper or later, bfloat16)."""
     return x.is_cuda and x.dtype == torch.bfloat16 and torch.cuda.get_device_capability(x.device) >= (9, 0)
 
 
@@ -161,42 +166,43 @@ LINEAR_CLASSES: dict[str, type[QuantizedLinear]] = {"nf4": Nf4Linear, "fp8": Fp8
 
 
 def check_backend(kind: str) -> None:
-    """A ModelError where what packs and unpacks this kind is not installed."""
+    """Raise a ModelError if the library that this kind needs is not installed."""
     if kind == "nf4":
         _bitsandbytes()
 
 
 def quantize_model(model: Any, kind: str, new: Collection[str]) -> None:
-    """Pack the weights of every linear layer in the body of a model, in place; heads stay as they are.
+    """Quantize every linear layer in the body of a model, in place; heads stay as they are.
 
-    new  names of modules that are about to be trained
+    new  names of modules that are about to be trained, and stay too
     """
     for name in quantizable_layers(model, kind, new):
-        parent, _, place = name.rpartition(".")
-        # Each is let go of as soon as it is packed.
-        setattr(model.get_submodule(parent), place, LINEAR_CLASSES[kind](model.get_submodule(name)))
+        parent, _, attribute = name.rpartition(".")
+        # One at a time: the old layer is freed before the next is quantized.
+        setattr(model.get_submodule(parent), attribute, LINEAR_CLASSES[kind](model.get_submodule(name)))
 
 
 def quantizable_layers(model: Any, kind: str, new: Collection[str]) -> list[str]:
-    """Names of the layers that `quantize` packs; a ModelError where there are none."""
+    """Names of the layers that `quantize_model` quantizes; a ModelError if there are none."""
     body = {id(module) for module in model.base_model.modules()}
+    # The output embeddings may be tied to those of the input, and are then found in the body as well.
     kept = {id(model.get_output_embeddings()), *(id(model.get_submodule(name)) for name in new)}
-    found = [
+    names = [
         name
         for name, module in model.named_modules()
         if type(module) is nn.Linear and id(module) in body - kept and _has_valid_shape(module, kind)
     ]
-    if not found:
+    if not names:
         raise ModelError(
-            f"{model.config.model_type} has no linear layers that {kind} could pack",
+            f"{model.config.model_type} has no linear layers that {kind} can quantize",
             where="model.quantize",
             fix="leave it out",
         )
-    return found
+    return names
 
 
 class QuantizedSize(NamedTuple):
-    """Layers that are packed in a model, their weights, and the bytes they take."""
+    """Quantized layers of a model: their number, that of their weights, and the bytes they take."""
 
     layers: int
     weights: int
@@ -204,7 +210,7 @@ class QuantizedSize(NamedTuple):
 
 
 def quantized_size(model: nn.Module) -> QuantizedSize:
-    """What of a model is packed."""
+    """How much of a model is quantized."""
     layers = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
     weights = sum(layer.in_features * layer.out_features for layer in layers)
     return QuantizedSize(len(layers), weights, sum(layer.bytes for layer in layers))
