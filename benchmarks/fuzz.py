@@ -31,13 +31,14 @@ from typing import Any
 import yaml
 
 from bottega import objectives
-from bottega.auditing.entries import RECORD_TYPES, create_entry
+from bottega.auditing.entries import create_entry
 from bottega.data.files import BY_SUFFIX, SHEETS, read
-from bottega.data.formats import FORMATS, parse_rows
 from bottega.data.table_files import as_declared
 from bottega.errors import BottegaError, DataError
 from bottega.recipe.schema import Layout, Recipe
 from bottega.records import Unusable
+from bottega.records.formats import load_formats, record_types
+from bottega.records.parser import parse_rows
 
 SLOW, HANGS = 2.0, 30
 """Seconds of the processor that are too many, and seconds after which a call is cut off."""
@@ -64,7 +65,7 @@ ODD_VALUES: list[Any] = [
     {"role": "assistant", "content": "x"}, {"from": "gpt", "value": "y"}, {"type": "text", "text": "z"},
 ]  # fmt: skip
 NAMES = sorted(
-    {name for form in FORMATS.values() for need in (*form.needs, *form.instead) for name in need}
+    {name for form in load_formats().values() for need in (*form.required, *form.alternative) for name in need}
     | {"system", "history", "tools", "functions", "role", "content", "tool_calls", "weight", "arguments", "name"}
     | {"start", "end", "from", "value", "negatives", "input", "context", "reasoning_content", "chat_template_kwargs"}
 )
@@ -271,7 +272,7 @@ def _layout(draw: Draw) -> Layout:
 @cache
 def _all_reads() -> list[tuple[type, ...]]:
     """What each objective reads, and an audit."""
-    return [RECORD_TYPES, *(objectives.load(kind).reads for kind in objectives.kinds() if kind != "custom")]
+    return [record_types(), *(objectives.load(kind).reads for kind in objectives.kinds() if kind != "custom")]
 
 
 def _reads(draw: Draw) -> tuple[type, ...]:

@@ -31,8 +31,9 @@ LAYERS = [
     {"objectives", "adapters"},
     {"metrics"},
     {"tokenization"},
+    {"records"},
     {"hardware", "packing", "plugins", "sampling", "progress", "suggestions"},
-    {"records", "batch", "events", "seeding"},
+    {"batch", "events", "seeding"},
     {"errors"},
 ]
 

@@ -82,6 +82,17 @@ class Diverged(BottegaError):
     pass
 
 
+class Unusable(Exception):
+    """Raised for a valid record that makes no token row under the recipe's settings; `reason` is counted and shown.
+
+    Not a BottegaError: a run goes on without the record.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 def _shorten(part: str | None) -> str | None:
     """The part with its middle cut out if it is too long: both ends help to recognize it."""
     if part is None or len(part) <= MAX_PART_LENGTH:

@@ -18,8 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from bottega.errors import BottegaError, RecipeError
-from bottega.records import Unusable
+from bottega.errors import BottegaError, RecipeError, Unusable
 
 T = TypeVar("T")
 

@@ -554,7 +554,7 @@ def test_spans_that_do_not_fit_their_text_or_training(write: Write, tmp_path: Pa
 
     sound = tagged("a cat", 2, 5, "animal")
     outside = write([sound, tagged("a dog", 2, 50, "animal")], kind="tag")
-    refused(DataError, lambda: counts(outside), "is none of this text", at="line 2, field spans[0]")
+    refused(DataError, lambda: counts(outside), "does not fit the text", at="line 2, field spans[0]")
     refused(DataError, lambda: counts(write([{"text": "a cat", "spans": []}], kind="tag")), "no row has a span")
     write_jsonl(tmp_path / "held.jsonl", [sound, tagged("a mat", 2, 5, "thing")])
     unseen = write([sound, sound], kind="tag", data={"validation": "held.jsonl"})

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 import bottega
-from bottega.data.formats import FORMATS
-from bottega.recipe.schema import Recipe, RowFormat
+from bottega.recipe.schema import Recipe
+from bottega.records.formats import format_names
 from making import make_model
 
 ASKED = {"role": "user", "content": "the cat"}
@@ -50,7 +50,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def test_every_format_has_its_run() -> None:
-    assert set(ROWS) == set(FORMATS) == set(get_args(RowFormat)) - {"auto"}
+    assert set(ROWS) == set(format_names())
 
 
 def events(folder: Path, model: Path, data: str, kind: str, **more: Any) -> list[Any]:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from bottega.data import sources
-from bottega.data.formats import parse_rows
 from bottega.errors import DataError
 from bottega.recipe.schema import Source
 from bottega.records import Entity, Labelled, Record, Tagged
+from bottega.records.parser import parse_rows
 
 CONLL = "EU\tB-ORG\nrejects\tO\n\nMara\tB-PER\n"
 SENTENCES = [("EU rejects", (Entity(0, 2, "ORG"),)), ("Mara", (Entity(0, 4, "PER"),))]

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from bottega.data.formats import parse_rows
 from bottega.data.split import Split
 from bottega.errors import DataError
 from bottega.records import Chat, Labelled, Message, Preference, Prompted, Record, Text
+from bottega.records.parser import parse_rows
 from making import placed, shared_data
 
 

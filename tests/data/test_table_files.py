@@ -13,10 +13,10 @@ from pyarrow import parquet
 from pydantic import ValidationError
 
 from bottega.data import files, sources
-from bottega.data.formats import parse_rows
 from bottega.errors import DataError
 from bottega.recipe.schema import Layout, Recipe, Source
 from bottega.records import Labelled, Message, Tagged, Text
+from bottega.records.parser import parse_rows
 
 SPAM = [{"text": "één kaart", "label": "spam"}, {"text": "twee", "label": "ham"}]
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from bottega import objectives
-from bottega.data.formats import FORMATS
 from bottega.errors import RecipeError
 from bottega.recipe.reference import recipe_reference
-from bottega.recipe.schema import Data, Recipe
+from bottega.recipe.schema import Data, Recipe, Source
+from bottega.records.formats import format_names
 from making import ROOT
 
 MINIMAL = {"model": {"base": "org/model"}, "data": {"train": "rows.jsonl"}, "objective": {"kind": "sft"}}
@@ -76,9 +75,13 @@ def test_the_recipe_stays_small() -> None:
     assert sum(len(model.model_fields) for model in models if model.__module__ == "bottega.recipe.schema") <= 70
 
 
-def test_row_formats_of_the_recipe_are_those_of_the_data() -> None:
-    named = set(get_args(Data.model_fields["format"].annotation))
-    assert named == {"auto", *FORMATS}
+def test_a_row_format_is_a_file_of_the_formats() -> None:
+    for name in ("auto", *format_names()):
+        assert Data.model_validate({"train": "rows.jsonl", "format": name}).format == name
+    with pytest.raises(RecipeError, match=r"data\.format: 'mesages' is not one of its values") as caught:
+        Recipe.parse(MINIMAL | {"data": {"train": "rows.jsonl", "format": "mesages"}})
+    assert caught.value.fix == "did you mean messages?"
+    assert set(Source.model_json_schema()["properties"]["format"]["enum"]) == {"auto", *format_names()}
 
 
 def test_the_reference_page_is_up_to_date() -> None:

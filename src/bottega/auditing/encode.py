@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from bottega.batch import Row
 from bottega.models.config import decoder_start_token, is_encoder, load_config, resolve_max_length
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.recipe.schema import Model, Recipe
-from bottega.records import (
-    Choice,
-    Compared,
-    Labelled,
-    Multilabelled,
-    Paired,
-    Posed,
-    Preference,
-    Record,
-    Tagged,
-    Text,
-    TooLong,
-    Unpaired,
-)
+from bottega.records import Chat, Choice, Posed, Preference, Prompted, Record, Text, TooLong, Unpaired
 from bottega.tokenization.codec import Codec
 
 EncodeRecord = Callable[[Record], list[tuple[Row, ...]]]
@@ -59,9 +45,9 @@ def _is_document(record: Record) -> bool:
     return isinstance(record, Text) and not record.answer
 
 
-def _default_rows(record: Any, codec: Codec) -> list[tuple[Row, ...]]:
-    """The examples of a record under the objective its type is usually trained with."""
-    if _is_document(record):
+def _default_rows(record: Record, codec: Codec) -> list[tuple[Row, ...]]:
+    """The examples of a record under the objective its class is usually trained with."""
+    if isinstance(record, Text) and not record.answer:
         # Masked and encoder–decoder models take passages with their special tokens; causal ones take blocks.
         if codec.both_ways or codec.decoder_start is not None:
             return [(codec.pooled_row(ids, 0),) for ids in codec.encode_passages(record)]
@@ -76,11 +62,10 @@ def _default_rows(record: Any, codec: Codec) -> list[tuple[Row, ...]]:
         return [_split_for_encoder(codec, record.where, codec.encode_completion(record.where, record.question, answer))]
     if isinstance(record, Posed):
         return [(codec.encode_prompt_row(record, 0),)]
-    if isinstance(record, (Paired, Compared)):
-        return [tuple(codec.encode_every_token(record.where, text) for text in record.texts)]
-    if isinstance(record, (Labelled, Multilabelled, Tagged)):
-        return [(codec.encode_every_token(record.where, record.text),)]
-    return [_split_for_encoder(codec, record.where, codec.encode_answers(record))]
+    if isinstance(record, (Chat, Prompted, Text)):
+        return [_split_for_encoder(codec, record.where, codec.encode_answers(record))]
+    # Texts that are classified, tagged or embedded, and records of a class that is not known here.
+    return [tuple(codec.encode_every_token(record.where, text) for text in record.input_texts)]
 
 
 def _split_for_encoder(codec: Codec, where: str, *rows: Row) -> tuple[Row, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from bottega.auditing.checks import Context
-from bottega.auditing.entries import RECORD_TYPES, Entry, RowLocations, create_entry
+from bottega.auditing.entries import Entry, RowLocations, create_entry
 from bottega.auditing.findings import Finding
 from bottega.data import sources
 from bottega.data.files import COMPRESSED, suffix
@@ -22,6 +22,7 @@ from bottega.data.split import Split
 from bottega.errors import DataError, RecipeError
 from bottega.recipe.files import resolve_source_path
 from bottega.recipe.schema import Layout, Recipe, Source
+from bottega.records.formats import record_types
 from bottega.suggestions import describe_errors
 
 # Distinct error messages that get a finding of their own. A message may quote the row (a misspelt field, a bad value),
@@ -44,7 +45,7 @@ class AuditRows:
     name: str
     sources: Sequence[Source]
     other_sources: Sequence[Source]
-    record_types: tuple[type, ...] = RECORD_TYPES
+    record_types: tuple[type, ...] = field(default_factory=record_types)
     keep: Callable[[int], bool] | None = None
 
     def entries(self, locations: RowLocations, invalid: InvalidRows | None = None) -> Iterator[Entry]:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 
-from bottega.data.fields import Column, Fields, InvalidRow, NumberedRows
 from bottega.data.open_files import lines, opened
 from bottega.errors import DataError
 from bottega.recipe.schema import Layout
+from bottega.records.fields import Column, Fields, InvalidRow, NumberedRows
 
 TAG = re.compile(r"O|[BILESUM]-\S+")
 # A longer sentence means that the file has no blank lines.

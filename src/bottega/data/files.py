@@ -13,12 +13,12 @@ from pathlib import Path
 
 from bottega.data import json_files
 from bottega.data.conll_files import conll, is_conll
-from bottega.data.fields import NumberedRows
 from bottega.data.json_files import CHUNK, json_file, json_lines
 from bottega.data.open_files import COMPRESSED, opened, refuse_nul, refuse_what_is_no_file
 from bottega.data.table_files import parquet, spreadsheet, table
 from bottega.errors import DataError
 from bottega.recipe.schema import Layout
+from bottega.records.fields import NumberedRows
 
 __all__ = ["CHUNK", "COMPRESSED", "READERS", "SHEETS", "read", "readable", "suffix", "unit"]
 

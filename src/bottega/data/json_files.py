@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from bottega.data.fields import Fields, NumberedRows
 from bottega.data.open_files import characters, lines, opened, refuse_long
 from bottega.errors import DataError
 from bottega.recipe.schema import Layout
+from bottega.records.fields import Fields, NumberedRows
 from bottega.suggestions import join_names
 
 CHUNK = 1 << 16

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bottega.data.fields import Fields, RawRow
-from bottega.data.formats import parse_rows
 from bottega.data.sources import open_sources
 from bottega.data.split import Side, Split
 from bottega.errors import DataError
 from bottega.recipe.schema import Recipe, Source
 from bottega.records import Record
+from bottega.records.fields import Fields, RawRow
+from bottega.records.parser import parse_rows
 from bottega.suggestions import join_names
 
 BadRows = Literal["error", "drop"]

@@ -1,7 +1,7 @@
 """The raw rows of sources: files, folders, datasets saved on disk or on the Hugging Face hub, or slices of them.
 
 Every row comes with its location, which later error messages quote. Slices use the notation of the `datasets` library:
-`train[:80%]`, `train[4096:4224]`, `train[-100:]`, joined by `+`. What a row means is left to `data.formats`.
+`train[:80%]`, `train[4096:4224]`, `train[-100:]`, joined by `+`. `records.parser` parses them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from bottega.data.fields import Fields, RawRow
 from bottega.data.files import READERS, read, readable, suffix, unit
 from bottega.data.open_files import characters, refuse_long, refuse_what_is_no_file
 from bottega.data.table_files import as_declared
 from bottega.errors import BottegaError, DataError
 from bottega.recipe.schema import Layout, Source
+from bottega.records.fields import Fields, RawRow
 
 DATASET_FILES = ("dataset_dict.json", "state.json")
 SLICE = re.compile(r"(?P<name>[^\[\]+]+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bottega.data import open_files
-from bottega.data.fields import Fields, NumberedRows
 from bottega.data.open_files import binary, characters, no_such_file, opened, refuse_long, refuse_nul_lines
 from bottega.errors import DataError
 from bottega.recipe.schema import Layout
+from bottega.records.fields import Fields, NumberedRows
 from bottega.suggestions import join_names
 
 HEADLESS = "or is the first line a row? then data.header=false data.columns=[text, label]"

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 
 from bottega.batch import Row
-from bottega.data.fields import SURROGATES
 from bottega.errors import DataError, ModelError, RunError
 from bottega.inference.language_model import absolute
 from bottega.models import heads
@@ -30,6 +29,7 @@ from bottega.objectives.classify import Classify
 from bottega.objectives.tag import Tag, decode_tags
 from bottega.progress import ProgressCallback
 from bottega.records import MAX_SHOWN, Entity, Unusable
+from bottega.records.fields import SURROGATES
 from bottega.runs.resolve import resolve
 from bottega.tokenization.codec import Codec
 
@@ -177,7 +177,7 @@ class Tagger(ScoringRun):
 def refuse_halves(text: str) -> None:
     """A DataError of a text that no tokenizer takes, as of a row of data."""
     if SURROGATES.search(text):
-        raise DataError("holds half a character", where=f"the text {text[:MAX_SHOWN]!r}", fix="write it as Unicode")
+        raise DataError("contains half a character", where=f"the text {text[:MAX_SHOWN]!r}", fix="write it as Unicode")
 
 
 def load_classifier(name: str | Path, *, dtype: str = "auto", device: str = "auto") -> Classifier:

@@ -17,8 +17,6 @@ import torch
 from numpy.typing import NDArray
 
 from bottega.batch import Row
-from bottega.data.fields import require_string
-from bottega.data.messages import messages
 from bottega.errors import DataError, ModelError
 from bottega.inference.generator import Continuation, Writer
 from bottega.inference.token_constraints import unheeded
@@ -30,6 +28,8 @@ from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.progress import ProgressCallback
 from bottega.records import MAX_SHOWN, Message, Prompt, Unusable
+from bottega.records.fields import require_string
+from bottega.records.messages import parse_messages
 from bottega.runs.resolve import resolve
 from bottega.sampling import Sampling
 from bottega.tokenization.codec import Codec
@@ -188,7 +188,7 @@ def _prompt(prompt: str | Turns) -> Prompt:
     if isinstance(prompt, str):
         return require_string("the prompt", {"text": prompt}, "text", empty=True)
     given = [turn.turn() if isinstance(turn, Message) else dict(turn) for turn in prompt]
-    return messages("the conversation", {"messages": given})
+    return parse_messages("the conversation", {"messages": given})
 
 
 def absolute(name: str) -> str:

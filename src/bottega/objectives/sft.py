@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -10,8 +9,8 @@ from bottega.batch import Batch, Loss, Row, Term
 from bottega.objectives import Likelihood
 from bottega.records import (
     Chat,
+    ChatLike,
     Choice,
-    Message,
     Preference,
     Prompt,
     Prompted,
@@ -38,7 +37,7 @@ class Sft(Likelihood):
     label_smoothing  share of the likelihood that is spread evenly over the vocabulary, in training only
     """
 
-    reads: ClassVar[tuple[type, ...]] = (Chat, Prompted, Text, Choice, Tagged, Preference, Unpaired)
+    reads: ClassVar[tuple[type, ...]] = (Chat, Prompted, Text, Choice, Tagged, Preference, Unpaired, ChatLike)
 
     kind: Literal["sft"] = "sft"
     weighting: Literal["token", "example"] = "token"
@@ -62,14 +61,14 @@ class Sft(Likelihood):
                     ),
                 )
             ]
-        if isinstance(record, (Choice, Tagged)):
-            record = _as_chat(record)
+        if isinstance(record, ChatLike):
+            record = record.as_chat()
         assert isinstance(record, (Chat, Prompted, Text))
         return [(codec.encode_answers(record),)]
 
     def prompt_and_reference(self, record: Record) -> tuple[Prompt, str] | None:
-        if isinstance(record, (Choice, Tagged)):
-            record = _as_chat(record)
+        if isinstance(record, ChatLike):
+            record = record.as_chat()
         if isinstance(record, Prompted):
             return record.prompt, record.completion
         if isinstance(record, Text) and record.answer:
@@ -84,13 +83,3 @@ class Sft(Likelihood):
             return super().loss(scores, batch)
         nll = -batch.weight * scores["logp"]
         return Loss({"nll": Term((batch.sum_rows(nll) / batch.sum_rows(batch.weight)).sum(), "example")})
-
-
-def _as_chat(record: Choice | Tagged) -> Chat:
-    """A question with its choices, and the right one as the answer; a text, and what is marked in it."""
-    if isinstance(record, Tagged):
-        marked = [{"label": label, "text": record.text[start:stop]} for start, stop, label in record.spans]
-        listed = Message("assistant", json.dumps(marked, ensure_ascii=False))
-        return Chat(record.where, (Message("user", record.text), listed))
-    asked = Message("user", "\n".join([record.question, *(f"- {choice}" for choice in record.choices)]))
-    return Chat(record.where, (asked, Message("assistant", record.choices[record.gold])))

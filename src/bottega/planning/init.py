@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import BaseModel
@@ -16,11 +16,32 @@ from pydantic.fields import FieldInfo
 from bottega import adapters, objectives
 from bottega.errors import BottegaError, DataError, RecipeError
 from bottega.recipe.schema import Data, Evaluate, Layout, Model, Optim, Recipe, Save, Source
-from bottega.records import Compared, Posed, Record
+from bottega.records import (
+    Chat,
+    Choice,
+    Compared,
+    Labelled,
+    Multilabelled,
+    Paired,
+    Posed,
+    Preference,
+    Prompted,
+    Record,
+    Tagged,
+    Text,
+    Unpaired,
+)
+from bottega.records.formats import record_types
 from bottega.suggestions import suggest_name
 
 LIKELY = ("dpo", "kto", "classify", "tag", "contrastive", "causal", "sft", "grpo")
 """Objectives for rows of which nothing is said: the first that reads them."""
+
+# Classes of records by how likely a row that could be several is meant as one. Two texts with a number from 0 to 1 have
+# a similarity; any other value beside two texts is their label.
+RECORD_ORDER = (
+    Compared, Text, Prompted, Chat, Preference, Unpaired, Labelled, Multilabelled, Tagged, Paired, Choice, Posed,
+)  # fmt: skip
 
 NEEDED: dict[str, dict[str, Any]] = {"custom": {"file": "my_loss.py"}, "grpo": {"rewards": ["exact"]}}
 """What an objective cannot do without."""
@@ -68,8 +89,7 @@ def _seen(path: str | None, folder: Path) -> str | None:
 
 def suggest_objective(path: str, layout: Layout | None = None) -> str:
     """The objective the rows of a file are for."""
-    # Two texts and a number from 0 to 1 are compared; anything else that is said of two texts is their label.
-    record = _first(path, (Compared, *get_args(Record)), layout or Layout())
+    record = _first(path, (*RECORD_ORDER, *record_types()), layout or Layout())
     for kind in LIKELY:
         if isinstance(record, objectives.load(kind).reads):
             return kind

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import yaml
 
 from bottega import objectives
-from bottega.data.formats import parse_rows
 from bottega.data.sampler import DEFAULT_EXAMPLES
 from bottega.errors import DataError
 from bottega.evaluation.contamination import find_leaked_rows
@@ -19,7 +18,8 @@ from bottega.evaluation.evaluate import Evaluation, evaluate
 from bottega.planning.init import init
 from bottega.progress import StatusCallback, update_reporter
 from bottega.recipe.schema import Recipe
-from bottega.records import Labelled, Multilabelled, Record, Tagged
+from bottega.records import Record
+from bottega.records.parser import parse_rows
 from bottega.training.trials import run_trial, vary
 
 # The smallest part as a fraction of the training rows (at least an update's worth), and all parts as multiples of it.
@@ -176,18 +176,9 @@ class Study:
             return []
         first: dict[str, int] = {}
         for index, record in enumerate(self._records(rows)):
-            for label in record_labels(record):
+            for label in record.label_names:
                 first.setdefault(label, index)
         return sorted(set(first.values()))
-
-
-def record_labels(record: Record) -> Sequence[str]:
-    """The labels of a record, or of its spans."""
-    if isinstance(record, Labelled):
-        return [record.label]
-    if isinstance(record, Multilabelled):
-        return record.labels
-    return [span.label for span in record.spans] if isinstance(record, Tagged) else []
 
 
 def write_rows(path: Path, rows: Sequence[LocatedRow]) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
@@ -14,6 +14,7 @@ from pydantic_core import PydanticUndefined
 from bottega import adapters, objectives
 from bottega.metrics import answers
 from bottega.objectives import rewards
+from bottega.recipe.one_of import OneOf
 from bottega.recipe.schema import Recipe, Source
 
 HEAD = """# The recipe
@@ -63,7 +64,9 @@ def _table(title: str, model: type[BaseModel], skip: list[str] | None = None) ->
         yield "| key | values | default | |\n|---|---|---|---|"
     for name, field in fields.items():
         default = "required" if field.default is PydanticUndefined and not field.default_factory else _default(field)
-        yield f"| `{field.alias or name}` | {_values(field.annotation)} | {default} | {field.description or ''} |"
+        choices = next((item for item in field.metadata if isinstance(item, OneOf)), None)
+        values = _values(field.annotation) if choices is None else _quote_all(choices.names())
+        yield f"| `{field.alias or name}` | {values} | {default} | {field.description or ''} |"
 
 
 def _default(field: FieldInfo) -> str:
@@ -77,7 +80,7 @@ def _values(annotation: Any) -> str:
     if origin is typing.Annotated:
         return _values(arguments[0])
     if origin is typing.Literal:
-        return ", ".join(f"`{argument}`" for argument in arguments)
+        return _quote_all(arguments)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(_values(argument) for argument in arguments if argument is not type(None)))
     if origin in (list, tuple):
@@ -89,6 +92,10 @@ def _values(annotation: Any) -> str:
         word = "reward" if annotation is rewards.RewardFunction else annotation.__name__.lower()
         return f"[{word}](#a-{word})"
     return {str: "text", int: "whole number", float: "number", bool: "`true`, `false`"}[annotation]
+
+
+def _quote_all(values: Sequence[Any]) -> str:
+    return ", ".join(f"`{value}`" for value in values)
 
 
 def _section(field: FieldInfo) -> type[BaseModel] | None:

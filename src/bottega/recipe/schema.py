@@ -31,16 +31,13 @@ from bottega.errors import RecipeError
 from bottega.objectives import Objective
 from bottega.recipe.explain import explain_validation_error
 from bottega.recipe.files import RESOLVED, read_recipe_file, resolve_paths
+from bottega.recipe.one_of import OneOf
 from bottega.records import TooLong
+from bottega.records.formats import format_names
 from bottega.suggestions import describe_errors, suggest_name
 
-# The keys of `data.formats.FORMATS`, which stands above this module and cannot be imported. A Literal must be static;
-# a test holds the two equal.
-RowFormat = Literal[
-    "auto", "messages", "instruction", "question", "summary", "prompted", "preference", "openai_preference", "unpaired",
-    "labelled", "labelled_pair", "multilabelled", "conll", "spans", "paired", "compared", "choice", "lettered_choice",
-    "posed", "text",
-]  # fmt: skip
+# A row format: the name of a file in `records/formats/`, or "auto".
+RowFormat = Annotated[str, OneOf(lambda: ["auto", *format_names()])]
 
 ReaderName = Literal["auto", "text", "jsonl", "json", "csv", "tsv", "conll", "parquet", "spreadsheet"]
 

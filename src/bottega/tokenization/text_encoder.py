@@ -15,18 +15,7 @@ from typing import Any
 import numpy as np
 
 from bottega.batch import Ints
-from bottega.records import (
-    Compared,
-    Labelled,
-    Multilabelled,
-    Paired,
-    Posed,
-    Preference,
-    Prompted,
-    Record,
-    Text,
-    Unusable,
-)
+from bottega.records import Record, Unusable
 
 # (text, whether offsets are included) → the tokenizer's encoding of the text with special tokens.
 Encodings = Mapping[tuple[str, bool], Any]
@@ -104,10 +93,9 @@ class TextEncoder:
         Conversations are left out: their text is not known before their template renders it. Texts in which no answer
         has to be located are encoded without offsets, at half the cost. Empty if any text cannot be encoded.
         """
-        requests = list(
-            # Without duplicates, in order.
-            dict.fromkeys((self.remove_bos(text), offsets) for record in records for text, offsets in texts(record))
-        )
+        texts = chain.from_iterable(record.texts_to_encode() for record in records)
+        # Without duplicates, in order.
+        requests = list(dict.fromkeys((self.remove_bos(text), offsets) for text, offsets in texts))
         located, bare = ([text for text, offsets in requests if offsets is wanted] for wanted in (True, False))
         try:
             encodings = [*self._backend.encode_batch(located), *self._backend.encode_batch_fast(bare)]
@@ -124,22 +112,3 @@ class TextEncoder:
             yield
         finally:
             self._precomputed = {}
-
-
-def texts(record: Record) -> Iterator[tuple[str, bool]]:
-    """The texts of a record that will be encoded, and whether their offsets are needed to locate an answer.
-
-    Only those that are known without the objective and without a chat template. A text missing here is encoded later,
-    one that is never encoded costs time: neither changes a row.
-    """
-    if isinstance(record, (Text, Labelled, Multilabelled)):
-        yield record.text, isinstance(record, Text) and record.answer > 0
-    elif isinstance(record, Prompted):
-        yield record.prompt + record.completion, True
-    elif isinstance(record, (Paired, Compared)):
-        yield from ((text, False) for text in record.texts)
-    elif isinstance(record, Preference) and isinstance(record.prompt, str):
-        answers = (answer for answer in (record.chosen, record.rejected) if isinstance(answer, str))
-        yield from ((record.prompt + answer, True) for answer in answers)
-    elif isinstance(record, Posed) and isinstance(record.prompt, str):
-        yield record.prompt, True

@@ -24,7 +24,6 @@ from bottega.recipe.schema import Recipe
 from bottega.records import Record
 from bottega.tokenization import builtin_templates
 from bottega.tokenization.codec import Codec
-from bottega.tokenization.text_encoder import texts
 
 Sided = tuple[Side, int, Record]
 """A record with its side and the number of its source."""
@@ -148,7 +147,7 @@ def _parts(records: Iterator[Sided]) -> Iterator[tuple[list[Sided], DataError | 
     try:
         for record in records:
             part.append(record)
-            size += sum(len(text) for text, _ in texts(record[2]))
+            size += sum(len(text) for text, _ in record[2].texts_to_encode())
             if len(part) == PART or size >= PART_CHARACTERS:
                 yield part, None
                 part, size = [], 0

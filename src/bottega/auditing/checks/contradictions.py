@@ -9,12 +9,9 @@ import numpy as np
 
 from bottega.auditing.checks import Check, Context
 from bottega.auditing.checks.duplicates import hash_text
-from bottega.auditing.entries import Entry, full_answer
+from bottega.auditing.entries import Entry
 from bottega.auditing.findings import Finding, Severity
-from bottega.records import Choice, Labelled, Multilabelled, Preference, Tagged, Unpaired
-
-# Records whose answers are right or wrong. A question answered in free text may have several good answers.
-SINGLE_ANSWER_RECORDS = (Labelled, Multilabelled, Tagged, Choice, Preference, Unpaired)
+from bottega.records import Preference, Unpaired, full_answer
 
 
 class Contradictions(Check):
@@ -31,7 +28,8 @@ class Contradictions(Check):
 
     def add(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
-            self.single_answer = self.single_answer or isinstance(entry.record, SINGLE_ANSWER_RECORDS)
+            # A question answered in free text may have several good answers.
+            self.single_answer = self.single_answer or entry.record.has_right_answer
             for prompt, answer in _claims(entry):
                 self.rows.append(entry.row)
                 self.inputs.append(hash_text(" ".join(prompt.split())))

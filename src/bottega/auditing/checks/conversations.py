@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bottega.auditing.checks import Check, Context
-from bottega.auditing.entries import SYSTEM_ROLES, Entry
+from bottega.auditing.entries import Entry
 from bottega.auditing.findings import Finding, Severity
-from bottega.records import Chat, Message, Preference, Record, Tools, Unpaired, answered
+from bottega.records import SYSTEM_ROLES, Chat, Message, Preference, Record, Tools, Unpaired, answered
 
 # Markers that chat templates place between turns. Data exported after rendering still has them, and would get them
 # twice.

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from bottega.auditing.checks import Check, Context
 from bottega.auditing.entries import Entry
 from bottega.auditing.findings import Finding, Severity
-from bottega.records import Labelled, Multilabelled, Record, Tagged
 from bottega.tokenization.unicode_words import fold_text
 
 # Rows of a label below which it can hardly be learned, nor its accuracy be estimated.
@@ -45,14 +44,14 @@ class Labels(Check):
 
     def add(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
-            for label in _labels_of(entry.record):
+            for label in entry.record.label_names:
                 self.rows.append(entry.row)
                 self.labels.append(self.label_ids.setdefault(label, len(self.label_ids)))
 
     def add_comparison(self, name: str, entries: Sequence[Entry]) -> None:
         counts = self.comparisons.setdefault(name, Counter())
         for entry in entries:
-            counts.update(_labels_of(entry.record))
+            counts.update(entry.record.label_names)
 
     def findings(self) -> Iterator[Finding]:
         if not self.label_ids or self._are_values:
@@ -130,14 +129,6 @@ def _normalize_spelling(label: str) -> str:
         # Decimal, not float: long identifiers keep all their digits. Adding 0 turns -0 into 0.
         return str(Decimal(plain).normalize() + 0)
     return SPELLING_NOISE.sub("", plain) or plain
-
-
-def _labels_of(record: Record) -> Sequence[str]:
-    if isinstance(record, Labelled):
-        return (record.label,)
-    if isinstance(record, Multilabelled):
-        return record.labels
-    return [span.label for span in record.spans] if isinstance(record, Tagged) else ()
 
 
 def _is_number(text: str) -> bool:

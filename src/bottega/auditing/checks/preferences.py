@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from bottega.auditing.checks import Check, Context
-from bottega.auditing.entries import Entry, full_answer
+from bottega.auditing.entries import Entry
 from bottega.auditing.findings import Finding
 from bottega.metrics.intervals import proportion_interval
-from bottega.records import Preference, Unpaired
+from bottega.records import Preference, Unpaired, full_answer
 from bottega.tokenization.unicode_words import to_nfc
 
 # Fraction of pairs whose chosen answer is the longer (or the shorter) one that indicates a bias for length. The lower

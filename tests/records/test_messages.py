@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from bottega.data.messages import messages, tools
 from bottega.errors import DataError
 from bottega.records import Message
+from bottega.records.messages import parse_messages, parse_tools
 
 HALF = "x\ud800"
 
 
 def read(*turns: Any) -> tuple[Message, ...]:
-    return messages("rows.jsonl line 3", {"messages": list(turns)})
+    return parse_messages("rows.jsonl line 3", {"messages": list(turns)})
 
 
 def assistant(**more: Any) -> Message:
@@ -123,14 +123,14 @@ def test_several_calls_of_sharegpt() -> None:
     ids=lambda value: str(value).encode("ascii", "replace").decode(),
 )
 def test_half_a_character_is_told_by_field(turn: dict[str, Any], field: str) -> None:
-    with pytest.raises(DataError, match="holds half a character") as caught:
+    with pytest.raises(DataError, match="contains half a character") as caught:
         read({"role": "assistant", **turn})
     assert caught.value.where == f"rows.jsonl line 3, field messages[0], field {field}"
 
 
 def test_half_a_character_in_tools() -> None:
-    with pytest.raises(DataError, match="tools holds half a character") as caught:
-        tools("rows.jsonl line 3", {"tools": [{"name": "f", "description": HALF}]})
+    with pytest.raises(DataError, match="tools contains half a character") as caught:
+        parse_tools("rows.jsonl line 3", {"tools": [{"name": "f", "description": HALF}]})
     assert caught.value.where == "rows.jsonl line 3, field tools"
 
 
@@ -145,5 +145,5 @@ def test_what_is_nested_without_end_is_an_error_of_ours() -> None:
 def test_content_in_parts() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "value": "b"}, {"type": "text", "content": "c"}, "d"]
     assert read({"role": "user", "content": parts})[0].content == "abcd"
-    with pytest.raises(DataError, match="content that is no text"):
+    with pytest.raises(DataError, match="content that is not text"):
         read({"role": "user", "content": [{"type": "image", "image": "x"}]})

@@ -59,7 +59,7 @@ def require_string(where: str, fields: Fields, name: str, *, empty: bool = False
             fix=dates if isinstance(value, (date, time)) else "write it as text",
         )
     if not value.isascii() and SURROGATES.search(value):
-        raise DataError(f"{name} holds half a character", where=f"{where}, field {name}", fix="write it as Unicode")
+        raise DataError(f"{name} contains half a character", where=f"{where}, field {name}", fix="write it as Unicode")
     if not empty and not value.strip():
         raise DataError(f"empty {name}", where=f"{where}, field {name}", fix="fill in or remove the row")
     return value

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from test_prompt_formats import ASK, BOT, BRIEF, NO, PASSAGE, SAY, SYSTEM, TOOL, USER, learned, one, refused
 
-from bottega.data.formats import parse_rows
 from bottega.records import (
     Chat,
     Choice,
@@ -26,6 +25,7 @@ from bottega.records import (
     Tagged,
     Unpaired,
 )
+from bottega.records.parser import parse_rows
 from making import placed
 
 WORSE = {"role": "assistant", "content": "b"}
@@ -83,7 +83,7 @@ def test_two_system_messages_that_differ_are_no_conversation() -> None:
         ({"prompt": [SYSTEM, USER], "answer": "a"}, "grpo"),
     ):
         assert learned({**fields, "system": " Be brief.\n"}, kind)
-        with pytest.raises(Exception, match="something else"):
+        with pytest.raises(Exception, match="which is different"):
             learned({**fields, "system": "Be long."}, kind)
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 from bottega import objectives
-from bottega.data.formats import FORMATS, parse_rows
-from bottega.data.messages import ROLES
 from bottega.errors import DataError, RecipeError
-from bottega.recipe.schema import RowFormat
 from bottega.records import (
     Chat,
     Choice,
@@ -29,12 +26,17 @@ from bottega.records import (
     Text,
     Unpaired,
 )
+from bottega.records.formats import load_formats
+from bottega.records.messages import ROLES
+from bottega.records.parser import parse_rows
 from making import placed, shared_data
 
 SFT = (Chat, Prompted, Text)
 
 TALK = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 SPOKEN = (Message("user", "q"), Message("assistant", "a"))
+
+FORMATS = load_formats()
 
 ROWS: dict[str, dict[str, Any]] = {
     "messages": {"messages": TALK},
@@ -87,8 +89,8 @@ def refused(fields: dict[str, Any], *reads: type, what: str, where: str = "file 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_has_an_example_here(name: str) -> None:
-    assert {need[0] for need in FORMATS[name].needs} <= set(ROWS[name])
-    assert set(FORMATS) == set(get_args(RowFormat)) - {"auto"}
+    assert {need[0] for need in FORMATS[name].required} <= set(ROWS[name])
+    assert set(FORMATS) == set(ROWS)
 
 
 @pytest.mark.parametrize("kind", sorted({*objectives.kinds()} - {"custom"}))
@@ -598,7 +600,7 @@ def test_openai_messages_with_tools() -> None:
         ({"role": "assistant", "tool_calls": "f"}, "not a list"),
         ({"role": "assistant", "tool_calls": [{"function": {}}]}, "without a name"),
         ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{x"}}]}, "not JSON"),
-        ({"role": "user", "content": [{"type": "image_url", "image_url": "u"}]}, "no text"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": "u"}]}, "not text"),
         ({"from": "function_call", "value": "f()"}, "not JSON"),
         ({"from": "narrator", "value": "x"}, "unknown role"),
     ],
@@ -668,7 +670,7 @@ def test_spans_are_of_the_text() -> None:
         {"start": 0, "end": 2},
         7,
     ):
-        refused({"text": "one two", "spans": [wrong]}, Tagged, what="none of this text")
+        refused({"text": "one two", "spans": [wrong]}, Tagged, what="does not fit the text")
     overlap = [{"start": 0, "end": 5, "label": "a"}, {"start": 4, "end": 7, "label": "b"}]
     refused({"text": "one two", "spans": overlap}, Tagged, what="overlap")
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from bottega import objectives
-from bottega.data.formats import parse_rows
 from bottega.errors import DataError
 from bottega.records import (
     Chat,
@@ -24,6 +23,7 @@ from bottega.records import (
     Unpaired,
     label_name,
 )
+from bottega.records.parser import parse_rows
 
 ASK, SAY, NO = Message("user", "q"), Message("assistant", "a"), Message("assistant", "b")
 BRIEF = Message("system", "Be brief.")
@@ -314,14 +314,14 @@ def test_spans(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("span", "what"),
     [
-        ({"start": True, "end": 4, "label": "PER"}, "none of this text"),
+        ({"start": True, "end": 4, "label": "PER"}, "does not fit the text"),
         ({"start": 0, "end": 4, "label": ""}, "empty label"),
         ({"start": 0, "end": 4, "label": " "}, "empty label"),
         ({"start": 0, "end": 4, "label": "P\ud800"}, "half a character"),
-        ({"start": 0, "end": 4, "label": None}, "none of this text"),
-        ({"start": 4, "end": 5, "label": "PER"}, "nothing but white space"),
-        ({"start": 0.5, "end": 4, "label": "PER"}, "none of this text"),
-        ({"start": 0, "end": 4, "labels": ["A", "B"]}, "none of this text"),
+        ({"start": 0, "end": 4, "label": None}, "does not fit the text"),
+        ({"start": 4, "end": 5, "label": "PER"}, "only white space"),
+        ({"start": 0.5, "end": 4, "label": "PER"}, "does not fit the text"),
+        ({"start": 0, "end": 4, "labels": ["A", "B"]}, "does not fit the text"),
     ],
 )
 def test_spans_are_checked(span: Any, what: str) -> None:
