@@ -60,7 +60,7 @@ def test_an_invalid_row_is_a_finding(tmp_path: Path) -> None:
     places = {one.what.partition(": ")[2].partition(":")[0]: list(one.examples) for one in found.findings}
     assert places == {
         "broken JSON": ["rows.jsonl line 2"],
-        "no field completion, which the format of the first row names": ["rows.jsonl line 4"],
+        "no field completion, required by the format of the first row": ["rows.jsonl line 4"],
         "a JSON number where a row is expected": ["rows.jsonl line 5"],
     }
 
