@@ -1,1 +1,1 @@
-"""Before a run: what it will cost, whether it is worth it, and a recipe to begin with."""
+"""Before a run: what it will take, whether it is worth it, and a recipe to start from."""
