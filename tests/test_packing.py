@@ -16,7 +16,7 @@ def row(tokens: list[int], both_ways: bool = False) -> Row:
     return Row(ids, np.arange(len(ids)), ids + 1, np.ones(len(ids), np.float32), both_ways)
 
 
-def examples(seed: int) -> list[Example]:
+def random_examples(seed: int) -> list[Example]:
     """Rows over three tokens, so that they share prefixes at every depth."""
     draw = random.Random(seed)
     return [
@@ -33,27 +33,27 @@ def examples(seed: int) -> list[Example]:
 
 @pytest.mark.parametrize("seed", range(150))
 def test_every_token_sees_its_own_row_and_nothing_else(seed: int) -> None:
-    made = examples(seed)
-    batch = pack(made, share=seed % 5 > 0, min_shared=1 + seed % 4)
+    examples = random_examples(seed)
+    batch = pack(examples, share=seed % 5 > 0, min_shared=1 + seed % 4)
     first, last, index = batch.first.numpy(), batch.last.numpy(), np.arange(len(batch.tokens))
-    sees = (first[None] <= index[:, None]) & (index[:, None] < last[None])
-    rows = [row for example in made for row in example.rows]
-    for number, wanted in enumerate(rows):
-        places = batch.at[batch.row == number].numpy()
-        assert (batch.tokens[places].numpy() == wanted.tokens).all()
-        assert (batch.position[places].numpy() == np.arange(len(places))).all()
-        for depth, place in enumerate(places):
-            visible = places if wanted.both_ways else places[: depth + 1]
-            assert set(np.flatnonzero(sees[place])) == set(visible)
+    mask = (first[None] <= index[:, None]) & (index[:, None] < last[None])
+    rows = [row for example in examples for row in example.rows]
+    for number, expected in enumerate(rows):
+        positions = batch.at[batch.row == number].numpy()
+        assert (batch.tokens[positions].numpy() == expected.tokens).all()
+        assert (batch.position[positions].numpy() == np.arange(len(positions))).all()
+        for depth, position in enumerate(positions):
+            visible = positions if expected.both_ways else positions[: depth + 1]
+            assert set(np.flatnonzero(mask[position])) == set(visible)
     assert (batch.nodes.parent < np.arange(len(batch.nodes))).all()
-    assert batch.tokens_real == sum(example.tokens for example in made)
+    assert batch.tokens_real == sum(example.tokens for example in examples)
 
 
 @pytest.mark.parametrize("seed", range(100))
-def test_an_update_is_divided_within_its_bound(seed: int) -> None:
-    made = examples(seed)
-    parts = split_into_micro_batches(made, 20, min_shared=1 + seed % 4)
-    assert sorted(example.id for part in parts for example in part) == sorted(example.id for example in made)
+def test_micro_batches_stay_within_their_token_limit(seed: int) -> None:
+    examples = random_examples(seed)
+    parts = split_into_micro_batches(examples, 20, min_shared=1 + seed % 4)
+    assert sorted(example.id for part in parts for example in part) == sorted(example.id for example in examples)
     for part in parts:
         assert len(part) == 1 or len(pack(part, min_shared=1 + seed % 4).tokens) <= 20
 
@@ -73,7 +73,7 @@ def test_a_short_prefix_is_repeated() -> None:
     assert len(pack([pair], min_shared=3).tokens) == 5
 
 
-def test_a_tail_that_predicts_nothing_is_not_laid_out() -> None:
+def test_tokens_after_the_last_prediction_are_not_computed() -> None:
     ids = np.arange(12)
     answer = Row(ids, np.array([3, 4]), ids[4:6], np.ones(2, np.float32))
     batch = pack([Example("row", (answer,))])
@@ -89,15 +89,15 @@ def test_equal_rows_are_computed_once() -> None:
     assert batch.sum_rows(batch.weight).tolist() == [9, 9]
 
 
-def test_counts() -> None:
-    made = [Example("a", (row([1, 2]), row([3]))), Example("b", (row([4, 5, 6]),))]
-    batch = pack(made)
+def test_counts_of_units() -> None:
+    examples = [Example("a", (row([1, 2]), row([3]))), Example("b", (row([4, 5, 6]),))]
+    batch = pack(examples)
     assert [batch.count(unit) for unit in ("token", "row", "example")] == [6, 3, 2]
     assert batch.sum_examples(batch.sum_rows(batch.weight)).tolist() == [3, 3]
 
 
-def test_a_row_by_itself_is_whole() -> None:
-    """Doge and ProphetNet make something else of a row that is a token shorter, though they do not look at the last."""
+def test_unshared_rows_keep_all_their_tokens() -> None:
+    """Doge and ProphetNet compute a row differently if it is a token shorter, though no token attends to the last."""
     tokens = np.arange(5)
     row = Row(tokens, np.array([2, 3]), tokens[3:], np.ones(2, np.float32))
     assert pack([Example("", (row,))], share=False).tokens.tolist() == [0, 1, 2, 3, 4]

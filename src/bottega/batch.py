@@ -206,6 +206,7 @@ class Batch:
     def mean_rows(self, values: Tensor) -> Tensor:
         """[N, …] → [R, …]: each row's mean over its predictions, whatever their weight."""
         size = self.sum_rows(values.new_ones(len(values)))  # [R]
+        # [R, 1, …], to divide values with any number of further axes.
         return self.sum_rows(values) / size.view(-1, *[1] * (values.dim() - 1))
 
     def sum_examples(self, values: Tensor) -> Tensor:
@@ -214,6 +215,7 @@ class Batch:
 
     def count(self, unit: Unit) -> float:
         """How many of `unit` this batch holds: the denominator of a mean over it."""
+        # A column as a unit: its sum counts what it marks, such as the rows that have an answer.
         if unit not in UNITS:
             return float(self.columns[unit].sum())
         if unit == "token":
@@ -267,6 +269,7 @@ def join_batches(batches: Sequence[Batch]) -> Batch:
 
 def count_units(batches: Sequence[Batch]) -> dict[Unit, float]:
     """How many of each unit, columns included, all batches of an update hold together."""
+    # Counted once for the whole update: a micro-batch with fewer tokens must not weigh as much as a full one.
     units = (*UNITS, *batches[0].columns) if batches else UNITS
     return {unit: sum(batch.count(unit) for batch in batches) for unit in units}
 

@@ -10,7 +10,7 @@ KINDS = ("cosine", "linear", "constant", "wsd")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_rises_to_the_peak_and_never_rests_at_zero(kind: str) -> None:
+def test_warmup_reaches_the_peak_and_no_rate_is_zero(kind: str) -> None:
     schedule = Schedule(kind, 1.0, 100, 0.1, 0.0)  # type: ignore[arg-type]
     rates = [schedule.lr(step) for step in range(1, 101)]
     assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
@@ -19,7 +19,7 @@ def test_it_rises_to_the_peak_and_never_rests_at_zero(kind: str) -> None:
     assert all(later <= earlier for earlier, later in itertools.pairwise(rates[9:]))
 
 
-def test_shapes() -> None:
+def test_the_shape_of_each_decay() -> None:
     lr = {kind: Schedule(kind, 1.0, 101, 0, 0.1).lr for kind in KINDS}  # type: ignore[arg-type]
     assert lr["constant"](101) == 1.0
     assert lr["linear"](51) == pytest.approx(0.1 + 0.9 * 0.5, abs=0.01)

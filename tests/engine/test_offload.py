@@ -1,4 +1,4 @@
-"""What waits elsewhere for the backward comes back as it was."""
+"""Offloaded activations come back unchanged."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from bottega.engine.offload import HostCopy, Offload
 from bottega.packing import pack
 
 
-def test_gradients_are_the_same_to_the_bit() -> None:
-    made = world("dpo", "{}", "llama")
-    batch = made.complete(pack(made.examples), made.fit)
+def test_gradients_are_bitwise_equal_with_and_without_offload() -> None:
+    case = world("dpo", "{}", "llama")
+    batch = case.complete(pack(case.examples), case.fit)
 
-    def gradients(*, sent: bool) -> list[torch.Tensor]:
-        made.model.zero_grad()
-        scorer = made.scorer()
-        with Offload(scorer, min_bytes=64) if sent else contextlib.nullcontext():
-            scores = scorer(batch, made.objective.outputs)
-        made.objective.loss(scores, batch).total(count_units([batch])).backward()
-        return [weight.grad.clone() for weight in made.model.parameters() if weight.grad is not None]
+    def gradients(*, offload: bool) -> list[torch.Tensor]:
+        case.model.zero_grad()
+        scorer = case.scorer()
+        with Offload(scorer, min_bytes=64) if offload else contextlib.nullcontext():
+            scores = scorer(batch, case.objective.outputs)
+        case.objective.loss(scores, batch).total(count_units([batch])).backward()
+        return [weight.grad.clone() for weight in case.model.parameters() if weight.grad is not None]
 
-    for one, other in zip(gradients(sent=True), gradients(sent=False), strict=True):
-        assert torch.equal(one, other)
+    for offloaded, kept in zip(gradients(offload=True), gradients(offload=False), strict=True):
+        assert torch.equal(offloaded, kept)
 
 
-def test_weights_and_little_tensors_stay() -> None:
+def test_weights_and_small_tensors_are_not_offloaded() -> None:
     layer = torch.nn.Linear(64, 64)
     hooks = Offload(layer, min_bytes=1024)
     assert isinstance(hooks._to_host(layer.weight.T), torch.Tensor)

@@ -1,4 +1,4 @@
-"""Masters, groups, clipping, and state that goes on exactly."""
+"""Master weights, parameter groups, clipping, and state that resumes exactly."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ def model(dtype: torch.dtype = torch.float32) -> nn.Module:
     return nn.Sequential(nn.Embedding(7, 6), nn.Linear(6, 6), nn.LayerNorm(6), nn.Linear(6, 3)).to(dtype)
 
 
-def step(made: nn.Module, optimizer: Optimizer, lr: float = 1e-2, parts: int = 1) -> torch.Tensor:
+def step(network: nn.Module, optimizer: Optimizer, lr: float = 1e-2, parts: int = 1) -> torch.Tensor:
     for part in torch.arange(8).reshape(parts, -1):
-        (made(part % 7).float().pow(2).sum() / 8).backward()
+        (network(part % 7).float().pow(2).sum() / 8).backward()
     norm = optimizer.norm()
     optimizer.step(lr, norm)
     return norm
 
 
-def test_nothing_outlives_its_run() -> None:
-    """Weights hold hooks where Python does not look for garbage."""
-    made = model()
-    optimizer = Optimizer(made, Optim())
-    step(made, optimizer)
-    left = [weakref.ref(one) for one in (optimizer, made, made[1].weight)]
-    del made, optimizer
+def test_an_optimizer_is_freed_after_its_run() -> None:
+    """Hooks of weights are invisible to the garbage collector, so they must not keep the optimizer alive."""
+    network = model()
+    optimizer = Optimizer(network, Optim())
+    step(network, optimizer)
+    references = [weakref.ref(one) for one in (optimizer, network, network[1].weight)]
+    del network, optimizer
     gc.collect()
-    assert [one() for one in left] == [None, None, None]
+    assert [one() for one in references] == [None, None, None]
 
 
-def test_float32_is_plain_adamw() -> None:
+def test_float32_updates_equal_torch_adamw() -> None:
     ours, plain = model(), model()
     optimizer = Optimizer(ours, Optim(clip=None))
     reference = torch.optim.AdamW(plain.parameters(), lr=1e-2, weight_decay=0.0)
@@ -55,14 +55,14 @@ def test_float32_is_plain_adamw() -> None:
         torch.testing.assert_close(one, other)
 
 
-def test_half_precision_loses_no_small_update() -> None:
+def test_small_updates_are_not_lost_in_half_precision() -> None:
     """Ten thousand updates each too small for bfloat16 to show still add up in the masters."""
-    made = model(torch.bfloat16)
-    optimizer = Optimizer(made, Optim(clip=None))
-    before = {name: weight.clone() for name, weight in made.named_parameters()}
+    network = model(torch.bfloat16)
+    optimizer = Optimizer(network, Optim(clip=None))
+    before = {name: weight.clone() for name, weight in network.named_parameters()}
     for _ in range(200):
-        step(made, optimizer, lr=1e-5)
-    assert any(not torch.equal(weight, before[name]) for name, weight in made.named_parameters())
+        step(network, optimizer, lr=1e-5)
+    assert any(not torch.equal(weight, before[name]) for name, weight in network.named_parameters())
     for one in optimizer.weights:
         assert torch.equal(one.parameter, one.read().view(one.parameter.shape).bfloat16())
         assert one.parameter.grad is None
@@ -71,11 +71,11 @@ def test_half_precision_loses_no_small_update() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_gradients_of_micro_batches_add_up_in_float32(dtype: torch.dtype) -> None:
     """The float32 sum of what each micro-batch alone gives; a single one needs no wider copy."""
-    made, alone = model(dtype), model(dtype)
-    optimizer = Optimizer(made, Optim())
+    network, alone = model(dtype), model(dtype)
+    optimizer = Optimizer(network, Optim())
     sums = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in alone.named_parameters()}
     for number, part in enumerate(torch.arange(8).reshape(4, -1)):
-        (made(part % 7).float().pow(2).sum() / 8).backward()
+        (network(part % 7).float().pow(2).sum() / 8).backward()
         (alone(part % 7).float().pow(2).sum() / 8).backward()
         for name, weight in alone.named_parameters():
             assert weight.grad is not None
@@ -88,11 +88,11 @@ def test_gradients_of_micro_batches_add_up_in_float32(dtype: torch.dtype) -> Non
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_clipping_is_torchs(optimizer: str, dtype: torch.dtype) -> None:
-    made, plain = model(dtype), model()
-    ours = Optimizer(made, Optim(clip=1e-3, optimizer=optimizer), ["0.weight"])  # type: ignore[arg-type]
+def test_clipping_equals_torch(optimizer: str, dtype: torch.dtype) -> None:
+    network, plain = model(dtype), model()
+    ours = Optimizer(network, Optim(clip=1e-3, optimizer=optimizer), ["0.weight"])  # type: ignore[arg-type]
     torchs = Optimizer(plain, Optim(clip=None, optimizer=optimizer), ["0.weight"])  # type: ignore[arg-type]
-    for one, other in zip(made.parameters(), plain.parameters(), strict=True):
+    for one, other in zip(network.parameters(), plain.parameters(), strict=True):
         other.data.copy_(one.data)
     for _ in range(3):
         given = {name: torch.randn_like(weight) for name, weight in plain.named_parameters()}
@@ -112,8 +112,8 @@ def test_clipping_is_torchs(optimizer: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("part", [5, 1 << 20])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_adamw_is_torchs(part: int, decay: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In parts or at once; vectors do not decay; a weight without a gradient stays, and so does its count of steps."""
+def test_adamw_equals_torch_in_chunks_and_at_once(part: int, decay: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vectors do not decay; a weight without a gradient stays, and so does its count of steps."""
     monkeypatch.setitem(adamw.CHUNK_SIZE, "cpu", part)
     ours, theirs = model(), model()
     optimizer = Optimizer(ours, Optim(weight_decay=decay, clip=None))
@@ -151,24 +151,24 @@ class Lookup(nn.Module):
         return self.head(self.table(ids).tanh())
 
 
-def looked_up(made: nn.Module, number: int, scale: float = 1.0) -> None:
+def backward_of_lookups(network: nn.Module, number: int, scale: float = 1.0) -> None:
     """Two micro-batches, in which tokens come twice, and padding."""
     for part in range(2):
         ids = torch.tensor([3, 5, 5, 7 + number % 9, 2 * number + part])
-        (scale * made(ids).float().pow(2).sum()).backward()
+        (scale * network(ids).float().pow(2).sum()).backward()
 
 
-@pytest.mark.parametrize("many", [0.0, 0.3, 1.0])
-def test_gradients_by_rows_move_as_whole_ones_do(many: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that had a gradient once keep moving by their moments, the others stay: all of it as torch's AdamW does."""
+@pytest.mark.parametrize("max_fraction", [0.0, 0.3, 1.0])
+def test_sparse_gradients_give_the_updates_of_dense_ones(max_fraction: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that had a gradient once keeps moving by its moments, the others stay, as with torch's AdamW."""
     monkeypatch.setattr("bottega.engine.optimizer.LARGE_WEIGHT", 1)
-    monkeypatch.setattr(adamw, "MAX_SPARSE_FRACTION", many)
+    monkeypatch.setattr(adamw, "MAX_SPARSE_FRACTION", max_fraction)
     ours, theirs = Lookup(), Lookup()
     optimizer = Optimizer(ours, Optim(clip=0.5))
     reference = torch.optim.AdamW(theirs.parameters(), lr=1e-2, weight_decay=0.0)
     for number in range(8):
-        looked_up(ours, number)
-        looked_up(theirs, number)
+        backward_of_lookups(ours, number)
+        backward_of_lookups(theirs, number)
         assert optimizer.gradients["table.weight"].is_sparse
         norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), 0.5)
         torch.testing.assert_close(optimizer.norm(), norm)
@@ -181,17 +181,17 @@ def test_gradients_by_rows_move_as_whole_ones_do(many: float, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_seen_go_on_exactly(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sparse_state_resumes_exactly(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bottega.engine.optimizer.LARGE_WEIGHT", 1)
     monkeypatch.setattr(weights, "LARGE_WEIGHT", 1)
-    made = [Lookup().to(dtype) for _ in range(3)]
-    whole, cut, fresh = (Optimizer(one, Optim()) for one in made)
+    network = [Lookup().to(dtype) for _ in range(3)]
+    whole, cut, fresh = (Optimizer(one, Optim()) for one in network)
     for number in range(6):
         if number == 3:
             fresh.load_state({key: value.clone() for key, value in cut.state().items()})
         second = 1 if number < 3 else 2
         for one in (0, second):
-            looked_up(made[one], number)
+            backward_of_lookups(network[one], number)
             optimizer = (whole, cut, fresh)[one]
             optimizer.step(1e-2, optimizer.norm())
     assert int(whole.state()["table.weight|seen"].sum()) in range(10, 30)
@@ -199,7 +199,7 @@ def test_rows_seen_go_on_exactly(dtype: torch.dtype, monkeypatch: pytest.MonkeyP
         assert torch.equal(value, fresh.state()[key]), key
 
 
-def test_only_what_is_looked_up_has_gradients_by_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_untied_large_embeddings_get_sparse_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not where a head shares the weight, where every row decays, or where the table is small."""
     assert not optimizer.enable_sparse_gradients(Lookup())
     monkeypatch.setattr("bottega.engine.optimizer.LARGE_WEIGHT", 1)
@@ -213,7 +213,7 @@ def test_only_what_is_looked_up_has_gradients_by_rows(monkeypatch: pytest.Monkey
     assert not optimizer.enable_sparse_gradients(frozen)
 
 
-def test_muon_takes_the_matrices_but_no_embedding() -> None:
+def test_muon_updates_matrices_but_not_embeddings() -> None:
     optimizer = Optimizer(model(), Optim(optimizer="muon"), not_for_muon=["0.weight"])
     taken = [set(rule.state) for _, rule in optimizer.rules]
     assert taken == [{"1.weight", "3.weight"}, {"0.weight"}, {"1.bias", "2.weight", "2.bias", "3.bias"}]
@@ -221,10 +221,10 @@ def test_muon_takes_the_matrices_but_no_embedding() -> None:
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_state_goes_on_exactly(name: str, dtype: torch.dtype) -> None:
+def test_state_resumes_exactly(name: str, dtype: torch.dtype) -> None:
     whole, cut = model(dtype), model(dtype)
     settings = Optim(optimizer=name, ema=0.9, layer_decay=0.7)  # type: ignore[arg-type]
-    one, two = (Optimizer(made, settings, ["0.weight"]) for made in (whole, cut))
+    one, two = (Optimizer(network, settings, ["0.weight"]) for network in (whole, cut))
     for _ in range(3):
         step(whole, one)
         step(cut, two)
@@ -241,10 +241,10 @@ def test_state_goes_on_exactly(name: str, dtype: torch.dtype) -> None:
 
 
 def test_small_gradients_survive_float16() -> None:
-    made, plain = model(torch.float16), model()
-    optimizer = Optimizer(made, Optim())
+    network, plain = model(torch.float16), model()
+    optimizer = Optimizer(network, Optim())
     batch = torch.arange(8) % 7
-    (made(batch).float().pow(2).sum() * 1e-6 * optimizer.scale).backward()
+    (network(batch).float().pow(2).sum() * 1e-6 * optimizer.scale).backward()
     (plain(batch).pow(2).sum() * 1e-6).backward()
     for name, weight in plain.named_parameters():
         assert weight.grad is not None
@@ -254,8 +254,8 @@ def test_small_gradients_survive_float16() -> None:
 
 @pytest.mark.parametrize("half", [True, False])
 @pytest.mark.parametrize("together", [1, 1 << 24])
-def test_muon_is_torchs(together: int, half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stacked or one by one, standing or lying, in bfloat16 or not, the steps are those of `torch.optim.Muon`."""
+def test_muon_equals_torch(together: int, half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stacked or one by one, tall or wide, in bfloat16 or not, the updates are those of `torch.optim.Muon`."""
     monkeypatch.setattr(muon, "MAX_STACK_SIZE", together)
     monkeypatch.setattr(muon, "has_native_dtype", lambda *_: half)
     torch.manual_seed(0)
@@ -278,13 +278,13 @@ def test_muon_is_torchs(together: int, half: bool, monkeypatch: pytest.MonkeyPat
         torch.testing.assert_close(one, other, rtol=0, atol=1e-3)
 
 
-def test_muon_multiplies_what_the_processor_does() -> None:
+def test_muon_uses_bfloat16_only_where_it_is_native() -> None:
     """Elsewhere its products took thirty times as long, and half of a run's time."""
     seen = muon._orthogonalize(torch.randn(2, 4, 8))
     assert seen.dtype == (torch.bfloat16 if has_native_dtype(torch.bfloat16, "cpu") else torch.float32)
 
 
-def test_a_parted_weight_is_the_rounded_master() -> None:
+def test_a_split_weight_is_the_rounded_master() -> None:
     """Every float32 comes back bit by bit; the weight is the nearest bfloat16, of two as near the larger."""
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(300, 300).bfloat16())
@@ -307,12 +307,12 @@ def test_a_parted_weight_is_the_rounded_master() -> None:
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_parted_and_copied_masters_move_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_split_and_copied_masters_get_equal_updates(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     moved = []
     for large in (1, 1 << 30):
         monkeypatch.setattr(weights, "LARGE_WEIGHT", large)
-        made = model(torch.bfloat16)
-        optimizer = Optimizer(made, Optim(optimizer=name), ["0.weight"])  # type: ignore[arg-type]
+        network = model(torch.bfloat16)
+        optimizer = Optimizer(network, Optim(optimizer=name), ["0.weight"])  # type: ignore[arg-type]
         torch.manual_seed(1)
         for _ in range(20):
             optimizer.gradients = {one.name: torch.randn_like(one.parameter) for one in optimizer.weights}
@@ -323,7 +323,7 @@ def test_parted_and_copied_masters_move_alike(name: str, monkeypatch: pytest.Mon
         assert torch.equal(master, moved[1][key]), key
 
 
-def test_layers_learn_slower_the_deeper_they_are() -> None:
+def test_learning_rates_decay_towards_lower_layers() -> None:
     bert = ["bert.embeddings.word_embeddings.weight", "bert.embeddings.LayerNorm.bias", "bert.encoder.layer.0.a.weight"]
     rates = layer_lr_factors([*bert, "bert.encoder.layer.1.a.weight", "classifier.weight"], 0.5)
     assert list(rates.values()) == [0.125, 0.125, 0.25, 0.5, 1.0]
@@ -337,36 +337,36 @@ def test_layers_learn_slower_the_deeper_they_are() -> None:
     assert set(layer_lr_factors(mixture, 1.0).values()) == {1.0}
 
 
-def test_a_slower_layer_moves_less() -> None:
-    made = nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)]), "head": nn.Linear(4, 4)})
-    before = {name: weight.detach().clone() for name, weight in made.named_parameters()}
-    optimizer = Optimizer(made, Optim(layer_decay=0.5, clip=None))
-    optimizer.gradients = {name: torch.ones_like(weight) for name, weight in made.named_parameters()}
+def test_updates_follow_the_learning_rate_of_the_layer() -> None:
+    network = nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)]), "head": nn.Linear(4, 4)})
+    before = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+    optimizer = Optimizer(network, Optim(layer_decay=0.5, clip=None))
+    optimizer.gradients = {name: torch.ones_like(weight) for name, weight in network.named_parameters()}
     optimizer.step(1e-2, optimizer.norm())
-    moved = {name: float((before[name] - weight.detach()).mean()) for name, weight in made.named_parameters()}
+    moved = {name: float((before[name] - weight.detach()).mean()) for name, weight in network.named_parameters()}
     for name, rate in (("layers.0.weight", 0.25), ("layers.1.bias", 0.5), ("head.weight", 1.0)):
         assert moved[name] == pytest.approx(rate * 1e-2, rel=1e-3)
 
 
-def test_what_is_frozen_stays() -> None:
-    made = model()
-    freeze(made, ["0.*", "2.bias"])
-    assert {one.name for one in Optimizer(made, Optim()).weights} == {
+def test_frozen_weights_are_not_trained() -> None:
+    network = model()
+    freeze(network, ["0.*", "2.bias"])
+    assert {one.name for one in Optimizer(network, Optim()).weights} == {
         "1.weight", "1.bias", "2.weight", "3.weight", "3.bias"
     }  # fmt: skip
     with pytest.raises(RecipeError, match="matches no trained weight"):
-        freeze(made, ["embeddings.*"])
+        freeze(network, ["embeddings.*"])
     with pytest.raises(RecipeError, match="all weights are frozen"):
-        freeze(made, ["*"])
+        freeze(network, ["*"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_average_is_the_average(dtype: torch.dtype) -> None:
-    made = model(dtype)
-    optimizer = Optimizer(made, Optim(ema=0.5))
+def test_the_moving_average(dtype: torch.dtype) -> None:
+    network = model(dtype)
+    optimizer = Optimizer(network, Optim(ema=0.5))
     averages = {one.name: one.read().clone() for one in optimizer.weights}
     for number in range(1, 4):
-        step(made, optimizer)
+        step(network, optimizer)
         keep = min(0.5, (1 + number) / (10 + number))
         averages = {one.name: keep * averages[one.name] + (1 - keep) * one.read() for one in optimizer.weights}
     own = {one.name: one.parameter.detach().clone() for one in optimizer.weights}

@@ -12,7 +12,7 @@ from bottega.hardware.device import available_device, compute_dtype, has_native_
 
 
 @pytest.mark.parametrize(
-    ("said", "bfloat16", "float16"),
+    ("capabilities", "bfloat16", "float16"),
     [
         ({"avx2": True}, False, False),
         ({"avx512_f": True, "avx512_bf16": True}, True, False),
@@ -20,10 +20,10 @@ from bottega.hardware.device import available_device, compute_dtype, has_native_
         ({"avx512_bf16": False, "amx_fp16": False}, False, False),
     ],
 )
-def test_a_processor_is_asked(
-    said: dict[str, bool], bfloat16: bool, float16: bool, monkeypatch: pytest.MonkeyPatch
+def test_native_dtypes_follow_the_processors_capabilities(
+    capabilities: dict[str, bool], bfloat16: bool, float16: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: said)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert has_native_dtype(torch.bfloat16, "cpu") is bfloat16
     assert has_native_dtype(torch.float16, "cpu") is float16
     assert has_native_dtype(torch.float32, "cpu")
@@ -32,8 +32,8 @@ def test_a_processor_is_asked(
 
 
 @pytest.mark.parametrize("major", [7, 9])
-def test_a_card_that_imitates_bfloat16_computes_in_float16(major: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch says of a T4 that it knows bfloat16, as long as it is not asked to leave imitations out."""
+def test_a_gpu_that_emulates_bfloat16_computes_in_float16(major: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch reports bfloat16 for a T4, unless emulation is excluded."""
 
     def supported(including_emulation: bool = True) -> Any:
         return including_emulation or major >= 8
@@ -43,7 +43,7 @@ def test_a_card_that_imitates_bfloat16_computes_in_float16(major: int, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("wanted", "present", "device", "available"),
+    ("requested", "present", "device", "available"),
     [
         ("auto", True, "cuda", "cuda"),
         ("auto", False, "cpu", "cpu"),
@@ -53,12 +53,12 @@ def test_a_card_that_imitates_bfloat16_computes_in_float16(major: int, monkeypat
     ],
 )
 def test_the_device_to_compute_on(
-    monkeypatch: pytest.MonkeyPatch, wanted: str, present: bool, device: str | None, available: str
+    monkeypatch: pytest.MonkeyPatch, requested: str, present: bool, device: str | None, available: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: present)
-    assert available_device(wanted) == available
+    assert available_device(requested) == available
     if device is None:
         with pytest.raises(RunError, match="no CUDA device"):
-            resolve_device(wanted)
+            resolve_device(requested)
     else:
-        assert resolve_device(wanted) == device
+        assert resolve_device(requested) == device

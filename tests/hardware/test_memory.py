@@ -1,4 +1,4 @@
-"""What is freed is there for the next step, and the peak is what was resident."""
+"""Freed memory stays with the process, and the peak is of resident memory."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ print(before, first, gc.get_freeze_count(), gc.isenabled())
 """
 
 
-def test_what_the_imports_made_is_not_searched_again() -> None:
-    """And nothing else is left out: not what stands in a process that has torch already."""
+def test_objects_of_imports_are_excluded_from_garbage_collection() -> None:
+    """And nothing else is: a process that has torch already is left alone."""
     done = subprocess.run([sys.executable, "-c", FROZEN], capture_output=True, text=True, check=True)
     before, first, second, enabled = done.stdout.split()
     assert int(before) == 0
@@ -62,7 +62,7 @@ def test_what_the_imports_made_is_not_searched_again() -> None:
 
 
 @pytest.mark.slow
-def test_the_peak_grows_with_what_is_held() -> None:
+def test_the_peak_grows_with_allocations() -> None:
     before = memory.peak_bytes()
     held = b"x" * (before + (64 << 20))  # more than any garbage that may be reused
     assert memory.peak_bytes() >= before + (32 << 20)

@@ -1,4 +1,4 @@
-"""Other programs on the same cores: how many they take is seen, they are given way, and no result changes."""
+"""Other programs on the same cores: their load is measured, this process yields, and no result changes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 from bottega.hardware import other_programs
 from bottega.hardware.other_programs import CpuTime, SlowdownDetector, cores_of_others, read_cpu_time
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="the system tells it nowhere")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the system does not report it")
 
 
-def test_what_others_take_is_what_we_do_not() -> None:
+def test_cores_of_others_are_busy_time_less_our_own() -> None:
     assert cores_of_others(CpuTime(10.0, 100.0, 5.0), CpuTime(12.0, 103.0, 6.0)) == pytest.approx(1.0)
     assert cores_of_others(CpuTime(10.0, 100.0, 5.0), CpuTime(12.0, 102.0, 7.0)) == 0.0
     # Clocks of the process and of the cores differ by ticks.
@@ -24,7 +24,7 @@ def test_what_others_take_is_what_we_do_not() -> None:
 
 
 @linux
-def test_only_the_cores_we_may_use_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_usable_cores_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(other_programs, "usable_cores", lambda: {1, 10})
     stat = tmp_path / "stat"
     lines = ["cpu  9 9 9 9 9 9 9 9 9 9", *(f"cpu{core} {core}00 20 30 999 999 4 5 99 0 0" for core in (0, 1, 10))]
@@ -38,7 +38,7 @@ def test_only_the_cores_we_may_use_are_read(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("now", "looks", "then"),
+    ("yielding", "samples", "expected"),
     [
         (False, [0.0, 0.0, 0.39], False),
         (False, [0.0, 0.0, 0.42], True),
@@ -50,12 +50,12 @@ def test_only_the_cores_we_may_use_are_read(tmp_path: Path, monkeypatch: pytest.
         (True, [0.65, 0.41, 0.41], True),
     ],
 )
-def test_when_to_give_way(now: bool, looks: list[float], then: bool) -> None:
-    """One that wants half of a core takes 0.41 of it while we give way; one that wants all, 0.63 while we do not."""
-    assert other_programs.should_yield(now, looks) is then
+def test_when_to_yield(yielding: bool, samples: list[float], expected: bool) -> None:
+    """One that wants half of a core takes 0.41 of it while we yield; one that wants all, 0.63 while we do not."""
+    assert other_programs.should_yield(yielding, samples) is expected
 
 
-GIVEN_WAY = """
+YIELDING = """
 import os, sys, threading, time
 import torch
 from bottega.hardware import other_programs
@@ -94,14 +94,14 @@ print(first == beside == computed(), watch.cores_of_others)
 
 
 @linux
-def test_an_idle_team_is_kept_while_others_are_busy_and_bits_stay() -> None:
-    code = [sys.executable, "-c", GIVEN_WAY]
+def test_idle_teams_run_while_others_are_busy_and_results_stay_bitwise_equal() -> None:
+    code = [sys.executable, "-c", YIELDING]
     done = subprocess.run(code, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "2"})
     assert done.stdout.split() == ["True", "0.0"], done.stderr
 
 
 @linux
-def test_a_busy_program_is_seen() -> None:
+def test_a_busy_program_is_measured() -> None:
     before = read_cpu_time()
     spinning = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
@@ -116,35 +116,35 @@ def test_a_busy_program_is_seen() -> None:
     assert cores_of_others(before, after) > 0.2
 
 
-def pace(rates: list[float], others: float | None) -> list[str]:
-    """What is said of updates of so many seconds, a token each."""
-    made = SlowdownDetector()
-    return [told for rate in rates if (told := made.update(rate, 1, others))]
+def notes(rates: list[float], others: float | None) -> list[str]:
+    """The notes after updates of these seconds, one token each."""
+    detector = SlowdownDetector()
+    return [note for rate in rates if (note := detector.update(rate, 1, others))]
 
 
-def test_updates_that_get_much_slower_are_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_much_slower_updates_are_noted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(other_programs, "usable_cores", lambda: {0, 1})
     slow = [0.2] * 100 + [0.6] * 100
-    told = "another program uses 0.9 of 2 cores, and updates take 3.0 times as long as before"
-    assert pace(slow, 0.9) == [told]
-    assert pace(slow, 2.0) == [told.replace("another program uses 0.9", "other programs use 2.0")]
+    note = "another program uses 0.9 of 2 cores, and updates take 3.0 times as long as before"
+    assert notes(slow, 0.9) == [note]
+    assert notes(slow, 2.0) == [note.replace("another program uses 0.9", "other programs use 2.0")]
 
 
 @pytest.mark.parametrize(
     ("rates", "others"),
     [
         ([0.2] * 100 + [0.6] * 100, 0.1),  # nobody else is there
-        ([0.2] * 100 + [0.6] * 100, None),  # nobody can tell
+        ([0.2] * 100 + [0.6] * 100, None),  # not reported
         ([0.6] * 200, 0.9),  # never faster
-        ([0.2] * 20 + [0.6] * 3, 0.9),  # too short a run to say
+        ([0.2] * 20 + [0.6] * 3, 0.9),  # too short a run
         (([0.2] * 9 + [1.0]) * 20, 0.9),  # now and then
     ],
 )
-def test_nothing_is_told_of_updates_that_others_did_not_slow(rates: list[float], others: float | None) -> None:
-    assert pace(rates, others) == []
+def test_no_note_if_others_did_not_slow_updates(rates: list[float], others: float | None) -> None:
+    assert notes(rates, others) == []
 
 
-def test_longer_rows_are_no_slower_updates() -> None:
-    made = SlowdownDetector()
-    assert not any(made.update(0.2, 100, 0.9) for _ in range(100))
-    assert not any(made.update(0.6, 300, 0.9) for _ in range(100))
+def test_longer_rows_do_not_count_as_slower() -> None:
+    detector = SlowdownDetector()
+    assert not any(detector.update(0.2, 100, 0.9) for _ in range(100))
+    assert not any(detector.update(0.6, 300, 0.9) for _ in range(100))

@@ -33,7 +33,7 @@ class WeightAverage:
         for weight in self.weights:
             state = self.state[weight.name]
             state["updates"] += 1
-            updates = int(state["updates"])
+            updates = int(state["updates"])  # on the CPU, so reading it waits for no device
             # Averaged from the masters: in bfloat16, 1 − d of a small change would round to nothing.
             state["average"].lerp_(weight.read(), 1 - min(self.decay, (1 + updates) / (10 + updates)))
 

@@ -92,6 +92,7 @@ class Engine:
         self.scorer, self.optimizer, self.tokenizer = scorer, optimizer, tokenizer
         self.reference, self.seed = reference, seed
         self.accumulated_ids: list[str] = []
+        # Set by the training loop. A function of the loop's caller, so the engine stays free of signals and threads.
         self.check_stop: Callable[[], None] = lambda: None
         self.offloading: AbstractContextManager[Any] = Offload(scorer) if offload else contextlib.nullcontext()
 
@@ -112,11 +113,13 @@ class Engine:
         """
         self.check_stop()
         self.scorer.train(dropout_seed is not None)
+        # The frozen copy, or else the model itself with its adapter disabled.
         scorer = self.reference if by == "reference" and self.reference is not None else self.scorer
         adapter_off = by == "reference" and self.reference is None
         adapted = self.scorer.adapted if adapter_off else None
         adapter = contextlib.nullcontext() if adapted is None else adapted.disabled()
         kernels = contextlib.nullcontext() if dropout_seed is None else self._deterministic_attention()
+        # Dropout masks come from torch's global generator, in the order of the layers.
         if dropout_seed is not None:
             torch.manual_seed(dropout_seed)
         with out_of_memory_errors(), adapter, kernels:
@@ -174,6 +177,7 @@ class Engine:
             parts = [self._forward(objective, batch, seed) for batch, seed in seeded]
         scores = {name: torch.cat([part[name] for part in parts]).requires_grad_() for name in parts[0]}  # [N, …] each
         total, contribution = self._compute_loss(objective, scores, join_batches(batches), counts, step)
+        # With respect to the scores only: they have no graph behind them.
         gradients = torch.autograd.grad(total, list(scores.values()))
         sizes = [len(batch.at) for batch in batches]
         by_batch = zip(*(torch.split(gradient, sizes) for gradient in gradients), strict=True)
@@ -184,6 +188,7 @@ class Engine:
     def _forward(self, objective: LossFunction, batch: Batch, seed: int) -> dict[str, Tensor]:
         """The scores of a micro-batch in training mode; equal seeds give equal scores."""
         self.check_stop()
+        # A seed for each micro-batch: a resumed run, and the second forward of a joint loss, get the same dropout.
         torch.manual_seed(seed)
         with self.offloading:
             scores: dict[str, Tensor] = self.scorer(
@@ -213,6 +218,7 @@ class Engine:
         """(the scaled loss to call backward on, the batch's contribution); Diverged if the loss is not finite."""
         loss = objective.loss(scores, batch)
         total = loss.total(counts)
+        # Reading the loss waits for the device, once for each micro-batch, but no bad gradient is ever added.
         value = float(total.detach())
         if not math.isfinite(value):
             raise Diverged(
@@ -221,6 +227,7 @@ class Engine:
                 fix="lower optim.lr, or look at these rows with: bottega preview",
             )
         self.accumulated_ids += batch.ids
+        # Only the gradient is scaled, for float16; the reported loss is not.
         return total * self.optimizer.scale, Contribution(batch, loss.metrics, value)
 
     def update(self, lr: float, *, step: int) -> float:
@@ -230,6 +237,7 @@ class Engine:
         """
         norm = self.optimizer.norm()
         ids, self.accumulated_ids = self.accumulated_ids, []
+        # One NaN anywhere makes the norm NaN, so this is the only check a gradient needs.
         if not torch.isfinite(norm):
             raise Diverged(
                 f"the gradient norm is {float(norm)} at step {step}",
@@ -254,6 +262,7 @@ class Engine:
 
         state  also save the optimizer's state, to resume from
         """
+        # A finite update can still overflow a half-precision weight.
         broken = [weight.name for weight in self.optimizer.weights if not torch.isfinite(weight.parameter).all()]
         if broken:
             raise Diverged(

@@ -104,7 +104,7 @@ class LoadWatch:
     def __init__(self) -> None:
         self.cores_of_others: float | None = None
         self.yielding = False
-        self._closed = threading.Event()
+        self._closed = threading.Event()  # an event, so that `close` ends a wait at once
         # Set to end the idle teams; each time they are started they get a new one.
         self._release = threading.Event()
         self._thread = threading.Thread(target=self._measure, name="load watch", daemon=True)
