@@ -244,7 +244,7 @@ def limited(limit: str, command: str, cwd: Path) -> subprocess.CompletedProcess[
         (
             "-d 300000",
             "preview recipe.yaml",
-            "ulimit -d: torch needs 0.50 GB of memory, and this process may take 0.31 GB",
+            "ulimit -d: torch needs 0.50 GB of memory, and this process may use 0.31 GB",
         ),
     ],
 )
@@ -255,7 +255,7 @@ def test_a_limit_below_what_the_libraries_take(limit: str, command: str, said: s
     done = limited(f"ulimit {limit}", command, tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert said in done.stderr
-    assert ("raise it: ulimit -v unlimited" if "-S" in limit else "have it raised") in done.stderr
+    assert ("raise it: ulimit -v unlimited" if "-S" in limit else "have an administrator raise it") in done.stderr
     assert not (tmp_path / "run").exists()
 
 
