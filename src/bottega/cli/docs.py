@@ -15,40 +15,51 @@ import typer
 
 import bottega
 
-COMMANDS_HEAD = """# The commands
+HEADER = """# The commands
 
 Every command, its arguments and options. This page is generated from the code. `--json` prints the result for scripts;
-progress goes to stderr. Exit codes: 0 done, 2 something to change in what was given
-or on the disk, 130 interrupted (by whichever signal, at whatever stage), 1 anything else.
+progress goes to stderr. Exit codes: 0 done; 2 an error in the input, the files or the disk; 130 interrupted, by
+whichever signal and at whatever stage; 1 anything else.
 """
 
 
 def commands() -> str:
-    """The command line as Markdown."""
+    """The reference of the command line, as Markdown."""
+    # Imports all commands, which the page of recipe keys does not need.
     from bottega.cli.commands import app
 
-    return "\n".join([COMMANDS_HEAD, *_commands(typer.main.get_command(app), "bottega")])
+    return "\n".join([HEADER, *_command_sections(typer.main.get_command(app), "bottega")])
 
 
-def _commands(command: Any, name: str) -> Iterator[str]:
-    for inner in getattr(command, "commands", {}).values():
-        yield from _commands(inner, f"{name} {inner.name}")
+def _command_sections(command: Any, name: str) -> Iterator[str]:
+    """The section of a command, or of each command of a group."""
+    for subcommand in getattr(command, "commands", {}).values():
+        yield from _command_sections(subcommand, f"{name} {subcommand.name}")
     if hasattr(command, "commands"):
         return
     yield f"\n## {name}\n"
     yield f"{command.help}\n"
     yield "| | default | |\n|---|---|---|"
     for parameter in command.params:
-        if parameter.name == "help":
-            continue
-        option = parameter.opts[0].startswith("-")
-        shown = ", ".join(parameter.opts) if option else (parameter.metavar or parameter.name.upper())
-        default = parameter.default
-        plain = default is None or default is False or default == () or default == "" or parameter.required
-        said = "required" if parameter.required else "" if plain else f"`{default}`"
-        choices = ", ".join(f"`{choice}`" for choice in _choices(parameter.type_descriptor.annotation))
-        explained = f"{parameter.help or ''} {choices}".strip()
-        yield f"| `{shown}` | {said} | {explained.replace('|', chr(92) + '|')} |"
+        # Every command has --help.
+        if parameter.name != "help":
+            yield _parameter_row(parameter)
+
+
+def _parameter_row(parameter: Any) -> str:
+    is_option = parameter.opts[0].startswith("-")
+    name = ", ".join(parameter.opts) if is_option else (parameter.metavar or parameter.name.upper())
+    # Written as comparisons: 0 is a default worth printing, False is not.
+    has_default = (
+        not parameter.required
+        and not any(parameter.default is value for value in (None, False))
+        and parameter.default not in ((), "")
+    )
+    default = "required" if parameter.required else f"`{parameter.default}`" if has_default else ""
+    choices = ", ".join(f"`{choice}`" for choice in _choices(parameter.type_descriptor.annotation))
+    description = f"{parameter.help or ''} {choices}".strip()
+    # A bar would end the cell.
+    return f"| `{name}` | {default} | {description.replace('|', chr(92) + '|')} |"
 
 
 def _choices(annotation: Any) -> tuple[Any, ...]:
