@@ -83,8 +83,8 @@ def _command_context(ctx: Any, words: Sequence[str]) -> Any:
 
 def _recipe_error(error: Any, ctx: Any) -> bottega.RecipeError:
     """A usage error of click as an error with what, where and fix."""
-    # The program's own name may be `__main__.py`.
-    command, path = ctx.command, " ".join(["bottega", *ctx.command_path.split()[1:]])
+    # The program may be called otherwise, such as `python -m bottega`.
+    command, path = ctx.command, "bottega" + ctx.command_path.removeprefix(ctx.find_root().command_path)
     message = str(error.format_message()).rstrip(".")
     if message.startswith("No such option"):
         parameters = {

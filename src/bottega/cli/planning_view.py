@@ -11,7 +11,7 @@ from rich.text import Text
 import bottega
 from bottega.cli.console import format_duration, table
 
-# Parts of the memory below this many bytes would be displayed as 0.00 GB.
+# Parts of the memory below this many bytes are not displayed.
 SMALLEST_PART = 5e6
 
 OUTCOME_STYLES = {"tune": "bold green", "don't": "bold red", "inconclusive": "bold yellow"}
@@ -40,18 +40,22 @@ def show_plan(plan: bottega.Plan, recipe: str, console: Console, *, preliminary:
 def _requirements(plan: bottega.Plan) -> Iterator[tuple[str, str]]:
     for name, size in plan.parts.items():
         if size >= SMALLEST_PART:
-            yield f"memory: {name}", f"{size / 1e9:.2f} GB"
+            yield f"memory: {name}", _format_bytes(size)
     yield "memory, total", f"{plan.memory / 1e9:.2f} GB of {plan.limit / 1e9:.1f} GB"
     yield "updates", f"{plan.updates:,}"
     yield "tokens", f"{plan.tokens:,}, of which {plan.computed:,} are computed"
-    yield "disk", f"{plan.disk / 1e9:.2f} GB"
+    yield "disk", _format_bytes(plan.disk)
     if plan.seconds is not None and plan.seconds_per_update is not None:
-        yield "time per update", f"{plan.seconds_per_update:.2f} s"
+        yield "time per update", f"{plan.seconds_per_update:.3g} s"
         yield "time, total", format_duration(plan.seconds)
     if plan.energy is not None:
         yield "energy", f"{plan.energy:,.0f} Wh"
     if plan.cost is not None:
         yield "cost", f"{plan.cost:,.2f}"
+
+
+def _format_bytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size < 1e8 else f"{size / 1e9:.2f} GB"
 
 
 def show_counsel(counsel: bottega.Counsel, console: Console) -> None:
