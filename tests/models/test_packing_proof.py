@@ -143,7 +143,7 @@ def test_a_length_that_cannot_be_made_small_is_named(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("kind", ["bert-generation", "cpmant", "xlnet"])
 def test_a_model_that_sees_what_it_would_write_is_refused(kind: str) -> None:
-    with pytest.raises(ModelError, match="sees the token it would have to write"):
+    with pytest.raises(ModelError, match="sees the token it has to predict"):
         language(kind)
 
 

@@ -222,7 +222,7 @@ def test_a_token_the_model_has_no_embedding_of(copied: Path) -> None:
         bottega.load_embedder(copied).embed,
     ):
         assert list(use(["the cat"] if use.__name__ != "stream" else "the cat"))
-        with pytest.raises(ModelError, match=r"token 300, and the model has a vocab_size of 300") as caught:
+        with pytest.raises(ModelError, match=r"token 300, but the model's vocab_size is 300") as caught:
             list(use(["a zebra"] if use.__name__ != "stream" else "a zebra"))
         assert caught.value.where == str(copied)
         assert caught.value.fix

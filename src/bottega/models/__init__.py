@@ -2,5 +2,5 @@
 
 import logging
 
-# It warns of a kernel for CPUs that nothing here uses, and PEFT imports it wherever it is installed.
+# PEFT imports bitsandbytes wherever it is installed, which then warns of a CPU kernel that nothing here uses.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -1,8 +1,8 @@
-"""Chains of pointwise work as one kernel on a GPU.
+"""torch.compile for chains of pointwise operations on CUDA.
 
-There each operation is a pass over memory, and a chain of them that torch.compile makes one is that much faster; on a
-CPU the chains here are written for its caches, and run as they are written. A function is compiled when it is first
-called with a tensor on CUDA, for all lengths at once.
+There each operation is a pass over memory, and one kernel for the chain saves all but one of them. On a CPU the chains
+are written for its caches and run as they are. A function is compiled at its first call with a tensor on CUDA, for all
+lengths at once.
 """
 
 from __future__ import annotations
@@ -14,50 +14,50 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+# Dtypes, widths and strides that one function may be compiled for. Beyond torch's default of 8, `fullgraph` raises.
 MAX_VARIANTS = 64
-"""Types, widths and strides that one function may be compiled for; torch's own limit is 8, and beyond it it raises."""
 
+# Otherwise inductor splits a sum according to the first length it meets, and a resumed run, which meets another one
+# first, would add in another order.
 COMPILE_OPTIONS: dict[str, Any] = {"split_reductions": False}
-"""Else a sum is parted by the first length that is met, and a resumed run, which meets another, adds differently."""
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 
 def compile_on_cuda(function: AnyFunction) -> AnyFunction:
-    """The function of tensors, compiled where the first of them is on CUDA."""
+    """Decorator: compile a function of tensors if the first of them is on CUDA, else run it as it is."""
 
     @wraps(function)
     def run(first: Tensor, *arguments: Any) -> Any:
         if not first.is_cuda:
             return function(first, *arguments)
-        return compile_function(function)(*(mark_length_dynamic(one) for one in (first, *arguments)))
+        return compile_function(function)(*(mark_length_dynamic(argument) for argument in (first, *arguments)))
 
     return cast(AnyFunction, run)
 
 
 @cache
 def compile_function(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function compiled, once for all lengths that are declared to be any, and for each width."""
+    """The compiled function: one kernel for all lengths marked as dynamic, one per width."""
     from torch._dynamo import config
 
-    made = torch.compile(function, fullgraph=True, options=COMPILE_OPTIONS)
+    compiled = torch.compile(function, fullgraph=True, options=COMPILE_OPTIONS)
 
     @wraps(function)
     def run(*arguments: Any, **options: Any) -> Any:
-        if config.recompile_limit < MAX_VARIANTS:  # each thread has its own
+        if config.recompile_limit < MAX_VARIANTS:  # the setting is per thread
             config.recompile_limit = MAX_VARIANTS
-        return made(*arguments, **options)
+        return compiled(*arguments, **options)
 
     return run
 
 
 def mark_length_dynamic(value: Any) -> Any:
-    """The value; of a tensor with more than one dimension the first that is not 1 is declared to be of any length.
-
-    Were widths unknown as well, no kernel could read several numbers at once.
-    """
+    """The value; in a tensor of two or more dimensions, the first that is not 1 is marked as dynamic."""
+    # That one alone: with a dynamic width too, kernels could not load several numbers at once. Size 1 is left out, as
+    # torch specializes on it in any case.
     if isinstance(value, Tensor) and value.dim() > 1:
-        place = next((place for place, size in enumerate(value.shape) if size != 1), None)
-        if place is not None:
-            torch._dynamo.maybe_mark_dynamic(value, place)
+        dimension = next((index for index, size in enumerate(value.shape) if size != 1), None)
+        if dimension is not None:
+            torch._dynamo.maybe_mark_dynamic(value, dimension)
     return value

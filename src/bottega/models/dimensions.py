@@ -1,4 +1,4 @@
-"""How wide and how deep a model is, by its config: most say it by two names, some by others or of each part alone."""
+"""Width, depth and vocabulary size from a model's config; names differ between models, and some state them per part."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from bottega.models.small_copy import config_value, nested_configs
 
 
 def hidden_width(config: Any) -> int:
-    """Numbers in a vector between two layers; of several parts, those of the widest."""
+    """Width of the hidden states; of several parts, that of the widest."""
     return _largest_value(config, ("hidden_size", "d_latents"), 4096)
 
 
 def layer_count(config: Any) -> int:
-    """Layers; of several parts, those of the deepest."""
+    """Number of layers; of several parts, that of the deepest."""
     return _largest_value(config, ("num_hidden_layers", "num_self_attends_per_block"), 1)
 
 
 def vocabulary_size(config: Any) -> int:
-    """Tokens with a vector of their own; 0 where there is no table of them."""
+    """Number of token embeddings; 0 if there is no table of them (Canine)."""
     return _largest_value(config, ("vocab_size",), 0)
 
 

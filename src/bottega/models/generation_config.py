@@ -1,4 +1,4 @@
-"""What a saved model says of how it writes: whole, and with every token at which it learned to stop."""
+"""The generation config of a saved model: valid, and with every token at which it learned to stop."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import Any
 
 from transformers import GenerationConfig
 
+# Settings that have no effect without sampling; transformers refuses to save them with do_sample off.
 SAMPLING_KEYS = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
-"""Settings that count only where tokens are drawn."""
 
+# What is kept of a config that stays invalid.
 TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 
 def make_saveable(model: Any) -> None:
-    """Leave out of a model's generation config what transformers would refuse to save, after half of the files."""
+    """Remove from a model's generation config what transformers would refuse to save."""
+    # It would refuse in the middle of `save_pretrained`, with half of the files written.
     config = getattr(model, "generation_config", None)
     if config is None:
         return
@@ -29,10 +31,10 @@ def make_saveable(model: Any) -> None:
 
 
 def write_stop_tokens(model: Any, ends: Iterable[int], folder: Path) -> None:
-    """Name the tokens that end a turn, beside those known already, in the folder's generation config."""
+    """Write the generation config into `folder`, with the tokens that end a turn added to its eos tokens."""
     config = GenerationConfig.from_dict(model.generation_config.to_dict())
     declared = config.eos_token_id
     known = declared if isinstance(declared, list) else [] if declared is None else [declared]
-    found = list(dict.fromkeys([*known, *sorted(ends)]))
-    config.eos_token_id = found[0] if len(found) == 1 else found or None
+    tokens = list(dict.fromkeys([*known, *sorted(ends)]))
+    config.eos_token_id = tokens[0] if len(tokens) == 1 else tokens or None
     config.save_pretrained(str(folder))

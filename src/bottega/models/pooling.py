@@ -1,4 +1,4 @@
-"""How a vector is made of the states of a text's tokens, as sentence-transformers writes and reads it."""
+"""The pooling of an embedding model, in the files of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from bottega.objectives import Pooling
 
+# File and folder names, keys and class names are those of sentence-transformers.
 POOLING_FILE = "1_Pooling/config.json"
 POOLING_KEYS: dict[Pooling, str] = {
     "first": "pooling_mode_cls_token",
@@ -18,10 +19,11 @@ PIPELINE_MODULES = (("0", "", "Transformer"), ("1", "1_Pooling", "Pooling"), ("2
 
 
 def write_pooling_config(folder: Path, pooling: Pooling, width: int) -> None:
-    """Write beside a model of vectors of `width` numbers what makes `SentenceTransformer(folder)` compute the same."""
+    """Write the files with which `SentenceTransformer(folder)` computes the same embeddings; `width` is theirs."""
+    # Fails if the folder has these already, which a fresh result folder never has.
     (folder / POOLING_FILE).parent.mkdir()
     (folder / "2_Normalize").mkdir()
-    settings = {"word_embedding_dimension": width, **{mode: kind == pooling for kind, mode in POOLING_KEYS.items()}}
+    settings = {"word_embedding_dimension": width, **{key: kind == pooling for kind, key in POOLING_KEYS.items()}}
     (folder / POOLING_FILE).write_text(json.dumps(settings, indent=1), encoding="utf-8")
     modules = [
         {"idx": int(name), "name": name, "path": path, "type": f"sentence_transformers.models.{kind}"}
@@ -31,15 +33,16 @@ def write_pooling_config(folder: Path, pooling: Pooling, width: int) -> None:
 
 
 def read_pooling_config(name: str) -> Pooling | None:
-    """What a folder or hub id says of how it was trained; None where it says nothing."""
+    """The pooling that a folder or hub id declares; None if it declares none, or another kind."""
     path = Path(name) / POOLING_FILE
     if not Path(name).is_absolute():
         from transformers.utils import cached_file
 
-        quiet = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")}
-        found = cached_file(name, POOLING_FILE, **quiet)
-        path = Path(found) if found else path
+        # Most models on the hub have no such file, and the network may be off: neither is an error here.
+        quiet = {f"_raise_exceptions_for_{case}": False for case in ("missing_entries", "connection_errors")}
+        cached = cached_file(name, POOLING_FILE, **quiet)
+        path = Path(cached) if cached else path
     if not path.exists():
         return None
     settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return next((kind for kind, mode in POOLING_KEYS.items() if settings.get(mode)), None)
+    return next((kind for kind, key in POOLING_KEYS.items() if settings.get(key)), None)

@@ -1,4 +1,4 @@
-"""A model's folder, checked before a library reads it: nothing in it may run, and nothing may be waited for."""
+"""Checks of a model's folder before a library reads it: it must not run code, and reading it must not block."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from bottega.errors import ModelError
 
 PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 CONFIG_FILES = ("config.json", "tokenizer_config.json", "adapter_config.json", "generation_config.json")
+
+# Config keys that may name a kernel on the hub (owner/name), which transformers would download and run.
 KERNEL_KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation")
-"""Keys of a config that may name a kernel on the hub, which is code."""
 
 
 def check_files(folder: Path) -> None:
-    """Refuse a folder that brings code of its own, or holds what is no file; a ModelError names it."""
+    """Raise a ModelError if a folder contains code, or entries that are not files."""
     if not folder.is_dir():
         return
     try:
@@ -24,12 +25,14 @@ def check_files(folder: Path) -> None:
     except OSError as error:
         raise ModelError(f"cannot be read: {error.strerror}", where=str(folder), fix="allow it: chmod u+rx") from None
     for path in paths:
+        # Reading a pipe would wait for ever.
         if path.exists() and not path.is_file() and not path.is_dir():
             raise ModelError(
                 f"{path.name} is a pipe, a device or a socket, not a file",
                 where=str(folder),
                 fix="put the file itself there",
             )
+    # transformers runs the code in this folder when the model generates.
     if (folder / "custom_generate").exists():
         raise _custom_code_error(str(folder), "the folder custom_generate")
     for name in CONFIG_FILES:
@@ -39,20 +42,21 @@ def check_files(folder: Path) -> None:
             if key in KERNEL_KEYS and "/" in str(value):
                 raise _custom_code_error(str(folder), f"{key} in {name}")
     for index in folder.glob("*.safetensors.index.json"):
-        named = _read_json(index).get("weight_map", {})
-        pickled = next((file for file in named.values() if not str(file).endswith(".safetensors")), None)
+        # An index may send transformers to pickled files although the folder holds safetensors.
+        weight_map = _read_json(index).get("weight_map", {})
+        pickled = next((file for file in weight_map.values() if not str(file).endswith(".safetensors")), None)
         if pickled is not None:
             raise _pickle_error(str(folder), str(pickled))
 
 
 def check_config(config: Any, name: str) -> None:
-    """The same of a config that came from a hub."""
+    """Raise a ModelError if a loaded config refers to code; for a hub id there is no folder to check."""
     if getattr(config, "auto_map", None):
         raise _custom_code_error(name, "auto_map in config.json")
 
 
 def check_weights(name: str) -> None:
-    """Refuse a folder without weights that can be read safely; a ModelError says which it has."""
+    """Raise a ModelError if a folder has no weights that can be read safely."""
     folder = Path(name)
     if not folder.is_dir() or any(folder.glob("*.safetensors")):
         return
@@ -80,21 +84,22 @@ def _pickle_error(where: str, name: str) -> ModelError:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; nothing where there is none, or it cannot be read: who needs it says so."""
+    """The JSON object in a file; empty if it is missing or invalid, which its reader will report."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        document = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return document if isinstance(document, dict) else {}
 
 
 def _walk_items(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every key with its value, inner objects too."""
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict):
-            yield from one.items()
-            waiting += one.values()
-        elif isinstance(one, list):
-            waiting += one
+    """Every key with its value, nested objects included."""
+    # A stack instead of recursion: a hostile file may be nested deeper than Python recurses.
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            yield from item.items()
+            pending += item.values()
+        elif isinstance(item, list):
+            pending += item

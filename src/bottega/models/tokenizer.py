@@ -1,4 +1,4 @@
-"""Tokenizers of checkpoints, checked and loaded."""
+"""Loading the tokenizer of a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from bottega.models.safe_folder import check_files
 from bottega.models.source import check_folder, quietly, refuse_unreachable
 from bottega.tokenization import builtin_templates
 
+# Classes of tokenizers that are exactly what their tokenizer.json says. AutoTokenizer would replace them, beside Qwen2
+# and some other models, by the model's class with its own pre-tokenizer, and so split texts otherwise than in training.
 GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
-"""Tokenizers that are what their tokenizer.json says. Where the model is a Qwen2 or one of some other kinds,
-transformers would put that model's own pre-tokenizer in its place, and so cut texts otherwise than in training."""
 
 
 def load_tokenizer(name: str) -> Any:
-    """A fast tokenizer with a chat template: its own, or a plain-text one."""
+    """The fast tokenizer of a folder or hub id, with its chat template or a built-in plain-text one."""
     folder = Path(name)
     if folder.is_absolute():
         check_folder(folder, "model.tokenizer")
@@ -43,6 +43,7 @@ def load_tokenizer(name: str) -> Any:
         tokenizer = (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(
             name, trust_remote_code=False
         )
+        # Character offsets assign tokens to messages and words; only fast tokenizers report them.
         if not getattr(tokenizer, "is_fast", False):
             fix = "convert it to tokenizer.json"
             raise ModelError("the tokenizer reports no character offsets", where=name, fix=fix)
@@ -51,17 +52,18 @@ def load_tokenizer(name: str) -> Any:
 
 
 def mismatched_tokenizer_class(tokenizer: Any, config: Any) -> str | None:
-    """The class by which transformers would cut texts otherwise than this tokenizer, if both are saved in one folder.
+    """The class as which AutoTokenizer would load this tokenizer from beside the model, if it then splits otherwise.
 
-    None where it reads it as it is.
+    None if it loads it as it is.
     """
-    known = TOKENIZER_MAPPING_NAMES.get(config.model_type)
-    if type(tokenizer) is not PreTrainedTokenizerFast or known in (None, *GENERIC_CLASSES):
+    model_classes = TOKENIZER_MAPPING_NAMES.get(config.model_type)
+    if type(tokenizer) is not PreTrainedTokenizerFast or model_classes in (None, *GENERIC_CLASSES):
         return None
+    # Tried rather than predicted: which models override a generic tokenizer changes between releases.
     with TemporaryDirectory() as folder, quietly(folder, "the tokenizer"):
         tokenizer.save_pretrained(folder)
         config.save_pretrained(folder)
-        read = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    ours, theirs = (json.loads(one.backend_tokenizer.to_str()) for one in (tokenizer, read))
-    same = all(ours[part] == theirs[part] for part in ("normalizer", "pre_tokenizer"))
-    return None if same else type(read).__name__
+        loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    before, after = (json.loads(each.backend_tokenizer.to_str()) for each in (tokenizer, loaded))
+    same = all(before[part] == after[part] for part in ("normalizer", "pre_tokenizer"))
+    return None if same else type(loaded).__name__
