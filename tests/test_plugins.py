@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import bottega
 from bottega import objectives
 from bottega.errors import RecipeError, RunError
+from bottega.objectives.custom import MEMBERS
 from bottega.objectives.sft import Sft
 from bottega.recipe.schema import Recipe
 from bottega.runs.summary import list_runs
@@ -121,7 +123,7 @@ def test_a_subclass_of_a_built_in_objective_is_evaluated_and_used_like_it(kind: 
 def test_an_unknown_unit_of_a_loss_is_an_error(tmp_path: Path) -> None:
     body = "class Mine(Sft):\n    def loss(self, scores, batch):\n"
     body += "        return Loss({'nll': Term(scores['logp'].sum(), 'tokens')})\n"
-    assert "counts by 'tokens'" in refused(tmp_path, body, None).what
+    assert "unit 'tokens'" in refused(tmp_path, body, None).what
 
 
 def test_a_syntax_error_names_its_line(tmp_path: Path) -> None:
@@ -160,23 +162,26 @@ def test_a_loss_that_reads_a_missing_score(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "what"),
     [
-        ("    def loss(self, scores, batch):\n        return scores['logp'].sum()\n", "gives a Tensor, and no Loss"),
-        ("    def rows(self, record, codec):\n        return None\n", "gives no list of examples"),
+        (
+            "    def loss(self, scores, batch):\n        return scores['logp'].sum()\n",
+            "returned a Tensor instead of a Loss",
+        ),
+        ("    def rows(self, record, codec):\n        return None\n", "must return a list of examples"),
         (
             "    def rows(self, record, codec):\n        return [(record,)]\n",
-            "gives a Prompted where a Row is wanted",
+            "returned a Prompted instead of a Row",
         ),
         (
             "    def rows(self, record, codec):\n"
             "        row = codec.encode_answers(record)\n"
             "        return [(Row(row.tokens, row.at + 9, row.label, row.weight),)]\n",
-            "with places that are not in it",
+            "out of range or not in ascending order",
         ),
         (
             "    def rows(self, record, codec):\n"
             "        row = codec.encode_answers(record)\n"
             "        return [(Row(row.tokens, row.at, row.label[1:], row.weight),)]\n",
-            "which must be as many",
+            "they must be equal",
         ),
     ],
 )
@@ -193,3 +198,14 @@ def test_errors_of_the_engine_are_not_blamed_on_the_file(tmp_path: Path) -> None
     with pytest.raises(bottega.BottegaError, match="completion is a number"):
         list(bottega.train(made.model_copy(), tmp_path / "other"))
     assert rows.exists()
+
+
+def test_every_method_that_a_custom_objective_may_override_locates_errors() -> None:
+    """All public methods and properties of an objective, except the one that finds the class in the file."""
+    public = {
+        name
+        for base in (objectives.Objective, objectives.OnPolicy)
+        for name, member in vars(base).items()
+        if isinstance(member, (property, FunctionType)) and not name.startswith("_")
+    }
+    assert set(MEMBERS) == public - {"model_post_init"}

@@ -543,7 +543,9 @@ def test_labels_that_do_not_fit_their_objective(write: Write, tmp_path: Path) ->
     listed = {"text": "a cat", "labels": ["x", "y"]}
     refused(DataError, lambda: counts(write([listed, listed], kind="classify")), "lists labels", at="field labels")
     number = [{"text": "a cat", "label": 0.5}, {"text": "a dog", "label": "much"}]
-    refused(DataError, lambda: counts(write(number, kind="regress")), "'much' is no number", at="line 2, field label")
+    refused(
+        DataError, lambda: counts(write(number, kind="regress")), "'much' is not a number", at="line 2, field label"
+    )
     unknown = {"kind": "classify", "weights": {"z": 2.0}}
     refused(DataError, lambda: counts(write(LABELLED, objective=unknown)), "'z'", "x, y", at="objective.weights")
 

@@ -195,7 +195,7 @@ def grpo(folder: Path, reward: Any, **options: Any) -> Recipe:
 def test_a_run_whose_answers_all_earn_the_same_says_that_nothing_was_learned(tmp_path: Path) -> None:
     events = list(bottega.train(grpo(tmp_path, "0.5"), tmp_path / "run"))
     notes = [event.message for event in events if event.type == "noted" and event.subject == "learning"]
-    assert notes == ["nothing was learned: in every update all answers to a prompt earned the same"]
+    assert notes == ["nothing was learned: in every update all answers to a prompt had the same reward"]
     told = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
     assert [event["subject"] for event in told if event["type"] == "noted"][-1] == "learning"
 

@@ -188,7 +188,7 @@ def contrastive(rows: Rows, reference: Rows, objective: Any) -> float:
 
     def sought(seeking: int, own: int, among: list[int]) -> float:
         def alike(other: int) -> bool:
-            same = any(told[seeking][name] == told[other][name] for name in ("text", "belongs"))
+            same = any(told[seeking][name] == told[other][name] for name in ("text", "group"))
             return same or told[own]["text"] == told[other]["text"]
 
         kept = [other for other in among if other == own or not alike(other)]

@@ -232,17 +232,17 @@ def test_pooling_is_as_a_folder_declares(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_embedded_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="has seen nothing but itself"):
+    with pytest.raises(RecipeError, match="attends to nothing but itself"):
         Contrastive(pooling="first").rows(Paired("1", "a", "b"), codec(both_ways=False))
     with pytest.raises(ModelError, match="no such folder"):
         bottega.load_embedder(tmp_path / "none")
     trained = tmp_path / "trained.py"
     trained.write_text("import torch\nclass Own(torch.nn.Linear):\n    def __init__(self): super().__init__(2, 2)\n")
-    with pytest.raises(RecipeError, match="weights of its own"):
+    with pytest.raises(RecipeError, match="trainable weights"):
         scored([Paired("1", "a", "b")], [[1.0, 0.0]] * 2, file=str(trained))
     odd = tmp_path / "odd.py"
     odd.write_text("import torch\nclass Own(torch.nn.Module):\n    def forward(self, a, b, c): return a\n")
-    with pytest.raises(RecipeError, match=r"gives \[1, 2\] for 1 pairs"):
+    with pytest.raises(RecipeError, match=r"shape \[1, 2\] for 1 pairs"):
         scored([Paired("1", "a", "b")], [[1.0, 0.0]] * 2, file=str(odd))
     broken = tmp_path / "broken.py"
     broken.write_text(

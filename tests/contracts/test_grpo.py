@@ -18,7 +18,7 @@ from bottega import objectives
 from bottega.batch import Example, Row, count_units
 from bottega.errors import Diverged
 from bottega.models.scorer_setup import fit_model
-from bottega.objectives import Answer
+from bottega.objectives import RewardedAnswer
 from bottega.objectives.grpo import Grpo
 from bottega.packing import pack
 from bottega.runs.store import read_events
@@ -37,8 +37,8 @@ def posed(*prompts: list[int]) -> list[Example]:
     return [Example(f"line {place}", (row,)) for place, row in enumerate(rows)]
 
 
-def answers(*groups: list[tuple[list[int], float]], ended: bool = True) -> list[list[Answer]]:
-    return [[Answer(np.array(tokens), reward, ended) for tokens, reward in group] for group in groups]
+def answers(*groups: list[tuple[list[int], float]], ended: bool = True) -> list[list[RewardedAnswer]]:
+    return [[RewardedAnswer(np.array(tokens), reward, ended) for tokens, reward in group] for group in groups]
 
 
 def advantages(examples: list[Example]) -> list[float]:
@@ -279,7 +279,7 @@ def test_loss_and_gradients_are_trls(options: dict[str, Any], settings: dict[str
     marks = reward(tokenizer.batch_decode(written, skip_special_tokens=True))
     objective = made(group=3, tokens=9, passes=2, **options)
     groups = [order[start : start + 3] for start in range(0, 12, 3)]
-    drawn = [[Answer(written[place].numpy(), marks[place], True) for place in group] for group in groups]
+    drawn = [[RewardedAnswer(written[place].numpy(), marks[place], True) for place in group] for group in groups]
     examples = objective.training_examples(posed(*(prompts_[group[0]] for group in groups)), drawn)
     beside = {"old": inputs["old_per_token_logps"], "reference": inputs.get("ref_per_token_logps")}
     by_row = {(tuple(prompts_[place]), tuple(written[place].tolist())): place for place in order}

@@ -106,7 +106,7 @@ def test_a_long_text_becomes_several(codec: Codec) -> None:
 
 def test_shares_that_cannot_be(tmp_path: Path) -> None:
     objective = {"kind": "masked", "mask": 0.8, "random": 0.4}
-    with pytest.raises(RecipeError, match="more than 1 together"):
+    with pytest.raises(RecipeError, match="their sum must not exceed 1"):
         Recipe.parse({"model": {"base": "x"}, "data": {"train": "rows.jsonl"}, "objective": objective})
 
 

@@ -133,7 +133,7 @@ def test_an_adapter_of_an_encoder_decoder(targets: list[str], tmp_path: Path) ->
 
 
 def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no encoder beside its decoder"):
+    with pytest.raises(ModelError, match="span needs an encoder–decoder"):
         Span().rows(Text("here", LONG), codec(start=None))
     with pytest.raises(ModelError, match="does not predict plain texts"):
         Causal().rows(Text("here", LONG), codec())

@@ -19,7 +19,7 @@ from bottega.batch import Batch, Example, Loss, count_units, join_batches
 from bottega.models import heads
 from bottega.models.scorer import Fit, Scorer
 from bottega.models.scorer_setup import fit_model
-from bottega.objectives import Answer, Objective, OnPolicy, Statistic
+from bottega.objectives import Objective, OnPolicy, RewardedAnswer, Statistic
 from bottega.packing import pack
 from bottega.records import (
     Chat,
@@ -246,8 +246,8 @@ def answered(objective: OnPolicy, posed: list[Example]) -> list[Example]:
     """What is learned from answers drawn at random, and rewards."""
     draw = np.random.default_rng(0)
 
-    def answer() -> Answer:
-        return Answer(draw.integers(5, 250, draw.integers(1, 9)), draw.normal(), bool(draw.random() < 0.7))
+    def answer() -> RewardedAnswer:
+        return RewardedAnswer(draw.integers(5, 250, draw.integers(1, 9)), draw.normal(), bool(draw.random() < 0.7))
 
     learned = objective.training_examples(posed, [[answer() for _ in range(objective.group)] for _ in posed])
     if objective.passes == 1:

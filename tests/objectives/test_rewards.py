@@ -95,8 +95,8 @@ def test_a_function_of_ones_own(code: str, wanted: float, tmp_path: Path) -> Non
     [
         (None, "no such file"),
         ("x = 1", "no function score"),
-        ("def score(written):\n    return 1", "is not called with"),
-        ("def score(written, right, *, strict):\n    return 1", "is not called with"),
+        ("def score(written):\n    return 1", "cannot be called with"),
+        ("def score(written, right, *, strict):\n    return 1", "cannot be called with"),
         ("def score(written, right):\n    return 'good'", "not a finite number"),
         ("def score(written, right):\n    return 10 ** 400", "not a finite number"),
         ("def score(written, right):\n    return 1 / 0", "line 2"),
@@ -175,7 +175,7 @@ def test_rows_without_a_right_answer_are_left_out_where_one_is_compared_with(pla
         }
         assert dry_run(bottega.Recipe.parse(document))["examples"] == count
     write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "b"}])
-    with pytest.raises(DataError, match="no right answer"):
+    with pytest.raises(DataError, match="no reference answer"):
         dry_run(bottega.Recipe.parse(document | {"objective": {"kind": "grpo", "rewards": "exact", "tokens": 6}}))
 
 

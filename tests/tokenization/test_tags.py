@@ -48,7 +48,9 @@ def test_tags_lead_back_to_the_spans(kind: str, both_ways: bool, scheme: Scheme,
     kinds = ["person", "place"]
     known = ["O", *(f"{mark}-{name}" for name in kinds for mark in tag_prefixes(scheme))]
     found = decode_tags([known.index(name) for name in names], scheme)
-    assert [Entity(words[one.first][0], words[one.last - 1][1], kinds[one.kind]) for one in found] == list(RECORD.spans)
+    assert [Entity(words[one.first][0], words[one.stop - 1][1], kinds[one.label]) for one in found] == list(
+        RECORD.spans
+    )
 
 
 def test_an_encoder_reads_the_first_piece_and_a_decoder_the_last(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ class Tagger(ScoringRun):
         scheme = self.objective.scheme
         kinds = [name.partition("-")[2] for name in self.labels[1 :: len(scheme) - 1]]
         found = decode_tags(ids.tolist(), scheme)
-        return [Entity(words[one.first][0], words[one.last - 1][1], kinds[one.kind]) for one in found]
+        return [Entity(words[one.first][0], words[one.stop - 1][1], kinds[one.label]) for one in found]
 
 
 def refuse_halves(text: str) -> None:

@@ -1,8 +1,8 @@
-"""What training minimises: one file an objective, found by its file name.
+"""Objectives: what training minimizes. Each is one file in this folder, found by its file name.
 
-To add one, write `objectives/<kind>.py` with one subclass of `Objective`; its fields are its options in the recipe,
-its `rows` turns a record into what must be predicted, its `loss` turns scores into named sums. Nothing else needs to
-know of it: the contract tests find it in the folder.
+To add one, write `objectives/<kind>.py` with one subclass of `Objective`: its fields are its options in the recipe,
+its `rows` encodes a record as token rows, its `loss` turns the model's scores into named sums. No other file has to
+change, and the contract tests cover it from then on. `docs/extending.md` has a worked example.
 """
 
 from __future__ import annotations
@@ -20,24 +20,26 @@ from bottega.objectives._base import (
     Pooling,
     Score,
     Statistic,
-    logistic_loss,
-    pair_metrics,
     smoothed_nll,
 )
-from bottega.objectives._on_policy import Answer, OnPolicy, equal_rewards
+from bottega.objectives._on_policy import OnPolicy, RewardedAnswer, equal_rewards
+from bottega.objectives._pairs import chosen_minus_rejected, logistic_loss, pair_metrics
+from bottega.objectives._rows import completion_row
 
 __all__ = [
     "SKIPPED_METRIC",
-    "Answer",
     "HeadKind",
     "Likelihood",
     "Objective",
     "OnPolicy",
     "Output",
     "Pooling",
+    "RewardedAnswer",
     "Score",
     "Statistic",
     "build_objective",
+    "chosen_minus_rejected",
+    "completion_row",
     "equal_rewards",
     "kinds",
     "load",
@@ -47,6 +49,7 @@ __all__ = [
     "smoothed_nll",
 ]
 
+# The objective that stands for a custom one that derives from no built-in one, by the head it trains.
 DEFAULT_KINDS: Mapping[HeadKind, str] = {
     "language": "sft",
     "sequence": "classify",
@@ -54,28 +57,33 @@ DEFAULT_KINDS: Mapping[HeadKind, str] = {
     "masked": "masked",
     "embedding": "contrastive",
 }
-"""An objective of ours for models with each head."""
-
-
-def nearest_builtin_options(objective: Objective) -> dict[str, Any]:
-    """The options of the objective of ours that is nearest: a model is used the same way, without code of another's."""
-    names = {f"{__name__}.{kind}" for kind in kinds() if kind != "custom"}
-    above = (one for one in type(objective).__mro__ if issubclass(one, Objective) and one.__module__ in names)
-    near = next(above, load(DEFAULT_KINDS[objective.head]))
-    options = objective.model_dump(mode="json", include=set(near.model_fields))
-    return options | {"kind": near.__module__.rpartition(".")[2]}
 
 
 def kinds() -> list[str]:
-    """Every objective in the folder, by name."""
+    """The names of all objectives."""
     return plugins.module_names(__path__)
-
-
-def build_objective(options: Mapping[str, Any]) -> Objective:
-    """The objective with these options, `kind` among them."""
-    return load(options["kind"]).class_for(options).model_validate(dict(options))
 
 
 def load(kind: str) -> type[Objective]:
     """The objective class of `objectives/<kind>.py`."""
     return plugins.load_class(__name__, kind, Objective)
+
+
+def build_objective(options: Mapping[str, Any]) -> Objective:
+    """The objective with these options, `kind` among them; a pydantic ValidationError if they are invalid."""
+    return load(options["kind"]).class_for(options).model_validate(dict(options))
+
+
+def nearest_builtin_options(objective: Objective) -> dict[str, Any]:
+    """The options of the built-in objective that a custom one derives from.
+
+    A run stores them so that its model can be used without executing the user's file, which may be gone by then.
+    """
+    # By module, because a custom class and its wrapper are subclasses of a built-in one too.
+    builtin_modules = {f"{__name__}.{kind}" for kind in kinds() if kind != "custom"}
+    bases = (base for base in type(objective).__mro__ if issubclass(base, Objective))
+    builtin_bases = (base for base in bases if base.__module__ in builtin_modules)
+    nearest = next(builtin_bases, load(DEFAULT_KINDS[objective.head]))
+    # Options that only the custom class has mean nothing to the built-in one.
+    options = objective.model_dump(mode="json", include=set(nearest.model_fields))
+    return options | {"kind": nearest.__module__.rpartition(".")[2]}

@@ -1,4 +1,7 @@
-"""What an objective is: options as fields, records to rows, scores to loss."""
+"""What an objective is: options as fields, `rows` from records to token rows, `loss` from scores to named sums.
+
+Nothing here imports torch at load time, so that a recipe can be read and validated without it.
+"""
 
 from __future__ import annotations
 
@@ -17,27 +20,27 @@ if TYPE_CHECKING:
     from bottega.tokenization.codec import Codec
 
 
+# The metric of an update that counts the selections of examples skipped before it because they had nothing to teach.
+# Present only where there were any. The string is a key in events.jsonl.
 SKIPPED_METRIC = "passed_over"
-"""Among the metrics of an update how many were drawn before it that had nothing to teach; where there were any."""
 
-
+# The name of one of the model's outputs: `logp` [N], `logits` [N, C], `hidden` [N, H], or one of an extra head.
 Output = str
 
-
+# How the hidden states of a text's tokens become its embedding.
 Pooling = Literal["mean", "first", "last"]
-"""Which token states make the vector of a text."""
 
+# The name of a file in models/heads/: what a model predicts (the next token, a class, a tag for each word, masked
+# tokens) or computes (an embedding).
 HeadKind = str
-"""What a model says of a text: its next token, its class, a class of each word, what stood at a masked place, or a
-place in space."""
 
 
 class Score(NamedTuple):
-    """Something to be scored without gradient before an update; the result becomes a column of its batches.
+    """A score to compute without gradient before an update; it becomes a column of the update's batches.
 
     column  the name it gets in `batch.columns`, [N]
-    by      `reference`: the policy as the run began; `old`: the policy as it was when a round of answers was sampled
-    output  which of the scores it is
+    by      `reference`: the frozen initial policy; `old`: the policy that sampled the round's answers
+    output  which of the model's outputs it is
     """
 
     column: str
@@ -46,9 +49,10 @@ class Score(NamedTuple):
 
 
 class Statistic(NamedTuple):
-    """Means over the whole update that a loss must know: token rows of their own, scored before it without gradient.
+    """Means over the whole update that a loss needs, from token rows of their own, scored without gradient before it.
 
-    examples  (the update's examples, most tokens of a row) → what is scored, by the policy and by each `Score` needed
+    examples  (the update's examples, maximum tokens per row) → the examples to score, by the policy and by every
+              `Score` that the objective needs
     terms     (scores, batch) → named sums; their means over all those examples become `batch.statistics`
     """
 
@@ -57,19 +61,20 @@ class Statistic(NamedTuple):
 
 
 class Objective(BaseModel, ABC):
-    """Options as fields, and two methods.
+    """An objective: options as fields, and two methods.
 
-    reads      record types it understands, the preferred first
-    head       which scores it needs a model for
-    outputs    what it reads of the scores: logp [N], logits [N, C], hidden [N, H]
-    extra_heads  further heads beside it, by the names of their files
-    joint      its loss is no sum over examples but compares those of an update with each other
-    by_label   a fraction held out for validation is one of every label
-    splits     a text longer than `max_length` may be cut into several rows, its windows
-    overlap    tokens at a window's end that the next one begins with
-    lr         default learning rates, measured: (full fine-tuning, LoRA)
+    reads        record types it can encode, the preferred one first
+    head         the head it trains, by the name of its file
+    outputs      the model's outputs that `loss` reads: logp [N], logits [N, C], hidden [N, H]
+    extra_heads  further heads trained beside it, by the names of their files
+    joint        the loss compares an update's examples with each other, so it is no sum over examples
+    stratify     by default, validation rows split off the training rows are the same fraction of every label
+    can_split    a text longer than `max_length` may be cut into several rows, its windows
+    overlap      tokens at a window's end that the next window begins with
+    lr           default peak learning rates, found by measurement: (full fine-tuning, LoRA)
     """
 
+    # Frozen: the objective is part of a recipe, which is shared and hashed. No NaN: resolved.json must read back.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     reads: ClassVar[tuple[type, ...]]
@@ -86,97 +91,113 @@ class Objective(BaseModel, ABC):
 
     @classmethod
     def class_for(cls, options: Mapping[str, Any]) -> type[Objective]:
-        """The class these options of a recipe are for."""
+        """The class that validates these options of a recipe: this one, or the one in the user's file."""
         return cls
+
+    # The two that every objective has
 
     @abstractmethod
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
-        """The examples of a record, each a tuple of rows; raises `codec.Unusable` for one that makes none."""
+        """The examples of a record, each a tuple of token rows; raises `records.Unusable` for one that makes none."""
 
     @abstractmethod
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
-        """Sums to minimise, each with the unit it is a mean over."""
+        """The terms to minimize and the metrics to report, each a sum over the batch and the unit it is a mean over.
+
+        scores  the outputs that `outputs` names, each [N, …]
+        """
+
+    # From records to examples
+
+    def evaluation_rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
+        """The examples that a trained model is evaluated on; those of training unless it learns from something else."""
+        return self.rows(record, codec)
+
+    def augment(self, example: Example, codec: Codec, seed: int) -> Example:
+        """The example as one update sees it, with its random parts (masking, FIM) drawn by `seed`."""
+        return example
+
+    def metadata(self, record: Record) -> Any:
+        """What `Example.about` keeps of a record once it is encoded; None for most objectives."""
+        return None
+
+    def prompt_and_reference(self, record: Record) -> tuple[Prompt, str] | None:
+        """(prompt, reference answer) of a record whose answer can be generated and compared; None for any other."""
+        return None
+
+    def count_labels(self, records: Iterable[Record]) -> dict[str, int]:
+        """Names of the classes in the order of their ids → number of rows; empty where nothing is classified.
+
+        Raises DataError if the labels cannot be learned from.
+        """
+        return {}
+
+    # Windows of a long text, which move from epoch to epoch
+
+    def window_tokens(self, row: Row, codec: Codec) -> Ints:
+        """The tokens of the text that a row holds, without those the tokenizer adds around a text."""
+        return row.tokens
+
+    def window_row(self, tokens: Ints, codec: Codec) -> Row | None:
+        """The inverse of `window_tokens`; None if these tokens make no row, or windows cannot move."""
+        return None
+
+    # What an update needs
 
     @property
     def needs(self) -> tuple[Score | Statistic, ...]:
-        """What must be scored before each update."""
+        """What must be scored without gradient before each update."""
         return ()
 
     @property
     def compares_with_reference(self) -> bool:
-        """Whether a frozen copy of the policy as the run began is needed."""
+        """Whether a frozen copy of the initial policy is needed."""
         return any(isinstance(need, Score) and need.by == "reference" for need in self.needs)
 
-    def evaluation_rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
-        """The examples by which a model trained so is measured."""
-        return self.rows(record, codec)
-
-    @property
-    def logit_temperature(self) -> float:
-        """What scores over the vocabulary are divided by, wherever they are taken."""
-        return 1.0
-
-    def metadata(self, record: Record) -> Any:
-        """What must be known of a record once it is rows; None for most."""
-        return None
-
-    def augment(self, example: Example, codec: Codec, seed: int) -> Example:
-        """The example as one update takes it: where chance has a part in its rows, by a seed of that update's own."""
-        return example
-
-    def window_tokens(self, row: Row, codec: Codec) -> Ints:
-        """The tokens of the text that a row is a window of, without what the tokenizer puts around them."""
-        return row.tokens
-
-    def window_row(self, tokens: Ints, codec: Codec) -> Row | None:
-        """The inverse of `passage`; None where these tokens make no row, or the objective does not say which."""
-        return None
-
     def is_informative(self, examples: Sequence[Example]) -> bool:
-        """Whether there is anything to learn from an update of these; of all else, others are taken."""
+        """Whether an update of these examples has a gradient; the sampler skips those that have none."""
         return True
 
     def closing_note(self, updates: Sequence[Mapping[str, float]]) -> str:
-        """What must be said at the end of a run, by the metrics of all its updates; empty for nothing."""
+        """A message for the end of a run, from the metrics of all its updates; empty for none."""
         return ""
+
+    # How the model computes its outputs
+
+    @property
+    def logit_temperature(self) -> float:
+        """What the logits over the vocabulary are divided by, in the loss and in every `Score`."""
+        return 1.0
 
     @property
     def pooling_mode(self) -> Pooling | None:
-        """How the states of a text's tokens become its vector; None where no vector is made."""
+        """How the hidden states of a text become its embedding; None where no embedding is made."""
         return None
 
     @property
     def weighted(self) -> bool:
-        """Whether the loss is a mean of log-probabilities by `batch.weight`: a promise that saves time, not a need."""
+        """Whether the loss is −Σ weight · logp over `batch.weight`.
+
+        A promise that saves time: the head then knows the gradient of each logit while it has them, in the forward.
+        """
         return False
 
     @property
     def smoothing(self) -> float:
-        """Share of each log-probability that is a mean over the whole vocabulary while training."""
+        """Label smoothing ε while training: `logp` is (1 − ε) · log p(label) + ε · mean over V of log p."""
         return 0.0
-
-    def prompt_and_reference(self, record: Record) -> tuple[Prompt, str] | None:
-        """(prompt, right answer) of a record whose answer can be written and compared; None for any other."""
-        return None
-
-    def count_labels(self, records: Iterable[Record]) -> dict[str, int]:
-        """Class names in the order of their ids, with how many rows have each; empty where scores are not classes."""
-        return {}
 
 
 class Likelihood(Objective):
-    """Objectives whose loss is a mean negative log-likelihood, a token by its weight."""
+    """Objectives that minimize a weighted mean negative log-likelihood: −Σ weight · log p(label) / Σ weight."""
 
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Probability spread evenly over the vocabulary, in training only."
+    )
 
     @property
     def smoothing(self) -> float:
         return self.label_smoothing
-
-    @property
-    def pooling_mode(self) -> Pooling | None:
-        """How the states of a text's tokens become its vector; None where no vector is made."""
-        return None
 
     @property
     def weighted(self) -> bool:
@@ -187,23 +208,10 @@ class Likelihood(Objective):
 
 
 def smoothed_nll(logits: Tensor, label: Tensor, smoothing: float = 0.0) -> Tensor:
-    """[N, C], [N] → [N] cross-entropy, a share `smoothing` of it with the even distribution (arXiv 1512.00567)."""
-    logp = logits.log_softmax(-1)
-    nll = -logp.gather(-1, label[:, None]).squeeze(-1)
+    """[N, C] logits, [N] labels → [N] cross-entropy with label smoothing (Szegedy et al. 2015, arXiv 1512.00567).
+
+    smoothing  ε: (1 − ε) · −log p(label) + ε · mean over C of −log p
+    """
+    logp = logits.log_softmax(-1)  # [N, C]
+    nll = -logp.gather(-1, label[:, None]).squeeze(-1)  # [N]
     return nll if not smoothing else (1 - smoothing) * nll - smoothing * logp.mean(-1)
-
-
-def logistic_loss(margin: Tensor, smoothing: float = 0.0) -> Tensor:
-    """[E] −log σ(margin), or with a share `smoothing` of the pairs taken for the wrong way round."""
-    from torch.nn.functional import logsigmoid
-
-    right = -(1 - smoothing) * logsigmoid(margin)
-    return right - smoothing * logsigmoid(-margin) if smoothing else right
-
-
-def pair_metrics(margin: Tensor) -> dict[str, Term]:
-    """The metrics of pairs whose chosen answers are ahead by `margin` [E]."""
-    return {
-        "accuracy": Term((margin > 0).sum(), "example"),
-        "margin": Term(margin.detach().sum(), "example"),
-    }

@@ -1,4 +1,4 @@
-"""Objectives that learn from answers the policy writes while it learns."""
+"""Objectives that learn from answers sampled from the policy during training, each scored by rewards."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pydantic import Field
 
 from bottega.batch import Example, Ints, Row
 from bottega.objectives._base import Objective
+from bottega.objectives._rows import completion_row
 from bottega.objectives.rewards import Rewards
 from bottega.records import Posed, Prompt, Record, Unusable
 
@@ -19,68 +20,72 @@ if TYPE_CHECKING:
     from bottega.tokenization.codec import Codec
 
 
-class Answer(NamedTuple):
-    """An answer that was written: its tokens, its reward, and whether it came to an end by itself."""
+class RewardedAnswer(NamedTuple):
+    """A sampled answer: its tokens [t], its reward, and whether it ended by itself rather than at the limit."""
 
     tokens: Ints
     reward: float
     ended: bool
 
-    def row(self, posed: Row) -> Row:
-        """The row of a prompt, as `Codec.posed` makes it, with this answer to be predicted."""
-        begin, weight = len(posed.tokens) - 1, np.ones(len(self.tokens), np.float32)
-        tokens, at = np.concatenate([posed.tokens, self.tokens]), np.arange(begin, begin + len(self.tokens))
-        return Row(tokens, at, self.tokens, weight, source=posed.source)
+    def row(self, prompt_row: Row) -> Row:
+        """The row of a prompt, as `Codec.encode_prompt_row` makes it, with this answer's tokens to be predicted."""
+        # The prompt's last token predicts the answer's first one.
+        begin, weight = len(prompt_row.tokens) - 1, np.ones(len(self.tokens), np.float32)
+        tokens = np.concatenate([prompt_row.tokens, self.tokens])
+        at = np.arange(begin, begin + len(self.tokens))
+        return Row(tokens, at, self.tokens, weight, source=prompt_row.source)
 
 
 def equal_rewards(rewards: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """[P, G] rewards → [P] whether those of a prompt are all the same; rounding does not tell them apart."""
+    """[P, G] rewards → [P] whether all answers to a prompt got the same one."""
+    # Relative: weighted sums of equal rewards differ by rounding, which a division by their deviation would blow up.
     return np.asarray(np.ptp(rewards, axis=1) <= 1e-9 * np.abs(rewards).max(1))
 
 
 class OnPolicy(Objective):
-    """Objectives that learn from answers which the policy writes while it learns, each worth a reward.
-
-    rewards      what an answer is worth: the sum of these, each times its weight
-    group        answers to a prompt
-    tokens       most of an answer
-    temperature  of what the answers are drawn from, and of all log-probabilities in the loss
-    stop         texts that end an answer
-    passes       updates made of the same answers, before the policy writes others
-    """
+    """Objectives that learn from answers which the policy generates during training, each scored by rewards."""
 
     reads: ClassVar[tuple[type, ...]] = (Posed,)
 
-    rewards: Rewards
-    group: int = Field(8, ge=2)
-    tokens: int = Field(256, ge=1)
-    temperature: float = Field(1.0, gt=0)
-    stop: tuple[str, ...] = ()
-    passes: int = Field(1, ge=1)
+    rewards: Rewards = Field(description="One reward or several; an answer's reward is their weighted sum.")
+    group: int = Field(8, ge=2, description="Answers sampled for each prompt.")
+    tokens: int = Field(256, ge=1, description="Maximum tokens per answer.")
+    temperature: float = Field(
+        1.0, gt=0, description="Sampling temperature, by which all logits in the loss are divided, too."
+    )
+    stop: tuple[str, ...] = Field((), description="Texts that end an answer.")
+    passes: int = Field(1, ge=1, description="Updates made from the same answers before new ones are sampled.")
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Posed)
         if not record.right.strip() and any(reward.compares for reward in self.rewards):
-            raise Unusable("no right answer, with which a reward compares")
+            raise Unusable("no reference answer, which a reward compares with")
         return [(codec.encode_prompt_row(record, self.tokens),)]
 
     def metadata(self, record: Record) -> Record:
+        # Rewards see the record that was answered, not only its tokens.
         return record
 
     @property
     def logit_temperature(self) -> float:
+        # Log-probabilities must be those of the distribution that was sampled from, or the ratio would be off.
         return self.temperature
 
     def prompt_and_reference(self, record: Record) -> tuple[Prompt, str] | None:
         return (record.prompt, record.right) if isinstance(record, Posed) and record.right else None
 
     def evaluation_rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
+        # A prompt alone has nothing to score, so the likelihood of the reference answer is measured.
         assert isinstance(record, Posed)
         if not record.right:
-            raise Unusable("no right answer to measure by")
-        return [(codec.encode_completion(record.where, record.prompt, record.right, record.tools, record.variables),)]
+            raise Unusable("no reference answer to evaluate on")
+        return [(completion_row(record, record.right, codec),)]
 
     @abstractmethod
-    def training_examples(self, posed: Sequence[Example], answers: Sequence[Sequence[Answer]]) -> list[Example]:
-        """What an update learns from its prompts [P] and the answers to each [P][G]; what has no gradient may be left
-        out, but not all."""
+    def training_examples(
+        self, prompts: Sequence[Example], answers: Sequence[Sequence[RewardedAnswer]]
+    ) -> list[Example]:
+        """The examples of an update from its prompts [P] and the answers to each [P][G].
+
+        Those without a gradient may be left out, but at least one example is needed.
+        """

@@ -1,14 +1,15 @@
-"""Contrastive learning: texts that belong together near each other, others far (Oord et al. 2018, arXiv 1807.03748)."""
+"""Contrastive learning of embeddings, with in-batch negatives (InfoNCE; Oord et al. 2018, arXiv 1807.03748)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 from zlib import crc32
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from bottega.batch import Batch, Example, Loss, Row, Term
@@ -22,26 +23,16 @@ if TYPE_CHECKING:
 
     from bottega.tokenization.codec import Codec
 
-
 EXAMPLE = "class Distance(torch.nn.Module): def forward(self, output1, output2, label): return …"
 
 
 class Contrastive(Objective):
-    """Of pairs and triplets the mean of −log softmax(cosine / temperature) of the positive among all in the update.
+    """Contrastive learning: −log softmax(cosine / temperature)[positive] among all candidates of the update.
 
-    Candidates of an anchor are the positives and negatives of the whole update, however it is divided, but for those
-    known to belong to it too: the same text as the anchor or its positive, what another row says belongs to the same
-    anchor, or a row of the same `label`. Texts are the same that have the same tokens. Of texts with a score, what
-    `compare` says of their cosine.
-
-    pooling      what a text's vector is: the mean over its tokens, the first of them, or the last
-    temperature  how much nearer counts
-    symmetric    each positive also seeks its anchor among all anchors
-    compare      squared: (cosine − score)² (Reimers and Gurevych 2019, arXiv 1908.10084); margin: score · d² +
-                 (1 − score) · max(0, margin − d)² of d = 1 − cosine (Hadsell et al. 2006)
-    file         instead of all that: a Python file with a torch.nn.Module that is called with (output1, output2,
-                 label), the vectors [P, H] of pairs and how alike they are [P], and gives their loss, [P] or its mean
-    options      what the module is made with
+    A mean over anchors. Candidates are the positives and negatives of the whole update, however it is divided into
+    micro-batches, except those known to belong to the anchor too: the same text as the anchor or its positive, a text
+    that another row pairs with the same anchor, a row of the same `label`. Texts are the same if their tokens are.
+    Pairs with a score train their cosine directly, as `compare` says.
     """
 
     reads: ClassVar[tuple[type, ...]] = (Paired, Compared)
@@ -51,13 +42,25 @@ class Contrastive(Objective):
     lr: ClassVar[tuple[float, float]] = (2e-5, 2e-4)
 
     kind: Literal["contrastive"] = "contrastive"
-    pooling: Pooling = "mean"
-    temperature: float = Field(0.05, gt=0)
-    symmetric: bool = False
-    compare: Literal["squared", "margin"] = "squared"
-    margin: float = Field(0.5, gt=0)
-    file: str | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
+    pooling: Pooling = Field(
+        "mean", description="What the embedding of a text is: the mean over its tokens, the first, or the last of them."
+    )
+    temperature: float = Field(
+        0.05, gt=0, description="Divides the cosines; the smaller, the more the hardest negatives count."
+    )
+    symmetric: bool = Field(False, description="Rank the anchors for each positive, too, and take the mean of both.")
+    compare: Literal["squared", "margin"] = Field(
+        "squared",
+        description="Loss of a pair with a score: (cosine - score)² (Reimers and Gurevych 2019, arXiv 1908.10084); or, "
+        "with d = 1 - cosine, score · d² + (1 - score) · max(0, margin - d)² (Hadsell et al. 2006).",
+    )
+    margin: float = Field(0.5, gt=0, description="Distance from which on a dissimilar pair has no loss, for `margin`.")
+    file: str | None = Field(
+        None,
+        description="Instead of all that: a Python file with a torch.nn.Module, called with (output1, output2, label): "
+        "the embeddings [P, H] of pairs and their similarity [P]. It returns their losses [P], or the mean.",
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="Arguments of the module's constructor.")
 
     @property
     def pooling_mode(self) -> Pooling:
@@ -67,181 +70,227 @@ class Contrastive(Objective):
         with codec.track_truncation() as truncation:
             (rows,) = self.evaluation_rows(record, codec)
         assert isinstance(record, (Paired, Compared))
-        # A text with itself is a pair to learn from only with dropout, and where it was meant.
-        meant = isinstance(record, Paired) and record.anchor == record.positive
-        if np.array_equal(rows[0].tokens, rows[1].tokens) and not meant:
+        # A text paired with itself teaches only through dropout (SimCSE), so it must be meant: the same before
+        # tokenization, and not merely cut to the same tokens.
+        is_intended = isinstance(record, Paired) and record.anchor == record.positive
+        if np.array_equal(rows[0].tokens, rows[1].tokens) and not is_intended:
             raise Unusable("the two texts are the same in every token" + truncation.note)
         return [rows]
 
     def evaluation_rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, (Paired, Compared))
-        anchored, texts = isinstance(record, Paired), record.texts
-        scores = [0.0, record.score if isinstance(record, Compared) else 1.0, *[0.0] * (len(texts) - 2)]
-        rows = [pooled_row(codec, record.where, text, self.pooling) for text in texts]
-        label = record.label if isinstance(record, Paired) else None
-        text = [crc32(row.tokens.tobytes()) for row in rows]
-        named = text[1] if label is None else crc32(f"label {label}".encode(errors="surrogatepass"))
-        return [
-            tuple(
-                replace(
-                    row,
-                    columns={
-                        "anchor": _flag(anchored and place == 0),
-                        "positive": _flag(anchored and place == 1),
-                        "compared": _flag(not anchored and place == 1),
-                        "pair": _flag(place > 0),
-                        "score": np.array([scores[place]], np.float32),
-                        "text": np.array([text[place]]),
-                        # A negative belongs to nothing but what has the very same text.
-                        "belongs": np.array([named if place < 2 else text[place]]),
-                        "given": np.array([text[0] if place < 2 else text[place]]),
-                    },
-                )
-                for place, row in enumerate(rows)
-            )
-        ]
+        rows = [pooled_row(codec, record.where, text, self.pooling) for text in record.texts]
+        columns = _paired_columns(record, rows) if isinstance(record, Paired) else _compared_columns(record, rows)
+        return [tuple(replace(row, columns=one) for row, one in zip(rows, columns, strict=True))]
 
     def is_informative(self, examples: Sequence[Example]) -> bool:
         rows = [row for example in examples for row in example.rows]
         columns = {name: np.concatenate([row.columns[name] for row in rows]) for name in rows[0].columns}
         if self.file is not None or columns["compared"].any():
             return True
-        return any(not positive_mask(columns, *way).all() for way in self._ways(columns))
+        # Where every candidate belongs to every anchor, softmax over the one that is left is 1 and its gradient 0.
+        return any(not positive_mask(columns, *ranking).all() for ranking in self._rankings(columns))
 
-    def _ways(self, columns: Mapping[str, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """What seeks, among what, and where the right ones stand there: anchors, and of `symmetric` positives too."""
-        anchors, others, own = split_candidates(columns)
-        back = (others[own], anchors, np.arange(len(anchors)))
-        return [(anchors, others, own), *([back] if self.symmetric else [])]
+    def _rankings(self, columns: Mapping[str, np.ndarray]) -> list[Ranking]:
+        """Anchors among candidates and, with `symmetric`, positives among anchors."""
+        forward = split_candidates(columns)
+        positives = forward.candidates[forward.positive]
+        backward = Ranking(positives, forward.queries, np.arange(len(forward.queries)))
+        return [forward, *([backward] if self.symmetric else [])]
 
     def closing_note(self, updates: Sequence[Mapping[str, float]]) -> str:
-        passed = int(sum(one.get(SKIPPED_METRIC, 0) for one in updates))
-        what = "in which every text belongs to every other taught nothing, and were passed over for others"
-        return f"{passed} updates {what}" if passed else ""
+        skipped = int(sum(metrics.get(SKIPPED_METRIC, 0) for metrics in updates))
+        why = "in which every text belongs to every other, and there was nothing to learn"
+        return f"{skipped} selections of examples were skipped, {why}" if skipped else ""
 
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
-        vectors = batch.mean_rows(scores["hidden"])
+        vectors = batch.mean_rows(scores["hidden"])  # [R, H]; with `first` and `last` a row is read at one token
         if self._module is not None:
-            return self._by_module(vectors, batch)
+            return self._module_loss(vectors, batch)
         from torch.nn.functional import normalize
 
         vectors = normalize(vectors, dim=1)
-        anchors, compared = batch.columns["anchor"] > 0, batch.columns["compared"] > 0
         terms, metrics = dict[str, Term](), dict[str, Term]()
-        if anchors.any():
-            terms["nce"], metrics["accuracy"] = self._among_all(vectors, batch)
-        if compared.any():
-            terms["apart"] = self._likeness(vectors, batch)
+        if (batch.columns["anchor"] > 0).any():
+            terms["nce"], metrics["accuracy"] = self._ranking_loss(vectors, batch)
+        if (batch.columns["compared"] > 0).any():
+            terms["apart"] = self._similarity_loss(vectors, batch)
         return Loss(terms, metrics=metrics)
 
-    def _among_all(self, vectors: Tensor, batch: Batch) -> tuple[Term, Term]:
-        """(−log softmax of each anchor's positive, how many are nearest to it, of those that have a rival)."""
+    def _ranking_loss(self, vectors: Tensor, batch: Batch) -> tuple[Term, Term]:
+        """(InfoNCE loss, accuracy at 1 over the anchors that have a negative), from vectors [R, H]."""
         import torch
 
         columns = {name: column.cpu().numpy() for name, column in batch.columns.items()}
-        found = [self._sought(vectors, columns, way) for way in self._ways(columns)]
-        nll = torch.stack([nll for nll, _, _ in found]).mean(0)
-        _, nearest, rivalled = found[0]
-        # Where nothing else could be nearest, being it says nothing.
-        share = len(nearest) / rivalled.sum().clamp(min=1)
-        return Term(nll.sum(), "anchor"), Term((nearest & rivalled).sum() * share, "anchor")
+        ranked = [self._rank(vectors, columns, ranking) for ranking in self._rankings(columns)]
+        nll = torch.stack([nll for nll, _, _ in ranked]).mean(0)  # [A]
+        _, is_nearest, has_negative = ranked[0]
+        # An anchor whose only candidate is its positive is always right, which says nothing: left out of the accuracy.
+        # The unit counts all anchors, so the sum is scaled up to them.
+        scale = len(is_nearest) / has_negative.sum().clamp(min=1)
+        return Term(nll.sum(), "anchor"), Term((is_nearest & has_negative).sum() * scale, "anchor")
 
-    def _sought(
-        self, vectors: Tensor, columns: Mapping[str, np.ndarray], way: tuple[np.ndarray, np.ndarray, np.ndarray]
+    def _rank(
+        self, vectors: Tensor, columns: Mapping[str, np.ndarray], ranking: Ranking
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """([A] −log softmax of the right one, whether it is nearest, whether another could be) of what seeks."""
+        """([A] −log softmax of the positive, [A] whether it is the nearest, [A] whether there is a negative)."""
         import torch
 
-        seeking, among, own = way
-        known = positive_mask(columns, *way)
-        known[np.arange(len(own)), own] = False
-        rivalled = torch.from_numpy(known.sum(1) < len(among) - 1).to(vectors.device)
-        hidden, right = (torch.from_numpy(one).to(vectors.device) for one in (known, own))
-        logits = (vectors[seeking] @ vectors[among].T / self.temperature).masked_fill(hidden, -torch.inf)
-        nll = torch.nn.functional.cross_entropy(logits, right, reduction="none")
-        return nll, logits.argmax(1) == right, rivalled
+        queries, candidates, positive = ranking
+        excluded = positive_mask(columns, *ranking)  # [A, O]
+        excluded[np.arange(len(positive)), positive] = False
+        has_negative = torch.from_numpy(excluded.sum(1) < len(candidates) - 1).to(vectors.device)
+        mask, label = (torch.from_numpy(array).to(vectors.device) for array in (excluded, positive))
+        logits = (vectors[queries] @ vectors[candidates].T / self.temperature).masked_fill(mask, -torch.inf)  # [A, O]
+        nll = torch.nn.functional.cross_entropy(logits, label, reduction="none")
+        return nll, logits.argmax(1) == label, has_negative
 
-    def _likeness(self, vectors: Tensor, batch: Batch) -> Term:
+    def _similarity_loss(self, vectors: Tensor, batch: Batch) -> Term:
+        """The loss of pairs with a score, from vectors [R, H]."""
         first, second = self._pairs(batch, "compared")
-        cosine, score = (vectors[first] * vectors[second]).sum(1), batch.columns["score"][second]
+        cosine, score = (vectors[first] * vectors[second]).sum(1), batch.columns["score"][second]  # [P]
         if self.compare == "squared":
-            lost = (cosine - score) ** 2
+            loss = (cosine - score) ** 2
         else:
-            apart = 1 - cosine
-            lost = score * apart**2 + (1 - score) * (self.margin - apart).clamp(min=0) ** 2
-        return Term(lost.sum(), "compared")
+            distance = 1 - cosine
+            loss = score * distance**2 + (1 - score) * (self.margin - distance).clamp(min=0) ** 2
+        return Term(loss.sum(), "compared")
 
     def _pairs(self, batch: Batch, column: str) -> tuple[Tensor, Tensor]:
-        """(the first row of each pair's example, the row it is paired with)."""
+        """([P] indices of the first row of each pair's example, [P] those of the row it is paired with)."""
         import torch
 
         second = (batch.columns[column] > 0).nonzero()[:, 0]
+        # Rows of an example are adjacent, so its first row is where its index first occurs.
         first = torch.searchsorted(batch.example, batch.example[second].contiguous())
         return first, second
 
-    def _by_module(self, vectors: Tensor, batch: Batch) -> Loss:
+    def _module_loss(self, vectors: Tensor, batch: Batch) -> Loss:
         first, second = self._pairs(batch, "pair")
         assert self.file is not None
         assert self._module is not None
         with locate_user_errors(self.file):
-            lost = self._module(vectors[first], vectors[second], batch.columns["score"][second].to(vectors.dtype))
-        if lost.dim() > 1 or lost.numel() not in (1, len(first)):
+            loss = self._module(vectors[first], vectors[second], batch.columns["score"][second].to(vectors.dtype))
+        if loss.dim() > 1 or loss.numel() not in (1, len(first)):
             raise RecipeError(
-                f"the module gives {list(lost.shape)} for {len(first)} pairs",
+                f"the module returned a loss of shape {list(loss.shape)} for {len(first)} pairs",
                 where=self.file,
                 fix="return a loss for each pair, [P], or their mean",
             )
-        return Loss({"module": Term(lost.sum() if lost.numel() == len(first) else lost.sum() * len(first), "pair")})
+        # A mean times the pairs is a sum, as a term needs it.
+        return Loss({"module": Term(loss.sum() if loss.numel() == len(first) else loss.sum() * len(first), "pair")})
 
     @cached_property
     def _module(self) -> Any:
-        """The user's own module; None where there is none."""
+        """The user's torch module; None if there is no `file`."""
         if self.file is None:
             return None
         from torch import nn
 
-        made = load_class_from_file(self.file, nn.Module, EXAMPLE)
+        module_class = load_class_from_file(self.file, nn.Module, EXAMPLE)
         with locate_user_errors(self.file):
-            module = made(**self.options)
+            module = module_class(**self.options)
         if any(weight.requires_grad for weight in module.parameters()):
             raise RecipeError(
-                "the module has weights of its own, which nothing would train", where=self.file, fix=EXAMPLE
+                "the module has trainable weights, which nothing would train", where=self.file, fix=EXAMPLE
             )
         return module
 
 
-def split_candidates(columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(the rows that are anchors, all that may belong to one, and where among those the positive of each stands)."""
-    others = np.flatnonzero((columns["pair"] > 0) & (columns["compared"] == 0))
+class Ranking(NamedTuple):
+    """Queries that rank candidates, one of which is the positive.
+
+    queries     [A] indices of rows
+    candidates  [O] indices of rows
+    positive    [A] position in `candidates` of each query's positive
+    """
+
+    queries: NDArray[np.int64]
+    candidates: NDArray[np.int64]
+    positive: NDArray[np.int64]
+
+
+def split_candidates(columns: Mapping[str, np.ndarray]) -> Ranking:
+    """Anchors as queries, and as candidates the positives and negatives of all rows, from columns [R]."""
+    candidates = np.flatnonzero((columns["pair"] > 0) & (columns["compared"] == 0))
     # An example has one anchor and one positive, and both stand in the order of the examples.
-    return np.flatnonzero(columns["anchor"]), others, np.flatnonzero(columns["positive"][others])
+    return Ranking(np.flatnonzero(columns["anchor"]), candidates, np.flatnonzero(columns["positive"][candidates]))
 
 
 def positive_mask(
-    columns: Mapping[str, np.ndarray], seeking: np.ndarray, among: np.ndarray, own: np.ndarray
+    columns: Mapping[str, np.ndarray], queries: np.ndarray, candidates: np.ndarray, positive: np.ndarray
 ) -> np.ndarray:
-    """[A, O] which of the rows `among` are known to belong to each that seeks, its own, at `own`, included."""
+    """[A, O] whether a candidate is known to belong to a query; its own positive included."""
     text = columns["text"]
-    known: np.ndarray = text[among[own]][:, None] == text[among][None]
-    for name in ("text", "belongs", "given"):
-        known |= columns[name][seeking][:, None] == columns[name][among][None]
+    known: np.ndarray = text[candidates[positive]][:, None] == text[candidates][None]
+    for name in ("text", "group", "anchor_text"):
+        known |= columns[name][queries][:, None] == columns[name][candidates][None]
     return known
 
 
 def pooled_row(codec: Codec, where: str, text: str, pooling: Pooling) -> Row:
-    """The row of a text that is read where its vector is taken from."""
+    """The row of a text, read at the tokens whose hidden states make its embedding."""
     row = codec.encode_every_token(where, text)
     if pooling == "mean":
         return row
     if pooling == "first" and not codec.both_ways:
         raise RecipeError(
-            "the first token of this model has seen nothing but itself",
+            "the first token of this model attends to nothing but itself",
             where="objective.pooling",
             fix="use last or mean: the model reads from left to right",
         )
-    place: Sequence[int] = [0] if pooling == "first" else [len(row.tokens) - 1]
-    return replace(row, at=row.at[place], label=row.label[place], weight=row.weight[place])
+    positions: Sequence[int] = [0] if pooling == "first" else [len(row.tokens) - 1]
+    return replace(row, at=row.at[positions], label=row.label[positions], weight=row.weight[positions])
 
 
-def _flag(true: bool) -> np.ndarray:
-    return np.array([true], np.float32)
+# Columns of a row, one value each:
+#   anchor, positive  the row is its example's anchor, or its positive
+#   compared          the second row of a pair with a score
+#   pair              any row but an example's first: it is compared with the first
+#   score             similarity to the first row: 1 of a positive, 0 of a negative
+#   text              hash of the tokens
+#   group             hash of what belongs together: the label or, without one, the positive
+#   anchor_text       hash of the anchor's tokens, which another row may pair with another positive
+
+
+def _paired_columns(record: Paired, rows: Sequence[Row]) -> list[dict[str, np.ndarray]]:
+    """Columns of an anchor, its positive and its negatives."""
+    text = [crc32(row.tokens.tobytes()) for row in rows]
+    # A label may hold unpaired surrogates, read from a damaged file.
+    group = text[1] if record.label is None else crc32(f"label {record.label}".encode(errors="surrogatepass"))
+    return [
+        {
+            "anchor": _flag(index == 0),
+            "positive": _flag(index == 1),
+            "compared": _flag(False),
+            "pair": _flag(index > 0),
+            "score": np.array([float(index == 1)], np.float32),
+            "text": np.array([text[index]]),
+            # A negative belongs to nothing but what has the very same text.
+            "group": np.array([group if index < 2 else text[index]]),
+            "anchor_text": np.array([text[0] if index < 2 else text[index]]),
+        }
+        for index in range(len(rows))
+    ]
+
+
+def _compared_columns(record: Compared, rows: Sequence[Row]) -> list[dict[str, np.ndarray]]:
+    """Columns of two texts with a score; no anchor ranks them, so what they belong to has no effect."""
+    text = [crc32(row.tokens.tobytes()) for row in rows]
+    return [
+        {
+            "anchor": _flag(False),
+            "positive": _flag(False),
+            "compared": _flag(index == 1),
+            "pair": _flag(index == 1),
+            "score": np.array([record.score if index == 1 else 0.0], np.float32),
+            "text": np.array([text[index]]),
+            "group": np.array([text[1]]),
+            "anchor_text": np.array([text[0]]),
+        }
+        for index in range(2)
+    ]
+
+
+def _flag(value: bool) -> np.ndarray:
+    return np.array([value], np.float32)

@@ -1,4 +1,4 @@
-"""An objective of the user's own, in a file beside the recipe."""
+"""A custom objective: a class in the user's file, whose errors are reported with the file's line."""
 
 from __future__ import annotations
 
@@ -9,105 +9,129 @@ from types import FunctionType
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field, create_model
 
 from bottega.batch import UNITS, Batch, Loss, Row, Term
 from bottega.errors import RecipeError
-from bottega.objectives import Objective, OnPolicy
+from bottega.objectives import Objective
 from bottega.plugins import load_class_from_file, locate_user_errors
 
 EXAMPLE = "class Mine(Sft): def loss(self, scores, batch): return Loss({'nll': Term(…, 'token')})"
 
+# The methods and properties through which an objective is used: a user's class may override any of them, so an error
+# in any of them may be the user's to fix. A test holds this list to what Objective and OnPolicy define.
+MEMBERS = (
+    "augment",
+    "closing_note",
+    "compares_with_reference",
+    "count_labels",
+    "evaluation_rows",
+    "is_informative",
+    "logit_temperature",
+    "loss",
+    "metadata",
+    "needs",
+    "pooling_mode",
+    "prompt_and_reference",
+    "rows",
+    "smoothing",
+    "training_examples",
+    "weighted",
+    "window_row",
+    "window_tokens",
+)
+
 
 class Custom(Objective):
-    """What the one class in a Python file says that derives from `Objective`, or from any objective there is.
+    """Your own objective: the class in a Python file that derives from `Objective` or from a built-in objective.
 
-    Its `rows` make predictions of a record, its `loss` makes sums of their scores, its fields are further options of
-    the recipe. What it raises is told by file and line.
-
-    file  the Python file
+    Its fields are further options of the recipe.
     """
 
     reads: ClassVar[tuple[type, ...]] = ()
 
     kind: Literal["custom"] = "custom"
-    file: str
+    file: str = Field(description="Python file with the class, relative to the recipe's folder.")
 
     @classmethod
     def class_for(cls, options: Mapping[str, Any]) -> type[Objective]:
         file = options.get("file")
         if not isinstance(file, str):
             raise ValueError("custom needs file: a Python file with a class that derives from Objective")
-        return _watched(load_class_from_file(file, Objective, EXAMPLE), file)
+        return _recipe_class(load_class_from_file(file, Objective, EXAMPLE), file)
 
 
+# Cached, because objectives are compared: the same file must give the same class.
 @cache
-def _watched(own: type[Objective], file: str) -> type[Objective]:
-    """The class, with what its methods raise and give told by file and line; the same for the same class."""
-    methods = {name: _guarded_attribute(inspect.getattr_static(own, name), file) for name in _overridable(own)}
-    methods["rows"] = _checked(methods["rows"], file, _check_rows)
-    methods["loss"] = _checked(methods["loss"], file, _check_loss)
-    fields = {"kind": Literal["custom"], "file": str}
+def _recipe_class(user_class: type[Objective], file: str) -> type[Objective]:
+    """A subclass of the user's class with the keys `kind` and `file`, which checks results and locates errors."""
+    fields: dict[str, Any] = {"kind": (Literal["custom"], ...), "file": (str, ...)}
     with locate_user_errors(file):
-        return type(own.__name__, (own,), {"__module__": own.__module__, "__annotations__": fields, **methods})
+        subclass = create_model(user_class.__name__, __base__=user_class, __module__=user_class.__module__, **fields)
+    for name in MEMBERS:
+        # Statically, because a property would be evaluated. What is neither, as a field or a class variable, runs no
+        # code and stays as it is.
+        member = inspect.getattr_static(user_class, name, None)
+        if isinstance(member, property) and member.fget is not None:
+            setattr(subclass, name, property(_locating(member.fget, file)))
+        elif isinstance(member, FunctionType):
+            setattr(subclass, name, _locating(member, file))
+    subclass.rows = _checking(subclass.rows, file, _rows_problem)  # type: ignore[method-assign]
+    subclass.loss = _checking(subclass.loss, file, _loss_problem)  # type: ignore[method-assign]
+    return subclass
 
 
-def _overridable(own: type[Objective]) -> list[str]:
-    """The public methods and properties by which an objective is used, those of pydantic left out."""
-    ours = {name for base in own.__mro__ if issubclass(base, Objective) for name in vars(base)}
-    known = {name for base in (Objective, OnPolicy) for name in vars(base) if not name.startswith("_")}
-    methods = (property, FunctionType)
-    return sorted(name for name in ours & known if isinstance(inspect.getattr_static(own, name), methods))
+def _locating(method: Callable[..., Any], file: str) -> Callable[..., Any]:
+    """The method, with errors raised in the file turned into RecipeErrors that name the line."""
 
-
-def _guarded_attribute(attribute: Any, file: str) -> Any:
-    if isinstance(attribute, property):
-        assert attribute.fget is not None
-        return property(_guarded(attribute.fget, file))
-    return _guarded(attribute, file)
-
-
-def _guarded(method: Callable[..., Any], file: str) -> Callable[..., Any]:
     @wraps(method)
-    def guarded(*given: Any, **options: Any) -> Any:
+    def located(*arguments: Any, **options: Any) -> Any:
         with locate_user_errors(file):
-            return method(*given, **options)
+            return method(*arguments, **options)
 
-    return guarded
+    return located
 
 
-def _checked(method: Callable[..., Any], file: str, check: Callable[..., str]) -> Callable[..., Any]:
+def _checking(method: Callable[..., Any], file: str, problem: Callable[..., str]) -> Callable[..., Any]:
+    """The method, with a RecipeError if `problem`, called with its result and arguments, names one."""
+
     @wraps(method)
-    def checked(*given: Any, **options: Any) -> Any:
-        found = method(*given, **options)
-        wrong = check(found, *given[1:])
-        if wrong:
-            raise RecipeError(f"{method.__name__} {wrong}", where=file, fix=f"for example {EXAMPLE}")
-        return found
+    def checked(self: Objective, *arguments: Any) -> Any:
+        result = method(self, *arguments)
+        message = problem(result, *arguments)
+        if message:
+            raise RecipeError(f"{method.__name__} {message}", where=file, fix=f"for example {EXAMPLE}")
+        return result
 
     return checked
 
 
-def _check_rows(found: Any, *given: Any) -> str:
-    """What is wrong with the examples of a record; empty where nothing is."""
-    if not isinstance(found, list) or not all(isinstance(one, tuple) and one for one in found):
-        return "gives no list of examples, each a tuple of rows, and not of none"
-    for row in (row for example in found for row in example):
-        if not isinstance(row, Row):
-            return f"gives a {type(row).__name__} where a Row is wanted"
-        if not all(isinstance(part, np.ndarray) for part in (row.tokens, row.at, row.label, row.weight)):
-            return "gives a row whose tokens, places, labels or weights are no NumPy arrays"
-        if not len(row.at) or not len(row.at) == len(row.label) == len(row.weight):
-            sizes = f"{len(row.at)}, {len(row.label)} and {len(row.weight)}"
-            return f"gives a row with {sizes} places, labels and weights, which must be as many, and not none"
-        if row.at[0] < 0 or row.at[-1] >= len(row.tokens) or (np.diff(row.at) <= 0).any():
-            return f"gives a row of {len(row.tokens)} tokens with places that are not in it, or not in ascending order"
+def _rows_problem(examples: Any, *arguments: Any) -> str:
+    """What is wrong with the examples of a record; empty if nothing is."""
+    if not isinstance(examples, list) or not all(isinstance(example, tuple) and example for example in examples):
+        return "must return a list of examples, each a tuple of at least one Row"
+    return next((problem for example in examples for row in example if (problem := _row_problem(row))), "")
+
+
+def _row_problem(row: Any) -> str:
+    # What would otherwise fail far from its cause, in packing or in the model.
+    if not isinstance(row, Row):
+        return f"returned a {type(row).__name__} instead of a Row"
+    if not all(isinstance(array, np.ndarray) for array in (row.tokens, row.at, row.label, row.weight)):
+        return "returned a Row whose tokens, at, label or weight is not a NumPy array"
+    if not len(row.at) or not len(row.at) == len(row.label) == len(row.weight):
+        sizes = f"{len(row.at)}, {len(row.label)} and {len(row.weight)}"
+        return f"returned a Row whose at, label and weight have {sizes} values: they must be equal, and not 0"
+    if row.at[0] < 0 or row.at[-1] >= len(row.tokens) or (np.diff(row.at) <= 0).any():
+        return f"returned a Row of {len(row.tokens)} tokens whose at is out of range or not in ascending order"
     return ""
 
 
-def _check_loss(found: Any, scores: Any, batch: Batch) -> str:
-    if not isinstance(found, Loss) or not found.terms:
-        return f"gives a {type(found).__name__}, and no Loss with terms"
+def _loss_problem(loss: Any, scores: Any, batch: Batch) -> str:
+    """What is wrong with a loss; empty if nothing is."""
+    if not isinstance(loss, Loss) or not loss.terms:
+        return f"returned a {type(loss).__name__} instead of a Loss with terms"
     units = (*UNITS, *batch.columns)
-    named = (one.unit for one in (*found.terms.values(), *found.metrics.values()) if isinstance(one, Term))
-    wrong = next((unit for unit in named if unit not in units), None)
-    return "" if wrong is None else f"counts by {wrong!r}, which is none of {', '.join(units)}"
+    terms = (term for term in (*loss.terms.values(), *loss.metrics.values()) if isinstance(term, Term))
+    unknown = next((term.unit for term in terms if term.unit not in units), None)
+    return "" if unknown is None else f"has a term with the unit {unknown!r}; known: {', '.join(units)}"

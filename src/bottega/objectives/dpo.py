@@ -1,4 +1,4 @@
-"""Direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290, eq. 7) and what grew out of it."""
+"""Direct preference optimization (Rafailov et al. 2023, arXiv 2305.18290, eq. 7) and its variants."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from bottega.batch import Batch, Loss, Row, Term
-from bottega.objectives import Objective, Score, logistic_loss, pair_metrics
+from bottega.objectives import Objective, Score, chosen_minus_rejected, logistic_loss, pair_metrics
 from bottega.records import Preference, Record
 
 if TYPE_CHECKING:
@@ -18,34 +18,43 @@ if TYPE_CHECKING:
 
 
 class Dpo(Objective):
-    """−log σ(β · margin), where the margin is how much more the policy raised the chosen answer than the rejected.
+    """Direct preference optimization: −log σ(β · margin), margin = log-ratio(chosen) − log-ratio(rejected).
 
-    Both answers of a pair are rows of one example, chosen first, and share their prompt.
+    The log-ratio of an answer is log p(answer) − log p_reference(answer), summed over its tokens; the loss is a mean
+    over pairs. Both answers of a pair are rows of one example, chosen first, and share their prompt.
 
-    beta             how strongly the policy is held to the reference: larger stays closer
-    form             `sigmoid`; `robust` (Chowdhury et al. 2024, arXiv 2403.00409), unbiased where a share of
-                     the pairs is the wrong way round; `ipo` (Azar et al. 2023, arXiv 2310.12036, eq. 17), whose margin
-                     is drawn to 1 / 2β and no further
-    label_smoothing  that share: of `robust`, and of `sigmoid` (conservative DPO, Mitchell 2023)
-    normalised       log-probabilities a token instead of an answer's, so that long answers weigh no more; TRL's `ipo`
-                     and `sigmoid_norm` do so
+    sigmoid  the above; with ε = `label_smoothing` conservative DPO (Mitchell 2023)
+    robust   ((1 − ε) · −log σ(β · margin) − ε · −log σ(−β · margin)) / (1 − 2ε), unbiased if a fraction ε of the pairs
+             is the wrong way round (Chowdhury et al. 2024, arXiv 2403.00409)
+    ipo      (margin − 1 / 2β)² (Azar et al. 2023, arXiv 2310.12036, eq. 17)
     """
 
     reads: ClassVar[tuple[type, ...]] = (Preference,)
     lr: ClassVar[tuple[float, float]] = (1e-6, 2e-5)
 
     kind: Literal["dpo"] = "dpo"
-    beta: float = Field(0.1, gt=0)
-    form: Literal["sigmoid", "robust", "ipo"] = "sigmoid"
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-    normalised: bool = False
+    beta: float = Field(0.1, gt=0, description="How strongly the policy is held to the reference model.")
+    form: Literal["sigmoid", "robust", "ipo"] = Field(
+        "sigmoid",
+        description="Loss of a pair: `sigmoid` is DPO's; `robust` corrects for a known fraction of wrong labels; `ipo` "
+        "pulls the margin to 1 / (2 beta) and no further.",
+    )
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=0.5,
+        description="Fraction of pairs assumed to be the wrong way round, for `sigmoid` and `robust`.",
+    )
+    normalised: bool = Field(
+        False, description="Average log-ratios over an answer's tokens, as TRL's `ipo` and `sigmoid_norm` do."
+    )
 
     @model_validator(mode="after")
-    def _agrees(self) -> Dpo:
+    def _check_smoothing(self) -> Dpo:
         if self.form == "ipo" and self.label_smoothing:
-            raise ValueError("label_smoothing: ipo has none; take robust or sigmoid")
+            raise ValueError("label_smoothing: ipo has none; use robust or sigmoid")
         if self.form == "robust" and not self.label_smoothing:
-            raise ValueError("label_smoothing: robust needs the share of pairs that are the wrong way round, say 0.1")
+            raise ValueError("label_smoothing: robust needs the fraction of pairs that are the wrong way round, as 0.1")
         return self
 
     @property
@@ -57,16 +66,20 @@ class Dpo(Objective):
         return [codec.encode_pair(record)]
 
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
-        raised = scores["logp"] - batch.columns["reference"]
-        answers = batch.mean_rows(raised) if self.normalised else batch.sum_rows(raised)
-        margin = answers[0::2] - answers[1::2]
-        return Loss({"dpo": Term(self._pairs(margin).sum(), "example")}, metrics=pair_metrics(self.beta * margin))
+        log_ratio = scores["logp"] - batch.columns["reference"]  # [N]
+        per_answer = batch.mean_rows(log_ratio) if self.normalised else batch.sum_rows(log_ratio)  # [R]
+        margin = chosen_minus_rejected(per_answer)  # [E]
+        terms = {"dpo": Term(self._pair_losses(margin).sum(), "example")}
+        # Scaled by β, the margin is that of the implicit rewards, as other trainers report it.
+        return Loss(terms, metrics=pair_metrics(self.beta * margin))
 
-    def _pairs(self, margin: Tensor) -> Tensor:
+    def _pair_losses(self, margin: Tensor) -> Tensor:
+        """[E] margins → [E] losses."""
         if self.form == "ipo":
             return (margin - 1 / (2 * self.beta)) ** 2
         if self.form == "sigmoid":
             return logistic_loss(self.beta * margin, self.label_smoothing)
-        share = self.label_smoothing
-        right, wrong = logistic_loss(self.beta * margin), logistic_loss(-self.beta * margin)
-        return ((1 - share) * right - share * wrong) / (1 - 2 * share)
+        epsilon = self.label_smoothing
+        as_labeled, reversed_ = logistic_loss(self.beta * margin), logistic_loss(-self.beta * margin)
+        # Below 0 for clear pairs: what makes it unbiased is that it subtracts the expected loss of wrong labels.
+        return ((1 - epsilon) * as_labeled - epsilon * reversed_) / (1 - 2 * epsilon)

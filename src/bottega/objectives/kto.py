@@ -1,4 +1,4 @@
-"""Kahneman–Tversky optimisation (Ethayarajh et al. 2024, arXiv 2402.01306): answers called good or bad."""
+"""Kahneman–Tversky optimization (Ethayarajh et al. 2024, arXiv 2402.01306): answers labeled good or bad, unpaired."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from bottega.batch import Batch, Example, Loss, Row, Term
-from bottega.objectives import Objective, Score, Statistic
+from bottega.objectives import Objective, Score, Statistic, completion_row
 from bottega.records import Preference, Record, Unpaired
 
 if TYPE_CHECKING:
@@ -20,25 +20,23 @@ if TYPE_CHECKING:
 
 
 class Kto(Objective):
-    """weight · (1 − σ(β · (r − z))) of a good answer, weight · (1 − σ(β · (z − r))) of a bad one, a mean over rows.
+    """Kahneman–Tversky optimization: w · (1 − σ(β · (r − z))) of a good answer, w · (1 − σ(β · (z − r))) of a bad one.
 
-    r is how much the policy raised the answer's log-probability over the reference's. z is how far the policy is from
-    the reference: the mean of r, and at least 0, over answers that stand behind another row's prompt in the same
-    update. No gradient goes through it. An update of one row has no other, and z is 0. Of a preference both answers
-    are learned, each by itself.
-
-    beta         how strongly the policy is held to the reference
-    desirable    weight of the good answers; the paper keeps weight times number of both kinds within 1 and 4/3
-    undesirable  weight of the bad ones
+    A mean over answers. r is the log-ratio log p(answer) − log p_reference(answer), summed over tokens; w is
+    `desirable` or `undesirable`. z estimates KL(policy ‖ reference): the mean log-ratio, at least 0, of mismatched
+    pairs, in which each prompt of the update has another row's answer. No gradient goes through z. An update of one row
+    has no mismatched pair, and z is 0. Both answers of a preference pair are learned, each by itself.
     """
 
     reads: ClassVar[tuple[type, ...]] = (Unpaired, Preference)
     lr: ClassVar[tuple[float, float]] = (1e-6, 2e-5)
 
     kind: Literal["kto"] = "kto"
-    beta: float = Field(0.1, gt=0)
-    desirable: float = Field(1.0, ge=0)
-    undesirable: float = Field(1.0, ge=0)
+    beta: float = Field(0.1, gt=0, description="How strongly the policy is held to the reference model.")
+    desirable: float = Field(
+        1.0, ge=0, description="Weight of good answers; the paper keeps weight times number, good to bad, in 1 to 4/3."
+    )
+    undesirable: float = Field(1.0, ge=0, description="Weight of bad answers.")
 
     @property
     def needs(self) -> tuple[Score | Statistic, ...]:
@@ -47,51 +45,60 @@ class Kto(Objective):
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         if isinstance(record, Preference):
             chosen, rejected = codec.encode_pair(record)
-            return [(_with_desirability(chosen, good=True),), (_with_desirability(rejected, good=False),)]
+            return [(_with_desirability(chosen, desirable=True),), (_with_desirability(rejected, desirable=False),)]
         assert isinstance(record, Unpaired)
-        row = codec.encode_completion(record.where, record.prompt, record.completion, record.tools, record.variables)
-        return [(_with_desirability(row, good=record.desirable),)]
+        row = completion_row(record, record.completion, codec)
+        return [(_with_desirability(row, desirable=record.desirable),)]
 
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
         import torch
 
-        raised = batch.sum_rows(scores["logp"] - batch.columns["reference"])
-        apart = max(0.0, batch.statistics.get("raised", 0.0))
-        good = batch.columns["desirable"] > 0
-        ahead = torch.where(good, raised - apart, apart - raised)
-        weight = torch.where(good, self.desirable, self.undesirable)
-        lost = weight * torch.sigmoid(-self.beta * ahead)
+        log_ratio = batch.sum_rows(scores["logp"] - batch.columns["reference"])  # [R]
+        # A KL divergence is never negative, though its estimate may be. No statistic: the update has a single row.
+        kl = max(0.0, batch.statistics.get("raised", 0.0))
+        desirable = batch.columns["desirable"] > 0  # [R]
+        advantage = torch.where(desirable, log_ratio - kl, kl - log_ratio)
+        weight = torch.where(desirable, self.desirable, self.undesirable)
+        # 1 − σ(x) = σ(−x), which does not round to 0 for large x.
+        loss = weight * torch.sigmoid(-self.beta * advantage)
         metrics = {
-            "accuracy": Term((ahead > 0).sum(), "row"),
-            "apart": Term(torch.full_like(raised, apart).sum(), "row"),
+            "accuracy": Term((advantage > 0).sum(), "row"),
+            # The same for all rows; named by a key of events.jsonl.
+            "apart": Term(torch.full_like(log_ratio, kl).sum(), "row"),
         }
-        return Loss({"kto": Term(lost.sum(), "row")}, metrics=metrics)
+        return Loss({"kto": Term(loss.sum(), "row")}, metrics=metrics)
 
 
 def mismatched_examples(examples: Sequence[Example], limit: int) -> list[Example]:
-    """Each row's prompt with the answer of the row before it: their log-ratios estimate the KL from the reference."""
+    """Each row's prompt with the answer of the row before it, in rows of up to `limit` tokens.
+
+    Their log-ratios estimate the KL divergence from the reference, because the answer tells nothing about the prompt.
+    """
     rows = [row for example in examples for row in example.rows]
     pairs = zip(rows, [rows[-1], *rows[:-1]], strict=True) if len(rows) > 1 else ()
-    mismatched = [_swap_answer(row, other, limit) for row, other in pairs]
+    mismatched = [_replace_answer(prompt, answer, limit) for prompt, answer in pairs]
     # After a prompt that was cut at the limit there is no room for an answer.
     return [Example(f"{index}", (row,)) for index, row in enumerate(mismatched) if len(row.at)]
 
 
 def _sum_log_ratios(scores: Mapping[str, Tensor], batch: Batch) -> dict[str, Term]:
-    """How much the policy raised the log-probabilities of those answers over the reference's, summed by row."""
+    """The statistic `raised`: the log-ratio summed over each row's tokens, a mean over rows."""
     return {"raised": Term(batch.sum_rows(scores["logp"] - batch.columns["reference"]).sum(), "row")}
 
 
-def _with_desirability(row: Row, *, good: bool) -> Row:
-    return replace(row, columns={"desirable": np.array([good], np.float32)})
+def _with_desirability(row: Row, *, desirable: bool) -> Row:
+    return replace(row, columns={"desirable": np.array([desirable], np.float32)})
 
 
-def _swap_answer(row: Row, other: Row, limit: int) -> Row:
-    """The prompt of one row with the answer of another, as far as there is room."""
-    if row.source is not None:
-        return Row(other.tokens, other.at, other.label, other.weight, source=row.source)
-    prompt = row.tokens[: int(row.at[0]) + 1]
-    answer = other.tokens[int(other.at[0]) + 1 : int(other.at[-1]) + 2]
+def _replace_answer(prompt_row: Row, answer_row: Row, limit: int) -> Row:
+    """The prompt of one row with the answer of another, cut at `limit` tokens."""
+    if prompt_row.source is not None:
+        # An encoder–decoder reads the prompt apart, so the answer is the whole row.
+        tokens, at, label, weight = answer_row.tokens, answer_row.at, answer_row.label, answer_row.weight
+        return Row(tokens, at, label, weight, source=prompt_row.source)
+    # The first prediction is at the prompt's last token, the last one at the answer's last but one.
+    prompt = prompt_row.tokens[: int(prompt_row.at[0]) + 1]
+    answer = answer_row.tokens[int(answer_row.at[0]) + 1 : int(answer_row.at[-1]) + 2]
     tokens = np.concatenate([prompt, answer])[:limit]
     at = np.arange(len(prompt) - 1, len(tokens) - 1)
     return Row(tokens, at, tokens[at + 1], np.ones(len(at), np.float32))

@@ -1,4 +1,4 @@
-"""Odds-ratio preference optimisation (Hong et al. 2024, arXiv 2403.07691, eq. 6 and 7): no reference model."""
+"""Odds-ratio preference optimization (Hong et al. 2024, arXiv 2403.07691, eq. 6 and 7): no reference model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from bottega.batch import Batch, Loss, Row, Term
-from bottega.objectives import Objective, logistic_loss, pair_metrics
+from bottega.objectives import Objective, chosen_minus_rejected, logistic_loss, pair_metrics
 from bottega.records import Preference, Record
 
 if TYPE_CHECKING:
@@ -19,33 +19,33 @@ if TYPE_CHECKING:
 
 
 class Orpo(Objective):
-    """−likelihood of the chosen answers, a mean over tokens, − weight · log σ(log odds chosen − log odds rejected).
+    """Odds-ratio preference optimization: NLL(chosen) − weight · log σ(log odds(chosen) − log odds(rejected)).
 
-    The odds are p / (1 − p) of p = exp(mean log-probability a token of the answer).
-
-    weight  of the odds beside the likelihood: λ in the paper, `beta` in TRL
-    prompt  count the prompt's tokens in the likelihood too, which the paper does not and TRL does
+    The odds are p / (1 − p) with p = exp(mean log p over the answer's tokens). The NLL is a mean over the tokens of all
+    chosen answers, the odds-ratio loss a mean over pairs.
     """
 
     reads: ClassVar[tuple[type, ...]] = (Preference,)
     lr: ClassVar[tuple[float, float]] = (8e-6, 1e-4)
 
     kind: Literal["orpo"] = "orpo"
-    weight: float = Field(0.1, gt=0)
-    prompt: bool = False
+    weight: float = Field(0.1, gt=0, description="Weight of the odds-ratio loss: lambda in the paper, `beta` in TRL.")
+    prompt: bool = Field(
+        False, description="Include the prompt's tokens in the likelihood, as TRL does and the paper does not."
+    )
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Preference)
         chosen, rejected = codec.encode_pair(record)
-        learned = chosen.predict_every_token() if self.prompt else chosen
-        answer = np.isin(learned.at, chosen.at)
-        return [(learned.with_columns(learned=1, answer=answer), rejected.with_columns(learned=0, answer=1))]
+        predicted = chosen.predict_every_token() if self.prompt else chosen
+        # The odds are of the answer alone, also where the prompt is predicted with it.
+        answer = np.isin(predicted.at, chosen.at)
+        return [(predicted.with_columns(learned=1, answer=answer), rejected.with_columns(learned=0, answer=1))]
 
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
-        logp, answer = scores["logp"], batch.columns["answer"]
-        mean = batch.sum_rows(answer * logp) / batch.sum_rows(answer)
-        odds = mean - _log1mexp(mean)
-        margin = odds[0::2] - odds[1::2]
+        logp, answer = scores["logp"], batch.columns["answer"]  # [N]
+        mean = batch.sum_rows(answer * logp) / batch.sum_rows(answer)  # [R]
+        margin = chosen_minus_rejected(mean - _log1mexp(mean))  # [E], the log odds ratio
         terms = {
             "nll": Term(-(batch.columns["learned"] * logp).sum(), "learned"),
             "odds": Term(logistic_loss(margin).sum(), "example", self.weight),
@@ -54,11 +54,13 @@ class Orpo(Objective):
 
 
 def _log1mexp(x: Tensor) -> Tensor:
-    """log(1 − exp(x)) of x < 0, exact at both ends (Mächler 2012)."""
+    """log(1 − exp(x)) for x < 0, exact near 0 and for large −x (Mächler 2012)."""
     import torch
 
+    # At 0, where an answer is certain, the odds are infinite.
     x = x.clamp(max=-torch.finfo(x.dtype).eps)
-    near = x > -0.6931
-    # Neither branch may meet a number it cannot take, or its gradient would be none.
-    close, far = torch.where(near, x, -0.5), torch.where(near, -1.0, x)
-    return torch.where(near, torch.log(-torch.expm1(close)), torch.log1p(-torch.exp(far)))
+    near_zero = x > -0.6931  # −log 2, where the two forms are equally exact
+    # torch.where also differentiates the branch it drops: a NaN there would become the gradient, so each branch gets
+    # only numbers it can take.
+    small, large = torch.where(near_zero, x, -0.5), torch.where(near_zero, -1.0, x)
+    return torch.where(near_zero, torch.log(-torch.expm1(small)), torch.log1p(-torch.exp(large)))

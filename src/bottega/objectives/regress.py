@@ -1,10 +1,12 @@
-"""Regression: a number for a text."""
+"""Regression: predict a number for a text."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
 
 from bottega.batch import Batch, Loss, Row, Term
 from bottega.errors import DataError
@@ -18,10 +20,7 @@ if TYPE_CHECKING:
 
 
 class Regress(Objective):
-    """Mean error a text. Numbers are learned as they stand, and best when most are between -3 and 3.
-
-    error  squared; absolute; or huber (Huber 1964), which is half the square up to 1 and linear beyond
-    """
+    """Regression: the mean error of the predicted numbers. Labels are not scaled, and best between about -3 and 3."""
 
     reads: ClassVar[tuple[type, ...]] = (Labelled,)
     head: ClassVar[HeadKind] = "sequence"
@@ -29,34 +28,42 @@ class Regress(Objective):
     lr: ClassVar[tuple[float, float]] = (1e-4, 5e-4)
 
     kind: Literal["regress"] = "regress"
-    error: Literal["squared", "absolute", "huber"] = "squared"
+    error: Literal["squared", "absolute", "huber"] = Field(
+        "squared",
+        description="Error d = prediction - label: d²; its absolute value; or d² / 2 up to 1 and linear beyond (Huber "
+        "1964).",
+    )
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Labelled)
         return [(codec.encode_pooled(record.where, record.text, parse_number(record)),)]
 
     def count_labels(self, records: Iterable[Record]) -> dict[str, int]:
+        # One output, named as transformers would show it.
         return {"value": 0}
 
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
-        apart = (scores["logits"][:, 0] - batch.label).abs()
+        deviation = (scores["logits"][:, 0] - batch.label).abs()  # [R]
         if self.error == "huber":
-            error = apart.clamp(max=1.0) * (apart - 0.5 * apart.clamp(max=1.0))
+            # d² / 2 below 1 and d − 1/2 above, without a branch whose gradient could be NaN.
+            error = deviation.clamp(max=1.0) * (deviation - 0.5 * deviation.clamp(max=1.0))
         else:
-            error = apart if self.error == "absolute" else apart**2
-        return Loss({self.error: Term(error.sum(), "row")}, metrics={"mean_error": Term(apart.detach().sum(), "row")})
+            error = deviation if self.error == "absolute" else deviation**2
+        mean_error = Term(deviation.detach().sum(), "row")
+        return Loss({self.error: Term(error.sum(), "row")}, metrics={"mean_error": mean_error})
 
 
 def parse_number(record: Labelled) -> float:
-    """The number a label says; a DataError where it says none."""
+    """The label as a number; a DataError if it is not a finite one."""
     try:
         value = float(record.label)
     except ValueError:
         value = math.nan
+    # float() also accepts "nan" and "inf".
     if not math.isfinite(value):
         raise DataError(
-            f"label {record.label!r} is no number",
+            f"label {record.label!r} is not a number",
             where=f"{record.where}, field label",
-            fix="mend it, or train with objective: {kind: classify}",
+            fix="correct it, or train with objective: {kind: classify}",
         )
     return value

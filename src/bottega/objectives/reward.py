@@ -1,4 +1,4 @@
-"""Reward model: a score a transcript, higher for the better answer (Bradley–Terry; Ouyang et al. 2022, eq. 1)."""
+"""Reward model: one score for a prompt with an answer, higher for the better one (Ouyang et al. 2022, eq. 1)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from bottega.batch import Batch, Loss, Row, Term
-from bottega.objectives import HeadKind, Objective, Output, logistic_loss, pair_metrics
+from bottega.objectives import HeadKind, Objective, Output, chosen_minus_rejected, logistic_loss, pair_metrics
 from bottega.records import Preference, Record
 
 if TYPE_CHECKING:
@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 
 
 class Reward(Objective):
-    """−log σ(score of the chosen − score of the rejected − margin), the scores read where a classifier's would be.
+    """Reward model: −log σ(score(chosen) − score(rejected) − margin), the Bradley–Terry model, a mean over pairs.
 
-    margin     how far apart the scores should be (Touvron et al. 2023, arXiv 2307.09288, eq. 2, one for all pairs)
-    centering  weight of (score of the chosen + score of the rejected)², which keeps the scores around 0 (Eisenstein et
-               al. 2023, arXiv 2312.09244); 0.01 is usual
+    The score is read where a classifier is: at the last token, or of an encoder at the first. With `centering` the mean
+    of weight · (score(chosen) + score(rejected))² is added (Eisenstein et al. 2023, arXiv 2312.09244).
     """
 
     reads: ClassVar[tuple[type, ...]] = (Preference,)
@@ -31,8 +30,13 @@ class Reward(Objective):
     lr: ClassVar[tuple[float, float]] = (1e-5, 1e-4)
 
     kind: Literal["reward"] = "reward"
-    margin: float = Field(0.0, ge=0)
-    centering: float = Field(0.0, ge=0)
+    margin: float = Field(
+        0.0,
+        ge=0,
+        description="How far apart the scores of a pair should be (Touvron et al. 2023, arXiv 2307.09288, eq. 2; the "
+        "same for all pairs).",
+    )
+    centering: float = Field(0.0, ge=0, description="Weight of the loss that keeps scores around 0; 0.01 is usual.")
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Preference)
@@ -40,12 +44,15 @@ class Reward(Objective):
         return [(chosen, rejected)]
 
     def count_labels(self, records: Iterable[Record]) -> dict[str, int]:
+        # One output, named as transformers would show it.
         return {"reward": 0}
 
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
-        reward = scores["logits"][:, 0]
-        chosen, rejected = reward[0::2], reward[1::2]
-        terms = {"reward": Term(logistic_loss(chosen - rejected - self.margin).sum(), "example")}
+        score = scores["logits"][:, 0]  # [R]: a row has one prediction
+        margin = chosen_minus_rejected(score)  # [E]
+        terms = {"reward": Term(logistic_loss(margin - self.margin).sum(), "example")}
         if self.centering:
-            terms["centre"] = Term(((chosen + rejected) ** 2).sum(), "example", self.centering)
-        return Loss(terms, metrics=pair_metrics(chosen - rejected))
+            # The loss above depends on differences alone, so without this scores may drift.
+            total = score[0::2] + score[1::2]  # [E]
+            terms["centre"] = Term((total**2).sum(), "example", self.centering)
+        return Loss(terms, metrics=pair_metrics(margin))

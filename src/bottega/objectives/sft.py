@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from pydantic import Field
+
 from bottega.batch import Batch, Loss, Row, Term
-from bottega.objectives import Likelihood
+from bottega.objectives import Likelihood, completion_row
 from bottega.records import (
     Chat,
     ChatLike,
@@ -28,39 +30,31 @@ if TYPE_CHECKING:
 
 
 class Sft(Likelihood):
-    """Mean negative log-likelihood of the answers' tokens.
+    """Supervised fine-tuning: the mean of −log p(token | prompt, tokens before it) over the answers' tokens.
 
-    Of a preference the chosen answer is learned, of unpaired rows the good ones, of a choice the right one, of a text
-    with spans the list of them, as JSON.
-
-    weighting        `token`: every answer token of the update counts the same; `example`: every example does
-    label_smoothing  share of the likelihood that is spread evenly over the vocabulary, in training only
+    Learned are the chosen answer of a preference pair, the good ones of unpaired answers, the correct choice of a
+    multiple-choice question, and the entities of a text with spans, written as a JSON list.
     """
 
     reads: ClassVar[tuple[type, ...]] = (Chat, Prompted, Text, Choice, Tagged, Preference, Unpaired, ChatLike)
 
     kind: Literal["sft"] = "sft"
-    weighting: Literal["token", "example"] = "token"
+    weighting: Literal["token", "example"] = Field(
+        "token", description="What counts equally in the loss: every answer token of the update, or every example."
+    )
 
     @property
     def weighted(self) -> bool:
+        # By example, a token's factor is not its weight alone.
         return self.weighting == "token"
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         if isinstance(record, Preference):
-            return [
-                (codec.encode_completion(record.where, record.prompt, record.chosen, record.tools, record.variables),)
-            ]
+            return [(completion_row(record, record.chosen, codec),)]
         if isinstance(record, Unpaired):
             if not record.desirable:
-                raise Unusable("an answer labelled false, which sft does not learn")
-            return [
-                (
-                    codec.encode_completion(
-                        record.where, record.prompt, record.completion, record.tools, record.variables
-                    ),
-                )
-            ]
+                raise Unusable("an answer labeled false, which sft does not learn")
+            return [(completion_row(record, record.completion, codec),)]
         if isinstance(record, ChatLike):
             record = record.as_chat()
         assert isinstance(record, (Chat, Prompted, Text))
@@ -73,13 +67,14 @@ class Sft(Likelihood):
             return record.prompt, record.completion
         if isinstance(record, Text) and record.answer:
             return record.text[: record.answer], record.text[record.answer :]
+        # With tools the last answer may be a call, whose content is empty.
         if isinstance(record, Chat) and record.messages[-1].role == "assistant" and not record.tools:
-            before = record.messages[:-1]
-            return (before, record.messages[-1].content) if before else None
+            prompt = record.messages[:-1]
+            return (prompt, record.messages[-1].content) if prompt else None
         return None
 
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
         if self.weighting == "token":
             return super().loss(scores, batch)
-        nll = -batch.weight * scores["logp"]
+        nll = -batch.weight * scores["logp"]  # [N]
         return Loss({"nll": Term((batch.sum_rows(nll) / batch.sum_rows(batch.weight)).sum(), "example")})

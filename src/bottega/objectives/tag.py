@@ -1,4 +1,4 @@
-"""Tagging: which words of a text are an entity, and of which kind."""
+"""Tagging: find the entities of a text and their labels, one tag for each word."""
 
 from __future__ import annotations
 
@@ -24,15 +24,11 @@ Scheme = Literal["BIO", "BIOES"]
 
 
 class Tag(Objective):
-    """Mean cross-entropy a word.
+    """Tagging: the mean cross-entropy of the words' tags.
 
-    A word is what the tokenizer splits a text into before it splits words; of its pieces an encoder reads the first,
-    a decoder the last, which has seen the others. A tokenizer that splits at nothing is given words between white space
-    and signs. A word of which only a part is marked is marked whole; of two entities in one word the first has it.
-
-    scheme           BIO: an entity Begins and goes on Inside, all else is Outside (Ramshaw and Marcus 1995,
-                     cmp-lg/9505040). BIOES also says where one Ends, and where one is a Single word
-    label_smoothing  share of the likelihood that is spread evenly over all tags
+    Words are the pieces that the tokenizer's pre-tokenizer splits a text into; if it splits nothing, words between
+    white space and punctuation. Of a word's tokens an encoder is read at the first, a decoder at the last, which has
+    seen the others. A word that is partly in an entity is wholly in it; of two entities in one word the first has it.
     """
 
     reads: ClassVar[tuple[type, ...]] = (Tagged,)
@@ -41,102 +37,113 @@ class Tag(Objective):
     lr: ClassVar[tuple[float, float]] = (1e-4, 5e-4)
 
     kind: Literal["tag"] = "tag"
-    scheme: Scheme = "BIO"
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    scheme: Scheme = Field(
+        "BIO",
+        description="BIO: an entity Begins and goes on Inside, all else is Outside (Ramshaw and Marcus 1995, "
+        "cmp-lg/9505040); BIOES also marks where it Ends, and a Single word.",
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Probability spread evenly over all tags.")
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Tagged)
         row, words = codec.encode_words(record.where, record.text)
-        read, made = sum(span.start < words[-1][1] for span in record.spans), len(snap_to_words(record, words))
-        if read and not made:
+        # A text may have been cut: entities behind the last word are not counted as lost.
+        in_reach = sum(span.start < words[-1][1] for span in record.spans)
+        tagged = len(snap_to_words(record, words))
+        if in_reach and not tagged:
             raise Unusable("none of its entities has a word of its own")
-        codec.count_untagged(read - made)
+        codec.count_untagged(in_reach - tagged)
         names = encode_tags(record, words, self.scheme)
-        label = np.array([codec.label_id(f"{record.where}, field spans", name) for name in names])
+        label = np.array([codec.label_id(f"{record.where}, field spans", name) for name in names])  # [n]
         return [(Row(row.tokens, row.at, label, row.weight, row.both_ways),)]
 
     def count_labels(self, records: Iterable[Record]) -> dict[str, int]:
-        kinds, where = Counter[str](), ""
+        counts, where = Counter[str](), ""
         for record in records:
             assert isinstance(record, Tagged)
-            kinds.update(span.label for span in record.spans)
+            counts.update(span.label for span in record.spans)
             where = where or record.where
-        if not kinds:
+        if not counts:
             raise DataError("no row has a span, so there is nothing to learn", where=where, fix="add rows with spans")
-        named = {f"{mark}-{kind}": kinds[kind] for kind in sorted(kinds) for mark in tag_prefixes(self.scheme)}
-        return {"O": 0, **named}
+        # `decode_tags` relies on this order: O, then for each label its tags in the order of the prefixes.
+        by_tag = {f"{prefix}-{name}": counts[name] for name in sorted(counts) for prefix in tag_prefixes(self.scheme)}
+        return {"O": 0, **by_tag}
 
     def loss(self, scores: Mapping[str, Tensor], batch: Batch) -> Loss:
-        logits = scores["logits"]
-        nll = smoothed_nll(logits, batch.label, self.label_smoothing)
-        found = logits.argmax(-1)
-        agreed, either = (logits.new_tensor(count) for count in self._spans(found, batch))
+        logits = scores["logits"]  # [N, C]
+        nll = smoothed_nll(logits, batch.label, self.label_smoothing)  # [N]
+        predicted = logits.argmax(-1)  # [N]
+        correct, total = (logits.new_tensor(count) for count in self._count_entities(predicted, batch))
         return Loss(
             {"nll": Term((batch.weight * nll).sum(), "token")},
             metrics={
-                "accuracy": Term((batch.weight * (found == batch.label)).sum(), "token"),
-                "span_f1": Ratio(2 * agreed, either),
+                "accuracy": Term((batch.weight * (predicted == batch.label)).sum(), "token"),
+                "span_f1": Ratio(2 * correct, total),
             },
         )
 
-    def _spans(self, found: Tensor, batch: Batch) -> tuple[int, int]:
-        """(entities found that are there, entities found plus entities there)."""
-        agreed = either = 0
-        told = zip(batch.row.tolist(), found.tolist(), batch.label.tolist(), strict=True)
-        for _, words in groupby(told, key=lambda word: word[0]):
-            _, ours, right = zip(*words, strict=True)
-            one, other = (set(decode_tags(ids, self.scheme)) for ids in (ours, right))
-            agreed, either = agreed + len(one & other), either + len(one) + len(other)
-        return agreed, either
+    def _count_entities(self, predicted: Tensor, batch: Batch) -> tuple[int, int]:
+        """(entities predicted correctly, entities predicted plus entities in the labels), from tag ids [N]."""
+        correct = total = 0
+        tags = zip(batch.row.tolist(), predicted.tolist(), batch.label.tolist(), strict=True)
+        for _, words in groupby(tags, key=lambda word: word[0]):
+            _, predicted_ids, label_ids = zip(*words, strict=True)
+            predicted_spans, label_spans = (set(decode_tags(ids, self.scheme)) for ids in (predicted_ids, label_ids))
+            correct += len(predicted_spans & label_spans)
+            total += len(predicted_spans) + len(label_spans)
+        return correct, total
 
 
 class WordSpan(NamedTuple):
-    """Words `first` to `last`, which is the one behind, are an entity of kind number `kind`."""
+    """An entity that spans the words `first` up to, not including, `stop`; `label` is the index of its label."""
 
     first: int
-    last: int
-    kind: int
+    stop: int
+    label: int
 
 
 def tag_prefixes(scheme: str) -> str:
-    """The letters before a kind's name, in the order of their ids."""
+    """The letters before a label, in the order of their ids: BI or BIES."""
     return scheme.replace("O", "")
 
 
 def encode_tags(record: Tagged, words: Sequence[tuple[int, int]], scheme: str) -> list[str]:
-    """The tag of each word, given where words start and stop."""
-    names = ["O"] * len(words)
-    for start, stop, kind in record.spans:
-        inside = [place for place, word in enumerate(words) if word[0] < stop and word[1] > start]
-        inside = [place for place in inside if names[place] == "O"]  # two entities in one word: the first has it
-        for place in inside:
-            names[place] = f"I-{kind}"
-        if inside:
-            names[inside[0]] = f"B-{kind}"
+    """The tag of each word; `words` are (start, stop) offsets of characters."""
+    tags = ["O"] * len(words)
+    for start, stop, label in record.spans:
+        overlapping = [index for index, word in enumerate(words) if word[0] < stop and word[1] > start]
+        free = [index for index in overlapping if tags[index] == "O"]  # two entities in one word: the first has it
+        for index in free:
+            tags[index] = f"I-{label}"
+        if free:
+            tags[free[0]] = f"B-{label}"
             if scheme == "BIOES":
-                names[inside[-1]] = f"E-{kind}" if len(inside) > 1 else f"S-{kind}"
-    return names
+                tags[free[-1]] = f"E-{label}" if len(free) > 1 else f"S-{label}"
+    return tags
 
 
 def snap_to_words(record: Tagged, words: Sequence[tuple[int, int]]) -> list[Entity]:
-    """The spans of a record as tags of words tell them: whole words, without those that have no word of their own."""
-    kinds = sorted({span.label for span in record.spans})
-    known = ["O", *(f"{mark}-{kind}" for kind in kinds for mark in tag_prefixes("BIO"))]
-    found = decode_tags(map(known.index, encode_tags(record, words, "BIO")), "BIO")
-    return [Entity(words[one.first][0], words[one.last - 1][1], kinds[one.kind]) for one in found]
+    """The entities of a record widened to whole words, as tags represent them; those without a word are left out."""
+    labels = sorted({span.label for span in record.spans})
+    names = ["O", *(f"{prefix}-{label}" for label in labels for prefix in tag_prefixes("BIO"))]
+    spans = decode_tags(map(names.index, encode_tags(record, words, "BIO")), "BIO")
+    return [Entity(words[span.first][0], words[span.stop - 1][1], labels[span.label]) for span in spans]
 
 
 def decode_tags(ids: Iterable[int], scheme: str) -> list[WordSpan]:
-    """The entities in a row of tag ids. One may begin with any mark of its kind: a model need not know the rules."""
-    letters, found, open_ = tag_prefixes(scheme), list[WordSpan](), False
-    for place, tag in enumerate(ids):
+    """The entities in the tag ids of a text's words.
+
+    An entity may begin with any of its label's tags, because a model need not predict valid sequences.
+    """
+    prefixes, spans, is_open = tag_prefixes(scheme), list[WordSpan](), False
+    for index, tag in enumerate(ids):
         if tag == 0:
-            open_ = False
+            is_open = False
             continue
-        kind, mark = divmod(tag - 1, len(letters))
-        if open_ and found[-1].kind == kind and letters[mark] in "IE":
-            found[-1] = found[-1]._replace(last=place + 1)
+        label, prefix = divmod(tag - 1, len(prefixes))
+        if is_open and spans[-1].label == label and prefixes[prefix] in "IE":
+            spans[-1] = spans[-1]._replace(stop=index + 1)
         else:
-            found.append(WordSpan(place, place + 1, kind))
-        open_ = letters[mark] in "BI"
-    return found
+            spans.append(WordSpan(index, index + 1, label))
+        is_open = prefixes[prefix] in "BI"
+    return spans

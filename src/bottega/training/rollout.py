@@ -18,7 +18,7 @@ from bottega.engine.engine import Engine
 from bottega.errors import CheckpointError, RunError
 from bottega.events import Answered
 from bottega.inference.generator import Continuation
-from bottega.objectives import Answer, OnPolicy, Score, equal_rewards
+from bottega.objectives import OnPolicy, RewardedAnswer, Score, equal_rewards
 from bottega.objectives.rewards import SampledAnswer
 from bottega.objectives.rewards.model import ModelReward
 from bottega.packing import pack, split_into_micro_batches
@@ -61,7 +61,7 @@ class _Round:
     """
 
     number: int
-    answers: list[list[Answer]]
+    answers: list[list[RewardedAnswer]]
     metrics: Mapping[str, float]
     old: NDArray[np.float32] | None
 
@@ -104,7 +104,7 @@ class Rollouts:
         rewards = self._rewards(marks).reshape(len(posed), group)
         answers = [
             [
-                Answer(np.array(one.tokens, np.int64), float(reward), one.reason != "length")
+                RewardedAnswer(np.array(one.tokens, np.int64), float(reward), one.reason != "length")
                 for one, reward in zip(drawn, row, strict=True)
             ]
             for drawn, row in zip(continuations, rewards, strict=True)
@@ -209,7 +209,7 @@ class Rollouts:
             told = json.loads(file.metadata()["round"])
         parts = np.split(arrays["tokens"], np.cumsum(arrays["sizes"])[:-1])
         values = zip(parts, arrays["rewards"].tolist(), arrays["ended"].tolist(), strict=True)
-        answers, size = [Answer(*one) for one in values], self.objective.group
+        answers, size = [RewardedAnswer(*one) for one in values], self.objective.group
         groups = [answers[start : start + size] for start in range(0, len(answers), size)]
         self._round = _Round(told["number"], groups, told["metrics"], arrays["old"])
 

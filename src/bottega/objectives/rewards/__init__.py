@@ -1,6 +1,6 @@
-"""What an answer that the policy wrote is worth: one file a reward, found by its file name.
+"""Rewards: how good a sampled answer is. Each is one file in this folder, found by its file name.
 
-To add one, write `rewards/<kind>.py` with one subclass of `Reward`; its fields are its options in the recipe.
+To add one, write `rewards/<kind>.py` with one subclass of `RewardFunction`; its fields are its options in the recipe.
 """
 
 from __future__ import annotations
@@ -19,7 +19,12 @@ from bottega.records import Posed
 
 @dataclass(frozen=True, slots=True)
 class SampledAnswer:
-    """An answer to what was posed: its text, how many tokens it took, and whether it came to an end by itself."""
+    """An answer sampled from the policy.
+
+    record  what was answered: prompt, reference answer (`right`), and all fields of the row
+    tokens  how many the answer has
+    ended   it ended by itself, and was not cut at the limit
+    """
 
     record: Posed
     text: str
@@ -27,17 +32,16 @@ class SampledAnswer:
     ended: bool
 
 
+# (name of a reward model, answers) → score of each answer. The caller loads the model, once for all rewards.
 ScoreWithModel = Callable[[str, Sequence[SampledAnswer]], Sequence[float]]
-"""(name of a reward model, answers) → a score of each."""
 
 
 class RewardFunction(BaseModel, ABC):
-    """What an answer is worth.
+    """How good a sampled answer is; several rewards are added, each times its weight.
 
-    To write one, give it options as fields, and the method.
+    A subclass has its options as fields, and the method `scores`.
 
-    weight     what its marks are taken times before they are added to those of other rewards
-    compares   it compares with the right answer: rows without one are left out
+    compares  it compares with the reference answer, so rows without one are left out
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -45,23 +49,23 @@ class RewardFunction(BaseModel, ABC):
     compares: ClassVar[bool] = False
 
     kind: str
-    weight: float = Field(1.0, description="What its marks are taken times before they are added to others'.")
+    weight: float = Field(1.0, description="Factor of its scores in the sum of all rewards.")
 
     @property
     def name(self) -> str:
-        """As it is called among the metrics of a run."""
+        """Its name among the metrics of a run."""
         return self.kind
 
     def check(self) -> None:
-        """Raises where it could not mark anything: called before a run begins."""
+        """Raise an error if it could score nothing; called before the run begins."""
 
     @abstractmethod
-    def scores(self, written: Sequence[SampledAnswer], judge: ScoreWithModel) -> Sequence[float]:
-        """A number for each answer, more for a better one."""
+    def scores(self, answers: Sequence[SampledAnswer], score_with_model: ScoreWithModel) -> Sequence[float]:
+        """A finite number for each answer, higher for a better one."""
 
 
 def kinds() -> list[str]:
-    """Every reward in the folder, by name."""
+    """The names of all rewards."""
     return plugins.module_names(__path__)
 
 
@@ -71,9 +75,10 @@ def load(kind: str) -> type[RewardFunction]:
 
 
 def _parse_reward(value: Any) -> Any:
-    """A reward by its options, or by a name alone: that of a metric, or of a kind that needs no option."""
+    """A reward from its options, or from a name alone: of a metric, or of a kind that needs no options."""
     if isinstance(value, str):
         value = {"kind": "metric", "metric": value} if value in answers.metric_names() else {"kind": value}
+    # Anything else is left to pydantic, which names the key in its error.
     if isinstance(value, RewardFunction) or not isinstance(value, Mapping):
         return value
     if value.get("kind") not in kinds():
@@ -86,9 +91,10 @@ def _as_list(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
 
+# One reward or several, each given by its options or its name. SerializeAsAny: a stored recipe keeps the options of
+# each kind, which the type RewardFunction does not have.
 Rewards = Annotated[
     list[Annotated[SerializeAsAny[RewardFunction], BeforeValidator(_parse_reward)]],
     Field(min_length=1),
     BeforeValidator(_as_list),
 ]
-"""One reward or several, each by its options or its name."""

@@ -1,4 +1,4 @@
-"""A reward of the user's own: a function in a file beside the recipe."""
+"""A custom reward: a function in the user's file."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from bottega.errors import RecipeError
 from bottega.objectives.rewards import RewardFunction, SampledAnswer, ScoreWithModel
 from bottega.plugins import check_score, load_function_from_file, locate_user_errors
 
 EXAMPLE = "def score(written, right): return float(right in written)"
 
-PLACES = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 class FileReward(RewardFunction):
-    """What a function `score(written, right)` of a Python file gives: the same as `bottega evaluate --scorer` takes.
+    """What the function `score(answer, reference)` in a Python file returns, as for `bottega evaluate --scorer`.
 
-    With a third parameter it is given the row too, with all of its fields; `right` is empty where none is known.
-
-    file  the Python file
+    With a third parameter it also gets the row, with all its fields. Without a reference answer, `reference` is empty.
     """
 
     kind: Literal["custom"] = "custom"
-    file: str
+    file: str = Field(description="Python file with the function, relative to the recipe's folder.")
 
     @property
     def name(self) -> str:
@@ -34,24 +34,26 @@ class FileReward(RewardFunction):
     def check(self) -> None:
         self._function()
 
-    def scores(self, written: Sequence[SampledAnswer], judge: ScoreWithModel) -> Sequence[float]:
+    def scores(self, answers: Sequence[SampledAnswer], score_with_model: ScoreWithModel) -> Sequence[float]:
         score, takes_row = self._function()
-        found = []
-        for one in written:
+        scores = []
+        for answer in answers:
+            row = [answer.record.row] if takes_row else []
             with locate_user_errors(self.file):
-                mark = score(one.text, one.record.right, *([one.record.row] if takes_row else []))
-            found.append(check_score(mark, self.file))
-        return found
+                value = score(answer.text, answer.record.right, *row)
+            scores.append(check_score(value, self.file))
+        return scores
 
     def _function(self) -> tuple[Callable[..., object], bool]:
-        """(the function, whether it wants the row too)"""
+        """(the function, whether it takes the row as a third argument); a RecipeError if it cannot be called so."""
         score = load_function_from_file(self.file, "score", EXAMPLE)
-        known = inspect.signature(score).parameters.values()
-        wanted = [one for one in known if one.kind in PLACES and one.default is one.empty]
-        named = [one.name for one in known if one.kind is one.KEYWORD_ONLY and one.default is one.empty]
-        places = sum(one.kind in PLACES for one in known)
-        open_ended = any(one.kind is one.VAR_POSITIONAL for one in known)
-        if len(wanted) > 3 or named or (places < 2 and not open_ended):
-            what = f"score{inspect.signature(score)} is not called with what was written and what is right"
-            raise RecipeError(what, where=self.file, fix=f"write it so: {EXAMPLE}")
-        return score, len(wanted) == 3
+        parameters = inspect.signature(score).parameters.values()
+        required = [one for one in parameters if one.kind in POSITIONAL and one.default is one.empty]
+        required_keywords = [one for one in parameters if one.kind is one.KEYWORD_ONLY and one.default is one.empty]
+        # A third parameter with a default is an option of the function's own, and not the row.
+        positional = sum(one.kind in POSITIONAL for one in parameters)
+        takes_any = any(one.kind is one.VAR_POSITIONAL for one in parameters)
+        if len(required) > 3 or required_keywords or (positional < 2 and not takes_any):
+            what = f"score{inspect.signature(score)} cannot be called with an answer and a reference answer"
+            raise RecipeError(what, where=self.file, fix=f"define it as: {EXAMPLE}")
+        return score, len(required) == 3

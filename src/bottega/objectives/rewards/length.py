@@ -1,4 +1,4 @@
-"""Against answers that grow and grow (Yu et al. 2025, DAPO, arXiv 2503.14476, eq. 13)."""
+"""Overlong penalty: against answers that keep growing (Yu et al. 2025, DAPO, arXiv 2503.14476, eq. 13)."""
 
 from __future__ import annotations
 
@@ -11,21 +11,17 @@ from bottega.objectives.rewards import RewardFunction, SampledAnswer, ScoreWithM
 
 
 class Length(RewardFunction):
-    """0 for an answer of up to `free` tokens, from there evenly down to −1 for one of `most`, or of more.
-
-    free  tokens that cost nothing
-    most  tokens from which on it costs most
-    """
+    """0 for an answer of up to `free` tokens, falling linearly to -1 at `most` tokens and beyond."""
 
     kind: Literal["length"] = "length"
-    free: int = Field(ge=0)
-    most: int = Field(ge=1)
+    free: int = Field(ge=0, description="Tokens without penalty.")
+    most: int = Field(ge=1, description="Tokens from which on the penalty is full.")
 
     @model_validator(mode="after")
-    def _ordered(self) -> Length:
+    def _check_order(self) -> Length:
         if self.most <= self.free:
             raise ValueError("most: must be above free")
         return self
 
-    def scores(self, written: Sequence[SampledAnswer], judge: ScoreWithModel) -> Sequence[float]:
-        return [-min(max(one.tokens - self.free, 0) / (self.most - self.free), 1.0) for one in written]
+    def scores(self, answers: Sequence[SampledAnswer], score_with_model: ScoreWithModel) -> Sequence[float]:
+        return [-min(max(answer.tokens - self.free, 0) / (self.most - self.free), 1.0) for answer in answers]

@@ -1,21 +1,20 @@
-"""What a reward model says of an answer, as in learning from human preferences (Ouyang et al. 2022)."""
+"""A reward model as reward, as in reinforcement learning from human feedback (Ouyang et al. 2022)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Literal
 
+from pydantic import Field
+
 from bottega.objectives.rewards import RewardFunction, SampledAnswer, ScoreWithModel
 
 
 class ModelReward(RewardFunction):
-    """The score that a model trained with `objective: {kind: reward}` gives the prompt with the answer.
-
-    model  its run, its folder, or a hub id
-    """
+    """The score that a model trained with `objective: {kind: reward}` gives the prompt with the answer."""
 
     kind: Literal["model"] = "model"
-    model: str
+    model: str = Field(description="Run, folder or hub id of the reward model.")
 
-    def scores(self, written: Sequence[SampledAnswer], judge: ScoreWithModel) -> Sequence[float]:
-        return judge(self.model, written)
+    def scores(self, answers: Sequence[SampledAnswer], score_with_model: ScoreWithModel) -> Sequence[float]:
+        return score_with_model(self.model, answers)

@@ -1,4 +1,4 @@
-"""Whether an answer has the form that is wanted."""
+"""A format reward: whether an answer matches a regular expression."""
 
 from __future__ import annotations
 
@@ -6,32 +6,30 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from bottega.objectives.rewards import RewardFunction, SampledAnswer, ScoreWithModel
 
 
 class Pattern(RewardFunction):
-    """1 for an answer in which a regular expression is found, 0 for any other.
-
-    pattern  the expression, in Python's syntax; `.` stands for a line's end too
-    whole    it must match all of the answer, white space around it aside
-    """
+    """1 for an answer in which a regular expression matches, 0 for any other."""
 
     kind: Literal["pattern"] = "pattern"
-    pattern: str
-    whole: bool = False
+    pattern: str = Field(description="Regular expression in Python's syntax; `.` also matches line breaks.")
+    whole: bool = Field(False, description="It must match the whole answer, apart from white space around it.")
 
     @field_validator("pattern")
     @classmethod
-    def _sound(cls, pattern: str) -> str:
+    def _check_pattern(cls, pattern: str) -> str:
         try:
             re.compile(pattern)
         except re.error as error:
             raise ValueError(f"not a regular expression: {error}") from None
         return pattern
 
-    def scores(self, written: Sequence[SampledAnswer], judge: ScoreWithModel) -> Sequence[float]:
-        wanted = re.compile(self.pattern, re.DOTALL)
-        find = wanted.fullmatch if self.whole else wanted.search
-        return [float(find(one.text.strip() if self.whole else one.text) is not None) for one in written]
+    def scores(self, answers: Sequence[SampledAnswer], score_with_model: ScoreWithModel) -> Sequence[float]:
+        # Answers have several lines, such as a reasoning part, so `.` should span them.
+        expression = re.compile(self.pattern, re.DOTALL)
+        match = expression.fullmatch if self.whole else expression.search
+        texts = (answer.text.strip() if self.whole else answer.text for answer in answers)
+        return [float(match(text) is not None) for text in texts]
