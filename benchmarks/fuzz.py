@@ -33,7 +33,7 @@ import yaml
 from bottega import objectives
 from bottega.auditing.entries import create_entry
 from bottega.data.files import BY_SUFFIX, SHEETS, read
-from bottega.data.table_files import as_declared
+from bottega.data.table_files import feature_decoder
 from bottega.errors import BottegaError, DataError
 from bottega.recipe.schema import Layout, Recipe
 from bottega.records import Unusable
@@ -361,7 +361,7 @@ class Targets:
         row = row if isinstance(row, dict) else {"text": row}
         features = mutated(draw, FEATURES) if draw.random() < 0.3 else FEATURES
         features = features if isinstance(features, dict) else {}
-        declared = as_declared(features, encoded=draw.random() < 0.5)
+        declared = feature_decoder(features, encoded=draw.random() < 0.5)
         reads, table = _reads(draw), draw.random() < 0.3
 
         def build() -> object:

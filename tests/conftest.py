@@ -11,7 +11,7 @@ import pytest
 
 from making import WORDS, make_model, make_tokenizer, shared_data, sharpen, tiny_config, write_jsonl  # noqa: F401
 
-LONGEST = (
+MAX_ROW_CHARACTERS = (
     "test_objectives",
     "test_resume",
     "test_evaluate",
@@ -30,7 +30,7 @@ LONGEST = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files come first: else one worker ends with one of them while the other has nothing left to do."""
-    places = {name: place for place, name in enumerate(LONGEST)}
+    places = {name: place for place, name in enumerate(MAX_ROW_CHARACTERS)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 

@@ -69,7 +69,7 @@ def test_a_pipe_is_not_waited_for(llama: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.conll"])
 def test_a_row_longer_than_any_should_be(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(open_files, "LONGEST", 1 << 17)
+    monkeypatch.setattr(open_files, "MAX_ROW_CHARACTERS", 1 << 17)
     long = "x" * (1 << 20)
     content = {
         "rows.jsonl": json.dumps({"text": "a"}) + "\n" + json.dumps({"text": long}) + "\n",

@@ -49,7 +49,7 @@ def test_a_header_of_conll_is_no_token(tmp_path: Path) -> None:
 def test_numbers_in_the_first_column_are_no_tokens(tmp_path: Path) -> None:
     # GermEval's columns: a number, the token, its tag, and the tag of an entity within.
     text = "# from a paper\n1\tBonn\tB-LOC\tO\n2\truht\tO\tO\n\n1\tJa\tO\tO\n"
-    with pytest.raises(DataError, match="counts tokens") as caught:
+    with pytest.raises(DataError, match="numbers the tokens") as caught:
         read(tmp_path / "a.tsv", text, Tagged, reader="conll")
     assert str(caught.value.where).endswith("a.tsv line 2")
     assert "[number, tokens, tags, other1]" in str(caught.value.fix)

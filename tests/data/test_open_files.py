@@ -58,14 +58,14 @@ def test_a_row_longer_than_any_should_be(
     rows = placed(tmp_path / name)
     assert next(rows)[1]["text"] == "a"
     assert next(rows)[1]["text"].split() == LONG.split()
-    monkeypatch.setattr(open_files, "LONGEST", 1 << 17)
+    monkeypatch.setattr(open_files, "MAX_ROW_CHARACTERS", 1 << 17)
     with pytest.raises(DataError, match="a row of more than 131,072 characters") as caught:
         list(placed(tmp_path / name))
     assert str(caught.value.where).endswith(f"{name} {row}")
 
 
 def test_what_is_nested_in_a_row_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(open_files, "LONGEST", 1 << 10)
+    monkeypatch.setattr(open_files, "MAX_ROW_CHARACTERS", 1 << 10)
     parquet(tmp_path / "a.parquet", [{"messages": [{"role": "user", "content": "x" * 100}] * 20}])
     with pytest.raises(DataError, match="a row of more than 1,024"):
         list(placed(tmp_path / "a.parquet"))
@@ -74,7 +74,7 @@ def test_what_is_nested_in_a_row_counts(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_cell_over_many_lines_is_found_too_long_before_the_file_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(open_files, "LONGEST", 1 << 10)
+    monkeypatch.setattr(open_files, "MAX_ROW_CHARACTERS", 1 << 10)
     (tmp_path / "a.csv").write_text('text,label\na,b\n"' + "x y\n" * 5000)
     with pytest.raises(DataError, match="field larger than field limit") as caught:
         list(placed(tmp_path / "a.csv"))
@@ -82,7 +82,7 @@ def test_a_cell_over_many_lines_is_found_too_long_before_the_file_ends(
 
 
 def test_tokens_without_a_blank_line_between_are_no_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conll_files, "MOST", 100)
+    monkeypatch.setattr(conll_files, "MAX_SENTENCE_TOKENS", 100)
     (tmp_path / "a.conll").write_text("x\tO\n" * 100 + "\n" + "y\tO\n" * 101)
     with pytest.raises(DataError, match="a sentence of more than 100 tokens") as caught:
         list(placed(tmp_path / "a.conll"))

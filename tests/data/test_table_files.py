@@ -96,7 +96,7 @@ def test_a_table_without_a_header(tmp_path: Path) -> None:
     assert len(rows(tmp_path / "a.csv", columns=["text", "label"])) == 2, "names alone say that there is none"
     renamed = rows(tmp_path / "a.csv", "a,b\nx,y\n", header=True, columns=["text", "label"])
     assert renamed == [{"text": "x", "label": "y"}]
-    assert "data.columns names 3" in refused(tmp_path / "a.csv", "a,b\n", columns=["a", "b", "c"]).what
+    assert "data.columns has 3" in refused(tmp_path / "a.csv", "a,b\n", columns=["a", "b", "c"]).what
     with pytest.raises(ValidationError, match=r"columns: \[text, label\]"):
         Layout(header=False)
 

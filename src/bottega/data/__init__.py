@@ -1,1 +1,1 @@
-"""From files to rows: sources (files → fields), formats (fields → records), codec (records → tokens), split."""
+"""From sources to the examples of an update: reading files, splitting, encoding, the example cache, sampling."""

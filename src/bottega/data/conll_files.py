@@ -7,17 +7,16 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 
-from bottega.data.open_files import lines, opened
+from bottega.data.open_files import lines, open_text
 from bottega.errors import DataError
 from bottega.recipe.schema import Layout
 from bottega.records.fields import Column, Fields, InvalidRow, NumberedRows
 
 TAG = re.compile(r"O|[BILESUM]-\S+")
 # A longer sentence means that the file has no blank lines.
-MOST = 100_000
-
+MAX_SENTENCE_TOKENS = 100_000
 # Number of lines from which a CoNLL file is recognized.
-TRIED = 20
+MAX_TESTED_LINES = 20
 
 
 # (line number, columns) of each line.
@@ -25,41 +24,46 @@ Sentence = list[tuple[int, list[str]]]
 
 
 def conll(path: Path, layout: Layout) -> NumberedRows:
-    """Sentences: the first column is the token, the last its tag; or those `columns` calls tokens and tags."""
-    first, last = _places(layout)
-    unsure = not layout.columns
-    with opened(path, layout.encoding, "\n") as file:
+    """One row per sentence. The first column is the token, the last its tag, unless `columns` names them."""
+    first, last = _column_positions(layout)
+    check_numbers = not layout.columns
+    with open_text(path, layout.encoding, "\n") as file:
         for sentence in _sentences(path, lines(path, file), layout, last):
-            if unsure and len(sentence) > 1:
-                # Of the first alone: further down the tokens of a list may be 1 and 2.
+            if check_numbers and len(sentence) > 1:
+                # Only in the first sentence: later ones may have the tokens 1 and 2, as in a list.
                 _refuse_numbers(path, sentence)
-                unsure = False
-            yield sentence[0][0], _row(path, sentence, first, last)
+                check_numbers = False
+            yield sentence[0][0], _parse_sentence(path, sentence, first, last)
 
 
-def _sentences(path: Path, numbered: Iterator[tuple[int, str]], layout: Layout, last: int) -> Iterator[Sentence]:
-    """What stands between blank lines and starts of documents, without a header or comments before it."""
+def _sentences(path: Path, numbered_lines: Iterator[tuple[int, str]], layout: Layout, last: int) -> Iterator[Sentence]:
+    """Lines between blank lines and document markers, without a header and without comments before a sentence."""
     sentence, header = Sentence(), bool(layout.header)
-    for line, text in chain(numbered, [(0, "")]):
+    # The added blank line ends the last sentence.
+    for line, text in chain(numbered_lines, [(0, "")]):
         if text.strip() and not text.startswith("-DOCSTART-"):
-            columns = _columns(text, layout.delimiter)
+            columns = _split_columns(text, layout.delimiter)
             if header or (not sentence and _is_comment(columns, last)):
                 header = False
                 continue
-            if len(sentence) == MOST:
-                fix = "a blank line parts sentences: are there none?"
-                raise DataError(f"a sentence of more than {MOST:,} tokens", where=f"{path} line {line - MOST}", fix=fix)
+            if len(sentence) == MAX_SENTENCE_TOKENS:
+                fix = "separate sentences by blank lines"
+                raise DataError(
+                    f"a sentence of more than {MAX_SENTENCE_TOKENS:,} tokens",
+                    where=f"{path} line {line - MAX_SENTENCE_TOKENS}",
+                    fix=fix,
+                )
             sentence.append((line, columns))
         elif sentence:
             yield sentence
             sentence = []
 
 
-def _row(path: Path, sentence: Sentence, first: int, last: int) -> Fields | DataError:
+def _parse_sentence(path: Path, sentence: Sentence, first: int, last: int) -> Fields | DataError:
     tokens, tags = list[str](), Column(sentence[0][0])
     for line, columns in sentence:
         if len(columns) <= max(first, last, 1) or not columns[first] or not columns[last]:
-            fix = "write token, tab, tag; a blank line parts sentences; blanks within a token need tabs"
+            fix = "write token, tab, tag; a blank line between sentences; tokens that contain spaces need tabs"
             return InvalidRow("a token without a tag", where=f"{path} line {line}", fix=fix)
         tokens.append(columns[first])
         tags.append(columns[last])
@@ -67,7 +71,7 @@ def _row(path: Path, sentence: Sentence, first: int, last: int) -> Fields | Data
 
 
 def _refuse_numbers(path: Path, sentence: Sentence) -> None:
-    """A DataError where the first column counts the tokens."""
+    """Raise a DataError if the first column numbers the tokens, as in CoNLL-U; the fix suggests column names."""
     numbers = [columns[0] for _, columns in sentence if len(columns) > 2]
     if numbers == [str(number) for number in range(1, len(sentence) + 1)]:
         places = range(2, min(len(columns) for _, columns in sentence))
@@ -76,38 +80,39 @@ def _refuse_numbers(path: Path, sentence: Sentence) -> None:
         others = iter(f"other{number}" for number in range(1, len(places)))
         names = ["number", "tokens", *("tags" if place == tag else next(others) for place in places)]
         fix = f"name the columns, such as data.columns=[{', '.join(names)}]"
-        raise DataError("the first column counts tokens and holds none", where=f"{path} line {sentence[0][0]}", fix=fix)
+        raise DataError("the first column numbers the tokens", where=f"{path} line {sentence[0][0]}", fix=fix)
 
 
-def _columns(text: str, delimiter: str | None = None) -> list[str]:
-    """Columns are parted by tabs, or else by blanks: a no-break space belongs to its token."""
+def _split_columns(text: str, delimiter: str | None = None) -> list[str]:
+    """The columns of a line: separated by tabs, or by spaces if there is no tab."""
+    # Not `split()`: a no-break space belongs to its token.
     text = text.strip(" \r\n")
     if delimiter is None and "\t" not in text:
         return re.split(" +", text)
     return [column.strip(" ") for column in text.rstrip("\t ").split(delimiter or "\t")]
 
 
-def _places(layout: Layout) -> tuple[int, int]:
-    """Where the token stands in a line, and its tag."""
+def _column_positions(layout: Layout) -> tuple[int, int]:
+    """(column of the token, column of its tag)."""
     if not layout.columns:
         return 0, -1
     try:
         return layout.columns.index("tokens"), layout.columns.index("tags")
     except ValueError:
-        fix = "name the two so: [tokens, pos, tags]"
+        fix = "name both, as in [tokens, pos, tags]"
         raise DataError("no columns called tokens and tags", where="data.columns", fix=fix) from None
 
 
 def _is_comment(columns: list[str], last: int) -> bool:
-    """A line before a sentence that tells of it: `# id 7 domain=en`."""
+    """Whether a line before a sentence is a comment: `# id 7 domain=en`."""
     return columns[0].startswith("#") and len(columns) > 1 and TAG.fullmatch(columns[last]) is None
 
 
 def is_conll(path: Path, layout: Layout) -> bool:
     """Whether the first lines of a file each end in a tag."""
-    with opened(path, layout.encoding, "\n") as file:
-        kept = (text for text in islice(file, 10 * TRIED) if text.strip())
-        told = (text for text in kept if not text.startswith(("-DOCSTART-", "# ")))
-        tried = [_columns(text[:1000]) for text in islice(told, TRIED)]
-    tagged = all(len(columns) > 1 and TAG.fullmatch(columns[-1]) for columns in tried)
-    return tagged and len(tried) > 2
+    with open_text(path, layout.encoding, "\n") as file:
+        filled = (text for text in islice(file, 10 * MAX_TESTED_LINES) if text.strip())
+        token_lines = (text for text in filled if not text.startswith(("-DOCSTART-", "# ")))
+        tested = [_split_columns(text[:1000]) for text in islice(token_lines, MAX_TESTED_LINES)]
+    tagged = all(len(columns) > 1 and TAG.fullmatch(columns[-1]) for columns in tested)
+    return tagged and len(tested) > 2

@@ -14,8 +14,8 @@ from pathlib import Path
 from bottega.data import json_files
 from bottega.data.conll_files import conll, is_conll
 from bottega.data.json_files import CHUNK, json_file, json_lines
-from bottega.data.open_files import COMPRESSED, opened, refuse_nul, refuse_what_is_no_file
-from bottega.data.table_files import parquet, spreadsheet, table
+from bottega.data.open_files import COMPRESSED, open_text, refuse_nul, require_regular_file
+from bottega.data.table_files import parquet, spreadsheet, table_reader
 from bottega.errors import DataError
 from bottega.recipe.schema import Layout
 from bottega.records.fields import NumberedRows
@@ -30,10 +30,9 @@ def text(path: Path, layout: Layout) -> NumberedRows:
     """The file as one document, or as several if it is longer than `DOCUMENT_CHARACTERS`."""
     kept: list[str] = []
     size, start = 0, 1
-    with opened(path, layout.encoding) as file:
-        for line, part in enumerate(
-            iter(lambda: file.readline(DOCUMENT_CHARACTERS), ""), 1
-        ):  # a line may be all there is
+    with open_text(path, layout.encoding) as file:
+        # `readline` with a limit: a whole file may be one line.
+        for line, part in enumerate(iter(lambda: file.readline(DOCUMENT_CHARACTERS), ""), 1):
             refuse_nul(path, line, part)
             kept.append(part)
             size += len(part)
@@ -51,8 +50,8 @@ READERS_BY_NAME: dict[str, FileReader] = {
     "text": text,
     "jsonl": json_lines,
     "json": json_file,
-    "csv": table(","),
-    "tsv": table("\t"),
+    "csv": table_reader(","),
+    "tsv": table_reader("\t"),
     "conll": conll,
     "parquet": parquet,
     "spreadsheet": spreadsheet,
@@ -82,7 +81,7 @@ AMBIGUOUS_SUFFIXES = (".txt", ".tsv")
 def read(path: Path, layout: Layout | None = None) -> NumberedRows:
     """Yield (line or row number, fields) of every row of a file; a DataError if it has none."""
     layout = layout or Layout()
-    refuse_what_is_no_file(path)
+    require_regular_file(path)
     rows = READERS_BY_NAME[_reader_name(path, layout)](path, layout)
     first = next(rows, None)
     if first is None:

@@ -7,168 +7,175 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from bottega.data.open_files import characters, lines, opened, refuse_long
+from bottega.data.open_files import count_characters, lines, open_text, refuse_long
 from bottega.errors import DataError
 from bottega.recipe.schema import Layout
 from bottega.records.fields import Fields, NumberedRows
 from bottega.suggestions import join_names
 
+# Characters that are read at once. A list is decoded element by element, so memory does not grow with the file.
 CHUNK = 1 << 16
 # Keys that are preferred if a JSON object contains more than one list of objects.
 ROW_LISTS = ("data", "rows", "examples")
 
-LINES = "one object a line is JSONL: data.reader=jsonl, or rename it to .jsonl; else mend the line"
-
-WHOLE = "one list or object is JSON: data.reader=json, or rename it to .json"
-
-TALKS = 'a conversation is {"messages": [{"role": …, "content": …}, …]}'
+JSONL_HINT = "one object per line is JSONL: data.reader=jsonl, or rename it to .jsonl; else correct the line"
+JSON_HINT = "one list or object is JSON: data.reader=json, or rename it to .json"
+CORRECT_LINE = "correct or remove the line"
+CONVERSATION_HINT = 'a conversation is {"messages": [{"role": …, "content": …}, …]}'
 
 # Depth to which an object is searched for lists of rows, to suggest them in an error.
-DEEPEST = 3
+MAX_DEPTH = 3
 
 
 def json_lines(path: Path, layout: Layout) -> NumberedRows:
-    """A row a line."""
-    row = _Shape(path, layout, of_lists=WHOLE)
-    with opened(path, layout.encoding, "\n") as file:
+    """One row per line; the error of a line that cannot be parsed takes the place of its row."""
+    row = _RowParser(path, layout, of_lists=JSON_HINT)
+    with open_text(path, layout.encoding, "\n") as file:
         for line, text in lines(path, file):
             if text.strip():
                 try:
-                    made = row(line, _parsed(path, text.rstrip("\r\n"), line))
+                    fields = row(line, _load_json(path, text.rstrip("\r\n"), line))
                 except DataError as error:
                     yield line, error
                 else:
-                    if made is not None:
-                        yield line, made
+                    if fields is not None:
+                        yield line, fields
 
 
 def json_file(path: Path, layout: Layout) -> NumberedRows:
     """The elements of a JSON list, or the rows in a JSON object, each with the line it starts on or its number."""
-    with opened(path, layout.encoding) as file:
-        text, counted = _beginning(file), unit(path, layout)
-        row = _Shape(path, layout, counted)
+    with open_text(path, layout.encoding) as file:
+        text, counted = _read_start(file), unit(path, layout)
+        row = _RowParser(path, layout, counted)
         if not text.strip():
             return
         elements = _Elements(path, file, text)
         if text.lstrip()[0] == "[":
             rows = iter(elements)
         else:
-            # The key of an object's rows; `row` would look for it in each of them.
-            row = _Shape(path, layout.model_copy(update={"field": None}), counted)
-            rows = ((1, value) for value in _inside(path, elements.everything(), layout))
+            # `field` is the key of the list of rows here; the parser would look for it in each row.
+            row = _RowParser(path, layout.model_copy(update={"field": None}), counted)
+            rows = ((1, value) for value in _rows_in_object(path, elements.load_all(), layout))
         for number, (line, value) in enumerate(rows, 1):
             number = line if counted == "line" else number
-            refuse_long(path, number, characters(value), counted)
-            made = row(number, value)
-            if made is not None:
-                yield from _unnested(number, made)
+            refuse_long(path, number, count_characters(value), counted)
+            fields = row(number, value)
+            if fields is not None:
+                yield from _expand_squad(number, fields)
 
 
 def unit(path: Path, layout: Layout) -> str:
-    """What the rows of a JSON file are counted in: its lines, or where these tell nothing, themselves."""
-    with opened(path, layout.encoding) as file:
-        text = _beginning(file).strip()
+    """The unit in which the rows of a JSON file are counted: "line", or "row" if all may be on one line."""
+    with open_text(path, layout.encoding) as file:
+        text = _read_start(file).strip()
     return "line" if text.startswith("[") and "\n" in text else "row"
 
 
-def _beginning(file: TextIO) -> str:
-    """Some of the file, if not all; more than white space, if it holds any."""
+def _read_start(file: TextIO) -> str:
+    """The beginning of the file, at least up to its first character that is not white space."""
     text = file.read(CHUNK)
     while text.isspace() and (more := file.read(CHUNK)):
         text += more
     return text
 
 
-class _Shape:
-    """What a JSON value is as a row: an object as it is, a list by the names of its items, or what lies under a key.
+class _RowParser:
+    """Turns a JSON value into a row: an object as it is, a list by the names of its items, or the value at a key.
 
-    of_lists  what to do where a row is a list of objects
+    of_lists  advice in the error for a row that is a list of objects
     """
 
-    def __init__(self, path: Path, layout: Layout, counted: str = "line", of_lists: str = TALKS) -> None:
+    def __init__(self, path: Path, layout: Layout, counted: str = "line", of_lists: str = CONVERSATION_HINT) -> None:
         self.of_lists = of_lists
         self.path, self.counted, self.field, self.columns = path, counted, layout.field, list(layout.columns)
         self.headed = bool(layout.header)
 
     def __call__(self, number: int, value: Any) -> Fields | None:
-        """The row; None for the list that names the items of those behind it."""
+        """The row; None for a header, the list with the names of the items of all later lists."""
         where = f"{self.path} {self.counted} {number}"
         if self.field is not None:
-            value = under(where, value, self.field)
+            value = value_at(where, value, self.field)
         if isinstance(value, list) and self.headed:
             self.columns, self.headed = self.columns or [str(name) for name in value], False
             return None
         if isinstance(value, list) and self.columns:
-            return _named(where, value, self.columns)
+            return _name_items(where, value, self.columns)
         if not isinstance(value, dict):
             fix = 'a row is {"field": …}'
             if isinstance(value, list):
                 rows = bool(value) and isinstance(value[0], dict)
                 fix = self.of_lists if rows else "name its items: data.columns=[text, label]"
-            raise DataError(f"a JSON {_kind(value)} where a row is expected", where=where, fix=fix)
+            raise DataError(f"a JSON {_json_type(value)} where a row is expected", where=where, fix=fix)
         return value
 
 
-def _named(where: str, items: Sequence[Any], columns: Sequence[str]) -> Fields:
+def _name_items(where: str, items: Sequence[Any], columns: Sequence[str]) -> Fields:
     if len(items) != len(columns):
-        what = f"a list of {len(items)}, and data.columns names {len(columns)}"
-        raise DataError(what, where=where, fix="name every item, or mend the row")
+        what = f"a list of {len(items)} items, but data.columns has {len(columns)} names"
+        raise DataError(what, where=where, fix="name every item, or correct the row")
     return dict(zip(columns, items, strict=True))
 
 
-def under(where: str, value: Any, field: str) -> Any:
-    """What stands in an object under a key, or under keys within keys: `result.rows`."""
-    found, rest = value, field
+def value_at(where: str, value: Any, field: str) -> Any:
+    """The value at a key of an object, or at nested keys: `result.rows`."""
+    result, rest = value, field
     while rest:
-        key = rest if isinstance(found, dict) and rest in found else rest.partition(".")[0]
-        if not isinstance(found, dict) or key not in found:
-            known = join_names(found) if isinstance(found, dict) else f"a JSON {_kind(found)}"
-            raise DataError(f"nothing under the key {key}", where=where, fix=f"data.field is {field}; there is {known}")
-        found, rest = found[key], rest[len(key) + 1 :]
-    return found
+        # A key may itself contain dots: the whole rest is tried before its first part.
+        key = rest if isinstance(result, dict) and rest in result else rest.partition(".")[0]
+        if not isinstance(result, dict) or key not in result:
+            keys = join_names(result) if isinstance(result, dict) else f"a JSON {_json_type(result)}"
+            raise DataError(f"no key {key}", where=where, fix=f"data.field is {field}; there is {keys}")
+        result, rest = result[key], rest[len(key) + 1 :]
+    return result
 
 
-def _inside(path: Path, value: Any, layout: Layout) -> Sequence[Any]:
+def _rows_in_object(path: Path, value: Any, layout: Layout) -> Sequence[Any]:
     """The rows of a JSON object; their lines are not known, since it is decoded whole."""
     where = f"{path} line 1"
-    found = value if layout.field is None else under(where, value, layout.field)
-    if layout.field is not None and isinstance(found, list):
-        return found
-    rows = _rows_of(found, bool(layout.columns))
+    result = value if layout.field is None else value_at(where, value, layout.field)
+    if layout.field is not None and isinstance(result, list):
+        return result
+    rows = _find_rows(result, bool(layout.columns))
     if rows is not None:
         return rows
-    known = list(_places(value))
-    what = f"a JSON {_kind(found)} where a list of rows is expected"
-    if known:
-        what += f"; rows are under {join_names(known)}"
+    keys = list(_row_list_keys(value))
+    what = f"a JSON {_json_type(result)} where a list of rows is expected"
+    if keys:
+        what += f"; rows are under {join_names(keys)}"
     fix = (
-        f"say which: data.field={known[0]}" if known else "write the rows as [{…}, {…}], or one a line in a .jsonl file"
+        f"choose one: data.field={keys[0]}"
+        if keys
+        else "write the rows as [{…}, {…}], or one per line in a .jsonl file"
     )
     raise DataError(what, where=where, fix=fix)
 
 
-def _rows_of(value: Any, columns: bool) -> Sequence[Any] | None:
-    """The rows of an object that holds one list of them, columns of equal length, or rows by their numbers."""
+def _find_rows(value: Any, columns: bool) -> Sequence[Any] | None:
+    """The rows of an object: one list of objects, columns of equal length, or rows by index; None if it has no rows."""
     if not isinstance(value, dict) or not value:
         return None
     lists = {key: inner for key, inner in value.items() if isinstance(inner, list)}
     objects = {key: inner for key, inner in lists.items() if any(isinstance(row, dict) for row in inner)}
-    known = [name for name in ROW_LISTS if name in objects]
-    if (len(lists) == 1 and objects) or known:
-        return objects[known[0] if known else next(iter(objects))]
+    keys = [name for name in ROW_LISTS if name in objects]
+    if (len(lists) == 1 and objects) or keys:
+        return objects[keys[0] if keys else next(iter(objects))]
+    # {"columns": […], "data": [[…], …]}, as pandas writes it with orient="split".
     if isinstance(value.get("columns"), list) and _is_table(value.get("data")):
-        return [_named("data", row, [str(name) for name in value["columns"]]) for row in value["data"]]
+        return [_name_items("data", row, [str(name) for name in value["columns"]]) for row in value["data"]]
     if columns and len(lists) == 1:
         return next(iter(lists.values()))
-    return None if objects else _transposed(value)
+    return None if objects else _rows_of_columns(value)
 
 
 def _is_table(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(row, list) for row in value)
 
 
-def _transposed(value: Mapping[str, Any]) -> Sequence[Any] | None:
-    """The rows of columns: lists of one length, or objects by the numbers of their rows; rows by their numbers."""
+def _rows_of_columns(value: Mapping[str, Any]) -> Sequence[Any] | None:
+    """The rows of an object of columns (lists, or objects by row index), or of an object of rows by index.
+
+    pandas writes these with orient="list", "columns" and "index".
+    """
     inner = list(value.values())
     if all(isinstance(column, list) and column for column in inner) and len(set(map(len, inner))) == 1:
         return [dict(zip(value, row, strict=True)) for row in zip(*inner, strict=True)]
@@ -181,135 +188,142 @@ def _transposed(value: Mapping[str, Any]) -> Sequence[Any] | None:
     return None
 
 
-def _places(value: Any, depth: int = DEEPEST) -> Iterator[str]:
-    """The keys under which an object holds lists of rows."""
+def _row_list_keys(value: Any, depth: int = MAX_DEPTH) -> Iterator[str]:
+    """The keys, dots between nested ones, at which an object contains lists of rows."""
     if not isinstance(value, dict) or not depth:
         return
     for key, inner in value.items():
         if isinstance(inner, list) and inner and isinstance(inner[0], (dict, list)):
             yield key
-        yield from (f"{key}.{deeper}" for deeper in _places(inner, depth - 1))
+        yield from (f"{key}.{deeper}" for deeper in _row_list_keys(inner, depth - 1))
 
 
-def _unnested(number: int, row: Fields) -> NumberedRows:
-    """A row as it is, or the questions of one in SQuAD's nesting of paragraphs (Rajpurkar et al. 2016)."""
+def _expand_squad(number: int, row: Fields) -> NumberedRows:
+    """The row itself, or one row per question of an article in SQuAD's layout (Rajpurkar et al. 2016)."""
     if not isinstance(row.get("paragraphs"), list):
         yield number, row
         return
     for paragraph in row["paragraphs"]:
-        for question in _questions(paragraph):
+        for question in _squad_questions(paragraph):
             yield number, {"context": paragraph.get("context"), **question}
 
 
-def _questions(paragraph: Any) -> Sequence[Fields]:
-    asked = paragraph.get("qas", []) if isinstance(paragraph, dict) else []
-    return [one for one in asked if isinstance(one, dict)] if isinstance(asked, list) else []
+def _squad_questions(paragraph: Any) -> Sequence[Fields]:
+    questions = paragraph.get("qas", []) if isinstance(paragraph, dict) else []
+    return [item for item in questions if isinstance(item, dict)] if isinstance(questions, list) else []
 
 
 class _Elements:
-    """The elements of a JSON list, decoded as the file is read."""
+    """The elements of a JSON list, decoded while the file is read.
+
+    text     the part of the file in memory, read so far and not yet dropped
+    line     line of the position `counted` in `text`
+    """
 
     def __init__(self, path: Path, file: TextIO, text: str) -> None:
         self.path, self.file, self.text = path, file, text
         self.line, self.counted, self.ended = 1, 0, False
         self.decoder = json.JSONDecoder()
 
-    def everything(self) -> Any:
-        return _parsed(self.path, self.text + self.file.read(), 1, LINES)
+    def load_all(self) -> Any:
+        return _load_json(self.path, self.text + self.file.read(), 1, JSONL_HINT)
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
-        place, comma = self.text.index("[") + 1, True
+        position, comma = self.text.index("[") + 1, True
         while True:
-            place = self._token(place)
-            mark = self.text[place : place + 1]
-            if mark == "]":
-                return self._refuse_more(place + 1)
-            if mark == ",":
-                place, comma = self._token(place + 1), True
-                mark = self.text[place : place + 1]
-            if not comma or mark in ("", ","):
-                raise self._broken("Expecting ',' delimiter" if mark and not comma else "Expecting value", place)
-            if place > CHUNK:
-                self._forget(place)
-                place = 0
-            line = self._at(place)
-            value, place = self._value(place)
+            position = self._skip_space(position)
+            character = self.text[position : position + 1]
+            if character == "]":
+                return self._check_end(position + 1)
+            if character == ",":
+                position, comma = self._skip_space(position + 1), True
+                character = self.text[position : position + 1]
+            if not comma or character in ("", ","):
+                raise self._broken_error(
+                    "Expecting ',' delimiter" if character and not comma else "Expecting value", position
+                )
+            if position > CHUNK:
+                self._drop_before(position)
+                position = 0
+            line = self._line_at(position)
+            value, position = self._decode_value(position)
             comma = False
             yield line, value
 
-    def _token(self, place: int) -> int:
-        """The next place that is no white space."""
+    def _skip_space(self, position: int) -> int:
+        """The next position that is not white space."""
         while True:
-            while place < len(self.text) and self.text[place].isspace():
-                place += 1
-            if place < len(self.text) or not self._more():
-                return place
+            while position < len(self.text) and self.text[position].isspace():
+                position += 1
+            if position < len(self.text) or not self._read_more():
+                return position
 
-    def _value(self, place: int) -> tuple[Any, int]:
+    def _decode_value(self, position: int) -> tuple[Any, int]:
         while True:
             try:
-                return self.decoder.raw_decode(self.text, place)
+                return self.decoder.raw_decode(self.text, position)
             except json.JSONDecodeError as error:
-                # At the end of what was read, the value may only be cut off.
+                # An error at the end of what was read may only mean that the value goes on in the next chunk.
                 cut = error.pos >= len(self.text) - 16 or error.msg.startswith(("Unterminated", "Invalid \\u"))
-                if not (cut and self._more()):
-                    raise self._broken(error.msg, error.pos) from None
+                if not (cut and self._read_more()):
+                    raise self._broken_error(error.msg, error.pos) from None
             except (RecursionError, ValueError) as error:
-                raise _beyond_measure(self.path, self._at(place), error) from None
+                raise _limit_error(self.path, self._line_at(position), error) from None
 
-    def _more(self) -> bool:
-        """Read on, in steps that grow with what is kept, so that a long value costs no more than twice."""
-        refuse_long(self.path, self.line, len(self.text) // 2)  # what is kept is hardly more than one row
+    def _read_more(self) -> bool:
+        """Read more of the file; whether there was any."""
+        # In steps as long as the text in memory: a long value is decoded anew after each, so they must be few.
+        refuse_long(self.path, self.line, len(self.text) // 2)  # the text in memory is hardly more than one row
         more = self.file.read(max(CHUNK, len(self.text)))
         self.text += more
         return bool(more)
 
-    def _forget(self, place: int) -> None:
-        self.line += self.text.count("\n", self.counted, place)
-        self.text, self.counted = self.text[place:], 0
+    def _drop_before(self, position: int) -> None:
+        self.line += self.text.count("\n", self.counted, position)
+        self.text, self.counted = self.text[position:], 0
 
-    def _at(self, place: int) -> int:
-        """The line of a place after those asked for before."""
-        self.line += self.text.count("\n", self.counted, place)
-        self.counted = max(self.counted, place)
+    def _line_at(self, position: int) -> int:
+        """The line of a position, which must not be before those of earlier calls."""
+        self.line += self.text.count("\n", self.counted, position)
+        self.counted = max(self.counted, position)
         return self.line
 
-    def _refuse_more(self, place: int) -> None:
-        place = self._token(place)
-        if place < len(self.text):
-            raise self._broken("Extra data", place)
+    def _check_end(self, position: int) -> None:
+        position = self._skip_space(position)
+        if position < len(self.text):
+            raise self._broken_error("Extra data", position)
 
-    def _broken(self, problem: str, place: int) -> DataError:
-        column = place - self.text.rfind("\n", 0, place)
-        return _broken(self.path, self._at(place), problem, column)
+    def _broken_error(self, problem: str, position: int) -> DataError:
+        column = position - self.text.rfind("\n", 0, position)
+        return _broken_error(self.path, self._line_at(position), problem, column)
 
 
-def _parsed(path: Path, text: str, line: int, fix: str | None = None) -> Any:
+def _load_json(path: Path, text: str, line: int, fix: str | None = None) -> Any:
     """The JSON value in `text`, which starts on `line` of the file."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise _broken(path, line + error.lineno - 1, error.msg, error.colno, fix or _hint(text)) from None
+        raise _broken_error(path, line + error.lineno - 1, error.msg, error.colno, fix or _line_hint(text)) from None
     except (RecursionError, ValueError) as error:
-        raise _beyond_measure(path, line, error) from None
+        raise _limit_error(path, line, error) from None
 
 
-def _kind(value: Any) -> str:
+def _json_type(value: Any) -> str:
     return {dict: "object", bool: "boolean", list: "list", str: "string", type(None): "null"}.get(type(value), "number")
 
 
-def _broken(path: Path, line: int, problem: str, column: int, fix: str = "mend or remove the line") -> DataError:
+def _broken_error(path: Path, line: int, problem: str, column: int, fix: str = CORRECT_LINE) -> DataError:
     return DataError(f"broken JSON: {problem} at column {column}", where=f"{path} line {line}", fix=fix)
 
 
-def _hint(text: str) -> str:
-    """What would read a line of JSONL that is no JSON."""
+def _line_hint(text: str) -> str:
+    """Advice for a line of JSONL that is not JSON."""
     if "\0" in text:
         return "is it UTF-16? data.encoding=utf-16-le"
     if text.strip() in ("[", "{") or text.startswith("[{"):
-        return WHOLE
-    return "mend or remove the line"
+        return JSON_HINT
+    return CORRECT_LINE
 
 
-def _beyond_measure(path: Path, line: int, error: Exception) -> DataError:
-    return DataError(f"JSON beyond measure: {error}", where=f"{path} line {line}", fix="mend or remove the line")
+def _limit_error(path: Path, line: int, error: Exception) -> DataError:
+    return DataError(f"JSON that cannot be decoded: {error}", where=f"{path} line {line}", fix=CORRECT_LINE)

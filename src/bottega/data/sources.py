@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from bottega.data.files import READERS, read, readable, suffix, unit
-from bottega.data.open_files import characters, refuse_long, refuse_what_is_no_file
-from bottega.data.table_files import as_declared
+from bottega.data.open_files import count_characters, refuse_long, require_regular_file
+from bottega.data.table_files import feature_decoder
 from bottega.errors import BottegaError, DataError
 from bottega.recipe.schema import Layout, Source
 from bottega.records.fields import Fields, RawRow
@@ -60,7 +60,7 @@ def source_files(source: Source) -> list[Path]:
     """Every file that a source reads; an empty list for a dataset on the hub."""
     path = Path(source.path)
     if not os.path.isdir(path):
-        refuse_what_is_no_file(path)
+        require_regular_file(path)
         return [path] if path.is_absolute() else []
     if _is_dataset(path):
         return [file for file in _list_files(path) if suffix(file) == ".arrow"]
@@ -131,7 +131,7 @@ def _all_rows(source: Source, name: str) -> Iterator[RawRow]:
 
 
 def _file_rows(path: Path, name: str, source: Source) -> Iterator[RawRow]:
-    refuse_what_is_no_file(path)  # first: `unit` opens the file, and opening a named pipe would block
+    require_regular_file(path)  # first: `unit` opens the file, and opening a named pipe would block
     counted = unit(path, source)
     return ((f"{name} {counted} {line}", fields) for line, fields in read(path, source))
 
@@ -162,7 +162,7 @@ def _dataset_rows(source: Source, name: str, part: SourceSlice) -> Iterator[RawR
     def rows() -> Iterator[RawRow]:
         with _library_errors_as_data_errors(source):
             for number, row in enumerate(found(first, end), first + 1):
-                refuse_long(Path(label), number, characters(row), "row")
+                refuse_long(Path(label), number, count_characters(row), "row")
                 yield f"{label} row {number}", row
 
     return rows()
@@ -199,7 +199,7 @@ def _load_split(source: Source, part: SourceSlice) -> SliceReader:
         return written
     else:
         whole = datasets.load_dataset(source.path, source.config, split=part.split, streaming=source.stream)
-    named = as_declared(whole.features.to_dict() if whole.features else {})
+    named = feature_decoder(whole.features.to_dict() if whole.features else {})
     if isinstance(whole, datasets.Dataset):
         return lambda first, end: map(named, whole.select(range(first, end))), len(whole)
     if part.needs_count:
@@ -225,7 +225,7 @@ def _load_json_files(source: Source, part: SourceSlice) -> SliceReader | None:
         return None
     files = [Path(file) for file in datasets.DownloadManager().download_and_extract(list(map(str, named)))]
     features = builder.info.features
-    declared = as_declared(features.to_dict() if features else {}, made=False)
+    declared = feature_decoder(features.to_dict() if features else {}, drop_nulls=False)
 
     def rows(first: int, end: int) -> Iterator[Fields | DataError]:
         found = (fields for file in files for _, fields in read(file, Layout(reader=_detect_json_reader(file))))

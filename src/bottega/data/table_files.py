@@ -9,28 +9,38 @@ from pathlib import Path
 from typing import Any
 
 from bottega.data import open_files
-from bottega.data.open_files import binary, characters, no_such_file, opened, refuse_long, refuse_nul_lines
+from bottega.data.open_files import (
+    count_characters,
+    lines_without_nul,
+    missing_file_error,
+    open_binary,
+    open_text,
+    refuse_long,
+)
 from bottega.errors import DataError
 from bottega.recipe.schema import Layout
 from bottega.records.fields import Fields, NumberedRows
 from bottega.suggestions import join_names
 
-HEADLESS = "or is the first line a row? then data.header=false data.columns=[text, label]"
+HEADER_HINT = "or is the first line a row? then data.header=false data.columns=[text, label]"
 
 # CSV and TSV
 
 
-def table(delimiter: str) -> Callable[[Path, Layout], NumberedRows]:
-    """A reader of tables whose cells are parted by `delimiter`, unless the layout names another."""
+def table_reader(delimiter: str) -> Callable[[Path, Layout], NumberedRows]:
+    """A reader of tables whose cells are separated by `delimiter`, unless the layout sets another."""
 
     def rows(path: Path, layout: Layout) -> NumberedRows:
-        yield from _under_header(path, "line", _cells(path, layout.delimiter or delimiter, layout.encoding), layout)
+        yield from _named_rows(path, "line", _cells(path, layout.delimiter or delimiter, layout.encoding), layout)
 
     return rows
 
 
-def _under_header(path: Path, unit: str, lines: Iterator[tuple[int, list[str]]], layout: Layout) -> NumberedRows:
-    """The lines by the names of their cells: those of the first line, or those the layout gives."""
+def _named_rows(path: Path, unit: str, lines: Iterator[tuple[int, list[str]]], layout: Layout) -> NumberedRows:
+    """The lines as rows, with the column names of the layout or of the first line.
+
+    A line with another number of cells yields an error in place of its row, so that `data.bad_rows` can drop it.
+    """
     header = list(layout.columns)
     if layout.has_header:
         line, first = next(lines, (1, []))
@@ -38,24 +48,25 @@ def _under_header(path: Path, unit: str, lines: Iterator[tuple[int, list[str]]],
         repeated = [name for index, name in enumerate(header) if name.strip() and name in header[:index]]
         if repeated:
             what = f"two columns are named {join_names([repeated[0]])}"
-            raise DataError(what, where=f"{path} {unit} {line}", fix=f"rename one; {HEADLESS}")
-    named = "data.columns names" if layout.columns else "the header has"
+            raise DataError(what, where=f"{path} {unit} {line}", fix=f"rename one; {HEADER_HINT}")
+    expected = "data.columns has" if layout.columns else "the header has"
     for line, values in lines:
         if len(values) == len(header):
             yield line, dict(zip(header, values, strict=True))
             continue
-        what = f"{len(values)} columns where {named} {len(header)}"
-        fix = "quote the field that holds the delimiter or a line break; another delimiter is data.delimiter"
+        what = f"{len(values)} columns where {expected} {len(header)}"
+        fix = "quote fields that contain the delimiter or a line break; set another delimiter with data.delimiter"
         yield line, DataError(what, where=f"{path} {unit} {line}", fix=fix)
 
 
 def _cells(path: Path, delimiter: str, encoding: str | None) -> Iterator[tuple[int, list[str]]]:
-    """Each line of a table that is not blank, with its number."""
-    csv.field_size_limit(open_files.LONGEST + 1)
-    with opened(path, encoding) as file:
-        reader = csv.reader(refuse_nul_lines(path, file), delimiter=delimiter, strict=True)
+    """Yield (line number, cells) of each line that is not blank."""
+    # The csv module limits a cell to 131,072 characters, and only for the whole process.
+    csv.field_size_limit(open_files.MAX_ROW_CHARACTERS + 1)
+    with open_text(path, encoding) as file:
+        reader = csv.reader(lines_without_nul(path, file), delimiter=delimiter, strict=True)
         while True:
-            line = reader.line_num + 1
+            line = reader.line_num + 1  # a row may span several lines: its first one
             try:
                 values = next(reader)
             except StopIteration:
@@ -73,46 +84,47 @@ def _cells(path: Path, delimiter: str, encoding: str | None) -> Iterator[tuple[i
 
 
 def spreadsheet(path: Path, layout: Layout) -> NumberedRows:
-    """The rows of one sheet, its cells as text, as a CSV of it would have them; the line is the number of the row."""
+    """The rows of one sheet, with cells as text as a CSV export would write them; counted in rows."""
     try:
         import python_calamine as calamine
     except ImportError:
         fix = "pip install 'bottega[spreadsheets]', or save it as CSV"
         raise DataError(f"cannot read {path.suffix} without python-calamine", where=str(path), fix=fix) from None
     try:
-        with binary(path) as file:
+        with open_binary(path) as file:
             book = calamine.load_workbook(file)
             sheets = {name: book.get_sheet_by_name(name).to_python(skip_empty_area=False) for name in book.sheet_names}
     except (calamine.CalamineError, OSError) as error:
-        fix = "is it whole, and without a password? else save it as CSV"
+        fix = "check that it is complete and has no password, or save it as CSV"
         raise DataError(f"cannot read {path.suffix}: {error}", where=str(path), fix=fix) from None
-    cells = _sheet(path, {name: rows for name, rows in sheets.items() if rows}, layout.field)
-    yield from _under_header(path, "row", _filled(path, cells), layout)
+    cells = _select_sheet(path, {name: rows for name, rows in sheets.items() if rows}, layout.field)
+    yield from _named_rows(path, "row", _filled_rows(path, cells), layout)
 
 
-def _sheet(path: Path, sheets: Mapping[str, list[list[Any]]], name: str | None) -> list[list[Any]]:
-    """The sheet of a name, or the only one that holds anything."""
+def _select_sheet(path: Path, sheets: Mapping[str, list[list[Any]]], name: str | None) -> list[list[Any]]:
+    """The sheet with this name, or the only one that is not empty."""
     if name is None and len(sheets) <= 1:
         return next(iter(sheets.values()), [])
     if name is None or name not in sheets:
-        what = "several sheets hold rows" if name is None else f"no sheet {name} that holds rows"
-        raise DataError(what, where=str(path), fix=f"say which: data.field is one of: {join_names(sheets)}")
+        what = "several sheets have rows" if name is None else f"no sheet {name} with rows"
+        raise DataError(what, where=str(path), fix=f"choose one: data.field is one of: {join_names(sheets)}")
     return sheets[name]
 
 
-def _filled(path: Path, rows: Sequence[Sequence[Any]]) -> Iterator[tuple[int, list[str]]]:
-    """The rows that are not blank, without the empty columns behind the last name."""
-    shown = ([_shown(cell) for cell in row] for row in rows)
-    lines = ((number, row) for number, row in enumerate(shown, 1) if any(row))
+def _filled_rows(path: Path, rows: Sequence[Sequence[Any]]) -> Iterator[tuple[int, list[str]]]:
+    """Yield (row number, cells) of rows that are not blank, without the empty columns after the last column name."""
+    texts = ([_cell_text(cell) for cell in row] for row in rows)
+    lines = ((number, row) for number, row in enumerate(texts, 1) if any(row))
     width = None
     for number, row in lines:
-        end = max(place for place, cell in enumerate(row, 1) if cell)
+        end = max(position for position, cell in enumerate(row, 1) if cell)
         width = width or end
         refuse_long(path, number, sum(map(len, row)), "row")
         yield number, row[: max(width, end)]
 
 
-def _shown(cell: Any) -> str:
+def _cell_text(cell: Any) -> str:
+    # Spreadsheets store every number as a float: 3 is 3.0.
     if isinstance(cell, bool):
         return str(cell).lower()
     return str(int(cell)) if isinstance(cell, float) and cell == cell // 1 else str(cell)
@@ -122,65 +134,66 @@ def _shown(cell: Any) -> str:
 
 
 def parquet(path: Path, layout: Layout) -> NumberedRows:
-    """Rows of a Parquet file; the line is the number of the row."""
+    """The rows of a Parquet file, counted in rows."""
     import pyarrow
     from pyarrow import parquet
 
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
-            named = as_declared(_features(file.schema_arrow.metadata), encoded=True)
+            decode = feature_decoder(_features(file.schema_arrow.metadata), encoded=True)
             for batch in file.iter_batches(1024):
                 for row in batch.to_pylist(maps_as_pydicts="strict"):
                     number += 1
-                    refuse_long(path, number, characters(row), "row")
-                    yield number, named(row)
+                    refuse_long(path, number, count_characters(row), "row")
+                    yield number, decode(row)
     except FileNotFoundError:
-        raise no_such_file(path) from None
+        raise missing_file_error(path) from None
     except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
-        fix = "is it whole, and Parquet? check the path"
+        fix = "check that it is a complete Parquet file"
         raise DataError(f"cannot be read: {error}", where=f"{path} row {number + 1}", fix=fix) from None
 
 
 def _features(metadata: Mapping[bytes, bytes] | None) -> Mapping[str, Any]:
-    """What the `datasets` library wrote of the columns into a file's schema."""
+    """The features of the columns, which the `datasets` library writes into the schema of a file."""
     try:
-        told = json.loads((metadata or {}).get(b"huggingface", b"{}"))
-        features = told["info"]["features"]
+        info = json.loads((metadata or {}).get(b"huggingface", b"{}"))
+        features = info["info"]["features"]
     except (KeyError, TypeError, ValueError, RecursionError):
         return {}
     return features if isinstance(features, dict) else {}
 
 
-def as_declared(
-    features: Mapping[str, Any], *, made: bool = True, encoded: bool = False
+def feature_decoder(
+    features: Mapping[str, Any], *, drop_nulls: bool = True, encoded: bool = False
 ) -> Callable[[Mapping[str, Any]], Fields]:
-    """Rows of a table as the rows it was made of: classes by their names, and without what only its schema made.
+    """A function that restores the rows from which a table was made: class names, and no nulls added by its schema.
 
-    features  of the `datasets` library, as plain values. A class below 0 is none, so its row has no label
-    made      nulls within a value were made by the schema, which gives an object the keys of all others
-    encoded   of Json columns the rows hold the JSON
+    features    of the `datasets` library, as plain values. A class index below 0 means no label
+    drop_nulls  remove nulls inside values: a schema gives every object in a column the keys of all others
+    encoded     Json columns contain JSON text, to be decoded
     """
 
     def row(fields: Mapping[str, Any]) -> Fields:
         try:
-            told = {name: _without_nulls(value) for name, value in fields.items()} if made else fields
-            return {name: _declared(value, features.get(name), encoded) for name, value in told.items()}
+            info = {name: _without_nulls(value) for name, value in fields.items()} if drop_nulls else fields
+            return {name: _decode_value(value, features.get(name), encoded) for name, value in info.items()}
         except RecursionError:
-            raise DataError("values nested beyond measure", where="a table", fix="store them as JSON text") from None
+            raise DataError("values are nested too deeply", where="a table", fix="store them as JSON text") from None
 
     return row
 
 
 def _without_nulls(value: Any) -> Any:
-    """A value without the nulls in the objects within it."""
+    """The value without nulls in the objects inside it."""
     if isinstance(value, dict):
         return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
     return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _declared(value: Any, feature: Any, encoded: bool) -> Any:
-    """A value with its classes by their names, as deep as its feature tells of them."""
+def _decode_value(value: Any, feature: Any, encoded: bool) -> Any:
+    """The value with class indices replaced by names, as deep as its feature describes it."""
+    # Older versions of `datasets` write a list of a feature as [feature].
     if isinstance(feature, list) and feature:
         feature = {"_type": "List", "feature": feature[0]}
     if not isinstance(feature, dict):
@@ -189,16 +202,16 @@ def _declared(value: Any, feature: Any, encoded: bool) -> Any:
     if kind == "ClassLabel":
         return _class_name(value, feature.get("names"))
     if kind == "Json":
-        return _decoded(value) if encoded else value
+        return _parse_json(value) if encoded else value
     inner = feature.get("feature") if kind in ("Sequence", "List", "LargeList") else feature
     if isinstance(value, list):
-        return [_declared(one, inner, encoded) for one in value]
+        return [_decode_value(item, inner, encoded) for item in value]
     if isinstance(value, dict) and isinstance(inner, dict):
-        return {key: _declared(one, inner.get(key), encoded) for key, one in value.items()}
+        return {key: _decode_value(item, inner.get(key), encoded) for key, item in value.items()}
     return value
 
 
-def _decoded(value: Any) -> Any:
+def _parse_json(value: Any) -> Any:
     try:
         return json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):
@@ -207,7 +220,7 @@ def _decoded(value: Any) -> Any:
 
 def _class_name(value: Any, names: Any) -> Any:
     if isinstance(value, list):  # a list of classes, in an object of lists
-        return [_class_name(one, names) for one in value]
+        return [_class_name(item, names) for item in value]
     if isinstance(value, bool) or not isinstance(value, int) or not isinstance(names, list):
         return value
     return names[value] if 0 <= value < len(names) else None

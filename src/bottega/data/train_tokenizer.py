@@ -14,6 +14,9 @@ from bottega.tokenization.special_tokens import FIM_TOKENS
 
 END_OF_TEXT = "<|endoftext|>"
 
+PADDING = "<pad>"
+
+# T5's sentinels, which stand for the spans that are left out (Raffel et al. 2020).
 SENTINELS = tuple(f"<extra_id_{number}>" for number in range(100))
 
 TokenizerKind = Literal["bytes", "characters", "wordpieces"]
@@ -49,26 +52,37 @@ def train_tokenizer(
     from transformers import PreTrainedTokenizerFast
 
     if (fim or span) and kind != "bytes":
-        what = "only a model that writes fills in what is missing"
-        raise DataError(what, where="--fim" if fim else "--span", fix="leave out --kind, or that")
+        what = f"only a tokenizer of bytes can have these tokens, not one of {kind}"
+        raise DataError(what, where="--fim" if fim else "--span", fix="leave out --kind, or this option")
+    _check_output_folder(out)
+    if kind == "characters":
+        backend, special_tokens = _train_characters(files), dict[str, str]()
+    elif kind == "wordpieces":
+        backend, special_tokens = _train_wordpiece(files, vocabulary, progress), ENCODER_TOKENS
+    else:
+        special_tokens = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT} | ({"pad_token": PADDING} if span else {})
+        added = [*(FIM_TOKENS[0] if fim else ()), *((PADDING, *SENTINELS) if span else ())]
+        backend = _train_byte_bpe(files, vocabulary, [END_OF_TEXT, *added], progress)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special_tokens)
+    _save(tokenizer, out)
+    return len(tokenizer)
+
+
+def _check_output_folder(out: Path) -> None:
+    """Raise a RunError if the folder cannot be written, or has files in it."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        taken = any(out.iterdir())
-        if not taken:
+        is_used = any(out.iterdir())
+        if not is_used:
             out.rmdir()  # recreated when saving, so that a failed training leaves no empty folder
     except OSError as error:
         raise RunError(f"cannot be written: {error.strerror}", where=str(out), fix="choose another --out") from None
-    if taken:
+    if is_used:
         raise RunError("the folder is not empty", where=str(out), fix="choose another --out")
-    if kind == "characters":
-        backend, special = _train_characters(files), dict[str, str]()
-    elif kind == "wordpieces":
-        backend, special = _train_wordpiece(files, vocabulary, progress), ENCODER_TOKENS
-    else:
-        special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT} | ({"pad_token": "<pad>"} if span else {})
-        more = [*(FIM_TOKENS[0] if fim else ()), *(("<pad>", *SENTINELS) if span else ())]
-        backend = _train_byte_bpe(files, vocabulary, [END_OF_TEXT, *more], progress)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special)
+
+
+def _save(tokenizer: Any, out: Path) -> None:
+    """Save the tokenizer; if that fails, nothing is left behind."""
     try:
         tokenizer.save_pretrained(str(out))
     except Exception as error:  # the Rust library raises a plain Exception for a full disk, not an OSError
@@ -76,12 +90,12 @@ def train_tokenizer(
         if is_disk_full(error):
             raise RunError("the disk is full", where=str(out), fix="free some space, or choose another --out") from None
         raise
-    return len(tokenizer)
 
 
 def _train_byte_bpe(files: Sequence[Path], vocabulary: int, special: list[str], progress: bool) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+    # All 256 bytes are in the vocabulary from the start, so that any text can be encoded.
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     if vocabulary < len(alphabet) + len(special):
         raise DataError(
@@ -103,8 +117,10 @@ def _train_wordpiece(files: Sequence[Path], vocabulary: int, progress: bool) -> 
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     if vocabulary < 2 * len(ENCODER_TOKENS):
-        what = f"a vocabulary of {vocabulary} has no room for pieces beside its {len(ENCODER_TOKENS)} marks"
-        raise DataError(what, where="--vocab", fix="some thousands; 1000 per megabyte of text is a start")
+        what = (
+            f"a vocabulary of {vocabulary} has no room for word pieces beside its {len(ENCODER_TOKENS)} special tokens"
+        )
+        raise DataError(what, where="--vocab", fix="choose some thousands; 1000 per megabyte of text is a start")
     backend = Tokenizer(models.WordPiece(unk_token=ENCODER_TOKENS["unk_token"]))
     backend.normalizer = normalizers.BertNormalizer(lowercase=False)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
