@@ -23,13 +23,14 @@ def vocabulary_size(config: Any) -> int:
 
 
 def _largest_value(config: Any, names: tuple[str, ...], unknown: int) -> int:
-    """The number that the config of the text says under one of these names, else the largest that a part says."""
+    """The value of the text config under one of these names, else the largest among its nested configs."""
     text, *nested = nested_configs(config.get_text_config())
-    for found in (
+    # A nested config may be larger than the text's own, so it counts only where the text config has no value.
+    for values in (
         [config_value(text, name) for name in names],
-        [config_value(one, name) for one in nested for name in names],
+        [config_value(part, name) for part in nested for name in names],
     ):
-        numbers = [number for number in found if isinstance(number, int)]
+        numbers = [value for value in values if isinstance(value, int)]
         if numbers:
             return max(numbers)
     return unknown
