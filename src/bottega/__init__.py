@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from bottega.inference.masked_lm import load_masked as load_masked
     from bottega.metrics.catalog import metric_label as metric_label
     from bottega.metrics.intervals import paired_difference as paired_difference
+    from bottega.objectives import DEFAULT_OBJECTIVE as DEFAULT_OBJECTIVE
     from bottega.planning.advise import Counsel as Counsel
     from bottega.planning.advise import advise as advise
     from bottega.planning.init import init as init

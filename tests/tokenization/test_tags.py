@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from bottega.evaluation.gazetteer import Gazetteer
-from bottega.objectives.tag import Scheme, WordSpan, decode_tags, encode_tags, tag_prefixes
+from bottega.objectives._tags import WordSpan, decode_tags, encode_tags, tag_prefixes
+from bottega.objectives.tag import Scheme
 from bottega.records import Entity, Tagged, Unusable
 from bottega.tokenization import unicode_words
 from bottega.tokenization.codec import Codec

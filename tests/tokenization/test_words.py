@@ -12,7 +12,8 @@ from bottega.data.encode import EncodedRows
 from bottega.data.example_cache import ExampleCache
 from bottega.errors import DataError
 from bottega.evaluation.gazetteer import Gazetteer
-from bottega.objectives.tag import Tag, snap_to_words
+from bottega.objectives._tags import snap_to_words
+from bottega.objectives.tag import Tag
 from bottega.records import Entity, Tagged, Unusable
 from bottega.tokenization.codec import Codec
 from making import make_codec

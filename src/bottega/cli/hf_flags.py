@@ -75,7 +75,7 @@ def recipe_document(flags: Flags) -> dict[str, Any]:
     if flags.text_template is not None:
         # A shell passes \n as two characters.
         document["data"]["text_template"] = flags.text_template.replace("\\n", "\n").replace("\\t", "\t")
-    document["objective"] = {"kind": "sft"}
+    document["objective"] = {"kind": bottega.DEFAULT_OBJECTIVE}
     document["optim"] = _optim_section(flags)
     if flags.eval_split is not None:
         document["evaluate"] = {} if flags.eval_steps is None else {"every": flags.eval_steps}

@@ -91,7 +91,7 @@ def classify(
         with busy(f"loading {model}"):
             classifier = bottega.load_classifier(model)
         with busy(f"classifying {len(texts)} texts"):
-            if classifier.objective.kind == "regress":
+            if classifier.objective.prediction == "number":
                 values = classifier.values(texts)
                 results = [({"value": value}, f"{value:.3f}") for value in values]
             else:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bottega import objectives
 from bottega.batch import Row
 from bottega.data.reader import read_records
 from bottega.evaluation.context import EvaluationContext
@@ -113,7 +114,7 @@ def _refusals(context: EvaluationContext, model: LanguageModel) -> Iterator[Scor
 
 def _read_sample(path: str, context: EvaluationContext, size: int) -> list[Record]:
     """A sample of the rows of a file, of any record type that SFT reads."""
-    reads = build_objective({"kind": "sft"}).reads
+    reads = objectives.load(objectives.DEFAULT_OBJECTIVE).reads
     # The replay rows of the recipe are read with its reading options; any other file says all that is needed itself.
     own = [source for source in context.recipe.replay_sources if source.path == resolve_source_path(path)]
     sources, bad_rows = own or [Source(path=resolve_source_path(path))], context.recipe.data.bad_rows
@@ -136,12 +137,12 @@ def _encode_general(record: Record, codec: Codec) -> Iterator[Row]:
 def _objective_for(record: Record, codec: Codec) -> Objective:
     # An encoder–decoder has a start token and reads a prompt apart, so plain text is SFT for it, too.
     plain = isinstance(record, Text) and not record.answer and codec.decoder_start is None
-    return build_objective({"kind": "causal" if plain else "sft"})
+    return build_objective({"kind": objectives.PLAIN_TEXT if plain else objectives.DEFAULT_OBJECTIVE})
 
 
 def _request_prompt(record: Record) -> Prompt | None:
     """The prompt of a row, or a whole text; None where it is neither."""
-    asked = build_objective({"kind": "sft"}).prompt_and_reference(record)
+    asked = build_objective({"kind": objectives.DEFAULT_OBJECTIVE}).prompt_and_reference(record)
     if asked is not None:
         return asked[0]
     return record.text if isinstance(record, Text) else None

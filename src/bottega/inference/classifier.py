@@ -24,9 +24,7 @@ from bottega.models.scorer import score_batches
 from bottega.models.scorer_setup import load_scorer
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
-from bottega.objectives import HeadKind
-from bottega.objectives.classify import Classify
-from bottega.objectives.tag import Tag, decode_tags
+from bottega.objectives import HeadKind, decode_tags
 from bottega.progress import ProgressCallback
 from bottega.records import MAX_SHOWN, Entity, Unusable
 from bottega.records.fields import SURROGATES
@@ -104,7 +102,7 @@ class Classifier(ScoringRun):
 
     def classify(self, texts: Sequence[str]) -> list[Classified]:
         """The labels of each text; a RunError of a reward model or a regression, which have none to give."""
-        if not isinstance(self.objective, Classify):
+        if self.objective.prediction not in ("class", "classes"):
             fix = "compare answers with scores, or: bottega evaluate"
             raise RunError(f"a model trained with {self.objective.kind} names no classes", where=self.name, fix=fix)
         rows, cut = list[Row](), list[bool]()
@@ -118,7 +116,7 @@ class Classifier(ScoringRun):
 
     def chances(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """[R, C] the probability of each label: of one among all, or with `multi_label` of each by itself."""
-        if isinstance(self.objective, Classify) and self.objective.multi_label:
+        if self.objective.prediction == "classes":
             return np.asarray(1 / (1 + np.exp(-scores)))
         shares = np.exp(scores - scores.max(1, keepdims=True))
         return np.asarray(shares / shares.sum(1, keepdims=True))
@@ -128,10 +126,9 @@ class Classifier(ScoringRun):
         return [float(value) for value in self.scores([self._row(text) for text in texts])[:, 0]]
 
     def _classified(self, chances: dict[str, float], cut: bool) -> Classified:
-        assert isinstance(self.objective, Classify)
         likeliest = max(chances, key=lambda label: chances[label])
         several = tuple(label for label, chance in chances.items() if chance > 0.5)
-        return Classified(likeliest, chances, several if self.objective.multi_label else (likeliest,), cut)
+        return Classified(likeliest, chances, several if self.objective.prediction == "classes" else (likeliest,), cut)
 
     def _row(self, text: str) -> Row:
         refuse_halves(text)
@@ -167,8 +164,7 @@ class Tagger(ScoringRun):
             raise DataError(unusable.reason, where=f"the text {text[:MAX_SHOWN]!r}", fix="write some words") from None
 
     def _spans(self, ids: NDArray[np.int64], words: Words) -> list[Entity]:
-        assert isinstance(self.objective, Tag)
-        scheme = self.objective.scheme
+        scheme = self.objective.tag_scheme
         kinds = [name.partition("-")[2] for name in self.labels[1 :: len(scheme) - 1]]
         found = decode_tags(ids.tolist(), scheme)
         return [Entity(words[one.first][0], words[one.stop - 1][1], kinds[one.label]) for one in found]

@@ -24,8 +24,7 @@ from bottega.models.scorer import score_batches
 from bottega.models.scorer_setup import load_scorer
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
-from bottega.objectives import Pooling
-from bottega.objectives.contrastive import pooled_row
+from bottega.objectives import Pooling, pooled_row
 from bottega.progress import ProgressCallback
 from bottega.records import Unusable
 from bottega.runs.resolve import resolve

@@ -18,35 +18,52 @@ from bottega.objectives._base import (
     Objective,
     Output,
     Pooling,
+    Prediction,
     Score,
     Statistic,
     smoothed_nll,
 )
+from bottega.objectives._embeddings import pooled_row, positive_mask, split_candidates
+from bottega.objectives._labels import parse_number
 from bottega.objectives._on_policy import OnPolicy, RewardedAnswer, equal_rewards
 from bottega.objectives._pairs import chosen_minus_rejected, logistic_loss, pair_metrics
 from bottega.objectives._rows import completion_row
+from bottega.objectives._tags import decode_tags, snap_to_words
 
 __all__ = [
+    "CUSTOM",
+    "DEFAULT_KINDS",
+    "DEFAULT_OBJECTIVE",
+    "PLAIN_TEXT",
     "SKIPPED_METRIC",
+    "SPANS_OF_TEXT",
+    "SUGGESTION_ORDER",
     "HeadKind",
     "Likelihood",
     "Objective",
     "OnPolicy",
     "Output",
     "Pooling",
+    "Prediction",
     "RewardedAnswer",
     "Score",
     "Statistic",
     "build_objective",
     "chosen_minus_rejected",
     "completion_row",
+    "decode_tags",
     "equal_rewards",
     "kinds",
     "load",
     "logistic_loss",
     "nearest_builtin_options",
     "pair_metrics",
+    "parse_number",
+    "pooled_row",
+    "positive_mask",
     "smoothed_nll",
+    "snap_to_words",
+    "split_candidates",
 ]
 
 # The objective that stands for a custom one that derives from no built-in one, by the head it trains.
@@ -57,6 +74,18 @@ DEFAULT_KINDS: Mapping[HeadKind, str] = {
     "masked": "masked",
     "embedding": "contrastive",
 }
+
+# Predicts answers: what fine-tuning is where nothing else is said.
+DEFAULT_OBJECTIVE = "sft"
+
+# Predict text as it is, by a decoder and by an encoder–decoder.
+PLAIN_TEXT, SPANS_OF_TEXT = "causal", "span"
+
+# The objective in a file of the user's.
+CUSTOM = "custom"
+
+# Rows of which nothing else is known are for the first of these that reads them.
+SUGGESTION_ORDER = ("dpo", "kto", "classify", "tag", "contrastive", "causal", "sft", "grpo")
 
 
 def kinds() -> list[str]:
@@ -80,7 +109,7 @@ def nearest_builtin_options(objective: Objective) -> dict[str, Any]:
     A run stores them so that its model can be used without executing the user's file, which may be gone by then.
     """
     # By module, because a custom class and its wrapper are subclasses of a built-in one too.
-    builtin_modules = {f"{__name__}.{kind}" for kind in kinds() if kind != "custom"}
+    builtin_modules = {f"{__name__}.{kind}" for kind in kinds() if kind != CUSTOM}
     bases = (base for base in type(objective).__mro__ if issubclass(base, Objective))
     builtin_bases = (base for base in bases if base.__module__ in builtin_modules)
     nearest = next(builtin_bases, load(DEFAULT_KINDS[objective.head]))

@@ -35,6 +35,10 @@ Pooling = Literal["mean", "first", "last"]
 HeadKind = str
 
 
+# What the scores of a head over whole texts mean: one class, any number of classes, a number, which of two is better.
+Prediction = Literal["class", "classes", "number", "preference"]
+
+
 class Score(NamedTuple):
     """A score to compute without gradient before an update; it becomes a column of the update's batches.
 
@@ -143,6 +147,21 @@ class Objective(BaseModel, ABC):
         return None
 
     # What an update needs
+
+    @property
+    def prediction(self) -> Prediction | None:
+        """What a score of a whole text means; None for other heads."""
+        return None
+
+    @property
+    def tag_scheme(self) -> str:
+        """The letters of the tags of words, such as BIO; empty for other heads."""
+        return ""
+
+    @classmethod
+    def example_options(cls, *, answered: bool) -> dict[str, Any]:
+        """Options that a new recipe must give, as an example; `answered`: the rows have reference answers."""
+        return {}
 
     @property
     def needs(self) -> tuple[Score | Statistic, ...]:

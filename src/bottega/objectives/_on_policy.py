@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from pydantic import Field
 from bottega.batch import Example, Ints, Row
 from bottega.objectives._base import Objective
 from bottega.objectives._rows import completion_row
-from bottega.objectives.rewards import Rewards
+from bottega.objectives.rewards import FROM_FILE, Rewards
 from bottega.records import Posed, Prompt, Record, Unusable
 
 if TYPE_CHECKING:
@@ -55,6 +55,11 @@ class OnPolicy(Objective):
     )
     stop: tuple[str, ...] = Field((), description="Texts that end an answer.")
     passes: int = Field(1, ge=1, description="Updates made from the same answers before new ones are sampled.")
+
+    @classmethod
+    def example_options(cls, *, answered: bool) -> dict[str, Any]:
+        # Without a reference answer only a reward of the user's own can say how good an answer is.
+        return {"rewards": ["exact"] if answered else [{"kind": FROM_FILE, "file": "my_reward.py"}]}
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Posed)

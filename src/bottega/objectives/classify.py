@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 
 from bottega.batch import Batch, Loss, Ratio, Row, Term
 from bottega.errors import DataError
-from bottega.objectives import HeadKind, Objective, Output, smoothed_nll
+from bottega.objectives import HeadKind, Objective, Output, Prediction, smoothed_nll
 from bottega.records import Labelled, Multilabelled, Record, label_name
 
 if TYPE_CHECKING:
@@ -58,6 +58,10 @@ class Classify(Objective):
         "`multi_label`: weight of the texts that have the label.",
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Probability spread evenly over all labels.")
+
+    @property
+    def prediction(self) -> Prediction:
+        return "classes" if self.multi_label else "class"
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         names = _label_names(record)

@@ -54,6 +54,10 @@ class Custom(Objective):
     file: str = Field(description="Python file with the class, relative to the recipe's folder.")
 
     @classmethod
+    def example_options(cls, *, answered: bool) -> dict[str, Any]:
+        return {"file": "my_loss.py"}
+
+    @classmethod
     def class_for(cls, options: Mapping[str, Any]) -> type[Objective]:
         file = options.get("file")
         if not isinstance(file, str):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from bottega.batch import Batch, Loss, Row, Term
-from bottega.errors import DataError
-from bottega.objectives import HeadKind, Objective, Output
+from bottega.objectives import HeadKind, Objective, Output, Prediction
+from bottega.objectives._labels import parse_number
 from bottega.records import Labelled, Record
 
 if TYPE_CHECKING:
@@ -34,6 +33,10 @@ class Regress(Objective):
         "1964).",
     )
 
+    @property
+    def prediction(self) -> Prediction:
+        return "number"
+
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Labelled)
         return [(codec.encode_pooled(record.where, record.text, parse_number(record)),)]
@@ -51,19 +54,3 @@ class Regress(Objective):
             error = deviation if self.error == "absolute" else deviation**2
         mean_error = Term(deviation.detach().sum(), "row")
         return Loss({self.error: Term(error.sum(), "row")}, metrics={"mean_error": mean_error})
-
-
-def parse_number(record: Labelled) -> float:
-    """The label as a number; a DataError if it is not a finite one."""
-    try:
-        value = float(record.label)
-    except ValueError:
-        value = math.nan
-    # float() also accepts "nan" and "inf".
-    if not math.isfinite(value):
-        raise DataError(
-            f"label {record.label!r} is not a number",
-            where=f"{record.where}, field label",
-            fix="correct it, or train with objective: {kind: classify}",
-        )
-    return value

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from bottega.batch import Batch, Loss, Row, Term
-from bottega.objectives import HeadKind, Objective, Output, chosen_minus_rejected, logistic_loss, pair_metrics
+from bottega.objectives import (
+    HeadKind,
+    Objective,
+    Output,
+    Prediction,
+    chosen_minus_rejected,
+    logistic_loss,
+    pair_metrics,
+)
 from bottega.records import Preference, Record
 
 if TYPE_CHECKING:
@@ -37,6 +45,10 @@ class Reward(Objective):
         "same for all pairs).",
     )
     centering: float = Field(0.0, ge=0, description="Weight of the loss that keeps scores around 0; 0.01 is usual.")
+
+    @property
+    def prediction(self) -> Prediction:
+        return "preference"
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Preference)

@@ -23,7 +23,7 @@ from bottega.models.checkpoint import load_model
 from bottega.models.dimensions import layer_count
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
-from bottega.objectives import OnPolicy
+from bottega.objectives import OnPolicy, rewards
 from bottega.packing import pack
 from bottega.progress import ProgressCallback, StatusCallback, progress_callback
 from bottega.recipe.schema import Model, Recipe
@@ -229,8 +229,8 @@ def _calibration_overrides(recipe: Recipe, config: Any, layers: int, folder: Pat
     if isinstance(recipe.objective, OnPolicy):
         # Random weights earn no reward, and updates with equal rewards are skipped: they would take no time.
         (folder / "varying.py").write_text(VARYING_REWARD, encoding="utf-8")
-        rewards = recipe.document()["objective"]["rewards"]
-        overrides["objective.rewards"] = [*rewards, {"kind": "custom", "file": str(folder / "varying.py")}]
+        own = recipe.document()["objective"]["rewards"]
+        overrides["objective.rewards"] = [*own, {"kind": rewards.FROM_FILE, "file": str(folder / "varying.py")}]
     return overrides
 
 

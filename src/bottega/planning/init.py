@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from bottega import adapters, objectives
 from bottega.errors import BottegaError, DataError, RecipeError
+from bottega.objectives import OnPolicy
 from bottega.recipe.schema import Data, Evaluate, Layout, Model, Optim, Recipe, Save, Source
 from bottega.records import (
     Chat,
@@ -34,20 +35,11 @@ from bottega.records import (
 from bottega.records.formats import record_types
 from bottega.suggestions import suggest_name
 
-# Objectives to suggest for rows, most specific first: the first that can read them is taken.
-LIKELY_OBJECTIVES = ("dpo", "kto", "classify", "tag", "contrastive", "causal", "sft", "grpo")
-
 # Classes of records by how likely a row that could be several is meant as one. Two texts with a number from 0 to 1 have
 # a similarity; any other value beside two texts is their label.
 RECORD_ORDER = (
     Compared, Text, Prompted, Chat, Preference, Unpaired, Labelled, Multilabelled, Tagged, Paired, Choice, Posed,
 )  # fmt: skip
-
-# Keys without a default, by objective.
-REQUIRED_KEYS: dict[str, dict[str, Any]] = {"custom": {"file": "my_loss.py"}, "grpo": {"rewards": ["exact"]}}
-
-# Prompts without a reference answer can be rewarded by a user-defined function only.
-CUSTOM_REWARD: dict[str, Any] = {"rewards": [{"kind": "custom", "file": "my_reward.py"}]}
 
 # Column of the comments.
 COMMENT_COLUMN = 46
@@ -89,7 +81,7 @@ def _relative_path(path: str | None, folder: Path) -> str | None:
 def suggest_objective(path: str, layout: Layout | None = None) -> str:
     """The objective that the rows of a file suggest, by the first of them; a DataError if there is none."""
     record = _first_record(path, (*RECORD_ORDER, *record_types()), layout or Layout())
-    for kind in LIKELY_OBJECTIVES:
+    for kind in objectives.SUGGESTION_ORDER:
         if isinstance(record, objectives.load(kind).reads):
             return kind
     what = "the file has no rows" if record is None else f"no objective for {type(record).__name__.lower()} rows"
@@ -124,7 +116,7 @@ def _header(task: str) -> Iterator[str]:
 
 def _recipe_lines(task: str, model: str | None, data: str | None, layout: Layout) -> Iterator[str]:
     objective = objectives.load(task)
-    from_scratch = task == "causal" and model is None
+    from_scratch = task == objectives.PLAIN_TEXT and model is None
     yield from _line("name", task, Recipe.model_fields["name"])
     yield from _line("seed", None, Recipe.model_fields["seed"])
     start: dict[str, Any] = {"base": model or "path/to/model"}
@@ -136,8 +128,8 @@ def _recipe_lines(task: str, model: str | None, data: str | None, layout: Layout
         yield from _section("adapter", adapters.load(adapters.DEFAULT), {"rank": 16, "alpha": 32})
     file_layout = layout.model_dump(exclude_defaults=True)
     yield from _section("data", Data, {"train": data or "rows.jsonl", "validation": 0.1, **file_layout})
-    no_reference = task == "grpo" and data is not None and not _has_reference_answer(data, layout)
-    required = CUSTOM_REWARD if no_reference else REQUIRED_KEYS.get(task, {})
+    no_reference = issubclass(objective, OnPolicy) and data is not None and not _has_reference_answer(data, layout)
+    required = objective.example_options(answered=not no_reference)
     yield from _section("objective", objective, {"kind": task, **required})
     optim: dict[str, Any] = {"optimizer": "muon", "lr": 5e-3, "update_tokens": 16384} if from_scratch else {"epochs": 3}
     yield from _section("optim", Optim, optim)

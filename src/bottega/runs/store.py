@@ -27,6 +27,7 @@ from typing import Any, TextIO
 
 import yaml
 
+from bottega import objectives
 from bottega.errors import RunError
 from bottega.events import Event
 from bottega.objectives import nearest_builtin_options
@@ -313,7 +314,7 @@ def _stored_document(recipe: Recipe) -> dict[str, Any]:
     document = recipe.document()
     return (
         document | {NEAREST_OBJECTIVE: nearest_builtin_options(recipe.objective)}
-        if recipe.objective.kind == "custom"
+        if recipe.objective.kind == objectives.CUSTOM
         else document
     )
 

@@ -55,8 +55,12 @@ class Replay:
     def __init__(self, recipe: Recipe, codec: Codec, folder: Path | None = None) -> None:
         assert recipe.guard is not None
         self.section, self.seed, self.codec = recipe.guard, recipe.seed, codec
-        text = "causal" if codec.decoder_start is None else "span"
-        kinds = [recipe.objective] if recipe.objective.head != "language" else [_plain(text), _plain("sft")]
+        text = objectives.PLAIN_TEXT if codec.decoder_start is None else objectives.SPANS_OF_TEXT
+        kinds = (
+            [recipe.objective]
+            if recipe.objective.head != "language"
+            else [_plain(text), _plain(objectives.DEFAULT_OBJECTIVE)]
+        )
         encoded = EncodedRows(ExampleCache(folder))
         bad_rows = recipe.data.bad_rows
         reads = tuple(dict.fromkeys(record_type for kind in kinds for record_type in kind.reads))

@@ -70,7 +70,7 @@ def _refuse_other_models(name: str) -> None:
     recipe = resolve(name).recipe
     if recipe is not None:
         kind = recipe.objective.kind
-        sound, what = kind == "reward", f"trained with {kind}"
+        sound, what = recipe.objective.prediction == "preference", f"trained with {kind}"
     else:
         config = load_stored_config(locate(name).base)
         (what, *_) = config.architectures or ["a model of no known kind"]

@@ -25,9 +25,7 @@ from bottega.evaluation.prompting import Shot
 from bottega.inference.classifier import Classifier
 from bottega.inference.language_model import LanguageModel
 from bottega.metrics.scores import Floats, Scores, class_scores, micro_f1, proportion, row_mean
-from bottega.objectives.classify import Classify
-from bottega.objectives.regress import Regress, parse_number
-from bottega.objectives.reward import Reward
+from bottega.objectives import parse_number
 from bottega.progress import progress_callback
 from bottega.records import Labelled, Record
 
@@ -47,14 +45,14 @@ def measure(context: EvaluationContext) -> Iterator[ModelResult]:
     examples = context.build_examples(context.codec(model.codec))
     rows = _flatten(examples.values)
     objective = context.recipe.objective
-    if isinstance(objective, Reward):
+    if objective.prediction == "preference":
         score, trivial = _score_preferences, _longer_answer(context, rows)
-    elif isinstance(objective, Regress):
+    elif objective.prediction == "number":
         score, trivial = _score_numbers, _mean_baseline(context, rows)
     else:
         context.progress("counting labels")
         counts = objective.count_labels(context.training_records())
-        several = isinstance(objective, Classify) and objective.multi_label
+        several = objective.prediction == "classes"
         score = _score_multi_label if several else _score_single_label
         trivial = (_most_frequent_of_several if several else _most_frequent)(model.labels, counts, rows)
     run = _score_model(context, model, rows, score)

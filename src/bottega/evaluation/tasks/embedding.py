@@ -16,7 +16,7 @@ from bottega.evaluation.context import EvaluationContext, ModelResult
 from bottega.evaluation.retrieval import Bm25Retriever
 from bottega.inference.embedder import Embedder
 from bottega.metrics.scores import Floats, Scores, proportion, row_mean
-from bottega.objectives.contrastive import positive_mask, split_candidates
+from bottega.objectives import positive_mask, split_candidates
 from bottega.records import Compared, Paired, Record
 
 # The baselines of an embedder where the user names none, besides its base model.

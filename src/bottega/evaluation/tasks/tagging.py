@@ -13,7 +13,7 @@ from bottega.evaluation.context import EvaluationContext, ModelResult
 from bottega.evaluation.gazetteer import Gazetteer
 from bottega.inference.classifier import Tagger
 from bottega.metrics.scores import Scores, micro_f1
-from bottega.objectives.tag import snap_to_words
+from bottega.objectives import snap_to_words
 from bottega.records import Entity, Record, Tagged
 from bottega.tokenization.codec import Codec
 

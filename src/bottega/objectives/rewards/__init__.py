@@ -64,6 +64,10 @@ class RewardFunction(BaseModel, ABC):
         """A finite number for each answer, higher for a better one."""
 
 
+# The reward in a file of the user's.
+FROM_FILE = "custom"
+
+
 def kinds() -> list[str]:
     """The names of all rewards."""
     return plugins.module_names(__path__)
