@@ -144,9 +144,9 @@ OTHER_MEANINGS = {
     "training/preview.py": {"masked"},
     "training/provenance.py": {"masked"},
     # Fields of rows that others write.
-    "data/formats.py": {"tag"},
-    "data/label_formats.py": {"tag"},
-    "data/messages.py": {"masked"},
+    "records/detection.py": {"tag"},
+    "records/formats/spans.py": {"tag"},
+    "records/messages.py": {"masked"},
 }
 
 
@@ -159,3 +159,9 @@ def test_no_objective_is_named_outside_its_folder(path: Path) -> None:
     """Adding, renaming or deleting an objective touches its file alone."""
     allowed = OTHER_MEANINGS.get(str(path.relative_to(SOURCE)), set())
     assert [place for place in named_objectives(path) if place.rpartition(" ")[2].strip("'") not in allowed] == []
+
+
+def test_every_exception_is_still_needed() -> None:
+    """An entry that allows nothing any more goes."""
+    for name, words in OTHER_MEANINGS.items():
+        assert words <= {place.rpartition(" ")[2].strip("'") for place in named_objectives(SOURCE / name)}, name
