@@ -122,8 +122,6 @@ def named_objectives(path: Path) -> list[str]:
 OTHER_MEANINGS = {
     # Words of other tools' users, and commands of this one.
     "cli/hints.py": {"sft", "classify"},
-    "models/heads/sequence.py": {"classify"},
-    "models/heads/token.py": {"tag"},
     # The demo is a user: its recipes name what they train.
     "demo/run.py": {"causal", "sft", "dpo"},
     # A backend of the lm-evaluation-harness.
