@@ -42,7 +42,7 @@ from bottega.seeding import derive
 from bottega.training import setup
 from bottega.training.needs import micro_batches
 from bottega.training.setup import Run, build
-from bottega.training.step import draw
+from bottega.training.step import sample_examples
 
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -279,7 +279,7 @@ def ours(folder: Path, work: Work, device: str, profiled: bool) -> Measured:
 def stepped(run: Run, update: Any) -> tuple[list[Batch], float]:
     """(what an update learned from, seconds in which that was written)"""
     started = time.perf_counter()
-    drawn = draw(run, update).examples
+    drawn = sample_examples(run, update).examples
     wrote = time.perf_counter() - started if run.rollouts is not None else 0.0
     batches = micro_batches(run, drawn)
     seed = partial(derive, run.recipe.seed, "dropout", update.step)

@@ -18,7 +18,6 @@ from bottega.models.config import load_config
 from bottega.models.tokenizer import load_tokenizer, mismatched_tokenizer_class
 from bottega.recipe.schema import Model
 from bottega.training.needs import micro_batches
-from bottega.training.rollout import LOGP
 from bottega.training.setup import Run, build
 from making import make_model, write_jsonl
 
@@ -55,7 +54,7 @@ def test_a_trained_model_loads_with_plain_from_pretrained(kind: str, tmp_path: P
     ids = torch.from_numpy(row.tokens)[None]
     with torch.no_grad():
         own = logp_of_all_but_first(plain(ids).logits, ids)[row.at]
-    torch.testing.assert_close(trained.score(batch, LOGP)["logp"], own, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(trained.score(batch, frozenset({"logp"}))["logp"], own, rtol=1e-4, atol=1e-4)
     assert "bottega" not in (tmp_path / "run" / "model" / "config.json").read_text()
 
 
@@ -77,7 +76,7 @@ def test_a_trained_adapter_loads_with_plain_peft(llama: Path, tmp_path: Path) ->
     ids = torch.from_numpy(row.tokens)[None]
     with torch.no_grad():
         own = logp_of_all_but_first(adapted(ids).logits, ids)[row.at]
-    torch.testing.assert_close(continued.engine.score(batch, LOGP)["logp"], own, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(continued.engine.score(batch, frozenset({"logp"}))["logp"], own, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama"])
@@ -179,7 +178,7 @@ def test_a_run_tells_that_its_tokenizer_will_be_read_otherwise(llama: Path, tmp_
         }
     )
     notes = [event.message for event in bottega.train(recipe, tmp_path / "run") if event.type == "noted"]
-    assert sum("makes a Qwen2Tokenizer of this tokenizer" in note for note in notes) == 1
+    assert sum("loads this tokenizer as Qwen2Tokenizer" in note for note in notes) == 1
 
 
 @pytest.mark.parametrize("kind", ["clip", "emu3_text_model"])

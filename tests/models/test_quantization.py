@@ -181,7 +181,7 @@ def test_a_run_learns_is_resumed_to_the_bit_and_measured_as_it_was_trained(kind:
     given = recipe(tmp_path, kind, evaluate={"every": 3}, save={"every": 2})
     events = list(bottega.train(given, tmp_path / "whole"))
     (note,) = [event.message for event in events if event.type == "noted" and event.subject == "quantized"]
-    assert f"14 linear layers are kept as {kind}" in note
+    assert f"14 linear layers are stored as {kind}" in note
     stepped = [event.loss for event in events if event.type == "stepped"]
     assert stepped[-1] < stepped[0] - 0.5
 

@@ -147,7 +147,7 @@ def test_a_reward_model_judges(place: Path) -> None:
 
 @pytest.mark.parametrize("name", ["sft", "base"])
 def test_a_model_that_has_no_score_to_give_is_no_judge(place: Path, name: str) -> None:
-    with pytest.raises(ModelError, match="no reward model"):
+    with pytest.raises(ModelError, match="not a reward model"):
         run(place, f"judged-by-{name}", {"kind": "model", "model": name})
     assert not (place / f"judged-by-{name}" / "checkpoints").exists()
 

@@ -18,7 +18,6 @@ from bottega.runs.store import RunStore
 from bottega.runs.summary import summary
 from bottega.training import provenance
 from bottega.training.needs import micro_batches
-from bottega.training.rollout import LOGP
 from bottega.training.setup import build
 from bottega.training.validation import Validation
 from making import WORDS, write_jsonl
@@ -344,4 +343,4 @@ def test_an_adapter_on_the_head_is_not_overlooked(recipe: Callable, tmp_path: Pa
         logits = network.eval()(torch.from_numpy(row.tokens)[None]).logits[0]
     network.set_attn_implementation("bottega")
     wanted = logits.log_softmax(-1)[row.at, row.label]
-    torch.testing.assert_close(session.engine.score(batch, LOGP)["logp"], wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(session.engine.score(batch, frozenset({"logp"}))["logp"], wanted, rtol=1e-4, atol=1e-4)

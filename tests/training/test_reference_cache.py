@@ -11,10 +11,9 @@ from bottega.data.train_tokenizer import train_tokenizer
 from bottega.errors import CheckpointError, ModelError, RecipeError
 from bottega.models.scorer_setup import load_scorer
 from bottega.recipe.schema import Recipe
-from bottega.training.input_files import files_of
+from bottega.training.input_files import list_input_files
 from bottega.training.needs import micro_batches
 from bottega.training.reference_cache import ReferenceCache
-from bottega.training.rollout import LOGP
 from bottega.training.setup import Run, build
 from making import make_model, write_jsonl
 
@@ -106,8 +105,8 @@ def test_a_model_named_is_the_reference(more: dict, tmp_path: Path) -> None:
     with torch.no_grad():
         wanted = plain(batch, frozenset({"logp"}))["logp"]
     torch.testing.assert_close(batch.columns["reference"], wanted, rtol=0, atol=1e-5)
-    assert (batch.columns["reference"] - one.engine.score(batch, LOGP)["logp"]).abs().max() > 1e-2
-    assert str(other / "model.safetensors") in map(str, files_of(one.recipe))
+    assert (batch.columns["reference"] - one.engine.score(batch, frozenset({"logp"}))["logp"]).abs().max() > 1e-2
+    assert str(other / "model.safetensors") in map(str, list_input_files(one.recipe))
 
 
 def test_one_that_packs_nothing_keeps_the_policy_from_it(tmp_path: Path) -> None:

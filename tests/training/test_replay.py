@@ -124,7 +124,7 @@ def test_general_rows_are_drawn_evenly_and_the_same_at_every_step(tmp_path: Path
     assert {len(part) for part in drawn} == {3, 4}, "0.3 / 0.7 of 8 is 3.43"
     assert np.mean([len(part) for part in drawn]) == pytest.approx(0.3 / 0.7 * 8, abs=0.02)
     counts = Counter(example.id for part in drawn for example in part)
-    assert len(counts) == len(guarded.kept)
+    assert len(counts) == len(guarded.train_indices)
     assert max(counts.values()) - min(counts.values()) <= 1
     assert not {example.id for example in guarded.held_out} & set(counts)
     again = Replay(session.recipe, session.data.codec)
@@ -165,7 +165,7 @@ def test_a_run_that_forgets_too_much_ends(base: Path, tmp_path: Path) -> None:
     finished = events[-1]
     assert finished.type == "finished"
     assert finished.step < 30
-    assert "the loss on general rows has risen by" in finished.reason
+    assert "the loss on replay rows has risen by" in finished.reason
     assert list(bottega.resume(tmp_path / "run")) == []
 
 

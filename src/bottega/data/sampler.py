@@ -18,7 +18,6 @@ from bottega.batch import Example
 from bottega.data.example_cache import ExampleCache
 from bottega.data.windows import Windows
 from bottega.errors import DataError
-from bottega.objectives import OnPolicy
 from bottega.recipe.schema import Recipe
 from bottega.seeding import derive
 from bottega.tokenization.codec import Codec
@@ -80,7 +79,7 @@ class Sampler:
         self.epoch_examples = sum(count for _, count in self.parts)
         self.update_tokens = recipe.optim.update_tokens
         self.update_examples = recipe.optim.examples or DEFAULT_EXAMPLES
-        self.passes = recipe.objective.passes if isinstance(recipe.objective, OnPolicy) else 1
+        self.passes = on_policy.passes if (on_policy := recipe.objective.on_policy) else 1
         self.steps = recipe.optim.steps or self.passes * self._steps(recipe.optim.epochs or 1.0)
 
     @property

@@ -36,7 +36,6 @@ from bottega.evaluation.reward_scores import GeneratedAnswer, reward_scores
 from bottega.inference.language_model import LanguageModel
 from bottega.metrics.answers import Metric
 from bottega.metrics.scores import Floats, Scores, class_scores, proportion, weighted_mean
-from bottega.objectives import OnPolicy
 from bottega.progress import ProgressCallback, progress_callback
 from bottega.records import Prompt, Unusable, Variables
 from bottega.sampling import Sampling
@@ -287,7 +286,7 @@ def _score_answers(
     texts = _answer_texts(answers)
     references = [() if question is None else (question.answer,) for question in questions.questions]
     scores = [metric.scores(texts, references) for metric in questions.metrics]
-    if isinstance(context.recipe.objective, OnPolicy):
+    if context.recipe.objective.on_policy:
         where = [None if question is None else question.where for question in questions.questions]
         scores += reward_scores(context, where, answers)
     if context.judge is not None:

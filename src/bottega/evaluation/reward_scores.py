@@ -16,7 +16,6 @@ from bottega.evaluation.context import EvaluationContext, ModelResult
 from bottega.evaluation.cost import Cost
 from bottega.inference.language_model import LanguageModel
 from bottega.metrics.scores import Scores, row_mean
-from bottega.objectives import OnPolicy
 from bottega.objectives.rewards import SampledAnswer
 from bottega.progress import progress_callback
 from bottega.records import Posed, Record, Unusable
@@ -40,8 +39,8 @@ def reward_scores(
 
     where  the location of each answer's record
     """
-    objective = context.recipe.objective
-    assert isinstance(objective, OnPolicy)
+    objective = context.recipe.objective.on_policy
+    assert objective is not None
     # Spares may have replaced records, so both are searched.
     prompts = {record.where: record for record in (*context.records, *context.spares) if isinstance(record, Posed)}
     pairs = zip(where, answers, strict=True)
@@ -96,16 +95,16 @@ def _sample_prompts(context: EvaluationContext, codec: Codec) -> tuple[list[Reco
 
 def _encode_prompt(context: EvaluationContext, record: Record, codec: Codec) -> Row:
     """The row of a prompt, as training encodes it."""
-    objective = context.recipe.objective
+    objective = context.recipe.objective.on_policy
     assert isinstance(record, Posed)
-    assert isinstance(objective, OnPolicy)
+    assert objective is not None
     return codec.encode_prompt_row(record, objective.tokens)
 
 
 def _score_model(context: EvaluationContext, model: LanguageModel, records: Sequence[Record], name: str) -> ModelResult:
     """The rewards of a model's greedy answers; rows that are too long for it are unknown."""
-    objective, codec = context.recipe.objective, context.codec(model.codec)
-    assert isinstance(objective, OnPolicy)
+    objective, codec = context.recipe.objective.on_policy, context.codec(model.codec)
+    assert objective is not None
     prompts = dict[int, list[int]]()
     for index, record in enumerate(records):
         try:

@@ -52,7 +52,9 @@ __all__ = [
     "chosen_minus_rejected",
     "completion_row",
     "decode_tags",
+    "default_for_head",
     "equal_rewards",
+    "for_plain_text",
     "kinds",
     "load",
     "logistic_loss",
@@ -86,6 +88,16 @@ CUSTOM = "custom"
 
 # Rows of which nothing else is known are for the first of these that reads them.
 SUGGESTION_ORDER = ("dpo", "kto", "classify", "tag", "contrastive", "causal", "sft", "grpo")
+
+
+def for_plain_text(*, encoder_decoder: bool) -> Objective:
+    """The objective that trains a language model on texts without a prompt."""
+    return build_objective({"kind": "span" if encoder_decoder else "causal"})
+
+
+def default_for_head(head: HeadKind) -> Objective:
+    """The usual objective of models with this head, at its default options."""
+    return build_objective({"kind": DEFAULT_KINDS[head]})
 
 
 def kinds() -> list[str]:

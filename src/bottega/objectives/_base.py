@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,6 +18,7 @@ from bottega.records import Prompt, Record
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bottega.objectives._on_policy import OnPolicy
     from bottega.tokenization.codec import Codec
 
 
@@ -172,6 +174,22 @@ class Objective(BaseModel, ABC):
     def compares_with_reference(self) -> bool:
         """Whether a frozen copy of the initial policy is needed."""
         return any(isinstance(need, Score) and need.by == "reference" for need in self.needs)
+
+    @property
+    def on_policy(self) -> OnPolicy | None:
+        """This objective, if it learns from answers sampled from the policy; else None."""
+        return None
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """Models that the objective loads beside the policy and its reference, such as reward models."""
+        return ()
+
+    @property
+    def code_files(self) -> tuple[Path, ...]:
+        """The user's own Python files that the objective runs."""
+        file = getattr(self, "file", None)
+        return (Path(file),) if file else ()
 
     def is_informative(self, examples: Sequence[Example]) -> bool:
         """Whether an update of these examples has a gradient; the sampler skips those that have none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -60,6 +61,18 @@ class OnPolicy(Objective):
     def example_options(cls, *, answered: bool) -> dict[str, Any]:
         # Without a reference answer only a reward of the user's own can say how good an answer is.
         return {"rewards": ["exact"] if answered else [{"kind": FROM_FILE, "file": "my_reward.py"}]}
+
+    @property
+    def on_policy(self) -> OnPolicy:
+        return self
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        return tuple(name for reward in self.rewards for name in reward.model_names)
+
+    @property
+    def code_files(self) -> tuple[Path, ...]:
+        return (*super().code_files, *(path for reward in self.rewards for path in reward.code_files))
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
         assert isinstance(record, Posed)

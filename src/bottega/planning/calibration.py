@@ -23,7 +23,7 @@ from bottega.models.checkpoint import load_model
 from bottega.models.dimensions import layer_count
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
-from bottega.objectives import OnPolicy, rewards
+from bottega.objectives import rewards
 from bottega.packing import pack
 from bottega.progress import ProgressCallback, StatusCallback, progress_callback
 from bottega.recipe.schema import Model, Recipe
@@ -120,7 +120,7 @@ def calibrate(recipe: Recipe, config: Any, tell: StatusCallback) -> Calibration:
 
 def pack_without_running(recipe: Recipe, dataset: Dataset) -> Calibration:
     """A calibration with the computed fraction only: the first updates are packed, no model runs."""
-    if isinstance(recipe.objective, OnPolicy):
+    if recipe.objective.on_policy:
         # The rows of an update are its answers, which do not exist yet.
         return Calibration(0, 0.0, 0.0, 0.0, 0.0, 1.0)
     updates = islice(Sampler(dataset.train.examples, recipe, dataset.codec).updates(), PACKED_UPDATES)
@@ -133,8 +133,8 @@ def pack_without_running(recipe: Recipe, dataset: Dataset) -> Calibration:
 
 def update_count(recipe: Recipe) -> int:
     """Updates of a calibration run; at least two rounds where answers are sampled."""
-    if isinstance(recipe.objective, OnPolicy):
-        return max(ON_POLICY_UPDATES, 2 * recipe.objective.passes)
+    if on_policy := recipe.objective.on_policy:
+        return max(ON_POLICY_UPDATES, 2 * on_policy.passes)
     return UPDATES
 
 
@@ -205,7 +205,7 @@ def _measurement(recipe: Recipe, trial: TrialResult) -> Measurement:
         seconds=[event.seconds for event in trial.updates],
         tokens=[event.tokens for event in trial.updates],
         tokens_real=[event.tokens_real for event in trial.updates],
-        passes=recipe.objective.passes if isinstance(recipe.objective, OnPolicy) else 1,
+        passes=on_policy.passes if (on_policy := recipe.objective.on_policy) else 1,
     )
 
 
@@ -226,7 +226,7 @@ def _calibration_overrides(recipe: Recipe, config: Any, layers: int, folder: Pat
         if recipe.adapter is not None and recipe.adapter.start is not None:
             # A trained adapter does not fit the shortened model.
             overrides["adapter"] = {"rank": 16}
-    if isinstance(recipe.objective, OnPolicy):
+    if recipe.objective.on_policy:
         # Random weights earn no reward, and updates with equal rewards are skipped: they would take no time.
         (folder / "varying.py").write_text(VARYING_REWARD, encoding="utf-8")
         own = recipe.document()["objective"]["rewards"]

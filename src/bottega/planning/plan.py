@@ -14,7 +14,6 @@ from bottega.data.sampler import Sampler
 from bottega.errors import BottegaError
 from bottega.hardware.datasheets import Datasheet, find_datasheet
 from bottega.hardware.device import available_device
-from bottega.objectives import OnPolicy
 from bottega.planning.calibration import Calibration, calibrate, pack_without_running
 from bottega.planning.changes import apply_changes, memory_saving_changes
 from bottega.planning.memory import (
@@ -200,8 +199,8 @@ def _energy_and_cost(
 def _tokens_per_example(recipe: Recipe, dataset: Dataset) -> float:
     """Mean tokens of an example. Sampled answers count with their greatest length, as nothing is known of them."""
     mean = float(dataset.train.examples.tokens.mean())
-    objective = recipe.objective
-    return objective.group * (mean + objective.tokens) if isinstance(objective, OnPolicy) else mean
+    on_policy = recipe.objective.on_policy
+    return on_policy.group * (mean + on_policy.tokens) if on_policy else mean
 
 
 def _disk_bytes(recipe: Recipe, parts: Mapping[str, int]) -> int:
@@ -220,7 +219,7 @@ def _disk_bytes(recipe: Recipe, parts: Mapping[str, int]) -> int:
 def _seconds_by_datasheet(recipe: Recipe, dataset: Dataset, datasheet: Datasheet, tokens: float) -> float | None:
     """Seconds of all updates, by their FLOPs; None if the device's speed is unknown, or FLOPs do not decide."""
     # Generation is bound by memory bandwidth, not by arithmetic.
-    if not datasheet.flops or isinstance(recipe.objective, OnPolicy):
+    if not datasheet.flops or recipe.objective.on_policy:
         return None
     weights = memory_estimate.counts(recipe, dataset.config).total
     # FLOPs per weight and token: 2 forward, 2 for the gradient of activations, 2 for that of weights; a frozen base

@@ -1,1 +1,1 @@
-"""A run: its data, its model, one step after the other, and what is saved of it."""
+"""Training: build a run from its recipe, make its updates, validate, and save checkpoints and the result."""

@@ -1,4 +1,4 @@
-"""What a run does after which update: validate, save, show answers, keep checkpoints."""
+"""The schedule of a run: after which updates it validates, saves a checkpoint or logs sampled answers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from bottega.recipe.schema import Recipe
 
+# Validations of a run without `evaluate.every`, and rounds of sampled answers that become events.
 VALIDATIONS = 10
-"""How often a run validates where `evaluate.every` does not say."""
 
 
 @dataclass(frozen=True)
 class Due:
-    """The plan of a run of `steps` updates, of which `passes` learn from the same round of answers."""
+    """The schedule of a run of `steps` updates, of which `passes` at a time train on the same sampled answers."""
 
     recipe: Recipe
     steps: int
@@ -21,11 +21,12 @@ class Due:
     def validation(self, step: int) -> bool:
         if self.recipe.evaluate is None:
             return False
+        # The last update always counts: its weights may be the result.
         every = self.recipe.evaluate.every or max(1, self.steps // VALIDATIONS)
         return step % every == 0 or step == self.steps
 
     def answers(self, step: int) -> bool:
-        """Whether sampled answers become an event: about ten times in a run."""
+        """Whether sampled answers are logged as an event: about ten times in a run."""
         rounds, index = self.steps // self.passes, (step - 1) // self.passes
         return index % max(1, rounds // VALIDATIONS) == 0
 
@@ -38,10 +39,10 @@ class Due:
 
     @property
     def kept(self) -> int:
-        """How many of the newest checkpoints stay."""
+        """How many of the newest checkpoints are kept."""
         return self.recipe.save.keep if self.recipe.save else 1
 
     @property
     def keeps_best(self) -> bool:
-        """Whether the best weights so far must be kept."""
+        """Whether the checkpoint with the best validation loss is kept."""
         return self.stops_early or self.recipe.save is not None

@@ -1,4 +1,4 @@
-"""The files a run depends on: which they are, and whether they are what they were."""
+"""The files a run depends on, and the check that none has changed before a resume."""
 
 from __future__ import annotations
 
@@ -9,38 +9,42 @@ from typing import Any
 from bottega.data import sources
 from bottega.errors import RunError
 from bottega.models.source import adapter_folder, locate
-from bottega.objectives import OnPolicy
-from bottega.objectives.rewards.model import ModelReward
 from bottega.recipe.schema import Recipe
 from bottega.runs.atomic_files import checksum
 from bottega.tokenization import builtin_templates
 
+# What decides how a model and its tokenizer compute; other files of their folders may change freely.
+MODEL_FILES = ("config.json", "adapter_config.json", "tokenizer*.json", "chat_template.jinja", "*.safetensors")
 
-def files_of(recipe: Recipe) -> list[Path]:
-    """Every file whose change would make a resume another run: rows, base weights, a continued adapter, own code."""
-    rewards = recipe.objective.rewards if isinstance(recipe.objective, OnPolicy) else []
-    judges = [one.model for one in rewards if isinstance(one, ModelReward)]
-    named = [locate(name) for name in (recipe.model.base, recipe.model.reference, *judges) if name]
-    folders = [str(folder) for one in named for folder in (one.base, one.adapter) if folder]
-    folders += [str(adapter_folder(recipe.adapter.start))] if recipe.adapter and recipe.adapter.start else []
-    folders += [recipe.model.tokenizer] if recipe.model.tokenizer else []
-    names = ("config.json", "adapter_config.json", "tokenizer*.json", "chat_template.jinja", "*.safetensors")
-    weights = [path for folder in folders for name in names for path in sorted(Path(folder).glob(name))]
-    rows = [
-        path
-        for source in (*recipe.train_sources, *recipe.validation_sources, *recipe.replay_sources)
-        for path in sources.source_files(source)
+
+def list_input_files(recipe: Recipe) -> list[Path]:
+    """Every file whose change would make a resume another run: data, weights, templates and the user's own code."""
+    objective = recipe.objective
+    names = (recipe.model.base, recipe.model.reference, *objective.model_names)
+    models = [locate(name) for name in names if name]
+    folders = [str(folder) for model in models for folder in (model.base, model.adapter) if folder]
+    if recipe.adapter and recipe.adapter.start:
+        folders.append(str(adapter_folder(recipe.adapter.start)))
+    if recipe.model.tokenizer:
+        folders.append(recipe.model.tokenizer)
+    model_files = [path for folder in folders for name in MODEL_FILES for path in sorted(Path(folder).glob(name))]
+    data_sources = (*recipe.train_sources, *recipe.validation_sources, *recipe.replay_sources)
+    data_files = [path for source in data_sources for path in sources.source_files(source)]
+    return [
+        *data_files,
+        *model_files,
+        *builtin_templates.template_files(recipe.data.template),
+        *objective.code_files,
     ]
-    own = builtin_templates.template_files(recipe.data.template)
-    own += [Path(file) for one in (recipe.objective, *rewards) if (file := getattr(one, "file", None))]
-    return [*rows, *weights, *own]
 
 
 def check_unchanged(recipe: Recipe, place: Mapping[str, Any] | None) -> None:
-    """A RunError where a file is not as it was when the run began."""
-    for path in files_of(recipe) if place else []:
-        known = (place or {})["files"].get(str(path))
-        if path.exists() and known != checksum(path):
+    """Raise a RunError if a file differs from its checksum in `place.json`; a run that has not begun has none."""
+    if not place:
+        return
+    for path in list_input_files(recipe):
+        # A missing file is reported by whatever reads it, with a better message.
+        if path.exists() and place["files"].get(str(path)) != checksum(path):
             raise RunError(
                 "this file has changed since the run began",
                 where=str(path),

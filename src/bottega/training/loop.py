@@ -1,7 +1,7 @@
-"""The loop every run goes through, as a generator of events.
+"""The training loop: train a recipe or resume a run, as a generator of events.
 
-Closing the generator stops it where it is. A run that is asked to stop (`stop`) saves what it takes to go on first.
-torch is imported only once the run folder stands, so that a run killed at any moment after that can be resumed.
+Closing the generator stops the run at once. If `stop` returns true, the run saves a checkpoint of its last update
+first. torch is imported only after the run folder exists, so that a run killed from then on can be resumed.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,14 +33,15 @@ if TYPE_CHECKING:
     from bottega.training.setup import Run
     from bottega.training.validation import Validation
 
+# Step and position of a checkpoint.
 STATE = "state.json"
 
+# Returns whether the run should stop; called between micro-batches.
 Stop = Callable[[], bool]
-"""Whether the run is to stop; asked between micro-batches."""
 
 
 class _Stopped(Exception):
-    """The run was asked to stop, and has made no update since the one before."""
+    """`stop` returned true; the gradient of the update in progress is lost."""
 
 
 def never() -> bool:
@@ -52,15 +53,16 @@ def train(
 ) -> Generator[Event, None, None]:
     """Run a recipe in a new folder (`out`, or `runs/<name>-<n>`), yielding its events as they happen.
 
-    A run that ends before its first update, by an error or because it was asked to, leaves no folder.
+    A run that fails or is stopped before its first update leaves no folder.
 
-    written  the recipe's own text, kept as `recipe.yaml`
-    stop     asked between micro-batches: where it says so, a checkpoint of the last update is saved, and it ends
+    written  the text of the recipe, kept as `recipe.yaml` with its comments
+    stop     called between micro-batches: once it returns true, a checkpoint of the last update is saved and the run
+             ends
     """
     check_report_packages(recipe)
     with RunStore.create(recipe, written or recipe_yaml(recipe), Path(out) if out else None) as run:
         try:
-            yield from _recorded(run, stop)
+            yield from _log_events(run, stop)
         except GeneratorExit:
             raise
         except BaseException:
@@ -75,60 +77,60 @@ def _discard_unless_begun(run: RunStore) -> None:
 
 
 def resume(folder: str | Path, *, stop: Stop = never) -> Generator[Event, None, None]:
-    """Continue a run from its newest whole checkpoint, or from its start; nothing happens to a finished one."""
+    """Continue a run from its newest intact checkpoint, else from its start; a finished run yields nothing."""
     with RunStore.open(Path(folder)) as run:
         if not run.finished:
             check_report_packages(run.recipe)
-            yield from _recorded(run, stop)
-        elif RunHistory(run).last_step and not any(event["type"] == "finished" for event in run.history()):
-            # Ended between the result and the line that tells of it.
-            yield run.record(_finished(run))
+            yield from _log_events(run, stop)
+        elif RunHistory(run).last_step and not any(isinstance(event, Finished) for event in RunHistory(run).events):
+            # The process ended between writing the result and logging the event.
+            yield run.record(_finished_event(run))
 
 
-def _recorded(run: RunStore, stop: Stop) -> Iterator[Event]:
-    """The run's events, each written down before it is yielded; so is what ended it early."""
+def _log_events(run: RunStore, stop: Stop) -> Iterator[Event]:
+    """The events of the run, each written to the log before it is yielded, and a `Failed` event for an error."""
     try:
-        with event_writer(run.recipe, run.folder) as tell, other_programs.load_watch() as watch:
-            for event in _life(run, watch, stop):
-                tell(run.record(event))
+        with event_writer(run.recipe, run.folder) as write_event, other_programs.load_watch() as watch:
+            for event in _run_with_settings(run, watch, stop):
+                write_event(run.record(event))
                 yield event
     except Exception as error:
-        steps = [event["step"] for event in run.history()]
-        with contextlib.suppress(CheckpointError, RunError):  # on a full disk the error itself must do
+        steps = [event.step for event in RunHistory(run).events]
+        with contextlib.suppress(CheckpointError, RunError):  # a full disk: the original error is raised all the same
             run.record(Failed(step=max(steps, default=0), error=type(error).__name__, message=str(error)))
         raise
 
 
-def _life(store: RunStore, watch: LoadWatch, stop: Stop) -> Iterator[Event]:
-    """The events of a run, each computed under the run's own settings of the process, which end at every yield."""
+def _run_with_settings(store: RunStore, watch: LoadWatch, stop: Stop) -> Iterator[Event]:
+    """The events of a run. Its process settings (threads, determinism) hold while it computes, not between yields."""
     with memory.frozen_imports():
         from bottega.hardware.process import compute_settings, iterate_within
         from bottega.training.setup import chosen_threads
 
     threads = chosen_threads(store.recipe, store.place)
-    yield from iterate_within(_computed(store, watch, stop), lambda: compute_settings(threads))
+    yield from iterate_within(_run(store, watch, stop), lambda: compute_settings(threads))
 
 
-def _computed(store: RunStore, watch: LoadWatch, stop: Stop) -> Iterator[Event]:
-    """Build or restore the run, say what it is, train it, write its result."""
+def _run(store: RunStore, watch: LoadWatch, stop: Stop) -> Iterator[Event]:
+    """Build or restore the run, report its sizes, train it, and write its result."""
     from bottega.training import provenance
     from bottega.training.validation import Validation
 
     resumed = store.place is not None
-    run = _built(store, watch)
+    run = _build(store, watch)
     loop = _Loop(store, run, Due(run.recipe, run.sampler.steps, run.sampler.passes), Validation(run), watch)
-    checkpoint, damaged = _newest_whole(store)
+    checkpoint, damaged = _newest_intact(store)
     yield from damaged
     step, position = _restore(run, checkpoint) if checkpoint else (0, 0)
     yield provenance.started(run, step, resumed=resumed)
     yield from _new_notes(store, run, step)
-    run.engine.check_stop = lambda: _pause(stop)
+    run.engine.check_stop = lambda: _raise_if_stopped(stop)
     if (yield from loop.train_until_done(step, position)):
         yield from loop.finish()
 
 
-def _built(store: RunStore, watch: LoadWatch) -> Run:
-    """The run in memory; where it begins, what was chosen for it is written to `place.json`."""
+def _build(store: RunStore, watch: LoadWatch) -> Run:
+    """The run in memory; for a new one, its choices are written to `place.json`."""
     from bottega.training import provenance
     from bottega.training.setup import build
 
@@ -143,31 +145,26 @@ def _built(store: RunStore, watch: LoadWatch) -> Run:
 
 
 def _new_notes(store: RunStore, run: Run, step: int) -> Iterator[Noted]:
-    """What a user should know before the first update, and was not told by an earlier start."""
+    """Notes before the first update that no earlier start of the run has logged."""
     from bottega.training import provenance
 
     notes = [*provenance.notes(run, step)]
     if changed := edited_recipe_note(store.folder):
         notes.append(Noted(step=step, subject="recipe", message=changed))
-    earlier = [event for event in store.history() if event["type"] == "noted"]
-    yield from (note for note in notes if not any(_same(note, event) for event in earlier))
+    earlier = [(note.subject, note.message, note.details) for note in RunHistory(store).notes]
+    yield from (note for note in notes if (note.subject, note.message, note.details) not in earlier)
 
 
-def _same(note: Noted, event: Mapping[str, Any]) -> bool:
-    """Whether a stored event says what a note says."""
-    return (note.subject, note.message, note.details) == (event["subject"], event["message"], event["details"])
-
-
-def _pause(stop: Stop) -> None:
+def _raise_if_stopped(stop: Stop) -> None:
     if stop():
         raise _Stopped
 
 
 @dataclass
 class _Loop:
-    """A run going on: its folder, what it is in memory, and when it does what.
+    """A run in progress: its folder, its state in memory, and its schedule of validations and checkpoints.
 
-    done  (step, position of the next example) of the start and of each update made
+    progress  (step, position of the next example in the stream) of the last update, or of the start
     """
 
     store: RunStore
@@ -175,32 +172,32 @@ class _Loop:
     due: Due
     validation: Validation
     watch: LoadWatch
-    done: list[tuple[int, int]] = field(default_factory=list)
+    progress: tuple[int, int] = (0, 0)
 
     @property
     def past(self) -> RunHistory:
         return RunHistory(self.store)
 
     def train_until_done(self, step: int, position: int) -> Generator[Event, None, bool]:
-        """Update after update; whether there is a result to write: not where the run was asked to stop."""
-        self.done = [(step, position)]
+        """Train to the end; return whether there is a result to write, which a stopped run has not."""
+        self.progress = step, position
         try:
             yield from self._train()
             return True
         except _Stopped:
-            step, position = self.done[-1]
+            step, position = self.progress
             if step > 0 and step not in self.store.saved_steps():
                 yield self._save(step, position)
             return False
 
     def _train(self) -> Iterator[Event]:
-        """Update after update; validate and save when due; stop early where the recipe says so."""
+        """Make update after update; validate and save when due; end early if the recipe's conditions are met."""
         from bottega.training.step import Clock
 
         if self.past.should_stop:
             return
-        step, position = self.done[-1]
-        # A run that was asked to stop while it validated does so now.
+        step, position = self.progress
+        # A run stopped during a validation repeats it now.
         if self.due.validation(step) and (step == 0 or not self.past.was_validated(step)):
             yield self._validate(step)
             if step and self.past.should_stop:
@@ -209,32 +206,32 @@ class _Loop:
         for update in self.run.sampler.updates(step, position):
             yield from self._update(update, clock, slowdown)
             if self.due.validation(update.step):
-                # Written down before any checkpoint of this step, so that a resume finds it.
+                # Logged before any checkpoint of this step: a resume from that checkpoint does not validate again.
                 yield self._validate(update.step)
             if self._is_checkpoint(update.step):
                 yield self._save(update.step, update.position)
             if self.due.validation(update.step) and self.past.should_stop:
                 return
-            clock.lap()  # validating and saving after an update is no part of the next one's time
+            clock.lap()  # validation and saving do not count in the time of the next update
 
     def _update(self, update: Update, clock: Any, slowdown: SlowdownDetector) -> Iterator[Event]:
-        from bottega.training.step import draw, train_step
+        from bottega.training.step import sample_examples, train_step
 
-        if update.passed and not any(SKIPPED_METRIC in event.get("metrics", {}) for event in self.store.history()):
-            what = "examples that have nothing to tell apart were drawn together: they are passed over for others"
-            yield Noted(step=update.step, subject="passed over", message=what, details={"examples": update.passed})
+        if update.passed and not any(SKIPPED_METRIC in event.metrics for event in self.past.updates):
+            message = "updates whose examples cannot be compared with each other are passed over for others"
+            yield Noted(step=update.step, subject="passed over", message=message, details={"examples": update.passed})
         self.run.engine.check_stop()
-        drawn = draw(self.run, update)
-        if drawn.answered is not None and self.due.answers(update.step):
-            yield drawn.answered
-        stepped: Stepped = train_step(self.run, update, drawn, clock)
-        self.done.append((update.step, update.position))
+        examples = sample_examples(self.run, update)
+        if examples.answered is not None and self.due.answers(update.step):
+            yield examples.answered
+        stepped: Stepped = train_step(self.run, update, examples, clock)
+        self.progress = update.step, update.position
         yield stepped
         if slowed := slowdown.update(stepped.seconds, stepped.tokens, self.watch.cores_of_others):
             yield Noted(step=update.step, subject="machine", message=slowed)
 
     def _is_checkpoint(self, step: int) -> bool:
-        """Whether the recipe asks for a checkpoint of this step, or it is the best so far; the last is the result."""
+        """Whether this step gets a checkpoint: it is due, or the best so far. The last step is the result instead."""
         if not 0 < step < self.due.steps:
             return False
         may_be_best = self.due.keeps_best and self.due.validation(step)
@@ -258,29 +255,30 @@ class _Loop:
             (partial / STATE).write_text(json.dumps(state), encoding="utf-8")
 
         commit_folder(folder, write)
-        self.store.prune(step, {step, *self._worth_keeping(step)})
+        self.store.prune(step, {step, *self._steps_to_keep(step)})
         return Saved(step=step, checkpoint=folder.name, seconds=time.perf_counter() - start)
 
-    def _worth_keeping(self, step: int) -> list[int]:
-        """The steps up to `step` whose checkpoints stay: the newest that were due, and the best.
+    def _steps_to_keep(self, step: int) -> list[int]:
+        """The steps up to `step` whose checkpoints are kept: the newest that were due, and the best.
 
-        One that was saved because the run was asked to stop is not among them, so that stopping changes nothing.
+        A checkpoint saved because the run was stopped is not among them: a stopped and resumed run must leave the same
+        files as an uninterrupted one.
         """
         due = [saved for saved in self.store.saved_steps() if saved <= step and self._is_checkpoint(saved)]
         return [*due[: self.due.kept], *(saved for saved in due if saved == self.past.best)]
 
     def finish(self) -> Iterator[Event]:
-        """Write the result: the last weights, or the best where the run could stop early."""
+        """Write the result: the last weights, or the best if the recipe has early stopping."""
         from bottega.training.saving import save_result
 
         last = self.past.last_step
         if self.due.stops_early:
             yield from self._restore_best(last)
-        # Whatever an interruption left is cleared first, so that every way to this point ends in the same files.
-        self.store.prune(last, set(self._worth_keeping(last)))
-        finished, history = _finished(self.store), self.store.history()
+        # Clears what an interruption may have left, so that every run that gets here ends with the same files.
+        self.store.prune(last, set(self._steps_to_keep(last)))
+        finished = _finished_event(self.store)
         objective = self.run.recipe.objective
-        if conclusion := objective.closing_note([event["metrics"] for event in history if event["type"] == "stepped"]):
+        if conclusion := objective.closing_note([event.metrics for event in self.past.updates]):
             yield Noted(step=last, subject="learning", message=conclusion)
 
         def write(partial: Path) -> None:
@@ -291,15 +289,16 @@ class _Loop:
         yield finished
 
     def _restore_best(self, last: int) -> Iterator[Noted]:
-        """Load the best weights that can be read; a note on each better checkpoint that cannot."""
+        """Load the best intact checkpoint; a note on each better one that is damaged."""
         for step, _ in sorted(self.past.losses, key=lambda pair: (pair[1], pair[0])):
             folder = self.store.checkpoint_folder(step)
-            wrong = "" if step == last else verify_folder(folder)
-            if not wrong:
+            # The weights of the last step are the ones in memory.
+            damage = "" if step == last else verify_folder(folder)
+            if not damage:
                 if step != last:
                     _restore(self.run, folder)
                 return
-            message = f"the best checkpoint, {folder.name}, cannot be used: {wrong}; the next best is taken"
+            message = f"the best checkpoint, {folder.name}, cannot be used: {damage}; the next best is taken"
             yield Noted(step=last, subject="checkpoint", message=message)
 
 
@@ -315,8 +314,8 @@ def _card(run: Run, finished: Finished) -> str:
     )
 
 
-def _finished(store: RunStore) -> Finished:
-    """What the run came to, read from its history."""
+def _finished_event(store: RunStore) -> Finished:
+    """The final event, from the history of the run."""
     past, place = RunHistory(store), store.place or {}
     last, losses = past.last_step, dict(past.losses)
     early = store.recipe.evaluate is not None and store.recipe.evaluate.stop_after is not None
@@ -327,25 +326,27 @@ def _finished(store: RunStore) -> Finished:
         result="adapter" if store.recipe.adapter else "model",
         weights_from=chosen,
         reason="all steps done" if done else past.forgetting or "validation stopped getting better",
-        loss=next((event["loss"] for event in reversed(store.history()) if event["type"] == "stepped"), None),
+        loss=past.updates[-1].loss if past.updates else None,
         validation_loss=losses.get(chosen),
     )
 
 
-def _newest_whole(store: RunStore) -> tuple[Path | None, list[Noted]]:
-    """The newest checkpoint whose files are all sound, and a note on each newer one that is not."""
+def _newest_intact(store: RunStore) -> tuple[Path | None, list[Noted]]:
+    """The newest intact checkpoint, and a note on each newer one that is damaged."""
     damaged: list[Noted] = []
     for checkpoint in store.checkpoints():
-        wrong = verify_folder(checkpoint)
-        if not wrong:
+        damage = verify_folder(checkpoint)
+        if not damage:
             return checkpoint, damaged
-        message = f"{checkpoint.name} is passed over: {wrong}; the run goes on from the one before, or from its start"
+        message = (
+            f"{checkpoint.name} is passed over: {damage}; the run continues from the one before, or from its start"
+        )
         damaged.append(Noted(step=0, subject="checkpoint", message=message))
     return None, damaged
 
 
 def _restore(run: Run, checkpoint: Path) -> tuple[int, int]:
-    """Load a checkpoint; its step, and the position of the next example in the stream."""
+    """Load a checkpoint; return its step and the position of the next example in the stream."""
     from bottega.training.saving import load_checkpoint
 
     state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))

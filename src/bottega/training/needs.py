@@ -1,7 +1,7 @@
-"""Examples → micro-batches that hold all their objective reads: what it needs scored before the update is filled in.
+"""Examples → micro-batches with everything their loss reads: reference scores as columns, and statistics.
 
-A need is declared by the objective (`Score`, `Statistic`) and met here, so that neither the engine nor the loop knows
-which objective is trained. What a policy said when it sampled its answers is filled in where they are sampled.
+Objectives declare what they need (`Score`, `Statistic`), and it is computed here, so neither the engine nor the loop
+depends on the objective. Scores by the old policy come from `old_scores`, because they are taken at sampling time.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from bottega.training.setup import Run
 def micro_batches(run: Run, examples: Sequence[Example]) -> list[Batch]:
     """The examples packed into micro-batches on the device, with the columns their objective needs."""
     groups = split_into_micro_batches(examples, run.choices.micro_batch_tokens, share=run.packed)
-    return [_completed(run, group) for group in groups]
+    return [_reference_batch(run, group) for group in groups]
 
 
 def with_statistics(run: Run, batches: Sequence[Batch], examples: Sequence[Example]) -> list[Batch]:
-    """The micro-batches of these examples with the numbers that their loss must know of all of them."""
+    """The micro-batches of these examples with the statistics (means over all of them) that their loss reads."""
     objective = run.recipe.objective
     needed = [need for need in objective.needs if isinstance(need, Statistic)]
-    found: dict[str, float] = {}
+    computed: dict[str, float] = {}
     for need in needed:
-        scored = need.examples(examples, run.data.codec.max_length)
-        groups = split_into_micro_batches(scored, run.choices.micro_batch_tokens, share=run.packed) if scored else ()
+        extra = need.examples(examples, run.data.codec.max_length)
+        groups = split_into_micro_batches(extra, run.choices.micro_batch_tokens, share=run.packed) if extra else ()
         packed = [_with_reference(run, pack(group, share=run.packed).to(run.choices.device)) for group in groups]
         score = partial(run.engine.score, outputs=objective.outputs, temperature=objective.logit_temperature)
-        found |= statistics(need, packed, score)
-    return [replace(batch, statistics=found) for batch in batches] if found else list(batches)
+        computed |= statistics(need, packed, score)
+    return [replace(batch, statistics=computed) for batch in batches] if computed else list(batches)
 
 
 def statistics(
     need: Statistic, batches: Sequence[Batch], score: Callable[[Batch], Mapping[str, Tensor]]
 ) -> dict[str, float]:
-    """The numbers of a need, each a mean over all batches of what it scores."""
+    """The statistics of a need, each a mean over all batches."""
     means = MetricMeans()
     for batch in batches:
         means.add(need.terms(score(batch), batch), batch)
@@ -49,23 +49,23 @@ def statistics(
 
 
 def reference_scores(objective: Objective) -> list[Score]:
-    """The columns that the frozen reference fills."""
+    """The scores that the frozen reference model gives."""
     return [need for need in objective.needs if isinstance(need, Score) and need.by == "reference"]
 
 
-def _completed(run: Run, examples: Sequence[Example]) -> Batch:
-    """One micro-batch; what the reference says of its examples is computed once and remembered."""
+def _reference_batch(run: Run, examples: Sequence[Example]) -> Batch:
+    """One micro-batch with its reference scores, which are cached if examples come again."""
     batch, cache = pack(examples, share=run.packed).to(run.choices.device), run.reference_cache
     if cache is None:
         return _with_reference(run, batch)
     if not all(example in cache for example in examples):
         cache.add(examples, _with_reference(run, batch))
-    # Also where it was just computed: an example known before keeps the bits it had.
+    # Read back even if just computed: an example cached earlier keeps its bits, which depend on its batch.
     return batch.with_columns(reference=cache.of(examples).to(run.choices.device))
 
 
 def _with_reference(run: Run, batch: Batch) -> Batch:
-    """The batch with every column that the reference fills."""
+    """The batch with a column for each score by the reference model."""
     objective = run.recipe.objective
     needed = reference_scores(objective)
     if not needed:

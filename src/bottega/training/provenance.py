@@ -1,4 +1,4 @@
-"""What a run says of itself before its first update: versions and choices, sizes, and what a user should know."""
+"""Provenance of a run: versions, hardware, checksums and choices (`place.json`), and its first events."""
 
 from __future__ import annotations
 
@@ -20,26 +20,29 @@ from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer, mismatched_tokenizer_class
 from bottega.recipe.schema import Recipe
 from bottega.runs.atomic_files import checksum
-from bottega.training.input_files import files_of
+from bottega.training.input_files import list_input_files
 from bottega.training.setup import Run
+
+# (subject, message, details) of a note.
+Message = tuple[str, str, dict[str, Any]]
 
 
 def checksums(recipe: Recipe) -> dict[str, str]:
-    """Those of every file whose change would make a resume another run."""
-    return {str(path): checksum(path) for path in files_of(recipe)}
+    """Path → checksum of every file whose change would make a resume another run."""
+    return {str(path): checksum(path) for path in list_input_files(recipe)}
 
 
 def place(run: Run, sums: dict[str, str], others: float | None) -> dict[str, Any]:
-    """Versions, hardware, the data's checksums, and every choice made, for `place.json`.
+    """The contents of `place.json`: what a resume must compute with, and what a reader needs to reproduce the run.
 
-    others  cores that other programs took while the run was loaded
+    others  CPU cores that other programs used while the run was loaded; None if unknown
     """
     packages = ["bottega", "torch", "transformers", "tokenizers", "peft"]
     packages += ["bitsandbytes"] if run.recipe.model.quantize == "nf4" else []
     return {
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
         "hardware": {
-            # platform.platform() would start a process, and its copy of this one's memory would count as the run's.
+            # Not platform.platform(): it forks, and the child's copy of the memory would count as the run's peak.
             "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
             "processor": torch.cpu.get_capabilities().get("cpu_name") or platform.machine(),
             "accelerator": torch.cuda.get_device_name() if run.choices.device == "cuda" else None,
@@ -63,7 +66,7 @@ def place(run: Run, sums: dict[str, str], others: float | None) -> dict[str, Any
 
 
 def started(run: Run, step: int, *, resumed: bool) -> Started:
-    """The sizes of what is about to be trained, and how it is computed."""
+    """The first event: sizes of the model and the data, and the settings of the computation."""
     weights = list(run.engine.scorer.model.parameters())
     return Started(
         step=step,
@@ -82,80 +85,99 @@ def started(run: Run, step: int, *, resumed: bool) -> Started:
 
 
 def notes(run: Run, step: int) -> Iterator[Noted]:
-    """What a user should know before the first update."""
-    for subject, message, details in _noteworthy(run):
+    """Notes for the user before the first update."""
+    for subject, message, details in _messages(run):
         yield Noted(step=step, subject=subject, message=message, details=details)
 
 
-def _noteworthy(run: Run) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """(subject, message, details) of each."""
-    recipe, rows, fit = run.recipe, run.data, run.engine.scorer.fit
+def _messages(run: Run) -> Iterator[Message]:
+    """(subject, message, details) of each note."""
+    yield from _dtype_messages(run)
+    yield from _data_messages(run)
+    yield from _tokenizer_messages(run)
+    yield from _model_messages(run)
+
+
+def _dtype_messages(run: Run) -> Iterator[Message]:
     if not has_native_dtype(run.choices.dtype, run.choices.device):
         dtype = str(run.choices.dtype).removeprefix("torch.")
-        quick = str(compute_dtype("auto", run.choices.device)).removeprefix("torch.")
-        what = f"no {dtype} products are known of this processor: model.dtype={quick} may be many times faster"
-        yield "dtype", what, {}
-    for subject, message in rows.notes():
+        native = str(compute_dtype("auto", run.choices.device)).removeprefix("torch.")
+        message = f"no {dtype} products are known of this processor: model.dtype={native} may be many times faster"
+        yield "dtype", message, {}
+
+
+def _data_messages(run: Run) -> Iterator[Message]:
+    """Rows that are dropped, truncated or not compared."""
+    data = run.data
+    for subject, message in data.notes():
         yield subject, message, {}
-    for path, seen in rows.formats.items():
-        yield "format", f"{Path(path).name}: {seen}", {}
-    for name, part in (("training", rows.train), ("validation", rows.validation)):
-        if part.dropped:
-            yield "dropped", f"{part.dropped.total()} {name} rows left out", dict(part.dropped)
-        if part.truncated:
-            yield "truncated", f"{part.truncated} {name} rows cut short", {}
-    if recipe.objective.joint and recipe.evaluate is not None:
-        lost = len(run.held_out) - sum(map(len, run.validation))
-        if lost:
-            yield "validation", f"{lost} validation rows left out: each belongs to all it would be compared with", {}
-    if rows.codec.untagged:
-        what = f"{rows.codec.untagged} entities have no word of their own, as the tokenizer splits words, and no tag"
-        yield "entities", what, {}
-    for differs in tokenizer_differs(recipe, rows.tokenizer):
-        yield "tokenizer", f"model.tokenizer is not the base's: {differs}", {}
-    other = mismatched_tokenizer_class(rows.tokenizer, run.engine.scorer.network.config)
-    if other:
-        what = f"transformers' AutoTokenizer makes a {other} of this tokenizer, and so cuts texts otherwise"
-        yield "tokenizer", f"{what}: read the result's with PreTrainedTokenizerFast", {}
+    for path, description in data.formats.items():
+        yield "format", f"{Path(path).name}: {description}", {}
+    # Replay rows are read apart from the dataset, but lost as easily.
+    replay = [("replay", run.replay.rows)] if run.replay is not None else []
+    for name, side in (("training", data.train), ("validation", data.validation), *replay):
+        if side.dropped:
+            yield "dropped", f"{side.dropped.total()} {name} rows left out", dict(side.dropped)
+        if side.truncated:
+            yield "truncated", f"{side.truncated} {name} rows cut short", {}
+    if run.recipe.objective.joint and run.recipe.evaluate is not None:
+        left_out = len(run.held_out) - sum(map(len, run.validation))
+        if left_out:
+            message = f"{left_out} validation rows left out: each is a positive of every row it would be compared with"
+            yield "validation", message, {}
+    if data.codec.untagged:
+        message = f"{data.codec.untagged} entities get no tag: the tokenizer's word boundaries leave them no word"
+        yield "entities", message, {}
+
+
+def _tokenizer_messages(run: Run) -> Iterator[Message]:
+    for difference in tokenizer_differences(run.recipe, run.data.tokenizer):
+        yield "tokenizer", f"model.tokenizer is not the base's: {difference}", {}
+    other_class = mismatched_tokenizer_class(run.data.tokenizer, run.engine.scorer.network.config)
+    if other_class:
+        message = f"transformers' AutoTokenizer loads this tokenizer as {other_class}, which splits texts differently"
+        yield "tokenizer", f"{message}: load the result's with PreTrainedTokenizerFast", {}
+
+
+def _model_messages(run: Run) -> Iterator[Message]:
+    """New and quantized layers, packing, and what an adapter does not reach."""
+    recipe, fit, model = run.recipe, run.engine.scorer.fit, run.engine.scorer.model
     if run.new_modules and recipe.objective.head == "masked":
-        yield (
-            "head",
-            f"the checkpoint has no head for masked words; it begins at random: {', '.join(run.new_modules)}",
-            {},
-        )
-    found = quantized_size(run.engine.scorer.model)
-    if found.weights:
-        before = found.weights * run.choices.dtype.itemsize
-        what = f"{found.weights:,} weights of {found.layers} linear layers are kept as {recipe.model.quantize}"
-        yield "quantized", f"{what}, in {found.bytes / 1e6:.1f} MB instead of {before / 1e6:.1f}", {}
+        # A head for classes is new by design; a pre-trained encoder should bring the one it was trained with.
+        modules = ", ".join(run.new_modules)
+        yield "head", f"the checkpoint has no head for masked words; it begins at random: {modules}", {}
+    quantized = quantized_size(model)
+    if quantized.weights:
+        before = quantized.weights * run.choices.dtype.itemsize
+        message = f"{quantized.weights:,} weights of {quantized.layers} linear layers are stored as "
+        size = f"{recipe.model.quantize}, in {quantized.bytes / 1e6:.1f} MB instead of {before / 1e6:.1f}"
+        yield "quantized", message + size, {}
     if fit.reason:
-        how = "packed, its own head" if fit.packed else "one row a forward, exact but slower"
-        yield "packing", f"the model runs {how}: {fit.reason}", {}
-    if rows.validation.examples and recipe.evaluate is None:
+        mode = "packed, its own head" if fit.packed else "one row per forward pass, exact but slower"
+        yield "packing", f"the model runs {mode}: {fit.reason}", {}
+    if run.data.validation.examples and recipe.evaluate is None:
         yield "validation", "validation rows are held out but never scored; leave evaluate: null out", {}
     adapted = run.engine.scorer.adapted
     if adapted is not None and (names := adapted.left_out):
         shown = ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
-        yield (
-            "adapter",
-            f"no adapter on {shown}: PEFT cannot adapt these layers, or not find them again",
-            {"names": names},
-        )
+        message = f"no adapter on {shown}: PEFT cannot adapt these layers, or cannot load them again"
+        yield "adapter", message, {"names": names}
     if recipe.adapter is not None and getattr(recipe.adapter, "dropout", False):
+        # The adapter sees a shared prefix once, whatever follows it.
         yield "dropout", "adapter dropout makes a shared prefix drop the same units for every row", {}
 
 
-def tokenizer_differs(recipe: Recipe, tokenizer: Any) -> list[str]:
-    """What a run's own tokenizer has other than its base's: a model reads tokens and turns as it learned them."""
+def tokenizer_differences(recipe: Recipe, tokenizer: Any) -> list[str]:
+    """How `model.tokenizer` differs from the base's: the model was trained on the base's tokens and chat turns."""
     if recipe.model.base is None or recipe.model.tokenizer is None:
         return []
     try:
         base = load_tokenizer(locate(recipe.model.base).tokenizer)
-    except ModelError:  # a base without one
+    except ModelError:  # a base without a tokenizer
         return []
-    differs = []
+    differences = []
     if base.get_vocab() != tokenizer.get_vocab():
-        differs.append("its vocabulary is another, so the base reads other tokens than it learned")
+        differences.append("its vocabulary differs, so the base reads other tokens than it was trained on")
     if base.chat_template != tokenizer.chat_template:
-        differs.append("its chat template is another, so the base sees turns written otherwise than it learned")
-    return differs
+        differences.append("its chat template differs, so the base sees turns in another format than it was trained on")
+    return differences

@@ -1,6 +1,7 @@
-"""General rows beside those of a run: some are trained on with each update, others tell what is being forgotten.
+"""Replay against forgetting: general rows trained on beside the run's own, and a KL anchor to the initial model.
 
-Replay is Robins (1995); the anchor, Li and Hoiem (2016, arXiv 1606.09282), with the whole distribution of the base.
+Replay: Robins 1995. Anchor: Li and Hoiem 2016 (Learning without Forgetting, arXiv 1606.09282), here with the initial
+model's whole distribution. A part of the rows is held out, and its loss shows what is being forgotten.
 """
 
 from __future__ import annotations
@@ -28,83 +29,73 @@ from bottega.models.language_head import get_language_head, kl_divergence
 from bottega.objectives import Objective
 from bottega.packing import pack, split_into_micro_batches
 from bottega.recipe.schema import Recipe
-from bottega.records import Record, Text
+from bottega.records import Text
 from bottega.seeding import derive
 from bottega.tokenization.codec import Codec
 
-HELD_OUT, MOST = 0.1, 200
-"""Share of the general rows that is held out, and the most of them."""
+# Fraction of the replay rows that is held out, and the most of them: each validation scores all of it.
+HELD_OUT, MAX_HELD_OUT = 0.1, 200
 
+# What a head reads [N, H]; comparing states needs V / H times less memory than comparing logits.
 STATES = frozenset({"states"})
-"""What a head reads, by which a model is compared with what it was."""
 
-BEFORE = "states_before"
-"""The column of a batch that holds those of the reference."""
+# The batch column with the states of the initial model, [N, H].
+REFERENCE_STATES = "reference_states"
 
-ANCHORED = 0.1
-"""Share of an update's examples that is drawn to be anchored on where none is replayed."""
+# Fraction of an update's examples that the anchor is computed on if none are replayed (`share: 0`).
+ANCHOR_SHARE = 0.1
 
 
 class Replay:
-    """The general rows of a recipe with a `guard`: which each update takes, and what their gradient adds to it.
+    """The replay rows of a recipe with a `guard`: which of them each update takes, and what gradient they add.
 
-    objective  what they teach: a model of language to predict them, any other what the run itself teaches
+    objective  what they are trained with: plain text for a language model, else the run's own objective
     held_out   examples that are never trained on
     """
 
     def __init__(self, recipe: Recipe, codec: Codec, folder: Path | None = None) -> None:
         assert recipe.guard is not None
         self.section, self.seed, self.codec = recipe.guard, recipe.seed, codec
-        text = objectives.PLAIN_TEXT if codec.decoder_start is None else objectives.SPANS_OF_TEXT
-        kinds = (
-            [recipe.objective]
-            if recipe.objective.head != "language"
-            else [_plain(text), _plain(objectives.DEFAULT_OBJECTIVE)]
-        )
-        encoded = EncodedRows(ExampleCache(folder))
-        bad_rows = recipe.data.bad_rows
-        reads = tuple(dict.fromkeys(record_type for kind in kinds for record_type in kind.reads))
-        for _, record in read_records(recipe.replay_sources, reads, bad_rows=bad_rows, dropped=encoded.dropped):
-            encoded.add(record, _for(record, kinds), codec, drop=bad_rows == "drop")
-        encoded.examples.seal()
-        where = ", ".join(source.path for source in recipe.replay_sources)
-        encoded.refuse_empty(where)
-        order = random.Random(derive(recipe.seed, "guard")).sample(range(len(encoded.examples)), len(encoded.examples))
-        held = min(MOST, max(1, round(HELD_OUT * len(order))))
-        if held == len(order):
-            raise DataError("one general row is too few: some are held out", where=where, fix="give more of them")
-        self.objective = kinds[0]
-        self.examples, self.kept = encoded.examples, order[held:]
-        self.held_out = [encoded.examples[place] for place in order[:held]]
-        self.each = self._each(recipe)
+        for_texts, for_answers = _objectives(recipe, codec)
+        self.objective = for_texts
+        self.rows = _encode(recipe, codec, for_texts, for_answers, folder)
+        self.examples = self.rows.examples
+        order = random.Random(derive(recipe.seed, "guard")).sample(range(len(self.examples)), len(self.examples))
+        held_out = min(MAX_HELD_OUT, max(1, round(HELD_OUT * len(order))))
+        if held_out == len(order):
+            where = ", ".join(source.path for source in recipe.replay_sources)
+            raise DataError("one replay row is too few: some are held out", where=where, fix="add more of them")
+        self.held_out = [self.examples[index] for index in order[:held_out]]
+        self.train_indices = order[held_out:]
+        self.per_update = self._per_update(recipe)
 
-    def _each(self, recipe: Recipe) -> float:
-        """General examples an update, not always a whole number."""
-        share = self.section.share or (ANCHORED if self.section.anchor else 0.0)
+    def _per_update(self, recipe: Recipe) -> float:
+        """Mean number of replay examples per update; not always whole."""
+        share = self.section.share or (ANCHOR_SHARE if self.section.anchor else 0.0)
         if recipe.optim.update_tokens is None:
             return share / (1 - share) * (recipe.optim.examples or DEFAULT_EXAMPLES)
-        length = float(np.mean(self.examples.tokens[self.kept]))
+        length = float(np.mean(self.examples.tokens[self.train_indices]))
         return share / (1 - share) * recipe.optim.update_tokens / length
 
     @property
     def weight(self) -> float:
-        """How much the loss of general rows counts beside the run's own."""
+        """Weight of the replay loss relative to the run's own, whose weight is 1."""
         return self.section.share / (1 - self.section.share)
 
     def batches(self, step: int, tokens: int, device: str, *, packed: bool) -> list[Batch]:
-        """The replay examples of an update in micro-batches of at most so many tokens."""
+        """The replay examples of an update in micro-batches of at most `tokens` tokens."""
         examples = self.examples_at(step)
-        return _packed(examples, tokens, device, packed=packed) if examples else []
+        return _pack_batches(examples, tokens, device, packed=packed) if examples else []
 
     def accumulate(self, engine: Engine, batches: Sequence[Batch], step: int) -> MetricMeans:
-        """Add the gradient of these batches to the update's; their metrics."""
+        """Add the gradient of these batches to that of the update; return their metrics."""
         seed = partial(derive, self.seed, "guard", step)
         weight, anchor = self.weight, self.section.anchor
         return accumulate(engine, self.objective, batches, weight=weight, anchor=anchor, step=step, dropout_seed=seed)
 
     def held_out_loss(self, engine: Engine, tokens: int, device: str, *, packed: bool) -> float:
         """The loss on the replay rows that are never trained on."""
-        batches = _packed(self.held_out, tokens, device, packed=packed)
+        batches = _pack_batches(self.held_out, tokens, device, packed=packed)
         counts, total = count_units(batches), 0.0
         for batch in batches:
             scores = engine.score(batch, self.objective.outputs)
@@ -112,15 +103,18 @@ class Replay:
         return total
 
     def examples_at(self, step: int) -> list[Example]:
-        """The replay examples of an update: the next of an endless sequence of shuffles, whatever came before."""
-        first, last = int((step - 1) * self.each), int(step * self.each)
-        size = len(self.kept)
+        """The replay examples of an update: the next in an endless sequence of shuffles, a function of `step` alone."""
+        # A fractional `per_update` accumulates: an update takes what the whole part has grown by.
+        first, last = int((step - 1) * self.per_update), int(step * self.per_update)
+        size = len(self.train_indices)
         epochs = range(first // size, (last - 1) // size + 1) if last > first else range(0)
-        order = (int(place) for epoch in epochs for place in permutation(size, self.seed, "guard", epoch))
-        begin = first - first // size * size
-        taken = [self.examples[self.kept[place]] for place in islice(order, begin, begin + last - first)]
-        seeds = (derive(self.seed, "guard", step, place) for place in range(len(taken)))
-        return [self.objective.augment(one, self.codec, seed) for one, seed in zip(taken, seeds, strict=True)]
+        order = (int(index) for epoch in epochs for index in permutation(size, self.seed, "guard", epoch))
+        start = first - first // size * size
+        indices = islice(order, start, start + last - first)
+        examples = [self.examples[self.train_indices[index]] for index in indices]
+        seeds = (derive(self.seed, "guard", step, index) for index in range(len(examples)))
+        pairs = zip(examples, seeds, strict=True)
+        return [self.objective.augment(example, self.codec, seed) for example, seed in pairs]
 
 
 def accumulate(
@@ -133,19 +127,20 @@ def accumulate(
     step: int,
     dropout_seed: Callable[[int], int],
 ) -> MetricMeans:
-    """Add the gradient that keeps the model as it was on these rows; their loss, and the KL where it is anchored.
+    """Add the gradient of the replay loss and of the anchor; return both as metrics.
 
-    weight  of the loss that `objective` makes of them
-    anchor  of KL(as the run began ‖ as it is), a mean over their predictions
+    weight  of the loss of `objective`
+    anchor  weight of KL(initial model ‖ current model), a mean over the predictions of the rows
     """
     counts, metrics = count_units(batches), MetricMeans()
-    anchored = Anchored(objective, weight, anchor, partial(_divergence, engine))
-    # One batch at a time, so that the reference's states of one are held, not of all.
+    anchored = Anchored(objective, weight, anchor, partial(_head_divergence, engine))
+    # One batch at a time: the reference states of a single batch are in memory, not those of all.
     for index, batch in enumerate(batches):
-        before = engine.score(batch, STATES, by="reference") if anchor else {}  # [N, H]
-        given = batch.with_columns(**{BEFORE: before["states"]}) if anchor else batch
+        if anchor:
+            states = engine.score(batch, STATES, by="reference")["states"]  # [N, H]
+            batch = batch.with_columns(**{REFERENCE_STATES: states})
         seed = dropout_seed(index)
-        (part,) = engine.accumulate(anchored, [given], counts, step=step, dropout_seed=partial(_same_seed, seed))
+        (part,) = engine.accumulate(anchored, [batch], counts, step=step, dropout_seed=partial(_same_seed, seed))
         metrics.add(part.metrics, part.batch)
     return metrics
 
@@ -156,9 +151,9 @@ def _same_seed(seed: int, _: int) -> int:
 
 @dataclass(frozen=True)
 class Anchored:
-    """The loss of replay rows, times a weight, plus an anchor: as much as the engine must know of an objective.
+    """Weighted replay loss plus anchor, with the part of an objective's interface that the engine uses.
 
-    divergence  (states [N, H], the same as the run began) → [N] KL from then to now
+    divergence  (states [N, H], reference states [N, H]) → [N] KL(initial ‖ current)
     """
 
     objective: Objective
@@ -174,6 +169,7 @@ class Anchored:
 
     @property
     def weighted(self) -> bool:
+        # With an anchor the loss is not linear in the log-probabilities.
         return self.objective.weighted and not self.anchor
 
     @property
@@ -185,15 +181,16 @@ class Anchored:
         metrics = {"general": next(iter(loss.terms.values()))}
         anchor = None
         if self.anchor:
-            apart = self.divergence(scores["states"], batch.columns[BEFORE])
-            anchor = metrics["divergence"] = Term((batch.weight * apart).sum(), "token", self.anchor)
+            divergence = self.divergence(scores["states"], batch.columns[REFERENCE_STATES])  # [N]
+            anchor = metrics["divergence"] = Term((batch.weight * divergence).sum(), "token", self.anchor)
+        # Metrics must not keep the graph of the batch alive.
         detached = {name: term._replace(sum=term.sum.detach()) for name, term in metrics.items()}
         return AnchoredLoss(loss.terms, detached, weight=self.weight, anchor=anchor)
 
 
 @dataclass(frozen=True)
 class AnchoredLoss(Loss):
-    """weight · (the loss of the rows) + the anchor's term."""
+    """weight · replay loss + anchor coefficient · mean KL."""
 
     weight: float = 1.0
     anchor: Term | None = None
@@ -205,21 +202,40 @@ class AnchoredLoss(Loss):
         return total + self.anchor.coefficient * self.anchor.sum / max(counts[self.anchor.unit], 1e-12)
 
 
-def _divergence(engine: Engine, states: Tensor, before: Tensor) -> Tensor:
-    """[N, H], [N, H] → [N] KL(as the run began ‖ as it is) of what the two language heads make of these states."""
+def _head_divergence(engine: Engine, states: Tensor, reference_states: Tensor) -> Tensor:
+    """[N, H], [N, H] → [N] KL(initial model ‖ current model) between the next-token distributions of both heads."""
     base = engine.scorer if engine.reference is None else engine.reference
-    return kl_divergence(get_language_head(engine.scorer.network), states, get_language_head(base.network), before)
+    return kl_divergence(
+        get_language_head(engine.scorer.network), states, get_language_head(base.network), reference_states
+    )
 
 
-def _packed(examples: Sequence[Example], tokens: int, device: str, *, packed: bool) -> list[Batch]:
+def _pack_batches(examples: Sequence[Example], tokens: int, device: str, *, packed: bool) -> list[Batch]:
     return [pack(group, share=packed).to(device) for group in split_into_micro_batches(examples, tokens, share=packed)]
 
 
-def _plain(kind: str) -> Objective:
-    return objectives.build_objective({"kind": kind})
+def _objectives(recipe: Recipe, codec: Codec) -> tuple[Objective, Objective]:
+    """(for texts without a prompt, for all other records).
+
+    A language model may be trained on what no text can be (preference pairs, rewards); its replay rows are plain text
+    and answers. Any other model replays the rows of its own objective.
+    """
+    if recipe.objective.head != "language":
+        return recipe.objective, recipe.objective
+    encoder_decoder = codec.decoder_start is not None
+    return objectives.for_plain_text(encoder_decoder=encoder_decoder), objectives.default_for_head("language")
 
 
-def _for(record: Record, kinds: Sequence[Objective]) -> Objective:
-    """Texts are read whole, all else is answered."""
-    plain = isinstance(record, Text) and not record.answer
-    return kinds[0] if plain else kinds[-1]
+def _encode(
+    recipe: Recipe, codec: Codec, for_texts: Objective, for_answers: Objective, folder: Path | None
+) -> EncodedRows:
+    """The replay rows as examples; raise a DataError if none carries a loss."""
+    encoded = EncodedRows(ExampleCache(folder))
+    bad_rows = recipe.data.bad_rows
+    record_types = tuple(dict.fromkeys((*for_texts.reads, *for_answers.reads)))
+    for _, record in read_records(recipe.replay_sources, record_types, bad_rows=bad_rows, dropped=encoded.dropped):
+        is_text = isinstance(record, Text) and not record.answer
+        encoded.add(record, for_texts if is_text else for_answers, codec, drop=bad_rows == "drop")
+    encoded.examples.seal()
+    encoded.refuse_empty(", ".join(source.path for source in recipe.replay_sources))
+    return encoded

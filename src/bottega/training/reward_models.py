@@ -1,4 +1,4 @@
-"""Reward models that judge what a policy writes."""
+"""Reward models loaded for inference: they score sampled or generated answers."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from bottega.records import Unusable
 from bottega.runs.resolve import resolve
 from bottega.tokenization.codec import Codec
 
+# A token limit for models without one of their own.
 UNLIMITED = 1 << 30
 
 
 class RewardModel(NamedTuple):
-    """A reward model, its tokenizer, and how many tokens it reads."""
+    """A reward model, its codec, and the most tokens it reads."""
 
     scorer: Scorer
     codec: Codec
@@ -36,9 +37,9 @@ class RewardModel(NamedTuple):
 
 
 class RewardModels:
-    """Reward models, each loaded once, when it is first asked.
+    """Reward models by name, each loaded on first use.
 
-    dtype  what they compute in
+    dtype  of their weights and computation
     """
 
     def __init__(self, device: str, dtype: str) -> None:
@@ -46,15 +47,15 @@ class RewardModels:
         self.load = cache(self._load)
 
     def __call__(self, name: str, written: Sequence[SampledAnswer]) -> list[float]:
-        """What the model of this name says of each answer."""
+        """The score that a model gives each answer."""
         model = self.load(name)
-        found = [math.nan] * len(written)
+        result = [math.nan] * len(written)
         with torch.no_grad(), out_of_memory_errors():
-            for numbers, batch in score_batches([_read(one, model) for one in written], model.scorer):
-                scores = model.scorer(batch, frozenset({"logits"}))["logits"][:, 0].tolist()
-                for number, score in zip(numbers, scores, strict=True):
-                    found[number] = score
-        return found
+            for indices, batch in score_batches([_encode(answer, model) for answer in written], model.scorer):
+                scores = model.scorer(batch, frozenset({"logits"}))["logits"][:, 0].tolist()  # [N, 1] → N
+                for index, score in zip(indices, scores, strict=True):
+                    result[index] = score
+        return result
 
     def _load(self, name: str) -> RewardModel:
         _refuse_other_models(name)
@@ -66,35 +67,34 @@ class RewardModels:
 
 
 def _refuse_other_models(name: str) -> None:
-    """A ModelError of a model that has no score to give: a new head would be drawn for it, at random."""
+    """Raise a ModelError for a model without a reward head: a random one would be added to it silently."""
     recipe = resolve(name).recipe
     if recipe is not None:
-        kind = recipe.objective.kind
-        sound, what = recipe.objective.prediction == "preference", f"trained with {kind}"
+        is_reward_model = recipe.objective.prediction == "preference"
+        what = f"trained with {recipe.objective.kind}"
     else:
         config = load_stored_config(locate(name).base)
-        (what, *_) = config.architectures or ["a model of no known kind"]
-        sound = config.num_labels == 1 and what.endswith("ForSequenceClassification")
+        (what, *_) = config.architectures or ["a model of unknown architecture"]
+        is_reward_model = config.num_labels == 1 and what.endswith("ForSequenceClassification")
         what += f" with {config.num_labels} labels" if what.endswith("ForSequenceClassification") else ""
-    if not sound:
+    if not is_reward_model:
         fix = "train one with objective: {kind: reward}, and name its run"
-        raise ModelError(f"no reward model: {what}", where=name, fix=fix)
+        raise ModelError(f"not a reward model: {what}", where=name, fix=fix)
 
 
-def _read(one: SampledAnswer, model: RewardModel) -> Row:
-    """A prompt with its answer, as training has it; an empty answer is the prompt alone.
+def _encode(answer: SampledAnswer, model: RewardModel) -> Row:
+    """The row of a prompt with its answer, as the reward model was trained on; for an empty answer, the prompt alone.
 
-    What is too long loses the beginning of its prompt, with a warning: the answer is what is judged.
+    If it is too long, the beginning of the prompt is cut with a warning, because the answer is what is scored.
     """
-    posed, codec = one.record, model.codec
+    prompt, codec = answer.record, model.codec
     try:
-        ids = codec.encode_completion(posed.where, posed.prompt, one.text, posed.tools, posed.variables).tokens
+        ids = codec.encode_completion(prompt.where, prompt.prompt, answer.text, prompt.tools, prompt.variables).tokens
     except Unusable:
-        ids = np.array(codec.encode_prompt(posed.prompt, posed.tools, posed.variables), np.int64)
+        ids = np.array(codec.encode_prompt(prompt.prompt, prompt.tools, prompt.variables), np.int64)
     if len(ids) > model.limit:
-        said = (
-            f"the reward model reads {model.limit} tokens; of a longer prompt with its answer the beginning is left out"
-        )
-        warnings.warn(said, RuntimeWarning, stacklevel=2)
+        message = f"the reward model reads {model.limit} tokens; the beginning of longer prompts is cut"
+        # The first token stays: a classifier may pool it.
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
         ids = np.concatenate([ids[:1], ids[len(ids) - model.limit + 1 :]])
     return codec.pooled_row(ids, 0)

@@ -1,4 +1,4 @@
-"""What a run writes: checkpoints to go on from, and the result that others load."""
+"""Saving and loading checkpoints, and saving the result of a run in the formats that other tools load."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bottega.training.setup import Run
 
 
 def save_checkpoint(run: Run, folder: Path, step: int) -> None:
-    """Everything to go on from after `step`."""
+    """Write everything that a resume after `step` needs."""
     run.engine.save(folder, step=step, state=True)
     if run.reference_cache is not None:
         run.reference_cache.save(folder)
@@ -20,7 +20,7 @@ def save_checkpoint(run: Run, folder: Path, step: int) -> None:
 
 
 def load_checkpoint(run: Run, folder: Path, step: int) -> None:
-    """The inverse of `save_checkpoint`."""
+    """Restore what `save_checkpoint` wrote."""
     run.engine.load(folder)
     if run.reference_cache is not None:
         run.reference_cache.load(folder)
@@ -29,12 +29,14 @@ def load_checkpoint(run: Run, folder: Path, step: int) -> None:
 
 
 def save_result(run: Run, folder: Path, step: int) -> None:
-    """The weights with their tokenizer, and what other tools must know to use them as trained."""
+    """Write the weights with tokenizer, and the settings with which other tools use them as trained."""
     engine, objective = run.engine, run.recipe.objective
     engine.save(folder, step=step, state=False)
+    # sentence-transformers reads the pooling of an embedder; without it, it would guess.
     if objective.pooling_mode is not None:
         write_pooling_config(
             folder, objective.pooling_mode, engine.scorer.embedding_width or hidden_width(engine.scorer.network.config)
         )
+    # The base's generation config may lack the end-of-turn token that was trained.
     if objective.head == "language":
         write_stop_tokens(engine.scorer.network, run.data.codec.end_tokens, folder)

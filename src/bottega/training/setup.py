@@ -28,7 +28,6 @@ from bottega.models.scorer import Fit, Scorer
 from bottega.models.scorer_setup import add_adapter, fit_model, load_scorer
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
-from bottega.objectives import OnPolicy
 from bottega.recipe.schema import Model, Recipe
 from bottega.seeding import derive
 from bottega.training import memory_estimate
@@ -106,7 +105,7 @@ def build(recipe: Recipe, place: Mapping[str, Any] | None = None, folder: Path |
     packed = engine.scorer.fit.packed and (engine.reference is None or engine.reference.fit.packed)
     held_out = _held_out(recipe, data)
     objective, optim = recipe.objective, recipe.optim
-    on_policy = objective if isinstance(objective, OnPolicy) else None
+    on_policy = objective.on_policy
     cached = objective.compares_with_reference and sampler.repeats and on_policy is None
     return Run(
         recipe=recipe,

@@ -1,4 +1,4 @@
-"""One update: draw its examples, pack and complete them, add up the gradient, move the weights."""
+"""One optimizer step: sample examples, pack them into micro-batches, accumulate the gradient, update the weights."""
 
 from __future__ import annotations
 
@@ -18,57 +18,68 @@ from bottega.training.setup import Run
 
 @dataclass
 class Clock:
-    """Wall and processor time since it was last asked."""
+    """Wall and processor time since the last lap."""
 
     wall: float = field(default_factory=time.perf_counter)
-    busy: float = field(default_factory=time.process_time)
+    cpu: float = field(default_factory=time.process_time)
 
     def lap(self) -> tuple[float, float]:
-        """(wall seconds, processor seconds a second) since the lap before."""
-        wall, busy = time.perf_counter(), time.process_time()
-        seconds, worked = wall - self.wall, busy - self.busy
-        self.wall, self.busy = wall, busy
-        return seconds, worked / max(seconds, 1e-9)
+        """(wall seconds, processor seconds per wall second) since the last lap; starts the next."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        seconds, cpu_seconds = wall - self.wall, cpu - self.cpu
+        self.wall, self.cpu = wall, cpu
+        return seconds, cpu_seconds / max(seconds, 1e-9)
 
 
-def draw(run: Run, update: Update) -> UpdateExamples:
-    """The update's examples: augmented by its own seeds (masking, FIM), or answers sampled from the policy."""
+def sample_examples(run: Run, update: Update) -> UpdateExamples:
+    """The examples of an update: augmented (masking, FIM) by its own seeds, or answers sampled from the policy."""
     if run.rollouts is not None:
-        return run.rollouts.drawn(update.step, update.examples)
+        return run.rollouts.sample_update(update.step, update.examples)
     objective, codec = run.recipe.objective, run.data.codec
+    # Derived from the step, not from a running generator: a resumed run augments as an uninterrupted one does.
     seeds = (derive(run.recipe.seed, "drawn", update.step, index) for index in range(len(update.examples)))
     pairs = zip(update.examples, seeds, strict=True)
     return UpdateExamples([objective.augment(example, codec, seed) for example, seed in pairs])
 
 
-def train_step(run: Run, update: Update, drawn: UpdateExamples, clock: Clock) -> Stepped:
-    """Make one update; the event that reports it."""
+def train_step(run: Run, update: Update, sampled: UpdateExamples, clock: Clock) -> Stepped:
+    """Make one optimizer step on the sampled examples; return the event that reports it."""
     engine, objective, seed = run.engine, run.recipe.objective, run.recipe.seed
-    batches = micro_batches(run, drawn.examples)
-    # One count over the whole update, before the first backward: the loss is a sum divided by it.
+
+    # 1. Pack the examples into micro-batches, with the reference model's scores as columns where the loss needs them.
+    batches = micro_batches(run, sampled.examples)
+    # Tokens, rows and examples of the whole update, counted before the first backward pass: each micro-batch divides
+    # its sums by these, so the gradient is that of one large batch however the examples are divided.
     counts = count_units(batches)
-    # All updates from one round of answers share the round's dropout masks, so that a ratio shows movement alone.
-    noise = update.step if drawn.noise is None else drawn.noise
-    total, metrics = 0.0, MetricMeans()
-    for part in engine.accumulate(
+    batches = with_statistics(run, batches, sampled.examples)
+
+    # 2. Forward and backward pass of each micro-batch; gradients accumulate in the weights.
+    # All updates of a rollout share dropout masks, so that the ratio to the old policy shows the movement alone.
+    dropout_step = update.step if sampled.dropout_step is None else sampled.dropout_step
+    loss, metrics = 0.0, MetricMeans()
+    for micro_batch in engine.accumulate(
         objective,
-        with_statistics(run, batches, drawn.examples),
+        batches,
         counts,
         step=update.step,
-        dropout_seed=lambda index: derive(seed, "dropout", noise, index),
+        dropout_seed=lambda index: derive(seed, "dropout", dropout_step, index),
     ):
-        total += part.loss
-        metrics.add(part.metrics, part.batch)
-    replayed, replay_batches = _replay(run, update.step)
+        loss += micro_batch.loss
+        metrics.add(micro_batch.metrics, micro_batch.batch)
+    # Replay rows add their gradient last; they have a loss and a weight of their own.
+    replay_metrics, replay_batches = _accumulate_replay(run, update.step)
+
+    # 3. Clip the gradient and move the weights.
     lr = run.schedule.lr(update.step)
-    norm = engine.update(lr, step=update.step)
-    passed = {SKIPPED_METRIC: float(update.passed)} if update.passed else {}
+    grad_norm = engine.update(lr, step=update.step)
+
     seconds, cpu = clock.lap()
+    skipped = {SKIPPED_METRIC: float(update.passed)} if update.passed else {}
     return Stepped(
         step=update.step,
-        loss=total,
+        loss=loss,
         lr=lr,
-        grad_norm=norm,
+        grad_norm=grad_norm,
         tokens=sum(batch.computed_token_count for batch in (*batches, *replay_batches)),
         tokens_real=sum(batch.tokens_real for batch in (*batches, *replay_batches)),
         seconds=seconds,
@@ -77,12 +88,12 @@ def train_step(run: Run, update: Update, drawn: UpdateExamples, clock: Clock) ->
         device_memory=run.meter.peak_memory(),
         device_use=run.meter.utilization(),
         epoch=update.position / run.sampler.epoch_examples,
-        metrics={**drawn.metrics, **metrics.values(), **replayed.values(), **passed},
+        metrics={**sampled.metrics, **metrics.values(), **replay_metrics.values(), **skipped},
     )
 
 
-def _replay(run: Run, step: int) -> tuple[MetricMeans, list[Batch]]:
-    """(metrics, batches) of the update's replay rows, whose gradient is added; nothing without `guard`."""
+def _accumulate_replay(run: Run, step: int) -> tuple[MetricMeans, list[Batch]]:
+    """Add the gradient of the update's replay rows; (their metrics, their batches), both empty without `guard`."""
     if run.replay is None:
         return MetricMeans(), []
     batches = run.replay.batches(step, run.choices.micro_batch_tokens, run.choices.device, packed=run.packed)

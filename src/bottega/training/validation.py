@@ -1,4 +1,4 @@
-"""How good the model is on the rows that were held out, while it is trained."""
+"""Validation during training: loss and metrics on held-out rows."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from bottega.training.setup import Run
 
 
 class Validation:
-    """The held-out rows of a run, packed once, and their loss and metrics at any step."""
+    """The validation rows of a run, packed once, and scored at any step."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
 
     @cached_property
     def groups(self) -> list[list[Batch]]:
-        """Batches whose examples are scored together: an update's worth where a loss compares them, else one each."""
+        """Batches whose losses are computed together: an update's worth if examples are compared, else one each."""
         run = self.run
         if not run.recipe.objective.joint:
             return [[batch] for batch in micro_batches(run, run.held_out)]
         return [micro_batches(run, examples) for examples in run.validation]
 
     def score(self, step: int) -> tuple[float, dict[str, float]]:
-        """(loss, metrics) after `step`; Diverged when the loss is not finite.
+        """(loss, metrics) after `step`; raise Diverged if the loss is not finite.
 
-        Of an objective that learns from rewards the loss is the mean reward, taken negative.
+        The loss of an on-policy objective is the negative mean reward of one sampled answer per prompt.
         """
         run = self.run
         with run.engine.optimizer.averaged_weights():
             if run.rollouts is not None:
-                # Always with the same seed, so that two validations differ by the policy alone.
+                # One seed for all validations, so that two of them differ by the policy alone.
                 seed = derive(run.recipe.seed, "validation answers")
-                reward, metrics = run.rollouts.validated(run.held_out, seed)
+                reward, metrics = run.rollouts.validate(run.held_out, seed)
                 loss = -reward
             else:
                 loss, metrics = self._score(step)
-        general = {} if run.replay is None else {GENERAL: self._replay_loss()}
-        return loss, {**metrics, **general}
+        replay_loss = {} if run.replay is None else {GENERAL: self._replay_loss()}
+        return loss, {**metrics, **replay_loss}
 
     def _score(self, step: int) -> tuple[float, dict[str, float]]:
         run, objective = self.run, self.run.recipe.objective
@@ -54,24 +54,25 @@ class Validation:
         total, metrics = 0.0, MetricMeans()
         for group in self.groups:
             parts = list(islice(completed, len(group)))
+            # Scored one by one, for memory; joined afterwards, for a loss that compares all examples.
             scored = [
                 run.engine.score(part, objective.outputs, temperature=objective.logit_temperature) for part in parts
             ]
             batch = join_batches(parts)
-            loss = objective.loss({name: torch.cat([one[name] for one in scored]) for name in scored[0]}, batch)
-            share = float(loss.total(counts))
-            if not math.isfinite(share):
+            loss = objective.loss({name: torch.cat([scores[name] for scores in scored]) for name in scored[0]}, batch)
+            part_loss = float(loss.total(counts))
+            if not math.isfinite(part_loss):
                 raise Diverged(
-                    f"the validation loss is {share} at step {step}",
+                    f"the validation loss is {part_loss} at step {step}",
                     where=", ".join(batch.ids[:5]),
                     fix="lower optim.lr, or look at these rows with: bottega preview",
                 )
-            total += share
+            total += part_loss
             metrics.add(loss.metrics, batch)
         return total, metrics.values()
 
     def _replay_loss(self) -> float:
-        """The loss on the replay rows that are held out."""
+        """The loss on held-out replay rows: it rises as the model forgets."""
         run = self.run
         assert run.replay is not None
         with run.engine.optimizer.averaged_weights():

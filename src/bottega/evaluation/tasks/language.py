@@ -27,7 +27,6 @@ from bottega.evaluation.prompting import Shot
 from bottega.evaluation.side_effects import side_effects
 from bottega.inference.language_model import LanguageModel
 from bottega.metrics.scores import Floats, Scores, proportion, weighted_mean
-from bottega.objectives import OnPolicy
 from bottega.records import Chat, Choice, Posed, Preference, Record
 
 # Rows with a longer reference answer are not generated: metrics of long texts say little, and they are slow.
@@ -48,7 +47,7 @@ def measure(context: EvaluationContext) -> Iterator[ModelResult]:
     model = LanguageModel(str(context.folder), dtype=context.dtype)
     objective = context.recipe.objective
     # Prompts without reference answers have no loss: only generated answers can be scored.
-    if isinstance(objective, OnPolicy) and not any(map(objective.prompt_and_reference, context.records)):
+    if objective.on_policy and not any(map(objective.prompt_and_reference, context.records)):
         yield from reward_scores.measure(context, model)
         return
     examples = context.build_examples(context.codec(model.codec))
@@ -110,8 +109,8 @@ def _build_questions(context: EvaluationContext, records: Sequence[Record], rows
     if missing:
         context.note(", ".join(missing), "needs a package: pip install 'bottega[evaluate]'")
     questions = EvaluationSet(rows, asked, labels if are_labels else [], generated, metrics)
-    if isinstance(objective, OnPolicy):
-        return replace(questions, min_tokens=objective.tokens, stop=objective.stop)
+    if on_policy := objective.on_policy:
+        return replace(questions, min_tokens=on_policy.tokens, stop=on_policy.stop)
     return questions
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
@@ -50,6 +51,17 @@ class RewardFunction(BaseModel, ABC):
 
     kind: str
     weight: float = Field(1.0, description="Factor of its scores in the sum of all rewards.")
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """Reward models that it asks."""
+        return ()
+
+    @property
+    def code_files(self) -> tuple[Path, ...]:
+        """The user's own Python files that it runs."""
+        file = getattr(self, "file", None)
+        return (Path(file),) if file else ()
 
     @property
     def name(self) -> str:

@@ -16,5 +16,9 @@ class ModelReward(RewardFunction):
     kind: Literal["model"] = "model"
     model: str = Field(description="Run, folder or hub id of the reward model.")
 
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        return (self.model,)
+
     def scores(self, answers: Sequence[SampledAnswer], score_with_model: ScoreWithModel) -> Sequence[float]:
         return score_with_model(self.model, answers)
