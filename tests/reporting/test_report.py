@@ -17,7 +17,7 @@ from bottega.events import parse
 from bottega.hardware.memory import format_peak_memory
 from bottega.recipe.schema import Recipe
 from bottega.reporting.charts import line_chart, thin_curve
-from bottega.reporting.html import MAX_WORD_LENGTH, _breakable
+from bottega.reporting.formats.html import MAX_WORD_LENGTH, _breakable
 from bottega.runs.curves import peak_memory
 from making import make_model, write_jsonl
 

@@ -7,7 +7,6 @@ offline, prints, and follows the light or dark theme of the system.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,8 @@ from bottega.errors import BottegaError, RunError
 from bottega.evaluation.evaluate import Evaluation, evaluate
 from bottega.events import Event, Noted, parse
 from bottega.progress import StatusCallback, ignore_status
+from bottega.reporting import formats
 from bottega.reporting.comparisons import rank_rows, summarize_costs
-from bottega.reporting.html import render_html
-from bottega.reporting.markdown import render_markdown
 from bottega.reporting.model import RunReport
 from bottega.reporting.run_facts import describe_run, find_started, summarize_losses
 from bottega.runs.curves import build_charts
@@ -96,19 +94,15 @@ def _audit_training_data(folder: Path, events: Sequence[Event], tell: StatusCall
 
 
 def write_report(report: RunReport, folder: str | Path) -> list[Path]:
-    """Write `report.json`, `report.md` and `report.html` into a folder; returns their paths in this order.
+    """Write the report into a folder in every format; returns the paths, the page to read first (`report.html`) last.
 
     Raises a RunError if one of them cannot be written; files of an earlier report are unchanged then.
     """
     folder = Path(folder)
-    texts = {
-        "json": json.dumps(report.document(), indent=1),
-        "md": render_markdown(report),
-        "html": render_html(report),
-    }
+    texts = {suffix: formats.load(suffix).render(report) for suffix in formats.suffixes()}
     with _os_errors_as_run_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        # All three are written before any is renamed: a full disk leaves no mixture of two reports.
+        # All are written before any is renamed: a full disk leaves no mixture of two reports.
         for suffix, text in texts.items():
             _partial_path(folder, suffix).write_text(text, encoding="utf-8")
         return [_partial_path(folder, suffix).replace(folder / f"report.{suffix}") for suffix in texts]

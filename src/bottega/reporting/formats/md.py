@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import ClassVar
 
 from bottega.evaluation.confusion import ClassPredictions
 from bottega.evaluation.cost import Cost
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.evaluate import Evaluation
 from bottega.metrics.catalog import metric_label
+from bottega.reporting.formats import ReportFormat
 from bottega.reporting.model import MetricComparison, RunReport
 
 DIFFERENCE = "difference (95 % CI)"
@@ -33,6 +35,15 @@ RUN_HEADING = "The run"
 AUDIT_HEADING = "Audit of the training data"
 COMPONENTS_HEADING = "Components and licences"
 REPRODUCE_HEADING = "Reproduce this run"
+
+
+class MarkdownReport(ReportFormat):
+    """Reads well anywhere."""
+
+    rank: ClassVar[int] = 2
+
+    def render(self, report: RunReport) -> str:
+        return render_markdown(report)
 
 
 def render_markdown(report: RunReport) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
+from typing import ClassVar
 
 from bottega.evaluation.confusion import MAX_MATRIX_CLASSES, ClassPredictions
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.evaluate import Evaluation
 from bottega.metrics.catalog import metric_label
 from bottega.reporting.charts import baseline_chart, interval_chart, line_chart, thin_curve
-from bottega.reporting.markdown import (
+from bottega.reporting.formats import ReportFormat
+from bottega.reporting.formats.md import (
     AUDIT_HEADING,
     COMPARISON_HEADING,
     COMPONENT_COLUMNS,
@@ -114,6 +116,15 @@ details { margin: .5rem 0 } summary { cursor: pointer; color: var(--dim) }
   tr, li, .curves, .bars, .verdict { break-inside: avoid }
 }
 """
+
+
+class HtmlReport(ReportFormat):
+    """A single file that opens offline, prints, and follows the theme of the system."""
+
+    rank: ClassVar[int] = 3
+
+    def render(self, report: RunReport) -> str:
+        return render_html(report)
 
 
 def render_html(report: RunReport) -> str:
