@@ -153,6 +153,14 @@ def make_model(
     return folder
 
 
+def page_file(title: str, page: str = "extending") -> str:
+    """The file of that title on a page of the documentation."""
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    _, _, after = text.partition(f'title="{title}"\n')
+    assert after, f"{page}.md has no file {title}"
+    return after.partition("```\n")[0]
+
+
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path

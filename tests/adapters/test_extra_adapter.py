@@ -20,66 +20,9 @@ from bottega.errors import ModelError, RecipeError
 from bottega.inference.language_model import load
 from bottega.models.tokenizer import load_tokenizer
 from bottega.sampling import Sampling
-from making import write_jsonl
+from making import page_file, write_jsonl
 
-BOTTLENECK = '''
-"""Bottleneck adapters (Houlsby et al. 2019, arXiv 1902.00751): a residual network after each feed-forward block."""
-
-from contextlib import contextmanager
-from typing import ClassVar, Literal
-
-import torch
-from pydantic import Field
-
-from bottega.adapters import AdaptedInPlace, Adapter, Start
-
-
-class Residual(torch.nn.Module):
-    enabled = True
-
-    def __init__(self, hidden, width, like):
-        super().__init__()
-        self.down = torch.nn.Linear(hidden, width, device=like.device, dtype=like.dtype)
-        self.up = torch.nn.Linear(width, hidden, device=like.device, dtype=like.dtype)
-        torch.nn.init.zeros_(self.up.weight)
-        torch.nn.init.zeros_(self.up.bias)
-
-    def forward(self, x):
-        return x + self.up(torch.relu(self.down(x))) if self.enabled else x
-
-
-class AdaptedByBottlenecks(AdaptedInPlace):
-    @contextmanager
-    def disabled(self):
-        residuals = [module for module in self.model.modules() if isinstance(module, Residual)]
-        for residual in residuals:
-            residual.enabled = False
-        try:
-            yield
-        finally:
-            for residual in residuals:
-                residual.enabled = True
-
-
-class Bottleneck(Adapter):
-    title: ClassVar[str] = "bottleneck adapters"
-
-    kind: Literal["bottleneck"] = "bottleneck"
-    width: int = Field(4, ge=1, description="Width of the bottleneck.")
-    start: Start = None
-
-    def install(self, model, options):
-        blocks = [(name, module) for name, module in model.named_modules() if name.endswith(".mlp")]
-        for name, block in blocks:
-            like = next(block.parameters())
-            block.add_module("bottleneck", Residual(model.config.hidden_size, self.width, like))
-            block.register_forward_hook(lambda module, inputs, output: module.bottleneck(output))
-        return AdaptedByBottlenecks(model, self, [f"{name}.bottleneck" for name, _ in blocks], options)
-
-    def count(self, layers):
-        # A feed-forward block ends in the one layer that is narrower than it is deep.
-        return sum(2 * self.width * outputs for inputs, outputs in layers if inputs > outputs)
-'''
+BOTTLENECK = page_file("src/bottega/adapters/bottleneck.py")
 
 
 @pytest.fixture

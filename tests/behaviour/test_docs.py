@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 import bottega
 from bottega.cli import docs
 from bottega.cli.commands import app
+from bottega.models import heads
 from bottega.recipe.schema import Recipe
 from making import ROOT, make_model, write_jsonl
 
@@ -43,7 +46,10 @@ def test_the_examples_of_a_page_run(
     for block in BLOCK.finditer(page.read_text(encoding="utf-8")):
         text, kind, title = block["text"], block["kind"], block["title"]
         if title is not None:
+            Path(title).parent.mkdir(parents=True, exist_ok=True)
             Path(title).write_text(text, encoding="utf-8")
+            if title.startswith("src/bottega/"):
+                plug_in(Path(title), monkeypatch)
         elif kind == "python":
             exec(compile(text, str(page), "exec"), names)
         elif kind == "sh":
@@ -51,6 +57,14 @@ def test_the_examples_of_a_page_run(
                 run(line)
         elif kind == "yaml":
             assert set(yaml.safe_load(text)) <= set(Recipe.model_fields)
+
+
+def plug_in(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a file of the page a module of the package it names."""
+    package = import_module(".".join(path.parent.parts[1:]))
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(path.parent.absolute())])
+    monkeypatch.delitem(sys.modules, f"{package.__name__}.{path.stem}", raising=False)
+    heads.load.cache_clear()
 
 
 def run(line: str) -> None:

@@ -12,49 +12,10 @@ from safetensors.torch import load_file
 import bottega
 from bottega import objectives
 from bottega.models import heads
-from making import write_jsonl
+from making import page_file, write_jsonl
 
-HEAD = """
-from typing import ClassVar
-
-import torch
-
-from bottega.models.heads import Head
-
-
-class ValueHead(Head):
-    outputs: ClassVar[frozenset[str]] = frozenset({"value"})
-
-    def attach(self, network):
-        linear = torch.nn.Linear(network.config.hidden_size, 1)
-        network.add_module("value_head", linear.to(network.device, network.dtype))
-        return ["value_head"]
-
-    def scores(self, network, states, batch, wanted, options):
-        return {"value": network.value_head(states)[:, 0].float()}
-"""
-
-OBJECTIVE = '''
-from typing import ClassVar, Literal
-
-from bottega.batch import Loss, Term
-from bottega.objectives.sft import Sft
-
-
-class Valued(Sft):
-    """Predict the answer, and at each of its tokens how likely it was."""
-
-    extra_heads: ClassVar[tuple[str, ...]] = ("value",)
-    outputs: ClassVar[frozenset[str]] = frozenset({"logp", "value"})
-
-    kind: Literal["valued"] = "valued"
-
-    def loss(self, scores, batch):
-        wrong = (scores["value"] - scores["logp"].detach()) ** 2
-        terms = super().loss(scores, batch).terms
-        value = Term((batch.weight * wrong).sum(), "token", 0.5)
-        return Loss({**terms, "value": value}, metrics={"value_error": Term(wrong.detach().sum(), "token")})
-'''
+HEAD = page_file("src/bottega/models/heads/value.py")
+OBJECTIVE = page_file("src/bottega/objectives/valued.py")
 
 
 @pytest.fixture

@@ -13,25 +13,9 @@ import bottega
 from bottega.errors import RecipeError
 from bottega.records import Chat, Message, formats
 from bottega.records.parser import parse_rows
-from making import write_jsonl
+from making import page_file, write_jsonl
 
-# Rows `{"ask": …, "reply": …}` as conversations.
-CHAT_FORMAT = """
-from typing import ClassVar
-
-from bottega.records import Chat, Message
-from bottega.records.fields import require_string
-from bottega.records.formats import Format
-
-
-class AskReplyFormat(Format):
-    record: ClassVar = Chat
-    required: ClassVar = (("ask",), ("reply", "replies"))
-
-    def build(self, where, fields):
-        question = Message("user", require_string(where, fields, "ask"))
-        return Chat(where, (question, Message("assistant", require_string(where, fields, "reply"))))
-"""
+CHAT_FORMAT = page_file("src/bottega/records/formats/ask_reply.py")
 
 # Rows `{"riddle": …, "solved": …}` as records of a class of their own.
 RECORD_FORMAT = """
