@@ -541,7 +541,9 @@ def test_one_class(write: Write) -> None:
 
 def test_labels_that_do_not_fit_their_objective(write: Write, tmp_path: Path) -> None:
     listed = {"text": "a cat", "labels": ["x", "y"]}
-    refused(DataError, lambda: counts(write([listed, listed], kind="classify")), "lists labels", at="field labels")
+    refused(
+        DataError, lambda: counts(write([listed, listed], kind="classify")), "has a list of labels", at="field labels"
+    )
     number = [{"text": "a cat", "label": 0.5}, {"text": "a dog", "label": "much"}]
     refused(
         DataError, lambda: counts(write(number, kind="regress")), "'much' is not a number", at="line 2, field label"
@@ -1286,7 +1288,7 @@ def test_resuming_with_another_recipe(write: Write) -> None:
     out = begun(recipe)
     before = files(out)
     ended = command(2, "train", recipe, "--resume", out)
-    assert "not the one the run began with" in ended.stderr
+    assert "the recipe differs from that of the run" in ended.stderr
     assert f"--resume {out}" in ended.stderr
     command(2, "train", recipe, "--resume", out, "--out", out)
     command(2, "train", "--resume", recipe.parent)

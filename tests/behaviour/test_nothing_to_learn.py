@@ -126,7 +126,9 @@ def test_an_update_with_nothing_to_tell_apart_is_passed_over_and_told(base: Path
     assert stepped[-1].epoch == pytest.approx(2 * (9 + passed) / 6)
     notes = {event.subject: event.message for event in events if event.type == "noted"}
     assert "passed over for others" in notes["passed over"]
-    assert notes["learning"].startswith(f"{passed} updates in which every text belongs to every other")
+    assert notes["learning"].startswith(
+        f"{passed} selections of examples were skipped, in which every text belongs to every other"
+    )
     # Whoever goes on from before meets, and passes over, the same.
     first = next(event.step for event in stepped if "passed_over" in event.metrics)
     weights = (tmp_path / "run" / "model" / "model.safetensors").read_bytes()

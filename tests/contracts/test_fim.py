@@ -108,5 +108,5 @@ def test_a_tokenizer_without_the_tokens(tmp_path: Path) -> None:
     assert "--fim" in str(caught.value.fix)
     plain.add_special_tokens({"additional_special_tokens": list(FIM_TOKENS[1])})
     assert len(set(codec(plain).special_tokens.fim)) == 3
-    with pytest.raises(DataError, match="only a model that writes"):
+    with pytest.raises(DataError, match="only a byte-level tokenizer"):
         train_tokenizer([tmp_path / "text.txt"], 300, tmp_path / "pieces", "wordpieces", fim=True)

@@ -147,7 +147,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no sentinel tokens") as caught:
         _ = Codec(other, max_length=9, too_long="split").special_tokens.sentinels
     assert "--span" in str(caught.value.fix)
-    with pytest.raises(DataError, match="only a model that writes"):
+    with pytest.raises(DataError, match="only a byte-level tokenizer"):
         train_tokenizer([tmp_path / "text.txt"], 300, tmp_path / "pieces", "wordpieces", span=True)
     with pytest.raises(ModelError, match="is an encoder–decoder"):
         taught(tmp_path, {"kind": "classify"}, [{"text": "a", "label": "b"}, {"text": "c", "label": "d"}])

@@ -21,8 +21,8 @@ def test_weights_are_read_by_the_names_of_labels() -> None:
     assert weights("balanced") == "balanced"
     for wrong, what in (
         ("even", "write balanced"),
-        ({"a": -1}, "from 0 up"),
-        ({"a": "x"}, "from 0 up"),
+        ({"a": -1}, "a number of at least 0"),
+        ({"a": "x"}, "a number of at least 0"),
         (3, "balanced"),
     ):
         with pytest.raises(ValidationError, match=what):

@@ -52,7 +52,7 @@ def train_tokenizer(
     from transformers import PreTrainedTokenizerFast
 
     if (fim or span) and kind != "bytes":
-        what = f"only a tokenizer of bytes can have these tokens, not one of {kind}"
+        what = f"only a byte-level tokenizer can have these tokens, not one of {kind}"
         raise DataError(what, where="--fim" if fim else "--span", fix="leave out --kind, or this option")
     _check_output_folder(out)
     if kind == "characters":

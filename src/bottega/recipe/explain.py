@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from bottega import objectives, suggestions
+from bottega import adapters, objectives, suggestions
 from bottega.errors import RecipeError
 from bottega.objectives import rewards
 from bottega.recipe.files import PATH_KEYS, TEMPLATE_HINT
@@ -101,7 +101,9 @@ def _suggest_key(word: str, known: list[str]) -> str:
 def _section_model(
     document: Mapping[str, Any], path: list[str], recipe: type[BaseModel]
 ) -> tuple[type[BaseModel], list[str]]:
-    """(model, remaining path) of the section at `path`; objectives and rewards have one model per kind."""
+    """(model, remaining path) of the section at `path`; adapters, objectives and rewards have one model per kind."""
+    if path[:1] == ["adapter"]:
+        return adapters.load(document["adapter"].get("kind", adapters.DEFAULT)), path[1:]
     if path[:1] != ["objective"]:
         return recipe, path
     options = document["objective"]
