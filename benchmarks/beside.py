@@ -1,6 +1,6 @@
 """Our rows of the table of speed beside those of an earlier build, in pairs: nothing may have become slower.
 
-    python benchmarks/beside.py REVISION [--only NAME …] [--rounds 3] [--out FILE]
+    python benchmarks/beside.py REVISION [--only NAME …] [--rounds 3] [--override KEY=VALUE …] [--out FILE]
 
 Both builds do the same work from the same folder in fresh processes, taking turns; which goes first changes with every
 round. A pair's ratio is free of what slowly changes on the machine, so the median of these ratios is compared.
@@ -22,7 +22,7 @@ from statistics import median
 from bench import WORKS
 from equal_runs import checkout
 from machine import described
-from measuring import Measure
+from measuring import OVERRIDES, Measure
 
 HERE = Path(__file__).parent
 NOW = HERE.parent / "src"
@@ -34,14 +34,17 @@ def main() -> None:
     parser.add_argument("revision")
     parser.add_argument("--only", nargs="+", choices=WORKS, default=list(WORKS))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--override", nargs="+", default=[], metavar="KEY=VALUE", help="keys of every recipe")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    OVERRIDES.extend(options.override)
     with tempfile.TemporaryDirectory() as temporary:
         before = checkout(options.revision, Path(temporary, "before"))
         lines = [
             f"# Speed beside {options.revision}",
             "",
             f"{date.today()}, {described()}. {options.rounds} pairs a work; the ratio is the median of the pairs'.",
+            *(["", f"Every recipe has {', '.join(OVERRIDES)}."] if OVERRIDES else []),
             "",
             "| work | before, s | now, s | now / before | memory | |",
             "|---|---|---|---|---|---|",

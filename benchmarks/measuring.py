@@ -11,6 +11,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+# Added to every recipe, for a processor that cannot do what a recipe asks for at speed (model.dtype=float32).
+OVERRIDES: list[str] = []
+
 QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
@@ -69,7 +72,7 @@ def bottega(
         )
     started = time.time()
     with tempfile.TemporaryDirectory() as out:
-        call([*command, "train", str(folder / "recipe.yaml"), *overrides, "--out", f"{out}/run"])
+        call([*command, "train", str(folder / "recipe.yaml"), *overrides, *OVERRIDES, "--out", f"{out}/run"])
         events = [json.loads(line) for line in Path(out, "run", "events.jsonl").read_text().splitlines()]
     steps = [event for event in events if event["type"] == "stepped"]
     if until:

@@ -136,6 +136,7 @@ OTHER_MEANINGS = {
     "recipe/reference.py": {"reward"},
     # The head of that name.
     "evaluation/tasks/__init__.py": {"masked"},
+    "inference/loader.py": {"masked"},
     "inference/masked_lm.py": {"masked"},
     "models/checkpoint.py": {"masked"},
     "recipe/schema.py": {"masked"},

@@ -57,7 +57,8 @@ if TYPE_CHECKING:
     from bottega.inference.classifier import load_tagger as load_tagger
     from bottega.inference.embedder import load_embedder as load_embedder
     from bottega.inference.language_model import LanguageModel as LanguageModel
-    from bottega.inference.language_model import load as load
+    from bottega.inference.language_model import load_language_model as load_language_model
+    from bottega.inference.loader import load as load
     from bottega.inference.masked_lm import load_masked as load_masked
     from bottega.metrics.catalog import metric_label as metric_label
     from bottega.metrics.intervals import paired_difference as paired_difference

@@ -17,7 +17,7 @@ from bottega import adapters
 from bottega.adapters import CONFIG
 from bottega.batch import Row
 from bottega.errors import ModelError, RecipeError
-from bottega.inference.language_model import load
+from bottega.inference.language_model import load_language_model
 from bottega.models.tokenizer import load_tokenizer
 from bottega.sampling import Sampling
 from making import page_file, write_jsonl
@@ -70,7 +70,7 @@ def test_a_new_kind_is_trained_and_used(llama: Path, tmp_path: Path) -> None:
     weights = load_file(result / "adapter_model.safetensors")
     assert all(".mlp.bottleneck." in name for name in weights), "the adapter and nothing else is saved"
 
-    trained, base = load(str(tmp_path / "run")), load(str(llama))
+    trained, base = load_language_model(str(tmp_path / "run")), load_language_model(str(llama))
     row = make_row(llama, "the cat ", "sat on the mat")
     (adapted,), (plain,) = trained.logp([row]), base.logp([row])
     assert adapted > plain + 1
@@ -86,7 +86,7 @@ def test_a_new_kind_is_trained_and_used(llama: Path, tmp_path: Path) -> None:
 def test_it_is_computed_packed_as_transformers_computes_it(llama: Path, tmp_path: Path) -> None:
     """No faster path goes round the modules it added."""
     list(bottega.train(make_recipe(llama, tmp_path), out=tmp_path / "run"))
-    trained = load(str(tmp_path / "run"))
+    trained = load_language_model(str(tmp_path / "run"))
     assert trained.scorer.fit.packed
     row = make_row(llama, "the cat ", "sat on")
     (packed,) = trained.logp([row, make_row(llama, "the cat ", "was here")])[:1]
@@ -136,7 +136,7 @@ def test_what_it_cannot_do_is_said(llama: Path, tmp_path: Path) -> None:
     config = tmp_path / "run" / "adapter" / CONFIG
     config.write_text(config.read_text().replace('"kind": "bottleneck"', '"kind": "botleneck"'), encoding="utf-8")
     with pytest.raises(ModelError, match=r"unknown kind 'botleneck'(?s:.*)bottleneck, lora"):
-        load(str(tmp_path / "run"))
+        load_language_model(str(tmp_path / "run"))
 
 
 def test_an_unknown_kind_is_refused_with_a_suggestion(llama: Path, tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ def _print_results(as_json: bool, texts: Sequence[str], results: Sequence[tuple[
 
 def _load_language_model(name: str) -> bottega.LanguageModel:
     with busy(f"loading {name}"):
-        model = bottega.load(name)
+        model = bottega.load_language_model(name)
     if unused := model.unheeded:
         from bottega.cli.console import progress_console
 

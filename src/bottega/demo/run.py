@@ -102,7 +102,10 @@ def run_demo(folder: Path, *, seed: int = 0, language: str = "en", watch: Watch,
             pass
         train_seconds += time.perf_counter() - start
     with busy("evaluating on unseen letters"):
-        base, tuned = bottega.load(folder / "pretrained"), bottega.load(folder / "aligned")
+        base, tuned = (
+            bottega.load_language_model(folder / "pretrained"),
+            bottega.load_language_model(folder / "aligned"),
+        )
         summary = {
             **_accuracies(world, base, tuned, data),
             **_preferences(folder / "aligned", data),

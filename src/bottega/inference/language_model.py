@@ -179,7 +179,7 @@ class LanguageModel:
         return settings.model_copy(update={"tokens": min(settings.tokens, room)})
 
 
-def load(name: str | Path, *, dtype: str = "auto", device: str = "auto") -> LanguageModel:
+def load_language_model(name: str | Path, *, dtype: str = "auto", device: str = "auto") -> LanguageModel:
     """The language model of a run, a folder or a hub id; an adapter is put on its base."""
     return LanguageModel(str(name), dtype=dtype, device=device)
 

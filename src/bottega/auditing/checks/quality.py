@@ -80,10 +80,10 @@ class Quality(Check):
     def _score(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """([scored] row indices in ascending order, [scored] mean loss per token in nats) of the sample."""
         # Imported here because it imports torch, which the other checks do without.
-        from bottega.inference.language_model import load
+        from bottega.inference.language_model import load_language_model
 
         self.context.report_status(f"scoring {len(self.sample)} rows")
-        model = load(name)
+        model = load_language_model(name)
         indices, rows = list[int](), list[Row]()
         for index, text in sorted(self.sample):
             ids = np.array(model.codec.encode_prompt(text)[:MAX_TOKENS], np.int64)  # [T]
