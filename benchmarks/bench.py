@@ -33,8 +33,8 @@ DATA = HERE.parent.parent / "shared" / "data"
 
 LORA = "{kind: lora, rank: 16, alpha: 32}"
 
+# Works measured from the second update on.
 WARMED = ("sft", "orpo", "reward", "grpo")
-"""Works measured from the second update on."""
 
 
 @dataclass(frozen=True)
@@ -374,8 +374,8 @@ def first_step(folder: Path, peer: str) -> Work:
     )
 
 
+# Works that run only where they are named: the whole table is long enough.
 BESIDES = ("orpo", "kto", "reward", "grpo")
-"""Works that run only where they are named: the whole table is long enough."""
 
 WORKS: dict[str, Callable[[Path, str], Work]] = {
     "sft": sft,

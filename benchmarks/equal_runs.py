@@ -32,6 +32,7 @@ LORA = {"rank": 4, "alpha": 8}
 SMALL: dict[str, Any] = {"steps": STEPS, "examples": 4, "tokens": 160, "lr": 1e-3}
 REWARDS = [{"kind": "length", "free": 0, "most": 9}, {"kind": "pattern", "pattern": "[a-m]"}]
 
+# Every kind of head, of reference, of adapter and of optimiser at least once.
 RECIPES: dict[str, dict[str, Any]] = {
     "sft-full": {
         "model": {"base": "llama", "dtype": "float32"},
@@ -130,8 +131,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "data": {"train": "texts.jsonl", "max_length": 32, "too_long": "split"},
     },
 }
-"""Every kind of head, of reference, of adapter and of optimiser at least once."""
 
+# What a process runs: each job is a recipe, a run folder, and the step to stop at (0: none, -1: resume to the end).
 TRAINING = """
 import json, sys
 from pathlib import Path
@@ -153,7 +154,6 @@ for name, out, last in jobs:
         train(name, out, last)
     print(f"  {name}", file=sys.stderr, flush=True)
 """
-"""What a process runs: each job is a recipe, a run folder, and the step to stop at (0: none, -1: resume to the end)."""
 
 
 def main() -> None:

@@ -29,8 +29,9 @@ from workloads import make_model  # noqa: E402
 from bottega.data.train_tokenizer import train_tokenizer  # noqa: E402
 
 PROMISED, EQUAL = 8.0, 1e-4
+
+# Of the tokenizer that is trained on the questions: about as many tokens a word as a large one has.
 VOCABULARY = 8000
-"""Of the tokenizer that is trained on the questions: about as many tokens a word as a large one has."""
 
 
 def main() -> None:

@@ -40,14 +40,14 @@ from bottega.records import Unusable
 from bottega.records.formats import load_formats, record_types
 from bottega.records.parser import parse_rows
 
+# Seconds of the processor that are too many, and seconds after which a call is cut off.
 SLOW, HANGS = 2.0, 30
-"""Seconds of the processor that are too many, and seconds after which a call is cut off."""
 
+# How many of the inputs go to each target.
 SHARES = {"recipe": 0.06, "files": 0.2, "rows": 0.52, "conll": 0.11, "chat": 0.1, "folder": 0.01}
-"""How many of the inputs go to each target."""
 
+# Where files are written faster than to a disk.
 MEMORY = Path("/dev/shm")
-"""Where files are written faster than to a disk."""
 
 Draw = random.Random
 

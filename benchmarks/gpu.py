@@ -102,8 +102,9 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }
 LORA = {"rank": 16, "alpha": 32}
+
+# Updates of a measurement, and how many of them come before the clock.
 UPDATES, WARM = 7, 3
-"""Updates of a measurement, and how many of them come before the clock."""
 
 
 @dataclass(frozen=True)

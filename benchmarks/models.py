@@ -51,21 +51,22 @@ from bottega.training.step import draw
 
 RESULT = Path(__file__).parent / "results" / "models_2xEPYC_2026-11-28.md"
 NEAR, LONGEST, VOCABULARY = 40, 110, 96
-LENGTHS = ((5, 4), (30, 12), (30, 20), (60, 50), (12, 7))
-"""Tokens of prompt and answer of each row; the second and the third begin alike."""
 
+# Tokens of prompt and answer of each row; the second and the third begin alike.
+LENGTHS = ((5, 4), (30, 12), (30, 20), (60, 50), (12, 7))
+
+# Of losses and norms, relative; float32 sums in another order differ by less, if float32 is not itself as far off.
 TOLERANCE = 2e-4
-"""Of losses and norms, relative; float32 sums in another order differ by less, if float32 is not itself as far off."""
 
 SECONDS = 120
 
+# transformers' mapping, the objective, and the way to load a result.
 KINDS: dict[str, tuple[str, str, str]] = {
     "decoder": ("CAUSAL_LM", "sft", "AutoModelForCausalLM"),
     "encoder": ("MASKED_LM", "masked", "AutoModelForMaskedLM"),
     "encoder-decoder": ("SEQ_TO_SEQ_CAUSAL_LM", "sft", "AutoModelForSeq2SeqLM"),
     "classifier": ("SEQUENCE_CLASSIFICATION", "classify", "AutoModelForSequenceClassification"),
 }
-"""transformers' mapping, the objective, and the way to load a result."""
 
 QWEN4 = {
     "indexer_n_heads": 4,
@@ -76,6 +77,7 @@ QWEN4 = {
 }
 DOTS3 = {"head_dim": 192, "qk_nope_head_dim": 64, "swa_head_dim": 192, "swa_qk_nope_head_dim": 128}
 
+# What a config needs that transformers' default leaves open.
 OVERRIDES: dict[str, dict[str, Any]] = {
     "hunyuan_v1_dense": {"head_dim": 64},
     "hunyuan_v1_moe": {"head_dim": 64},
@@ -100,11 +102,11 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "zamba2": {"hidden_size": 32, "num_attention_heads": 4, "n_mamba_heads": 4},
     "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention", "conv"] * 8},
 }
-"""What a config needs that transformers' default leaves open."""
 
 BLT_PART = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 48}
 BLT_PART |= {"vocab_size": VOCABULARY, "num_hidden_layers": 2, "max_position_embeddings": 256}
 
+# Configs that are small as they stand, of models whose parts have widths that hang together.
 SMALL: dict[str, dict[str, Any]] = {
     "blt": {
         "vocab_size": VOCABULARY,
@@ -117,8 +119,8 @@ SMALL: dict[str, dict[str, Any]] = {
         "decoder_config": {**BLT_PART, "hidden_size_global": 32},
     },
 }
-"""Configs that are small as they stand, of models whose parts have widths that hang together."""
 
+# What a decoder has in some checkpoints, by its name and that of the variant.
 VARIANTS: dict[str, dict[str, Any]] = {
     "bert-generation (is_decoder)": {"is_decoder": True},
     "xlm (causal)": {"causal": True},
@@ -134,10 +136,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
         }
     },
 }
-"""What a decoder has in some checkpoints, by its name and that of the variant."""
 
 SOUND = "it reads sound, and does not run without"
 CHUNKS = "it trains on texts only whose length is a multiple of its chunks"
+
+# Why plain transformers does not train a model on text as it is.
 OUTSIDE = {
     **dict.fromkeys(("musicgen", "musicgen_melody"), "it writes sound, not text"),
     **dict.fromkeys(("vibevoice_asr", "voxtral_realtime"), SOUND),
@@ -146,9 +149,10 @@ OUTSIDE = {
     "layoutlmv2": "it needs a library that is not here",
     "reformer": CHUNKS,
 }
-"""Why plain transformers does not train a model on text as it is."""
 
 LATE = "it numbers positions from 0, its forward from behind the padding token"
+
+# Why `generate` does not go by a model's own forward.
 CAUSES = {
     **dict.fromkeys(("camembert", "data2vec-text", "roberta", "roberta-prelayernorm"), LATE),
     **dict.fromkeys(("xlm-roberta", "xlm-roberta-xl", "xmod"), LATE),
@@ -157,8 +161,8 @@ CAUSES = {
     "xlm (causal)": "it adds a mask token to what it is given",
     "prophetnet": "its forward gives other scores where it keeps keys",
 }
-"""Why `generate` does not go by a model's own forward."""
 
+# Those of the tokenizer here.
 TOKENS = {
     "pad_token_id": 0,
     "eos_token_id": 1,
@@ -170,7 +174,6 @@ TOKENS = {
     "forced_eos_token_id": None,
     "forced_bos_token_id": None,
 }
-"""Those of the tokenizer here."""
 
 
 def main() -> None:

@@ -28,8 +28,9 @@ from machine import described
 from real_data import ROOT
 
 FAIR = {"alone": 1.0, "beside one busy program": 2 / 3, "two runs at once": 0.5}
+
+# Code that comes before the command: with the second no other program is ever seen to be busy.
 WAYS = {"gives way": "", "as it is": "import bottega.hardware.other_programs as n; n.YIELD_FROM = float('inf'); "}
-"""Code that comes before the command: with the second no other program is ever seen to be busy."""
 
 RUN = "import sys; {before}from bottega.__main__ import main; sys.argv[0] = 'bottega'; main()"
 MODELS: dict[str, dict[str, Any]] = {

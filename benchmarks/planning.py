@@ -44,8 +44,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "full, recomputed": {"objective": {"kind": "sft"}, "optim": {"checkpointing": True}},
 }
 LENGTHS = {"short": 60, "long": 400}
+
+# Promised errors: the median's, and the worst.
 MEMORY, TIME = (0.10, 0.20), (0.15, 0.30)
-"""Promised errors: the median's, and the worst."""
 
 
 def grid() -> Iterator[tuple[str, str, str, str]]:

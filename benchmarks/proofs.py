@@ -50,14 +50,14 @@ from bottega.runs.atomic_files import checksum
 from bottega.sampling import Sampling
 from making import make_model
 
+# Largest difference, in parts of the largest number, taken for float32's rounding; a fault shows as 1e-2 or more.
 CLOSE = 1e-3
-"""Largest difference, in parts of the largest number, taken for float32's rounding; a fault shows as 1e-2 or more."""
 
+# The same for bfloat16's.
 HALF = 2e-2
-"""The same for bfloat16's."""
 
+# (what was compared, how far it was off in parts of its largest number, how far it may be).
 Proof = Iterator[tuple[str, float, float]]
-"""(what was compared, how far it was off in parts of its largest number, how far it may be)."""
 
 
 def prove(device: str, whole: bool, names: Sequence[str] = ()) -> list[str]:

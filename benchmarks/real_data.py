@@ -30,8 +30,9 @@ ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes"
 
 Events = list[dict[str, Any]]
+
+# What a run reached, what was promised, and whether that was kept.
 Reached = tuple[str, str, bool]
-"""What a run reached, what was promised, and whether that was kept."""
 
 
 def main() -> None:

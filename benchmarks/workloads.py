@@ -50,8 +50,9 @@ SHAPES = {
         "tie_word_embeddings": True,
     },
 }
+
+# Words every instruction row starts with, as Alpaca's do.
 PREAMBLE = 30
-"""Words every instruction row starts with, as Alpaca's do."""
 
 
 def make_tokenizer(folder: Path, size: int = VOCABULARY) -> None:
@@ -106,11 +107,11 @@ def preferences(rows: int, prompt: int = 150, answer: int = 60) -> list[dict[str
     ]
 
 
+# A file with a reward that tells answers apart, whatever they are.
 REWARD = """\
 def score(written, right):
     return sum(map(ord, written)) % 7 / 6
 """
-"""A file with a reward that tells answers apart, whatever they are."""
 
 
 def posed(rows: int, prompt: int = 150) -> list[dict[str, str]]:

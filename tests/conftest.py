@@ -11,6 +11,7 @@ import pytest
 
 from making import WORDS, make_model, make_tokenizer, shared_data, sharpen, tiny_config, write_jsonl  # noqa: F401
 
+# The files that take longest, by seconds of a processor.
 MAX_ROW_CHARACTERS = (
     "test_objectives",
     "test_resume",
@@ -25,7 +26,6 @@ MAX_ROW_CHARACTERS = (
     "test_loop",
     "test_commands",
 )
-"""The files that take longest, by seconds of a processor."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -85,6 +85,7 @@ def make_codec(
     return Codec(tokenizer, max_length=length, too_long="truncate", both_ways=both_ways, labels=labels)
 
 
+# Every architecture of the contract tests, with what sets it apart.
 TINY: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen3": {"head_dim": 8},
@@ -105,7 +106,6 @@ TINY: dict[str, dict[str, Any]] = {
     "t5": {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0,
            "relative_attention_num_buckets": 8, "relative_attention_max_distance": 12, "decoder_start_token_id": 2},
 }  # fmt: skip
-"""Every architecture of the contract tests, with what sets it apart."""
 
 
 def tiny_config(kind: str, vocabulary: int = 300, **more: Any) -> Any:

@@ -40,11 +40,11 @@ class Shape:
     dropout: float = 0.0
 
 
+# nanoGPT's context, rows of an update, and what else is in its shape.
 SETTINGS = {
     "cpu": (64, 12, {}),
     "gpu": (256, 64, {"width": 384, "layers": 6, "heads": 6, "groups": 6, "inner": 1536, "dropout": 0.2}),
 }
-"""nanoGPT's context, rows of an update, and what else is in its shape."""
 
 
 class Block(nn.Module):

@@ -32,8 +32,9 @@ TRAINERS = {
     "reward": (RewardTrainer, RewardConfig),
     "grpo": (GRPOTrainer, GRPOConfig),
 }
+
+# Answers to a prompt under GRPO, and most tokens of each.
 GROUP, TOKENS = 8, 64
-"""Answers to a prompt under GRPO, and most tokens of each."""
 
 
 def main() -> None:

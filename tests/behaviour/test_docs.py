@@ -23,8 +23,9 @@ from making import ROOT, make_model, write_jsonl
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(?P<kind>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 EXAMPLES = [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8"))]
+
+# Pages whose examples measure for long.
 LONG = ("evaluating", "planning", "training")
-"""Pages whose examples measure for long."""
 
 
 @pytest.fixture(scope="module")

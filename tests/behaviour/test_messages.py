@@ -24,8 +24,8 @@ from bottega.recipe.schema import Recipe
 from bottega.suggestions import join_names, suggest_name
 from making import write_jsonl
 
+# Words that are not ours.
 PYDANTIC = ("Input should", "valid string", "unable to parse", "should match", "Field required", "Extra inputs", "['")
-"""Words that are not ours."""
 
 
 def told(key: str, value: Any) -> RecipeError:

@@ -25,6 +25,7 @@ FILES = {
 }
 
 
+# A file of each sort; `make slow` has the others too.
 EVERY_TIME = {
     "it_promessi_sposi",
     "rasbt_preference_1100/instruction-data-with-preference.json",
@@ -32,7 +33,6 @@ EVERY_TIME = {
     "wnut17/wnut17train.conll",
     "xquad_en/xquad.en.json",
 }
-"""A file of each sort; `make slow` has the others too."""
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from bottega.packing import pack, split_into_micro_batches
 ALONE = Fit(packed=False, own_head=True)
 
 
+# The objective that `make test` holds every architecture to; the others take turns, and `make slow` has them all.
 WHOLE = "sft"
-"""The objective that `make test` holds every architecture to; the others take turns, and `make slow` has them all."""
 
 
 def everyday(kind: str, model: str) -> bool:

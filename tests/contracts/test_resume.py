@@ -69,14 +69,14 @@ GUARDED = {
 }
 
 
+# Training every weight with all there is has in it what training them plainly has: one objective does that.
 WAYS: dict[str, dict] = {"full": {}, "lora": LORA, "guarded": {"optim": GUARDED}}
-"""Training every weight with all there is has in it what training them plainly has: one objective does that."""
 
+# Of each sort (rows, a reference, answers of its own, an encoder) the one `make test` resumes with LoRA too.
 WITH_LORA = ("sft", "dpo", "grpo", "tag")
-"""Of each sort (rows, a reference, answers of its own, an encoder) the one `make test` resumes with LoRA too."""
 
+# They differ from it in their loss alone: `make slow` resumes them.
 LIKE_DPO = ("orpo", "simpo", "cpo")
-"""They differ from it in their loss alone: `make slow` resumes them."""
 
 
 def marks(kind: str, way: str) -> list[pytest.MarkDecorator]:

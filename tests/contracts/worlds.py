@@ -46,10 +46,12 @@ DECODERS = ("llama", "qwen3", "gemma2", "gemma3_text", "mistral", "phi3", "gpt2"
 ENCODERS = ("bert",)
 ENCODER_DECODERS = ("t5",)
 UNPACKABLE = ("bloom", "mamba")
+
+# Architectures that transformers gives no sequence classification.
 NO_CLASSIFIER = ("granite", "mamba")
-"""Architectures that transformers gives no sequence classification."""
+
+# Architectures that transformers gives no token classification.
 NO_TAGGER = ("olmo2", "granite", "gemma3_text", "mamba")
-"""Architectures that transformers gives no token classification."""
 
 
 def fitting(kind: str, among: tuple[str, ...] = DECODERS + ENCODERS + ENCODER_DECODERS) -> list[str]:
@@ -62,9 +64,10 @@ def fitting(kind: str, among: tuple[str, ...] = DECODERS + ENCODERS + ENCODER_DE
     return [model for model in among if model not in without.get(objectives.load(kind).head, ())]
 
 
+# Code as a user would bring it.
 OWN = Path(__file__).parent / "own"
-"""Code as a user would bring it."""
 
+# Options worth a world of their own, the first of each with every architecture, the others with one.
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "sft": [{"weighting": "token"}, {"weighting": "example", "label_smoothing": 0.2}],
     "causal": [{}, {"label_smoothing": 0.2}],
@@ -114,7 +117,6 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "span": [{}, {"share": 0.5, "length": 1.5, "label_smoothing": 0.2}],
     "custom": [{"file": str(OWN / "own_loss.py"), "sharpness": 2.0}],
 }
-"""Options worth a world of their own, the first of each with every architecture, the others with one."""
 
 CASES = [
     (kind, options, model)

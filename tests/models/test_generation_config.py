@@ -20,8 +20,9 @@ ROWS = [{"prompt": "the cat", "completion": f" sat on {n}"} for n in ("red", "bl
 CAUSAL = {"kind": "causal"}
 PAIRS = [{"prompt": "the cat", "chosen": f" sat on the {n} mat and ran", "rejected": " no"} for n in ("red", "two")]
 LABELLED = [{"text": "the cat sat", "label": "a"}, {"text": "it ran", "label": "b"}]
+
+# A template that closes turns with a token that is not the end of text.
 TURNS = "{% for m in messages %}{{ '<mask>' + m.role + '\n' + m.content + '<unk>\n' }}{% endfor %}"
-"""A template that closes turns with a token that is not the end of text."""
 
 
 def trained(base: Path | str, out: Path, rows: list[dict[str, Any]] = ROWS, **sections: Any) -> list[dict[str, Any]]:

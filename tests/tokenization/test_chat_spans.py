@@ -68,10 +68,10 @@ HERMES = """\
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
 
+# Its prompt opens a thought that the template drops from earlier turns.
 HERMES_OPEN = HERMES.replace(
     "'<|im_start|>assistant\\n' }}{%- endif %}", "'<|im_start|>assistant\\n<think>\\n' }}{%- endif %}"
 )
-"""Its prompt opens a thought that the template drops from earlier turns."""
 
 BRACKETS = """\
 {{- bos_token }}
@@ -88,6 +88,7 @@ BRACKETS = """\
 {%- else %}{{- ' ' + m.content + eos_token }}{%- endif %}
 {%- endfor %}"""
 
+# The name of a function stands twice, and its arguments are text.
 TWICE = """\
 {%- for m in messages %}
 {{- '<|start|>' + m.role }}
@@ -99,14 +100,13 @@ TWICE = """\
 {%- else %}{{- '<|message|>' + m.content + '<|end|>' }}{%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|start|>assistant' }}{%- endif %}"""
-"""The name of a function stands twice, and its arguments are text."""
 
 DEAF = """\
 {%- for m in messages %}{{- '<|' + m.role + '|>' + m.content + '<|end|>' }}{%- endfor %}
 {%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}"""
 
+# Two tokens end a turn, and generation stops at the second.
 SHUT_TWICE = HERMES.replace("{{- '<|im_end|>\\n' }}\n{%- endfor", "{{- '<|im_end|><|turn_end|>\\n' }}\n{%- endfor")
-"""Two tokens end a turn, and generation stops at the second."""
 
 OWN = {"hermes": HERMES, "hermes, open": HERMES_OPEN, "brackets": BRACKETS, "twice": TWICE, "shut twice": SHUT_TWICE}
 

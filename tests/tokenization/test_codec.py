@@ -27,8 +27,8 @@ from bottega.tokenization.codec import Codec
 from bottega.training.preview import pieces
 from making import WORDS, make_tokenizer, shared_data
 
+# A private-use character, such as code may be tempted to mark a place with; icon fonts put it into real texts.
 MARK = "\ue000"
-"""A private-use character, such as code may be tempted to mark a place with; icon fonts put it into real texts."""
 
 # Tokenizers
 

@@ -28,8 +28,9 @@ DAY = date(2026, 11, 28)
 SPECIAL = re.compile(
     r"<\|[A-Za-z_]+\|>|<｜[^｜]+｜>|\[/?[A-Z_]+\]|</?tool_call>|<\|/[a-z_]+\|>|<(?:start|end)_of_turn>"
 )
+
+# Marks of the oldest family, which are no tokens there.
 PLAIN = {"[INST]", "[/INST]"}
-"""Marks of the oldest family, which are no tokens there."""
 
 
 def user(text: str) -> Message:

@@ -31,8 +31,8 @@ from bottega.records.fields import SURROGATES
 from bottega.runs.resolve import resolve
 from bottega.tokenization.codec import Codec
 
+# Where words start and stop.
 Words = list[tuple[int, int]]
-"""Where words start and stop."""
 
 
 class TaggedText(NamedTuple):

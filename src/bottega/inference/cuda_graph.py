@@ -9,8 +9,8 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
+# Models of which nothing could be recorded: it is not tried again.
 UNABLE: WeakSet[nn.Module] = WeakSet()
-"""Models of which nothing could be recorded: it is not tried again."""
 
 
 class Recorded:

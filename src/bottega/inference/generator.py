@@ -35,11 +35,11 @@ from bottega.sampling import Sampling
 from bottega.seeding import derive
 from bottega.tokenization.detokenize import StopStrings, TextStream
 
+# Most tokens in the cache at once; further prompts wait.
 BATCH_TOKENS = 1 << 16
-"""Most tokens in the cache at once; further prompts wait."""
 
+# Tokens of the prompt that the text of a continuation is read after: some write a space by what stands before.
 CONTEXT = 8
-"""Tokens of the prompt that the text of a continuation is read after: some write a space by what stands before."""
 
 Reason = Literal["end", "stop", "length"]
 

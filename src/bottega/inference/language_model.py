@@ -34,8 +34,8 @@ from bottega.runs.resolve import resolve
 from bottega.sampling import Sampling
 from bottega.tokenization.codec import Codec
 
+# A conversation: messages, or mappings with role and content as OpenAI writes them.
 Turns: TypeAlias = Sequence[Mapping[str, Any] | Message]
-"""A conversation: messages, or mappings with role and content as OpenAI writes them."""
 
 
 class LanguageModel:

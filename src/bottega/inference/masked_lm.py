@@ -26,8 +26,8 @@ from bottega.records import Text, Unusable
 from bottega.runs.resolve import resolve
 from bottega.tokenization.codec import Codec
 
+# What stands for any tokenizer's mask token.
 MASK = "[MASK]"
-"""What stands for any tokenizer's mask token."""
 
 
 @dataclass(frozen=True)

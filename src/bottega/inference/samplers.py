@@ -9,13 +9,13 @@ from bottega.sampling import Sampling
 
 NEVER = -torch.inf
 
+# Tokens that are added up together.
 BLOCK = 256
-"""Tokens that are added up together."""
 
 BELOW_ONE = 1 - 2**-53
 
+# Stands for a token where there is none to be had.
 NONE = -1
-"""Stands for a token where there is none to be had."""
 
 
 def filtered(logits: Tensor, seen: Tensor | None, settings: Sampling) -> Tensor:

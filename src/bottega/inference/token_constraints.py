@@ -14,9 +14,10 @@ from transformers.generation import logits_process as processors
 
 from bottega.sampling import Sampling
 
+# What a generation config says of drawing, which is asked for here and not declared.
 DRAWING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
-"""What a generation config says of drawing, which is asked for here and not declared."""
 
+# Ways of writing that are none here, and the values at which they do nothing.
 OTHER_WAYS = {
     "num_beams": 1,
     "num_beam_groups": 1,
@@ -30,7 +31,6 @@ OTHER_WAYS = {
     "force_words_ids": None,
     "max_time": None,
 }
-"""Ways of writing that are none here, and the values at which they do nothing."""
 
 
 class Rules:

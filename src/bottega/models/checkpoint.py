@@ -36,11 +36,11 @@ from bottega.runs.store import MERGED_BASE
 if TYPE_CHECKING:
     from bottega.adapters import AdaptedModel
 
+# Weights of a checkpoint that none needs: tables a model computes by itself, and what served another task.
 HARMLESS = re.compile(
     r"(inv_freq|position_ids|token_type_ids|masked_bias|(attn|attention)\.bias|\.version|embed_positions\.weights?"
     r"|final_logits_bias|_float_tensor)$|(^|\.)(pooler|seq_relationship)\."
 )
-"""Weights of a checkpoint that none needs: tables a model computes by itself, and what served another task."""
 
 POOLER = re.compile(r"(^|\.)pooler\.")
 

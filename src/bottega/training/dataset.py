@@ -25,14 +25,14 @@ from bottega.records import Record
 from bottega.tokenization import builtin_templates
 from bottega.tokenization.codec import Codec
 
+# A record with its side and the number of its source.
 Sided = tuple[Side, int, Record]
-"""A record with its side and the number of its source."""
 
+# Share of the rows from which on it is said first that they were dropped or cut.
 LOUD = 0.2
-"""Share of the rows from which on it is said first that they were dropped or cut."""
 
+# Records encoded at once: so many, or as many as hold so many characters.
 PART, PART_CHARACTERS = 256, 1 << 20
-"""Records encoded at once: so many, or as many as hold so many characters."""
 
 
 @dataclass

@@ -20,6 +20,8 @@ from bottega.recipe.schema import Recipe, Source
 from bottega.runs.resolve import resolve
 
 UNKNOWN = "unknown"
+
+# Licences by words near the head of their text.
 KNOWN = {
     "apache license": "apache-2.0",
     "mit license": "mit",
@@ -32,7 +34,6 @@ KNOWN = {
     "attribution 4.0": "cc-by-4.0",
     "mozilla public license": "mpl-2.0",
 }
-"""Licences by words near the head of their text."""
 
 HEAD_LINES = 6
 
