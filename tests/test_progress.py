@@ -22,7 +22,7 @@ def test_scoring_and_generation_report_rows(tmp_path: Path) -> None:
     model.logp(rows, lambda done, total: scored.append((done, total)))
     prompts = [[5, 6], [7], [8, 9, 10]]
     model.writer.write(
-        prompts, Sampling(tokens=4), continuations=2, far=lambda done, total: written.append((done, total))
+        prompts, Sampling(tokens=4), continuations=2, on_progress=lambda done, total: written.append((done, total))
     )
     assert scored[-1] == (3, 3)
     assert written == [(done, 6) for done in range(1, 7)]

@@ -244,7 +244,7 @@ def test_a_masked_model_stands_beside_the_commonest_tokens(filled: Path) -> None
 
 def test_each_is_told_from_the_others(filled: Path, trained: Callable[..., Path]) -> None:
     with pytest.raises(ModelError, match="fill"):
-        bottega.load(filled)
+        bottega.load_language_model(filled)
     with pytest.raises(RunError, match="bottega fill"):
         bottega.load_tagger(filled)
     with pytest.raises(RunError, match="bottega tag"):

@@ -10,7 +10,7 @@ import torch
 import transformers
 from transformers.generation import logits_process as theirs
 
-from bottega.inference.generator import Writer, _chances
+from bottega.inference.generator import Writer, _uniform_numbers
 from bottega.inference.samplers import NEVER, draw, filtered
 from bottega.models.attention.mask import round_length
 from bottega.models.scorer_setup import fit_model
@@ -109,7 +109,7 @@ def test_many_prompts_go_in_groups(tmp_path: Path, tokenizer: Any, monkeypatch: 
     writer = writer_of("llama", tmp_path, tokenizer)
     settings = Sampling(tokens=6, temperature=1.0)
     whole = writer.write(ids(tokenizer), settings)
-    monkeypatch.setattr("bottega.inference.generator.BATCH_TOKENS", 40)
+    monkeypatch.setattr("bottega.inference.generator.MAX_CACHED_TOKENS", 40)
     assert writer.write(ids(tokenizer), settings) == whole
 
 
@@ -168,7 +168,7 @@ def test_draws_follow_the_distribution() -> None:
     """Chi-square over 30,000 draws, each row with its own chances; the limit is passed once in 10,000 times."""
     logits = filtered(LOGITS[:1], None, Sampling(temperature=1.0, top_k=12))
     share = logits.softmax(-1)[0].double()
-    chances = [next(_chances(0, (7, 8), number)) for number in range(30_000)]
+    chances = [next(_uniform_numbers(0, (7, 8), number)) for number in range(30_000)]
     drawn = draw(logits.expand(len(chances), -1), torch.tensor(chances, dtype=torch.float64))
     counts, expected = torch.bincount(drawn, minlength=50), share * len(chances)
     assert counts[share == 0].sum() == 0

@@ -114,7 +114,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def written(found: Scorer, tokenizer: Any, *lengths: int) -> list[list[int]]:
     """What the model of a scorer writes after prompts of these lengths."""
-    writer = Writer(found.network, tokenizer, frozenset(), packed=False, afresh=found.reset_row_state)
+    writer = Writer(found.network, tokenizer, frozenset(), packed=False, reset_row_state=found.reset_row_state)
     prompts = [batch(length).tokens.tolist() for length in lengths]
     return [one.tokens for (one,) in writer.write(prompts, Sampling(tokens=24))]
 

@@ -253,9 +253,13 @@ class Engine:
     ) -> list[list[Continuation]]:
         """Continuations of each prompt by the current weights, up to a token of `ends`."""
         scorer = self.scorer
-        writer = Writer(scorer.network, self.tokenizer, ends, packed=scorer.fit.packed, afresh=scorer.reset_row_state)
+        writer = Writer(
+            scorer.network, self.tokenizer, ends, packed=scorer.fit.packed, reset_row_state=scorer.reset_row_state
+        )
         with out_of_memory_errors():
-            return writer.write(prompts, settings, continuations=continuations, far=lambda *_: self.check_stop())
+            return writer.write(
+                prompts, settings, continuations=continuations, on_progress=lambda *_: self.check_stop()
+            )
 
     def save(self, folder: Path, *, step: int, state: bool) -> None:
         """Save the model or adapter, averaged if there is an average, and its tokenizer, in their libraries' formats.

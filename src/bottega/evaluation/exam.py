@@ -264,7 +264,9 @@ def _generate_answers(
         most = max(questions.min_tokens, *(prompts[position].answer_length for position in group))
         settings = Sampling(tokens=most, stop=(*stop, *questions.stop, *model.codec.stop_strings))
         report = partial(_report_progress, progress, done, len(prompts))
-        written = model.writer.write([prompts[position].prompt_tokens for position in group], settings, far=report)
+        written = model.writer.write(
+            [prompts[position].prompt_tokens for position in group], settings, on_progress=report
+        )
         done += len(group)
         for position, (answer,) in zip(group, written, strict=True):
             ended = answer.reason != "length"

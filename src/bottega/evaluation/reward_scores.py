@@ -117,7 +117,7 @@ def _score_model(context: EvaluationContext, model: LanguageModel, records: Sequ
     # Greedy, unlike in training: the reward of what the model would be used to answer, without sampling noise.
     settings = Sampling(tokens=objective.tokens, stop=(*objective.stop, *codec.stop_strings_in_use))
     started = time.perf_counter()
-    written = [answer for (answer,) in model.writer.write(list(prompts.values()), settings, far=progress)]
+    written = [answer for (answer,) in model.writer.write(list(prompts.values()), settings, on_progress=progress)]
     seconds = (time.perf_counter() - started) / max(len(prompts), 1)
     answers: list[GeneratedAnswer | None] = [None] * len(records)
     for index, answer in zip(prompts, written, strict=True):

@@ -63,8 +63,8 @@ class LanguageModel:
         declared = network.generation_config.eos_token_id
         ends = self.codec.end_tokens | frozenset(declared if isinstance(declared, list) else [declared]) - {None}
         config = network.generation_config
-        packed, afresh = self.scorer.fit.packed, self.scorer.reset_row_state
-        self.writer = Writer(network, tokenizer, ends, packed=packed, config=config, afresh=afresh)
+        packed, reset = self.scorer.fit.packed, self.scorer.reset_row_state
+        self.writer = Writer(network, tokenizer, ends, packed=packed, config=config, reset_row_state=reset)
 
     @property
     def unheeded(self) -> dict[str, Any]:
