@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from making import WORDS, make_model, make_tokenizer, shared_data, sharpen, tiny_config, write_jsonl  # noqa: F401
 
 # The files that take longest, by seconds of a processor.
-MAX_ROW_CHARACTERS = (
+SLOWEST = (
     "test_objectives",
     "test_resume",
     "test_evaluate",
@@ -30,7 +32,7 @@ MAX_ROW_CHARACTERS = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files come first: else one worker ends with one of them while the other has nothing left to do."""
-    places = {name: place for place, name in enumerate(MAX_ROW_CHARACTERS)}
+    places = {name: place for place, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
@@ -56,3 +58,26 @@ def write_recipe(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+PlugIn = Callable[[ModuleType, str, str], None]
+
+
+@pytest.fixture
+def plug_in(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlugIn]:
+    """A function (package, name, text) that makes a file a module of a plug-in folder until the test ends."""
+    added: list[tuple[ModuleType, str]] = []
+
+    def add(package: ModuleType, name: str, text: str) -> None:
+        folder = tmp_path_factory.mktemp(package.__name__)
+        (folder / f"{name}.py").write_text(text, encoding="utf-8")
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
+        added.append((package, name))
+
+    yield add
+    for package, name in added:
+        sys.modules.pop(f"{package.__name__}.{name}", None)
+        # An imported submodule is also an attribute of its package.
+        vars(package).pop(name, None)
+        if hasattr(load := getattr(package, "load", None), "cache_clear"):
+            load.cache_clear()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +21,10 @@ from bottega.models.tokenizer import load_tokenizer
 from bottega.sampling import Sampling
 from making import page_file, write_jsonl
 
-BOTTLENECK = page_file("src/bottega/adapters/bottleneck.py")
-
 
 @pytest.fixture
-def bottleneck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The file where a developer would put it."""
-    folder = tmp_path / "adapters"
-    folder.mkdir()
-    (folder / "bottleneck.py").write_text(BOTTLENECK, encoding="utf-8")
-    monkeypatch.setattr(adapters, "__path__", [*adapters.__path__, str(folder)])
-    yield
-    sys.modules.pop("bottega.adapters.bottleneck", None)
+def bottleneck(plug_in: Callable[..., None]) -> None:
+    plug_in(adapters, "bottleneck", page_file("src/bottega/adapters/bottleneck.py"))
 
 
 def make_recipe(llama: Path, tmp_path: Path, **changes: Any) -> bottega.Recipe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 import bottega
 from bottega.cli import docs
 from bottega.cli.commands import app
-from bottega.models import heads
 from bottega.recipe.schema import Recipe
 from making import ROOT, make_model, write_jsonl
 
@@ -38,7 +37,12 @@ def smol(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [pytest.param(page, id=page.stem, marks=pytest.mark.slow if page.stem in LONG else []) for page in EXAMPLES],
 )
 def test_the_examples_of_a_page_run(
-    page: Path, smol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: Path,
+    smol: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    plug_in: Callable[..., None],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(smol, "models/smol")
@@ -50,7 +54,8 @@ def test_the_examples_of_a_page_run(
             Path(title).parent.mkdir(parents=True, exist_ok=True)
             Path(title).write_text(text, encoding="utf-8")
             if title.startswith("src/bottega/"):
-                plug_in(Path(title), monkeypatch)
+                package = import_module(".".join(Path(title).parent.parts[1:]))
+                plug_in(package, Path(title).stem, text)
         elif kind == "python":
             exec(compile(text, str(page), "exec"), names)
         elif kind == "sh":
@@ -58,14 +63,6 @@ def test_the_examples_of_a_page_run(
                 run(line)
         elif kind == "yaml":
             assert set(yaml.safe_load(text)) <= set(Recipe.model_fields)
-
-
-def plug_in(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make a file of the page a module of the package it names."""
-    package = import_module(".".join(path.parent.parts[1:]))
-    monkeypatch.setattr(package, "__path__", [*package.__path__, str(path.parent.absolute())])
-    monkeypatch.delitem(sys.modules, f"{package.__name__}.{path.stem}", raising=False)
-    heads.load.cache_clear()
 
 
 def run(line: str) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -108,19 +107,8 @@ def test_wrong_arguments(llama: Path, tmp_path: Path) -> None:
         bottega.export(llama, llama)
 
 
-@pytest.fixture
-def logits_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The file where a developer would put it."""
-    folder = tmp_path / "exporting"
-    folder.mkdir()
-    (folder / "logits.py").write_text(NUMPY_FORMAT, encoding="utf-8")
-    monkeypatch.setattr(exporting, "__path__", [*exporting.__path__, str(folder)])
-    yield
-    sys.modules.pop("bottega.exporting.logits", None)
-
-
-@pytest.mark.usefixtures("logits_format")
-def test_a_new_format_is_one_file(llama: Path, tmp_path: Path) -> None:
+def test_a_new_format_is_one_file(llama: Path, tmp_path: Path, plug_in: Callable[..., None]) -> None:
+    plug_in(exporting, "logits", NUMPY_FORMAT)
     result = bottega.export(llama, tmp_path / "out", format="logits")
     assert result.format == "logits"
     assert np.load(tmp_path / "out" / "head.npy").ndim == 2

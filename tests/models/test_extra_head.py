@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,22 +13,12 @@ from bottega import objectives
 from bottega.models import heads
 from making import page_file, write_jsonl
 
-HEAD = page_file("src/bottega/models/heads/value.py")
-OBJECTIVE = page_file("src/bottega/objectives/valued.py")
-
 
 @pytest.fixture
-def plugged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The two files where a developer would put them."""
-    for package, name, text in ((heads, "value", HEAD), (objectives, "valued", OBJECTIVE)):
-        folder = tmp_path / package.__name__
-        folder.mkdir()
-        (folder / f"{name}.py").write_text(text, encoding="utf-8")
-        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
-    yield
-    for name in ("bottega.models.heads.value", "bottega.objectives.valued"):
-        sys.modules.pop(name, None)
-    heads.load.cache_clear()
+def plugged(plug_in: Callable[..., None]) -> None:
+    """The two files of the page on extending."""
+    plug_in(heads, "value", page_file("src/bottega/models/heads/value.py"))
+    plug_in(objectives, "valued", page_file("src/bottega/objectives/valued.py"))
 
 
 @pytest.mark.parametrize("adapter", [None, {"rank": 2}], ids=["full", "lora"])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,18 +73,10 @@ RIDDLE_ROWS = [{"riddle": f"the {word}", "solved": "sat on the mat"} for word in
 
 
 @pytest.fixture
-def plugged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Both files where a developer would put them."""
-    folder = tmp_path / "formats"
-    folder.mkdir()
-    for name, text in (("ask_reply", CHAT_FORMAT), ("riddle", RECORD_FORMAT)):
-        (folder / f"{name}.py").write_text(text, encoding="utf-8")
-    monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(folder)])
-    yield
-    for name in ("ask_reply", "riddle"):
-        sys.modules.pop(f"bottega.records.formats.{name}", None)
-        # An imported submodule is also an attribute of its package.
-        vars(formats).pop(name, None)
+def plugged(plug_in: Callable[..., None]) -> None:
+    """Both formats."""
+    plug_in(formats, "ask_reply", CHAT_FORMAT)
+    plug_in(formats, "riddle", RECORD_FORMAT)
 
 
 def recipe(model: Path, data: dict[str, Any], objective: dict[str, Any]) -> bottega.Recipe:

@@ -9,14 +9,9 @@ from bottega.records import Record
 
 
 class Entry(NamedTuple):
-    """A record, and the parts of it that checks compare (`RecordParts`).
+    """A record, and the parts of it that checks compare: those of `RecordParts`, in its order.
 
-    row      index of the row among all rows of the audit; comparison sets come before the data
-    prompt   the input of the model without system messages, which many rows share
-    answer   the output; the label, if a text is classified
-    content  the text that identifies the row: two rows with nearly the same content are near duplicates
-    texts    every string of the row
-    extras   what else the row teaches: tool calls, reasoning, tools, system prompts, weights, labels
+    row  index of the row among all rows of the audit; comparison sets come before the data
     """
 
     row: int

@@ -9,19 +9,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bottega import plugins
 from bottega.batch import Row
+from bottega.exporting._source import TrainedModel, compute_logits
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from bottega.exporting._source import TrainedModel
+__all__ = ["Engine", "ExportFormat", "TrainedModel", "compute_logits", "kinds", "load"]
 
 # Computes what a model gives for each token of a row: [T, C] logits of its head, or hidden states if it has none.
-Engine = Callable[[Row], "NDArray[np.floating]"]
+Engine = Callable[[Row], NDArray[np.floating]]
 
 
 class ExportFormat(ABC):

@@ -8,8 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from bottega.exporting import Engine, ExportFormat
-from bottega.exporting._source import TrainedModel, compute_logits
+from bottega.exporting import Engine, ExportFormat, TrainedModel, compute_logits
 from bottega.models import heads
 from bottega.models.generation_config import make_saveable
 from bottega.models.source import quietly

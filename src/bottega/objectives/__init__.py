@@ -68,17 +68,17 @@ __all__ = [
     "split_candidates",
 ]
 
+# Predicts answers: what fine-tuning is where nothing else is said.
+DEFAULT_OBJECTIVE = "sft"
+
 # The objective that stands for a custom one that derives from no built-in one, by the head it trains.
 DEFAULT_KINDS: Mapping[HeadKind, str] = {
-    "language": "sft",
+    "language": DEFAULT_OBJECTIVE,
     "sequence": "classify",
     "token": "tag",
     "masked": "masked",
     "embedding": "contrastive",
 }
-
-# Predicts answers: what fine-tuning is where nothing else is said.
-DEFAULT_OBJECTIVE = "sft"
 
 # Predict text as it is, by a decoder and by an encoder–decoder.
 PLAIN_TEXT, SPANS_OF_TEXT = "causal", "span"
@@ -92,7 +92,7 @@ SUGGESTION_ORDER = ("dpo", "kto", "classify", "tag", "contrastive", "causal", "s
 
 def for_plain_text(*, encoder_decoder: bool) -> Objective:
     """The objective that trains a language model on texts without a prompt."""
-    return build_objective({"kind": "span" if encoder_decoder else "causal"})
+    return build_objective({"kind": SPANS_OF_TEXT if encoder_decoder else PLAIN_TEXT})
 
 
 def default_for_head(head: HeadKind) -> Objective:

@@ -47,6 +47,28 @@ MEMBERS = (
 )
 
 
+# Members that had other names: one that a user's class still defines by such a name would never be called.
+FORMER_MEMBERS = {
+    "about": "metadata",
+    "asked": "prompt_and_reference",
+    "by_label": "stratify",
+    "chosen": "class_for",
+    "concluding": "closing_note",
+    "drawn": "augment",
+    "examined": "evaluation_rows",
+    "labels": "count_labels",
+    "learned": "training_examples",
+    "passage": "window_tokens",
+    "probes": "needs",
+    "reference": "needs",
+    "splits": "can_split",
+    "statistics": "needs",
+    "teaches": "is_informative",
+    "tempering": "logit_temperature",
+    "window": "window_row",
+}
+
+
 class Custom(Objective):
     """Your own objective: the class in a Python file that derives from `Objective` or from a built-in objective.
 
@@ -77,6 +99,7 @@ def _recipe_class(user_class: type[Objective], file: str) -> type[Objective]:
     fields: dict[str, Any] = {"kind": (Literal["custom"], ...), "file": (str, ...)}
     with locate_user_errors(file):
         subclass = create_model(user_class.__name__, __base__=user_class, __module__=user_class.__module__, **fields)
+    _refuse_former_names(user_class, file)
     for name in MEMBERS:
         # Statically, because a property would be evaluated. What is neither, as a field or a class variable, runs no
         # code and stays as it is.
@@ -85,9 +108,19 @@ def _recipe_class(user_class: type[Objective], file: str) -> type[Objective]:
             setattr(subclass, name, property(_locating(member.fget, file)))
         elif isinstance(member, FunctionType):
             setattr(subclass, name, _locating(member, file))
-    subclass.rows = _checking(subclass.rows, file, _rows_problem)  # type: ignore[method-assign]
-    subclass.loss = _checking(subclass.loss, file, _loss_problem)  # type: ignore[method-assign]
+    for name, problem in (("rows", _rows_problem), ("loss", _loss_problem)):
+        setattr(subclass, name, _checking(getattr(subclass, name), file, problem))
     return subclass
+
+
+def _refuse_former_names(user_class: type[Objective], file: str) -> None:
+    """A RecipeError if the class defines a member by a name that is not called any more: it would have no effect."""
+    for former, name in FORMER_MEMBERS.items():
+        member = inspect.getattr_static(user_class, former, None)
+        # A field may have such a name: it is an option of the user's own.
+        overrides = isinstance(member, (property, FunctionType, classmethod)) or former in user_class.__class_vars__
+        if overrides and not hasattr(Objective, former):
+            raise RecipeError(f"{former} is called {name} now", where=file, fix=f"rename it to {name}")
 
 
 def _locating(method: Callable[..., Any], file: str) -> Callable[..., Any]:

@@ -49,14 +49,10 @@ class Entity(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled(Record):
-    """A text and the name of its class."""
+class TextRecord(Record):
+    """A text that is classified whole."""
 
     text: str
-    label: str
-
-    priority: ClassVar[int] = 80
-    has_right_answer: ClassVar[bool] = True
 
     @property
     def prompt_key(self) -> str:
@@ -65,6 +61,19 @@ class Labelled(Record):
     @property
     def input_texts(self) -> tuple[str, ...]:
         return (self.text,)
+
+    def texts_to_encode(self) -> Iterable[tuple[str, bool]]:
+        return [(self.text, False)]
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled(TextRecord):
+    """A text and the name of its class."""
+
+    label: str
+
+    priority: ClassVar[int] = 80
+    has_right_answer: ClassVar[bool] = True
 
     @property
     def label_names(self) -> Sequence[str]:
@@ -73,27 +82,15 @@ class Labelled(Record):
     def parts(self) -> RecordParts:
         return RecordParts(self.text, self.label, self.text, (self.text, self.label), self.label)
 
-    def texts_to_encode(self) -> Iterable[tuple[str, bool]]:
-        return [(self.text, False)]
-
 
 @dataclass(frozen=True, slots=True)
-class Multilabelled(Record):
+class Multilabelled(TextRecord):
     """A text and the names of the classes it belongs to, none or several."""
 
-    text: str
     labels: tuple[str, ...]
 
     priority: ClassVar[int] = 60
     has_right_answer: ClassVar[bool] = True
-
-    @property
-    def prompt_key(self) -> str:
-        return self.text
-
-    @property
-    def input_texts(self) -> tuple[str, ...]:
-        return (self.text,)
 
     @property
     def label_names(self) -> Sequence[str]:
@@ -102,9 +99,6 @@ class Multilabelled(Record):
     def parts(self) -> RecordParts:
         labels = "\n".join(sorted(self.labels))
         return RecordParts(self.text, labels, self.text, (self.text, *self.labels), labels)
-
-    def texts_to_encode(self) -> Iterable[tuple[str, bool]]:
-        return [(self.text, False)]
 
 
 @dataclass(frozen=True, slots=True)
