@@ -106,8 +106,13 @@ def _suggest_choice(word: str, known: Sequence[str]) -> str:
 
 def suggest_name(word: str, known: Sequence[str]) -> str:
     """The known name most like a misspelt one, or the known names if none is similar."""
-    matches = difflib.get_close_matches(word, known, 1, cutoff=0.5)
-    return f"did you mean {matches[0]}?" if matches else f"known: {join_names(sorted(known))}"
+    nearest = nearest_name(word, known)
+    return f"known: {join_names(sorted(known))}" if nearest is None else f"did you mean {nearest}?"
+
+
+def nearest_name(word: str, known: Sequence[str]) -> str | None:
+    """The known name most like a misspelt one; None if none is similar."""
+    return next(iter(difflib.get_close_matches(word, known, 1, cutoff=0.5)), None)
 
 
 def join_names(names: Iterable[object]) -> str:

@@ -638,7 +638,8 @@ def test_a_conversation_the_template_refuses_is_an_unsound_row(write: Write, tmp
     ("section", "key", "nearest"),
     [
         ("optim", "epoch", "epochs"),
-        ("optim", "learning_rte", None),
+        ("optim", "learning_rte", "lr"),
+        ("optim", "lern_rate", "lr"),
         ("data", "formt", "format"),
         ("model", "bsae", "base"),
         ("adapter", "rnak", "rank"),

@@ -93,9 +93,13 @@ def _default_fix(key: str) -> str:
 
 
 def _suggest_key(word: str, known: list[str]) -> str:
-    """The known key that an unknown one probably means."""
-    name = FOREIGN_NAMES.get(word.lower().replace("-", "_"))
-    return f"it is called {name} here" if name in known else suggestions.suggest_name(word, known)
+    """The known key that an unknown one probably means: other tools' name of it, or either of these misspelt."""
+    foreign = {name: key for name, key in FOREIGN_NAMES.items() if key in known}
+    name = word.lower().replace("-", "_")
+    if name in foreign:
+        return f"it is called {foreign[name]} here"
+    nearest = suggestions.nearest_name(name, [*known, *foreign])
+    return f"did you mean {foreign[nearest]}?" if nearest in foreign else suggestions.suggest_name(word, known)
 
 
 def _section_model(
