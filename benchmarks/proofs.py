@@ -1,7 +1,7 @@
 """What must be equal on an accelerator before anything is measured on it.
 
 Attention against its definition, every objective's loss and gradients against the CPU's in float64, and runs that were
-interrupted against runs that were not. The worlds are those of the contract tests.
+interrupted against runs that were not. The worlds are those that objectives are tested in.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
-sys.path.append(str(Path(__file__).parent.parent / "tests" / "contracts"))
+sys.path.append(str(Path(__file__).parent.parent / "tests" / "objectives"))
 
 import worlds
 

@@ -15,8 +15,8 @@ from making import WORDS, make_model, make_tokenizer, shared_data, sharpen, tiny
 
 # The files that take longest, by seconds of a processor.
 SLOWEST = (
-    "test_objectives",
-    "test_resume",
+    "test_each_objective",
+    "test_resumed_runs",
     "test_evaluate",
     "test_classifier",
     "test_bad_input",

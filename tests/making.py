@@ -85,7 +85,7 @@ def make_codec(
     return Codec(tokenizer, max_length=length, too_long="truncate", both_ways=both_ways, labels=labels)
 
 
-# Every architecture of the contract tests, with what sets it apart.
+# Every architecture that objectives are tested with, and what sets it apart.
 TINY: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen3": {"head_dim": 8},

@@ -18,7 +18,7 @@ from bottega.recipe.schema import Recipe
 from bottega.runs.summary import list_runs
 from making import make_model, write_jsonl
 
-OWN = Path(__file__).parent / "contracts" / "own" / "own_loss.py"
+OWN = Path(__file__).parent / "objectives" / "own" / "own_loss.py"
 HEAD = "from bottega.batch import Loss, Row, Term\nfrom bottega.objectives.sft import Sft\n"
 
 

@@ -21,7 +21,7 @@ from making import write_jsonl
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the file that an objective of one's own is in."""
-    shutil.copy(Path(__file__).parents[1] / "contracts" / "own" / "own_loss.py", tmp_path / "my_loss.py")
+    shutil.copy(Path(__file__).parents[1] / "objectives" / "own" / "own_loss.py", tmp_path / "my_loss.py")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

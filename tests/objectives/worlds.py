@@ -1,4 +1,4 @@
-"""What the contract tests are run over: every objective in the folder × every architecture, on a few real rows."""
+"""Worlds to test objectives in: every objective in the folder × every architecture, on a few real rows."""
 
 from __future__ import annotations
 
