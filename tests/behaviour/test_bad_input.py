@@ -486,7 +486,7 @@ ANSWERS_AT_LENGTH = {"prompt": LONG["completion"], "completion": LONG["prompt"]}
 def test_a_long_prompt_loses_no_label(write: Write, too_long: str) -> None:
     found = counts(write([LONG] * 2, data={"too_long": too_long}))
     assert (found["examples"], found["dropped"], found["truncated"]) == (2, {}, 2)
-    assert "2 of 2 training rows (100%) are not learned as they stand: 2 cut short" in found["notes"]
+    assert "2 of 2 training rows (100%) are not learned in full: 2 cut short" in found["notes"]
 
 
 def test_every_row_too_long(write: Write) -> None:

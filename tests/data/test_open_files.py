@@ -128,5 +128,5 @@ def test_a_run_that_loses_more_than_a_fifth_of_its_rows_says_so_first(
         }
     )
     notes = bottega.preview(recipe).notes
-    assert bool(notes and "rows (40%) are not learned as they stand" in notes[0]) is told
+    assert bool(notes and "rows (40%) are not learned in full" in notes[0]) is told
     assert dry_run(recipe)["dropped"] == {"longer than max_length 32": long}

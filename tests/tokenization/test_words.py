@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import transformers
 
-from bottega.data.encode import EncodedRows
 from bottega.data.example_cache import ExampleCache
 from bottega.errors import DataError
 from bottega.evaluation.gazetteer import Gazetteer
@@ -16,6 +15,7 @@ from bottega.objectives._tags import snap_to_words
 from bottega.objectives.tag import Tag
 from bottega.records import Entity, Tagged, Unusable
 from bottega.tokenization.codec import Codec
+from bottega.training.dataset import EncodedRows
 from making import make_codec
 
 TEXT = "Anna lives in Oslo, now: दिल्ली cafe\u0301 and 田中と佐藤"

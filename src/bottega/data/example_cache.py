@@ -86,15 +86,15 @@ class ExampleCache(Sequence[Example]):
     def __getitem__(self, index: slice) -> list[Example]: ...
     def __getitem__(self, index: int | slice) -> Example | list[Example]:
         if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
-        start, end = self._ends[place], self._ends[place + 1]
+            return [self[position] for position in range(*index.indices(len(self)))]
+        index = range(len(self))[index]  # negative indices, and an IndexError beyond the ends
+        start, end = self._ends[index], self._ends[index + 1]
         # `pread` keeps no file position, so that threads may read at the same time.
         name, rows, about = pickle.loads(os.pread(self._file.fileno(), end - start, start))
         return Example(name, tuple(_restore_row(row) for row in rows), about)
 
     def __iter__(self) -> Iterator[Example]:
-        return (self[place] for place in range(len(self)))
+        return (self[index] for index in range(len(self)))
 
 
 def close_quietly(file: IO[bytes]) -> None:
@@ -121,30 +121,32 @@ def _compress_row(row: Row) -> tuple[Any, ...]:
     at, label, weight = row.at, row.label, row.weight
     first, last = int(at[0]), int(at[-1])
     follows = last - first == len(at) - 1
-    own = False
+    derived = False  # whether the labels are the row's next tokens
     if label.dtype == np.int64:
         # The last label of a block is the token after its end, which the row does not contain.
         inside = len(at) - (last + 1 == len(row.tokens))
         after = row.tokens[first + 1 : first + 1 + inside] if follows else row.tokens[at[:inside] + 1]
         # Bytes compare several times faster than short arrays do.
-        own = after.tobytes() == label[:inside].tobytes()
-    labels = label[inside:].tolist() if own else label
-    even = weight.tobytes() == weight[:1].tobytes() * len(weight)
-    places = (first, last + 1) if follows else _to_smallest_type(at)
-    weights = float(weight[0]) if even else weight
+        derived = after.tobytes() == label[:inside].tobytes()
+    labels = label[inside:].tolist() if derived else label
+    uniform = weight.tobytes() == weight[:1].tobytes() * len(weight)
+    positions = (first, last + 1) if follows else _to_smallest_type(at)
+    weights = float(weight[0]) if uniform else weight
     source = None if row.source is None else _to_smallest_type(row.source)
-    return _to_smallest_type(row.tokens), places, labels, weights, row.both_ways, dict(row.columns), source
+    return _to_smallest_type(row.tokens), positions, labels, weights, row.both_ways, dict(row.columns), source
 
 
 def _restore_row(row: tuple[Any, ...]) -> Row:
-    kept, places, labels, weights, both_ways, columns, source = row
-    tokens = _to_int64(kept)
-    at = np.arange(*places) if isinstance(places[0], int) else _to_int64(places)
+    stored, positions, labels, weights, both_ways, columns, source = row
+    tokens = _to_int64(stored)
+    at = np.arange(*positions) if isinstance(positions[0], int) else _to_int64(positions)
     if isinstance(labels, list):
         inside = len(at) - len(labels)
         # A slice is several times faster than indexing by positions.
         after = (
-            tokens[places[0] + 1 : places[0] + 1 + inside] if isinstance(places[0], int) else tokens[at[:inside] + 1]
+            tokens[positions[0] + 1 : positions[0] + 1 + inside]
+            if isinstance(positions[0], int)
+            else tokens[at[:inside] + 1]
         )
         labels = np.append(after, np.array(labels, np.int64)) if labels else after.copy()
     weight = np.full(len(at), weights, np.float32) if isinstance(weights, float) else weights
@@ -157,7 +159,7 @@ def _to_smallest_type(values: NDArray[Any]) -> tuple[str, bytes]:
     return small.dtype.char, small.tobytes()
 
 
-def _to_int64(kept: tuple[str, bytes]) -> NDArray[np.int64]:
+def _to_int64(stored: tuple[str, bytes]) -> NDArray[np.int64]:
     """The inverse of `_to_smallest_type`."""
-    name, data = kept
+    name, data = stored
     return np.frombuffer(data, name).astype(np.int64)

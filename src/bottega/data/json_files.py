@@ -179,11 +179,11 @@ def _rows_of_columns(value: Mapping[str, Any]) -> Sequence[Any] | None:
     inner = list(value.values())
     if all(isinstance(column, list) and column for column in inner) and len(set(map(len, inner))) == 1:
         return [dict(zip(value, row, strict=True)) for row in zip(*inner, strict=True)]
-    if not all(isinstance(one, dict) and one for one in inner):
+    if not all(isinstance(column, dict) and column for column in inner):
         return None
     if all(key.isdecimal() for key in value):
         return inner
-    if all(key.isdecimal() for key in inner[0]) and all(one.keys() == inner[0].keys() for one in inner):
+    if all(key.isdecimal() for key in inner[0]) and all(column.keys() == inner[0].keys() for column in inner):
         return [{name: column[key] for name, column in value.items()} for key in inner[0]]
     return None
 

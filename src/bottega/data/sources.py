@@ -45,15 +45,15 @@ class SourceSlice(NamedTuple):
         return any(bound.startswith("-") or bound.endswith("%") for bound in (self.start, self.stop) if bound)
 
 
-def open_sources(sources: Sequence[Source], others: Sequence[Source] = ()) -> Iterator[tuple[int, Iterator[RawRow]]]:
+def open_sources(sources: Sequence[Source], siblings: Sequence[Source] = ()) -> Iterator[tuple[int, Iterator[RawRow]]]:
     """Yield (index, raw rows) of each source.
 
-    others  sources read elsewhere in the same run: a file name that occurs twice is shown with its folder
+    siblings  other sources of the same run: a file name that occurs twice is shown with its folder
     """
-    names = Counter(path.name for path in {Path(source.path) for source in (*sources, *others)})
-    for number, source in enumerate(sources):
+    names = Counter(path.name for path in {Path(source.path) for source in (*sources, *siblings)})
+    for index, source in enumerate(sources):
         path = Path(source.path)
-        yield number, _source_rows(source, path.name if names[path.name] == 1 else f"{path.parent.name}/{path.name}")
+        yield index, _source_rows(source, path.name if names[path.name] == 1 else f"{path.parent.name}/{path.name}")
 
 
 def source_files(source: Source) -> list[Path]:
@@ -68,27 +68,27 @@ def source_files(source: Source) -> list[Path]:
 
 
 def _source_rows(source: Source, name: str) -> Iterator[RawRow]:
-    path, parts = Path(source.path), _parse_split(source)
+    path, slices = Path(source.path), _parse_slices(source)
     if not path.is_absolute() or _is_dataset(path):
-        return chain.from_iterable(_dataset_rows(source, name, part) for part in parts)
-    for part in parts:
+        return chain.from_iterable(_dataset_rows(source, name, part) for part in slices)
+    for part in slices:
         if part.split != "train":
             raise DataError(
-                f"no split {part.split}: files are the split train",
+                f"no split {part.split}: a file or folder is the split train",
                 where=source.path,
-                fix=f"name the file of the split, or its key in one JSON: field: {part.split}; or slice it as train[…]",
+                fix=f"give that split's file; if one JSON file holds all, field: {part.split}; for a part train[…]",
             )
-    return chain.from_iterable(_slice_rows(source, name, part) for part in parts)
+    return chain.from_iterable(_slice_rows(source, name, part) for part in slices)
 
 
-def _parse_split(source: Source) -> list[SourceSlice]:
-    found = []
+def _parse_slices(source: Source) -> list[SourceSlice]:
+    slices = []
     for text in (source.split or "train").split("+"):
         match = SLICE.fullmatch(text.strip())
         if match is None:
             raise DataError(f"not a slice: {text}", where=source.path, fix="write train[:80%] or train[4096:4224]")
-        found.append(SourceSlice(match["name"], match["start"], match["stop"]))
-    return found
+        slices.append(SourceSlice(match["name"], match["start"], match["stop"]))
+    return slices
 
 
 def _row_index(bound: str, count: int) -> int:
@@ -107,33 +107,35 @@ def _slice_rows(source: Source, name: str, part: SourceSlice) -> Iterator[RawRow
     return _refuse_empty_slice(islice(_all_rows(source, name), first, max(first, end)), source.path, part)
 
 
-def _refuse_empty_slice(kept: Iterator[RawRow], path: str, part: SourceSlice) -> Iterator[RawRow]:
-    first = next(kept, None)
+def _refuse_empty_slice(rows: Iterator[RawRow], path: str, part: SourceSlice) -> Iterator[RawRow]:
+    first = next(rows, None)
     if first is None:
         raise DataError(
             f"the slice [{part.start or ''}:{part.stop or ''}] holds no rows",
             where=path,
             fix="the file has fewer rows; correct the bounds",
         )
-    return chain([first], kept)
+    return chain([first], rows)
 
 
 def _all_rows(source: Source, name: str) -> Iterator[RawRow]:
     path = Path(source.path)
     if not os.path.isdir(path):
         return _file_rows(path, name, source)
-    found = [file for file in _list_files(path) if readable(file, source)]
-    if not found:
+    files = [file for file in _list_files(path) if readable(file, source)]
+    if not files:
         raise DataError(
-            "the folder holds no file that can be read", where=str(path), fix=f"it reads {' '.join(READERS)}"
+            "the folder holds no file that can be read",
+            where=str(path),
+            fix=f"it reads {' '.join(READERS)}",
         )
-    return chain.from_iterable(_file_rows(file, str(Path(name) / file.relative_to(path)), source) for file in found)
+    return chain.from_iterable(_file_rows(file, str(Path(name) / file.relative_to(path)), source) for file in files)
 
 
 def _file_rows(path: Path, name: str, source: Source) -> Iterator[RawRow]:
     require_regular_file(path)  # first: `unit` opens the file, and opening a named pipe would block
-    counted = unit(path, source)
-    return ((f"{name} {counted} {line}", fields) for line, fields in read(path, source))
+    line_or_row = unit(path, source)
+    return ((f"{name} {line_or_row} {line}", fields) for line, fields in read(path, source))
 
 
 def _list_files(folder: Path) -> list[Path]:
@@ -155,13 +157,13 @@ def _is_dataset(path: Path) -> bool:
 def _dataset_rows(source: Source, name: str, part: SourceSlice) -> Iterator[RawRow]:
     """The rows of a dataset on disk (`save_to_disk`) or on the hub, stored or streamed."""
     with _library_errors_as_data_errors(source):
-        found, count = _load_split(source, part)
+        read_slice, count = _load_split(source, part)
     first, end = part.bounds(count)
     label = name if part.split == "train" else f"{name} {part.split}"
 
     def rows() -> Iterator[RawRow]:
         with _library_errors_as_data_errors(source):
-            for number, row in enumerate(found(first, end), first + 1):
+            for number, row in enumerate(read_slice(first, end), first + 1):
                 refuse_long(Path(label), number, count_characters(row), "row")
                 yield f"{label} row {number}", row
 
@@ -178,9 +180,9 @@ def _library_errors_as_data_errors(source: Source) -> Iterator[None]:
     except Exception as error:  # loaders raise whatever the libraries below them raise: there is no common class
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         missing = "no such file, and no such dataset on the hub (as far as it can be reached): "
-        missing = "" if Path(source.path).is_absolute() else missing
+        prefix = "" if Path(source.path).is_absolute() else missing
         fix = "check its name, config and split; a file's path resolves against the recipe's folder"
-        raise DataError(f"{missing}{reason}", where=source.path, fix=fix) from None
+        raise DataError(f"{prefix}{reason}", where=source.path, fix=fix) from None
 
 
 # (function from the bounds [first, end) to rows, number of rows).
@@ -195,20 +197,20 @@ def _load_split(source: Source, part: SourceSlice) -> SliceReader:
     if Path(source.path).is_absolute():
         loaded = datasets.load_from_disk(source.path)
         whole = loaded[part.split] if isinstance(loaded, dict) else loaded
-    elif not source.stream and (written := _load_json_files(source, part)) is not None:
-        return written
+    elif not source.stream and (json_files := _load_json_files(source, part)) is not None:
+        return json_files
     else:
         whole = datasets.load_dataset(source.path, source.config, split=part.split, streaming=source.stream)
-    named = feature_decoder(whole.features.to_dict() if whole.features else {})
+    decode = feature_decoder(whole.features.to_dict() if whole.features else {})
     if isinstance(whole, datasets.Dataset):
-        return lambda first, end: map(named, whole.select(range(first, end))), len(whole)
+        return lambda first, end: map(decode, whole.select(range(first, end))), len(whole)
     if part.needs_count:
         raise DataError(
             "a streamed dataset cannot be sliced from its end or by percentage",
             where=source.path,
             fix="give numbers of rows, as in train[:4096], or remove stream",
         )
-    return lambda first, end: map(named, whole.skip(first).take(end - first)), int(part.stop or sys.maxsize)
+    return lambda first, end: map(decode, whole.skip(first).take(end - first)), int(part.stop or sys.maxsize)
 
 
 def _load_json_files(source: Source, part: SourceSlice) -> SliceReader | None:
@@ -220,18 +222,24 @@ def _load_json_files(source: Source, part: SourceSlice) -> SliceReader | None:
     import datasets
 
     builder = datasets.load_dataset_builder(source.path, source.config)
-    named = builder.config.data_files.get(part.split) if builder.name == "json" and builder.config.data_files else None
-    if not named or builder.config.field is not None:
+    if builder.name != "json" or not builder.config.data_files or builder.config.field is not None:
         return None
-    files = [Path(file) for file in datasets.DownloadManager().download_and_extract(list(map(str, named)))]
+    paths = builder.config.data_files.get(part.split)
+    if not paths:
+        return None
+    files = [Path(file) for file in datasets.DownloadManager().download_and_extract(list(map(str, paths)))]
     features = builder.info.features
-    declared = feature_decoder(features.to_dict() if features else {}, drop_nulls=False)
+    decode = feature_decoder(features.to_dict() if features else {}, drop_nulls=False)
 
-    def rows(first: int, end: int) -> Iterator[Fields | DataError]:
-        found = (fields for file in files for _, fields in read(file, Layout(reader=_detect_json_reader(file))))
-        return (one if isinstance(one, DataError) else declared(one) for one in islice(found, first, max(first, end)))
+    def read_slice(first: int, end: int) -> Iterator[Fields | DataError]:
+        rows = (fields for file in files for _, fields in read(file, Layout(reader=_detect_json_reader(file))))
+        return (
+            fields if isinstance(fields, DataError) else decode(fields)
+            for fields in islice(rows, first, max(first, end))
+        )
 
-    return rows, sum(1 for _ in rows(0, sys.maxsize)) if part.needs_count else int(part.stop or sys.maxsize)
+    count = sum(1 for _ in read_slice(0, sys.maxsize)) if part.needs_count else int(part.stop or sys.maxsize)
+    return read_slice, count
 
 
 def _detect_json_reader(path: Path) -> Literal["json", "jsonl"]:

@@ -28,14 +28,14 @@ class Windows:
     def __init__(self, cache: ExampleCache, objective: Objective, codec: Codec, seed: int, *, moving: bool) -> None:
         self.cache, self.objective, self.codec, self.seed = cache, objective, codec, seed
         self._sizes: dict[int, tuple[int, int]] = {}
-        self.moving = moving and objective.can_split and self._are_rebuilt()
+        self.moving = moving and objective.can_split and self._can_rebuild()
 
     def example(self, index: int, turn: int) -> Example:
         """Example `index` of the cache in pass `turn`."""
-        found, bounds = self.cache[index], self._bounds(index, turn)
+        unshifted, bounds = self.cache[index], self._bounds(index, turn)
         # A window of special tokens only has nothing to learn: the example of pass 0 takes its place.
-        row = None if bounds is None else self.objective.window_row(self._stretch(index, *bounds), self.codec)
-        return found if row is None else Example(found.id, (row,), found.about)
+        row = None if bounds is None else self.objective.window_row(self._window_ids(index, *bounds), self.codec)
+        return unshifted if row is None else Example(unshifted.id, (row,), unshifted.about)
 
     def tokens(self, index: int, turn: int) -> int:
         """Approximate number of tokens of example `index` in pass `turn`; exact in pass 0."""
@@ -62,33 +62,34 @@ class Windows:
         """(length of the first window of a text, length of its last), in tokens without the overlap."""
         windows = self.cache.siblings(index)
         if windows.start not in self._sizes:
-            first, last = (len(self._passage(place)) - self.objective.overlap for place in (windows[0], windows[-1]))
+            first, last = (len(self._ids(end)) - self.objective.overlap for end in (windows[0], windows[-1]))
             self._sizes[windows.start] = (first, last)
         return self._sizes[windows.start]
 
-    def _stretch(self, index: int, start: int, stop: int) -> Ints:
+    def _window_ids(self, index: int, start: int, stop: int) -> Ints:
         """Tokens `start` to `stop` of the text of example `index`, plus the overlap with the next window."""
         windows, (length, _), overlap = self.cache.siblings(index), self._lengths(index), self.objective.overlap
         first, last = start // length, (stop - 1) // length
-        parts = [self._passage(place)[:length] for place in windows[first:last]]
-        whole = np.concatenate([*parts, self._passage(windows[last])])
+        parts = [self._ids(window)[:length] for window in windows[first:last]]
+        whole = np.concatenate([*parts, self._ids(windows[last])])
         return whole[start - first * length : stop - first * length + overlap]
 
-    def _passage(self, index: int) -> Ints:
+    def _ids(self, index: int) -> Ints:
+        """The tokens of a window in pass 0, with the overlap."""
         (row,) = self.cache[index].rows
         return self.objective.window_tokens(row, self.codec)
 
-    def _are_rebuilt(self) -> bool:
+    def _can_rebuild(self) -> bool:
         """Whether the objective rebuilds a window from its own tokens; a user-defined objective may not."""
-        place = next((place for place in range(len(self.cache)) if len(self.cache.siblings(place)) > 1), None)
-        if place is None:
+        index = next((index for index in range(len(self.cache)) if len(self.cache.siblings(index)) > 1), None)
+        if index is None:
             return False
-        (row,) = self.cache[place].rows
-        again = self.objective.window_row(self.objective.window_tokens(row, self.codec), self.codec)
-        return again is not None and _equal_rows(row, again)
+        (row,) = self.cache[index].rows
+        rebuilt = self.objective.window_row(self.objective.window_tokens(row, self.codec), self.codec)
+        return rebuilt is not None and _equal_rows(row, rebuilt)
 
 
-def _equal_rows(one: Row, other: Row) -> bool:
+def _equal_rows(left: Row, right: Row) -> bool:
     names = ("tokens", "at", "label", "weight", "source")
-    alike = all(np.array_equal(getattr(one, name), getattr(other, name)) for name in names)
-    return alike and one.both_ways == other.both_ways and not one.columns and not other.columns
+    equal = all(np.array_equal(getattr(left, name), getattr(right, name)) for name in names)
+    return equal and left.both_ways == right.both_ways and not left.columns and not right.columns

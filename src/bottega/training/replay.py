@@ -19,7 +19,6 @@ from torch import Tensor
 
 from bottega import objectives
 from bottega.batch import Batch, Example, Loss, MetricMeans, Term, Unit, count_units
-from bottega.data.encode import EncodedRows
 from bottega.data.example_cache import ExampleCache
 from bottega.data.reader import read_records
 from bottega.data.sampler import DEFAULT_EXAMPLES, permutation
@@ -32,6 +31,7 @@ from bottega.recipe.schema import Recipe
 from bottega.records import Text
 from bottega.seeding import derive
 from bottega.tokenization.codec import Codec
+from bottega.training.dataset import EncodedRows
 
 # Fraction of the replay rows that is held out, and the most of them: each validation scores all of it.
 HELD_OUT, MAX_HELD_OUT = 0.1, 200
