@@ -63,21 +63,25 @@ def write_recipe(tmp_path: Path) -> Callable[..., Path]:
 PlugIn = Callable[[ModuleType, str, str], None]
 
 
-@pytest.fixture
-def plug_in(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlugIn]:
-    """A function (package, name, text) that makes a file a module of a plug-in folder until the test ends."""
+def make_plug_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlugIn]:
+    """A function (package, name, text) that makes a file a module of a plug-in folder until the fixture ends."""
     added: list[tuple[ModuleType, str]] = []
+    with pytest.MonkeyPatch.context() as patch:
 
-    def add(package: ModuleType, name: str, text: str) -> None:
-        folder = tmp_path_factory.mktemp(package.__name__)
-        (folder / f"{name}.py").write_text(text, encoding="utf-8")
-        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
-        added.append((package, name))
+        def add(package: ModuleType, name: str, text: str) -> None:
+            folder = tmp_path_factory.mktemp(package.__name__)
+            (folder / f"{name}.py").write_text(text, encoding="utf-8")
+            patch.setattr(package, "__path__", [*package.__path__, str(folder)])
+            added.append((package, name))
 
-    yield add
+        yield add
     for package, name in added:
         sys.modules.pop(f"{package.__name__}.{name}", None)
         # An imported submodule is also an attribute of its package.
         vars(package).pop(name, None)
         if hasattr(load := getattr(package, "load", None), "cache_clear"):
             load.cache_clear()
+
+
+plug_in = pytest.fixture(make_plug_in)
+module_plug_in = pytest.fixture(scope="module")(make_plug_in)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -111,24 +109,3 @@ def test_a_recipe_loads_without_torch() -> None:
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-# Imports that the command line cannot do without.
-NEEDED = "import typer.main, typer.rich_utils, rich.markdown, pydantic, yaml; pydantic.create_model('A', a=(int, 1))"
-
-
-def test_help_starts_fast() -> None:
-    """CPU time, relative to importing the libraries it needs: absolute times vary too much between machines."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-
-    def seconds(*arguments: str) -> float:
-        """The least of three runs; the first compiles, as installing does."""
-        found = []
-        for _ in range(3):
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            subprocess.run([sys.executable, *arguments], check=True, capture_output=True, env=environment)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        return min(found)
-
-    assert seconds("-m", "bottega", "--help") < 2 * seconds("-c", NEEDED)

@@ -89,13 +89,6 @@ def test_equal_rows_are_computed_once() -> None:
     assert batch.sum_rows(batch.weight).tolist() == [9, 9]
 
 
-def test_counts_of_units() -> None:
-    examples = [Example("a", (row([1, 2]), row([3]))), Example("b", (row([4, 5, 6]),))]
-    batch = pack(examples)
-    assert [batch.count(unit) for unit in ("token", "row", "example")] == [6, 3, 2]
-    assert batch.sum_examples(batch.sum_rows(batch.weight)).tolist() == [3, 3]
-
-
 def test_unshared_rows_keep_all_their_tokens() -> None:
     """Doge and ProphetNet compute a row differently if it is a token shorter, though no token attends to the last."""
     tokens = np.arange(5)

@@ -1,129 +1,70 @@
-"""Custom objectives: loading, use like built-in ones, and errors with file and line."""
+"""Built-in plug-ins by file name, and classes and functions in files of the user's, whose errors name file and line."""
 
 from __future__ import annotations
 
-import shutil
+import os
+import sys
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 import pytest
 
-import bottega
 from bottega import objectives
-from bottega.errors import RecipeError, RunError
-from bottega.objectives.custom import MEMBERS
+from bottega.errors import DataError, RecipeError
+from bottega.objectives import Objective
 from bottega.objectives.sft import Sft
-from bottega.recipe.schema import Recipe
-from bottega.runs.summary import list_runs
-from making import make_model, write_jsonl
+from bottega.plugins import (
+    check_score,
+    load_class,
+    load_class_from_file,
+    load_function_from_file,
+    load_module_from_file,
+    locate_user_errors,
+    module_names,
+)
 
-OWN = Path(__file__).parent / "objectives" / "own" / "own_loss.py"
 HEAD = "from bottega.batch import Loss, Row, Term\nfrom bottega.objectives.sft import Sft\n"
+EXAMPLE = "class Mine(Sft): …"
 
 
-def recipe(folder: Path, file: Path, **options: Any) -> Recipe:
-    rows = [{"prompt": f"the cat {word}", "completion": " sat on the tree"} for word in ("a", "b", "c")] * 4
-    return Recipe.parse(
-        {
-            "model": {"base": str(make_model(folder / "model", "llama"))},
-            "data": {"train": str(write_jsonl(folder / "rows.jsonl", rows))},
-            "objective": {"kind": "custom", "file": str(file), **options},
-            "optim": {"steps": 3, "examples": 4},
-            "save": {"every": 1},
-        }
-    )
+def write(folder: Path, text: str) -> str:
+    (folder / "mine.py").write_text(text, encoding="utf-8")
+    return str(folder / "mine.py")
 
 
-def written(folder: Path, body: str, head: str = HEAD) -> Path:
-    (folder / "mine.py").write_text(head + body, encoding="utf-8")
-    return folder / "mine.py"
-
-
-def refused(folder: Path, body: str, line: int | None, **options: Any) -> RecipeError:
-    """The error that training with this file raises; it must name the line."""
-    file = written(folder, body)
+def refused(folder: Path, body: str, line: int | None) -> RecipeError:
+    """The error of loading a class from a file with this body; it must name the line."""
+    file = write(folder, HEAD + body)
     with pytest.raises(RecipeError) as caught:
-        for _ in bottega.train(recipe(folder, file, **options), folder / "run"):
-            pass
-    assert caught.value.where == (str(file) if line is None else f"{file} line {line}")
+        load_class_from_file(file, Objective, EXAMPLE)
+    assert caught.value.where == (file if line is None else f"{file} line {line}")
     return caught.value
 
 
-def test_a_custom_objective_behaves_like_a_built_in_one(tmp_path: Path) -> None:
-    made = recipe(tmp_path, OWN, sharpness=3.0, weighting="example").objective
-    assert isinstance(made, Sft)
-    assert made.model_dump() == {
-        "kind": "custom",
-        "file": str(OWN),
-        "sharpness": 3.0,
-        "weighting": "example",
-        "label_smoothing": 0.0,
-    }
-    assert (made.reads, made.head, made.lr) == (Sft.reads, "language", Sft.lr)
-    again = objectives.build_objective(made.model_dump())
-    assert again.model_dump() == made.model_dump()
+def test_public_modules_are_plug_ins_and_private_ones_and_folders_are_not(tmp_path: Path) -> None:
+    for name in ("second.py", "first.py", "_shared.py", "notes.txt", "folder/__init__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert module_names([str(tmp_path)]) == ["first", "second"]
 
 
-def test_options_of_a_custom_objective_are_validated(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"unknown key objective\.sharpnes") as caught:
-        recipe(tmp_path, OWN, sharpnes=3.0)
-    assert caught.value.fix == "did you mean sharpness?"
-    with pytest.raises(RecipeError, match="custom needs file"):
-        Recipe.parse({"model": {"base": "a"}, "data": {"train": "b"}, "objective": {"kind": "custom"}})
-    with pytest.raises(RecipeError, match="no such file"):
-        recipe(tmp_path, tmp_path / "none.py")
-    (tmp_path / "notes.txt").write_text("x = 1")
-    with pytest.raises(RecipeError, match="not a Python file"):
-        recipe(tmp_path, tmp_path / "notes.txt")
+def test_a_class_is_loaded_from_the_module_of_its_name() -> None:
+    assert load_class(objectives.__name__, "sft", Objective) is Sft
 
 
-def test_a_resume_refuses_a_changed_file(tmp_path: Path) -> None:
-    file = tmp_path / "mine.py"
-    shutil.copy(OWN, file)
-    for event in bottega.train(recipe(tmp_path, file), tmp_path / "run"):
-        if event.type == "stepped" and event.step == 2:
-            break
-    file.write_text(file.read_text() + "\n# more\n")
-    with pytest.raises(RunError, match="has changed since the run began") as caught:
-        list(bottega.resume(tmp_path / "run"))
-    assert caught.value.where == str(file)
+def test_the_class_of_a_file_is_the_one_defined_in_it(tmp_path: Path) -> None:
+    file = write(tmp_path, HEAD + "class Mine(Sft):\n    sharpness: float = 2.0\n")
+    loaded = load_class_from_file(file, Objective, EXAMPLE)
+    assert (loaded.__name__, loaded.__mro__[1]) == ("Mine", Sft)
+    assert load_class_from_file(file, Objective, EXAMPLE) is loaded
 
 
-def test_a_run_is_shown_and_used_without_running_its_custom_code(tmp_path: Path) -> None:
-    """The file is executed to train and to evaluate only, and may be deleted afterwards."""
-    file = tmp_path / "mine.py"
-    shutil.copy(OWN, file)
-    list(bottega.train(recipe(tmp_path, file), tmp_path / "run"))
-    file.write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n" + file.read_text())
-    assert [one["name"] for one in list_runs(tmp_path)] == ["run"]
-    assert bottega.load(tmp_path / "run").recipe.objective.kind == "sft"
-    assert not (tmp_path / "ran").exists()
-    with pytest.raises(RunError, match="the objective has changed"):
-        bottega.evaluate(tmp_path / "run", str(tmp_path / "rows.jsonl"))
-    file.unlink()
-    assert bottega.load(tmp_path / "run").generate(["the cat a"])
-
-
-@pytest.mark.parametrize("kind", ["reward", "regress"])
-def test_a_subclass_of_a_built_in_objective_is_evaluated_and_used_like_it(kind: str, tmp_path: Path) -> None:
-    name = kind.capitalize()
-    file = written(tmp_path, f"class Mine({name}):\n    pass\n", f"from bottega.objectives.{kind} import {name}\n")
-    rows: list[dict[str, Any]] = [{"text": f"the cat {n}", "label": n / 10} for n in range(12)]
-    if kind == "reward":
-        rows = [{"prompt": "the cat", "chosen": f" sat {n}", "rejected": " ran on"} for n in range(12)]
-    options = recipe(tmp_path, file).document()
-    options["data"]["train"] = str(write_jsonl(tmp_path / "rows.jsonl", rows))
-    list(bottega.train(Recipe.parse(options), tmp_path / "run"))
-    found = bottega.evaluate(tmp_path / "run", str(tmp_path / "rows.jsonl"))
-    assert {one.metric for one in found.estimates} & {"preference_accuracy", "mae"}
-    assert bottega.load_classifier(tmp_path / "run").objective.kind == kind
-
-
-def test_an_unknown_unit_of_a_loss_is_an_error(tmp_path: Path) -> None:
-    body = "class Mine(Sft):\n    def loss(self, scores, batch):\n"
-    body += "        return Loss({'nll': Term(scores['logp'].sum(), 'tokens')})\n"
-    assert "unit 'tokens'" in refused(tmp_path, body, None).what
+def test_a_changed_file_is_loaded_again(tmp_path: Path) -> None:
+    file = write(tmp_path, "value = 1\n")
+    assert load_module_from_file(file).value == 1
+    write(tmp_path, "value = 2\n")
+    os.utime(file, (1, 1))
+    assert load_module_from_file(file).value == 2
 
 
 def test_a_syntax_error_names_its_line(tmp_path: Path) -> None:
@@ -135,7 +76,8 @@ def test_an_import_error_names_its_line(tmp_path: Path) -> None:
 
 
 def test_a_file_without_the_class(tmp_path: Path) -> None:
-    assert refused(tmp_path, "class Mine:\n    pass\n", None).what == "it defines no subclass of Objective"
+    error = refused(tmp_path, "class Mine:\n    pass\n", None)
+    assert (error.what, error.fix) == ("it defines no subclass of Objective", f"define one: {EXAMPLE}")
 
 
 def test_a_file_with_two_classes(tmp_path: Path) -> None:
@@ -143,69 +85,49 @@ def test_a_file_with_two_classes(tmp_path: Path) -> None:
     assert refused(tmp_path, two, None).what == "it defines 2 subclasses of Objective, expected one"
 
 
-def test_an_error_in_rows_names_its_line(tmp_path: Path) -> None:
-    body = "class Mine(Sft):\n    def rows(self, record, codec):\n        return record.nothing\n"
-    error = refused(tmp_path, body, 5)
-    assert error.what == "AttributeError: 'Prompted' object has no attribute 'nothing'"
+def test_a_function_is_loaded_by_name(tmp_path: Path) -> None:
+    file = write(tmp_path, "def score(written, right):\n    return float(right in written)\nlimit = 3\n")
+    assert load_function_from_file(file, "score", "def score(…)")("so it is 4", "4") == 1.0
+    for name in ("scores", "limit"):
+        with pytest.raises(RecipeError, match=f"no function {name} in it"):
+            load_function_from_file(file, name, "def score(…)")
+    with pytest.raises(RecipeError, match="no such file") as caught:
+        load_function_from_file(str(tmp_path / "none.py"), "score", "def score(…)")
+    assert caught.value.where == str(tmp_path / "none.py")
 
 
-def test_an_error_in_loss_names_its_line(tmp_path: Path) -> None:
-    body = "class Mine(Sft):\n    def loss(self, scores, batch):\n        return 1 / 0\n"
-    assert refused(tmp_path, body, 5).what == "ZeroDivisionError: division by zero"
+@pytest.mark.parametrize(("value", "score"), [(0.5, 0.5), (2, 2.0), (True, 1.0)])
+def test_a_score_is_a_number(value: Any, score: float) -> None:
+    assert check_score(value, "mine.py") == score
 
 
-def test_a_loss_that_reads_a_missing_score(tmp_path: Path) -> None:
-    body = "class Mine(Sft):\n    def loss(self, scores, batch):\n        return scores['logits']\n"
-    assert refused(tmp_path, body, 5).what == "KeyError: 'logits'"
+@pytest.mark.parametrize("value", ["0.5", None, float("nan"), float("inf"), 10**400, [1.0]])
+def test_a_score_that_is_no_finite_number_is_refused(value: Any) -> None:
+    with pytest.raises(RecipeError, match="is not a finite number") as caught:
+        check_score(value, "mine.py")
+    assert caught.value.where == "mine.py"
 
 
-@pytest.mark.parametrize(
-    ("body", "what"),
-    [
-        (
-            "    def loss(self, scores, batch):\n        return scores['logp'].sum()\n",
-            "returned a Tensor instead of a Loss",
-        ),
-        ("    def rows(self, record, codec):\n        return None\n", "must return a list of examples"),
-        (
-            "    def rows(self, record, codec):\n        return [(record,)]\n",
-            "returned a Prompted instead of a Row",
-        ),
-        (
-            "    def rows(self, record, codec):\n"
-            "        row = codec.encode_answers(record)\n"
-            "        return [(Row(row.tokens, row.at + 9, row.label, row.weight),)]\n",
-            "out of range or not in ascending order",
-        ),
-        (
-            "    def rows(self, record, codec):\n"
-            "        row = codec.encode_answers(record)\n"
-            "        return [(Row(row.tokens, row.at, row.label[1:], row.weight),)]\n",
-            "they must be equal",
-        ),
-    ],
-)
-def test_results_of_rows_and_loss_are_checked(tmp_path: Path, body: str, what: str) -> None:
-    assert what in str(refused(tmp_path, f"class Mine(Sft):\n{body}", None))
+def test_what_a_file_prints_goes_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path, "def score(written, right):\n    print('scoring')\n    return 1\n")
+    score = load_function_from_file(file, "score", "")
+    with locate_user_errors(file):
+        assert score("", "") == 1
+    assert capsys.readouterr() == ("", "scoring\n")
 
 
-def test_errors_of_the_engine_are_not_blamed_on_the_file(tmp_path: Path) -> None:
-    """An error raised elsewhere is not attributed to the file, even if the file called that code."""
-    body = "class Mine(Sft):\n    def rows(self, record, codec):\n        return super().rows(record, codec)\n"
-    file = written(tmp_path, body)
-    made = recipe(tmp_path, file)
-    rows = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": 3}])
-    with pytest.raises(bottega.BottegaError, match="completion is a number"):
-        list(bottega.train(made.model_copy(), tmp_path / "other"))
-    assert rows.exists()
+def test_a_file_may_not_end_the_program(tmp_path: Path) -> None:
+    file = write(tmp_path, "import sys\nsys.exit(0)\n")
+    with pytest.raises(RecipeError, match="ends the program") as caught:
+        load_class_from_file(file, Objective, EXAMPLE)
+    assert caught.value.where == f"{file} line 2"
+    with pytest.raises(SystemExit), locate_user_errors(file):
+        sys.exit(0)
 
 
-def test_every_method_that_a_custom_objective_may_override_locates_errors() -> None:
-    """All public methods and properties of an objective, except the one that finds the class in the file."""
-    public = {
-        name
-        for base in (objectives.Objective, objectives.OnPolicy)
-        for name, member in vars(base).items()
-        if isinstance(member, (property, FunctionType)) and not name.startswith("_")
-    }
-    assert set(MEMBERS) == public - {"model_post_init"}
+def test_errors_of_bottega_and_of_other_files_pass(tmp_path: Path) -> None:
+    file = write(tmp_path, "")
+    with pytest.raises(DataError, match="empty"), locate_user_errors(file):
+        raise DataError("empty", where="rows.jsonl")
+    with pytest.raises(ZeroDivisionError), locate_user_errors(file):
+        _ = 1 / 0

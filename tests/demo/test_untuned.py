@@ -8,7 +8,6 @@ import torch
 import transformers
 
 import bottega
-from bottega.batch import Row
 from bottega.demo.untuned import ask_untuned, generate_labels, most_likely_labels
 from bottega.inference.language_model import LanguageModel
 from making import make_model
@@ -29,17 +28,6 @@ def plainly(model: LanguageModel, ids: list[int], start: int) -> float:
     with torch.no_grad():
         logp = plain(torch.tensor([ids])).logits[0].log_softmax(-1)
     return sum(float(logp[at - 1, ids[at]]) for at in range(start, len(ids)))
-
-
-def test_logp_is_that_of_the_plain_model(model: LanguageModel) -> None:
-    texts = [
-        model.codec.encode_prompt(text) for text in ("the cat sat on the mat and ran", "the cat sat on the tree", "red")
-    ]
-    rows = [
-        Row(np.array(ids), np.arange(len(ids) - 1), np.array(ids[1:]), np.ones(len(ids) - 1, np.float32))
-        for ids in texts
-    ]
-    assert model.logp(rows) == pytest.approx([plainly(model, ids, 1) for ids in texts], rel=1e-4)
 
 
 def test_the_likeliest_label(model: LanguageModel) -> None:

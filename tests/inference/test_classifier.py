@@ -1,4 +1,4 @@
-"""Models that read rather than write, from the rows to the command: taggers, several labels, numbers, masked words."""
+"""Models that classify texts and tag words, from the rows to the command."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 
 import bottega
 from bottega.cli.commands import app
-from bottega.data.train_tokenizer import train_tokenizer
-from bottega.errors import DataError, ModelError, RunError
+from bottega.errors import ModelError, RunError
 from bottega.evaluation.evaluate import evaluate
 from bottega.recipe.schema import Recipe
 from bottega.runs.store import history
@@ -182,42 +181,7 @@ def test_a_number_for_a_text(trained: Callable[..., Path]) -> None:
     assert estimates["mae"].finding == "better"
 
 
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An encoder from nothing, on sentences that always go the same way."""
-    folder = tmp_path_factory.mktemp("masked")
-    (folder / "text.txt").write_text("\n".join(texts(50)), encoding="utf-8")
-    rows = [{"text": f"the {one} sat on the red mat and the {one} ran"} for one in ANIMALS for _ in range(40)]
-    train_tokenizer([folder / "text.txt"], 120, folder / "pieces", "wordpieces")
-    shape = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    document = {
-        "model": {"shape": shape | {"intermediate_size": 64}, "tokenizer": str(folder / "pieces"), "dtype": "float32"},
-        "data": {"train": str(write_jsonl(folder / "rows.jsonl", rows)), "validation": 0.5},
-        "objective": {"kind": "masked"},
-        "optim": {"steps": 120, "examples": 16, "lr": 8e-3},
-        "evaluate": {"every": 120},
-    }
-    list(bottega.train(Recipe.parse(document), folder / "run"))
-    return folder / "run"
-
-
-def test_a_masked_word_is_found(filled: Path) -> None:
-    model = bottega.load_masked(filled)
-    (where,) = model.fill("the cat sat on the red [MASK] and the cat ran", top=3)
-    assert where[0].text == "mat"
-    assert where[0].probability > 0.8
-    assert where[0].probability >= where[1].probability
-    first, second = model.fill("the [MASK] sat on the red mat and the [MASK] ran")
-    assert {first[0].text, second[0].text} <= set(ANIMALS)
-
-
-def test_the_command_fills_tags_and_measures(filled: Path, trained: Callable[..., Path]) -> None:
-    shown = RUNNER.invoke(app, ["fill", str(filled), "the cat [MASK] on the red mat and the cat ran"])
-    assert shown.exit_code == 0, shown.output
-    assert shown.stdout.splitlines()[0].split()[0] == "sat"
-    assert "%" in shown.stdout
-    listed = RUNNER.invoke(app, ["fill", str(filled), "--json", "--top", "2", "the cat [MASK] on the red mat"])
-    assert [len(place) for place in json.loads(listed.stdout)] == [2]
+def test_the_commands_tag_and_classify(trained: Callable[..., Path]) -> None:
     run = str(trained("tag"))
     text = "the cat sat under red tree"
     tagged = RUNNER.invoke(app, ["tag", run, "--json", text])
@@ -230,28 +194,10 @@ def test_the_command_fills_tags_and_measures(filled: Path, trained: Callable[...
     assert json.loads(value.stdout)["value"] < 0
     several = RUNNER.invoke(app, ["classify", str(trained("classify")), text])
     assert several.stdout.startswith("cat\t")
-    assert evaluate(filled).estimates
 
 
-def test_a_masked_model_stands_beside_the_commonest_tokens(filled: Path) -> None:
-    estimates = {one.metric: one for one in evaluate(filled).estimates}
-    assert estimates["loss"].run == pytest.approx(validated(filled)["loss"], rel=1e-5)
-    assert estimates["masked_accuracy"].base is not None
-    assert estimates["masked_accuracy"].run > estimates["masked_accuracy"].base
-    assert estimates["top_5_accuracy"].run >= estimates["masked_accuracy"].run
-    assert estimates["loss"].finding is None, "there are only two sentences, and each says the same every time"
-
-
-def test_each_is_told_from_the_others(filled: Path, trained: Callable[..., Path]) -> None:
-    with pytest.raises(ModelError, match="fill"):
-        bottega.load_language_model(filled)
-    with pytest.raises(RunError, match="bottega fill"):
-        bottega.load_tagger(filled)
+def test_each_is_told_from_the_others(trained: Callable[..., Path]) -> None:
     with pytest.raises(RunError, match="bottega tag"):
         bottega.load_classifier(trained("tag"))
     with pytest.raises(ModelError, match="bottega tag"):
         bottega.load_masked(trained("tag"))
-    with pytest.raises(DataError, match="nothing is masked"):
-        bottega.load_masked(filled).fill("the cat")
-    with pytest.raises(DataError, match="too short"):
-        bottega.load_masked(filled).fill("[MASK]")

@@ -19,7 +19,7 @@ from bottega.batch import Example, count_units
 from bottega.cli.commands import app
 from bottega.engine.engine import Engine
 from bottega.engine.optimizer import Optimizer
-from bottega.errors import DataError, ModelError, RecipeError
+from bottega.errors import DataError, RecipeError
 from bottega.models.scorer_setup import fit_model
 from bottega.objectives.contrastive import Contrastive
 from bottega.packing import pack, split_into_micro_batches
@@ -212,30 +212,9 @@ def test_the_command(run: Path, tmp_path: Path) -> None:
     assert "bottega embed" in other.output
 
 
-def test_pooling_is_as_a_folder_declares(tmp_path: Path) -> None:
-    folder = make_model(tmp_path / "base", "bert")
-    plain = bottega.load_embedder(folder)
-    assert plain.pooling == "mean"
-    (folder / "1_Pooling").mkdir()
-    declared = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(declared))
-    assert bottega.load_embedder(folder).pooling == "first"
-    assert bottega.load_embedder(folder, pooling="last").pooling == "last"
-    one, other = (bottega.load_embedder(folder, pooling=way).embed(["the cat sat"]) for way in ("first", "mean"))
-    assert np.abs(one - other).max() > 1e-3
-    network, ids = plain.scorer.network, torch.tensor([tokenizer()("the cat sat")["input_ids"]])
-    network.set_attn_implementation("eager")
-    hidden = network(ids).last_hidden_state[0].detach().float()
-    torch.testing.assert_close(
-        torch.from_numpy(one[0]), torch.nn.functional.normalize(hidden[0], dim=0), rtol=0, atol=2e-2
-    )
-
-
 def test_what_cannot_be_embedded_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="attends to nothing but itself"):
         Contrastive(pooling="first").rows(Paired("1", "a", "b"), codec(both_ways=False))
-    with pytest.raises(ModelError, match="no such folder"):
-        bottega.load_embedder(tmp_path / "none")
     trained = tmp_path / "trained.py"
     trained.write_text("import torch\nclass Own(torch.nn.Linear):\n    def __init__(self): super().__init__(2, 2)\n")
     with pytest.raises(RecipeError, match="trainable weights"):

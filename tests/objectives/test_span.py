@@ -109,17 +109,6 @@ def test_noise_is_on_what_is_read_and_on_what_is_written(tmp_path: Path) -> None
     assert losses[0][0] != losses[1][0]
 
 
-def test_a_prompt_takes_no_room_from_its_answer(tmp_path: Path) -> None:
-    """T5 writes a number of positions into its config, and has none."""
-    folder = make_model(tmp_path / "model", "t5")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"n_positions": 16}))
-    model = bottega.load(folder)
-    written = model.generate(["the cat " * 20], Sampling(tokens=30, temperature=0))[0][0]
-    assert len(written.tokens) == 30 or written.reason == "stop"
-    assert model.room("the cat") > 1000
-
-
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
 @pytest.mark.parametrize("targets", [["q", "v"], ["q", "v", "lm_head"]])
 def test_an_adapter_of_an_encoder_decoder(targets: list[str], tmp_path: Path) -> None:

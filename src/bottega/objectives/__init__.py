@@ -21,13 +21,13 @@ from bottega.objectives._base import (
     Prediction,
     Score,
     Statistic,
+    completion_row,
     smoothed_nll,
 )
 from bottega.objectives._embeddings import pooled_row, positive_mask, split_candidates
 from bottega.objectives._labels import parse_number
 from bottega.objectives._on_policy import OnPolicy, RewardedAnswer, equal_rewards
 from bottega.objectives._pairs import chosen_minus_rejected, logistic_loss, pair_metrics
-from bottega.objectives._rows import completion_row
 from bottega.objectives._tags import decode_tags, snap_to_words
 
 __all__ = [

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from bottega.batch import Batch, Example, Ints, Loss, Row, Term
-from bottega.records import Prompt, Record
+from bottega.records import Answer, Posed, Preference, Prompt, Record, Unpaired
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -252,3 +252,8 @@ def smoothed_nll(logits: Tensor, label: Tensor, smoothing: float = 0.0) -> Tenso
     logp = logits.log_softmax(-1)  # [N, C]
     nll = -logp.gather(-1, label[:, None]).squeeze(-1)  # [N]
     return nll if not smoothing else (1 - smoothing) * nll - smoothing * logp.mean(-1)
+
+
+def completion_row(record: Posed | Preference | Unpaired, completion: Answer, codec: Codec) -> Row:
+    """The row of a record's prompt and a completion, which carries the loss."""
+    return codec.encode_completion(record.where, record.prompt, completion, record.tools, record.variables)

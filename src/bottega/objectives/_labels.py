@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from bottega.errors import DataError
 from bottega.records import Labelled
-
-if TYPE_CHECKING:
-    pass
 
 
 def parse_number(record: Labelled) -> float:

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from bottega.batch import Example, Ints, Row
-from bottega.objectives._base import Objective
-from bottega.objectives._rows import completion_row
+from bottega.objectives._base import Objective, completion_row
 from bottega.objectives.rewards import FROM_FILE, Rewards
 from bottega.records import Posed, Prompt, Record, Unusable
 

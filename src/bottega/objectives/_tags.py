@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from bottega.records import Entity, Tagged
-
-if TYPE_CHECKING:
-    pass
 
 
 class WordSpan(NamedTuple):

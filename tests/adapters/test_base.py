@@ -1,0 +1,98 @@
+"""What every kind of adapter states, kinds by name, and what the config of a saved one says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+import bottega
+from bottega import adapters
+from bottega.adapters._base import CONFIG, Adapter, InstallOptions, Start
+from bottega.adapters.lora import Lora
+from bottega.errors import ModelError, RecipeError
+
+
+class Bias(Adapter):
+    """Trains nothing but biases."""
+
+    title = "biases"
+
+    kind: str = "bias"
+    size: int = 4
+    start: Start = None
+
+    def install(self, model: torch.nn.Module, options: InstallOptions) -> Any:
+        raise NotImplementedError
+
+    def count(self, layers: Any) -> int:
+        return sum(outputs for _, outputs in layers)
+
+
+def test_a_kind_is_called_by_its_title_in_reports() -> None:
+    assert Bias().label == "biases"
+
+
+def test_an_adapter_that_is_continued_keeps_its_own_settings() -> None:
+    assert Bias.model_validate({"from": "runs/a"}).start == "runs/a"
+    # A stored recipe sets every field, to its default.
+    assert Bias.model_validate({"from": "runs/a", "size": 4}).start == "runs/a"
+    with pytest.raises(ValidationError, match="a continued adapter keeps its own size; leave them out"):
+        Bias.model_validate({"from": "runs/a", "size": 8})
+
+
+@pytest.mark.parametrize("options", [{"rank": 0}, {"alpha": float("inf")}, {"rnk": 4}])
+def test_options_are_known_and_in_range(options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Lora.model_validate(options)
+
+
+def test_a_kind_that_keeps_no_frozen_copy_cannot_be_compared_with(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="biases keeps no frozen copy") as caught:
+        Bias().attach(torch.nn.Linear(2, 2), tmp_path, trainable=True, reference=True)
+    assert caught.value.where == str(tmp_path)
+
+
+def test_kinds_are_found_by_the_names_of_their_files() -> None:
+    assert adapters.kinds() == ["lora"]
+    assert adapters.load("lora") is Lora
+    assert adapters.build({"kind": "lora", "rank": 4}) == adapters.build({"rank": 4}) == Lora(rank=4)
+
+
+def test_an_unknown_kind_is_refused_with_a_suggestion() -> None:
+    document = {"model": {"base": "m"}, "data": {"train": "a.jsonl"}, "objective": {"kind": "sft"}}
+    with pytest.raises(RecipeError, match=r"unknown kind 'lorra'(?s:.*)lora"):
+        bottega.Recipe.parse(document | {"adapter": {"kind": "lorra"}})
+
+
+def write_config(folder: Path, config: Any) -> Path:
+    (folder / CONFIG).write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+def test_a_saved_adapter_names_its_base_and_its_kind(tmp_path: Path) -> None:
+    assert not adapters.is_adapter_folder(tmp_path)
+    folder = write_config(tmp_path, {"kind": "bias", "base_model_name_or_path": "m", "settings": {"size": 2}})
+    assert adapters.is_adapter_folder(folder)
+    assert adapters.read_saved(folder) == ("m", "bias", {"size": 2})
+    write_config(tmp_path, {"peft_type": "LORA", "base_model_name_or_path": "m"})
+    assert adapters.read_saved(folder) == ("m", None, {}), "any adapter of PEFT's"
+
+
+@pytest.mark.parametrize("config", [{"peft_type": "LORA"}, {"base_model_name_or_path": "m"}, ["lora"], 3])
+def test_a_config_that_does_not_name_them_is_refused(config: Any, tmp_path: Path) -> None:
+    folder = write_config(tmp_path, config)
+    with pytest.raises(ModelError, match="does not say what it was trained on") as caught:
+        adapters.read_saved(folder)
+    assert caught.value.where == str(folder / CONFIG)
+
+
+def test_a_saved_adapter_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+    folder = write_config(tmp_path, {"kind": "bias", "base_model_name_or_path": "m"})
+    with pytest.raises(ModelError, match="unknown kind 'bias'") as caught:
+        adapters.attach(torch.nn.Linear(2, 2), folder)
+    assert caught.value.fix == "this build has lora"
