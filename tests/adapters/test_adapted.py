@@ -120,7 +120,7 @@ def test_it_is_continued(llama: Path, run: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(after[name], before[name], atol=1e-6, rtol=0)
 
 
-def test_what_it_cannot_do_is_said(llama: Path, run: Path, tmp_path: Path) -> None:
+def test_merging_and_an_unknown_saved_kind_are_refused(llama: Path, run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     chained = make_recipe(llama, tmp_path, model={"base": str(tmp_path / "run")})
     with pytest.raises(ModelError, match="cannot be merged"):

@@ -64,12 +64,12 @@ def test_what_cannot_be_adapted_is_left_out_by_name(kind: str, names: list[str],
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
-def test_layers_named_outright_that_would_be_lost_are_refused() -> None:
+def test_targets_whose_adapters_would_be_lost_are_refused() -> None:
     with pytest.raises(ModelError, match="would not be found again"):
         adapted(small("laguna"), targets=["q_proj", "up_proj"])
 
 
-def test_what_is_left_out_leaves_no_trace_of_the_attempt() -> None:
+def test_leaving_layers_out_gives_the_weights_of_naming_the_others() -> None:
     """The second attempt begins where the first did: the same chances, no adapter within an adapter."""
     one, other = small("mamba"), small("mamba")
     torch.manual_seed(5)
@@ -90,7 +90,7 @@ def test_a_trained_head_is_trained_whole(kind: str) -> None:
     assert PeftAdaptedModel(model).left_out == []
 
 
-def test_an_expert_that_gets_no_token() -> None:
+def test_an_expert_without_tokens() -> None:
     """xmod computes each language by itself, and some have none in a batch."""
     from bottega.models.kernels import apply_kernels
 
@@ -102,7 +102,7 @@ def test_an_expert_that_gets_no_token() -> None:
     assert wrapped.base_model.model.one(torch.zeros(0, 3, 6)).shape == (0, 3, 4)
 
 
-def test_a_head_that_is_run_by_itself_may_have_an_adapter() -> None:
+def test_a_head_computed_by_itself_may_have_an_adapter() -> None:
     """ALBERT makes its vector by a linear layer and an activation, and a LoRA stands on that layer."""
     from bottega.models.own_head import own_head_logits
 

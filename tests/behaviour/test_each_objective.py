@@ -135,7 +135,7 @@ def test_the_loss_is_the_numpy_reference(made: World) -> None:
         for model in fitting(kind, UNPACKABLE)
     ],
 )
-def test_what_cannot_be_packed_is_caught_and_still_right(kind: str, model: str) -> None:
+def test_models_that_cannot_be_packed_are_detected_and_computed_exactly(kind: str, model: str) -> None:
     made = world(kind, "{}", model)
     assert not made.fit.packed
     assert "differ" in made.fit.reason

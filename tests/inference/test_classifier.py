@@ -86,7 +86,7 @@ def validated(run: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("model", ["bert", pytest.param("llama", marks=pytest.mark.slow)])
-def test_a_tagger_marks_what_it_was_shown(trained: Callable[..., Path], model: str) -> None:
+def test_a_tagger_finds_the_entities_it_was_trained_on(trained: Callable[..., Path], model: str) -> None:
     run = trained("tag", model)
     tagger = bottega.load_tagger(run)
     unseen = texts(40, seed=1)
@@ -127,7 +127,7 @@ def test_a_text_of_any_length_is_tagged_whole(trained: Callable[..., Path]) -> N
 
 
 @pytest.mark.slow
-def test_a_text_that_is_cut_before_it_is_classified_is_told(trained: Callable[..., Path]) -> None:
+def test_a_text_that_is_cut_is_reported(trained: Callable[..., Path]) -> None:
     run = trained("classify")
     long = " ".join(["the cat sat"] * 60)
     short, cut = bottega.load_classifier(run).classify(["the cat sat", long])
@@ -196,7 +196,7 @@ def test_the_commands_tag_and_classify(trained: Callable[..., Path]) -> None:
     assert several.stdout.startswith("cat\t")
 
 
-def test_each_is_told_from_the_others(trained: Callable[..., Path]) -> None:
+def test_a_run_of_another_head_is_refused_with_its_command(trained: Callable[..., Path]) -> None:
     with pytest.raises(RunError, match="bottega tag"):
         bottega.load_classifier(trained("tag"))
     with pytest.raises(ModelError, match="bottega tag"):

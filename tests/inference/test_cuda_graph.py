@@ -18,7 +18,7 @@ def test_on_a_cpu_every_call_computes() -> None:
     assert step.played == 0
 
 
-def test_a_model_of_which_nothing_could_be_recorded_is_not_tried_again() -> None:
+def test_a_model_that_could_not_be_recorded_is_not_tried_again() -> None:
     model, calls = nn.Linear(2, 2), []
 
     def run() -> torch.Tensor:

@@ -60,7 +60,7 @@ def test_greedy_is_that_of_transformers(kind: str, tmp_path: Path, tokenizer: An
         assert ours.reason == ("end" if ours.tokens[-1] == tokenizer.eos_token_id else "length")
 
 
-def test_a_real_model_tells_its_story() -> None:
+def test_a_real_model_generates_as_in_transformers() -> None:
     folder = shared_data("stories260K_hf")
     network = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -121,7 +121,7 @@ def test_the_model_is_left_as_it_was(tmp_path: Path, tokenizer: Any) -> None:
     assert writer.network.training
 
 
-def test_seeds_decide_and_nothing_else(tmp_path: Path, tokenizer: Any) -> None:
+def test_equal_seeds_give_equal_texts(tmp_path: Path, tokenizer: Any) -> None:
     writer = writer_of("llama", tmp_path, tokenizer)
     prompts = ids(tokenizer)[:1]
     first, again, other = (

@@ -97,7 +97,7 @@ def test_a_conversation_must_be_one(talker: LanguageModel) -> None:
             talker.chat(turns)
 
 
-def test_what_the_checkpoint_asks_for_in_vain_is_named(tmp_path: Path) -> None:
+def test_settings_of_the_checkpoint_without_effect_are_named(tmp_path: Path) -> None:
     folder = make_model(tmp_path)
     config = json.loads((folder / "generation_config.json").read_text())
     (folder / "generation_config.json").write_text(json.dumps(config | {"do_sample": True, "temperature": 0.6}))

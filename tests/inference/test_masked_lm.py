@@ -63,7 +63,7 @@ def test_the_command_fills_in(filled: Path) -> None:
     assert evaluate(filled).estimates
 
 
-def test_a_masked_model_stands_beside_the_commonest_tokens(filled: Path) -> None:
+def test_the_baseline_is_the_most_common_tokens(filled: Path) -> None:
     loss = [event["loss"] for event in history(filled) if event["type"] == "validated"][-1]
     estimates = {one.metric: one for one in evaluate(filled).estimates}
     assert estimates["loss"].run == pytest.approx(loss, rel=1e-5)
@@ -73,7 +73,7 @@ def test_a_masked_model_stands_beside_the_commonest_tokens(filled: Path) -> None
     assert estimates["loss"].finding is None, "there are only two sentences, and each says the same every time"
 
 
-def test_it_is_told_from_other_models(filled: Path) -> None:
+def test_another_use_of_the_model_is_refused_with_its_command(filled: Path) -> None:
     with pytest.raises(ModelError, match="fill"):
         bottega.load_language_model(filled)
     with pytest.raises(RunError, match="bottega fill"):

@@ -65,7 +65,7 @@ def test_draws_follow_the_distribution() -> None:
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.5, 1 - 2**-53])
-def test_no_draw_falls_outside(chance: float) -> None:
+def test_a_draw_never_takes_a_filtered_token(chance: float) -> None:
     logits = torch.full((1, 50), NEVER)
     logits[0, [3, 17]] = 0.0
     assert draw(logits, torch.tensor([chance], dtype=torch.float64)).item() in (3, 17)
@@ -80,7 +80,7 @@ def test_a_draw_is_the_inverse_of_the_cumulative_distribution() -> None:
     assert torch.equal(draw(logits, chance), wanted)
 
 
-def test_no_token_is_drawn_where_logits_are_no_numbers() -> None:
+def test_no_token_is_drawn_where_logits_are_not_finite() -> None:
     logits = torch.zeros(4, 10)
     logits[0, 3], logits[1, 3], logits[2] = torch.nan, torch.inf, NEVER
     assert draw(logits, torch.full((4,), 0.55, dtype=torch.float64)).tolist() == [NONE, NONE, NONE, 5]

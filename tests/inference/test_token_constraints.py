@@ -54,7 +54,7 @@ CASES = [("llama", one) for one in ANY] + [("t5", one) for one in ANY + SOURCED]
 
 
 @pytest.mark.parametrize(("kind", "said"), CASES, ids=lambda one: one if isinstance(one, str) else "-".join(one))
-def test_the_config_is_heeded(writers: Writers, kind: str, said: dict[str, Any]) -> None:
+def test_the_generation_config_is_followed(writers: Writers, kind: str, said: dict[str, Any]) -> None:
     model, plain = writers[kind]
     ends = said.get("eos_token_id", 1)
     model.writer.config = declared(said)
@@ -81,7 +81,7 @@ def generated(model: LanguageModel, plain: Any, said: dict[str, Any]) -> list[li
     return found
 
 
-def test_asked_for_outright_the_checkpoint_has_no_say(writers: Writers) -> None:
+def test_explicit_settings_override_the_checkpoint(writers: Writers) -> None:
     model, _ = writers["llama"]
     model.writer.ends = frozenset([1])
     model.writer.config = GenerationConfig(eos_token_id=1)
@@ -91,7 +91,7 @@ def test_asked_for_outright_the_checkpoint_has_no_say(writers: Writers) -> None:
     assert model.generate(PROMPTS, Sampling(tokens=TOKENS, repetition_penalty=1.0)) == plain
 
 
-def test_what_is_not_done_is_named() -> None:
+def test_settings_without_effect_are_named() -> None:
     assert unheeded(GenerationConfig(do_sample=True, temperature=0.6, top_p=0.9)) == {"temperature": 0.6, "top_p": 0.9}
     assert unheeded(GenerationConfig(num_beams=4, length_penalty=2.0)) == {"num_beams": 4, "length_penalty": 2.0}
     assert unheeded(GenerationConfig(eos_token_id=[1, 2], repetition_penalty=1.1, forced_eos_token_id=2)) == {}

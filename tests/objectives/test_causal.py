@@ -62,7 +62,7 @@ def test_beginning_end_and_middle_are_the_text(tokenizer: transformers.PreTraine
         assert ids[-1] == tokenizer.eos_token_id
 
 
-def test_cuts_and_orders_differ_and_come_back(tokenizer: transformers.PreTrainedTokenizerFast) -> None:
+def test_cuts_and_orders_are_random_and_reproducible(tokenizer: transformers.PreTrainedTokenizerFast) -> None:
     made = codec(tokenizer)
     found = [told(made, seed).tolist() for seed in range(40)]
     assert len({tuple(ids) for ids in found}) > 35
@@ -79,7 +79,7 @@ def test_it_stays_within_the_length(tokenizer: transformers.PreTrainedTokenizerF
         assert ids[-1] == tokenizer.eos_token_id
 
 
-def test_the_share_and_none(tokenizer: transformers.PreTrainedTokenizerFast) -> None:
+def test_a_fraction_of_texts_is_reordered_and_by_default_none(tokenizer: transformers.PreTrainedTokenizerFast) -> None:
     made = codec(tokenizer)
     half = Causal(fim=0.5)
     ((row,),) = half.rows(Text("here", LONG), made)

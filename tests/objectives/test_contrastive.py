@@ -45,7 +45,7 @@ def scored(records: list[Record], vectors: list[list[float]], **options: object)
     return float(loss.total(counts)), metrics
 
 
-def test_what_is_known_to_belong_is_no_negative() -> None:
+def test_a_known_positive_is_not_a_negative() -> None:
     """The same positive, the same label, and the anchor's own text among the positives of others."""
     right, wrong = [1.0, 0.0], [0.0, 1.0]
     apart = [Paired("1", "a cat", "a dog"), Paired("2", "one red", "two blue")]
@@ -69,7 +69,7 @@ def test_what_is_known_to_belong_is_no_negative() -> None:
     assert metrics == {"accuracy": 0.0}
 
 
-def test_an_update_in_which_all_belong_together_is_refused(tmp_path: Path) -> None:
+def test_rows_that_are_all_positives_of_each_other_are_refused(tmp_path: Path) -> None:
     rows = [{"anchor": f"the {word}", "positive": f"a {word}", "label": "1"} for word in WORDS]
     recipe = Recipe.parse(
         {
@@ -83,7 +83,7 @@ def test_an_update_in_which_all_belong_together_is_refused(tmp_path: Path) -> No
         list(bottega.train(recipe, tmp_path / "run"))
 
 
-def test_a_base_that_learned_something_else_is_compared_with(tmp_path: Path) -> None:
+def test_a_base_with_another_head_is_evaluated_as_an_embedder(tmp_path: Path) -> None:
     """And the result says by itself how its vectors are made."""
     texts = write_jsonl(tmp_path / "texts.jsonl", [{"text": " ".join(WORDS)}] * 8)
     masked = Recipe.parse(
@@ -111,14 +111,14 @@ def test_a_base_that_learned_something_else_is_compared_with(tmp_path: Path) -> 
     assert [one["path"] for one in modules] == ["", "1_Pooling", "2_Normalize"]
 
 
-def test_pairs_and_scores_may_be_mixed() -> None:
+def test_pairs_with_and_without_scores_may_be_mixed() -> None:
     rows: list[Record] = [Paired("1", "a", "b", ("c",)), Compared("2", "d", "e", 0.25)]
     loss, _ = scored(rows, [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]], temperature=1.0)
     assert loss == pytest.approx(np.log(1 + np.exp(-1)) + 0.25**2)
 
 
 @pytest.mark.parametrize("options", [{}, {"rows": "compared"}, {"file": str(OWN / "own_module.py")}])
-def test_the_update_is_one_however_it_is_divided(options: dict) -> None:
+def test_micro_batches_give_the_gradient_of_one_batch(options: dict) -> None:
     """Scored twice by the memory of one batch: the gradients of all at once, with dropout on, and of no split."""
     objective, records = objective_and_rows("contrastive", dict(options))
     examples = [Example(one.where, rows) for one in records for rows in objective.rows(one, codec())]
@@ -180,7 +180,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return folder / "run"
 
 
-def test_it_learns(run: Path) -> None:
+def test_training_brings_positives_together(run: Path) -> None:
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     losses = [event["loss"] for event in events if event["type"] == "validated"]
     assert losses[-1] < 0.7 * losses[0]
@@ -196,7 +196,7 @@ def test_it_learns(run: Path) -> None:
     assert model.embed([]).shape == (0, len(one))
 
 
-def test_the_command(run: Path, tmp_path: Path) -> None:
+def test_the_command_embeds_texts(run: Path, tmp_path: Path) -> None:
     runner = CliRunner()
     shown = runner.invoke(app, ["embed", str(run), "the cat", "a dog"])
     assert shown.exit_code == 0, shown.output
@@ -212,7 +212,7 @@ def test_the_command(run: Path, tmp_path: Path) -> None:
     assert "bottega embed" in other.output
 
 
-def test_what_cannot_be_embedded_is_named(tmp_path: Path) -> None:
+def test_pooling_and_modules_that_cannot_work_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="attends to nothing but itself"):
         Contrastive(pooling="first").rows(Paired("1", "a", "b"), codec(both_ways=False))
     trained = tmp_path / "trained.py"

@@ -53,7 +53,7 @@ def advantages(examples: list[Example]) -> list[float]:
         ("update", [x / (np.std([1, 0, 6, 0], ddof=1) + 1e-4) for x in (0.5, -0.5, 3.0, -3.0)]),
     ],
 )
-def test_an_answer_is_as_good_as_it_is_beside_its_group(scale: str, wanted: list[float | None]) -> None:
+def test_advantages_are_relative_to_the_group(scale: str, wanted: list[float | None]) -> None:
     drawn = answers([([5], 1.0), ([6], 0.0)], [([7], 6.0), ([8], 0.0)])
     found = advantages(made(scale=scale).training_examples(posed([1, 2], [1, 3]), drawn))
     for one, other in zip(found, wanted, strict=True):
@@ -70,19 +70,19 @@ def test_the_rows_are_prompts_with_their_answers() -> None:
     assert second.rows[0].computed_tokens.tolist() == [1, 2, 3]
 
 
-def test_rounding_makes_no_answer_better_than_its_equals() -> None:
+def test_rounding_gives_equal_rewards_no_advantage() -> None:
     drawn = answers([([5], 0.1 + 0.2), ([6], 0.3), ([7], 0.1 + 0.2)], [([5], 0.7), ([6], 0.7), ([7], 0.7)])
     found = made(scale="group").training_examples(posed([1], [2]), drawn)
     assert {example.id for example in found} == {"line 0"}
 
 
-def test_an_update_in_which_all_are_alike_has_no_gradient() -> None:
+def test_equal_rewards_leave_one_example_without_advantage() -> None:
     (only,) = made().training_examples(posed([1], [2]), answers([([5], 1.0)] * 2, [([6], 0.0)] * 2))
     assert advantages([only]) == [0.0]
 
 
 @pytest.mark.parametrize("weighting", ["token", "answer", "constant"])
-def test_what_has_no_gradient_is_left_out_and_changes_nothing(weighting: str) -> None:
+def test_leaving_out_groups_without_gradient_changes_nothing(weighting: str) -> None:
     """The gradients with a group whose answers are all alike in the batch, and without it."""
     own = world("grpo", "{}", "llama")
     objective = made(weighting=weighting, tokens=9, group=2)
@@ -134,7 +134,7 @@ def recipe(folder: Path, **objective: Any) -> bottega.Recipe:
     )
 
 
-def test_it_learns_to_write_what_is_rewarded(tmp_path: Path) -> None:
+def test_training_raises_the_reward(tmp_path: Path) -> None:
     rewards = {"kind": "pattern", "pattern": "[aeiou]"}
     events = list(bottega.train(recipe(tmp_path, rewards=rewards), tmp_path / "run"))
     found = [event.metrics["reward"] for event in events if event.type == "stepped"]
@@ -145,7 +145,7 @@ def test_it_learns_to_write_what_is_rewarded(tmp_path: Path) -> None:
     assert any(float("a" in text) <= mark for one in told for text, mark in zip(one.answers, one.rewards, strict=True))
 
 
-def test_answers_are_learned_from_several_times(tmp_path: Path) -> None:
+def test_answers_are_used_in_several_passes(tmp_path: Path) -> None:
     """The same prompts in `passes` updates, whose answers were written by the policy before the first of them."""
     found = recipe(tmp_path, rewards={"kind": "pattern", "pattern": "[a-m]"}, passes=3)
     events = [event for event in bottega.train(found, tmp_path / "run") if event.type == "stepped"]
@@ -181,7 +181,7 @@ def test_a_run_cut_between_two_passes_goes_on_with_its_answers(tmp_path: Path) -
 @pytest.mark.parametrize(
     "noise", [{"adapter": {"rank": 4, "dropout": 0.3}}, {"neftune": 5.0}], ids=["dropout", "noise"]
 )
-def test_nothing_is_clipped_before_anything_moved(noise: dict[str, Any], tmp_path: Path) -> None:
+def test_nothing_is_clipped_in_the_first_pass(noise: dict[str, Any], tmp_path: Path) -> None:
     document = recipe(tmp_path, rewards={"kind": "pattern", "pattern": "[a-m]"}, passes=2).document()
     document["optim"] |= {"steps": 8, "neftune": noise.get("neftune")}
     found = bottega.Recipe.parse(document | {"adapter": noise.get("adapter")})
@@ -190,21 +190,21 @@ def test_nothing_is_clipped_before_anything_moved(noise: dict[str, Any], tmp_pat
     assert max(clipped[1::2]) > 0
 
 
-def test_answers_are_told_about_ten_times_whatever_the_passes(tmp_path: Path) -> None:
+def test_about_ten_answered_events_whatever_the_passes(tmp_path: Path) -> None:
     found = recipe(tmp_path, rewards={"kind": "pattern", "pattern": "[a-m]"}, passes=2).document()
     found["optim"] |= {"steps": 40}
     events = list(bottega.train(bottega.Recipe.parse(found), tmp_path / "run"))
     assert [event.step for event in events if event.type == "answered"] == list(range(1, 40, 4))
 
 
-def test_scores_that_are_no_numbers_end_the_run_with_a_reason(tmp_path: Path) -> None:
+def test_scores_that_are_not_finite_end_the_run(tmp_path: Path) -> None:
     document = recipe(tmp_path, rewards={"kind": "pattern", "pattern": "[a-m]"}).document()
     document["optim"] |= {"lr": 1e30}
     with pytest.raises(Diverged, match=r"not finite|is nan|is inf"):
         list(bottega.train(bottega.Recipe.parse(document), tmp_path / "run"))
 
 
-def test_answers_that_are_all_to_be_skipped_hold_nothing_to_the_reference() -> None:
+def test_skipped_answers_have_no_reference_loss() -> None:
     own = world("grpo", "{}", "llama")
     objective = made(unfinished="skip", beta=0.5)
     (example,) = objective.training_examples(posed([1, 9, 10]), answers([([30, 31], 1.0), ([33], 0.2)], ended=False))

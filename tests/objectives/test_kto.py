@@ -19,7 +19,7 @@ from making import WORDS
 LONG = " ".join(WORDS)
 
 
-def test_a_prompt_that_fills_the_row_has_no_probe() -> None:
+def test_a_prompt_that_fills_the_row_has_no_mismatched_pair() -> None:
     prompt = len(Codec(tokenizer(), max_length=500, too_long="truncate").encode_prompt(LONG))
     made = Codec(tokenizer(), max_length=prompt + 1, too_long="truncate")
     rows = [Unpaired("1", LONG, " sat on", True), Unpaired("2", "the cat", " ran under", False)]

@@ -89,7 +89,7 @@ def test_a_short_text_has_one_masked_token(codec: Codec) -> None:
     assert len(row.at) == 1
 
 
-def test_a_long_text_becomes_several(codec: Codec) -> None:
+def test_a_long_text_becomes_several_rows(codec: Codec) -> None:
     short = Codec(codec.tokenizer, max_length=50, too_long="split", both_ways=True)
     rows = [row for (row,) in Masked().rows(Text("here", LONG), short)]
     whole = codec.tokenizer(LONG)["input_ids"]
@@ -104,7 +104,7 @@ def test_a_long_text_becomes_several(codec: Codec) -> None:
     assert seen == [token for token in whole if codec.special_tokens.is_text[token]]
 
 
-def test_shares_that_cannot_be(tmp_path: Path) -> None:
+def test_fractions_above_1_are_refused(tmp_path: Path) -> None:
     objective = {"kind": "masked", "mask": 0.8, "random": 0.4}
     with pytest.raises(RecipeError, match="their sum must not exceed 1"):
         Recipe.parse({"model": {"base": "x"}, "data": {"train": "rows.jsonl"}, "objective": objective})

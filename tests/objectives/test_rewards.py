@@ -44,11 +44,11 @@ def mark(given: Any, text: str, tokens: int = 3) -> float:
         ({"kind": "pattern", "pattern": "four", "whole": True}, "it is four", 0.0),
     ],
 )
-def test_marks(given: Any, text: str, wanted: float) -> None:
+def test_scores_of_answers(given: Any, text: str, wanted: float) -> None:
     assert mark(given, text) == wanted
 
 
-def test_length_costs_from_what_is_free_to_the_most() -> None:
+def test_the_length_penalty_rises_from_free_to_most() -> None:
     given = {"kind": "length", "free": 4, "most": 8}
     assert [mark(given, "", tokens) for tokens in (1, 4, 5, 8, 90)] == [0.0, 0.0, -0.25, -1.0, -1.0]
 
@@ -66,7 +66,7 @@ def test_length_costs_from_what_is_free_to_the_most() -> None:
         (["exact", {"kind": "length", "free": 1, "mst": 2}], "did you mean most"),
     ],
 )
-def test_what_is_no_reward(given: Any, words: str) -> None:
+def test_invalid_rewards_are_refused(given: Any, words: str) -> None:
     document = {
         "model": {"base": "m"},
         "data": {"train": "rows.jsonl"},
@@ -85,7 +85,7 @@ def test_what_is_no_reward(given: Any, words: str) -> None:
         ("import numpy\ndef score(*given):\n    return numpy.float32(len(given))", 2.0),
     ],
 )
-def test_a_function_of_ones_own(code: str, wanted: float, tmp_path: Path) -> None:
+def test_a_custom_function(code: str, wanted: float, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(code)
     assert mark({"kind": "custom", "file": str(tmp_path / "mine.py")}, "it is #### 4") == wanted
 
@@ -102,7 +102,7 @@ def test_a_function_of_ones_own(code: str, wanted: float, tmp_path: Path) -> Non
         ("def score(written, right):\n    return 1 / 0", "line 2"),
     ],
 )
-def test_a_function_that_marks_nothing(code: str | None, words: str, tmp_path: Path) -> None:
+def test_an_invalid_custom_function_is_refused(code: str | None, words: str, tmp_path: Path) -> None:
     if code is not None:
         (tmp_path / "mine.py").write_text(code)
     with pytest.raises(RecipeError) as caught:
@@ -135,7 +135,7 @@ def run(place: Path, name: str, rewards: Any, **more: Any) -> list[Any]:
     return list(bottega.train(bottega.Recipe.parse(document, folder=place), place / name))
 
 
-def test_a_reward_model_judges(place: Path) -> None:
+def test_a_reward_model_scores_answers(place: Path) -> None:
     events = run(place, "judged", [{"kind": "model", "model": "reward"}, {"kind": "length", "free": 1, "most": 9}])
     (told,) = [event for event in events if event.type == "answered" and event.step == 1]
     assert len(set(told.rewards)) > 1
@@ -146,20 +146,20 @@ def test_a_reward_model_judges(place: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["sft", "base"])
-def test_a_model_that_has_no_score_to_give_is_no_judge(place: Path, name: str) -> None:
+def test_a_model_without_a_score_is_refused(place: Path, name: str) -> None:
     with pytest.raises(ModelError, match="not a reward model"):
         run(place, f"judged-by-{name}", {"kind": "model", "model": name})
     assert not (place / f"judged-by-{name}" / "checkpoints").exists()
 
 
-def test_what_is_too_long_for_a_judge_loses_its_beginning(place: Path) -> None:
+def test_a_prompt_too_long_for_a_reward_model_loses_its_beginning(place: Path) -> None:
     long, judges = Posed("rows line 1", "the cat sat " * 100), RewardModels("cpu", "float32")
     written = [SampledAnswer(long, text, 3, True) for text in (" red", " blue", " on the mat")]
     with pytest.warns(RuntimeWarning, match="reads 128 tokens"):
         assert len(set(judges(str(place / "reward"), written))) == 3
 
 
-def test_rows_without_a_right_answer_are_left_out_where_one_is_compared_with(place: Path, tmp_path: Path) -> None:
+def test_rows_without_a_reference_answer_are_left_out_if_a_reward_compares(place: Path, tmp_path: Path) -> None:
     rows = [
         {"prompt": "a", "answer": 5},
         {"prompt": "b"},
@@ -179,12 +179,12 @@ def test_rows_without_a_right_answer_are_left_out_where_one_is_compared_with(pla
         dry_run(bottega.Recipe.parse(document | {"objective": {"kind": "grpo", "rewards": "exact", "tokens": 6}}))
 
 
-def test_prompts_without_room_are_an_error_that_says_so(place: Path) -> None:
+def test_prompts_without_room_for_an_answer_are_refused(place: Path) -> None:
     with pytest.raises(BottegaError, match="leave no room"):
         run(place, "full", {"kind": "pattern", "pattern": "a"}, data={"max_length": 6})
 
 
-def test_a_run_is_measured_by_its_rewards(place: Path, tmp_path: Path) -> None:
+def test_a_run_is_evaluated_by_its_rewards(place: Path, tmp_path: Path) -> None:
     """Prompts are cut as they were in training, and what an answer takes is counted alike."""
     rows = [{"prompt": "the cat sat on " * 30}, *({"prompt": f"the dog {word}"} for word in ("ran", "sat", "is", "so"))]
     data = {"train": str(write_jsonl(tmp_path / "rows.jsonl", rows * 3)), "too_long": "truncate"}
@@ -197,7 +197,7 @@ def test_a_run_is_measured_by_its_rewards(place: Path, tmp_path: Path) -> None:
     assert found["reward"].base is not None
 
 
-def test_a_run_with_right_answers_is_measured_by_both(place: Path, tmp_path: Path) -> None:
+def test_a_run_with_reference_answers_is_evaluated_by_both(place: Path, tmp_path: Path) -> None:
     rows = [{"prompt": f"the cat {number}", "answer": f"the mat {number}"} for number in range(20)]
     data = {"train": str(write_jsonl(tmp_path / "rows.jsonl", rows))}
     run(place, "both", ["exact", {"kind": "length", "free": 2, "most": 8}], data=data)

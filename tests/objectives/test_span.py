@@ -56,7 +56,7 @@ def test_nothing_of_the_text_is_lost(options: dict, seed: int) -> None:
     assert told == made.special_tokens.sentinels[: len(marks) + 1].tolist()
 
 
-def test_shares_and_lengths_are_as_asked() -> None:
+def test_fractions_and_lengths_of_removed_spans() -> None:
     row, made = corrupted(0, share=0.3, length=4.0)
     whole = len(tokenizer(spans=True)(LONG)["input_ids"])
     out = sum(token not in made.special_tokens.sentinels for token in row.label.tolist())
@@ -66,7 +66,7 @@ def test_shares_and_lengths_are_as_asked() -> None:
     assert np.array_equal(corrupted(1, dynamic=False)[0].label, corrupted(2, dynamic=False)[0].label)
 
 
-def test_a_prompt_is_read_and_its_answer_written() -> None:
+def test_the_encoder_reads_the_prompt_and_the_decoder_predicts_the_answer() -> None:
     row = codec().encode_answers(Prompted("here", "the cat", " sat on"))
     ids = tokenizer(spans=True)("the cat sat on")["input_ids"]
     assert row.source is not None
@@ -83,7 +83,7 @@ def test_the_last_block_of_a_text_may_be_short() -> None:
     assert len(rows) == len(ids) // length
 
 
-def test_what_is_cut_keeps_its_source() -> None:
+def test_a_row_that_is_cut_keeps_its_source() -> None:
     made = Codec(tokenizer(spans=True), max_length=8, too_long="truncate", decoder_start=2)
     row = made.encode_answers(Prompted("here", "the cat", " sat on the mat and then it was very happy"))
     assert row.source is not None
@@ -93,7 +93,7 @@ def test_what_is_cut_keeps_its_source() -> None:
     assert len(row.source) == 8
 
 
-def test_noise_is_on_what_is_read_and_on_what_is_written(tmp_path: Path) -> None:
+def test_noise_is_added_in_encoder_and_decoder(tmp_path: Path) -> None:
     losses = []
     for neftune in (None, 50.0):
         recipe = Recipe.parse(
@@ -121,7 +121,7 @@ def test_an_adapter_of_an_encoder_decoder(targets: list[str], tmp_path: Path) ->
     assert bottega.load(run).generate(["the cat"], Sampling(tokens=3))[0]
 
 
-def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
+def test_models_and_tokenizers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="span needs an encoder–decoder"):
         Span().rows(Text("here", LONG), codec(start=None))
     with pytest.raises(ModelError, match="does not predict plain texts"):
@@ -159,7 +159,7 @@ def taught(folder: Path, objective: dict, rows: list[dict], adapter: dict | None
 
 
 @pytest.mark.parametrize("near", [False, True])
-def test_blocks_are_the_dense_layout(near: bool) -> None:
+def test_block_attention_equals_dense_attention(near: bool) -> None:
     """Of the encoder, of the decoder with what distances add, and across; values and gradients."""
     made = codec()
     answers = [Prompted("here", " ".join(WORDS[:n]), " " + " ".join(WORDS[n : n + 5])) for n in (3, 9, 3, 14)]
@@ -183,7 +183,7 @@ def test_blocks_are_the_dense_layout(near: bool) -> None:
 
 
 @pytest.mark.slow
-def test_it_learns_and_answers(tmp_path: Path) -> None:
+def test_an_encoder_decoder_learns_to_answer(tmp_path: Path) -> None:
     words = ["red", "blue", "happy", "sad"]
     rows = [{"prompt": f"the {one} {other}", "completion": f"{other} then {one}"} for one in words for other in words]
     run = taught(tmp_path, {"kind": "sft"}, rows)
