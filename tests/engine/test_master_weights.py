@@ -127,8 +127,10 @@ def test_a_transposed_weight_is_updated_in_place() -> None:
 @pytest.mark.parametrize("make", [split, copied])
 def test_a_master_is_restored_with_its_weight(make: type) -> None:
     one, other = (make(nn.Parameter(torch.full((4,), value).bfloat16())) for value in (1.0, 2.0))
-    moved = one.read() + 1e-4
-    one.write(moved.clone())
+    master = one.read()
+    master += 1e-4
+    moved = master.clone()
+    one.write(master)
     other.load({name: tensor.clone() for name, tensor in one.tensors.items()})
     torch.testing.assert_close(other.read(), moved, rtol=0, atol=0)
     assert torch.equal(other.parameter, one.parameter)

@@ -18,7 +18,7 @@ from bottega.records import Message
 from bottega.sampling import Sampling
 from making import make_model
 
-CHATML = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+CHATML = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
 CHATML += "{% if add_generation_prompt %}[assistant] {% endif %}"
 
 
@@ -72,7 +72,7 @@ def test_a_conversation_is_written_by_the_chat_template(talker: LanguageModel) -
 
 
 def test_a_template_may_be_given_in_place_of_its_own(talker: LanguageModel) -> None:
-    other = LanguageModel(talker.name, dtype="float32", template="{{ messages[0].content }}")
+    other = LanguageModel(talker.name, dtype="float32", template="{{ bos_token }}{{ messages[0].content }}")
     turns = [{"role": "user", "content": "the cat"}]
     assert other.room(turns) == other.room("the cat") > talker.room(turns)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from bottega.errors import DataError, ModelError, RunError
 from bottega.evaluation.evaluate import evaluate
 from bottega.recipe.schema import Recipe
 from bottega.runs.store import history
-from making import TEXT, write_jsonl
+from making import WORDS, write_jsonl
 
 RUNNER = CliRunner()
 
@@ -28,16 +29,18 @@ RUNNER = CliRunner()
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An encoder from nothing, on sentences that always go the same way."""
     folder = tmp_path_factory.mktemp("masked")
-    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    draw = random.Random(0)
+    lines = [" ".join(draw.choices(WORDS, k=6)) for _ in range(50)]
+    (folder / "text.txt").write_text("\n".join(lines), encoding="utf-8")
     rows = [{"text": f"the {one} sat on the red mat and the {one} ran"} for one in ("cat", "dog") for _ in range(40)]
     train_tokenizer([folder / "text.txt"], 120, folder / "pieces", "wordpieces")
     shape = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     document = {
         "model": {"shape": shape | {"intermediate_size": 64}, "tokenizer": str(folder / "pieces"), "dtype": "float32"},
         "data": {"train": str(write_jsonl(folder / "rows.jsonl", rows)), "validation": 0.5},
-        "objective": {"kind": "masked"},
-        "optim": {"steps": 120, "examples": 16, "lr": 8e-3},
-        "evaluate": {"every": 120},
+        "objective": {"kind": "masked", "share": 0.5},
+        "optim": {"steps": 60, "examples": 16, "lr": 1.2e-2},
+        "evaluate": {"every": 60},
     }
     list(bottega.train(Recipe.parse(document), folder / "run"))
     return folder / "run"
