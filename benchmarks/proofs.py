@@ -42,9 +42,9 @@ from bottega.models.attention.blocks import BlockLayout
 from bottega.models.attention.dense import DenseLayout
 from bottega.models.attention.flash import FlashLayout
 from bottega.models.attention.flex import FlexLayout
-from bottega.models.attention.mask import FLEX_BLOCK, AttentionOptions, pad_tree
+from bottega.models.attention.mask import AttentionOptions
 from bottega.models.quantization.linear import LINEAR_CLASSES
-from bottega.packing import pack
+from bottega.packing import FLEX_BLOCK, pack, pad_tree
 from bottega.recipe.schema import Optim
 from bottega.runs.atomic_files import checksum
 from bottega.sampling import Sampling

@@ -10,8 +10,8 @@ import torch
 import transformers
 
 from bottega.inference.generator import Writer
-from bottega.models.attention.mask import round_length
 from bottega.models.scorer_setup import fit_model
+from bottega.packing import round_length
 from bottega.sampling import Sampling
 from making import make_model, shared_data
 

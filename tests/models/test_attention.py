@@ -17,8 +17,8 @@ from bottega.models.attention.blocks import BlockLayout
 from bottega.models.attention.dense import DenseLayout
 from bottega.models.attention.flash import FlashLayout
 from bottega.models.attention.flex import FlexLayout
-from bottega.models.attention.mask import FLEX_BLOCK, AttentionOptions, pad_tree, round_length
-from bottega.packing import pack
+from bottega.models.attention.mask import AttentionOptions
+from bottega.packing import FLEX_BLOCK, pack, pad_tree, round_length
 
 
 def batch(draw: random.Random) -> Batch:

@@ -12,10 +12,9 @@ import transformers
 from bottega.batch import Example, Row
 from bottega.models.attention import make_layout
 from bottega.models.attention.kv_cache import GROWTH_TOKENS, DecodeLayout, PrefillLayout
-from bottega.models.attention.mask import pad_tree
 from bottega.models.scorer import first_position_id
 from bottega.models.scorer_setup import fit_model
-from bottega.packing import pack
+from bottega.packing import pack, pad_tree
 from making import sharpen, tiny_config
 
 KINDS = ("llama", "qwen3", "gemma2", "gemma3_text", "mistral", "phi3", "gpt2", "mixtral", "olmo2", "granite", "gpt_oss")

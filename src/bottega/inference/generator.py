@@ -28,10 +28,10 @@ from bottega.inference.samplers import NONE, draw, filtered, likeliest
 from bottega.inference.token_constraints import Rules, heeded
 from bottega.models.attention import CACHE_KEYWORDS, make_layout
 from bottega.models.attention.kv_cache import DecodeLayout, PrefillLayout
-from bottega.models.attention.mask import AttentionLayout, pad_tree
+from bottega.models.attention.mask import AttentionLayout
 from bottega.models.row_state import RowState
 from bottega.models.scorer import first_position_id
-from bottega.packing import pack
+from bottega.packing import pack, pad_tree
 from bottega.progress import ProgressCallback
 from bottega.sampling import Sampling
 from bottega.seeding import derive

@@ -20,14 +20,13 @@ from bottega.batch import Batch, EncoderInput, Example, Row
 from bottega.errors import BottegaError, ModelError, is_out_of_memory
 from bottega.models import heads
 from bottega.models.attention import make_encoder_decoder_layouts, make_layout
-from bottega.models.attention.mask import pad_tree, round_length
 from bottega.models.embedding_noise import EmbeddingNoise, row_lengths
 from bottega.models.generation_config import make_saveable
 from bottega.models.heads import Head, ScoreOptions, from_logits
 from bottega.models.own_head import own_head_logits
 from bottega.models.row_state import RowState
 from bottega.objectives import HeadKind
-from bottega.packing import pack, split_into_micro_batches
+from bottega.packing import pack, pad_tree, round_length, split_into_micro_batches
 from bottega.progress import ProgressCallback
 
 if TYPE_CHECKING:

@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from bottega.batch import EncoderInput, Ints
-from bottega.models.attention.mask import AttentionOptions, TokenTree, relative_bias_index, round_length, visible_keys
+from bottega.models.attention.mask import AttentionOptions, TokenTree, relative_bias_index, visible_keys
 from bottega.models.fast_dropout import LEVELS, apply_keep_mask, draw_seed, dropout, dropped_levels, make_keep_mask
+from bottega.packing import round_length
 
 # Query-key pairs of padding that are cheaper to compute than another group would be (a dozen kernel calls).
 MAX_PADDING_PAIRS = 1024

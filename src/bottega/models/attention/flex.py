@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bottega.batch import Batch
-from bottega.models.attention.mask import FLEX_BLOCK, AttentionOptions, interval_mask
+from bottega.models.attention.mask import AttentionOptions, interval_mask
 from bottega.models.compile import compile_function
+from bottega.packing import FLEX_BLOCK
 
 # The narrowest head FlexAttention's kernels support; narrower ones are padded with zeros.
 MIN_HEAD_WIDTH = 16

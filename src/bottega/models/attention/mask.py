@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Protocol, Self, TypeVar
+from dataclasses import dataclass
+from typing import Protocol, Self
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from bottega.batch import Batch, EncoderInput, Nodes
-
-# Leading binary digits of a length that stay free when it is rounded up, beside the first: short lengths become a
-# multiple of a few, those from 256 on grow by 3 % at most, and there are 32 lengths between 1,024 and 2,048.
-LENGTH_BITS = 5
-
-# Tokens per block of FlexAttention, which computes whole blocks only.
-FLEX_BLOCK = 128
-
-
-AnyTokenTree = TypeVar("AnyTokenTree", Batch, EncoderInput)
+from bottega.batch import Nodes
 
 
 @dataclass(frozen=True)
@@ -64,35 +52,6 @@ class AttentionLayout(Protocol):
     def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
         """[1, h, T, D], [1, g, T, D], [1, g, T, D] → [1, T, h, D]."""
         ...
-
-
-def pad_tree(batch: AnyTokenTree, multiple: int | None = None) -> AnyTokenTree:
-    """The batch with padding tokens at its end that belong to no row: each attends to itself alone.
-
-    multiple  the padded length is a multiple of this; by default what the device's back end needs
-    """
-    # Matrix libraries compile and keep a kernel for each shape they meet (oneDNN: 0.4 ms and half a megabyte each), so
-    # a few different lengths keep both small.
-    length = len(batch.tokens)
-    multiple = multiple or (FLEX_BLOCK if batch.tokens.is_cuda else 8)
-    padding = round_length(length, multiple) - length
-    if not padding:
-        return batch
-    index = torch.arange(length, length + padding, device=batch.tokens.device)  # [padding]
-    return replace(
-        batch,
-        tokens=F.pad(batch.tokens, (0, padding)),
-        position=F.pad(batch.position, (0, padding)),
-        # The interval [i, i + 1): a softmax over no key at all would be NaN, so each sees itself.
-        first=torch.cat([batch.first, index]),
-        last=torch.cat([batch.last, index + 1]),
-    )
-
-
-def round_length(length: int, multiple: int = 8) -> int:
-    """`length` rounded up to one of few numbers, all multiples of `multiple`."""
-    step = max(multiple, 1 << max(0, length.bit_length() - 1 - LENGTH_BITS))
-    return -(-length // step) * step
 
 
 def relative_bias_index(query: Tensor, key: Tensor, max_distance: int) -> Tensor:
