@@ -1,10 +1,11 @@
 """Our rows of the table of speed beside those of an earlier build, in pairs: nothing may have become slower.
 
-    python benchmarks/beside.py REVISION [--only NAME …] [--rounds 12] [--override KEY=VALUE …] [--out FILE]
+    python benchmarks/beside.py REVISION [--only NAME …] [--rounds 5] [--override KEY=VALUE …] [--out FILE]
 
 Both builds do the same work from the same folder in fresh processes, taking turns; which goes first changes with every
-round. A pair's ratio is free of what slowly changes on the machine. Equal builds still differ by several per cent in a
-pair, so pairs are added until the 90 % confidence interval of their geometric mean lies on one side of the limit.
+round. The same update of the same build may take half as long again in the next run, and equal builds differ by several
+per cent in a pair, but what disturbs a run only ever adds time. So the shortest time of every update over all rounds is
+taken, and their sums are compared. The geometric mean of the pairs is shown beside it.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
-from math import exp, inf, log, sqrt
 from pathlib import Path
-from statistics import fmean, median, stdev
+from statistics import geometric_mean, median
 
 from bench import WORKS
 from equal_runs import checkout
@@ -29,18 +29,12 @@ HERE = Path(__file__).parent
 NOW = HERE.parent / "src"
 LIMIT = 1.03
 
-# Fewer pairs say nothing of their spread.
-FEWEST_ROUNDS = 3
-
-# Student's t at 95 % on either side, by the number of pairs.
-T_95 = {3: 2.92, 4: 2.35, 5: 2.13, 6: 2.02, 7: 1.94, 8: 1.89, 9: 1.86, 10: 1.83, 11: 1.81, 12: 1.80}
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("revision")
     parser.add_argument("--only", nargs="+", choices=WORKS, default=list(WORKS))
-    parser.add_argument("--rounds", type=int, choices=T_95, default=max(T_95), help="the most pairs a work")
+    parser.add_argument("--rounds", type=int, default=5, help="pairs a work")
     parser.add_argument("--override", nargs="+", default=[], metavar="KEY=VALUE", help="keys of every recipe")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -50,11 +44,11 @@ def main() -> None:
         lines = [
             f"# Speed beside {options.revision}",
             "",
-            f"{date.today()}, {described()}. At most {options.rounds} pairs a work; the ratio is their geometric "
-            f"mean, with its 90 % confidence interval; the limit is {LIMIT}.",
+            f"{date.today()}, {described()}. {options.rounds} pairs a work. Seconds and their ratio are of the "
+            f"shortest time of every update; the limit is {LIMIT}. Pairs: the geometric mean of their ratios.",
             *(["", f"Every recipe has {', '.join(OVERRIDES)}."] if OVERRIDES else []),
             "",
-            "| work | pairs | before, s | now, s | now / before | memory | |",
+            "| work | before, s | now, s | now / before | pairs | memory | |",
             "|---|---|---|---|---|---|---|",
         ]
         print("\n".join(lines), flush=True)
@@ -79,29 +73,21 @@ def compare(name: str, folder: Path, before: Path, rounds: int) -> str:
         for source in (before, NOW) if index % 2 == 0 else (NOW, before):
             with imported_from(source):
                 measured[source].append(work.ours.run())
-        ratio, low, high = ratio_of(work.amount, measured[before], measured[NOW])
-        print(f"{name} | {index + 1} | {ratio:.3f} ({low:.3f} to {high:.3f})", file=sys.stderr, flush=True)
-        if high <= LIMIT or low > LIMIT:
-            break
-    memory = median(
-        now.memory / then.memory for then, now in zip(measured[before], measured[NOW], strict=True) if then.memory
-    )
-    then, now = (median(run.seconds for run in measured[source]) for source in (before, NOW))
-    verdict = "not slower" if high <= LIMIT else "SLOWER" if low > LIMIT else "undecided"
-    interval = f"{ratio:.3f} ({low:.3f} to {high:.3f})"
-    return f"| {work.title} | {index + 1} | {then:.2f} | {now:.2f} | {interval} | {memory:.2f} | {verdict} |"
+        pair = measured[NOW][-1].seconds / measured[before][-1].seconds
+        print(f"{name} | {index + 1} | {pair:.3f}", file=sys.stderr, flush=True)
+    then, now = undisturbed(measured[before]), undisturbed(measured[NOW])
+    pairs = list(zip(measured[before], measured[NOW], strict=True))
+    mean = geometric_mean([after.seconds / earlier.seconds for earlier, after in pairs])
+    memory = median(after.memory / earlier.memory for earlier, after in pairs if earlier.memory)
+    verdict = "" if now / then <= LIMIT else "SLOWER"
+    return f"| {work.title} | {then:.2f} | {now:.2f} | {now / then:.3f} | {mean:.3f} | {memory:.2f} | {verdict} |"
 
 
-def ratio_of(amount: float, before: list[Measure], now: list[Measure]) -> tuple[float, float, float]:
-    """The geometric mean of the pairs' ratios of time, and the ends of its confidence interval."""
-    # Amounts may differ where a run ends by a loss, so seconds are taken a unit of work.
-    ratios = [
-        log((new.seconds / (new.amount or amount)) / (old.seconds / (old.amount or amount)))
-        for old, new in zip(before, now, strict=True)
-    ]
-    middle = fmean(ratios)
-    half = T_95[len(ratios)] * stdev(ratios) / sqrt(len(ratios)) if len(ratios) >= FEWEST_ROUNDS else inf
-    return exp(middle), exp(middle - half), exp(middle + half)
+def undisturbed(runs: list[Measure]) -> float:
+    """Seconds of a run in which every update took its shortest time."""
+    if not runs[0].parts or len({len(run.parts) for run in runs}) > 1:  # no updates, or a run that ends by its loss
+        return min(run.seconds for run in runs)
+    return sum(map(min, zip(*(run.parts for run in runs), strict=True)))
 
 
 @contextmanager

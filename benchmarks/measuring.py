@@ -25,12 +25,14 @@ class Measure:
     memory       peak bytes
     amount       how much was done, where that is not as planned
     since_start  seconds from the start of the process to the end of the work
+    parts        seconds of each update, where the work is made of updates
     """
 
     seconds: float
     memory: float
     amount: float = 0.0
     since_start: float = 0.0
+    parts: tuple[float, ...] = ()
 
 
 def script(command: list[str], *, first: bool = True) -> Measure:
@@ -86,6 +88,7 @@ def bottega(
         steps[-1]["memory"],
         0.0 if first else sum(step["tokens_real"] for step in counted),
         since_start=steps[0]["time"] - started,
+        parts=tuple(step["seconds"] for step in counted),
     )
 
 
