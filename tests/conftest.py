@@ -21,12 +21,13 @@ SLOWEST = (
     "test_classifier",
     "test_bad_input",
     "test_interruption",
+    "test_stopped_runs",
     "test_generator",
     "test_real_files",
     "test_baselines",
-    "test_docs",
+    "test_documentation",
     "test_loop",
-    "test_commands",
+    "test_train",
 )
 
 

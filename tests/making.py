@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
-from collections.abc import Iterable, Iterator
+import random
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import torch
 import transformers
+from rich.console import Console
 
 from bottega.data import sources
 from bottega.data.train_tokenizer import train_tokenizer
-from bottega.recipe.schema import Source
+from bottega.events import Event, Started, Stepped
+from bottega.recipe.schema import Recipe, Source
 from bottega.tokenization.codec import Codec
 
 torch.set_num_threads(1)
@@ -170,3 +174,61 @@ def placed(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a file, each with its place, as a recipe with this file reads them."""
     for _, rows in sources.open_sources([Source(path=str(path))]):
         yield from rows
+
+
+def make_document(model: Path, folder: Path) -> dict[str, Any]:
+    """A recipe of ten updates of several micro-batches each, with validation and checkpoints; its rows in `folder`."""
+    draw = random.Random(0)
+    rows = [
+        {"prompt": f"the {draw.choice(WORDS)} dog", "completion": " " + " ".join(draw.choices(WORDS, k=5))}
+        for _ in range(40)
+    ]
+    return {
+        "model": {"base": str(model), "dtype": "float32"},
+        "data": {"train": str(write_jsonl(folder / "rows.jsonl", rows)), "validation": 0.25},
+        "objective": {"kind": "sft"},
+        "optim": {"steps": 10, "examples": 4, "tokens": 30, "lr": 1e-2},
+        "evaluate": {"every": 3},
+        "save": {"every": 4, "keep": 2},
+    }
+
+
+def printed(show: Callable[..., None], *arguments: Any, width: int = 120, **options: Any) -> str:
+    """What a view of the command line prints on a console of this width."""
+    console = Console(width=width, file=io.StringIO(), highlight=False)
+    show(*arguments, console, **options)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def make_started(**changes: Any) -> Started:
+    """The first event of a run of forty updates."""
+    values: dict[str, Any] = {
+        "step": 0, "resumed": False, "steps": 40, "examples": 1200, "validation_examples": 30, "parameters": 5_000_000,
+        "trained_parameters": 1000, "dtype": "float32", "device": "cpu", "threads": 2, "micro_batch_tokens": 64,
+        "lr": 1e-3,
+    }  # fmt: skip
+    return Started(**{**values, **changes})
+
+
+def make_stepped(step: int, **changes: Any) -> Stepped:
+    """The event of an update that took two seconds for a hundred tokens, a quarter of them shared."""
+    values: dict[str, Any] = {
+        "loss": 2.5, "lr": 1e-3, "grad_norm": 1.0, "tokens": 75, "tokens_real": 100, "seconds": 2.0, "cpu": 1.0,
+        "memory": 3_000_000_000, "device_memory": 0, "device_use": None, "epoch": 0.1, "metrics": {},
+    }  # fmt: skip
+    return Stepped(step=step, **{**values, **changes})
+
+
+def make_run(folder: Path, *events: Event) -> Path:
+    """The folder of a run with these events; without weights."""
+    document = {
+        "name": "mine",
+        "model": {"base": "m"},
+        "data": {"train": "rows.jsonl"},
+        "objective": {"kind": "sft"},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "resolved.json").write_text(json.dumps(Recipe.parse(document).document()))
+    (folder / "events.jsonl").write_text("".join(json.dumps(event.document()) + "\n" for event in events))
+    return folder

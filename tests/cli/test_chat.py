@@ -10,11 +10,9 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
 import bottega
 from bottega.cli.chat import Conversation
-from bottega.cli.commands import app
 from bottega.errors import DataError, ModelError
 from bottega.inference.language_model import LanguageModel
 from bottega.recipe.schema import Recipe
@@ -22,7 +20,6 @@ from bottega.sampling import Sampling
 from making import make_model, write_jsonl
 
 ASKED = [{"role": "user", "content": "the cat"}]
-RUNNER = CliRunner()
 
 
 @pytest.fixture(scope="module")
@@ -159,37 +156,3 @@ def test_the_oldest_exchange_is_forgotten_when_there_is_no_room(lora: LanguageMo
     shown, held = talk(lora, long * 20, "the cat")
     assert "positions" in shown
     assert "sat on the mat" in shown, "an error does not end a conversation"
-
-
-def test_generate_from_the_command_line(tune: Callable[..., Path]) -> None:
-    run = str(tune("lora", adapter={"rank": 8}))
-    done = RUNNER.invoke(app, ["generate", run, "the cat", "--chat", "--temperature", "0"])
-    assert done.exit_code == 0
-    assert done.stdout.strip() == "sat on the mat"
-    done = RUNNER.invoke(
-        app, ["generate", run, "--chat", "-n", "2", "--json", "--temperature", "0"], input="the cat\n\nred\n"
-    )
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [line["prompt"] for line in lines] == ["the cat", "the cat", "red", "red"]
-    assert lines[0]["text"] == "sat on the mat"
-
-
-@pytest.mark.parametrize("option", [["--top-p", "0"], ["--repetition-penalty", "0"]])
-def test_a_setting_out_of_range_is_a_users_error(tune: Callable[..., Path], option: list[str]) -> None:
-    done = RUNNER.invoke(app, ["generate", str(tune("lora", adapter={"rank": 8})), "the cat", *option])
-    assert done.exit_code == 2
-    assert option[0] in done.stderr
-
-
-def test_chat_from_the_command_line(tune: Callable[..., Path]) -> None:
-    run = str(tune("lora", adapter={"rank": 8}))
-    done = RUNNER.invoke(app, ["chat", run, "--temperature", "0", "--compare"], input="the cat\n/quit\n")
-    assert done.exit_code == 0
-    assert "tuned › sat on the mat" in done.stdout
-
-
-@pytest.mark.parametrize("command", ["generate", "chat"])
-def test_no_model_there(command: str, tmp_path: Path) -> None:
-    done = RUNNER.invoke(app, [command, str(tmp_path / "none"), *(["x"] if command == "generate" else [])])
-    assert done.exit_code == 2
-    assert "no such folder" in done.stderr

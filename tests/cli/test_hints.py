@@ -100,12 +100,3 @@ def test_every_option_of_finetune_has_a_key_and_every_key_is_one() -> None:
         assert f"## `{section}" in keys or f"`{section}`" in keys, name
         assert not key or f"`{key}`" in keys, name
     assert not set(OPTION_PARAMETERS) & set(Flags.model_fields) - set(OPTION_KEYS) - without
-
-
-def test_an_option_of_evaluate_is_checked_by_its_own_limits() -> None:
-    done = CliRunner().invoke(app, ["evaluate", "run", "--rows", "0"])
-    assert done.exit_code == 2
-    assert (
-        done.stderr
-        == "error: --rows: 0 is out of range: it must be at least 1\n  → write a number that is at least 1\n"
-    )

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
-from bottega.auditing.findings import Audit, Finding
-from bottega.cli.audit_view import show_audit
 from bottega.cli.commands import app
-from bottega.cli.evaluation_view import format_finding, show_evaluation
-from bottega.cli.run_view import draw_chart
 from bottega.errors import RecipeError
-from bottega.evaluation.estimates import Estimate
-from bottega.evaluation.evaluate import Comparison, Evaluation
-from bottega.evaluation.verdict import decide_verdict
-from bottega.hardware import doctor
 from bottega.recipe.schema import Recipe
 from bottega.suggestions import join_names, suggest_name
 from making import write_jsonl
@@ -117,58 +107,6 @@ def test_a_file_to_begin_from_that_is_missing_is_called_so(tmp_path: Path) -> No
     for name in ("none.jsonl", str(tmp_path / "none")):
         assert "no such file" in call("init", name, "--out", str(tmp_path / "r.yaml"))
     assert "did you mean sft?" in call("init", "stf", "--out", str(tmp_path / "r.yaml"))
-
-
-@pytest.mark.parametrize("width", [40, 80])
-def test_no_line_is_wider_than_the_terminal_and_no_number_is_broken(width: int) -> None:
-    one = Estimate("f1_macro", 120, 0.708, 0.083, (0.493, 0.722), True)
-    name = "always balance_not_updated_after_bank_transfer, the commonest label"
-    verdict = decide_verdict([one], metric=None, margin=0, base=name)
-    found = Evaluation(
-        "runs/bank", name, 120, 120, {}, 0, [one], verdict, [Comparison(name, [one]), Comparison("b", [one])]
-    )
-    console = Console(width=width, file=StringIO(), highlight=False)
-    show_evaluation(found, console)
-    shown = console.file.getvalue()
-    assert max(map(len, shown.splitlines())) <= width
-    for number in ("0.708", "0.083", "+0.493 to +0.722", "better"):
-        assert shown.count(number) >= 3
-    assert shown.count("balance_not_updated_after_bank_transfer") >= 2
-
-
-def test_the_names_of_curves_lie_over_none_of_them() -> None:
-    steps = list(range(10))
-    shown = draw_chart("accuracy", {"training": (steps, steps), "validation": (steps, steps[::-1])}, 60)
-    head, *drawing = shown.splitlines()
-    assert head == "accuracy   ⠒ training   • validation"
-    assert not any("training" in line or "validation" in line for line in drawing)
-
-
-def test_the_doctor_names_what_is_missing_and_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "bitsandbytes" else object())
-    assert doctor._missing_extras() == ["no base can be kept in 4 bits (QLoRA): pip install 'bottega[quantize]'"]
-
-
-@pytest.mark.parametrize("width", [40, 80])
-def test_what_an_audit_says_ends_its_lines_between_words(width: int) -> None:
-    words = "rows that have seventy percent or more of their text in common with another one of the same file"
-    one = Finding("near duplicate", "warning", words, words, 3, (words, words))
-    found = Audit(3, {}, [one], {"languages": words}, {}, None, 0.1)
-    console = Console(width=width, file=StringIO(), highlight=False)
-    show_audit(found, ["rows.jsonl"], None, console)
-    lines = console.file.getvalue().splitlines()
-    assert max(map(len, lines)) <= width
-    for word in words.split():
-        assert " ".join(lines).replace(";", "").split().count(word) >= 5
-
-
-@pytest.mark.parametrize(
-    ("higher", "interval", "said"),
-    [(None, (0.4, 0.7), "neither"), (True, None, "too few rows"), (True, (0.4, 0.7), "[green]better[/]")],
-)
-def test_a_finding_is_never_empty(higher: bool | None, interval: tuple[float, float] | None, said: str) -> None:
-    assert format_finding(Estimate("metric", 3, 0.7, 0.1, interval, higher)) == said
-    assert format_finding(Estimate("metric", 3, 0.7, None, None, higher)) == ""
 
 
 @pytest.mark.parametrize(
