@@ -34,6 +34,13 @@ DATA = Path(os.environ.get("BOTTEGA_DATA", ROOT.parent / "shared" / "data"))
 TEXT = "the a cat dog sat ran on under mat tree and then it was very happy sad red blue one two three"
 WORDS = TEXT.split(" ")
 
+# Questions with an answer that follows from the animal: red for a cat, blue for a dog.
+QUESTIONS = [
+    {"instruction": f"the {animal} {word}", "output": answer}
+    for animal, answer in (("cat", "red"), ("dog", "blue"))
+    for word in WORDS
+]
+
 
 def shared_data(name: str) -> Path:
     """A file or folder of the real data; the test is skipped where it is absent."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,51 +12,12 @@ from typer.testing import CliRunner
 
 import bottega
 from bottega.cli.commands import app
-from bottega.errors import DataError, RecipeError, RunError
-from bottega.evaluation.context import sample_records
+from bottega.errors import DataError, RunError
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.evaluate import Evaluation, evaluate
-from bottega.evaluation.options import parse_options
 from bottega.metrics.catalog import METRICS
-from bottega.recipe.schema import Recipe
-from bottega.records import Text
 from bottega.runs.store import history
-from making import WORDS, make_model, write_jsonl
-
-ANSWERS = {"cat": "red", "dog": "blue"}
-SAID = [{"instruction": f"the {animal} {word}", "output": said} for animal, said in ANSWERS.items() for word in WORDS]
-LABELLED = [{"text": row["instruction"], "label": row["output"]} for row in SAID]
-PAIRS = [{"prompt": row["instruction"], "chosen": " on the mat", "rejected": " under the tree ran"} for row in SAID]
-ROWS = {
-    "sft": SAID,
-    "classify": LABELLED,
-    "dpo": PAIRS,
-    "reward": PAIRS,
-    "kto": PAIRS,
-    "causal": [{"text": r["text"]} for r in LABELLED],
-}
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """A run with an objective on rows that can be learned; made once each."""
-    folder = tmp_path_factory.mktemp("measured")
-    models = {kind: make_model(folder / kind, kind) for kind in ("llama", "bert")}
-
-    def build(kind: str, *, model: str = "llama", name: str = "", **more: Any) -> Path:
-        run = folder / "-".join([kind, model, name, *more])
-        if not run.exists():
-            document: dict[str, Any] = {
-                "model": {"base": str(models[model]), "dtype": "float32"},
-                "data": {"train": str(write_jsonl(folder / f"{kind}.jsonl", ROWS[kind])), "validation": 0.4},
-                "objective": {"kind": kind},
-                "optim": {"steps": 40, "examples": 8, "lr": 3e-3},
-                "evaluate": {"every": 40},
-            }
-            list(bottega.train(Recipe.parse(document | more), run))
-        return run
-
-    return build
+from making import QUESTIONS, write_jsonl
 
 
 def found(evaluation: Evaluation) -> dict[str, Estimate]:
@@ -144,7 +104,7 @@ def test_a_continued_adapter_stands_beside_what_it_continued(trained: Callable[.
 
 
 def test_other_rows_and_fewer_of_them(trained: Callable[..., Path], tmp_path: Path) -> None:
-    other = write_jsonl(tmp_path / "other.jsonl", SAID[:30])
+    other = write_jsonl(tmp_path / "other.jsonl", QUESTIONS[:30])
     evaluation = evaluate(trained("sft"), str(other), rows=10)
     assert (evaluation.rows, evaluation.of) == (10, 30)
     assert evaluation == evaluate(trained("sft"), [str(other)], rows=10), "the same rows are drawn every time"
@@ -155,8 +115,8 @@ def test_as_many_rows_are_measured_as_asked_for_where_some_make_no_example(
     trained: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trained("sft")
-    long = [{"instruction": row["instruction"], "output": "mat " * 200} for row in SAID]
-    mixed = [row for three in zip(SAID, long, long, strict=True) for row in three][: 3 * 20]
+    long = [{"instruction": row["instruction"], "output": "mat " * 200} for row in QUESTIONS]
+    mixed = [row for three in zip(QUESTIONS, long, long, strict=True) for row in three][: 3 * 20]
     evaluation = evaluate(run, str(write_jsonl(tmp_path / "mixed.jsonl", mixed)), rows=15)
     assert (evaluation.rows, evaluation.of) == (15, 60)
     assert {one.rows for one in evaluation.estimates} == {15}
@@ -171,17 +131,6 @@ def test_as_many_rows_are_measured_as_asked_for_where_some_make_no_example(
     assert (evaluation.rows + sum(evaluation.dropped.values()), evaluation.of) == (25, 60)
 
 
-def test_every_record_is_as_likely_to_be_sampled() -> None:
-    records = [Text(f"row {number}", "x") for number in range(20)]
-    counts = Counter[str]()
-    for seed in range(400):
-        kept, spares, count = sample_records(records, 5, seed, 5)
-        assert (len({one.where for one in (*kept, *spares)}), count) == (10, 20)
-        counts.update(one.where for one in spares)
-        assert sample_records(records, 5, seed)[0] == kept
-    assert all(60 < counts[one.where] < 140 for one in records)
-
-
 def test_a_run_without_held_out_rows_asks_for_some(trained: Callable[..., Path]) -> None:
     run = trained("sft", data={"train": str(trained("sft").parent / "sft.jsonl")}, evaluate=None)
     with pytest.raises(DataError, match="has no validation rows"):
@@ -189,17 +138,17 @@ def test_a_run_without_held_out_rows_asks_for_some(trained: Callable[..., Path])
 
 
 def test_files_that_have_changed_are_refused(trained: Callable[..., Path], tmp_path: Path) -> None:
-    rows = write_jsonl(tmp_path / "rows.jsonl", SAID)
+    rows = write_jsonl(tmp_path / "rows.jsonl", QUESTIONS)
     run = trained("sft", name="moved", data={"train": str(rows), "validation": 0.4})
     assert evaluate(run).rows
-    write_jsonl(rows, [*SAID, *SAID[:3]])
+    write_jsonl(rows, [*QUESTIONS, *QUESTIONS[:3]])
     with pytest.raises(RunError, match="has changed since the run began"):
         evaluate(run)
-    assert evaluate(run, str(rows)).of == len(SAID) + 3
+    assert evaluate(run, str(rows)).of == len(QUESTIONS) + 3
 
 
 def test_other_rows_are_read_as_the_runs_own(trained: Callable[..., Path], tmp_path: Path) -> None:
-    odd = [{"asked": row["instruction"], "said": row["output"]} for row in SAID]
+    odd = [{"asked": row["instruction"], "said": row["output"]} for row in QUESTIONS]
     source = {
         "path": str(write_jsonl(tmp_path / "odd.jsonl", odd)),
         "mapping": {"instruction": "asked", "output": "said"},
@@ -209,7 +158,7 @@ def test_other_rows_are_read_as_the_runs_own(trained: Callable[..., Path], tmp_p
 
 
 def test_few_rows_have_no_interval(trained: Callable[..., Path], tmp_path: Path) -> None:
-    other = write_jsonl(tmp_path / "one.jsonl", SAID[:1])
+    other = write_jsonl(tmp_path / "one.jsonl", QUESTIONS[:1])
     one = found(evaluate(trained("sft"), str(other)))
     assert one["loss"].base is not None
     assert one["loss"].finding is None
@@ -225,7 +174,7 @@ def test_a_prompt_near_the_last_position_takes_no_room_from_the_others(
     long = {"instruction": "the cat " * 100, "output": "red"}
     while model.room([{"role": "user", "content": long["instruction"]}]) < 8:
         long["instruction"] = long["instruction"][:-8]
-    rows = [*SAID[:20], long]
+    rows = [*QUESTIONS[:20], long]
     one = found(evaluate(run, str(write_jsonl(tmp_path / "long.jsonl", rows))))["exact_match"]
     assert one.rows == 21
     assert one.run > 0.8
@@ -234,7 +183,7 @@ def test_a_prompt_near_the_last_position_takes_no_room_from_the_others(
 def test_prompts_are_tokenized_as_in_training(trained: Callable[..., Path], tmp_path: Path) -> None:
     """Also where the template ends in a space, which the tokenizer draws to the answer."""
     template = "Q: {instruction}\nA: {output}"
-    rows = str(write_jsonl(tmp_path / "rows.jsonl", SAID))
+    rows = str(write_jsonl(tmp_path / "rows.jsonl", QUESTIONS))
     run = trained("sft", name="templated", data={"train": rows, "validation": rows, "text_template": template})
     one = found(evaluate(run))
     assert one["exact_match"].run == pytest.approx(one["accuracy"].run, abs=0.05)
@@ -242,9 +191,9 @@ def test_prompts_are_tokenized_as_in_training(trained: Callable[..., Path], tmp_
 
 
 def test_rows_the_run_drops_are_counted(trained: Callable[..., Path], tmp_path: Path) -> None:
-    data = {"train": str(write_jsonl(tmp_path / "a.jsonl", SAID)), "bad_rows": "drop"}
+    data = {"train": str(write_jsonl(tmp_path / "a.jsonl", QUESTIONS)), "bad_rows": "drop"}
     run = trained("sft", name="dropping", data=data, evaluate=None)
-    other = write_jsonl(tmp_path / "b.jsonl", [*SAID[:12], {"instruction": "the cat", "output": ""}, {"odd": 1}])
+    other = write_jsonl(tmp_path / "b.jsonl", [*QUESTIONS[:12], {"instruction": "the cat", "output": ""}, {"odd": 1}])
     evaluation = evaluate(run, str(other))
     assert evaluation.rows == 12
     assert sum(evaluation.dropped.values()) == 2
@@ -277,24 +226,26 @@ def test_a_classifier_asked_for_nothing_or_with_nothing(trained: Callable[..., P
         bottega.load_classifier(trained("sft"))
 
 
-@pytest.mark.parametrize(
-    ("interval", "higher", "finding"),
-    [((0.1, 0.2), True, "better"), ((0.1, 0.2), False, "worse"), ((-0.1, 0.2), True, "inconclusive"),
-     ((-0.2, -0.1), False, "better"), (None, True, None)],
-)  # fmt: skip
-def test_findings(interval: tuple[float, float] | None, higher: bool, finding: str | None) -> None:
-    assert Estimate("m", 10, 0.5, 0.4, interval, higher).finding == finding
-
-
-def test_options_are_the_same_in_python_and_on_the_command_line(trained: Callable[..., Path]) -> None:
+def test_intervals_widen_with_the_number_of_baselines(trained: Callable[..., Path]) -> None:
     run = trained("sft")
-    with pytest.raises(RecipeError, match="at least 1") as caught:
-        evaluate(run, rows=0)
-    assert caught.value.where == "rows"
-    with pytest.raises(TypeError, match="unexpected keyword argument 'row'"):
-        evaluate(run, row=1)
-    shown = CliRunner().invoke(app, ["evaluate", str(run), "--rows", "0"])
-    assert (shown.exit_code, "--rows" in shown.stderr) == (2, True)
-    options = parse_options({"data": Path("a.jsonl"), "against": ["none"], "scorers": ["b.py", "c.py"]})
-    assert (options.data, options.against, options.scorers) == (("a.jsonl",), (), ("b.py", "c.py"))
-    assert parse_options({}).against is None
+    (one,) = [each for each in evaluate(run, against=[]).estimates if each.metric == "loss"]
+    (three,) = [each for each in evaluate(run, against=["few-shot", "bm25"]).estimates if each.metric == "loss"]
+    assert one.interval is not None
+    assert three.interval is not None
+    assert 1.1 < (three.interval[1] - three.interval[0]) / (one.interval[1] - one.interval[0]) < 1.4
+
+
+def test_the_command_shows_the_comparison_with_baselines(trained: Callable[..., Path], tmp_path: Path) -> None:
+    run = trained("sft")
+    out = tmp_path / "report"
+    shown_ = CliRunner().invoke(app, ["evaluate", str(run), "--rows", "24", "--against", "bm25", "--report", str(out)])
+    assert shown_.exit_code == 0, shown_.output
+    assert "Comparison with baselines: accuracy" in shown_.output
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Comparison with baselines: accuracy" in page
+    assert "nearest training rows, bm25" in page
+    assert "nearest training rows, bm25" in (out / "report.md").read_text(encoding="utf-8")
+    alone = CliRunner().invoke(app, ["evaluate", str(run), "--rows", "24", "--against", "none", "--json"])
+    assert len(json.loads(alone.stdout)["contenders"]) == 1
+    wrong = CliRunner().invoke(app, ["evaluate", str(run), "--against", "bm52"])
+    assert (wrong.exit_code, "not a baseline" in wrong.stderr) == (2, True)

@@ -1,27 +1,27 @@
-"""The run and what it was tuned from are asked in the same words, and stop at the same end."""
+"""Questions put to the run and to baselines in the same words: prompts, examples, votes."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
-import pytest
+import numpy as np
 
 import bottega
-from bottega.evaluation.evaluate import evaluate
-from bottega.inference.generator import Writer
+from bottega.evaluation.baselines import Baseline
+from bottega.evaluation.context import EvaluationContext
+from bottega.evaluation.exam import _note_random_context, vote
+from bottega.evaluation.retrieval import Bm25Retriever
 from bottega.recipe.schema import Recipe
 from bottega.records import Message
-from bottega.sampling import Sampling
 from making import make_model, write_jsonl
 
-TURNS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<over>{% endfor %}"
-TEXT_ENDS = TURNS + "{% if add_generation_prompt %}<assistant>{% endif %}"
 ASKED = [{"role": "user", "content": "the cat"}]
 TALKS = [{"messages": [*ASKED, {"role": "assistant", "content": said}]} for said in ("sat", "ran")]
 
 
-def trained(folder: Path, base: Path, rows: list[dict[str, Any]], **more: Any) -> Path:
+def train_on(folder: Path, base: Path, rows: list[dict[str, Any]], **more: Any) -> Path:
     file = str(write_jsonl(folder / "rows.jsonl", rows))
     document = {
         "model": {"base": str(base), "dtype": "float32"},
@@ -34,9 +34,9 @@ def trained(folder: Path, base: Path, rows: list[dict[str, Any]], **more: Any) -
     return folder / "run"
 
 
-def test_a_template_that_the_recipe_names_is_the_bases_too(tmp_path: Path) -> None:
+def test_the_chat_template_of_the_recipe_is_used_for_the_base_model_too(tmp_path: Path) -> None:
     base = make_model(tmp_path / "base", max_position_embeddings=256)
-    run = trained(tmp_path, base, TALKS, data={"template": "chatml"})
+    run = train_on(tmp_path, base, TALKS, data={"template": "chatml"})
     model = bottega.load(run)
     with model.untuned() as untuned:
         assert untuned.codec.encode_prompt((Message("user", "the cat"),)) == model.codec.encode_prompt(
@@ -46,24 +46,21 @@ def test_a_template_that_the_recipe_names_is_the_bases_too(tmp_path: Path) -> No
     assert "<|im_start|>" not in bottega.load(base).codec.tokenizer.chat_template
 
 
-def test_answers_that_are_rewarded_stop_at_an_end_of_turn_that_is_text(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base = make_model(tmp_path / "base", template=TEXT_ENDS)
-    objective = {
-        "kind": "grpo",
-        "rewards": {"kind": "length", "free": 0, "most": 4},
-        "group": 2,
-        "tokens": 4,
-        "stop": ["tree"],
-    }
-    run = trained(tmp_path, base, [{"prompt": ASKED}] * 2, objective=objective)
-    told, write = list[tuple[str, ...]](), Writer.write
+def test_examples_picked_at_random_are_noted() -> None:
+    notes = list[tuple[str, str]]()
+    context = cast(EvaluationContext, SimpleNamespace(note=lambda *note: notes.append(note)))
+    _, similarity = Bm25Retriever(["one two", "two three", "four"]).nearest(["two", "five", "one two four"], 3)
+    _note_random_context(context, Baseline("few-shot", None, "few-shot"), similarity, "training rows")
+    why = "2 of 3 questions share a word with fewer than 3 training rows; the others in its prompt are picked at random"
+    assert notes == [("few-shot", why)]
+    _note_random_context(context, Baseline("few-shot", None, "few-shot"), similarity[2:], "training rows")
+    assert len(notes) == 1
 
-    def noted(self: Writer, ids: Any, settings: Sampling, **more: Any) -> Any:
-        told.append(settings.stop)
-        return write(self, ids, settings, **more)
 
-    monkeypatch.setattr(Writer, "write", noted)
-    assert evaluate(run, against=[]).estimates
-    assert set(told) == {("tree", "<over>")}
+def test_the_nearest_rows_vote_by_their_similarity() -> None:
+    answers = ["red", "blue", "blue", "green"]
+    indices = np.array([[0, 1, 2], [0, 1, 2], [3, 0, 1]])
+    similarity = np.array([[5.0, 2.0, 2.0], [5.0, 3.0, 3.0], [0.0, 0.0, 0.0]], np.float32)
+    assert vote(answers, indices, similarity) == ["red", "blue", "blue"], (
+        "the most frequent answer where no row is similar"
+    )

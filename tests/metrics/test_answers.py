@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import unicodedata
 from decimal import Decimal
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bottega.errors import RecipeError
 from bottega.evaluation.estimates import paired_estimate
-from bottega.evaluation.user_metric import load_user_metric
 from bottega.metrics.answers import Metric, applicable_metrics
 from bottega.metrics.answers.bleu import Bleu
 from bottega.metrics.answers.chrf import Chrf
@@ -119,28 +116,6 @@ def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
     found, absent = applicable_metrics(RIGHT)
     assert {one.name for one in found} == {"exact_match", "rouge_l"}
     assert absent == ["bleu", "chrf"]
-
-
-def test_a_scorer_of_ones_own(tmp_path: Path) -> None:
-    file = tmp_path / "polite.py"
-    file.write_text("def score(written, right):\n    return 'please' in written\n")
-    made = load_user_metric(str(file))
-    scores = made.scores(["please go", "go", None], [["x"], ["x", "y"], ["x"]])
-    assert made.name == "polite"
-    assert np.nanmean(scores.each) == 0.5
-    for text, kind, words in (
-        ("def mark(a, b): return 1\n", RecipeError, "no function score"),
-        ("def score(written, right):\n    return None\n", RecipeError, "which is not a finite number"),
-        ("def score(written, right):\n    return 1 / 0\n", RecipeError, "line 2"),
-        ("def score(:\n", RecipeError, "line 1"),
-    ):
-        bad = tmp_path / f"bad{len(text)}.py"
-        bad.write_text(text)
-        with pytest.raises(kind) as caught:
-            load_user_metric(str(bad)).sums("a", ["b"])
-        assert words in str(caught.value)
-    with pytest.raises(RecipeError, match="no such file"):
-        load_user_metric(str(tmp_path / "none.py"))
 
 
 ANSWERS = {

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from bottega.evaluation.gazetteer import Gazetteer
 from bottega.objectives._tags import WordSpan, decode_tags, encode_tags, tag_prefixes
 from bottega.objectives.tag import Scheme
 from bottega.records import Entity, Tagged, Unusable
@@ -106,17 +105,6 @@ def printed(text: str, spans: list[Entity]) -> list[str]:
 def test_conll() -> None:
     lines = printed("Mr. Fox, in Rome", [Entity(0, 7, "person"), Entity(12, 16, "place")])
     assert lines == ["Mr\tB-person", ".\tI-person", "Fox\tI-person", ",\tO", "in\tO", "Rome\tB-place"]
-
-
-def test_the_gazetteer_marks_what_it_saw() -> None:
-    known = Gazetteer([RECORD, Tagged("two", "New Zealand", (Entity(0, 11, "place"),))])
-    text = "In new york, Ada Lovelace saw a new Zealand flag in New Haven"
-    assert [(text[one.start : one.stop], one.label) for one in known.spans(text)] == [
-        ("new york", "place"),
-        ("Ada Lovelace", "person"),
-        ("new Zealand", "place"),
-    ]
-    assert not list(Gazetteer([]).spans(text))
 
 
 @pytest.mark.parametrize(

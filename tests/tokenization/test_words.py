@@ -10,7 +10,6 @@ import transformers
 
 from bottega.data.example_cache import ExampleCache
 from bottega.errors import DataError
-from bottega.evaluation.gazetteer import Gazetteer
 from bottega.objectives._tags import snap_to_words
 from bottega.objectives.tag import Tag
 from bottega.records import Entity, Tagged, Unusable
@@ -131,11 +130,3 @@ def test_a_short_text_has_one_window_which_is_its_row(tmp_path: Path) -> None:
     assert (window.at == row.at).all()
     with pytest.raises(Unusable, match="no words"):
         made.encode_word_windows("")
-
-
-def test_the_gazetteer_finds_what_stands_within_a_text_without_spaces() -> None:
-    known = Gazetteer([Tagged("1", "田中は東京へ", (Entity(0, 2, "PER"), Entity(3, 5, "LOC")))])
-    text = "昨日東京で田中と会った"
-    assert [(text[one.start : one.stop], one.label) for one in known.spans(text)] == [("東京", "LOC"), ("田中", "PER")]
-    accented = Gazetteer([Tagged("1", "Zu\u0308rich", (Entity(0, 7, "LOC"),))])
-    assert list(accented.spans("in Zürich")) == [Entity(3, 9, "LOC")]
