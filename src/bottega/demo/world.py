@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-# Language code → module with its phrases.
+# Language code → module of `phrases`.
 LANGUAGES = {"en": "english", "it": "italian"}
 
 
@@ -36,7 +36,7 @@ class World:
     """Generates letters and texts about one invented world. The same seed and calls give the same texts."""
 
     def __init__(self, seed: int, language: str = "en") -> None:
-        self.phrases: Any = import_module(f"{__package__}.{LANGUAGES[language]}")
+        self.phrases: Any = import_module(f"{__package__}.phrases.{LANGUAGES[language]}")
         self.random = random.Random(f"demo {language} {seed}")
         self.topics = list(self.phrases.TICKETS)
         self.towns = [self._invent_name(self.phrases.TOWN_ENDINGS) for _ in range(24)]
