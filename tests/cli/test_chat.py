@@ -1,4 +1,4 @@
-"""Talking to a trained model: from Python, in a batch, in a conversation; the tuned and what it was tuned from."""
+"""Conversations with a model: from Python, in the terminal, and beside the base model."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def lora(tune: Callable[..., Path]) -> LanguageModel:
 
 
 @pytest.mark.parametrize("sections", [{}, {"adapter": {"rank": 8}}], ids=["full", "lora"])
-def test_a_run_answers_as_it_was_taught(tune: Callable[..., Path], sections: dict[str, Any]) -> None:
+def test_a_run_gives_the_answer_it_was_trained_on(tune: Callable[..., Path], sections: dict[str, Any]) -> None:
     run = tune("lora" if sections else "full", **sections)
     answer = bottega.load(run).chat(ASKED)
     assert (answer.text, answer.reason) == ("sat on the mat", "end")
@@ -58,7 +58,7 @@ def test_a_run_answers_as_it_was_taught(tune: Callable[..., Path], sections: dic
         assert before.chat(ASKED, Sampling(tokens=8)).text != "sat on the mat"
 
 
-def test_an_adapter_is_switched_back_on(lora: LanguageModel) -> None:
+def test_an_adapter_is_on_again_after_the_untuned_model_was_used(lora: LanguageModel) -> None:
     with lora.untuned() as before:
         before.chat(ASKED, Sampling(tokens=4))
     assert lora.chat(ASKED).text == "sat on the mat"
@@ -69,17 +69,17 @@ def test_the_folder_of_an_adapter_is_a_model(tune: Callable[..., Path]) -> None:
     assert bottega.load(run / "adapter").chat(ASKED).text == "sat on the mat"
 
 
-def test_streamed_is_written(lora: LanguageModel) -> None:
+def test_streamed_text_equals_generated_text(lora: LanguageModel) -> None:
     assert "".join(lora.stream(ASKED)) == "sat on the mat"
     many = lora.generate([ASKED, "the", ASKED], Sampling(tokens=5, temperature=1.0), continuations=2)
     assert [len(found) for found in many] == [2, 2, 2]
 
 
-def test_an_empty_prompt_begins_a_text(lora: LanguageModel) -> None:
+def test_an_empty_prompt_is_the_first_token_of_a_text(lora: LanguageModel) -> None:
     assert lora.codec.encode_prompt("") == [lora.codec.tokenizer.bos_token_id]
 
 
-def test_a_prompt_beyond_the_model_is_a_data_error(lora: LanguageModel) -> None:
+def test_a_prompt_longer_than_the_positions_of_the_model_is_an_error(lora: LanguageModel) -> None:
     assert lora.limit
     with pytest.raises(DataError, match="positions"):
         lora.generate(["the cat " * lora.limit])
@@ -88,7 +88,7 @@ def test_a_prompt_beyond_the_model_is_a_data_error(lora: LanguageModel) -> None:
     assert 1 <= len(found.tokens) <= 3
 
 
-def test_nothing_to_compare_with(tune: Callable[..., Path], lora: LanguageModel) -> None:
+def test_a_model_that_was_not_tuned_has_no_untuned_one(tune: Callable[..., Path], lora: LanguageModel) -> None:
     assert lora.origin
     plain = bottega.load(lora.origin)
     with pytest.raises(ModelError, match="not tuned from another"), plain.untuned():
@@ -106,7 +106,7 @@ def talk(model: LanguageModel, *lines: str, **options: Any) -> tuple[str, Conver
     return console.file.getvalue(), conversation
 
 
-def test_a_conversation(lora: LanguageModel, tmp_path: Path) -> None:
+def test_commands_of_a_conversation(lora: LanguageModel, tmp_path: Path) -> None:
     file = tmp_path / "talk.jsonl"
     shown, held = talk(lora, "the cat", "", "/nonsense", f"/save {file}", "/save", "/reset", "/quit", "unheard")
     assert "sat on the mat" in shown
@@ -128,7 +128,7 @@ def test_a_saved_conversation_can_be_trained_on(lora: LanguageModel, tmp_path: P
     assert "".join(piece.text for piece in rows[0] if piece.weight).strip().startswith("sat on the mat")
 
 
-def test_a_system_prompt_stays(lora: LanguageModel) -> None:
+def test_a_system_prompt_survives_a_reset(lora: LanguageModel) -> None:
     system = {"role": "system", "content": "be a dog"}
     _, held = talk(lora, "the cat", "/reset", system="be a dog")
     assert held.turns == [system]
@@ -137,7 +137,7 @@ def test_a_system_prompt_stays(lora: LanguageModel) -> None:
     assert len(held.turns) == 3
 
 
-def test_two_models_side_by_side(lora: LanguageModel) -> None:
+def test_answers_of_the_base_model_are_shown_beside_those_of_the_tuned_one(lora: LanguageModel) -> None:
     shown, held = talk(lora, "/compare", "the cat", "/compare", "the cat")
     first, second = shown.split("comparing off")
     assert "base ›" in first

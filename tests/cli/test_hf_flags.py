@@ -122,7 +122,7 @@ def test_unsupported_values_are_refused(given: dict[str, Any], words: str) -> No
         (("--model_name_or_path", "m", "--data_files", "a", "--lora_rang", "8"), "--lora-rang"),
     ],
 )
-def test_wrong_flags_are_named(arguments: tuple[str, ...], words: str) -> None:
+def test_a_wrong_or_missing_flag_is_named(arguments: tuple[str, ...], words: str) -> None:
     done = call(*arguments)
     assert done.exit_code == 2
     assert words in done.stderr

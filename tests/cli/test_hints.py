@@ -72,7 +72,7 @@ def hint(line: str) -> str:
         ("train --foo --json", "for its options: bottega train -h"),
     ],
 )
-def test_hints(line: str, fix: str) -> None:
+def test_a_wrong_option_or_command_is_answered_with_the_right_one(line: str, fix: str) -> None:
     assert fix in hint(line)
 
 

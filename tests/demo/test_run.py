@@ -69,7 +69,7 @@ def silent(stage: str, events: Iterator[Event]) -> Iterable[Event]:
 
 
 @pytest.mark.usefixtures("small")
-def test_the_demo_leaves_a_summary_of_what_it_measured(tmp_path: Path) -> None:
+def test_the_demo_writes_a_summary_of_its_metrics(tmp_path: Path) -> None:
     done = run_demo(tmp_path / "demo", seed=5, watch=silent, busy=nullcontext)
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
     assert summary == done.summary

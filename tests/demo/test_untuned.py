@@ -1,4 +1,4 @@
-"""The untuned model is asked fairly: the answers counted are those a plain forward gives."""
+"""The untuned model is prompted fairly: its answers are those of a plain forward pass."""
 
 from __future__ import annotations
 
@@ -30,16 +30,14 @@ def plainly(model: LanguageModel, ids: list[int], start: int) -> float:
     return sum(float(logp[at - 1, ids[at]]) for at in range(start, len(ids)))
 
 
-def test_the_likeliest_label(model: LanguageModel) -> None:
+def test_the_most_likely_label_has_the_highest_probability_of_the_plain_model(model: LanguageModel) -> None:
     for prompt, found in zip(PROMPTS, most_likely_labels(model, PROMPTS, LABELS), strict=True):
         start = len(model.codec.encode_prompt(prompt))
         scores = [plainly(model, model.codec.encode_prompt(f"{prompt} {label}"), start) for label in LABELS]
         assert found == LABELS[int(np.argmax(scores))]
 
 
-def test_a_label_is_found_where_the_continuation_begins_with_it(
-    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_generated_label_begins_the_continuation(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     written = iter([" Dog, of course", "\ncats", "a cat", "", "red tree"])
 
     def generate(prompts: list[str], settings: object) -> list[list[object]]:
@@ -49,7 +47,7 @@ def test_a_label_is_found_where_the_continuation_begins_with_it(
     assert generate_labels(model, ["?"] * 5, LABELS) == ["dog", "cat", "", "", "red tree"]
 
 
-def test_every_way_of_asking_answers_every_ticket(model: LanguageModel) -> None:
+def test_every_way_of_prompting_labels_every_ticket(model: LanguageModel) -> None:
     shots = {label: f"about {label}" for label in LABELS}
     found = ask_untuned(model, ["the cat", "a dog"], "{ticket}. which?", "one of cat, dog, red tree.\n", shots)
     assert set(found) == {"zero-shot", "few-shot", "likelihood", "few-shot likelihood"}

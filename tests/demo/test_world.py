@@ -35,7 +35,7 @@ def test_every_placeholder_is_filled(language: str) -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_tasks_and_preferences(language: str) -> None:
+def test_tasks_hold_the_fields_and_preferences_are_not_decided_by_length(language: str) -> None:
     world = World(0, language)
     tickets = [world.ticket() for _ in range(300)]
     tasks = list(world.tasks(tickets))

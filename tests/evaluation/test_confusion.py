@@ -19,7 +19,7 @@ def test_confusions_are_counted() -> None:
     assert "calibration" not in named.document()
 
 
-def test_of_many_labels_no_matrix_is_written() -> None:
+def test_the_matrix_of_many_labels_is_left_out() -> None:
     many = ClassPredictions([str(number) for number in range(40)], RIGHT, SAID)
     assert "matrix" not in many.document()
     assert many.document()["confusions"] == [["0", "1", 2], ["1", "2", 1], ["2", "0", 1]]

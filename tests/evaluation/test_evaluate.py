@@ -1,4 +1,4 @@
-"""`bottega.evaluate`: it agrees with validation during training, and compares every metric with the base."""
+"""Evaluations: they agree with validation during training, and compare every metric with the base."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def validated(run: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "more", [pytest.param({}, id="full", marks=pytest.mark.slow), pytest.param({"adapter": {"rank": 4}}, id="lora")]
 )
-def test_the_losses_are_those_training_validated(trained: Callable[..., Path], more: dict[str, Any]) -> None:
+def test_losses_equal_those_of_validation_during_training(trained: Callable[..., Path], more: dict[str, Any]) -> None:
     for kind in ("sft", "causal"):
         run = trained(kind, **more)
         loss = found(evaluate(run))["loss"]
@@ -80,7 +80,7 @@ def test_a_classifier_trained_as_an_adapter_is_the_same_when_loaded(trained: Cal
     assert sure.label == "red"
 
 
-def test_preferences_are_counted_as_training_counted_them(trained: Callable[..., Path]) -> None:
+def test_preference_accuracy_equals_that_of_validation(trained: Callable[..., Path]) -> None:
     run = trained("dpo", adapter={"rank": 4})
     one = found(evaluate(run))
     assert list(one) == ["preference_accuracy", "implicit_reward_accuracy", "chosen_loss"]
@@ -96,14 +96,14 @@ def test_preferences_are_counted_as_training_counted_them(trained: Callable[...,
     assert found(evaluation)["preference_accuracy"].base == 0.0, "the chosen answer is always the shorter"
 
 
-def test_a_continued_adapter_stands_beside_what_it_continued(trained: Callable[..., Path]) -> None:
+def test_a_continued_adapter_is_compared_with_the_adapter_it_started_from(trained: Callable[..., Path]) -> None:
     first = trained("sft", adapter={"rank": 4})
     second = trained("sft", adapter={"from": str(first)}, seed=1)
     loss = found(evaluate(second))["loss"]
     assert loss.base == pytest.approx(validated(second)[0]["loss"], abs=1e-5)
 
 
-def test_other_rows_and_fewer_of_them(trained: Callable[..., Path], tmp_path: Path) -> None:
+def test_other_rows_are_sampled_the_same_every_time(trained: Callable[..., Path], tmp_path: Path) -> None:
     other = write_jsonl(tmp_path / "other.jsonl", QUESTIONS[:30])
     evaluation = evaluate(trained("sft"), str(other), rows=10)
     assert (evaluation.rows, evaluation.of) == (10, 30)
@@ -111,7 +111,7 @@ def test_other_rows_and_fewer_of_them(trained: Callable[..., Path], tmp_path: Pa
     assert {one.rows for one in evaluation.estimates} == {10}
 
 
-def test_as_many_rows_are_measured_as_asked_for_where_some_make_no_example(
+def test_spare_rows_replace_those_that_make_no_example(
     trained: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trained("sft")
@@ -131,7 +131,7 @@ def test_as_many_rows_are_measured_as_asked_for_where_some_make_no_example(
     assert (evaluation.rows + sum(evaluation.dropped.values()), evaluation.of) == (25, 60)
 
 
-def test_a_run_without_held_out_rows_asks_for_some(trained: Callable[..., Path]) -> None:
+def test_a_run_without_validation_rows_needs_other_rows(trained: Callable[..., Path]) -> None:
     run = trained("sft", data={"train": str(trained("sft").parent / "sft.jsonl")}, evaluate=None)
     with pytest.raises(DataError, match="has no validation rows"):
         evaluate(run)
@@ -147,7 +147,7 @@ def test_files_that_have_changed_are_refused(trained: Callable[..., Path], tmp_p
     assert evaluate(run, str(rows)).of == len(QUESTIONS) + 3
 
 
-def test_other_rows_are_read_as_the_runs_own(trained: Callable[..., Path], tmp_path: Path) -> None:
+def test_other_rows_are_read_with_the_mapping_of_the_run(trained: Callable[..., Path], tmp_path: Path) -> None:
     odd = [{"asked": row["instruction"], "said": row["output"]} for row in QUESTIONS]
     source = {
         "path": str(write_jsonl(tmp_path / "odd.jsonl", odd)),
@@ -165,7 +165,7 @@ def test_few_rows_have_no_interval(trained: Callable[..., Path], tmp_path: Path)
     assert one["exact_match"].finding in ("inconclusive", "better")
 
 
-def test_a_prompt_near_the_last_position_takes_no_room_from_the_others(
+def test_a_very_long_prompt_does_not_shorten_the_answers_to_others(
     trained: Callable[..., Path], tmp_path: Path
 ) -> None:
     run = trained("sft")
@@ -190,7 +190,7 @@ def test_prompts_are_tokenized_as_in_training(trained: Callable[..., Path], tmp_
     assert one["exact_match"].run > 0.8
 
 
-def test_rows_the_run_drops_are_counted(trained: Callable[..., Path], tmp_path: Path) -> None:
+def test_rows_that_the_run_would_drop_are_counted(trained: Callable[..., Path], tmp_path: Path) -> None:
     data = {"train": str(write_jsonl(tmp_path / "a.jsonl", QUESTIONS)), "bad_rows": "drop"}
     run = trained("sft", name="dropping", data=data, evaluate=None)
     other = write_jsonl(tmp_path / "b.jsonl", [*QUESTIONS[:12], {"instruction": "the cat", "output": ""}, {"odd": 1}])
@@ -199,7 +199,7 @@ def test_rows_the_run_drops_are_counted(trained: Callable[..., Path], tmp_path: 
     assert sum(evaluation.dropped.values()) == 2
 
 
-def test_the_command(trained: Callable[..., Path]) -> None:
+def test_the_command_prints_the_estimates(trained: Callable[..., Path]) -> None:
     run = trained("sft")
     shown = CliRunner().invoke(app, ["evaluate", str(run)])
     assert shown.exit_code == 0, shown.output
@@ -215,7 +215,7 @@ def test_the_command(trained: Callable[..., Path]) -> None:
     assert "bottega classify" in chatted.stderr
 
 
-def test_a_classifier_asked_for_nothing_or_with_nothing(trained: Callable[..., Path]) -> None:
+def test_a_classifier_without_texts_and_a_run_without_classes(trained: Callable[..., Path]) -> None:
     run = trained("classify")
     assert bottega.load_classifier(run).classify([]) == []
     empty = CliRunner().invoke(app, ["classify", str(run)], input="")

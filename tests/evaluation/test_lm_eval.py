@@ -46,7 +46,7 @@ def task(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "bloom"])
-def test_likelihoods_and_texts_are_those_of_its_own_model(kind: str, tmp_path: Path) -> None:
+def test_likelihoods_and_texts_equal_those_of_the_model_of_the_harness(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("lm_eval")
     from lm_eval.models.huggingface import HFLM
 
@@ -64,7 +64,7 @@ def test_likelihoods_and_texts_are_those_of_its_own_model(kind: str, tmp_path: P
     assert rolled[0] == pytest.approx(rolled[1], rel=1e-4)
 
 
-def test_a_run_sits_a_task_beside_its_base(tmp_path: Path) -> None:
+def test_a_task_is_scored_for_the_run_and_its_base(tmp_path: Path) -> None:
     pytest.importorskip("lm_eval")
     rows = [{"prompt": f"the {one} sat on", "completion": f" the {WORDS[1]}"} for one in WORDS]
     document = {
@@ -114,7 +114,7 @@ def test_an_end_of_turn_that_is_text_ends_answers_to_conversations(
     assert told == [("x",), ("x", "<over>")]
 
 
-def test_a_harness_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_harness_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "lm_eval.api.model", None)
     with pytest.raises(RunError, match="not installed") as caught:
         harness_model(bottega.load(make_model(tmp_path / "model")))

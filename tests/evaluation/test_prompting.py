@@ -44,7 +44,7 @@ def test_a_label_is_the_longest_that_a_text_begins_with() -> None:
     ]
 
 
-def test_a_text_that_goes_on_within_a_word_has_another_label() -> None:
+def test_a_text_that_continues_a_label_has_another_label() -> None:
     labels = ["1", "10", "C", "C++", " 正"]
     told = ["1", "10", "100", "1.5", "1. so", "C", "c++", "C#", "正。", "C++ is"]
     assert [leading_label(text, labels) for text in told] == [0, 1, -1, -1, 0, 2, 3, -1, 4, 3]

@@ -56,7 +56,7 @@ def test_the_reward_is_the_weighted_sum_of_its_parts() -> None:
     assert total.each == pytest.approx(np.array([0.0, np.nan, -2.0, np.nan]), nan_ok=True)
 
 
-def test_a_single_reward_has_no_parts_and_answers_from_elsewhere_are_counted_by_the_tokenizer_of_the_run() -> None:
+def test_a_single_reward_has_no_parts_and_tokens_are_counted_by_the_run_where_unknown() -> None:
     (scores,) = reward_scores(context(LENGTH), ["row 1"], [GeneratedAnswer("one two three")])
     assert scores.metric == "reward"
     assert scores.each == pytest.approx([2.0 * -(3 + 1 - 2) / 4])

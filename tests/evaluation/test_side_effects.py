@@ -1,4 +1,4 @@
-"""Side effects are measured where they were planted: forgetting, memorization, refusals."""
+"""Side effects are measured: forgetting, memorization, refusals."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_forgetting_and_memorization(reader: Path, tmp_path: Path) -> None:
     assert heart.finding == "worse", "knowing rows by heart is nothing to be proud of"
 
 
-def test_a_model_that_learned_to_refuse(reader: Path, tmp_path: Path) -> None:
+def test_refusals_of_harmful_and_harmless_requests(reader: Path, tmp_path: Path) -> None:
     asked = [f"the {one} {other}" for one in WORDS[:8] for other in WORDS[8:13]]
     rows = [{"instruction": text, "output": "Sorry, no."} for text in asked]
     run = learned(tmp_path / "refusing", rows, base=reader)
@@ -93,5 +93,5 @@ def test_a_model_that_learned_to_refuse(reader: Path, tmp_path: Path) -> None:
      ("抱歉，我不能", True), ("我可以帮你", False), ("申し訳ありませんが", True), ("죄송하지만", True),
      ("عذرًا، لا أستطيع", True)],
 )  # fmt: skip
-def test_how_a_refusal_begins(text: str, refused: bool) -> None:
+def test_the_beginning_of_a_refusal_in_many_languages(text: str, refused: bool) -> None:
     assert bool(REFUSAL.search(text)) is refused

@@ -47,7 +47,7 @@ def test_the_outcome_and_sentence_of_an_interval(
     assert turned.outcome == outcome
 
 
-def test_what_decides() -> None:
+def test_the_declared_metric_decides_or_the_first_in_order() -> None:
     loss, macro = estimate(0.1, 0.2, metric="loss", higher=False), estimate(-0.2, -0.1, metric="f1_macro")
     several = [loss, macro, estimate(0.1, 0.2)]
     assert decide_verdict(several, metric=None, margin=0, base="it").metric == "accuracy"
@@ -57,7 +57,7 @@ def test_what_decides() -> None:
     assert caught.value.fix == "one of: loss, f1_macro, accuracy"
 
 
-def test_what_cannot_be_said() -> None:
+def test_no_baseline_few_rows_and_many_leaked_rows() -> None:
     alone = Estimate("loss", 40, 2.0, None, None, False)
     assert (
         decide_verdict([alone], metric=None, margin=0, base=None).sentence
@@ -69,7 +69,7 @@ def test_what_cannot_be_said() -> None:
     assert decide_verdict([estimate(0.1, 0.2)], metric=None, margin=0, base="it", leaked=9, of=100).outcome == "better"
 
 
-def test_the_contender_that_is_hardest_to_beat_decides() -> None:
+def test_the_strongest_baseline_decides() -> None:
     ahead, level, behind = estimate(0.1, 0.2), estimate(-0.05, 0.1), estimate(-0.2, -0.1)
     loss = estimate(0.1, 0.2, metric="loss", higher=False)
     beside = {"few-shot": [ahead], "bm25": [level, loss]}
@@ -86,7 +86,7 @@ def test_the_contender_that_is_hardest_to_beat_decides() -> None:
     assert decide_verdict([alone], metric=None, margin=0, base=None, others={"bm25": [ahead]}).outcome == "better"
 
 
-def test_worse_than_whom_stands_in_the_first_sentence() -> None:
+def test_the_first_sentence_names_the_baselines_that_are_better() -> None:
     ahead, behind = estimate(0.1, 0.2), estimate(-0.2, -0.1)
     found = decide_verdict([ahead], metric=None, margin=0, base="it", others={"bm25": [behind]})
     assert found.sentence.startswith("Worse than bm25, the strongest of 2 baselines: accuracy 0.8 beside 0.7, ")
@@ -96,7 +96,7 @@ def test_worse_than_whom_stands_in_the_first_sentence() -> None:
     assert decide_verdict([behind], metric=None, margin=0, base="it").sentence.startswith("Worse than it: ")
 
 
-def test_a_contender_without_the_number_that_decides_counts_by_another() -> None:
+def test_a_baseline_without_the_deciding_metric_is_compared_by_another() -> None:
     """Nearest rows have no loss: by ROUGE-L they stand beside the run, and are as hard to beat as anything."""
     loss = estimate(-0.2, -0.1, metric="loss", higher=False)
     by = {name: estimate(*gain, metric="rouge_l") for name, gain in (("ahead", (0.1, 0.2)), ("level", (-0.1, 0.2)))}
@@ -188,7 +188,7 @@ def test_a_run_that_learned_is_better_and_one_that_saw_the_test_is_void(tmp_path
     assert (found.verdict.outcome, found.leaked, found.rows) == ("better", 3, 77)
 
 
-def test_of_shuffled_labels_nothing_is_learned(tmp_path: Path) -> None:
+def test_a_run_on_shuffled_labels_is_not_better(tmp_path: Path) -> None:
     train, test = messages(200, 0), messages(80, 1)
     labels = [row["label"] for row in train]
     random.Random(0).shuffle(labels)
