@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from bottega.cli.interruption import EXIT_CODE
+from bottega.cli import interruption
+from bottega.cli.interruption import EXIT_CODE, SAME_SIGNAL_SECONDS, Interrupted, _State
 from bottega.runs.summary import summary
 from making import make_document
 
@@ -22,6 +23,55 @@ from making import make_document
 @pytest.fixture
 def document(llama: Path, tmp_path: Path) -> dict[str, Any]:
     return make_document(llama, tmp_path)
+
+
+@pytest.fixture
+def state(monkeypatch: pytest.MonkeyPatch) -> type[_State]:
+    """The state of a process that received no signal yet."""
+    for name, value in (("first", None), ("raised", False), ("deferred", False)):
+        monkeypatch.setattr(_State, name, value)
+    return _State
+
+
+def test_a_signal_raises_once(state: type[_State]) -> None:
+    assert not interruption.stop_requested()
+    interruption.check()
+    with pytest.raises(Interrupted):
+        interruption._handle(signal.SIGINT, None)
+    assert interruption.stop_requested()
+    interruption._handle(signal.SIGTERM, None)  # within a moment: the same one
+    with pytest.raises(Interrupted):
+        interruption.check()
+
+
+def test_a_deferred_signal_raises_nothing_until_it_is_checked(state: type[_State]) -> None:
+    with interruption.deferred():
+        interruption._handle(signal.SIGINT, None)
+        interruption.check()
+        assert interruption.stop_requested()
+    with pytest.raises(Interrupted):
+        interruption.check()
+
+
+def test_signals_of_a_process_that_is_ending_raise_nothing(state: type[_State]) -> None:
+    interruption.ignore_signals()
+    interruption._handle(signal.SIGINT, None)
+    interruption.check()
+
+
+def test_a_later_signal_ends_the_process(state: type[_State], monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(interruption.os, "_exit", ended.append)
+    with pytest.raises(Interrupted):
+        interruption._handle(signal.SIGINT, None)
+    assert state.first is not None
+    state.first -= 2 * SAME_SIGNAL_SECONDS
+    interruption._handle(signal.SIGINT, None)
+    assert ended == [EXIT_CODE]
+
+
+def test_an_interruption_is_no_exception_that_a_library_would_catch() -> None:
+    assert not issubclass(Interrupted, Exception)
 
 
 def _restore_signals() -> None:
