@@ -237,5 +237,6 @@ def make_run(folder: Path, *events: Event) -> Path:
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "resolved.json").write_text(json.dumps(Recipe.parse(document).document()))
+    (folder / "recipe.yaml").write_text(json.dumps(document))  # JSON is YAML
     (folder / "events.jsonl").write_text("".join(json.dumps(event.document()) + "\n" for event in events))
     return folder

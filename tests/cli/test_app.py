@@ -67,7 +67,7 @@ def test_every_field_is_an_option(settings_app: typer.Typer) -> None:
     [
         ("command", "missing option '--rows'"),
         ("command --rows 0", "--rows: 0 is out of range: it must be at least 1\n  → write a number that is at least 1"),
-        ("command --rows two", "invalid value for '--rows': 'two' is not a valid int"),
+        ("command --rows two", "invalid value for '--rows': it must be a whole number"),
         ("command --rows 1 --names", "option '--names' requires an argument"),
         ("command --rows 1 --hidden z", "no such option: --hidden"),
     ],

@@ -15,8 +15,9 @@ from bottega.hardware import other_programs
 
 PACKAGES = ("bottega", "torch", "transformers", "tokenizers", "peft", "safetensors")
 
-# Rows and columns of the matrices multiplied to measure speed: large enough to reach it, and done in milliseconds.
-MATRIX_SIZE = 1024
+# Rows and columns of the matrices multiplied to measure speed: large enough to reach it, and done in milliseconds on
+# most machines. Smaller ones show how long that will take.
+MATRIX_SIZE, FIRST_MATRIX_SIZE = 1024, 128
 MEASURED_SECONDS = 0.3
 
 # Free disk space below which checkpoints of a small model with its optimizer may not fit.
@@ -90,14 +91,22 @@ def _measure_gflops(dtype: Any) -> float:
     """GFLOP/s of matrix products in this dtype on the CPU."""
     import torch
 
-    matrix = torch.randn(MATRIX_SIZE, MATRIX_SIZE).to(dtype)
-    matrix @ matrix  # the first product also compiles the kernel
+    size = min(FIRST_MATRIX_SIZE, MATRIX_SIZE)
+    while True:
+        matrix = torch.randn(size, size).to(dtype)
+        matrix @ matrix  # the first product also compiles the kernel
+        start = time.perf_counter()
+        matrix @ matrix
+        # A product of matrices twice as large takes eight times as long: seconds where a dtype is emulated.
+        if 2 * size > MATRIX_SIZE or 8 * (time.perf_counter() - start) > MEASURED_SECONDS:
+            break
+        size *= 2
     start, products = time.perf_counter(), 0
     while time.perf_counter() - start < MEASURED_SECONDS:
         matrix @ matrix
         products += 1
     # 2 n³ operations for each product of two n × n matrices.
-    return 2e-9 * MATRIX_SIZE**3 * products / (time.perf_counter() - start)
+    return 2e-9 * size**3 * products / (time.perf_counter() - start)
 
 
 def _total_memory() -> int:
