@@ -97,7 +97,7 @@ def test_rows_that_a_baseline_cannot_read_are_noted() -> None:
 def test_other_sources_replace_the_training_rows_and_there_is_no_validation() -> None:
     recipe = Recipe.parse(DOCUMENT)
     other = with_sources(recipe, [{"path": "other.jsonl"}])
-    assert [source.path for source in other.train_sources] == ["other.jsonl"]
+    assert [Path(source.path).name for source in other.train_sources] == ["other.jsonl"]
     assert (other.data.validation, other.evaluate) == (None, None)
     assert other.objective == recipe.objective
 

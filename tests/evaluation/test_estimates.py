@@ -31,7 +31,7 @@ def test_an_estimate_as_text_and_as_plain_data() -> None:
     assert estimate.formatted() == ("0.500", "0.250", "+0.100 to +0.400")
     assert Estimate("loss", 10, 0.5, None, None).formatted() == ("0.500", "", "")
     assert estimate.document() == {
-        "metric": "f1_macro", "label": "macro-F1", "rows": 10, "run": 0.5, "base": 0.25, "interval": (0.1, 0.4),
+        "metric": "f1_macro", "label": "macro F1", "rows": 10, "run": 0.5, "base": 0.25, "interval": (0.1, 0.4),
         "higher": True, "error": 0.05, "finding": "better",
     }  # fmt: skip
 

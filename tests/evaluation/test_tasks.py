@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from bottega.evaluation.context import EvaluationContext
 from bottega.evaluation.evaluate import evaluate
 from bottega.evaluation.tasks import classification, embedding, language, masked_lm, tagging
 from bottega.metrics.scores import Scores, row_mean
-from bottega.objectives import HeadKind
+from bottega.objectives import DEFAULT_KINDS
 from bottega.recipe.schema import Recipe
 from bottega.records import Entity, Preference, Tagged, Text
 from making import WORDS, make_model, write_jsonl
@@ -256,15 +256,16 @@ def test_the_longer_answer_is_taken_and_a_tie_is_decided_by_the_answer_itself() 
 
 # embedding
 
-PAIR = {"pair": 1, "compared": 0, "score": 0.0, "group": -1}
+PAIR = {"pair": 1, "compared": 0, "score": 0.0}
 
 
 def columns(*texts: tuple[int, int]) -> dict[str, Any]:
     """The columns of pairs of an anchor and its positive, by the number of each text."""
     rows = []
     for number, (anchor, positive) in enumerate(texts):
-        rows.append({**PAIR, "pair": 0, "anchor": 1, "positive": 0, "text": anchor, "anchor_text": -1 - number})
-        rows.append({**PAIR, "anchor": 0, "positive": 1, "text": positive, "anchor_text": anchor})
+        pair = {**PAIR, "group": number, "anchor_text": anchor}
+        rows.append({**pair, "pair": 0, "anchor": 1, "positive": 0, "text": anchor})
+        rows.append({**pair, "anchor": 0, "positive": 1, "text": positive})
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
@@ -347,7 +348,7 @@ def test_entities_without_a_word_of_their_own_are_noted() -> None:
 
 
 def test_every_head_has_its_task_and_default_baselines() -> None:
-    assert set(tasks.TASKS_BY_HEAD) == set(get_args(HeadKind))
+    assert set(tasks.TASKS_BY_HEAD) == set(DEFAULT_KINDS)
     assert {head: tasks.default_baselines(head) for head in tasks.TASKS_BY_HEAD} == {
         "language": ("few-shot", "bm25"), "sequence": ("bm25", "dense"), "token": (), "masked": (),
         "embedding": ("bm25",),

@@ -42,8 +42,8 @@ def test_the_document_has_the_keys_that_programs_read() -> None:
 
 def test_ranked_rows_have_a_title_with_the_metric() -> None:
     assert report().ranked_rows == [
-        ("Most improved rows, by macro-F1", [ROW]),
-        ("Least improved rows, by macro-F1", []),
+        ("Most improved rows, by macro F1", [ROW]),
+        ("Least improved rows, by macro F1", []),
     ]
     assert report(ranking_metric=None).ranked_rows == []
     assert report(best=[]).ranked_rows == []
