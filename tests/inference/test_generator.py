@@ -34,6 +34,12 @@ def writer_of(kind: str, folder: Path, tokenizer: Any, **more: Any) -> Writer:
     return Writer(network, tokenizer, frozenset([tokenizer.eos_token_id]), packed=fit.packed, **more)
 
 
+@pytest.fixture(scope="module")
+def llama_writer(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Writer:
+    """One for tests that leave it as it is."""
+    return writer_of("llama", tmp_path_factory.mktemp("llama"), tokenizer)
+
+
 def ids(tokenizer: Any) -> list[list[int]]:
     return [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
 
@@ -103,12 +109,11 @@ def test_a_prompt_is_computed_once(tmp_path: Path, tokenizer: Any) -> None:
     assert sizes == [(1, round_length(42)), (1, 3)], "what prompts begin with is computed once too"
 
 
-def test_many_prompts_go_in_groups(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = writer_of("llama", tmp_path, tokenizer)
+def test_many_prompts_go_in_groups(llama_writer: Writer, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Sampling(tokens=6, temperature=1.0)
-    whole = writer.write(ids(tokenizer), settings)
+    whole = llama_writer.write(ids(tokenizer), settings)
     monkeypatch.setattr("bottega.inference.generator.MAX_CACHED_TOKENS", 40)
-    assert writer.write(ids(tokenizer), settings) == whole
+    assert llama_writer.write(ids(tokenizer), settings) == whole
 
 
 def test_the_model_is_left_as_it_was(tmp_path: Path, tokenizer: Any) -> None:
@@ -121,11 +126,10 @@ def test_the_model_is_left_as_it_was(tmp_path: Path, tokenizer: Any) -> None:
     assert writer.network.training
 
 
-def test_equal_seeds_give_equal_texts(tmp_path: Path, tokenizer: Any) -> None:
-    writer = writer_of("llama", tmp_path, tokenizer)
+def test_equal_seeds_give_equal_texts(llama_writer: Writer, tokenizer: Any) -> None:
     prompts = ids(tokenizer)[:1]
     first, again, other = (
-        writer.write(prompts, Sampling(tokens=12, temperature=1.5, seed=seed))[0][0].tokens for seed in (1, 1, 2)
+        llama_writer.write(prompts, Sampling(tokens=12, temperature=1.5, seed=seed))[0][0].tokens for seed in (1, 1, 2)
     )
     assert first == again != other
 
@@ -133,25 +137,23 @@ def test_equal_seeds_give_equal_texts(tmp_path: Path, tokenizer: Any) -> None:
 # Ends
 
 
-def test_a_continuation_stops_at_a_string_over_several_tokens(tmp_path: Path, tokenizer: Any) -> None:
-    writer = writer_of("llama", tmp_path, tokenizer)
+def test_a_continuation_stops_at_a_string_over_several_tokens(llama_writer: Writer, tokenizer: Any) -> None:
     prompts = ids(tokenizer)
-    for free, prompt in zip(writer.write(prompts, Sampling(tokens=20)), prompts, strict=True):
+    for free, prompt in zip(llama_writer.write(prompts, Sampling(tokens=20)), prompts, strict=True):
         text = free[0].text
-        for start in range(1, len(text) - 3, 3):
+        for start in range(1, len(text) - 3, 5):
             stop = text[start : start + 4]
-            ((cut,),) = writer.write([prompt], Sampling(tokens=20, stop=(stop, "never in it")))
+            ((cut,),) = llama_writer.write([prompt], Sampling(tokens=20, stop=(stop, "never in it")))
             assert cut.text == text[: text.index(stop)]
             assert cut.reason == "stop"
             assert len(cut.tokens) <= len(free[0].tokens)
 
 
-def test_pieces_make_up_the_text(tmp_path: Path, tokenizer: Any) -> None:
-    writer = writer_of("llama", tmp_path, tokenizer)
+def test_pieces_make_up_the_text(llama_writer: Writer, tokenizer: Any) -> None:
     settings = Sampling(tokens=30, temperature=2.0, stop=("zzzz", "the dog"))
-    whole = writer.write(ids(tokenizer), settings)
+    whole = llama_writer.write(ids(tokenizer), settings)
     texts = [""] * len(PROMPTS)
-    for piece in writer.stream(ids(tokenizer), settings):
+    for piece in llama_writer.stream(ids(tokenizer), settings):
         texts[piece.index] += piece.text
     assert texts == [continuation.text for (continuation,) in whole]
 
@@ -168,6 +170,6 @@ def test_an_end_token_is_not_text(tmp_path: Path, tokenizer: Any) -> None:
     assert cut.text == tokenizer.decode(free.tokens[:end], skip_special_tokens=True)
 
 
-def test_an_empty_prompt_is_refused(tmp_path: Path, tokenizer: Any) -> None:
+def test_an_empty_prompt_is_refused(llama_writer: Writer, tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="empty prompt"):
-        writer_of("llama", tmp_path, tokenizer).write([[]], Sampling())
+        llama_writer.write([[]], Sampling())
