@@ -177,6 +177,19 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+def make_recipe(folder: Path, layers: int = 2, **sections: Any) -> Recipe:
+    """A recipe that tunes a tiny model of that folder on prompts with answers, with sections replaced."""
+    folder.mkdir(exist_ok=True)
+    rows = [{"prompt": f"the cat {word}", "completion": " sat on the mat"} for word in WORDS]
+    document = {
+        "model": {"base": str(make_model(folder / "model", num_hidden_layers=layers)), "dtype": "float32"},
+        "data": {"train": str(write_jsonl(folder / "rows.jsonl", rows))},
+        "objective": {"kind": "sft"},
+        "optim": {"epochs": 4, "examples": 4},
+    }
+    return Recipe.parse(document | sections)
+
+
 def placed(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a file, each with its place, as a recipe with this file reads them."""
     for _, rows in sources.open_sources([Source(path=str(path))]):

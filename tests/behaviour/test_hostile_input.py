@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,36 +17,6 @@ from bottega.evaluation.user_metric import load_user_metric
 from bottega.plugins import locate_user_errors
 from bottega.recipe.schema import Recipe
 from making import placed
-
-BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))
-MERGED = "a0: &a0 {k: x}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 60))
-
-
-@pytest.mark.parametrize(
-    ("text", "word"),
-    [(BOMB, "more than 100,000 values"), (MERGED, "more than 100,000 values"), ("a: &a [*a]\n", "contains itself")],
-)
-def test_aliases_that_stand_for_too_much(text: str, word: str, tmp_path: Path) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_text(text)
-    start = time.process_time()
-    with pytest.raises(RecipeError, match=word) as caught:
-        Recipe.load(path)
-    assert caught.value.where == str(path)
-    assert time.process_time() - start < 2
-
-
-def test_aliases_in_an_override(tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text("name: x\n")
-    value = "[" + ", ".join(["&a0 [x, x]", *(f"&a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60))]) + "]"
-    with pytest.raises(RecipeError, match="not YAML"):
-        Recipe.load(tmp_path / "recipe.yaml", f"model.base={value}")
-
-
-def test_an_alias_for_what_is_written_once(tmp_path: Path) -> None:
-    text = "model: {base: &b x}\nname: *b\ndata: {train: rows.jsonl}\nobjective: {kind: sft}\n"
-    (tmp_path / "recipe.yaml").write_text(text)
-    assert Recipe.load(tmp_path / "recipe.yaml").name == "x"
 
 
 @pytest.mark.parametrize("name", ["rows.json", "rows.csv", "rows.conll", "rows.parquet"])

@@ -1,4 +1,4 @@
-"""Every attention back end against the dense definition, values and gradients."""
+"""Every attention back end against the dense definition, values and gradients; kv_cache has a file of its own."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from bottega.batch import Batch, Example, Row
 from bottega.models import attention
 from bottega.models.attention import blocks, flash
 from bottega.models.attention.blocks import BlockLayout
+from bottega.models.attention.cuda import CudaLayout
 from bottega.models.attention.dense import DenseLayout
 from bottega.models.attention.flash import FlashLayout
 from bottega.models.attention.flex import FlexLayout
@@ -144,6 +145,20 @@ def test_flash_is_the_dense_reference(seed: int, monkeypatch: pytest.MonkeyPatch
         found.append([out, *torch.autograd.grad((out * weight).sum(), tensors)])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+def test_on_cuda_the_fastest_back_end_that_supports_a_layer_is_taken() -> None:
+    packed = batch(random.Random(3))
+    made, real = pad_tree(packed, FLEX_BLOCK), len(packed.tokens)
+    tensors = [tensor.detach() for tensor in inputs(made, 4, 2, torch.float32)]
+    for options in (AttentionOptions(0.35, 3), AttentionOptions(0.35, relative_bias=torch.randn(9, 4))):
+        layout = CudaLayout(made)
+        with torch.no_grad():
+            out = layout.attend(*tensors, options)
+            dense = DenseLayout(made).attend(*tensors, options)
+            torch.testing.assert_close(out[:, :real], dense[:, :real], rtol=0, atol=1e-5)
+        # FlexAttention knows no bias from a table: blocks are laid out then, and only then.
+        assert ("blocks" in vars(layout)) is (options.relative_bias is not None)
 
 
 def test_flash_leaves_mixed_rows_to_others() -> None:

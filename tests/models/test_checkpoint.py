@@ -14,8 +14,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 import bottega
 from bottega.errors import ModelError
 from bottega.models.checkpoint import load_model
-from bottega.models.config import load_config
-from bottega.models.tokenizer import load_tokenizer, mismatched_tokenizer_class
 from bottega.recipe.schema import Model
 from bottega.training.needs import micro_batches
 from bottega.training.setup import Run, build
@@ -101,14 +99,8 @@ def test_a_classifier_loads_with_plain_from_pretrained(kind: str, adapter: dict 
     assert torch.isfinite(one).all()
 
 
-def test_dropout_is_set_wherever_a_model_has_one(tmp_path: Path) -> None:
+def test_dropout_holds_in_training_alone(tmp_path: Path) -> None:
     base = make_model(tmp_path / "base", "gpt2")
-    config = load_config(Model(base=str(base), dropout=0.25), None)
-    assert {config.attn_pdrop, config.embd_pdrop, config.resid_pdrop} == {0.25}
-    assert config.summary_first_dropout == 0.25
-    shape = {"model_type": "llama", "hidden_size": 32, "vocab_size": 300}
-    tokenizer = AutoTokenizer.from_pretrained(str(base))
-    assert load_config(Model(shape=shape, tokenizer=str(base), dropout=0.3), tokenizer).attention_dropout == 0.3
     document = {"model": {"base": str(base), "dtype": "float32", "dropout": 0.5}, "objective": {"kind": "sft"}}
     session = run(tmp_path, **document)
     (batch,) = micro_batches(session, session.sampler.examples[:])
@@ -116,9 +108,6 @@ def test_dropout_is_set_wherever_a_model_has_one(tmp_path: Path) -> None:
     quiet, one, other = (scorer.train(training)(batch, frozenset({"logp"}))["logp"] for training in (False, True, True))
     assert (one - other).abs().max() > 1e-2
     assert torch.equal(quiet, scorer.eval()(batch, frozenset({"logp"}))["logp"])
-    with pytest.raises(ModelError, match="mamba has no dropout") as caught:
-        load_config(Model(base=str(make_model(tmp_path / "mamba", "mamba")), dropout=0.1), None)
-    assert caught.value.where == "model.dropout"
 
 
 def test_dpo_continuing_an_adapter_compares_with_that_adapter(llama: Path, tmp_path: Path) -> None:
@@ -150,38 +139,7 @@ def test_a_run_is_a_base(llama: Path, tmp_path: Path) -> None:
         assert (again / "run" / "model" / "model.safetensors").exists()
 
 
-def test_a_tokenizer_of_ones_own_stays_itself_beside_a_qwen2(tmp_path: Path) -> None:
-    """transformers would cut its texts as Qwen2's own tokenizer does."""
-    base = make_model(tmp_path / "base", "llama")
-    config = json.loads((base / "config.json").read_text())
-    (base / "config.json").write_text(json.dumps(config | {"model_type": "qwen2"}))
-    before = AutoTokenizer.from_pretrained(tmp_path / "base").backend_tokenizer.pre_tokenizer
-    read = load_tokenizer(str(base))
-    saved = json.loads((base / "tokenizer.json").read_text())
-    assert json.loads(read.backend_tokenizer.to_str())["pre_tokenizer"] == saved["pre_tokenizer"]
-    assert "Split" in str(before)
-    assert "Split" not in str(read.backend_tokenizer.pre_tokenizer)
-    assert mismatched_tokenizer_class(read, AutoConfig.from_pretrained(base)) == "Qwen2Tokenizer"
-    assert mismatched_tokenizer_class(read, AutoConfig.for_model("llama")) is None
-    assert mismatched_tokenizer_class(AutoTokenizer.from_pretrained(base), AutoConfig.from_pretrained(base)) is None
-
-
-def test_a_run_tells_that_its_tokenizer_will_be_read_otherwise(llama: Path, tmp_path: Path) -> None:
-    shape = {"model_type": "qwen2", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
-    shape |= {"num_attention_heads": 2, "num_key_value_heads": 2}
-    recipe = bottega.Recipe.parse(
-        {
-            "model": {"shape": shape, "tokenizer": str(llama)},
-            "data": {"train": str(write_jsonl(tmp_path / "rows.jsonl", [{"text": "the cat sat"}] * 4))},
-            "objective": {"kind": "causal"},
-            "optim": {"steps": 1},
-        }
-    )
-    notes = [event.message for event in bottega.train(recipe, tmp_path / "run") if event.type == "noted"]
-    assert sum("loads this tokenizer as Qwen2Tokenizer" in note for note in notes) == 1
-
-
 @pytest.mark.parametrize("kind", ["clip", "emu3_text_model"])
-def test_what_is_no_text_model_is_refused_by_name(kind: str) -> None:
+def test_models_of_other_modalities_are_refused(kind: str) -> None:
     with pytest.raises(ModelError, match=f"transformers has no AutoModelForCausalLM for {kind}"):
         load_model(Model(base="x"), AutoConfig.for_model(kind), "language", [], torch.float32, None)

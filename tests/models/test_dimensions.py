@@ -11,7 +11,6 @@ import transformers
 import bottega
 from bottega.errors import ModelError
 from bottega.models.dimensions import hidden_width, layer_count, vocabulary_size
-from bottega.planning.calibration import can_shorten, shorten_config
 from bottega.recipe.schema import Recipe
 from making import make_tokenizer, tiny_config, write_jsonl
 
@@ -86,7 +85,7 @@ def recipe(base: Path, objective: str, *rows: dict[str, str], **more: Any) -> Re
         ("canine", (48, 5, 0)),
     ],
 )
-def test_what_configs_say(kind: str, sizes: tuple[int, int, int]) -> None:
+def test_width_depth_and_vocabulary_of_configs(kind: str, sizes: tuple[int, int, int]) -> None:
     if kind in CONFIGS:
         config = transformers.AutoConfig.for_model(kind, vocab_size=300, **CONFIGS[kind][1])
     elif kind == "canine":
@@ -100,20 +99,11 @@ def test_what_configs_say(kind: str, sizes: tuple[int, int, int]) -> None:
 @pytest.mark.parametrize(
     ("kind", "objective"), [("funnel", "masked"), ("prophetnet", "sft"), ("perceiver", "masked"), ("blt", "sft")]
 )
-def test_models_that_say_their_depth_of_no_whole_are_planned(kind: str, objective: str, tmp_path: Path) -> None:
+def test_models_without_a_single_depth_are_planned(kind: str, objective: str, tmp_path: Path) -> None:
     row = {"text": "the cat sat on the mat"} if objective == "masked" else {"prompt": "the cat", "completion": " sat"}
     given = recipe(made(kind, tmp_path / kind), objective, row, row)
     assert bottega.plan(given).measured
     assert bottega.plan(given, device="h100").memory > 0
-
-
-@pytest.mark.parametrize("kind", ["funnel", "prophetnet", "perceiver", "blt"])
-def test_which_models_are_measured_with_fewer_layers(kind: str) -> None:
-    config = transformers.AutoConfig.for_model(kind, vocab_size=300, **CONFIGS[kind][1])
-    assert not can_shorten(config)
-    assert shorten_config(config, layer_count(config)).to_dict() == config.to_dict()
-    assert can_shorten(tiny_config("llama"))
-    assert layer_count(shorten_config(tiny_config("llama"), 1)) == 1
 
 
 def test_a_text_that_a_model_cannot_compute_is_named(tmp_path: Path) -> None:

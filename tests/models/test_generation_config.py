@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, GenerationConfig
 
-import bottega
-from bottega.errors import ModelError
-from making import make_model, make_tokenizer, write_jsonl
+from making import make_model, make_tokenizer
 
-ROWS = [{"prompt": "the cat", "completion": f" sat on {n}"} for n in ("red", "blue", "one")]
-CAUSAL = {"kind": "causal"}
 PAIRS = [{"prompt": "the cat", "chosen": f" sat on the {n} mat and ran", "rejected": " no"} for n in ("red", "two")]
 LABELLED = [{"text": "the cat sat", "label": "a"}, {"text": "it ran", "label": "b"}]
 
@@ -25,61 +22,8 @@ LABELLED = [{"text": "the cat sat", "label": "a"}, {"text": "it ran", "label": "
 TURNS = "{% for m in messages %}{{ '<mask>' + m.role + '\n' + m.content + '<unk>\n' }}{% endfor %}"
 
 
-def trained(base: Path | str, out: Path, rows: list[dict[str, Any]] = ROWS, **sections: Any) -> list[dict[str, Any]]:
-    """The validations of a run on these rows, written to `out`."""
-    data = str(write_jsonl(out.with_suffix(".jsonl"), rows))
-    document = {
-        "model": {"base": str(base), "dtype": "float32"},
-        "data": {"train": data, "validation": data},
-        "objective": {"kind": "sft"},
-        "optim": {"steps": 4, "examples": 3, "lr": 0.02},
-        "evaluate": {},
-        **sections,
-    }
-    events = bottega.train(bottega.Recipe.parse(document), out)
-    return [event.document() for event in events if event.type == "validated"]
-
-
-def losses_on(base: Path, out: Path, targets: Any) -> tuple[float, float]:
-    """(the loss at the end of a run with an adapter, the loss with which a run from its result begins)"""
-    texts = [{"text": "the cat sat on the red mat and ran"}, {"text": "it was a very happy blue dog"}]
-    ended = trained(base, out / "first", texts, objective=CAUSAL, adapter={"rank": 4, "alpha": 16, "targets": targets})
-    begun = trained(out / "first", out / "next", texts, objective=CAUSAL, optim={"steps": 1, "lr": 1e-9})
-    return ended[-1]["loss"], begun[0]["loss"]
-
-
-@pytest.mark.parametrize(
-    ("kind", "targets"),
-    [("llama", ["embed_tokens"]), ("llama", ["lm_head", "q_proj"]), ("gpt2", ["wte"])],
-)
-def test_an_adapter_on_tied_embeddings_is_merged_into_its_own_end(
-    kind: str, targets: list[str], tmp_path: Path
-) -> None:
-    base = make_model(tmp_path / "base", kind, tie_word_embeddings=True)
-    ended, begun = losses_on(base, tmp_path, targets)
-    assert begun == pytest.approx(ended, abs=1e-5)
-    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "next" / "model")
-    assert saved.config.tie_word_embeddings is False
-    assert not torch.equal(saved.get_output_embeddings().weight, saved.get_input_embeddings().weight)
-
-
-def test_embeddings_stay_tied_where_no_adapter_changes_them(tmp_path: Path) -> None:
-    base = make_model(tmp_path / "base", tie_word_embeddings=True)
-    ended, begun = losses_on(base, tmp_path, "all-linear")
-    assert begun == pytest.approx(ended, abs=1e-5)
-    assert AutoModelForCausalLM.from_pretrained(tmp_path / "next" / "model").config.tie_word_embeddings
-
-
-def test_embeddings_that_three_share_are_not_merged_into(tmp_path: Path) -> None:
-    base = make_model(tmp_path / "base", "t5", tie_word_embeddings=True)
-    rows = {"objective": {"kind": "sft"}, "adapter": {"rank": 2, "targets": ["shared", "q"]}}
-    trained(base, tmp_path / "first", **rows)
-    with pytest.raises(ModelError, match="cannot be merged"):
-        trained(tmp_path / "first", tmp_path / "next", objective={"kind": "sft"})
-
-
 @pytest.mark.parametrize("adapter", [None, {"rank": 2}], ids=["full", "lora"])
-def test_every_token_that_ends_a_turn_is_named(adapter: Any, tmp_path: Path) -> None:
+def test_every_token_that_ends_a_turn_is_named(trained: Callable[..., Any], adapter: Any, tmp_path: Path) -> None:
     base = make_model(tmp_path / "base", template=TURNS)
     trained(base, tmp_path / "run", objective={"kind": "sft"}, adapter=adapter)
     result = tmp_path / "run" / ("model" if adapter is None else "adapter")
@@ -88,7 +32,7 @@ def test_every_token_that_ends_a_turn_is_named(adapter: Any, tmp_path: Path) -> 
     assert tokenizer.chat_template == TURNS
 
 
-def test_tokens_that_the_base_stops_at_are_kept(tmp_path: Path) -> None:
+def test_tokens_that_the_base_stops_at_are_kept(trained: Callable[..., Any], tmp_path: Path) -> None:
     base = make_model(tmp_path / "base", template=TURNS)
     GenerationConfig(eos_token_id=[7, 1], do_sample=True, temperature=0.6).save_pretrained(base)
     trained(base, tmp_path / "run", objective={"kind": "sft"})
@@ -99,7 +43,9 @@ def test_tokens_that_the_base_stops_at_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "odd", [{"temperature": 0.6, "do_sample": False}, {"top_p": 0.9}, {"length_penalty": 2.0, "early_stopping": True}]
 )
-def test_a_generation_config_that_cannot_be_saved_does_not_lose_the_result(odd: dict[str, Any], tmp_path: Path) -> None:
+def test_a_generation_config_that_cannot_be_saved_does_not_lose_the_result(
+    trained: Callable[..., Any], odd: dict[str, Any], tmp_path: Path
+) -> None:
     base = make_model(tmp_path / "base")
     (base / "generation_config.json").write_text(json.dumps(odd | {"bos_token_id": 0}))
     trained(base, tmp_path / "run", save={"every": 2})
@@ -108,7 +54,7 @@ def test_a_generation_config_that_cannot_be_saved_does_not_lose_the_result(odd: 
 
 
 @pytest.mark.parametrize("kind", ["reward", "classify"])
-def test_a_classifier_pads_as_its_config_says(kind: str, tmp_path: Path) -> None:
+def test_a_classifier_pads_as_its_config_says(trained: Callable[..., Any], kind: str, tmp_path: Path) -> None:
     base = make_model(tmp_path / "base")
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.pad_token = tokenizer.eos_token
@@ -126,7 +72,9 @@ def test_a_classifier_pads_as_its_config_says(kind: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("dtype", "stored"), [("float32", "bfloat16"), ("bfloat16", "float32")])
-def test_the_dtype_of_the_config_is_that_of_the_weights(dtype: str, stored: str, tmp_path: Path) -> None:
+def test_the_dtype_of_the_config_is_that_of_the_weights(
+    trained: Callable[..., Any], dtype: str, stored: str, tmp_path: Path
+) -> None:
     base = make_model(tmp_path / "base")
     weights = {key: value.to(getattr(torch, stored)) for key, value in load_file(base / "model.safetensors").items()}
     save_file(weights, base / "model.safetensors", {"format": "pt"})
@@ -136,7 +84,7 @@ def test_the_dtype_of_the_config_is_that_of_the_weights(dtype: str, stored: str,
     assert json.loads((result / "config.json").read_text())["dtype"] == dtype
 
 
-def test_a_tokenizer_reloads_with_equal_ids(tmp_path: Path) -> None:
+def test_a_tokenizer_reloads_with_equal_ids(trained: Callable[..., Any], tmp_path: Path) -> None:
     base = make_model(tmp_path / "base")
     shutil.rmtree(tmp_path / "plain", ignore_errors=True)
     plain = make_tokenizer(tmp_path / "plain", bos=False)

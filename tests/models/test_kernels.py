@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,8 +13,18 @@ from transformers import AutoConfig, AutoModel
 
 from bottega.models.attention import ATTENTION_NAME, register_attention
 from bottega.models.fast_dropout import dropout
-from bottega.models.kernels import apply_kernels, lora_linear, prove_kernels
+from bottega.models.kernels import (
+    apply_kernels,
+    attention,
+    encoder_last_layer,
+    gated_mlp,
+    lora_linear,
+    prove_kernels,
+    rms_norm,
+)
+from bottega.models.kernels import dropout as dropout_kernel
 from bottega.models.kernels.attention import single_row_layout
+from making import tiny_config
 
 
 class Net(nn.Module):
@@ -163,22 +174,6 @@ def test_a_gated_layer_with_loras(dropout: float) -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
 
 
-def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
-    torch.manual_seed(0)
-    x = torch.full((1003, 997), 3.0, requires_grad=True)
-    out = dropout(x, 0.3)
-    out.sum().backward()
-    out = out.detach()
-    assert float((out == 0).float().mean()) == pytest.approx(0.3, abs=2e-3)
-    assert float(out.mean()) == pytest.approx(3.0, abs=0.01)
-    torch.testing.assert_close(x.grad, out / 3, msg="the backward drops what the forward dropped")
-    # Four numbers come from one draw; none follows from its neighbour.
-    pairs = (out == 0).flatten()[: 4 * 249_000].view(-1, 4).float()
-    assert torch.corrcoef(pairs.T).fill_diagonal_(0).abs().max() < 0.01
-    torch.manual_seed(0)
-    assert torch.equal(out, dropout(x.detach(), 0.3))
-
-
 def test_dropout_at_rest_and_at_its_ends() -> None:
     module, x = nn.Dropout(0.5), torch.randn(7, 6)
     assert prove_kernels(module) == ("Dropout",)
@@ -190,7 +185,7 @@ def test_dropout_at_rest_and_at_its_ends() -> None:
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "electra"])
-def test_a_last_layer_at_what_is_read(kind: str) -> None:
+def test_a_last_layer_is_computed_at_the_positions_read(kind: str) -> None:
     """Values there, and gradients of every weight, are those of all places; elsewhere it answers nothing."""
     torch.manual_seed(0)
     size = {"hidden_size": 12, "num_attention_heads": 3, "intermediate_size": 20, "num_hidden_layers": 2}
@@ -217,7 +212,33 @@ def test_a_last_layer_at_what_is_read(kind: str) -> None:
     torch.testing.assert_close(everything, whole, rtol=0, atol=1e-12)
 
 
-def test_what_is_not_named_is_left_alone() -> None:
+def test_classes_that_are_not_named_keep_their_forward() -> None:
     module = Gated(nn.SiLU())
     apply_kernels(module, ["Rms"])
     assert "forward" not in vars(module)
+
+
+def modules() -> dict[ModuleType, nn.Module]:
+    llama, bert = (AutoModel.from_config(tiny_config(kind)) for kind in ("llama", "bert"))
+    return {
+        attention: llama.layers[0].self_attn,
+        dropout_kernel: nn.Dropout(0.5),
+        encoder_last_layer: bert.encoder.layer[1],
+        gated_mlp: llama.layers[0].mlp,
+        rms_norm: llama.norm,
+        lora_linear: adapted().base_model.model.one,
+    }
+
+
+def test_each_kernel_matches_its_own_modules_alone() -> None:
+    found = modules()
+    for kernel in found:
+        assert [other for other, module in found.items() if kernel.matches(module)] == [kernel]
+
+
+def test_a_sample_call_is_one_that_the_module_takes() -> None:
+    for kernel, module in modules().items():
+        if kernel not in (lora_linear, attention):
+            x, keywords = kernel.sample_call(module.eval(), 9)
+            assert x.shape[1] == 9
+            assert module(x, **keywords) is not None

@@ -48,7 +48,7 @@ def _has_bitsandbytes(request: pytest.FixtureRequest) -> None:
 
 
 @KIND
-def test_a_layer_is_near_what_it_was(kind: str) -> None:
+def test_a_quantized_layer_is_close_to_the_layer(kind: str) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(128, 96)
     small = LINEAR_CLASSES[kind](layer)
@@ -116,7 +116,9 @@ def test_the_body_is_packed_and_the_head_is_not(kind: str, tmp_path: Path) -> No
 
 @KIND
 @pytest.mark.parametrize(("model", "more"), [("llama", {}), ("qwen3", {"tie_word_embeddings": False}), ("mistral", {})])
-def test_packed_while_it_is_read_is_packed_afterwards(kind: str, model: str, more: dict, tmp_path: Path) -> None:
+def test_quantizing_while_loading_equals_quantizing_afterwards(
+    kind: str, model: str, more: dict, tmp_path: Path
+) -> None:
     folder = make_model(tmp_path / "model", model, attention_bias=True, **more)
     config, auto = AutoConfig.from_pretrained(str(folder)), AutoModelForCausalLM
     afterwards = auto.from_pretrained(str(folder), dtype=torch.bfloat16)
@@ -136,14 +138,14 @@ def test_packed_while_it_is_read_is_packed_afterwards(kind: str, model: str, mor
         assert read.generation_config.eos_token_id == 7
 
 
-def test_what_transformers_must_change_is_read_by_it(tmp_path: Path) -> None:
+def test_weights_that_transformers_converts_are_loaded_by_it(tmp_path: Path) -> None:
     folder = make_model(tmp_path / "model", "mixtral")  # whose experts are merged while they are read
     config = AutoConfig.from_pretrained(str(folder))
     assert load_quantized(AutoModelForCausalLM, folder, config, torch.float32, "fp8") is None
     assert quantized_size(loaded(folder, "fp8")).layers == 8
 
 
-def test_what_has_nothing_to_pack_is_refused(tmp_path: Path) -> None:
+def test_a_model_without_linear_layers_is_refused(tmp_path: Path) -> None:
     folder = make_model(tmp_path / "gpt2", "gpt2")  # its layers are transformers' own Conv1D
     with pytest.raises(ModelError, match="no linear layers"):
         loaded(folder, "fp8")
@@ -203,7 +205,7 @@ def test_a_run_learns_is_resumed_to_the_bit_and_measured_as_it_was_trained(kind:
 
 
 @KIND
-def test_packed_and_fused_is_alone_and_by_itself(kind: str, tmp_path: Path) -> None:
+def test_packed_and_fused_equals_row_by_row(kind: str, tmp_path: Path) -> None:
     """Two rows that share a beginning, through every fused part, beside each alone through transformers' own."""
     small, plain = (loaded(make_model(tmp_path / "model", "llama"), kind) for _ in range(2))
     rows = [np.array([*range(3, 12), *range(start, start + 4)]) for start in (30, 60)]

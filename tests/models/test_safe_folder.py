@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,6 @@ from bottega.training.reward_models import RewardModels
 from making import make_model, tiny_config, write_jsonl
 
 ROWS = [{"prompt": "the cat", "completion": f" sat on {n}"} for n in ("red", "blue", "one")]
-
-
-@pytest.fixture
-def copied(llama: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(llama, tmp_path / "base"))
 
 
 def change(path: Path, **entries: Any) -> None:
@@ -171,12 +165,6 @@ def test_a_head_that_would_be_drawn_at_random_answers_nothing(ask: str, tmp_path
         assert "bottega fill" in str(caught.value.fix)
 
 
-def test_a_reward_model_without_its_head(copied: Path) -> None:
-    change(copied / "config.json", architectures=["LlamaForSequenceClassification"], id2label={"0": "reward"})
-    with pytest.raises(ModelError, match="score is missing, and a new one would answer at random"):
-        RewardModels("cpu", "float32").load(str(copied))
-
-
 def adapted(base: Path, out: Path) -> Path:
     document = {
         "model": {"base": str(base), "dtype": "float32"},
@@ -209,35 +197,3 @@ def test_an_adapter_that_is_not_read_whole_is_refused(change_keys: str, copied: 
     ):
         with pytest.raises(ModelError, match=r"of the adapter .*layers"):
             load()
-
-
-def test_a_token_the_model_has_no_embedding_of(copied: Path) -> None:
-    config = json.loads((copied / "tokenizer.json").read_text())
-    added = {"id": 300, "content": "zebra", "special": False, "normalized": False}
-    config["added_tokens"].append(added | {"single_word": False, "lstrip": False, "rstrip": False})
-    (copied / "tokenizer.json").write_text(json.dumps(config))
-    for use in (
-        bottega.load(copied).generate,
-        bottega.load(copied).stream,
-        bottega.load_embedder(copied).embed,
-    ):
-        assert list(use(["the cat"] if use.__name__ != "stream" else "the cat"))
-        with pytest.raises(ModelError, match=r"token 300, but the model's vocab_size is 300") as caught:
-            list(use(["a zebra"] if use.__name__ != "stream" else "a zebra"))
-        assert caught.value.where == str(copied)
-        assert caught.value.fix
-
-
-def test_a_name_that_cannot_be_reached_is_asked_for_once(monkeypatch: Any, capfd: Any) -> None:
-    import huggingface_hub
-
-    asked = []
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(
-        huggingface_hub.HfApi, "model_info", lambda _, name, **how: asked.append(name) or (_ for _ in ()).throw(OSError)
-    )
-    with pytest.raises(ModelError, match="no such folder, and no such model on the hub") as caught:
-        bottega.load_embedder("nobody/nothing")
-    assert caught.value.where == "nobody/nothing"
-    assert asked == ["nobody/nothing"]
-    assert capfd.readouterr().err == ""

@@ -10,13 +10,12 @@ import pytest
 
 import bottega
 from bottega import objectives
-from bottega.errors import BottegaError, DataError, ModelError, RecipeError
+from bottega.errors import BottegaError, DataError, RecipeError
 from bottega.objectives import OnPolicy
 from bottega.objectives.rewards import RewardFunction, SampledAnswer
 from bottega.records import Posed
 from bottega.runs.store import history
 from bottega.training.preview import dry_run
-from bottega.training.reward_models import RewardModels
 from making import make_model, write_jsonl
 
 POSED = Posed("rows line 1", "two and two?", "#### 4", row={"hint": "even"})
@@ -143,20 +142,6 @@ def test_a_reward_model_scores_answers(place: Path) -> None:
     assert stepped.metrics["reward"] == pytest.approx(
         stepped.metrics["reward_model"] + stepped.metrics["reward_length"]
     )
-
-
-@pytest.mark.parametrize("name", ["sft", "base"])
-def test_a_model_without_a_score_is_refused(place: Path, name: str) -> None:
-    with pytest.raises(ModelError, match="not a reward model"):
-        run(place, f"judged-by-{name}", {"kind": "model", "model": name})
-    assert not (place / f"judged-by-{name}" / "checkpoints").exists()
-
-
-def test_a_prompt_too_long_for_a_reward_model_loses_its_beginning(place: Path) -> None:
-    long, judges = Posed("rows line 1", "the cat sat " * 100), RewardModels("cpu", "float32")
-    written = [SampledAnswer(long, text, 3, True) for text in (" red", " blue", " on the mat")]
-    with pytest.warns(RuntimeWarning, match="reads 128 tokens"):
-        assert len(set(judges(str(place / "reward"), written))) == 3
 
 
 def test_rows_without_a_reference_answer_are_left_out_if_a_reward_compares(place: Path, tmp_path: Path) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -17,59 +15,10 @@ from bottega.cli.commands import app
 from bottega.cli.interruption import Interrupted
 from bottega.errors import DataError
 from bottega.planning.advise import decide
-from bottega.planning.learning_curve import CurvePoint, Extrapolation, extrapolate
+from bottega.planning.learning_curve import Extrapolation
 from bottega.planning.study import Study
-from bottega.progress import ignore_status
 from bottega.runs.store import stored_recipe
 from making import WORDS, make_model, write_jsonl
-
-
-def extrapolations(values: dict[int, float], error: float, *, share: bool) -> list[Extrapolation]:
-    points = [
-        CurvePoint(rows, value, error, 100 * (place + 1), 10.0 * (place + 1), True)
-        for place, (rows, value) in enumerate(values.items())
-    ]
-    return list(extrapolate(points, [1000, 2000], share=share))
-
-
-def falling(rows: int, floor: float) -> float:
-    return 1 - floor - 2.0 * rows**-0.4
-
-
-@pytest.mark.parametrize(
-    "curve", [lambda n: falling(n, 0.0), lambda n: falling(n, 0.2), lambda n: 1 / (1 + 250 / n)], ids=["0", "0.2", "S"]
-)
-def test_the_curve_is_extrapolated(curve: Callable[[int], float]) -> None:
-    """Errors, or their odds, that fall as a power of the rows, to a floor or to none: the interval holds what comes."""
-    draw, held = np.random.default_rng(0), []
-    for _ in range(100):
-        true = {rows: curve(rows) for rows in (50, 100, 200, 1000)}
-        seen = {rows: true[rows] + float(draw.normal(0, 0.02)) for rows in (50, 100, 200)}
-        one, twice = extrapolations(seen, 0.02, share=True)
-        held.append(one.low <= true[1000] <= one.high)
-        assert one.low <= one.value <= one.high
-        assert twice.value >= one.value
-        assert one.high - one.low < 0.5
-    assert np.mean(held) >= 0.95
-
-
-def test_training_on_all_rows_takes_what_the_parts_took_or_a_pass() -> None:
-    one, twice = extrapolations({50: 0.5, 100: 0.6, 200: 0.7}, 0.02, share=True)
-    assert one.passes == pytest.approx(300 * 16 / 1000), "three hundred updates of sixteen"
-    assert one.seconds == pytest.approx(30)
-    assert twice.passes == pytest.approx(300 * 16 / 2000)
-    points = [CurvePoint(rows, 0.5, 0.02, 10, 1.0, True) for rows in (50, 100, 200)]
-    (large,) = extrapolate(points, [16_000], share=True)
-    assert large.passes == 1
-    assert large.seconds == pytest.approx(100)
-
-
-def test_a_loss_falls_and_what_does_not_is_left_level() -> None:
-    one, _ = extrapolations({rows: 5 * rows**-0.2 for rows in (50, 100, 200)}, 0.001, share=False)
-    assert one.low == pytest.approx(5 * 1000**-0.2, rel=0.02), "with no floor"
-    assert one.high < 5 * 200**-0.2
-    one, _ = extrapolations({rows: 0.5 - rows / 10_000 for rows in (50, 100, 200)}, 0.001, share=True)
-    assert one.value == pytest.approx(0.49, abs=0.01), "more rows are not taken to do harm"
 
 
 def test_decision() -> None:
@@ -81,46 +30,6 @@ def test_decision() -> None:
     assert decide("accuracy", True, {"base": 0.3}, expected, done=False)[0] == "tune"
     assert decide("loss", False, {"base": 0.9}, expected)[0] == "tune"
     assert decide("loss", False, {}, expected)[0] == "inconclusive"
-
-
-def split(folder: Path, kind: str, rows: list[dict[str, Any]], evaluated: int = 20) -> tuple[Any, Any, Any]:
-    """(rows of each part, training rows, evaluation rows)."""
-    folder.mkdir()
-    located = [(f"row {number}", row) for number, row in enumerate(rows)]
-    parts, rest = Study(folder, kind, "model", 0, ignore_status).split_rows(located, evaluated, "rows.jsonl")
-    kept = [json.loads(line) for line in (folder / "evaluation.jsonl").read_text().splitlines()]
-    return [[row for _, row in part] for part in parts], [row for _, row in rest], kept
-
-
-def test_every_part_has_every_label(tmp_path: Path) -> None:
-    rows = [{"text": f"the {n}", "label": str(n // 20)} for n in range(400)]
-    parts, rest, _ = split(tmp_path / "one", "classify", rows)
-    assert [len(part) for part in parts] == [20, 40, 80], "twenty labels, and of 340 rows a twentieth is 17"
-    assert all({row["label"] for row in part} == {str(n) for n in range(20)} for part in parts)
-    assert parts[0] == parts[1][:20] == rest[:20]
-    once = [{"text": f"the {n}", "label": "rare" if n == 3 else "usual"} for n in range(200)]
-    _, rest, evaluated = split(tmp_path / "two", "classify", once)
-    assert "rare" in {row["label"] for row in rest}, "a label with one row is trained on, not evaluated"
-    assert "rare" not in {row["label"] for row in evaluated}
-    spans = [
-        {"text": f"the {n}", "spans": [{"start": 0, "end": 3, "label": "b" if n == 150 else "a"}]} for n in range(200)
-    ]
-    parts, _, _ = split(tmp_path / "three", "tag", spans)
-    assert {row["spans"][0]["label"] for row in parts[0]} == {"a", "b"}
-    several = [{"text": f"the {n}", "label": str(n % 60)} for n in range(200)]
-    with pytest.raises(DataError, match="200 rows with 60 labels are too few"):
-        split(tmp_path / "four", "classify", several)
-    numbers = [{"text": f"the {n}", "label": float(n)} for n in range(200)]
-    assert [len(part) for part in split(tmp_path / "five", "regress", numbers)[0]] == [16, 32, 64]
-
-
-def test_no_training_row_is_an_evaluation_row(tmp_path: Path) -> None:
-    rows = [{"text": f"where is the dog number {n}", "label": str(n % 2)} for n in range(200)]
-    rows[5] = rows[150]
-    _, rest, evaluated = split(tmp_path / "rows", "classify", rows)
-    assert rows[5] in rest
-    assert rows[5] not in evaluated
-    assert len(evaluated) == 19
 
 
 def labelled() -> list[dict[str, str]]:

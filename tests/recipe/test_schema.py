@@ -8,7 +8,6 @@ import pytest
 
 from bottega import objectives
 from bottega.errors import RecipeError
-from bottega.recipe.reference import recipe_reference
 from bottega.recipe.schema import Data, Recipe, Source
 from bottega.records.formats import format_names
 from making import ROOT
@@ -32,38 +31,6 @@ def test_a_recipe_reads_back_from_its_own_document() -> None:
     assert recipe.fingerprint() == Recipe.parse(recipe.document()).fingerprint() != Recipe.parse(MINIMAL).fingerprint()
 
 
-def paths(recipe: Recipe) -> list[Path]:
-    return [Path(source.path) for source in recipe.train_sources]
-
-
-def test_paths_resolve_against_the_recipes_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
-    for folder in (here, elsewhere):
-        folder.mkdir()
-    (elsewhere / "mine.jsonl").write_text("")
-    path = here / "recipe.yaml"
-    path.write_text("model: {base: org/model}\ndata: {train: [a.jsonl, ../b.jsonl]}\nobjective: {kind: sft}\n")
-    monkeypatch.chdir(elsewhere)
-    assert paths(Recipe.load(path)) == [here / "a.jsonl", tmp_path / "b.jsonl"]
-    assert Recipe.load(path).model.base == "org/model"
-    assert paths(Recipe.load(path, "data.train=mine.jsonl")) == [elsewhere / "mine.jsonl"]
-    (here / "mine.jsonl").write_text("")
-    assert paths(Recipe.load(path, "data.train=mine.jsonl")) == [here / "mine.jsonl"]
-    (here / "org" / "model").mkdir(parents=True)
-    assert Recipe.load(path).model.base == str(here / "org" / "model")
-
-
-@pytest.mark.parametrize(
-    ("override", "value"),
-    [("optim.lr=1e-4", 1e-4), ("optim.lr=0.5", 0.5), ("optim.betas=[0.5, 0.6]", (0.5, 0.6)), ("optim.clip=null", None)],
-)
-def test_overrides(tmp_path: Path, override: str, value: object) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_text("model: {base: m}\ndata: {train: a.jsonl}\nobjective: {kind: sft}\n")
-    name = override.partition("=")[0].removeprefix("optim.")
-    assert getattr(Recipe.load(path, override).optim, name) == value
-
-
 def test_default_learning_rates_depend_on_the_method() -> None:
     full, lora = (Recipe.parse(MINIMAL | {"adapter": adapter}).lr for adapter in (None, {}))
     assert (full, lora) == objectives.load("sft").lr
@@ -82,12 +49,6 @@ def test_a_row_format_is_a_file_of_the_formats() -> None:
         Recipe.parse(MINIMAL | {"data": {"train": "rows.jsonl", "format": "mesages"}})
     assert caught.value.fix == "did you mean messages?"
     assert set(Source.model_json_schema()["properties"]["format"]["enum"]) == {"auto", *format_names()}
-
-
-def test_the_reference_page_is_up_to_date() -> None:
-    assert (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8") == recipe_reference(), (
-        "python -m bottega.cli.docs > docs/recipe.md"
-    )
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)

@@ -5,50 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
 import bottega
 from bottega.cli.commands import app
-from bottega.errors import RecipeError
 from bottega.recipe.schema import Recipe
 from bottega.runs.atomic_files import checksum
-from making import write_jsonl
-
-ROWS = [{"prompt": f"the cat {n}", "completion": f" sat on {n}"} for n in ("red", "blue", "one", "two", "three", "mat")]
-
-
-@pytest.fixture
-def recipe(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A recipe with relative paths in its own folder; the working directory is another one."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    write_jsonl(folder / "rows.jsonl", ROWS)
-    document: dict[str, Any] = {
-        "model": {"base": str(llama), "dtype": "float32"},
-        "data": {"train": "rows.jsonl", "validation": 0.3},
-        "objective": {"kind": "sft"},
-        "optim": {"epochs": 1, "examples": 2, "lr": 1e-2},
-    }
-    (folder / "recipe.yaml").write_text(json.dumps(document))
-    monkeypatch.chdir(tmp_path)
-    return folder / "recipe.yaml"
 
 
 def call(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def test_an_override_replaces_the_key_it_excludes(recipe: Path, llama: Path) -> None:
-    assert Recipe.load(recipe, "optim.steps=40").optim.epochs is None
-    assert Recipe.load(recipe, "optim.update_tokens=64").optim.examples is None
-    made = Recipe.load(recipe, "model.shape={model_type: llama}", f"model.tokenizer={llama}")
-    assert made.model.base is None
-    assert Recipe.load(recipe, "optim.steps=null").optim.epochs == 1
-    with pytest.raises(RecipeError, match="not both"):
-        Recipe.load(recipe, "optim.steps=40", "optim.epochs=2")
 
 
 def test_a_finished_run(recipe: Path) -> None:
@@ -75,17 +43,6 @@ def test_a_finished_run(recipe: Path) -> None:
     assert "--resume" not in shown
 
 
-def test_a_run_with_a_missing_data_file_is_not_advised_to_resume(recipe: Path) -> None:
-    for event in bottega.train(Recipe.load(recipe, "optim.steps=3"), Path("run")):
-        if event.type == "stepped":
-            break
-    assert "bottega train --resume run" in call("show", "run").stdout
-    (recipe.parent / "rows.jsonl").unlink()
-    shown = call("show", "run").stdout.replace("\n", "")
-    assert "--resume" not in shown
-    assert f"{recipe.parent}/rows.jsonl is missing" in shown
-
-
 @pytest.mark.parametrize("command", [["train"], ["plan"], ["preview"], ["train", "--dry-run"]])
 def test_a_run_folder_is_refused_as_a_recipe(command: list[str], recipe: Path) -> None:
     for event in bottega.train(Recipe.load(recipe, "optim.steps=3"), Path("run")):
@@ -95,11 +52,6 @@ def test_a_run_folder_is_refused_as_a_recipe(command: list[str], recipe: Path) -
     assert done.exit_code == 2
     assert "this is a run, not a recipe" in done.stderr
     assert "bottega train --resume run" in done.stderr.replace("\n", " ")
-
-
-def test_a_run_without_validation_rows_is_advised_to_evaluate_on_other_data(recipe: Path) -> None:
-    assert call("train", recipe, "optim.steps=1", "data.validation=null").exit_code == 0
-    assert "bottega evaluate runs/run-1 --data FILE" in call("show", "runs/run-1").stdout
 
 
 def test_a_run_with_missing_or_damaged_files(recipe: Path) -> None:

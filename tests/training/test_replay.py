@@ -14,8 +14,6 @@ import torch
 import bottega
 from bottega.batch import count_units
 from bottega.errors import DataError, RecipeError
-from bottega.models import language_head
-from bottega.models.language_head import LanguageHead, kl_divergence
 from bottega.packing import pack, split_into_micro_batches
 from bottega.recipe.schema import Recipe
 from bottega.runs.store import history
@@ -59,26 +57,6 @@ def held(session: Run, examples: list[Any], tokens: int, *, weight: float, ancho
     return gradients(session)
 
 
-def test_the_divergence_and_its_gradient_are_those_of_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(language_head.CHUNK_BYTES, "cpu", 4 * 11 * 3)  # three predictions at once
-    torch.manual_seed(0)
-    states, before = (torch.randn(8, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    weight, old = (torch.randn(11, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    found = kl_divergence(LanguageHead(weight, softcap=2.0), states, LanguageHead(old, scale=0.5), before)
-    p = (0.5 * before @ old.T).detach().softmax(1)
-    q = (2 * torch.tanh(states @ weight.T / 2)).log_softmax(1)
-    want = (p * (p.log() - q)).sum(1)
-    torch.testing.assert_close(found, want)
-    assert (found.detach() >= 0).all()
-    slopes = torch.randn(8, dtype=torch.float64)
-    for one, other in zip(
-        torch.autograd.grad(found @ slopes, (states, weight)),
-        torch.autograd.grad(want @ slopes, (states, weight)),
-        strict=True,
-    ):
-        torch.testing.assert_close(one, other)
-
-
 @pytest.mark.parametrize("more", [{}, {"adapter": {"rank": 4}}], ids=["full", "lora"])
 def test_the_anchor_holds_nothing_that_has_not_moved(more: dict[str, Any], tmp_path: Path) -> None:
     session = build(recipe(tmp_path, {"share": 0, "anchor": 0.5}, **more))
@@ -116,7 +94,7 @@ def test_the_gradient_is_that_of_both_losses_however_it_is_divided(more: dict[st
         torch.testing.assert_close(loss[name], plain[name], rtol=1e-4, atol=1e-6)
 
 
-def test_general_rows_are_drawn_evenly_and_the_same_at_every_step(tmp_path: Path) -> None:
+def test_replay_rows_are_sampled_evenly_and_by_step(tmp_path: Path) -> None:
     session = build(recipe(tmp_path, {"share": 0.3}))
     guarded = session.replay
     assert guarded is not None
@@ -141,7 +119,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_guarded_forgets_less(base: Path, tmp_path: Path) -> None:
+def test_replay_and_anchor_reduce_forgetting(base: Path, tmp_path: Path) -> None:
     found = {}
     guards: dict[str, dict[str, Any]] = {
         "none": {"share": 0, "stop_when": 99.0}, "replay": {"share": 0.3}, "anchor": {"share": 0, "anchor": 1.0},
@@ -169,7 +147,7 @@ def test_a_run_that_forgets_too_much_ends(base: Path, tmp_path: Path) -> None:
     assert list(bottega.resume(tmp_path / "run")) == []
 
 
-def test_conversations_are_general_rows_too(tmp_path: Path) -> None:
+def test_conversations_are_replayed_too(tmp_path: Path) -> None:
     turns = [{"messages": [{"role": "user", "content": one}, {"role": "assistant", "content": "red"}]} for one in WORDS]
     given = recipe(tmp_path, {"replay": str(write_jsonl(tmp_path / "turns.jsonl", turns))}, objective={"kind": "dpo"},
                    data={"train": str(write_jsonl(tmp_path / "pairs.jsonl", [
@@ -190,7 +168,9 @@ def test_conversations_are_general_rows_too(tmp_path: Path) -> None:
         ({"shares": 0.1}, {}, "did you mean share"),
     ],
 )
-def test_what_cannot_be_guarded(guard: dict[str, Any], more: dict[str, Any], words: str, tmp_path: Path) -> None:
+def test_recipes_that_replay_does_not_support(
+    guard: dict[str, Any], more: dict[str, Any], words: str, tmp_path: Path
+) -> None:
     with pytest.raises(RecipeError) as caught:
         recipe(tmp_path, guard, **more)
     assert words in str(caught.value)
@@ -227,7 +207,7 @@ def test_replay_sources_keep_their_own_reading_options(tmp_path: Path) -> None:
     assert len(run.replay.examples) == len(WORDS)
 
 
-def test_one_general_row_is_too_few(tmp_path: Path) -> None:
+def test_a_single_replay_row_is_too_few(tmp_path: Path) -> None:
     one = str(write_jsonl(tmp_path / "one.jsonl", GENERAL[:1]))
     with pytest.raises(DataError, match="too few"):
         build(recipe(tmp_path, {"replay": one}))

@@ -216,7 +216,7 @@ def _logit_chunks(head: LanguageHead, hidden: Tensor, max_bytes: Mapping[str, in
 
     Each chunk overwrites the one before: what is needed of it must be used before the next is drawn.
     """
-    size = min(len(hidden), max(1, max_bytes[hidden.device.type] // (len(head.weight) * hidden.element_size())))
+    size = max(1, min(len(hidden), max_bytes[hidden.device.type] // (len(head.weight) * hidden.element_size())))
     buffer = hidden.new_empty(size, len(head.weight))
     for start in range(0, len(hidden), size):
         chunk = hidden[start : start + size]
