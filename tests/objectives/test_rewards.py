@@ -117,9 +117,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_jsonl(folder / "pairs.jsonl", pairs)
     write_jsonl(folder / "asked.jsonl", [{"prompt": f"the cat {word}"} for word in ("sat", "ran", "is", "was")] * 3)
     document = {"model": {"base": "base", "dtype": "float32"}, "data": {"train": "pairs.jsonl"}}
-    for kind in ("reward", "sft"):
-        recipe = document | {"objective": {"kind": kind}, "optim": {"steps": 1, "examples": 2}}
-        list(bottega.train(bottega.Recipe.parse(recipe, folder=folder), folder / kind))
+    recipe = document | {"objective": {"kind": "reward"}, "optim": {"steps": 1, "examples": 2}}
+    list(bottega.train(bottega.Recipe.parse(recipe, folder=folder), folder / "reward"))
     return folder
 
 
