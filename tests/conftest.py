@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bottega.models.tokenizer import load_tokenizer
 from making import WORDS, make_model, make_tokenizer, shared_data, sharpen, tiny_config, write_jsonl  # noqa: F401
 
 # The files that take longest, by seconds of a processor.
@@ -86,3 +87,9 @@ def make_plug_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlugIn]:
 
 plug_in = pytest.fixture(make_plug_in)
 module_plug_in = pytest.fixture(scope="module")(make_plug_in)
+
+
+@pytest.fixture(scope="module")
+def stories() -> Any:
+    """A SentencePiece-like tokenizer: a BOS on every call, a space before every text, bytes for what is unknown."""
+    return load_tokenizer(str(shared_data("stories260K_hf")))

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_codec import byte_level
-from test_template_families import CALLS, SEVERAL, TALKS, TOOLS
+from chat_families import CALLS, SEVERAL, TALKS, TOOLS
+from chat_styles import byte_level
 
 from bottega.errors import ModelError
 from bottega.records import Chat, Message

@@ -1,4 +1,4 @@
-"""Calls of tools are answers too: what carries loss is what the model would have to write, for any template."""
+"""What carries loss in a conversation is what the model would have to write, to the token, for any template."""
 
 from __future__ import annotations
 
@@ -10,26 +10,36 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_codec import byte_level
+from chat_families import (
+    CALLS,
+    DAY,
+    FAMILIES,
+    FOLDER,
+    KNOW_TOOLS,
+    ONE_CALL,
+    SEVERAL,
+    SYSTEM,
+    TALKS,
+    TOOLS,
+    call,
+    calling,
+    family_codec,
+    said,
+    told,
+    weighed,
+)
+from chat_styles import byte_level, user
 
 from bottega.objectives.kto import Kto
 from bottega.objectives.sft import Sft
 from bottega.records import Chat, Message, Unpaired
-from bottega.tokenization.chat_template import ChatTemplateError, message_dicts
+from bottega.tokenization.chat_template import ChatTemplate, ChatTemplateError, message_dicts
 from bottega.tokenization.codec import Codec
 
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome", "days": 2}}}
 OTHER = {"type": "function", "function": {"name": "time", "arguments": {}}}
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string", "description": "c"}}, "required": ["city"]}
 TOOL = {"type": "function", "function": {"name": "weather", "description": "the weather", "parameters": PARAMETERS}}
-
-
-def user(text: str) -> Message:
-    return Message("user", text)
-
-
-def said(text: str) -> Message:
-    return Message("assistant", text)
 
 
 def calls(*called: dict[str, Any]) -> Message:
@@ -40,7 +50,7 @@ def result(text: str) -> Message:
     return Message("tool", text, more={"name": "weather", "tool_call_id": "abcdef123"})
 
 
-TALKS = {
+TOOL_TALKS = {
     "a call": Chat("c", (user("weather?"), calls(CALL)), (TOOL,)),
     "a call and its answer": Chat("c", (user("weather?"), calls(CALL), result("sun"), said("Sunny.")), (TOOL,)),
     "more after it": Chat(
@@ -153,14 +163,14 @@ def holds(codec: Codec, chat: Chat) -> None:
         assert all(word in stretch and word in last for word in wanted)
 
 
-@pytest.mark.parametrize("talk", TALKS)
+@pytest.mark.parametrize("talk", TOOL_TALKS)
 @pytest.mark.parametrize("name", OWN)
 def test_calls_are_learned_from_the_prompt_to_the_end_of_the_turn(name: str, talk: str) -> None:
-    holds(codec_of(OWN[name]), TALKS[talk])
+    holds(codec_of(OWN[name]), TOOL_TALKS[talk])
 
 
 def test_calls_in_full() -> None:
-    talk = TALKS["more after it"]
+    talk = TOOL_TALKS["more after it"]
     call = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome", "days": 2}}\n</tool_call><|im_end|>'
     thought = "<think>\n\n</think>\n\n"
     expected = [call, "Sunny.<|im_end|>", thought + "weather<|im_end|>"]
@@ -173,35 +183,35 @@ def test_calls_in_full() -> None:
 
 
 def test_every_token_that_ends_the_turn_is_learned() -> None:
-    for talk in TALKS.values():
+    for talk in TOOL_TALKS.values():
         assert all(stretch.endswith("<|im_end|><|turn_end|>") for stretch in learned(codec_of(SHUT_TWICE), talk))
 
 
 def test_calls_of_weight_0_are_only_read() -> None:
-    first, call, *rest = TALKS["more after it"].messages
-    chat = replace(TALKS["more after it"], messages=(first, replace(call, weight=0.0), *rest))
-    assert learned(codec_of(HERMES), chat) == learned(codec_of(HERMES), TALKS["more after it"])[1:]
+    first, call, *rest = TOOL_TALKS["more after it"].messages
+    chat = replace(TOOL_TALKS["more after it"], messages=(first, replace(call, weight=0.0), *rest))
+    assert learned(codec_of(HERMES), chat) == learned(codec_of(HERMES), TOOL_TALKS["more after it"])[1:]
 
 
 def test_a_template_that_knows_no_tools_is_refused() -> None:
     with pytest.raises(ChatTemplateError, match="does not show the tool calls of message 1"):
-        learned(codec_of(DEAF), TALKS["a call and its answer"])
+        learned(codec_of(DEAF), TOOL_TALKS["a call and its answer"])
 
 
-FOLDER = Path(os.environ.get("BOTTEGA_TEMPLATES", "/nonexistent"))
-STOCK = sorted(path.stem for path in FOLDER.glob("*.jinja") if "_training" not in path.stem)
+STOCK_FOLDER = Path(os.environ.get("BOTTEGA_TEMPLATES", "/nonexistent"))
+STOCK = sorted(path.stem for path in STOCK_FOLDER.glob("*.jinja") if "_training" not in path.stem)
 
 
 @pytest.mark.parametrize("name", STOCK or [pytest.param("none", marks=pytest.mark.skip("no BOTTEGA_TEMPLATES"))])
-@pytest.mark.parametrize("talk", TALKS)
+@pytest.mark.parametrize("talk", TOOL_TALKS)
 def test_stock_templates(name: str, talk: str) -> None:
     """Point BOTTEGA_TEMPLATES at a folder of models' own `*.jinja` to hold them to the same rule."""
-    codec = codec_of((FOLDER / f"{name}.jinja").read_text(encoding="utf-8"))
+    codec = codec_of((STOCK_FOLDER / f"{name}.jinja").read_text(encoding="utf-8"))
     try:
-        learned(codec, TALKS[talk])
+        learned(codec, TOOL_TALKS[talk])
     except ChatTemplateError as refused:
         pytest.skip(refused.what)
-    holds(codec, TALKS[talk])
+    holds(codec, TOOL_TALKS[talk])
 
 
 def test_tools_stand_before_an_answer_that_is_judged() -> None:
@@ -210,3 +220,61 @@ def test_tools_stand_before_an_answer_that_is_judged() -> None:
     assert '"name": "weather"' in codec.tokenizer.decode(row.tokens)
     ((row,),) = Sft().rows(Unpaired("u", (user("weather?"),), "Sunny.", True, (TOOL,)), codec)
     assert '"name": "weather"' in codec.tokenizer.decode(row.tokens)
+
+
+def written(name: str, chat: Chat) -> tuple[str, list[str]]:
+    """The text, and what of it the model writes, by the template's own word."""
+    marked = (FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
+    tokenizer = byte_level(bos=family_codec(name).tokenizer.bos_token, eos=family_codec(name).tokenizer.eos_token)
+    tokenizer.chat_template = marked
+    text = ChatTemplate(tokenizer, DAY).render(chat)
+    return re.sub("[⟦⟧]", "", text), re.findall("⟦(.*?)⟧", text, re.DOTALL)
+
+
+def agrees(name: str, messages: tuple[Message, ...], tools: tuple[dict[str, Any], ...] = ()) -> None:
+    chat = Chat("here", messages, tools)
+    text, wanted = written(name, chat)
+    weights = [message.weight for message in messages if message.role == "assistant"]
+    shown, found = weighed(family_codec(name), chat)
+    assert shown == text
+    assert len(wanted) == len(weights)
+    assert found == [(one, weight) for one, weight in zip(wanted, weights, strict=True) if weight]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_words_and_reasoning(name: str) -> None:
+    for messages in TALKS.values():
+        messages = messages[1:] if name == "gemma" and messages[0] == SYSTEM else messages
+        agrees(name, messages)
+
+
+@pytest.mark.parametrize("name", sorted(KNOW_TOOLS))
+def test_calls(name: str) -> None:
+    for messages in (CALLS | ({} if name in ONE_CALL else SEVERAL)).values():
+        agrees(name, messages, TOOLS)
+        agrees(name, messages)
+
+
+@pytest.mark.parametrize("name", sorted(set(FAMILIES) - KNOW_TOOLS))
+def test_a_family_without_tools_says_so(name: str) -> None:
+    messages = CALLS["a call"][1:] if name == "gemma" else CALLS["a call"]
+    with pytest.raises(ChatTemplateError):
+        family_codec(name).encode_answers(Chat("here", messages, TOOLS))
+
+
+@pytest.mark.parametrize("name", ["harmony", "llama2", "mistral", "qwen3"])
+def test_a_long_conversation_is_found_turn_by_turn(name: str) -> None:
+    """Of many answers each is found by what stands around it alone."""
+    turns = [part for n in range(26) for part in (user(f"asked {n}"), said(f"{n} answered", reasoning_content=f"r{n}"))]
+    agrees(name, tuple(turns))
+    if name in KNOW_TOOLS:
+        talk = [
+            part for n in range(26) for part in (user(f"{n}"), calling(call("hour", n=n)), told("hour"), said("hour"))
+        ]
+        agrees(name, tuple(talk), TOOLS)
+
+
+def test_weight_0_is_only_read() -> None:
+    silent = [replace(message, weight=0.0) for message in CALLS["a call"][:-1]]
+    chat = Chat("here", (*silent, said("Ten.")), TOOLS)
+    assert weighed(family_codec("hermes"), chat)[1] == [("Ten.<|im_end|>", 1.0)]

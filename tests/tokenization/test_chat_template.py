@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_codec import byte_level
+from chat_families import TALKS, family_codec, said, user, weighed
+from chat_styles import byte_level
 from test_prompt_formats import BOT, SYSTEM, TOOL, USER, learned, refused
-from test_template_families import codec_of, said, user, weighed
 
 import bottega
 from bottega import objectives
@@ -39,7 +39,7 @@ def shown(codec: Codec, kind: str, fields: dict[str, Any], **more: Any) -> list[
 
 
 def test_values_for_the_template_reach_it_in_every_objective() -> None:
-    codec = codec_of("qwen3")
+    codec = family_codec("qwen3")
     told: dict[str, Any]
     for told, thought in (({}, ""), ({"chat_template_kwargs": QUIET}, "<think>\n\n</think>\n\n")):
         talk = shown(codec, "sft", {"messages": [USER, BOT], **told})
@@ -68,7 +68,7 @@ def test_rows_that_differ_in_what_their_template_is_given_are_not_the_same() -> 
 
 @pytest.mark.parametrize("stamp", [date(2024, 1, 1), b"x"])
 def test_what_a_table_holds_beside_a_message_need_be_no_json(stamp: object) -> None:
-    codec = codec_of("qwen3")
+    codec = family_codec("qwen3")
     plain, stamped = (
         shown(codec, "sft", {"messages": [{**USER, **more}, {**BOT, **more}]}) for more in ({}, {"sent": stamp})
     )
@@ -192,3 +192,14 @@ def test_a_template_that_fails_on_a_value_names_the_row() -> None:
     codec = Codec(byte_level(eos="</s>", template="{{ 1 // n }}" + PLAIN), max_length=1000, too_long="error")
     with pytest.raises(DataError, match="refuses this conversation"):
         codec.encode_answers(Chat("rows line 3", (user("q"), said("a")), (), {"n": 0}))
+
+
+def test_the_day_is_the_codecs_own() -> None:
+    shown, _ = weighed(family_codec("granite"), Chat("here", TALKS["words"]))
+    assert "Today is November 28, 2026." in shown
+    later = replace_day(family_codec("granite"), date(2027, 1, 2))
+    assert "Today is January 02, 2027." in weighed(later, Chat("here", TALKS["words"]))[0]
+
+
+def replace_day(codec: Codec, day: date) -> Codec:
+    return Codec(codec.tokenizer, max_length=codec.max_length, too_long="error", day=day)

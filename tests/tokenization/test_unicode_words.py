@@ -66,3 +66,20 @@ def test_what_is_looked_up() -> None:
     assert search_terms("שָׁלוֹם") == search_terms("שלום")
     assert search_terms("👍 ?") == []
     assert fold_text("ΟΔΟΣ") == fold_text("οδος")
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("दिल्ली में", ["दिल्ली", "में"]),
+        ("cafe\u0301 now", ["cafe\u0301", "now"]),
+        ("e\u0301tat!", ["e\u0301tat", "!"]),
+        ("می\u200cخواهم", ["می\u200cخواهم"]),
+        ("สี่ มือ", ["สี่", "มื", "อ"]),
+        ("مُحَمَّد", ["مُحَمَّد"]),
+        ("a!\u0301b", ["a", "!\u0301", "b"]),
+        ("l'état, c'est", ["l", "'", "état", ",", "c", "'", "est"]),
+    ],
+)
+def test_marks_stay_with_their_letter(text: str, parts: list[str]) -> None:
+    assert [text[start:stop] for start, stop in unicode_words.word_offsets(text, signs=True)] == parts

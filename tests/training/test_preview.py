@@ -1,15 +1,19 @@
-"""What a preview says of rows whose labels are no tokens to come: tags, classes, numbers, what is covered or judged."""
+"""What a preview shows: the pieces of a row join to its text, and each has its label and weight."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from chat_styles import assistant, byte_level, codec, tokenizer_of, user
 
 import bottega
+from bottega.batch import Row
 from bottega.recipe.schema import Recipe
-from bottega.training.preview import Preview
+from bottega.records import Chat, Prompted, Text
+from bottega.training.preview import Preview, pieces
 from making import make_model, write_jsonl
 
 TEXT = "the cat sat on the mat"
@@ -76,3 +80,72 @@ def test_what_a_decoder_is_to_write_of_a_span_carries_loss(tmp_path: Path) -> No
     preview = shown(tmp_path, make_model(tmp_path / "t5", "t5"), [{"text": TEXT + " and ran " * 4}], kind="span")
     (written,) = labelled(preview)
     assert any("<extra_id_0>" in text for text, _ in written)
+
+
+TEXTS = [
+    "the cat sat on the mat",
+    "  two before, two behind  ",
+    "naïve café, 你好",
+    "éé üü",
+    "🙂",
+    "🙂🙂 🙂",
+    "a🙂\n\n🙂b",
+    "👩🏽‍🚀 e\u0301\u0301",
+    "what \ufffd was \ufffd\ufffd lost",
+    "lost \ufffd",
+    "\n \n",
+]
+
+
+def pieces_join(row: Row, tokenizer: Any) -> None:
+    found = pieces(row, tokenizer)
+    assert [piece.id for piece in found] == row.tokens.tolist()
+    whole = tokenizer.decode(row.tokens.tolist(), clean_up_tokenization_spaces=False)
+    assert "".join(piece.text for piece in found) == whole
+
+
+@pytest.mark.parametrize("merges", [False, True], ids=["bytes", "merges"])
+@pytest.mark.parametrize("text", TEXTS)
+def test_pieces_join_to_the_text(text: str, merges: bool) -> None:
+    tokenizer = byte_level(bos="<s>", eos="</s>", adds_bos=True, merges=merges)
+    for row in (codec(tokenizer).encode_answers(Prompted("here", text, text)), codec(tokenizer).pooled_row(
+        np.array(tokenizer(text, add_special_tokens=False)["input_ids"]), 0
+    )):  # fmt: skip
+        pieces_join(row, tokenizer)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_pieces_of_a_tokenizer_with_byte_fallback_join_to_the_text(stories: Any, text: str) -> None:
+    pieces_join(codec(stories).encode_answers(Prompted("here", text, text)), stories)
+    bare = np.array(stories(text, add_special_tokens=False)["input_ids"])
+    pieces_join(codec(stories).pooled_row(bare, 0), stories)
+
+
+@pytest.mark.parametrize("length", range(2, 12))
+def test_pieces_of_a_row_cut_inside_a_character_join_to_the_text(stories: Any, length: int) -> None:
+    # Byte fallback decodes a run of byte tokens as one, so that one cut character spoils its neighbours: none here.
+    for tokenizer, text in ((byte_level(bos="<s>", eos="</s>"), "a🙂é🙂🙂你 b"), (stories, "a🙂 é 🙂 你 b🙂")):
+        for row in codec(tokenizer, max_length=length, too_long="split").encode_document(Text("here", text)):
+            pieces_join(row, tokenizer)
+
+
+def test_a_character_of_several_tokens_stands_at_its_last() -> None:
+    tokenizer = byte_level(eos="</s>", merges=False)
+    row = codec(tokenizer).encode_answers(Prompted("here", "a", "é🙂b"))
+    assert [piece.text for piece in pieces(row, tokenizer)] == ["a", "", "é", "", "", "", "🙂", "b", "</s>"]
+
+
+def test_pieces_show_what_carries_loss() -> None:
+    tokenizer = tokenizer_of("zephyr", merges=False)
+    messages = (user("a"), assistant("the cat", 0.5), user("b"), assistant("sat"))
+    shown = pieces(codec(tokenizer).encode_answers(Chat("here", messages)), tokenizer)
+    for weight, text in ((0.5, "the cat</s>"), (1.0, "sat</s>")):
+        assert "".join(piece.text for piece in shown if piece.weight == weight) == text
+
+
+def test_a_class_is_not_shown_as_a_token() -> None:
+    """Not even where its number happens to be that of the row's second token."""
+    tokenizer = byte_level(bos="[CLS]", adds_bos=True, merges=False)
+    second = int(codec(tokenizer, both_ways=True).encode_pooled("here", "abc", 0).tokens[1])
+    row = codec(tokenizer, both_ways=True).encode_pooled("here", "abc", second)
+    assert [piece.weight for piece in pieces(row, tokenizer)] == [0.0] * 4

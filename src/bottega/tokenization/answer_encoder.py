@@ -134,7 +134,7 @@ class AnswerEncoder:
         encoding, eos = self._encoder.encode(text, special=special), self._special_tokens.eos
         ids: list[int] = encoding.ids
         weight = np.zeros(len(ids) + 1, np.float32)  # [t + 1], with room for an end of text
-        end = 0
+        begin = end = 0
         for span in spans:
             begin, end = token_range(encoding, span)
             weight[begin:end] = span.weight
@@ -144,7 +144,11 @@ class AnswerEncoder:
         row = predict_weighted(np.array(ids, np.int64), weight[: len(ids)])
         if not row.loss_count:
             raise Unusable("no token of an answer with a weight above 0")
-        return row if self.decoder_start is None else self._split(row)
+        if self.decoder_start is None:
+            return row
+        if not begin:
+            raise Unusable("no prompt for the encoder to read")
+        return self._split(row)
 
     def _split(self, row: Row) -> Row:
         assert self.decoder_start is not None

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bottega.batch import Ints, Row
-from bottega.records import Unusable
 
 
 def encoder_decoder_row(decoder_start: int, source: Ints, label: Ints, weight: NDArray[np.float32]) -> Row:
@@ -24,7 +23,5 @@ def split_last_answer(row: Row, decoder_start: int, source_end: Ints) -> Row:
     # The last answer begins where `at` jumps for the last time; the first element always counts as a jump.
     first = np.flatnonzero(np.diff(row.at, prepend=-2) > 1)[-1]
     begin = int(row.at[first]) + 1
-    source, label = row.tokens[:begin], row.label[first:]
-    if not len(source):
-        raise Unusable("no prompt for the encoder to read")
-    return encoder_decoder_row(decoder_start, np.append(source, source_end), label, row.weight[first:])
+    source = np.append(row.tokens[:begin], source_end)
+    return encoder_decoder_row(decoder_start, source, row.label[first:], row.weight[first:])

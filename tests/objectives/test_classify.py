@@ -1,4 +1,4 @@
-"""Labels and their weights, as a recipe names them."""
+"""Weights of labels, as a recipe names them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_weights_are_read_by_the_names_of_labels() -> None:
             weights(wrong)
 
 
-def test_weights_that_are_all_0_are_told() -> None:
+def test_weights_that_are_all_0_are_an_error() -> None:
     rows = [Labelled("a line 1", "t", "a"), Labelled("a line 2", "u", "b")]
     with pytest.raises(DataError, match="every label has weight 0") as caught:
         build_objective({"kind": "classify", "weights": {"a": 0, "b": 0}}).count_labels(rows)
