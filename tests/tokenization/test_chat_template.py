@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from chat_families import TALKS, family_codec, said, user, weighed
 from chat_styles import byte_level
-from test_prompt_formats import BOT, SYSTEM, TOOL, USER, learned, refused
+from parsed_rows import BOT, SYSTEM, TOOL, USER, parse_for, refused
 
 import bottega
 from bottega import objectives
@@ -33,7 +33,7 @@ DATED = "{{ strftime_now('%d %B %Y') }}" + PLAIN
 def shown(codec: Codec, kind: str, fields: dict[str, Any], **more: Any) -> list[tuple[str, str]]:
     """Of each row of a record (all of it, what carries loss)."""
     objective = objectives.build_objective({"kind": kind, **more})
-    ((rows),) = objective.rows(learned(fields, kind), codec)
+    ((rows),) = objective.rows(parse_for(fields, kind), codec)
     found = [pieces(row, codec.tokenizer) for row in rows]
     return [("".join(p.text for p in one), "".join(p.text for p in one if p.weight)) for one in found]
 
@@ -53,7 +53,7 @@ def test_values_for_the_template_reach_it_in_every_objective() -> None:
 
 def test_values_for_the_template_are_checked() -> None:
     row = {"messages": [USER, BOT]}
-    assert learned({**row, "chat_template_kwargs": '{"day": 3, "night": null}'}, "sft").variables == {"day": 3}
+    assert parse_for({**row, "chat_template_kwargs": '{"day": 3, "night": null}'}, "sft").variables == {"day": 3}
     for wrong in ("x", [1], {"messages": []}, {"tools": []}, {"a b": 1}, {"a": "\ud800"}):
         error = refused({**row, "chat_template_kwargs": wrong}, Chat)
         assert str(error.where).startswith("file line 1, field chat_template_kwargs")
@@ -62,7 +62,7 @@ def test_values_for_the_template_are_checked() -> None:
 def test_rows_that_differ_in_what_their_template_is_given_are_not_the_same() -> None:
     from bottega.auditing.entries import create_entry
 
-    chats = [learned({"messages": [USER, BOT], "chat_template_kwargs": given}, "sft") for given in ({}, QUIET)]
+    chats = [parse_for({"messages": [USER, BOT], "chat_template_kwargs": given}, "sft") for given in ({}, QUIET)]
     assert create_entry(0, chats[0]).extras != create_entry(1, chats[1]).extras
 
 
@@ -149,10 +149,10 @@ def test_a_prompt_that_counts_the_turns_ends_where_the_words_begin() -> None:
 def test_a_flag_that_would_have_a_question_learned_is_told() -> None:
     codec = Codec(byte_level(eos="</s>", template=PLAIN), max_length=1000, too_long="error")
     flagged = {"messages": [{**USER, "train": True}, {**BOT, "train": True}]}
-    codec.encode_answers(learned(flagged, "sft"))
+    codec.encode_answers(parse_for(flagged, "sft"))
     assert "train (1)" in codec.notes()[0][1]
     codec = Codec(byte_level(eos="</s>", template=PLAIN), max_length=1000, too_long="error")
-    codec.encode_answers(learned({"messages": [{**USER, "train": False, "weight": 0}, {**BOT, "weight": 1}]}, "sft"))
+    codec.encode_answers(parse_for({"messages": [{**USER, "train": False, "weight": 0}, {**BOT, "weight": 1}]}, "sft"))
     assert codec.notes() == []
 
 
