@@ -1,20 +1,24 @@
-"""Rows longer than any should be, in files that are not read line by line; and how rows of JSON are counted."""
+"""Opening files: compression, encodings, and rows that are too long."""
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
-from test_table_files import workbook
+from data_files import SPAM, TEXTUAL, layout_refused, layout_rows, refused, rows, workbook
+from pydantic import ValidationError
 
-import bottega
-from bottega.data import conll_files, open_files
+from bottega.data import files, open_files
+from bottega.data.files import COMPRESSED
 from bottega.errors import DataError
-from bottega.recipe.schema import Recipe
-from bottega.training.preview import dry_run
-from making import placed, write_jsonl
+from bottega.recipe.schema import Layout
+from making import placed
 
 LONG = "x y " * (1 << 16)
 
@@ -81,52 +85,76 @@ def test_a_cell_over_many_lines_is_found_too_long_before_the_file_ends(
     assert str(caught.value.where).endswith("line 3")
 
 
-def test_tokens_without_a_blank_line_between_are_no_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conll_files, "MAX_SENTENCE_TOKENS", 100)
-    (tmp_path / "a.conll").write_text("x\tO\n" * 100 + "\n" + "y\tO\n" * 101)
-    with pytest.raises(DataError, match="a sentence of more than 100 tokens") as caught:
-        list(placed(tmp_path / "a.conll"))
-    assert str(caught.value.where).endswith("a.conll line 102")
-    assert "blank line" in str(caught.value.fix)
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16-le", "utf-32-be"])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".json", ".txt", ".tsv"])
+def test_an_encoding_is_an_option(tmp_path: Path, suffix: str, encoding: str) -> None:
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in SPAM)
+    table = "text,label\néén kaart,spam\ntwee,ham\n"
+    content = {".csv": table, ".tsv": table.replace(",", "\t"), ".jsonl": lines, ".txt": "één"}.get(suffix)
+    content = content or json.dumps(SPAM, ensure_ascii=False)
+    expected = [{"text": "één"}] if suffix == ".txt" else SPAM
+    assert layout_rows(tmp_path / f"a{suffix}", content.encode(encoding), encoding=encoding) == expected
 
 
-@pytest.mark.parametrize(
-    ("text", "places"),
-    [
-        ('[{"n": 1}, {"n": 2}]', ["row 1", "row 2"]),
-        ('\n[{"n": 1}, {"n": 2}]\n\n', ["row 1", "row 2"]),
-        ('[{"n": 1},\n{"n": 2}]', ["line 1", "line 2"]),
-        ('[\n  {\n    "n": 1\n  },\n  {\n    "n": 2\n  }\n]', ["line 2", "line 5"]),
-        ('{"data": [{"n": 1},\n{"n": 2}]}', ["row 1", "row 2"]),
-        ('{"n": [1, 2]}', ["row 1", "row 2"]),
-        ('{"0": {"n": 1}, "1": {"n": 2}}', ["row 1", "row 2"]),
-    ],
-)
-def test_rows_of_json_are_told_by_line_or_by_number(text: str, places: list[str], tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text(text)
-    assert list(placed(tmp_path / "a.json")) == [(f"a.json {place}", {"n": n}) for n, place in enumerate(places, 1)]
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_mark_says_the_encoding(tmp_path: Path, encoding: str) -> None:
+    """As Excel writes Unicode text."""
+    data = "text\tlabel\r\néén kaart\tspam\r\ntwee\tham\r\n".encode(encoding)
+    assert layout_rows(tmp_path / "a.tsv", data) == SPAM
+    assert layout_rows(tmp_path / "a.tsv", data, encoding=encoding.removesuffix("-sig")) == SPAM
 
 
-def test_what_is_no_row_of_a_json_on_one_line_is_told_by_its_number(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text('[{"n": 1}, 2]')
-    with pytest.raises(DataError, match="a JSON number where a row is expected") as caught:
-        list(placed(tmp_path / "a.json"))
-    assert str(caught.value.where).endswith("a.json row 2")
+def test_an_error_names_the_encoding_that_would_read_it(tmp_path: Path) -> None:
+    error = layout_refused(tmp_path / "a.csv", "text,label\néén,x\n".encode("latin-1"))
+    assert "data.encoding=latin-1" in str(error.fix)
+    error = layout_refused(tmp_path / "a.jsonl", '{"text": "a"}\n'.encode("utf-16-le"))
+    assert "data.encoding=utf-16-le" in str(error.fix)
+    error = layout_refused(tmp_path / "a.csv", b"text\n\xff\xfe\n", encoding="ascii")
+    assert "not ascii" in error.what
+    layout_refused(tmp_path / "a.csv", b"abc", encoding="utf-16")
+    with pytest.raises(ValidationError, match="encoding"):
+        Layout(encoding="rot13")
 
 
-@pytest.mark.parametrize(("long", "told"), [(1, False), (2, True)])
-def test_a_run_that_loses_more_than_a_fifth_of_its_rows_says_so_first(
-    long: int, told: bool, llama: Path, tmp_path: Path
-) -> None:
-    answers = ["mat " * 200] * long + ["sat"] * (5 - long)
-    rows = [{"prompt": f"the {number}", "completion": said} for number, said in enumerate(answers)]
-    recipe = Recipe.parse(
-        {
-            "model": {"base": str(llama)},
-            "data": {"train": str(write_jsonl(tmp_path / "rows.jsonl", rows)), "max_length": 32},
-            "objective": {"kind": "sft"},
-        }
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jsonl")
+    with pytest.raises(DataError, match="a pipe or a device"):
+        list(files.read(tmp_path / "a.jsonl"))
+
+
+@pytest.mark.parametrize("suffix", TEXTUAL)
+def test_what_is_not_utf8_names_its_line(tmp_path: Path, suffix: str) -> None:
+    error = refused(tmp_path, f"rows{suffix}", b'{"a": "b"}\n{"a": "\xe9"}\n', "not UTF-8: byte 0xe9")
+    assert str(error.where).endswith("line 2")
+    assert "iconv" in str(error.fix)
+
+
+def packed(name: str, data: bytes) -> bytes:
+    if name.endswith(".zst"):
+        return bytes(pyarrow.compress(data, "zstd", asbytes=True))
+    return (gzip if name.endswith(".gz") else bz2).compress(data)
+
+
+@pytest.mark.parametrize("compression", COMPRESSED)
+@pytest.mark.parametrize("suffix", TEXTUAL)
+def test_compressed_files_read_as_plain_ones(tmp_path: Path, suffix: str, compression: str) -> None:
+    content = {".json": '[{"a": "1"},\n{"a": "é"}]', ".csv": "a\n1\né\n", ".tsv": "a\n1\né\n"}.get(suffix)
+    content = content or (
+        "a\tO\n\né\tO\n" if suffix in (".conll", ".bio", ".annotated") else '{"a": "1"}\n{"a": "é"}\n'
     )
-    notes = bottega.preview(recipe).notes
-    assert bool(notes and "rows (40%) are not learned in full" in notes[0]) is told
-    assert dry_run(recipe)["dropped"] == {"longer than max_length 32": long}
+    plain = rows(tmp_path, f"a{suffix}", content)
+    name = f"a{suffix}{compression}"
+    assert rows(tmp_path, name, packed(name, content.encode())) == plain
+
+
+@pytest.mark.parametrize("compression", COMPRESSED)
+def test_a_damaged_archive_is_a_data_error(tmp_path: Path, compression: str) -> None:
+    name = f"a.jsonl{compression}"
+    data = packed(name, b"".join(b'{"a": "%d"}\n' % (number**3) for number in range(50_000)))
+    refused(tmp_path, name, data[: len(data) // 2], "cannot be read|broken JSON")
+    refused(tmp_path, name, b"no archive at all", "cannot be read")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.md"])
+def test_a_nul_byte_is_no_text(tmp_path: Path, name: str) -> None:
+    assert str(refused(tmp_path, name, "a,b\nc,\0d\n", "NUL").where).endswith("line 2")

@@ -8,12 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_styles import byte_level, codec
 from transformers import AutoTokenizer
 
+from bottega.data.example_cache import ExampleCache
 from bottega.errors import DataError, ModelError
+from bottega.objectives.sft import Sft
 from bottega.recipe.schema import Recipe
+from bottega.records import Chat, Message, Prompted
+from bottega.tokenization.chat_template import ChatTemplateError
+from bottega.tokenization.codec import Codec
 from bottega.training import dataset
-from bottega.training.dataset import build_dataset, day_of
+from bottega.training.dataset import EncodedRows, build_dataset, day_of
 from making import WORDS, make_tokenizer, write_jsonl
 
 
@@ -140,3 +146,50 @@ def test_blocks_of_a_long_text_are_named_after_its_row(recipe: Callable[..., Rec
     assert len(blocks) > 2
     assert last == "own.jsonl line 2"
     assert (made.rows, made.truncated, made.dropped.total()) == (2, 0, 0)
+
+
+def encoded() -> EncodedRows:
+    return EncodedRows(ExampleCache())
+
+
+def reader(**options: Any) -> Codec:
+    return codec(byte_level(eos="</s>", merges=False), **options)
+
+
+def test_dropped_rows_are_counted_by_reason() -> None:
+    found, made = encoded(), reader(max_length=6)
+    for completion in ("abc", "abcd", "abcdefgh", "a"):
+        found.add(Prompted("here", "qq", completion), Sft(), made)
+    assert (found.rows, len(found.examples)) == (4, 2)
+    assert found.dropped == {"longer than max_length 6": 2}
+    found.refuse_empty("rows.jsonl")
+
+
+def test_cut_rows_are_counted_also_where_they_are_dropped() -> None:
+    found, made = encoded(), reader(max_length=4, too_long="truncate")
+    found.add(Prompted("here", "q", "abcdefgh"), Sft(), made)
+    found.add(Prompted("here", "q", "a"), Sft(), made)
+    assert (found.truncated, found.rows) == (1, 2)
+
+
+def test_a_conversation_that_the_template_refuses_is_an_error_or_dropped() -> None:
+    refusing = "{{ raise_exception('no') }}"
+    made = codec(byte_level(eos="</s>", template=refusing))
+    chat = Chat("rows line 1", (Message("user", "q"), Message("assistant", "a")))
+    with pytest.raises(ChatTemplateError):
+        encoded().add(chat, Sft(), made)
+    found = encoded()
+    found.add(chat, Sft(), made, drop=True)
+    ((reason, count),) = found.dropped.items()
+    assert "refuses this conversation" in reason
+    assert count == 1
+
+
+def test_nothing_to_learn_is_an_error_that_names_the_cause() -> None:
+    found = encoded()
+    found.add(Prompted("here", "qqqqqqq", "a"), Sft(), reader(max_length=4))
+    with pytest.raises(DataError, match=r"nothing to learn: .*longer than max_length 4") as caught:
+        found.refuse_empty("rows.jsonl")
+    assert (caught.value.where, caught.value.fix) == ("rows.jsonl", "raise data.max_length")
+    with pytest.raises(DataError, match="every token to be learned has weight 0"):
+        encoded().refuse_empty("rows.jsonl")

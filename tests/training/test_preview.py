@@ -13,7 +13,7 @@ import bottega
 from bottega.batch import Row
 from bottega.recipe.schema import Recipe
 from bottega.records import Chat, Prompted, Text
-from bottega.training.preview import Preview, pieces
+from bottega.training.preview import Preview, dry_run, pieces
 from making import make_model, write_jsonl
 
 TEXT = "the cat sat on the mat"
@@ -149,3 +149,21 @@ def test_a_class_is_not_shown_as_a_token() -> None:
     second = int(codec(tokenizer, both_ways=True).encode_pooled("here", "abc", 0).tokens[1])
     row = codec(tokenizer, both_ways=True).encode_pooled("here", "abc", second)
     assert [piece.weight for piece in pieces(row, tokenizer)] == [0.0] * 4
+
+
+@pytest.mark.parametrize(("long", "told"), [(1, False), (2, True)])
+def test_a_run_that_loses_more_than_a_fifth_of_its_rows_says_so_first(
+    long: int, told: bool, llama: Path, tmp_path: Path
+) -> None:
+    answers = ["mat " * 200] * long + ["sat"] * (5 - long)
+    rows = [{"prompt": f"the {number}", "completion": said} for number, said in enumerate(answers)]
+    recipe = Recipe.parse(
+        {
+            "model": {"base": str(llama)},
+            "data": {"train": str(write_jsonl(tmp_path / "rows.jsonl", rows)), "max_length": 32},
+            "objective": {"kind": "sft"},
+        }
+    )
+    notes = bottega.preview(recipe).notes
+    assert bool(notes and "rows (40%) are not learned in full" in notes[0]) is told
+    assert dry_run(recipe)["dropped"] == {"longer than max_length 32": long}
