@@ -253,3 +253,15 @@ def make_run(folder: Path, *events: Event) -> Path:
     (folder / "recipe.yaml").write_text(json.dumps(document))  # JSON is YAML
     (folder / "events.jsonl").write_text("".join(json.dumps(event.document()) + "\n" for event in events))
     return folder
+
+
+def random_rows(count: int, seed: int = 0) -> list[dict[str, str]]:
+    """Rows of a prompt and a completion, of random words."""
+    draw = random.Random(seed)
+    return [
+        {
+            "prompt": " ".join(draw.choices(WORDS, k=12)) + f" {n}?",
+            "completion": " ".join(draw.choices(WORDS, k=6)) + ".",
+        }
+        for n in range(count)
+    ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,7 @@ import pytest
 import bottega
 from bottega.errors import RunError
 from bottega.evaluation.estimates import Estimate
-from bottega.evaluation.verdict import PRIMARY_METRICS, decide_verdict
-from bottega.metrics import answers
-from bottega.metrics.answers import load_metric
-from bottega.metrics.catalog import METRICS, metric_label, resolve_metric
+from bottega.evaluation.verdict import decide_verdict
 from bottega.recipe.schema import Recipe
 from bottega.reporting.report import build_report, write_report
 from making import WORDS, make_model, write_jsonl
@@ -194,24 +190,3 @@ def test_a_run_on_shuffled_labels_is_not_better(tmp_path: Path) -> None:
     random.Random(0).shuffle(labels)
     shuffled = [{**row, "label": label} for row, label in zip(train, labels, strict=True)]
     assert bottega.evaluate(tuned(tmp_path, shuffled, test)).verdict.outcome in ("inconclusive", "worse")
-
-
-@pytest.mark.parametrize(
-    ("name", "metric"),
-    [("accuracy", "accuracy"), ("label accuracy", "accuracy"), ("macro-F1", "f1_macro"),
-     ("nearest is right", "accuracy_at_1"), ("reward, exact", "reward/exact"), ("mine", "mine"),
-     ("loss on a.txt", "general_loss/a.txt"), ("right", "masked_accuracy"), ("mean reciprocal rank", "mrr")],
-)  # fmt: skip
-def test_former_names_of_metrics_are_accepted(name: str, metric: str) -> None:
-    assert resolve_metric(name, ()) == metric
-    assert decide_verdict([estimate(0.1, 0.2, metric=metric)], metric=name, margin=0, base="it").metric == metric
-
-
-def test_a_metric_has_one_id_and_one_name() -> None:
-    names = [name for info in METRICS.values() for name in {info.id, info.label, *info.aliases}]
-    assert len(names) == len(set(names))
-    assert all(re.fullmatch("[a-z0-9_]+", name) for name in METRICS)
-    assert set(PRIMARY_METRICS) <= set(METRICS)
-    assert {load_metric(name).name for name in answers.metric_names()} <= set(METRICS)
-    assert metric_label("reward/exact") == "reward, exact"
-    assert metric_label("arc_easy: acc") == "arc_easy: acc"

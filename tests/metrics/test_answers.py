@@ -8,7 +8,6 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from bottega.evaluation.estimates import paired_estimate
 from bottega.metrics.answers import Metric, applicable_metrics
 from bottega.metrics.answers.bleu import Bleu
 from bottega.metrics.answers.chrf import Chrf
@@ -48,16 +47,6 @@ def test_rouge_is_that_of_rouge_score_and_the_best_of_several() -> None:
         rouge.score(one, said)["rougeL"].fmeasure for one, said in zip(RIGHT, SAID, strict=True)
     ])  # fmt: skip
     assert Rouge().sums(RIGHT[0], [RIGHT[1], RIGHT[0]]) == (1.0, 1.0)
-
-
-def test_what_is_not_written_is_unknown_and_left_out() -> None:
-    one = Rouge().scores([RIGHT[0], None, RIGHT[2]], [[text] for text in RIGHT])
-    other = Rouge().scores([None, RIGHT[1], SAID[2]], [[text] for text in RIGHT])
-    assert one.known.tolist() == [True, False, True]
-    found = paired_estimate(one, other)
-    assert found is not None
-    assert (found.rows, found.run) == (1, 1.0)
-    assert paired_estimate(one, Rouge().scores([None, RIGHT[1], None], [[text] for text in RIGHT])) is None
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from parsed_rows import BOT, SYSTEM, TOOL, USER, parse_for, refused
 
 import bottega
 from bottega import objectives
-from bottega.auditing.encode import create_encoder
 from bottega.errors import DataError
 from bottega.recipe.schema import Recipe
 from bottega.records import Chat, Message, Posed, Preference, Unpaired
@@ -57,13 +56,6 @@ def test_values_for_the_template_are_checked() -> None:
     for wrong in ("x", [1], {"messages": []}, {"tools": []}, {"a b": 1}, {"a": "\ud800"}):
         error = refused({**row, "chat_template_kwargs": wrong}, Chat)
         assert str(error.where).startswith("file line 1, field chat_template_kwargs")
-
-
-def test_rows_that_differ_in_what_their_template_is_given_are_not_the_same() -> None:
-    from bottega.auditing.entries import create_entry
-
-    chats = [parse_for({"messages": [USER, BOT], "chat_template_kwargs": given}, "sft") for given in ({}, QUIET)]
-    assert create_entry(0, chats[0]).extras != create_entry(1, chats[1]).extras
 
 
 @pytest.mark.parametrize("stamp", [date(2024, 1, 1), b"x"])
@@ -175,17 +167,6 @@ def test_the_day_of_a_run_is_one_of_its_choices(tmp_path: Path) -> None:
     assert choices["day"] == date.today().isoformat()
     codec = build_dataset(recipe, choices | {"day": "2024-02-29"}).codec
     assert weighed(codec, Chat("a", (user("q"), said("a"))))[0].startswith("29 February 2024<user>")
-
-
-# As an audit encodes
-
-
-def test_an_audit_counts_the_tools_of_a_row_without_a_pair(tmp_path: Path) -> None:
-    template = "{{ tools | tojson if tools else '' }}" + PLAIN
-    codec, rows = create_encoder(str(make_model(tmp_path / "model", "llama", template=template)), None)
-    with_tools, without = (rows(Unpaired("a", (user("q"),), "a", True, tools))[0][0] for tools in ((TOOL,), ()))
-    assert len(with_tools.tokens) > len(without.tokens) + 10
-    assert codec.tokenizer.decode(with_tools.tokens).startswith('[{"type": "function"')
 
 
 def test_a_template_that_fails_on_a_value_names_the_row() -> None:

@@ -1,21 +1,22 @@
-"""Which rows, answers and labels count as equal, and which only as near duplicates; in any script."""
+"""The checks of an audit: what each reports, and which rows, answers and labels it takes for equal, in any script."""
 
 from __future__ import annotations
 
 import json
+import random
 import unicodedata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import bottega
+from bottega.auditing import checks
+from bottega.auditing.checks import Context
 from bottega.auditing.checks.labels import _normalize_spelling
 from bottega.auditing.checks.languages import MIN_LETTERS, count_evidence, extract_prose
-from bottega.auditing.findings import Audit
-from bottega.auditing.minhash import RECALL, choose_bands
-from making import write_jsonl
+from bottega.auditing.findings import MAX_EXAMPLES, Audit
+from making import WORDS, random_rows, shared_data, write_jsonl
 
 ASKED = "Please set the lamp as it should be in the evening."
 
@@ -201,15 +202,6 @@ def test_code_does_not_count_for_the_language_of_a_row(tmp_path: Path) -> None:
     assert found.unchecked["languages"].startswith("the language of 1 rows")
 
 
-@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.95, 1.0])
-def test_bands_propose_nearly_all_pairs_at_any_threshold(threshold: float) -> None:
-    bands, depth = choose_bands(threshold)
-    assert 1 - (1 - min(threshold, 0.99) ** depth) ** bands >= RECALL
-    draw = np.random.default_rng(0)
-    hits = draw.random((2000, bands, depth)) < threshold
-    assert hits.all(2).any(1).mean() > 0.99
-
-
 def test_words_are_counted_in_any_script(tmp_path: Path) -> None:
     """Leaks and overlaps are found, and no row is very short, in a script without spaces."""
     asked = "我的包裹两个星期前就订购了，现在在哪里？"
@@ -221,3 +213,118 @@ def test_words_are_counted_in_any_script(tmp_path: Path) -> None:
     assert rows_of(found, "leak") == [0]
     assert rows_of(found, "overlap") == [0, 2]
     assert rows_of(found, "very short") == []
+
+
+@pytest.mark.parametrize("name", checks.names())
+def test_each_check_can_be_run_alone_and_left_out(name: str, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", [*random_rows(20), *random_rows(2)])
+    alone = bottega.audit(path, only=[name])
+    assert set(alone.unchecked) - {name} == {"unsound", *checks.names()} - {name}
+    assert bottega.audit(path, skip=[name]).unchecked[name] == "not selected"
+
+
+def test_rows_that_carry_no_loss(llama: Path, tmp_path: Path) -> None:
+    said = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat", "weight": 0}]
+    heavy = [{**message, "weight": 1} if message["role"] == "assistant" else message for message in said]
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"messages": said}, *[{"messages": heavy}] * 3])
+    found = bottega.audit(path, model=str(llama), only=["no_loss"])
+    assert [(one.kind, one.rows.tolist()) for one in found.findings] == [("nothing to learn", [0])]
+
+
+def test_a_model_scores_rows(tmp_path: Path) -> None:
+    model = shared_data("stories260K_hf")
+    told = [
+        {"text": f"Once upon a time there was a little cat named Tom, and he had {n} red balls."} for n in range(60)
+    ]
+    noise = random.Random(0)
+    told.insert(30, {"text": "".join(noise.choices("qzxjkvw@#%&()+0123456789", k=90))})
+    found = bottega.audit(write_jsonl(tmp_path / "rows.jsonl", told), model=str(model), only=["quality"])
+    (outlier,) = (one for one in found.findings if one.kind == "unlikely text")
+    assert outlier.rows.tolist()[0] == 30
+    assert outlier.examples[0].startswith("rows.jsonl line 31: ")
+
+
+def test_text_that_many_rows_share_does_not_make_them_near_duplicates(tmp_path: Path) -> None:
+    """Rows under the same long instruction are not near duplicates of each other; exact duplicates are not listed."""
+    header = "Below is an instruction that describes a task, paired with an input. Answer as well as you can: "
+    told = [{"prompt": header + row["prompt"], "completion": row["completion"]} for row in random_rows(150)]
+    for path in (write_jsonl(tmp_path / "a.jsonl", told), write_jsonl(tmp_path / "b.jsonl", [*told, *told[:3]])):
+        found = bottega.audit(path, only=["near_duplicates"])
+        assert found.findings == []
+
+
+def test_texts_that_were_not_compared_are_reported(tmp_path: Path) -> None:
+    book = {"text": " ".join(random.Random(0).choices(WORDS, k=9000))}
+    data = write_jsonl(tmp_path / "rows.jsonl", [book, {"text": "the cat sat"}])
+    exam = write_jsonl(tmp_path / "exam.jsonl", [{"prompt": "which cat?", "completion": "a cat that sat on the mat"}])
+    found = bottega.audit(data, against=[exam], only=["near_duplicates", "overlap"])
+    assert found.unchecked["near_duplicates"] == "the ends of 1 texts, beyond 20,000 characters of each"
+    assert found.unchecked["overlap"].startswith("1 inputs of fewer than 8 words")
+
+
+# A fault for each check, in the last of otherwise sound rows
+
+SAID = "The parcel that you ordered two weeks ago will come tomorrow."
+ITALIAN = "Il pacco che lei ha ordinato due settimane fa arriva domani mattina alle dieci."
+FAULTS: dict[str, tuple[str, list[dict[str, Any]]]] = {
+    "contradictions": ("contradiction", [{"text": "the cat", "label": "a"}, {"text": "the  cat", "label": "b"}]),
+    "conversations": ("turns out of order", [saying(), {"messages": [*saying()["messages"], saying()["messages"][1]]}]),
+    "duplicates": ("duplicate", [{"text": SAID}, {"text": f" {SAID}"}]),
+    "encoding": ("mojibake", [{"text": "perché no"}, {"text": "perchÃ© no"}]),
+    "json_answers": ("broken JSON", [{"prompt": f"{n}", "completion": '{"a": 1}'[: 8 - n // 3]} for n in range(4)]),
+    "labels": ("rare label", [{"text": f"t {n}", "label": "a" if n < 5 else "b"} for n in range(6)]),
+    "languages": ("other language", [*({"text": f"{SAID} {n}"} for n in range(3)), {"text": ITALIAN}]),
+    "lengths": ("very short", [{"text": SAID}, {"text": f"{SAID} Or so."}, {"text": "yes"}]),
+    "near_duplicates": ("near duplicate", [{"text": SAID}, {"text": ITALIAN}, {"text": SAID.upper()}]),
+    "personal_data": ("e-mail address", [{"text": SAID}, {"text": "write to ada@example.org"}]),
+    "preferences": (
+        "equal answers",
+        [{"prompt": "q", "chosen": "a", "rejected": other} for other in ("no", "A")],
+    ),
+}
+# Those that need a model or a comparison set have tests of their own.
+OTHER_CHECKS = {"no_loss", "overlap", "quality"}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_check_reports_its_fault(name: str, tmp_path: Path) -> None:
+    kind, rows = FAULTS[name]
+    found = bottega.audit(write_jsonl(tmp_path / "rows.jsonl", rows), only=[name])
+    assert rows_of(found, kind) == [len(rows) - 1]
+    sound = bottega.audit(write_jsonl(tmp_path / "sound.jsonl", rows[:-1]), only=[name])
+    assert rows_of(sound, kind) == []
+
+
+def test_each_check_has_a_fault_here() -> None:
+    assert set(FAULTS) | OTHER_CHECKS == set(checks.names())
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "others"),
+    [
+        ("API key", ["sk-abcdefghijklmnopqrstuv", f"hf_{'a' * 34}", f"AKIA{'A' * 16}"], ["sk-short", "desk-lamp"]),
+        ("private key", ["-----BEGIN RSA PRIVATE KEY-----"], ["-----BEGIN PUBLIC KEY-----"]),
+        ("password in an address", ["https://ada:secret@example.org"], ["https://example.org:80/a@b"]),
+        ("card number", ["4111 1111 1111 1111", "4111111111111111", "3782-822463-10005"],
+         ["4111 1111 1111 1112", "order-4111111111111111", "0000 0000 0000 0000"]),
+        ("IBAN", ["DE89 3704 0044 0532 0130 00", "GB82WEST12345698765432"], ["DE88 3704 0044 0532 0130 00"]),
+        ("e-mail address", ["a.b+c@mail.example.it"], ["a@b", "user@localhost"]),
+        ("telephone number", ["+39 06 6982 1234", "(212) 555-0123", "212-555-0123"], ["555-0123", "2125550123"]),
+    ],
+)  # fmt: skip
+def test_personal_data(kind: str, values: list[str], others: list[str], tmp_path: Path) -> None:
+    rows = [{"text": f"it is {value} here"} for value in (*values, *others)]
+    found = bottega.audit(write_jsonl(tmp_path / "rows.jsonl", rows), only=["personal_data"])
+    assert rows_of(found, kind) == list(range(len(values)))
+    assert not any(value in str(finding.document()) for finding in found.findings for value in values)
+
+
+def test_findings_count_from_the_start_of_the_data_and_show_the_first_rows() -> None:
+    context = Context(data_start=2)
+    for line in range(20):
+        context.locations.add(f"rows line {line}")
+    rows = range(2, 20)
+    found = context.finding("leak", "error", "what", "fix", rows, beside=[0] * len(rows), names=["a", "b"])
+    assert (found.count, found.rows.tolist()) == (18, list(range(18)))
+    assert found.examples == ["rows line 2 ~ rows line 0: a", "rows line 3 ~ rows line 0: b"]
+    assert len(context.finding("leak", "error", "what", "fix", rows).examples) == MAX_EXAMPLES

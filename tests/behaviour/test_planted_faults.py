@@ -160,9 +160,6 @@ def precision_of_pairs(audited: Audit, kind: str, texts: Sequence[str]) -> float
     return sum(any(jaccard(sets[row], one) >= 0.7 for one in sets[:row]) for row in told) / max(len(told), 1)
 
 
-# Faults that are inserted among the words of an answer
-
-
 def _digits(draw: random.Random, count: int) -> str:
     return "".join(str(draw.randrange(10)) for _ in range(count))
 
