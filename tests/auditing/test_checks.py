@@ -172,7 +172,7 @@ def test_labels_in_two_spellings_are_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "enough"),
     [
         ("", False), ("ok", False), ("42", False), ("?!", False),
         ("https://example.org/a/very/long/address/of/a/page", False),
@@ -189,8 +189,8 @@ def test_labels_in_two_spellings_are_reported(tmp_path: Path) -> None:
         ("Где моя посылка? Я заказал её две недели назад, и она не пришла.", True),
     ],
 )  # fmt: skip
-def test_which_texts_have_enough_prose_to_tell_the_language(text: str, told: bool) -> None:
-    assert (count_evidence(extract_prose(text)) >= MIN_LETTERS) == told
+def test_texts_with_enough_prose_to_detect_the_language(text: str, enough: bool) -> None:
+    assert (count_evidence(extract_prose(text)) >= MIN_LETTERS) == enough
 
 
 def test_code_does_not_count_for_the_language_of_a_row(tmp_path: Path) -> None:

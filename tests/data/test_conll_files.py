@@ -84,14 +84,14 @@ def tagged(path: Path, content: str, **options: Any) -> list[Tagged]:
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".tsv", ".iob", ".conll"])
-def test_conll_is_known_by_what_it_holds(tmp_path: Path, suffix: str) -> None:
+def test_conll_is_recognised_by_its_content(tmp_path: Path, suffix: str) -> None:
     expected = [{"tokens": ["Mara", "ran"], "tags": ["B-PER", "O"]}, {"tokens": ["Bern"], "tags": ["B-LOC"]}]
     assert layout_rows(tmp_path / f"a{suffix}", SENTENCES.replace(" NNP ", "\t").replace(" VB ", "\t")) == expected
     assert layout_rows(tmp_path / f"a{suffix}", SENTENCES) == expected
     assert layout_rows(tmp_path / "eng.train", SENTENCES, reader="conll") == expected
 
 
-def test_what_only_looks_like_conll_is_text(tmp_path: Path) -> None:
+def test_text_that_resembles_conll_is_text(tmp_path: Path) -> None:
     for content in ("A word O\nanother line\nO\n", "name\tO\nMara\tO-1\n", "I am O\n"):
         assert layout_rows(tmp_path / "a.txt", content) == [{"text": content}]
 

@@ -18,7 +18,7 @@ def test_an_empty_file_holds_no_rows(tmp_path: Path, suffix: str) -> None:
         refused(tmp_path, f"rows{suffix}", content, "holds no rows")
 
 
-def test_what_cannot_be_read_is_a_data_error(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_a_data_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         list(read(tmp_path / "none.jsonl"))
     with pytest.raises(DataError, match="a folder"):

@@ -68,7 +68,7 @@ def test_a_row_longer_than_any_should_be(
     assert str(caught.value.where).endswith(f"{name} {row}")
 
 
-def test_what_is_nested_in_a_row_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nested_texts_count_towards_the_length_of_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_files, "MAX_ROW_CHARACTERS", 1 << 10)
     parquet(tmp_path / "a.parquet", [{"messages": [{"role": "user", "content": "x" * 100}] * 20}])
     with pytest.raises(DataError, match="a row of more than 1,024"):
@@ -123,7 +123,7 @@ def test_a_pipe_is_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", TEXTUAL)
-def test_what_is_not_utf8_names_its_line(tmp_path: Path, suffix: str) -> None:
+def test_bytes_that_are_not_utf8_name_their_line(tmp_path: Path, suffix: str) -> None:
     error = refused(tmp_path, f"rows{suffix}", b'{"a": "b"}\n{"a": "\xe9"}\n', "not UTF-8: byte 0xe9")
     assert str(error.where).endswith("line 2")
     assert "iconv" in str(error.fix)

@@ -93,7 +93,7 @@ def test_a_workbook_of_several_sheets_names_them(tmp_path: Path) -> None:
     assert "cannot read .xlsx" in layout_refused(tmp_path / "b.xlsx", b"PK").what
 
 
-def test_what_reads_spreadsheets_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_package_for_spreadsheets_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "python_calamine", None)
@@ -192,7 +192,7 @@ def test_texts_that_look_like_dates_stay_texts(tmp_path: Path, monkeypatch: pyte
     assert [(where, fields) for where, fields in found] == [("dates row 1", {"text": "2024-01-01"})]
 
 
-def test_a_date_in_place_of_a_text_is_told(tmp_path: Path) -> None:
+def test_a_date_in_place_of_a_text_is_an_error(tmp_path: Path) -> None:
     import datetime
 
     parquet.write_table(pyarrow.table({"text": [datetime.datetime(2024, 1, 1)]}), tmp_path / "a.parquet")
@@ -264,7 +264,7 @@ def test_options_on_the_command_line(odd_file: Path) -> None:
         assert "--read" in refused.stderr
 
 
-def test_other_files_are_laid_out_so_where_their_names_end_alike() -> None:
+def test_the_layout_holds_for_files_of_the_same_suffix() -> None:
     layout = Source(path="a.csv", encoding="latin-1")
     assert layout.for_file("b.csv", ["a.csv"]) == Layout(encoding="latin-1")
     assert layout.for_file("b.jsonl", ["a.csv"]) == Layout()

@@ -94,7 +94,7 @@ def test_fields_by_hand() -> None:
     assert float(scores.statistic(scores.sums.sum(0))) == pytest.approx(2 * 4 / 12)
 
 
-def test_which_metrics_fit() -> None:
+def test_applicable_metrics() -> None:
     assert [one.name for one in applicable_metrics(["red", "blue"])[0]] == ["exact_match"]
     assert {one.name for one in applicable_metrics(RIGHT)[0]} == {"exact_match", "bleu", "chrf", "rouge_l"}
     assert {one.name for one in applicable_metrics(['{"a": 1}'])[0]} == {"exact_match", "fields_f1"}
@@ -151,7 +151,7 @@ def test_a_right_answer_scores_1_in_every_language_and_a_wrong_one_less(language
             assert less > 0.2 * whole, "the rest of it is right"
 
 
-def test_letters_that_are_lost_are_missed() -> None:
+def test_lost_letters_lower_the_score() -> None:
     right = "perché la città è già così lontana da noi"
     (share, _) = Rouge().sums(right.encode("ascii", "ignore").decode(), [right])
     assert share < 0.6

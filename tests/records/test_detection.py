@@ -73,7 +73,7 @@ def test_messages_come_before_an_instruction() -> None:
     assert one(fields).messages == (Message("assistant", "other"),)
 
 
-def test_what_is_not_recognised_names_fields_and_formats() -> None:
+def test_an_unknown_format_names_fields_and_known_formats() -> None:
     error = refused({"query": "q", "reply": "a"}, *SFT, what="fields query, reply")
     assert "messages or instruction + output or question + answer" in str(error.fix)
     refused({}, *SFT, what="fields none")

@@ -338,7 +338,7 @@ def test_the_prompt_of_a_preference_is_not_repeated(fields: dict[str, Any], prom
     assert (record.prompt, record.chosen, record.rejected) == (prompt, "a", "b")
 
 
-def test_what_stands_before_a_transcript_follows_its_system_message() -> None:
+def test_history_follows_the_system_message_of_a_transcript() -> None:
     rows = {"history": [["q", "b"]], "chosen": [SYSTEM, USER, BOT], "rejected": [SYSTEM, USER, BAD]}
     assert one(rows, Preference).prompt == (BRIEF, ASK, NO, ASK)
 
@@ -851,7 +851,7 @@ def test_similarities_are_from_0_to_1(value: Any, similarity: float | None) -> N
     assert parse_similarity(value) == similarity
 
 
-def test_lists_of_spans_are_told_from_lists_of_labels() -> None:
+def test_lists_of_spans_are_distinguished_from_lists_of_labels() -> None:
     assert all(map(are_spans, ([{"start": 0}], [[0, 1, "P"]], {"entities": []})))
     assert not any(map(are_spans, ([], ["a"], "a", {"labels": []}, [{"start": 0}, "a"])))
 

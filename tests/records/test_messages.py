@@ -126,7 +126,7 @@ def test_several_calls_of_sharegpt() -> None:
     ],
     ids=lambda value: str(value).encode("ascii", "replace").decode(),
 )
-def test_half_a_character_is_told_by_field(turn: dict[str, Any], field: str) -> None:
+def test_half_a_character_names_its_field(turn: dict[str, Any], field: str) -> None:
     with pytest.raises(DataError, match="contains half a character") as caught:
         read({"role": "assistant", **turn})
     assert caught.value.where == f"rows.jsonl line 3, field messages[0], field {field}"
@@ -138,7 +138,7 @@ def test_half_a_character_in_tools() -> None:
     assert caught.value.where == "rows.jsonl line 3, field tools"
 
 
-def test_what_is_nested_without_end_is_an_error_of_ours() -> None:
+def test_deep_nesting_is_a_data_error() -> None:
     deep: Any = "x"
     for _ in range(100_000):
         deep = [deep]

@@ -141,7 +141,7 @@ def test_real_files(name: str, options: dict[str, Any], reads: tuple[type, ...],
     assert {type(each) for each in found} == {record}
 
 
-def test_real_preferences_hold_six_pairs_without_one() -> None:
+def test_real_preferences_hold_six_pairs_of_equal_answers() -> None:
     found: list[DataError] = []
     rows = placed(shared_data("rasbt_preference_1100/instruction-data-with-preference.json"))
     kept = list(parse_rows(rows, (Preference,), on_bad=found.append))

@@ -41,6 +41,6 @@ def test_a_record_is_a_value() -> None:
         record.solved = "b"  # type: ignore[misc]
 
 
-def test_a_record_must_say_what_it_asks_and_teaches() -> None:
+def test_a_record_must_define_its_key_and_parts() -> None:
     with pytest.raises(TypeError, match="parts"):
         Record("rows line 1")  # type: ignore[abstract]

@@ -203,7 +203,7 @@ def test_labels_agree_with_the_generation_mask_of_transformers(name: str, merges
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_labels_agree_with_transformers_where_spaces_are_planted(name: str) -> None:
+def test_labels_agree_with_transformers_if_the_tokenizer_adds_spaces(name: str) -> None:
     """A tokenizer that puts a space behind every special token, and bytes for what it does not know."""
     style = STYLES[name]
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(shared_data("stories260K_hf")))
@@ -300,7 +300,7 @@ def test_an_answer_may_end_with_an_added_token(name: str) -> None:
     assert [text for text, _ in learned(row, tokenizer)] == [f"{t}</tool_call>{style.end}" for t in ("the", "cat")]
 
 
-def test_what_a_template_refuses_is_a_data_error() -> None:
+def test_a_conversation_that_the_template_refuses_is_a_data_error() -> None:
     with pytest.raises(DataError, match="no system role") as caught:
         codec(tokenizer_of("gemma")).encode_answers(
             Chat("chat.jsonl line 3", (Message("system", "a"), user("b"), assistant("c")))

@@ -1,4 +1,4 @@
-"""What rows give their chat template beside messages and tools; and what is told of what it never asks for."""
+"""Values that rows give their chat template, notes on fields it ignores, and the date it is given."""
 
 from __future__ import annotations
 
@@ -59,15 +59,12 @@ def test_values_for_the_template_are_checked() -> None:
 
 
 @pytest.mark.parametrize("stamp", [date(2024, 1, 1), b"x"])
-def test_what_a_table_holds_beside_a_message_need_be_no_json(stamp: object) -> None:
+def test_extra_fields_of_a_message_need_not_be_json(stamp: object) -> None:
     codec = family_codec("qwen3")
     plain, stamped = (
         shown(codec, "sft", {"messages": [{**USER, **more}, {**BOT, **more}]}) for more in ({}, {"sent": stamp})
     )
     assert plain == stamped
-
-
-# What is never asked for
 
 
 @pytest.mark.parametrize(
@@ -82,7 +79,7 @@ def test_what_a_table_holds_beside_a_message_need_be_no_json(stamp: object) -> N
         (Chat("a", (user("q"), said("a"))), {}),
     ],
 )
-def test_what_a_template_never_asks_for_is_noted(record: Any, names: dict[str, int]) -> None:
+def test_fields_that_the_template_ignores_are_noted(record: Any, names: dict[str, int]) -> None:
     tokenizer = byte_level(eos="</s>", template=PLAIN)
     codec = Codec(tokenizer, max_length=1000, too_long="error")
     if isinstance(record, Preference):
@@ -101,7 +98,7 @@ def test_what_a_template_never_asks_for_is_noted(record: Any, names: dict[str, i
         assert "ignores these fields" in notes[0]
 
 
-def test_what_a_template_shows_with_the_whole_message_is_not_noted() -> None:
+def test_fields_shown_with_the_whole_message_are_not_noted() -> None:
     template = PLAIN.replace("{{ m.content }}", "{{ m | tojson }}")
     codec = Codec(byte_level(eos="</s>", template=template), max_length=1000, too_long="error")
     codec.encode_answers(Chat("a", (user("q"), said("a", mood="good"))))
@@ -138,7 +135,7 @@ def test_a_prompt_that_counts_the_turns_ends_where_the_words_begin() -> None:
     assert codec.notes() == []
 
 
-def test_a_flag_that_would_have_a_question_learned_is_told() -> None:
+def test_a_training_flag_on_a_question_is_noted() -> None:
     codec = Codec(byte_level(eos="</s>", template=PLAIN), max_length=1000, too_long="error")
     flagged = {"messages": [{**USER, "train": True}, {**BOT, "train": True}]}
     codec.encode_answers(parse_for(flagged, "sft"))
@@ -146,9 +143,6 @@ def test_a_flag_that_would_have_a_question_learned_is_told() -> None:
     codec = Codec(byte_level(eos="</s>", template=PLAIN), max_length=1000, too_long="error")
     codec.encode_answers(parse_for({"messages": [{**USER, "train": False, "weight": 0}, {**BOT, "weight": 1}]}, "sft"))
     assert codec.notes() == []
-
-
-# The day
 
 
 def test_the_day_of_a_run_is_one_of_its_choices(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def limit_of(max_length: int, policy: TooLong) -> LengthLimit:
     return LengthLimit(max_length, policy, encoder, SpecialTokens(tokenizer, encoder))
 
 
-def test_what_was_cut_is_counted_within_nested_blocks() -> None:
+def test_truncation_is_counted_in_nested_blocks() -> None:
     limit = limit_of(4, "truncate")
     row = predict_weighted(np.arange(9), np.ones(9, np.float32))
     unusable = predict_weighted(np.arange(9), np.array([0] * 8 + [1]))

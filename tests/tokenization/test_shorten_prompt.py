@@ -11,7 +11,7 @@ from bottega.records import Chat, Message, Preference, Prompted, Text
 from bottega.tokenization.shorten_prompt import shorten_prompt
 
 
-def test_a_prompt_gives_way_before_an_answer_does() -> None:
+def test_the_prompt_is_shortened_before_the_answer() -> None:
     tokenizer = byte_level(bos="<s>", eos="</s>", adds_bos=True, merges=False)
     for policy in ("shorten", "truncate"):
         short = codec(tokenizer, max_length=8, too_long=policy)
@@ -23,7 +23,7 @@ def test_a_prompt_gives_way_before_an_answer_does() -> None:
         assert tokenizer.decode(row.tokens.tolist()) == "<s>fghthe</s>"
 
 
-def test_the_oldest_questions_of_a_conversation_give_way_and_the_system_stays() -> None:
+def test_the_oldest_turns_are_dropped_and_the_system_message_stays() -> None:
     tokenizer = tokenizer_of("zephyr", merges=False)
     messages = (Message("system", "s"), user("a" * 50), assistant("one"), user("b"), assistant("two"))
     whole = codec(tokenizer).encode_answers(Chat("here", messages))
@@ -36,7 +36,7 @@ def test_the_oldest_questions_of_a_conversation_give_way_and_the_system_stays() 
 
 
 @pytest.mark.parametrize("more", [{}, {"reasoning_content": "x" * 90}])
-def test_no_more_questions_give_way_than_must(more: dict[str, Any]) -> None:
+def test_no_more_turns_are_dropped_than_necessary(more: dict[str, Any]) -> None:
     template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ m.reasoning_content }}</s>{% endfor %}"
     tokenizer = byte_level(special=["<|user|>", "<|assistant|>"], eos="</s>", merges=False, template=template)
     messages = (
@@ -53,7 +53,7 @@ def test_no_more_questions_give_way_than_must(more: dict[str, Any]) -> None:
     assert learned(row, tokenizer) == [("two</s>", 1.0), ("3</s>", 1.0)]
 
 
-def test_the_last_question_gives_way_in_its_middle() -> None:
+def test_the_last_question_is_shortened_in_its_middle() -> None:
     tokenizer = tokenizer_of("zephyr", merges=False)
     messages = (Message("system", "s"), user("Sum up: " + "x" * 60 + " in French"), assistant("non"))
     whole = codec(tokenizer).encode_answers(Chat("here", messages))
@@ -88,7 +88,7 @@ def test_a_text_loses_its_beginning_but_for_a_least_part(excess: int, least: int
     assert shorten_prompt("abcdef", excess, least, characters) == shorter
 
 
-def test_what_follows_the_last_answer_is_left_out_first() -> None:
+def test_messages_after_the_last_answer_are_dropped_first() -> None:
     messages = (user("a" * 40), assistant("b"), user("c" * 40), assistant("d", 0.0))
     assert shorten_prompt(messages, 1, 1, characters) == messages[:2]
 

@@ -20,7 +20,7 @@ from bottega.tokenization.text_encoder import TextEncoder
 
 
 @pytest.mark.parametrize("record", [Prompted("here", "abc", "x"), Text("here", "ax"), Text("here", "a\ud800")])
-def test_what_a_tokenizer_cannot_encode_is_unusable(tmp_path: Path, record: Any) -> None:
+def test_a_text_that_the_tokenizer_cannot_encode_is_unusable(tmp_path: Path, record: Any) -> None:
     (tmp_path / "text.txt").write_text("abc?:# \n")
     train_tokenizer([tmp_path / "text.txt"], 0, tmp_path / "out", "characters")
     characters = codec(load_tokenizer(str(tmp_path / "out")))
