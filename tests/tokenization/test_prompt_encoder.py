@@ -8,7 +8,7 @@ import pytest
 from chat_styles import NAMES, STYLES, byte_level, codec, tokenizer_of, turns, user
 
 from bottega.errors import DataError
-from bottega.records import Message, Posed, Unusable
+from bottega.records import Chat, Message, Posed, Unusable
 
 PROMPT = (user("What is it?"), Message("assistant", "the cat"), user("And?"))
 
@@ -103,5 +103,5 @@ def test_an_end_of_turn_that_is_not_a_token_is_a_stop_string() -> None:
     reader = codec(byte_level(eos="</s>", template=STYLES["chatml"].template.replace("⟦", "").replace("⟧", "")))
     assert reader.stop_strings == ("<|im_end|>",)
     assert reader.stop_strings_in_use == (), "no conversation was encoded"
-    reader.encode_prompt(PROMPT)
+    reader.encode_answers(Chat("here", PROMPT))
     assert reader.stop_strings_in_use == ("<|im_end|>",)
