@@ -61,7 +61,7 @@ def one(fields: dict[str, Any], *reads: type, **options: Any) -> Any:
 
 
 def refused(
-    fields: dict[str, Any], *reads: type, what: str = "", where: str = "file line 1", **options: Any
+    fields: dict[str, Any], *reads: type, what: str | None = None, where: str = "file line 1", **options: Any
 ) -> DataError:
     with pytest.raises(DataError, match=what) as caught:
         parse([fields], *reads, **options)

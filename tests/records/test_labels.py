@@ -56,12 +56,14 @@ RECORDS = [
 
 @pytest.mark.parametrize(
     ("record", "names", "texts"),
-    zip(
-        RECORDS,
-        [["a"], ["b", "a"], ["PER", "LOC"], [], []],
-        [("t",), ("t",), ("Ida in Oslo",), ("t", "p", "n"), ("t", "u")],
-        strict=True,
-    ),
+    [
+        *zip(
+            RECORDS,
+            [["a"], ["b", "a"], ["PER", "LOC"], [], []],
+            [("t",), ("t",), ("Ida in Oslo",), ("t", "p", "n"), ("t", "u")],
+            strict=True,
+        )
+    ],
     ids=lambda value: type(value).__name__,
 )
 def test_label_names_and_texts(record: Record, names: list[str], texts: tuple[str, ...]) -> None:
@@ -74,17 +76,19 @@ def test_label_names_and_texts(record: Record, names: list[str], texts: tuple[st
 
 @pytest.mark.parametrize(
     ("record", "other"),
-    zip(
-        RECORDS,
-        [
-            Labelled("here", "t", "b"),
-            Multilabelled("here", "t", ("a",)),
-            Tagged("here", "Ida in Oslo", SPANS[:1]),
-            Paired("here", "t", "p", ("n",), "b"),
-            Compared("here", "t", "u", 0.25),
-        ],
-        strict=True,
-    ),
+    [
+        *zip(
+            RECORDS,
+            [
+                Labelled("here", "t", "b"),
+                Multilabelled("here", "t", ("a",)),
+                Tagged("here", "Ida in Oslo", SPANS[:1]),
+                Paired("here", "t", "p", ("n",), "b"),
+                Compared("here", "t", "u", 0.25),
+            ],
+            strict=True,
+        )
+    ],
     ids=lambda value: type(value).__name__,
 )
 def test_records_that_teach_something_else_differ_in_their_parts(record: Record, other: Record) -> None:

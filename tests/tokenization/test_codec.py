@@ -16,7 +16,7 @@ from bottega.models.tokenizer import load_tokenizer
 from bottega.records import Text, Unusable
 
 
-@pytest.mark.parametrize(("adds_bos", "adds_eos"), itertools.product([False, True], repeat=2))
+@pytest.mark.parametrize(("adds_bos", "adds_eos"), [*itertools.product([False, True], repeat=2)])
 @pytest.mark.parametrize("max_length", [2, 3, 4, 7, 16, 64])
 def test_blocks_predict_every_token_once(max_length: int, adds_bos: bool, adds_eos: bool) -> None:
     tokenizer = byte_level(bos="<s>", eos="</s>", adds_bos=adds_bos, adds_eos=adds_eos, merges=False)

@@ -53,21 +53,16 @@ def _default_rows(record: Record, codec: Codec) -> list[tuple[Row, ...]]:
             return [(codec.pooled_row(ids, 0),) for ids in codec.encode_passages(record)]
         return [(row,) for row in codec.encode_document(record)]
     if isinstance(record, Preference):
-        return [_split_for_encoder(codec, record.where, *codec.encode_pair(record))]
+        return [codec.encode_pair(record)]
     if isinstance(record, Unpaired):
         row = codec.encode_completion(record.where, record.prompt, record.completion, record.tools, record.variables)
-        return [_split_for_encoder(codec, record.where, row)]
+        return [(row,)]
     if isinstance(record, Choice):
         answer = f" {record.choices[record.gold]}"
-        return [_split_for_encoder(codec, record.where, codec.encode_completion(record.where, record.question, answer))]
+        return [(codec.encode_completion(record.where, record.question, answer),)]
     if isinstance(record, Posed):
         return [(codec.encode_prompt_row(record, 0),)]
     if isinstance(record, (Chat, Prompted, Text)):
-        return [_split_for_encoder(codec, record.where, codec.encode_answers(record))]
+        return [(codec.encode_answers(record),)]
     # Texts that are classified, tagged or embedded, and records of a class that is not known here.
     return [tuple(codec.encode_every_token(record.where, text) for text in record.input_texts)]
-
-
-def _split_for_encoder(codec: Codec, where: str, *rows: Row) -> tuple[Row, ...]:
-    """The rows parted into encoder input and decoder output for an encoder–decoder; unchanged for other models."""
-    return rows if codec.decoder_start is None else tuple(codec.split_last_answer(where, row) for row in rows)

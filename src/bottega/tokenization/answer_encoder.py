@@ -78,10 +78,6 @@ class AnswerEncoder:
             empty.where, prompt, lambda shorter: [self._encode_completion(empty, shorter, completion)]
         )[0]
 
-    def split(self, where: str, row: Row) -> Row:
-        """The row as one of an encoder–decoder: its last answer is predicted, what stands before that is read."""
-        return self._limit.cut_source(where, self._split(row))
-
     def notes(self) -> Iterator[tuple[str, str]]:
         """(subject, message) of what a user should know about the conversations encoded so far."""
         template, finder = self._finder.template, self._finder
@@ -148,10 +144,6 @@ class AnswerEncoder:
             return row
         if not begin:
             raise Unusable("no prompt for the encoder to read")
-        return self._split(row)
-
-    def _split(self, row: Row) -> Row:
-        assert self.decoder_start is not None
         return split_last_answer(row, self.decoder_start, self._special_tokens.frame[1])
 
 

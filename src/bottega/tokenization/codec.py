@@ -204,10 +204,6 @@ class Codec:
         assert self.decoder_start is not None  # only objectives that require an encoder–decoder call this
         return self._limit.cut_source(where, encoder_decoder_row(self.decoder_start, source, label, weight))
 
-    def split_last_answer(self, where: str, row: Row) -> Row:
-        """The row for an encoder–decoder: its last answer is predicted, what stands before that is read."""
-        return self._answer_encoder.split(where, row)
-
     # Prompts to continue
 
     def encode_prompt(self, prompt: Prompt, tools: Tools = (), variables: Variables | None = None) -> list[int]:
