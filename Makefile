@@ -28,7 +28,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 check: setup ## Lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gpu.py --cpu --proofs optimisers writing & \
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gpu.py --cpu --proofs optimizers generation & \
 	$(BIN)/mypy && wait $$!
 
 test: check ## Everything that must hold, in under six minutes on two cores

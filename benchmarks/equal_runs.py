@@ -2,12 +2,12 @@
 
     python benchmarks/equal_runs.py REVISION [--only NAME …] [--threads 1 2]
 
-REVISION is any commit of this repository; the other version is the working tree. For each recipe both versions train a
-run from its start, and the working tree also resumes a run that REVISION left halfway. All on tiny models that are made
-here. Exits with 1 at the first difference.
+REVISION is any commit of this repository; the other version is the working tree. Both versions train each recipe from
+its start, and the working tree also resumes a run that REVISION stopped halfway. All models are tiny and made here.
+Exits with 1 at the first difference.
 
-Each version trains all recipes in one process for each number of threads, through the public API only, so that a
-version may lay out its modules as it likes.
+Each version trains all recipes in one process for each number of threads, through the public API only, so that it does
+not matter how a version arranges its modules.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LORA = {"rank": 4, "alpha": 8}
 SMALL: dict[str, Any] = {"steps": STEPS, "examples": 4, "tokens": 160, "lr": 1e-3}
 REWARDS = [{"kind": "length", "free": 0, "most": 9}, {"kind": "pattern", "pattern": "[a-m]"}]
 
-# Every kind of head, of reference, of adapter and of optimiser at least once.
+# Every head, type of reference, adapter and optimizer at least once.
 RECIPES: dict[str, dict[str, Any]] = {
     "sft-full": {
         "model": {"base": "llama", "dtype": "float32"},
@@ -93,7 +93,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "model": {"base": "llama", "dtype": "float32"},
         "adapter": LORA,
         "objective": {"kind": "grpo", "rewards": REWARDS, "group": 3, "tokens": 8, "passes": 2, "beta": 0.1},
-        "data": {"train": "posed.jsonl", "validation": 0.2},
+        "data": {"train": "prompts.jsonl", "validation": 0.2},
         "evaluate": {"every": 3},
     },
     "masked": {
@@ -175,11 +175,11 @@ def main() -> None:
             train(before, folder, [(recipe, f"{old}-cut/{recipe}", HALFWAY) for recipe in options.only])
             train(ROOT / "src", folder, [(recipe, f"{old}-cut/{recipe}", -1) for recipe in options.only])
             for recipe in options.only:
-                wanted = result(folder / old / recipe)
-                compare(wanted, result(folder / new / recipe), f"{recipe}, {threads} threads")
-                compare(wanted, result(folder / f"{old}-cut" / recipe), f"{recipe}, {threads} threads, resumed")
-                losses, weights = wanted
-                print(f"{recipe}, {threads} threads: {len(losses)} numbers, {len(weights)} files of weights: equal")
+                expected = result(folder / old / recipe)
+                compare(expected, result(folder / new / recipe), f"{recipe}, {threads} threads")
+                compare(expected, result(folder / f"{old}-cut" / recipe), f"{recipe}, {threads} threads, resumed")
+                numbers, weights = expected
+                print(f"{recipe}, {threads} threads: {len(numbers)} numbers, {len(weights)} weight files: equal")
 
 
 def checkout(revision: str, folder: Path) -> Path:
@@ -191,7 +191,7 @@ def checkout(revision: str, folder: Path) -> Path:
 
 
 def train(source: Path, folder: Path, jobs: list[tuple[str, str, int]]) -> None:
-    """Run jobs, one after the other, in one process with the package at `source`."""
+    """Run jobs one after the other in one process, with the package at `source`."""
     environment = {**os.environ, "PYTHONPATH": str(source), "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run([sys.executable, "-c", TRAINING, json.dumps(jobs)], cwd=folder, env=environment, check=False)
     if done.returncode:
@@ -199,27 +199,28 @@ def train(source: Path, folder: Path, jobs: list[tuple[str, str, int]]) -> None:
 
 
 def result(run: Path) -> tuple[list[tuple[Any, ...]], dict[str, str]]:
-    """(every number that training and validation told, in order; checksums of the weights) of a finished run."""
-    told = []
+    """(every loss and gradient norm in order, checksums of the weight files) of a finished run."""
+    numbers = []
     for line in (run / "events.jsonl").read_text(encoding="utf-8").splitlines():
         event = json.loads(line)
         if event["type"] in ("stepped", "validated"):
-            told.append((event["type"], event["step"], event["loss"], event.get("grad_norm")))
+            numbers.append((event["type"], event["step"], event["loss"], event.get("grad_norm")))
     weights = {
         str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(run.rglob("*.safetensors"))
     }
-    return told, weights
+    return numbers, weights
 
 
-def compare(wanted: Any, found: Any, name: str) -> None:
-    if wanted != found:
-        for left, right in zip(wanted[0], found[0], strict=False):
+def compare(expected: Any, actual: Any, name: str) -> None:
+    """Exit with 1 and the first difference if two results are not equal."""
+    if expected != actual:
+        for left, right in zip(expected[0], actual[0], strict=False):
             if left != right:
                 print(f"first difference: {left} and {right}", file=sys.stderr)
                 break
-        names = [name for name in {*wanted[1], *found[1]} if wanted[1].get(name) != found[1].get(name)]
-        sys.exit(f"{name}: not equal; weights that differ: {sorted(names)}")
+        files = [file for file in {*expected[1], *actual[1]} if expected[1].get(file) != actual[1].get(file)]
+        sys.exit(f"{name}: not equal; weights that differ: {sorted(files)}")
 
 
 def write_recipe(folder: Path, name: str, threads: int) -> None:
@@ -228,52 +229,52 @@ def write_recipe(folder: Path, name: str, threads: int) -> None:
 
 
 def make_inputs(folder: Path) -> None:
-    """Tiny models with random weights, and a file of rows for each kind of record."""
+    """Write tiny models with random weights, and a file of rows for each type of record."""
     import torch
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
     decoder = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    drops = {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}
+    dropout = {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}
     sizes = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 2}
     models = {
         "llama": (transformers.LlamaConfig(num_key_value_heads=2, **decoder), transformers.LlamaForCausalLM),
-        "gpt2": (transformers.GPT2Config(n_embd=32, n_layer=2, n_head=4, **drops), transformers.GPT2LMHeadModel),
+        "gpt2": (transformers.GPT2Config(n_embd=32, n_layer=2, n_head=4, **dropout), transformers.GPT2LMHeadModel),
         "bert": (transformers.BertConfig(**decoder), transformers.BertForMaskedLM),
         "t5": (transformers.T5Config(**sizes), transformers.T5ForConditionalGeneration),
     }
-    for name, (config, kind) in models.items():
+    for name, (config, model_class) in models.items():
         torch.manual_seed(0)
         config.update({"vocab_size": 320, "pad_token_id": 2, "bos_token_id": 0, "eos_token_id": 1})
-        kind(config).save_pretrained(folder / name)
+        model_class(config).save_pretrained(folder / name)
         make_tokenizer(folder / name)
-    draw = random.Random(0)
+    rng = random.Random(0)
 
     def words(most: int) -> str:
-        return " ".join(draw.choice(WORDS) for _ in range(draw.randint(2, most)))
+        return " ".join(rng.choice(WORDS) for _ in range(rng.randint(2, most)))
 
     def spans() -> dict[str, Any]:
         text = words(9)
         end = text.index(" ")
-        return {"text": text, "spans": [{"start": 0, "end": end, "label": draw.choice("AB")}]}
+        return {"text": text, "spans": [{"start": 0, "end": end, "label": rng.choice("AB")}]}
 
-    write = {
+    make_row = {
         "answers": lambda: {"prompt": f"{words(4)} ", "completion": words(8)},
         "texts": lambda: {"text": words(20)},
         "pairs": lambda: {"prompt": f"{words(5)} ", "chosen": words(6), "rejected": words(6)},
-        "posed": lambda: {"prompt": f"{words(5)} ", "answer": words(3)},
+        "prompts": lambda: {"prompt": f"{words(5)} ", "answer": words(3)},
         "spans": spans,
-        "labels": lambda: {"text": words(8), "label": draw.choice("abc")},
-        "numbers": lambda: {"text": words(8), "label": round(draw.random() * 9, 2)},
+        "labels": lambda: {"text": words(8), "label": rng.choice("abc")},
+        "numbers": lambda: {"text": words(8), "label": round(rng.random() * 9, 2)},
         "matches": lambda: {"anchor": words(8), "positive": words(8)},
     }
-    for name, row in write.items():
+    for name, row in make_row.items():
         rows = "".join(json.dumps(row()) + "\n" for _ in range(40))
         (folder / f"{name}.jsonl").write_text(rows, encoding="utf-8")
 
 
 def make_tokenizer(folder: Path) -> None:
-    """Pairs of bytes, 320 tokens with those that stand for spans."""
+    """A byte-level BPE tokenizer of 320 tokens, including sentinels for spans."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 

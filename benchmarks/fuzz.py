@@ -1,12 +1,12 @@
-"""A million mutated inputs: each must end in a result or in one of our own errors, and none may take two seconds.
+"""A million mutated inputs: each must end in a result or in a BottegaError, and none may take two seconds.
 
-    make fuzz                                 a million in all; run again, it goes on where it was
+    make fuzz                                 a million in all; run again, it continues
     python benchmarks/fuzz.py --count 5000    fewer
-    python benchmarks/fuzz.py --again FILE    one input that failed, with its traceback
+    python benchmarks/fuzz.py --again FILE    repeat one input that failed, with its traceback
 
-An input is decided by the seed, the target and its number, so a slice can be run anywhere and any failure again. What
-is mutated are sound inputs: recipes, files of every kind, rows, CoNLL, conversations under several chat templates, and
-the JSON files of model folders.
+An input is decided by the seed, the target and its index, so any slice and any failure can be repeated. Mutated are
+valid inputs: recipes, files of every format, rows, CoNLL, conversations with several chat templates, and the JSON files
+of model folders.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ from bottega.records import Unusable
 from bottega.records.formats import load_formats, record_types
 from bottega.records.parser import parse_rows
 
-# Seconds of the processor that are too many, and seconds after which a call is cut off.
-SLOW, HANGS = 2.0, 30
+# Processor seconds from which a call is too slow, and seconds after which it is stopped.
+SLOW_SECONDS, TIMEOUT_SECONDS = 2.0, 30
 
-# How many of the inputs go to each target.
+# Fraction of the inputs for each target.
 SHARES = {"recipe": 0.06, "files": 0.2, "rows": 0.52, "conll": 0.11, "chat": 0.1, "folder": 0.01}
 
-# Where files are written faster than to a disk.
-MEMORY = Path("/dev/shm")
+# Where files can be written in memory, if the system has it.
+MEMORY_FOLDER = Path("/dev/shm")
 
-Draw = random.Random
+Rng = random.Random
 
-# What goes wrong easily
+# Texts and values that often cause errors
 
 ODD_TEXT = [
     "", " ", "\n", "\r", "\0", "\ufeff", "\ud800", "\udfff", "\ue000", "\u00a0", "\u2028", "e\u0301", "🙂", "٣", "𝟘",
@@ -65,80 +65,86 @@ ODD_VALUES: list[Any] = [
     {"role": "assistant", "content": "x"}, {"from": "gpt", "value": "y"}, {"type": "text", "text": "z"},
 ]  # fmt: skip
 NAMES = sorted(
-    {name for form in load_formats().values() for need in (*form.required, *form.alternative) for name in need}
+    {
+        name
+        for row_format in load_formats().values()
+        for names in (*row_format.required, *row_format.alternative)
+        for name in names
+    }
     | {"system", "history", "tools", "functions", "role", "content", "tool_calls", "weight", "arguments", "name"}
     | {"start", "end", "from", "value", "negatives", "input", "context", "reasoning_content", "chat_template_kwargs"}
 )
 
 
-def mutated_bytes(draw: Draw, data: bytes, others: list[bytes]) -> bytes:
-    """The bytes after a few changes."""
-    for _ in range(draw.choice((1, 1, 1, 2, 4))):
-        place = draw.randrange(len(data) + 1)
-        size = draw.choice((1, 1, 2, 8, 40))
-        odd = draw.choice(ODD_TEXT).encode("utf-8", "surrogatepass")
-        kind = draw.randrange(7)
-        if kind == 0:
-            data = data[:place] + data[place + size :]
-        elif kind == 1:
-            data = data[:place] + odd + data[place:]
-        elif kind == 2:
-            data = data[:place] + odd + data[place + size :]
-        elif kind == 3:
-            data = data[:place] + bytes(draw.randrange(256) for _ in range(size)) + data[place + size :]
-        elif kind == 4:
-            data = data[:place] + data[place : place + size] * draw.choice((2, 3, 30)) + data[place + size :]
-        elif kind == 5:
-            other = draw.choice(others)
-            data = data[:place] + other[draw.randrange(len(other) + 1) :]
+def mutate_bytes(rng: Rng, data: bytes, others: list[bytes]) -> bytes:
+    """The bytes after a few random changes."""
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        position = rng.randrange(len(data) + 1)
+        size = rng.choice((1, 1, 2, 8, 40))
+        odd_text = rng.choice(ODD_TEXT).encode("utf-8", "surrogatepass")
+        change = rng.randrange(7)
+        if change == 0:
+            data = data[:position] + data[position + size :]
+        elif change == 1:
+            data = data[:position] + odd_text + data[position:]
+        elif change == 2:
+            data = data[:position] + odd_text + data[position + size :]
+        elif change == 3:
+            data = data[:position] + bytes(rng.randrange(256) for _ in range(size)) + data[position + size :]
+        elif change == 4:
+            data = data[:position] + data[position : position + size] * rng.choice((2, 3, 30)) + data[position + size :]
+        elif change == 5:
+            other = rng.choice(others)
+            data = data[:position] + other[rng.randrange(len(other) + 1) :]
         else:
-            data = data[:place]
+            data = data[:position]
     return data[: 1 << 16]
 
 
-def mutated(draw: Draw, value: Any) -> Any:
-    """A value like JSON's after a change somewhere in it."""
-    if isinstance(value, dict) and value and draw.random() < 0.85:
-        key = draw.choice(list(value))
-        kind = draw.randrange(8)
-        if kind == 0:
+def mutate(rng: Rng, value: Any) -> Any:
+    """A JSON value after a random change somewhere in it."""
+    if isinstance(value, dict) and value and rng.random() < 0.85:
+        key = rng.choice(list(value))
+        change = rng.randrange(8)
+        if change == 0:
             return {name: inner for name, inner in value.items() if name != key}
-        if kind == 1:
-            return {(draw.choice(NAMES) if name == key else name): inner for name, inner in value.items()}
-        if kind == 2:
-            return {**value, draw.choice(NAMES): odd(draw)}
-        return {**value, key: mutated(draw, value[key])}
-    if isinstance(value, list) and value and draw.random() < 0.85:
-        place = draw.randrange(len(value))
-        kind = draw.randrange(6)
-        if kind == 0:
-            return value[:place] + value[place + 1 :]
-        if kind == 1:
-            return value[:place] + [value[place]] * draw.choice((2, 3)) + value[place + 1 :]
-        if kind == 2:
-            return draw.sample(value, len(value))
-        return [*value[:place], mutated(draw, value[place]), *value[place + 1 :]]
-    if isinstance(value, str) and draw.random() < 0.7:
-        place = draw.randrange(len(value) + 1)
-        return value[:place] + draw.choice(ODD_TEXT) + value[place + draw.randrange(3) :]
-    return odd(draw, value)
+        if change == 1:
+            return {(rng.choice(NAMES) if name == key else name): inner for name, inner in value.items()}
+        if change == 2:
+            return {**value, rng.choice(NAMES): odd_value(rng)}
+        return {**value, key: mutate(rng, value[key])}
+    if isinstance(value, list) and value and rng.random() < 0.85:
+        position = rng.randrange(len(value))
+        change = rng.randrange(6)
+        if change == 0:
+            return value[:position] + value[position + 1 :]
+        if change == 1:
+            return value[:position] + [value[position]] * rng.choice((2, 3)) + value[position + 1 :]
+        if change == 2:
+            return rng.sample(value, len(value))
+        return [*value[:position], mutate(rng, value[position]), *value[position + 1 :]]
+    if isinstance(value, str) and rng.random() < 0.7:
+        position = rng.randrange(len(value) + 1)
+        return value[:position] + rng.choice(ODD_TEXT) + value[position + rng.randrange(3) :]
+    return odd_value(rng, value)
 
 
-def odd(draw: Draw, value: Any = "x") -> Any:
-    kind = draw.randrange(6)
-    if kind == 0:
+def odd_value(rng: Rng, value: Any = "x") -> Any:
+    """A value of an unexpected type or depth, sometimes around the given one."""
+    choice = rng.randrange(6)
+    if choice == 0:
         return [value]
-    if kind == 1:
-        return {draw.choice(NAMES): value}
-    if kind == 2:
-        deep = value
-        for _ in range(draw.choice((3, 30, 150))):
-            deep = [deep] if draw.random() < 0.5 else {"a": deep}
-        return deep
-    return draw.choice(ODD_TEXT) if kind == 3 else draw.choice(ODD_VALUES)
+    if choice == 1:
+        return {rng.choice(NAMES): value}
+    if choice == 2:
+        nested = value
+        for _ in range(rng.choice((3, 30, 150))):
+            nested = [nested] if rng.random() < 0.5 else {"a": nested}
+        return nested
+    return rng.choice(ODD_TEXT) if choice == 3 else rng.choice(ODD_VALUES)
 
 
-# Sound inputs
+# Valid inputs
 
 RECIPES = [
     """model: {base: m}
@@ -173,11 +179,11 @@ guard: {replay: g.txt, share: 0.2}
 report: [tensorboard]
 """,
 ]
-CHANGES = [
+OVERRIDES = [
     "optim.lr=1e-3", "data.mapping.text=a", "objective.kind=dpo", "data.columns=[a, b]", "name=x", "adapter.rank=4",
 ]  # fmt: skip
 
-TALK = [
+MESSAGES = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": [{"type": "text", "text": "Warm?"}]},
     {"role": "assistant", "content": None, "reasoning_content": "ask", "tool_calls": [
@@ -187,25 +193,25 @@ TALK = [
 ]  # fmt: skip
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
 TOOLS = [{"type": "function", "function": {"name": "warmth", "parameters": PARAMETERS}}]
-WORSE = {"role": "assistant", "content": "b"}
+REJECTED = {"role": "assistant", "content": "b"}
 SHAREGPT = [
     {"from": "human", "value": "q"},
     {"from": "function_call", "value": '{"name": "f", "arguments": {}}'},
     {"from": "observation", "value": "1"},
     {"from": "gpt", "value": "a"},
 ]
-USER, BOT = TALK[1], TALK[-1]
+USER, BOT = MESSAGES[1], MESSAGES[-1]
 ROWS: list[dict[str, Any]] = [
-    {"messages": TALK, "tools": TOOLS},
+    {"messages": MESSAGES, "tools": TOOLS},
     {"conversations": SHAREGPT, "system": "s", "tools": json.dumps(TOOLS)},
     {"prompt": "q", "completion": "a"},
     {"prompt": [USER], "completion": [BOT], "tools": TOOLS},
     {"instruction": "q", "input": "i", "output": "a", "history": [["q", "a"]]},
     {"question": "q", "context": "c", "answers": {"text": ["a"], "answer_start": [0]}},
     {"document": ["one.", "two."], "summary": "s"},
-    {"prompt": "q", "chosen": [USER, BOT], "rejected": [USER, WORSE]},
+    {"prompt": "q", "chosen": [USER, BOT], "rejected": [USER, REJECTED]},
     {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"},
-    {"input": {"messages": [USER], "tools": TOOLS}, "preferred_output": [BOT], "non_preferred_output": [WORSE]},
+    {"input": {"messages": [USER], "tools": TOOLS}, "preferred_output": [BOT], "non_preferred_output": [REJECTED]},
     {"prompt": "q", "completion": "a", "label": True},
     {"text": "Mara ran", "label": 1},
     {"text": "Mara ran", "labels": ["x", 2]},
@@ -231,52 +237,52 @@ CONLL = [
 
 
 def _files() -> dict[str, list[bytes]]:
-    """Sound files, by suffix."""
+    """Suffix → the bytes of valid files."""
     lines = [json.dumps(row, ensure_ascii=False) for row in ROWS]
     table = 'text,label\n"one, ""two""",a\n"two\nlines",b\nMara,c\n'
-    whole = json.dumps({"data": ROWS[:3], "version": 1})
+    document = json.dumps({"data": ROWS[:3], "version": 1})
     questions = [{"question": "q", "answers": [{"text": "a"}]}]
     squad = json.dumps({"data": [{"paragraphs": [{"context": "c", "qas": questions}]}]})
-    made = {
+    texts = {
         ".jsonl": [f"{line}\n{line}\n" for line in lines],
-        ".json": [json.dumps(ROWS[:4], indent=1), whole, squad, json.dumps({"text": ["a", "b"], "label": [1, 2]})],
+        ".json": [json.dumps(ROWS[:4], indent=1), document, squad, json.dumps({"text": ["a", "b"], "label": [1, 2]})],
         ".csv": [table, table.replace(",", ";"), "prompt,chosen,rejected\nq,a,b\n"],
         ".tsv": [table.replace(",", "\t"), CONLL[1]],
         ".txt": ["A text.\n\nAnother.\n", CONLL[0]],
         ".conll": CONLL,
     }
-    found = {suffix: [text.encode() for text in texts] for suffix, texts in made.items()}
+    files = {suffix: [text.encode() for text in group] for suffix, group in texts.items()}
     for suffix in (".jsonl", ".csv"):
-        found[suffix] += [made[suffix][0].encode("utf-16"), made[suffix][0].encode("latin-1", "replace")]
-    return found
+        files[suffix] += [texts[suffix][0].encode("utf-16"), texts[suffix][0].encode("latin-1", "replace")]
+    return files
 
 
 ENCODINGS = ("latin-1", "utf-16", "utf-16-le", "cp1252", "ascii", "idna", "unicode_escape")
 
 
-def _layout(draw: Draw) -> Layout:
+def _layout(rng: Rng) -> Layout:
     options: dict[str, Any] = {}
-    if draw.random() < 0.3:
-        options["encoding"] = draw.choice(ENCODINGS)
-    if draw.random() < 0.2:
-        options["delimiter"] = draw.choice((";", "|", "tab", "\x01", "é"))
-    if draw.random() < 0.2:
-        options |= {"columns": draw.sample(NAMES, draw.randrange(1, 4)), "header": draw.choice((None, True, False))}
-    if draw.random() < 0.2:
-        options["field"] = draw.choice(("data", "data.rows", "a.", ".", "", "text"))
-    if draw.random() < 0.2:
-        options["reader"] = draw.choice(("text", "jsonl", "json", "csv", "tsv", "conll"))
+    if rng.random() < 0.3:
+        options["encoding"] = rng.choice(ENCODINGS)
+    if rng.random() < 0.2:
+        options["delimiter"] = rng.choice((";", "|", "tab", "\x01", "é"))
+    if rng.random() < 0.2:
+        options |= {"columns": rng.sample(NAMES, rng.randrange(1, 4)), "header": rng.choice((None, True, False))}
+    if rng.random() < 0.2:
+        options["field"] = rng.choice(("data", "data.rows", "a.", ".", "", "text"))
+    if rng.random() < 0.2:
+        options["reader"] = rng.choice(("text", "jsonl", "json", "csv", "tsv", "conll"))
     return Layout(**options)
 
 
 @cache
-def _all_reads() -> list[tuple[type, ...]]:
-    """What each objective reads, and an audit."""
+def _record_type_choices() -> list[tuple[type, ...]]:
+    """The record types that an audit reads, and those of each objective."""
     return [record_types(), *(objectives.load(kind).reads for kind in objectives.kinds() if kind != "custom")]
 
 
-def _reads(draw: Draw) -> tuple[type, ...]:
-    return draw.choice(_all_reads())
+def _choose_record_types(rng: Rng) -> tuple[type, ...]:
+    return rng.choice(_record_type_choices())
 
 
 TEMPLATES = {
@@ -313,79 +319,79 @@ def _tokenizer(folder: Path, template: str | None = None) -> Any:
     backend = Tokenizer(models.BPE(vocab={token: number for number, token in enumerate(names + letters)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    made = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>", chat_template=template
     )
-    made.add_special_tokens({"additional_special_tokens": names[3:]})
-    made.save_pretrained(str(folder))
-    return made
+    tokenizer.add_special_tokens({"additional_special_tokens": names[3:]})
+    tokenizer.save_pretrained(str(folder))
+    return tokenizer
 
 
-# Targets: each makes an input, and tries it
+# Targets: each makes an input and returns the call that tries it
 
 
 class Targets:
-    """What is tried, by name: (the input of a number, what is done with it)."""
+    """The code under test: each method makes a random input and returns a call that processes it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.files = folder, _files()
         self.codecs: list[Any] = []
         self.base = folder / "base"
 
-    def recipe(self, draw: Draw) -> Callable[[], object]:
-        text = draw.choice(RECIPES)
-        changes = draw.sample(CHANGES, draw.choice((0, 0, 0, 1, 2)))
-        changes = [mutated_bytes(draw, one.encode(), [b"x"]).decode("utf-8", "replace") for one in changes]
-        if draw.random() < 0.5:
-            document = mutated(draw, yaml.safe_load(text))
+    def recipe(self, rng: Rng) -> Callable[[], object]:
+        text = rng.choice(RECIPES)
+        overrides = rng.sample(OVERRIDES, rng.choice((0, 0, 0, 1, 2)))
+        overrides = [mutate_bytes(rng, item.encode(), [b"x"]).decode("utf-8", "replace") for item in overrides]
+        if rng.random() < 0.5:
+            document = mutate(rng, yaml.safe_load(text))
             return lambda: _read_back(Recipe.parse(document if isinstance(document, dict) else {"data": document}))
-        path = self._written("recipe.yaml", mutated_bytes(draw, text.encode(), [one.encode() for one in RECIPES]))
-        return lambda: _read_back(Recipe.load(path, *changes))
+        path = self._write("recipe.yaml", mutate_bytes(rng, text.encode(), [recipe.encode() for recipe in RECIPES]))
+        return lambda: _read_back(Recipe.load(path, *overrides))
 
-    def file(self, draw: Draw, suffix: str | None = None) -> Callable[[], object]:
-        suffix = suffix or draw.choice(list(self.files))
-        data = mutated_bytes(draw, draw.choice(self.files[suffix]), self.files[suffix])
-        named = suffix if draw.random() < 0.9 else draw.choice([name for name in BY_SUFFIX if name not in SHEETS])
-        path, layout, reads = self._written(f"rows{named}", data), _layout(draw), _reads(draw)
+    def file(self, rng: Rng, suffix: str | None = None) -> Callable[[], object]:
+        suffix = suffix or rng.choice(list(self.files))
+        data = mutate_bytes(rng, rng.choice(self.files[suffix]), self.files[suffix])
+        name_suffix = suffix if rng.random() < 0.9 else rng.choice([name for name in BY_SUFFIX if name not in SHEETS])
+        path, layout, reads = self._write(f"rows{name_suffix}", data), _layout(rng), _choose_record_types(rng)
 
         def load() -> object:
             rows = ((f"rows line {line}", fields) for line, fields in read(path, layout))
-            return _made(rows, reads)
+            return _parse(rows, reads)
 
         return load
 
-    def rows(self, draw: Draw) -> Callable[[], object]:
-        row = draw.choice(ROWS)
-        for _ in range(draw.choice((1, 1, 2, 4))):
-            row = mutated(draw, row)
+    def rows(self, rng: Rng) -> Callable[[], object]:
+        row = rng.choice(ROWS)
+        for _ in range(rng.choice((1, 1, 2, 4))):
+            row = mutate(rng, row)
         row = row if isinstance(row, dict) else {"text": row}
-        features = mutated(draw, FEATURES) if draw.random() < 0.3 else FEATURES
+        features = mutate(rng, FEATURES) if rng.random() < 0.3 else FEATURES
         features = features if isinstance(features, dict) else {}
-        declared = feature_decoder(features, encoded=draw.random() < 0.5)
-        reads, table = _reads(draw), draw.random() < 0.3
+        decode = feature_decoder(features, encoded=rng.random() < 0.5)
+        reads, is_table = _choose_record_types(rng), rng.random() < 0.3
 
         def build() -> object:
-            fields = declared(row) if table else row
-            return _made(iter([("rows line 1", fields), ("rows line 2", row)]), reads)
+            fields = decode(row) if is_table else row
+            return _parse(iter([("rows line 1", fields), ("rows line 2", row)]), reads)
 
         return build
 
-    def conll(self, draw: Draw) -> Callable[[], object]:
-        return self.file(draw, ".conll")
+    def conll(self, rng: Rng) -> Callable[[], object]:
+        return self.file(rng, ".conll")
 
-    def chat(self, draw: Draw) -> Callable[[], object]:
+    def chat(self, rng: Rng) -> Callable[[], object]:
         if not self.codecs:
             from bottega.tokenization.codec import Codec
 
             for name, template in TEMPLATES.items():
                 tokenizer = _tokenizer(self.folder / name, template)
                 self.codecs += [Codec(tokenizer, max_length=length, too_long="truncate") for length in (64, 512)]
-        kind = draw.choice(("sft", "dpo", "kto"))
-        row = draw.choice([row for row in ROWS[:11] if "document" not in row])
-        for _ in range(draw.choice((1, 1, 2))):
-            row = mutated(draw, row)
+        kind = rng.choice(("sft", "dpo", "kto"))
+        row = rng.choice([row for row in ROWS[:11] if "document" not in row])
+        for _ in range(rng.choice((1, 1, 2))):
+            row = mutate(rng, row)
         row = row if isinstance(row, dict) else {"messages": row}
-        codec, objective = draw.choice(self.codecs), objectives.build_objective({"kind": kind})
+        codec, objective = rng.choice(self.codecs), objectives.build_objective({"kind": kind})
 
         def encode() -> object:
             for record in parse_rows([("rows line 1", row)], objective.reads):
@@ -394,27 +400,28 @@ class Targets:
 
         return encode
 
-    def folder_of_a_model(self, draw: Draw) -> Callable[[], object]:
+    def model_folder(self, rng: Rng) -> Callable[[], object]:
+        from bottega.adapters import read_saved
         from bottega.models.config import load_config
-        from bottega.models.source import adapter_base, locate
+        from bottega.models.source import locate
         from bottega.models.tokenizer import load_tokenizer
 
         if not self.base.exists():
             _tokenizer(self.base, TEMPLATES["chatml"])
             (self.base / "config.json").write_text(json.dumps(CONFIG))
-        sound = {name: json.loads((self.base / name).read_text()) for name in ("config.json", "tokenizer_config.json")}
-        sound["adapter_config.json"] = ADAPTER
-        name = draw.choice(list(sound))
+        valid = {name: json.loads((self.base / name).read_text()) for name in ("config.json", "tokenizer_config.json")}
+        valid["adapter_config.json"] = ADAPTER
+        name = rng.choice(list(valid))
         folder = self.folder / "model"
         folder.mkdir(exist_ok=True)
-        for other in (*sound, "tokenizer.json"):
-            kept = json.dumps(sound[other]) if other in sound else (self.base / other).read_text()
-            (folder / other).write_text(kept)
-        changed = sound[name]
-        for _ in range(draw.choice((1, 2))):
-            changed = mutated(draw, changed)
-        text = json.dumps(changed, default=str).encode("utf-8", "replace")
-        (folder / name).write_bytes(text if draw.random() < 0.8 else mutated_bytes(draw, text, [text]))
+        for other in (*valid, "tokenizer.json"):
+            content = json.dumps(valid[other]) if other in valid else (self.base / other).read_text()
+            (folder / other).write_text(content)
+        document = valid[name]
+        for _ in range(rng.choice((1, 2))):
+            document = mutate(rng, document)
+        text = json.dumps(document, default=str).encode("utf-8", "replace")
+        (folder / name).write_bytes(text if rng.random() < 0.8 else mutate_bytes(rng, text, [text]))
         if name != "adapter_config.json":
             (folder / "adapter_config.json").unlink()
 
@@ -423,13 +430,13 @@ class Targets:
 
             locate(str(folder))
             if name == "adapter_config.json":
-                return adapter_base(folder)
+                return read_saved(folder)
             tokenizer = load_tokenizer(str(folder))
             return load_config(Model(base=str(folder)), tokenizer)
 
         return check
 
-    def _written(self, name: str, data: bytes) -> Path:
+    def _write(self, name: str, data: bytes) -> Path:
         path = self.folder / name
         path.write_bytes(data)
         return path
@@ -439,24 +446,24 @@ def _read_back(recipe: Recipe) -> None:
     assert Recipe.parse(recipe.document()).fingerprint() == recipe.fingerprint()
 
 
-def _made(rows: Iterator[Any], reads: tuple[type, ...]) -> object:
-    for number, record in enumerate(parse_rows(rows, reads, on_bad=_nothing, on_broken=_nothing)):
+def _parse(rows: Iterator[Any], reads: tuple[type, ...]) -> object:
+    for number, record in enumerate(parse_rows(rows, reads, on_bad=_format_error, on_broken=_format_error)):
         create_entry(number, record)
     return None
 
 
-def _nothing(error: DataError) -> None:
+def _format_error(error: DataError) -> None:
     str(error)
 
 
-def by_name(targets: Targets) -> dict[str, Callable[[Draw], Callable[[], object]]]:
+def by_name(targets: Targets) -> dict[str, Callable[[Rng], Callable[[], object]]]:
     return {
         "recipe": targets.recipe,
         "files": targets.file,
         "rows": targets.rows,
         "conll": targets.conll,
         "chat": targets.chat,
-        "folder": targets.folder_of_a_model,
+        "folder": targets.model_folder,
     }
 
 
@@ -464,28 +471,28 @@ def by_name(targets: Targets) -> dict[str, Callable[[Draw], Callable[[], object]
 
 
 class Hang(BaseException):
-    """A call that did not end; no Exception, so that nobody catches it."""
+    """A call exceeded its time limit. Not an Exception, so that the code under test does not catch it."""
 
 
 @contextmanager
-def cut_off(seconds: int) -> Iterator[None]:
+def time_limit(seconds: int) -> Iterator[None]:
     def stop(number: int, frame: object) -> None:
         raise Hang
 
-    before = signal.signal(signal.SIGALRM, stop)
+    previous = signal.signal(signal.SIGALRM, stop)
     signal.alarm(seconds)
     try:
         yield
     finally:
         signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, previous)
 
 
-def tried(call: Callable[[], object]) -> tuple[str, str]:
-    """(what became of a call: result, refused, slow, hung or failed; and its traceback)."""
+def try_call(call: Callable[[], object]) -> tuple[str, str]:
+    """(outcome of a call: result, refused, long (its message), slow, hung or failed; its traceback)."""
     before = time.process_time()
     try:
-        with cut_off(HANGS):
+        with time_limit(TIMEOUT_SECONDS):
             call()
         outcome = "result"
     except (BottegaError, Unusable) as error:
@@ -495,55 +502,55 @@ def tried(call: Callable[[], object]) -> tuple[str, str]:
     except Exception:
         return "failed", traceback.format_exc()
     spent = time.process_time() - before
-    return ("slow", f"{spent:.1f} s") if spent > SLOW else (outcome, "")
+    return ("slow", f"{spent:.1f} s") if spent > SLOW_SECONDS else (outcome, "")
 
 
 def run(count: int, out: Path, seed: int = 0, seconds: float | None = None, only: str | None = None) -> Counter[str]:
-    """Try inputs, `count` in all with those of before; what failed is written to `out`."""
+    """Try inputs up to `count` in all, including earlier calls; each failure is written to a file in `out`."""
     out.mkdir(parents=True, exist_ok=True)
     state = out / f"progress-{seed}.json"
     done: dict[str, dict[str, int]] = json.loads(state.read_text()) if state.exists() else {}
-    began, total = time.monotonic(), Counter[str]()
-    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
+    started, total = time.monotonic(), Counter[str]()
+    with tempfile.TemporaryDirectory(dir=MEMORY_FOLDER if MEMORY_FOLDER.is_dir() else None) as folder:
         makers = by_name(Targets(Path(folder)))
-        waiting = [name for name in makers if only in (None, name)]
-        while waiting and (seconds is None or time.monotonic() - began < seconds):
-            for name in list(waiting):
+        unfinished = [name for name in makers if only in (None, name)]
+        while unfinished and (seconds is None or time.monotonic() - started < seconds):
+            for name in list(unfinished):
                 counts = Counter(done.get(name, {}))
                 first, last = sum(counts.values()), round(count * SHARES[name])
-                for number in range(first, min(first + max(1, round(2000 * SHARES[name])), last)):
-                    outcome, trace = tried(makers[name](Draw(f"{seed} {name} {number}")))
+                for index in range(first, min(first + max(1, round(2000 * SHARES[name])), last)):
+                    outcome, trace = try_call(makers[name](Rng(f"{seed} {name} {index}")))
                     counts[outcome] += 1
                     if outcome not in ("result", "refused"):
-                        (out / f"{outcome}-{name}-{seed}-{number}.txt").write_text(trace or outcome)
+                        (out / f"{outcome}-{name}-{seed}-{index}.txt").write_text(trace or outcome)
                 done[name] = dict(counts)
                 if sum(counts.values()) >= last:
-                    waiting.remove(name)
+                    unfinished.remove(name)
             state.write_text(json.dumps(done, indent=1))
-    for counted in done.values():
-        total.update(counted)
+    for counts_by_outcome in done.values():
+        total.update(counts_by_outcome)
     return total
 
 
 def main() -> None:
-    asked = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    asked.add_argument("--count", type=int, default=1_000_000)
-    asked.add_argument("--seed", type=int, default=0)
-    asked.add_argument("--seconds", type=float)
-    asked.add_argument("--only", choices=list(SHARES))
-    asked.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "bottega-fuzz")
-    asked.add_argument("--again", metavar="FILE", type=Path, help="the file of an input that failed")
-    given = asked.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--count", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--only", choices=list(SHARES))
+    parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "bottega-fuzz")
+    parser.add_argument("--again", metavar="FILE", type=Path, help="the file of an input that failed")
+    options = parser.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     warnings.simplefilter("ignore")
-    if given.again is not None:
-        _, name, seed, number = given.again.stem.split("-")
+    if options.again is not None:
+        _, name, seed, index = options.again.stem.split("-")
         with tempfile.TemporaryDirectory() as folder:
-            by_name(Targets(Path(folder)))[name](Draw(f"{seed} {name} {number}"))()
+            by_name(Targets(Path(folder)))[name](Rng(f"{seed} {name} {index}"))()
         return
-    total = run(given.count, given.out, given.seed, given.seconds, given.only)
-    print(json.dumps(json.loads((given.out / f"progress-{given.seed}.json").read_text()), indent=1))
-    print(f"{sum(total.values())} inputs: {dict(total)}; what failed is in {given.out}")
+    total = run(options.count, options.out, options.seed, options.seconds, options.only)
+    print(json.dumps(json.loads((options.out / f"progress-{options.seed}.json").read_text()), indent=1))
+    print(f"{sum(total.values())} inputs: {dict(total)}; failures are in {options.out}")
     sys.exit(any(total[bad] for bad in ("failed", "hung", "slow", "long")))
 
 

@@ -1,9 +1,9 @@
-"""Does memory stay where it is when the file grows? Trains on a small and on a large file, and compares peaks.
+"""Does memory depend on the size of the file? Trains on a small and on a large file, and compares peak memory.
 
     python benchmarks/large_file.py [--megabytes 10 1000] [--out FILE]
 
-The rows are instructions with answers, some hundreds of characters each, written for the purpose. Each run reads,
-encodes and shelves every row of its file, holds a hundredth out, and makes three updates of a small model.
+The rows are generated instructions with answers of some hundred characters. Each run reads, encodes and caches every
+row of its file, holds out a hundredth for validation, and makes three updates of a small model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 from datetime import date
 from pathlib import Path
 
-from machine import described
+from machine import describe_machine
 from workloads import make_model
 
 RECIPE = {
@@ -39,8 +39,8 @@ def main() -> None:
     lines = [
         "# Files of any size",
         "",
-        f"{date.today()}, {described()}. Three updates of a tiny model over a file of instructions; peak resident",
-        "memory of the whole process, and the time from the command to its end.",
+        f"{date.today()}, {describe_machine()}. Three updates of a tiny model on a file of instructions; peak",
+        "resident memory of the whole process, and the time from the command to its end.",
         "",
         "| file | rows | peak memory | time | read and encoded |",
         "|---|---|---|---|---|",
@@ -49,15 +49,15 @@ def main() -> None:
         folder = Path(name)
         make_model(folder / "model", "tiny")
         for megabytes in options.megabytes:
-            lines.append(measured(folder, megabytes))
+            lines.append(train_and_measure(folder, megabytes))
             print(lines[-1], flush=True)
     if options.out:
         options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def measured(folder: Path, megabytes: int) -> str:
-    """A line of the table."""
-    rows = write(folder / "rows.jsonl", megabytes * 10**6)
+def train_and_measure(folder: Path, megabytes: int) -> str:
+    """Train on a file of this size; returns its row of the table."""
+    rows = write_rows(folder / "rows.jsonl", megabytes * 10**6)
     (folder / "recipe.yaml").write_text(json.dumps(RECIPE), encoding="utf-8")
     out = folder / f"run-{megabytes}"
     start = time.perf_counter()
@@ -73,13 +73,13 @@ def measured(folder: Path, megabytes: int) -> str:
     )
 
 
-def write(path: Path, size: int) -> int:
-    """A file of so many bytes; returns its rows."""
-    draw, written, rows = random.Random(0), 0, 0
+def write_rows(path: Path, size: int) -> int:
+    """Write a file of at least `size` bytes; returns its number of rows."""
+    rng, written, rows = random.Random(0), 0, 0
     with path.open("w", encoding="utf-8") as file:
         while written < size:
-            asked, said = (" ".join(draw.choices(WORDS, k=draw.randint(20, 60))) for _ in range(2))
-            line = json.dumps({"instruction": f"{rows}: {asked}", "output": said}) + "\n"
+            instruction, output = (" ".join(rng.choices(WORDS, k=rng.randint(20, 60))) for _ in range(2))
+            line = json.dumps({"instruction": f"{rows}: {instruction}", "output": output}) + "\n"
             written += file.write(line)
             rows += 1
     return rows

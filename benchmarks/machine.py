@@ -1,4 +1,4 @@
-"""The machine a result was measured on, in words."""
+"""A description of the machine that a result was measured on."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 
-def described(*packages: str) -> str:
-    """Processor, threads and the versions that matter."""
+def describe_machine(*packages: str) -> str:
+    """Processor, number of threads, and the versions of the packages."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""One measurement: a process from its start to its end, and what it says of itself."""
+"""One measurement: a process from start to end, and the seconds and memory that it reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-# Added to every recipe, for a processor that cannot do what a recipe asks for at speed (model.dtype=float32).
+# Overrides of every recipe, such as model.dtype=float32 for a processor that is slow in bfloat16.
 OVERRIDES: list[str] = []
 
 QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -19,13 +19,13 @@ QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 @dataclass(frozen=True)
 class Measure:
-    """What a run took.
+    """Time and memory of a run.
 
-    seconds      of the work alone
+    seconds      of the measured updates alone
     memory       peak bytes
-    amount       how much was done, where that is not as planned
+    amount       amount of work done, where it differs from the planned one; else 0
     since_start  seconds from the start of the process to the end of the work
-    parts        seconds of each update, where the work is made of updates
+    parts        seconds of each update; empty for work that does not consist of updates
     """
 
     seconds: float
@@ -35,32 +35,32 @@ class Measure:
     parts: tuple[float, ...] = ()
 
 
-def script(command: list[str], *, first: bool = True) -> Measure:
-    """A script that prints one JSON line at its end, with the seconds and tokens of its updates, and its memory.
+def measure_script(command: list[str], *, first: bool = True) -> Measure:
+    """Run a script whose last line of output is JSON, with the seconds and tokens of its updates, and its memory.
 
-    first  count the first update too
+    first  include the first update
     """
     started = time.time()
-    result = json.loads(call(command).splitlines()[-1])
+    result = json.loads(run_command(command).splitlines()[-1])
     skipped = 0 if first else 1
     amount = sum(result.get("tokens", [])[skipped:])
     since_start = result.get("ended", started) - started
     return Measure(sum(result["seconds"][skipped:]), result["memory"], amount, since_start)
 
 
-def bottega(
+def measure_bottega(
     folder: Path, recipe: str, *overrides: str, first: bool = True, until: float = 0.0, characters: str = ""
 ) -> Measure:
-    """A recipe from `folder` through the command line.
+    """Train a recipe in `folder` through the command line.
 
-    first       count the first update too
-    until       stop counting at this validation loss, which must be reached
-    characters  train a tokenizer of this file's characters first, as `characters`
+    first       include the first update
+    until       measure up to the first validation loss of at most this, which must be reached
+    characters  first train a tokenizer on the characters of this file, saved as `characters`
     """
     (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
     command = [sys.executable, "-m", "bottega"]
     if characters and not (folder / "characters").exists():
-        call(
+        run_command(
             [
                 *command,
                 "tokenizer",
@@ -74,7 +74,7 @@ def bottega(
         )
     started = time.time()
     with tempfile.TemporaryDirectory() as out:
-        call([*command, "train", str(folder / "recipe.yaml"), *overrides, *OVERRIDES, "--out", f"{out}/run"])
+        run_command([*command, "train", str(folder / "recipe.yaml"), *overrides, *OVERRIDES, "--out", f"{out}/run"])
         events = [json.loads(line) for line in Path(out, "run", "events.jsonl").read_text().splitlines()]
     steps = [event for event in events if event["type"] == "stepped"]
     if until:
@@ -82,18 +82,18 @@ def bottega(
         if not reached:
             sys.exit(f"a validation loss of {until} was not reached")
         steps = [step for step in steps if step["step"] <= reached[0]]
-    counted = steps[0 if first else 1 :]
+    measured = steps[0 if first else 1 :]
     return Measure(
-        sum(step["seconds"] for step in counted),
+        sum(step["seconds"] for step in measured),
         steps[-1]["memory"],
-        0.0 if first else sum(step["tokens_real"] for step in counted),
+        0.0 if first else sum(step["tokens_real"] for step in measured),
         since_start=steps[0]["time"] - started,
-        parts=tuple(step["seconds"] for step in counted),
+        parts=tuple(step["seconds"] for step in measured),
     )
 
 
-def call(command: list[str]) -> str:
-    """The output of a command; ends the benchmark with its complaint where it fails."""
+def run_command(command: list[str]) -> str:
+    """The output of a command; if it fails, the benchmark exits with the end of its error output."""
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | QUIET, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)}\n{done.stderr[-3000:]}")

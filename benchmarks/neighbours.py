@@ -1,10 +1,10 @@
-"""What a busy machine costs: updates alone, beside one busy program, and two runs at once.
+"""How much other programs slow a run down: updates alone, beside one busy program, and two runs at once.
 
     python benchmarks/neighbours.py [--only MODEL …] [--steps N] [--rounds N] [--data FOLDER] [--out FILE]
 
-Everything is measured with and without yielding to other programs (`bottega.hardware.other_programs`), alternating, and
-medians of the rounds are compared. On two cores a run's fair share of its speed is two thirds beside one busy program,
-which takes one of three turns at a core, and a half beside an equal run.
+Each situation is measured with and without yielding to other programs (`bottega.hardware.other_programs`), alternating;
+the results are medians of the rounds. On two cores the fair share of a run's full speed is two thirds beside one busy
+program, which gets one of three time slices, and one half beside an equal run.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from statistics import median
 from typing import Any
 
 import yaml
-from machine import described
+from machine import describe_machine
 from real_data import ROOT
 
-FAIR = {"alone": 1.0, "beside one busy program": 2 / 3, "two runs at once": 0.5}
+# Situation → fair fraction of the speed that a run has alone, on two cores.
+FAIR_SHARES = {"alone": 1.0, "beside one busy program": 2 / 3, "two runs at once": 0.5}
 
-# Code that comes before the command: with the second no other program is ever seen to be busy.
-WAYS = {"gives way": "", "as it is": "import bottega.hardware.other_programs as n; n.YIELD_FROM = float('inf'); "}
+# Mode → code that runs before the command. The second disables yielding: no other program ever counts as busy.
+MODES = {"yielding": "", "not yielding": "import bottega.hardware.other_programs as n; n.YIELD_FROM = float('inf'); "}
 
 RUN = "import sys; {before}from bottega.__main__ import main; sys.argv[0] = 'bottega'; main()"
 MODELS: dict[str, dict[str, Any]] = {
@@ -51,33 +52,41 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    lines = ["# Beside other programs", "", f"{date.today()}, {described()}; seconds an update, medians.", ""]
-    lines += ["| model | | gives way | of its fair share | as it is | of its fair share |", "|---|---|---|---|---|---|"]
+    lines = [
+        "# Speed beside other programs",
+        "",
+        f"{date.today()}, {describe_machine()}; seconds per update, medians.",
+        "",
+    ]
+    lines += [
+        "| model | situation | yielding | of its fair share | not yielding | of its fair share |",
+        "|---|---|---|---|---|---|",
+    ]
     with tempfile.TemporaryDirectory() as name:
         for model in options.only:
-            recipe = written(model, options, Path(name))
-            found = measured(recipe, options.rounds, Path(name))
-            quick = median(found["alone", "as it is"])
-            for place, fair in FAIR.items():
+            recipe = write_recipe(model, options, Path(name))
+            seconds_by_case = measure(recipe, options.rounds, Path(name))
+            full_speed = median(seconds_by_case["alone", "not yielding"])
+            for situation, fair_share in FAIR_SHARES.items():
                 cells = []
-                for way in WAYS:
-                    seconds = median(found[place, way])
-                    cells += [f"{seconds:.3f}", f"{quick / seconds / fair:.2f}"]
-                lines.append(f"| {model} | {place} | {' | '.join(cells)} |")
+                for mode in MODES:
+                    seconds = median(seconds_by_case[situation, mode])
+                    cells += [f"{seconds:.3f}", f"{full_speed / seconds / fair_share:.2f}"]
+                lines.append(f"| {model} | {situation} | {' | '.join(cells)} |")
                 print(lines[-1], flush=True)
     text = "\n".join(lines) + "\n"
     if options.out:
         options.out.write_text(text, encoding="utf-8")
 
 
-def written(model: str, options: argparse.Namespace, folder: Path) -> Path:
-    """A recipe on instructions: a LoRA where there is a model to adapt, every weight of one from scratch."""
-    given = {
+def write_recipe(model: str, options: argparse.Namespace, folder: Path) -> Path:
+    """Write an SFT recipe: LoRA for a model with a base, full training for one from scratch."""
+    section = {
         key: str(options.data / value) if isinstance(value, str) else value for key, value in MODELS[model].items()
     }
     recipe = {
-        "model": given,
-        "adapter": {"rank": 8} if "base" in given else None,
+        "model": section,
+        "adapter": {"rank": 8} if "base" in section else None,
         "data": {"train": str(options.data / "rasbt_instruct_1100" / "instruction-data.json"), "max_length": 512},
         "objective": {"kind": "sft"},
         "optim": {"steps": options.steps, "examples": 8, "lr": 1e-4},
@@ -88,35 +97,35 @@ def written(model: str, options: argparse.Namespace, folder: Path) -> Path:
     return path
 
 
-def measured(recipe: Path, rounds: int, folder: Path) -> dict[tuple[str, str], list[float]]:
-    """(place, way) → seconds an update, each round's median."""
-    found = defaultdict[tuple[str, str], list[float]](list)
-    for number in range(rounds):
-        for place in FAIR:
-            for way in WAYS if number % 2 else reversed(WAYS):
+def measure(recipe: Path, rounds: int, folder: Path) -> dict[tuple[str, str], list[float]]:
+    """(situation, mode) → median seconds per update of each round."""
+    seconds_by_case = defaultdict[tuple[str, str], list[float]](list)
+    for index in range(rounds):
+        for situation in FAIR_SHARES:
+            for mode in MODES if index % 2 else reversed(MODES):
                 outs = [
-                    folder / f"{recipe.stem}-{number}-{place[:3]}-{way[:2]}-{one}"
-                    for one in range(1 + ("two" in place))
+                    folder / f"{recipe.stem}-{index}-{situation[:3]}-{mode[:3]}-{run}"
+                    for run in range(1 + ("two" in situation))
                 ]
-                with busy("busy" in place):
-                    running = [started(recipe, way, out) for out in outs]
-                    for process in running:
+                with busy_program("busy" in situation):
+                    processes = [start(recipe, mode, out) for out in outs]
+                    for process in processes:
                         if process.wait():
                             raise SystemExit(f"a run ended with {process.returncode}")
-                found[place, way].append(median(seconds(outs[0])))
-    return found
+                seconds_by_case[situation, mode].append(median(late_update_seconds(outs[0])))
+    return seconds_by_case
 
 
-def started(recipe: Path, way: str, out: Path) -> subprocess.Popen[bytes]:
-    code = RUN.format(before=WAYS[way])
+def start(recipe: Path, mode: str, out: Path) -> subprocess.Popen[bytes]:
+    code = RUN.format(before=MODES[mode])
     command = [sys.executable, "-c", code, "train", str(recipe), "--out", str(out)]
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 @contextmanager
-def busy(wanted: bool) -> Iterator[None]:
-    """Another program that keeps one core busy meanwhile."""
+def busy_program(wanted: bool) -> Iterator[None]:
+    """Inside, if wanted, another program keeps one core busy."""
     if not wanted:
         yield
         return
@@ -128,8 +137,9 @@ def busy(wanted: bool) -> Iterator[None]:
         process.wait()
 
 
-def seconds(run: Path) -> list[float]:
-    """Of the second half of a run's updates: until then the watch may still be looking, or another run starting."""
+def late_update_seconds(run: Path) -> list[float]:
+    """Seconds of each update in the second half of a run."""
+    # Earlier the load may not have been detected yet, or the other run may still be starting.
     events = [json.loads(line) for line in (run / "events.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [event["seconds"] for event in events if event["type"] == "stepped"]
     return steps[len(steps) // 2 :]

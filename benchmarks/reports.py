@@ -1,8 +1,8 @@
-"""Six runs on real data, each ended by its report; the beginnings of the reports become a page of the documentation.
+"""Train six recipes on real data and evaluate them; the beginnings of their reports become a page of the documentation.
 
-    python benchmarks/reports.py [--only NAME …] [--data FOLDER] [--out docs/reports.md]
+    python benchmarks/reports.py [--only INDEX …] [--data FOLDER] [--out docs/reports.md]
 
-Trained and measured through the command line, as a user would; what the page says, the reports say.
+Everything runs through the command line, as for a user. The page quotes the reports unedited.
 """
 
 from __future__ import annotations
@@ -13,49 +13,54 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from machine import described
-from real_data import ROOT, bottega, run
+from machine import describe_machine
+from real_data import ROOT, run_bottega, train_recipe
 
 
 @dataclass(frozen=True)
-class Told:
-    """A run, in words, and what changes its recipe and its exam."""
+class ReportedRun:
+    """A run of the page.
+
+    recipe  name of a file in recipes/, without its suffix
+    data    file with the evaluation rows; None for the run's validation rows
+    rows    maximum number of evaluation rows
+    """
 
     title: str
-    about: str
+    description: str
     recipe: str
-    changed: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
     data: str | None = None
     rows: int = 500
 
 
 RUNS = (
-    Told(
+    ReportedRun(
         "banking77 with an encoder", "MiniLM, 22.7 M weights, on 77 intents of a bank's customers.", "banking_intents"
     ),
-    Told(
+    ReportedRun(
         "banking77 with a small decoder",
-        "The same rows for a decoder of 260,000 weights that has read stories.",
+        "The same rows, with a decoder of 260,000 weights pre-trained on stories.",
         "banking_intents",
         ("model.base={data}/stories260K_hf", "optim.lr=3e-3", "model.dtype=float32"),
     ),
-    Told(
+    ReportedRun(
         "Entities of WNUT17",
-        "MiniLM marks rare names in tweets and posts; measured on the test file, which has other names.",
+        "MiniLM tags rare names in tweets and posts; evaluated on the test file, which has other names.",
         "wnut_entities",
         data="wnut17/emerging.test.annotated",
         rows=2000,
     ),
-    Told(
+    ReportedRun(
         "Summaries of SciTLDR",
-        "A decoder of 2.6 M weights learns from nothing to say in a sentence what a paper is about.",
+        "A decoder of 2.6 M weights, trained from scratch to summarize a paper in a sentence.",
         "scitldr_summaries",
         rows=200,
     ),
-    Told("GSM8K", "School mathematics for a model of 260,000 weights.", "gsm8k_answers", rows=200),
-    Told(
+    ReportedRun("GSM8K", "Grade-school mathematics, with a model of 260,000 weights.", "gsm8k_answers", rows=200),
+    ReportedRun(
         "1,100 instructions",
-        "The same small model learns to answer instructions, with LoRA.",
+        "The same small model, fine-tuned on instructions with LoRA.",
         "stories_sft",
     ),
 )
@@ -63,36 +68,38 @@ RUNS = (
 HEAD = """\
 # Reports of real runs
 
-What `bottega evaluate` said at the end of six runs on real data: the beginning of each report, as it was written. They
-are small models on two cores, and the verdicts are what they are: a run that does not beat the nearest row that is
-known is told so. Made by `python benchmarks/reports.py`.
+The beginnings of the reports that `bottega evaluate` wrote for six runs on real data, on the date and with the versions
+below. The models are small and were trained on two CPU cores. The verdicts are unedited: a run that is no better than
+copying the nearest training row is reported as such. Made by `python benchmarks/reports.py`.
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", type=int, nargs="+", default=list(range(len(RUNS))), help="numbers, from 0")
+    parser.add_argument("--only", type=int, nargs="+", default=list(range(len(RUNS))), help="indices of runs, from 0")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "reports.md")
     options = parser.parse_args()
-    parts = [HEAD, f"{date.today()}, {described()}.\n"]
-    for number in options.only:
-        parts.append(told(RUNS[number], options.data))
+    parts = [HEAD, f"{date.today()}, {describe_machine()}.\n"]
+    for index in options.only:
+        parts.append(beginning_of_report(RUNS[index], options.data))
         print(parts[-1], flush=True)
     options.out.write_text("\n".join(parts), encoding="utf-8")
 
 
-def told(one: Told, data: Path) -> str:
-    """The beginning of a run's report, under its title."""
+def beginning_of_report(run: ReportedRun, data: Path) -> str:
+    """Train and evaluate a run; returns the first part of its report, below the run's title."""
     with tempfile.TemporaryDirectory() as name:
-        changed = [change.format(data=data.resolve()) for change in one.changed]
-        run(one.recipe, data, Path(name), *changed)
-        given = [] if one.data is None else ["--data", str(data / one.data)]
+        overrides = [override.format(data=data.resolve()) for override in run.overrides]
+        train_recipe(run.recipe, data, Path(name), *overrides)
+        evaluation_rows = [] if run.data is None else ["--data", str(data / run.data)]
         out = Path(name, "report")
-        bottega("evaluate", f"{name}/{one.recipe}", *given, "--rows", str(one.rows), "--report", str(out))
+        options = [*evaluation_rows, "--rows", str(run.rows), "--report", str(out)]
+        run_bottega("evaluate", f"{name}/{run.recipe}", *options)
         text = (out / "report.md").read_text(encoding="utf-8")
+    # Without the report's own title, and without the facts that follow the results.
     body = text.partition("\n")[2].partition("\n## The run")[0].replace("\n## ", "\n### ").strip()
-    return f"## {one.title}\n\n{one.about}\n\n{body}\n"
+    return f"## {run.title}\n\n{run.description}\n\n{body}\n"
 
 
 if __name__ == "__main__":

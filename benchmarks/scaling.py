@@ -1,9 +1,9 @@
-"""How the cost of a step grows with context, batch and parameters, beside what theory says.
+"""How the time of an update grows with context, batch and parameters, compared with its FLOPs.
 
     python benchmarks/scaling.py [--repeats 3] [--out FILE]
 
-Each series doubles one thing. The exponent is the slope of log seconds over log size, fitted to all points of a
-series; theory's is the slope of the arithmetic of the same steps.
+Each series varies one size. The exponent is the slope of log seconds over log size, fitted to all points of a series;
+the theoretical exponent is the slope of the FLOPs of the same updates.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from statistics import median
 
 import numpy as np
 from bench import LORA, prepare, recipe
-from machine import described
+from machine import describe_machine
 from stepping import Stepper
 from workloads import SHAPES, VOCABULARY, documents
 
 CONTEXTS, BATCHES, MODELS = (128, 256, 512, 1024), (1, 2, 4, 8), ("10m", "135m", "500m")
-METHODS = {"LoRA": LORA, "every weight": "null"}
+METHODS = {"LoRA": LORA, "full fine-tuning": "null"}
 
 
 def main() -> None:
@@ -31,35 +31,36 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     lines = [
-        "# How the cost of a step grows",
+        "# How the time of an update grows",
         "",
-        f"{date.today()}, {described()}; bfloat16. Medians of {options.repeats} steps after two that are left out.",
+        f"{date.today()}, {describe_machine()}; bfloat16. "
+        f"Medians of {options.repeats} updates after two that are excluded.",
         "",
-        "| method | grows | seconds a step | exponent | theory |",
+        "| method | varies | seconds per update | exponent | of the FLOPs |",
         "|---|---|---|---|---|",
     ]
     for method, adapter in METHODS.items():
         for title, points in series():
-            sizes, seconds, work = [], [], []
+            sizes, seconds, flops = [], [], []
             for size, model, rows, context in points:
                 sizes.append(size)
-                seconds.append(step(model, rows, context, adapter, options.repeats))
-                work.append(arithmetic(model, rows, context, trained=adapter == "null"))
-            times = ", ".join(f"{size:.4g}: {taken:.2f}" for size, taken in zip(sizes, seconds, strict=True))
-            lines.append(f"| {method} | {title} | {times} | {slope(sizes, seconds):.2f} | {slope(sizes, work):.2f} |")
+                seconds.append(update_seconds(model, rows, context, adapter, options.repeats))
+                flops.append(update_flops(model, rows, context, trained=adapter == "null"))
+            times = ", ".join(f"{size:.4g}: {time:.2f}" for size, time in zip(sizes, seconds, strict=True))
+            lines.append(f"| {method} | {title} | {times} | {slope(sizes, seconds):.2f} | {slope(sizes, flops):.2f} |")
             print(lines[-1], flush=True)
     if options.out:
         options.out.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
 def series() -> Iterator[tuple[str, list[tuple[float, str, int, int]]]]:
-    """(title, points of size, model, rows and context)."""
+    """Yield (title, points); a point is (size, model, rows, context)."""
     yield "context, 2 rows, 135 M", [(context, "135m", 2, context) for context in CONTEXTS]
     yield "rows of 256, 135 M", [(rows, "135m", rows, 256) for rows in BATCHES]
     yield "parameters, 2 rows of 256", [(parameters(model), model, 2, 256) for model in MODELS]
 
 
-def step(model: str, rows: int, context: int, adapter: str, repeats: int) -> float:
+def update_seconds(model: str, rows: int, context: int, adapter: str, repeats: int) -> float:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder, documents(rows, context + 1), model)
@@ -69,19 +70,18 @@ def step(model: str, rows: int, context: int, adapter: str, repeats: int) -> flo
 
 
 def parameters(model: str) -> float:
-    return VOCABULARY * float(SHAPES[model]["hidden_size"]) + body(model)
+    return VOCABULARY * float(SHAPES[model]["hidden_size"]) + layer_parameters(model)
 
 
-def body(model: str) -> float:
-    """Weights of all layers."""
+def layer_parameters(model: str) -> float:
     shape = SHAPES[model]
     width, inner = float(shape["hidden_size"]), float(shape["intermediate_size"])
-    share = float(shape["num_key_value_heads"]) / float(shape["num_attention_heads"])
-    return float(shape["num_hidden_layers"]) * width * (2 * width + 2 * share * width + 3 * inner)
+    key_value_fraction = float(shape["num_key_value_heads"]) / float(shape["num_attention_heads"])
+    return float(shape["num_hidden_layers"]) * width * (2 * width + 2 * key_value_fraction * width + 3 * inner)
 
 
-def arithmetic(model: str, rows: int, context: int, *, trained: bool) -> float:
-    """Floating-point operations of a step, the half of attention that is masked included."""
+def update_flops(model: str, rows: int, context: int, *, trained: bool) -> float:
+    """Floating-point operations of an update, including the masked half of attention."""
     shape = SHAPES[model]
     tokens, passes = rows * context, 3 if trained else 2
     attention = 12.0 * rows * context**2 * float(shape["hidden_size"]) * float(shape["num_hidden_layers"])

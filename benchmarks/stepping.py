@@ -1,4 +1,4 @@
-"""A recipe's updates one at a time, in this process, as `bottega train` would do them."""
+"""Single updates of a recipe in this process, computed as `bottega train` computes them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from bottega.training.setup import build
 
 
 class Stepper:
-    """The first updates of the recipe in `folder`, to be done in any order and as often as wanted."""
+    """The first updates of a recipe in `folder`; each can be made in any order and repeatedly."""
 
     def __init__(self, folder: Path, recipe: str, updates: int) -> None:
         (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
         self.run = build(Recipe.load(folder / "recipe.yaml"))
         self.updates = list(islice(self.run.sampler.updates(), updates))
-        # What a reference says is looked up from the second time on, as in all epochs but the first.
+        # This also fills the cache of reference log-probabilities: steps cost what they do after the first epoch.
         self.batches: list[list[Batch]] = [micro_batches(self.run, update.examples) for update in self.updates]
 
-    def step(self, number: int) -> float:
-        """Do update `number`; returns its seconds."""
+    def step(self, index: int) -> float:
+        """Make the update; returns its seconds."""
         started = time.perf_counter()
-        update: Update = self.updates[number]
+        update: Update = self.updates[index]
         batches = micro_batches(self.run, update.examples)
         engine, objective = self.run.engine, self.run.recipe.objective
         seed = partial(derive, self.run.recipe.seed, "dropout", update.step)
@@ -36,6 +36,6 @@ class Stepper:
         engine.update(self.run.choices.lr, step=update.step)
         return time.perf_counter() - started
 
-    def tokens(self, number: int) -> int:
-        """Tokens that update `number` computes."""
-        return sum(len(batch.tokens) for batch in self.batches[number])
+    def tokens(self, index: int) -> int:
+        """Number of tokens that the update computes."""
+        return sum(len(batch.tokens) for batch in self.batches[index])

@@ -1,8 +1,8 @@
-"""What it is worth to cut long texts elsewhere in each pass: one recipe with moving and with fixed windows.
+"""The benefit of moving windows, which cut long texts at other positions in each pass, over fixed windows.
 
     python benchmarks/windows.py [--steps N] [--seeds N] [--data FOLDER]
 
-Characters of the Divine Comedy: 200,000 to learn, the next 40,000 to validate on.
+Trains on 200,000 characters of the Divine Comedy and validates on the next 40,000.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from machine import described
-from real_data import ROOT, bottega
+from machine import describe_machine
+from real_data import ROOT, run_bottega
 
-LEARNED, VALIDATED = 200_000, 40_000
+# Characters to train on, and to validate on.
+TRAINING, VALIDATION = 200_000, 40_000
 
 
 def main() -> None:
@@ -27,21 +28,21 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     options = parser.parse_args()
     text = (options.data / "it_divina_commedia" / "divina_commedia.txt").read_text(encoding="utf-8")
-    print(f"{described()}\n\n| seed | fixed | moving |\n|---|---|---|", flush=True)
+    print(f"{describe_machine()}\n\n| seed | fixed | moving |\n|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "train.txt").write_text(text[:LEARNED], encoding="utf-8")
-        (folder / "validation.txt").write_text(text[LEARNED : LEARNED + VALIDATED], encoding="utf-8")
+        (folder / "train.txt").write_text(text[:TRAINING], encoding="utf-8")
+        (folder / "validation.txt").write_text(text[TRAINING : TRAINING + VALIDATION], encoding="utf-8")
         train = str(folder / "train.txt")
-        bottega("tokenizer", "train", train, "--kind", "characters", "--out", str(folder / "tokens"))
+        run_bottega("tokenizer", "train", train, "--kind", "characters", "--out", str(folder / "tokens"))
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe(options.steps)), encoding="utf-8")
         for seed in range(options.seeds):
-            losses = [loss(folder, seed, windows) for windows in ("fixed", "moving")]
+            losses = [final_loss(folder, seed, windows) for windows in ("fixed", "moving")]
             print(f"| {seed} | {losses[0]:.4f} | {losses[1]:.4f} |", flush=True)
 
 
 def recipe(steps: int) -> dict[str, Any]:
-    """GPT-2 with three layers of 192, at nanoGPT's settings for its CPU run but for the width."""
+    """GPT-2 with three layers of width 192; the other settings are those of nanoGPT's CPU run."""
     sizes = {"n_layer": 3, "n_embd": 192, "n_head": 4, "n_positions": 128}
     dropout = {"resid_pdrop": 0.2, "embd_pdrop": 0.2, "attn_pdrop": 0.0}
     return {
@@ -54,11 +55,11 @@ def recipe(steps: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def loss(folder: Path, seed: int, windows: str) -> float:
+def final_loss(folder: Path, seed: int, windows: str) -> float:
     """The validation loss after the last update."""
     out = folder / f"{windows}-{seed}"
     changes = [f"seed={seed}", f"data.windows={windows}"]
-    bottega("train", str(folder / "recipe.yaml"), *changes, "--out", str(out))
+    run_bottega("train", str(folder / "recipe.yaml"), *changes, "--out", str(out))
     events = [json.loads(line) for line in (out / "events.jsonl").read_text(encoding="utf-8").splitlines()]
     return float([event["loss"] for event in events if event["type"] == "validated"][-1])
 

@@ -1,7 +1,7 @@
-"""What is measured: models of known shapes with random weights, and rows of known lengths.
+"""Inputs of measurements: models of known shapes with random weights, and rows of known lengths.
 
-A word-level tokenizer makes one token of one word, so a row's length in tokens is its length in words, for every
-tool alike. Only numpy, tokenizers and transformers are needed, so peers' environments can import it too.
+The tokenizer is word-level: one token per word, so every tool gets rows of the same number of tokens. Only numpy,
+tokenizers and transformers are needed, so that the peers' environment can import this module too.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ SHAPES = {
     },
 }
 
-# Words every instruction row starts with, as Alpaca's do.
+# Words at the start of every instruction row; Alpaca's rows share a preamble of about this length.
 PREAMBLE = 30
 
 
 def make_tokenizer(folder: Path, size: int = VOCABULARY) -> None:
-    """One token a word, for every tool alike; `size` may be more than rows are drawn from."""
+    """A word-level tokenizer; `size` may exceed the vocabulary that rows are sampled from."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -82,13 +82,13 @@ def make_model(folder: Path, shape: str) -> None:
 
 
 def instructions(rows: int) -> list[dict[str, str]]:
-    """Prompt and completion with Alpaca's lengths: a preamble of 30, an instruction of about 20, an answer of 65."""
-    draw = np.random.default_rng(0)
-    preamble = _words(draw, PREAMBLE)
+    """Prompts and completions of Alpaca's lengths: preamble 30 tokens, instruction about 20, answer about 65."""
+    rng = np.random.default_rng(0)
+    preamble = _words(rng, PREAMBLE)
     return [
         {
-            "prompt": f"{preamble} {_words(draw, _length(draw, 20, 0.6, 120))} ",
-            "completion": _words(draw, _length(draw, 65, 0.8, 400)),
+            "prompt": f"{preamble} {_words(rng, _length(rng, 20, 0.6, 120))} ",
+            "completion": _words(rng, _length(rng, 65, 0.8, 400)),
         }
         for _ in range(rows)
     ]
@@ -96,47 +96,46 @@ def instructions(rows: int) -> list[dict[str, str]]:
 
 def preferences(rows: int, prompt: int = 150, answer: int = 60) -> list[dict[str, str]]:
     """Prompts of `prompt` tokens with two answers of about `answer` each."""
-    draw = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     return [
         {
-            "prompt": _words(draw, prompt) + " ",
-            "chosen": _words(draw, _length(draw, answer, 0.2, 2 * answer)),
-            "rejected": _words(draw, _length(draw, answer, 0.2, 2 * answer)),
+            "prompt": _words(rng, prompt) + " ",
+            "chosen": _words(rng, _length(rng, answer, 0.2, 2 * answer)),
+            "rejected": _words(rng, _length(rng, answer, 0.2, 2 * answer)),
         }
         for _ in range(rows)
     ]
 
 
-# A file with a reward that tells answers apart, whatever they are.
+# A file with a reward that differs between answers, whatever they are: without differences GRPO would learn nothing.
 REWARD = """\
-def score(written, right):
-    return sum(map(ord, written)) % 7 / 6
+def score(answer, reference):
+    return sum(map(ord, answer)) % 7 / 6
 """
 
 
-def posed(rows: int, prompt: int = 150) -> list[dict[str, str]]:
-    """Prompts of `prompt` tokens, to be answered."""
+def prompts(rows: int, prompt: int = 150) -> list[dict[str, str]]:
+    """Prompts of `prompt` tokens, without answers."""
     return [{"prompt": row["prompt"]} for row in preferences(rows, prompt, 2)]
 
 
-def headed(rows: int, header: int = 400, row: int = 60) -> list[dict[str, str]]:
-    """Prompts that all begin with the same `header` tokens, as under a system prompt, and differ in `row` tokens."""
-    draw = np.random.default_rng(0)
-    shared = _words(draw, header)
+def shared_prefix_rows(rows: int, header: int = 400, row: int = 60) -> list[dict[str, str]]:
+    """Rows that all begin with the same `header` tokens, like a system prompt, and differ in the next `row` tokens."""
+    rng = np.random.default_rng(0)
+    shared = _words(rng, header)
     return [
-        {"prompt": f"{shared} {_words(draw, row // 2)} ", "completion": _words(draw, row - row // 2)}
-        for _ in range(rows)
+        {"prompt": f"{shared} {_words(rng, row // 2)} ", "completion": _words(rng, row - row // 2)} for _ in range(rows)
     ]
 
 
 def documents(rows: int, length: int) -> list[dict[str, str]]:
-    """Texts of exactly `length` tokens, an end-of-text token included."""
-    draw = np.random.default_rng(0)
-    return [{"text": _words(draw, length - 1)} for _ in range(rows)]
+    """Texts of exactly `length` tokens, including the end-of-text token."""
+    rng = np.random.default_rng(0)
+    return [{"text": _words(rng, length - 1)} for _ in range(rows)]
 
 
-def real_tokens(rows: list[dict[str, str]]) -> int:
-    """Tokens of the rows as one would write them out: a preference is two rows, each ends with an end-of-text token."""
+def count_tokens(rows: list[dict[str, str]]) -> int:
+    """Tokens of the rows without any sharing: a preference counts as two rows, each with an end-of-text token."""
     total = 0
     for row in rows:
         prompt = row.get("prompt", "")
@@ -145,13 +144,13 @@ def real_tokens(rows: list[dict[str, str]]) -> int:
     return total
 
 
-def write(rows: list[dict[str, str]], path: Path) -> None:
+def write_rows(rows: list[dict[str, str]], path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def _length(draw: np.random.Generator, mean: float, spread: float, most: int) -> int:
-    return int(np.clip(draw.lognormal(np.log(mean) - spread**2 / 2, spread), 2, most))
+def _length(rng: np.random.Generator, mean: float, spread: float, most: int) -> int:
+    return int(np.clip(rng.lognormal(np.log(mean) - spread**2 / 2, spread), 2, most))
 
 
-def _words(draw: np.random.Generator, count: int) -> str:
-    return " ".join(f"w{index}" for index in draw.integers(4, VOCABULARY, count))
+def _words(rng: np.random.Generator, count: int) -> str:
+    return " ".join(f"w{index}" for index in rng.integers(4, VOCABULARY, count))

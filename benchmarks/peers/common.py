@@ -1,4 +1,4 @@
-"""What the peers' scripts share: arguments, the clock, the settings of a trainer, the line they print."""
+"""What the peers' scripts have in common: arguments, the clock, trainer settings, and the line they print."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from transformers import TrainerCallback
 
 
 class Clock(TrainerCallback):
-    """Seconds of each update, from its first micro-batch to its last change of a weight, and the tokens it is given."""
+    """Seconds of each update, from its first micro-batch to the end of the optimizer step, and tokens of each batch."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
         self.tokens: list[int] = []
 
     def count(self, trainer: Any) -> None:
-        """Count the tokens of each batch that are no padding."""
-        whole = trainer.training_step
+        """Count the tokens of each batch of the trainer, without padding."""
+        training_step = trainer.training_step
 
-        def counting(model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        def count_and_step(model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
             mask = inputs.get("attention_mask")
             self.tokens.append(int(inputs["input_ids"].numel() if mask is None else mask.sum()))
-            return whole(model, inputs, *arguments, **options)
+            return training_step(model, inputs, *arguments, **options)
 
-        trainer.training_step = counting
+        trainer.training_step = count_and_step
 
     def on_step_begin(self, *args: object, **kwargs: object) -> None:
         self.started = time.perf_counter()
@@ -39,21 +39,21 @@ class Clock(TrainerCallback):
         self.seconds.append(time.perf_counter() - self.started)
 
 
-def arguments(*works: str) -> argparse.Namespace:
-    """`WORK FOLDER --updates N --examples N` and the switches."""
+def parse_arguments(*kinds: str) -> argparse.Namespace:
+    """The arguments `KIND FOLDER --updates N --examples N`, and switches."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("work", choices=works)
+    parser.add_argument("kind", choices=kinds)
     parser.add_argument("folder")
     parser.add_argument("--updates", type=int, required=True)
     parser.add_argument("--examples", type=int, required=True)
-    parser.add_argument("--full", action="store_true", help="train every weight, not a LoRA")
+    parser.add_argument("--full", action="store_true", help="full fine-tuning instead of LoRA")
     parser.add_argument("--packing", action="store_true")
     parser.add_argument("--no-checkpointing", action="store_true")
     return parser.parse_args()
 
 
-def settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The trainer's settings; whatever is not named here is the peer's default."""
+def trainer_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The trainer's settings; all others are the peer's defaults."""
     return {
         "output_dir": tempfile.mkdtemp(),
         "per_device_train_batch_size": options.examples,
@@ -71,17 +71,17 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def rewarded(path: str) -> Callable[..., list[float]]:
-    """The reward in a file, as TRL takes one."""
+def load_reward(path: str) -> Callable[..., list[float]]:
+    """The function `score` in a file, as a reward function of TRL."""
     score = runpy.run_path(path)["score"]
 
     def reward(completions: list[str], **_: Any) -> list[float]:
-        return [score(one, "") for one in completions]
+        return [score(completion, "") for completion in completions]
 
     return reward
 
 
-def report(seconds: list[float], **more: float | list[int]) -> None:
-    """One JSON line: seconds of each update, peak bytes of the process, and when the last update was done."""
+def report(seconds: list[float], **extra: float | list[int]) -> None:
+    """Print one JSON line: seconds of each update, peak bytes of the process, and the time at the end."""
     memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"seconds": seconds, "memory": memory, "ended": time.time(), **more}))
+    print(json.dumps({"seconds": seconds, "memory": memory, "ended": time.time(), **extra}))

@@ -1,4 +1,4 @@
-"""How long TRL takes to make a packed dataset of a file of rows: `prepare_run.py FOLDER`."""
+"""Time that TRL takes to prepare a packed dataset from a file of rows: `prepare_run.py FOLDER`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """TRL with Liger's kernels on a GPU: `trl_gpu.py sft|dpo|grpo FOLDER --updates N --warm N --examples N --batch N`.
 
-The model is drawn on the device by FOLDER/model/config.json, and rows are FOLDER/rows.jsonl. A batch
-is `--batch` rows, halved until they fit. Prints one line of JSON: how many rows the measured
-updates held, their seconds, the peak bytes, the rows of a batch, and whether Liger could be used.
+The model is made on the device with random weights from FOLDER/model/config.json; rows are FOLDER/rows.jsonl. A batch
+has `--batch` rows, halved until it fits. Prints one JSON line: number of rows in the measured updates, their seconds,
+peak bytes, rows per batch, and whether Liger could be used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import rewarded
+from common import load_reward
 from datasets import load_dataset
 from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -28,7 +28,7 @@ TRAINERS = {"sft": (SFTTrainer, SFTConfig), "dpo": (DPOTrainer, DPOConfig), "grp
 
 
 class Clock(TrainerCallback):
-    """Seconds from the end of update `warm` to the end of the last, and the peak of memory since."""
+    """Seconds and peak memory from the end of update `warm` to the end of the run."""
 
     def __init__(self, warm: int) -> None:
         self.warm = warm
@@ -47,21 +47,21 @@ class Clock(TrainerCallback):
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("work", choices=TRAINERS)
+    parser.add_argument("kind", choices=TRAINERS)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--updates", type=int, required=True)
     parser.add_argument("--warm", type=int, required=True)
     parser.add_argument("--examples", type=int, required=True)
     parser.add_argument("--batch", type=int, required=True)
-    parser.add_argument("--group", type=int, default=8, help="answers to a prompt, of GRPO")
-    parser.add_argument("--tokens", type=int, default=128, help="tokens of each")
+    parser.add_argument("--group", type=int, default=8, help="GRPO: answers per prompt")
+    parser.add_argument("--tokens", type=int, default=128, help="GRPO: tokens per answer")
     parser.add_argument("--full", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     batch, liger = options.batch, True
     while batch:
         try:
-            clock = trained(options, batch, liger)
+            clock = train(options, batch, liger)
             break
         except torch.OutOfMemoryError:
             batch //= 2
@@ -78,22 +78,22 @@ def main() -> None:
     print(json.dumps({"rows": rows, "seconds": clock.seconds, "memory": clock.memory, "batch": batch, "liger": liger}))
 
 
-def trained(options: argparse.Namespace, batch: int, liger: bool) -> Clock:
-    """One run of some updates."""
+def train(options: argparse.Namespace, batch: int, liger: bool) -> Clock:
+    """Train for some updates; returns the clock."""
     folder = options.folder
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     config = AutoConfig.from_pretrained(folder / "model")
     with torch.device("cuda"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
-    trainer_class, config_class = TRAINERS[options.work]
+    trainer_class, config_class = TRAINERS[options.kind]
     clock = Clock(options.warm)
-    chosen: dict[str, Any] = {"max_length": 2048}
-    given: dict[str, Any] = {}
-    if options.work == "grpo":
-        # A batch is of answers, and an update has so many micro-batches of them.
-        chosen = {"num_generations": options.group, "max_completion_length": options.tokens}
-        chosen["per_device_train_batch_size"] = batch * options.group
-        given["reward_funcs"] = rewarded(str(folder / "reward.py"))
+    settings: dict[str, Any] = {"max_length": 2048}
+    trainer_options: dict[str, Any] = {}
+    if options.kind == "grpo":
+        # TRL counts the batch in answers, not in prompts.
+        settings = {"num_generations": options.group, "max_completion_length": options.tokens}
+        settings["per_device_train_batch_size"] = batch * options.group
+        trainer_options["reward_funcs"] = load_reward(str(folder / "reward.py"))
     trainer = trainer_class(
         model=model,
         args=config_class(
@@ -108,7 +108,7 @@ def trained(options: argparse.Namespace, batch: int, liger: bool) -> Clock:
             bf16=True,
             gradient_checkpointing=False,
             use_liger_kernel=liger,
-            **({"per_device_train_batch_size": batch} | chosen),
+            **({"per_device_train_batch_size": batch} | settings),
         ),
         train_dataset=load_dataset("json", data_files=str(folder / "rows.jsonl"), split="train"),
         processing_class=tokenizer,
@@ -116,7 +116,7 @@ def trained(options: argparse.Namespace, batch: int, liger: bool) -> Clock:
         if options.full
         else LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
         callbacks=[clock],
-        **given,
+        **trainer_options,
     )
     trainer.train()
     return clock

@@ -1,12 +1,12 @@
 """One TRL run on a prepared workload, in the peers' environment: `trl_run.py sft|dpo|… FOLDER --updates N …`.
 
-With packing an update holds blocks of 1,024 tokens instead of rows.
+With `--packing`, the examples of an update are blocks of 1,024 tokens instead of rows.
 """
 
 from __future__ import annotations
 
 import torch
-from common import Clock, arguments, report, rewarded, settings
+from common import Clock, load_reward, parse_arguments, report, trainer_settings
 from datasets import load_dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
@@ -33,38 +33,40 @@ TRAINERS = {
     "grpo": (GRPOTrainer, GRPOConfig),
 }
 
-# Answers to a prompt under GRPO, and most tokens of each.
+# GRPO: answers per prompt, and maximum tokens per answer.
 GROUP, TOKENS = 8, 64
 
 
 def main() -> None:
-    options = arguments(*TRAINERS)
+    options = parse_arguments(*TRAINERS)
     tokenizer = AutoTokenizer.from_pretrained(f"{options.folder}/model")
-    if options.work == "reward":
-        more = {"num_labels": 1, "pad_token_id": tokenizer.pad_token_id}
-        auto = AutoModelForSequenceClassification
+    if options.kind == "reward":
+        model_options = {"num_labels": 1, "pad_token_id": tokenizer.pad_token_id}
+        auto_class = AutoModelForSequenceClassification
     else:
-        more, auto = {}, AutoModelForCausalLM
-    model = auto.from_pretrained(f"{options.folder}/model", dtype=torch.bfloat16, **more)
+        model_options, auto_class = {}, AutoModelForCausalLM
+    model = auto_class.from_pretrained(f"{options.folder}/model", dtype=torch.bfloat16, **model_options)
     rows = load_dataset("json", data_files=f"{options.folder}/rows.jsonl", split="train")
-    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="SEQ_CLS" if more else "CAUSAL_LM")
-    trainer_class, config_class = TRAINERS[options.work]
-    clock, chosen, given = Clock(), settings(options), {}
-    if options.work == "grpo":
-        chosen |= {"num_generations": GROUP, "max_completion_length": TOKENS}
-        chosen["per_device_train_batch_size"] *= GROUP
-        del chosen["max_length"]
-        given["reward_funcs"] = rewarded(f"{options.folder}/reward.py")
+    lora = LoraConfig(
+        r=16, lora_alpha=32, target_modules="all-linear", task_type="SEQ_CLS" if model_options else "CAUSAL_LM"
+    )
+    trainer_class, config_class = TRAINERS[options.kind]
+    clock, settings, trainer_options = Clock(), trainer_settings(options), {}
+    if options.kind == "grpo":
+        settings |= {"num_generations": GROUP, "max_completion_length": TOKENS}
+        settings["per_device_train_batch_size"] *= GROUP
+        del settings["max_length"]
+        trainer_options["reward_funcs"] = load_reward(f"{options.folder}/reward.py")
     trainer = trainer_class(
         model=model,
-        args=config_class(**chosen),
+        args=config_class(**settings),
         train_dataset=rows,
         processing_class=tokenizer,
         peft_config=None if options.full else lora,
         callbacks=[clock],
-        **given,
+        **trainer_options,
     )
-    if options.work == "sft":
+    if options.kind == "sft":
         clock.count(trainer)
     trainer.train()
     report(clock.seconds, tokens=clock.tokens)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 
 os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
-from unsloth import FastLanguageModel  # isort: skip, it must come before what it patches
+from unsloth import FastLanguageModel  # isort: skip, it must precede the libraries it patches
 
 import torch
-from common import Clock, arguments, report, settings
+from common import Clock, parse_arguments, report, trainer_settings
 from datasets import load_dataset
 from trl import SFTConfig, SFTTrainer
 
 
 def main() -> None:
-    options = arguments("sft")
+    options = parse_arguments("sft")
     model, tokenizer = FastLanguageModel.from_pretrained(
         f"{options.folder}/model", dtype=torch.bfloat16, load_in_4bit=False, max_seq_length=1024
     )
@@ -24,7 +24,7 @@ def main() -> None:
     clock = Clock()
     trainer = SFTTrainer(
         model=model,
-        args=SFTConfig(**settings(options)),
+        args=SFTConfig(**trainer_settings(options)),
         train_dataset=load_dataset("json", data_files=f"{options.folder}/rows.jsonl", split="train"),
         processing_class=tokenizer,
         callbacks=[clock],

@@ -35,9 +35,9 @@ def test_a_minute_of_mutated_inputs(fuzz: ModuleType, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_inputs_are_decided_by_their_numbers_and_runs_go_on(fuzz: ModuleType, tmp_path: Path) -> None:
-    made = [[fuzz.mutated(fuzz.Draw(f"0 rows {number}"), fuzz.ROWS[0]) for number in range(20)] for _ in range(2)]
+    made = [[fuzz.mutate(fuzz.Rng(f"0 rows {number}"), fuzz.ROWS[0]) for number in range(20)] for _ in range(2)]
     assert repr(made[0]) == repr(made[1])
     part = fuzz.run(300, tmp_path, only="conll")
     whole = fuzz.run(600, tmp_path, only="conll")
     assert (part.total(), whole.total()) == tuple(round(count * fuzz.SHARES["conll"]) for count in (300, 600))
-    assert fuzz.tried(lambda: 1 / 0)[0] == "failed"
+    assert fuzz.try_call(lambda: 1 / 0)[0] == "failed"
