@@ -1,4 +1,4 @@
-# The developer's manual: `make` lists what can be done.
+# Targets for developers; `make` lists them.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +13,7 @@ help: ## List the targets
 
 setup: $(VENV)/ready ## Make the environment; leaves the command at .venv/bin/bottega
 
-# torch first and alone: asked for by another package, an index may answer with a build of several gigabytes.
+# torch first and alone: installed as a dependency, it may come as a build of several gigabytes.
 $(VENV)/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "bottega needs Python 3.11 or newer; set PYTHON=python3.12 or the like"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "this Python has no venv: sudo apt-get install python3-venv"; exit 1; }
@@ -37,13 +37,13 @@ test: check ## Everything that must hold, in under six minutes on two cores
 slow: setup ## The tests that make test leaves out (a quarter of an hour)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder -m "slow and not gpu"
 
-fuzz: setup ## Try a million mutated inputs: each ends in a result or one of our errors (half an hour; goes on where it was)
+fuzz: setup ## Try a million mutated inputs: each must end in a result or an error of our own (half an hour; continues)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py
 
-endure: setup ## Kill runs at random moments and compare what their resumption leaves (minutes)
+endure: setup ## Kill runs at random moments, resume them, and compare their files (minutes)
 	$(BIN)/python benchmarks/endure.py
 
-bench-setup: $(PEERS)/ready ## Install the peers to measure against, in an environment of their own
+bench-setup: $(PEERS)/ready ## Install the peers that benchmarks compare with, in an environment of their own
 
 $(PEERS)/ready:
 	$(PYTHON) -m venv $(PEERS)
@@ -56,43 +56,43 @@ $(PEERS)/ready:
 bench: setup bench-setup ## Measure speed and memory against the peers (25 minutes)
 	$(BIN)/python benchmarks/bench.py --peer $(PEERS)/bin/python
 
-floor: setup ## Measure how close a step is to the matmuls it cannot avoid (minutes)
+floor: setup ## Measure how close an update is to the time of its matmuls alone (minutes)
 	$(BIN)/python benchmarks/floor.py
 
-scaling: setup ## Measure how a step's cost grows with context, batch and parameters (minutes)
+scaling: setup ## Measure how the time of an update grows with context, batch and parameters (minutes)
 	$(BIN)/python benchmarks/scaling.py
 
-recipes: setup ## Run the recipes on real data and print what they reach (half an hour)
+recipes: setup ## Train the recipes on real data and compare with their targets (half an hour)
 	$(BIN)/python benchmarks/real_data.py
 
-planning: setup ## Plan 24 runs, run them, and print how far the plans were (half an hour)
+planning: setup ## Plan 24 runs, run them, and print the errors of the plans (half an hour)
 	$(BIN)/python benchmarks/planning.py
 
-advice: setup ## Ask for advice on six sets of rows, tune on all of them, and print what came (half an hour)
+advice: setup ## Compare the predictions of bottega advise with runs on all rows, six times (half an hour)
 	$(BIN)/python benchmarks/advice.py
 
-forgetting: setup ## Tune on Italian by every method and print what is forgotten of English (a quarter of an hour)
+forgetting: setup ## Train on Italian by each method and print how much English is forgotten (a quarter of an hour)
 	$(BIN)/python benchmarks/forgetting.py
 
-exam: bench-setup ## Sit a 5-shot exam in lm-eval, beside its own model (ten minutes)
+exam: bench-setup ## Run a 5-shot task in lm-eval and compare with its own model class (ten minutes)
 	$(PEERS)/bin/python benchmarks/exam.py
 
-preferences: setup ## Learn real preferences with every objective, three seeds each (a quarter of an hour)
+preferences: setup ## Train every preference objective on real pairs, three seeds each (a quarter of an hour)
 	$(BIN)/python benchmarks/preferences.py
 
-models: setup ## Train every text model of transformers, tiny, beside a plain loop, and compare (an hour)
+models: setup ## Train a tiny copy of every text model of transformers and compare with a plain loop (an hour)
 	$(BIN)/python benchmarks/models.py
 
 gpu: setup ## Prove everything equal on a CUDA device, then measure it (ten minutes)
 	$(BIN)/python benchmarks/gpu.py
 
-worlds: setup ## Run the demo in four invented worlds and print what it reaches (twenty minutes)
+worlds: setup ## Run the demo in four invented worlds and compare with its targets (twenty minutes)
 	$(BIN)/python benchmarks/demos.py
 
 large: setup ## Train on a small and on a large file and compare the memory they take (a quarter of an hour)
 	$(BIN)/python benchmarks/large_file.py
 
-demo: setup ## The whole life of a small model, from nothing to a conversation, in five to ten minutes
+demo: setup ## Take a small model through all stages, from a tokenizer to a conversation (five to ten minutes)
 	$(BIN)/bottega demo
 
 docs: setup ## Build the documentation into site/
@@ -100,7 +100,7 @@ docs: setup ## Build the documentation into site/
 	$(BIN)/python -m bottega.cli.docs > docs/recipe.md
 	$(BIN)/python -m bottega.cli.docs commands > docs/commands.md
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo "look: site/index.html"
+	@echo "the site: site/index.html"
 
 clean: ## Remove environments and caches
 	rm -rf $(VENV) $(PEERS) site .pytest_cache .mypy_cache .ruff_cache
