@@ -370,7 +370,7 @@ def built_on(device: str) -> Iterator[None]:
 
 def required_flops(run: Run, batch: Batch) -> float:
     """FLOPs that a batch requires: products with active weights, attention over visible tokens, the head."""
-    config = run.engine.scorer.networkload.config
+    config = run.engine.scorer.network.config
     trained = run.recipe.adapter is None
     layers, width = config.num_hidden_layers, config.hidden_size
     head = getattr(config, "head_dim", None) or width // config.num_attention_heads
