@@ -104,12 +104,12 @@ class NearDuplicateIndex:
             return
         shingles = self._shingles.read()
         for first, second in self._candidates():
-            mine, theirs = (shingles[self._ends[text] : self._ends[text + 1]] for text in (first, second))
+            first_set, second_set = (shingles[self._ends[text] : self._ends[text + 1]] for text in (first, second))
             # The similarity is at most the ratio of the sizes: most candidates that fail do so here, cheaply.
-            if min(len(mine), len(theirs)) < self.threshold * max(len(mine), len(theirs)):
+            if min(len(first_set), len(second_set)) < self.threshold * max(len(first_set), len(second_set)):
                 continue
-            shared = len(np.intersect1d(mine, theirs, assume_unique=True))
-            similarity = shared / (len(mine) + len(theirs) - shared)
+            shared = len(np.intersect1d(first_set, second_set, assume_unique=True))
+            similarity = shared / (len(first_set) + len(second_set) - shared)
             if similarity >= self.threshold:
                 yield self.rows[first], self.rows[second], similarity
 

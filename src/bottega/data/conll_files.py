@@ -74,11 +74,11 @@ def _refuse_numbers(path: Path, sentence: Sentence) -> None:
     """Raise a DataError if the first column numbers the tokens, as in CoNLL-U; the fix suggests column names."""
     numbers = [columns[0] for _, columns in sentence if len(columns) > 2]
     if numbers == [str(number) for number in range(1, len(sentence) + 1)]:
-        places = range(2, min(len(columns) for _, columns in sentence))
-        tags = (place for place in places if all(TAG.fullmatch(columns[place]) for _, columns in sentence))
-        tag = next(tags, places[-1])
-        others = iter(f"other{number}" for number in range(1, len(places)))
-        names = ["number", "tokens", *("tags" if place == tag else next(others) for place in places)]
+        candidates = range(2, min(len(columns) for _, columns in sentence))
+        with_tags = (column for column in candidates if all(TAG.fullmatch(columns[column]) for _, columns in sentence))
+        tag_column = next(with_tags, candidates[-1])
+        others = iter(f"other{number}" for number in range(1, len(candidates)))
+        names = ["number", "tokens", *("tags" if column == tag_column else next(others) for column in candidates)]
         fix = f"name the columns, such as data.columns=[{', '.join(names)}]"
         raise DataError("the first column numbers the tokens", where=f"{path} line {sentence[0][0]}", fix=fix)
 

@@ -224,7 +224,7 @@ def _build_evaluation(
         metric=context.recipe.verdict.metric,
         margin=context.recipe.verdict.margin,
         base=base_name,
-        others={one.name: one.estimates for one in comparisons if one is not base},
+        others={comparison.name: comparison.estimates for comparison in comparisons if comparison is not base},
         leaked=len(leaked or ()),
         of=count,
     )
@@ -267,8 +267,8 @@ def _evaluate_seeds(context: EvaluationContext, evaluation: Evaluation, count: i
     for folder in train_with_other_seeds(context.folder, context.recipe, count - 1, context.progress):
         choices = (stored_place(folder) or {})["choices"]
         # No baselines, no spares, and notes of its own: only the result of the run, the first, is used.
-        again = EvaluationContext(folder, context.recipe, choices, evaluation.records, context.progress)
-        result = next(tasks.evaluate_task(context.recipe.objective.head, again))
+        rerun = EvaluationContext(folder, context.recipe, choices, evaluation.records, context.progress)
+        result = next(tasks.evaluate_task(context.recipe.objective.head, rerun))
         values.append(next(unpaired_estimate(scores).run for scores in result.scores if scores.metric == metric))
     return values
 
@@ -279,11 +279,13 @@ def _compare(run: ModelResult, baselines: Sequence[ModelResult]) -> list[Compari
     groups = _group_by_prompt(run.records)
     comparisons = []
     for result in baselines:
-        theirs = {scores.metric: scores for scores in result.scores}
+        base_scores = {scores.metric: scores for scores in result.scores}
         estimates = [
-            paired_estimate(scores, theirs[scores.metric], groups=_groups_for(groups, scores), confidence=confidence)
+            paired_estimate(
+                scores, base_scores[scores.metric], groups=_groups_for(groups, scores), confidence=confidence
+            )
             for scores in run.scores
-            if scores.metric in theirs
+            if scores.metric in base_scores
         ]
         known = [estimate for estimate in estimates if estimate is not None]
         comparisons.append(Comparison(result.name, known, result.cost, result.answers))

@@ -264,11 +264,11 @@ def _generate_answers(
         most = max(questions.min_tokens, *(prompts[position].answer_length for position in group))
         settings = Sampling(tokens=most, stop=(*stop, *questions.stop, *model.codec.stop_strings))
         report = partial(_report_progress, progress, done, len(prompts))
-        written = model.writer.write(
+        continuations = model.writer.write(
             [prompts[position].prompt_tokens for position in group], settings, on_progress=report
         )
         done += len(group)
-        for position, (answer,) in zip(group, written, strict=True):
+        for position, (answer,) in zip(group, continuations, strict=True):
             ended = answer.reason != "length"
             answers[questions.generated[position]] = GeneratedAnswer(answer.text, len(answer.tokens), ended)
             tokens += len(answer.tokens)
@@ -329,7 +329,7 @@ def score_prompted(
     if not kept:
         return ModelResult(name, [])
     # A model that continues plain text goes on with the next example; it is stopped where that begins.
-    plain = all(isinstance(one.prompt, str) and SEPARATOR not in one.answer for one in prompted)
+    plain = all(isinstance(question.prompt, str) and SEPARATOR not in question.answer for question in prompted)
     stop = (SEPARATOR,) if plain else ()
     result = score_model(context, questions.select(kept, prompted), model, name, codec=codec, stop=stop)
     return expand(result, kept, questions.count)
@@ -401,15 +401,15 @@ def score_endpoint(context: EvaluationContext, questions: EvaluationSet, baselin
     server = Endpoint(baseline.spec)
     context.progress(f"asking {server.model}")
     indices = [index for index, _ in questions.indexed] if questions.labels else list(questions.generated)
-    asked = [cast(Question, questions.questions[index]) for index in indices]
+    posed = [cast(Question, questions.questions[index]) for index in indices]
     if questions.labels:
         system = f"Answer with one of these and nothing else: {', '.join(map(str.strip, questions.labels))}"
         tokens = MAX_LABEL_TOKENS
     else:
         # Another tokenizer may need more tokens for the same text.
-        longest = max((questions.min_tokens, *(question.answer_length for question in asked)))
+        longest = max((questions.min_tokens, *(question.answer_length for question in posed)))
         system, tokens = "", 2 * longest + MAX_LABEL_TOKENS
-    replies = server.ask([question.prompt for question in asked], tokens=tokens, system=system)
+    replies = server.ask([question.prompt for question in posed], tokens=tokens, system=system)
     lost = sum(reply is None for reply in replies)
     if lost:
         context.note(baseline.spec, f"{lost} of {len(replies)} questions got no answer; they are left out")

@@ -117,13 +117,13 @@ def _score_model(context: EvaluationContext, model: LanguageModel, records: Sequ
     # Greedy, unlike in training: the reward of what the model would be used to answer, without sampling noise.
     settings = Sampling(tokens=objective.tokens, stop=(*objective.stop, *codec.stop_strings_in_use))
     started = time.perf_counter()
-    written = [answer for (answer,) in model.writer.write(list(prompts.values()), settings, on_progress=progress)]
+    continuations = [answer for (answer,) in model.writer.write(list(prompts.values()), settings, on_progress=progress)]
     seconds = (time.perf_counter() - started) / max(len(prompts), 1)
     answers: list[GeneratedAnswer | None] = [None] * len(records)
-    for index, answer in zip(prompts, written, strict=True):
+    for index, answer in zip(prompts, continuations, strict=True):
         answers[index] = GeneratedAnswer(answer.text, len(answer.tokens), answer.reason != "length")
     scores = reward_scores(context, [record.where for record in records], answers)
     texts = [None if answer is None else answer.text for answer in answers]
     read = float(np.mean([len(ids) for ids in prompts.values()]))
-    generated = float(np.mean([len(answer.tokens) for answer in written]))
+    generated = float(np.mean([len(answer.tokens) for answer in continuations]))
     return ModelResult(name, scores, answers=texts, cost=Cost(len(prompts), read, generated, seconds))

@@ -142,9 +142,9 @@ def _objective_for(record: Record, codec: Codec) -> Objective:
 
 def _request_prompt(record: Record) -> Prompt | None:
     """The prompt of a row, or a whole text; None where it is neither."""
-    asked = build_objective({"kind": objectives.DEFAULT_OBJECTIVE}).prompt_and_reference(record)
-    if asked is not None:
-        return asked[0]
+    pair = build_objective({"kind": objectives.DEFAULT_OBJECTIVE}).prompt_and_reference(record)
+    if pair is not None:
+        return pair[0]
     return record.text if isinstance(record, Text) else None
 
 
@@ -171,5 +171,5 @@ def _memorized(model: LanguageModel, halves: Sequence[tuple[list[int], list[int]
     fitting = [pair for pair in halves if len(pair[0]) + tokens <= limit]
     if not fitting:
         return [False]
-    written = model.writer.write([prefix for prefix, _ in fitting], Sampling(tokens=tokens))
-    return [answer.tokens[: len(rest)] == rest for (answer,), (_, rest) in zip(written, fitting, strict=True)]
+    continuations = model.writer.write([prefix for prefix, _ in fitting], Sampling(tokens=tokens))
+    return [answer.tokens[: len(rest)] == rest for (answer,), (_, rest) in zip(continuations, fitting, strict=True)]

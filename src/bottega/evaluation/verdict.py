@@ -100,12 +100,14 @@ def decide_verdict(
         if (shared := shared_estimate(theirs, decides))
     ]
     # A baseline without an interval cannot be ranked; it is named at the end.
-    known = sorted((one for one in standings if one.estimate.gain is not None), key=lambda one: one.rank)
+    known = sorted(
+        (standing for standing in standings if standing.estimate.gain is not None), key=lambda standing: standing.rank
+    )
     if not known:
         return Verdict("inconclusive", _no_comparison_sentence(standings), decides, margin, declared)
     # Baselines that beat the run come first, then those with the deciding metric; `known` is sorted, hardest first.
-    ahead = [one for one in known if one.outcome == "worse"]
-    hardest = (ahead or [one for one in known if one.estimate.metric == decides] or known)[0]
+    ahead = [standing for standing in known if standing.outcome == "worse"]
+    hardest = (ahead or [standing for standing in known if standing.estimate.metric == decides] or known)[0]
     further = [*_other_metric_sentences(hardest, known), *_unknown_sentences(standings, baselines)]
     sentence = " ".join([_main_sentence(hardest, ahead, known), *further])
     return Verdict(hardest.outcome, sentence, decides, margin, declared, hardest.needed, hardest.name)

@@ -46,9 +46,9 @@ POOLER = re.compile(r"(^|\.)pooler\.")
 
 
 def model_for_adapter(model: recipes.Model, dtype: torch.dtype, run: Path) -> recipes.Model:
-    """The section as a run in `run` needs it that trains an adapter, which can only be saved beside a checkpoint.
+    """The model section for a run in `run` that trains an adapter, which can only be saved beside a checkpoint.
 
-    Of a base that is a run with an adapter, one is written into the run, once: that adapter folded into its base.
+    If the base is a run with an adapter, its adapter is merged into its own base, once, as a folder of the run.
     """
     source = locate(model.base or "")
     if source.adapter is None:
@@ -191,10 +191,10 @@ def _refuse_gaps(name: str, info: dict[str, Any], model: Any, head: HeadKind) ->
 
 
 def _belongs(key: str, model: Any, head: HeadKind) -> bool:
-    """Whether a weight that was not read is named as a part of the model, and is not one that none needs.
+    """Whether an unread weight of a checkpoint has the name of a part of this model that should have been read.
 
-    Other parts of a larger model are named otherwise, and so are heads for other tasks; but that a classifier has the
-    name of one of another kind is no fault.
+    Parts of a larger model and heads for other tasks have other names. A classifier of another head may share the name
+    of this model's, which is no fault.
     """
     if HARMLESS.search(key):
         return False

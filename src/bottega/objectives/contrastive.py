@@ -81,7 +81,7 @@ class Contrastive(Objective):
         assert isinstance(record, (Paired, Compared))
         rows = [pooled_row(codec, record.where, text, self.pooling) for text in record.texts]
         columns = _paired_columns(record, rows) if isinstance(record, Paired) else _compared_columns(record, rows)
-        return [tuple(replace(row, columns=one) for row, one in zip(rows, columns, strict=True))]
+        return [tuple(replace(row, columns=own) for row, own in zip(rows, columns, strict=True))]
 
     def is_informative(self, examples: Sequence[Example]) -> bool:
         rows = [row for example in examples for row in example.rows]

@@ -45,11 +45,11 @@ def summary(folder: Path) -> dict[str, Any]:
 
 def list_runs(parent: str | Path = "runs") -> list[dict[str, Any]]:
     """The summary of every run in a folder, or of the folder itself if it is a run; the most recent last."""
-    found = []
+    summaries = []
     for path in (*Path(parent).glob(f"*/{RESOLVED}"), *Path(parent).glob(RESOLVED)):
         with contextlib.suppress(BottegaError, OSError):  # a damaged run must not hide the others
-            found.append(summary(path.parent))
-    return sorted(found, key=lambda run: float(run["time"]))
+            summaries.append(summary(path.parent))
+    return sorted(summaries, key=lambda run: float(run["time"]))
 
 
 def missing_input(folder: Path) -> str | None:

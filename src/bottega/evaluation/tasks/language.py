@@ -97,8 +97,8 @@ def _build_questions(context: EvaluationContext, records: Sequence[Record], rows
     if len(rows) != len(records):
         return EvaluationSet(rows)
     objective = context.recipe.objective
-    asked = [_question(context, record, row) for record, row in zip(records, rows, strict=True)]
-    indexed = [(index, question) for index, question in enumerate(asked) if question is not None]
+    posed = [_question(context, record, row) for record, row in zip(records, rows, strict=True)]
+    indexed = [(index, question) for index, question in enumerate(posed) if question is not None]
     answers = [question.answer for _, question in indexed]
     labels = sorted(set(answers))
     are_labels = 1 < len(labels) <= min(MAX_LABELS, len(answers) // ROWS_PER_LABEL)
@@ -108,7 +108,7 @@ def _build_questions(context: EvaluationContext, records: Sequence[Record], rows
     metrics, missing = context.metrics(answers) if answers else ([], [])
     if missing:
         context.note(", ".join(missing), "needs a package: pip install 'bottega[evaluate]'")
-    questions = EvaluationSet(rows, asked, labels if are_labels else [], generated, metrics)
+    questions = EvaluationSet(rows, posed, labels if are_labels else [], generated, metrics)
     if on_policy := objective.on_policy:
         return replace(questions, min_tokens=on_policy.tokens, stop=on_policy.stop)
     return questions
@@ -116,12 +116,12 @@ def _build_questions(context: EvaluationContext, records: Sequence[Record], rows
 
 def _question(context: EvaluationContext, record: Record, row: Row) -> Question | None:
     """The prompt and the answer of a record; None where it is not a prompt, or its answer is blank."""
-    asked = context.recipe.objective.prompt_and_reference(record)
-    if asked is None or not asked[1].strip():
+    pair = context.recipe.objective.prompt_and_reference(record)
+    if pair is None or not pair[1].strip():
         return None
     choices = record.choices if isinstance(record, Choice) else ()
     variables = record.variables if isinstance(record, (Chat, Posed)) else {}
-    return Question(record.where, *asked, row, choices, variables)
+    return Question(record.where, *pair, row, choices, variables)
 
 
 # Preferences
@@ -245,8 +245,8 @@ def _why_not(
 
 def _shots(context: EvaluationContext) -> list[Shot]:
     """The training rows that are prompts with answers."""
-    asked = (context.recipe.objective.prompt_and_reference(record) for record in context.pool)
-    return [Shot(*pair) for pair in asked if pair is not None and pair[1].strip()]
+    pairs = (context.recipe.objective.prompt_and_reference(record) for record in context.pool)
+    return [Shot(*pair) for pair in pairs if pair is not None and pair[1].strip()]
 
 
 def _score_other_model(

@@ -48,11 +48,19 @@ class FileReward(RewardFunction):
         """(the function, whether it takes the row as a third argument); a RecipeError if it cannot be called so."""
         score = load_function_from_file(self.file, "score", EXAMPLE)
         parameters = inspect.signature(score).parameters.values()
-        required = [one for one in parameters if one.kind in POSITIONAL and one.default is one.empty]
-        required_keywords = [one for one in parameters if one.kind is one.KEYWORD_ONLY and one.default is one.empty]
+        required = [
+            parameter
+            for parameter in parameters
+            if parameter.kind in POSITIONAL and parameter.default is parameter.empty
+        ]
+        required_keywords = [
+            parameter
+            for parameter in parameters
+            if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
+        ]
         # A third parameter with a default is an option of the function's own, and not the row.
-        positional = sum(one.kind in POSITIONAL for one in parameters)
-        takes_any = any(one.kind is one.VAR_POSITIONAL for one in parameters)
+        positional = sum(parameter.kind in POSITIONAL for parameter in parameters)
+        takes_any = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters)
         if len(required) > 3 or required_keywords or (positional < 2 and not takes_any):
             what = f"score{inspect.signature(score)} cannot be called with an answer and a reference answer"
             raise RecipeError(what, where=self.file, fix=f"define it as: {EXAMPLE}")
