@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import tokenize
 from collections import Counter
 from collections.abc import Iterator
@@ -164,3 +165,59 @@ def test_every_exception_is_still_needed() -> None:
     """An entry that allows nothing any more goes."""
     for name, words in OTHER_MEANINGS.items():
         assert words <= {place.rpartition(" ")[2].strip("'") for place in named_objectives(SOURCE / name)}, name
+
+
+# Folders whose modules are variants of one thing: the test of the folder covers those without a test of their own.
+VARIANTS = (
+    "auditing/checks",
+    "demo/phrases",
+    "evaluation/tasks",
+    "metrics/answers",
+    "models/attention",
+    "models/heads",
+    "models/kernels",
+    "models/quantization",
+    "objectives/rewards",
+    "records/formats",
+    "reporting/formats",
+)
+
+# Tests that hold over the whole package, and of what is no module of it: pages, files of other tools, several modules.
+OVER_ALL = ("behaviour", "test_imports.py", "test_structure.py")
+
+
+def test_each_module_is_found_by_the_test_of_its_name() -> None:
+    """`a/_b.py` by `tests/a/test_b.py`; a variant also by the test of its folder, if that names it."""
+    missing = []
+    for module in modules():
+        path = module.relative_to(SOURCE)
+        name = path.stem.strip("_")
+        folder_test = TESTS / path.parents[1] / f"test_{path.parent.name}.py" if len(path.parts) > 2 else None
+        own = (TESTS / path.parent / f"test_{name}.py").exists()
+        in_folder = (
+            path.parent.as_posix() in VARIANTS
+            and folder_test is not None
+            and folder_test.exists()
+            and re.search(rf"\b_?{name}\b", folder_test.read_text(encoding="utf-8")) is not None
+        )
+        if path.stem != "__init__" and not own and not in_folder:
+            missing.append(path.as_posix())
+    assert missing == []
+
+
+def test_each_test_is_named_after_a_module_or_a_folder() -> None:
+    unknown = []
+    for test in sorted(TESTS.rglob("test_*.py")):
+        path = test.relative_to(TESTS)
+        if path.parts[0] in OVER_ALL:
+            continue
+        name = path.stem.removeprefix("test_")
+        homes = [
+            path.parent / f"{name}.py",
+            path.parent / f"_{name}.py",
+            path.parent / f"__{name}__.py",
+            path.parent / name,
+        ]
+        if not any((SOURCE / home).exists() for home in homes):
+            unknown.append(path.as_posix())
+    assert unknown == []
