@@ -86,7 +86,7 @@ def test_a_file_with_two_classes(tmp_path: Path) -> None:
 
 
 def test_a_function_is_loaded_by_name(tmp_path: Path) -> None:
-    file = write(tmp_path, "def score(written, right):\n    return float(right in written)\nlimit = 3\n")
+    file = write(tmp_path, "def score(answer, reference):\n    return float(reference in answer)\nlimit = 3\n")
     assert load_function_from_file(file, "score", "def score(…)")("so it is 4", "4") == 1.0
     for name in ("scores", "limit"):
         with pytest.raises(RecipeError, match=f"no function {name} in it"):
@@ -109,7 +109,7 @@ def test_a_score_that_is_no_finite_number_is_refused(value: Any) -> None:
 
 
 def test_what_a_file_prints_goes_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = write(tmp_path, "def score(written, right):\n    print('scoring')\n    return 1\n")
+    file = write(tmp_path, "def score(answer, reference):\n    print('scoring')\n    return 1\n")
     score = load_function_from_file(file, "score", "")
     with locate_user_errors(file):
         assert score("", "") == 1

@@ -78,9 +78,9 @@ def test_invalid_rewards_are_refused(given: Any, words: str) -> None:
 @pytest.mark.parametrize(
     ("code", "wanted"),
     [
-        ("def score(written, right):\n    return right in written", 1.0),
-        ("def score(written, right, row):\n    return len(row['hint'])", 4.0),
-        ("def score(written, right, strict=False):\n    return strict", 0.0),
+        ("def score(answer, reference):\n    return reference in answer", 1.0),
+        ("def score(answer, reference, row):\n    return len(row['hint'])", 4.0),
+        ("def score(answer, reference, strict=False):\n    return strict", 0.0),
         ("import numpy\ndef score(*given):\n    return numpy.float32(len(given))", 2.0),
     ],
 )
@@ -95,10 +95,10 @@ def test_a_custom_function(code: str, wanted: float, tmp_path: Path) -> None:
         (None, "no such file"),
         ("x = 1", "no function score"),
         ("def score(written):\n    return 1", "cannot be called with"),
-        ("def score(written, right, *, strict):\n    return 1", "cannot be called with"),
-        ("def score(written, right):\n    return 'good'", "not a finite number"),
-        ("def score(written, right):\n    return 10 ** 400", "not a finite number"),
-        ("def score(written, right):\n    return 1 / 0", "line 2"),
+        ("def score(answer, reference, *, strict):\n    return 1", "cannot be called with"),
+        ("def score(answer, reference):\n    return 'good'", "not a finite number"),
+        ("def score(answer, reference):\n    return 10 ** 400", "not a finite number"),
+        ("def score(answer, reference):\n    return 1 / 0", "line 2"),
     ],
 )
 def test_an_invalid_custom_function_is_refused(code: str | None, words: str, tmp_path: Path) -> None:

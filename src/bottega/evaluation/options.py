@@ -84,7 +84,7 @@ class EvaluateOptions(BaseModel):
     )
     scorers: Texts = Field(
         (),
-        description="A Python file with score(written, right), a further metric of generated answers; several times.",
+        description="Python file with score(answer, reference), a further metric of generated answers; several times.",
         json_schema_extra={"option": "--scorer", "metavar": "FILE.py"},
     )
     known: Texts = Field((), description="Rows that baselines use instead of the training rows; several times.")

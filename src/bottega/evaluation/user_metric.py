@@ -1,4 +1,4 @@
-"""A user-defined metric of generated answers: a Python file with a function `score(written, right)`."""
+"""A user-defined metric of generated answers: a Python file with a function `score(answer, reference)`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bottega.plugins import check_score, load_function_from_file, locate_user_er
 
 Score = Callable[[str, str], float]
 
-EXAMPLE = "def score(written, right): return float(right in written)"
+EXAMPLE = "def score(answer, reference): return float(reference in answer)"
 
 
 class UserMetric(Metric):
@@ -29,10 +29,10 @@ class UserMetric(Metric):
     def sums(self, answer: str, references: Sequence[str]) -> Sequence[float]:
         return max(self._score(answer, reference) for reference in references), 1.0
 
-    def _score(self, written: str, reference: str) -> float:
+    def _score(self, answer: str, reference: str) -> float:
         # An exception inside the user's function names its file.
         with locate_user_errors(self.path):
-            score = self.score(written, reference)
+            score = self.score(answer, reference)
         return check_score(score, self.path)
 
 

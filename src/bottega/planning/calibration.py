@@ -37,7 +37,7 @@ UPDATES, WARMUP_UPDATES = 10, 5
 ON_POLICY_UPDATES = 4
 
 # A reward that differs between answers, whatever they are.
-VARYING_REWARD = "def score(written, right): return sum(map(ord, written)) % 7"
+VARYING_REWARD = "def score(answer, reference): return sum(map(ord, answer)) % 7"
 
 # A model of up to WHOLE_DEPTH layers is calibrated whole; a deeper one with DEPTH_FRACTION of its layers, and with half
 # as many. Extrapolated from two and four of thirty layers, memory was off by a factor of two: the difference of two

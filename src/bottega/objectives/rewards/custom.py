@@ -13,7 +13,7 @@ from bottega.errors import RecipeError
 from bottega.objectives.rewards import RewardFunction, SampledAnswer, ScoreWithModel
 from bottega.plugins import check_score, load_function_from_file, locate_user_errors
 
-EXAMPLE = "def score(written, right): return float(right in written)"
+EXAMPLE = "def score(answer, reference): return float(reference in answer)"
 
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
