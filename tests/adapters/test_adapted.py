@@ -161,6 +161,9 @@ def test_saved_weights_are_loaded_to_use_or_to_train_further(trainable: bool, ll
         assert torch.equal(fresh.get_parameter(name), model.get_parameter(name))
         assert fresh.get_parameter(name).requires_grad is trainable
     assert (again.left_out, again.changes_head, again.library) == ([], False, "bottega")
+    (tmp_path / "again").mkdir()
+    again.save(tmp_path / "again")
+    assert (tmp_path / "again" / WEIGHTS).read_bytes() == (tmp_path / WEIGHTS).read_bytes()
 
 
 @pytest.mark.parametrize("change", ["another shape", "unknown", "missing"])
