@@ -20,9 +20,9 @@ def test_help_starts_fast() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
     def seconds(*arguments: str) -> float:
-        """The least of three runs; the first compiles, as installing does."""
+        """The least of two runs; the first compiles, as installing does."""
         found = []
-        for _ in range(3):
+        for _ in range(2):
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             subprocess.run([sys.executable, *arguments], check=True, capture_output=True, env=environment)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from small_batches import batch_of, loss_and_metrics, small_codec
 from word_texts import TEXT, tagged, word_codec
 
 from bottega.data.example_cache import ExampleCache
 from bottega.errors import DataError
 from bottega.objectives._tags import snap_to_words
-from bottega.objectives.tag import Tag
+from bottega.objectives.tag import Scheme, Tag
 from bottega.records import Entity, Tagged
 from bottega.training.dataset import EncodedRows
 
@@ -45,3 +47,43 @@ def test_what_lies_beyond_the_cut_is_not_counted_as_lost(tmp_path: Path) -> None
     made = word_codec(tmp_path / "m", "bytes", length=6)
     Tag().rows(tagged(("Oslo", "LOC")), made)
     assert (made.truncated, made.untagged) == (1, 0)
+
+
+CAT_AND_RED = Tagged("line 1", "the cat sat red", (Entity(4, 7, "animal"), Entity(12, 15, "colour")))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "tags"),
+    [
+        ("BIO", ["O", "B-animal", "I-animal", "B-colour", "I-colour"]),
+        ("BIOES", ["O", *(f"{prefix}-{name}" for name in ("animal", "colour") for prefix in "BIES")]),
+    ],
+)
+def test_tags_are_counted_in_the_order_of_their_ids(scheme: Scheme, tags: list[str]) -> None:
+    counts = Tag(scheme=scheme).count_labels([CAT_AND_RED, Tagged("line 2", "a dog", (Entity(2, 5, "animal"),))])
+    assert list(counts) == tags
+    assert (counts["B-animal"], counts["B-colour"]) == (2, 1)
+    assert Tag(scheme=scheme).tag_scheme == scheme
+
+
+def test_rows_without_any_span_are_refused() -> None:
+    with pytest.raises(DataError, match="no row has a span") as caught:
+        Tag().count_labels([Tagged("line 1", "a dog", ())])
+    assert caught.value.where == "line 1"
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_the_loss_is_the_cross_entropy_of_words_and_metrics_count_entities(smoothing: float) -> None:
+    objective = Tag(label_smoothing=smoothing)
+    batch = batch_of(
+        objective, [CAT_AND_RED], small_codec(both_ways=True, labels=objective.count_labels([CAT_AND_RED]))
+    )
+    assert batch.label.tolist() == [0, 1, 0, 3]
+    # The animal is found, the colour is not, and a colour is found where none is.
+    predicted = torch.tensor([3, 1, 0, 0])
+    logits = 2.0 * torch.nn.functional.one_hot(predicted, 5).double()
+    loss, metrics = loss_and_metrics(objective, batch, logits=logits)
+    assert loss == pytest.approx(
+        float(torch.nn.functional.cross_entropy(logits, batch.label, label_smoothing=smoothing))
+    )
+    assert metrics == pytest.approx({"accuracy": 2 / 4, "span_f1": 2 * 1 / (2 + 2)})
