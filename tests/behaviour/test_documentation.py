@@ -10,7 +10,9 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from bottega.cli.commands import app
@@ -27,7 +29,13 @@ LONG = ("evaluating", "planning", "training")
 
 @pytest.fixture(scope="module")
 def smol(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("models") / "smol", "llama", max_position_embeddings=512)
+    """A model that often ends its answers early: generation to the last position takes long."""
+    folder = make_model(tmp_path_factory.mktemp("models") / "smol", "llama", max_position_embeddings=512)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        model.lm_head.weight[model.config.eos_token_id] *= 8
+    model.save_pretrained(folder)
+    return folder
 
 
 @pytest.mark.parametrize(

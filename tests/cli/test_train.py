@@ -91,20 +91,19 @@ def test_preview_shows_labels(
 def test_a_run_is_trained_resumed_and_listed(tmp_path: Path, write_recipe: Callable) -> None:
     data = write_jsonl(tmp_path / "rows.jsonl", ROWS)
     recipe = write_recipe(
-        # Of its rows, which end in what some pad with, transformers has advice that is none here.
+        # Transformers would advise an attention mask, because its rows end in the token that others pad with.
         model={"base": str(make_model(tmp_path / "gpt2", "gpt2", resid_pdrop=0.1))},
-        adapter={"rank": 2},
         data={"train": str(data)},
         objective={"kind": "sft"},
         optim={"steps": 3, "examples": 2},
     )
-    # Once as a process of its own, in another folder: the default name, progress on stderr, the result on stdout.
+    # As a process of its own, in another folder: the default name, progress on stderr, the result on stdout.
     command = [sys.executable, "-m", "bottega", "train", str(recipe), "optim.lr=1e-3", "--json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     result = json.loads(done.stdout)
     assert "[transformers]" not in done.stderr
     assert result["run"] == "runs/run-1"
-    assert (result["status"], result["step"], result["result"]) == ("finished", 3, "adapter")
+    assert (result["status"], result["step"], result["result"]) == ("finished", 3, "model")
     run = tmp_path / "runs" / "run-1"
     assert "# optim.lr=1e-3" in (run / "recipe.yaml").read_text()
     assert json.loads((run / "place.json").read_text())["choices"]["lr"] == 1e-3

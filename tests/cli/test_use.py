@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,52 +21,59 @@ RUNNER = CliRunner()
 
 
 @pytest.fixture(scope="module")
-def tune(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """A function that trains a tiny model and returns the folder of the run."""
+def run(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a run with an adapter, after one update."""
     folder = tmp_path_factory.mktemp("tuned")
-    model = make_model(folder / "model", "llama")
-    rows = write_jsonl(folder / "rows.jsonl", [{"instruction": "the cat", "output": "sat on the mat"}] * 8)
-
-    def build(name: str, **sections: Any) -> Path:
-        document = {
-            "model": {"base": str(model), "dtype": "float32"},
-            "data": {"train": str(rows)},
-            "objective": {"kind": "sft"},
-            "optim": {"steps": 40, "examples": 8, "lr": 2e-2},
-            **sections,
-        }
-        if not (folder / name).exists():
-            list(bottega.train(Recipe.parse(document), folder / name))
-        return folder / name
-
-    return build
+    document = {
+        "model": {"base": str(make_model(folder / "model", "llama")), "dtype": "float32"},
+        "adapter": {"rank": 2},
+        "data": {"train": str(write_jsonl(folder / "rows.jsonl", [{"instruction": "the cat", "output": "sat"}] * 2))},
+        "objective": {"kind": "sft"},
+        "optim": {"steps": 1, "examples": 2, "lr": 1e-1},
+    }
+    list(bottega.train(Recipe.parse(document), folder / "run"))
+    return str(folder / "run")
 
 
-def test_generate_prints_continuations_or_json(tune: Callable[..., Path]) -> None:
-    run = str(tune("lora", adapter={"rank": 8}))
-    done = RUNNER.invoke(app, ["generate", run, "the cat", "--chat", "--temperature", "0"])
-    assert done.exit_code == 0
-    assert done.stdout.strip() == "sat on the mat"
-    done = RUNNER.invoke(
-        app, ["generate", run, "--chat", "-n", "2", "--json", "--temperature", "0"], input="the cat\n\nred\n"
-    )
+def answers(model: bottega.LanguageModel) -> list[str]:
+    """The greedy answers to two messages."""
+    turns = [[{"role": "user", "content": text}] for text in ("the cat", "red")]
+    return [answer.text for (answer,) in model.generate(turns, bottega.Sampling(tokens=6))]
+
+
+def test_generate_prints_continuations_or_json(run: str) -> None:
+    cat, red = answers(bottega.load(run))
+    options = ["--chat", "--temperature", "0", "--tokens", "6"]
+    done = RUNNER.invoke(app, ["generate", run, "the cat", *options])
+    assert (done.exit_code, done.stdout) == (0, f"{cat}\n\n")
+    continued = RUNNER.invoke(app, ["generate", run, "the cat", "--temperature", "0", "--tokens", "6"])
+    assert continued.stdout.startswith("the cat")
+    done = RUNNER.invoke(app, ["generate", run, *options, "-n", "2", "--json"], input="the cat\n\nred\n")
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["prompt"] for line in lines] == ["the cat", "the cat", "red", "red"]
-    assert lines[0]["text"] == "sat on the mat"
+    assert [line["text"] for line in lines] == [cat, cat, red, red]
+    assert {line["reason"] for line in lines} <= {"length", "end"}
 
 
 @pytest.mark.parametrize("option", [["--top-p", "0"], ["--repetition-penalty", "0"]])
-def test_a_sampling_setting_out_of_range_names_its_option(tune: Callable[..., Path], option: list[str]) -> None:
-    done = RUNNER.invoke(app, ["generate", str(tune("lora", adapter={"rank": 8})), "the cat", *option])
+def test_a_sampling_setting_out_of_range_names_its_option(run: str, option: list[str]) -> None:
+    done = RUNNER.invoke(app, ["generate", run, "the cat", *option])
     assert done.exit_code == 2
     assert option[0] in done.stderr
 
 
-def test_chat_compares_with_the_base_model(tune: Callable[..., Path]) -> None:
-    run = str(tune("lora", adapter={"rank": 8}))
-    done = RUNNER.invoke(app, ["chat", run, "--temperature", "0", "--compare"], input="the cat\n/quit\n")
-    assert done.exit_code == 0
-    assert "tuned › sat on the mat" in done.stdout
+def test_chat_compares_with_the_base_model(run: str) -> None:
+    model = bottega.load(run)
+    tuned, _ = answers(model)
+    with model.untuned() as untuned:
+        base, _ = answers(untuned)
+    done = RUNNER.invoke(
+        app, ["chat", run, "--temperature", "0", "--tokens", "6", "--compare"], input="the cat\n/quit\n"
+    )
+    assert done.exit_code == 0, done.output
+    shown = " ".join(done.stdout.split())
+    for name, answer in (("base", base), ("tuned", tuned)):
+        assert f"{name} › {' '.join(answer.split())}".strip() in shown
 
 
 @pytest.mark.parametrize("command", ["generate", "chat"])

@@ -42,6 +42,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         "PREFERENCE_PAIRS": 12,
         "TEST_TICKETS": 8,
         "VOCABULARY": 300,
+        "REPORT_ROWS": 8,
+        "ANSWER_TOKENS": 12,
     }
     for name, size in sizes.items():
         monkeypatch.setattr(module, name, size)

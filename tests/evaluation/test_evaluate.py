@@ -19,6 +19,12 @@ from bottega.metrics.catalog import METRICS
 from bottega.runs.store import history
 from making import QUESTIONS, write_jsonl
 
+# Options of an evaluation that generates nothing and has no baseline but the base.
+LOSSES: dict[str, Any] = {"against": [], "answers": 0}
+
+# Sections of a run that need not learn anything.
+SHORT: dict[str, Any] = {"optim": {"steps": 1, "examples": 8}, "evaluate": None}
+
 
 def found(evaluation: Evaluation) -> dict[str, Estimate]:
     assert all(METRICS[one.metric].higher is one.higher for one in evaluation.estimates)
@@ -36,7 +42,7 @@ def validated(run: Path) -> list[dict[str, Any]]:
 def test_losses_equal_those_of_validation_during_training(trained: Callable[..., Path], more: dict[str, Any]) -> None:
     for kind in ("sft", "causal"):
         run = trained(kind, **more)
-        loss = found(evaluate(run))["loss"]
+        loss = found(evaluate(run, **LOSSES))["loss"]
         before, after = validated(run)
         assert loss.run == pytest.approx(after["loss"], abs=1e-5)
         assert loss.base == pytest.approx(before["loss"], abs=1e-5)
@@ -61,7 +67,7 @@ def test_answers_that_are_labels_are_scored_and_generated(trained: Callable[...,
 @pytest.mark.parametrize("model", ["llama", "bert"])
 def test_a_classifier_is_compared_with_the_most_frequent_label(trained: Callable[..., Path], model: str) -> None:
     run = trained("classify", model=model)
-    evaluation = evaluate(run)
+    evaluation = evaluate(run, against=[])
     one = found(evaluation)
     assert list(one) == ["loss", "accuracy", "f1_macro"]
     assert one["loss"].run == pytest.approx(validated(run)[1]["loss"], abs=1e-4)
@@ -73,7 +79,7 @@ def test_a_classifier_is_compared_with_the_most_frequent_label(trained: Callable
 
 def test_a_classifier_trained_as_an_adapter_is_the_same_when_loaded(trained: Callable[..., Path]) -> None:
     run = trained("classify", adapter={"rank": 4})
-    one = found(evaluate(run))
+    one = found(evaluate(run, against=[]))
     assert one["loss"].run == pytest.approx(validated(run)[1]["loss"], abs=1e-4)
     (sure,) = bottega.load_classifier(run).classify(["the cat the"])
     assert sum(sure.probabilities.values()) == pytest.approx(1)
@@ -99,7 +105,7 @@ def test_preference_accuracy_equals_that_of_validation(trained: Callable[..., Pa
 def test_a_continued_adapter_is_compared_with_the_adapter_it_started_from(trained: Callable[..., Path]) -> None:
     first = trained("sft", adapter={"rank": 4})
     second = trained("sft", adapter={"from": str(first)}, seed=1)
-    loss = found(evaluate(second))["loss"]
+    loss = found(evaluate(second, **LOSSES))["loss"]
     assert loss.base == pytest.approx(validated(second)[0]["loss"], abs=1e-5)
 
 
@@ -117,34 +123,34 @@ def test_spare_rows_replace_those_that_make_no_example(
     run = trained("sft")
     long = [{"instruction": row["instruction"], "output": "mat " * 200} for row in QUESTIONS]
     mixed = [row for three in zip(QUESTIONS, long, long, strict=True) for row in three][: 3 * 20]
-    evaluation = evaluate(run, str(write_jsonl(tmp_path / "mixed.jsonl", mixed)), rows=15)
+    evaluation = evaluate(run, str(write_jsonl(tmp_path / "mixed.jsonl", mixed)), rows=15, **LOSSES)
     assert (evaluation.rows, evaluation.of) == (15, 60)
     assert {one.rows for one in evaluation.estimates} == {15}
     assert all(count > 0 for count in evaluation.dropped.values())
     assert len({record.where for record in evaluation.records}) == 15
     # All that can be measured, where that is fewer; and the rows without spares are those drawn before.
-    evaluation = evaluate(run, str(tmp_path / "mixed.jsonl"), rows=50)
+    evaluation = evaluate(run, str(tmp_path / "mixed.jsonl"), rows=50, **LOSSES)
     assert (evaluation.rows, sum(evaluation.dropped.values())) == (20, 40)
     # However many are asked for, no more than so many stand by.
     monkeypatch.setattr("bottega.evaluation.evaluate.MAX_SPARES", 10)
-    evaluation = evaluate(run, str(tmp_path / "mixed.jsonl"), rows=15)
+    evaluation = evaluate(run, str(tmp_path / "mixed.jsonl"), rows=15, **LOSSES)
     assert (evaluation.rows + sum(evaluation.dropped.values()), evaluation.of) == (25, 60)
 
 
 def test_a_run_without_validation_rows_needs_other_rows(trained: Callable[..., Path]) -> None:
-    run = trained("sft", data={"train": str(trained("sft").parent / "sft.jsonl")}, evaluate=None)
+    run = trained("sft", data={"train": str(trained("sft").parent / "sft.jsonl")}, **SHORT)
     with pytest.raises(DataError, match="has no validation rows"):
         evaluate(run)
 
 
 def test_files_that_have_changed_are_refused(trained: Callable[..., Path], tmp_path: Path) -> None:
     rows = write_jsonl(tmp_path / "rows.jsonl", QUESTIONS)
-    run = trained("sft", name="moved", data={"train": str(rows), "validation": 0.4})
-    assert evaluate(run).rows
+    run = trained("sft", name="moved", data={"train": str(rows), "validation": 0.4}, **SHORT)
+    assert evaluate(run, **LOSSES).rows
     write_jsonl(rows, [*QUESTIONS, *QUESTIONS[:3]])
     with pytest.raises(RunError, match="has changed since the run began"):
         evaluate(run)
-    assert evaluate(run, str(rows)).of == len(QUESTIONS) + 3
+    assert evaluate(run, str(rows), **LOSSES).of == len(QUESTIONS) + 3
 
 
 def test_other_rows_are_read_with_the_mapping_of_the_run(trained: Callable[..., Path], tmp_path: Path) -> None:
@@ -153,13 +159,13 @@ def test_other_rows_are_read_with_the_mapping_of_the_run(trained: Callable[..., 
         "path": str(write_jsonl(tmp_path / "odd.jsonl", odd)),
         "mapping": {"instruction": "asked", "output": "said"},
     }
-    run = trained("sft", name="mapped", data={"train": source}, evaluate=None)
-    assert evaluate(run, source["path"], rows=12).rows == 12
+    run = trained("sft", name="mapped", data={"train": source}, **SHORT)
+    assert evaluate(run, source["path"], rows=12, **LOSSES).rows == 12
 
 
 def test_few_rows_have_no_interval(trained: Callable[..., Path], tmp_path: Path) -> None:
     other = write_jsonl(tmp_path / "one.jsonl", QUESTIONS[:1])
-    one = found(evaluate(trained("sft"), str(other)))
+    one = found(evaluate(trained("sft"), str(other), against=[]))
     assert one["loss"].base is not None
     assert one["loss"].finding is None
     assert one["exact_match"].finding in ("inconclusive", "better")
@@ -175,7 +181,7 @@ def test_a_very_long_prompt_does_not_shorten_the_answers_to_others(
     while model.room([{"role": "user", "content": long["instruction"]}]) < 8:
         long["instruction"] = long["instruction"][:-8]
     rows = [*QUESTIONS[:20], long]
-    one = found(evaluate(run, str(write_jsonl(tmp_path / "long.jsonl", rows))))["exact_match"]
+    one = found(evaluate(run, str(write_jsonl(tmp_path / "long.jsonl", rows)), against=[]))["exact_match"]
     assert one.rows == 21
     assert one.run > 0.8
 
@@ -185,16 +191,16 @@ def test_prompts_are_tokenized_as_in_training(trained: Callable[..., Path], tmp_
     template = "Q: {instruction}\nA: {output}"
     rows = str(write_jsonl(tmp_path / "rows.jsonl", QUESTIONS))
     run = trained("sft", name="templated", data={"train": rows, "validation": rows, "text_template": template})
-    one = found(evaluate(run))
+    one = found(evaluate(run, against=[]))
     assert one["exact_match"].run == pytest.approx(one["accuracy"].run, abs=0.05)
     assert one["exact_match"].run > 0.8
 
 
 def test_rows_that_the_run_would_drop_are_counted(trained: Callable[..., Path], tmp_path: Path) -> None:
     data = {"train": str(write_jsonl(tmp_path / "a.jsonl", QUESTIONS)), "bad_rows": "drop"}
-    run = trained("sft", name="dropping", data=data, evaluate=None)
+    run = trained("sft", name="dropping", data=data, **SHORT)
     other = write_jsonl(tmp_path / "b.jsonl", [*QUESTIONS[:12], {"instruction": "the cat", "output": ""}, {"odd": 1}])
-    evaluation = evaluate(run, str(other))
+    evaluation = evaluate(run, str(other), **LOSSES)
     assert evaluation.rows == 12
     assert sum(evaluation.dropped.values()) == 2
 
@@ -204,9 +210,11 @@ def test_the_command_prints_the_estimates(trained: Callable[..., Path]) -> None:
     shown = CliRunner().invoke(app, ["evaluate", str(run)])
     assert shown.exit_code == 0, shown.output
     assert "better" in shown.stdout
-    printed = json.loads(CliRunner().invoke(app, ["evaluate", str(run), "--json"]).stdout)
+    printed = json.loads(
+        CliRunner().invoke(app, ["evaluate", str(run), "--against", "none", "--answers", "4", "--json"]).stdout
+    )
     assert {one["metric"]: one["run"] for one in printed["estimates"]} == {
-        name: one.run for name, one in found(evaluate(run)).items()
+        name: one.run for name, one in found(evaluate(run, against=[], answers=4)).items()
     }
     classified = CliRunner().invoke(app, ["classify", str(trained("classify")), "the dog the", "--json"])
     assert json.loads(classified.stdout)["label"] == "blue"

@@ -151,6 +151,7 @@ def tuned(folder: Path, train: list[dict[str, str]], test: list[dict[str, str]],
             },
             "objective": {"kind": "classify"},
             "optim": {"steps": 60, "examples": 16, "lr": 3e-3},
+            "evaluate": {"every": 60},
             **sections,
         }
     )
@@ -159,7 +160,7 @@ def tuned(folder: Path, train: list[dict[str, str]], test: list[dict[str, str]],
     return folder / "run"
 
 
-def test_a_run_that_learned_is_better_and_one_that_saw_the_test_is_void(tmp_path: Path) -> None:
+def test_a_run_that_learned_is_better_and_void_on_rows_it_was_trained_on(tmp_path: Path) -> None:
     train, test = messages(200, 0), messages(80, 1)
     run = tuned(tmp_path / "a", train, test, verdict={"metric": "f1_macro", "margin": 0.1})
     beside = bottega.evaluate(run)
@@ -177,10 +178,12 @@ def test_a_run_that_learned_is_better_and_one_that_saw_the_test_is_void(tmp_path
     page = write_report(build_report(found), tmp_path / "report")[-1].read_text(encoding="utf-8")
     assert "Confusion matrix" in page
     assert "Expected calibration error" in page
-    found = bottega.evaluate(tuned(tmp_path / "b", [*train, *test[:20]], test))
+    many = str(write_jsonl(tmp_path / "many.jsonl", [*test[:60], *train[:20]]))
+    found = bottega.evaluate(run, many)
     assert found.verdict.outcome == "void"
     assert "20 of the 80 rows" in found.verdict.sentence
-    found = bottega.evaluate(tuned(tmp_path / "c", [*train, *test[:3]], test), against=[])
+    few = str(write_jsonl(tmp_path / "few.jsonl", [*test[:77], *train[:3]]))
+    found = bottega.evaluate(run, few, against=[])
     assert (found.verdict.outcome, found.leaked, found.rows) == ("better", 3, 77)
 
 
