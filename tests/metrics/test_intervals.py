@@ -128,7 +128,7 @@ def test_the_interval_covers_the_truth_in_two_thousand_exams(kind: str) -> None:
     """In 95 % of them, give or take what 2,000 can tell: a standard error is half a percent."""
     make, of = KINDS[kind]
     draw = np.random.default_rng(5)
-    truth = float(of(np.sum([make(draw, 100_000).sum(0) for _ in range(20)], axis=0)))
+    truth = float(of(np.sum([make(draw, 100_000).sum(0) for _ in range(4)], axis=0)))
     covered = []
     for _ in range(EXAMS):
         found = jackknife(make(draw, 200), of)

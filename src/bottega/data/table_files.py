@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def _named_rows(path: Path, unit: str, lines: Iterator[tuple[int, list[str]]], l
     if layout.has_header:
         line, first = next(lines, (1, []))
         header = header or first
-        repeated = [name for index, name in enumerate(header) if name.strip() and name in header[:index]]
+        repeated = [name for name, count in Counter(header).items() if name.strip() and count > 1]
         if repeated:
             what = f"two columns are named {join_names([repeated[0]])}"
             raise DataError(what, where=f"{path} {unit} {line}", fix=f"rename one; {HEADER_HINT}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar
+from functools import cache
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -48,10 +49,8 @@ class Languages(Check):
     needs: ClassVar[tuple[str, ...]] = ("py3langid",)
 
     def __init__(self, context: Context) -> None:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
         super().__init__(context)
-        self._identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+        self._identifier = _load_identifier()
         self.language_ids: dict[str, int] = {}
         self.rows, self.languages = array("q"), array("h")
         self.short, self.uncertain = 0, 0
@@ -94,6 +93,14 @@ class Languages(Check):
         counts, names = np.bincount(np.array(self.languages), minlength=len(self.language_ids)), list(self.language_ids)
         order = np.argsort(-counts, kind="stable").tolist()
         return {"languages": [(names[language], int(counts[language])) for language in order]}
+
+
+@cache
+def _load_identifier() -> Any:
+    """The language classifier. Loading takes half a second, so that the audits of a process share it."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 def extract_prose(text: str) -> str:
