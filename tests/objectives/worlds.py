@@ -272,6 +272,10 @@ def objective_and_rows(kind: str, options: dict[str, Any]) -> tuple[Objective, l
     return objective, [record(Compared, draw, index) for index in range(7)] if compared else records(objective, 7)
 
 
+# How models are computed: proved once for each architecture and head, on which alone it depends.
+FITS: dict[tuple[str, str], Fit] = {}
+
+
 @cache
 def world(kind: str, options: str, model: str) -> World:
     objective, rows = objective_and_rows(kind, json.loads(options))
@@ -293,8 +297,9 @@ def world(kind: str, options: str, model: str) -> World:
         return sharpen(auto.from_config(config, dtype=torch.float32)).to(dtype).eval()
 
     made, other = build(0), build(1)
-    fit = fit_model(made, objective.head).fit
-    fit_model(other, objective.head)
+    fit = FITS.get((model, objective.head))
+    fit = FITS[model, objective.head] = fit_model(made, objective.head, fit).fit
+    fit_model(other, objective.head, fit)
     examples = [Example(row.where, parts) for row in rows for parts in objective.rows(row, codec)]
     if isinstance(objective, OnPolicy):
         examples = answered(objective, examples[:4])
