@@ -25,7 +25,7 @@ RIGHT = [
 SAID = ["the quick fox jumped over a lazy dog", "a stitch in time saves nine always", "works the method, we xyz"]
 
 
-def test_bleu_and_chrf_are_those_of_sacrebleu() -> None:
+def test_bleu_and_chrf_equal_those_of_sacrebleu() -> None:
     sacrebleu = pytest.importorskip("sacrebleu")
     for said, right in ((SAID, RIGHT), (SAID[2:], RIGHT[2:]), (["", "x"], RIGHT[:2]), (RIGHT, RIGHT)):
         bleu = Bleu().scores(said, [[one] for one in right])
@@ -40,7 +40,7 @@ def test_bleu_and_chrf_are_those_of_sacrebleu() -> None:
             assert found == pytest.approx(sacrebleu.CHRF().sentence_score(text, [one]).score)
 
 
-def test_rouge_is_that_of_rouge_score_and_the_best_of_several() -> None:
+def test_rouge_equals_that_of_rouge_score_for_the_best_reference() -> None:
     rouge = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(["rougeL"])
     scores = Rouge().scores(SAID, [[one] for one in RIGHT])
     assert scores.each == pytest.approx([
@@ -82,7 +82,7 @@ def test_numbers_are_compared_as_numbers() -> None:
     assert not Numeric().applies_to(["4", "about 5"])
 
 
-def test_fields_by_hand() -> None:
+def test_fields_f1_against_values_computed_by_hand() -> None:
     right = '{"name": "Ada", "age": 36, "tags": ["a", "b"]}'
     assert Fields().applies_to([right, "[1, 2]"])
     assert not Fields().applies_to([right, "3", "no JSON"])
@@ -100,7 +100,7 @@ def test_applicable_metrics() -> None:
     assert {one.name for one in applicable_metrics(['{"a": 1}'])[0]} == {"exact_match", "fields_f1"}
 
 
-def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bottega.metrics.answers.is_installed", lambda metric: metric.requires != "sacrebleu")
     found, absent = applicable_metrics(RIGHT)
     assert {one.name for one in found} == {"exact_match", "rouge_l"}
@@ -137,7 +137,7 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("language", ANSWERS)
-def test_a_right_answer_scores_1_in_every_language_and_a_wrong_one_less(language: str) -> None:
+def test_a_correct_answer_scores_1_in_every_language_and_a_wrong_one_less(language: str) -> None:
     right, wrong = ANSWERS[language]
     found = {type(one): one for one in applicable_metrics([right])[0]}
     assert set(found) == ({Exact, Bleu, Chrf, Rouge} if count_words(right) >= 8 else {Exact})
@@ -157,7 +157,7 @@ def test_lost_letters_lower_the_score() -> None:
     assert share < 0.6
 
 
-def test_bleu_of_scripts_without_spaces_is_that_of_sacrebleu() -> None:
+def test_bleu_of_scripts_without_spaces_equals_that_of_sacrebleu() -> None:
     sacrebleu = pytest.importorskip("sacrebleu")
     said, right = "您的包裹今天上午到 OK，谢谢。", "您的包裹明天上午到 OK，谢谢。"
     bleu = Bleu().scores([said], [[right]])
@@ -165,8 +165,8 @@ def test_bleu_of_scripts_without_spaces_is_that_of_sacrebleu() -> None:
     assert float(bleu.statistic(bleu.sums.sum(0))) == pytest.approx(wanted)
 
 
-def test_short_answers_have_a_bleu() -> None:
-    """The orders that there are count: a right answer of three words is not worth nothing."""
+def test_short_answers_have_a_nonzero_bleu() -> None:
+    """BLEU uses only the n-gram orders that a short answer has."""
     sacrebleu = pytest.importorskip("sacrebleu")
     said, right = ["one two three"] * 10, ["one two three"] * 10
     for texts in (said, ["one two four"] * 10, ["one"] * 10):
@@ -177,7 +177,7 @@ def test_short_answers_have_a_bleu() -> None:
 
 @pytest.mark.parametrize("metric", [Exact(), Rouge(), Chrf()])
 def test_answers_without_a_word(metric: Metric) -> None:
-    """Emoji, or signs: right is right, and another one wrong."""
+    """Emoji or signs: an equal answer scores 1, another one less."""
     whole = 100 if metric.name == "chrf" else 1
     assert metric.statistic(np.array(metric.sums("👍🏽", ["👍🏽"]), float)) == whole
     assert metric.statistic(np.array(metric.sums("👎", ["👍🏽"]), float)) == 0

@@ -35,13 +35,13 @@ def test_a_metric_has_one_id_and_one_name() -> None:
     assert metric_label("arc_easy: acc") == "arc_easy: acc"
 
 
-def test_a_name_that_was_measured_is_kept() -> None:
-    """As a user may have named a metric as another one once was."""
+def test_a_user_metric_named_like_a_former_id_keeps_its_name() -> None:
+    """A user's metric may have a name that was the id of another one in an earlier version."""
     assert resolve_metric("right", ("right", "masked_accuracy")) == "right"
     assert resolve_metric("right", ("masked_accuracy",)) == "masked_accuracy"
 
 
-def test_labels_for_people() -> None:
+def test_metric_labels() -> None:
     assert metric_label("f1_macro") == "macro F1"
     assert metric_label("general_loss/a.txt") == "loss on a.txt"
     for metric in ("reward/exact", "general_loss/a.txt", "f1_macro"):

@@ -31,7 +31,7 @@ def test_wilsons_interval(right: int, count: int, low: float, high: float) -> No
 @pytest.mark.parametrize(("p", "q", "shared"), [(0.9, 0.3, 0.0), (0.9, 0.8, 0.7), (0.5, 0.5, 0.5), (0.98, 0.95, 0.9)])
 @pytest.mark.parametrize("count", [40, 200])
 def test_the_interval_covers_the_true_difference(p: float, q: float, shared: float, count: int) -> None:
-    """`shared` of the rows are decided alike for both, so that the pairs go together."""
+    """A fraction `shared` of the rows has the same outcome for both models, so the pairs are correlated."""
     draw = np.random.default_rng(0)
     covered = []
     for _ in range(2000):
@@ -42,7 +42,7 @@ def test_the_interval_covers_the_true_difference(p: float, q: float, shared: flo
     assert np.mean(covered) >= 0.93, "and more where rows are few and answers nearly all alike"
 
 
-def test_pairs_that_go_together_tell_more() -> None:
+def test_correlated_pairs_give_narrower_intervals() -> None:
     one = np.arange(100) < 80
     widths = []
     for other in (np.arange(100) < 60, np.arange(100) >= 40):
@@ -52,14 +52,14 @@ def test_pairs_that_go_together_tell_more() -> None:
     assert widths[0] < widths[1]
 
 
-def test_the_difference_turns_its_sign_with_the_order() -> None:
+def test_swapping_the_models_flips_the_sign_of_the_difference() -> None:
     one, other = np.arange(50) % 3 == 0, np.arange(50) % 7 == 0
     low, high = paired_difference(one, other)
     assert paired_difference(other, one) == pytest.approx((-high, -low))
 
 
 @pytest.mark.parametrize("count", [1, 10, 1000])
-def test_no_certainty_from_equal_answers(count: int) -> None:
+def test_equal_answers_do_not_give_an_interval_of_width_zero(count: int) -> None:
     low, high = paired_difference([True] * count, [True] * count)
     assert -1 <= low < 0 < high <= 1
     low, high = paired_difference([True] * count, [False] * count)
@@ -67,7 +67,7 @@ def test_no_certainty_from_equal_answers(count: int) -> None:
     assert high == pytest.approx(1)
 
 
-def test_rows_that_are_no_pairs() -> None:
+def test_rows_of_different_numbers_cannot_be_paired() -> None:
     with pytest.raises(ValueError, match="cannot be paired"):
         paired_difference([True], [True, False])
     with pytest.raises(ValueError, match="cannot be paired"):
@@ -124,8 +124,8 @@ KINDS: dict[str, tuple[Callable[..., np.ndarray], Callable[[np.ndarray], np.ndar
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_interval_covers_the_truth_in_two_thousand_exams(kind: str) -> None:
-    """In 95 % of them, give or take what 2,000 can tell: a standard error is half a percent."""
+def test_the_interval_covers_the_true_value_in_two_thousand_simulations(kind: str) -> None:
+    """In 95 % of them, within the error of 2,000 simulations: the standard error is half a per cent."""
     make, of = KINDS[kind]
     draw = np.random.default_rng(5)
     truth = float(of(np.sum([make(draw, 100_000).sum(0) for _ in range(4)], axis=0)))
@@ -138,8 +138,8 @@ def test_the_interval_covers_the_truth_in_two_thousand_exams(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_model_is_not_better_than_itself(kind: str) -> None:
-    """Two runs that differ by chance alone: `better` is said of at most one in twenty."""
+def test_a_model_is_rarely_better_than_itself(kind: str) -> None:
+    """Of two runs that differ only by chance, one is called better in at most one case of twenty."""
     make, of = KINDS[kind]
     draw, better = np.random.default_rng(8), []
     for _ in range(EXAMS):
@@ -153,7 +153,7 @@ def test_a_model_is_not_better_than_itself(kind: str) -> None:
     assert np.mean(better) <= 0.05
 
 
-def test_shares_of_the_same_model() -> None:
+def test_proportions_of_the_same_model_rarely_differ() -> None:
     draw, better = np.random.default_rng(8), []
     for _ in range(EXAMS):
         one, other = draw.random((2, 200)) < 0.8
@@ -165,8 +165,8 @@ def _average(sums: np.ndarray) -> np.ndarray:
     return np.asarray(sums[..., 0] / sums[..., 1])
 
 
-def test_rows_that_go_together_tell_less() -> None:
-    """Ten questions of each text: by rows the interval would miss the truth, by texts it does not."""
+def test_correlated_rows_give_wider_intervals() -> None:
+    """With ten questions per text, an interval by rows would be too narrow; one by texts is not."""
     draw, groups = np.random.default_rng(9), np.repeat(np.arange(40), 10)
     by_rows, by_texts = [], []
     for _ in range(600):
@@ -180,7 +180,7 @@ def test_rows_that_go_together_tell_less() -> None:
     assert 0.92 <= np.mean(by_texts) <= 0.98
 
 
-def test_of_a_mean_it_is_the_t_interval() -> None:
+def test_the_interval_of_a_mean_is_the_t_interval() -> None:
     values = np.random.default_rng(0).exponential(size=30)
     found = jackknife(np.stack([values, np.ones(30)], 1), _average)
     assert found is not None
@@ -190,11 +190,11 @@ def test_of_a_mean_it_is_the_t_interval() -> None:
 
 
 @pytest.mark.parametrize(("degrees", "wanted"), [(5, 2.5706), (9, 2.2622), (30, 2.0423), (1000, 1.9623)])
-def test_quantiles_of_student(degrees: int, wanted: float) -> None:
+def test_quantiles_of_students_t(degrees: int, wanted: float) -> None:
     assert student_quantile(0.975, degrees) == pytest.approx(wanted, abs=1e-3)
 
 
-def test_several_comparisons_share_the_doubt() -> None:
+def test_confidence_is_raised_with_the_number_of_comparisons() -> None:
     assert bonferroni_confidence(1) == 0.95
     assert bonferroni_confidence(5) == pytest.approx(0.99)
     draw, wrong = np.random.default_rng(0), 0
@@ -205,7 +205,7 @@ def test_several_comparisons_share_the_doubt() -> None:
     assert wrong <= 0.07 * 500
 
 
-def test_so_many_rows_see_a_difference_four_times_in_five() -> None:
+def test_the_computed_number_of_rows_has_a_power_of_80_per_cent() -> None:
     draw = np.random.default_rng(0)
     needed = rows_needed(0.1, 100, 0.15)  # a standard error of 0.1 with 100 rows: a deviation of 1
     assert needed is not None
@@ -217,7 +217,7 @@ def test_so_many_rows_see_a_difference_four_times_in_five() -> None:
     assert rows_needed(0.1, 100, 0) is None
 
 
-def test_macro_f1_by_hand() -> None:
+def test_macro_f1_against_a_value_computed_by_hand() -> None:
     right, named = np.array([0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 0])
     assert macro_f1(class_sums(right, named, 3).sum(0)) == pytest.approx((2 / 4 + 4 / 5 + 0) / 3)
     assert macro_f1(class_sums(right, right, 3).sum(0)) == 1.0

@@ -26,7 +26,7 @@ def test_rows_without_an_answer_are_left_out() -> None:
 SUMS = np.array([[1.0, 2.0], [np.nan, np.nan], [3.0, 4.0]])
 
 
-def test_scores_of_some_rows_among_all() -> None:
+def test_scores_of_some_rows_are_placed_among_all_rows() -> None:
     scores = Scores("x", SUMS[[0, 2]], ratio).within([3, 1], 5)
     assert scores.known.tolist() == [False, True, False, True, False]
     assert scores.sums[[3, 1]].tolist() == SUMS[[0, 2]].tolist()
@@ -34,16 +34,16 @@ def test_scores_of_some_rows_among_all() -> None:
     assert scores.known.sum() == 2, "the scores themselves stay as they are"
 
 
-def test_a_metric_of_each_row_only_where_it_is_defined_for_one() -> None:
+def test_a_metric_has_values_per_row_only_if_it_is_defined_for_one_row() -> None:
     assert Scores("x", SUMS, ratio).each[[0, 2]].tolist() == [0.5, 0.75]  # type: ignore[index]
     assert Scores("x", SUMS, ratio, rowwise=False).each is None
 
 
-def test_ratios_of_nothing_are_0() -> None:
+def test_a_ratio_with_denominator_0_is_0() -> None:
     assert ratio(np.array([[0.0, 0.0], [1.0, 4.0]])).tolist() == [0.0, 0.25]
 
 
-def test_means() -> None:
+def test_means_ignore_missing_rows() -> None:
     right = proportion("accuracy", [1, 0, np.nan, 1])
     assert right.known.tolist() == [True, True, False, True]
     assert right.binary
@@ -55,7 +55,7 @@ def test_means() -> None:
     assert (weighted.statistic(weighted.sums.sum(0)), weighted.higher) == (1.0, False)
 
 
-def test_micro_f1_is_over_all_rows_together() -> None:
+def test_micro_f1_is_computed_over_all_rows_together() -> None:
     scores = micro_f1("span_f1", [[1, 2], [0, 4]])
     assert scores.statistic(scores.sums.sum(0)) == pytest.approx(2 * 1 / 6)
 

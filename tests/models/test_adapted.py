@@ -33,7 +33,7 @@ def load(base: Path, dtype: torch.dtype = torch.float32) -> Any:
 
 
 @torch.no_grad()
-def test_the_merged_model_computes_what_the_adapted_one_does(llama: Path, adapter: Path) -> None:
+def test_merging_keeps_the_logits(llama: Path, adapter: Path) -> None:
     ids = torch.arange(3, 20)[None]
     adapted = attach_saved(load(llama), adapter).network.eval()(ids).logits
     merged = merge_saved(load(llama), adapter, torch.float32)
@@ -104,7 +104,9 @@ def test_embeddings_stay_tied_where_no_adapter_changes_them(trained: Callable[..
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "next" / "model").config.tie_word_embeddings
 
 
-def test_embeddings_that_three_share_are_not_merged_into(trained: Callable[..., Any], tmp_path: Path) -> None:
+def test_merging_into_embeddings_shared_by_three_modules_is_refused(
+    trained: Callable[..., Any], tmp_path: Path
+) -> None:
     base = make_model(tmp_path / "base", "t5", tie_word_embeddings=True)
     rows = {"objective": {"kind": "sft"}, "adapter": {"rank": 2, "targets": ["shared", "q"]}}
     trained(base, tmp_path / "first", **rows)

@@ -45,7 +45,7 @@ def inputs(made: Batch, heads: int, groups: int, dtype: torch.dtype = torch.floa
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_blocks_are_the_dense_reference(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_equal_the_dense_reference(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = random.Random(seed)
     torch.manual_seed(seed)
     monkeypatch.setattr(blocks, "MAX_PADDING_PAIRS", draw.choice([0, 50, 4096]))
@@ -64,7 +64,7 @@ def test_blocks_are_the_dense_reference(seed: int, monkeypatch: pytest.MonkeyPat
             torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
-def test_few_lengths_remain() -> None:
+def test_lengths_are_rounded_up_to_a_few() -> None:
     assert [round_length(length) for length in (0, 1, 8, 9, 250, 1000, 1025, 2047, 2049)] == [
         0, 8, 8, 16, 256, 1008, 1056, 2048, 2112,
     ]  # fmt: skip
@@ -85,7 +85,7 @@ def test_padding_belongs_to_no_row() -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_flex_is_the_dense_reference(seed: int) -> None:
+def test_flex_equals_the_dense_reference(seed: int) -> None:
     """Forward only: FlexAttention has no backward on a CPU."""
     draw = random.Random(seed)
     torch.manual_seed(seed)
@@ -100,7 +100,7 @@ def test_flex_is_the_dense_reference(seed: int) -> None:
 
 
 def plain(query, key, value, sequences, options, causal):
-    """What FlashAttention's kernel computes, a sequence at a time: the queries are the end of the keys."""
+    """What FlashAttention's kernel computes, one sequence at a time; the queries are the last of the keys."""
     out = []
     for (a, b), (c, d) in zip(
         pairwise(sequences.query_starts.tolist()), pairwise(sequences.key_starts.tolist()), strict=True
@@ -116,15 +116,15 @@ def plain(query, key, value, sequences, options, causal):
 
 
 def plain_back(g, query, key, value, kept, *given):
-    """Its gradients, by autograd."""
+    """The gradients of the kernel, by autograd."""
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in (query, key, value)]
         return torch.autograd.grad(plain(*leaves, *given), leaves, g)
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_flash_is_the_dense_reference(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How it is laid out and how gradients come back, around the kernel, which no CPU has."""
+def test_flash_equals_the_dense_reference(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layout and the gradients around the kernel, which itself is replaced: it does not run on a CPU."""
     monkeypatch.setattr(flash, "_flash_forward", lambda *given: (plain(*given),))
     monkeypatch.setattr(flash, "_flash_backward", plain_back)
     draw = random.Random(seed)
@@ -172,8 +172,8 @@ def test_flash_leaves_mixed_rows_to_others() -> None:
 
 @pytest.mark.parametrize("window", [None, 3, 100, 1000])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_block_mask_leaves_nothing_out(seed: int, window: int | None) -> None:
-    """Blocks that are whole are whole, those left out are empty, and of long rows few are computed for nothing."""
+def test_a_block_mask_covers_every_visible_pair(seed: int, window: int | None) -> None:
+    """Full blocks are fully visible, omitted blocks are empty, and few blocks of long rows are computed in vain."""
     draw = random.Random(seed)
     rows = [np.arange(draw.randint(1, 900)) + draw.randrange(2) for _ in range(9)]
     both = draw.random() < 0.5
@@ -193,8 +193,8 @@ def test_a_block_mask_leaves_nothing_out(seed: int, window: int | None) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_dropout_is_undone_as_it_was_done(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The gradients beside autograd's own, of the same draws; sinks of no weight make it take that way."""
+def test_gradients_use_the_dropout_masks_of_the_forward(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients against those of autograd, with the same masks; sinks leave the backward to autograd."""
     draw = random.Random(seed)
     monkeypatch.setattr(blocks, "MAX_KEPT_PAIRS", draw.choice([10, 1 << 20]))
     monkeypatch.setattr(blocks, "QUERY_BLOCK", draw.choice([16, 128]))
@@ -208,7 +208,7 @@ def test_dropout_is_undone_as_it_was_done(seed: int, monkeypatch: pytest.MonkeyP
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
-def test_a_window_is_all_that_is_computed() -> None:
+def test_only_keys_within_the_window_are_computed() -> None:
     ids = np.arange(512)
     made = pack([Example("1", (Row(ids, ids, ids, np.ones(512, np.float32)),))])
     (views,) = BlockLayout(made).views(32, torch.float32)
@@ -219,6 +219,6 @@ def test_a_window_is_all_that_is_computed() -> None:
     ]  # fmt: skip
 
 
-def test_a_model_that_drops_keywords_is_found_out() -> None:
+def test_a_model_that_drops_keywords_is_an_error() -> None:
     with pytest.raises(TypeError, match="does not pass keywords"):
         attention.packed_attention(torch.nn.Identity(), torch.ones(1), torch.ones(1), torch.ones(1), None)

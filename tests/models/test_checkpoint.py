@@ -99,7 +99,7 @@ def test_a_classifier_loads_with_plain_from_pretrained(kind: str, adapter: dict 
     assert torch.isfinite(one).all()
 
 
-def test_dropout_holds_in_training_alone(tmp_path: Path) -> None:
+def test_dropout_is_active_only_in_training(tmp_path: Path) -> None:
     base = make_model(tmp_path / "base", "gpt2")
     document = {"model": {"base": str(base), "dtype": "float32", "dropout": 0.5}, "objective": {"kind": "sft"}}
     session = run(tmp_path, **document)
@@ -127,7 +127,7 @@ def test_dpo_continuing_an_adapter_compares_with_that_adapter(llama: Path, tmp_p
     assert stepped[-1].metrics["margin"] > 0.01
 
 
-def test_a_run_is_a_base(llama: Path, tmp_path: Path) -> None:
+def test_a_run_can_be_the_base_of_another(llama: Path, tmp_path: Path) -> None:
     model = {"base": str(llama), "dtype": "float32"}
     for name, adapter in (("full", None), ("lora", {"rank": 4})):
         folder = tmp_path / name

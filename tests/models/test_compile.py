@@ -9,7 +9,7 @@ from torch import Tensor
 from bottega.models.compile import compile_function, compile_on_cuda, mark_length_dynamic
 
 
-def test_on_a_cpu_the_function_runs_as_it_is() -> None:
+def test_a_function_is_not_compiled_on_a_cpu() -> None:
     calls = []
 
     def scale(x: Tensor, factor: float) -> Tensor:

@@ -103,11 +103,11 @@ def test_the_token_a_decoder_starts_with() -> None:
         ("xlnet", {}, None),
     ],
 )
-def test_how_many_positions_a_model_has(kind: str, more: dict[str, Any], limit: int | None) -> None:
+def test_position_limits(kind: str, more: dict[str, Any], limit: int | None) -> None:
     assert position_limit(AutoConfig.for_model(kind, **more)) == limit
 
 
-def test_the_length_of_rows_is_within_the_positions() -> None:
+def test_rows_are_no_longer_than_the_positions() -> None:
     short = AutoConfig.for_model("llama", max_position_embeddings=77)
     long = AutoConfig.for_model("llama", max_position_embeddings=100_000)
     unlimited = AutoConfig.for_model("t5")

@@ -106,7 +106,7 @@ def test_models_without_a_single_depth_are_planned(kind: str, objective: str, tm
     assert bottega.plan(given, device="h100").memory > 0
 
 
-def test_a_text_that_a_model_cannot_compute_is_named(tmp_path: Path) -> None:
+def test_an_error_names_a_text_that_a_model_cannot_compute(tmp_path: Path) -> None:
     """Funnel halves its texts twice, and fails on very short ones."""
     given = recipe(
         made("funnel", tmp_path / "funnel"), "regress", {"text": "a", "label": "1.5"}, {"text": "b", "label": "2"}
@@ -115,8 +115,8 @@ def test_a_text_that_a_model_cannot_compute_is_named(tmp_path: Path) -> None:
         list(bottega.train(given, tmp_path / "run"))
 
 
-def test_an_adapter_that_has_no_part_in_the_loss_is_named(tmp_path: Path) -> None:
-    """SqueezeBERT's layers are convolutions: of linear layers it has one, behind what is compared."""
+def test_an_adapter_that_the_loss_does_not_depend_on_is_an_error(tmp_path: Path) -> None:
+    """SqueezeBERT consists of convolutions; its only linear layer comes after the hidden states that are compared."""
     base = made("squeezebert", tmp_path / "squeezebert")
     rows = [{"anchor": "the cat", "positive": "a cat"}, {"anchor": "the dog", "positive": "a dog"}]
     given = recipe(base, "contrastive", *rows, adapter={"rank": 2})

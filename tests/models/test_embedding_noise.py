@@ -27,7 +27,7 @@ def test_a_shared_token_has_the_length_of_its_longest_row() -> None:
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_noise_is_as_large_as_the_paper_says(packed: bool) -> None:
+def test_the_scale_of_noise_is_that_of_the_paper(packed: bool) -> None:
     torch.manual_seed(0)
     embedding = nn.Embedding(10, 64)
     noise = EmbeddingNoise([embedding], alpha=5.0)

@@ -52,7 +52,7 @@ def test_cross_attention_has_no_bias_and_no_large_matrix(model: Any) -> None:
 
 
 @torch.no_grad()
-def test_under_other_attention_the_model_computes_what_it_did(model: Any) -> None:
+def test_preparing_changes_nothing_under_another_attention(model: Any) -> None:
     torch.manual_seed(0)
     plain = AutoModelForSeq2SeqLM.from_config(tiny_config("t5")).eval()
     ids = {"input_ids": torch.arange(5, 20)[None], "decoder_input_ids": torch.arange(30, 38)[None]}

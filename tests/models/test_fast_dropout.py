@@ -8,7 +8,7 @@ import torch
 from bottega.models.fast_dropout import apply_keep_mask, draw_seed, dropout, dropped_levels, make_keep_mask
 
 
-def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
+def test_dropout_drops_its_fraction_and_keeps_the_mean() -> None:
     torch.manual_seed(0)
     x = torch.full((1003, 997), 3.0, requires_grad=True)
     out = dropout(x, 0.3)

@@ -23,7 +23,7 @@ TURNS = "{% for m in messages %}{{ '<mask>' + m.role + '\n' + m.content + '<unk>
 
 
 @pytest.mark.parametrize("adapter", [None, {"rank": 2}], ids=["full", "lora"])
-def test_every_token_that_ends_a_turn_is_named(trained: Callable[..., Any], adapter: Any, tmp_path: Path) -> None:
+def test_every_end_of_turn_token_is_saved(trained: Callable[..., Any], adapter: Any, tmp_path: Path) -> None:
     base = make_model(tmp_path / "base", template=TURNS)
     trained(base, tmp_path / "run", objective={"kind": "sft"}, adapter=adapter)
     result = tmp_path / "run" / ("model" if adapter is None else "adapter")

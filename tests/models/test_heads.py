@@ -83,7 +83,7 @@ def network(kind: str, head: str) -> Any:
 
 @pytest.mark.parametrize(("head", "kind"), HEADS.items())
 @torch.no_grad()
-def test_a_head_gives_the_outputs_that_are_wanted(head: str, kind: str) -> None:
+def test_a_head_gives_the_requested_outputs(head: str, kind: str) -> None:
     found, one, model = heads.load(head), batch(), network(kind, head)
     assert found.kind == head
     states = model.base_model(one.tokens[None]).last_hidden_state[0, one.at]
@@ -118,13 +118,13 @@ def test_every_head_is_tested() -> None:
         ("embedding", "t5", "t5 is an encoder–decoder"),
     ],
 )
-def test_a_model_that_attends_otherwise_is_refused(head: str, kind: str, words: str) -> None:
+def test_a_model_with_another_attention_is_refused(head: str, kind: str, words: str) -> None:
     with pytest.raises(ModelError, match=words):
         heads.load(head).check(AutoConfig.for_model(kind))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
-def test_labels_are_smoothed_alike_by_every_head(smoothing: float) -> None:
+def test_every_head_smooths_labels_in_the_same_way(smoothing: float) -> None:
     one, logits = batch(), torch.randn(3, 5)
     logp = from_logits(logits, one, frozenset({"logp"}), ScoreOptions(smoothing=smoothing))["logp"]
     plain = logits.log_softmax(1)

@@ -56,7 +56,7 @@ def play(model: Any, x: torch.Tensor) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"use_dora": True}, {"lora_bias": True}])
 @pytest.mark.parametrize("bias", [False, True])
-def test_fused_is_peft(bias: bool, options: dict) -> None:
+def test_the_fused_lora_equals_that_of_peft(bias: bool, options: dict) -> None:
     options = options if bias or "lora_bias" not in options else {}
     x = torch.randn(2, 9, 6, dtype=torch.float64)
     for one, other in zip(play(lora(adapted(bias, **options)), x), play(adapted(bias, **options), x), strict=True):
@@ -71,7 +71,7 @@ def test_the_fused_function_is_what_runs(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(calls) == 2
 
 
-def test_switched_off_it_is_the_base() -> None:
+def test_a_disabled_adapter_gives_the_base() -> None:
     model, x = lora(adapted()), torch.randn(4, 6, dtype=torch.float64)
     torch.manual_seed(0)
     base = Net(False).double()
@@ -80,7 +80,7 @@ def test_switched_off_it_is_the_base() -> None:
     assert not torch.allclose(model(x), base(x))
 
 
-def test_dropout_and_a_second_adapter_keep_pefts_own() -> None:
+def test_peft_computes_dropout_and_a_second_adapter() -> None:
     x = torch.randn(4, 6, dtype=torch.float64)
     models = [lora(adapted(lora_dropout=0.5)), adapted(lora_dropout=0.5)]
     outs = []
@@ -100,7 +100,7 @@ def test_dropout_and_a_second_adapter_keep_pefts_own() -> None:
 
 
 class Rms(nn.Module):
-    """With a weight that counts from `offset`, as Gemma's does from 1."""
+    """With a weight that is added to `offset`, which is 1 in Gemma."""
 
     def __init__(self, offset: float = 0.0) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ PLAIN = [Rms(), Rms(1.0), *(Gated(act, bias) for act in ACTS for bias in (True, 
 
 
 @pytest.mark.parametrize("module", PLAIN, ids=repr)
-def test_a_part_is_the_module(module: nn.Module) -> None:
+def test_a_kernel_equals_its_module(module: nn.Module) -> None:
     module, x = module.double(), torch.randn(2, 9, 6, dtype=torch.float64)
     own = play(module, x)
     apply_kernels(module, [type(module).__name__])
@@ -144,13 +144,13 @@ def test_a_part_is_the_module(module: nn.Module) -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
 
 
-def test_only_what_is_equal_is_proven() -> None:
+def test_a_kernel_with_other_results_is_not_used() -> None:
     model = nn.ModuleList([*PLAIN, Centred(), Swapped(nn.SiLU()), Gated(nn.ReLU()), nn.LayerNorm(6), nn.Linear(6, 6)])
     assert prove_kernels(model.float()) == ("Gated", "Rms")
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_a_gated_layer_with_loras(dropout: float) -> None:
+def test_a_gated_mlp_with_lora(dropout: float) -> None:
     """Also where a LoRA has dropout, and the layer keeps its own forward."""
     models = []
     for names in ((), ("Gated",)):
@@ -174,7 +174,7 @@ def test_a_gated_layer_with_loras(dropout: float) -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
 
 
-def test_dropout_at_rest_and_at_its_ends() -> None:
+def test_dropout_in_evaluation_and_at_rates_of_0_and_1() -> None:
     module, x = nn.Dropout(0.5), torch.randn(7, 6)
     assert prove_kernels(module) == ("Dropout",)
     apply_kernels(module, ["Dropout"])
@@ -186,7 +186,7 @@ def test_dropout_at_rest_and_at_its_ends() -> None:
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "electra"])
 def test_a_last_layer_is_computed_at_the_positions_read(kind: str) -> None:
-    """Values there, and gradients of every weight, are those of all places; elsewhere it answers nothing."""
+    """Values there and all gradients equal those of the whole layer; other positions are not computed."""
     torch.manual_seed(0)
     size = {"hidden_size": 12, "num_attention_heads": 3, "intermediate_size": 20, "num_hidden_layers": 2}
     config = AutoConfig.for_model(kind, vocab_size=30, embedding_size=12, **size)
@@ -212,7 +212,7 @@ def test_a_last_layer_is_computed_at_the_positions_read(kind: str) -> None:
     torch.testing.assert_close(everything, whole, rtol=0, atol=1e-12)
 
 
-def test_classes_that_are_not_named_keep_their_forward() -> None:
+def test_unlisted_classes_keep_their_forward() -> None:
     module = Gated(nn.SiLU())
     apply_kernels(module, ["Rms"])
     assert "forward" not in vars(module)
@@ -236,7 +236,7 @@ def test_each_kernel_matches_its_own_modules_alone() -> None:
         assert [other for other, module in found.items() if kernel.matches(module)] == [kernel]
 
 
-def test_a_sample_call_is_one_that_the_module_takes() -> None:
+def test_a_sample_call_matches_the_signature_of_the_module() -> None:
     for kernel, module in modules().items():
         if kernel not in (lora_linear, attention):
             x, keywords = kernel.sample_call(module.eval(), 9)

@@ -42,10 +42,10 @@ def test_logp_is_log_softmax(
 
 @pytest.mark.parametrize("right", [True, False])
 @pytest.mark.parametrize("softcap", [None, 5.0])
-def test_an_expected_gradient_changes_no_gradient(
+def test_computing_an_expected_gradient_ahead_changes_no_gradient(
     right: bool, softcap: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was taken ahead is what would have been; a wrong guess costs a second pass."""
+    """The gradient computed ahead equals the usual one; a wrong expectation costs a second pass."""
     monkeypatch.setitem(chunked_head.TRAINED_CHUNK_BYTES, "cpu", 8 * 13 * 5)
     torch.manual_seed(0)
     hidden = torch.randn(11, 6, dtype=torch.float64, requires_grad=True)
@@ -65,7 +65,7 @@ def test_an_expected_gradient_changes_no_gradient(
 
 @pytest.mark.parametrize("frozen", [True, False])
 @pytest.mark.parametrize("cap", [None, 5.0])
-def test_smoothed_labels(frozen: bool, cap: float | None) -> None:
+def test_label_smoothing_of_log_probabilities(frozen: bool, cap: float | None) -> None:
     torch.manual_seed(0)
     weight = torch.randn(50, 8, dtype=torch.float64, requires_grad=not frozen)
     hidden = torch.randn(9, 8, dtype=torch.float64, requires_grad=True)
@@ -126,7 +126,7 @@ def test_the_likeliest_label_and_a_temperature(softcap: float | None, monkeypatc
         assert torch.equal(best, logits.argmax(1))
 
 
-def test_nothing_is_scored_of_no_positions() -> None:
+def test_no_positions_give_empty_scores() -> None:
     head = LanguageHead(torch.randn(13, 6, requires_grad=True))
     hidden, label = torch.randn(0, 6, requires_grad=True), torch.zeros(0, dtype=torch.long)
     assert head.logp(hidden, label).shape == (0,)

@@ -26,7 +26,7 @@ SMALL = {
 @pytest.mark.parametrize("kind", ENCODERS)
 @pytest.mark.parametrize("head", ["masked", "token"])
 def test_a_head_computes_what_the_forward_of_the_model_does(head: HeadKind, kind: str) -> None:
-    """From hidden states on, at some places, in any order: what the model's own forward says there; with gradients."""
+    """From hidden states, at some positions in any order: equal to the model's own forward, gradients included."""
     torch.manual_seed(0)
     names = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48} if kind == "distilbert" else SMALL
     more = {"embedding_size": 16} if kind in ("electra", "albert") else {}
@@ -64,7 +64,7 @@ def test_a_classifier_reads_any_position(kind: str) -> None:
     torch.testing.assert_close(found[0 if kind == "bert" else -1], model(ids).logits[0])
 
 
-def test_the_forward_that_was_there_comes_back_after_an_error() -> None:
+def test_the_original_forward_is_restored_after_an_error() -> None:
     config = AutoConfig.for_model("bert", **SMALL, pad_token_id=1)
     model = heads.load("token").auto_class(config).from_config(config)
 

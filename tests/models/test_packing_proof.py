@@ -23,22 +23,22 @@ PACKED = (
 
 
 @pytest.mark.parametrize("kind", PACKED.split())
-def test_packed(kind: str) -> None:
+def test_models_that_are_packed(kind: str) -> None:
     config = AutoConfig.for_model(kind)
     fit = prove_packing(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, "language", False)
     assert fit == Fit(fused=fit.fused)
 
 
 @pytest.mark.parametrize("kind", ["bloom", "mamba", "gpt_neo", "recurrent_gemma", "qwen3_next"])
-def test_not_packed(kind: str) -> None:
+def test_models_that_are_not_packed(kind: str) -> None:
     config = AutoConfig.for_model(kind)
     fit = prove_packing(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, "language", False)
     assert not fit.packed
     assert "differ" in fit.reason
 
 
-def test_a_window_wider_than_the_rows_does_not_hide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model whose window our attention ignored would pass on short rows; the probe shrinks the window."""
+def test_a_window_wider_than_the_rows_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On short rows an ignored window would not be noticed, so the proof uses a smaller window."""
     from bottega.models.attention import blocks
 
     whole = blocks.visible_keys
@@ -47,7 +47,7 @@ def test_a_window_wider_than_the_rows_does_not_hide(monkeypatch: pytest.MonkeyPa
     assert not prove_packing(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, "language", False).packed
 
 
-def test_a_layer_of_each_kind_is_asked() -> None:
+def test_a_layer_of_each_type_is_tested() -> None:
     """SmolLM3 leaves every fourth layer without rotary positions; its config lists which."""
     config = AutoConfig.for_model("smollm3")
     model = next(small_copies(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, SMALL_WINDOW, max(ROW_LENGTHS))).model
@@ -64,19 +64,19 @@ def test_encoders(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["distilbert", "albert", "modernbert", "eurobert"])
 def test_heads_of_their_own(kind: str) -> None:
-    """They read a row's first state, or all of them, in ways not known here; the rest is computed for many rows."""
+    """They read the first or all states in ways that are not implemented here; the body is still packed."""
     fit = classifier(kind)
     assert fit.packed
     assert fit.own_head
 
 
 @pytest.mark.parametrize("kind", ["stablelm", "nemotron"])
-def test_layers_that_keep_keywords_to_themselves(kind: str) -> None:
-    """Their attention is handed what their own code does not pass down."""
+def test_layers_that_do_not_pass_keywords_on(kind: str) -> None:
+    """The layout reaches their attention although their own code does not pass keywords on."""
     assert language(kind, num_key_value_heads=4).packed
 
 
-def test_umt5_knows_its_buckets_and_scales_its_states_by_itself() -> None:
+def test_umt5_has_its_own_buckets_and_scaling() -> None:
     config = AutoConfig.for_model("umt5")
     fit = prove_packing(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(config)], config, "language", False)
     assert fit.packed
@@ -116,16 +116,16 @@ LONG = {
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}}),
     ],
 )
-def test_what_begins_at_a_length_is_reached(kind: str, more: dict[str, Any]) -> None:
-    """A mask of its own, sparse blocks, chunks, budgets, and rotations that change with the longest row."""
+def test_behaviour_that_starts_at_a_length_is_reached(kind: str, more: dict[str, Any]) -> None:
+    """Masks of their own, sparse blocks, chunks, budgets, and rotations that depend on the longest row."""
     fit = language(kind, **more)
     assert not fit.packed
     assert fit.reason
     assert "no small copy" not in fit.reason
 
 
-def test_a_length_that_cannot_be_made_small_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key no rule knows may hide what a model does with long rows."""
+def test_an_error_names_a_length_that_cannot_be_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A config key without a rule may hide how a model treats long rows."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     class Budgeted(LlamaForCausalLM):
@@ -142,12 +142,12 @@ def test_a_length_that_cannot_be_made_small_is_named(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("kind", ["bert-generation", "cpmant", "xlnet"])
-def test_a_model_that_sees_what_it_would_write_is_refused(kind: str) -> None:
+def test_a_model_that_sees_future_tokens_is_refused(kind: str) -> None:
     with pytest.raises(ModelError, match="sees the token it has to predict"):
         language(kind)
 
 
 @pytest.mark.parametrize("kind", ["gemma4_text", "gemma3n_text", "inkling_text", "mamba2"])
-def test_modules_that_only_look_like_a_part(kind: str) -> None:
+def test_modules_that_only_resemble_a_kernel(kind: str) -> None:
     """Norms without weights, norms with a gate, layers over plain parameters."""
     assert "could be built" not in language(kind).reason

@@ -31,7 +31,7 @@ def test_a_folder_that_has_a_pooling_is_not_changed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("settings", [None, {}, {"pooling_mode_max_tokens": True}, {"pooling_mode_cls_token": False}])
-def test_another_pooling_and_none_are_none(settings: dict[str, Any] | None, tmp_path: Path) -> None:
+def test_an_unsupported_or_missing_pooling_is_none(settings: dict[str, Any] | None, tmp_path: Path) -> None:
     if settings is not None:
         (tmp_path / POOLING_FILE).parent.mkdir()
         (tmp_path / POOLING_FILE).write_text(json.dumps(settings))

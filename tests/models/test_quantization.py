@@ -63,7 +63,7 @@ def test_a_quantized_layer_is_close_to_the_layer(kind: str) -> None:
 
 @KIND
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_values_and_gradients_are_those_of_the_unpacked_weight(kind: str, dtype: torch.dtype) -> None:
+def test_values_and_gradients_equal_those_of_the_dequantized_weight(kind: str, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     small = LINEAR_CLASSES[kind](nn.Linear(64, 48).to(dtype))
     x = torch.randn(2, 5, 64, dtype=dtype).requires_grad_()
@@ -80,7 +80,7 @@ def test_values_and_gradients_are_those_of_the_unpacked_weight(kind: str, dtype:
     torch.testing.assert_close(found.flatten(0, 1), (above.float() @ weight.float()).to(dtype), **close)
 
 
-def test_rounding_keeps_the_largest_of_each_row_and_rows_of_nothing() -> None:
+def test_rounding_keeps_the_largest_value_of_each_row_and_zero_rows() -> None:
     x = torch.tensor([[0.0, 3e-9, -1e-9], [0.0, 0.0, 0.0], [1e9, -5.0, 2e8]])
     codes, scale = quantize_fp8_rows(x)
     assert codes.float().abs().amax(1).tolist() == [FP8_MAX, 0.0, FP8_MAX]
@@ -89,7 +89,7 @@ def test_rounding_keeps_the_largest_of_each_row_and_rows_of_nothing() -> None:
 
 
 @KIND
-def test_packed_numbers_are_moved_and_never_converted(kind: str) -> None:
+def test_quantized_weights_are_moved_but_never_converted(kind: str) -> None:
     small = LINEAR_CLASSES[kind](nn.Linear(64, 64))
     before = small.dequantized_weight()
     small.to(torch.bfloat16).double()
@@ -104,7 +104,7 @@ def loaded(folder: Path, kind: str) -> Any:
 
 
 @KIND
-def test_the_body_is_packed_and_the_head_is_not(kind: str, tmp_path: Path) -> None:
+def test_the_body_is_quantized_and_the_head_is_not(kind: str, tmp_path: Path) -> None:
     folder = make_model(tmp_path / "model", "llama", tie_word_embeddings=False)
     model = loaded(folder, kind)
     assert type(model.lm_head) is nn.Linear
@@ -179,7 +179,7 @@ def recipe(folder: Path, kind: str, **sections: Any) -> bottega.Recipe:
 
 
 @KIND
-def test_a_run_learns_is_resumed_to_the_bit_and_measured_as_it_was_trained(kind: str, tmp_path: Path) -> None:
+def test_a_quantized_run_learns_resumes_to_the_bit_and_is_evaluated_quantized(kind: str, tmp_path: Path) -> None:
     given = recipe(tmp_path, kind, evaluate={"every": 3}, save={"every": 2})
     events = list(bottega.train(given, tmp_path / "whole"))
     (note,) = [event.message for event in events if event.type == "noted" and event.subject == "quantized"]
@@ -206,7 +206,7 @@ def test_a_run_learns_is_resumed_to_the_bit_and_measured_as_it_was_trained(kind:
 
 @KIND
 def test_packed_and_fused_equals_row_by_row(kind: str, tmp_path: Path) -> None:
-    """Two rows that share a beginning, through every fused part, beside each alone through transformers' own."""
+    """Two rows with a shared prefix through every kernel, against each row alone through transformers' own modules."""
     small, plain = (loaded(make_model(tmp_path / "model", "llama"), kind) for _ in range(2))
     rows = [np.array([*range(3, 12), *range(start, start + 4)]) for start in (30, 60)]
     examples = [Example("", (Row(ids, np.arange(12), ids[1:], np.ones(12, np.float32)),)) for ids in rows]
@@ -222,7 +222,7 @@ def test_packed_and_fused_equals_row_by_row(kind: str, tmp_path: Path) -> None:
     assert (found - expected).norm() < {"nf4": 1e-5, "fp8": 0.01}[kind] * expected.norm()
 
 
-def test_four_bits_want_their_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quantization_to_four_bits_requires_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     linear._bitsandbytes.cache_clear()
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(ModelError, match="bitsandbytes"):
@@ -230,8 +230,8 @@ def test_four_bits_want_their_package(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @KIND
-def test_preferences_compare_with_the_packed_base(kind: str, tmp_path: Path) -> None:
-    """An adapter that is switched off leaves the base it stands on, so a run begins with no margin."""
+def test_preferences_compare_with_the_quantized_base(kind: str, tmp_path: Path) -> None:
+    """A disabled adapter gives the quantized base, so the first margin is zero."""
     rows = [{"prompt": f"the {word}", "chosen": " dog runs", "rejected": " cat sleeps"} for word in WORDS[:8]]
     data = write_jsonl(tmp_path / "pairs.jsonl", rows)
     given = recipe(tmp_path, kind, data={"train": str(data)}, objective={"kind": "dpo"}, optim={"steps": 2})

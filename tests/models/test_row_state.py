@@ -31,7 +31,7 @@ LOGP = frozenset({"logp"})
 
 
 def batch(*lengths: int, both_ways: bool = False, sourced: bool = False) -> Batch:
-    """Rows of tokens below 90, each scored at all its places but the last."""
+    """Rows of tokens below 90, each scored at all positions but the last."""
     drawn = [np.random.default_rng(length).integers(4, 90, length) for length in lengths]
     rows = [
         Row(ids, np.arange(len(ids) - 1), ids[1:], np.ones(len(ids) - 1, np.float32), both_ways=both_ways)
@@ -56,7 +56,7 @@ def growing() -> Any:
 
 
 @torch.no_grad()
-def test_a_rotation_that_grows_with_the_text_forgets_the_longest() -> None:
+def test_a_rotation_that_depends_on_length_is_reset() -> None:
     found = scorer(growing())
     alone = found(batch(24), LOGP)["logp"]
     together = found(batch(60, 24), LOGP)["logp"][59:]
@@ -64,14 +64,14 @@ def test_a_rotation_that_grows_with_the_text_forgets_the_longest() -> None:
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
 
 
-def test_a_head_is_tried_on_a_model_as_fresh_as_the_one_before_it() -> None:
+def test_each_head_is_tried_on_a_reset_model() -> None:
     model = growing()
     fit = prove_packing(type(model), model.config, "language", False)
     assert (fit.packed, fit.own_head) == (False, False)
 
 
 def crowded() -> Any:
-    """A model whose experts keep the capacity of the last text that was read in evaluation."""
+    """A model whose experts keep the capacity of the last text in evaluation mode."""
     shape = {"vocab_size": 96, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "num_experts": 2}
     more = {"encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
     chances = {"dropout": 0.0, "attention_dropout": 0.0, "moe_token_dropout": 0.0}
@@ -80,7 +80,7 @@ def crowded() -> Any:
     return NllbMoeForConditionalGeneration(config)
 
 
-def test_training_has_the_capacity_of_the_config_after_an_evaluation() -> None:
+def test_evaluation_does_not_change_expert_capacity_in_training() -> None:
     found = scorer(crowded(), own_head=True)
     rows = batch(20, sourced=True)
     before = found.train()(rows, LOGP)["logp"]
@@ -90,7 +90,7 @@ def test_training_has_the_capacity_of_the_config_after_an_evaluation() -> None:
 
 
 @torch.no_grad()
-def test_a_model_that_answers_for_places_without_tokens() -> None:
+def test_a_model_that_returns_scores_for_padding() -> None:
     shape = {"num_latents": 4, "d_latents": 16, "d_model": 16, "num_blocks": 1, "num_self_attends_per_block": 1}
     more = {"num_self_attention_heads": 2, "num_cross_attention_heads": 2, "qk_channels": 16, "v_channels": 16}
     config = AutoConfig.for_model("perceiver", vocab_size=96, max_position_embeddings=32, **shape, **more)
@@ -113,13 +113,13 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def written(found: Scorer, tokenizer: Any, *lengths: int) -> list[list[int]]:
-    """What the model of a scorer writes after prompts of these lengths."""
+    """The tokens that a scorer's model generates after prompts of these lengths."""
     writer = Writer(found.network, tokenizer, frozenset(), packed=False, reset_row_state=found.reset_row_state)
     prompts = [batch(length).tokens.tolist() for length in lengths]
     return [one.tokens for (one,) in writer.write(prompts, Sampling(tokens=24))]
 
 
-def test_a_prompt_is_answered_after_a_longer_one_as_before(tokenizer: Any) -> None:
+def test_a_longer_prompt_does_not_change_the_next_answer(tokenizer: Any) -> None:
     found = scorer(growing())
     alone = written(found, tokenizer, 20)
     assert written(found, tokenizer, 60, 20)[1:] == alone
@@ -131,13 +131,13 @@ def test_a_prompt_is_answered_after_a_longer_one_as_before(tokenizer: Any) -> No
 
 
 @torch.no_grad()
-def test_rows_are_scored_after_an_answer_as_without_it(tokenizer: Any) -> None:
+def test_generation_does_not_change_later_scores(tokenizer: Any) -> None:
     found = scorer(growing())
     written(found, tokenizer, 60)
     assert torch.equal(found(batch(24), LOGP)["logp"], scorer(growing())(batch(24), LOGP)["logp"])
 
 
-def test_training_has_the_capacity_of_the_config_after_an_answer(tokenizer: Any) -> None:
+def test_generation_does_not_change_expert_capacity_in_training(tokenizer: Any) -> None:
     found, rows = scorer(crowded(), own_head=True), batch(20, sourced=True)
     written(found, tokenizer, 30)
     expected = scorer(crowded(), own_head=True).train()(rows, LOGP)["logp"]
@@ -147,7 +147,7 @@ def test_training_has_the_capacity_of_the_config_after_an_answer(tokenizer: Any)
 # What is kept
 
 
-def test_a_switch_is_a_setting_and_stays() -> None:
+def test_a_boolean_attribute_is_a_setting_and_is_not_reset() -> None:
     module: Any = nn.Linear(2, 2)
     state = RowState(module)
     module.gradient_checkpointing, module.longest = True, 7
@@ -166,7 +166,7 @@ def test_a_tensor_beside_the_weights_is_kept() -> None:
 
 
 @pytest.mark.parametrize("kind", ["llama", "bert"])
-def test_what_a_model_learns_is_not_what_it_remembers(kind: str) -> None:
+def test_trained_weights_are_not_row_state(kind: str) -> None:
     shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = body(AutoConfig.for_model(kind, vocab_size=96, **shape))
     weights = {id(weight) for weight in model.parameters()}

@@ -31,7 +31,7 @@ def change(path: Path, **entries: Any) -> None:
 
 
 def own_code(folder: Path) -> None:
-    """A model whose code, were it run, would leave a file beside it."""
+    """A model whose code would write a file if it were run."""
     left = f"open({str(folder / 'ran')!r}, 'w').close()\n"
     (folder / "modeling_own.py").write_text(left + "class OwnConfig: pass\n")
 
@@ -57,7 +57,7 @@ CODE: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("kind", CODE)
-def test_a_folder_with_code_of_its_own_is_refused_by_name(kind: str, copied: Path, monkeypatch: Any) -> None:
+def test_a_folder_with_code_is_refused(kind: str, copied: Path, monkeypatch: Any) -> None:
     own_code(copied)
     CODE[kind](copied)
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asks whether to run it"))
@@ -83,7 +83,7 @@ def test_a_folder_with_code_of_its_own_is_refused_by_name(kind: str, copied: Pat
     assert not (copied / "ran").exists()
 
 
-def test_a_tokenizer_s_folder_and_an_adapter_s_are_looked_at_too(copied: Path) -> None:
+def test_folders_of_tokenizers_and_adapters_are_checked_for_code(copied: Path) -> None:
     adapter = copied.parent / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(copied)}))
@@ -93,8 +93,8 @@ def test_a_tokenizer_s_folder_and_an_adapter_s_are_looked_at_too(copied: Path) -
             load(str(adapter))
 
 
-def test_a_hub_s_config_is_looked_at_too(copied: Path, monkeypatch: Any) -> None:
-    """A model that transformers knows keeps its auto_map unseen, but for this."""
+def test_a_config_on_the_hub_is_checked_for_code(copied: Path, monkeypatch: Any) -> None:
+    """transformers ignores the auto_map of model types that it knows; the check does not."""
     from transformers import AutoConfig
 
     read = AutoConfig.from_pretrained
@@ -105,14 +105,14 @@ def test_a_hub_s_config_is_looked_at_too(copied: Path, monkeypatch: Any) -> None
     assert caught.value.where == "somebody/model"
 
 
-def test_an_index_that_names_a_pickle(copied: Path) -> None:
+def test_an_index_that_names_a_pickle_is_refused(copied: Path) -> None:
     index = {"metadata": {}, "weight_map": {"lm_head.weight": "pytorch_model.bin"}}
     (copied / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ModelError, match=r"pickled \(pytorch_model.bin\)"):
         bottega.load(copied)
 
 
-def test_a_pickled_adapter(copied: Path) -> None:
+def test_a_pickled_adapter_is_refused(copied: Path) -> None:
     adapter = copied.parent / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(copied)}))
@@ -122,7 +122,7 @@ def test_a_pickled_adapter(copied: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "generation_config.json"])
-def test_a_pipe_for_a_file_of_a_model_is_not_waited_for(name: str, copied: Path) -> None:
+def test_a_pipe_among_the_files_of_a_model_is_refused(name: str, copied: Path) -> None:
     (copied / name).unlink(missing_ok=True)
     os.mkfifo(copied / name)
     with pytest.raises(ModelError, match=f"{name} is a pipe"):
@@ -136,7 +136,7 @@ def test_layers_beyond_those_of_the_config_are_refused(copied: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["model.layers.0.self_attn.q_norm.weight", "lm_head.bias", "model.extra_norm.weight"])
-def test_weights_that_no_part_reads(key: str, copied: Path) -> None:
+def test_weights_that_the_model_does_not_use_are_refused(key: str, copied: Path) -> None:
     weights = load_file(copied / "model.safetensors") | {key: torch.ones(8)}
     save_file(weights, copied / "model.safetensors", {"format": "pt"})
     if key == "model.extra_norm.weight":  # no part of this model is called so: it belongs to something around it
@@ -146,7 +146,7 @@ def test_weights_that_no_part_reads(key: str, copied: Path) -> None:
         bottega.load(copied)
 
 
-def test_what_every_reader_passes_over(copied: Path) -> None:
+def test_weights_that_every_loader_ignores_are_allowed(copied: Path) -> None:
     harmless = ("model.layers.0.self_attn.rotary_emb.inv_freq", "score.weight", "v_head.summary.weight")
     weights = load_file(copied / "model.safetensors") | {key: torch.ones(8) for key in harmless}
     save_file(weights, copied / "model.safetensors", {"format": "pt"})
@@ -154,7 +154,7 @@ def test_what_every_reader_passes_over(copied: Path) -> None:
 
 
 @pytest.mark.parametrize("ask", ["load_classifier", "load_tagger", "load_masked"])
-def test_a_head_that_would_be_drawn_at_random_answers_nothing(ask: str, tmp_path: Path) -> None:
+def test_a_model_whose_head_would_be_random_is_refused(ask: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     base = make_model(tmp_path / "base", "bert")
     AutoModelForSequenceClassification.from_config(tiny_config("bert")).base_model.save_pretrained(base)
@@ -178,7 +178,7 @@ def adapted(base: Path, out: Path) -> Path:
 
 
 @pytest.mark.parametrize("change_keys", ["surplus", "missing", "renamed"])
-def test_an_adapter_that_is_not_read_whole_is_refused(change_keys: str, copied: Path, tmp_path: Path) -> None:
+def test_an_adapter_with_missing_weights_is_refused(change_keys: str, copied: Path, tmp_path: Path) -> None:
     run = adapted(copied, tmp_path / "run")
     file = run / "adapter" / "adapter_model.safetensors"
     weights = load_file(file)

@@ -36,7 +36,7 @@ def test_a_copy_of_a_large_model_is_small() -> None:
         assert sum(weight.numel() for weight in model.parameters()) < 500_000, kind
 
 
-def test_what_counts_tokens_is_shorter_than_the_rows() -> None:
+def test_config_values_in_tokens_are_smaller_than_the_rows() -> None:
     config = AutoConfig.for_model("gemma3_text")
     small = next(copies(config))
     assert small.model.config.sliding_window == SMALL_WINDOW
@@ -55,7 +55,7 @@ def test_widths_grow_from_copy_to_copy_and_there_is_no_dropout() -> None:
     assert not any(one.model.training for one in found)
 
 
-def test_an_unknown_large_number_is_taken_for_a_length_and_then_kept_by_name() -> None:
+def test_an_unknown_large_number_counts_as_a_length_at_first() -> None:
     config = AutoConfig.for_model("llama", attends_to=4096)
     first, second, *_ = copies(config)
     assert (first.model.config.attends_to, first.unknown) == (SMALL_WINDOW, ())

@@ -50,7 +50,7 @@ def run_of(base: Path, folder: Path, **sections: Any) -> Path:
     return folder
 
 
-def test_a_hub_id_and_a_folder_stand_for_themselves(llama: Path, tmp_path: Path) -> None:
+def test_a_hub_id_and_a_folder_resolve_to_themselves(llama: Path, tmp_path: Path) -> None:
     assert locate("org/model") == ModelSource("org/model")
     assert locate(str(llama)) == ModelSource(str(llama))
     assert locate(str(llama)).tokenizer == str(llama)
@@ -60,7 +60,7 @@ def test_a_hub_id_and_a_folder_stand_for_themselves(llama: Path, tmp_path: Path)
             locate(str(tmp_path / "none"))
 
 
-def test_the_folder_of_an_adapter_is_its_base_with_it(llama: Path, tmp_path: Path) -> None:
+def test_an_adapter_folder_resolves_to_its_base_with_the_adapter(llama: Path, tmp_path: Path) -> None:
     folder = adapter_on(llama, tmp_path / "adapter")
     assert locate(str(folder)) == ModelSource(str(llama), folder)
     assert locate(str(folder)).tokenizer == str(llama)
@@ -68,7 +68,7 @@ def test_the_folder_of_an_adapter_is_its_base_with_it(llama: Path, tmp_path: Pat
     assert locate(str(folder)).tokenizer == str(folder), "one that was trained with it comes first"
 
 
-def test_a_run_is_its_result(llama: Path, tmp_path: Path) -> None:
+def test_a_run_resolves_to_its_result(llama: Path, tmp_path: Path) -> None:
     run = run_of(llama, tmp_path / "run")
     with pytest.raises(ModelError, match="no result yet") as caught:
         locate(str(run))
@@ -77,7 +77,7 @@ def test_a_run_is_its_result(llama: Path, tmp_path: Path) -> None:
     assert locate(str(run)) == ModelSource(str(run / "model"))
 
 
-def test_a_run_with_an_adapter_is_that_on_the_base_it_was_trained_on(llama: Path, tmp_path: Path) -> None:
+def test_a_run_with_an_adapter_resolves_to_its_base_with_the_adapter(llama: Path, tmp_path: Path) -> None:
     quantized = {"model": {"base": str(llama), "quantize": "fp8"}, "adapter": {"rank": 2}}
     run = run_of(llama, tmp_path / "run", **quantized)
     adapter_on(llama, run / "adapter")

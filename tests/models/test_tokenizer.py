@@ -15,7 +15,7 @@ from making import make_model, make_tokenizer
 
 
 def test_a_generic_tokenizer_is_not_replaced_by_that_of_qwen2(tmp_path: Path) -> None:
-    """transformers would cut its texts as Qwen2's own tokenizer does."""
+    """transformers would split its texts like Qwen2's own tokenizer."""
     base = make_model(tmp_path / "base", "llama")
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"model_type": "qwen2"}))
@@ -30,7 +30,7 @@ def test_a_generic_tokenizer_is_not_replaced_by_that_of_qwen2(tmp_path: Path) ->
     assert mismatched_tokenizer_class(AutoTokenizer.from_pretrained(base), AutoConfig.from_pretrained(base)) is None
 
 
-def test_a_plain_template_is_given_where_there_is_none_and_an_own_one_stays(llama: Path, tmp_path: Path) -> None:
+def test_a_plain_template_is_added_only_if_there_is_none(llama: Path, tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "the cat"}]
     assert "the cat" in load_tokenizer(str(llama)).apply_chat_template(messages, tokenize=False)
     own = make_tokenizer(tmp_path / "own", template="{% for m in messages %}<{{ m.content }}>{% endfor %}")

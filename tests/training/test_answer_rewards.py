@@ -22,7 +22,7 @@ ANSWERS = [
 
 
 class Fixed(RewardFunction):
-    """Scores that are given."""
+    """A reward function with fixed scores."""
 
     kind: str = "fixed"
     values: Any

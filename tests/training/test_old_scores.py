@@ -14,7 +14,7 @@ from bottega.training.setup import Run
 
 
 def answers(*lengths: int) -> list[Example]:
-    """Examples of a row each, of which the tokens behind the first two are predicted."""
+    """Examples of one row each; all tokens after the first two are predicted."""
     drawn = [np.random.default_rng(length).integers(5, 250, length) for length in lengths]
     rows = [Row(ids, np.arange(1, len(ids) - 1), ids[2:], np.ones(len(ids) - 2, np.float32)) for ids in drawn]
     return [Example(f"line {place}", (row,)) for place, row in enumerate(rows)]

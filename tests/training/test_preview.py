@@ -27,7 +27,7 @@ def shown(folder: Path, model: Path, rows: list[dict[str, Any]], **objective: An
 
 
 def labelled(preview: Preview) -> list[list[tuple[str, str]]]:
-    """Of each row of the first example the pieces that carry loss, with what is said of them."""
+    """For each row of the first example, its pieces that carry loss, with their labels."""
     ((_, rows),) = preview.examples
     return [[(piece.text, piece.label) for piece in pieces if piece.weight] for pieces in rows]
 
@@ -144,7 +144,7 @@ def test_pieces_show_what_carries_loss() -> None:
 
 
 def test_a_class_is_not_shown_as_a_token() -> None:
-    """Not even where its number happens to be that of the row's second token."""
+    """Not even if its id equals that of the row's second token."""
     tokenizer = byte_level(bos="[CLS]", adds_bos=True, merges=False)
     second = int(codec(tokenizer, both_ways=True).encode_pooled("here", "abc", 0).tokens[1])
     row = codec(tokenizer, both_ways=True).encode_pooled("here", "abc", second)

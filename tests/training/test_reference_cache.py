@@ -57,7 +57,7 @@ def test_an_empty_cache_is_saved_too(session: Callable[..., Run], tmp_path: Path
 
 
 def test_a_cached_example_keeps_its_bits(session: Callable[..., Run], tmp_path: Path) -> None:
-    """Whatever company it is computed in again: a resumed run knows it from the start."""
+    """It is not computed again with other examples in its batch: a resumed run would have it cached from the start."""
     one = session(4, model={"base": str(make_model(tmp_path / "model", "llama")), "dtype": "bfloat16"})
     known, *others = one.sampler.examples[:]
     (first,) = micro_batches(one, [known])
@@ -72,7 +72,7 @@ def test_a_checkpoint_without_cache_is_refused(tmp_path: Path) -> None:
 
 
 def test_examples_with_equal_ids_are_distinguished(session: Callable[..., Run], tmp_path: Path) -> None:
-    """The same file read twice, with other fields: rows of the same name and another length."""
+    """The same file read twice with different fields gives rows with the same id and different lengths."""
     swapped = {"path": str(tmp_path / "pairs.jsonl"), "mapping": {"chosen": "rejected", "rejected": "chosen"}}
     one = session(9, data={"train": [str(tmp_path / "pairs.jsonl"), swapped]})
     first, second = one.sampler.examples[0], one.sampler.examples[6]

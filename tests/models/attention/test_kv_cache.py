@@ -49,7 +49,7 @@ def of_whole_rows(network: Any, rows: list[list[int]]) -> torch.Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_scores_are_those_of_whole_rows(kind: str) -> None:
-    """With prompts that begin with others, several rows of some, rows that leave, and more tokens than had room."""
+    """With prompts that are prefixes of others, several rows per prompt, finished rows, and more tokens than room."""
     network = network_of(kind)
     draw = np.random.default_rng(0)
     start = draw.integers(5, 250, 12).tolist()
