@@ -363,23 +363,23 @@ def _generation(device: str, whole: bool) -> Proof:
                 tokens.append([continuation.tokens for group in results for continuation in group])
             yield f"{mode} continuations", float(tokens[0] != tokens[1]), 0.0
         if device != "cpu":
-            yield "decoding steps are replayed", float(not any(step.played for step in steps)), 0.0
+            yield "decoding steps are replayed", float(not any(step.replays for step in steps)), 0.0
 
 
 @contextmanager
 def _created_steps() -> Iterator[list[Any]]:
-    """The list of every `Recorded` decoding step that is created inside."""
-    steps, original = list[Any](), generator.Recorded
+    """The list of every `CapturedStep` that is created inside."""
+    steps, original = list[Any](), generator.CapturedStep
 
     def create(*arguments: Any, **options: Any) -> Any:
         steps.append(original(*arguments, **options))
         return steps[-1]
 
-    generator.Recorded = create
+    generator.CapturedStep = create
     try:
         yield steps
     finally:
-        generator.Recorded = original
+        generator.CapturedStep = original
 
 
 def _difference(actual: torch.Tensor, expected: torch.Tensor) -> float:

@@ -139,7 +139,6 @@ OTHER_MEANINGS = {
     "evaluation/tasks/__init__.py": {"masked"},
     "inference/loader.py": {"masked"},
     "inference/masked_lm.py": {"masked"},
-    "models/checkpoint.py": {"masked"},
     "recipe/schema.py": {"masked"},
     "training/preview.py": {"masked"},
     "training/provenance.py": {"masked"},

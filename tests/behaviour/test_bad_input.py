@@ -573,7 +573,7 @@ def test_an_objective_the_model_has_no_head_for(write: Write, bert: Path) -> Non
         ModelError,
         lambda: run(encoder, out=encoder.parent / "other"),
         "cannot generate text",
-        "masked, classify or tag",
+        "classify, tag, masked or contrastive",
     )
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import bottega
 from bottega.cli.commands import app
-from bottega.errors import DataError, RunError
+from bottega.errors import DataError, ModelError, RunError
 from bottega.evaluation.estimates import Estimate
 from bottega.evaluation.evaluate import Evaluation, evaluate
 from bottega.metrics.catalog import METRICS
@@ -228,9 +228,9 @@ def test_a_classifier_without_texts_and_a_run_without_classes(trained: Callable[
     assert bottega.load_classifier(run).classify([]) == []
     empty = CliRunner().invoke(app, ["classify", str(run)], input="")
     assert (empty.exit_code, empty.stdout) == (0, "")
-    with pytest.raises(RunError, match="names no classes"):
+    with pytest.raises(RunError, match="has no classes"):
         bottega.load_classifier(trained("reward")).classify(["the cat"])
-    with pytest.raises(RunError, match="not for bottega classify"):
+    with pytest.raises(ModelError, match="not a classifier"):
         bottega.load_classifier(trained("sft"))
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import bottega
 from bottega.cli.commands import app
-from bottega.errors import ModelError, RunError
+from bottega.errors import ModelError
 from bottega.evaluation.evaluate import evaluate
 from bottega.recipe.schema import Recipe
 from bottega.runs.store import history
@@ -197,7 +197,7 @@ def test_the_commands_tag_and_classify(trained: Callable[..., Path]) -> None:
 
 
 def test_a_run_of_another_head_is_refused_with_its_command(trained: Callable[..., Path]) -> None:
-    with pytest.raises(RunError, match="bottega tag"):
+    with pytest.raises(ModelError, match="bottega tag"):
         bottega.load_classifier(trained("tag"))
     with pytest.raises(ModelError, match="bottega tag"):
         bottega.load_masked(trained("tag"))

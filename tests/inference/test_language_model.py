@@ -101,7 +101,7 @@ def test_settings_of_the_checkpoint_without_effect_are_named(tmp_path: Path) -> 
     folder = make_model(tmp_path)
     config = json.loads((folder / "generation_config.json").read_text())
     (folder / "generation_config.json").write_text(json.dumps(config | {"do_sample": True, "temperature": 0.6}))
-    assert bottega.load_language_model(folder).unheeded == {"temperature": 0.6}
+    assert bottega.load_language_model(folder).ignored_settings == {"temperature": 0.6}
 
 
 def test_all_end_tokens_of_the_checkpoint_end_an_answer(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import bottega
 from bottega.batch import Row
 from bottega.cli.commands import app
 from bottega.data.train_tokenizer import train_tokenizer
-from bottega.errors import DataError, ModelError, RunError
+from bottega.errors import DataError, ModelError
 from bottega.evaluation.evaluate import evaluate
 from bottega.recipe.schema import Recipe
 from bottega.runs.store import history
@@ -79,7 +79,7 @@ def test_the_baseline_is_the_most_common_tokens(filled: Path) -> None:
 def test_another_use_of_the_model_is_refused_with_its_command(filled: Path) -> None:
     with pytest.raises(ModelError, match="fill"):
         bottega.load_language_model(filled)
-    with pytest.raises(RunError, match="bottega fill"):
+    with pytest.raises(ModelError, match="bottega fill"):
         bottega.load_tagger(filled)
     with pytest.raises(ModelError, match="no such folder"):
         bottega.load_masked(filled / "none")
@@ -99,7 +99,7 @@ def test_probabilities_are_those_of_transformers(bert: Path) -> None:
     mask = model.codec.special_tokens.mask
     tokens = np.array([0, 40, mask, 50, mask])
     at = np.array([2, 4])
-    found = model.chances(Row(tokens, at, tokens[at], np.ones(2, np.float32), both_ways=True))
+    found = model.probabilities(Row(tokens, at, tokens[at], np.ones(2, np.float32), both_ways=True))
     plain = AutoModelForMaskedLM.from_pretrained(bert, dtype=torch.float32).eval()
     with torch.no_grad():
         wanted = plain(torch.from_numpy(tokens)[None]).logits[0, at].softmax(-1)

@@ -10,7 +10,7 @@ import torch
 from transformers.generation import logits_process as theirs
 
 from bottega.inference.generator import _uniform_numbers
-from bottega.inference.samplers import BLOCK, NEVER, NONE, draw, filtered, likeliest
+from bottega.inference.samplers import BLOCK, EXCLUDED, NO_TOKEN, filter_logits, greedy_tokens, sample_tokens
 from bottega.sampling import Sampling
 
 LOGITS = torch.randn(6, 50, generator=torch.Generator().manual_seed(0)) * 3
@@ -46,18 +46,18 @@ def test_filters_are_those_of_transformers(settings: dict[str, Any], processors:
     for processor in processors:
         expected = processor(SEEN, expected)
     seen = torch.zeros(LOGITS.shape, dtype=torch.bool).scatter(1, SEEN, True)
-    ours = filtered(LOGITS.clone(), seen, Sampling(**settings))
+    ours = filter_logits(LOGITS.clone(), seen, Sampling(**settings))
     torch.testing.assert_close(ours.softmax(-1), expected.softmax(-1), rtol=0, atol=1e-6)
-    assert torch.equal(ours == NEVER, expected == NEVER)
+    assert torch.equal(ours == EXCLUDED, expected == EXCLUDED)
 
 
 def test_draws_follow_the_distribution() -> None:
     """Chi-square over the draws of 500 continuations; the limit is passed once in 10,000 times."""
-    logits = filtered(LOGITS[:1], None, Sampling(temperature=1.0, top_k=12))
+    logits = filter_logits(LOGITS[:1], None, Sampling(temperature=1.0, top_k=12))
     share = logits.softmax(-1)[0].double()
     streams = [_uniform_numbers(0, (7, 8), number) for number in range(500)]
     chances = [chance for stream in streams for chance in islice(stream, 60)]
-    drawn = draw(logits.expand(len(chances), -1), torch.tensor(chances, dtype=torch.float64))
+    drawn = sample_tokens(logits.expand(len(chances), -1), torch.tensor(chances, dtype=torch.float64))
     counts, expected = torch.bincount(drawn, minlength=50), share * len(chances)
     assert counts[share == 0].sum() == 0
     kept = expected > 0
@@ -68,9 +68,9 @@ def test_draws_follow_the_distribution() -> None:
 
 @pytest.mark.parametrize("chance", [0.0, 0.5, 1 - 2**-53])
 def test_a_draw_never_takes_a_filtered_token(chance: float) -> None:
-    logits = torch.full((1, 50), NEVER)
+    logits = torch.full((1, 50), EXCLUDED)
     logits[0, [3, 17]] = 0.0
-    assert draw(logits, torch.tensor([chance], dtype=torch.float64)).item() in (3, 17)
+    assert sample_tokens(logits, torch.tensor([chance], dtype=torch.float64)).item() in (3, 17)
 
 
 def test_a_draw_is_the_inverse_of_the_cumulative_distribution() -> None:
@@ -79,18 +79,23 @@ def test_a_draw_is_the_inverse_of_the_cumulative_distribution() -> None:
     logits = torch.randn(64, 2 * BLOCK + 100, generator=generator, dtype=torch.float64)
     chance = torch.rand(64, generator=generator, dtype=torch.float64)
     wanted = torch.searchsorted(logits.softmax(-1).cumsum(-1), chance[:, None], right=True).squeeze(1)
-    assert torch.equal(draw(logits, chance), wanted)
+    assert torch.equal(sample_tokens(logits, chance), wanted)
 
 
 def test_no_token_is_drawn_where_logits_are_not_finite() -> None:
     logits = torch.zeros(4, 10)
-    logits[0, 3], logits[1, 3], logits[2] = torch.nan, torch.inf, NEVER
-    assert draw(logits, torch.full((4,), 0.55, dtype=torch.float64)).tolist() == [NONE, NONE, NONE, 5]
+    logits[0, 3], logits[1, 3], logits[2] = torch.nan, torch.inf, EXCLUDED
+    assert sample_tokens(logits, torch.full((4,), 0.55, dtype=torch.float64)).tolist() == [
+        NO_TOKEN,
+        NO_TOKEN,
+        NO_TOKEN,
+        5,
+    ]
     logits[3, 7] = 1.0
-    assert likeliest(logits).tolist() == [NONE, NONE, NONE, 7]
+    assert greedy_tokens(logits).tolist() == [NO_TOKEN, NO_TOKEN, NO_TOKEN, 7]
 
 
 def test_greedy_logits_are_left_alone_by_filters() -> None:
     settings = Sampling(temperature=0, top_k=1, top_p=0.1, min_p=0.9)
-    assert torch.equal(filtered(LOGITS, None, settings), LOGITS)
-    assert filtered(LOGITS.bfloat16(), None, settings).dtype == torch.float32
+    assert torch.equal(filter_logits(LOGITS, None, settings), LOGITS)
+    assert filter_logits(LOGITS.bfloat16(), None, settings).dtype == torch.float32

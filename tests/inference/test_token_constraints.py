@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, Generation
 
 import bottega
 from bottega.inference.language_model import LanguageModel
-from bottega.inference.token_constraints import unheeded
+from bottega.inference.token_constraints import ignored_settings
 from bottega.sampling import Sampling
 from making import make_model
 
@@ -91,7 +91,13 @@ def test_explicit_settings_override_the_checkpoint(writers: Writers) -> None:
     assert model.generate(PROMPTS, Sampling(tokens=TOKENS, repetition_penalty=1.0)) == plain
 
 
-def test_settings_without_effect_are_named() -> None:
-    assert unheeded(GenerationConfig(do_sample=True, temperature=0.6, top_p=0.9)) == {"temperature": 0.6, "top_p": 0.9}
-    assert unheeded(GenerationConfig(num_beams=4, length_penalty=2.0)) == {"num_beams": 4, "length_penalty": 2.0}
-    assert unheeded(GenerationConfig(eos_token_id=[1, 2], repetition_penalty=1.1, forced_eos_token_id=2)) == {}
+@pytest.mark.parametrize(
+    ("settings", "ignored"),
+    [
+        ({"do_sample": True, "temperature": 0.6, "top_p": 0.9}, {"temperature": 0.6, "top_p": 0.9}),
+        ({"num_beams": 4, "length_penalty": 2.0}, {"num_beams": 4, "length_penalty": 2.0}),
+        ({"eos_token_id": [1, 2], "repetition_penalty": 1.1, "forced_eos_token_id": 2}, {}),
+    ],
+)
+def test_settings_without_effect_are_named(settings: dict[str, Any], ignored: dict[str, Any]) -> None:
+    assert ignored_settings(GenerationConfig(**settings)) == ignored

@@ -228,7 +228,7 @@ def _print_results(as_json: bool, texts: Sequence[str], results: Sequence[tuple[
 def _load_language_model(name: str) -> bottega.LanguageModel:
     with busy(f"loading {name}"):
         model = bottega.load_language_model(name)
-    if unused := model.unheeded:
+    if unused := model.ignored_settings:
         from bottega.cli.console import progress_console
 
         settings = ", ".join(f"{key}={value}" for key, value in unused.items())

@@ -23,9 +23,9 @@ from transformers import GenerationConfig
 
 from bottega.batch import Example, Row
 from bottega.errors import Diverged
-from bottega.inference.cuda_graph import Recorded
-from bottega.inference.samplers import NONE, draw, filtered, likeliest
-from bottega.inference.token_constraints import Rules, heeded
+from bottega.inference.cuda_graph import CapturedStep
+from bottega.inference.samplers import NO_TOKEN, filter_logits, greedy_tokens, sample_tokens
+from bottega.inference.token_constraints import TokenConstraints, with_checkpoint_settings
 from bottega.models.attention import CACHE_KEYWORDS, make_layout
 from bottega.models.attention.kv_cache import DecodeLayout, PrefillLayout
 from bottega.models.attention.mask import AttentionLayout
@@ -102,7 +102,7 @@ class Writer:
         on_progress: ProgressCallback | None = None,
     ) -> list[list[Continuation]]:
         """`continuations` of each prompt."""
-        settings = heeded(settings, self.config)
+        settings = with_checkpoint_settings(settings, self.config)
         found, done = [Continuation() for _ in range(len(prompts) * continuations)], 0
         for piece in self._pieces(prompts, settings, continuations, streamed=bool(settings.stop)):
             written = found[piece.index]
@@ -119,7 +119,7 @@ class Writer:
         self, prompts: Sequence[Sequence[int]], settings: Sampling, *, continuations: int = 1
     ) -> Iterator[TextPiece]:
         """Yield every token when it is sampled; continuation c of prompt p has index `p * continuations + c`."""
-        return self._pieces(prompts, heeded(settings, self.config), continuations, streamed=True)
+        return self._pieces(prompts, with_checkpoint_settings(settings, self.config), continuations, streamed=True)
 
     def _pieces(
         self, prompts: Sequence[Sequence[int]], settings: Sampling, continuations: int, *, streamed: bool
@@ -145,14 +145,15 @@ class Writer:
                 count[prompt] += 1
         return rows
 
-    def rules(self, prompt: Sequence[int], settings: Sampling) -> Rules | None:
+    def constraints(self, prompt: Sequence[int], settings: Sampling) -> TokenConstraints | None:
         """The constraints of the generation config on a continuation; None if it has none."""
         if self.config is None:
             return None
-        read = prompt if self.network.config.is_encoder_decoder else None
-        return Rules(self.config, settings, self.ends, self._begun(prompt), read, self.network.device) or None
+        source = prompt if self.network.config.is_encoder_decoder else None
+        start = self._start_tokens(prompt)
+        return TokenConstraints(self.config, settings, self.ends, start, source, self.network.device) or None
 
-    def _begun(self, prompt: Sequence[int]) -> Sequence[int]:
+    def _start_tokens(self, prompt: Sequence[int]) -> Sequence[int]:
         """The tokens before a continuation: its prompt, or the start token of a decoder with an encoder."""
         config = self.network.config
         return [config.decoder_start_token_id] if config.is_encoder_decoder else prompt
@@ -176,19 +177,21 @@ class Writer:
         """Decode token by token; rows that have ended leave the batch."""
         state = self._state(rows)
         logits = state.start()
-        ruled = any(row.rules for row in rows)
+        constrained = any(row.constraints for row in rows)
         seen = (
-            _seen_tokens([self._begun(row.prompt) for row in rows], logits)
-            if settings.repetition_penalty != 1.0 and not ruled
+            _seen_tokens([self._start_tokens(row.prompt) for row in rows], logits)
+            if settings.repetition_penalty != 1.0 and not constrained
             else None
         )
         while rows:
             uniform = torch.tensor([next(row.uniform) for row in rows], dtype=torch.float64, device=logits.device)
-            logits = _apply_rules(rows, logits)
-            filtered_logits = filtered(logits, seen, settings)
-            next_tokens = draw(filtered_logits, uniform) if settings.temperature else likeliest(filtered_logits)
+            logits = _apply_constraints(rows, logits)
+            filtered_logits = filter_logits(logits, seen, settings)
+            next_tokens = (
+                sample_tokens(filtered_logits, uniform) if settings.temperature else greedy_tokens(filtered_logits)
+            )
             tokens = next_tokens.tolist()
-            if NONE in tokens:
+            if NO_TOKEN in tokens:
                 raise Diverged(
                     "the logits of the next token are not finite",
                     where="generation",
@@ -250,7 +253,7 @@ class _Row:
         self.index, self.prompt, self.uniform, self.streamed = index, prompt, uniform, streamed
         self.ends, self.left = writer.ends, settings.tokens
         self.reason: Reason | None = None
-        self.rules = writer.rules(prompt, settings)
+        self.constraints = writer.constraints(prompt, settings)
         self._text, self._stops = (
             TextStream(writer.tokenizer, after=prompt[-CONTEXT_TOKENS:]),
             StopStrings(settings.stop),
@@ -258,8 +261,8 @@ class _Row:
 
     def add(self, token: int) -> TextPiece:
         self.left -= 1
-        if self.rules:
-            self.rules.add(token)
+        if self.constraints:
+            self.constraints.add(token)
         ended = token in self.ends
         text = "" if ended else self._add(token)
         if self._stops.met:
@@ -300,7 +303,7 @@ class _PackedDecoding:
         self.layout = DecodeLayout(batch, kept, indices)
         self.live = list(range(len(indices)))
         self.tokens = batch.tokens.new_zeros(len(indices))
-        self.next, self.moved = Recorded(self._next, self.network, device=self.network.device), 0
+        self.next, self.moved = CapturedStep(self._next, self.network, device=self.network.device), 0
         return logits[torch.tensor(indices, device=logits.device)]
 
     def step(self, next_tokens: Tensor, kept: Sequence[int]) -> Tensor:
@@ -405,18 +408,18 @@ class _UncachedDecoding:
         return self.start()
 
 
-def _apply_rules(rows: Sequence[_Row], logits: Tensor) -> Tensor:
+def _apply_constraints(rows: Sequence[_Row], logits: Tensor) -> Tensor:
     """[B, V] logits after the constraints of each row."""
-    if not any(row.rules for row in rows):
+    if not any(row.constraints for row in rows):
         return logits
     parts = zip(rows, torch.split(logits, 1), strict=True)
-    return torch.cat([one if row.rules is None else row.rules.applied(one) for row, one in parts])
+    return torch.cat([part if row.constraints is None else row.constraints.apply(part) for row, part in parts])
 
 
-def _seen_tokens(begun: Sequence[Sequence[int]], logits: Tensor) -> Tensor:
+def _seen_tokens(starts: Sequence[Sequence[int]], logits: Tensor) -> Tensor:
     """[B, V] whether a token occurs in the text before each row's continuation."""
     seen = torch.zeros_like(logits, dtype=torch.bool)
-    for index, tokens in enumerate(begun):
+    for index, tokens in enumerate(starts):
         seen[index, list(tokens)] = True
     return seen
 

@@ -1,4 +1,4 @@
-"""A trained language model to talk to: `bottega.load(run)`.
+"""A language model that generates text: `bottega.load(run)`.
 
 model = bottega.load("runs/support-1")
 print(model.chat([{"role": "user", "content": "Where is my parcel?"}]).text)
@@ -19,57 +19,51 @@ from numpy.typing import NDArray
 from bottega.batch import Row
 from bottega.errors import DataError, ModelError
 from bottega.inference.generator import Continuation, Writer
-from bottega.inference.token_constraints import unheeded
-from bottega.models import heads
-from bottega.models.config import decoder_start_token, position_limit
+from bottega.inference.open_model import UNLIMITED, find_model, open_model
+from bottega.inference.token_constraints import ignored_settings
 from bottega.models.scorer import check_token_ids, score_batches
-from bottega.models.scorer_setup import load_scorer
-from bottega.models.source import locate
-from bottega.models.tokenizer import load_tokenizer
 from bottega.progress import ProgressCallback
 from bottega.records import MAX_SHOWN, Message, Prompt, Unusable
 from bottega.records.fields import require_string
 from bottega.records.messages import parse_messages
-from bottega.runs.resolve import resolve
 from bottega.sampling import Sampling
-from bottega.tokenization.codec import Codec
 
 # A conversation: messages, or mappings with role and content as OpenAI writes them.
 Turns: TypeAlias = Sequence[Mapping[str, Any] | Message]
 
 
 class LanguageModel:
-    """A causal language model with its tokenizer, ready to continue prompts.
+    """A language model with its tokenizer, from a run, a folder or a hub id.
 
-    name    the run, folder or hub id it came from
-    recipe  of the run it came from, if it came from one
-    dtype   as asked for
+    name    the absolute path of the folder, or the hub id
+    recipe  the recipe of the run; None if it is no run
+    dtype   as requested, such as `auto`
+    limit   the number of positions the model has; None if unlimited
     """
 
     def __init__(self, name: str, *, dtype: str = "auto", device: str = "auto", template: str | None = None) -> None:
-        """template  a chat template in place of its own"""
-        self.name, self.dtype = absolute(name), dtype
-        self.recipe = resolve(self.name).recipe
-        if self.recipe is not None and self.recipe.objective.head != "language":
-            fix = heads.load(self.recipe.objective.head).command
-            raise ModelError(f"trained with {self.recipe.objective.kind}, it writes no text", where=self.name, fix=fix)
-        tokenizer = load_tokenizer(locate(self.name).tokenizer)
-        tokenizer.chat_template = template or tokenizer.chat_template
-        self.scorer = load_scorer(self.name, dtype, device, tokenizer=tokenizer)
-        network = self.scorer.network
-        self.limit = position_limit(network.config)
-        start = decoder_start_token(network.config)
-        self.codec = Codec(tokenizer, max_length=self.limit or 1 << 30, too_long="error", decoder_start=start)
-        declared = network.generation_config.eos_token_id
+        """`template`: a chat template that replaces the tokenizer's."""
+        source = find_model(name, "language")
+        self.name, self.recipe, self.dtype = source.name, source.recipe, dtype
+        opened = open_model(self.name, "language", dtype=dtype, device=device)
+        opened.tokenizer.chat_template = template or opened.tokenizer.chat_template
+        self.scorer, self.limit, self.codec = opened.scorer, opened.limit, opened.codec()
+        config = self.scorer.network.generation_config
+        declared = config.eos_token_id
         ends = self.codec.end_tokens | frozenset(declared if isinstance(declared, list) else [declared]) - {None}
-        config = network.generation_config
-        packed, reset = self.scorer.fit.packed, self.scorer.reset_row_state
-        self.writer = Writer(network, tokenizer, ends, packed=packed, config=config, reset_row_state=reset)
+        self.writer = Writer(
+            self.scorer.network,
+            opened.tokenizer,
+            ends,
+            packed=self.scorer.fit.packed,
+            config=config,
+            reset_row_state=self.scorer.reset_row_state,
+        )
 
     @property
-    def unheeded(self) -> dict[str, Any]:
-        """What the checkpoint says of writing that is not done: how to draw, unless asked for, and beams."""
-        return unheeded(self.scorer.network.generation_config)
+    def ignored_settings(self) -> dict[str, Any]:
+        """The settings of the checkpoint's generation config that are not used: sampling settings and beam search."""
+        return ignored_settings(self.scorer.network.generation_config)
 
     @property
     def model(self) -> Any:
@@ -79,70 +73,72 @@ class LanguageModel:
     def generate(
         self, prompts: Sequence[str | Turns], settings: Sampling | None = None, *, continuations: int = 1
     ) -> list[list[Continuation]]:
-        """`continuations` of each prompt; a string goes on as text, a conversation with the assistant's answer."""
-        settings = self._stopping(prompts, settings or Sampling())
-        ids = [self._tokens(prompt) for prompt in prompts]
-        return self.writer.write(ids, self._fitting(ids, settings), continuations=continuations)
+        """`continuations` of each prompt: of a string more text, of a conversation the assistant's next answer."""
+        settings = self._with_stop_strings(settings or Sampling(), prompts)
+        ids = [self._token_ids(prompt) for prompt in prompts]
+        return self.writer.write(ids, self._with_limit(settings, ids), continuations=continuations)
 
     def chat(self, turns: Turns, settings: Sampling | None = None) -> Continuation:
         """The assistant's next answer."""
         return self.generate([turns], settings)[0][0]
 
     def stream(self, prompt: str | Turns, settings: Sampling | None = None) -> Iterator[str]:
-        """One continuation, piece by piece, whole characters only."""
-        ids = [self._tokens(prompt)]
-        settings = self._stopping([prompt], settings or Sampling())
-        for piece in self.writer.stream(ids, self._fitting(ids, settings)):
+        """The text of one continuation, as soon as its characters are complete."""
+        ids = [self._token_ids(prompt)]
+        settings = self._with_stop_strings(settings or Sampling(), [prompt])
+        for piece in self.writer.stream(ids, self._with_limit(settings, ids)):
+            # A token may end within a character, or be the start of a stop string.
             if piece.text:
                 yield piece.text
 
     @torch.no_grad()
-    def logp(self, rows: Sequence[Row], far: ProgressCallback | None = None) -> NDArray[np.float64]:
-        """The log-probability of each row's labels, summed by weight; rows share what they begin with."""
-        found = np.empty(len(rows))
-        for numbers, batch in score_batches(rows, self.scorer, far):
-            found[numbers] = batch.sum_rows(batch.weight * self.scorer(batch, frozenset({"logp"}))["logp"]).cpu()
-        return found
+    def logp(self, rows: Sequence[Row], progress: ProgressCallback | None = None) -> NDArray[np.float64]:
+        """[R] the log-probability of each row's labels in nats, summed by weight. Shared prefixes are computed once."""
+        sums = np.empty(len(rows))
+        for indices, batch in score_batches(rows, self.scorer, progress):
+            sums[indices] = batch.sum_rows(batch.weight * self.scorer(batch, frozenset({"logp"}))["logp"]).cpu()
+        return sums
 
     def room(self, prompt: str | Turns) -> int:
-        """Tokens left for an answer before the model's last position; below 1 when the prompt is too long."""
-        return self._room(len(self._tokens(prompt)))
+        """The number of tokens left for an answer to the prompt; below 1 if the prompt is too long."""
+        return self._room(len(self._token_ids(prompt)))
 
-    def _tokens(self, prompt: str | Turns) -> list[int]:
-        """The tokens of a prompt; a DataError where its letters, or those of the chat template around it, have none."""
+    def _token_ids(self, prompt: str | Turns) -> list[int]:
+        """The tokens of a prompt; a DataError if its text, or its chat template, has characters without tokens."""
         try:
-            return self.codec.encode_prompt(_prompt(prompt))
+            return self.codec.encode_prompt(_parse_prompt(prompt))
         except Unusable as unusable:
-            text = isinstance(prompt, str)
-            raise DataError(
-                unusable.reason,
-                where=f"the prompt {prompt[:MAX_SHOWN]!r}"
-                if text
-                else "the conversation, as the chat template writes it",
-                fix="write only what the model was trained on" + ("" if text else ", or a text: bottega generate"),
-            ) from None
+            where = "the conversation, as its chat template renders it"
+            fix = "write only what the model was trained on, or give a text: bottega generate"
+            if isinstance(prompt, str):
+                where, fix = f"the prompt {prompt[:MAX_SHOWN]!r}", "write only what the model was trained on"
+            raise DataError(unusable.reason, where=where, fix=fix) from None
 
-    def _room(self, prompt: int) -> int:
-        """The same of a prompt of so many tokens; an encoder–decoder reads it elsewhere than it writes."""
-        limit = self.limit or 1 << 30
-        return limit - prompt if self.codec.decoder_start is None else limit - 1 if prompt <= limit else 0
+    def _room(self, prompt_length: int) -> int:
+        """The number of tokens left after a prompt of so many."""
+        limit = self.limit or UNLIMITED
+        if self.codec.decoder_start is None:
+            return limit - prompt_length
+        # An encoder–decoder has the positions twice: for the prompt, and for the answer after its start token.
+        return limit - 1 if prompt_length <= limit else 0
 
     @property
     def origin(self) -> str | None:
-        """What the run started from; None when it is no run, or began from nothing."""
+        """The model that the run started from; None if it is no run, or trained from scratch."""
         if self.recipe is None:
             return None
-        return self._continued or self.recipe.model.base
+        return self._continued_adapter or self.recipe.model.base
 
     @property
-    def _continued(self) -> str | None:
-        """The adapter the run went on with, if there was one already."""
+    def _continued_adapter(self) -> str | None:
+        """The adapter that the run continued to train; None if it did not."""
         return self.recipe.adapter.start if self.recipe and self.recipe.adapter else None
 
     @contextlib.contextmanager
     def untuned(self) -> Iterator[LanguageModel]:
-        """Inside, the model this one was tuned from."""
-        if self.scorer.adapted is not None and self._continued is None:
+        """Inside, the model that this one was tuned from: this one with its adapter disabled, if that is the same."""
+        # A continued adapter was part of the model that the run started from.
+        if self.scorer.adapted is not None and self._continued_adapter is None:
             with self.scorer.adapted.disabled():
                 yield self
             return
@@ -152,24 +148,28 @@ class LanguageModel:
     def _original(self) -> LanguageModel:
         if self.origin is None:
             raise ModelError("nothing to compare with: it was not tuned from another model", where=self.name)
-        # A template that the recipe names is how its rows are written, for whichever model reads them.
-        named = self.recipe is not None and self.recipe.data.template is not None
-        template = self.codec.tokenizer.chat_template if named else None
+        # A template in the recipe belongs to the rows: they are rendered with it for any model.
+        in_recipe = self.recipe is not None and self.recipe.data.template is not None
+        template = self.codec.tokenizer.chat_template if in_recipe else None
         return LanguageModel(self.origin, dtype=self.dtype, template=template)
 
-    def _stopping(self, prompts: Sequence[str | Turns], settings: Sampling) -> Sampling:
-        """The settings with the texts that end an answer, where that is what a conversation is continued by."""
-        answers = not all(isinstance(prompt, str) for prompt in prompts)
-        return settings.model_copy(update={"stop": (*settings.stop, *self.codec.stop_strings)}) if answers else settings
+    def _with_stop_strings(self, settings: Sampling, prompts: Sequence[str | Turns]) -> Sampling:
+        """The settings with the strings that end an answer of the chat template, unless all prompts are plain text."""
+        if all(isinstance(prompt, str) for prompt in prompts):
+            return settings
+        return settings.model_copy(update={"stop": (*settings.stop, *self.codec.stop_strings)})
 
-    def _fitting(self, ids: Sequence[Sequence[int]], settings: Sampling) -> Sampling:
-        """The settings with no more tokens than the model has positions for."""
+    def _with_limit(self, settings: Sampling, ids: Sequence[Sequence[int]]) -> Sampling:
+        """The settings with no more tokens than the model has positions left after the longest prompt.
+
+        Raises a DataError for a prompt that is empty, too long, or has token ids beyond the model's vocabulary.
+        """
         longest = max(map(len, ids), default=0)
         room = self._room(longest)
         if not all(ids):
-            raise DataError("an empty prompt, and no token begins a text", where=self.name, fix="write some words")
-        most = max((token for one in ids for token in one), default=-1)
-        check_token_ids(self.scorer.network.config, most, self.name)
+            raise DataError("the prompt is empty, and no token begins a text", where=self.name, fix="write some words")
+        largest = max((token for prompt in ids for token in prompt), default=-1)
+        check_token_ids(self.scorer.network.config, largest, self.name)
         if room < 1:
             raise DataError(
                 f"a prompt of {longest} tokens, and the model has {self.limit} positions",
@@ -184,17 +184,8 @@ def load_language_model(name: str | Path, *, dtype: str = "auto", device: str = 
     return LanguageModel(str(name), dtype=dtype, device=device)
 
 
-def _prompt(prompt: str | Turns) -> Prompt:
+def _parse_prompt(prompt: str | Turns) -> Prompt:
     if isinstance(prompt, str):
         return require_string("the prompt", {"text": prompt}, "text", empty=True)
-    given = [turn.turn() if isinstance(turn, Message) else dict(turn) for turn in prompt]
-    return parse_messages("the conversation", {"messages": given})
-
-
-def absolute(name: str) -> str:
-    """A folder by its whole path; else a hub id as it is."""
-    path = Path(name).expanduser()
-    looks_like_one = name.startswith((".", "/", "~"))
-    if looks_like_one and not path.is_dir():
-        raise ModelError("no such folder", where=name, fix="name a run, a folder or a hub id; list runs: bottega runs")
-    return str(path.absolute()) if path.exists() else name
+    messages = [turn.turn() if isinstance(turn, Message) else dict(turn) for turn in prompt]
+    return parse_messages("the conversation", {"messages": messages})

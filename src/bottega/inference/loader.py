@@ -8,12 +8,12 @@ from typing import Any
 
 from bottega.inference.classifier import load_classifier, load_tagger
 from bottega.inference.embedder import load_embedder
-from bottega.inference.language_model import absolute, load_language_model
+from bottega.inference.language_model import load_language_model
 from bottega.inference.masked_lm import load_masked
+from bottega.inference.open_model import find_model
 from bottega.models.config import load_stored_config
 from bottega.models.source import locate
 from bottega.objectives import HeadKind
-from bottega.runs.resolve import resolve
 
 LOADERS: dict[HeadKind, Callable[..., Any]] = {
     "language": load_language_model,
@@ -45,11 +45,10 @@ def load(name: str | Path, *, dtype: str = "auto", device: str = "auto") -> Any:
 
 def find_head(name: str) -> HeadKind:
     """The head of a model: what its run trained; else what its folder or its config says."""
-    path = absolute(name)
-    recipe = resolve(path).recipe
-    if recipe is not None:
-        return recipe.objective.head
-    if (Path(path) / EMBEDDER_FILE).exists():
+    source = find_model(name)
+    if source.recipe is not None:
+        return source.recipe.objective.head
+    if (source.folder / EMBEDDER_FILE).exists():
         return "embedding"
-    classes = load_stored_config(locate(path).base).architectures or [""]
+    classes = load_stored_config(locate(source.name).base).architectures or [""]
     return next((head for suffix, head in HEADS_BY_CLASS.items() if classes[0].endswith(suffix)), "language")

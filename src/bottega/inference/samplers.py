@@ -1,4 +1,7 @@
-"""Logits → the token drawn: penalty, temperature, filters, and a draw that no other row of the batch can change."""
+"""Logits → the sampled token: penalty, temperature, filters, and a draw that no other row of the batch changes.
+
+Legend: B continuations, V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -7,77 +10,82 @@ from torch import Tensor
 
 from bottega.sampling import Sampling
 
-NEVER = -torch.inf
+# The logit of a token that is never sampled.
+EXCLUDED = -torch.inf
 
-# Tokens that are added up together.
+# Probabilities that are summed together: see `sample_tokens`.
 BLOCK = 256
 
+# The largest float64 below 1.
 BELOW_ONE = 1 - 2**-53
 
-# Stands for a token where there is none to be had.
-NONE = -1
+# The token id returned where no token can be chosen.
+NO_TOKEN = -1
 
 
-def filtered(logits: Tensor, seen: Tensor | None, settings: Sampling) -> Tensor:
-    """[B, V] logits → the logits that are drawn from, in float32 or wider.
+def filter_logits(logits: Tensor, seen: Tensor | None, settings: Sampling) -> Tensor:
+    """[B, V] logits → the logits to sample from, in float32 or wider; excluded tokens have `EXCLUDED`.
 
-    seen  [B, V] which tokens stand in the row so far; needed for a repetition penalty only
+    seen  [B, V] whether a token occurs in the row so far; only a repetition penalty needs it
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if (penalty := settings.repetition_penalty) not in (None, 1.0) and seen is not None:
-        penalised = torch.where(logits < 0, logits * penalty, logits / penalty)
-        logits = torch.where(seen, penalised, logits)
-    if not settings.temperature:
+        # Both ways make the token less likely (Keskar et al. 2019, arXiv 1909.05858).
+        penalized = torch.where(logits < 0, logits * penalty, logits / penalty)
+        logits = torch.where(seen, penalized, logits)
+    if not settings.temperature:  # greedy: no filter changes the likeliest token
         return logits
     logits = logits / settings.temperature
     if settings.top_k:
-        least = logits.topk(min(settings.top_k, logits.shape[-1])).values[:, -1:]
-        logits = logits.masked_fill(logits < least, NEVER)
+        smallest = logits.topk(min(settings.top_k, logits.shape[-1])).values[:, -1:]  # [B, 1]
+        logits = logits.masked_fill(logits < smallest, EXCLUDED)
     if settings.top_p < 1.0:
         logits = _top_p(logits, settings.top_p)
     if settings.min_p:
-        share = logits.softmax(-1)
-        logits = logits.masked_fill(share < settings.min_p * share.amax(-1, keepdim=True), NEVER)
+        probabilities = logits.softmax(-1)
+        logits = logits.masked_fill(probabilities < settings.min_p * probabilities.amax(-1, keepdim=True), EXCLUDED)
     return logits
 
 
 def _top_p(logits: Tensor, mass: float) -> Tensor:
-    """Without the unlikeliest tokens that together have no more than 1 − `mass`; the likeliest always stays."""
+    """Without the least likely tokens that together have at most 1 − `mass`; the likeliest always stays."""
     ascending, order = logits.sort(descending=False)
     dropped = ascending.softmax(-1).cumsum(-1) <= 1 - mass
     dropped[:, -1] = False
-    return logits.masked_fill(dropped.scatter(1, order, dropped), NEVER)
+    return logits.masked_fill(dropped.scatter(1, order, dropped), EXCLUDED)
 
 
-def draw(logits: Tensor, chance: Tensor) -> Tensor:
-    """[B, V] filtered logits, [B] numbers from 0 to 1 → [B] tokens, by the inverse of the cumulative distribution.
+def sample_tokens(logits: Tensor, uniform: Tensor) -> Tensor:
+    """[B, V] filtered logits, [B] uniform numbers in [0, 1) → [B] token ids, by inverting the cumulative distribution.
 
-    In two steps, a block of tokens and one of it: adding up all of a vocabulary one by one is slow, and inexact. Where
-    logits are no numbers, the token is `NONE`.
+    `NO_TOKEN` where the largest logit is not finite.
     """
+    # In two steps, first a block of tokens and then a token of it: one cumulative sum over a vocabulary is slow, and
+    # its rounding errors add up.
     count, size = logits.shape
-    shares = logits.new_zeros(count, -(-size // BLOCK) * BLOCK)
-    most = logits.amax(-1, keepdim=True)
-    torch.sub(logits, most, out=shares[:, :size])
-    shares[:, :size].exp_()
-    blocks = shares.view(count, -1, BLOCK)
-    block, within = _found(blocks.sum(-1, dtype=torch.float64), chance)
-    chosen = blocks[torch.arange(count, device=logits.device), block].double()
-    return torch.where(most.squeeze(1).isfinite(), block * BLOCK + _found(chosen, within)[0], NONE)
+    weights = logits.new_zeros(count, -(-size // BLOCK) * BLOCK)  # [B, V rounded up to whole blocks]
+    largest = logits.amax(-1, keepdim=True)  # [B, 1]
+    torch.sub(logits, largest, out=weights[:, :size])
+    weights[:, :size].exp_()
+    blocks = weights.view(count, -1, BLOCK)  # [B, blocks, BLOCK]
+    block, rest = _invert_cdf(blocks.sum(-1, dtype=torch.float64), uniform)
+    chosen = blocks[torch.arange(count, device=logits.device), block].double()  # [B, BLOCK]
+    return torch.where(largest.squeeze(1).isfinite(), block * BLOCK + _invert_cdf(chosen, rest)[0], NO_TOKEN)
 
 
-def likeliest(logits: Tensor) -> Tensor:
-    """[B, V] logits → [B] tokens; `NONE` where they are no numbers."""
-    most, token = logits.max(-1)
-    return torch.where(most.isfinite(), token, NONE)
+def greedy_tokens(logits: Tensor) -> Tensor:
+    """[B, V] logits → [B] the likeliest token ids; `NO_TOKEN` where the largest logit is not finite."""
+    largest, token = logits.max(-1)
+    return torch.where(largest.isfinite(), token, NO_TOKEN)
 
 
-def _found(shares: Tensor, chance: Tensor) -> tuple[Tensor, Tensor]:
-    """[B, n], [B] → [B] the place in whose share the chance falls, and [B] where in it, from 0 to 1."""
-    ends = shares.cumsum(-1)
-    # Scaled by its own end, so that rounding leaves no room beyond the last.
-    wanted = (chance * ends[:, -1])[:, None]
-    place = torch.searchsorted(ends, wanted, right=True).clamp(max=ends.shape[1] - 1)
-    own = shares.gather(1, place)
-    within = (wanted - (ends.gather(1, place) - own)) / own
-    return place.squeeze(1), within.clamp(0, BELOW_ONE).squeeze(1)
+def _invert_cdf(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """[B, n] weights, [B] in [0, 1) → [B] the index whose interval holds the number, [B] where in it, in [0, 1)."""
+    ends = weights.cumsum(-1)
+    # Scaled by the last sum and not by the exact total, so that rounding leaves no gap after the last interval.
+    target = (uniform * ends[:, -1])[:, None]
+    # right=True skips intervals of width zero: an excluded token is never chosen.
+    index = torch.searchsorted(ends, target, right=True).clamp(max=ends.shape[1] - 1)
+    width = weights.gather(1, index)
+    within = (target - (ends.gather(1, index) - width)) / width
+    return index.squeeze(1), within.clamp(0, BELOW_ONE).squeeze(1)

@@ -63,7 +63,8 @@ def _write_merged(source: ModelSource, name: str, dtype: torch.dtype, folder: Pa
     assert source.adapter is not None
     recipe = resolve(source.adapter.parent).recipe
     head = "language" if recipe is None else recipe.objective.head
-    if head not in ("language", "masked", "embedding"):
+    # A head of classes is saved beside the adapter: there is no checkpoint that both could be merged into.
+    if not (heads.load(head).over_vocabulary or heads.load(head).is_bare):
         what = "this run ended in an adapter with a head, and another adapter cannot be put on both"
         raise ModelError(what, where=name, fix="go on with it: leave model out, and give adapter: {from: …}")
     config = load_config(recipes.Model(base=source.base), None)
@@ -86,7 +87,8 @@ def load_model(
         return _from_checkpoint(auto, model.base, config, head, dtype)
     check_backend(model.quantize)
     source = locate(model.base)
-    if head == "language" and source.adapter is None and Path(source.base).is_dir():
+    # Streamed weights come from the files alone, so nothing of the model may be new.
+    if not heads.load(head).may_be_new and source.adapter is None and Path(source.base).is_dir():
         with quietly(source.base, "the weights"):
             read = load_quantized(auto, Path(source.base), config, dtype, model.quantize)
         if read is not None:
@@ -134,8 +136,9 @@ def _from_checkpoint(auto: Any, base: str, config: Any, head: HeadKind, dtype: t
             output_loading_info=True,
         )
     _refuse_gaps(source.base, info, loaded, head)
-    # What is no part of a vector (BERT's pooler) stays as it is.
-    new = sorted({key.rpartition(".")[0] for key in info["missing_keys"]}) if head != "embedding" else []
+    # A module that no embedding is computed with (BERT's pooler) is not trained.
+    is_bare = heads.load(head).is_bare
+    new = [] if is_bare else sorted({key.rpartition(".")[0] for key in info["missing_keys"]})
     return loaded if source.adapter is None else merge_saved(loaded, source.adapter, dtype), new
 
 
@@ -171,7 +174,7 @@ def _with_labels(config: Any, labels: Sequence[str], tokenizer: Any) -> Any:
 
 def _refuse_gaps(name: str, info: dict[str, Any], model: Any, head: HeadKind) -> None:
     """A checkpoint may lack a head that is about to be trained, and nothing else."""
-    prefix = "" if head == "embedding" else f"{model.base_model_prefix}."
+    prefix = "" if heads.load(head).is_bare else f"{model.base_model_prefix}."
     new = heads.load(head).may_be_new
     missing = [key for key in info["missing_keys"] if not new or (key.startswith(prefix) and not POOLER.search(key))]
     if missing or info["mismatched_keys"]:

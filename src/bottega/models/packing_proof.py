@@ -53,7 +53,7 @@ def prove_packing(model_class: type, config: Any, head: HeadKind, both_ways: boo
             return Fit(
                 packed=False, own_head=True, reason=f"no small copy could be built to prove packing on ({error})"
             )
-        if head == "language" and not model.config.is_encoder_decoder:
+        if heads.load(head).autoregressive and not model.config.is_encoder_decoder:
             refuse_lookahead(model)
         packed, alone = _packed_and_separate(model, head, both_ways)
         own_head = _difference(lambda: _scores(Scorer(model, head, Fit(packed=False)), alone), expected)
@@ -82,7 +82,8 @@ def refuse_lookahead(model: Any) -> None:
         raise ModelError(
             f"{model.config.model_type} as configured sees the token it has to predict",
             where="model",
-            fix="if its config has is_decoder or causal, set it to true; else train it with masked, classify or tag",
+            fix="if its config has is_decoder or causal, set it to true; "
+            f"else train it with {heads.objectives_of_other_heads('language')}",
         )
 
 
@@ -146,7 +147,7 @@ def _with_source(row: Row, index: int) -> Row:
 
 
 def _row(tokens: np.ndarray, head: HeadKind, both_ways: bool) -> Row:
-    if head == "language":
+    if heads.load(head).autoregressive:
         return Row(tokens, np.arange(len(tokens) - 1), tokens[1:], np.ones(len(tokens) - 1, np.float32), both_ways)
     at = np.arange(len(tokens)) if not heads.load(head).per_row else np.array([0 if both_ways else len(tokens) - 1])
     return Row(tokens, at, tokens[at], np.ones(len(at), np.float32), both_ways)

@@ -47,7 +47,8 @@ def add_adapter(scorer: Scorer, adapter: Adapter, *, new: Sequence[str], referen
     reference  `AdaptedModel.disabled` will give the policy as it is now
     """
     if adapter.start is None:
-        options = InstallOptions(new, scorer.head.kind != "language", scorer.head.peft_task)
+        # A head that may have begun at random is trained whole: a low-rank change of random weights learns little.
+        options = InstallOptions(new, scorer.head.may_be_new, scorer.head.peft_task)
         adapted = adapter.install(scorer.network, options)
     else:
         folder = adapter_folder(adapter.start)

@@ -24,6 +24,7 @@ from bottega.data.reader import read_records
 from bottega.data.sampler import DEFAULT_EXAMPLES, permutation
 from bottega.engine.engine import Engine
 from bottega.errors import DataError
+from bottega.models import heads
 from bottega.models.language_head import get_language_head, kl_divergence
 from bottega.objectives import Objective
 from bottega.packing import pack, split_into_micro_batches
@@ -220,7 +221,7 @@ def _objectives(recipe: Recipe, codec: Codec) -> tuple[Objective, Objective]:
     A language model may be trained on what no text can be (preference pairs, rewards); its replay rows are plain text
     and answers. Any other model replays the rows of its own objective.
     """
-    if recipe.objective.head != "language":
+    if not heads.load(recipe.objective.head).autoregressive:
         return recipe.objective, recipe.objective
     encoder_decoder = codec.decoder_start is not None
     return objectives.for_plain_text(encoder_decoder=encoder_decoder), objectives.default_for_head("language")

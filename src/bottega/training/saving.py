@@ -38,5 +38,5 @@ def save_result(run: Run, folder: Path, step: int) -> None:
             folder, objective.pooling_mode, engine.scorer.embedding_width or hidden_width(engine.scorer.network.config)
         )
     # The base's generation config may lack the end-of-turn token that was trained.
-    if objective.head == "language":
+    if engine.scorer.head.autoregressive:
         write_stop_tokens(engine.scorer.network, run.data.codec.end_tokens, folder)

@@ -74,7 +74,7 @@ def _score_model(
     logits = model.scores(rows, progress_callback(context.progress, f"scoring {len(rows)} rows: {name}"))  # [R, C]
     predictions = None
     if score is _score_single_label:
-        confidence = model.chances(logits).max(1)
+        confidence = model.probabilities(logits).max(1)
         predictions = ClassPredictions(model.labels, _labels(rows), logits.argmax(1), confidence)
     return ModelResult(name, score(model, logits, rows), predictions)
 
@@ -101,7 +101,7 @@ def _errors(predicted: Floats, targets: Floats) -> list[Scores]:
 
 def _score_single_label(model: Classifier, logits: Floats, rows: Sequence[Row]) -> list[Scores]:
     labels = _labels(rows)
-    loss = -np.log(model.chances(logits))[np.arange(len(rows)), labels]
+    loss = -np.log(model.probabilities(logits))[np.arange(len(rows)), labels]
     return [row_mean("loss", loss, higher=False), *class_scores(labels, logits.argmax(1), len(model.labels))]
 
 

@@ -52,7 +52,7 @@ def _score_model(context: EvaluationContext, model: MaskedModel, rows: Sequence[
     progress = progress_callback(context.progress, f"filling in {len(rows)} rows")
     nll, top, first = (np.zeros(len(rows)) for _ in range(3))  # [R] each
     for index, row in enumerate(rows):
-        probabilities = model.chances(row)  # [N, V]
+        probabilities = model.probabilities(row)  # [N, V]
         label = torch.from_numpy(row.label)  # [N]
         nll[index] = -float(probabilities.gather(1, label[:, None]).log().sum())
         hits = probabilities.topk(TOP_K).indices == label[:, None]  # [N, K]

@@ -18,7 +18,7 @@ from torch import Tensor
 from bottega import plugins
 from bottega.batch import Batch
 from bottega.errors import ModelError
-from bottega.objectives import smoothed_nll
+from bottega.objectives import DEFAULT_KINDS, DEFAULT_OBJECTIVE, SPANS_OF_TEXT, HeadKind, smoothed_nll
 
 
 class ScoreOptions(NamedTuple):
@@ -39,6 +39,8 @@ class Head(ABC):
     """A head of a transformers model class, or a custom one attached to a model.
 
     outputs           names of the scores it can compute, each [N, …]
+    description       what a model with this head is called, for messages
+    autoregressive    each position predicts the next token, so that the model can generate text
     over_vocabulary   its classes are the tokens: it ends in the model's output embeddings
     per_row           it reads one position of each row, and the model's own forward gives one result per row
     reads_everywhere  nearly all positions are read, so computing a last layer at those alone saves nothing
@@ -50,6 +52,8 @@ class Head(ABC):
     """
 
     outputs: ClassVar[frozenset[str]]
+    description: ClassVar[str] = "a model with this head"
+    autoregressive: ClassVar[bool] = False
     over_vocabulary: ClassVar[bool] = False
     per_row: ClassVar[bool] = False
     reads_everywhere: ClassVar[bool] = False
@@ -78,7 +82,7 @@ class Head(ABC):
             raise ModelError(
                 f"{config.model_type} is an encoder–decoder",
                 where="model.base",
-                fix="use it with span, sft or preferences; to classify, write the label as text with sft",
+                fix=f"train it with {SPANS_OF_TEXT} or {DEFAULT_OBJECTIVE}, which can also generate a label as text",
             )
 
     def attach(self, network: Any) -> list[str]:
@@ -107,6 +111,12 @@ def from_logits(logits: Tensor, batch: Batch, wanted: frozenset[str], options: S
     if "best" in wanted:
         scores["best"] = logits.argmax(-1)
     return scores
+
+
+def objectives_of_other_heads(kind: HeadKind) -> str:
+    """The usual objective of each head but this one, as a list for a message."""
+    *objectives, last = (objective for head, objective in DEFAULT_KINDS.items() if head != kind)
+    return f"{', '.join(objectives)} or {last}"
 
 
 # Former names of heads, which objectives in users' files may still have.

@@ -16,6 +16,7 @@ class EmbeddingHead(Head):
     """The final hidden states: hidden [N, H]."""
 
     outputs: ClassVar[frozenset[str]] = frozenset({"hidden"})
+    description: ClassVar[str] = "an embedding model"
     is_bare: ClassVar[bool] = True
     command: ClassVar[str] = "bottega embed"
     probe_output: ClassVar[str] = "hidden"

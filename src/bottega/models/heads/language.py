@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from bottega.batch import Batch
 from bottega.errors import ModelError
 from bottega.models.config import is_encoder
-from bottega.models.heads import Head, ScoreOptions
+from bottega.models.heads import Head, ScoreOptions, objectives_of_other_heads
 from bottega.models.language_head import get_language_head
 
 
@@ -26,6 +26,8 @@ class LanguageModelHead(Head):
     """
 
     outputs: ClassVar[frozenset[str]] = frozenset({"logits", "logp", "best", "states"})
+    description: ClassVar[str] = "a language model"
+    autoregressive: ClassVar[bool] = True
     over_vocabulary: ClassVar[bool] = True
     reads_everywhere: ClassVar[bool] = True
     may_be_new: ClassVar[bool] = False
@@ -41,7 +43,7 @@ class LanguageModelHead(Head):
             raise ModelError(
                 f"{config.model_type} is an encoder and cannot generate text",
                 where="model.base",
-                fix="use it with masked, classify or tag",
+                fix=f"train it with {objectives_of_other_heads(self.kind)}",
             )
 
     def scores(

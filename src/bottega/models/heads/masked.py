@@ -13,11 +13,14 @@ from bottega.models.config import is_encoder
 from bottega.models.heads import ScoreOptions
 from bottega.models.heads.language import LanguageModelHead
 from bottega.models.own_head import masked_lm_states
+from bottega.objectives import PLAIN_TEXT
 
 
 class MaskedLmHead(LanguageModelHead):
     """The head of a masked language model: a transform, then the vocabulary; outputs as of `LanguageModelHead`."""
 
+    description: ClassVar[str] = "a masked language model"
+    autoregressive: ClassVar[bool] = False
     reads_everywhere: ClassVar[bool] = False
     may_be_new: ClassVar[bool] = True
     peft_task: ClassVar[str | None] = None
@@ -30,9 +33,8 @@ class MaskedLmHead(LanguageModelHead):
         # Not the language head's check, which wants the opposite: `Head.check` refuses encoder–decoders.
         super(LanguageModelHead, self).check(config)
         if not is_encoder(config):
-            raise ModelError(
-                f"{config.model_type} attends from left to right only", where="model.base", fix="use it with causal"
-            )
+            what = f"{config.model_type} attends from left to right only"
+            raise ModelError(what, where="model.base", fix=f"train it with {PLAIN_TEXT}")
 
     def scores(
         self, network: Any, states: Tensor, batch: Batch, wanted: frozenset[str], options: ScoreOptions

@@ -14,6 +14,7 @@ from bottega.models.own_head import classifier_of
 class SequenceHead(ClassificationHead):
     """The head of a `…ForSequenceClassification`."""
 
+    description: ClassVar[str] = "a classifier, a regression or a reward model"
     per_row: ClassVar[bool] = True
     peft_task: ClassVar[str | None] = "SEQ_CLS"
     command: ClassVar[str] = "bottega classify"

@@ -14,6 +14,7 @@ from bottega.models.own_head import own_head_logits
 class TokenHead(ClassificationHead):
     """The head of a `…ForTokenClassification`."""
 
+    description: ClassVar[str] = "a tagger"
     peft_task: ClassVar[str | None] = "TOKEN_CLS"
     command: ClassVar[str] = "bottega tag"
 

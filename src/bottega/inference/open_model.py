@@ -1,0 +1,97 @@
+"""Opening a trained model for use: a run, a folder or a hub id → its scorer and tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bottega.errors import DataError, ModelError
+from bottega.models import heads
+from bottega.models.config import decoder_start_token, is_encoder, position_limit
+from bottega.models.scorer import Scorer
+from bottega.models.scorer_setup import load_scorer
+from bottega.models.source import locate
+from bottega.models.tokenizer import load_tokenizer
+from bottega.objectives import HeadKind
+from bottega.records import MAX_SHOWN, TooLong, Unusable
+from bottega.records.fields import SURROGATES
+from bottega.runs.resolve import ResolvedName, resolve
+from bottega.tokenization.codec import Codec
+
+# A token limit for models without one of their own, such as those with relative positions.
+UNLIMITED = 1 << 30
+
+
+class OpenedModel(NamedTuple):
+    """A model ready to score, and its tokenizer."""
+
+    scorer: Scorer
+    tokenizer: Any
+
+    @property
+    def limit(self) -> int | None:
+        """The number of positions the model has; None if unlimited."""
+        return position_limit(self.scorer.network.config)
+
+    def codec(self, max_length: int | None = None, too_long: TooLong = "error", labels: Iterable[str] = ()) -> Codec:
+        """The codec of its inputs; they have at most as many tokens as the model has positions, or `max_length`."""
+        config = self.scorer.network.config
+        return Codec(
+            self.tokenizer,
+            max_length=max_length or self.limit or UNLIMITED,
+            too_long=too_long,
+            both_ways=is_encoder(config),
+            labels=labels,
+            decoder_start=decoder_start_token(config),
+        )
+
+
+def find_model(name: str, head: HeadKind | None = None) -> ResolvedName:
+    """What a name refers to, with its path made absolute.
+
+    Raises a ModelError for a path that is no folder, and for a run whose model has another head than the one given.
+    """
+    source = resolve(_absolute_path(name))
+    if head is not None and source.recipe is not None and (trained := source.recipe.objective).head != head:
+        raise ModelError(
+            f"trained with {trained.kind}: not {heads.load(head).description}",
+            where=source.name,
+            fix=f"use it with: {heads.load(trained.head).command}",
+        )
+    return source
+
+
+def open_model(
+    name: str, head: HeadKind, *, dtype: str = "auto", device: str = "auto", labels: Sequence[str] = ()
+) -> OpenedModel:
+    """Load the model of a name that `find_model` returned, as one with this head; an adapter is put on its base.
+
+    labels  names of the head's classes
+    """
+    tokenizer = load_tokenizer(locate(name).tokenizer)
+    # A classifier must know its padding token, which the tokenizer names.
+    return OpenedModel(load_scorer(name, dtype, device, head, labels, tokenizer), tokenizer)
+
+
+@contextmanager
+def text_errors(text: str) -> Iterator[None]:
+    """Raise a DataError that quotes the text if it cannot be encoded inside."""
+    where = f"the text {text[:MAX_SHOWN]!r}"
+    # Tokenizers fail on lone surrogates, with errors of different types.
+    if SURROGATES.search(text):
+        raise DataError("contains half a character", where=where, fix="write it as Unicode")
+    try:
+        yield
+    except Unusable as unusable:
+        raise DataError(unusable.reason, where=where, fix="write some words") from None
+
+
+def _absolute_path(name: str) -> str:
+    """A folder by its absolute path; a hub id unchanged."""
+    path = Path(name).expanduser()
+    # Refused here, because such a name would be looked up as a hub id.
+    if name.startswith((".", "/", "~")) and not path.is_dir():
+        raise ModelError("no such folder", where=name, fix="name a run, a folder or a hub id; list runs: bottega runs")
+    return str(path.absolute()) if path.exists() else name
