@@ -13,7 +13,7 @@ with memory.frozen_imports():  # as a run does it
     from bottega.packing import pack, split_into_micro_batches
     from bottega.recipe.schema import Recipe
     from bottega.training.dataset import build_dataset
-    from bottega.training.memory_estimate import FEW
+    from bottega.training.memory_estimate import MIN_MICRO_BATCH
 
 # Examples that are packed together.
 EXAMPLES = 64
@@ -30,7 +30,7 @@ def main() -> None:
     started = time.perf_counter()
     examples = build_dataset(recipe).train.examples
     for start in range(0, len(examples), EXAMPLES):
-        for group in split_into_micro_batches(examples[start : start + EXAMPLES], FEW):
+        for group in split_into_micro_batches(examples[start : start + EXAMPLES], MIN_MICRO_BATCH):
             pack(group)
     print(json.dumps({"seconds": [time.perf_counter() - started], "memory": memory.peak_bytes()}))
 

@@ -17,7 +17,7 @@ from chat_styles import byte_level, user
 
 from bottega.records import Chat, Message
 from bottega.tokenization.codec import Codec
-from bottega.training.preview import pieces
+from bottega.training.preview import token_pieces
 
 FOLDER = Path(__file__).parent / "templates"
 FAMILIES = sorted(path.stem for path in FOLDER.glob("*.jinja"))
@@ -126,7 +126,7 @@ def family_codec(name: str) -> Codec:
 
 def weighed(codec: Codec, chat: Chat) -> tuple[str, list[tuple[str, float]]]:
     """The text as `preview` shows it, and each stretch of it that carries loss."""
-    shown = pieces(codec.encode_answers(chat), codec.tokenizer)
+    shown = token_pieces(codec.encode_answers(chat), codec.tokenizer)
     weight = np.array([piece.weight for piece in shown])
     edges = np.flatnonzero(np.diff(weight > 0, prepend=False, append=False)).reshape(-1, 2)
     stretches = [("".join(piece.text for piece in shown[start:end]), float(weight[start])) for start, end in edges]

@@ -19,7 +19,7 @@ from bottega.records import Chat, Message, Posed, Preference, Unpaired
 from bottega.runs.store import stored_place
 from bottega.tokenization.codec import Codec
 from bottega.training.dataset import build_dataset
-from bottega.training.preview import pieces
+from bottega.training.preview import token_pieces
 from making import make_model, write_jsonl
 
 QUIET = {"enable_thinking": False}
@@ -33,7 +33,7 @@ def shown(codec: Codec, kind: str, fields: dict[str, Any], **more: Any) -> list[
     """Of each row of a record (all of it, what carries loss)."""
     objective = objectives.build_objective({"kind": kind, **more})
     ((rows),) = objective.rows(parse_for(fields, kind), codec)
-    found = [pieces(row, codec.tokenizer) for row in rows]
+    found = [token_pieces(row, codec.tokenizer) for row in rows]
     return [("".join(p.text for p in one), "".join(p.text for p in one if p.weight)) for one in found]
 
 

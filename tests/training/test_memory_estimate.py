@@ -23,12 +23,12 @@ def test_quantized_weights_are_counted_by_their_size(recipe: Callable[..., Recip
     given = recipe(adapter={"rank": 4})
     config = build_dataset(given).config
     whole, small = (
-        memory_estimate.parts(
+        memory_estimate.memory_parts(
             Recipe.parse(given.document() | {"model": given.document()["model"] | {"quantize": kind}}), config, 2
         )
         for kind in ("none", "nf4")
     )
-    linear = memory_estimate.counts(given, config).linear
+    linear = memory_estimate.count_weights(given, config).linear
     assert small["weights"] == pytest.approx(whole["weights"] - 2 * linear + 0.516 * linear, rel=0.01)
     assert small["optimiser"] == whole["optimiser"]
 
@@ -37,11 +37,12 @@ def test_a_run_that_cannot_fit_does_not_start(
     recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = recipe(optim={"steps": 1, "examples": 4}, evaluate=None)
-    weights = memory_estimate.counts(given, build_dataset(given).config).total
-    monkeypatch.setattr(memory_estimate, "limit", lambda device: 12 * weights)  # four bytes of each, and two moments
+    weights = memory_estimate.count_weights(given, build_dataset(given).config).total
+    # Each weight has 4 bytes, and two moments of 4 bytes.
+    monkeypatch.setattr(memory_estimate, "memory_limit", lambda device: 12 * weights)
     assert list(bottega.train(given, tmp_path / "just"))[-1].type == "finished"
-    monkeypatch.setattr(memory_estimate, "limit", lambda device: 12 * weights - 1)
-    with pytest.raises(OutOfMemory, match="weights and optimiser alone take"):
+    monkeypatch.setattr(memory_estimate, "memory_limit", lambda device: 12 * weights - 1)
+    with pytest.raises(OutOfMemory, match="weights and optimizer alone take"):
         list(bottega.train(given, tmp_path / "over"))
     small = Recipe.parse({**given.document(), "adapter": {"rank": 2}})
     assert list(bottega.train(small, tmp_path / "small"))[-1].type == "finished"
@@ -60,7 +61,7 @@ def test_weights_are_counted_without_making_any(kind: str, more: dict[str, Any])
     given, config = estimate(tiny_config(kind, **more))
     auto = AutoModelForSeq2SeqLM if kind == "t5" else AutoModelForCausalLM
     total = sum(weight.numel() for weight in auto.from_config(config).parameters())
-    found = memory_estimate.counts(given, config)
+    found = memory_estimate.count_weights(given, config)
     assert (found.total, found.trained) == (total, total)
 
 
@@ -70,22 +71,22 @@ def test_an_adapter_trains_what_it_adds(llama: Path) -> None:
     assert given.adapter is not None
     add_adapter(scorer, given.adapter, new=[], reference=False)
     trained = sum(weight.numel() for weight in scorer.model.parameters() if weight.requires_grad)
-    assert memory_estimate.counts(given, config).trained == trained
+    assert memory_estimate.count_weights(given, config).trained == trained
 
 
 def test_bytes_of_each_part() -> None:
     config = tiny_config("llama")
-    total = memory_estimate.counts(*estimate(config)).total
-    full = memory_estimate.parts(*estimate(config, objective={"kind": "dpo"}), 2)
+    total = memory_estimate.count_weights(*estimate(config)).total
+    full = memory_estimate.memory_parts(*estimate(config, objective={"kind": "dpo"}), 2)
     assert full == {
         "weights": 2 * total, "reference": 2 * total, "gradients": 2 * total, "optimiser": 10 * total, "adapter": 0,
     }  # fmt: skip
-    assert memory_estimate.parts(*estimate(config), 4)["optimiser"] == 8 * total
-    muon = memory_estimate.parts(*estimate(config, optim={"optimizer": "muon"}), 4)
+    assert memory_estimate.memory_parts(*estimate(config), 4)["optimiser"] == 8 * total
+    muon = memory_estimate.memory_parts(*estimate(config, optim={"optimizer": "muon"}), 4)
     assert muon["optimiser"] == 4 * total
     lora = estimate(config, objective={"kind": "dpo"}, adapter={"rank": 3})
-    trained = memory_estimate.counts(*lora).trained
-    assert memory_estimate.parts(*lora, 2) == {
+    trained = memory_estimate.count_weights(*lora).trained
+    assert memory_estimate.memory_parts(*lora, 2) == {
         "weights": 2 * total, "reference": 0, "gradients": 4 * trained, "optimiser": 12 * trained,
         "adapter": 2 * trained,
     }  # fmt: skip
@@ -93,19 +94,19 @@ def test_bytes_of_each_part() -> None:
 
 def test_a_micro_batch_fills_a_part_of_what_is_left() -> None:
     given, config = estimate(tiny_config("llama"))
-    few, many = memory_estimate.FEW, memory_estimate.MANY
+    few, many = memory_estimate.MIN_MICRO_BATCH, memory_estimate.MAX_MICRO_BATCH
     assert memory_estimate.micro_batch_tokens(given, config, 2, "cpu") == few
-    needed = sum(memory_estimate.parts(given, config, 2).values())
-    token = memory_estimate.OF_TOKEN * 2 * 32
+    needed = sum(memory_estimate.memory_parts(given, config, 2).values())
+    token = memory_estimate.ACTIVATION_BYTES * 2 * 32
     for tokens, expected in ((0, few), (3.5 * few, 3 * few), (1e9, many)):
-        most = round(needed + tokens * token / memory_estimate.SHARE)
+        most = round(needed + tokens * token / memory_estimate.ACTIVATION_FRACTION)
         assert memory_estimate.micro_batch_tokens(given, config, 2, "cuda", most) == expected
 
 
 @pytest.mark.parametrize(
     ("sections", "what", "fix"),
     [
-        ({}, "weights and optimiser alone take", "train an adapter (adapter.rank=16), or take a smaller model"),
+        ({}, "weights and optimizer alone take", "train an adapter (adapter.rank=16), or take a smaller model"),
         ({"adapter": {"rank": 2}}, "weights alone take", "keep the base in 4 bits (model.quantize=nf4), or "),
         ({"adapter": {"rank": 2}, "model": {"base": "m", "quantize": "nf4"}}, "weights alone take", "take a smaller"),
     ],
@@ -113,9 +114,9 @@ def test_a_micro_batch_fills_a_part_of_what_is_left() -> None:
 def test_what_would_help_a_run_that_cannot_fit(
     sections: dict[str, Any], what: str, fix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory_estimate, "limit", lambda device: 10)
+    monkeypatch.setattr(memory_estimate, "memory_limit", lambda device: 10)
     with pytest.raises(OutOfMemory, match=what) as caught:
-        memory_estimate.refuse(*estimate(tiny_config("llama"), **sections), 4, "cpu")
+        memory_estimate.check_fits(*estimate(tiny_config("llama"), **sections), 4, "cpu")
     assert (caught.value.fix or "").startswith(fix)
 
 

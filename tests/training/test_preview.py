@@ -13,7 +13,7 @@ import bottega
 from bottega.batch import Row
 from bottega.recipe.schema import Recipe
 from bottega.records import Chat, Prompted, Text
-from bottega.training.preview import Preview, dry_run, pieces
+from bottega.training.preview import Preview, dry_run, token_pieces
 from making import make_model, write_jsonl
 
 TEXT = "the cat sat on the mat"
@@ -51,16 +51,16 @@ def test_spans_that_are_written_out_carry_loss(llama: Path, tmp_path: Path) -> N
     assert "".join(text for text, _ in said).startswith('[{"label": "animal", "text": "cat"}]')
 
 
-def test_a_covered_token_says_what_it_was(bert: Path, tmp_path: Path) -> None:
-    (covered,) = labelled(shown(tmp_path, bert, [{"text": TEXT}], kind="masked"))
-    assert covered
-    assert all(label.strip() in TEXT for _, label in covered)
-    assert all(label for _, label in covered)
+def test_a_masked_token_shows_the_original(bert: Path, tmp_path: Path) -> None:
+    (masked,) = labelled(shown(tmp_path, bert, [{"text": TEXT}], kind="masked"))
+    assert masked
+    assert all(label.strip() in TEXT for _, label in masked)
+    assert all(label for _, label in masked)
 
 
 def test_a_prompt_that_is_judged_shows_the_right_answer(llama: Path, tmp_path: Path) -> None:
     rows = [{"prompt": TEXT, "answer": "red"}, {"prompt": "the", "answer": "blue"}]
-    assert shown(tmp_path, llama, rows, kind="grpo", rewards="exact", tokens=4).labels == [["right: red"]]
+    assert shown(tmp_path, llama, rows, kind="grpo", rewards="exact", tokens=4).labels == [["reference: red"]]
 
 
 @pytest.mark.parametrize(("labels", "said"), [(["b", "a"], "a, b"), ([], "none")])
@@ -73,7 +73,7 @@ def test_a_text_with_several_labels_shows_them(labels: list[str], said: str, lla
 
 def test_texts_that_are_compared_show_how_alike_they_are(llama: Path, tmp_path: Path) -> None:
     rows = [{"sentence1": "the cat", "sentence2": "a cat", "score": 0.25}] * 2
-    assert shown(tmp_path, llama, rows, kind="contrastive").labels[0][1] == "alike: 0.25"
+    assert shown(tmp_path, llama, rows, kind="contrastive").labels[0][1] == "similarity: 0.25"
 
 
 def test_what_a_decoder_is_to_write_of_a_span_carries_loss(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ TEXTS = [
 
 
 def pieces_join(row: Row, tokenizer: Any) -> None:
-    found = pieces(row, tokenizer)
+    found = token_pieces(row, tokenizer)
     assert [piece.id for piece in found] == row.tokens.tolist()
     whole = tokenizer.decode(row.tokens.tolist(), clean_up_tokenization_spaces=False)
     assert "".join(piece.text for piece in found) == whole
@@ -132,13 +132,13 @@ def test_pieces_of_a_row_cut_inside_a_character_join_to_the_text(stories: Any, l
 def test_a_character_of_several_tokens_stands_at_its_last() -> None:
     tokenizer = byte_level(eos="</s>", merges=False)
     row = codec(tokenizer).encode_answers(Prompted("here", "a", "é🙂b"))
-    assert [piece.text for piece in pieces(row, tokenizer)] == ["a", "", "é", "", "", "", "🙂", "b", "</s>"]
+    assert [piece.text for piece in token_pieces(row, tokenizer)] == ["a", "", "é", "", "", "", "🙂", "b", "</s>"]
 
 
 def test_pieces_show_what_carries_loss() -> None:
     tokenizer = tokenizer_of("zephyr", merges=False)
     messages = (user("a"), assistant("the cat", 0.5), user("b"), assistant("sat"))
-    shown = pieces(codec(tokenizer).encode_answers(Chat("here", messages)), tokenizer)
+    shown = token_pieces(codec(tokenizer).encode_answers(Chat("here", messages)), tokenizer)
     for weight, text in ((0.5, "the cat</s>"), (1.0, "sat</s>")):
         assert "".join(piece.text for piece in shown if piece.weight == weight) == text
 
@@ -148,7 +148,7 @@ def test_a_class_is_not_shown_as_a_token() -> None:
     tokenizer = byte_level(bos="[CLS]", adds_bos=True, merges=False)
     second = int(codec(tokenizer, both_ways=True).encode_pooled("here", "abc", 0).tokens[1])
     row = codec(tokenizer, both_ways=True).encode_pooled("here", "abc", second)
-    assert [piece.weight for piece in pieces(row, tokenizer)] == [0.0] * 4
+    assert [piece.weight for piece in token_pieces(row, tokenizer)] == [0.0] * 4
 
 
 @pytest.mark.parametrize(("long", "told"), [(1, False), (2, True)])

@@ -43,7 +43,7 @@ def test_a_dtype_without_native_products_is_noted(
     for dtype, noted in (("bfloat16", not multiplied), ("float32", False)):
         run = build(recipe(model={"base": recipe().model.base, "dtype": dtype}))
         assert [note.message for note in provenance.notes(run, 0) if note.subject == "dtype"] == (
-            ["no bfloat16 products are known of this processor: model.dtype=float32 may be many times faster"]
+            ["this processor has no native bfloat16 arithmetic: model.dtype=float32 may be many times faster"]
             if noted
             else []
         )
@@ -69,7 +69,7 @@ def test_the_place_of_a_run_holds_what_a_resume_needs(recipe: Callable[..., Reci
     run = build(recipe())
     sums = provenance.checksums(run.recipe)
     assert set(sums) == set(map(str, list_input_files(run.recipe)))
-    document = json.loads(json.dumps(provenance.place(run, sums, 0.123)))
+    document = json.loads(json.dumps(provenance.place_document(run, sums, 0.123)))
     assert document["files"] == sums
     assert document["versions"]["torch"] == torch.__version__
     assert "bitsandbytes" not in document["versions"]
@@ -78,12 +78,12 @@ def test_the_place_of_a_run_holds_what_a_resume_needs(recipe: Callable[..., Reci
     assert (choices["device"], choices["dtype"], choices["steps"], choices["labels"]) == ("cpu", "float32", 6, [])
     assert Fit(**choices["fit"]).packed
     assert choices["max_length"] == run.data.codec.max_length
-    assert provenance.place(run, {}, None)["hardware"]["cores_of_others"] is None
+    assert provenance.place_document(run, {}, None)["hardware"]["cores_of_others"] is None
 
 
 def test_the_first_event_counts_weights_and_rows(recipe: Callable[..., Recipe]) -> None:
     full, adapted = build(recipe()), build(recipe(adapter={"rank": 2}))
-    first, second = (provenance.started(run, 3, resumed=True) for run in (full, adapted))
+    first, second = (provenance.started_event(run, 3, resumed=True) for run in (full, adapted))
     assert (first.step, first.resumed, first.steps) == (3, True, 6)
     assert (first.examples, first.validation_examples) == (18, 6)
     assert first.parameters == first.trained_parameters == sum(w.numel() for w in full.engine.scorer.parameters())
@@ -114,7 +114,7 @@ def test_a_model_that_is_not_packed_and_a_new_head_are_noted(
     data = {"train": str(tmp_path / "rows.jsonl"), "mapping": {"text": "completion"}}
     masked = build(recipe(model={"base": str(body), "dtype": "float32"}, objective={"kind": "masked"}, data=data))
     notes = {note.subject: note.message for note in provenance.notes(masked, 0)}
-    assert "no head for masked words; it begins at random: " in notes["head"]
+    assert "no head over the vocabulary; it starts from random weights: " in notes["head"]
 
 
 def test_tokenizers_are_compared_only_where_there_are_two(recipe: Callable[..., Recipe], llama: Path) -> None:

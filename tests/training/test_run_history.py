@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from bottega.events import Noted, Stepped, Validated, parse
+from bottega.events import Noted, Started, Stepped, Validated, parse
 from bottega.recipe.schema import Recipe
 from bottega.runs.store import RunStore
+from bottega.training import run_history
 from bottega.training.run_history import GENERAL, RunHistory
 
 
@@ -74,3 +75,50 @@ def test_a_run_stops_when_it_forgets(history: Callable[..., RunHistory], tmp_pat
     assert lost.forgetting == "the loss on replay rows has risen by 0.750, and guard.stop_when is 0.5"
     assert lost.should_stop
     assert not history({0: 3.0}, (9.0,), guard=guard, evaluate={}).forgetting, "one validation shows no rise"
+
+
+def validated(step: int, loss: float) -> Validated:
+    return Validated(step=step, loss=loss, metrics={}, best=False, seconds=0.1)
+
+
+def resumed(step: int) -> Started:
+    counts = {"steps": 9, "examples": 4, "validation_examples": 1, "parameters": 8, "trained_parameters": 8}
+    return Started(
+        step=step, resumed=True, dtype="float32", device="cpu", threads=1, micro_batch_tokens=64, lr=0.1, **counts
+    )
+
+
+def test_a_log_that_grows_is_parsed_once(history: Callable[..., RunHistory], monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[str] = []
+
+    def counted(document: dict[str, Any]) -> Any:
+        parsed.append(document["type"])
+        return parse(document)
+
+    monkeypatch.setattr(run_history, "parse", counted)
+    grown = history({1: 3.0, 2: 2.0})
+    assert grown.best == 2
+    grown.store.record(validated(3, 1.0))
+    assert (grown.best, len(grown.validations)) == (3, 3)
+    assert len(parsed) == len(grown.events) == 5
+
+
+def test_a_resume_drops_what_it_repeats(history: Callable[..., RunHistory]) -> None:
+    grown = history({2: 2.0, 4: 1.0})
+    assert grown.best == 4
+    grown.store.record(resumed(2))
+    grown.store.record(validated(4, 5.0))
+    for seen in (grown, RunHistory(grown.store)):
+        assert seen.losses == [(2, 2.0), (4, 5.0)]
+        assert [event.document() for event in seen.events] == grown.store.history()
+
+
+def test_an_event_after_a_torn_line_is_read(tmp_path: Path) -> None:
+    log = tmp_path / "events.jsonl"
+    log.write_text('{"type": "validated", "st', encoding="utf-8")
+    store = RunStore(tmp_path)
+    torn = RunHistory(store)
+    assert torn.events == []
+    store.record(validated(4, 1.0))
+    store.close()
+    assert torn.losses == [(4, 1.0)]

@@ -17,7 +17,7 @@ from bottega.training import provenance
 from bottega.training.dataset import build_dataset
 from bottega.training.input_files import list_input_files
 from bottega.training.needs import micro_batches
-from bottega.training.setup import Run, _held_out, build, chosen_threads
+from bottega.training.setup import Run, _select_held_out, build, resolve_threads
 from making import make_model
 
 
@@ -73,7 +73,8 @@ def test_the_choices_of_an_earlier_start_are_kept(recipe: Callable[..., Recipe])
     first = build(recipe())
     place = {
         "files": provenance.checksums(recipe()),
-        "choices": provenance.place(first, {}, None)["choices"] | {"threads": 3, "lr": 0.5, "micro_batch_tokens": 77},
+        "choices": provenance.place_document(first, {}, None)["choices"]
+        | {"threads": 3, "lr": 0.5, "micro_batch_tokens": 77},
     }
     again = build(recipe(), place)
     assert (again.choices.threads, again.choices.lr, again.choices.micro_batch_tokens) == (3, 0.5, 77)
@@ -83,18 +84,18 @@ def test_the_choices_of_an_earlier_start_are_kept(recipe: Callable[..., Recipe])
 
 def test_threads_are_those_stored_or_of_the_recipe_or_of_torch(recipe: Callable[..., Recipe]) -> None:
     given = recipe(devices={"threads": 2})
-    assert chosen_threads(given, {"choices": {"threads": 5}}) == 5
-    assert chosen_threads(given, None) == chosen_threads(given, {"choices": {}}) == 2
-    assert chosen_threads(recipe(), None) == torch.get_num_threads()
+    assert resolve_threads(given, {"choices": {"threads": 5}}) == 5
+    assert resolve_threads(given, None) == resolve_threads(given, {"choices": {}}) == 2
+    assert resolve_threads(recipe(), None) == torch.get_num_threads()
 
 
 def test_validation_rows_are_the_same_at_every_start(recipe: Callable[..., Recipe]) -> None:
     data, few = build_dataset(recipe()), recipe(evaluate={"rows": 3})
-    ids = [[example.id for example in _held_out(few, data)] for _ in range(2)]
+    ids = [[example.id for example in _select_held_out(few, data)] for _ in range(2)]
     assert ids[0] == ids[1]
     assert len(set(ids[0])) == 3
-    assert len(_held_out(recipe(evaluate={"rows": 100}), data)) == 6, "there are no more"
-    assert _held_out(recipe(evaluate=None), data) == []
+    assert len(_select_held_out(recipe(evaluate={"rows": 100}), data)) == 6, "there are no more"
+    assert _select_held_out(recipe(evaluate=None), data) == []
 
 
 def test_new_weights_depend_on_the_seed_alone(recipe: Callable[..., Recipe], llama: Path) -> None:

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 NOT_CAPTURABLE: WeakSet[nn.Module] = WeakSet()
 
 
+# A step with one token a row is so little work that without a graph a GPU waits for the CPU to launch each kernel.
+
+
 class CapturedStep:
     """Calls of `run`, a step of `model` whose inputs keep their memory addresses, replayed as a CUDA graph.
 
@@ -21,8 +24,6 @@ class CapturedStep:
 
     replays  number of steps that were replayed
     """
-
-    # A step with one token a row is so little work that a GPU would wait for the CPU to launch each kernel.
 
     def __init__(self, run: Callable[[], Tensor], model: nn.Module, *, device: torch.device) -> None:
         self.run, self.model, self.replays = run, model, 0

@@ -33,7 +33,7 @@ from bottega.recipe.files import resolve_source_path
 from bottega.recipe.schema import Layout, Recipe, Source
 from bottega.seeding import derive
 from bottega.suggestions import join_names
-from bottega.training.model_card import made_of
+from bottega.training.model_card import Component, list_components
 
 # Updates that every part may take, however few rows there are.
 MIN_UPDATES = 200
@@ -52,7 +52,7 @@ class Counsel:
     expected  its value expected of all rows, and of twice as many
     saved     tokens fewer that a request reads than with the longest prompt; None if no prompt was tried
     repaid    requests after which the training on all rows has paid for itself in time; None if it never does
-    licences  (what, name, licence) of the model and the rows
+    licences  (kind, name, licence) of the model and the rows
     """
 
     outcome: Outcome
@@ -115,8 +115,8 @@ def advise(
             if so_far is not None and len(trained) < len(parts):
                 so_far(_preliminary_counsel(kind, trained, len(parts)))
         document = trained[0].recipe.document()
-    licences = made_of(Recipe.parse({**document, "data": {"train": path}, "evaluate": None}))
-    return _counsel(kind, trained, len(training_rows), [tuple(part) for part in licences])
+    licences = list_components(Recipe.parse({**document, "data": {"train": path}, "evaluate": None}))
+    return _counsel(kind, trained, len(training_rows), licences)
 
 
 def _read_rows(path: str, mapping: Mapping[str, str], layout: Layout) -> Iterator[LocatedRow]:
@@ -140,7 +140,7 @@ def _preliminary_counsel(kind: str, trained: Sequence[TrainedPart], parts: int) 
     return Counsel("inconclusive", sentence, kind, metric, higher, _baselines(first, metric), points, [], None, None)
 
 
-def _counsel(kind: str, trained: Sequence[TrainedPart], rows: int, licences: Sequence[Any]) -> Counsel:
+def _counsel(kind: str, trained: Sequence[TrainedPart], rows: int, licences: Sequence[Component]) -> Counsel:
     first = trained[0].evaluation
     metric = first.verdict.metric or ""
     higher = bool(_estimate(first, metric).higher)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from bottega.models import heads
 from bottega.recipe.files import apply_override
 from bottega.recipe.schema import Recipe
 from bottega.training.dataset import Dataset
@@ -23,7 +24,8 @@ def memory_saving_changes(recipe: Recipe, dataset: Dataset, tokens: int) -> Iter
     smallest = f"optim.tokens={tokens} optim.checkpointing=true"
     yield from (f"optim.tokens={tokens}", "optim.checkpointing=true", smallest)
     # Fewer weights are trained.
-    if recipe.model.base is not None and recipe.objective.head != "embedding" and recipe.adapter is None:
+    has_head = not heads.load(recipe.objective.head).is_bare
+    if recipe.model.base is not None and has_head and recipe.adapter is None:
         smallest = f"adapter.rank={ADAPTER_RANK} {smallest}"
         yield from (f"adapter.rank={ADAPTER_RANK}", smallest)
     # The frozen weights are rounded. Only a frozen base can be quantized.

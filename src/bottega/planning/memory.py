@@ -26,15 +26,15 @@ def memory_by_part(recipe: Recipe, dataset: Dataset, peak: int) -> dict[str, int
     """Bytes of each part, which sum up to `peak`; what is left of it after all counted parts goes to ACTIVATIONS."""
     # On a GPU the libraries of the host take none of the memory that is planned.
     process = process_bytes() if available_device(recipe.devices.device) == "cpu" else 0
-    counted = {**memory_estimate.parts(recipe, dataset.config, weight_bytes(recipe)), PROCESS: process}
+    counted = {**memory_estimate.memory_parts(recipe, dataset.config, weight_bytes(recipe)), PROCESS: process}
     return {**counted, ACTIVATIONS: max(peak - sum(counted.values()), 0)}
 
 
 def activation_bytes(recipe: Recipe, dataset: Dataset, tokens: float) -> int:
     """Bytes of the activations and logits of a micro-batch of `tokens`, on an accelerator, by the model's shapes."""
     width, layers = hidden_width(dataset.config), layer_count(dataset.config)
-    # memory_estimate.OF_TOKEN was measured in bfloat16, at 2 bytes a number.
-    layer_bytes = memory_estimate.OF_TOKEN * weight_bytes(recipe) / 2
+    # memory_estimate.ACTIVATION_BYTES was measured in bfloat16, at 2 bytes a number.
+    layer_bytes = memory_estimate.ACTIVATION_BYTES * weight_bytes(recipe) / 2
     # With checkpointing, a layer keeps its input only; with offloading, not even that. One layer is always whole.
     kept = weight_bytes(recipe) if recipe.optim.checkpointing else 0 if recipe.optim.offload else layer_bytes
     over_vocabulary = heads.load(recipe.objective.head).over_vocabulary

@@ -177,7 +177,7 @@ def _memory(
     """(bytes by part, peak bytes, bytes that the device has)."""
     parts = memory_by_part(recipe, dataset, calibration.memory)
     if datasheet is None:
-        return parts, calibration.memory, memory_estimate.limit(available_device(recipe.devices.device))
+        return parts, calibration.memory, memory_estimate.memory_limit(available_device(recipe.devices.device))
     # An update may have fewer tokens than fit into a micro-batch.
     tokens = min(micro_batch_tokens(recipe, dataset, datasheet), update_tokens)
     parts |= {ACTIVATIONS: activation_bytes(recipe, dataset, tokens), PROCESS: 0, CUDA: CUDA_CONTEXT_BYTES}
@@ -221,7 +221,7 @@ def _seconds_by_datasheet(recipe: Recipe, dataset: Dataset, datasheet: Datasheet
     # Generation is bound by memory bandwidth, not by arithmetic.
     if not datasheet.flops or recipe.objective.on_policy:
         return None
-    weights = memory_estimate.counts(recipe, dataset.config).total
+    weights = memory_estimate.count_weights(recipe, dataset.config).total
     # FLOPs per weight and token: 2 forward, 2 for the gradient of activations, 2 for that of weights; a frozen base
     # needs no gradient of weights. A reference model adds a forward.
     flops = (6 if recipe.adapter is None else 4) + (2 if recipe.objective.compares_with_reference else 0)

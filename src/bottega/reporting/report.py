@@ -24,7 +24,7 @@ from bottega.reporting.run_facts import describe_run, find_started, summarize_lo
 from bottega.runs.curves import build_charts
 from bottega.runs.store import check_run, read_events, restart_command, stored_place, stored_recipe
 from bottega.runs.summary import summary
-from bottega.training.model_card import made_of
+from bottega.training.model_card import list_components
 
 # Checks that are skipped for more examples than this: they would take longer than the evaluation itself.
 MAX_EXAMPLES_FOR_SLOW_CHECKS, SLOW_CHECKS = 20_000, ("near_duplicates", "languages")
@@ -72,7 +72,7 @@ def build_report(evaluation: Evaluation, tell: StatusCallback | None = None) -> 
         ranking_metric=ranked.metric,
         best=ranked.best,
         worst=ranked.worst,
-        components=made_of(recipe),
+        components=list_components(recipe),
         notes=[event.message for event in events if isinstance(event, Noted)],
         recipe=(folder / "recipe.yaml").read_text(encoding="utf-8"),
         versions=place.get("versions", {}),

@@ -159,6 +159,12 @@ class RunStore:
             self._events.flush()
         return event
 
+    @property
+    def log_size(self) -> int:
+        """Bytes of the log of events."""
+        path = self.folder / "events.jsonl"
+        return path.stat().st_size if path.exists() else 0
+
     def history(self) -> list[dict[str, Any]]:
         """See `history`."""
         return history(self.folder)
@@ -258,15 +264,20 @@ def _failed_before_training(folder: Path) -> bool:
 # Events
 
 
-def read_events(folder: Path) -> Iterator[dict[str, Any]]:
+def read_events(folder: Path, start: int = 0) -> Iterator[dict[str, Any]]:
     """Every event in the log, as documents (`events.parse` makes them values).
 
     Invalid lines are skipped: a killed process may leave the last one incomplete.
+
+    start  bytes of the log to skip
     """
     path = folder / "events.jsonl"
     if not path.exists():
         return
-    for line in path.read_bytes().split(b"\n"):
+    with path.open("rb") as file:
+        file.seek(start)
+        lines = file.read().split(b"\n")
+    for line in lines:
         with contextlib.suppress(ValueError):
             event = json.loads(line)
             if isinstance(event, dict) and event.keys() >= {"type", "step"}:

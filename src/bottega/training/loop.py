@@ -82,9 +82,11 @@ def resume(folder: str | Path, *, stop: Stop = never) -> Generator[Event, None, 
         if not run.finished:
             check_report_packages(run.recipe)
             yield from _log_events(run, stop)
-        elif RunHistory(run).last_step and not any(isinstance(event, Finished) for event in RunHistory(run).events):
-            # The process ended between writing the result and logging the event.
-            yield run.record(_finished_event(run))
+        else:
+            past = RunHistory(run)
+            if past.last_step and not any(isinstance(event, Finished) for event in past.events):
+                # The process ended between writing the result and logging the event.
+                yield run.record(_finished_event(run, past))
 
 
 def _log_events(run: RunStore, stop: Stop) -> Iterator[Event]:
@@ -105,9 +107,9 @@ def _run_with_settings(store: RunStore, watch: LoadWatch, stop: Stop) -> Iterato
     """The events of a run. Its process settings (threads, determinism) hold while it computes, not between yields."""
     with memory.frozen_imports():
         from bottega.hardware.process import compute_settings, iterate_within
-        from bottega.training.setup import chosen_threads
+        from bottega.training.setup import resolve_threads
 
-    threads = chosen_threads(store.recipe, store.place)
+    threads = resolve_threads(store.recipe, store.place)
     yield from iterate_within(_run(store, watch, stop), lambda: compute_settings(threads))
 
 
@@ -118,12 +120,13 @@ def _run(store: RunStore, watch: LoadWatch, stop: Stop) -> Iterator[Event]:
 
     resumed = store.place is not None
     run = _build(store, watch)
-    loop = _Loop(store, run, Due(run.recipe, run.sampler.steps, run.sampler.passes), Validation(run), watch)
+    due = Due(run.recipe, run.sampler.steps, run.sampler.passes)
+    loop = _Loop(store, run, due, Validation(run), watch, RunHistory(store))
     checkpoint, damaged = _newest_intact(store)
     yield from damaged
     step, position = _restore(run, checkpoint) if checkpoint else (0, 0)
-    yield provenance.started(run, step, resumed=resumed)
-    yield from _new_notes(store, run, step)
+    yield provenance.started_event(run, step, resumed=resumed)
+    yield from _new_notes(run, loop.past, step)
     run.engine.check_stop = lambda: _raise_if_stopped(stop)
     if (yield from loop.train_until_done(step, position)):
         yield from loop.finish()
@@ -140,18 +143,18 @@ def _build(store: RunStore, watch: LoadWatch) -> Run:
         # Checksums of gigabytes of weights take as long as loading them.
         sums = thread.submit(provenance.checksums, store.recipe)
         run = build(store.recipe, None, store.folder)
-        store.write_place(provenance.place(run, sums.result(), watch.cores_of_others))
+        store.write_place(provenance.place_document(run, sums.result(), watch.cores_of_others))
     return run
 
 
-def _new_notes(store: RunStore, run: Run, step: int) -> Iterator[Noted]:
+def _new_notes(run: Run, past: RunHistory, step: int) -> Iterator[Noted]:
     """Notes before the first update that no earlier start of the run has logged."""
     from bottega.training import provenance
 
     notes = [*provenance.notes(run, step)]
-    if changed := edited_recipe_note(store.folder):
+    if changed := edited_recipe_note(past.store.folder):
         notes.append(Noted(step=step, subject="recipe", message=changed))
-    earlier = [(note.subject, note.message, note.details) for note in RunHistory(store).notes]
+    earlier = [(note.subject, note.message, note.details) for note in past.notes]
     yield from (note for note in notes if (note.subject, note.message, note.details) not in earlier)
 
 
@@ -172,11 +175,8 @@ class _Loop:
     due: Due
     validation: Validation
     watch: LoadWatch
+    past: RunHistory
     progress: tuple[int, int] = (0, 0)
-
-    @property
-    def past(self) -> RunHistory:
-        return RunHistory(self.store)
 
     def train_until_done(self, step: int, position: int) -> Generator[Event, None, bool]:
         """Train to the end; return whether there is a result to write, which a stopped run has not."""
@@ -276,7 +276,7 @@ class _Loop:
             yield from self._restore_best(last)
         # Clears what an interruption may have left, so that every run that gets here ends with the same files.
         self.store.prune(last, set(self._steps_to_keep(last)))
-        finished = _finished_event(self.store)
+        finished = _finished_event(self.store, self.past)
         objective = self.run.recipe.objective
         if conclusion := objective.closing_note([event.metrics for event in self.past.updates]):
             yield Noted(step=last, subject="learning", message=conclusion)
@@ -314,9 +314,9 @@ def _card(run: Run, finished: Finished) -> str:
     )
 
 
-def _finished_event(store: RunStore) -> Finished:
+def _finished_event(store: RunStore, past: RunHistory) -> Finished:
     """The final event, from the history of the run."""
-    past, place = RunHistory(store), store.place or {}
+    place = store.place or {}
     last, losses = past.last_step, dict(past.losses)
     early = store.recipe.evaluate is not None and store.recipe.evaluate.stop_after is not None
     chosen = (past.best if early else None) or last

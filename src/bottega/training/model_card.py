@@ -1,6 +1,6 @@
-"""The model card that stands beside a result: what it was made of, and under which licences.
+"""The model card beside a result: how it was trained, from which model and data, and their licences.
 
-A card holds nothing of the place it was made at: equal runs leave equal cards.
+A card has no paths of the machine, so that equal runs write equal cards.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -21,8 +21,8 @@ from bottega.runs.resolve import resolve
 
 UNKNOWN = "unknown"
 
-# Licences by words near the head of their text.
-KNOWN = {
+# A phrase in the title of a licence, in lower case → the name that model hubs have for it. The first one found counts.
+LICENCE_PHRASES = {
     "apache license": "apache-2.0",
     "mit license": "mit",
     "bsd 3-clause": "bsd-3-clause",
@@ -35,134 +35,155 @@ KNOWN = {
     "mozilla public license": "mpl-2.0",
 }
 
-HEAD_LINES = 6
+# Lines of a licence text to look for a phrase in: further down it may name other licences.
+TITLE_LINES = 6
 
-Part = tuple[str, str, str]
+
+class Component(NamedTuple):
+    """Something that went into a result: the base model, or a source of training data."""
+
+    kind: str
+    name: str
+    licence: str
 
 
 def model_card(recipe: Recipe, *, library: str, examples: int, updates: int, losses: Mapping[str, float | None]) -> str:
-    """The card of a result, as Markdown with the head that model hubs read.
+    """The card of a result: Markdown with the YAML header that model hubs read.
 
-    library  what loads it: transformers or peft
+    library  the library that loads the result: transformers or peft
     losses   by name; those that are None are left out
     """
-    base, licences = recipe.model.base, made_of(recipe)
-    head: dict[str, Any] = {"library_name": library, "tags": ["bottega", recipe.objective.kind]}
+    base, components = recipe.model.base, list_components(recipe)
+    header: dict[str, Any] = {"library_name": library, "tags": ["bottega", recipe.objective.kind]}
     if base is not None:
-        head["base_model"] = _plain(locate(base).base)
-        named = next((licence for what, _, licence in licences if what == "base model"), UNKNOWN)
-        head["license"] = named if re.fullmatch(r"[\w.-]+", named) else "other"
-    hub = [source.path for source in recipe.train_sources if not Path(source.path).is_absolute()]
-    if hub:
-        head["datasets"] = hub
-    rows = "\n".join(f"| {what} | {name} | {licence} |" for what, name, licence in licences)
-    measured = ", ".join(f"{name} {value:.4f}" for name, value in losses.items() if value is not None)
-    how = recipe.adapter.title if recipe.adapter else "every weight"
+        header["base_model"] = _without_folders(locate(base).base)
+        licence = next((component.licence for component in components if component.kind == "base model"), UNKNOWN)
+        # Hubs take names, not sentences.
+        header["license"] = licence if re.fullmatch(r"[\w.-]+", licence) else "other"
+    datasets = [source.path for source in recipe.train_sources if not Path(source.path).is_absolute()]
+    if datasets:
+        header["datasets"] = datasets
+    rows = "\n".join(f"| {kind} | {name} | {licence} |" for kind, name, licence in components)
+    shown_losses = ", ".join(f"{name} {value:.4f}" for name, value in losses.items() if value is not None)
     return (
-        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n# {recipe.name}\n\n"
-        f"Trained with the objective `{recipe.objective.kind}` ({how}) on {examples:,} examples in {updates:,} updates"
-        f"{': ' + measured if measured else ''}.\n\n"
-        f"## Made of\n\n| | | licence |\n|---|---|---|\n{rows}\n\n"
-        f"{_warning(licences)}\n\n## Recipe\n\n```yaml\n{_recipe(recipe)}```\n"
+        f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n# {recipe.name}\n\n"
+        f"Trained with the objective `{recipe.objective.kind}` ({_method(recipe)}) on {examples:,} examples in "
+        f"{updates:,} updates{': ' + shown_losses if shown_losses else ''}.\n\n"
+        f"## Components\n\n| | | licence |\n|---|---|---|\n{rows}\n\n"
+        f"{_licence_note(components)}\n\n## Recipe\n\n```yaml\n{_recipe_yaml(recipe)}```\n"
     )
 
 
+def _method(recipe: Recipe) -> str:
+    if recipe.adapter is not None:
+        return recipe.adapter.title
+    return "from scratch" if recipe.model.base is None else "full fine-tuning"
+
+
 def licence_of(path: Path) -> str:
-    """The licence of a folder, or of a file by its folder: as a card, a dataset or a licence file there says."""
+    """The licence of a folder or file, from the model card, dataset info or licence file in its folder."""
     folder = path if path.is_dir() else path.parent
-    of_dataset = _of_dataset(folder) if folder == path else None  # a file is no part of a dataset that stands near it
-    return _of_card(folder / "README.md") or of_dataset or _of_text(folder) or UNKNOWN
+    # A file beside a saved dataset is no part of it.
+    of_dataset = _dataset_licence(folder) if folder == path else None
+    return _card_licence(folder / "README.md") or of_dataset or _licence_file(folder) or UNKNOWN
 
 
-def made_of(recipe: Recipe) -> list[Part]:
-    """(what, name, licence) of everything the result is made of; of a run it began from, all that went into that."""
+def list_components(recipe: Recipe) -> list[Component]:
+    """Everything a result is made of; if it started from a run, the components of that run too."""
     starts = [recipe.model.base, recipe.adapter.start if recipe.adapter else None]
-    found: list[Part] = []
+    components: list[Component] = []
     for start in starts:
-        recipe_before = resolve(start).recipe if start is not None else None
-        if recipe_before is not None:
-            found += made_of(recipe_before)
+        earlier_recipe = resolve(start).recipe if start is not None else None
+        if earlier_recipe is not None:
+            components += list_components(earlier_recipe)
         elif start is not None and start == recipe.model.base:
-            found.append(_base_licence(recipe, locate(start).base))
-    return list(dict.fromkeys([*found, *map(_data_licence, recipe.train_sources)]))
+            components.append(_base_component(recipe, locate(start).base))
+    # dict.fromkeys: without repetitions, in order.
+    return list(dict.fromkeys([*components, *map(_data_component, recipe.train_sources)]))
 
 
-def _base_licence(recipe: Recipe, base: str) -> Part:
-    found = recipe.model.license or (licence_of(Path(base)) if Path(base).is_absolute() else _of_hub(base, "model"))
-    return "base model", _plain(base), found
+def _base_component(recipe: Recipe, base: str) -> Component:
+    stored = licence_of(Path(base)) if Path(base).is_absolute() else None
+    licence = recipe.model.license or stored or _hub_licence(base, "model")
+    return Component("base model", _without_folders(base), licence)
 
 
-def _data_licence(source: Source) -> Part:
+def _data_component(source: Source) -> Component:
     path = Path(source.path)
-    found = source.license or (licence_of(path) if path.is_absolute() else _of_hub(source.path, "dataset"))
-    return "data", _plain(source.path), found
+    stored = licence_of(path) if path.is_absolute() else None
+    licence = source.license or stored or _hub_licence(source.path, "dataset")
+    return Component("data", _without_folders(source.path), licence)
 
 
-def _of_card(card: Path) -> str | None:
-    """The licence a card's head names."""
+def _card_licence(card: Path) -> str | None:
+    """The licence in the YAML header of a card; None if there is none."""
     with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
-        begin, head, _ = card.read_text(encoding="utf-8").split("---\n", 2)
-        found = load_yaml(head)
-        if not begin and isinstance(found, dict) and found.get("license"):
-            named = found["license"]
-            return ", ".join(map(str, named)) if isinstance(named, list) else str(named)
+        before, header, _ = card.read_text(encoding="utf-8").split("---\n", 2)
+        fields = load_yaml(header)
+        if not before and isinstance(fields, dict) and fields.get("license"):
+            licence = fields["license"]
+            return ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence)
     return None
 
 
-def _of_dataset(folder: Path) -> str | None:
-    """The licence a dataset saved on disk carries."""
-    for info in sorted([*folder.glob("dataset_info.json"), *folder.glob("*/dataset_info.json")])[:1]:
+def _dataset_licence(folder: Path) -> str | None:
+    """The licence of a dataset that `datasets` saved to disk; None if the folder has none."""
+    for path in sorted([*folder.glob("dataset_info.json"), *folder.glob("*/dataset_info.json")])[:1]:
         with contextlib.suppress(OSError, ValueError):
-            found = json.loads(info.read_text(encoding="utf-8"))
-            return str(found["license"]) if isinstance(found, dict) and found.get("license") else None
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            return str(fields["license"]) if isinstance(fields, dict) and fields.get("license") else None
     return None
 
 
-def _of_text(folder: Path) -> str | None:
-    """The licence a licence file is the text of."""
-    for path in sorted(path for name in ("LICEN[SC]E*", "COPYING*") for path in folder.glob(name)):
+def _licence_file(folder: Path) -> str | None:
+    """The licence whose text is in a licence file, or the file's first line; None if there is no such file."""
+    for path in sorted(path for pattern in ("LICEN[SC]E*", "COPYING*") for path in folder.glob(pattern)):
         with contextlib.suppress(OSError, ValueError):
             lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-            begun = " ".join(lines[:HEAD_LINES]).lower()
-            named = next((name for words, name in KNOWN.items() if re.search(rf"\b{words}\b", begun)), None)
-            return named or (f"see {path.name}: {lines[0][:80]}" if lines else None)
+            title = " ".join(lines[:TITLE_LINES]).lower()
+            phrases = LICENCE_PHRASES.items()
+            licence = next((name for phrase, name in phrases if re.search(rf"\b{phrase}\b", title)), None)
+            return licence or (f"see {path.name}: {lines[0][:80]}" if lines else None)
     return None
 
 
-def _of_hub(name: str, kind: str) -> str:
-    """The licence on the card of a model or dataset on the hub; unknown where the hub cannot be asked."""
+def _hub_licence(name: str, kind: str) -> str:
+    """The licence on the card of a model or dataset on the hub."""
     from huggingface_hub import hf_hub_download
 
-    with contextlib.suppress(Exception):  # no network, no card: whatever it is, the licence is unknown
-        return _of_card(Path(hf_hub_download(name, "README.md", repo_type=kind))) or UNKNOWN
+    # Without a network or a card the licence is unknown; a run must not fail for that.
+    with contextlib.suppress(Exception):
+        return _card_licence(Path(hf_hub_download(name, "README.md", repo_type=kind))) or UNKNOWN
     return UNKNOWN
 
 
-def _warning(licences: Sequence[Part]) -> str:
-    unknown = [f"{what} {name}" for what, name, licence in licences if licence == UNKNOWN]
+def _licence_note(components: Sequence[Component]) -> str:
+    unknown = [f"{kind} {name}" for kind, name, licence in components if licence == UNKNOWN]
     if unknown:
         return f"Before you publish it, find out the licence of: {', '.join(unknown)}."
-    return "All of these bind what is made of them; read them before you publish it."
+    return "All of these licences apply to this model: read them before you publish it."
 
 
-def _recipe(recipe: Recipe) -> str:
-    """The recipe without what stands at its default, and without paths."""
+def _recipe_yaml(recipe: Recipe) -> str:
+    """The recipe without default values, and with the names of files instead of their paths."""
     document = recipe.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    # The kind is a default of its class, but a recipe cannot be read without it.
     document["objective"] = {"kind": recipe.objective.kind, **document["objective"]}
-    return yaml.safe_dump(_named_only(document), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(_without_paths(document), sort_keys=False, allow_unicode=True)
 
 
-def _named_only(value: Any) -> Any:
+def _without_paths(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _named_only(inner) for key, inner in value.items()}
+        return {key: _without_paths(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_named_only(inner) for inner in value]
-    return _plain(value) if isinstance(value, str) and Path(value).is_absolute() and Path(value).exists() else value
+        return [_without_paths(inner) for inner in value]
+    is_path = isinstance(value, str) and Path(value).is_absolute() and Path(value).exists()
+    return _without_folders(value) if is_path else value
 
 
-def _plain(path: str) -> str:
-    """A path by its last names only; a hub id as it is. A result folder is named by its run."""
-    found = Path(path)
-    if not found.is_absolute():
-        return path
-    return found.parent.name if found.name in ("model", "adapter") else found.name
+def _without_folders(name: str) -> str:
+    """The last part of a path, which for the result of a run is the name of the run; a hub id unchanged."""
+    path = Path(name)
+    if not path.is_absolute():
+        return name
+    return path.parent.name if path.name in ("model", "adapter") else path.name

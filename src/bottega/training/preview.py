@@ -1,27 +1,27 @@
-"""What a recipe makes of its data, before anything is trained."""
+"""The token rows that a recipe makes of its data: previewed, or counted; no model is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from bottega.batch import Example, Ints, Row
+from bottega.models import heads
 from bottega.recipe.schema import Recipe
 from bottega.records import Posed
 from bottega.tokenization.detokenize import TextStream
-
-if TYPE_CHECKING:
-    from bottega.training.dataset import Dataset
+from bottega.training.dataset import Dataset, build_dataset
 
 
 @dataclass(frozen=True)
 class TokenPiece:
-    """A token as text, its id, and its share in the loss (0: read only).
+    """A token as text, its id, and its weight in the loss (0: context only).
 
-    label  what is to be said of it: a word's tag, a text's class or number; what stood at a place that is covered
+    label  what is predicted there, if it is not this token itself: a word's tag, a text's class or number, a masked
+           token
     """
 
     text: str
@@ -32,12 +32,12 @@ class TokenPiece:
 
 @dataclass(frozen=True)
 class Preview:
-    """Rows as the model sees them.
+    """Examples as the model sees them.
 
-    examples  an example's name, and the tokens of each of its rows
-    labels    what each of these rows is, in words: chosen, its class, how alike; empty where its tokens say all
-    template  the chat template that conversations were rendered with; None where there were none
-    notes     what a user should know of them
+    examples  (id, the tokens of each row) of each example
+    labels    what each of these rows is (chosen, its class, a similarity); empty where the tokens show it
+    template  the chat template that conversations were rendered with; None if there are no conversations
+    notes     messages for the user about the rows
     """
 
     examples: list[tuple[str, list[list[TokenPiece]]]]
@@ -47,25 +47,25 @@ class Preview:
 
 
 def preview(recipe: Recipe, rows: int = 3) -> Preview:
-    """The first examples of a recipe as tokens; writes nothing and loads no weights."""
-    from bottega.training.dataset import build_dataset
-
-    prepared = build_dataset(recipe)
-    examples = prepared.train.examples[:rows]
+    """The first `rows` examples of a recipe as tokens; writes nothing and loads no weights."""
+    dataset = build_dataset(recipe)
+    examples = dataset.train.examples[:rows]
     shown = [
-        (e.id, [pieces(row, prepared.tokenizer, _said(row, e, recipe, prepared)) for row in e.rows]) for e in examples
+        (
+            example.id,
+            [token_pieces(row, dataset.tokenizer, _label_texts(row, example, recipe, dataset)) for row in example.rows],
+        )
+        for example in examples
     ]
-    labels = [_labels(example, recipe, prepared) for example in examples]
-    notes = [message for _, message in prepared.notes()]
-    return Preview(shown, labels, prepared.template, notes)
+    labels = [_row_labels(example, recipe, dataset) for example in examples]
+    notes = [message for _, message in dataset.notes()]
+    return Preview(shown, labels, dataset.template, notes)
 
 
 def dry_run(recipe: Recipe) -> dict[str, Any]:
-    """Counts over every row of a recipe, encoded: what `train --dry-run` prints."""
-    from bottega.training.dataset import build_dataset
-
-    prepared = build_dataset(recipe)
-    train, validation = prepared.train, prepared.validation
+    """Counts over all encoded rows of a recipe, as `bottega train --dry-run` prints them."""
+    dataset = build_dataset(recipe)
+    train, validation = dataset.train, dataset.validation
     return {
         "rows": train.rows,
         "examples": len(train.examples),
@@ -75,82 +75,83 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
         "labelled_tokens": train.examples.labelled,
         "validation_examples": len(validation.examples),
         "validation_dropped": dict(validation.dropped),
-        "max_length": prepared.codec.max_length,
-        "labels": prepared.labels,
-        "notes": [message for _, message in prepared.notes()],
+        "max_length": dataset.codec.max_length,
+        "labels": dataset.labels,
+        "notes": [message for _, message in dataset.notes()],
     }
 
 
-def pieces(row: Row, tokenizer: Any, said: Sequence[str] | None = None) -> list[TokenPiece]:
-    """The row's tokens, each with the weight it has as something to predict.
+def token_pieces(row: Row, tokenizer: Any, label_texts: Sequence[str] | None = None) -> list[TokenPiece]:
+    """The tokens of a row, each with its weight as a prediction; of an encoder–decoder the source, then the target.
 
-    said  what each prediction says, in words; without it, a label that is none of the row's own tokens (a class; the
-          token after a block) is not shown
-
-    What an encoder predicts of a token stands there. Of an encoder–decoder what is read comes first, then what is to
-    be written.
+    label_texts  text of each prediction [N]; None if the predictions are tokens of the row, or are not shown
     """
-    if row.source is not None and said is None:
+    if row.source is not None and label_texts is None:
         return [
-            *_shown(row.source, [0.0] * row.source_length, tokenizer),
-            *_shown(row.label, row.weight.tolist(), tokenizer),
+            *_pieces(row.source, [0.0] * row.source_length, tokenizer),
+            *_pieces(row.label, row.weight.tolist(), tokenizer),
         ]
-    weight, labels = [0.0] * len(row.tokens), [""] * len(row.tokens)
-    for place, (at, label, share) in enumerate(zip(row.at, row.label, row.weight, strict=True)):
-        if said is not None:
-            weight[at], labels[at] = float(share), said[place]
+    weights, labels = [0.0] * len(row.tokens), [""] * len(row.tokens)
+    for index, (at, label, weight) in enumerate(zip(row.at, row.label, row.weight, strict=True)):
+        if label_texts is not None:
+            weights[at], labels[at] = float(weight), label_texts[index]
         elif row.both_ways and (at or len(row.at) > 1):
-            weight[at] = float(share)
+            weights[at] = float(weight)
+        # A decoder predicts the token after the one it reads. Another label, such as a class, has no token to show it.
         elif not row.both_ways and at + 1 < len(row.tokens) and row.tokens[at + 1] == label:
-            weight[at + 1] = float(share)
-    return _shown(row.tokens, weight, tokenizer, labels)
+            weights[at + 1] = float(weight)
+    return _pieces(row.tokens, weights, tokenizer, labels)
 
 
-def _shown(tokens: Ints, weight: Sequence[float], tokenizer: Any, labels: Sequence[str] = ()) -> list[TokenPiece]:
-    """Tokens with the text each adds; a character spread over several tokens stands at the last of them."""
+def _pieces(tokens: Ints, weights: Sequence[float], tokenizer: Any, labels: Sequence[str] = ()) -> list[TokenPiece]:
+    """Tokens with the text each adds; a character made of several tokens is shown at its last one."""
     stream = TextStream(tokenizer, special=True)
     texts = [stream.push(token) for token in tokens.tolist()]
     texts[-1] += stream.end()
     labels = labels or [""] * len(texts)
-    return [TokenPiece(*piece) for piece in zip(texts, tokens.tolist(), weight, labels, strict=True)]
+    return [TokenPiece(*fields) for fields in zip(texts, tokens.tolist(), weights, labels, strict=True)]
 
 
-def _said(row: Row, example: Example, recipe: Recipe, prepared: Dataset) -> list[str] | None:
-    """What each prediction of a row says where that is no token to come; None of a model that writes."""
-    head = recipe.objective.head
-    if head == "masked":
-        return [_shown(token.reshape(1), [0.0], prepared.tokenizer)[0].text for token in row.label]
-    if head == "token":
-        return [prepared.labels[label] for label in row.label.tolist()]
-    if head == "embedding":
+def _label_texts(row: Row, example: Example, recipe: Recipe, dataset: Dataset) -> list[str] | None:
+    """The text of each prediction of a row; None if they are its own next tokens."""
+    head = heads.load(recipe.objective.head)
+    if head.autoregressive:
+        return None
+    if head.over_vocabulary:  # masked tokens
+        return [_pieces(token.reshape(1), [0.0], dataset.tokenizer)[0].text for token in row.label]
+    if head.is_bare:
         return [""] * len(row.at)
-    if head == "sequence":
-        return [""] if len(example.rows) > 1 else [_of_text(row, recipe, prepared)]
-    return None
+    if head.per_row:
+        # Rows that are compared with each other have no label alone.
+        return [""] if len(example.rows) > 1 else [_class_or_number(row, recipe, dataset)]
+    return [dataset.labels[label] for label in row.label.tolist()]
 
 
-def _of_text(row: Row, recipe: Recipe, prepared: Dataset) -> str:
-    """The class of a text, or its classes, or its number."""
+def _class_or_number(row: Row, recipe: Recipe, dataset: Dataset) -> str:
+    """The class, the classes or the number that is the label of a text."""
     if "present" in row.columns:
-        return ", ".join(prepared.labels[at] for at in np.flatnonzero(row.columns["present"][0])) or "none"
-    return prepared.labels[int(row.label[0])] if recipe.objective.stratify else f"{row.label[0]:g}"
+        return ", ".join(dataset.labels[index] for index in np.flatnonzero(row.columns["present"][0])) or "none"
+    return dataset.labels[int(row.label[0])] if recipe.objective.stratify else f"{row.label[0]:g}"
 
 
-def _labels(example: Example, recipe: Recipe, prepared: Dataset) -> list[str]:
-    """What each row of an example is, beside its tokens."""
-    head, rows = recipe.objective.head, example.rows
+def _row_labels(example: Example, recipe: Recipe, dataset: Dataset) -> list[str]:
+    """What each row of an example is, where its tokens do not show it."""
+    head, rows = heads.load(recipe.objective.head), example.rows
     if isinstance(example.about, Posed):
-        return [f"right: {example.about.right}" if example.about.right else ""]
-    if head == "embedding":
-        return [_likened(row, place) for place, row in enumerate(rows)]
+        return [f"reference: {example.about.right}" if example.about.right else ""]
+    if head.is_bare:
+        return [_similarity(row, index) for index, row in enumerate(rows)]
     if "desirable" in rows[0].columns:
-        return ["good" if row.columns["desirable"][0] else "bad" for row in rows]
+        return ["desirable" if row.columns["desirable"][0] else "undesirable" for row in rows]
     if len(rows) == 2:
         return ["chosen", "rejected"]
-    return [_of_text(rows[0], recipe, prepared)] if head == "sequence" else [""]
+    return [_class_or_number(rows[0], recipe, dataset)] if head.per_row else [""]
 
 
-def _likened(row: Row, place: int) -> str:
+def _similarity(row: Row, index: int) -> str:
+    """How a text relates to the first of its example, the anchor; empty for the anchor, and for texts with classes."""
     if row.columns["compared"].any():
-        return f"alike: {row.columns['score'][0]:g}"
-    return "" if not row.columns["pair"].any() else "belongs to the first" if place == 1 else "does not belong to it"
+        return f"similarity: {row.columns['score'][0]:g}"
+    if not row.columns["pair"].any():
+        return ""
+    return "positive" if index == 1 else "negative"

@@ -32,10 +32,11 @@ def checksums(recipe: Recipe) -> dict[str, str]:
     return {str(path): checksum(path) for path in list_input_files(recipe)}
 
 
-def place(run: Run, sums: dict[str, str], others: float | None) -> dict[str, Any]:
+def place_document(run: Run, sums: dict[str, str], cores_of_others: float | None) -> dict[str, Any]:
     """The contents of `place.json`: what a resume must compute with, and what a reader needs to reproduce the run.
 
-    others  CPU cores that other programs used while the run was loaded; None if unknown
+    sums             path → checksum of the run's input files
+    cores_of_others  CPU cores that other programs used while the run was loaded; None if unknown
     """
     packages = ["bottega", "torch", "transformers", "tokenizers", "peft"]
     packages += ["bitsandbytes"] if run.recipe.model.quantize == "nf4" else []
@@ -47,7 +48,7 @@ def place(run: Run, sums: dict[str, str], others: float | None) -> dict[str, Any
             "processor": torch.cpu.get_capabilities().get("cpu_name") or platform.machine(),
             "accelerator": torch.cuda.get_device_name() if run.choices.device == "cuda" else None,
             "cores": len(usable_cores()),
-            "cores_of_others": None if others is None else round(others, 2),
+            "cores_of_others": None if cores_of_others is None else round(cores_of_others, 2),
         },
         "files": sums,
         "choices": {
@@ -65,8 +66,9 @@ def place(run: Run, sums: dict[str, str], others: float | None) -> dict[str, Any
     }
 
 
-def started(run: Run, step: int, *, resumed: bool) -> Started:
+def started_event(run: Run, step: int, *, resumed: bool) -> Started:
     """The first event: sizes of the model and the data, and the settings of the computation."""
+    # Quantized weights are no parameters of the module.
     weights = list(run.engine.scorer.model.parameters())
     return Started(
         step=step,
@@ -102,7 +104,7 @@ def _dtype_messages(run: Run) -> Iterator[Message]:
     if not has_native_dtype(run.choices.dtype, run.choices.device):
         dtype = str(run.choices.dtype).removeprefix("torch.")
         native = str(compute_dtype("auto", run.choices.device)).removeprefix("torch.")
-        message = f"no {dtype} products are known of this processor: model.dtype={native} may be many times faster"
+        message = f"this processor has no native {dtype} arithmetic: model.dtype={native} may be many times faster"
         yield "dtype", message, {}
 
 
@@ -141,11 +143,12 @@ def _tokenizer_messages(run: Run) -> Iterator[Message]:
 
 def _model_messages(run: Run) -> Iterator[Message]:
     """New and quantized layers, packing, and what an adapter does not reach."""
-    recipe, fit, model = run.recipe, run.engine.scorer.fit, run.engine.scorer.model
-    if run.new_modules and recipe.objective.head == "masked":
-        # A head for classes is new by design; a pre-trained encoder should bring the one it was trained with.
+    recipe, scorer = run.recipe, run.engine.scorer
+    fit, model = scorer.fit, scorer.model
+    # A head for classes is new by design, but a pre-trained encoder should have the one over its vocabulary.
+    if run.new_modules and scorer.head.over_vocabulary and scorer.head.may_be_new:
         modules = ", ".join(run.new_modules)
-        yield "head", f"the checkpoint has no head for masked words; it begins at random: {modules}", {}
+        yield "head", f"the checkpoint has no head over the vocabulary; it starts from random weights: {modules}", {}
     quantized = quantized_size(model)
     if quantized.weights:
         before = quantized.weights * run.choices.dtype.itemsize
@@ -157,8 +160,7 @@ def _model_messages(run: Run) -> Iterator[Message]:
         yield "packing", f"the model runs {mode}: {fit.reason}", {}
     if run.data.validation.examples and recipe.evaluate is None:
         yield "validation", "validation rows are held out but never scored; leave evaluate: null out", {}
-    adapted = run.engine.scorer.adapted
-    if adapted is not None and (names := adapted.left_out):
+    if scorer.adapted is not None and (names := scorer.adapted.left_out):
         shown = ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
         message = f"no adapter on {shown}: PEFT cannot adapt these layers, or cannot load them again"
         yield "adapter", message, {"names": names}

@@ -14,18 +14,14 @@ import torch
 from bottega.batch import Row
 from bottega.errors import ModelError
 from bottega.hardware.memory import out_of_memory_errors
-from bottega.models.config import is_encoder, load_stored_config, position_limit
+from bottega.inference.open_model import UNLIMITED, open_model
+from bottega.models.config import load_stored_config
 from bottega.models.scorer import Scorer, score_batches
-from bottega.models.scorer_setup import load_scorer
 from bottega.models.source import locate
-from bottega.models.tokenizer import load_tokenizer
 from bottega.objectives.rewards import SampledAnswer
 from bottega.records import Unusable
 from bottega.runs.resolve import resolve
 from bottega.tokenization.codec import Codec
-
-# A token limit for models without one of their own.
-UNLIMITED = 1 << 30
 
 
 class RewardModel(NamedTuple):
@@ -59,11 +55,9 @@ class RewardModels:
 
     def _load(self, name: str) -> RewardModel:
         _refuse_other_models(name)
-        tokenizer = load_tokenizer(locate(name).tokenizer)
-        scorer = load_scorer(name, self.dtype, self.device, "sequence", ["reward"], tokenizer)
-        config = scorer.network.config
-        codec = Codec(tokenizer, max_length=UNLIMITED, too_long="error", both_ways=is_encoder(config))
-        return RewardModel(scorer, codec, position_limit(config) or UNLIMITED)
+        opened = open_model(name, "sequence", dtype=self.dtype, device=self.device, labels=["reward"])
+        # The codec has no limit of its own: `_encode` cuts the beginning of a long row, a codec would cut its end.
+        return RewardModel(opened.scorer, opened.codec(UNLIMITED), opened.limit or UNLIMITED)
 
 
 def _refuse_other_models(name: str) -> None:

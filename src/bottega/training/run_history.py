@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import cached_property
 
-from bottega.events import Event, Noted, Stepped, Validated, parse
-from bottega.runs.store import RunStore
+from bottega.events import Event, Noted, Started, Stepped, Validated, parse
+from bottega.recipe.schema import Recipe
+from bottega.runs.store import RunStore, read_events
 
 # The validation metric that shows forgetting: the loss on held-out replay rows.
 GENERAL = "general_loss"
 
 
-@dataclass(frozen=True)
 class RunHistory:
-    """The history of a run. Nothing is cached: the events are the only state, which a resume continues from."""
+    """The history of a run, as far as its log goes at each access; every event is read and parsed once.
 
-    store: RunStore
+    The log is the only state, so that a resumed run decides as an uninterrupted one does.
+    """
+
+    def __init__(self, store: RunStore) -> None:
+        self.store = store
+        self._events: list[Event] = []
+        self._read_bytes = 0
 
     @property
     def events(self) -> list[Event]:
-        return [parse(document) for document in self.store.history()]
+        """The events that led to the present state; see `runs.store.history`."""
+        # The process that holds the run's lock reads here, and it logs whole lines: none is half-written now.
+        size = self.store.log_size
+        if size > self._read_bytes:
+            for document in read_events(self.store.folder, self._read_bytes):
+                event = parse(document)
+                if isinstance(event, Started) and event.resumed:
+                    # A resume repeats the updates after its checkpoint.
+                    self._events = [earlier for earlier in self._events if earlier.step <= event.step]
+                self._events.append(event)
+            self._read_bytes = size
+        return self._events
+
+    @cached_property
+    def _recipe(self) -> Recipe:
+        return self.store.recipe
 
     @property
     def notes(self) -> list[Noted]:
@@ -57,7 +78,7 @@ class RunHistory:
     @property
     def forgetting(self) -> str:
         """Why the run must end, if it has forgotten more than `guard.stop_when`; else empty."""
-        guard = self.store.recipe.guard
+        guard = self._recipe.guard
         limit = None if guard is None else guard.stop_when
         losses = [event.metrics[GENERAL] for event in self.validations] if limit else []
         if limit is None or len(losses) < 2 or losses[-1] - losses[0] < limit:
@@ -69,7 +90,7 @@ class RunHistory:
         """Whether a stopping condition of the recipe is met."""
         if self.forgetting:
             return True
-        evaluate = self.store.recipe.evaluate
+        evaluate = self._recipe.evaluate
         if evaluate is None or evaluate.stop_after is None:
             return False
         best = self.best

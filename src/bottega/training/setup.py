@@ -1,7 +1,7 @@
 """Recipe → `Run`: the data, the model, the engine and the choices of one run, built once and never changed.
 
-torch is imported from here on. What a run does with it is elsewhere: `step` makes one update, `validation` scores what
-was held out, `schedule` says what is due when, `loop` goes through all of it.
+What happens with them is elsewhere: `step` makes one update, `validation` scores the validation rows, `due` says when
+to validate and save, `loop` runs all of it.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from bottega.training.rollout import Rollouts
 
 @dataclass(frozen=True)
 class Choices:
-    """What was decided when the run began; stored in `place.json`, so that a resume computes the same.
+    """Settings resolved when the run started; stored in `place.json`, so that a resume computes the same.
 
-    micro_batch_tokens  most tokens of a micro-batch, after sharing
+    micro_batch_tokens  maximum tokens of a micro-batch; a shared prefix counts once
     """
 
     threads: int
@@ -56,15 +56,15 @@ class Choices:
 class Run:
     """One run in memory.
 
-    data             its rows as the model sees them, with tokenizer, config and labels
-    sampler          which examples each update takes
-    held_out         the examples validated on
-    validation       those that are scored together, in groups; a single group where the loss is a sum over examples
-    new_modules      names of the model's modules that began with random weights
-    reference_cache  what the reference said of examples that come again
-    rollouts         samples answers, for an objective that learns from its own; else None
-    replay           general rows against forgetting; else None
-    packed           rows share their prefixes: every model that scores them can compute that
+    data             the encoded rows, with tokenizer, config and labels
+    sampler          chooses the examples of each update
+    held_out         the examples to validate on
+    validation       the same in groups that are scored together; a single group if the loss is a sum over examples
+    new_modules      names of the model's modules that started from random weights
+    reference_cache  scores by the reference of examples that are used again; None if nothing is cached
+    rollouts         samples answers from the policy; None unless the objective is on-policy
+    replay           replay rows, against forgetting; None without the section `guard`
+    packed           whether batches are packed with shared prefixes: policy and reference can both compute that
     """
 
     recipe: Recipe
@@ -86,8 +86,8 @@ class Run:
 def build(recipe: Recipe, place: Mapping[str, Any] | None = None, folder: Path | None = None) -> Run:
     """Everything a run needs.
 
-    place   what an earlier start of the same run stored; its choices are kept, so that a resume is exact
-    folder  where encoded rows are kept while the run goes on
+    place   the `place.json` of an earlier start of the same run, whose choices are kept, so that a resume is exact
+    folder  the run's folder, where encoded rows and a merged base are stored
     """
     check_unchanged(recipe, place)
     stored: Mapping[str, Any] = place["choices"] if place else {}
@@ -95,17 +95,19 @@ def build(recipe: Recipe, place: Mapping[str, Any] | None = None, folder: Path |
     meter = DeviceMeter(device)
     data = build_dataset(recipe, stored, folder)
     dtype = compute_dtype(stored.get("dtype", recipe.model.dtype), device)
-    memory_estimate.refuse(recipe, data.config, dtype.itemsize, device)
-    maker = _ModelMaker(recipe, data, dtype, device, _model_section(recipe, dtype, folder))
-    engine, new_modules = _engine(recipe, maker, Fit(**stored["fit"]) if stored else None)
+    # Before the weights are loaded: a process that runs out of memory may be killed without a message.
+    memory_estimate.check_fits(recipe, data.config, dtype.itemsize, device)
+    factory = _ModelFactory(recipe, data, dtype, device, _model_section(recipe, dtype, folder))
+    engine, new_modules = _build_engine(recipe, factory, Fit(**stored["fit"]) if stored else None)
     sampler = Sampler(data.train.examples, recipe, data.codec)
     tokens = stored.get("micro_batch_tokens") or recipe.optim.tokens
     tokens = tokens or memory_estimate.micro_batch_tokens(recipe, data.config, dtype.itemsize, device)
-    choices = Choices(chosen_threads(recipe, place), device, dtype, tokens, stored.get("lr") or recipe.lr)
+    choices = Choices(resolve_threads(recipe, place), device, dtype, tokens, stored.get("lr") or recipe.lr)
     packed = engine.scorer.fit.packed and (engine.reference is None or engine.reference.fit.packed)
-    held_out = _held_out(recipe, data)
+    held_out = _select_held_out(recipe, data)
     objective, optim = recipe.objective, recipe.optim
     on_policy = objective.on_policy
+    # Sampled answers are new in every round, so there is nothing to cache.
     cached = objective.compares_with_reference and sampler.repeats and on_policy is None
     return Run(
         recipe=recipe,
@@ -125,22 +127,23 @@ def build(recipe: Recipe, place: Mapping[str, Any] | None = None, folder: Path |
     )
 
 
-def chosen_threads(recipe: Recipe, place: Mapping[str, Any] | None) -> int:
-    """CPU threads: as an earlier start had them, as the recipe says, or torch's own number."""
+def resolve_threads(recipe: Recipe, place: Mapping[str, Any] | None) -> int:
+    """The number of CPU threads: that of an earlier start of the run, the recipe's, or torch's default."""
+    # The order of sums, and so their rounding, depends on it.
     stored = place["choices"].get("threads") if place else None
     return int(stored or recipe.devices.threads or torch.get_num_threads())
 
 
 def _model_section(recipe: Recipe, dtype: torch.dtype, folder: Path | None) -> Model:
-    """`model` of the recipe; an adapter on a run that ended in an adapter needs that one merged first."""
+    """`model` of the recipe; if a new adapter goes on a run with an adapter, with that one merged into its base."""
     if recipe.adapter is None or folder is None:
         return recipe.model
     return model_for_adapter(recipe.model, dtype, folder)
 
 
 @dataclass(frozen=True)
-class _ModelMaker:
-    """Makes the base model, with the same weights at every call."""
+class _ModelFactory:
+    """Builds the base model, with the same weights at every call."""
 
     recipe: Recipe
     data: Dataset
@@ -148,8 +151,9 @@ class _ModelMaker:
     device: str
     section: Model
 
-    def make(self) -> tuple[Any, list[str]]:
+    def build(self) -> tuple[Any, list[str]]:
         """(the model, names of its modules with random weights)."""
+        # Seeded at each call: policy and reference must start from the same random head.
         torch.manual_seed(derive(self.recipe.seed, "weights"))
         data, head = self.data, self.recipe.objective.head
         model, new = load_model(self.section, data.config, head, data.labels, self.dtype, data.tokenizer)
@@ -158,78 +162,83 @@ class _ModelMaker:
         return model.to(self.device), new
 
 
-def _engine(recipe: Recipe, maker: _ModelMaker, fit: Fit | None) -> tuple[Engine, list[str]]:
-    """(the model with its adapter, optimizer and reference; names of its modules with random weights).
+def _build_engine(recipe: Recipe, factory: _ModelFactory, fit: Fit | None) -> tuple[Engine, list[str]]:
+    """(the engine: model with adapter, optimizer and reference; names of the model's modules with random weights).
 
-    fit  how an earlier start of the run computed the model
+    fit  the result of the packing proof in an earlier start of the run
     """
     objective = recipe.objective
-    model, new = maker.make()
+    model, new = factory.build()
     scorer = fit_model(model, objective.head, fit, objective.extra_heads)
     compared = objective.compares_with_reference or recipe.uses_anchor
-    reference = _reference(maker, scorer.fit) if compared else None
+    reference = _build_reference(factory, scorer.fit) if compared else None
     if recipe.uses_anchor:
-        _refuse_own_head(recipe, scorer, reference)
+        _check_anchor(recipe, scorer, reference)
     if recipe.optim.checkpointing:
         _checkpoint_activations(model)
-    # Named before an adapter wraps the model, as decay and Muon leave out embeddings and head by these names.
+    # Before an adapter wraps the model and its names change. Muon and weight decay leave these weights out.
     excluded = _embeddings_and_head(model, heads.load(objective.head).over_vocabulary)
     if recipe.adapter is not None:
+        # Seeded again, because building a reference draws random numbers in between.
         torch.manual_seed(derive(recipe.seed, "adapter"))
         add_adapter(scorer, recipe.adapter, new=new, reference=compared)
     freeze(scorer.model, recipe.optim.freeze)
     if recipe.optim.neftune is not None:
         scorer.add_noise(recipe.optim.neftune)
     optimizer = Optimizer(scorer.model, recipe.optim, excluded)
-    offload = recipe.optim.offload and maker.device != "cpu"
-    tokenizer = maker.data.tokenizer
+    offload = recipe.optim.offload and factory.device != "cpu"
+    tokenizer = factory.data.tokenizer
     return Engine(scorer, optimizer, tokenizer, reference=reference, seed=recipe.seed, offload=offload), new
 
 
-def _reference(maker: _ModelMaker, fit: Fit) -> Scorer | None:
-    """The frozen model the policy is compared with: `model.reference`, or a copy; None where no adapter is one."""
-    named, head = maker.recipe.model.reference, maker.recipe.objective.head
-    if named is None:
-        copy = maker.make()[0] if maker.recipe.adapter is None else None
-        return (
-            None
-            if copy is None
-            else fit_model(copy.requires_grad_(False), head, fit, maker.recipe.objective.extra_heads).eval()
-        )
-    if load_tokenizer(locate(named).tokenizer).get_vocab() != maker.data.tokenizer.get_vocab():
+def _build_reference(factory: _ModelFactory, fit: Fit) -> Scorer | None:
+    """The frozen model that the policy is compared with: `model.reference`, or a copy of the initial policy.
+
+    None if the policy has an adapter: with the adapter disabled it is its own reference.
+    """
+    recipe, name = factory.recipe, factory.recipe.model.reference
+    head, extra_heads = recipe.objective.head, recipe.objective.extra_heads
+    if name is None:
+        if recipe.adapter is not None:
+            return None
+        copy, _ = factory.build()
+        return fit_model(copy.requires_grad_(False), head, fit, extra_heads).eval()
+    if load_tokenizer(locate(name).tokenizer).get_vocab() != factory.data.tokenizer.get_vocab():
         raise ModelError(
             "the reference has another tokenizer, so its tokens are not the policy's",
-            where=named,
+            where=name,
             fix="name a model with the tokenizer of model.base, or leave model.reference out",
         )
-    scorer = load_scorer(named, str(maker.dtype).removeprefix("torch."), maker.device, head)
+    scorer = load_scorer(name, str(factory.dtype).removeprefix("torch."), factory.device, head)
     return scorer.requires_grad_(False).eval()
 
 
-def _refuse_own_head(recipe: Recipe, scorer: Scorer, reference: Scorer | None) -> None:
-    """A ModelError where the anchor cannot be computed: it compares the states that a known head reads."""
+def _check_anchor(recipe: Recipe, scorer: Scorer, reference: Scorer | None) -> None:
+    """Raise a ModelError if `guard.anchor` cannot be computed: its KL divergence needs a linear head."""
     if scorer.fit.own_head or (reference is not None and reference.fit.own_head):
-        what = "guard.anchor compares what a head reads, and this model's own head is not one of those known here"
+        what = "guard.anchor is not supported: this model's head computes more than a linear layer"
         raise ModelError(what, where=recipe.model.base or "model.shape", fix="leave guard.anchor out")
 
 
 def _checkpoint_activations(model: Any) -> None:
-    with warnings.catch_warnings():  # transformers is renaming it
+    with warnings.catch_warnings():  # transformers is renaming this method
         warnings.simplefilter("ignore", FutureWarning)
+        # Reentrant checkpointing needs inputs with gradients, which a frozen base under an adapter lacks.
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def _embeddings_and_head(model: Any, has_vocabulary: bool) -> list[str]:
-    """Names of the weights of embeddings, and of the head over the vocabulary."""
+    """Names of the weights of embeddings, and of the head if it is over the vocabulary."""
     head = model.get_output_embeddings() if has_vocabulary else None
     modules = list(model.named_modules())
     embeddings = [name for name, module in modules if isinstance(module, torch.nn.Embedding)]
-    heads = [name for name, module in modules if module is head]
-    return [f"{name}.weight" for name in (*embeddings, *heads)]
+    # A tied head has its own module, and the same weight under a second name.
+    output = [name for name, module in modules if module is head]
+    return [f"{name}.weight" for name in (*embeddings, *output)]
 
 
-def _held_out(recipe: Recipe, data: Dataset) -> list[Example]:
-    """The examples validated on: all, or as many as `evaluate.rows` says, the same in every validation."""
+def _select_held_out(recipe: Recipe, data: Dataset) -> list[Example]:
+    """The examples to validate on: all, or `evaluate.rows` of them, the same in every validation."""
     if recipe.evaluate is None:
         return []
     examples, wanted = data.validation.examples, recipe.evaluate.rows
