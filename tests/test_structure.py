@@ -140,8 +140,6 @@ OTHER_MEANINGS = {
     "inference/loader.py": {"masked"},
     "inference/masked_lm.py": {"masked"},
     "recipe/schema.py": {"masked"},
-    "training/preview.py": {"masked"},
-    "training/provenance.py": {"masked"},
     # Fields of rows that others write.
     "records/detection.py": {"tag"},
     "records/formats/spans.py": {"tag"},
