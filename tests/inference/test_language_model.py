@@ -13,7 +13,7 @@ import transformers
 import bottega
 from bottega.batch import Row
 from bottega.errors import DataError, ModelError
-from bottega.inference.language_model import LanguageModel, absolute
+from bottega.inference.language_model import LanguageModel
 from bottega.records import Message
 from bottega.sampling import Sampling
 from making import make_model
@@ -115,17 +115,6 @@ def test_a_folder_was_tuned_from_nothing(model: LanguageModel) -> None:
     assert (model.recipe, model.origin) == (None, None)
     with pytest.raises(ModelError, match="nothing to compare with"), model.untuned():
         pass
-
-
-def test_a_name_is_a_whole_path_or_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "model").mkdir()
-    monkeypatch.chdir(tmp_path)
-    assert absolute("model") == absolute("./model") == str(tmp_path / "model")
-    assert absolute("owner/model") == "owner/model"
-    for name in ("./none", "/none", "~/none-of-this-name"):
-        with pytest.raises(ModelError, match="no such folder") as caught:
-            absolute(name)
-        assert caught.value.where == name
 
 
 def test_a_prompt_takes_no_room_from_its_answer(tmp_path: Path) -> None:

@@ -11,17 +11,15 @@ from bottega.inference.open_model import UNLIMITED, find_model, open_model, text
 from bottega.records import Unusable
 
 
-def test_a_path_that_is_no_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no such folder"):
-        find_model(str(tmp_path / "nowhere"))
-    with pytest.raises(ModelError, match="no such folder"):
-        find_model("./nowhere")
-    assert find_model("owner/name").kind == "hub id"
-
-
-def test_a_relative_path_becomes_absolute(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(llama.parent)
-    assert find_model(llama.name).name == str(llama)
+def test_a_name_is_an_absolute_path_or_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find_model("model").name == find_model("./model").name == str(tmp_path / "model")
+    assert find_model("owner/model").name == "owner/model"
+    for name in ("./none", "/none", "~/none-of-this-name"):
+        with pytest.raises(ModelError, match="no such folder") as caught:
+            find_model(name)
+        assert caught.value.where == name
 
 
 def test_inputs_are_limited_by_the_positions_of_the_model(llama: Path) -> None:

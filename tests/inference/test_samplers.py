@@ -85,12 +85,8 @@ def test_a_draw_is_the_inverse_of_the_cumulative_distribution() -> None:
 def test_no_token_is_drawn_where_logits_are_not_finite() -> None:
     logits = torch.zeros(4, 10)
     logits[0, 3], logits[1, 3], logits[2] = torch.nan, torch.inf, EXCLUDED
-    assert sample_tokens(logits, torch.full((4,), 0.55, dtype=torch.float64)).tolist() == [
-        NO_TOKEN,
-        NO_TOKEN,
-        NO_TOKEN,
-        5,
-    ]
+    tokens = sample_tokens(logits, torch.full((4,), 0.55, dtype=torch.float64))
+    assert tokens.tolist() == [NO_TOKEN, NO_TOKEN, NO_TOKEN, 5]
     logits[3, 7] = 1.0
     assert greedy_tokens(logits).tolist() == [NO_TOKEN, NO_TOKEN, NO_TOKEN, 7]
 

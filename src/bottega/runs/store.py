@@ -22,6 +22,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -135,7 +136,8 @@ class RunStore:
 
     # Recipe, place, events
 
-    @property
+    # Cached: it never changes, is asked for after every validation, and may execute the file of a custom objective.
+    @cached_property
     def recipe(self) -> Recipe:
         return stored_recipe(self.folder)
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 from bottega.events import Event, Noted, Started, Stepped, Validated, parse
-from bottega.recipe.schema import Recipe
 from bottega.runs.store import RunStore, read_events
 
 # The validation metric that shows forgetting: the loss on held-out replay rows.
@@ -37,10 +34,6 @@ class RunHistory:
                 self._events.append(event)
             self._read_bytes = size
         return self._events
-
-    @cached_property
-    def _recipe(self) -> Recipe:
-        return self.store.recipe
 
     @property
     def notes(self) -> list[Noted]:
@@ -78,7 +71,7 @@ class RunHistory:
     @property
     def forgetting(self) -> str:
         """Why the run must end, if it has forgotten more than `guard.stop_when`; else empty."""
-        guard = self._recipe.guard
+        guard = self.store.recipe.guard
         limit = None if guard is None else guard.stop_when
         losses = [event.metrics[GENERAL] for event in self.validations] if limit else []
         if limit is None or len(losses) < 2 or losses[-1] - losses[0] < limit:
@@ -90,7 +83,7 @@ class RunHistory:
         """Whether a stopping condition of the recipe is met."""
         if self.forgetting:
             return True
-        evaluate = self._recipe.evaluate
+        evaluate = self.store.recipe.evaluate
         if evaluate is None or evaluate.stop_after is None:
             return False
         best = self.best
