@@ -71,5 +71,5 @@ def test_micro_batches_are_those_of_the_recipe_or_of_the_device(tmp_path: Path) 
     rows = build_dataset(given)
     assert micro_batch_tokens(given, rows, DEVICES["h200"]) == 77
     free = make_recipe(tmp_path, devices={"device": "cpu"})
-    assert micro_batch_tokens(free, rows, None) == memory_estimate.FEW
-    assert micro_batch_tokens(free, rows, DEVICES["h200"]) == memory_estimate.MANY
+    assert micro_batch_tokens(free, rows, None) == memory_estimate.MIN_MICRO_BATCH
+    assert micro_batch_tokens(free, rows, DEVICES["h200"]) == memory_estimate.MAX_MICRO_BATCH

@@ -121,4 +121,4 @@ def test_what_would_help_a_run_that_cannot_fit(
 
 
 def test_the_memory_of_this_machine_is_known() -> None:
-    assert 1 << 28 < memory_estimate.limit() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 1 << 28 < memory_estimate.memory_limit() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
