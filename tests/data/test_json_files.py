@@ -127,13 +127,14 @@ def test_several_lists_of_rows_are_named(tmp_path: Path) -> None:
     "value",
     [
         {"data": SPAM, "version": "1"},
+        {"notes": [{"n": 1}], "rows": SPAM},
         {"only": SPAM},
         {"text": ["één kaart", "twee"], "label": ["spam", "ham"]},
         {"text": {"0": "één kaart", "1": "twee"}, "label": {"0": "spam", "1": "ham"}},
         {"0": SPAM[0], "1": SPAM[1]},
         {"columns": ["text", "label"], "index": [0, 1], "data": [["één kaart", "spam"], ["twee", "ham"]]},
     ],
-    ids=["data", "one list", "columns", "pandas", "pandas by index", "pandas split"],
+    ids=["data", "rows beside others", "one list", "columns", "pandas", "pandas by index", "pandas split"],
 )
 def test_objects_that_hold_rows(tmp_path: Path, value: Any) -> None:
     assert layout_rows(tmp_path / "a.json", json.dumps(value)) == SPAM

@@ -119,3 +119,8 @@ def test_bytes_of_one_character_are_not_cut_apart() -> None:
 
     assert shorten_prompt((user("🙂"),), 1, 1, four_bytes) is None
     assert shorten_prompt("🙂", 1, 1, four_bytes) is None
+
+
+def test_user_messages_in_a_row_are_one_turn() -> None:
+    messages = (user("a"), assistant("x"), user("b"), user("c"), assistant("y"), user("d"), assistant("z"))
+    assert shorten_prompt(messages, 40, 1, characters) == messages[5:]
