@@ -16,15 +16,16 @@ from bottega.errors import ModelError, RunError
 from bottega.exporting._source import PROBE_ROWS, PROBE_TEXT, compute_logits, open_trained, plain_row
 from bottega.recipe.files import RESOLVED
 from bottega.recipe.schema import Recipe
-from making import make_model, make_tokenizer, sharpen, tiny_config, write_jsonl
+from making import WORDS, make_model, make_tokenizer, sharpen, tiny_config, write_jsonl
 
 
 @pytest.fixture
 def adapted(llama: Path, tmp_path: Path, train: Callable[..., Path]) -> Path:
-    """A run of one update that ended in an adapter, and held out a third of its rows."""
-    rows = [{"prompt": f"the {word} ", "completion": "sat on the mat"} for word in ("cat", "dog", "tree", "mat")] * 8
+    """A run of one update that ended in an adapter, and held out half of its pairs."""
+    rows = [{"prompt": f"the {word} ", "chosen": "sat on the mat", "rejected": "ran"} for word in WORDS]
     data = {"train": str(write_jsonl(tmp_path / "rows.jsonl", rows)), "validation": 0.5}
-    return train(llama, tmp_path / "run", adapter={"rank": 2}, data=data, optim={"steps": 1, "examples": 2, "lr": 0.1})
+    sections = {"objective": {"kind": "dpo"}, "adapter": {"rank": 2}, "data": data}
+    return train(llama, tmp_path / "run", optim={"steps": 1, "examples": 2, "lr": 0.1}, **sections)
 
 
 def test_a_run_is_merged_into_the_weights_of_its_base(adapted: Path, llama: Path) -> None:
@@ -47,6 +48,7 @@ def test_rows_to_compare_on_are_those_that_were_held_out(adapted: Path) -> None:
     rows = model.probe_rows()
     assert len(rows) == PROBE_ROWS
     assert model.tokenizer.decode(rows[0].tokens, skip_special_tokens=True).endswith("sat on the mat")
+    assert model.tokenizer.decode(rows[1].tokens, skip_special_tokens=True).endswith("ran"), "both rows of a pair"
 
 
 def test_a_model_without_a_run_is_compared_on_a_sentence(llama: Path) -> None:

@@ -88,7 +88,8 @@ def test_each_item_is_computed_inside_and_yielded_outside() -> None:
     found = [(computed_inside, inside[0]) for computed_inside in iterate_within(items(), context)]
     assert found == [(True, False)] * 3
     assert closed == [True]
-    started = iterate_within(items(), context)
+    inner = items()
+    started = iterate_within(inner, context)
     next(started)
     started.close()
     assert len(closed) == 2, "closing the outer generator closes the inner one at once"

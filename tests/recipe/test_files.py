@@ -38,6 +38,7 @@ def test_paths_resolve_against_the_recipes_folder(tmp_path: Path, monkeypatch: p
     assert paths(Recipe.load(path)) == [here / "a.jsonl", tmp_path / "b.jsonl"]
     assert Recipe.load(path).model.base == "org/model"
     assert paths(Recipe.load(path, "data.train=mine.jsonl")) == [elsewhere / "mine.jsonl"]
+    assert Recipe.load(path, "name=mine.jsonl").name == "mine.jsonl", "a name is no path"
     (here / "mine.jsonl").write_text("")
     assert paths(Recipe.load(path, "data.train=mine.jsonl")) == [here / "mine.jsonl"]
     (here / "org" / "model").mkdir(parents=True)

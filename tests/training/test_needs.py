@@ -24,8 +24,10 @@ def test_which_objectives_need_a_reference() -> None:
     assert reference_scores(clipped) == [], "the old policy is no reference"
 
 
-def test_micro_batches_hold_every_example_once_with_its_reference(session: Callable[..., Run]) -> None:
-    run = session(2, optim={"steps": 2, "examples": 3, "tokens": 24})
+@pytest.mark.parametrize("steps", [2, 4], ids=["computed", "cached"])
+def test_micro_batches_hold_every_example_once_with_its_reference(steps: int, session: Callable[..., Run]) -> None:
+    run = session(steps, optim={"steps": steps, "examples": 3, "tokens": 24})
+    assert (run.reference_cache is not None) is (steps == 4)
     batches = micro_batches(run, run.sampler.examples[:])
     assert len(batches) > 1
     assert sorted(name for batch in batches for name in batch.ids) == sorted(e.id for e in run.sampler.examples)

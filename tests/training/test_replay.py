@@ -113,7 +113,7 @@ def test_replay_rows_are_sampled_evenly_and_by_step(tmp_path: Path) -> None:
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model pre-trained on the general rows."""
     folder = tmp_path_factory.mktemp("guard")
-    first = recipe(folder / "first", {"share": 0.5}, optim={"steps": 60, "examples": 8, "lr": 1e-2})
+    first = recipe(folder / "first", {"share": 0.5}, optim={"steps": 60, "examples": 8, "lr": 1e-2}, evaluate=None)
     list(bottega.train(first, folder / "base"))
     return folder / "base"
 

@@ -59,6 +59,14 @@ def test_what_is_reported_of_a_round(on_policy: Run) -> None:
     assert {"reward_spread", "even_groups", "answer_tokens", "unfinished"} <= set(metrics)
 
 
+def test_an_answer_at_the_limit_did_not_end_by_itself(on_policy: Run) -> None:
+    made = rollouts(on_policy)
+    made.objective = made.objective.model_copy(update={"tokens": 1, "unfinished": "skip"})
+    found = made.sample_update(1, prompts(on_policy))
+    assert found.metrics["unfinished"] == 1.0
+    assert not any(example.rows[0].columns["advantage"].any() for example in found.examples), "all of them are skipped"
+
+
 def test_long_texts_are_cut_in_events(on_policy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollout, "MAX_EVENT_CHARACTERS", 3)
     answered = rollouts(on_policy).sample_update(1, prompts(on_policy)).answered
