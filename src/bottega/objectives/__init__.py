@@ -2,7 +2,7 @@
 
 To add one, write `objectives/<kind>.py` with one subclass of `Objective`: its fields are its options in the recipe,
 its `rows` encodes a record as token rows, its `loss` turns the model's scores into named sums. No other file has to
-change, and the contract tests cover it from then on. `docs/extending.md` has a worked example.
+change, and `tests/behaviour/test_each_objective.py` covers it from then on. `docs/extending.md` has a worked example.
 """
 
 from __future__ import annotations
