@@ -83,7 +83,7 @@ def test_a_narrow_terminal_has_a_line_for_each_number() -> None:
 @pytest.mark.parametrize("width", [40, 80])
 def test_no_line_is_wider_than_the_terminal_and_no_number_is_broken(width: int) -> None:
     estimate = Estimate("f1_macro", 120, 0.708, 0.083, (0.493, 0.722), True)
-    name = "always balance_not_updated_after_bank_transfer, the commonest label"
+    name = "always balance_not_updated_after_bank_transfer, the most frequent label"
     verdict = decide_verdict([estimate], metric=None, margin=0, base=name)
     contenders = [Comparison(name, [estimate]), Comparison("b", [estimate])]
     result = Evaluation("runs/bank", name, 120, 120, {}, 0, [estimate], verdict, contenders)

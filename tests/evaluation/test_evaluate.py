@@ -72,7 +72,7 @@ def test_a_classifier_is_compared_with_the_most_frequent_label(trained: Callable
     assert list(one) == ["loss", "accuracy", "f1_macro"]
     assert one["loss"].run == pytest.approx(validated(run)[1]["loss"], abs=1e-4)
     assert one["accuracy"].run == pytest.approx(validated(run)[1]["metrics"]["accuracy"])
-    assert evaluation.base in ("always red, the commonest label", "always blue, the commonest label")
+    assert evaluation.base in ("always red, the most frequent label", "always blue, the most frequent label")
     assert one["accuracy"].base is not None
     assert 0.3 < one["accuracy"].base < 0.7
 

@@ -219,7 +219,7 @@ def metrics(scores: Sequence[Scores]) -> dict[str, float]:
 
 def test_the_most_frequent_label_has_the_loss_of_the_label_frequencies() -> None:
     result = classification._most_frequent(["a", "b", "c"], {"b": 7, "c": 1}, classes(1, 1, 2, 0))
-    assert (result.name, result.base) == ("always b, the commonest label", True)
+    assert (result.name, result.base) == ("always b, the most frequent label", True)
     # Counts start at one.
     loss = -np.log(np.array([8, 8, 2, 1]) / 11).mean()
     assert metrics(result.scores) == pytest.approx({"loss": loss, "accuracy": 0.5, "f1_macro": (2 / 3) / 3})
@@ -233,7 +233,7 @@ def test_sets_of_labels_are_right_as_a_whole_or_in_part() -> None:
     frequent = classification._most_frequent_of_several(
         ["a", "b", "c"], {"a": 2, "c": 5}, [row(present=list(line)) for line in labels.astype(int).tolist()]
     )
-    assert frequent.name == "always c, the commonest label"
+    assert frequent.name == "always c, the most frequent label"
     assert metrics(frequent.scores)["f1_micro"] == pytest.approx(2 * 2 / (3 + 5))
 
 

@@ -139,7 +139,7 @@ def _most_frequent(labels: list[str], counts: dict[str, int], rows: Sequence[Row
     frequency /= frequency.sum()
     references, predicted = _labels(rows), np.full(len(rows), frequency.argmax())
     loss = row_mean("loss", -np.log(frequency)[references], higher=False)
-    name = f"always {labels[frequency.argmax()]}, the commonest label"
+    name = f"always {labels[frequency.argmax()]}, the most frequent label"
     return ModelResult(name, [loss, *class_scores(references, predicted, len(labels))], base=True)
 
 
@@ -147,7 +147,7 @@ def _most_frequent_of_several(labels: list[str], counts: dict[str, int], rows: S
     references = _label_matrix(rows)
     label, predicted = max(counts, key=lambda name: counts[name]), np.zeros_like(references)
     predicted[:, labels.index(label)] = True
-    return ModelResult(f"always {label}, the commonest label", _label_sets(predicted, references), base=True)
+    return ModelResult(f"always {label}, the most frequent label", _label_sets(predicted, references), base=True)
 
 
 def _mean_baseline(context: EvaluationContext, rows: Sequence[Row]) -> ModelResult:

@@ -35,7 +35,7 @@ def measure(context: EvaluationContext) -> Iterator[ModelResult]:
     scores = _score_model(context, model, rows)
     yield ModelResult("the run", scores, records=examples.records, dropped=examples.dropped)
     context.progress("counting tokens")
-    name = f"the commonest tokens of the {context.baseline_rows}"
+    name = f"the most frequent tokens of the {context.baseline_rows}"
     yield ModelResult(name, _score_frequent_tokens(context, codec, rows), base=True)
     for baseline in context.baselines:
         if baseline.method not in ("run", "zero-shot") or baseline.model is None:

@@ -38,7 +38,7 @@ def measure(context: EvaluationContext) -> Iterator[ModelResult]:
     found = model.tag([record.text for record in records])
     yield ModelResult("the run", score(found), records=examples.records, dropped=examples.dropped)
     gazetteer = Gazetteer(record for record in context.baseline_records() if isinstance(record, Tagged))
-    name = f"marking what was marked in the {context.baseline_rows}"
+    name = f"a gazetteer of the {context.baseline_rows}"
     yield ModelResult(name, score([list(gazetteer.spans(record.text)) for record in records]), base=True)
     for baseline in context.baselines:
         if baseline.method == "run" and baseline.model is not None:
