@@ -47,6 +47,8 @@ def test_a_strict_audit_ends_with_2_where_a_finding_is_an_error(tmp_path: Path) 
     test = str(write_jsonl(tmp_path / "test.jsonl", [{"text": TEXT}]))
     command = ["audit", train, "--only", "duplicates"]
     assert call(*command, "--strict").exit_code == 0
+    repeated = str(write_jsonl(tmp_path / "repeated.jsonl", [{"text": TEXT}] * 2))
+    assert call("audit", repeated, "--only", "duplicates", "--strict").exit_code == 0, "duplicates are a warning"
     command += ["--against", test]
     assert call(*command).exit_code == 0
     assert call(*command, "--strict").exit_code == 2

@@ -294,9 +294,9 @@ def test_other_texts_that_belong_to_an_anchor_are_left_out_of_its_ranking() -> N
 
 
 def test_the_likelier_answer_is_preferred_and_the_loss_is_per_token_of_the_chosen() -> None:
-    rows = [row(label=[0] * size) for size in (2, 1, 3, 1)]
-    scores = metrics(language._score_preferences(rows, np.array([1.0, 2.0, 4.0, 3.0])))
-    assert scores == {"preference_accuracy": 0.5, "chosen_loss": (1 + 4) / (2 + 3)}
+    rows = [row(label=[0] * size) for size in (2, 1, 3, 1, 1, 1)]
+    scores = metrics(language._score_preferences(rows, np.array([1.0, 2.0, 4.0, 3.0, 5.0, 6.0])))
+    assert scores == pytest.approx({"preference_accuracy": 2 / 3, "chosen_loss": (1 + 4 + 5) / (2 + 3 + 1)})
 
 
 def test_rows_are_preferences_where_each_record_makes_a_chosen_and_a_rejected_one() -> None:
