@@ -20,7 +20,6 @@ from bottega.errors import CheckpointError, RunError
 from bottega.events import Event, Failed, Finished, Noted, Saved, Stepped, Validated
 from bottega.hardware import memory, other_programs
 from bottega.hardware.other_programs import LoadWatch, SlowdownDetector
-from bottega.objectives import SKIPPED_METRIC
 from bottega.recipe.schema import Recipe
 from bottega.runs.atomic_files import commit_folder, verify_folder
 from bottega.runs.store import RunStore, edited_recipe_note, recipe_yaml
@@ -35,6 +34,9 @@ if TYPE_CHECKING:
 
 # Step and position of a checkpoint.
 STATE = "state.json"
+
+# Subject of the note that updates without contrast were skipped, which is given once.
+PASSED_OVER = "passed over"
 
 # Returns whether the run should stop; called between micro-batches.
 Stop = Callable[[], bool]
@@ -97,7 +99,7 @@ def _log_events(run: RunStore, stop: Stop) -> Iterator[Event]:
                 write_event(run.record(event))
                 yield event
     except Exception as error:
-        steps = [event.step for event in RunHistory(run).events]
+        steps = [event["step"] for event in run.history()]
         with contextlib.suppress(CheckpointError, RunError):  # a full disk: the original error is raised all the same
             run.record(Failed(step=max(steps, default=0), error=type(error).__name__, message=str(error)))
         raise
@@ -217,9 +219,9 @@ class _Loop:
     def _update(self, update: Update, clock: Any, slowdown: SlowdownDetector) -> Iterator[Event]:
         from bottega.training.step import sample_examples, train_step
 
-        if update.passed and not any(SKIPPED_METRIC in event.metrics for event in self.past.updates):
+        if update.passed and not any(note.subject == PASSED_OVER for note in self.past.notes):
             message = "updates whose examples cannot be compared with each other are passed over for others"
-            yield Noted(step=update.step, subject="passed over", message=message, details={"examples": update.passed})
+            yield Noted(step=update.step, subject=PASSED_OVER, message=message, details={"examples": update.passed})
         self.run.engine.check_stop()
         examples = sample_examples(self.run, update)
         if examples.answered is not None and self.due.answers(update.step):
@@ -317,7 +319,8 @@ def _card(run: Run, finished: Finished) -> str:
 def _finished_event(store: RunStore, past: RunHistory) -> Finished:
     """The final event, from the history of the run."""
     place = store.place or {}
-    last, losses = past.last_step, dict(past.losses)
+    updates, losses = past.updates, dict(past.losses)
+    last = updates[-1].step if updates else 0
     early = store.recipe.evaluate is not None and store.recipe.evaluate.stop_after is not None
     chosen = (past.best if early else None) or last
     done = last == place["choices"]["steps"]
@@ -326,7 +329,7 @@ def _finished_event(store: RunStore, past: RunHistory) -> Finished:
         result="adapter" if store.recipe.adapter else "model",
         weights_from=chosen,
         reason="all steps done" if done else past.forgetting or "validation stopped getting better",
-        loss=past.updates[-1].loss if past.updates else None,
+        loss=updates[-1].loss if updates else None,
         validation_loss=losses.get(chosen),
     )
 

@@ -12,7 +12,8 @@ GENERAL = "general_loss"
 class RunHistory:
     """The history of a run, as far as its log goes at each access; every event is read and parsed once.
 
-    The log is the only state, so that a resumed run decides as an uninterrupted one does.
+    The log is the only state, so that a resumed run decides as an uninterrupted one does. Updates are not kept in
+    memory, as a run may have millions: `updates` reads them again.
     """
 
     def __init__(self, store: RunStore) -> None:
@@ -22,7 +23,7 @@ class RunHistory:
 
     @property
     def events(self) -> list[Event]:
-        """The events that led to the present state; see `runs.store.history`."""
+        """The events that led to the present state, without the updates; see `runs.store.history`."""
         # The process that holds the run's lock reads here, and it logs whole lines: none is half-written now.
         size = self.store.log_size
         if size > self._read_bytes:
@@ -31,7 +32,8 @@ class RunHistory:
                 if isinstance(event, Started) and event.resumed:
                     # A resume repeats the updates after its checkpoint.
                     self._events = [earlier for earlier in self._events if earlier.step <= event.step]
-                self._events.append(event)
+                if not isinstance(event, Stepped):
+                    self._events.append(event)
             self._read_bytes = size
         return self._events
 
@@ -41,7 +43,8 @@ class RunHistory:
 
     @property
     def updates(self) -> list[Stepped]:
-        return [event for event in self.events if isinstance(event, Stepped)]
+        """Every update that led to the present state, read from the log at each access."""
+        return [event for event in map(parse, self.store.history()) if isinstance(event, Stepped)]
 
     @property
     def validations(self) -> list[Validated]:
