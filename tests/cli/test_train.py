@@ -58,10 +58,10 @@ def test_preview_shows_what_carries_loss(llama: Path, tmp_path: Path, write_reci
 PREVIEWS = [
     ("classify", {"text": "the cat", "label": "a"}, ["a"], ["a"]),
     ("regress", {"text": "the cat", "label": 0.5}, ["0.5"], ["0.5"]),
-    ("kto", {"prompt": "the cat", "completion": " sat", "label": False}, ["bad"], []),
+    ("kto", {"prompt": "the cat", "completion": " sat", "label": False}, ["undesirable"], []),
     ("reward", {"prompt": "the", "chosen": " cat", "rejected": " red"}, ["chosen", "rejected"], []),
     ("dpo", {"prompt": "the", "chosen": " cat", "rejected": " red"}, ["chosen", "rejected"], []),
-    ("contrastive", {"anchor": "the", "positive": "cat"}, ["", "belongs to the first"], []),
+    ("contrastive", {"anchor": "the", "positive": "cat"}, ["", "positive"], []),
 ]
 
 
