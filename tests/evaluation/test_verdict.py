@@ -24,12 +24,12 @@ def estimate(low: float, high: float, *, higher: bool = True, metric: str = "acc
 @pytest.mark.parametrize(
     ("low", "high", "margin", "outcome", "words"),
     [
-        (0.01, 0.2, 0.0, "better", "Better: accuracy 0.8 beside 0.7 of it"),
-        (0.05, 0.2, 0.04, "better", "surely more than the margin of 0.04"),
-        (0.01, 0.03, 0.04, "better", "surely less than the margin of 0.04"),
+        (0.01, 0.2, 0.0, "better", "Better: accuracy 0.8 against 0.7 of it"),
+        (0.05, 0.2, 0.04, "better", "above the margin of 0.04"),
+        (0.01, 0.03, 0.04, "better", "below 0.04, the margin that matters"),
         (-0.01, 0.2, 0.0, "inconclusive", "Inconclusive"),
         (-0.01, 0.2, 0.02, "not worse", "Not worse, by the margin of 0.02"),
-        (-0.1, 0.2, 0.02, "inconclusive", "would be seen with about"),
+        (-0.1, 0.2, 0.02, "inconclusive", "rows would show a difference of"),
         (-0.2, -0.01, 0.05, "worse", "Worse"),
     ],
 )
@@ -85,10 +85,10 @@ def test_the_strongest_baseline_decides() -> None:
 def test_the_first_sentence_names_the_baselines_that_are_better() -> None:
     ahead, behind = estimate(0.1, 0.2), estimate(-0.2, -0.1)
     found = decide_verdict([ahead], metric=None, margin=0, base="it", others={"bm25": [behind]})
-    assert found.sentence.startswith("Worse than bm25, the strongest of 2 baselines: accuracy 0.8 beside 0.7, ")
+    assert found.sentence.startswith("Worse than bm25, the strongest of 2 baselines: accuracy 0.8 against 0.7, ")
     more = {"bm25": [estimate(-0.3, -0.1)], "dense": [behind], "few-shot": [ahead]}
     found = decide_verdict([ahead], metric=None, margin=0, base="it", others=more)
-    assert found.sentence.startswith("Worse than bm25 and dense: accuracy 0.8 beside 0.7 of bm25, the strongest ")
+    assert found.sentence.startswith("Worse than bm25 and dense: accuracy 0.8 against 0.7 of bm25, the strongest ")
     assert decide_verdict([behind], metric=None, margin=0, base="it").sentence.startswith("Worse than it: ")
 
 
@@ -100,14 +100,14 @@ def test_a_baseline_without_the_deciding_metric_is_compared_by_another() -> None
     for metric in (None, "loss"):
         found = decide_verdict([loss], metric=metric, margin=0.05, base="it", others=rows | {"few-shot": [loss]})
         assert (found.outcome, found.metric, found.beside) == ("worse", "loss", "nearest rows")
-        assert found.sentence.startswith("Worse than nearest rows: ROUGE-L 0.8 beside 0.7, a difference of -0.3 to ")
+        assert found.sentence.startswith("Worse than nearest rows: ROUGE-L 0.8 against 0.7, a difference of -0.3 to ")
         assert "By loss it is better than it, the strongest of 2 baselines by loss: loss 0.8" in found.sentence
     better = decide_verdict([loss], metric=None, margin=0, base="it", others={"nearest rows": [by["ahead"]]})
-    assert better.sentence.startswith("Better: loss 0.8 beside 0.7 of it, a difference")
+    assert better.sentence.startswith("Better: loss 0.8 against 0.7 of it, a difference")
     assert "By ROUGE-L it is better than nearest rows" in better.sentence
     level = decide_verdict([loss], metric=None, margin=0, base="it", others={"nearest rows": [by["level"]]})
     assert level.outcome == "better", "what decides is the loss, and nearest rows are not known to be better"
-    assert "By ROUGE-L it is inconclusive beside nearest rows" in level.sentence
+    assert "By ROUGE-L it is neither clearly better nor worse than nearest rows" in level.sentence
     both = decide_verdict(
         [loss],
         metric=None,
@@ -115,7 +115,7 @@ def test_a_baseline_without_the_deciding_metric_is_compared_by_another() -> None
         base="it",
         others=rows | {"few-shot": [estimate(1, 2, metric="loss", higher=False)]},
     )
-    assert both.sentence.startswith("Worse than few-shot and nearest rows: loss 0.8 beside 0.7 of few-shot")
+    assert both.sentence.startswith("Worse than few-shot and nearest rows: loss 0.8 against 0.7 of few-shot")
     assert (
         decide_verdict([by["level"]], metric=None, margin=0, base=None, others={"rows": [by["level"]]}).outcome
         == "inconclusive"
@@ -127,8 +127,8 @@ def test_baselines_that_cannot_be_compared_are_named() -> None:
     others = {"few": [few], "mute": [estimate(0.1, 0.2, metric="a mark of its own")]}
     found = decide_verdict([ahead], metric=None, margin=0, base="it", others=others)
     assert found.outcome == "better"
-    assert "Beside few nothing can be said: 4 rows are too few." in found.sentence
-    assert "Beside mute nothing can be said: there is no metric that both have." in found.sentence
+    assert "No conclusion about few: 4 rows are too few." in found.sentence
+    assert "No conclusion about mute: no metric was measured for both." in found.sentence
 
 
 def messages(count: int, seed: int) -> list[dict[str, str]]:

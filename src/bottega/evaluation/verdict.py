@@ -18,7 +18,7 @@ OUTCOMES: tuple[Outcome, ...] = ("worse", "inconclusive", "not worse", "better")
 
 PHRASES = {
     "worse": "worse than",
-    "inconclusive": "inconclusive beside",
+    "inconclusive": "neither clearly better nor worse than",
     "not worse": "not worse than",
     "better": "better than",
 }
@@ -159,7 +159,7 @@ class Standing:
         """Both values and the interval as text; `of` follows the baseline's value."""
         estimate, (low, high) = self.estimate, self.estimate.interval or (0.0, 0.0)
         difference = f"a difference of {low:+.3g} to {high:+.3g} (95 %, {estimate.rows} rows)"
-        return f"{estimate.label} {estimate.run:.3g} beside {estimate.base:.3g}{of}, {difference}"
+        return f"{estimate.label} {estimate.run:.3g} against {estimate.base:.3g}{of}, {difference}"
 
 
 def _primary_estimate(
@@ -185,7 +185,7 @@ def _no_comparison_sentence(standings: Sequence[Standing]) -> str:
     if not standings:
         return "Inconclusive: there is nothing to compare with."
     rows = max(standing.estimate.rows for standing in standings)
-    return f"Inconclusive: {rows} rows are too few, or too similar, to tell anything from."
+    return f"Inconclusive: {rows} rows are too few, or too similar, for a conclusion."
 
 
 def _main_sentence(hardest: Standing, ahead: Sequence[Standing], known: Sequence[Standing]) -> str:
@@ -201,7 +201,7 @@ def _main_sentence(hardest: Standing, ahead: Sequence[Standing], known: Sequence
     if outcome == "better":
         return f"Better: {numbers}.{_margin_sentence(hardest.estimate.interval or (0.0, 0.0), margin)}"
     needed = hardest.needed
-    more = "" if needed is None else f" A difference of {margin:.3g} would be seen with about {needed:,} rows."
+    more = "" if needed is None else f" About {needed:,} rows would show a difference of {margin:.3g}."
     return f"Inconclusive: {numbers}.{more}"
 
 
@@ -209,8 +209,8 @@ def _margin_sentence(interval: tuple[float, float], margin: float) -> str:
     """Whether a difference other than zero is surely larger, or surely smaller, than the margin."""
     least, most = sorted(map(abs, interval))
     if margin > 0 and least >= margin:
-        return f" It is surely more than the margin of {margin:.3g}."
-    return f" But it is surely less than the margin of {margin:.3g} that matters." if most < margin else ""
+        return f" The whole interval is above the margin of {margin:.3g}."
+    return f" But the whole interval is below {margin:.3g}, the margin that matters." if most < margin else ""
 
 
 def _strongest_of(hardest: Standing, known: Sequence[Standing]) -> str:
@@ -236,10 +236,10 @@ def _unknown_sentences(standings: Sequence[Standing], baselines: Iterable[str]) 
     if few:
         rows = max(standing.estimate.rows for standing in few)
         names = _join_names([standing.name for standing in few])
-        yield f"Beside {names} nothing can be said: {rows} rows are too few."
+        yield f"No conclusion about {names}: {rows} rows are too few."
     unshared = [name for name in baselines if all(standing.name != name for standing in standings)]
     if unshared:
-        yield f"Beside {_join_names(unshared)} nothing can be said: there is no metric that both have."
+        yield f"No conclusion about {_join_names(unshared)}: no metric was measured for both."
 
 
 def _join_names(names: Sequence[str]) -> str:
