@@ -187,6 +187,13 @@ def test_a_run_that_learned_is_better_and_void_on_rows_it_was_trained_on(tmp_pat
     assert (found.verdict.outcome, found.leaked, found.rows) == ("better", 3, 77)
 
 
+def test_a_run_with_its_training_rows_among_its_validation_rows_is_void(tmp_path: Path) -> None:
+    train, test = messages(40, 0), messages(20, 1)
+    run = tuned(tmp_path, train, [*test[:15], *train[:5]], optim={"steps": 1}, evaluate={})
+    found = bottega.evaluate(run, against=[])
+    assert (found.verdict.outcome, found.leaked) == ("void", 5)
+
+
 def test_a_run_on_shuffled_labels_is_not_better(tmp_path: Path) -> None:
     train, test = messages(200, 0), messages(80, 1)
     labels = [row["label"] for row in train]
