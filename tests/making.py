@@ -119,6 +119,18 @@ TINY: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+# Rotary embeddings of one head of 96 that change where a text is longer than 4,096 tokens.
+LONG_ROPE: dict[str, Any] = {
+    "original_max_position_embeddings": 4096,
+    "rope_parameters": {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "short_factor": [1.0 + index / 48 for index in range(48)],
+        "long_factor": [1.0 + index for index in range(48)],
+    },
+}
+
+
 def tiny_config(kind: str, vocabulary: int = 300, **more: Any) -> Any:
     """A config of two layers, 32 wide, four heads over two key/value heads."""
     sizes = {

@@ -16,6 +16,7 @@ from bottega.errors import ModelError
 from bottega.models.packing_proof import ROW_LENGTHS, SMALL_WINDOW, prove_packing
 from bottega.models.scorer import Fit
 from bottega.models.small_copy import small_copies
+from making import LONG_ROPE
 
 PACKED = (
     "llama qwen2 qwen3 gemma2 gemma3_text mistral phi3 gpt2 gpt_neox mixtral qwen3_moe olmo2 granite cohere opt gpt_oss"
@@ -94,15 +95,6 @@ def language(kind: str, **more: Any) -> Fit:
 
 
 SPARSE = {"layer_types": ["full_attention", "minimax_m3_sparse"] * 4, "num_hidden_layers": 8}
-LONG = {
-    "original_max_position_embeddings": 4096,
-    "rope_parameters": {
-        "rope_type": "longrope",
-        "rope_theta": 1e4,
-        "short_factor": [1.0 + place / 48 for place in range(48)],
-        "long_factor": [1.0 + place for place in range(48)],
-    },
-}
 
 
 @pytest.mark.parametrize(
@@ -111,7 +103,7 @@ LONG = {
         ("doge", {}),
         ("minimax_m3_vl_text", SPARSE),
         ("llama4_text", {}),
-        ("phi3", LONG),
+        ("phi3", LONG_ROPE),
         ("deepseek_v32", {}),
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}}),
     ],

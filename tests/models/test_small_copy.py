@@ -14,22 +14,13 @@ from transformers.models.auto.modeling_auto import (
 
 from bottega.models.packing_proof import ROW_LENGTHS, SMALL_WINDOW
 from bottega.models.small_copy import SmallCopy, config_value, nested_configs, sharpen_weights, small_copies
-
-LONG = {
-    "original_max_position_embeddings": 4096,
-    "rope_parameters": {
-        "rope_type": "longrope",
-        "rope_theta": 1e4,
-        "short_factor": [1.0 + place / 48 for place in range(48)],
-        "long_factor": [1.0 + place for place in range(48)],
-    },
-}
+from making import LONG_ROPE
 
 
 def test_a_copy_of_a_large_model_is_small() -> None:
     """Whatever its config nests or lists by layer."""
     wide = {"hidden_size": 5120, "num_attention_heads": 40, "vocab_size": 262144, "intermediate_size": 15360}
-    for kind, more in (("gemma4_text", wide), ("t5gemma", {}), ("deepseek_v3", {}), ("phi3", LONG)):
+    for kind, more in (("gemma4_text", wide), ("t5gemma", {}), ("deepseek_v3", {}), ("phi3", LONG_ROPE)):
         config = AutoConfig.for_model(kind, **more)
         mapping = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if kind == "t5gemma" else MODEL_FOR_CAUSAL_LM_MAPPING
         model = next(small_copies(mapping[type(config)], config, SMALL_WINDOW, max(ROW_LENGTHS))).model

@@ -179,7 +179,7 @@ def _library_errors_as_data_errors(source: Source) -> Iterator[None]:
         raise
     except Exception as error:  # loaders raise whatever the libraries below them raise: there is no common class
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        missing = "no such file, and no such dataset on the hub (as far as it can be reached): "
+        missing = "no such file, and no such dataset on the hub, as far as it can be reached: "
         prefix = "" if Path(source.path).is_absolute() else missing
         fix = "check its name, config and split; a file's path resolves against the recipe's folder"
         raise DataError(f"{prefix}{reason}", where=source.path, fix=fix) from None

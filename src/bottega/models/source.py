@@ -84,15 +84,15 @@ def adapter_folder(name: str) -> Path:
 
 
 def refuse_unreachable(name: str) -> None:
-    """A ModelError for a hub id that is not here and cannot be asked for: one question, where each file asks six."""
+    """Raise a ModelError for a hub id that is neither in the cache nor on the hub, after one request instead of six."""
     if Path(name).is_absolute() or huggingface_hub.constants.HF_HUB_OFFLINE:
         return
     try:
         if not isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str):
             huggingface_hub.HfApi().model_info(name, timeout=10)
-    except Exception as error:  # the hub's client, and what it is made of, have errors of their own
+    except Exception as error:  # the hub's client and the libraries below it each have their own errors
         raise ModelError(
-            f"no such folder, and no such model on the hub as far as it can be asked ({type(error).__name__})",
+            f"no such folder, and no such model on the hub, as far as it can be reached ({type(error).__name__})",
             where=name,
             fix="check the name, or the network; a folder begins with ./ or /",
         ) from None
@@ -100,7 +100,7 @@ def refuse_unreachable(name: str) -> None:
 
 @contextmanager
 def quietly(where: str, what: str) -> Iterator[None]:
-    """Silence loading chatter; turn what transformers raises into a ModelError."""
+    """Silence transformers' messages inside the `with` block, and turn its errors into a ModelError."""
     before = transformers.logging.get_verbosity()
     transformers.utils.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
@@ -117,11 +117,11 @@ def quietly(where: str, what: str) -> Iterator[None]:
         if "trust_remote_code" in str(error):
             reason = "it needs code of its own, and no code of a checkpoint is ever run"
         elif where != "model.shape" and not Path(where).is_absolute():
-            reason = f"no such folder, and no such model on the hub as far as it can be asked: {reason}"
+            reason = f"no such folder, and no such model on the hub, as far as it can be reached: {reason}"
         raise ModelError(
             f"{what} cannot be loaded: {reason}",
             where=where,
-            fix="is it a transformers checkpoint, whole and readable?",
+            fix="check that it is a complete transformers checkpoint",
         ) from error
     finally:
         transformers.logging.set_verbosity(before)
