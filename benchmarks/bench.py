@@ -24,6 +24,7 @@ from datetime import date
 from pathlib import Path
 from statistics import median
 
+import measuring
 from machine import describe_machine
 from measuring import Measure, measure_bottega, measure_script
 from workloads import (
@@ -352,12 +353,17 @@ def preparation(folder: Path, peer: str) -> Workload:
     """A file of 100,000 rows of Alpaca's lengths, read, tokenized and packed."""
     rows = instructions(100_000)
     prepare(folder, rows, "tiny")
-    ours = [sys.executable, str(HERE / "prepare.py"), str(folder)]
+
+    def ours() -> Measure:
+        return measure_script(
+            [sys.executable, str(measuring.measured_checkout / "benchmarks" / "prepare.py"), str(folder)]
+        )
+
     return Workload(
         "data preparation",
         len(rows),
         "rows",
-        Tool("bottega", lambda: measure_script(ours)),
+        Tool("bottega", ours),
         [
             Group(
                 "TRL",

@@ -20,6 +20,7 @@ from datetime import date
 from pathlib import Path
 from statistics import geometric_mean, median
 
+import measuring
 from bench import WORKLOADS
 from equal_runs import checkout
 from machine import describe_machine
@@ -94,16 +95,17 @@ def shortest_seconds(runs: list[Measure]) -> float:
 
 @contextmanager
 def imported_from(source: Path) -> Iterator[None]:
-    """Inside, child processes import bottega from `source`."""
-    previous = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(source)
+    """Child processes import bottega from `source`, and run the scripts beside it."""
+    path, before = os.environ.get("PYTHONPATH"), measuring.measured_checkout
+    os.environ["PYTHONPATH"], measuring.measured_checkout = str(source), source.parent
     try:
         yield
     finally:
-        if previous is None:
+        measuring.measured_checkout = before
+        if path is None:
             del os.environ["PYTHONPATH"]
         else:
-            os.environ["PYTHONPATH"] = previous
+            os.environ["PYTHONPATH"] = path
 
 
 if __name__ == "__main__":

@@ -183,9 +183,11 @@ def main() -> None:
 
 
 def checkout(revision: str, folder: Path) -> Path:
-    """The package's sources at `revision`, in `folder`."""
+    """The package's sources at `revision`, with its benchmarks beside them, in `folder`; returns the sources."""
     folder.mkdir()
-    archive = subprocess.run(["git", "archive", revision, "src"], cwd=ROOT, capture_output=True, check=True).stdout
+    archive = subprocess.run(
+        ["git", "archive", revision, "src", "benchmarks"], cwd=ROOT, capture_output=True, check=True
+    ).stdout
     subprocess.run(["tar", "-x", "-C", str(folder)], input=archive, check=True)
     return folder / "src"
 

@@ -14,6 +14,9 @@ from pathlib import Path
 # Overrides of every recipe, such as model.dtype=float32 for a processor that is slow in bfloat16.
 OVERRIDES: list[str] = []
 
+# The checkout that is measured. `beside.py` changes it: scripts import modules by the names they have in their build.
+measured_checkout = Path(__file__).parent.parent
+
 QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
