@@ -28,14 +28,14 @@ class Measure:
     memory       peak bytes
     amount       amount of work done, where it differs from the planned one; else 0
     since_start  seconds from the start of the process to the end of the work
-    parts        seconds of each update; empty for work that does not consist of updates
+    spans        (start, end) of all that was measured, on the clock of `time.time`
     """
 
     seconds: float
     memory: float
     amount: float = 0.0
     since_start: float = 0.0
-    parts: tuple[float, ...] = ()
+    spans: tuple[tuple[float, float], ...] = ()
 
 
 def measure_script(command: list[str], *, first: bool = True) -> Measure:
@@ -48,7 +48,8 @@ def measure_script(command: list[str], *, first: bool = True) -> Measure:
     skipped = 0 if first else 1
     amount = sum(result.get("tokens", [])[skipped:])
     since_start = result.get("ended", started) - started
-    return Measure(sum(result["seconds"][skipped:]), result["memory"], amount, since_start)
+    seconds, ended = sum(result["seconds"][skipped:]), result.get("ended", time.time())
+    return Measure(seconds, result["memory"], amount, since_start, ((ended - seconds, ended),))
 
 
 def measure_bottega(
@@ -91,7 +92,7 @@ def measure_bottega(
         steps[-1]["memory"],
         0.0 if first else sum(step["tokens_real"] for step in measured),
         since_start=steps[0]["time"] - started,
-        parts=tuple(step["seconds"] for step in measured),
+        spans=tuple((step["time"] - step["seconds"], step["time"]) for step in measured),
     )
 
 

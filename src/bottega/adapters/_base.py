@@ -70,6 +70,10 @@ class Adapter(BaseModel, ABC):
         """The method and its size in a few words, for reports."""
         return self.title
 
+    def import_library(self) -> None:
+        """Import what `install` will need. A run does so at its start, where imports cost least."""
+        return
+
     @abstractmethod
     def install(self, model: nn.Module, options: InstallOptions) -> AdaptedModel:
         """Freeze the model and put new trainable weights on it, in place; a ModelError if it cannot be done."""

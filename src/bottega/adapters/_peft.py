@@ -35,6 +35,9 @@ class PeftAdapter(Adapter):
     def peft_config(self, **shared: Any) -> PeftConfig:
         """PEFT's config; `shared` are the options that do not depend on the kind."""
 
+    def import_library(self) -> None:
+        from bottega.adapters import _peft_model  # noqa: F401
+
     def install(self, model: nn.Module, options: InstallOptions) -> PeftAdaptedModel:
         from bottega.adapters._peft_model import install_peft
 

@@ -111,6 +111,9 @@ def _run_with_settings(store: RunStore, watch: LoadWatch, stop: Stop) -> Iterato
         from bottega.hardware.process import compute_settings, iterate_within
         from bottega.training.setup import resolve_threads
 
+        if store.recipe.adapter is not None:
+            store.recipe.adapter.import_library()
+
     threads = resolve_threads(store.recipe, store.place)
     yield from iterate_within(_run(store, watch, stop), lambda: compute_settings(threads))
 
