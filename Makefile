@@ -17,7 +17,7 @@ setup: $(VENV)/ready ## Make the environment; leaves the command at .venv/bin/bo
 $(VENV)/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "bottega needs Python 3.11 or newer; set PYTHON=python3.12 or the like"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "this Python has no venv: sudo apt-get install python3-venv"; exit 1; }
-	@echo "installing into $(VENV): a minute or two, most of it torch"
+	@echo "installing into $(VENV): two to three minutes, most of it torch"
 	@$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) --editable '.[dev]'

@@ -2,27 +2,28 @@
 
     python benchmarks/beside.py REVISION [--only NAME …] [--rounds 3] [--override KEY=VALUE …] [--out FILE]
 
-Both builds run the same workload from the same folder in fresh processes, both at once: one is stopped while the other
-computes, and they change every second. So both meet the same disturbances: equal builds differ by about one per cent in
-a pair, where they differ by twenty if one runs after the other. What counts is the time of the updates, without the
-time stopped; of a workload without updates the time of the whole process.
+Both builds run the same workload at once, each in processes of its own: one is stopped while the other computes, and
+they change every second. So both meet the same disturbances: equal builds differ by about one per cent in a pair, and
+by up to thirty if one runs after the other. What counts is the measured part of a workload, such as its updates,
+without the time stopped.
 
-A build that leaves the cores to other programs would do so for the other build, so here it does not look for them.
+A build that leaves the cores to other programs would leave them to the other build, so here it does not look for them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
 from datetime import date
 from itertools import cycle
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from statistics import geometric_mean, median
 
@@ -30,6 +31,7 @@ import measuring
 from bench import WORKLOADS
 from equal_runs import checkout
 from machine import describe_machine
+from measuring import Measure
 
 HERE = Path(__file__).parent
 CURRENT = HERE.parent / "src"
@@ -46,12 +48,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="pairs per workload")
     parser.add_argument("--override", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of every recipe")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--measure", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    # As an exception, so that both builds are ended too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     measuring.OVERRIDES.extend(options.override)
-    if options.measure:
-        measure_here(options.only[0], options.measure, Path(options.revision))
-        return
     with tempfile.TemporaryDirectory() as temporary:
         before = checkout(options.revision, Path(temporary, "before"))
         lines = [
@@ -80,28 +80,42 @@ def main() -> None:
 
 @dataclass
 class Build:
-    """A build while it runs a workload, in turns with another."""
+    """A build while it runs a workload, in turns with another.
 
-    process: subprocess.Popen[str]
+    process   leads a process group of its own, so that all it starts is stopped with it
+    measured  receives the measure at the end
+    turns     (start, end) of each turn, on the clock of `time.time`
+    """
+
+    process: ForkProcess
+    measured: Connection
     turns: list[tuple[float, float]] = field(default_factory=list)
 
-    def run(self) -> None:
+    def compute(self) -> None:
         """Let it compute for one turn, or until it ends."""
         started = time.time()
-        os.killpg(self.process.pid, signal.SIGCONT)
-        while time.time() < started + TURN and self.process.poll() is None:
+        self._signal(signal.SIGCONT)
+        # Its process is waited for in short steps: the turn ends with it.
+        while time.time() < started + TURN and self.process.is_alive():
             time.sleep(LOOK)
-        if self.process.returncode is None:
-            os.killpg(self.process.pid, signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
         self.turns.append((started, time.time()))
 
     def result(self) -> tuple[float, float]:
-        """(seconds it computed on what is measured, peak bytes)."""
-        output, errors = self.process.communicate()
-        if self.process.returncode:
-            sys.exit(errors[-3000:])
-        spans, memory = json.loads(output.splitlines()[-1])
-        return sum(self._computed(*span) for span in spans), memory
+        """(seconds it computed on what is measured, peak bytes); ends the program if the build failed."""
+        if self.process.exitcode:
+            sys.exit("a build failed: see above")
+        measure: Measure = self.measured.recv()
+        return sum(self._computed(*span) for span in measure.spans), measure.memory
+
+    def end(self) -> None:
+        """Leave nothing behind, stopped or computing."""
+        self._signal(signal.SIGKILL)
+        self.process.join()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.process.is_alive():
+            os.killpg(self.process.pid or 0, number)
 
     def _computed(self, start: float, end: float) -> float:
         """The seconds between two times in which it was its turn."""
@@ -109,16 +123,11 @@ class Build:
 
 
 def compare(name: str, folder: Path, before: Path, rounds: int) -> str:
-    """The workload's row of the table."""
-    results: list[tuple[tuple[float, float], tuple[float, float]]] = []
+    """The workload's row of the table; a FileNotFoundError if its data is missing."""
+    title = WORKLOADS[name](folder, sys.executable).title
+    results = []
     for index in range(rounds):
-        builds = [start(name, folder, source) for source in (before, CURRENT)]
-        for build in cycle(builds if index % 2 == 0 else builds[::-1]):
-            if build.process.returncode is None:
-                build.run()
-            elif all(each.process.returncode is not None for each in builds):
-                break
-        then, now = (build.result() for build in builds)
+        then, now = run_pair(name, folder, (before, CURRENT), first=index % 2)
         results.append((then, now))
         print(f"{name} | {index + 1} | {now[0] / then[0]:.3f}", file=sys.stderr, flush=True)
     ratios = [now[0] / then[0] for then, now in results]
@@ -127,33 +136,42 @@ def compare(name: str, folder: Path, before: Path, rounds: int) -> str:
     memory = median(now[1] / then[1] for then, now in results if then[1])
     verdict = "" if ratio <= LIMIT else "SLOWER"
     pairs = ", ".join(f"{each:.3f}" for each in ratios)
-    title = WORKLOADS[name](folder, sys.executable).title
     return f"| {title} | {before_s:.2f} | {now_s:.2f} | {ratio:.3f} | {pairs} | {memory:.2f} | {verdict} |"
 
 
+def run_pair(name: str, folder: Path, sources: tuple[Path, Path], first: int) -> list[tuple[float, float]]:
+    """The result of each of two builds, which run a workload at once; `first`: the one that begins."""
+    builds: list[Build] = []
+    try:
+        builds += [start(name, Path(tempfile.mkdtemp(dir=folder)), source) for source in sources]
+        for build in cycle((builds[first], builds[1 - first])):
+            if build.process.is_alive():
+                build.compute()
+            elif not any(each.process.is_alive() for each in builds):
+                break
+        return [build.result() for build in builds]
+    finally:
+        for build in builds:
+            build.end()
+
+
 def start(name: str, folder: Path, source: Path) -> Build:
-    """A process that runs a workload with the build in `source`, stopped, in a group of its own."""
-    own = Path(tempfile.mkdtemp(dir=folder))
-    command = [sys.executable, __file__, str(source), "--only", name, "--measure", str(own)]
-    overrides = ["--override", *measuring.OVERRIDES] if measuring.OVERRIDES else []
-    environment = os.environ | {"PYTHONPATH": f"{HERE / 'alone'}:{source}"}
-    process = subprocess.Popen(
-        [*command, *overrides],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    os.killpg(process.pid, signal.SIGSTOP)
-    return Build(process)
+    """A stopped process that runs a workload in a folder of its own with the build in `source`."""
+    measured, sent = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=measure_build, args=(name, folder, source, sent))
+    process.start()
+    # It stops itself as soon as it leads its group.
+    os.waitid(os.P_PID, process.pid or 0, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    return Build(process, measured)
 
 
-def measure_here(name: str, folder: Path, source: Path) -> None:
-    """Run a workload with the build that this process imports; prints the spans that count, and the peak bytes."""
+def measure_build(name: str, folder: Path, source: Path, sent: Connection) -> None:
+    """Measure a workload with the build in `source`, in this process and those that it starts."""
+    os.setsid()
+    os.kill(os.getpid(), signal.SIGSTOP)
+    os.environ["PYTHONPATH"] = f"{HERE / 'alone'}:{source}"
     measuring.measured_checkout = source.parent
-    measure = WORKLOADS[name](folder, sys.executable).ours.run()
-    print(json.dumps([measure.spans, measure.memory]))
+    sent.send(WORKLOADS[name](folder, sys.executable).ours.run())
 
 
 if __name__ == "__main__":

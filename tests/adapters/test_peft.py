@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -68,24 +66,3 @@ def test_targets_are_checked_for_every_kind(llama: Path) -> None:
     with pytest.raises(ModelError, match="no module is called k_prj") as caught:
         Scaled(targets=["k_prj"]).install(base(llama), InstallOptions(peft_task="CAUSAL_LM"))
     assert "did you mean k_proj?" in str(caught.value.fix)
-
-
-IMPORTED_AT_ONCE = """
-import sys
-
-from bottega.adapters.lora import Lora
-
-assert "peft" not in sys.modules, "a recipe loads without it"
-Lora().import_library()
-before = set(sys.modules)
-import bottega.models.checkpoint  # noqa
-from bottega.adapters import _peft_model
-
-print(sorted(name for name in set(sys.modules) - before if name.startswith("peft")))
-"""
-
-
-def test_the_library_is_imported_when_a_run_starts() -> None:
-    """Later its objects would be searched by the garbage collector: a third of a second in a short run."""
-    done = subprocess.run([sys.executable, "-c", IMPORTED_AT_ONCE], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
