@@ -31,7 +31,7 @@ check: setup ## Lint, format and types
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gpu.py --cpu --proofs optimizers generation & \
 	$(BIN)/mypy && wait $$!
 
-test: check ## Everything that must hold, in under six minutes on two cores
+test: check ## Everything that must hold (lint and types two minutes, tests six, on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not slow and not gpu"
 
 slow: setup ## The tests that make test leaves out (a quarter of an hour)
@@ -92,7 +92,7 @@ worlds: setup ## Run the demo in four invented worlds and compare with its targe
 large: setup ## Train on a small and on a large file and compare the memory they take (a quarter of an hour)
 	$(BIN)/python benchmarks/large_file.py
 
-demo: setup ## Take a small model through all stages, from a tokenizer to a conversation (five to ten minutes)
+demo: setup ## Take a small model through all stages, from a tokenizer to a conversation (ten minutes)
 	$(BIN)/bottega demo
 
 docs: setup ## Build the documentation into site/

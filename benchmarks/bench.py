@@ -382,7 +382,7 @@ def first_step(folder: Path, peer: str) -> Workload:
 
     def time_since_start(measure: Measure) -> Measure:
         ended = measure.spans[-1][1]
-        return Measure(measure.since_start, measure.memory, spans=((ended - measure.since_start, ended),))
+        return Measure(((ended - measure.since_start, ended),), measure.memory)
 
     return Workload(
         "command to first update",

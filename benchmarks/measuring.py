@@ -24,18 +24,21 @@ QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 class Measure:
     """Time and memory of a run.
 
-    seconds      of the measured updates alone
+    spans        (start, end) of each measured part, such as an update, on the clock of `time.time`
     memory       peak bytes
     amount       amount of work done, where it differs from the planned one; else 0
     since_start  seconds from the start of the process to the end of the work
-    spans        (start, end) of all that was measured, on the clock of `time.time`
     """
 
-    seconds: float
+    spans: tuple[tuple[float, float], ...]
     memory: float
     amount: float = 0.0
     since_start: float = 0.0
-    spans: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """The time of all measured parts together."""
+        return sum(end - start for start, end in self.spans)
 
 
 def measure_script(command: list[str], *, first: bool = True) -> Measure:
@@ -49,7 +52,7 @@ def measure_script(command: list[str], *, first: bool = True) -> Measure:
     amount = sum(result.get("tokens", [])[skipped:])
     since_start = result.get("ended", started) - started
     seconds, ended = sum(result["seconds"][skipped:]), result.get("ended", time.time())
-    return Measure(seconds, result["memory"], amount, since_start, ((ended - seconds, ended),))
+    return Measure(((ended - seconds, ended),), result["memory"], amount, since_start)
 
 
 def measure_bottega(
@@ -88,11 +91,10 @@ def measure_bottega(
         steps = [step for step in steps if step["step"] <= reached[0]]
     measured = steps[0 if first else 1 :]
     return Measure(
-        sum(step["seconds"] for step in measured),
+        tuple((step["time"] - step["seconds"], step["time"]) for step in measured),
         steps[-1]["memory"],
         0.0 if first else sum(step["tokens_real"] for step in measured),
         since_start=steps[0]["time"] - started,
-        spans=tuple((step["time"] - step["seconds"], step["time"]) for step in measured),
     )
 
 
