@@ -49,16 +49,17 @@ class Sft(Likelihood):
         return self.weighting == "token"
 
     def rows(self, record: Record, codec: Codec) -> list[tuple[Row, ...]]:
+        # The usual classes first: a record is seen at once to be of its own class, and slowly not to be of another.
+        if isinstance(record, (Prompted, Chat, Text)):
+            return [(codec.encode_answers(record),)]
         if isinstance(record, Preference):
             return [(completion_row(record, record.chosen, codec),)]
         if isinstance(record, Unpaired):
             if not record.desirable:
                 raise Unusable("an answer labeled false, which sft does not learn")
             return [(completion_row(record, record.completion, codec),)]
-        if isinstance(record, ChatLike):
-            record = record.as_chat()
-        assert isinstance(record, (Chat, Prompted, Text))
-        return [(codec.encode_answers(record),)]
+        assert isinstance(record, ChatLike)
+        return [(codec.encode_answers(record.as_chat()),)]
 
     def prompt_and_reference(self, record: Record) -> tuple[Prompt, str] | None:
         if isinstance(record, ChatLike):

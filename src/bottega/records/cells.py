@@ -6,6 +6,7 @@ import ast
 import json
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from bottega.records.field_names import (
@@ -78,18 +79,21 @@ TEXT_LIST_FIELDS = frozenset({"positive", "pos", "answers", "targets"})
 def parse_list_cells(fields: Fields) -> Fields:
     """The row with lists in place of table cells that hold one as text."""
     for given_name, value in fields.items():
-        accepts = _list_check(given_name.strip().lower())
+        accepts = _list_check(given_name)
         items = parse_list(value) if accepts else None
         if accepts and items is not None and accepts(items):
             fields = {**fields, given_name: items}
     return fields
 
 
-def _list_check(name: str) -> Callable[[list[Any]], bool] | None:
-    """Which lists count as a list in the field `name`; None if its cells are always text.
+# Rows have the same few names, but a file may give each row names of its own.
+@lru_cache(1024)
+def _list_check(given_name: str) -> Callable[[list[Any]], bool] | None:
+    """Which lists count as a list in the field of that name; None if its cells are always text.
 
     A prompt or an answer may well be a text in brackets, so in those fields only a list of messages counts.
     """
+    name = given_name.strip().lower()
     if name in ANY_LIST_FIELDS:
         return lambda items: True
     if name in MESSAGE_LIST_FIELDS:

@@ -49,7 +49,7 @@ def parse_rows(
             handler(fields)
             continue
         try:
-            fields = parse_list_cells(_apply_mapping(where, fields, mapping or {}))
+            fields = parse_list_cells(_apply_mapping(where, fields, mapping) if mapping else fields)
             if detected is None:
                 detected, name = detect_format(where, fields, reads, format)
             fields = normalize_names(fields) if detected.normalize else fields

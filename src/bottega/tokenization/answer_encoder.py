@@ -42,16 +42,17 @@ class AnswerEncoder:
 
     def encode(self, record: Chat | Prompted | Text) -> Row:
         """The row of a record in which its answers carry the loss."""
+        if isinstance(record, Prompted):
+            completion = record.completion
+            rows = self._limit.fit(record.where, record.prompt, lambda prompt: [self._encode_text(prompt, completion)])
+            return rows[0]
         if isinstance(record, Chat):
             self._finder.template.count_unused_fields(record)
             chat = record
             return self._limit.fit(
                 chat.where, chat.messages, lambda messages: [self._encode_chat(replace(chat, messages=messages))]
             )[0]
-        if isinstance(record, Text):
-            record = Prompted(record.where, record.text[: record.answer], record.text[record.answer :])
-        completion = record.completion
-        return self._limit.fit(record.where, record.prompt, lambda prompt: [self._encode_text(prompt, completion)])[0]
+        return self.encode(Prompted(record.where, record.text[: record.answer], record.text[record.answer :]))
 
     def encode_pair(self, record: Preference) -> tuple[Row, Row]:
         """(chosen, rejected) rows, with the same prompt; Unusable where both have the same tokens."""

@@ -106,13 +106,13 @@ class LengthLimit:
         prompt  a text or messages
         """
         rows = make_rows(prompt)
-        if all(self.excess(row) <= 0 for row in rows):
+        if max(map(self.excess, rows)) <= 0:
             return rows
         if self.policy in ("shorten", "truncate"):
             # First as little of the prompt as it takes to keep the whole answer; then no less than half a row of it.
             for least in (1, self.max_length // 2) if self.policy == "truncate" else (1,):
                 shorter_rows = self._shorten(prompt, make_rows, rows, least)
-                if all(self.excess(row) <= 0 for row in shorter_rows):
+                if max(map(self.excess, shorter_rows)) <= 0:
                     self.truncated += 1
                     return shorter_rows
             # Still too long: what is cut below has half a row of its prompt, so that the answer keeps the other half.
@@ -121,7 +121,7 @@ class LengthLimit:
 
     def _shorten(self, prompt: Any, make_rows: Callable[[Any], list[Row]], rows: list[Row], least: int) -> list[Row]:
         """The rows with the longest prompt that lets them fit, or else with the shortest possible one."""
-        while (excess := max(self.excess(row) for row in rows)) > 0:
+        while (excess := max(map(self.excess, rows))) > 0:
             shorter = self.shorten_prompt(prompt, excess, least)
             if shorter is None:
                 break

@@ -79,8 +79,14 @@ class TextEncoder:
 
     def remove_bos(self, text: str) -> str:
         """Remove a BOS written out in the text where the tokenizer adds one itself."""
-        bos = self.tokenizer.bos_token
+        bos = self._bos
         return text[len(bos) :] if bos and text.startswith(bos) and self._adds_bos else text
+
+    @cached_property
+    def _bos(self) -> str | None:
+        # Once, since a tokenizer looks such an attribute up among all its special tokens.
+        token: str | None = self.tokenizer.bos_token
+        return token
 
     @cached_property
     def _adds_bos(self) -> bool:

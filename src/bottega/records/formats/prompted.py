@@ -33,7 +33,7 @@ class PromptedFormat(Format):
     def build(self, where: str, fields: Fields) -> Record:
         prompt, completion = fields["prompt"], fields["completion"]
         plain = not is_messages(prompt) and not is_messages(completion)
-        if plain and not any(fields.get(name) for name in CONVERSATION_FIELDS):
+        if plain and not any(map(fields.get, CONVERSATION_FIELDS)):
             prompt = require_string(where, fields, "prompt", empty=True)
             return Prompted(where, prompt, require_string(where, fields, "completion"))
         answer = to_messages(where, completion, "completion") if is_messages(completion) else ()
