@@ -3,9 +3,9 @@
     python benchmarks/beside.py REVISION [--only NAME …] [--rounds 3] [--override KEY=VALUE …] [--out FILE]
 
 Both builds run the same workload at once, each in processes of its own: one is stopped while the other computes, and
-they change every second. So both meet the same disturbances: equal builds differ by about one per cent in a pair, and
-by up to thirty if one runs after the other. What counts is the measured part of a workload, such as its updates,
-without the time stopped.
+they change five times a second. So both meet the same disturbances: equal builds differ by one or two per cent in a
+pair, by four if they change every second, and by up to thirty if one runs after the other. What counts is the measured
+part of a workload, such as its updates, without the time stopped.
 
 A build that leaves the cores to other programs would leave them to the other build, so here it does not look for them.
 """
@@ -38,7 +38,7 @@ CURRENT = HERE.parent / "src"
 # The largest acceptable ratio of times, current / before.
 LIMIT = 1.03
 # Seconds that a build computes before it is the other one's turn, and between two looks whether it has ended.
-TURN, LOOK = 1.0, 0.02
+TURN, LOOK = 0.2, 0.01
 
 
 def main() -> None:
