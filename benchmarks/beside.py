@@ -13,6 +13,7 @@ A build that leaves the cores to other programs would leave them to the other bu
 from __future__ import annotations
 
 import argparse
+import compileall
 import multiprocessing
 import os
 import signal
@@ -54,6 +55,9 @@ def main() -> None:
     measuring.OVERRIDES.extend(options.override)
     with tempfile.TemporaryDirectory() as temporary:
         before = checkout(options.revision, Path(temporary, "before"))
+        # Else the first run would compile them in its measured time.
+        for source in (before, CURRENT):
+            compileall.compile_dir(source, quiet=1)
         lines = [
             f"# Speed compared with {options.revision}",
             "",

@@ -17,7 +17,8 @@ OVERRIDES: list[str] = []
 # The checkout that is measured. `beside.py` changes it: scripts import modules by the names they have in their build.
 measured_checkout = Path(__file__).parent.parent
 
-QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+# Offline, and with compiled modules, as an installed package has them.
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONDONTWRITEBYTECODE": ""}
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def measure_bottega(
 
 def run_command(command: list[str]) -> str:
     """The output of a command; if it fails, the benchmark exits with the end of its error output."""
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | QUIET, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | ENVIRONMENT, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)}\n{done.stderr[-3000:]}")
     return done.stdout

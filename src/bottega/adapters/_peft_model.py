@@ -18,6 +18,7 @@ from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from bottega.adapters._adapted import AdaptedModel
 from bottega.adapters._base import CONFIG, InstallOptions
@@ -215,6 +216,9 @@ def _maps_as_linear(layer: Any) -> bool:
 
 def _not_found_again(adapted: Any) -> list[str]:
     """Layers whose adapter is saved under a name that loading turns into another."""
+    # Loading renames only in architectures whose checkpoints have other names than their modules.
+    if get_checkpoint_conversion_mapping(adapted.config.model_type) is None:
+        return []
     state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     missing = set_peft_model_state_dict(adapted, state).missing_keys
     names = {key.partition(".lora_")[0].removeprefix("base_model.model.") for key in missing if ".lora_" in key}
