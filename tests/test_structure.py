@@ -169,6 +169,7 @@ VARIANTS = (
     "auditing/checks",
     "demo/phrases",
     "evaluation/tasks",
+    "inference/runtimes",
     "metrics/answers",
     "models/attention",
     "models/heads",

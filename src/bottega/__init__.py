@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from bottega.inference.embedder import load_embedder as load_embedder
     from bottega.inference.language_model import LanguageModel as LanguageModel
     from bottega.inference.language_model import load_language_model as load_language_model
+    from bottega.inference.loader import find_head as find_head
     from bottega.inference.loader import load as load
     from bottega.inference.masked_lm import load_masked as load_masked
     from bottega.metrics.catalog import metric_label as metric_label

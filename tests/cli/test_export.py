@@ -15,10 +15,11 @@ def test_an_export_prints_its_size_and_its_proof(llama: Path, tmp_path: Path) ->
     result = CliRunner().invoke(app, ["export", str(llama), "--to", "merged", "--out", str(out)])
     assert result.exit_code == 0, result.output
     size = sum(path.stat().st_size for path in out.rglob("*"))
-    first, second, third = result.stdout.splitlines()
+    first, second, generated, last = result.stdout.splitlines()
     assert first == f"{out}: {size / 1e6:.1f} MB"
     assert "the likeliest prediction is the same for 100.0%" in second
-    assert third == f"try it: bottega generate {out} PROMPT"
+    assert generated == "48 of 48 generated tokens are the same"
+    assert last == f"try it: bottega run {out} PROMPT"
 
 
 def test_an_export_as_json(llama: Path, tmp_path: Path) -> None:

@@ -2,102 +2,153 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from safetensors.torch import load_file, save_file
 
 import bottega
 from bottega import exporting
-from bottega.errors import ModelError, RecipeError, RunError
-from bottega.exporting._export import PROOF_FILE, compare
-from bottega.exporting._source import compute_logits, open_trained, plain_row
+from bottega.errors import CheckpointError, ModelError, RecipeError, RunError
+from bottega.exporting.merged import Merged
+from bottega.inference import runtimes
+from bottega.inference.runtimes.transformers import TransformersRuntime
 from bottega.runs.atomic_files import verify_folder
+from bottega.runs.export_info import EXPORT_FILE
+from making import make_model, page_file
 
-NUMPY_FORMAT = '''
+EXAMPLE = page_file("src/bottega/exporting/sharded.py")
+
+NO_ENGINE = '''
 from typing import ClassVar
 
-import numpy as np
-
+from bottega.exporting.merged import Merged as Written
 from bottega.exporting import ExportFormat
 
 
-class Logits(ExportFormat):
-    """A table of next-token logits after each single token: all that a unigram engine could run."""
+class Lost(ExportFormat):
+    """A folder for a program that nobody has."""
 
-    title: ClassVar[str] = "table of logits"
-    tolerance: ClassVar[float] = 1e9
+    title: ClassVar[str] = "folder for nobody"
+    runtime: ClassVar[str] = "nobody"
 
-    def write(self, model, folder):
-        head = model.merged(__import__("torch").float32).get_output_embeddings()
-        np.save(folder / "head.npy", head.weight.detach().numpy())
-
-    def open(self, model, folder):
-        table = np.load(folder / "head.npy")
-        return lambda row: table[row.tokens] @ table.T
+    def write(self, model, folder, precision):
+        Written().write(model, folder, precision)
 '''
 
+NOBODY = """
+from typing import ClassVar
 
-def test_nothing_is_left_of_an_export_that_computes_something_else(
-    train: Callable[..., Path], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from bottega.exporting.merged import Merged
+from bottega.inference.runtimes import Runtime
 
-    run, out = train(llama, tmp_path / "run", adapter={"rank": 2}), tmp_path / "shipped"
-    write = Merged.write
 
-    def damaged(self: Merged, model: Any, folder: Path) -> None:
-        write(self, model, folder)
-        weights = load_file(folder / "model.safetensors")
-        name = next(name for name in weights if "up_proj" in name)
-        save_file({**weights, name: weights[name].flip(0).contiguous()}, folder / "model.safetensors", {"format": "pt"})
+class Nobody(Runtime):
+    title: ClassVar[str] = "Nobody"
+    package: ClassVar[str] = "nobody_has_this"
+    extra: ClassVar[str] = "nobody"
 
-    monkeypatch.setattr(Merged, "write", damaged)
-    with pytest.raises(ModelError, match="differs from what was trained"):
-        bottega.export(run, out)
-    assert not out.exists()
-    assert not list(tmp_path.glob("*partial*"))
+    def logits(self, tokens, source=None):
+        raise NotImplementedError
+"""
 
 
 def test_wrong_arguments(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"unknown export format 'mergd'(?s:.*)merged"):
         bottega.export(llama, tmp_path / "out", format="mergd")
+    with pytest.raises(RecipeError, match="merged has no precision 'int4'"):
+        bottega.export(llama, tmp_path / "out", precision="int4")
     with pytest.raises(RunError, match="already exists"):
         bottega.export(llama, llama)
 
 
+def test_a_format_that_cannot_hold_the_model_names_those_that_can(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    mamba = make_model(tmp_path / "mamba", "mamba")
+    with pytest.raises(ModelError, match="ONNX cannot hold this model: it keeps a state of another kind") as caught:
+        bottega.export(mamba, tmp_path / "out", format="onnx")
+    assert caught.value.fix == "formats that can hold it: merged"
+
+
+def test_a_missing_package_is_named_with_what_brings_it(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bottega.exporting.onnx import Onnx
+
+    monkeypatch.setattr(Onnx, "packages", ("onnxruntime_of_tomorrow",))
+    with pytest.raises(ModelError, match="writing ONNX needs onnxruntime_of_tomorrow") as caught:
+        bottega.export(llama, tmp_path / "out", format="onnx")
+    assert caught.value.fix == "pip install 'bottega[onnx]'"
+
+
+def test_without_its_program_an_export_is_marked_as_unproved(
+    llama: Path, tmp_path: Path, plug_in: Callable[..., None]
+) -> None:
+    plug_in(exporting, "lost", NO_ENGINE)
+    plug_in(runtimes, "nobody", NOBODY)
+    result = bottega.export(llama, tmp_path / "out", format="lost")
+    assert result.proof is None
+    assert result.unproved == "Nobody is not installed here: pip install 'bottega[nobody]'"
+    assert json.loads((tmp_path / "out" / EXPORT_FILE).read_text())["proof"] is None
+    assert "**Unproved.** Nobody is not installed here" in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(ModelError, match="Nobody is not installed"):
+        bottega.load(tmp_path / "out")
+
+
+def test_a_full_disk_leaves_nothing(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Merged, "write", full)
+    with pytest.raises(CheckpointError) as caught:
+        bottega.export(llama, tmp_path / "out")
+    assert caught.value.fix == f"free some space, then: bottega export {llama} --to merged --out {tmp_path / 'out'}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_program_that_fails_is_reported_and_nothing_is_left(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("this node is not supported\nmore of that")
+
+    monkeypatch.setattr(TransformersRuntime, "logits", fail)
+    with pytest.raises(ModelError, match="the program that runs the export fails: this node is not supported"):
+        bottega.export(llama, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_new_format_is_one_file(llama: Path, tmp_path: Path, plug_in: Callable[..., None]) -> None:
-    plug_in(exporting, "logits", NUMPY_FORMAT)
-    result = bottega.export(llama, tmp_path / "out", format="logits")
-    assert result.format == "logits"
-    assert np.load(tmp_path / "out" / "head.npy").ndim == 2
-    assert result.proof.difference > 0, "a table of unigrams is not the model, and the proof measures that"
-
-
-def test_a_proof_measures_how_far_an_engine_is_off(llama: Path) -> None:
-    model = open_trained(str(llama))
-    rows = [plain_row(np.arange(5, 12)), plain_row(np.arange(40, 43))]
-    _, network = model.reference()
-    exact = compare(model, lambda row: compute_logits(network, row), rows)
-    assert (exact.rows, exact.tokens, exact.difference, exact.agreement) == (2, 10, 0, 1)
-    assert exact.kl == pytest.approx(0, abs=1e-9)
-    shifted = compare(model, lambda row: compute_logits(network, row) + 0.5, rows)
-    assert shifted.difference == pytest.approx(0.5)
-    assert shifted.kl == pytest.approx(0, abs=1e-6), "a constant changes no probability"
-    other = compare(model, lambda row: -compute_logits(network, row), rows)
-    assert other.kl > 0.1
-    assert other.agreement < 0.5
+    plug_in(exporting, "sharded", EXAMPLE)
+    result = bottega.export(llama, tmp_path / "out", format="sharded")
+    assert result.format == "sharded"
+    assert result.proof is not None
+    assert result.proof.difference < 1e-4
+    answers = [bottega.load(name).generate(["the cat"])[0][0].text for name in (llama, tmp_path / "out")]
+    assert answers[0] == answers[1]
 
 
 def test_a_model_without_a_run_is_exported_with_its_proof(llama: Path, tmp_path: Path) -> None:
     result = bottega.export(llama, tmp_path / "out")
-    assert (result.folder, result.format, result.proof.rows) == (tmp_path / "out", "merged", 1)
+    assert result.proof is not None
+    assert (result.folder, result.format, result.precision, result.proof.rows) == (
+        tmp_path / "out",
+        "merged",
+        "fp32",
+        1,
+    )
     assert result.bytes == sum(path.stat().st_size for path in result.folder.rglob("*") if path.is_file())
-    document = json.loads((result.folder / PROOF_FILE).read_text())
-    assert document == {"format": "merged", "trained": str(llama), "proof": asdict(result.proof)}
+    document = json.loads((result.folder / EXPORT_FILE).read_text())
+    assert document == {
+        "format": "merged",
+        "precision": "fp32",
+        "runtime": "transformers",
+        "head": "language",
+        "origin": llama.name,
+        "objective": None,
+        "choices": {},
+        "proof": asdict(result.proof),
+    }
     assert verify_folder(result.folder) == ""

@@ -37,3 +37,16 @@ def test_a_classifier_ships_with_its_head(train: Callable[..., Path], bert: Path
     bottega.export(run, tmp_path / "shipped")
     shipped = AutoModelForSequenceClassification.from_pretrained(tmp_path / "shipped")
     assert shipped.config.id2label == {0: "a", 1: "b"}
+    texts = ["the cat sat", "the dog sat"]
+    trained, opened = (bottega.load(name).classify(texts) for name in (run, tmp_path / "shipped"))
+    assert [each.label for each in trained] == [each.label for each in opened]
+
+
+def test_half_precision_is_rounded_once(train: Callable[..., Path], llama: Path, tmp_path: Path) -> None:
+    run = train(llama, tmp_path / "run", adapter={"rank": 2})
+    for precision, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        result = bottega.export(run, tmp_path / precision, precision=precision)
+        assert 0 < result.proof.difference < 0.5
+        assert result.proof.kl < 1e-3
+        shipped = AutoModelForCausalLM.from_pretrained(tmp_path / precision)
+        assert {weight.dtype for weight in shipped.parameters()} == {dtype}

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM
 
-from bottega.batch import Row
 from bottega.errors import ModelError, RunError
-from bottega.exporting._source import PROBE_ROWS, PROBE_TEXT, compute_logits, open_trained, plain_row
+from bottega.exporting._source import HARD_TEXTS, PROBE_ROWS, PROBE_TEXT, PROBE_TOKENS, open_trained
+from bottega.inference.runtimes.transformers import compute_logits
 from bottega.recipe.files import RESOLVED
 from bottega.recipe.schema import Recipe
-from making import WORDS, make_model, make_tokenizer, sharpen, tiny_config, write_jsonl
+from making import WORDS, make_model, write_jsonl
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def adapted(llama: Path, tmp_path: Path, train: Callable[..., Path]) -> Path:
 def test_a_run_is_merged_into_the_weights_of_its_base(adapted: Path, llama: Path) -> None:
     model = open_trained(str(adapted))
     assert (model.head, model.labels, model.source.base) == ("language", [], str(llama))
-    row = plain_row(np.arange(5, 15))
+    row = np.arange(5, 15)
     module, network = model.reference()
     trained = compute_logits(network, row)
     merged = model.merged(torch.float32)
@@ -43,20 +43,44 @@ def test_a_run_is_merged_into_the_weights_of_its_base(adapted: Path, llama: Path
     assert {weight.dtype for weight in model.merged(torch.bfloat16).parameters()} == {torch.bfloat16}
 
 
-def test_rows_to_compare_on_are_those_that_were_held_out(adapted: Path) -> None:
+def test_probes_are_the_rows_that_were_held_out(adapted: Path) -> None:
     model = open_trained(str(adapted))
-    rows = model.probe_rows()
-    assert len(rows) == PROBE_ROWS
-    assert model.tokenizer.decode(rows[0].tokens, skip_special_tokens=True).endswith("sat on the mat")
-    assert model.tokenizer.decode(rows[1].tokens, skip_special_tokens=True).endswith("ran"), "both rows of a pair"
+    probes = model.probes()
+    assert len(probes) == PROBE_ROWS
+    texts = [model.tokenizer.decode(probe.tokens, skip_special_tokens=True) for probe in probes]
+    assert texts[0].endswith("sat on the mat")
+    assert texts[1].endswith("ran"), "both rows of a pair"
+    prompt = model.tokenizer.decode(probes[0].tokens[: probes[0].prompt], skip_special_tokens=True)
+    assert texts[0].startswith(prompt)
+    assert "sat" not in prompt
+    assert "the" in prompt
 
 
 def test_a_model_without_a_run_is_compared_on_a_sentence(llama: Path) -> None:
     model = open_trained(str(llama))
-    (row,) = model.probe_rows()
-    assert PROBE_TEXT in model.tokenizer.decode(row.tokens)
-    assert row.at.tolist() == list(range(len(row.tokens)))
-    assert not row.weight.any()
+    (probe,) = model.probes()
+    assert PROBE_TEXT in model.tokenizer.decode(probe.tokens)
+    assert (probe.prompt, probe.source) == (len(probe.tokens), None)
+
+
+def test_rotations_that_depend_on_the_length_are_compared_on_a_longer_row(tmp_path: Path) -> None:
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
+    model = open_trained(str(make_model(tmp_path / "model", rope_parameters=rope)))
+    short, longer = model.probes()
+    assert len(short.tokens) < 128 < len(longer.tokens)
+
+
+def test_long_rows_are_cut(llama: Path, tmp_path: Path, train: Callable[..., Path]) -> None:
+    rows = [{"text": "the cat sat on the mat " * 60}] * 4
+    run = train(llama, tmp_path / "run", rows, objective={"kind": "causal"}, optim={"steps": 1, "examples": 2})
+    assert max(len(probe.tokens) for probe in open_trained(str(run)).probes()) == PROBE_TOKENS
+
+
+def test_texts_are_the_prompts_and_what_is_often_split_otherwise(tmp_path: Path) -> None:
+    template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+    texts = open_trained(str(make_model(tmp_path / "chat", template=template))).texts()
+    assert set(HARD_TEXTS) < set(texts)
+    assert texts[-1] == "<user>Where is my parcel?<assistant>On its way.<user>Thank you!"
 
 
 def test_a_run_without_a_result_is_refused(llama: Path, tmp_path: Path) -> None:
@@ -67,23 +91,3 @@ def test_a_run_without_a_result_is_refused(llama: Path, tmp_path: Path) -> None:
     assert caught.value.fix == f"finish it: bottega train --resume {tmp_path}"
     with pytest.raises(ModelError, match="no such folder"):
         open_trained(str(tmp_path / "none"))
-
-
-def test_logits_of_tokens_of_a_class_and_of_a_decoder(llama: Path, tmp_path: Path) -> None:
-    row = plain_row(np.arange(5, 12))
-    network = AutoModelForCausalLM.from_pretrained(llama).eval()
-    ids = torch.arange(5, 12)[None]
-    np.testing.assert_array_equal(compute_logits(network, row), network(ids).logits[0].detach().numpy())
-    np.testing.assert_array_equal(
-        compute_logits(network.model, row), network.model(ids).last_hidden_state[0].detach().numpy()
-    )
-    torch.manual_seed(0)
-    config = tiny_config("llama", num_labels=3)
-    folder = make_tokenizer(tmp_path / "classes")
-    classifier = sharpen(AutoModelForSequenceClassification.from_config(config)).eval()
-    classifier.save_pretrained(str(folder))
-    assert compute_logits(classifier, row).shape == (1, 3)
-    decoder = open_trained(str(make_model(tmp_path / "t5", "t5"))).reference()[1]
-    with_source = Row(row.tokens, row.at, row.label, row.weight, source=np.arange(30, 50))
-    wanted = decoder(input_ids=torch.arange(30, 50)[None], decoder_input_ids=ids).logits[0].detach().numpy()
-    np.testing.assert_allclose(compute_logits(decoder, with_source), wanted, rtol=0, atol=1e-5)

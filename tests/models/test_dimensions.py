@@ -10,7 +10,7 @@ import transformers
 
 import bottega
 from bottega.errors import ModelError
-from bottega.models.dimensions import hidden_width, layer_count, vocabulary_size
+from bottega.models.dimensions import attention_window, head_width, hidden_width, layer_count, vocabulary_size
 from bottega.recipe.schema import Recipe
 from making import make_tokenizer, tiny_config, write_jsonl
 
@@ -122,3 +122,17 @@ def test_an_adapter_that_the_loss_does_not_depend_on_is_an_error(tmp_path: Path)
     given = recipe(base, "contrastive", *rows, adapter={"rank": 2})
     with pytest.raises(ModelError, match="the loss does not depend on any trained weight"):
         list(bottega.train(given, tmp_path / "run"))
+
+
+def test_width_of_a_head() -> None:
+    assert head_width(tiny_config("llama")) == 8
+    assert head_width(tiny_config("qwen3", head_dim=16)) == 16
+    assert head_width(tiny_config("gpt2")) == 8
+
+
+def test_the_window_that_some_layers_see() -> None:
+    assert attention_window(tiny_config("llama")) is None
+    assert attention_window(tiny_config("mistral")) == 5
+    assert attention_window(tiny_config("gemma3_text")) == 5
+    # Its config has a window that no layer uses.
+    assert attention_window(transformers.Qwen2Config(sliding_window=5)) is None

@@ -39,7 +39,19 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Continue prompts, all in one batch."""
-    prompts = prompts or _input_lines()
+    _generate(model, prompts or _input_lines(), settings, chat=chat, system=system, number=number, as_json=as_json)
+
+
+def _generate(
+    model: str,
+    prompts: Sequence[str],
+    settings: bottega.Sampling,
+    *,
+    chat: bool,
+    system: str,
+    number: int,
+    as_json: bool,
+) -> None:
     language_model = _load_language_model(model)
     turns = [[*_system_turn(system), {"role": "user", "content": prompt}] for prompt in prompts]
     with busy(f"generating {len(prompts) * number} continuations"):
@@ -56,6 +68,30 @@ def generate(
                 print(json.dumps(document, ensure_ascii=False))
             else:
                 print(continuation.text if chat else prompt + continuation.text, end="\n\n")
+
+
+@app.command(rich_help_panel=USE)
+@options(bottega.Sampling, "settings", temperature=0.0)
+def run(
+    settings: bottega.Sampling,
+    model: Annotated[str, typer.Argument(metavar="EXPORT", help="A folder of `bottega export`, or any model.")],
+    texts: Texts = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Each text is a message to answer.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run an export with the program it was made for: generate, classify, tag, fill or embed, as it was trained."""
+    texts, head = texts or _input_lines(), bottega.find_head(model)
+    if head == "language":
+        _generate(model, texts, settings, chat=chat, system="", number=1, as_json=as_json)
+    elif head == "sequence":
+        classify(model, texts, as_json=as_json)
+    elif head == "token":
+        tag(model, texts, conll=False, as_json=as_json)
+    elif head == "embedding":
+        embed(model, texts, out=None, as_json=as_json)
+    else:
+        for text in texts:
+            fill(model, text, top=5, as_json=as_json)
 
 
 @app.command(rich_help_panel=USE)

@@ -56,11 +56,12 @@ def parse_baseline(spec: str) -> Baseline:
         return Baseline(_parse_method(name), model or None, spec)
     folder = Path(spec).expanduser()
     kind = resolve(folder).kind
-    if kind == "run":
+    # What an export computes is a contender like another run: the quality that its precision costs is measured.
+    if kind in ("run", "export"):
         return Baseline("run", str(folder), spec)
     if kind in ("model", "adapter"):
         return Baseline("zero-shot", str(folder), spec)
-    fix = f"one of {', '.join(METHODS)}; or the folder of a run or model; or http://…/v1#model"
+    fix = f"one of {', '.join(METHODS)}; or the folder of a run, an export or a model; or http://…/v1#model"
     raise RunError("not a baseline", where=spec, fix=fix)
 
 

@@ -1,46 +1,60 @@
-"""Export: a trained model in a format that other programs load; one file a format, found by its file name.
+"""Export: a trained model in a format that other programs run; one file a format, found by its file name.
 
-To add one, write `exporting/<kind>.py` with one subclass of `ExportFormat`. `bottega.export` writes a folder, opens it
-with the engine that will run it, and compares what that computes with what was trained; only then it gets its name.
+To add one, write `exporting/<kind>.py` with one subclass of `ExportFormat`, which names the runtime that runs it.
+`bottega.export` writes a folder, opens it with that runtime, and compares what it computes with what was trained; only
+then it gets its name.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bottega import plugins
-from bottega.batch import Row
-from bottega.exporting._source import TrainedModel, compute_logits
+from bottega.exporting._precision import PRECISIONS, Precision
+from bottega.exporting._source import TrainedModel
+from bottega.inference.runtimes import Runtime, open_runtime
 
-__all__ = ["Engine", "ExportFormat", "TrainedModel", "compute_logits", "kinds", "load"]
-
-# Computes what a model gives for each token of a row: [T, C] logits of its head, or hidden states if it has none.
-Engine = Callable[[Row], NDArray[np.floating]]
+__all__ = ["PRECISIONS", "ExportFormat", "Precision", "Runtime", "TrainedModel", "kinds", "load"]
 
 
 class ExportFormat(ABC):
     """A format that a trained model can be written in.
 
-    title      what people call it
-    tolerance  largest difference of a logit from the trained model's that an exact export may have
+    title       what people call it
+    runtime     kind of the runtime that runs it, a module of `inference.runtimes`
+    precisions  names of the precisions it can be written in, the default first
+    packages    packages that writing needs beside bottega's own
+    extra       the extra of bottega that brings them
+    library     what model hubs call the library that loads it
+    usage       how other programs run it, as Markdown for its model card
     """
 
     title: ClassVar[str]
-    tolerance: ClassVar[float] = 1e-3
+    runtime: ClassVar[str] = "transformers"
+    precisions: ClassVar[tuple[str, ...]] = ("fp32",)
+    packages: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str] = ""
+    library: ClassVar[str] = "transformers"
+    usage: ClassVar[str] = ""
+
+    def refusal(self, model: TrainedModel) -> str:
+        """Why the format cannot hold a model, in words; empty if it can."""
+        return ""
 
     @abstractmethod
-    def write(self, model: TrainedModel, folder: Path) -> None:
-        """Write the model into an empty folder; a ModelError if the format cannot hold it."""
+    def write(self, model: TrainedModel, folder: Path, precision: str) -> None:
+        """Write the model into an empty folder."""
 
-    @abstractmethod
-    def open(self, model: TrainedModel, folder: Path) -> Engine:
-        """What was written, loaded by the engine that will run it. `model` is asked for its kind, not for weights."""
+    def open(self, model: TrainedModel, folder: Path) -> Runtime:
+        """What was written, loaded by the program that will run it. `model` is asked for its kind, not for weights."""
+        return open_runtime(self.runtime, folder, model.head)
+
+    def missing_packages(self) -> list[str]:
+        """Those of `packages` that are not installed."""
+        return [name for name in self.packages if find_spec(name) is None]
 
 
 def kinds() -> list[str]:

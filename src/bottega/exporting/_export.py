@@ -2,103 +2,136 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bottega import exporting
-from bottega.batch import Row
-from bottega.errors import ModelError, RecipeError, RunError
-from bottega.exporting._source import TrainedModel, compute_logits, open_trained
+from bottega.errors import BottegaError, ModelError, RecipeError, RunError
+from bottega.exporting._card import write_card
+from bottega.exporting._proof import Proof, check, compare, compute_reference
+from bottega.exporting._source import TrainedModel, open_trained
+from bottega.inference import runtimes
+from bottega.progress import StatusCallback, ignore_status
 from bottega.runs.atomic_files import commit_folder
 from bottega.suggestions import suggest_name
-
-PROOF_FILE = "export.json"
-
-
-@dataclass(frozen=True)
-class Proof:
-    """The export beside the trained model in float32, over tokens of real rows.
-
-    rows        rows compared
-    tokens      tokens compared
-    difference  largest absolute difference of a logit
-    kl          mean Kullback–Leibler divergence of the trained model's distribution from the export's, in nats a token
-    agreement   fraction of tokens with the same likeliest prediction
-    """
-
-    rows: int
-    tokens: int
-    difference: float
-    kl: float
-    agreement: float
 
 
 @dataclass(frozen=True)
 class Export:
     """An export that was written.
 
-    folder  where it is
-    format  its kind
-    bytes   size of all its files
+    folder     where it is
+    format     its kind
+    precision  of its weights
+    bytes      size of all its files
+    proof      how it compares with what was trained; None if its runtime is not installed
+    unproved   why there is no proof, in words; else empty
     """
 
     folder: Path
     format: str
+    precision: str
     bytes: int
-    proof: Proof
+    proof: Proof | None
+    unproved: str = ""
 
 
-def export(name: str | Path, out: str | Path, *, format: str = "merged") -> Export:
+def export(
+    name: str | Path,
+    out: str | Path,
+    *,
+    format: str = "merged",
+    precision: str | None = None,
+    tell: StatusCallback = ignore_status,
+) -> Export:
     """Write a run, a folder or a hub id in a format for other programs, proved equal to what was trained.
 
-    Nothing is left at `out` if it fails: a ModelError if the export computes something else or the format cannot hold
-    the model, a RecipeError for an unknown format, a RunError if `out` exists.
+    precision  of the weights, a name in `exporting.PRECISIONS` or `none`; default: the first of the format
+    tell       is called with what is being done
+
+    Nothing is left at `out` if it fails: a ModelError if the export computes something else, the format cannot hold the
+    model or a package is missing, a RecipeError for an unknown format or precision, a RunError if `out` exists.
     """
-    if format not in exporting.kinds():
-        fix = suggest_name(format, exporting.kinds())
-        raise RecipeError(f"unknown export format {format!r}", where="format", fix=fix)
+    exporter = _exporter(format)
+    precision = _precision(exporter, format, precision)
     folder = Path(out).absolute()
     if folder.exists():
         raise RunError("already exists", where=str(folder), fix="name another folder, or delete this one")
-    model, exporter = open_trained(str(name)), exporting.load(format)
-    rows = model.probe_rows()
+    model = open_trained(str(name))
+    _refuse(exporter, format, model)
+    unproved = _unproved(exporter)
+    tell("computing the reference")
+    reference = None if unproved else compute_reference(model)
     proofs: list[Proof] = []
 
     def write(partial: Path) -> None:
-        exporter.write(model, partial)
-        proof = compare(model, exporter.open(model, partial), rows)
-        if not proof.difference <= exporter.tolerance:  # also if it is NaN
-            what = f"the export differs from what was trained: by up to {proof.difference:.2g} in a logit"
-            fix = f"at most {exporter.tolerance:g} is rounding; nothing was kept, choose another format"
-            raise ModelError(what, where=str(folder), fix=fix)
-        proofs.append(proof)
-        document = {"format": format, "trained": model.name, "proof": asdict(proof)}
-        (partial / PROOF_FILE).write_text(json.dumps(document, indent=1), encoding="utf-8")
+        tell("writing the export")
+        exporter.write(model, partial, precision)
+        info = model.info(format, precision, exporter.runtime)
+        if reference is not None:
+            tell("comparing it with the reference")
+            with _runtime_errors(format):
+                proofs.append(compare(reference, exporter.open(model, partial), exporting.PRECISIONS[precision]))
+            check(proofs[0], exporting.PRECISIONS[precision])
+        proof = proofs[0] if proofs else None
+        info.write(partial, None if proof is None else asdict(proof))
+        write_card(partial, model, exporter, info, proof, unproved)
 
-    commit_folder(folder, write)
+    commit_folder(folder, write, again=f"bottega export {name} --to {format} --out {out}")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return Export(folder, format, size, proofs[0])
+    return Export(folder, format, precision, size, proofs[0] if proofs else None, unproved)
 
 
-def compare(model: TrainedModel, engine: exporting.Engine, rows: Sequence[Row]) -> Proof:
-    """How far the engine's logits are from those of the trained model."""
-    module, network = model.reference()
-    wanted = [compute_logits(network, row) for row in rows]
-    del module, network  # the two need not be in memory at once
-    given = [engine(row) for row in rows]
-    reference, exported = np.concatenate(wanted), np.concatenate(given)  # [N, C]
-    reference_logp, exported_logp = _log_softmax(reference), _log_softmax(exported)
-    kl = (np.exp(reference_logp) * (reference_logp - exported_logp)).sum(-1).mean()
-    agreement = (reference.argmax(-1) == exported.argmax(-1)).mean()
-    return Proof(len(rows), len(reference), float(np.abs(reference - exported).max()), float(kl), float(agreement))
+def _exporter(format: str) -> exporting.ExportFormat:
+    if format not in exporting.kinds():
+        fix = suggest_name(format, exporting.kinds())
+        raise RecipeError(f"unknown export format {format!r}", where="format", fix=fix)
+    exporter = exporting.load(format)
+    if missing := exporter.missing_packages():
+        what = f"writing {exporter.title} needs {', '.join(missing)}"
+        raise ModelError(what, where=f"the format {format}", fix=runtimes.install_command(exporter.extra))
+    return exporter
 
 
-def _log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    logp: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return logp
+def _precision(exporter: exporting.ExportFormat, format: str, precision: str | None) -> str:
+    known = exporter.precisions
+    if precision is None:
+        return known[0]
+    precision = "fp32" if precision == "none" else precision
+    if precision not in known:
+        what = f"{format} has no precision {precision!r}"
+        raise RecipeError(what, where="precision", fix=f"one of {', '.join(known)}")
+    return precision
+
+
+def _refuse(exporter: exporting.ExportFormat, format: str, model: TrainedModel) -> None:
+    """Raise a ModelError that names the formats that can hold the model, if this one cannot."""
+    reason = exporter.refusal(model)
+    if reason:
+        others = [kind for kind in exporting.kinds() if kind != format and not exporting.load(kind).refusal(model)]
+        fix = f"formats that can hold it: {', '.join(others)}"
+        raise ModelError(f"{exporter.title} cannot hold this model: {reason}", where=model.name, fix=fix)
+
+
+@contextmanager
+def _runtime_errors(format: str) -> Iterator[None]:
+    """Turn what the program that runs an export raises inside the block into a ModelError."""
+    try:
+        yield
+    except (BottegaError, OSError, MemoryError):
+        raise
+    # Each program has errors of its own.
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        what = f"the program that runs the export fails: {lines[0][:300]}"
+        raise ModelError(what, where=f"the format {format}", fix="nothing was kept; choose another format") from error
+
+
+def _unproved(exporter: exporting.ExportFormat) -> str:
+    """Why an export cannot be proved here; empty if it can."""
+    if runtimes.is_installed(exporter.runtime):
+        return ""
+    runtime = runtimes.load_class(exporter.runtime)
+    return f"{runtime.title} is not installed here: {runtimes.install_command(runtime.extra)}"

@@ -1,32 +1,56 @@
-"""The trained model that an export starts from."""
+"""The trained model that an export starts from, and what it is compared on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from bottega.batch import Ints, Row
 from bottega.errors import RunError
+from bottega.inference.loader import find_head
+from bottega.inference.open_model import make_codec
+from bottega.models import heads
 from bottega.models.adapted import attach_saved, merge_saved
 from bottega.models.checkpoint import check_head_is_trained, load_model
-from bottega.models.config import load_config
+from bottega.models.config import decoder_start_token, load_config
+from bottega.models.generation_config import end_tokens, load_generation_config, make_saveable, write_stop_tokens
 from bottega.models.source import ModelSource, locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.objectives import HeadKind
 from bottega.recipe import schema as recipes
+from bottega.recipe.files import without_folders
+from bottega.runs.export_info import USED_CHOICES, ExportInfo, portable_objective
 from bottega.runs.resolve import ResolvedName, resolve
 from bottega.training.dataset import build_dataset
 
-# A few rows show a wrong export; more only take longer.
-PROBE_ROWS = 8
+# A few rows show a wrong export, and so do their beginnings; more only takes longer.
+PROBE_ROWS, PROBE_TOKENS = 8, 128
+# Rotations scaled by length are compared on a longer row too, if it is not longer than this.
+LONGEST_PROBE = 4096
 PROBE_TEXT = "A model that ships must be the model that was trained."
+
+# Files of a result beside its weights that stay true when its adapter is merged.
+SETTINGS = ("modules.json",)
+
+
+class Probe(NamedTuple):
+    """Tokens to compare on.
+
+    source  [S] what the encoder of an encoder–decoder reads
+    prompt  how many of the tokens are the prompt of what is generated
+    """
+
+    tokens: Ints
+    source: Ints | None
+    prompt: int
 
 
 @dataclass(frozen=True)
@@ -39,6 +63,11 @@ class TrainedModel:
     head: HeadKind
     labels: Sequence[str]
     tokenizer: Any
+
+    @cached_property
+    def config(self) -> Any:
+        """The config of its base."""
+        return load_config(recipes.Model(base=self.source.base), None)
 
     def merged(self, dtype: torch.dtype) -> Any:
         """The model with its adapter merged into the weights of the base, in float32, then rounded to `dtype`.
@@ -63,20 +92,122 @@ class TrainedModel:
         check_head_is_trained(self.name, new, self.head, self.source.adapter)
         return model
 
-    def probe_rows(self) -> list[Row]:
-        """Rows to compare on: the first held out by the run, else of its training rows, else a sentence."""
+    # What belongs to a model beside its weights
+
+    @property
+    def generates(self) -> bool:
+        """Whether it can continue a text."""
+        return heads.load(self.head).autoregressive
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """The tokens that end an answer: of its generation config, and what its chat template closes a turn with."""
+        if not self.generates:
+            return frozenset()
+        folder = self.resolved.result or Path(self.source.base)
+        return make_codec(self.tokenizer, self.config).end_tokens | end_tokens(load_generation_config(folder))
+
+    def info(self, format: str, precision: str, runtime: str) -> ExportInfo:
+        """What an export of it says of itself."""
+        recipe, choices = self.resolved.recipe, self.resolved.choices or {}
+        return ExportInfo(
+            format,
+            precision,
+            runtime,
+            self.head,
+            without_folders(self.name),
+            None if recipe is None else portable_objective(recipe),
+            {name: choices[name] for name in USED_CHOICES if name in choices},
+        )
+
+    def write_settings(self, network: Any, folder: Path) -> None:
+        """Write everything but weights: config, generation config with all end tokens, tokenizer, chat template."""
+        make_saveable(network)
+        network.config.save_pretrained(str(folder))
+        if self.generates:
+            write_stop_tokens(network, self.ends, folder)
+        self.tokenizer.save_pretrained(str(folder))
+        if self.resolved.result is not None:
+            _copy_settings(self.resolved.result, folder)
+
+    # What it is compared on
+
+    def probes(self) -> list[Probe]:
+        """The first rows held out by the run, else of its training rows, else a sentence; cut to `PROBE_TOKENS`."""
+        rows = list(self._rows()) or [_sentence(self.tokenizer, decoder_start_token(self.config))]
+        probes = [_probe(row) for row in rows]
+        longer = _beyond_original_positions(self.config)
+        if longer is not None and self.generates:
+            tokens = np.resize(np.concatenate([probe.tokens for probe in probes]), longer)
+            probes.append(Probe(tokens, None, len(tokens)))
+        return probes
+
+    def _rows(self) -> Iterator[Row]:
         if self.resolved.recipe is None or self.resolved.place is None:
-            return [plain_row(np.array(self.tokenizer(PROBE_TEXT).input_ids, np.int64))]
+            return
         dataset = build_dataset(self.resolved.recipe, self.resolved.place["choices"])
         examples = dataset.validation.examples if len(dataset.validation.examples) else dataset.train.examples
         rows = [row for index in range(min(PROBE_ROWS, len(examples))) for row in examples[index].rows]
-        return rows[:PROBE_ROWS]
+        yield from rows[:PROBE_ROWS]
+
+    def texts(self) -> list[str]:
+        """Texts that every tokenizer of the model must split alike: the prompts, and a conversation in its template."""
+        prompts = [self.tokenizer.decode(probe.tokens[: probe.prompt]) for probe in self.probes()]
+        return [*dict.fromkeys(prompts), *HARD_TEXTS, *_conversation(self.tokenizer)]
 
 
-def plain_row(tokens: Ints) -> Row:
-    """A row of tokens that are read at every position, with nothing to predict."""
+# What tokenizers that were written down again usually split otherwise.
+HARD_TEXTS = (
+    "It's 1234567 o'clock, isn't it?  Two  spaces\n\n\tand a tab.",
+    "Ça coûte 3,50 € à Zürich — naïve café, 東京 и Москва.",
+)
+
+
+def _conversation(tokenizer: Any) -> list[str]:
+    if tokenizer.chat_template is None:
+        return []
+    turns = [
+        {"role": "user", "content": "Where is my parcel?"},
+        {"role": "assistant", "content": "On its way."},
+        {"role": "user", "content": "Thank you!"},
+    ]
+    return [tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)]
+
+
+def _probe(row: Row) -> Probe:
+    tokens = row.tokens[:PROBE_TOKENS]
+    source = None if row.source is None else row.source[:PROBE_TOKENS]
+    # What is predicted with weight is the answer; a row without any is all prompt.
+    answer = row.at[row.weight > 0]
+    return Probe(tokens, source, min(int(answer[0]) + 1 if len(answer) else len(tokens), len(tokens)))
+
+
+def _sentence(tokenizer: Any, decoder_start: int | None) -> Row:
+    """A row that is all prompt; of an encoder–decoder, one that repeats what the encoder reads."""
+    tokens = np.array(tokenizer(PROBE_TEXT).input_ids, np.int64)
+    source = None if decoder_start is None else tokens
+    tokens = tokens if decoder_start is None else np.append([decoder_start], tokens)
     at = np.arange(len(tokens))
-    return Row(tokens, at, np.zeros_like(at), np.zeros(len(at), np.float32))
+    return Row(tokens, at, np.zeros_like(at), np.zeros(len(at), np.float32), source=source)
+
+
+def _beyond_original_positions(config: Any) -> int | None:
+    """A length at which rotations that depend on the length of a text are others than for a short one."""
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    if rope.get("rope_type") not in ("longrope", "dynamic"):
+        return None
+    declared = rope.get("original_max_position_embeddings") if rope["rope_type"] == "longrope" else None
+    original = declared or config.get_text_config().max_position_embeddings
+    return original + 16 if original + 16 <= LONGEST_PROBE else None
+
+
+def _copy_settings(result: Path, folder: Path) -> None:
+    """What a run wrote beside its weights for sentence-transformers: how a text becomes a vector."""
+    for path in result.iterdir():
+        if path.is_dir():
+            shutil.copytree(path, folder / path.name)
+        elif path.name in SETTINGS:
+            shutil.copy(path, folder)
 
 
 def open_trained(name: str) -> TrainedModel:
@@ -85,21 +216,12 @@ def open_trained(name: str) -> TrainedModel:
     resolved = resolve(absolute)
     if resolved.is_run and resolved.result is None:
         raise RunError("this run has no result yet", where=name, fix=f"finish it: bottega train --resume {name}")
+    if resolved.export is not None and resolved.export.runtime != "transformers":
+        fix = "export the run or the folder that it was made from"
+        raise RunError(
+            f"an export in the format {resolved.export.format} holds no weights to train", where=name, fix=fix
+        )
     source = locate(absolute)
-    recipe = resolved.recipe
-    labels = resolved.place["choices"]["labels"] if resolved.place else []
-    head = "language" if recipe is None else recipe.objective.head
+    head = find_head(absolute)
+    labels = (resolved.choices or {}).get("labels", [])
     return TrainedModel(absolute, resolved, source, head, labels, load_tokenizer(source.tokenizer))
-
-
-@torch.no_grad()
-def compute_logits(network: Any, row: Row) -> NDArray[np.floating]:
-    """[T, C] what a transformers model gives for each token of a row; [1, C] from a head that reads the whole row."""
-    inputs = {"input_ids": torch.tensor(row.tokens, dtype=torch.long)[None]}
-    if row.source is not None:
-        source = torch.tensor(row.source, dtype=torch.long)[None]
-        inputs = {"input_ids": source, "decoder_input_ids": inputs["input_ids"]}
-    output = network(**inputs)
-    values = output.logits if "logits" in output else output.last_hidden_state
-    logits: NDArray[np.floating] = values[0].reshape(-1, values.shape[-1]).float().numpy()
-    return logits

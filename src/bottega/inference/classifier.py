@@ -56,10 +56,10 @@ class ScoringRun:
         # Only a run knows what the scores mean: classes, any number of labels, a number.
         if source.recipe is None:
             raise ModelError("not a run", where=name, fix="name the folder of a run; list them: bottega runs")
-        if source.place is None:
+        choices = source.choices
+        if choices is None:
             raise RunError("the run has not started", where=source.name, fix=f"bottega train --resume {name}")
         self.name, self.recipe, self.objective = source.name, source.recipe, source.recipe.objective
-        choices = source.place["choices"]
         self.labels: list[str] = choices["labels"]
         opened = open_model(self.name, self.head, dtype=dtype, device=device, labels=self.labels)
         self.scorer = opened.scorer

@@ -46,7 +46,7 @@ class Embedder:
         self.scorer = opened.scorer
         declared = self.recipe.objective.pooling_mode if self.recipe else read_pooling_config(self.name)
         self.pooling: Pooling = pooling or declared or "mean"
-        length = source.place["choices"]["max_length"] if source.place else opened.limit or DEFAULT_MAX_LENGTH
+        length = source.choices["max_length"] if source.choices else opened.limit or DEFAULT_MAX_LENGTH
         self.codec = opened.codec(length, too_long="truncate")
 
     def embed(self, texts: Sequence[str], progress: ProgressCallback | None = None) -> NDArray[np.float32]:

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from inspect import signature
 from typing import Any, Literal
 
 import numpy as np
@@ -21,17 +20,11 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from bottega.batch import Example, Row
 from bottega.errors import Diverged
-from bottega.inference.cuda_graph import CapturedStep
+from bottega.inference.decoding import choose_decoding
 from bottega.inference.samplers import NO_TOKEN, filter_logits, greedy_tokens, sample_tokens
 from bottega.inference.token_constraints import TokenConstraints, with_checkpoint_settings
-from bottega.models.attention import CACHE_KEYWORDS, make_layout
-from bottega.models.attention.kv_cache import DecodeLayout, PrefillLayout
-from bottega.models.attention.mask import AttentionLayout
 from bottega.models.row_state import RowState
-from bottega.models.scorer import first_position_id
-from bottega.packing import pack, pad_tree
 from bottega.progress import ProgressCallback
 from bottega.sampling import Sampling
 from bottega.seeding import derive
@@ -90,7 +83,8 @@ class Writer:
         config: GenerationConfig | None = None,
         reset_row_state: Callable[[], None] | None = None,
     ) -> None:
-        self.network, self.tokenizer, self.ends, self.packed = network, tokenizer, ends, packed
+        self.network, self.tokenizer, self.ends = network, tokenizer, ends
+        self.decoding = choose_decoding(network, packed=packed)
         self.config, self.reset_row_state = config, reset_row_state or RowState(network).restore
 
     def write(
@@ -126,7 +120,7 @@ class Writer:
     ) -> Iterator[TextPiece]:
         """As `stream`; unless `streamed`, the text comes with the last token only, which is faster."""
         rows = self._rows(prompts, settings, continuations, streamed)
-        with torch.inference_mode(), self._attending():
+        with torch.inference_mode(), self._in_evaluation_mode(), self.decoding.set_attention(self.network):
             for group in self._groups(rows, settings.tokens):
                 yield from self._decode(group, settings)
 
@@ -160,7 +154,7 @@ class Writer:
 
     def _groups(self, rows: Sequence[_Row], tokens: int) -> Iterator[list[_Row]]:
         """Split the rows into batches that fit the KV cache, equal prompts side by side."""
-        if not self.packed and not self.network.config.is_encoder_decoder:
+        if not self.decoding.many:
             yield from ([row] for row in rows)
             return
         group, prompts = list[_Row](), 0
@@ -175,8 +169,8 @@ class Writer:
 
     def _decode(self, rows: list[_Row], settings: Sampling) -> Iterator[TextPiece]:
         """Decode token by token; rows that have ended leave the batch."""
-        state = self._state(rows)
-        logits = state.start()
+        decoding = self.decoding(self.network, [row.prompt for row in rows], self.reset_row_state)
+        logits = decoding.start()
         constrained = any(row.constraints for row in rows)
         seen = (
             _seen_tokens([self._start_tokens(row.prompt) for row in rows], logits)
@@ -205,32 +199,15 @@ class Writer:
             if seen is not None:
                 seen = seen.scatter(1, next_tokens[:, None], True)[kept]
             rows = [rows[index] for index in kept]
-            logits = state.step(next_tokens[kept], kept)
-
-    def _state(self, rows: list[_Row]) -> _PackedDecoding | _EncoderDecoderDecoding | _UncachedDecoding:
-        """The way to compute the next logits that the model allows."""
-        if self.network.config.is_encoder_decoder:
-            return _EncoderDecoderDecoding(self.network, rows, self.reset_row_state)
-        return (
-            _PackedDecoding(self.network, rows)
-            if self.packed
-            else _UncachedDecoding(self.network, rows[0], self.reset_row_state)
-        )
+            logits = decoding.step(next_tokens[kept], kept)
 
     @contextmanager
-    def _attending(self) -> Iterator[None]:
-        """Inside, the model is in evaluation mode, with transformers' own attention unless it is packed."""
-        before, training = self.network.config._attn_implementation, self.network.training
-        alone = not self.packed or self.network.config.is_encoder_decoder
-        if alone:
-            # Some attention, such as Gemma-2's with a softcap, exists only as the eager implementation.
-            self.network.set_attn_implementation("sdpa" if self.network._supports_sdpa else "eager")
+    def _in_evaluation_mode(self) -> Iterator[None]:
+        training = self.network.training
         self.network.eval()
         try:
             yield
         finally:
-            if alone:
-                self.network.set_attn_implementation(before)
             self.network.train(training)
 
 
@@ -279,133 +256,6 @@ class _Row:
             return self._stops.push(self._text.push(token))
         self._text.hold(token)
         return ""
-
-
-class _PackedDecoding:
-    """Decoding of packed rows with a KV cache: one new token of each row per forward.
-
-    Rows that have ended are computed along until they are a quarter of all: removing them copies the whole cache.
-    """
-
-    def __init__(self, network: Any, rows: Sequence[_Row]) -> None:
-        self.network, self.rows = network, rows
-        self.first = first_position_id(network)
-
-    def start(self) -> Tensor:
-        """[B, V] logits after each row's prompt (prefill); rows with the same prompt share its computation."""
-        prompts = list(dict.fromkeys(row.prompt for row in self.rows))
-        number = {prompt: index for index, prompt in enumerate(prompts)}
-        indices = [number[row.prompt] for row in self.rows]
-        batch = pack([_prompt_example(prompt) for prompt in prompts]).to(str(self.network.device))
-        whole = pad_tree(batch)
-        kept = PrefillLayout(make_layout(whole))
-        logits = self._forward(whole.tokens, whole.position, kept, batch.at)
-        self.layout = DecodeLayout(batch, kept, indices)
-        self.live = list(range(len(indices)))
-        self.tokens = batch.tokens.new_zeros(len(indices))
-        self.next, self.moved = CapturedStep(self._next, self.network, device=self.network.device), 0
-        return logits[torch.tensor(indices, device=logits.device)]
-
-    def step(self, next_tokens: Tensor, kept: Sequence[int]) -> Tensor:
-        """[B, V] logits after the next tokens [B] of the rows that go on; `kept`: their indices in the last step."""
-        self.live = [self.live[index] for index in kept]
-        if 4 * len(self.live) <= 3 * len(self.tokens):
-            self.layout.keep_rows(self.live)
-            self.live = list(range(len(self.live)))
-            self.tokens = self.tokens.new_zeros(len(self.live))
-            self.moved += 1
-        all_live = len(self.live) == len(self.tokens)
-        indices = None if all_live else torch.tensor(self.live, device=next_tokens.device)
-        self.tokens.copy_(next_tokens) if indices is None else self.tokens.index_copy_(0, indices, next_tokens)
-        self.layout.begin_token()
-        logits = self.next((self.layout.visible_length, self.layout.capacity, self.moved))
-        return logits if indices is None else logits[indices]
-
-    def _next(self) -> Tensor:
-        """[B, V] logits after `self.tokens`; its kernels are captured in a CUDA graph."""
-        self.layout.begin_forward()
-        return self._forward(self.tokens, self.layout.position, self.layout, 0)
-
-    def _forward(self, tokens: Tensor, position: Tensor, layout: AttentionLayout, read: Tensor | int) -> Tensor:
-        out = self.network(
-            input_ids=tokens[None],
-            position_ids=(position + self.first)[None],
-            layout=layout,
-            use_cache=False,
-            logits_to_keep=read,
-        )
-        logits: Tensor = out.logits[0]
-        return logits
-
-
-def _prompt_example(prompt: tuple[int, ...]) -> Example:
-    """The prompt as an example whose hidden state is read at the last token."""
-    ids, at = np.array(prompt, np.int64), np.array([len(prompt) - 1])
-    return Example("", (Row(ids, at, np.zeros(1, np.int64), np.ones(1, np.float32)),))
-
-
-class _EncoderDecoderDecoding:
-    """Decoding with an encoder–decoder: prompts are encoded once, right-padded; the decoder has a KV cache."""
-
-    def __init__(self, network: Any, rows: Sequence[_Row], reset_row_state: Callable[[], None]) -> None:
-        self.network, self.rows, self.reset_row_state = network, rows, reset_row_state
-        taken = signature(network.forward).parameters
-        self.kept = next(name for name in CACHE_KEYWORDS if name in taken)
-
-    def start(self) -> Tensor:
-        prompts = list(dict.fromkeys(row.prompt for row in self.rows))
-        device = self.network.device
-        ids = torch.zeros(len(prompts), max(map(len, prompts)), dtype=torch.long, device=device)
-        mask = torch.zeros_like(ids)
-        for index, prompt in enumerate(prompts):
-            ids[index, : len(prompt)] = torch.tensor(prompt, device=device)
-            mask[index, : len(prompt)] = 1
-        self.reset_row_state()
-        read = self.network.get_encoder()(input_ids=ids, attention_mask=mask)
-        number = {prompt: index for index, prompt in enumerate(prompts)}
-        indices = torch.tensor([number[row.prompt] for row in self.rows], device=device)
-        self.form, self.cache = type(read), None
-        self.states, self.mask = read.last_hidden_state[indices], mask[indices]
-        begin = self.network.config.decoder_start_token_id
-        return self._forward(torch.full((len(indices), 1), begin, device=device))
-
-    def step(self, next_tokens: Tensor, kept: Sequence[int]) -> Tensor:
-        if len(kept) < len(self.mask):
-            indices = torch.tensor(kept, device=next_tokens.device)
-            assert self.cache is not None
-            self.cache.batch_select_indices(indices)
-            self.states, self.mask = self.states[indices], self.mask[indices]
-        return self._forward(next_tokens[:, None])
-
-    def _forward(self, ids: Tensor) -> Tensor:
-        """[B, V] logits after the tokens [B, 1]; their keys and values go into the cache."""
-        out = self.network(
-            encoder_outputs=self.form(last_hidden_state=self.states),
-            attention_mask=self.mask,
-            decoder_input_ids=ids,
-            use_cache=True,
-            **{self.kept: self.cache},
-        )
-        self.cache = getattr(out, self.kept)
-        logits: Tensor = out.logits[:, -1]
-        return logits
-
-
-class _UncachedDecoding:
-    """Decoding of one row without a cache: every step computes it whole. Caches of these models mix rows."""
-
-    def __init__(self, network: Any, row: _Row, reset_row_state: Callable[[], None]) -> None:
-        self.network, self.reset_row_state = network, reset_row_state
-        self.ids = torch.tensor([row.prompt], device=network.device)
-
-    def start(self) -> Tensor:
-        self.reset_row_state()
-        logits: Tensor = self.network(input_ids=self.ids, use_cache=False).logits[:, -1]
-        return logits
-
-    def step(self, next_tokens: Tensor, kept: Sequence[int]) -> Tensor:
-        self.ids = torch.cat([self.ids, next_tokens[:, None]], 1)
-        return self.start()
 
 
 def _apply_constraints(rows: Sequence[_Row], logits: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from bottega.errors import DataError, ModelError
 from bottega.inference.generator import Continuation, Writer
 from bottega.inference.open_model import UNLIMITED, find_model, open_model
 from bottega.inference.token_constraints import ignored_settings
+from bottega.models.generation_config import end_tokens
 from bottega.models.scorer import check_token_ids, score_batches
 from bottega.progress import ProgressCallback
 from bottega.records import MAX_SHOWN, Message, Prompt, Unusable
@@ -44,13 +45,13 @@ class LanguageModel:
     def __init__(self, name: str, *, dtype: str = "auto", device: str = "auto", template: str | None = None) -> None:
         """`template`: a chat template that replaces the tokenizer's."""
         source = find_model(name, "language")
-        self.name, self.recipe, self.dtype = source.name, source.recipe, dtype
+        # An export has only the objective of a recipe, and no model that it could be compared with.
+        self.name, self.recipe, self.dtype = source.name, source.recipe if source.is_run else None, dtype
         opened = open_model(self.name, "language", dtype=dtype, device=device)
         opened.tokenizer.chat_template = template or opened.tokenizer.chat_template
         self.scorer, self.limit, self.codec = opened.scorer, opened.limit, opened.codec()
         config = self.scorer.network.generation_config
-        declared = config.eos_token_id
-        ends = self.codec.end_tokens | frozenset(declared if isinstance(declared, list) else [declared]) - {None}
+        ends = self.codec.end_tokens | end_tokens(config)
         self.writer = Writer(
             self.scorer.network,
             opened.tokenizer,

@@ -46,6 +46,8 @@ def load(name: str | Path, *, dtype: str = "auto", device: str = "auto") -> Any:
 def find_head(name: str) -> HeadKind:
     """The head of a model: what its run trained; else what its folder or its config says."""
     source = find_model(name)
+    if source.export is not None:
+        return source.export.head
     if source.recipe is not None:
         return source.recipe.objective.head
     if (source.folder / EMBEDDER_FILE).exists():

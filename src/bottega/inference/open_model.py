@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bottega.errors import DataError, ModelError
+from bottega.inference.runtimes import open_runtime
+from bottega.inference.runtimes._network import RuntimeNetwork
 from bottega.models import heads
-from bottega.models.config import decoder_start_token, is_encoder, position_limit
-from bottega.models.scorer import Scorer
+from bottega.models.config import decoder_start_token, is_encoder, load_stored_config, position_limit
+from bottega.models.generation_config import load_generation_config
+from bottega.models.scorer import Fit, Scorer
 from bottega.models.scorer_setup import load_scorer
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.objectives import HeadKind
 from bottega.records import MAX_SHOWN, TooLong, Unusable
 from bottega.records.fields import SURROGATES
+from bottega.runs.export_info import ExportInfo
 from bottega.runs.resolve import ResolvedName, resolve
 from bottega.tokenization.codec import Codec
 
@@ -36,16 +40,26 @@ class OpenedModel(NamedTuple):
         return position_limit(self.scorer.network.config)
 
     def codec(self, max_length: int | None = None, too_long: TooLong = "error", labels: Iterable[str] = ()) -> Codec:
-        """The codec of its inputs; they have at most as many tokens as the model has positions, or `max_length`."""
-        config = self.scorer.network.config
-        return Codec(
-            self.tokenizer,
-            max_length=max_length or self.limit or UNLIMITED,
-            too_long=too_long,
-            both_ways=is_encoder(config),
-            labels=labels,
-            decoder_start=decoder_start_token(config),
-        )
+        """The codec of its inputs; see `make_codec`."""
+        return make_codec(self.tokenizer, self.scorer.network.config, max_length, too_long, labels)
+
+
+def make_codec(
+    tokenizer: Any,
+    config: Any,
+    max_length: int | None = None,
+    too_long: TooLong = "error",
+    labels: Iterable[str] = (),
+) -> Codec:
+    """The codec of a model's inputs; they have at most as many tokens as the model has positions, or `max_length`."""
+    return Codec(
+        tokenizer,
+        max_length=max_length or position_limit(config) or UNLIMITED,
+        too_long=too_long,
+        both_ways=is_encoder(config),
+        labels=labels,
+        decoder_start=decoder_start_token(config),
+    )
 
 
 def find_model(name: str, head: HeadKind | None = None) -> ResolvedName:
@@ -71,8 +85,19 @@ def open_model(
     labels  names of the head's classes
     """
     tokenizer = load_tokenizer(locate(name).tokenizer)
+    export = resolve(name).export
+    # A folder of transformers is opened as any model, which is faster than its runtime.
+    if export is not None and export.runtime != "transformers":
+        return OpenedModel(_scorer_of_export(Path(name), export), tokenizer)
     # A classifier must know its padding token, which the tokenizer names.
     return OpenedModel(load_scorer(name, dtype, device, head, labels, tokenizer), tokenizer)
+
+
+def _scorer_of_export(folder: Path, export: ExportInfo) -> Scorer:
+    runtime = open_runtime(export.runtime, folder, export.head)
+    network = RuntimeNetwork(runtime, load_stored_config(str(folder)), load_generation_config(folder))
+    fit = Fit(packed=False, own_head=True, reason=f"{runtime.title} computes one row at a time")
+    return Scorer(network, export.head, fit)
 
 
 @contextmanager

@@ -22,6 +22,20 @@ def vocabulary_size(config: Any) -> int:
     return _largest_value(config, ("vocab_size",), 0)
 
 
+def head_width(config: Any) -> int:
+    """Width of an attention head of a decoder."""
+    text = config.get_text_config()
+    return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+
+
+def attention_window(config: Any) -> int | None:
+    """How many tokens the layers of a decoder see that do not see all; None if all see all."""
+    text = config.get_text_config()
+    kinds = getattr(text, "layer_types", None)
+    window = getattr(text, "sliding_window", None)
+    return None if window is None or (kinds and "sliding_attention" not in kinds) else int(window)
+
+
 def _largest_value(config: Any, names: tuple[str, ...], unknown: int) -> int:
     """The value of the text config under one of these names, else the largest among its nested configs."""
     text, *nested = nested_configs(config.get_text_config())

@@ -30,6 +30,18 @@ def make_saveable(model: Any) -> None:
         model.generation_config = GenerationConfig(**{name: getattr(config, name, None) for name in TOKEN_KEYS})
 
 
+def load_generation_config(folder: Path) -> GenerationConfig:
+    """The generation config of a folder; an empty one if it has none."""
+    found = (folder / "generation_config.json").exists()
+    return GenerationConfig.from_pretrained(str(folder)) if found else GenerationConfig()
+
+
+def end_tokens(config: GenerationConfig) -> frozenset[int]:
+    """The tokens at which a model stops, by its generation config."""
+    declared = config.eos_token_id
+    return frozenset(declared if isinstance(declared, list) else [declared]) - {None}
+
+
 def write_stop_tokens(model: Any, ends: Iterable[int], folder: Path) -> None:
     """Write the generation config into `folder`, with the tokens that end a turn added to its eos tokens."""
     config = GenerationConfig.from_dict(model.generation_config.to_dict())

@@ -273,3 +273,21 @@ def _resolve_path(value: Any, folder: Path, kind: str) -> Any:
 def _may_be_hub_id(value: str, kind: str) -> bool:
     """Whether a string could be a hub id; a dataset's has no alphabetic suffix, as files have (`mix-v1.2` is one)."""
     return kind == "model" or (kind == "dataset" and not Path(value).suffix[1:].isalpha())
+
+
+def without_paths(value: Any) -> Any:
+    """Part of a document with every path of this machine cut to its last part."""
+    if isinstance(value, Mapping):
+        return {key: without_paths(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_paths(inner) for inner in value]
+    is_path = isinstance(value, str) and Path(value).is_absolute() and Path(value).exists()
+    return without_folders(value) if is_path else value
+
+
+def without_folders(name: str) -> str:
+    """The last part of a path, which for the result of a run is the name of the run; a hub id unchanged."""
+    path = Path(name)
+    if not path.is_absolute():
+        return name
+    return path.parent.name if path.name in ("model", "adapter") else path.name

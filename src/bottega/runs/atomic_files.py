@@ -41,8 +41,10 @@ def write_text_atomic(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def commit_folder(folder: Path, write: Callable[[Path], None]) -> None:
+def commit_folder(folder: Path, write: Callable[[Path], None], *, again: str = "") -> None:
     """Create or replace `folder` atomically: `write` fills an empty folder, which gets a manifest, then the name.
+
+    again  the command to repeat once there is space on the disk; default: the one that continues the run of the folder
 
     Raises CheckpointError on a full disk, RunError for other errors of the file system; nothing partial is left.
     """
@@ -59,7 +61,7 @@ def commit_folder(folder: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         # `write` may be a Rust library (safetensors), whose full disk is no OSError: check that first.
         if is_disk_full(error):
-            raise _disk_full_error(error, folder, _run_of(folder)) from error
+            raise _disk_full_error(error, folder, again or _resume_command(_run_of(folder))) from error
         if isinstance(error, OSError):
             with disk_errors(_run_of(folder)):
                 raise
@@ -99,17 +101,21 @@ def disk_errors(run: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         if is_disk_full(error):
-            raise _disk_full_error(error, run, run) from None
+            raise _disk_full_error(error, run, _resume_command(run)) from None
         reason = error.strerror if isinstance(error, OSError) else str(error)
         fix = "choose another --out; to continue a run, copy its folder to a writable place"
         raise RunError(f"cannot be written: {reason}", where=str(run), fix=fix) from None
 
 
-def _disk_full_error(error: BaseException, where: Path, run: Path) -> CheckpointError:
+def _resume_command(run: Path) -> str:
+    return f"bottega train --resume {run}"
+
+
+def _disk_full_error(error: BaseException, where: Path, again: str) -> CheckpointError:
     return CheckpointError(
         f"{disk_full_reason(error)}; what was saved before is intact",
         where=str(where),
-        fix=f"free some space, then: bottega train --resume {run}",
+        fix=f"free some space, then: {again}",
     )
 
 

@@ -1,10 +1,11 @@
-"""What a name refers to: a run folder, an adapter folder, a model folder or a hub id.
+"""What a name refers to: a run folder, an export, an adapter folder, a model folder or a hub id.
 
 The one place that tells a run from other folders. Where the weights to load come from is `models.source.locate`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import Any, Literal
 from bottega import adapters
 from bottega.recipe.files import RESOLVED
 from bottega.recipe.schema import Recipe
+from bottega.runs.export_info import EXPORT_FILE, ExportInfo, read_export_info
 from bottega.runs.store import RESULTS, stored_place, stored_recipe
 
 # "path": an absolute path, or an existing relative one, that is none of the others.
-Kind = Literal["run", "adapter", "model", "path", "hub id"]
+Kind = Literal["run", "export", "adapter", "model", "path", "hub id"]
 
 
 @dataclass(frozen=True)
@@ -37,16 +39,30 @@ class ResolvedName:
     # Cached, because several callers ask and validating a recipe takes milliseconds.
     @cached_property
     def recipe(self) -> Recipe | None:
-        """The recipe of a run, a custom objective replaced by the nearest built-in one; None for anything else.
+        """The recipe of a run, a custom objective replaced by the nearest built-in one; None for a plain model.
 
-        Raises RunError if the stored recipe is damaged.
+        Of an export, a recipe with the objective of its run alone. Raises RunError if what is stored is damaged.
         """
+        if self.export is not None:
+            return self.export.recipe
         return stored_recipe(self.folder, own_code=False) if self.is_run else None
+
+    @cached_property
+    def export(self) -> ExportInfo | None:
+        """What an export says of itself; None for anything else."""
+        return read_export_info(self.folder) if self.kind == "export" else None
 
     @cached_property
     def place(self) -> dict[str, Any] | None:
         """The place.json of a run; None for anything else, and for a run that has not started."""
         return stored_place(self.folder) if self.is_run else None
+
+    @property
+    def choices(self) -> Mapping[str, Any] | None:
+        """What a run decided for its rows, such as labels; None for a plain model, and for a run not started."""
+        if self.export is not None:
+            return self.export.choices or None
+        return self.place["choices"] if self.place else None
 
     @property
     def result(self) -> Path | None:
@@ -61,6 +77,9 @@ def resolve(name: str | Path) -> ResolvedName:
     # A run first: a folder inside one is an adapter or a model, but a run folder holds none of their config files.
     if (folder / RESOLVED).exists():
         return ResolvedName(str(name), "run")
+    # An export holds a config file as well.
+    if (folder / EXPORT_FILE).exists():
+        return ResolvedName(str(name), "export")
     if adapters.is_adapter_folder(folder):
         return ResolvedName(str(name), "adapter")
     if (folder / "config.json").exists():

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from bottega.models.source import locate
-from bottega.recipe.files import load_yaml
+from bottega.recipe.files import load_yaml, without_folders, without_paths
 from bottega.recipe.schema import Recipe, Source
 from bottega.runs.resolve import resolve
 
@@ -56,7 +56,7 @@ def model_card(recipe: Recipe, *, library: str, examples: int, updates: int, los
     base, components = recipe.model.base, list_components(recipe)
     header: dict[str, Any] = {"library_name": library, "tags": ["bottega", recipe.objective.kind]}
     if base is not None:
-        header["base_model"] = _without_folders(locate(base).base)
+        header["base_model"] = without_folders(locate(base).base)
         licence = next((component.licence for component in components if component.kind == "base model"), UNKNOWN)
         # Hubs take names, not sentences.
         header["license"] = licence if re.fullmatch(r"[\w.-]+", licence) else "other"
@@ -70,7 +70,7 @@ def model_card(recipe: Recipe, *, library: str, examples: int, updates: int, los
         f"Trained with the objective `{recipe.objective.kind}` ({_method(recipe)}) on {examples:,} examples in "
         f"{updates:,} updates{': ' + shown_losses if shown_losses else ''}.\n\n"
         f"## Components\n\n| | | licence |\n|---|---|---|\n{rows}\n\n"
-        f"{_licence_note(components)}\n\n## Recipe\n\n```yaml\n{_recipe_yaml(recipe)}```\n"
+        f"{licence_note(components)}\n\n## Recipe\n\n```yaml\n{_recipe_yaml(recipe)}```\n"
     )
 
 
@@ -105,14 +105,14 @@ def list_components(recipe: Recipe) -> list[Component]:
 def _base_component(recipe: Recipe, base: str) -> Component:
     stored = licence_of(Path(base)) if Path(base).is_absolute() else None
     licence = recipe.model.license or stored or _hub_licence(base, "model")
-    return Component("base model", _without_folders(base), licence)
+    return Component("base model", without_folders(base), licence)
 
 
 def _data_component(source: Source) -> Component:
     path = Path(source.path)
     stored = licence_of(path) if path.is_absolute() else None
     licence = source.license or stored or _hub_licence(source.path, "dataset")
-    return Component("data", _without_folders(source.path), licence)
+    return Component("data", without_folders(source.path), licence)
 
 
 def _card_licence(card: Path) -> str | None:
@@ -157,7 +157,7 @@ def _hub_licence(name: str, kind: str) -> str:
     return UNKNOWN
 
 
-def _licence_note(components: Sequence[Component]) -> str:
+def licence_note(components: Sequence[Component]) -> str:
     unknown = [f"{kind} {name}" for kind, name, licence in components if licence == UNKNOWN]
     if unknown:
         return f"Before you publish it, find out the licence of: {', '.join(unknown)}."
@@ -169,21 +169,4 @@ def _recipe_yaml(recipe: Recipe) -> str:
     document = recipe.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     # The kind is a default of its class, but a recipe cannot be read without it.
     document["objective"] = {"kind": recipe.objective.kind, **document["objective"]}
-    return yaml.safe_dump(_without_paths(document), sort_keys=False, allow_unicode=True)
-
-
-def _without_paths(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_paths(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_paths(inner) for inner in value]
-    is_path = isinstance(value, str) and Path(value).is_absolute() and Path(value).exists()
-    return _without_folders(value) if is_path else value
-
-
-def _without_folders(name: str) -> str:
-    """The last part of a path, which for the result of a run is the name of the run; a hub id unchanged."""
-    path = Path(name)
-    if not path.is_absolute():
-        return name
-    return path.parent.name if path.name in ("model", "adapter") else path.name
+    return yaml.safe_dump(without_paths(document), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,90 @@
+"""ONNX Runtime: graphs with the names of inputs and outputs that optimum gives them, and a KV cache of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from bottega.batch import Ints
+from bottega.inference.runtimes import Floats, Runtime
+from bottega.models import heads
+from bottega.models.config import decoder_start_token, load_stored_config
+from bottega.objectives import HeadKind
+
+# Of an encoder–decoder the encoder and the decoder are graphs of their own.
+MODEL, ENCODER, DECODER = "model.onnx", "encoder_model.onnx", "decoder_model.onnx"
+
+PAST, PRESENT = "past_key_values.", "present."
+
+
+class OnnxRuntime(Runtime):
+    """A folder with `model.onnx`, or with an encoder and a decoder."""
+
+    title: ClassVar[str] = "ONNX Runtime"
+    package: ClassVar[str] = "onnxruntime"
+    extra: ClassVar[str] = "onnx"
+
+    def __init__(self, folder: Path, head: HeadKind) -> None:
+        super().__init__(folder, head)
+        self.encoder = _session(folder / ENCODER) if (folder / ENCODER).exists() else None
+        self.decoder = _session(folder / (MODEL if self.encoder is None else DECODER))
+        self.inputs = {each.name: each for each in self.decoder.get_inputs()}
+        self.outputs = [each.name for each in self.decoder.get_outputs()]
+        # The rest of a text to classify or embed follows at once; a text that is generated needs a cache.
+        self.has_cache = heads.load(head).autoregressive
+        self.start_token = decoder_start_token(load_stored_config(str(folder))) if self.encoder is not None else None
+
+    def logits(self, tokens: Ints, source: Ints | None = None) -> Floats:
+        self._begin(source)
+        return self._forward(tokens)
+
+    def start(self, prompt: Sequence[int]) -> Floats:
+        if self.start_token is None:
+            return np.asarray(self.logits(np.array(prompt))[-1])
+        return np.asarray(self.logits(np.array([self.start_token]), np.array(prompt))[-1])
+
+    def step(self, token: int) -> Floats:
+        return np.asarray(self._forward(np.array([token]))[-1])
+
+    def _begin(self, source: Ints | None) -> None:
+        """Forget the last row: a cache without tokens, and the states of what the encoder reads."""
+        self.length = 0
+        self.cache = {
+            name: np.zeros([1, each.shape[1], 0, each.shape[3]], np.float32)
+            for name, each in self.inputs.items()
+            if name.startswith(PAST)
+        }
+        self.encoded: dict[str, Any] = {}
+        if self.encoder is not None and source is not None:
+            ids = source[None].astype(np.int64)
+            (states,) = self.encoder.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+            self.encoded = {"encoder_hidden_states": states, "encoder_attention_mask": np.ones_like(ids)}
+
+    def _forward(self, tokens: Ints) -> Floats:
+        """[T, C] after the tokens, whose keys and values go into the cache; [1, C] of a head that reads the row."""
+        at = np.arange(self.length, self.length + len(tokens), dtype=np.int64)
+        feed = {
+            "input_ids": tokens[None].astype(np.int64),
+            "attention_mask": np.ones((1, self.length + len(tokens)), np.int64),
+            "position_ids": at[None],
+            **self.encoded,
+            **self.cache,
+        }
+        values, *present = self.decoder.run(None, {name: feed[name] for name in self.inputs})
+        self.cache = {name.replace(PRESENT, PAST): kept for name, kept in zip(self.outputs[1:], present, strict=True)}
+        self.length += len(tokens)
+        return np.asarray(values[0] if values.ndim == 3 else values)
+
+
+def _session(path: Path) -> Any:
+    import onnxruntime
+    import torch
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # As many as a run uses, which bottega leaves to torch.
+    options.intra_op_num_threads = torch.get_num_threads()
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
