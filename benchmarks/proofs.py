@@ -37,7 +37,7 @@ from bottega import objectives
 from bottega.batch import Batch, Example, Row, count_units
 from bottega.engine.offload import Offload
 from bottega.engine.optimizer import Optimizer
-from bottega.inference import generator
+from bottega.inference import decoding
 from bottega.models.attention import make_layout
 from bottega.models.attention.blocks import BlockLayout
 from bottega.models.attention.dense import DenseLayout
@@ -369,17 +369,17 @@ def _generation(device: str, whole: bool) -> Proof:
 @contextmanager
 def _created_steps() -> Iterator[list[Any]]:
     """The list of every `CapturedStep` that is created inside."""
-    steps, original = list[Any](), generator.CapturedStep
+    steps, original = list[Any](), decoding.CapturedStep
 
     def create(*arguments: Any, **options: Any) -> Any:
         steps.append(original(*arguments, **options))
         return steps[-1]
 
-    generator.CapturedStep = create
+    decoding.CapturedStep = create
     try:
         yield steps
     finally:
-        generator.CapturedStep = original
+        decoding.CapturedStep = original
 
 
 def _difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
