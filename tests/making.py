@@ -104,6 +104,8 @@ TINY: dict[str, dict[str, Any]] = {
     "gemma3_text": {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 5, "num_hidden_layers": 3,
                     "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
     "mistral": {"sliding_window": 5},
+    "qwen2": {},
+    "smollm3": {},
     "phi3": {"sliding_window": None},
     "gpt2": {},
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},

@@ -1,4 +1,4 @@
-"""Commands that use a model: generate, chat, classify, tag, fill, embed."""
+"""Commands that use a model: generate, run, chat, classify, tag, fill, embed."""
 
 from __future__ import annotations
 
@@ -81,6 +81,22 @@ def test_a_missing_model_is_an_error(command: str, tmp_path: Path) -> None:
     done = RUNNER.invoke(app, [command, str(tmp_path / "none"), *(["x"] if command == "generate" else [])])
     assert done.exit_code == 2
     assert "no such folder" in done.stderr
+
+
+def test_run_does_what_the_model_was_trained_to_do(run: str, bert: Path, tmp_path: Path) -> None:
+    """An export runs as the model that it was made from."""
+    out = str(tmp_path / "export")
+    bottega.export(run, out)
+    options = ["--tokens", "6", "--json"]
+    results = [
+        RUNNER.invoke(app, [command, model, "the cat", *options, *more])
+        for command, model, more in (("generate", run, ["--temperature", "0"]), ("run", out, []), ("run", run, []))
+    ]
+    assert {result.exit_code for result in results} == {0}, results
+    assert len({result.stdout for result in results}) == 1
+    filled = RUNNER.invoke(app, ["run", str(bert), "the [MASK] sat", "--json"])
+    assert filled.exit_code == 0, filled.output
+    assert len(json.loads(filled.stdout)[0]) == 5
 
 
 def test_a_masked_token_is_filled_in(bert: Path) -> None:

@@ -31,6 +31,8 @@ def test_a_baseline_is_a_method_a_model_a_run_or_a_server(tmp_path: Path, traine
     run = trained("sft")
     assert parse_baseline(str(run)).method == "run"
     assert parse_baseline(str(make_model(tmp_path / "m"))).method == "zero-shot"
+    bottega.export(tmp_path / "m", tmp_path / "export")
+    assert parse_baseline(str(tmp_path / "export")).method == "run", "as it is, not with a prompt of ours"
     with pytest.raises(RunError, match="not a baseline") as caught:
         parse_baseline("fewshot")
     assert "few-shot" in str(caught.value.fix)

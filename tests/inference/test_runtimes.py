@@ -1,6 +1,7 @@
 """Each runtime gives the logits of a row, whole and token by token, and says what the export says of itself.
 
-transformers, onnx and genai each run what an export format writes; `RuntimeNetwork` puts one in a model's place.
+transformers, onnx, genai and llama_cpp each run what an export format writes; `RuntimeNetwork` puts one in the
+place of a model.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def test_a_runtime_in_the_place_of_a_model(llama: Path) -> None:
 
 
 def test_every_runtime_names_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {"transformers", "onnx", "genai"} <= set(runtimes.kinds())
+    assert {"transformers", "onnx", "genai", "llama_cpp"} <= set(runtimes.kinds())
     monkeypatch.setattr(runtimes.load_class("genai"), "package", "genai_of_tomorrow")
     assert not runtimes.is_installed("genai")
     with pytest.raises(ModelError, match="ONNX Runtime GenAI is not installed") as caught:

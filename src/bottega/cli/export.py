@@ -20,12 +20,15 @@ def export(
         str,
         typer.Option(
             help="Format: merged, a transformers folder with the adapter in the weights; onnx, a graph for ONNX "
-            "Runtime; genai, one for ONNX Runtime GenAI."
+            "Runtime; genai, one for ONNX Runtime GenAI; gguf, a file for llama.cpp."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
     quantize: Annotated[
-        str | None, typer.Option(help="Precision of the weights: none, bf16, fp16, int8 or int4; default: none.")
+        str | None,
+        typer.Option(
+            help="Precision of the weights: none, bf16, fp16, int8, int4, q8_0, q4_0 or q4_k_m; default: none."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Commands that use a model: generate, chat, classify, tag, fill, embed."""
+"""Commands that use a model: generate, run, chat, classify, tag, fill, embed."""
 
 from __future__ import annotations
 

@@ -52,6 +52,10 @@ class ExportFormat(ABC):
         """What was written, loaded by the program that will run it. `model` is asked for its kind, not for weights."""
         return open_runtime(self.runtime, folder, model.head)
 
+    def bounds(self, model: TrainedModel, precision: str) -> Precision:
+        """How far the export may be from what was trained."""
+        return PRECISIONS[precision]
+
     def missing_packages(self) -> list[str]:
         """Those of `packages` that are not installed."""
         return [name for name in self.packages if find_spec(name) is None]

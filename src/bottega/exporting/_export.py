@@ -61,6 +61,7 @@ def export(
         raise RunError("already exists", where=str(folder), fix="name another folder, or delete this one")
     model = open_trained(str(name))
     _refuse(exporter, format, model)
+    bounds = exporter.bounds(model, precision)
     unproved = _unproved(exporter)
     tell("computing the reference")
     reference = None if unproved else compute_reference(model)
@@ -73,8 +74,8 @@ def export(
         if reference is not None:
             tell("comparing it with the reference")
             with _runtime_errors(format):
-                proofs.append(compare(reference, exporter.open(model, partial), exporting.PRECISIONS[precision]))
-            check(proofs[0], exporting.PRECISIONS[precision])
+                proofs.append(compare(reference, exporter.open(model, partial), bounds))
+            check(proofs[0], bounds)
         proof = proofs[0] if proofs else None
         info.write(partial, None if proof is None else asdict(proof))
         write_card(partial, model, exporter, info, proof, unproved)

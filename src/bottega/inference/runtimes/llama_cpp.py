@@ -1,0 +1,158 @@
+"""llama.cpp, through the functions of its library that llama-cpp-python binds."""
+
+from __future__ import annotations
+
+import ctypes
+from collections import deque
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from bottega.batch import Ints
+from bottega.errors import ModelError
+from bottega.inference.runtimes import Floats, Runtime
+from bottega.objectives import HeadKind
+
+FILE = "model.gguf"
+# Tokens of a prompt that are computed at once.
+BATCH = 512
+# A context is made for so many tokens, and for all positions if more are needed.
+CONTEXT = 4096
+
+
+class LlamaCppRuntime(Runtime):
+    """A folder with `model.gguf`. Keys and values are kept in float32; by default they are rounded."""
+
+    title: ClassVar[str] = "llama.cpp"
+    package: ClassVar[str] = "llama_cpp"
+    extra: ClassVar[str] = "gguf"
+
+    def __init__(self, folder: Path, head: HeadKind) -> None:
+        import llama_cpp
+
+        super().__init__(folder, head)
+        self.library = llama_cpp
+        llama_cpp.llama_log_set(_LISTENER, ctypes.c_void_p(0))
+        settings = llama_cpp.llama_model_default_params()
+        settings.n_gpu_layers = 0
+        self.model = llama_cpp.llama_model_load_from_file(str(folder / FILE).encode(), settings)
+        if not self.model:
+            what = f"llama.cpp cannot load the file: {' '.join(_problems)}"
+            raise ModelError(what, where=str(folder / FILE), fix="export the model again")
+        self.vocabulary = llama_cpp.llama_model_get_vocab(self.model)
+        self.width = llama_cpp.llama_vocab_n_tokens(self.vocabulary)
+        self.context, self.capacity, self.length = None, 0, 0
+
+    def logits(self, tokens: Ints, source: Ints | None = None) -> Floats:
+        self._begin(len(tokens))
+        return self._append(tokens.tolist())
+
+    def start(self, prompt: Sequence[int]) -> Floats:
+        return np.asarray(self.logits(np.array(prompt))[-1])
+
+    def step(self, token: int) -> Floats:
+        return np.asarray(self._append([token])[-1])
+
+    def _begin(self, length: int) -> None:
+        """Forget the last text; make a context that holds one of this length."""
+        self.length = 0
+        if self.context is not None and length < self.capacity:
+            self.library.llama_memory_clear(self.library.llama_get_memory(self.context), True)
+            return
+        self._free_context()
+        import torch
+
+        library = self.library
+        limit = library.llama_model_n_ctx_train(self.model)
+        settings = library.llama_context_default_params()
+        settings.n_ctx = self.capacity = min(limit, CONTEXT) if length < min(limit, CONTEXT) else max(limit, length)
+        settings.n_batch = settings.n_ubatch = BATCH
+        settings.n_threads = settings.n_threads_batch = torch.get_num_threads()
+        settings.type_k = settings.type_v = library.GGML_TYPE_F32
+        settings.flash_attn_type = library.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        self.context = library.llama_init_from_model(self.model, settings)
+        if not self.context:
+            what = f"llama.cpp has no memory for a context of {self.capacity} tokens"
+            raise ModelError(what, where=str(self.folder), fix="shorten the prompt, or free some memory")
+
+    def _append(self, tokens: Sequence[int]) -> Floats:
+        """[T, V] the logits after each of more tokens."""
+        parts = [self._decode(tokens[start : start + BATCH]) for start in range(0, len(tokens), BATCH)]
+        return np.concatenate(parts)
+
+    def _decode(self, tokens: Sequence[int]) -> Floats:
+        library, count = self.library, len(tokens)
+        batch = library.llama_batch_init(count, 0, 1)
+        try:
+            batch.n_tokens = count
+            for index, token in enumerate(tokens):
+                batch.token[index], batch.pos[index] = token, self.length + index
+                batch.n_seq_id[index], batch.seq_id[index][0], batch.logits[index] = 1, 0, True
+            if library.llama_decode(self.context, batch):
+                what = f"llama.cpp computes no more than {self.capacity} tokens"
+                raise ModelError(what, where=str(self.folder), fix="shorten the prompt or the answer")
+        finally:
+            library.llama_batch_free(batch)
+        self.length += count
+        pointer = library.llama_get_logits(self.context)
+        return np.ctypeslib.as_array(pointer, (count, self.width)).copy()
+
+    def encode(self, text: str) -> list[int]:
+        data = text.encode()
+        buffer = (self.library.llama_token * (len(data) + 8))()
+        count = self.library.llama_tokenize(self.vocabulary, data, len(data), buffer, len(buffer), False, True)
+        return list(buffer[:count])
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        return frozenset(
+            int(value) for key in ("eos", "eot", "eom") if (value := self._setting(f"tokenizer.ggml.{key}_token_id"))
+        )
+
+    @property
+    def template(self) -> str | None:
+        return self._setting("tokenizer.chat_template")
+
+    @cached_property
+    def tied(self) -> bool:
+        from gguf import GGUFReader
+
+        return all(tensor.name != "output.weight" for tensor in GGUFReader(self.folder / FILE).tensors)
+
+    def _setting(self, key: str) -> str | None:
+        """A value that the file states, as text; None if it does not."""
+        size = self.library.llama_model_meta_val_str(self.model, key.encode(), None, 0)
+        if size < 0:
+            return None
+        buffer = ctypes.create_string_buffer(size + 1)
+        self.library.llama_model_meta_val_str(self.model, key.encode(), buffer, len(buffer))
+        return buffer.value.decode()
+
+    def _free_context(self) -> None:
+        if self.context is not None:
+            self.library.llama_free(self.context)
+            self.context = None
+
+    def __del__(self) -> None:
+        # An error in __init__ leaves neither.
+        if getattr(self, "model", None):
+            self._free_context()
+            self.library.llama_model_free(self.model)
+
+
+# What llama.cpp reports as wrong; it tells of every step, and returns no reason of a failure.
+_problems: deque[str] = deque(maxlen=1)
+# Its level of errors.
+ERROR = 4
+
+
+def _note_problem(level: int, text: bytes, data: Any) -> None:
+    if level == ERROR and b"error" in text:
+        _problems.append(text.decode(errors="replace").strip().rpartition("error loading model: ")[2])
+
+
+# Kept here, because the library keeps the pointer.
+_LISTENER = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(_note_problem)
