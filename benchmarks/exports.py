@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from machine import describe_machine
-from workloads import make_model, make_tokenizer
+from workloads import SHAPES, VOCABULARY
 
 import bottega
 from bottega import exporting
@@ -41,9 +41,6 @@ SIZES = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
 }
 LOCAL = ["sliding_attention"] * 5 + ["full_attention"]
 T5_SIZES = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
@@ -60,7 +57,7 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
             **{"sliding_window": 64, "query_pre_attn_scalar": 16},
         },
     ),
-    "phi3": ("phi3", {"sliding_window": None}),
+    "phi3": ("phi3", {"sliding_window": None, "original_max_position_embeddings": 512}),
     "mistral": ("mistral", {"sliding_window": None}),
     "mixtral": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}),
     "gpt2": ("gpt2", {}),
@@ -162,10 +159,12 @@ def tuned(
 
     torch.manual_seed(0)
     base = folder / "base"
-    base.mkdir(parents=True)
-    make_tokenizer(base)
-    size = len(transformers.AutoTokenizer.from_pretrained(base))
-    config = transformers.AutoConfig.for_model(kind, **{**({} if kind == "t5" else SIZES), **more}, vocab_size=size)
+    folder.mkdir()
+    make_tokenizer(base, rows)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    sizes = {**({} if kind == "t5" else SIZES), **more, **tokens, "vocab_size": len(tokenizer)}
+    config = transformers.AutoConfig.for_model(kind, **sizes)
     if kind == "gpt2":
         config.n_embd, config.n_layer, config.n_head, config.n_positions = 64, 4, 4, 512
     auto = {"bert": transformers.AutoModelForMaskedLM, "t5": transformers.AutoModelForSeq2SeqLM}
@@ -184,6 +183,23 @@ def tuned(
     }
     list(bottega.train(bottega.Recipe.parse(recipe), out=folder / "run"))
     return folder / "run"
+
+
+def make_tokenizer(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """A byte-pair tokenizer of the texts, the kind that every program can read."""
+    texts = folder.with_name("texts.txt")
+    texts.write_text("\n".join(" ".join(map(str, row.values())) for row in rows), encoding="utf-8")
+    bottega.train_tokenizer([texts], 400, folder, span=True)
+
+
+def make_speed_model(folder: Path) -> None:
+    """A random Llama of 135 million parameters, in bfloat16."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    make_tokenizer(folder, ROWS)
+    config = LlamaConfig(vocab_size=VOCABULARY, pad_token_id=0, bos_token_id=1, eos_token_id=2, **SHAPES["135m"])
+    LlamaForCausalLM._from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
 
 
 def exports(name: str, model: Path, folder: Path) -> Iterator[Line]:
@@ -209,7 +225,7 @@ PROMPT, TOKENS, ROUNDS = 16, 128, 5
 def speed(folder: Path) -> Iterator[str]:
     """Tokens per second of every format, beside transformers' generate in bfloat16 and in float32."""
     folder.mkdir()
-    make_model(folder / "model", "135m")
+    make_speed_model(folder / "model")
     weights = (folder / "model" / "model.safetensors").stat().st_size
     tools: dict[tuple[str, str], tuple[Callable[[], None], int]] = {}
     for dtype in (torch.float32, torch.bfloat16):

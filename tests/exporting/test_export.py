@@ -72,6 +72,22 @@ def test_a_format_that_cannot_hold_the_model_names_those_that_can(tmp_path: Path
     assert caught.value.fix == "formats that can hold it: merged"
 
 
+def test_an_export_is_opened_with_its_own_head(llama: Path, tmp_path: Path) -> None:
+    bottega.export(llama, tmp_path / "out")
+    with pytest.raises(ModelError, match="exported with another head"):
+        bottega.load_embedder(tmp_path / "out")
+
+
+def test_an_interrupted_export_leaves_nothing(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Merged, "write", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        bottega.export(llama, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_missing_package_is_named_with_what_brings_it(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,7 +120,10 @@ def test_a_full_disk_leaves_nothing(llama: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(Merged, "write", full)
     with pytest.raises(CheckpointError) as caught:
         bottega.export(llama, tmp_path / "out")
-    assert caught.value.fix == f"free some space, then: bottega export {llama} --to merged --out {tmp_path / 'out'}"
+    assert (
+        caught.value.fix
+        == f"free some space, then: bottega export {llama} --to merged --quantize none --out {tmp_path / 'out'}"
+    )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -94,3 +94,25 @@ def test_models_that_it_cannot_hold(tmp_path: Path, bert: Path) -> None:
         bottega.export(make_model(tmp_path / "bloom", "bloom"), tmp_path / "out", format="gguf")
     with pytest.raises(ModelError, match="its attention sees 5 tokens"):
         bottega.export(make_model(tmp_path / "mistral", "mistral"), tmp_path / "out", format="gguf")
+
+
+@needs_llama_cpp
+def test_a_text_may_outgrow_its_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bottega.inference.runtimes import llama_cpp
+
+    model = make_model(tmp_path / "model", max_position_embeddings=2048)
+    bottega.export(model, tmp_path / "out", format="gguf")
+    monkeypatch.setattr(llama_cpp, "CONTEXT", 256)
+    settings = bottega.Sampling(tokens=300, temperature=0)
+    answers = [bottega.load(name).generate(["the cat"], settings)[0][0].tokens for name in (model, tmp_path / "out")]
+    assert answers[0][:64] == answers[1][:64]
+    assert len(answers[0]) == len(answers[1])
+
+
+@needs_llama_cpp
+def test_tokens_at_which_llama_cpp_ends_by_itself_are_no_part_of_the_proof(tmp_path: Path) -> None:
+    """It knows <|im_end|> by name, a special token; a model without end tokens is refused."""
+    from bottega.inference.runtimes import open_runtime
+
+    bottega.export(make_model(tmp_path / "model"), tmp_path / "out", format="gguf")
+    assert open_runtime("llama_cpp", tmp_path / "out", "language").ends == {1}

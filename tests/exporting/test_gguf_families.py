@@ -54,7 +54,7 @@ def test_it_computes_the_same(name: str, tmp_path: Path) -> None:
     result = bottega.export(model, tmp_path / "out", format="gguf")
     assert result.proof is not None
     assert result.proof.difference <= FAMILIES[kind].rounding
-    assert result.proof.greedy == result.proof.generated == 48
+    assert result.proof.greedy == result.proof.generated >= 48
 
 
 @pytest.mark.parametrize(

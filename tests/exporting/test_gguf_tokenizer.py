@@ -96,3 +96,6 @@ def test_a_name_decides_how_special_tokens_treat_white_space() -> None:
     assert model_name("phi3", tokenizer) == "phi"
     tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<|user|>", rstrip=True)]})
     assert model_name("support", tokenizer) == "support (phi-3 tokens)"
+    assert "take the white space after them" in refusal(tokenizer)
+    tokenizer.add_tokens(["<unk>", "<|endoftext|>"])
+    assert refusal(tokenizer) == ""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import bottega
+from making import make_model
 
 LABELLED = [{"text": f"the {word} sat", "label": label} for word, label in [("cat", "a"), ("dog", "b")] * 4]
 
@@ -50,3 +53,42 @@ def test_half_precision_is_rounded_once(train: Callable[..., Path], llama: Path,
         assert result.proof.kl < 1e-3
         shipped = AutoModelForCausalLM.from_pretrained(tmp_path / precision)
         assert {weight.dtype for weight in shipped.parameters()} == {dtype}
+
+
+def test_an_adapter_of_tied_embeddings_is_merged_into_one_end(train: Callable[..., Path], tmp_path: Path) -> None:
+    base = make_model(tmp_path / "tied", tie_word_embeddings=True)
+    run = train(base, tmp_path / "run", adapter={"rank": 2, "targets": ["lm_head", "q_proj"]})
+    result = bottega.export(run, tmp_path / "shipped")
+    assert result.proof.difference < 1e-3
+
+
+def test_a_regression_is_compared_by_its_numbers(train: Callable[..., Path], bert: Path, tmp_path: Path) -> None:
+    rows = [{"text": f"the {word}", "label": float(index)} for index, word in enumerate(("cat", "dog", "tree", "mat"))]
+    run = train(bert, tmp_path / "run", rows, objective={"kind": "regress"})
+    proof = bottega.export(run, tmp_path / "half", precision="bf16").proof
+    assert proof.width == 1
+    assert 0 < proof.difference < 0.05 * max(1, proof.largest)
+
+
+def test_a_classifier_of_elsewhere_can_be_used(bert: Path, tmp_path: Path) -> None:
+    network = AutoModelForSequenceClassification.from_pretrained(bert, num_labels=2, id2label={0: "no", 1: "yes"})
+    network.save_pretrained(tmp_path / "plain")
+    AutoTokenizer.from_pretrained(bert).save_pretrained(tmp_path / "plain")
+    bottega.export(tmp_path / "plain", tmp_path / "shipped")
+    assert set(bottega.load(tmp_path / "shipped").classify(["the cat"])[0].probabilities) == {"no", "yes"}
+
+
+def test_the_pooling_of_an_embedder_of_elsewhere_is_kept(bert: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "embedder"
+    shutil.copytree(bert, folder)
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": 32, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    bottega.export(folder, tmp_path / "shipped")
+    trained, shipped = (bottega.load(name) for name in (folder, tmp_path / "shipped"))
+    assert trained.pooling == shipped.pooling == "first"

@@ -136,7 +136,17 @@ def test_the_model_itself_passes(tied: Path) -> None:
 
 
 GOOD = Proof(
-    rows=1, tokens=9, difference=1e-6, kl=1e-9, agreement=1.0, correlation=1.0, greedy=48, generated=48, texts=3
+    rows=1,
+    tokens=9,
+    difference=1e-6,
+    kl=1e-9,
+    agreement=1.0,
+    correlation=1.0,
+    greedy=48,
+    generated=48,
+    texts=3,
+    width=9,
+    largest=4.0,
 )
 
 
@@ -149,6 +159,8 @@ GOOD = Proof(
         ("int8", {"kl": 0.02}),
         ("int8", {"kl": float("nan")}),
         ("int4", {"correlation": 0.7}),
+        ("int4", {"kl": 0.6}),
+        ("bf16", {"width": 1, "difference": 0.3}),
         ("int4", {"correlation": float("nan")}),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+import bottega
 from bottega.errors import ModelError, RunError
 from bottega.exporting._source import HARD_TEXTS, PROBE_ROWS, PROBE_TEXT, PROBE_TOKENS, open_trained
 from bottega.inference.runtimes.transformers import compute_logits
@@ -78,7 +79,7 @@ def test_long_rows_are_cut(llama: Path, tmp_path: Path, train: Callable[..., Pat
 
 def test_texts_are_the_prompts_and_what_is_often_split_otherwise(tmp_path: Path) -> None:
     template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
-    texts = open_trained(str(make_model(tmp_path / "chat", template=template))).texts()
+    texts = [*(model := open_trained(str(make_model(tmp_path / "chat", template=template)))).texts(model.probes())]
     assert set(HARD_TEXTS) < set(texts)
     assert texts[-1] == "<user>Where is my parcel?<assistant>On its way.<user>Thank you!"
 
@@ -91,3 +92,27 @@ def test_a_run_without_a_result_is_refused(llama: Path, tmp_path: Path) -> None:
     assert caught.value.fix == f"finish it: bottega train --resume {tmp_path}"
     with pytest.raises(ModelError, match="no such folder"):
         open_trained(str(tmp_path / "none"))
+
+
+def test_a_window_of_attention_is_exceeded(tmp_path: Path) -> None:
+    model = open_trained(str(make_model(tmp_path / "model", "mistral", sliding_window=64)))
+    assert [len(probe.tokens) > 64 for probe in model.probes()] == [False, True]
+
+
+def test_a_run_whose_data_is_gone_is_compared_on_a_sentence(adapted: Path) -> None:
+    (adapted.parent / "rows.jsonl").unlink()
+    model = open_trained(str(adapted))
+    (probe,) = model.probes()
+    assert PROBE_TEXT in model.tokenizer.decode(probe.tokens)
+
+
+def test_a_template_that_refuses_a_conversation_is_left_out(tmp_path: Path) -> None:
+    model = open_trained(str(make_model(tmp_path / "model", template="{{ raise_exception('only tools') }}")))
+    assert set(model.texts(model.probes())) >= set(HARD_TEXTS)
+
+
+def test_end_tokens_without_a_generation_config_are_those_of_the_config(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model", eos_token_id=7)
+    (folder / "generation_config.json").unlink()
+    assert 7 in open_trained(str(folder)).ends
+    assert bottega.export(folder, tmp_path / "out").proof is not None

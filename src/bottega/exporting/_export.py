@@ -69,20 +69,26 @@ def export(
 
     def write(partial: Path) -> None:
         tell("writing the export")
-        exporter.write(model, partial, precision)
+        with _program_errors(format, "writing the export fails"):
+            exporter.write(model, partial, precision)
         info = model.info(format, precision, exporter.runtime)
         if reference is not None:
             tell("comparing it with the reference")
-            with _runtime_errors(format):
+            with _program_errors(format, "the program that runs the export fails"):
                 proofs.append(compare(reference, exporter.open(model, partial), bounds))
             check(proofs[0], bounds)
         proof = proofs[0] if proofs else None
         info.write(partial, None if proof is None else asdict(proof))
         write_card(partial, model, exporter, info, proof, unproved)
 
-    commit_folder(folder, write, again=f"bottega export {name} --to {format} --out {out}")
+    commit_folder(folder, write, again=_command(name, format, precision, out))
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Export(folder, format, precision, size, proofs[0] if proofs else None, unproved)
+
+
+def _command(name: str | Path, format: str, precision: str, out: str | Path) -> str:
+    quantize = "none" if precision == "fp32" else precision
+    return f"bottega export {name} --to {format} --quantize {quantize} --out {out}"
 
 
 def _exporter(format: str) -> exporting.ExportFormat:
@@ -117,8 +123,8 @@ def _refuse(exporter: exporting.ExportFormat, format: str, model: TrainedModel) 
 
 
 @contextmanager
-def _runtime_errors(format: str) -> Iterator[None]:
-    """Turn what the program that runs an export raises inside the block into a ModelError."""
+def _program_errors(format: str, what: str) -> Iterator[None]:
+    """Turn what a library raises inside the block into a ModelError that begins with `what`."""
     try:
         yield
     except (BottegaError, OSError, MemoryError):
@@ -126,8 +132,9 @@ def _runtime_errors(format: str) -> Iterator[None]:
     # Each program has errors of its own.
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        what = f"the program that runs the export fails: {lines[0][:300]}"
-        raise ModelError(what, where=f"the format {format}", fix="nothing was kept; choose another format") from error
+        raise ModelError(
+            f"{what}: {lines[0][:300]}", where=f"the format {format}", fix="nothing was kept; choose another format"
+        ) from error
 
 
 def _unproved(exporter: exporting.ExportFormat) -> str:

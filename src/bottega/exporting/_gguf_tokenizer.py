@@ -21,6 +21,8 @@ BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>$")
 def refusal(tokenizer: Any) -> str:
     """Why llama.cpp cannot split texts as a tokenizer does; empty if it can."""
     document = _document(tokenizer)
+    if _swallows(document) and not set(tokenizer.get_vocab()) >= OF_SWALLOWING:
+        return "its special tokens take the white space after them, which llama.cpp does for Phi-3's alone"
     kind = document["model"]["type"]
     if kind == "BPE" and not _is_byte_level(document):
         return "" if document["model"].get("byte_fallback") else "its tokenizer has no token for every byte"
@@ -58,14 +60,19 @@ def write_tokenizer(writer: Any, tokenizer: Any, size: int, ends: Iterable[int])
 
 # A model with this in its name, or the same without hyphen, gets special tokens that swallow the white space after.
 SWALLOWING = "phi-3"
+# Tokens that it then looks up; without them the file does not load.
+OF_SWALLOWING = {"</s>", "<unk>", "<s>", "<|endoftext|>"}
 
 
 def model_name(name: str, tokenizer: Any) -> str:
     """The name to write for a model, from which llama.cpp takes how special tokens treat the text after them."""
-    added = _document(tokenizer)["added_tokens"]
-    if any(token["special"] and token["rstrip"] for token in added):
+    if _swallows(_document(tokenizer)):
         return f"{name} ({SWALLOWING} tokens)"
     return re.sub("phi-?3", "phi", name, flags=re.IGNORECASE)
+
+
+def _swallows(document: Mapping[str, Any]) -> bool:
+    return any(token["special"] and token["rstrip"] for token in document["added_tokens"])
 
 
 def _document(tokenizer: Any) -> dict[str, Any]:

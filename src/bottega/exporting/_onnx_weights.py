@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
+
 BLOCK = 32
 
 
@@ -24,7 +26,9 @@ def quantize(path: Path, bits: int) -> None:
         quant_axes=(("MatMul", 0), ("Gather", 1)),
     )
     quantizer = MatMulNBitsQuantizer(onnx.load(path), algo_config=config)
-    quantizer.process()
+    # It divides by the scale of a block of zeros.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        quantizer.process()
     data = path.with_name(path.name + ".data")
     data.unlink(missing_ok=True)
     path.unlink()

@@ -14,7 +14,7 @@ class Precision:
     dtype        of the weights that are written, before any quantization
     difference   largest difference of a logit
     kl           mean divergence in nats a token
-    correlation  least correlation of all logits: lower is a broken file, not rounding
+    correlation  least correlation of all logits, of a head with several
     greedy       whether the likeliest tokens must all be the trained model's
     """
 
@@ -32,7 +32,7 @@ PRECISIONS = {
     "bf16": Precision("bfloat16", torch.bfloat16, kl=1e-2, correlation=0.999),
     "int8": Precision("8 bits", kl=1e-2, correlation=0.99),
     "q8_0": Precision("8 bits", kl=1e-2, correlation=0.99),
-    "int4": Precision("4 bits"),
-    "q4_0": Precision("4 bits"),
-    "q4_k_m": Precision("4 to 6 bits"),
+    "int4": Precision("4 bits", kl=0.5),
+    "q4_0": Precision("4 bits", kl=0.5),
+    "q4_k_m": Precision("4 to 6 bits", kl=0.5),
 }

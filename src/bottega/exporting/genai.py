@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -45,10 +46,13 @@ print(tokenizer.decode(generator.get_sequence(0)))
     def refusal(self, model: TrainedModel) -> str:
         if not model.generates:
             return "it runs language models only"
-        kind, width = model.config.model_type, head_width(model.config)
+        kind = model.config.model_type
         if kind not in FAMILIES:
             return f"its builder does not take {kind}; it takes {', '.join(FAMILIES)}"
+        if json.loads(model.tokenizer.backend_tokenizer.to_str())["model"]["type"] == "WordLevel":
+            return "it has no tokenizers of whole words"
         # The builder writes graphs of both kinds; running the first fails, and the second for prompts over the window.
+        width = head_width(model.config)
         if width % 16:
             return f"its attention has heads of {width}, and only multiples of 16 are computed"
         window, limit = attention_window(model.config), position_limit(model.config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,8 @@ where the file Modelfile says `FROM ./model.gguf`."""
         family = FAMILIES.get(model.config.model_type)
         if family is None:
             return f"{model.config.model_type} is not among {', '.join(FAMILIES)}"
+        if not model.ends:
+            return "no token ends its answers, and llama.cpp would choose one"
         return family().refusal(model.config) or _gguf_tokenizer.refusal(model.tokenizer)
 
     def bounds(self, model: TrainedModel, precision: str) -> Precision:
@@ -61,10 +64,15 @@ where the file Modelfile says `FROM ./model.gguf`."""
     def write(self, model: TrainedModel, folder: Path, precision: str) -> None:
         from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
 
+        # It tells of every step.
+        logging.getLogger("gguf").setLevel(logging.ERROR)
+        quantizes = precision == "q4_k_m"
+        if quantizes and not is_installed("llama_cpp"):
+            what = "only llama.cpp itself writes this precision, and it is not installed"
+            raise ModelError(what, where="gguf", fix=f"{install_command('gguf')}, or choose q4_0")
         network = model.merged(torch.float32)
         config, family = network.config, FAMILIES[network.config.model_type]()
         weight_type, file_type = TYPES[precision]
-        quantizes = precision == "q4_k_m"
         written = folder / (WHOLE if quantizes else FILE)
         writer = GGUFWriter(written, family.architecture)
         writer.add_name(_gguf_tokenizer.model_name(without_folders(model.name), model.tokenizer))
@@ -122,9 +130,6 @@ def _add(writer: Any, name: str, weight: Weight, kind: Any) -> None:
 
 def _quantize(source: Path, target: Path, file_type: int) -> None:
     """Quantize a file with llama.cpp."""
-    if not is_installed("llama_cpp"):
-        what = "only llama.cpp itself writes this precision, and it is not installed"
-        raise ModelError(what, where="gguf", fix=f"{install_command('gguf')}, or choose q4_0")
     import ctypes
 
     import llama_cpp

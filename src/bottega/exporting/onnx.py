@@ -33,7 +33,10 @@ print([each.name for each in session.get_inputs()])
         if not model.generates or model.config.is_encoder_decoder:
             return ""
         auto = heads.load(model.head).auto_class(model.config)
-        taken = inspect.signature(auto._model_mapping[type(model.config)].forward).parameters
+        network = auto._model_mapping.get(type(model.config), None)
+        if network is None:
+            return f"transformers has no {auto.__name__} for {model.config.model_type}"
+        taken = inspect.signature(network.forward).parameters
         return "" if "past_key_values" in taken else "it keeps a state of another kind than keys and values"
 
     def write(self, model: TrainedModel, folder: Path, precision: str) -> None:

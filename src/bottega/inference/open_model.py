@@ -68,6 +68,12 @@ def find_model(name: str, head: HeadKind | None = None) -> ResolvedName:
     Raises a ModelError for a path that is no folder, and for a run whose model has another head than the one given.
     """
     source = resolve(_absolute_path(name))
+    if head is not None and source.export is not None and source.export.head != head:
+        raise ModelError(
+            f"exported with another head: not {heads.load(head).description}",
+            where=source.name,
+            fix=f"use it with: {heads.load(source.export.head).command or 'bottega run'}",
+        )
     if head is not None and source.recipe is not None and (trained := source.recipe.objective).head != head:
         raise ModelError(
             f"trained with {trained.kind}: not {heads.load(head).description}",
@@ -88,6 +94,9 @@ def open_model(
     export = resolve(name).export
     # A folder of transformers is opened as any model, which is faster than its runtime.
     if export is not None and export.runtime != "transformers":
+        if export.head != head:
+            what = f"an export in the format {export.format} has one head, and is not {heads.load(head).description}"
+            raise ModelError(what, where=name, fix="name the run or the folder that it was made from")
         return OpenedModel(_scorer_of_export(Path(name), export), tokenizer)
     # A classifier must know its padding token, which the tokenizer names.
     return OpenedModel(load_scorer(name, dtype, device, head, labels, tokenizer), tokenizer)

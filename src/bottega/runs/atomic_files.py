@@ -57,7 +57,7 @@ def commit_folder(folder: Path, write: Callable[[Path], None], *, again: str = "
         write_text_atomic(partial / MANIFEST, json.dumps(checksums, indent=1))
         for path in (*partial.iterdir(), partial):
             _sync(path)
-    except Exception as error:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         # `write` may be a Rust library (safetensors), whose full disk is no OSError: check that first.
         if is_disk_full(error):

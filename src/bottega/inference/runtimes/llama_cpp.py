@@ -19,7 +19,7 @@ from bottega.objectives import HeadKind
 FILE = "model.gguf"
 # Tokens of a prompt that are computed at once.
 BATCH = 512
-# A context is made for so many tokens, and for all positions if more are needed.
+# A context is made for so many tokens; it doubles when more are needed.
 CONTEXT = 4096
 
 
@@ -38,13 +38,14 @@ class LlamaCppRuntime(Runtime):
         llama_cpp.llama_log_set(_LISTENER, ctypes.c_void_p(0))
         settings = llama_cpp.llama_model_default_params()
         settings.n_gpu_layers = 0
+        _problems.clear()
         self.model = llama_cpp.llama_model_load_from_file(str(folder / FILE).encode(), settings)
         if not self.model:
             what = f"llama.cpp cannot load the file: {' '.join(_problems)}"
             raise ModelError(what, where=str(folder / FILE), fix="export the model again")
         self.vocabulary = llama_cpp.llama_model_get_vocab(self.model)
         self.width = llama_cpp.llama_vocab_n_tokens(self.vocabulary)
-        self.context, self.capacity, self.length = None, 0, 0
+        self.context, self.capacity, self.tokens = None, 0, list[int]()
 
     def logits(self, tokens: Ints, source: Ints | None = None) -> Floats:
         self._begin(len(tokens))
@@ -58,17 +59,23 @@ class LlamaCppRuntime(Runtime):
 
     def _begin(self, length: int) -> None:
         """Forget the last text; make a context that holds one of this length."""
-        self.length = 0
+        self.tokens = []
         if self.context is not None and length < self.capacity:
             self.library.llama_memory_clear(self.library.llama_get_memory(self.context), True)
             return
+        limit = self.library.llama_model_n_ctx_train(self.model)
+        capacity = max(self.capacity, CONTEXT)
+        while capacity <= length:
+            capacity *= 2
+        self._make_context(max(length, min(capacity, limit)))
+
+    def _make_context(self, capacity: int) -> None:
         self._free_context()
         import torch
 
         library = self.library
-        limit = library.llama_model_n_ctx_train(self.model)
         settings = library.llama_context_default_params()
-        settings.n_ctx = self.capacity = min(limit, CONTEXT) if length < min(limit, CONTEXT) else max(limit, length)
+        settings.n_ctx = self.capacity = capacity
         settings.n_batch = settings.n_ubatch = BATCH
         settings.n_threads = settings.n_threads_batch = torch.get_num_threads()
         settings.type_k = settings.type_v = library.GGML_TYPE_F32
@@ -80,6 +87,11 @@ class LlamaCppRuntime(Runtime):
 
     def _append(self, tokens: Sequence[int]) -> Floats:
         """[T, V] the logits after each of more tokens."""
+        if len(self.tokens) + len(tokens) > self.capacity:
+            # A larger context reads the text again: a cache cannot be moved into it.
+            read = self.tokens
+            self._begin(len(read) + len(tokens))
+            self._append(read)
         parts = [self._decode(tokens[start : start + BATCH]) for start in range(0, len(tokens), BATCH)]
         return np.concatenate(parts)
 
@@ -89,14 +101,14 @@ class LlamaCppRuntime(Runtime):
         try:
             batch.n_tokens = count
             for index, token in enumerate(tokens):
-                batch.token[index], batch.pos[index] = token, self.length + index
+                batch.token[index], batch.pos[index] = token, len(self.tokens) + index
                 batch.n_seq_id[index], batch.seq_id[index][0], batch.logits[index] = 1, 0, True
             if library.llama_decode(self.context, batch):
                 what = f"llama.cpp computes no more than {self.capacity} tokens"
                 raise ModelError(what, where=str(self.folder), fix="shorten the prompt or the answer")
         finally:
             library.llama_batch_free(batch)
-        self.length += count
+        self.tokens += tokens
         pointer = library.llama_get_logits(self.context)
         return np.ctypeslib.as_array(pointer, (count, self.width)).copy()
 
@@ -108,8 +120,14 @@ class LlamaCppRuntime(Runtime):
 
     @cached_property
     def ends(self) -> frozenset[int]:
+        stated = {self._setting(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot", "eom")}
+        library, vocabulary = self.library, self.vocabulary
+        # It also ends at special tokens that it knows by name, such as <|im_end|>, which no text contains.
         return frozenset(
-            int(value) for key in ("eos", "eot", "eom") if (value := self._setting(f"tokenizer.ggml.{key}_token_id"))
+            token
+            for token in range(self.width)
+            if library.llama_vocab_is_eog(vocabulary, token)
+            and (str(token) in stated or not library.llama_vocab_is_control(vocabulary, token))
         )
 
     @property

@@ -10,7 +10,6 @@ import numpy as np
 
 from bottega.batch import Ints
 from bottega.inference.runtimes import Floats, Runtime
-from bottega.models import heads
 from bottega.models.config import decoder_start_token, load_stored_config
 from bottega.objectives import HeadKind
 
@@ -33,8 +32,6 @@ class OnnxRuntime(Runtime):
         self.decoder = _session(folder / (MODEL if self.encoder is None else DECODER))
         self.inputs = {each.name: each for each in self.decoder.get_inputs()}
         self.outputs = [each.name for each in self.decoder.get_outputs()]
-        # The rest of a text to classify or embed follows at once; a text that is generated needs a cache.
-        self.has_cache = heads.load(head).autoregressive
         self.start_token = decoder_start_token(load_stored_config(str(folder))) if self.encoder is not None else None
 
     def logits(self, tokens: Ints, source: Ints | None = None) -> Floats:
