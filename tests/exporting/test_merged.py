@@ -92,3 +92,9 @@ def test_the_pooling_of_an_embedder_of_elsewhere_is_kept(bert: Path, tmp_path: P
     bottega.export(folder, tmp_path / "shipped")
     trained, shipped = (bottega.load(name) for name in (folder, tmp_path / "shipped"))
     assert trained.pooling == shipped.pooling == "first"
+
+
+def test_an_encoder_decoder(tmp_path: Path) -> None:
+    proof = bottega.export(make_model(tmp_path / "t5", "t5"), tmp_path / "shipped").proof
+    assert proof.difference < 1e-3
+    assert proof.greedy == proof.generated == 48

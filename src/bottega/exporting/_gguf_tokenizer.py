@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bottega.errors import ModelError
+from bottega.models.tokenizer import tokenizer_json
 
 # llama.cpp has names for the ways to split a text before merges, and knows no others. Patterns of Split → its names;
 # the two differ in how many digits stand together.
@@ -20,7 +20,7 @@ BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>$")
 
 def refusal(tokenizer: Any) -> str:
     """Why llama.cpp cannot split texts as a tokenizer does; empty if it can."""
-    document = _document(tokenizer)
+    document = tokenizer_json(tokenizer)
     if _swallows(document) and not set(tokenizer.get_vocab()) >= OF_SWALLOWING:
         return "its special tokens take the white space after them, which llama.cpp does for Phi-3's alone"
     kind = document["model"]["type"]
@@ -33,7 +33,7 @@ def refusal(tokenizer: Any) -> str:
 
 def write_tokenizer(writer: Any, tokenizer: Any, size: int, ends: Iterable[int]) -> None:
     """Write tokens up to `size`, the number of embeddings, with their kinds, end tokens and the chat template."""
-    document = _document(tokenizer)
+    document = tokenizer_json(tokenizer)
     if _is_byte_level(document):
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(_split_name(document))
@@ -66,18 +66,13 @@ OF_SWALLOWING = {"</s>", "<unk>", "<s>", "<|endoftext|>"}
 
 def model_name(name: str, tokenizer: Any) -> str:
     """The name to write for a model, from which llama.cpp takes how special tokens treat the text after them."""
-    if _swallows(_document(tokenizer)):
+    if _swallows(tokenizer_json(tokenizer)):
         return f"{name} ({SWALLOWING} tokens)"
     return re.sub("phi-?3", "phi", name, flags=re.IGNORECASE)
 
 
 def _swallows(document: Mapping[str, Any]) -> bool:
     return any(token["special"] and token["rstrip"] for token in document["added_tokens"])
-
-
-def _document(tokenizer: Any) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
-    return document
 
 
 def _parts(section: Mapping[str, Any] | None, key: str) -> list[Mapping[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from bottega.exporting import ExportFormat, TrainedModel
 from bottega.models.config import position_limit
 from bottega.models.dimensions import attention_window, head_width
 from bottega.models.generation_config import make_saveable
+from bottega.models.tokenizer import tokenizer_json
 
 # Model types that the builder takes and that were compared with the trained model.
 FAMILIES = ("ernie4_5", "granite", "hunyuan_v1_dense", "llama", "mistral", "phi3", "qwen2", "qwen3")
@@ -49,7 +49,7 @@ print(tokenizer.decode(generator.get_sequence(0)))
         kind = model.config.model_type
         if kind not in FAMILIES:
             return f"its builder does not take {kind}; it takes {', '.join(FAMILIES)}"
-        if json.loads(model.tokenizer.backend_tokenizer.to_str())["model"]["type"] == "WordLevel":
+        if tokenizer_json(model.tokenizer)["model"]["type"] == "WordLevel":
             return "it has no tokenizers of whole words"
         # The builder writes graphs of both kinds; running the first fails, and the second for prompts over the window.
         width = head_width(model.config)
@@ -61,7 +61,8 @@ print(tokenizer.decode(generator.get_sequence(0)))
         return ""
 
     def write(self, model: TrainedModel, folder: Path, precision: str) -> None:
-        with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.merged") as merged:
+        # Inside the folder: what a killed process leaves is removed with it.
+        with TemporaryDirectory(dir=folder) as merged:
             network = model.merged(torch.float32)
             _check_widths(network)
             make_saveable(network)

@@ -133,7 +133,6 @@ def _quantize(source: Path, target: Path, file_type: int) -> None:
     import ctypes
 
     import llama_cpp
-    import torch
 
     settings = llama_cpp.llama_model_quantize_default_params()
     settings.ftype, settings.nthread = file_type, torch.get_num_threads()

@@ -51,6 +51,12 @@ def load_tokenizer(name: str) -> Any:
     return tokenizer
 
 
+def tokenizer_json(tokenizer: Any) -> dict[str, Any]:
+    """What the tokenizer.json of a tokenizer says."""
+    document: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    return document
+
+
 def mismatched_tokenizer_class(tokenizer: Any, config: Any) -> str | None:
     """The class as which AutoTokenizer would load this tokenizer from beside the model, if it then splits otherwise.
 
@@ -64,6 +70,6 @@ def mismatched_tokenizer_class(tokenizer: Any, config: Any) -> str | None:
         tokenizer.save_pretrained(folder)
         config.save_pretrained(folder)
         loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    before, after = (json.loads(each.backend_tokenizer.to_str()) for each in (tokenizer, loaded))
+    before, after = tokenizer_json(tokenizer), tokenizer_json(loaded)
     same = all(before[part] == after[part] for part in ("normalizer", "pre_tokenizer"))
     return None if same else type(loaded).__name__

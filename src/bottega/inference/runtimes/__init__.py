@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from bottega import plugins
 from bottega.batch import Ints
 from bottega.errors import ModelError
+from bottega.models.config import decoder_start_token, load_stored_config
 from bottega.models.generation_config import end_tokens, load_generation_config
 from bottega.models.tokenizer import load_tokenizer
 from bottega.objectives import HeadKind
@@ -43,26 +44,36 @@ class Runtime(ABC):
     def __init__(self, folder: Path, head: HeadKind) -> None:
         """Load what an export format has written into `folder`, a model with this head."""
         self.folder, self.head = folder, head
-        self._tokens: list[int] = []
 
     @abstractmethod
+    def begin(self, source: Ints | None = None) -> None:
+        """Forget the last row. `source`: what the encoder of an encoder–decoder reads."""
+
+    @abstractmethod
+    def append(self, tokens: Sequence[int]) -> Floats:
+        """[T, C] what the model gives for each of more tokens of the row; [1, C] from a head that reads the whole."""
+
     def logits(self, tokens: Ints, source: Ints | None = None) -> Floats:
-        """[T, C] what the model gives for each token of a row; [1, C] from a head that reads the whole row.
-
-        source  what the encoder of an encoder–decoder reads
-        """
-
-    # Generation. A program with a KV cache overrides both.
+        """[T, C] what the model gives for each token of a row; [1, C] from a head that reads the whole row."""
+        self.begin(source)
+        return self.append(tokens.tolist())
 
     def start(self, prompt: Sequence[int]) -> Floats:
-        """[V] the logits after a prompt, which everything before it is forgotten for."""
-        self._tokens = list(prompt)
-        return np.asarray(self.logits(np.array(self._tokens))[-1])
+        """[V] the logits after a prompt, for which everything before it is forgotten."""
+        if self.start_token is None:
+            self.begin()
+            return np.asarray(self.append(prompt)[-1])
+        self.begin(np.array(prompt))
+        return np.asarray(self.append([self.start_token])[-1])
 
     def step(self, token: int) -> Floats:
         """[V] the logits after one more token."""
-        self._tokens.append(token)
-        return np.asarray(self.logits(np.array(self._tokens))[-1])
+        return np.asarray(self.append([token])[-1])
+
+    @cached_property
+    def start_token(self) -> int | None:
+        """The token that the decoder of an encoder–decoder starts with, whose prompt the encoder reads; else None."""
+        return decoder_start_token(load_stored_config(str(self.folder)))
 
     # What the export says of itself, as the program reads it.
 

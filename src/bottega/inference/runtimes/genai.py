@@ -32,26 +32,15 @@ class GenAiRuntime(Runtime):
         self.model = onnxruntime_genai.Model(str(folder))
         self.settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
 
-    def logits(self, tokens: Ints, source: Ints | None = None) -> Floats:
-        return self._append(self._generator(), tokens.tolist())
-
-    def start(self, prompt: Sequence[int]) -> Floats:
-        self.generator = self._generator()
-        return np.asarray(self._append(self.generator, prompt)[-1])
-
-    def step(self, token: int) -> Floats:
-        return np.asarray(self._append(self.generator, [token])[-1])
-
-    def _generator(self) -> Any:
-        """A fresh generator; it allocates a cache for all positions of the model."""
+    def begin(self, source: Ints | None = None) -> None:
+        # A generator allocates a cache for all positions of the model.
         parameters = self.genai.GeneratorParams(self.model)
         parameters.set_search_options(max_length=self.settings["search"]["max_length"], do_sample=False)
-        return self.genai.Generator(self.model, parameters)
+        self.generator = self.genai.Generator(self.model, parameters)
 
-    def _append(self, generator: Any, tokens: Sequence[int]) -> Floats:
-        """[T, V] the logits after each of more tokens."""
-        generator.append_tokens(np.array(tokens, np.int32))
-        return np.array(generator.get_output("logits")[0], np.float32)
+    def append(self, tokens: Sequence[int]) -> Floats:
+        self.generator.append_tokens(np.array(tokens, np.int32))
+        return np.array(self.generator.get_output("logits")[0], np.float32)
 
     @cached_property
     def _tokenizer(self) -> Any:

@@ -47,32 +47,31 @@ class LlamaCppRuntime(Runtime):
         self.width = llama_cpp.llama_vocab_n_tokens(self.vocabulary)
         self.context, self.capacity, self.tokens = None, 0, list[int]()
 
-    def logits(self, tokens: Ints, source: Ints | None = None) -> Floats:
-        self._begin(len(tokens))
-        return self._append(tokens.tolist())
-
-    def start(self, prompt: Sequence[int]) -> Floats:
-        return np.asarray(self.logits(np.array(prompt))[-1])
-
-    def step(self, token: int) -> Floats:
-        return np.asarray(self._append([token])[-1])
-
-    def _begin(self, length: int) -> None:
-        """Forget the last text; make a context that holds one of this length."""
+    def begin(self, source: Ints | None = None) -> None:
         self.tokens = []
-        if self.context is not None and length < self.capacity:
+        if self.context is not None:
             self.library.llama_memory_clear(self.library.llama_get_memory(self.context), True)
-            return
-        limit = self.library.llama_model_n_ctx_train(self.model)
+
+    def append(self, tokens: Sequence[int]) -> Floats:
+        length = len(self.tokens) + len(tokens)
+        if length > self.capacity:
+            self._grow(length)
+        return self._decode(tokens)
+
+    def _grow(self, length: int) -> None:
+        """Make a larger context, which reads the text again: a cache cannot be moved into it."""
         capacity = max(self.capacity, CONTEXT)
-        while capacity <= length:
+        while capacity < length:
             capacity *= 2
-        self._make_context(max(length, min(capacity, limit)))
+        self._make_context(max(length, min(capacity, self.library.llama_model_n_ctx_train(self.model))))
+        read, self.tokens = self.tokens, []
+        if read:
+            self._decode(read)
 
     def _make_context(self, capacity: int) -> None:
-        self._free_context()
         import torch
 
+        self._free_context()
         library = self.library
         settings = library.llama_context_default_params()
         settings.n_ctx = self.capacity = capacity
@@ -85,17 +84,12 @@ class LlamaCppRuntime(Runtime):
             what = f"llama.cpp has no memory for a context of {self.capacity} tokens"
             raise ModelError(what, where=str(self.folder), fix="shorten the prompt, or free some memory")
 
-    def _append(self, tokens: Sequence[int]) -> Floats:
-        """[T, V] the logits after each of more tokens."""
-        if len(self.tokens) + len(tokens) > self.capacity:
-            # A larger context reads the text again: a cache cannot be moved into it.
-            read = self.tokens
-            self._begin(len(read) + len(tokens))
-            self._append(read)
-        parts = [self._decode(tokens[start : start + BATCH]) for start in range(0, len(tokens), BATCH)]
+    def _decode(self, tokens: Sequence[int]) -> Floats:
+        """[T, V] the logits after each of more tokens, which the context has room for."""
+        parts = [self._decode_batch(tokens[start : start + BATCH]) for start in range(0, len(tokens), BATCH)]
         return np.concatenate(parts)
 
-    def _decode(self, tokens: Sequence[int]) -> Floats:
+    def _decode_batch(self, tokens: Sequence[int]) -> Floats:
         library, count = self.library, len(tokens)
         batch = library.llama_batch_init(count, 0, 1)
         try:

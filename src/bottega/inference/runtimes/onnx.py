@@ -10,7 +10,6 @@ import numpy as np
 
 from bottega.batch import Ints
 from bottega.inference.runtimes import Floats, Runtime
-from bottega.models.config import decoder_start_token, load_stored_config
 from bottega.objectives import HeadKind
 
 # Of an encoder–decoder the encoder and the decoder are graphs of their own.
@@ -32,22 +31,9 @@ class OnnxRuntime(Runtime):
         self.decoder = _session(folder / (MODEL if self.encoder is None else DECODER))
         self.inputs = {each.name: each for each in self.decoder.get_inputs()}
         self.outputs = [each.name for each in self.decoder.get_outputs()]
-        self.start_token = decoder_start_token(load_stored_config(str(folder))) if self.encoder is not None else None
 
-    def logits(self, tokens: Ints, source: Ints | None = None) -> Floats:
-        self._begin(source)
-        return self._forward(tokens)
-
-    def start(self, prompt: Sequence[int]) -> Floats:
-        if self.start_token is None:
-            return np.asarray(self.logits(np.array(prompt))[-1])
-        return np.asarray(self.logits(np.array([self.start_token]), np.array(prompt))[-1])
-
-    def step(self, token: int) -> Floats:
-        return np.asarray(self._forward(np.array([token]))[-1])
-
-    def _begin(self, source: Ints | None) -> None:
-        """Forget the last row: a cache without tokens, and the states of what the encoder reads."""
+    def begin(self, source: Ints | None = None) -> None:
+        # A cache without tokens, and the states of what the encoder reads.
         self.length = 0
         self.cache = {
             name: np.zeros([1, each.shape[1], 0, each.shape[3]], np.float32)
@@ -60,11 +46,10 @@ class OnnxRuntime(Runtime):
             (states,) = self.encoder.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
             self.encoded = {"encoder_hidden_states": states, "encoder_attention_mask": np.ones_like(ids)}
 
-    def _forward(self, tokens: Ints) -> Floats:
-        """[T, C] after the tokens, whose keys and values go into the cache; [1, C] of a head that reads the row."""
+    def append(self, tokens: Sequence[int]) -> Floats:
         at = np.arange(self.length, self.length + len(tokens), dtype=np.int64)
         feed = {
-            "input_ids": tokens[None].astype(np.int64),
+            "input_ids": np.array([tokens], np.int64),
             "attention_mask": np.ones((1, self.length + len(tokens)), np.int64),
             "position_ids": at[None],
             **self.encoded,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,8 +31,13 @@ class TransformersRuntime(Runtime):
             auto = heads.load(head).auto_class(config)
             self.network = auto.from_pretrained(str(folder), dtype="auto", use_safetensors=True).eval()
 
-    def logits(self, tokens: Ints, source: Ints | None = None) -> Floats:
-        return compute_logits(self.network, tokens, source)
+    def begin(self, source: Ints | None = None) -> None:
+        self.source, self.tokens = source, list[int]()
+
+    def append(self, tokens: Sequence[int]) -> Floats:
+        # Without a cache: nothing but the model is compared.
+        self.tokens += tokens
+        return compute_logits(self.network, np.array(self.tokens), self.source)[-len(tokens) :]
 
     @property
     def tied(self) -> bool:
