@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import bottega
-from making import write_jsonl
+from making import WORDS, write_jsonl
 
 ROWS = [{"prompt": f"the {word} ", "completion": "sat on the mat"} for word in ("cat", "dog", "tree", "mat")]
 
@@ -30,3 +30,25 @@ def train() -> Callable[..., Path]:
         return out
 
     return train
+
+
+@pytest.fixture
+def adapted(llama: Path, tmp_path: Path, train: Callable[..., Path]) -> Path:
+    """A run of one update that ended in an adapter, and held out half of its pairs."""
+    rows = [{"prompt": f"the {word} ", "chosen": "sat on the mat", "rejected": "ran"} for word in WORDS]
+    data = {"train": str(write_jsonl(tmp_path / "rows.jsonl", rows)), "validation": 0.5}
+    sections = {"objective": {"kind": "dpo"}, "adapter": {"rank": 2}, "data": data}
+    return train(llama, tmp_path / "run", optim={"steps": 1, "examples": 2, "lr": 0.1}, **sections)
+
+
+@pytest.fixture
+def same_answers() -> Callable[[Path, Path], None]:
+    """Asserts that two models continue prompts with the same tokens."""
+
+    def check(one: Path, other: Path) -> None:
+        settings = bottega.Sampling(tokens=16, temperature=0)
+        prompts = ["the cat sat on", "a dog"]
+        answers = [[each[0].tokens for each in bottega.load(name).generate(prompts, settings)] for name in (one, other)]
+        assert answers[0] == answers[1]
+
+    return check

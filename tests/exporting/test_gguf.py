@@ -65,15 +65,15 @@ def test_transformers_reads_the_same_weights_back(kind: str, tmp_path: Path) -> 
 
 
 @needs_llama_cpp
-def test_a_run_in_llama_cpp_is_the_run(train: Callable[..., Path], llama: Path, tmp_path: Path) -> None:
+def test_a_run_in_llama_cpp_is_the_run(
+    train: Callable[..., Path], same_answers: Callable[..., None], llama: Path, tmp_path: Path
+) -> None:
     run = train(llama, tmp_path / "run", adapter={"rank": 2})
     result = bottega.export(run, tmp_path / "out", format="gguf")
     assert result.proof is not None
     assert result.proof.difference < 1e-3
     assert result.proof.greedy == result.proof.generated > 0
-    settings = bottega.Sampling(tokens=16, temperature=0)
-    answers = [bottega.load(name).generate(["the cat "], settings)[0][0].tokens for name in (run, tmp_path / "out")]
-    assert answers[0] == answers[1]
+    same_answers(run, tmp_path / "out")
 
 
 @needs_llama_cpp

@@ -21,17 +21,13 @@ PAIRS = [{"anchor": f"the {word}", "positive": f"a {word}"} for word in ("cat", 
 
 
 @pytest.mark.parametrize("kind", ["llama", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("gpt2", "t5"))])
-def test_a_language_model(kind: str, tmp_path: Path) -> None:
+def test_a_language_model(kind: str, same_answers: Callable[..., None], tmp_path: Path) -> None:
     model = make_model(tmp_path / "model", kind)
     result = bottega.export(model, tmp_path / "onnx", format="onnx")
     assert result.proof is not None
     assert result.proof.difference < 1e-3
     assert result.proof.greedy == result.proof.generated == GREEDY_TOKENS
-    settings = bottega.Sampling(tokens=12, temperature=0)
-    trained, exported = (bottega.load(name) for name in (model, tmp_path / "onnx"))
-    prompts = ["the cat sat on", "a dog"]
-    answers = [[each[0].tokens for each in opened.generate(prompts, settings)] for opened in (trained, exported)]
-    assert answers[0] == answers[1]
+    same_answers(model, tmp_path / "onnx")
 
 
 @pytest.mark.slow

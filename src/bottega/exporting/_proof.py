@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from bottega.errors import ModelError
 from bottega.exporting._precision import Precision
-from bottega.exporting._source import Probe, TrainedModel
+from bottega.exporting._probes import Probe, make_probes, make_texts
+from bottega.exporting._source import TrainedModel
 from bottega.inference.runtimes import Floats, Runtime
 from bottega.inference.runtimes.transformers import compute_logits, is_tied
 from bottega.models.config import position_limit
@@ -81,7 +82,7 @@ class Proof:
 
 def compute_reference(model: TrainedModel) -> Reference:
     """What the model gives as it was trained, with its adapter beside the base."""
-    probes = model.probes()
+    probes = make_probes(model)
     module, network = model.reference()
     logits = [compute_logits(network, probe.tokens, probe.source) for probe in probes]
     answers = list(_generate(model, network, probes)) if model.generates else []
@@ -89,7 +90,9 @@ def compute_reference(model: TrainedModel) -> Reference:
     tied = None if model.adapts_embeddings else is_tied(network)
     del module, network
     encode = model.tokenizer
-    texts = [(text, list(encode(text, add_special_tokens=False).input_ids)) for text in model.texts(probes)]
+    texts = [
+        (text, list(encode(text, add_special_tokens=False).input_ids)) for text in make_texts(model.tokenizer, probes)
+    ]
     return Reference(probes, logits, answers, texts, model.ends, model.tokenizer.chat_template, tied)
 
 
