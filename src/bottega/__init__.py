@@ -49,8 +49,13 @@ if TYPE_CHECKING:
     from bottega.events import Started as Started
     from bottega.events import Stepped as Stepped
     from bottega.events import Validated as Validated
-    from bottega.exporting._export import Export as Export
+    from bottega.exporting._auto import ExportCandidate as ExportCandidate
+    from bottega.exporting._convert import convert_adapter as convert_adapter
     from bottega.exporting._export import export as export
+    from bottega.exporting._formats import check_format as check_format
+    from bottega.exporting._job import Export as Export
+    from bottega.exporting._job import ExportComparison as ExportComparison
+    from bottega.exporting._source import base_of_run as base_of_run
     from bottega.hardware.doctor import doctor as doctor
     from bottega.hardware.process import configured_process as configured_process
     from bottega.inference.classifier import load_classifier as load_classifier

@@ -16,7 +16,7 @@ def test_an_export_prints_its_size_and_its_proof(llama: Path, tmp_path: Path) ->
     assert result.exit_code == 0, result.output
     size = sum(path.stat().st_size for path in out.rglob("*"))
     first, second, generated, last = result.stdout.splitlines()
-    assert first == f"{out}: {size / 1e6:.1f} MB"
+    assert first == f"{out}: merged, fp32, {size / 1e6:.1f} MB"
     assert "the likeliest prediction is the same for 100.0%" in second
     assert generated == "48 of 48 generated tokens are the same"
     assert last == f"try it: bottega run {out} PROMPT"

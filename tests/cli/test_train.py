@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-import bottega
 from bottega.cli.commands import app
-from bottega.cli.train import _format_count, _how_to_continue, _normalize_options
+from bottega.cli.train import _format_count, _how_to_continue
 from making import make_model, make_run, make_started, make_stepped, write_jsonl
 
 ROWS = [{"prompt": f"the cat {n}", "completion": f" sat on {n}"} for n in ("red", "blue", "one", "two", "three")]
@@ -132,28 +131,6 @@ def test_a_model_is_trained_from_scratch_with_its_own_tokenizer(tmp_path: Path, 
     code, out = call("train", str(recipe), "--out", str(tmp_path / "run"), "--json")
     assert code == 0
     assert json.loads(out)["validation_loss"] < 3
-
-
-@pytest.mark.parametrize(
-    ("line", "normalized"),
-    [
-        ("--max_steps 7 --data_files=a_b.jsonl", "--max-steps 7 --data-files=a_b.jsonl"),
-        ("--max_steps -1 optim.max_x=1", "--max-steps -1 optim.max_x=1"),
-        ("--text_template --not_an_option", "--text-template --not_an_option"),
-        ("--dry_run true --json", "--dry-run --json"),
-        ("--dry_run=no --json off key=1", "key=1"),
-        ("--dry_run rest", "--dry-run rest"),
-        ("--dry_run -- --max_steps", "--dry-run -- --max_steps"),
-    ],
-)
-def test_options_may_be_written_with_underscores(line: str, normalized: str) -> None:
-    assert list(_normalize_options(line.split(), {"--dry-run", "--json"})) == normalized.split()
-
-
-def test_a_switch_is_true_or_false() -> None:
-    with pytest.raises(bottega.RecipeError, match="'perhaps' is neither true nor false") as caught:
-        list(_normalize_options(["--dry_run=perhaps"], {"--dry-run"}))
-    assert caught.value.where == "--dry-run"
 
 
 @pytest.mark.parametrize(

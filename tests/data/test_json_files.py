@@ -86,6 +86,11 @@ def test_json_rows_where_they_start(tmp_path: Path) -> None:
     assert rows(tmp_path, "a.json", text) == [(1, {"a": 1}), (2, {"a": 2}), (6, {"a": 3}), (6, {"a": 4})]
 
 
+def test_one_object_per_line_in_a_json_file(tmp_path: Path) -> None:
+    assert rows(tmp_path, "a.json", '{"a": 1}\n\n {"a": 2}\n') == [(1, {"a": 1}), (3, {"a": 2})]
+    assert rows(tmp_path, "a.json", '{"a":\n [{"b": 1}]}\n') == [(1, {"b": 1})]
+
+
 def test_an_empty_json_list_holds_no_rows(tmp_path: Path) -> None:
     refused(tmp_path, "a.json", "[ \n ]", "holds no rows")
 
@@ -96,7 +101,7 @@ def test_json_that_is_no_list_of_rows(tmp_path: Path) -> None:
     assert str(error.where).endswith("line 2")
     error = refused(tmp_path, "a.json", '[{"a": 1},\n{"a" 2}]', "broken JSON: Expecting ':' delimiter at column 6")
     assert str(error.where).endswith("line 2")
-    refused(tmp_path, "a.json", '{"a": 1}\n{"a": 2}\n', "broken JSON: Extra data")
+    refused(tmp_path, "a.json", '{"a": 1} {"a": 2}\n', "broken JSON: Extra data")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +158,7 @@ def test_rows_that_are_lists(tmp_path: Path) -> None:
 
 def test_json_under_another_suffix(tmp_path: Path) -> None:
     lines = "".join(json.dumps(row) + "\n" for row in SPAM)
-    assert "data.reader=jsonl" in str(layout_refused(tmp_path / "a.json", lines).fix)
+    assert layout_rows(tmp_path / "a.json", lines) == SPAM
     assert layout_rows(tmp_path / "a.json", reader="jsonl") == SPAM
     assert "data.reader=json" in str(layout_refused(tmp_path / "a.jsonl", json.dumps(SPAM, indent=1)).fix)
     assert layout_rows(tmp_path / "a.jsonl", reader="json") == SPAM

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import bottega
-from making import WORDS, write_jsonl
+from making import WORDS, make_model, write_jsonl
 
 ROWS = [{"prompt": f"the {word} ", "completion": "sat on the mat"} for word in ("cat", "dog", "tree", "mat")]
 
@@ -39,6 +39,28 @@ def adapted(llama: Path, tmp_path: Path, train: Callable[..., Path]) -> Path:
     data = {"train": str(write_jsonl(tmp_path / "rows.jsonl", rows)), "validation": 0.5}
     sections = {"objective": {"kind": "dpo"}, "adapter": {"rank": 2}, "data": data}
     return train(llama, tmp_path / "run", optim={"steps": 1, "examples": 2, "lr": 0.1}, **sections)
+
+
+@pytest.fixture
+def two_adapters(tmp_path: Path, train: Callable[..., Path]) -> Callable[[Path], list[Path]]:
+    """Trains two LoRA adapters of a base: of all layers and of some, with ranks and scales of their own."""
+
+    def make(base: Path, targets: tuple[str, ...] = ("q_proj", "down_proj")) -> list[Path]:
+        rows = [{**row, "completion": "ran to a tree"} for row in ROWS]
+        optim = {"steps": 8, "examples": 4, "lr": 2e-2}
+        some = {"rank": 5, "alpha": 20, "targets": list(targets)}
+        return [
+            train(base, tmp_path / "all", adapter={"rank": 2}, optim=optim),
+            train(base, tmp_path / "some", rows, adapter=some, optim=optim),
+        ]
+
+    return make
+
+
+@pytest.fixture
+def wide(tmp_path: Path) -> Path:
+    """A model whose heads are as wide as ONNX Runtime GenAI needs."""
+    return make_model(tmp_path / "wide", head_dim=16)
 
 
 @pytest.fixture

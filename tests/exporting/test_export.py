@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -81,6 +83,35 @@ def test_an_export_is_opened_with_its_own_head(llama: Path, tmp_path: Path) -> N
         bottega.load_embedder(tmp_path / "out")
 
 
+KILLED = """
+import sys, time
+import bottega
+from bottega.exporting.merged import Merged
+
+write = Merged.write
+
+def wait(*arguments):
+    write(*arguments)
+    print("written", flush=True)
+    time.sleep(60)
+
+Merged.write = wait
+bottega.export(sys.argv[1], sys.argv[2])
+"""
+
+
+def test_a_killed_export_leaves_no_export(llama: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, llama, tmp_path / "out"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"written\n"
+        process.kill()
+    assert not (tmp_path / "out").exists()
+    # What it had written is gone with the next attempt.
+    bottega.export(llama, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_an_interrupted_export_leaves_nothing(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -110,7 +141,7 @@ def test_without_its_program_an_export_is_marked_as_unproved(
     result = bottega.export(llama, tmp_path / "out", format="lost")
     assert result.proof is None
     assert result.unproved == "Nobody is not installed here: pip install 'bottega[nobody]'"
-    assert json.loads((tmp_path / "out" / EXPORT_FILE).read_text())["proof"] is None
+    assert json.loads((tmp_path / "out" / EXPORT_FILE).read_text())["comparison"]["proof"] is None
     assert "**Unproved.** Nobody is not installed here" in (tmp_path / "out" / "README.md").read_text()
     with pytest.raises(ModelError, match="Nobody is not installed"):
         bottega.load(tmp_path / "out")
@@ -123,10 +154,7 @@ def test_a_full_disk_leaves_nothing(llama: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(Merged, "write", full)
     with pytest.raises(CheckpointError) as caught:
         bottega.export(llama, tmp_path / "out")
-    assert (
-        caught.value.fix
-        == f"free some space, then: bottega export {llama} --to merged --quantize none --out {tmp_path / 'out'}"
-    )
+    assert caught.value.fix == f"free some space, then: bottega export {llama} --to merged --out {tmp_path / 'out'}"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -171,6 +199,7 @@ def test_a_model_without_a_run_is_exported_with_its_proof(llama: Path, tmp_path:
         "origin": llama.name,
         "objective": None,
         "choices": {},
-        "proof": asdict(result.proof),
+        "base": "",
+        "comparison": asdict(result.comparison) | {"quality": []},
     }
     assert verify_folder(result.folder) == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import bottega
@@ -14,12 +15,6 @@ from bottega.exporting.genai import GenAi
 from making import make_model
 
 pytest.importorskip("onnxruntime_genai")
-
-
-@pytest.fixture
-def wide(tmp_path: Path) -> Path:
-    """A model whose heads are as wide as the program needs."""
-    return make_model(tmp_path / "wide", head_dim=16)
 
 
 def test_a_decoder(same_answers: Callable[..., None], tmp_path: Path, wide: Path) -> None:
@@ -52,3 +47,17 @@ def test_a_window_shorter_than_the_positions_is_refused(tmp_path: Path) -> None:
 def test_other_families_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="its builder does not take gpt2"):
         bottega.export(make_model(tmp_path / "model", "gpt2"), tmp_path / "out", format="genai")
+
+
+def test_a_text_may_outgrow_its_cache(tmp_path: Path, wide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bottega.inference.runtimes import genai, open_runtime
+
+    bottega.export(wide, tmp_path / "out", format="genai")
+    tokens = [5 + number % 90 for number in range(40)]
+    whole = open_runtime("genai", tmp_path / "out", "language").start(tokens)
+    monkeypatch.setattr(genai, "CONTEXT", 8)
+    runtime = open_runtime("genai", tmp_path / "out", "language")
+    runtime.start(tokens[:6])
+    for token in tokens[6:]:
+        logits = runtime.step(token)
+    np.testing.assert_allclose(logits, whole, rtol=0, atol=1e-4)

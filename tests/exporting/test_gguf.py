@@ -47,7 +47,7 @@ def test_the_file_says_what_the_model_is(precision: str, tmp_path: Path) -> None
     assert "output.weight" not in names, "a tied head is left out"
     assert result.precision == precision
     if not has_llama_cpp():
-        assert json.loads((tmp_path / "out" / "export.json").read_text())["proof"] is None
+        assert json.loads((tmp_path / "out" / "export.json").read_text())["comparison"]["proof"] is None
         assert "llama.cpp is not installed" in result.unproved
 
 

@@ -99,3 +99,10 @@ def test_a_name_decides_how_special_tokens_treat_white_space() -> None:
     assert "take the white space after them" in refusal(tokenizer)
     tokenizer.add_tokens(["<unk>", "<|endoftext|>"])
     assert refusal(tokenizer) == ""
+
+
+def test_several_templates_are_refused() -> None:
+    tokenizer = byte_level(use_regex=True)
+    assert refusal(tokenizer) == ""
+    tokenizer.chat_template = {"default": "a", "tool_use": "b"}
+    assert refusal(tokenizer) == "it has several chat templates: default, tool_use"

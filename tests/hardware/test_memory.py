@@ -67,3 +67,9 @@ def test_the_peak_grows_with_allocations() -> None:
     held = b"x" * (before + (64 << 20))  # more than any garbage that may be reused
     assert memory.peak_bytes() >= before + (32 << 20)
     assert len(held) > before
+
+
+def test_resident_memory_grows_with_what_is_held() -> None:
+    before = memory.resident_bytes()
+    held = bytearray(b"\x01" * 50_000_000)
+    assert memory.resident_bytes() - before > 0.9 * len(held)

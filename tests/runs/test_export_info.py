@@ -18,7 +18,7 @@ INFO = ExportInfo("onnx", "int8", "onnx", "sequence", "run", {"kind": "classify"
 def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
     INFO.write(tmp_path, {"kl": 0.001})
     assert read_export_info(tmp_path) == INFO
-    assert json.loads((tmp_path / EXPORT_FILE).read_text())["proof"] == {"kl": 0.001}
+    assert json.loads((tmp_path / EXPORT_FILE).read_text())["comparison"] == {"kl": 0.001}
     resolved = resolve(tmp_path)
     assert (resolved.kind, resolved.export, resolved.choices) == ("export", INFO, {"labels": ["a", "b"]})
     assert resolved.recipe is not None

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from typer.core import TyperCommand
 
 import bottega
 from bottega.cli import interruption
 from bottega.cli.app import TRAIN, FileLayout, Json, Overrides, app, busy, errors, options, show_if_interrupted
-from bottega.cli.flag_aliases import BOOLEANS, translate_arguments
+from bottega.cli.flag_aliases import translate_arguments
 from bottega.cli.hf_flags import Flags
+from bottega.cli.underscores import UnderscoreCommand
 
 tokenizers = typer.Typer(help="Train a tokenizer.", no_args_is_help=True)
 app.add_typer(tokenizers, name="tokenizer", rich_help_panel=TRAIN)
@@ -28,43 +28,11 @@ app.add_typer(tokenizers, name="tokenizer", rich_help_panel=TRAIN)
 RecipePath = Annotated[Path, typer.Argument(help="The recipe.")]
 
 
-class UnderscoreCommand(TyperCommand):
-    """A command whose options may be written with underscores, and whose switches accept true or false."""
+class FinetuneCommand(UnderscoreCommand):
+    """Takes the flags of other tools."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        switches = {name for option in self.params if getattr(option, "is_flag", False) for name in option.opts}
-        with errors("--json" in args):
-            print_note = partial(print, "note:", file=sys.stderr)
-            translated = translate_arguments(args, switches, print_note)
-            return super().parse_args(ctx, list(_normalize_options(translated, switches)))
-
-
-def _normalize_options(args: list[str], switches: set[str]) -> Iterator[str]:
-    """The words with dashes in the names of options. A value that follows a switch decides whether it is on."""
-    remaining = list(reversed(args))  # the next word is the last item
-    while remaining:
-        word = remaining.pop()
-        option, equals, value = word.partition("=")
-        option = option.replace("_", "-")
-        if word == "--":
-            # Only arguments follow.
-            yield from [word, *reversed(remaining)]
-            return
-        if not word.startswith("--"):
-            yield word
-        elif option not in switches:
-            yield option + equals + value
-            # The option's value, even if it looks like an option.
-            if not equals and remaining:
-                yield remaining.pop()
-        else:
-            if not equals and remaining and remaining[-1].lower() in BOOLEANS:
-                equals, value = "=", remaining.pop()
-            if equals and value.lower() not in BOOLEANS:
-                raise bottega.RecipeError(
-                    f"{value!r} is neither true nor false", where=option, fix=f"{option} alone means true"
-                )
-            yield from [option] * BOOLEANS.get(value.lower(), True)
+    def translate(self, args: list[str], switches: set[str]) -> list[str]:
+        return translate_arguments(args, switches, partial(print, "note:", file=sys.stderr))
 
 
 @app.command(rich_help_panel=TRAIN)
@@ -122,7 +90,7 @@ def plan(
         show(result, preliminary=False)
 
 
-@app.command(cls=UnderscoreCommand, rich_help_panel=TRAIN)
+@app.command(cls=FinetuneCommand, rich_help_panel=TRAIN)
 @options(Flags, "flags")
 def finetune(
     flags: Flags,

@@ -74,12 +74,32 @@ def _generate(
 @options(bottega.Sampling, "settings", temperature=0.0)
 def run(
     settings: bottega.Sampling,
-    model: Annotated[str, typer.Argument(metavar="EXPORT", help="A folder of `bottega export`, or any model.")],
+    model: Annotated[
+        str | None, typer.Argument(metavar="[EXPORT]", help="A folder of `bottega export`, or any model.")
+    ] = None,
     texts: Texts = None,
     chat: Annotated[bool, typer.Option("--chat", help="Each text is a message to answer.")] = False,
+    config: Annotated[
+        Path | None, typer.Option("--config", "--run-config", help="Instead of EXPORT, do what an Olive run file says.")
+    ] = None,
+    setup: Annotated[
+        bool, typer.Option("--setup", help="With --config, only say whether all that it needs is here.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run an export with the program it was made for: generate, classify, tag, fill or embed, as it was trained."""
+    if config is not None:
+        from bottega.cli.olive import run_file
+
+        if model is not None or as_json:
+            fix = "leave EXPORT, texts and --json out"
+            raise bottega.RecipeError("a run file says all that is to be done", where="--config", fix=fix)
+        run_file(config, setup=setup)
+        return
+    if model is None or setup:
+        what = "it belongs to --config" if setup else "nothing to run"
+        where = "--setup" if setup else "bottega run"
+        raise bottega.RecipeError(what, where=where, fix="name an export, or --config FILE")
     texts, head = texts or _input_lines(), bottega.find_head(model)
     if head == "language":
         _generate(model, texts, settings, chat=chat, system="", number=1, as_json=as_json)
@@ -90,8 +110,7 @@ def run(
     elif head == "embedding":
         embed(model, texts, out=None, as_json=as_json)
     else:
-        for text in texts:
-            fill(model, text, top=5, as_json=as_json)
+        _fill(model, texts, 5, as_json)
 
 
 @app.command(rich_help_panel=USE)
@@ -181,20 +200,28 @@ def fill(
     as_json: Json = False,
 ) -> None:
     """Predict the token at each [MASK] with a masked language model."""
+    _fill(model, [text], top, as_json)
+
+
+def _fill(model: str, texts: Sequence[str], top: int, as_json: bool) -> None:
     with errors(as_json):
         with busy(f"loading {model}"):
             masked_lm = bottega.load_masked(model)
-        masks = masked_lm.fill(text, top)
-        if as_json:
-            document = [[asdict(candidate) for candidate in candidates] for candidates in masks]
-            print(json.dumps(document, ensure_ascii=False))
-            return
-        from bottega.cli.console import bars, results_console
+        for text in texts:
+            _print_candidates(masked_lm.fill(text, top), as_json)
 
-        for number, candidates in enumerate(masks, 1):
-            title = f"[MASK] {number}" if len(masks) > 1 else ""
-            fractions = [(candidate.text, candidate.probability) for candidate in candidates]
-            results_console().print(bars(title, fractions))
+
+def _print_candidates(masks: Sequence[Sequence[Any]], as_json: bool) -> None:
+    if as_json:
+        document = [[asdict(candidate) for candidate in candidates] for candidates in masks]
+        print(json.dumps(document, ensure_ascii=False))
+        return
+    from bottega.cli.console import bars, results_console
+
+    for number, candidates in enumerate(masks, 1):
+        title = f"[MASK] {number}" if len(masks) > 1 else ""
+        fractions = [(candidate.text, candidate.probability) for candidate in candidates]
+        results_console().print(bars(title, fractions))
 
 
 @app.command(rich_help_panel=USE)

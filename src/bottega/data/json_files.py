@@ -43,9 +43,15 @@ def json_lines(path: Path, layout: Layout) -> NumberedRows:
 
 
 def json_file(path: Path, layout: Layout) -> NumberedRows:
-    """The elements of a JSON list, or the rows in a JSON object, each with the line it starts on or its number."""
+    """The elements of a JSON list, or the rows in a JSON object, each with the line it starts on or its number.
+
+    A file of one object per line is read as that: many data sets have such files with the suffix .json.
+    """
     with open_text(path, layout.encoding) as file:
         text, counted = _read_start(file), unit(path, layout)
+        if _is_lines(text):
+            yield from json_lines(path, layout)
+            return
         row = _RowParser(path, layout, counted)
         if not text.strip():
             return
@@ -68,7 +74,18 @@ def unit(path: Path, layout: Layout) -> str:
     """The unit in which the rows of a JSON file are counted: "line", or "row" if all may be on one line."""
     with open_text(path, layout.encoding) as file:
         text = _read_start(file).strip()
-    return "line" if text.startswith("[") and "\n" in text else "row"
+    return "line" if (text.startswith("[") and "\n" in text) or _is_lines(text) else "row"
+
+
+def _is_lines(text: str) -> bool:
+    """Whether the beginning of a file is an object on a line of its own, with another after it."""
+    first, _, rest = text.lstrip().partition("\n")
+    if not first.startswith("{") or not rest.lstrip().startswith("{"):
+        return False
+    try:
+        return isinstance(json.loads(first), dict)
+    except (RecursionError, ValueError):
+        return False
 
 
 def _read_start(file: TextIO) -> str:

@@ -8,16 +8,19 @@ then it gets its name.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
 from bottega import plugins
+from bottega.errors import ModelError
+from bottega.exporting._lora import ExportedLora
 from bottega.exporting._precision import PRECISIONS, Precision
 from bottega.exporting._source import TrainedModel
 from bottega.inference.runtimes import Runtime, open_runtime
 
-__all__ = ["PRECISIONS", "ExportFormat", "Precision", "Runtime", "TrainedModel", "kinds", "load"]
+__all__ = ["PRECISIONS", "ExportFormat", "ExportedLora", "Precision", "Runtime", "TrainedModel", "kinds", "load"]
 
 
 class ExportFormat(ABC):
@@ -30,6 +33,7 @@ class ExportFormat(ABC):
     extra       the extra of bottega that brings them
     library     what model hubs call the library that loads it
     usage       how other programs run it, as Markdown for its model card
+    adapter_usage  how they use an adapter of it, from the adapter's folder
     """
 
     title: ClassVar[str]
@@ -39,6 +43,12 @@ class ExportFormat(ABC):
     extra: ClassVar[str] = ""
     library: ClassVar[str] = "transformers"
     usage: ClassVar[str] = ""
+    adapter_usage: ClassVar[str] = ""
+
+    @property
+    def kind(self) -> str:
+        """Its name, that of its file."""
+        return type(self).__module__.rpartition(".")[2]
 
     def refusal(self, model: TrainedModel) -> str:
         """Why the format cannot hold a model, in words; empty if it can."""
@@ -48,9 +58,19 @@ class ExportFormat(ABC):
     def write(self, model: TrainedModel, folder: Path, precision: str) -> None:
         """Write the model into an empty folder."""
 
-    def open(self, model: TrainedModel, folder: Path) -> Runtime:
+    def write_with_adapters(
+        self, model: TrainedModel, loras: Sequence[ExportedLora], folder: Path, precision: str
+    ) -> None:
+        """Write a base model into an empty folder, and each adapter of it into `lora.folder` in there."""
+        raise ModelError(
+            f"{self.title} holds no adapters beside the weights",
+            where=model.name,
+            fix="export each run by itself, or choose gguf, genai or onnx",
+        )
+
+    def open(self, model: TrainedModel, folder: Path, adapter: Path | None = None) -> Runtime:
         """What was written, loaded by the program that will run it. `model` is asked for its kind, not for weights."""
-        return open_runtime(self.runtime, folder, model.head)
+        return open_runtime(self.runtime, folder, model.head, adapter)
 
     def bounds(self, model: TrainedModel, precision: str) -> Precision:
         """How far the export may be from what was trained."""

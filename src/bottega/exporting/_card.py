@@ -15,12 +15,12 @@ from bottega.training.model_card import UNKNOWN, Component, licence_note, licenc
 
 if TYPE_CHECKING:
     from bottega.exporting import ExportFormat
-    from bottega.exporting._proof import Proof
+    from bottega.exporting._job import ExportComparison
     from bottega.exporting._source import TrainedModel
 
 
 def write_card(
-    folder: Path, model: TrainedModel, exporter: ExportFormat, info: ExportInfo, proof: Proof | None, unproved: str
+    folder: Path, model: TrainedModel, exporter: ExportFormat, info: ExportInfo, comparison: ExportComparison
 ) -> None:
     """Write README.md: Markdown with the YAML header that model hubs read."""
     components = _components(model)
@@ -28,9 +28,9 @@ def write_card(
     card = (
         f"---\n{yaml.safe_dump(_header(model, exporter, components), sort_keys=False)}---\n\n"
         f"# {info.origin}, {exporter.title}, {info.precision}\n\n"
-        f"## Proof\n\n{_describe(proof) if proof is not None else f'**Unproved.** {unproved}.'}\n\n"
+        f"## Proof\n\n{_proof(comparison)}\n\n{_quality(comparison)}"
         f'## Use\n\n```\nbottega run {folder.name.removeprefix(".").removesuffix(".partial")} "…"\n```\n\n'
-        f"{exporter.usage}\n\n"
+        f"{exporter.adapter_usage if info.base else exporter.usage}\n\n"
         f"## Components\n\n| | | licence |\n|---|---|---|\n{rows}\n\n{licence_note(components)}\n"
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
@@ -54,8 +54,21 @@ def _components(model: TrainedModel) -> list[Component]:
     return [Component("model", without_folders(model.name), licence_of(folder) if folder.is_absolute() else UNKNOWN)]
 
 
-def _describe(proof: Proof) -> str:
+def _quality(comparison: ExportComparison) -> str:
+    """A section on the metrics of the task; empty if none were to be measured."""
+    if comparison.unmeasured:
+        return f"## Quality\n\nThe metrics of its task were not measured: {comparison.unmeasured}.\n\n"
+    if not comparison.quality:
+        return ""
+    rows = "".join(f"- {each.describe()}\n" for each in comparison.quality)
+    return f"## Quality\n\nBeside the trained model, on rows that its run held out:\n\n{rows}\n"
+
+
+def _proof(comparison: ExportComparison) -> str:
     """The proof as a sentence and a table."""
+    proof = comparison.proof
+    if proof is None:
+        return f"**Unproved.** {comparison.unproved}."
     rows = {
         "largest difference of a logit": f"{proof.difference:.1e}",
         "Kullback–Leibler divergence, nats a token": f"{proof.kl:.1e}",
@@ -64,6 +77,8 @@ def _describe(proof: Proof) -> str:
     }
     if proof.generated:
         rows["generated tokens that are the same"] = f"{proof.greedy} of {proof.generated}"
+    if comparison.in_float32 is not None:
+        rows["largest difference of a logit of the same files in float32"] = f"{comparison.in_float32:.1e}"
     if proof.texts:
         rows["texts split into the same tokens"] = f"{proof.texts} of {proof.texts}"
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())

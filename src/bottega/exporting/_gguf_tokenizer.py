@@ -19,7 +19,9 @@ BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>$")
 
 
 def refusal(tokenizer: Any) -> str:
-    """Why llama.cpp cannot split texts as a tokenizer does; empty if it can."""
+    """Why llama.cpp cannot split texts as a tokenizer does, or use its template; empty if it can."""
+    if isinstance(tokenizer.chat_template, dict):
+        return f"it has several chat templates: {', '.join(tokenizer.chat_template)}"
     document = tokenizer_json(tokenizer)
     if _swallows(document) and not set(tokenizer.get_vocab()) >= OF_SWALLOWING:
         return "its special tokens take the white space after them, which llama.cpp does for Phi-3's alone"

@@ -11,6 +11,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -68,6 +69,26 @@ class _Decoder(nn.Module):
         return out.logits, *_flat(out.past_key_values.self_attention_cache)
 
 
+class _WithAdapters(nn.Module):
+    """The same as another of these, with further inputs that replace weights of the network: those of an adapter."""
+
+    def __init__(self, wrapper: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.wrapper, self.names = wrapper, [f"network.{name}" for name in names]
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor | None,
+        past: list[Tensor],
+        adapter: list[Tensor],
+    ) -> Any:
+        weights = dict(zip(self.names, adapter, strict=True))
+        inputs = (input_ids, attention_mask, position_ids, past)
+        return torch.func.functional_call(self.wrapper, weights, inputs)
+
+
 class _Whole(nn.Module):
     """What reads a text at once: (ids [B, T], mask [B, T]) → logits, or hidden states of a model without a head."""
 
@@ -96,12 +117,16 @@ def _parameters(network: Any) -> Mapping[str, Any]:
     return inspect.signature(network.forward).parameters
 
 
-def write_graphs(network: Any, folder: Path, *, generates: bool) -> list[Path]:
-    """Write a model in evaluation mode as ONNX files; their paths. `generates`: with a KV cache."""
+def write_graphs(network: Any, folder: Path, adapter: Sequence[str] = (), *, generates: bool) -> list[Path]:
+    """Write a model in evaluation mode as ONNX files; their paths.
+
+    adapter    names of weights of a decoder that become inputs
+    generates  with a KV cache
+    """
     with _quiet(), torch.no_grad():
         if network.config.is_encoder_decoder:
             return [_write_encoder(network, folder), _write_decoder(network, folder)]
-        return [_write_causal(network, folder) if generates else _write_whole(network, folder / MODEL)]
+        return [_write_causal(network, folder, adapter) if generates else _write_whole(network, folder / MODEL)]
 
 
 def _write_whole(network: Any, path: Path) -> Path:
@@ -110,14 +135,15 @@ def _write_whole(network: Any, path: Path) -> Path:
     return _write(_Whole(network), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, [], [output], path)
 
 
-def _write_causal(network: Any, folder: Path) -> Path:
+def _write_causal(network: Any, folder: Path, adapter: Sequence[str]) -> Path:
     ids = torch.ones(ROWS, TOKENS, dtype=torch.long)
     mask = torch.ones(ROWS, CACHED + TOKENS, dtype=torch.long)
     at = torch.arange(CACHED, CACHED + TOKENS).expand(ROWS, TOKENS).contiguous()
     positions = at if "position_ids" in _parameters(network) else None
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
     cache = network(input_ids=ids, use_cache=True).past_key_values
-    return _write_cached(_Causal(network), inputs, cache, folder / MODEL)
+    weights = {name: network.get_parameter(name).detach() for name in adapter}
+    return _write_cached(_Causal(network), inputs, cache, folder / MODEL, weights)
 
 
 def _write_encoder(network: Any, folder: Path) -> Path:
@@ -133,7 +159,9 @@ def _write_decoder(network: Any, folder: Path) -> Path:
     return _write_cached(_Decoder(network), inputs, cache, folder / DECODER)
 
 
-def _write_cached(wrapper: Any, inputs: dict[str, Tensor | None], cache: Any, path: Path) -> Path:
+def _write_cached(
+    wrapper: Any, inputs: dict[str, Tensor | None], cache: Any, path: Path, adapter: Mapping[str, Tensor] | None = None
+) -> Path:
     """Write a graph with a cache, whose shapes are those of `cache`."""
     from transformers.cache_utils import DynamicLayer
 
@@ -143,7 +171,8 @@ def _write_cached(wrapper: Any, inputs: dict[str, Tensor | None], cache: Any, pa
     past = [tensor.new_zeros(ROWS, tensor.shape[1], CACHED, tensor.shape[3]) for tensor in _flat(cache)]
     names = [f"{layer}.{part}" for layer in range(len(past) // 2) for part in ("key", "value")]
     outputs = ["logits", *(PRESENT + name for name in names)]
-    return _write(wrapper, inputs, past, outputs, path, [PAST + name for name in names])
+    wrapper = _WithAdapters(wrapper, list(adapter)) if adapter else wrapper
+    return _write(wrapper, inputs, past, outputs, path, [PAST + name for name in names], adapter or {})
 
 
 def _write(
@@ -153,6 +182,7 @@ def _write(
     outputs: list[str],
     path: Path,
     past_names: Sequence[str] = (),
+    adapter: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Path:
     auto = torch.export.Dim.AUTO
     dynamic: list[Any] = [None if each is None else {0: auto, 1: auto} for each in inputs.values()]
@@ -160,13 +190,16 @@ def _write(
     if past:
         arguments.append(past)
         dynamic.append([{0: auto, 2: auto} for _ in past])
+    if adapter:
+        arguments.append(list(adapter.values()))
+        dynamic.append([None for _ in adapter])
     torch.onnx.export(
         wrapper,
         tuple(arguments),
         str(path),
         dynamo=True,
         dynamic_shapes=tuple(dynamic),
-        input_names=[name for name, each in inputs.items() if each is not None] + list(past_names),
+        input_names=[*(name for name, each in inputs.items() if each is not None), *past_names, *adapter],
         output_names=outputs,
         external_data=True,
         verbose=False,

@@ -16,6 +16,8 @@ class Precision:
     kl           mean divergence in nats a token
     correlation  least correlation of all logits, of a head with several
     greedy       whether the likeliest tokens must all be the trained model's
+    quantized    blocks of weights share a scale: what that costs the task is measured
+    proved_whole_first  its rounding could hide a fault, so the same is proved in float32 first
     """
 
     title: str
@@ -24,15 +26,17 @@ class Precision:
     kl: float | None = None
     correlation: float = 0.8
     greedy: bool = False
+    quantized: bool = False
+    proved_whole_first: bool = False
 
 
 PRECISIONS = {
     "fp32": Precision("float32", difference=1e-3, greedy=True),
     "fp16": Precision("float16", torch.float16, kl=1e-2, correlation=0.999),
     "bf16": Precision("bfloat16", torch.bfloat16, kl=1e-2, correlation=0.999),
-    "int8": Precision("8 bits", kl=1e-2, correlation=0.99),
-    "q8_0": Precision("8 bits", kl=1e-2, correlation=0.99),
-    "int4": Precision("4 bits", kl=0.5),
-    "q4_0": Precision("4 bits", kl=0.5),
-    "q4_k_m": Precision("4 to 6 bits", kl=0.5),
+    "int8": Precision("8 bits", kl=1e-2, correlation=0.99, quantized=True),
+    "q8_0": Precision("8 bits", kl=1e-2, correlation=0.99, quantized=True),
+    "int4": Precision("4 bits", kl=0.5, quantized=True, proved_whole_first=True),
+    "q4_0": Precision("4 bits", kl=0.5, quantized=True, proved_whole_first=True),
+    "q4_k_m": Precision("4 to 6 bits", kl=0.5, quantized=True, proved_whole_first=True),
 }

@@ -28,7 +28,7 @@ from bottega.objectives import DEFAULT_KINDS, HeadKind
 from bottega.recipe import schema as recipes
 from bottega.recipe.files import without_folders
 from bottega.runs.export_info import USED_CHOICES, ExportInfo, portable_objective
-from bottega.runs.resolve import ResolvedName
+from bottega.runs.resolve import ResolvedName, resolve
 
 # sentence-transformers' list of what follows a model: how states become a vector, in folders of their own.
 MODULES = "modules.json"
@@ -55,18 +55,19 @@ class TrainedModel:
 
         A base that was kept in 4 or 8 bits is merged into its full-precision weights.
         """
-        base = self._base()
+        base = self.base_network()
         return base.to(dtype) if self.source.adapter is None else merge_saved(base, self.source.adapter, dtype)
 
     def reference(self) -> tuple[nn.Module, Any]:
         """(the model as it was trained, in float32, with its adapter beside the base; the network in it to call)."""
-        base = self._base()
+        base = self.base_network()
         if self.source.adapter is None:
             return base.eval(), base
         adapted = attach_saved(base, self.source.adapter)
         return adapted.model.eval(), adapted.network
 
-    def _base(self) -> Any:
+    def base_network(self) -> Any:
+        """Its base in float32, without the adapter."""
         section = recipes.Model(base=self.source.base)
         config = load_config(section, None)
         model, new = load_model(section, config, self.head, self.labels, torch.float32, self.tokenizer)
@@ -147,9 +148,22 @@ def _copy_pooling(source: Path, folder: Path) -> None:
             shutil.copytree(source / module["path"], folder / module["path"])
 
 
+def _run_of(name: str) -> str:
+    """The run whose adapter a folder is: it knows the rows, the template and the end tokens; else the name."""
+    folder = Path(name).expanduser()
+    return str(folder.parent) if folder.name == "adapter" and resolve(folder.parent).is_run else name
+
+
+def base_of_run(name: str) -> str:
+    """The base of a run that trained an adapter, for RUN/model, where other tools leave a copy of it; else the name."""
+    path = Path(name).expanduser()
+    result = resolve(path.parent).result if path.name == "model" and not path.exists() else None
+    return name if result is None else locate(str(path.parent.absolute())).base
+
+
 def open_trained(name: str) -> TrainedModel:
     """The trained model of a name; a RunError for a run that has no result yet."""
-    resolved = find_model(name)
+    resolved = find_model(_run_of(name))
     absolute = resolved.name
     if resolved.is_run and resolved.result is None:
         raise RunError("this run has no result yet", where=name, fix=f"finish it: bottega train --resume {name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
@@ -11,7 +12,8 @@ from typing import Any, ClassVar
 import torch
 
 from bottega.errors import ModelError
-from bottega.exporting import ExportFormat, TrainedModel
+from bottega.exporting import ExportedLora, ExportFormat, TrainedModel
+from bottega.inference.runtimes.onnx import ADAPTER, MODEL
 from bottega.models.config import position_limit
 from bottega.models.dimensions import attention_window, head_width
 from bottega.models.generation_config import make_saveable
@@ -43,6 +45,17 @@ while not generator.is_done():
 print(tokenizer.decode(generator.get_sequence(0)))
 ```"""
 
+    adapter_usage: ClassVar[str] = """In Python:
+
+```python
+import onnxruntime_genai as og
+model = og.Model("../..")
+adapters = og.Adapters(model)
+adapters.load("adapter.onnx_adapter", "this")
+generator = og.Generator(model, og.GeneratorParams(model))
+generator.set_active_adapter(adapters, "this")
+```"""
+
     def refusal(self, model: TrainedModel) -> str:
         if not model.generates:
             return "it runs language models only"
@@ -61,21 +74,44 @@ print(tokenizer.decode(generator.get_sequence(0)))
         return ""
 
     def write(self, model: TrainedModel, folder: Path, precision: str) -> None:
+        self._write(model, [], folder, precision)
+
+    def write_with_adapters(
+        self, model: TrainedModel, loras: Sequence[ExportedLora], folder: Path, precision: str
+    ) -> None:
+        from bottega.exporting._genai_lora import open_places, write_loras
+
+        self._write(model, loras, folder, precision)
+        places = open_places(folder / MODEL)
+        write_loras(loras, places, model.config, [folder / lora.folder / ADAPTER for lora in loras])
+
+    def _write(self, model: TrainedModel, loras: Sequence[ExportedLora], folder: Path, precision: str) -> None:
+        from bottega.exporting._genai_lora import excluded_nodes, write_places
+
         # Inside the folder: what a killed process leaves is removed with it.
-        with TemporaryDirectory(dir=folder) as merged:
+        with TemporaryDirectory(dir=folder) as temporary:
+            merged, places = Path(temporary, "merged"), Path(temporary, "places")
             network = model.merged(torch.float32)
             _check_widths(network)
             make_saveable(network)
-            network.save_pretrained(merged)
-            model.write_settings(network, Path(merged))
-            _build(Path(merged), folder, precision)
+            network.save_pretrained(str(merged))
+            model.write_settings(network, merged)
+            extra = {}
+            if loras:
+                layers = write_places(loras, places)
+                extra["adapter_path"] = str(places)
+                if precision != "fp32":
+                    extra["nodes_to_exclude"] = ",".join(excluded_nodes(layers, model.config))
+            _build(merged, folder, precision, extra)
         model.write_settings(network, folder)
 
 
-def _build(merged: Path, folder: Path, precision: str) -> None:
+def _build(merged: Path, folder: Path, precision: str, extra: Mapping[str, str]) -> None:
     with TemporaryDirectory() as cache:
         command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
         command += ["-i", str(merged), "-o", str(folder), "-p", precision, "-e", "cpu", "-c", cache]
+        if extra:
+            command += ["--extra_options", *(f"{key}={value}" for key, value in extra.items())]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from bottega.errors import ModelError
-from bottega.exporting import PRECISIONS, ExportFormat, Precision, TrainedModel, _gguf_tokenizer
+from bottega.exporting import PRECISIONS, ExportedLora, ExportFormat, Precision, TrainedModel, _gguf_tokenizer
 from bottega.exporting._gguf_families import FAMILIES, Family, Weight
 from bottega.inference.runtimes import install_command, is_installed
-from bottega.inference.runtimes.llama_cpp import FILE
+from bottega.inference.runtimes.llama_cpp import ADAPTER, FILE
 from bottega.recipe.files import without_folders
 
 # In float32, before llama.cpp quantizes it.
@@ -44,6 +44,8 @@ class Gguf(ExportFormat):
     library: ClassVar[str] = "gguf"
     usage: ClassVar[str] = """With llama.cpp: `llama-cli -m model.gguf`. With Ollama: `ollama create NAME -f Modelfile`,
 where the file Modelfile says `FROM ./model.gguf`."""
+    adapter_usage: ClassVar[str] = """With llama.cpp: `llama-cli -m ../../model.gguf --lora adapter.gguf`. With Ollama:
+`ADAPTER ./adapter.gguf` in the Modelfile of the base."""
 
     def refusal(self, model: TrainedModel) -> str:
         if not model.generates:
@@ -91,13 +93,29 @@ where the file Modelfile says `FROM ./model.gguf`."""
             written.unlink()
         model.write_settings(network, folder)
 
+    def write_with_adapters(
+        self, model: TrainedModel, loras: Sequence[ExportedLora], folder: Path, precision: str
+    ) -> None:
+        from bottega.exporting._gguf_lora import write_lora
 
-def _weights(family: Family, network: Any) -> Iterator[tuple[str, Weight]]:
-    """(llama.cpp's name, weight) of every weight of the file; a tied head is left out."""
+        self.write(model, folder, precision)
+        family = FAMILIES[model.config.model_type]()
+        for lora in loras:
+            (folder / lora.folder).mkdir(parents=True)
+            write_lora(lora, family, model.config, _names(family, model.config), folder / lora.folder / ADAPTER)
+
+
+def _names(family: Family, config: Any) -> Any:
+    """The map from transformers' names of weights to llama.cpp's."""
     import gguf
 
     architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == family.architecture)
-    names = gguf.get_tensor_name_map(architecture, network.config.num_hidden_layers)
+    return gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
+
+
+def _weights(family: Family, network: Any) -> Iterator[tuple[str, Weight]]:
+    """(llama.cpp's name, weight) of every weight of the file; a tied head is left out."""
+    names = _names(family, network.config)
     head, embeddings = network.get_output_embeddings(), network.get_input_embeddings()
     tied = head.weight is embeddings.weight
     saved = {

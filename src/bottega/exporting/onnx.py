@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
-from bottega.exporting import ExportFormat, TrainedModel
+from bottega.errors import ModelError
+from bottega.exporting import ExportedLora, ExportFormat, TrainedModel
+from bottega.inference.runtimes.onnx import ADAPTER, MODEL
 from bottega.models import heads
 
 
@@ -29,6 +32,15 @@ session = onnxruntime.InferenceSession("model.onnx")
 print([each.name for each in session.get_inputs()])
 ```"""
 
+    adapter_usage: ClassVar[str] = """In Python, for each call of the session of the base:
+
+```python
+import onnxruntime
+adapter, options = onnxruntime.LoraAdapter(), onnxruntime.RunOptions()
+adapter.Load("adapter.onnx_adapter")
+options.add_active_adapter(adapter)
+```"""
+
     def refusal(self, model: TrainedModel) -> str:
         if not model.generates or model.config.is_encoder_decoder:
             return ""
@@ -40,15 +52,34 @@ print([each.name for each in session.get_inputs()])
         return "" if "past_key_values" in taken else "it keeps a state of another kind than keys and values"
 
     def write(self, model: TrainedModel, folder: Path, precision: str) -> None:
+        self._write(model, [], folder, precision)
+
+    def write_with_adapters(
+        self, model: TrainedModel, loras: Sequence[ExportedLora], folder: Path, precision: str
+    ) -> None:
+        from bottega.exporting._onnx_lora import open_places, write_loras
+
+        if model.config.is_encoder_decoder or not model.generates:
+            what = "only decoders that generate text have places for adapters here"
+            raise ModelError(what, where=model.name, fix="export each run by itself")
+        # Only after the weights are quantized, or those of the places would be as well.
+        open_places(folder / MODEL, self._write(model, loras, folder, precision))
+        write_loras(loras, [folder / lora.folder / ADAPTER for lora in loras])
+
+    def _write(self, model: TrainedModel, loras: Sequence[ExportedLora], folder: Path, precision: str) -> Sequence[str]:
+        """Write the graphs; the names of the inputs that are weights of adapters."""
         from bottega.exporting._onnx_graph import write_graphs
+        from bottega.exporting._onnx_lora import install_places
         from bottega.exporting._onnx_weights import quantize
 
         network = model.merged(torch.float32).eval()
         model.write_settings(network, folder)
         _prepare(network)
-        for path in write_graphs(network, folder, generates=model.generates):
+        places = install_places(network, loras) if loras else []
+        for path in write_graphs(network, folder, places, generates=model.generates):
             if precision != "fp32":
                 quantize(path, {"int8": 8, "int4": 4}[precision])
+        return places
 
 
 def _prepare(network: Any) -> None:

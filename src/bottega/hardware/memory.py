@@ -109,6 +109,15 @@ def peak_bytes() -> int:
     return unit * sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
+def resident_bytes() -> int:
+    """Resident memory of this process in bytes; where the system does not say, its peak."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        return peak_bytes()
+
+
 def format_peak_memory(host: float, device: float) -> str:
     """Peak bytes of the process as text; with those of an accelerator if there is one (not 0)."""
     return f"{host / 1e9:.1f} GB (host), {device / 1e9:.1f} GB (GPU)" if device else f"{host / 1e9:.1f} GB"

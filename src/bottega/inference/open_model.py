@@ -91,19 +91,21 @@ def open_model(
     labels  names of the head's classes
     """
     tokenizer = load_tokenizer(locate(name).tokenizer)
-    export = resolve(name).export
+    resolved = resolve(name)
+    export = resolved.export
     # A folder of transformers is opened as any model, which is faster than its runtime.
     if export is not None and export.runtime != "transformers":
         if export.head != head:
             what = f"an export in the format {export.format} has one head, and is not {heads.load(head).description}"
             raise ModelError(what, where=name, fix="name the run or the folder that it was made from")
-        return OpenedModel(_scorer_of_export(Path(name), export), tokenizer)
+        adapter = resolved.folder if export.base else None
+        return OpenedModel(_scorer_of_export(resolved.exported_model, export, adapter), tokenizer)
     # A classifier must know its padding token, which the tokenizer names.
     return OpenedModel(load_scorer(name, dtype, device, head, labels, tokenizer), tokenizer)
 
 
-def _scorer_of_export(folder: Path, export: ExportInfo) -> Scorer:
-    runtime = open_runtime(export.runtime, folder, export.head)
+def _scorer_of_export(folder: Path, export: ExportInfo, adapter: Path | None) -> Scorer:
+    runtime = open_runtime(export.runtime, folder, export.head, adapter)
     network = RuntimeNetwork(runtime, load_stored_config(str(folder)), load_generation_config(folder))
     fit = Fit(packed=False, own_head=True, reason=f"{runtime.title} computes one row at a time")
     return Scorer(network, export.head, fit)
@@ -125,7 +127,7 @@ def text_errors(text: str) -> Iterator[None]:
 def _absolute_path(name: str) -> str:
     """A folder by its absolute path; a hub id unchanged."""
     path = Path(name).expanduser()
-    # Refused here, because such a name would be looked up as a hub id.
-    if name.startswith((".", "/", "~")) and not path.is_dir():
+    # Refused here, because such a name would be looked up as a hub id, which has one slash at most.
+    if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not path.is_dir():
         raise ModelError("no such folder", where=name, fix="name a run, a folder or a hub id; list runs: bottega runs")
     return str(path.absolute()) if path.exists() else name

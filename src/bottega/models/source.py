@@ -49,6 +49,8 @@ def locate(name: str) -> ModelSource:
     resolved = resolve(name)
     if resolved.kind == "adapter":
         return ModelSource(adapters.read_saved(folder).base, folder, _quantized(folder.parent))
+    if resolved.kind == "export":
+        return ModelSource(str(resolved.exported_model))
     if not resolved.is_run:
         return ModelSource(name)
     result = resolved.result

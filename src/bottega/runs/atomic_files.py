@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from bottega.errors import CheckpointError, RunError, disk_full_reason, is_disk_full
 
-# In every committed folder: file name → SHA-256.
+# In every committed folder: file → SHA-256.
 MANIFEST = "manifest.json"
 # The folder of a run that its checkpoints are in.
 CHECKPOINTS = "checkpoints"
@@ -53,9 +53,10 @@ def commit_folder(folder: Path, write: Callable[[Path], None], *, again: str = "
     try:
         partial.mkdir(parents=True)
         write(partial)
-        checksums = {path.name: checksum(path) for path in sorted(partial.iterdir()) if path.is_file()}
+        files = sorted(path for path in partial.rglob("*") if path.is_file())
+        checksums = {path.relative_to(partial).as_posix(): checksum(path) for path in files}
         write_text_atomic(partial / MANIFEST, json.dumps(checksums, indent=1))
-        for path in (*partial.iterdir(), partial):
+        for path in (*partial.rglob("*"), partial):
             _sync(path)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)

@@ -22,7 +22,7 @@ USED_CHOICES = ("labels", "max_length")
 
 @dataclass(frozen=True)
 class ExportInfo:
-    """The contents of `export.json`, without the proof.
+    """The contents of `export.json`, without what was measured.
 
     format, precision  as the export was asked for
     runtime            kind of the runtime that runs it, a module of `inference.runtimes`
@@ -30,6 +30,7 @@ class ExportInfo:
     origin             name of what was exported: the folder's name, or the hub id
     objective          options of the objective that it was trained with, without paths; None if it was no run
     choices            what the run decided for its rows: labels and max_length
+    base               of an adapter in an export, the way from its folder to that of the export; else empty
     """
 
     format: str
@@ -39,6 +40,7 @@ class ExportInfo:
     origin: str
     objective: Mapping[str, Any] | None = None
     choices: Mapping[str, Any] = field(default_factory=dict)
+    base: str = ""
 
     @cached_property
     def recipe(self) -> Recipe | None:
@@ -49,9 +51,9 @@ class ExportInfo:
         required = {"model": {"base": self.origin}, "data": {"train": "rows.jsonl"}}
         return Recipe.parse({**required, "objective": dict(self.objective)})
 
-    def write(self, folder: Path, proof: Mapping[str, Any] | None) -> None:
-        """Write `export.json`; `proof`: how it compares with what was trained, None if that was not measured."""
-        document = asdict(self) | {"proof": proof}
+    def write(self, folder: Path, comparison: Mapping[str, Any]) -> None:
+        """Write `export.json`; `comparison`: what was measured of it beside what was trained."""
+        document = asdict(self) | {"comparison": comparison}
         (folder / EXPORT_FILE).write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
@@ -60,7 +62,7 @@ def read_export_info(folder: Path) -> ExportInfo:
     path = folder / EXPORT_FILE
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        return ExportInfo(**{name: value for name, value in document.items() if name != "proof"})
+        return ExportInfo(**{name: value for name, value in document.items() if name != "comparison"})
     except (OSError, ValueError, TypeError, AttributeError) as error:
         fix = "export the model again: bottega export"
         raise RunError(f"the file is damaged: {error}", where=str(path), fix=fix) from None

@@ -5,6 +5,7 @@ The one place that tells a run from other folders. Where the weights to load com
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,6 +52,12 @@ class ResolvedName:
     def export(self) -> ExportInfo | None:
         """What an export says of itself; None for anything else."""
         return read_export_info(self.folder) if self.kind == "export" else None
+
+    @property
+    def exported_model(self) -> Path:
+        """Of an export, the folder with its model and tokenizer: of an adapter in an export, that of its base."""
+        assert self.export is not None
+        return Path(os.path.normpath(self.folder / self.export.base))
 
     @cached_property
     def place(self) -> dict[str, Any] | None:

@@ -53,6 +53,12 @@ class Runtime(ABC):
     def append(self, tokens: Sequence[int]) -> Floats:
         """[T, C] what the model gives for each of more tokens of the row; [1, C] from a head that reads the whole."""
 
+    def use_adapter(self, folder: Path | None) -> None:
+        """Compute the next rows with an adapter that was exported beside the model, or with none."""
+        raise ModelError(
+            f"{self.title} takes its adapters merged", where=str(folder), fix="export each run by itself, --to merged"
+        )
+
     def logits(self, tokens: Ints, source: Ints | None = None) -> Floats:
         """[T, C] what the model gives for each token of a row; [1, C] from a head that reads the whole row."""
         self.begin(source)
@@ -118,12 +124,18 @@ def is_installed(kind: str) -> bool:
     return find_spec(load_class(kind).package) is not None
 
 
-def open_runtime(kind: str, folder: Path, head: HeadKind) -> Runtime:
-    """What an export wrote into a folder, loaded by its program; a ModelError if that is not installed."""
+def open_runtime(kind: str, folder: Path, head: HeadKind, adapter: Path | None = None) -> Runtime:
+    """What an export wrote into a folder, loaded by its program; a ModelError if that is not installed.
+
+    adapter  folder of an adapter beside it, to compute with
+    """
     runtime = load_class(kind)
     if not is_installed(kind):
         raise ModelError(f"{runtime.title} is not installed", where=str(folder), fix=install_command(runtime.extra))
-    return runtime(folder, head)
+    opened = runtime(folder, head)
+    if adapter is not None:
+        opened.use_adapter(adapter)
+    return opened
 
 
 def install_command(extra: str) -> str:

@@ -17,6 +17,8 @@ from bottega.inference.runtimes import Floats, Runtime
 from bottega.objectives import HeadKind
 
 FILE = "model.gguf"
+# In the folder of an adapter.
+ADAPTER = "adapter.gguf"
 # Tokens of a prompt that are computed at once.
 BATCH = 512
 # A context is made for so many tokens; it doubles when more are needed.
@@ -46,6 +48,26 @@ class LlamaCppRuntime(Runtime):
         self.vocabulary = llama_cpp.llama_model_get_vocab(self.model)
         self.width = llama_cpp.llama_vocab_n_tokens(self.vocabulary)
         self.context, self.capacity, self.tokens = None, 0, list[int]()
+        self.adapters, self.adapter = dict[Path, Any](), None
+
+    def use_adapter(self, folder: Path | None) -> None:
+        if folder is not None and folder not in self.adapters:
+            _problems.clear()
+            loaded = self.library.llama_adapter_lora_init(self.model, str(folder / ADAPTER).encode())
+            if not loaded:
+                what = f"llama.cpp cannot load the adapter: {' '.join(_problems)}"
+                raise ModelError(what, where=str(folder / ADAPTER), fix="export it again, with its base")
+            self.adapters[folder] = loaded
+        self.adapter = None if folder is None else self.adapters[folder]
+        if self.context is not None:
+            self._set_adapter()
+
+    def _set_adapter(self) -> None:
+        used: list[Any] = [] if self.adapter is None else [self.adapter]
+        pointers = (self.library.llama_adapter_lora_p_ctypes * len(used))(*used)
+        scales = (ctypes.c_float * len(used))(*(1.0 for _ in used))
+        if self.library.llama_set_adapters_lora(self.context, pointers, len(used), scales):
+            raise ModelError("llama.cpp cannot use the adapter", where=str(self.folder), fix="export it again")
 
     def begin(self, source: Ints | None = None) -> None:
         self.tokens = []
@@ -83,6 +105,7 @@ class LlamaCppRuntime(Runtime):
         if not self.context:
             what = f"llama.cpp has no memory for a context of {self.capacity} tokens"
             raise ModelError(what, where=str(self.folder), fix="shorten the prompt, or free some memory")
+        self._set_adapter()
 
     def _decode(self, tokens: Sequence[int]) -> Floats:
         """[T, V] the logits after each of more tokens, which the context has room for."""
@@ -157,13 +180,15 @@ class LlamaCppRuntime(Runtime):
 
 # What llama.cpp reports as wrong; it tells of every step, and returns no reason of a failure.
 _problems: deque[str] = deque(maxlen=1)
-# Its level of errors.
+# Its level of errors, and what stands before a reason.
 ERROR = 4
+REASONS = (b"error loading model: ", b"failed to apply lora adapter: ")
 
 
 def _note_problem(level: int, text: bytes, data: Any) -> None:
-    if level == ERROR and b"error" in text:
-        _problems.append(text.decode(errors="replace").strip().rpartition("error loading model: ")[2])
+    found = next((mark for mark in REASONS if mark in text), None) if level == ERROR else None
+    if found is not None:
+        _problems.append(text.partition(found)[2].decode(errors="replace").strip())
 
 
 # Kept here, because the library keeps the pointer.

@@ -15,6 +15,9 @@ from bottega.objectives import HeadKind
 # Of an encoder–decoder the encoder and the decoder are graphs of their own.
 MODEL, ENCODER, DECODER = "model.onnx", "encoder_model.onnx", "decoder_model.onnx"
 
+# In the folder of an adapter.
+ADAPTER = "adapter.onnx_adapter"
+
 PAST, PRESENT = "past_key_values.", "present."
 
 
@@ -31,6 +34,21 @@ class OnnxRuntime(Runtime):
         self.decoder = _session(folder / (MODEL if self.encoder is None else DECODER))
         self.inputs = {each.name: each for each in self.decoder.get_inputs()}
         self.outputs = [each.name for each in self.decoder.get_outputs()]
+        self.adapters = dict[Path, Any]()
+        # Of a call; None without an adapter.
+        self.options: Any = None
+
+    def use_adapter(self, folder: Path | None) -> None:
+        import onnxruntime
+
+        self.options = None
+        if folder is None:
+            return
+        if folder not in self.adapters:
+            self.adapters[folder] = onnxruntime.LoraAdapter()
+            self.adapters[folder].Load(str(folder / ADAPTER))
+        self.options = onnxruntime.RunOptions()
+        self.options.add_active_adapter(self.adapters[folder])
 
     def begin(self, source: Ints | None = None) -> None:
         # A cache without tokens, and the states of what the encoder reads.
@@ -55,7 +73,7 @@ class OnnxRuntime(Runtime):
             **self.encoded,
             **self.cache,
         }
-        values, *present = self.decoder.run(None, {name: feed[name] for name in self.inputs})
+        values, *present = self.decoder.run(None, {name: feed[name] for name in self.inputs}, self.options)
         self.cache = {name.replace(PRESENT, PAST): kept for name, kept in zip(self.outputs[1:], present, strict=True)}
         self.length += len(tokens)
         return np.asarray(values[0] if values.ndim == 3 else values)
