@@ -14,6 +14,7 @@ from making import make_model
 
 def test_a_format_and_its_precisions() -> None:
     merged = load_format("merged")
+    assert load_format("hf").kind == merged.kind
     assert [check_precision(merged, name) for name in (None, "none", "bf16")] == ["fp32", "fp32", "bf16"]
     with pytest.raises(RecipeError, match="merged has no precision 'int4'") as caught:
         check_format("merged", "int4")

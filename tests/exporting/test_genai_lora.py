@@ -60,7 +60,8 @@ def test_a_base_in_4_bits(two_adapters: Callable[..., list[Path]], wide: Path, t
 
 @pytest.mark.slow
 def test_a_family_whose_layers_are_fused(two_adapters: Callable[..., list[Path]], tmp_path: Path) -> None:
-    sizes = {"sliding_window": None, "original_max_position_embeddings": 64, "head_dim": 16}
+    sizes = {"sliding_window": None, "head_dim": 16}
+    sizes |= dict.fromkeys(("max_position_embeddings", "original_max_position_embeddings"), 64)
     base = make_model(tmp_path / "base", "phi3", hidden_size=64, **sizes)
     runs = two_adapters(base, ("qkv_proj", "gate_up_proj"))
     result = bottega.export(base, tmp_path / "out", format="genai", adapters=runs)

@@ -18,7 +18,7 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            help="Format: merged, a transformers folder with the adapter in the weights; onnx, a graph for ONNX "
+            help="Format: merged or hf, a transformers folder with the adapter in the weights; onnx, a graph for ONNX "
             "Runtime; genai, one for ONNX Runtime GenAI; gguf, a file for llama.cpp; auto, of all formats and "
             "precisions the fastest here that is not noticeably worse."
         ),

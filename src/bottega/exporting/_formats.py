@@ -12,8 +12,13 @@ from bottega.suggestions import suggest_name
 AUTO = "auto"
 
 
+# Other names that people know a format by.
+ALIASES = {"hf": "merged"}
+
+
 def load_format(format: str) -> exporting.ExportFormat:
     """The format of a name; a RecipeError if there is none, a ModelError if a package that it needs is missing."""
+    format = ALIASES.get(format, format)
     if format not in exporting.kinds():
         fix = suggest_name(format, [*exporting.kinds(), AUTO])
         raise RecipeError(f"unknown export format {format!r}", where="format", fix=fix)
