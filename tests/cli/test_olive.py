@@ -81,7 +81,7 @@ def test_finetune_and_auto_opt(course: Path) -> None:
 def test_what_a_run_would_take_for_its_result_is_refused(course: Path) -> None:
     result = RUNNER.invoke(app, ["auto-opt", "-m", "base", "--output_path", "ft"])
     assert result.exit_code == 2
-    assert "ft: is the folder of a run" in result.output
+    assert "a run would take the export for its own result" in result.output
     # Other commands do not take the base for the run.
     assert RUNNER.invoke(app, ["generate", "ft/model", "the cat"]).exit_code == 2
 

@@ -85,6 +85,14 @@ def test_an_adapter_in_an_export_is_used_like_a_run(
         assert f'bottega run {run.name} "…"' in (folder / "README.md").read_text()
 
 
+def test_an_adapter_without_its_export(llama: Path, two_adapters: Callable[..., list[Path]], tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    bottega.export(llama, tmp_path / "out", format="gguf", adapters=two_adapters(llama)[:1])
+    (tmp_path / "out" / "adapters" / "all").rename(tmp_path / "alone")
+    with pytest.raises(ModelError, match="an adapter in an export, without the export"):
+        bottega.load(tmp_path / "alone")
+
+
 def refusal(base: Path, adapters: list[Path], out: Path, format: str = "gguf") -> str:
     with pytest.raises(ModelError) as caught:
         bottega.export(base, out, format=format, adapters=adapters)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -59,7 +60,7 @@ def export(
         return
     print_export(result)
     used = out / "adapters" / next(iter(result.adapters)) if result.adapters else out
-    print(f"try it: bottega run {used} PROMPT")
+    print(f"try it: {shlex.join(['bottega', 'run', str(used)])} PROMPT")
 
 
 def print_export(result: bottega.Export) -> None:

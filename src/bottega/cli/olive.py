@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -97,7 +98,7 @@ def auto_opt(
             what = f"the graph is written for the processor, not for {provider} on {device}"
             raise bottega.RecipeError(what, where="--provider", fix="leave --device and --provider out")
         to = "genai" if use_ort_genai or use_model_builder else "onnx"
-        _export(model, _inside(output), to, precision, [] if adapter is None else [adapter], log_level)
+        _export(model, output / "model", to, precision, [] if adapter is None else [adapter], log_level)
         for path in (output / "model").glob("adapters/*/*.onnx_adapter"):
             partial = output / "model" / f".{ADAPTER_WEIGHTS}"
             shutil.copy(path, partial)
@@ -121,7 +122,7 @@ def generate_adapter(
     with errors(False):
         _check_adapter_format(adapter_format)
         names = [name.strip() for name in adapters.split(",") if name.strip()]
-        _export(base, _inside(output), "genai", precision, names, log_level)
+        _export(base, output / "model", "genai", precision, names, log_level)
 
 
 @app.command("convert-adapters", cls=OliveCommand, rich_help_panel=USE)
@@ -147,13 +148,6 @@ def _check_adapter_format(name: str) -> None:
         raise bottega.RecipeError(f"no adapter format {name!r}", where="--adapter-format", fix=fix)
 
 
-def _inside(output: Path) -> Path:
-    """The folder of the model in an output; a RecipeError in a run, whose result it would be taken for."""
-    if bottega.resolve(output).is_run:
-        raise bottega.RecipeError("is the folder of a run", where=str(output), fix="name another --output_path")
-    return output / "model"
-
-
 def _export(name: str, out: Path, to: str, precision: str | None, adapters: Sequence[str], log_level: int) -> None:
     from bottega.cli.console import progress
 
@@ -164,7 +158,8 @@ def _export(name: str, out: Path, to: str, precision: str | None, adapters: Sequ
         print_export(result)
     for adapter in result.adapters:
         print(f"adapter: {out / 'adapters' / adapter}")
-    print(f"try it: bottega run {out / 'adapters' / next(iter(result.adapters)) if result.adapters else out} PROMPT")
+    used = out / "adapters" / next(iter(result.adapters)) if result.adapters else out
+    print(f"try it: {shlex.join(['bottega', 'run', str(used)])} PROMPT")
 
 
 def run_file(path: Path, *, setup: bool) -> None:

@@ -13,6 +13,8 @@ from bottega.exporting._job import Export, ExportJob, write_export
 from bottega.exporting._lora import open_adapters, shared_base
 from bottega.exporting._source import open_trained
 from bottega.progress import StatusCallback, ignore_status
+from bottega.runs.resolve import resolve
+from bottega.runs.store import MERGED_BASE, RESULTS
 
 # Rows that a run held out, on which a quantized export is evaluated.
 QUALITY_ROWS = 100
@@ -44,6 +46,9 @@ def export(
     folder = Path(out).absolute()
     if folder.exists():
         raise RunError("already exists", where=str(folder), fix="name another folder, or delete this one")
+    if folder.name in (*RESULTS, MERGED_BASE) and resolve(folder.parent).is_run:
+        fix = "name another folder"
+        raise RunError("a run would take the export for its own result", where=str(folder), fix=fix)
     if rows < 0:
         raise RecipeError(f"{rows} rows", where="rows", fix="a number from 0")
     again = _command(name, format, precision, out, adapters)

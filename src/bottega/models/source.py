@@ -16,7 +16,8 @@ from bottega import adapters
 from bottega.errors import ModelError
 from bottega.models.safe_folder import check_files, check_weights
 from bottega.recipe.schema import Quantize
-from bottega.runs.resolve import resolve
+from bottega.runs.export_info import EXPORT_FILE
+from bottega.runs.resolve import ResolvedName, resolve
 from bottega.runs.store import MERGED_BASE
 
 
@@ -50,7 +51,7 @@ def locate(name: str) -> ModelSource:
     if resolved.kind == "adapter":
         return ModelSource(adapters.read_saved(folder).base, folder, _quantized(folder.parent))
     if resolved.kind == "export":
-        return ModelSource(str(resolved.exported_model))
+        return ModelSource(str(_model_of_export(resolved)))
     if not resolved.is_run:
         return ModelSource(name)
     result = resolved.result
@@ -61,6 +62,15 @@ def locate(name: str) -> ModelSource:
     merged = folder / MERGED_BASE
     base = str(merged) if merged.exists() else adapters.read_saved(result).base
     return ModelSource(base, result, _quantized(folder))
+
+
+def _model_of_export(export: ResolvedName) -> Path:
+    """The folder with an export's model; a ModelError if an adapter was taken out of its export."""
+    model = export.exported_model
+    if not (model / EXPORT_FILE).exists():
+        what = "an adapter in an export, without the export"
+        raise ModelError(what, where=export.name, fix="move or copy the whole folder that was exported")
+    return model
 
 
 def _quantized(run: Path) -> Quantize:
