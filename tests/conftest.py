@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+import bottega
 from bottega.models.tokenizer import load_tokenizer
-from making import WORDS, make_model, make_tokenizer, shared_data, sharpen, tiny_config, write_jsonl  # noqa: F401
+from making import CAT_ROWS, WORDS, make_model, make_tokenizer, shared_data, sharpen, tiny_config, write_jsonl  # noqa: F401
 
 # The files that take longest, by seconds of a processor.
 SLOWEST = (
@@ -69,6 +70,24 @@ def write_recipe(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def train() -> Callable[..., Path]:
+    """Trains a base into a folder, on rows and with sections replaced; returns the folder."""
+
+    def train(base: Path, out: Path, rows: list[dict[str, Any]] = CAT_ROWS, **changes: Any) -> Path:
+        recipe = {
+            "model": {"base": str(base), "dtype": "float32"},
+            "objective": {"kind": "sft"},
+            "data": {"train": str(write_jsonl(out.with_suffix(".jsonl"), rows))},
+            "optim": {"steps": 6, "examples": 4, "lr": 5e-2},
+            **changes,
+        }
+        list(bottega.train(bottega.Recipe.parse(recipe), out=out))
+        return out
+
+    return train
 
 
 PlugIn = Callable[[ModuleType, str, str], None]

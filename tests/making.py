@@ -42,6 +42,10 @@ QUESTIONS = [
 ]
 
 
+# Rows that a tiny model learns in a few updates.
+CAT_ROWS = [{"prompt": f"the {word} ", "completion": "sat on the mat"} for word in ("cat", "dog", "tree", "mat")]
+
+
 def shared_data(name: str) -> Path:
     """A file or folder of the real data; the test is skipped where it is absent."""
     path = DATA / name

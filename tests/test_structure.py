@@ -140,6 +140,8 @@ OTHER_MEANINGS = {
     "inference/loader.py": {"masked"},
     "inference/masked_lm.py": {"masked"},
     "recipe/schema.py": {"masked"},
+    # The API's methods of fine-tuning, and the objective that does each.
+    "server/jobs/methods.py": {"sft", "dpo"},
     # Fields of rows that others write.
     "records/detection.py": {"tag"},
     "records/formats/spans.py": {"tag"},

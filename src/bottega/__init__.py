@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bottega.errors import Diverged as Diverged
     from bottega.errors import ModelError as ModelError
     from bottega.errors import OutOfMemory as OutOfMemory
+    from bottega.errors import Overloaded as Overloaded
     from bottega.errors import RecipeError as RecipeError
     from bottega.errors import RunError as RunError
     from bottega.errors import from_system_error as from_system_error
@@ -60,14 +61,24 @@ if TYPE_CHECKING:
     from bottega.hardware.process import configured_process as configured_process
     from bottega.inference.classifier import load_classifier as load_classifier
     from bottega.inference.classifier import load_tagger as load_tagger
+    from bottega.inference.deployment import Deployment as Deployment
+    from bottega.inference.deployment import DeploymentSettings as DeploymentSettings
+    from bottega.inference.deployment import ServedLanguageModel as ServedLanguageModel
     from bottega.inference.embedder import load_embedder as load_embedder
     from bottega.inference.language_model import LanguageModel as LanguageModel
     from bottega.inference.language_model import load_language_model as load_language_model
     from bottega.inference.loader import find_head as find_head
     from bottega.inference.loader import load as load
     from bottega.inference.masked_lm import load_masked as load_masked
+    from bottega.inference.scheduler import Done as Done
+    from bottega.inference.scheduler import GenerationTicket as GenerationTicket
+    from bottega.inference.scheduler import PromptScores as PromptScores
+    from bottega.inference.scheduler import ScoredPiece as ScoredPiece
+    from bottega.inference.scheduler import TokenScore as TokenScore
+    from bottega.inference.scheduler import Update as Update
     from bottega.metrics.catalog import metric_label as metric_label
     from bottega.metrics.intervals import paired_difference as paired_difference
+    from bottega.models.source import locate as locate
     from bottega.objectives import DEFAULT_OBJECTIVE as DEFAULT_OBJECTIVE
     from bottega.planning.advise import Counsel as Counsel
     from bottega.planning.advise import advise as advise
@@ -84,6 +95,7 @@ if TYPE_CHECKING:
     from bottega.recipe.schema import Recipe as Recipe
     from bottega.recipe.schema import parse_layout as parse_layout
     from bottega.records import Prompt as Prompt
+    from bottega.records.labels import Entity as Entity
     from bottega.reporting.report import build_report as build_report
     from bottega.reporting.report import check_writable as check_writable
     from bottega.reporting.report import report as report
@@ -104,6 +116,7 @@ if TYPE_CHECKING:
     from bottega.sampling import Sampling as Sampling
     from bottega.suggestions import describe_errors as describe_errors
     from bottega.tokenization.conll import to_conll as to_conll
+    from bottega.tokenization.tool_calls import ToolCall as ToolCall
     from bottega.training.loop import resume as resume
     from bottega.training.loop import train as train
     from bottega.training.preview import Preview as Preview

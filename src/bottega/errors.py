@@ -7,6 +7,7 @@
     ├── RunError            2   a run folder: in use, locked, changed since it was started
     ├── CheckpointError     2   a checkpoint cannot be written, or none can be read
     ├── DiskError           2   any other file that cannot be read or written
+    ├── Overloaded          1   a served model has too many requests to take another
     ├── OutOfMemory         1   the step did not fit in memory
     └── Diverged            1   a loss or gradient is NaN or infinite
 
@@ -72,6 +73,14 @@ class CheckpointError(BottegaError):
 
 class DiskError(BottegaError):
     exit_code = 2
+
+
+class Overloaded(BottegaError):
+    """Too many requests wait; `seconds`: when to ask again."""
+
+    def __init__(self, what: str, *, where: str, seconds: float) -> None:
+        super().__init__(what, where=where, fix=f"try again in {max(seconds, 1):.0f} s")
+        self.seconds = seconds
 
 
 class OutOfMemory(BottegaError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 
 class Sampling(BaseModel):
@@ -25,6 +25,15 @@ class Sampling(BaseModel):
     # None, not 1: a checkpoint's generation_config may declare its own, which a value here overrides.
     repetition_penalty: float | None = Field(
         None, gt=0, description="Above 1 makes tokens seen before less likely; default: as the checkpoint declares."
+    )
+    frequency_penalty: float = Field(
+        0.0, ge=-2, le=2, description="Subtracted from a token's logit each time that the completion has it already."
+    )
+    presence_penalty: float = Field(
+        0.0, ge=-2, le=2, description="Subtracted from a token's logit if the completion has it already."
+    )
+    logit_bias: tuple[tuple[NonNegativeInt, float], ...] = Field(
+        (), description="Token ids, and what is added to their logits.", json_schema_extra={"option": None}
     )
     stop: tuple[str, ...] = Field((), description="Texts that end a completion; they are not part of it.")
     seed: int = 0

@@ -83,7 +83,7 @@ def test_a_new_kind_is_trained_and_used(llama: Path, run: Path) -> None:
 
 def test_it_is_computed_packed_as_transformers_computes_it(llama: Path, run: Path) -> None:
     """No faster path goes round the modules it added."""
-    trained = load_language_model(str(run))
+    trained = load_language_model(str(run), dtype="float32")
     assert trained.scorer.fit.packed
     row = make_row(llama, "the cat ", "sat on")
     (packed,) = trained.logp([row, make_row(llama, "the cat ", "was here")])[:1]

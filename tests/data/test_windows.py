@@ -179,7 +179,7 @@ def test_windows_do_not_depend_on_resuming_or_micro_batches(tmp_path: Path) -> N
     model = make_model(tmp_path / "model", "llama")
     rows = write_jsonl(tmp_path / "texts.jsonl", [{"text": text(40)}, {"text": text(9)}, {"text": text(55)}])
     document = {
-        "model": {"base": str(model)},
+        "model": {"base": str(model), "dtype": "float32"},
         "data": {"train": str(rows), "max_length": LENGTH},
         "objective": {"kind": "causal"},
         "optim": {"epochs": 2, "examples": 3, "tokens": 32},

@@ -4,32 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import bottega
-from making import WORDS, make_model, write_jsonl
-
-ROWS = [{"prompt": f"the {word} ", "completion": "sat on the mat"} for word in ("cat", "dog", "tree", "mat")]
-
-
-@pytest.fixture
-def train() -> Callable[..., Path]:
-    """Trains a base into a folder, on rows and with sections replaced; returns the folder."""
-
-    def train(base: Path, out: Path, rows: list[dict[str, Any]] = ROWS, **changes: Any) -> Path:
-        recipe = {
-            "model": {"base": str(base), "dtype": "float32"},
-            "objective": {"kind": "sft"},
-            "data": {"train": str(write_jsonl(out.with_suffix(".jsonl"), rows))},
-            "optim": {"steps": 6, "examples": 4, "lr": 5e-2},
-            **changes,
-        }
-        list(bottega.train(bottega.Recipe.parse(recipe), out=out))
-        return out
-
-    return train
+from making import CAT_ROWS, WORDS, make_model, write_jsonl
 
 
 @pytest.fixture
@@ -46,7 +25,7 @@ def two_adapters(tmp_path: Path, train: Callable[..., Path]) -> Callable[[Path],
     """Trains two LoRA adapters of a base: of all layers and of some, with ranks and scales of their own."""
 
     def make(base: Path, targets: tuple[str, ...] = ("q_proj", "down_proj")) -> list[Path]:
-        rows = [{**row, "completion": "ran to a tree"} for row in ROWS]
+        rows = [{**row, "completion": "ran to a tree"} for row in CAT_ROWS]
         optim = {"steps": 8, "examples": 4, "lr": 2e-2}
         some = {"rank": 5, "alpha": 20, "targets": list(targets)}
         return [
@@ -70,7 +49,10 @@ def same_answers() -> Callable[[Path, Path], None]:
     def check(one: Path, other: Path) -> None:
         settings = bottega.Sampling(tokens=16, temperature=0)
         prompts = ["the cat sat on", "a dog"]
-        answers = [[each[0].tokens for each in bottega.load(name).generate(prompts, settings)] for name in (one, other)]
+        answers = [
+            [each[0].tokens for each in bottega.load(name, dtype="float32").generate(prompts, settings)]
+            for name in (one, other)
+        ]
         assert answers[0] == answers[1]
 
     return check

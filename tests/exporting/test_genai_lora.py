@@ -11,8 +11,8 @@ from transformers import LlamaConfig
 
 import bottega
 from bottega.exporting._genai_lora import _weights, excluded_nodes
-from bottega.exporting._lora import LowRankUpdate
 from bottega.inference.runtimes import open_runtime
+from bottega.models.low_rank import LowRankUpdate
 from making import make_model
 
 pytest.importorskip("onnxruntime_genai")

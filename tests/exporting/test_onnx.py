@@ -43,7 +43,7 @@ def test_a_classifier(train: Callable[..., Path], bert: Path, tmp_path: Path) ->
     run = train(bert, tmp_path / "run", LABELLED, objective={"kind": "classify"}, adapter={"rank": 2})
     bottega.export(run, tmp_path / "onnx", format="onnx")
     texts = ["the cat sat", "the dog sat on the mat"]
-    trained, exported = (bottega.load(name).classify(texts) for name in (run, tmp_path / "onnx"))
+    trained, exported = (bottega.load(name, dtype="float32").classify(texts) for name in (run, tmp_path / "onnx"))
     for one, other in zip(trained, exported, strict=True):
         assert one.label == other.label
         assert list(one.probabilities.values()) == pytest.approx(list(other.probabilities.values()), abs=1e-4)

@@ -11,9 +11,9 @@ import torch
 
 import bottega
 from bottega.errors import ModelError
-from bottega.exporting._lora import LowRankUpdate
 from bottega.exporting._onnx_lora import PlaceForLora, filled
 from bottega.inference.runtimes import open_runtime
+from bottega.models.low_rank import LowRankUpdate
 from making import make_model
 
 pytest.importorskip("onnxruntime")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers.generation import logits_process as theirs
 
-from bottega.inference.generator import _uniform_numbers
+from bottega.inference.row import uniform_numbers
 from bottega.inference.samplers import BLOCK, EXCLUDED, NO_TOKEN, filter_logits, greedy_tokens, sample_tokens
 from bottega.sampling import Sampling
 
@@ -55,7 +55,7 @@ def test_draws_follow_the_distribution() -> None:
     """Chi-square over the draws of 500 continuations; the limit is passed once in 10,000 times."""
     logits = filter_logits(LOGITS[:1], None, Sampling(temperature=1.0, top_k=12))
     share = logits.softmax(-1)[0].double()
-    streams = [_uniform_numbers(0, (7, 8), number) for number in range(500)]
+    streams = [uniform_numbers(0, (7, 8), number) for number in range(500)]
     chances = [chance for stream in streams for chance in islice(stream, 60)]
     drawn = sample_tokens(logits.expand(len(chances), -1), torch.tensor(chances, dtype=torch.float64))
     counts, expected = torch.bincount(drawn, minlength=50), share * len(chances)
@@ -95,3 +95,10 @@ def test_greedy_logits_are_left_alone_by_filters() -> None:
     settings = Sampling(temperature=0, top_k=1, top_p=0.1, min_p=0.9)
     assert torch.equal(filter_logits(LOGITS, None, settings), LOGITS)
     assert filter_logits(LOGITS.bfloat16(), None, settings).dtype == torch.float32
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-40, 1e-300, 5e-324])
+def test_the_lowest_temperatures_are_greedy(temperature: float) -> None:
+    logits = torch.tensor([[3.0, 40.0, 7.0], [-5.0, -1.0, -1e4]])
+    filtered = filter_logits(logits, None, Sampling(temperature=temperature))
+    assert sample_tokens(filtered, torch.tensor([0.1, 0.9], dtype=torch.float64)).tolist() == [1, 1]

@@ -69,7 +69,9 @@ def test_weight_names_are_those_of_all_files(adapter: Path) -> None:
     weights = load_file(adapter / "adapter_model.safetensors")
     assert sorted(weight_names(adapter)) == sorted(weights)
     assert len(weights) == 8
-    save_file({"more": torch.ones(1)}, adapter / "more.safetensors")
+    save_file({"more": torch.ones(1)}, adapter / "adapter_model-00002.safetensors")
+    # A checkpoint has the state of its optimizer beside the weights.
+    save_file({"state": torch.ones(1)}, adapter / "optimizer.safetensors")
     assert set(weight_names(adapter)) == {*weights, "more"}
     assert list(weight_names(adapter / "nothing")) == []
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bottega import plugins
-from bottega.adapters._base import CONFIG, Adapter, InstallOptions, Start
+from bottega.adapters._base import CONFIG, WEIGHT_FILES, Adapter, InstallOptions, Start
 from bottega.errors import ModelError
 from bottega.suggestions import suggest_name
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CONFIG",
     "DEFAULT",
+    "WEIGHT_FILES",
     "AdaptedInPlace",
     "AdaptedModel",
     "Adapter",

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # PEFT's names, which other tools look for; kinds of our own use them too.
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# Large adapters may be saved in several files.
+WEIGHT_FILES = "adapter_model*.safetensors"
 
 
 # The field `start` of each kind; in a recipe it is `from`, which is a keyword of Python.

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from bottega.adapters._adapted import AdaptedModel
-from bottega.adapters._base import CONFIG, InstallOptions
+from bottega.adapters._base import CONFIG, WEIGHT_FILES, InstallOptions
 from bottega.adapters._peft import ALL_LINEAR, PeftAdapter
 from bottega.errors import ModelError
 from bottega.suggestions import suggest_name
@@ -147,7 +147,7 @@ def attach_peft(model: nn.Module, folder: Path, *, trainable: bool, reference: b
 
 def _check_complete(adapted: Any, folder: Path) -> None:
     """A ModelError if a saved weight has no place in the model, or a place no weight: PEFT ignores both."""
-    saved = {key: value for file in sorted(folder.glob("*.safetensors")) for key, value in load_file(file).items()}
+    saved = {key: value for file in sorted(folder.glob(WEIGHT_FILES)) for key, value in load_file(file).items()}
     read = get_peft_model_state_dict(adapted, adapter_name=ACTIVE, save_embedding_layers=False)
     whole = adapted.state_dict()  # modules trained whole and saved beside the adapter are in the model itself
     unplaced = [k for k, value in saved.items() if not _has(read, k, value) and not _has(whole, k, value)]

@@ -20,9 +20,9 @@ from safetensors.numpy import save_file
 from bottega.adapters import CONFIG
 from bottega.errors import ModelError
 from bottega.exporting import ExportedLora
-from bottega.exporting._lora import LowRankUpdate
 from bottega.exporting._onnx_lora import filled, largest_rank, write_adapter_file
 from bottega.models.dimensions import head_width
+from bottega.models.low_rank import LowRankUpdate
 
 Weight = NDArray[np.float32]
 

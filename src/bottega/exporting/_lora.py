@@ -1,39 +1,19 @@
-"""LoRA adapters that are exported beside their base, each in a file of its own (Hu et al. 2021, arXiv 2106.09685).
-
-Legend: r rank, I inputs of a layer, O outputs.
-"""
+"""LoRA adapters that are exported beside their base, each in a file of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from bottega.errors import ModelError
 from bottega.exporting._source import TrainedModel, open_trained
-from bottega.models.adapted import attach_saved, weight_names
+from bottega.models.low_rank import LowRankUpdate, read_updates
 from bottega.models.tokenizer import tokenizer_json
 from bottega.runs.atomic_files import checksum
 
 # The folder of an export with a folder of each adapter.
 ADAPTERS = "adapters"
-
-
-class LowRankUpdate(NamedTuple):
-    """What an adapter adds to the output of a linear layer: b · a · x.
-
-    a           [r, I]
-    b           [O, r] with the scale of the adapter in it
-    transposed  the weight of the layer is stored as [I, O]
-    """
-
-    a: NDArray[np.float32]
-    b: NDArray[np.float32]
-    transposed: bool
 
 
 @dataclass(frozen=True)
@@ -136,32 +116,4 @@ def _check_alike(one: TrainedModel, other: TrainedModel) -> None:
 def _read_updates(model: TrainedModel) -> dict[str, LowRankUpdate]:
     folder = model.source.adapter
     assert folder is not None
-    whole = next((name for name in weight_names(folder) if not _is_low_rank(name)), None)
-    if whole is not None:
-        raise _not_low_rank(model, f"it has {whole} beside the low-rank updates")
-    updates = dict(_updates(attach_saved(model.base_network(), folder), model))
-    if not updates:
-        raise _not_low_rank(model, "it is of another kind")
-    return updates
-
-
-def _is_low_rank(name: str) -> bool:
-    return name.endswith((".lora_A.weight", ".lora_B.weight"))
-
-
-def _updates(adapted: Any, model: TrainedModel) -> Iterator[tuple[str, LowRankUpdate]]:
-    from peft.tuners.lora import Linear, LoraLayer
-
-    for name, layer in adapted.network.named_modules():
-        if not isinstance(layer, LoraLayer):
-            continue
-        if not isinstance(layer, Linear):
-            raise _not_low_rank(model, f"{name} is no linear layer")
-        (kind,) = layer.lora_A
-        a, b = (part[kind].weight.detach().float().numpy() for part in (layer.lora_A, layer.lora_B))
-        yield name, LowRankUpdate(a, b * np.float32(layer.scaling[kind]), bool(layer.fan_in_fan_out))
-
-
-def _not_low_rank(model: TrainedModel, why: str) -> ModelError:
-    fix = "export the run by itself: its adapter is merged then"
-    return ModelError(f"only LoRA of linear layers can stand beside a base: {why}", where=model.name, fix=fix)
+    return read_updates(model.base_network(), folder, model.name)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bottega.exporting import ExportedLora
-from bottega.exporting._lora import LowRankUpdate
+from bottega.models.low_rank import LowRankUpdate
 
 Weight = NDArray[np.float32]
 

@@ -53,6 +53,11 @@ class Embedder:
         """[R, H] the embedding of each text, of length 1: the dot product of two is their cosine similarity."""
         return self.vectors([self._row(text) for text in texts], progress)
 
+    def embed_counted(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
+        """(the embedding of each text, the number of tokens of all)."""
+        rows = [self._row(text) for text in texts]
+        return self.vectors(rows), sum(len(row.tokens) for row in rows)
+
     @torch.no_grad()
     def vectors(self, rows: Sequence[Row], progress: ProgressCallback | None = None) -> NDArray[np.float32]:
         """[R, H] the embedding of each token row, of length 1."""

@@ -8,45 +8,27 @@ Legend: B continuations being decoded, V vocabulary.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
 from bottega.errors import Diverged
 from bottega.inference.decoding import choose_decoding
+from bottega.inference.row import GeneratedRow, Reason, TextPiece, uniform_numbers
 from bottega.inference.samplers import NO_TOKEN, filter_logits, greedy_tokens, sample_tokens
-from bottega.inference.token_constraints import TokenConstraints, with_checkpoint_settings
+from bottega.inference.token_constraints import Constraint, TokenConstraints, with_checkpoint_settings
 from bottega.models.row_state import RowState
 from bottega.progress import ProgressCallback
 from bottega.sampling import Sampling
-from bottega.seeding import derive
-from bottega.tokenization.detokenize import StopStrings, TextStream
 
 # Most tokens in the KV cache at once; further prompts wait for the next group.
 MAX_CACHED_TOKENS = 1 << 16
-
-# The last tokens of a prompt, as context for detokenizing: some tokenizers write a space only after a word.
-CONTEXT_TOKENS = 8
-
-Reason = Literal["end", "stop", "length"]
-
-
-@dataclass(frozen=True, slots=True)
-class TextPiece:
-    """What one step adds to a continuation: a token, the text that can be shown, and why it ends, if it does."""
-
-    index: int
-    token: int
-    text: str
-    reason: Reason | None
 
 
 @dataclass
@@ -126,38 +108,65 @@ class Writer:
 
     def _rows(
         self, prompts: Sequence[Sequence[int]], settings: Sampling, continuations: int, streamed: bool
-    ) -> list[_Row]:
+    ) -> list[GeneratedRow]:
         """A row for each continuation. Equal prompts share one count, so that their continuations differ."""
         count: Counter[tuple[int, ...]] = Counter()
-        rows: list[_Row] = []
+        rows: list[GeneratedRow] = []
         for prompt in map(tuple, prompts):
             if not prompt:
                 raise ValueError("an empty prompt: give at least the token that begins a text")
             for _ in range(continuations):
-                uniform = _uniform_numbers(settings.seed, prompt, count[prompt])
-                rows.append(_Row(len(rows), prompt, uniform, self, settings, streamed))
+                rows.append(self.new_row(len(rows), prompt, settings, count[prompt], streamed=streamed))
                 count[prompt] += 1
         return rows
 
-    def constraints(self, prompt: Sequence[int], settings: Sampling) -> TokenConstraints | None:
-        """The constraints of the generation config on a continuation; None if it has none."""
-        if self.config is None:
-            return None
+    def new_row(
+        self,
+        index: int,
+        prompt: tuple[int, ...],
+        settings: Sampling,
+        number: int,
+        *,
+        streamed: bool,
+        grammar: Constraint | None = None,
+        penalized: bool = False,
+    ) -> GeneratedRow:
+        """Continuation `number` of a prompt, before its first token; see `GeneratedRow`.
+
+        grammar    what its text must be, beside the constraints of the generation config
+        penalized  its constraints apply the repetition penalty, which is otherwise computed for a whole batch
+        """
+        constraints = self._constraints(prompt, settings, grammar)
+        return GeneratedRow(
+            index,
+            prompt,
+            settings,
+            tokenizer=self.tokenizer,
+            ends=self.ends,
+            uniform=uniform_numbers(settings.seed, prompt, number),
+            constraints=constraints if constraints or (penalized and constraints.processors) else None,
+            streamed=streamed,
+        )
+
+    def _constraints(self, prompt: Sequence[int], settings: Sampling, grammar: Constraint | None) -> TokenConstraints:
+        """What changes the logits of a continuation, beside the settings of a whole batch."""
+        # Without a config the model's own distribution is wanted.
+        config = GenerationConfig() if self.config is None else self.config
         source = prompt if self.network.config.is_encoder_decoder else None
         start = self._start_tokens(prompt)
-        return TokenConstraints(self.config, settings, self.ends, start, source, self.network.device) or None
+        return TokenConstraints(config, settings, self.ends, start, source, self.network.device, grammar)
 
     def _start_tokens(self, prompt: Sequence[int]) -> Sequence[int]:
         """The tokens before a continuation: its prompt, or the start token of a decoder with an encoder."""
         config = self.network.config
         return [config.decoder_start_token_id] if config.is_encoder_decoder else prompt
 
-    def _groups(self, rows: Sequence[_Row], tokens: int) -> Iterator[list[_Row]]:
+    def _groups(self, rows: Sequence[GeneratedRow], tokens: int) -> Iterator[list[GeneratedRow]]:
         """Split the rows into batches that fit the KV cache, equal prompts side by side."""
         if not self.decoding.many:
             yield from ([row] for row in rows)
             return
-        group, prompts = list[_Row](), 0
+        group, prompts = list[GeneratedRow](), 0
         for row in sorted(rows, key=lambda row: (len(row.prompt), row.prompt)):
             prompts += not group or group[-1].prompt != row.prompt
             if group and prompts * len(row.prompt) + tokens * (len(group) + 1) > MAX_CACHED_TOKENS:
@@ -167,7 +176,7 @@ class Writer:
         if group:
             yield group
 
-    def _decode(self, rows: list[_Row], settings: Sampling) -> Iterator[TextPiece]:
+    def _decode(self, rows: list[GeneratedRow], settings: Sampling) -> Iterator[TextPiece]:
         """Decode token by token; rows that have ended leave the batch."""
         decoding = self.decoding(self.network, [row.prompt for row in rows], self.reset_row_state)
         logits = decoding.start()
@@ -211,54 +220,7 @@ class Writer:
             self.network.train(training)
 
 
-class _Row:
-    """A continuation being generated: detokenizes its tokens, and knows when it has ended.
-
-    uniform   random numbers in [0, 1), one for each token
-    streamed  the text is needed token by token, for streaming or to find stop strings
-    """
-
-    def __init__(
-        self,
-        index: int,
-        prompt: tuple[int, ...],
-        uniform: Iterator[float],
-        writer: Writer,
-        settings: Sampling,
-        streamed: bool,
-    ) -> None:
-        self.index, self.prompt, self.uniform, self.streamed = index, prompt, uniform, streamed
-        self.ends, self.left = writer.ends, settings.tokens
-        self.reason: Reason | None = None
-        self.constraints = writer.constraints(prompt, settings)
-        self._text, self._stops = (
-            TextStream(writer.tokenizer, after=prompt[-CONTEXT_TOKENS:]),
-            StopStrings(settings.stop),
-        )
-
-    def add(self, token: int) -> TextPiece:
-        self.left -= 1
-        if self.constraints:
-            self.constraints.add(token)
-        ended = token in self.ends
-        text = "" if ended else self._add(token)
-        if self._stops.met:
-            self.reason = "stop"
-        elif ended or not self.left:
-            text += self._stops.push(self._text.end())
-            text += self._stops.end()
-            self.reason = "stop" if self._stops.met else "end" if ended else "length"
-        return TextPiece(self.index, token, text, self.reason)
-
-    def _add(self, token: int) -> str:
-        """The text that the token adds, once it cannot change any more."""
-        if self.streamed:
-            return self._stops.push(self._text.push(token))
-        self._text.hold(token)
-        return ""
-
-
-def _apply_constraints(rows: Sequence[_Row], logits: Tensor) -> Tensor:
+def _apply_constraints(rows: Sequence[GeneratedRow], logits: Tensor) -> Tensor:
     """[B, V] logits after the constraints of each row."""
     if not any(row.constraints for row in rows):
         return logits
@@ -272,11 +234,3 @@ def _seen_tokens(starts: Sequence[Sequence[int]], logits: Tensor) -> Tensor:
     for index, tokens in enumerate(starts):
         seen[index, list(tokens)] = True
     return seen
-
-
-def _uniform_numbers(seed: int, prompt: tuple[int, ...], number: int) -> Iterator[float]:
-    """An endless stream of uniform random numbers in [0, 1) for continuation `number` of a prompt."""
-    named = int.from_bytes(hashlib.sha256(np.array(prompt, np.int64).tobytes()).digest()[:8])
-    generator = np.random.default_rng(derive(seed, "sample", named, number))
-    while True:
-        yield from generator.random(64).tolist()

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -19,18 +19,21 @@ from numpy.typing import NDArray
 from bottega.batch import Row
 from bottega.errors import DataError, ModelError
 from bottega.inference.generator import Continuation, Writer
-from bottega.inference.open_model import UNLIMITED, find_model, open_model
+from bottega.inference.open_model import UNLIMITED, OpenedModel, find_model, open_model
 from bottega.inference.token_constraints import ignored_settings
 from bottega.models.generation_config import end_tokens
 from bottega.models.scorer import check_token_ids, score_batches
 from bottega.progress import ProgressCallback
 from bottega.records import MAX_SHOWN, Message, Prompt, Unusable
 from bottega.records.fields import require_string
-from bottega.records.messages import parse_messages
+from bottega.records.messages import parse_messages, parse_tools
 from bottega.sampling import Sampling
 
 # A conversation: messages, or mappings with role and content as OpenAI writes them.
 Turns: TypeAlias = Sequence[Mapping[str, Any] | Message]
+
+# Descriptions of functions, as OpenAI writes them.
+FunctionTools: TypeAlias = Sequence[Mapping[str, Any]]
 
 
 class LanguageModel:
@@ -42,12 +45,24 @@ class LanguageModel:
     limit   the number of positions the model has; None if unlimited
     """
 
-    def __init__(self, name: str, *, dtype: str = "auto", device: str = "auto", template: str | None = None) -> None:
-        """`template`: a chat template that replaces the tokenizer's."""
+    def __init__(
+        self,
+        name: str,
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        template: str | None = None,
+        opened: OpenedModel | None = None,
+    ) -> None:
+        """A model by name.
+
+        template  a chat template that replaces the tokenizer's
+        opened    what to use instead of loading it, such as a base that it shares with others
+        """
         source = find_model(name, "language")
         # An export has only the objective of a recipe, and no model that it could be compared with.
         self.name, self.recipe, self.dtype = source.name, source.recipe if source.is_run else None, dtype
-        opened = open_model(self.name, "language", dtype=dtype, device=device)
+        opened = opened or open_model(self.name, "language", dtype=dtype, device=device)
         opened.tokenizer.chat_template = template or opened.tokenizer.chat_template
         self.scorer, self.limit, self.codec = opened.scorer, opened.limit, opened.codec()
         config = self.scorer.network.generation_config
@@ -75,9 +90,8 @@ class LanguageModel:
         self, prompts: Sequence[str | Turns], settings: Sampling | None = None, *, continuations: int = 1
     ) -> list[list[Continuation]]:
         """`continuations` of each prompt: of a string more text, of a conversation the assistant's next answer."""
-        settings = self._with_stop_strings(settings or Sampling(), prompts)
-        ids = [self._token_ids(prompt) for prompt in prompts]
-        return self.writer.write(ids, self._with_limit(settings, ids), continuations=continuations)
+        ids, settings = self.prepare(prompts, settings or Sampling())
+        return self.writer.write(ids, settings, continuations=continuations)
 
     def chat(self, turns: Turns, settings: Sampling | None = None) -> Continuation:
         """The assistant's next answer."""
@@ -85,12 +99,25 @@ class LanguageModel:
 
     def stream(self, prompt: str | Turns, settings: Sampling | None = None) -> Iterator[str]:
         """The text of one continuation, as soon as its characters are complete."""
-        ids = [self._token_ids(prompt)]
-        settings = self._with_stop_strings(settings or Sampling(), [prompt])
-        for piece in self.writer.stream(ids, self._with_limit(settings, ids)):
+        ids, settings = self.prepare([prompt], settings or Sampling())
+        for piece in self.writer.stream(ids, settings):
             # A token may end within a character, or be the start of a stop string.
             if piece.text:
                 yield piece.text
+
+    def prepare(
+        self, prompts: Sequence[str | Turns | Sequence[int]], settings: Sampling, tools: FunctionTools = ()
+    ) -> tuple[list[list[int]], Sampling]:
+        """(the tokens of prompts, the settings with which this model continues them).
+
+        Token ids are taken as they are. The settings get the strings that end an answer of the chat template, and no
+        more tokens than the model has positions left. Raises a DataError for a prompt that is empty, too long, or has
+        characters or token ids that the model does not know.
+        """
+        ids = [_token_ids(prompt) or self.encode(cast(str | Turns, prompt), tools) for prompt in prompts]
+        if any(not isinstance(prompt, str) and _token_ids(prompt) is None for prompt in prompts):
+            settings = settings.model_copy(update={"stop": (*settings.stop, *self.codec.stop_strings)})
+        return ids, self._with_limit(settings, ids)
 
     @torch.no_grad()
     def logp(self, rows: Sequence[Row], progress: ProgressCallback | None = None) -> NDArray[np.float64]:
@@ -102,12 +129,13 @@ class LanguageModel:
 
     def room(self, prompt: str | Turns) -> int:
         """The number of tokens left for an answer to the prompt; below 1 if the prompt is too long."""
-        return self._room(len(self._token_ids(prompt)))
+        return self._room(len(self.encode(prompt)))
 
-    def _token_ids(self, prompt: str | Turns) -> list[int]:
+    def encode(self, prompt: str | Turns, tools: FunctionTools = ()) -> list[int]:
         """The tokens of a prompt; a DataError if its text, or its chat template, has characters without tokens."""
         try:
-            return self.codec.encode_prompt(_parse_prompt(prompt))
+            described = parse_tools("the conversation", {"tools": [dict(tool) for tool in tools]})
+            return self.codec.encode_prompt(_parse_prompt(prompt), described)
         except Unusable as unusable:
             where = "the conversation, as its chat template renders it"
             fix = "write only what the model was trained on, or give a text: bottega generate"
@@ -154,12 +182,6 @@ class LanguageModel:
         template = self.codec.tokenizer.chat_template if in_recipe else None
         return LanguageModel(self.origin, dtype=self.dtype, template=template)
 
-    def _with_stop_strings(self, settings: Sampling, prompts: Sequence[str | Turns]) -> Sampling:
-        """The settings with the strings that end an answer of the chat template, unless all prompts are plain text."""
-        if all(isinstance(prompt, str) for prompt in prompts):
-            return settings
-        return settings.model_copy(update={"stop": (*settings.stop, *self.codec.stop_strings)})
-
     def _with_limit(self, settings: Sampling, ids: Sequence[Sequence[int]]) -> Sampling:
         """The settings with no more tokens than the model has positions left after the longest prompt.
 
@@ -169,7 +191,7 @@ class LanguageModel:
         room = self._room(longest)
         if not all(ids):
             raise DataError("the prompt is empty, and no token begins a text", where=self.name, fix="write some words")
-        largest = max((token for prompt in ids for token in prompt), default=-1)
+        largest = max((*(max(prompt) for prompt in ids), *(token for token, _ in settings.logit_bias)), default=-1)
         check_token_ids(self.scorer.network.config, largest, self.name)
         if room < 1:
             raise DataError(
@@ -183,6 +205,13 @@ class LanguageModel:
 def load_language_model(name: str | Path, *, dtype: str = "auto", device: str = "auto") -> LanguageModel:
     """The language model of a run, a folder or a hub id; an adapter is put on its base."""
     return LanguageModel(str(name), dtype=dtype, device=device)
+
+
+def _token_ids(prompt: str | Turns | Sequence[int]) -> list[int] | None:
+    """The token ids that a prompt is given as; None for a text or a conversation."""
+    if isinstance(prompt, str) or not prompt or not all(isinstance(token, int) for token in prompt):
+        return None
+    return [int(cast(int, token)) for token in prompt]
 
 
 def _parse_prompt(prompt: str | Turns) -> Prompt:

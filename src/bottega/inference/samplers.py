@@ -13,6 +13,9 @@ from bottega.sampling import Sampling
 # The logit of a token that is never sampled.
 EXCLUDED = -torch.inf
 
+# A float32 below it is zero, or loses digits.
+LOWEST_TEMPERATURE = torch.finfo(torch.float32).tiny
+
 # Probabilities that are summed together: see `sample_tokens`.
 BLOCK = 256
 
@@ -35,7 +38,8 @@ def filter_logits(logits: Tensor, seen: Tensor | None, settings: Sampling) -> Te
         logits = torch.where(seen, penalized, logits)
     if not settings.temperature:  # greedy: no filter changes the likeliest token
         return logits
-    logits = logits / settings.temperature
+    # Less the largest, so that no temperature above 0 is too low to divide by.
+    logits = (logits - logits.amax(-1, keepdim=True)) / max(settings.temperature, LOWEST_TEMPERATURE)
     if settings.top_k:
         smallest = logits.topk(min(settings.top_k, logits.shape[-1])).values[:, -1:]  # [B, 1]
         logits = logits.masked_fill(logits < smallest, EXCLUDED)

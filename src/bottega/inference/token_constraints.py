@@ -1,11 +1,13 @@
-"""The constraints of a checkpoint's generation config: forced and suppressed tokens, minimum lengths, repetitions.
+"""What changes the logits of one continuation: its checkpoint's generation config, penalties, biases, a grammar.
 
-Each is transformers' own logits processor, in transformers' own order.
+The constraints of a generation config (forced and suppressed tokens, minimum lengths, repetitions) are transformers'
+own logits processors, in transformers' own order. What the settings of the call ask for comes after them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -33,13 +35,17 @@ UNSUPPORTED_SETTINGS = {
     "max_time": None,
 }
 
+# ([1, T] tokens of the row so far, [1, V] logits) → [1, V] logits; called once for each token.
+Constraint = Callable[[Tensor, Tensor], Tensor]
+
 
 class TokenConstraints:
-    """The logits processors that a generation config asks for, for one continuation.
+    """The logits processors of one continuation.
 
-    prompt  the tokens before the continuation: the prompt, or the start token of a decoder with an encoder
-    source  the tokens that the encoder reads; None for a model without one
-    ends    token ids that end a continuation
+    prompt   the tokens before the continuation: the prompt, or the start token of a decoder with an encoder
+    source   the tokens that the encoder reads; None for a model without one
+    ends     token ids that end a continuation
+    grammar  a constraint that comes last
     """
 
     def __init__(
@@ -50,10 +56,13 @@ class TokenConstraints:
         prompt: Sequence[int],
         source: Sequence[int] | None,
         device: torch.device,
+        grammar: Constraint | None = None,
     ) -> None:
         self.ids = torch.tensor([list(prompt)], device=device)  # [1, T]
         source_ids = None if source is None else torch.tensor([list(source)], device=device)  # [1, S]
         self.processors = list(_processors(config, settings, sorted(ends), self.ids, source_ids))
+        self.processors += _of_settings(settings, len(prompt))
+        self.processors += [grammar] if grammar is not None else []
 
     def __bool__(self) -> bool:
         """Whether there is any constraint but the repetition penalty, which is computed for a whole batch at once."""
@@ -115,6 +124,40 @@ def _processors(
         # A forced first token comes before the one that is suppressed, as in transformers.
         first = prompt_length + int(prompt_length == 1 and declared("forced_bos_token_id") is not None)
         yield processors.SuppressTokensAtBeginLogitsProcessor(declared("begin_suppress_tokens"), first, device=device)
+
+
+def _of_settings(settings: Sampling, prompt_length: int) -> Iterator[Constraint]:
+    """The constraints that only the settings of a call ask for."""
+    if settings.frequency_penalty or settings.presence_penalty:
+        yield _Penalties(settings.frequency_penalty, settings.presence_penalty, prompt_length)
+    if settings.logit_bias:
+        yield _Bias(settings.logit_bias)
+
+
+class _Penalties:
+    """Lowers the logit of every token by how often the continuation has it, and by whether it has it at all."""
+
+    def __init__(self, frequency: float, presence: float, prompt_length: int) -> None:
+        self.frequency, self.presence, self.prompt_length = frequency, presence, prompt_length
+
+    def __call__(self, ids: Tensor, logits: Tensor) -> Tensor:
+        counts = Counter(ids[0, self.prompt_length :].tolist())
+        if not counts:
+            return logits
+        penalties = [self.frequency * count + self.presence for count in counts.values()]
+        index = torch.tensor(list(counts), device=logits.device)
+        return logits.index_add(1, index, -logits.new_tensor([penalties]))
+
+
+class _Bias:
+    """Adds a number to the logits of some tokens."""
+
+    def __init__(self, biases: Sequence[tuple[int, float]]) -> None:
+        self.tokens, self.values = [token for token, _ in biases], [value for _, value in biases]
+
+    def __call__(self, ids: Tensor, logits: Tensor) -> Tensor:
+        index = torch.tensor(self.tokens, device=logits.device)
+        return logits.index_add(1, index, logits.new_tensor([self.values]))
 
 
 def with_checkpoint_settings(settings: Sampling, config: GenerationConfig | None) -> Sampling:

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from torch import nn
 
 from bottega import adapters
+from bottega.adapters import WEIGHT_FILES
 from bottega.errors import ModelError
 from bottega.models.safe_folder import check_weights
 from bottega.models.source import quietly
@@ -58,7 +59,7 @@ def _untie_head(model: Any, adapter: Path) -> None:
 
 
 def weight_names(folder: Path) -> Iterator[str]:
-    """Names of the weights saved in a folder."""
-    for file in sorted(folder.glob("*.safetensors")):
+    """Names of the weights of an adapter saved in a folder, which may be a checkpoint with the optimizer's state."""
+    for file in sorted(folder.glob(WEIGHT_FILES)):
         with safe_open(file, framework="pt") as opened:
             yield from opened.keys()

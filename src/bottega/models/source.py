@@ -16,6 +16,7 @@ from bottega import adapters
 from bottega.errors import ModelError
 from bottega.models.safe_folder import check_files, check_weights
 from bottega.recipe.schema import Quantize
+from bottega.runs.atomic_files import CHECKPOINTS
 from bottega.runs.export_info import EXPORT_FILE
 from bottega.runs.resolve import ResolvedName, resolve
 from bottega.runs.store import MERGED_BASE
@@ -39,7 +40,7 @@ class ModelSource:
 def locate(name: str) -> ModelSource:
     """The source behind `model.base`: a hub id, a folder, or a run (its model, or its base with its adapter).
 
-    A folder of an adapter is its base with that adapter.
+    A folder of an adapter, or a checkpoint of one, is its base with that adapter.
     """
     folder = Path(name)
     if not folder.is_absolute():
@@ -49,7 +50,8 @@ def locate(name: str) -> ModelSource:
         check_files(part)
     resolved = resolve(name)
     if resolved.kind == "adapter":
-        return ModelSource(adapters.read_saved(folder).base, folder, _quantized(folder.parent))
+        run = folder.parent.parent if folder.parent.name == CHECKPOINTS else folder.parent
+        return ModelSource(adapters.read_saved(folder).base, folder, _quantized(run))
     if resolved.kind == "export":
         return ModelSource(str(_model_of_export(resolved)))
     if not resolved.is_run:

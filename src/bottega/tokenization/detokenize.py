@@ -56,7 +56,7 @@ class StopStrings:
     """Passes text on until one of `stops` is complete; what may be the beginning of one is held back."""
 
     def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = [stop for stop in stops if stop]
+        self.stops = [stop for stop in stops if stop]
         self._held = ""
         self.met = False
 
@@ -65,7 +65,7 @@ class StopStrings:
         if self.met:
             return ""
         self._held += text
-        positions = [position for stop in self._stops if (position := self._held.find(stop)) >= 0]
+        positions = [position for stop in self.stops if (position := self._held.find(stop)) >= 0]
         if positions:
             self.met = True
             return self._release(min(positions))
@@ -77,10 +77,10 @@ class StopStrings:
 
     def _partial_length(self) -> int:
         """Length of the longest end of the text that is the beginning of a stop string."""
-        longest = max((len(stop) - 1 for stop in self._stops), default=0)
+        longest = max((len(stop) - 1 for stop in self.stops), default=0)
         # One character less than a stop string: a whole one would have been found.
         sizes = range(min(longest, len(self._held)), 0, -1)
-        return next((size for size in sizes if any(stop.startswith(self._held[-size:]) for stop in self._stops)), 0)
+        return next((size for size in sizes if any(stop.startswith(self._held[-size:]) for stop in self.stops)), 0)
 
     def _release(self, size: int) -> str:
         shown, self._held = self._held[:size], self._held[size:]

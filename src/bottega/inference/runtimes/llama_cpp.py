@@ -40,6 +40,8 @@ class LlamaCppRuntime(Runtime):
         llama_cpp.llama_log_set(_LISTENER, ctypes.c_void_p(0))
         settings = llama_cpp.llama_model_default_params()
         settings.n_gpu_layers = 0
+        # Its kernels for AMX end the process on some models, where the others compute.
+        settings.use_extra_bufts = False
         _problems.clear()
         self.model = llama_cpp.llama_model_load_from_file(str(folder / FILE).encode(), settings)
         if not self.model:

@@ -18,14 +18,18 @@ from torch import Tensor, nn
 
 from bottega.models.quantization.linear import QuantizedLinear
 
-# What of a layer is no tensor with a gradient: its scale, and the quantized layer that holds its weight.
-LinearConstants = tuple[float, QuantizedLinear | None]
+# What of a layer is no tensor with a gradient: its scale, the quantized layer that holds its weight, and its gate.
+LinearConstants = tuple[float, QuantizedLinear | None, Tensor | None]
+
+# Attribute of a layer whose adapter differs from token to token (`models.row_adapters`).
+ROW_ADAPTER = "row_adapter"
 
 
 class LinearTensors(NamedTuple):
     """y = x Wᵀ + bias + scale · (x Aᵀ) Bᵀ; weight [out, in], A [r, in], B [out, r]; A and B may be absent.
 
     quantized  the layer itself if its weight is quantized; `weight` is then None
+    gate       [T, r] factors of x Aᵀ, where tokens have different adapters; without a gradient
     """
 
     weight: Tensor | None
@@ -34,6 +38,7 @@ class LinearTensors(NamedTuple):
     b: Tensor | None = None
     scale: float = 1.0
     quantized: QuantizedLinear | None = None
+    gate: Tensor | None = None
 
     def base_forward(self, x: Tensor) -> Tensor:
         """x [T, in] → x Wᵀ + bias [T, out]."""
@@ -50,7 +55,8 @@ class LinearTensors(NamedTuple):
 def linear_tensors(layer: nn.Module, x: Tensor) -> LinearTensors | None:
     """The tensors by which `layer` computes `x`; None if it computes anything else."""
     if not matches(layer):
-        return _base_tensors(layer)
+        base, routed = _base_tensors(layer), getattr(layer, ROW_ADAPTER, None)
+        return base if base is None or routed is None else routed.on(base)
     adapted = cast(Any, layer)
     base = _base_tensors(adapted.base_layer)
     if base is None or adapted.merged:
@@ -107,7 +113,8 @@ def linear_forward(x: Tensor, layers: Sequence[LinearTensors]) -> tuple[list[Ten
     u = x @ stacked.T  # one product for all adapters
     for y, layer, layer_u in zip(outputs, layers, _split_by_rank(u, layers), strict=True):
         if layer.b is not None:
-            y.addmm_(layer_u, layer.b.T, alpha=layer.scale)
+            gated = layer_u if layer.gate is None else layer_u * layer.gate
+            y.addmm_(gated, layer.b.T, alpha=layer.scale)
     return outputs, u
 
 
@@ -124,6 +131,7 @@ def linear_backward(
     needs    which gradients are needed, four per layer
     needs_x  whether that of x is
     """
+    assert all(layer.gate is None for layer in layers), "adapters are trained one at a time"
     d_x: Tensor | None = None
     d_tensors: list[Tensor | None] = []
     for d_y, layer, (needs_weight, needs_bias, _, _) in zip(gradients, layers, _groups_of_four(needs), strict=True):
@@ -182,8 +190,8 @@ def flatten(layers: Sequence[LinearTensors]) -> list[Tensor | None]:
 
 
 def linear_constants(layers: Sequence[LinearTensors]) -> list[LinearConstants]:
-    """The scale and the quantized layer of each."""
-    return [(layer.scale, layer.quantized) for layer in layers]
+    """What `LinearConstants` holds, of each."""
+    return [(layer.scale, layer.quantized, layer.gate) for layer in layers]
 
 
 def apply_linears(layers: Sequence[LinearTensors], x: Tensor) -> tuple[Tensor, ...]:

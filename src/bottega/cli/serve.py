@@ -1,0 +1,108 @@
+"""The command that serves models."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import bottega
+from bottega.cli import interruption
+from bottega.cli.app import USE, app, busy, errors
+
+# Environment variable with the key that clients must show.
+KEY_VARIABLE = "BOTTEGA_API_KEY"
+
+
+@app.command(rich_help_panel=USE)
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME=]MODEL …", help="Runs, folders, exports or hub ids; NAME is what clients ask for."
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; another than this machine's own needs a key.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="Name by which clients reach this server. May be repeated.")
+    ] = None,
+    folder: Annotated[
+        Path, typer.Option(help="Folder for uploaded files, fine-tuning jobs and the models they make.")
+    ] = Path("bottega-server"),
+    database: Annotated[
+        str | None, typer.Option(help="URL of a database instead of a file in the folder: postgresql+psycopg://…")
+    ] = None,
+    min_examples: Annotated[int, typer.Option(help="Rows that a training file must have.", min=1)] = 10,
+    dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    max_rows: Annotated[int, typer.Option(help="Answers of a model that are computed together.", min=1)] = 64,
+    max_tokens: Annotated[
+        int, typer.Option(help="Tokens of a model whose keys and values are in memory.", min=256)
+    ] = 65536,
+    max_waiting: Annotated[int, typer.Option(help="Answers of a model that may wait.", min=1)] = 512,
+    max_loaded: Annotated[int, typer.Option(help="Models in memory; adapters of one base count once.", min=1)] = 4,
+) -> None:
+    """Serve models over HTTP, as OpenAI's API does, and fine-tune them by jobs that clients submit.
+
+    With BOTTEGA_API_KEY set, clients must show that key. Jobs go on when the server is started again.
+    """
+    with errors(as_json=False):
+        if find_spec("fastapi") is None:
+            fix = "pip install 'bottega[serve]'"
+            raise bottega.ModelError("the packages of the server are not installed", where="bottega serve", fix=fix)
+        from bottega.server.app import create_app, open_backend
+        from bottega.server.gate import GateSettings
+        from bottega.server.run import is_local, open_socket, run
+
+        key = os.environ.get(KEY_VARIABLE) or None
+        if not is_local(host) and key is None:
+            what = "other machines could use this server without a key"
+            raise bottega.RecipeError(what, where="--host", fix=f"set {KEY_VARIABLE}, or listen on 127.0.0.1")
+        limits = {"max_rows": max_rows, "max_tokens": max_tokens, "max_waiting": max_waiting, "max_loaded": max_loaded}
+        deployment = bottega.Deployment(bottega.DeploymentSettings(dtype, device, **limits))
+        names = [_name_and_source(model) for model in models or []]
+        if repeated := [name for index, (name, _) in enumerate(names) if name in dict(names[:index])]:
+            fix = "give one another name: NAME=MODEL"
+            raise bottega.RecipeError(f"two models are called {repeated[0]}", where="MODEL", fix=fix)
+        for name, source in names:
+            deployment.add(name, source)
+        listening = open_socket(host, port)
+        with busy("loading " + ", ".join(name for name, _ in names)):
+            for name, _ in names[:max_loaded]:
+                if deployment.head(name) == "language":
+                    deployment.language(name)
+        backend = open_backend(folder, deployment, database=database, min_examples=min_examples)
+        served = create_app(deployment, GateSettings(key, frozenset({host, *(allow_host or ())})), backend)
+        _announce(host, listening.getsockname()[1], list(deployment.names), key is not None)
+        with interruption.deferred():
+            run(served, listening, interruption.stop_requested)
+            backend.close()
+            deployment.close()
+
+
+def _name_and_source(model: str) -> tuple[str, str]:
+    """The name and the source of `NAME=MODEL`; without a name, that of the folder, or the hub id."""
+    name, sign, source = model.partition("=")
+    if sign and "/" not in name:
+        return name, source
+    path = Path(model).expanduser()
+    return (path.resolve().name if path.exists() else model), model
+
+
+def _announce(host: str, port: int, names: list[str], needs_key: bool) -> None:
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+    print(f"serving {', '.join(names) or 'no model yet'} at {address}; stop with Ctrl-C")
+    print(f"for the openai client: OPENAI_BASE_URL={address} OPENAI_API_KEY={'your key' if needs_key else 'anything'}")
+    if names:
+        body = '{"model": "%s", "messages": [{"role": "user", "content": "Hello"}]}' % names[0]  # noqa: UP031
+        key = f"${KEY_VARIABLE}" if needs_key else "anything"
+        command = (
+            f"curl {address}/chat/completions -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json'"
+        )
+        print(f"try it: {command} -d '{body}'", flush=True)

@@ -1,0 +1,1 @@
+"""Fine-tuning jobs: their rows, their recipes, the process of each, and who starts and watches it."""

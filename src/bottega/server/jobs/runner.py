@@ -1,0 +1,453 @@
+"""Starts the processes of jobs, watches them, and keeps what they tell.
+
+All that a job has done is in its folder and in the state, so that a server that was killed goes on where it was: jobs
+that were running are queued again, and their runs resume to the bit.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import secrets
+import shutil
+import string
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+import bottega
+from bottega.server.jobs.worker import (
+    DONE,
+    FAILURE,
+    PREPARED,
+    RUN,
+    STOP,
+    STOPPED,
+    TRAINING,
+    VALIDATION,
+    JobSpec,
+    read_json,
+)
+from bottega.server.state import FINAL, Job, JobEvent, State, StoredFile, TunedModel, find
+from bottega.server.storage import Storage
+
+# Seconds between looks at the processes.
+POLL_SECONDS = 0.2
+
+# The owner in the names of tuned models.
+OWNER = "local"
+
+LETTERS = string.ascii_letters + string.digits
+
+
+@dataclass
+class _Process:
+    """The process of a job. `control`: a pipe that it holds the other end of."""
+
+    verb: str
+    process: subprocess.Popen[bytes]
+    control: IO[bytes]
+
+    def stop(self) -> None:
+        """Ask it to stop, in order."""
+        try:
+            self.control.write(STOP)
+        except OSError:  # it has ended already
+            return
+
+    def close(self) -> None:
+        """Let it end: without the pipe it does so at once."""
+        self.control.close()
+        self.process.wait()
+
+
+class JobRunner:
+    """The jobs of a server.
+
+    folder        has a folder of each job
+    serve         called with the name and the folder of every model that a job has made
+    max_jobs      jobs that train at once
+    min_examples  rows that a training file must have
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        state: State,
+        storage: Storage,
+        serve: Callable[[str, Path], None],
+        *,
+        max_jobs: int = 1,
+        min_examples: int = 10,
+    ) -> None:
+        self.folder, self.state, self.storage, self.serve = folder, state, storage, serve
+        self.max_jobs, self.min_examples = max_jobs, min_examples
+        self._processes: dict[str, _Process] = {}
+        self._followed: dict[str, int] = {}  # bytes of the log of each job's run that were read
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
+
+    def start(self) -> None:
+        """Go on with the jobs of an earlier server, and serve the models that they have made."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.state.transaction() as session:
+            for job in session.scalars(select(Job).filter_by(status="running")):
+                job.status = "queued"
+                _tell(session, job, "The server was restarted; the job goes on from its last checkpoint", key=None)
+            models = list(session.scalars(select(TunedModel)))
+        for model in models:
+            if (self.folder / model.folder).exists():
+                self.serve(model.name, self.folder / model.folder)
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Keep a new job; its files are its own from now on."""
+        folder = self.folder / job.id
+        folder.mkdir(parents=True)
+        with self.state.transaction() as session:
+            for file_id, name in ((job.training_file, TRAINING), (job.validation_file, VALIDATION)):
+                file = None if file_id is None else find(session, StoredFile, file_id)
+                if file is not None:
+                    # A second name of the same bytes: deleting the file leaves the job what it reads.
+                    os.link(self.storage.path(file.digest), folder / name)
+            spec = JobSpec(
+                name=job.id,
+                method=job.method,
+                source=job.source,
+                seed=job.seed,
+                training_file=job.training_file,
+                validation_file=job.validation_file,
+                hyperparameters=dict(job.hyperparameters),
+                min_examples=self.min_examples,
+            )
+            spec.write(folder)
+            session.add(job)
+            session.flush()
+            _tell(session, job, f"Created fine-tuning job: {job.id}", key="created")
+            files = f"training file: {job.training_file}"
+            files += f" and validation file: {job.validation_file}" if job.validation_file else ""
+            _tell(session, job, f"Validating {files}", key="validating")
+        self.wake()
+
+    def ask(self, job_id: str, wanted: str) -> Job:
+        """Ask a job to `cancel`, `pause` or `run` on; a ValueError says why it cannot."""
+        with self.state.transaction() as session:
+            job = find(session, Job, job_id)
+            if job is None:
+                raise KeyError(job_id)
+            allowed = {
+                "cancel": job.status not in FINAL,
+                "pause": job.status == "running",
+                "run": job.status == "paused",
+            }
+            if not allowed[wanted]:
+                verb = {"cancel": "cancelled", "pause": "paused", "run": "resumed"}[wanted]
+                raise ValueError(f"Job {job_id} is {job.status} and cannot be {verb}.")
+            job.wanted = wanted
+            if wanted == "cancel":
+                job.status, job.finished_at = "cancelled", int(time.time())
+                _tell(session, job, "The job was cancelled", key="cancelled")
+            elif wanted == "pause":
+                job.status = "paused"
+                _tell(session, job, "The job is being paused", key=None)
+            else:
+                job.status = "queued"
+                _tell(session, job, "The job was resumed, moving job to queued state", key=None)
+        self.wake()
+        return job
+
+    def forget(self, name: str) -> bool:
+        """Forget a model; whether a job had made it. With the last one of a job, its run goes."""
+        with self.state.transaction() as session:
+            model = session.scalars(select(TunedModel).filter_by(name=name)).one_or_none()
+            if model is None:
+                return False
+            job_id = model.job_id
+            session.delete(model)
+            session.flush()
+            others = session.scalars(select(TunedModel).filter_by(job_id=job_id)).first()
+        if others is None:
+            shutil.rmtree(self.folder / job_id / RUN, ignore_errors=True)
+        return True
+
+    def wake(self) -> None:
+        """Look at the jobs now."""
+        with self._changed:
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Stop; running jobs save where they are, and go on with the next server."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+        for process in self._processes.values():
+            process.stop()
+        for job_id, process in self._processes.items():
+            try:
+                process.process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.process.kill()
+            process.close()
+            self._follow(job_id)
+        self._processes.clear()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if self._closed:
+                    return
+            try:
+                for job_id in list(self._processes):
+                    self._watch(job_id)
+                self._start_next()
+            except Exception as error:  # of any kind: the next look may succeed, and other jobs go on
+                print(f"jobs: {type(error).__name__}: {error}", file=sys.stderr)
+            with self._changed:
+                if not self._closed:
+                    self._changed.wait(POLL_SECONDS if self._processes else 10 * POLL_SECONDS)
+
+    def _start_next(self) -> None:
+        with self.state.transaction() as session:
+            order = select(Job).where(Job.status.in_(("validating_files", "queued"))).order_by(Job.number)
+            waiting = [job for job in session.scalars(order) if job.id not in self._processes]
+            training = sum(process.verb == "train" for process in self._processes.values())
+            preparing = sum(process.verb == "prepare" for process in self._processes.values())
+            for job in waiting:
+                if job.status == "validating_files" and not preparing:
+                    self._launch(job.id, "prepare")
+                    preparing += 1
+                elif job.status == "queued" and training < self.max_jobs:
+                    job.status = "running"
+                    _tell(session, job, "Fine-tuning job started", key="started")
+                    self._launch(job.id, "train")
+                    training += 1
+
+    def _launch(self, job_id: str, verb: str) -> None:
+        reading, writing = os.pipe()
+        folder = self.folder / job_id
+        command = [sys.executable, "-m", "bottega.server.jobs.worker", verb, str(folder), str(reading)]
+        with (folder / "log.txt").open("ab") as log:
+            process = subprocess.Popen(command, pass_fds=(reading,), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        os.close(reading)
+        self._processes[job_id] = _Process(verb, process, os.fdopen(writing, "wb", buffering=0))
+
+    def _watch(self, job_id: str) -> None:
+        """Keep what a process has told; see to its end."""
+        running = self._processes[job_id]
+        code = running.process.poll()
+        job = self._follow(job_id)
+        if code is None:
+            if job.wanted != "run":
+                running.stop()
+            return
+        del self._processes[job_id]
+        running.close()
+        if running.verb == "prepare":
+            self._end_prepare(job_id, code)
+        else:
+            self._end_training(job_id, code)
+
+    def _end_prepare(self, job_id: str, code: int) -> None:
+        folder = self.folder / job_id
+        with self.state.transaction() as session:
+            job = _existing(session, job_id)
+            if job.status in FINAL:
+                return
+            if code == DONE and (folder / PREPARED).exists():
+                job.hyperparameters = read_json(folder / PREPARED)["hyperparameters"]
+                job.status = "queued"
+                _tell(session, job, "Files validated, moving job to queued state", key="validated")
+            else:
+                self._fail(session, job)
+
+    def _end_training(self, job_id: str, code: int) -> None:
+        with self.state.transaction() as session:
+            job = _existing(session, job_id)
+            if job.status in FINAL:
+                return
+            if code == DONE:
+                models = self._succeed(session, job)
+            elif code == STOPPED and job.status in ("paused", "queued"):
+                return
+            elif code == STOPPED:  # it was asked to stop, and meanwhile to go on
+                job.status = "queued"
+                return
+            else:
+                self._fail(session, job)
+                return
+        for name, folder in models.items():
+            self.serve(name, folder)
+
+    def _fail(self, session: Session, job: Job) -> None:
+        failure = self.folder / job.id / FAILURE
+        unknown = {"code": "server_error", "message": "The process of the job ended without a reason.", "param": None}
+        job.error = read_json(failure) if failure.exists() else unknown
+        job.status, job.finished_at, job.estimated_finish = "failed", int(time.time()), None
+        _tell(session, job, str(job.error["message"]), level="error", key="failed")
+
+    def _succeed(self, session: Session, job: Job) -> dict[str, Path]:
+        """Name the model of a job, and keep its curves as a file; returns the new models."""
+        run = self.folder / job.id / RUN
+        events = bottega.show(run).events
+        steps = [event for event in events if isinstance(event, bottega.Stepped)]
+        name = ":".join(("ft", _base_name(job.model), OWNER, job.suffix or "", _letters()))
+        models = {name: run}
+        session.add(TunedModel(id=_model_id(name), name=name, job_id=job.id, folder=f"{job.id}/{RUN}"))
+        losses = {event.step: event.loss for event in events if isinstance(event, bottega.Validated)}
+        passes = self._passes(job.id, events)
+        places = {event.step: run / "checkpoints" / event.checkpoint for event in passes}
+        # After the last pass it is the result.
+        places |= {steps[-1].step: run} if steps else {}
+        for step in (step for step in steps if step.step in places and places[step.step].exists()):
+            checkpoint, place = f"{name}:ckpt-step-{step.step}", places[step.step]
+            metrics = {"step": step.step, "train_loss": step.loss}
+            metrics |= {"valid_loss": losses[step.step]} if step.step in losses else {}
+            session.add(
+                TunedModel(
+                    id=_model_id(checkpoint),
+                    name=checkpoint,
+                    is_checkpoint=True,
+                    job_id=job.id,
+                    folder=place.relative_to(self.folder).as_posix(),
+                    step=step.step,
+                    metrics=metrics,
+                )
+            )
+            models[checkpoint] = place
+        digest, size = self.storage.write_bytes(_curves(events).encode())
+        file = StoredFile(
+            id=new_file_id(), filename="step_metrics.csv", purpose="fine-tune-results", bytes=size, digest=digest
+        )
+        session.add(file)
+        job.result_file, job.fine_tuned_model = file.id, name
+        job.status, job.finished_at, job.estimated_finish = "succeeded", int(time.time()), None
+        job.trained_tokens = sum(step.tokens_real for step in steps)
+        _tell(session, job, f"New fine-tuned model created: {name}", key="created model")
+        _tell(session, job, "The job has successfully completed", key="succeeded")
+        return models
+
+    def _passes(self, job_id: str, events: list[bottega.Event]) -> list[bottega.Saved]:
+        """The checkpoints after whole passes; a run may have others, such as the best ones."""
+        per_pass = read_json(self.folder / job_id / PREPARED)["updates_per_pass"]
+        return [event for event in events if isinstance(event, bottega.Saved) and event.step % per_pass == 0]
+
+    def _follow(self, job_id: str) -> Job:
+        """Keep what the run of a job has told since the last look."""
+        run = self.folder / job_id / RUN
+        log = run / "events.jsonl"
+        size = log.stat().st_size if log.exists() else 0
+        with self.state.transaction() as session:
+            job = _existing(session, job_id)
+            if size == self._followed.get(job_id, 0):
+                return job
+            self._followed[job_id] = size
+            events = bottega.show(run).events
+            known = set(session.scalars(select(JobEvent.id).filter_by(job_id=job_id)))
+            passes = self._passes(job_id, events)
+            total = next((event.steps for event in events if isinstance(event, bottega.Started)), 0)
+            losses = {event.step: event.loss for event in events if isinstance(event, bottega.Validated)}
+            for event in events:
+                if isinstance(event, bottega.Stepped):
+                    data = {"step": event.step, "total_steps": total, "train_loss": event.loss}
+                    message = f"Step {event.step}/{total}: training loss={event.loss:.2f}"
+                    if event.step in losses:
+                        data["valid_loss"] = losses[event.step]
+                        message += f", validation loss={losses[event.step]:.2f}"
+                    _tell(session, job, message, key=f"step {event.step}", data=data, known=known)
+                elif isinstance(event, bottega.Saved) and event in passes:
+                    message = f"Checkpoint created at step {event.step}"
+                    _tell(session, job, message, key=f"checkpoint {event.step}", known=known)
+                elif isinstance(event, bottega.Noted):
+                    _tell(session, job, event.message, level="warn", key=f"note {event.message}", known=known)
+            job.estimated_finish = _estimate(events, total) if job.status == "running" else None
+        return job
+
+
+def _existing(session: Session, job_id: str) -> Job:
+    job = find(session, Job, job_id)
+    assert job is not None, "jobs are never deleted"
+    return job
+
+
+def _tell(
+    session: Session,
+    job: Job,
+    message: str,
+    *,
+    key: str | None,
+    level: str = "info",
+    data: Mapping[str, Any] | None = None,
+    known: set[str] | None = None,
+) -> None:
+    """Add an event to a job; one with a key that the job has already told is left out."""
+    unique = secrets.token_hex(8) if key is None else key
+    event_id = "ftevent-" + hashlib.sha256(f"{job.id} {unique}".encode()).hexdigest()[:24]
+    if known is None:
+        known = set(session.scalars(select(JobEvent.id).filter_by(id=event_id)))
+    if event_id not in known:
+        kind = "message" if data is None else "metrics"
+        known.add(event_id)
+        session.add(
+            JobEvent(
+                id=event_id,
+                job_id=job.id,
+                level=level,
+                message=message,
+                type=kind,
+                data=None if data is None else dict(data),
+            )
+        )
+
+
+def _estimate(events: list[bottega.Event], total: int) -> int | None:
+    """When a run will end, by the time of its updates so far; None before the second."""
+    steps = [event for event in events if isinstance(event, bottega.Stepped)]
+    if len(steps) < 2:
+        return None
+    # Not the first, in which kernels are compiled.
+    mean = sum(step.seconds for step in steps[1:]) / (len(steps) - 1)
+    return int(time.time() + mean * (total - steps[-1].step))
+
+
+def _curves(events: list[bottega.Event]) -> str:
+    """The losses of a run as the hosted API writes them, with empty cells where nothing was measured."""
+    losses = {event.step: event.loss for event in events if isinstance(event, bottega.Validated)}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy"])
+    for event in events:
+        if isinstance(event, bottega.Stepped):
+            writer.writerow([event.step, event.loss, "", losses.get(event.step, ""), ""])
+    return text.getvalue()
+
+
+def _base_name(model: str) -> str:
+    """What a model was tuned from, without what earlier tuning has added, and without characters of names."""
+    base = model.split(":")[1] if model.startswith("ft:") else model
+    return base.replace("/", "-").replace(":", "-")
+
+
+def _model_id(name: str) -> str:
+    return "ftckpt_" + hashlib.sha256(name.encode()).hexdigest()[:24]
+
+
+def _letters() -> str:
+    return "".join(secrets.choice(LETTERS) for _ in range(8))
+
+
+def new_file_id() -> str:
+    """A new id of a file."""
+    return f"file-{secrets.token_hex(12)}"

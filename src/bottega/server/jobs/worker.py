@@ -1,0 +1,134 @@
+"""The process of a job: `python -m bottega.server.jobs.worker prepare|train FOLDER`.
+
+`prepare` checks the files and writes the recipe; `train` runs it, or goes on with a run that was stopped. What it has
+to tell stands in files of the job's folder, which are complete or absent. The process ends with its server: it holds
+the reading end of a pipe, which closes when the server goes, however it goes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import bottega
+from bottega.server.jobs.recipes import make_recipe, resolve_hyperparameters, updates_per_pass
+from bottega.server.jobs.rows import InvalidFile, check_file
+
+# Files of a job's folder.
+SPEC, PREPARED, FAILURE = "job.json", "prepared.json", "failure.json"
+TRAINING, VALIDATION, RECIPE, RUN = "training.jsonl", "validation.jsonl", "recipe.yaml", "run"
+
+# Exit codes: done, failed (`failure.json` says why), stopped before it was done.
+DONE, FAILED, STOPPED = 0, 1, 3
+
+# The byte by which the server asks to stop, in order, with a checkpoint.
+STOP = b"s"
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """What a job is about, as its process reads it."""
+
+    name: str
+    method: str
+    source: str
+    seed: int
+    training_file: str
+    validation_file: str | None
+    hyperparameters: dict[str, Any]
+    min_examples: int
+
+    def write(self, folder: Path) -> None:
+        """Write it into the folder of the job."""
+        write_json(folder / SPEC, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> JobSpec:
+        """What `write` wrote."""
+        return cls(**read_json(folder / SPEC))
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write a document, whole or not at all."""
+    with bottega.open_atomic(path) as file:
+        file.write(json.dumps(document).encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A document that was written whole."""
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def prepare(folder: Path) -> None:
+    """Check the files, and write the recipe and the numbers that "auto" became."""
+    spec = JobSpec.read(folder)
+    rows = check_file(
+        folder / TRAINING, spec.method, "training_file", spec.training_file, min_examples=spec.min_examples
+    )
+    validation = folder / VALIDATION if spec.validation_file is not None else None
+    if validation is not None and spec.validation_file is not None:
+        check_file(validation, spec.method, "validation_file", spec.validation_file, min_examples=1)
+    resolved = resolve_hyperparameters(spec.method, spec.hyperparameters, rows)
+    recipe = make_recipe(
+        name=spec.name,
+        method=spec.method,
+        source=spec.source,
+        seed=spec.seed,
+        rows=rows,
+        hyperparameters=resolved,
+        training=folder / TRAINING,
+        validation=validation,
+    )
+    with bottega.open_atomic(folder / RECIPE) as file:
+        file.write(bottega.recipe_yaml(recipe).encode())
+    # Last: once it is there, the job is prepared.
+    per_pass = updates_per_pass(rows, resolved)
+    write_json(folder / PREPARED, {"rows": rows, "hyperparameters": resolved, "updates_per_pass": per_pass})
+
+
+def train(folder: Path, stop: threading.Event) -> int:
+    """Train, or go on; the exit code."""
+    run = folder / RUN
+    if (run / "recipe.yaml").exists():
+        events = bottega.resume(run, stop=stop.is_set)
+    else:
+        events = bottega.train(bottega.Recipe.load(folder / RECIPE), out=run, stop=stop.is_set)
+    for _ in events:
+        pass
+    return DONE if bottega.resolve(run).result is not None else STOPPED
+
+
+def _listen(pipe: int, stop: threading.Event) -> None:
+    """Stop in order when the server asks for it, and at once when it is gone."""
+    while (told := os.read(pipe, 1)) == STOP:
+        stop.set()
+    if not told:
+        os._exit(STOPPED)
+
+
+def main(arguments: list[str]) -> int:
+    """`prepare FOLDER` or `train FOLDER`, with the number of the pipe."""
+    verb, folder, stop = arguments[0], Path(arguments[1]), threading.Event()
+    threading.Thread(target=_listen, args=(int(arguments[2]), stop), daemon=True).start()
+    try:
+        if verb == "prepare":
+            prepare(folder)
+            return DONE
+        with bottega.configured_process():
+            return train(folder, stop)
+    except InvalidFile as error:
+        write_json(folder / FAILURE, error.document)
+    except bottega.BottegaError as error:
+        param = "training_file" if isinstance(error, bottega.DataError) else None
+        message = str(error).replace(str(folder) + os.sep, "")
+        write_json(folder / FAILURE, {"code": type(error).__name__, "message": message, "param": param})
+    return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

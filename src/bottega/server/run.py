@@ -1,0 +1,67 @@
+"""Listening: a socket, the event loop, and an end in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+
+import uvicorn
+
+import bottega
+from bottega.server.gate import LOCAL_HOSTS
+
+# Seconds between looks at whether to stop.
+POLL_SECONDS = 0.1
+
+# Seconds that answers have to end after the server was asked to stop.
+GRACE_SECONDS = 5
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """A socket that listens; a DiskError if the port is taken or the host is none of this machine."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    opened = socket.socket(family, socket.SOCK_STREAM)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        opened.bind((host, port))
+    except OSError as error:
+        opened.close()
+        fix = "stop what listens there, or choose another port: --port 0 takes a free one"
+        raise bottega.DiskError(f"cannot listen: {error.strerror}", where=f"{host}:{port}", fix=fix) from None
+    return opened
+
+
+def is_local(host: str) -> bool:
+    """Whether only programs on this machine reach a host."""
+    return host in LOCAL_HOSTS or host.startswith("127.")
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to whoever runs it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def run(app: object, listening: socket.socket, should_stop: Callable[[], bool]) -> None:
+    """Serve until `should_stop` says so."""
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        server_header=False,
+    )
+    server = _Server(config)
+
+    async def serve() -> None:
+        task = asyncio.create_task(server.serve(sockets=[listening]))
+        while not task.done():
+            server.should_exit = server.should_exit or should_stop()
+            await asyncio.wait({task}, timeout=POLL_SECONDS)
+        await task
+
+    asyncio.run(serve())

@@ -1,0 +1,123 @@
+"""Models by name: loaded when they are used, adapters of one base together, and forgotten when there are too many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from test_scheduler import Caller
+
+import bottega
+from bottega.errors import DataError, ModelError
+from bottega.inference.continuous_decoder import ContinuousDecoder
+from bottega.inference.deployment import Deployment, DeploymentSettings
+from bottega.inference.row_decoder import SerialDecoder
+from bottega.sampling import Sampling
+from making import CAT_ROWS, make_model, write_jsonl
+
+SETTINGS = Sampling(tokens=12)
+
+
+@pytest.fixture
+def deployment() -> Iterator[Deployment]:
+    deployment = Deployment(DeploymentSettings(dtype="float32", max_loaded=2))
+    yield deployment
+    deployment.close()
+
+
+@pytest.fixture
+def two_runs(llama: Path, tmp_path: Path, train: Callable[..., Path]) -> list[Path]:
+    """Two adapters of one base."""
+    rows = [{**row, "completion": "ran to a tree"} for row in CAT_ROWS]
+    optim = {"steps": 8, "examples": 4, "lr": 2e-2}
+    return [
+        train(llama, tmp_path / "one", adapter={"rank": 2}, optim=optim),
+        train(llama, tmp_path / "two", rows, adapter={"rank": 3}, optim=optim),
+    ]
+
+
+def ask(deployment: Deployment, name: str, prompt: str = "the cat ") -> list[int]:
+    caller = Caller()
+    deployment.language(name).submit([prompt], SETTINGS, lambda _, updates: caller(updates))
+    return caller.wait()[0].tokens
+
+
+def alone(source: Path, prompt: str = "the cat ") -> list[int]:
+    return bottega.load(source, dtype="float32").generate([prompt], SETTINGS)[0][0].tokens
+
+
+def test_adapters_of_a_base_share_it(deployment: Deployment, llama: Path, two_runs: list[Path]) -> None:
+    """And answer together what each answers alone."""
+    sources = {"base": llama, "one": two_runs[0], "two": two_runs[1]}
+    for name, source in sources.items():
+        deployment.add(name, source)
+    assert deployment.stats() == {}
+    assert list(deployment.names) == list(sources)
+    callers = {name: Caller() for name in sources}
+    for name, caller in callers.items():
+        deployment.language(name).submit(["the cat "], SETTINGS, lambda _, updates, caller=caller: caller(updates))  # type: ignore[misc]
+    found = {name: caller.wait()[0].tokens for name, caller in callers.items()}
+    assert found == {name: alone(source) for name, source in sources.items()}
+    assert len({tuple(tokens) for tokens in found.values()}) == 3
+    assert list(deployment.stats()) == ["base"]
+    deployment.remove("one")
+    with pytest.raises(ModelError, match="no such model"):
+        deployment.language("one")
+    deployment.add("one", two_runs[1])
+    assert ask(deployment, "one") == found["two"]
+
+
+def test_adapters_that_cannot_share_a_base_are_loaded_by_themselves(
+    deployment: Deployment, tmp_path: Path, train: Callable[..., Path]
+) -> None:
+    """Of a base that computes one row at a time, of another kind, and of a base kept in 8 bits."""
+    bloom = make_model(tmp_path / "bloom", "bloom")
+    runs = {"bloom": train(bloom, tmp_path / "run", adapter={"rank": 2})}
+    deployment.add("bloom", runs["bloom"])
+    assert ask(deployment, "bloom") == alone(runs["bloom"])
+    assert isinstance(deployment.language("bloom").scheduler.decoder, SerialDecoder)
+
+
+def test_too_many_models_are_forgotten(deployment: Deployment, tmp_path: Path) -> None:
+    """The one that was not used for longest; it is loaded again when it is asked for."""
+    for name in ("a", "b", "c"):
+        deployment.add(name, make_model(tmp_path / name, seed=ord(name)))
+    first = {name: ask(deployment, name) for name in ("a", "b")}
+    assert ask(deployment, "a") == first["a"]
+    ask(deployment, "c")
+    assert sorted(deployment.stats()) == ["a", "c"]
+    assert ask(deployment, "b") == first["b"]
+
+
+def test_what_cannot_be_answered_is_refused_before_it_waits(deployment: Deployment, llama: Path) -> None:
+    deployment.add("base", llama)
+    served = deployment.language("base")
+    assert isinstance(served.scheduler.decoder, ContinuousDecoder)
+    for prompt, words in (([], "list of messages"), ("the cat " * 200, "positions"), ([7, 999], "vocab_size")):
+        with pytest.raises((DataError, ModelError), match=words):
+            served.submit(["the cat", prompt], SETTINGS, lambda *_: None)
+    with pytest.raises(ModelError, match="vocab_size"):
+        served.submit(["the cat"], Sampling(logit_bias=((999, 1.0),)), lambda *_: None)
+    assert served.scheduler.stats.requests == 0
+    with pytest.raises(ModelError, match="no such folder"):
+        deployment.add("lost", llama / "nowhere")
+
+
+def test_other_heads_are_computed_in_the_same_thread(
+    deployment: Deployment, bert: Path, tmp_path: Path, train: Callable[..., Path]
+) -> None:
+    rows = [
+        {"text": f"the {word} sat", "label": label} for word, label in (("cat", "a"), ("dog", "b")) for _ in range(3)
+    ]
+    recipe = {
+        "model": {"base": str(bert)},
+        "objective": {"kind": "classify"},
+        "data": {"train": str(write_jsonl(tmp_path / "rows.jsonl", rows))},
+        "optim": {"steps": 3, "examples": 4},
+    }
+    list(bottega.train(bottega.Recipe.parse(recipe), out=tmp_path / "run"))
+    deployment.add("classes", tmp_path / "run")
+    assert deployment.head("classes") == "sequence"
+    found = deployment.compute("classes", "sequence", lambda model: model.classify(["the cat sat"])[0].label)
+    assert found == bottega.load(tmp_path / "run").classify(["the cat sat"])[0].label

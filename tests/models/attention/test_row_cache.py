@@ -1,0 +1,126 @@
+"""Rows that join, grow and leave: their scores are those of whole rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from test_kv_cache import KINDS, close, network_of, of_whole_rows, scores
+
+from bottega.models.attention.row_cache import (
+    MOST_ROWS,
+    SMALLEST_BANK,
+    Bank,
+    CachedRow,
+    CachedText,
+    Prefix,
+    PromptReading,
+    RowCache,
+    StepLayout,
+    concatenate,
+)
+
+
+@dataclass(eq=False)
+class Row:
+    """A row of the test: `ids` of which the first `read` are read, and the others decoded one by one."""
+
+    ids: list[int]
+    read: int
+    context: list[CachedText] = field(default_factory=list)
+    prefix: Prefix | None = None
+    cached: CachedRow | None = None
+    reading: PromptReading | None = None
+
+
+class Rows:
+    """Computes rows step by step, and compares every step with the scores of whole rows."""
+
+    def __init__(self, kind: str) -> None:
+        self.network, self.cache, self.rows = network_of(kind), RowCache(), list[Row]()
+
+    def add(self, row: Row) -> Row:
+        row.reading = PromptReading(row.context, row.read - sum(map(len, row.context)))
+        self.rows.append(row)
+        return row
+
+    def step(self, tokens: int) -> None:
+        """One more token of every row that is decoded, `tokens` of every row that is read."""
+        self.cache.grow()
+        of_cached = {row.cached: row for row in self.rows if row.cached}
+        decoded = [of_cached[cached] for cached in self.cache.rows]
+        reading = {row: row.reading for row in self.rows if row.reading}
+        counts = [min(tokens, one.length - one.done) for one in reading.values()]
+        spans = [(row, row.cached.position, 1) for row in decoded if row.cached]
+        spans += [(row, one.start, count) for (row, one), count in zip(reading.items(), counts, strict=True)]
+        ids = [token for row, start, count in spans for token in row.ids[start : start + count]]
+        position = [place for _, start, count in spans for place in range(start, start + count)]
+        last = np.cumsum([count for *_, count in spans]) - 1
+        layout = StepLayout(self.cache, list(reading.values()), counts, torch.device("cpu"))
+        found = scores(self.network, torch.tensor(ids), torch.tensor(position), layout, torch.tensor(last))
+        layout.end()
+        close(found, of_whole_rows(self.network, [row.ids[: start + count] for row, start, count in spans]))
+        for row, one in reading.items():
+            if one.done == one.length:
+                self.join(row, one)
+        for row in decoded:
+            if row.cached and row.cached.position == len(row.ids):
+                self.cache.remove(row.cached)
+                self.rows.remove(row)
+
+    def join(self, row: Row, reading: PromptReading) -> None:
+        whole = concatenate([*reading.context, reading.text()])
+        start = len(row.prefix.tokens) if row.prefix else 0
+        row.cached, row.reading = self.cache.add(whole.part(start, len(whole)), row.prefix), None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_scores_are_those_of_whole_rows(kind: str) -> None:
+    """Rows in chunks, after a context, with a shared prefix; they outgrow their bank, and leave one after the other."""
+    draw, rows = np.random.default_rng(0), Rows(kind)
+
+    def words(count: int) -> list[int]:
+        return list(map(int, draw.integers(5, 250, count)))
+
+    start = words(18)
+    first = rows.add(Row([*start, *words(12)], read=25))
+    rows.add(Row(words(SMALLEST_BANK + 6), read=SMALLEST_BANK - 2))
+    rows.step(25)
+    assert first.cached
+    shared = first.cached.tail().part(0, 18).copy()
+    prefix = Prefix(start, shared)
+    # One of them shares the prefix whole, and is read after part of it alone.
+    rows.add(Row([*start, *words(9)], 22, [shared], prefix))
+    rows.add(Row([*start, *words(6)], 19, [shared.part(0, 7), shared.part(7, 12)], prefix))
+    # One more than a bank has room for.
+    for number in range(MOST_ROWS):
+        rows.add(Row(words(4 + number), 3))
+    steps = 0
+    while rows.rows:
+        rows.step(9)
+        steps += 1
+    assert steps > 8
+    assert (rows.cache.banks, rows.cache.prefixes, rows.cache.tokens) == ([], [], 0)
+
+
+@torch.no_grad()
+def test_memory_follows_the_rows() -> None:
+    """Banks come with rows, are filled up again when rows leave, and go with the last; long rows have smaller ones."""
+    cache, text = RowCache(), CachedText([(torch.ones(2, 5, 4), torch.ones(2, 5, 4))])
+    rows = [cache.add(text) for _ in range(MOST_ROWS + 2)]
+    assert cache.tokens == 2 * MOST_ROWS * SMALLEST_BANK
+    cache.remove(rows[3])
+    cache.remove(rows[0])
+    assert [len(bank.rows) for bank in cache.banks] == [MOST_ROWS]
+    assert cache.tokens == MOST_ROWS * SMALLEST_BANK
+    for row in cache.rows[1:]:
+        cache.remove(row)
+    (kept,) = cache.rows
+    kept.length = SMALLEST_BANK
+    cache.grow()
+    assert (cache.tokens, kept.length, len(cache.banks)) == (MOST_ROWS * 2 * SMALLEST_BANK, SMALLEST_BANK, 1)
+    assert kept.tail().layers[0][0][:, :5].eq(1).all()
+    assert [Bank(size, text).room for size in (256, 1024, 4096)] == [8, 2, 1]

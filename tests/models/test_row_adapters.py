@@ -1,0 +1,61 @@
+"""Tokens of several adapters in one forward: each computes what its adapter computes alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from test_kv_cache import example, network_of
+from test_low_rank import save_adapter
+
+from bottega.models.attention import make_layout
+from bottega.models.low_rank import read_updates
+from bottega.models.row_adapters import RowAdapters
+from bottega.models.scorer import first_position_id
+from bottega.models.scorer_setup import fit_model
+from bottega.packing import pack
+
+ROWS = [[7, 8, 9, 10, 11], [12, 13, 14], [20, 21, 22, 23], [30, 31, 32]]
+USED = ["one", None, "two", "one"]
+
+
+def scores(network: torch.nn.Module, rows: list[list[int]]) -> torch.Tensor:
+    batch = pack([example(row) for row in rows], share=False)
+    position = (batch.position + first_position_id(network))[None]
+    calls = {"position_ids": position, "layout": make_layout(batch), "use_cache": False}
+    found: torch.Tensor = network(input_ids=batch.tokens[None], **calls).logits[0]
+    return found[batch.at]
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2", "phi3"])
+@torch.no_grad()
+def test_each_row_is_computed_with_its_adapter(kind: str, tmp_path: Path) -> None:
+    network = network_of(kind)
+    some = ["c_attn"] if kind == "gpt2" else ["o_proj", "down_proj"]
+    folders = {
+        "one": save_adapter(network, tmp_path / "one"),
+        "two": save_adapter(network, tmp_path / "two", r=5, target_modules=some),
+    }
+    plain = scores(network, ROWS)
+    expected = plain.clone()
+    for name, folder in folders.items():
+        alone = peft.PeftModel.from_pretrained(network_of(kind), str(folder)).double().merge_and_unload()
+        for index in (index for index, used in enumerate(USED) if used == name):
+            expected[index] = scores(fit_model(alone.eval(), "language").network, [ROWS[index]])[0]
+    assert (expected - plain).abs().max() > 0.1
+    adapters = RowAdapters(network)
+    for name, folder in folders.items():
+        adapters.add(name, read_updates(network, folder, name))
+    order = [index for row, index in sorted(zip(ROWS, range(len(ROWS)), strict=True))]
+    counts = {index: len(pack([example(ROWS[index])], share=False).tokens) for index in order}
+    adapters.use([USED[index] for index in order for _ in range(counts[index])])
+    torch.testing.assert_close(scores(network, ROWS), expected, rtol=0, atol=1e-5)
+    adapters.use(["two"] * sum(counts.values()))
+    torch.testing.assert_close(scores(network, ROWS)[2], expected[2], rtol=0, atol=1e-5)
+    adapters.use([None] * sum(counts.values()))
+    torch.testing.assert_close(scores(network, ROWS), plain)
+    adapters.remove("two")
+    adapters.use([USED[index] and "one" for index in order for _ in range(counts[index])])
+    torch.testing.assert_close(scores(network, ROWS)[0], expected[0], rtol=0, atol=1e-5)

@@ -1,0 +1,91 @@
+"""Jobs over a restart of the server: none is lost, and a run goes on where it was."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from test_rows import CHAT
+
+import bottega
+from bottega.server.app import Backend, open_backend
+from bottega.server.jobs.runner import _base_name
+from bottega.server.jobs.worker import RUN
+from bottega.server.state import Job, JobEvent, StoredFile, TunedModel
+from making import write_jsonl
+
+
+def open_server(folder: Path) -> tuple[Backend, bottega.Deployment]:
+    deployment = bottega.Deployment(bottega.DeploymentSettings(dtype="float32"))
+    return open_backend(folder, deployment), deployment
+
+
+def submit(backend: Backend, base: Path, folder: Path, epochs: int) -> str:
+    digest, size = backend.storage.write_bytes(write_jsonl(folder / "rows.jsonl", [CHAT] * 12).read_bytes())
+    backend.tables.add(StoredFile(id="file-1", filename="a", purpose="fine-tune", bytes=size, digest=digest))
+    job = Job(
+        id="ftjob-1", model="base", source=str(base), training_file="file-1", seed=1, method="supervised", request="r",
+        hyperparameters={"n_epochs": epochs, "batch_size": 2},
+    )  # fmt: skip
+    backend.jobs.submit(job)
+    return job.id
+
+
+def wait(backend: Backend, job_id: str, *states: str) -> Job:
+    for _ in range(1200):
+        job = backend.tables.get(Job, job_id)
+        assert job is not None
+        if job.status in states:
+            return job
+        time.sleep(0.05)
+    raise AssertionError(job.status)
+
+
+def test_a_running_job_goes_on_after_a_restart(llama: Path, tmp_path: Path) -> None:
+    """Its updates are told once, and its model is served by the new server, and by the one after it."""
+    backend, deployment = open_server(tmp_path / "state")
+    job_id = submit(backend, llama, tmp_path, epochs=40)
+    wait(backend, job_id, "running")
+    while not (tmp_path / "state" / "jobs" / job_id / RUN / "events.jsonl").exists():
+        time.sleep(0.05)
+    backend.close()
+    deployment.close()
+    backend, deployment = open_server(tmp_path / "state")
+    job = wait(backend, job_id, "succeeded", "failed")
+    assert job.status == "succeeded", job.error
+    events, _ = backend.tables.page(JobEvent, limit=10_000, after=None, job_id=job_id)
+    steps = [event.data["step"] for event in events if event.data]
+    assert sorted(steps) == list(range(1, 241))
+    assert any("restarted" in event.message for event in events)
+    assert job.fine_tuned_model in deployment.names
+    backend.close()
+    deployment.close()
+    backend, deployment = open_server(tmp_path / "state")
+    names = set(deployment.names)
+    rows, _ = backend.tables.page(TunedModel, limit=100, after=None)
+    assert names == {row.name for row in rows} >= {job.fine_tuned_model}
+    # The run goes with the last of its models.
+    for name in names:
+        assert backend.jobs.forget(name)
+    assert not (tmp_path / "state" / "jobs" / job_id / RUN).exists()
+    assert not backend.jobs.forget("nope")
+    backend.close()
+    deployment.close()
+
+
+def test_a_job_that_waits_can_be_cancelled(llama: Path, tmp_path: Path) -> None:
+    backend, deployment = open_server(tmp_path / "state")
+    job_id = submit(backend, llama, tmp_path, epochs=1)
+    assert backend.jobs.ask(job_id, "cancel").status == "cancelled"
+    with pytest.raises(ValueError, match="is cancelled and cannot be paused"):
+        backend.jobs.ask(job_id, "pause")
+    time.sleep(1)
+    assert wait(backend, job_id, "cancelled").fine_tuned_model is None
+    backend.close()
+    deployment.close()
+
+
+def test_names_of_models_that_were_tuned_before() -> None:
+    assert _base_name("ft:base:local:x:abc:ckpt-step-3") == "base"
+    assert _base_name("org/model") == "org-model"

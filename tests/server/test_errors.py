@@ -1,0 +1,45 @@
+"""Errors in the envelope of the API."""
+
+from __future__ import annotations
+
+import pytest
+
+import bottega
+from bottega.server.errors import ApiError, from_bottega, from_validation
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (bottega.DataError("wrong", where="messages", fix="mend it"), 400, None),
+        (bottega.ModelError("wrong", where="/a/path"), 400, None),
+        (bottega.Overloaded("busy", where="queue", seconds=1.5), 429, "rate_limit_exceeded"),
+        (bottega.OutOfMemory("full"), 503, "out_of_memory"),
+        (bottega.Diverged("not finite"), 500, None),
+    ],
+)
+def test_errors_of_the_library(error: bottega.BottegaError, status: int, code: str | None) -> None:
+    found = from_bottega(error, "messages")
+    assert (found.status, found.code) == (status, code)
+    assert set(found.envelope["error"]) == {"message", "type", "param", "code"}
+    assert error.what in found.message
+    assert "/a/path" not in found.message
+
+
+def test_an_overloaded_server_says_when_to_come_back() -> None:
+    found = from_bottega(bottega.Overloaded("busy", where="queue", seconds=1.5))
+    assert (found.headers["retry-after-ms"], found.headers["retry-after"]) == ("1500", "2")
+    # What fails again in the same way is not tried again.
+    assert from_bottega(bottega.OutOfMemory("full")).headers == {"x-should-retry": "false"}
+
+
+def test_the_field_is_named_as_in_the_request() -> None:
+    found = from_validation([{"type": "int_type", "loc": ("body", "messages", 0, "content"), "msg": "Wrong"}])
+    assert (found.param, found.code) == ("messages[0].content", "invalid_value")
+    found = from_validation([{"type": "missing", "loc": ("body", "prompt"), "msg": "Field required"}])
+    assert (found.message, found.code) == ("Missing required parameter: 'prompt'.", "missing_required_parameter")
+    assert from_validation([{"type": "missing", "loc": ("body",), "msg": ""}]).message == "The request has no body."
+
+
+def test_an_error_in_a_stream_is_an_event() -> None:
+    assert ApiError(500, "è").event().startswith(b'data: {"error": {"message": ')
