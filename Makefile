@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PEERS := .venv-bench
 
-.PHONY: help setup engines check test slow fuzz bench bench-setup floor scaling endure recipes preferences planning advice forgetting exam exports models gpu worlds large demo docs clean
+.PHONY: help setup engines check test slow fuzz bench bench-setup floor scaling endure recipes preferences planning advice forgetting exam exports models serving kill-server gpu worlds large demo docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -89,6 +89,13 @@ exports: engines ## Export models of many families in every format, and measure 
 
 models: setup ## Train a tiny copy of every text model of transformers and compare with a plain loop (an hour)
 	$(BIN)/python benchmarks/models.py
+
+serving: setup ## Measure continuous batching beside transformers, and a server under load (a quarter of an hour)
+	$(BIN)/python benchmarks/serving.py speed
+	$(BIN)/python benchmarks/serving.py load
+
+kill-server: setup ## Kill a server at random moments, and compare what it kept (half an hour)
+	$(BIN)/python benchmarks/endure_server.py
 
 gpu: setup ## Prove everything equal on a CUDA device, then measure it (ten minutes)
 	$(BIN)/python benchmarks/gpu.py

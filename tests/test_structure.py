@@ -140,8 +140,10 @@ OTHER_MEANINGS = {
     "inference/loader.py": {"masked"},
     "inference/masked_lm.py": {"masked"},
     "recipe/schema.py": {"masked"},
+    # The grade of an answer, as the API calls it.
+    "server/routes/graders.py": {"reward"},
     # The API's methods of fine-tuning, and the objective that does each.
-    "server/jobs/methods.py": {"sft", "dpo"},
+    "server/jobs/methods.py": {"sft", "dpo", "grpo"},
     # Fields of rows that others write.
     "records/detection.py": {"tag"},
     "records/formats/spans.py": {"tag"},

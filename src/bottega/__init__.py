@@ -77,6 +77,10 @@ if TYPE_CHECKING:
     from bottega.inference.scheduler import TokenScore as TokenScore
     from bottega.inference.scheduler import Update as Update
     from bottega.metrics.catalog import metric_label as metric_label
+    from bottega.metrics.graders import GradedText as GradedText
+    from bottega.metrics.graders import Grader as Grader
+    from bottega.metrics.graders import UngradableError as UngradableError
+    from bottega.metrics.graders import parse_grader as parse_grader
     from bottega.metrics.intervals import paired_difference as paired_difference
     from bottega.models.source import locate as locate
     from bottega.objectives import DEFAULT_OBJECTIVE as DEFAULT_OBJECTIVE

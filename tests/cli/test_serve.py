@@ -45,7 +45,9 @@ def test_it_says_where_it_serves_and_ends_when_asked(llama: Path, tmp_path: Path
         (["a=gpt2", "a=gpt2"], "two models are called a"),
     ],
 )
-def test_what_cannot_be_served(arguments: list[str], words: str) -> None:
-    process = serve(*arguments, "--port", "0", BOTTEGA_API_KEY="")
+def test_what_cannot_be_served(arguments: list[str], words: str, tmp_path: Path) -> None:
+    folder = ["--folder", str(tmp_path / "state")]
+    process = serve(*arguments, "--port", "0", *folder, BOTTEGA_API_KEY="")
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, words in errors) == (2, True), errors
+    assert not (tmp_path / "state").exists()

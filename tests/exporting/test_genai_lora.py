@@ -42,6 +42,7 @@ def test_the_nodes_that_stay_in_float32() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_base_in_4_bits(two_adapters: Callable[..., list[Path]], wide: Path, tmp_path: Path) -> None:
     """Without an adapter it computes what it does alone; with one, nearly what was trained."""
     result = bottega.export(

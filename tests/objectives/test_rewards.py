@@ -47,6 +47,18 @@ def test_scores_of_answers(given: Any, text: str, wanted: float) -> None:
     assert mark(given, text) == wanted
 
 
+TEMPLATES = {"input": "{{sample.output_text}}", "reference": "{{item.hint}}"}
+ALIKE = {"type": "string_check", "name": "alike", "operation": "like", **TEMPLATES}
+
+
+def test_a_grader_reads_the_row_and_the_answer() -> None:
+    given = {"kind": "grader", "grader": ALIKE}
+    assert [mark(given, text) for text in ("an even number", "odd")] == [1.0, 0.0]
+    assert reward(given).name == "alike"
+    with pytest.raises(DataError, match=r"rows line 1, grader alike: there is no \{\{item.nope\}\}"):
+        mark({"kind": "grader", "grader": {**ALIKE, "reference": "{{item.nope}}"}}, "odd")
+
+
 def test_the_length_penalty_rises_from_free_to_most() -> None:
     given = {"kind": "length", "free": 4, "most": 8}
     assert [mark(given, "", tokens) for tokens in (1, 4, 5, 8, 90)] == [0.0, 0.0, -0.25, -1.0, -1.0]
@@ -57,6 +69,8 @@ def test_the_length_penalty_rises_from_free_to_most() -> None:
     [
         ([], "at least one"),
         ("exakt", "unknown reward 'exakt'"),
+        ({"kind": "grader", "grader": {"type": "magic"}}, "no grader of the type 'magic'"),
+        ({"kind": "grader", "grader": {"type": "score_model", "model": "m", "input": [{}]}}, "asks a model"),
         ({"kind": "metric", "metric": "chrff"}, "unknown metric"),
         ({"kind": "pattern", "pattern": "("}, "not a regular expression"),
         ({"kind": "length", "free": 8, "most": 8}, "above free"),

@@ -11,6 +11,7 @@ from serving import Running, start
 
 import bottega
 from bottega.server.gate import GateSettings
+from bottega.server.keys import KeyRing
 
 KEY = "sk-a-secret-key"
 
@@ -19,7 +20,9 @@ KEY = "sk-a-secret-key"
 def guarded() -> Iterator[str]:
     """A server without models, with a key and a small limit."""
     deployment = bottega.Deployment()
-    url, end = start(deployment, GateSettings(key=KEY, hosts=frozenset({"models.example"}), max_body=1000))
+    url, end = start(
+        deployment, GateSettings(KeyRing(KEY), frozenset({"models.example"}), max_body=1000, max_upload=3000)
+    )
     yield url
     end()
     deployment.close()
@@ -74,6 +77,8 @@ def test_bodies_have_a_limit(guarded: str) -> None:
     for body in (b"x" * 2000, iter([b"x" * 600] * 2)):
         answer = httpx2.post(path, headers=headers, content=body)
         assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
+    upload = httpx2.post(path, headers={"authorization": f"Bearer {KEY}"}, files={"file": b"x" * 4000})
+    assert (upload.status_code, upload.json()["error"]["code"]) == (413, "request_too_large")
     packed = httpx2.post(path, headers={**headers, "content-encoding": "gzip"}, content=b"x")
     assert (packed.status_code, packed.json()["error"]["code"]) == (415, "unsupported_encoding")
 

@@ -50,7 +50,8 @@ def serve(
 ) -> None:
     """Serve models over HTTP, as OpenAI's API does, and fine-tune them by jobs that clients submit.
 
-    With BOTTEGA_API_KEY set, clients must show that key. Jobs go on when the server is started again.
+    With BOTTEGA_API_KEY set, or keys made by `bottega keys`, clients must show one. Jobs go on when the server is
+    started again.
     """
     with errors(as_json=False):
         if find_spec("fastapi") is None:
@@ -58,12 +59,9 @@ def serve(
             raise bottega.ModelError("the packages of the server are not installed", where="bottega serve", fix=fix)
         from bottega.server.app import create_app, open_backend
         from bottega.server.gate import GateSettings
+        from bottega.server.keys import KeyRing
         from bottega.server.run import is_local, open_socket, run
 
-        key = os.environ.get(KEY_VARIABLE) or None
-        if not is_local(host) and key is None:
-            what = "other machines could use this server without a key"
-            raise bottega.RecipeError(what, where="--host", fix=f"set {KEY_VARIABLE}, or listen on 127.0.0.1")
         limits = {"max_rows": max_rows, "max_tokens": max_tokens, "max_waiting": max_waiting, "max_loaded": max_loaded}
         deployment = bottega.Deployment(bottega.DeploymentSettings(dtype, device, **limits))
         names = [_name_and_source(model) for model in models or []]
@@ -72,18 +70,37 @@ def serve(
             raise bottega.RecipeError(f"two models are called {repeated[0]}", where="MODEL", fix=fix)
         for name, source in names:
             deployment.add(name, source)
+        if not is_local(host) and not _has_keys(folder, database):
+            what = "other machines could use this server without a key"
+            fix = f"make one: bottega keys create NAME; or set {KEY_VARIABLE}, or listen on 127.0.0.1"
+            raise bottega.RecipeError(what, where="--host", fix=fix)
         listening = open_socket(host, port)
         with busy("loading " + ", ".join(name for name, _ in names)):
             for name, _ in names[:max_loaded]:
                 if deployment.head(name) == "language":
                     deployment.language(name)
         backend = open_backend(folder, deployment, database=database, min_examples=min_examples)
-        served = create_app(deployment, GateSettings(key, frozenset({host, *(allow_host or ())})), backend)
-        _announce(host, listening.getsockname()[1], list(deployment.names), key is not None)
+        keys = KeyRing(os.environ.get(KEY_VARIABLE) or None, backend.tables)
+        served = create_app(deployment, GateSettings(keys, frozenset({host, *(allow_host or ())})), backend)
+        _announce(host, listening.getsockname()[1], list(deployment.names), keys.is_required)
         with interruption.deferred():
             run(served, listening, interruption.stop_requested)
             backend.close()
             deployment.close()
+
+
+def _has_keys(folder: Path, database: str | None) -> bool:
+    """Whether clients must show a key."""
+    if database is None and not folder.exists():
+        return bool(os.environ.get(KEY_VARIABLE))
+    from bottega.server.keys import KeyRing
+    from bottega.server.state import State
+
+    tables = State(folder.absolute(), database)
+    try:
+        return KeyRing(os.environ.get(KEY_VARIABLE) or None, tables).is_required
+    finally:
+        tables.close()
 
 
 def _name_and_source(model: str) -> tuple[str, str]:

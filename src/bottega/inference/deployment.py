@@ -9,6 +9,7 @@ Models are loaded when they are first used, and adapters of one base are put on 
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bottega.errors import ModelError
+from bottega.errors import BottegaError, ModelError
 from bottega.inference.compute_thread import ComputeThread
 from bottega.inference.continuous_decoder import MAX_TOKENS, ContinuousDecoder
 from bottega.inference.grammar import GrammarCompiler
@@ -29,10 +30,12 @@ from bottega.inference.row_decoder import RowDecoder, SerialDecoder
 from bottega.inference.runtimes._network import RuntimeNetwork
 from bottega.inference.scheduler import (
     MAX_WAITING,
+    Done,
     GenerationRequest,
     GenerationTicket,
     Scheduler,
     SchedulerStats,
+    ScoredPiece,
     Update,
 )
 from bottega.inference.token_constraints import Constraint, with_checkpoint_settings
@@ -46,6 +49,9 @@ from bottega.tokenization.token_text import token_bytes
 from bottega.tokenization.tool_calls import ToolCallReader, call_marker
 
 T = TypeVar("T")
+
+# Tokens of an answer of a model without a limit of its own.
+MOST_TOKENS = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,8 @@ class ServedLanguageModel:
         for prompt in prompts:
             (ids,), limited = self.model.prepare([prompt], settings, tools)
             limited = with_checkpoint_settings(limited, self.model.writer.config)
+            if self.model.limit is None:  # else an answer could go on for ever
+                limited = limited.model_copy(update={"tokens": min(limited.tokens, MOST_TOKENS)})
             requests.append(
                 GenerationRequest(
                     self.model.writer,
@@ -139,6 +147,23 @@ class ServedLanguageModel:
                 ticket.cancel()
             raise
         return tickets
+
+    def answer(self, turns: Turns, settings: Sampling) -> str:
+        """The assistant's next answer, when it is complete; not for the thread that computes."""
+        told: queue.SimpleQueue[Update] = queue.SimpleQueue()
+
+        def deliver(_: int, updates: list[Update]) -> None:
+            for update in updates:
+                told.put(update)
+
+        self.submit([turns], settings, deliver)
+        text = ""
+        while not isinstance(update := told.get(), Done):
+            if isinstance(update, BottegaError):
+                raise update
+            if isinstance(update, ScoredPiece):
+                text += update.piece.text
+        return text
 
     def token_bytes(self, token: int) -> bytes:
         """What a token adds to a text, in UTF-8."""

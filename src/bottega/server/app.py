@@ -22,6 +22,7 @@ from bottega.server.routes import (
     embeddings,
     files,
     fine_tuning,
+    graders,
     health,
     labels,
     models,
@@ -42,7 +43,7 @@ ROUTERS = (
 )
 
 # With something to remember.
-BACKEND_ROUTERS = (files.router, fine_tuning.router, uploads.router)
+BACKEND_ROUTERS = (files.router, fine_tuning.router, graders.router, uploads.router)
 
 
 @dataclass(frozen=True)

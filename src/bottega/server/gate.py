@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from bottega.server.errors import DO_NOT_RETRY, INVALID, ApiError
+from bottega.server.errors import DO_NOT_RETRY, INVALID, RATE, ApiError
+from bottega.server.keys import KeyRing
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -24,6 +24,9 @@ LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1", "testserver"})
 # Paths that say nothing about models, and are asked for by programs without a key.
 OPEN_PATHS = frozenset({"/healthz"})
 
+# What fine-tuning needs.
+TRAINING_PATHS = ("/v1/files", "/v1/uploads", "/v1/fine_tuning")
+
 # Azure's client: a deployment in the path, or the same paths under another prefix.
 AZURE = re.compile(r"/openai(?:/v1)?(?:/deployments/(?P<deployment>[^/]+))?(?P<rest>/.+)")
 
@@ -35,14 +38,16 @@ AZURE_MODEL = "azure_model"
 class GateSettings:
     """Who may ask.
 
-    key       the key that a request must show; None accepts any, but one must be shown
-    hosts     names of this server, beside the local ones
-    max_body  bytes of a body, but of uploaded files
+    keys        the keys that are accepted; without any, every key is, but one must be shown
+    hosts       names of this server, beside the local ones
+    max_body    bytes of a body, but of uploaded files
+    max_upload  bytes of a body with a file
     """
 
-    key: str | None = None
+    keys: KeyRing = field(default_factory=KeyRing)
     hosts: frozenset[str] = frozenset()
     max_body: int = 16 << 20
+    max_upload: int = 520 << 20
 
 
 class Gate:
@@ -72,7 +77,7 @@ class Gate:
             self._check_host(headers)
             self._check_origin(headers)
             if scope["path"] not in OPEN_PATHS:
-                self._check_key(headers)
+                self._check_key(scope["method"], scope["path"], headers)
             body = _LimitedBody(receive, send_with_id, self._limit(headers))
         except ApiError as error:
             await answer(error, send_with_id)
@@ -91,7 +96,7 @@ class Gate:
             message = "Web pages of other origins may not use this server."
             raise ApiError(403, message, code="invalid_origin", headers=DO_NOT_RETRY)
 
-    def _check_key(self, headers: Mapping[str, str]) -> None:
+    def _check_key(self, method: str, path: str, headers: Mapping[str, str]) -> None:
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         shown = bearer.strip() if scheme.lower() == "bearer" else headers.get("api-key", "")
         if not shown:
@@ -100,18 +105,27 @@ class Gate:
                 " (Authorization: Bearer YOUR_KEY); set OPENAI_API_KEY for the openai client."
             )
             raise ApiError(401, message, type=INVALID)
-        key = self.settings.key
-        if key is not None and not hmac.compare_digest(shown.encode(), key.encode()):
+        keys = self.settings.keys
+        access = keys.find(shown)
+        if access is None:
             message = f"Incorrect API key provided: {_masked(shown)}."
             raise ApiError(401, message, code="invalid_api_key")
+        scope = _scope_of(method, path)
+        if scope not in access.scopes:
+            message = f"This key is not for {method} {path}: it lacks the scope '{scope}'."
+            raise ApiError(403, message, code="missing_scope", headers=DO_NOT_RETRY)
+        if wait := keys.seconds_to_wait(access):
+            message = f"Rate limit reached for this key: {access.per_minute} requests a minute."
+            headers = {"retry-after-ms": str(int(1000 * wait) + 1), "retry-after": str(max(1, round(wait)))}
+            raise ApiError(429, message, code="rate_limit_exceeded", type=RATE, headers=headers)
 
-    def _limit(self, headers: Mapping[str, str]) -> int | None:
-        """The most bytes of the body; None for uploads, which are written to disk and have limits of their own."""
-        if headers.get("content-type", "").startswith("multipart/form-data"):
-            return None
+    def _limit(self, headers: Mapping[str, str]) -> int:
+        """The most bytes of the body."""
+        is_upload = headers.get("content-type", "").startswith("multipart/form-data")
         if headers.get("content-encoding", "identity") != "identity":
             raise ApiError(415, "Compressed bodies are not accepted.", code="unsupported_encoding")
-        limit, stated = self.settings.max_body, headers.get("content-length", "")
+        limit = self.settings.max_upload if is_upload else self.settings.max_body
+        stated = headers.get("content-length", "")
         if stated.isdigit() and int(stated) > limit:
             raise _too_large(limit)
         return limit
@@ -120,7 +134,7 @@ class Gate:
 class _LimitedBody:
     """The channels of a request, of which the answer is replaced once its body is too large."""
 
-    def __init__(self, receive: Receive, send: Send, limit: int | None) -> None:
+    def __init__(self, receive: Receive, send: Send, limit: int) -> None:
         self._receive, self._send, self.limit = receive, send, limit
         self.received = 0
         self.begun = self.refused = False
@@ -128,14 +142,14 @@ class _LimitedBody:
     async def receive(self) -> MutableMapping[str, Any]:
         message = await self._receive()
         self.received += len(message.get("body", b""))
-        if self.limit is not None and self.received > self.limit:
+        if self.received > self.limit:
             # The application reads no more; whatever it answers to that is replaced.
             self.refused = True
             return {"type": "http.disconnect"}
         return message
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
-        if self.limit is not None and self.refused and not self.begun:
+        if self.refused and not self.begun:
             if message["type"] == "http.response.start":
                 await answer(_too_large(self.limit), self._send)
             return
@@ -145,6 +159,13 @@ class _LimitedBody:
 
 def _too_large(limit: int) -> ApiError:
     return ApiError(413, f"The body has more than {limit} bytes.", code="request_too_large")
+
+
+def _scope_of(method: str, path: str) -> str:
+    """What a key must be for to ask for this."""
+    if path.startswith(TRAINING_PATHS) or (method == "DELETE" and path.startswith("/v1/models")):
+        return "train"
+    return "infer" if path.startswith("/v1/") else "admin"
 
 
 def _use_azure_path(scope: Scope) -> None:

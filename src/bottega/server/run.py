@@ -12,6 +12,9 @@ import uvicorn
 import bottega
 from bottega.server.gate import LOCAL_HOSTS
 
+# Connections that wait to be accepted.
+BACKLOG = 2048
+
 # Seconds between looks at whether to stop.
 POLL_SECONDS = 0.1
 
@@ -26,6 +29,8 @@ def open_socket(host: str, port: int) -> socket.socket:
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         opened.bind((host, port))
+        # Clients that come before the server is ready wait, instead of being refused.
+        opened.listen(BACKLOG)
     except OSError as error:
         opened.close()
         fix = "stop what listens there, or choose another port: --port 0 takes a free one"

@@ -94,6 +94,7 @@ class Job(TableRow, Tables):
     seed: Mapped[int]
     method: Mapped[str] = mapped_column(String(32))
     hyperparameters: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    grader: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
     details: Mapped[dict[str, Any] | None] = mapped_column("job_metadata", JSON, default=None)
     integrations: Mapped[list[Any] | None] = mapped_column(JSON, default=None)
     status: Mapped[str] = mapped_column(String(32), default="validating_files", index=True)
@@ -130,6 +131,18 @@ class TunedModel(TableRow, Tables):
     folder: Mapped[str]
     step: Mapped[int | None] = mapped_column(default=None)
     metrics: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+
+
+class ApiKey(TableRow, Tables):
+    """A key, by its hash (`server.keys`)."""
+
+    __tablename__ = "api_keys"
+
+    name: Mapped[str]
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    scopes: Mapped[list[str]] = mapped_column(JSON)
+    per_minute: Mapped[int | None] = mapped_column(default=None)
+    revoked_at: Mapped[int | None] = mapped_column(default=None)
 
 
 class State:

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+import anyio.to_thread
+
 from bottega.server.errors import ApiError
 
 # Seconds after which a file that nothing remembers is nobody's.
@@ -48,7 +50,8 @@ class Storage:
                     raise ApiError(413, message, param="file", code="file_too_large")
             if not incoming.size:
                 raise ApiError(400, "The file is empty.", param="file", code="empty_file")
-            return self._keep(incoming)
+            # Waiting for the disk must not hold up other answers.
+            return await anyio.to_thread.run_sync(self._keep, incoming)
 
     def join(self, digests: Sequence[str]) -> tuple[str, int, str]:
         """Keep the contents of files one after the other; returns (the checksum, the bytes, the MD5) of the whole."""

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 from test_rows import CHAT
 
 import bottega
@@ -63,8 +64,17 @@ def test_a_running_job_goes_on_after_a_restart(llama: Path, tmp_path: Path) -> N
     deployment.close()
     backend, deployment = open_server(tmp_path / "state")
     names = set(deployment.names)
+    damaged = next(iter(name for name in names if ":ckpt-" in name))
     rows, _ = backend.tables.page(TunedModel, limit=100, after=None)
     assert names == {row.name for row in rows} >= {job.fine_tuned_model}
+    # One whose folder is gone does not keep the others from being served.
+    with backend.tables.transaction() as session:
+        for model in session.scalars(select(TunedModel).filter_by(name=damaged)):
+            model.folder = "nowhere"
+    backend.close()
+    deployment.close()
+    backend, deployment = open_server(tmp_path / "state")
+    assert set(deployment.names) == names - {damaged}
     # The run goes with the last of its models.
     for name in names:
         assert backend.jobs.forget(name)

@@ -89,6 +89,7 @@ def test_an_echoed_text_is_streamed_with_its_scores(lenient: openai.OpenAI) -> N
     ("change", "param"),
     [
         ({"suffix": "end"}, "suffix"),
+        ({"prompt": ["a"] * 100, "n": 100}, "n"),
         ({"best_of": 3}, "best_of"),
         ({"prompt": []}, None),
         ({"prompt": [7, -1]}, None),

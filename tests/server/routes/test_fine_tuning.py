@@ -168,6 +168,30 @@ def test_preferences_after_supervision(tuning: Running, client: openai.OpenAI, t
         client.chat.completions.create(model=done.fine_tuned_model, messages=HELLO, max_tokens=3)
 
 
+def test_reinforcement_by_a_grader(tuning: Running, client: openai.OpenAI) -> None:
+    grader: Any = {
+        "type": "text_similarity",
+        "name": "alike",
+        "evaluation_metric": "fuzzy_match",
+        "input": "{{sample.output_text}}",
+        "reference": "{{item.answer}}",
+    }
+    rows = [{"messages": row["messages"][:1], "answer": row["messages"][1]["content"]} for row in chat_rows()]
+    options: Any = {"grader": grader, "hyperparameters": {"n_epochs": 1, "compute_multiplier": 0.25}}
+    job = client.fine_tuning.jobs.create(
+        model="base",
+        training_file=upload(client, rows),
+        method={"type": "reinforcement", "reinforcement": options},
+    )
+    done = until(client, job.id, is_final)
+    assert done.status == "succeeded", done.error
+    assert done.method.reinforcement.grader.name == "alike"
+    assert done.method.reinforcement.hyperparameters.batch_size == 4
+    recipe = bottega.stored_recipe(tuning.folder / "state" / "jobs" / job.id / "run")
+    assert recipe.objective.kind == "grpo"
+    client.chat.completions.create(model=done.fine_tuned_model, messages=HELLO, max_tokens=3)
+
+
 @pytest.mark.parametrize(
     ("rows", "method", "code", "words"),
     [
@@ -243,7 +267,13 @@ def test_a_submission_that_is_repeated_is_one_job(tuning: Running, client: opena
         ({"suffix": "a b"}, 400, "suffix"),
         ({"seed": -1}, 400, "seed"),
         ({"method": {"type": "magic"}}, 400, "method.type"),
-        ({"method": {"type": "reinforcement"}}, 400, "method.type"),
+        ({"method": {"type": "reinforcement"}}, 400, "method.reinforcement.grader"),
+        (
+            {"method": {"type": "reinforcement", "reinforcement": {"grader": {"type": "x"}}}},
+            400,
+            "method.reinforcement.grader",
+        ),
+        ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 9}}}}, 400, None),
         ({"metadata": {"a": "x" * 600}}, 400, "metadata.a"),
     ],
 )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+# Answers that are sampled for a prompt, at a compute multiplier of 1.
+GROUP = 8
 
 
 @dataclass(frozen=True)
@@ -13,17 +16,23 @@ class TrainingMethod:
     name       what the API calls it
     objective  the kind of objective that does it
     format     what the API calls the format of its rows
-    has_pairs  its rows are pairs of answers, which it compares with a reference of strength `beta`
+    rows       what a row is: a conversation with answers to learn, a pair of answers, or a prompt to answer
     """
 
     name: str
     objective: str
     format: str
-    has_pairs: bool = False
+    rows: Literal["answers", "pairs", "prompts"] = "answers"
 
-    def options(self, hyperparameters: dict[str, Any]) -> dict[str, Any]:
+    def options(self, hyperparameters: dict[str, Any], grader: dict[str, Any] | None) -> dict[str, Any]:
         """The section `objective` of a recipe."""
-        return {"kind": self.objective} | ({"beta": hyperparameters["beta"]} if self.has_pairs else {})
+        options: dict[str, Any] = {"kind": self.objective}
+        if self.rows == "pairs":
+            options["beta"] = hyperparameters["beta"]
+        if self.rows == "prompts":
+            options["group"] = max(2, round(GROUP * hyperparameters["compute_multiplier"]))
+            options["rewards"] = [{"kind": "grader", "grader": grader}]
+        return options
 
 
 DEFAULT = "supervised"
@@ -32,6 +41,7 @@ METHODS = {
     method.name: method
     for method in (
         TrainingMethod(DEFAULT, "sft", "fine-tune-chat"),
-        TrainingMethod("dpo", "dpo", "fine-tune-preference", has_pairs=True),
+        TrainingMethod("dpo", "dpo", "fine-tune-preference", "pairs"),
+        TrainingMethod("reinforcement", "grpo", "fine-tune-chat", "prompts"),
     )
 }

@@ -20,6 +20,9 @@ BATCH_FRACTION = 0.002
 # Validations of a run, by default.
 VALIDATIONS = 10
 
+# Prompts of an update that learns from rewards: of one alone nothing is known if all its answers are equal.
+FEWEST_PROMPTS = 4
+
 # Strength of the reference that pairs are compared with, unless a job says otherwise.
 BETA = 0.1
 
@@ -35,12 +38,19 @@ def resolve_hyperparameters(method: str, asked: dict[str, Any], rows: int) -> di
         passes = min(MOST_PASSES, FEW_ROWS // rows)
     elif PASSES * rows > MANY_ROWS:
         passes = max(1, MANY_ROWS // rows)
+    kind = METHODS[method].rows
     resolved = {
         "n_epochs": number("n_epochs", passes),
-        "batch_size": number("batch_size", max(1, round(BATCH_FRACTION * rows))),
+        "batch_size": number(
+            "batch_size", max(FEWEST_PROMPTS if kind == "prompts" else 1, round(BATCH_FRACTION * rows))
+        ),
         "learning_rate_multiplier": number("learning_rate_multiplier", 1.0),
     }
-    return resolved | ({"beta": number("beta", BETA)} if METHODS[method].has_pairs else {})
+    if kind == "pairs":
+        resolved["beta"] = number("beta", BETA)
+    if kind == "prompts":
+        resolved["compute_multiplier"] = number("compute_multiplier", 1.0)
+    return resolved
 
 
 def updates_per_pass(rows: int, hyperparameters: dict[str, Any]) -> int:
@@ -56,6 +66,7 @@ def make_recipe(
     seed: int,
     rows: int,
     hyperparameters: dict[str, Any],
+    grader: dict[str, Any] | None = None,
     training: Path,
     validation: Path | None,
 ) -> bottega.Recipe:
@@ -70,7 +81,7 @@ def make_recipe(
         "seed": seed,
         "model": {"base": located.base if continued else source, "quantize": located.quantize},
         "adapter": {"from": source} if continued else {"rank": RANK},
-        "objective": METHODS[method].options(hyperparameters),
+        "objective": METHODS[method].options(hyperparameters, grader),
         "data": {"train": str(training)},
         "optim": {"epochs": hyperparameters["n_epochs"], "examples": hyperparameters["batch_size"]},
         # One after every pass, which is served; the best ones so far are kept beside them.

@@ -36,7 +36,7 @@ def check_file(path: Path, method: str, param: str, file_id: str, *, min_example
     count = 0
     for number, row in _rows(path, param):
         found = _method_of(row)
-        if found is not None and found.name != method:
+        if found is not None and found.format != METHODS[method].format:
             what = (
                 f"Input file {file_id} is in the {found.format} format, but the specified fine-tuning job is not using"
                 f" '{found.name}' as the training method (provided method={method})."
@@ -83,13 +83,17 @@ def _method_of(row: Mapping[str, Any]) -> TrainingMethod | None:
     is_pair = "input" in row and any(name in row for name in PREFERRED)
     if not is_pair and "messages" not in row and not ("prompt" in row and "completion" in row):
         return None
-    return next(method for method in METHODS.values() if method.has_pairs == is_pair)
+    return next(method for method in METHODS.values() if (method.rows == "pairs") == is_pair)
 
 
 def _check_row(row: Mapping[str, Any], method: TrainingMethod) -> None:
     """Raise a ValueError that says where in the row and what is wrong."""
-    if method.has_pairs:
+    if method.rows == "pairs":
         _check_pair(row)
+    elif method.rows == "prompts":
+        _check_messages(row.get("messages"), trained=False)
+        if row["messages"][-1]["role"] != "user":
+            raise ValueError(", the last message must be of the user")
     elif "messages" in row:
         _check_messages(row["messages"], trained=True)
     elif not all(isinstance(row.get(name), str) for name in ("prompt", "completion")):

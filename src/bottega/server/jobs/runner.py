@@ -107,8 +107,10 @@ class JobRunner:
                 _tell(session, job, "The server was restarted; the job goes on from its last checkpoint", key=None)
             models = list(session.scalars(select(TunedModel)))
         for model in models:
-            if (self.folder / model.folder).exists():
+            try:
                 self.serve(model.name, self.folder / model.folder)
+            except bottega.BottegaError as error:  # its folder was removed or damaged: the others are served
+                print(f"the tuned model {model.name} is not served: {error}", file=sys.stderr)
         self._thread.start()
 
     def submit(self, job: Job) -> None:
@@ -130,6 +132,7 @@ class JobRunner:
                 validation_file=job.validation_file,
                 hyperparameters=dict(job.hyperparameters),
                 min_examples=self.min_examples,
+                grader=job.grader,
             )
             spec.write(folder)
             session.add(job)

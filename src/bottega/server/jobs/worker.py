@@ -42,6 +42,7 @@ class JobSpec:
     validation_file: str | None
     hyperparameters: dict[str, Any]
     min_examples: int
+    grader: dict[str, Any] | None = None
 
     def write(self, folder: Path) -> None:
         """Write it into the folder of the job."""
@@ -81,6 +82,7 @@ def prepare(folder: Path) -> None:
         seed=spec.seed,
         rows=rows,
         hyperparameters=resolved,
+        grader=spec.grader,
         training=folder / TRAINING,
         validation=validation,
     )

@@ -20,6 +20,9 @@ router = APIRouter()
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 31)]], Field(min_length=1)]
 MANY = Field(min_length=1, max_length=2048)
 
+# Completions of one request.
+MOST_CHOICES = 2048
+
 # The hosted API's own default.
 DEFAULT_TOKENS = 16
 
@@ -108,6 +111,9 @@ async def create_completion(request: Request, body: CompletionRequest) -> Any:
         raise unsupported("best_of", "it must equal n")
     if body.stream and body.stream_options is None and body.max_tokens == 0 and not body.echo:
         raise ApiError(400, "There is nothing to stream: 'max_tokens' is 0.", param="max_tokens", code="invalid_value")
+    if len(body.prompts) * count > MOST_CHOICES:
+        message = f"{len(body.prompts)} prompts with {count} completions each are more than {MOST_CHOICES}."
+        raise ApiError(400, message, param="n", code="invalid_value")
     name = model_of(request, body.model)
     model = await find_language_model(request.app.state.deployment, name)
     tokens = DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from sqlalchemy import select
 
 import bottega
-from bottega.server.errors import ApiError, from_validation, no_such_model, unsupported
+from bottega.server.errors import ApiError, from_bottega, from_validation, no_such_model, unsupported
 from bottega.server.generation import in_thread
 from bottega.server.jobs.methods import DEFAULT, METHODS
 from bottega.server.jobs.runner import JobRunner
@@ -38,6 +38,15 @@ class Hyperparameters(WireModel):
 
 class PairHyperparameters(Hyperparameters):
     beta: Auto | Annotated[float, Field(gt=0, le=2)] = "auto"
+
+
+class RewardHyperparameters(Hyperparameters):
+    """`eval_interval`, `eval_samples` and `reasoning_effort` are accepted, and change nothing here."""
+
+    compute_multiplier: Auto | Annotated[float, Field(gt=1e-5, le=8)] = "auto"
+
+
+HYPERPARAMETERS = {"answers": Hyperparameters, "pairs": PairHyperparameters, "prompts": RewardHyperparameters}
 
 
 class MethodFields(WireModel):
@@ -86,14 +95,19 @@ def job_document(job: Job) -> dict[str, Any]:
         "seed": job.seed,
         "integrations": job.integrations or [],
         "metadata": job.details,
-        "method": {"type": job.method, job.method: {"hyperparameters": hyperparameters}},
+        "method": {"type": job.method, job.method: _method_document(job)},
     }
+
+
+def _method_document(job: Job) -> dict[str, Any]:
+    document: dict[str, Any] = {"hyperparameters": dict(job.hyperparameters)}
+    return document if job.grader is None else {"grader": job.grader, **document}
 
 
 @router.post("/v1/fine_tuning/jobs")
 async def create_job(request: Request, body: JobRequest) -> Any:
     """Create a job; its files are validated afterwards."""
-    method, asked = _method_and_hyperparameters(body)
+    method, asked, grader = _method_and_options(body)
     deployment: bottega.Deployment = request.app.state.deployment
     if body.model not in deployment.names:
         raise no_such_model(body.model)
@@ -120,6 +134,7 @@ async def create_job(request: Request, body: JobRequest) -> Any:
         seed=secrets.randbelow(1 << 31) if body.seed is None else body.seed,
         method=method,
         hyperparameters=asked,
+        grader=grader,
         details=body.metadata,
         integrations=body.integrations,
         request=digest,
@@ -129,22 +144,41 @@ async def create_job(request: Request, body: JobRequest) -> Any:
     return job_document(_existing_job(request, job.id))
 
 
-def _method_and_hyperparameters(body: JobRequest) -> tuple[str, dict[str, Any]]:
-    """The method, and the hyper-parameters asked for, those that were not as "auto"."""
+def _method_and_options(body: JobRequest) -> tuple[str, dict[str, Any], dict[str, Any] | None]:
+    """(the method, the hyper-parameters asked for, those that were not as "auto", the grader if the method has one)."""
     name = DEFAULT if body.method is None else body.method.type
     if name not in METHODS:
         raise unsupported("method.type", f"'{name}' is none of {', '.join(METHODS)}")
-    kind = PairHyperparameters if METHODS[name].has_pairs else Hyperparameters
     options = (body.method.model_extra or {}).get(name) if body.method is not None else None
-    given = options.get("hyperparameters") if isinstance(options, dict) else None
+    options = options if isinstance(options, dict) else {}
+    given = options.get("hyperparameters")
     if given is None:
         given = {} if body.hyperparameters is None else body.hyperparameters.model_dump()
+    kind = HYPERPARAMETERS[METHODS[name].rows]
     try:
         asked = kind.model_validate(given)
     except ValidationError as error:
         place = ("body", "method", name, "hyperparameters")
         raise from_validation([{**one, "loc": (*place, *one["loc"])} for one in error.errors()]) from None
-    return name, asked.model_dump(include=set(kind.model_fields))
+    grader = _checked_grader(name, options) if METHODS[name].rows == "prompts" else None
+    return name, asked.model_dump(include=set(kind.model_fields)), grader
+
+
+def _checked_grader(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The grader of a method that learns from grades."""
+    place, grader = f"method.{name}.grader", options.get("grader")
+    if options.get("response_format") is not None:
+        raise unsupported(f"method.{name}.response_format", "answers are plain text")
+    if not isinstance(grader, dict):
+        message = f"Missing required parameter: '{place}'."
+        raise ApiError(400, message, param=place, code="missing_required_parameter")
+    try:
+        parsed = bottega.parse_grader(grader)
+    except bottega.DataError as error:
+        raise from_bottega(error, place) from None
+    if any(one.asks_model for one in (parsed, *parsed.parts.values())):
+        raise unsupported(place, "a grader that asks a model cannot reward answers here; train a reward model instead")
+    return grader
 
 
 def _source(deployment: bottega.Deployment, name: str) -> str:

@@ -1,0 +1,49 @@
+"""A grader as reward, as OpenAI's reinforcement fine-tuning has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from bottega.errors import DataError
+from bottega.metrics.graders import GradedText, Grader, UngradableError, parse_grader
+from bottega.objectives.rewards import RewardFunction, SampledAnswer, ScoreWithModel
+
+
+class GraderReward(RewardFunction):
+    """The grade of the answer; `{{item.x}}` in a grader is the field x of the row."""
+
+    kind: Literal["grader"] = "grader"
+    grader: dict[str, Any] = Field(description="The grader, as OpenAI writes it: string_check, text_similarity, multi.")
+
+    @field_validator("grader")
+    @classmethod
+    def _check_grader(cls, document: dict[str, Any]) -> dict[str, Any]:
+        try:
+            parsed = parse_grader(document)
+        except DataError as error:
+            raise ValueError(f"{error.what}; {error.fix}") from None
+        if any(grader.asks_model for grader in (parsed, *parsed.parts.values())):
+            raise ValueError("a grader that asks a model cannot reward answers here; train a reward model instead")
+        return document
+
+    @property
+    def name(self) -> str:
+        return self._grader.name or self.kind
+
+    @cached_property
+    def _grader(self) -> Grader:
+        return parse_grader(self.grader)
+
+    def scores(self, answers: Sequence[SampledAnswer], score_with_model: ScoreWithModel) -> Sequence[float]:
+        return [self._grade(answer) for answer in answers]
+
+    def _grade(self, answer: SampledAnswer) -> float:
+        try:
+            return self._grader.grade(GradedText(answer.text, answer.record.row))
+        except UngradableError as error:
+            where = f"{answer.record.where}, grader {self.name}"
+            raise DataError(error.reason, where=where, fix="correct the row, or the grader") from None
