@@ -120,7 +120,7 @@ if TYPE_CHECKING:
     from bottega.sampling import Sampling as Sampling
     from bottega.suggestions import describe_errors as describe_errors
     from bottega.tokenization.conll import to_conll as to_conll
-    from bottega.tokenization.tool_calls import ToolCall as ToolCall
+    from bottega.tokenization.tool_calls import ToolCallReader as ToolCallReader
     from bottega.training.loop import resume as resume
     from bottega.training.loop import train as train
     from bottega.training.preview import Preview as Preview

@@ -162,7 +162,7 @@ def _shared_length(before: Row, after: Row, min_shared: int | None) -> int:
     # Most neighbours already differ here, and this comparison takes a tenth of the time of the next.
     if before.tokens[:min_shared].tobytes() != after.tokens[:min_shared].tobytes():
         return 0
-    length = _common_prefix_length(before.computed_tokens, after.computed_tokens)
+    length = common_prefix_length(before.computed_tokens, after.computed_tokens)
     return length if length >= min_shared else 0
 
 
@@ -177,7 +177,8 @@ def _lexicographic_order(rows: Sequence[Row]) -> list[int]:
     return sorted(range(len(rows)), key=keys.__getitem__)
 
 
-def _common_prefix_length(before: Ints, after: Ints) -> int:
+def common_prefix_length(before: Ints, after: Ints) -> int:
+    """The number of tokens that two rows begin with alike."""
     length = min(len(before), len(after))
     differs = before[:length] != after[:length]
     # argmax of booleans is the first True; without any it would be 0.

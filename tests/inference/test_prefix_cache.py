@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from bottega.inference.prefix_cache import PrefixCache, common_length
+from bottega.inference.prefix_cache import PrefixCache
 from bottega.models.attention.row_cache import CachedText
+from bottega.packing import common_prefix_length
 
 
 def text_of(tokens: list[int]) -> CachedText:
@@ -64,7 +65,7 @@ def test_random_texts_against_a_plain_search() -> None:
     stored: list[list[int]] = []
     for _ in range(300):
         tokens = draw.integers(0, 3, draw.integers(1, 9)).tolist()
-        expected = max((common_length(tokens, other) for other in stored), default=0)
+        expected = max((common_prefix_length(np.array(tokens), np.array(other)) for other in stored), default=0)
         assert found(cache, tokens) == tokens[:expected]
         cache.store("", tokens, text_of(tokens))
         stored.append(tokens)

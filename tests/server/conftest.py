@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import openai
 import pytest
-from serving import TEMPLATE, Running, start, train
+from serving import TEMPLATE, Running, start, start_with_folder, train
 
 import bottega
 from making import CAT_ROWS, make_model
@@ -41,3 +41,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def client(server: Running) -> Iterator[openai.OpenAI]:
     with server.client() as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server without models, which keeps files."""
+    with start_with_folder(tmp_path_factory.mktemp("kept")) as running:
+        yield running

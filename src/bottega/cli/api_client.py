@@ -16,11 +16,12 @@ from typing import Annotated, Any
 import typer
 
 import bottega
+from bottega.cli.server_state import KEY_VARIABLE
 
 DEFAULT_URL = "http://127.0.0.1:8000/v1"
 
 # Variables with the key, as the openai client and `bottega serve` read it.
-KEY_VARIABLES = ("OPENAI_API_KEY", "BOTTEGA_API_KEY")
+KEY_VARIABLES = ("OPENAI_API_KEY", KEY_VARIABLE)
 
 TIMEOUT_SECONDS = 120.0
 

@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from bottega.cli.app import USE, Json, app, errors
+from bottega.cli.server_state import SERVER_FOLDER, Database, Folder, open_tables
 
 keys_app = typer.Typer(help="Make, list and revoke the keys of a server.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys", rich_help_panel=USE)
-
-Folder = Annotated[Path, typer.Option(help="Folder of the server.")]
-Database = Annotated[str | None, typer.Option(help="URL of its database, if it is not in the folder.")]
-SERVER_FOLDER = Path("bottega-server")
-
-
-@contextmanager
-def _tables(folder: Path, database: str | None) -> Iterator[Any]:
-    from bottega.server.state import State
-
-    folder.mkdir(parents=True, exist_ok=True)
-    tables = State(folder.absolute(), database)
-    try:
-        yield tables
-    finally:
-        tables.close()
 
 
 @keys_app.command("create")
@@ -45,7 +27,7 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Make a key. It is printed now, and cannot be read again: only its hash is kept."""
-    with errors(as_json), _tables(folder, database) as tables:
+    with errors(as_json), open_tables(folder, database) as tables:
         from bottega.server.keys import SCOPES, make_key
 
         key = make_key(tables, name, scope or SCOPES, per_minute)
@@ -55,7 +37,7 @@ def create(
 @keys_app.command("list")
 def list_all(folder: Folder = SERVER_FOLDER, database: Database = None, as_json: Json = False) -> None:
     """List all keys, without what would open anything."""
-    with errors(as_json), _tables(folder, database) as tables:
+    with errors(as_json), open_tables(folder, database) as tables:
         from bottega.server.keys import list_keys
 
         keys = list_keys(tables)
@@ -86,7 +68,7 @@ def revoke(
     database: Database = None,
 ) -> None:
     """Refuse a key from now on; a server that runs notices within a second."""
-    with errors(as_json=False), _tables(folder, database) as tables:
+    with errors(as_json=False), open_tables(folder, database) as tables:
         from bottega.server.keys import revoke_key
 
         revoke_key(tables, key_id)

@@ -12,9 +12,7 @@ import typer
 import bottega
 from bottega.cli import interruption
 from bottega.cli.app import USE, app, busy, errors
-
-# Environment variable with the key that clients must show.
-KEY_VARIABLE = "BOTTEGA_API_KEY"
+from bottega.cli.server_state import KEY_VARIABLE, SERVER_FOLDER, Database, Folder, open_tables
 
 
 @app.command(rich_help_panel=USE)
@@ -32,12 +30,8 @@ def serve(
     allow_host: Annotated[
         list[str] | None, typer.Option(help="Name by which clients reach this server. May be repeated.")
     ] = None,
-    folder: Annotated[
-        Path, typer.Option(help="Folder for uploaded files, fine-tuning jobs and the models they make.")
-    ] = Path("bottega-server"),
-    database: Annotated[
-        str | None, typer.Option(help="URL of a database instead of a file in the folder: postgresql+psycopg://…")
-    ] = None,
+    folder: Folder = SERVER_FOLDER,
+    database: Database = None,
     min_examples: Annotated[int, typer.Option(help="Rows that a training file must have.", min=1)] = 10,
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -94,13 +88,9 @@ def _has_keys(folder: Path, database: str | None) -> bool:
     if database is None and not folder.exists():
         return bool(os.environ.get(KEY_VARIABLE))
     from bottega.server.keys import KeyRing
-    from bottega.server.state import State
 
-    tables = State(folder.absolute(), database)
-    try:
+    with open_tables(folder, database) as tables:
         return KeyRing(os.environ.get(KEY_VARIABLE) or None, tables).is_required
-    finally:
-        tables.close()
 
 
 def _name_and_source(model: str) -> tuple[str, str]:

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from bottega.batch import Ints
-from bottega.inference.prefix_cache import PrefixCache, common_length
+from bottega.inference.prefix_cache import PrefixCache
 from bottega.inference.row_decoder import DecodedRow, DecoderStep, RowDecoder
 from bottega.models.attention.row_cache import CachedRow, Prefix, PromptReading, RowCache, StepLayout, concatenate
 from bottega.models.row_adapters import RowAdapters
 from bottega.models.scorer import first_position_id
+from bottega.packing import common_prefix_length
 
 # Tokens of prompts in one forward: with rows that are decoded, which wait for it, and without.
 CHUNK_TOKENS, IDLE_CHUNK_TOKENS = 256, 2048
@@ -202,7 +203,7 @@ class ContinuousDecoder(RowDecoder):
         found = sum(map(len, context))
         alike = (other for other in earlier if other.row.adapter == one.row.adapter)
         if any(
-            common_length(known, other.tokens) >= found + MIN_AWAITED
+            common_prefix_length(known, other.tokens) >= found + MIN_AWAITED
             for other in alike
             if other.left or not other.reading
         ):
@@ -227,14 +228,14 @@ class ContinuousDecoder(RowDecoder):
         fitting = [
             prefix
             for prefix in self.cache.prefixes
-            if prefix.kind == one.row.adapter and common_length(prefix.tokens, one.tokens) == len(prefix.tokens)
+            if prefix.kind == one.row.adapter and common_prefix_length(prefix.tokens, one.tokens) == len(prefix.tokens)
         ]
         return max(fitting, key=lambda prefix: len(prefix.tokens), default=None)
 
     def _shared_length(self, one: _ReadRow) -> int:
         """The length of a beginning that rows about to be decoded share with this one; 0 if it is too short."""
         others = (other for other in self.read if other.row.adapter == one.row.adapter)
-        lengths = Counter(common_length(one.tokens, other.tokens) for other in others)
+        lengths = Counter(common_prefix_length(one.tokens, other.tokens) for other in others)
         lengths = Counter({length: count for length, count in lengths.items() if length >= MIN_PREFIX})
         # A shorter beginning is shared by the rows with a longer one too.
         saved = {length: length * sum(n for other, n in lengths.items() if other >= length) for length in lengths}

@@ -14,6 +14,7 @@ import numpy as np
 
 from bottega.batch import Ints
 from bottega.models.attention.row_cache import CachedText
+from bottega.packing import common_prefix_length
 
 
 @dataclass(eq=False)
@@ -71,7 +72,7 @@ class PrefixCache:
         """The nodes along a text, and how many tokens of each are its own; only of the last it may be a part."""
         path, node, done = [], self._roots.get(kind), 0
         while node is not None and done < len(tokens) and (child := node.children.get(int(tokens[done]))):
-            used = common_length(child.tokens, tokens[done:])
+            used = common_prefix_length(child.tokens, tokens[done:])
             child.used = next(self._clock)
             path.append((child, used))
             done += used
@@ -93,13 +94,6 @@ class PrefixCache:
             node = waiting.pop()
             waiting += node.children.values()
             yield node
-
-
-def common_length(one: Sequence[int] | Ints, other: Sequence[int] | Ints) -> int:
-    """The number of tokens that two texts begin with alike."""
-    length = min(len(one), len(other))
-    differs = np.asarray(one[:length]) != np.asarray(other[:length])
-    return int(differs.argmax()) if differs.any() else length
 
 
 def _text(node: _Node) -> CachedText:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import anyio.to_thread
@@ -29,7 +29,6 @@ class Generation:
     prompts: list[list[int]]
     tickets: list[bottega.GenerationTicket]
     queue: asyncio.Queue[tuple[int, list[bottega.Update]]]
-    first: list[tuple[int, bottega.Update]] = field(default_factory=list)
 
     @property
     def prompt_tokens(self) -> int:

@@ -109,7 +109,7 @@ class Job(TableRow, Tables):
 
 
 class JobEvent(TableRow, Tables):
-    """Something that happened in a job. `key` keeps what a resumed run repeats from being told twice."""
+    """Something that happened in a job."""
 
     __tablename__ = "job_events"
 

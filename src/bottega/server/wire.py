@@ -14,6 +14,9 @@ import bottega
 from bottega.server.errors import ApiError, unsupported
 from bottega.server.gate import AZURE_MODEL
 
+# Seconds within which a request that is sent again makes nothing new.
+RETRY_SECONDS = 600
+
 # At a temperature of 1 a likeliest token is certain below this.
 LEAST_TOP_P = 1e-6
 
@@ -75,6 +78,11 @@ class SamplingFields(WireModel):
 
 class StreamOptions(WireModel):
     include_usage: bool = False
+
+
+def is_retry(request: Request) -> bool:
+    """Whether the client sends this again, because it had no answer."""
+    return request.headers.get("x-stainless-retry-count", "0") != "0"
 
 
 def new_id(prefix: str) -> str:

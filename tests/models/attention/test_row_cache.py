@@ -91,7 +91,7 @@ def test_scores_are_those_of_whole_rows(kind: str) -> None:
     rows.step(25)
     assert first.cached
     shared = first.cached.tail().part(0, 18).copy()
-    prefix = Prefix(start, shared)
+    prefix = Prefix(np.array(start), shared)
     # One of them shares the prefix whole, and is read after part of it alone.
     rows.add(Row([*start, *words(9)], 22, [shared], prefix))
     rows.add(Row([*start, *words(6)], 19, [shared.part(0, 7), shared.part(7, 12)], prefix))

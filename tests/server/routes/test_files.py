@@ -6,16 +6,9 @@ from collections.abc import Iterator
 
 import openai
 import pytest
-from serving import Running, start_with_folder
+from serving import Running
 
 CONTENT = b'{"a": 1}\r\n\xc3\xa8'
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A server without models."""
-    with start_with_folder(tmp_path_factory.mktemp("files")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -8,19 +8,12 @@ from collections.abc import Iterator
 
 import openai
 import pytest
-from serving import Running, start_with_folder
+from serving import Running
 
 from bottega.server.routes import uploads
 from bottega.server.state import Upload
 
 DATA = b'{"a": 1}\n' * 1000
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A server without models."""
-    with start_with_folder(tmp_path_factory.mktemp("uploads")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

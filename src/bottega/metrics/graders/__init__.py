@@ -11,7 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -79,15 +79,17 @@ class Grader(BaseModel, ABC):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    # Whether it asks a model, which has to be at hand.
-    asks_model: ClassVar[bool] = False
-
     type: str
     name: str = ""
 
     @abstractmethod
     def grade(self, text: GradedText) -> float:
         """The grade; raises UngradableError."""
+
+    @property
+    def asks_model(self) -> bool:
+        """Whether it asks a model, which has to be at hand."""
+        return any(part.asks_model for part in self.parts.values())
 
     @property
     def parts(self) -> Mapping[str, Grader]:

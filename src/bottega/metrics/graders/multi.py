@@ -7,7 +7,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -40,8 +40,6 @@ MAX_FORMULA = 1000
 
 class Multi(Grader):
     """A formula over the grades of others: + − * / ^ and min max abs floor ceil exp sqrt log."""
-
-    asks_model: ClassVar[bool] = False
 
     type: Literal["multi"]
     graders: dict[str, Any] = Field(min_length=1)

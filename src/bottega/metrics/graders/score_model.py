@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -25,13 +25,15 @@ class ScoreModel(Grader):
     sampling_params  settings of the model's answer, such as temperature and seed
     """
 
-    asks_model: ClassVar[bool] = True
-
     type: Literal["score_model"]
     model: str
     input: list[dict[str, Any]] = Field(min_length=1)
     range: tuple[float, float] = (0.0, 1.0)
     sampling_params: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def asks_model(self) -> bool:
+        return True
 
     def grade(self, text: GradedText) -> float:
         if text.ask_model is None:

@@ -101,7 +101,7 @@ class Prefix:
     rows    the rows that begin with it
     """
 
-    tokens: Sequence[int] | Ints
+    tokens: Ints
     text: CachedText
     kind: Hashable = None
     rows: list[CachedRow] = field(default_factory=list)

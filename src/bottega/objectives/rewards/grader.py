@@ -26,7 +26,7 @@ class GraderReward(RewardFunction):
             parsed = parse_grader(document)
         except DataError as error:
             raise ValueError(f"{error.what}; {error.fix}") from None
-        if any(grader.asks_model for grader in (parsed, *parsed.parts.values())):
+        if parsed.asks_model:
             raise ValueError("a grader that asks a model cannot reward answers here; train a reward model instead")
         return document
 

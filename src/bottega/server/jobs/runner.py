@@ -6,9 +6,7 @@ that were running are queued again, and their runs resume to the bit.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import os
 import secrets
 import shutil
@@ -17,15 +15,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 import bottega
+from bottega.server.jobs.history import curves_csv, estimate_finish, tell, tell_events
 from bottega.server.jobs.worker import (
     DONE,
     FAILURE,
@@ -38,7 +37,7 @@ from bottega.server.jobs.worker import (
     JobSpec,
     read_json,
 )
-from bottega.server.state import FINAL, Job, JobEvent, State, StoredFile, TunedModel, find
+from bottega.server.state import FINAL, Job, State, StoredFile, TunedModel, find
 from bottega.server.storage import Storage
 
 # Seconds between looks at the processes.
@@ -104,7 +103,7 @@ class JobRunner:
         with self.state.transaction() as session:
             for job in session.scalars(select(Job).filter_by(status="running")):
                 job.status = "queued"
-                _tell(session, job, "The server was restarted; the job goes on from its last checkpoint", key=None)
+                tell(session, job, "The server was restarted; the job goes on from its last checkpoint", key=None)
             models = list(session.scalars(select(TunedModel)))
         for model in models:
             try:
@@ -137,10 +136,10 @@ class JobRunner:
             spec.write(folder)
             session.add(job)
             session.flush()
-            _tell(session, job, f"Created fine-tuning job: {job.id}", key="created")
+            tell(session, job, f"Created fine-tuning job: {job.id}", key="created")
             files = f"training file: {job.training_file}"
             files += f" and validation file: {job.validation_file}" if job.validation_file else ""
-            _tell(session, job, f"Validating {files}", key="validating")
+            tell(session, job, f"Validating {files}", key="validating")
         self.wake()
 
     def ask(self, job_id: str, wanted: str) -> Job:
@@ -159,14 +158,14 @@ class JobRunner:
                 raise ValueError(f"Job {job_id} is {job.status} and cannot be {verb}.")
             job.wanted = wanted
             if wanted == "cancel":
-                job.status, job.finished_at = "cancelled", int(time.time())
-                _tell(session, job, "The job was cancelled", key="cancelled")
+                job.status, job.finished_at, job.estimated_finish = "cancelled", int(time.time()), None
+                tell(session, job, "The job was cancelled", key="cancelled")
             elif wanted == "pause":
-                job.status = "paused"
-                _tell(session, job, "The job is being paused", key=None)
+                job.status, job.estimated_finish = "paused", None
+                tell(session, job, "The job is being paused", key=None)
             else:
                 job.status = "queued"
-                _tell(session, job, "The job was resumed, moving job to queued state", key=None)
+                tell(session, job, "The job was resumed, moving job to queued state", key=None)
         self.wake()
         return job
 
@@ -234,7 +233,7 @@ class JobRunner:
                     preparing += 1
                 elif job.status == "queued" and training < self.max_jobs:
                     job.status = "running"
-                    _tell(session, job, "Fine-tuning job started", key="started")
+                    tell(session, job, "Fine-tuning job started", key="started")
                     self._launch(job.id, "train")
                     training += 1
 
@@ -272,7 +271,7 @@ class JobRunner:
             if code == DONE and (folder / PREPARED).exists():
                 job.hyperparameters = read_json(folder / PREPARED)["hyperparameters"]
                 job.status = "queued"
-                _tell(session, job, "Files validated, moving job to queued state", key="validated")
+                tell(session, job, "Files validated, moving job to queued state", key="validated")
             else:
                 self._fail(session, job)
 
@@ -299,7 +298,7 @@ class JobRunner:
         unknown = {"code": "server_error", "message": "The process of the job ended without a reason.", "param": None}
         job.error = read_json(failure) if failure.exists() else unknown
         job.status, job.finished_at, job.estimated_finish = "failed", int(time.time()), None
-        _tell(session, job, str(job.error["message"]), level="error", key="failed")
+        tell(session, job, str(job.error["message"]), level="error", key="failed")
 
     def _succeed(self, session: Session, job: Job) -> dict[str, Path]:
         """Name the model of a job, and keep its curves as a file; returns the new models."""
@@ -330,7 +329,7 @@ class JobRunner:
                 )
             )
             models[checkpoint] = place
-        digest, size = self.storage.write_bytes(_curves(events).encode())
+        digest, size = self.storage.write_bytes(curves_csv(events).encode())
         file = StoredFile(
             id=new_file_id(), filename="step_metrics.csv", purpose="fine-tune-results", bytes=size, digest=digest
         )
@@ -338,8 +337,8 @@ class JobRunner:
         job.result_file, job.fine_tuned_model = file.id, name
         job.status, job.finished_at, job.estimated_finish = "succeeded", int(time.time()), None
         job.trained_tokens = sum(step.tokens_real for step in steps)
-        _tell(session, job, f"New fine-tuned model created: {name}", key="created model")
-        _tell(session, job, "The job has successfully completed", key="succeeded")
+        tell(session, job, f"New fine-tuned model created: {name}", key="created model")
+        tell(session, job, "The job has successfully completed", key="succeeded")
         return models
 
     def _passes(self, job_id: str, events: list[bottega.Event]) -> list[bottega.Saved]:
@@ -358,24 +357,8 @@ class JobRunner:
                 return job
             self._followed[job_id] = size
             events = bottega.show(run).events
-            known = set(session.scalars(select(JobEvent.id).filter_by(job_id=job_id)))
-            passes = self._passes(job_id, events)
-            total = next((event.steps for event in events if isinstance(event, bottega.Started)), 0)
-            losses = {event.step: event.loss for event in events if isinstance(event, bottega.Validated)}
-            for event in events:
-                if isinstance(event, bottega.Stepped):
-                    data = {"step": event.step, "total_steps": total, "train_loss": event.loss}
-                    message = f"Step {event.step}/{total}: training loss={event.loss:.2f}"
-                    if event.step in losses:
-                        data["valid_loss"] = losses[event.step]
-                        message += f", validation loss={losses[event.step]:.2f}"
-                    _tell(session, job, message, key=f"step {event.step}", data=data, known=known)
-                elif isinstance(event, bottega.Saved) and event in passes:
-                    message = f"Checkpoint created at step {event.step}"
-                    _tell(session, job, message, key=f"checkpoint {event.step}", known=known)
-                elif isinstance(event, bottega.Noted):
-                    _tell(session, job, event.message, level="warn", key=f"note {event.message}", known=known)
-            job.estimated_finish = _estimate(events, total) if job.status == "running" else None
+            tell_events(session, job, events, self._passes(job_id, events))
+            job.estimated_finish = estimate_finish(events) if job.status == "running" else None
         return job
 
 
@@ -383,58 +366,6 @@ def _existing(session: Session, job_id: str) -> Job:
     job = find(session, Job, job_id)
     assert job is not None, "jobs are never deleted"
     return job
-
-
-def _tell(
-    session: Session,
-    job: Job,
-    message: str,
-    *,
-    key: str | None,
-    level: str = "info",
-    data: Mapping[str, Any] | None = None,
-    known: set[str] | None = None,
-) -> None:
-    """Add an event to a job; one with a key that the job has already told is left out."""
-    unique = secrets.token_hex(8) if key is None else key
-    event_id = "ftevent-" + hashlib.sha256(f"{job.id} {unique}".encode()).hexdigest()[:24]
-    if known is None:
-        known = set(session.scalars(select(JobEvent.id).filter_by(id=event_id)))
-    if event_id not in known:
-        kind = "message" if data is None else "metrics"
-        known.add(event_id)
-        session.add(
-            JobEvent(
-                id=event_id,
-                job_id=job.id,
-                level=level,
-                message=message,
-                type=kind,
-                data=None if data is None else dict(data),
-            )
-        )
-
-
-def _estimate(events: list[bottega.Event], total: int) -> int | None:
-    """When a run will end, by the time of its updates so far; None before the second."""
-    steps = [event for event in events if isinstance(event, bottega.Stepped)]
-    if len(steps) < 2:
-        return None
-    # Not the first, in which kernels are compiled.
-    mean = sum(step.seconds for step in steps[1:]) / (len(steps) - 1)
-    return int(time.time() + mean * (total - steps[-1].step))
-
-
-def _curves(events: list[bottega.Event]) -> str:
-    """The losses of a run as the hosted API writes them, with empty cells where nothing was measured."""
-    losses = {event.step: event.loss for event in events if isinstance(event, bottega.Validated)}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy"])
-    for event in events:
-        if isinstance(event, bottega.Stepped):
-            writer.writerow([event.step, event.loss, "", losses.get(event.step, ""), ""])
-    return text.getvalue()
 
 
 def _base_name(model: str) -> str:

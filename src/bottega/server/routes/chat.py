@@ -76,7 +76,7 @@ class ChatChoice:
     reader  finds the calls of tools in it; None if there are no tools
     """
 
-    reader: Any = None
+    reader: bottega.ToolCallReader | None = None
     text: str = ""
     finish: str | None = None
     tokens: int = 0
@@ -103,7 +103,7 @@ class ChatChoice:
                 ]
                 self.finish = "tool_calls" if calls else self.finish
         self.text += said
-        return str(said)
+        return said
 
 
 @router.post("/v1/chat/completions")
@@ -159,7 +159,7 @@ def _check(body: ChatRequest) -> None:
                 raise unsupported(f"messages[{index}].content", "content is text")
 
 
-def _reader(model: bottega.ServedLanguageModel, tools: list[dict[str, Any]]) -> Any:
+def _reader(model: bottega.ServedLanguageModel, tools: list[dict[str, Any]]) -> bottega.ToolCallReader | None:
     names = [
         tool["function"]["name"]
         for tool in tools

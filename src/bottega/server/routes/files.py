@@ -16,13 +16,11 @@ from bottega.server.jobs.runner import new_file_id
 from bottega.server.pages import page_document
 from bottega.server.state import State, StoredFile, find, is_in_use
 from bottega.server.storage import CHUNK, Storage
+from bottega.server.wire import RETRY_SECONDS, is_retry
 
 router = APIRouter()
 
 Purpose = Literal["fine-tune", "evals", "batch", "user_data", "assistants", "vision"]
-
-# Seconds within which the same upload, sent again, is the same file.
-RETRY_SECONDS = 600
 
 
 def file_document(file: StoredFile) -> dict[str, Any]:
@@ -63,7 +61,7 @@ async def create_file(
     digest, size = await storage.write(chunks_of(file))
     now = int(time.time())
     with state.transaction() as session:
-        if request.headers.get("x-stainless-retry-count", "0") != "0":
+        if is_retry(request):
             same = select(StoredFile).filter_by(digest=digest, filename=name, purpose=purpose)
             earlier = session.scalars(same.where(StoredFile.created_at > now - RETRY_SECONDS)).first()
             if earlier is not None:

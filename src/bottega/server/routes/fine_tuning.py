@@ -20,12 +20,9 @@ from bottega.server.jobs.runner import JobRunner
 from bottega.server.pages import page_document
 from bottega.server.routes.files import existing_file
 from bottega.server.state import Job, JobEvent, State, TunedModel
-from bottega.server.wire import WireModel
+from bottega.server.wire import RETRY_SECONDS, WireModel, is_retry
 
 router = APIRouter()
-
-# Seconds within which the same job, submitted again by a client that had no answer, is the same job.
-RETRY_SECONDS = 600
 
 Auto = Literal["auto"]
 
@@ -119,7 +116,7 @@ async def create_job(request: Request, body: JobRequest) -> Any:
     digest = hashlib.sha256(json.dumps(body.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
     key = request.headers.get("idempotency-key")
     digest = hashlib.sha256(key.encode()).hexdigest() if key else digest
-    if key or request.headers.get("x-stainless-retry-count", "0") != "0":
+    if key or is_retry(request):
         earlier = _earlier(request, digest)
         if earlier is not None:
             return job_document(earlier)
@@ -176,7 +173,7 @@ def _checked_grader(name: str, options: dict[str, Any]) -> dict[str, Any]:
         parsed = bottega.parse_grader(grader)
     except bottega.DataError as error:
         raise from_bottega(error, place) from None
-    if any(one.asks_model for one in (parsed, *parsed.parts.values())):
+    if parsed.asks_model:
         raise unsupported(place, "a grader that asks a model cannot reward answers here; train a reward model instead")
     return grader
 
