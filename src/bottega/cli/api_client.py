@@ -86,7 +86,8 @@ class ApiClient:
             raise bottega.RunError(_words(error), where=f"{method} {self.url}{path}", fix=_fix(error.code)) from None
         except (OSError, ValueError, http.client.HTTPException) as error:
             fix = "start it: bottega serve MODEL; or name another with --url"
-            raise bottega.RunError(f"no server answers: {error}", where=self.url, fix=fix) from None
+            reason = getattr(error, "reason", error)
+            raise bottega.RunError(f"no server answers: {reason}", where=self.url, fix=fix) from None
 
 
 def _words(error: urllib.error.HTTPError) -> str:
