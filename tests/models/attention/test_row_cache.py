@@ -123,4 +123,4 @@ def test_memory_follows_the_rows() -> None:
     cache.grow()
     assert (cache.tokens, kept.length, len(cache.banks)) == (MOST_ROWS * 2 * SMALLEST_BANK, SMALLEST_BANK, 1)
     assert kept.tail().layers[0][0][:, :5].eq(1).all()
-    assert [Bank(size, text).room for size in (256, 1024, 4096)] == [8, 2, 1]
+    assert [Bank(size, text).room for size in (256, 1024, 4096)] == [16, 4, 1]

@@ -14,9 +14,11 @@ tokens of a prefix, n new tokens of a row, M all its tokens; h query heads, g ke
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +29,7 @@ from bottega.models.attention.mask import AttentionOptions
 SMALLEST_BANK = 64
 
 # R of banks of short tails, and R · C of all others with more than one row.
-MOST_ROWS, BANK_TOKENS = 16, 2048
+MOST_ROWS, BANK_TOKENS = 16, 4096
 
 # W is a multiple of this: few lengths mean few kernels.
 VISIBLE_STEP = 16
@@ -146,7 +148,12 @@ class Bank:
         self.layers: Layers = [(self._zeros(key), self._zeros(value)) for key, value in like.layers]
 
     def _zeros(self, like: Tensor) -> Tensor:
-        return like.new_zeros(self.room, like.shape[0], self.capacity, like.shape[-1])  # [R, g, C, D]
+        """[R, g, C, D]."""
+        shape = (self.room, like.shape[0], self.capacity, like.shape[-1])
+        if like.device.type != "cpu":
+            return like.new_zeros(shape)
+        # Of NumPy's zeros, pages that nothing is written to take no memory, and no time.
+        return torch.from_numpy(np.zeros(math.prod(shape) * like.element_size(), np.uint8)).view(like.dtype).view(shape)
 
     def insert(self, row: CachedRow, tail: CachedText) -> None:
         """Give a row the next slot, with a copy of its tail."""
@@ -284,18 +291,27 @@ class _BankStep:
         self.bank, self.rows = bank, rows
         lengths = [row.length for row in bank.rows]
         self.visible = min(-(-(max(lengths) + 1) // VISIBLE_STEP) * VISIBLE_STEP, bank.capacity)
-        self.slots, self.written = torch.arange(len(lengths), device=device), torch.tensor(lengths, device=device)
+        self.written = torch.tensor(lengths, device=device)
+        self.places: dict[int, Tensor] = {}
         self.biases: dict[tuple[int | None, torch.dtype], Tensor] = {}
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> tuple[Tensor, Tensor]:
         """[B, h, D], [B, g, D], [B, g, D] → [B, g, r, D], [B, g, r]: see `_attend`."""
         count, heads = k.shape[:2]
         key, value = self.bank.layers[layer]
-        key[self.slots, :, self.written], value[self.slots, :, self.written] = k, v
+        for bank, new in ((key, k), (value, v)):
+            bank.view(-1, bank.shape[-1]).index_copy_(0, self._places(heads), new.reshape(-1, new.shape[-1]))
         key, value = key[:count, :, : self.visible], value[:count, :, : self.visible]  # [B, g, W, D]
         # The queries of a group as so many places of one head: its keys are read once.
         q = q.view(count, heads, -1, q.shape[-1])
         return _attend(q, key, value, self._bias(options.window, q.dtype), options)
+
+    def _places(self, heads: int) -> Tensor:
+        """[B · g] where the new keys go, as indices of [R · g · C]."""
+        if heads not in self.places:  # g may differ from layer to layer
+            rows = torch.arange(len(self.written) * heads, device=self.written.device)
+            self.places[heads] = rows * self.bank.capacity + self.written.repeat_interleave(heads)
+        return self.places[heads]
 
     def _bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
         """[B, 1, 1, W]."""

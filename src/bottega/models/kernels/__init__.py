@@ -3,6 +3,7 @@
 A kernel is one file with three functions: `matches(module)`, whether a module looks like its kind; `sample_call(module,
 length)`, an input and keyword arguments to prove it on; `fused_forward(module)`, the faster forward. Which classes it
 really computes is not read from names but proved on a small float32 copy, values and gradients, and stored in the run.
+Where no gradient is wanted, kernels compute the same without what a backward needs.
 A class without proof keeps its own forward.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ def apply_kernels(model: nn.Module, names: Collection[str]) -> None:
 
 
 def _is_equal(module: nn.Module) -> bool:
-    """Whether the fused forward gives the output and gradients of the module's own."""
+    """Whether the fused forward gives the output and gradients of the module's own, and its output in inference."""
     module = copy.deepcopy(module).eval()
     # Norms are initialized with ones, which would hide what they do with their weight.
     for weight in module.parameters():
@@ -62,7 +63,8 @@ def _is_equal(module: nn.Module) -> bool:
     try:
         x, keywords = kernel.sample_call(module, TRIAL_LENGTH)
         own, fused = (
-            _output_and_gradients(forward, module, x, keywords) for forward in (module, kernel.fused_forward(module))
+            [*_output_and_gradients(forward, module, x, keywords), _inference_output(forward, x, keywords)]
+            for forward in (module, kernel.fused_forward(module))
         )
     except Exception:  # a module that only looks alike: other arguments, or other types behind the names
         return False
@@ -74,12 +76,21 @@ def _matching_kernel(module: nn.Module) -> ModuleType | None:
     return next((kernel for kernel in KERNELS if kernel.matches(module)), None)
 
 
+@torch.inference_mode()
+def _inference_output(forward: Callable[..., Any], x: Tensor, keywords: dict[str, Any]) -> Tensor:
+    """The output for `x` of the path that keeps nothing for a backward."""
+    return _first(forward(x, **keywords))
+
+
+def _first(out: Any) -> Tensor:
+    return cast(Tensor, out[0] if isinstance(out, tuple) else out)
+
+
 def _output_and_gradients(
     forward: Callable[..., Any], module: nn.Module, x: Tensor, keywords: dict[str, Any]
 ) -> list[Tensor]:
     """The output for `x`, and the gradients of `x` and of every weight."""
     x = x.clone().requires_grad_()
     with torch.enable_grad():
-        out = forward(x, **keywords)
-        out = out[0] if isinstance(out, tuple) else out
+        out = _first(forward(x, **keywords))
         return [out, *torch.autograd.grad(out.pow(2).sum(), [x, *module.parameters()])]

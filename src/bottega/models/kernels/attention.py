@@ -72,7 +72,8 @@ def _forward(
     # SmolLM3 has layers without RoPE.
     if getattr(module, "use_rope", True):
         cosine, sine = (x[0, :, None] for x in position_embeddings)
-        q, k = (cast(Tensor, cast(Any, _Rotate.apply)(x, cosine, sine)) for x in (q, k))
+        rotate = cast(Any, _Rotate.apply) if torch.is_grad_enabled() else _rotate
+        q, k = (cast(Tensor, rotate(x, cosine, sine)) for x in (q, k))
     out = layout.attend(*(x.transpose(0, 1)[None] for x in (q, k, v)), _attention_options(module))
     return module.o_proj(out.flatten(2)), None
 

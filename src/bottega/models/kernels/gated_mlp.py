@@ -59,6 +59,11 @@ def _forward(module: nn.Module, activation: str, x: Tensor, *arguments: Any, **k
     layers = [layer for layer in candidates if layer is not None]
     if len(layers) < len(PROJECTIONS) or arguments or keywords:
         return cast(Tensor, type(module).forward(module, x, *arguments, **keywords))
+    if not torch.is_grad_enabled():
+        *gate_up, down = layers
+        gate, up = linear_forward(x.flatten(0, -2), gate_up)[0]
+        (y,) = linear_forward(_activate_and_multiply(gate, up, activation), [down])[0]
+        return y.view(*x.shape[:-1], y.shape[-1])
     apply = cast(Any, _GatedMlp.apply)
     return cast(Tensor, apply(x, activation, linear_constants(layers), *flatten(layers)))
 

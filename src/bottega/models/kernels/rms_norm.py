@@ -31,6 +31,9 @@ def fused_forward(module: nn.Module) -> Callable[..., Tensor]:
 def _forward(module: nn.Module, epsilon: float, offset: float, x: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
     if arguments or keywords:  # a gate, as in Mamba's norms
         return cast(Tensor, type(module).forward(module, x, *arguments, **keywords))
+    if not torch.is_grad_enabled():
+        weight = cast(Tensor, module.weight)
+        return nn.functional.rms_norm(x, x.shape[-1:], weight + offset if offset else weight, epsilon)
     apply = cast(Any, _RmsNorm.apply)
     return cast(Tensor, apply(x, module.weight, epsilon, offset))
 
