@@ -131,7 +131,7 @@ OTHER_MEANINGS = {
     "evaluation/reward_scores.py": {"reward"},
     "evaluation/verdict.py": {"reward"},
     "metrics/catalog.py": {"reward"},
-    "training/reward_models.py": {"reward"},
+    "training/judges.py": {"reward"},
     "training/answer_rewards.py": {"reward"},
     # The heading of a table of rewards.
     "recipe/reference.py": {"reward"},

@@ -20,7 +20,7 @@ from bottega.models.scorer_setup import load_scorer
 from bottega.models.source import adapter_folder, locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.recipe.schema import Recipe
-from bottega.training.reward_models import RewardModels
+from bottega.training.judges import LoadedJudges
 from making import make_model, tiny_config, write_jsonl
 
 ROWS = [{"prompt": "the cat", "completion": f" sat on {n}"} for n in ("red", "blue", "one")]
@@ -72,7 +72,7 @@ def test_a_folder_with_code_is_refused(kind: str, copied: Path, monkeypatch: Any
         lambda: bottega.load(copied),
         lambda: bottega.load_embedder(copied),
         lambda: bottega.load_masked(copied),
-        lambda: RewardModels("cpu", "float32").load(str(copied)),
+        lambda: LoadedJudges("cpu", "float32").load(str(copied)),
         lambda: load_scorer(str(copied), "float32", "cpu"),
         lambda: list(bottega.train(recipe, copied.parent / "run")),
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,21 @@ from bottega.objectives import OnPolicy
 from bottega.objectives.rewards import RewardFunction, SampledAnswer
 from bottega.records import Posed
 from bottega.runs.store import history
+from bottega.sampling import Sampling
 from bottega.training.preview import dry_run
 from making import make_model, write_jsonl
 
 POSED = Posed("rows line 1", "two and two?", "#### 4", row={"hint": "even"})
+
+
+class Judges:
+    """Models that judge: whatever they are asked, they answer with the last word of it."""
+
+    def __call__(self, name: str, written: Sequence[SampledAnswer], /) -> list[float]:
+        return [0.0] * len(written)
+
+    def ask(self, name: str, messages: Sequence[Mapping[str, Any]], settings: Sampling, /) -> str:
+        return str(messages[0]["content"]).split()[-1]
 
 
 def reward(given: Any) -> RewardFunction:
@@ -28,7 +40,7 @@ def reward(given: Any) -> RewardFunction:
 
 
 def mark(given: Any, text: str, tokens: int = 3) -> float:
-    (found,) = reward(given).scores([SampledAnswer(POSED, text, tokens, True)], lambda name, written: [])
+    (found,) = reward(given).scores([SampledAnswer(POSED, text, tokens, True)], Judges())
     return found
 
 
@@ -51,6 +63,19 @@ TEMPLATES = {"input": "{{sample.output_text}}", "reference": "{{item.hint}}"}
 ALIKE = {"type": "string_check", "name": "alike", "operation": "like", **TEMPLATES}
 
 
+def test_a_grader_asks_a_model() -> None:
+    grader = {
+        "type": "score_model",
+        "model": "judge",
+        "input": [{"role": "user", "content": "Grade {{sample.output_text}}"}],
+    }
+    given = {"kind": "grader", "grader": grader}
+    assert [mark(given, text) for text in ("it is 0.25", "0.5")] == [0.25, 0.5]
+    assert reward(given).judge_names == ("judge",)
+    with pytest.raises(DataError, match="the model answered no number: 'good'"):
+        mark(given, "good")
+
+
 def test_a_grader_reads_the_row_and_the_answer() -> None:
     given = {"kind": "grader", "grader": ALIKE}
     assert [mark(given, text) for text in ("an even number", "odd")] == [1.0, 0.0]
@@ -70,7 +95,7 @@ def test_the_length_penalty_rises_from_free_to_most() -> None:
         ([], "at least one"),
         ("exakt", "unknown reward 'exakt'"),
         ({"kind": "grader", "grader": {"type": "magic"}}, "no grader of the type 'magic'"),
-        ({"kind": "grader", "grader": {"type": "score_model", "model": "m", "input": [{}]}}, "asks a model"),
+        ({"kind": "grader", "grader": {"type": "score_model", "model": "m", "input": []}}, "at least 1 item"),
         ({"kind": "metric", "metric": "chrff"}, "unknown metric"),
         ({"kind": "pattern", "pattern": "("}, "not a regular expression"),
         ({"kind": "length", "free": 8, "most": 8}, "above free"),

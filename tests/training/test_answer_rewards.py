@@ -11,7 +11,7 @@ import pytest
 from bottega import objectives
 from bottega.errors import ModelError, RunError
 from bottega.objectives import OnPolicy
-from bottega.objectives.rewards import RewardFunction, SampledAnswer, ScoreWithModel
+from bottega.objectives.rewards import JudgeModels, RewardFunction, SampledAnswer
 from bottega.records import Posed
 from bottega.training.answer_rewards import MAX_REWARD, AnswerRewards
 
@@ -27,7 +27,7 @@ class Fixed(RewardFunction):
     kind: str = "fixed"
     values: Any
 
-    def scores(self, answers: Sequence[SampledAnswer], score_with_model: ScoreWithModel) -> Sequence[float]:
+    def scores(self, answers: Sequence[SampledAnswer], judges: JudgeModels) -> Sequence[float]:
         return self.values
 
 

@@ -33,6 +33,12 @@ def serve(
     folder: Folder = SERVER_FOLDER,
     database: Database = None,
     min_examples: Annotated[int, typer.Option(help="Rows that a training file must have.", min=1)] = 10,
+    max_jobs: Annotated[
+        int, typer.Option(help="Most fine-tuning jobs at once; one waits while there is too little memory.", min=1)
+    ] = 1,
+    allow_python: Annotated[
+        bool, typer.Option("--allow-python", help="Run Python graders of clients, with limits, but as this user.")
+    ] = False,
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     max_rows: Annotated[int, typer.Option(help="Answers of a model that are computed together.", min=1)] = 64,
@@ -73,7 +79,14 @@ def serve(
             for name, _ in names[:max_loaded]:
                 if deployment.head(name) == "language":
                     deployment.language(name)
-        backend = open_backend(folder, deployment, database=database, min_examples=min_examples)
+        backend = open_backend(
+            folder,
+            deployment,
+            database=database,
+            min_examples=min_examples,
+            max_jobs=max_jobs,
+            runs_graders_code=allow_python,
+        )
         keys = KeyRing(os.environ.get(KEY_VARIABLE) or None, backend.tables)
         served = create_app(deployment, GateSettings(keys, frozenset({host, *(allow_host or ())})), backend)
         _announce(host, listening.getsockname()[1], list(deployment.names), keys.is_required)

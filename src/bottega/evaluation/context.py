@@ -37,7 +37,7 @@ from bottega.seeding import derive
 from bottega.tokenization.chat_template import ChatTemplateError
 from bottega.tokenization.codec import Codec
 from bottega.training.dataset import day_of
-from bottega.training.reward_models import RewardModels
+from bottega.training.judges import LoadedJudges
 
 T = TypeVar("T")
 
@@ -202,9 +202,9 @@ class EvaluationContext:
         return DenseRetriever(texts, Embedder(encoder, dtype=self.dtype, any_run=True))
 
     @cached_property
-    def reward_models(self) -> RewardModels:
+    def reward_models(self) -> LoadedJudges:
         """Reward models, each loaded once for all baselines."""
-        return RewardModels(resolve_device(), self.dtype)
+        return LoadedJudges(resolve_device(), self.dtype)
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -210,9 +210,10 @@ class Deployment:
             self._added[name] = time.time()
 
     def remove(self, name: str) -> None:
-        """Serve a name no longer."""
+        """Serve a name no longer, if it is served."""
         with self._lock:
-            del self._sources[name], self._added[name]
+            self._sources.pop(name, None)
+            self._added.pop(name, None)
             loaded, served = self._served.pop(name, (None, None))
         if loaded is not None and loaded.adapters is not None and served is not None and served.adapter is not None:
             adapters, adapter = loaded.adapters, served.adapter

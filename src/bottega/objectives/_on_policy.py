@@ -67,7 +67,7 @@ class OnPolicy(Objective):
 
     @property
     def model_names(self) -> tuple[str, ...]:
-        return tuple(name for reward in self.rewards for name in reward.model_names)
+        return tuple(name for reward in self.rewards for name in (*reward.model_names, *reward.judge_names))
 
     @property
     def code_files(self) -> tuple[Path, ...]:

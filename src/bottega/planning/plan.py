@@ -94,6 +94,7 @@ def plan(
     price_hour: float | None = None,
     price_kwh: float | None = None,
     watts: float | None = None,
+    measured: bool = True,
     tell: StatusCallback | None = None,
     so_far: Callable[[Plan], None] | None = None,
 ) -> Plan:
@@ -102,6 +103,7 @@ def plan(
     price_hour  price of an hour of the device
     price_kwh   price of a kilowatt-hour
     watts       power of the device; needed for a device without a datasheet, and for this machine
+    measured    on this machine, whether to measure time and memory by short runs; else memory is counted
     tell        called with the status: message, done, total
     so_far      called with preliminary plans, before anything is measured and before changes are tried, so that an
                 interrupted call leaves something
@@ -110,6 +112,8 @@ def plan(
     tell("reading rows")
     dataset = build_dataset(recipe)
     datasheet = find_datasheet(device)
+    if datasheet is None and not measured:
+        return _plan_without_running(recipe, dataset)
     if datasheet is None:
         on_preliminary(_plan_without_running(recipe, dataset))
         calibration = calibrate(recipe, dataset.config, tell)

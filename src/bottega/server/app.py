@@ -48,11 +48,15 @@ BACKEND_ROUTERS = (files.router, fine_tuning.router, graders.router, uploads.rou
 
 @dataclass(frozen=True)
 class Backend:
-    """What a server remembers: tables, the bytes of files, and jobs."""
+    """What a server remembers: tables, the bytes of files, and jobs.
+
+    runs_graders_code  whether graders may be Python code of whoever sends them
+    """
 
     tables: State
     storage: Storage
     jobs: JobRunner
+    runs_graders_code: bool = False
 
     def close(self) -> None:
         """Stop the jobs, which go on with the next server, and close the tables."""
@@ -61,20 +65,36 @@ class Backend:
 
 
 def open_backend(
-    folder: Path, deployment: bottega.Deployment, *, database: str | None = None, min_examples: int = MIN_EXAMPLES
+    folder: Path,
+    deployment: bottega.Deployment,
+    *,
+    database: str | None = None,
+    min_examples: int = MIN_EXAMPLES,
+    max_jobs: int = 1,
+    runs_graders_code: bool = False,
 ) -> Backend:
     """The backend in a folder; jobs of an earlier server go on, and the models they have made are served.
 
-    database  URL of the tables; by default a file in the folder
+    database      URL of the tables; by default a file in the folder
+    min_examples  rows that a training file must have
+    max_jobs      most jobs that train at once
     """
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     tables, storage = State(folder, database), Storage(folder / "files")
     with tables.transaction() as session:
         storage.clean(digests_in_use(session))
-    jobs = JobRunner(folder / "jobs", tables, storage, deployment.add, min_examples=min_examples)
+    jobs = JobRunner(
+        folder / "jobs",
+        tables,
+        storage,
+        deployment.add,
+        deployment.remove,
+        max_jobs=max_jobs,
+        min_examples=min_examples,
+    )
     jobs.start()
-    return Backend(tables, storage, jobs)
+    return Backend(tables, storage, jobs, runs_graders_code)
 
 
 def create_app(

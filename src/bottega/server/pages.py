@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import Request
@@ -19,12 +19,16 @@ def page_document(
     after: str | None,
     limit: int,
     ascending: bool = False,
+    where: Sequence[Any] = (),
     **equal: Any,
 ) -> dict[str, Any]:
-    """The rows behind `after`, newest first; an unknown `after` is an error, because a client would begin again."""
+    """The rows behind `after`, newest first; an unknown `after` is an error, because a client would begin again.
+
+    where  further conditions of SQLAlchemy; `equal` are columns with their values
+    """
     state: State = request.app.state.tables
     try:
-        rows, has_more = state.page(table, limit=limit, after=after, ascending=ascending, **equal)
+        rows, has_more = state.page(table, limit=limit, after=after, ascending=ascending, where=where, **equal)
     except KeyError:
         raise ApiError(400, f"There is no '{after}' to list from.", param="after", code="invalid_value") from None
     data = [document(row) for row in rows]

@@ -7,12 +7,24 @@ In SQLite, or in PostgreSQL for several servers, through SQLAlchemy. Every chang
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Integer, String, create_engine, event, select
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Engine,
+    ForeignKey,
+    Integer,
+    String,
+    create_engine,
+    event,
+    inspect,
+    select,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import bottega
@@ -81,6 +93,7 @@ class Job(TableRow, Tables):
     source           what `model` meant when the job was created
     request          digest of what was asked, by which a repeated submission is recognized
     wanted           what a client wants of it: `run`, `pause` or `cancel`
+    owner            the server that has a process for it
     hyperparameters  as asked for, and the numbers that "auto" became once it has started
     """
 
@@ -99,6 +112,7 @@ class Job(TableRow, Tables):
     integrations: Mapped[list[Any] | None] = mapped_column(JSON, default=None)
     status: Mapped[str] = mapped_column(String(32), default="validating_files", index=True)
     wanted: Mapped[str] = mapped_column(String(16), default="run")
+    owner: Mapped[str | None] = mapped_column(String(32), default=None)
     request: Mapped[str] = mapped_column(String(64), index=True)
     finished_at: Mapped[int | None] = mapped_column(default=None)
     estimated_finish: Mapped[int | None] = mapped_column(default=None)
@@ -154,6 +168,7 @@ class State:
             event.listen(self.engine, "connect", _configure_sqlite)
         try:
             Tables.metadata.create_all(self.engine)
+            _add_new_columns(self.engine)
         except Exception as error:  # the drivers of databases have their own errors
             what = f"the state cannot be opened: {str(error).splitlines()[0]}"
             raise bottega.DiskError(what, where=self.engine.url.render_as_string(), fix="check --database") from None
@@ -175,11 +190,19 @@ class State:
             session.add(row)
 
     def page(
-        self, table: type[AnyTableRow], *, limit: int, after: str | None, ascending: bool = False, **equal: Any
+        self,
+        table: type[AnyTableRow],
+        *,
+        limit: int,
+        after: str | None,
+        ascending: bool = False,
+        where: Sequence[Any] = (),
+        **equal: Any,
     ) -> tuple[list[AnyTableRow], bool]:
         """(rows behind one, newest first, whether there are more); raises a KeyError if there is no row `after`."""
         with self.transaction() as session:
             query = select(table).filter_by(**{name: value for name, value in equal.items() if value is not None})
+            query = query.where(*where)
             if after is not None:
                 last = find(session, table, after)
                 if last is None:
@@ -208,6 +231,18 @@ def digests_in_use(session: Session) -> set[str]:
 def is_in_use(session: Session, digest: str) -> bool:
     """Whether a file or a part has this checksum."""
     return any(session.scalars(select(table).filter_by(digest=digest)).first() for table in (StoredFile, UploadPart))
+
+
+def _add_new_columns(engine: Engine) -> None:
+    """Give the tables of an earlier version the columns that have come since, all of which may be empty."""
+    found = inspect(engine)
+    with engine.begin() as connection:
+        for table in Tables.metadata.sorted_tables:
+            known = {column["name"] for column in found.get_columns(table.name)}
+            for column in table.columns:
+                if column.name not in known:
+                    kind = column.type.compile(engine.dialect)
+                    connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}"))
 
 
 def _configure_sqlite(connection: Any, _: Any) -> None:

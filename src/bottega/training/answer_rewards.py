@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bottega.errors import RunError
 from bottega.objectives.rewards import RewardFunction, SampledAnswer
-from bottega.training.reward_models import RewardModels
+from bottega.training.judges import LoadedJudges
 
 # Advantages square the rewards, and are kept in float32: beyond this, squares lose all that answers differ by.
 MAX_REWARD = 1e12
@@ -20,12 +20,14 @@ class AnswerRewards:
 
     def __init__(self, functions: Sequence[RewardFunction], device: str, dtype: str) -> None:
         self.functions = functions
-        self.models = RewardModels(device, dtype)
+        self.models = LoadedJudges(device, dtype)
         for function in functions:
             function.check()
             # Loaded now, so that a missing model ends the run before its first update.
             for name in function.model_names:
                 self.models.load(name)
+            for name in function.judge_names:
+                self.models.load_judge(name)
 
     def score(self, answers: Sequence[SampledAnswer]) -> NDArray[np.float64]:
         """[K, N] score of each answer by each reward function; raise a RunError if one is not finite or too large."""

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from bottega.metrics.graders import GradedText, UngradableError, parse_grader
+from bottega.errors import DataError
+from bottega.metrics.graders import GRADE_TOKENS, GradedText, UngradableError, parse_grader
+from bottega.sampling import Sampling
 
 GRADER = {
     "type": "score_model",
@@ -29,7 +31,8 @@ def test_its_number_is_the_grade_within_the_range(answer: str, grade: float) -> 
 
     assert parse_grader(GRADER).grade(GradedText("a parcel", ask_model=ask)) == grade
     ((model, messages, settings),) = asked
-    assert (model, settings, messages[0]["content"]) == ("judge", {"seed": 3}, "Grade a parcel: ")
+    assert (model, messages[0]["content"]) == ("judge", "Grade a parcel: ")
+    assert settings == Sampling(tokens=GRADE_TOKENS, seed=3)
     assert "from 0 to 10" in messages[-1]["content"]
 
 
@@ -38,3 +41,8 @@ def test_what_is_no_number_is_not_graded() -> None:
         with pytest.raises(UngradableError) as raised:
             parse_grader(GRADER).grade(GradedText("a", ask_model=ask))
         assert raised.value.flag == flag
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(DataError, match="must be at least 0"):
+        parse_grader({**GRADER, "sampling_params": {"temperature": -1}})

@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from bottega import plugins
 from bottega.errors import DataError
+from bottega.sampling import Sampling
 from bottega.suggestions import describe_errors
 
 # {{ item.reference.city }}
@@ -25,8 +26,11 @@ TEMPLATE = re.compile(r"\{\{\s*(item|sample)((?:\.[\w-]+|\[\d+\])+)\s*\}\}")
 # One step of a path: a name or an index.
 STEP = re.compile(r"\.([\w-]+)|\[(\d+)\]")
 
-# (name of a model, messages, settings of its sampling) → what it answers.
-AskModel = Callable[[str, Sequence[Mapping[str, Any]], Mapping[str, Any]], str]
+# (name of a model, messages, settings) → what it answers.
+AskModel = Callable[[str, Sequence[Mapping[str, Any]], Sampling], str]
+
+# Tokens of the answer of a model that grades.
+GRADE_TOKENS = 64
 
 
 class UngradableError(Exception):
@@ -56,7 +60,7 @@ class GradedText:
         return TEMPLATE.sub(lambda found: self._value(found[0], found[1], found[2]), template)
 
     def _value(self, whole: str, namespace: str, path: str) -> str:
-        value: Any = self.item if namespace == "item" else self._sample
+        value: Any = self.item if namespace == "item" else self.sample
         for name, index in STEP.findall(path):
             try:
                 value = value[int(index)] if index else value[name]
@@ -65,7 +69,8 @@ class GradedText:
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
     @property
-    def _sample(self) -> dict[str, Any]:
+    def sample(self) -> dict[str, Any]:
+        """The answer as templates and code read it."""
         sample: dict[str, Any] = {"output_text": self.output_text}
         try:
             sample["output_json"] = json.loads(self.output_text)
@@ -87,14 +92,65 @@ class Grader(BaseModel, ABC):
         """The grade; raises UngradableError."""
 
     @property
-    def asks_model(self) -> bool:
-        """Whether it asks a model, which has to be at hand."""
-        return any(part.asks_model for part in self.parts.values())
+    def model_names(self) -> tuple[str, ...]:
+        """The models that it asks, which have to be at hand."""
+        return tuple(name for part in self.parts.values() for name in part.model_names)
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether it runs code that is part of it."""
+        return any(part.runs_code for part in self.parts.values())
 
     @property
     def parts(self) -> Mapping[str, Grader]:
         """The graders that it combines, by name."""
         return {}
+
+
+class ModelGrader(Grader):
+    """Asks a model.
+
+    model            its name
+    input            messages; texts are templates
+    sampling_params  settings of its answer: temperature, top_p, seed and max_completions_tokens
+    """
+
+    model: str
+    input: list[dict[str, Any]] = Field(min_length=1)
+    sampling_params: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("sampling_params")
+    @classmethod
+    def _check_settings(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        _sampling(settings)
+        return settings
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        return (self.model,)
+
+    def ask(self, text: GradedText, instruction: str) -> str:
+        """What the model answers to the messages and an instruction; raises UngradableError."""
+        if text.ask_model is None:
+            raise UngradableError("model_grader_server_error", "there is no model to ask here")
+        messages = [{**message, "content": _content(message, text)} for message in self.input]
+        messages.append({"role": "user", "content": instruction})
+        return text.ask_model(self.model, messages, _sampling(self.sampling_params))
+
+
+def _content(message: Mapping[str, Any], text: GradedText) -> str:
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [content]
+    return "".join(
+        text.render(str(part.get("text", "")) if isinstance(part, dict) else str(part or "")) for part in parts
+    )
+
+
+def _sampling(settings: Mapping[str, Any]) -> Sampling:
+    """Settings as the API names them; greedy where nothing is said."""
+    given = {name: settings.get(name) for name in ("temperature", "top_p", "seed")}
+    given["tokens"] = settings.get("max_completions_tokens", settings.get("max_completion_tokens")) or GRADE_TOKENS
+    return Sampling.model_validate({name: value for name, value in given.items() if value is not None})
 
 
 def kinds() -> list[str]:

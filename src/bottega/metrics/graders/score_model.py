@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field
-
-from bottega.metrics.graders import GradedText, Grader, UngradableError
+from bottega.metrics.graders import GradedText, ModelGrader, UngradableError
 
 # What the number is asked for with.
 INSTRUCTION = "Answer with nothing but a number from {low:g} to {high:g}."
@@ -17,44 +15,20 @@ INSTRUCTION = "Answer with nothing but a number from {low:g} to {high:g}."
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
 
-class ScoreModel(Grader):
-    """The number that a model gives, within a range.
-
-    input            messages; texts are templates
-    range            the least and the largest grade
-    sampling_params  settings of the model's answer, such as temperature and seed
-    """
+class ScoreModel(ModelGrader):
+    """The number that a model gives. `range`: the least and the largest grade."""
 
     type: Literal["score_model"]
-    model: str
-    input: list[dict[str, Any]] = Field(min_length=1)
     range: tuple[float, float] = (0.0, 1.0)
-    sampling_params: dict[str, Any] = Field(default_factory=dict)
-
-    @property
-    def asks_model(self) -> bool:
-        return True
 
     def grade(self, text: GradedText) -> float:
-        if text.ask_model is None:
-            raise UngradableError("model_grader_server_error", "there is no model to ask here")
         low, high = self.range
-        messages = [{**message, "content": _content(message, text)} for message in self.input]
-        messages.append({"role": "user", "content": INSTRUCTION.format(low=low, high=high)})
-        answer = text.ask_model(self.model, messages, self.sampling_params)
+        answer = self.ask(text, INSTRUCTION.format(low=low, high=high))
         found = _number(answer)
         if found is None:
             reason = f"the model answered no number: {answer[:80]!r}"
             raise UngradableError("model_grader_parse_error", reason)
         return min(max(found, low), high)
-
-
-def _content(message: dict[str, Any], text: GradedText) -> str:
-    content = message.get("content")
-    parts = content if isinstance(content, list) else [content]
-    return "".join(
-        text.render(str(part.get("text", "")) if isinstance(part, dict) else str(part or "")) for part in parts
-    )
 
 
 def _number(answer: str) -> float | None:

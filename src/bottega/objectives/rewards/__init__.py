@@ -6,16 +6,17 @@ To add one, write `rewards/<kind>.py` with one subclass of `RewardFunction`; its
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Protocol
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
 
 from bottega import plugins
 from bottega.metrics import answers
 from bottega.records import Posed
+from bottega.sampling import Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,14 @@ class SampledAnswer:
     ended: bool
 
 
-# (name of a reward model, answers) → score of each answer. The caller loads the model, once for all rewards.
-ScoreWithModel = Callable[[str, Sequence[SampledAnswer]], Sequence[float]]
+class JudgeModels(Protocol):
+    """Models that judge answers; the caller loads each once for all rewards."""
+
+    def __call__(self, name: str, written: Sequence[SampledAnswer], /) -> Sequence[float]:
+        """The score that a reward model gives each answer."""
+
+    def ask(self, name: str, messages: Sequence[Mapping[str, Any]], settings: Sampling, /) -> str:
+        """What a language model answers."""
 
 
 class RewardFunction(BaseModel, ABC):
@@ -58,6 +65,11 @@ class RewardFunction(BaseModel, ABC):
         return ()
 
     @property
+    def judge_names(self) -> tuple[str, ...]:
+        """Language models that it asks."""
+        return ()
+
+    @property
     def code_files(self) -> tuple[Path, ...]:
         """The user's own Python files that it runs."""
         file = getattr(self, "file", None)
@@ -72,7 +84,7 @@ class RewardFunction(BaseModel, ABC):
         """Raise an error if it could score nothing; called before the run begins."""
 
     @abstractmethod
-    def scores(self, answers: Sequence[SampledAnswer], score_with_model: ScoreWithModel) -> Sequence[float]:
+    def scores(self, answers: Sequence[SampledAnswer], judges: JudgeModels) -> Sequence[float]:
         """A finite number for each answer, higher for a better one."""
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from bottega.errors import RecipeError
-from bottega.objectives.rewards import RewardFunction, SampledAnswer, ScoreWithModel
+from bottega.objectives.rewards import JudgeModels, RewardFunction, SampledAnswer
 from bottega.plugins import check_score, load_function_from_file, locate_user_errors
 
 EXAMPLE = "def score(answer, reference): return float(reference in answer)"
@@ -34,7 +34,7 @@ class FileReward(RewardFunction):
     def check(self) -> None:
         self._function()
 
-    def scores(self, answers: Sequence[SampledAnswer], score_with_model: ScoreWithModel) -> Sequence[float]:
+    def scores(self, answers: Sequence[SampledAnswer], judges: JudgeModels) -> Sequence[float]:
         score, takes_row = self._function()
         scores = []
         for answer in answers:

@@ -10,24 +10,25 @@ from pydantic import Field, field_validator
 
 from bottega.errors import DataError
 from bottega.metrics.graders import GradedText, Grader, UngradableError, parse_grader
-from bottega.objectives.rewards import RewardFunction, SampledAnswer, ScoreWithModel
+from bottega.objectives.rewards import JudgeModels, RewardFunction, SampledAnswer
 
 
 class GraderReward(RewardFunction):
     """The grade of the answer; `{{item.x}}` in a grader is the field x of the row."""
 
     kind: Literal["grader"] = "grader"
-    grader: dict[str, Any] = Field(description="The grader, as OpenAI writes it: string_check, text_similarity, multi.")
+    grader: dict[str, Any] = Field(
+        description="The grader, as OpenAI writes it; types: string_check, text_similarity, score_model, label_model, "
+        "python, multi."
+    )
 
     @field_validator("grader")
     @classmethod
     def _check_grader(cls, document: dict[str, Any]) -> dict[str, Any]:
         try:
-            parsed = parse_grader(document)
+            parse_grader(document)
         except DataError as error:
             raise ValueError(f"{error.what}; {error.fix}") from None
-        if parsed.asks_model:
-            raise ValueError("a grader that asks a model cannot reward answers here; train a reward model instead")
         return document
 
     @property
@@ -38,12 +39,16 @@ class GraderReward(RewardFunction):
     def _grader(self) -> Grader:
         return parse_grader(self.grader)
 
-    def scores(self, answers: Sequence[SampledAnswer], score_with_model: ScoreWithModel) -> Sequence[float]:
-        return [self._grade(answer) for answer in answers]
+    @property
+    def judge_names(self) -> tuple[str, ...]:
+        return self._grader.model_names
 
-    def _grade(self, answer: SampledAnswer) -> float:
+    def scores(self, answers: Sequence[SampledAnswer], judges: JudgeModels) -> Sequence[float]:
+        return [self._grade(answer, judges) for answer in answers]
+
+    def _grade(self, answer: SampledAnswer, judges: JudgeModels) -> float:
         try:
-            return self._grader.grade(GradedText(answer.text, answer.record.row))
+            return self._grader.grade(GradedText(answer.text, answer.record.row, judges.ask))
         except UngradableError as error:
             where = f"{answer.record.where}, grader {self.name}"
             raise DataError(error.reason, where=where, fix="correct the row, or the grader") from None

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from bottega.objectives.rewards import RewardFunction, SampledAnswer, ScoreWithModel
+from bottega.objectives.rewards import JudgeModels, RewardFunction, SampledAnswer
 
 
 class Length(RewardFunction):
@@ -23,5 +23,5 @@ class Length(RewardFunction):
             raise ValueError("most: must be above free")
         return self
 
-    def scores(self, answers: Sequence[SampledAnswer], score_with_model: ScoreWithModel) -> Sequence[float]:
+    def scores(self, answers: Sequence[SampledAnswer], judges: JudgeModels) -> Sequence[float]:
         return [-min(max(answer.tokens - self.free, 0) / (self.most - self.free), 1.0) for answer in answers]

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from bottega.metrics import answers as metrics
-from bottega.objectives.rewards import RewardFunction, SampledAnswer, ScoreWithModel
+from bottega.objectives.rewards import JudgeModels, RewardFunction, SampledAnswer
 
 
 class MetricReward(RewardFunction):
@@ -38,7 +38,7 @@ class MetricReward(RewardFunction):
     def name(self) -> str:
         return self.metric
 
-    def scores(self, answers: Sequence[SampledAnswer], score_with_model: ScoreWithModel) -> Sequence[float]:
+    def scores(self, answers: Sequence[SampledAnswer], judges: JudgeModels) -> Sequence[float]:
         return [self._score(answer) for answer in answers]
 
     def _score(self, answer: SampledAnswer) -> float:

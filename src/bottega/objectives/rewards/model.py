@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from bottega.objectives.rewards import RewardFunction, SampledAnswer, ScoreWithModel
+from bottega.objectives.rewards import JudgeModels, RewardFunction, SampledAnswer
 
 
 class ModelReward(RewardFunction):
@@ -20,5 +20,5 @@ class ModelReward(RewardFunction):
     def model_names(self) -> tuple[str, ...]:
         return (self.model,)
 
-    def scores(self, answers: Sequence[SampledAnswer], score_with_model: ScoreWithModel) -> Sequence[float]:
-        return score_with_model(self.model, answers)
+    def scores(self, answers: Sequence[SampledAnswer], judges: JudgeModels) -> Sequence[float]:
+        return judges(self.model, answers)

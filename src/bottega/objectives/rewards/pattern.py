@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from bottega.objectives.rewards import RewardFunction, SampledAnswer, ScoreWithModel
+from bottega.objectives.rewards import JudgeModels, RewardFunction, SampledAnswer
 
 
 class Pattern(RewardFunction):
@@ -27,7 +27,7 @@ class Pattern(RewardFunction):
             raise ValueError(f"not a regular expression: {error}") from None
         return pattern
 
-    def scores(self, answers: Sequence[SampledAnswer], score_with_model: ScoreWithModel) -> Sequence[float]:
+    def scores(self, answers: Sequence[SampledAnswer], judges: JudgeModels) -> Sequence[float]:
         # Answers have several lines, such as a reasoning part, so `.` should span them.
         expression = re.compile(self.pattern, re.DOTALL)
         match = expression.fullmatch if self.whole else expression.search

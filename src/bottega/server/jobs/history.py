@@ -8,6 +8,7 @@ import io
 import secrets
 import time
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from sqlalchemy import select
@@ -52,8 +53,9 @@ def tell_events(session: Session, job: Job, events: list[bottega.Event], passes:
     known = set(session.scalars(select(JobEvent.id).filter_by(job_id=job.id)))
     total = _total(events)
     losses = {event.step: event.loss for event in events if isinstance(event, bottega.Validated)}
-    for event in events:
-        if isinstance(event, bottega.Stepped):
+    for event, following in pairwise([*events, None]):
+        # The last update waits for what follows it, which may be its validation.
+        if isinstance(event, bottega.Stepped) and following is not None:
             data = {"step": event.step, "total_steps": total, "train_loss": event.loss}
             message = f"Step {event.step}/{total}: training loss={event.loss:.2f}"
             if event.step in losses:

@@ -1,7 +1,8 @@
 """Starts the processes of jobs, watches them, and keeps what they tell.
 
 All that a job has done is in its folder and in the state, so that a server that was killed goes on where it was: jobs
-that were running are queued again, and their runs resume to the bit.
+that were running are queued again, and their runs resume to the bit. Servers that share both share their jobs: one that
+is idle takes the next job, and those of a server that is gone.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 import bottega
 from bottega.server.jobs.history import curves_csv, estimate_finish, tell, tell_events
+from bottega.server.jobs.ownership import ServerMark
 from bottega.server.jobs.worker import (
     DONE,
     FAILURE,
@@ -43,19 +45,30 @@ from bottega.server.storage import Storage
 # Seconds between looks at the processes.
 POLL_SECONDS = 0.2
 
-# The owner in the names of tuned models.
-OWNER = "local"
+# Seconds between looks for what other servers have done.
+SYNC_SECONDS = 2.0
+
+# The organization in the names of tuned models.
+ORGANIZATION = "local"
+
+# The fraction of a device's memory that jobs may take together.
+JOB_MEMORY = 0.9
 
 LETTERS = string.ascii_letters + string.digits
 
 
 @dataclass
 class _Process:
-    """The process of a job. `control`: a pipe that it holds the other end of."""
+    """The process of a job.
+
+    control  a pipe that it holds the other end of
+    memory   bytes that it is foreseen to need
+    """
 
     verb: str
     process: subprocess.Popen[bytes]
     control: IO[bytes]
+    memory: int = 0
 
     def stop(self) -> None:
         """Ask it to stop, in order."""
@@ -75,7 +88,8 @@ class JobRunner:
 
     folder        has a folder of each job
     serve         called with the name and the folder of every model that a job has made
-    max_jobs      jobs that train at once
+    withdraw      called with the name of every model that another server has deleted
+    max_jobs      most jobs that train at once; a job waits while there is too little memory for it beside the others
     min_examples  rows that a training file must have
     """
 
@@ -85,11 +99,15 @@ class JobRunner:
         state: State,
         storage: Storage,
         serve: Callable[[str, Path], None],
+        withdraw: Callable[[str], None],
         *,
         max_jobs: int = 1,
         min_examples: int = 10,
     ) -> None:
-        self.folder, self.state, self.storage, self.serve = folder, state, storage, serve
+        self.folder, self.state, self.storage = folder, state, storage
+        self.serve, self.withdraw = serve, withdraw
+        self.mark = ServerMark(folder / "servers")
+        self._served, self._synced = set[str](), 0.0
         self.max_jobs, self.min_examples = max_jobs, min_examples
         self._processes: dict[str, _Process] = {}
         self._followed: dict[str, int] = {}  # bytes of the log of each job's run that were read
@@ -99,21 +117,36 @@ class JobRunner:
 
     def start(self) -> None:
         """Go on with the jobs of an earlier server, and serve the models that they have made."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self.state.transaction() as session:
-            for job in session.scalars(select(Job).filter_by(status="running")):
-                job.status = "queued"
-                tell(session, job, "The server was restarted; the job goes on from its last checkpoint", key=None)
-            models = list(session.scalars(select(TunedModel)))
-        for model in models:
-            try:
-                self.serve(model.name, self.folder / model.folder)
-            except bottega.BottegaError as error:  # its folder was removed or damaged: the others are served
-                print(f"the tuned model {model.name} is not served: {error}", file=sys.stderr)
+        self._sync()
         self._thread.start()
 
-    def submit(self, job: Job) -> None:
-        """Keep a new job; its files are its own from now on."""
+    def _sync(self) -> None:
+        """Take over the jobs of servers that are gone; serve the models that there are now, and no others."""
+        self._synced = time.monotonic()
+        with self.state.transaction() as session:
+            for job in session.scalars(select(Job).where(Job.owner.is_not(None))):
+                if job.owner is None or self.mark.is_alive(job.owner):
+                    continue
+                job.owner = None
+                if job.status == "running":
+                    job.status = "queued"
+                    tell(session, job, "The server was restarted; the job goes on from its last checkpoint", key=None)
+            models = {model.name: self.folder / model.folder for model in session.scalars(select(TunedModel))}
+        for name in self._served - models.keys():
+            self._served.discard(name)
+            self.withdraw(name)
+        for name in models.keys() - self._served:
+            self._serve(name, models[name])
+
+    def _serve(self, name: str, folder: Path) -> None:
+        self._served.add(name)
+        try:
+            self.serve(name, folder)
+        except bottega.BottegaError as error:  # its folder was removed or damaged: the others are served
+            print(f"the tuned model {name} is not served: {error}", file=sys.stderr)
+
+    def submit(self, job: Job, judges: dict[str, str] | None = None) -> None:
+        """Keep a new job; its files are its own from now on. `judges`: where the models are that its grader names."""
         folder = self.folder / job.id
         folder.mkdir(parents=True)
         with self.state.transaction() as session:
@@ -132,6 +165,7 @@ class JobRunner:
                 hyperparameters=dict(job.hyperparameters),
                 min_examples=self.min_examples,
                 grader=job.grader,
+                judges=judges or {},
             )
             spec.write(folder)
             session.add(job)
@@ -179,6 +213,7 @@ class JobRunner:
             session.delete(model)
             session.flush()
             others = session.scalars(select(TunedModel).filter_by(job_id=job_id)).first()
+        self._served.discard(name)
         if others is None:
             shutil.rmtree(self.folder / job_id / RUN, ignore_errors=True)
         return True
@@ -205,6 +240,7 @@ class JobRunner:
             process.close()
             self._follow(job_id)
         self._processes.clear()
+        self.mark.close()
 
     def _run(self) -> None:
         while True:
@@ -214,6 +250,8 @@ class JobRunner:
             try:
                 for job_id in list(self._processes):
                     self._watch(job_id)
+                if time.monotonic() > self._synced + SYNC_SECONDS:
+                    self._sync()
                 self._start_next()
             except Exception as error:  # of any kind: the next look may succeed, and other jobs go on
                 print(f"jobs: {type(error).__name__}: {error}", file=sys.stderr)
@@ -223,28 +261,47 @@ class JobRunner:
 
     def _start_next(self) -> None:
         with self.state.transaction() as session:
-            order = select(Job).where(Job.status.in_(("validating_files", "queued"))).order_by(Job.number)
-            waiting = [job for job in session.scalars(order) if job.id not in self._processes]
-            training = sum(process.verb == "train" for process in self._processes.values())
-            preparing = sum(process.verb == "prepare" for process in self._processes.values())
-            for job in waiting:
-                if job.status == "validating_files" and not preparing:
+            order = select(Job).where(Job.status.in_(("validating_files", "queued")), Job.owner.is_(None))
+            waiting = list(session.scalars(order.order_by(Job.number)))
+        for job in waiting:
+            running = [process for process in self._processes.values() if process.verb == "train"]
+            if job.status == "validating_files":
+                if len(running) == len(self._processes) and self._take(job, "validating_files"):
                     self._launch(job.id, "prepare")
-                    preparing += 1
-                elif job.status == "queued" and training < self.max_jobs:
-                    job.status = "running"
-                    tell(session, job, "Fine-tuning job started", key="started")
-                    self._launch(job.id, "train")
-                    training += 1
+                continue
+            memory, limit = self._foreseen(job.id)
+            has_memory = memory + sum(process.memory for process in running) <= JOB_MEMORY * limit
+            # Alone it may try in any case.
+            if running and (len(running) >= self.max_jobs or not has_memory):
+                # Not a smaller one behind it: it would wait for ever.
+                return
+            if self._take(job, "running"):
+                self._launch(job.id, "train", memory)
 
-    def _launch(self, job_id: str, verb: str) -> None:
+    def _take(self, job: Job, status: str) -> bool:
+        """Make a waiting job this server's own; False if another server was faster, or its client."""
+        with self.state.transaction() as session:
+            free = (Job.id == job.id, Job.status == job.status, Job.owner.is_(None))
+            taken = session.execute(update(Job).where(*free).values(owner=self.mark.id, status=status))
+            if not taken.rowcount:  # type: ignore[attr-defined]
+                return False
+            if status == "running":
+                tell(session, _existing(session, job.id), "Fine-tuning job started", key="started")
+        return True
+
+    def _foreseen(self, job_id: str) -> tuple[int, int]:
+        """(bytes of memory that a job will need, bytes that there are)."""
+        prepared = read_json(self.folder / job_id / PREPARED)
+        return prepared.get("memory", 0), prepared.get("memory_limit", 0)
+
+    def _launch(self, job_id: str, verb: str, memory: int = 0) -> None:
         reading, writing = os.pipe()
         folder = self.folder / job_id
         command = [sys.executable, "-m", "bottega.server.jobs.worker", verb, str(folder), str(reading)]
         with (folder / "log.txt").open("ab") as log:
             process = subprocess.Popen(command, pass_fds=(reading,), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         os.close(reading)
-        self._processes[job_id] = _Process(verb, process, os.fdopen(writing, "wb", buffering=0))
+        self._processes[job_id] = _Process(verb, process, os.fdopen(writing, "wb", buffering=0), memory)
 
     def _watch(self, job_id: str) -> None:
         """Keep what a process has told; see to its end."""
@@ -266,6 +323,7 @@ class JobRunner:
         folder = self.folder / job_id
         with self.state.transaction() as session:
             job = _existing(session, job_id)
+            job.owner = None
             if job.status in FINAL:
                 return
             if code == DONE and (folder / PREPARED).exists():
@@ -278,6 +336,7 @@ class JobRunner:
     def _end_training(self, job_id: str, code: int) -> None:
         with self.state.transaction() as session:
             job = _existing(session, job_id)
+            job.owner = None
             if job.status in FINAL:
                 return
             if code == DONE:
@@ -291,7 +350,7 @@ class JobRunner:
                 self._fail(session, job)
                 return
         for name, folder in models.items():
-            self.serve(name, folder)
+            self._serve(name, folder)
 
     def _fail(self, session: Session, job: Job) -> None:
         failure = self.folder / job.id / FAILURE
@@ -305,7 +364,7 @@ class JobRunner:
         run = self.folder / job.id / RUN
         events = bottega.show(run).events
         steps = [event for event in events if isinstance(event, bottega.Stepped)]
-        name = ":".join(("ft", _base_name(job.model), OWNER, job.suffix or "", _letters()))
+        name = ":".join(("ft", _base_name(job.model), ORGANIZATION, job.suffix or "", _letters()))
         models = {name: run}
         session.add(TunedModel(id=_model_id(name), name=name, job_id=job.id, folder=f"{job.id}/{RUN}"))
         losses = {event.step: event.loss for event in events if isinstance(event, bottega.Validated)}

@@ -11,12 +11,12 @@ import json
 import os
 import sys
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import bottega
-from bottega.server.jobs.recipes import make_recipe, resolve_hyperparameters, updates_per_pass
+from bottega.server.jobs.recipes import make_recipe, resolve_hyperparameters, updates_per_pass, with_sources
 from bottega.server.jobs.rows import InvalidFile, check_file
 
 # Files of a job's folder.
@@ -32,7 +32,7 @@ STOP = b"s"
 
 @dataclass(frozen=True)
 class JobSpec:
-    """What a job is about, as its process reads it."""
+    """What a job is about, as its process reads it. `judges`: where the models are that its grader names."""
 
     name: str
     method: str
@@ -43,6 +43,7 @@ class JobSpec:
     hyperparameters: dict[str, Any]
     min_examples: int
     grader: dict[str, Any] | None = None
+    judges: dict[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write it into the folder of the job."""
@@ -82,15 +83,19 @@ def prepare(folder: Path) -> None:
         seed=spec.seed,
         rows=rows,
         hyperparameters=resolved,
-        grader=spec.grader,
+        grader=None if spec.grader is None else with_sources(spec.grader, spec.judges),
         training=folder / TRAINING,
         validation=validation,
     )
     with bottega.open_atomic(folder / RECIPE) as file:
         file.write(bottega.recipe_yaml(recipe).encode())
+    # Counted and not tried: a trial would take time and memory from what is served and trained meanwhile.
+    plan = bottega.plan(recipe, measured=False)
     # Last: once it is there, the job is prepared.
+    foreseen = {"memory": plan.memory, "memory_limit": plan.limit}
     per_pass = updates_per_pass(rows, resolved)
-    write_json(folder / PREPARED, {"rows": rows, "hyperparameters": resolved, "updates_per_pass": per_pass})
+    prepared = {"rows": rows, "hyperparameters": resolved, "updates_per_pass": per_pass, **foreseen}
+    write_json(folder / PREPARED, prepared)
 
 
 def train(folder: Path, stop: threading.Event) -> int:

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import secrets
 import time
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from pydantic import Field, ValidationError
-from sqlalchemy import select
+from sqlalchemy import String, cast, or_, select
 
 import bottega
-from bottega.server.errors import ApiError, from_bottega, from_validation, no_such_model, unsupported
+from bottega.server.errors import ApiError, from_validation, no_such_model, unsupported
 from bottega.server.generation import in_thread
 from bottega.server.jobs.methods import DEFAULT, METHODS
 from bottega.server.jobs.runner import JobRunner
 from bottega.server.pages import page_document
 from bottega.server.routes.files import existing_file
+from bottega.server.routes.graders import parse_allowed
 from bottega.server.state import Job, JobEvent, State, TunedModel
 from bottega.server.wire import RETRY_SECONDS, WireModel, is_retry
 
 router = APIRouter()
+
+# A condition of a list: metadata[key].
+METADATA = re.compile(r"metadata\[(.{1,64})\]")
 
 Auto = Literal["auto"]
 
@@ -104,7 +109,7 @@ def _method_document(job: Job) -> dict[str, Any]:
 @router.post("/v1/fine_tuning/jobs")
 async def create_job(request: Request, body: JobRequest) -> Any:
     """Create a job; its files are validated afterwards."""
-    method, asked, grader = _method_and_options(body)
+    method, asked, grader = _method_and_options(request, body)
     deployment: bottega.Deployment = request.app.state.deployment
     if body.model not in deployment.names:
         raise no_such_model(body.model)
@@ -137,11 +142,18 @@ async def create_job(request: Request, body: JobRequest) -> Any:
         request=digest,
     )
     runner: JobRunner = request.app.state.jobs
-    await in_thread(lambda: runner.submit(job))
+    judges = await in_thread(lambda: _judges(deployment, method, grader), f"method.{method}.grader")
+    await in_thread(lambda: runner.submit(job, judges))
     return job_document(_existing_job(request, job.id))
 
 
-def _method_and_options(body: JobRequest) -> tuple[str, dict[str, Any], dict[str, Any] | None]:
+def _judges(deployment: bottega.Deployment, method: str, grader: dict[str, Any] | None) -> dict[str, str]:
+    """Where the models are that a grader asks."""
+    names = () if grader is None else bottega.parse_grader(grader).model_names
+    return {name: _source(deployment, name) for name in names}
+
+
+def _method_and_options(request: Request, body: JobRequest) -> tuple[str, dict[str, Any], dict[str, Any] | None]:
     """(the method, the hyper-parameters asked for, those that were not as "auto", the grader if the method has one)."""
     name = DEFAULT if body.method is None else body.method.type
     if name not in METHODS:
@@ -157,11 +169,11 @@ def _method_and_options(body: JobRequest) -> tuple[str, dict[str, Any], dict[str
     except ValidationError as error:
         place = ("body", "method", name, "hyperparameters")
         raise from_validation([{**one, "loc": (*place, *one["loc"])} for one in error.errors()]) from None
-    grader = _checked_grader(name, options) if METHODS[name].rows == "prompts" else None
+    grader = _checked_grader(request, name, options) if METHODS[name].rows == "prompts" else None
     return name, asked.model_dump(include=set(kind.model_fields)), grader
 
 
-def _checked_grader(name: str, options: dict[str, Any]) -> dict[str, Any]:
+def _checked_grader(request: Request, name: str, options: dict[str, Any]) -> dict[str, Any]:
     """The grader of a method that learns from grades."""
     place, grader = f"method.{name}.grader", options.get("grader")
     if options.get("response_format") is not None:
@@ -169,12 +181,7 @@ def _checked_grader(name: str, options: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(grader, dict):
         message = f"Missing required parameter: '{place}'."
         raise ApiError(400, message, param=place, code="missing_required_parameter")
-    try:
-        parsed = bottega.parse_grader(grader)
-    except bottega.DataError as error:
-        raise from_bottega(error, place) from None
-    if parsed.asks_model:
-        raise unsupported(place, "a grader that asks a model cannot reward answers here; train a reward model instead")
+    parse_allowed(request, grader, place)
     return grader
 
 
@@ -212,8 +219,19 @@ def _existing_job(request: Request, job_id: str) -> Job:
 
 @router.get("/v1/fine_tuning/jobs")
 async def list_jobs(request: Request, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20) -> Any:
-    """All jobs, the newest first."""
-    return page_document(request, Job, job_document, after=after, limit=limit)
+    """All jobs, the newest first; `metadata[key]=value` selects those with it, `metadata=null` those without any."""
+    return page_document(request, Job, job_document, after=after, limit=limit, where=_by_metadata(request))
+
+
+def _by_metadata(request: Request) -> list[Any]:
+    """The conditions on metadata in a query."""
+    conditions: list[Any] = []
+    for name, value in request.query_params.multi_items():
+        if name == "metadata" and value == "null":
+            conditions.append(or_(cast(Job.details, String) == "null", Job.details.is_(None)))
+        elif found := METADATA.fullmatch(name):
+            conditions.append(Job.details[found[1]].as_string() == value)
+    return conditions
 
 
 @router.get("/v1/fine_tuning/jobs/{job_id}")

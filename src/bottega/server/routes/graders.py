@@ -10,9 +10,9 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 
 import bottega
-from bottega.server.errors import ApiError, from_bottega
+from bottega.server.errors import from_bottega, unsupported
 from bottega.server.generation import in_thread
-from bottega.server.wire import SamplingFields, WireModel
+from bottega.server.wire import WireModel
 
 router = APIRouter()
 
@@ -22,9 +22,6 @@ FLAGS = (
     "invalid_variable_error", "other_error", "python_grader_server_error", "python_grader_runtime_error",
     "model_grader_server_error", "model_grader_refusal_error", "model_grader_parse_error",
 )  # fmt: skip
-
-# Tokens of the answer of a model that grades.
-GRADE_TOKENS = 64
 
 
 class ValidateRequest(WireModel):
@@ -41,30 +38,31 @@ class GradeRequest(ValidateRequest):
 
 
 @router.post("/v1/fine_tuning/alpha/graders/validate")
-async def validate_grader(body: ValidateRequest) -> Any:
+async def validate_grader(request: Request, body: ValidateRequest) -> Any:
     """The grader, if it can be used."""
-    _parsed(body.grader)
+    parse_allowed(request, body.grader, "grader")
     return {"grader": body.grader}
 
 
 @router.post("/v1/fine_tuning/alpha/graders/run")
 async def run_grader(request: Request, body: GradeRequest) -> Any:
     """The grade of one answer."""
-    grader, began = _parsed(body.grader), time.monotonic()
+    grader, began = parse_allowed(request, body.grader, "grader"), time.monotonic()
     text = bottega.GradedText(body.model_sample, body.item, _asker(request.app.state.deployment))
     flags: dict[str, Any] = dict.fromkeys(FLAGS, False)
+    details: dict[str, str] = {}
     reward, grades = 0.0, dict[str, Any]()
     try:
         reward = await in_thread(lambda: grader.grade(text), "grader")
         grades = await in_thread(lambda: {name: part.grade(text) for name, part in grader.parts.items()}, "grader")
     except bottega.UngradableError as error:
         flags[error.flag] = True
-        flags["other_error"] = error.flag == "other_error"
+        details[error.flag] = error.reason
     errors = {
         **flags,
-        "python_grader_runtime_error_details": None,
-        "python_grader_server_error_type": None,
-        "model_grader_server_error_details": None,
+        "python_grader_runtime_error_details": details.get("python_grader_runtime_error"),
+        "python_grader_server_error_type": details.get("python_grader_server_error"),
+        "model_grader_server_error_details": details.get("model_grader_server_error"),
     }
     return {
         "reward": reward,
@@ -82,22 +80,24 @@ async def run_grader(request: Request, body: GradeRequest) -> Any:
     }
 
 
-def _parsed(document: dict[str, Any]) -> bottega.Grader:
+def parse_allowed(request: Request, document: dict[str, Any], place: str) -> bottega.Grader:
+    """The grader in the field `place`; an ApiError for one that is wrong, or runs code where that is not allowed."""
     try:
-        return bottega.parse_grader(document)
+        grader = bottega.parse_grader(document)
     except bottega.DataError as error:
-        raise from_bottega(error, "grader") from None
+        raise from_bottega(error, place) from None
+    if grader.runs_code and not request.app.state.backend.runs_graders_code:
+        raise unsupported(place, "its operator allows no code of graders; bottega serve --allow-python would")
+    return grader
 
 
-def _asker(deployment: bottega.Deployment) -> Callable[[str, Sequence[Mapping[str, Any]], Mapping[str, Any]], str]:
+def _asker(deployment: bottega.Deployment) -> Callable[[str, Sequence[Mapping[str, Any]], bottega.Sampling], str]:
     """Asks a model that is served."""
 
-    def ask(name: str, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
+    def ask(name: str, messages: Sequence[Mapping[str, Any]], settings: bottega.Sampling) -> str:
         try:
-            model = deployment.language(name)
-            sampling = SamplingFields.model_validate({"temperature": 0, **settings}).sampling(GRADE_TOKENS)
-            return model.answer(messages, sampling)
-        except (bottega.BottegaError, ValueError, ApiError) as error:
+            return deployment.language(name).answer(messages, settings)
+        except bottega.BottegaError as error:
             raise bottega.UngradableError("model_grader_server_error", str(error)) from None
 
     return ask

@@ -14,7 +14,7 @@ from bottega.objectives.rewards import SampledAnswer
 from bottega.recipe.files import RESOLVED
 from bottega.recipe.schema import Recipe
 from bottega.records import Posed
-from bottega.training.reward_models import RewardModels
+from bottega.training.judges import LoadedJudges
 from making import make_tokenizer, sharpen, tiny_config
 
 
@@ -33,7 +33,7 @@ def answers(prompt: str, *texts: str) -> list[SampledAnswer]:
 def test_a_score_is_the_logit_of_the_last_token_in_the_order_of_the_answers(tmp_path: Path) -> None:
     judge = classifier(tmp_path / "judge")
     given = answers("the cat", " sat", " ran under the tree", "", " sat")
-    models = RewardModels("cpu", "float32")
+    models = LoadedJudges("cpu", "float32")
     found = models(str(judge), given)
     model, codec = AutoModelForSequenceClassification.from_pretrained(judge).eval(), models.load(str(judge)).codec
     for answer, score in zip(given, found, strict=True):
@@ -49,7 +49,7 @@ def test_a_score_is_the_logit_of_the_last_token_in_the_order_of_the_answers(tmp_
 
 
 def test_the_beginning_of_a_prompt_beyond_the_limit_is_cut(tmp_path: Path) -> None:
-    judge, models = str(classifier(tmp_path / "judge")), RewardModels("cpu", "float32")
+    judge, models = str(classifier(tmp_path / "judge")), LoadedJudges("cpu", "float32")
     assert models.load(judge).limit == 128
     long = "the cat sat " * 100
     with pytest.warns(RuntimeWarning, match="reads 128 tokens"):
@@ -58,7 +58,7 @@ def test_the_beginning_of_a_prompt_beyond_the_limit_is_cut(tmp_path: Path) -> No
 
 
 def test_models_without_one_score_are_refused(llama: Path, tmp_path: Path) -> None:
-    models = RewardModels("cpu", "float32")
+    models = LoadedJudges("cpu", "float32")
     with pytest.raises(ModelError, match="not a reward model: LlamaForCausalLM"):
         models.load(str(llama))
     with pytest.raises(ModelError, match="not a reward model: LlamaForSequenceClassification with 3 labels"):
@@ -76,4 +76,4 @@ def test_a_missing_head_is_not_replaced_by_a_random_one(llama: Path, tmp_path: P
     folder = classifier(tmp_path / "judge")
     (folder / "model.safetensors").write_bytes((llama / "model.safetensors").read_bytes())
     with pytest.raises(ModelError, match="score is missing, and a new one would answer at random"):
-        RewardModels("cpu", "float32").load(str(folder))
+        LoadedJudges("cpu", "float32").load(str(folder))

@@ -1,12 +1,12 @@
-"""Reward models loaded for inference: they score sampled or generated answers."""
+"""Models that judge sampled or generated answers: reward models score them, language models are asked about them."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ import torch
 from bottega.batch import Row
 from bottega.errors import ModelError
 from bottega.hardware.memory import out_of_memory_errors
+from bottega.inference.language_model import LanguageModel, load_language_model
 from bottega.inference.open_model import UNLIMITED, open_model
 from bottega.models.config import load_stored_config
 from bottega.models.scorer import Scorer, score_batches
@@ -21,6 +22,7 @@ from bottega.models.source import locate
 from bottega.objectives.rewards import SampledAnswer
 from bottega.records import Unusable
 from bottega.runs.resolve import resolve
+from bottega.sampling import Sampling
 from bottega.tokenization.codec import Codec
 
 
@@ -32,8 +34,8 @@ class RewardModel(NamedTuple):
     limit: int
 
 
-class RewardModels:
-    """Reward models by name, each loaded on first use.
+class LoadedJudges:
+    """Models that judge, by name, each loaded on first use.
 
     dtype  of their weights and computation
     """
@@ -41,6 +43,7 @@ class RewardModels:
     def __init__(self, device: str, dtype: str) -> None:
         self.device, self.dtype = device, dtype
         self.load = cache(self._load)
+        self.load_judge = cache(self._load_judge)
 
     def __call__(self, name: str, written: Sequence[SampledAnswer]) -> list[float]:
         """The score that a model gives each answer."""
@@ -52,6 +55,13 @@ class RewardModels:
                 for index, score in zip(indices, scores, strict=True):
                     result[index] = score
         return result
+
+    def ask(self, name: str, messages: Sequence[Mapping[str, Any]], settings: Sampling) -> str:
+        """What a language model answers."""
+        return self.load_judge(name).chat(messages, settings).text
+
+    def _load_judge(self, name: str) -> LanguageModel:
+        return load_language_model(name, dtype=self.dtype, device=self.device)
 
     def _load(self, name: str) -> RewardModel:
         _refuse_other_models(name)
