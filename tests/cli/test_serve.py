@@ -7,16 +7,23 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
 import pytest
 
 
-def serve(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+@contextmanager
+def serve(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "bottega", "serve", *arguments]
     settings = {**os.environ, **environment}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=settings)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=settings) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_it_says_where_it_serves_and_ends_when_asked(llama: Path, tmp_path: Path) -> None:
@@ -28,7 +35,8 @@ def test_it_says_where_it_serves_and_ends_when_asked(llama: Path, tmp_path: Path
         assert found, first + (process.stderr.read() if process.stderr and process.poll() is not None else "")
         body = {"model": "mine", "prompt": "the cat", "max_tokens": 3}
         for key, status in (("sk-secret", 200), ("sk-wrong", 401)):
-            answer = httpx2.post(f"{found[1]}/completions", json=body, headers={"authorization": f"Bearer {key}"})
+            headers = {"authorization": f"Bearer {key}"}
+            answer = httpx2.post(f"{found[1]}/completions", json=body, headers=headers, timeout=60)
             assert answer.status_code == status
         files = httpx2.get(f"{found[1]}/files", headers={"authorization": "Bearer sk-secret"})
         assert files.json()["data"] == []
@@ -47,7 +55,7 @@ def test_it_says_where_it_serves_and_ends_when_asked(llama: Path, tmp_path: Path
 )
 def test_what_cannot_be_served(arguments: list[str], words: str, tmp_path: Path) -> None:
     folder = ["--folder", str(tmp_path / "state")]
-    process = serve(*arguments, "--port", "0", *folder, BOTTEGA_API_KEY="")
-    _, errors = process.communicate(timeout=60)
+    with serve(*arguments, "--port", "0", *folder, BOTTEGA_API_KEY="") as process:
+        _, errors = process.communicate(timeout=60)
     assert (process.returncode, words in errors) == (2, True), errors
     assert not (tmp_path / "state").exists()

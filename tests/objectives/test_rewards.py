@@ -72,8 +72,8 @@ def test_a_grader_asks_a_model() -> None:
     given = {"kind": "grader", "grader": grader}
     assert [mark(given, text) for text in ("it is 0.25", "0.5")] == [0.25, 0.5]
     assert reward(given).judge_names == ("judge",)
-    with pytest.raises(DataError, match="the model answered no number: 'good'"):
-        mark(given, "good")
+    with pytest.warns(RuntimeWarning, match="cannot be graded: the model answered no number: 'good'"):
+        assert mark(given, "good") == 0
 
 
 def test_a_grader_reads_the_row_and_the_answer() -> None:
@@ -95,7 +95,7 @@ def test_the_length_penalty_rises_from_free_to_most() -> None:
         ([], "at least one"),
         ("exakt", "unknown reward 'exakt'"),
         ({"kind": "grader", "grader": {"type": "magic"}}, "no grader of the type 'magic'"),
-        ({"kind": "grader", "grader": {"type": "score_model", "model": "m", "input": []}}, "at least 1 item"),
+        ({"kind": "grader", "grader": {"type": "score_model", "model": "m", "input": []}}, "at least one item"),
         ({"kind": "metric", "metric": "chrff"}, "unknown metric"),
         ({"kind": "pattern", "pattern": "("}, "not a regular expression"),
         ({"kind": "length", "free": 8, "most": 8}, "above free"),

@@ -44,11 +44,11 @@ class Running(NamedTuple):
 
 
 def start(
-    deployment: bottega.Deployment, gate: GateSettings | None = None, backend: Backend | None = None
+    deployment: bottega.Deployment, gate: GateSettings | None = None, backend: Backend | None = None, **options: Any
 ) -> tuple[str, Callable[[], None]]:
-    """(the address of a server in a thread, what stops it)."""
+    """(the address of a server in a thread, what stops it); `options`: see `create_app`."""
     listening, stop = open_socket("127.0.0.1", 0), threading.Event()
-    app = create_app(deployment, gate, backend)
+    app = create_app(deployment, gate, backend, **options)
     thread = threading.Thread(target=run, args=(app, listening, stop.is_set), daemon=True)
     thread.start()
 
@@ -61,12 +61,12 @@ def start(
 
 
 @contextmanager
-def start_with_folder(folder: Path, **sources: Path) -> Iterator[Running]:
+def start_with_folder(folder: Path, *, runs_graders_code: bool = False, **sources: Path) -> Iterator[Running]:
     """A server that keeps files and jobs in a folder, with some models."""
     deployment = bottega.Deployment(bottega.DeploymentSettings(dtype="float32"))
     for name, source in sources.items():
         deployment.add(name, source)
-    backend = open_backend(folder, deployment)
+    backend = open_backend(folder, deployment, runs_graders_code=runs_graders_code)
     url, end = start(deployment, backend=backend)
     yield Running(url, deployment, folder, backend)
     end()

@@ -14,6 +14,8 @@ import typer
 import bottega
 from bottega.cli.api_client import DEFAULT_URL, ApiClient, Url
 from bottega.cli.app import USE, Json, app, errors
+from bottega.cli.local_server import Local, api_client
+from bottega.cli.server_state import name_and_source
 
 jobs_app = typer.Typer(help="Create, follow, pause and cancel the fine-tuning jobs of a server.", no_args_is_help=True)
 app.add_typer(jobs_app, name="jobs", rich_help_panel=USE)
@@ -42,18 +44,20 @@ def create(
     grader: Annotated[Path | None, typer.Option(help="Of reinforcement: a JSON file with the grader.")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Wait for its end, and show what happens.")] = False,
     url: Url = DEFAULT_URL,
+    local: Local = None,
     as_json: Json = False,
 ) -> None:
-    """Create a job; files that are here are uploaded."""
-    with errors(as_json):
-        client = ApiClient(url)
+    """Create a job; files that are here are uploaded. Without a server it is trained now, and MODEL may be a folder."""
+    name, source = (model, model) if local is None else name_and_source(model)
+    models = {} if name.startswith("ft:") else {name: source}
+    with errors(as_json), api_client(url, local, models, runs_jobs=True) as client:
         options: dict[str, Any] = {}
         if hyperparameters is not None:
             options["hyperparameters"] = _parsed("--hyperparameters", hyperparameters)
         if grader is not None:
             options["grader"] = _parsed(str(grader), grader.read_text(encoding="utf-8"))
         body = {
-            "model": model,
+            "model": name,
             "training_file": _file_id(client, training),
             "validation_file": None if validation is None else _file_id(client, validation),
             "suffix": suffix,
@@ -61,7 +65,7 @@ def create(
             "method": {"type": method, method: options},
         }
         job = client.post(JOBS, {name: value for name, value in body.items() if value is not None})
-        if follow:
+        if follow or local is not None:
             _follow(client, job["id"])
         elif as_json:
             print(json.dumps(job))
@@ -85,11 +89,12 @@ def _file_id(client: ApiClient, name: str) -> str:
 def list_all(
     limit: Annotated[int | None, typer.Option("--limit", "-l", help="Most jobs; default: all.", min=1)] = None,
     url: Url = DEFAULT_URL,
+    local: Local = None,
     as_json: Json = False,
 ) -> None:
     """List jobs, the newest first."""
-    with errors(as_json):
-        jobs = list(ApiClient(url).pages(JOBS, limit))
+    with errors(as_json), api_client(url, local) as client:
+        jobs = list(client.pages(JOBS, limit))
         if as_json:
             print(json.dumps(jobs))
             return
@@ -99,10 +104,10 @@ def list_all(
 
 
 @jobs_app.command("retrieve")
-def retrieve(job_id: JobId, url: Url = DEFAULT_URL) -> None:
+def retrieve(job_id: JobId, url: Url = DEFAULT_URL, local: Local = None) -> None:
     """Show a job, as JSON."""
-    with errors(as_json=False):
-        print(json.dumps(ApiClient(url).get(f"{JOBS}/{job_id}"), indent=1))
+    with errors(as_json=False), api_client(url, local) as client:
+        print(json.dumps(client.get(f"{JOBS}/{job_id}"), indent=1))
 
 
 @jobs_app.command("events")
@@ -110,11 +115,11 @@ def events(
     job_id: JobId,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends.")] = False,
     url: Url = DEFAULT_URL,
+    local: Local = None,
     as_json: Json = False,
 ) -> None:
-    """Show what has happened in a job, the oldest first."""
-    with errors(as_json):
-        client = ApiClient(url)
+    """Show what has happened in a job, the oldest first. Without a server, --follow trains it meanwhile."""
+    with errors(as_json), api_client(url, local, runs_jobs=follow) as client:
         if follow:
             _follow(client, job_id)
             return
@@ -148,10 +153,10 @@ def _line(event: dict[str, Any]) -> str:
 
 
 @jobs_app.command("checkpoints")
-def checkpoints(job_id: JobId, url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+def checkpoints(job_id: JobId, url: Url = DEFAULT_URL, local: Local = None, as_json: Json = False) -> None:
     """List the models of a job after each pass; each can be asked by its name."""
-    with errors(as_json):
-        found = list(ApiClient(url).pages(f"{JOBS}/{job_id}/checkpoints"))
+    with errors(as_json), api_client(url, local) as client:
+        found = list(client.pages(f"{JOBS}/{job_id}/checkpoints"))
         if as_json:
             print(json.dumps(found))
         else:
@@ -162,9 +167,9 @@ def checkpoints(job_id: JobId, url: Url = DEFAULT_URL, as_json: Json = False) ->
 def _verb(name: str, words: str) -> Callable[..., None]:
     """A command that asks something of a job."""
 
-    def ask(job_id: JobId, url: Url = DEFAULT_URL) -> None:
-        with errors(as_json=False):
-            job = ApiClient(url).post(f"{JOBS}/{job_id}/{name}")
+    def ask(job_id: JobId, url: Url = DEFAULT_URL, local: Local = None) -> None:
+        with errors(as_json=False), api_client(url, local) as client:
+            job = client.post(f"{JOBS}/{job_id}/{name}")
             print(f"{job_id} is {job['status']}")
 
     ask.__doc__ = words

@@ -12,7 +12,10 @@ import typer
 import bottega
 from bottega.cli import interruption
 from bottega.cli.app import USE, app, busy, errors
-from bottega.cli.server_state import KEY_VARIABLE, SERVER_FOLDER, Database, Folder, open_tables
+from bottega.cli.server_state import KEY_VARIABLE, SERVER_FOLDER, Database, Folder, name_and_source, open_tables
+
+# Environment variable with the key for other servers.
+UPSTREAM_KEY_VARIABLE = "BOTTEGA_UPSTREAM_KEY"
 
 
 @app.command(rich_help_panel=USE)
@@ -20,7 +23,8 @@ def serve(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME=]MODEL …", help="Runs, folders, exports or hub ids; NAME is what clients ask for."
+            metavar="[NAME=]MODEL …",
+            help="Runs, folders, exports or hub ids; NAME is what clients ask for. NAME=URL#MODEL: of another server.",
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; another than this machine's own needs a key.")] = (
@@ -39,6 +43,10 @@ def serve(
     allow_python: Annotated[
         bool, typer.Option("--allow-python", help="Run Python graders of clients, with limits, but as this user.")
     ] = False,
+    log: Annotated[
+        Path | None, typer.Option(help="File for one line a request, without prompts; - for standard error.")
+    ] = None,
+    log_bodies: Annotated[bool, typer.Option("--log-bodies", help="Log what is asked, too.")] = False,
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     max_rows: Annotated[int, typer.Option(help="Answers of a model that are computed together.", min=1)] = 64,
@@ -60,14 +68,19 @@ def serve(
         from bottega.server.app import create_app, open_backend
         from bottega.server.gate import GateSettings
         from bottega.server.keys import KeyRing
+        from bottega.server.request_log import STANDARD_ERROR, RequestLog
         from bottega.server.run import is_local, open_socket, run
+        from bottega.server.upstream import Upstream, is_url
 
         limits = {"max_rows": max_rows, "max_tokens": max_tokens, "max_waiting": max_waiting, "max_loaded": max_loaded}
         deployment = bottega.Deployment(bottega.DeploymentSettings(dtype, device, **limits))
-        names = [_name_and_source(model) for model in models or []]
+        names = [name_and_source(model) for model in models or []]
         if repeated := [name for index, (name, _) in enumerate(names) if name in dict(names[:index])]:
             fix = "give one another name: NAME=MODEL"
             raise bottega.RecipeError(f"two models are called {repeated[0]}", where="MODEL", fix=fix)
+        key = os.environ.get(UPSTREAM_KEY_VARIABLE)
+        upstreams = {name: Upstream.parse(name, source, key) for name, source in names if is_url(source)}
+        names = [(name, source) for name, source in names if name not in upstreams]
         for name, source in names:
             deployment.add(name, source)
         if not is_local(host) and not _has_keys(folder, database):
@@ -88,12 +101,16 @@ def serve(
             runs_graders_code=allow_python,
         )
         keys = KeyRing(os.environ.get(KEY_VARIABLE) or None, backend.tables)
-        served = create_app(deployment, GateSettings(keys, frozenset({host, *(allow_host or ())})), backend)
-        _announce(host, listening.getsockname()[1], list(deployment.names), keys.is_required)
+        gate = GateSettings(keys, frozenset({host, *(allow_host or ())}))
+        requests = RequestLog(log or STANDARD_ERROR, with_bodies=log_bodies) if log or log_bodies else None
+        served = create_app(deployment, gate, backend, upstreams=upstreams, log=requests)
+        _announce(host, listening.getsockname()[1], [*deployment.names, *upstreams], keys.is_required)
         with interruption.deferred():
             run(served, listening, interruption.stop_requested)
             backend.close()
             deployment.close()
+            if requests is not None:
+                requests.close()
 
 
 def _has_keys(folder: Path, database: str | None) -> bool:
@@ -104,15 +121,6 @@ def _has_keys(folder: Path, database: str | None) -> bool:
 
     with open_tables(folder, database) as tables:
         return KeyRing(os.environ.get(KEY_VARIABLE) or None, tables).is_required
-
-
-def _name_and_source(model: str) -> tuple[str, str]:
-    """The name and the source of `NAME=MODEL`; without a name, that of the folder, or the hub id."""
-    name, sign, source = model.partition("=")
-    if sign and "/" not in name:
-        return name, source
-    path = Path(model).expanduser()
-    return (path.resolve().name if path.exists() else model), model
 
 
 def _announce(host: str, port: int, names: list[str], needs_key: bool) -> None:

@@ -33,3 +33,12 @@ def open_tables(folder: Path, database: str | None) -> Iterator[Any]:
         yield tables
     finally:
         tables.close()
+
+
+def name_and_source(model: str) -> tuple[str, str]:
+    """The name and the source of `NAME=MODEL`; without a name, that of the folder, or the hub id."""
+    name, sign, source = model.partition("=")
+    if sign and "/" not in name:
+        return name, source
+    path = Path(model).expanduser()
+    return (path.resolve().name if path.exists() else model), model

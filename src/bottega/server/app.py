@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from bottega.server.errors import DO_NOT_RETRY, SERVER, ApiError, from_bottega, 
 from bottega.server.gate import Gate, GateSettings
 from bottega.server.jobs.rows import MIN_EXAMPLES
 from bottega.server.jobs.runner import JobRunner
+from bottega.server.request_log import LogRequests, RequestLog
 from bottega.server.routes import (
     chat,
     completions,
@@ -31,6 +34,7 @@ from bottega.server.routes import (
 )
 from bottega.server.state import State, digests_in_use
 from bottega.server.storage import Storage
+from bottega.server.upstream import PassOn, Upstream
 
 ROUTERS = (
     chat.router,
@@ -72,12 +76,14 @@ def open_backend(
     min_examples: int = MIN_EXAMPLES,
     max_jobs: int = 1,
     runs_graders_code: bool = False,
+    runs_jobs: bool = True,
 ) -> Backend:
     """The backend in a folder; jobs of an earlier server go on, and the models they have made are served.
 
     database      URL of the tables; by default a file in the folder
     min_examples  rows that a training file must have
     max_jobs      most jobs that train at once
+    runs_jobs     whether jobs are trained, and what they have made is served
     """
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,18 +99,28 @@ def open_backend(
         max_jobs=max_jobs,
         min_examples=min_examples,
     )
-    jobs.start()
+    if runs_jobs:
+        jobs.start()
     return Backend(tables, storage, jobs, runs_graders_code)
 
 
 def create_app(
-    deployment: bottega.Deployment, gate: GateSettings | None = None, backend: Backend | None = None
+    deployment: bottega.Deployment,
+    gate: GateSettings | None = None,
+    backend: Backend | None = None,
+    *,
+    upstreams: Mapping[str, Upstream] | None = None,
+    log: RequestLog | None = None,
 ) -> FastAPI:
-    """The server of a deployment, as an ASGI application; without a backend it has no files and no jobs."""
+    """The server of a deployment, as an ASGI application; without a backend it has no files and no jobs.
+
+    upstreams  models of other servers, by the names that clients use here
+    """
     # No pages of documentation: they load scripts from elsewhere.
     app = FastAPI(title="bottega", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
     app.state.deployment = deployment
     app.state.backend = backend
+    app.state.upstreams = dict.fromkeys(upstreams or {}, time.time())
     for router in ROUTERS if backend is None else (*ROUTERS, *BACKEND_ROUTERS):
         app.include_router(router)
     if backend is not None:
@@ -114,7 +130,12 @@ def create_app(
     app.add_exception_handler(bottega.BottegaError, _answer_bottega_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(Exception, _answer_failure)
+    # The last one is asked first.
+    if upstreams:
+        app.add_middleware(PassOn, upstreams=upstreams)
     app.add_middleware(Gate, settings=gate or GateSettings())
+    if log is not None:
+        app.add_middleware(LogRequests, log=log)
     return app
 
 

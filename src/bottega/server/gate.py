@@ -14,8 +14,9 @@ from bottega.server.errors import DO_NOT_RETRY, INVALID, RATE, ApiError
 from bottega.server.keys import KeyRing
 
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # Names under which a server on this machine is reached.
@@ -32,6 +33,9 @@ AZURE = re.compile(r"/openai(?:/v1)?(?:/deployments/(?P<deployment>[^/]+))?(?P<r
 
 # Where a route finds the model that Azure's path names.
 AZURE_MODEL = "azure_model"
+
+# Where a log finds the id of a request, and that of its key.
+REQUEST_ID, KEY_ID = "request_id", "key_id"
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,9 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id = f"req_{secrets.token_hex(12)}"
+        request_id = scope.setdefault(REQUEST_ID, f"req_{secrets.token_hex(12)}")
 
-        async def send_with_id(message: MutableMapping[str, Any]) -> None:
+        async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
             await send(message)
@@ -77,7 +81,7 @@ class Gate:
             self._check_host(headers)
             self._check_origin(headers)
             if scope["path"] not in OPEN_PATHS:
-                self._check_key(scope["method"], scope["path"], headers)
+                scope[KEY_ID] = self._check_key(scope["method"], scope["path"], headers)
             body = _LimitedBody(receive, send_with_id, self._limit(headers))
         except ApiError as error:
             await answer(error, send_with_id)
@@ -96,7 +100,8 @@ class Gate:
             message = "Web pages of other origins may not use this server."
             raise ApiError(403, message, code="invalid_origin", headers=DO_NOT_RETRY)
 
-    def _check_key(self, method: str, path: str, headers: Mapping[str, str]) -> None:
+    def _check_key(self, method: str, path: str, headers: Mapping[str, str]) -> str:
+        """The id of the key."""
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         shown = bearer.strip() if scheme.lower() == "bearer" else headers.get("api-key", "")
         if not shown:
@@ -118,6 +123,7 @@ class Gate:
             message = f"Rate limit reached for this key: {access.per_minute} requests a minute."
             headers = {"retry-after-ms": str(int(1000 * wait) + 1), "retry-after": str(max(1, round(wait)))}
             raise ApiError(429, message, code="rate_limit_exceeded", type=RATE, headers=headers)
+        return access.id
 
     def _limit(self, headers: Mapping[str, str]) -> int:
         """The most bytes of the body."""
@@ -139,7 +145,7 @@ class _LimitedBody:
         self.received = 0
         self.begun = self.refused = False
 
-    async def receive(self) -> MutableMapping[str, Any]:
+    async def receive(self) -> Message:
         message = await self._receive()
         self.received += len(message.get("body", b""))
         if self.received > self.limit:
@@ -148,7 +154,7 @@ class _LimitedBody:
             return {"type": "http.disconnect"}
         return message
 
-    async def send(self, message: MutableMapping[str, Any]) -> None:
+    async def send(self, message: Message) -> None:
         if self.refused and not self.begun:
             if message["type"] == "http.response.start":
                 await answer(_too_large(self.limit), self._send)

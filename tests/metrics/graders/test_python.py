@@ -31,7 +31,7 @@ def test_its_function_reads_the_answer_and_the_row() -> None:
         ("grade = 3", "TypeError"),
         ("def grade(sample, item):\n import os\n os._exit(0)", "ended without an answer"),
         ("def grade(sample, item):\n return len(bytearray(3 << 30))", "MemoryError"),
-        ("def grade(sample, item):\n open('file', 'w').write('a')\n return 1", "OSError"),
+        ("import pathlib\ndef grade(sample, item):\n return pathlib.Path('file').write_text('a')", "OSError"),
     ],
 )
 def test_code_that_goes_wrong_is_told_of(source: str, reason: str) -> None:

@@ -43,6 +43,14 @@ def test_what_is_no_number_is_not_graded() -> None:
         assert raised.value.flag == flag
 
 
+def test_a_model_that_fails_grades_nothing() -> None:
+    def ask(*_: Any) -> str:
+        raise DataError("a prompt of 545 tokens", where="judge")
+
+    with pytest.raises(UngradableError, match="does not answer: a prompt of 545 tokens"):
+        parse_grader(GRADER).grade(GradedText("a", ask_model=ask))
+
+
 def test_settings_are_checked() -> None:
     with pytest.raises(DataError, match="must be at least 0"):
         parse_grader({**GRADER, "sampling_params": {"temperature": -1}})

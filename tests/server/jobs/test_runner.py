@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,29 @@ def test_a_job_that_waits_can_be_cancelled(llama: Path, tmp_path: Path) -> None:
 def test_names_of_models_that_were_tuned_before() -> None:
     assert _base_name("ft:base:local:x:abc:ckpt-step-3") == "base"
     assert _base_name("org/model") == "org-model"
+
+
+def test_two_servers_share_a_folder(llama: Path, tmp_path: Path) -> None:
+    """A job is trained once, by one of them, its model served by both, and withdrawn by both."""
+    (one, first), (other, second) = (open_server(tmp_path / "state") for _ in range(2))
+    job_id = submit(one, llama, tmp_path, epochs=1)
+    job = wait(other, job_id, "succeeded", "failed")
+    assert job.status == "succeeded", job.error
+    events, _ = one.tables.page(JobEvent, limit=1000, after=None, job_id=job_id)
+    assert [event.message for event in events].count("Fine-tuning job started") == 1
+    name = job.fine_tuned_model
+    assert name is not None
+    await_that(lambda: {*first.names} == {*second.names} and name in first.names)
+    assert one.jobs.forget(name)
+    await_that(lambda: name not in second.names)
+    for backend, deployment in ((one, first), (other, second)):
+        backend.close()
+        deployment.close()
+
+
+def await_that(holds: Callable[[], bool]) -> None:
+    for _ in range(400):
+        if holds():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not come about")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -168,28 +169,104 @@ def test_preferences_after_supervision(tuning: Running, client: openai.OpenAI, t
         client.chat.completions.create(model=done.fine_tuned_model, messages=HELLO, max_tokens=3)
 
 
-def test_reinforcement_by_a_grader(tuning: Running, client: openai.OpenAI) -> None:
-    grader: Any = {
-        "type": "text_similarity",
-        "name": "alike",
-        "evaluation_metric": "fuzzy_match",
-        "input": "{{sample.output_text}}",
-        "reference": "{{item.answer}}",
+ALIKE: Any = {
+    "type": "text_similarity",
+    "name": "alike",
+    "evaluation_metric": "fuzzy_match",
+    "input": "{{sample.output_text}}",
+    "reference": "{{item.answer}}",
+}
+
+
+def prompt_rows() -> list[dict[str, Any]]:
+    return [{"messages": row["messages"][:1], "answer": row["messages"][1]["content"]} for row in chat_rows()]
+
+
+def test_reinforcement_by_a_model_that_is_asked(tuning: Running, client: openai.OpenAI) -> None:
+    """It gives one of these letters in any answer."""
+    judge = {
+        "type": "label_model",
+        "name": "judge",
+        "model": "base",
+        "input": [{"role": "user", "content": "{{sample.output_text}}"}],
+        "labels": ["e", "a", "o", "t", " "],
+        "passing_labels": ["e", "a"],
+        "sampling_params": {"max_completions_tokens": 40},
     }
-    rows = [{"messages": row["messages"][:1], "answer": row["messages"][1]["content"]} for row in chat_rows()]
+    grader: Any = {
+        "type": "multi",
+        "name": "both",
+        "graders": judge,
+        "calculate_output": "judge / 10",
+    }
     options: Any = {"grader": grader, "hyperparameters": {"n_epochs": 1, "compute_multiplier": 0.25}}
     job = client.fine_tuning.jobs.create(
         model="base",
-        training_file=upload(client, rows),
+        training_file=upload(client, prompt_rows()),
         method={"type": "reinforcement", "reinforcement": options},
     )
     done = until(client, job.id, is_final)
     assert done.status == "succeeded", done.error
-    assert done.method.reinforcement.grader.name == "alike"
+    assert done.method.reinforcement.grader.name == "both"
     assert done.method.reinforcement.hyperparameters.batch_size == 4
     recipe = bottega.stored_recipe(tuning.folder / "state" / "jobs" / job.id / "run")
     assert recipe.objective.kind == "grpo"
+    assert str(tuning.folder / "base") in recipe.objective.model_names
     client.chat.completions.create(model=done.fine_tuned_model, messages=HELLO, max_tokens=3)
+
+
+def test_code_is_run_only_where_it_is_allowed(client: openai.OpenAI) -> None:
+    code: Any = {"type": "python", "name": "code", "source": "def grade(sample, item): return 1.0"}
+    both: Any = {"type": "multi", "name": "m", "graders": {"code": code, "alike": ALIKE}, "calculate_output": "code"}
+    for grader in (code, both):
+        with pytest.raises(openai.BadRequestError, match="allows no code") as raised:
+            client.fine_tuning.jobs.create(
+                model="base",
+                training_file=upload(client, prompt_rows()),
+                method={"type": "reinforcement", "reinforcement": {"grader": grader}},
+            )
+        assert raised.value.param == "method.reinforcement.grader"
+
+
+def test_the_plain_and_asynchronous_client(tuning: Running) -> None:
+    """All methods at once: each from its file to an answer of its model."""
+    methods: dict[str, Any] = {
+        "supervised": (chat_rows(), {}),
+        "dpo": (pair_rows(), {}),
+        "reinforcement": (prompt_rows(), {"grader": ALIKE}),
+    }
+
+    async def flow(client: openai.AsyncOpenAI, method: str) -> None:
+        rows, options = methods[method]
+        file = await client.files.create(file=("rows.jsonl", jsonl(rows)), purpose="fine-tune")
+        numbers = {"n_epochs": 1, "batch_size": 6} | ({"compute_multiplier": 0.25} if "grader" in options else {})
+        settings: Any = {"type": method, method: {"hyperparameters": numbers, **options}}
+        job = await client.fine_tuning.jobs.create(
+            model="base", training_file=file.id, method=settings, metadata={"flow": method}
+        )
+        while not is_final(job):
+            await asyncio.sleep(0.1)
+            job = await client.fine_tuning.jobs.retrieve(job.id)
+        assert job.status == "succeeded", job.error
+        events = [event async for event in client.fine_tuning.jobs.list_events(job.id, limit=4)]
+        assert events[-1].message == f"Created fine-tuning job: {job.id}"
+        (checkpoint,) = [one async for one in client.fine_tuning.jobs.checkpoints.list(job.id)]
+        for name in (job.fine_tuned_model, checkpoint.fine_tuned_model_checkpoint):
+            assert name is not None
+            answer = await client.chat.completions.create(model=name, messages=HELLO, max_tokens=3)
+            assert answer.usage
+        (found,) = [one async for one in client.fine_tuning.jobs.list(metadata={"flow": method})]
+        assert found.id == job.id
+
+    async def all_flows() -> None:
+        async with openai.AsyncOpenAI(base_url=f"{tuning.url}/v1", api_key="any", max_retries=0) as client:
+            await asyncio.wait_for(asyncio.gather(*(flow(client, method) for method in methods)), PATIENCE)
+
+    asyncio.run(all_flows())
+    with tuning.client() as client:
+        assert not list(client.fine_tuning.jobs.list(metadata={"flow": "none"}))
+        without = list(client.fine_tuning.jobs.list(extra_query={"metadata": "null"}))
+        assert all(job.metadata is None for job in without)
 
 
 @pytest.mark.parametrize(

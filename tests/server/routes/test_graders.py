@@ -24,7 +24,7 @@ CHECK: dict[str, Any] = {
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     folder = tmp_path_factory.mktemp("graders")
     base = make_model(folder / "base", template=TEMPLATE, max_position_embeddings=512)
-    with start_with_folder(folder / "state", base=base) as running:
+    with start_with_folder(folder / "state", base=base, runs_graders_code=True) as running:
         assert isinstance(running, Running)
         with running.client() as client:
             yield client
@@ -55,6 +55,14 @@ def test_a_model_that_is_served_grades(client: openai.OpenAI) -> None:
     assert answer.metadata.errors.api_model_grader_parse_error or 0 <= answer.reward <= 1
     other = client.fine_tuning.alpha.graders.run(grader={**grader, "model": "nope"}, model_sample="Siena")
     assert other.metadata.errors.api_model_grader_server_error
+
+
+def test_code_grades_where_it_is_allowed(client: openai.OpenAI) -> None:
+    code: Any = {"type": "python", "name": "c", "source": "def grade(sample, item): return len(item['city'])"}
+    assert client.fine_tuning.alpha.graders.run(grader=code, model_sample="", item={"city": "Siena"}).reward == 5
+    lost = client.fine_tuning.alpha.graders.run(grader=code, model_sample="", item={})
+    assert lost.metadata.errors.python_grader_runtime_error
+    assert lost.metadata.errors.python_grader_runtime_error_details == "KeyError: 'city'"
 
 
 def test_graders_are_validated(client: openai.OpenAI) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from bottega import plugins
-from bottega.errors import DataError
+from bottega.errors import BottegaError, DataError
 from bottega.sampling import Sampling
 from bottega.suggestions import describe_errors
 
@@ -31,6 +31,10 @@ AskModel = Callable[[str, Sequence[Mapping[str, Any]], Sampling], str]
 
 # Tokens of the answer of a model that grades.
 GRADE_TOKENS = 64
+
+
+# The errors in the row or in the grader: others depend on the answer, and another may be graded.
+MISTAKES = frozenset({"invalid_variable_error", "other_error"})
 
 
 class UngradableError(Exception):
@@ -135,7 +139,10 @@ class ModelGrader(Grader):
             raise UngradableError("model_grader_server_error", "there is no model to ask here")
         messages = [{**message, "content": _content(message, text)} for message in self.input]
         messages.append({"role": "user", "content": instruction})
-        return text.ask_model(self.model, messages, _sampling(self.sampling_params))
+        try:
+            return text.ask_model(self.model, messages, _sampling(self.sampling_params))
+        except BottegaError as error:
+            raise UngradableError("model_grader_server_error", f"the model does not answer: {error.what}") from None
 
 
 def _content(message: Mapping[str, Any], text: GradedText) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal
@@ -9,12 +10,15 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from bottega.errors import DataError
-from bottega.metrics.graders import GradedText, Grader, UngradableError, parse_grader
+from bottega.metrics.graders import MISTAKES, GradedText, Grader, UngradableError, parse_grader
 from bottega.objectives.rewards import JudgeModels, RewardFunction, SampledAnswer
 
 
 class GraderReward(RewardFunction):
-    """The grade of the answer; `{{item.x}}` in a grader is the field x of the row."""
+    """The grade of the answer; `{{item.x}}` in a grader is the field x of the row.
+
+    An answer that cannot be graded, such as one of which a model gives no number, has a grade of 0, with a warning.
+    """
 
     kind: Literal["grader"] = "grader"
     grader: dict[str, Any] = Field(
@@ -51,4 +55,7 @@ class GraderReward(RewardFunction):
             return self._grader.grade(GradedText(answer.text, answer.record.row, judges.ask))
         except UngradableError as error:
             where = f"{answer.record.where}, grader {self.name}"
-            raise DataError(error.reason, where=where, fix="correct the row, or the grader") from None
+            if error.flag in MISTAKES:
+                raise DataError(error.reason, where=where, fix="correct the row, or the grader") from None
+            warnings.warn(f"{where}: an answer cannot be graded: {error.reason}", RuntimeWarning, stacklevel=2)
+            return 0.0

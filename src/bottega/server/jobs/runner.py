@@ -414,8 +414,11 @@ class JobRunner:
             job = _existing(session, job_id)
             if size == self._followed.get(job_id, 0):
                 return job
+            try:
+                events = bottega.show(run).events
+            except bottega.RunError:  # it is only just begun: its folder is not complete
+                return job
             self._followed[job_id] = size
-            events = bottega.show(run).events
             tell_events(session, job, events, self._passes(job_id, events))
             job.estimated_finish = estimate_finish(events) if job.status == "running" else None
         return job

@@ -132,9 +132,15 @@ def main(arguments: list[str]) -> int:
         write_json(folder / FAILURE, error.document)
     except bottega.BottegaError as error:
         param = "training_file" if isinstance(error, bottega.DataError) else None
-        message = str(error).replace(str(folder) + os.sep, "")
-        write_json(folder / FAILURE, {"code": type(error).__name__, "message": message, "param": param})
+        write_json(folder / FAILURE, {"code": type(error).__name__, "message": _words(error, folder), "param": param})
     return FAILED
+
+
+def _words(error: bottega.BottegaError, folder: Path) -> str:
+    """What an error says, without paths of the server."""
+    where = (error.where or "").replace(str(folder) + os.sep, "")
+    words = error.what if error.fix is None else f"{error.what}; {error.fix}"
+    return words if not where or where.startswith(os.sep) else f"{where}: {words}"
 
 
 if __name__ == "__main__":

@@ -95,9 +95,6 @@ def _asker(deployment: bottega.Deployment) -> Callable[[str, Sequence[Mapping[st
     """Asks a model that is served."""
 
     def ask(name: str, messages: Sequence[Mapping[str, Any]], settings: bottega.Sampling) -> str:
-        try:
-            return deployment.language(name).answer(messages, settings)
-        except bottega.BottegaError as error:
-            raise bottega.UngradableError("model_grader_server_error", str(error)) from None
+        return deployment.language(name).answer(messages, settings)
 
     return ask

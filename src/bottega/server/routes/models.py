@@ -18,19 +18,22 @@ def model_document(name: str, created: float) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": int(created), "owned_by": "bottega"}
 
 
+def _names(request: Request) -> dict[str, float]:
+    """Every model that can be asked for, and when it came."""
+    return {**request.app.state.deployment.names, **request.app.state.upstreams}
+
+
 @router.get("/v1/models")
 async def list_models(request: Request) -> Any:
     """All models, the newest first."""
-    deployment: bottega.Deployment = request.app.state.deployment
-    newest = sorted(deployment.names.items(), key=lambda pair: -pair[1])
+    newest = sorted(_names(request).items(), key=lambda pair: -pair[1])
     return {"object": "list", "data": [model_document(*pair) for pair in newest]}
 
 
 @router.get("/v1/models/{model:path}")
 async def retrieve_model(request: Request, model: str) -> Any:
     """One model."""
-    deployment: bottega.Deployment = request.app.state.deployment
-    names = deployment.names
+    names = _names(request)
     if model not in names:
         raise no_such_model(model)
     return model_document(model, names[model])
@@ -40,7 +43,7 @@ async def retrieve_model(request: Request, model: str) -> Any:
 async def delete_model(request: Request, model: str) -> Any:
     """Forget a tuned model; those that the server was started with stay."""
     deployment: bottega.Deployment = request.app.state.deployment
-    if model not in deployment.names:
+    if model not in _names(request):
         raise no_such_model(model)
     backend = request.app.state.backend
     if backend is None or not await in_thread(lambda: backend.jobs.forget(model)):
