@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PEERS := .venv-bench
 
-.PHONY: help setup engines check test slow fuzz bench bench-setup floor scaling endure recipes preferences planning advice forgetting exam exports models serving kill-server gpu worlds large demo docs clean
+.PHONY: help setup engines check test slow fuzz bench bench-setup floor scaling endure recipes preferences planning advice forgetting exam exports models serving clients kill-server gpu worlds large demo docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -54,7 +54,7 @@ $(PEERS)/ready:
 	$(PEERS)/bin/pip install --quiet torch==2.13.0
 	$(PEERS)/bin/pip install --quiet trl==1.16.0 transformers==5.23.0 peft==0.21.2 requests
 	$(PEERS)/bin/pip install --quiet --no-deps unsloth==2026.10.9 unsloth_zoo==2026.10.9
-	$(PEERS)/bin/pip install --quiet lm-eval==0.4.13
+	$(PEERS)/bin/pip install --quiet 'lm-eval[api]==0.4.13'
 	@touch $@
 
 bench: setup bench-setup ## Measure speed and memory against the peers (25 minutes)
@@ -93,6 +93,11 @@ models: setup ## Train a tiny copy of every text model of transformers and compa
 serving: setup ## Measure continuous batching beside transformers, and a server under load (a quarter of an hour)
 	$(BIN)/python benchmarks/serving.py speed
 	$(BIN)/python benchmarks/serving.py load
+
+clients: setup bench-setup ## Ask a server by programs of others: lm-eval, and the command of an older openai (minutes)
+	@test -d $(PEERS)/openai || { $(PYTHON) -m venv $(PEERS)/openai && $(PEERS)/openai/bin/pip install --quiet openai==2.30.0; }
+	$(BIN)/python benchmarks/clients.py --peer $(PEERS)/bin/python --openai $(PEERS)/openai/bin/python
+	$(BIN)/python benchmarks/extremes.py
 
 kill-server: setup ## Kill a server at random moments, and compare what it kept (half an hour)
 	$(BIN)/python benchmarks/endure_server.py
