@@ -41,7 +41,7 @@ def context(*rewards: dict[str, Any]) -> EvaluationContext:
             records=prompts[:2],
             spares=prompts[2:],
             tokenizer=tokenizer,
-            reward_models=None,
+            judges=None,
         ),
     )
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from bottega.inference.continuous_decoder import MIN_PREFIX, ContinuousDecoder
 from bottega.inference.generator import Writer
@@ -91,3 +95,22 @@ def test_memory_is_counted_and_old_texts_make_room(writer: Writer) -> None:
     decoder.leave(two)
     assert not decoder.is_overfull
     assert decoder.prefixes.tokens + decoder.cache.tokens <= 2048
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "granite", "smollm3", "qwen3", "gemma2", "phi3", "gpt2"])
+def test_logits_in_bfloat16(kind: str, tmp_path: Path) -> None:
+    """Those of whole rows in float32, as exactly as bfloat16 is, of prompts and of decoded rows alike."""
+    folder = make_model(tmp_path / kind, kind)
+    exact = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    decoder = ContinuousDecoder(load_language_model(folder, dtype="bfloat16").writer.network, chunk=16)
+    rows = [DecodedRow([5 + (7 * place + index) % 90 for place in range(3 + 11 * index)]) for index in range(4)]
+    for row in rows:
+        decoder.join(row)
+    for _ in range(8):
+        step = decoder.step()
+        for row, logits in zip(step.rows, step.logits, strict=True):
+            with torch.inference_mode():
+                expected = exact(input_ids=torch.tensor([row.tokens])).logits[0, -1]
+            torch.testing.assert_close(logits.float(), expected, rtol=0.05, atol=0.1 * float(expected.abs().max()))
+        advance(step)
+    assert all(len(row.tokens) > 6 for row in rows)

@@ -42,3 +42,18 @@ def test_a_line_for_every_request(tmp_path: Path, with_bodies: bool) -> None:
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(bottega.DiskError, match="the log cannot be written"):
         RequestLog(tmp_path / "nowhere" / "log.jsonl")
+
+
+def test_a_failure_is_logged_with_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deployment = bottega.Deployment()
+    log = RequestLog(tmp_path / "log.jsonl")
+    monkeypatch.setattr(bottega.Deployment, "names", property(lambda _: {}["nothing"]))
+    url, end = start(deployment, log=log)
+    answer = httpx2.get(f"{url}/v1/models", headers=HEADERS)
+    end()
+    log.close()
+    deployment.close()
+    (line,) = map(json.loads, (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines())
+    assert (answer.status_code, line["status"]) == (500, 500)
+    assert answer.headers["x-request-id"] == line["id"]
+    assert answer.json()["error"]["type"] == "server_error"

@@ -77,9 +77,16 @@ def test_the_other_server_is_told_when_the_client_goes(server: Running, front: s
 
 
 def test_what_is_no_document_is_refused_here(front: str) -> None:
-    for body in (b"{", b"[]", b'{"model": 3}'):
+    for body in (b"{", b"[]", b'{"model": 3}', b'{"model": "far", "messages": [], "temperature": NaN}'):
         answer = httpx2.post(f"{front}/v1/chat/completions", content=body, headers={"authorization": "Bearer any"})
-        assert answer.status_code == 400
+        assert answer.status_code in (400, 404)
         assert answer.json()["error"]["type"] == "invalid_request_error"
+    # Half a character is the other server's to judge.
+    half = b'{"model": "far", "messages": [{"role": "user", "content": "\\ud800"}], "max_tokens": 2}'
+    answer = httpx2.post(f"{front}/v1/chat/completions", content=half, headers={"authorization": "Bearer any"})
+    assert answer.status_code in (200, 400), answer.text
     assert is_url("https://models.example/v1")
     assert not is_url("runs/http")
+    for source in ("http://", "http://[::1"):
+        with pytest.raises(bottega.RecipeError, match="not the address of a server"):
+            Upstream.parse("far", source)

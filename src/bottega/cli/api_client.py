@@ -29,10 +29,14 @@ Url = Annotated[str, typer.Option(envvar="OPENAI_BASE_URL", help="Address of the
 
 
 class ApiClient:
-    """Requests to a server; what it refuses is raised as a RunError with its own words."""
+    """Requests to a server; what it refuses is raised as a RunError with its own words.
 
-    def __init__(self, url: str) -> None:
+    key  what is shown there; by default what the environment has
+    """
+
+    def __init__(self, url: str, key: str | None = None) -> None:
         self.url = url.rstrip("/")
+        self.key = key or next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), "anything")
 
     def get(self, path: str, **query: Any) -> dict[str, Any]:
         """The JSON document at a path."""
@@ -76,8 +80,7 @@ class ApiClient:
             left = None if left is None else left - len(page["data"])
 
     def _request(self, method: str, path: str, data: bytes | None = None, headers: Mapping[str, str] = {}) -> bytes:
-        key = next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), "anything")
-        sent = {"authorization": f"Bearer {key}", **headers}
+        sent = {"authorization": f"Bearer {self.key}", **headers}
         request = urllib.request.Request(self.url + path, data, sent, method=method)
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:

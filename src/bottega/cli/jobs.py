@@ -15,7 +15,7 @@ import bottega
 from bottega.cli.api_client import DEFAULT_URL, ApiClient, Url
 from bottega.cli.app import USE, Json, app, errors
 from bottega.cli.local_server import Local, api_client
-from bottega.cli.server_state import name_and_source
+from bottega.cli.server_state import Database, name_and_source
 
 jobs_app = typer.Typer(help="Create, follow, pause and cancel the fine-tuning jobs of a server.", no_args_is_help=True)
 app.add_typer(jobs_app, name="jobs", rich_help_panel=USE)
@@ -45,12 +45,13 @@ def create(
     follow: Annotated[bool, typer.Option("--follow", help="Wait for its end, and show what happens.")] = False,
     url: Url = DEFAULT_URL,
     local: Local = None,
+    database: Database = None,
     as_json: Json = False,
 ) -> None:
     """Create a job; files that are here are uploaded. Without a server it is trained now, and MODEL may be a folder."""
     name, source = (model, model) if local is None else name_and_source(model)
     models = {} if name.startswith("ft:") else {name: source}
-    with errors(as_json), api_client(url, local, models, runs_jobs=True) as client:
+    with errors(as_json), api_client(url, local, database, models=models, runs_jobs=True) as client:
         options: dict[str, Any] = {}
         if hyperparameters is not None:
             options["hyperparameters"] = _parsed("--hyperparameters", hyperparameters)
@@ -66,10 +67,13 @@ def create(
         }
         job = client.post(JOBS, {name: value for name, value in body.items() if value is not None})
         if follow or local is not None:
-            _follow(client, job["id"])
-        elif as_json:
+            _follow(client, job["id"], quiet=as_json)
+            job = client.get(f"{JOBS}/{job['id']}")
+        if as_json:
             print(json.dumps(job))
-        else:
+        elif local is not None:
+            print(f"next: bottega serve --folder {local}, and ask {job['fine_tuned_model']}")
+        elif not follow:
             print(f"{job['id']}\nnext: bottega jobs events {job['id']} --follow")
 
 
@@ -90,10 +94,11 @@ def list_all(
     limit: Annotated[int | None, typer.Option("--limit", "-l", help="Most jobs; default: all.", min=1)] = None,
     url: Url = DEFAULT_URL,
     local: Local = None,
+    database: Database = None,
     as_json: Json = False,
 ) -> None:
     """List jobs, the newest first."""
-    with errors(as_json), api_client(url, local) as client:
+    with errors(as_json), api_client(url, local, database) as client:
         jobs = list(client.pages(JOBS, limit))
         if as_json:
             print(json.dumps(jobs))
@@ -104,9 +109,9 @@ def list_all(
 
 
 @jobs_app.command("retrieve")
-def retrieve(job_id: JobId, url: Url = DEFAULT_URL, local: Local = None) -> None:
+def retrieve(job_id: JobId, url: Url = DEFAULT_URL, local: Local = None, database: Database = None) -> None:
     """Show a job, as JSON."""
-    with errors(as_json=False), api_client(url, local) as client:
+    with errors(as_json=False), api_client(url, local, database) as client:
         print(json.dumps(client.get(f"{JOBS}/{job_id}"), indent=1))
 
 
@@ -116,10 +121,11 @@ def events(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends.")] = False,
     url: Url = DEFAULT_URL,
     local: Local = None,
+    database: Database = None,
     as_json: Json = False,
 ) -> None:
     """Show what has happened in a job, the oldest first. Without a server, --follow trains it meanwhile."""
-    with errors(as_json), api_client(url, local, runs_jobs=follow) as client:
+    with errors(as_json), api_client(url, local, database, runs_jobs=follow) as client:
         if follow:
             _follow(client, job_id)
             return
@@ -131,15 +137,16 @@ def events(
                 print(_line(event))
 
 
-def _follow(client: ApiClient, job_id: str) -> None:
-    """Print the events of a job as they come, until it ends; raise a RunError if it failed."""
+def _follow(client: ApiClient, job_id: str, *, quiet: bool = False) -> None:
+    """Print the events of a job as they come, or wait `quiet`, until it ends; raise a RunError if it failed."""
     seen: set[str] = set()
     while True:
         job = client.get(f"{JOBS}/{job_id}")
         for event in list(client.pages(f"{JOBS}/{job_id}/events"))[::-1]:
             if event["id"] not in seen:
                 seen.add(event["id"])
-                print(_line(event), flush=True)
+                if not quiet:
+                    print(_line(event), flush=True)
         if job["status"] in FINAL:
             break
         time.sleep(FOLLOW_SECONDS)
@@ -153,9 +160,11 @@ def _line(event: dict[str, Any]) -> str:
 
 
 @jobs_app.command("checkpoints")
-def checkpoints(job_id: JobId, url: Url = DEFAULT_URL, local: Local = None, as_json: Json = False) -> None:
+def checkpoints(
+    job_id: JobId, url: Url = DEFAULT_URL, local: Local = None, database: Database = None, as_json: Json = False
+) -> None:
     """List the models of a job after each pass; each can be asked by its name."""
-    with errors(as_json), api_client(url, local) as client:
+    with errors(as_json), api_client(url, local, database) as client:
         found = list(client.pages(f"{JOBS}/{job_id}/checkpoints"))
         if as_json:
             print(json.dumps(found))
@@ -167,8 +176,8 @@ def checkpoints(job_id: JobId, url: Url = DEFAULT_URL, local: Local = None, as_j
 def _verb(name: str, words: str) -> Callable[..., None]:
     """A command that asks something of a job."""
 
-    def ask(job_id: JobId, url: Url = DEFAULT_URL, local: Local = None) -> None:
-        with errors(as_json=False), api_client(url, local) as client:
+    def ask(job_id: JobId, url: Url = DEFAULT_URL, local: Local = None, database: Database = None) -> None:
+        with errors(as_json=False), api_client(url, local, database) as client:
             job = client.post(f"{JOBS}/{job_id}/{name}")
             print(f"{job_id} is {job['status']}")
 

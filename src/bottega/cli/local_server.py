@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,11 +25,17 @@ Local = Annotated[
 
 @contextmanager
 def api_client(
-    url: str, local: Path | None = None, models: Mapping[str, str] | None = None, *, runs_jobs: bool = False
+    url: str,
+    local: Path | None = None,
+    database: str | None = None,
+    *,
+    models: Mapping[str, str] | None = None,
+    runs_jobs: bool = False,
 ) -> Iterator[ApiClient]:
     """A client of a server, or of one in this process.
 
     local      the folder of a server in this process; None for the one at `url`
+    database   URL of its tables, if they are not in the folder
     models     what it serves besides the models that its jobs have made
     runs_jobs  whether it trains; other servers of this folder may anyway
     """
@@ -36,18 +43,21 @@ def api_client(
         yield ApiClient(url)
         return
     from bottega.server.app import create_app, open_backend
+    from bottega.server.gate import GateSettings
+    from bottega.server.keys import KeyRing
     from bottega.server.run import open_socket, run
 
     deployment, stop = bottega.Deployment(), threading.Event()
     for name, source in (models or {}).items():
         deployment.add(name, source)
-    backend = open_backend(local, deployment, runs_jobs=runs_jobs)
-    listening = open_socket("127.0.0.1", 0)
-    served = create_app(deployment, backend=backend)
+    # The user's own graders; others of this machine do not know the key.
+    backend = open_backend(local, deployment, database=database, runs_jobs=runs_jobs, runs_graders_code=True)
+    listening, key = open_socket("127.0.0.1", 0), secrets.token_hex(32)
+    served = create_app(deployment, GateSettings(KeyRing(key)), backend)
     thread = threading.Thread(target=run, args=(served, listening, stop.is_set), name="server")
     thread.start()
     try:
-        yield ApiClient(f"http://127.0.0.1:{listening.getsockname()[1]}/v1")
+        yield ApiClient(f"http://127.0.0.1:{listening.getsockname()[1]}/v1", key)
     finally:
         stop.set()
         thread.join()

@@ -87,6 +87,7 @@ def serve(
             what = "other machines could use this server without a key"
             fix = f"make one: bottega keys create NAME; or set {KEY_VARIABLE}, or listen on 127.0.0.1"
             raise bottega.RecipeError(what, where="--host", fix=fix)
+        requests = RequestLog(log or STANDARD_ERROR, with_bodies=log_bodies) if log or log_bodies else None
         listening = open_socket(host, port)
         with busy("loading " + ", ".join(name for name, _ in names)):
             for name, _ in names[:max_loaded]:
@@ -102,7 +103,6 @@ def serve(
         )
         keys = KeyRing(os.environ.get(KEY_VARIABLE) or None, backend.tables)
         gate = GateSettings(keys, frozenset({host, *(allow_host or ())}))
-        requests = RequestLog(log or STANDARD_ERROR, with_bodies=log_bodies) if log or log_bodies else None
         served = create_app(deployment, gate, backend, upstreams=upstreams, log=requests)
         _announce(host, listening.getsockname()[1], [*deployment.names, *upstreams], keys.is_required)
         with interruption.deferred():

@@ -202,7 +202,7 @@ class EvaluationContext:
         return DenseRetriever(texts, Embedder(encoder, dtype=self.dtype, any_run=True))
 
     @cached_property
-    def reward_models(self) -> LoadedJudges:
+    def judges(self) -> LoadedJudges:
         """Reward models, each loaded once for all baselines."""
         return LoadedJudges(resolve_device(), self.dtype)
 

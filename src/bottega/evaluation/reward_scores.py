@@ -48,7 +48,7 @@ def reward_scores(
     if not known:
         return []
     inputs = [_reward_input(context, prompts[place], answer) for place, answer in known.values()]
-    parts = np.array([reward.scores(inputs, context.reward_models) for reward in objective.rewards], float)  # [F, K]
+    parts = np.array([reward.scores(inputs, context.judges) for reward in objective.rewards], float)  # [F, K]
     total = np.array([reward.weight for reward in objective.rewards]) @ parts  # [K]
     values = {"reward": total}
     # A single reward is its own total, but for its weight.

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 import bottega
 from bottega.server.errors import DO_NOT_RETRY, SERVER, ApiError, from_bottega, from_validation
-from bottega.server.gate import Gate, GateSettings
+from bottega.server.gate import REQUEST_ID, Gate, GateSettings
 from bottega.server.jobs.rows import MIN_EXAMPLES
 from bottega.server.jobs.runner import JobRunner
 from bottega.server.request_log import LogRequests, RequestLog
@@ -52,15 +52,11 @@ BACKEND_ROUTERS = (files.router, fine_tuning.router, graders.router, uploads.rou
 
 @dataclass(frozen=True)
 class Backend:
-    """What a server remembers: tables, the bytes of files, and jobs.
-
-    runs_graders_code  whether graders may be Python code of whoever sends them
-    """
+    """What a server remembers: tables, the bytes of files, and jobs."""
 
     tables: State
     storage: Storage
     jobs: JobRunner
-    runs_graders_code: bool = False
 
     def close(self) -> None:
         """Stop the jobs, which go on with the next server, and close the tables."""
@@ -81,15 +77,12 @@ def open_backend(
     """The backend in a folder; jobs of an earlier server go on, and the models they have made are served.
 
     database      URL of the tables; by default a file in the folder
-    min_examples  rows that a training file must have
-    max_jobs      most jobs that train at once
+    min_examples, max_jobs, runs_graders_code: see `JobRunner`
     runs_jobs     whether jobs are trained, and what they have made is served
     """
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     tables, storage = State(folder, database), Storage(folder / "files")
-    with tables.transaction() as session:
-        storage.clean(digests_in_use(session))
     jobs = JobRunner(
         folder / "jobs",
         tables,
@@ -98,10 +91,13 @@ def open_backend(
         deployment.remove,
         max_jobs=max_jobs,
         min_examples=min_examples,
+        runs_code=runs_graders_code,
     )
     if runs_jobs:
+        with tables.transaction() as session:
+            storage.clean(digests_in_use(session))
         jobs.start()
-    return Backend(tables, storage, jobs, runs_graders_code)
+    return Backend(tables, storage, jobs)
 
 
 def create_app(
@@ -166,4 +162,6 @@ async def _answer_http_error(request: Request, error: Any) -> JSONResponse:
 
 async def _answer_failure(request: Request, error: Any) -> JSONResponse:
     message = f"The server failed: {type(error).__name__}. Its log says more."
-    return _response(ApiError(500, message, type=SERVER, headers=DO_NOT_RETRY))
+    # The gate, which gives every other answer its id, has been left with the error.
+    headers = {**DO_NOT_RETRY, "x-request-id": str(request.scope.get(REQUEST_ID))}
+    return _response(ApiError(500, message, type=SERVER, headers=headers))

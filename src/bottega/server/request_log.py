@@ -74,6 +74,10 @@ class LogRequests:
 
         try:
             await self.app(scope, heard, told)
+        except BaseException:
+            # It is answered outside of this middleware, or not at all.
+            status = status or 500
+            raise
         finally:
             line = {
                 "time": datetime.now(UTC).isoformat(timespec="milliseconds"),

@@ -25,6 +25,7 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import bottega
@@ -235,14 +236,22 @@ def is_in_use(session: Session, digest: str) -> bool:
 
 def _add_new_columns(engine: Engine) -> None:
     """Give the tables of an earlier version the columns that have come since, all of which may be empty."""
-    found = inspect(engine)
-    with engine.begin() as connection:
-        for table in Tables.metadata.sorted_tables:
-            known = {column["name"] for column in found.get_columns(table.name)}
-            for column in table.columns:
-                if column.name not in known:
-                    kind = column.type.compile(engine.dialect)
+    for table in Tables.metadata.sorted_tables:
+        for column in table.columns:
+            if _has_column(engine, table.name, column.name):
+                continue
+            kind = column.type.compile(engine.dialect)
+            try:
+                with engine.begin() as connection:
                     connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}"))
+            except DBAPIError:
+                # Another server may have added it just now.
+                if not _has_column(engine, table.name, column.name):
+                    raise
+
+
+def _has_column(engine: Engine, table: str, column: str) -> bool:
+    return any(known["name"] == column for known in inspect(engine).get_columns(table))
 
 
 def _configure_sqlite(connection: Any, _: Any) -> None:

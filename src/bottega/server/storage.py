@@ -85,18 +85,26 @@ class Storage:
         """Remove what a killed server left: half files, and whole ones that nothing remembers."""
         for place in self.folder.iterdir():
             if place.name.startswith(PARTIAL):
-                if time.time() - place.stat().st_mtime > FORGOTTEN_SECONDS:
+                if _age(place) > FORGOTTEN_SECONDS:
                     place.unlink(missing_ok=True)
             elif place.is_dir():
                 for file in place.iterdir():
                     # One that was just written may not be remembered yet.
-                    if file.name not in kept and time.time() - file.stat().st_mtime > FORGOTTEN_SECONDS:
-                        file.unlink()
+                    if file.name not in kept and _age(file) > FORGOTTEN_SECONDS:
+                        file.unlink(missing_ok=True)
 
     @property
     def free_bytes(self) -> int:
         """What the disk has room for."""
         return shutil.disk_usage(self.folder).free
+
+
+def _age(file: Path) -> float:
+    """Seconds since a file was written; 0 if another server has just removed it."""
+    try:
+        return time.time() - file.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 class _Incoming:

@@ -19,7 +19,15 @@ GRADER = {
 
 
 @pytest.mark.parametrize(
-    ("answer", "grade"), [("good", 1), ("Good.", 1), ("I say: bad", 0), ("it is not good", 0), ("good, not bad", 1)]
+    ("answer", "grade"),
+    [
+        ("good", 1),
+        ("Good.", 1),
+        ("I say: bad", 0),
+        ("it is not good", 0),
+        ("good, not bad", 1),
+        ("A goodly bad one", 0),
+    ],
 )
 def test_its_label_passes_or_not(answer: str, grade: float) -> None:
     asked: list[Any] = []

@@ -47,7 +47,7 @@ def test_a_model_that_fails_grades_nothing() -> None:
     def ask(*_: Any) -> str:
         raise DataError("a prompt of 545 tokens", where="judge")
 
-    with pytest.raises(UngradableError, match="does not answer: a prompt of 545 tokens"):
+    with pytest.raises(UngradableError, match="cannot read it: a prompt of 545 tokens"):
         parse_grader(GRADER).grade(GradedText("a", ask_model=ask))
 
 

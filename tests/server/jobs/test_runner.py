@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -12,6 +13,7 @@ from test_rows import CHAT
 
 import bottega
 from bottega.server.app import Backend, open_backend
+from bottega.server.jobs import runner
 from bottega.server.jobs.runner import _base_name
 from bottega.server.jobs.worker import RUN
 from bottega.server.state import Job, JobEvent, StoredFile, TunedModel
@@ -59,7 +61,7 @@ def test_a_running_job_goes_on_after_a_restart(llama: Path, tmp_path: Path) -> N
     events, _ = backend.tables.page(JobEvent, limit=10_000, after=None, job_id=job_id)
     steps = [event.data["step"] for event in events if event.data]
     assert sorted(steps) == list(range(1, 241))
-    assert any("restarted" in event.message for event in events)
+    assert any("has ended" in event.message for event in events)
     assert job.fine_tuned_model in deployment.names
     backend.close()
     deployment.close()
@@ -100,6 +102,35 @@ def test_a_job_that_waits_can_be_cancelled(llama: Path, tmp_path: Path) -> None:
 def test_names_of_models_that_were_tuned_before() -> None:
     assert _base_name("ft:base:local:x:abc:ckpt-step-3") == "base"
     assert _base_name("org/model") == "org-model"
+
+
+def test_one_job_that_cannot_run_does_not_hold_up_others(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose folder is damaged fails, one with code waits, and one that could not be started is tried again."""
+    starts, start = list[str](), runner._start
+
+    def flaky(folder: Path, verb: str, memory: int) -> Any:
+        starts.append(f"{folder.name} {verb}")
+        if len(starts) == 1:
+            raise OSError("no process")
+        return start(folder, verb, memory)
+
+    monkeypatch.setattr(runner, "_start", flaky)
+    backend, deployment = open_server(tmp_path / "state")
+    code = {"type": "python", "source": "def grade(sample, item): return 1.0"}
+    common: Any = {"model": "base", "source": str(llama), "training_file": "file-0", "seed": 1, "request": "r"}
+    damaged = Job(id="ftjob-a", method="supervised", status="queued", **common)
+    waiting = Job(id="ftjob-b", method="reinforcement", status="queued", grader=code, **common)
+    for job in (damaged, waiting):
+        backend.tables.add(job)
+    done = wait(backend, submit(backend, llama, tmp_path, epochs=1), "succeeded", "failed")
+    assert done.status == "succeeded", done.error
+    assert starts == ["ftjob-1 prepare", "ftjob-1 prepare", "ftjob-1 train"]
+    assert wait(backend, damaged.id, "failed").error
+    assert wait(backend, waiting.id, "queued").owner is None
+    backend.close()
+    deployment.close()
 
 
 def test_two_servers_share_a_folder(llama: Path, tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_reinforcement_by_a_model_that_is_asked(tuning: Running, client: openai.
         "name": "judge",
         "model": "base",
         "input": [{"role": "user", "content": "{{sample.output_text}}"}],
-        "labels": ["e", "a", "o", "t", " "],
+        "labels": ["e", "a", "o", "t"],
         "passing_labels": ["e", "a"],
         "sampling_params": {"max_completions_tokens": 40},
     }
@@ -267,6 +267,12 @@ def test_the_plain_and_asynchronous_client(tuning: Running) -> None:
         assert not list(client.fine_tuning.jobs.list(metadata={"flow": "none"}))
         without = list(client.fine_tuning.jobs.list(extra_query={"metadata": "null"}))
         assert all(job.metadata is None for job in without)
+        odd = {'a "key"\n\\ §': "its value"}
+        job = client.fine_tuning.jobs.create(model="base", training_file=upload(client, chat_rows(2)), metadata=odd)
+        assert [found.id for found in client.fine_tuning.jobs.list(metadata=odd)] == [job.id]
+        with pytest.raises(openai.BadRequestError) as raised:
+            client.fine_tuning.jobs.list(extra_query={"metadata[]": "a"})
+        assert raised.value.param == "metadata[]"
 
 
 @pytest.mark.parametrize(

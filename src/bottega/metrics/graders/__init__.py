@@ -33,8 +33,10 @@ AskModel = Callable[[str, Sequence[Mapping[str, Any]], Sampling], str]
 GRADE_TOKENS = 64
 
 
-# The errors in the row or in the grader: others depend on the answer, and another may be graded.
-MISTAKES = frozenset({"invalid_variable_error", "other_error"})
+# The errors that are not the answer's but of the row, the grader or the machine: another answer would meet them too.
+MISTAKES = frozenset(
+    {"invalid_variable_error", "other_error", "model_grader_server_error", "python_grader_server_error"}
+)
 
 
 class UngradableError(Exception):
@@ -95,6 +97,14 @@ class Grader(BaseModel, ABC):
     def grade(self, text: GradedText) -> float:
         """The grade; raises UngradableError."""
 
+    def grade_with_parts(self, text: GradedText) -> tuple[float, dict[str, float]]:
+        """(the grade, those of its parts); raises UngradableError."""
+        return self.grade(text), {}
+
+    def renamed(self, models: Mapping[str, str]) -> Grader:
+        """The same grader, asking models by other names."""
+        return self
+
     @property
     def model_names(self) -> tuple[str, ...]:
         """The models that it asks, which have to be at hand."""
@@ -133,6 +143,9 @@ class ModelGrader(Grader):
     def model_names(self) -> tuple[str, ...]:
         return (self.model,)
 
+    def renamed(self, models: Mapping[str, str]) -> Grader:
+        return self.model_copy(update={"model": models.get(self.model, self.model)})
+
     def ask(self, text: GradedText, instruction: str) -> str:
         """What the model answers to the messages and an instruction; raises UngradableError."""
         if text.ask_model is None:
@@ -141,6 +154,8 @@ class ModelGrader(Grader):
         messages.append({"role": "user", "content": instruction})
         try:
             return text.ask_model(self.model, messages, _sampling(self.sampling_params))
+        except DataError as error:  # it is too long for the model
+            raise UngradableError("truncated_observation_error", f"the model cannot read it: {error.what}") from None
         except BottegaError as error:
             raise UngradableError("model_grader_server_error", f"the model does not answer: {error.what}") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -25,6 +26,8 @@ class LabelModel(ModelGrader):
 
     @model_validator(mode="after")
     def _check(self) -> LabelModel:
+        if not all(label.strip() for label in self.labels):
+            raise ValueError("a label is empty")
         if unknown := [label for label in self.passing_labels if label not in self.labels]:
             raise ValueError(f"the passing label {unknown[0]} is none of the labels")
         return self
@@ -37,9 +40,11 @@ class LabelModel(ModelGrader):
         return float(label in self.passing_labels)
 
     def _label(self, answer: str) -> str | None:
-        """The label that an answer is, or else that it has first; the longest of those that begin there."""
-        said = answer.casefold()
-        whole = [label for label in self.labels if label.casefold() == said.strip(" \n.\"'")]
-        places = [(said.find(label.casefold()), -len(label), label) for label in self.labels]
-        found = [place for place in places if place[0] >= 0]
-        return whole[0] if whole else min(found)[2] if found else None
+        """The label that the answer has first; the longest of those that begin there."""
+        found = [
+            (match.start(), -len(label), label)
+            for label in self.labels
+            # Not within a word: "no" is not in "I know".
+            if (match := re.search(rf"(?<!\w){re.escape(label)}(?!\w)", answer, re.IGNORECASE))
+        ]
+        return min(found)[2] if found else None

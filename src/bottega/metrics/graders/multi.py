@@ -75,7 +75,14 @@ class Multi(Grader):
     def parts(self) -> Mapping[str, Grader]:
         return {name: parse_grader(document) for name, document in self.graders.items()}
 
+    def renamed(self, models: Mapping[str, str]) -> Grader:
+        parts = {name: part.renamed(models).model_dump() for name, part in self.parts.items()}
+        return parse_grader({**self.model_dump(), "graders": parts})
+
     def grade(self, text: GradedText) -> float:
+        return self.grade_with_parts(text)[0]
+
+    def grade_with_parts(self, text: GradedText) -> tuple[float, dict[str, float]]:
         grades = {name: grader.grade(text) for name, grader in self.parts.items()}
         try:
             value = float(_evaluate(self._formula, grades))
@@ -83,7 +90,7 @@ class Multi(Grader):
             raise UngradableError("formula_parse_error", f"{self.calculate_output}: {error}") from None
         if not math.isfinite(value):
             raise UngradableError("formula_parse_error", f"{self.calculate_output} is not finite")
-        return value
+        return value, grades
 
 
 def _check_formula(node: ast.AST) -> None:

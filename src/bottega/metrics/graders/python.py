@@ -20,7 +20,7 @@ from pydantic import Field, field_validator
 
 from bottega.metrics.graders import GradedText, Grader, UngradableError
 
-# Seconds of computing, and of everything; bytes of memory; bytes of a source.
+# Seconds of computing, and of everything; bytes of memory; letters of a source.
 CPU_SECONDS, WALL_SECONDS, MEMORY, MAX_SOURCE = 10, 30, 2 << 30, 256 << 10
 
 # The most bytes that are read of what the process answers.
@@ -28,8 +28,9 @@ MAX_ANSWER = 1 << 14
 
 # What the process runs. It cannot raise its limits again, and its answer has a channel that printing does not reach.
 RUNNER = """
-import json, resource, sys
-channel, cpu, memory = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+import json, resource, signal, sys
+channel, cpu, memory, wall = map(int, sys.argv[1:])
+signal.alarm(wall)
 for kind, limit in ((resource.RLIMIT_CPU, cpu), (resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, 0),
                     (resource.RLIMIT_NOFILE, 64), (resource.RLIMIT_CORE, 0)):
     resource.setrlimit(kind, (limit, limit))
@@ -83,8 +84,9 @@ class PythonGrader(Grader):
 def _run(given: bytes) -> dict[str, Any]:
     """What the process answers."""
     reading, writing = os.pipe()
-    command = [sys.executable, "-I", "-c", RUNNER, str(writing), str(CPU_SECONDS), str(MEMORY)]
-    with tempfile.TemporaryDirectory() as folder, open(reading, "rb") as channel:
+    command = [sys.executable, "-I", "-c", RUNNER, str(writing), str(CPU_SECONDS), str(MEMORY), str(WALL_SECONDS)]
+    os.set_blocking(reading, False)
+    with tempfile.TemporaryDirectory() as folder, open(reading, "rb", buffering=0) as channel:
         try:
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder,
@@ -97,9 +99,10 @@ def _run(given: bytes) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             return {"error": f"it took more than {WALL_SECONDS} seconds"}
         finally:
-            # What it has started goes with it, and would else hold the channel open.
+            # What it has started goes with it.
             _kill(process)
-        told = channel.read(MAX_ANSWER)
+        # What it has answered is there by now; something that it started may hold the channel open for ever.
+        told = channel.read(MAX_ANSWER) or b""
     try:
         return dict(json.loads(told))
     except (ValueError, TypeError, RecursionError):

@@ -387,6 +387,8 @@ def _attend(
     """
     if q.device.type == "cpu" and options.softcap is None:
         mask = None if bias is None else bias.expand(len(q), 1, q.shape[2], key.shape[2])
+        # It reads wrong memory if the values of a head do not lie side by side.
+        q, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, key, value))
         out, total = FLASH_ON_CPU(q, key, value, 0.0, False, attn_mask=mask, scale=options.scaling)
         return out, total
     scores = q @ key.transpose(-1, -2)

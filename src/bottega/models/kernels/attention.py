@@ -65,7 +65,8 @@ def _forward(
     if len(layers) < 3 or layout is None or position_embeddings is None or has_cache:
         return type(module).forward(module, hidden_states, position_embeddings=position_embeddings, **keywords)
     # [T, h, D], [T, g, D], [T, g, D]
-    q, k, v = (x.view(len(x), -1, module.head_dim) for x in apply_linears(layers, hidden_states[0]))
+    # A product may lie in the memory of its transpose, of which the rotation would read one value in each line.
+    q, k, v = (x.contiguous().view(len(x), -1, module.head_dim) for x in apply_linears(layers, hidden_states[0]))
     # Qwen3 and others normalize queries and keys per head.
     norms = (getattr(module, name, None) for name in ("q_norm", "k_norm"))
     q, k = (x if norm is None else norm(x) for x, norm in zip((q, k), norms, strict=True))

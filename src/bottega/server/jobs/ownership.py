@@ -18,13 +18,16 @@ class ServerMark:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = self._path(self.id).open("wb")
         fcntl.flock(self._file, fcntl.LOCK_EX)
+        for path in folder.glob("*.lock"):
+            self.is_alive(path.stem)
 
     def is_alive(self, server: str) -> bool:
         """Whether a server is still there; of one that is not, the file is removed."""
         if server == self.id:
             return True
         try:
-            with self._path(server).open("rb") as file:
+            # For writing: over NFS only such a file can be locked.
+            with self._path(server).open("r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except FileNotFoundError:
             return False

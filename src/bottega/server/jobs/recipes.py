@@ -53,19 +53,6 @@ def resolve_hyperparameters(method: str, asked: dict[str, Any], rows: int) -> di
     return resolved
 
 
-def with_sources(grader: dict[str, Any], judges: dict[str, str]) -> dict[str, Any]:
-    """A grader that names the models that it asks by their folders instead of what they are served as."""
-
-    named = {**grader, "model": judges[grader["model"]]} if grader.get("model") in judges else grader
-    # Of several graders: by name, or one alone.
-    parts = named.get("graders")
-    if not isinstance(parts, dict):
-        return named
-    if "type" in parts:
-        return {**named, "graders": with_sources(parts, judges)}
-    return {**named, "graders": {name: with_sources(part, judges) for name, part in parts.items()}}
-
-
 def updates_per_pass(rows: int, hyperparameters: dict[str, Any]) -> int:
     """Updates in which all rows are seen once."""
     return int(-(-rows // hyperparameters["batch_size"]))

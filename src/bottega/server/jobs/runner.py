@@ -21,12 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 import bottega
 from bottega.server.jobs.history import curves_csv, estimate_finish, tell, tell_events
 from bottega.server.jobs.ownership import ServerMark
+from bottega.server.jobs.queue import JobQueue, existing, release
 from bottega.server.jobs.worker import (
     DONE,
     FAILURE,
@@ -91,6 +92,7 @@ class JobRunner:
     withdraw      called with the name of every model that another server has deleted
     max_jobs      most jobs that train at once; a job waits while there is too little memory for it beside the others
     min_examples  rows that a training file must have
+    runs_code     whether graders may be Python code of whoever sends them; jobs with such wait for a server that may
     """
 
     def __init__(
@@ -103,12 +105,14 @@ class JobRunner:
         *,
         max_jobs: int = 1,
         min_examples: int = 10,
+        runs_code: bool = False,
     ) -> None:
         self.folder, self.state, self.storage = folder, state, storage
         self.serve, self.withdraw = serve, withdraw
         self.mark = ServerMark(folder / "servers")
+        self.queue = JobQueue(state, self.mark)
         self._served, self._synced = set[str](), 0.0
-        self.max_jobs, self.min_examples = max_jobs, min_examples
+        self.max_jobs, self.min_examples, self.runs_code = max_jobs, min_examples, runs_code
         self._processes: dict[str, _Process] = {}
         self._followed: dict[str, int] = {}  # bytes of the log of each job's run that were read
         self._changed = threading.Condition()
@@ -123,14 +127,8 @@ class JobRunner:
     def _sync(self) -> None:
         """Take over the jobs of servers that are gone; serve the models that there are now, and no others."""
         self._synced = time.monotonic()
+        self.queue.take_over()
         with self.state.transaction() as session:
-            for job in session.scalars(select(Job).where(Job.owner.is_not(None))):
-                if job.owner is None or self.mark.is_alive(job.owner):
-                    continue
-                job.owner = None
-                if job.status == "running":
-                    job.status = "queued"
-                    tell(session, job, "The server was restarted; the job goes on from its last checkpoint", key=None)
             models = {model.name: self.folder / model.folder for model in session.scalars(select(TunedModel))}
         for name in self._served - models.keys():
             self._served.discard(name)
@@ -177,29 +175,8 @@ class JobRunner:
         self.wake()
 
     def ask(self, job_id: str, wanted: str) -> Job:
-        """Ask a job to `cancel`, `pause` or `run` on; a ValueError says why it cannot."""
-        with self.state.transaction() as session:
-            job = find(session, Job, job_id)
-            if job is None:
-                raise KeyError(job_id)
-            allowed = {
-                "cancel": job.status not in FINAL,
-                "pause": job.status == "running",
-                "run": job.status == "paused",
-            }
-            if not allowed[wanted]:
-                verb = {"cancel": "cancelled", "pause": "paused", "run": "resumed"}[wanted]
-                raise ValueError(f"Job {job_id} is {job.status} and cannot be {verb}.")
-            job.wanted = wanted
-            if wanted == "cancel":
-                job.status, job.finished_at, job.estimated_finish = "cancelled", int(time.time()), None
-                tell(session, job, "The job was cancelled", key="cancelled")
-            elif wanted == "pause":
-                job.status, job.estimated_finish = "paused", None
-                tell(session, job, "The job is being paused", key=None)
-            else:
-                job.status = "queued"
-                tell(session, job, "The job was resumed, moving job to queued state", key=None)
+        """What a client wants of a job: `cancel`, `pause` or `run`; a ValueError says why it cannot be."""
+        job = self.queue.ask(job_id, wanted)
         self.wake()
         return job
 
@@ -260,48 +237,44 @@ class JobRunner:
                     self._changed.wait(POLL_SECONDS if self._processes else 10 * POLL_SECONDS)
 
     def _start_next(self) -> None:
-        with self.state.transaction() as session:
-            order = select(Job).where(Job.status.in_(("validating_files", "queued")), Job.owner.is_(None))
-            waiting = list(session.scalars(order.order_by(Job.number)))
-        for job in waiting:
+        blocked = False
+        for job in self.queue.waiting():
             running = [process for process in self._processes.values() if process.verb == "train"]
             if job.status == "validating_files":
-                if len(running) == len(self._processes) and self._take(job, "validating_files"):
-                    self._launch(job.id, "prepare")
-                continue
-            memory, limit = self._foreseen(job.id)
-            has_memory = memory + sum(process.memory for process in running) <= JOB_MEMORY * limit
-            # Alone it may try in any case.
-            if running and (len(running) >= self.max_jobs or not has_memory):
-                # Not a smaller one behind it: it would wait for ever.
-                return
-            if self._take(job, "running"):
-                self._launch(job.id, "train", memory)
+                if len(running) == len(self._processes) and self.queue.take(job, "validating_files"):
+                    self._launch(job, "prepare")
+            elif not blocked and self._may_run(job):
+                try:
+                    memory, limit = self._foreseen(job.id)
+                except (OSError, ValueError):
+                    with self.state.transaction() as session:
+                        self._fail(session, existing(session, job.id))
+                    continue
+                has_memory = memory + sum(process.memory for process in running) <= JOB_MEMORY * limit
+                if not running or (len(running) < self.max_jobs and has_memory):
+                    if self.queue.take(job, "running"):
+                        self._launch(job, "train", memory)
+                else:
+                    # Nor a smaller one behind it: it would wait for ever.
+                    blocked = True
 
-    def _take(self, job: Job, status: str) -> bool:
-        """Make a waiting job this server's own; False if another server was faster, or its client."""
-        with self.state.transaction() as session:
-            free = (Job.id == job.id, Job.status == job.status, Job.owner.is_(None))
-            taken = session.execute(update(Job).where(*free).values(owner=self.mark.id, status=status))
-            if not taken.rowcount:  # type: ignore[attr-defined]
-                return False
-            if status == "running":
-                tell(session, _existing(session, job.id), "Fine-tuning job started", key="started")
-        return True
+    def _may_run(self, job: Job) -> bool:
+        """Whether a job needs nothing that this server may not do."""
+        return self.runs_code or job.grader is None or not bottega.parse_grader(job.grader).runs_code
 
     def _foreseen(self, job_id: str) -> tuple[int, int]:
         """(bytes of memory that a job will need, bytes that there are)."""
         prepared = read_json(self.folder / job_id / PREPARED)
         return prepared.get("memory", 0), prepared.get("memory_limit", 0)
 
-    def _launch(self, job_id: str, verb: str, memory: int = 0) -> None:
-        reading, writing = os.pipe()
-        folder = self.folder / job_id
-        command = [sys.executable, "-m", "bottega.server.jobs.worker", verb, str(folder), str(reading)]
-        with (folder / "log.txt").open("ab") as log:
-            process = subprocess.Popen(command, pass_fds=(reading,), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        os.close(reading)
-        self._processes[job_id] = _Process(verb, process, os.fdopen(writing, "wb", buffering=0), memory)
+    def _launch(self, job: Job, verb: str, memory: int = 0) -> None:
+        """Start a process for a job that this server has taken."""
+        folder = self.folder / job.id
+        try:
+            self._processes[job.id] = _start(folder, verb, memory)
+        except OSError as error:  # it may be possible later
+            print(f"jobs: {job.id} cannot be started: {error}", file=sys.stderr)
+            self.queue.give_back(job)
 
     def _watch(self, job_id: str) -> None:
         """Keep what a process has told; see to its end."""
@@ -312,18 +285,18 @@ class JobRunner:
             if job.wanted != "run":
                 running.stop()
             return
-        del self._processes[job_id]
         running.close()
         if running.verb == "prepare":
             self._end_prepare(job_id, code)
         else:
             self._end_training(job_id, code)
+        # Last: if the tables cannot be changed now, they are at the next look.
+        del self._processes[job_id]
 
     def _end_prepare(self, job_id: str, code: int) -> None:
         folder = self.folder / job_id
         with self.state.transaction() as session:
-            job = _existing(session, job_id)
-            job.owner = None
+            job = release(session, job_id)
             if job.status in FINAL:
                 return
             if code == DONE and (folder / PREPARED).exists():
@@ -335,8 +308,7 @@ class JobRunner:
 
     def _end_training(self, job_id: str, code: int) -> None:
         with self.state.transaction() as session:
-            job = _existing(session, job_id)
-            job.owner = None
+            job = release(session, job_id)
             if job.status in FINAL:
                 return
             if code == DONE:
@@ -411,7 +383,7 @@ class JobRunner:
         log = run / "events.jsonl"
         size = log.stat().st_size if log.exists() else 0
         with self.state.transaction() as session:
-            job = _existing(session, job_id)
+            job = existing(session, job_id)
             if size == self._followed.get(job_id, 0):
                 return job
             try:
@@ -424,10 +396,19 @@ class JobRunner:
         return job
 
 
-def _existing(session: Session, job_id: str) -> Job:
-    job = find(session, Job, job_id)
-    assert job is not None, "jobs are never deleted"
-    return job
+def _start(folder: Path, verb: str, memory: int) -> _Process:
+    """The process that prepares or trains the job in a folder; an OSError if there can be none now."""
+    reading, writing = os.pipe()
+    command = [sys.executable, "-m", "bottega.server.jobs.worker", verb, str(folder), str(reading)]
+    try:
+        with (folder / "log.txt").open("ab") as log:
+            process = subprocess.Popen(command, pass_fds=(reading,), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    except BaseException:
+        os.close(writing)
+        raise
+    finally:
+        os.close(reading)
+    return _Process(verb, process, os.fdopen(writing, "wb", buffering=0), memory)
 
 
 def _base_name(model: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import bottega
-from bottega.server.jobs.recipes import make_recipe, resolve_hyperparameters, updates_per_pass, with_sources
+from bottega.server.jobs.recipes import make_recipe, resolve_hyperparameters, updates_per_pass
 from bottega.server.jobs.rows import InvalidFile, check_file
 
 # Files of a job's folder.
@@ -83,7 +83,7 @@ def prepare(folder: Path) -> None:
         seed=spec.seed,
         rows=rows,
         hyperparameters=resolved,
-        grader=None if spec.grader is None else with_sources(spec.grader, spec.judges),
+        grader=None if spec.grader is None else bottega.parse_grader(spec.grader).renamed(spec.judges).model_dump(),
         training=folder / TRAINING,
         validation=validation,
     )
@@ -131,7 +131,8 @@ def main(arguments: list[str]) -> int:
     except InvalidFile as error:
         write_json(folder / FAILURE, error.document)
     except bottega.BottegaError as error:
-        param = "training_file" if isinstance(error, bottega.DataError) else None
+        files = ((TRAINING, "training_file"), (VALIDATION, "validation_file"))
+        param = next((param for name, param in files if name in (error.where or "")), None)
         write_json(folder / FAILURE, {"code": type(error).__name__, "message": _words(error, folder), "param": param})
     return FAILED
 

@@ -40,21 +40,20 @@ class GradeRequest(ValidateRequest):
 @router.post("/v1/fine_tuning/alpha/graders/validate")
 async def validate_grader(request: Request, body: ValidateRequest) -> Any:
     """The grader, if it can be used."""
-    parse_allowed(request, body.grader, "grader")
+    await in_thread(lambda: parse_allowed(request, body.grader, "grader"))
     return {"grader": body.grader}
 
 
 @router.post("/v1/fine_tuning/alpha/graders/run")
 async def run_grader(request: Request, body: GradeRequest) -> Any:
     """The grade of one answer."""
-    grader, began = parse_allowed(request, body.grader, "grader"), time.monotonic()
+    grader, began = await in_thread(lambda: parse_allowed(request, body.grader, "grader")), time.monotonic()
     text = bottega.GradedText(body.model_sample, body.item, _asker(request.app.state.deployment))
     flags: dict[str, Any] = dict.fromkeys(FLAGS, False)
     details: dict[str, str] = {}
     reward, grades = 0.0, dict[str, Any]()
     try:
-        reward = await in_thread(lambda: grader.grade(text), "grader")
-        grades = await in_thread(lambda: {name: part.grade(text) for name, part in grader.parts.items()}, "grader")
+        reward, grades = await in_thread(lambda: grader.grade_with_parts(text), "grader")
     except bottega.UngradableError as error:
         flags[error.flag] = True
         details[error.flag] = error.reason
@@ -82,13 +81,22 @@ async def run_grader(request: Request, body: GradeRequest) -> Any:
 
 def parse_allowed(request: Request, document: dict[str, Any], place: str) -> bottega.Grader:
     """The grader in the field `place`; an ApiError for one that is wrong, or runs code where that is not allowed."""
+    # Before it is parsed: code is compiled then.
+    if _names_code(document) and not request.app.state.backend.jobs.runs_code:
+        raise unsupported(place, "its operator allows no code of graders; bottega serve --allow-python would")
     try:
-        grader = bottega.parse_grader(document)
+        return bottega.parse_grader(document)
     except bottega.DataError as error:
         raise from_bottega(error, place) from None
-    if grader.runs_code and not request.app.state.backend.runs_graders_code:
-        raise unsupported(place, "its operator allows no code of graders; bottega serve --allow-python would")
-    return grader
+
+
+def _names_code(document: Any) -> bool:
+    """Whether a grader, or one within it, is code."""
+    if not isinstance(document, dict):
+        return False
+    parts = document.get("graders")
+    within = [parts, *parts.values()] if isinstance(parts, dict) else []
+    return document.get("type") == "python" or any(map(_names_code, within))
 
 
 def _asker(deployment: bottega.Deployment) -> Callable[[str, Sequence[Mapping[str, Any]], bottega.Sampling], str]:
