@@ -76,7 +76,9 @@ def _forward(
         rotate = cast(Any, _Rotate.apply) if torch.is_grad_enabled() else _rotate
         q, k = (cast(Tensor, rotate(x, cosine, sine)) for x in (q, k))
     out = layout.attend(*(x.transpose(0, 1)[None] for x in (q, k, v)), _attention_options(module))
-    return module.o_proj(out.flatten(2)), None
+    out = out.flatten(2)  # [1, T, h · D]
+    output = None if torch.is_grad_enabled() else linear_tensors(module.o_proj, out)
+    return (module.o_proj(out) if output is None else apply_linears([output], out[0])[0][None]), None
 
 
 def _attention_options(module: Any) -> AttentionOptions:
