@@ -31,12 +31,11 @@ def test_lists_are_read_in_pages(tmp_path: Path) -> None:
 def test_keys_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     deployment = bottega.Deployment()
     url, end = start(deployment, GateSettings(KeyRing("secret")))
-    client = ApiClient(f"{url}/v1")
     monkeypatch.setenv("OPENAI_API_KEY", "wrong")
     with pytest.raises(bottega.RunError, match="Incorrect API key") as raised:
-        client.get("/models")
+        ApiClient(f"{url}/v1").get("/models")
     assert "bottega keys create" in str(raised.value.fix)
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    assert client.get("/models")["data"] == []
+    assert ApiClient(f"{url}/v1").get("/models")["data"] == []
     end()
     deployment.close()
