@@ -242,16 +242,3 @@ def test_a_sample_call_matches_the_signature_of_the_module() -> None:
             x, keywords = kernel.sample_call(module.eval(), 9)
             assert x.shape[1] == 9
             assert module(x, **keywords) is not None
-
-
-@pytest.mark.parametrize("tokens", [1, 2, 3, 64, lora_linear.MOST_TRANSPOSED, lora_linear.MOST_TRANSPOSED + 1])
-@pytest.mark.parametrize("has_bias", [False, True])
-def test_linear_of_few_tokens_in_bfloat16(tokens: int, has_bias: bool) -> None:
-    torch.manual_seed(0)
-    x, weight = torch.randn(tokens, 48), torch.randn(80, 48)
-    bias = torch.randn(80) if has_bias else None
-    # Rounded to bfloat16, but in double: the exact product of the same values.
-    x, weight, bias = (None if tensor is None else tensor.bfloat16().double() for tensor in (x, weight, bias))
-    exact = nn.functional.linear(x, weight, bias)
-    low = lora_linear.linear(*(None if tensor is None else tensor.bfloat16() for tensor in (x, weight, bias)))
-    torch.testing.assert_close(low.double(), exact, rtol=2**-8, atol=2**-6)

@@ -65,8 +65,7 @@ def _forward(
     if len(layers) < 3 or layout is None or position_embeddings is None or has_cache:
         return type(module).forward(module, hidden_states, position_embeddings=position_embeddings, **keywords)
     # [T, h, D], [T, g, D], [T, g, D]
-    # A product may lie in the memory of its transpose, of which the rotation would read one value in each line.
-    q, k, v = (x.contiguous().view(len(x), -1, module.head_dim) for x in apply_linears(layers, hidden_states[0]))
+    q, k, v = (x.view(len(x), -1, module.head_dim) for x in apply_linears(layers, hidden_states[0]))
     # Qwen3 and others normalize queries and keys per head.
     norms = (getattr(module, name, None) for name in ("q_norm", "k_norm"))
     q, k = (x if norm is None else norm(x) for x, norm in zip((q, k), norms, strict=True))
@@ -76,9 +75,7 @@ def _forward(
         rotate = cast(Any, _Rotate.apply) if torch.is_grad_enabled() else _rotate
         q, k = (cast(Tensor, rotate(x, cosine, sine)) for x in (q, k))
     out = layout.attend(*(x.transpose(0, 1)[None] for x in (q, k, v)), _attention_options(module))
-    out = out.flatten(2)  # [1, T, h · D]
-    output = None if torch.is_grad_enabled() else linear_tensors(module.o_proj, out)
-    return (module.o_proj(out) if output is None else apply_linears([output], out[0])[0][None]), None
+    return module.o_proj(out.flatten(2)), None
 
 
 def _attention_options(module: Any) -> AttentionOptions:

@@ -21,9 +21,6 @@ from bottega.models.quantization.linear import QuantizedLinear
 # What of a layer is no tensor with a gradient: its scale, the quantized layer that holds its weight, and its gate.
 LinearConstants = tuple[float, QuantizedLinear | None, Tensor | None]
 
-# The most tokens of which a product in bfloat16 is faster transposed, on a CPU.
-MOST_TRANSPOSED = 512
-
 # Attribute of a layer whose adapter differs from token to token (`models.row_adapters`).
 ROW_ADAPTER = "row_adapter"
 
@@ -47,20 +44,12 @@ class LinearTensors(NamedTuple):
         """x [T, in] → x Wᵀ + bias [T, out]."""
         if self.quantized is not None:
             return self.quantized.matmul(x)
-        return linear(x, cast(Tensor, self.weight), self.bias)
+        return nn.functional.linear(x, cast(Tensor, self.weight), self.bias)
 
     def base_backward(self, d_y: Tensor, d_x: Tensor | None) -> Tensor:
         """d_y [T, out] → d_y W [T, in], added in place to `d_x` if there is one."""
         weight = cast(Tensor, self.weight) if self.quantized is None else self.quantized.dequantized_weight()
         return d_y @ weight if d_x is None else d_x.addmm_(d_y, weight)
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [T, in], weight [out, in] → x Wᵀ + bias [T, out], perhaps in the memory of its transpose."""
-    if x.dtype != torch.bfloat16 or x.device.type != "cpu" or not 1 < len(x) <= MOST_TRANSPOSED:
-        return nn.functional.linear(x, weight, bias)
-    # W xᵀ: oneDNN packs the smaller factor, and half the time of a product of few tokens is packing.
-    return (weight @ x.T if bias is None else torch.addmm(bias[:, None], weight, x.T)).T
 
 
 def linear_tensors(layer: nn.Module, x: Tensor) -> LinearTensors | None:
