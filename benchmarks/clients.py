@@ -18,13 +18,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 from endure_server import ROWS, Server
 from exam import VOCABULARY, write_task
-from machine import describe_machine
+from machine import write_result
 from workloads import make_model
 
 from bottega.data.train_tokenizer import train_tokenizer
@@ -140,10 +139,7 @@ def main() -> None:
             lines = [compare_scores(options, server, folder), run_command(options, server, folder)]
         finally:
             server.kill()
-    text = f"# Other programs against a server\n\n{date.today()}, {describe_machine()}.\n\n" + "\n\n".join(lines) + "\n"
-    print(text)
-    if options.out is not None:
-        options.out.write_text(text, encoding="utf-8")
+    write_result("Other programs against a server", "\n\n".join(lines), options.out)
 
 
 if __name__ == "__main__":

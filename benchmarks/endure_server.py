@@ -23,12 +23,11 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import httpx2
-from machine import describe_machine
+from machine import write_result
 from workloads import make_model, make_tokenizer
 
 HERE = Path(__file__).parent
@@ -222,15 +221,12 @@ def main() -> None:
         assert {weights(server, job["id"]) for job in jobs_at_end} == {expected}, "a job has other weights"
         server.kill()
     text = (
-        f"# A server that is killed\n\n{date.today()}, {describe_machine()}.\n\n"
         f"{options.kills} kills with SIGKILL at random moments, in {(time.monotonic() - started) / 60:.0f} minutes:"
         f" {len(ledger.files)} files ({ledger.counts['upload']} of them in parts), {len(jobs_at_end)} jobs,"
         f" {ledger.counts['lines of chats']} lines of chats. No file was lost or damaged, no job was lost, no process"
         " of a job outlived its server, and every job has the weights of the same job on a server left alone.\n"
     )
-    print(text)
-    if options.out is not None:
-        options.out.write_text(text, encoding="utf-8")
+    write_result("A server that is killed", text, options.out)
 
 
 if __name__ == "__main__":

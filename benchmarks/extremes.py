@@ -17,13 +17,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from statistics import median
 
 import httpx2
 from endure_server import HEADERS, Server
-from machine import describe_machine
+from machine import write_result
 from workloads import make_model, make_tokenizer
 
 PART = 64 << 20
@@ -193,10 +192,7 @@ def main() -> None:
                 thread.join()
             server.kill()
     lines.append(f"- A chat beside the last two was answered {len(times)} times, in {max(times):.2f} s at most.")
-    text = f"# Extremes\n\n{date.today()}, {describe_machine()}.\n\n" + "\n".join(lines) + "\n"
-    print(text)
-    if options.out is not None:
-        options.out.write_text(text, encoding="utf-8")
+    write_result("Extremes", "\n".join(lines), options.out)
 
 
 if __name__ == "__main__":

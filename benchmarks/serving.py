@@ -18,14 +18,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import date
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-from machine import describe_machine
+from machine import write_result
 from workloads import VOCABULARY, make_model, make_tokenizer
 
 import bottega
@@ -253,10 +252,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     title, run = COMMANDS[options.command]
-    text = f"# {title}\n\n{date.today()}, {describe_machine()}.\n\n{run(options)}\n"
-    print(text)
-    if options.out is not None:
-        options.out.write_text(text, encoding="utf-8")
+    write_result(title, run(options), options.out)
 
 
 if __name__ == "__main__":

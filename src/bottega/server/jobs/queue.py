@@ -7,7 +7,7 @@ client, one is told that it came too late.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
@@ -16,11 +16,31 @@ from bottega.server.jobs.history import tell
 from bottega.server.jobs.ownership import ServerMark
 from bottega.server.state import FINAL, Job, State, find
 
-# What clients may ask of a job: the states in which they may, and what it is called.
-ALLOWED: dict[str, tuple[frozenset[str], str]] = {
-    "cancel": (frozenset({"validating_files", "queued", "running", "paused"}), "cancelled"),
-    "pause": (frozenset({"running"}), "paused"),
-    "run": (frozenset({"paused"}), "resumed"),
+
+class Wish(NamedTuple):
+    """What clients may ask of a job.
+
+    states  in which they may
+    status  that it then has
+    verb    for the error in any other state
+    event   that is told
+    """
+
+    states: frozenset[str]
+    status: str
+    verb: str
+    event: str
+
+
+WISHES = {
+    "cancel": Wish(
+        frozenset({"validating_files", "queued", "running", "paused"}),
+        "cancelled",
+        "cancelled",
+        "The job was cancelled",
+    ),
+    "pause": Wish(frozenset({"running"}), "paused", "paused", "The job is being paused"),
+    "run": Wish(frozenset({"paused"}), "queued", "resumed", "The job was resumed, moving job to queued state"),
 }
 
 
@@ -72,21 +92,16 @@ class JobQueue:
 
     def ask(self, job_id: str, wanted: str) -> Job:
         """What a client wants of a job: `cancel`, `pause` or `run`; a ValueError says why it cannot be."""
-        states, verb = ALLOWED[wanted]
-        status = {"cancel": "cancelled", "pause": "paused", "run": "queued"}[wanted]
-        told = {
-            "cancel": "The job was cancelled",
-            "pause": "The job is being paused",
-            "run": "The job was resumed, moving job to queued state",
-        }[wanted]
+        wish = WISHES[wanted]
         with self.state.transaction() as session:
-            ended = {"finished_at": int(time.time())} if wanted == "cancel" else {}
-            new = {"wanted": wanted, "status": status, "estimated_finish": None, **ended}
-            changed = _change(session, Job.id == job_id, Job.status.in_(states), **new)
+            ended = {"finished_at": int(time.time())} if wish.status in FINAL else {}
+            new = {"wanted": wanted, "status": wish.status, "estimated_finish": None, **ended}
+            changed = _change(session, Job.id == job_id, Job.status.in_(wish.states), **new)
             job = existing(session, job_id)
             if not changed:
-                raise ValueError(f"Job {job_id} is {job.status} and cannot be {verb}.")
-            tell(session, job, told, key="cancelled" if wanted == "cancel" else None)
+                raise ValueError(f"Job {job_id} is {job.status} and cannot be {wish.verb}.")
+            # A job may be paused and resumed several times, and each is told.
+            tell(session, job, wish.event, key=None)
         return job
 
 
