@@ -52,5 +52,7 @@ def test_what_fails_is_said(url: str, tmp_path: Path) -> None:
     rows = write_jsonl(tmp_path / "few.jsonl", ROWS[:3])
     assert "must have at least 10 examples" in call(url, "jobs", "create", "base", str(rows), "--follow", code=2)
     assert "does not exist" in call(url, "jobs", "create", "nope", str(rows), code=2)
+    assert "nowhere.jsonl: no such file" in call(url, "jobs", "create", "base", "nowhere.jsonl", code=2)
+    assert "invalid training_file" in call(url, "jobs", "create", "base", "file-nope", code=2)
     assert "not JSON" in call(url, "jobs", "create", "base", str(rows), "-H", "{", code=2)
     assert "no server answers" in call("http://127.0.0.1:9/v1", "jobs", "list", code=2)

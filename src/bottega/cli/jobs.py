@@ -86,7 +86,12 @@ def _parsed(where: str, text: str) -> Any:
 
 def _file_id(client: ApiClient, name: str) -> str:
     path = Path(name)
-    return str(client.upload(path, "fine-tune")["id"]) if path.is_file() else name
+    if path.is_file():
+        return str(client.upload(path, "fine-tune")["id"])
+    if not name.startswith("file-"):
+        fix = "name a file here, or the id of one there: bottega files list"
+        raise bottega.DataError("no such file", where=name, fix=fix)
+    return name
 
 
 @jobs_app.command("list")

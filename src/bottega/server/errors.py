@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import bottega
@@ -59,11 +61,17 @@ def no_such_model(name: str) -> ApiError:
     return ApiError(404, message, code="model_not_found")
 
 
+def words_of(error: bottega.BottegaError, folder: Path | None = None) -> str:
+    """What an error says, without paths of the server; of files in `folder` their names."""
+    where = error.where or ""
+    where = where if folder is None else where.replace(f"{folder}{os.sep}", "")
+    words = error.what if error.fix is None else f"{error.what}; {error.fix}"
+    return words if not where or where.startswith(os.sep) else f"{where}: {words}"
+
+
 def from_bottega(error: bottega.BottegaError, param: str | None = None) -> ApiError:
     """An error of bottega; `param`: the field that it is about."""
-    message = error.what if error.fix is None else f"{error.what}; {error.fix}"
-    if error.where and not error.where.startswith("/"):  # no path of the server leaves it
-        message = f"{error.where}: {message}"
+    message = words_of(error)
     if isinstance(error, bottega.Overloaded):
         headers = {"retry-after-ms": str(int(1000 * error.seconds)), "retry-after": str(max(1, round(error.seconds)))}
         return ApiError(429, message, code="rate_limit_exceeded", type=RATE, headers=headers)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import bottega
+from bottega.server.errors import words_of
 from bottega.server.jobs.recipes import make_recipe, resolve_hyperparameters, updates_per_pass
 from bottega.server.jobs.rows import InvalidFile, check_file
 
@@ -133,15 +134,8 @@ def main(arguments: list[str]) -> int:
     except bottega.BottegaError as error:
         files = ((TRAINING, "training_file"), (VALIDATION, "validation_file"))
         param = next((param for name, param in files if name in (error.where or "")), None)
-        write_json(folder / FAILURE, {"code": type(error).__name__, "message": _words(error, folder), "param": param})
+        write_json(folder / FAILURE, {"code": type(error).__name__, "message": words_of(error, folder), "param": param})
     return FAILED
-
-
-def _words(error: bottega.BottegaError, folder: Path) -> str:
-    """What an error says, without paths of the server."""
-    where = (error.where or "").replace(str(folder) + os.sep, "")
-    words = error.what if error.fix is None else f"{error.what}; {error.fix}"
-    return words if not where or where.startswith(os.sep) else f"{where}: {words}"
 
 
 if __name__ == "__main__":
