@@ -6,21 +6,21 @@ import numpy as np
 import torch
 
 from bottega.inference.prefix_cache import PrefixCache
-from bottega.models.attention.row_cache import CachedText
+from bottega.models.attention.cached_text import CachedText, CacheForm
 from bottega.packing import common_prefix_length
 
 
 def text_of(tokens: list[int]) -> CachedText:
     """A text whose keys and values tell their tokens."""
     key = torch.tensor(tokens, dtype=torch.float32).view(1, -1, 1).expand(2, -1, 3)
-    return CachedText([(key, key + 1000)])
+    return CachedText(CacheForm.of([(key, key)]), [torch.stack([key, key + 1000])])
 
 
 def found(cache: PrefixCache, tokens: list[int], kind: str = "") -> list[int]:
     """The tokens that are found of a text, as its stored keys tell them."""
     parts = cache.find(kind, tokens)
-    keys = [int(key) for part in parts for key in part.layers[0][0][1, :, 2]]
-    assert all(torch.equal(part.layers[0][1], part.layers[0][0] + 1000) for part in parts)
+    keys = [int(key) for part in parts for key in part.layer(0)[0][1, :, 2]]
+    assert all(torch.equal(part.layer(0)[1], part.layer(0)[0] + 1000) for part in parts)
     return keys
 
 
@@ -57,7 +57,7 @@ def test_what_was_used_last_is_kept_longest() -> None:
     assert (found(cache, [1, 10, 2]), found(cache, [1, 20, 2])) == ([1], [1, 20, 2])
     cache.shrink(0)
     assert (cache.tokens, found(cache, [1, 20])) == (0, [])
-    assert held[-1].layers[0][0][0, :, 0].tolist() == [20, 2]
+    assert held[-1].layer(0)[0][0, :, 0].tolist() == [20, 2]
 
 
 def test_random_texts_against_a_plain_search() -> None:

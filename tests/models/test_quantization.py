@@ -70,7 +70,7 @@ def test_values_and_gradients_equal_those_of_the_dequantized_weight(kind: str, d
     g = torch.randn(2, 5, 48, dtype=dtype)
     out = small(x)
     (found,) = torch.autograd.grad(out, x, g)
-    weight, rows, above = small.dequantized_weight(), x.detach().flatten(0, 1), g.flatten(0, 1)
+    weight, rows, above = small.whole_weight(), x.detach().flatten(0, 1), g.flatten(0, 1)
     if kind == "fp8":  # what it is multiplied with is rounded as well
         codes, scale = quantize_fp8_rows(rows)
         rows = codes.float() * scale
@@ -91,11 +91,11 @@ def test_rounding_keeps_the_largest_value_of_each_row_and_zero_rows() -> None:
 @KIND
 def test_quantized_weights_are_moved_but_never_converted(kind: str) -> None:
     small = LINEAR_CLASSES[kind](nn.Linear(64, 64))
-    before = small.dequantized_weight()
+    before = small.whole_weight()
     small.to(torch.bfloat16).double()
     assert small.bias.dtype == torch.float64
-    assert torch.equal(small.dequantized_weight(), before)
-    assert torch.equal(copy.deepcopy(small).dequantized_weight(), before)
+    assert torch.equal(small.whole_weight(), before)
+    assert torch.equal(copy.deepcopy(small).whole_weight(), before)
 
 
 def loaded(folder: Path, kind: str) -> Any:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,9 @@ from torch import Tensor
 from bottega.batch import Ints
 from bottega.inference.prefix_cache import PrefixCache
 from bottega.inference.row_decoder import DecodedRow, DecoderStep, RowDecoder
-from bottega.models.attention.row_cache import CachedRow, Prefix, PromptReading, RowCache, StepLayout, concatenate
+from bottega.models.attention.cached_text import CacheForm, concatenate
+from bottega.models.attention.native_step import make_step_layout
+from bottega.models.attention.row_cache import CachedRow, Prefix, PromptReading, RowCache
 from bottega.models.row_adapters import RowAdapters
 from bottega.models.scorer import first_position_id
 from bottega.packing import common_prefix_length
@@ -72,9 +75,15 @@ class ContinuousDecoder(RowDecoder):
         self.network, self.adapters = network.eval(), adapters
         self.max_rows, self.max_tokens, self.chunk = max_rows, max_tokens, chunk
         self.first = first_position_id(network)
-        self.cache, self.prefixes = RowCache(), PrefixCache()
+        self.prefixes = PrefixCache()
         self.read = list[_ReadRow]()  # in the order in which they joined
         self.decoded = dict[DecodedRow, CachedRow]()
+
+    @cached_property
+    def cache(self) -> RowCache:
+        # Made when it is first used, by the thread that computes: one that computes only this would keep threads of its
+        # own, and with more threads than cores they go to sleep between two products.
+        return RowCache(CacheForm.of_network(self.network))
 
     def has_room(self, row: DecodedRow) -> bool:
         count = len(self.read) + len(self.decoded)
@@ -143,7 +152,7 @@ class ContinuousDecoder(RowDecoder):
         if self.adapters is not None:
             self.adapters.use(adapters)
         readings = [one.reading for one in read if one.reading is not None]
-        layout = StepLayout(self.cache, readings, list(read.values()), device)
+        layout = make_step_layout(self.cache, readings, list(read.values()), device)
         out = self.network(
             input_ids=torch.tensor([tokens], device=device),
             position_ids=torch.tensor([position], device=device) + self.first,
@@ -195,7 +204,7 @@ class ContinuousDecoder(RowDecoder):
     def _begin(self, one: _ReadRow, earlier: Sequence[_ReadRow]) -> None:
         """Begin to read a prompt after what is cached of it, unless another is about to compute more of it."""
         if one.row.all_logits:
-            one.reading = PromptReading((), len(one.tokens))
+            one.reading = PromptReading(self.cache.form, (), len(one.tokens))
             return
         # The last token is computed in any case: its logits are wanted.
         known = one.tokens[:-1]
@@ -209,7 +218,7 @@ class ContinuousDecoder(RowDecoder):
         ):
             return
         self.cached_tokens += found
-        one.reading = PromptReading(context, len(one.tokens) - found)
+        one.reading = PromptReading(self.cache.form, context, len(one.tokens) - found)
 
     def _decode_what_is_read(self) -> None:
         """Give rows whose prompt is read, and whose first token is chosen, their place in the cache."""

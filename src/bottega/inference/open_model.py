@@ -101,7 +101,7 @@ def open_model(
         adapter = resolved.folder if export.base else None
         return OpenedModel(_scorer_of_export(resolved.exported_model, export, adapter), tokenizer)
     # A classifier must know its padding token, which the tokenizer names.
-    return OpenedModel(load_scorer(name, dtype, device, head, labels, tokenizer), tokenizer)
+    return OpenedModel(load_scorer(name, dtype, device, head, labels, tokenizer, native=True), tokenizer)
 
 
 def _scorer_of_export(folder: Path, export: ExportInfo, adapter: Path | None) -> Scorer:

@@ -13,7 +13,7 @@ from itertools import count
 import numpy as np
 
 from bottega.batch import Ints
-from bottega.models.attention.row_cache import CachedText
+from bottega.models.attention.cached_text import CachedText
 from bottega.packing import common_prefix_length
 
 

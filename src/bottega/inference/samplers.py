@@ -27,16 +27,21 @@ NO_TOKEN = -1
 
 
 def filter_logits(logits: Tensor, seen: Tensor | None, settings: Sampling) -> Tensor:
-    """[B, V] logits → the logits to sample from, in float32 or wider; excluded tokens have `EXCLUDED`.
+    """[B, V] logits → those to sample from, in float32 or wider; excluded tokens have `EXCLUDED`.
+
+    Greedily, those whose largest is chosen: without a penalty the same.
 
     seen  [B, V] whether a token occurs in the row so far; only a repetition penalty needs it
     """
+    penalty = 1.0 if seen is None else settings.repetition_penalty or 1.0
+    if not settings.temperature and penalty == 1.0:  # no filter changes the likeliest token
+        return logits
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if (penalty := settings.repetition_penalty) not in (None, 1.0) and seen is not None:
+    if penalty != 1.0 and seen is not None:
         # Both ways make the token less likely (Keskar et al. 2019, arXiv 1909.05858).
         penalized = torch.where(logits < 0, logits * penalty, logits / penalty)
         logits = torch.where(seen, penalized, logits)
-    if not settings.temperature:  # greedy: no filter changes the likeliest token
+    if not settings.temperature:
         return logits
     # Less the largest, so that no temperature above 0 is too low to divide by.
     logits = (logits - logits.amax(-1, keepdim=True)) / max(settings.temperature, LOWEST_TEMPERATURE)

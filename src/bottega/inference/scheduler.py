@@ -281,8 +281,9 @@ class Scheduler:
                 row.all_logits = False
                 updates.setdefault(row.ticket, []).append(PromptScores(row.scores))
         generating = [index for index, row in enumerate(rows) if row.generated is not None]
-        tokens = _choose_tokens([rows[index] for index in generating], step.logits[generating])
-        scores = _score_tokens([rows[index] for index in generating], step.logits[generating], tokens)
+        logits = _at(step.logits, generating)
+        tokens = _choose_tokens([rows[index] for index in generating], logits)
+        scores = _score_tokens([rows[index] for index in generating], logits, tokens)
         for index, token, score in zip(generating, tokens, scores, strict=True):
             row = rows[index]
             assert row.generated is not None
@@ -340,7 +341,7 @@ def _choose_tokens(rows: Sequence[ScheduledRow], logits: Tensor) -> list[int]:
     order = sorted(range(len(rows)), key=lambda index: _filters(rows[index]))
     for _, group in groupby(order, key=lambda index: _filters(rows[index])):
         indices = list(group)
-        constrained = _constrain([rows[index] for index in indices], logits[indices])
+        constrained = _constrain([rows[index] for index in indices], _at(logits, indices))
         settings = rows[indices[0]].ticket.request.settings
         filtered = filter_logits(constrained, None, settings)
         if settings.temperature:
@@ -352,6 +353,11 @@ def _choose_tokens(rows: Sequence[ScheduledRow], logits: Tensor) -> list[int]:
         for index, token in zip(indices, chosen.tolist(), strict=True):
             tokens[index] = token
     return tokens
+
+
+def _at(logits: Tensor, rows: Sequence[int]) -> Tensor:
+    """The logits of some rows, in the same memory if they are all of them: a copy is megabytes."""
+    return logits if len(rows) == len(logits) else logits[rows]
 
 
 def _filters(row: ScheduledRow) -> tuple[float, ...]:

@@ -14,6 +14,8 @@ from bottega.models.checkpoint import load_adapted
 from bottega.models.config import is_encoder
 from bottega.models.encoder_decoder import prepare_encoder_decoder
 from bottega.models.kernels import apply_kernels
+from bottega.models.native import operators
+from bottega.models.native.packed_linear import pack_model
 from bottega.models.packing_proof import prove_packing
 from bottega.models.scorer import Fit, Scorer
 from bottega.models.source import adapter_folder
@@ -23,11 +25,14 @@ if TYPE_CHECKING:
     from bottega.adapters import AdaptedModel
 
 
-def fit_model(model: Any, head: HeadKind, fit: Fit | None = None, extra: Sequence[str] = ()) -> Scorer:
+def fit_model(
+    model: Any, head: HeadKind, fit: Fit | None = None, extra: Sequence[str] = (), *, native: bool = False
+) -> Scorer:
     """The model ready to score batches, packed if the proof on a small copy shows that to be exact.
 
-    fit    the result of that proof in an earlier start of the run
-    extra  heads beside `head`
+    fit     the result of that proof in an earlier start of the run
+    extra   heads beside `head`
+    native  what needs no gradient may be computed in C++
     """
     fit = fit or prove_packing(type(model), model.config, head, is_encoder(model.config))
     if fit.packed:
@@ -36,7 +41,10 @@ def fit_model(model: Any, head: HeadKind, fit: Fit | None = None, extra: Sequenc
         register_attention()
         add_layout_hooks(model)
         model.set_attn_implementation(ATTENTION_NAME)
-    apply_kernels(model, fit.fused)
+    native = native and operators() is not None
+    if native:
+        pack_model(model)
+    apply_kernels(model, fit.fused, native=native)
     return Scorer(model, head, fit, extra)
 
 
@@ -58,13 +66,23 @@ def add_adapter(scorer: Scorer, adapter: Adapter, *, new: Sequence[str], referen
 
 
 def load_scorer(
-    name: str, dtype: str, device: str, head: HeadKind = "language", labels: Sequence[str] = (), tokenizer: Any = None
+    name: str,
+    dtype: str,
+    device: str,
+    head: HeadKind = "language",
+    labels: Sequence[str] = (),
+    tokenizer: Any = None,
+    *,
+    native: bool = False,
 ) -> Scorer:
-    """The model of a run, a folder or a hub id, as it was trained, ready to score on `device` (or `auto`)."""
+    """The model of a run, a folder or a hub id, as it was trained, ready to score on `device` (or `auto`).
+
+    native  what needs no gradient may be computed in C++: not in training, where a resumed run must compute what it did
+    """
     resolved = resolve_device(device)
     network, adapted = load_adapted(name, compute_dtype(dtype, resolved), head, labels, tokenizer)
     module = (network if adapted is None else adapted.model).to(resolved).eval()
-    scorer = fit_model(module if adapted is None else adapted.network, head)
+    scorer = fit_model(module if adapted is None else adapted.network, head, native=native)
     if adapted is not None:
         _use(scorer, adapted)
     return scorer

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from test_kv_cache import KINDS, close, network_of, of_whole_rows, scores
 
+from bottega.models.attention.cached_text import CachedText, CacheForm, concatenate
 from bottega.models.attention.row_cache import (
     MOST_ROWS,
     SMALLEST_BANK,
     Bank,
     CachedRow,
-    CachedText,
     Prefix,
     PromptReading,
     RowCache,
     StepLayout,
-    concatenate,
 )
 
 
@@ -36,13 +37,24 @@ class Row:
 
 
 class Rows:
-    """Computes rows step by step, and compares every step with the scores of whole rows."""
+    """Computes rows step by step, and compares every step with the scores of whole rows.
 
-    def __init__(self, kind: str) -> None:
-        self.network, self.cache, self.rows = network_of(kind), RowCache(), list[Row]()
+    reference  the network that computes these; as a rule the same
+    compare    is told the scores of a step, and those of whole rows
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        reference: Any = None,
+        layout: type[StepLayout] = StepLayout,
+        compare: Callable[[torch.Tensor, torch.Tensor], None] = close,
+    ) -> None:
+        self.network, self.reference, self.layout, self.compare = network, reference or network, layout, compare
+        self.rows, self.cache = list[Row](), RowCache(CacheForm.of_network(network))
 
     def add(self, row: Row) -> Row:
-        row.reading = PromptReading(row.context, row.read - sum(map(len, row.context)))
+        row.reading = PromptReading(self.cache.form, row.context, row.read - sum(map(len, row.context)))
         self.rows.append(row)
         return row
 
@@ -58,10 +70,10 @@ class Rows:
         ids = [token for row, start, count in spans for token in row.ids[start : start + count]]
         position = [place for _, start, count in spans for place in range(start, start + count)]
         last = np.cumsum([count for *_, count in spans]) - 1
-        layout = StepLayout(self.cache, list(reading.values()), counts, torch.device("cpu"))
+        layout = self.layout(self.cache, list(reading.values()), counts, torch.device("cpu"))
         found = scores(self.network, torch.tensor(ids), torch.tensor(position), layout, torch.tensor(last))
         layout.end()
-        close(found, of_whole_rows(self.network, [row.ids[: start + count] for row, start, count in spans]))
+        self.compare(found, of_whole_rows(self.reference, [row.ids[: start + count] for row, start, count in spans]))
         for row, one in reading.items():
             if one.done == one.length:
                 self.join(row, one)
@@ -76,11 +88,9 @@ class Rows:
         row.cached, row.reading = self.cache.add(whole.part(start, len(whole)), row.prefix), None
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@torch.no_grad()
-def test_scores_are_those_of_whole_rows(kind: str) -> None:
+def play(rows: Rows) -> None:
     """Rows in chunks, after a context, with a shared prefix; they outgrow their bank, and leave one after the other."""
-    draw, rows = np.random.default_rng(0), Rows(kind)
+    draw = np.random.default_rng(0)
 
     def words(count: int) -> list[int]:
         return list(map(int, draw.integers(5, 250, count)))
@@ -106,10 +116,17 @@ def test_scores_are_those_of_whole_rows(kind: str) -> None:
     assert (rows.cache.banks, rows.cache.prefixes, rows.cache.tokens) == ([], [], 0)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_scores_are_those_of_whole_rows(kind: str) -> None:
+    play(Rows(network_of(kind)))
+
+
 @torch.no_grad()
 def test_memory_follows_the_rows() -> None:
     """Banks come with rows, are filled up again when rows leave, and go with the last; long rows have smaller ones."""
-    cache, text = RowCache(), CachedText([(torch.ones(2, 5, 4), torch.ones(2, 5, 4))])
+    form = CacheForm.of([(torch.ones(2, 5, 4), torch.ones(2, 5, 4))])
+    cache, text = RowCache(form), CachedText(form, [torch.ones(2, 2, 5, 4)])
     rows = [cache.add(text) for _ in range(MOST_ROWS + 2)]
     assert cache.tokens == 2 * MOST_ROWS * SMALLEST_BANK
     cache.remove(rows[3])
@@ -122,5 +139,5 @@ def test_memory_follows_the_rows() -> None:
     kept.length = SMALLEST_BANK
     cache.grow()
     assert (cache.tokens, kept.length, len(cache.banks)) == (MOST_ROWS * 2 * SMALLEST_BANK, SMALLEST_BANK, 1)
-    assert kept.tail().layers[0][0][:, :5].eq(1).all()
-    assert [Bank(size, text).room for size in (256, 1024, 4096)] == [16, 4, 1]
+    assert kept.tail().layer(0)[0][:, :5].eq(1).all()
+    assert [Bank(form, size).room for size in (256, 1024, 4096)] == [16, 4, 1]

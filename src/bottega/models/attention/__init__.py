@@ -12,6 +12,7 @@ Extra legend: h query heads, g key/value heads, r = h/g, D head width, M nodes, 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -84,17 +85,16 @@ def register_attention() -> None:
 def add_layout_hooks(model: torch.nn.Module) -> None:
     """From now on hand each layer's `layout` to its attention modules, even if its own code drops keywords."""
     for layer in model.modules():
-        for child in layer.children():
-            if type(child).__name__.endswith("Attention"):
-                layer.register_forward_pre_hook(_copy_layout_to_attention, with_kwargs=True)
-                break
+        attentions = [child for child in layer.children() if type(child).__name__.endswith("Attention")]
+        if attentions:
+            layer.register_forward_pre_hook(partial(_copy_layout, attentions), with_kwargs=True)
 
 
-def _copy_layout_to_attention(layer: torch.nn.Module, args: Any, options: dict[str, Any]) -> None:
-    for child in layer.children():
-        if type(child).__name__.endswith("Attention"):
-            # None as well, so that no layout of an earlier batch stays behind.
-            setattr(child, LAYOUT_ATTRIBUTE, options.get("layout"))
+def _copy_layout(attentions: list[torch.nn.Module], layer: torch.nn.Module, args: Any, options: dict[str, Any]) -> None:
+    for attention in attentions:
+        # None as well, so that no layout of an earlier batch stays behind. Not by `setattr`, with which nn.Module looks
+        # whether it is a parameter: this is done in every layer of every step.
+        attention.__dict__[LAYOUT_ATTRIBUTE] = options.get("layout")
 
 
 def make_layout(batch: Batch) -> AttentionLayout:

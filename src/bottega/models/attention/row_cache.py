@@ -17,12 +17,14 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bottega.batch import Ints
+from bottega.models.attention.cached_text import CachedText, CacheForm, layer_of
 from bottega.models.attention.mask import AttentionOptions
 
 # The smallest C. A bank holds tails of up to twice the length of the one before.
@@ -43,46 +45,16 @@ HIDDEN = -1e30
 # It returns what is needed to merge two parts, too, which the public function does not.
 FLASH_ON_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
-# One (key, value) for each layer.
-Layers = list[tuple[Tensor, Tensor]]
 
-
-@dataclass(eq=False)
-class CachedText:
-    """Keys and values of consecutive tokens, [g, n, D] each."""
-
-    layers: Layers
-
-    def __len__(self) -> int:
-        return self.layers[0][0].shape[1]
-
-    def part(self, start: int, stop: int) -> CachedText:
-        """Those of the tokens from `start` to `stop`, in the same memory."""
-        return CachedText([(key[:, start:stop], value[:, start:stop]) for key, value in self.layers])
-
-    def copy(self) -> CachedText:
-        """The same in memory of its own."""
-        return CachedText([(key.clone(), value.clone()) for key, value in self.layers])
-
-
-def concatenate(texts: Sequence[CachedText]) -> CachedText:
-    """One text of several that follow each other, in memory of its own."""
-    layers = zip(*(text.layers for text in texts), strict=True)
-    return CachedText([(torch.cat([k for k, _ in parts], 1), torch.cat([v for _, v in parts], 1)) for parts in layers])
-
-
-@dataclass(eq=False)
 class PromptReading:
     """A row that is read: `length` tokens after a context that was computed before.
 
-    done    tokens of these that were computed
-    layers  keys and values [g, length, D], allocated by the first forward
+    memory  of the keys and values of these tokens
+    done    of how many they were computed
     """
 
-    context: Sequence[CachedText]
-    length: int
-    done: int = 0
-    layers: Layers = field(default_factory=list)
+    def __init__(self, form: CacheForm, context: Sequence[CachedText], length: int) -> None:
+        self.context, self.length, self.memory, self.done = context, length, form.new_text(length), 0
 
     @property
     def start(self) -> int:
@@ -91,7 +63,7 @@ class PromptReading:
 
     def text(self) -> CachedText:
         """What was computed so far, without the context."""
-        return CachedText(self.layers).part(0, self.done)
+        return self.memory.part(0, self.done)
 
 
 @dataclass(eq=False)
@@ -128,10 +100,7 @@ class CachedRow:
 
     def tail(self) -> CachedText:
         """Keys and values of the tail, in the memory of the bank."""
-        layers = self.bank.layers
-        return CachedText(
-            [(key[self.slot, :, : self.length], value[self.slot, :, : self.length]) for key, value in layers]
-        )
+        return self.bank.part(self.slot, self.length)
 
 
 class Bank:
@@ -140,33 +109,44 @@ class Bank:
     Its memory is allocated once: several banks of one size are cheaper than one that grows, which is copied each time.
     """
 
-    def __init__(self, capacity: int, like: CachedText) -> None:
-        """`like`: a text with keys and values of the same kind."""
-        self.capacity, self.room = capacity, max(1, min(MOST_ROWS, BANK_TOKENS // capacity))
+    def __init__(self, form: CacheForm, capacity: int) -> None:
+        self.form, self.capacity, self.room = form, capacity, max(1, min(MOST_ROWS, BANK_TOKENS // capacity))
         self.rows: list[CachedRow] = []
-        # Zeros, not empty memory: weights of zero times what is not a number would not be zero.
-        self.layers: Layers = [(self._zeros(key), self._zeros(value)) for key, value in like.layers]
+        # [P, R, g, C, D] each. Zeros, not empty memory: weights of zero times what is not a number would not be zero.
+        self.tensors = [_zeros(form, (p, self.room, g, capacity, d)) for p, g, d in form.shapes]
 
-    def _zeros(self, like: Tensor) -> Tensor:
-        """[R, g, C, D]."""
-        shape = (self.room, like.shape[0], self.capacity, like.shape[-1])
-        if like.device.type != "cpu":
-            return like.new_zeros(shape)
-        # Of NumPy's zeros, pages that nothing is written to take no memory, and no time.
-        return torch.from_numpy(np.zeros(math.prod(shape) * like.element_size(), np.uint8)).view(like.dtype).view(shape)
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        """(key, value) of a layer, [R, g, C, D] each."""
+        return layer_of(self.form, self.tensors, index)
+
+    def part(self, slot: int, length: int) -> CachedText:
+        """The first tokens of a slot, in the same memory."""
+        return CachedText(self.form, [tensor[:, slot, :, :length] for tensor in self.tensors])
 
     def insert(self, row: CachedRow, tail: CachedText) -> None:
         """Give a row the next slot, with a copy of its tail."""
         row.bank, row.slot, row.length = self, len(self.rows), len(tail)
         self.rows.append(row)
-        for (key, value), (tail_key, tail_value) in zip(self.layers, tail.layers, strict=True):
-            key[row.slot, :, : row.length], value[row.slot, :, : row.length] = tail_key, tail_value
+        self.write(row.slot, tail)
+
+    def write(self, slot: int, tail: CachedText) -> None:
+        """Copy a tail into a slot."""
+        for memory, tensor in zip(self.part(slot, len(tail)).tensors, tail.tensors, strict=True):
+            memory.copy_(tensor)
+
+
+def _zeros(form: CacheForm, shape: tuple[int, ...]) -> Tensor:
+    if form.device.type != "cpu":
+        return torch.zeros(shape, dtype=form.dtype, device=form.device)
+    # Of NumPy's zeros, pages that nothing is written to take no memory, and no time.
+    return torch.from_numpy(np.zeros(math.prod(shape) * form.dtype.itemsize, np.uint8)).view(form.dtype).view(shape)
 
 
 class RowCache:
     """All decoded rows. Their order is that of `rows`: bank after bank, slot after slot."""
 
-    def __init__(self) -> None:
+    def __init__(self, form: CacheForm) -> None:
+        self.form = form
         self.banks: list[Bank] = []
         self.prefixes: list[Prefix] = []
 
@@ -182,7 +162,7 @@ class RowCache:
 
     def add(self, tail: CachedText, prefix: Prefix | None = None) -> CachedRow:
         """A row with a tail, which is copied, after a prefix."""
-        bank = self._bank(len(tail) + 1, tail)
+        bank = self._bank(len(tail) + 1)
         row = CachedRow(prefix, len(tail), bank, slot=0)
         bank.insert(row, tail)
         if prefix is not None:
@@ -204,16 +184,16 @@ class RowCache:
         for row in self.rows:
             if row.length == row.bank.capacity:
                 bank, slot, tail = row.bank, row.slot, row.tail()
-                self._bank(row.length + 1, tail).insert(row, tail)
+                self._bank(row.length + 1).insert(row, tail)
                 self._clear(bank, slot)
 
-    def _bank(self, length: int, like: CachedText) -> Bank:
+    def _bank(self, length: int) -> Bank:
         """A bank with a free slot for a tail of this length."""
         capacity = max(SMALLEST_BANK, 1 << (length - 1).bit_length())
         for bank in self.banks:
             if bank.capacity == capacity and len(bank.rows) < bank.room:
                 return bank
-        self.banks.append(Bank(capacity, like))
+        self.banks.append(Bank(self.form, capacity))
         return self.banks[-1]
 
     def _clear(self, bank: Bank, slot: int) -> None:
@@ -222,9 +202,7 @@ class RowCache:
         last = source.rows.pop()
         place = len(source.rows)
         if (source, place) != (bank, slot):
-            for (key, value), (from_key, from_value) in zip(bank.layers, source.layers, strict=True):
-                key[slot, :, : last.length] = from_key[place, :, : last.length]
-                value[slot, :, : last.length] = from_value[place, :, : last.length]
+            bank.write(slot, source.part(place, last.length))
             bank.rows[slot] = last
             last.bank, last.slot = bank, slot
         if not source.rows:
@@ -241,21 +219,26 @@ class StepLayout:
     def __init__(
         self, cache: RowCache, readings: Sequence[PromptReading], counts: Sequence[int], device: torch.device
     ) -> None:
-        self.readings, self.counts = readings, counts
-        self.banks: list[_BankStep] = []
-        start = 0
-        for bank in cache.banks:
-            self.banks.append(_BankStep(bank, slice(start, start + len(bank.rows)), device))
+        self.cache, self.readings, self.counts, self.device = cache, readings, counts, device
+        # Layers call in their order, so a counter tells whose cache this is.
+        self.decoded, self._layer = len(cache.rows), 0
+
+    @cached_property
+    def banks(self) -> list[_BankStep]:
+        steps, start = list[_BankStep](), 0
+        for bank in self.cache.banks:
+            steps.append(_BankStep(bank, slice(start, start + len(bank.rows)), self.device))
             start += len(bank.rows)
-        self.decoded, self._layer = start, 0
-        place = {row: index for index, row in enumerate(cache.rows)}
-        self.prefixes = [_PrefixStep(prefix, [place[row] for row in prefix.rows], device) for prefix in cache.prefixes]
+        return steps
+
+    @cached_property
+    def prefixes(self) -> list[_PrefixStep]:
+        place = {row: index for index, row in enumerate(self.cache.rows)}
+        return [_PrefixStep(prefix, [place[row] for row in prefix.rows], self.device) for prefix in self.cache.prefixes]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
         """[1, h, T, D], [1, g, T, D], [1, g, T, D] → [1, T, h, D]."""
-        # Layers call in their order, so a counter tells whose cache this is.
-        layer = self._layer
-        self._layer += 1
+        layer = self._next_layer()
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [T, h, D], [T, g, D], [T, g, D]
         out = q.new_empty(len(q), q.shape[1], v.shape[-1])
         if self.decoded:
@@ -275,11 +258,14 @@ class StepLayout:
             prefix.merge(layer, q, out, total, options)
         return _with_sinks(out, total, options).flatten(1, 2)
 
+    def _next_layer(self) -> int:
+        self._layer += 1
+        return self._layer - 1
+
     def end(self) -> None:
         """Count the tokens of this forward as stored: call it once the forward has ended without an error."""
-        for bank in self.banks:
-            for row in bank.bank.rows:
-                row.length += 1
+        for row in self.cache.rows:
+            row.length += 1
         for reading, count in zip(self.readings, self.counts, strict=True):
             reading.done += count
 
@@ -298,7 +284,7 @@ class _BankStep:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> tuple[Tensor, Tensor]:
         """[B, h, D], [B, g, D], [B, g, D] → [B, g, r, D], [B, g, r]: see `_attend`."""
         count, heads = k.shape[:2]
-        key, value = self.bank.layers[layer]
+        key, value = self.bank.layer(layer)
         for bank, new in ((key, k), (value, v)):
             bank.view(-1, bank.shape[-1]).index_copy_(0, self._places(heads), new.reshape(-1, new.shape[-1]))
         key, value = key[:count, :, : self.visible], value[:count, :, : self.visible]  # [B, g, W, D]
@@ -331,7 +317,7 @@ class _PrefixStep:
 
     def merge(self, layer: int, q: Tensor, out: Tensor, total: Tensor, options: AttentionOptions) -> None:
         """Add the attention to the prefix, in place: q [B, h, D], out [B, g, r, D], total [B, g, r], of all rows."""
-        key, value = self.prefix.text.layers[layer]  # [g, S, D]
+        key, value = self.prefix.text.layer(layer)  # [g, S, D]
         count, (_, heads, group, width) = len(self.rows), out.shape
         # All rows as so many places of one head, so that its keys are read once.
         places = q[self.rows].view(count, heads, group, -1).transpose(0, 1).reshape(1, heads, count * group, -1)
@@ -349,15 +335,14 @@ class _PrefixStep:
 def _read(reading: PromptReading, layer: int, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> Tensor:
     """[n, h, D], [n, g, D], [n, g, D] → [n, h, D] of the next n tokens of a row that is read."""
     count, heads = k.shape[:2]
-    if layer == len(reading.layers):
-        reading.layers.append(tuple(x.new_empty(heads, reading.length, x.shape[-1]) for x in (k, v)))  # type: ignore[arg-type]
-    key, value = reading.layers[layer]
+    key, value = reading.memory.layer(layer)
     end = reading.done + count
     key[:, reading.done : end], value[:, reading.done : end] = k.transpose(0, 1), v.transpose(0, 1)
     key, value = key[:, :end], value[:, :end]
     if reading.context:
-        key = torch.cat([*(text.layers[layer][0] for text in reading.context), key], 1)  # [g, M, D]
-        value = torch.cat([*(text.layers[layer][1] for text in reading.context), value], 1)
+        before = [text.layer(layer) for text in reading.context]
+        key = torch.cat([*(part for part, _ in before), key], 1)  # [g, M, D]
+        value = torch.cat([*(part for _, part in before), value], 1)
     rows = q.view(count, heads, -1, q.shape[-1]).permute(1, 2, 0, 3)  # [g, r, n, D]
     blocks = [
         _read_block(rows[:, :, start : start + QUERY_BLOCK], key, value, reading.start + start, options)

@@ -1,7 +1,8 @@
 """Fused kernels: modules of a model as autograd functions of their own, with the same results in fewer memory passes.
 
 A kernel is one file with three functions: `matches(module)`, whether a module looks like its kind; `sample_call(module,
-length)`, an input and keyword arguments to prove it on; `fused_forward(module)`, the faster forward. Which classes it
+length)`, an input and keyword arguments to prove it on; `fused_forward(module)`, the faster forward. It may have a
+fourth, `native_forward(module, fused, proved)`: C++ where no gradient is wanted and it fits, else `fused`. Which classes it
 really computes is not read from names but proved on a small float32 copy, values and gradients, and stored in the run.
 Where no gradient is wanted, kernels compute the same without what a backward needs.
 A class without proof keeps its own forward.
@@ -17,9 +18,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from bottega.models.kernels import attention, dropout, encoder_last_layer, gated_mlp, lora_linear, rms_norm
+from bottega.models.kernels import (
+    attention,
+    decoder_layer,
+    dropout,
+    encoder_last_layer,
+    gated_mlp,
+    lora_linear,
+    rms_norm,
+)
 
-KERNELS = (attention, rms_norm, gated_mlp, dropout, encoder_last_layer)
+KERNELS = (attention, rms_norm, gated_mlp, dropout, encoder_last_layer, decoder_layer)
 
 # Largest difference, relative to the largest value, that counts as rounding.
 TOLERANCE = 1e-4
@@ -37,8 +46,11 @@ def prove_kernels(model: nn.Module) -> tuple[str, ...]:
     return tuple(sorted(matching - wrong))
 
 
-def apply_kernels(model: nn.Module, names: Collection[str]) -> None:
-    """Give the modules of these classes, and every LoRA layer, their fused forward."""
+def apply_kernels(model: nn.Module, names: Collection[str], *, native: bool = False) -> None:
+    """Give the modules of these classes, and every LoRA layer, their fused forward.
+
+    native  where no gradient is wanted they may compute in C++ (`models.native`)
+    """
     encoder_layers = [module for module in model.modules() if encoder_last_layer.matches(module)]
     for module in model.modules():
         if lora_linear.matches(module):
@@ -50,6 +62,8 @@ def apply_kernels(model: nn.Module, names: Collection[str]) -> None:
             and (kernel := _matching_kernel(module)) is not None
         ):
             module.forward = kernel.fused_forward(module)
+            if native and hasattr(kernel, "native_forward"):
+                module.forward = kernel.native_forward(module, module.forward, names)
 
 
 def _is_equal(module: nn.Module) -> bool:

@@ -7,7 +7,7 @@ attention are read from the module's attributes, under the names transformers gi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bottega.batch import Example, Row
+from bottega.models import native
 from bottega.models.attention import CACHE_KEYWORDS
 from bottega.models.attention.blocks import BlockLayout
 from bottega.models.attention.mask import AttentionOptions
@@ -24,6 +25,8 @@ from bottega.models.kernels.lora_linear import apply_linears, linear_tensors
 from bottega.packing import pack
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+# Of layers that normalize queries and keys per head, as Qwen3 does.
+HEAD_NORMS = ("q_norm", "k_norm")
 REQUIRED_ATTRIBUTES = ("head_dim", "scaling", "attention_dropout")
 
 
@@ -52,37 +55,64 @@ def single_row_layout(length: int) -> BlockLayout:
 
 def fused_forward(module: nn.Module) -> Callable[..., tuple[Tensor, None]]:
     """The fused forward; the module's own in calls without a layout or with a KV cache of transformers."""
-    return partial(_forward, module)
+    return partial(_forward, module, _rotate_plain)
+
+
+def native_forward(
+    module: nn.Module, fused: Callable[..., Any], proved: Collection[str]
+) -> Callable[..., tuple[Tensor, None]]:
+    """The same as `fused`, with rotations in C++ where no gradient is wanted."""
+    return partial(_forward, module, _rotate_native)
 
 
 def _forward(
-    module: Any, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor] | None = None, **keywords: Any
+    module: Any,
+    rotate: Callable[[Tensor, Tensor, Tensor], Tensor],
+    hidden_states: Tensor,
+    position_embeddings: tuple[Tensor, Tensor] | None = None,
+    **keywords: Any,
 ) -> Any:
     candidates = [linear_tensors(getattr(module, name), hidden_states) for name in PROJECTIONS[:3]]
     layers = [layer for layer in candidates if layer is not None]
-    layout = keywords.get("layout")
-    has_cache = any(keywords.get(name) is not None for name in CACHE_KEYWORDS)
-    if len(layers) < 3 or layout is None or position_embeddings is None or has_cache:
+    if len(layers) < 3 or position_embeddings is None or not is_packed_call(keywords):
         return type(module).forward(module, hidden_states, position_embeddings=position_embeddings, **keywords)
     # [T, h, D], [T, g, D], [T, g, D]
     q, k, v = (x.view(len(x), -1, module.head_dim) for x in apply_linears(layers, hidden_states[0]))
-    # Qwen3 and others normalize queries and keys per head.
-    norms = (getattr(module, name, None) for name in ("q_norm", "k_norm"))
+    norms = (getattr(module, name, None) for name in HEAD_NORMS)
     q, k = (x if norm is None else norm(x) for x, norm in zip((q, k), norms, strict=True))
     # SmolLM3 has layers without RoPE.
     if getattr(module, "use_rope", True):
         cosine, sine = (x[0, :, None] for x in position_embeddings)
-        rotate = cast(Any, _Rotate.apply) if torch.is_grad_enabled() else _rotate
-        q, k = (cast(Tensor, rotate(x, cosine, sine)) for x in (q, k))
-    out = layout.attend(*(x.transpose(0, 1)[None] for x in (q, k, v)), _attention_options(module))
+        q, k = (rotate(x, cosine, sine) for x in (q, k))
+    out = keywords["layout"].attend(*(x.transpose(0, 1)[None] for x in (q, k, v)), attention_options(module))
     return module.o_proj(out.flatten(2)), None
 
 
-def _attention_options(module: Any) -> AttentionOptions:
+def is_packed_call(keywords: Mapping[str, Any]) -> bool:
+    """Whether a call of a layer comes with a layout, and without a KV cache of transformers."""
+    return keywords.get("layout") is not None and all(keywords.get(name) is None for name in CACHE_KEYWORDS)
+
+
+def attention_options(module: Any) -> AttentionOptions:
+    """The options that its attributes say."""
     # A layer's own sliding_window, None in layers with full attention, goes before that of the config.
     window = getattr(module, "sliding_window", getattr(module.config, "sliding_window", None))
     dropout = module.attention_dropout if module.training else 0.0
     return AttentionOptions(module.scaling, window, getattr(module, "attn_logit_softcapping", None), dropout)
+
+
+def _rotate_plain(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """x [T, h, D] with the angles of its tokens, [T, 1, D] each."""
+    return cast(
+        Tensor, cast(Any, _Rotate.apply)(x, cosine, sine) if torch.is_grad_enabled() else _rotate(x, cosine, sine)
+    )
+
+
+def _rotate_native(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    half = x[..., : x.shape[-1] // 2]
+    if torch.is_grad_enabled() or not native.fits(x, half) or not x.dtype == cosine.dtype == sine.dtype:
+        return _rotate_plain(x, cosine, sine)
+    return cast(Tensor, torch.ops.bottega.rotate(x, cosine, sine))
 
 
 class _Rotate(torch.autograd.Function):

@@ -5,13 +5,14 @@ Activation and product are computed again in the backward, so of four wide tenso
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from bottega.models import native
 from bottega.models.compile import compile_on_cuda
 from bottega.models.kernels.lora_linear import (
     LinearConstants,
@@ -20,6 +21,7 @@ from bottega.models.kernels.lora_linear import (
     linear_constants,
     linear_forward,
     linear_tensors,
+    packed_handles,
     unflatten,
 )
 
@@ -28,6 +30,7 @@ PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 # (x → act(x); (gradient of the output, x) → gradient of x)
 Activation = tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]
 
+# In the order of the numbers that `native/kernels.cpp` has for them.
 ACTIVATIONS: dict[str, Activation] = {
     "silu": (torch.ops.aten.silu, torch.ops.aten.silu_backward),
     "gelu": (torch.ops.aten.gelu, torch.ops.aten.gelu_backward),
@@ -54,6 +57,22 @@ def fused_forward(module: nn.Module) -> Callable[..., Tensor]:
     return partial(_forward, module, cast(str, _activation_name(module)))
 
 
+def native_forward(module: nn.Module, fused: Callable[..., Tensor], proved: Collection[str]) -> Callable[..., Tensor]:
+    """The forward in C++ of packed layers without adapters where no gradient is wanted; else `fused`."""
+    activation = activation_number(module)
+
+    def forward(x: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
+        handles = None
+        if not (torch.is_grad_enabled() or arguments or keywords) and native.fits(x):
+            handles = packed_handles([linear_tensors(getattr(module, name), x) for name in PROJECTIONS])
+        if handles is None:
+            return fused(x, *arguments, **keywords)
+        y: Tensor = torch.ops.bottega.gated_mlp(x.flatten(0, -2), *handles, activation)
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+    return forward
+
+
 def _forward(module: nn.Module, activation: str, x: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
     candidates = [linear_tensors(getattr(module, name), x) for name in PROJECTIONS]
     layers = [layer for layer in candidates if layer is not None]
@@ -66,6 +85,11 @@ def _forward(module: nn.Module, activation: str, x: Tensor, *arguments: Any, **k
         return y.view(*x.shape[:-1], y.shape[-1])
     apply = cast(Any, _GatedMlp.apply)
     return cast(Tensor, apply(x, activation, linear_constants(layers), *flatten(layers)))
+
+
+def activation_number(module: nn.Module) -> int:
+    """The number of its activation in `native/kernels.cpp`."""
+    return list(ACTIVATIONS).index(cast(str, _activation_name(module)))
 
 
 def _activation_name(module: nn.Module) -> str | None:

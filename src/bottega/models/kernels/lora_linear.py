@@ -2,8 +2,8 @@
 
 PEFT computes base + scale · (x Aᵀ) Bᵀ as separate operations, and autograd sums the gradients to x in another. Here the
 matmul itself adds the low-rank products to the base's, forward and backward; layers with a common input share products
-where they can, and only x and u = x Aᵀ are kept; a quantized weight is dequantized for each product. A layer that does
-not fit (dropout, several adapters, a base that is not a linear layer) keeps PEFT's own forward.
+where they can, and only x and u = x Aᵀ are kept; a layer that keeps its weight quantized or packed computes the base. A
+layer that does not fit (dropout, several adapters, a base that is not a linear layer) keeps PEFT's own forward.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from bottega.models.quantization.linear import QuantizedLinear
+from bottega.models.frozen_linear import FrozenLinear
+from bottega.models.native.packed_linear import PackedLinear
 
-# What of a layer is no tensor with a gradient: its scale, the quantized layer that holds its weight, and its gate.
-LinearConstants = tuple[float, QuantizedLinear | None, Tensor | None]
+# What of a layer is no tensor with a gradient: its scale, the layer that keeps its weight in a form of its own, and its gate.
+LinearConstants = tuple[float, FrozenLinear | None, Tensor | None]
 
 # Attribute of a layer whose adapter differs from token to token (`models.row_adapters`).
 ROW_ADAPTER = "row_adapter"
@@ -28,8 +29,8 @@ ROW_ADAPTER = "row_adapter"
 class LinearTensors(NamedTuple):
     """y = x Wᵀ + bias + scale · (x Aᵀ) Bᵀ; weight [out, in], A [r, in], B [out, r]; A and B may be absent.
 
-    quantized  the layer itself if its weight is quantized; `weight` is then None
-    gate       [T, r] factors of x Aᵀ, where tokens have different adapters; without a gradient
+    frozen  the layer itself if it keeps its weight in a form of its own; `weight` is then None
+    gate    [T, r] factors of x Aᵀ, where tokens have different adapters; without a gradient
     """
 
     weight: Tensor | None
@@ -37,18 +38,18 @@ class LinearTensors(NamedTuple):
     a: Tensor | None = None
     b: Tensor | None = None
     scale: float = 1.0
-    quantized: QuantizedLinear | None = None
+    frozen: FrozenLinear | None = None
     gate: Tensor | None = None
 
     def base_forward(self, x: Tensor) -> Tensor:
         """x [T, in] → x Wᵀ + bias [T, out]."""
-        if self.quantized is not None:
-            return self.quantized.matmul(x)
+        if self.frozen is not None:
+            return self.frozen.matmul(x)
         return nn.functional.linear(x, cast(Tensor, self.weight), self.bias)
 
     def base_backward(self, d_y: Tensor, d_x: Tensor | None) -> Tensor:
         """d_y [T, out] → d_y W [T, in], added in place to `d_x` if there is one."""
-        weight = cast(Tensor, self.weight) if self.quantized is None else self.quantized.dequantized_weight()
+        weight = cast(Tensor, self.weight) if self.frozen is None else self.frozen.whole_weight()
         return d_y @ weight if d_x is None else d_x.addmm_(d_y, weight)
 
 
@@ -79,8 +80,8 @@ def linear_tensors(layer: nn.Module, x: Tensor) -> LinearTensors | None:
 
 def _base_tensors(layer: nn.Module) -> LinearTensors | None:
     """The tensors of a linear layer without adapter; None for anything else, subclasses of nn.Linear too."""
-    if isinstance(layer, QuantizedLinear):
-        return LinearTensors(None, layer.bias, quantized=layer)
+    if isinstance(layer, FrozenLinear):
+        return LinearTensors(None, layer.bias, frozen=layer)
     return LinearTensors(layer.weight, layer.bias) if type(layer) is nn.Linear else None
 
 
@@ -104,9 +105,17 @@ def _forward(layer: Any, x: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
     return y.view(*x.shape[:-1], y.shape[-1])
 
 
+def packed_handles(layers: Sequence[LinearTensors | None]) -> list[int] | None:
+    """What operators in C++ call these layers; None unless all of them are packed, and without adapters."""
+    packed = [layer.frozen for layer in layers if layer is not None and layer.a is None]
+    handles = [layer.handle for layer in packed if isinstance(layer, PackedLinear)]
+    return handles if len(handles) == len(layers) else None
+
+
 def linear_forward(x: Tensor, layers: Sequence[LinearTensors]) -> tuple[list[Tensor], Tensor | None]:
     """x [T, in] → ([T, out] of each layer, u = x Aᵀ [T, Σr] of all their adapters)."""
-    outputs = [layer.base_forward(x) for layer in layers]
+    handles = packed_handles([layer._replace(a=None) for layer in layers])
+    outputs = [layer.base_forward(x) for layer in layers] if handles is None else torch.ops.bottega.linears(x, handles)
     stacked = _stack_lora_a(layers)
     if stacked is None:
         return outputs, None
@@ -191,7 +200,7 @@ def flatten(layers: Sequence[LinearTensors]) -> list[Tensor | None]:
 
 def linear_constants(layers: Sequence[LinearTensors]) -> list[LinearConstants]:
     """What `LinearConstants` holds, of each."""
-    return [(layer.scale, layer.quantized, layer.gate) for layer in layers]
+    return [(layer.scale, layer.frozen, layer.gate) for layer in layers]
 
 
 def apply_linears(layers: Sequence[LinearTensors], x: Tensor) -> tuple[Tensor, ...]:

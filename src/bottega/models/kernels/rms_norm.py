@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from bottega.models import native
 from bottega.models.compile import compile_on_cuda
 
 
@@ -25,7 +26,12 @@ def sample_call(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]
 
 def fused_forward(module: nn.Module) -> Callable[..., Tensor]:
     """x → x / rms(x) · (weight + offset) over the last dimension; the module's own if called with more than x."""
-    return partial(_forward, module, cast(float, _epsilon(module)), _offset(module))
+    return partial(_forward, module, *settings(module))
+
+
+def settings(module: nn.Module) -> tuple[float, float]:
+    """(epsilon, offset) of a norm that `matches`."""
+    return cast(float, _epsilon(module)), _offset(module)
 
 
 def _forward(module: nn.Module, epsilon: float, offset: float, x: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
@@ -36,6 +42,18 @@ def _forward(module: nn.Module, epsilon: float, offset: float, x: Tensor, *argum
         return nn.functional.rms_norm(x, x.shape[-1:], weight + offset if offset else weight, epsilon)
     apply = cast(Any, _RmsNorm.apply)
     return cast(Tensor, apply(x, module.weight, epsilon, offset))
+
+
+def native_forward(module: nn.Module, fused: Callable[..., Tensor], proved: Collection[str]) -> Callable[..., Tensor]:
+    """x → x / rms(x) · (weight + offset) in C++ where no gradient is wanted; else `fused`."""
+    weight, own_settings = cast(Tensor, module.weight), settings(module)
+
+    def forward(x: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
+        if torch.is_grad_enabled() or arguments or keywords or x.dtype != weight.dtype or not native.fits(x):
+            return fused(x, *arguments, **keywords)
+        return cast(Tensor, torch.ops.bottega.rms_norm(x, weight, *own_settings))
+
+    return forward
 
 
 def _epsilon(module: nn.Module) -> float | None:

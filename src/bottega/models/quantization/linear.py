@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from bottega.errors import ModelError
 from bottega.models.compile import compile_on_cuda
+from bottega.models.frozen_linear import FrozenLinear
 
 # Bytes per weight; None: those of its dtype. NF4: 4 bits, an 8-bit scale per 64 weights, a float32 per 256 scales.
 BYTES_PER_WEIGHT: dict[str, float | None] = {"none": None, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "fp8": 1.0}
@@ -32,67 +33,8 @@ FP8_MAX = 448.0
 FP8_MULTIPLE = 16
 
 
-class QuantizedLinear(nn.Linear):
-    """A linear layer that holds the weight [out, in] of another one, frozen and quantized.
-
-    A subclass of nn.Linear, so that PEFT adapts it; `weight` is dequantized at each access.
-
-    is_linear  it computes x Wᵀ + bias, although with a forward of its own; adapters look for this attribute
-    """
-
-    is_linear = True
-
-    def __init__(self, layer: nn.Linear) -> None:
-        # Not nn.Linear's, which would allocate a whole weight.
-        nn.Module.__init__(self)
-        self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.dtype = layer.weight.dtype
-        self.bias = layer.bias
-
-    def matmul(self, x: Tensor) -> Tensor:
-        """x [T, in] → x Wᵀ + bias [T, out]."""
-        return nn.functional.linear(x, self.dequantized_weight(), self.bias)
-
-    def dequantized_weight(self) -> Tensor:
-        """The weight [out, in] in the layer's dtype."""
-        raise NotImplementedError
-
-    @property
-    def bytes(self) -> int:
-        """Memory of the quantized weight."""
-        return sum(tensor.nbytes for tensor in self.buffers())
-
-    @property
-    def weight(self) -> Tensor:  # type: ignore[override]
-        return self.dequantized_weight()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[…, in] → […, out]; nothing is kept for the backward, which dequantizes the weight again."""
-        apply = cast(Callable[[Tensor, QuantizedLinear], Tensor], _FrozenProduct.apply)
-        return apply(x.flatten(0, -2), self).view(*x.shape[:-1], self.out_features)
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> QuantizedLinear:
-        # What `to`, `half` and `cuda` call. The quantized buffers are moved but never converted: `fn` is applied to an
-        # empty tensor, to learn the device alone.
-        for name, tensor in self._buffers.items():
-            if tensor is not None:
-                self._buffers[name] = tensor.to(fn(torch.empty(0, device=tensor.device)).device)
-        if self.bias is not None:
-            self.bias.data = fn(self.bias.data)
-        return self
-
-
-class _FrozenProduct(torch.autograd.Function):
-    """x Wᵀ + bias; only x has a gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: QuantizedLinear) -> Tensor:
-        ctx.layer = layer
-        return layer.matmul(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0] @ ctx.layer.dequantized_weight(), None
+class QuantizedLinear(FrozenLinear):
+    """A linear layer whose weight is quantized."""
 
 
 class Nf4Linear(QuantizedLinear):
@@ -107,7 +49,7 @@ class Nf4Linear(QuantizedLinear):
         codes, self.state = bitsandbytes.quantize_4bit(layer.weight.data, compress_statistics=True, quant_type="nf4")
         self.register_buffer("codes", codes, persistent=False)
 
-    def dequantized_weight(self) -> Tensor:
+    def whole_weight(self) -> Tensor:
         # bitsandbytes' state remembers shape, dtype and scales.
         return cast(Tensor, _bitsandbytes().dequantize_4bit(self.codes, self.state))
 
@@ -134,7 +76,7 @@ class Fp8Linear(QuantizedLinear):
         self.register_buffer("codes", codes, persistent=False)
         self.register_buffer("scale", scale, persistent=False)
 
-    def dequantized_weight(self) -> Tensor:
+    def whole_weight(self) -> Tensor:
         return (self.codes.float() * self.scale).to(self.dtype)
 
     def matmul(self, x: Tensor) -> Tensor:

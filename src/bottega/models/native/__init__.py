@@ -1,0 +1,48 @@
+"""Operators in C++ for what a decoder computes for few tokens without gradients: products that read a packed weight once,
+norms, rotations, gated MLPs, and the attention of rows to their KV caches.
+
+They are optional: `native.build` compiles them for the processor at hand, and where they are missing torch computes the
+same. They are used for models that are opened to be used, not in training, so that a resumed run computes what it
+computed whether or not they were built in between.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bottega.models.native.build import library_path
+
+# Set to 0, it keeps them from being used.
+SWITCH = "BOTTEGA_NATIVE"
+
+# Numbers that they compute at once: widths must be multiples.
+LANES = 16
+
+DTYPES = frozenset({torch.bfloat16, torch.float32})
+
+
+def operators() -> Any | None:
+    """The operators, `torch.ops.bottega`; None where they are not built, or switched off."""
+    return None if os.environ.get(SWITCH) == "0" else _load()
+
+
+def fits(*tensors: Tensor) -> bool:
+    """Whether these have a dtype, a device and widths that the operators compute."""
+    for x in tensors:
+        if x.dtype not in DTYPES or not x.is_cpu or x.shape[-1] % LANES:
+            return False
+    return True
+
+
+@cache
+def _load() -> Any | None:
+    path = library_path()
+    if path is None or not path.exists():
+        return None
+    torch.ops.load_library(str(path))
+    return torch.ops.bottega

@@ -1,0 +1,182 @@
+// What a decoder computes for few tokens, without gradients: see ops.py for what each operator is, and for its reference.
+#include <ATen/ATen.h>
+#include <torch/custom_class.h>
+#include <torch/library.h>
+
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <optional>
+#include <vector>
+
+#include "packed_linear.h"
+#include "parallel.h"
+#include "step_attention.h"
+#include "vectors.h"
+
+namespace bottega {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+// Numbers that one task of pointwise work is worth.
+constexpr int64_t kTask = 32768;
+
+template <typename Run>
+void by_dtype(const Tensor& x, const Run& run) {
+  if (x.scalar_type() == at::kBFloat16) return run(BFloat16{});
+  TORCH_CHECK(x.scalar_type() == at::kFloat, "computed in float32 and bfloat16, not in ", x.scalar_type());
+  run(float{});
+}
+
+// Calls run(row) for all rows of `width` numbers.
+template <typename Run>
+void for_rows(int64_t rows, int64_t width, const Run& run) {
+  const int64_t size = std::max<int64_t>(1, kTask / width);
+  for_each((rows + size - 1) / size, [&](int64_t task) {
+    for (int64_t row = task * size; row < std::min(rows, (task + 1) * size); ++row) run(row);
+  });
+}
+
+Tensor rms_norm(const Tensor& x, const Tensor& weight, double epsilon, double offset) {
+  const Tensor from = x.contiguous();
+  Tensor out = at::empty_like(from);
+  const int64_t width = x.size(-1);
+  by_dtype(x, [&](auto type) {
+    using T = decltype(type);
+    const T *rows = from.const_data_ptr<T>(), *factors = weight.const_data_ptr<T>();
+    T* to = out.mutable_data_ptr<T>();
+    for_rows(from.numel() / width, width, [&](int64_t row) {
+      const T* line = rows + row * width;
+      Floats squares{};
+      for (int64_t i = 0; i < width; i += kLanes) squares += load(line + i) * load(line + i);
+      const float inverse = 1 / std::sqrt(sum(squares) / width + static_cast<float>(epsilon));
+      for (int64_t i = 0; i < width; i += kLanes) {
+        store(to + row * width + i, load(line + i) * inverse * (load(factors + i) + static_cast<float>(offset)));
+      }
+    });
+  });
+  return out;
+}
+
+// x [T, h, D], with the angles of its tokens [T, 1, D].
+Tensor rotate(const Tensor& x, const Tensor& cosine, const Tensor& sine) {
+  const Tensor from = x.contiguous(), cosines = cosine.contiguous(), sines = sine.contiguous();
+  Tensor out = at::empty_like(from);
+  const int64_t heads = x.size(1), width = x.size(2), half = width / 2;
+  by_dtype(x, [&](auto type) {
+    using T = decltype(type);
+    const T *all = from.const_data_ptr<T>(), *all_c = cosines.const_data_ptr<T>(), *all_s = sines.const_data_ptr<T>();
+    T* to = out.mutable_data_ptr<T>();
+    for_rows(x.size(0), heads * width, [&](int64_t token) {
+      const T *c = all_c + token * width, *s = all_s + token * width;
+      for (int64_t head = 0; head < heads; ++head) {
+        const T* line = all + (token * heads + head) * width;
+        T* target = to + (token * heads + head) * width;
+        for (int64_t i = 0; i < half; i += kLanes) {
+          const Floats a = load(line + i), b = load(line + half + i);
+          store(target + i, a * load(c + i) - b * load(s + i));
+          store(target + half + i, b * load(c + half + i) + a * load(s + half + i));
+        }
+      }
+    });
+  });
+  return out;
+}
+
+// A layer by its handle: an argument of a class of ours would cost more than a small product.
+const PackedLinear* layer_of(int64_t handle) { return reinterpret_cast<const PackedLinear*>(handle); }
+
+std::vector<Tensor> linears(const Tensor& x, at::IntArrayRef handles) {
+  std::vector<const PackedLinear*> layers;
+  for (const int64_t handle : handles) layers.push_back(layer_of(handle));
+  std::vector<Tensor> out;
+  by_dtype(x, [&](auto type) { out = apply_layers<decltype(type)>(x, layers); });
+  return out;
+}
+
+Tensor linear(const Tensor& x, int64_t handle) { return linears(x, {handle})[0]; }
+
+Floats activate(Floats x, int64_t kind) {
+  if (kind == 0) return x / (1 + exponential(-maximum(x, broadcast(-80))));  // SiLU
+  if (kind == 2) {  // GELU by tanh(u) = 1 − 2 / (e^2u + 1)
+    const Floats u = 1.595769122f * (x + 0.044715f * x * x * x);
+    const Floats limited = -maximum(-u, broadcast(-80));
+    return x * (1 - 1 / (exponential(limited) + 1));
+  }
+  for (int64_t i = 0; i < kLanes; ++i) x[i] *= 0.5f * (1 + std::erf(x[i] * 0.707106781f));  // GELU
+  return x;
+}
+
+Tensor gated_mlp(const Tensor& tensor, int64_t gate_handle, int64_t up_handle, int64_t down_handle, int64_t activation) {
+  const PackedLinear *gate = layer_of(gate_handle), *up = layer_of(up_handle), *down = layer_of(down_handle);
+  Tensor out;
+  by_dtype(tensor, [&](auto type) {
+    using T = decltype(type);
+    const Inputs<T> x(tensor);
+    Tensor product = at::empty({x.rows, gate->outputs}, tensor.options());
+    T* to = product.mutable_data_ptr<T>();
+    for_panels(x.rows, gate->panels(), [&](int64_t panel, int64_t first, int64_t count, Tiles& tiles) {
+      alignas(64) float gates[kRows * kPanel], ups[kRows * kPanel];
+      multiply_panel(x, first, count, *gate, panel, gates, tiles);
+      multiply_panel(x, first, count, *up, panel, ups, tiles);
+      for (int64_t row = 0; row < count; ++row) {
+        float* line = gates + row * kPanel;
+        for (int64_t i = 0; i < kPanel; i += kLanes) store(line + i, activate(load(line + i), activation) * load(ups + row * kPanel + i));
+        store_panel(to, gate->outputs, first + row, panel, line);
+      }
+    });
+    out = apply_layers<T>(product, {down})[0];
+  });
+  return out;
+}
+
+using Tensors = std::vector<Tensor>;
+
+Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Tensors& memory, at::IntArrayRef plan, int64_t key_place,
+              int64_t value_place, double scale, int64_t window, double softcap, const OptionalTensor& sinks) {
+  Tensor out = at::empty({q.size(0), q.size(1), v.size(2)}, q.options());
+  const StepCache cache(memory, plan, key_place, value_place);
+  const AttentionOptions options{scale, window, softcap, sinks};
+  by_dtype(q, [&](auto type) { StepAttention<decltype(type)>(q, k, v, cache, options, out).run(); });
+  return out;
+}
+
+Tensor decoder_layer(const Tensor& x, const Tensors& norms, at::ArrayRef<double> epsilons, double offset, at::IntArrayRef layers,
+                     int64_t activation, int64_t width, const Tensors& head_norms, const Tensors& angles, const Tensors& memory,
+                     at::IntArrayRef plan, int64_t key_place, int64_t value_place, double scale, int64_t window, double softcap, const OptionalTensor& sinks) {
+  Tensors parts = linears(rms_norm(x, norms[0], epsilons[0], offset), layers.slice(0, 3));
+  for (Tensor& part : parts) part = part.view({part.size(0), -1, width});
+  for (size_t i = 0; i < 2; ++i) {
+    if (!head_norms.empty()) parts[i] = rms_norm(parts[i], head_norms[i], epsilons[2 + i], offset);
+    if (!angles.empty()) parts[i] = rotate(parts[i], angles[0], angles[1]);
+  }
+  const Tensor attended = attend(parts[0], parts[1], parts[2], memory, plan, key_place, value_place, scale, window, softcap, sinks);
+  const Tensor middle = at::add(x, linear(attended.flatten(1), layers[3]));
+  return at::add(middle, gated_mlp(rms_norm(middle, norms[1], epsilons[1], offset), layers[4], layers[5], layers[6], activation));
+}
+
+}  // namespace
+}  // namespace bottega
+
+TORCH_LIBRARY(bottega, m) {
+  using bottega::PackedLinear;
+  m.class_<PackedLinear>("PackedLinear")
+      .def(torch::init<at::Tensor, std::optional<at::Tensor>, bool>())
+      .def("weight", [](const c10::intrusive_ptr<PackedLinear>& self) { return self->weight(); })
+      .def("bytes", [](const c10::intrusive_ptr<PackedLinear>& self) { return self->bytes(); })
+      .def("handle", [](const c10::intrusive_ptr<PackedLinear>& self) { return reinterpret_cast<int64_t>(self.get()); });
+  m.def("linear(Tensor x, int layer) -> Tensor", bottega::linear);
+  m.def("linears(Tensor x, int[] layers) -> Tensor[]", bottega::linears);
+  m.def("gated_mlp(Tensor x, int gate, int up, int down, int activation) -> Tensor", bottega::gated_mlp);
+  m.def("rms_norm(Tensor x, Tensor weight, float epsilon, float offset) -> Tensor", bottega::rms_norm);
+  m.def("rotate(Tensor x, Tensor cosine, Tensor sine) -> Tensor", bottega::rotate);
+  m.def(
+      "attend(Tensor q, Tensor k, Tensor v, Tensor[] memory, int[] plan, int key_place, int value_place, float scale, int window, float softcap, Tensor? sinks) -> Tensor",
+      bottega::attend);
+  m.def(
+      "decoder_layer(Tensor x, Tensor[] norms, float[] epsilons, float offset, int[] layers, int activation, int width, "
+      "Tensor[] head_norms, Tensor[] angles, Tensor[] memory, int[] plan, int key_place, int value_place, float scale, int window, float softcap, Tensor? sinks) -> Tensor",
+      bottega::decoder_layer);
+}

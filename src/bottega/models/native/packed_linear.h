@@ -1,0 +1,263 @@
+// Linear layers whose weight lies in memory in the order in which products read it.
+//
+// A product of few rows takes the time of reading the weight, so it is read once, from front to back, by all threads.
+// The weight [N, K] is cut into panels of 32 outputs: [K / 32] blocks of [2 halves][16 pairs of inputs][16 outputs][2
+// inputs], which is what AMX multiplies, and of which other processors read 16 pairs as 16 integers of twice the width.
+// Every output is summed in the order of its inputs, however many rows there are: a row among others gets the bits that
+// it gets alone.
+//
+// Legend: M rows, K inputs, N outputs.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <torch/custom_class.h>
+
+#include <optional>
+#include <vector>
+
+#include "parallel.h"
+#include "tiles.h"
+#include "vectors.h"
+
+namespace bottega {
+
+constexpr int64_t kPanel = 32;  // outputs of a panel
+constexpr int64_t kBlock = 32;  // inputs of a block
+constexpr int64_t kRows = 32;   // rows that are multiplied with a panel at once
+// Rows whose inputs stay in the cache while all panels pass.
+constexpr int64_t kRowBlock = 512;
+// Rows of which the sums stay in registers, on processors without AMX.
+#ifdef __AVX512F__
+constexpr int kRegisterRows = 8;
+#else
+constexpr int kRegisterRows = 2;
+#endif
+
+struct PackedLinear : torch::CustomClassHolder {
+  // Of a weight in bfloat16; or of any, as int8: a scale for every output, times integers from −127 to 127.
+  PackedLinear(at::Tensor weight, std::optional<at::Tensor> bias, bool int8)
+      : inputs(weight.size(1)), outputs(weight.size(0)), dtype(weight.scalar_type()) {
+    TORCH_CHECK(inputs % kBlock == 0, "packed layers have a multiple of 32 inputs");
+    if (bias) this->bias = bias->to(at::kFloat).contiguous();
+    weight = at::constant_pad_nd(weight, {0, 0, 0, panels() * kPanel - outputs});
+    if (int8) {
+      const at::Tensor wide = weight.to(at::kFloat);
+      scale = wide.abs().amax(1).div(127).clamp_min(1e-30);
+      weight = wide.div(scale.unsqueeze(1)).round().to(at::kChar);
+    }
+    TORCH_CHECK(int8 || weight.scalar_type() == at::kBFloat16, "weights are packed in bfloat16 or as int8");
+    panel = weight.view({panels(), 2, 16, inputs / kBlock, 16, 2}).permute({0, 3, 1, 4, 2, 5}).contiguous();
+  }
+
+  at::Tensor weight() const {
+    at::Tensor whole = panel.permute({0, 2, 4, 1, 3, 5}).reshape({panels() * kPanel, inputs});
+    if (scale.defined()) whole = whole * scale.unsqueeze(1);
+    return whole.slice(0, 0, outputs).to(dtype);
+  }
+
+  int64_t bytes() const { return panel.nbytes() + (scale.defined() ? scale.nbytes() : 0); }
+  int64_t panels() const { return (outputs + kPanel - 1) / kPanel; }
+
+  int64_t inputs, outputs;
+  at::ScalarType dtype;
+  at::Tensor panel;  // [N/32, K/32, 2, 16, 16, 2]
+  at::Tensor scale;  // of int8: [N]
+  at::Tensor bias;   // [N] in float32
+};
+
+#ifdef __AMX_BF16__
+inline const BFloat16* bfloat16_block(const BFloat16* block, BFloat16*) { return block; }
+
+// 1,024 integers as bfloat16, which holds them exactly.
+inline const BFloat16* bfloat16_block(const int8_t* block, BFloat16* space) {
+  for (int64_t i = 0; i < 1024; i += 32) {
+    const auto wide = [&](int64_t j) {
+      return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block + i + j))));
+    };
+    _mm512_store_si512(space + i, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(wide(16), wide(0))));
+  }
+  finish_writing();
+  return space;
+}
+
+// sums [rows][32] of up to 32 rows x [rows, K] and one panel.
+template <typename W>
+void multiply_tiles(const BFloat16* x, int64_t inputs, int64_t rows, const W* panel, float* sums, Tiles& tiles) {
+  alignas(64) BFloat16 space[1024];
+  // 0 to 3: sums; 4 and 5: rows; 6 and 7: the halves of a panel.
+  const int first = std::min<int64_t>(rows, 16), second = std::max<int64_t>(rows - 16, 1);
+  tiles.configure({{{first, 64}, {first, 64}, {second, 64}, {second, 64}, {first, 64}, {second, 64}, {16, 64}, {16, 64}}});
+  const int64_t stride = inputs * sizeof(BFloat16), line = kPanel * sizeof(float);
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  finish_writing();
+  for (int64_t k = 0; k < inputs; k += kBlock, panel += kBlock * kPanel) {
+    const BFloat16* block = bfloat16_block(panel, space);
+    _tile_loadd(6, block, 64);
+    _tile_loadd(7, block + 512, 64);
+    _tile_loadd(4, x + k, stride);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    if (rows <= 16) continue;
+    _tile_loadd(5, x + 16 * inputs + k, stride);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  _tile_stored(0, sums, line);
+  _tile_stored(1, sums + 16, line);
+  if (rows <= 16) return;
+  _tile_stored(2, sums + 16 * kPanel, line);
+  _tile_stored(3, sums + 16 * kPanel + 16, line);
+}
+#endif
+
+// Two inputs of sixteen outputs, as float32.
+inline void load_pair(const BFloat16* from, Floats& even, Floats& odd) {
+  Bits pairs;
+  std::memcpy(&pairs, from, sizeof(pairs));
+  even = reinterpret_cast<Floats>(pairs << 16);
+  odd = reinterpret_cast<Floats>(pairs & 0xffff0000u);
+}
+
+inline void load_pair(const int8_t* from, Floats& even, Floats& odd) {
+  typedef int16_t Pairs __attribute__((vector_size(32)));
+  Pairs pairs;
+  std::memcpy(&pairs, from, sizeof(pairs));
+  const Ints wide = __builtin_convertvector(pairs, Ints);
+  even = __builtin_convertvector((wide << 24) >> 24, Floats);
+  odd = __builtin_convertvector(wide >> 8, Floats);
+}
+
+// sums [R][32] of R rows x [R, K] and one panel, in registers.
+template <int R, typename W>
+void multiply_rows(const float* x, int64_t inputs, const W* panel, float* sums) {
+  Floats low[R]{}, high[R]{};
+  for (int64_t k = 0; k < inputs; k += kBlock, panel += kBlock * kPanel) {
+    for (int64_t j = 0; j < kBlock; j += 2) {
+      Floats even, odd, high_even, high_odd;
+      load_pair(panel + j * kLanes, even, odd);
+      load_pair(panel + kBlock * kLanes + j * kLanes, high_even, high_odd);
+      for (int r = 0; r < R; ++r) {
+        const Floats first = broadcast(x[r * inputs + k + j]), second = broadcast(x[r * inputs + k + j + 1]);
+        low[r] += first * even;
+        high[r] += first * high_even;
+        low[r] += second * odd;
+        high[r] += second * high_odd;
+      }
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    store(sums + r * kPanel, low[r]);
+    store(sums + r * kPanel + kLanes, high[r]);
+  }
+}
+
+// The rows x [M, K] of a product, in the form that the kernel at hand reads.
+template <typename T>
+class Inputs {
+ public:
+  explicit Inputs(const at::Tensor& x) : rows(x.size(0)), inputs(x.size(1)), kept_(x.contiguous()) {
+    x_ = kept_.const_data_ptr<T>();
+    if (uses_tiles()) return;
+    wide_ = kept_.to(at::kFloat);
+    wide_x_ = wide_.const_data_ptr<float>();
+  }
+
+  // sums [count][32] of rows `first` and on, and one panel.
+  template <typename W>
+  void multiply(int64_t first, int64_t count, const W* panel, float* sums, Tiles& tiles) const {
+#ifdef __AMX_BF16__
+    if constexpr (std::is_same_v<T, BFloat16>) {
+      if (uses_tiles()) return multiply_tiles(x_ + first * inputs, inputs, count, panel, sums, tiles);
+    }
+#endif
+    const float* x = wide_x_ + first * inputs;
+    int64_t row = 0;
+    for (; row + kRegisterRows <= count; row += kRegisterRows) {
+      multiply_rows<kRegisterRows>(x + row * inputs, inputs, panel, sums + row * kPanel);
+    }
+    for (; row < count; ++row) multiply_rows<1>(x + row * inputs, inputs, panel, sums + row * kPanel);
+  }
+
+  const int64_t rows, inputs;
+
+ private:
+  static bool uses_tiles() { return std::is_same_v<T, BFloat16> && Tiles::allowed(); }
+
+  at::Tensor kept_, wide_;
+  const T* x_;
+  const float* wide_x_ = nullptr;
+};
+
+// sums [count][32] of rows and panel number `index` of a layer, with its scale and bias.
+template <typename T>
+void multiply_panel(const Inputs<T>& x, int64_t first, int64_t count, const PackedLinear& layer, int64_t index, float* sums, Tiles& tiles) {
+  const int64_t start = index * x.inputs * kPanel;
+  if (layer.panel.scalar_type() == at::kBFloat16) {
+    x.multiply(first, count, layer.panel.const_data_ptr<BFloat16>() + start, sums, tiles);
+  } else {
+    x.multiply(first, count, layer.panel.const_data_ptr<int8_t>() + start, sums, tiles);
+  }
+  const int64_t n = index * kPanel, width = std::min(kPanel, layer.outputs - n);
+  const float* scale = layer.scale.defined() ? layer.scale.const_data_ptr<float>() + n : nullptr;
+  const float* bias = layer.bias.defined() ? layer.bias.const_data_ptr<float>() + n : nullptr;
+  if (!scale && !bias) return;
+  for (int64_t row = 0; row < count; ++row) {
+    for (int64_t i = 0; i < width; ++i) {
+      float& sum = sums[row * kPanel + i];
+      sum = (scale ? sum * scale[i] : sum) + (bias ? bias[i] : 0);
+    }
+  }
+}
+
+// Row `row` of a panel of sums into an output [M, N].
+template <typename T>
+void store_panel(T* out, int64_t outputs, int64_t row, int64_t index, const float* sums) {
+  const int64_t n = index * kPanel;
+  T* to = out + row * outputs + n;
+  if (n + kPanel <= outputs) {
+    store(to, load(sums));
+    store(to + kLanes, load(sums + kLanes));
+  } else {
+    std::copy_n(sums, outputs - n, to);
+  }
+}
+
+// Calls run(panel, first row, count of rows, tiles) for all panels and rows.
+template <typename Run>
+void for_panels(int64_t rows, int64_t panels, const Run& run) {
+  const int64_t blocks = (rows + kRowBlock - 1) / kRowBlock;
+  share(blocks * panels, [&](const auto& take) {
+    Tiles tiles;
+    for (int64_t task; take(task);) {
+      const int64_t begin = task / panels * kRowBlock, end = std::min(rows, begin + kRowBlock);
+      for (int64_t row = begin; row < end; row += kRows) run(task % panels, row, std::min(kRows, end - row), tiles);
+    }
+  });
+}
+
+// Layers of one input x [M, K] → [M, N] each.
+template <typename T>
+std::vector<at::Tensor> apply_layers(const at::Tensor& tensor, const std::vector<const PackedLinear*>& layers) {
+  const Inputs<T> x(tensor);
+  std::vector<at::Tensor> outputs;
+  std::vector<std::pair<int64_t, int64_t>> jobs;  // (layer, panel)
+  for (const PackedLinear* layer : layers) {
+    for (int64_t panel = 0; panel < layer->panels(); ++panel) jobs.emplace_back(outputs.size(), panel);
+    outputs.push_back(at::empty({x.rows, layer->outputs}, tensor.options()));
+  }
+  std::vector<T*> data;
+  for (at::Tensor& output : outputs) data.push_back(output.mutable_data_ptr<T>());
+  for_panels(x.rows, jobs.size(), [&](int64_t job, int64_t first, int64_t count, Tiles& tiles) {
+    alignas(64) float sums[kRows * kPanel];
+    const auto [number, panel] = jobs[job];
+    const PackedLinear& layer = *layers[number];
+    multiply_panel(x, first, count, layer, panel, sums, tiles);
+    for (int64_t row = 0; row < count; ++row) store_panel(data[number], layer.outputs, first + row, panel, sums + row * kPanel);
+  });
+  return outputs;
+}
+
+}  // namespace bottega

@@ -1,0 +1,29 @@
+// Work shared among the threads of torch.
+#pragma once
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <atomic>
+
+namespace bottega {
+
+// Calls work(take) on every thread; take(i) gives the next of `count` tasks until there are none. A thread that the
+// system interrupts takes fewer.
+template <typename Work>
+void share(int64_t count, const Work& work) {
+  std::atomic<int64_t> next{0};
+  const auto take = [&](int64_t& task) { return (task = next.fetch_add(1, std::memory_order_relaxed)) < count; };
+  const int64_t threads = std::min<int64_t>(count, at::get_num_threads());
+  if (threads <= 1 || at::in_parallel_region()) return work(take);
+  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) { work(take); });
+}
+
+template <typename Task>
+void for_each(int64_t count, const Task& run) {
+  share(count, [&](const auto& take) {
+    for (int64_t task; take(task);) run(task);
+  });
+}
+
+}  // namespace bottega
