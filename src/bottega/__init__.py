@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from bottega.exporting._job import ExportComparison as ExportComparison
     from bottega.exporting._source import base_of_run as base_of_run
     from bottega.hardware.doctor import doctor as doctor
+    from bottega.hardware.native_library import build_native as build_native
+    from bottega.hardware.native_library import native_advice as native_advice
     from bottega.hardware.process import configured_process as configured_process
     from bottega.inference.classifier import load_classifier as load_classifier
     from bottega.inference.classifier import load_tagger as load_tagger

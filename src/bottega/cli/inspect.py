@@ -1,4 +1,4 @@
-"""Commands that inspect data, runs and the machine: audit, evaluate, advise, show, runs, doctor."""
+"""Commands that inspect data, runs and the machine: audit, evaluate, advise, show, runs, doctor, build-native."""
 
 from __future__ import annotations
 
@@ -252,6 +252,18 @@ def doctor(as_json: Json = False) -> None:
         console.print(table("", ["", ""], [(name.replace("_", " "), _format_fact(value)) for name, value in rows]))
         for line in facts["advice"]:
             console.print(f"[yellow]advice[/] {line}")
+
+
+@app.command("build-native", rich_help_panel=LOOK)
+def build_native() -> None:
+    """Compile the operators in C++ with which models answer about twice as fast on this CPU."""
+    with errors(False):
+        from bottega.cli.console import results_console
+
+        with results_console().status("compiling, half a minute at most"):
+            path = bottega.build_native()
+        print(f"built {path}")
+        print("models that are opened from now on use it; BOTTEGA_NATIVE=0 in the environment switches it off")
 
 
 def _format_fact(value: Any) -> str:

@@ -125,6 +125,8 @@ def _has_keys(folder: Path, database: str | None) -> bool:
 
 def _announce(host: str, port: int, names: list[str], needs_key: bool) -> None:
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+    if advice := bottega.native_advice():
+        print(advice)
     print(f"serving {', '.join(names) or 'no model yet'} at {address}; stop with Ctrl-C")
     print(f"for the openai client: OPENAI_BASE_URL={address} OPENAI_API_KEY={'your key' if needs_key else 'anything'}")
     if names:

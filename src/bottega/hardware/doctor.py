@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bottega.hardware import other_programs
+from bottega.hardware.native_library import native_advice
 
 PACKAGES = ("bottega", "torch", "transformers", "tokenizers", "peft", "safetensors")
 
@@ -75,7 +76,7 @@ def _advice(facts: dict[str, Any]) -> list[str]:
         )
     if facts["disk_free_gb"] < LOW_DISK_GB:
         advice.append(f"less than {LOW_DISK_GB} GB of disk space is free: checkpoints may not fit")
-    return [*advice, *_missing_extras()]
+    return [*advice, *filter(None, [native_advice()]), *_missing_extras()]
 
 
 def _missing_extras() -> list[str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from making import tiny_config
 from transformers import AutoModelForCausalLM
 
 from bottega.models.attention.cached_text import CachedText, CacheForm, concatenate
 from bottega.models.scorer_setup import fit_model
+from making import tiny_config
 
 # (heads, width) of the key and of the value of each layer.
 ONE_SHAPE = [((2, 4), (2, 4))] * 3

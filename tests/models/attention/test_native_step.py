@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from making import sharpen, tiny_config
 from test_kv_cache import KINDS, close, of_whole_rows
 from test_row_cache import Row, Rows, play
 
@@ -18,6 +17,7 @@ from bottega.models.attention.native_step import NativeStepLayout, make_step_lay
 from bottega.models.attention.row_cache import StepLayout
 from bottega.models.kernels.decoder_layer import _NativeLayer
 from bottega.models.scorer_setup import fit_model
+from making import sharpen, tiny_config
 
 # Widths that the operators compute.
 SIZES = {"hidden_size": 128, "num_attention_heads": 4, "intermediate_size": 96}

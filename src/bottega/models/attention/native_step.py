@@ -17,8 +17,8 @@ from bottega.models import native
 from bottega.models.attention.mask import AttentionOptions
 from bottega.models.attention.row_cache import PromptReading, RowCache, StepLayout
 
-# What the operators are told of a layer: the memory, the plan of the forward, where in the memory the layer has its keys
-# and its values, and the options of its attention.
+# What the operators are told of a layer: the memory, the plan of the forward, where in the memory the layer has its
+# keys and its values, and the options of its attention.
 StepArguments: TypeAlias = tuple[list[Tensor], list[int], int, int, float, int, float, Tensor | None]
 
 

@@ -1,10 +1,10 @@
 """Fused kernels: modules of a model as autograd functions of their own, with the same results in fewer memory passes.
 
 A kernel is one file with three functions: `matches(module)`, whether a module looks like its kind; `sample_call(module,
-length)`, an input and keyword arguments to prove it on; `fused_forward(module)`, the faster forward. It may have a
-fourth, `native_forward(module, fused, proved)`: C++ where no gradient is wanted and it fits, else `fused`. Which classes it
+length)`, an input and keyword arguments to prove it on; `fused_forward(module)`, the faster forward. Which classes it
 really computes is not read from names but proved on a small float32 copy, values and gradients, and stored in the run.
-Where no gradient is wanted, kernels compute the same without what a backward needs.
+Where no gradient is wanted, kernels compute the same without what a backward needs; one with a fourth function,
+`native_forward(module, fused, proved)`, then computes in C++ what fits there (`models.native`).
 A class without proof keeps its own forward.
 """
 

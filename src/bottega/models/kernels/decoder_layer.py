@@ -1,7 +1,7 @@
 """Decoder layers with a norm before their attention and one before their MLP (pre-norm, as in Llama).
 
-x + attention(norm(x)), and the same with the MLP. In training the parts compute it, each with a kernel of its own; in C++
-a layer is one call, since for few tokens Python would take as long for its parts as the products.
+x + attention(norm(x)), and the same with the MLP. In training the parts compute it, each with a kernel of its own. In
+C++ a layer is one call, since for few tokens Python would take as long for its parts as the products.
 """
 
 from __future__ import annotations
@@ -82,10 +82,11 @@ class _NativeLayer:
         self.has_rotation = getattr(module.self_attn, "use_rope", True)
 
     def __call__(self, hidden_states: Tensor, **keywords: Any) -> Tensor:
-        layout, handles = keywords.get("layout"), None
+        layout = keywords.get("layout")
+        if not isinstance(layout, NativeStepLayout):
+            return self.fused(hidden_states, **keywords)
         angles = [x[0, :, None] for x in keywords["position_embeddings"]] if self.has_rotation else []
-        if isinstance(layout, NativeStepLayout) and native.fits(hidden_states, *angles):
-            handles = self._handles(hidden_states)
+        handles = self._handles(hidden_states) if native.fits(hidden_states, *angles) else None
         if handles is None:
             return self.fused(hidden_states, **keywords)
         x, width = hidden_states[0], cast(int, self.attention.head_dim)

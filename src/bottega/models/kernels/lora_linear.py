@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from bottega.models.frozen_linear import FrozenLinear
 from bottega.models.native.packed_linear import PackedLinear
 
-# What of a layer is no tensor with a gradient: its scale, the layer that keeps its weight in a form of its own, and its gate.
+# What of a layer is no tensor with a gradient: its scale, the layer itself if it keeps its weight in a form of its own,
+# and its gate.
 LinearConstants = tuple[float, FrozenLinear | None, Tensor | None]
 
 # Attribute of a layer whose adapter differs from token to token (`models.row_adapters`).

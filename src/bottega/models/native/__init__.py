@@ -1,21 +1,22 @@
-"""Operators in C++ for what a decoder computes for few tokens without gradients: products that read a packed weight once,
-norms, rotations, gated MLPs, and the attention of rows to their KV caches.
+"""Operators in C++ for what a decoder computes for few tokens without gradients.
 
-They are optional: `native.build` compiles them for the processor at hand, and where they are missing torch computes the
-same. They are used for models that are opened to be used, not in training, so that a resumed run computes what it
-computed whether or not they were built in between.
+Products that read a packed weight once, norms, rotations, gated MLPs, and the attention of rows to their KV caches.
+
+They are optional: `hardware.native_library` compiles them for the processor at hand, and where they are missing torch
+computes the same. They are used for models that are opened to be used, not in training, so that a resumed run computes
+what it computed whether or not they were built in between.
 """
 
 from __future__ import annotations
 
 import os
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from bottega.models.native.build import library_path
+from bottega.hardware.native_library import library_path
 
 # Set to 0, it keeps them from being used.
 SWITCH = "BOTTEGA_NATIVE"
@@ -33,10 +34,7 @@ def operators() -> Any | None:
 
 def fits(*tensors: Tensor) -> bool:
     """Whether these have a dtype, a device and widths that the operators compute."""
-    for x in tensors:
-        if x.dtype not in DTYPES or not x.is_cpu or x.shape[-1] % LANES:
-            return False
-    return True
+    return not any(x.dtype not in DTYPES or not x.is_cpu or x.shape[-1] % LANES for x in tensors)
 
 
 @cache
@@ -44,5 +42,5 @@ def _load() -> Any | None:
     path = library_path()
     if path is None or not path.exists():
         return None
-    torch.ops.load_library(str(path))
+    cast(Any, torch.ops).load_library(str(path))
     return torch.ops.bottega

@@ -13,8 +13,8 @@
 
 namespace bottega {
 
-// Keys and values [n, D] of one head: consecutive tokens from the position `start` on, which the queries from `begin` to
-// `end` see as far as they stand before them. Their scores lie at `place`.
+// Keys and values [n, D] of one head: consecutive tokens from the position `start` on, which the queries from `begin`
+// to `end` see as far as they stand before them. Their scores lie at `place`.
 template <typename T>
 struct Segment {
   const T *keys, *values;
@@ -22,7 +22,8 @@ struct Segment {
 
   // Without the tokens before `first` and after `last`.
   Segment within(int64_t first, int64_t last, int64_t width, int64_t value_width) const {
-    const int64_t from = std::clamp<int64_t>(first - start, 0, count), to = std::clamp<int64_t>(last + 1 - start, from, count);
+    const int64_t from = std::clamp<int64_t>(first - start, 0, count),
+                  to = std::clamp<int64_t>(last + 1 - start, from, count);
     return {keys + from * width, values + from * value_width, start + from, to - from, begin, end, place};
   }
 };
@@ -35,7 +36,8 @@ class TaskAttention {
       : width_(width), value_width_(value_width), window_(window), scale_(scale), softcap_(softcap) {}
 
   // q [m, D] of tokens at the positions [m] → out [m, D]. sinks [m]: the logit of a key more whose value is 0; or null.
-  void attend(const T* q, const std::vector<int64_t>& positions, const std::vector<Segment<T>>& segments, const float* sinks, T* out) {
+  void attend(const T* q, const std::vector<int64_t>& positions, const std::vector<Segment<T>>& segments,
+              const float* sinks, T* out) {
     const int64_t queries = positions.size();
     places_ = 0;
     for (const auto& segment : segments) places_ = std::max(places_, segment.place + whole_blocks(segment.count));
@@ -51,12 +53,14 @@ class TaskAttention {
     }
     for (size_t i = 0; i < segments.size(); ++i) fetch(segments[i].values, segments[i].count * value_width_);
     factors_.resize(queries);
-    for (int64_t query = 0; query < queries; ++query) factors_[query] = weigh(scores_.data() + query * places_, sinks ? sinks + query : nullptr);
+    for (int64_t query = 0; query < queries; ++query)
+      factors_[query] = weigh(scores_.data() + query * places_, sinks ? sinks + query : nullptr);
     if (tiles) round_weights(queries);
     for (const auto& segment : segments) tiles ? mix_by_tiles(segment) : mix(segment);
     if (tiles) order_sums(queries);
     for (int64_t query = 0; query < queries; ++query) {
-      for (int64_t i = query * value_width_; i < (query + 1) * value_width_; i += kLanes) store(out + i, load(sums_.data() + i) * factors_[query]);
+      for (int64_t i = query * value_width_; i < (query + 1) * value_width_; i += kLanes)
+        store(out + i, load(sums_.data() + i) * factors_[query]);
     }
   }
 
@@ -65,7 +69,9 @@ class TaskAttention {
 
   // The most queries of a task that are computed as fast as one by tiles; without tiles, such that reading the keys is
   // a small part.
-  static int64_t best_queries(int64_t width, int64_t value_width) { return uses_tiles(width, value_width) ? kTileQueries : 64; }
+  static int64_t best_queries(int64_t width, int64_t value_width) {
+    return uses_tiles(width, value_width) ? kTileQueries : 64;
+  }
 
  private:
   static constexpr int64_t kKeys = 64;  // keys of a block
@@ -75,10 +81,12 @@ class TaskAttention {
   static void fetch(const T* numbers, int64_t count) {
     constexpr int64_t kMost = 1 << 14, kLine = 64;  // bytes
     const auto* bytes = reinterpret_cast<const char*>(numbers);
-    for (int64_t i = 0; i < std::min<int64_t>(count * sizeof(T), kMost); i += kLine) __builtin_prefetch(bytes + i, 0, 2);
+    for (int64_t i = 0; i < std::min<int64_t>(count * sizeof(T), kMost); i += kLine)
+      __builtin_prefetch(bytes + i, 0, 2);
   }
 
-  // Calls run(lines, count, place) for blocks of 64 keys or values; of the last, what comes after `count` may be anything.
+  // Calls run(lines, count, place) for blocks of 64 keys or values; of the last, what comes after `count` may be
+  // anything.
   template <typename Run>
   void for_blocks(const T* lines, int64_t width, int64_t count, int64_t place, const Run& run) {
     for (int64_t first = 0; first < count; first += kKeys) {
@@ -109,7 +117,8 @@ class TaskAttention {
     for (int64_t query = segment.begin; query < segment.end; ++query) {
       float* line = scores_.data() + query * places_ + segment.place;
       const int64_t end = std::clamp<int64_t>(positions[query] + 1 - segment.start, 0, segment.count);
-      const int64_t begin = window_ > 0 ? std::clamp<int64_t>(positions[query] + 1 - window_ - segment.start, 0, end) : 0;
+      const int64_t begin =
+          window_ > 0 ? std::clamp<int64_t>(positions[query] + 1 - window_ - segment.start, 0, end) : 0;
       std::fill(line, line + begin, kHidden);
       std::fill(line + end, line + whole_blocks(segment.count), kHidden);
     }
@@ -132,10 +141,12 @@ class TaskAttention {
     });
   }
 
-  // Scores → weights, in place, of which the largest is 1 if there is no sink; returns what all are to be multiplied with.
+  // Scores → weights, in place, of which the largest is 1 if there is no sink; returns what all are to be multiplied
+  // with.
   float weigh(float* line, const float* sink) {
     if (softcap_ > 0) {
-      for (int64_t i = 0; i < places_; ++i) line[i] = line[i] == kHidden ? kHidden : softcap_ * std::tanh(line[i] / softcap_);
+      for (int64_t i = 0; i < places_; ++i)
+        line[i] = line[i] == kHidden ? kHidden : softcap_ * std::tanh(line[i] / softcap_);
     }
     Floats most = broadcast(sink ? *sink : kHidden);
     for (int64_t i = 0; i < places_; i += kLanes) most = maximum(most, load(line + i));
@@ -150,18 +161,20 @@ class TaskAttention {
   }
 
   void mix(const Segment<T>& segment) {
-    for_blocks(segment.values, value_width_, segment.count, segment.place, [&](const T* lines, int64_t count, int64_t place) {
-      const float* values = widen(lines, count * value_width_);
-      for (int64_t query = segment.begin; query < segment.end; ++query) {
-        const float* weights = scores_.data() + query * places_ + place;
-        float* results = sums_.data() + query * value_width_;
-        for (int64_t i = 0; i < value_width_; i += kLanes) {
-          Floats result = load(results + i);
-          for (int64_t key = 0; key < count; ++key) result += weights[key] * load(values + key * value_width_ + i);
-          store(results + i, result);
-        }
-      }
-    });
+    for_blocks(segment.values, value_width_, segment.count, segment.place,
+               [&](const T* lines, int64_t count, int64_t place) {
+                 const float* values = widen(lines, count * value_width_);
+                 for (int64_t query = segment.begin; query < segment.end; ++query) {
+                   const float* weights = scores_.data() + query * places_ + place;
+                   float* results = sums_.data() + query * value_width_;
+                   for (int64_t i = 0; i < value_width_; i += kLanes) {
+                     Floats result = load(results + i);
+                     for (int64_t key = 0; key < count; ++key)
+                       result += weights[key] * load(values + key * value_width_ + i);
+                     store(results + i, result);
+                   }
+                 }
+               });
   }
 
 #ifdef __AMX_BF16__
@@ -169,11 +182,13 @@ class TaskAttention {
     return std::is_same_v<T, BFloat16> && Tiles::allowed() && width % 32 == 0 && value_width % 32 == 0;
   }
 
-  // The queries as right factors: [D / 2 pairs, 32, 2] with zeros after the last, so that sixteen from any on can be read.
+  // The queries as right factors: [D / 2 pairs, 32, 2] with zeros after the last, so that sixteen from any on can be
+  // read.
   void make_pairs(const T* q, int64_t queries) {
     pairs_.assign(width_ * 2 * kTileQueries, T(0));
     for (int64_t pair = 0; pair < width_ / 2; ++pair) {
-      for (int64_t query = 0; query < queries; ++query) std::copy_n(q + query * width_ + 2 * pair, 2, pairs_.data() + 2 * (pair * 2 * kTileQueries + query));
+      for (int64_t query = 0; query < queries; ++query)
+        std::copy_n(q + query * width_ + 2 * pair, 2, pairs_.data() + 2 * (pair * 2 * kTileQueries + query));
     }
   }
 
@@ -205,7 +220,8 @@ class TaskAttention {
       _tile_stored(2, scores + 32 * kTileQueries, 64);
       _tile_stored(3, scores + 48 * kTileQueries, 64);
       float* to = scores_.data() + segment.begin * places_ + place;
-      for (int64_t key = 0; key < here; key += kLanes) store_columns(scores + key * kTileQueries, count, scale_, to + key, places_);
+      for (int64_t key = 0; key < here; key += kLanes)
+        store_columns(scores + key * kTileQueries, count, scale_, to + key, places_);
     });
   }
 
@@ -236,7 +252,8 @@ class TaskAttention {
         // All before the first is loaded, which has to wait until it is written.
         for (int64_t half = 0; half < here; half += 32) {
           for (int64_t part = 0; part < (wide ? 2 : 1); ++part) {
-            interleave(values + half * value_width_ + part * 32, std::min<int64_t>(32, here - half), pairs[half / 16 + part]);
+            interleave(values + half * value_width_ + part * 32, std::min<int64_t>(32, here - half),
+                       pairs[half / 16 + part]);
           }
         }
         finish_writing();
@@ -261,10 +278,12 @@ class TaskAttention {
     }
   }
 
-  // 32 numbers of up to 32 values as two right factors [16 pairs of values, 16 numbers, 2], zeros after the last value; in
-  // the order that is cheapest: of every eight numbers, the first factor has four, and the second the others.
+  // 32 numbers of up to 32 values as two right factors [16 pairs of values, 16 numbers, 2], zeros after the last value;
+  // in the order that is cheapest: of every eight numbers, the first factor has four, and the second the others.
   void interleave(const T* values, int64_t count, T* pairs) {
-    const auto value = [&](int64_t i) { return i < count ? _mm512_loadu_si512(values + i * value_width_) : _mm512_setzero_si512(); };
+    const auto value = [&](int64_t i) {
+      return i < count ? _mm512_loadu_si512(values + i * value_width_) : _mm512_setzero_si512();
+    };
     for (int64_t pair = 0; pair < 16; ++pair) {
       const __m512i first = value(2 * pair), second = value(2 * pair + 1);
       _mm512_store_si512(pairs + 32 * pair, _mm512_unpacklo_epi16(first, second));

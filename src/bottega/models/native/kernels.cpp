@@ -1,4 +1,5 @@
-// What a decoder computes for few tokens, without gradients: see ops.py for what each operator is, and for its reference.
+// What a decoder computes for few tokens, without gradients: see ops.py for what each operator is, and for its
+// reference.
 #include <ATen/ATen.h>
 #include <torch/custom_class.h>
 #include <torch/library.h>
@@ -100,7 +101,7 @@ Tensor linear(const Tensor& x, int64_t handle) { return linears(x, {handle})[0];
 
 Floats activate(Floats x, int64_t kind) {
   if (kind == 0) return x / (1 + exponential(-maximum(x, broadcast(-80))));  // SiLU
-  if (kind == 2) {  // GELU by tanh(u) = 1 − 2 / (e^2u + 1)
+  if (kind == 2) {                                                           // GELU by tanh(u) = 1 − 2 / (e^2u + 1)
     const Floats u = 1.595769122f * (x + 0.044715f * x * x * x);
     const Floats limited = -maximum(-u, broadcast(-80));
     return x * (1 - 1 / (exponential(limited) + 1));
@@ -109,7 +110,8 @@ Floats activate(Floats x, int64_t kind) {
   return x;
 }
 
-Tensor gated_mlp(const Tensor& tensor, int64_t gate_handle, int64_t up_handle, int64_t down_handle, int64_t activation) {
+Tensor gated_mlp(const Tensor& tensor, int64_t gate_handle, int64_t up_handle, int64_t down_handle,
+                 int64_t activation) {
   const PackedLinear *gate = layer_of(gate_handle), *up = layer_of(up_handle), *down = layer_of(down_handle);
   Tensor out;
   by_dtype(tensor, [&](auto type) {
@@ -123,7 +125,8 @@ Tensor gated_mlp(const Tensor& tensor, int64_t gate_handle, int64_t up_handle, i
       multiply_panel(x, first, count, *up, panel, ups, tiles);
       for (int64_t row = 0; row < count; ++row) {
         float* line = gates + row * kPanel;
-        for (int64_t i = 0; i < kPanel; i += kLanes) store(line + i, activate(load(line + i), activation) * load(ups + row * kPanel + i));
+        for (int64_t i = 0; i < kPanel; i += kLanes)
+          store(line + i, activate(load(line + i), activation) * load(ups + row * kPanel + i));
         store_panel(to, gate->outputs, first + row, panel, line);
       }
     });
@@ -134,8 +137,9 @@ Tensor gated_mlp(const Tensor& tensor, int64_t gate_handle, int64_t up_handle, i
 
 using Tensors = std::vector<Tensor>;
 
-Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Tensors& memory, at::IntArrayRef plan, int64_t key_place,
-              int64_t value_place, double scale, int64_t window, double softcap, const OptionalTensor& sinks) {
+Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Tensors& memory, at::IntArrayRef plan,
+              int64_t key_place, int64_t value_place, double scale, int64_t window, double softcap,
+              const OptionalTensor& sinks) {
   Tensor out = at::empty({q.size(0), q.size(1), v.size(2)}, q.options());
   const StepCache cache(memory, plan, key_place, value_place);
   const AttentionOptions options{scale, window, softcap, sinks};
@@ -143,18 +147,21 @@ Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Tensors& 
   return out;
 }
 
-Tensor decoder_layer(const Tensor& x, const Tensors& norms, at::ArrayRef<double> epsilons, double offset, at::IntArrayRef layers,
-                     int64_t activation, int64_t width, const Tensors& head_norms, const Tensors& angles, const Tensors& memory,
-                     at::IntArrayRef plan, int64_t key_place, int64_t value_place, double scale, int64_t window, double softcap, const OptionalTensor& sinks) {
+Tensor decoder_layer(const Tensor& x, const Tensors& norms, at::ArrayRef<double> epsilons, double offset,
+                     at::IntArrayRef layers, int64_t activation, int64_t width, const Tensors& head_norms,
+                     const Tensors& angles, const Tensors& memory, at::IntArrayRef plan, int64_t key_place,
+                     int64_t value_place, double scale, int64_t window, double softcap, const OptionalTensor& sinks) {
   Tensors parts = linears(rms_norm(x, norms[0], epsilons[0], offset), layers.slice(0, 3));
   for (Tensor& part : parts) part = part.view({part.size(0), -1, width});
   for (size_t i = 0; i < 2; ++i) {
     if (!head_norms.empty()) parts[i] = rms_norm(parts[i], head_norms[i], epsilons[2 + i], offset);
     if (!angles.empty()) parts[i] = rotate(parts[i], angles[0], angles[1]);
   }
-  const Tensor attended = attend(parts[0], parts[1], parts[2], memory, plan, key_place, value_place, scale, window, softcap, sinks);
+  const Tensor attended =
+      attend(parts[0], parts[1], parts[2], memory, plan, key_place, value_place, scale, window, softcap, sinks);
   const Tensor middle = at::add(x, linear(attended.flatten(1), layers[3]));
-  return at::add(middle, gated_mlp(rms_norm(middle, norms[1], epsilons[1], offset), layers[4], layers[5], layers[6], activation));
+  return at::add(
+      middle, gated_mlp(rms_norm(middle, norms[1], epsilons[1], offset), layers[4], layers[5], layers[6], activation));
 }
 
 }  // namespace
@@ -166,17 +173,21 @@ TORCH_LIBRARY(bottega, m) {
       .def(torch::init<at::Tensor, std::optional<at::Tensor>, bool>())
       .def("weight", [](const c10::intrusive_ptr<PackedLinear>& self) { return self->weight(); })
       .def("bytes", [](const c10::intrusive_ptr<PackedLinear>& self) { return self->bytes(); })
-      .def("handle", [](const c10::intrusive_ptr<PackedLinear>& self) { return reinterpret_cast<int64_t>(self.get()); });
+      .def("handle",
+           [](const c10::intrusive_ptr<PackedLinear>& self) { return reinterpret_cast<int64_t>(self.get()); });
   m.def("linear(Tensor x, int layer) -> Tensor", bottega::linear);
   m.def("linears(Tensor x, int[] layers) -> Tensor[]", bottega::linears);
   m.def("gated_mlp(Tensor x, int gate, int up, int down, int activation) -> Tensor", bottega::gated_mlp);
   m.def("rms_norm(Tensor x, Tensor weight, float epsilon, float offset) -> Tensor", bottega::rms_norm);
   m.def("rotate(Tensor x, Tensor cosine, Tensor sine) -> Tensor", bottega::rotate);
   m.def(
-      "attend(Tensor q, Tensor k, Tensor v, Tensor[] memory, int[] plan, int key_place, int value_place, float scale, int window, float softcap, Tensor? sinks) -> Tensor",
+      "attend(Tensor q, Tensor k, Tensor v, Tensor[] memory, int[] plan, int key_place, int value_place, float scale, "
+      "int window, float softcap, Tensor? sinks) -> Tensor",
       bottega::attend);
   m.def(
-      "decoder_layer(Tensor x, Tensor[] norms, float[] epsilons, float offset, int[] layers, int activation, int width, "
-      "Tensor[] head_norms, Tensor[] angles, Tensor[] memory, int[] plan, int key_place, int value_place, float scale, int window, float softcap, Tensor? sinks) -> Tensor",
+      "decoder_layer(Tensor x, Tensor[] norms, float[] epsilons, float offset, int[] layers, int activation, int "
+      "width, "
+      "Tensor[] head_norms, Tensor[] angles, Tensor[] memory, int[] plan, int key_place, int value_place, float scale, "
+      "int window, float softcap, Tensor? sinks) -> Tensor",
       bottega::decoder_layer);
 }

@@ -86,7 +86,8 @@ void multiply_tiles(const BFloat16* x, int64_t inputs, int64_t rows, const W* pa
   alignas(64) BFloat16 space[1024];
   // 0 to 3: sums; 4 and 5: rows; 6 and 7: the halves of a panel.
   const int first = std::min<int64_t>(rows, 16), second = std::max<int64_t>(rows - 16, 1);
-  tiles.configure({{{first, 64}, {first, 64}, {second, 64}, {second, 64}, {first, 64}, {second, 64}, {16, 64}, {16, 64}}});
+  tiles.configure(
+      {{{first, 64}, {first, 64}, {second, 64}, {second, 64}, {first, 64}, {second, 64}, {16, 64}, {16, 64}}});
   const int64_t stride = inputs * sizeof(BFloat16), line = kPanel * sizeof(float);
   _tile_zero(0);
   _tile_zero(1);
@@ -193,7 +194,8 @@ class Inputs {
 
 // sums [count][32] of rows and panel number `index` of a layer, with its scale and bias.
 template <typename T>
-void multiply_panel(const Inputs<T>& x, int64_t first, int64_t count, const PackedLinear& layer, int64_t index, float* sums, Tiles& tiles) {
+void multiply_panel(const Inputs<T>& x, int64_t first, int64_t count, const PackedLinear& layer, int64_t index,
+                    float* sums, Tiles& tiles) {
   const int64_t start = index * x.inputs * kPanel;
   if (layer.panel.scalar_type() == at::kBFloat16) {
     x.multiply(first, count, layer.panel.const_data_ptr<BFloat16>() + start, sums, tiles);
@@ -255,7 +257,8 @@ std::vector<at::Tensor> apply_layers(const at::Tensor& tensor, const std::vector
     const auto [number, panel] = jobs[job];
     const PackedLinear& layer = *layers[number];
     multiply_panel(x, first, count, layer, panel, sums, tiles);
-    for (int64_t row = 0; row < count; ++row) store_panel(data[number], layer.outputs, first + row, panel, sums + row * kPanel);
+    for (int64_t row = 0; row < count; ++row)
+      store_panel(data[number], layer.outputs, first + row, panel, sums + row * kPanel);
   });
   return outputs;
 }

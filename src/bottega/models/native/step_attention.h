@@ -1,6 +1,7 @@
 // The attention of one forward of continuous batching: rows that are decoded, one token each, and rows that are read.
 //
-// Legend: B decoded rows, T tokens of the forward: theirs, then those of each reading; g key/value heads, r queries of one.
+// Legend: B decoded rows, T tokens of the forward: theirs, then those of each reading; g key/value heads, r queries of
+// one.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -21,8 +22,8 @@ struct AttentionOptions {
   std::optional<at::Tensor> sinks;
 };
 
-// Where the keys and values of one layer lie, as `attention.native_step` lists it: tensors with those of many layers, this
-// one's at a place of theirs; and what is the same for all layers as a plan of integers.
+// Where the keys and values of one layer lie, as `attention.native_step` lists it: tensors with those of many layers,
+// this one's at a place of theirs; and what is the same for all layers as a plan of integers.
 class StepCache {
  public:
   StepCache(const std::vector<at::Tensor>& memory, at::IntArrayRef plan, int64_t key_place, int64_t value_place)
@@ -42,19 +43,20 @@ class StepCache {
     reading_values = tensors(readings);
     context_keys = tensors(all_contexts);
     context_values = tensors(all_contexts);
-    TORCH_CHECK(memory_ == memory.data() + memory.size() && plan_ == plan.end(), "the plan of a forward does not fit its memory");
+    TORCH_CHECK(memory_ == memory.data() + memory.size() && plan_ == plan.end(),
+                "the plan of a forward does not fit its memory");
   }
 
   int64_t key_place, value_place;
-  at::IntArrayRef bank_rows;                                // decoded rows of each bank
-  at::IntArrayRef lengths;                                  // [B] tokens of each row's tail before this forward
-  at::IntArrayRef prefix_of;                                // [B] the prefix of each row; −1: none
-  at::IntArrayRef done, counts;                             // tokens of each reading before and in this forward
-  at::IntArrayRef contexts;                                 // texts before each reading
-  at::ArrayRef<at::Tensor> bank_keys, bank_values;          // [P, R, g, C, D] each
-  at::ArrayRef<at::Tensor> prefix_keys, prefix_values;      // [P, g, S, D] each
-  at::ArrayRef<at::Tensor> reading_keys, reading_values;    // [P, g, L, D] of each reading
-  at::ArrayRef<at::Tensor> context_keys, context_values;    // [P, g, S, D] of all texts before readings
+  at::IntArrayRef bank_rows;                              // decoded rows of each bank
+  at::IntArrayRef lengths;                                // [B] tokens of each row's tail before this forward
+  at::IntArrayRef prefix_of;                              // [B] the prefix of each row; −1: none
+  at::IntArrayRef done, counts;                           // tokens of each reading before and in this forward
+  at::IntArrayRef contexts;                               // texts before each reading
+  at::ArrayRef<at::Tensor> bank_keys, bank_values;        // [P, R, g, C, D] each
+  at::ArrayRef<at::Tensor> prefix_keys, prefix_values;    // [P, g, S, D] each
+  at::ArrayRef<at::Tensor> reading_keys, reading_values;  // [P, g, L, D] of each reading
+  at::ArrayRef<at::Tensor> context_keys, context_values;  // [P, g, S, D] of all texts before readings
 
  private:
   int64_t number() { return *plan_++; }
@@ -78,7 +80,8 @@ template <typename T>
 struct Heads {
   // At a place of a tensor [P, g, …, D]; or of one [P, R, g, …, D], in a slot of R.
   Heads(const at::Tensor& tensor, int64_t place, int64_t slot = 0)
-      : data(const_cast<T*>(tensor.const_data_ptr<T>()) + place * tensor.stride(0) + (tensor.dim() > 4 ? slot * tensor.stride(1) : 0)),
+      : data(const_cast<T*>(tensor.const_data_ptr<T>()) + place * tensor.stride(0) +
+             (tensor.dim() > 4 ? slot * tensor.stride(1) : 0)),
         stride(tensor.stride(-3)) {}
 
   T* head(int64_t index) const { return data + index * stride; }
@@ -91,9 +94,18 @@ struct Heads {
 template <typename T>
 class StepAttention {
  public:
-  StepAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const StepCache& cache, const AttentionOptions& options, at::Tensor& out)
-      : q_(q.contiguous()), k_(k.contiguous()), v_(v.contiguous()), cache_(cache), options_(options), out_(out), heads_(k.size(1)),
-        group_(q.size(1) / heads_), width_(k.size(2)), value_width_(v.size(2)) {
+  StepAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const StepCache& cache,
+                const AttentionOptions& options, at::Tensor& out)
+      : q_(q.contiguous()),
+        k_(k.contiguous()),
+        v_(v.contiguous()),
+        cache_(cache),
+        options_(options),
+        out_(out),
+        heads_(k.size(1)),
+        group_(q.size(1) / heads_),
+        width_(k.size(2)),
+        value_width_(v.size(2)) {
     if (options.sinks) sinks_ = options.sinks->to(at::kFloat).contiguous();
     make_parts();
     make_tasks();
@@ -137,7 +149,8 @@ class StepAttention {
     for (size_t bank = 0; bank < cache_.bank_keys.size(); ++bank) {
       for (int64_t slot = 0; slot < cache_.bank_rows[bank]; ++slot, ++row) {
         const int64_t prefix = cache_.prefix_of[row], before = prefix < 0 ? 0 : cache_.prefix_keys[prefix].size(2);
-        parts_.push_back({row, 1, cache_.lengths[row], before, keys(cache_.bank_keys[bank], slot), values(cache_.bank_values[bank], slot), prefix});
+        parts_.push_back({row, 1, cache_.lengths[row], before, keys(cache_.bank_keys[bank], slot),
+                          values(cache_.bank_values[bank], slot), prefix});
       }
     }
     decoded_ = row;
@@ -145,7 +158,8 @@ class StepAttention {
     for (size_t i = 0; i < cache_.counts.size(); ++i) {
       int64_t before = 0;
       for (int64_t j = 0; j < cache_.contexts[i]; ++j) before += cache_.context_keys[context + j].size(2);
-      parts_.push_back({token, cache_.counts[i], cache_.done[i], before, keys(cache_.reading_keys[i]), values(cache_.reading_values[i]), -1, context, cache_.contexts[i]});
+      parts_.push_back({token, cache_.counts[i], cache_.done[i], before, keys(cache_.reading_keys[i]),
+                        values(cache_.reading_values[i]), -1, context, cache_.contexts[i]});
       token += cache_.counts[i];
       context += cache_.contexts[i];
     }
@@ -156,7 +170,8 @@ class StepAttention {
     for (int64_t row = 0; row < decoded_; ++row) {
       const Part& part = parts_[row];
       const auto open = std::find_if(tasks_.begin(), tasks_.end(), [&](const Task& task) {
-        return part.prefix >= 0 && task.parts[0]->prefix == part.prefix && static_cast<int64_t>(task.parts.size()) < most;
+        return part.prefix >= 0 && task.parts[0]->prefix == part.prefix &&
+               static_cast<int64_t>(task.parts.size()) < most;
       });
       if (open == tasks_.end()) {
         tasks_.push_back({{&part}});
@@ -167,12 +182,14 @@ class StepAttention {
     for (size_t i = decoded_; i < parts_.size(); ++i) {
       const int64_t count = parts_[i].count;
       // The last first: they take longest.
-      for (int64_t to = count; to > 0; to -= most) tasks_.push_back({{&parts_[i]}, std::max<int64_t>(0, to - most), to});
+      for (int64_t to = count; to > 0; to -= most)
+        tasks_.push_back({{&parts_[i]}, std::max<int64_t>(0, to - most), to});
     }
   }
 
   void store_new(const Part& part, int64_t head) {
-    T *to_keys = part.keys.head(head) + part.done * width_, *to_values = part.values.head(head) + part.done * value_width_;
+    T *to_keys = part.keys.head(head) + part.done * width_,
+      *to_values = part.values.head(head) + part.done * value_width_;
     for (int64_t i = 0; i < part.count; ++i) {
       const int64_t pair = (part.token + i) * heads_ + head;
       std::copy_n(k_.const_data_ptr<T>() + pair * width_, width_, to_keys + i * width_);
@@ -195,7 +212,8 @@ class StepAttention {
     });
     find_segments(task, head, space);
     space.out.resize(space.positions.size() * value_width_);
-    attention.attend(space.q.data(), space.positions, space.segments, options_.sinks ? space.sinks.data() : nullptr, space.out.data());
+    attention.attend(space.q.data(), space.positions, space.segments, options_.sinks ? space.sinks.data() : nullptr,
+                     space.out.data());
     const T* result = space.out.data();
     for_tokens(task, [&](const Part& part, int64_t i) {
       std::copy_n(result, value_line, out_.mutable_data_ptr<T>() + ((part.token + i) * heads_ + head) * value_line);
@@ -216,14 +234,17 @@ class StepAttention {
     const int64_t first = options_.window > 0 ? *least + 1 - options_.window : 0, last = *most;
     const int64_t queries = space.positions.size();
     int64_t place = 0;
-    const auto add = [&](const Heads<T>& its_keys, const Heads<T>& its_values, int64_t start, int64_t count, int64_t begin, int64_t end) {
+    const auto add = [&](const Heads<T>& its_keys, const Heads<T>& its_values, int64_t start, int64_t count,
+                         int64_t begin, int64_t end) {
       const Segment<T> all{its_keys.head(head), its_values.head(head), start, count, begin, end, place};
       const Segment<T> seen = all.within(first, last, width_, value_width_);
       if (seen.count) space.segments.push_back(seen);
       return TaskAttention<T>::whole_blocks(seen.count);
     };
     const Part& one = *task.parts[0];
-    if (one.prefix >= 0) place += add(keys(cache_.prefix_keys[one.prefix]), values(cache_.prefix_values[one.prefix]), 0, one.before, 0, queries);
+    if (one.prefix >= 0)
+      place += add(keys(cache_.prefix_keys[one.prefix]), values(cache_.prefix_values[one.prefix]), 0, one.before, 0,
+                   queries);
     int64_t start = 0;
     for (int64_t i = one.first_context; i < one.first_context + one.contexts; ++i) {
       const int64_t count = cache_.context_keys[i].size(2);

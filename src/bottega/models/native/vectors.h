@@ -42,7 +42,8 @@ inline void store(BFloat16* to, Floats x) {
   const Bits bits = reinterpret_cast<Bits>(x);
   const Bits nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // ties to even
   // The carry would make zero of what is not a number.
-  const auto rounded = __builtin_convertvector((bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 64 : nearest, HalfBits);
+  const auto rounded =
+      __builtin_convertvector((bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 64 : nearest, HalfBits);
 #endif
   std::memcpy(to, &rounded, sizeof(rounded));
 }
@@ -61,7 +62,8 @@ inline Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
 template <int step>
 inline void exchange(Floats* x) {
   constexpr Ints lane{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  constexpr Ints first = (lane & step) == 0 ? lane : lane - step + 16, second = (lane & step) == 0 ? lane + step : lane + 16;
+  constexpr Ints first = (lane & step) == 0 ? lane : lane - step + 16,
+                 second = (lane & step) == 0 ? lane + step : lane + 16;
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) {
     if (i & step) continue;
@@ -99,7 +101,9 @@ inline Floats exponential(Floats x) {
   const Floats whole = (clipped * 1.44269504f + magic) - magic;
   // ln 2 in two parts, so that the difference is exact.
   const Floats f = (clipped - whole * 0.693359375f) + whole * 2.12194440e-4f;
-  const Floats p = 1 + f * (1 + f * (0.5f + f * (1.66666667e-1f + f * (4.16666667e-2f + f * (8.33333333e-3f + f * 1.38888889e-3f)))));
+  const Floats p =
+      1 +
+      f * (1 + f * (0.5f + f * (1.66666667e-1f + f * (4.16666667e-2f + f * (8.33333333e-3f + f * 1.38888889e-3f)))));
   const Ints power = (__builtin_convertvector(whole, Ints) + 127) << 23;
   return x < -87.0f ? Floats{} : p * reinterpret_cast<Floats>(power);
 }
@@ -108,9 +112,12 @@ inline Floats exponential(Floats x) {
 inline Floats sums(const Floats* x) {
   Floats a[8], b[4], c[2];
   const Ints even{0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
-  for (int i = 0; i < 8; ++i) a[i] = __builtin_shuffle(x[2 * i], x[2 * i + 1], even) + __builtin_shuffle(x[2 * i], x[2 * i + 1], even + 1);
-  for (int i = 0; i < 4; ++i) b[i] = __builtin_shuffle(a[2 * i], a[2 * i + 1], even) + __builtin_shuffle(a[2 * i], a[2 * i + 1], even + 1);
-  for (int i = 0; i < 2; ++i) c[i] = __builtin_shuffle(b[2 * i], b[2 * i + 1], even) + __builtin_shuffle(b[2 * i], b[2 * i + 1], even + 1);
+  for (int i = 0; i < 8; ++i)
+    a[i] = __builtin_shuffle(x[2 * i], x[2 * i + 1], even) + __builtin_shuffle(x[2 * i], x[2 * i + 1], even + 1);
+  for (int i = 0; i < 4; ++i)
+    b[i] = __builtin_shuffle(a[2 * i], a[2 * i + 1], even) + __builtin_shuffle(a[2 * i], a[2 * i + 1], even + 1);
+  for (int i = 0; i < 2; ++i)
+    c[i] = __builtin_shuffle(b[2 * i], b[2 * i + 1], even) + __builtin_shuffle(b[2 * i], b[2 * i + 1], even + 1);
   return __builtin_shuffle(c[0], c[1], even) + __builtin_shuffle(c[0], c[1], even + 1);
 }
 

@@ -1,4 +1,4 @@
-"""Compiling the operators: one call of the compiler that is there, for this processor and this torch.
+"""Compiling the operators in C++ of `models.native`: one call of the compiler that is there, for this processor.
 
 The library lies in the user's cache, under a name that changes with all it was made from, so that one home may serve
 machines with different processors.
@@ -14,11 +14,9 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-import torch
-
 from bottega.errors import ModelError
 
-SOURCES = Path(__file__).parent
+SOURCES = Path(__file__).parent.parent / "models" / "native"
 
 # Compilers with the vector extensions that the sources use, the preferred one first.
 COMPILERS = ("g++", "clang++", "c++")
@@ -37,9 +35,12 @@ def compiler() -> str | None:
 
 @cache
 def library_path() -> Path | None:
-    """Where the library is, or would be after `build`; None where it cannot be built."""
+    """Where the library is, or would be after `build_native`; None where it cannot be built."""
     if compiler() is None:
         return None
+    # Here and not above, so that `import bottega` stays fast.
+    import torch
+
     digest = hashlib.sha256()
     for source in sorted([*SOURCES.glob("*.h"), *SOURCES.glob("*.cpp")]):
         digest.update(source.read_bytes())
@@ -48,8 +49,10 @@ def library_path() -> Path | None:
     return cache_folder / "bottega" / f"native-{digest.hexdigest()[:16]}.so"
 
 
-def build() -> Path:
+def build_native() -> Path:
     """Compile the operators, unless that was done; returns the path of the library. A ModelError if that fails."""
+    import torch
+
     path, command = library_path(), compiler()
     if path is None or command is None:
         raise ModelError(
@@ -77,6 +80,14 @@ def build() -> Path:
         )
     unfinished.replace(path)
     return path
+
+
+def native_advice() -> str | None:
+    """What to do for models to answer faster on this CPU; None if that was done, or cannot be."""
+    path = library_path()
+    if path is None or path.exists():
+        return None
+    return "on this CPU models answer at about half their speed: bottega build-native (half a minute, once)"
 
 
 def _processor() -> str:
