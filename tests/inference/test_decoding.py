@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from bottega.inference.decoding import (
     EncoderDecoderDecoding,
+    NativeDecoding,
     PackedDecoding,
     RuntimeDecoding,
     UncachedDecoding,
@@ -18,6 +19,7 @@ from bottega.inference.decoding import (
 )
 from bottega.inference.runtimes._network import RuntimeNetwork
 from bottega.inference.runtimes.transformers import TransformersRuntime
+from bottega.models import native
 from bottega.models.config import load_stored_config
 from bottega.models.generation_config import load_generation_config
 from bottega.models.row_state import RowState
@@ -49,6 +51,28 @@ def test_packed_rows(llama: Path, plain: torch.nn.Module) -> None:
         torch.testing.assert_close(row, whole(plain, list(prompt)), rtol=0, atol=1e-4)
     for row, tokens in zip(second, ([5, 6, 7, 20], [5, 6, 7, 21]), strict=True):
         torch.testing.assert_close(row, whole(plain, tokens), rtol=0, atol=1e-4)
+
+
+@pytest.mark.skipif(native.operators() is None, reason="the operators in C++ are not built")
+def test_packed_rows_in_cpp(tmp_path: Path) -> None:
+    """Rows that share a prompt, leave one after the other, and outgrow their first memory."""
+    folder = make_model(tmp_path / "wide", hidden_size=128, head_dim=32)
+    plain = AutoModelForCausalLM.from_pretrained(folder).eval()
+    network = load_scorer(str(folder), "float32", "cpu", native=True).network
+    assert choose_decoding(network, packed=True) is NativeDecoding
+    rows = [[*PROMPTS[0]], [*PROMPTS[1]], [*PROMPTS[2]], [7] * 61]
+    with torch.inference_mode():
+        decoding = NativeDecoding(network, [tuple(row) for row in rows], RowState(network).restore)
+        logits, live = decoding.start(), list(range(4))
+        for step in range(12):
+            for row, found in zip(live, logits, strict=True):
+                torch.testing.assert_close(found, whole(plain, rows[row]), rtol=0, atol=1e-4)
+            kept = [index for index, row in enumerate(live) if (step, row) not in ((2, 1), (5, 0))]
+            live = [live[index] for index in kept]
+            for row in live:
+                rows[row].append(10 + 3 * row + step)
+            logits = decoding.step(torch.tensor([rows[row][-1] for row in live]), kept)
+    assert live == [2, 3]
 
 
 @pytest.mark.parametrize("way", [UncachedDecoding, RuntimeDecoding])

@@ -94,7 +94,8 @@ def test_no_token_is_drawn_where_logits_are_not_finite() -> None:
 def test_greedy_logits_are_left_alone_by_filters() -> None:
     settings = Sampling(temperature=0, top_k=1, top_p=0.1, min_p=0.9)
     assert torch.equal(filter_logits(LOGITS, None, settings), LOGITS)
-    assert filter_logits(LOGITS.bfloat16(), None, settings).dtype == torch.float32
+    sampled = Sampling(temperature=0.5)
+    assert filter_logits(LOGITS.bfloat16(), None, sampled).dtype == torch.float32
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 1e-40, 1e-300, 5e-324])

@@ -16,6 +16,7 @@ from bottega.models.fast_dropout import dropout
 from bottega.models.kernels import (
     apply_kernels,
     attention,
+    decoder_layer,
     encoder_last_layer,
     gated_mlp,
     lora_linear,
@@ -212,6 +213,21 @@ def test_a_last_layer_is_computed_at_the_positions_read(kind: str) -> None:
     torch.testing.assert_close(everything, whole, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(("kind", "is_fused"), [("llama", True), ("qwen3", True), ("granite", False), ("olmo2", False)])
+def test_a_decoder_layer_is_its_parts(kind: str, is_fused: bool) -> None:
+    """Granite multiplies what is added, and OLMo 2 normalizes it."""
+    model = AutoModel.from_config(tiny_config(kind)).eval()
+    names = prove_kernels(model)
+    assert any(name.endswith("DecoderLayer") for name in names) == is_fused
+    x, keywords = attention.sample_call(model.layers[0].self_attn, 9)
+    keywords["layout"] = single_row_layout(9)
+    register_attention()
+    model.set_attn_implementation(ATTENTION_NAME)
+    own = model.layers[0](x, **keywords)
+    apply_kernels(model, names)
+    torch.testing.assert_close(model.layers[0](x, **keywords), own, rtol=0, atol=1e-5)
+
+
 def test_unlisted_classes_keep_their_forward() -> None:
     module = Gated(nn.SiLU())
     apply_kernels(module, ["Rms"])
@@ -222,6 +238,7 @@ def modules() -> dict[ModuleType, nn.Module]:
     llama, bert = (AutoModel.from_config(tiny_config(kind)) for kind in ("llama", "bert"))
     return {
         attention: llama.layers[0].self_attn,
+        decoder_layer: llama.layers[0],
         dropout_kernel: nn.Dropout(0.5),
         encoder_last_layer: bert.encoder.layer[1],
         gated_mlp: llama.layers[0].mlp,
@@ -238,7 +255,7 @@ def test_each_kernel_matches_its_own_modules_alone() -> None:
 
 def test_a_sample_call_matches_the_signature_of_the_module() -> None:
     for kernel, module in modules().items():
-        if kernel not in (lora_linear, attention):
+        if kernel not in (lora_linear, attention, decoder_layer):
             x, keywords = kernel.sample_call(module.eval(), 9)
             assert x.shape[1] == 9
             assert module(x, **keywords) is not None

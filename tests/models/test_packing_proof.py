@@ -55,7 +55,7 @@ def test_a_layer_of_each_type_is_tested() -> None:
     assert [bool(layer.self_attn.use_rope) for layer in model.model.layers] == [True, False, True, False]
     fit = prove_packing(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, "language", False)
     assert fit.packed
-    assert fit.fused == ("SmolLM3Attention", "SmolLM3MLP", "SmolLM3RMSNorm")
+    assert fit.fused == ("SmolLM3Attention", "SmolLM3DecoderLayer", "SmolLM3MLP", "SmolLM3RMSNorm")
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "electra"])

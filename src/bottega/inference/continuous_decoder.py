@@ -152,7 +152,7 @@ class ContinuousDecoder(RowDecoder):
         if self.adapters is not None:
             self.adapters.use(adapters)
         readings = [one.reading for one in read if one.reading is not None]
-        layout = make_step_layout(self.cache, readings, list(read.values()), device)
+        layout = make_step_layout(self.network, self.cache, readings, list(read.values()))
         out = self.network(
             input_ids=torch.tensor([tokens], device=device),
             position_ids=torch.tensor([position], device=device) + self.first,

@@ -17,12 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bottega.batch import Example, Row
+from bottega.batch import Batch, Example, Row
 from bottega.inference.cuda_graph import CapturedStep
 from bottega.inference.runtimes._network import RuntimeNetwork
+from bottega.models import native
 from bottega.models.attention import CACHE_KEYWORDS, make_layout
+from bottega.models.attention.cached_text import CacheForm
 from bottega.models.attention.kv_cache import DecodeLayout, PrefillLayout
 from bottega.models.attention.mask import AttentionLayout
+from bottega.models.attention.native_step import make_step_layout
+from bottega.models.attention.row_cache import Prefix, RowCache
 from bottega.models.scorer import first_position_id
 from bottega.packing import pack, pad_tree
 
@@ -66,7 +70,9 @@ def choose_decoding(network: Any, *, packed: bool) -> type[Decoding]:
         return RuntimeDecoding
     if network.config.is_encoder_decoder:
         return EncoderDecoderDecoding
-    return PackedDecoding if packed else UncachedDecoding
+    if not packed:
+        return UncachedDecoding
+    return NativeDecoding if native.is_marked(network) else PackedDecoding
 
 
 class PackedDecoding(Decoding):
@@ -82,17 +88,21 @@ class PackedDecoding(Decoding):
 
     def start(self) -> Tensor:
         """Rows with the same prompt share its computation."""
-        self.first = first_position_id(self.network)
-        prompts, indices = _distinct(self.prompts)
-        batch = pack([_prompt_example(prompt) for prompt in prompts]).to(str(self.network.device))
-        whole = pad_tree(batch)
-        kept = PrefillLayout(make_layout(whole))
-        logits = self._forward(whole.tokens, whole.position, kept, batch.at)
+        batch, kept, logits, indices = self._read_prompts()
         self.layout = DecodeLayout(batch, kept, indices)
         self.live = list(range(len(indices)))
         self.tokens = batch.tokens.new_zeros(len(indices))
         self.next, self.moved = CapturedStep(self._next, self.network, device=self.network.device), 0
         return logits[torch.tensor(indices, device=logits.device)]
+
+    def _read_prompts(self) -> tuple[Batch, PrefillLayout, Tensor, list[int]]:
+        """(the distinct prompts packed, their keys and values, the logits after each, the prompt of each row)."""
+        self.first = first_position_id(self.network)
+        prompts, indices = _distinct(self.prompts)
+        batch = pack([_prompt_example(prompt) for prompt in prompts]).to(str(self.network.device))
+        whole = pad_tree(batch)
+        kept = PrefillLayout(make_layout(whole))
+        return batch, kept, self._forward(whole.tokens, whole.position, kept, batch.at), indices
 
     def step(self, next_tokens: Tensor, kept: Sequence[int]) -> Tensor:
         self.live = [self.live[index] for index in kept]
@@ -123,6 +133,37 @@ class PackedDecoding(Decoding):
         )
         logits: Tensor = out.logits[0]
         return logits
+
+
+class NativeDecoding(PackedDecoding):
+    """Packed rows with a KV cache whose attention is computed in C++; rows with the same prompt read it together."""
+
+    def start(self) -> Tensor:
+        batch, kept, logits, indices = self._read_prompts()
+        texts, self.cache = kept.texts(batch), RowCache(CacheForm.of(kept.layers))
+        prefixes = [
+            Prefix(np.arange(len(text)), text) if indices.count(i) > 1 else None for i, text in enumerate(texts)
+        ]
+        self.rows = [
+            self.cache.add(texts[index] if prefixes[index] is None else texts[index].part(0, 0), prefixes[index])
+            for index in indices
+        ]
+        return logits[indices]
+
+    def step(self, next_tokens: Tensor, kept: Sequence[int]) -> Tensor:
+        rows = [self.rows[index] for index in kept]
+        for row in set(self.rows) - set(rows):
+            self.cache.remove(row)
+        self.rows = rows
+        self.cache.grow()
+        in_cache = self.cache.rows
+        place = {row: index for index, row in enumerate(in_cache)}
+        places = torch.tensor([place[row] for row in rows])
+        tokens = torch.empty_like(next_tokens).index_copy_(0, places, next_tokens)
+        layout = make_step_layout(self.network, self.cache, [], [])
+        logits = self._forward(tokens, torch.tensor([row.position for row in in_cache]), layout, 0)
+        layout.end()
+        return logits[places]
 
 
 class EncoderDecoderDecoding(Decoding):

@@ -14,7 +14,7 @@ from bottega.models.checkpoint import load_adapted
 from bottega.models.config import is_encoder
 from bottega.models.encoder_decoder import prepare_encoder_decoder
 from bottega.models.kernels import apply_kernels
-from bottega.models.native import operators
+from bottega.models.native import is_marked, mark
 from bottega.models.native.packed_linear import pack_model
 from bottega.models.packing_proof import prove_packing
 from bottega.models.scorer import Fit, Scorer
@@ -41,10 +41,11 @@ def fit_model(
         register_attention()
         add_layout_hooks(model)
         model.set_attn_implementation(ATTENTION_NAME)
-    native = native and operators() is not None
-    if native:
+    if native and model.device.type == "cpu":
+        mark(model)
+    if is_marked(model) and fit.packed:
         pack_model(model)
-    apply_kernels(model, fit.fused, native=native)
+    apply_kernels(model, fit.fused, native=is_marked(model))
     return Scorer(model, head, fit, extra)
 
 

@@ -106,8 +106,11 @@ def test_a_row_among_others_gets_the_bits_that_it_gets_alone() -> None:
         assert torch.equal(together[place], logits([rows[index]])[0])
 
 
-def test_the_layout_is_chosen_by_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_layout_is_chosen_by_network_and_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks that are trained are not computed in C++."""
+    fast, plain = networks("llama", torch.float32)
     cache: Any = type("Empty", (), {"rows": []})()
-    assert type(make_step_layout(cache, [], [], torch.device("cpu"))) is NativeStepLayout
+    assert type(make_step_layout(fast, cache, [], [])) is NativeStepLayout
+    assert type(make_step_layout(plain, cache, [], [])) is StepLayout
     monkeypatch.setenv(native.SWITCH, "0")
-    assert type(make_step_layout(cache, [], [], torch.device("cpu"))) is StepLayout
+    assert type(make_step_layout(fast, cache, [], [])) is StepLayout

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from bottega.batch import Batch
+from bottega.models.attention.cached_text import CachedText, CacheForm
 from bottega.models.attention.mask import AttentionLayout, AttentionOptions
 
 # New tokens per row for which memory is added at once.
@@ -37,6 +38,17 @@ class PrefillLayout:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
         self.layers.append((key, value))
         return self.layout.attend(query, key, value, options)
+
+    def texts(self, batch: Batch) -> list[CachedText]:
+        """The text of each prompt of a packed batch, whose predictions are at their last tokens."""
+        form, found = CacheForm.of(self.layers), list[CachedText]()
+        for path in _prompt_paths(batch):
+            text, index = form.new_text(len(path)), torch.from_numpy(path).to(batch.tokens.device)
+            for layer, parts in enumerate(self.layers):
+                for memory, part in zip(text.layer(layer), parts, strict=True):
+                    torch.index_select(part[0], 1, index, out=memory)
+            found.append(text)
+        return found
 
 
 @dataclass
@@ -59,9 +71,12 @@ class DecodeLayout:
 
     def __init__(self, batch: Batch, prefill: PrefillLayout, rows: Sequence[int]) -> None:
         device = batch.tokens.device
-        self.lengths, index = _prompt_paths(batch)  # [P], [P, S]
-        self.lengths = self.lengths.to(device)
-        flat = index.to(device).flatten()
+        paths = _prompt_paths(batch)
+        self.lengths = torch.tensor([len(path) for path in paths], device=device)  # [P]
+        longest = max(map(len, paths))
+        # Padding repeats the last.
+        index = torch.from_numpy(np.stack([np.pad(path, (0, longest - len(path)), mode="edge") for path in paths]))
+        flat = index.to(device).flatten()  # of [P, S]
         self.layers = [_make_layer_cache(key, value, flat, index.shape, len(rows)) for key, value in prefill.layers]
         self.longest = index.shape[1]
         # The step is a tensor for CUDA graphs: a recorded graph reads it from memory. `written` is the same for Python.
@@ -212,8 +227,8 @@ def _split_uneven_prompts(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return part_of_row.reshape(-1), parts[:, 0]
 
 
-def _prompt_paths(batch: Batch) -> tuple[Tensor, Tensor]:
-    """([P] lengths, [P, S] flat indices of each prompt's tokens; padding repeats the last)."""
+def _prompt_paths(batch: Batch) -> list[np.ndarray]:
+    """The flat indices of each prompt's tokens."""
     last = batch.at.cpu().numpy()
     nodes = np.searchsorted(batch.nodes.start, last, side="right") - 1
     paths = []
@@ -221,9 +236,7 @@ def _prompt_paths(batch: Batch) -> tuple[Tensor, Tensor]:
         path = batch.nodes.path(node)
         # A prompt that another one continues ends within a node.
         paths.append(path[: int(np.flatnonzero(path == end)[0]) + 1])
-    lengths = np.array([len(path) for path in paths])
-    index = np.stack([np.pad(path, (0, lengths.max() - len(path)), mode="edge") for path in paths])
-    return torch.from_numpy(lengths), torch.from_numpy(index)
+    return paths
 
 
 def _gather_prompts(cached: Tensor, flat: Tensor, shape: torch.Size) -> Tensor:

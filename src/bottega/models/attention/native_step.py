@@ -23,11 +23,10 @@ StepArguments: TypeAlias = tuple[list[Tensor], list[int], int, int, float, int, 
 
 
 def make_step_layout(
-    cache: RowCache, readings: Sequence[PromptReading], counts: Sequence[int], device: torch.device
+    network: Any, cache: RowCache, readings: Sequence[PromptReading], counts: Sequence[int]
 ) -> StepLayout:
-    """The fastest layout of a forward that there is here; see `StepLayout`."""
-    is_native = device.type == "cpu" and native.operators() is not None
-    return (NativeStepLayout if is_native else StepLayout)(cache, readings, counts, device)
+    """The fastest layout of a forward of this network; see `StepLayout`."""
+    return (NativeStepLayout if native.is_marked(network) else StepLayout)(cache, readings, counts, network.device)
 
 
 class NativeStepLayout(StepLayout):

@@ -21,6 +21,9 @@ from bottega.hardware.native_library import library_path
 # Set to 0, it keeps them from being used.
 SWITCH = "BOTTEGA_NATIVE"
 
+# Attribute of networks that may be computed by them.
+MARK = "may_compute_natively"
+
 # Numbers that they compute at once: widths must be multiples.
 LANES = 16
 
@@ -30,6 +33,16 @@ DTYPES = frozenset({torch.bfloat16, torch.float32})
 def operators() -> Any | None:
     """The operators, `torch.ops.bottega`; None where they are not built, or switched off."""
     return None if os.environ.get(SWITCH) == "0" else _load()
+
+
+def mark(network: Any) -> None:
+    """Let a network be computed by the operators where no gradient is wanted."""
+    setattr(network, MARK, True)
+
+
+def is_marked(network: Any) -> bool:
+    """Whether a network may be computed by the operators, and they are there."""
+    return getattr(network, MARK, False) and operators() is not None
 
 
 def fits(*tensors: Tensor) -> bool:

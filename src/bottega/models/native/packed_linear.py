@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bottega.models import native
 from bottega.models.frozen_linear import FrozenLinear
 
 # The inputs of a packed layer must be a multiple of this.
@@ -48,13 +47,11 @@ class PackedLinear(FrozenLinear):
 
 
 def pack_model(model: Any) -> None:
-    """Pack every linear layer in the body of a model on a CPU in bfloat16, in place; adapters go on working.
+    """Pack every linear layer of a model in bfloat16, in place; adapters go on working. One in another dtype stays.
 
     The layer of the output embeddings keeps its weight, which may be that of the input embeddings, and is read by
     heads; it gets a packed copy beside it.
     """
-    if native.operators() is None or model.dtype != torch.bfloat16 or model.device.type != "cpu":
-        return
     head = model.get_output_embeddings()
     for name, module in list(model.named_modules()):
         if type(module) is nn.Linear and module is not head and _can_pack(module):
