@@ -9,6 +9,7 @@ import pytest
 
 from bottega.errors import ModelError
 from bottega.hardware import native_library as library
+from bottega.models import native
 from bottega.models.native import operators
 
 
@@ -40,21 +41,42 @@ with open(Path(__file__).with_name("calls"), "a") as calls:
 
 def test_what_is_built_is_not_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", str(write_compiler(tmp_path, WRITES_OUTPUT)))
+    monkeypatch.setattr(library, "_loads", lambda path: path.read_text() == "library")
     assert "bottega build-native" in (library.native_advice() or "")
     path = library.build_native()
     assert library.native_advice() is None
-    assert library.build_native() == path == library.library_path()
+    assert str(library.build_native()) == str(path) == library.library_path()
     assert path.parent == tmp_path / "bottega"
     assert path.read_text() == "library"
     assert (tmp_path / "calls").read_text() == "call\n"
     assert [one.name for one in path.parent.iterdir()] == [path.name]
+    path.write_text("damaged")
+    assert library.build_native().read_text() == "library"
 
 
-def test_another_compiler_is_another_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = library.library_path()
+def test_a_damaged_library_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(library.library_path() or "")
+    path.parent.mkdir()
+    path.write_bytes(b"")
+    assert not library._loads(path)
+    monkeypatch.setattr(native, "_load", native._load.__wrapped__)
+    with pytest.warns(UserWarning, match="bottega build-native"):
+        assert operators() is None
+
+
+def test_folders_that_are_no_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", str(write_compiler(tmp_path, WRITES_OUTPUT)))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "compiler"))
     library.library_path.cache_clear()
-    assert library.library_path() not in (first, None)
+    assert not library.is_built()
+    with pytest.raises(ModelError, match="cannot write") as raised:
+        library.build_native()
+    assert "XDG_CACHE_HOME" in str(raised.value.fix)
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setattr(library.os.path, "expanduser", lambda path: path)
+    library.library_path.cache_clear()
+    assert library.library_path() is None
+    assert not library.is_built()
 
 
 def test_the_error_of_the_compiler_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,10 +87,11 @@ def test_the_error_of_the_compiler_is_shown(tmp_path: Path, monkeypatch: pytest.
     assert not list((tmp_path / "bottega").iterdir())
 
 
-def test_without_a_compiler_there_are_no_operators(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_is_needed_to_build_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library.shutil, "which", lambda name: None)
-    assert library.library_path() is library.native_advice() is None
-    with pytest.raises(ModelError, match="no compiler"):
+    assert library.library_path() is not None
+    assert library.native_advice() is None
+    with pytest.raises(ModelError, match="need Linux"):
         library.build_native()
 
 

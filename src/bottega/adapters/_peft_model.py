@@ -67,6 +67,13 @@ class PeftAdaptedModel(AdaptedModel):
         _sort_lists(folder / CONFIG)
 
     def merge(self) -> nn.Module:
+        bases = [module.get_base_layer() for module in self.model.modules() if isinstance(module, BaseTunerLayer)]
+        if any(getattr(base, "is_linear", False) for base in bases):
+            raise ModelError(
+                "an adapter cannot be added to weights that are kept quantized or packed",
+                where="merge",
+                fix="bottega export RUN --to merged, which loads them whole",
+            )
         merged: nn.Module = self.model.merge_and_unload()
         return merged
 

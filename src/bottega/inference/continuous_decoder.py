@@ -83,6 +83,8 @@ class ContinuousDecoder(RowDecoder):
     def cache(self) -> RowCache:
         # Made when it is first used, by the thread that computes: one that computes only this would keep threads of its
         # own, and with more threads than cores they go to sleep between two products.
+        if self.adapters is not None:
+            self.adapters.use([None])
         return RowCache(CacheForm.of_network(self.network))
 
     def has_room(self, row: DecodedRow) -> bool:

@@ -84,11 +84,18 @@ def find_model(name: str, head: HeadKind | None = None) -> ResolvedName:
 
 
 def open_model(
-    name: str, head: HeadKind, *, dtype: str = "auto", device: str = "auto", labels: Sequence[str] = ()
+    name: str,
+    head: HeadKind,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    labels: Sequence[str] = (),
+    native: bool = True,
 ) -> OpenedModel:
     """Load the model of a name that `find_model` returned, as one with this head; an adapter is put on its base.
 
     labels  names of the head's classes
+    native  it may compute in C++: not while something is trained, see `load_scorer`
     """
     tokenizer = load_tokenizer(locate(name).tokenizer)
     resolved = resolve(name)
@@ -101,7 +108,7 @@ def open_model(
         adapter = resolved.folder if export.base else None
         return OpenedModel(_scorer_of_export(resolved.exported_model, export, adapter), tokenizer)
     # A classifier must know its padding token, which the tokenizer names.
-    return OpenedModel(load_scorer(name, dtype, device, head, labels, tokenizer, native=True), tokenizer)
+    return OpenedModel(load_scorer(name, dtype, device, head, labels, tokenizer, native=native), tokenizer)
 
 
 def _scorer_of_export(folder: Path, export: ExportInfo, adapter: Path | None) -> Scorer:

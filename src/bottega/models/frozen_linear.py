@@ -47,7 +47,7 @@ class FrozenLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """[…, in] → […, out]; nothing is kept for the backward, which computes the whole weight again."""
         apply = cast(Callable[[Tensor, FrozenLinear], Tensor], _FrozenProduct.apply)
-        return apply(x.flatten(0, -2), self).view(*x.shape[:-1], self.out_features)
+        return apply(x.reshape(-1, self.in_features), self).view(*x.shape[:-1], self.out_features)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> FrozenLinear:
         # What `to`, `half` and `cuda` call. The buffers are moved but never converted: `fn` is applied to an empty

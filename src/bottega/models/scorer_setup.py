@@ -43,7 +43,8 @@ def fit_model(
         model.set_attn_implementation(ATTENTION_NAME)
     if native and model.device.type == "cpu":
         mark(model)
-    if is_marked(model) and fit.packed:
+    # Not an encoder–decoder: T5 asks for the dtype of a weight in every layer, which would be made whole for it.
+    if is_marked(model) and fit.packed and not model.config.is_encoder_decoder:
         pack_model(model)
     apply_kernels(model, fit.fused, native=is_marked(model))
     return Scorer(model, head, fit, extra)

@@ -14,8 +14,8 @@ import torch
 from bottega.batch import Row
 from bottega.errors import ModelError
 from bottega.hardware.memory import out_of_memory_errors
-from bottega.inference.language_model import LanguageModel, load_language_model
-from bottega.inference.open_model import UNLIMITED, open_model
+from bottega.inference.language_model import LanguageModel
+from bottega.inference.open_model import UNLIMITED, find_model, open_model
 from bottega.models.config import load_stored_config
 from bottega.models.scorer import Scorer, score_batches
 from bottega.models.source import locate
@@ -61,11 +61,15 @@ class LoadedJudges:
         return self.load_judge(name).chat(messages, settings).text
 
     def _load_judge(self, name: str) -> LanguageModel:
-        return load_language_model(name, dtype=self.dtype, device=self.device)
+        # Found as any other; opened as whatever takes part in a training.
+        opened = open_model(
+            find_model(name, "language").name, "language", dtype=self.dtype, device=self.device, native=False
+        )
+        return LanguageModel(name, dtype=self.dtype, device=self.device, opened=opened)
 
     def _load(self, name: str) -> RewardModel:
         _refuse_other_models(name)
-        opened = open_model(name, "sequence", dtype=self.dtype, device=self.device, labels=["reward"])
+        opened = open_model(name, "sequence", dtype=self.dtype, device=self.device, labels=["reward"], native=False)
         # The codec has no limit of its own: `_encode` cuts the beginning of a long row, a codec would cut its end.
         return RewardModel(opened.scorer, opened.codec(UNLIMITED), opened.limit or UNLIMITED)
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from peft import LoraConfig, get_peft_model
 from test_kv_cache import KINDS, close, of_whole_rows
 from test_row_cache import Row, Rows, play
 
@@ -104,6 +105,41 @@ def test_a_row_among_others_gets_the_bits_that_it_gets_alone() -> None:
     order = sorted(range(len(rows)), key=lambda index: max(64, 1 << (len(rows[index]) - 2).bit_length()))
     for place, index in enumerate(order):
         assert torch.equal(together[place], logits([rows[index]])[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
+@torch.no_grad()
+def test_what_is_no_number_stays_none(dtype: torch.dtype, wrong: float) -> None:
+    """In the answers of the row itself, and in no other."""
+    fast, _ = networks("llama", dtype)
+    found: list[torch.Tensor] = []
+    rows = Rows(fast, layout=NativeStepLayout, compare=lambda one, _: found.append(one))
+    for ids in ([5, 9, 31, 7], [6, 8, 30, 9]):
+        rows.add(Row(ids, 3))
+    rows.step(9)
+    (bank,) = rows.cache.banks
+    bank.tensors[0][0, 1] = wrong  # the first key of the second row
+    rows.step(9)
+    assert found[-1][0].isfinite().all()
+    assert not found[-1][1].isfinite().any()
+
+
+@torch.no_grad()
+def test_an_adapter_that_is_put_on_later_counts() -> None:
+    fast, plain = networks("llama", torch.bfloat16)
+    config = LoraConfig(r=4, target_modules=["up_proj"], init_lora_weights=False)
+    torch.manual_seed(1)
+    get_peft_model(fast, config, autocast_adapter_dtype=False)
+    torch.manual_seed(1)
+    get_peft_model(plain, config, autocast_adapter_dtype=False)
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+    rows = Rows(fast, plain, NativeStepLayout, lambda *both: found.append(both))
+    rows.add(Row([5, 9, 31, 7], 3))
+    rows.step(9)
+    rows.step(9)
+    for one, other in found:
+        is_about(0.1)(one, other)
 
 
 def test_the_layout_is_chosen_by_network_and_machine(monkeypatch: pytest.MonkeyPatch) -> None:

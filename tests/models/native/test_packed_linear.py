@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from torch import nn
+from transformers import AutoModelForCausalLM
 
+from bottega.errors import ModelError
 from bottega.models import native
 from bottega.models.kernels.lora_linear import apply_linears, linear_tensors
 from bottega.models.low_rank import LowRankUpdate
 from bottega.models.native.packed_linear import PackedLinear, pack_model
 from bottega.models.row_adapters import RowAdapters
+from bottega.models.scorer_setup import load_scorer
+from making import make_model
 
 pytestmark = pytest.mark.skipif(native.operators() is None, reason="the operators in C++ are not built")
 
@@ -120,3 +130,70 @@ def test_adapters_of_rows_on_packed_layers() -> None:
     exact = plain.double()(x.double())
     exact[1::2] += x[1::2].double() @ a.double().T @ b.double().T
     assert (found.double() - exact).abs().max() <= 0.02 * exact.abs().max()
+
+
+def opened(folder: Path) -> Any:
+    return load_scorer(str(folder), "bfloat16", "cpu", native=True)
+
+
+@pytest.fixture(scope="module")
+def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("models") / "wide", hidden_size=128, head_dim=32, intermediate_size=96)
+
+
+@pytest.fixture(scope="module")
+def lora_folder(llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("adapters") / "lora"
+    config = LoraConfig(r=32, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    base = AutoModelForCausalLM.from_pretrained(llama_folder)
+    get_peft_model(base, config).save_pretrained(str(folder))
+    return folder
+
+
+def test_a_saved_model_is_whole(llama_folder: Path, tmp_path: Path) -> None:
+    scorer = opened(llama_folder)
+    assert any(isinstance(module, PackedLinear) for module in scorer.network.modules())
+    scorer.save(tmp_path / "saved")
+    own, saved = (load_file(folder / "model.safetensors") for folder in (llama_folder, tmp_path / "saved"))
+    assert own.keys() == saved.keys()
+    assert all(torch.equal(own[name].bfloat16(), saved[name]) for name in own)
+
+
+def test_what_an_adapter_trained_stays_and_is_saved(lora_folder: Path, tmp_path: Path) -> None:
+    scorer = opened(lora_folder)
+    packed = [name for name, module in scorer.model.named_modules() if isinstance(module, PackedLinear)]
+    assert packed
+    assert all(name.endswith("base_layer") for name in packed)
+    scorer.save(tmp_path / "saved")
+    own, saved = (load_file(folder / "adapter_model.safetensors") for folder in (lora_folder, tmp_path / "saved"))
+    assert own.keys() == saved.keys()
+    with pytest.raises(ModelError, match="packed"):
+        scorer.adapted.merge()
+
+
+@torch.no_grad()
+def test_a_copy_shares_the_weights_and_computes_on_its_own(llama_folder: Path) -> None:
+    network = opened(llama_folder).network
+    copied = copy.deepcopy(network)
+    assert copied.model.layers[0].mlp.gate_proj.handle == network.model.layers[0].mlp.gate_proj.handle
+    x = torch.randn(3, 128, dtype=torch.bfloat16)
+    before = network.model.layers[0].input_layernorm(x)
+    copied.model.layers[0].input_layernorm.weight.zero_()
+    assert not copied.model.layers[0].input_layernorm(x).any()
+    assert torch.equal(network.model.layers[0].input_layernorm(x), before)
+
+
+def test_it_is_not_moved_or_converted() -> None:
+    packed = PackedLinear(layer_of(64, 45))
+    assert packed.to(torch.bfloat16) is packed
+    for change in (torch.float32, "meta"):
+        with pytest.raises(ModelError, match="opened for this CPU"):
+            packed.to(change)
+
+
+@torch.no_grad()
+def test_inputs_of_another_width_are_refused() -> None:
+    packed = PackedLinear(layer_of(64, 45))
+    assert packed(torch.zeros(64, dtype=torch.bfloat16)).shape == (45,)
+    with pytest.raises(RuntimeError, match="64 inputs got 32"):
+        torch.ops.bottega.linear(torch.zeros(2, 32), packed.handle)

@@ -110,7 +110,7 @@ def _rotate_plain(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 def _rotate_native(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     half = x[..., : x.shape[-1] // 2]
-    if torch.is_grad_enabled() or not native.fits(x, half) or not x.dtype == cosine.dtype == sine.dtype:
+    if not native.fits(x, half, cosine, sine):
         return _rotate_plain(x, cosine, sine)
     return cast(Tensor, torch.ops.bottega.rotate(x, cosine, sine))
 

@@ -66,16 +66,8 @@ class _NativeLayer:
     """A layer as one call in the forwards of continuous batching."""
 
     def __init__(self, module: Any, fused: Callable[..., Tensor]) -> None:
-        self.fused, self.attention = fused, module.self_attn
-        self.linears = [
-            getattr(part, name)
-            for part, names in ((module.self_attn, attention.PROJECTIONS), (module.mlp, gated_mlp.PROJECTIONS))
-            for name in names
-        ]
-        packed = [layer.handle for layer in self.linears if isinstance(layer, PackedLinear)]
-        self.handles = packed if len(packed) == len(self.linears) else None
+        self.module, self.fused = module, fused
         norms, head_norms = _norms(module)
-        self.norms, self.head_norms = ([norm.weight for norm in some] for some in (norms, head_norms))
         settings = [rms_norm.settings(norm) for norm in (*norms, *head_norms)]
         self.epsilons, self.offset = [epsilon for epsilon, _ in settings], settings[0][1]
         self.activation = gated_mlp.activation_number(module.mlp)
@@ -86,19 +78,25 @@ class _NativeLayer:
         if not isinstance(layout, NativeStepLayout):
             return self.fused(hidden_states, **keywords)
         angles = [x[0, :, None] for x in keywords["position_embeddings"]] if self.has_rotation else []
-        handles = self._handles(hidden_states) if native.fits(hidden_states, *angles) else None
+        norms, head_norms = ([cast(Tensor, norm.weight) for norm in some] for some in _norms(self.module))
+        handles = self._handles(hidden_states) if native.fits(hidden_states, *angles, *norms, *head_norms) else None
         if handles is None:
             return self.fused(hidden_states, **keywords)
-        x, width = hidden_states[0], cast(int, self.attention.head_dim)
-        arguments = layout.arguments(attention.attention_options(self.attention))
-        own = (self.norms, self.epsilons, self.offset, handles, self.activation, width, self.head_norms, angles)
-        return cast(Tensor, torch.ops.bottega.decoder_layer(x, *own, *arguments))[None]
+        attention_part = self.module.self_attn
+        own = (norms, self.epsilons, self.offset, handles, self.activation, attention_part.head_dim, head_norms, angles)
+        arguments = layout.arguments(attention.attention_options(attention_part))
+        return cast(Tensor, torch.ops.bottega.decoder_layer(hidden_states[0], *own, *arguments))[None]
 
     def _handles(self, x: Tensor) -> list[int] | None:
         """The handles of the projections; None if one is not packed, or has an adapter that is in use."""
-        if self.handles is not None and not any(ROW_ADAPTER in vars(layer) for layer in self.linears):
-            return self.handles
-        return packed_handles([linear_tensors(layer, x) for layer in self.linears])
+        # As they are now: an adapter may have been put on them since. By their dictionaries, as this is asked in every
+        # layer of every step.
+        parts = vars(self.module)["_modules"]
+        layers = [vars(parts["self_attn"])["_modules"][name] for name in attention.PROJECTIONS]
+        layers += [vars(parts["mlp"])["_modules"][name] for name in gated_mlp.PROJECTIONS]
+        if all(type(layer) is PackedLinear and ROW_ADAPTER not in vars(layer) for layer in layers):
+            return [layer.handle for layer in layers]
+        return packed_handles([linear_tensors(layer, x) for layer in layers])
 
 
 def _norms(module: Any) -> tuple[list[nn.Module], list[nn.Module]]:

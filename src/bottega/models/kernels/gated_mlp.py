@@ -59,18 +59,19 @@ def fused_forward(module: nn.Module) -> Callable[..., Tensor]:
 
 def native_forward(module: nn.Module, fused: Callable[..., Tensor], proved: Collection[str]) -> Callable[..., Tensor]:
     """The forward in C++ of packed layers without adapters where no gradient is wanted; else `fused`."""
-    activation = activation_number(module)
+    return partial(_native_forward, module, fused, activation_number(module))
 
-    def forward(x: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
-        handles = None
-        if not (torch.is_grad_enabled() or arguments or keywords) and native.fits(x):
-            handles = packed_handles([linear_tensors(getattr(module, name), x) for name in PROJECTIONS])
-        if handles is None:
-            return fused(x, *arguments, **keywords)
-        y: Tensor = torch.ops.bottega.gated_mlp(x.flatten(0, -2), *handles, activation)
-        return y.view(*x.shape[:-1], y.shape[-1])
 
-    return forward
+def _native_forward(
+    module: nn.Module, fused: Callable[..., Tensor], activation: int, x: Tensor, *arguments: Any, **keywords: Any
+) -> Tensor:
+    handles = None
+    if not (arguments or keywords) and native.fits(x):
+        handles = packed_handles([linear_tensors(getattr(module, name), x) for name in PROJECTIONS])
+    if handles is None:
+        return fused(x, *arguments, **keywords)
+    y: Tensor = torch.ops.bottega.gated_mlp(x.flatten(0, -2), *handles, activation)
+    return y.view(*x.shape[:-1], y.shape[-1])
 
 
 def _forward(module: nn.Module, activation: str, x: Tensor, *arguments: Any, **keywords: Any) -> Tensor:

@@ -46,14 +46,21 @@ def _forward(module: nn.Module, epsilon: float, offset: float, x: Tensor, *argum
 
 def native_forward(module: nn.Module, fused: Callable[..., Tensor], proved: Collection[str]) -> Callable[..., Tensor]:
     """x → x / rms(x) · (weight + offset) in C++ where no gradient is wanted; else `fused`."""
-    weight, own_settings = cast(Tensor, module.weight), settings(module)
+    return partial(_native_forward, module, fused, settings(module))
 
-    def forward(x: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
-        if torch.is_grad_enabled() or arguments or keywords or x.dtype != weight.dtype or not native.fits(x):
-            return fused(x, *arguments, **keywords)
-        return cast(Tensor, torch.ops.bottega.rms_norm(x, weight, *own_settings))
 
-    return forward
+def _native_forward(
+    module: nn.Module,
+    fused: Callable[..., Tensor],
+    own_settings: tuple[float, float],
+    x: Tensor,
+    *arguments: Any,
+    **keywords: Any,
+) -> Tensor:
+    weight = cast(Tensor, module.weight)
+    if arguments or keywords or not native.fits(x, weight):
+        return fused(x, *arguments, **keywords)
+    return cast(Tensor, torch.ops.bottega.rms_norm(x, weight, *own_settings))
 
 
 def _epsilon(module: nn.Module) -> float | None:

@@ -10,13 +10,14 @@ what it computed whether or not they were built in between.
 from __future__ import annotations
 
 import os
+import warnings
 from functools import cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from bottega.hardware.native_library import library_path
+from bottega.hardware.native_library import is_built, library_path
 
 # Set to 0, it keeps them from being used.
 SWITCH = "BOTTEGA_NATIVE"
@@ -46,14 +47,21 @@ def is_marked(network: Any) -> bool:
 
 
 def fits(*tensors: Tensor) -> bool:
-    """Whether these have a dtype, a device and widths that the operators compute."""
-    return not any(x.dtype not in DTYPES or not x.is_cpu or x.shape[-1] % LANES for x in tensors)
+    """Whether these have one dtype, a device and widths that the operators compute, and no gradient is wanted."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    dtype = tensors[0].dtype
+    return dtype in DTYPES and not any(x.dtype != dtype or not x.is_cpu or x.shape[-1] % LANES for x in tensors)
 
 
 @cache
 def _load() -> Any | None:
     path = library_path()
-    if path is None or not path.exists():
+    if path is None or not is_built():
         return None
-    cast(Any, torch.ops).load_library(str(path))
+    try:
+        cast(Any, torch.ops).load_library(path)
+    except OSError as error:
+        warnings.warn(f"the operators in C++ are damaged and not used: {error}; bottega build-native", stacklevel=3)
+        return None
     return torch.ops.bottega

@@ -63,6 +63,8 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, double epsilon, double of
 
 // x [T, h, D], with the angles of its tokens [T, 1, D].
 Tensor rotate(const Tensor& x, const Tensor& cosine, const Tensor& sine) {
+  TORCH_CHECK(cosine.size(-1) == x.size(2) && sine.size(-1) == x.size(2) && cosine.numel() == x.size(0) * x.size(2),
+              "angles are for heads of another width, or other tokens");
   const Tensor from = x.contiguous(), cosines = cosine.contiguous(), sines = sine.contiguous();
   Tensor out = at::empty_like(from);
   const int64_t heads = x.size(1), width = x.size(2), half = width / 2;
@@ -100,11 +102,13 @@ std::vector<Tensor> linears(const Tensor& x, at::IntArrayRef handles) {
 Tensor linear(const Tensor& x, int64_t handle) { return linears(x, {handle})[0]; }
 
 Floats activate(Floats x, int64_t kind) {
-  if (kind == 0) return x / (1 + exponential(-maximum(x, broadcast(-80))));  // SiLU
-  if (kind == 2) {                                                           // GELU by tanh(u) = 1 − 2 / (e^2u + 1)
+  if (kind == 0) {  // SiLU; below −87 it is zero, but not of what is no number
+    const Floats result = x / (1 + exponential(-maximum(x, broadcast(-87))));
+    return x < -87.0f ? x * 0 : result;
+  }
+  if (kind == 2) {  // GELU by tanh(u) = 1 − 2 / (e^2u + 1)
     const Floats u = 1.595769122f * (x + 0.044715f * x * x * x);
-    const Floats limited = -maximum(-u, broadcast(-80));
-    return x * (1 - 1 / (exponential(limited) + 1));
+    return x * (1 - 1 / (exponential(u > 80.0f ? broadcast(80) : u) + 1));
   }
   for (int64_t i = 0; i < kLanes; ++i) x[i] *= 0.5f * (1 + std::erf(x[i] * 0.707106781f));  // GELU
   return x;
@@ -116,7 +120,7 @@ Tensor gated_mlp(const Tensor& tensor, int64_t gate_handle, int64_t up_handle, i
   Tensor out;
   by_dtype(tensor, [&](auto type) {
     using T = decltype(type);
-    const Inputs<T> x(tensor);
+    const Inputs<T> x(tensor, {gate, up});
     Tensor product = at::empty({x.rows, gate->outputs}, tensor.options());
     T* to = product.mutable_data_ptr<T>();
     for_panels(x.rows, gate->panels(), [&](int64_t panel, int64_t first, int64_t count, Tiles& tiles) {

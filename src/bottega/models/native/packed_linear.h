@@ -159,7 +159,11 @@ void multiply_rows(const float* x, int64_t inputs, const W* panel, float* sums) 
 template <typename T>
 class Inputs {
  public:
-  explicit Inputs(const at::Tensor& x) : rows(x.size(0)), inputs(x.size(1)), kept_(x.contiguous()) {
+  Inputs(const at::Tensor& x, const std::vector<const PackedLinear*>& layers)
+      : rows(x.size(0)), inputs(x.size(1)), kept_(x.contiguous()) {
+    for (const PackedLinear* layer : layers) {
+      TORCH_CHECK(x.is_cpu() && inputs == layer->inputs, "a layer of ", layer->inputs, " inputs got ", inputs);
+    }
     x_ = kept_.const_data_ptr<T>();
     if (uses_tiles()) return;
     wide_ = kept_.to(at::kFloat);
@@ -243,7 +247,7 @@ void for_panels(int64_t rows, int64_t panels, const Run& run) {
 // Layers of one input x [M, K] → [M, N] each.
 template <typename T>
 std::vector<at::Tensor> apply_layers(const at::Tensor& tensor, const std::vector<const PackedLinear*>& layers) {
-  const Inputs<T> x(tensor);
+  const Inputs<T> x(tensor, layers);
   std::vector<at::Tensor> outputs;
   std::vector<std::pair<int64_t, int64_t>> jobs;  // (layer, panel)
   for (const PackedLinear* layer : layers) {

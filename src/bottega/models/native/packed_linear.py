@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from bottega.errors import ModelError
 from bottega.models.frozen_linear import FrozenLinear
 
 # The inputs of a packed layer must be a multiple of this.
@@ -23,56 +25,105 @@ class PackedLinear(FrozenLinear):
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer)
-        self._set(_pack(layer))
+        self.packed = _Packed(layer)
 
-    def _set(self, packed: Any) -> None:
-        self.packed, self.handle = packed, packed.handle()
+    @property
+    def handle(self) -> int:
+        return self.packed.handle
 
     def matmul(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.bottega.linear(x, self.handle)
-        return y
+        return self.packed.multiply(x)
 
     def whole_weight(self) -> Tensor:
-        weight: Tensor = self.packed.weight()
-        return weight
+        return self.packed.weight()
 
     @property
     def bytes(self) -> int:
-        return int(self.packed.bytes())
+        return self.packed.bytes
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             return super().forward(x)
-        return self.matmul(x.flatten(0, -2)).view(*x.shape[:-1], self.out_features)
+        return self.matmul(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}weight"] = self.whole_weight()
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> PackedLinear:
+        moved = fn(torch.empty(0, dtype=self.dtype))
+        if moved.dtype != self.dtype or moved.device.type != "cpu":
+            raise ModelError(
+                f"a model that was opened for this CPU cannot become {moved.dtype} on {moved.device}",
+                where=type(self).__name__,
+                fix="open it with that dtype and device, or with BOTTEGA_NATIVE=0 in the environment",
+            )
+        return self
+
+
+class _Packed:
+    """A packed weight. A copy of a model shares it, as nothing changes it."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        packed_class: Callable[..., Any] = torch.classes.bottega.PackedLinear
+        self._packed = packed_class(layer.weight.detach(), None if layer.bias is None else layer.bias.detach(), False)
+        self.handle: int = self._packed.handle()
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """x [T, in] → x Wᵀ + bias [T, out]."""
+        y: Tensor = torch.ops.bottega.linear(x, self.handle)
+        return y
+
+    def weight(self) -> Tensor:
+        whole: Tensor = self._packed.weight()
+        return whole
+
+    @property
+    def bytes(self) -> int:
+        return int(self._packed.bytes())
+
+    def __deepcopy__(self, memo: Any) -> _Packed:
+        return self
 
 
 def pack_model(model: Any) -> None:
     """Pack every linear layer of a model in bfloat16, in place; adapters go on working. One in another dtype stays.
 
     The layer of the output embeddings keeps its weight, which may be that of the input embeddings, and is read by
-    heads; it gets a packed copy beside it.
+    heads; it gets a packed copy beside it. What an adapter trained stays too.
     """
-    head = model.get_output_embeddings()
+    head, trained = model.get_output_embeddings(), _modules_of_adapters(model)
     for name, module in list(model.named_modules()):
-        if type(module) is nn.Linear and module is not head and _can_pack(module):
+        if module is not head and module not in trained and _can_pack(module):
             parent, _, attribute = name.rpartition(".")
             # One at a time: the old layer is freed before the next is packed.
             setattr(model.get_submodule(parent), attribute, PackedLinear(module))
-    if type(head) is nn.Linear and _can_pack(head):
-        setattr(head, "forward", partial(_head_forward, head, _pack(head)))  # noqa: B010, a method for mypy
+    if _can_pack(head) and head not in trained:
+        setattr(head, "forward", partial(_head_forward, head, _Packed(head)))  # noqa: B010, a method for mypy
 
 
-def _can_pack(layer: nn.Linear) -> bool:
-    return layer.weight.dtype == torch.bfloat16 and layer.in_features % INPUT_MULTIPLE == 0
+def _modules_of_adapters(model: nn.Module) -> set[nn.Module]:
+    """All modules that PEFT added to a model."""
+    # Importing PEFT takes seconds, and where nobody has imported it there is no such module.
+    peft = sys.modules.get("peft.utils.other"), sys.modules.get("peft.tuners.tuners_utils")
+    if None in peft:
+        return set()
+    kinds = (cast(Any, peft[0]).AuxiliaryTrainingWrapper, cast(Any, peft[1]).BaseTunerLayer)
+    wrappers = [module for module in model.modules() if isinstance(module, kinds)]
+    bases = {base for wrapper in wrappers if isinstance(base := getattr(wrapper, "base_layer", None), nn.Module)}
+    return {module for wrapper in wrappers for module in wrapper.modules() if module is not wrapper} - bases
 
 
-def _pack(layer: nn.Linear) -> Any:
-    packed_class: Callable[..., Any] = torch.classes.bottega.PackedLinear
-    return packed_class(layer.weight.detach(), None if layer.bias is None else layer.bias.detach(), False)
+def _can_pack(layer: nn.Module | None) -> bool:
+    return (
+        type(layer) is nn.Linear
+        and layer.weight.dtype == torch.bfloat16
+        and layer.weight.is_cpu
+        and layer.in_features % INPUT_MULTIPLE == 0
+    )
 
 
-def _head_forward(head: nn.Linear, packed: Any, x: Tensor) -> Tensor:
+def _head_forward(head: nn.Linear, packed: _Packed, x: Tensor) -> Tensor:
     if torch.is_grad_enabled():
         return nn.functional.linear(x, head.weight, head.bias)
-    y: Tensor = torch.ops.bottega.linear(x.flatten(0, -2), packed.handle())
-    return y.view(*x.shape[:-1], head.out_features)
+    return packed.multiply(x.reshape(-1, head.in_features)).view(*x.shape[:-1], head.out_features)

@@ -94,7 +94,7 @@ inline float maximum(Floats x) {
   return most;
 }
 
-// e^x for x ≤ 88, within two units in the last place; 0 below −87.
+// e^x for x ≤ 88, within two units in the last place; 0 below −87, and no number of what is none.
 inline Floats exponential(Floats x) {
   const Floats clipped = maximum(x, broadcast(-87.0f));
   const Floats magic = broadcast(12582912.0f);  // 1.5 · 2^23: adding it rounds to a whole number
@@ -105,7 +105,8 @@ inline Floats exponential(Floats x) {
       1 +
       f * (1 + f * (0.5f + f * (1.66666667e-1f + f * (4.16666667e-2f + f * (8.33333333e-3f + f * 1.38888889e-3f)))));
   const Ints power = (__builtin_convertvector(whole, Ints) + 127) << 23;
-  return x < -87.0f ? Floats{} : p * reinterpret_cast<Floats>(power);
+  const Floats result = x < -87.0f ? Floats{} : p * reinterpret_cast<Floats>(power);
+  return x != x ? x : result;
 }
 
 // The sums of the lanes of sixteen vectors.
