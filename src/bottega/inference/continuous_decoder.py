@@ -227,12 +227,12 @@ class ContinuousDecoder(RowDecoder):
         for one in [one for one in self.read if one.reading and not one.left]:
             assert one.reading is not None
             self.read.remove(one)
-            whole = concatenate([*one.reading.context, one.reading.text()])
+            texts, count = [*one.reading.context, one.reading.text()], len(one.tokens)
             prefix = self._prefix_of(one)
             if prefix is None and (length := self._shared_length(one)):
-                prefix = Prefix(one.tokens[:length], whole.part(0, length).copy(), one.row.adapter)
+                prefix = Prefix(one.tokens[:length], concatenate(texts, 0, length), one.row.adapter)
             start = len(prefix.tokens) if prefix else 0
-            self.decoded[one.row] = self.cache.add(whole.part(start, len(whole)), prefix)
+            self.decoded[one.row] = self.cache.add(concatenate(texts, start, count), prefix)
 
     def _prefix_of(self, one: _ReadRow) -> Prefix | None:
         """The longest prefix of decoded rows that a row begins with."""

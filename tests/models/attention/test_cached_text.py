@@ -33,8 +33,10 @@ def test_layers_are_found_where_they_were_put(shapes: list, tensors: int) -> Non
     form = CacheForm.of(layers)
     assert len(form.shapes) == tensors
     text = text_of(form, layers)
-    whole = concatenate([text.part(0, 2), text.part(2, 5).copy()])
+    whole = concatenate([text.part(0, 2), text.part(2, 5).copy()], 0, 5)
     assert len(whole) == 5
+    few = concatenate([text.part(0, 1), text.part(1, 3), text.part(3, 5)], 2, 4)
+    assert torch.equal(few.layer(1)[1], layers[1][1][:, 2:4])
     for index, parts in enumerate(layers):
         for one in (text, whole):
             assert all(torch.equal(found, part) for found, part in zip(one.layer(index), parts, strict=True))

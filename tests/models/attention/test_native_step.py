@@ -83,6 +83,9 @@ def test_bfloat16_is_as_near_as_in_pytorch(kind: str) -> None:
     usual = of_whole_rows(copy.deepcopy(plain).bfloat16(), rows).float()
     share = float(((usual - exact).square().mean() / exact.square().mean()).sqrt())
     play(Rows(fast, plain, NativeStepLayout, is_about(3 * share)))
+    if kind in WHOLE_LAYERS:
+        first, second = (layer.forward for layer in fast.model.layers)
+        assert (first.next, second.next) == (second, None)  # both are one call
 
 
 @torch.no_grad()
@@ -123,6 +126,18 @@ def test_what_is_no_number_stays_none(dtype: torch.dtype, wrong: float) -> None:
     rows.step(9)
     assert found[-1][0].isfinite().all()
     assert not found[-1][1].isfinite().any()
+
+
+@torch.no_grad()
+def test_what_comes_between_layers_is_noticed() -> None:
+    fast, _ = networks("llama", torch.bfloat16)
+    rows = Rows(fast, layout=NativeStepLayout, compare=lambda *both: None)
+    rows.add(Row([5, 9, 31, 7, 6], 3))
+    rows.step(9)
+    rows.step(9)
+    fast.model.layers[1].register_forward_pre_hook(lambda module, given: (given[0] + 1,))
+    with pytest.raises(RuntimeError, match="got something else"):
+        rows.step(9)
 
 
 @torch.no_grad()

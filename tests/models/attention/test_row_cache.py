@@ -83,9 +83,9 @@ class Rows:
                 self.rows.remove(row)
 
     def join(self, row: Row, reading: PromptReading) -> None:
-        whole = concatenate([*reading.context, reading.text()])
         start = len(row.prefix.tokens) if row.prefix else 0
-        row.cached, row.reading = self.cache.add(whole.part(start, len(whole)), row.prefix), None
+        tail = concatenate([*reading.context, reading.text()], start, row.read)
+        row.cached, row.reading = self.cache.add(tail, row.prefix), None
 
 
 def play(rows: Rows) -> None:

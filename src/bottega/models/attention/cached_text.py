@@ -108,6 +108,10 @@ def layer_of(form: CacheForm, tensors: Sequence[Tensor], index: int) -> tuple[Te
     return tensors[key][key_place], tensors[value][value_place]
 
 
-def concatenate(texts: Sequence[CachedText]) -> CachedText:
-    """One text of several that follow each other, in memory of its own."""
-    return CachedText(texts[0].form, [torch.cat(parts, 2) for parts in zip(*(t.tensors for t in texts), strict=True)])
+def concatenate(texts: Sequence[CachedText], start: int, stop: int) -> CachedText:
+    """The tokens from `start` to `stop` of texts that follow each other, as one text in memory of its own."""
+    parts, first = [], 0
+    for text in texts:
+        parts.append(text.part(max(start - first, 0), max(stop - first, 0)).tensors)
+        first += len(text)
+    return CachedText(texts[0].form, [torch.cat(some, 2) for some in zip(*parts, strict=True)])

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import chain
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,10 +16,6 @@ from torch import Tensor
 from bottega.models import native
 from bottega.models.attention.mask import AttentionOptions
 from bottega.models.attention.row_cache import PromptReading, RowCache, StepLayout
-
-# What the operators are told of a layer: the memory, the plan of the forward, where in the memory the layer has its
-# keys and its values, and the options of its attention.
-StepArguments: TypeAlias = tuple[list[Tensor], list[int], int, int, float, int, float, Tensor | None]
 
 
 def make_step_layout(
@@ -30,23 +26,58 @@ def make_step_layout(
 
 
 class NativeStepLayout(StepLayout):
-    """A layout whose attention is computed in C++ where it fits."""
+    """A layout whose attention is computed in C++ where it fits.
+
+    Several layers may be computed at once: the layer that does so passes on the result with the number of those that
+    have nothing left to do.
+    """
+
+    _passed: Tensor | None = None
+    _from: tuple[Any, Any] = (None, None)  # the layer that passed it on, and the rotation it used
+    _computed = 0  # layers to come that are computed already
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
         """[1, h, T, D], [1, g, T, D], [1, g, T, D] → [1, T, h, D]."""
         if not native.fits(query, value):
             return super().attend(query, key, value, options)
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [T, h, D], [T, g, D], [T, g, D]
-        return cast(Tensor, torch.ops.bottega.attend(q, k, v, *self.arguments(options)))[None]
+        where = self.next_layers(1)
+        own = (options.scaling, options.window or 0, options.softcap or 0.0, options.sinks)
+        return cast(Tensor, torch.ops.bottega.attend(q, k, v, *where, *own))[None]
 
-    def arguments(self, options: AttentionOptions) -> StepArguments:
-        """The arguments of the operators for the next layer."""
-        (key, key_place), (value, value_place) = self.cache.form.places[self._next_layer()]
+    @property
+    def has_one_memory(self) -> bool:
+        """Whether the keys and values of all layers lie in one tensor."""
+        return len(self.cache.form.shapes) == 1
+
+    def next_layers(self, count: int) -> tuple[list[Tensor], list[int], list[int]]:
+        """What the operators are told of the next layers (`native/step_attention.h`), several only in one memory.
+
+        (the memory, the plan of the forward, where in the memory each layer has its keys and its values)
+        """
+        places = [self.cache.form.places[self._next_layer()] for _ in range(count)]
+        (key, _), (value, _) = places[0]
         if (key, value) not in self.memory:
             self.memory[key, value] = [text[part] for texts in self.texts for part in (key, value) for text in texts]
-        softcap = options.softcap or 0.0
-        where = self.memory[key, value], self.plan, key_place, value_place
-        return *where, options.scaling, options.window or 0, softcap, options.sinks
+        return self.memory[key, value], self.plan, [index for layer in places for _, index in layer]
+
+    def pass_on(self, output: Tensor, layer: Any, rotation: Any, *, computed: int) -> None:
+        """Remember the output of a layer that computed the next ones too."""
+        self._passed, self._from, self._computed = output, (layer, rotation), computed
+
+    def is_computed(self, hidden_states: Tensor) -> bool:
+        """Whether the layer that asks was computed with one before it: it then returns what it gets."""
+        if not self._computed:
+            return False
+        if hidden_states is not self._passed:
+            raise RuntimeError("a layer got something else than in the forward before: BOTTEGA_NATIVE=0 computes it")
+        self._computed -= 1
+        return True
+
+    def layer_before(self, hidden_states: Tensor, rotation: Any) -> Any:
+        """The layer whose output this is, if it used the same rotation; else None."""
+        layer, its_rotation = self._from
+        return layer if hidden_states is self._passed and rotation is its_rotation else None
 
     @cached_property
     def memory(self) -> dict[tuple[int, int], list[Tensor]]:

@@ -1,19 +1,20 @@
 """Decoder layers with a norm before their attention and one before their MLP (pre-norm, as in Llama).
 
 x + attention(norm(x)), and the same with the MLP. In training the parts compute it, each with a kernel of its own. In
-C++ a layer is one call, since for few tokens Python would take as long for its parts as the products.
+C++ all layers are one call, since for few tokens Python would take half as long for them as the products.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from functools import partial
+from collections.abc import Callable, Collection, Sequence
+from functools import cached_property, partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from bottega.models import native
+from bottega.models.attention.mask import AttentionOptions
 from bottega.models.attention.native_step import NativeStepLayout
 from bottega.models.kernels import attention, gated_mlp, rms_norm
 from bottega.models.kernels.lora_linear import ROW_ADAPTER, linear_tensors, packed_handles
@@ -63,33 +64,61 @@ def _forward(module: Any, hidden_states: Tensor, **keywords: Any) -> Tensor:
 
 
 class _NativeLayer:
-    """A layer as one call in the forwards of continuous batching."""
+    """A layer in the forwards of continuous batching: one call computes it and the layers that follow it.
+
+    That a layer gets what the one before it returned is not taken for granted: it is seen in the first forward, in
+    which each layer is a call of its own.
+
+    next  the layer that was seen to follow this one
+    kind  what layers of one call have in common
+    """
 
     def __init__(self, module: Any, fused: Callable[..., Tensor]) -> None:
         self.module, self.fused = module, fused
+        self.next: _NativeLayer | None = None
         norms, head_norms = _norms(module)
         settings = [rms_norm.settings(norm) for norm in (*norms, *head_norms)]
-        self.epsilons, self.offset = [epsilon for epsilon, _ in settings], settings[0][1]
-        self.activation = gated_mlp.activation_number(module.mlp)
-        self.has_rotation = getattr(module.self_attn, "use_rope", True)
+        self.epsilons = [epsilon for epsilon, _ in settings]
+        self.kind = (settings[0][1], gated_mlp.activation_number(module.mlp), module.self_attn.head_dim, len(settings))
+        self.has_rotation = bool(getattr(module.self_attn, "use_rope", True))
 
     def __call__(self, hidden_states: Tensor, **keywords: Any) -> Tensor:
         layout = keywords.get("layout")
         if not isinstance(layout, NativeStepLayout):
             return self.fused(hidden_states, **keywords)
-        angles = [x[0, :, None] for x in keywords["position_embeddings"]] if self.has_rotation else []
-        norms, head_norms = ([cast(Tensor, norm.weight) for norm in some] for some in _norms(self.module))
-        handles = self._handles(hidden_states) if native.fits(hidden_states, *angles, *norms, *head_norms) else None
-        if handles is None:
+        if layout.is_computed(hidden_states):
+            return hidden_states
+        rotation = keywords["position_embeddings"]
+        if (before := layout.layer_before(hidden_states, rotation)) is not None:
+            before.next = self
+        run = self._run(hidden_states, layout) if native.fits(hidden_states, *rotation) else []
+        if not run:
             return self.fused(hidden_states, **keywords)
-        attention_part = self.module.self_attn
-        own = (norms, self.epsilons, self.offset, handles, self.activation, attention_part.head_dim, head_norms, angles)
-        arguments = layout.arguments(attention.attention_options(attention_part))
-        return cast(Tensor, torch.ops.bottega.decoder_layer(hidden_states[0], *own, *arguments))[None]
+        y = _compute(run, hidden_states, rotation, layout)
+        layout.pass_on(y, run[-1][0], rotation, computed=len(run) - 1)
+        return y
+
+    def _run(self, x: Tensor, layout: NativeStepLayout) -> list[_Computed]:
+        """This layer and those that follow it, as far as one call can compute them."""
+        run, layer = list[_Computed](), cast("_NativeLayer | None", self)
+        while layer is not None and layer.kind == self.kind and (not run or layout.has_one_memory):
+            handles, weights = (
+                layer._handles(x),
+                [cast(Tensor, norm.weight) for some in _norms(layer.module) for norm in some],
+            )
+            if handles is None or not native.fits(x, *weights):
+                break
+            run.append((layer, handles, weights))
+            layer = layer.next
+        return run
+
+    @cached_property
+    def options(self) -> AttentionOptions:
+        return attention.attention_options(self.module.self_attn)
 
     def _handles(self, x: Tensor) -> list[int] | None:
         """The handles of the projections; None if one is not packed, or has an adapter that is in use."""
-        # As they are now: an adapter may have been put on them since. By their dictionaries, as this is asked in every
+        # As they are now: an adapter may have been put on them since. By their dictionaries, as this is asked for every
         # layer of every step.
         parts = vars(self.module)["_modules"]
         layers = [vars(parts["self_attn"])["_modules"][name] for name in attention.PROJECTIONS]
@@ -97,6 +126,35 @@ class _NativeLayer:
         if all(type(layer) is PackedLinear and ROW_ADAPTER not in vars(layer) for layer in layers):
             return [layer.handle for layer in layers]
         return packed_handles([linear_tensors(layer, x) for layer in layers])
+
+
+# A layer, the handles of its projections, and the weights of its norms and those of its heads.
+_Computed = tuple[_NativeLayer, list[int], list[Tensor]]
+
+
+def _compute(
+    run: Sequence[_Computed], hidden_states: Tensor, rotation: tuple[Tensor, Tensor], layout: NativeStepLayout
+) -> Tensor:
+    """[1, T, H] after the layers."""
+    layers = [layer for layer, _, _ in run]
+    offset, activation, width, _ = layers[0].kind
+    options = [layer.options for layer in layers]
+    y: Tensor = torch.ops.bottega.decoder_layers(
+        hidden_states[0],
+        [weight for _, _, weights in run for weight in weights],
+        [epsilon for layer in layers for epsilon in layer.epsilons],
+        offset,
+        [handle for _, handles, _ in run for handle in handles],
+        activation,
+        width,
+        [x[0, :, None] for x in rotation],
+        [layer.has_rotation for layer in layers],
+        *layout.next_layers(len(run)),
+        [one.scaling for one in options],
+        [one.window or 0 for one in options],
+        [one.softcap or 0.0 for one in options],
+    )
+    return y[None]
 
 
 def _norms(module: Any) -> tuple[list[nn.Module], list[nn.Module]]:

@@ -141,31 +141,41 @@ Tensor gated_mlp(const Tensor& tensor, int64_t gate_handle, int64_t up_handle, i
 
 using Tensors = std::vector<Tensor>;
 
-Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Tensors& memory, at::IntArrayRef plan,
-              int64_t key_place, int64_t value_place, double scale, int64_t window, double softcap,
-              const OptionalTensor& sinks) {
+Tensor attend_layer(const Tensor& q, const Tensor& k, const Tensor& v, const StepCache& cache,
+                    const AttentionOptions& options) {
   Tensor out = at::empty({q.size(0), q.size(1), v.size(2)}, q.options());
-  const StepCache cache(memory, plan, key_place, value_place);
-  const AttentionOptions options{scale, window, softcap, sinks};
   by_dtype(q, [&](auto type) { StepAttention<decltype(type)>(q, k, v, cache, options, out).run(); });
   return out;
 }
 
-Tensor decoder_layer(const Tensor& x, const Tensors& norms, at::ArrayRef<double> epsilons, double offset,
-                     at::IntArrayRef layers, int64_t activation, int64_t width, const Tensors& head_norms,
-                     const Tensors& angles, const Tensors& memory, at::IntArrayRef plan, int64_t key_place,
-                     int64_t value_place, double scale, int64_t window, double softcap, const OptionalTensor& sinks) {
-  Tensors parts = linears(rms_norm(x, norms[0], epsilons[0], offset), layers.slice(0, 3));
-  for (Tensor& part : parts) part = part.view({part.size(0), -1, width});
-  for (size_t i = 0; i < 2; ++i) {
-    if (!head_norms.empty()) parts[i] = rms_norm(parts[i], head_norms[i], epsilons[2 + i], offset);
-    if (!angles.empty()) parts[i] = rotate(parts[i], angles[0], angles[1]);
+Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Tensors& memory, at::IntArrayRef plan,
+              at::IntArrayRef places, double scale, int64_t window, double softcap, const OptionalTensor& sinks) {
+  return attend_layer(q, k, v, {memory, plan, places[0], places[1]}, {scale, window, softcap, sinks});
+}
+
+Tensor decoder_layers(Tensor x, const Tensors& norms, at::ArrayRef<double> epsilons, double offset,
+                      at::IntArrayRef layers, int64_t activation, int64_t width, const Tensors& angles,
+                      const std::vector<bool>& rotated, const Tensors& memory, at::IntArrayRef plan,
+                      at::IntArrayRef places, at::ArrayRef<double> scales, at::IntArrayRef windows,
+                      at::ArrayRef<double> softcaps) {
+  const int64_t count = scales.size(), its_norms = norms.size() / count;  // two, or four with those of heads
+  for (int64_t i = 0; i < count; ++i) {
+    const at::IntArrayRef its = layers.slice(7 * i, 7);
+    const auto normalize = [&](const Tensor& input, int64_t which) {
+      return rms_norm(input, norms[i * its_norms + which], epsilons[i * its_norms + which], offset);
+    };
+    Tensors parts = linears(normalize(x, 0), its.slice(0, 3));
+    for (Tensor& part : parts) part = part.view({part.size(0), -1, width});
+    for (int64_t head = 0; head < 2; ++head) {
+      if (its_norms > 2) parts[head] = normalize(parts[head], 2 + head);
+      if (rotated[i]) parts[head] = rotate(parts[head], angles[0], angles[1]);
+    }
+    const StepCache cache(memory, plan, places[2 * i], places[2 * i + 1]);
+    const Tensor attended = attend_layer(parts[0], parts[1], parts[2], cache, {scales[i], windows[i], softcaps[i], {}});
+    x = at::add(x, linear(attended.flatten(1), its[3]));
+    x = at::add(x, gated_mlp(normalize(x, 1), its[4], its[5], its[6], activation));
   }
-  const Tensor attended =
-      attend(parts[0], parts[1], parts[2], memory, plan, key_place, value_place, scale, window, softcap, sinks);
-  const Tensor middle = at::add(x, linear(attended.flatten(1), layers[3]));
-  return at::add(
-      middle, gated_mlp(rms_norm(middle, norms[1], epsilons[1], offset), layers[4], layers[5], layers[6], activation));
+  return x;
 }
 
 }  // namespace
@@ -185,13 +195,18 @@ TORCH_LIBRARY(bottega, m) {
   m.def("rms_norm(Tensor x, Tensor weight, float epsilon, float offset) -> Tensor", bottega::rms_norm);
   m.def("rotate(Tensor x, Tensor cosine, Tensor sine) -> Tensor", bottega::rotate);
   m.def(
-      "attend(Tensor q, Tensor k, Tensor v, Tensor[] memory, int[] plan, int key_place, int value_place, float scale, "
-      "int window, float softcap, Tensor? sinks) -> Tensor",
+      "attend(Tensor q, Tensor k, Tensor v, Tensor[] memory, int[] plan, int[] places, float scale, int window, "
+      "float softcap, Tensor? sinks) -> Tensor",
       bottega::attend);
   m.def(
-      "decoder_layer(Tensor x, Tensor[] norms, float[] epsilons, float offset, int[] layers, int activation, int "
-      "width, "
-      "Tensor[] head_norms, Tensor[] angles, Tensor[] memory, int[] plan, int key_place, int value_place, float scale, "
-      "int window, float softcap, Tensor? sinks) -> Tensor",
-      bottega::decoder_layer);
+      "decoder_layers(Tensor x, Tensor[] norms, float[] epsilons, float offset, int[] layers, int activation, "
+      "int width, Tensor[] angles, bool[] rotated, Tensor[] memory, int[] plan, int[] places, float[] scales, "
+      "int[] windows, float[] softcaps) -> Tensor",
+      [](const at::Tensor& x, const std::vector<at::Tensor>& norms, at::ArrayRef<double> epsilons, double offset,
+         at::IntArrayRef layers, int64_t activation, int64_t width, const std::vector<at::Tensor>& angles,
+         const c10::List<bool>& rotated, const std::vector<at::Tensor>& memory, at::IntArrayRef plan,
+         at::IntArrayRef places, at::ArrayRef<double> scales, at::IntArrayRef windows, at::ArrayRef<double> softcaps) {
+        return bottega::decoder_layers(x, norms, epsilons, offset, layers, activation, width, angles, rotated.vec(),
+                                       memory, plan, places, scales, windows, softcaps);
+      });
 }
