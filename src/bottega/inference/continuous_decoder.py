@@ -230,7 +230,7 @@ class ContinuousDecoder(RowDecoder):
             texts, count = [*one.reading.context, one.reading.text()], len(one.tokens)
             prefix = self._prefix_of(one)
             if prefix is None and (length := self._shared_length(one)):
-                prefix = Prefix(one.tokens[:length], concatenate(texts, 0, length), one.row.adapter)
+                prefix = Prefix(one.tokens[:length], concatenate(texts, 0, length).copy(), one.row.adapter)
             start = len(prefix.tokens) if prefix else 0
             self.decoded[one.row] = self.cache.add(concatenate(texts, start, count), prefix)
 

@@ -109,9 +109,13 @@ def layer_of(form: CacheForm, tensors: Sequence[Tensor], index: int) -> tuple[Te
 
 
 def concatenate(texts: Sequence[CachedText], start: int, stop: int) -> CachedText:
-    """The tokens from `start` to `stop` of texts that follow each other, as one text in memory of its own."""
-    parts, first = [], 0
+    """The tokens from `start` to `stop` of texts that follow each other: in the memory of one, if it has them all."""
+    parts, first = list[CachedText](), 0
     for text in texts:
-        parts.append(text.part(max(start - first, 0), max(stop - first, 0)).tensors)
+        parts.append(text.part(max(start - first, 0), max(stop - first, 0)))
         first += len(text)
-    return CachedText(texts[0].form, [torch.cat(some, 2) for some in zip(*parts, strict=True)])
+    parts = [part for part in parts if len(part)] or parts[-1:]
+    if len(parts) == 1:
+        return parts[0]
+    tensors = [torch.cat(some, 2) for some in zip(*(part.tensors for part in parts), strict=True)]
+    return CachedText(texts[0].form, tensors)

@@ -106,6 +106,9 @@ void multiply_tiles(const BFloat16* x, int64_t inputs, int64_t rows, const W* pa
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
   }
+  // The first page of the panel after the next, which this thread is likely to take: it comes while sums are stored.
+  const auto* ahead = reinterpret_cast<const char*>(panel + inputs * kPanel);
+  for (int64_t i = 0; i < 4096; i += 64) __builtin_prefetch(ahead + i, 0, 2);
   _tile_stored(0, sums, line);
   _tile_stored(1, sums + 16, line);
   if (rows <= 16) return;
