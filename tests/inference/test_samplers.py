@@ -103,3 +103,20 @@ def test_the_lowest_temperatures_are_greedy(temperature: float) -> None:
     logits = torch.tensor([[3.0, 40.0, 7.0], [-5.0, -1.0, -1e4]])
     filtered = filter_logits(logits, None, Sampling(temperature=temperature))
     assert sample_tokens(filtered, torch.tensor([0.1, 0.9], dtype=torch.float64)).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("switch", ["0", "1"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_first_of_the_likeliest_is_greedy(dtype: torch.dtype, switch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In PyTorch and in C++, with a vocabulary that is no multiple of anything."""
+    monkeypatch.setenv("BOTTEGA_NATIVE", switch)
+    logits = torch.randn(40, 1003, generator=torch.Generator().manual_seed(0)).to(dtype)
+    expected = logits.max(-1).indices
+    logits[0, [17, 900, 1002]] = 50
+    logits[1, [1001, 1002]] = 50
+    logits[2, :] = -torch.inf
+    logits[2, 77] = -3
+    logits[3, :] = -torch.inf
+    logits[4, 500], logits[5, 1002], logits[6, 3] = torch.nan, torch.nan, torch.inf
+    expected[:7] = torch.tensor([17, 1001, 77, *[NO_TOKEN] * 4])
+    assert torch.equal(greedy_tokens(logits), expected)

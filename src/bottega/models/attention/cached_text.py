@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -48,7 +49,10 @@ class CacheForm:
 
     @classmethod
     def of_network(cls, network: Any) -> CacheForm:
-        """That of a network which computes packed rows, by a forward of one token."""
+        """That of a network which computes packed rows, by a forward of one token; remembered."""
+        known: CacheForm | None = _FORMS.get(network)
+        if known is not None and known.device == network.device:
+            return known
         probe = _Probe()
         device, zero = network.device, torch.zeros(1, 1, dtype=torch.long, device=network.device)
         with torch.inference_mode():
@@ -59,12 +63,16 @@ class CacheForm:
                 use_cache=False,
                 logits_to_keep=torch.zeros(1, dtype=torch.long, device=device),
             )
-        return cls.of(probe.layers)
+        _FORMS[network] = cls.of(probe.layers)
+        return _FORMS[network]
 
     def new_text(self, tokens: int) -> CachedText:
         """Room for a text: its numbers are whatever lay in memory before."""
         options: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
         return CachedText(self, [torch.empty(p, g, tokens, d, **options) for p, g, d in self.shapes])
+
+
+_FORMS: WeakKeyDictionary[Any, CacheForm] = WeakKeyDictionary()
 
 
 class _Probe:

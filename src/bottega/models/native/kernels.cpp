@@ -141,6 +141,46 @@ Tensor gated_mlp(const Tensor& tensor, int64_t gate_handle, int64_t up_handle, i
 
 using Tensors = std::vector<Tensor>;
 
+// The first of the largest of logits [B, V], for each row; −1 where the largest is not finite.
+Tensor greedy(const Tensor& logits) {
+  const Tensor from = logits.contiguous();
+  const int64_t rows = from.size(0), width = from.size(1), whole = width / kLanes * kLanes;
+  Tensor out = at::empty({rows}, from.options().dtype(at::kLong));
+  int64_t* to = out.mutable_data_ptr<int64_t>();
+  by_dtype(from, [&](auto type) {
+    using T = decltype(type);
+    const T* all = from.const_data_ptr<T>();
+    for_each(rows, [&](int64_t row) {
+      const T* line = all + row * width;
+      Floats most = broadcast(-std::numeric_limits<float>::infinity()), sum_of_zeros{};
+      Ints place{};
+      for (int64_t i = 0; i < whole; i += kLanes) {
+        const Floats x = load(line + i);
+        const Ints is_more = x > most;
+        most = is_more ? x : most;
+        place = is_more ? Ints{} + static_cast<int32_t>(i) : place;
+        sum_of_zeros += x - x;  // unless one is not finite
+      }
+      float largest = -std::numeric_limits<float>::infinity();
+      int64_t token = 0;
+      const auto look_at = [&](float value, int64_t index) {
+        if (value > largest || (value == largest && index < token)) largest = value, token = index;
+      };
+      for (int64_t lane = 0; lane < kLanes; ++lane) look_at(most[lane], place[lane] + lane);
+      bool is_number = true;
+      for (int64_t i = whole; i < width; ++i) {
+        look_at(static_cast<float>(line[i]), i);
+        is_number = is_number && !std::isnan(static_cast<float>(line[i]));
+      }
+      if (sum(sum_of_zeros) != 0) {  // excluded tokens have minus infinity; what is no number counts as the largest
+        for (int64_t i = 0; i < whole; ++i) is_number = is_number && !std::isnan(static_cast<float>(line[i]));
+      }
+      to[row] = is_number && std::isfinite(largest) ? token : -1;
+    });
+  });
+  return out;
+}
+
 Tensor attend_layer(const Tensor& q, const Tensor& k, const Tensor& v, const StepCache& cache,
                     const AttentionOptions& options) {
   Tensor out = at::empty({q.size(0), q.size(1), v.size(2)}, q.options());
@@ -194,6 +234,7 @@ TORCH_LIBRARY(bottega, m) {
   m.def("gated_mlp(Tensor x, int gate, int up, int down, int activation) -> Tensor", bottega::gated_mlp);
   m.def("rms_norm(Tensor x, Tensor weight, float epsilon, float offset) -> Tensor", bottega::rms_norm);
   m.def("rotate(Tensor x, Tensor cosine, Tensor sine) -> Tensor", bottega::rotate);
+  m.def("greedy(Tensor logits) -> Tensor", bottega::greedy);
   m.def(
       "attend(Tensor q, Tensor k, Tensor v, Tensor[] memory, int[] plan, int[] places, float scale, int window, "
       "float softcap, Tensor? sinks) -> Tensor",
