@@ -148,7 +148,7 @@ def _compute(
         activation,
         width,
         [x[0, :, None] for x in rotation],
-        [layer.has_rotation for layer in layers],
+        [int(layer.has_rotation) for layer in layers],
         *layout.next_layers(len(run)),
         [one.scaling for one in options],
         [one.window or 0 for one in options],

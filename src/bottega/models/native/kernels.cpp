@@ -1,12 +1,11 @@
-// What a decoder computes for few tokens, without gradients: see ops.py for what each operator is, and for its
-// reference.
+// What a decoder computes for few tokens, without gradients. Every operator has a reference in Python: the fused
+// forwards of `models/kernels`, `attention/row_cache.py`, and `inference/samplers.py`.
 #include <ATen/ATen.h>
 #include <torch/custom_class.h>
 #include <torch/library.h>
 
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <optional>
 #include <vector>
 
@@ -195,9 +194,8 @@ Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Tensors& 
 
 Tensor decoder_layers(Tensor x, const Tensors& norms, at::ArrayRef<double> epsilons, double offset,
                       at::IntArrayRef layers, int64_t activation, int64_t width, const Tensors& angles,
-                      const std::vector<bool>& rotated, const Tensors& memory, at::IntArrayRef plan,
-                      at::IntArrayRef places, at::ArrayRef<double> scales, at::IntArrayRef windows,
-                      at::ArrayRef<double> softcaps) {
+                      at::IntArrayRef rotated, const Tensors& memory, at::IntArrayRef plan, at::IntArrayRef places,
+                      at::ArrayRef<double> scales, at::IntArrayRef windows, at::ArrayRef<double> softcaps) {
   const int64_t count = scales.size(), its_norms = norms.size() / count;  // two, or four with those of heads
   for (int64_t i = 0; i < count; ++i) {
     const at::IntArrayRef its = layers.slice(7 * i, 7);
@@ -241,13 +239,7 @@ TORCH_LIBRARY(bottega, m) {
       bottega::attend);
   m.def(
       "decoder_layers(Tensor x, Tensor[] norms, float[] epsilons, float offset, int[] layers, int activation, "
-      "int width, Tensor[] angles, bool[] rotated, Tensor[] memory, int[] plan, int[] places, float[] scales, "
+      "int width, Tensor[] angles, int[] rotated, Tensor[] memory, int[] plan, int[] places, float[] scales, "
       "int[] windows, float[] softcaps) -> Tensor",
-      [](const at::Tensor& x, const std::vector<at::Tensor>& norms, at::ArrayRef<double> epsilons, double offset,
-         at::IntArrayRef layers, int64_t activation, int64_t width, const std::vector<at::Tensor>& angles,
-         const c10::List<bool>& rotated, const std::vector<at::Tensor>& memory, at::IntArrayRef plan,
-         at::IntArrayRef places, at::ArrayRef<double> scales, at::IntArrayRef windows, at::ArrayRef<double> softcaps) {
-        return bottega::decoder_layers(x, norms, epsilons, offset, layers, activation, width, angles, rotated.vec(),
-                                       memory, plan, places, scales, windows, softcaps);
-      });
+      bottega::decoder_layers);
 }
