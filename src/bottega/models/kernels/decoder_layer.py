@@ -83,12 +83,11 @@ class _NativeLayer:
         self.has_rotation = bool(getattr(module.self_attn, "use_rope", True))
 
     def __call__(self, hidden_states: Tensor, **keywords: Any) -> Tensor:
-        layout = keywords.get("layout")
-        if not isinstance(layout, NativeStepLayout):
+        layout, rotation = keywords.get("layout"), keywords.get("position_embeddings")
+        if not isinstance(layout, NativeStepLayout) or rotation is None:
             return self.fused(hidden_states, **keywords)
         if layout.is_computed(hidden_states):
             return hidden_states
-        rotation = keywords["position_embeddings"]
         if (before := layout.layer_before(hidden_states, rotation)) is not None:
             before.next = self
         run = self._run(hidden_states, layout) if native.fits(hidden_states, *rotation) else []
@@ -102,10 +101,8 @@ class _NativeLayer:
         """This layer and those that follow it, as far as one call can compute them."""
         run, layer = list[_Computed](), cast("_NativeLayer | None", self)
         while layer is not None and layer.kind == self.kind and (not run or layout.has_one_memory):
-            handles, weights = (
-                layer._handles(x),
-                [cast(Tensor, norm.weight) for some in _norms(layer.module) for norm in some],
-            )
+            handles = layer._handles(x)
+            weights = [cast(Tensor, norm.weight) for norms in _norms(layer.module) for norm in norms]
             if handles is None or not native.fits(x, *weights):
                 break
             run.append((layer, handles, weights))
