@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from machine import write_result
-from serving import words
+from serving import generate_padded, words
 from workloads import make_model, make_tokenizer
 
 from bottega.hardware.process import configure
@@ -48,12 +48,7 @@ def ours(writer: Writer, prompts: list[list[int]], continuations: int) -> float:
 
 def theirs(network: Any, prompts: list[list[int]], continuations: int) -> float:
     start = time.perf_counter()
-    rows = [prompt for prompt in prompts for _ in range(continuations)]
-    longest = max(map(len, rows))
-    ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-    settings = {"max_new_tokens": TOKENS, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
-    network.generate(ids, attention_mask=mask, **settings)
+    generate_padded(network, [prompt for prompt in prompts for _ in range(continuations)], TOKENS)
     return time.perf_counter() - start
 
 

@@ -111,13 +111,20 @@ class Theirs:
         start = time.perf_counter()
         for turn in range(len(chats[0])):
             prompts = [[*history, *chat[turn][0]] for history, chat in zip(histories, chats, strict=True)]
-            longest, tokens = max(map(len, prompts)), [chat[turn][1] for chat in chats]
-            ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
-            mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-            settings = {"max_new_tokens": max(tokens), "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
-            written = self.network.generate(ids, attention_mask=mask, **settings)[:, longest:].tolist()
+            tokens = [chat[turn][1] for chat in chats]
+            written = generate_padded(self.network, prompts, max(tokens))
             histories = [[*prompt, *row[:count]] for prompt, row, count in zip(prompts, written, tokens, strict=True)]
         return time.perf_counter() - start
+
+
+def generate_padded(network: Any, prompts: Sequence[list[int]], tokens: int) -> list[list[int]]:
+    """What transformers' generate writes greedily after prompts, as one batch padded on the left."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    settings = {"max_new_tokens": tokens, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    written: list[list[int]] = network.generate(ids, attention_mask=mask, **settings)[:, longest:].tolist()
+    return written
 
 
 def speed(options: argparse.Namespace) -> str:

@@ -222,7 +222,7 @@ Tensor decoder_layers(Tensor x, const Tensors& norms, at::ArrayRef<double> epsil
 TORCH_LIBRARY(bottega, m) {
   using bottega::PackedLinear;
   m.class_<PackedLinear>("PackedLinear")
-      .def(torch::init<at::Tensor, std::optional<at::Tensor>, bool>())
+      .def(torch::init<at::Tensor, std::optional<at::Tensor>>())
       .def("weight", [](const c10::intrusive_ptr<PackedLinear>& self) { return self->weight(); })
       .def("bytes", [](const c10::intrusive_ptr<PackedLinear>& self) { return self->bytes(); })
       .def("handle",

@@ -34,56 +34,32 @@ constexpr int kRegisterRows = 2;
 #endif
 
 struct PackedLinear : torch::CustomClassHolder {
-  // Of a weight in bfloat16; or of any, as int8: a scale for every output, times integers from −127 to 127.
-  PackedLinear(at::Tensor weight, std::optional<at::Tensor> bias, bool int8)
-      : inputs(weight.size(1)), outputs(weight.size(0)), dtype(weight.scalar_type()) {
+  // Of a weight in bfloat16.
+  PackedLinear(at::Tensor weight, std::optional<at::Tensor> bias) : inputs(weight.size(1)), outputs(weight.size(0)) {
     TORCH_CHECK(inputs % kBlock == 0, "packed layers have a multiple of 32 inputs");
     if (bias) this->bias = bias->to(at::kFloat).contiguous();
     weight = at::constant_pad_nd(weight, {0, 0, 0, panels() * kPanel - outputs});
-    if (int8) {
-      const at::Tensor wide = weight.to(at::kFloat);
-      scale = wide.abs().amax(1).div(127).clamp_min(1e-30);
-      weight = wide.div(scale.unsqueeze(1)).round().to(at::kChar);
-    }
-    TORCH_CHECK(int8 || weight.scalar_type() == at::kBFloat16, "weights are packed in bfloat16 or as int8");
+    TORCH_CHECK(weight.scalar_type() == at::kBFloat16, "weights are packed in bfloat16");
     panel = weight.view({panels(), 2, 16, inputs / kBlock, 16, 2}).permute({0, 3, 1, 4, 2, 5}).contiguous();
   }
 
   at::Tensor weight() const {
     at::Tensor whole = panel.permute({0, 2, 4, 1, 3, 5}).reshape({panels() * kPanel, inputs});
-    if (scale.defined()) whole = whole * scale.unsqueeze(1);
-    return whole.slice(0, 0, outputs).to(dtype);
+    return whole.slice(0, 0, outputs);
   }
 
-  int64_t bytes() const { return panel.nbytes() + (scale.defined() ? scale.nbytes() : 0); }
+  int64_t bytes() const { return panel.nbytes(); }
   int64_t panels() const { return (outputs + kPanel - 1) / kPanel; }
 
   int64_t inputs, outputs;
-  at::ScalarType dtype;
   at::Tensor panel;  // [N/32, K/32, 2, 16, 16, 2]
-  at::Tensor scale;  // of int8: [N]
   at::Tensor bias;   // [N] in float32
 };
 
 #ifdef __AMX_BF16__
-inline const BFloat16* bfloat16_block(const BFloat16* block, BFloat16*) { return block; }
-
-// 1,024 integers as bfloat16, which holds them exactly.
-inline const BFloat16* bfloat16_block(const int8_t* block, BFloat16* space) {
-  for (int64_t i = 0; i < 1024; i += 32) {
-    const auto wide = [&](int64_t j) {
-      return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block + i + j))));
-    };
-    _mm512_store_si512(space + i, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(wide(16), wide(0))));
-  }
-  finish_writing();
-  return space;
-}
-
 // sums [rows][32] of up to 32 rows x [rows, K] and one panel.
-template <typename W>
-void multiply_tiles(const BFloat16* x, int64_t inputs, int64_t rows, const W* panel, float* sums, Tiles& tiles) {
-  alignas(64) BFloat16 space[1024];
+inline void multiply_tiles(const BFloat16* x, int64_t inputs, int64_t rows, const BFloat16* panel, float* sums,
+                           Tiles& tiles) {
   // 0 to 3: sums; 4 and 5: rows; 6 and 7: the halves of a panel.
   const int first = std::min<int64_t>(rows, 16), second = std::max<int64_t>(rows - 16, 1);
   tiles.configure(
@@ -95,9 +71,8 @@ void multiply_tiles(const BFloat16* x, int64_t inputs, int64_t rows, const W* pa
   _tile_zero(3);
   finish_writing();
   for (int64_t k = 0; k < inputs; k += kBlock, panel += kBlock * kPanel) {
-    const BFloat16* block = bfloat16_block(panel, space);
-    _tile_loadd(6, block, 64);
-    _tile_loadd(7, block + 512, 64);
+    _tile_loadd(6, panel, 64);
+    _tile_loadd(7, panel + 512, 64);
     _tile_loadd(4, x + k, stride);
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
@@ -125,18 +100,9 @@ inline void load_pair(const BFloat16* from, Floats& even, Floats& odd) {
   odd = reinterpret_cast<Floats>(pairs & 0xffff0000u);
 }
 
-inline void load_pair(const int8_t* from, Floats& even, Floats& odd) {
-  typedef int16_t Pairs __attribute__((vector_size(32)));
-  Pairs pairs;
-  std::memcpy(&pairs, from, sizeof(pairs));
-  const Ints wide = __builtin_convertvector(pairs, Ints);
-  even = __builtin_convertvector((wide << 24) >> 24, Floats);
-  odd = __builtin_convertvector(wide >> 8, Floats);
-}
-
 // sums [R][32] of R rows x [R, K] and one panel, in registers.
-template <int R, typename W>
-void multiply_rows(const float* x, int64_t inputs, const W* panel, float* sums) {
+template <int R>
+void multiply_rows(const float* x, int64_t inputs, const BFloat16* panel, float* sums) {
   Floats low[R]{}, high[R]{};
   for (int64_t k = 0; k < inputs; k += kBlock, panel += kBlock * kPanel) {
     for (int64_t j = 0; j < kBlock; j += 2) {
@@ -174,8 +140,7 @@ class Inputs {
   }
 
   // sums [count][32] of rows `first` and on, and one panel.
-  template <typename W>
-  void multiply(int64_t first, int64_t count, const W* panel, float* sums, Tiles& tiles) const {
+  void multiply(int64_t first, int64_t count, const BFloat16* panel, float* sums, Tiles& tiles) const {
 #ifdef __AMX_BF16__
     if constexpr (std::is_same_v<T, BFloat16>) {
       if (uses_tiles()) return multiply_tiles(x_ + first * inputs, inputs, count, panel, sums, tiles);
@@ -199,25 +164,16 @@ class Inputs {
   const float* wide_x_ = nullptr;
 };
 
-// sums [count][32] of rows and panel number `index` of a layer, with its scale and bias.
+// sums [count][32] of rows and panel number `index` of a layer, with its bias.
 template <typename T>
 void multiply_panel(const Inputs<T>& x, int64_t first, int64_t count, const PackedLinear& layer, int64_t index,
                     float* sums, Tiles& tiles) {
-  const int64_t start = index * x.inputs * kPanel;
-  if (layer.panel.scalar_type() == at::kBFloat16) {
-    x.multiply(first, count, layer.panel.const_data_ptr<BFloat16>() + start, sums, tiles);
-  } else {
-    x.multiply(first, count, layer.panel.const_data_ptr<int8_t>() + start, sums, tiles);
-  }
+  x.multiply(first, count, layer.panel.const_data_ptr<BFloat16>() + index * x.inputs * kPanel, sums, tiles);
+  if (!layer.bias.defined()) return;
   const int64_t n = index * kPanel, width = std::min(kPanel, layer.outputs - n);
-  const float* scale = layer.scale.defined() ? layer.scale.const_data_ptr<float>() + n : nullptr;
-  const float* bias = layer.bias.defined() ? layer.bias.const_data_ptr<float>() + n : nullptr;
-  if (!scale && !bias) return;
+  const float* bias = layer.bias.const_data_ptr<float>() + n;
   for (int64_t row = 0; row < count; ++row) {
-    for (int64_t i = 0; i < width; ++i) {
-      float& sum = sums[row * kPanel + i];
-      sum = (scale ? sum * scale[i] : sum) + (bias ? bias[i] : 0);
-    }
+    for (int64_t i = 0; i < width; ++i) sums[row * kPanel + i] += bias[i];
   }
 }
 

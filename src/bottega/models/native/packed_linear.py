@@ -66,7 +66,7 @@ class _Packed:
 
     def __init__(self, layer: nn.Linear) -> None:
         packed_class: Callable[..., Any] = torch.classes.bottega.PackedLinear
-        self._packed = packed_class(layer.weight.detach(), None if layer.bias is None else layer.bias.detach(), False)
+        self._packed = packed_class(layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
         self.handle: int = self._packed.handle()
 
     def multiply(self, x: Tensor) -> Tensor:
