@@ -10,6 +10,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from bottega.errors import ModelError
 from bottega.models import language_head as chunked_head
+from bottega.models.arithmetic import plain as plain_arithmetic
 from bottega.models.language_head import LanguageHead, get_language_head, kl_divergence
 from making import make_model, tiny_config
 
@@ -21,7 +22,7 @@ def test_logp_is_log_softmax(
 ) -> None:
     for name in ("CHUNK_BYTES", "TRAINED_CHUNK_BYTES"):
         monkeypatch.setitem(getattr(chunked_head, name), "cpu", 8 * 13 * 5)
-    monkeypatch.setattr(chunked_head, "SOFTMAX_BLOCK_BYTES", 4 * 13 * 2)
+    monkeypatch.setattr(plain_arithmetic, "SOFTMAX_BLOCK_BYTES", 4 * 13 * 2)
     torch.manual_seed(0)
     hidden = torch.randn(11, 6, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(13, 6, dtype=torch.float64, requires_grad=not frozen)

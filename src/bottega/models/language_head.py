@@ -2,7 +2,7 @@
 
 It never holds [N, V] logits: it works in chunks of predictions. While the head is frozen its backward costs nothing, as
 the gradient of each log-probability to its hidden state is one [H] vector, known in the forward. A chunk is as large as
-its matmul needs to be fast; on a CPU the softmax over it goes block by block, each as small as the cache.
+its matmul needs to be fast.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bottega.errors import ModelError
-from bottega.models.compile import compile_on_cuda
+from bottega.models.arithmetic import Arithmetic, LogitOptions, plain
+from bottega.models.arithmetic.native import arithmetic_of
+from bottega.models.arithmetic.plain import scale_and_cap
 
 # Bytes of logits alive at once, in the model's dtype.
 CHUNK_BYTES = {"cpu": 1 << 25, "cuda": 1 << 29}
@@ -25,19 +27,13 @@ CHUNK_BYTES = {"cpu": 1 << 25, "cuda": 1 << 29}
 # more pass over all of it.
 TRAINED_CHUNK_BYTES = {"cpu": 1 << 28, "cuda": 1 << 30}
 
-# Bytes of float32 logits that a CPU normalizes at once: enough work for all cores, little enough for their caches.
-SOFTMAX_BLOCK_BYTES = 1 << 21
-
-# Below this, log(p) of a float32 probability p is wrong or −inf: the logarithm is then taken from the logits.
-MIN_LOGP = -80.0
-
 
 @dataclass(frozen=True)
 class LanguageHead:
     """logits = softcap(scale · (hidden @ weightᵀ + bias)); weight [V, H].
 
-    smoothing  label smoothing: the fraction of a log-probability that is the mean over all labels (Szegedy et al. 2015,
-               arXiv 1512.00567)
+    smoothing   of labels, see `LogitOptions`
+    arithmetic  what computes the softmax
     """
 
     weight: Tensor
@@ -45,6 +41,11 @@ class LanguageHead:
     scale: float = 1.0
     softcap: float | None = None
     smoothing: float = 0.0
+    arithmetic: Arithmetic = plain
+
+    @property
+    def options(self) -> LogitOptions:
+        return LogitOptions(self.scale, self.softcap, self.smoothing)
 
     def with_temperature(self, temperature: float) -> LanguageHead:
         """The head whose logits are these divided by `temperature`."""
@@ -55,7 +56,12 @@ class LanguageHead:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[n, H] → [n, V] in float32 or wider."""
-        return scale_and_cap(nn.functional.linear(hidden, self.weight, self.bias), self.scale, self.softcap)
+        raw = nn.functional.linear(hidden, self.weight, self.bias)
+        return scale_and_cap(raw, self.scale, self.softcap)
+
+    def logp_in_place(self, raw: Tensor, label: Tensor, *, with_gradient: bool) -> Tensor:
+        """[n, V] raw logits, [n] → [n]; `with_gradient` overwrites `raw` with the gradients of these to it."""
+        return self.arithmetic.log_probabilities(raw, label, self.options, with_gradient=with_gradient)
 
     def logp(self, hidden: Tensor, label: Tensor, expected_gradient: Tensor | None = None) -> Tensor:
         """[N, H], [N] → [N] log-probability of each label, float32 or wider.
@@ -65,7 +71,7 @@ class LanguageHead:
                            backward computes the logits again.
         """
         apply = cast(Any, _LogProbability.apply)
-        settings = (self.scale, self.softcap, self.smoothing)
+        settings = (*self.options, self.arithmetic)
         return cast(Tensor, apply(hidden, self.weight, self.bias, label, settings, expected_gradient))
 
     @torch.no_grad()
@@ -75,7 +81,7 @@ class LanguageHead:
         for rows, raw in _logit_chunks(self, hidden, CHUNK_BYTES):
             # Scale and softcap do not change the order of logits.
             best[rows] = raw.argmax(1)
-            logp[rows] = _chunk_logp(self, raw, label[rows], with_gradient=False)
+            logp[rows] = self.logp_in_place(raw, label[rows], with_gradient=False)
         return logp, best
 
 
@@ -110,7 +116,8 @@ def get_language_head(model: nn.Module) -> LanguageHead:
         scale *= config.d_model**-0.5
     logits_bias = getattr(model, "final_logits_bias", None)
     bias = linear.bias if logits_bias is None else logits_bias[0].to(linear.weight.dtype)
-    return LanguageHead(linear.weight, bias, scale, getattr(config, "final_logit_softcapping", None))
+    softcap = getattr(config, "final_logit_softcapping", None)
+    return LanguageHead(linear.weight, bias, scale, softcap, arithmetic=arithmetic_of(model))
 
 
 class _LogProbability(torch.autograd.Function):
@@ -127,7 +134,7 @@ class _LogProbability(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         label: Tensor,
-        settings: tuple[float, float | None, float],
+        settings: tuple[float, float | None, float, Arithmetic],
         expected: Tensor | None,
     ) -> Tensor:
         head = LanguageHead(weight, bias, *settings)
@@ -143,7 +150,7 @@ class _LogProbability(torch.autograd.Function):
         jacobian = torch.empty_like(hidden) if ctx.needs_input_grad[0] and not ctx.trained else None
         logp = _empty_scores(hidden)
         for rows, raw in _logit_chunks(head, hidden, CHUNK_BYTES):
-            logp[rows] = _chunk_logp(head, raw, label[rows], with_gradient=jacobian is not None)
+            logp[rows] = head.logp_in_place(raw, label[rows], with_gradient=jacobian is not None)
             if jacobian is not None:
                 # `raw` now holds the gradient to the logits, in place.
                 torch.mm(raw, weight, out=jacobian[rows])
@@ -183,7 +190,7 @@ def _logp_with_gradients(
     scale = torch.exp2(torch.floor(torch.log2(gradient.abs().amax().clamp(min=torch.finfo(gradient.dtype).tiny))))
     scaled = gradient / scale  # [N]
     for rows, d_logits in _logit_chunks(head, hidden, TRAINED_CHUNK_BYTES):
-        logp[rows] = _chunk_logp(head, d_logits, label[rows], with_gradient=True)
+        logp[rows] = head.logp_in_place(d_logits, label[rows], with_gradient=True)
         if d_bias is not None:
             d_bias += scaled[rows] @ d_logits.to(scaled.dtype)
         torch.mm(d_logits, head.weight, out=d_hidden[rows])
@@ -222,72 +229,3 @@ def _logit_chunks(head: LanguageHead, hidden: Tensor, max_bytes: Mapping[str, in
         chunk = hidden[start : start + size]
         raw = torch.mm(chunk, head.weight.T, out=buffer[: len(chunk)])
         yield slice(start, start + len(chunk)), raw if head.bias is None else raw.add_(head.bias)
-
-
-def _chunk_logp(head: LanguageHead, raw: Tensor, label: Tensor, *, with_gradient: bool) -> Tensor:
-    """[n, V], [n] → [n] log-probabilities; `with_gradient` overwrites `raw` with their gradients to it."""
-    if raw.is_cuda:
-        index = label[:, None]
-        # Gathered outside the compiled kernel, which has been seen to read `raw` after it had overwritten it.
-        chosen = raw.gather(1, index)
-        return _chunk_logp_cuda(raw, index, chosen, head.scale, head.softcap, head.smoothing, with_gradient)
-    size = max(1, SOFTMAX_BLOCK_BYTES // (4 * raw.shape[1]))
-    scores = []
-    for start in range(0, len(raw), size):
-        rows = slice(start, start + size)
-        index, logits = label[rows, None], scale_and_cap(raw[rows], head.scale, head.softcap)
-        p = logits.softmax(1)
-        p_label = p.gather(1, index)  # [n, 1]
-        logp = p_label.log()
-        if bool((logp < MIN_LOGP).any()):
-            logp = torch.where(logp < MIN_LOGP, logits.gather(1, index) - logits.logsumexp(1, keepdim=True), logp)
-        smoothing = head.smoothing
-        if smoothing:
-            scores.append(logp + smoothing * (logits.mean(1, keepdim=True) - logits.gather(1, index)))
-        else:
-            scores.append(logp)
-        if with_gradient:
-            # (1 − smoothing) · onehot + smoothing / V − p, in the memory of p
-            gradient = p.neg_().scatter_(1, index, 1 - smoothing - p_label)
-            if smoothing:
-                gradient.add_(smoothing / gradient.shape[1])
-            if head.scale != 1.0:
-                gradient.mul_(head.scale)
-            if head.softcap is not None:
-                gradient.mul_(1 - (logits / head.softcap) ** 2)
-            raw[rows] = gradient
-    return torch.cat(scores).squeeze(1)
-
-
-@compile_on_cuda
-def _chunk_logp_cuda(
-    raw: Tensor,
-    index: Tensor,
-    chosen: Tensor,
-    scale: float,
-    softcap: float | None,
-    smoothing: float,
-    with_gradient: bool,
-) -> Tensor:
-    """`_chunk_logp` in two passes over the logits, without branching on values; index, chosen [n, 1]: raw's labels."""
-    logits = scale_and_cap(raw, scale, softcap)
-    log_sum_exp = logits.logsumexp(1, keepdim=True)
-    logp = scale_and_cap(chosen, scale, softcap) - log_sum_exp
-    if smoothing:
-        logp = (1 - smoothing) * logp + smoothing * (logits.mean(1, keepdim=True) - log_sum_exp)
-    if with_gradient:
-        # A comparison instead of a scatter, so that it compiles into the same pass.
-        is_label = torch.arange(raw.shape[1], device=raw.device) == index  # [n, V]
-        gradient = is_label * (1 - smoothing) + smoothing / raw.shape[1]
-        gradient = (gradient - (logits - log_sum_exp).exp()) * scale
-        if softcap is not None:
-            gradient = gradient * (1 - (logits / softcap) ** 2)
-        raw.copy_(gradient)
-    return logp.squeeze(1)
-
-
-def scale_and_cap(raw: Tensor, scale: float, softcap: float | None) -> Tensor:
-    """Logits in float32 or wider from the raw ones of the matmul."""
-    logits = raw.to(_at_least_float32(raw.dtype))
-    logits = logits * scale if scale != 1.0 else logits
-    return logits if softcap is None else softcap * torch.tanh(logits / softcap)

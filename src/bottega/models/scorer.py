@@ -44,12 +44,14 @@ class Fit:
     own_head  scores come from the model's own forward, because its head computes more than the ones here
     reason    why not the fast way, in words; empty if both are fast
     fused     names of the module classes for which a fused forward is proved equal
+    native    operators in C++ compute what fits them
     """
 
     packed: bool = True
     own_head: bool = False
     reason: str = ""
     fused: Sequence[str] = ()
+    native: bool = False
 
 
 class Scorer(nn.Module):
@@ -177,7 +179,9 @@ class Scorer(nn.Module):
                 rows.append(self._call_part(decoder, encoder_hidden_states=states, **target).last_hidden_state[0])
             return torch.cat(rows)
         batch, source = pad_tree(batch), pad_tree(source)
-        encoder_layout, decoder_layout, cross_layout = make_encoder_decoder_layouts(batch, source)
+        encoder_layout, decoder_layout, cross_layout = make_encoder_decoder_layouts(
+            batch, source, native=self.fit.native
+        )
         self._set_noise_lengths(source)
         states = encoder(input_ids=source.tokens[None], layout=encoder_layout).last_hidden_state
         self._set_noise_lengths(batch)
@@ -256,7 +260,7 @@ class Scorer(nn.Module):
             ]
         batch = pad_tree(batch)
         position = batch.position + first_position_id(self.network)
-        layout = make_layout(batch)
+        layout = make_layout(batch, native=self.fit.native)
         self._set_noise_lengths(batch)
         return [{"input_ids": batch.tokens[None], "position_ids": position[None], "layout": layout, "use_cache": False}]
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bottega.adapters import Adapter, InstallOptions
+from bottega.errors import ModelError
 from bottega.hardware.device import compute_dtype, resolve_device
 from bottega.models.adapted import attach_saved
 from bottega.models.attention import ATTENTION_NAME, add_layout_hooks, register_attention
@@ -14,7 +15,7 @@ from bottega.models.checkpoint import load_adapted
 from bottega.models.config import is_encoder
 from bottega.models.encoder_decoder import prepare_encoder_decoder
 from bottega.models.kernels import apply_kernels
-from bottega.models.native import is_marked, mark
+from bottega.models.native import SWITCH, mark, operators
 from bottega.models.native.packed_linear import pack_model
 from bottega.models.packing_proof import prove_packing
 from bottega.models.scorer import Fit, Scorer
@@ -26,27 +27,44 @@ if TYPE_CHECKING:
 
 
 def fit_model(
-    model: Any, head: HeadKind, fit: Fit | None = None, extra: Sequence[str] = (), *, native: bool = False
+    model: Any,
+    head: HeadKind,
+    fit: Fit | None = None,
+    extra: Sequence[str] = (),
+    *,
+    native: bool = False,
+    pack_weights: bool = False,
 ) -> Scorer:
     """The model ready to score batches, packed if the proof on a small copy shows that to be exact.
 
-    fit     the result of that proof in an earlier start of the run
-    extra   heads beside `head`
-    native  what needs no gradient may be computed in C++
+    fit           how it was computed in an earlier start of the run, which goes before `native`
+    extra         heads beside `head`
+    native        it may be computed in C++
+    pack_weights  its weights will not change: they may be kept in the order in which C++ reads them
+
+    Raises a ModelError if it was computed in C++ and cannot be now: other sums would be rounded otherwise.
     """
-    fit = fit or prove_packing(type(model), model.config, head, is_encoder(model.config))
+    if fit is None:
+        proved = prove_packing(type(model), model.config, head, is_encoder(model.config))
+        fit = replace(proved, native=native and model.device.type == "cpu" and operators() is not None)
+    elif fit.native and operators() is None:
+        raise ModelError(
+            "this run was computed by the operators in C++, which are missing: without them it would go on otherwise",
+            where="hardware",
+            fix=f"bottega build-native; if they are built, unset {SWITCH} in the environment",
+        )
     if fit.packed:
         if model.config.is_encoder_decoder:
             prepare_encoder_decoder(model)
         register_attention()
         add_layout_hooks(model)
         model.set_attn_implementation(ATTENTION_NAME)
-    if native and model.device.type == "cpu":
+    if fit.native:
         mark(model)
     # Not an encoder–decoder: T5 asks for the dtype of a weight in every layer, which would be made whole for it.
-    if is_marked(model) and fit.packed and not model.config.is_encoder_decoder:
+    if fit.native and pack_weights and fit.packed and not model.config.is_encoder_decoder:
         pack_model(model)
-    apply_kernels(model, fit.fused, native=is_marked(model))
+    apply_kernels(model, fit.fused, native=fit.native)
     return Scorer(model, head, fit, extra)
 
 
@@ -79,12 +97,12 @@ def load_scorer(
 ) -> Scorer:
     """The model of a run, a folder or a hub id, as it was trained, ready to score on `device` (or `auto`).
 
-    native  what needs no gradient may be computed in C++: not in training, where a resumed run must compute what it did
+    native  it may be computed in C++: not while something is trained, as a resumed run must compute what it did
     """
     resolved = resolve_device(device)
     network, adapted = load_adapted(name, compute_dtype(dtype, resolved), head, labels, tokenizer)
     module = (network if adapted is None else adapted.model).to(resolved).eval()
-    scorer = fit_model(module if adapted is None else adapted.network, head, native=native)
+    scorer = fit_model(module if adapted is None else adapted.network, head, native=native, pack_weights=True)
     if adapted is not None:
         _use(scorer, adapted)
     return scorer

@@ -169,7 +169,7 @@ def _build_engine(recipe: Recipe, factory: _ModelFactory, fit: Fit | None) -> tu
     """
     objective = recipe.objective
     model, new = factory.build()
-    scorer = fit_model(model, objective.head, fit, objective.extra_heads)
+    scorer = fit_model(model, objective.head, fit, objective.extra_heads, native=True)
     compared = objective.compares_with_reference or recipe.uses_anchor
     reference = _build_reference(factory, scorer.fit) if compared else None
     if recipe.uses_anchor:

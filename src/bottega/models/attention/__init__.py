@@ -5,6 +5,7 @@ down to the attention function, where every layer calls `layout.attend`. The bac
 
     DenseLayout   a [T, T] mask; the reference that the others are tested against
     BlockLayout   CPU, and what CUDA has no kernel for: nodes of similar size in batched matmuls, with little padding
+    TreeLayout    CPU, where operators in C++ may be used: node by node, and in blocks what does not fit them
     CudaLayout    CUDA: FlashAttention over nodes, FlexAttention with a block mask, or blocks: the first to support it
 
 Extra legend: h query heads, g key/value heads, r = h/g, D head width, M nodes, L queries and S keys of a block.
@@ -23,6 +24,7 @@ from bottega.batch import Batch, EncoderInput
 from bottega.models.attention.blocks import BlockLayout
 from bottega.models.attention.cuda import CudaLayout
 from bottega.models.attention.mask import AttentionLayout, AttentionOptions
+from bottega.models.attention.trees import TreeLayout
 
 # Attribute set on cross-attention modules of a decoder.
 CROSS_ATTENTION_FLAG = "attends_across"
@@ -97,13 +99,16 @@ def _copy_layout(attentions: list[torch.nn.Module], layer: torch.nn.Module, args
         attention.__dict__[LAYOUT_ATTRIBUTE] = options.get("layout")
 
 
-def make_layout(batch: Batch) -> AttentionLayout:
-    """The fastest back end for the device the batch is on; the batch may be padded."""
-    return CudaLayout(batch) if batch.tokens.is_cuda else BlockLayout(batch)
+def make_layout(batch: Batch, *, native: bool = False) -> AttentionLayout:
+    """The fastest back end for the device the batch is on, in C++ if that may be; the batch may be padded."""
+    if batch.tokens.is_cuda:
+        return CudaLayout(batch)
+    return TreeLayout(batch) if native else BlockLayout(batch)
 
 
 def make_encoder_decoder_layouts(
-    batch: Batch, source: EncoderInput
+    batch: Batch, source: EncoderInput, *, native: bool = False
 ) -> tuple[AttentionLayout, AttentionLayout, AttentionLayout]:
     """Layouts of (the encoder, the decoder's self attention, its cross attention); both inputs may be padded."""
-    return BlockLayout(source), BlockLayout(batch), BlockLayout(batch, source)
+    layout = TreeLayout if native and not batch.tokens.is_cuda else BlockLayout
+    return layout(source), layout(batch), BlockLayout(batch, source)

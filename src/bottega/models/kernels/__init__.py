@@ -1,11 +1,12 @@
 """Fused kernels: modules of a model as autograd functions of their own, with the same results in fewer memory passes.
 
 A kernel is one file with three functions: `matches(module)`, whether a module looks like its kind; `sample_call(module,
-length)`, an input and keyword arguments to prove it on; `fused_forward(module)`, the faster forward. Which classes it
-really computes is not read from names but proved on a small float32 copy, values and gradients, and stored in the run.
+length)`, an input and keyword arguments to prove it on; `fused_forward(module, arithmetic)`, the faster forward, which
+computes what lies between products by torch or in C++ (`models.arithmetic`). Which classes it really computes is not
+read from names but proved on a small float32 copy, values and gradients, and stored in the run. A class without proof
+keeps its own forward.
 Where no gradient is wanted, kernels compute the same without what a backward needs; one with a fourth function,
-`native_forward(module, fused, proved)`, then computes in C++ what fits there (`models.native`).
-A class without proof keeps its own forward.
+`native_forward(module, fused, proved)`, then computes more at once in C++ (`models.native`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from bottega.models.arithmetic import Arithmetic, plain
+from bottega.models.arithmetic import native as native_arithmetic
 from bottega.models.kernels import (
     attention,
     decoder_layer,
@@ -49,8 +52,9 @@ def prove_kernels(model: nn.Module) -> tuple[str, ...]:
 def apply_kernels(model: nn.Module, names: Collection[str], *, native: bool = False) -> None:
     """Give the modules of these classes, and every LoRA layer, their fused forward.
 
-    native  where no gradient is wanted they may compute in C++ (`models.native`)
+    native  they compute in C++ what fits there
     """
+    arithmetic: Arithmetic = native_arithmetic if native else plain
     encoder_layers = [module for module in model.modules() if encoder_last_layer.matches(module)]
     for module in model.modules():
         if lora_linear.matches(module):
@@ -61,7 +65,7 @@ def apply_kernels(model: nn.Module, names: Collection[str], *, native: bool = Fa
             and module not in encoder_layers[:-1]
             and (kernel := _matching_kernel(module)) is not None
         ):
-            module.forward = kernel.fused_forward(module)
+            module.forward = kernel.fused_forward(module, arithmetic)
             if native and hasattr(kernel, "native_forward"):
                 module.forward = kernel.native_forward(module, module.forward, names)
 
@@ -78,7 +82,7 @@ def _is_equal(module: nn.Module) -> bool:
         x, keywords = kernel.sample_call(module, TRIAL_LENGTH)
         own, fused = (
             [*_output_and_gradients(forward, module, x, keywords), _inference_output(forward, x, keywords)]
-            for forward in (module, kernel.fused_forward(module))
+            for forward in (module, kernel.fused_forward(module, plain))
         )
     except Exception:  # a module that only looks alike: other arguments, or other types behind the names
         return False

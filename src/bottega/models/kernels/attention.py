@@ -7,7 +7,7 @@ attention are read from the module's attributes, under the names transformers gi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -16,11 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from bottega.batch import Example, Row
-from bottega.models import native
+from bottega.models.arithmetic import Arithmetic, plain
 from bottega.models.attention import CACHE_KEYWORDS
 from bottega.models.attention.blocks import BlockLayout
 from bottega.models.attention.mask import AttentionOptions
-from bottega.models.compile import compile_on_cuda
 from bottega.models.kernels.lora_linear import apply_linears, linear_tensors
 from bottega.packing import pack
 
@@ -53,21 +52,14 @@ def single_row_layout(length: int) -> BlockLayout:
     return BlockLayout(pack([Example("", (row,))]))
 
 
-def fused_forward(module: nn.Module) -> Callable[..., tuple[Tensor, None]]:
+def fused_forward(module: nn.Module, arithmetic: Arithmetic = plain) -> Callable[..., tuple[Tensor, None]]:
     """The fused forward; the module's own in calls without a layout or with a KV cache of transformers."""
-    return partial(_forward, module, _rotate_plain)
-
-
-def native_forward(
-    module: nn.Module, fused: Callable[..., Any], proved: Collection[str]
-) -> Callable[..., tuple[Tensor, None]]:
-    """The same as `fused`, with rotations in C++ where no gradient is wanted."""
-    return partial(_forward, module, _rotate_native)
+    return partial(_forward, module, arithmetic)
 
 
 def _forward(
     module: Any,
-    rotate: Callable[[Tensor, Tensor, Tensor], Tensor],
+    arithmetic: Arithmetic,
     hidden_states: Tensor,
     position_embeddings: tuple[Tensor, Tensor] | None = None,
     **keywords: Any,
@@ -83,7 +75,7 @@ def _forward(
     # SmolLM3 has layers without RoPE.
     if getattr(module, "use_rope", True):
         cosine, sine = (x[0, :, None] for x in position_embeddings)
-        q, k = (rotate(x, cosine, sine) for x in (q, k))
+        q, k = (_rotate(x, cosine, sine, arithmetic) for x in (q, k))
     out = keywords["layout"].attend(*(x.transpose(0, 1)[None] for x in (q, k, v)), attention_options(module))
     return module.o_proj(out.flatten(2)), None
 
@@ -101,47 +93,22 @@ def attention_options(module: Any) -> AttentionOptions:
     return AttentionOptions(module.scaling, window, getattr(module, "attn_logit_softcapping", None), dropout)
 
 
-def _rotate_plain(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+def _rotate(x: Tensor, cosine: Tensor, sine: Tensor, arithmetic: Arithmetic) -> Tensor:
     """x [T, h, D] with the angles of its tokens, [T, 1, D] each."""
-    return cast(
-        Tensor, cast(Any, _Rotate.apply)(x, cosine, sine) if torch.is_grad_enabled() else _rotate(x, cosine, sine)
-    )
-
-
-def _rotate_native(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    half = x[..., : x.shape[-1] // 2]
-    if not native.fits(x, half, cosine, sine):
-        return _rotate_plain(x, cosine, sine)
-    return cast(Tensor, torch.ops.bottega.rotate(x, cosine, sine))
+    if not torch.is_grad_enabled():
+        return arithmetic.rotate(x, cosine, sine)
+    return cast(Tensor, cast(Any, _Rotate.apply)(x, cosine, sine, arithmetic))
 
 
 class _Rotate(torch.autograd.Function):
     """x [T, h, D] with each pair (x₁, x₂) of its halves rotated by its angle: (x₁ c − x₂ s, x₂ c + x₁ s)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor, arithmetic: Arithmetic) -> Tensor:
         ctx.save_for_backward(cosine, sine)
-        return _rotate(x, cosine, sine)
+        ctx.arithmetic = arithmetic
+        return arithmetic.rotate(x, cosine, sine)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return _rotate_back(gradients[0], *ctx.saved_tensors), None, None
-
-
-@compile_on_cuda
-def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    half = x.shape[-1] // 2
-    out = x * cosine
-    out[..., :half].addcmul_(x[..., half:], sine[..., :half], value=-1)
-    out[..., half:].addcmul_(x[..., :half], sine[..., half:])
-    return out
-
-
-@compile_on_cuda
-def _rotate_back(d_out: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    # The transposed rotation; each half takes the sine that multiplied it in the forward.
-    half = d_out.shape[-1] // 2
-    d_x = d_out * cosine
-    d_x[..., :half].addcmul_(d_out[..., half:], sine[..., half:])
-    d_x[..., half:].addcmul_(d_out[..., :half], sine[..., :half], value=-1)
-    return d_x
+        return ctx.arithmetic.rotate_backward(gradients[0], *ctx.saved_tensors), None, None, None

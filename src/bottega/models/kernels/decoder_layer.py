@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from bottega.models import native
+from bottega.models.arithmetic import Arithmetic, plain
+from bottega.models.arithmetic.native import activation_number
 from bottega.models.attention.mask import AttentionOptions
 from bottega.models.attention.native_step import NativeStepLayout
 from bottega.models.kernels import attention, gated_mlp, rms_norm
@@ -34,7 +36,7 @@ def sample_call(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]
     return attention.sample_call(cast(nn.Module, module.self_attn), length)
 
 
-def fused_forward(module: nn.Module) -> Callable[..., Tensor]:
+def fused_forward(module: nn.Module, arithmetic: Arithmetic = plain) -> Callable[..., Tensor]:
     """The forward, of the parts as they are."""
     return partial(_forward, module)
 
@@ -79,7 +81,12 @@ class _NativeLayer:
         norms, head_norms = _norms(module)
         settings = [rms_norm.settings(norm) for norm in (*norms, *head_norms)]
         self.epsilons = [epsilon for epsilon, _ in settings]
-        self.kind = (settings[0][1], gated_mlp.activation_number(module.mlp), module.self_attn.head_dim, len(settings))
+        self.kind = (
+            settings[0][1],
+            activation_number(cast(str, gated_mlp.activation_name(module.mlp))),
+            module.self_attn.head_dim,
+            len(settings),
+        )
         self.has_rotation = bool(getattr(module.self_attn, "use_rope", True))
 
     def __call__(self, hidden_states: Tensor, **keywords: Any) -> Tensor:

@@ -11,7 +11,9 @@
 
 #include "packed_linear.h"
 #include "parallel.h"
+#include "pointwise.h"
 #include "step_attention.h"
+#include "tree_attention.h"
 #include "vectors.h"
 
 namespace bottega {
@@ -19,73 +21,6 @@ namespace {
 
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
-
-// Numbers that one task of pointwise work is worth.
-constexpr int64_t kTask = 32768;
-
-template <typename Run>
-void by_dtype(const Tensor& x, const Run& run) {
-  if (x.scalar_type() == at::kBFloat16) return run(BFloat16{});
-  TORCH_CHECK(x.scalar_type() == at::kFloat, "computed in float32 and bfloat16, not in ", x.scalar_type());
-  run(float{});
-}
-
-// Calls run(row) for all rows of `width` numbers.
-template <typename Run>
-void for_rows(int64_t rows, int64_t width, const Run& run) {
-  const int64_t size = std::max<int64_t>(1, kTask / width);
-  for_each((rows + size - 1) / size, [&](int64_t task) {
-    for (int64_t row = task * size; row < std::min(rows, (task + 1) * size); ++row) run(row);
-  });
-}
-
-Tensor rms_norm(const Tensor& x, const Tensor& weight, double epsilon, double offset) {
-  const Tensor from = x.contiguous();
-  Tensor out = at::empty_like(from);
-  const int64_t width = x.size(-1);
-  by_dtype(x, [&](auto type) {
-    using T = decltype(type);
-    const T *rows = from.const_data_ptr<T>(), *factors = weight.const_data_ptr<T>();
-    T* to = out.mutable_data_ptr<T>();
-    for_rows(from.numel() / width, width, [&](int64_t row) {
-      const T* line = rows + row * width;
-      Floats squares{};
-      for (int64_t i = 0; i < width; i += kLanes) squares += load(line + i) * load(line + i);
-      const float inverse = 1 / std::sqrt(sum(squares) / width + static_cast<float>(epsilon));
-      for (int64_t i = 0; i < width; i += kLanes) {
-        store(to + row * width + i, load(line + i) * inverse * (load(factors + i) + static_cast<float>(offset)));
-      }
-    });
-  });
-  return out;
-}
-
-// x [T, h, D], with the angles of its tokens [T, 1, D].
-Tensor rotate(const Tensor& x, const Tensor& cosine, const Tensor& sine) {
-  TORCH_CHECK(cosine.size(-1) == x.size(2) && sine.size(-1) == x.size(2) && cosine.numel() == x.size(0) * x.size(2),
-              "angles are for heads of another width, or other tokens");
-  const Tensor from = x.contiguous(), cosines = cosine.contiguous(), sines = sine.contiguous();
-  Tensor out = at::empty_like(from);
-  const int64_t heads = x.size(1), width = x.size(2), half = width / 2;
-  by_dtype(x, [&](auto type) {
-    using T = decltype(type);
-    const T *all = from.const_data_ptr<T>(), *all_c = cosines.const_data_ptr<T>(), *all_s = sines.const_data_ptr<T>();
-    T* to = out.mutable_data_ptr<T>();
-    for_rows(x.size(0), heads * width, [&](int64_t token) {
-      const T *c = all_c + token * width, *s = all_s + token * width;
-      for (int64_t head = 0; head < heads; ++head) {
-        const T* line = all + (token * heads + head) * width;
-        T* target = to + (token * heads + head) * width;
-        for (int64_t i = 0; i < half; i += kLanes) {
-          const Floats a = load(line + i), b = load(line + half + i);
-          store(target + i, a * load(c + i) - b * load(s + i));
-          store(target + half + i, b * load(c + half + i) + a * load(s + half + i));
-        }
-      }
-    });
-  });
-  return out;
-}
 
 // A layer by its handle: an argument of a class of ours would cost more than a small product.
 const PackedLinear* layer_of(int64_t handle) { return reinterpret_cast<const PackedLinear*>(handle); }
@@ -99,19 +34,6 @@ std::vector<Tensor> linears(const Tensor& x, at::IntArrayRef handles) {
 }
 
 Tensor linear(const Tensor& x, int64_t handle) { return linears(x, {handle})[0]; }
-
-Floats activate(Floats x, int64_t kind) {
-  if (kind == 0) {  // SiLU; below −87 it is zero, but not of what is no number
-    const Floats result = x / (1 + exponential(-maximum(x, broadcast(-87))));
-    return x < -87.0f ? x * 0 : result;
-  }
-  if (kind == 2) {  // GELU by tanh(u) = 1 − 2 / (e^2u + 1)
-    const Floats u = 1.595769122f * (x + 0.044715f * x * x * x);
-    return x * (1 - 1 / (exponential(u > 80.0f ? broadcast(80) : u) + 1));
-  }
-  for (int64_t i = 0; i < kLanes; ++i) x[i] *= 0.5f * (1 + std::erf(x[i] * 0.707106781f));  // GELU
-  return x;
-}
 
 Tensor gated_mlp(const Tensor& tensor, int64_t gate_handle, int64_t up_handle, int64_t down_handle,
                  int64_t activation) {
@@ -206,7 +128,7 @@ Tensor decoder_layers(Tensor x, const Tensors& norms, at::ArrayRef<double> epsil
     for (Tensor& part : parts) part = part.view({part.size(0), -1, width});
     for (int64_t head = 0; head < 2; ++head) {
       if (its_norms > 2) parts[head] = normalize(parts[head], 2 + head);
-      if (rotated[i]) parts[head] = rotate(parts[head], angles[0], angles[1]);
+      if (rotated[i]) parts[head] = rotate(parts[head], angles[0], angles[1], false);
     }
     const StepCache cache(memory, plan, places[2 * i], places[2 * i + 1]);
     const Tensor attended = attend_layer(parts[0], parts[1], parts[2], cache, {scales[i], windows[i], softcaps[i], {}});
@@ -214,6 +136,32 @@ Tensor decoder_layers(Tensor x, const Tensors& norms, at::ArrayRef<double> epsil
     x = at::add(x, gated_mlp(normalize(x, 1), its[4], its[5], its[6], activation));
   }
   return x;
+}
+
+// Attention of q [T, h, D] to k [T, g, D] and v [T, g, E] in the trees of a batch → (out [T, h, E], logs [T, h, 1]).
+std::tuple<Tensor, Tensor> attend_trees(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& nodes,
+                                        const Tensor& tokens, double scale, int64_t window) {
+  const Tensor queries = q.contiguous(), keys = k.contiguous(), values = v.contiguous();
+  // Padding is in no node.
+  Tensor out = at::zeros({q.size(0), q.size(1), v.size(2)}, q.options());
+  Tensor logs = at::zeros({q.size(0), q.size(1), 1}, q.options().dtype(at::kFloat));
+  by_dtype(q, [&](auto type) {
+    attend_to_trees<decltype(type)>(queries, keys, values, Forest(nodes, tokens), scale, window, out, logs);
+  });
+  return {out, logs};
+}
+
+std::tuple<Tensor, Tensor, Tensor> attend_trees_backward(const Tensor& d_out, const Tensor& q, const Tensor& k,
+                                                         const Tensor& v, const Tensor& out, const Tensor& logs,
+                                                         const Tensor& nodes, const Tensor& tokens, double scale,
+                                                         int64_t window) {
+  Tensor d_q = at::zeros_like(q, at::MemoryFormat::Contiguous), d_k = at::empty_like(k, at::MemoryFormat::Contiguous),
+         d_v = at::empty_like(v, at::MemoryFormat::Contiguous);
+  by_dtype(q, [&](auto type) {
+    attend_to_trees_backward<decltype(type)>(d_out.contiguous(), q.contiguous(), k.contiguous(), v.contiguous(), out,
+                                             logs, Forest(nodes, tokens), scale, window, d_q, d_k, d_v);
+  });
+  return {d_q, d_k, d_v};
 }
 
 }  // namespace
@@ -231,7 +179,27 @@ TORCH_LIBRARY(bottega, m) {
   m.def("linears(Tensor x, int[] layers) -> Tensor[]", bottega::linears);
   m.def("gated_mlp(Tensor x, int gate, int up, int down, int activation) -> Tensor", bottega::gated_mlp);
   m.def("rms_norm(Tensor x, Tensor weight, float epsilon, float offset) -> Tensor", bottega::rms_norm);
-  m.def("rotate(Tensor x, Tensor cosine, Tensor sine) -> Tensor", bottega::rotate);
+  m.def("normalize(Tensor x, Tensor weight, float epsilon, float offset) -> (Tensor, Tensor)", bottega::normalize);
+  m.def(
+      "normalize_backward(Tensor d_y, Tensor x, Tensor weight, Tensor inverse, float offset, bool needs_weight) -> "
+      "(Tensor, Tensor)",
+      bottega::normalize_backward);
+  m.def("rotate(Tensor x, Tensor cosine, Tensor sine, bool transposed) -> Tensor", bottega::rotate);
+  m.def("gated_product(Tensor gate, Tensor up, int activation) -> Tensor", bottega::gated_product);
+  m.def("gated_product_backward(Tensor d_product, Tensor gate, Tensor up, int activation) -> (Tensor, Tensor)",
+        bottega::gated_product_backward);
+  m.def(
+      "log_probabilities(Tensor(a!) raw, Tensor label, float scale, float softcap, float smoothing, "
+      "bool with_gradient) -> Tensor",
+      bottega::log_probabilities);
+  m.def(
+      "attend_trees(Tensor q, Tensor k, Tensor v, Tensor nodes, Tensor tokens, float scale, int window) -> "
+      "(Tensor, Tensor)",
+      bottega::attend_trees);
+  m.def(
+      "attend_trees_backward(Tensor d_out, Tensor q, Tensor k, Tensor v, Tensor out, Tensor logs, Tensor nodes, "
+      "Tensor tokens, float scale, int window) -> (Tensor, Tensor, Tensor)",
+      bottega::attend_trees_backward);
   m.def("greedy(Tensor logits) -> Tensor", bottega::greedy);
   m.def(
       "attend(Tensor q, Tensor k, Tensor v, Tensor[] memory, int[] plan, int[] places, float scale, int window, "

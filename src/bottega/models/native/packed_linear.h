@@ -26,12 +26,6 @@ constexpr int64_t kBlock = 32;  // inputs of a block
 constexpr int64_t kRows = 32;   // rows that are multiplied with a panel at once
 // Rows whose inputs stay in the cache while all panels pass.
 constexpr int64_t kRowBlock = 512;
-// Rows of which the sums stay in registers, on processors without AMX.
-#ifdef __AVX512F__
-constexpr int kRegisterRows = 8;
-#else
-constexpr int kRegisterRows = 2;
-#endif
 
 struct PackedLinear : torch::CustomClassHolder {
   // Of a weight in bfloat16.

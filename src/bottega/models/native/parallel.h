@@ -26,4 +26,16 @@ void for_each(int64_t count, const Task& run) {
   });
 }
 
+// Numbers that one task of pointwise work is worth.
+constexpr int64_t kTask = 32768;
+
+// Calls run(row) for all rows of `width` numbers.
+template <typename Run>
+void for_rows(int64_t rows, int64_t width, const Run& run) {
+  const int64_t size = std::max<int64_t>(1, kTask / width);
+  for_each((rows + size - 1) / size, [&](int64_t task) {
+    for (int64_t row = task * size; row < std::min(rows, (task + 1) * size); ++row) run(row);
+  });
+}
+
 }  // namespace bottega

@@ -16,6 +16,13 @@ using c10::BFloat16;
 
 constexpr int64_t kLanes = 16;
 
+// Rows of which the sums of 32 columns stay in registers.
+#ifdef __AVX512F__
+constexpr int kRegisterRows = 8;
+#else
+constexpr int kRegisterRows = 2;
+#endif
+
 typedef float Floats __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
 typedef uint32_t Bits __attribute__((vector_size(64)));
@@ -59,18 +66,27 @@ inline float sum(Floats x) {
 inline Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
 
 // One step of a transposition: exchanges the squares of `step` lanes beside the diagonals of those of twice the size.
-template <int step>
-inline void exchange(Floats* x) {
+template <int step, typename Vector>
+inline void exchange(Vector* x) {
   constexpr Ints lane{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   constexpr Ints first = (lane & step) == 0 ? lane : lane - step + 16,
                  second = (lane & step) == 0 ? lane + step : lane + 16;
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) {
     if (i & step) continue;
-    const Floats a = x[i], b = x[i + step];
+    const Vector a = x[i], b = x[i + step];
     x[i] = __builtin_shuffle(a, b, first);
     x[i + step] = __builtin_shuffle(a, b, second);
   }
+}
+
+// The matrix [16, 16] of numbers of 32 bits, turned.
+template <typename Vector>
+inline void transpose(Vector* x) {
+  exchange<1>(x);
+  exchange<2>(x);
+  exchange<4>(x);
+  exchange<8>(x);
 }
 
 // The first `count` columns of a matrix [16, 16], times a factor, as rows that lie `stride` apart.
@@ -78,10 +94,7 @@ inline void store_columns(const float* from, int64_t count, float factor, float*
   Floats x[kLanes];
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) x[i] = load(from + i * kLanes);
-  exchange<1>(x);
-  exchange<2>(x);
-  exchange<4>(x);
-  exchange<8>(x);
+  transpose(x);
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) {
     if (i < count) store(to + i * stride, x[i] * factor);

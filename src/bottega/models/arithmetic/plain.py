@@ -1,0 +1,163 @@
+"""The arithmetic between products as operations of torch (see `bottega.models.arithmetic`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bottega.models.arithmetic import LogitOptions
+from bottega.models.compile import compile_on_cuda
+
+# (x → act(x); (gradient of the output, x) → gradient of x)
+Activation = tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]
+
+# In the order of the numbers that `native/pointwise.h` has for them.
+ACTIVATIONS: dict[str, Activation] = {
+    "silu": (torch.ops.aten.silu, torch.ops.aten.silu_backward),
+    "gelu": (torch.ops.aten.gelu, torch.ops.aten.gelu_backward),
+    "gelu_tanh": (
+        lambda x: torch.ops.aten.gelu(x, approximate="tanh"),
+        lambda g, x: torch.ops.aten.gelu_backward(g, x, approximate="tanh"),
+    ),
+}
+
+# Bytes of float32 logits that a CPU normalizes at once: enough work for all cores, little enough for their caches.
+SOFTMAX_BLOCK_BYTES = 1 << 21
+
+# Below this, log(p) of a float32 probability p is wrong or −inf: the logarithm is then taken from the logits.
+MIN_LOGP = -80.0
+
+
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float, offset: float) -> Tensor:
+    return F.rms_norm(x, x.shape[-1:], weight + offset if offset else weight, epsilon)
+
+
+@compile_on_cuda
+def normalize(x: Tensor, weight: Tensor, epsilon: float, offset: float) -> tuple[Tensor, Tensor]:
+    # A copy also where the dtype is the same: the product is computed in its memory.
+    wide = x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
+    inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+    return wide.mul_(inverse).mul_(weight + offset).to(x.dtype), inverse
+
+
+def normalize_backward(
+    d_y: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, offset: float, needs_weight: bool
+) -> tuple[Tensor, Tensor | None]:
+    d_weight = _weight_gradient(d_y, x, inverse).flatten(0, -2).sum(0).to(weight.dtype) if needs_weight else None
+    return _input_gradient(d_y, x, weight, inverse, offset), d_weight
+
+
+@compile_on_cuda
+def _weight_gradient(d_y: Tensor, x: Tensor, inverse: Tensor) -> Tensor:
+    """[…, H]: the summand of each token in the gradient of the weight."""
+    return (x.to(inverse.dtype) * inverse).mul_(d_y)
+
+
+@compile_on_cuda
+def _input_gradient(d_y: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, offset: float) -> Tensor:
+    """∂x = r · g − x · r³ · mean(g · x) with g = ∂y · (weight + offset)."""
+    wide, g = x.to(inverse.dtype), d_y.to(inverse.dtype, copy=True)
+    g.mul_(weight + offset)
+    along_x = (g * wide).sum(-1, keepdim=True).mul_(inverse**3 / -x.shape[-1])  # [… , 1]
+    return g.mul_(inverse).addcmul_(wide, along_x).to(x.dtype)
+
+
+@compile_on_cuda
+def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    out = x * cosine
+    out[..., :half].addcmul_(x[..., half:], sine[..., :half], value=-1)
+    out[..., half:].addcmul_(x[..., :half], sine[..., half:])
+    return out
+
+
+@compile_on_cuda
+def rotate_backward(d_y: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    # Each half takes the sine that multiplied it in the forward.
+    half = d_y.shape[-1] // 2
+    d_x = d_y * cosine
+    d_x[..., :half].addcmul_(d_y[..., half:], sine[..., half:])
+    d_x[..., half:].addcmul_(d_y[..., :half], sine[..., :half], value=-1)
+    return d_x
+
+
+@compile_on_cuda
+def gated_product(gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    return ACTIVATIONS[activation][0](gate).mul_(up)
+
+
+@compile_on_cuda
+def gated_product_backward(d_product: Tensor, gate: Tensor, up: Tensor, activation: str) -> tuple[Tensor, Tensor]:
+    activate, activation_backward = ACTIVATIONS[activation]
+    d_up = activate(gate).mul_(d_product)
+    return activation_backward(d_product * up, gate), d_up
+
+
+def log_probabilities(raw: Tensor, label: Tensor, options: LogitOptions, *, with_gradient: bool) -> Tensor:
+    if raw.is_cuda:
+        index = label[:, None]
+        # Gathered outside the compiled kernel, which has been seen to read `raw` after it had overwritten it.
+        return _log_probabilities_on_cuda(raw, index, raw.gather(1, index), *options, with_gradient)
+    size = max(1, SOFTMAX_BLOCK_BYTES // (4 * raw.shape[1]))
+    scores = []
+    for start in range(0, len(raw), size):
+        rows = slice(start, start + size)
+        index, logits = label[rows, None], scale_and_cap(raw[rows], options.scale, options.softcap)
+        p = logits.softmax(1)
+        p_label = p.gather(1, index)  # [n, 1]
+        logp = p_label.log()
+        if bool((logp < MIN_LOGP).any()):
+            logp = torch.where(logp < MIN_LOGP, logits.gather(1, index) - logits.logsumexp(1, keepdim=True), logp)
+        smoothing = options.smoothing
+        if smoothing:
+            scores.append(logp + smoothing * (logits.mean(1, keepdim=True) - logits.gather(1, index)))
+        else:
+            scores.append(logp)
+        if with_gradient:
+            # (1 − smoothing) · onehot + smoothing / V − p, in the memory of p
+            gradient = p.neg_().scatter_(1, index, 1 - smoothing - p_label)
+            if smoothing:
+                gradient.add_(smoothing / gradient.shape[1])
+            if options.scale != 1.0:
+                gradient.mul_(options.scale)
+            if options.softcap is not None:
+                gradient.mul_(1 - (logits / options.softcap) ** 2)
+            raw[rows] = gradient
+    return torch.cat(scores).squeeze(1)
+
+
+@compile_on_cuda
+def _log_probabilities_on_cuda(
+    raw: Tensor,
+    index: Tensor,
+    chosen: Tensor,
+    scale: float,
+    softcap: float | None,
+    smoothing: float,
+    with_gradient: bool,
+) -> Tensor:
+    """The same in two passes over the logits, without branching on values; index, chosen [n, 1]: raw's labels."""
+    logits = scale_and_cap(raw, scale, softcap)
+    log_sum_exp = logits.logsumexp(1, keepdim=True)
+    logp = scale_and_cap(chosen, scale, softcap) - log_sum_exp
+    if smoothing:
+        logp = (1 - smoothing) * logp + smoothing * (logits.mean(1, keepdim=True) - log_sum_exp)
+    if with_gradient:
+        # A comparison instead of a scatter, so that it compiles into the same pass.
+        is_label = torch.arange(raw.shape[1], device=raw.device) == index  # [n, V]
+        gradient = is_label * (1 - smoothing) + smoothing / raw.shape[1]
+        gradient = (gradient - (logits - log_sum_exp).exp()) * scale
+        if softcap is not None:
+            gradient = gradient * (1 - (logits / softcap) ** 2)
+        raw.copy_(gradient)
+    return logp.squeeze(1)
+
+
+def scale_and_cap(raw: Tensor, scale: float, softcap: float | None) -> Tensor:
+    """Logits in float32 or wider from the raw ones of a product."""
+    logits = raw.to(torch.promote_types(raw.dtype, torch.float32))
+    logits = logits * scale if scale != 1.0 else logits
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)

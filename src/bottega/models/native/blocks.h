@@ -1,0 +1,167 @@
+// Products of blocks of 32 rows with panels of 32 columns, the parts of attention in training.
+//
+// TileBlocks computes on numbers in bfloat16 with the tiles of AMX, VectorBlocks in float32 on any processor. Both have
+// the same functions; all sizes are multiples of 32, filled up with zeros.
+#pragma once
+
+#include <cstdint>
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "tiles.h"
+#include "vectors.h"
+
+namespace bottega {
+
+constexpr int64_t kSide = 32;
+
+// Memory that starts at a line of the cache; what it holds is lost when it grows.
+template <typename T>
+class Buffer {
+ public:
+  void resize(int64_t count) {
+    if (memory_.size() >= count * sizeof(T) + kLine) return;
+    memory_ = std::vector<char>(count * sizeof(T) + kLine);
+    const auto address = reinterpret_cast<uintptr_t>(memory_.data());
+    data_ = reinterpret_cast<T*>((address + kLine - 1) / kLine * kLine);
+  }
+  T* data() { return data_; }
+  const T* data() const { return data_; }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  std::vector<char> memory_;
+  T* data_ = nullptr;
+};
+
+// The matrix [32, 32] of a block, turned.
+inline void transpose_block(const float* from, float* to) {
+  for (int64_t row = 0; row < kSide; row += kLanes) {
+    for (int64_t column = 0; column < kSide; column += kLanes) {
+      Floats x[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) x[i] = load(from + (row + i) * kSide + column);
+      transpose(x);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) store(to + (column + i) * kSide + row, x[i]);
+    }
+  }
+}
+
+class VectorBlocks {
+ public:
+  using Number = float;
+
+  // The panel of x Rᵀ, from the rows R [32, depth].
+  static void panel_of_rows(const float* rows, int64_t depth, float* panel) {
+    for (int64_t k = 0; k < depth; ++k) {
+      for (int64_t i = 0; i < kSide; ++i) panel[k * kSide + i] = rows[i * depth + k];
+    }
+  }
+
+  // The panel of x M, from 32 columns of M [depth, stride].
+  static void panel_of_columns(const float* columns, int64_t stride, int64_t depth, float* panel) {
+    for (int64_t k = 0; k < depth; ++k) std::copy_n(columns + k * stride, kSide, panel + k * kSide);
+  }
+
+  // sums [32, 32] = x [32, depth] times a panel, or that added to them. Rows of x lie `stride` apart, and those of the
+  // sums `width`.
+  void multiply(const float* x, int64_t stride, int64_t depth, const float* panel, float* sums, int64_t width,
+                bool adds) {
+    for (int64_t row = 0; row < kSide; row += kRegisterRows) {
+      Floats low[kRegisterRows]{}, high[kRegisterRows]{};
+      if (adds) {
+        for (int r = 0; r < kRegisterRows; ++r) {
+          low[r] = load(sums + (row + r) * width);
+          high[r] = load(sums + (row + r) * width + kLanes);
+        }
+      }
+      for (int64_t k = 0; k < depth; ++k) {
+        const Floats first = load(panel + k * kSide), second = load(panel + k * kSide + kLanes);
+        for (int r = 0; r < kRegisterRows; ++r) {
+          const Floats factor = broadcast(x[(row + r) * stride + k]);
+          low[r] += factor * first;
+          high[r] += factor * second;
+        }
+      }
+      for (int r = 0; r < kRegisterRows; ++r) {
+        store(sums + (row + r) * width, low[r]);
+        store(sums + (row + r) * width + kLanes, high[r]);
+      }
+    }
+  }
+};
+
+#ifdef __AMX_BF16__
+class TileBlocks {
+ public:
+  using Number = BFloat16;
+
+  static void panel_of_rows(const BFloat16* rows, int64_t depth, BFloat16* panel) {
+    for (int64_t k = 0; k < depth; k += kSide) {
+      for (int64_t half = 0; half < kSide; half += kLanes, panel += kTile) {
+        Bits x[kLanes];
+        for (int64_t i = 0; i < kLanes; ++i) std::memcpy(&x[i], rows + (half + i) * depth + k, sizeof(Bits));
+        transpose(x);
+        std::memcpy(panel, x, sizeof(x));
+      }
+    }
+  }
+
+  static void panel_of_columns(const BFloat16* columns, int64_t stride, int64_t depth, BFloat16* panel) {
+    for (int64_t k = 0; k < depth; k += kSide) {
+      for (int64_t half = 0; half < kSide; half += kLanes) {
+        for (int64_t i = 0; i < kSide; i += 2, panel += kSide) {
+          HalfBits even, odd;
+          std::memcpy(&even, columns + (k + i) * stride + half, sizeof(even));
+          std::memcpy(&odd, columns + (k + i + 1) * stride + half, sizeof(odd));
+          const Bits pairs = __builtin_convertvector(even, Bits) | (__builtin_convertvector(odd, Bits) << 16);
+          std::memcpy(panel, &pairs, sizeof(pairs));
+        }
+      }
+    }
+  }
+
+  void multiply(const BFloat16* x, int64_t stride, int64_t depth, const BFloat16* panel, float* sums, int64_t width,
+                bool adds) {
+    // 0 to 3: sums; 4 and 5: rows; 6 and 7: columns.
+    tiles_.configure({{{16, 64}, {16, 64}, {16, 64}, {16, 64}, {16, 64}, {16, 64}, {16, 64}, {16, 64}}});
+    float* lower = sums + kLanes * width;
+    const int64_t line = width * sizeof(float), bytes = stride * sizeof(BFloat16);
+    finish_writing();
+    if (adds) {
+      _tile_loadd(0, sums, line);
+      _tile_loadd(1, sums + kLanes, line);
+      _tile_loadd(2, lower, line);
+      _tile_loadd(3, lower + kLanes, line);
+    } else {
+      _tile_zero(0);
+      _tile_zero(1);
+      _tile_zero(2);
+      _tile_zero(3);
+    }
+    for (int64_t k = 0; k < depth; k += kSide, panel += 2 * kTile) {
+      _tile_loadd(6, panel, 64);
+      _tile_loadd(7, panel + kTile, 64);
+      _tile_loadd(4, x + k, bytes);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_loadd(5, x + kLanes * stride + k, bytes);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, sums, line);
+    _tile_stored(1, sums + kLanes, line);
+    _tile_stored(2, lower, line);
+    _tile_stored(3, lower + kLanes, line);
+    finish_writing();
+  }
+
+ private:
+  static constexpr int64_t kTile = 512;  // numbers
+  Tiles tiles_;
+};
+#endif
+
+}  // namespace bottega

@@ -1,0 +1,258 @@
+// Norms, rotations, gates and log-probabilities, with their gradients: everything between the products of a decoder.
+//
+// Each is one pass over its rows, in float32 whatever the dtype of the tensors.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <limits>
+#include <tuple>
+#include <vector>
+
+#include "parallel.h"
+#include "vectors.h"
+
+namespace bottega {
+
+template <typename Run>
+void by_dtype(const at::Tensor& x, const Run& run) {
+  if (x.scalar_type() == at::kBFloat16) return run(BFloat16{});
+  TORCH_CHECK(x.scalar_type() == at::kFloat, "computed in float32 and bfloat16, not in ", x.scalar_type());
+  run(float{});
+}
+
+// x / rms(x) · (weight + offset), and 1 / rms(x) of each row.
+inline std::tuple<at::Tensor, at::Tensor> normalize(const at::Tensor& x, const at::Tensor& weight, double epsilon,
+                                                    double offset) {
+  const at::Tensor from = x.contiguous();
+  const int64_t width = x.size(-1), rows = from.numel() / width;
+  at::Tensor out = at::empty_like(from), inverses = at::empty({rows}, x.options().dtype(at::kFloat));
+  by_dtype(x, [&](auto type) {
+    using T = decltype(type);
+    const T *all = from.const_data_ptr<T>(), *factors = weight.const_data_ptr<T>();
+    T* to = out.mutable_data_ptr<T>();
+    float* inverse = inverses.mutable_data_ptr<float>();
+    for_rows(rows, width, [&](int64_t row) {
+      const T* line = all + row * width;
+      Floats squares{};
+      for (int64_t i = 0; i < width; i += kLanes) squares += load(line + i) * load(line + i);
+      inverse[row] = 1 / std::sqrt(sum(squares) / width + static_cast<float>(epsilon));
+      for (int64_t i = 0; i < width; i += kLanes) {
+        store(to + row * width + i, load(line + i) * inverse[row] * (load(factors + i) + static_cast<float>(offset)));
+      }
+    });
+  });
+  return {out, inverses};
+}
+
+inline at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon, double offset) {
+  return std::get<0>(normalize(x, weight, epsilon, offset));
+}
+
+// d_x = r · g − x · r³ · mean(g · x) with g = d_y · (weight + offset) and r the inverse; and, where it is wanted, the
+// gradient of the weight, Σ d_y · x · r.
+inline std::tuple<at::Tensor, at::Tensor> normalize_backward(const at::Tensor& d_y, const at::Tensor& x,
+                                                             const at::Tensor& weight, const at::Tensor& inverses,
+                                                             double offset, bool needs_weight) {
+  const at::Tensor from = x.contiguous(), gradient = d_y.contiguous();
+  const int64_t width = x.size(-1), rows = from.numel() / width;
+  // Sums of so many rows, whatever the number of threads: the order of a sum decides how it is rounded.
+  constexpr int64_t kRowsOfSum = 64;
+  const int64_t parts = (rows + kRowsOfSum - 1) / kRowsOfSum;
+  at::Tensor d_x = at::empty_like(from);
+  at::Tensor sums = at::zeros({needs_weight ? parts : 0, width}, x.options().dtype(at::kFloat));
+  by_dtype(x, [&](auto type) {
+    using T = decltype(type);
+    const T *all_x = from.const_data_ptr<T>(), *all_d = gradient.const_data_ptr<T>();
+    const T* factors = weight.const_data_ptr<T>();
+    const float* inverse = inverses.const_data_ptr<float>();
+    T* to = d_x.mutable_data_ptr<T>();
+    for_each(parts, [&](int64_t part) {
+      float* total = needs_weight ? sums.mutable_data_ptr<float>() + part * width : nullptr;
+      for (int64_t row = part * kRowsOfSum; row < std::min(rows, (part + 1) * kRowsOfSum); ++row) {
+        const T *line = all_x + row * width, *d = all_d + row * width;
+        const float r = inverse[row];
+        Floats products{};
+        for (int64_t i = 0; i < width; i += kLanes)
+          products += load(d + i) * (load(factors + i) + static_cast<float>(offset)) * load(line + i);
+        const float along_x = sum(products) * r * r * r / width;
+        for (int64_t i = 0; i < width; i += kLanes) {
+          const Floats g = load(d + i) * (load(factors + i) + static_cast<float>(offset));
+          store(to + row * width + i, g * r - load(line + i) * along_x);
+          if (total) store(total + i, load(total + i) + load(d + i) * load(line + i) * r);
+        }
+      }
+    });
+  });
+  return {d_x, needs_weight ? sums.sum(0).to(weight.scalar_type()) : at::Tensor()};
+}
+
+// x [T, h, D] with the angles of its tokens [T, 1, D]: (x₁ c − x₂ s, x₂ c + x₁ s) of the halves of each head, or for a
+// gradient the transposed of that rotation.
+inline at::Tensor rotate(const at::Tensor& x, const at::Tensor& cosine, const at::Tensor& sine, bool transposed) {
+  TORCH_CHECK(cosine.size(-1) == x.size(2) && sine.size(-1) == x.size(2) && cosine.numel() == x.size(0) * x.size(2),
+              "angles are for heads of another width, or other tokens");
+  const at::Tensor from = x.contiguous(), cosines = cosine.contiguous(), sines = sine.contiguous();
+  at::Tensor out = at::empty_like(from);
+  const int64_t heads = x.size(1), width = x.size(2), half = width / 2;
+  by_dtype(x, [&](auto type) {
+    using T = decltype(type);
+    const T *all = from.const_data_ptr<T>(), *all_c = cosines.const_data_ptr<T>(), *all_s = sines.const_data_ptr<T>();
+    T* to = out.mutable_data_ptr<T>();
+    for_rows(x.size(0), heads * width, [&](int64_t token) {
+      const T *c = all_c + token * width, *s = all_s + token * width;
+      for (int64_t head = 0; head < heads; ++head) {
+        const T* line = all + (token * heads + head) * width;
+        T* target = to + (token * heads + head) * width;
+        for (int64_t i = 0; i < half; i += kLanes) {
+          const Floats a = load(line + i), b = load(line + half + i);
+          // Each half takes the sine that multiplies it in the rotation.
+          const Floats s_of_b = transposed ? -load(s + half + i) : load(s + i),
+                       s_of_a = transposed ? -load(s + i) : load(s + half + i);
+          store(target + i, a * load(c + i) - b * s_of_b);
+          store(target + half + i, b * load(c + half + i) + a * s_of_a);
+        }
+      }
+    });
+  });
+  return out;
+}
+
+enum Activation : int64_t { kSilu, kGelu, kGeluTanh };  // as in `kernels.gated_mlp`
+
+// The activation of x, and its slope there.
+inline void activate(Floats x, int64_t kind, Floats& y, Floats& slope) {
+  if (kind == kSilu) {  // below −87 it is zero, but not of what is no number
+    const Floats gate = 1 / (1 + exponential(-maximum(x, broadcast(-87))));
+    y = x < -87.0f ? x * 0 : x * gate;
+    slope = x < -87.0f ? x * 0 : gate * (1 + x * (1 - gate));
+  } else if (kind == kGeluTanh) {  // by tanh(u) = 1 − 2 / (e^2u + 1)
+    const Floats u = 1.595769122f * (x + 0.044715f * x * x * x);
+    const Floats gate = 1 - 1 / (exponential(u > 80.0f ? broadcast(80) : u) + 1);
+    y = x * gate;
+    slope = gate + x * gate * (1 - gate) * 1.595769122f * (1 + 0.134145f * x * x);
+  } else {
+    Floats gate;
+    for (int64_t i = 0; i < kLanes; ++i) gate[i] = 0.5f * (1 + std::erf(x[i] * 0.707106781f));
+    y = x * gate;
+    slope = gate + x * exponential(-0.5f * x * x) * 0.398942280f;
+  }
+}
+
+inline Floats activate(Floats x, int64_t kind) {
+  Floats y, slope;
+  activate(x, kind, y, slope);
+  return y;
+}
+
+// act(gate) · up.
+inline at::Tensor gated_product(const at::Tensor& gate, const at::Tensor& up, int64_t activation) {
+  const at::Tensor gates = gate.contiguous(), ups = up.contiguous();
+  at::Tensor out = at::empty_like(gates);
+  by_dtype(gate, [&](auto type) {
+    using T = decltype(type);
+    const T *g = gates.const_data_ptr<T>(), *u = ups.const_data_ptr<T>();
+    T* to = out.mutable_data_ptr<T>();
+    for_rows(gates.numel() / kLanes, kLanes, [&](int64_t row) {
+      const int64_t i = row * kLanes;
+      store(to + i, activate(load(g + i), activation) * load(u + i));
+    });
+  });
+  return out;
+}
+
+// The gradients of gate and up from that of their product.
+inline std::tuple<at::Tensor, at::Tensor> gated_product_backward(const at::Tensor& d_product, const at::Tensor& gate,
+                                                                 const at::Tensor& up, int64_t activation) {
+  const at::Tensor gradient = d_product.contiguous(), gates = gate.contiguous(), ups = up.contiguous();
+  at::Tensor d_gate = at::empty_like(gates), d_up = at::empty_like(gates);
+  by_dtype(gate, [&](auto type) {
+    using T = decltype(type);
+    const T *d = gradient.const_data_ptr<T>(), *g = gates.const_data_ptr<T>(), *u = ups.const_data_ptr<T>();
+    T *to_gate = d_gate.mutable_data_ptr<T>(), *to_up = d_up.mutable_data_ptr<T>();
+    for_rows(gates.numel() / kLanes, kLanes, [&](int64_t row) {
+      const int64_t i = row * kLanes;
+      Floats y, slope;
+      activate(load(g + i), activation, y, slope);
+      store(to_gate + i, load(d + i) * load(u + i) * slope);
+      store(to_up + i, load(d + i) * y);
+    });
+  });
+  return {d_gate, d_up};
+}
+
+// How logits become log-probabilities, as in `models.language_head`.
+struct LogitOptions {
+  float scale, softcap, smoothing;  // softcap 0: none
+
+  Floats logit(Floats raw) const {
+    const Floats z = raw * scale;
+    if (softcap == 0) return z;
+    const Floats u = z * (2 / softcap);
+    return softcap * (1 - 2 / (exponential(u > 80.0f ? broadcast(80) : u) + 1));
+  }
+};
+
+// The log-probability of a label of one row of raw logits, which with_gradient overwrites with the gradient to them.
+template <typename T>
+float log_probability(T* raw, int64_t width, int64_t label, const LogitOptions& options, bool with_gradient) {
+  constexpr float kNone = -std::numeric_limits<float>::infinity();
+  const int64_t whole = width / kLanes * kLanes, rest = width - whole;
+  alignas(64) T last[kLanes];
+  std::fill_n(last, kLanes, T(0));
+  std::copy_n(raw + whole, rest, last);
+  Ints lane;
+  for (int64_t i = 0; i < kLanes; ++i) lane[i] = i;
+  const Ints is_there = lane < static_cast<int32_t>(rest);
+  const auto logit = [&](int64_t i) {
+    return i < whole ? options.logit(load(raw + i)) : is_there ? options.logit(load(last)) : broadcast(kNone);
+  };
+  Floats most = broadcast(kNone), total{}, all{};
+  for (int64_t i = 0; i < width; i += kLanes) most = maximum(most, logit(i));
+  const float largest = maximum(most);
+  for (int64_t i = 0; i < width; i += kLanes) {
+    const Floats z = logit(i);
+    total += exponential(z - largest);
+    if (options.smoothing != 0) all += i < whole ? z : is_there ? z : Floats{};
+  }
+  const float log_of_sum = largest + std::log(sum(total)), chosen = options.logit(broadcast(raw[label]))[0];
+  if (with_gradient) {
+    const float even = options.smoothing / width;
+    for (int64_t i = 0; i < width; i += kLanes) {
+      const Floats z = logit(i);
+      Floats d = even - exponential(z - log_of_sum);
+      if (label >= i && label < i + kLanes) d[label - i] += 1 - options.smoothing;
+      d *= options.scale;
+      if (options.softcap != 0) d *= 1 - z * z / (options.softcap * options.softcap);
+      if (i < whole) {
+        store(raw + i, d);
+      } else {
+        store(last, d);
+        std::copy_n(last, rest, raw + whole);
+      }
+    }
+  }
+  return chosen - log_of_sum + options.smoothing * (sum(all) / width - chosen);
+}
+
+// raw [n, V], label [n] → [n] in float32.
+inline at::Tensor log_probabilities(const at::Tensor& raw, const at::Tensor& label, double scale, double softcap,
+                                    double smoothing, bool with_gradient) {
+  TORCH_CHECK(raw.is_contiguous() && label.is_contiguous(), "logits and labels lie as they were computed");
+  const LogitOptions options{static_cast<float>(scale), static_cast<float>(softcap), static_cast<float>(smoothing)};
+  const int64_t rows = raw.size(0), width = raw.size(1), *labels = label.const_data_ptr<int64_t>();
+  at::Tensor out = at::empty({rows}, raw.options().dtype(at::kFloat));
+  float* to = out.mutable_data_ptr<float>();
+  by_dtype(raw, [&](auto type) {
+    using T = decltype(type);
+    T* all = raw.mutable_data_ptr<T>();
+    for_each(rows, [&](int64_t row) {
+      TORCH_CHECK(labels[row] >= 0 && labels[row] < width, "label ", labels[row], " of ", width);
+      to[row] = log_probability(all + row * width, width, labels[row], options, with_gradient);
+    });
+  });
+  return out;
+}
+
+}  // namespace bottega

@@ -1,0 +1,399 @@
+// Attention of the tokens of a batch to their ancestors in its prefix trees, forward and backward.
+//
+// Scores are never kept: the backward computes them again from the logarithm of their sum (as in FlashAttention, Dao et
+// al. 2022, arXiv 2205.14135). With s = scale · q kᵀ, p = softmax(s), o = p v:
+// ∂v = pᵀ ∂o, ∂p = ∂o vᵀ, ∂s = p · (∂p − Σ o ∂o), ∂q = scale · ∂s k, ∂k = scale · ∂sᵀ q.
+//
+// Legend: T tokens; h query heads, g key/value heads; D, E widths of keys and values; L queries of a node, S keys that
+// they may see.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "blocks.h"
+#include "parallel.h"
+
+namespace bottega {
+
+// Nodes [M, 3] with first token, end and parent, a parent before its children and each tree as a whole; and of each
+// token [T, 3] between which queries it is visible, and its position.
+struct Forest {
+  Forest(const at::Tensor& nodes, const at::Tensor& tokens) : nodes_(nodes.contiguous()), tokens_(tokens.contiguous()) {
+    for (int64_t node = 0; node < nodes_.size(0); ++node) {
+      if (parent(node) < 0) roots.push_back(node);
+    }
+    roots.push_back(nodes_.size(0));
+  }
+
+  int64_t nodes() const { return nodes_.size(0); }
+  int64_t start(int64_t node) const { return nodes_.const_data_ptr<int64_t>()[3 * node]; }
+  int64_t end(int64_t node) const { return nodes_.const_data_ptr<int64_t>()[3 * node + 1]; }
+  int64_t parent(int64_t node) const { return nodes_.const_data_ptr<int64_t>()[3 * node + 2]; }
+  const int64_t* token(int64_t index) const { return tokens_.const_data_ptr<int64_t>() + 3 * index; }
+
+  // All tokens from the root to the end of a node.
+  std::vector<int64_t> path(int64_t node) const {
+    std::vector<int64_t> tokens;
+    for (; node >= 0; node = parent(node)) {
+      for (int64_t token = end(node); token-- > start(node);) tokens.push_back(token);
+    }
+    std::reverse(tokens.begin(), tokens.end());
+    return tokens;
+  }
+
+  std::vector<int64_t> roots;  // and the number of nodes
+
+ private:
+  at::Tensor nodes_, tokens_;
+};
+
+// One head of a tensor [T, heads, width].
+template <typename T>
+struct Head {
+  Head(const at::Tensor& tensor, int64_t head)
+      : data(const_cast<T*>(tensor.const_data_ptr<T>()) + head * tensor.size(2)),
+        stride(tensor.size(1) * tensor.size(2)),
+        width(tensor.size(2)) {}
+  T* line(int64_t token) const { return data + token * stride; }
+
+  T* data;
+  int64_t stride, width;
+};
+
+// What a thread needs for the attention of one head of a node after another.
+//
+// All of them are blocks of 32 lines, filled up with zeros. Legend: L queries of the node, S tokens of its path.
+template <typename T, typename Blocks>
+class NodeAttention {
+ public:
+  NodeAttention(const Forest& forest, double scale, int64_t window)
+      : forest_(forest), scale_(static_cast<float>(scale)), window_(window) {}
+
+  // Writes out [T, E] and logs [T], the logarithms of the sums of the softmax.
+  void forward(int64_t node, const Head<T>& q, const Head<T>& k, const Head<T>& v, const Head<T>& out,
+               const Head<float>& logs) {
+    enter(node, q, k, v);
+    const int64_t keys = key_blocks_ * kSide, width = k.width, value_width = v.width;
+    make_row_panels(keys_, key_blocks_, width, key_rows_);
+    value_columns_.resize(keys * value_width);
+    for (int64_t c = 0; c < value_width; c += kSide)
+      Blocks::panel_of_columns(values_.data() + c, value_width, keys, value_columns_.data() + c * keys);
+    scores_.resize(kSide * keys);
+    weights_.resize(kSide * keys);
+    sums_.resize(kSide * value_width);
+    for (int64_t block = 0; block < query_blocks_; ++block) {
+      const auto [begin, end] = visible_blocks(block);
+      const int64_t first = begin * kSide, depth = (end - begin) * kSide, count = queries_of(block);
+      for (int64_t j = begin; j < end; ++j)
+        blocks_.multiply(queries_.data() + block * kSide * width, width, width, key_rows_.data() + j * kSide * width,
+                         scores_.data() + j * kSide, keys, false);
+      float factors[kSide];
+      for (int64_t i = 0; i < count; ++i)
+        factors[i] = weigh(token_of(block, i), i * keys + first, first, depth, logs.line(token_of(block, i)));
+      for (int64_t c = 0; c < value_width; c += kSide)
+        blocks_.multiply(weights_.data() + first, keys, depth, value_columns_.data() + c * keys + first * kSide,
+                         sums_.data() + c, value_width, false);
+      for (int64_t i = 0; i < count; ++i) {
+        T* line = out.line(token_of(block, i));
+        for (int64_t c = 0; c < value_width; c += kLanes)
+          store(line + c, load(sums_.data() + i * value_width + c) * factors[i]);
+      }
+    }
+  }
+
+  // Writes d_q [T, D], and adds to d_k [T, D] and d_v [T, E] of the path.
+  void backward(int64_t node, const Head<T>& q, const Head<T>& k, const Head<T>& v, const Head<T>& out,
+                const Head<float>& logs, const Head<T>& d_out, const Head<T>& d_q, const Head<float>& d_k,
+                const Head<float>& d_v) {
+    enter(node, q, k, v);
+    const int64_t width = k.width, value_width = v.width;
+    d_outs_.resize(query_blocks_ * kSide * value_width);
+    for (int64_t i = 0; i < query_blocks_ * kSide; ++i) copy(d_out, i < count_ ? first_ + i : -1, i, d_outs_);
+    make_row_panels(keys_, key_blocks_, width, key_rows_);
+    make_row_panels(values_, key_blocks_, value_width, value_rows_);
+    make_column_panels(keys_, key_blocks_, width, key_columns_);
+    make_column_panels(queries_, query_blocks_, width, query_columns_);
+    make_column_panels(d_outs_, query_blocks_, value_width, d_out_columns_);
+    d_queries_.resize(query_blocks_ * kSide * width);
+    std::fill_n(d_queries_.data(), query_blocks_ * kSide * width, 0);
+    along_out_.resize(count_);
+    for (int64_t i = 0; i < count_; ++i)
+      along_out_.data()[i] = product(out.line(first_ + i), d_out.line(first_ + i), value_width);
+    d_keys_.resize(kSide * width);
+    d_values_.resize(kSide * value_width);
+    std::vector<std::pair<int64_t, int64_t>> visible;
+    for (int64_t block = 0; block < query_blocks_; ++block) visible.push_back(visible_blocks(block));
+    for (int64_t j = 0; j < key_blocks_; ++j) {
+      bool adds = false;
+      for (int64_t block = 0; block < query_blocks_; ++block) {
+        if (j < visible[block].first || j >= visible[block].second) continue;
+        differentiate(block, j, width, value_width, logs);
+        add_products(block, j, width, value_width, adds);
+        adds = true;
+      }
+      const int64_t end = std::min<int64_t>(path_.size(), (j + 1) * kSide);
+      for (int64_t i = j * kSide; adds && i < end; ++i) {
+        add(d_keys_.data() + i % kSide * width, width, d_k.line(path_[i]));
+        add(d_values_.data() + i % kSide * value_width, value_width, d_v.line(path_[i]));
+      }
+    }
+    for (int64_t i = 0; i < count_; ++i) {
+      for (int64_t c = 0; c < width; c += kLanes)
+        store(d_q.line(first_ + i) + c, load(d_queries_.data() + i * width + c));
+    }
+  }
+
+ private:
+  using Number = typename Blocks::Number;
+  static constexpr float kHidden = -std::numeric_limits<float>::infinity();
+
+  void enter(int64_t node, const Head<T>& q, const Head<T>& k, const Head<T>& v) {
+    path_ = forest_.path(node);
+    first_ = forest_.start(node);
+    count_ = forest_.end(node) - first_;
+    const int64_t keys = path_.size();
+    key_blocks_ = (keys + kSide - 1) / kSide;
+    query_blocks_ = (count_ + kSide - 1) / kSide;
+    for (auto* numbers : {&from_, &till_, &position_}) numbers->assign(key_blocks_ * kSide, 0);
+    for (int64_t i = 0; i < keys; ++i) {
+      const int64_t* token = forest_.token(path_[i]);
+      from_[i] = static_cast<int32_t>(token[0]);
+      till_[i] = static_cast<int32_t>(token[1]);
+      position_[i] = static_cast<int32_t>(token[2]);
+    }
+    queries_.resize(query_blocks_ * kSide * q.width);
+    keys_.resize(key_blocks_ * kSide * k.width);
+    values_.resize(key_blocks_ * kSide * v.width);
+    for (int64_t i = 0; i < query_blocks_ * kSide; ++i) copy(q, i < count_ ? first_ + i : -1, i, queries_);
+    for (int64_t i = 0; i < key_blocks_ * kSide; ++i) {
+      copy(k, i < keys ? path_[i] : -1, i, keys_);
+      copy(v, i < keys ? path_[i] : -1, i, values_);
+    }
+  }
+
+  // A token's numbers as line `line` of blocks; zeros for token −1.
+  static void copy(const Head<T>& head, int64_t token, int64_t line, Buffer<Number>& blocks) {
+    Number* to = blocks.data() + line * head.width;
+    if (token < 0) {
+      std::fill_n(to, head.width, Number(0));
+    } else {
+      for (int64_t c = 0; c < head.width; c += kLanes) store(to + c, load(head.line(token) + c));
+    }
+  }
+
+  static void make_row_panels(const Buffer<Number>& lines, int64_t blocks, int64_t width, Buffer<Number>& panels) {
+    panels.resize(blocks * kSide * width);
+    for (int64_t i = 0; i < blocks * kSide * width; i += kSide * width)
+      Blocks::panel_of_rows(lines.data() + i, width, panels.data() + i);
+  }
+
+  static void make_column_panels(const Buffer<Number>& lines, int64_t blocks, int64_t width, Buffer<Number>& panels) {
+    panels.resize(blocks * kSide * width);
+    for (int64_t i = 0; i < blocks * kSide * width; i += kSide * width) {
+      for (int64_t c = 0; c < width; c += kSide)
+        Blocks::panel_of_columns(lines.data() + i + c, width, kSide, panels.data() + i + c * kSide);
+    }
+  }
+
+  int64_t queries_of(int64_t block) const { return std::min(kSide, count_ - block * kSide); }
+  int64_t token_of(int64_t block, int64_t query) const { return first_ + block * kSide + query; }
+
+  // The first of the blocks of keys that some query of a block sees, and one past the last.
+  std::pair<int64_t, int64_t> visible_blocks(int64_t block) const {
+    const int64_t first = token_of(block, 0), last = first + queries_of(block) - 1;
+    int64_t begin = path_.size(), end = 0;
+    for (int64_t i = 0; i < static_cast<int64_t>(path_.size()); ++i) {
+      if (from_[i] > last || first >= till_[i] || !is_near(i, first, last)) continue;
+      begin = std::min(begin, i);
+      end = i + 1;
+    }
+    return {begin / kSide, (end + kSide - 1) / kSide};
+  }
+
+  bool is_near(int64_t key, int64_t first, int64_t last) const {
+    if (window_ == 0) return true;
+    return position_[key] > forest_.token(first)[2] - window_ && position_[key] < forest_.token(last)[2] + window_;
+  }
+
+  // Of sixteen keys, those that a query sees.
+  Ints visible(int64_t query, int64_t key) const {
+    Ints from, till, position;
+    std::memcpy(&from, from_.data() + key, sizeof(Ints));
+    std::memcpy(&till, till_.data() + key, sizeof(Ints));
+    const auto token = static_cast<int32_t>(query);
+    const Ints seen = (from <= token) & (till > token);
+    if (window_ == 0) return seen;
+    std::memcpy(&position, position_.data() + key, sizeof(Ints));
+    const Ints distance = position - static_cast<int32_t>(forest_.token(query)[2]);
+    const auto window = static_cast<int32_t>(window_);
+    return seen & (distance < window) & (distance > -window);
+  }
+
+  // Scores at `place` of a query and the keys from `first` on → weights, of which the largest is 1; returns what all
+  // are to be multiplied with.
+  float weigh(int64_t query, int64_t place, int64_t first, int64_t depth, float* log_of_sum) {
+    float* scores = scores_.data() + place;
+    Floats most = broadcast(kHidden);
+    for (int64_t i = 0; i < depth; i += kLanes) {
+      const Floats score = visible(query, first + i) ? load(scores + i) * scale_ : broadcast(kHidden);
+      most = maximum(most, score);
+      store(scores + i, score);
+    }
+    const float largest = maximum(most);
+    Floats total{};
+    for (int64_t i = 0; i < depth; i += kLanes) {
+      const Floats weight = exponential(load(scores + i) - largest);
+      total += weight;
+      store(weights_.data() + place + i, weight);
+    }
+    *log_of_sum = largest + std::log(sum(total));
+    return 1 / sum(total);
+  }
+
+  // Weights p, turned, and the gradients of scores, both ways, of a block of queries and one of keys.
+  void differentiate(int64_t block, int64_t j, int64_t width, int64_t value_width, const Head<float>& logs) {
+    alignas(64) float weights[kSide * kSide], gradients[kSide * kSide], turned[kSide * kSide];
+    blocks_.multiply(queries_.data() + block * kSide * width, width, width, key_rows_.data() + j * kSide * width,
+                     weights, kSide, false);
+    blocks_.multiply(d_outs_.data() + block * kSide * value_width, value_width, value_width,
+                     value_rows_.data() + j * kSide * value_width, gradients, kSide, false);
+    for (int64_t i = 0; i < kSide; ++i) {
+      float *weight = weights + i * kSide, *gradient = gradients + i * kSide;
+      if (i >= queries_of(block)) {
+        std::fill_n(weight, kSide, 0);
+        std::fill_n(gradient, kSide, 0);
+        continue;
+      }
+      const int64_t token = token_of(block, i);
+      const float log_of_sum = *logs.line(token), along_out = along_out_.data()[block * kSide + i];
+      for (int64_t c = 0; c < kSide; c += kLanes) {
+        const Floats p = exponential(load(weight + c) * scale_ - log_of_sum);
+        const Floats seen = visible(token, j * kSide + c) ? p : Floats{};
+        store(weight + c, seen);
+        store(gradient + c, seen * (load(gradient + c) - along_out) * scale_);
+      }
+    }
+    transpose_block(weights, turned);
+    round(turned, turned_weights_);
+    round(gradients, gradients_);
+    transpose_block(gradients, turned);
+    round(turned, turned_gradients_);
+  }
+
+  void add_products(int64_t block, int64_t j, int64_t width, int64_t value_width, bool adds) {
+    for (int64_t c = 0; c < value_width; c += kSide)
+      blocks_.multiply(turned_weights_, kSide, kSide,
+                       d_out_columns_.data() + (block * value_width + c) * kSide, d_values_.data() + c, value_width,
+                       adds);
+    for (int64_t c = 0; c < width; c += kSide) {
+      blocks_.multiply(turned_gradients_, kSide, kSide, query_columns_.data() + (block * width + c) * kSide,
+                       d_keys_.data() + c, width, adds);
+      blocks_.multiply(gradients_, kSide, kSide, key_columns_.data() + (j * width + c) * kSide,
+                       d_queries_.data() + block * kSide * width + c, width, true);
+    }
+  }
+
+  static void round(const float* from, Number* to) {
+    for (int64_t i = 0; i < kSide * kSide; i += kLanes) store(to + i, load(from + i));
+  }
+
+  static float product(const T* a, const T* b, int64_t width) {
+    Floats total{};
+    for (int64_t c = 0; c < width; c += kLanes) total += load(a + c) * load(b + c);
+    return sum(total);
+  }
+
+  static void add(const float* from, int64_t width, float* to) {
+    for (int64_t c = 0; c < width; c += kLanes) store(to + c, load(to + c) + load(from + c));
+  }
+
+  const Forest& forest_;
+  const float scale_;
+  const int64_t window_;
+  Blocks blocks_;
+  int64_t first_ = 0, count_ = 0;  // of the queries
+  int64_t query_blocks_ = 0, key_blocks_ = 0;
+  std::vector<int64_t> path_;
+  std::vector<int32_t> from_, till_, position_;                      // of the tokens of the path
+  Buffer<Number> queries_, keys_, values_, d_outs_;                  // blocks of lines
+  Buffer<Number> key_rows_, value_rows_;                             // panels of which the columns are lines
+  Buffer<Number> value_columns_, key_columns_, query_columns_, d_out_columns_;  // and of which the rows are
+  Buffer<float> scores_, sums_, along_out_, d_queries_, d_keys_, d_values_;
+  Buffer<Number> weights_;
+  alignas(64) Number turned_weights_[kSide * kSide], gradients_[kSide * kSide], turned_gradients_[kSide * kSide];
+};
+
+// from [T, g · r, D] → to [T, g, D]: the sum over the r heads of a group.
+template <typename T>
+void add_groups(const at::Tensor& from, int64_t group, at::Tensor& to) {
+  const int64_t width = to.size(2), lines = to.size(0) * to.size(1);
+  const float* source = from.const_data_ptr<float>();
+  T* target = to.mutable_data_ptr<T>();
+  for_rows(lines, group * width, [&](int64_t line) {
+    for (int64_t c = 0; c < width; c += kLanes) {
+      Floats total{};
+      for (int64_t i = 0; i < group; ++i) total += load(source + (line * group + i) * width + c);
+      store(target + line * width + c, total);
+    }
+  });
+}
+
+// Calls run(Blocks) with the kind of blocks that fits numbers of type T.
+template <typename T, typename Run>
+void by_blocks(const Run& run) {
+#ifdef __AMX_BF16__
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    if (Tiles::allowed()) return run(TileBlocks{});
+  }
+#endif
+  run(VectorBlocks{});
+}
+
+// q [T, h, D], k [T, g, D], v [T, g, E] → out [T, h, E] and logs [T, h, 1]; zeros for tokens of no node.
+template <typename T>
+void attend_to_trees(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Forest& forest, double scale,
+                     int64_t window, at::Tensor& out, at::Tensor& logs) {
+  const int64_t heads = q.size(1), group = heads / k.size(1), nodes = forest.nodes();
+  by_blocks<T>([&](auto blocks) {
+    share(nodes * heads, [&](const auto& take) {
+      NodeAttention<T, decltype(blocks)> attention(forest, scale, window);
+      for (int64_t task; take(task);) {
+        const int64_t head = task % heads;
+        attention.forward(task / heads, Head<T>(q, head), Head<T>(k, head / group), Head<T>(v, head / group),
+                          Head<T>(out, head), Head<float>(logs, head));
+      }
+    });
+  });
+}
+
+// The gradients of q, k and v from that of out. Those of k and v are summed in float32 for each query head first.
+template <typename T>
+void attend_to_trees_backward(const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                              const at::Tensor& out, const at::Tensor& logs, const Forest& forest, double scale,
+                              int64_t window, at::Tensor& d_q, at::Tensor& d_k, at::Tensor& d_v) {
+  const int64_t heads = q.size(1), group = heads / k.size(1), trees = forest.roots.size() - 1;
+  const auto wide = k.options().dtype(at::kFloat);
+  at::Tensor all_d_k = at::zeros({k.size(0), heads, k.size(2)}, wide),
+             all_d_v = at::zeros({v.size(0), heads, v.size(2)}, wide);
+  by_blocks<T>([&](auto blocks) {
+    share(trees * heads, [&](const auto& take) {
+      NodeAttention<T, decltype(blocks)> attention(forest, scale, window);
+      for (int64_t task; take(task);) {
+        const int64_t head = task % heads, tree = task / heads;
+        for (int64_t node = forest.roots[tree]; node < forest.roots[tree + 1]; ++node)
+          attention.backward(node, Head<T>(q, head), Head<T>(k, head / group), Head<T>(v, head / group),
+                             Head<T>(out, head), Head<float>(logs, head), Head<T>(d_out, head), Head<T>(d_q, head),
+                             Head<float>(all_d_k, head), Head<float>(all_d_v, head));
+      }
+    });
+  });
+  add_groups<T>(all_d_k, group, d_k);
+  add_groups<T>(all_d_v, group, d_v);
+}
+
+}  // namespace bottega
