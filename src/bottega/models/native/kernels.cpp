@@ -9,6 +9,7 @@
 #include <optional>
 #include <vector>
 
+#include "matrix_product.h"
 #include "packed_linear.h"
 #include "parallel.h"
 #include "pointwise.h"
@@ -179,6 +180,8 @@ TORCH_LIBRARY(bottega, m) {
   m.def("linears(Tensor x, int[] layers) -> Tensor[]", bottega::linears);
   m.def("gated_mlp(Tensor x, int gate, int up, int down, int activation) -> Tensor", bottega::gated_mlp);
   m.def("rms_norm(Tensor x, Tensor weight, float epsilon, float offset) -> Tensor", bottega::rms_norm);
+  m.def("has_tiles() -> bool", bottega::has_tiles);
+  m.def("multiply(Tensor[] left, Tensor[] right, Tensor? bias) -> Tensor", bottega::multiply);
   m.def("normalize(Tensor x, Tensor weight, float epsilon, float offset) -> (Tensor, Tensor)", bottega::normalize);
   m.def(
       "normalize_backward(Tensor d_y, Tensor x, Tensor weight, Tensor inverse, float offset, bool needs_weight) -> "

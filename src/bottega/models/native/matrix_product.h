@@ -1,0 +1,327 @@
+// Products of large matrices in bfloat16 by tiles, for training.
+//
+// The second factor is brought into the order of tiles group by group, by the thread that needs it, and stays in its
+// cache while all rows of the first pass. A product may have many terms: what LoRA adds to a layer, or the gradients of
+// layers with a common input, is part of one sum and rounded once. Every output is summed in float32 in the order of its
+// inputs, whatever the number of threads.
+//
+// Legend: C [M, N] = Σ A [M, K] B [K, N] over the terms, plus a bias [N].
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <optional>
+#include <vector>
+
+#include "blocks.h"
+#include "parallel.h"
+#include "tiles.h"
+#include "vectors.h"
+
+namespace bottega {
+
+#ifdef __AMX_BF16__
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+// A matrix in which the numbers of a row, or those of a column, lie side by side.
+struct Matrix {
+  explicit Matrix(const at::Tensor& tensor) : rows(tensor.size(0)), columns(tensor.size(1)) {
+    kept = tensor.stride(1) == 1 || tensor.stride(0) == 1 ? tensor : tensor.contiguous();
+    by_row = kept.stride(1) == 1;
+    data = kept.const_data_ptr<BFloat16>();
+    stride = kept.stride(by_row ? 0 : 1);
+  }
+
+  Matrix transposed() const {
+    Matrix other = *this;
+    std::swap(other.rows, other.columns);
+    other.by_row = !by_row;
+    return other;
+  }
+
+  int64_t rows, columns, stride;
+  bool by_row;
+  const BFloat16* data;
+  at::Tensor kept;
+};
+
+class MatrixProduct {
+ public:
+  // Factors [M, K] and [K, N]; the bias may be null.
+  MatrixProduct(const std::vector<at::Tensor>& left, const std::vector<at::Tensor>& right, const float* bias,
+                at::Tensor& out)
+      : bias_(bias), out_(out.mutable_data_ptr<BFloat16>()), rows_(out.size(0)), columns_(out.size(1)) {
+    for (size_t i = 0; i < left.size(); ++i) {
+      a_.emplace_back(left[i]);
+      b_.push_back(Matrix(right[i]).transposed());
+    }
+  }
+
+  void run() {
+    const std::vector<Chunk> chunks = make_chunks();
+    static thread_local Buffer<float> kept;
+    if (chunks.size() > 1) {
+      kept.resize(round_up(rows_, kSide) * round_up(columns_, kSide));
+      sums_ = kept.data();
+    }
+    for (size_t i = 0; i < chunks.size(); ++i) run_chunk(chunks[i], i == 0, i + 1 == chunks.size());
+  }
+
+ private:
+  static constexpr int64_t kTile = 512;             // numbers
+  static constexpr int64_t kMaxDepth = 4096;        // inputs that are summed before sums go back to memory
+  static constexpr int64_t kGroupBytes = 1000000;   // of a group of panels of the second factor, in a thread's cache
+  static constexpr int64_t kPackedBytes = 4 << 20;  // of the first factor, where it has to be brought into order
+  static constexpr int64_t kMinRows = 128;          // of a task
+
+  // Some inputs of a term, and where they lie in packed panels.
+  struct Part {
+    const Matrix *a, *b;  // b [N, K]
+    int64_t first, count, place;
+    bool packs_a;  // unless tiles can be loaded from where it lies
+  };
+  struct Chunk {
+    std::vector<Part> parts;
+    int64_t depth = 0;
+  };
+  // The first factor as tiles are loaded: distances in numbers.
+  struct Source {
+    const BFloat16* data;
+    int64_t row, tile, half, side;  // to the next row, 32 inputs, 16 rows, 32 rows
+  };
+
+  std::vector<Chunk> make_chunks() const {
+    std::vector<Chunk> chunks(1);
+    for (size_t i = 0; i < a_.size(); ++i) {
+      for (int64_t first = 0; first < a_[i].columns; first += kMaxDepth) {
+        const int64_t count = std::min(kMaxDepth, a_[i].columns - first), depth = round_up(count, kSide);
+        if (chunks.back().depth > 0 && chunks.back().depth + depth > kMaxDepth) chunks.emplace_back();
+        Chunk& chunk = chunks.back();
+        chunk.parts.push_back({&a_[i], &b_[i], first, count, chunk.depth, !a_[i].by_row || count % kSide != 0});
+        chunk.depth += depth;
+      }
+    }
+    return chunks;
+  }
+
+  void run_chunk(const Chunk& chunk, bool is_first, bool is_last) {
+    bool packs = false;
+    for (const Part& part : chunk.parts) packs = packs || part.packs_a;
+    const int64_t most = std::max<int64_t>(kPackedBytes / 2 / chunk.depth / kSide, 1) * kSide;
+    const int64_t rows = packs ? std::min(most, round_up(rows_, kSide)) : round_up(rows_, kSide);
+    static thread_local Buffer<BFloat16> packed;
+    if (packs) packed.resize(rows * chunk.depth);
+    for (int64_t row = 0; row < rows_; row += rows) {
+      const int64_t count = std::min(rows, rows_ - row);
+      BFloat16* to = packed.data();
+      if (packs) {
+        for_each(ceil_div(count, kSide), [&](int64_t side) {
+          for (const Part& part : chunk.parts) {
+            if (part.packs_a)
+              pack<false>(*part.a, part, row + side * kSide, to + (side * chunk.depth + part.place) * kSide);
+          }
+        });
+      }
+      std::vector<Source> sources;
+      for (const Part& part : chunk.parts) {
+        if (part.packs_a) {
+          sources.push_back({to + part.place * kSide, kSide, 2 * kTile, kTile, kSide * chunk.depth});
+        } else {
+          const int64_t stride = part.a->stride;
+          sources.push_back(
+              {part.a->data + row * stride + part.first, stride, kSide, kLanes * stride, kSide * stride});
+        }
+      }
+      multiply(chunk, sources, row, count, is_first, is_last);
+    }
+  }
+
+  // 32 rows of a factor, from `row` on, and the inputs of a part: tiles of 16 rows, or of 16 pairs of inputs.
+  template <bool as_pairs>
+  static void pack(const Matrix& matrix, const Part& part, int64_t row, BFloat16* to) {
+    for (int64_t k = 0; k < part.count; k += kSide) {
+      for (int64_t half = 0; half < kSide; half += kLanes, to += kTile) {
+        const int64_t rows = matrix.rows - row - half, columns = part.count - k;
+        const int64_t first = row + half, column = part.first + k;
+        Bits x[kLanes]{};
+        if (rows > 0 && matrix.by_row) {
+          load_rows(matrix.data + first * matrix.stride + column, matrix.stride, rows, columns, x);
+        } else if (rows > 0) {
+          load_pairs(matrix.data + column * matrix.stride + first, matrix.stride, columns, rows, x);
+        }
+        if (matrix.by_row == as_pairs) transpose(x);
+        std::memcpy(to, x, sizeof(x));
+      }
+    }
+  }
+
+  // 16 rows of 32 numbers, of which so many are there; the rest is zero.
+  static void load_rows(const BFloat16* from, int64_t stride, int64_t rows, int64_t columns, Bits* x) {
+    const size_t bytes = std::min(columns, kSide) * sizeof(BFloat16);
+    if (rows >= kLanes && columns >= kSide) {
+      for (int64_t i = 0; i < kLanes; ++i) std::memcpy(&x[i], from + i * stride, sizeof(Bits));
+    } else {
+      for (int64_t i = 0; i < std::min(rows, kLanes); ++i) std::memcpy(&x[i], from + i * stride, bytes);
+    }
+  }
+
+  // 32 rows of 16 numbers: those of two rows side by side, 16 times.
+  static void load_pairs(const BFloat16* from, int64_t stride, int64_t rows, int64_t columns, Bits* x) {
+    const bool is_whole = rows >= kSide && columns >= kLanes;
+    const size_t bytes = std::min(columns, kLanes) * sizeof(BFloat16);
+    for (int64_t i = 0; i < kLanes; ++i) {
+      HalfBits even{}, odd{};
+      if (is_whole) {
+        std::memcpy(&even, from + 2 * i * stride, sizeof(even));
+        std::memcpy(&odd, from + (2 * i + 1) * stride, sizeof(odd));
+      } else {
+        if (2 * i < rows) std::memcpy(&even, from + 2 * i * stride, bytes);
+        if (2 * i + 1 < rows) std::memcpy(&odd, from + (2 * i + 1) * stride, bytes);
+      }
+      x[i] = __builtin_convertvector(even, Bits) | (__builtin_convertvector(odd, Bits) << 16);
+    }
+  }
+
+  // `count` rows from `row` on, of which the sources start.
+  void multiply(const Chunk& chunk, const std::vector<Source>& sources, int64_t row, int64_t count, bool is_first,
+                bool is_last) {
+    const int64_t panels = ceil_div(columns_, kSide), depth = chunk.depth, threads = at::get_num_threads();
+    const int64_t groups = ceil_div(panels, std::max<int64_t>(kGroupBytes / 2 / depth / kSide, 1));
+    const int64_t group = ceil_div(panels, groups);
+    const int64_t blocks = groups % threads ? std::clamp<int64_t>(count / kMinRows, 1, threads) : 1;
+    const int64_t block = round_up(ceil_div(count, blocks), kSide);
+    share(blocks * groups, [&](const auto& take) {
+      Tiles tiles;
+      alignas(64) float own[kSide * kSide];
+      static thread_local Buffer<BFloat16> packed;
+      packed.resize(group * kSide * depth);
+      for (int64_t task; take(task);) {
+        const int64_t first = task % groups * group, last = std::min(panels, first + group);
+        const int64_t begin = task / groups * block, end = std::min(count, begin + block);
+        for (int64_t panel = first; panel < last; ++panel) {
+          for (const Part& part : chunk.parts)
+            pack<true>(*part.b, part, panel * kSide, packed.data() + ((panel - first) * depth + part.place) * kSide);
+        }
+        for (int64_t side = begin; side < end; side += kSide) {
+          const int64_t rows = std::min(kSide, end - side);
+          for (int64_t panel = first; panel < last; ++panel) {
+            if (side + kSide < end) fetch(sources[0], side + kSide, depth, panel - first, last - first);
+            float* sums = sums_ ? sums_ + ((row + side) / kSide * panels + panel) * kSide * kSide : own;
+            sum(chunk, sources, side, rows, packed.data() + (panel - first) * depth * kSide, sums, !is_first, tiles);
+            if (is_last) store_sums(sums, row + side, rows, panel * kSide);
+          }
+        }
+      }
+    });
+  }
+
+  // A share of the rows that come next, from memory into the cache.
+  static void fetch(const Source& source, int64_t side, int64_t depth, int64_t part, int64_t parts) {
+    const int64_t lines = depth / kSide, each = ceil_div(kSide * lines, parts);
+    const BFloat16* from = source.data + side / kSide * source.side;
+    if (source.row == kSide) return;  // packed just now
+    for (int64_t i = part * each; i < std::min(kSide * lines, (part + 1) * each); ++i)
+      __builtin_prefetch(from + i / lines * source.row + i % lines * kSide, 0, 2);
+  }
+
+  // sums [rows][32] of rows from `side` on, and one panel.
+  static void sum(const Chunk& chunk, const std::vector<Source>& sources, int64_t side, int64_t rows,
+                  const BFloat16* panel, float* sums, bool adds, Tiles& tiles) {
+    // 0 to 3: sums; 4 and 5: rows; 6 and 7: columns.
+    const int first = std::min<int64_t>(rows, 16), second = std::max<int64_t>(rows - 16, 1);
+    tiles.configure(
+        {{{first, 64}, {first, 64}, {second, 64}, {second, 64}, {first, 64}, {second, 64}, {16, 64}, {16, 64}}});
+    constexpr int64_t line = kSide * sizeof(float);
+    float* lower = sums + kLanes * kSide;
+    finish_writing();
+    if (adds) {
+      _tile_loadd(0, sums, line);
+      _tile_loadd(1, sums + kLanes, line);
+      _tile_loadd(2, lower, line);
+      _tile_loadd(3, lower + kLanes, line);
+    } else {
+      _tile_zero(0);
+      _tile_zero(1);
+      _tile_zero(2);
+      _tile_zero(3);
+    }
+    for (size_t i = 0; i < chunk.parts.size(); ++i) {
+      const Source& source = sources[i];
+      const BFloat16* x = source.data + side / kSide * source.side;
+      const int64_t stride = source.row * sizeof(BFloat16);
+      for (int64_t k = 0; k < chunk.parts[i].count; k += kSide, x += source.tile, panel += 2 * kTile) {
+        _tile_loadd(6, panel, 64);
+        _tile_loadd(7, panel + kTile, 64);
+        _tile_loadd(4, x, stride);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        if (rows <= kLanes) continue;
+        _tile_loadd(5, x + source.half, stride);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+      }
+    }
+    _tile_stored(0, sums, line);
+    _tile_stored(1, sums + kLanes, line);
+    if (rows > kLanes) {
+      _tile_stored(2, lower, line);
+      _tile_stored(3, lower + kLanes, line);
+    }
+    finish_writing();
+  }
+
+  void store_sums(const float* sums, int64_t row, int64_t rows, int64_t column) const {
+    const int64_t width = std::min(kSide, columns_ - column);
+    const bool past_cache = columns_ % kSide == 0;  // lines of the output are whole
+    for (int64_t i = 0; i < rows; ++i, sums += kSide) {
+      Floats low = load(sums), high = load(sums + kLanes);
+      BFloat16* to = out_ + (row + i) * columns_ + column;
+      if (bias_ && width == kSide) {
+        low += load(bias_ + column);
+        high += load(bias_ + column + kLanes);
+      }
+      if (past_cache) {
+        // The output is larger than the cache: it would push out what is read again.
+        const auto both = _mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(high), reinterpret_cast<__m512>(low));
+        _mm512_stream_si512(reinterpret_cast<__m512i*>(to), reinterpret_cast<__m512i>(both));
+      } else {
+        for (int64_t c = 0; c < width; ++c)
+          to[c] = sums[c] + (bias_ ? bias_[column + c] : 0);
+      }
+    }
+  }
+
+  std::vector<Matrix> a_, b_;  // b [N, K]
+  const float* bias_;
+  BFloat16* out_;
+  const int64_t rows_, columns_;
+  float* sums_ = nullptr;  // of chunks before the last
+};
+
+#endif
+
+// Whether this processor can multiply matrices by tiles.
+inline bool has_tiles() { return Tiles::allowed(); }
+
+inline at::Tensor multiply(const std::vector<at::Tensor>& left, const std::vector<at::Tensor>& right,
+                           const std::optional<at::Tensor>& bias) {
+  TORCH_CHECK(has_tiles(), "this processor has no tiles");
+  TORCH_CHECK(left.size() == right.size() && !left.empty(), "a product has pairs of factors");
+  at::Tensor out = at::empty({left[0].size(0), right[0].size(1)}, left[0].options());
+  for (size_t i = 0; i < left.size(); ++i) {
+    const at::Tensor &a = left[i], &b = right[i];
+    TORCH_CHECK(a.size(0) == out.size(0) && b.size(1) == out.size(1) && a.size(1) == b.size(0) && a.numel() > 0 &&
+                    b.numel() > 0,
+                "factors of ", a.sizes(), " and ", b.sizes(), " in a product of ", out.sizes());
+    TORCH_CHECK(a.scalar_type() == at::kBFloat16 && b.scalar_type() == at::kBFloat16, "factors are in bfloat16");
+  }
+#ifdef __AMX_BF16__
+  const at::Tensor wide = bias ? bias->to(at::kFloat).contiguous() : at::Tensor();
+  MatrixProduct(left, right, bias ? wide.const_data_ptr<float>() : nullptr, out).run();
+#endif
+  return out;
+}
+
+}  // namespace bottega
