@@ -81,7 +81,7 @@ def add_adapter(scorer: Scorer, adapter: Adapter, *, new: Sequence[str], referen
     else:
         folder = adapter_folder(adapter.start)
         adapted = attach_saved(scorer.network, folder, trainable=True, reference=reference)
-    apply_kernels(adapted.model, names=())
+    apply_kernels(adapted.model, names=(), native=scorer.fit.native)
     _use(scorer, adapted)
 
 

@@ -1,13 +1,14 @@
-"""What a decoder computes between its products, and its gradients, in two forms with the same interface.
+"""What the kernels compute with, in two forms with the same interface.
 
     plain   operations of torch, on any device: the reference; on CUDA chains of them are compiled
-    native  operators in C++ on a CPU: one pass over memory where torch makes many
+    native  operators in C++ on a CPU: one pass over memory where torch makes many, and products by the tiles of AMX
 
 Which of them a run uses is stored in it (`Fit.native`), so that a resumed run computes what it computed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -26,6 +27,10 @@ class LogitOptions(NamedTuple):
 
 class Arithmetic(Protocol):
     """The functions of `plain` and `native`. None is differentiated by autograd."""
+
+    def multiply(self, terms: Sequence[tuple[Tensor, Tensor]], bias: Tensor | None = None) -> Tensor:
+        """[M, K], [K, N] of each term → [M, N]: the sum of their products and of the bias [N]."""
+        ...
 
     def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float, offset: float) -> Tensor:
         """[… , H] → x / rms(x) · (weight + offset) over the last dimension."""

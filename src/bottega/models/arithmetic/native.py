@@ -1,4 +1,4 @@
-"""The arithmetic between products in C++ (`native/pointwise.h`); what does not fit there is computed by `plain`.
+"""Arithmetic in C++ (`native/pointwise.h`, `native/matrix_product.h`); what does not fit there is computed by `plain`.
 
 Legend as in `bottega.models.arithmetic`.
 """
@@ -6,6 +6,8 @@ Legend as in `bottega.models.arithmetic`.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -18,6 +20,20 @@ from bottega.models.native import fits, is_marked
 def arithmetic_of(network: Any) -> Arithmetic:
     """What a network computes with: this module, if it may, else `plain`."""
     return cast(Arithmetic, sys.modules[__name__]) if is_marked(network) else plain
+
+
+def multiply(terms: Sequence[tuple[Tensor, Tensor]], bias: Tensor | None = None) -> Tensor:
+    # Without tiles, torch's own products reach what the processor can do.
+    factors = [factor for term in terms for factor in term]
+    if not _has_tiles() or not all(x.dtype == torch.bfloat16 and x.is_cpu and x.numel() for x in factors):
+        return plain.multiply(terms, bias)
+    total: Tensor = torch.ops.bottega.multiply(factors[::2], factors[1::2], bias)
+    return total
+
+
+@cache
+def _has_tiles() -> bool:
+    return bool(torch.ops.bottega.has_tiles())
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float, offset: float) -> Tensor:

@@ -1,8 +1,8 @@
-"""The arithmetic between products as operations of torch (see `bottega.models.arithmetic`)."""
+"""Arithmetic by operations of torch (see `bottega.models.arithmetic`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -29,6 +29,14 @@ SOFTMAX_BLOCK_BYTES = 1 << 21
 
 # Below this, log(p) of a float32 probability p is wrong or −inf: the logarithm is then taken from the logits.
 MIN_LOGP = -80.0
+
+
+def multiply(terms: Sequence[tuple[Tensor, Tensor]], bias: Tensor | None = None) -> Tensor:
+    (a, b), *others = terms
+    total = a @ b if bias is None else torch.addmm(bias, a, b)
+    for a, b in others:
+        total.addmm_(a, b)
+    return total
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float, offset: float) -> Tensor:

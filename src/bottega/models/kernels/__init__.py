@@ -58,7 +58,7 @@ def apply_kernels(model: nn.Module, names: Collection[str], *, native: bool = Fa
     encoder_layers = [module for module in model.modules() if encoder_last_layer.matches(module)]
     for module in model.modules():
         if lora_linear.matches(module):
-            module.forward = lora_linear.fused_forward(module)
+            module.forward = lora_linear.fused_forward(module, arithmetic)
         elif (
             type(module).__name__ in names
             # All layers of an encoder have one class, but only the last may skip positions.

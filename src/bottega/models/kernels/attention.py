@@ -69,7 +69,7 @@ def _forward(
     if len(layers) < 3 or position_embeddings is None or not is_packed_call(keywords):
         return type(module).forward(module, hidden_states, position_embeddings=position_embeddings, **keywords)
     # [T, h, D], [T, g, D], [T, g, D]
-    q, k, v = (x.view(len(x), -1, module.head_dim) for x in apply_linears(layers, hidden_states[0]))
+    q, k, v = (x.view(len(x), -1, module.head_dim) for x in apply_linears(layers, hidden_states[0], arithmetic))
     norms = (getattr(module, name, None) for name in HEAD_NORMS)
     q, k = (x if norm is None else norm(x) for x, norm in zip((q, k), norms, strict=True))
     # SmolLM3 has layers without RoPE.

@@ -68,8 +68,8 @@ def _infer(x: Tensor, layers: Sequence[LinearTensors], activation: str, arithmet
         packed: Tensor = torch.ops.bottega.gated_mlp(x, *handles, activation_number(activation))
         return packed
     *gate_up, down = layers
-    gate, up = linear_forward(x, gate_up)[0]
-    (y,) = linear_forward(arithmetic.gated_product(gate, up, activation), [down])[0]
+    gate, up = linear_forward(x, gate_up, arithmetic)[0]
+    (y,) = linear_forward(arithmetic.gated_product(gate, up, activation), [down], arithmetic)[0]
     return y
 
 
@@ -98,8 +98,8 @@ class _GatedMlp(torch.autograd.Function):
     ) -> Tensor:
         flat = x.flatten(0, -2)  # [T, in]
         *gate_up, down = unflatten(tensors, constants)
-        (gate, up), u = linear_forward(flat, gate_up)
-        (y,), u_down = linear_forward(arithmetic.gated_product(gate, up, activation), [down])
+        (gate, up), u = linear_forward(flat, gate_up, arithmetic)
+        (y,), u_down = linear_forward(arithmetic.gated_product(gate, up, activation), [down], arithmetic)
         ctx.save_for_backward(flat, gate, up, u, u_down, *tensors)
         ctx.activation, ctx.arithmetic, ctx.constants = activation, arithmetic, constants
         return y.view(*x.shape[:-1], y.shape[-1])
@@ -113,11 +113,11 @@ class _GatedMlp(torch.autograd.Function):
         needs_x, needs = ctx.needs_input_grad[0], ctx.needs_input_grad[4:]
         d_y = gradients[0].flatten(0, -2)
         product = arithmetic.gated_product(gate, up, ctx.activation)
-        d_product, d_down = linear_backward([d_y], product, u_down, [down], needs[8:], True)
+        d_product, d_down = linear_backward([d_y], product, u_down, [down], needs[8:], True, arithmetic)
         assert d_product is not None
         del product  # the widest tensors of the step: each is freed as soon as possible
         d_gate, d_up = arithmetic.gated_product_backward(d_product, gate, up, ctx.activation)
         del d_product, gate, up
-        d_flat, d_gate_up = linear_backward([d_gate, d_up], flat, u, gate_up, needs[:8], needs_x)
+        d_flat, d_gate_up = linear_backward([d_gate, d_up], flat, u, gate_up, needs[:8], needs_x, arithmetic)
         d_x = None if d_flat is None else d_flat.view(*gradients[0].shape[:-1], d_flat.shape[-1])
         return d_x, None, None, None, *d_gate_up, *d_down

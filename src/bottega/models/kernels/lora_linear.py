@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from bottega.models.arithmetic import Arithmetic, plain
 from bottega.models.frozen_linear import FrozenLinear
 from bottega.models.native.packed_linear import PackedLinear
 
@@ -42,16 +43,18 @@ class LinearTensors(NamedTuple):
     frozen: FrozenLinear | None = None
     gate: Tensor | None = None
 
-    def base_forward(self, x: Tensor) -> Tensor:
-        """x [T, in] → x Wᵀ + bias [T, out]."""
+    def forward(self, x: Tensor, u: Tensor | None, arithmetic: Arithmetic) -> Tensor:
+        """x [T, in], u = scale · x Aᵀ [T, r] → y [T, out]."""
         if self.frozen is not None:
-            return self.frozen.matmul(x)
-        return nn.functional.linear(x, cast(Tensor, self.weight), self.bias)
+            return _add_product(self.frozen.matmul(x), u, self.b)
+        terms = [(x, cast(Tensor, self.weight).T)]
+        if u is not None and self.b is not None:
+            terms.append((u, self.b.T))
+        return arithmetic.multiply(terms, self.bias)
 
-    def base_backward(self, d_y: Tensor, d_x: Tensor | None) -> Tensor:
-        """d_y [T, out] → d_y W [T, in], added in place to `d_x` if there is one."""
-        weight = cast(Tensor, self.weight) if self.frozen is None else self.frozen.whole_weight()
-        return d_y @ weight if d_x is None else d_x.addmm_(d_y, weight)
+    def whole_weight(self) -> Tensor:
+        """[out, in], computed from its own form if the layer keeps it in one."""
+        return cast(Tensor, self.weight) if self.frozen is None else self.frozen.whole_weight()
 
 
 def linear_tensors(layer: nn.Module, x: Tensor) -> LinearTensors | None:
@@ -93,16 +96,16 @@ def matches(module: nn.Module) -> bool:
     return lora is not None and isinstance(module, lora.Linear)
 
 
-def fused_forward(layer: nn.Module) -> Callable[..., Tensor]:
+def fused_forward(layer: nn.Module, arithmetic: Arithmetic = plain) -> Callable[..., Tensor]:
     """The fused forward of a LoRA layer; PEFT's own in calls this does not fit."""
-    return partial(_forward, layer)
+    return partial(_forward, layer, arithmetic)
 
 
-def _forward(layer: Any, x: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
+def _forward(layer: Any, arithmetic: Arithmetic, x: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
     tensors = None if arguments or keywords else linear_tensors(layer, x)
     if tensors is None:
         return cast(Tensor, type(layer).forward(layer, x, *arguments, **keywords))
-    (y,) = apply_linears([tensors], x.flatten(0, -2))
+    (y,) = apply_linears([tensors], x.flatten(0, -2), arithmetic)
     return y.view(*x.shape[:-1], y.shape[-1])
 
 
@@ -113,19 +116,22 @@ def packed_handles(layers: Sequence[LinearTensors | None]) -> list[int] | None:
     return handles if len(handles) == len(layers) else None
 
 
-def linear_forward(x: Tensor, layers: Sequence[LinearTensors]) -> tuple[list[Tensor], Tensor | None]:
-    """x [T, in] → ([T, out] of each layer, u = x Aᵀ [T, Σr] of all their adapters)."""
-    handles = packed_handles([layer._replace(a=None) for layer in layers])
-    outputs = [layer.base_forward(x) for layer in layers] if handles is None else torch.ops.bottega.linears(x, handles)
+def linear_forward(
+    x: Tensor, layers: Sequence[LinearTensors], arithmetic: Arithmetic = plain
+) -> tuple[list[Tensor], Tensor | None]:
+    """x [T, in] → ([T, out] of each layer, u = scale · x Aᵀ [T, Σr] of all their adapters)."""
     stacked = _stack_lora_a(layers)
-    if stacked is None:
-        return outputs, None
-    u = x @ stacked.T  # one product for all adapters
-    for y, layer, layer_u in zip(outputs, layers, _split_by_rank(u, layers), strict=True):
-        if layer.b is not None:
-            gated = layer_u if layer.gate is None else layer_u * layer.gate
-            y.addmm_(gated, layer.b.T, alpha=layer.scale)
-    return outputs, u
+    u = None if stacked is None else arithmetic.multiply([(x, stacked.T)])  # one product for all adapters
+    gated = list[Tensor | None]()
+    for layer, layer_u in zip(layers, _split_by_rank(u, layers), strict=True):
+        if layer_u is not None and layer.scale != 1.0:
+            layer_u.mul_(layer.scale)
+        gated.append(layer_u if layer_u is None or layer.gate is None else layer_u * layer.gate)
+    handles = packed_handles([layer._replace(a=None) for layer in layers])
+    if handles is None:
+        return [layer.forward(x, part, arithmetic) for layer, part in zip(layers, gated, strict=True)], u
+    outputs = torch.ops.bottega.linears(x, handles)
+    return [_add_product(y, part, layer.b) for y, layer, part in zip(outputs, layers, gated, strict=True)], u
 
 
 def linear_backward(
@@ -135,40 +141,51 @@ def linear_backward(
     layers: Sequence[LinearTensors],
     needs: Sequence[bool],
     needs_x: bool,
+    arithmetic: Arithmetic = plain,
 ) -> tuple[Tensor | None, list[Tensor | None]]:
     """(gradient of x [T, in], gradients of weight, bias, A and B of each layer), from those of the outputs [T, out].
 
+    u        from the forward
     needs    which gradients are needed, four per layer
     needs_x  whether that of x is
     """
     assert all(layer.gate is None for layer in layers), "adapters are trained one at a time"
-    d_x: Tensor | None = None
+    multiply = arithmetic.multiply
     d_tensors: list[Tensor | None] = []
     for d_y, layer, (needs_weight, needs_bias, _, _) in zip(gradients, layers, _groups_of_four(needs), strict=True):
-        if needs_x:
-            d_x = layer.base_backward(d_y, d_x)
-        d_weight = d_y.T @ x if needs_weight else None
+        d_weight = multiply([(d_y.T, x)]) if needs_weight else None
         d_bias = d_y.sum(0) if needs_bias and layer.bias is not None else None
         d_tensors += [d_weight, d_bias, None, None]
+    terms = [(d_y, layer.whole_weight()) for d_y, layer in zip(gradients, layers, strict=True)] if needs_x else []
     stacked = _stack_lora_a(layers)
-    if stacked is None or u is None:
-        return d_x, d_tensors
-    scaled = [
-        (d_y @ layer.b).mul_(layer.scale) for d_y, layer in zip(gradients, layers, strict=True) if layer.b is not None
+    if stacked is not None and u is not None:
+        d_u = _latent_gradients(gradients, layers, arithmetic)
+        terms += [(d_u, stacked)] if needs_x else []
+        d_a = _split_rows_by_rank(multiply([(d_u.T, x)]), layers) if any(needs[2::4]) else [None] * len(layers)
+        for index, (d_y, layer, layer_u) in enumerate(zip(gradients, layers, _split_by_rank(u, layers), strict=True)):
+            if layer.b is None or layer_u is None:
+                continue
+            if needs[4 * index + 2]:
+                d_tensors[4 * index + 2] = d_a[index]
+            if needs[4 * index + 3]:
+                # The narrow factor first: half again as fast as the transposed product.
+                d_tensors[4 * index + 3] = multiply([(layer_u.T, d_y)]).T
+    return multiply(terms) if needs_x else None, d_tensors
+
+
+def _latent_gradients(gradients: Sequence[Tensor], layers: Sequence[LinearTensors], arithmetic: Arithmetic) -> Tensor:
+    """[T, Σr] the gradients of x Aᵀ, of all adapters."""
+    parts = [
+        arithmetic.multiply([(d_y, layer.b)]).mul_(layer.scale)
+        for d_y, layer in zip(gradients, layers, strict=True)
+        if layer.b is not None
     ]
-    d_u = scaled[0] if len(scaled) == 1 else torch.cat(scaled, 1)  # [T, Σr]
-    if d_x is not None:
-        d_x.addmm_(d_u, stacked)
-    d_a = _split_by_rank((d_u.T @ x).T, layers) if any(needs[2::4]) else None  # [in, r] each
-    for index, (d_y, layer, layer_u) in enumerate(zip(gradients, layers, _split_by_rank(u, layers), strict=True)):
-        if layer.b is None:
-            continue
-        if d_a is not None and needs[4 * index + 2]:
-            d_tensors[4 * index + 2] = d_a[index].T
-        if needs[4 * index + 3]:
-            # The narrow factor first: half again as fast as the transposed product.
-            d_tensors[4 * index + 3] = (layer_u.T @ d_y).mul_(layer.scale).T
-    return d_x, d_tensors
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def _add_product(y: Tensor, u: Tensor | None, b: Tensor | None) -> Tensor:
+    """y + u Bᵀ, in place; y if there is no adapter."""
+    return y if u is None or b is None else y.addmm_(u, b.T)
 
 
 def _stack_lora_a(layers: Sequence[LinearTensors]) -> Tensor | None:
@@ -177,9 +194,18 @@ def _stack_lora_a(layers: Sequence[LinearTensors]) -> Tensor | None:
     return None if not matrices else matrices[0] if len(matrices) == 1 else torch.cat(matrices)
 
 
-def _split_by_rank(u: Tensor, layers: Sequence[LinearTensors]) -> Sequence[Tensor]:
-    """[…, Σr] → […, r] for each layer, with r = 0 for one without an adapter."""
-    return torch.split(u, [0 if layer.a is None else len(layer.a) for layer in layers], 1)
+def _split_by_rank(u: Tensor | None, layers: Sequence[LinearTensors]) -> Sequence[Tensor | None]:
+    """[T, Σr] → [T, r] for each layer, with r = 0 for one without an adapter; None for each if none has."""
+    return [None] * len(layers) if u is None else torch.split(u, _ranks(layers), 1)
+
+
+def _split_rows_by_rank(d_a: Tensor, layers: Sequence[LinearTensors]) -> Sequence[Tensor]:
+    """[Σr, in] → [r, in] for each layer."""
+    return torch.split(d_a, _ranks(layers))
+
+
+def _ranks(layers: Sequence[LinearTensors]) -> list[int]:
+    return [0 if layer.a is None else len(layer.a) for layer in layers]
 
 
 def _groups_of_four(values: Sequence[Any]) -> list[Sequence[Any]]:
@@ -204,27 +230,29 @@ def linear_constants(layers: Sequence[LinearTensors]) -> list[LinearConstants]:
     return [(layer.scale, layer.frozen, layer.gate) for layer in layers]
 
 
-def apply_linears(layers: Sequence[LinearTensors], x: Tensor) -> tuple[Tensor, ...]:
+def apply_linears(layers: Sequence[LinearTensors], x: Tensor, arithmetic: Arithmetic = plain) -> tuple[Tensor, ...]:
     """x [T, in] → [T, out] of each layer."""
     if not torch.is_grad_enabled():
-        return tuple(linear_forward(x, layers)[0])
+        return tuple(linear_forward(x, layers, arithmetic)[0])
     apply = cast(Any, _FusedLinears.apply)
-    return cast(tuple[Tensor, ...], apply(x, linear_constants(layers), *flatten(layers)))
+    return cast(tuple[Tensor, ...], apply(x, arithmetic, linear_constants(layers), *flatten(layers)))
 
 
 class _FusedLinears(torch.autograd.Function):
     """Linear layers of one input."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, constants: list[LinearConstants], *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        outputs, u = linear_forward(x, unflatten(tensors, constants))
+    def forward(
+        ctx: Any, x: Tensor, arithmetic: Arithmetic, constants: list[LinearConstants], *tensors: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        outputs, u = linear_forward(x, unflatten(tensors, constants), arithmetic)
         ctx.save_for_backward(x, u, *tensors)
-        ctx.constants = constants
+        ctx.constants, ctx.arithmetic = constants, arithmetic
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, u, *tensors = ctx.saved_tensors
-        needs = ctx.needs_input_grad
-        d_x, d_tensors = linear_backward(gradients, x, u, unflatten(tensors, ctx.constants), needs[2:], needs[0])
-        return d_x, None, *d_tensors
+        layers, needs = unflatten(tensors, ctx.constants), ctx.needs_input_grad
+        d_x, d_tensors = linear_backward(gradients, x, u, layers, needs[3:], needs[0], ctx.arithmetic)
+        return d_x, None, None, *d_tensors
