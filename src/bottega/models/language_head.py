@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bottega.errors import ModelError
-from bottega.models.arithmetic import Arithmetic, LogitOptions, plain
 from bottega.models.arithmetic.native import arithmetic_of
-from bottega.models.arithmetic.plain import scale_and_cap
+from bottega.models.arithmetic.plain import PLAIN, Arithmetic, LogitOptions, scale_and_cap
 
 # Bytes of logits alive at once, in the model's dtype.
 CHUNK_BYTES = {"cpu": 1 << 25, "cuda": 1 << 29}
@@ -41,7 +40,7 @@ class LanguageHead:
     scale: float = 1.0
     softcap: float | None = None
     smoothing: float = 0.0
-    arithmetic: Arithmetic = plain
+    arithmetic: Arithmetic = PLAIN
 
     @property
     def options(self) -> LogitOptions:

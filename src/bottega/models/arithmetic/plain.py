@@ -1,14 +1,14 @@
-"""Arithmetic by operations of torch (see `bottega.models.arithmetic`)."""
+"""What the kernels compute with, as operations of torch: on any device, and the reference for what is faster."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bottega.models.arithmetic import LogitOptions
 from bottega.models.compile import compile_on_cuda
 
 # (x → act(x); (gradient of the output, x) → gradient of x)
@@ -31,31 +31,135 @@ SOFTMAX_BLOCK_BYTES = 1 << 21
 MIN_LOGP = -80.0
 
 
-def multiply(terms: Sequence[tuple[Tensor, Tensor]], bias: Tensor | None = None) -> Tensor:
-    (a, b), *others = terms
-    total = a @ b if bias is None else torch.addmm(bias, a, b)
-    for a, b in others:
-        total.addmm_(a, b)
-    return total
+class LogitOptions(NamedTuple):
+    """How raw logits become log-probabilities: of softcap · tanh(scale · raw / softcap).
+
+    smoothing  the fraction of a log-probability that is the mean over all labels (Szegedy et al. 2015, 1512.00567)
+    """
+
+    scale: float = 1.0
+    softcap: float | None = None
+    smoothing: float = 0.0
 
 
-def rms_norm(x: Tensor, weight: Tensor, epsilon: float, offset: float) -> Tensor:
-    return F.rms_norm(x, x.shape[-1:], weight + offset if offset else weight, epsilon)
+class Arithmetic:
+    """Products, and what lies between them, with gradients. Autograd differentiates none of it."""
+
+    def multiply(self, terms: Sequence[tuple[Tensor, Tensor]], bias: Tensor | None = None) -> Tensor:
+        """[M, K], [K, N] of each term → [M, N]: the sum of their products and of the bias [N]."""
+        (a, b), *others = terms
+        total = a @ b if bias is None else torch.addmm(bias, a, b)
+        for a, b in others:
+            total.addmm_(a, b)
+        return total
+
+    def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float, offset: float) -> Tensor:
+        """[… , H] → x / rms(x) · (weight + offset) over the last dimension."""
+        return F.rms_norm(x, x.shape[-1:], weight + offset if offset else weight, epsilon)
+
+    def normalize(self, x: Tensor, weight: Tensor, epsilon: float, offset: float) -> tuple[Tensor, Tensor]:
+        """(the same, [… , 1] with 1 / rms(x) in float32 or wider)."""
+        return _normalize(x, weight, epsilon, offset)
+
+    def normalize_backward(
+        self, d_y: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, offset: float, needs_weight: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Gradients of (x, weight), the second if it is needed."""
+        d_weight = _weight_gradient(d_y, x, inverse).flatten(0, -2).sum(0).to(weight.dtype) if needs_weight else None
+        return _input_gradient(d_y, x, weight, inverse, offset), d_weight
+
+    def rotate(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        """x [T, h, D], angles [T, 1, D] → (x₁ c − x₂ s, x₂ c + x₁ s) of the halves of each head."""
+        return _rotate(x, cosine, sine)
+
+    def rotate_backward(self, d_y: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        """The gradient of x: the transposed of the rotation."""
+        return _rotate_backward(d_y, cosine, sine)
+
+    def gated_product(self, gate: Tensor, up: Tensor, activation: str) -> Tensor:
+        """[T, I], [T, I] → activation(gate) · up."""
+        return _gated_product(gate, up, activation)
+
+    def gated_product_backward(
+        self, d_product: Tensor, gate: Tensor, up: Tensor, activation: str
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of (gate, up); that of the product may be overwritten."""
+        return _gated_product_backward(d_product, gate, up, activation)
+
+    def log_probabilities(self, raw: Tensor, label: Tensor, options: LogitOptions, *, with_gradient: bool) -> Tensor:
+        """[n, V], [n] → [n] in float32 or wider; `with_gradient` overwrites `raw` with their gradients to it."""
+        if raw.is_cuda:
+            index = label[:, None]
+            # Gathered outside the compiled kernel, which has been seen to read `raw` after it had overwritten it.
+            return _log_probabilities_on_cuda(raw, index, raw.gather(1, index), *options, with_gradient)
+        size = max(1, SOFTMAX_BLOCK_BYTES // (4 * raw.shape[1]))
+        scores = []
+        for start in range(0, len(raw), size):
+            rows = slice(start, start + size)
+            index, logits = label[rows, None], scale_and_cap(raw[rows], options.scale, options.softcap)
+            p = logits.softmax(1)
+            p_label = p.gather(1, index)  # [n, 1]
+            logp = p_label.log()
+            if bool((logp < MIN_LOGP).any()):
+                logp = torch.where(logp < MIN_LOGP, logits.gather(1, index) - logits.logsumexp(1, keepdim=True), logp)
+            smoothing = options.smoothing
+            if smoothing:
+                scores.append(logp + smoothing * (logits.mean(1, keepdim=True) - logits.gather(1, index)))
+            else:
+                scores.append(logp)
+            if with_gradient:
+                # (1 − smoothing) · onehot + smoothing / V − p, in the memory of p
+                gradient = p.neg_().scatter_(1, index, 1 - smoothing - p_label)
+                if smoothing:
+                    gradient.add_(smoothing / gradient.shape[1])
+                if options.scale != 1.0:
+                    gradient.mul_(options.scale)
+                if options.softcap is not None:
+                    gradient.mul_(1 - (logits / options.softcap) ** 2)
+                raw[rows] = gradient
+        return torch.cat(scores).squeeze(1)
+
+
+PLAIN = Arithmetic()
 
 
 @compile_on_cuda
-def normalize(x: Tensor, weight: Tensor, epsilon: float, offset: float) -> tuple[Tensor, Tensor]:
+def _normalize(x: Tensor, weight: Tensor, epsilon: float, offset: float) -> tuple[Tensor, Tensor]:
     # A copy also where the dtype is the same: the product is computed in its memory.
     wide = x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
     inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
     return wide.mul_(inverse).mul_(weight + offset).to(x.dtype), inverse
 
 
-def normalize_backward(
-    d_y: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, offset: float, needs_weight: bool
-) -> tuple[Tensor, Tensor | None]:
-    d_weight = _weight_gradient(d_y, x, inverse).flatten(0, -2).sum(0).to(weight.dtype) if needs_weight else None
-    return _input_gradient(d_y, x, weight, inverse, offset), d_weight
+@compile_on_cuda
+def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    out = x * cosine
+    out[..., :half].addcmul_(x[..., half:], sine[..., :half], value=-1)
+    out[..., half:].addcmul_(x[..., :half], sine[..., half:])
+    return out
+
+
+@compile_on_cuda
+def _rotate_backward(d_y: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    # Each half takes the sine that multiplied it in the forward.
+    half = d_y.shape[-1] // 2
+    d_x = d_y * cosine
+    d_x[..., :half].addcmul_(d_y[..., half:], sine[..., half:])
+    d_x[..., half:].addcmul_(d_y[..., :half], sine[..., :half], value=-1)
+    return d_x
+
+
+@compile_on_cuda
+def _gated_product(gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    return ACTIVATIONS[activation][0](gate).mul_(up)
+
+
+@compile_on_cuda
+def _gated_product_backward(d_product: Tensor, gate: Tensor, up: Tensor, activation: str) -> tuple[Tensor, Tensor]:
+    activate, activation_backward = ACTIVATIONS[activation]
+    d_up = activate(gate).mul_(d_product)
+    return activation_backward(d_product * up, gate), d_up
 
 
 @compile_on_cuda
@@ -71,70 +175,6 @@ def _input_gradient(d_y: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, off
     g.mul_(weight + offset)
     along_x = (g * wide).sum(-1, keepdim=True).mul_(inverse**3 / -x.shape[-1])  # [… , 1]
     return g.mul_(inverse).addcmul_(wide, along_x).to(x.dtype)
-
-
-@compile_on_cuda
-def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    half = x.shape[-1] // 2
-    out = x * cosine
-    out[..., :half].addcmul_(x[..., half:], sine[..., :half], value=-1)
-    out[..., half:].addcmul_(x[..., :half], sine[..., half:])
-    return out
-
-
-@compile_on_cuda
-def rotate_backward(d_y: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    # Each half takes the sine that multiplied it in the forward.
-    half = d_y.shape[-1] // 2
-    d_x = d_y * cosine
-    d_x[..., :half].addcmul_(d_y[..., half:], sine[..., half:])
-    d_x[..., half:].addcmul_(d_y[..., :half], sine[..., :half], value=-1)
-    return d_x
-
-
-@compile_on_cuda
-def gated_product(gate: Tensor, up: Tensor, activation: str) -> Tensor:
-    return ACTIVATIONS[activation][0](gate).mul_(up)
-
-
-@compile_on_cuda
-def gated_product_backward(d_product: Tensor, gate: Tensor, up: Tensor, activation: str) -> tuple[Tensor, Tensor]:
-    activate, activation_backward = ACTIVATIONS[activation]
-    d_up = activate(gate).mul_(d_product)
-    return activation_backward(d_product * up, gate), d_up
-
-
-def log_probabilities(raw: Tensor, label: Tensor, options: LogitOptions, *, with_gradient: bool) -> Tensor:
-    if raw.is_cuda:
-        index = label[:, None]
-        # Gathered outside the compiled kernel, which has been seen to read `raw` after it had overwritten it.
-        return _log_probabilities_on_cuda(raw, index, raw.gather(1, index), *options, with_gradient)
-    size = max(1, SOFTMAX_BLOCK_BYTES // (4 * raw.shape[1]))
-    scores = []
-    for start in range(0, len(raw), size):
-        rows = slice(start, start + size)
-        index, logits = label[rows, None], scale_and_cap(raw[rows], options.scale, options.softcap)
-        p = logits.softmax(1)
-        p_label = p.gather(1, index)  # [n, 1]
-        logp = p_label.log()
-        if bool((logp < MIN_LOGP).any()):
-            logp = torch.where(logp < MIN_LOGP, logits.gather(1, index) - logits.logsumexp(1, keepdim=True), logp)
-        smoothing = options.smoothing
-        if smoothing:
-            scores.append(logp + smoothing * (logits.mean(1, keepdim=True) - logits.gather(1, index)))
-        else:
-            scores.append(logp)
-        if with_gradient:
-            # (1 − smoothing) · onehot + smoothing / V − p, in the memory of p
-            gradient = p.neg_().scatter_(1, index, 1 - smoothing - p_label)
-            if smoothing:
-                gradient.add_(smoothing / gradient.shape[1])
-            if options.scale != 1.0:
-                gradient.mul_(options.scale)
-            if options.softcap is not None:
-                gradient.mul_(1 - (logits / options.softcap) ** 2)
-            raw[rows] = gradient
-    return torch.cat(scores).squeeze(1)
 
 
 @compile_on_cuda

@@ -19,8 +19,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from bottega.models.arithmetic import Arithmetic, plain
-from bottega.models.arithmetic import native as native_arithmetic
+from bottega.models.arithmetic.native import NATIVE
+from bottega.models.arithmetic.plain import PLAIN
 from bottega.models.kernels import (
     attention,
     decoder_layer,
@@ -54,7 +54,7 @@ def apply_kernels(model: nn.Module, names: Collection[str], *, native: bool = Fa
 
     native  they compute in C++ what fits there
     """
-    arithmetic: Arithmetic = native_arithmetic if native else plain
+    arithmetic = NATIVE if native else PLAIN
     encoder_layers = [module for module in model.modules() if encoder_last_layer.matches(module)]
     for module in model.modules():
         if lora_linear.matches(module):
@@ -82,7 +82,7 @@ def _is_equal(module: nn.Module) -> bool:
         x, keywords = kernel.sample_call(module, TRIAL_LENGTH)
         own, fused = (
             [*_output_and_gradients(forward, module, x, keywords), _inference_output(forward, x, keywords)]
-            for forward in (module, kernel.fused_forward(module, plain))
+            for forward in (module, kernel.fused_forward(module, PLAIN))
         )
     except Exception:  # a module that only looks alike: other arguments, or other types behind the names
         return False

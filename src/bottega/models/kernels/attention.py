@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bottega.batch import Example, Row
-from bottega.models.arithmetic import Arithmetic, plain
+from bottega.models.arithmetic.plain import PLAIN, Arithmetic
 from bottega.models.attention import CACHE_KEYWORDS
 from bottega.models.attention.blocks import BlockLayout
 from bottega.models.attention.mask import AttentionOptions
@@ -52,7 +52,7 @@ def single_row_layout(length: int) -> BlockLayout:
     return BlockLayout(pack([Example("", (row,))]))
 
 
-def fused_forward(module: nn.Module, arithmetic: Arithmetic = plain) -> Callable[..., tuple[Tensor, None]]:
+def fused_forward(module: nn.Module, arithmetic: Arithmetic = PLAIN) -> Callable[..., tuple[Tensor, None]]:
     """The fused forward; the module's own in calls without a layout or with a KV cache of transformers."""
     return partial(_forward, module, arithmetic)
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from bottega.models import native
-from bottega.models.arithmetic import Arithmetic, plain
 from bottega.models.arithmetic.native import activation_number
+from bottega.models.arithmetic.plain import PLAIN, Arithmetic
 from bottega.models.attention.mask import AttentionOptions
 from bottega.models.attention.native_step import NativeStepLayout
 from bottega.models.kernels import attention, gated_mlp, rms_norm
@@ -36,7 +36,7 @@ def sample_call(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]
     return attention.sample_call(cast(nn.Module, module.self_attn), length)
 
 
-def fused_forward(module: nn.Module, arithmetic: Arithmetic = plain) -> Callable[..., Tensor]:
+def fused_forward(module: nn.Module, arithmetic: Arithmetic = PLAIN) -> Callable[..., Tensor]:
     """The forward, of the parts as they are."""
     return partial(_forward, module)
 

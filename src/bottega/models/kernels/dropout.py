@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from bottega.models.arithmetic import Arithmetic, plain
+from bottega.models.arithmetic.plain import PLAIN, Arithmetic
 from bottega.models.fast_dropout import dropout
 
 
@@ -23,7 +23,7 @@ def sample_call(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]
     return torch.randn(1, length, 6), {}
 
 
-def fused_forward(module: nn.Module, arithmetic: Arithmetic = plain) -> Callable[[Tensor], Tensor]:
+def fused_forward(module: nn.Module, arithmetic: Arithmetic = PLAIN) -> Callable[[Tensor], Tensor]:
     """Dropout in training mode, the identity in evaluation mode."""
     return partial(_forward, module)
 

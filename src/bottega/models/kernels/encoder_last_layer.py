@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from bottega.models.arithmetic import Arithmetic, plain
+from bottega.models.arithmetic.plain import PLAIN, Arithmetic
 from bottega.models.attention.mask import AttentionOptions
 from bottega.models.kernels.attention import single_row_layout
 
@@ -34,7 +34,7 @@ def sample_call(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]
     return x, {"layout": single_row_layout(length), "read": torch.arange(length)}
 
 
-def fused_forward(module: nn.Module, arithmetic: Arithmetic = plain) -> Callable[..., Tensor]:
+def fused_forward(module: nn.Module, arithmetic: Arithmetic = PLAIN) -> Callable[..., Tensor]:
     """The layer at the positions in `read`, zeros elsewhere; the module's own forward in a call without `read`."""
     return partial(_forward, module)
 

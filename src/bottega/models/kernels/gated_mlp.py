@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from bottega.models import native
-from bottega.models.arithmetic import Arithmetic, plain
 from bottega.models.arithmetic.native import activation_number
-from bottega.models.arithmetic.plain import ACTIVATIONS
+from bottega.models.arithmetic.plain import ACTIVATIONS, PLAIN, Arithmetic
 from bottega.models.kernels.lora_linear import (
     LinearConstants,
     LinearTensors,
@@ -42,7 +41,7 @@ def sample_call(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]
     return torch.randn(1, length, cast(int, cast(Any, module).gate_proj.in_features)), {}
 
 
-def fused_forward(module: nn.Module, arithmetic: Arithmetic = plain) -> Callable[..., Tensor]:
+def fused_forward(module: nn.Module, arithmetic: Arithmetic = PLAIN) -> Callable[..., Tensor]:
     """The fused forward; the module's own if a projection cannot be fused, or if called with more than x."""
     return partial(_forward, module, cast(str, activation_name(module)), arithmetic)
 

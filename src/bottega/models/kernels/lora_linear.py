@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from bottega.models.arithmetic import Arithmetic, plain
+from bottega.models.arithmetic.plain import PLAIN, Arithmetic
 from bottega.models.frozen_linear import FrozenLinear
 from bottega.models.native.packed_linear import PackedLinear
 
@@ -96,7 +96,7 @@ def matches(module: nn.Module) -> bool:
     return lora is not None and isinstance(module, lora.Linear)
 
 
-def fused_forward(layer: nn.Module, arithmetic: Arithmetic = plain) -> Callable[..., Tensor]:
+def fused_forward(layer: nn.Module, arithmetic: Arithmetic = PLAIN) -> Callable[..., Tensor]:
     """The fused forward of a LoRA layer; PEFT's own in calls this does not fit."""
     return partial(_forward, layer, arithmetic)
 
@@ -117,7 +117,7 @@ def packed_handles(layers: Sequence[LinearTensors | None]) -> list[int] | None:
 
 
 def linear_forward(
-    x: Tensor, layers: Sequence[LinearTensors], arithmetic: Arithmetic = plain
+    x: Tensor, layers: Sequence[LinearTensors], arithmetic: Arithmetic = PLAIN
 ) -> tuple[list[Tensor], Tensor | None]:
     """x [T, in] → ([T, out] of each layer, u = scale · x Aᵀ [T, Σr] of all their adapters)."""
     stacked = _stack_lora_a(layers)
@@ -141,7 +141,7 @@ def linear_backward(
     layers: Sequence[LinearTensors],
     needs: Sequence[bool],
     needs_x: bool,
-    arithmetic: Arithmetic = plain,
+    arithmetic: Arithmetic = PLAIN,
 ) -> tuple[Tensor | None, list[Tensor | None]]:
     """(gradient of x [T, in], gradients of weight, bias, A and B of each layer), from those of the outputs [T, out].
 
@@ -230,7 +230,7 @@ def linear_constants(layers: Sequence[LinearTensors]) -> list[LinearConstants]:
     return [(layer.scale, layer.frozen, layer.gate) for layer in layers]
 
 
-def apply_linears(layers: Sequence[LinearTensors], x: Tensor, arithmetic: Arithmetic = plain) -> tuple[Tensor, ...]:
+def apply_linears(layers: Sequence[LinearTensors], x: Tensor, arithmetic: Arithmetic = PLAIN) -> tuple[Tensor, ...]:
     """x [T, in] → [T, out] of each layer."""
     if not torch.is_grad_enabled():
         return tuple(linear_forward(x, layers, arithmetic)[0])

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from bottega.models.arithmetic import Arithmetic, plain
+from bottega.models.arithmetic.plain import PLAIN, Arithmetic
 
 
 def matches(module: nn.Module) -> bool:
@@ -23,7 +23,7 @@ def sample_call(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]
     return torch.randn(1, length, len(cast(Tensor, module.weight))), {}
 
 
-def fused_forward(module: nn.Module, arithmetic: Arithmetic = plain) -> Callable[..., Tensor]:
+def fused_forward(module: nn.Module, arithmetic: Arithmetic = PLAIN) -> Callable[..., Tensor]:
     """x → x / rms(x) · (weight + offset) over the last dimension; the module's own if called with more than x."""
     return partial(_forward, module, *settings(module), arithmetic)
 
