@@ -152,7 +152,7 @@ class _LogProbability(torch.autograd.Function):
             logp[rows] = head.logp_in_place(raw, label[rows], with_gradient=jacobian is not None)
             if jacobian is not None:
                 # `raw` now holds the gradient to the logits, in place.
-                torch.mm(raw, weight, out=jacobian[rows])
+                head.arithmetic.multiply([(raw, weight)], out=jacobian[rows])
         if jacobian is not None:
             ctx.save_for_backward(jacobian)
         return logp
@@ -192,9 +192,10 @@ def _logp_with_gradients(
         logp[rows] = head.logp_in_place(d_logits, label[rows], with_gradient=True)
         if d_bias is not None:
             d_bias += scaled[rows] @ d_logits.to(scaled.dtype)
-        torch.mm(d_logits, head.weight, out=d_hidden[rows])
+        head.arithmetic.multiply([(d_logits, head.weight)], out=d_hidden[rows])
         # The [n] factor goes on the narrow side of the product: [n, H] instead of [n, V].
-        product = d_logits.T @ (hidden[rows] * scaled[rows, None]).to(hidden.dtype)  # [V, H]
+        narrow = (hidden[rows] * scaled[rows, None]).to(hidden.dtype)
+        product = head.arithmetic.multiply([(d_logits.T, narrow)])  # [V, H]
         d_weight = product if d_weight is None else d_weight.to(logp.dtype).add_(product)
     assert d_weight is not None
     d_bias = None if d_bias is None else d_bias * scale
@@ -226,5 +227,5 @@ def _logit_chunks(head: LanguageHead, hidden: Tensor, max_bytes: Mapping[str, in
     buffer = hidden.new_empty(size, len(head.weight))
     for start in range(0, len(hidden), size):
         chunk = hidden[start : start + size]
-        raw = torch.mm(chunk, head.weight.T, out=buffer[: len(chunk)])
-        yield slice(start, start + len(chunk)), raw if head.bias is None else raw.add_(head.bias)
+        raw = head.arithmetic.multiply([(chunk, head.weight.T)], head.bias, out=buffer[: len(chunk)])
+        yield slice(start, start + len(chunk)), raw

@@ -7,7 +7,7 @@ resumed run computes what it computed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,15 +23,25 @@ def arithmetic_of(network: Any) -> Arithmetic:
 
 
 class NativeArithmetic(Arithmetic):
-    """One pass over memory where torch makes many, and products by the tiles of AMX."""
+    """One pass over memory where torch makes many, and products by the tiles of AMX.
 
-    def multiply(self, terms: Sequence[tuple[Tensor, Tensor]], bias: Tensor | None = None) -> Tensor:
+    has_tiles  the processor has them
+    """
+
+    @cached_property
+    def has_tiles(self) -> bool:
+        return bool(torch.ops.bottega.has_tiles())
+
+    def multiply(
+        self, terms: Sequence[tuple[Tensor, Tensor]], bias: Tensor | None = None, *, out: Tensor | None = None
+    ) -> Tensor:
         # Without tiles, torch's own products reach what the processor can do.
-        factors = [factor for term in terms for factor in term]
-        if not _has_tiles() or not all(x.dtype == torch.bfloat16 and x.is_cpu and x.numel() for x in factors):
-            return super().multiply(terms, bias)
-        total: Tensor = torch.ops.bottega.multiply(factors[::2], factors[1::2], bias)
-        return total
+        left, right = zip(*terms, strict=True)
+        if not self.has_tiles or not all(x.dtype == torch.bfloat16 and x.is_cpu and x.numel() for x in (*left, *right)):
+            return super().multiply(terms, bias, out=out)
+        out = left[0].new_empty(len(left[0]), right[0].shape[1]) if out is None else out
+        torch.ops.bottega.multiply_into(out, left, right, bias)
+        return out
 
     def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float, offset: float) -> Tensor:
         if not fits(x, weight):
@@ -89,11 +99,6 @@ class NativeArithmetic(Arithmetic):
 
 
 NATIVE = NativeArithmetic()
-
-
-@cache
-def _has_tiles() -> bool:
-    return bool(torch.ops.bottega.has_tiles())
 
 
 def _fits_halves(x: Tensor, cosine: Tensor, sine: Tensor) -> bool:

@@ -45,10 +45,12 @@ class LogitOptions(NamedTuple):
 class Arithmetic:
     """Products, and what lies between them, with gradients. Autograd differentiates none of it."""
 
-    def multiply(self, terms: Sequence[tuple[Tensor, Tensor]], bias: Tensor | None = None) -> Tensor:
-        """[M, K], [K, N] of each term → [M, N]: the sum of their products and of the bias [N]."""
+    def multiply(
+        self, terms: Sequence[tuple[Tensor, Tensor]], bias: Tensor | None = None, *, out: Tensor | None = None
+    ) -> Tensor:
+        """[M, K], [K, N] of each term → [M, N]: the sum of their products and of the bias [N], into `out` if given."""
         (a, b), *others = terms
-        total = a @ b if bias is None else torch.addmm(bias, a, b)
+        total = torch.mm(a, b, out=out) if bias is None else torch.addmm(bias, a, b, out=out)
         for a, b in others:
             total.addmm_(a, b)
         return total

@@ -143,11 +143,12 @@ Tensor decoder_layers(Tensor x, const Tensors& norms, at::ArrayRef<double> epsil
 std::tuple<Tensor, Tensor> attend_trees(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& nodes,
                                         const Tensor& tokens, double scale, int64_t window) {
   const Tensor queries = q.contiguous(), keys = k.contiguous(), values = v.contiguous();
-  // Padding is in no node.
-  Tensor out = at::zeros({q.size(0), q.size(1), v.size(2)}, q.options());
-  Tensor logs = at::zeros({q.size(0), q.size(1), 1}, q.options().dtype(at::kFloat));
+  const Forest forest(nodes, tokens);
+  Tensor out = at::empty({q.size(0), q.size(1), v.size(2)}, q.options());
+  Tensor logs = at::empty({q.size(0), q.size(1), 1}, q.options().dtype(at::kFloat));
+  forest.clear_padding(out);
   by_dtype(q, [&](auto type) {
-    attend_to_trees<decltype(type)>(queries, keys, values, Forest(nodes, tokens), scale, window, out, logs);
+    attend_to_trees<decltype(type)>(queries, keys, values, forest, scale, window, out, logs);
   });
   return {out, logs};
 }
@@ -156,7 +157,7 @@ std::tuple<Tensor, Tensor, Tensor> attend_trees_backward(const Tensor& d_out, co
                                                          const Tensor& v, const Tensor& out, const Tensor& logs,
                                                          const Tensor& nodes, const Tensor& tokens, double scale,
                                                          int64_t window) {
-  Tensor d_q = at::zeros_like(q, at::MemoryFormat::Contiguous), d_k = at::empty_like(k, at::MemoryFormat::Contiguous),
+  Tensor d_q = at::empty_like(q, at::MemoryFormat::Contiguous), d_k = at::empty_like(k, at::MemoryFormat::Contiguous),
          d_v = at::empty_like(v, at::MemoryFormat::Contiguous);
   by_dtype(q, [&](auto type) {
     attend_to_trees_backward<decltype(type)>(d_out.contiguous(), q.contiguous(), k.contiguous(), v.contiguous(), out,
@@ -181,7 +182,7 @@ TORCH_LIBRARY(bottega, m) {
   m.def("gated_mlp(Tensor x, int gate, int up, int down, int activation) -> Tensor", bottega::gated_mlp);
   m.def("rms_norm(Tensor x, Tensor weight, float epsilon, float offset) -> Tensor", bottega::rms_norm);
   m.def("has_tiles() -> bool", bottega::has_tiles);
-  m.def("multiply(Tensor[] left, Tensor[] right, Tensor? bias) -> Tensor", bottega::multiply);
+  m.def("multiply_into(Tensor(a!) out, Tensor[] left, Tensor[] right, Tensor? bias) -> ()", bottega::multiply_into);
   m.def("normalize(Tensor x, Tensor weight, float epsilon, float offset) -> (Tensor, Tensor)", bottega::normalize);
   m.def(
       "normalize_backward(Tensor d_y, Tensor x, Tensor weight, Tensor inverse, float offset, bool needs_weight) -> "

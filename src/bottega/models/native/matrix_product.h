@@ -305,11 +305,11 @@ class MatrixProduct {
 // Whether this processor can multiply matrices by tiles.
 inline bool has_tiles() { return Tiles::allowed(); }
 
-inline at::Tensor multiply(const std::vector<at::Tensor>& left, const std::vector<at::Tensor>& right,
-                           const std::optional<at::Tensor>& bias) {
+inline void multiply_into(at::Tensor out, const std::vector<at::Tensor>& left, const std::vector<at::Tensor>& right,
+                          const std::optional<at::Tensor>& bias) {
   TORCH_CHECK(has_tiles(), "this processor has no tiles");
-  TORCH_CHECK(left.size() == right.size() && !left.empty(), "a product has pairs of factors");
-  at::Tensor out = at::empty({left[0].size(0), right[0].size(1)}, left[0].options());
+  TORCH_CHECK(left.size() == right.size() && out.is_contiguous() && out.scalar_type() == at::kBFloat16,
+              "a product has pairs of factors, and an output in bfloat16 whose rows lie one after the other");
   for (size_t i = 0; i < left.size(); ++i) {
     const at::Tensor &a = left[i], &b = right[i];
     TORCH_CHECK(a.size(0) == out.size(0) && b.size(1) == out.size(1) && a.size(1) == b.size(0) && a.numel() > 0 &&
@@ -319,9 +319,9 @@ inline at::Tensor multiply(const std::vector<at::Tensor>& left, const std::vecto
   }
 #ifdef __AMX_BF16__
   const at::Tensor wide = bias ? bias->to(at::kFloat).contiguous() : at::Tensor();
+  TORCH_CHECK(!bias || bias->numel() == out.size(1), "a bias of ", bias->sizes(), " in a product of ", out.sizes());
   MatrixProduct(left, right, bias ? wide.const_data_ptr<float>() : nullptr, out).run();
 #endif
-  return out;
 }
 
 }  // namespace bottega

@@ -28,6 +28,18 @@ struct Forest {
       if (parent(node) < 0) roots.push_back(node);
     }
     roots.push_back(nodes_.size(0));
+    std::vector<bool> is_covered(tokens_.size(0));
+    for (int64_t node = 0; node < this->nodes(); ++node)
+      std::fill(is_covered.begin() + start(node), is_covered.begin() + end(node), true);
+    for (int64_t token = 0; token < tokens_.size(0); ++token) {
+      if (!is_covered[token]) padding.push_back(token);
+    }
+  }
+
+  // Sets what a tensor [T, …] holds of padding to zero.
+  at::Tensor& clear_padding(at::Tensor& tensor) const {
+    for (const int64_t token : padding) tensor[token].zero_();
+    return tensor;
   }
 
   int64_t nodes() const { return nodes_.size(0); }
@@ -46,7 +58,8 @@ struct Forest {
     return tokens;
   }
 
-  std::vector<int64_t> roots;  // and the number of nodes
+  std::vector<int64_t> roots;    // and the number of nodes
+  std::vector<int64_t> padding;  // tokens of no node
 
  private:
   at::Tensor nodes_, tokens_;
@@ -80,9 +93,7 @@ class NodeAttention {
     enter(node, q, k, v);
     const int64_t keys = key_blocks_ * kSide, width = k.width, value_width = v.width;
     make_row_panels(keys_, key_blocks_, width, key_rows_);
-    value_columns_.resize(keys * value_width);
-    for (int64_t c = 0; c < value_width; c += kSide)
-      Blocks::panel_of_columns(values_.data() + c, value_width, keys, value_columns_.data() + c * keys);
+    make_column_panels(values_.data(), keys, value_width, value_columns_);
     scores_.resize(kSide * keys);
     weights_.resize(kSide * keys);
     sums_.resize(kSide * value_width);
@@ -111,37 +122,22 @@ class NodeAttention {
                 const Head<float>& logs, const Head<T>& d_out, const Head<T>& d_q, const Head<float>& d_k,
                 const Head<float>& d_v) {
     enter(node, q, k, v);
-    const int64_t width = k.width, value_width = v.width;
-    d_outs_.resize(query_blocks_ * kSide * value_width);
-    for (int64_t i = 0; i < query_blocks_ * kSide; ++i) copy(d_out, i < count_ ? first_ + i : -1, i, d_outs_);
+    const int64_t queries = query_blocks_ * kSide, width = k.width, value_width = v.width;
+    d_outs_.resize(queries * value_width);
+    for (int64_t i = 0; i < queries; ++i) copy(d_out, i < count_ ? first_ + i : -1, i, d_outs_);
     make_row_panels(keys_, key_blocks_, width, key_rows_);
     make_row_panels(values_, key_blocks_, value_width, value_rows_);
-    make_column_panels(keys_, key_blocks_, width, key_columns_);
-    make_column_panels(queries_, query_blocks_, width, query_columns_);
-    make_column_panels(d_outs_, query_blocks_, value_width, d_out_columns_);
-    d_queries_.resize(query_blocks_ * kSide * width);
-    std::fill_n(d_queries_.data(), query_blocks_ * kSide * width, 0);
-    along_out_.resize(count_);
+    make_column_panels(queries_.data(), queries, width, query_columns_);
+    make_column_panels(d_outs_.data(), queries, value_width, d_out_columns_);
+    d_queries_.resize(queries * width);
+    std::fill_n(d_queries_.data(), queries * width, 0);
+    along_out_.resize(queries);
     for (int64_t i = 0; i < count_; ++i)
       along_out_.data()[i] = product(out.line(first_ + i), d_out.line(first_ + i), value_width);
-    d_keys_.resize(kSide * width);
-    d_values_.resize(kSide * value_width);
-    std::vector<std::pair<int64_t, int64_t>> visible;
-    for (int64_t block = 0; block < query_blocks_; ++block) visible.push_back(visible_blocks(block));
-    for (int64_t j = 0; j < key_blocks_; ++j) {
-      bool adds = false;
-      for (int64_t block = 0; block < query_blocks_; ++block) {
-        if (j < visible[block].first || j >= visible[block].second) continue;
-        differentiate(block, j, width, value_width, logs);
-        add_products(block, j, width, value_width, adds);
-        adds = true;
-      }
-      const int64_t end = std::min<int64_t>(path_.size(), (j + 1) * kSide);
-      for (int64_t i = j * kSide; adds && i < end; ++i) {
-        add(d_keys_.data() + i % kSide * width, width, d_k.line(path_[i]));
-        add(d_values_.data() + i % kSide * value_width, value_width, d_v.line(path_[i]));
-      }
-    }
+    visible_.clear();
+    for (int64_t block = 0; block < query_blocks_; ++block) visible_.push_back(visible_blocks(block));
+    for (int64_t begin = 0; begin < key_blocks_; begin += kSpan)
+      add_span(begin, std::min(key_blocks_, begin + kSpan), logs, d_k, d_v);
     for (int64_t i = 0; i < count_; ++i) {
       for (int64_t c = 0; c < width; c += kLanes)
         store(d_q.line(first_ + i) + c, load(d_queries_.data() + i * width + c));
@@ -151,11 +147,13 @@ class NodeAttention {
  private:
   using Number = typename Blocks::Number;
   static constexpr float kHidden = -std::numeric_limits<float>::infinity();
+  static constexpr int64_t kSpan = 4;  // blocks of keys
 
   void enter(int64_t node, const Head<T>& q, const Head<T>& k, const Head<T>& v) {
     path_ = forest_.path(node);
     first_ = forest_.start(node);
     count_ = forest_.end(node) - first_;
+    width_ = k.width;
     const int64_t keys = path_.size();
     key_blocks_ = (keys + kSide - 1) / kSide;
     query_blocks_ = (count_ + kSide - 1) / kSide;
@@ -192,12 +190,11 @@ class NodeAttention {
       Blocks::panel_of_rows(lines.data() + i, width, panels.data() + i);
   }
 
-  static void make_column_panels(const Buffer<Number>& lines, int64_t blocks, int64_t width, Buffer<Number>& panels) {
-    panels.resize(blocks * kSide * width);
-    for (int64_t i = 0; i < blocks * kSide * width; i += kSide * width) {
-      for (int64_t c = 0; c < width; c += kSide)
-        Blocks::panel_of_columns(lines.data() + i + c, width, kSide, panels.data() + i + c * kSide);
-    }
+  // The panels of each 32 columns of lines [lines, width], one after the other.
+  static void make_column_panels(const Number* from, int64_t lines, int64_t width, Buffer<Number>& panels) {
+    panels.resize(lines * width);
+    for (int64_t c = 0; c < width; c += kSide)
+      Blocks::panel_of_columns(from + c, width, lines, panels.data() + c * lines);
   }
 
   int64_t queries_of(int64_t block) const { return std::min(kSide, count_ - block * kSide); }
@@ -255,8 +252,61 @@ class NodeAttention {
     return 1 / sum(total);
   }
 
-  // Weights p, turned, and the gradients of scores, both ways, of a block of queries and one of keys.
-  void differentiate(int64_t block, int64_t j, int64_t width, int64_t value_width, const Head<float>& logs) {
+  // The gradients by way of the keys of some blocks: many at once, so that sums are long and seldom go to memory.
+  void add_span(int64_t begin, int64_t end, const Head<float>& logs, const Head<float>& d_k, const Head<float>& d_v) {
+    const int64_t keys = (end - begin) * kSide, queries = query_blocks_ * kSide, width = d_k.width;
+    make_column_panels(keys_.data() + begin * kSide * width, keys, width, key_columns_);
+    gradients_.resize(kSide * keys);
+    turned_weights_.resize(keys * queries);
+    turned_gradients_.resize(keys * queries);
+    int64_t first = query_blocks_, last = 0;
+    for (int64_t block = 0; block < query_blocks_; ++block) {
+      const int64_t from = std::max(begin, visible_[block].first), till = std::min(end, visible_[block].second);
+      if (from >= till) continue;
+      // Between the first and the last block of queries all weights are needed, also where they are zero.
+      for (; last > 0 && last < block; ++last) hide(begin, end, last, begin);
+      first = std::min(first, block);
+      last = block + 1;
+      hide(begin, from, block, begin);
+      hide(till, end, block, begin);
+      for (int64_t j = from; j < till; ++j) differentiate(block, j, begin, keys, d_v.width, logs);
+      for (int64_t c = 0; c < width; c += kSide)
+        blocks_.multiply(gradients_.data() + (from - begin) * kSide, keys, (till - from) * kSide,
+                         key_columns_.data() + c * keys + (from - begin) * kSide * kSide,
+                         d_queries_.data() + block * kSide * width + c, width, true);
+    }
+    if (first >= last) return;
+    for (int64_t j = begin; j < end; ++j) {
+      const int64_t place = (j - begin) * kSide * queries + first * kSide, depth = (last - first) * kSide;
+      add_lines(turned_weights_.data() + place, d_out_columns_, first, depth, j, d_v);
+      add_lines(turned_gradients_.data() + place, query_columns_, first, depth, j, d_k);
+    }
+  }
+
+  // Adds to the gradients of a block of keys or values the product of turned weights and lines of queries.
+  void add_lines(const Number* turned, const Buffer<Number>& columns, int64_t first, int64_t depth, int64_t j,
+                 const Head<float>& to) {
+    const int64_t queries = query_blocks_ * kSide, end = std::min<int64_t>(path_.size(), (j + 1) * kSide);
+    sums_.resize(kSide * to.width);
+    for (int64_t c = 0; c < to.width; c += kSide)
+      blocks_.multiply(turned, queries, depth, columns.data() + c * queries + first * kSide * kSide, sums_.data() + c,
+                       to.width, false);
+    for (int64_t i = j * kSide; i < end; ++i) add(sums_.data() + i % kSide * to.width, to.width, to.line(path_[i]));
+  }
+
+  // Weights and gradients of zero, turned, for some blocks of keys of the span from `begin` on.
+  void hide(int64_t from, int64_t till, int64_t block, int64_t begin) {
+    const int64_t queries = query_blocks_ * kSide;
+    for (int64_t line = (from - begin) * kSide; line < (till - begin) * kSide; ++line) {
+      std::fill_n(turned_weights_.data() + line * queries + block * kSide, kSide, Number(0));
+      std::fill_n(turned_gradients_.data() + line * queries + block * kSide, kSide, Number(0));
+    }
+  }
+
+  // Weights of a block of queries and one of keys, turned, and the gradients of their scores, both ways.
+  void differentiate(int64_t block, int64_t j, int64_t begin, int64_t keys, int64_t value_width,
+                     const Head<float>& logs) {
+    const int64_t width = width_, queries = query_blocks_ * kSide;
     alignas(64) float weights[kSide * kSide], gradients[kSide * kSide], turned[kSide * kSide];
     blocks_.multiply(queries_.data() + block * kSide * width, width, width, key_rows_.data() + j * kSide * width,
                      weights, kSide, false);
@@ -278,28 +328,19 @@ class NodeAttention {
         store(gradient + c, seen * (load(gradient + c) - along_out) * scale_);
       }
     }
+    const int64_t place = (j - begin) * kSide;
+    round(gradients, gradients_.data() + place, keys);
     transpose_block(weights, turned);
-    round(turned, turned_weights_);
-    round(gradients, gradients_);
+    round(turned, turned_weights_.data() + place * queries + block * kSide, queries);
     transpose_block(gradients, turned);
-    round(turned, turned_gradients_);
+    round(turned, turned_gradients_.data() + place * queries + block * kSide, queries);
   }
 
-  void add_products(int64_t block, int64_t j, int64_t width, int64_t value_width, bool adds) {
-    for (int64_t c = 0; c < value_width; c += kSide)
-      blocks_.multiply(turned_weights_, kSide, kSide,
-                       d_out_columns_.data() + (block * value_width + c) * kSide, d_values_.data() + c, value_width,
-                       adds);
-    for (int64_t c = 0; c < width; c += kSide) {
-      blocks_.multiply(turned_gradients_, kSide, kSide, query_columns_.data() + (block * width + c) * kSide,
-                       d_keys_.data() + c, width, adds);
-      blocks_.multiply(gradients_, kSide, kSide, key_columns_.data() + (j * width + c) * kSide,
-                       d_queries_.data() + block * kSide * width + c, width, true);
+  // A block into lines that lie `stride` apart.
+  static void round(const float* from, Number* to, int64_t stride) {
+    for (int64_t i = 0; i < kSide; ++i) {
+      for (int64_t c = 0; c < kSide; c += kLanes) store(to + i * stride + c, load(from + i * kSide + c));
     }
-  }
-
-  static void round(const float* from, Number* to) {
-    for (int64_t i = 0; i < kSide * kSide; i += kLanes) store(to + i, load(from + i));
   }
 
   static float product(const T* a, const T* b, int64_t width) {
@@ -317,15 +358,15 @@ class NodeAttention {
   const int64_t window_;
   Blocks blocks_;
   int64_t first_ = 0, count_ = 0;  // of the queries
-  int64_t query_blocks_ = 0, key_blocks_ = 0;
+  int64_t query_blocks_ = 0, key_blocks_ = 0, width_ = 0;
   std::vector<int64_t> path_;
-  std::vector<int32_t> from_, till_, position_;                      // of the tokens of the path
-  Buffer<Number> queries_, keys_, values_, d_outs_;                  // blocks of lines
-  Buffer<Number> key_rows_, value_rows_;                             // panels of which the columns are lines
-  Buffer<Number> value_columns_, key_columns_, query_columns_, d_out_columns_;  // and of which the rows are
-  Buffer<float> scores_, sums_, along_out_, d_queries_, d_keys_, d_values_;
-  Buffer<Number> weights_;
-  alignas(64) Number turned_weights_[kSide * kSide], gradients_[kSide * kSide], turned_gradients_[kSide * kSide];
+  std::vector<int32_t> from_, till_, position_;      // of the tokens of the path
+  std::vector<std::pair<int64_t, int64_t>> visible_;  // blocks of keys, of each block of queries
+  Buffer<Number> queries_, keys_, values_, d_outs_;
+  Buffer<Number> key_rows_, value_rows_;                                        // panels of lines
+  Buffer<Number> value_columns_, key_columns_, query_columns_, d_out_columns_;  // panels of columns
+  Buffer<Number> weights_, gradients_, turned_weights_, turned_gradients_;
+  Buffer<float> scores_, sums_, along_out_, d_queries_;
 };
 
 // from [T, g · r, D] → to [T, g, D]: the sum over the r heads of a group.
@@ -378,17 +419,25 @@ void attend_to_trees_backward(const at::Tensor& d_out, const at::Tensor& q, cons
                               int64_t window, at::Tensor& d_q, at::Tensor& d_k, at::Tensor& d_v) {
   const int64_t heads = q.size(1), group = heads / k.size(1), trees = forest.roots.size() - 1;
   const auto wide = k.options().dtype(at::kFloat);
-  at::Tensor all_d_k = at::zeros({k.size(0), heads, k.size(2)}, wide),
-             all_d_v = at::zeros({v.size(0), heads, v.size(2)}, wide);
+  at::Tensor all_d_k = at::empty({k.size(0), heads, k.size(2)}, wide),
+             all_d_v = at::empty({v.size(0), heads, v.size(2)}, wide);
+  for (at::Tensor* tensor : {&d_q, &all_d_k, &all_d_v}) forest.clear_padding(*tensor);
   by_blocks<T>([&](auto blocks) {
     share(trees * heads, [&](const auto& take) {
       NodeAttention<T, decltype(blocks)> attention(forest, scale, window);
       for (int64_t task; take(task);) {
         const int64_t head = task % heads, tree = task / heads;
+        const Head<float> its_d_k(all_d_k, head), its_d_v(all_d_v, head);
+        for (int64_t node = forest.roots[tree]; node < forest.roots[tree + 1]; ++node) {
+          for (int64_t token = forest.start(node); token < forest.end(node); ++token) {
+            std::fill_n(its_d_k.line(token), its_d_k.width, 0);
+            std::fill_n(its_d_v.line(token), its_d_v.width, 0);
+          }
+        }
         for (int64_t node = forest.roots[tree]; node < forest.roots[tree + 1]; ++node)
           attention.backward(node, Head<T>(q, head), Head<T>(k, head / group), Head<T>(v, head / group),
                              Head<T>(out, head), Head<float>(logs, head), Head<T>(d_out, head), Head<T>(d_q, head),
-                             Head<float>(all_d_k, head), Head<float>(all_d_v, head));
+                             its_d_k, its_d_v);
       }
     });
   });
