@@ -22,6 +22,7 @@ from bottega.engine.ema import WeightAverage
 from bottega.engine.master_weights import LARGE_WEIGHT, MasterWeight, at_least_float32, make_master_weight
 from bottega.engine.muon import Muon
 from bottega.errors import CheckpointError, RecipeError
+from bottega.models.native import DTYPES
 from bottega.recipe.schema import Optim
 
 # The factor on the loss of a model with float16 weights: without it, small gradients would be rounded to zero.
@@ -53,9 +54,12 @@ class Optimizer:
     scale         the factor that a loss must be multiplied by before its backward
     gradients     by name, `scale` times too large: a single one in the weight's dtype, the sum of several in float32
     average       the moving average of the weights, None without `optim.ema`
+    native        large weights may be read and updated in C++
     """
 
-    def __init__(self, model: nn.Module, settings: Optim, not_for_muon: Iterable[str] = ()) -> None:
+    def __init__(
+        self, model: nn.Module, settings: Optim, not_for_muon: Iterable[str] = (), *, native: bool = False
+    ) -> None:
         trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
         self.weights = [make_master_weight(name, weight) for name, weight in trained]
         has_float16 = any(weight.parameter.dtype == torch.float16 for weight in self.weights)
@@ -66,7 +70,8 @@ class Optimizer:
             cast(Any, weight.parameter).register_post_accumulate_grad_hook(self._gradient_hook(weight.name))
         # Weight decay moves every row of an embedding, whether it has a gradient or not.
         sparse = enable_sparse_gradients(model) if not settings.weight_decay else ()
-        self.rules = _make_rules(self.weights, settings, set(not_for_muon), sparse)
+        self.native = native
+        self.rules = _make_rules(self.weights, settings, set(not_for_muon), sparse, native)
         self.average = None if settings.ema is None else WeightAverage(self.weights, settings.ema)
         self.clip = settings.clip
 
@@ -78,11 +83,13 @@ class Optimizer:
         """The L2 norm of the whole gradient, before clipping."""
         if not self.gradients:
             return torch.zeros(())
+        large = [gradient for gradient in self.gradients.values() if self.native and _fits_native(gradient)]
+        others = [gradient for gradient in self.gradients.values() if not any(gradient is one for one in large)]
         # In chunks, because the norm of a half-precision tensor makes a float32 copy of it. The sum over chunks is
         # taken in float64: its terms differ by orders of magnitude.
-        chunks = _float32_chunks(self.gradients.values())
-        squares = torch.stack([torch.dot(chunk, chunk).double() for chunk in chunks])  # [chunks]
-        return squares.sum().sqrt().float() / self.scale
+        squares = [torch.dot(chunk, chunk).double() for chunk in _float32_chunks(others)]
+        squares += [torch.tensor(torch.ops.bottega.sum_of_squares(one), dtype=torch.float64) for one in large]
+        return torch.stack(squares).sum().sqrt().float() / self.scale
 
     def step(self, lr: float, norm: Tensor) -> None:
         """Update the weights by the clipped gradient, and clear it.
@@ -151,6 +158,12 @@ class Optimizer:
             optimizer.gradients[name] = gradient if sum_so_far is None else add_gradients(sum_so_far, gradient)
 
         return collect
+
+
+def _fits_native(gradient: Tensor) -> bool:
+    """Whether the operators in C++ read a gradient, and are faster than the calls for small ones."""
+    fits = gradient.dtype in DTYPES and not gradient.is_sparse and gradient.is_cpu and gradient.is_contiguous()
+    return fits and gradient.numel() >= LARGE_WEIGHT
 
 
 def _float32_chunks(gradients: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -224,7 +237,11 @@ def layer_lr_factors(names: Sequence[str], decay: float) -> dict[str, float]:
 
 
 def _make_rules(
-    weights: Sequence[MasterWeight], settings: Optim, not_for_muon: Collection[str], sparse: Collection[str]
+    weights: Sequence[MasterWeight],
+    settings: Optim,
+    not_for_muon: Collection[str],
+    sparse: Collection[str],
+    native: bool,
 ) -> list[tuple[float, UpdateRule]]:
     """(learning rate factor, update rule) for each group of weights."""
     factors = layer_lr_factors([weight.name for weight in weights], settings.layer_decay or 1.0)
@@ -232,13 +249,17 @@ def _make_rules(
         (factor, rule)
         for factor in sorted(set(factors.values()))
         for rule in _rules_of_group(
-            [weight for weight in weights if factors[weight.name] == factor], settings, not_for_muon, sparse
+            [weight for weight in weights if factors[weight.name] == factor], settings, not_for_muon, sparse, native
         )
     ]
 
 
 def _rules_of_group(
-    weights: Sequence[MasterWeight], settings: Optim, not_for_muon: Collection[str], sparse: Collection[str]
+    weights: Sequence[MasterWeight],
+    settings: Optim,
+    not_for_muon: Collection[str],
+    sparse: Collection[str],
+    native: bool,
 ) -> list[UpdateRule]:
     """The update rules of weights with one learning rate."""
     matrices = [weight for weight in weights if weight.parameter.dim() >= 2]
@@ -247,7 +268,13 @@ def _rules_of_group(
     muon = muon if settings.optimizer == "muon" else []
     return [
         Muon(muon, settings.weight_decay),
-        AdamW([weight for weight in matrices if weight not in muon], settings.betas, settings.weight_decay, sparse),
+        AdamW(
+            [weight for weight in matrices if weight not in muon],
+            settings.betas,
+            settings.weight_decay,
+            sparse,
+            native=native,
+        ),
         # Biases and norms do not decay: pulling them to zero would not regularize, but shift what a layer computes.
         AdamW([weight for weight in weights if weight not in matrices], settings.betas, 0.0),
     ]

@@ -169,18 +169,18 @@ class _LogProbability(torch.autograd.Function):
         factor = None if computed is None else _common_factor(gradient, expected)
         if factor is None:
             _, computed = _logp_with_gradients(LanguageHead(weight, bias, *ctx.settings), hidden, label, gradient)
-        d_hidden, d_weight, d_bias = computed
-        if factor is not None:
-            d_hidden, d_weight = d_hidden * factor, d_weight.mul_(factor)
-            d_bias = None if d_bias is None else d_bias * factor
-        d_bias = None if d_bias is None else d_bias.to(bias.dtype)
-        return d_hidden.to(hidden.dtype), d_weight.to(weight.dtype), d_bias, *[None] * 3
+            factor = torch.ones_like(gradient[:1]).squeeze(0)
+        d_hidden, d_weight, d_bias, scale = computed
+        # In one pass over the weight's gradient, which is as large as the weight.
+        d_weight = d_weight.mul_(scale * factor).to(weight.dtype)
+        d_bias = None if d_bias is None else (d_bias * (scale * factor)).to(bias.dtype)
+        return (d_hidden * factor).to(hidden.dtype), d_weight, d_bias, *[None] * 3
 
 
 def _logp_with_gradients(
     head: LanguageHead, hidden: Tensor, label: Tensor, gradient: Tensor
-) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor | None]]:
-    """(logp, gradients of Σ gradient · logp for hidden, weight and bias)."""
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor | None, Tensor]]:
+    """(logp, gradients of Σ gradient · logp for hidden, weight and bias, a factor that the last two still lack)."""
     logp, d_hidden = _empty_scores(hidden), torch.empty_like(hidden)
     d_weight: Tensor | None = None
     d_bias = None if head.bias is None else torch.zeros_like(head.bias, dtype=logp.dtype)
@@ -198,8 +198,7 @@ def _logp_with_gradients(
         product = head.arithmetic.multiply([(d_logits.T, narrow)])  # [V, H]
         d_weight = product if d_weight is None else d_weight.to(logp.dtype).add_(product)
     assert d_weight is not None
-    d_bias = None if d_bias is None else d_bias * scale
-    return logp, (d_hidden * gradient[:, None], d_weight.mul_(scale), d_bias)
+    return logp, (d_hidden * gradient[:, None], d_weight, d_bias, scale)
 
 
 def _common_factor(gradient: Tensor, expected: Tensor) -> Tensor | None:

@@ -64,12 +64,12 @@ def _forward(
     position_embeddings: tuple[Tensor, Tensor] | None = None,
     **keywords: Any,
 ) -> Any:
-    candidates = [linear_tensors(getattr(module, name), hidden_states) for name in PROJECTIONS[:3]]
+    candidates = [linear_tensors(getattr(module, name), hidden_states) for name in PROJECTIONS]
     layers = [layer for layer in candidates if layer is not None]
-    if len(layers) < 3 or position_embeddings is None or not is_packed_call(keywords):
+    if len(layers) < len(PROJECTIONS) or position_embeddings is None or not is_packed_call(keywords):
         return type(module).forward(module, hidden_states, position_embeddings=position_embeddings, **keywords)
     # [T, h, D], [T, g, D], [T, g, D]
-    q, k, v = (x.view(len(x), -1, module.head_dim) for x in apply_linears(layers, hidden_states[0], arithmetic))
+    q, k, v = (x.view(len(x), -1, module.head_dim) for x in apply_linears(layers[:3], hidden_states[0], arithmetic))
     norms = (getattr(module, name, None) for name in HEAD_NORMS)
     q, k = (x if norm is None else norm(x) for x, norm in zip((q, k), norms, strict=True))
     # SmolLM3 has layers without RoPE.
@@ -77,7 +77,8 @@ def _forward(
         cosine, sine = (x[0, :, None] for x in position_embeddings)
         q, k = (_rotate(x, cosine, sine, arithmetic) for x in (q, k))
     out = keywords["layout"].attend(*(x.transpose(0, 1)[None] for x in (q, k, v)), attention_options(module))
-    return module.o_proj(out.flatten(2)), None
+    (y,) = apply_linears(layers[3:], out[0].flatten(1), arithmetic)
+    return y[None], None
 
 
 def is_packed_call(keywords: Mapping[str, Any]) -> bool:

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "matrix_product.h"
+#include "optimizer.h"
 #include "packed_linear.h"
 #include "parallel.h"
 #include "pointwise.h"
@@ -181,6 +182,11 @@ TORCH_LIBRARY(bottega, m) {
   m.def("linears(Tensor x, int[] layers) -> Tensor[]", bottega::linears);
   m.def("gated_mlp(Tensor x, int gate, int up, int down, int activation) -> Tensor", bottega::gated_mlp);
   m.def("rms_norm(Tensor x, Tensor weight, float epsilon, float offset) -> Tensor", bottega::rms_norm);
+  m.def("sum_of_squares(Tensor x) -> float", bottega::sum_of_squares);
+  m.def(
+      "update_adamw(Tensor(a!) weight, Tensor(b!) low, Tensor(c!) average, Tensor(d!) square, Tensor gradient, int step, "
+      "float rate, float beta1, float beta2, float decay, float epsilon, float divisor) -> ()",
+      bottega::update_adamw);
   m.def("has_tiles() -> bool", bottega::has_tiles);
   m.def("multiply_into(Tensor(a!) out, Tensor[] left, Tensor[] right, Tensor? bias) -> ()", bottega::multiply_into);
   m.def("normalize(Tensor x, Tensor weight, float epsilon, float offset) -> (Tensor, Tensor)", bottega::normalize);
