@@ -2,14 +2,16 @@
 
     python benchmarks/floor.py [--only NAME …] [--repeats 5] [--out FILE]
 
-One update is profiled with the shapes of all its matmuls. These matmuls are then computed alone, in the same process
-and dtype, alternating with whole updates; the result is the fraction of an update's time that they take. To show that
-no matmul is superfluous, their FLOPs are divided by those that the model's shapes require.
+One update by torch alone is profiled with the shapes of all its matmuls. These matmuls are then computed alone by torch,
+in the same process and dtype, alternating with whole updates as they are made; the result is the fraction of an
+update's time that they take. It may be more than 1: operators in C++ can be faster than torch. To show that no matmul
+is superfluous, their FLOPs are divided by those that the model's shapes require.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
 from collections import Counter
@@ -19,6 +21,7 @@ from datetime import date
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from bench import LORA, prepare, recipe
@@ -27,9 +30,12 @@ from stepping import Stepper
 from torch.profiler import ProfilerActivity, profile
 from workloads import SHAPES, VOCABULARY, documents, instructions, preferences
 
-RANK = 16
+from bottega.models.native import SWITCH
+
+RANK = 16  # of the adapters
 MATMULS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm")
-PARTS = ("weights", "attention", "head and loss", "adapter", "pointwise", "optimizer", "Python")
+# What is neither: norms, rotations, gates, sums, copies.
+PARTS = ("products", "attention", "head and loss", "pointwise", "optimizer", "Python")
 
 
 @dataclass(frozen=True)
@@ -58,11 +64,9 @@ class Op:
         sizes = {size for shape in self.shapes for size in shape}
         if VOCABULARY in sizes:
             return "head and loss"
-        if self.name in ("aten::bmm", "aten::baddbmm") or "softmax" in self.name:
+        if self.name in ("aten::bmm", "aten::baddbmm") or "softmax" in self.name or "attend" in self.name:
             return "attention"
-        if self.name in MATMULS:
-            return "adapter" if RANK in sizes else "weights"
-        return "pointwise"
+        return "products" if self.name in (*MATMULS, "bottega::multiply_into") else "pointwise"
 
 
 def main() -> None:
@@ -83,20 +87,25 @@ def main() -> None:
         "|---" * (6 + len(PARTS)) + "|",
     ]
     for name in options.only:
-        with tempfile.TemporaryDirectory() as folder:
-            lines.append(format_row(name, WORKLOADS[name](Path(folder)), options.repeats))
+        lines.append(format_row(name, WORKLOADS[name], options.repeats))
         print(lines[-1], flush=True)
     text = "\n".join([*lines, "", "The last columns are fractions of one profiled update; profiling slows it.", ""])
     if options.out:
         options.out.write_text(text, encoding="utf-8")
 
 
-def format_row(name: str, stepper: Stepper, repeats: int) -> str:
+def format_row(name: str, make_stepper: Callable[[Path], Stepper], repeats: int) -> str:
     """One workload's row of the table."""
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, {SWITCH: "0"}):
+        plain = make_stepper(Path(folder))
+        plain.step(0)
+        matmuls = [op for op in profile_update(plain)[0] if op.name in MATMULS]
+        del plain
+    with tempfile.TemporaryDirectory() as folder:
+        stepper = make_stepper(Path(folder))
     for _ in range(2):
         stepper.step(0)
     ops, phases = profile_update(stepper)
-    matmuls = [op for op in ops if op.name in MATMULS]
     run_matmuls = replay(matmuls, stepper.run.choices.dtype)
     run_matmuls()
     pairs = [(stepper.step(0), measure_seconds(run_matmuls)) for _ in range(repeats)]
@@ -133,7 +142,7 @@ def profile_update(stepper: Stepper) -> tuple[list[Op], dict[str, float]]:
     return [
         Op(event.key, tuple(map(tuple, event.input_shapes)), event.count, event.self_cpu_time_total / 1e6)
         for event in profiler.key_averages(group_by_input_shape=True)
-        if event.key.startswith("aten::")
+        if event.key.startswith(("aten::", "bottega::"))
     ], seconds
 
 

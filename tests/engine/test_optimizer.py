@@ -13,6 +13,7 @@ from torch import nn
 from bottega.engine import optimizer
 from bottega.engine.optimizer import Optimizer, freeze, layer_lr_factors
 from bottega.errors import CheckpointError, RecipeError
+from bottega.models import native
 from bottega.recipe.schema import Optim
 
 
@@ -151,3 +152,16 @@ def test_frozen_weights_are_not_trained() -> None:
         freeze(network, ["embeddings.*"])
     with pytest.raises(RecipeError, match="all weights are frozen"):
         freeze(network, ["*"])
+
+
+@pytest.mark.skipif(native.operators() is None, reason="the operators in C++ are not built")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_norm_in_cpp_is_that_of_torch(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimizer, "LARGE_WEIGHT", 50)
+    torch.manual_seed(0)
+    # Larger than a block of the operator, transposed, and small: the last two are left to torch.
+    gradients = [torch.randn(300, 301), torch.randn(40, 30).T, torch.randn(7)]
+    made = Optimizer(model(dtype), Optim(), native=True)
+    made.gradients = {str(index): gradient.to(dtype) for index, gradient in enumerate(gradients)}
+    exact = torch.cat([gradient.to(dtype).double().flatten() for gradient in gradients]).norm()
+    torch.testing.assert_close(made.norm().double(), exact, rtol=1e-6, atol=0)
