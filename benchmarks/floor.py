@@ -2,7 +2,7 @@
 
     python benchmarks/floor.py [--only NAME …] [--repeats 5] [--out FILE]
 
-One update by torch alone is profiled with the shapes of all its matmuls. These matmuls are then computed alone by torch,
+One update by torch alone is profiled with the shapes of its matmuls. These matmuls are then computed alone by torch,
 in the same process and dtype, alternating with whole updates as they are made; the result is the fraction of an
 update's time that they take. It may be more than 1: operators in C++ can be faster than torch. To show that no matmul
 is superfluous, their FLOPs are divided by those that the model's shapes require.
