@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bottega.batch import Batch, count_units
 from bottega.data.sampler import Update
+from bottega.hardware.memory import configure_allocator
 from bottega.recipe.schema import Recipe
 from bottega.seeding import derive
 from bottega.training.needs import micro_batches
@@ -19,6 +20,7 @@ class Stepper:
     """The first updates of a recipe in `folder`; each can be made in any order and repeatedly."""
 
     def __init__(self, folder: Path, recipe: str, updates: int) -> None:
+        configure_allocator()
         (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
         self.run = build(Recipe.load(folder / "recipe.yaml"))
         self.updates = list(islice(self.run.sampler.updates(), updates))
