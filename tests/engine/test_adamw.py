@@ -9,7 +9,7 @@ from networks import Lookup, backward_of_lookups, model, step
 from bottega.engine import adamw
 from bottega.engine import master_weights as weights
 from bottega.engine.adamw import MOMENTS, AdamW
-from bottega.engine.master_weights import SplitMasterWeight, make_master_weight
+from bottega.engine.master_weights import CopiedMasterWeight, SplitMasterWeight, make_master_weight
 from bottega.engine.optimizer import Optimizer
 from bottega.models import native
 from bottega.recipe.schema import Optim
@@ -116,16 +116,17 @@ def test_a_divisor_divides_the_gradients() -> None:
 @pytest.mark.skipif(native.operators() is None, reason="the operators in C++ are not built")
 @pytest.mark.parametrize("gradient_dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("kind", [SplitMasterWeight, CopiedMasterWeight])
 def test_updates_in_cpp_are_those_of_torch(
-    gradient_dtype: torch.dtype, decay: float, monkeypatch: pytest.MonkeyPatch
+    kind: type, gradient_dtype: torch.dtype, decay: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "LARGE_WEIGHT", 1)
+    monkeypatch.setattr(weights, "LARGE_WEIGHT", 1 if kind is SplitMasterWeight else 1 << 20)
     torch.manual_seed(0)
     start = torch.randn(301, 33).bfloat16()  # not a multiple of what is updated at once
     rules = []
     for in_cpp in (True, False):
         weight = make_master_weight("w", torch.nn.Parameter(start.clone()))
-        assert isinstance(weight, SplitMasterWeight)
+        assert type(weight) is kind
         rules.append(AdamW([weight], (0.9, 0.95), decay, native=in_cpp))
     for _ in range(4):
         gradient = torch.randn(301, 33).to(gradient_dtype)
@@ -139,9 +140,9 @@ def test_updates_in_cpp_are_those_of_torch(
     assert (fast.parameter.float() - fast.read().view_as(start)).abs().max() <= 2**-8 * start.abs().max() * 1.1
 
 
-@pytest.mark.skipif(native.operators() is None, reason="the operators in C++ are not built")
-def test_what_is_not_split_is_updated_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(AdamW, "_update_natively", None)
+def test_a_float32_weight_is_updated_by_torch() -> None:
     weight = make_master_weight("w", torch.nn.Parameter(torch.ones(4, 4)))
-    AdamW([weight], (0.9, 0.95), 0.0, native=True).step({"w": torch.ones(4, 4)}, 0.1, None)
+    rule = AdamW([weight], (0.9, 0.95), 0.0, native=True)
+    assert not rule._fits_native("w", torch.ones(4, 4))
+    rule.step({"w": torch.ones(4, 4)}, 0.1, None)
     torch.testing.assert_close(weight.read(), torch.full((16,), 0.9))

@@ -3,7 +3,7 @@
 The updates are those of `torch.optim.AdamW`, made with its own fused kernel. A chunk fits into the processor's cache
 from the widening of its gradients to the rounding of its weights, and no other chunk needs float32 copies meanwhile.
 
-A large bfloat16 weight on a CPU is updated in one pass in C++, where that may be used.
+The bfloat16 weights on a CPU are updated in one pass in C++, where that may be used.
 
 An embedding's gradient may be sparse: nonzero in the rows of the batch's tokens only. Without weight decay, a row that
 never had a gradient has zero moments and does not move, so only the rows with a gradient so far are read and written.
@@ -21,7 +21,6 @@ from bottega.engine.master_weights import (
     ALL,
     MasterWeight,
     Selection,
-    SplitMasterWeight,
     at_least_float32,
     select,
     write_back,
@@ -85,8 +84,7 @@ class AdamW:
             else:
                 del dense[name]
                 self._update([sparse[0]], [sparse[1]], lr, divisor)
-            if sparse is None and self._fits_native(name, dense[name]):
-                self._update_natively(name, dense.pop(name), lr, divisor)
+        self._update_natively(dense, lr, divisor)
         for chunk in self.chunks:
             slices = [piece for piece in chunk if piece.weight.name in dense]
             if slices:
@@ -120,23 +118,28 @@ class AdamW:
             for key in MOMENTS:
                 write_back(piece.state[key], piece.selection, moments[key][index])
 
-    def _fits_native(self, name: str, gradient: Tensor) -> bool:
-        return self.native and isinstance(self.weights[name], SplitMasterWeight) and gradient.dtype in native.DTYPES
-
-    def _update_natively(self, name: str, gradient: Tensor, lr: float, divisor: Tensor | None) -> None:
-        tensors, state = self.weights[name].tensors, self.state[name]
+    def _update_natively(self, gradients: dict[str, Tensor], lr: float, divisor: Tensor | None) -> None:
+        """Update what fits the operators in C++, all of it in one call; its gradients are removed."""
+        names = [name for name in gradients if self.native and self._fits_native(name, gradients[name])]
+        if not names:
+            return
+        masters, states = [self.weights[name].tensors for name in names], [self.state[name] for name in names]
         torch.ops.bottega.update_adamw(
-            tensors["weight"],
-            tensors["low"],
-            *(state[key] for key in MOMENTS),
-            gradient,
-            int(state["step"]),
+            [self.weights[name].parameter.detach() for name in names],
+            [tensors.get("low", tensors["weight"]) for tensors in masters],
+            *([state[key] for state in states] for key in MOMENTS),
+            [gradients.pop(name) for name in names],
+            [int(state["step"]) for state in states],
             lr,
             *self.betas,
             self.weight_decay,
             EPSILON,
             1.0 if divisor is None else float(divisor),
         )
+
+    def _fits_native(self, name: str, gradient: Tensor) -> bool:
+        # A float32 weight without a copy gains nothing: torch's kernel is one pass as well.
+        return self.weights[name].parameter.dtype == torch.bfloat16 and gradient.dtype in native.DTYPES
 
     def _sparse_update(self, name: str, gradient: Tensor) -> tuple[WeightSlice, Tensor] | None:
         """(the rows of a weight that move, their gradient, flat); None if all rows are to be updated."""

@@ -8,12 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bottega.models.arithmetic.plain import ACTIVATIONS, PLAIN, Arithmetic, LogitOptions
+from bottega.models.arithmetic.plain import (
+    ACTIVATIONS,
+    PLAIN,
+    Arithmetic,
+    LinearGradients,
+    LinearLayers,
+    LinearNeeds,
+    LogitOptions,
+)
 from bottega.models.native import fits, is_marked
 
 
@@ -35,13 +44,33 @@ class NativeArithmetic(Arithmetic):
     def multiply(
         self, terms: Sequence[tuple[Tensor, Tensor]], bias: Tensor | None = None, *, out: Tensor | None = None
     ) -> Tensor:
-        # Without tiles, torch's own products reach what the processor can do.
         left, right = zip(*terms, strict=True)
-        if not self.has_tiles or not all(x.dtype == torch.bfloat16 and x.is_cpu and x.numel() for x in (*left, *right)):
+        if not self._multiplies(*left, *right):
             return super().multiply(terms, bias, out=out)
         out = left[0].new_empty(len(left[0]), right[0].shape[1]) if out is None else out
         torch.ops.bottega.multiply_into(out, left, right, bias)
         return out
+
+    def linear_layers(self, x: Tensor, layers: LinearLayers) -> tuple[list[Tensor], Tensor | None] | None:
+        if not self._multiplies(x, *chain.from_iterable(layers[:4])):
+            return None
+        outputs, u = torch.ops.bottega.linear_layers(x, *layers)
+        return outputs, u if layers.a else None
+
+    def linear_layers_backward(
+        self, gradients: Sequence[Tensor], x: Tensor, u: Tensor | None, layers: LinearLayers, needs: LinearNeeds
+    ) -> LinearGradients | None:
+        if not self._multiplies(x, *gradients, *chain.from_iterable(layers[:4])):
+            return None
+        weights, _, a, b, scales = layers
+        d_x, d_weights, d_a, d_b = torch.ops.bottega.linear_layers_backward(
+            gradients, x, u, weights, a, b, scales, *needs
+        )
+        return LinearGradients(d_x if needs.x else None, d_weights, d_a if d_b else None, [one.T for one in d_b])
+
+    def _multiplies(self, *tensors: Tensor) -> bool:
+        """Whether tiles multiply these. Without them, torch's own products reach what the processor can do."""
+        return self.has_tiles and all(x.dtype == torch.bfloat16 and x.is_cpu and x.numel() for x in tensors)
 
     def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float, offset: float) -> Tensor:
         if not fits(x, weight):

@@ -42,6 +42,36 @@ class LogitOptions(NamedTuple):
     smoothing: float = 0.0
 
 
+class LinearLayers(NamedTuple):
+    """Layers of one input, each with its weight [out, in]; all have an adapter A [r, in], B [out, r], or none has.
+
+    biases  of all, or empty
+    """
+
+    weights: Sequence[Tensor]
+    biases: Sequence[Tensor]
+    a: Sequence[Tensor]
+    b: Sequence[Tensor]
+    scales: Sequence[float]
+
+
+class LinearNeeds(NamedTuple):
+    """Which gradients of linear layers are needed."""
+
+    x: bool
+    weights: bool
+    adapters: bool
+
+
+class LinearGradients(NamedTuple):
+    """Gradients of the input, of weights, of all A together [Σr, in] and of each B; what is not needed is missing."""
+
+    x: Tensor | None
+    weights: Sequence[Tensor]
+    a: Tensor | None
+    b: Sequence[Tensor]
+
+
 class Arithmetic:
     """Products, and what lies between them, with gradients. Autograd differentiates none of it."""
 
@@ -54,6 +84,16 @@ class Arithmetic:
         for a, b in others:
             total.addmm_(a, b)
         return total
+
+    def linear_layers(self, x: Tensor, layers: LinearLayers) -> tuple[list[Tensor], Tensor | None] | None:
+        """x [T, in] → ([T, out] of each layer, u = scale · x Aᵀ [T, Σr]); None if `multiply` computes it as fast."""
+        return None
+
+    def linear_layers_backward(
+        self, gradients: Sequence[Tensor], x: Tensor, u: Tensor | None, layers: LinearLayers, needs: LinearNeeds
+    ) -> LinearGradients | None:
+        """What they got in the backward, from the gradients of the outputs; None if `multiply` computes it as fast."""
+        return None
 
     def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float, offset: float) -> Tensor:
         """[… , H] → x / rms(x) · (weight + offset) over the last dimension."""

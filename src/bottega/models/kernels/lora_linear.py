@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from bottega.models.arithmetic.plain import PLAIN, Arithmetic
+from bottega.models.arithmetic.plain import PLAIN, Arithmetic, LinearGradients, LinearLayers, LinearNeeds
 from bottega.models.frozen_linear import FrozenLinear
 from bottega.models.native.packed_linear import PackedLinear
 
@@ -120,6 +120,10 @@ def linear_forward(
     x: Tensor, layers: Sequence[LinearTensors], arithmetic: Arithmetic = PLAIN
 ) -> tuple[list[Tensor], Tensor | None]:
     """x [T, in] → ([T, out] of each layer, u = scale · x Aᵀ [T, Σr] of all their adapters)."""
+    alike = _alike(layers)
+    found = None if alike is None else arithmetic.linear_layers(x, alike)
+    if found is not None:
+        return found
     stacked = _stack_lora_a(layers)
     u = None if stacked is None else arithmetic.multiply([(x, stacked.T)])  # one product for all adapters
     gated = list[Tensor | None]()
@@ -152,11 +156,18 @@ def linear_backward(
     assert all(layer.gate is None for layer in layers), "adapters are trained one at a time"
     multiply = arithmetic.multiply
     d_tensors: list[Tensor | None] = []
+    if needs_x:
+        layers = [layer._replace(weight=layer.whole_weight(), frozen=None) for layer in layers]
+    alike = _alike([layer._replace(bias=None) for layer in layers])
+    wanted = LinearNeeds(needs_x, any(needs[0::4]), any(needs[2::4]) or any(needs[3::4]))
+    found = None if alike is None else arithmetic.linear_layers_backward(gradients, x, u, alike, wanted)
+    if found is not None:
+        return found.x, _tensor_gradients(found, gradients, layers, needs)
     for d_y, layer, (needs_weight, needs_bias, _, _) in zip(gradients, layers, _groups_of_four(needs), strict=True):
         d_weight = multiply([(d_y.T, x)]) if needs_weight else None
         d_bias = d_y.sum(0) if needs_bias and layer.bias is not None else None
         d_tensors += [d_weight, d_bias, None, None]
-    terms = [(d_y, layer.whole_weight()) for d_y, layer in zip(gradients, layers, strict=True)] if needs_x else []
+    terms = [(d_y, cast(Tensor, layer.weight)) for d_y, layer in zip(gradients, layers, strict=True)] if needs_x else []
     stacked = _stack_lora_a(layers)
     if stacked is not None and u is not None:
         d_u = _latent_gradients(gradients, layers, arithmetic)
@@ -171,6 +182,32 @@ def linear_backward(
                 # The narrow factor first: half again as fast as the transposed product.
                 d_tensors[4 * index + 3] = multiply([(layer_u.T, d_y)]).T
     return multiply(terms) if needs_x else None, d_tensors
+
+
+def _tensor_gradients(
+    found: LinearGradients, gradients: Sequence[Tensor], layers: Sequence[LinearTensors], needs: Sequence[bool]
+) -> list[Tensor | None]:
+    """The gradients of weight, bias, A and B of each layer that are needed."""
+    d_a = [None] * len(layers) if found.a is None else _split_rows_by_rank(found.a, layers)
+    d_tensors: list[Tensor | None] = []
+    for index, (d_y, (weight, bias, a, b)) in enumerate(zip(gradients, _groups_of_four(needs), strict=True)):
+        d_tensors.append(found.weights[index] if weight else None)
+        d_tensors.append(d_y.sum(0) if bias and layers[index].bias is not None else None)
+        d_tensors.append(d_a[index] if a else None)
+        d_tensors.append(found.b[index] if b else None)
+    return d_tensors
+
+
+def _alike(layers: Sequence[LinearTensors]) -> LinearLayers | None:
+    """The layers as lists; None if one keeps its weight in another form, or they differ in what they have."""
+    with_bias, with_adapter = (sum(layer[place] is not None for layer in layers) for place in (1, 2))
+    is_alike = with_bias in (0, len(layers)) and with_adapter in (0, len(layers))
+    if not is_alike or any(layer.weight is None or layer.gate is not None for layer in layers):
+        return None
+    weights, biases, a, b = (
+        [cast(Tensor, layer[place]) for layer in layers if layer[place] is not None] for place in range(4)
+    )
+    return LinearLayers(weights, biases, a, b, [layer.scale for layer in layers])
 
 
 def _latent_gradients(gradients: Sequence[Tensor], layers: Sequence[LinearTensors], arithmetic: Arithmetic) -> Tensor:

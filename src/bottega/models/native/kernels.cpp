@@ -9,6 +9,7 @@
 #include <optional>
 #include <vector>
 
+#include "linear_layers.h"
 #include "matrix_product.h"
 #include "optimizer.h"
 #include "packed_linear.h"
@@ -140,6 +141,25 @@ Tensor decoder_layers(Tensor x, const Tensors& norms, at::ArrayRef<double> epsil
   return x;
 }
 
+void multiply_all(Tensor out, const Tensors& left, const Tensors& right, const OptionalTensor& bias) {
+  TORCH_CHECK(left.size() == right.size(), "a product has pairs of factors");
+  std::vector<Factors> terms;
+  for (size_t i = 0; i < left.size(); ++i) terms.push_back({left[i], right[i]});
+  multiply_into(out, terms, bias.value_or(Tensor()));
+}
+
+std::tuple<Tensors, Tensor> linear_layers(const Tensor& x, const Tensors& weights, const Tensors& biases,
+                                          const Tensors& a, const Tensors& b, at::ArrayRef<double> scales) {
+  return LinearLayers{weights, biases, a, b, scales.vec()}.forward(x);
+}
+
+std::tuple<Tensor, Tensors, Tensor, Tensors> linear_layers_backward(
+    const Tensors& d_y, const Tensor& x, const OptionalTensor& u, const Tensors& weights, const Tensors& a,
+    const Tensors& b, at::ArrayRef<double> scales, bool needs_x, bool needs_weights, bool needs_adapters) {
+  return LinearLayers{weights, {}, a, b, scales.vec()}.backward(d_y, x, u.value_or(Tensor()), needs_x, needs_weights,
+                                                                needs_adapters);
+}
+
 // Attention of q [T, h, D] to k [T, g, D] and v [T, g, E] in the trees of a batch → (out [T, h, E], logs [T, h, 1]).
 std::tuple<Tensor, Tensor> attend_trees(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& nodes,
                                         const Tensor& tokens, double scale, int64_t window) {
@@ -184,11 +204,20 @@ TORCH_LIBRARY(bottega, m) {
   m.def("rms_norm(Tensor x, Tensor weight, float epsilon, float offset) -> Tensor", bottega::rms_norm);
   m.def("sum_of_squares(Tensor x) -> float", bottega::sum_of_squares);
   m.def(
-      "update_adamw(Tensor(a!) weight, Tensor(b!) low, Tensor(c!) average, Tensor(d!) square, Tensor gradient, int step, "
-      "float rate, float beta1, float beta2, float decay, float epsilon, float divisor) -> ()",
+      "update_adamw(Tensor(a!)[] weights, Tensor(b!)[] masters, Tensor(c!)[] averages, Tensor(d!)[] squares, "
+      "Tensor[] gradients, int[] steps, float rate, float beta1, float beta2, float decay, float epsilon, "
+      "float divisor) -> ()",
       bottega::update_adamw);
   m.def("has_tiles() -> bool", bottega::has_tiles);
-  m.def("multiply_into(Tensor(a!) out, Tensor[] left, Tensor[] right, Tensor? bias) -> ()", bottega::multiply_into);
+  m.def("multiply_into(Tensor(a!) out, Tensor[] left, Tensor[] right, Tensor? bias) -> ()", bottega::multiply_all);
+  m.def(
+      "linear_layers(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] a, Tensor[] b, float[] scales) -> "
+      "(Tensor[], Tensor)",
+      bottega::linear_layers);
+  m.def(
+      "linear_layers_backward(Tensor[] d_y, Tensor x, Tensor? u, Tensor[] weights, Tensor[] a, Tensor[] b, "
+      "float[] scales, bool needs_x, bool needs_weights, bool needs_adapters) -> (Tensor, Tensor[], Tensor, Tensor[])",
+      bottega::linear_layers_backward);
   m.def("normalize(Tensor x, Tensor weight, float epsilon, float offset) -> (Tensor, Tensor)", bottega::normalize);
   m.def(
       "normalize_backward(Tensor d_y, Tensor x, Tensor weight, Tensor inverse, float offset, bool needs_weight) -> "

@@ -20,6 +20,10 @@
 
 namespace bottega {
 
+struct Factors {
+  at::Tensor a, b;  // [M, K], [K, N]
+};
+
 #ifdef __AMX_BF16__
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -49,13 +53,12 @@ struct Matrix {
 
 class MatrixProduct {
  public:
-  // Factors [M, K] and [K, N]; the bias may be null.
-  MatrixProduct(const std::vector<at::Tensor>& left, const std::vector<at::Tensor>& right, const float* bias,
-                at::Tensor& out)
+  // The bias may be null.
+  MatrixProduct(const std::vector<Factors>& terms, const float* bias, at::Tensor& out)
       : bias_(bias), out_(out.mutable_data_ptr<BFloat16>()), rows_(out.size(0)), columns_(out.size(1)) {
-    for (size_t i = 0; i < left.size(); ++i) {
-      a_.emplace_back(left[i]);
-      b_.push_back(Matrix(right[i]).transposed());
+    for (const auto& [a, b] : terms) {
+      a_.emplace_back(a);
+      b_.push_back(Matrix(b).transposed());
     }
   }
 
@@ -305,23 +308,28 @@ class MatrixProduct {
 // Whether this processor can multiply matrices by tiles.
 inline bool has_tiles() { return Tiles::allowed(); }
 
-inline void multiply_into(at::Tensor out, const std::vector<at::Tensor>& left, const std::vector<at::Tensor>& right,
-                          const std::optional<at::Tensor>& bias) {
+// out [M, N] = the sum of the products of the terms, and of a bias [N] if there is one.
+inline void multiply_into(at::Tensor& out, const std::vector<Factors>& terms, const at::Tensor& bias = {}) {
   TORCH_CHECK(has_tiles(), "this processor has no tiles");
-  TORCH_CHECK(left.size() == right.size() && out.is_contiguous() && out.scalar_type() == at::kBFloat16,
-              "a product has pairs of factors, and an output in bfloat16 whose rows lie one after the other");
-  for (size_t i = 0; i < left.size(); ++i) {
-    const at::Tensor &a = left[i], &b = right[i];
+  TORCH_CHECK(out.is_contiguous() && out.scalar_type() == at::kBFloat16 && !terms.empty(),
+              "the output of a product is in bfloat16, and its rows lie one after the other");
+  for (const auto& [a, b] : terms) {
     TORCH_CHECK(a.size(0) == out.size(0) && b.size(1) == out.size(1) && a.size(1) == b.size(0) && a.numel() > 0 &&
                     b.numel() > 0,
                 "factors of ", a.sizes(), " and ", b.sizes(), " in a product of ", out.sizes());
     TORCH_CHECK(a.scalar_type() == at::kBFloat16 && b.scalar_type() == at::kBFloat16, "factors are in bfloat16");
   }
+  TORCH_CHECK(!bias.defined() || bias.numel() == out.size(1), "a bias of ", bias.sizes(), " for ", out.sizes());
 #ifdef __AMX_BF16__
-  const at::Tensor wide = bias ? bias->to(at::kFloat).contiguous() : at::Tensor();
-  TORCH_CHECK(!bias || bias->numel() == out.size(1), "a bias of ", bias->sizes(), " in a product of ", out.sizes());
-  MatrixProduct(left, right, bias ? wide.const_data_ptr<float>() : nullptr, out).run();
+  const at::Tensor wide = bias.defined() ? bias.to(at::kFloat).contiguous() : at::Tensor();
+  MatrixProduct(terms, bias.defined() ? wide.const_data_ptr<float>() : nullptr, out).run();
 #endif
+}
+
+inline at::Tensor multiply(const std::vector<Factors>& terms, const at::Tensor& bias = {}) {
+  at::Tensor out = at::empty({terms[0].a.size(0), terms[0].b.size(1)}, terms[0].a.options());
+  multiply_into(out, terms, bias);
+  return out;
 }
 
 }  // namespace bottega

@@ -23,7 +23,11 @@ namespace bottega {
 // Nodes [M, 3] with first token, end and parent, a parent before its children and each tree as a whole; and of each
 // token [T, 3] between which queries it is visible, and its position.
 struct Forest {
-  Forest(const at::Tensor& nodes, const at::Tensor& tokens) : nodes_(nodes.contiguous()), tokens_(tokens.contiguous()) {
+  Forest(const at::Tensor& nodes, const at::Tensor& tokens)
+      : nodes_(nodes.contiguous()),
+        tokens_(tokens.contiguous()),
+        node_(nodes_.const_data_ptr<int64_t>()),
+        token_(tokens_.const_data_ptr<int64_t>()) {
     for (int64_t node = 0; node < nodes_.size(0); ++node) {
       if (parent(node) < 0) roots.push_back(node);
     }
@@ -43,10 +47,10 @@ struct Forest {
   }
 
   int64_t nodes() const { return nodes_.size(0); }
-  int64_t start(int64_t node) const { return nodes_.const_data_ptr<int64_t>()[3 * node]; }
-  int64_t end(int64_t node) const { return nodes_.const_data_ptr<int64_t>()[3 * node + 1]; }
-  int64_t parent(int64_t node) const { return nodes_.const_data_ptr<int64_t>()[3 * node + 2]; }
-  const int64_t* token(int64_t index) const { return tokens_.const_data_ptr<int64_t>() + 3 * index; }
+  int64_t start(int64_t node) const { return node_[3 * node]; }
+  int64_t end(int64_t node) const { return node_[3 * node + 1]; }
+  int64_t parent(int64_t node) const { return node_[3 * node + 2]; }
+  const int64_t* token(int64_t index) const { return token_ + 3 * index; }
 
   // All tokens from the root to the end of a node.
   std::vector<int64_t> path(int64_t node) const {
@@ -63,6 +67,7 @@ struct Forest {
 
  private:
   at::Tensor nodes_, tokens_;
+  const int64_t *node_, *token_;
 };
 
 // One head of a tensor [T, heads, width].
@@ -179,6 +184,8 @@ class NodeAttention {
     Number* to = blocks.data() + line * head.width;
     if (token < 0) {
       std::fill_n(to, head.width, Number(0));
+    } else if constexpr (std::is_same_v<T, Number>) {
+      std::memcpy(to, head.line(token), head.width * sizeof(T));
     } else {
       for (int64_t c = 0; c < head.width; c += kLanes) store(to + c, load(head.line(token) + c));
     }

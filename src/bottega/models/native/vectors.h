@@ -57,10 +57,19 @@ inline void store(BFloat16* to, Floats x) {
 
 inline Floats broadcast(float x) { return Floats{} + x; }
 
+// Each lane with the one `step` lanes away in its pair.
+template <int step>
+inline Floats swapped(Floats x) {
+  constexpr Ints lane{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return __builtin_shuffle(x, lane ^ step);
+}
+
 inline float sum(Floats x) {
-  float total = 0;
-  for (int64_t i = 0; i < kLanes; ++i) total += x[i];
-  return total;
+  x += swapped<8>(x);
+  x += swapped<4>(x);
+  x += swapped<2>(x);
+  x += swapped<1>(x);
+  return x[0];
 }
 
 inline Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
@@ -102,9 +111,10 @@ inline void store_columns(const float* from, int64_t count, float factor, float*
 }
 
 inline float maximum(Floats x) {
-  float most = x[0];
-  for (int64_t i = 1; i < kLanes; ++i) most = most > x[i] ? most : x[i];
-  return most;
+  x = maximum(x, swapped<8>(x));
+  x = maximum(x, swapped<4>(x));
+  x = maximum(x, swapped<2>(x));
+  return maximum(x, swapped<1>(x))[0];
 }
 
 // e^x for x ≤ 88, within two units in the last place; 0 below −87, and no number of what is none.
