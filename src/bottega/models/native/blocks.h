@@ -4,8 +4,8 @@
 // the same functions; all sizes are multiples of 32, filled up with zeros.
 #pragma once
 
-#include <cstdint>
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
 #include <vector>
 

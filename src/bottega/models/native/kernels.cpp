@@ -153,9 +153,11 @@ std::tuple<Tensors, Tensor> linear_layers(const Tensor& x, const Tensors& weight
   return LinearLayers{weights, biases, a, b, scales.vec()}.forward(x);
 }
 
-std::tuple<Tensor, Tensors, Tensor, Tensors> linear_layers_backward(
-    const Tensors& d_y, const Tensor& x, const OptionalTensor& u, const Tensors& weights, const Tensors& a,
-    const Tensors& b, at::ArrayRef<double> scales, bool needs_x, bool needs_weights, bool needs_adapters) {
+std::tuple<Tensor, Tensors, Tensor, Tensors> linear_layers_backward(const Tensors& d_y, const Tensor& x,
+                                                                    const OptionalTensor& u, const Tensors& weights,
+                                                                    const Tensors& a, const Tensors& b,
+                                                                    at::ArrayRef<double> scales, bool needs_x,
+                                                                    bool needs_weights, bool needs_adapters) {
   return LinearLayers{weights, {}, a, b, scales.vec()}.backward(d_y, x, u.value_or(Tensor()), needs_x, needs_weights,
                                                                 needs_adapters);
 }
@@ -168,9 +170,8 @@ std::tuple<Tensor, Tensor> attend_trees(const Tensor& q, const Tensor& k, const 
   Tensor out = at::empty({q.size(0), q.size(1), v.size(2)}, q.options());
   Tensor logs = at::empty({q.size(0), q.size(1), 1}, q.options().dtype(at::kFloat));
   forest.clear_padding(out);
-  by_dtype(q, [&](auto type) {
-    attend_to_trees<decltype(type)>(queries, keys, values, forest, scale, window, out, logs);
-  });
+  by_dtype(
+      q, [&](auto type) { attend_to_trees<decltype(type)>(queries, keys, values, forest, scale, window, out, logs); });
   return {out, logs};
 }
 

@@ -2,8 +2,8 @@
 //
 // The second factor is brought into the order of tiles group by group, by the thread that needs it, and stays in its
 // cache while all rows of the first pass. A product may have many terms: what LoRA adds to a layer, or the gradients of
-// layers with a common input, is part of one sum and rounded once. Every output is summed in float32 in the order of its
-// inputs, whatever the number of threads.
+// layers with a common input, is part of one sum and rounded once. Every output is summed in float32 in the order of
+// its inputs, whatever the number of threads.
 //
 // Legend: C [M, N] = Σ A [M, K] B [K, N] over the terms, plus a bias [N].
 #pragma once
@@ -133,8 +133,7 @@ class MatrixProduct {
           sources.push_back({to + part.place * kSide, kSide, 2 * kTile, kTile, kSide * chunk.depth});
         } else {
           const int64_t stride = part.a->stride;
-          sources.push_back(
-              {part.a->data + row * stride + part.first, stride, kSide, kLanes * stride, kSide * stride});
+          sources.push_back({part.a->data + row * stride + part.first, stride, kSide, kLanes * stride, kSide * stride});
         }
       }
       multiply(chunk, sources, row, count, is_first, is_last);
@@ -277,22 +276,22 @@ class MatrixProduct {
 
   void store_sums(const float* sums, int64_t row, int64_t rows, int64_t column) const {
     const int64_t width = std::min(kSide, columns_ - column);
-    const bool past_cache = columns_ % kSide == 0;  // lines of the output are whole
+    const bool is_whole = columns_ % kSide == 0 && reinterpret_cast<uintptr_t>(out_) % sizeof(Bits) == 0;
     for (int64_t i = 0; i < rows; ++i, sums += kSide) {
-      Floats low = load(sums), high = load(sums + kLanes);
       BFloat16* to = out_ + (row + i) * columns_ + column;
-      if (bias_ && width == kSide) {
+      if (!is_whole) {
+        for (int64_t c = 0; c < width; ++c) to[c] = sums[c] + (bias_ ? bias_[column + c] : 0);
+        continue;
+      }
+      Floats low = load(sums), high = load(sums + kLanes);
+      if (bias_) {
         low += load(bias_ + column);
         high += load(bias_ + column + kLanes);
       }
-      if (past_cache) {
-        // The output is larger than the cache: it would push out what is read again.
-        const auto both = _mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(high), reinterpret_cast<__m512>(low));
-        _mm512_stream_si512(reinterpret_cast<__m512i*>(to), reinterpret_cast<__m512i>(both));
-      } else {
-        for (int64_t c = 0; c < width; ++c)
-          to[c] = sums[c] + (bias_ ? bias_[column + c] : 0);
-      }
+      const auto both =
+          reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(high), reinterpret_cast<__m512>(low)));
+      // Past the cache: an output is seldom smaller than that, and would push out what is read again.
+      _mm512_stream_si512(reinterpret_cast<__m512i*>(to), both);
     }
   }
 

@@ -79,8 +79,8 @@ inline void split(Floats master, BFloat16* weight, int16_t* low) {
   std::memcpy(weight, &upper, sizeof(upper));
 }
 
-// What a weight in bfloat16 keeps of its master: lower bits in int16, as `engine.master_weights.SplitMasterWeight`, or a
-// copy in float32, as `CopiedMasterWeight`.
+// What a weight in bfloat16 keeps of its master: lower bits in int16, as `engine.master_weights.SplitMasterWeight`, or
+// a copy in float32, as `CopiedMasterWeight`.
 inline Floats read_master(const BFloat16* weight, const int16_t* low) { return join(weight, low); }
 inline Floats read_master(const BFloat16*, const float* copy) { return load(copy); }
 inline void write_master(Floats master, BFloat16* weight, int16_t* low) { split(master, weight, low); }
@@ -142,8 +142,8 @@ inline void update_adamw(const std::vector<at::Tensor>& weights, const std::vect
     all.push_back({weights[i], masters[i], averages[i], squares[i], gradients[i].contiguous()});
     const AdamWTensors& its = all.back();
     const int64_t numbers = its.weight.numel();
-    for (const at::Tensor* tensor : std::initializer_list<const at::Tensor*>{&its.weight, &its.master, &its.average,
-                                                                              &its.square, &its.gradient})
+    for (const at::Tensor* tensor :
+         std::initializer_list<const at::Tensor*>{&its.weight, &its.master, &its.average, &its.square, &its.gradient})
       TORCH_CHECK(tensor->is_contiguous() && tensor->numel() == numbers, "a weight and what belongs to it lie alike");
     const double correction1 = 1 - std::pow(beta1, steps[i]), correction2 = 1 - std::pow(beta2, steps[i]);
     rules.push_back({static_cast<float>(rate), static_cast<float>(beta1), static_cast<float>(beta2),

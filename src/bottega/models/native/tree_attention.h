@@ -367,7 +367,7 @@ class NodeAttention {
   int64_t first_ = 0, count_ = 0;  // of the queries
   int64_t query_blocks_ = 0, key_blocks_ = 0, width_ = 0;
   std::vector<int64_t> path_;
-  std::vector<int32_t> from_, till_, position_;      // of the tokens of the path
+  std::vector<int32_t> from_, till_, position_;       // of the tokens of the path
   std::vector<std::pair<int64_t, int64_t>> visible_;  // blocks of keys, of each block of queries
   Buffer<Number> queries_, keys_, values_, d_outs_;
   Buffer<Number> key_rows_, value_rows_;                                        // panels of lines
