@@ -256,7 +256,7 @@ def doctor(as_json: Json = False) -> None:
 
 @app.command("build-native", rich_help_panel=LOOK)
 def build_native() -> None:
-    """Compile the operators in C++ with which models answer about twice as fast on this CPU."""
+    """Compile the operators in C++ with which models train and answer faster on this CPU."""
     with errors(False):
         from bottega.cli.console import results_console
 

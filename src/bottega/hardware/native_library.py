@@ -113,7 +113,7 @@ def native_advice() -> str | None:
     """What to do for models to answer faster on this CPU; None if that was done, or cannot be."""
     if is_built() or library_path() is None or compiler() is None:
         return None
-    return "on this CPU models answer at about half their speed: bottega build-native (half a minute, once)"
+    return "on this CPU models would train and answer faster: bottega build-native (half a minute, once)"
 
 
 def _processor() -> str:

@@ -1,10 +1,12 @@
-"""Operators in C++ for what a decoder computes for few tokens without gradients.
+"""Operators in C++ for a CPU.
 
-Products that read a packed weight once, norms, rotations, gated MLPs, and the attention of rows to their KV caches.
+For models that are used: products that read a packed weight once, the attention of rows to their KV caches, and all
+layers in one call. For training, with gradients: large products, attention in prefix trees, what lies between products,
+and AdamW (`models.arithmetic`, `attention.trees`, `engine.adamw`).
 
 They are optional: `hardware.native_library` compiles them for the processor at hand, and where they are missing torch
-computes the same. They are used for models that are opened to be used, not in training, so that a resumed run computes
-what it computed whether or not they were built in between.
+computes the same, but for rounding. A run stores whether it uses them (`Fit.native`): resumed, it computes what it would
+have, whether or not they were built in between.
 """
 
 from __future__ import annotations

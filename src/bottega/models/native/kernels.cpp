@@ -1,5 +1,5 @@
-// What a decoder computes for few tokens, without gradients. Every operator has a reference in Python: the fused
-// forwards of `models/kernels`, `attention/row_cache.py`, and `inference/samplers.py`.
+// The operators. Every one has a reference in Python: `models/arithmetic/plain.py`, the fused forwards of
+// `models/kernels`, the layouts of `models/attention`, `engine/adamw.py`, and `inference/samplers.py`.
 #include <ATen/ATen.h>
 #include <torch/custom_class.h>
 #include <torch/library.h>
