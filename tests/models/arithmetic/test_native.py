@@ -52,12 +52,14 @@ def test_norms(dtype: torch.dtype, tolerance: float, shape: tuple[int, ...], off
     x, d_y, weight = torch.randn(shape), torch.randn(shape), torch.randn(shape[-1])
     found, exact = call("normalize", dtype, x, weight, 1e-3, offset)
     assert_near(found, exact, tolerance)
+    assert_near(*call("normalize", dtype, x, weight, 1e-3, offset, d_y), tolerance)
     assert_near(*call("rms_norm", dtype, x, weight, 1e-3, offset), tolerance)
     x, d_y, weight = (tensor.to(dtype) for tensor in (x, d_y, weight))
-    for needs_weight in (True, False):
-        gradients = NATIVE.normalize_backward(d_y, x, weight, found[1], offset, needs_weight)
+    for needs_weight, other in ((True, None), (False, x + 1)):
+        gradients = NATIVE.normalize_backward(d_y, x, weight, found[1], offset, needs_weight, other)
         wide = [tensor.double() for tensor in (d_y, x, weight)]
-        wanted = PLAIN.normalize_backward(*wide, found[1].double(), offset, needs_weight)
+        wide_other = None if other is None else other.double()
+        wanted = PLAIN.normalize_backward(*wide, found[1].double(), offset, needs_weight, wide_other)
         assert_near(gradients, wanted, tolerance)
 
 

@@ -40,13 +40,25 @@ def test_a_norm_and_its_gradients(offset: float) -> None:
     x, weight = numbers(3, 5, 8), numbers(8)
     wanted = x / (x.square().mean(-1, keepdim=True) + 1e-3).sqrt() * (weight + offset)
     with torch.no_grad():
-        y, inverse = PLAIN.normalize(x, weight, 1e-3, offset)
+        y, inverse, total = PLAIN.normalize(x, weight, 1e-3, offset)
+        assert total is x
         torch.testing.assert_close(PLAIN.rms_norm(x, weight, 1e-3, offset), y)
         torch.testing.assert_close(y, wanted)
         d_y = torch.randn_like(y)
         gradients = PLAIN.normalize_backward(d_y, x, weight, inverse, offset, True)
         assert PLAIN.normalize_backward(d_y, x, weight, inverse, offset, False)[1] is None
     assert_gradients(list(gradients), wanted, d_y, [x, weight])
+
+
+def test_a_norm_of_a_sum_which_others_read_too() -> None:
+    x, second, weight = numbers(3, 8), numbers(3, 8), numbers(8)
+    with torch.no_grad():
+        y, inverse, total = PLAIN.normalize(x, weight, 1e-3, 0.0, second)
+        assert torch.equal(total, x + second)
+        torch.testing.assert_close(y, PLAIN.rms_norm(total, weight, 1e-3, 0.0))
+        alone, _ = PLAIN.normalize_backward(y, total, weight, inverse, 0.0, False)
+        both, _ = PLAIN.normalize_backward(y, total, weight, inverse, 0.0, False, second)
+    torch.testing.assert_close(both, alone + second)
 
 
 def test_a_rotation_and_its_gradient() -> None:

@@ -78,19 +78,28 @@ class NativeArithmetic(Arithmetic):
         y: Tensor = torch.ops.bottega.rms_norm(x, weight, epsilon, offset)
         return y
 
-    def normalize(self, x: Tensor, weight: Tensor, epsilon: float, offset: float) -> tuple[Tensor, Tensor]:
-        if not fits(x, weight):
-            return super().normalize(x, weight, epsilon, offset)
-        y, inverse = torch.ops.bottega.normalize(x, weight, epsilon, offset)
-        return y, inverse.view(*x.shape[:-1], 1)
+    def normalize(
+        self, x: Tensor, weight: Tensor, epsilon: float, offset: float, second: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if not fits(x, weight, x if second is None else second):
+            return super().normalize(x, weight, epsilon, offset, second)
+        y, inverse, total = torch.ops.bottega.normalize(x, second, weight, epsilon, offset)
+        return y, inverse.view(*x.shape[:-1], 1), total if second is not None else x
 
     def normalize_backward(
-        self, d_y: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, offset: float, needs_weight: bool
+        self,
+        d_y: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        inverse: Tensor,
+        offset: float,
+        needs_weight: bool,
+        other: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        if not fits(d_y, x, weight):
-            return super().normalize_backward(d_y, x, weight, inverse, offset, needs_weight)
-        d_x, d_weight = torch.ops.bottega.normalize_backward(d_y, x, weight, inverse, offset, needs_weight)
-        return d_x, d_weight if needs_weight else None
+        if not fits(d_y, x, weight, x if other is None else other):
+            return super().normalize_backward(d_y, x, weight, inverse, offset, needs_weight, other)
+        gradients = torch.ops.bottega.normalize_backward(d_y, x, weight, inverse, offset, needs_weight, other)
+        return gradients[0], gradients[1] if needs_weight else None
 
     def rotate(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         if not _fits_halves(x, cosine, sine):

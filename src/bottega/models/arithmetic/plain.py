@@ -99,16 +99,27 @@ class Arithmetic:
         """[… , H] → x / rms(x) · (weight + offset) over the last dimension."""
         return F.rms_norm(x, x.shape[-1:], weight + offset if offset else weight, epsilon)
 
-    def normalize(self, x: Tensor, weight: Tensor, epsilon: float, offset: float) -> tuple[Tensor, Tensor]:
-        """(the same, [… , 1] with 1 / rms(x) in float32 or wider)."""
-        return _normalize(x, weight, epsilon, offset)
+    def normalize(
+        self, x: Tensor, weight: Tensor, epsilon: float, offset: float, second: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(the same of the sum of x and `second`, [… , 1] with 1 / rms(x) in float32 or wider, that sum)."""
+        total = x if second is None else x + second
+        return (*_normalize(total, weight, epsilon, offset), total)
 
     def normalize_backward(
-        self, d_y: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, offset: float, needs_weight: bool
+        self,
+        d_y: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        inverse: Tensor,
+        offset: float,
+        needs_weight: bool,
+        other: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Gradients of (x, weight), the second if it is needed."""
+        """Gradients of (x, weight), the second if it is needed; `other`: the gradient of x by what else reads it."""
         d_weight = _weight_gradient(d_y, x, inverse).flatten(0, -2).sum(0).to(weight.dtype) if needs_weight else None
-        return _input_gradient(d_y, x, weight, inverse, offset), d_weight
+        d_x = _input_gradient(d_y, x, weight, inverse, offset)
+        return d_x if other is None else d_x + other, d_weight
 
     def rotate(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         """x [T, h, D], angles [T, 1, D] → (x₁ c − x₂ s, x₂ c + x₁ s) of the halves of each head."""

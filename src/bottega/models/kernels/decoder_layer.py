@@ -37,8 +37,8 @@ def sample_call(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]
 
 
 def fused_forward(module: nn.Module, arithmetic: Arithmetic = PLAIN) -> Callable[..., Tensor]:
-    """The forward, of the parts as they are."""
-    return partial(_forward, module)
+    """The forward, of the parts as they are; with gradients, each norm together with the sum that it reads."""
+    return partial(_forward, module, arithmetic)
 
 
 def native_forward(module: nn.Module, fused: Callable[..., Tensor], proved: Collection[str]) -> Callable[..., Tensor]:
@@ -58,10 +58,16 @@ def native_forward(module: nn.Module, fused: Callable[..., Tensor], proved: Coll
     return _NativeLayer(module, fused) if fits else fused
 
 
-def _forward(module: Any, hidden_states: Tensor, **keywords: Any) -> Tensor:
-    attended, _ = module.self_attn(hidden_states=module.input_layernorm(hidden_states), **keywords)
-    hidden_states = hidden_states + attended
-    y: Tensor = hidden_states + module.mlp(module.post_attention_layernorm(hidden_states))
+def _forward(module: Any, arithmetic: Arithmetic, hidden_states: Tensor, **keywords: Any) -> Tensor:
+    if torch.is_grad_enabled():
+        x, normed = rms_norm.normalize_sum(module.input_layernorm, hidden_states, None, arithmetic)
+        attended, _ = module.self_attn(hidden_states=normed, **keywords)
+        x, normed = rms_norm.normalize_sum(module.post_attention_layernorm, x, attended, arithmetic)
+    else:
+        attended, _ = module.self_attn(hidden_states=module.input_layernorm(hidden_states), **keywords)
+        x = hidden_states + attended
+        normed = module.post_attention_layernorm(x)
+    y: Tensor = x + module.mlp(normed)
     return y
 
 

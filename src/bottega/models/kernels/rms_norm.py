@@ -65,12 +65,45 @@ def _offset(module: nn.Module) -> float:
     return min((0.0, 1.0), key=lambda offset: float((output - weight - offset).abs().sum()))
 
 
+def normalize_sum(module: nn.Module, x: Tensor, second: Tensor | None, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
+    """(x + second, the norm of that): one function, as in the backward both gradients are one sum."""
+    apply = cast(Any, _NormOfSum.apply)
+    return cast(tuple[Tensor, Tensor], apply(x, second, module.weight, *settings(module), arithmetic))
+
+
+class _NormOfSum(torch.autograd.Function):
+    """(x, y) with y = x · r · (weight + offset), r = 1 / sqrt(mean(x²) + epsilon) per token, of the sum x of two."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        second: Tensor | None,
+        weight: Tensor,
+        epsilon: float,
+        offset: float,
+        arithmetic: Arithmetic,
+    ) -> tuple[Tensor, Tensor]:
+        y, inverse, total = arithmetic.normalize(x, weight, epsilon, offset, second)
+        ctx.save_for_backward(total, weight, inverse)
+        ctx.offset, ctx.arithmetic, ctx.has_second = offset, arithmetic, second is not None
+        return total, y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        d_total, d_y = gradients
+        d_x, d_weight = ctx.arithmetic.normalize_backward(
+            d_y, *ctx.saved_tensors, ctx.offset, ctx.needs_input_grad[2], d_total
+        )
+        return d_x, d_x if ctx.has_second else None, d_weight, None, None, None
+
+
 class _RmsNorm(torch.autograd.Function):
     """y = x · r · (weight + offset) with r = 1 / sqrt(mean(x²) + epsilon) per token."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, offset: float, arithmetic: Arithmetic) -> Tensor:
-        y, inverse = arithmetic.normalize(x, weight, epsilon, offset)
+        y, inverse, _ = arithmetic.normalize(x, weight, epsilon, offset)
         ctx.save_for_backward(x, weight, inverse)
         ctx.offset, ctx.arithmetic = offset, arithmetic
         return y

@@ -5,8 +5,8 @@ layers in one call. For training, with gradients: large products, attention in p
 and AdamW (`models.arithmetic`, `attention.trees`, `engine.adamw`).
 
 They are optional: `hardware.native_library` compiles them for the processor at hand, and where they are missing torch
-computes the same, but for rounding. A run stores whether it uses them (`Fit.native`): resumed, it computes what it would
-have, whether or not they were built in between.
+computes the same, but for rounding. A run stores whether it uses them (`Fit.native`): resumed, it computes what it
+would have, whether or not they were built in between.
 """
 
 from __future__ import annotations

@@ -219,10 +219,11 @@ TORCH_LIBRARY(bottega, m) {
       "linear_layers_backward(Tensor[] d_y, Tensor x, Tensor? u, Tensor[] weights, Tensor[] a, Tensor[] b, "
       "float[] scales, bool needs_x, bool needs_weights, bool needs_adapters) -> (Tensor, Tensor[], Tensor, Tensor[])",
       bottega::linear_layers_backward);
-  m.def("normalize(Tensor x, Tensor weight, float epsilon, float offset) -> (Tensor, Tensor)", bottega::normalize);
+  m.def("normalize(Tensor x, Tensor? second, Tensor weight, float epsilon, float offset) -> (Tensor, Tensor, Tensor)",
+        bottega::normalize);
   m.def(
-      "normalize_backward(Tensor d_y, Tensor x, Tensor weight, Tensor inverse, float offset, bool needs_weight) -> "
-      "(Tensor, Tensor)",
+      "normalize_backward(Tensor d_y, Tensor x, Tensor weight, Tensor inverse, float offset, bool needs_weight, "
+      "Tensor? other) -> (Tensor, Tensor)",
       bottega::normalize_backward);
   m.def("rotate(Tensor x, Tensor cosine, Tensor sine, bool transposed) -> Tensor", bottega::rotate);
   m.def("gated_product(Tensor gate, Tensor up, int activation) -> Tensor", bottega::gated_product);

@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -22,19 +23,30 @@ void by_dtype(const at::Tensor& x, const Run& run) {
   run(float{});
 }
 
-// x / rms(x) · (weight + offset), and 1 / rms(x) of each row.
-inline std::tuple<at::Tensor, at::Tensor> normalize(const at::Tensor& x, const at::Tensor& weight, double epsilon,
-                                                    double offset) {
-  const at::Tensor from = x.contiguous();
+// x / rms(x) · (weight + offset), and 1 / rms(x) of each row; x is the sum of two tensors if there is a second, and
+// then that sum is stored.
+inline std::tuple<at::Tensor, at::Tensor, at::Tensor> normalize(const at::Tensor& x,
+                                                                const std::optional<at::Tensor>& second,
+                                                                const at::Tensor& weight, double epsilon,
+                                                                double offset) {
+  const at::Tensor from = x.contiguous(), added = second ? second->contiguous() : at::Tensor();
   const int64_t width = x.size(-1), rows = from.numel() / width;
+  TORCH_CHECK(!second || second->sizes() == x.sizes(), "a sum of ", x.sizes(), " and another size");
   at::Tensor out = at::empty_like(from), inverses = at::empty({rows}, x.options().dtype(at::kFloat));
+  at::Tensor total = second ? at::empty_like(from) : from;
   by_dtype(x, [&](auto type) {
     using T = decltype(type);
     const T *all = from.const_data_ptr<T>(), *factors = weight.const_data_ptr<T>();
-    T* to = out.mutable_data_ptr<T>();
+    const T* others = second ? added.const_data_ptr<T>() : nullptr;
+    T *to = out.mutable_data_ptr<T>(), *sums = total.mutable_data_ptr<T>();
     float* inverse = inverses.mutable_data_ptr<float>();
     for_rows(rows, width, [&](int64_t row) {
       const T* line = all + row * width;
+      if (others) {
+        for (int64_t i = 0; i < width; i += kLanes)
+          store(sums + row * width + i, load(line + i) + load(others + row * width + i));
+        line = sums + row * width;
+      }
       Floats squares{};
       for (int64_t i = 0; i < width; i += kLanes) squares += load(line + i) * load(line + i);
       inverse[row] = 1 / std::sqrt(sum(squares) / width + static_cast<float>(epsilon));
@@ -43,19 +55,22 @@ inline std::tuple<at::Tensor, at::Tensor> normalize(const at::Tensor& x, const a
       }
     });
   });
-  return {out, inverses};
+  return {out, inverses, total};
 }
 
 inline at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon, double offset) {
-  return std::get<0>(normalize(x, weight, epsilon, offset));
+  return std::get<0>(normalize(x, {}, weight, epsilon, offset));
 }
 
-// d_x = r · g − x · r³ · mean(g · x) with g = d_y · (weight + offset) and r the inverse; and, where it is wanted, the
-// gradient of the weight, Σ d_y · x · r.
+// d_x = r · g − x · r³ · mean(g · x) with g = d_y · (weight + offset) and r the inverse, plus what x got otherwise;
+// and, where it is wanted, the gradient of the weight, Σ d_y · x · r.
 inline std::tuple<at::Tensor, at::Tensor> normalize_backward(const at::Tensor& d_y, const at::Tensor& x,
                                                              const at::Tensor& weight, const at::Tensor& inverses,
-                                                             double offset, bool needs_weight) {
+                                                             double offset, bool needs_weight,
+                                                             const std::optional<at::Tensor>& other) {
   const at::Tensor from = x.contiguous(), gradient = d_y.contiguous();
+  const at::Tensor added = other ? other->contiguous() : at::Tensor();
+  TORCH_CHECK(d_y.sizes() == x.sizes() && (!other || other->sizes() == x.sizes()), "gradients of another size");
   const int64_t width = x.size(-1), rows = from.numel() / width;
   // Sums of so many rows, whatever the number of threads: the order of a sum decides how it is rounded.
   constexpr int64_t kRowsOfSum = 64;
@@ -66,6 +81,7 @@ inline std::tuple<at::Tensor, at::Tensor> normalize_backward(const at::Tensor& d
     using T = decltype(type);
     const T *all_x = from.const_data_ptr<T>(), *all_d = gradient.const_data_ptr<T>();
     const T* factors = weight.const_data_ptr<T>();
+    const T* others = other ? added.const_data_ptr<T>() : nullptr;
     const float* inverse = inverses.const_data_ptr<float>();
     T* to = d_x.mutable_data_ptr<T>();
     for_each(parts, [&](int64_t part) {
@@ -79,7 +95,8 @@ inline std::tuple<at::Tensor, at::Tensor> normalize_backward(const at::Tensor& d
         const float along_x = sum(products) * r * r * r / width;
         for (int64_t i = 0; i < width; i += kLanes) {
           const Floats g = load(d + i) * (load(factors + i) + static_cast<float>(offset));
-          store(to + row * width + i, g * r - load(line + i) * along_x);
+          const Floats d_x = g * r - load(line + i) * along_x;
+          store(to + row * width + i, others ? d_x + load(others + row * width + i) : d_x);
           if (total) store(total + i, load(total + i) + load(d + i) * load(line + i) * r);
         }
       }
