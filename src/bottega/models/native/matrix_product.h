@@ -119,13 +119,11 @@ class MatrixProduct {
     for (int64_t row = 0; row < rows_; row += rows) {
       const int64_t count = std::min(rows, rows_ - row);
       BFloat16* to = packed.data();
-      if (packs) {
-        for_each(ceil_div(count, kSide), [&](int64_t side) {
-          for (const Part& part : chunk.parts) {
-            if (part.packs_a)
-              pack<false>(*part.a, part, row + side * kSide, to + (side * chunk.depth + part.place) * kSide);
-          }
-        });
+      for (const Part& part : chunk.parts) {
+        if (!part.packs_a) continue;
+        const int64_t sides = ceil_div(count, kSide);
+        for_each(strips(*part.a, part, sides),
+                 [&](int64_t strip) { pack_strip<false>(*part.a, part, strip, row, sides, chunk.depth, to); });
       }
       std::vector<Source> sources;
       for (const Part& part : chunk.parts) {
@@ -140,22 +138,36 @@ class MatrixProduct {
     }
   }
 
-  // 32 rows of a factor, from `row` on, and the inputs of a part: tiles of 16 rows, or of 16 pairs of inputs.
+  // A factor is brought into order in strips in which its numbers lie in memory: 32 rows, or 32 inputs of all rows.
+  static int64_t strips(const Matrix& matrix, const Part& part, int64_t sides) {
+    return matrix.by_row ? sides : ceil_div(part.count, kSide);
+  }
+
+  // One strip of the inputs of a part and of 32 · sides rows from `row` on.
   template <bool as_pairs>
-  static void pack(const Matrix& matrix, const Part& part, int64_t row, BFloat16* to) {
-    for (int64_t k = 0; k < part.count; k += kSide) {
-      for (int64_t half = 0; half < kSide; half += kLanes, to += kTile) {
-        const int64_t rows = matrix.rows - row - half, columns = part.count - k;
-        const int64_t first = row + half, column = part.first + k;
-        Bits x[kLanes]{};
-        if (rows > 0 && matrix.by_row) {
-          load_rows(matrix.data + first * matrix.stride + column, matrix.stride, rows, columns, x);
-        } else if (rows > 0) {
-          load_pairs(matrix.data + column * matrix.stride + first, matrix.stride, columns, rows, x);
-        }
-        if (matrix.by_row == as_pairs) transpose(x);
-        std::memcpy(to, x, sizeof(x));
+  static void pack_strip(const Matrix& matrix, const Part& part, int64_t strip, int64_t row, int64_t sides,
+                         int64_t depth, BFloat16* to) {
+    const int64_t steps = ceil_div(part.count, kSide);
+    for (int64_t i = 0; i < (matrix.by_row ? steps : sides); ++i) {
+      const int64_t side = matrix.by_row ? strip : i, k = (matrix.by_row ? i : strip) * kSide;
+      pack<as_pairs>(matrix, part, row + side * kSide, k, to + (side * depth + part.place + k) * kSide);
+    }
+  }
+
+  // 32 rows from `row` on and 32 inputs from `k` on: two tiles of 16 rows, or of 16 pairs of inputs.
+  template <bool as_pairs>
+  static void pack(const Matrix& matrix, const Part& part, int64_t row, int64_t k, BFloat16* to) {
+    for (int64_t half = 0; half < kSide; half += kLanes, to += kTile) {
+      const int64_t rows = matrix.rows - row - half, columns = part.count - k;
+      const int64_t first = row + half, column = part.first + k;
+      Bits x[kLanes]{};
+      if (rows > 0 && matrix.by_row) {
+        load_rows(matrix.data + first * matrix.stride + column, matrix.stride, rows, columns, x);
+      } else if (rows > 0) {
+        load_pairs(matrix.data + column * matrix.stride + first, matrix.stride, columns, rows, x);
       }
+      if (matrix.by_row == as_pairs) transpose(x);
+      std::memcpy(to, x, sizeof(x));
     }
   }
 
@@ -190,10 +202,11 @@ class MatrixProduct {
   void multiply(const Chunk& chunk, const std::vector<Source>& sources, int64_t row, int64_t count, bool is_first,
                 bool is_last) {
     const int64_t panels = ceil_div(columns_, kSide), depth = chunk.depth, threads = at::get_num_threads();
-    const int64_t groups = ceil_div(panels, std::max<int64_t>(kGroupBytes / 2 / depth / kSide, 1));
-    const int64_t group = ceil_div(panels, groups);
-    const int64_t blocks = groups % threads ? std::clamp<int64_t>(count / kMinRows, 1, threads) : 1;
-    const int64_t block = round_up(ceil_div(count, blocks), kSide);
+    // Every thread has as much to do: where groups do not share out evenly, rows do, or there are more groups.
+    const int64_t fewest = ceil_div(panels, std::max<int64_t>(kGroupBytes / 2 / depth / kSide, 1));
+    const int64_t blocks = fewest % threads ? std::clamp<int64_t>(count / kMinRows, 1, threads) : 1;
+    const int64_t groups = blocks > 1 ? fewest : std::min(panels, round_up(fewest, threads));
+    const int64_t group = ceil_div(panels, groups), block = round_up(ceil_div(count, blocks), kSide);
     share(blocks * groups, [&](const auto& take) {
       Tiles tiles;
       alignas(64) float own[kSide * kSide];
@@ -202,9 +215,9 @@ class MatrixProduct {
       for (int64_t task; take(task);) {
         const int64_t first = task % groups * group, last = std::min(panels, first + group);
         const int64_t begin = task / groups * block, end = std::min(count, begin + block);
-        for (int64_t panel = first; panel < last; ++panel) {
-          for (const Part& part : chunk.parts)
-            pack<true>(*part.b, part, panel * kSide, packed.data() + ((panel - first) * depth + part.place) * kSide);
+        for (const Part& part : chunk.parts) {
+          for (int64_t strip = 0; strip < strips(*part.b, part, last - first); ++strip)
+            pack_strip<true>(*part.b, part, strip, first * kSide, last - first, depth, packed.data());
         }
         for (int64_t side = begin; side < end; side += kSide) {
           const int64_t rows = std::min(kSide, end - side);

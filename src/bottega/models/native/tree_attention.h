@@ -92,73 +92,13 @@ class NodeAttention {
   NodeAttention(const Forest& forest, double scale, int64_t window)
       : forest_(forest), scale_(static_cast<float>(scale)), window_(window) {}
 
-  // Writes out [T, E] and logs [T], the logarithms of the sums of the softmax.
-  void forward(int64_t node, const Head<T>& q, const Head<T>& k, const Head<T>& v, const Head<T>& out,
-               const Head<float>& logs) {
-    enter(node, q, k, v);
-    const int64_t keys = key_blocks_ * kSide, width = k.width, value_width = v.width;
-    make_row_panels(keys_, key_blocks_, width, key_rows_);
-    make_column_panels(values_.data(), keys, value_width, value_columns_);
-    scores_.resize(kSide * keys);
-    weights_.resize(kSide * keys);
-    sums_.resize(kSide * value_width);
-    for (int64_t block = 0; block < query_blocks_; ++block) {
-      const auto [begin, end] = visible_blocks(block);
-      const int64_t first = begin * kSide, depth = (end - begin) * kSide, count = queries_of(block);
-      for (int64_t j = begin; j < end; ++j)
-        blocks_.multiply(queries_.data() + block * kSide * width, width, width, key_rows_.data() + j * kSide * width,
-                         scores_.data() + j * kSide, keys, false);
-      float factors[kSide];
-      for (int64_t i = 0; i < count; ++i)
-        factors[i] = weigh(token_of(block, i), i * keys + first, first, depth, logs.line(token_of(block, i)));
-      for (int64_t c = 0; c < value_width; c += kSide)
-        blocks_.multiply(weights_.data() + first, keys, depth, value_columns_.data() + c * keys + first * kSide,
-                         sums_.data() + c, value_width, false);
-      for (int64_t i = 0; i < count; ++i) {
-        T* line = out.line(token_of(block, i));
-        for (int64_t c = 0; c < value_width; c += kLanes)
-          store(line + c, load(sums_.data() + i * value_width + c) * factors[i]);
-      }
-    }
-  }
-
-  // Writes d_q [T, D], and adds to d_k [T, D] and d_v [T, E] of the path.
-  void backward(int64_t node, const Head<T>& q, const Head<T>& k, const Head<T>& v, const Head<T>& out,
-                const Head<float>& logs, const Head<T>& d_out, const Head<T>& d_q, const Head<float>& d_k,
-                const Head<float>& d_v) {
-    enter(node, q, k, v);
-    const int64_t queries = query_blocks_ * kSide, width = k.width, value_width = v.width;
-    d_outs_.resize(queries * value_width);
-    for (int64_t i = 0; i < queries; ++i) copy(d_out, i < count_ ? first_ + i : -1, i, d_outs_);
-    make_row_panels(keys_, key_blocks_, width, key_rows_);
-    make_row_panels(values_, key_blocks_, value_width, value_rows_);
-    make_column_panels(queries_.data(), queries, width, query_columns_);
-    make_column_panels(d_outs_.data(), queries, value_width, d_out_columns_);
-    d_queries_.resize(queries * width);
-    std::fill_n(d_queries_.data(), queries * width, 0);
-    along_out_.resize(queries);
-    for (int64_t i = 0; i < count_; ++i)
-      along_out_.data()[i] = product(out.line(first_ + i), d_out.line(first_ + i), value_width);
-    visible_.clear();
-    for (int64_t block = 0; block < query_blocks_; ++block) visible_.push_back(visible_blocks(block));
-    for (int64_t begin = 0; begin < key_blocks_; begin += kSpan)
-      add_span(begin, std::min(key_blocks_, begin + kSpan), logs, d_k, d_v);
-    for (int64_t i = 0; i < count_; ++i) {
-      for (int64_t c = 0; c < width; c += kLanes)
-        store(d_q.line(first_ + i) + c, load(d_queries_.data() + i * width + c));
-    }
-  }
-
- private:
-  using Number = typename Blocks::Number;
-  static constexpr float kHidden = -std::numeric_limits<float>::infinity();
-  static constexpr int64_t kSpan = 4;  // blocks of keys
-
-  void enter(int64_t node, const Head<T>& q, const Head<T>& k, const Head<T>& v) {
+  // The keys and values that the queries of a node see; for the backward, also what that needs of them.
+  void enter(int64_t node, const Head<T>& k, const Head<T>& v, bool backward) {
     path_ = forest_.path(node);
     first_ = forest_.start(node);
     count_ = forest_.end(node) - first_;
     width_ = k.width;
+    value_width_ = v.width;
     const int64_t keys = path_.size();
     key_blocks_ = (keys + kSide - 1) / kSide;
     query_blocks_ = (count_ + kSide - 1) / kSide;
@@ -169,14 +109,87 @@ class NodeAttention {
       till_[i] = static_cast<int32_t>(token[1]);
       position_[i] = static_cast<int32_t>(token[2]);
     }
-    queries_.resize(query_blocks_ * kSide * q.width);
-    keys_.resize(key_blocks_ * kSide * k.width);
-    values_.resize(key_blocks_ * kSide * v.width);
-    for (int64_t i = 0; i < query_blocks_ * kSide; ++i) copy(q, i < count_ ? first_ + i : -1, i, queries_);
+    visible_.clear();
+    for (int64_t block = 0; block < query_blocks_; ++block) visible_.push_back(visible_blocks(block));
+    keys_.resize(key_blocks_ * kSide * width_);
+    values_.resize(key_blocks_ * kSide * value_width_);
     for (int64_t i = 0; i < key_blocks_ * kSide; ++i) {
       copy(k, i < keys ? path_[i] : -1, i, keys_);
       copy(v, i < keys ? path_[i] : -1, i, values_);
     }
+    make_row_panels(keys_, key_blocks_, width_, key_rows_);
+    if (!backward) {
+      value_columns_.resize(key_blocks_ * kSide * value_width_);
+      make_column_panels(values_.data(), key_blocks_ * kSide, value_width_, value_columns_.data());
+      return;
+    }
+    make_row_panels(values_, key_blocks_, value_width_, value_rows_);
+    key_columns_.resize(key_blocks_ * kSide * width_);
+    for (int64_t begin = 0; begin < key_blocks_; begin += kSpan) {
+      const int64_t place = begin * kSide * width_, lines = std::min(kSpan, key_blocks_ - begin) * kSide;
+      make_column_panels(keys_.data() + place, lines, width_, key_columns_.data() + place);
+    }
+  }
+
+  // Writes out [T, E] and logs [T], the logarithms of the sums of the softmax, of one head.
+  void forward(const Head<T>& q, const Head<T>& out, const Head<float>& logs) {
+    const int64_t keys = key_blocks_ * kSide;
+    take_queries(q, queries_);
+    scores_.resize(kSide * keys);
+    weights_.resize(kSide * keys);
+    sums_.resize(kSide * value_width_);
+    for (int64_t block = 0; block < query_blocks_; ++block) {
+      const auto [begin, end] = visible_[block];
+      const int64_t first = begin * kSide, depth = (end - begin) * kSide, count = queries_of(block);
+      for (int64_t j = begin; j < end; ++j)
+        blocks_.multiply(queries_.data() + block * kSide * width_, width_, width_,
+                         key_rows_.data() + j * kSide * width_, scores_.data() + j * kSide, keys, false);
+      float factors[kSide];
+      for (int64_t i = 0; i < count; ++i)
+        factors[i] = weigh(token_of(block, i), i * keys + first, first, depth, logs.line(token_of(block, i)));
+      for (int64_t c = 0; c < value_width_; c += kSide)
+        blocks_.multiply(weights_.data() + first, keys, depth, value_columns_.data() + c * keys + first * kSide,
+                         sums_.data() + c, value_width_, false);
+      for (int64_t i = 0; i < count; ++i) {
+        T* line = out.line(token_of(block, i));
+        for (int64_t c = 0; c < value_width_; c += kLanes)
+          store(line + c, load(sums_.data() + i * value_width_ + c) * factors[i]);
+      }
+    }
+  }
+
+  // Writes d_q [T, D] of one head, and adds to d_k [T, D] and d_v [T, E] of the path.
+  void backward(const Head<T>& q, const Head<T>& out, const Head<float>& logs, const Head<T>& d_out, const Head<T>& d_q,
+                const Head<float>& d_k, const Head<float>& d_v) {
+    const int64_t queries = query_blocks_ * kSide;
+    take_queries(q, queries_);
+    take_queries(d_out, d_outs_);
+    query_columns_.resize(queries * width_);
+    d_out_columns_.resize(queries * value_width_);
+    make_column_panels(queries_.data(), queries, width_, query_columns_.data());
+    make_column_panels(d_outs_.data(), queries, value_width_, d_out_columns_.data());
+    d_queries_.resize(queries * width_);
+    std::fill_n(d_queries_.data(), queries * width_, 0);
+    along_out_.resize(queries);
+    for (int64_t i = 0; i < count_; ++i)
+      along_out_.data()[i] = product(out.line(first_ + i), d_out.line(first_ + i), value_width_);
+    for (int64_t begin = 0; begin < key_blocks_; begin += kSpan)
+      add_span(begin, std::min(key_blocks_, begin + kSpan), logs, d_k, d_v);
+    for (int64_t i = 0; i < count_; ++i) {
+      for (int64_t c = 0; c < width_; c += kLanes)
+        store(d_q.line(first_ + i) + c, load(d_queries_.data() + i * width_ + c));
+    }
+  }
+
+ private:
+  using Number = typename Blocks::Number;
+  static constexpr float kHidden = -std::numeric_limits<float>::infinity();
+  static constexpr int64_t kSpan = 4;  // blocks of keys
+
+  // Numbers of the node's queries as blocks of lines.
+  void take_queries(const Head<T>& head, Buffer<Number>& blocks) {
+    blocks.resize(query_blocks_ * kSide * head.width);
+    for (int64_t i = 0; i < query_blocks_ * kSide; ++i) copy(head, i < count_ ? first_ + i : -1, i, blocks);
   }
 
   // A token's numbers as line `line` of blocks; zeros for token −1.
@@ -198,10 +211,8 @@ class NodeAttention {
   }
 
   // The panels of each 32 columns of lines [lines, width], one after the other.
-  static void make_column_panels(const Number* from, int64_t lines, int64_t width, Buffer<Number>& panels) {
-    panels.resize(lines * width);
-    for (int64_t c = 0; c < width; c += kSide)
-      Blocks::panel_of_columns(from + c, width, lines, panels.data() + c * lines);
+  static void make_column_panels(const Number* from, int64_t lines, int64_t width, Number* panels) {
+    for (int64_t c = 0; c < width; c += kSide) Blocks::panel_of_columns(from + c, width, lines, panels + c * lines);
   }
 
   int64_t queries_of(int64_t block) const { return std::min(kSide, count_ - block * kSide); }
@@ -261,8 +272,7 @@ class NodeAttention {
 
   // The gradients by way of the keys of some blocks: many at once, so that sums are long and seldom go to memory.
   void add_span(int64_t begin, int64_t end, const Head<float>& logs, const Head<float>& d_k, const Head<float>& d_v) {
-    const int64_t keys = (end - begin) * kSide, queries = query_blocks_ * kSide, width = d_k.width;
-    make_column_panels(keys_.data() + begin * kSide * width, keys, width, key_columns_);
+    const int64_t keys = (end - begin) * kSide, queries = query_blocks_ * kSide, width = width_;
     gradients_.resize(kSide * keys);
     turned_weights_.resize(keys * queries);
     turned_gradients_.resize(keys * queries);
@@ -276,10 +286,10 @@ class NodeAttention {
       last = block + 1;
       hide(begin, from, block, begin);
       hide(till, end, block, begin);
-      for (int64_t j = from; j < till; ++j) differentiate(block, j, begin, keys, d_v.width, logs);
+      for (int64_t j = from; j < till; ++j) differentiate(block, j, begin, keys, logs);
       for (int64_t c = 0; c < width; c += kSide)
         blocks_.multiply(gradients_.data() + (from - begin) * kSide, keys, (till - from) * kSide,
-                         key_columns_.data() + c * keys + (from - begin) * kSide * kSide,
+                         key_columns_.data() + begin * kSide * width + c * keys + (from - begin) * kSide * kSide,
                          d_queries_.data() + block * kSide * width + c, width, true);
     }
     if (first >= last) return;
@@ -311,9 +321,8 @@ class NodeAttention {
   }
 
   // Weights of a block of queries and one of keys, turned, and the gradients of their scores, both ways.
-  void differentiate(int64_t block, int64_t j, int64_t begin, int64_t keys, int64_t value_width,
-                     const Head<float>& logs) {
-    const int64_t width = width_, queries = query_blocks_ * kSide;
+  void differentiate(int64_t block, int64_t j, int64_t begin, int64_t keys, const Head<float>& logs) {
+    const int64_t width = width_, value_width = value_width_, queries = query_blocks_ * kSide;
     alignas(64) float weights[kSide * kSide], gradients[kSide * kSide], turned[kSide * kSide];
     blocks_.multiply(queries_.data() + block * kSide * width, width, width, key_rows_.data() + j * kSide * width,
                      weights, kSide, false);
@@ -365,7 +374,7 @@ class NodeAttention {
   const int64_t window_;
   Blocks blocks_;
   int64_t first_ = 0, count_ = 0;  // of the queries
-  int64_t query_blocks_ = 0, key_blocks_ = 0, width_ = 0;
+  int64_t query_blocks_ = 0, key_blocks_ = 0, width_ = 0, value_width_ = 0;
   std::vector<int64_t> path_;
   std::vector<int32_t> from_, till_, position_;       // of the tokens of the path
   std::vector<std::pair<int64_t, int64_t>> visible_;  // blocks of keys, of each block of queries
@@ -402,54 +411,68 @@ void by_blocks(const Run& run) {
   run(VectorBlocks{});
 }
 
-// q [T, h, D], k [T, g, D], v [T, g, E] → out [T, h, E] and logs [T, h, 1]; zeros for tokens of no node.
+// Query heads with common keys that one task computes: all of them, unless there were too few tasks. Not by the number
+// of threads, as it decides in which order gradients are summed.
+inline int64_t heads_of_task(int64_t tasks_of_a_head, int64_t key_heads, int64_t group) {
+  constexpr int64_t kEnough = 16;
+  return tasks_of_a_head * key_heads >= kEnough ? group : 1;
+}
+
+// q [T, h, D], k [T, g, D], v [T, g, E] → out [T, h, E] and logs [T, h, 1]; padding is left as it is.
 template <typename T>
 void attend_to_trees(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Forest& forest, double scale,
                      int64_t window, at::Tensor& out, at::Tensor& logs) {
   const int64_t heads = q.size(1), group = heads / k.size(1), nodes = forest.nodes();
+  const int64_t its_heads = heads_of_task(nodes, k.size(1), group), parts = heads / its_heads;
   by_blocks<T>([&](auto blocks) {
-    share(nodes * heads, [&](const auto& take) {
+    share(nodes * parts, [&](const auto& take) {
       NodeAttention<T, decltype(blocks)> attention(forest, scale, window);
       for (int64_t task; take(task);) {
-        const int64_t head = task % heads;
-        attention.forward(task / heads, Head<T>(q, head), Head<T>(k, head / group), Head<T>(v, head / group),
-                          Head<T>(out, head), Head<float>(logs, head));
+        const int64_t first = task % parts * its_heads, key_head = first / group;
+        attention.enter(task / parts, Head<T>(k, key_head), Head<T>(v, key_head), false);
+        for (int64_t head = first; head < first + its_heads; ++head)
+          attention.forward(Head<T>(q, head), Head<T>(out, head), Head<float>(logs, head));
       }
     });
   });
 }
 
-// The gradients of q, k and v from that of out. Those of k and v are summed in float32 for each query head first.
+// The gradients of q, k and v from that of out. Those of k and v are summed in float32 for the heads of each task
+// first.
 template <typename T>
 void attend_to_trees_backward(const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                               const at::Tensor& out, const at::Tensor& logs, const Forest& forest, double scale,
                               int64_t window, at::Tensor& d_q, at::Tensor& d_k, at::Tensor& d_v) {
   const int64_t heads = q.size(1), group = heads / k.size(1), trees = forest.roots.size() - 1;
+  const int64_t its_heads = heads_of_task(trees, k.size(1), group), parts = heads / its_heads;
   const auto wide = k.options().dtype(at::kFloat);
-  at::Tensor all_d_k = at::empty({k.size(0), heads, k.size(2)}, wide),
-             all_d_v = at::empty({v.size(0), heads, v.size(2)}, wide);
+  at::Tensor all_d_k = at::empty({k.size(0), parts, k.size(2)}, wide),
+             all_d_v = at::empty({v.size(0), parts, v.size(2)}, wide);
   for (at::Tensor* tensor : {&d_q, &all_d_k, &all_d_v}) forest.clear_padding(*tensor);
   by_blocks<T>([&](auto blocks) {
-    share(trees * heads, [&](const auto& take) {
+    share(trees * parts, [&](const auto& take) {
       NodeAttention<T, decltype(blocks)> attention(forest, scale, window);
       for (int64_t task; take(task);) {
-        const int64_t head = task % heads, tree = task / heads;
-        const Head<float> its_d_k(all_d_k, head), its_d_v(all_d_v, head);
-        for (int64_t node = forest.roots[tree]; node < forest.roots[tree + 1]; ++node) {
+        const int64_t part = task % parts, first = part * its_heads, key_head = first / group;
+        const int64_t begin = forest.roots[task / parts], end = forest.roots[task / parts + 1];
+        const Head<float> its_d_k(all_d_k, part), its_d_v(all_d_v, part);
+        for (int64_t node = begin; node < end; ++node) {
           for (int64_t token = forest.start(node); token < forest.end(node); ++token) {
             std::fill_n(its_d_k.line(token), its_d_k.width, 0);
             std::fill_n(its_d_v.line(token), its_d_v.width, 0);
           }
         }
-        for (int64_t node = forest.roots[tree]; node < forest.roots[tree + 1]; ++node)
-          attention.backward(node, Head<T>(q, head), Head<T>(k, head / group), Head<T>(v, head / group),
-                             Head<T>(out, head), Head<float>(logs, head), Head<T>(d_out, head), Head<T>(d_q, head),
-                             its_d_k, its_d_v);
+        for (int64_t node = begin; node < end; ++node) {
+          attention.enter(node, Head<T>(k, key_head), Head<T>(v, key_head), true);
+          for (int64_t head = first; head < first + its_heads; ++head)
+            attention.backward(Head<T>(q, head), Head<T>(out, head), Head<float>(logs, head), Head<T>(d_out, head),
+                               Head<T>(d_q, head), its_d_k, its_d_v);
+        }
       }
     });
   });
-  add_groups<T>(all_d_k, group, d_k);
-  add_groups<T>(all_d_v, group, d_v);
+  add_groups<T>(all_d_k, parts / k.size(1), d_k);
+  add_groups<T>(all_d_v, parts / v.size(1), d_v);
 }
 
 }  // namespace bottega
