@@ -10,7 +10,10 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from bottega.errors import ModelError
 from bottega.models import language_head as chunked_head
+from bottega.models import native
 from bottega.models.arithmetic import plain as plain_arithmetic
+from bottega.models.arithmetic.native import NATIVE
+from bottega.models.arithmetic.plain import PLAIN
 from bottega.models.language_head import LanguageHead, get_language_head, kl_divergence
 from making import make_model, tiny_config
 
@@ -125,6 +128,18 @@ def test_the_likeliest_label_and_a_temperature(softcap: float | None, monkeypatc
         logp, best = head.with_temperature(temperature).logp_and_best(hidden, label)
         torch.testing.assert_close(logp, logits.log_softmax(1).gather(1, label[:, None]).squeeze(1))
         assert torch.equal(best, logits.argmax(1))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_states_that_do_not_lie_row_by_row(frozen: bool) -> None:
+    weight = torch.randn(77, 64).bfloat16().requires_grad_(not frozen)
+    hidden, label = torch.randn(64, 40).bfloat16().T.requires_grad_(), torch.randint(0, 77, (40,))
+    for arithmetic in (PLAIN, NATIVE) if native.operators() is not None else (PLAIN,):
+        logp = LanguageHead(weight, arithmetic=arithmetic).logp(hidden, label)
+        (gradient,) = torch.autograd.grad(logp.sum(), hidden)
+        exact = (hidden.double() @ weight.double().T).log_softmax(1).gather(1, label[:, None])
+        (wanted,) = torch.autograd.grad(exact.sum(), hidden)
+        assert (gradient - wanted).abs().max() <= 0.05 * wanted.abs().max()
 
 
 def test_no_positions_give_empty_scores() -> None:

@@ -139,7 +139,8 @@ class AdamW:
 
     def _fits_native(self, name: str, gradient: Tensor) -> bool:
         # A float32 weight without a copy gains nothing: torch's kernel is one pass as well.
-        return self.weights[name].parameter.dtype == torch.bfloat16 and gradient.dtype in native.DTYPES
+        weight = self.weights[name].parameter
+        return weight.dtype == torch.bfloat16 and gradient.dtype in native.DTYPES and weight.is_cpu
 
     def _sparse_update(self, name: str, gradient: Tensor) -> tuple[WeightSlice, Tensor] | None:
         """(the rows of a weight that move, their gradient, flat); None if all rows are to be updated."""

@@ -83,8 +83,9 @@ class Optimizer:
         """The L2 norm of the whole gradient, before clipping."""
         if not self.gradients:
             return torch.zeros(())
-        large = [gradient for gradient in self.gradients.values() if self.native and _fits_native(gradient)]
-        others = [gradient for gradient in self.gradients.values() if not any(gradient is one for one in large)]
+        large, others = list[Tensor](), list[Tensor]()
+        for gradient in self.gradients.values():
+            (large if self.native and _fits_native(gradient) else others).append(gradient)
         # In chunks, because the norm of a half-precision tensor makes a float32 copy of it. The sum over chunks is
         # taken in float64: its terms differ by orders of magnitude.
         squares = [torch.dot(chunk, chunk).double() for chunk in _float32_chunks(others)]

@@ -146,7 +146,7 @@ class _LogProbability(torch.autograd.Function):
                 logp, ctx.computed = _logp_with_gradients(head, hidden, label, expected)
                 return logp
         # [N, H]: ∂logp[n]/∂hidden[n], needed in the backward of a frozen head.
-        jacobian = torch.empty_like(hidden) if ctx.needs_input_grad[0] and not ctx.trained else None
+        jacobian = hidden.new_empty(hidden.shape) if ctx.needs_input_grad[0] and not ctx.trained else None
         logp = _empty_scores(hidden)
         for rows, raw in _logit_chunks(head, hidden, CHUNK_BYTES):
             logp[rows] = head.logp_in_place(raw, label[rows], with_gradient=jacobian is not None)
@@ -181,7 +181,7 @@ def _logp_with_gradients(
     head: LanguageHead, hidden: Tensor, label: Tensor, gradient: Tensor
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor | None, Tensor]]:
     """(logp, gradients of Σ gradient · logp for hidden, weight and bias, a factor that the last two still lack)."""
-    logp, d_hidden = _empty_scores(hidden), torch.empty_like(hidden)
+    logp, d_hidden = _empty_scores(hidden), hidden.new_empty(hidden.shape)
     d_weight: Tensor | None = None
     d_bias = None if head.bias is None else torch.zeros_like(head.bias, dtype=logp.dtype)
     # Gradients may be tiny (a weight over all tokens of an update), so half precision works on them divided by their

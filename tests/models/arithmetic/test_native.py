@@ -102,6 +102,22 @@ def test_labels_that_are_very_unlikely_or_missing() -> None:
         NATIVE.log_probabilities(raw, torch.tensor([2, 0]), LogitOptions(), with_gradient=False)
 
 
+def test_an_impossible_label_and_labels_that_lie_apart() -> None:
+    raw, labels = torch.tensor([[1.0, -torch.inf, 2.0], [1.0, 2.0, 3.0]]), torch.tensor([[1, 7], [2, 7]])[:, 0]
+    found = NATIVE.log_probabilities(raw, labels, LogitOptions(), with_gradient=False)
+    torch.testing.assert_close(found, raw.log_softmax(1)[[0, 1], labels])
+
+
+def test_other_sizes_are_refused_or_computed_by_torch() -> None:
+    with pytest.raises(RuntimeError, match=r"a gate of \[3, 32\]"):
+        NATIVE.gated_product(torch.ones(3, 32), torch.ones(1, 32), "silu")
+    with pytest.raises(RuntimeError, match="a norm of"):
+        NATIVE.rms_norm(torch.ones(3, 32), torch.ones(16), 1e-5, 0.0)
+    x, weight, angle = torch.randn(3, 32), torch.randn(64)[::2], torch.randn(1, 1, 32)
+    torch.testing.assert_close(NATIVE.rms_norm(x, weight, 1e-5, 0.0), PLAIN.rms_norm(x, weight, 1e-5, 0.0))
+    torch.testing.assert_close(NATIVE.rotate(x[:, None], angle, angle), PLAIN.rotate(x[:, None], angle, angle))
+
+
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_what_is_no_number_stays_none(wrong: float) -> None:
     x = torch.ones(4, 32)

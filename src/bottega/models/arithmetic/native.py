@@ -70,7 +70,9 @@ class NativeArithmetic(Arithmetic):
 
     def _multiplies(self, *tensors: Tensor) -> bool:
         """Whether tiles multiply these. Without them, torch's own products reach what the processor can do."""
-        return self.has_tiles and all(x.dtype == torch.bfloat16 and x.is_cpu and x.numel() for x in tensors)
+        if not self.has_tiles or torch.is_grad_enabled():
+            return False
+        return all(x.dtype == torch.bfloat16 and x.is_cpu and x.numel() for x in tensors)
 
     def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float, offset: float) -> Tensor:
         if not fits(x, weight):
@@ -140,7 +142,8 @@ NATIVE = NativeArithmetic()
 
 
 def _fits_halves(x: Tensor, cosine: Tensor, sine: Tensor) -> bool:
-    return fits(x, x[..., : x.shape[-1] // 2], cosine, sine)
+    has_own_angles = all(angle.shape == (len(x), 1, x.shape[-1]) for angle in (cosine, sine))
+    return has_own_angles and fits(x, x[..., : x.shape[-1] // 2], cosine, sine)
 
 
 def activation_number(name: str) -> int:

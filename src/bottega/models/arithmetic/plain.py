@@ -102,7 +102,7 @@ class Arithmetic:
     def normalize(
         self, x: Tensor, weight: Tensor, epsilon: float, offset: float, second: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(the same of the sum of x and `second`, [… , 1] with 1 / rms(x) in float32 or wider, that sum)."""
+        """(`rms_norm` of the sum of x and `second`, [… , 1] with 1 / rms of it in float32 or wider, that sum)."""
         total = x if second is None else x + second
         return (*_normalize(total, weight, epsilon, offset), total)
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from bottega.models import native
 from bottega.models.attention.blocks import BlockLayout
@@ -64,6 +65,7 @@ class _TreeAttention(torch.autograd.Function):
         return cast(Tensor, out)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         d_q, d_k, d_v = torch.ops.bottega.attend_trees_backward(gradients[0], *ctx.saved_tensors, *ctx.settings)
         return d_q, d_k, d_v, None, None, None, None

@@ -38,7 +38,8 @@ def sample_call(module: nn.Module, length: int) -> tuple[Tensor, dict[str, Any]]
 
 def fused_forward(module: nn.Module, arithmetic: Arithmetic = PLAIN) -> Callable[..., Tensor]:
     """The forward, of the parts as they are; with gradients, each norm together with the sum that it reads."""
-    return partial(_forward, module, arithmetic)
+    settings = [rms_norm.settings(norm) for norm in _norms(module)[0]]
+    return partial(_forward, module, settings, arithmetic)
 
 
 def native_forward(module: nn.Module, fused: Callable[..., Tensor], proved: Collection[str]) -> Callable[..., Tensor]:
@@ -58,11 +59,19 @@ def native_forward(module: nn.Module, fused: Callable[..., Tensor], proved: Coll
     return _NativeLayer(module, fused) if fits else fused
 
 
-def _forward(module: Any, arithmetic: Arithmetic, hidden_states: Tensor, **keywords: Any) -> Tensor:
+def _forward(
+    module: Any,
+    settings: Sequence[tuple[float, float]],
+    arithmetic: Arithmetic,
+    hidden_states: Tensor,
+    **keywords: Any,
+) -> Tensor:
+    """settings  of the two norms"""
     if torch.is_grad_enabled():
-        x, normed = rms_norm.normalize_sum(module.input_layernorm, hidden_states, None, arithmetic)
+        first, second = module.input_layernorm.weight, module.post_attention_layernorm.weight
+        x, normed = rms_norm.normalize_sum(hidden_states, None, first, *settings[0], arithmetic)
         attended, _ = module.self_attn(hidden_states=normed, **keywords)
-        x, normed = rms_norm.normalize_sum(module.post_attention_layernorm, x, attended, arithmetic)
+        x, normed = rms_norm.normalize_sum(x, attended, second, *settings[1], arithmetic)
     else:
         attended, _ = module.self_attn(hidden_states=module.input_layernorm(hidden_states), **keywords)
         x = hidden_states + attended

@@ -65,10 +65,12 @@ def _offset(module: nn.Module) -> float:
     return min((0.0, 1.0), key=lambda offset: float((output - weight - offset).abs().sum()))
 
 
-def normalize_sum(module: nn.Module, x: Tensor, second: Tensor | None, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
+def normalize_sum(
+    x: Tensor, second: Tensor | None, weight: Tensor, epsilon: float, offset: float, arithmetic: Arithmetic
+) -> tuple[Tensor, Tensor]:
     """(x + second, the norm of that): one function, as in the backward both gradients are one sum."""
     apply = cast(Any, _NormOfSum.apply)
-    return cast(tuple[Tensor, Tensor], apply(x, second, module.weight, *settings(module), arithmetic))
+    return cast(tuple[Tensor, Tensor], apply(x, second, weight, epsilon, offset, arithmetic))
 
 
 class _NormOfSum(torch.autograd.Function):

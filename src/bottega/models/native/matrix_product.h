@@ -64,12 +64,16 @@ class MatrixProduct {
 
   void run() {
     const std::vector<Chunk> chunks = make_chunks();
-    static thread_local Buffer<float> kept;
-    if (chunks.size() > 1) {
-      kept.resize(round_up(rows_, kSide) * round_up(columns_, kSide));
-      sums_ = kept.data();
+    if (chunks.size() == 1) return run_chunk(chunks[0], 0, rows_, nullptr, true, true);
+    // Sums of several chunks are kept meanwhile, of not too many rows.
+    const int64_t width = round_up(columns_, kSide);
+    const int64_t rows = std::max<int64_t>(kSumBytes / sizeof(float) / width / kSide, 1) * kSide;
+    static thread_local Buffer<float> sums;
+    sums.resize(std::min(rows, round_up(rows_, kSide)) * width);
+    for (int64_t row = 0; row < rows_; row += rows) {
+      for (size_t i = 0; i < chunks.size(); ++i)
+        run_chunk(chunks[i], row, std::min(rows_, row + rows), sums.data(), i == 0, i + 1 == chunks.size());
     }
-    for (size_t i = 0; i < chunks.size(); ++i) run_chunk(chunks[i], i == 0, i + 1 == chunks.size());
   }
 
  private:
@@ -77,6 +81,7 @@ class MatrixProduct {
   static constexpr int64_t kMaxDepth = 4096;        // inputs that are summed before sums go back to memory
   static constexpr int64_t kGroupBytes = 1000000;   // of a group of panels of the second factor, in a thread's cache
   static constexpr int64_t kPackedBytes = 4 << 20;  // of the first factor, where it has to be brought into order
+  static constexpr int64_t kSumBytes = 8 << 20;     // of sums that are kept
   static constexpr int64_t kMinRows = 128;          // of a task
 
   // Some inputs of a term, and where they lie in packed panels.
@@ -109,15 +114,16 @@ class MatrixProduct {
     return chunks;
   }
 
-  void run_chunk(const Chunk& chunk, bool is_first, bool is_last) {
+  // Adds a chunk to the sums of the rows from `begin` to `end`, or stores them if it is the last.
+  void run_chunk(const Chunk& chunk, int64_t begin, int64_t end, float* sums, bool is_first, bool is_last) {
     bool packs = false;
     for (const Part& part : chunk.parts) packs = packs || part.packs_a;
     const int64_t most = std::max<int64_t>(kPackedBytes / 2 / chunk.depth / kSide, 1) * kSide;
-    const int64_t rows = packs ? std::min(most, round_up(rows_, kSide)) : round_up(rows_, kSide);
+    const int64_t all = round_up(end - begin, kSide), rows = packs ? std::min(most, all) : all;
     static thread_local Buffer<BFloat16> packed;
     if (packs) packed.resize(rows * chunk.depth);
-    for (int64_t row = 0; row < rows_; row += rows) {
-      const int64_t count = std::min(rows, rows_ - row);
+    for (int64_t row = begin; row < end; row += rows) {
+      const int64_t count = std::min(rows, end - row);
       BFloat16* to = packed.data();
       for (const Part& part : chunk.parts) {
         if (!part.packs_a) continue;
@@ -134,7 +140,8 @@ class MatrixProduct {
           sources.push_back({part.a->data + row * stride + part.first, stride, kSide, kLanes * stride, kSide * stride});
         }
       }
-      multiply(chunk, sources, row, count, is_first, is_last);
+      float* its_sums = sums ? sums + (row - begin) * round_up(columns_, kSide) : nullptr;
+      multiply(chunk, sources, row, count, its_sums, is_first, is_last);
     }
   }
 
@@ -199,8 +206,8 @@ class MatrixProduct {
   }
 
   // `count` rows from `row` on, of which the sources start.
-  void multiply(const Chunk& chunk, const std::vector<Source>& sources, int64_t row, int64_t count, bool is_first,
-                bool is_last) {
+  void multiply(const Chunk& chunk, const std::vector<Source>& sources, int64_t row, int64_t count, float* kept,
+                bool is_first, bool is_last) {
     const int64_t panels = ceil_div(columns_, kSide), depth = chunk.depth, threads = at::get_num_threads();
     // Every thread has as much to do: where groups do not share out evenly, rows do, or there are more groups.
     const int64_t fewest = ceil_div(panels, std::max<int64_t>(kGroupBytes / 2 / depth / kSide, 1));
@@ -223,7 +230,7 @@ class MatrixProduct {
           const int64_t rows = std::min(kSide, end - side);
           for (int64_t panel = first; panel < last; ++panel) {
             if (side + kSide < end) fetch(sources[0], side + kSide, depth, panel - first, last - first);
-            float* sums = sums_ ? sums_ + ((row + side) / kSide * panels + panel) * kSide * kSide : own;
+            float* sums = kept ? kept + (side / kSide * panels + panel) * kSide * kSide : own;
             sum(chunk, sources, side, rows, packed.data() + (panel - first) * depth * kSide, sums, !is_first, tiles);
             if (is_last) store_sums(sums, row + side, rows, panel * kSide);
           }
@@ -312,7 +319,6 @@ class MatrixProduct {
   const float* bias_;
   BFloat16* out_;
   const int64_t rows_, columns_;
-  float* sums_ = nullptr;  // of chunks before the last
 };
 
 #endif

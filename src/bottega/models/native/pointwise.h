@@ -31,12 +31,14 @@ inline std::tuple<at::Tensor, at::Tensor, at::Tensor> normalize(const at::Tensor
                                                                 double offset) {
   const at::Tensor from = x.contiguous(), added = second ? second->contiguous() : at::Tensor();
   const int64_t width = x.size(-1), rows = from.numel() / width;
-  TORCH_CHECK(!second || second->sizes() == x.sizes(), "a sum of ", x.sizes(), " and another size");
+  const at::Tensor factor = weight.contiguous();
+  TORCH_CHECK((!second || second->sizes() == x.sizes()) && weight.numel() == width, "a norm of ", x.sizes(),
+              " with a weight of ", weight.sizes());
   at::Tensor out = at::empty_like(from), inverses = at::empty({rows}, x.options().dtype(at::kFloat));
   at::Tensor total = second ? at::empty_like(from) : from;
   by_dtype(x, [&](auto type) {
     using T = decltype(type);
-    const T *all = from.const_data_ptr<T>(), *factors = weight.const_data_ptr<T>();
+    const T *all = from.const_data_ptr<T>(), *factors = factor.const_data_ptr<T>();
     const T* others = second ? added.const_data_ptr<T>() : nullptr;
     T *to = out.mutable_data_ptr<T>(), *sums = total.mutable_data_ptr<T>();
     float* inverse = inverses.mutable_data_ptr<float>();
@@ -70,7 +72,10 @@ inline std::tuple<at::Tensor, at::Tensor> normalize_backward(const at::Tensor& d
                                                              const std::optional<at::Tensor>& other) {
   const at::Tensor from = x.contiguous(), gradient = d_y.contiguous();
   const at::Tensor added = other ? other->contiguous() : at::Tensor();
-  TORCH_CHECK(d_y.sizes() == x.sizes() && (!other || other->sizes() == x.sizes()), "gradients of another size");
+  const at::Tensor factor = weight.contiguous(), inverse_rms = inverses.contiguous();
+  TORCH_CHECK(d_y.sizes() == x.sizes() && (!other || other->sizes() == x.sizes()) && weight.numel() == x.size(-1) &&
+                  inverses.numel() * x.size(-1) == x.numel(),
+              "gradients of a norm of ", x.sizes(), " with other sizes");
   const int64_t width = x.size(-1), rows = from.numel() / width;
   // Sums of so many rows, whatever the number of threads: the order of a sum decides how it is rounded.
   constexpr int64_t kRowsOfSum = 64;
@@ -80,9 +85,9 @@ inline std::tuple<at::Tensor, at::Tensor> normalize_backward(const at::Tensor& d
   by_dtype(x, [&](auto type) {
     using T = decltype(type);
     const T *all_x = from.const_data_ptr<T>(), *all_d = gradient.const_data_ptr<T>();
-    const T* factors = weight.const_data_ptr<T>();
+    const T* factors = factor.const_data_ptr<T>();
     const T* others = other ? added.const_data_ptr<T>() : nullptr;
-    const float* inverse = inverses.const_data_ptr<float>();
+    const float* inverse = inverse_rms.const_data_ptr<float>();
     T* to = d_x.mutable_data_ptr<T>();
     for_each(parts, [&](int64_t part) {
       float* total = needs_weight ? sums.mutable_data_ptr<float>() + part * width : nullptr;
@@ -136,7 +141,7 @@ inline at::Tensor rotate(const at::Tensor& x, const at::Tensor& cosine, const at
   return out;
 }
 
-enum Activation : int64_t { kSilu, kGelu, kGeluTanh };  // as in `kernels.gated_mlp`
+enum Activation : int64_t { kSilu, kGelu, kGeluTanh };  // in the order of `arithmetic.plain`
 
 // The activation of x, and its slope there.
 inline void activate(Floats x, int64_t kind, Floats& y, Floats& slope) {
@@ -166,6 +171,7 @@ inline Floats activate(Floats x, int64_t kind) {
 // act(gate) · up.
 inline at::Tensor gated_product(const at::Tensor& gate, const at::Tensor& up, int64_t activation) {
   const at::Tensor gates = gate.contiguous(), ups = up.contiguous();
+  TORCH_CHECK(gate.sizes() == up.sizes(), "a gate of ", gate.sizes(), " for ", up.sizes());
   at::Tensor out = at::empty_like(gates);
   by_dtype(gate, [&](auto type) {
     using T = decltype(type);
@@ -183,6 +189,8 @@ inline at::Tensor gated_product(const at::Tensor& gate, const at::Tensor& up, in
 inline std::tuple<at::Tensor, at::Tensor> gated_product_backward(const at::Tensor& d_product, const at::Tensor& gate,
                                                                  const at::Tensor& up, int64_t activation) {
   const at::Tensor gradient = d_product.contiguous(), gates = gate.contiguous(), ups = up.contiguous();
+  TORCH_CHECK(gate.sizes() == up.sizes() && gate.sizes() == d_product.sizes(), "a gate of ", gate.sizes(), " for ",
+              up.sizes());
   at::Tensor d_gate = at::empty_like(gates), d_up = at::empty_like(gates);
   by_dtype(gate, [&](auto type) {
     using T = decltype(type);
@@ -199,7 +207,7 @@ inline std::tuple<at::Tensor, at::Tensor> gated_product_backward(const at::Tenso
   return {d_gate, d_up};
 }
 
-// How logits become log-probabilities, as in `models.language_head`.
+// How logits become log-probabilities, as in `arithmetic.plain`.
 struct LogitOptions {
   float scale, softcap, smoothing;  // softcap 0: none
 
@@ -250,15 +258,17 @@ float log_probability(T* raw, int64_t width, int64_t label, const LogitOptions& 
       }
     }
   }
-  return chosen - log_of_sum + options.smoothing * (sum(all) / width - chosen);
+  const float logp = chosen - log_of_sum;
+  return options.smoothing == 0 ? logp : logp + options.smoothing * (sum(all) / width - chosen);
 }
 
 // raw [n, V], label [n] → [n] in float32.
 inline at::Tensor log_probabilities(const at::Tensor& raw, const at::Tensor& label, double scale, double softcap,
                                     double smoothing, bool with_gradient) {
-  TORCH_CHECK(raw.is_contiguous() && label.is_contiguous(), "logits and labels lie as they were computed");
+  TORCH_CHECK(raw.is_contiguous() && label.sizes() == raw.sizes().slice(0, 1), "logits lie as they were computed");
+  const at::Tensor chosen = label.contiguous();
   const LogitOptions options{static_cast<float>(scale), static_cast<float>(softcap), static_cast<float>(smoothing)};
-  const int64_t rows = raw.size(0), width = raw.size(1), *labels = label.const_data_ptr<int64_t>();
+  const int64_t rows = raw.size(0), width = raw.size(1), *labels = chosen.const_data_ptr<int64_t>();
   at::Tensor out = at::empty({rows}, raw.options().dtype(at::kFloat));
   float* to = out.mutable_data_ptr<float>();
   by_dtype(raw, [&](auto type) {
