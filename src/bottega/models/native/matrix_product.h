@@ -77,8 +77,9 @@ class MatrixProduct {
   }
 
  private:
-  static constexpr int64_t kTile = 512;             // numbers
-  static constexpr int64_t kMaxDepth = 4096;        // inputs that are summed before sums go back to memory
+  static constexpr int64_t kTile = 512;       // numbers
+  static constexpr int64_t kMaxDepth = 4096;  // inputs that are summed before sums go back to memory
+  static constexpr int64_t kMaxTurnedDepth = 1024;
   static constexpr int64_t kGroupBytes = 1000000;   // of a group of panels of the second factor, in a thread's cache
   static constexpr int64_t kPackedBytes = 4 << 20;  // of the first factor, where it has to be brought into order
   static constexpr int64_t kSumBytes = 8 << 20;     // of sums that are kept
@@ -103,11 +104,14 @@ class MatrixProduct {
   std::vector<Chunk> make_chunks() const {
     std::vector<Chunk> chunks(1);
     for (size_t i = 0; i < a_.size(); ++i) {
-      for (int64_t first = 0; first < a_[i].columns; first += kMaxDepth) {
-        const int64_t count = std::min(kMaxDepth, a_[i].columns - first), depth = round_up(count, kSide);
-        if (chunks.back().depth > 0 && chunks.back().depth + depth > kMaxDepth) chunks.emplace_back();
+      // The first factor of a gradient of weights has as many inputs as tokens, and is packed: fewer stay in the cache.
+      const bool is_turned = !a_[i].by_row;
+      const int64_t most = is_turned ? kMaxTurnedDepth : kMaxDepth;
+      for (int64_t first = 0; first < a_[i].columns; first += most) {
+        const int64_t count = std::min(most, a_[i].columns - first), depth = round_up(count, kSide);
+        if (chunks.back().depth > 0 && chunks.back().depth + depth > most) chunks.emplace_back();
         Chunk& chunk = chunks.back();
-        chunk.parts.push_back({&a_[i], &b_[i], first, count, chunk.depth, !a_[i].by_row || count % kSide != 0});
+        chunk.parts.push_back({&a_[i], &b_[i], first, count, chunk.depth, is_turned || count % kSide != 0});
         chunk.depth += depth;
       }
     }
