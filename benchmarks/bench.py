@@ -174,9 +174,9 @@ def sft(folder: Path, peer: str) -> Workload:
         "tokens",
         Tool("bottega", lambda: measure_bottega(folder, recipe("sft", updates, 8, LORA), first=False)),
         [
-            Group("TRL", with_and_without_checkpointing("TRL", trl), 6.0, 0.5),
+            Group("TRL", with_and_without_checkpointing("TRL", trl), 7.0, 0.5),
             Group("TRL, packing", with_and_without_checkpointing("TRL, packing", packed), 3.0, 0.9),
-            Group("Unsloth", with_and_without_checkpointing("Unsloth", unsloth), 5.0, 0.9),
+            Group("Unsloth", with_and_without_checkpointing("Unsloth", unsloth), 5.0, 0.5),
         ],
     )
 
@@ -192,7 +192,7 @@ def full(folder: Path, peer: str) -> Workload:
         count_tokens(rows),
         "tokens",
         Tool("bottega", lambda: measure_bottega(folder, recipe("sft", updates, 8), first=False)),
-        [Group("TRL", with_and_without_checkpointing("TRL", trl), 5.0, 0.6)],
+        [Group("TRL", with_and_without_checkpointing("TRL", trl), 7.0, 0.6)],
     )
 
 
@@ -222,7 +222,7 @@ def dpo(folder: Path, peer: str) -> Workload:
         epochs * count_tokens(rows),
         "tokens",
         Tool("bottega", lambda: measure_bottega(folder, recipe("dpo", updates * epochs, 4, LORA))),
-        [Group("TRL", with_and_without_checkpointing("TRL", trl), 7.0, 0.45)],
+        [Group("TRL", with_and_without_checkpointing("TRL", trl), 8.0, 0.3)],
     )
 
 
@@ -249,7 +249,7 @@ def preference_workload(kind: str) -> Callable[[Path, str], Workload]:
             measured_epochs * count_tokens(pairs),
             "tokens",
             Tool("bottega", lambda: measure_bottega(folder, ours, first=kind not in WITHOUT_FIRST_UPDATE)),
-            [Group("TRL", with_and_without_checkpointing("TRL", trl), 4.0)],
+            [Group("TRL", with_and_without_checkpointing("TRL", trl), 2.5 if kind == "reward" else 4.0)],
         )
 
     return workload
