@@ -34,7 +34,9 @@ from bottega.models.native import SWITCH
 
 RANK = 16  # of the adapters
 MATMULS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm")
-# What is neither: norms, rotations, gates, sums, copies.
+# The operators in C++ that multiply.
+PRODUCTS = ("bottega::multiply", "bottega::linear")
+# Pointwise: norms, rotations, gates, sums, copies.
 PARTS = ("products", "attention", "head and loss", "pointwise", "optimizer", "Python")
 
 
@@ -66,7 +68,7 @@ class Op:
             return "head and loss"
         if self.name in ("aten::bmm", "aten::baddbmm") or "softmax" in self.name or "attend" in self.name:
             return "attention"
-        return "products" if self.name in (*MATMULS, "bottega::multiply_into") else "pointwise"
+        return "products" if self.name in MATMULS or self.name.startswith(PRODUCTS) else "pointwise"
 
 
 def main() -> None:
