@@ -7,6 +7,7 @@ import shlex
 import shutil
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,15 @@ EXAMPLES = [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-
 # Pages whose examples measure for long.
 LONG = ("evaluating", "planning", "training")
 
+# Pages whose examples need a package that `make setup` does not install.
+NEEDED = {"exporting": "llama_cpp"}
+
+
+def marks(page: str) -> list[pytest.MarkDecorator]:
+    slow = [pytest.mark.slow] if page in LONG else []
+    is_missing = page in NEEDED and find_spec(NEEDED[page]) is None
+    return [*slow, pytest.mark.skipif(is_missing, reason=f"{NEEDED.get(page)} is not installed: make engines")]
+
 
 @pytest.fixture(scope="module")
 def smol(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -38,10 +48,7 @@ def smol(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "page",
-    [pytest.param(page, id=page.stem, marks=pytest.mark.slow if page.stem in LONG else []) for page in EXAMPLES],
-)
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.stem, marks=marks(page.stem)) for page in EXAMPLES])
 def test_the_examples_of_a_page_run(
     page: Path,
     smol: Path,
