@@ -129,18 +129,7 @@ class TileBlocks {
     tiles_.configure({{{16, 64}, {16, 64}, {16, 64}, {16, 64}, {16, 64}, {16, 64}, {16, 64}, {16, 64}}});
     float* lower = sums + kLanes * width;
     const int64_t line = width * sizeof(float), bytes = stride * sizeof(BFloat16);
-    finish_writing();
-    if (adds) {
-      _tile_loadd(0, sums, line);
-      _tile_loadd(1, sums + kLanes, line);
-      _tile_loadd(2, lower, line);
-      _tile_loadd(3, lower + kLanes, line);
-    } else {
-      _tile_zero(0);
-      _tile_zero(1);
-      _tile_zero(2);
-      _tile_zero(3);
-    }
+    start_sums(sums, lower, line, adds);
     for (int64_t k = 0; k < depth; k += kSide, panel += 2 * kTile) {
       _tile_loadd(6, panel, 64);
       _tile_loadd(7, panel + kTile, 64);

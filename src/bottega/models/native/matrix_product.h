@@ -261,18 +261,7 @@ class MatrixProduct {
         {{{first, 64}, {first, 64}, {second, 64}, {second, 64}, {first, 64}, {second, 64}, {16, 64}, {16, 64}}});
     constexpr int64_t line = kSide * sizeof(float);
     float* lower = sums + kLanes * kSide;
-    finish_writing();
-    if (adds) {
-      _tile_loadd(0, sums, line);
-      _tile_loadd(1, sums + kLanes, line);
-      _tile_loadd(2, lower, line);
-      _tile_loadd(3, lower + kLanes, line);
-    } else {
-      _tile_zero(0);
-      _tile_zero(1);
-      _tile_zero(2);
-      _tile_zero(3);
-    }
+    start_sums(sums, lower, line, adds);
     for (size_t i = 0; i < chunk.parts.size(); ++i) {
       const Source& source = sources[i];
       const BFloat16* x = source.data + side / kSide * source.side;

@@ -59,6 +59,22 @@ class Tiles {
   TileShapes shapes_{};
   bool configured_ = false;
 };
+
+// The sums [32, 32] in tiles 0 to 3, of which rows lie `line` bytes apart: zero, or those in memory to be added to.
+inline void start_sums(const float* upper, const float* lower, int64_t line, bool adds) {
+  finish_writing();
+  if (!adds) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    return;
+  }
+  _tile_loadd(0, upper, line);
+  _tile_loadd(1, upper + 16, line);
+  _tile_loadd(2, lower, line);
+  _tile_loadd(3, lower + 16, line);
+}
 #else
 struct Tiles {
   static constexpr bool allowed() { return false; }
