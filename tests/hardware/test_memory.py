@@ -32,7 +32,8 @@ def test_freed_memory_stays() -> None:
     done = subprocess.run([sys.executable, "-c", AGAIN], capture_output=True, text=True, check=True)
     loose, kept = map(int, done.stdout.split())
     assert kept <= loose
-    assert kept < 16384, "a fifth of the pages that five times 64 MiB have"
+    # Five times 64 MiB have 81,920 pages. One block may lie elsewhere than those before it, behind a small allocation.
+    assert kept < 81_920 / 2
 
 
 FROZEN = """
