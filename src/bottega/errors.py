@@ -18,6 +18,7 @@ job runner.
 from __future__ import annotations
 
 import errno
+from typing import Any
 
 # No space, quota exceeded, file size limit exceeded.
 DISK_FULL_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -46,9 +47,19 @@ class BottegaError(Exception):
         super().__init__(what, where, fix)
         self.what, self.where, self.fix = _shorten(what) or "", _shorten(where), _shorten(fix)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By default an exception is unpickled with its arguments by position.
+        return _unpickle, (type(self), self.args, vars(self))
+
     def __str__(self) -> str:
         message = f"{self.where}: {self.what}" if self.where else self.what
         return f"{message}\n  → {self.fix}" if self.fix else message
+
+
+def _unpickle(kind: type[BottegaError], arguments: tuple[Any, ...], values: dict[str, Any]) -> BottegaError:
+    error = kind.__new__(kind, *arguments)
+    vars(error).update(values)
+    return error
 
 
 class RecipeError(BottegaError):

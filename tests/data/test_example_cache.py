@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bottega.batch import Example, Row
-from bottega.data.example_cache import ExampleCache
+from bottega.data.example_cache import ExampleCache, pack_example
 from bottega.errors import RunError
 
 
@@ -54,7 +54,7 @@ def same(one: Row, other: Row) -> None:
 @pytest.mark.parametrize("name", ROWS)
 def test_a_row_comes_back_as_it_was(name: str) -> None:
     shelf = ExampleCache()
-    shelf.append(Example("file line 1", (ROWS[name], ROWS["an answer"])))
+    shelf.append(pack_example(Example("file line 1", (ROWS[name], ROWS["an answer"]))))
     shelf.seal()
     (example,) = shelf
     assert example.id == "file line 1"
@@ -65,7 +65,7 @@ def test_a_row_comes_back_as_it_was(name: str) -> None:
 def test_a_shelf_is_a_sequence(tmp_path: Path) -> None:
     shelf = ExampleCache(tmp_path)
     for number, made in enumerate(ROWS.values()):
-        shelf.append(Example(f"line {number}", (made,)), number % 3)
+        shelf.append(pack_example(Example(f"line {number}", (made,))), number % 3)
     shelf.seal()
     assert len(shelf) == len(ROWS)
     assert [example.id for example in shelf[2:4]] == ["line 2", "line 3"]
@@ -81,7 +81,8 @@ def test_a_shelf_is_a_sequence(tmp_path: Path) -> None:
 
 def test_a_block_takes_little_more_than_its_tokens() -> None:
     shelf = ExampleCache()
-    shelf.append(Example("a", (row(np.arange(30_000), np.arange(30_000), np.arange(1, 30_001), [1] * 30_000),)))
+    long = row(np.arange(30_000), np.arange(30_000), np.arange(1, 30_001), [1] * 30_000)
+    shelf.append(pack_example(Example("a", (long,))))
     assert shelf._ends[-1] < 30_000 * 2 + 500
 
 
@@ -89,7 +90,7 @@ def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     with open("/dev/full", "wb") as full:
         shelf = ExampleCache(tmp_path)
         monkeypatch.setattr(shelf, "_file", full)
-        shelf.append(Example("a", (ROWS["an answer"],)))
+        shelf.append(pack_example(Example("a", (ROWS["an answer"],))))
         with pytest.raises(RunError, match="too full") as caught:
             shelf.seal()
         assert str(tmp_path) in str(caught.value.where)

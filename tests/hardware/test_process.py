@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -115,3 +119,34 @@ def test_an_error_inside_leaves_the_context() -> None:
     with pytest.raises(OutOfMemory):
         next(found)
     assert left == [True, True]
+
+
+ORPHAN = """
+import os, sys, time
+from bottega.hardware.process import end_with_parent
+
+def wait():
+    end_with_parent(parent)
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+
+parent = os.getpid()
+if os.fork() == 0:
+    wait()
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux's")
+def test_a_child_ends_with_its_parent() -> None:
+    with subprocess.Popen([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = Path("/proc") / parent.stdout.readline().strip()
+        assert child.exists()
+        parent.kill()
+    for _ in range(200):
+        if not child.exists() or " Z " in (child / "stat").read_text():
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("the child lives on")

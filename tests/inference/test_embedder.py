@@ -37,7 +37,7 @@ def test_a_text_too_long_is_cut(bert: Path) -> None:
     long = "the cat sat on the mat " * 100
     assert embedder.codec.max_length == 128
     assert np.isfinite(embedder.embed([long])).all()
-    assert embedder.codec.truncated == 1
+    assert embedder.codec.tally.truncated == 1
 
 
 def test_a_text_without_tokens_has_no_vector(tmp_path: Path) -> None:

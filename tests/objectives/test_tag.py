@@ -15,6 +15,7 @@ from bottega.objectives._tags import snap_to_words
 from bottega.objectives.tag import Scheme, Tag
 from bottega.records import Entity, Tagged
 from bottega.training.dataset import EncodedRows
+from bottega.training.encoding import encode_record
 
 
 def test_without_a_pre_tokenizer_characters_of_scripts_without_spaces_are_words(tmp_path: Path) -> None:
@@ -22,7 +23,7 @@ def test_without_a_pre_tokenizer_characters_of_scripts_without_spaces_are_words(
     record = tagged(("田中", "PER"), ("佐藤", "PER"))
     assert snap_to_words(record, made.encode_words("here", TEXT)[1]) == list(record.spans)
     assert Tag().rows(record, made)[0][0].label.tolist()[-5:] == [1, 2, 0, 1, 2]
-    assert made.untagged == 0
+    assert made.tally.untagged == 0
 
 
 def test_entities_without_a_word_of_their_own_are_counted(tmp_path: Path) -> None:
@@ -33,12 +34,12 @@ def test_entities_without_a_word_of_their_own_are_counted(tmp_path: Path) -> Non
     record = Tagged("1", text, inner)
     assert snap_to_words(record, made.encode_words("1", text)[1]) == [Entity(0, 4, "PER"), Entity(9, 18, "PER")]
     encoded = EncodedRows(ExampleCache())
-    encoded.add(record, Tag(), made)
-    assert made.untagged == 1
-    encoded.add(Tagged("2", text, (Entity(4, 5, "PER"),)), Tag(), made)
+    encoded.add(encode_record(record, Tag(), made))
+    assert made.tally.untagged == 1
+    encoded.add(encode_record(Tagged("2", text, (Entity(4, 5, "PER"),)), Tag(), made))
     assert encoded.dropped == {"none of its entities has a word of its own": 1}
     nothing = EncodedRows(ExampleCache())
-    nothing.add(Tagged("2", text, (Entity(4, 5, "PER"),)), Tag(), made)
+    nothing.add(encode_record(Tagged("2", text, (Entity(4, 5, "PER"),)), Tag(), made))
     with pytest.raises(DataError, match="nothing to learn"):
         nothing.refuse_empty("rows.jsonl")
 
@@ -46,7 +47,7 @@ def test_entities_without_a_word_of_their_own_are_counted(tmp_path: Path) -> Non
 def test_what_lies_beyond_the_cut_is_not_counted_as_lost(tmp_path: Path) -> None:
     made = word_codec(tmp_path / "m", "bytes", length=6)
     Tag().rows(tagged(("Oslo", "LOC")), made)
-    assert (made.truncated, made.untagged) == (1, 0)
+    assert (made.tally.truncated, made.tally.untagged) == (1, 0)
 
 
 CAT_AND_RED = Tagged("line 1", "the cat sat red", (Entity(4, 7, "animal"), Entity(12, 15, "colour")))

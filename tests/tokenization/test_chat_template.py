@@ -90,7 +90,7 @@ def test_fields_that_the_template_ignores_are_noted(record: Any, names: dict[str
         codec.encode_prompt_row(record, 4)
     else:
         codec.encode_answers(record)
-    assert dict(codec.template.unused_fields) == names
+    assert dict(codec.tally.unused_fields) == names
     notes = [message for _, message in codec.notes()]
     assert len(notes) == bool(names)
     for name, count in names.items():

@@ -37,7 +37,7 @@ def test_blocks_predict_every_token_once(max_length: int, adds_bos: bool, adds_e
             start += len(row.at)
         assert seen == [(place, token) for place, token in enumerate(ids[1:])]
         assert len(rows) == -(-(len(ids) - 1) // max_length) if len(ids) > max_length else len(rows) == 1
-    assert splitting.truncated == 0
+    assert splitting.tally.truncated == 0
 
 
 @pytest.mark.parametrize("adds_eos", [False, True])
@@ -84,7 +84,7 @@ def test_a_long_document_may_be_cut() -> None:
     (row,) = limited.encode_document(Text("here", "abcdefgh"))
     assert tokenizer.decode(row.tokens.tolist()) == "abcd"
     assert tokenizer.decode(row.label.tolist()) == "bcde"
-    assert limited.truncated == 1
+    assert limited.tally.truncated == 1
 
 
 @pytest.mark.parametrize("both_ways", [False, True])
@@ -114,16 +114,16 @@ def test_a_row_without_tokens_is_unusable() -> None:
 def test_a_cut_pooled_row_keeps_its_last_special_token(bracketed: Any) -> None:
     cutting = codec(bracketed, max_length=6, too_long="truncate", both_ways=True)
     assert bracketed.decode(cutting.encode_pooled("here", "abcd", 0).tokens.tolist()) == "[CLS]abcd[SEP]"
-    assert cutting.truncated == 0
+    assert cutting.tally.truncated == 0
     assert bracketed.decode(cutting.encode_pooled("here", "abcdefgh", 0).tokens.tolist()) == "[CLS]abcd[SEP]"
-    assert cutting.truncated == 1
+    assert cutting.tally.truncated == 1
 
 
 def test_every_cut_pooled_row_is_counted(bracketed: Any) -> None:
     cutting = codec(bracketed, max_length=6, too_long="truncate", both_ways=True)
     for count in range(1, 4):
         cutting.encode_pooled("here", "abcdefgh", 0)
-        assert cutting.truncated == count
+        assert cutting.tally.truncated == count
 
 
 @pytest.mark.parametrize(("policy", "error"), [("drop", Unusable), ("error", DataError)])
@@ -150,9 +150,9 @@ def test_minilm_reads_whole_texts() -> None:
     short = encoder.encode_pooled("here", "the cat", 1)
     assert tokenizer.decode(short.tokens.tolist()) == "[CLS] the cat [SEP]"
     assert len(encoder.encode_pooled("here", "cat " * 300, 1).tokens) == 302
-    assert encoder.truncated == 0
+    assert encoder.tally.truncated == 0
     cut = encoder.encode_pooled("here", "cat " * 600, 1)
     assert len(cut.tokens) == 512
     assert cut.tokens[-1] == tokenizer.sep_token_id
-    assert (encoder.truncated, cut.at.tolist(), cut.both_ways) == (1, [0], True)
+    assert (encoder.tally.truncated, cut.at.tolist(), cut.both_ways) == (1, [0], True)
     assert len(encoder.encode_pooled("here", "the cat", 1).tokens) == 4

@@ -19,7 +19,7 @@ from bottega.tokenization.text_encoder import TextEncoder
 def test_a_row_that_just_fits_is_left_alone(policy: str) -> None:
     limited = codec(byte_level(eos="</s>", merges=False), max_length=7, too_long=policy)
     row = limited.encode_answers(Prompted("here", "abc", "def"))
-    assert (len(row.tokens), row.loss_count, limited.truncated) == (7, 4, 0)
+    assert (len(row.tokens), row.loss_count, limited.tally.truncated) == (7, 4, 0)
 
 
 def test_too_long_rows_are_dropped_by_reason() -> None:
@@ -44,7 +44,7 @@ def test_too_long_rows_are_cut_where_asked() -> None:
     assert row.at.tolist() == [2, 3, 4, 5]
     assert tokenizer.decode(row.label.tolist()) == "defg"  # the last place predicts what was cut off
     assert len(row.weight) == 4
-    assert cutting.truncated == 1
+    assert cutting.tally.truncated == 1
 
 
 def test_an_answer_too_long_by_itself_is_left_out_or_cut() -> None:
@@ -55,7 +55,7 @@ def test_an_answer_too_long_by_itself_is_left_out_or_cut() -> None:
     row = cutting.encode_answers(Prompted("here", "abcd", "efghijk"))
     assert tokenizer.decode(row.tokens.tolist()) == "bcdefg"
     assert tokenizer.decode(row.label.tolist()) == "efgh"
-    assert cutting.truncated == 1
+    assert cutting.tally.truncated == 1
 
 
 def test_both_answers_of_a_pair_keep_the_same_prompt() -> None:
@@ -85,7 +85,7 @@ def test_truncation_is_counted_in_nested_blocks() -> None:
         with pytest.raises(Unusable), limit.track() as failed:
             [limit.cut("here", part) for part in (row, unusable)]
     assert failed.count == 1
-    assert (outer.count, limit.truncated) == (3, 3)
+    assert (outer.count, limit.tally.truncated) == (3, 3)
     with limit.track() as nothing:
         pass
     assert nothing.note == ""
@@ -106,7 +106,7 @@ def test_a_cut_source_keeps_the_end_that_the_tokenizer_adds() -> None:
     assert cut.source is not None
     assert cut.source.tolist()[:3] == [20, 21, 22]
     assert limit._special_tokens.frame[1].tolist() == cut.source.tolist()[3:]
-    assert (cut.label.tolist(), limit.excess(cut), limit.truncated) == ([5, 6], 0, 1)
+    assert (cut.label.tolist(), limit.excess(cut), limit.tally.truncated) == ([5, 6], 0, 1)
 
 
 @pytest.mark.parametrize("policy", ["drop", "shorten", "split"])

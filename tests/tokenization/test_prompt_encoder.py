@@ -69,7 +69,7 @@ def test_a_long_prompt_leaves_room_for_the_answer() -> None:
         limited = codec(tokenizer, max_length=9, too_long=policy)
         row = limited.encode_prompt_row(Posed("here", "abcdefgh"), 4)
         assert tokenizer.decode(row.tokens.tolist()) == "<s>efgh"
-        assert limited.truncated == 1
+        assert limited.tally.truncated == 1
 
 
 @pytest.mark.parametrize(

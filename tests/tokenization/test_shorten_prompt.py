@@ -18,7 +18,7 @@ def test_the_prompt_is_shortened_before_the_answer() -> None:
         row = short.encode_answers(Prompted("here", "abcdefgh", "the"))
         assert tokenizer.decode(row.tokens.tolist()) == "<s>fghthe</s>"
         assert learned(row, tokenizer) == [("the</s>", 1.0)]
-        assert short.truncated == 1
+        assert short.tally.truncated == 1
         row = short.encode_answers(Text("here", "abcdefghthe", answer=8))
         assert tokenizer.decode(row.tokens.tolist()) == "<s>fghthe</s>"
 

@@ -70,7 +70,7 @@ def test_a_text_too_long_loses_its_last_words(tmp_path: Path) -> None:
     short = word_codec(tmp_path / "short", "wordpieces", length=12)
     row, words = short.encode_words("here", TEXT)
     assert len(row.tokens) == 12
-    assert short.truncated == 1
+    assert short.tally.truncated == 1
     assert 0 < len(words) < len(whole.at)
     assert row.tokens[-1] == whole.tokens[-1], "the end that the tokenizer adds stays"
 

@@ -18,8 +18,9 @@ from bottega.recipe.schema import Recipe
 from bottega.records import Chat, Message, Prompted
 from bottega.tokenization.chat_template import ChatTemplateError
 from bottega.tokenization.codec import Codec
-from bottega.training import dataset
+from bottega.training import encoding
 from bottega.training.dataset import EncodedRows, build_dataset, day_of
+from bottega.training.encoding import encode_record
 from making import WORDS, make_tokenizer, write_jsonl
 
 
@@ -59,7 +60,7 @@ def test_an_encoder_reads_both_ways_and_its_labels_are_counted(
 def test_rows_keep_their_order_however_many_are_encoded_at_once(
     part: int, recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dataset, "CHUNK_RECORDS", part)
+    monkeypatch.setattr(encoding, "CHUNK_RECORDS", part)
     made = build_dataset(recipe(data=data(tmp_path, completions(*WORDS))))
     assert [example.id for example in made.train.examples] == [
         f"own.jsonl line {number + 1}" for number in range(len(WORDS))
@@ -70,7 +71,7 @@ def test_rows_keep_their_order_however_many_are_encoded_at_once(
 def test_an_unusable_row_is_named_after_those_before_it(
     part: int, recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dataset, "CHUNK_RECORDS", part)
+    monkeypatch.setattr(encoding, "CHUNK_RECORDS", part)
     rows = [*completions("red", "blue", "one"), {"prompt": "the cat", "completion": 5.5}, *completions("two")]
     with pytest.raises(DataError) as caught:
         build_dataset(recipe(data=data(tmp_path, rows)))
@@ -159,7 +160,7 @@ def reader(**options: Any) -> Codec:
 def test_dropped_rows_are_counted_by_reason() -> None:
     found, made = encoded(), reader(max_length=6)
     for completion in ("abc", "abcd", "abcdefgh", "a"):
-        found.add(Prompted("here", "qq", completion), Sft(), made)
+        found.add(encode_record(Prompted("here", "qq", completion), Sft(), made))
     assert (found.rows, len(found.examples)) == (4, 2)
     assert found.dropped == {"longer than max_length 6": 2}
     found.refuse_empty("rows.jsonl")
@@ -167,8 +168,8 @@ def test_dropped_rows_are_counted_by_reason() -> None:
 
 def test_cut_rows_are_counted_also_where_they_are_dropped() -> None:
     found, made = encoded(), reader(max_length=4, too_long="truncate")
-    found.add(Prompted("here", "q", "abcdefgh"), Sft(), made)
-    found.add(Prompted("here", "q", "a"), Sft(), made)
+    found.add(encode_record(Prompted("here", "q", "abcdefgh"), Sft(), made))
+    found.add(encode_record(Prompted("here", "q", "a"), Sft(), made))
     assert (found.truncated, found.rows) == (1, 2)
 
 
@@ -177,9 +178,9 @@ def test_a_conversation_that_the_template_refuses_is_an_error_or_dropped() -> No
     made = codec(byte_level(eos="</s>", template=refusing))
     chat = Chat("rows line 1", (Message("user", "q"), Message("assistant", "a")))
     with pytest.raises(ChatTemplateError):
-        encoded().add(chat, Sft(), made)
+        encoded().add(encode_record(chat, Sft(), made))
     found = encoded()
-    found.add(chat, Sft(), made, drop=True)
+    found.add(encode_record(chat, Sft(), made, drop=True))
     ((reason, count),) = found.dropped.items()
     assert "refuses this conversation" in reason
     assert count == 1
@@ -187,7 +188,7 @@ def test_a_conversation_that_the_template_refuses_is_an_error_or_dropped() -> No
 
 def test_nothing_to_learn_is_an_error_that_names_the_cause() -> None:
     found = encoded()
-    found.add(Prompted("here", "qqqqqqq", "a"), Sft(), reader(max_length=4))
+    found.add(encode_record(Prompted("here", "qqqqqqq", "a"), Sft(), reader(max_length=4)))
     with pytest.raises(DataError, match=r"nothing to learn: .*longer than max_length 4") as caught:
         found.refuse_empty("rows.jsonl")
     assert (caught.value.where, caught.value.fix) == ("rows.jsonl", "raise data.max_length")

@@ -277,8 +277,8 @@ def _check_not_blank(texts: Sequence[str]) -> None:
 
 
 def _note_truncated(codec: Any) -> None:
-    if codec.truncated:
-        reason = f"{codec.truncated} texts are longer than the {codec.max_length} tokens the model reads"
+    if codec.tally.truncated:
+        reason = f"{codec.tally.truncated} texts are longer than the {codec.max_length} tokens the model reads"
         print(f"note: {reason}: the rest was ignored", file=sys.stderr)
 
 

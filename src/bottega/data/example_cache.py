@@ -15,13 +15,35 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, overload
+from typing import IO, Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bottega.batch import Example, Row
 from bottega.errors import RunError
+
+
+class PackedExample(NamedTuple):
+    """An example as the cache stores it.
+
+    data      its rows, id and metadata
+    tokens    tokens of its rows, counting shared prefixes once per row
+    most      largest token id in any row, -1 if there are no tokens
+    labelled  predictions with a loss
+    """
+
+    data: bytes
+    tokens: int
+    most: int
+    labelled: int
+
+
+def pack_example(example: Example) -> PackedExample:
+    data = pickle.dumps((example.id, [_compress_row(row) for row in example.rows], example.about), protocol=5)
+    texts = (text for row in example.rows for text in (row.tokens, row.source) if text is not None)
+    most = max(int(text.max(initial=-1)) for text in texts)
+    return PackedExample(data, example.tokens, most, sum(row.loss_count for row in example.rows))
 
 
 class ExampleCache(Sequence[Example]):
@@ -42,19 +64,17 @@ class ExampleCache(Sequence[Example]):
         self._records = array("q")
         self.most, self.labelled = -1, 0
 
-    def append(self, example: Example, source: int = 0, *, continues: bool = False) -> None:
+    def append(self, example: PackedExample, source: int = 0, *, continues: bool = False) -> None:
         """Add an example; `continues` if it comes from the same record as the previous one."""
-        data = pickle.dumps((example.id, [_compress_row(row) for row in example.rows], example.about), protocol=5)
         with disk_errors_as_run_errors(self._folder, "the encoded rows"):
-            self._file.write(data)
+            self._file.write(example.data)
         if not continues:
             self._records.append(len(self))
-        self._ends.append(self._ends[-1] + len(data))
+        self._ends.append(self._ends[-1] + len(example.data))
         self._tokens.append(example.tokens)
         self._sources.append(source)
-        texts = (text for row in example.rows for text in (row.tokens, row.source) if text is not None)
-        self.most = max(self.most, *(int(text.max(initial=-1)) for text in texts))
-        self.labelled += sum(row.loss_count for row in example.rows)
+        self.most = max(self.most, example.most)
+        self.labelled += example.labelled
 
     def seal(self) -> None:
         """Flush the file: required after the last `append` and before the first read."""

@@ -105,8 +105,26 @@ def check_limits(name: str, need: MemoryNeed) -> None:
 
 def peak_bytes() -> int:
     """Peak resident memory of this process and its finished children, in bytes."""
+    children = _peak(resource.RUSAGE_CHILDREN)
+    return _peak(resource.RUSAGE_SELF) + (children if children > _left_out else 0)
+
+
+# Peak of the children that `leave_out_ended_children` was called for.
+_left_out = 0
+
+
+def leave_out_ended_children() -> None:
+    """Leave the children that ended so far out of `peak_bytes`: forked ones, which share most memory with this process.
+
+    The system reports the largest peak among all children only, so smaller ones are left out with it.
+    """
+    global _left_out
+    _left_out = _peak(resource.RUSAGE_CHILDREN)
+
+
+def _peak(who: int) -> int:
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, and in KiB on Linux
-    return unit * sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return unit * resource.getrusage(who).ru_maxrss
 
 
 def resident_bytes() -> int:

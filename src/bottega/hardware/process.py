@@ -6,7 +6,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+import signal
+import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
@@ -15,6 +19,9 @@ from bottega.hardware import memory
 from bottega.hardware.other_programs import load_watch
 
 T = TypeVar("T")
+
+# An option of Linux's `prctl`.
+PR_SET_PDEATHSIG = 1
 
 
 def configure() -> None:
@@ -58,6 +65,15 @@ def compute_settings(threads: int) -> Iterator[None]:
             torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1], warn_only=before[2])
         setattr(deterministic, "fill_uninitialized_memory", before[3])  # noqa: B010, untyped
+
+
+def end_with_parent(parent: int) -> None:
+    """Have the system kill this process when the thread that forked it ends; `parent`: that thread's process."""
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError, OSError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the call
+        os._exit(1)
 
 
 def iterate_within(items: Iterator[T], context: Callable[[], AbstractContextManager[None]]) -> Generator[T, None, None]:

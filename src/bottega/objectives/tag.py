@@ -57,7 +57,7 @@ class Tag(Objective):
         tagged = len(snap_to_words(record, words))
         if in_reach and not tagged:
             raise Unusable("none of its entities has a word of its own")
-        codec.count_untagged(in_reach - tagged)
+        codec.tally.untagged += in_reach - tagged
         names = encode_tags(record, words, self.scheme)
         label = np.array([codec.label_id(f"{record.where}, field spans", name) for name in names])  # [n]
         return [(Row(row.tokens, row.at, label, row.weight, row.both_ways),)]

@@ -14,7 +14,8 @@ import numpy as np
 
 from bottega.batch import Ints, Row
 from bottega.records import Answer, Chat, Preference, Prompt, Prompted, Text, Unusable, answered
-from bottega.tokenization.chat_spans import AnswerFinder, TextSpan
+from bottega.tokenization.chat_spans import AnswerFinder
+from bottega.tokenization.conversation_shape import TextSpan
 from bottega.tokenization.encoder_decoder_rows import split_last_answer
 from bottega.tokenization.length_limit import LengthLimit
 from bottega.tokenization.special_tokens import SpecialTokens
@@ -37,8 +38,6 @@ class AnswerEncoder:
     ) -> None:
         self._encoder, self._special_tokens, self._limit, self._finder = encoder, special_tokens, limit, finder
         self.decoder_start = decoder_start
-        # Whether some encoded answer ended its turn with text rather than with a token.
-        self._ended_as_text = False
 
     def encode(self, record: Chat | Prompted | Text) -> Row:
         """The row of a record in which its answers carry the loss."""
@@ -81,23 +80,23 @@ class AnswerEncoder:
 
     def notes(self) -> Iterator[tuple[str, str]]:
         """(subject, message) of what a user should know about the conversations encoded so far."""
-        template, finder = self._finder.template, self._finder
-        if template.unused_fields:
-            counts = ", ".join(f"{name} ({count})" for name, count in template.unused_fields.most_common(10))
+        tally, finder = self._finder.template.tally, self._finder
+        if tally.unused_fields:
+            counts = ", ".join(f"{name} ({count})" for name, count in tally.unused_fields.most_common(10))
             yield "template", f"the chat template ignores these fields (in so many rows): {counts}"
-        for missing, count in finder.missing_openings.most_common(3):
+        for missing, count in tally.missing_openings.most_common(3):
             what = (
                 f"the chat template's generation prompt ends with {missing!r}, which {count} answers in the rows lack"
             )
             yield "template", f"{what}: training goes without it, generation will include it"
-        closing = finder.turn_end.strip() if self._ended_as_text else ""
+        closing = finder.turn_end.strip() if tally.ended_as_text else ""
         eos = self._special_tokens.eos
         if closing and not finder.turn_end_tokens:
             last = (
                 "the last turn also ends with the end-of-text token" if eos is not None else "there is no end of text"
             )
             yield "template", f"{closing!r}, which ends a turn, is not a token here: it is learned as text, and {last}"
-        elif self._ended_as_text and not finder.turn_end_tokens and eos is None:
+        elif tally.ended_as_text and not finder.turn_end_tokens and eos is None:
             yield "template", "no token and no text ends a turn: the trained model will generate up to its limit"
 
     def _prepare_prompt(self, empty: Chat, prompt: Prompt, answer: Answer) -> Prompt:
@@ -116,7 +115,7 @@ class AnswerEncoder:
         """The row of a conversation, however long."""
         text, spans = self._finder.find(chat)
         # `closed` is false where the end of turn is plain text: the model then needs a stop string.
-        self._ended_as_text |= not all(span.closed for span in spans)
+        self._finder.template.tally.ended_as_text += not all(span.closed for span in spans)
         # The template has written the special tokens itself, BOS included.
         return self._encode_spans(text, spans, special=False)
 

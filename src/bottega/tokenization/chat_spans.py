@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from bottega.records import Chat, Message
 from bottega.tokenization.chat_template import ChatTemplate, ChatTemplateError, MessageDict, message_dicts
+from bottega.tokenization.conversation_shape import Shapes, TextSpan
 
 # Ideographs of CJK Extension B, so rare that most texts lack them. Templates trim, quote and print them like letters,
 # which private-use characters and punctuation do not guarantee.
@@ -49,15 +50,6 @@ MARKER_KINDS = tuple(
 
 # text → (token, its first character, the one after its last) of each special token in the text.
 FindSpecialTokens = Callable[[str], list[tuple[int, int, int]]]
-
-
-class TextSpan(NamedTuple):
-    """Characters `start` to `stop` of an answer, its end of turn included; `closed` if that end is a special token."""
-
-    start: int
-    stop: int
-    weight: float
-    closed: bool
 
 
 class Owner(NamedTuple):
@@ -90,15 +82,19 @@ class AnswerFinder:
 
     find_special_tokens  finds the special tokens of a text
     eos                  the token that ends a text
-    missing_openings     ends of the generation prompt that answers in the data lack, with how many lack them
     """
 
     def __init__(self, template: ChatTemplate, find_special_tokens: FindSpecialTokens, eos: int | None) -> None:
         self.template, self.find_special_tokens, self.eos = template, find_special_tokens, eos
-        self.missing_openings: Counter[str] = Counter()
+        self._shapes = Shapes(template, self.find_by_markers, self.render_prompt)
 
     def find(self, chat: Chat) -> tuple[str, list[TextSpan]]:
         """The rendered conversation, and the span of every answer with a weight above 0."""
+        shape = self._shapes.of(chat)
+        return self.find_by_markers(chat) if shape is None else shape.fill(chat)
+
+    def find_by_markers(self, chat: Chat) -> tuple[str, list[TextSpan]]:
+        """The same, found in this one conversation."""
         conversation = _Conversation(self, chat)
         return conversation.text, [conversation.span(index) for index in answers_with_loss(chat.messages)]
 
@@ -399,7 +395,7 @@ class _Conversation:
     def _note_missing(self, opening: str, length: int) -> int:
         """`length`, how much of an opening the text has; the rest is counted as missing."""
         if missing := opening[length:].strip():
-            self.finder.missing_openings[missing] += 1
+            self.template.tally.missing_openings[missing] += 1
         return length
 
     def _end_of_text_before(self, index: int, first: int) -> int:

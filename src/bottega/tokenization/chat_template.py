@@ -6,7 +6,6 @@ The limits a template runs under are those of `template_sandbox`.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime
@@ -16,6 +15,8 @@ from typing import Any
 from bottega.errors import DataError
 from bottega.records import Chat, Message
 from bottega.tokenization import builtin_templates
+from bottega.tokenization.tally import Tally
+from bottega.tokenization.template_analysis import only_prints_contents
 from bottega.tokenization.template_sandbox import REASONING_KEYS, render, template_names
 
 # A message as templates take it.
@@ -29,16 +30,14 @@ class ChatTemplateError(DataError):
 class ChatTemplate:
     """The chat template of a tokenizer.
 
-    day            the date the template is given as today's; fixed for a run, so that a resumed one renders the same
-    unused_fields  fields of conversations that the template ignores, with how many conversations have them
-    used           whether any conversation was encoded with it
+    day    the date the template is given as today's; fixed for a run, so that a resumed one renders the same
+    tally  counts the conversations encoded with it, and their fields that it ignores
     """
 
-    def __init__(self, tokenizer: Any, day: date | None = None) -> None:
+    def __init__(self, tokenizer: Any, day: date | None = None, tally: Tally | None = None) -> None:
         self.tokenizer = tokenizer
         self.day = day or date.today()
-        self.unused_fields: Counter[str] = Counter()
-        self.used = False
+        self.tally = tally or Tally()
 
     def render(self, chat: Chat, *, generation: bool = False) -> str:
         """The conversation as text; `generation` adds the generation prompt."""
@@ -63,6 +62,14 @@ class ChatTemplate:
         return render(self.tokenizer, messages, tools=tools, generation=generation, now=now, variables=chat.variables)
 
     @cached_property
+    def only_prints_contents(self) -> bool:
+        """Whether the text of a conversation without tools depends on its contents only in that they stand in it."""
+        try:
+            return only_prints_contents(self.tokenizer.get_chat_template(None, None))
+        except Exception:  # there is none, or it is broken in any way: rendering a conversation says how
+            return False
+
+    @cached_property
     def names(self) -> frozenset[str]:
         """Every name and string constant by which the template may read a field."""
         # A tokenizer may have a template of its own for conversations with tools.
@@ -75,12 +82,13 @@ class ChatTemplate:
 
     def count_unused_fields(self, chat: Chat) -> None:
         """Count the fields of a conversation that the template ignores."""
-        self.used = True
+        self.tally.templated += 1
+        unused = self.tally.unused_fields
         fields = {name for message in chat.messages for name in message.more}
-        self.unused_fields.update(name for name in fields if not self._uses(name, chat))
-        self.unused_fields.update(name for name in chat.variables if name not in self.names)
+        unused.update(name for name in fields if not self._uses(name, chat))
+        unused.update(name for name in chat.variables if name not in self.names)
         if chat.tools and "tools" not in self.names:
-            self.unused_fields["tools"] += 1
+            unused["tools"] += 1
 
     def _uses(self, name: str, chat: Chat) -> bool:
         """Whether the template reads the field `name` of a message, or renders whole messages."""

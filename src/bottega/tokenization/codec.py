@@ -38,6 +38,7 @@ from bottega.tokenization.encoder_decoder_rows import encoder_decoder_row
 from bottega.tokenization.length_limit import LengthLimit, Truncation
 from bottega.tokenization.prompt_encoder import PromptEncoder
 from bottega.tokenization.special_tokens import SpecialTokens
+from bottega.tokenization.tally import Tally
 from bottega.tokenization.text_encoder import Encodings, TextEncoder
 from bottega.tokenization.word_encoder import WordEncoder, WordOffsets
 
@@ -51,7 +52,7 @@ class Codec:
     day            the date that a chat template is given as today's
     special_tokens ids of special tokens by role
     answer_finder  finds the answers in a rendered conversation
-    untagged       how many entities were left without a tag, because they share a word with another
+    tally          what the codec found out about the rows encoded so far
     """
 
     def __init__(
@@ -69,12 +70,12 @@ class Codec:
         self.max_length, self.too_long, self.both_ways = max_length, too_long, both_ways
         self.labels = {name: index for index, name in enumerate(labels)}
         self.label_counts = dict(labels) if isinstance(labels, Mapping) else {}
-        self.untagged = 0
-        # All parts share the limit, which counts what is cut, and the encoder, which holds what was computed ahead.
+        self.tally = Tally()
+        # All parts share the tally, and the encoder, which holds what was computed ahead.
         self._encoder = TextEncoder(tokenizer, max_length)
         self.special_tokens = SpecialTokens(tokenizer, self._encoder)
-        self._limit = LengthLimit(max_length, too_long, self._encoder, self.special_tokens)
-        self.template = ChatTemplate(tokenizer, day)
+        self._limit = LengthLimit(max_length, too_long, self._encoder, self.special_tokens, self.tally)
+        self.template = ChatTemplate(tokenizer, day, self.tally)
         self.answer_finder = AnswerFinder(self.template, self._encoder.special_spans, self.special_tokens.eos)
         parts = self._encoder, self.special_tokens, self._limit
         self._answer_encoder = AnswerEncoder(*parts, self.answer_finder, decoder_start)
@@ -123,7 +124,7 @@ class Codec:
         room = self.max_length - len(before) - len(after)
         if len(inner) > room and self.too_long != "split":
             self._limit.check(record.where, len(ids))
-            self._limit.truncated += 1
+            self.tally.truncated += 1
             inner = inner[:room]
         parts = [inner[start : start + room] for start in range(0, len(inner), room)]
         # A passage of nothing but special tokens has nothing to mask.
@@ -156,7 +157,7 @@ class Codec:
         ids = self._encoder.encode_ids(text)
         if len(ids) > self.max_length:
             self._limit.check(where, len(ids))
-            self._limit.truncated += 1
+            self.tally.truncated += 1
             # Encoded again rather than sliced: the special tokens at the end must stay.
             ids = np.array(self._encoder.encode_truncated(self._encoder.remove_bos(text)).ids, np.int64)
         return ids
@@ -178,10 +179,6 @@ class Codec:
                 fix=f"known: {', '.join(list(self.labels)[:8])}{' …' if len(self.labels) > 8 else ''}",
             )
         return self.labels[name]
-
-    def count_untagged(self, count: int) -> None:
-        """Note that so many entities of a record got no tag."""
-        self.untagged += count
 
     # Prompts with answers
 
@@ -227,14 +224,9 @@ class Codec:
     @property
     def stop_strings_in_use(self) -> tuple[str, ...]:
         """The stop strings if any conversation was encoded so far; none otherwise."""
-        return self.stop_strings if self.template.used else ()
+        return self.stop_strings if self.tally.templated else ()
 
     # State of encoding
-
-    @property
-    def truncated(self) -> int:
-        """How many texts or rows were cut so far."""
-        return self._limit.truncated
 
     def track_truncation(self) -> AbstractContextManager[Truncation]:
         """Count what is cut inside the `with` block; the count is set at its end, also after an error."""

@@ -17,6 +17,7 @@ from bottega.errors import DataError
 from bottega.records import TooLong, Unusable
 from bottega.tokenization.shorten_prompt import shorten_prompt
 from bottega.tokenization.special_tokens import SpecialTokens
+from bottega.tokenization.tally import Tally
 from bottega.tokenization.text_encoder import TextEncoder
 
 
@@ -37,25 +38,29 @@ class Truncation:
 
 
 class LengthLimit:
-    """A limit in tokens with a policy for what exceeds it.
+    """A limit in tokens with a policy for what exceeds it; `tally` counts what is cut."""
 
-    truncated  how many texts or rows were cut so far
-    """
-
-    def __init__(self, max_length: int, policy: TooLong, encoder: TextEncoder, special_tokens: SpecialTokens) -> None:
+    def __init__(
+        self,
+        max_length: int,
+        policy: TooLong,
+        encoder: TextEncoder,
+        special_tokens: SpecialTokens,
+        tally: Tally | None = None,
+    ) -> None:
         self.max_length, self.policy = max_length, policy
         self._encoder, self._special_tokens = encoder, special_tokens
-        self.truncated = 0
+        self.tally = tally or Tally()
 
     @contextmanager
     def track(self) -> Iterator[Truncation]:
         """Count what is cut inside the `with` block; the count is set at its end, also after an error."""
         # A difference of the running total: one record may be cut several times, and blocks may be nested.
-        before, truncation = self.truncated, Truncation(self.max_length)
+        before, truncation = self.tally.truncated, Truncation(self.max_length)
         try:
             yield truncation
         finally:
-            truncation.count = self.truncated - before
+            truncation.count = self.tally.truncated - before
 
     def excess(self, row: Row) -> int:
         """Tokens over the limit, of the row or of what its encoder reads; negative where there is room left."""
@@ -83,7 +88,7 @@ class LengthLimit:
         kept = row.at < self.max_length  # [n]
         if not row.weight[kept].any():
             raise Unusable(f"all labels lost to truncation at max_length {self.max_length}")
-        self.truncated += 1
+        self.tally.truncated += 1
         tokens = row.tokens[: self.max_length]
         return replace(row, tokens=tokens, at=row.at[kept], label=row.label[kept], weight=row.weight[kept])
 
@@ -92,7 +97,7 @@ class LengthLimit:
         if row.source is None or len(row.source) <= self.max_length:
             return row
         self.check(where, len(row.source))
-        self.truncated += 1
+        self.tally.truncated += 1
         # An encoder was pre-trained on texts that end with these tokens.
         _, after = self._special_tokens.frame
         return replace(row, source=np.append(row.source[: self.max_length - len(after)], after))
@@ -113,7 +118,7 @@ class LengthLimit:
             for least in (1, self.max_length // 2) if self.policy == "truncate" else (1,):
                 shorter_rows = self._shorten(prompt, make_rows, rows, least)
                 if max(map(self.excess, shorter_rows)) <= 0:
-                    self.truncated += 1
+                    self.tally.truncated += 1
                     return shorter_rows
             # Still too long: what is cut below has half a row of its prompt, so that the answer keeps the other half.
             rows = shorter_rows

@@ -79,7 +79,7 @@ class PromptEncoder:
                     ids = np.array(self.encode(prompt, record.tools, record.variables), np.int64)
             if len(ids) > limit:
                 raise Unusable(f"longer than max_length {self._limit.max_length}")
-            self._limit.truncated += 1
+            self._limit.tally.truncated += 1
         tokens = ids if self.decoder_start is None else np.array([self.decoder_start])
         # The label is unknown: 0 stands in, and is never used.
         at, weight = np.array([len(tokens) - 1]), np.ones(1, np.float32)

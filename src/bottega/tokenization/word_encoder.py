@@ -37,7 +37,7 @@ class WordEncoder:
         encoding = self._encoder.encode(text)
         if len(encoding.ids) > self._limit.max_length:
             self._limit.check(where, len(encoding.ids))
-            self._limit.truncated += 1
+            self._limit.tally.truncated += 1
             encoding = self._encoder.encode_truncated(text)
         at, words = self._locate_words(encoding, text)
         return self._row(np.array(encoding.ids), at), words

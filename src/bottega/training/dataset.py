@@ -1,21 +1,18 @@
 """The dataset of a run: its rows read, split into training and validation, and encoded. No model weights are read.
 
 `build_dataset` is the whole way of a row from its file into the example cache: `RecipeReader` yields records,
-`EncodedRows.add` turns each into examples with `Objective.rows`, and counts what is dropped or truncated.
+`encoding` turns each into examples, and `EncodedRows` keeps them and counts what is dropped or truncated.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date
-from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
-from bottega.batch import Example, Row
 from bottega.data.example_cache import ExampleCache
 from bottega.data.reader import ReadSummary, RecipeReader, describe_reasons
 from bottega.data.sampler import Sampler, validation_groups
@@ -25,21 +22,13 @@ from bottega.models.config import decoder_start_token, is_encoder, load_config, 
 from bottega.models.scorer import check_token_ids
 from bottega.models.source import adapter_folder, locate
 from bottega.models.tokenizer import load_tokenizer
-from bottega.objectives import Objective
 from bottega.recipe.schema import Recipe
-from bottega.records import Record, Unusable
 from bottega.tokenization import builtin_templates
-from bottega.tokenization.chat_template import ChatTemplateError
 from bottega.tokenization.codec import Codec
-
-# A record with its side of the split and the index of its source.
-SidedRecord = tuple[Side, int, Record]
+from bottega.training.encoding import ChunkEncoder, EncodedRecord, count_workers, encode_all
 
 # A user is warned first of all if a larger fraction of the rows than this was dropped or truncated.
 WARNED_LOSS = 0.2
-
-# Records tokenized at once: this many, or as many as have this many characters.
-CHUNK_RECORDS, CHUNK_CHARACTERS = 256, 1 << 20
 
 
 @dataclass
@@ -56,32 +45,15 @@ class EncodedRows:
     dropped: Counter[str] = field(default_factory=Counter)
     truncated: int = 0
 
-    def add(self, record: Record, objective: Objective, codec: Codec, *, source: int = 0, drop: bool = False) -> None:
-        """Encode a record and append its examples.
-
-        source  index of the source the record comes from
-        drop    drop a record that the chat template refuses, instead of raising a DataError
-        """
+    def add(self, record: EncodedRecord, source: int = 0) -> None:
+        """Append the examples of a record, which comes from the source with this index."""
         self.rows += 1
-        with codec.track_truncation() as truncation:
-            examples = self._encode(record, objective, codec, drop=drop)
         # A record that was cut and then dropped counts as both.
-        self.truncated += truncation.count
-        for index, rows in enumerate(examples):
-            name = record.where if len(examples) == 1 else f"{record.where} block {index + 1}"
-            self.examples.append(Example(name, rows, objective.metadata(record)), source, continues=index > 0)
-
-    def _encode(self, record: Record, objective: Objective, codec: Codec, *, drop: bool) -> list[tuple[Row, ...]]:
-        """The token rows of each example of a record; an empty list, counted in `dropped`, if it makes none."""
-        try:
-            return objective.rows(record, codec)
-        except Unusable as unusable:
-            self.dropped[unusable.reason] += 1
-        except ChatTemplateError as refused:
-            if not drop:
-                raise
-            self.dropped[refused.what] += 1
-        return []
+        self.truncated += record.truncated
+        if record.dropped is not None:
+            self.dropped[record.dropped] += 1
+        for index, example in enumerate(record.examples):
+            self.examples.append(example, source, continues=index > 0)
 
     def refuse_empty(self, where: str) -> None:
         """Raise a DataError with the most frequent causes if no row carries a loss."""
@@ -160,10 +132,9 @@ def build_dataset(recipe: Recipe, choices: Mapping[str, Any] | None = None, fold
         "train": EncodedRows(ExampleCache(folder)),
         "validation": EncodedRows(ExampleCache(folder)),
     }
-    drop = recipe.data.bad_rows == "drop"
-    for chunk in _tokenize_ahead(reader.records(summary), codec):
-        for side, source, record in chunk:
-            sides[side].add(record, recipe.objective, codec, source=source, drop=drop)
+    encode = ChunkEncoder(lambda _: recipe.objective, codec, drop=recipe.data.bad_rows == "drop")
+    for side, source, record in encode_all(reader.records(summary), encode, count_workers(recipe.devices.threads)):
+        sides[side].add(record, source)
     for side, rows in sides.items():
         rows.examples.seal()
         # Rows that could not be parsed never reached `add`.
@@ -175,7 +146,7 @@ def build_dataset(recipe: Recipe, choices: Mapping[str, Any] | None = None, fold
         check_token_ids(config, rows.examples.most, recipe.model.base or "model.shape")
     train, validation = sides["train"], sides["validation"]
     _refuse_without_contrast(recipe, codec, train.examples, validation.examples)
-    template = (recipe.data.template or codec.template.name) if codec.template.used else None
+    template = (recipe.data.template or codec.template.name) if codec.tally.templated else None
     return Dataset(tokenizer, config, codec, list(labels), train, validation, summary.formats, template)
 
 
@@ -191,40 +162,6 @@ def _refuse_without_contrast(recipe: Recipe, codec: Codec, train: ExampleCache, 
         next(Sampler(train, recipe, codec).updates())
         if recipe.evaluate is not None:
             validation_groups(validation, recipe)
-
-
-def _tokenize_ahead(records: Iterator[SidedRecord], codec: Codec) -> Iterator[list[SidedRecord]]:
-    """Yield the records in chunks; while the caller encodes a chunk, a thread tokenizes the next."""
-    with ThreadPoolExecutor(1) as thread:
-        tokenized = (
-            (chunk, failure, thread.submit(codec.encode_ahead, [record for _, _, record in chunk]))
-            for chunk, failure in _chunks(records)
-        )
-        # `pairwise` asks for the next chunk, which submits it, before it hands over this one.
-        for current, _ in pairwise(chain(tokenized, [None])):
-            assert current is not None
-            chunk, failure, encodings = current
-            with codec.precomputed(encodings.result()):
-                yield chunk
-            if failure is not None:
-                raise failure
-
-
-def _chunks(records: Iterator[SidedRecord]) -> Iterator[tuple[list[SidedRecord], DataError | None]]:
-    """Yield (records, error that took the place of the next one); an error ends the chunks."""
-    chunk, size, failure = list[SidedRecord](), 0, None
-    try:
-        for record in records:
-            chunk.append(record)
-            size += sum(len(text) for text, _ in record[2].texts_to_encode())
-            if len(chunk) == CHUNK_RECORDS or size >= CHUNK_CHARACTERS:
-                yield chunk, None
-                chunk, size = [], 0
-    except DataError as error:
-        # Kept until the rows before it are encoded: an error in one of those comes first, as in the file.
-        failure = error
-    if chunk or failure:
-        yield chunk, failure
 
 
 def _tokenizer_source(recipe: Recipe) -> str:

@@ -127,8 +127,8 @@ def _data_messages(run: Run) -> Iterator[Message]:
         if left_out:
             message = f"{left_out} validation rows left out: each is a positive of every row it would be compared with"
             yield "validation", message, {}
-    if data.codec.untagged:
-        message = f"{data.codec.untagged} entities get no tag: the tokenizer's word boundaries leave them no word"
+    if data.codec.tally.untagged:
+        message = f"{data.codec.tally.untagged} entities get no tag: the tokenizer's word boundaries leave them no word"
         yield "entities", message, {}
 
 

@@ -7,7 +7,7 @@ model's whole distribution. A part of the rows is held out, and its loss shows w
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -29,10 +29,11 @@ from bottega.models.language_head import get_language_head, kl_divergence
 from bottega.objectives import Objective
 from bottega.packing import pack, split_into_micro_batches
 from bottega.recipe.schema import Recipe
-from bottega.records import Text
+from bottega.records import Record, Text
 from bottega.seeding import derive
 from bottega.tokenization.codec import Codec
 from bottega.training.dataset import EncodedRows
+from bottega.training.encoding import ChunkEncoder, SidedRecord, count_workers, encode_all
 
 # Fraction of the replay rows that is held out, and the most of them: each validation scores all of it.
 HELD_OUT, MAX_HELD_OUT = 0.1, 200
@@ -234,9 +235,15 @@ def _encode(
     encoded = EncodedRows(ExampleCache(folder))
     bad_rows = recipe.data.bad_rows
     record_types = tuple(dict.fromkeys((*for_texts.reads, *for_answers.reads)))
-    for _, record in read_records(recipe.replay_sources, record_types, bad_rows=bad_rows, dropped=encoded.dropped):
-        is_text = isinstance(record, Text) and not record.answer
-        encoded.add(record, for_texts if is_text else for_answers, codec, drop=bad_rows == "drop")
+    records = read_records(recipe.replay_sources, record_types, bad_rows=bad_rows, dropped=encoded.dropped)
+
+    def objective_of(record: Record) -> Objective:
+        return for_texts if isinstance(record, Text) and not record.answer else for_answers
+
+    encode = ChunkEncoder(objective_of, codec, drop=bad_rows == "drop")
+    sided: Iterator[SidedRecord] = (("train", source, record) for source, record in records)
+    for _, _, made in encode_all(sided, encode, count_workers(recipe.devices.threads)):
+        encoded.add(made)
     encoded.examples.seal()
     encoded.refuse_empty(", ".join(source.path for source in recipe.replay_sources))
     return encoded
