@@ -15,6 +15,7 @@ import bottega
 from bottega.cli import use
 from bottega.cli.commands import app
 from bottega.recipe.schema import Recipe
+from bottega.tokenization.tally import Tally
 from making import make_model, write_jsonl
 
 RUNNER = CliRunner()
@@ -152,7 +153,7 @@ def test_results_are_lines_of_text_or_json(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_truncated_texts_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
-    use._note_truncated(SimpleNamespace(truncated=0, max_length=8))
+    use._note_truncated(SimpleNamespace(tally=Tally(truncated=0), max_length=8))
     assert capsys.readouterr().err == ""
-    use._note_truncated(SimpleNamespace(truncated=2, max_length=8))
+    use._note_truncated(SimpleNamespace(tally=Tally(truncated=2), max_length=8))
     assert capsys.readouterr().err.startswith("note: 2 texts are longer than the 8 tokens the model reads")
