@@ -17,7 +17,7 @@ from bottega.models.kernels import (
     apply_kernels,
     attention,
     decoder_layer,
-    encoder_last_layer,
+    encoder_layer,
     gated_mlp,
     lora_linear,
     prove_kernels,
@@ -213,6 +213,49 @@ def test_a_last_layer_is_computed_at_the_positions_read(kind: str) -> None:
     torch.testing.assert_close(everything, whole, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("read", [None, [6, 0, 3]])
+def test_an_encoder_layer_in_training(read: list[int] | None) -> None:
+    """With the same dropout, values and gradients are those of the modules; in the attention, too."""
+    model = AutoModel.from_config(tiny_config("bert")).double().train()
+    register_attention()
+    model.set_attn_implementation(ATTENTION_NAME)
+    layer, x = model.encoder.layer[0], torch.randn(1, 9, 32, dtype=torch.float64, requires_grad=True)
+    call = {"layout": single_row_layout(9)} | ({} if read is None else {"read": torch.tensor(read)})
+    plays = []
+    for names in (["Dropout"], ["Dropout", "BertLayer"]):
+        apply_kernels(layer, names)
+        torch.manual_seed(1)
+        out = layer(x, **call)
+        out = out if read is None else out[:, read]
+        plays.append([out, *torch.autograd.grad(out.sin().sum(), [x, *layer.parameters()])])
+    if read is None:
+        for one, other in zip(*plays, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+    else:
+        # The modules drop other numbers, as they compute all positions.
+        assert not torch.equal(plays[0][0], plays[1][0])
+        assert plays[1][0].isfinite().all()
+
+
+def test_an_encoder_layer_whose_parts_are_others() -> None:
+    """An activation that is not known, an adapter with dropout: these parts are computed by their own modules."""
+    config = tiny_config("bert")
+    config.hidden_act = "relu"
+    model = AutoModel.from_config(config).double()
+    adapter = LoraConfig(r=2, target_modules=["query", "dense"], lora_dropout=0.5, init_lora_weights=False)
+    model = get_peft_model(model, adapter, autocast_adapter_dtype=False)
+    register_attention()
+    model.base_model.model.set_attn_implementation(ATTENTION_NAME)
+    x, call = torch.randn(1, 9, 32, dtype=torch.float64), {"layout": single_row_layout(9)}
+    layer = model.base_model.model.encoder.layer[1]
+    outs = []
+    for names in (["Dropout"], ["Dropout", "BertLayer"]):
+        apply_kernels(layer, names)
+        torch.manual_seed(1)
+        outs.append(layer.train()(x, **call))
+    torch.testing.assert_close(*outs, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize(("kind", "is_fused"), [("llama", True), ("qwen3", True), ("granite", False), ("olmo2", False)])
 def test_a_decoder_layer_is_its_parts(kind: str, is_fused: bool) -> None:
     """Granite multiplies what is added, and OLMo 2 normalizes it."""
@@ -240,7 +283,7 @@ def modules() -> dict[ModuleType, nn.Module]:
         attention: llama.layers[0].self_attn,
         decoder_layer: llama.layers[0],
         dropout_kernel: nn.Dropout(0.5),
-        encoder_last_layer: bert.encoder.layer[1],
+        encoder_layer: bert.encoder.layer[1],
         gated_mlp: llama.layers[0].mlp,
         rms_norm: llama.norm,
         lora_linear: adapted().base_model.model.one,

@@ -6,7 +6,7 @@ probability is rounded to a multiple of 1/65,536, and the kept numbers are scale
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -46,6 +46,19 @@ class _Dropout(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (kept,) = ctx.saved_tensors
         return apply_keep_mask(gradients[0], kept, ctx.dropped), None
+
+
+class DropoutDraw(NamedTuple):
+    """One use of dropout: the seed of its mask, and how many of `LEVELS` numbers it drops on average."""
+
+    seed: int
+    dropped: int
+
+
+def draw_dropout(p: float) -> DropoutDraw:
+    """A new use of dropout; where nothing is dropped, torch's generator stays where it is."""
+    dropped = dropped_levels(p)
+    return DropoutDraw(draw_seed() if dropped else 0, dropped)
 
 
 def draw_seed() -> int:

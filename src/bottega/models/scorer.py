@@ -157,7 +157,7 @@ class Scorer(nn.Module):
         if batch.source is not None:
             return self._decoder_states(batch, batch.source)
         base = self.network.base_model
-        # `kernels.encoder_last_layer` then computes the last layer at these positions alone.
+        # `kernels.encoder_layer` then computes the last layer at these positions alone.
         reads_few = not self.head.reads_everywhere and self.fit.packed and not whole
         read = {"read": torch.unique(batch.at)} if reads_few else {}
         return torch.cat(

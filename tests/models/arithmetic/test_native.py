@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bottega.models import native
 from bottega.models.arithmetic.native import NATIVE, arithmetic_of
 from bottega.models.arithmetic.plain import ACTIVATIONS, PLAIN, Arithmetic, LogitOptions
+from bottega.models.fast_dropout import DropoutDraw
 
 pytestmark = pytest.mark.skipif(native.operators() is None, reason="the operators in C++ are not built")
 
@@ -61,6 +62,56 @@ def test_norms(dtype: torch.dtype, tolerance: float, shape: tuple[int, ...], off
         wide_other = None if other is None else other.double()
         wanted = PLAIN.normalize_backward(*wide, found[1].double(), offset, needs_weight, wide_other)
         assert_near(gradients, wanted, tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), FORMS)
+@pytest.mark.parametrize("shape", [(1, 32), (150, 48)])
+def test_layer_norms(dtype: torch.dtype, tolerance: float, shape: tuple[int, int]) -> None:
+    x, residual, weight, bias, d_y = (torch.randn(size) for size in (shape, shape, shape[1:], shape[1:], shape))
+    none = DropoutDraw(0, 0)
+    found, exact = call("add_and_normalize", dtype, x, residual, weight, bias, 1e-3, none)
+    assert_near(found, exact, tolerance)
+    total, mean, inverse = (tensor.double() for tensor in found[1:])
+    d_y, weight, bias = (tensor.to(dtype) for tensor in (d_y, weight, bias))
+    for needs_weight in (True, False):
+        gradients = NATIVE.add_and_normalize_backward(d_y, found[1], weight, bias, *found[2:], none, needs_weight)
+        wide = (tensor.double() for tensor in (d_y, total, weight, bias, mean, inverse))
+        assert_near(gradients, PLAIN.add_and_normalize_backward(*wide, none, needs_weight), tolerance)
+        assert gradients[0] is not None
+
+
+def test_dropout_in_a_layer_norm() -> None:
+    """What is dropped is seen in the sum; the backward drops the same, and another seed or line others."""
+    x, residual, weight = torch.ones(400, 96), torch.zeros(400, 96), torch.ones(96)
+    masks = []
+    for seed in (3, 3 << 40, 4):
+        draw = DropoutDraw(seed, 20_000)
+        y, total, *statistics = NATIVE.add_and_normalize(x, residual, weight, weight, 1e-3, draw)
+        kept = total != 0
+        assert torch.equal(total, kept * torch.tensor(65536 / 45536))
+        assert abs(float(kept.float().mean()) - 45536 / 65536) < 0.01
+        # Of neighbours in a line or a column, both are kept as often as chance has it.
+        for one, other in ((kept[:, 1:], kept[:, :-1]), (kept[1:], kept[:-1])):
+            assert abs(float((one & other).float().mean()) - (45536 / 65536) ** 2) < 0.01
+        gradients = NATIVE.add_and_normalize_backward(y, total, weight, weight, *statistics, draw, False)
+        torch.testing.assert_close(gradients[0], gradients[1] * total, rtol=1e-6, atol=0)
+        masks.append(kept)
+    for one, other in ((masks[0], masks[1]), (masks[0], masks[2]), (masks[1], masks[2])):
+        assert abs(float((one & other).float().mean()) - (45536 / 65536) ** 2) < 0.01
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), FORMS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations(dtype: torch.dtype, tolerance: float, activation: str) -> None:
+    x, d_y = 4 * torch.randn(37, 32), torch.randn(37, 32)
+    assert_near(*call("activate", dtype, x, activation), tolerance)
+    assert_near(*call("activate_backward", dtype, d_y, x, activation), tolerance)
+
+
+def test_gelu_is_near_also_where_it_is_small() -> None:
+    x = torch.linspace(-5, 9, 16_000)
+    exact, found = torch.nn.functional.gelu(x.double()), NATIVE.activate(x, "gelu")
+    assert ((found - exact).abs() <= 4e-6 * exact.abs()).all(), "torch's own is 2e-4 of its value away there"
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), FORMS)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bottega.models.arithmetic.plain import ACTIVATIONS, PLAIN, LogitOptions
+from bottega.models.fast_dropout import DropoutDraw, make_keep_mask
 
 
 def numbers(*shape: int) -> Tensor:
@@ -59,6 +60,36 @@ def test_a_norm_of_a_sum_which_others_read_too() -> None:
         alone, _ = PLAIN.normalize_backward(y, total, weight, inverse, 0.0, False)
         both, _ = PLAIN.normalize_backward(y, total, weight, inverse, 0.0, False, second)
     torch.testing.assert_close(both, alone + second)
+
+
+@pytest.mark.parametrize("dropped", [0, 20_000])
+def test_a_layer_norm_of_a_sum_with_dropout(dropped: int) -> None:
+    x, residual, weight, bias = numbers(5, 8), numbers(5, 8), numbers(8), numbers(8)
+    kept = make_keep_mask(7, x.shape, dropped, x.device) != 0
+    total = residual + (x * kept * 65536 / (65536 - dropped))
+    wanted = F.layer_norm(total, (8,), weight, bias, 1e-3)
+    draw = DropoutDraw(7, dropped)
+    with torch.no_grad():
+        y, found, *statistics = PLAIN.add_and_normalize(x, residual, weight, bias, 1e-3, draw)
+        torch.testing.assert_close(found, total)
+        torch.testing.assert_close(y, wanted)
+        d_y = torch.randn_like(y)
+        gradients = PLAIN.add_and_normalize_backward(d_y, found, weight, bias, *statistics, draw, True)
+        few = PLAIN.add_and_normalize_backward(d_y, found, weight, bias, *statistics, draw, False)
+    assert few[2:] == (None, None)
+    assert torch.equal(few[0], gradients[0])
+    assert_gradients(list(gradients), wanted, d_y, [x, residual, weight, bias])
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_an_activation_and_its_gradient(activation: str) -> None:
+    x = numbers(5, 8)
+    wanted = ACTIVATIONS[activation][0](x)
+    with torch.no_grad():
+        d_y = torch.randn_like(x)
+        assert torch.equal(PLAIN.activate(x, activation), wanted)
+        gradient = PLAIN.activate_backward(d_y, x, activation)
+    assert_gradients([gradient], wanted, d_y, [x])
 
 
 def test_a_rotation_and_its_gradient() -> None:

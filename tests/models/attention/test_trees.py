@@ -70,6 +70,33 @@ def test_it_equals_the_dense_reference(
         assert relative(one, other) <= tolerance
 
 
+@pytest.mark.parametrize("kind", ["rows", "tree", "both ways"])
+@pytest.mark.parametrize("dropout", [0.1, 0.5])
+def test_dropout(dropout: float, kind: str) -> None:
+    """The weights that are dropped, seen by values that name their token, are those without which gradients come."""
+    torch.manual_seed(0)
+    batch = make_batch(kind)
+    length = len(batch.tokens)
+    width = -(-length // 32) * 32
+    q, k, _ = tensors(batch, (4, 2, 32, 32), torch.float32)
+    named = torch.eye(length, width).expand(1, 2, length, width).contiguous().requires_grad_()
+    options, plain = AttentionOptions(0.2, dropout=dropout), AttentionOptions(0.2)
+    found = TreeLayout(batch).attend(q, k, named, options)  # [1, T, h, width]: the weights themselves
+    weights = DenseLayout(batch).attend(*(x.double() for x in (q, k, named.detach())), plain)
+    seen, kept = weights > 1e-9, found > 0
+    assert abs(float(kept[seen].float().mean()) - (1 - dropout)) < 4 * (dropout / float(seen.sum())) ** 0.5
+    mask = kept.double() * 65536 / (65536 - round(dropout * 65536))
+    values = named.double().repeat_interleave(2, 1)  # [1, h, T, width]
+    exact = torch.einsum("nthk,nhkw->nthw", (weights * mask)[..., :length], values)
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-5)
+    slopes = torch.randn_like(found)
+    gradients = torch.autograd.grad(found, [q, k, named], slopes)
+    wanted = torch.autograd.grad(exact, [q, k, named], slopes.double())
+    for one, other in zip(gradients, wanted, strict=True):
+        assert relative(one, other) <= 2e-5
+    assert not torch.equal(TreeLayout(batch).attend(q, k, named, options) > 0, kept), "another use, another draw"
+
+
 def test_padding_is_zero_and_changes_nothing() -> None:
     batch = make_batch("tree")
     padded = pad_tree(batch)

@@ -23,6 +23,7 @@ from bottega.models.arithmetic.plain import (
     LinearNeeds,
     LogitOptions,
 )
+from bottega.models.fast_dropout import DropoutDraw
 from bottega.models.native import fits, is_marked
 
 
@@ -102,6 +103,43 @@ class NativeArithmetic(Arithmetic):
             return super().normalize_backward(d_y, x, weight, inverse, offset, needs_weight, other)
         gradients = torch.ops.bottega.normalize_backward(d_y, x, weight, inverse, offset, needs_weight, other)
         return gradients[0], gradients[1] if needs_weight else None
+
+    def add_and_normalize(
+        self, x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, epsilon: float, draw: DropoutDraw
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        if not fits(x, residual, weight, bias):
+            return super().add_and_normalize(x, residual, weight, bias, epsilon, draw)
+        y, total, mean, inverse = torch.ops.bottega.add_and_normalize(x, residual, weight, bias, epsilon, *draw)
+        return y, total, mean, inverse
+
+    def add_and_normalize_backward(
+        self,
+        d_y: Tensor,
+        total: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        mean: Tensor,
+        inverse: Tensor,
+        draw: DropoutDraw,
+        needs_weight: bool,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        if not fits(d_y, total, weight, bias):
+            return super().add_and_normalize_backward(d_y, total, weight, bias, mean, inverse, draw, needs_weight)
+        gradients = torch.ops.bottega.add_and_normalize_backward(d_y, total, weight, mean, inverse, *draw, needs_weight)
+        d_x, d_residual, d_weight, d_bias = gradients
+        return d_x, d_residual, *((d_weight, d_bias) if needs_weight else (None, None))
+
+    def activate(self, x: Tensor, activation: str) -> Tensor:
+        if not fits(x):
+            return super().activate(x, activation)
+        y: Tensor = torch.ops.bottega.activated(x, activation_number(activation))
+        return y
+
+    def activate_backward(self, d_y: Tensor, x: Tensor, activation: str) -> Tensor:
+        if not fits(d_y, x):
+            return super().activate_backward(d_y, x, activation)
+        d_x: Tensor = torch.ops.bottega.activated_backward(d_y, x, activation_number(activation))
+        return d_x
 
     def rotate(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         if not _fits_halves(x, cosine, sine):

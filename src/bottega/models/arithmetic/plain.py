@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bottega.models.compile import compile_on_cuda
+from bottega.models.fast_dropout import DropoutDraw, apply_keep_mask, make_keep_mask
 
 # (x → act(x); (gradient of the output, x) → gradient of x)
 Activation = tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]
@@ -121,6 +122,39 @@ class Arithmetic:
         d_x = _input_gradient(d_y, x, weight, inverse, offset)
         return d_x if other is None else d_x + other, d_weight
 
+    def add_and_normalize(
+        self, x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, epsilon: float, draw: DropoutDraw
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """[T, H] → (the layer norm of dropout(x) + residual, that sum, its mean and 1 / deviation [T, 1])."""
+        total = _drop(x, draw) + residual
+        y, mean, inverse = torch.native_layer_norm(total, x.shape[-1:], weight, bias, epsilon)
+        return y, total, mean, inverse
+
+    def add_and_normalize_backward(
+        self,
+        d_y: Tensor,
+        total: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        mean: Tensor,
+        inverse: Tensor,
+        draw: DropoutDraw,
+        needs_weight: bool,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Gradients of (x, residual, weight, bias), the last two if they are needed."""
+        d_total, d_weight, d_bias = torch.ops.aten.native_layer_norm_backward(
+            d_y, total, total.shape[-1:], mean, inverse, weight, bias, [True, needs_weight, needs_weight]
+        )
+        return _drop(d_total, draw), d_total, d_weight, d_bias
+
+    def activate(self, x: Tensor, activation: str) -> Tensor:
+        """[T, I] → activation(x)."""
+        return ACTIVATIONS[activation][0](x)
+
+    def activate_backward(self, d_y: Tensor, x: Tensor, activation: str) -> Tensor:
+        """The gradient of x."""
+        return ACTIVATIONS[activation][1](d_y, x)
+
     def rotate(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         """x [T, h, D], angles [T, 1, D] → (x₁ c − x₂ s, x₂ c + x₁ s) of the halves of each head."""
         return _rotate(x, cosine, sine)
@@ -174,6 +208,12 @@ class Arithmetic:
 
 
 PLAIN = Arithmetic()
+
+
+def _drop(x: Tensor, draw: DropoutDraw) -> Tensor:
+    if not draw.dropped:
+        return x
+    return apply_keep_mask(x, make_keep_mask(draw.seed, x.shape, draw.dropped, x.device), draw.dropped)
 
 
 @compile_on_cuda

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from bottega.models import native
 from bottega.models.attention.blocks import BlockLayout
 from bottega.models.attention.mask import AttentionOptions, TokenTree
-from bottega.models.fast_dropout import dropped_levels
+from bottega.models.fast_dropout import LEVELS, draw_dropout, dropped_levels
 
 # The widths of keys and values must be multiples of this.
 WIDTH_MULTIPLE = 32
@@ -32,7 +32,8 @@ class TreeLayout:
         if not _fits(query, key, value, options):
             return self.blocks.attend(query, key, value, options)
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [T, h, D], [T, g, D], [T, g, E]
-        settings = (self.nodes, self.tokens, options.scaling, options.window or 0)
+        draw = draw_dropout(options.dropout)
+        settings = (self.nodes, self.tokens, options.scaling, options.window or 0, *draw)
         if torch.is_grad_enabled():
             return cast(Tensor, cast(Any, _TreeAttention.apply)(q, k, v, *settings))[None]
         out, _ = torch.ops.bottega.attend_trees(q, k, v, *settings)
@@ -68,7 +69,7 @@ class _TreeAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         d_q, d_k, d_v = torch.ops.bottega.attend_trees_backward(gradients[0], *ctx.saved_tensors, *ctx.settings)
-        return d_q, d_k, d_v, None, None, None, None
+        return d_q, d_k, d_v, *[None] * len(ctx.settings)
 
 
 def _fits(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> bool:
@@ -76,7 +77,7 @@ def _fits(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) 
         options.softcap is None
         and options.sinks is None
         and options.relative_bias is None
-        and dropped_levels(options.dropout) == 0
+        and dropped_levels(options.dropout) < LEVELS
     )
     tensors = (query, key, value)
     widths = all(x.shape[-1] % WIDTH_MULTIPLE == 0 for x in tensors)

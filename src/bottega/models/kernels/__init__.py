@@ -25,13 +25,13 @@ from bottega.models.kernels import (
     attention,
     decoder_layer,
     dropout,
-    encoder_last_layer,
+    encoder_layer,
     gated_mlp,
     lora_linear,
     rms_norm,
 )
 
-KERNELS = (attention, rms_norm, gated_mlp, dropout, encoder_last_layer, decoder_layer)
+KERNELS = (attention, rms_norm, gated_mlp, dropout, encoder_layer, decoder_layer)
 
 # Largest difference, relative to the largest value, that counts as rounding.
 TOLERANCE = 1e-4
@@ -55,17 +55,14 @@ def apply_kernels(model: nn.Module, names: Collection[str], *, native: bool = Fa
     native  they compute in C++ what fits there
     """
     arithmetic = NATIVE if native else PLAIN
-    encoder_layers = [module for module in model.modules() if encoder_last_layer.matches(module)]
+    encoder_layers = [module for module in model.modules() if encoder_layer.matches(module)]
     for module in model.modules():
         if lora_linear.matches(module):
             module.forward = lora_linear.fused_forward(module, arithmetic)
-        elif (
-            type(module).__name__ in names
+        elif type(module).__name__ in names and (kernel := _matching_kernel(module)) is not None:
             # All layers of an encoder have one class, but only the last may skip positions.
-            and module not in encoder_layers[:-1]
-            and (kernel := _matching_kernel(module)) is not None
-        ):
-            module.forward = kernel.fused_forward(module, arithmetic)
+            is_inner = module in encoder_layers[:-1]
+            module.forward = (encoder_layer.whole_forward if is_inner else kernel.fused_forward)(module, arithmetic)
             if native and hasattr(kernel, "native_forward"):
                 module.forward = kernel.native_forward(module, module.forward, names)
 

@@ -72,12 +72,12 @@ def _infer(x: Tensor, layers: Sequence[LinearTensors], activation: str, arithmet
     return y
 
 
-def activation_name(module: nn.Module) -> str | None:
-    """The name of the activation that gives the module's values; None if none does."""
+def activation_name(module: nn.Module, attribute: str = "act_fn") -> str | None:
+    """The name of the activation that gives the values of the module's own; None if none does."""
     # Compared by value: transformers has several classes and functions for each of these.
     x = torch.linspace(-6, 6, 25)
     try:
-        values = cast(Any, module).act_fn(x)
+        values = getattr(module, attribute)(x)
     except Exception:  # one of two arguments, or with weights of its own
         return None
     return next((name for name, (activate, _) in ACTIVATIONS.items() if torch.allclose(values, activate(x))), None)

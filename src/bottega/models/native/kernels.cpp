@@ -164,26 +164,28 @@ std::tuple<Tensor, Tensors, Tensor, Tensors> linear_layers_backward(const Tensor
 
 // Attention of q [T, h, D] to k [T, g, D] and v [T, g, E] in the trees of a batch → (out [T, h, E], logs [T, h, 1]).
 std::tuple<Tensor, Tensor> attend_trees(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& nodes,
-                                        const Tensor& tokens, double scale, int64_t window) {
+                                        const Tensor& tokens, double scale, int64_t window, int64_t seed,
+                                        int64_t dropped) {
   const Tensor queries = q.contiguous(), keys = k.contiguous(), values = v.contiguous();
   const Forest forest(nodes, tokens);
   Tensor out = at::empty({q.size(0), q.size(1), v.size(2)}, q.options());
   Tensor logs = at::empty({q.size(0), q.size(1), 1}, q.options().dtype(at::kFloat));
   forest.clear_padding(out);
-  by_dtype(
-      q, [&](auto type) { attend_to_trees<decltype(type)>(queries, keys, values, forest, scale, window, out, logs); });
+  const TreeOptions options{scale, window, Dropout(seed, dropped)};
+  by_dtype(q, [&](auto type) { attend_to_trees<decltype(type)>(queries, keys, values, forest, options, out, logs); });
   return {out, logs};
 }
 
 std::tuple<Tensor, Tensor, Tensor> attend_trees_backward(const Tensor& d_out, const Tensor& q, const Tensor& k,
                                                          const Tensor& v, const Tensor& out, const Tensor& logs,
                                                          const Tensor& nodes, const Tensor& tokens, double scale,
-                                                         int64_t window) {
+                                                         int64_t window, int64_t seed, int64_t dropped) {
+  const TreeOptions options{scale, window, Dropout(seed, dropped)};
   Tensor d_q = at::empty_like(q, at::MemoryFormat::Contiguous), d_k = at::empty_like(k, at::MemoryFormat::Contiguous),
          d_v = at::empty_like(v, at::MemoryFormat::Contiguous);
   by_dtype(q, [&](auto type) {
     attend_to_trees_backward<decltype(type)>(d_out.contiguous(), q.contiguous(), k.contiguous(), v.contiguous(), out,
-                                             logs, Forest(nodes, tokens), scale, window, d_q, d_k, d_v);
+                                             logs, Forest(nodes, tokens), options, d_q, d_k, d_v);
   });
   return {d_q, d_k, d_v};
 }
@@ -226,6 +228,16 @@ TORCH_LIBRARY(bottega, m) {
       "Tensor? other) -> (Tensor, Tensor)",
       bottega::normalize_backward);
   m.def("rotate(Tensor x, Tensor cosine, Tensor sine, bool transposed) -> Tensor", bottega::rotate);
+  m.def(
+      "add_and_normalize(Tensor x, Tensor residual, Tensor weight, Tensor bias, float epsilon, int seed, int dropped) "
+      "-> (Tensor, Tensor, Tensor, Tensor)",
+      bottega::add_and_normalize);
+  m.def(
+      "add_and_normalize_backward(Tensor d_y, Tensor total, Tensor weight, Tensor mean, Tensor inverse, int seed, "
+      "int dropped, bool needs_weight) -> (Tensor, Tensor, Tensor, Tensor)",
+      bottega::add_and_normalize_backward);
+  m.def("activated(Tensor x, int activation) -> Tensor", bottega::activated);
+  m.def("activated_backward(Tensor d_y, Tensor x, int activation) -> Tensor", bottega::activated_backward);
   m.def("gated_product(Tensor gate, Tensor up, int activation) -> Tensor", bottega::gated_product);
   m.def("gated_product_backward(Tensor d_product, Tensor gate, Tensor up, int activation) -> (Tensor, Tensor)",
         bottega::gated_product_backward);
@@ -234,12 +246,12 @@ TORCH_LIBRARY(bottega, m) {
       "bool with_gradient) -> Tensor",
       bottega::log_probabilities);
   m.def(
-      "attend_trees(Tensor q, Tensor k, Tensor v, Tensor nodes, Tensor tokens, float scale, int window) -> "
-      "(Tensor, Tensor)",
+      "attend_trees(Tensor q, Tensor k, Tensor v, Tensor nodes, Tensor tokens, float scale, int window, "
+      "int seed, int dropped) -> (Tensor, Tensor)",
       bottega::attend_trees);
   m.def(
       "attend_trees_backward(Tensor d_out, Tensor q, Tensor k, Tensor v, Tensor out, Tensor logs, Tensor nodes, "
-      "Tensor tokens, float scale, int window) -> (Tensor, Tensor, Tensor)",
+      "Tensor tokens, float scale, int window, int seed, int dropped) -> (Tensor, Tensor, Tensor)",
       bottega::attend_trees_backward);
   m.def("greedy(Tensor logits) -> Tensor", bottega::greedy);
   m.def(

@@ -1,4 +1,5 @@
-// Norms, rotations, gates and log-probabilities, with their gradients: everything between the products of a decoder.
+// Norms, rotations, activations and log-probabilities, with their gradients: everything between the products of a
+// decoder or encoder.
 //
 // Each is one pass over its rows, in float32 whatever the dtype of the tensors.
 #pragma once
@@ -11,10 +12,14 @@
 #include <tuple>
 #include <vector>
 
+#include "dropout.h"
 #include "parallel.h"
 #include "vectors.h"
 
 namespace bottega {
+
+// Sums of so many rows, whatever the number of threads: the order of a sum decides how it is rounded.
+constexpr int64_t kRowsOfSum = 64;
 
 template <typename Run>
 void by_dtype(const at::Tensor& x, const Run& run) {
@@ -77,8 +82,6 @@ inline std::tuple<at::Tensor, at::Tensor> normalize_backward(const at::Tensor& d
                   inverses.numel() * x.size(-1) == x.numel(),
               "gradients of a norm of ", x.sizes(), " with other sizes");
   const int64_t width = x.size(-1), rows = from.numel() / width;
-  // Sums of so many rows, whatever the number of threads: the order of a sum decides how it is rounded.
-  constexpr int64_t kRowsOfSum = 64;
   const int64_t parts = (rows + kRowsOfSum - 1) / kRowsOfSum;
   at::Tensor d_x = at::empty_like(from);
   at::Tensor sums = at::zeros({needs_weight ? parts : 0, width}, x.options().dtype(at::kFloat));
@@ -108,6 +111,94 @@ inline std::tuple<at::Tensor, at::Tensor> normalize_backward(const at::Tensor& d
     });
   });
   return {d_x, needs_weight ? sums.sum(0).to(weight.scalar_type()) : at::Tensor()};
+}
+
+// The layer norm (Ba et al. 2016, arXiv 1607.06450) of dropout(x) + residual, that sum, and of each row its mean and 1
+// over its standard deviation.
+inline std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> add_and_normalize(
+    const at::Tensor& x, const at::Tensor& residual, const at::Tensor& weight, const at::Tensor& bias, double epsilon,
+    int64_t seed, int64_t dropped) {
+  const at::Tensor from = x.contiguous(), others = residual.contiguous();
+  const at::Tensor factor = weight.contiguous(), shift = bias.contiguous();
+  const int64_t width = x.size(-1), rows = from.numel() / width;
+  TORCH_CHECK(x.sizes() == residual.sizes() && weight.numel() == width && bias.numel() == width, "a norm of ",
+              x.sizes(), " and ", residual.sizes(), " with a weight of ", weight.sizes());
+  at::Tensor out = at::empty_like(from), total = at::empty_like(from);
+  at::Tensor means = at::empty({rows, 1}, x.options().dtype(at::kFloat)), inverses = at::empty_like(means);
+  const Dropout dropout(seed, dropped);
+  by_dtype(x, [&](auto type) {
+    using T = decltype(type);
+    const T *all = from.const_data_ptr<T>(), *added = others.const_data_ptr<T>();
+    const T *factors = factor.const_data_ptr<T>(), *shifts = shift.const_data_ptr<T>();
+    T *to = out.mutable_data_ptr<T>(), *sums = total.mutable_data_ptr<T>();
+    float *mean = means.mutable_data_ptr<float>(), *inverse = inverses.mutable_data_ptr<float>();
+    for_rows(rows, width, [&](int64_t row) {
+      const Dropout::Line kept(dropout, row);
+      T* line = sums + row * width;
+      Floats all_of_row{}, squares{};
+      for (int64_t i = 0; i < width; i += kLanes) {
+        store(line + i, kept.keep(load(all + row * width + i), i) + load(added + row * width + i));
+        all_of_row += load(line + i);
+      }
+      mean[row] = sum(all_of_row) / width;
+      for (int64_t i = 0; i < width; i += kLanes) {
+        const Floats distance = load(line + i) - mean[row];
+        squares += distance * distance;
+      }
+      inverse[row] = 1 / std::sqrt(sum(squares) / width + static_cast<float>(epsilon));
+      for (int64_t i = 0; i < width; i += kLanes)
+        store(to + row * width + i, (load(line + i) - mean[row]) * inverse[row] * load(factors + i) + load(shifts + i));
+    });
+  });
+  return {out, total, means, inverses};
+}
+
+// The gradients of x and residual, and where they are wanted of weight and bias; with z = (sum − mean) · r and g = d_y
+// · weight, that of the sum is r · (g − mean(g) − z · mean(g · z)).
+inline std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> add_and_normalize_backward(
+    const at::Tensor& d_y, const at::Tensor& total, const at::Tensor& weight, const at::Tensor& means,
+    const at::Tensor& inverses, int64_t seed, int64_t dropped, bool needs_weight) {
+  const at::Tensor gradient = d_y.contiguous(), factor = weight.contiguous();
+  TORCH_CHECK(d_y.sizes() == total.sizes() && weight.numel() == total.size(-1) && total.is_contiguous(),
+              "gradients of a norm of ", total.sizes(), " with other sizes");
+  const int64_t width = total.size(-1), rows = total.numel() / width, parts = (rows + kRowsOfSum - 1) / kRowsOfSum;
+  const Dropout dropout(seed, dropped);
+  at::Tensor d_total = at::empty_like(total), d_x = dropout.drops() ? at::empty_like(total) : d_total;
+  at::Tensor sums = at::zeros({needs_weight ? parts : 0, 2, width}, total.options().dtype(at::kFloat));
+  by_dtype(total, [&](auto type) {
+    using T = decltype(type);
+    const T *all_x = total.const_data_ptr<T>(), *all_d = gradient.const_data_ptr<T>();
+    const T* factors = factor.const_data_ptr<T>();
+    const float *mean = means.const_data_ptr<float>(), *inverse = inverses.const_data_ptr<float>();
+    T *to = d_total.mutable_data_ptr<T>(), *dropped_to = d_x.mutable_data_ptr<T>();
+    for_each(parts, [&](int64_t part) {
+      float* d_weight = needs_weight ? sums.mutable_data_ptr<float>() + 2 * part * width : nullptr;
+      for (int64_t row = part * kRowsOfSum; row < std::min(rows, (part + 1) * kRowsOfSum); ++row) {
+        const Dropout::Line kept(dropout, row);
+        const T *line = all_x + row * width, *d = all_d + row * width;
+        const auto standard = [&](int64_t i) { return (load(line + i) - mean[row]) * inverse[row]; };
+        Floats gradients{}, products{};
+        for (int64_t i = 0; i < width; i += kLanes) {
+          const Floats g = load(d + i) * load(factors + i);
+          gradients += g;
+          products += g * standard(i);
+        }
+        const float along_mean = sum(gradients) / width, along_x = sum(products) / width;
+        for (int64_t i = 0; i < width; i += kLanes) {
+          const Floats z = standard(i);
+          const Floats d_sum = (load(d + i) * load(factors + i) - along_mean - z * along_x) * inverse[row];
+          store(to + row * width + i, d_sum);
+          if (dropout.drops()) store(dropped_to + row * width + i, kept.keep(d_sum, i));
+          if (!d_weight) continue;
+          store(d_weight + i, load(d_weight + i) + load(d + i) * z);
+          store(d_weight + width + i, load(d_weight + width + i) + load(d + i));
+        }
+      }
+    });
+  });
+  if (!needs_weight) return {d_x, d_total, {}, {}};
+  const at::Tensor both = sums.sum(0).to(weight.scalar_type());
+  return {d_x, d_total, both[0], both[1]};
 }
 
 // x [T, h, D] with the angles of its tokens [T, 1, D]: (x₁ c − x₂ s, x₂ c + x₁ s) of the halves of each head, or for a
@@ -141,6 +232,18 @@ inline at::Tensor rotate(const at::Tensor& x, const at::Tensor& cosine, const at
   return out;
 }
 
+// The probability that a standard normal number is below x, by a rational Chebyshev fit of erfc (Press et al.,
+// Numerical Recipes, 6.2): 1.2e-7 of its value at most, also where that is small.
+inline Floats normal_below(Floats x) {
+  const Floats z = (x < 0.0f ? -x : x) * 0.707106781f, t = 1 / (1 + 0.5f * z);
+  constexpr float kFit[]{0.17087277f,  -0.82215223f, 1.48851587f, -1.13520398f, 0.27886807f,
+                         -0.18628806f, 0.09678418f,  0.37409196f, 1.00002368f,  -1.26551223f};
+  Floats power = broadcast(kFit[0]);
+  for (int i = 1; i < 10; ++i) power = power * t + kFit[i];
+  const Floats half = 0.5f * t * exponential(power - z * z);
+  return x < 0.0f ? half : 1 - half;
+}
+
 enum Activation : int64_t { kSilu, kGelu, kGeluTanh };  // in the order of `arithmetic.plain`
 
 // The activation of x, and its slope there.
@@ -155,8 +258,7 @@ inline void activate(Floats x, int64_t kind, Floats& y, Floats& slope) {
     y = x * gate;
     slope = gate + x * gate * (1 - gate) * 1.595769122f * (1 + 0.134145f * x * x);
   } else {
-    Floats gate;
-    for (int64_t i = 0; i < kLanes; ++i) gate[i] = 0.5f * (1 + std::erf(x[i] * 0.707106781f));
+    const Floats gate = normal_below(x);
     y = x * gate;
     slope = gate + x * exponential(-0.5f * x * x) * 0.398942280f;
   }
@@ -166,6 +268,38 @@ inline Floats activate(Floats x, int64_t kind) {
   Floats y, slope;
   activate(x, kind, y, slope);
   return y;
+}
+
+// act(x).
+inline at::Tensor activated(const at::Tensor& x, int64_t activation) {
+  const at::Tensor from = x.contiguous();
+  at::Tensor out = at::empty_like(from);
+  by_dtype(x, [&](auto type) {
+    using T = decltype(type);
+    const T* all = from.const_data_ptr<T>();
+    T* to = out.mutable_data_ptr<T>();
+    for_rows(from.numel() / kLanes, kLanes,
+             [&](int64_t row) { store(to + row * kLanes, activate(load(all + row * kLanes), activation)); });
+  });
+  return out;
+}
+
+// The gradient of x from that of act(x).
+inline at::Tensor activated_backward(const at::Tensor& d_y, const at::Tensor& x, int64_t activation) {
+  const at::Tensor gradient = d_y.contiguous(), from = x.contiguous();
+  TORCH_CHECK(d_y.sizes() == x.sizes(), "a gradient of ", d_y.sizes(), " for ", x.sizes());
+  at::Tensor out = at::empty_like(from);
+  by_dtype(x, [&](auto type) {
+    using T = decltype(type);
+    const T *all = from.const_data_ptr<T>(), *d = gradient.const_data_ptr<T>();
+    T* to = out.mutable_data_ptr<T>();
+    for_rows(from.numel() / kLanes, kLanes, [&](int64_t row) {
+      Floats y, slope;
+      activate(load(all + row * kLanes), activation, y, slope);
+      store(to + row * kLanes, load(d + row * kLanes) * slope);
+    });
+  });
+  return out;
 }
 
 // act(gate) · up.

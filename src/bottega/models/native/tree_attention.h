@@ -3,6 +3,7 @@
 // Scores are never kept: the backward computes them again from the logarithm of their sum (as in FlashAttention, Dao et
 // al. 2022, arXiv 2205.14135). With s = scale · q kᵀ, p = softmax(s), o = p v:
 // ∂v = pᵀ ∂o, ∂p = ∂o vᵀ, ∂s = p · (∂p − Σ o ∂o), ∂q = scale · ∂s k, ∂k = scale · ∂sᵀ q.
+// Dropout is of p in o and ∂v, and of ∂p.
 //
 // Legend: T tokens; h query heads, g key/value heads; D, E widths of keys and values; L queries of a node, S keys that
 // they may see.
@@ -16,6 +17,7 @@
 #include <vector>
 
 #include "blocks.h"
+#include "dropout.h"
 #include "parallel.h"
 
 namespace bottega {
@@ -48,6 +50,7 @@ struct Forest {
   }
 
   int64_t nodes() const { return nodes_.size(0); }
+  int64_t tokens() const { return tokens_.size(0); }
   int64_t start(int64_t node) const { return node_[3 * node]; }
   int64_t end(int64_t node) const { return node_[3 * node + 1]; }
   int64_t parent(int64_t node) const { return node_[3 * node + 2]; }
@@ -84,14 +87,24 @@ struct Head {
   int64_t stride, width;
 };
 
+// window  positions to either side that a query sees; all: 0
+struct TreeOptions {
+  double scale;
+  int64_t window;
+  Dropout dropout;
+};
+
 // What a thread needs for the attention of one head of a node after another.
 //
 // All of them are blocks of 32 lines, filled up with zeros. Legend: L queries of the node, S tokens of its path.
 template <typename T, typename Blocks>
 class NodeAttention {
  public:
-  NodeAttention(const Forest& forest, double scale, int64_t window)
-      : forest_(forest), scale_(static_cast<float>(scale)), window_(window) {}
+  NodeAttention(const Forest& forest, const TreeOptions& options)
+      : forest_(forest),
+        scale_(static_cast<float>(options.scale)),
+        window_(options.window),
+        dropout_(options.dropout) {}
 
   // The keys and values that the queries of a node see; for the backward, also what that needs of them.
   void enter(int64_t node, const Head<T>& k, const Head<T>& v, bool backward) {
@@ -133,7 +146,8 @@ class NodeAttention {
   }
 
   // Writes out [T, E] and logs [T], the logarithms of the sums of the softmax, of one head.
-  void forward(const Head<T>& q, const Head<T>& out, const Head<float>& logs) {
+  void forward(int64_t head, const Head<T>& q, const Head<T>& out, const Head<float>& logs) {
+    head_ = head;
     const int64_t keys = key_blocks_ * kSide;
     take_queries(q, queries_);
     scores_.resize(kSide * keys);
@@ -160,9 +174,10 @@ class NodeAttention {
   }
 
   // Writes d_q [T, D] of one head, and adds to d_k [T, D] and d_v [T, E] of the path.
-  void backward(const Head<T>& q, const Head<T>& out, const Head<float>& logs, const Head<T>& d_out, const Head<T>& d_q,
-                const Head<float>& d_k, const Head<float>& d_v) {
+  void backward(int64_t head, const Head<T>& q, const Head<T>& out, const Head<float>& logs, const Head<T>& d_out,
+                const Head<T>& d_q, const Head<float>& d_k, const Head<float>& d_v) {
     const int64_t queries = query_blocks_ * kSide;
+    head_ = head;
     take_queries(q, queries_);
     take_queries(d_out, d_outs_);
     query_columns_.resize(queries * width_);
@@ -250,6 +265,9 @@ class NodeAttention {
     return seen & (distance < window) & (distance > -window);
   }
 
+  // Which keys dropout keeps for a query.
+  Dropout::Line kept_by(int64_t query) const { return {dropout_, head_ * forest_.tokens() + query}; }
+
   // Scores at `place` of a query and the keys from `first` on → weights, of which the largest is 1; returns what all
   // are to be multiplied with.
   float weigh(int64_t query, int64_t place, int64_t first, int64_t depth, float* log_of_sum) {
@@ -261,11 +279,12 @@ class NodeAttention {
       store(scores + i, score);
     }
     const float largest = maximum(most);
+    const Dropout::Line kept = kept_by(query);
     Floats total{};
     for (int64_t i = 0; i < depth; i += kLanes) {
       const Floats weight = exponential(load(scores + i) - largest);
       total += weight;
-      store(weights_.data() + place + i, weight);
+      store(weights_.data() + place + i, kept.keep(weight, first + i));
     }
     *log_of_sum = largest + std::log(sum(total));
     return 1 / sum(total);
@@ -337,12 +356,13 @@ class NodeAttention {
         continue;
       }
       const int64_t token = token_of(block, i);
+      const Dropout::Line kept = kept_by(token);
       const float log_of_sum = *logs.line(token), along_out = along_out_.data()[block * kSide + i];
       for (int64_t c = 0; c < kSide; c += kLanes) {
         const Floats p = exponential(load(weight + c) * scale_ - log_of_sum);
         const Floats seen = visible(token, j * kSide + c) ? p : Floats{};
-        store(weight + c, seen);
-        store(gradient + c, seen * (load(gradient + c) - along_out) * scale_);
+        store(weight + c, kept.keep(seen, j * kSide + c));
+        store(gradient + c, seen * (kept.keep(load(gradient + c), j * kSide + c) - along_out) * scale_);
       }
     }
     const int64_t place = (j - begin) * kSide;
@@ -373,7 +393,9 @@ class NodeAttention {
   const Forest& forest_;
   const float scale_;
   const int64_t window_;
+  const Dropout dropout_;
   Blocks blocks_;
+  int64_t head_ = 0;
   int64_t first_ = 0, count_ = 0;  // of the queries
   int64_t query_blocks_ = 0, key_blocks_ = 0, width_ = 0, value_width_ = 0;
   std::vector<int64_t> path_;
@@ -421,18 +443,18 @@ inline int64_t heads_of_task(int64_t tasks_of_a_head, int64_t key_heads, int64_t
 
 // q [T, h, D], k [T, g, D], v [T, g, E] → out [T, h, E] and logs [T, h, 1]; padding is left as it is.
 template <typename T>
-void attend_to_trees(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Forest& forest, double scale,
-                     int64_t window, at::Tensor& out, at::Tensor& logs) {
+void attend_to_trees(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Forest& forest,
+                     const TreeOptions& options, at::Tensor& out, at::Tensor& logs) {
   const int64_t heads = q.size(1), group = heads / k.size(1), nodes = forest.nodes();
   const int64_t its_heads = heads_of_task(nodes, k.size(1), group), parts = heads / its_heads;
   by_blocks<T>([&](auto blocks) {
     share(nodes * parts, [&](const auto& take) {
-      NodeAttention<T, decltype(blocks)> attention(forest, scale, window);
+      NodeAttention<T, decltype(blocks)> attention(forest, options);
       for (int64_t task; take(task);) {
         const int64_t first = task % parts * its_heads, key_head = first / group;
         attention.enter(task / parts, Head<T>(k, key_head), Head<T>(v, key_head), false);
         for (int64_t head = first; head < first + its_heads; ++head)
-          attention.forward(Head<T>(q, head), Head<T>(out, head), Head<float>(logs, head));
+          attention.forward(head, Head<T>(q, head), Head<T>(out, head), Head<float>(logs, head));
       }
     });
   });
@@ -442,8 +464,8 @@ void attend_to_trees(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
 // first.
 template <typename T>
 void attend_to_trees_backward(const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                              const at::Tensor& out, const at::Tensor& logs, const Forest& forest, double scale,
-                              int64_t window, at::Tensor& d_q, at::Tensor& d_k, at::Tensor& d_v) {
+                              const at::Tensor& out, const at::Tensor& logs, const Forest& forest,
+                              const TreeOptions& options, at::Tensor& d_q, at::Tensor& d_k, at::Tensor& d_v) {
   const int64_t heads = q.size(1), group = heads / k.size(1), trees = forest.roots.size() - 1;
   const int64_t its_heads = heads_of_task(trees, k.size(1), group), parts = heads / its_heads;
   const auto wide = k.options().dtype(at::kFloat);
@@ -452,7 +474,7 @@ void attend_to_trees_backward(const at::Tensor& d_out, const at::Tensor& q, cons
   for (at::Tensor* tensor : {&d_q, &all_d_k, &all_d_v}) forest.clear_padding(*tensor);
   by_blocks<T>([&](auto blocks) {
     share(trees * parts, [&](const auto& take) {
-      NodeAttention<T, decltype(blocks)> attention(forest, scale, window);
+      NodeAttention<T, decltype(blocks)> attention(forest, options);
       for (int64_t task; take(task);) {
         const int64_t part = task % parts, first = part * its_heads, key_head = first / group;
         const int64_t begin = forest.roots[task / parts], end = forest.roots[task / parts + 1];
@@ -466,8 +488,8 @@ void attend_to_trees_backward(const at::Tensor& d_out, const at::Tensor& q, cons
         for (int64_t node = begin; node < end; ++node) {
           attention.enter(node, Head<T>(k, key_head), Head<T>(v, key_head), true);
           for (int64_t head = first; head < first + its_heads; ++head)
-            attention.backward(Head<T>(q, head), Head<T>(out, head), Head<float>(logs, head), Head<T>(d_out, head),
-                               Head<T>(d_q, head), its_d_k, its_d_v);
+            attention.backward(head, Head<T>(q, head), Head<T>(out, head), Head<float>(logs, head),
+                               Head<T>(d_out, head), Head<T>(d_q, head), its_d_k, its_d_v);
         }
       }
     });
