@@ -135,11 +135,11 @@ class NativeArithmetic(Arithmetic):
         y: Tensor = torch.ops.bottega.activated(x, activation_number(activation))
         return y
 
-    def activate_backward(self, d_y: Tensor, x: Tensor, activation: str) -> Tensor:
-        if not fits(d_y, x):
-            return super().activate_backward(d_y, x, activation)
-        d_x: Tensor = torch.ops.bottega.activated_backward(d_y, x, activation_number(activation))
-        return d_x
+    def activate_with_slope(self, x: Tensor, activation: str) -> tuple[Tensor, Tensor]:
+        if not fits(x):
+            return super().activate_with_slope(x, activation)
+        y, slope = torch.ops.bottega.activated_with_slope(x, activation_number(activation))
+        return y, slope
 
     def rotate(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         if not _fits_halves(x, cosine, sine):

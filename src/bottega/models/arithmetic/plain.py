@@ -151,9 +151,10 @@ class Arithmetic:
         """[T, I] → activation(x)."""
         return ACTIVATIONS[activation][0](x)
 
-    def activate_backward(self, d_y: Tensor, x: Tensor, activation: str) -> Tensor:
-        """The gradient of x."""
-        return ACTIVATIONS[activation][1](d_y, x)
+    def activate_with_slope(self, x: Tensor, activation: str) -> tuple[Tensor, Tensor]:
+        """[T, I] → (activation(x), its derivative there)."""
+        activate, gradient = ACTIVATIONS[activation]
+        return activate(x), gradient(torch.ones_like(x), x)
 
     def rotate(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         """x [T, h, D], angles [T, 1, D] → (x₁ c − x₂ s, x₂ c + x₁ s) of the halves of each head."""

@@ -178,10 +178,10 @@ class _Mlp(torch.autograd.Function):
         arithmetic: Arithmetic = ctx.arithmetic
         first, second = cast(Sequence[LinearTensors], unflatten(tensors, ctx.constants))
         needs_x, needs = ctx.needs_input_grad[0], ctx.needs_input_grad[4:]
-        activated = arithmetic.activate(inner, ctx.activation)
+        activated, slope = arithmetic.activate_with_slope(inner, ctx.activation)
         d_activated, d_second = linear_backward(gradients, activated, u_second, [second], needs[4:], True, arithmetic)
         assert d_activated is not None
         del activated
-        d_inner = arithmetic.activate_backward(d_activated, inner, ctx.activation)
+        d_inner = d_activated.mul_(slope)
         d_x, d_first = linear_backward([d_inner], x, u, [first], needs[:4], needs_x, arithmetic)
         return d_x, None, None, None, *d_first, *d_second

@@ -237,7 +237,7 @@ TORCH_LIBRARY(bottega, m) {
       "int dropped, bool needs_weight) -> (Tensor, Tensor, Tensor, Tensor)",
       bottega::add_and_normalize_backward);
   m.def("activated(Tensor x, int activation) -> Tensor", bottega::activated);
-  m.def("activated_backward(Tensor d_y, Tensor x, int activation) -> Tensor", bottega::activated_backward);
+  m.def("activated_with_slope(Tensor x, int activation) -> (Tensor, Tensor)", bottega::activated_with_slope);
   m.def("gated_product(Tensor gate, Tensor up, int activation) -> Tensor", bottega::gated_product);
   m.def("gated_product_backward(Tensor d_product, Tensor gate, Tensor up, int activation) -> (Tensor, Tensor)",
         bottega::gated_product_backward);

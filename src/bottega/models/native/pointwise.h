@@ -284,22 +284,22 @@ inline at::Tensor activated(const at::Tensor& x, int64_t activation) {
   return out;
 }
 
-// The gradient of x from that of act(x).
-inline at::Tensor activated_backward(const at::Tensor& d_y, const at::Tensor& x, int64_t activation) {
-  const at::Tensor gradient = d_y.contiguous(), from = x.contiguous();
-  TORCH_CHECK(d_y.sizes() == x.sizes(), "a gradient of ", d_y.sizes(), " for ", x.sizes());
-  at::Tensor out = at::empty_like(from);
+// act(x) and its slope there.
+inline std::tuple<at::Tensor, at::Tensor> activated_with_slope(const at::Tensor& x, int64_t activation) {
+  const at::Tensor from = x.contiguous();
+  at::Tensor out = at::empty_like(from), slopes = at::empty_like(from);
   by_dtype(x, [&](auto type) {
     using T = decltype(type);
-    const T *all = from.const_data_ptr<T>(), *d = gradient.const_data_ptr<T>();
-    T* to = out.mutable_data_ptr<T>();
+    const T* all = from.const_data_ptr<T>();
+    T *to = out.mutable_data_ptr<T>(), *to_slope = slopes.mutable_data_ptr<T>();
     for_rows(from.numel() / kLanes, kLanes, [&](int64_t row) {
       Floats y, slope;
       activate(load(all + row * kLanes), activation, y, slope);
-      store(to + row * kLanes, load(d + row * kLanes) * slope);
+      store(to + row * kLanes, y);
+      store(to_slope + row * kLanes, slope);
     });
   });
-  return out;
+  return {out, slopes};
 }
 
 // act(gate) · up.
