@@ -11,7 +11,7 @@ import typer
 
 import bottega
 from bottega.cli import interruption
-from bottega.cli.app import USE, app, busy, errors
+from bottega.cli.app import USE, Dtype, app, busy, errors
 from bottega.cli.server_state import KEY_VARIABLE, SERVER_FOLDER, Database, Folder, name_and_source, open_tables
 
 # Environment variable with the key for other servers.
@@ -47,7 +47,7 @@ def serve(
         Path | None, typer.Option(help="File for one line a request, without prompts; - for standard error.")
     ] = None,
     log_bodies: Annotated[bool, typer.Option("--log-bodies", help="Log what is asked, too.")] = False,
-    dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
+    dtype: Dtype = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     max_rows: Annotated[int, typer.Option(help="Answers of a model that are computed together.", min=1)] = 64,
     max_tokens: Annotated[

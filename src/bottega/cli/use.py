@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 import bottega
-from bottega.cli.app import USE, Json, app, busy, errors, options
+from bottega.cli.app import USE, Dtype, Json, app, busy, errors, options
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A run, a folder or a hub id.")]
 SystemPrompt = Annotated[str, typer.Option(help="System prompt.")]
@@ -36,14 +36,18 @@ def generate(
     ] = False,
     system: SystemPrompt = "",
     number: Annotated[int, typer.Option("--number", "-n", help="Continuations per prompt.", min=1)] = 1,
+    dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> None:
     """Continue prompts, all in one batch."""
-    _generate(model, prompts or _input_lines(), settings, chat=chat, system=system, number=number, as_json=as_json)
+    language_model = _load_language_model(model, dtype)
+    _generate(
+        language_model, prompts or _input_lines(), settings, chat=chat, system=system, number=number, as_json=as_json
+    )
 
 
 def _generate(
-    model: str,
+    language_model: bottega.LanguageModel,
     prompts: Sequence[str],
     settings: bottega.Sampling,
     *,
@@ -52,7 +56,6 @@ def _generate(
     number: int,
     as_json: bool,
 ) -> None:
-    language_model = _load_language_model(model)
     turns = [[*_system_turn(system), {"role": "user", "content": prompt}] for prompt in prompts]
     with busy(f"generating {len(prompts) * number} continuations"):
         generated = language_model.generate(turns if chat else prompts, settings, continuations=number)
@@ -102,7 +105,8 @@ def run(
         raise bottega.RecipeError(what, where=where, fix="name an export, or --config FILE")
     texts, head = texts or _input_lines(), bottega.find_head(model)
     if head == "language":
-        _generate(model, texts, settings, chat=chat, system="", number=1, as_json=as_json)
+        opened = _load_language_model(model)
+        _generate(opened, texts, settings, chat=chat, system="", number=1, as_json=as_json)
     elif head == "sequence":
         classify(model, texts, as_json=as_json)
     elif head == "token":
@@ -120,13 +124,14 @@ def chat(
     model: ModelName,
     system: SystemPrompt = "",
     compare: Annotated[bool, typer.Option("--compare", help="Also print the base model's answers.")] = False,
+    dtype: Dtype = "auto",
 ) -> None:
     """Chat with a model; /help lists the commands."""
     from bottega.cli.chat import Conversation
     from bottega.cli.console import results_console
 
     console = results_console()
-    conversation = Conversation(_load_language_model(model), settings, console, system=system)
+    conversation = Conversation(_load_language_model(model, dtype), settings, console, system=system)
     if compare:
         # Like the user's own command, so that a model without a base is reported and the conversation starts.
         conversation.run(["/compare"])
@@ -288,9 +293,9 @@ def _print_results(as_json: bool, texts: Sequence[str], results: Sequence[tuple[
         print(json.dumps({"text": text, **fields}, ensure_ascii=False) if as_json else f"{line}\t{text}")
 
 
-def _load_language_model(name: str) -> bottega.LanguageModel:
+def _load_language_model(name: str, dtype: str = "auto") -> bottega.LanguageModel:
     with busy(f"loading {name}"):
-        model = bottega.load_language_model(name)
+        model = bottega.load_language_model(name, dtype=dtype)
     if unused := model.ignored_settings:
         from bottega.cli.console import progress_console
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from bottega.errors import RunError
+from bottega.errors import ModelError, RunError
 
 
 def resolve_device(requested: str = "auto", *, where: str = "device") -> str:
@@ -25,7 +25,10 @@ def available_device(requested: str = "auto") -> str:
 def compute_dtype(requested: str, device: str) -> torch.dtype:
     """The dtype of weights and computation; `auto` is bfloat16 if the hardware multiplies it."""
     if requested != "auto":
-        dtype: torch.dtype = getattr(torch, requested)
+        dtype: torch.dtype | None = getattr(torch, requested, None)
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            fix = "auto, bfloat16, float16 or float32; to use a model on a CPU also int8"
+            raise ModelError(f"no dtype {requested} to compute in", where="dtype", fix=fix)
         return dtype
     if has_native_dtype(torch.bfloat16, device):
         return torch.bfloat16

@@ -25,6 +25,9 @@ from bottega.objectives import HeadKind
 if TYPE_CHECKING:
     from bottega.adapters import AdaptedModel
 
+# The dtype by which weights in 8 bits are asked for.
+EIGHT_BITS = "int8"
+
 
 def fit_model(
     model: Any,
@@ -33,14 +36,14 @@ def fit_model(
     extra: Sequence[str] = (),
     *,
     native: bool = False,
-    pack_weights: bool = False,
+    weight_bits: int | None = None,
 ) -> Scorer:
     """The model ready to score batches, packed if the proof on a small copy shows that to be exact.
 
     fit           how it was computed in an earlier start of the run, which goes before `native`
     extra         heads beside `head`
     native        it may be computed in C++
-    pack_weights  its weights will not change: they may be kept in the order in which C++ reads them
+    weight_bits   its weights will not change: they may be kept in the order in which C++ reads them, in 16 or 8 bits
 
     Raises a ModelError if it was computed in C++ and cannot be now: other sums would be rounded otherwise.
     """
@@ -62,8 +65,14 @@ def fit_model(
     if fit.native:
         mark(model)
     # Not an encoder–decoder: T5 asks for the dtype of a weight in every layer, which would be made whole for it.
-    if fit.native and pack_weights and fit.packed and not model.config.is_encoder_decoder:
-        pack_model(model)
+    if weight_bits and fit.native and fit.packed and not model.config.is_encoder_decoder:
+        pack_model(model, weight_bits)
+    elif weight_bits == 8:
+        what = f"no weights in 8 bits of {model.config.model_type} on {model.device.type}"
+        fix = (
+            "8 bits are for decoders and encoders on a CPU, by operators in C++: bottega build-native; or another dtype"
+        )
+        raise ModelError(what, where=f"dtype {EIGHT_BITS}", fix=fix)
     apply_kernels(model, fit.fused, native=fit.native)
     return Scorer(model, head, fit, extra)
 
@@ -97,12 +106,15 @@ def load_scorer(
 ) -> Scorer:
     """The model of a run, a folder or a hub id, as it was trained, ready to score on `device` (or `auto`).
 
+    dtype   of weights and computation; `int8`: weights in 8 bits, computed as with `auto`
     native  it may be computed in C++: not while something is trained, as a resumed run must compute what it did
     """
     resolved = resolve_device(device)
-    network, adapted = load_adapted(name, compute_dtype(dtype, resolved), head, labels, tokenizer)
+    computed = compute_dtype("auto" if dtype == EIGHT_BITS else dtype, resolved)
+    network, adapted = load_adapted(name, computed, head, labels, tokenizer)
     module = (network if adapted is None else adapted.model).to(resolved).eval()
-    scorer = fit_model(module if adapted is None else adapted.network, head, native=native, pack_weights=True)
+    bits = 8 if dtype == EIGHT_BITS else 16
+    scorer = fit_model(module if adapted is None else adapted.network, head, native=native, weight_bits=bits)
     if adapted is not None:
         _use(scorer, adapted)
     return scorer

@@ -38,7 +38,7 @@ def networks(kind: str, dtype: torch.dtype) -> tuple[Any, Any]:
     sizes = {**SIZES, "head_dim": 32} if kind != "gpt2" else SIZES
     model = sharpen(transformers.AutoModelForCausalLM.from_config(tiny_config(kind, **sizes))).to(dtype).eval()
     reference = copy.deepcopy(model).float()
-    fast, plain = fit_model(model, "language", native=True, pack_weights=True), fit_model(reference, "language")
+    fast, plain = fit_model(model, "language", native=True, weight_bits=16), fit_model(reference, "language")
     assert fast.fit.packed, fast.fit.reason
     return fast.network, plain.network
 

@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from bottega.batch import Example, Row
 from bottega.errors import ModelError
 from bottega.models import native
 from bottega.models.kernels.lora_linear import apply_linears, linear_tensors
@@ -20,6 +22,7 @@ from bottega.models.low_rank import LowRankUpdate
 from bottega.models.native.packed_linear import PackedLinear, pack_model
 from bottega.models.row_adapters import RowAdapters
 from bottega.models.scorer_setup import load_scorer
+from bottega.packing import pack
 from making import make_model
 
 pytestmark = pytest.mark.skipif(native.operators() is None, reason="the operators in C++ are not built")
@@ -45,9 +48,43 @@ def test_products_are_rounded_once(rows: int, inputs: int, outputs: int, bias: b
     assert ((wide.double() - exact).abs() <= 1e-5).all()
 
 
+@pytest.mark.parametrize("rows", [1, 16, 33, 600])
+@pytest.mark.parametrize(("inputs", "outputs", "bias"), [(96, 50, True), (64, 257, False)])
 @torch.no_grad()
-def test_a_row_gets_the_same_bits_alone_and_among_others() -> None:
-    packed, x = PackedLinear(layer_of(96, 70)), torch.randn(600, 96, dtype=torch.bfloat16)
+def test_weights_in_8_bits(rows: int, inputs: int, outputs: int, bias: bool) -> None:
+    """Products with the rounded weights, whose inputs are rounded to 65,279 numbers of a row where tiles multiply."""
+    layer, x = layer_of(inputs, outputs, bias), torch.randn(rows, inputs, dtype=torch.bfloat16)
+    layer.weight[3] = 0
+    packed = PackedLinear(layer, bits=8)
+    scale = (layer.weight.float().abs().amax(1, keepdim=True) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+    rounded = (layer.weight.float() / scale).round() * scale
+    torch.testing.assert_close(packed.weight, rounded.bfloat16())
+    assert (rounded - layer.weight).abs().max() <= scale.max() / 2 * 1.0001
+    exact = nn.functional.linear(x.double(), rounded.double(), layer.bias.double() if bias else None)
+    step = x.double().abs().amax(1, keepdim=True) / 32_639
+    bound = exact.abs() * 2**-8 + step / 2 * rounded.double().abs().sum(1) + 1e-5
+    assert ((packed(x).double() - exact).abs() <= bound).all()
+    wide = torch.ops.bottega.linear(x.float(), packed.handle)
+    assert ((wide.double() - exact).abs() <= 1e-5).all()
+    assert packed.bytes == (-(-inputs // 64) * 64 + 4) * -(-outputs // 32) * 32
+
+
+@torch.no_grad()
+def test_inputs_that_are_large_zero_or_no_number_in_8_bits() -> None:
+    layer = layer_of(64, 32, bias=False)
+    packed, x = PackedLinear(layer, bits=8), torch.randn(6, 64, dtype=torch.bfloat16)
+    x[1], x[2, 5], x[3, 7], x[4, 3] = 0, torch.inf, torch.nan, 1e30
+    found = packed(x)
+    assert not found[1].any()
+    assert not found[2:4].isfinite().any()
+    assert found[[0, 4, 5]].isfinite().all()
+    torch.testing.assert_close(found[4].float(), 1e30 * packed.weight[:, 3].float(), rtol=0.02, atol=1e26)
+
+
+@pytest.mark.parametrize("bits", [16, 8])
+@torch.no_grad()
+def test_a_row_gets_the_same_bits_alone_and_among_others(bits: int) -> None:
+    packed, x = PackedLinear(layer_of(96, 70), bits), torch.randn(600, 96, dtype=torch.bfloat16)
     together = packed(x)
     for row in (0, 15, 31, 40, 599):
         assert torch.equal(packed(x[row : row + 1])[0], together[row])
@@ -144,6 +181,28 @@ def test_a_saved_model_is_whole(llama_folder: Path, tmp_path: Path) -> None:
     own, saved = (load_file(folder / "model.safetensors") for folder in (llama_folder, tmp_path / "saved"))
     assert own.keys() == saved.keys()
     assert all(torch.equal(own[name].bfloat16(), saved[name]) for name in own)
+
+
+def test_a_model_opened_in_8_bits(llama_folder: Path, tmp_path: Path) -> None:
+    """It answers nearly as the whole one, and is not saved as if it were that."""
+    tokens = torch.arange(40) % 50
+    batch = pack([Example("1", (Row(tokens.numpy(), np.arange(39), tokens[1:].numpy(), np.ones(39, np.float32)),))])
+    whole, rounded = (load_scorer(str(llama_folder), dtype, "cpu", native=True) for dtype in ("bfloat16", "int8"))
+    layers = [module for module in rounded.network.modules() if isinstance(module, PackedLinear)]
+    assert layers
+    assert {layer.bits for layer in layers} == {8}
+    with torch.no_grad():
+        one, other = (scorer(batch, frozenset({"logp"}))["logp"] for scorer in (whole, rounded))
+    assert not torch.equal(one, other)
+    torch.testing.assert_close(one, other, rtol=0, atol=0.2)
+    with pytest.raises(ModelError, match="rounded to 8 bits"):
+        rounded.save(tmp_path / "saved")
+
+
+def test_8_bits_need_the_operators(llama_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(native.SWITCH, "0")
+    with pytest.raises(ModelError, match="no weights in 8 bits of llama on cpu"):
+        load_scorer(str(llama_folder), "int8", "cpu", native=True)
 
 
 def test_what_an_adapter_trained_stays_and_is_saved(lora_folder: Path, tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ std::tuple<Tensor, Tensor, Tensor> attend_trees_backward(const Tensor& d_out, co
 TORCH_LIBRARY(bottega, m) {
   using bottega::PackedLinear;
   m.class_<PackedLinear>("PackedLinear")
-      .def(torch::init<at::Tensor, std::optional<at::Tensor>>())
+      .def(torch::init<at::Tensor, std::optional<at::Tensor>, int64_t>())
       .def("weight", [](const c10::intrusive_ptr<PackedLinear>& self) { return self->weight(); })
       .def("bytes", [](const c10::intrusive_ptr<PackedLinear>& self) { return self->bytes(); })
       .def("handle",

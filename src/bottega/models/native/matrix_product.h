@@ -26,9 +26,6 @@ struct Factors {
 
 #ifdef __AMX_BF16__
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-
 // A matrix in which the numbers of a row, or those of a column, lie side by side.
 struct Matrix {
   explicit Matrix(const at::Tensor& tensor) : rows(tensor.size(0)), columns(tensor.size(1)) {

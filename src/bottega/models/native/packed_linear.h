@@ -6,15 +6,23 @@
 // Every output is summed in the order of its inputs, however many rows there are: a row among others gets the bits that
 // it gets alone.
 //
+// In 8 bits, a weight is a whole number of -127 to 127 times a scale of its output; blocks have 64 inputs, 4 of an
+// output side by side. AMX multiplies whole numbers of 8 bits: an input becomes one of 16 bits times a scale of its
+// row, and is multiplied as 256 · high + low. Nothing is rounded in these sums. Other processors widen weights to
+// float32.
+//
 // Legend: M rows, K inputs, N outputs.
 #pragma once
 
 #include <ATen/ATen.h>
 #include <torch/custom_class.h>
 
+#include <algorithm>
+#include <limits>
 #include <optional>
 #include <vector>
 
+#include "blocks.h"
 #include "parallel.h"
 #include "tiles.h"
 #include "vectors.h"
@@ -27,26 +35,40 @@ constexpr int64_t kRows = 32;   // rows that are multiplied with a panel at once
 // Rows whose inputs stay in the cache while all panels pass.
 constexpr int64_t kRowBlock = 512;
 
+constexpr int64_t kWholeBlock = 64;  // inputs of a block in 8 bits
+
 struct PackedLinear : torch::CustomClassHolder {
-  // Of a weight in bfloat16.
-  PackedLinear(at::Tensor weight, std::optional<at::Tensor> bias) : inputs(weight.size(1)), outputs(weight.size(0)) {
+  // In 16 bits, of a weight in bfloat16, or in 8.
+  PackedLinear(at::Tensor weight, std::optional<at::Tensor> bias, int64_t bits)
+      : inputs(weight.size(1)), outputs(weight.size(0)) {
     TORCH_CHECK(inputs % kBlock == 0, "packed layers have a multiple of 32 inputs");
+    TORCH_CHECK(bits == 8 || (bits == 16 && weight.scalar_type() == at::kBFloat16), "no ", weight.scalar_type(), " in ",
+                bits, " bits");
     if (bias) this->bias = bias->to(at::kFloat).contiguous();
-    weight = at::constant_pad_nd(weight, {0, 0, 0, panels() * kPanel - outputs});
-    TORCH_CHECK(weight.scalar_type() == at::kBFloat16, "weights are packed in bfloat16");
-    panel = weight.view({panels(), 2, 16, inputs / kBlock, 16, 2}).permute({0, 3, 1, 4, 2, 5}).contiguous();
+    const int64_t block = bits == 8 ? kWholeBlock : kBlock, side = bits == 8 ? 4 : 2;
+    weight = at::constant_pad_nd(weight, {0, round_up(inputs, block) - inputs, 0, panels() * kPanel - outputs});
+    if (bits == 8) {
+      weight = weight.to(at::kFloat);
+      // At least the smallest normal number: an output of zeros must not be divided by 0.
+      scale = weight.abs().amax(1).div_(127).clamp_min_(std::numeric_limits<float>::min());
+      weight = weight.div(scale.unsqueeze(1)).round_().to(at::kChar);
+    }
+    panel = weight.view({panels(), 2, 16, -1, 16, side}).permute({0, 3, 1, 4, 2, 5}).contiguous();
   }
 
+  // Of a weight in 8 bits, the rounded one in float32.
   at::Tensor weight() const {
-    at::Tensor whole = panel.permute({0, 2, 4, 1, 3, 5}).reshape({panels() * kPanel, inputs});
-    return whole.slice(0, 0, outputs);
+    at::Tensor whole = panel.permute({0, 2, 4, 1, 3, 5}).reshape({panels() * kPanel, -1});
+    if (scale.defined()) whole = whole.to(at::kFloat) * scale.unsqueeze(1);
+    return whole.slice(0, 0, outputs).slice(1, 0, inputs);
   }
 
-  int64_t bytes() const { return panel.nbytes(); }
+  int64_t bytes() const { return panel.nbytes() + (scale.defined() ? scale.nbytes() : 0); }
   int64_t panels() const { return (outputs + kPanel - 1) / kPanel; }
 
   int64_t inputs, outputs;
-  at::Tensor panel;  // [N/32, K/32, 2, 16, 16, 2]
+  at::Tensor panel;  // [N/32, K/32, 2, 16, 16, 2] in bfloat16, [N/32, K/64, 2, 16, 16, 4] in int8
+  at::Tensor scale;  // [N rounded up to 32] in float32, of a weight in 8 bits
   at::Tensor bias;   // [N] in float32
 };
 
@@ -86,6 +108,99 @@ inline void multiply_tiles(const BFloat16* x, int64_t inputs, int64_t rows, cons
 }
 #endif
 
+// The rows of a product as whole numbers of 16 bits, each times a scale of its row: [M][2][K rounded up to 64] with the
+// upper and the lower 8 bits.
+class WholeInputs {
+ public:
+  template <typename T>
+  WholeInputs(const T* x, int64_t rows, int64_t inputs) : width(round_up(inputs, kWholeBlock)) {
+    lines_.resize(rows * 2 * width);
+    scales_.resize(rows);
+    for_rows(rows, inputs, [&](int64_t row) {
+      const T* from = x + row * inputs;
+      Floats most{}, zeros{};
+      for (int64_t i = 0; i < inputs; i += kLanes) {
+        const Floats number = load(from + i);
+        most = maximum(most, number < 0.0f ? -number : number);
+        zeros += number - number;  // unless one is not finite: then nor is the result
+      }
+      // The largest of which the upper part, rounded to the nearest, has 8 bits.
+      constexpr float kMost = 127 * 256 + 127;
+      const float largest = std::max(maximum(most), std::numeric_limits<float>::min() * kMost);
+      scales_[row] = largest / kMost + sum(zeros);
+      int8_t* upper = lines_.data() + row * 2 * width;
+      for (int64_t i = 0; i < inputs; i += kLanes) {
+        const Floats whole = load(from + i) * (kMost / largest);
+        const Ints number = __builtin_convertvector(whole + (whole < 0.0f ? broadcast(-0.5f) : broadcast(0.5f)), Ints);
+        const Ints high = (number + 128) >> 8;
+        store(upper + i, high);
+        store(upper + width + i, number - (high << 8));
+      }
+      std::fill_n(upper + inputs, width - inputs, 0);
+      std::fill_n(upper + width + inputs, width - inputs, 0);
+    });
+  }
+
+  const int8_t* row(int64_t row) const { return lines_.data() + row * 2 * width; }
+  float scale(int64_t row) const { return scales_[row]; }
+
+  const int64_t width;
+
+ private:
+  std::vector<int8_t> lines_;
+  std::vector<float> scales_;
+};
+
+#ifdef __AMX_INT8__
+// sums [rows][32] of up to 32 rows and one panel in 8 bits, but for the scale of its outputs.
+inline void multiply_whole(const WholeInputs& x, int64_t first, int64_t rows, const int8_t* panel, float* sums,
+                           Tiles& tiles) {
+  // 0 and 1: sums of the upper parts; 2 and 3: of the lower; 4 and 5: rows; 6 and 7: the halves of a panel. Of up to
+  // eight rows, both parts are in one tile.
+  for (int64_t begin = 0; begin < rows; begin += kLanes) {
+    const int64_t count = std::min(kLanes, rows - begin), line = 2 * x.width;
+    const bool together = count <= kLanes / 2;
+    const int lines = static_cast<int>(together ? 2 * count : count);
+    const int64_t stride = together ? x.width : line;
+    tiles.configure(
+        {{{lines, 64}, {lines, 64}, {lines, 64}, {lines, 64}, {lines, 64}, {lines, 64}, {16, 64}, {16, 64}}});
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    finish_writing();
+    const int8_t *from = x.row(first + begin), *block = panel;
+    for (int64_t k = 0; k < x.width; k += kWholeBlock, block += kWholeBlock * kPanel) {
+      _tile_loadd(6, block, 64);
+      _tile_loadd(7, block + kWholeBlock * kPanel / 2, 64);
+      _tile_loadd(4, from + k, stride);
+      _tile_dpbssd(0, 4, 6);
+      _tile_dpbssd(1, 4, 7);
+      if (together) continue;
+      _tile_loadd(5, from + x.width + k, stride);
+      _tile_dpbssd(2, 5, 6);
+      _tile_dpbssd(3, 5, 7);
+    }
+    alignas(64) int32_t parts[4][kLanes][kLanes];
+    _tile_stored(0, parts[0], 64);
+    _tile_stored(1, parts[1], 64);
+    if (!together) {
+      _tile_stored(2, parts[2], 64);
+      _tile_stored(3, parts[3], 64);
+    }
+    finish_writing();
+    for (int64_t row = 0; row < count; ++row) {
+      for (int64_t half = 0; half < 2; ++half) {
+        const int32_t* high = together ? parts[half][2 * row] : parts[half][row];
+        const int32_t* low = together ? parts[half][2 * row + 1] : parts[half + 2][row];
+        store(sums + (begin + row) * kPanel + half * kLanes,
+              (256.0f * load(high) + load(low)) * x.scale(first + begin + row));
+      }
+    }
+  }
+}
+#endif
+
 // Two inputs of sixteen outputs, as float32.
 inline void load_pair(const BFloat16* from, Floats& even, Floats& odd) {
   Bits pairs;
@@ -118,6 +233,25 @@ void multiply_rows(const float* x, int64_t inputs, const BFloat16* panel, float*
   }
 }
 
+// The same of a panel in 8 bits, but for the scale of its outputs.
+inline void multiply_row(const float* x, int64_t inputs, const int8_t* panel, float* sums) {
+  Floats total[2]{};
+  for (int64_t k = 0; k < inputs; k += kWholeBlock, panel += kWholeBlock * kPanel) {
+    for (int64_t half = 0; half < 2; ++half) {
+      for (int64_t j = 0; j < std::min(kWholeBlock, inputs - k); j += 4) {
+        Ints four;
+        std::memcpy(&four, panel + (half * kWholeBlock + j) * kLanes, sizeof(four));
+        total[half] += x[k + j] * __builtin_convertvector((four << 24) >> 24, Floats);
+        total[half] += x[k + j + 1] * __builtin_convertvector((four << 16) >> 24, Floats);
+        total[half] += x[k + j + 2] * __builtin_convertvector((four << 8) >> 24, Floats);
+        total[half] += x[k + j + 3] * __builtin_convertvector(four >> 24, Floats);
+      }
+    }
+  }
+  store(sums, total[0]);
+  store(sums + kLanes, total[1]);
+}
+
 // The rows x [M, K] of a product, in the form that the kernel at hand reads.
 template <typename T>
 class Inputs {
@@ -128,12 +262,37 @@ class Inputs {
       TORCH_CHECK(x.is_cpu() && inputs == layer->inputs, "a layer of ", layer->inputs, " inputs got ", inputs);
     }
     x_ = kept_.const_data_ptr<T>();
-    if (uses_tiles()) return;
+    if (uses_tiles()) {
+      if (layers[0]->scale.defined()) whole_.emplace(x_, rows, inputs);
+      return;
+    }
     wide_ = kept_.to(at::kFloat);
     wide_x_ = wide_.const_data_ptr<float>();
   }
 
-  // sums [count][32] of rows `first` and on, and one panel.
+  // sums [count][32] of rows `first` and on, and panel number `index` of a layer.
+  void multiply(int64_t first, int64_t count, const PackedLinear& layer, int64_t index, float* sums,
+                Tiles& tiles) const {
+    if (!layer.scale.defined()) {
+      return multiply(first, count, layer.panel.const_data_ptr<BFloat16>() + index * inputs * kPanel, sums, tiles);
+    }
+    const int64_t size = round_up(inputs, kWholeBlock) * kPanel;
+    multiply(first, count, layer.panel.const_data_ptr<int8_t>() + index * size, sums, tiles);
+    const float* scale = layer.scale.const_data_ptr<float>() + index * kPanel;
+    for (int64_t i = 0; i < count * kPanel; i += kLanes) store(sums + i, load(sums + i) * load(scale + i % kPanel));
+  }
+
+  const int64_t rows, inputs;
+
+ private:
+  void multiply(int64_t first, int64_t count, const int8_t* panel, float* sums, Tiles& tiles) const {
+#ifdef __AMX_INT8__
+    if (whole_) return multiply_whole(*whole_, first, count, panel, sums, tiles);
+#endif
+    for (int64_t row = 0; row < count; ++row)
+      multiply_row(wide_x_ + (first + row) * inputs, inputs, panel, sums + row * kPanel);
+  }
+
   void multiply(int64_t first, int64_t count, const BFloat16* panel, float* sums, Tiles& tiles) const {
 #ifdef __AMX_BF16__
     if constexpr (std::is_same_v<T, BFloat16>) {
@@ -148,12 +307,10 @@ class Inputs {
     for (; row < count; ++row) multiply_rows<1>(x + row * inputs, inputs, panel, sums + row * kPanel);
   }
 
-  const int64_t rows, inputs;
-
- private:
   static bool uses_tiles() { return std::is_same_v<T, BFloat16> && Tiles::allowed(); }
 
   at::Tensor kept_, wide_;
+  std::optional<WholeInputs> whole_;  // of layers in 8 bits; those of one input have the same number of bits
   const T* x_;
   const float* wide_x_ = nullptr;
 };
@@ -162,7 +319,7 @@ class Inputs {
 template <typename T>
 void multiply_panel(const Inputs<T>& x, int64_t first, int64_t count, const PackedLinear& layer, int64_t index,
                     float* sums, Tiles& tiles) {
-  x.multiply(first, count, layer.panel.const_data_ptr<BFloat16>() + index * x.inputs * kPanel, sums, tiles);
+  x.multiply(first, count, layer, index, sums, tiles);
   if (!layer.bias.defined()) return;
   const int64_t n = index * kPanel, width = std::min(kPanel, layer.outputs - n);
   const float* bias = layer.bias.const_data_ptr<float>() + n;

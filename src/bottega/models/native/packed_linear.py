@@ -12,20 +12,22 @@ from torch import Tensor, nn
 
 from bottega.errors import ModelError
 from bottega.models.frozen_linear import FrozenLinear
+from bottega.models.native import DTYPES
 
 # The inputs of a packed layer must be a multiple of this.
 INPUT_MULTIPLE = 32
 
 
 class PackedLinear(FrozenLinear):
-    """A linear layer with a packed weight in bfloat16, of which products without gradients are computed in C++.
+    """A linear layer with a packed weight, of which products without gradients are computed in C++.
 
+    bits    of a weight: 16 in bfloat16, or 8, rounded to 255 numbers with a scale for each output
     handle  what the operators call it
     """
 
-    def __init__(self, layer: nn.Linear) -> None:
+    def __init__(self, layer: nn.Linear, bits: int = 16) -> None:
         super().__init__(layer)
-        self.packed = _Packed(layer)
+        self.bits, self.packed = bits, _Packed(layer, bits)
 
     @property
     def handle(self) -> int:
@@ -35,7 +37,7 @@ class PackedLinear(FrozenLinear):
         return self.packed.multiply(x)
 
     def whole_weight(self) -> Tensor:
-        return self.packed.weight()
+        return self.packed.weight().to(self.dtype)
 
     @property
     def bytes(self) -> int:
@@ -47,6 +49,9 @@ class PackedLinear(FrozenLinear):
         return self.matmul(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        if self.bits < 16:
+            what = f"the weights were rounded to {self.bits} bits when the model was opened"
+            raise ModelError(what, where="save", fix="open it with another dtype to save it")
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[f"{prefix}weight"] = self.whole_weight()
 
@@ -64,9 +69,9 @@ class PackedLinear(FrozenLinear):
 class _Packed:
     """A packed weight. A copy of a model shares it, as nothing changes it."""
 
-    def __init__(self, layer: nn.Linear) -> None:
+    def __init__(self, layer: nn.Linear, bits: int) -> None:
         packed_class: Callable[..., Any] = torch.classes.bottega.PackedLinear
-        self._packed = packed_class(layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
+        self._packed = packed_class(layer.weight.detach(), None if layer.bias is None else layer.bias.detach(), bits)
         self.handle: int = self._packed.handle()
 
     def multiply(self, x: Tensor) -> Tensor:
@@ -86,20 +91,20 @@ class _Packed:
         return self
 
 
-def pack_model(model: Any) -> None:
-    """Pack every linear layer of a model in bfloat16, in place; adapters go on working. One in another dtype stays.
+def pack_model(model: Any, bits: int = 16) -> None:
+    """Pack every linear layer of a model, in place; adapters go on working. In 16 bits, layers in float32 stay.
 
     The layer of the output embeddings keeps its weight, which may be that of the input embeddings, and is read by
     heads; it gets a packed copy beside it. What an adapter trained stays too.
     """
     head, trained = model.get_output_embeddings(), _modules_of_adapters(model)
     for name, module in list(model.named_modules()):
-        if module is not head and module not in trained and _can_pack(module):
+        if module is not head and module not in trained and _can_pack(module, bits):
             parent, _, attribute = name.rpartition(".")
             # One at a time: the old layer is freed before the next is packed.
-            setattr(model.get_submodule(parent), attribute, PackedLinear(module))
-    if _can_pack(head) and head not in trained:
-        setattr(head, "forward", partial(_head_forward, head, _Packed(head)))  # noqa: B010, a method for mypy
+            setattr(model.get_submodule(parent), attribute, PackedLinear(module, bits))
+    if _can_pack(head, bits) and head not in trained:
+        setattr(head, "forward", partial(_head_forward, head, _Packed(head, bits)))  # noqa: B010, a method for mypy
 
 
 def _modules_of_adapters(model: nn.Module) -> set[nn.Module]:
@@ -114,10 +119,10 @@ def _modules_of_adapters(model: nn.Module) -> set[nn.Module]:
     return {module for wrapper in wrappers for module in wrapper.modules() if module is not wrapper} - bases
 
 
-def _can_pack(layer: nn.Module | None) -> bool:
+def _can_pack(layer: nn.Module | None, bits: int) -> bool:
     return (
         type(layer) is nn.Linear
-        and layer.weight.dtype == torch.bfloat16
+        and layer.weight.dtype in ((torch.bfloat16,) if bits == 16 else DTYPES)
         and layer.weight.is_cpu
         and layer.in_features % INPUT_MULTIPLE == 0
     )

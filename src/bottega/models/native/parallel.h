@@ -8,6 +8,9 @@
 
 namespace bottega {
 
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
 // Calls work(take) on every thread; take(i) gives the next of `count` tasks until there are none. A thread that the
 // system interrupts takes fewer.
 template <typename Work>

@@ -27,6 +27,7 @@ typedef float Floats __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
 typedef uint32_t Bits __attribute__((vector_size(64)));
 typedef uint16_t HalfBits __attribute__((vector_size(32)));
+typedef int8_t Bytes __attribute__((vector_size(16)));
 
 inline Floats load(const float* from) {
   Floats x;
@@ -38,6 +39,18 @@ inline Floats load(const BFloat16* from) {
   HalfBits x;
   std::memcpy(&x, from, sizeof(x));
   return reinterpret_cast<Floats>(__builtin_convertvector(x, Bits) << 16);
+}
+
+// Whole numbers as float32.
+inline Floats load(const int32_t* from) {
+  Ints x;
+  std::memcpy(&x, from, sizeof(x));
+  return __builtin_convertvector(x, Floats);
+}
+
+inline void store(int8_t* to, Ints x) {
+  const auto narrow = __builtin_convertvector(x, Bytes);
+  std::memcpy(to, &narrow, sizeof(narrow));
 }
 
 inline void store(float* to, Floats x) { std::memcpy(to, &x, sizeof(x)); }
