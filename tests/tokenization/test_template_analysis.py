@@ -95,6 +95,12 @@ def test_a_name_assigned_further_down() -> None:
     assert not inside("{% if 'x' in before | default('') %}X{% endif %}{{ m.content }}{% set before = m.content %}")
 
 
+def test_a_variable_that_is_called_as_the_loop() -> None:
+    template = "{% set loop = messages[0] %}{% if loop.content == 'x' %}X{% endif %}{{ messages[0].content }}"
+    assert not only_prints_contents(template)
+    assert only_prints_contents(template.replace("loop.content == 'x'", "loop.role == 'user'").replace("loop", "first"))
+
+
 def test_families() -> None:
     """Those that look for the end of a thought, or compare contents, are the ones that may decide by them."""
     opaque = {name for name in FAMILIES if not only_prints_contents((FOLDER / f"{name}.jinja").read_text("utf-8"))}

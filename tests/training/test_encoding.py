@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -114,6 +117,84 @@ def test_a_killed_worker_is_reported() -> None:
     encode.objective_of = kill_worker
     with pytest.raises(OutOfMemory, match="was killed"):
         list(encode_all(records(100), encode, 2))
+
+
+def test_a_worker_that_is_killed_between_chunks_is_reported() -> None:
+    encoded = encode_all(records(300), encoder(), 2)
+    for _ in islice(encoded, 20):
+        pass
+    for child in multiprocessing.active_children():
+        os.kill(child.pid or 0, signal.SIGKILL)
+    with pytest.raises(OutOfMemory, match="was killed"):
+        list(encoded)
+
+
+COMPUTING = """
+import torch
+from test_encoding import encode_all, encoder, records
+from bottega.objectives.sft import Sft
+
+class Computing(Sft):
+    def rows(self, record, codec):
+        torch.ones(700, 700) @ torch.ones(700, 700)
+        return super().rows(record, codec)
+
+torch.set_num_threads(4)
+torch.ones(700, 700) @ torch.ones(700, 700)
+encode = encoder()
+encode.objective_of = lambda _: Computing()
+print(len(list(encode_all(records(2000), encode, 2))))
+"""
+
+
+def test_an_objective_that_computes_after_this_process_has() -> None:
+    """In a process of its own: forked from one with other threads, it would wait for them for ever."""
+    done = subprocess.run(
+        [sys.executable, "-c", COMPUTING],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])},
+    )
+    assert done.stdout == "2000\n", done.stderr
+
+
+class Strange(Exception):
+    def __init__(self) -> None:
+        super().__init__("strange")
+        self.held = lambda: None
+
+
+def test_errors_that_cannot_be_sent_keep_their_words() -> None:
+    def fail(record: Record) -> Sft:
+        if record.where == "rows line 50":
+            raise Strange
+        return Sft()
+
+    encode = encoder()
+    encode.objective_of = fail
+    with pytest.raises(RuntimeError, match="Strange: strange"):
+        list(encode_all(records(100), encode, 2))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named(Prompted):
+    """A record with a field that is given by name alone."""
+
+    extra: str
+
+
+class Loose(Prompted):
+    """Derived without being a dataclass, with attributes of its own."""
+
+
+def test_records_of_plugins_are_sent_whole() -> None:
+    loose = Loose("1", "a", "b")
+    object.__setattr__(loose, "extra", "c")
+    for record in (Named(where="1", prompt="a", completion="b", extra="c"), loose):
+        sent = pickle.loads(pickle.dumps(record))
+        assert type(sent) is type(record)
+        assert (sent.prompt, sent.completion, sent.extra) == ("a", "b", "c")
 
 
 def test_workers_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:

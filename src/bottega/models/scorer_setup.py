@@ -16,7 +16,7 @@ from bottega.models.config import is_encoder
 from bottega.models.encoder_decoder import prepare_encoder_decoder
 from bottega.models.kernels import apply_kernels
 from bottega.models.native import SWITCH, mark, operators
-from bottega.models.native.packed_linear import pack_model
+from bottega.models.native.packed_linear import pack_model, packed_fraction
 from bottega.models.packing_proof import prove_packing
 from bottega.models.scorer import Fit, Scorer
 from bottega.models.source import adapter_folder
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 # The dtype by which weights in 8 bits are asked for.
 EIGHT_BITS = "int8"
+
+# A model of which fewer weights can be kept in 8 bits is refused: GPT-2's layers, and experts, are no linear layers.
+MIN_FRACTION = 0.5
 
 
 def fit_model(
@@ -67,11 +70,9 @@ def fit_model(
     # Not an encoder–decoder: T5 asks for the dtype of a weight in every layer, which would be made whole for it.
     if weight_bits and fit.native and fit.packed and not model.config.is_encoder_decoder:
         pack_model(model, weight_bits)
-    elif weight_bits == 8:
+    if weight_bits == 8 and packed_fraction(model) < MIN_FRACTION:
         what = f"no weights in 8 bits of {model.config.model_type} on {model.device.type}"
-        fix = (
-            "8 bits are for decoders and encoders on a CPU, by operators in C++: bottega build-native; or another dtype"
-        )
+        fix = "8 bits are for linear layers on a CPU, by operators in C++: bottega build-native; or take another dtype"
         raise ModelError(what, where=f"dtype {EIGHT_BITS}", fix=fix)
     apply_kernels(model, fit.fused, native=fit.native)
     return Scorer(model, head, fit, extra)

@@ -3,15 +3,43 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from typing import Any, TypeAlias, cast
 
 # Messages that many rows share and that say nothing about a single one; left out of prompts.
 SYSTEM_ROLES = ("system", "developer")
 
 # Identifiers that only link a tool call with its result. They are often random, so they are left out of comparisons.
 CALL_ID_FIELDS = ("id", "tool_call_id")
+
+
+def reduce_by_position(instance: Any) -> tuple[Any, ...]:
+    """How to pickle an instance of a dataclass with slots: by calling its class.
+
+    By default that is done field by field and by name, which takes several times as long, and forgets attributes of a
+    class that is derived without being a dataclass.
+    """
+    kind = type(instance)
+    names = _names_by_position(cast(Hashable, kind))
+    if names is not None:
+        return kind, tuple(getattr(instance, name) for name in names)
+    values = {one.name: getattr(instance, one.name) for one in fields(kind)}
+    return _restore, (kind, values | getattr(instance, "__dict__", {}))
+
+
+def _restore(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    instance = object.__new__(kind)
+    for name, value in values.items():
+        object.__setattr__(instance, name, value)
+    return instance
+
+
+@cache
+def _names_by_position(kind: type[Any]) -> tuple[str, ...] | None:
+    names = tuple(one.name for one in fields(kind)) if "__dataclass_fields__" in vars(kind) else None
+    return names if names == getattr(kind, "__match_args__", None) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +52,7 @@ class Message:
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A dataclass with slots would be pickled field by field and by name, which takes three times as long.
-        return type(self), tuple(getattr(self, name) for name in self.__match_args__)
+        return reduce_by_position(self)
 
     def turn(self) -> dict[str, Any]:
         """The message as a dict, as chat templates expect it."""

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
+from bottega.records.conversation import reduce_by_position
+
 if TYPE_CHECKING:
     from bottega.records.prompts import Chat
 
@@ -55,8 +57,7 @@ class Record(ABC):
     has_right_answer: ClassVar[bool] = False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A dataclass with slots would be pickled field by field and by name, which takes three times as long.
-        return type(self), tuple(getattr(self, name) for name in self.__match_args__)
+        return reduce_by_position(self)
 
     @property
     @abstractmethod

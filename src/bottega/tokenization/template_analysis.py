@@ -136,8 +136,8 @@ class _Analysis:
 
     def _hold(self, name: str, kind: Kind) -> None:
         owner, _, attribute = name.partition(".")
-        # A name that is a namespace here and something else there.
-        if owner in self.names if attribute else self._is_namespace(name):
+        # A name that means something else in other places.
+        if owner in ("loop", "namespace") or (owner in self.names if attribute else self._is_namespace(name)):
             raise _NotKnownError
         self.names[name] = _joined(self.names.get(name, kind), kind)
 

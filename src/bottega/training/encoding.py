@@ -19,12 +19,12 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from bottega.batch import Example
 from bottega.data.example_cache import PackedExample, pack_example
 from bottega.data.split import Side
-from bottega.errors import DataError, OutOfMemory
+from bottega.errors import OutOfMemory
 from bottega.hardware import memory
 from bottega.hardware.other_programs import usable_cores
 from bottega.hardware.process import end_with_parent
@@ -109,7 +109,8 @@ def encode_all(
 ) -> Iterator[tuple[Side, int, EncodedRecord]]:
     """Yield (side, index of the source, encoded record) in order; an error comes where it stands among the records.
 
-    Afterwards the codec's tally has counted all records.
+    Afterwards the codec's tally has counted all records. One thread must take them all, since workers end with the
+    thread that started them.
 
     workers  processes to encode in, once the data turns out to be long
     """
@@ -124,12 +125,12 @@ def encode_all(
 
 
 # Records, and the error that took the place of the next one.
-Chunk = tuple[Sequence[SidedRecord], DataError | None]
+Chunk = tuple[Sequence[SidedRecord], Exception | None]
 
 
 def _chunks(records: Iterator[SidedRecord]) -> Iterator[Chunk]:
     """The records in chunks; an error ends them."""
-    chunk, size, failure = list[SidedRecord](), 0, None
+    chunk, size, failure = list[SidedRecord](), 0, cast(Exception | None, None)
     try:
         for record in records:
             chunk.append(record)
@@ -137,7 +138,7 @@ def _chunks(records: Iterator[SidedRecord]) -> Iterator[Chunk]:
             if len(chunk) == CHUNK_RECORDS or size >= CHUNK_CHARACTERS:
                 yield chunk, None
                 chunk, size = [], 0
-    except DataError as error:
+    except Exception as error:
         # Kept until the rows before it are encoded: an error in one of those comes first, as in the file.
         failure = error
     if chunk or failure:
@@ -190,26 +191,38 @@ def _workers(encode: ChunkEncoder, workers: int) -> Iterator[Callable[[Sequence[
         except (pickle.PicklingError, TypeError, AttributeError):  # a record class of a plugin may hold anything
             encoded = encode(records)
             return lambda: encoded
-        future = pool.submit(_encode_in_worker, data)
+        with _broken_pool_as_out_of_memory():
+            future = pool.submit(_encode_in_worker, data)
         return lambda: _result(future)
 
     try:
         yield submit
+    except BaseException:
+        # What they are at does not matter any more, and may take any time. (`kill_workers` from Python 3.14 on.)
+        for process in list((pool._processes or {}).values()):
+            process.kill()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
         memory.leave_out_ended_children()
 
 
 def _result(future: Future[bytes]) -> EncodedChunk:
-    try:
+    with _broken_pool_as_out_of_memory():
         encoded: EncodedChunk = pickle.loads(future.result())
+    return encoded
+
+
+@contextmanager
+def _broken_pool_as_out_of_memory() -> Iterator[None]:
+    try:
+        yield
     except BrokenProcessPool:
         raise OutOfMemory(
             "a process that encoded rows was killed, as the system does when memory is short",
             where="data",
             fix="encode in one process: devices.threads=1",
         ) from None
-    return encoded
 
 
 @contextmanager
@@ -237,11 +250,22 @@ def _begin_worker(encode: ChunkEncoder, parent: int) -> None:
     # What was there before lives as long as the worker: the collector would search it, and copy its pages by doing so.
     gc.freeze()
     end_with_parent(parent)
+    if (torch := sys.modules.get("torch")) is not None:  # an objective of a plugin may compute with it
+        # The threads that torch has computed with do not exist here: a second one would be waited for without end.
+        torch.set_num_threads(1)
     # An interrupt from the keyboard reaches all processes; the one that started the workers ends them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _encode_in_worker(data: bytes) -> bytes:
     assert _encode is not None
+    try:
+        encoded = _encode(pickle.loads(data))
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # an error of a plugin may hold anything
+            raise RuntimeError(f"{type(error).__name__}: {error}") from None
+        raise
     # As bytes: the pool would otherwise pickle in a thread that competes with the one that reads.
-    return pickle.dumps(_encode(pickle.loads(data)), protocol=5)
+    return pickle.dumps(encoded, protocol=5)

@@ -205,6 +205,13 @@ def test_8_bits_need_the_operators(llama_folder: Path, monkeypatch: pytest.Monke
         load_scorer(str(llama_folder), "int8", "cpu", native=True)
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "mixtral", "t5"])
+def test_a_model_whose_weights_do_not_fit_8_bits_is_refused(kind: str, tmp_path: Path) -> None:
+    folder = make_model(tmp_path / kind, kind)
+    with pytest.raises(ModelError, match=f"no weights in 8 bits of {kind}"):
+        load_scorer(str(folder), "int8", "cpu", native=True)
+
+
 def test_what_an_adapter_trained_stays_and_is_saved(lora_folder: Path, tmp_path: Path) -> None:
     scorer = opened(lora_folder)
     packed = [name for name, module in scorer.model.named_modules() if isinstance(module, PackedLinear)]

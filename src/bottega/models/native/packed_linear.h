@@ -44,6 +44,8 @@ struct PackedLinear : torch::CustomClassHolder {
     TORCH_CHECK(inputs % kBlock == 0, "packed layers have a multiple of 32 inputs");
     TORCH_CHECK(bits == 8 || (bits == 16 && weight.scalar_type() == at::kBFloat16), "no ", weight.scalar_type(), " in ",
                 bits, " bits");
+    // A sum of products of two numbers of 8 bits has 32.
+    TORCH_CHECK(bits != 8 || inputs <= int64_t{1} << 17, inputs, " inputs are too many for 8 bits");
     if (bias) this->bias = bias->to(at::kFloat).contiguous();
     const int64_t block = bits == 8 ? kWholeBlock : kBlock, side = bits == 8 ? 4 : 2;
     weight = at::constant_pad_nd(weight, {0, round_up(inputs, block) - inputs, 0, panels() * kPanel - outputs});

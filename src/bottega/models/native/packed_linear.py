@@ -107,6 +107,14 @@ def pack_model(model: Any, bits: int = 16) -> None:
         setattr(head, "forward", partial(_head_forward, head, _Packed(head, bits)))  # noqa: B010, a method for mypy
 
 
+def packed_fraction(model: nn.Module) -> float:
+    """How many of the weights of a model are packed, embeddings not counted."""
+    packed = sum(layer.in_features * layer.out_features for layer in model.modules() if isinstance(layer, PackedLinear))
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    matrices = (weight for weight in model.parameters() if weight.dim() > 1 and id(weight) not in embeddings)
+    return packed / max(1, packed + sum(weight.numel() for weight in matrices))
+
+
 def _modules_of_adapters(model: nn.Module) -> set[nn.Module]:
     """All modules that PEFT added to a model."""
     # Importing PEFT takes seconds, and where nobody has imported it there is no such module.
