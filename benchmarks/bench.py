@@ -299,7 +299,7 @@ def classify(folder: Path, peer: str) -> Workload:
                     Tool(fp32, lambda: run("--full")),
                     Tool(f"{fp32}, grouped by length", lambda: run("--full", "--packing")),
                 ],
-                2.5,
+                2.0,
             )
         ],
     )
