@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -83,13 +84,13 @@ def test_a_block_takes_little_more_than_its_tokens() -> None:
     shelf = ExampleCache()
     long = row(np.arange(30_000), np.arange(30_000), np.arange(1, 30_001), [1] * 30_000)
     shelf.append(pack_example(Example("a", (long,))))
-    assert shelf._ends[-1] < 30_000 * 2 + 500
+    assert shelf._file.size < 30_000 * 2 + 500
 
 
 def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with open("/dev/full", "wb") as full:
         shelf = ExampleCache(tmp_path)
-        monkeypatch.setattr(shelf, "_file", full)
+        monkeypatch.setattr(shelf._file, "_file", full)
         shelf.append(pack_example(Example("a", (ROWS["an answer"],))))
         with pytest.raises(RunError, match="too full") as caught:
             shelf.seal()
@@ -98,3 +99,23 @@ def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         with pytest.raises(OSError, match="No space"):
             full.flush()
         full.raw.close()
+
+
+def test_parts_share_the_file() -> None:
+    shelf = ExampleCache()
+    for number in range(6):
+        for index in range(number % 3 + 1):
+            example = Example(f"line {number}", (ROWS["an answer"],))
+            shelf.append(pack_example(example), number, continues=index > 0)
+    shelf.seal()
+    numbers = np.array([int(example.id.split()[1]) for example in shelf])
+    even, odd = (shelf.part(np.flatnonzero(numbers % 2 == rest)) for rest in (0, 1))
+    assert shelf.siblings(1) == range(1, 3)
+    del shelf
+    gc.collect()
+    assert [example.id for example in even] == ["line 0", "line 2", "line 2", "line 2", "line 4", "line 4"]
+    assert even.sources.tolist() == [0, 2, 2, 2, 4, 4]
+    assert even.siblings(2) == range(1, 4)
+    assert odd.siblings(2) == range(2, 3)
+    assert (len(odd), odd.labelled) == (6, 12)
+    assert (odd.tokens > 0).all()

@@ -12,6 +12,7 @@ from chat_styles import byte_level, codec
 from transformers import AutoTokenizer
 
 from bottega.data.example_cache import ExampleCache
+from bottega.data.reader import RecipeReader
 from bottega.errors import DataError, ModelError
 from bottega.objectives.sft import Sft
 from bottega.recipe.schema import Recipe
@@ -147,6 +148,42 @@ def test_blocks_of_a_long_text_are_named_after_its_row(recipe: Callable[..., Rec
     assert len(blocks) > 2
     assert last == "own.jsonl line 2"
     assert (made.rows, made.truncated, made.dropped.total()) == (2, 0, 0)
+
+
+def test_rows_that_are_divided_after_they_are_encoded(
+    recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read once or twice, the same rows are on the same sides, with the same counts."""
+    rows = [*completions(*WORDS, "", "red blue " * 40, *WORDS[:3], ""), {"prompt": "a", "completion": 5.5}]
+    rows = [{**row, "prompt": f"{row['prompt']} {number % 11}"} for number, row in enumerate(rows)]
+    given = recipe(data=data(tmp_path, rows, validation=0.3, max_length=30, too_long="truncate", bad_rows="drop"))
+    assert RecipeReader(given).divides_whole_records
+    once = build_dataset(given)
+    monkeypatch.setattr(RecipeReader, "divides_whole_records", False)
+    twice = build_dataset(given)
+    for one, other in ((once.train, twice.train), (once.validation, twice.validation)):
+        assert [repr(example) for example in one.examples] == [repr(example) for example in other.examples]
+        assert (one.rows, one.truncated) == (other.rows, other.truncated)
+        assert list(one.dropped.items()) == list(other.dropped.items())
+        assert len(one.examples)
+    assert once.train.truncated + once.validation.truncated == 1
+    assert once.train.dropped.total() + once.validation.dropped.total() == 3
+
+
+def test_documents_and_classes_are_divided_before_they_are_encoded(
+    recipe: Callable[..., Recipe], bert: Path, tmp_path: Path
+) -> None:
+    texts = [{"text": "the cat sat " * 9}, {"text": "red blue " * 9}]
+    books = recipe(objective={"kind": "causal"}, data=data(tmp_path, texts, validation=0.3))
+    assert not RecipeReader(books).divides_whole_records
+    made = build_dataset(books)
+    assert len(made.train.examples) == len(made.validation.examples) == 2, "each is cut"
+    assert RecipeReader(recipe(data=data(tmp_path, completions(*WORDS), validation=0.3))).divides_whole_records
+    assert not RecipeReader(recipe(data=data(tmp_path, completions(*WORDS)))).divides_whole_records
+    labelled = [{"text": f"the {word}", "label": word[0]} for word in [*WORDS, *WORDS]]
+    sections = {"model": {"base": str(bert)}, "objective": {"kind": "classify"}}
+    classes = build_dataset(recipe(**sections, data=data(tmp_path, labelled, validation=0.3)))
+    assert set(classes.labels) == {word[0] for word in WORDS}
 
 
 def encoded() -> EncodedRows:

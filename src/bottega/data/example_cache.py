@@ -11,9 +11,10 @@ import pickle
 import tempfile
 import weakref
 from array import array
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, NamedTuple, overload
 
@@ -46,59 +47,113 @@ def pack_example(example: Example) -> PackedExample:
     return PackedExample(data, example.tokens, most, sum(row.loss_count for row in example.rows))
 
 
+class _Columns(NamedTuple):
+    """What is in memory of the examples, each an array [examples].
+
+    start, size  bytes in the file
+    tokens       counting shared prefixes once per row
+    source       index of its source
+    labelled     predictions with a loss
+    begins       1 for the first example of a record
+    """
+
+    start: array[int]
+    size: array[int]
+    tokens: array[int]
+    source: array[int]
+    labelled: array[int]
+    begins: array[int]
+
+    @classmethod
+    def empty(cls) -> _Columns:
+        return cls(array("q"), array("q"), array("q"), array("i"), array("i"), array("B"))
+
+    def part(self, indices: NDArray[np.int64]) -> _Columns:
+        return _Columns(*(array(one.typecode, np.asarray(one)[indices].tobytes()) for one in self))
+
+
+class _CacheFile:
+    """A temporary file without a name, which disappears when the last cache that reads it does."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder, self.size = folder, 0
+        with disk_errors_as_run_errors(folder, "the encoded rows"):
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, it lives as long as this
+        weakref.finalize(self, close_quietly, self._file)
+
+    def append(self, data: bytes) -> int:
+        """Write bytes at the end; returns where they begin."""
+        with disk_errors_as_run_errors(self.folder, "the encoded rows"):
+            self._file.write(data)
+        self.size += len(data)
+        return self.size - len(data)
+
+    def flush(self) -> None:
+        with disk_errors_as_run_errors(self.folder, "the encoded rows"):
+            self._file.flush()
+
+    def read(self, start: int, size: int) -> bytes:
+        # `pread` keeps no file position, so that threads may read at the same time.
+        return os.pread(self._file.fileno(), size, start)
+
+
 class ExampleCache(Sequence[Example]):
     """Examples that are appended once and then read in any order.
 
-    folder    folder of the temporary file; by default the system's folder for them
-    most      largest token id in any row, -1 if there are no tokens
-    labelled  number of predictions with a loss, over all rows
+    folder  folder of the temporary file; by default the system's folder for them
+    most    largest token id in any row, -1 if there are no tokens
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder
-        with disk_errors_as_run_errors(folder, "the encoded rows"):
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, it lives as long as the cache
-        weakref.finalize(self, close_quietly, self._file)
-        self._ends = array("q", [0])
-        self._tokens, self._sources = array("q"), array("l")
-        self._records = array("q")
-        self.most, self.labelled = -1, 0
+        self._file, self._columns, self.most = _CacheFile(folder), _Columns.empty(), -1
 
     def append(self, example: PackedExample, source: int = 0, *, continues: bool = False) -> None:
         """Add an example; `continues` if it comes from the same record as the previous one."""
-        with disk_errors_as_run_errors(self._folder, "the encoded rows"):
-            self._file.write(example.data)
-        if not continues:
-            self._records.append(len(self))
-        self._ends.append(self._ends[-1] + len(example.data))
-        self._tokens.append(example.tokens)
-        self._sources.append(source)
+        start = self._file.append(example.data)
+        values = start, len(example.data), example.tokens, source, example.labelled, not continues
+        for column, value in zip(self._columns, values, strict=True):
+            column.append(value)
         self.most = max(self.most, example.most)
-        self.labelled += example.labelled
 
     def seal(self) -> None:
         """Flush the file: required after the last `append` and before the first read."""
-        with disk_errors_as_run_errors(self._folder, "the encoded rows"):
-            self._file.flush()
+        self._file.flush()
+
+    def part(self, indices: NDArray[np.int64]) -> ExampleCache:
+        """Some of the examples, all those of a record or none; its `most` is that of the whole."""
+        part = copy(self)
+        vars(part).pop("_records", None)
+        part._columns = self._columns.part(indices)
+        return part
 
     @property
     def tokens(self) -> NDArray[np.int64]:
         """[examples] tokens of each example, counting shared prefixes once per row."""
-        return np.frombuffer(self._tokens, np.int64) if self._tokens else np.zeros(0, np.int64)
+        return np.frombuffer(self._columns.tokens, np.int64) if len(self) else np.zeros(0, np.int64)
 
     @property
     def sources(self) -> NDArray[np.int64]:
         """[examples] index of the source of each example."""
-        return np.array(self._sources, np.int64)
+        return np.array(self._columns.source, np.int64)
+
+    @property
+    def labelled(self) -> int:
+        """Number of predictions with a loss, over all rows."""
+        return int(np.array(self._columns.labelled, np.int64).sum())
 
     def siblings(self, index: int) -> range:
         """Indices of the examples made from the same record as example `index`, including itself."""
-        number = bisect_right(self._records, index)
+        number = int(np.searchsorted(self._records, index, side="right"))
         stop = self._records[number] if number < len(self._records) else len(self)
-        return range(self._records[number - 1], stop)
+        return range(int(self._records[number - 1]), int(stop))
+
+    @cached_property
+    def _records(self) -> NDArray[np.int64]:
+        """[records] the first example of each."""
+        return np.flatnonzero(self._columns.begins)
 
     def __len__(self) -> int:
-        return len(self._tokens)
+        return len(self._columns.tokens)
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -108,9 +163,7 @@ class ExampleCache(Sequence[Example]):
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
         index = range(len(self))[index]  # negative indices, and an IndexError beyond the ends
-        start, end = self._ends[index], self._ends[index + 1]
-        # `pread` keeps no file position, so that threads may read at the same time.
-        name, rows, about = pickle.loads(os.pread(self._file.fileno(), end - start, start))
+        name, rows, about = pickle.loads(self._file.read(self._columns.start[index], self._columns.size[index]))
         return Example(name, tuple(_restore_row(row) for row in rows), about)
 
     def __iter__(self) -> Iterator[Example]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from bottega.data.sources import open_sources
-from bottega.data.split import Side, Split
+from bottega.data.split import Side, Split, SplitKeys, is_document
 from bottega.errors import DataError
 from bottega.recipe.schema import Recipe, Source
 from bottega.records import Record
@@ -162,17 +163,29 @@ class RecipeReader:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        fraction = recipe.data.validation
-        self.split = (
-            Split(
-                (record for _, record in self._records("train", ReadSummary())),
-                fraction,
-                recipe.split_seed,
-                stratified=recipe.stratified,
-            )
-            if isinstance(fraction, float)
-            else None
-        )
+
+    @cached_property
+    def split(self) -> Split | None:
+        """Which rows are held out, found by reading all of them; None if no fraction of them is."""
+        fraction, recipe = self.recipe.data.validation, self.recipe
+        if not isinstance(fraction, float):
+            return None
+        records = (record for _, record in self._records("train", ReadSummary()))
+        return Split(records, fraction, recipe.split_seed, stratified=recipe.stratified)
+
+    @property
+    def divides_whole_records(self) -> bool:
+        """Whether a fraction of the rows is held out, and no document is cut for it: it may then be chosen later."""
+        if not isinstance(self.recipe.data.validation, float) or "split" in vars(self):
+            return False
+        first = next(self._records("train", ReadSummary()), None)
+        return first is not None and not is_document(first[1])
+
+    def undivided(self, summary: ReadSummary, keys: SplitKeys) -> Iterator[tuple[int, Record]]:
+        """Yield (index of the source, record) of every valid row to be divided; `keys` then select what is held out."""
+        for source, record in self._records("train", summary):
+            keys.add(record)
+            yield source, record
 
     def records(self, summary: ReadSummary | None = None) -> Iterator[tuple[Side, int, Record]]:
         """Yield (side, index of the source, record) of every valid row; `summary` is filled on the way."""

@@ -20,24 +20,41 @@ from bottega.records import Labelled, Record, Text
 Side = Literal["train", "validation"]
 
 
+class SplitKeys:
+    """What a split needs to know of the records of a stream: sixteen bytes of each.
+
+    stratified  hold out the same fraction of every label, and never all records of a label
+    """
+
+    def __init__(self, *, stratified: bool = False) -> None:
+        self.stratified, self.documents = stratified, True  # whether all records are whole documents
+        self.prompts, self.labels = array("Q"), array("l")
+        self._numbers = dict[str, int]()
+
+    def add(self, record: Record) -> None:
+        self.prompts.append(_hash_prompt(record.prompt_key))
+        label = self._numbers.setdefault(_label_of(record), len(self._numbers)) if self.stratified else 0
+        self.labels.append(label)
+        self.documents = self.documents and is_document(record)
+
+    def select(self, fraction: float, seed: int) -> NDArray[np.bool_]:
+        """[records] whether each is held out: at least `fraction` of them."""
+        return _select_validation(np.array(self.prompts, np.uint64), np.array(self.labels), fraction, seed)
+
+
 class Split:
-    """The side of each record of a stream, decided in one pass over it that keeps sixteen bytes per record.
+    """The side of each record of a stream, decided in one pass over it.
 
     At least `fraction` of the records are held out. If there are too few documents for that (a book, a handful of
     files), each document is cut and its end is held out: blocks sampled from the middle would leak their neighbours.
     """
 
     def __init__(self, records: Iterable[Record], fraction: float, seed: int, *, stratified: bool = False) -> None:
-        """stratified  hold out the same fraction of every label, and never all records of a label"""
-        self.fraction = fraction
-        keys, labels, documents = array("Q"), array("l"), True
-        numbers = dict[str, int]()
+        self.fraction, keys = fraction, SplitKeys(stratified=stratified)
         for record in records:
-            keys.append(_hash_prompt(record.prompt_key))
-            labels.append(numbers.setdefault(_label_of(record), len(numbers)) if stratified else 0)
-            documents = documents and isinstance(record, Text) and not record.answer
-        cut = documents and len(keys) < 2 / fraction
-        self.held = None if cut else _select_validation(np.array(keys, np.uint64), np.array(labels), fraction, seed)
+            keys.add(record)
+        cut = keys.documents and len(keys.prompts) < 2 / fraction
+        self.held = None if cut else keys.select(fraction, seed)
 
     def sides(self, number: int, record: Record) -> Iterator[tuple[Side, Record]]:
         """Yield (side, record) for record `number` of the stream: one pair, or one for each part of a cut document."""
@@ -48,6 +65,11 @@ class Split:
         cut = int(len(record.text) * (1 - self.fraction))
         yield "train", replace(record, text=record.text[:cut])
         yield "validation", replace(record, text=record.text[cut:])
+
+
+def is_document(record: Record) -> bool:
+    """Whether a record is a text without an answer, of which a split may hold out the end."""
+    return isinstance(record, Text) and not record.answer
 
 
 def _hash_prompt(prompt: str) -> int:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,10 +14,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bottega.data.example_cache import ExampleCache
 from bottega.data.reader import ReadSummary, RecipeReader, describe_reasons
 from bottega.data.sampler import Sampler, validation_groups
-from bottega.data.split import Side
+from bottega.data.split import Side, SplitKeys
 from bottega.errors import DataError, ModelError
 from bottega.models.config import decoder_start_token, is_encoder, load_config, resolve_max_length
 from bottega.models.scorer import check_token_ids
@@ -25,7 +29,7 @@ from bottega.models.tokenizer import load_tokenizer
 from bottega.recipe.schema import Recipe
 from bottega.tokenization import builtin_templates
 from bottega.tokenization.codec import Codec
-from bottega.training.encoding import ChunkEncoder, EncodedRecord, count_workers, encode_all
+from bottega.training.encoding import ChunkEncoder, EncodedRecord, SidedRecord, count_workers, encode_all
 
 # A user is warned first of all if a larger fraction of the rows than this was dropped or truncated.
 WARNED_LOSS = 0.2
@@ -69,6 +73,43 @@ class EncodedRows:
                 if long
                 else "fix the rows or their weights; bottega preview RECIPE shows them",
             )
+
+
+class UndividedRows:
+    """Encoded rows of which it is not known yet on which side of the split they are.
+
+    examples  of all rows
+    """
+
+    def __init__(self, examples: ExampleCache) -> None:
+        self.examples, self._rows = examples, 0
+        self._row_of_example, self._truncated = array("q"), array("q")
+        self._dropped: dict[str, array[int]] = {}  # rows by reason
+
+    def add(self, record: EncodedRecord, source: int) -> None:
+        """Append the examples of the next row."""
+        if record.truncated:
+            self._truncated.extend([self._rows] * record.truncated)
+        if record.dropped is not None:
+            self._dropped.setdefault(record.dropped, array("q")).append(self._rows)
+        for index, example in enumerate(record.examples):
+            self.examples.append(example, source, continues=index > 0)
+            self._row_of_example.append(self._rows)
+        self._rows += 1
+
+    def side(self, mine: NDArray[np.bool_]) -> EncodedRows:
+        """The rows that are on one side, given by a flag for each row."""
+        rows_by_reason = {
+            reason: rows[mine[rows]] for reason, rows in ((key, np.array(rows)) for key, rows in self._dropped.items())
+        }
+        # In the order in which a side alone would have come upon them.
+        found = sorted((int(rows[0]), reason, len(rows)) for reason, rows in rows_by_reason.items() if len(rows))
+        return EncodedRows(
+            self.examples.part(np.flatnonzero(mine[np.array(self._row_of_example, np.int64)])),
+            int(mine.sum()),
+            Counter({reason: count for _, reason, count in found}),
+            int(mine[np.array(self._truncated, np.int64)].sum()),
+        )
 
 
 @dataclass
@@ -128,13 +169,7 @@ def build_dataset(recipe: Recipe, choices: Mapping[str, Any] | None = None, fold
         decoder_start=decoder_start_token(config),
         day=day_of(choices),
     )
-    sides: dict[Side, EncodedRows] = {
-        "train": EncodedRows(ExampleCache(folder)),
-        "validation": EncodedRows(ExampleCache(folder)),
-    }
-    encode = ChunkEncoder(lambda _: recipe.objective, codec, drop=recipe.data.bad_rows == "drop")
-    for side, source, record in encode_all(reader.records(summary), encode, count_workers(recipe.devices.threads)):
-        sides[side].add(record, source)
+    sides = _encode(recipe, reader, summary, codec, folder)
     for side, rows in sides.items():
         rows.examples.seal()
         # Rows that could not be parsed never reached `add`.
@@ -148,6 +183,29 @@ def build_dataset(recipe: Recipe, choices: Mapping[str, Any] | None = None, fold
     _refuse_without_contrast(recipe, codec, train.examples, validation.examples)
     template = (recipe.data.template or codec.template.name) if codec.tally.templated else None
     return Dataset(tokenizer, config, codec, list(labels), train, validation, summary.formats, template)
+
+
+def _encode(
+    recipe: Recipe, reader: RecipeReader, summary: ReadSummary, codec: Codec, folder: Path | None
+) -> dict[Side, EncodedRows]:
+    """The encoded rows of each side."""
+    encode = ChunkEncoder(lambda _: recipe.objective, codec, drop=recipe.data.bad_rows == "drop")
+    processes, fraction = count_workers(recipe.devices.threads), recipe.data.validation
+    if reader.divides_whole_records and isinstance(fraction, float):
+        # What is held out is known when all rows are read: encoded before that, they are read once.
+        keys, undivided = SplitKeys(stratified=recipe.stratified), UndividedRows(ExampleCache(folder))
+        records: Iterator[SidedRecord] = (("train", *pair) for pair in reader.undivided(summary, keys))
+        for _, source, encoded in encode_all(records, encode, processes):
+            undivided.add(encoded, source)
+        held = keys.select(fraction, recipe.split_seed)
+        return {"train": undivided.side(~held), "validation": undivided.side(held)}
+    sides: dict[Side, EncodedRows] = {
+        "train": EncodedRows(ExampleCache(folder)),
+        "validation": EncodedRows(ExampleCache(folder)),
+    }
+    for side, source, encoded in encode_all(reader.records(summary), encode, processes):
+        sides[side].add(encoded, source)
+    return sides
 
 
 def day_of(choices: Mapping[str, Any] | None) -> date | None:

@@ -19,7 +19,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from bottega.batch import Example
 from bottega.data.example_cache import PackedExample, pack_example
@@ -130,7 +130,8 @@ Chunk = tuple[Sequence[SidedRecord], Exception | None]
 
 def _chunks(records: Iterator[SidedRecord]) -> Iterator[Chunk]:
     """The records in chunks; an error ends them."""
-    chunk, size, failure = list[SidedRecord](), 0, cast(Exception | None, None)
+    chunk, size = list[SidedRecord](), 0
+    failure: Exception | None = None
     try:
         for record in records:
             chunk.append(record)
