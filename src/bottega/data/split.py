@@ -85,13 +85,13 @@ def _select_validation(
 ) -> NDArray[np.bool_]:
     """[rows] whether each row is held out. Rows with the same key form a group, with the label of its first row."""
     _, first, group, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
-    sizes: list[int] = counts.tolist()
-    order = list(range(len(sizes)))
+    # Arrays, not lists: of millions of groups, the numbers as objects would take more memory than all else.
+    sizes, order = array("q", counts.tobytes()), array("q", range(len(counts)))
     random.Random(f"{seed} split").shuffle(order)
-    strata = defaultdict[int, list[int]](list)
-    for number, label in zip(order, labels[first[order]].tolist(), strict=True):
-        strata[label].append(number)
-    if len(strata) > 1:
+    if labels.any():
+        strata = defaultdict[int, list[int]](list)
+        for number, label in zip(order, labels[first[order]].tolist(), strict=True):
+            strata[label].append(number)
         chosen = [number for stratum in strata.values() for number in _select_from_label(stratum, sizes, fraction)]
     else:
         # 0.1 · 70 is slightly above 7 in binary, and would be rounded up to 8.
@@ -118,6 +118,8 @@ def _select_groups(order: Sequence[int], sizes: Sequence[int], wanted: int) -> l
     """
     chosen, large, taken = list[int](), list[int](), 0
     for number in order:
+        if taken == wanted:
+            break
         if taken + sizes[number] <= wanted:
             chosen.append(number)
             taken += sizes[number]

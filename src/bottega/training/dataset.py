@@ -198,6 +198,7 @@ def _encode(
         for _, source, encoded in encode_all(records, encode, processes):
             undivided.add(encoded, source)
         held = keys.select(fraction, recipe.split_seed)
+        del keys
         return {"train": undivided.side(~held), "validation": undivided.side(held)}
     sides: dict[Side, EncodedRows] = {
         "train": EncodedRows(ExampleCache(folder)),
