@@ -15,8 +15,8 @@ SYSTEM_ROLES = ("system", "developer")
 CALL_ID_FIELDS = ("id", "tool_call_id")
 
 
-def reduce_by_position(instance: Any) -> tuple[Any, ...]:
-    """How to pickle an instance of a dataclass with slots: by calling its class.
+def reduce_dataclass(instance: Any) -> tuple[Any, ...]:
+    """How to pickle an instance of a dataclass with slots: by calling its class, or else value by value.
 
     By default that is done field by field and by name, which takes several times as long, and forgets attributes of a
     class that is derived without being a dataclass.
@@ -52,7 +52,7 @@ class Message:
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return reduce_by_position(self)
+        return reduce_dataclass(self)
 
     def turn(self) -> dict[str, Any]:
         """The message as a dict, as chat templates expect it."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from bottega.records.conversation import reduce_by_position
+from bottega.records.conversation import reduce_dataclass
 
 if TYPE_CHECKING:
     from bottega.records.prompts import Chat
@@ -57,7 +57,7 @@ class Record(ABC):
     has_right_answer: ClassVar[bool] = False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return reduce_by_position(self)
+        return reduce_dataclass(self)
 
     @property
     @abstractmethod
