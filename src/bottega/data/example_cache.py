@@ -48,7 +48,7 @@ def pack_example(example: Example) -> PackedExample:
 
 
 class _Columns(NamedTuple):
-    """What is in memory of the examples, each an array [examples].
+    """What is in memory of the examples, each an array [examples]: 25 bytes an example.
 
     start, size  bytes in the file
     tokens       counting shared prefixes once per row
@@ -66,10 +66,13 @@ class _Columns(NamedTuple):
 
     @classmethod
     def empty(cls) -> _Columns:
-        return cls(array("q"), array("q"), array("q"), array("i"), array("i"), array("B"))
+        return cls(array("q"), array("I"), array("I"), array("I"), array("I"), array("B"))
 
-    def part(self, indices: NDArray[np.int64]) -> _Columns:
-        return _Columns(*(array(one.typecode, np.asarray(one)[indices].tobytes()) for one in self))
+    def part(self, mine: NDArray[np.bool_]) -> _Columns:
+        columns = _Columns(*(array(column.typecode) for column in self))
+        for column, whole in zip(columns, self, strict=True):
+            column.frombytes(np.asarray(whole)[mine].view(np.uint8).data)
+        return columns
 
 
 class _CacheFile:
@@ -119,27 +122,31 @@ class ExampleCache(Sequence[Example]):
         """Flush the file: required after the last `append` and before the first read."""
         self._file.flush()
 
-    def part(self, indices: NDArray[np.int64]) -> ExampleCache:
-        """Some of the examples, all those of a record or none; its `most` is that of the whole."""
+    def part(self, mine: NDArray[np.bool_]) -> ExampleCache:
+        """The examples of some of the records; its `most` is that of the whole.
+
+        mine  [records] a flag for each record that has examples
+        """
         part = copy(self)
         vars(part).pop("_records", None)
-        part._columns = self._columns.part(indices)
+        numbers = np.cumsum(np.asarray(self._columns.begins))  # [examples] of the record of each, from 1
+        part._columns = self._columns.part(np.append(False, mine)[numbers])
         return part
 
     @property
-    def tokens(self) -> NDArray[np.int64]:
+    def tokens(self) -> NDArray[np.uint32]:
         """[examples] tokens of each example, counting shared prefixes once per row."""
-        return np.frombuffer(self._columns.tokens, np.int64) if len(self) else np.zeros(0, np.int64)
+        return np.asarray(self._columns.tokens)
 
     @property
-    def sources(self) -> NDArray[np.int64]:
+    def sources(self) -> NDArray[np.uint32]:
         """[examples] index of the source of each example."""
-        return np.array(self._columns.source, np.int64)
+        return np.asarray(self._columns.source)
 
     @property
     def labelled(self) -> int:
         """Number of predictions with a loss, over all rows."""
-        return int(np.array(self._columns.labelled, np.int64).sum())
+        return int(np.asarray(self._columns.labelled).sum(dtype=np.int64))
 
     def siblings(self, index: int) -> range:
         """Indices of the examples made from the same record as example `index`, including itself."""

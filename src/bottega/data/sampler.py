@@ -24,6 +24,8 @@ from bottega.tokenization.codec import Codec
 
 # Examples of an update if the recipe gives neither `optim.examples` nor `optim.update_tokens`.
 DEFAULT_EXAMPLES = 16
+# Examples of an epoch that are put in order at a time.
+EPOCH_PIECE = 4096
 
 
 class SampledExample(NamedTuple):
@@ -147,25 +149,34 @@ class Sampler:
     def _stream(self, position: int) -> Iterator[SampledExample]:
         epoch, start = divmod(position, self.epoch_examples)
         while True:
-            yield from (SampledExample(*item) for item in self._epoch(epoch)[start:].tolist())
+            yield from self._epoch(epoch, start)
             epoch, start = epoch + 1, 0
 
-    def _epoch(self, epoch: int) -> NDArray[np.int64]:
-        """[epoch_examples, 2] the examples of an epoch in order: (index, pass over its source)."""
+    def _epoch(self, epoch: int, start: int) -> Iterator[SampledExample]:
+        """Yield the examples of an epoch in order, from position `start`."""
         parts = [self._epoch_part(number, source, count, epoch) for number, (source, count) in enumerate(self.parts)]
-        examples: NDArray[np.int64] = np.concatenate(parts)  # [epoch_examples, 2]
-        return examples[permutation(self.epoch_examples, self.seed, "shuffle", epoch)]
+        indices, turns = (np.concatenate(column) for column in zip(*parts, strict=True))  # [epoch_examples]
+        order = permutation(self.epoch_examples, self.seed, "shuffle", epoch)
+        # In pieces: as Python objects, an epoch of millions of examples would take a hundred bytes for each.
+        for first in range(start, len(order), EPOCH_PIECE):
+            piece = order[first : first + EPOCH_PIECE]
+            yield from map(SampledExample, indices[piece].tolist(), turns[piece].tolist())
 
-    def _epoch_part(self, number: int, source: NDArray[np.int64], count: int, epoch: int) -> NDArray[np.int64]:
-        """[count, 2] the examples of one source in an epoch: the next `count` of an endless stream of its shuffles."""
+    def _epoch_part(
+        self, number: int, source: NDArray[np.int64], count: int, epoch: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """([count] examples of one source in an epoch, [count] the pass over the source of each).
+
+        They are the next `count` of an endless stream of the source's shuffles.
+        """
         if count == len(source):  # a whole source needs no order of its own: the epoch is shuffled as a whole
-            return np.stack([source, np.full(count, epoch)], axis=1)
+            return source, np.full(count, epoch, np.int32)
         first = epoch * count
         passes = range(first // len(source), (first + count - 1) // len(source) + 1)
         # Only the passes that this epoch touches are shuffled, so that any epoch can be computed on its own.
         order = np.concatenate([permutation(len(source), self.seed, "mix", number, turn) for turn in passes])
         offsets = np.arange(first, first + count)  # [count] positions in the stream of this source
-        return np.stack([source[order[offsets - passes[0] * len(source)]], offsets // len(source)], axis=1)
+        return source[order[offsets - passes[0] * len(source)]], (offsets // len(source)).astype(np.int32)
 
 
 def validation_groups(examples: Sequence[Example], recipe: Recipe) -> list[list[Example]]:

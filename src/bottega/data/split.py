@@ -7,9 +7,9 @@ import math
 import random
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,28 +18,31 @@ from bottega.errors import DataError
 from bottega.records import Labelled, Record, Text
 
 Side = Literal["train", "validation"]
+# Four bytes each. In quotes, because Python 3.11 cannot subscript the class.
+Numbers: TypeAlias = "array[int]"
 
 
 class SplitKeys:
-    """What a split needs to know of the records of a stream: sixteen bytes of each.
+    """What a split needs to know of the records of a stream: eight bytes of each, twelve if it is stratified.
 
     stratified  hold out the same fraction of every label, and never all records of a label
     """
 
     def __init__(self, *, stratified: bool = False) -> None:
         self.stratified, self.documents = stratified, True  # whether all records are whole documents
-        self.prompts, self.labels = array("Q"), array("l")
+        self.prompts, self.labels = array("Q"), array("I")
         self._numbers = dict[str, int]()
 
     def add(self, record: Record) -> None:
         self.prompts.append(_hash_prompt(record.prompt_key))
-        label = self._numbers.setdefault(_label_of(record), len(self._numbers)) if self.stratified else 0
-        self.labels.append(label)
+        if self.stratified:
+            self.labels.append(self._numbers.setdefault(_label_of(record), len(self._numbers)))
         self.documents = self.documents and is_document(record)
 
     def select(self, fraction: float, seed: int) -> NDArray[np.bool_]:
         """[records] whether each is held out: at least `fraction` of them."""
-        return _select_validation(np.array(self.prompts, np.uint64), np.array(self.labels), fraction, seed)
+        labels = np.asarray(self.labels) if len(self._numbers) > 1 else None
+        return _select_validation(np.asarray(self.prompts), labels, fraction, seed)
 
 
 class Split:
@@ -81,18 +84,24 @@ def _label_of(record: Record) -> str:
 
 
 def _select_validation(
-    keys: NDArray[np.uint64], labels: NDArray[np.int64], fraction: float, seed: int
+    keys: NDArray[np.uint64], labels: NDArray[np.uint32] | None, fraction: float, seed: int
 ) -> NDArray[np.bool_]:
-    """[rows] whether each row is held out. Rows with the same key form a group, with the label of its first row."""
-    _, first, group, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
-    # Arrays, not lists: of millions of groups, the numbers as objects would take more memory than all else.
-    sizes, order = array("q", counts.tobytes()), array("q", range(len(counts)))
+    """[rows] whether each row is held out. Rows with the same key form a group, with the label of its first row.
+
+    labels  [rows]; None if no label has a fraction of its own
+    """
+    # Arrays, not lists, here and below: of millions of groups, the numbers as objects would take more than all else.
+    groups, sizes = _count_groups(keys)
+    order = array("I", range(len(groups)))
     random.Random(f"{seed} split").shuffle(order)
-    if labels.any():
-        strata = defaultdict[int, list[int]](list)
+    if labels is not None:
+        strata = defaultdict[int, Numbers](lambda: array("I"))
+        first = np.unique(keys, return_index=True)[1]  # [groups]
         for number, label in zip(order, labels[first[order]].tolist(), strict=True):
             strata[label].append(number)
-        chosen = [number for stratum in strata.values() for number in _select_from_label(stratum, sizes, fraction)]
+        chosen = array("I")
+        for stratum in strata.values():
+            chosen.extend(_select_from_label(stratum, sizes, fraction))
     else:
         # 0.1 · 70 is slightly above 7 in binary, and would be rounded up to 8.
         chosen = _select_groups(order, sizes, math.ceil(fraction * len(keys) - 1e-9))
@@ -102,21 +111,36 @@ def _select_validation(
             where="data.validation",
             fix="give a validation file, or a larger fraction",
         )
-    return np.asarray(np.isin(group, chosen))
+    held = np.zeros(len(groups), np.bool_)
+    held[np.asarray(chosen)] = True
+    return held[np.searchsorted(groups, keys)]
 
 
-def _select_from_label(stratum: Sequence[int], sizes: Sequence[int], fraction: float) -> list[int]:
+def _count_groups(keys: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], Numbers]:
+    """(the different keys in ascending order, how many rows have each): `np.unique` in half the memory."""
+    ordered = np.sort(keys)
+    begins = np.ones(len(ordered), np.bool_)
+    begins[1:] = ordered[1:] != ordered[:-1]
+    starts = np.flatnonzero(begins)  # [groups] the place of the first row of each
+    groups = ordered[starts]
+    del ordered, begins
+    sizes = array("I")
+    sizes.frombytes(np.diff(starts, append=len(keys)).astype(np.uint32).view(np.uint8).data)
+    return groups, sizes
+
+
+def _select_from_label(stratum: Numbers, sizes: Numbers, fraction: float) -> Numbers:
     """The groups of one label to hold out: the rounded fraction, at least one group, and never all of them."""
     wanted = max(1, round(fraction * sum(sizes[number] for number in stratum)))
     return _select_groups(stratum, sizes, wanted)[: len(stratum) - 1]
 
 
-def _select_groups(order: Sequence[int], sizes: Sequence[int], wanted: int) -> list[int]:
+def _select_groups(order: Numbers, sizes: Numbers, wanted: int) -> Numbers:
     """Groups that together hold `wanted` rows, or as few more as possible.
 
     A group larger than the remaining need is postponed; postponed groups are used last, the smallest first.
     """
-    chosen, large, taken = list[int](), list[int](), 0
+    chosen, large, taken = array("I"), array("I"), 0
     for number in order:
         if taken == wanted:
             break
@@ -125,7 +149,7 @@ def _select_groups(order: Sequence[int], sizes: Sequence[int], wanted: int) -> l
             taken += sizes[number]
         else:
             large.append(number)
-    for number in sorted(large, key=sizes.__getitem__):
+    for number in sorted(large, key=sizes.__getitem__) if taken < wanted else ():
         if taken < wanted:
             chosen.append(number)
             taken += sizes[number]

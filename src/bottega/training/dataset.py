@@ -83,7 +83,7 @@ class UndividedRows:
 
     def __init__(self, examples: ExampleCache) -> None:
         self.examples, self._rows = examples, 0
-        self._row_of_example, self._truncated = array("q"), array("q")
+        self._truncated, self._without_examples = array("q"), array("q")  # rows
         self._dropped: dict[str, array[int]] = {}  # rows by reason
 
     def add(self, record: EncodedRecord, source: int) -> None:
@@ -94,21 +94,23 @@ class UndividedRows:
             self._dropped.setdefault(record.dropped, array("q")).append(self._rows)
         for index, example in enumerate(record.examples):
             self.examples.append(example, source, continues=index > 0)
-            self._row_of_example.append(self._rows)
+        if not record.examples:
+            self._without_examples.append(self._rows)
         self._rows += 1
 
     def side(self, mine: NDArray[np.bool_]) -> EncodedRows:
         """The rows that are on one side, given by a flag for each row."""
         rows_by_reason = {
-            reason: rows[mine[rows]] for reason, rows in ((key, np.array(rows)) for key, rows in self._dropped.items())
+            reason: rows[mine[rows]]
+            for reason, rows in ((key, np.asarray(rows)) for key, rows in self._dropped.items())
         }
         # In the order in which a side alone would have come upon them.
         found = sorted((int(rows[0]), reason, len(rows)) for reason, rows in rows_by_reason.items() if len(rows))
         return EncodedRows(
-            self.examples.part(np.flatnonzero(mine[np.array(self._row_of_example, np.int64)])),
+            self.examples.part(np.delete(mine, np.asarray(self._without_examples))),
             int(mine.sum()),
             Counter({reason: count for _, reason, count in found}),
-            int(mine[np.array(self._truncated, np.int64)].sum()),
+            int(mine[np.asarray(self._truncated)].sum()),
         )
 
 
