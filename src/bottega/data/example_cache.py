@@ -1,16 +1,16 @@
-"""The example cache: encoded examples in a temporary file, so that memory does not grow with the data.
+"""The example cache: encoded examples in temporary files, so that memory does not grow with the data.
 
-The file has no name and disappears with its process. Redundant parts of a row are not stored: labels equal to the row's
-next tokens, weights that are all equal, positions that are consecutive.
+The files have no name and disappear with their process. Redundant parts of a row are not stored: labels equal to the
+row's next tokens, weights that are all equal, positions that are consecutive.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
+import struct
 import tempfile
 import weakref
-from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
@@ -23,6 +23,18 @@ from numpy.typing import NDArray
 
 from bottega.batch import Example, Row
 from bottega.errors import RunError
+
+# What the index says of an example:
+#   start, size  bytes in the file
+#   tokens       counting shared prefixes once per row
+#   labelled     predictions with a loss
+#   source       index of its source
+#   begins       1 for the first example of a record
+ENTRY = np.dtype([(name, np.int64) for name in ("start", "size", "tokens", "labelled", "source", "begins")])
+ENTRY_STRUCT = struct.Struct("=6q")
+
+# Entries of the index that are read at once.
+BLOCK_ENTRIES = 1 << 15
 
 
 class PackedExample(NamedTuple):
@@ -47,39 +59,11 @@ def pack_example(example: Example) -> PackedExample:
     return PackedExample(data, example.tokens, most, sum(row.loss_count for row in example.rows))
 
 
-class _Columns(NamedTuple):
-    """What is in memory of the examples, each an array [examples]: 25 bytes an example.
-
-    start, size  bytes in the file
-    tokens       counting shared prefixes once per row
-    source       index of its source
-    labelled     predictions with a loss
-    begins       1 for the first example of a record
-    """
-
-    start: array[int]
-    size: array[int]
-    tokens: array[int]
-    source: array[int]
-    labelled: array[int]
-    begins: array[int]
-
-    @classmethod
-    def empty(cls) -> _Columns:
-        return cls(array("q"), array("I"), array("I"), array("I"), array("I"), array("B"))
-
-    def part(self, mine: NDArray[np.bool_]) -> _Columns:
-        columns = _Columns(*(array(column.typecode) for column in self))
-        for column, whole in zip(columns, self, strict=True):
-            column.frombytes(np.asarray(whole)[mine].view(np.uint8).data)
-        return columns
-
-
 class _CacheFile:
     """A temporary file without a name, which disappears when the last cache that reads it does."""
 
     def __init__(self, folder: Path | None) -> None:
-        self.folder, self.size = folder, 0
+        self.folder, self.size, self._flushed = folder, 0, True
         with disk_errors_as_run_errors(folder, "the encoded rows"):
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, it lives as long as this
         weakref.finalize(self, close_quietly, self._file)
@@ -88,65 +72,113 @@ class _CacheFile:
         """Write bytes at the end; returns where they begin."""
         with disk_errors_as_run_errors(self.folder, "the encoded rows"):
             self._file.write(data)
-        self.size += len(data)
+        self.size, self._flushed = self.size + len(data), False
         return self.size - len(data)
 
     def flush(self) -> None:
         with disk_errors_as_run_errors(self.folder, "the encoded rows"):
             self._file.flush()
+        self._flushed = True
 
     def read(self, start: int, size: int) -> bytes:
+        if not self._flushed:
+            self.flush()
         # `pread` keeps no file position, so that threads may read at the same time.
         return os.pread(self._file.fileno(), size, start)
+
+
+class _Index:
+    """What is known of each example without reading it: records of the same size in a file, each a row of ENTRY."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._file, self.count = _CacheFile(folder), 0
+
+    def append(self, entries: bytes) -> None:
+        self._file.append(entries)
+        self.count += len(entries) // ENTRY.itemsize
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def entry(self, number: int) -> tuple[int, ...]:
+        """The fields of ENTRY for one example."""
+        return ENTRY_STRUCT.unpack(self._file.read(number * ENTRY.itemsize, ENTRY.itemsize))
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """The rows of ENTRY of all examples, many at a time."""
+        for first in range(0, self.count, BLOCK_ENTRIES):
+            size = min(BLOCK_ENTRIES, self.count - first) * ENTRY.itemsize
+            yield np.frombuffer(self._file.read(first * ENTRY.itemsize, size), ENTRY)
+
+    def column(self, name: str) -> NDArray[Any]:
+        """[examples] one field of all examples."""
+        column, done = np.empty(self.count, ENTRY[name]), 0
+        for block in self.blocks():
+            column[done : done + len(block)] = block[name]
+            done += len(block)
+        return column
+
+    def part(self, records: NDArray[np.bool_]) -> _Index:
+        """The entries of some records, given by a flag for each."""
+        part, seen = _Index(self._file.folder), 0
+        for block in self.blocks():
+            numbers = seen + np.cumsum(block["begins"], dtype=np.int64)  # [block] of the record of each, from 1
+            part.append(block[records[numbers - 1]].tobytes())
+            seen = int(numbers[-1])
+        part.flush()
+        return part
 
 
 class ExampleCache(Sequence[Example]):
     """Examples that are appended once and then read in any order.
 
-    folder  folder of the temporary file; by default the system's folder for them
+    folder  folder of the temporary files; by default the system's folder for them
     most    largest token id in any row, -1 if there are no tokens
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._file, self._columns, self.most = _CacheFile(folder), _Columns.empty(), -1
+        self._file, self._index, self.most = _CacheFile(folder), _Index(folder), -1
 
     def append(self, example: PackedExample, source: int = 0, *, continues: bool = False) -> None:
         """Add an example; `continues` if it comes from the same record as the previous one."""
         start = self._file.append(example.data)
-        values = start, len(example.data), example.tokens, source, example.labelled, not continues
-        for column, value in zip(self._columns, values, strict=True):
-            column.append(value)
+        entry = start, len(example.data), example.tokens, example.labelled, source, not continues
+        self._index.append(ENTRY_STRUCT.pack(*entry))
         self.most = max(self.most, example.most)
 
     def seal(self) -> None:
-        """Flush the file: required after the last `append` and before the first read."""
+        """Flush the files: after the last `append`, so that a full disk is reported here, and before threads read."""
         self._file.flush()
+        self._index.flush()
 
-    def part(self, mine: NDArray[np.bool_]) -> ExampleCache:
+    def part(self, records: NDArray[np.bool_]) -> ExampleCache:
         """The examples of some of the records; its `most` is that of the whole.
 
-        mine  [records] a flag for each record that has examples
+        records  [records] a flag for each record that has examples
         """
         part = copy(self)
         vars(part).pop("_records", None)
-        numbers = np.cumsum(np.asarray(self._columns.begins))  # [examples] of the record of each, from 1
-        part._columns = self._columns.part(np.append(False, mine)[numbers])
+        part._index = self._index.part(records)
         return part
 
     @property
-    def tokens(self) -> NDArray[np.uint32]:
+    def tokens(self) -> NDArray[np.int64]:
         """[examples] tokens of each example, counting shared prefixes once per row."""
-        return np.asarray(self._columns.tokens)
+        return self._index.column("tokens")
 
     @property
-    def sources(self) -> NDArray[np.uint32]:
+    def sources(self) -> NDArray[np.int64]:
         """[examples] index of the source of each example."""
-        return np.asarray(self._columns.source)
+        return self._index.column("source")
 
     @property
     def labelled(self) -> int:
         """Number of predictions with a loss, over all rows."""
-        return int(np.asarray(self._columns.labelled).sum(dtype=np.int64))
+        return sum(int(block["labelled"].sum()) for block in self._index.blocks())
+
+    def tokens_of(self, index: int) -> int:
+        """Tokens of one example, counting shared prefixes once per row."""
+        return self._index.entry(index)[2]
 
     def siblings(self, index: int) -> range:
         """Indices of the examples made from the same record as example `index`, including itself."""
@@ -157,10 +189,10 @@ class ExampleCache(Sequence[Example]):
     @cached_property
     def _records(self) -> NDArray[np.int64]:
         """[records] the first example of each."""
-        return np.flatnonzero(self._columns.begins)
+        return np.flatnonzero(self._index.column("begins"))
 
     def __len__(self) -> int:
-        return len(self._columns.tokens)
+        return self._index.count
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -170,7 +202,8 @@ class ExampleCache(Sequence[Example]):
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
         index = range(len(self))[index]  # negative indices, and an IndexError beyond the ends
-        name, rows, about = pickle.loads(self._file.read(self._columns.start[index], self._columns.size[index]))
+        start, size, *_ = self._index.entry(index)
+        name, rows, about = pickle.loads(self._file.read(start, size))
         return Example(name, tuple(_restore_row(row) for row in rows), about)
 
     def __iter__(self) -> Iterator[Example]:

@@ -18,6 +18,10 @@ from bottega.errors import DataError
 from bottega.records import Labelled, Record, Text
 
 Side = Literal["train", "validation"]
+
+# Rows of which the groups are looked up at a time.
+LOOKUP_ROWS = 1 << 16
+
 # Four bytes each. In quotes, because Python 3.11 cannot subscript the class.
 Numbers: TypeAlias = "array[int]"
 
@@ -111,9 +115,13 @@ def _select_validation(
             where="data.validation",
             fix="give a validation file, or a larger fraction",
         )
-    held = np.zeros(len(groups), np.bool_)
-    held[np.asarray(chosen)] = True
-    return held[np.searchsorted(groups, keys)]
+    is_chosen = np.zeros(len(groups), np.bool_)
+    is_chosen[np.asarray(chosen)] = True
+    held = np.empty(len(keys), np.bool_)
+    for start in range(0, len(keys), LOOKUP_ROWS):
+        places = np.searchsorted(groups, keys[start : start + LOOKUP_ROWS])
+        held[start : start + LOOKUP_ROWS] = is_chosen[places]
+    return held
 
 
 def _count_groups(keys: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], Numbers]:
@@ -121,9 +129,8 @@ def _count_groups(keys: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], Numbers
     ordered = np.sort(keys)
     begins = np.ones(len(ordered), np.bool_)
     begins[1:] = ordered[1:] != ordered[:-1]
+    groups = ordered if begins.all() else ordered[begins]
     starts = np.flatnonzero(begins)  # [groups] the place of the first row of each
-    groups = ordered[starts]
-    del ordered, begins
     sizes = array("I")
     sizes.frombytes(np.diff(starts, append=len(keys)).astype(np.uint32).view(np.uint8).data)
     return groups, sizes

@@ -41,15 +41,17 @@ class Windows:
         """Approximate number of tokens of example `index` in pass `turn`; exact in pass 0."""
         bounds = self._bounds(index, turn)
         if bounds is None:
-            return int(self.cache.tokens[index])
+            return self.cache.tokens_of(index)
         first = self.cache.siblings(index).start
         length, _ = self._lengths(index)
-        return max(1, round(int(self.cache.tokens[first]) * (bounds[1] - bounds[0]) / length))
+        return max(1, round(self.cache.tokens_of(first) * (bounds[1] - bounds[0]) / length))
 
     def _bounds(self, index: int, turn: int) -> tuple[int, int] | None:
         """(first token, token after the last) of a window in its text; None if it is the same as in pass 0."""
+        if not self.moving or turn == 0:
+            return None
         windows = self.cache.siblings(index)
-        if not self.moving or turn == 0 or len(windows) == 1:
+        if len(windows) == 1:
             return None
         length, last = self._lengths(index)
         shift = derive(self.seed, "windows", windows.start, turn) % length
