@@ -24,6 +24,8 @@ from bottega.tokenization.codec import Codec
 
 # Examples of an update if the recipe gives neither `optim.examples` nor `optim.update_tokens`.
 DEFAULT_EXAMPLES = 16
+Indices = NDArray[np.uint32]
+
 # Examples of an epoch that are put in order at a time.
 EPOCH_PIECE = 4096
 
@@ -71,7 +73,8 @@ class Sampler:
         moving = recipe.data.windows == "moving" and recipe.too_long == "split"
         self.windows = Windows(examples, recipe.objective, codec, recipe.seed, moving=moving)
         weights = [source.weight for source in recipe.train_sources]
-        indices = [np.flatnonzero(examples.sources == source) for source in range(len(weights))]
+        sources = examples.sources
+        indices = [_compact(np.flatnonzero(sources == source)) for source in range(len(weights))]
         # (indices of a source's examples, how many of them an epoch holds). A small weight still gives one.
         self.parts = [
             (source, max(1, round(weight * len(source))))
@@ -155,28 +158,32 @@ class Sampler:
     def _epoch(self, epoch: int, start: int) -> Iterator[SampledExample]:
         """Yield the examples of an epoch in order, from position `start`."""
         parts = [self._epoch_part(number, source, count, epoch) for number, (source, count) in enumerate(self.parts)]
-        indices, turns = (np.concatenate(column) for column in zip(*parts, strict=True))  # [epoch_examples]
-        order = permutation(self.epoch_examples, self.seed, "shuffle", epoch)
+        # [epoch_examples] each; a single part is not copied.
+        indices, turns = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
+        order = _compact(permutation(self.epoch_examples, self.seed, "shuffle", epoch))
         # In pieces: as Python objects, an epoch of millions of examples would take a hundred bytes for each.
         for first in range(start, len(order), EPOCH_PIECE):
             piece = order[first : first + EPOCH_PIECE]
             yield from map(SampledExample, indices[piece].tolist(), turns[piece].tolist())
 
-    def _epoch_part(
-        self, number: int, source: NDArray[np.int64], count: int, epoch: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    def _epoch_part(self, number: int, source: Indices, count: int, epoch: int) -> tuple[Indices, NDArray[np.int64]]:
         """([count] examples of one source in an epoch, [count] the pass over the source of each).
 
         They are the next `count` of an endless stream of the source's shuffles.
         """
         if count == len(source):  # a whole source needs no order of its own: the epoch is shuffled as a whole
-            return source, np.full(count, epoch, np.int32)
+            return source, np.broadcast_to(np.int64(epoch), count)
         first = epoch * count
         passes = range(first // len(source), (first + count - 1) // len(source) + 1)
         # Only the passes that this epoch touches are shuffled, so that any epoch can be computed on its own.
         order = np.concatenate([permutation(len(source), self.seed, "mix", number, turn) for turn in passes])
         offsets = np.arange(first, first + count)  # [count] positions in the stream of this source
-        return source[order[offsets - passes[0] * len(source)]], (offsets // len(source)).astype(np.int32)
+        return source[order[offsets - passes[0] * len(source)]], offsets // len(source)
+
+
+def _compact(indices: NDArray[np.int64]) -> Indices:
+    """The same indices in four bytes each: there may be millions of them, for as long as a run takes."""
+    return indices.astype(np.uint32)
 
 
 def validation_groups(examples: Sequence[Example], recipe: Recipe) -> list[list[Example]]:

@@ -41,6 +41,13 @@ def configure_allocator() -> None:
             library.mallopt(TRIM_THRESHOLD, MALLOC_THRESHOLD)
 
 
+def return_freed() -> None:
+    """Give freed memory back to the system: after a piece of work that needed much more than what follows."""
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError, OSError):  # musl has no `malloc_trim`
+            ctypes.CDLL(None).malloc_trim(0)
+
+
 @contextlib.contextmanager
 def frozen_imports() -> Iterator[None]:
     """Exclude the objects created inside the `with` block, by importing torch, from garbage collection for good.

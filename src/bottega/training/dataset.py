@@ -22,6 +22,7 @@ from bottega.data.reader import ReadSummary, RecipeReader, describe_reasons
 from bottega.data.sampler import Sampler, validation_groups
 from bottega.data.split import Side, SplitKeys
 from bottega.errors import DataError, ModelError
+from bottega.hardware import memory
 from bottega.models.config import decoder_start_token, is_encoder, load_config, resolve_max_length
 from bottega.models.scorer import check_token_ids
 from bottega.models.source import adapter_folder, locate
@@ -201,6 +202,7 @@ def _encode(
             undivided.add(encoded, source)
         held = keys.select(fraction, recipe.split_seed)
         del keys
+        memory.return_freed()
         return {"train": undivided.side(~held), "validation": undivided.side(held)}
     sides: dict[Side, EncodedRows] = {
         "train": EncodedRows(ExampleCache(folder)),
