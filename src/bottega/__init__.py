@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bottega.auditing.findings import Audit as Audit
     from bottega.auditing.findings import Finding as Finding
     from bottega.batch import Row as Row
+    from bottega.data.reader import read_rows as read_rows
     from bottega.data.train_tokenizer import train_tokenizer as train_tokenizer
     from bottega.errors import BottegaError as BottegaError
     from bottega.errors import CheckpointError as CheckpointError
@@ -95,10 +96,12 @@ if TYPE_CHECKING:
     from bottega.progress import StatusCallback as StatusCallback
     from bottega.recipe.files import apply_overrides as apply_overrides
     from bottega.recipe.files import resolve_paths as resolve_paths
+    from bottega.recipe.form import recipe_form as recipe_form
     from bottega.recipe.reference import objective_kinds as objective_kinds
     from bottega.recipe.reference import recipe_reference as recipe_reference
     from bottega.recipe.schema import Layout as Layout
     from bottega.recipe.schema import Recipe as Recipe
+    from bottega.recipe.schema import Source as Source
     from bottega.recipe.schema import parse_layout as parse_layout
     from bottega.records import Prompt as Prompt
     from bottega.records.labels import Entity as Entity

@@ -91,8 +91,7 @@ def run_demo(folder: Path, *, seed: int = 0, language: str = "en", watch: Watch,
     _clear_folder(folder)
     world = World(seed, language)
     with busy("generating data and training a tokenizer"):
-        data = _write_data(world, folder)
-        bottega.train_tokenizer([folder / "documents.jsonl"], VOCABULARY, folder / "tokenizer")
+        data = prepare(world, folder)
     train_seconds = 0.0
     for name, document in STAGES.items():
         recipe = bottega.Recipe.parse({"name": f"demo-{name}", "seed": seed, **document}, folder=folder)
@@ -139,6 +138,13 @@ class DemoData:
     test_tickets: list[Ticket]
     shots: dict[str, str]
     validation_pairs: list[dict[str, Any]]
+
+
+def prepare(world: World, folder: Path) -> DemoData:
+    """Generate the data, write its files, and train a tokenizer on the documents."""
+    data = _write_data(world, folder)
+    bottega.train_tokenizer([folder / "documents.jsonl"], VOCABULARY, folder / "tokenizer")
+    return data
 
 
 def _write_data(world: World, folder: Path) -> DemoData:

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 import bottega
 from bottega.server.errors import DO_NOT_RETRY, SERVER, ApiError, from_bottega, from_validation
-from bottega.server.gate import REQUEST_ID, Gate, GateSettings
+from bottega.server.gate import REQUEST_ID, STUDIO, Gate, GateSettings
 from bottega.server.jobs.rows import MIN_EXAMPLES
 from bottega.server.jobs.runner import JobRunner
 from bottega.server.request_log import LogRequests, RequestLog
@@ -107,10 +107,12 @@ def create_app(
     *,
     upstreams: Mapping[str, Upstream] | None = None,
     log: RequestLog | None = None,
+    studio: FastAPI | None = None,
 ) -> FastAPI:
     """The server of a deployment, as an ASGI application; without a backend it has no files and no jobs.
 
     upstreams  models of other servers, by the names that clients use here
+    studio     the pages for people, with their API
     """
     # No pages of documentation: they load scripts from elsewhere.
     app = FastAPI(title="bottega", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
@@ -121,6 +123,8 @@ def create_app(
         app.include_router(router)
     if backend is not None:
         app.state.tables, app.state.storage, app.state.jobs = backend.tables, backend.storage, backend.jobs
+    if studio is not None:
+        app.mount(STUDIO, studio)
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(bottega.BottegaError, _answer_bottega_error)

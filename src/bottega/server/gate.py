@@ -25,6 +25,9 @@ LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1", "testserver"})
 # Paths that say nothing about models, and are asked for by programs without a key.
 OPEN_PATHS = frozenset({"/healthz"})
 
+# The pages of the studio, which hold no data, and their API, which does.
+STUDIO, STUDIO_API = "/studio", "/studio/api/"
+
 # What fine-tuning needs.
 TRAINING_PATHS = ("/v1/files", "/v1/uploads", "/v1/fine_tuning")
 
@@ -80,7 +83,7 @@ class Gate:
             _use_azure_path(scope)
             self._check_host(headers)
             self._check_origin(headers)
-            if scope["path"] not in OPEN_PATHS:
+            if not _is_open(scope["path"]):
                 scope[KEY_ID] = self._check_key(scope["method"], scope["path"], headers)
             body = _LimitedBody(receive, send_with_id, self._limit(headers))
         except ApiError as error:
@@ -165,6 +168,12 @@ class _LimitedBody:
 
 def _too_large(limit: int) -> ApiError:
     return ApiError(413, f"The body has more than {limit} bytes.", code="request_too_large")
+
+
+def _is_open(path: str) -> bool:
+    """Whether a path may be asked for without a key."""
+    is_page = path == STUDIO or (path.startswith(f"{STUDIO}/") and not path.startswith(STUDIO_API))
+    return path in OPEN_PATHS or is_page
 
 
 def _scope_of(method: str, path: str) -> str:

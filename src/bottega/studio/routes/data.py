@@ -1,0 +1,124 @@
+"""Data sets: uploads, versions, rows, audits."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import PurePath
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from bottega.studio.calls import in_thread, workshop_of
+from bottega.studio.workshop import MAX_PART
+
+router = APIRouter(prefix="/data")
+
+
+class NewUpload(BaseModel):
+    """A file that will be sent in parts."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    file: str = Field(min_length=1, max_length=255)
+    size: int = Field(ge=1)
+
+
+class Import(BaseModel):
+    """What becomes of a file that was sent. `layout`: how to read it, where it does not say so itself."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str | None = None
+    file: str = Field(min_length=1, max_length=255)
+    layout: dict[str, Any] = {}
+
+
+class AuditRequest(BaseModel):
+    """An audit. `only`: the checks whose faults are mended."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: int
+    model: str | None = None
+    format: str = "auto"
+    mapping: dict[str, str] = {}
+    only: list[str] = []
+
+
+@router.get("")
+async def list_data(request: Request) -> Any:
+    """All data sets, each with its newest version."""
+    data = workshop_of(request).data
+    return await in_thread(lambda: [{"name": name, **asdict(data.versions(name)[0])} for name in data.names()])
+
+
+@router.post("/uploads")
+async def begin_upload(request: Request, body: NewUpload) -> Any:
+    """Begin to send a file."""
+    workshop = workshop_of(request)
+    return {"id": await in_thread(lambda: workshop.begin_upload(body.size)), "part": MAX_PART}
+
+
+@router.put("/uploads/{upload}/{offset}")
+async def send_part(request: Request, upload: str, offset: int) -> Any:
+    """Send a part of a file, from a byte on."""
+    part = await request.body()
+    return {"size": await in_thread(lambda: workshop_of(request).write_part(upload, offset, part))}
+
+
+@router.post("/uploads/{upload}/import")
+async def import_upload(request: Request, upload: str, body: Import) -> Any:
+    """Make a data set of a file that was sent: a task."""
+    workshop = workshop_of(request)
+    file = PurePath(body.file.replace("\\", "/")).name
+    path = await in_thread(lambda: workshop.upload_path(upload))
+    name = body.name if body.name else await in_thread(lambda: workshop.data.free_name(file.split(".")[0]))
+    # The suffix decides how a file is read.
+    suffixes = "".join(PurePath(file).suffixes[-2:])
+    named = path.with_name(path.name + suffixes.lower())
+    path.rename(named)
+    arguments = {"path": str(named), "file": file, "name": name, "folder": str(workshop.data.folder)}
+    task = workshop.tasks.submit("import", {**arguments, "layout": body.layout}, ("data", name))
+    return {"task": task.id, "name": name}
+
+
+@router.get("/{name}")
+async def get_data(request: Request, name: str) -> Any:
+    """A data set with all its versions."""
+    data = workshop_of(request).data
+    return await in_thread(lambda: {"name": name, "versions": [asdict(version) for version in data.versions(name)]})
+
+
+@router.delete("/{name}")
+async def delete_data(request: Request, name: str) -> Any:
+    """Delete a data set."""
+    await in_thread(lambda: workshop_of(request).data.remove(name))
+    return {}
+
+
+@router.get("/{name}/rows")
+async def get_rows(request: Request, name: str, version: int | None = None, start: int = 0, count: int = 20) -> Any:
+    """Some rows as they are in the file."""
+    data = workshop_of(request).data
+    return {"rows": await in_thread(lambda: data.rows(name, version, max(start, 0), min(max(count, 1), 200)))}
+
+
+@router.post("/{name}/audit")
+async def audit_data(request: Request, name: str, body: AuditRequest) -> Any:
+    """Look for what is wrong with the rows: a task."""
+    return _submit(request, "audit", name, body, {"model": body.model})
+
+
+@router.post("/{name}/fix")
+async def fix_data(request: Request, name: str, body: AuditRequest) -> Any:
+    """Write a cleaned copy as a new version: a task."""
+    workshop = workshop_of(request)
+    return _submit(request, "fix", name, body, {"only": body.only, "folder": str(workshop.data.folder)})
+
+
+def _submit(request: Request, verb: str, name: str, body: AuditRequest, more: dict[str, Any]) -> dict[str, Any]:
+    workshop = workshop_of(request)
+    path = workshop.data.rows_path(name, body.version)
+    arguments = {"name": name, "version": body.version, "path": str(path), "format": body.format}
+    return {"task": workshop.tasks.submit(verb, {**arguments, "mapping": body.mapping, **more}, ("data", name)).id}

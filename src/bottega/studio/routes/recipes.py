@@ -1,0 +1,172 @@
+"""Recipes: made from what was chosen, checked, previewed and planned."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict
+from typing import Any
+
+import yaml
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+import bottega
+from bottega.studio.calls import in_thread, workshop_of
+from bottega.studio.methods import METHODS, methods
+from bottega.studio.workshop import Workshop
+
+router = APIRouter(prefix="/recipes")
+
+# Rows of which the objective is suggested, and rows that are previewed at once.
+PREVIEW_ROWS = 8
+
+
+class RunChoices(BaseModel):
+    """What the first steps of a new run ask for.
+
+    data     a data set, with its version
+    model    a run, a folder or a hub id
+    method   the id of a method
+    changes  values of further keys, by their path: `optim.lr`
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    data: str
+    version: int | None = None
+    validation: str | float | None = 0.1
+    model: str
+    method: str
+    name: str = "run"
+    changes: dict[str, Any] = {}
+
+
+class Draft(BaseModel):
+    """A recipe that is being written: as a document, or as YAML."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    document: dict[str, Any] | None = None
+    text: str | None = None
+
+
+class PreviewRequest(BaseModel):
+    """Rows of a data set as an objective reads them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    data: str
+    version: int | None = None
+    model: str
+    objective: str
+    mapping: dict[str, str] = {}
+    start: int = Field(0, ge=0)
+
+
+@router.get("/methods")
+async def list_methods() -> Any:
+    """The ways of training to choose from."""
+    return [asdict(method) for method in methods()]
+
+
+@router.get("/fields/{objective}")
+async def list_fields(objective: str, adapter: str | None = None) -> Any:
+    """The fields of a recipe with this objective, as the form draws them."""
+    return await in_thread(lambda: bottega.recipe_form(objective, adapter))
+
+
+@router.get("/suggestion/{data}")
+async def suggest(request: Request, data: str, version: int | None = None) -> Any:
+    """The objective that the rows of a data set suggest, and all others."""
+    path = workshop_of(request).data.rows_path(data, version)
+    kinds = bottega.objective_kinds()
+    try:
+        return {"objective": await in_thread(lambda: bottega.suggest_objective(str(path))), "objectives": kinds}
+    except bottega.DataError as error:
+        return {"objective": None, "objectives": kinds, "why": error.what, "fix": error.fix}
+
+
+@router.post("/make")
+async def make_recipe(request: Request, body: RunChoices) -> Any:
+    """A recipe of what was chosen."""
+    return await in_thread(lambda: _check(workshop_of(request), _document(workshop_of(request), body)))
+
+
+def _document(workshop: Workshop, choices: RunChoices) -> dict[str, Any]:
+    method = next((method for method in METHODS if method.id == choices.method), None)
+    objective = choices.method if method is None else method.objective
+    validation = choices.validation
+    if isinstance(validation, str):
+        validation = str(workshop.data.rows_path(validation))
+    rows = str(workshop.data.rows_path(choices.data, choices.version))
+    document = starting_document(objective, _model_source(workshop, choices.model), rows)
+    document["name"] = choices.name
+    document["data"]["validation"] = validation
+    # The objective's own recipe has an adapter where the model has a language head.
+    document.pop("adapter", None)
+    if method is not None and method.adapter is not None:
+        document["adapter"] = dict(method.adapter)
+    if method is not None and method.quantize != "none":
+        document["model"]["quantize"] = method.quantize
+    for path, value in choices.changes.items():
+        *sections, key = path.split(".")
+        place = document
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[key] = value
+    return document
+
+
+def starting_document(objective: str, model: str, rows: str) -> dict[str, Any]:
+    """The recipe that `bottega init` writes, without its comments."""
+    return dict(yaml.safe_load(bottega.init(objective, model=model, data=rows)))
+
+
+def _model_source(workshop: Workshop, name: str) -> str:
+    """Where a model is: a run by its name, or what is given."""
+    return next((model["source"] for model in workshop.models() if model["name"] == name), name)
+
+
+@router.post("/check")
+async def check_recipe(request: Request, body: Draft) -> Any:
+    """A recipe with every key, and how to start it elsewhere; or what is wrong with it."""
+    document = body.document if body.text is None else yaml.safe_load(body.text)
+    if not isinstance(document, dict):
+        raise bottega.RecipeError("not a recipe", where="recipe", fix="write keys and values, as the form does")
+    return await in_thread(lambda: _check(workshop_of(request), document))
+
+
+def _check(workshop: Workshop, document: dict[str, Any]) -> dict[str, Any]:
+    recipe = bottega.Recipe.parse(document, folder=workshop.runs.parent)
+    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    return {"document": document, "full": recipe.document(), "text": text, "command": _command(document)}
+
+
+def _command(document: dict[str, Any]) -> str:
+    """The commands that train the same."""
+    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    return f"cat > recipe.yaml <<'END'\n{text}END\n{shlex.join(['bottega', 'train', 'recipe.yaml'])}"
+
+
+@router.post("/preview")
+async def preview_rows(request: Request, body: PreviewRequest) -> Any:
+    """Rows as tokens, with their weights in the loss."""
+    workshop = workshop_of(request)
+    path = workshop.data.rows_path(body.data, body.version)
+
+    def work() -> dict[str, Any]:
+        document = starting_document(body.objective, _model_source(workshop, body.model), str(path))
+        part = f"train[{body.start}:{body.start + PREVIEW_ROWS}]"
+        train = {"path": str(path), "split": part, "mapping": body.mapping}
+        document["data"] = {"train": train, "bad_rows": "drop"}
+        document = {key: document[key] for key in ("model", "data", "objective")}
+        return asdict(bottega.preview(bottega.Recipe.parse(document, folder=workshop.runs.parent), PREVIEW_ROWS))
+
+    return await in_thread(work)
+
+
+@router.post("/plan")
+async def plan_recipe(request: Request, body: Draft) -> Any:
+    """What a recipe will take, counted and not tried."""
+    recipe = bottega.Recipe.parse(body.document or {}, folder=workshop_of(request).runs.parent)
+    return (await in_thread(lambda: bottega.plan(recipe, measured=False))).document()

@@ -1,0 +1,242 @@
+// A new run: data, model, method, then every key, with what it will take. Nothing starts before the last button.
+
+import { get, path as at, post } from "../api.js";
+import { go, showError } from "../app.js";
+import { debounced, field, fill, h, select } from "../dom.js";
+import { bytes, duration, number, t } from "../i18n.js";
+import { copyable, tabs } from "../parts.js";
+import { has } from "../i18n.js";
+
+export async function page(place, parts, query, context) {
+  const [data, models, methods] = await Promise.all(["data", "models", "recipes/methods"].map((path) => get(path, { signal: context.signal })));
+  if (!data.length) return fill(place, h("h1", t("nav.new")), h("p", t("new.no-data")), h("p.row", h("a.button.primary", { href: "#/data" }, t("home.add-data"))));
+  const draft = new Draft(context);
+  const like = query.get("like");
+  const chosen = { data: query.get("data") ?? data[0].name, version: Number(query.get("v")) || null, model: query.get("model") ?? models[0]?.name ?? "",
+    method: query.get("method") ?? "", validation: 0.1, name: "" };
+  const cards = h("fieldset.plain"), form = h("div");
+  const suggest = async () => {
+    const suggestion = await get(at`recipes/suggestion/${chosen.data}`, { signal: context.signal });
+    const fits = (method) => method.objective === suggestion.objective;
+    if (!methods.some((method) => method.id === chosen.method)) chosen.method = methods.find(fits)?.id ?? methods[0].id;
+    fill(cards, h("legend", h("h2", t("new.method"))), suggestion.why ? h("p.notice", suggestion.why, " ", suggestion.fix) : null,
+      h("div.cards", [...methods].sort((a, b) => fits(b) - fits(a)).map((method) => methodCard(method, fits(method)))));
+  };
+  const methodCard = (method, fits) => h("label.card", h("h3", h("input", { type: "radio", name: "method", value: method.id, checked: method.id === chosen.method,
+    onchange: () => { chosen.method = method.id; remake(); } }), " ", t(`method.${method.id}`), fits ? h("span.badge.done", t("new.fits")) : null),
+    h("p", t(`method.${method.id}.what`)));
+  const remake = debounced(150, async () => {
+    try {
+      if (!chosen.model) return;
+      await draft.make(chosen);
+      form.querySelector(".error")?.remove();
+      if (!form.contains(draft.element)) fill(form, draft.element);
+    } catch (error) { showError(form, error); }
+  });
+  const dataSelect = select(data.map((set) => [set.name, `${set.name} (${t("data.rows", { n: set.rows })})`]), chosen.data,
+    async (value) => { chosen.data = value; chosen.version = null; chosen.method = ""; await suggest(); remake(); });
+  const others = data.filter((set) => set.name !== chosen.data);
+  const validation = select([["0.1", t("new.held-out")], ...others.map((set) => [set.name, set.name])], "0.1",
+    (value) => { chosen.validation = value === "0.1" ? 0.1 : value; remake(); });
+  const model = h("input", { value: chosen.model, list: "models", autocomplete: "off", oninput: () => { chosen.model = model.value.trim(); remake(); } });
+  const name = h("input", { placeholder: "run", pattern: "[A-Za-z0-9][A-Za-z0-9._\\-]*", autocomplete: "off", oninput: () => { chosen.name = name.value.trim(); remake(); } });
+  fill(place, h("h1", t("nav.new")),
+    h("div.fields", field(t("new.data"), dataSelect, t("new.data-help")), field(t("new.validation"), validation, t("new.validation-help")),
+      field(t("new.base"), model, t("new.base-help")), field(t("new.name"), name)),
+    h("datalist", { id: "models" }, models.map((one) => h("option", { value: one.name }))),
+    cards, form);
+  await suggest();
+  if (like) {
+    const { document } = await get(at`runs/${like}/recipe`, { signal: context.signal });
+    await draft.set(document);
+    fill(form, draft.element);
+  } else remake();
+}
+
+/** The recipe that is being written, and everything that shows it. */
+class Draft {
+  constructor(context) {
+    this.context = context;
+    this.document = null;
+    this.checked = null;
+    this.changes = {};
+    this.message = h("div", { "aria-live": "polite" });
+    this.plan = h("section", { "aria-label": t("new.plan"), "aria-live": "polite" });
+    this.start = h("button.primary", { onclick: () => this.begin() }, t("new.start"));
+    this.body = h("div");
+    this.element = h("div", h("h2", t("new.settings")), this.body, this.message, this.plan, h("p.row", this.start));
+    this.planSoon = debounced(600, () => this.showPlan());
+    this.checkSoon = debounced(300, (text) => this.check(text));
+    this.level = "basic";
+  }
+
+  /** A recipe from the first choices, with the changes made so far. */
+  async make(chosen) {
+    const body = { data: chosen.data, version: chosen.version, validation: chosen.validation, model: chosen.model, method: chosen.method, name: chosen.name || chosen.method, changes: this.changes };
+    try {
+      this.accept(await post("recipes/make", body, { signal: this.context.signal }));
+    } catch (error) {
+      // A change that another method does not know is dropped.
+      if (!Object.keys(this.changes).length) throw error;
+      this.changes = {};
+      return this.make(chosen);
+    }
+    await this.draw();
+  }
+
+  async set(document) {
+    this.accept(await post("recipes/check", { document }, { signal: this.context.signal }));
+    await this.draw();
+  }
+
+  accept(checked) {
+    this.checked = checked;
+    this.document = checked.document;
+    this.written = null;
+    this.start.disabled = false;
+    fill(this.message);
+    this.planSoon();
+  }
+
+  async draw() {
+    const objective = this.document.objective.kind;
+    const adapter = this.document.adapter ? (this.document.adapter.kind ?? "lora") : null;
+    const key = `${objective} ${adapter}`;
+    if (this.schemaOf !== key) {
+      this.schema = await get(`${at`recipes/fields/${objective}`}${adapter ? `?adapter=${adapter}` : ""}`, { signal: this.context.signal });
+      this.schemaOf = key;
+    }
+    fill(this.body, tabs(t("new.settings"), [
+      ["basic", t("new.basic"), () => { this.level = "basic"; return this.fields(BASIC); }],
+      ["all", t("new.all"), () => { this.level = "all"; return this.fields(null); }],
+      ["yaml", "YAML", () => { this.level = "yaml"; return this.yaml(); }],
+      ["command", t("new.command"), () => { this.level = "command"; return this.commands(); }],
+    ], this.level));
+  }
+
+  fields(wanted) {
+    const shown = this.schema.filter((one) => !HIDDEN.includes(one.key) && (!wanted || wanted.includes(one.key)));
+    if (wanted) return h("div.fields", shown.map((one) => this.control(one)));
+    const sections = Map.groupBy ? Map.groupBy(shown, section) : new Map([...new Set(shown.map(section))].map((name) => [name, shown.filter((one) => section(one) === name)]));
+    return h("div", [...sections].map(([name, fields]) => h("section", h("h3", name), h("div.fields", fields.map((one) => this.control(one))))));
+  }
+
+  control(one) {
+    const value = lookUp(this.document, one.key) ?? null;
+    const set = (next) => this.change(one.key, next);
+    const label = one.key.split(".").at(-1);
+    const help = has(`recipe.${one.key}`) ? t(`recipe.${one.key}`) : one.description;
+    let control;
+    if (one.type === "choice") control = select([["", t("new.default", { value: String(one.default ?? "") })], ...one.choices.map((name) => [name, name])], value === null ? "" : String(value), (next) => set(next || null));
+    else if (one.type === "boolean") control = select([["", t("new.default", { value: t(one.default ? "yes" : "no") })], ["true", t("yes")], ["false", t("no")]], value === null ? "" : String(value), (next) => set(next === "" ? null : next === "true"));
+    else {
+      const numeric = one.type === "integer" || one.type === "number";
+      const text = value === null ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);
+      control = h("input", { type: numeric ? "number" : "text", step: one.type === "integer" ? "1" : "any", value: text, autocomplete: "off",
+        placeholder: one.default === null || one.default === undefined ? "" : typeof one.default === "object" ? JSON.stringify(one.default) : String(one.default),
+        oninput: debounced(400, () => set(parsed(control.value, one.type))) });
+      if (one.minimum !== undefined) control.min = one.minimum;
+      if (one.maximum !== undefined) control.max = one.maximum;
+    }
+    return field(label, control, help);
+  }
+
+  change(key, value) {
+    this.changes[key] = value;
+    const next = structuredClone(this.document);
+    put(next, key, value);
+    return this.checkDocument(next);
+  }
+
+  async checkDocument(document) {
+    try {
+      this.accept(await post("recipes/check", { document }, { signal: this.context.signal }));
+    } catch (error) {
+      this.start.disabled = true;
+      showError(this.message, error);
+    }
+  }
+
+  yaml() {
+    const area = h("textarea", { rows: 24, spellcheck: false, value: this.written ?? this.checked.text, "aria-label": t("new.yaml-label"), oninput: () => this.checkSoon(area.value) });
+    return area;
+  }
+
+  async check(text) {
+    try {
+      this.accept(await post("recipes/check", { text }, { signal: this.context.signal }));
+      this.written = text;
+    } catch (error) {
+      this.start.disabled = true;
+      showError(this.message, error);
+    }
+  }
+
+  commands() {
+    const { command, python } = this.checked;
+    return h("div", h("h3", t("new.as-command")), h("pre", command), copyable(command, t("action.copy")),
+      python ? [h("h3", t("new.as-openai")), h("pre", python), copyable(python, t("action.copy"))] : null);
+  }
+
+  async showPlan() {
+    const document = this.document;
+    fill(this.plan, h("h2", t("new.plan")), h("progress", { "aria-label": t("new.planning") }));
+    try {
+      const plan = await post("recipes/plan", { document }, { signal: this.context.signal });
+      if (document === this.document) fill(this.plan, h("h2", t("new.plan")), planBars(plan));
+    } catch (error) {
+      if (document === this.document) { fill(this.plan, h("h2", t("new.plan"))); showError(this.plan, error); }
+    }
+  }
+
+  async begin() {
+    this.start.disabled = true;
+    try {
+      const { run } = await post("runs", this.written ? { text: this.written } : { recipe: this.document });
+      go(`runs/${run}`);
+    } catch (error) {
+      this.start.disabled = false;
+      showError(this.message, error);
+    }
+  }
+}
+
+// What a first run is about.
+const BASIC = ["optim.lr", "optim.epochs", "optim.examples", "adapter.rank", "data.max_length", "optim.schedule", "evaluate.stop_after", "seed"];
+
+// Chosen above the fields.
+const HIDDEN = ["recipe", "name", "data.train", "data.validation", "model.base"];
+
+const section = ({ key }) => (key.includes(".") ? key.split(".")[0] : "");
+
+const lookUp = (document, key) => key.split(".").reduce((value, part) => value?.[part], document);
+
+/** Put a value in a document; null takes the key out, so that its default holds. */
+function put(document, key, value) {
+  const parts = key.split("."), last = parts.pop();
+  let place = document;
+  for (const part of parts) place = place[part] ??= {};
+  if (value === null) delete place[last];
+  else place[last] = value;
+  // Two ways to say the same, of which a recipe takes one.
+  const other = { "optim.epochs": "steps", "optim.steps": "epochs", "optim.examples": "update_tokens", "optim.update_tokens": "examples" }[key];
+  if (other && value !== null) delete document.optim[other];
+}
+
+function parsed(text, type) {
+  if (text.trim() === "") return null;
+  if (type === "integer" || type === "number") return Number(text);
+  if (/^[[{]/.test(text.trim())) { try { return JSON.parse(text); } catch { return text; } }
+  return text;
+}
+
+function planBars(plan) {
+  const share = Math.min(100, (100 * plan.memory) / plan.limit);
+  return h("div",
+    h("h3", t("new.memory", { memory: bytes(plan.memory), limit: bytes(plan.limit) })),
+    h(`div.bar${plan.memory > plan.limit ? ".over" : ""}`, h("i", { style: { width: `${share}%` } })),
+    h("p", plan.fits ? t("new.fits-memory") : t("new.too-large")),
+    plan.seconds === null ? null : h("p", t("new.time", { time: duration(plan.seconds) })),
+    h("dl.facts", [["new.updates", number(plan.updates)], ["new.tokens", number(plan.tokens)], ["new.disk", bytes(plan.disk)]].map(([key, value]) => h("div", h("dt", t(key)), h("dd", value)))),
+    plan.advice.length ? h("ul", plan.advice.map((one) => h("li", h("code", one.change), " ", bytes(one.memory)))) : null);
+}

@@ -1,0 +1,217 @@
+"""Long work: each task is a process of its own, which goes on when the server ends.
+
+A task is a folder, and its state follows from the files in it, so that a server started later sees the same:
+
+    TASK/task.json       what is to be done
+    TASK/started         its process was started
+    TASK/.lock           locked by its process for as long as that lives
+    TASK/progress.json   what it does at the moment
+    TASK/stop            it is asked to stop in order
+    TASK/result.json     it is done
+    TASK/failure.json    it failed, or was stopped
+    TASK/log.txt         what its process printed
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import secrets
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import bottega
+
+# Files of a task's folder.
+TASK, STARTED, LOCK, PROGRESS, STOP, RESULT, FAILURE, LOG = (
+    *("task.json", "started", ".lock", "progress.json", "stop", "result.json", "failure.json", "log.txt"),
+)
+
+# Seconds between looks at what waits.
+POLL_SECONDS = 0.2
+
+# The end of a log that is shown.
+LOG_CHARACTERS = 4000
+
+# `interrupted`: its process is gone without a word, killed or with the machine.
+Status = Literal["waiting", "running", "done", "failed", "stopped", "interrupted"]
+
+
+@dataclass(frozen=True)
+class StudioTask:
+    """What is to be done.
+
+    verb       one of `worker.VERBS`
+    arguments  of the verb
+    subject    (kind, name) of what it makes or works on: `run`, `data`, `tokenizer`
+    """
+
+    id: str
+    verb: str
+    arguments: dict[str, Any]
+    subject: tuple[str, str]
+    created: float = field(default_factory=time.time)
+
+    @classmethod
+    def read(cls, folder: Path) -> StudioTask:
+        """The task in a folder."""
+        document = read_json(folder / TASK)
+        return cls(**{**document, "subject": tuple(document["subject"])})
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a document, whole or not at all."""
+    with bottega.open_atomic(path) as file:
+        file.write(json.dumps(document).encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A document that was written whole."""
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def task_status(folder: Path) -> Status:
+    """The state of the task in a folder."""
+    if (folder / RESULT).exists():
+        return "done"
+    if (folder / FAILURE).exists():
+        return "stopped" if read_json(folder / FAILURE).get("stopped") else "failed"
+    if not (folder / STARTED).exists():
+        return "waiting"
+    return "running" if _is_locked(folder / LOCK) else "interrupted"
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process has locked a file."""
+    with path.open("a") as file:
+        try:
+            # A shared lock is refused while the task's process holds the exclusive one.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+def task_document(folder: Path) -> dict[str, Any]:
+    """Everything there is to see of a task."""
+    status = task_status(folder)
+    document = {**asdict(StudioTask.read(folder)), "status": status}
+    for name, key in ((PROGRESS, "progress"), (RESULT, "result"), (FAILURE, "failure")):
+        with contextlib.suppress(FileNotFoundError):
+            document[key] = read_json(folder / name)
+    if status in ("failed", "interrupted") and (folder / LOG).exists():
+        document["log"] = (folder / LOG).read_text(encoding="utf-8", errors="replace")[-LOG_CHARACTERS:]
+    return document
+
+
+class TaskRunner:
+    """The tasks in a folder; `most` of them run at once, the others wait for their turn."""
+
+    def __init__(self, folder: Path, most: int = 1) -> None:
+        self.folder, self.most = folder, most
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._closed = threading.Event()
+        self._changing = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="tasks", daemon=True)
+
+    def start(self) -> None:
+        """Begin to start what waits, and go on with what an earlier server left waiting."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Start nothing more. What runs goes on."""
+        self._closed.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        for process in self._processes.values():
+            if process.poll() is None:
+                # It goes on without us, and is not ours to wait for: by default that would be a warning.
+                process.returncode = 0
+
+    def submit(self, verb: str, arguments: Mapping[str, Any], subject: tuple[str, str]) -> StudioTask:
+        """A new task, which waits for its turn."""
+        task = StudioTask(f"task-{time.time_ns():x}-{secrets.token_hex(3)}", verb, dict(arguments), subject)
+        folder = self.folder / task.id
+        folder.mkdir()
+        write_json(folder / TASK, asdict(task))
+        return task
+
+    def documents(self) -> list[dict[str, Any]]:
+        """All tasks, the newest first."""
+        return [task_document(folder) for folder in sorted(self._folders(), reverse=True)]
+
+    def document(self, id: str) -> dict[str, Any]:
+        """A task; a KeyError if there is none."""
+        return task_document(self._find(id))
+
+    def stop(self, id: str) -> dict[str, Any]:
+        """Ask a task to stop in order; one that waits is not begun."""
+        folder = self._find(id)
+        with self._changing:
+            if task_status(folder) == "waiting":
+                write_json(folder / FAILURE, {"stopped": True})
+            else:
+                (folder / STOP).touch()
+        return task_document(folder)
+
+    def forget(self, id: str) -> None:
+        """Remove what is kept of a task that has ended."""
+        folder = self._find(id)
+        if task_status(folder) not in ("waiting", "running"):
+            shutil.rmtree(folder)
+
+    def _find(self, id: str) -> Path:
+        folder = self.folder / id
+        if folder not in self._folders():
+            raise KeyError(id)
+        return folder
+
+    def _folders(self) -> list[Path]:
+        return [path.parent for path in self.folder.glob(f"task-*/{TASK}")]
+
+    def _run(self) -> None:
+        while not self._closed.wait(POLL_SECONDS):
+            for id in [id for id, process in self._processes.items() if process.poll() is not None]:
+                del self._processes[id]
+            for folder in self._due():
+                self._begin(folder)
+
+    def _due(self) -> Iterator[Path]:
+        """The tasks that may begin now, the oldest first."""
+        folders = sorted(self._folders())
+        states = {folder: task_status(folder) for folder in folders if not (folder / RESULT).exists()}
+        free = self.most - sum(
+            status == "running" or folder.name in self._processes for folder, status in states.items()
+        )
+        waiting = [folder for folder, status in states.items() if status == "waiting"]
+        yield from waiting[: max(free, 0)]
+
+    def _begin(self, folder: Path) -> None:
+        with self._changing:
+            if task_status(folder) != "waiting":
+                return
+            try:
+                (folder / STARTED).touch(exist_ok=False)
+            except FileExistsError:  # another server has begun it just now
+                return
+            # The lock is passed on: there is no moment in which nobody holds it.
+            with (folder / LOCK).open("a") as lock, (folder / LOG).open("ab") as log:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                # A session of its own: Ctrl-C and the end of the server do not reach it.
+                self._processes[folder.name] = subprocess.Popen(
+                    [sys.executable, "-m", "bottega.studio.worker", str(folder)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=[lock.fileno()],
+                    start_new_session=True,
+                )

@@ -1,0 +1,119 @@
+"""The workshop: the folders that a studio works in, and the tasks under way.
+
+runs/                     runs, as the command line has them
+FOLDER/studio/data/       data sets
+FOLDER/studio/uploads/    files on their way in
+FOLDER/studio/tasks/      what is done, and was done
+FOLDER/studio/made/       tokenizers and exports
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import bottega
+from bottega.studio.datasets import DataSets
+from bottega.studio.tasks import TaskRunner
+
+# A name that is safe in a path on every system, and readable in a URL.
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+UPLOAD_ID = re.compile(r"upload-[0-9a-f]{24}")
+
+# Bytes of an upload, and of one of its parts.
+MAX_UPLOAD, MAX_PART = 64 << 30, 8 << 20
+
+# Seconds after which an upload that nobody goes on with is removed.
+UPLOAD_SECONDS = 24 * 3600
+
+
+class Workshop:
+    """What a studio works with.
+
+    runs    the folder of runs
+    folder  the server's own folder
+    """
+
+    def __init__(self, runs: Path, folder: Path, most_tasks: int = 1) -> None:
+        self.runs, self.folder = runs.absolute(), folder.absolute() / "studio"
+        self.data = DataSets(self.folder / "data")
+        self.tasks = TaskRunner(self.folder / "tasks", most_tasks)
+        self.uploads, self.made = self.folder / "uploads", self.folder / "made"
+
+    def open(self) -> None:
+        """Create the folders, and go on with what waits."""
+        for folder in (self.data.folder, self.uploads, self.made):
+            folder.mkdir(parents=True, exist_ok=True)
+        for path in self.uploads.iterdir():
+            if path.stat().st_mtime < time.time() - UPLOAD_SECONDS:
+                path.unlink()
+        self.tasks.start()
+
+    def close(self) -> None:
+        """Start nothing more; tasks that run go on."""
+        self.tasks.close()
+
+    # Runs
+
+    def run_folder(self, name: str) -> Path:
+        """The folder of a run, which need not exist."""
+        if not RUN_NAME.fullmatch(name):
+            fix = "use up to 80 letters, digits, . - and _, and begin with a letter or digit"
+            raise bottega.RunError("not a name for a run", where=name, fix=fix)
+        return self.runs / name
+
+    def run_names(self) -> list[dict[str, Any]]:
+        """All runs at a glance, the most recent first."""
+        return [{**run, "id": Path(run["run"]).name} for run in reversed(bottega.list_runs(self.runs))]
+
+    def free_run_name(self, wanted: str) -> str:
+        """A name like the one wanted that no run has."""
+        number = 1
+        while (self.runs / f"{wanted}-{number}").exists():
+            number += 1
+        return f"{wanted}-{number}"
+
+    # Uploads
+
+    def begin_upload(self, size: int) -> str:
+        """The id of a new upload; a DiskError if there is no room for it."""
+        free = shutil.disk_usage(self.uploads).free
+        if size > min(MAX_UPLOAD, free // 3):
+            # It is there twice while it is read, and needs room to be worked with.
+            fix = f"at most {min(MAX_UPLOAD, free // 3) / 1e9:.1f} GB can be taken now; free some space"
+            raise bottega.DiskError("the file is too large for the disk", where=f"{size / 1e9:.1f} GB", fix=fix)
+        name = f"upload-{secrets.token_hex(12)}"
+        (self.uploads / name).touch()
+        return name
+
+    def upload_path(self, upload: str) -> Path:
+        """The file of an upload under way."""
+        path = self.uploads / upload
+        if not UPLOAD_ID.fullmatch(upload) or not path.exists():
+            raise bottega.DataError("no such upload", where=upload, fix="choose the file again")
+        return path
+
+    def write_part(self, upload: str, offset: int, part: bytes) -> int:
+        """Write a part of an upload where it belongs; returns how much there is now."""
+        path = self.upload_path(upload)
+        size = path.stat().st_size
+        if offset > size:
+            raise bottega.DataError(f"a part is missing before byte {offset}", where=upload, fix="send it again")
+        with path.open("r+b") as file:
+            file.seek(offset)
+            file.write(part)
+        return max(size, offset + len(part))
+
+    # Models
+
+    def models(self) -> Iterator[dict[str, Any]]:
+        """Models that can be used and tuned: the runs that have ended."""
+        for run in self.run_names():
+            if run["result"] is not None:
+                yield {"name": run["id"], "source": run["run"], "kind": "run"}

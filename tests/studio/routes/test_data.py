@@ -1,0 +1,90 @@
+"""Data sets over HTTP: a file in parts, its rows, its faults and a version without them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from studios import Studio
+
+CSV = "question,answer\n" + "".join(f"what is {n}?,it is {n}\n" for n in range(40)) + "what is 1?,it is 1\n"
+
+
+@pytest.fixture(scope="module")
+def questions(studio: Studio) -> str:
+    """A data set with a row that is there twice."""
+    task = studio.upload("questions & answers.csv", CSV.encode(), part=100)
+    assert task["status"] == "done", task
+    return str(task["result"]["name"])
+
+
+def test_a_table_becomes_rows(studio: Studio, questions: str) -> None:
+    assert questions == "questions-answers"
+    (version,) = studio.get(f"data/{questions}")["versions"]
+    assert (version["rows"], version["fields"]) == (41, {"question": "text", "answer": "text"})
+    assert version["origin"] == ["upload", {"file": "questions & answers.csv"}]
+    rows = studio.get(f"data/{questions}/rows?start=39&count=5")["rows"]
+    assert rows == [{"question": f"what is {n}?", "answer": f"it is {n}"} for n in (39, 1)]
+    assert questions in [data["name"] for data in studio.get("data")]
+    assert not list(studio.workshop.uploads.iterdir())
+
+
+def test_parts_may_come_twice_but_not_too_early(studio: Studio) -> None:
+    upload = studio.post("data/uploads", {"file": "a.jsonl", "size": 12})["id"]
+    put = lambda offset, part: studio.http.put(f"/studio/api/data/uploads/{upload}/{offset}", content=part)  # noqa: E731
+    assert put(0, b'{"text"').json() == {"size": 7}
+    assert put(0, b'{"text"').json() == {"size": 7}
+    assert put(9, b"x").json()["error"]["code"] == "DataError"
+    assert put(7, b': "a"}\n').json() == {"size": 14}
+    task = studio.wait(studio.post(f"data/uploads/{upload}/import", {"file": "a.jsonl"})["task"])
+    assert task["result"]["name"] == "a"
+
+
+def test_a_file_that_is_read_wrongly_is_read_as_told(studio: Studio) -> None:
+    task = studio.upload("latin.csv", "testo;voto\nperché;sì\n".encode("latin-1"), layout={"encoding": "latin-1"})
+    name = task["result"]["name"]
+    assert studio.get(f"data/{name}/rows")["rows"] == [{"testo;voto": "perché;sì"}]
+    layout = {"encoding": "latin-1", "delimiter": ";"}
+    task = studio.upload("latin.csv", "testo;voto\nperché;sì\n".encode("latin-1"), layout=layout)
+    name = task["result"]["name"]
+    assert name == "latin-2"
+    assert studio.get(f"data/{name}/rows")["rows"] == [{"testo": "perché", "voto": "sì"}]
+
+
+def test_a_file_of_no_rows_fails_with_advice(studio: Studio) -> None:
+    task = studio.upload("nothing.csv", b"\xff\xfe\x00")
+    assert task["status"] == "failed"
+    assert task["failure"]["kind"] == "DataError"
+    assert task["failure"]["fix"]
+    assert "nothing" not in [data["name"] for data in studio.get("data")]
+
+
+def test_an_audit_names_rows_and_the_fix_is_a_new_version(studio: Studio, questions: str) -> None:
+    audit = studio.wait(studio.post(f"data/{questions}/audit", {"version": 1})["task"])["result"]
+    (duplicates,) = [finding for finding in audit["findings"] if finding["kind"] == "duplicate"]
+    assert (audit["rows"], duplicates["rows"], duplicates["mend"]) == (41, [40], "remove")
+    fixed = studio.wait(studio.post(f"data/{questions}/fix", {"version": 1})["task"])["result"]
+    assert (fixed["version"], fixed["kept"], fixed["removed"]) == (2, 40, 1)
+    newest, first = studio.get(f"data/{questions}")["versions"]
+    assert (newest["rows"], first["rows"]) == (40, 41)
+    assert newest["origin"] == ["fix", {"of": 1, "removed": 1, "repaired": 0}]
+
+
+def test_what_is_not_there_is_said(studio: Studio) -> None:
+    assert studio.refusal("GET", "data/unknown")["message"] == "no such data set"
+    assert studio.http.get("/studio/api/data/a%2fb").status_code == 404
+    assert studio.refusal("POST", "data/uploads/upload-1/import", {"file": "a.csv"})["message"] == "no such upload"
+    assert studio.refusal("POST", "data/uploads", {"file": "a", "size": 1 << 60})["code"] == "DiskError"
+    assert studio.refusal("POST", "data/uploads", {"file": "a"})["where"] == "size"
+
+
+def test_a_hostile_name_and_hostile_rows_stay_text(studio: Studio) -> None:
+    rows = [{"<b>": "<script>alert(1)</script>"}, {"<b>": "\u202eevil"}, {"<b>": "x" * 100_000}]
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    task = studio.upload("../../<script>.jsonl", content)
+    name = task["result"]["name"]
+    assert name == "script"
+    assert studio.get(f"data/{name}/rows")["rows"] == rows
+    answer = studio.http.delete(f"/studio/api/data/{name}")
+    assert answer.status_code == 200
+    assert name not in [data["name"] for data in studio.get("data")]
