@@ -124,9 +124,14 @@ function askForKey() {
 /** Go to another page. */
 export const go = (path) => { location.hash = `#/${path}`; };
 
-await load();
-window.addEventListener("hashchange", async () => { await show(); main.focus({ preventScroll: true }); window.scrollTo(0, 0); });
-// What failed outside a page's own calls is shown, too.
-window.addEventListener("unhandledrejection", (event) => { event.preventDefault(); showError(main, event.reason); });
-await show();
-document.documentElement.dataset.ready = "yes";
+async function start() {
+  await load();
+  window.addEventListener("hashchange", async () => { await show(); main.focus({ preventScroll: true }); window.scrollTo(0, 0); });
+  // What failed outside a page's own calls is shown, too.
+  window.addEventListener("unhandledrejection", (event) => { event.preventDefault(); showError(main, event.reason); });
+  await show();
+  document.documentElement.dataset.ready = "yes";
+}
+
+// Not awaited here: the pages import this module, and would wait for it to end.
+start();

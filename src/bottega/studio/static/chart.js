@@ -45,7 +45,7 @@ export function thin(x, y, most = MOST_POINTS) {
  */
 export function lineChart(title, axes) {
   const plot = h("div.chart", { role: "img", "aria-label": title });
-  const element = h("figure", { style: { margin: 0 } }, plot);
+  const element = h("figure", plot);
   let drawn = false;
   return {
     element,
@@ -62,11 +62,13 @@ export function lineChart(title, axes) {
       const layout = {
         title: { text: title, font: { size: 15, color: text }, x: 0, xanchor: "left" }, margin: { l: 52, r: 12, t: 36, b: 40 },
         paper_bgcolor: "transparent", plot_bgcolor: "transparent", font: { color: text, family: "system-ui, sans-serif", size: 12 },
-        xaxis: { ...axis, title: { text: axes.x } }, yaxis: { ...axis, title: { text: axes.y ?? "" }, type: axes.log ? "log" : "linear", tickformat: ".3~g" },
+        xaxis: { ...axis, title: { text: axes.x } }, yaxis: { ...axis, title: { text: axes.y ?? "" }, type: axes.log ? "log" : "linear", exponentformat: "none", separatethousands: true },
         showlegend: curves.length > 1, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 1, xanchor: "right" }, hovermode: "x unified", uirevision: "keep",
       };
       const config = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d"], locale: current() };
       await Plotly[drawn ? "react" : "newPlot"](plot, data, layout, config);
+      // The place of a chart changes when others come beside it, not only with the window.
+      if (!drawn) new ResizeObserver(() => plot.offsetParent && Plotly.Plots.resize(plot)).observe(element);
       drawn = true;
     },
   };
