@@ -18,7 +18,7 @@ LAYERS = [
     {"studio"},
     {"demo", "server"},
     {"__init__"},
-    {"exporting", "planning", "reporting"},
+    {"explaining", "exporting", "planning", "reporting"},
     {"evaluation"},
     {"training"},
     {"engine", "auditing"},

@@ -51,6 +51,10 @@ if TYPE_CHECKING:
     from bottega.events import Started as Started
     from bottega.events import Stepped as Stepped
     from bottega.events import Validated as Validated
+    from bottega.explaining.explain import Explainer as Explainer
+    from bottega.explaining.explain import Explanation as Explanation
+    from bottega.explaining.explain import explain as explain
+    from bottega.explaining.explain import explain_with as explain_with
     from bottega.exporting._auto import ExportCandidate as ExportCandidate
     from bottega.exporting._convert import convert_adapter as convert_adapter
     from bottega.exporting._export import export as export

@@ -18,13 +18,13 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 import bottega
-from bottega.studio.routes import data, home, recipes, runs, tasks
+from bottega.studio.routes import data, explain, home, recipes, runs, tasks
 from bottega.studio.worker import describe
 from bottega.studio.workshop import Workshop
 
 STATIC = Path(__file__).parent / "static"
 
-ROUTERS = (home.router, data.router, recipes.router, runs.router, tasks.router)
+ROUTERS = (home.router, data.router, explain.router, recipes.router, runs.router, tasks.router)
 
 # Nothing from elsewhere, nothing inside another page; the charts set styles of their own.
 POLICY = (

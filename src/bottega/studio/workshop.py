@@ -117,3 +117,7 @@ class Workshop:
         for run in self.run_names():
             if run["result"] is not None:
                 yield {"name": run["id"], "source": run["run"], "kind": "run"}
+
+    def model_source(self, name: str) -> str:
+        """Where a model is: a run by its name, or what is given."""
+        return next((model["source"] for model in self.models() if model["name"] == name), name)

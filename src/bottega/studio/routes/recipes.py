@@ -99,7 +99,7 @@ def _document(workshop: Workshop, choices: RunChoices) -> dict[str, Any]:
     if isinstance(validation, str):
         validation = str(workshop.data.rows_path(validation))
     rows = str(workshop.data.rows_path(choices.data, choices.version))
-    document = starting_document(objective, _model_source(workshop, choices.model), rows)
+    document = starting_document(objective, workshop.model_source(choices.model), rows)
     document["name"] = choices.name
     document["data"]["validation"] = validation
     # The objective's own recipe has an adapter where the model has a language head.
@@ -120,11 +120,6 @@ def _document(workshop: Workshop, choices: RunChoices) -> dict[str, Any]:
 def starting_document(objective: str, model: str, rows: str) -> dict[str, Any]:
     """The recipe that `bottega init` writes, without its comments."""
     return dict(yaml.safe_load(bottega.init(objective, model=model, data=rows)))
-
-
-def _model_source(workshop: Workshop, name: str) -> str:
-    """Where a model is: a run by its name, or what is given."""
-    return next((model["source"] for model in workshop.models() if model["name"] == name), name)
 
 
 @router.post("/check")
@@ -155,7 +150,7 @@ async def preview_rows(request: Request, body: PreviewRequest) -> Any:
     path = workshop.data.rows_path(body.data, body.version)
 
     def work() -> dict[str, Any]:
-        document = starting_document(body.objective, _model_source(workshop, body.model), str(path))
+        document = starting_document(body.objective, workshop.model_source(body.model), str(path))
         part = f"train[{body.start}:{body.start + PREVIEW_ROWS}]"
         train = {"path": str(path), "split": part, "mapping": body.mapping}
         document["data"] = {"train": train, "bad_rows": "drop"}

@@ -10,6 +10,7 @@ const PAGES = [
   { path: "data", name: "data", nav: true },
   { path: "new", name: "new", nav: true },
   { path: "runs", name: "runs", nav: true },
+  { path: "explain", name: "explain", nav: true },
   { path: "task", name: "task", nav: false },
 ];
 

@@ -19,6 +19,13 @@ export async function load(wanted) {
   document.documentElement.lang = language;
 }
 
+/** Use texts that are there already. */
+export function use(code, given) {
+  language = code;
+  texts = given;
+  document.documentElement.lang = code;
+}
+
 /**
  * A text by its key, with {names} filled in. `key#one` is taken for `n` of 1, where there is such a text.
  * @param {string} key
