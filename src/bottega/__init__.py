@@ -55,6 +55,9 @@ if TYPE_CHECKING:
     from bottega.explaining.explain import Explanation as Explanation
     from bottega.explaining.explain import explain as explain
     from bottega.explaining.explain import explain_with as explain_with
+    from bottega.explaining.vectors import TokenVectors as TokenVectors
+    from bottega.explaining.vocabulary import ShownToken as ShownToken
+    from bottega.explaining.vocabulary import Vocabulary as Vocabulary
     from bottega.exporting._auto import ExportCandidate as ExportCandidate
     from bottega.exporting._convert import convert_adapter as convert_adapter
     from bottega.exporting._export import export as export
@@ -89,6 +92,7 @@ if TYPE_CHECKING:
     from bottega.metrics.graders import UngradableError as UngradableError
     from bottega.metrics.graders import parse_grader as parse_grader
     from bottega.metrics.intervals import paired_difference as paired_difference
+    from bottega.metrics.intervals import proportion_interval as proportion_interval
     from bottega.models.source import locate as locate
     from bottega.objectives import DEFAULT_OBJECTIVE as DEFAULT_OBJECTIVE
     from bottega.planning.advise import Counsel as Counsel

@@ -69,7 +69,7 @@ def run_studio(folder: Path, **options: Any) -> Iterator[Studio]:
     workshop = Workshop(folder / "runs", folder / "server")
     workshop.open()
     deployment = bottega.Deployment(bottega.DeploymentSettings(dtype="float32"))
-    url, end = start(deployment, studio=create_studio(workshop), **options)
+    url, end = start(deployment, studio=create_studio(workshop, deployment), **options)
     with httpx2.Client(base_url=url, headers={"authorization": "Bearer any"}, timeout=60) as http:
         yield Studio(url, workshop, http)
     end()

@@ -184,7 +184,7 @@ def _run_server(options: ServerOptions, announce: Announce) -> None:
     workshop.open()
     keys = KeyRing(os.environ.get(KEY_VARIABLE) or None, backend.tables)
     gate = GateSettings(keys, frozenset({host, *options.allow_host}))
-    studio_app = create_studio(workshop)
+    studio_app = create_studio(workshop, deployment)
     served = create_app(deployment, gate, backend, upstreams=upstreams, log=requests, studio=studio_app)
     announce(host, listening.getsockname()[1], [*deployment.names, *upstreams], keys.is_required)
     with interruption.deferred():

@@ -22,13 +22,11 @@ import torch
 from bottega.errors import DataError
 from bottega.explaining.anatomy import describe, find_stacks
 from bottega.explaining.trace import Floats, LayerTrace, StackTrace, Trace, record
+from bottega.explaining.vocabulary import ShownToken, Vocabulary
 from bottega.hardware.device import resolve_device
 from bottega.inference.loader import find_head
 from bottega.inference.open_model import find_model, make_codec, text_errors
 from bottega.models.checkpoint import load_adapted
-from bottega.models.source import locate
-from bottega.models.tokenizer import load_tokenizer
-from bottega.tokenization.token_text import token_bytes
 
 # Longest text that is explained: every head has a weight for every pair of tokens.
 MAX_TOKENS = 256
@@ -38,19 +36,6 @@ LENS_TOKENS, NEXT_TOKENS = 5, 40
 
 # Numbers of a state or a head that are drawn.
 STRIP = 64
-
-
-@dataclass(frozen=True)
-class ShownToken:
-    """A token: its id, its text (of bytes that are no characters by themselves, a sign), and its bytes."""
-
-    id: int
-    text: str
-    bytes: bytes
-
-    def document(self) -> dict[str, Any]:
-        """Plain data."""
-        return {"id": self.id, "text": self.text, "bytes": self.bytes.hex(" ")}
 
 
 class Explainer:
@@ -63,13 +48,13 @@ class Explainer:
     def __init__(self, name: str | Path, *, device: str = "auto") -> None:
         resolved = find_model(str(name))
         self.name, self.head = resolved.name, find_head(str(name))
-        self.tokenizer = load_tokenizer(locate(self.name).tokenizer)
+        self.vocabulary = Vocabulary(self.name)
         labels = (resolved.choices or {}).get("labels", [])
-        model, adapted = load_adapted(self.name, torch.float32, self.head, labels, self.tokenizer)
+        model, adapted = load_adapted(self.name, torch.float32, self.head, labels, self.vocabulary.tokenizer)
         whole = (model if adapted is None else adapted.model).to(resolve_device(device)).eval()
         self.network: Any = whole if adapted is None else adapted.network
         self.adapted = adapted
-        self.codec = make_codec(self.tokenizer, self.network.config)
+        self.codec = make_codec(self.vocabulary.tokenizer, self.network.config)
 
     @cached_property
     def anatomy(self) -> dict[str, Any]:
@@ -90,8 +75,7 @@ class Explainer:
 
     def token(self, id: int) -> ShownToken:
         """A token by its id."""
-        data = token_bytes(self.tokenizer, id)
-        return ShownToken(id, data.decode("utf-8", "replace"), data)
+        return self.vocabulary.token(id)
 
     def trace(self, text: str, written: Sequence[int] = ()) -> Trace:
         """What it computes for a text; `written`: tokens after it, of an encoder–decoder in its decoder."""

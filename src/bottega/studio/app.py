@@ -18,13 +18,16 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 import bottega
-from bottega.studio.routes import data, explain, home, recipes, runs, tasks
+from bottega.studio.routes import data, explain, home, labels, models, recipes, runs, tasks, vocabularies
 from bottega.studio.worker import describe
 from bottega.studio.workshop import Workshop
 
 STATIC = Path(__file__).parent / "static"
 
-ROUTERS = (home.router, data.router, explain.router, recipes.router, runs.router, tasks.router)
+ROUTERS = (
+    *(home.router, data.router, explain.router, labels.router, models.router, recipes.router, runs.router),
+    *(tasks.router, vocabularies.router),
+)
 
 # Nothing from elsewhere, nothing inside another page; the charts set styles of their own.
 POLICY = (
@@ -43,12 +46,12 @@ HEADERS = {
 STATUSES = {"OutOfMemory": 503, "Overloaded": 429, "Unexpected": 500}
 
 
-def create_studio(workshop: Workshop) -> FastAPI:
-    """The studio of a workshop, as an ASGI application."""
+def create_studio(workshop: Workshop, deployment: bottega.Deployment) -> FastAPI:
+    """The studio of a workshop, as an ASGI application; models are chatted with through the server's deployment."""
     # Some systems say that a script is plain text, which no browser runs.
     mimetypes.add_type("text/javascript", ".js")
     app = FastAPI(title="bottega studio", docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.workshop = workshop
+    app.state.workshop, app.state.deployment = workshop, deployment
     api = APIRouter(prefix="/api")
     for router in ROUTERS:
         api.include_router(router)

@@ -132,8 +132,10 @@ class TaskRunner:
         self._closed.set()
         if self._thread.is_alive():
             self._thread.join()
-        for process in self._processes.values():
-            if process.poll() is None:
+        for id, process in self._processes.items():
+            if task_status(self.folder / id) != "running":
+                process.wait()  # it has said its last word
+            elif process.poll() is None:
                 # It goes on without us, and is not ours to wait for: by default that would be a warning.
                 process.returncode = 0
 

@@ -18,12 +18,17 @@ import bottega
 from bottega.demo.run import PRETRAIN, prepare
 from bottega.demo.world import World
 from bottega.studio.datasets import DataSets
+from bottega.studio.labels import LabelSessions
 from bottega.studio.tasks import FAILURE, PROGRESS, RESULT, STOP, StudioTask, write_json
 
 # Seconds between two reports of progress, and between looks at whether to stop.
 REPORT_SECONDS = 0.3
 
 Result = Mapping[str, Any]
+
+# Fields of rows that hold a prompt, and prompts that are answered together.
+PROMPT_FIELDS = ("prompt", "instruction", "question", "text", "input")
+ANSWERED_AT_ONCE = 16
 
 
 class _StopRequested(Exception):
@@ -145,6 +150,72 @@ def _tokenizer(arguments: Mapping[str, Any], tell: _Teller) -> Result:
     return {"folder": str(out)}
 
 
+def _answers(arguments: Mapping[str, Any], tell: _Teller) -> Result:
+    """Pairs of answers to the prompts of a data set, for people to choose between."""
+    prompts = list(_prompts(Path(arguments["path"]), arguments["count"]))
+    sources, count = arguments["sources"], 2 if len(arguments["sources"]) == 1 else 1
+    written: list[list[str]] = [[] for _ in prompts]
+    for place, source in enumerate(sources):
+        tell(f"loading {source}")
+        model = bottega.load_language_model(source)
+        settings = bottega.Sampling(
+            tokens=arguments["tokens"], temperature=arguments["temperature"], seed=arguments["seed"] + place
+        )
+        for first in range(0, len(prompts), ANSWERED_AT_ONCE):
+            tell("writing answers", place * len(prompts) + first, len(sources) * len(prompts))
+            turns = [[{"role": "user", "content": prompt}] for prompt in prompts[first : first + ANSWERED_AT_ONCE]]
+            for number, found in enumerate(model.generate(turns, settings, continuations=count), first):
+                written[number] += [one.text.strip() for one in found]
+    pairs = [
+        {"prompt": prompt, "first": first, "second": second}
+        for prompt, (first, second) in zip(prompts, written, strict=True)
+        # Between two that are the same there is nothing to choose.
+        if first != second
+    ]
+    if not pairs:
+        fix = "raise the temperature, or take another model"
+        raise bottega.DataError("both answers are the same for every prompt", where=arguments["name"], fix=fix)
+    models = arguments["models"] if len(sources) == 2 else arguments["models"] * 2
+    LabelSessions(Path(arguments["folder"])).create(arguments["name"], models, pairs)
+    return {"session": arguments["name"], "pairs": len(pairs)}
+
+
+def _prompts(path: Path, count: int) -> Iterator[str]:
+    """The first different prompts of a file, whatever its rows are."""
+    seen = set[str]()
+    for _, row in bottega.read_rows([bottega.Source(path=str(path))]):
+        if isinstance(row, bottega.BottegaError):
+            continue
+        prompt = prompt_of(row)
+        if prompt and prompt not in seen:
+            seen.add(prompt)
+            yield prompt
+        if len(seen) == count:
+            return
+    if not seen:
+        names = ", ".join(PROMPT_FIELDS)
+        raise bottega.DataError(
+            "no prompts in the rows", where=str(path), fix=f"name a field one of: {names}, messages"
+        )
+
+
+def prompt_of(row: Mapping[str, Any]) -> str:
+    """The prompt of a row: a field that is called so, or the first message of a user; empty if there is none."""
+    for name in PROMPT_FIELDS:
+        if isinstance(row.get(name), str) and row[name].strip():
+            more = row.get("input")
+            return (
+                f"{row[name]}\n{more}" if name == "instruction" and isinstance(more, str) and more else str(row[name])
+            )
+    messages = row.get("messages")
+    users = (
+        [one.get("content") for one in messages if isinstance(one, dict) and one.get("role") == "user"]
+        if isinstance(messages, list)
+        else []
+    )
+    return next((content for content in users if isinstance(content, str)), "")
+
+
 def _demo(arguments: Mapping[str, Any], tell: _Teller) -> Result:
     """Data sets of an invented world, and a small model that has read its documents."""
     run, made = Path(arguments["run"]), Path(arguments["made"]) / Path(arguments["run"]).name
@@ -169,6 +240,7 @@ VERBS: dict[str, Callable[[Mapping[str, Any], _Teller], Result]] = {
     "evaluate": _evaluate,
     "export": _export,
     "demo": _demo,
+    "answers": _answers,
     "tokenizer": _tokenizer,
 }
 

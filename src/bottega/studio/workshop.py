@@ -2,6 +2,7 @@
 
 runs/                     runs, as the command line has them
 FOLDER/studio/data/       data sets
+FOLDER/studio/labels/     pairs of answers, and what people said of them
 FOLDER/studio/uploads/    files on their way in
 FOLDER/studio/tasks/      what is done, and was done
 FOLDER/studio/made/       tokenizers and exports
@@ -19,6 +20,7 @@ from typing import Any
 
 import bottega
 from bottega.studio.datasets import DataSets
+from bottega.studio.labels import LabelSessions
 from bottega.studio.tasks import TaskRunner
 
 # A name that is safe in a path on every system, and readable in a URL.
@@ -43,12 +45,13 @@ class Workshop:
     def __init__(self, runs: Path, folder: Path, most_tasks: int = 1) -> None:
         self.runs, self.folder = runs.absolute(), folder.absolute() / "studio"
         self.data = DataSets(self.folder / "data")
+        self.labels = LabelSessions(self.folder / "labels")
         self.tasks = TaskRunner(self.folder / "tasks", most_tasks)
         self.uploads, self.made = self.folder / "uploads", self.folder / "made"
 
     def open(self) -> None:
         """Create the folders, and go on with what waits."""
-        for folder in (self.data.folder, self.uploads, self.made):
+        for folder in (self.data.folder, self.labels.folder, self.uploads, self.made):
             folder.mkdir(parents=True, exist_ok=True)
         for path in self.uploads.iterdir():
             if path.stat().st_mtime < time.time() - UPLOAD_SECONDS:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 import bottega
 from bottega.studio.calls import in_thread, workshop_of
+from bottega.studio.kept import Kept
 from bottega.studio.standalone import render_page
 from bottega.studio.workshop import Workshop
 
@@ -22,7 +23,7 @@ router = APIRouter(prefix="/explain")
 MAX_MODELS, MAX_EXPLANATIONS = 2, 8
 
 
-class Question(BaseModel):
+class ExplainRequest(BaseModel):
     """A text to explain.
 
     model    a run, a folder or a hub id; `beside`: another one to compare with
@@ -43,39 +44,27 @@ class Explainers:
     """The models that were explained last, and what was found; one text is computed at a time."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._models: OrderedDict[str, bottega.Explainer] = OrderedDict()
-        self._found: OrderedDict[str, bottega.Explanation] = OrderedDict()
+        self._computing = threading.Lock()
+        self._models: Kept[bottega.Explainer] = Kept(lambda source: bottega.Explainer(source), MAX_MODELS)
+        self._found = OrderedDict[str, bottega.Explanation]()
 
-    def explain(self, workshop: Workshop, question: Question) -> tuple[str, bottega.Explanation]:
+    def explain(self, workshop: Workshop, question: ExplainRequest) -> tuple[str, bottega.Explanation]:
         """(an id by which it is found again, the explanation)."""
-        with self._lock:
-            model = self._load(workshop.model_source(question.model))
-            other = None if question.beside is None else self._load(workshop.model_source(question.beside))
-            found = bottega.explain_with(model, question.text, other, question.written)
+        with self._computing:
+            model = self._models.get(workshop.model_source(question.model))
+            other = None if question.beside is None else self._models.get(workshop.model_source(question.beside))
             id = secrets.token_hex(8)
-            _keep(self._found, id, found, MAX_EXPLANATIONS)
-        return id, found
+            self._found[id] = bottega.explain_with(model, question.text, other, question.written)
+            while len(self._found) > MAX_EXPLANATIONS:
+                self._found.popitem(last=False)
+            return id, self._found[id]
 
     def find(self, id: str) -> bottega.Explanation:
         """What was found before; a RunError if that is too long ago."""
-        with self._lock:
+        with self._computing:
             if id not in self._found:
                 raise bottega.RunError("this explanation is gone", where=id, fix="explain the text again")
             return self._found[id]
-
-    def _load(self, source: str) -> bottega.Explainer:
-        if source not in self._models:
-            _keep(self._models, source, bottega.Explainer(source), MAX_MODELS)
-        self._models.move_to_end(source)
-        return self._models[source]
-
-
-def _keep(kept: OrderedDict[str, Any], key: str, value: Any, most: int) -> None:
-    """Keep a value, and let the oldest go."""
-    kept[key] = value
-    while len(kept) > most:
-        kept.popitem(last=False)
 
 
 def _explainers(request: Request) -> Explainers:
@@ -87,7 +76,7 @@ def _explainers(request: Request) -> Explainers:
 
 
 @router.post("")
-async def explain(request: Request, body: Question) -> Any:
+async def explain(request: Request, body: ExplainRequest) -> Any:
     """What a model computes for a text; its attention is asked for a layer at a time."""
 
     def work() -> dict[str, Any]:
@@ -98,7 +87,7 @@ async def explain(request: Request, body: Question) -> Any:
 
 
 @router.post("/page")
-async def save_page(request: Request, body: Question) -> HTMLResponse:
+async def save_page(request: Request, body: ExplainRequest) -> HTMLResponse:
     """The same as a page of its own."""
     return HTMLResponse(
         await in_thread(lambda: render_page(_explainers(request).explain(workshop_of(request), body)[1]))

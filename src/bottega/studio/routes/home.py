@@ -59,13 +59,6 @@ def _machine() -> dict[str, Any]:
     }
 
 
-@router.get("/models")
-async def list_models(request: Request) -> Any:
-    """Models that can be used and tuned."""
-    workshop = workshop_of(request)
-    return await in_thread(lambda: list(workshop.models()))
-
-
 @router.post("/demo")
 async def start_demo(request: Request, body: Demo) -> Any:
     """Data sets of an invented world, a tokenizer and a small model that has read them: a task."""

@@ -10,7 +10,11 @@ const PAGES = [
   { path: "data", name: "data", nav: true },
   { path: "new", name: "new", nav: true },
   { path: "runs", name: "runs", nav: true },
+  { path: "chat", name: "chat", nav: true },
+  { path: "label", name: "label", nav: true },
   { path: "explain", name: "explain", nav: true },
+  { path: "tokenizer", name: "tokenizer", nav: true },
+  { path: "embeddings", name: "embeddings", nav: true },
   { path: "task", name: "task", nav: false },
 ];
 

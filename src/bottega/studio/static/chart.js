@@ -14,7 +14,7 @@ export function plotly() {
   return loading;
 }
 
-const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+export const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 /** Colours and dashes of the curves: never a colour alone. */
 const CURVES = [["--one", "solid"], ["--two", "dash"], ["--three", "dot"], ["--four", "dashdot"]];

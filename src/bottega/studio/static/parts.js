@@ -1,6 +1,6 @@
 // Parts that several pages show.
 
-import { post } from "./api.js";
+import { get, post } from "./api.js";
 import { fill, h } from "./dom.js";
 import { current, duration, has, moment, t } from "./i18n.js";
 
@@ -64,10 +64,18 @@ export function confirmed(text, question, action) {
   }, text);
 }
 
-/** A text that can be copied. */
+/** A field for the name of a model, with those that are here to choose from. */
+export async function modelInput(context, value, required = true) {
+  const models = await get("models", { signal: context.signal });
+  if (!document.getElementById("known-models")) document.body.append(h("datalist", { id: "known-models" }));
+  fill(document.getElementById("known-models"), models.map((one) => h("option", { value: one.name })));
+  return h("input", { value: value ?? models[0]?.name ?? "", list: "known-models", autocomplete: "off", required });
+}
+
+/** A text that can be copied; a function makes it when it is. */
 export function copyable(text, label) {
-  const button = h("button", { onclick: async () => {
-    await copy(text);
+  const button = h("button", { type: "button", onclick: async () => {
+    await copy(typeof text === "function" ? text() : text);
     fill(button, t("action.copied"));
     setTimeout(() => fill(button, label), 1500);
   } }, label);

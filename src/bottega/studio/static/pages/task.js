@@ -14,6 +14,7 @@ const RESULTS = {
   train: (task) => `runs/${task.subject[1]}`,
   evaluate: (task) => `runs/${task.subject[1]}/verdict`,
   demo: () => "new?data=demo-tasks",
+  answers: (task) => `label/${task.subject[1]}`,
 };
 
 export async function page(place, [id], query, context) {
