@@ -119,9 +119,11 @@ if TYPE_CHECKING:
     from bottega.reporting.report import write_report as write_report
     from bottega.runs.atomic_files import open_atomic as open_atomic
     from bottega.runs.curves import Curve as Curve
+    from bottega.runs.follow import RunFollower as RunFollower
     from bottega.runs.overview import NextStep as NextStep
     from bottega.runs.overview import RunOverview as RunOverview
     from bottega.runs.overview import history as history
+    from bottega.runs.overview import next_steps as next_steps
     from bottega.runs.overview import show as show
     from bottega.runs.resolve import resolve as resolve
     from bottega.runs.store import edited_recipe_note as edited_recipe_note

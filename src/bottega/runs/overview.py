@@ -115,9 +115,9 @@ def history(run: str | Path) -> list[Event]:
     return [parse(document) for document in store.history(check_run(Path(run)))]
 
 
-def next_steps(folder: Path) -> list[NextStep]:
-    """What can be done with a run as it is."""
-    state, run = summary(folder), shlex.quote(str(folder))
+def next_steps(folder: Path, known: Mapping[str, Any] | None = None) -> list[NextStep]:
+    """What can be done with a run as it is; `known`: its summary, if there is one already."""
+    state, run = known or summary(folder), shlex.quote(str(folder))
     if state["status"] == "running":
         return [NextStep("wait", "it is still running; look again", f"bottega show {run}")]
     if state["status"] != "finished":

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,27 +20,57 @@ from bottega.runs.store import RESULTS, read_events, stored_place, stored_recipe
 E = TypeVar("E", bound=Event)
 
 
+@dataclass
+class RunState:
+    """What a summary needs to know of the events of a run.
+
+    by_type  the latest event of each type; `last`: of all
+    seconds  time spent on updates, also on those that a resume repeated
+    """
+
+    by_type: dict[type[Event], Event] = field(default_factory=dict)
+    last: Event | None = None
+    seconds: float = 0.0
+
+    def add(self, event: Event) -> None:
+        """Take the next event."""
+        self.by_type[type(event)] = self.last = event
+        if isinstance(event, Stepped):
+            self.seconds += _finite(event.seconds) or 0.0
+
+    def latest(self, kind: type[E]) -> E | None:
+        """The latest event of a type."""
+        found = self.by_type.get(kind)
+        return found if isinstance(found, kind) else None
+
+
 def summary(folder: Path) -> dict[str, Any]:
     """A run in one line: status, progress, losses, result; the JSON of `bottega runs`."""
-    # All events, also those of updates that a resume repeated: their time was spent.
-    log = [events.parse(document) for document in read_events(folder)]
-    started, finished = _last(log, Started), _last(log, Finished)
-    stepped, validated = _last(log, Stepped), _last(log, Validated)
+    state = RunState()
+    for document in read_events(folder):
+        state.add(events.parse(document))
+    return summarize(folder, state)
+
+
+def summarize(folder: Path, state: RunState, name: str | None = None) -> dict[str, Any]:
+    """The same of events that were read already; `name`: that of the recipe, if it is known."""
+    started, finished = state.latest(Started), state.latest(Finished)
+    stepped, validated = state.latest(Stepped), state.latest(Validated)
     validation_loss = finished.validation_loss if finished else validated.loss if validated else None
     return {
         "run": str(folder),
-        "name": stored_recipe(folder, own_code=False).name,
-        "status": _status(folder, log[-1].type if log else "created"),
+        "name": name or stored_recipe(folder, own_code=False).name,
+        "status": _status(folder, state.last.type if state.last else "created"),
         "step": stepped.step if stepped else 0,
         "steps": started.steps if started else None,
         "loss": _finite(stepped.loss) if stepped else None,
         "validation_loss": _finite(validation_loss),
         "metrics": validated.metrics if validated else {},
-        "seconds": sum(_finite(event.seconds) or 0.0 for event in log if isinstance(event, Stepped)),
+        "seconds": state.seconds,
         "result": next((name for name in RESULTS if (folder / name / MANIFEST).exists()), None),
         "verdict": _verdict_sentence(folder),
         # Earlier versions wrote events without a time, which is 0 after parsing.
-        "time": (log[-1].time if log else 0) or folder.stat().st_mtime,
+        "time": (state.last.time if state.last else 0) or folder.stat().st_mtime,
     }
 
 
@@ -66,10 +97,6 @@ def missing_result_file(folder: Path) -> str | None:
             checksums = json.loads((result / MANIFEST).read_text(encoding="utf-8"))
             return next((f"{result.name}/{name}" for name in checksums if not (result / name).exists()), None)
     return None
-
-
-def _last(log: list[Event], kind: type[E]) -> E | None:
-    return next((event for event in reversed(log) if isinstance(event, kind)), None)
 
 
 def _finite(value: float | None) -> float | None:

@@ -36,7 +36,7 @@ TASK, STARTED, LOCK, PROGRESS, STOP, RESULT, FAILURE, LOG = (
 )
 
 # Seconds between looks at what waits.
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.5
 
 # The end of a log that is shown.
 LOG_CHARACTERS = 4000
@@ -118,7 +118,7 @@ class TaskRunner:
     def __init__(self, folder: Path, most: int = 1) -> None:
         self.folder, self.most = folder, most
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._closed = threading.Event()
+        self._closed, self._submitted = threading.Event(), threading.Event()
         self._changing = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="tasks", daemon=True)
 
@@ -130,6 +130,7 @@ class TaskRunner:
     def close(self) -> None:
         """Start nothing more. What runs goes on."""
         self._closed.set()
+        self._submitted.set()
         if self._thread.is_alive():
             self._thread.join()
         for id, process in self._processes.items():
@@ -145,6 +146,7 @@ class TaskRunner:
         folder = self.folder / task.id
         folder.mkdir()
         write_json(folder / TASK, asdict(task))
+        self._submitted.set()
         return task
 
     def documents(self) -> list[dict[str, Any]]:
@@ -181,7 +183,9 @@ class TaskRunner:
         return [path.parent for path in self.folder.glob(f"task-*/{TASK}")]
 
     def _run(self) -> None:
-        while not self._closed.wait(POLL_SECONDS):
+        while not self._closed.is_set():
+            self._submitted.wait(POLL_SECONDS)
+            self._submitted.clear()
             for id in [id for id, process in self._processes.items() if process.poll() is not None]:
                 del self._processes[id]
             for folder in self._due():

@@ -10,9 +10,11 @@ FOLDER/studio/made/       tokenizers and exports
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +49,8 @@ class Workshop:
         self.data = DataSets(self.folder / "data")
         self.labels = LabelSessions(self.folder / "labels")
         self.tasks = TaskRunner(self.folder / "tasks", most_tasks)
+        self._followed: dict[str, bottega.RunFollower] = {}
+        self._reading = threading.Lock()
         self.uploads, self.made = self.folder / "uploads", self.folder / "made"
 
     def open(self) -> None:
@@ -71,9 +75,25 @@ class Workshop:
             raise bottega.RunError("not a name for a run", where=name, fix=fix)
         return self.runs / name
 
+    def follow(self, name: str) -> bottega.RunFollower:
+        """A run with all its events so far; a RunError if there is no such run."""
+        folder = self.run_folder(name)
+        if not (folder / "recipe.yaml").exists() or not (folder / "resolved.json").exists():
+            self._followed.pop(name, None)
+            raise bottega.RunError("no such run", where=name, fix="choose one of the list")
+        with self._reading:
+            follower = self._followed.setdefault(name, bottega.RunFollower(folder))
+            follower.read()
+        return follower
+
     def run_names(self) -> list[dict[str, Any]]:
         """All runs at a glance, the most recent first."""
-        return [{**run, "id": Path(run["run"]).name} for run in reversed(bottega.list_runs(self.runs))]
+        summaries = []
+        for path in self.runs.glob("*/resolved.json"):
+            # A damaged run must not hide the others.
+            with contextlib.suppress(bottega.BottegaError, OSError):
+                summaries.append({**self.follow(path.parent.name).summary(), "id": path.parent.name})
+        return sorted(summaries, key=lambda run: -float(run["time"]))
 
     def free_run_name(self, wanted: str) -> str:
         """A name like the one wanted that no run has."""

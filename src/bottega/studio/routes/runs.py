@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -73,37 +74,37 @@ def _start(workshop: Workshop, body: NewRun) -> dict[str, Any]:
 
 
 @router.get("/{run}")
-async def get_run(request: Request, run: str, since: int = 0) -> Any:
-    """A run and its events from number `since` on; `next` is the number to ask from the next time."""
-    return await in_thread(lambda: _overview(workshop_of(request), run, since))
+async def get_run(request: Request, run: str, since: int = 0, generation: int | None = None) -> Any:
+    """A run and its events from number `since` on; `next` is the number to ask from the next time.
+
+    generation  that of the last answer; in another one, events are sent from the beginning
+    """
+    return await in_thread(lambda: _overview(workshop_of(request), run, since, generation))
 
 
-def _overview(workshop: Workshop, run: str, since: int) -> dict[str, Any]:
+def _overview(workshop: Workshop, run: str, since: int, generation: int | None) -> dict[str, Any]:
     folder = workshop.run_folder(run)
     tasks = [task for task in workshop.tasks.documents() if tuple(task["subject"]) == ("run", run)]
     under_way = [
         {key: task.get(key) for key in ("id", "verb", "status", "progress", "failure", "log")} for task in tasks
     ]
-    if not (folder / "recipe.yaml").exists():
-        if not tasks:
-            raise bottega.RunError("no such run", where=run, fix="choose one of the list")
-        return {"id": run, "status": tasks[0]["status"], "tasks": under_way, "events": [], "next": 0}
-    overview = bottega.show(folder)
-    history = overview.history
+    if not (folder / "recipe.yaml").exists() and tasks:  # it waits, or failed before its first update
+        return {"id": run, "status": tasks[0]["status"], "tasks": under_way, "events": [], "since": 0, "next": 0}
+    follower = workshop.follow(run)
+    history, summary = follower.history, follower.summary()
     # A resume takes back the events of updates that it repeats: whoever has seen them begins again.
-    since = since if since <= len(history) else 0
+    since = since if since <= len(history) and generation in (None, follower.generation) else 0
     events = history[since : since + MAX_EVENTS]
     return {
-        **overview.summary,
+        **summary,
+        "generation": follower.generation,
         "id": run,
         "tasks": under_way,
         "events": [_finite(event) for event in events],
         "since": since,
         "next": since + len(events),
         "more": since + len(events) < len(history),
-        "next_steps": [
-            {"action": step.action, "message": step.message, "command": step.command} for step in overview.next_steps
-        ],
+        "next_steps": [asdict(step) for step in bottega.next_steps(folder, summary)],
         "has_report": (folder / "report.json").exists(),
     }
 

@@ -30,17 +30,15 @@ async function list(place, context) {
 
 /** The events of a run, gathered page by page; a resume takes some back, and all are read again. */
 export class RunLog {
-  constructor(id) { Object.assign(this, { id, events: [], next: 0, state: null, started: null }); }
+  constructor(id) { Object.assign(this, { id, events: [], next: 0, generation: 0, state: null, started: null }); }
 
   async read(signal) {
     for (let more = true; more;) {
-      const answer = await get(`${at`runs/${this.id}`}?since=${this.next}`, { signal });
-      const first = answer.events.find((event) => event.type === "started");
-      if (answer.since < this.next || (first?.resumed && answer.since)) {
-        if (this.next) { this.events = []; this.next = 0; if (answer.since) continue; }
-      }
-      this.events.push(...answer.events);
+      const answer = await get(`${at`runs/${this.id}`}?since=${this.next}${this.next ? `&generation=${this.generation}` : ""}`, { signal });
+      if (answer.since < this.next) this.events = [];
+      for (const event of answer.events) this.events.push(event);
       this.next = answer.next;
+      this.generation = answer.generation;
       this.state = answer;
       more = answer.more;
     }
