@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PEERS := .venv-bench
 
-.PHONY: help setup engines check test slow fuzz bench bench-setup floor scaling endure recipes preferences planning advice forgetting exam exports models serving clients kill-server gpu worlds large demo docs clean
+.PHONY: help setup engines check test slow fuzz bench bench-setup floor scaling endure recipes preferences planning advice forgetting exam exports models serving clients kill-server pages gpu worlds large demo docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -102,6 +102,12 @@ clients: setup bench-setup ## Ask a server by programs of others: lm-eval, and t
 
 kill-server: setup ## Kill a server at random moments, and compare what it kept (half an hour)
 	$(BIN)/python benchmarks/endure_server.py
+
+pages: setup ## Use the studio as a person does, in Chromium, and measure it (a quarter of an hour)
+	@test -x /usr/bin/chromium || { echo "no /usr/bin/chromium: sudo apt-get install chromium"; exit 1; }
+	$(PIP) playwright==1.65.2
+	npm install --silent --prefix $(VENV)/axe axe-core@4.14.1
+	$(BIN)/python benchmarks/studio.py --axe $(VENV)/axe/node_modules/axe-core/axe.min.js
 
 gpu: setup ## Prove everything equal on a CUDA device, then measure it (ten minutes)
 	$(BIN)/python benchmarks/gpu.py

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from studios import Studio, run_studio
 
+import bottega
 from bottega.server.gate import GateSettings
 from bottega.server.keys import KeyRing
 from bottega.studio.app import STATIC
 from bottega.studio.methods import methods
 
 SCRIPTS = sorted(STATIC.rglob("*.js"))
-LANGUAGES = sorted((STATIC / "i18n").glob("*.json"))
+LANGUAGES = sorted((STATIC / "i18n").glob("??.json"))
 
 
 def texts(path: Path) -> dict[str, str]:
@@ -80,6 +81,19 @@ def test_no_text_is_missing_in_any_language(path: Path) -> None:
         # Names and abbreviations are the same everywhere; most texts are not.
         same = [key for key, text in own.items() if text == english[key]]
         assert len(same) < 0.15 * len(own), same
+
+
+@pytest.mark.parametrize("path", [path for path in LANGUAGES if path.name != "en.json"], ids=lambda path: path.name)
+def test_every_field_of_a_recipe_is_described_in_any_language(path: Path) -> None:
+    """In English it is its own description."""
+    own = texts(path.with_name(f"recipe.{path.name}"))
+    keys = {
+        field["key"]
+        for objective in bottega.objective_kinds()
+        for adapter in (None, "lora")
+        for field in bottega.recipe_form(objective, adapter)
+    }
+    assert own.keys() == keys
 
 
 def test_every_text_that_a_page_asks_for_is_there() -> None:

@@ -19,7 +19,7 @@ BACKLOG = 2048
 POLL_SECONDS = 0.1
 
 # Seconds that answers have to end after the server was asked to stop.
-GRACE_SECONDS = 5
+GRACE_SECONDS = 2
 
 
 def open_socket(host: str, port: int) -> socket.socket:

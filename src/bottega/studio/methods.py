@@ -14,22 +14,24 @@ class Method:
 
     adapter   options of the adapter; None trains every weight
     quantize  how the frozen weights of the base are stored
+    api       what the API of hosted fine-tuning calls it; None if it has no such method
     """
 
     id: str
     objective: str
     adapter: dict[str, Any] | None = None
     quantize: str = "none"
+    api: str | None = None
 
 
 LORA = {"rank": 16, "alpha": 32}
 
 # In the order in which they are offered. All other objectives follow, each with its own name.
 METHODS = (
-    Method("lora", "sft", LORA),
+    Method("lora", "sft", LORA, api="supervised"),
     Method("qlora", "sft", LORA, "nf4"),
     Method("full", "sft"),
-    Method("dpo", "dpo", LORA),
+    Method("dpo", "dpo", LORA, api="dpo"),
     Method("orpo", "orpo", LORA),
     Method("kto", "kto", LORA),
     Method("reward", "reward", LORA),

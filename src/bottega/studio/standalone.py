@@ -67,7 +67,7 @@ def _data(explanation: bottega.Explanation) -> dict[str, Any]:
                     shape, weights = explanation.attention(stack, layer, other=other, cross=cross)
                     key = f"{str(other).lower()} {stack} {layer} {str(cross).lower()}"
                     attention[key] = [shape, base64.b64encode(weights).decode()]
-    texts = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (STATIC / "i18n").glob("*.json")}
+    texts = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (STATIC / "i18n").glob("??.json")}
     documents = [explanation.document(position) for position in range(positions)]
     return {"documents": documents, "attention": attention, "texts": texts}
 

@@ -32,6 +32,9 @@ def test_choices_become_a_recipe(studio: Studio, data: str, base: Path) -> None:
     assert made["full"]["optim"]["schedule"] == "cosine"
     assert made["command"].endswith("bottega train recipe.yaml")
     assert "adapter" not in studio.post("recipes/make", {**choices, "method": "full"})["document"]
+    compile(made["python"], "copied.py", "exec")
+    assert "'supervised'" in made["python"]
+    assert studio.post("recipes/make", {**choices, "method": "kto"})["python"] is None
     # What the form and the YAML say is checked by the same rules.
     assert studio.post("recipes/check", {"text": made["text"]})["full"] == made["full"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -134,13 +135,38 @@ async def check_recipe(request: Request, body: Draft) -> Any:
 def _check(workshop: Workshop, document: dict[str, Any]) -> dict[str, Any]:
     recipe = bottega.Recipe.parse(document, folder=workshop.runs.parent)
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
-    return {"document": document, "full": recipe.document(), "text": text, "command": _command(document)}
+    command = f"cat > recipe.yaml <<'END'\n{text}END\n{shlex.join(['bottega', 'train', 'recipe.yaml'])}"
+    python = _openai_code(document, recipe)
+    return {"document": document, "full": recipe.document(), "text": text, "command": command, "python": python}
 
 
-def _command(document: dict[str, Any]) -> str:
-    """The commands that train the same."""
-    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
-    return f"cat > recipe.yaml <<'END'\n{text}END\n{shlex.join(['bottega', 'train', 'recipe.yaml'])}"
+OPENAI_CODE = """from openai import OpenAI
+
+client = OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="…")
+rows = client.files.create(file=open({rows}, "rb"), purpose="fine-tune")
+job = client.fine_tuning.jobs.create(
+    model={model},  # as it is served: bottega serve {name}={source}
+    training_file=rows.id,
+    method={method},
+)
+"""
+
+
+def _openai_code(document: dict[str, Any], recipe: bottega.Recipe) -> str | None:
+    """A script that trains the same by the API of hosted fine-tuning; None if that has no such method."""
+    base, adapter = str(recipe.model.base), document.get("adapter")
+    method = next((one for one in METHODS if one.api and one.objective == recipe.objective.kind), None)
+    if method is None or not adapter or recipe.model.quantize != "none":
+        return None
+    values = {"n_epochs": recipe.optim.epochs, "batch_size": recipe.optim.examples}
+    given = {name: value for name, value in values.items() if value is not None}
+    return OPENAI_CODE.format(
+        rows=repr(recipe.data.train[0].path),
+        model=repr(Path(base).name),
+        name=Path(base).name,
+        source=shlex.quote(base),
+        method={"type": method.api, method.api: {"hyperparameters": given}},
+    )
 
 
 @router.post("/preview")

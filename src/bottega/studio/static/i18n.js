@@ -19,6 +19,16 @@ export async function load(wanted) {
   document.documentElement.lang = language;
 }
 
+/**
+ * Add texts that only some pages need, in the language in use: `part`.`language`.json. In English there may be none:
+ * the server's own descriptions are English.
+ */
+export async function loadPart(part) {
+  if (language === "en") return;
+  const answer = await fetch(`i18n/${part}.${language}.json`);
+  for (const [key, text] of Object.entries(await answer.json())) texts[`${part}.${key}`] = text;
+}
+
 /** Use texts that are there already. */
 export function use(code, given) {
   language = code;

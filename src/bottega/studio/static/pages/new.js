@@ -3,11 +3,11 @@
 import { get, path as at, post } from "../api.js";
 import { go, showError } from "../app.js";
 import { debounced, field, fill, h, select } from "../dom.js";
-import { bytes, duration, number, t } from "../i18n.js";
+import { bytes, duration, has, loadPart, number, t } from "../i18n.js";
 import { copyable, tabs } from "../parts.js";
-import { has } from "../i18n.js";
 
 export async function page(place, parts, query, context) {
+  await loadPart("recipe");
   const [data, models, methods] = await Promise.all(["data", "models", "recipes/methods"].map((path) => get(path, { signal: context.signal })));
   if (!data.length) return fill(place, h("h1", t("nav.new")), h("p", t("new.no-data")), h("p.row", h("a.button.primary", { href: "#/data" }, t("home.add-data"))));
   const draft = new Draft(context);
@@ -66,7 +66,7 @@ class Draft {
     this.body = h("div");
     this.element = h("div", h("h2", t("new.settings")), this.body, this.message, this.plan, h("p.row", this.start));
     this.planSoon = debounced(600, () => this.showPlan());
-    this.checkSoon = debounced(300, (text) => this.check(text));
+    this.checkSoon = debounced(300, (text) => this.verify({ text }));
     this.level = "basic";
   }
 
@@ -143,33 +143,29 @@ class Draft {
 
   change(key, value) {
     this.changes[key] = value;
-    const next = structuredClone(this.document);
-    put(next, key, value);
-    return this.checkDocument(next);
+    // At once, so that a second change does not begin from a recipe without the first.
+    this.document = structuredClone(this.document);
+    put(this.document, key, value);
+    return this.verify({ document: this.document });
   }
 
-  async checkDocument(document) {
+  /** Check what was written; of several answers under way, the last question's counts. */
+  async verify(draft) {
+    const turn = this.turn = (this.turn ?? 0) + 1;
+    this.start.disabled = true;
     try {
-      this.accept(await post("recipes/check", { document }, { signal: this.context.signal }));
+      const checked = await post("recipes/check", draft, { signal: this.context.signal });
+      if (turn !== this.turn) return;
+      this.accept(checked);
+      this.written = draft.text ?? null;
     } catch (error) {
-      this.start.disabled = true;
-      showError(this.message, error);
+      if (turn === this.turn) showError(this.message, error);
     }
   }
 
   yaml() {
     const area = h("textarea", { rows: 24, spellcheck: false, value: this.written ?? this.checked.text, "aria-label": t("new.yaml-label"), oninput: () => this.checkSoon(area.value) });
     return area;
-  }
-
-  async check(text) {
-    try {
-      this.accept(await post("recipes/check", { text }, { signal: this.context.signal }));
-      this.written = text;
-    } catch (error) {
-      this.start.disabled = true;
-      showError(this.message, error);
-    }
   }
 
   commands() {
