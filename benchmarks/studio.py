@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from machine import write_result
-from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Page, Response, expect, sync_playwright
 from workloads import make_model
 
 CHROMIUM = "/usr/bin/chromium"
@@ -186,12 +186,18 @@ def use_everything(watch: Watch, pictures: Path | None, axe: Path | None) -> Non
 
 def first_visit(watch: Watch, page: Page, server: Server) -> None:
     sizes: list[int] = []
-    page.on("response", lambda answer: sizes.append(len(answer.body())) if "/studio/" in answer.url else None)
+
+    def count(answer: Response) -> None:
+        if answer.status == 200:
+            sizes.append(len(answer.body()))
+
+    page.on("response", count)
     start = time.perf_counter()
     page.goto(server.address)
     page.wait_for_selector("html[data-ready=yes]")
     seconds = time.perf_counter() - start
     page.wait_for_timeout(200)
+    page.remove_listener("response", count)
     watch.note("first page", f"usable after {seconds:.2f} s, {sum(sizes) / 1000:.0f} KB in {len(sizes)} answers")
     assert seconds <= 1.5
     assert sum(sizes) <= 100_000
@@ -259,6 +265,7 @@ def chat(page: Page, server: Server, tuned: str) -> None:
 def label(page: Page, server: Server, tuned: str) -> None:
     visit(page, server.address, "label")
     page.get_by_label("Model", exact=True).fill(tuned)
+    page.get_by_label("Name").fill("mine")
     page.get_by_label("Pairs").fill("30")
     page.get_by_label("Temperature").fill("1.5")
     page.click("text=Write the answers")
@@ -279,7 +286,7 @@ def explain(watch: Watch, page: Page, server: Server, tuned: str) -> None:
     page.locator("button.thumb").nth(3).click()
     expect(page.locator("h3:has-text('Layer 1, head 4')")).to_be_visible()
     page.locator(".explain canvas.pixels").nth(1).hover()
-    page.click("text=Draw a token")
+    page.click("button:has-text('Draw a token')")
     page.wait_for_selector("text=Written so far", timeout=PATIENCE)
     with page.expect_download() as download:
         page.click("text=Save as a page")
@@ -318,7 +325,7 @@ def all_screens(tuned: str) -> dict[str, str]:
         "run": f"runs/{tuned}?with=demo-base-1",
         "verdict": f"runs/{tuned}/verdict",
         "chat": f"chat?model={tuned}&beside=demo-base-1",
-        "label": "label/labels-1",
+        "label": "label/mine",
         "explain": f"explain?model={tuned}&beside=demo-base-1&text={TEXT}",
         "tokenizer": f"tokenizer?model={tuned}",
         "embeddings": f"embeddings/map?model={tuned}",

@@ -44,7 +44,7 @@ export function thin(x, y, most = MOST_POINTS) {
  * @param {{x: string, y?: string, log?: boolean}} axes
  */
 export function lineChart(title, axes) {
-  const plot = h("div.chart", { role: "img", "aria-label": title });
+  const plot = h("div.chart", { role: "group", "aria-label": title });
   const element = h("figure", plot);
   let drawn = false;
   return {

@@ -200,7 +200,7 @@ export class ExplainView {
 
   lens() {
     const rows = this.model.lens.map((row, index) => [index === 0 ? t("explain.embedding") : number(index), number(row.entropy),
-      ...row.tokens.map((token) => h("span", { style: { opacity: String(0.45 + 0.55 * Math.sqrt(token.p)) } }, shown(token.text), h("small", ` ${percent(token.p, token.p < 0.1 ? 1 : 0)}`)))]);
+      ...row.tokens.map((token) => h("span", { style: { background: `color-mix(in srgb, var(--good) ${Math.round(45 * token.p)}%, transparent)`, padding: "0 .2rem" } }, shown(token.text), h("small", ` ${percent(token.p, token.p < 0.1 ? 1 : 0)}`)))]);
     const seen = new IntersectionObserver((entries) => { if (entries.some((entry) => entry.isIntersecting)) this.tour.done("lens"); });
     const box = table([t("explain.layer"), t("explain.entropy"), ...this.model.lens[0].tokens.map((_, index) => String(index + 1))], rows, { caption: t("explain.lens-at", { token: shown(this.stack.tokens[this.position].text) }), numeric: [0, 1] });
     seen.observe(box);

@@ -7,6 +7,7 @@ import { field, fill, h, select, table } from "../dom.js";
 import { shown } from "../explain/view.js";
 import { number, percent, t } from "../i18n.js";
 import { modelInput, tabs } from "../parts.js";
+import { scatter } from "../scatter.js";
 
 export async function page(place, parts, query, context) {
   const model = await modelInput(context, query.get("model")), ask = (path, body) => post(`embeddings/${path}`, { model: model.value.trim(), ...body }, { signal: context.signal });
@@ -38,27 +39,33 @@ function wordsView(ask) {
 const list = (tokens, caption) => table([t("tokenizer.token"), t("embeddings.cosine"), ""], tokens.map((token) => [shown(token.text), number(token.value, 3), h("div.bar", { style: { minWidth: "7rem" } }, h("i", { style: { width: `${Math.max(0, 100 * token.value)}%` } }))]), { caption, numeric: [1] });
 
 function mapView(ask) {
-  const plot = h("div.chart.tall", { role: "img", "aria-label": t("embeddings.map") }), note = h("p.dim"), search = h("input", { type: "search", autocomplete: "off" });
+  const place = h("div"), note = h("p.dim"), search = h("input", { type: "search", autocomplete: "off" });
   const dimensions = select([["2", "2-D"], ["3", "3-D"]], "3", () => draw());
   let found = null;
   async function draw() {
     try {
       found ??= await ask("project", {});
-      const Plotly = await plotly(), three = dimensions.value === "3", wanted = search.value.trim().toLowerCase();
-      const text = style("--text"), groups = [[false, style("--two"), 3], [true, style("--one"), 7]];
-      const data = groups.map(([hit, color, size]) => {
-        const chosen = found.tokens.map((_, index) => index).filter((index) => (wanted !== "" && found.tokens[index].text.toLowerCase().includes(wanted)) === hit);
-        const at = (axis) => chosen.map((index) => found.places[index][axis]);
-        return { type: three ? "scatter3d" : "scattergl", mode: hit ? "markers+text" : "markers", x: at(0), y: at(1), ...(three ? { z: at(2) } : {}), text: chosen.map((index) => shown(found.tokens[index].text)), hoverinfo: "text", marker: { size, color, opacity: hit ? 1 : 0.6, symbol: hit ? "diamond" : "circle" }, name: t(hit ? "embeddings.hits" : "embeddings.others") };
-      });
-      const axis = { color: text, gridcolor: style("--line"), title: { text: "" }, zeroline: false };
-      await Plotly.newPlot(plot, data, { margin: { l: 30, r: 0, t: 0, b: 30 }, paper_bgcolor: "transparent", plot_bgcolor: "transparent", font: { color: text }, showlegend: wanted !== "", scene: { xaxis: axis, yaxis: axis, zaxis: axis }, xaxis: axis, yaxis: axis }, { displaylogo: false, responsive: true });
-      fill(note, t("embeddings.variance", { n: found.tokens.length, part: percent(found.variance.slice(0, Number(dimensions.value)).reduce((sum, one) => sum + one, 0), 1) }));
+      const wanted = search.value.trim().toLowerCase();
+      const points = found.tokens.map((token, index) => ({ place: found.places[index], text: shown(token.text), marked: wanted !== "" && token.text.toLowerCase().includes(wanted) }));
+      if (dimensions.value === "3") fill(place, scatter(t("embeddings.map"), points));
+      else await flat(place, points);
+      fill(note, dimensions.value === "3" ? `${t("embeddings.turn")} ` : null, t("embeddings.variance", { n: found.tokens.length, part: percent(found.variance.slice(0, Number(dimensions.value)).reduce((sum, one) => sum + one, 0), 1) }));
     } catch (error) { showError(note, error); }
   }
   search.addEventListener("input", () => draw());
   draw();
-  return h("div", h("div.fields", field(t("embeddings.dimensions"), dimensions), field(t("embeddings.mark"), search)), plot, note);
+  return h("div", h("div.fields", field(t("embeddings.dimensions"), dimensions), field(t("embeddings.mark"), search)), place, note);
+}
+
+async function flat(place, points) {
+  const Plotly = await plotly(), plot = h("div.chart.tall", { role: "group", "aria-label": t("embeddings.map") });
+  fill(place, plot);
+  const data = [[false, style("--two"), 4, "circle"], [true, style("--one"), 9, "diamond"]].map(([marked, color, size, symbol]) => {
+    const chosen = points.filter((point) => point.marked === marked);
+    return { type: "scatter", mode: marked ? "markers+text" : "markers", x: chosen.map((point) => point.place[0]), y: chosen.map((point) => point.place[1]), text: chosen.map((point) => point.text), textposition: "top center", hoverinfo: "text", marker: { size, color, symbol, opacity: marked ? 1 : 0.6 }, name: t(marked ? "embeddings.hits" : "embeddings.others") };
+  });
+  const axis = { color: style("--text"), gridcolor: style("--line"), zeroline: false };
+  await Plotly.newPlot(plot, data, { margin: { l: 30, r: 0, t: 0, b: 30 }, paper_bgcolor: "transparent", plot_bgcolor: "transparent", font: { color: style("--text") }, showlegend: points.some((point) => point.marked), xaxis: axis, yaxis: axis }, { displaylogo: false, responsive: true });
 }
 
 function driftView(ask, context) {
