@@ -1,6 +1,6 @@
 """The studio, used as a person uses it: in Chromium, from the first visit to DPO on labels of one's own.
 
-    python benchmarks/studio.py [--only flow hostile restart failures upload figures] [--axe axe.min.js]
+    python benchmarks/studio.py [--only flow hostile restart failures upload sampling figures] [--axe axe.min.js]
                                 [--pictures FOLDER] [--out FILE]
 
 Needs Chromium at /usr/bin/chromium and the package playwright. Every request is listed, and none may leave the machine;
@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from machine import write_result
 from playwright.sync_api import BrowserContext, Page, Response, expect, sync_playwright
 from workloads import make_model
@@ -156,7 +157,16 @@ def visit(page: Page, address: str, path: str) -> None:
 
 
 def use_everything(watch: Watch, pictures: Path | None, axe: Path | None) -> None:
-    with studio() as server, browser(watch) as context:
+    with studio() as server:
+        screens = act(watch, server, pictures)
+        if axe is not None:
+            search_faults(watch, server, screens, axe)
+        watch.note("from Ctrl-C to the end of the server", f"{server.stop():.1f} s")
+
+
+def act(watch: Watch, server: Server, pictures: Path | None) -> dict[str, str]:
+    """Everything, in one browser; the addresses of all screens."""
+    with browser(watch) as context:
         page = context.pages[0]
         first_visit(watch, page, server)
         page.click("text=Start with the demo")
@@ -178,10 +188,8 @@ def use_everything(watch: Watch, pictures: Path | None, axe: Path | None) -> Non
         small_screen(watch, page, server, screens)
         if pictures is not None:
             take_pictures(page, server, screens, pictures)
-        if axe is not None:
-            search_faults(watch, server, screens, axe)
         watch.note("requests, all to this machine", f"{len(watch.requests):,}")
-        watch.note("from Ctrl-C to the end of the server", f"{server.stop():.1f} s")
+        return screens
 
 
 def first_visit(watch: Watch, page: Page, server: Server) -> None:
@@ -509,6 +517,37 @@ def upload(watch: Watch) -> None:
 # Figures
 
 
+def sampling(watch: Watch) -> None:
+    """What the explainer's bars say beside exact probabilities, of a vocabulary that is not sent as a whole."""
+    logits = np.random.default_rng(0).normal(0, 2, 50_000)
+    logits[:40] = np.random.default_rng(1).normal(8, 1, 40)
+    order = np.sort(logits)[::-1]
+    counts, edges = np.histogram(order[40:], bins=400)
+    places = np.clip(np.searchsorted(edges, order[40:], side="right") - 1, 0, 399)
+    sums = np.bincount(places, order[40:], 400)
+    rest = [[sums[place] / count, int(count)] for place, count in enumerate(counts) if count]
+    document = {"tokens": [{"logit": float(logit)} for logit in order[:40]], "rest": rest}
+    ask = "async ([document, settings]) => (await import('./explain/next.js')).probabilities(document, settings)"
+    worst = 0.0
+    with studio() as server, browser(watch) as context:
+        page = context.pages[0]
+        visit(page, server.address, "")
+        for settings in ((1, 0, 1, 0), (3, 0, 1, 0), (1, 10, 1, 0), (1, 0, 0.6, 0), (1, 0, 0.95, 0), (1.5, 0, 1, 0.02)):
+            temperature, top_k, top_p, min_p = settings
+            named = {"temperature": temperature, "topK": top_k, "topP": top_p, "minP": min_p}
+            found = page.evaluate(ask, [document, named])
+            kept = order[: top_k or None]
+            parts = np.exp((kept - kept[0]) / temperature)
+            before = np.cumsum(parts) / parts.sum() - parts / parts.sum()
+            parts = np.where(before < top_p, parts, 0)
+            parts = np.where(parts >= min_p * parts[0], parts, 0)
+            exact = parts / parts.sum()
+            shown = np.array(found["shown"])[: len(exact[:40])]
+            worst = max(worst, float(np.abs(shown - exact[:40]).max()), abs(found["others"] - float(exact[40:].sum())))
+    watch.note("probabilities of the explainer", f"at most {worst:.1e} from the exact ones, with every filter")
+    assert worst < 5e-3
+
+
 def figures(watch: Watch) -> None:
     with studio() as server, browser(watch) as context:
         page, base = context.pages[0], server.folder / "base"
@@ -571,6 +610,7 @@ PARTS: dict[str, Callable[..., None]] = {
     "restart": restart,
     "failures": failures,
     "upload": upload,
+    "sampling": sampling,
     "figures": figures,
 }
 

@@ -57,10 +57,35 @@ def test_it_is_what_a_plain_forward_computes(base: Path) -> None:
 
 def test_the_lens_at_the_last_layer_is_the_model(base: Path) -> None:
     document = bottega.explain(base, TEXT).document()["model"]
-    assert len(document["lens"]) == document["anatomy"]["layers"] + 1
-    assert [token["id"] for token in document["lens"][-1]["tokens"]] == [
-        token["id"] for token in document["next"]["tokens"][:5]
+    here = document["here"]
+    assert len(here["lens"]) == document["anatomy"]["layers"] + 1
+    assert [token["id"] for token in here["lens"][-1]["tokens"]] == [
+        token["id"] for token in here["next"]["tokens"][:5]
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [("gemma2", {"final_logit_softcapping": 3.0}), ("granite", {"logits_scaling": 8.0, "residual_multiplier": 0.5})],
+)
+def test_what_a_model_does_to_its_logits_is_done_in_the_lens(tmp_path: Path, kind: str, more: dict[str, Any]) -> None:
+    explainer = Explainer(make_model(tmp_path / kind, kind, **more))
+    trace = explainer.trace(TEXT)
+    last = trace.stacks[0].layers[-1]
+    assert last.state is not None
+    assert trace.logits is not None
+    np.testing.assert_allclose(explainer.lens(last.state), trace.logits, rtol=1e-3, atol=1e-3)
+    # What joins the stream is not what their attention and MLP return: nothing is shown instead of something wrong.
+    assert last.attended is None
+    assert last.fed is None
+
+
+def test_what_was_written_is_read_by_another_model_in_its_own_tokens(base: Path, tmp_path: Path) -> None:
+    explainer = Explainer(base)
+    with pytest.raises(bottega.DataError, match="no token"):
+        explainer.trace(TEXT, [len(explainer.vocabulary)])
+    with pytest.raises(bottega.DataError, match="fit"):
+        explainer.trace(TEXT, [5] * explainer.most_tokens)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -127,7 +152,7 @@ def test_every_family_is_opened(tmp_path: Path, kind: str) -> None:
     else:
         assert stacks[-1]["layers"][0]["heads"]
     if kind in ("llama", "gpt2"):
-        assert document["model"]["lens"]
+        assert document["model"]["here"]["lens"]
     words = {"llama": ("RoPE", "SwiGLU"), "gpt2": ("learned", "GELU"), "t5": ("relative", "ReLU")}
     if kind in words:
         assert (anatomy["positions"], anatomy["mlp"]) == words[kind]

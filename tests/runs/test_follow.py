@@ -60,6 +60,17 @@ def test_another_run_in_the_folder_is_read_from_its_beginning(log: Callable[...,
     assert follower.generation == 2
 
 
+def test_a_longer_log_of_another_run_is_not_taken_for_more_of_the_first(log: Callable[..., Path]) -> None:
+    run = log(*EVENTS[:2])
+    follower = RunFollower(run)
+    follower.read()
+    (run / "new").write_text("".join(json.dumps(event) + "\n" for event in EVENTS[:5]))
+    (run / "new").replace(run / "events.jsonl")
+    follower.read()
+    assert follower.history == list(EVENTS[:5])
+    assert follower.generation == 1
+
+
 def test_a_torn_line_is_left_out(log: Callable[..., Path]) -> None:
     run = log(*EVENTS[:2])
     with (run / "events.jsonl").open("a") as file:

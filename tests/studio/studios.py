@@ -66,10 +66,10 @@ class Studio(NamedTuple):
 @contextmanager
 def run_studio(folder: Path, **options: Any) -> Iterator[Studio]:
     """A studio in a folder while the block runs; its tasks go on afterwards."""
-    workshop = Workshop(folder / "runs", folder / "server")
-    workshop.open()
     deployment = bottega.Deployment(bottega.DeploymentSettings(dtype="float32"))
-    url, end = start(deployment, studio=create_studio(workshop, deployment), **options)
+    workshop = Workshop(folder / "runs", folder / "server", deployment)
+    workshop.open()
+    url, end = start(deployment, studio=create_studio(workshop), **options)
     with httpx2.Client(base_url=url, headers={"authorization": "Bearer any"}, timeout=60) as http:
         yield Studio(url, workshop, http)
     end()

@@ -77,6 +77,6 @@ def test_names_that_are_no_file_names_are_refused(tmp_path: Path, name: str) -> 
 
 def test_a_free_name_is_made_of_any_file_name(tmp_path: Path) -> None:
     sets = DataSets(tmp_path)
-    assert sets.free_name("../Ticket è/2024") == "Ticket-2024"
+    assert sets.free_name("../Ticket è/2024", set()) == "Ticket-2024"
     sets.write("rows", [("row", {"a": 1})], ("upload", {}), ignore_status)
-    assert (sets.free_name("rows"), sets.free_name("…")) == ("rows-2", "data")
+    assert (sets.free_name("rows", {"rows-2"}), sets.free_name("…", set())) == ("rows-3", "data")

@@ -79,6 +79,18 @@ def test_preferences_are_those_of_the_majority(labels: LabelSessions) -> None:
     ]
 
 
+def test_answers_may_hold_any_line_break(labels: LabelSessions) -> None:
+    answer = "one\u2028two\u0085three\nfour"
+    labels.create("odd", ["a", "b"], [{"prompt": "p", "first": answer, "second": "x"}])
+    labels.choose("odd", LabelChoice(0, "me", "first", False, edited=answer + "!"))
+    assert list(labels.preferences("odd")) == [{"prompt": "p", "chosen": answer + "!", "rejected": "x"}]
+
+
+def test_an_arena_is_that_of_two_models(labels: LabelSessions) -> None:
+    with pytest.raises(bottega.DataError, match="other models"):
+        labels.add_pair("mine", ["x", "y"], PAIRS[0], lambda at: LabelChoice(at, "me", "first", False))
+
+
 def test_the_arena_adds_pairs(labels: LabelSessions) -> None:
     for number in range(2):
         pair = {**PAIRS[number]}

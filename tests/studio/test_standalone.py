@@ -24,8 +24,9 @@ def test_the_page_holds_everything_and_asks_for_nothing(tmp_path: Path) -> None:
         assert set(re.findall(r'from "([^"]+)"', code)) <= modules.keys()
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     data = json.loads(data)
-    assert data["documents"][0]["text"] == "the cat </script><script>alert(1)"
-    assert len(data["documents"]) == len(found.trace.stacks[-1].ids)
+    assert data["document"]["text"] == "the cat </script><script>alert(1)"
+    assert len(data["positions"]) == len(found.trace.stacks[-1].ids)
+    assert data["positions"][-1]["model"] == data["document"]["model"]["here"]
     assert len(data["attention"]) == 2 * len(found.trace.stacks[-1].layers)
     assert set(data["texts"]) == {"en", "it"}
     assert page.count("</script>") == 3

@@ -33,7 +33,7 @@ def explain(
 
         with bottega.open_atomic(out) as file:
             file.write(render_page(explanation).encode())
-        likeliest = (explanation.document()["model"]["next"] or {"tokens": []})["tokens"][:3]
+        likeliest = (explanation.document()["model"]["here"]["next"] or {"tokens": []})["tokens"][:3]
         for token in likeliest:
             print(f"next: {token['text']!r}, logit {token['logit']:.2f}")
         print(f"open it in a browser: {out}")

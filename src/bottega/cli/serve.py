@@ -180,11 +180,11 @@ def _run_server(options: ServerOptions, announce: Announce) -> None:
         max_jobs=options.max_jobs,
         runs_graders_code=options.runs_graders_code,
     )
-    workshop = Workshop(Path("runs"), folder, options.max_jobs)
+    workshop = Workshop(Path("runs"), folder, deployment, options.max_jobs)
     workshop.open()
     keys = KeyRing(os.environ.get(KEY_VARIABLE) or None, backend.tables)
     gate = GateSettings(keys, frozenset({host, *options.allow_host}))
-    studio_app = create_studio(workshop, deployment)
+    studio_app = create_studio(workshop)
     served = create_app(deployment, gate, backend, upstreams=upstreams, log=requests, studio=studio_app)
     announce(host, listening.getsockname()[1], [*deployment.names, *upstreams], keys.is_required)
     with interruption.deferred():

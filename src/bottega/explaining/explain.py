@@ -61,15 +61,19 @@ class Explainer:
         """What it is made of, in the field's words and with its sizes."""
         return describe(self.network)
 
+    @property
+    def most_tokens(self) -> int:
+        """The longest text that it explains."""
+        return min(MAX_TOKENS, self.codec.max_length)
+
     def encode(self, text: str) -> list[int]:
         """The tokens of a text as the model reads them; a DataError for an empty one, or one that is too long."""
         if not text.strip():
             raise DataError("there is no text", where="explain", fix="write some words")
         with text_errors(text):
             ids = [int(token) for token in self.codec.encode_prompt(text)]
-        most = min(MAX_TOKENS, self.codec.max_length)
-        if len(ids) > most:
-            fix = f"explain a part of it: at most {most} tokens"
+        if len(ids) > self.most_tokens:
+            fix = f"explain a part of it: at most {self.most_tokens} tokens"
             raise DataError(f"the text has {len(ids)} tokens", where=f"the text {text[:40]!r}", fix=fix)
         return ids
 
@@ -78,8 +82,16 @@ class Explainer:
         return self.vocabulary.token(id)
 
     def trace(self, text: str, written: Sequence[int] = ()) -> Trace:
-        """What it computes for a text; `written`: tokens after it, of an encoder–decoder in its decoder."""
+        """What it computes for a text; `written`: tokens after it, of an encoder–decoder in its decoder.
+
+        A DataError for tokens that it does not have, and for too many.
+        """
         ids = self.encode(text)
+        if unknown := [token for token in written if not 0 <= token < len(self.vocabulary)]:
+            raise DataError(f"there is no token {unknown[0]}", where=self.name, fix="begin again with the text")
+        if len(ids) + len(written) > self.most_tokens:
+            what = f"text and written tokens together are {len(ids) + len(written)}, at most {self.most_tokens} fit"
+            raise DataError(what, where=self.name, fix="begin again with the text")
         if self.network.config.is_encoder_decoder:
             return record(self.network, ids, [self.codec.decoder_start or 0, *written])
         return record(self.network, [*ids, *written])
@@ -91,8 +103,8 @@ class Explainer:
             return None
         with torch.inference_mode():
             normed = stack.final_norm(torch.from_numpy(state).to(self.network.device))
-            logits: Floats = head(normed).float().cpu().numpy()
-        return logits
+            logits: Floats = head(normed * _head_scale(self.network.config)).float().cpu().numpy()
+        return _processed(logits, self.network.config)
 
     def layer_changes(self) -> list[float] | None:
         """How much the adapter changes each layer: norm of its updates over that of the weights; None without one."""
@@ -100,6 +112,20 @@ class Explainer:
             return None
         with torch.inference_mode():
             return [_relative_update(layer) for layer in find_stacks(self.network)[-1].layers]
+
+
+def _head_scale(config: Any) -> float:
+    """T5 scales states before a head that is its embedding."""
+    tied = config.model_type in ("t5", "mt5") and getattr(config, "tie_word_embeddings", False)
+    return float(config.d_model**-0.5) if tied else 1.0
+
+
+def _processed(logits: Floats, config: Any) -> Floats:
+    """What some models do to the logits of their head: Granite and Cohere scale them, Gemma 2 caps them."""
+    scaled = logits / (getattr(config, "logits_scaling", None) or 1) * (getattr(config, "logit_scale", None) or 1)
+    cap = getattr(config, "final_logit_softcapping", None)
+    processed: Floats = cap * np.tanh(scaled / cap) if cap else scaled
+    return processed
 
 
 def _relative_update(layer: Any) -> float:
@@ -124,15 +150,31 @@ class Explanation:
     other_trace: Trace | None = None
 
     def document(self, position: int | None = None) -> dict[str, Any]:
-        """Everything but attention, as plain data; the lens reads at `position`, by default the last."""
-        return {
-            "text": self.text,
-            "model": _model_document(self.explainer, self.trace, position),
-            "other": None
-            if self.other is None or self.other_trace is None
-            else _model_document(self.other, self.other_trace, position),
-            "difference": self._difference(),
+        """Everything but attention, as plain data; `here` is about `position`, by default the last."""
+        sides = {"model": (self.explainer, self.trace), "other": (self.other, self.other_trace)}
+        documents = {
+            side: None
+            if explainer is None or trace is None
+            else {**_model_document(explainer, trace), "here": _position_document(explainer, trace, position)}
+            for side, (explainer, trace) in sides.items()
         }
+        return {"text": self.text, **documents, "difference": self._difference()}
+
+    def at(self, position: int) -> dict[str, Any]:
+        """What a document has about another position, of each model."""
+        sides = {"model": (self.explainer, self.trace), "other": (self.other, self.other_trace)}
+        return {
+            side: None if explainer is None or trace is None else _position_document(explainer, trace, position)
+            for side, (explainer, trace) in sides.items()
+        }
+
+    def token_near(self, logit: float, position: int | None = None) -> ShownToken:
+        """The token, of those that a document does not name, whose logit is nearest to one of the histogram's."""
+        logits = _logits_at(self.trace, position)
+        if logits is None:
+            raise DataError("the model names no next token", where=self.explainer.name, fix="take a language model")
+        others = np.argsort(-logits)[NEXT_TOKENS:]
+        return self.explainer.token(int(others[np.abs(logits[others] - logit).argmin()]))
 
     def attention(self, stack: int, layer: int, *, other: bool = False, cross: bool = False) -> tuple[list[int], bytes]:
         """([heads, t, s], a byte a weight: 255 is all of it) of a layer; ([0, 0, 0], b"") if it has none."""
@@ -190,37 +232,70 @@ def explain_with(
     explainer: Explainer, text: str, other: Explainer | None = None, written: Sequence[int] = ()
 ) -> Explanation:
     """The same with models that are loaded already."""
-    return Explanation(
-        text, explainer, explainer.trace(text, written), other, None if other is None else other.trace(text, written)
-    )
+
+    def _translated() -> Sequence[int]:
+        """What was written, in the tokens of the other model."""
+        assert other is not None
+        mine, theirs = explainer.vocabulary.tokenizer, other.vocabulary.tokenizer
+        return written if mine.get_vocab() == theirs.get_vocab() else other.vocabulary.encode(mine.decode(written))
+
+    trace = explainer.trace(text, written)
+    return Explanation(text, explainer, trace, other, None if other is None else other.trace(text, _translated()))
 
 
-def _model_document(explainer: Explainer, trace: Trace, position: int | None) -> dict[str, Any]:
-    last = trace.stacks[-1]
-    place = len(last.ids) - 1 if position is None else min(max(position, 0), len(last.ids) - 1)
-    logits = None if trace.logits is None or len(trace.logits) != len(last.ids) else trace.logits[place]
+def _model_document(explainer: Explainer, trace: Trace) -> dict[str, Any]:
     return {
         "name": explainer.name,
         "anatomy": explainer.anatomy,
         "changes": explainer.layer_changes(),
-        "stacks": [_stack_document(explainer, stack, place) for stack in trace.stacks],
-        "position": place,
-        "lens": _lens_document(explainer, last, place),
-        "next": None if logits is None or explainer.head not in ("language", "masked") else _next(explainer, logits),
+        "stacks": [_stack_document(explainer, stack) for stack in trace.stacks],
     }
 
 
-def _stack_document(explainer: Explainer, stack: StackTrace, place: int) -> dict[str, Any]:
+def _position_document(explainer: Explainer, trace: Trace, position: int | None) -> dict[str, Any]:
+    """What is about one position: of each stack its place there, and of each layer the query, key and value."""
+    places = [_place(stack, position) for stack in trace.stacks]
+    logits = _logits_at(trace, position) if explainer.head in ("language", "masked") else None
+    return {
+        "places": places,
+        "strips": [
+            [_strips(layer, place) for layer in stack.layers] for stack, place in zip(trace.stacks, places, strict=True)
+        ],
+        "lens": _lens_document(explainer, trace, places[-1]),
+        "next": None if logits is None else _next(explainer, logits),
+    }
+
+
+def _place(stack: StackTrace, position: int | None) -> int:
+    last = len(stack.ids) - 1
+    return last if position is None else min(max(position, 0), last)
+
+
+def _logits_at(trace: Trace, position: int | None) -> Floats | None:
+    last = trace.stacks[-1]
+    if trace.logits is None or len(trace.logits) != len(last.ids):
+        return None
+    logits: Floats = trace.logits[_place(last, position)]
+    return logits
+
+
+def _strips(layer: LayerTrace, place: int) -> dict[str, Any]:
+    found = {kind: getattr(layer, kind) for kind in ("query", "key", "value")}
+    return {
+        kind: None if strip is None else _rounded(strip[place].reshape(-1)[:STRIP]) for kind, strip in found.items()
+    }
+
+
+def _stack_document(explainer: Explainer, stack: StackTrace) -> dict[str, Any]:
     return {
         "name": stack.name,
         "tokens": [explainer.token(id).document() for id in stack.ids],
         "embedded": _state_document(stack.embedded),
-        "layers": [_layer_document(layer, min(place, len(stack.ids) - 1)) for layer in stack.layers],
+        "layers": [_layer_document(layer) for layer in stack.layers],
     }
 
 
-def _layer_document(layer: LayerTrace, place: int) -> dict[str, Any]:
-    strips = {kind: getattr(layer, kind) for kind in ("query", "key", "value")}
+def _layer_document(layer: LayerTrace) -> dict[str, Any]:
     return {
         "state": _state_document(layer.state),
         "heads": 0 if layer.attention is None else len(layer.attention),
@@ -228,10 +303,6 @@ def _layer_document(layer: LayerTrace, place: int) -> dict[str, Any]:
         "attended": _rounded(layer.attended),
         "fed": _rounded(layer.fed),
         "router": None if layer.router is None else [_rounded(row) for row in layer.router],
-        **{
-            kind: None if strip is None else _rounded(strip[place].reshape(-1)[:STRIP])
-            for kind, strip in strips.items()
-        },
     }
 
 
@@ -242,13 +313,18 @@ def _state_document(state: Floats | None) -> dict[str, Any] | None:
     return {"norms": _rounded(np.linalg.norm(state, axis=-1)), "strips": [_rounded(row[:STRIP]) for row in state]}
 
 
-def _lens_document(explainer: Explainer, stack: StackTrace, place: int) -> list[dict[str, Any]] | None:
-    """Of the embedding and of each layer: the likeliest tokens at a position, were it the last layer."""
+def _lens_document(explainer: Explainer, trace: Trace, place: int) -> list[dict[str, Any]] | None:
+    """Of the embedding and of each layer: the likeliest tokens at a position, were it the last layer.
+
+    None if the last layer's are not what the model says: it does something else between the two.
+    """
+    stack = trace.stacks[-1]
     states = [stack.embedded, *(layer.state for layer in stack.layers)]
     if any(state is None for state in states):
         return None
     logits = explainer.lens(np.stack([state[place] for state in states if state is not None]))
-    if logits is None:
+    said = _logits_at(trace, place)
+    if logits is None or said is None or not np.allclose(logits[-1], said, rtol=1e-3, atol=1e-2):
         return None
     rows = []
     for row in logits:

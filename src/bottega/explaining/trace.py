@@ -96,6 +96,8 @@ def record(network: Any, ids: Sequence[int], decoder_ids: Sequence[int] = ()) ->
         _keep_attention(trace, getattr(outputs, name, None), "attention")
     if network.config.is_encoder_decoder:
         _keep_attention(traces[-1], outputs.cross_attentions, "cross")
+    for trace in traces:
+        _keep_what_is_added(trace)
     logits = getattr(outputs, "logits", None)
     return Trace(traces, None if logits is None else _array(logits[0]))
 
@@ -119,7 +121,7 @@ def _recording(stack: Stack, trace: StackTrace) -> Iterator[None]:
     handles = [stack.layers[0].register_forward_pre_hook(partial(_keep_input, trace), with_kwargs=True)]
     for layer, kept in zip(stack.layers, trace.layers, strict=True):
         handles.append(layer.register_forward_hook(partial(_keep, kept, "state", _first)))
-        parts = [(find_attention(layer), "attended", _norms), (find_mlp(layer), "fed", _norms)]
+        parts = [(find_attention(layer), "attended", _first), (find_mlp(layer), "fed", _first)]
         parts += [(find_router(layer), "router", _weights)]
         parts += [(module, kind, _first) for kind, module in find_projections(layer).items()]
         for module, name, measure in parts:
@@ -149,10 +151,22 @@ def _first(output: Any) -> Floats:
     return _array(tensor[0] if tensor.dim() > 2 else tensor)
 
 
-def _norms(output: Any) -> Floats:
-    """[t] the norm of what a module returned for each token."""
-    norms: Floats = np.linalg.norm(_first(output), axis=-1)
-    return norms
+def _keep_what_is_added(trace: StackTrace) -> None:
+    """Keep norms of what attention and MLP add to the stream, where these two make up what a layer adds.
+
+    In some families they do not: BERT normalizes the sum, Gemma 2 what is added, Granite scales it.
+    """
+    before = trace.embedded
+    for layer in trace.layers:
+        parts = [part for part in (layer.attended, layer.fed) if part is not None]
+        whole = None if before is None or layer.state is None else layer.state - before
+        shapes_fit = whole is not None and all(part.shape == whole.shape for part in parts)
+        if not (shapes_fit and parts and whole is not None and np.allclose(sum(parts), whole, rtol=1e-2, atol=1e-3)):
+            layer.attended = layer.fed = None
+        before = layer.state
+        for name in ("attended", "fed"):
+            part = getattr(layer, name)
+            setattr(layer, name, None if part is None else np.linalg.norm(part, axis=-1))
 
 
 def _weights(output: Any) -> Floats:

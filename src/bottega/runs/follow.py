@@ -26,21 +26,22 @@ class RunFollower:
 
     def _restart(self) -> None:
         self.history: list[dict[str, Any]] = []
-        self.generation, self._offset, self._state = 0, 0, RunState()
+        self.generation, self._offset, self._file, self._state = 0, 0, 0, RunState()
 
     def read(self) -> None:
         """Read what has come since the last time; a line that is not complete yet is left for the next."""
         path = self.folder / "events.jsonl"
-        size = path.stat().st_size if path.exists() else 0
-        if size < self._offset:  # another run took the folder
-            generation = self.generation
+        size, file = (path.stat().st_size, path.stat().st_ino) if path.exists() else (0, 0)
+        if size < self._offset or (self._offset and file != self._file):  # another run took the folder
+            generation, self._name = self.generation, None
             self._restart()
             self.generation = generation + 1
+        self._file = file
         if size == self._offset:
             return
-        with path.open("rb") as file:
-            file.seek(self._offset)
-            data = file.read(size - self._offset)
+        with path.open("rb") as log:
+            log.seek(self._offset)
+            data = log.read(size - self._offset)
         whole = data.rfind(b"\n") + 1
         self._offset += whole
         for line in data[:whole].splitlines():

@@ -46,12 +46,12 @@ HEADERS = {
 STATUSES = {"OutOfMemory": 503, "Overloaded": 429, "Unexpected": 500}
 
 
-def create_studio(workshop: Workshop, deployment: bottega.Deployment) -> FastAPI:
-    """The studio of a workshop, as an ASGI application; models are chatted with through the server's deployment."""
+def create_studio(workshop: Workshop) -> FastAPI:
+    """The studio of a workshop, as an ASGI application."""
     # Some systems say that a script is plain text, which no browser runs.
     mimetypes.add_type("text/javascript", ".js")
     app = FastAPI(title="bottega studio", docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.workshop, app.state.deployment = workshop, deployment
+    app.state.workshop = workshop
     api = APIRouter(prefix="/api")
     for router in ROUTERS:
         api.include_router(router)

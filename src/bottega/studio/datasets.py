@@ -129,10 +129,10 @@ class DataSets:
         self.versions(name)
         shutil.rmtree(self._folder(name))
 
-    def free_name(self, wanted: str) -> str:
-        """A name like the one wanted that no data set has."""
+    def free_name(self, wanted: str, reserved: set[str]) -> str:
+        """A name like the one wanted that no data set has, and that is not reserved."""
         stem = re.sub(r"[^A-Za-z0-9_-]+", "-", wanted).strip("-_")[:50] or "data"
-        taken, number, name = set(self.names()), 1, stem
+        taken, number, name = {*self.names(), *reserved}, 1, stem
         while name in taken:
             number += 1
             name = f"{stem}-{number}"

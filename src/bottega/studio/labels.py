@@ -57,11 +57,15 @@ class LabelSessions:
         found = [path.parent for path in self.folder.glob(f"*/{SESSION}")]
         return [path.name for path in sorted(found, key=lambda path: -path.stat().st_mtime)]
 
+    def check_new(self, name: str) -> None:
+        """Raise a DataError unless a session can have this name."""
+        if (self._folder(name) / SESSION).exists():
+            raise bottega.DataError("there is such a session already", where=name, fix="choose another name")
+
     def create(self, name: str, models: Sequence[str], pairs: Sequence[dict[str, str]]) -> None:
         """A new session; a DataError if there is one of this name."""
+        self.check_new(name)
         folder = self._folder(name)
-        if (folder / SESSION).exists():
-            raise bottega.DataError("there is such a session already", where=name, fix="choose another name")
         folder.mkdir(parents=True, exist_ok=True)
         lines = "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs)
         (folder / PAIRS).write_text(lines, encoding="utf-8", errors="backslashreplace")
@@ -74,6 +78,8 @@ class LabelSessions:
         with self._lock:
             if name not in self.names():
                 self.create(name, models, [])
+            if read_json(self._existing(name) / SESSION)["models"] != list(models):
+                raise bottega.DataError("this session compares other models", where=name, fix="delete its folder")
             number = len(self.pairs(name))
             with (self._existing(name) / PAIRS).open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(json.dumps(pair, ensure_ascii=False) + "\n")
@@ -82,7 +88,7 @@ class LabelSessions:
 
     def pairs(self, name: str) -> list[dict[str, str]]:
         """The pairs of a session: `prompt`, `first`, `second`."""
-        return [json.loads(line) for line in (self._existing(name) / PAIRS).read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in _lines(self._existing(name) / PAIRS)]
 
     def choices(self, name: str) -> list[LabelChoice]:
         """What holds: without choices that were taken back; the last word of each person on each pair."""
@@ -138,9 +144,12 @@ class LabelSessions:
 
     def preferences(self, name: str) -> Iterator[dict[str, str]]:
         """Rows of a preference data set: of each pair that people prefer one answer of, by majority."""
-        pairs = self.pairs(name)
-        for number, pair in enumerate(pairs):
-            votes = [one for one in self.choices(name) if one.pair == number and one.verdict in ("first", "second")]
+        by_pair: dict[int, list[LabelChoice]] = {}
+        for choice in self.choices(name):
+            if choice.verdict in ("first", "second"):
+                by_pair.setdefault(choice.pair, []).append(choice)
+        for number, pair in enumerate(self.pairs(name)):
+            votes = by_pair.get(number, [])
             firsts = sum(choice.verdict == "first" for choice in votes)
             if 2 * firsts == len(votes):  # nobody, or as many for one as for the other
                 continue
@@ -152,8 +161,7 @@ class LabelSessions:
 
     def _log(self, name: str) -> list[LabelChoice]:
         path = self._existing(name) / CHOICES
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return [LabelChoice(**json.loads(line)) for line in lines]
+        return [LabelChoice(**json.loads(line)) for line in _lines(path)] if path.exists() else []
 
     def _existing(self, name: str) -> Path:
         folder = self._folder(name)
@@ -166,6 +174,11 @@ class LabelSessions:
             fix = "use up to 60 letters, digits, - and _, and begin with a letter or digit"
             raise bottega.DataError("not a name for a session", where=name, fix=fix)
         return self.folder / name
+
+
+def _lines(path: Path) -> list[bytes]:
+    """The lines of a file, as bytes: a text may hold characters at which Python, too, would end a line."""
+    return [line for line in path.read_bytes().split(b"\n") if line]
 
 
 def is_swapped(name: str, pair: int, rater: str) -> bool:

@@ -31,11 +31,13 @@ const attention = async (stack, layer, other, cross) => {
   return { shape, bytes: bytes(weights) };
 };
 const main = document.getElementById("main");
-const draw = (position) => {
-  const view = new ExplainView({ document: data.documents[position], attention, onposition: draw });
-  fill(main, h("h1", t("nav.explain")), h("p.dim", data.documents[position].text), view.element);
+const draw = (position, keep) => {
+  for (const [side, here] of Object.entries(data.positions[position])) if (here) data.document[side].here = here;
+  const view = new ExplainView({ document: data.document, attention, onposition: (index) => draw(index, view.chosen) });
+  if (keep) { view.chosen = keep; view.draw(); }
+  fill(main, h("h1", t("nav.explain")), h("p.dim", data.document.text), view.element);
 };
-draw(data.documents.length - 1);
+draw(data.positions.length - 1);
 """
 
 
@@ -57,7 +59,7 @@ def render_page(explanation: bottega.Explanation) -> str:
 
 
 def _data(explanation: bottega.Explanation) -> dict[str, Any]:
-    positions = len(explanation.trace.stacks[-1].ids)
+    positions = max(len(stack.ids) for stack in explanation.trace.stacks)
     attention = {}
     sides = [(False, explanation.trace), *([(True, explanation.other_trace)] if explanation.other_trace else [])]
     for other, trace in sides:
@@ -68,8 +70,8 @@ def _data(explanation: bottega.Explanation) -> dict[str, Any]:
                     key = f"{str(other).lower()} {stack} {layer} {str(cross).lower()}"
                     attention[key] = [shape, base64.b64encode(weights).decode()]
     texts = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (STATIC / "i18n").glob("??.json")}
-    documents = [explanation.document(position) for position in range(positions)]
-    return {"documents": documents, "attention": attention, "texts": texts}
+    about = [explanation.at(position) for position in range(positions)]
+    return {"document": explanation.document(), "positions": about, "attention": attention, "texts": texts}
 
 
 def _with_absolute_imports(name: str) -> str:

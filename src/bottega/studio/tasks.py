@@ -23,6 +23,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -151,7 +152,16 @@ class TaskRunner:
 
     def documents(self) -> list[dict[str, Any]]:
         """All tasks, the newest first."""
-        return [task_document(folder) for folder in sorted(self._folders(), reverse=True)]
+        found = []
+        for folder in sorted(self._folders(), reverse=True):
+            with contextlib.suppress(FileNotFoundError):  # it was forgotten just now
+                found.append(task_document(folder))
+        return found
+
+    def subjects(self, kind: str) -> set[str]:
+        """The names of a kind that tasks under way are about."""
+        documents = [task for task in self.documents() if task["status"] in ("waiting", "running")]
+        return {task["subject"][1] for task in documents if task["subject"][0] == kind}
 
     def document(self, id: str) -> dict[str, Any]:
         """A task; a KeyError if there is none."""
@@ -171,7 +181,10 @@ class TaskRunner:
         """Remove what is kept of a task that has ended."""
         folder = self._find(id)
         if task_status(folder) not in ("waiting", "running"):
-            shutil.rmtree(folder)
+            # Under another name first: whoever lists tasks sees all of it or nothing.
+            gone = folder.with_name(f".{folder.name}")
+            folder.rename(gone)
+            shutil.rmtree(gone)
 
     def _find(self, id: str) -> Path:
         folder = self.folder / id
@@ -188,13 +201,19 @@ class TaskRunner:
             self._submitted.clear()
             for id in [id for id, process in self._processes.items() if process.poll() is not None]:
                 del self._processes[id]
-            for folder in self._due():
-                self._begin(folder)
+            try:
+                for folder in self._due():
+                    self._begin(folder)
+            except Exception:  # of any kind: without this thread nothing would be begun any more
+                traceback.print_exc()
 
     def _due(self) -> Iterator[Path]:
         """The tasks that may begin now, the oldest first."""
         folders = sorted(self._folders())
-        states = {folder: task_status(folder) for folder in folders if not (folder / RESULT).exists()}
+        states: dict[Path, Status] = {}
+        for folder in folders:
+            with contextlib.suppress(FileNotFoundError):
+                states[folder] = task_status(folder)
         free = self.most - sum(
             status == "running" or folder.name in self._processes for folder, status in states.items()
         )
@@ -202,16 +221,16 @@ class TaskRunner:
         yield from waiting[: max(free, 0)]
 
     def _begin(self, folder: Path) -> None:
-        with self._changing:
+        # The lock is passed on: from before it is started there is no moment in which nobody holds it.
+        with self._changing, (folder / LOCK).open("a") as lock, (folder / LOG).open("ab") as log:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:  # another server is about to begin it
+                return
             if task_status(folder) != "waiting":
                 return
+            (folder / STARTED).touch()
             try:
-                (folder / STARTED).touch(exist_ok=False)
-            except FileExistsError:  # another server has begun it just now
-                return
-            # The lock is passed on: there is no moment in which nobody holds it.
-            with (folder / LOCK).open("a") as lock, (folder / LOG).open("ab") as log:
-                fcntl.flock(lock, fcntl.LOCK_EX)
                 # A session of its own: Ctrl-C and the end of the server do not reach it.
                 self._processes[folder.name] = subprocess.Popen(
                     [sys.executable, "-m", "bottega.studio.worker", str(folder)],
@@ -221,3 +240,6 @@ class TaskRunner:
                     pass_fds=[lock.fileno()],
                     start_new_session=True,
                 )
+            except OSError as error:
+                what = {"kind": "OutOfMemory", "what": str(error), "where": None, "fix": "end other programs"}
+                write_json(folder / FAILURE, what)

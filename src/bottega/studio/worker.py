@@ -105,7 +105,7 @@ def _fix(arguments: Mapping[str, Any], tell: _Teller) -> Result:
 def _train(arguments: Mapping[str, Any], tell: _Teller) -> Result:
     """A run, from its recipe, or from where it was stopped."""
     run = Path(arguments["run"])
-    if (run / "recipe.yaml").exists():
+    if arguments.get("resume"):
         events = bottega.resume(run, stop=tell.should_stop)
     else:
         recipe = bottega.Recipe.parse(arguments["recipe"])
@@ -219,17 +219,15 @@ def prompt_of(row: Mapping[str, Any]) -> str:
 def _demo(arguments: Mapping[str, Any], tell: _Teller) -> Result:
     """Data sets of an invented world, and a small model that has read its documents."""
     run, made = Path(arguments["run"]), Path(arguments["made"]) / Path(arguments["run"]).name
-    if not (run / "recipe.yaml").exists():
-        tell("writing data and a tokenizer")
-        prepare(World(arguments["seed"], arguments["language"]), made)
-        sets = DataSets(Path(arguments["data"]))
-        for path in sorted(made.glob("*.jsonl")):
-            rows = bottega.read_rows([bottega.Source(path=str(path))])
-            sets.write(f"demo-{path.stem.replace('_', '-')}", rows, ("demo", {}), tell)
-        document = {"name": "demo-base", "seed": arguments["seed"], **PRETRAIN}
-        recipe = bottega.Recipe.parse(document, folder=made)
-        return _follow(bottega.train(recipe, out=run, stop=tell.should_stop), tell, run)
-    return _follow(bottega.resume(run, stop=tell.should_stop), tell, run)
+    tell("writing data and a tokenizer")
+    prepare(World(arguments["seed"], arguments["language"]), made)
+    sets = DataSets(Path(arguments["data"]))
+    for path in sorted(made.glob("*.jsonl")):
+        rows = bottega.read_rows([bottega.Source(path=str(path))])
+        sets.write(f"demo-{path.stem.replace('_', '-')}", rows, ("demo", {}), tell)
+    document = {"name": "demo-base", "seed": arguments["seed"], **PRETRAIN}
+    recipe = bottega.Recipe.parse(document, folder=made)
+    return _follow(bottega.train(recipe, out=run, stop=tell.should_stop), tell, run)
 
 
 VERBS: dict[str, Callable[[Mapping[str, Any], _Teller], Result]] = {

@@ -16,7 +16,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,10 @@ from bottega.studio.datasets import DataSets
 from bottega.studio.labels import LabelSessions
 from bottega.studio.tasks import TaskRunner
 
-# A name that is safe in a path on every system, and readable in a URL.
-RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-
 UPLOAD_ID = re.compile(r"upload-[0-9a-f]{24}")
+
+# Bytes of the name of a file.
+MAX_NAME = 255
 
 # Bytes of an upload, and of one of its parts.
 MAX_UPLOAD, MAX_PART = 64 << 30, 8 << 20
@@ -40,17 +40,20 @@ UPLOAD_SECONDS = 24 * 3600
 class Workshop:
     """What a studio works with.
 
-    runs    the folder of runs
-    folder  the server's own folder
+    runs        the folder of runs
+    folder      the server's own folder
+    deployment  of the server: what it was started with, and models to chat with
     """
 
-    def __init__(self, runs: Path, folder: Path, most_tasks: int = 1) -> None:
+    def __init__(self, runs: Path, folder: Path, deployment: bottega.Deployment, most_tasks: int = 1) -> None:
+        self.deployment = deployment
         self.runs, self.folder = runs.absolute(), folder.absolute() / "studio"
         self.data = DataSets(self.folder / "data")
         self.labels = LabelSessions(self.folder / "labels")
         self.tasks = TaskRunner(self.folder / "tasks", most_tasks)
         self._followed: dict[str, bottega.RunFollower] = {}
-        self._reading = threading.Lock()
+        self._reading, self._naming = threading.Lock(), threading.Lock()
+        self._opened = set[str]()  # names that the studio has added to the deployment
         self.uploads, self.made = self.folder / "uploads", self.folder / "made"
 
     def open(self) -> None:
@@ -70,9 +73,9 @@ class Workshop:
 
     def run_folder(self, name: str) -> Path:
         """The folder of a run, which need not exist."""
-        if not RUN_NAME.fullmatch(name):
-            fix = "use up to 80 letters, digits, . - and _, and begin with a letter or digit"
-            raise bottega.RunError("not a name for a run", where=name, fix=fix)
+        # Whatever the command line may have called it: a folder inside that of the runs, and nothing else.
+        if not name or name.startswith(".") or set(name) & {"/", "\\", "\0"} or len(name.encode()) > MAX_NAME:
+            raise bottega.RunError("not a name for a run", where=name, fix="name a folder inside runs/")
         return self.runs / name
 
     def follow(self, name: str) -> bottega.RunFollower:
@@ -95,12 +98,25 @@ class Workshop:
                 summaries.append({**self.follow(path.parent.name).summary(), "id": path.parent.name})
         return sorted(summaries, key=lambda run: -float(run["time"]))
 
-    def free_run_name(self, wanted: str) -> str:
-        """A name like the one wanted that no run has."""
-        number = 1
-        while (self.runs / f"{wanted}-{number}").exists():
-            number += 1
-        return f"{wanted}-{number}"
+    def submit_run(self, verb: str, wanted: str, arguments: Callable[[str, Path], dict[str, Any]]) -> tuple[str, str]:
+        """(the id of a new task, the name of its run): a name like the one wanted that no run has, or waits to have."""
+        with self._naming:
+            taken, number = self.tasks.subjects("run"), 1
+            while (self.runs / f"{wanted}-{number}").exists() or f"{wanted}-{number}" in taken:
+                number += 1
+            name = f"{wanted}-{number}"
+            return self.tasks.submit(verb, arguments(name, self.run_folder(name)), ("run", name)).id, name
+
+    def submit_import(self, wanted: str, arguments: dict[str, Any]) -> tuple[str, str]:
+        """(the id of a new task, the name of its data set), in the same way."""
+        with self._naming:
+            name = self.data.free_name(wanted, self.tasks.subjects("data"))
+            return self.tasks.submit("import", {**arguments, "name": name}, ("data", name)).id, name
+
+    def forget_run(self, name: str) -> None:
+        """Let go what is kept of a run that is deleted; another may get its name."""
+        self._followed.pop(name, None)
+        self.close_model(name)
 
     # Uploads
 
@@ -136,11 +152,35 @@ class Workshop:
     # Models
 
     def models(self) -> Iterator[dict[str, Any]]:
-        """Models that can be used and tuned: the runs that have ended."""
+        """Models that can be used and tuned: the runs that have ended, and what the server was started with."""
+        known = set[str]()
         for run in self.run_names():
             if run["result"] is not None:
+                known.add(run["id"])
                 yield {"name": run["id"], "source": run["run"], "kind": "run"}
+        for name in self.deployment.names:
+            if name not in known:
+                yield {"name": name, "source": self.deployment.source(name), "kind": "served"}
 
     def model_source(self, name: str) -> str:
         """Where a model is: a run by its name, or what is given."""
         return next((model["source"] for model in self.models() if model["name"] == name), name)
+
+    def open_model(self, name: str) -> bottega.ServedLanguageModel:
+        """A language model to chat with, by the name that the API of the server then has for it."""
+        if name in self.deployment.names:
+            return self.deployment.language(name)
+        self.deployment.add(name, self.model_source(name))
+        try:
+            served = self.deployment.language(name)
+        except BaseException:
+            self.deployment.remove(name)
+            raise
+        self._opened.add(name)
+        return served
+
+    def close_model(self, name: str) -> None:
+        """Let a model go that was opened here; what the server was started with stays."""
+        if name in self._opened:
+            self._opened.discard(name)
+            self.deployment.remove(name)

@@ -73,14 +73,14 @@ async def import_upload(request: Request, upload: str, body: Import) -> Any:
     workshop = workshop_of(request)
     file = PurePath(body.file.replace("\\", "/")).name
     path = await in_thread(lambda: workshop.upload_path(upload))
-    name = body.name if body.name else await in_thread(lambda: workshop.data.free_name(file.split(".")[0]))
     # The suffix decides how a file is read.
     suffixes = "".join(PurePath(file).suffixes[-2:])
     named = path.with_name(path.name + suffixes.lower())
     path.rename(named)
-    arguments = {"path": str(named), "file": file, "name": name, "folder": str(workshop.data.folder)}
-    task = workshop.tasks.submit("import", {**arguments, "layout": body.layout}, ("data", name))
-    return {"task": task.id, "name": name}
+    folder = str(workshop.data.folder)
+    arguments = {"path": str(named), "file": file, "folder": folder, "layout": body.layout}
+    task, name = await in_thread(lambda: workshop.submit_import(body.name or file.split(".")[0], arguments))
+    return {"task": task, "name": name}
 
 
 @router.get("/{name}")

@@ -94,6 +94,12 @@ async def save_page(request: Request, body: ExplainRequest) -> HTMLResponse:
     )
 
 
+@router.get("/{id}/token")
+async def token_near(request: Request, id: str, logit: float, position: int | None = None) -> Any:
+    """A token that the document does not name, by about its logit: a draw may fall on any."""
+    return await in_thread(lambda: _explainers(request).find(id).token_near(logit, position).document())
+
+
 @router.get("/{id}/{stack}/{layer}")
 async def attention(
     request: Request, id: str, stack: int, layer: int, other: bool = False, cross: bool = False

@@ -63,7 +63,11 @@ def _machine() -> dict[str, Any]:
 async def start_demo(request: Request, body: Demo) -> Any:
     """Data sets of an invented world, a tokenizer and a small model that has read them: a task."""
     workshop = workshop_of(request)
-    run = workshop.free_run_name("demo-base")
-    arguments = {"data": str(workshop.data.folder), "made": str(workshop.made), "run": str(workshop.run_folder(run))}
+    folders = {"data": str(workshop.data.folder), "made": str(workshop.made)}
     more = {"language": body.language, "seed": body.seed}
-    return {"task": workshop.tasks.submit("demo", {**arguments, **more}, ("run", run)).id}
+
+    def work() -> dict[str, Any]:
+        task, _ = workshop.submit_run("demo", "demo-base", lambda _, run: {**folders, **more, "run": str(run)})
+        return {"task": task}
+
+    return await in_thread(work)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from pathlib import Path
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
@@ -76,8 +79,8 @@ async def list_sessions(request: Request) -> Any:
 async def start_session(request: Request, body: NewSession) -> Any:
     """Let models write the answers of a new session: a task."""
     workshop = workshop_of(request)
-    if body.name in workshop.labels.names():
-        raise bottega.DataError("there is such a session already", where=body.name, fix="choose another name")
+    # Before anything is written: the answers take minutes.
+    workshop.labels.check_new(body.name)
     sources = [workshop.model_source(model) for model in body.models]
     path = await in_thread(lambda: workshop.data.rows_path(body.data, body.version))
     arguments = {"name": body.name, "sources": sources, "models": body.models, "path": str(path)}
@@ -161,8 +164,7 @@ async def compare(request: Request, body: ArenaChoice) -> Any:
 
 
 def arena_name(models: tuple[str, str]) -> str:
-    """The name of the session in which two models are compared."""
-    letters = "-".join(
-        "".join(letter if letter.isalnum() else "-" for letter in name.split("/")[-1]) for name in models
-    )
-    return f"arena-{letters}"[:60].rstrip("-")
+    """The name of the session in which two models are compared: of their names what fits, and a hash of the whole."""
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", "-".join(Path(name).name for name in models)).strip("-")[:40]
+    digest = hashlib.blake2b("\0".join(models).encode(errors="surrogatepass"), digest_size=4).hexdigest()
+    return f"arena-{readable}-{digest}"

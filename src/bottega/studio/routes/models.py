@@ -7,7 +7,6 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-import bottega
 from bottega.studio.calls import in_thread, workshop_of
 
 router = APIRouter(prefix="/models")
@@ -25,35 +24,22 @@ class ModelName(BaseModel):
 async def list_models(request: Request) -> Any:
     """Models that can be used and tuned: the runs that have ended, and what the server was started with."""
     workshop = workshop_of(request)
-    deployment: bottega.Deployment = request.app.state.deployment
-    found = await in_thread(lambda: list(workshop.models()))
-    known = {model["name"] for model in found}
-    served = [
-        {"name": name, "source": deployment.source(name), "kind": "served"}
-        for name in deployment.names
-        if name not in known
-    ]
-    return [*found, *served]
+    return await in_thread(lambda: list(workshop.models()))
 
 
 @router.post("/open")
 async def open_model(request: Request, body: ModelName) -> Any:
     """Load a language model to chat with; its name for the API of the server."""
     workshop = workshop_of(request)
-    deployment: bottega.Deployment = request.app.state.deployment
 
     def work() -> dict[str, Any]:
-        if body.model not in deployment.names:
-            deployment.add(body.model, workshop.model_source(body.model))
-        served = deployment.language(body.model)
-        return {"model": body.model, "limit": served.model.limit}
+        return {"model": body.model, "limit": workshop.open_model(body.model).model.limit}
 
     return await in_thread(work)
 
 
 @router.post("/close")
 async def close_model(request: Request, body: ModelName) -> Any:
-    """Let a model go from memory."""
-    deployment: bottega.Deployment = request.app.state.deployment
-    await in_thread(lambda: deployment.remove(body.model))
+    """Let a model go that was opened to chat with."""
+    await in_thread(lambda: workshop_of(request).close_model(body.model))
     return {}

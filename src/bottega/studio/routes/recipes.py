@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 import bottega
-from bottega.studio.calls import in_thread, workshop_of
+from bottega.studio.calls import in_thread, parse_yaml, workshop_of
 from bottega.studio.methods import METHODS, methods
 from bottega.studio.workshop import Workshop
 
@@ -126,9 +126,7 @@ def starting_document(objective: str, model: str, rows: str) -> dict[str, Any]:
 @router.post("/check")
 async def check_recipe(request: Request, body: Draft) -> Any:
     """A recipe with every key, and how to start it elsewhere; or what is wrong with it."""
-    document = body.document if body.text is None else yaml.safe_load(body.text)
-    if not isinstance(document, dict):
-        raise bottega.RecipeError("not a recipe", where="recipe", fix="write keys and values, as the form does")
+    document = parse_yaml(body.text) if body.text is not None else body.document or {}
     return await in_thread(lambda: _check(workshop_of(request), document))
 
 

@@ -10,13 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict
 
 import bottega
-from bottega.studio.calls import in_thread, workshop_of
+from bottega.studio.calls import in_thread, parse_yaml, workshop_of
 from bottega.studio.workshop import Workshop
 
 router = APIRouter(prefix="/runs")
@@ -63,14 +62,13 @@ async def start_run(request: Request, body: NewRun) -> Any:
 
 
 def _start(workshop: Workshop, body: NewRun) -> dict[str, Any]:
-    document = yaml.safe_load(body.text) if body.text is not None else body.recipe
-    if not isinstance(document, dict):
-        raise bottega.RecipeError("not a recipe", where="recipe", fix="write keys and values, as the form does")
+    document = body.recipe if body.text is None else parse_yaml(body.text)
+    if document is None:
+        raise bottega.RecipeError("not a recipe", where="recipe", fix="send one")
     recipe = bottega.Recipe.parse(document, folder=workshop.runs.parent)
-    name = workshop.free_run_name(recipe.name)
-    folder = workshop.run_folder(name)
-    arguments = {"run": str(folder), "recipe": recipe.document(), "written": body.text}
-    return {"task": workshop.tasks.submit("train", arguments, ("run", name)).id, "run": name}
+    more = {"recipe": recipe.document(), "written": body.text}
+    task, name = workshop.submit_run("train", recipe.name, lambda _, run: {"run": str(run), **more})
+    return {"task": task, "run": name}
 
 
 @router.get("/{run}")
@@ -146,7 +144,7 @@ async def resume_run(request: Request, run: str) -> Any:
     workshop = workshop_of(request)
     folder = workshop.run_folder(run)
     await in_thread(lambda: bottega.show(folder))
-    return {"task": workshop.tasks.submit("train", {"run": str(folder)}, ("run", run)).id}
+    return {"task": workshop.tasks.submit("train", {"run": str(folder), "resume": True}, ("run", run)).id}
 
 
 @router.post("/{run}/evaluate")
@@ -198,10 +196,14 @@ async def delete_run(request: Request, run: str) -> Any:
 
 def _delete(workshop: Workshop, run: str) -> None:
     folder = workshop.run_folder(run)
-    if bottega.show(folder).summary["status"] == "running":
+    tasks = [task for task in workshop.tasks.documents() if tuple(task["subject"]) == ("run", run)]
+    under_way = any(task["status"] in ("waiting", "running") for task in tasks)
+    # A run that failed before its first update has left no folder, only what is known of its task.
+    if under_way or (folder.exists() and bottega.show(folder).summary["status"] == "running"):
         raise bottega.RunError("it is running", where=run, fix="stop it first")
-    for task in workshop.tasks.documents():
-        if tuple(task["subject"]) == ("run", run):
-            with contextlib.suppress(KeyError):
-                workshop.tasks.forget(task["id"])
-    shutil.rmtree(folder)
+    for task in tasks:
+        with contextlib.suppress(KeyError):
+            workshop.tasks.forget(task["id"])
+    workshop.forget_run(run)
+    if folder.exists():
+        shutil.rmtree(folder)

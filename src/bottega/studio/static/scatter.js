@@ -14,7 +14,7 @@ export function scatter(label, points) {
   const canvas = h("canvas.scatter", { tabIndex: 0, role: "img", "aria-label": label });
   const hover = h("div.dim", { "aria-hidden": "true" });
   let turn = 0.6, tilt = 0.4, drawn = [], dragging = null;
-  const most = Math.max(...points.flatMap((point) => point.place.map(Math.abs)), 1e-9);
+  const most = points.reduce((largest, { place }) => Math.max(largest, ...place.map(Math.abs)), 1e-9);
 
   function project([x, y, z]) {
     const [right, deep] = [x * Math.cos(turn) + z * Math.sin(turn), z * Math.cos(turn) - x * Math.sin(turn)];

@@ -62,7 +62,7 @@ export const weightAt = (weights, head, row, column) => weights.bytes[(head * we
 
 /** Bars of numbers, one of them marked; a click chooses one. */
 export function bars(values, { label, chosen = -1, onchoose, name = (index) => String(index + 1) }) {
-  const most = Math.max(...values.map((value) => Math.abs(value ?? 0)), 1e-12);
+  const most = values.reduce((largest, value) => Math.max(largest, Math.abs(value ?? 0)), 1e-12);
   return h("div.columns", { role: "group", "aria-label": label }, values.map((value, index) => {
     const inner = h("i", { style: { height: `${(100 * Math.abs(value ?? 0)) / most}%` } });
     const text = `${name(index)}: ${value === null ? "–" : Number(value).toPrecision(3)}`;

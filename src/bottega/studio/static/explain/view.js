@@ -15,6 +15,7 @@ const MAP = 520;
  * @param {(stack: number, layer: number, other: boolean, cross: boolean) => Promise<{shape: number[], bytes: Uint8Array}>} source.attention
  * @param {(position: number) => void} [source.onposition]  called when another position is to be read
  * @param {(token: object) => void} [source.onsample]  called with a token that was drawn
+ * @param {(logit: number) => Promise<object>} [source.nearest]  a token that is not named, by about its logit
  */
 export class ExplainView {
   constructor(source) {
@@ -29,9 +30,19 @@ export class ExplainView {
   get model() { return this.chosen.side === "other" ? this.source.document.other : this.source.document.model; }
   get stack() { return this.model.stacks[this.chosen.stack]; }
   get layer() { return this.stack.layers[this.chosen.layer]; }
-  get position() { return Math.min(this.model.position, this.stack.tokens.length - 1); }
+  get position() { return this.model.here.places[this.chosen.stack]; }
+  get strips() { return this.model.here.strips[this.chosen.stack][this.chosen.layer]; }
+
+  /** The other model may have fewer layers, heads and stacks than the one that was looked at. */
+  clamp() {
+    const { chosen, model } = this;
+    chosen.stack = Math.min(chosen.stack, model.stacks.length - 1);
+    chosen.layer = Math.min(chosen.layer, this.stack.layers.length - 1);
+    chosen.head = Math.max(0, Math.min(chosen.head, this.layer.heads - 1));
+  }
 
   draw() {
+    this.clamp();
     const { document } = this.source;
     fill(this.element, this.tour.element,
       document.other ? this.sideChoice() : null,
@@ -40,8 +51,8 @@ export class ExplainView {
       this.section("embedding", this.embedding()),
       this.section("attention", this.attention()),
       this.section("layer", this.layerBox = h("div", this.layerParts())),
-      this.model.lens ? this.section("lens", this.lens()) : null,
-      this.model.next ? this.section("next", nextView(this.model.next, { tour: this.tour, onsample: this.source.onsample })) : null,
+      this.model.here.lens ? this.section("lens", this.lens()) : null,
+      this.model.here.next ? this.section("next", nextView(this.model.here.next, { tour: this.tour, onsample: this.source.onsample, nearest: this.source.nearest })) : null,
       document.difference || this.model.changes ? this.section("difference", this.difference()) : null);
   }
 
@@ -191,7 +202,7 @@ export class ExplainView {
     const at = (name) => layers.map((layer) => layer[name]?.[place] ?? null);
     const norms = layers.map((layer) => layer.state?.norms[place] ?? null);
     const chart = (key, values) => (values.some((value) => value !== null) ? h("figure", h("figcaption", t(`explain.${key}`, this.words())), bars(values, { label: t(`explain.${key}`, this.words()), chosen: this.chosen.layer, onchoose: (layer) => { this.tour.done("layer"); this.choose({ layer }); } })) : null);
-    const strip = (kind) => (this.layer[kind] ? h("figure", h("figcaption", t(`explain.${kind}`)), h("div.scroll", strips([this.layer[kind]], t(`explain.${kind}`), 8))) : null);
+    const strip = (kind) => (this.strips[kind] ? h("figure", h("figcaption", t(`explain.${kind}`)), h("div.scroll", strips([this.strips[kind]], t(`explain.${kind}`), 8))) : null);
     return h("div", h("div.charts", chart("attended", at("attended")), chart("fed", at("fed")), chart("residual", norms)),
       h("h3", t("explain.in-layer", { n: this.chosen.layer + 1 })), strip("query"), strip("key"), strip("value"),
       this.layer.state ? h("figure", h("figcaption", t("explain.state")), h("div.scroll", strips([this.layer.state.strips[place]], t("explain.state"), 8))) : null,
@@ -199,10 +210,10 @@ export class ExplainView {
   }
 
   lens() {
-    const rows = this.model.lens.map((row, index) => [index === 0 ? t("explain.embedding") : number(index), number(row.entropy),
+    const rows = this.model.here.lens.map((row, index) => [index === 0 ? t("explain.embedding") : number(index), number(row.entropy),
       ...row.tokens.map((token) => h("span", { style: { background: `color-mix(in srgb, var(--good) ${Math.round(45 * token.p)}%, transparent)`, padding: "0 .2rem" } }, shown(token.text), h("small", ` ${percent(token.p, token.p < 0.1 ? 1 : 0)}`)))]);
     const seen = new IntersectionObserver((entries) => { if (entries.some((entry) => entry.isIntersecting)) this.tour.done("lens"); });
-    const box = table([t("explain.layer"), t("explain.entropy"), ...this.model.lens[0].tokens.map((_, index) => String(index + 1))], rows, { caption: t("explain.lens-at", { token: shown(this.stack.tokens[this.position].text) }), numeric: [0, 1] });
+    const box = table([t("explain.layer"), t("explain.entropy"), ...this.model.here.lens[0].tokens.map((_, index) => String(index + 1))], rows, { caption: t("explain.lens-at", { token: shown(this.stack.tokens[this.position].text) }), numeric: [0, 1] });
     seen.observe(box);
     return box;
   }

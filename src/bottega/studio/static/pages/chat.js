@@ -78,6 +78,7 @@ export async function page(place, parts, query, context) {
         one.seconds = (performance.now() - start) / 1000;
         paint(one);
       }
+      one.done = true;
     } catch (error) {
       if (error.name === "AbortError") return;
       one.error = error;
@@ -104,7 +105,7 @@ export async function page(place, parts, query, context) {
         h("div.sides", turn.swapped ? sides.reverse() : sides));
     }));
     const last = turns.at(-1);
-    fill(verdict, last && !writing && blind.checked && last.answers.length === 2 && !last.revealed ? judge(last) : null);
+    fill(verdict, last && !writing && blind.checked && last.answers.length === 2 && last.answers.every((one) => one.text && one.done) && !last.revealed ? judge(last) : null);
     stopping.hidden = !writing;
     again.disabled = Boolean(writing) || !turns.length;
   }

@@ -22,9 +22,10 @@ export async function page(place, parts, query, context) {
         document: found.document,
         attention: (stack, layer, other, cross) => weights(found.id, stack, layer, other, cross, context),
         onposition: (index) => run({ position: index, keep: shown.chosen }),
+        nearest: (logit) => get(`explain/${found.id}/token?logit=${logit}&position=${found.document.model.here.places.at(-1)}`, { signal: context.signal }),
         onsample: (token) => { written = [...written, token]; run({ keep: shown.chosen }); },
       });
-      if (keep && keep.stack < found.document.model.stacks.length) { shown.chosen = keep; shown.draw(); }
+      if (keep) { shown.chosen = keep; shown.draw(); }
       fill(status, written.length ? h("p", t("explain.written", { text: written.map((token) => token.text).join("") }), " ", h("button.plain", { onclick: () => { written = []; run(); } }, t("explain.reset"))) : null);
       fill(view, shown.element);
     } catch (error) {
@@ -42,6 +43,8 @@ export async function page(place, parts, query, context) {
     h("div.fields", field(t("explain.model"), model), field(t("explain.beside"), beside, t("explain.beside-help"))),
     h("div.row", h("button.primary", { type: "submit" }, t("explain.start")), h("button", { type: "button", onclick: () => save().catch((error) => showError(status, error)) }, t("explain.save")))),
   h("datalist", { id: "models" }, models.map((one) => h("option", { value: one.name }))), status, view);
+  // What was drawn belongs to the text and the model it was drawn for.
+  for (const input of [text, model, beside]) input.addEventListener("input", () => { written = []; });
   if (model.value) await run();
 }
 

@@ -12,6 +12,7 @@ export async function page(place, parts, query, context) {
   if (!data.length) return fill(place, h("h1", t("nav.new")), h("p", t("new.no-data")), h("p.row", h("a.button.primary", { href: "#/data" }, t("home.add-data"))));
   const draft = new Draft(context);
   const like = query.get("like");
+  if (like) return again(place, draft, like, context);
   const chosen = { data: query.get("data") ?? data[0].name, version: Number(query.get("v")) || null, model: query.get("model") ?? models[0]?.name ?? "",
     method: query.get("method") ?? "", validation: 0.1, name: "" };
   const cards = h("fieldset.plain"), form = h("div");
@@ -46,11 +47,16 @@ export async function page(place, parts, query, context) {
     h("datalist", { id: "models" }, models.map((one) => h("option", { value: one.name }))),
     cards, form);
   await suggest();
-  if (like) {
-    const { document } = await get(at`runs/${like}/recipe`, { signal: context.signal });
-    await draft.set(document);
-    fill(form, draft.element);
-  } else remake();
+  remake();
+}
+
+/** Another run with the recipe of one: all of it is in the form, and nothing is chosen above it. */
+async function again(place, draft, like, context) {
+  const { document } = await get(at`runs/${like}/recipe`, { signal: context.signal });
+  draft.hidden = ["recipe"];
+  draft.level = "all";
+  fill(place, h("h1", t("nav.new")), h("p", t("new.like", { name: like })), draft.element);
+  await draft.set(document);
 }
 
 /** The recipe that is being written, and everything that shows it. */
@@ -68,18 +74,24 @@ class Draft {
     this.planSoon = debounced(600, () => this.showPlan());
     this.checkSoon = debounced(300, (text) => this.verify({ text }));
     this.level = "basic";
+    this.hidden = HIDDEN;
   }
 
   /** A recipe from the first choices, with the changes made so far. */
   async make(chosen) {
     const body = { data: chosen.data, version: chosen.version, validation: chosen.validation, model: chosen.model, method: chosen.method, name: chosen.name || chosen.method, changes: this.changes };
+    const turn = this.ask();
     try {
-      this.accept(await post("recipes/make", body, { signal: this.context.signal }));
+      const made = await post("recipes/make", body, { signal: this.context.signal });
+      if (turn !== this.turn) return;
+      this.accept(made);
     } catch (error) {
+      if (turn !== this.turn) return;
       // A change that another method does not know is dropped.
       if (!Object.keys(this.changes).length) throw error;
       this.changes = {};
-      return this.make(chosen);
+      await this.make(chosen);
+      return;
     }
     await this.draw();
   }
@@ -115,7 +127,7 @@ class Draft {
   }
 
   fields(wanted) {
-    const shown = this.schema.filter((one) => !HIDDEN.includes(one.key) && (!wanted || wanted.includes(one.key)));
+    const shown = this.schema.filter((one) => !this.hidden.includes(one.key) && (!wanted || wanted.includes(one.key)));
     if (wanted) return h("div.fields", shown.map((one) => this.control(one)));
     const sections = Map.groupBy ? Map.groupBy(shown, section) : new Map([...new Set(shown.map(section))].map((name) => [name, shown.filter((one) => section(one) === name)]));
     return h("div", [...sections].map(([name, fields]) => h("section", h("h3", name), h("div.fields", fields.map((one) => this.control(one))))));
@@ -132,9 +144,10 @@ class Draft {
     else {
       const numeric = one.type === "integer" || one.type === "number";
       const text = value === null ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);
+      const later = debounced(400, () => set(parsed(control.value, one.type)));
       control = h("input", { type: numeric ? "number" : "text", step: one.type === "integer" ? "1" : "any", value: text, autocomplete: "off",
         placeholder: one.default === null || one.default === undefined ? "" : typeof one.default === "object" ? JSON.stringify(one.default) : String(one.default),
-        oninput: debounced(400, () => set(parsed(control.value, one.type))) });
+        oninput: () => { this.ask(); later(); } });
       if (one.minimum !== undefined) control.min = one.minimum;
       if (one.maximum !== undefined) control.max = one.maximum;
     }
@@ -149,10 +162,16 @@ class Draft {
     return this.verify({ document: this.document });
   }
 
+  /** Something changes: what is there cannot be started until it is checked. The number of this question. */
+  ask() {
+    this.start.disabled = true;
+    this.turn = (this.turn ?? 0) + 1;
+    return this.turn;
+  }
+
   /** Check what was written; of several answers under way, the last question's counts. */
   async verify(draft) {
-    const turn = this.turn = (this.turn ?? 0) + 1;
-    this.start.disabled = true;
+    const turn = this.ask();
     try {
       const checked = await post("recipes/check", draft, { signal: this.context.signal });
       if (turn !== this.turn) return;
@@ -164,7 +183,7 @@ class Draft {
   }
 
   yaml() {
-    const area = h("textarea", { rows: 24, spellcheck: false, value: this.written ?? this.checked.text, "aria-label": t("new.yaml-label"), oninput: () => this.checkSoon(area.value) });
+    const area = h("textarea", { rows: 24, spellcheck: false, value: this.written ?? this.checked.text, "aria-label": t("new.yaml-label"), oninput: () => { this.ask(); this.checkSoon(area.value); } });
     return area;
   }
 

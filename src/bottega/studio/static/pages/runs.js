@@ -152,7 +152,7 @@ function drawFacts(place, log) {
     ["run.left", log.state.status === "running" ? duration(left) : "–"],
     ["run.loss", number(last?.loss)], ["run.best", best ? t("run.best-at", { loss: number(best.loss), step: best.step }) : "–"],
     ["run.speed", recent.length ? `${number(Math.round(recent.reduce((sum, event) => sum + event.tokens_real, 0) / seconds))}` : "–"],
-    ["run.memory-peak", bytes(Math.max(0, ...steps.map((event) => event.memory)) || null)],
+    ["run.memory-peak", bytes(steps.reduce((most, event) => Math.max(most, event.memory), 0) || null)],
     ["run.cpu", number(last?.cpu)], ["run.trained", started ? t("run.of", { part: number(started.trained_parameters), whole: number(started.parameters) }) : "–"],
     ["run.device", started ? `${started.device}, ${started.dtype}` : "–"],
   ];
