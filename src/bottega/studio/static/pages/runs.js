@@ -94,7 +94,7 @@ function drawHead(place, { id, state }) {
       !running ? confirmed(t("action.delete"), t("run.delete-sure", { name: id }), async () => { await get(at`runs/${id}`, { method: "DELETE" }); go("runs"); }) : null)),
     task ? progressOf(task) : null,
     failed ? failureBox(failed) : null,
-    state.verdict ? h("p.verdict", state.verdict) : null);
+    null);
 }
 
 /** The curves and the numbers of a run, kept up to date. */
@@ -202,18 +202,18 @@ async function drawVerdict(place, log, context) {
   if (!state.has_report) return fill(place, h("p", t("verdict.what")), evaluate, state.status === "finished" ? null : h("p.dim", t("verdict.not-yet")));
   const report = await get(at`runs/${id}/report`, { signal: context.signal });
   const { verdict } = report;
-  const estimates = (list) => list.map((one) => [one.label ?? one.metric, number(one.value), number(one.base), interval(one)]);
+  const estimates = (list) => list.map((one) => [one.label, number(one.run), number(one.base), interval(one), one.finding ? t(`finding.${one.finding.replace(" ", "-")}`) : ""]);
   return fill(place,
     h(`p.verdict.${String(verdict.outcome).replace(/\W+/g, "-")}`, verdict.sentence),
     h("p.row", evaluate, h("a.button", { href: `api/runs/${encodeURIComponent(id)}/report.html`, onclick: (event) => { event.preventDefault(); openReport(id); } }, t("verdict.page")),
       FORMATS.map((format) => h("button", { onclick: async () => { const { task } = await post(at`runs/${id}/export`, { format }); go(`task/${task}`); } }, t("verdict.export", { format })))),
     (report.contenders ?? []).map((one) => h("section", h("h3", t("verdict.beside", { name: one.name })),
-      table([t("verdict.metric"), t("verdict.run"), t("verdict.other"), t("verdict.difference")], estimates(one.estimates), { caption: one.name, numeric: [1, 2, 3] }))),
-    report.effects?.length ? h("section", h("h3", t("verdict.effects")), table([t("verdict.metric"), t("verdict.run"), t("verdict.base"), t("verdict.difference")], estimates(report.effects), { numeric: [1, 2, 3] })) : null,
-    report.worst?.length ? h("details", h("summary", t("verdict.worst")), h("pre", JSON.stringify(report.worst, null, 1))) : null);
+      table([t("verdict.metric"), t("verdict.run"), t("verdict.other"), t("verdict.difference"), t("verdict.finding")], estimates(one.estimates), { numeric: [1, 2, 3] }))),
+    report.effects?.length ? h("section", h("h3", t("verdict.effects")), table([t("verdict.metric"), t("verdict.run"), t("verdict.base"), t("verdict.difference"), t("verdict.finding")], estimates(report.effects), { numeric: [1, 2, 3] })) : null,
+    report.worst?.length ? h("details", h("summary", t("verdict.worst")), table([t("verdict.asked"), t("verdict.reference"), t("verdict.said"), t("verdict.before")], report.worst.map((row) => [row.asked, row.answer, row.said, row.said_before].map((text) => h("div.clip", { dir: "auto" }, text ?? "–"))), { caption: t("verdict.worst") })) : null);
 }
 
-const interval = (one) => (one.difference === undefined || one.difference === null ? "–" : `${number(one.difference)} [${number(one.low)}, ${number(one.high)}]`);
+const interval = (one) => (one.interval ? `${number(one.interval[0])} … ${number(one.interval[1])}` : "–");
 
 /** The page comes with the key, which a link cannot carry. */
 async function openReport(id) {
