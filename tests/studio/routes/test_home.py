@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from studios import Studio, run_studio
 
 
@@ -14,6 +15,7 @@ def test_an_empty_workshop_says_what_the_machine_has(studio: Studio) -> None:
     assert home["machine"]["cores"] >= 1
 
 
+@pytest.mark.slow
 def test_the_demo_brings_data_and_begins_to_train(tmp_path: Path) -> None:
     with run_studio(tmp_path) as studio:
         task = studio.post("demo", {"language": "it"})["task"]

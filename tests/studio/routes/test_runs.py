@@ -87,6 +87,7 @@ def test_a_run_is_stopped_goes_on_and_is_deleted(studio: Studio, recipe: dict[st
     assert started["run"] not in [run["id"] for run in studio.get("runs")]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_the_server_is_restarted(tmp_path: Path, recipe: dict[str, object]) -> None:
     with run_studio(tmp_path) as first:
         started = first.post("runs", {"recipe": {**recipe, "optim": {"steps": 4000, "examples": 4}}})
