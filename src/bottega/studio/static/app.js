@@ -82,7 +82,7 @@ const kindKnown = (kind) => KINDS.includes(kind.slice("error.".length));
 
 /** Draw the page of the present address. */
 async function show() {
-  const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
+  const [, path, query = ""] = location.hash.match(/^#?\/?([^?]*)(?:\?(.*))?$/s);
   const [first, ...rest] = path.split("/").map(decodeURIComponent);
   const page = PAGES.find((one) => one.path === first);
   leave?.abort();

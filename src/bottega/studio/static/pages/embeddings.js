@@ -15,7 +15,7 @@ export async function page(place, parts, query, context) {
     ["words", t("embeddings.words"), () => wordsView(ask)],
     ["map", t("embeddings.map"), () => mapView(ask)],
     ["drift", t("embeddings.drift"), () => driftView(ask, context)],
-  ]);
+  ], parts[0]);
   const views = h("div");
   model.addEventListener("change", () => fill(views, draw()));
   fill(place, h("h1", t("nav.embeddings")), h("p", t("embeddings.what")), h("div.narrow", field(t("chat.first"), model)), views);
