@@ -118,6 +118,8 @@ if TYPE_CHECKING:
     from bottega.reporting.report import report as report
     from bottega.reporting.report import write_report as write_report
     from bottega.runs.atomic_files import open_atomic as open_atomic
+    from bottega.runs.atomic_files import read_json as read_json
+    from bottega.runs.atomic_files import write_json as write_json
     from bottega.runs.curves import Curve as Curve
     from bottega.runs.follow import RunFollower as RunFollower
     from bottega.runs.overview import NextStep as NextStep

@@ -17,7 +17,9 @@ from bottega.runs.atomic_files import (
     commit_folder,
     disk_errors,
     open_atomic,
+    read_json,
     verify_folder,
+    write_json,
     write_text_atomic,
 )
 
@@ -125,3 +127,13 @@ def test_errors_of_the_file_system_name_the_run(
 def test_other_errors_are_not_the_disks(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         fail(KeyError("x"), tmp_path)
+
+
+def test_an_object_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "task.json"
+    write_json(path, {"a": [1, "è"]})
+    assert read_json(path) == {"a": [1, "è"]}
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert read_json(path) == {"a": [1, "è"]}
+    assert [one.name for one in tmp_path.iterdir()] == ["task.json"]

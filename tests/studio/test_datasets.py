@@ -10,7 +10,6 @@ import pytest
 import bottega
 from bottega.progress import ignore_status
 from bottega.studio.datasets import DataSets
-from bottega.studio.tasks import read_json
 
 
 def rows_of(path: Path) -> list[tuple[str, dict[str, object]]]:
@@ -66,7 +65,7 @@ def test_what_json_cannot_hold_is_kept_readable(tmp_path: Path) -> None:
     sets.write("mine", [("row", {"text": "\ud800", "path": Path("x")})], ("upload", {}), ignore_status)
     assert sets.rows("mine", 1, 0, 1) == [{"text": "\ud800", "path": "x"}]
     assert json.loads(sets.rows_path("mine").read_bytes()) == {"text": "\ud800", "path": "x"}
-    assert read_json(sets.rows_path("mine").with_name("version.json"))["rows"] == 1
+    assert bottega.read_json(sets.rows_path("mine").with_name("version.json"))["rows"] == 1
 
 
 @pytest.mark.parametrize("name", ["", "..", "../x", "a/b", ".a", "a" * 61, "à", "a b"])

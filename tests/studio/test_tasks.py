@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bottega.studio.tasks import LOCK, RESULT, STARTED, TaskRunner, task_status, write_json
+import bottega
+from bottega.studio.tasks import LOCK, RESULT, STARTED, TaskRunner, task_status
 
 PATIENCE = 60
 
@@ -92,5 +93,5 @@ def test_states_follow_from_files(tmp_path: Path) -> None:
     (folder / STARTED).touch()
     assert task_status(folder) == "interrupted"
     assert (folder / LOCK).exists()
-    write_json(folder / RESULT, {})
+    bottega.write_json(folder / RESULT, {})
     assert task_status(folder) == "done"

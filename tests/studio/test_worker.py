@@ -11,12 +11,12 @@ import pytest
 
 import bottega
 from bottega.studio import worker
-from bottega.studio.tasks import FAILURE, PROGRESS, RESULT, STOP, TASK, StudioTask, read_json, write_json
+from bottega.studio.tasks import FAILURE, PROGRESS, RESULT, STOP, TASK, StudioTask
 
 
 def make_task(folder: Path, verb: str, arguments: dict[str, Any]) -> Path:
     folder.mkdir()
-    write_json(folder / TASK, asdict(StudioTask("task-1", verb, arguments, ("data", "mine"))))
+    bottega.write_json(folder / TASK, asdict(StudioTask("task-1", verb, arguments, ("data", "mine"))))
     return folder
 
 
@@ -35,9 +35,9 @@ def test_a_verb_leaves_a_result_or_a_failure(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setitem(worker.VERBS, "fail", fail)
     good, bad = make_task(tmp_path / "good", "echo", {"a": 1}), make_task(tmp_path / "bad", "fail", {})
     assert worker.main(good) == 0
-    assert read_json(good / RESULT) == {"a": 1}
+    assert bottega.read_json(good / RESULT) == {"a": 1}
     assert worker.main(bad) == 1
-    assert read_json(bad / FAILURE)["kind"] == "Unexpected"
+    assert bottega.read_json(bad / FAILURE)["kind"] == "Unexpected"
 
 
 def test_progress_is_told_now_and_then_and_a_stop_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,5 +52,5 @@ def test_progress_is_told_now_and_then_and_a_stop_is_noticed(tmp_path: Path, mon
     folder = make_task(tmp_path / "task", "work", {})
     (folder / STOP).touch()
     assert worker.main(folder) == 1
-    assert read_json(folder / FAILURE) == {"stopped": True}
-    assert read_json(folder / PROGRESS)["message"] == "working"
+    assert bottega.read_json(folder / FAILURE) == {"stopped": True}
+    assert bottega.read_json(folder / PROGRESS)["message"] == "working"

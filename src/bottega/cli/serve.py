@@ -22,6 +22,10 @@ from bottega.cli.server_state import KEY_VARIABLE, SERVER_FOLDER, Database, Fold
 # Environment variable with the key for other servers.
 UPSTREAM_KEY_VARIABLE = "BOTTEGA_UPSTREAM_KEY"
 
+Host = Annotated[str, typer.Option(help="Address to listen on; another than this machine's own needs a key.")]
+Port = Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)]
+AllowHost = Annotated[list[str] | None, typer.Option(help="Name by which clients reach this server. May be repeated.")]
+
 
 @app.command(rich_help_panel=USE)
 def serve(
@@ -32,13 +36,9 @@ def serve(
             help="Runs, folders, exports or hub ids; NAME is what clients ask for. NAME=URL#MODEL: of another server.",
         ),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; another than this machine's own needs a key.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,
-    allow_host: Annotated[
-        list[str] | None, typer.Option(help="Name by which clients reach this server. May be repeated.")
-    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    allow_host: AllowHost = None,
     folder: Folder = SERVER_FOLDER,
     database: Database = None,
     min_examples: Annotated[int, typer.Option(help="Rows that a training file must have.", min=1)] = 10,
@@ -90,13 +90,9 @@ def studio(
     models: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME=]MODEL …", help="Models to offer besides the runs here.")
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; another than this machine's own needs a key.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,
-    allow_host: Annotated[
-        list[str] | None, typer.Option(help="Name by which this server is reached. May be repeated.")
-    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    allow_host: AllowHost = None,
     folder: Folder = SERVER_FOLDER,
     max_jobs: Annotated[int, typer.Option(help="Most tasks at once, such as training; others wait.", min=1)] = 1,
     browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,

@@ -7,9 +7,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from bottega.errors import CheckpointError, RunError, disk_full_reason, is_disk_full
 
@@ -33,6 +33,17 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a JSON object, whole or not at all."""
+    with open_atomic(path) as file:
+        file.write(json.dumps(document).encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object that was written whole."""
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def write_text_atomic(path: Path, text: str) -> None:

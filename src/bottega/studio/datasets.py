@@ -20,11 +20,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import bottega
+from bottega.studio.names import check_name
 
 ROWS, OFFSETS, VERSION = "rows.jsonl", "offsets.bin", "version.json"
-
-# A name that is safe in a path on every system, and readable in a URL.
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}")
 
 # Rows that are looked at for the names of fields, and lines that hold no row of which the errors are kept.
 FIELD_ROWS, KEPT_ERRORS = 1000, 20
@@ -197,7 +195,4 @@ class DataSets:
         return folder
 
     def _folder(self, name: str) -> Path:
-        if not NAME.fullmatch(name):
-            fix = "use up to 60 letters, digits, - and _, and begin with a letter or digit"
-            raise bottega.DataError("not a name for a data set", where=name, fix=fix)
-        return self.folder / name
+        return self.folder / check_name(name, "a data set")

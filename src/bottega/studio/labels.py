@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,11 +17,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import bottega
-from bottega.studio.tasks import read_json, write_json
+from bottega.studio.names import check_name
 
 SESSION, PAIRS, CHOICES = "session.json", "pairs.jsonl", "choices.jsonl"
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}")
 
 # What can be said of two answers. `skip` says nothing, and the pair does not come again to that person.
 Preferred = Literal["first", "second", "tie", "bad", "skip"]
@@ -69,7 +66,7 @@ class LabelSessions:
         folder.mkdir(parents=True, exist_ok=True)
         lines = "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs)
         (folder / PAIRS).write_text(lines, encoding="utf-8", errors="backslashreplace")
-        write_json(folder / SESSION, {"name": name, "models": list(models), "created": time.time()})
+        bottega.write_json(folder / SESSION, {"name": name, "models": list(models), "created": time.time()})
 
     def add_pair(
         self, name: str, models: Sequence[str], pair: dict[str, str], choose: Callable[[int], LabelChoice]
@@ -78,7 +75,7 @@ class LabelSessions:
         with self._lock:
             if name not in self.names():
                 self.create(name, models, [])
-            if read_json(self._existing(name) / SESSION)["models"] != list(models):
+            if bottega.read_json(self._existing(name) / SESSION)["models"] != list(models):
                 raise bottega.DataError("this session compares other models", where=name, fix="delete its folder")
             number = len(self.pairs(name))
             with (self._existing(name) / PAIRS).open("a", encoding="utf-8", errors="backslashreplace") as file:
@@ -127,7 +124,7 @@ class LabelSessions:
 
     def summary(self, name: str) -> dict[str, Any]:
         """What was found: wins, the win rate of the second model with its interval, agreement and position bias."""
-        session, choices = read_json(self._existing(name) / SESSION), self.choices(name)
+        session, choices = bottega.read_json(self._existing(name) / SESSION), self.choices(name)
         counts = {verdict: sum(choice.verdict == verdict for choice in choices) for verdict in get_args(Preferred)}
         decided = [choice for choice in choices if choice.verdict in ("first", "second")]
         left = sum((choice.verdict == "second") == choice.swapped for choice in decided)
@@ -170,10 +167,7 @@ class LabelSessions:
         return folder
 
     def _folder(self, name: str) -> Path:
-        if not NAME.fullmatch(name):
-            fix = "use up to 60 letters, digits, - and _, and begin with a letter or digit"
-            raise bottega.DataError("not a name for a session", where=name, fix=fix)
-        return self.folder / name
+        return self.folder / check_name(name, "a session")
 
 
 def _lines(path: Path) -> list[bytes]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import secrets
 import shutil
 import subprocess
@@ -64,19 +63,8 @@ class StudioTask:
     @classmethod
     def read(cls, folder: Path) -> StudioTask:
         """The task in a folder."""
-        document = read_json(folder / TASK)
+        document = bottega.read_json(folder / TASK)
         return cls(**{**document, "subject": tuple(document["subject"])})
-
-
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a document, whole or not at all."""
-    with bottega.open_atomic(path) as file:
-        file.write(json.dumps(document).encode())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A document that was written whole."""
-    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def task_status(folder: Path) -> Status:
@@ -84,7 +72,7 @@ def task_status(folder: Path) -> Status:
     if (folder / RESULT).exists():
         return "done"
     if (folder / FAILURE).exists():
-        return "stopped" if read_json(folder / FAILURE).get("stopped") else "failed"
+        return "stopped" if bottega.read_json(folder / FAILURE).get("stopped") else "failed"
     if not (folder / STARTED).exists():
         return "waiting"
     return "running" if _is_locked(folder / LOCK) else "interrupted"
@@ -107,7 +95,7 @@ def task_document(folder: Path) -> dict[str, Any]:
     document = {**asdict(StudioTask.read(folder)), "status": status}
     for name, key in ((PROGRESS, "progress"), (RESULT, "result"), (FAILURE, "failure")):
         with contextlib.suppress(FileNotFoundError):
-            document[key] = read_json(folder / name)
+            document[key] = bottega.read_json(folder / name)
     if status in ("failed", "interrupted") and (folder / LOG).exists():
         document["log"] = (folder / LOG).read_text(encoding="utf-8", errors="replace")[-LOG_CHARACTERS:]
     return document
@@ -146,7 +134,7 @@ class TaskRunner:
         task = StudioTask(f"task-{time.time_ns():x}-{secrets.token_hex(3)}", verb, dict(arguments), subject)
         folder = self.folder / task.id
         folder.mkdir()
-        write_json(folder / TASK, asdict(task))
+        bottega.write_json(folder / TASK, asdict(task))
         self._submitted.set()
         return task
 
@@ -172,7 +160,7 @@ class TaskRunner:
         folder = self._find(id)
         with self._changing:
             if task_status(folder) == "waiting":
-                write_json(folder / FAILURE, {"stopped": True})
+                bottega.write_json(folder / FAILURE, {"stopped": True})
             else:
                 (folder / STOP).touch()
         return task_document(folder)
@@ -242,4 +230,4 @@ class TaskRunner:
                 )
             except OSError as error:
                 what = {"kind": "OutOfMemory", "what": str(error), "where": None, "fix": "end other programs"}
-                write_json(folder / FAILURE, what)
+                bottega.write_json(folder / FAILURE, what)

@@ -19,7 +19,7 @@ from bottega.demo.run import PRETRAIN, prepare
 from bottega.demo.world import World
 from bottega.studio.datasets import DataSets
 from bottega.studio.labels import LabelSessions
-from bottega.studio.tasks import FAILURE, PROGRESS, RESULT, STOP, StudioTask, write_json
+from bottega.studio.tasks import FAILURE, PROGRESS, RESULT, STOP, StudioTask
 
 # Seconds between two reports of progress, and between looks at whether to stop.
 REPORT_SECONDS = 0.3
@@ -47,7 +47,9 @@ class _Teller:
         if now - self.last < REPORT_SECONDS:
             return
         self.last = now
-        write_json(self.folder / PROGRESS, {"message": message, "done": done, "total": total, "time": time.time()})
+        bottega.write_json(
+            self.folder / PROGRESS, {"message": message, "done": done, "total": total, "time": time.time()}
+        )
         if self.should_stop():
             raise _StopRequested
 
@@ -115,7 +117,7 @@ def _train(arguments: Mapping[str, Any], tell: _Teller) -> Result:
 
 def _follow(events: Iterator[bottega.Event], tell: _Teller, run: Path) -> Result:
     total = None
-    write_json(tell.folder / PROGRESS, {"message": "loading", "done": 0, "total": None, "time": time.time()})
+    bottega.write_json(tell.folder / PROGRESS, {"message": "loading", "done": 0, "total": None, "time": time.time()})
     for event in events:
         if isinstance(event, bottega.Started):
             total = event.steps
@@ -123,7 +125,7 @@ def _follow(events: Iterator[bottega.Event], tell: _Teller, run: Path) -> Result
         if isinstance(event, bottega.Stepped) and time.monotonic() - tell.last >= REPORT_SECONDS:
             tell.last = time.monotonic()
             progress = {"message": "training", "done": event.step, "total": total, "time": time.time()}
-            write_json(tell.folder / PROGRESS, progress)
+            bottega.write_json(tell.folder / PROGRESS, progress)
     if bottega.resolve(run).result is None:
         raise _StopRequested
     return {"run": str(run)}
@@ -252,13 +254,13 @@ def main(folder: Path) -> int:
     try:
         with bottega.configured_process():
             result = VERBS[task.verb](task.arguments, tell)
-        write_json(folder / RESULT, dict(result))
+        bottega.write_json(folder / RESULT, dict(result))
         return 0
     except _StopRequested:
-        write_json(folder / FAILURE, {"stopped": True})
+        bottega.write_json(folder / FAILURE, {"stopped": True})
     except Exception as error:
         traceback.print_exc()
-        write_json(folder / FAILURE, describe(error))
+        bottega.write_json(folder / FAILURE, describe(error))
     return 1
 
 

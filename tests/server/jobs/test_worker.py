@@ -14,7 +14,7 @@ import pytest
 from test_rows import CHAT
 
 import bottega
-from bottega.server.jobs.worker import DONE, FAILED, FAILURE, PREPARED, RUN, STOP, STOPPED, TRAINING, JobSpec, read_json
+from bottega.server.jobs.worker import DONE, FAILED, FAILURE, PREPARED, RUN, STOP, STOPPED, TRAINING, JobSpec
 from making import write_jsonl
 
 
@@ -55,7 +55,7 @@ def wait_for_updates(folder: Path) -> None:
 def test_a_job_is_prepared_and_trained(llama: Path, tmp_path: Path) -> None:
     folder = make_job(tmp_path / "job", llama)
     assert run("prepare", folder) == DONE
-    assert read_json(folder / PREPARED)["hyperparameters"]["learning_rate_multiplier"] == 1.0
+    assert bottega.read_json(folder / PREPARED)["hyperparameters"]["learning_rate_multiplier"] == 1.0
     assert run("train", folder) == DONE
     result = bottega.resolve(folder / RUN).result
     assert result is not None
@@ -67,10 +67,10 @@ def test_a_job_is_prepared_and_trained(llama: Path, tmp_path: Path) -> None:
 def test_what_is_wrong_is_written_down(llama: Path, tmp_path: Path) -> None:
     folder = make_job(tmp_path / "few", llama, rows=3)
     assert run("prepare", folder) == FAILED
-    assert read_json(folder / FAILURE)["code"] == "invalid_n_examples"
+    assert bottega.read_json(folder / FAILURE)["code"] == "invalid_n_examples"
     lost = make_job(tmp_path / "lost", tmp_path / "nowhere")
     assert run("prepare", lost) == FAILED
-    assert str(tmp_path / "lost") not in read_json(lost / FAILURE)["message"]
+    assert str(tmp_path / "lost") not in bottega.read_json(lost / FAILURE)["message"]
 
 
 @pytest.mark.slow

@@ -38,7 +38,6 @@ from bottega.server.jobs.worker import (
     TRAINING,
     VALIDATION,
     JobSpec,
-    read_json,
 )
 from bottega.server.state import FINAL, Job, State, StoredFile, TunedModel, find
 from bottega.server.storage import Storage
@@ -264,7 +263,7 @@ class JobRunner:
 
     def _foreseen(self, job_id: str) -> tuple[int, int]:
         """(bytes of memory that a job will need, bytes that there are)."""
-        prepared = read_json(self.folder / job_id / PREPARED)
+        prepared = bottega.read_json(self.folder / job_id / PREPARED)
         return prepared.get("memory", 0), prepared.get("memory_limit", 0)
 
     def _launch(self, job: Job, verb: str, memory: int = 0) -> None:
@@ -300,7 +299,7 @@ class JobRunner:
             if job.status in FINAL:
                 return
             if code == DONE and (folder / PREPARED).exists():
-                job.hyperparameters = read_json(folder / PREPARED)["hyperparameters"]
+                job.hyperparameters = bottega.read_json(folder / PREPARED)["hyperparameters"]
                 job.status = "queued"
                 tell(session, job, "Files validated, moving job to queued state", key="validated")
             else:
@@ -327,7 +326,7 @@ class JobRunner:
     def _fail(self, session: Session, job: Job) -> None:
         failure = self.folder / job.id / FAILURE
         unknown = {"code": "server_error", "message": "The process of the job ended without a reason.", "param": None}
-        job.error = read_json(failure) if failure.exists() else unknown
+        job.error = bottega.read_json(failure) if failure.exists() else unknown
         job.status, job.finished_at, job.estimated_finish = "failed", int(time.time()), None
         tell(session, job, str(job.error["message"]), level="error", key="failed")
 
@@ -374,7 +373,7 @@ class JobRunner:
 
     def _passes(self, job_id: str, events: list[bottega.Event]) -> list[bottega.Saved]:
         """The checkpoints after whole passes; a run may have others, such as the best ones."""
-        per_pass = read_json(self.folder / job_id / PREPARED)["updates_per_pass"]
+        per_pass = bottega.read_json(self.folder / job_id / PREPARED)["updates_per_pass"]
         return [event for event in events if isinstance(event, bottega.Saved) and event.step % per_pass == 0]
 
     def _follow(self, job_id: str) -> Job:

@@ -7,7 +7,6 @@ the reading end of a pipe, which closes when the server goes, however it goes.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -48,23 +47,12 @@ class JobSpec:
 
     def write(self, folder: Path) -> None:
         """Write it into the folder of the job."""
-        write_json(folder / SPEC, asdict(self))
+        bottega.write_json(folder / SPEC, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> JobSpec:
         """What `write` wrote."""
-        return cls(**read_json(folder / SPEC))
-
-
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write a document, whole or not at all."""
-    with bottega.open_atomic(path) as file:
-        file.write(json.dumps(document).encode())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A document that was written whole."""
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+        return cls(**bottega.read_json(folder / SPEC))
 
 
 def prepare(folder: Path) -> None:
@@ -96,7 +84,7 @@ def prepare(folder: Path) -> None:
     foreseen = {"memory": plan.memory, "memory_limit": plan.limit}
     per_pass = updates_per_pass(rows, resolved)
     prepared = {"rows": rows, "hyperparameters": resolved, "updates_per_pass": per_pass, **foreseen}
-    write_json(folder / PREPARED, prepared)
+    bottega.write_json(folder / PREPARED, prepared)
 
 
 def train(folder: Path, stop: threading.Event) -> int:
@@ -130,11 +118,13 @@ def main(arguments: list[str]) -> int:
         with bottega.configured_process():
             return train(folder, stop)
     except InvalidFile as error:
-        write_json(folder / FAILURE, error.document)
+        bottega.write_json(folder / FAILURE, error.document)
     except bottega.BottegaError as error:
         files = ((TRAINING, "training_file"), (VALIDATION, "validation_file"))
         param = next((param for name, param in files if name in (error.where or "")), None)
-        write_json(folder / FAILURE, {"code": type(error).__name__, "message": words_of(error, folder), "param": param})
+        bottega.write_json(
+            folder / FAILURE, {"code": type(error).__name__, "message": words_of(error, folder), "param": param}
+        )
     return FAILED
 
 
