@@ -35,7 +35,9 @@ def require_regular_file(path: Path) -> None:
 
 
 def missing_file_error(path: Path) -> DataError:
-    return DataError("no such file", where=str(path), fix="check the path; it resolves against the recipe's folder")
+    return DataError(
+        "no such file", where=str(path), fix="check the path; in a recipe it resolves against the recipe's folder"
+    )
 
 
 @contextmanager
