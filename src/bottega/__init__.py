@@ -101,6 +101,11 @@ if TYPE_CHECKING:
     from bottega.planning.init import suggest_objective as suggest_objective
     from bottega.planning.plan import Plan as Plan
     from bottega.planning.plan import plan as plan
+    from bottega.planning.row_formats import FormatFields as FormatFields
+    from bottega.planning.row_formats import RowExample as RowExample
+    from bottega.planning.row_formats import RowExamples as RowExamples
+    from bottega.planning.row_formats import row_examples as row_examples
+    from bottega.planning.row_formats import row_formats as row_formats
     from bottega.progress import StatusCallback as StatusCallback
     from bottega.recipe.files import apply_overrides as apply_overrides
     from bottega.recipe.files import resolve_paths as resolve_paths
@@ -108,6 +113,7 @@ if TYPE_CHECKING:
     from bottega.recipe.reference import objective_kinds as objective_kinds
     from bottega.recipe.reference import recipe_reference as recipe_reference
     from bottega.recipe.schema import Layout as Layout
+    from bottega.recipe.schema import Reading as Reading
     from bottega.recipe.schema import Recipe as Recipe
     from bottega.recipe.schema import Source as Source
     from bottega.recipe.schema import parse_layout as parse_layout

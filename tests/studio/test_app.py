@@ -14,6 +14,7 @@ from bottega.server.gate import GateSettings
 from bottega.server.keys import KeyRing
 from bottega.studio.app import STATIC
 from bottega.studio.methods import methods
+from error_templates import error_templates
 
 SCRIPTS = sorted(STATIC.rglob("*.js"))
 LANGUAGES = sorted((STATIC / "i18n").glob("??.json"))
@@ -94,6 +95,16 @@ def test_every_field_of_a_recipe_is_described_in_any_language(path: Path) -> Non
         for field in bottega.recipe_form(objective, adapter)
     }
     assert own.keys() == keys
+
+
+@pytest.mark.parametrize("path", [path for path in LANGUAGES if path.name != "en.json"], ids=lambda path: path.name)
+def test_what_errors_say_is_there_in_any_language(path: Path) -> None:
+    own = texts(path.with_name(f"errors.{path.name}"))
+    assert own.keys() == error_templates()
+    for template, text in own.items():
+        places = {int(place) for place in re.findall(r"\{(\d+)\}", text)}
+        assert places == set(range(template.count("{}"))), template
+        assert "{}" not in text, template
 
 
 def test_every_text_that_a_page_asks_for_is_there() -> None:

@@ -3,6 +3,7 @@
 DATA/NAME/v1/rows.jsonl     the rows
 DATA/NAME/v1/offsets.bin    where each row begins, eight bytes each
 DATA/NAME/v1/version.json   where it comes from, and what was seen while it was read
+DATA/NAME/v1/reading.json   the format of its rows and what their fields are called, once somebody has chosen them
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any, BinaryIO
 import bottega
 from bottega.studio.names import check_name
 
-ROWS, OFFSETS, VERSION = "rows.jsonl", "offsets.bin", "version.json"
+ROWS, OFFSETS, VERSION, READING = "rows.jsonl", "offsets.bin", "version.json", "reading.json"
 
 # Rows that are looked at for the names of fields, and lines that hold no row of which the errors are kept.
 FIELD_ROWS, KEPT_ERRORS = 1000, 20
@@ -47,6 +48,7 @@ class Version:
     fields    name of each field → type of its values in JSON, of the first rows
     bad       lines that hold no row
     errors    the first of them
+    reading   `format` and `mapping` of a recipe's source, if somebody has chosen them; they can be chosen again
     """
 
     number: int
@@ -57,6 +59,7 @@ class Version:
     bad: int = 0
     errors: list[str] = field(default_factory=list)
     created: float = 0.0
+    reading: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -100,15 +103,23 @@ class DataSets:
 
     def versions(self, name: str) -> list[Version]:
         """The versions of a data set, the newest first; a DataError if there is none."""
-        documents = [json.loads(path.read_text(encoding="utf-8")) for path in self._folder(name).glob(f"v*/{VERSION}")]
-        if not documents:
+        found = [_read_version(path) for path in self._folder(name).glob(f"v*/{VERSION}")]
+        if not found:
             raise bottega.DataError("no such data set", where=name, fix="choose one of the list, or upload a file")
-        found = [Version(**{**document, "origin": tuple(document["origin"])}) for document in documents]
         return sorted(found, key=lambda version: -version.number)
 
     def rows_path(self, name: str, number: int | None = None) -> Path:
         """The file of a version, by default the newest."""
         return self._version(name, number) / ROWS
+
+    def source(self, name: str, number: int | None = None) -> dict[str, Any]:
+        """A version as a source of a recipe, read as was chosen for it."""
+        folder = self._version(name, number)
+        return {"path": str(folder / ROWS), **_read_version(folder / VERSION).reading}
+
+    def choose_reading(self, name: str, number: int | None, reading: Mapping[str, Any]) -> None:
+        """Choose the `format` and the `mapping` of a version; what is left out is found out from the rows."""
+        bottega.write_json(self._version(name, number) / READING, dict(reading))
 
     def rows(self, name: str, number: int | None, start: int, count: int) -> list[Any]:
         """Some rows of a version."""
@@ -167,7 +178,7 @@ class DataSets:
             version = Version(
                 number, origin, writer.count, writer.size, writer.fields, writer.bad, writer.errors, time.time()
             )
-            (folder / VERSION).write_text(json.dumps(asdict(version)), encoding="utf-8")
+            bottega.write_json(folder / VERSION, asdict(version))
         return version
 
     @contextmanager
@@ -196,3 +207,9 @@ class DataSets:
 
     def _folder(self, name: str) -> Path:
         return self.folder / check_name(name, "a data set")
+
+
+def _read_version(path: Path) -> Version:
+    document, reading = bottega.read_json(path), path.with_name(READING)
+    chosen = bottega.read_json(reading) if reading.exists() else {}
+    return Version(**{**document, "origin": tuple(document["origin"]), "reading": chosen})

@@ -69,13 +69,23 @@ class StudioTask:
 
 def task_status(folder: Path) -> Status:
     """The state of the task in a folder."""
+    if outcome := _outcome(folder):
+        return outcome
+    if not (folder / STARTED).exists():
+        return "waiting"
+    if _is_locked(folder / LOCK):
+        return "running"
+    # It may have ended between the first look and this one.
+    return _outcome(folder) or "interrupted"
+
+
+def _outcome(folder: Path) -> Status | None:
+    """How a task has ended; None if it has not, or without a word."""
     if (folder / RESULT).exists():
         return "done"
     if (folder / FAILURE).exists():
         return "stopped" if bottega.read_json(folder / FAILURE).get("stopped") else "failed"
-    if not (folder / STARTED).exists():
-        return "waiting"
-    return "running" if _is_locked(folder / LOCK) else "interrupted"
+    return None
 
 
 def _is_locked(path: Path) -> bool:
@@ -109,6 +119,7 @@ class TaskRunner:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._closed, self._submitted = threading.Event(), threading.Event()
         self._changing = threading.Lock()
+        self._ended: dict[str, dict[str, Any]] = {}  # what is known of tasks that have ended, which never changes
         self._thread = threading.Thread(target=self._run, name="tasks", daemon=True)
 
     def start(self) -> None:
@@ -139,12 +150,23 @@ class TaskRunner:
         return task
 
     def documents(self) -> list[dict[str, Any]]:
-        """All tasks, the newest first."""
+        """All tasks, the newest first, without their results."""
         found = []
         for folder in sorted(self._folders(), reverse=True):
             with contextlib.suppress(FileNotFoundError):  # it was forgotten just now
-                found.append(task_document(folder))
+                found.append(self._ended.get(folder.name) or self._look(folder))
         return found
+
+    def _look(self, folder: Path) -> dict[str, Any]:
+        document = task_document(folder)
+        document.pop("result", None)
+        if document["status"] in ("done", "failed", "stopped"):
+            self._ended[folder.name] = document
+        return document
+
+    def _status(self, folder: Path) -> Status:
+        known = self._ended.get(folder.name)
+        return known["status"] if known else task_status(folder)
 
     def subjects(self, kind: str) -> set[str]:
         """The names of a kind that tasks under way are about."""
@@ -172,6 +194,7 @@ class TaskRunner:
             # Under another name first: whoever lists tasks sees all of it or nothing.
             gone = folder.with_name(f".{folder.name}")
             folder.rename(gone)
+            self._ended.pop(id, None)
             shutil.rmtree(gone)
 
     def _find(self, id: str) -> Path:
@@ -201,7 +224,7 @@ class TaskRunner:
         states: dict[Path, Status] = {}
         for folder in folders:
             with contextlib.suppress(FileNotFoundError):
-                states[folder] = task_status(folder)
+                states[folder] = self._status(folder)
         free = self.most - sum(
             status == "running" or folder.name in self._processes for folder, status in states.items()
         )

@@ -101,6 +101,9 @@ def _fix(arguments: Mapping[str, Any], tell: _Teller) -> Result:
     source = bottega.Source(path=str(copy))
     version = sets.write(arguments["name"], bottega.read_rows([source]), origin, tell, copy.stat().st_size)
     copy.unlink()
+    # The copy has the fields of the version that it was made of.
+    if reading := {key: arguments[key] for key in ("format", "mapping") if key in arguments}:
+        sets.choose_reading(arguments["name"], version.number, reading)
     return {"name": arguments["name"], "version": version.number, "kept": kept, "removed": removed}
 
 
@@ -131,6 +134,11 @@ def _follow(events: Iterator[bottega.Event], tell: _Teller, run: Path) -> Result
     return {"run": str(run)}
 
 
+def _plan(arguments: Mapping[str, Any], tell: _Teller) -> Result:
+    """What a recipe will take, measured."""
+    return bottega.plan(bottega.Recipe.parse(arguments["recipe"]), tell=tell).document()
+
+
 def _evaluate(arguments: Mapping[str, Any], tell: _Teller) -> Result:
     """The verdict on a run, and its report."""
     run = Path(arguments["run"])
@@ -154,7 +162,7 @@ def _tokenizer(arguments: Mapping[str, Any], tell: _Teller) -> Result:
 
 def _answers(arguments: Mapping[str, Any], tell: _Teller) -> Result:
     """Pairs of answers to the prompts of a data set, for people to choose between."""
-    prompts = list(_prompts(Path(arguments["path"]), arguments["count"]))
+    prompts = list(_prompts(Path(arguments["path"]), arguments["count"], arguments.get("mapping", {})))
     sources, count = arguments["sources"], 2 if len(arguments["sources"]) == 1 else 1
     written: list[list[str]] = [[] for _ in prompts]
     for place, source in enumerate(sources):
@@ -182,13 +190,13 @@ def _answers(arguments: Mapping[str, Any], tell: _Teller) -> Result:
     return {"session": arguments["name"], "pairs": len(pairs)}
 
 
-def _prompts(path: Path, count: int) -> Iterator[str]:
-    """The first different prompts of a file, whatever its rows are."""
+def _prompts(path: Path, count: int, mapping: Mapping[str, str]) -> Iterator[str]:
+    """The first different prompts of a file, whatever its rows are; `mapping`: what their fields are called."""
     seen = set[str]()
     for _, row in bottega.read_rows([bottega.Source(path=str(path))]):
         if isinstance(row, bottega.BottegaError):
             continue
-        prompt = prompt_of(row)
+        prompt = prompt_of({**row, **{name: row.get(field) for name, field in mapping.items()}})
         if prompt and prompt not in seen:
             seen.add(prompt)
             yield prompt
@@ -237,6 +245,7 @@ VERBS: dict[str, Callable[[Mapping[str, Any], _Teller], Result]] = {
     "audit": _audit,
     "fix": _fix,
     "train": _train,
+    "plan": _plan,
     "evaluate": _evaluate,
     "export": _export,
     "demo": _demo,

@@ -36,6 +36,9 @@ MAX_UPLOAD, MAX_PART = 64 << 30, 8 << 20
 # Seconds after which an upload that nobody goes on with is removed.
 UPLOAD_SECONDS = 24 * 3600
 
+# Seconds after which what was measured for a form is not waited for any more.
+PLAN_SECONDS = 600
+
 
 class Workshop:
     """What a studio works with.
@@ -112,6 +115,13 @@ class Workshop:
         with self._naming:
             name = self.data.free_name(wanted, self.tasks.subjects("data"))
             return self.tasks.submit("import", {**arguments, "name": name}, ("data", name)).id, name
+
+    def submit_plan(self, recipe: bottega.Recipe) -> str:
+        """The id of a new task that measures what a run will take; old ones that nobody came for are forgotten."""
+        for task in self.tasks.documents():
+            if task["verb"] == "plan" and task["created"] < time.time() - PLAN_SECONDS:
+                self.tasks.forget(task["id"])
+        return self.tasks.submit("plan", {"recipe": recipe.document()}, ("plan", recipe.name)).id
 
     def forget_run(self, name: str) -> None:
         """Let go what is kept of a run that is deleted; another may get its name."""

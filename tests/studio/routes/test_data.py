@@ -61,6 +61,7 @@ def test_a_file_of_no_rows_fails_with_advice(studio: Studio) -> None:
 
 def test_an_audit_names_rows_and_the_fix_is_a_new_version(studio: Studio, questions: str) -> None:
     audit = studio.wait(studio.post(f"data/{questions}/audit", {"version": 1})["task"])["result"]
+    assert "characters" in audit["shape"]
     (duplicates,) = [finding for finding in audit["findings"] if finding["kind"] == "duplicate"]
     assert (audit["rows"], duplicates["rows"], duplicates["mend"]) == (41, [40], "remove")
     fixed = studio.wait(studio.post(f"data/{questions}/fix", {"version": 1})["task"])["result"]
@@ -68,6 +69,43 @@ def test_an_audit_names_rows_and_the_fix_is_a_new_version(studio: Studio, questi
     newest, first = studio.get(f"data/{questions}")["versions"]
     assert (newest["rows"], first["rows"]) == (40, 41)
     assert newest["origin"] == ["fix", {"of": 1, "removed": 1, "repaired": 0}]
+
+
+ODD = [{"frage": f"what is {n}?", "antwort": f"it is {n}", "note": "-"} for n in range(12)]
+
+
+def test_columns_of_any_name_are_read_as_chosen(studio: Studio) -> None:
+    content = "".join(json.dumps(row) + "\n" for row in ODD).encode()
+    name = studio.upload("odd.jsonl", content)["result"]["name"]
+    assert studio.post(f"data/{name}/examples", {"version": 1})["format"] is None
+    assert studio.get(f"recipes/suggestion/{name}")["objective"] is None
+    formats = {format["name"]: format for format in studio.get("data/formats")}
+    assert formats["question"]["required"] == ["question", "answer"]
+    assert "sft" in formats["question"]["objectives"]
+    reading = {"version": 1, "format": "question", "mapping": {"question": "frage", "answer": "antwort"}}
+    read = studio.post(f"data/{name}/examples", reading)
+    assert [(one["prompt"], one["answer"]) for one in read["examples"]][:2] == [
+        ("what is 0?", "it is 0"),
+        ("what is 1?", "it is 1"),
+    ]
+    assert read["ignored"] == ["note"]
+    half = studio.post(f"data/{name}/examples", {**reading, "mapping": {"question": "frage"}})
+    assert "answer" in half["examples"][0]["error"][0]
+    assert studio.http.put(f"/studio/api/data/{name}/reading", json=reading).status_code == 200
+    # Everything that reads the rows from now on reads them so.
+    assert studio.get(f"recipes/suggestion/{name}")["objective"] == "sft"
+    made = studio.post("recipes/make", {"data": name, "model": "m", "method": "lora"})["document"]
+    assert made["data"]["train"]["mapping"] == reading["mapping"]
+    fixed = studio.wait(studio.post(f"data/{name}/fix", {"version": 1})["task"])
+    assert fixed["status"] == "done", fixed
+    assert [version["reading"] for version in studio.get(f"data/{name}")["versions"]] == [
+        {"format": "question", "mapping": reading["mapping"]}
+    ] * 2
+
+
+def test_an_unknown_format_is_refused(studio: Studio, questions: str) -> None:
+    refusal = studio.refusal("PUT", f"data/{questions}/reading", {"version": 1, "format": "unknown"})
+    assert "format" in f"{refusal['where']} {refusal['message']}"
 
 
 def test_what_is_not_there_is_said(studio: Studio) -> None:

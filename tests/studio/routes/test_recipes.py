@@ -79,6 +79,15 @@ def test_a_plan_is_counted(studio: Studio, data: str, base: Path) -> None:
     assert plan["updates"] > 0
 
 
+def test_the_time_is_measured_in_a_task(studio: Studio, data: str, base: Path) -> None:
+    document = studio.post("recipes/make", {"data": data, "model": str(base), "method": "lora"})["document"]
+    task = studio.wait(studio.post("recipes/measure", {"document": document})["task"])
+    assert task["status"] == "done", task
+    assert task["result"]["measured"]
+    assert task["result"]["seconds"] > 0
+    assert task["id"] not in [shown["id"] for shown in studio.get("home")["tasks"]]
+
+
 def test_wrong_settings_are_named(studio: Studio, data: str, base: Path) -> None:
     choices = {"data": data, "model": str(base), "method": "lora", "changes": {"optim.lr": -1}}
     refusal = studio.refusal("POST", "recipes/make", choices)

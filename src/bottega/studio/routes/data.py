@@ -9,8 +9,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+import bottega
 from bottega.studio.calls import in_thread, workshop_of
-from bottega.studio.workshop import MAX_PART
+from bottega.studio.workshop import MAX_PART, Workshop
 
 router = APIRouter(prefix="/data")
 
@@ -35,15 +36,27 @@ class Import(BaseModel):
 
 
 class AuditRequest(BaseModel):
-    """An audit. `only`: the checks whose faults are mended."""
+    """An audit. `model`: whose tokens are counted; `only`: the checks whose faults are mended."""
 
     model_config = ConfigDict(extra="forbid")
 
     version: int
     model: str | None = None
+    only: list[str] = []
+
+
+class ReadingChoice(BaseModel):
+    """How the rows of a version are read: their format, and what their fields are called in the file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: int
     format: str = "auto"
     mapping: dict[str, str] = {}
-    only: list[str] = []
+
+    def reading(self) -> dict[str, Any]:
+        """What was chosen, without what is left to be found out."""
+        return self.model_dump(include={"format", "mapping"}, exclude_defaults=True)
 
 
 @router.get("")
@@ -83,6 +96,12 @@ async def import_upload(request: Request, upload: str, body: Import) -> Any:
     return {"task": task, "name": name}
 
 
+@router.get("/formats")
+async def list_formats() -> Any:
+    """The row formats with their fields."""
+    return await in_thread(lambda: [asdict(format) for format in bottega.row_formats()])
+
+
 @router.get("/{name}")
 async def get_data(request: Request, name: str) -> Any:
     """A data set with all its versions."""
@@ -104,21 +123,39 @@ async def get_rows(request: Request, name: str, version: int | None = None, star
     return {"rows": await in_thread(lambda: data.rows(name, version, max(start, 0), min(max(count, 1), 200)))}
 
 
+@router.post("/{name}/examples")
+async def read_examples(request: Request, name: str, body: ReadingChoice) -> Any:
+    """The first rows as a format and a mapping read them."""
+    path = workshop_of(request).data.rows_path(name, body.version)
+    source = bottega.Source.model_validate({"path": str(path), **body.reading()})
+    return asdict(await in_thread(lambda: bottega.row_examples(source)))
+
+
+@router.put("/{name}/reading")
+async def choose_reading(request: Request, name: str, body: ReadingChoice) -> Any:
+    """Choose how the rows are read from now on."""
+    data, reading = workshop_of(request).data, body.reading()
+    bottega.Source.model_validate({"path": name, **reading})
+    await in_thread(lambda: data.choose_reading(name, body.version, reading))
+    return {}
+
+
 @router.post("/{name}/audit")
 async def audit_data(request: Request, name: str, body: AuditRequest) -> Any:
     """Look for what is wrong with the rows: a task."""
-    return _submit(request, "audit", name, body, {"model": body.model})
+    workshop = workshop_of(request)
+    model = workshop.model_source(body.model) if body.model else None
+    return _submit(workshop, "audit", name, body, {"model": model})
 
 
 @router.post("/{name}/fix")
 async def fix_data(request: Request, name: str, body: AuditRequest) -> Any:
     """Write a cleaned copy as a new version: a task."""
     workshop = workshop_of(request)
-    return _submit(request, "fix", name, body, {"only": body.only, "folder": str(workshop.data.folder)})
+    return _submit(workshop, "fix", name, body, {"only": body.only, "folder": str(workshop.data.folder)})
 
 
-def _submit(request: Request, verb: str, name: str, body: AuditRequest, more: dict[str, Any]) -> dict[str, Any]:
-    workshop = workshop_of(request)
-    path = workshop.data.rows_path(name, body.version)
-    arguments = {"name": name, "version": body.version, "path": str(path), "format": body.format}
-    return {"task": workshop.tasks.submit(verb, {**arguments, "mapping": body.mapping, **more}, ("data", name)).id}
+def _submit(workshop: Workshop, verb: str, name: str, body: AuditRequest, more: dict[str, Any]) -> dict[str, Any]:
+    source = workshop.data.source(name, body.version)
+    arguments = {"name": name, "version": body.version, **source, **more}
+    return {"task": workshop.tasks.submit(verb, arguments, ("data", name)).id}

@@ -35,8 +35,10 @@ async def home(request: Request) -> Any:
 
 def _home(workshop: Workshop) -> dict[str, Any]:
     tasks = [
-        {key: value for key, value in task.items() if key not in ("result", "log", "arguments")}
+        {key: value for key, value in task.items() if key not in ("log", "arguments")}
         for task in workshop.tasks.documents()
+        # A form measures what is in it, and shows that itself.
+        if task["verb"] != "plan"
     ]
     under_way = [task for task in tasks if task["status"] in ("running", "waiting")]
     recent = [task for task in tasks if task["status"] not in ("running", "waiting")][:RECENT_TASKS]

@@ -82,8 +82,8 @@ async def start_session(request: Request, body: NewSession) -> Any:
     # Before anything is written: the answers take minutes.
     workshop.labels.check_new(body.name)
     sources = [workshop.model_source(model) for model in body.models]
-    path = await in_thread(lambda: workshop.data.rows_path(body.data, body.version))
-    arguments = {"name": body.name, "sources": sources, "models": body.models, "path": str(path)}
+    rows = await in_thread(lambda: workshop.data.source(body.data, body.version))
+    arguments = {"name": body.name, "sources": sources, "models": body.models, **rows}
     more = body.model_dump(include={"count", "tokens", "temperature", "seed"})
     folder = {"folder": str(workshop.labels.folder)}
     return {"task": workshop.tasks.submit("answers", {**arguments, **more, **folder}, ("labels", body.name)).id}

@@ -60,7 +60,6 @@ class PreviewRequest(BaseModel):
     version: int | None = None
     model: str
     objective: str
-    mapping: dict[str, str] = {}
     start: int = Field(0, ge=0)
 
 
@@ -79,10 +78,10 @@ async def list_fields(objective: str, adapter: str | None = None) -> Any:
 @router.get("/suggestion/{data}")
 async def suggest(request: Request, data: str, version: int | None = None) -> Any:
     """The objective that the rows of a data set suggest, and all others."""
-    path = workshop_of(request).data.rows_path(data, version)
+    path, reading = split_source(workshop_of(request).data.source(data, version))
     kinds = bottega.objective_kinds()
     try:
-        return {"objective": await in_thread(lambda: bottega.suggest_objective(str(path))), "objectives": kinds}
+        return {"objective": await in_thread(lambda: bottega.suggest_objective(path, reading)), "objectives": kinds}
     except bottega.DataError as error:
         return {"objective": None, "objectives": kinds, "why": error.what, "fix": error.fix}
 
@@ -97,12 +96,12 @@ def _document(workshop: Workshop, choices: RunChoices) -> dict[str, Any]:
     method = next((method for method in METHODS if method.id == choices.method), None)
     objective = choices.method if method is None else method.objective
     validation = choices.validation
-    if isinstance(validation, str):
-        validation = str(workshop.data.rows_path(validation))
-    rows = str(workshop.data.rows_path(choices.data, choices.version))
+    rows = workshop.data.source(choices.data, choices.version)
     document = starting_document(objective, workshop.model_source(choices.model), rows)
     document["name"] = choices.name
-    document["data"]["validation"] = validation
+    document["data"]["validation"] = (
+        _brief(workshop.data.source(validation)) if isinstance(validation, str) else validation
+    )
     # The objective's own recipe has an adapter where the model has a language head.
     document.pop("adapter", None)
     if method is not None and method.adapter is not None:
@@ -118,9 +117,23 @@ def _document(workshop: Workshop, choices: RunChoices) -> dict[str, Any]:
     return document
 
 
-def starting_document(objective: str, model: str, rows: str) -> dict[str, Any]:
-    """The recipe that `bottega init` writes, without its comments."""
-    return dict(yaml.safe_load(bottega.init(objective, model=model, data=rows)))
+def starting_document(objective: str, model: str, source: dict[str, Any]) -> dict[str, Any]:
+    """The recipe that `bottega init` writes, without its comments; `source` as a data set gives it."""
+    path, reading = split_source(source)
+    document = dict(yaml.safe_load(bottega.init(objective, model=model, data=path, layout=reading)))
+    # Of this source alone: the validation rows may come from another file.
+    kept = {key: value for key, value in document["data"].items() if key not in source}
+    return {**document, "data": {**kept, "train": _brief(source)}}
+
+
+def split_source(source: dict[str, Any]) -> tuple[str, bottega.Reading]:
+    """(path, how its rows are read) of a data set."""
+    return source["path"], bottega.Reading(**{key: value for key, value in source.items() if key != "path"})
+
+
+def _brief(source: dict[str, Any]) -> str | dict[str, Any]:
+    """A source without options is its path."""
+    return source if len(source) > 1 else str(source["path"])
 
 
 @router.post("/check")
@@ -171,13 +184,12 @@ def _openai_code(document: dict[str, Any], recipe: bottega.Recipe) -> str | None
 async def preview_rows(request: Request, body: PreviewRequest) -> Any:
     """Rows as tokens, with their weights in the loss."""
     workshop = workshop_of(request)
-    path = workshop.data.rows_path(body.data, body.version)
+    source = workshop.data.source(body.data, body.version)
 
     def work() -> dict[str, Any]:
-        document = starting_document(body.objective, workshop.model_source(body.model), str(path))
+        document = starting_document(body.objective, workshop.model_source(body.model), source)
         part = f"train[{body.start}:{body.start + PREVIEW_ROWS}]"
-        train = {"path": str(path), "split": part, "mapping": body.mapping}
-        document["data"] = {"train": train, "bad_rows": "drop"}
+        document["data"] = {"train": {**source, "split": part}, "bad_rows": "drop"}
         document = {key: document[key] for key in ("model", "data", "objective")}
         return asdict(bottega.preview(bottega.Recipe.parse(document, folder=workshop.runs.parent), PREVIEW_ROWS))
 
@@ -189,3 +201,11 @@ async def plan_recipe(request: Request, body: Draft) -> Any:
     """What a recipe will take, counted and not tried."""
     recipe = bottega.Recipe.parse(body.document or {}, folder=workshop_of(request).runs.parent)
     return (await in_thread(lambda: bottega.plan(recipe, measured=False))).document()
+
+
+@router.post("/measure")
+async def measure_recipe(request: Request, body: Draft) -> Any:
+    """What a recipe will take, measured by short runs: a task, after those that wait."""
+    workshop = workshop_of(request)
+    recipe = bottega.Recipe.parse(body.document or {}, folder=workshop.runs.parent)
+    return {"task": await in_thread(lambda: workshop.submit_plan(recipe))}

@@ -3,6 +3,7 @@
 import { get, Offline, ServerError, setKey } from "./api.js";
 import { field, fill, h, select } from "./dom.js";
 import { current, LANGUAGES, load, t } from "./i18n.js";
+import { said } from "./said.js";
 
 // Address → the module that draws it. `nav`: whether it stands in the navigation.
 const PAGES = [
@@ -73,8 +74,8 @@ export function errorBox(error) {
   const kind = `error.${error.kind || "Unexpected"}`;
   return h("div.error", { role: "alert" },
     h("p", h("strong", t(document.documentElement.lang && kindKnown(kind) ? kind : "error.Unexpected"))),
-    h("p", [error.where, error.message ?? error.what].filter(Boolean).join(": ")),
-    error.fix ? h("p", h("span.dim", `${t("error.fix")} `), error.fix) : null);
+    h("p", error.where ? `${error.where}: ` : null, said(error.message ?? error.what)),
+    error.fix ? h("p", h("span.dim", `${t("error.fix")} `), said(error.fix)) : null);
 }
 
 const KINDS = ["RecipeError", "DataError", "ModelError", "RunError", "CheckpointError", "DiskError", "Overloaded", "OutOfMemory", "Diverged"];

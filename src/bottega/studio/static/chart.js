@@ -49,8 +49,11 @@ export function lineChart(title, axes) {
   let drawn = false;
   return {
     element,
-    /** @param {{name: string, x: number[], y: number[], index?: number, mode?: string}[]} curves */
-    async update(curves) {
+    /**
+     * @param {{name: string, x: number[], y: number[], index?: number, mode?: string}[]} curves
+     * @param {{x: number, text: string}[]} [marks]  upright lines with a word
+     */
+    async update(curves, marks = []) {
       const Plotly = await plotly();
       const data = curves.map((curve, number) => {
         const [x, y] = thin(curve.x, curve.y), [color, dash] = CURVES[(curve.index ?? number) % CURVES.length];
@@ -64,6 +67,8 @@ export function lineChart(title, axes) {
         paper_bgcolor: "transparent", plot_bgcolor: "transparent", font: { color: text, family: "system-ui, sans-serif", size: 12 },
         xaxis: { ...axis, title: { text: axes.x } }, yaxis: { ...axis, title: { text: axes.y ?? "" }, type: axes.log ? "log" : "linear", exponentformat: "none", separatethousands: true },
         showlegend: curves.length > 1, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 1, xanchor: "right" }, hovermode: "x unified", uirevision: "keep",
+        shapes: marks.map((mark) => ({ type: "line", x0: mark.x, x1: mark.x, yref: "paper", y0: 0, y1: 1, line: { color: text, width: 1, dash: "dot" } })),
+        annotations: marks.map((mark, place) => ({ x: mark.x, yref: "paper", y: 1 - 0.09 * place, text: mark.text, showarrow: false, xanchor: "right", yanchor: "top", font: { color: text, size: 11 } })),
       };
       const config = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d"], locale: current() };
       await Plotly[drawn ? "react" : "newPlot"](plot, data, layout, config);

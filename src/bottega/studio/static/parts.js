@@ -3,6 +3,7 @@
 import { get, post } from "./api.js";
 import { fill, h } from "./dom.js";
 import { current, duration, has, moment, t } from "./i18n.js";
+import { said } from "./said.js";
 
 /** The state of a run or a task: a word, not a colour alone. */
 export const badge = (status) => h(`span.badge.${status}`, t(`status.${status}`));
@@ -45,8 +46,8 @@ function eta(task, message, done, total) {
 export function failureBox(task) {
   const { kind = "Unexpected", what = "", where = null, fix = null } = task.failure ?? { kind: "Interrupted" };
   return h("div.error", { role: "alert" }, h("p", h("strong", t(`error.${kind}`))),
-    what ? h("p", [where, what].filter(Boolean).join(": ")) : null,
-    fix ? h("p", h("span.dim", `${t("error.fix")} `), fix) : null,
+    what ? h("p", where ? `${where}: ` : null, said(what)) : null,
+    fix ? h("p", h("span.dim", `${t("error.fix")} `), said(fix)) : null,
     task.log ? h("details", h("summary", t("task.log")), h("pre", task.log)) : null);
 }
 

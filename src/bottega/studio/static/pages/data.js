@@ -3,8 +3,10 @@
 import { ask, get, path as at, post } from "../api.js";
 import { go, showError } from "../app.js";
 import { debounced, field, fill, h, select, table } from "../dom.js";
-import { bytes, moment, number, percent, t } from "../i18n.js";
-import { badge, confirmed, failureBox, progressOf, tabs } from "../parts.js";
+import { bytes, has, moment, number, percent, t } from "../i18n.js";
+import { columnsView } from "../columns.js";
+import { badge, confirmed, failureBox, modelInput, progressOf, tabs } from "../parts.js";
+import { said } from "../said.js";
 import { tokenRows } from "../tokens.js";
 
 const PAGE_ROWS = 20;
@@ -121,6 +123,7 @@ async function one(place, [name, view, detail], query, context) {
     version.bad ? h("div.notice", h("p", t("data.bad", { n: version.bad })), h("details", h("summary", t("data.bad-which")), h("ul", version.errors.map((text) => h("li", text))))) : null,
     tabs(t("data.views"), [
       ["rows", t("data.tab-rows"), () => rowBrowser(name, version, Number(query.get("row")) || 0, context)],
+      ["columns", t("data.tab-columns"), () => columnsView(name, version, context)],
       ["audit", t("data.tab-audit"), () => auditView(name, version, detail, context)],
       ["tokens", t("data.tab-tokens"), () => tokenView(name, version, context)],
     ], view ?? "rows"));
@@ -170,10 +173,12 @@ function auditView(name, version, shown, context) {
       else fill(place, task.status === "running" ? progressOf(task) : h("p", t("task.waits")));
     });
   };
-  const start = h("div", h("p", t("audit.what")), h("button.primary", { onclick: async () => {
-    const { task } = await post(at`data/${name}/audit`, { version: version.number });
-    show(task);
-  } }, t("audit.start")));
+  const start = h("div", h("p", t("audit.what")));
+  modelInput(context, undefined, false).then((model) => start.append(field(t("audit.model"), model, t("audit.model-help")),
+    h("button.primary", { onclick: async () => {
+      const { task } = await post(at`data/${name}/audit`, { version: version.number, model: model.value.trim() || null });
+      show(task);
+    } }, t("audit.start")))).catch((error) => showError(place, error));
   fill(place, start);
   if (shown) show(shown);
   else latestAudit(name, version, context).then((id) => id && show(id), (error) => showError(place, error));
@@ -196,13 +201,15 @@ function findings(name, version, audit) {
     h("p", t("audit.read", { n: audit.rows }), " ", audit.findings.length ? t("audit.found", { n: audit.findings.length }) : t("audit.clean")),
     mendable.length ? h("p", h("button.primary", { onclick: () => mend([]) }, t("audit.fix-all"))) : null,
     h("ul.cards", audit.findings.map((finding) => h("li", h("article.card",
-      h("h3", finding.kind, " ", badge(finding.severity)), h("p", finding.what), h("p.dim", finding.fix),
+      h("h3", said(finding.kind), " ", badge(finding.severity)), h("p", said(finding.what)), h("p.dim", said(finding.fix)),
       h("p", t("audit.rows", { n: finding.count })),
       h("div.row", finding.rows.slice(0, 12).map((row) => h("a", { href: `#/data/${name}?v=${version.number}&row=${row}` }, t("audit.row", { n: row + 1 })))),
       h("details", h("summary", t("audit.examples")), h("ul", finding.examples.map((text) => h("li", text)))))))),
-    Object.entries(audit.shape).map(([title, pairs]) => h("details", { open: true }, h("summary", title), histogram(pairs, title))),
+    Object.entries(audit.shape).map(([title, pairs]) => h("details", { open: true }, h("summary", shapeTitle(title)), histogram(pairs, shapeTitle(title)))),
     Object.keys(audit.unchecked).length ? h("details", h("summary", t("audit.unchecked")), h("ul", Object.entries(audit.unchecked).map(([check, why]) => h("li", `${check}: ${why}`)))) : null);
 }
+
+const shapeTitle = (name) => (has(`shape.${name}`) ? t(`shape.${name}`) : name);
 
 function histogram(pairs, title) {
   const most = Math.max(1, ...pairs.map(([, count]) => count));

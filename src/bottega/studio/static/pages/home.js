@@ -1,9 +1,9 @@
 // The first page: what is here, what is under way, and where to begin.
 
-import { get, post } from "../api.js";
+import { get, path as at, post } from "../api.js";
 import { fill, h } from "../dom.js";
 import { bytes, moment, number, t } from "../i18n.js";
-import { badge, taskLine } from "../parts.js";
+import { badge, taskLine, taskTitle } from "../parts.js";
 import { go } from "../app.js";
 
 const SHOWN = 6;
@@ -26,7 +26,7 @@ function draw(place, { tasks, runs, data, models, machine }) {
   fill(place,
     h("h1", t("home.title")),
     empty ? welcome() : null,
-    tasks.length ? section("home.tasks", h("ul.plain", tasks.map((task) => h("li", taskLine(task))))) : null,
+    tasks.length ? section("home.tasks", h("ul.plain", tasks.map((task) => h("li", taskLine(task), ended(task) ? forgetButton(task) : null)))) : null,
     section("home.runs", runs.length ? h("ul.cards", runs.slice(0, SHOWN).map(runCard)) : nothing("home.no-runs", "#/new", "nav.new"),
       runs.length > SHOWN ? h("p", h("a", { href: "#/runs" }, t("home.all-runs", { n: runs.length }))) : null),
     section("home.data", data.length ? h("ul.cards", data.map(dataCard)) : nothing("home.no-data", "#/data", "home.add-data")),
@@ -34,6 +34,14 @@ function draw(place, { tasks, runs, data, models, machine }) {
     empty ? null : h("p", h("button", { onclick: startDemo }, t("home.demo"))),
     h("p.dim", t("home.machine", { cores: machine.cores, memory: bytes(machine.memory), free: bytes(machine.free) })));
 }
+
+const ended = (task) => !["running", "waiting"].includes(task.status);
+
+/** Takes a task that has ended off the list; what it made stays. */
+const forgetButton = (task) => h("button.plain", { "aria-label": t("home.forget-task", { title: taskTitle(task) }), onclick: async (event) => {
+  await get(at`tasks/${task.id}`, { method: "DELETE" });
+  event.target.closest("li").remove();
+} }, t("home.forget"));
 
 const section = (key, ...content) => h("section", { "aria-label": t(key) }, h("h2", t(key)), content);
 

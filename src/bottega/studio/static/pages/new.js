@@ -1,10 +1,11 @@
 // A new run: data, model, method, then every key, with what it will take. Nothing starts before the last button.
 
-import { get, path as at, post } from "../api.js";
+import { ask, get, path as at, post } from "../api.js";
 import { go, showError } from "../app.js";
 import { debounced, field, fill, h, select } from "../dom.js";
 import { bytes, duration, has, loadPart, number, t } from "../i18n.js";
-import { copyable, tabs } from "../parts.js";
+import { copyable, progressOf, tabs } from "../parts.js";
+import { said } from "../said.js";
 
 export async function page(place, parts, query, context) {
   await loadPart("recipe");
@@ -20,7 +21,7 @@ export async function page(place, parts, query, context) {
     const suggestion = await get(at`recipes/suggestion/${chosen.data}`, { signal: context.signal });
     const fits = (method) => method.objective === suggestion.objective;
     if (!methods.some((method) => method.id === chosen.method)) chosen.method = methods.find(fits)?.id ?? methods[0].id;
-    fill(cards, h("legend", h("h2", t("new.method"))), suggestion.why ? h("p.notice", suggestion.why, " ", suggestion.fix) : null,
+    fill(cards, h("legend", h("h2", t("new.method"))), suggestion.why ? h("p.notice", said(suggestion.why), " ", said(suggestion.fix), " ", h("a", { href: `#/data/${chosen.data}/columns` }, t("data.tab-columns"))) : null,
       h("div.cards", [...methods].sort((a, b) => fits(b) - fits(a)).map((method) => methodCard(method, fits(method)))));
   };
   const methodCard = (method, fits) => h("label.card", h("h3", h("input", { type: "radio", name: "method", value: method.id, checked: method.id === chosen.method,
@@ -71,6 +72,7 @@ class Draft {
     this.start = h("button.primary", { onclick: () => this.begin() }, t("new.start"));
     this.body = h("div");
     this.element = h("div", h("h2", t("new.settings")), this.body, this.message, this.plan, h("p.row", this.start));
+    this.trial = new Trial(context);
     this.planSoon = debounced(600, () => this.showPlan());
     this.checkSoon = debounced(300, (text) => this.verify({ text }));
     this.level = "basic";
@@ -194,11 +196,13 @@ class Draft {
   }
 
   async showPlan() {
-    const document = this.document;
+    const document = this.document, time = h("div");
     fill(this.plan, h("h2", t("new.plan")), h("progress", { "aria-label": t("new.planning") }));
     try {
       const plan = await post("recipes/plan", { document }, { signal: this.context.signal });
-      if (document === this.document) fill(this.plan, h("h2", t("new.plan")), planBars(plan));
+      if (document !== this.document) return;
+      fill(this.plan, h("h2", t("new.plan")), planBars(plan), time);
+      if (plan.fits) await this.trial.show(time, document, plan);
     } catch (error) {
       if (document === this.document) { fill(this.plan, h("h2", t("new.plan"))); showError(this.plan, error); }
     }
@@ -206,6 +210,7 @@ class Draft {
 
   async begin() {
     this.start.disabled = true;
+    this.trial.stop();
     try {
       const { run } = await post("runs", this.written ? { text: this.written } : { recipe: this.document });
       go(`runs/${run}`);
@@ -215,6 +220,56 @@ class Draft {
     }
   }
 }
+
+/** The time of a run, from a few updates that are tried in a task of their own. */
+class Trial {
+  constructor(context) {
+    Object.assign(this, { context, task: null, found: null, key: "" });
+    context.signal.addEventListener("abort", () => this.stop());
+  }
+
+  /** Show what is known of the time, and find it out where nothing is. */
+  async show(place, document, plan) {
+    const key = JSON.stringify(document, (name, value) => (LENGTH_KEYS.includes(name) ? undefined : value));
+    if (key !== this.key || !(this.task || this.found)) await this.begin(key, document);
+    while (this.task && this.key === key && place.isConnected) {
+      const task = await get(at`tasks/${this.task}`, { signal: this.context.signal });
+      fill(place, task.status === "waiting" ? h("p.dim", t("new.time-waits")) : h("div", h("p.dim", t("new.time-trial")), progressOf(task)));
+      if (["running", "waiting"].includes(task.status)) await new Promise((resolve) => setTimeout(resolve, 500));
+      else {
+        this.found = task.status === "done" ? task.result : null;
+        await this.forget();
+      }
+    }
+    if (this.key !== key || !place.isConnected) return;
+    // As long as more of the same is computed, it takes in proportion longer.
+    fill(place, this.found ? timeFacts(this.found.seconds * (plan.computed / this.found.computed), plan.updates) : h("p.dim", t("new.time-unknown")));
+  }
+
+  async begin(key, document) {
+    this.stop();
+    Object.assign(this, { key, found: null });
+    const { task } = await post("recipes/measure", { document }, { signal: this.context.signal });
+    if (this.key === key) this.task = task;
+    else post(at`tasks/${task}/stop`).catch(() => null);
+  }
+
+  /** Try no longer: something else is wanted now. */
+  stop() {
+    const task = this.task;
+    Object.assign(this, { key: "", task: null });
+    if (task) post(at`tasks/${task}/stop`).catch(() => null);
+  }
+
+  async forget() {
+    const task = this.task;
+    this.task = null;
+    await ask(at`tasks/${task}`, { method: "DELETE" });
+  }
+}
+
+// Keys that decide how long a run is, or how it goes on, not what an update takes.
+const LENGTH_KEYS = ["name", "seed", "evaluate", "save", "lr", "epochs", "steps", "schedule", "warmup", "floor", "clip", "weight_decay", "stop_after"];
 
 // What a first run is about.
 const BASIC = ["optim.lr", "optim.epochs", "optim.examples", "adapter.rank", "data.max_length", "optim.schedule", "evaluate.stop_after", "seed"];
@@ -245,13 +300,15 @@ function parsed(text, type) {
   return text;
 }
 
+const timeFacts = (seconds, updates) => h("div", h("h3", t("new.time", { time: duration(seconds) })),
+  h("p.dim", t("new.time-each", { time: duration(seconds / updates) })));
+
 function planBars(plan) {
   const share = Math.min(100, (100 * plan.memory) / plan.limit);
   return h("div",
     h("h3", t("new.memory", { memory: bytes(plan.memory), limit: bytes(plan.limit) })),
     h(`div.bar${plan.memory > plan.limit ? ".over" : ""}`, h("i", { style: { width: `${share}%` } })),
     h("p", plan.fits ? t("new.fits-memory") : t("new.too-large")),
-    plan.seconds === null ? null : h("p", t("new.time", { time: duration(plan.seconds) })),
     h("dl.facts", [["new.updates", number(plan.updates)], ["new.tokens", number(plan.tokens)], ["new.disk", bytes(plan.disk)]].map(([key, value]) => h("div", h("dt", t(key)), h("dd", value)))),
     plan.advice.length ? h("ul", plan.advice.map((one) => h("li", h("code", one.change), " ", bytes(one.memory)))) : null);
 }

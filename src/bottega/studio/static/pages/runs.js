@@ -108,7 +108,7 @@ function watch(log, others, context) {
     for (const [key, title, curves] of curvesOf(runs, Number(smooth.value))) {
       if (!curves.some((curve) => curve.x.length)) continue;
       if (!drawn.has(key)) { drawn.set(key, lineChart(title, { x: t("run.step") })); charts.append(drawn.get(key).element); }
-      await drawn.get(key).update(curves.filter((curve) => curve.x.length));
+      await drawn.get(key).update(curves.filter((curve) => curve.x.length), key === "loss" ? marksOf(log) : []);
     }
   }
   return { element, draw };
@@ -134,6 +134,13 @@ function* curvesOf(runs, smoothing) {
   for (const [key, title, value] of per) {
     yield [key, t(title), runs.map((run, index) => ({ ...run.curve("stepped", value), name: named(run, t(title)), index: 2 * index }))];
   }
+}
+
+/** What to mark in a chart of losses: the best validation, and where a run ended before its last update. */
+function marksOf(log) {
+  const best = log.of("validated").filter((event) => event.best).at(-1), finished = log.of("finished").at(-1);
+  const early = finished && log.started && finished.step < log.started.steps;
+  return [best ? { x: best.step, text: t("run.best-mark") } : null, early ? { x: finished.step, text: t("run.stopped-early") } : null].filter(Boolean);
 }
 
 /** An exponential moving average, started without a bias. */

@@ -1,0 +1,51 @@
+// What the server says of errors and findings, in the language of the reader. Its own texts are English; those of
+// `i18n/errors.LANGUAGE.json` have `{}` where it fills in a value, and the translation `{0}`, `{1}` … in any order.
+
+import { h } from "./dom.js";
+import { current } from "./i18n.js";
+
+// A longer text is one that somebody wrote, not a message.
+const LONGEST = 2000;
+
+const loaded = new Map(); // language → its templates, or what loads them
+
+/** A text of the server: at once as it is, and translated as soon as the translations are there. */
+export function said(text) {
+  const place = h("span", text ?? "");
+  if (text && current() !== "en") {
+    place.lang = "en";
+    templates(current()).then((known) => {
+      const own = translate(String(text), known);
+      if (own === null) return;
+      place.textContent = own;
+      place.lang = current();
+    }, () => null);
+  }
+  return place;
+}
+
+function templates(language) {
+  if (!loaded.has(language)) {
+    loaded.set(language, fetch(`i18n/errors.${language}.json`).then((answer) => answer.json()).then(compile));
+  }
+  return loaded.get(language);
+}
+
+/** Templates by their exact text, and those with values as patterns, the most specific first. */
+function compile(texts) {
+  const patterns = Object.entries(texts).filter(([text]) => text.includes("{}"))
+    .sort(([a], [b]) => b.length - a.length)
+    .map(([text, own]) => [new RegExp(`^${text.split("{}").map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("([^]+?)")}$`), own]);
+  return { texts, patterns };
+}
+
+/** A text in the language of the templates, with values that are texts themselves; null if there is none. */
+function translate(text, known) {
+  if (Object.hasOwn(known.texts, text)) return known.texts[text];
+  if (text.length > LONGEST) return null;
+  for (const [pattern, own] of known.patterns) {
+    const values = text.match(pattern)?.slice(1);
+    if (values) return own.replace(/\{(\d+)\}/g, (whole, place) => translate(values[place], known) ?? values[place]);
+  }
+  return null;
+}
