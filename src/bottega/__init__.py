@@ -59,6 +59,10 @@ if TYPE_CHECKING:
     from bottega.explaining.vocabulary import ShownToken as ShownToken
     from bottega.explaining.vocabulary import Vocabulary as Vocabulary
     from bottega.exporting._auto import ExportCandidate as ExportCandidate
+    from bottega.exporting._combine import AdapterCombination as AdapterCombination
+    from bottega.exporting._combine import combine_adapters as combine_adapters
+    from bottega.exporting._compare import AdapterComparison as AdapterComparison
+    from bottega.exporting._compare import compare_adapters as compare_adapters
     from bottega.exporting._convert import convert_adapter as convert_adapter
     from bottega.exporting._export import export as export
     from bottega.exporting._formats import check_format as check_format
@@ -123,6 +127,8 @@ if TYPE_CHECKING:
     from bottega.reporting.report import check_writable as check_writable
     from bottega.reporting.report import report as report
     from bottega.reporting.report import write_report as write_report
+    from bottega.runs.adapters import AdapterInfo as AdapterInfo
+    from bottega.runs.adapters import list_adapters as list_adapters
     from bottega.runs.atomic_files import open_atomic as open_atomic
     from bottega.runs.atomic_files import read_json as read_json
     from bottega.runs.atomic_files import write_json as write_json

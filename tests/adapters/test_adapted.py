@@ -27,14 +27,14 @@ from making import page_file, write_jsonl
 
 
 @pytest.fixture(scope="module", autouse=True)
-def bottleneck(module_plug_in: Callable[..., None]) -> None:
-    module_plug_in(adapters, "bottleneck", page_file("src/bottega/adapters/bottleneck.py"))
+def after_mlp(module_plug_in: Callable[..., None]) -> None:
+    module_plug_in(adapters, "after_mlp", page_file("src/bottega/adapters/after_mlp.py"))
 
 
 @pytest.fixture(scope="module")
 def run(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of sixteen steps with the new kind; not to be changed."""
-    folder = tmp_path_factory.mktemp("bottleneck")
+    folder = tmp_path_factory.mktemp("after_mlp")
     list(bottega.train(make_recipe(llama, folder), out=folder / "run"))
     return folder / "run"
 
@@ -44,7 +44,7 @@ def make_recipe(llama: Path, tmp_path: Path, **changes: Any) -> bottega.Recipe:
     return bottega.Recipe.parse(
         {
             "model": {"base": str(llama), "dtype": "float32"},
-            "adapter": {"kind": "bottleneck", "width": 3},
+            "adapter": {"kind": "after_mlp", "width": 3},
             "objective": {"kind": "sft"},
             "data": {"train": str(write_jsonl(tmp_path / "rows.jsonl", rows))},
             "optim": {"steps": 16, "examples": 4, "lr": 5e-2},
@@ -67,7 +67,7 @@ def test_a_new_kind_is_trained_and_used(llama: Path, run: Path) -> None:
     losses = [event["loss"] for event in history(run) if event["type"] == "stepped"]
     assert losses[-1] < losses[0] / 2
     weights = load_file(run / "adapter" / "adapter_model.safetensors")
-    assert all(".mlp.bottleneck." in name for name in weights), "the adapter and nothing else is saved"
+    assert all(".mlp.after." in name for name in weights), "the adapter and nothing else is saved"
 
     trained, base = load_language_model(str(run)), load_language_model(str(llama))
     row = make_row(llama, "the cat ", "sat on the mat")
@@ -109,7 +109,7 @@ def test_it_is_continued(llama: Path, run: Path, tmp_path: Path) -> None:
     continued = make_recipe(
         llama,
         tmp_path,
-        adapter={"kind": "bottleneck", "from": str(run)},
+        adapter={"kind": "after_mlp", "from": str(run)},
         optim={"steps": 1, "examples": 4, "lr": 1e-9},
     )
     list(bottega.train(continued, out=tmp_path / "more"))
@@ -126,15 +126,15 @@ def test_merging_and_an_unknown_saved_kind_are_refused(llama: Path, run: Path, t
     with pytest.raises(ModelError, match="cannot be merged"):
         list(bottega.train(chained, out=tmp_path / "chained"))
     config = tmp_path / "run" / "adapter" / CONFIG
-    config.write_text(config.read_text().replace('"kind": "bottleneck"', '"kind": "botleneck"'), encoding="utf-8")
-    with pytest.raises(ModelError, match=r"unknown kind 'botleneck'(?s:.*)bottleneck, lora"):
+    config.write_text(config.read_text().replace('"kind": "after_mlp"', '"kind": "after_mpl"'), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"unknown kind 'after_mpl'(?s:.*)after_mlp, bottleneck, ia3, lora"):
         load_language_model(str(tmp_path / "run"))
 
 
 def installed(llama: Path) -> Any:
     """The new kind on a fresh model, and the model."""
     model = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32)
-    return adapters.build({"kind": "bottleneck", "width": 2}).install(model, InstallOptions(("lm_head",))), model
+    return adapters.build({"kind": "after_mlp", "width": 2}).install(model, InstallOptions(("lm_head",))), model
 
 
 def test_only_its_weights_and_new_modules_are_trained_and_saved(llama: Path, tmp_path: Path) -> None:
@@ -142,11 +142,11 @@ def test_only_its_weights_and_new_modules_are_trained_and_saved(llama: Path, tmp
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     assert trained == adapted.names
     assert "lm_head.weight" in trained
-    assert all(".bottleneck." in name for name in trained - {"lm_head.weight"})
+    assert all(".after." in name for name in trained - {"lm_head.weight"})
     adapted.save(tmp_path)
     assert set(load_file(tmp_path / WEIGHTS)) == trained
     saved = adapters.read_saved(tmp_path)
-    assert (saved.kind, saved.base, saved.settings["width"]) == ("bottleneck", str(llama), 2)
+    assert (saved.kind, saved.base, saved.settings["width"]) == ("after_mlp", str(llama), 2)
 
 
 @pytest.mark.parametrize("trainable", [False, True])
@@ -171,7 +171,7 @@ def test_weights_that_do_not_match_the_model_are_refused(change: str, llama: Pat
     adapted, _ = installed(llama)
     adapted.save(tmp_path)
     weights = load_file(tmp_path / WEIGHTS)
-    name = next(name for name in sorted(weights) if "bottleneck" in name)
+    name = next(name for name in sorted(weights) if ".after." in name)
     value = weights.pop(name)
     if change != "missing":
         weights["elsewhere" if change == "unknown" else name] = value if change == "unknown" else value[:1]

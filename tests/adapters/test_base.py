@@ -30,7 +30,7 @@ class Bias(Adapter):
         raise NotImplementedError
 
     def count(self, layers: Any) -> int:
-        return sum(outputs for _, outputs in layers)
+        return sum(layer.outputs for layer in layers)
 
 
 def test_a_kind_is_called_by_its_title_in_reports() -> None:
@@ -58,7 +58,7 @@ def test_a_kind_that_keeps_no_frozen_copy_cannot_be_compared_with(tmp_path: Path
 
 
 def test_kinds_are_found_by_the_names_of_their_files() -> None:
-    assert adapters.kinds() == ["lora"]
+    assert adapters.kinds() == ["bottleneck", "ia3", "lora", "vera"]
     assert adapters.load("lora") is Lora
     assert adapters.build({"kind": "lora", "rank": 4}) == adapters.build({"rank": 4}) == Lora(rank=4)
 

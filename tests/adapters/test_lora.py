@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from bottega.adapters import InstallOptions
+from bottega.adapters import InstallOptions, LinearLayer
 from bottega.adapters.lora import Lora
 from bottega.recipe.schema import Recipe
 
@@ -46,7 +46,7 @@ def test_the_update_of_a_layer_is_scaled_by_alpha_over_rank(model: torch.nn.Modu
 
 def test_its_size_is_known_before_it_is_made(model: torch.nn.Module) -> None:
     layers = [
-        (layer.in_features, layer.out_features)
+        LinearLayer(name.removeprefix("model."), layer.in_features, layer.out_features)
         for name, layer in model.named_modules()
         if isinstance(layer, torch.nn.Linear) and name != "lm_head"
     ]
@@ -55,8 +55,27 @@ def test_its_size_is_known_before_it_is_made(model: torch.nn.Module) -> None:
     assert Lora(rank=3).count(layers) == trained > 0
 
 
-def test_a_report_names_its_rank() -> None:
+def test_a_report_names_its_rank_and_variants() -> None:
     assert Lora(rank=8).label == "LoRA of rank 8"
+    assert Lora(rank=8, dora=True, rslora=True, lr_ratio=16).label == "rsLoRA and DoRA and LoRA+ of rank 8"
+
+
+def test_ranks_by_pattern_are_those_of_peft(model: torch.nn.Module) -> None:
+    lora = Lora(rank=3, targets=["q_proj", "up_proj"], rank_pattern={"q_proj": 1, r"0\.mlp\.up_proj": 5})
+    adapted = lora.install(model, InstallOptions(peft_task="CAUSAL_LM"))
+    ranks = {
+        name.removeprefix("model.layers.").partition(".lora_A")[0]: len(weight)
+        for name, weight in adapted.network.named_parameters()
+        if "lora_A" in name
+    }
+    assert ranks == {"0.self_attn.q_proj": 1, "0.mlp.up_proj": 5, "1.self_attn.q_proj": 1, "1.mlp.up_proj": 3}
+
+
+def test_b_learns_faster_with_lora_plus(model: torch.nn.Module) -> None:
+    factor = Lora(lr_ratio=16).lr_factor
+    assert factor("model.layers.0.mlp.up_proj.lora_B.default.weight") == 16
+    assert factor("model.layers.0.mlp.up_proj.lora_A.default.weight") == 1
+    assert Lora().lr_factor("model.layers.0.mlp.up_proj.lora_B.default.weight") == 1
 
 
 def test_a_recipe_that_names_no_kind_means_lora() -> None:

@@ -11,7 +11,7 @@ import torch
 from peft import IA3Config, PeftConfig
 from transformers import AutoModelForCausalLM
 
-from bottega.adapters import InstallOptions, Start, attach
+from bottega.adapters import InstallOptions, LinearLayer, Start, attach
 from bottega.adapters._peft import ALL_LINEAR, PeftAdapter, Targets
 from bottega.errors import ModelError
 
@@ -28,8 +28,8 @@ class Scaled(PeftAdapter):
     def peft_config(self, **shared: Any) -> PeftConfig:
         return IA3Config(feedforward_modules=[], **shared)
 
-    def count(self, layers: Sequence[tuple[int, int]]) -> int:
-        return sum(outputs for _, outputs in layers)
+    def count(self, layers: Sequence[LinearLayer]) -> int:
+        return sum(layer.outputs for layer in self.targeted(layers))
 
 
 def base(llama: Path) -> Any:
@@ -66,3 +66,13 @@ def test_targets_are_checked_for_every_kind(llama: Path) -> None:
     with pytest.raises(ModelError, match="no module is called k_prj") as caught:
         Scaled(targets=["k_prj"]).install(base(llama), InstallOptions(peft_task="CAUSAL_LM"))
     assert "did you mean k_proj?" in str(caught.value.fix)
+
+
+def test_layers_are_targeted_by_the_ends_of_their_names() -> None:
+    names = ("layers.0.self_attn.k_proj", "layers.0.mlp.up_proj", "layers.1.mlp.up_proj")
+    layers = [LinearLayer(name, 4, 8) for name in names]
+    targeted = lambda targets: [layer.name for layer in Scaled(targets=targets).targeted(layers)]  # noqa: E731
+    assert targeted("all-linear") == list(names)
+    assert targeted(["up_proj"]) == list(names[1:])
+    assert targeted(["proj"]) == []
+    assert targeted(r".*1\..*") == [names[2]]

@@ -165,3 +165,19 @@ def test_the_norm_in_cpp_is_that_of_torch(dtype: torch.dtype, monkeypatch: pytes
     made.gradients = {str(index): gradient.to(dtype) for index, gradient in enumerate(gradients)}
     exact = torch.cat([gradient.to(dtype).double().flatten() for gradient in gradients]).norm()
     torch.testing.assert_close(made.norm().double(), exact, rtol=1e-5, atol=0)
+
+
+def test_a_weight_may_have_a_learning_rate_of_its_own() -> None:
+    network, alone = model(), model()
+    faster = Optimizer(network, Optim(clip=None), lr_factor=lambda name: 4.0 if name == "1.weight" else 1.0)
+    plain = Optimizer(alone, Optim(clip=None))
+    before = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+    for weights, optimizer in ((network, faster), (alone, plain)):
+        optimizer.gradients = {name: torch.ones_like(weight) for name, weight in weights.named_parameters()}
+        optimizer.step(1e-3, optimizer.norm())
+    moved = {
+        name: [float((weight - before[name]).abs().max()) for weight in (weight, dict(alone.named_parameters())[name])]
+        for name, weight in network.named_parameters()
+    }
+    for name, (own, usual) in moved.items():
+        assert own == pytest.approx((4 if name == "1.weight" else 1) * usual, rel=1e-4), name

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 import transformers
 
-from bottega import objectives
+from bottega import adapters, objectives
 from bottega.batch import Batch, Example, Loss, count_units, join_batches
 from bottega.models import heads
 from bottega.models.scorer import Fit, Scorer
-from bottega.models.scorer_setup import fit_model
+from bottega.models.scorer_setup import add_adapter, fit_model
 from bottega.objectives import Objective, OnPolicy, RewardedAnswer, Statistic
 from bottega.packing import pack
 from bottega.records import (
@@ -125,6 +125,14 @@ CASES = [
     for model in (fitting(kind) if place == 0 else fitting(kind)[:1])
 ]
 SYSTEM = Message("system", "the dog and the cat sat under the tree and it was very happy then")
+
+
+def shake(model: Any) -> None:
+    """Change trained weights at random, those that start at zero too."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight += 0.2 * torch.randn_like(weight)
 
 
 @dataclass
@@ -277,7 +285,8 @@ FITS: dict[tuple[str, str], Fit] = {}
 
 
 @cache
-def world(kind: str, options: str, model: str) -> World:
+def world(kind: str, options: str, model: str, adapter: str = "") -> World:
+    """adapter  options of one that is put on the model, as JSON; its weights are random, as if it had been trained"""
     objective, rows = objective_and_rows(kind, json.loads(options))
     labels = objective.count_labels(rows)
     tok = tokenizer(spans=kind == "span")
@@ -300,6 +309,11 @@ def world(kind: str, options: str, model: str) -> World:
     fit = FITS.get((model, objective.head))
     fit = FITS[model, objective.head] = fit_model(made, objective.head, fit).fit
     fit_model(other, objective.head, fit)
+    if adapter:
+        scorer = Scorer(made, objective.head, fit)
+        add_adapter(scorer, adapters.build(json.loads(adapter)), new=(), reference=False)
+        fit = scorer.fit
+        shake(made)
     examples = [Example(row.where, parts) for row in rows for parts in objective.rows(row, codec)]
     if isinstance(objective, OnPolicy):
         examples = answered(objective, examples[:4])

@@ -10,6 +10,7 @@ import pytest
 from studios import Studio, run_studio
 
 import bottega
+from bottega import adapters
 from bottega.server.gate import GateSettings
 from bottega.server.keys import KeyRing
 from bottega.studio.app import STATIC
@@ -91,7 +92,7 @@ def test_every_field_of_a_recipe_is_described_in_any_language(path: Path) -> Non
     keys = {
         field["key"]
         for objective in bottega.objective_kinds()
-        for adapter in (None, "lora")
+        for adapter in (None, *adapters.kinds())
         for field in bottega.recipe_form(objective, adapter)
     }
     assert own.keys() == keys

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bottega import plugins
-from bottega.adapters._base import CONFIG, WEIGHT_FILES, Adapter, InstallOptions, Start
+from bottega.adapters._base import CONFIG, WEIGHT_FILES, Adapter, InstallOptions, LinearLayer, Start
 from bottega.errors import ModelError
 from bottega.suggestions import suggest_name
 
@@ -33,6 +33,7 @@ __all__ = [
     "AdaptedModel",
     "Adapter",
     "InstallOptions",
+    "LinearLayer",
     "SavedAdapter",
     "Start",
     "attach",

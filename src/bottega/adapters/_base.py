@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple, Self
 
@@ -22,11 +22,28 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 WEIGHT_FILES = "adapter_model*.safetensors"
 
 
+# Names of the layers that close a feed-forward block, in the architectures of transformers.
+FEED_FORWARD = ("down_proj", "mlp.c_proj", "fc2", "output.dense", "dense_4h_to_h", "lin2", "fc_out", "wo")
+
+
+def ends_with(name: str, ends: Iterable[str]) -> bool:
+    """Whether the name of a module ends with one of these, at a dot."""
+    return any(f".{name}".endswith(f".{end}") for end in ends)
+
+
 # The field `start` of each kind; in a recipe it is `from`, which is a keyword of Python.
 Start = Annotated[
     str | None,
     Field(alias="from", description="Folder or run of an adapter to continue training, with its own settings."),
 ]
+
+
+class LinearLayer(NamedTuple):
+    """A linear layer of a model without its head: its name in the model, and its widths."""
+
+    name: str
+    inputs: int
+    outputs: int
 
 
 class InstallOptions(NamedTuple):
@@ -81,8 +98,12 @@ class Adapter(BaseModel, ABC):
         """Freeze the model and put new trainable weights on it, in place; a ModelError if it cannot be done."""
 
     @abstractmethod
-    def count(self, layers: Sequence[tuple[int, int]]) -> int:
-        """How many weights it adds to a model whose linear layers have these (input, output) widths."""
+    def count(self, layers: Sequence[LinearLayer]) -> int:
+        """How many weights it adds to a model with these linear layers."""
+
+    def lr_factor(self, name: str) -> float:
+        """What the learning rate is multiplied by for the trained weight of this name."""
+        return 1.0
 
     def attach(self, model: nn.Module, folder: Path, trainable: bool, reference: bool) -> AdaptedModel:
         """The model with weights that `AdaptedModel.save` wrote into a folder; see `adapters.attach`."""

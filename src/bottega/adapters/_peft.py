@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from bottega.adapters._base import Adapter, InstallOptions
+from bottega.adapters._base import Adapter, InstallOptions, LinearLayer, ends_with
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from peft import PeftConfig
     from torch import nn
 
@@ -34,6 +37,15 @@ class PeftAdapter(Adapter):
     @abstractmethod
     def peft_config(self, **shared: Any) -> PeftConfig:
         """PEFT's config; `shared` are the options that do not depend on the kind."""
+
+    def targeted(self, layers: Sequence[LinearLayer]) -> list[LinearLayer]:
+        """Those of the linear layers that get an adapter, by their names."""
+        targets = self.targets
+        if targets == ALL_LINEAR:
+            return list(layers)
+        if isinstance(targets, str):  # a pattern of whole names
+            return [layer for layer in layers if re.fullmatch(targets, layer.name)]
+        return [layer for layer in layers if ends_with(layer.name, targets)]
 
     def import_library(self) -> None:
         from bottega.adapters import _peft_model  # noqa: F401

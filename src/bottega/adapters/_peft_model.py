@@ -19,6 +19,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+from transformers.pytorch_utils import Conv1D
 
 from bottega.adapters._adapted import AdaptedModel
 from bottega.adapters._base import CONFIG, WEIGHT_FILES, InstallOptions
@@ -193,6 +194,11 @@ def _trained_whole(model: nn.Module, new: Sequence[str]) -> list[str]:
 
 def _is_in_head(name: str) -> bool:
     return any(part.endswith(HEADS) for part in name.split("."))
+
+
+def linear_names(model: nn.Module) -> list[str]:
+    """The names of the linear layers, GPT-2's transposed ones included."""
+    return [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
 
 
 def _linear_layers(model: nn.Module) -> list[tuple[str, nn.Linear]]:

@@ -55,10 +55,17 @@ class Optimizer:
     gradients     by name, `scale` times too large: a single one in the weight's dtype, the sum of several in float32
     average       the moving average of the weights, None without `optim.ema`
     native        large weights may be read and updated in C++
+    lr_factor     what the learning rate is multiplied by for the weight of a name
     """
 
     def __init__(
-        self, model: nn.Module, settings: Optim, not_for_muon: Iterable[str] = (), *, native: bool = False
+        self,
+        model: nn.Module,
+        settings: Optim,
+        not_for_muon: Iterable[str] = (),
+        *,
+        native: bool = False,
+        lr_factor: Callable[[str], float] = lambda name: 1.0,
     ) -> None:
         trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
         self.weights = [make_master_weight(name, weight) for name, weight in trained]
@@ -71,7 +78,9 @@ class Optimizer:
         # Weight decay moves every row of an embedding, whether it has a gradient or not.
         sparse = enable_sparse_gradients(model) if not settings.weight_decay else ()
         self.native = native
-        self.rules = _make_rules(self.weights, settings, set(not_for_muon), sparse, native)
+        factors = layer_lr_factors([weight.name for weight in self.weights], settings.layer_decay or 1.0)
+        factors = {name: factor * lr_factor(name) for name, factor in factors.items()}
+        self.rules = _make_rules(self.weights, settings, factors, set(not_for_muon), sparse, native)
         self.average = None if settings.ema is None else WeightAverage(self.weights, settings.ema)
         self.clip = settings.clip
 
@@ -240,12 +249,12 @@ def layer_lr_factors(names: Sequence[str], decay: float) -> dict[str, float]:
 def _make_rules(
     weights: Sequence[MasterWeight],
     settings: Optim,
+    factors: Mapping[str, float],
     not_for_muon: Collection[str],
     sparse: Collection[str],
     native: bool,
 ) -> list[tuple[float, UpdateRule]]:
-    """(learning rate factor, update rule) for each group of weights."""
-    factors = layer_lr_factors([weight.name for weight in weights], settings.layer_decay or 1.0)
+    """(learning rate factor, update rule) for each group of weights; `factors` by their names."""
     return [
         (factor, rule)
         for factor in sorted(set(factors.values()))

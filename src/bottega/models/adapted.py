@@ -45,7 +45,7 @@ def _untie_head(model: Any, adapter: Path) -> None:
     if head is None or head.weight is not embeddings.weight:
         return
     ends = [name for name, module in model.named_modules() if module in (head, embeddings)]
-    if not any(f".{name}.lora_" in key for key in weight_names(adapter) for name in ends):
+    if not any(f".{name}." in key for key in weight_names(adapter) for name in ends):
         return
     if model.config.is_encoder_decoder:
         raise ModelError(

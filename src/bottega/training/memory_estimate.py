@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from bottega.adapters import LinearLayer
 from bottega.errors import OutOfMemory
 from bottega.models import heads
 from bottega.models.checkpoint import body
@@ -48,23 +49,23 @@ def count_weights(recipe: Recipe, config: Any) -> WeightCounts:
     over_vocabulary = heads.load(recipe.objective.head).over_vocabulary
     if over_vocabulary and not getattr(config, "tie_word_embeddings", True):
         total += vocabulary_size(config) * hidden_width(config)
-    linear = sum(inputs * outputs for inputs, outputs in layers)
+    linear = sum(layer.inputs * layer.outputs for layer in layers)
     return WeightCounts(total, linear, total if recipe.adapter is None else recipe.adapter.count(layers))
 
 
 # Config as JSON → what `_body_sizes` returns: building a model takes seconds even on the meta device.
-_body_sizes_by_config: dict[str, tuple[int, list[tuple[int, int]]]] = {}
+_body_sizes_by_config: dict[str, tuple[int, list[LinearLayer]]] = {}
 
 
-def _body_sizes(config: Any) -> tuple[int, list[tuple[int, int]]]:
-    """(number of weights, (input, output) width of each linear layer) of a model without its head."""
+def _body_sizes(config: Any) -> tuple[int, list[LinearLayer]]:
+    """(number of weights, linear layers) of a model without its head."""
     key = config.to_json_string(use_diff=False)
     if key not in _body_sizes_by_config:
         with torch.device("meta"):
             model = body(config)
-        layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
-        widths = [(layer.in_features, layer.out_features) for layer in layers]
-        _body_sizes_by_config[key] = sum(weight.numel() for weight in model.parameters()), widths
+        modules = [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+        layers = [LinearLayer(name, layer.in_features, layer.out_features) for name, layer in modules]
+        _body_sizes_by_config[key] = sum(weight.numel() for weight in model.parameters()), layers
     return _body_sizes_by_config[key]
 
 

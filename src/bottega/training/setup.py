@@ -185,7 +185,8 @@ def _build_engine(recipe: Recipe, factory: _ModelFactory, fit: Fit | None) -> tu
     freeze(scorer.model, recipe.optim.freeze)
     if recipe.optim.neftune is not None:
         scorer.add_noise(recipe.optim.neftune)
-    optimizer = Optimizer(scorer.model, recipe.optim, excluded, native=scorer.fit.native)
+    lr_factor = {} if recipe.adapter is None else {"lr_factor": recipe.adapter.lr_factor}
+    optimizer = Optimizer(scorer.model, recipe.optim, excluded, native=scorer.fit.native, **lr_factor)
     offload = recipe.optim.offload and factory.device != "cpu"
     tokenizer = factory.data.tokenizer
     return Engine(scorer, optimizer, tokenizer, reference=reference, seed=recipe.seed, offload=offload), new
