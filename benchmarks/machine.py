@@ -10,12 +10,19 @@ from pathlib import Path
 import torch
 
 
+# What multiplies bfloat16, the fastest first, by the flag of /proc/cpuinfo.
+UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
+
+
 def describe_machine(*packages: str) -> str:
     """Processor, number of threads, and the versions of the packages."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    processor = f"{len(names)} × {names[0]}" if names else platform.processor()
+    flags = next((line.split(":")[1].split() for line in lines if line.startswith("flags")), [])
+    # Processors of one name differ in what they multiply.
+    units = [title for flag, title in UNITS.items() if flag in flags][:1]
+    processor = " with ".join([f"{len(names)} × {names[0]}", *units]) if names else platform.processor()
     versions = ", ".join(f"{name} {version(name)}" for name in packages or ("bottega", "torch", "transformers", "peft"))
     return f"{processor}, {torch.get_num_threads()} threads; {versions}"
 

@@ -79,7 +79,7 @@ def test_columns_of_any_name_are_read_as_chosen(studio: Studio) -> None:
     name = studio.upload("odd.jsonl", content)["result"]["name"]
     assert studio.post(f"data/{name}/examples", {"version": 1})["format"] is None
     assert studio.get(f"recipes/suggestion/{name}")["objective"] is None
-    formats = {format["name"]: format for format in studio.get("data/formats")}
+    formats = {format["name"]: format for format in studio.get("recipes/row-formats")}
     assert formats["question"]["required"] == ["question", "answer"]
     assert "sft" in formats["question"]["objectives"]
     reading = {"version": 1, "format": "question", "mapping": {"question": "frage", "answer": "antwort"}}

@@ -96,12 +96,6 @@ async def import_upload(request: Request, upload: str, body: Import) -> Any:
     return {"task": task, "name": name}
 
 
-@router.get("/formats")
-async def list_formats() -> Any:
-    """The row formats with their fields."""
-    return await in_thread(lambda: [asdict(format) for format in bottega.row_formats()])
-
-
 @router.get("/{name}")
 async def get_data(request: Request, name: str) -> Any:
     """A data set with all its versions."""

@@ -69,6 +69,12 @@ async def list_methods() -> Any:
     return [asdict(method) for method in methods()]
 
 
+@router.get("/row-formats")
+async def list_formats() -> Any:
+    """The row formats with their fields."""
+    return await in_thread(lambda: [asdict(format) for format in bottega.row_formats()])
+
+
 @router.get("/fields/{objective}")
 async def list_fields(objective: str, adapter: str | None = None) -> Any:
     """The fields of a recipe with this objective, as the form draws them."""

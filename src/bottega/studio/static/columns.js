@@ -53,7 +53,7 @@ export function columnsView(name, version, context) {
       fill(note, h("p.notice", t("columns.saved")));
     } catch (error) { showError(note, error); }
   };
-  get("data/formats", { signal: context.signal }).then((list) => { formats = list; return show(); }).catch((error) => showError(examples, error));
+  get("recipes/row-formats", { signal: context.signal }).then((list) => { formats = list; return show(); }).catch((error) => showError(examples, error));
   return h("div", h("p", t("columns.what")), form, suits, h("p.row", h("button.primary", { onclick: save }, t("columns.save"))), note,
     h("h2", t("columns.example")), examples);
 }
