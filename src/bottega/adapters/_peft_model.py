@@ -33,6 +33,11 @@ HEADS = ("classifier", "score")
 # How PEFT names a layer that it cannot adapt, in its error.
 REFUSED = re.compile(r"Module '([\w.]+)' is incompatible")
 
+# PEFT's types that put trained tokens or states before a text, and change no module of the model.
+PROMPT_LEARNING = (
+    *("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE", "ADAPTION_PROMPT"),
+)
+
 # PEFT's name of the trained adapter, and ours of the frozen copy that a policy is compared with.
 ACTIVE, REFERENCE = "default", "reference"
 
@@ -137,7 +142,12 @@ def _install(model: Any, adapter: PeftAdapter, shared: dict[str, Any], whole: Se
 
 
 def attach_peft(model: nn.Module, folder: Path, *, trainable: bool, reference: bool) -> PeftAdaptedModel:
-    """The model with an adapter of any kind of PEFT's; see `adapters.attach`."""
+    """The model with an adapter of any kind of PEFT's that changes modules; see `adapters.attach`."""
+    kind = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["peft_type"]
+    if kind in PROMPT_LEARNING:
+        # PEFT adds their tokens around the model, which is called without it here: they would do nothing.
+        what = f"adapters of the type {kind} are not computed here: what they put before a text would be left out"
+        raise ModelError(what, where=str(folder), fix="train an adapter of another kind on the same rows")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
