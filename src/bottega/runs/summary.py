@@ -7,6 +7,7 @@ import fcntl
 import json
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -121,7 +122,13 @@ def _status(folder: Path, last_event: str) -> str:
 
 def _verdict_sentence(folder: Path) -> str | None:
     """The verdict of the run's report; None without a report or verdict."""
+    path = folder / "report.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        return str(report["verdict"]["sentence"])
+        return _read_sentence(path, path.stat().st_mtime_ns)
     return None
+
+
+@lru_cache(1000)
+def _read_sentence(path: Path, changed: int) -> str:
+    """That of a file as it was at a time: a page of the studio asks every second, and reports are large."""
+    return str(json.loads(path.read_text(encoding="utf-8"))["verdict"]["sentence"])

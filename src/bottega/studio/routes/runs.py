@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +101,6 @@ def _overview(workshop: Workshop, run: str, since: int, generation: int | None) 
         "since": since,
         "next": since + len(events),
         "more": since + len(events) < len(history),
-        "next_steps": [asdict(step) for step in bottega.next_steps(folder, summary)],
         "has_report": (folder / "report.json").exists(),
     }
 

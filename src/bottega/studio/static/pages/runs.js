@@ -7,6 +7,9 @@ import { field, fill, h, table } from "../dom.js";
 import { bytes, duration, moment, number, percent, t } from "../i18n.js";
 import { badge, confirmed, copyable, failureBox, progressOf, tabs } from "../parts.js";
 
+// Seconds between looks at a run that has ended.
+const ENDED_SECONDS = 4;
+
 export async function page(place, [run, view], query, context) {
   if (!run) return list(place, context);
   return one(place, run, view, query, context);
@@ -67,8 +70,11 @@ async function one(place, id, view, query, context) {
     ["events", t("run.tab-events"), () => eventsView(log)],
     ["recipe", t("run.tab-recipe"), () => recipeView(id, context)],
   ], view ?? "live"));
-  let before = "";
+  let before = "", turn = 0;
   await context.every(1000, async () => {
+    // What has ended changes only if somebody goes on with it.
+    const moving = log.state.tasks.some((one) => ["running", "waiting"].includes(one.status)) || log.state.status === "running";
+    if (before && !moving && (turn += 1) % ENDED_SECONDS) return;
     await log.read(context.signal);
     for (const other of others) await other.read(context.signal);
     const now = JSON.stringify([log.next, log.state.status, log.state.tasks, others.map((other) => other.next)]);
