@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bottega.batch import Example, Row
-from bottega.packing import pack, split_into_micro_batches
+from bottega.packing import pack, put_before, split_into_micro_batches
 
 
 def row(tokens: list[int], both_ways: bool = False) -> Row:
@@ -95,3 +95,28 @@ def test_unshared_rows_keep_all_their_tokens() -> None:
     row = Row(tokens, np.array([2, 3]), tokens[3:], np.ones(2, np.float32))
     assert pack([Example("", (row,))], share=False).tokens.tolist() == [0, 1, 2, 3, 4]
     assert pack([Example("", (row,))]).tokens.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("seed", range(20))
+def test_tokens_before_every_row_are_its_beginning(seed: int, shared: bool) -> None:
+    causal = [
+        Example(one.id, tuple(row(each.tokens.tolist()) for each in one.rows)) for one in random_examples(seed)
+    ]
+    batch = pack(causal, share=shared, min_shared=1)
+    found = put_before(batch, [7, 8], shared=shared)
+    first, last, index = found.first.numpy(), found.last.numpy(), np.arange(len(found.tokens))
+    mask = (first[None] <= index[:, None]) & (index[:, None] < last[None])
+    rows = [each for example in causal for each in example.rows]
+    for number, expected in enumerate(rows):
+        for place in found.at[found.row == number].tolist():
+            visible = np.flatnonzero(mask[place])
+            wanted = [7, 8, *expected.tokens[: int(found.position[place]) - 1]]
+            assert found.tokens[visible].tolist() == wanted
+            assert found.position[visible].tolist() == list(range(len(wanted)))
+            node = int(np.searchsorted(found.nodes.start, place, side="right")) - 1
+            assert set(visible) <= set(found.nodes.path(node))
+            assert found.tokens[found.nodes.path(node)].tolist()[:2] == [7, 8]
+    new = len(found.tokens) - len(batch.tokens)
+    assert new == (2 if shared else 2 * int((batch.nodes.parent < 0).sum()))
+    assert put_before(batch, [], shared=shared) is batch

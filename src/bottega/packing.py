@@ -289,6 +289,53 @@ def _concatenate_columns(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.concatenate([row.columns[name] for row in rows])) for name in names}
 
 
+def put_before(batch: Batch, ids: Sequence[int], *, shared: bool) -> Batch:
+    """The batch of causal rows with the same tokens before each of them, which nothing is predicted at.
+
+    shared  they are computed once, as the root of all trees; else once for each tree
+    """
+    if not ids:
+        return batch
+    count, length, nodes = len(ids), len(batch.tokens), batch.nodes
+    # How many tokens stand before each tree: after the first root, or in front of each.
+    roots = [0] if shared else nodes.start[nodes.parent < 0].tolist()
+    device = batch.tokens.device
+    starts = torch.tensor(roots, device=device)
+    shift = count * torch.searchsorted(starts, torch.arange(length, device=device), right=True)  # [T]
+    place = torch.arange(length, device=device) + shift  # [T] where each token goes
+    heads = (starts + count * torch.arange(len(roots), device=device))[:, None] + torch.arange(count, device=device)
+    heads = heads.flatten()  # [roots · count] where the new tokens go
+    ends = torch.tensor([*roots[1:], length], device=device)
+    tree_end = (ends + count * torch.arange(1, len(roots) + 1, device=device)).repeat_interleave(count)
+
+    def spread(new: Tensor, old: Tensor) -> Tensor:
+        joined = torch.empty(len(heads) + length, dtype=old.dtype, device=device)
+        joined[heads], joined[place] = new.to(old.dtype), old
+        return joined
+
+    tokens = torch.tensor(ids, device=device).repeat(len(roots))
+    position = torch.arange(count, device=device).repeat(len(roots))
+    return replace(
+        batch,
+        tokens=spread(tokens, batch.tokens),
+        position=spread(position, batch.position + count),
+        first=spread(heads, batch.first + shift),
+        last=spread(tree_end, batch.last + shift),
+        at=place[batch.at],
+        nodes=_nodes_after(nodes, np.array(roots), count, shared=shared),
+    )
+
+
+def _nodes_after(nodes: Nodes, roots: Ints, count: int, *, shared: bool) -> Nodes:
+    """The nodes once `count` tokens stand before each tree: a root of their own, or the beginning of each root."""
+    shift = count * np.searchsorted(roots, nodes.start, side="right")
+    if not shared:
+        is_root = nodes.parent < 0
+        return Nodes(nodes.start + shift - np.where(is_root, count, 0), nodes.end + shift, nodes.parent)
+    start, end = (np.concatenate([[edge], values + shift]) for edge, values in ((0, nodes.start), (count, nodes.end)))
+    return Nodes(start, end, np.concatenate([[-1], np.where(nodes.parent < 0, 0, nodes.parent + 1)]))
+
+
 def pad_tree(batch: AnyTokenTree, multiple: int | None = None) -> AnyTokenTree:
     """The batch with padding tokens at its end that belong to no row: each attends to itself alone.
 

@@ -58,7 +58,7 @@ def test_a_kind_that_keeps_no_frozen_copy_cannot_be_compared_with(tmp_path: Path
 
 
 def test_kinds_are_found_by_the_names_of_their_files() -> None:
-    assert adapters.kinds() == ["bottleneck", "ia3", "lora", "vera"]
+    assert adapters.kinds() == ["bottleneck", "ia3", "lora", "prompt", "vera"]
     assert adapters.load("lora") is Lora
     assert adapters.build({"kind": "lora", "rank": 4}) == adapters.build({"rank": 4}) == Lora(rank=4)
 

@@ -145,6 +145,7 @@ class World:
     examples: list[Example]
     fit: Fit
     tolerance: float
+    adapted: Any = None
 
     @cached_property
     def whole(self) -> tuple[float, dict[str, torch.Tensor]]:
@@ -157,7 +158,9 @@ class World:
         return self.gradients([self.complete(pack(self.examples, min_shared=2), self.fit)])
 
     def scorer(self, fit: Fit | None = None) -> Scorer:
-        return Scorer(self.model, self.objective.head, fit or self.fit)
+        scorer = Scorer(self.model, self.objective.head, fit or self.fit)
+        scorer.adapted = self.adapted
+        return scorer
 
     def complete(self, batch: Batch, fit: Fit) -> Batch:
         if not self.objective.compares_with_reference:
@@ -309,12 +312,12 @@ def world(kind: str, options: str, model: str, adapter: str = "") -> World:
     fit = FITS.get((model, objective.head))
     fit = FITS[model, objective.head] = fit_model(made, objective.head, fit).fit
     fit_model(other, objective.head, fit)
+    scorer = Scorer(made, objective.head, fit)
     if adapter:
-        scorer = Scorer(made, objective.head, fit)
         add_adapter(scorer, adapters.build(json.loads(adapter)), new=(), reference=False)
         fit = scorer.fit
         shake(made)
     examples = [Example(row.where, parts) for row in rows for parts in objective.rows(row, codec)]
     if isinstance(objective, OnPolicy):
         examples = answered(objective, examples[:4])
-    return World(objective, made, other, examples, fit, tolerance)
+    return World(objective, made, other, examples, fit, tolerance, scorer.adapted)

@@ -54,6 +54,9 @@ def __getattr__(name: str) -> Any:
     return getattr(_adapted, name)
 
 
+# PEFT's type of what is computed here without PEFT: it would put the tokens around the model, not into it.
+PROMPT_TUNING = "PROMPT_TUNING"
+
 # The kind of a recipe's `adapter` section that names none.
 DEFAULT = "lora"
 
@@ -93,8 +96,12 @@ def read_saved(folder: Path) -> SavedAdapter:
     """The config of the adapter saved in a folder; a ModelError if it cannot be read or names no base model."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        kind = None if "peft_type" in config else str(config["kind"])
-        return SavedAdapter(str(config["base_model_name_or_path"]), kind, config.get("settings", {}))
+        kind, settings = config.get("kind"), config.get("settings", {})
+        if config.get("peft_type") == PROMPT_TUNING:
+            kind, settings = "prompt", {"tokens": config["num_virtual_tokens"]}
+        elif "peft_type" not in config:
+            kind = str(config["kind"])
+        return SavedAdapter(str(config["base_model_name_or_path"]), kind, settings)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(
             f"does not say what it was trained on: {error}",

@@ -23,11 +23,13 @@ class AdaptedModel(ABC):
     model    the module to train, to save and to move between devices
     network  the transformers model in it, to call
     library  which library loads the saved folder again
+    prefix   token ids that stand before every text; none while it is disabled
     """
 
     model: Any
     network: Any
     library: str = "bottega"
+    prefix: tuple[int, ...] = ()
 
     @abstractmethod
     @contextmanager

@@ -89,6 +89,11 @@ class Adapter(BaseModel, ABC):
         """The method and its size in a few words, for reports."""
         return self.title
 
+    @property
+    def virtual_tokens(self) -> int:
+        """How many trained tokens stand before every text, and take positions of the model."""
+        return 0
+
     def import_library(self) -> None:
         """Import what `install` will need. A run does so at its start, where imports cost least."""
         return
@@ -109,10 +114,13 @@ class Adapter(BaseModel, ABC):
         """The model with weights that `AdaptedModel.save` wrote into a folder; see `adapters.attach`."""
         from bottega.adapters._adapted import AdaptedInPlace
 
-        if reference:
-            what = f"{self.title} keeps no frozen copy to compare with while it is trained further"
-            raise ModelError(what, where=str(folder), fix="train a new adapter, or name model.reference")
+        self._refuse_reference(folder, reference)
         adapted = self.install(model, InstallOptions())
         assert isinstance(adapted, AdaptedInPlace), "a kind with another AdaptedModel must attach it itself"
         adapted.load(folder, trainable)
         return adapted
+
+    def _refuse_reference(self, folder: Path, reference: bool) -> None:
+        if reference:
+            what = f"{self.title} keeps no frozen copy to compare with while it is trained further"
+            raise ModelError(what, where=str(folder), fix="train a new adapter, or name model.reference")

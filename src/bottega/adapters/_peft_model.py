@@ -35,7 +35,7 @@ REFUSED = re.compile(r"Module '([\w.]+)' is incompatible")
 
 # PEFT's types that put trained tokens or states before a text, and change no module of the model.
 PROMPT_LEARNING = (
-    *("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE", "ADAPTION_PROMPT"),
+    *("MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE", "ADAPTION_PROMPT"),
 )
 
 # PEFT's name of the trained adapter, and ours of the frozen copy that a policy is compared with.

@@ -254,7 +254,12 @@ class Engine:
         """Continuations of each prompt by the current weights, up to a token of `ends`."""
         scorer = self.scorer
         writer = Writer(
-            scorer.network, self.tokenizer, ends, packed=scorer.fit.packed, reset_row_state=scorer.reset_row_state
+            scorer.network,
+            self.tokenizer,
+            ends,
+            packed=scorer.fit.packed,
+            reset_row_state=scorer.reset_row_state,
+            prefix=scorer.prefix,
         )
         with out_of_memory_errors():
             return writer.write(

@@ -53,6 +53,7 @@ class Writer:
                      the whole row again, unless the model has an encoder
     config           the generation config to follow; None to sample from the model's own distribution
     reset_row_state  resets what the network keeps of earlier rows; default: to its state at construction
+    prefix           returns token ids to compute before every prompt, of which nothing else is to know
     """
 
     def __init__(
@@ -64,10 +65,12 @@ class Writer:
         packed: bool,
         config: GenerationConfig | None = None,
         reset_row_state: Callable[[], None] | None = None,
+        prefix: Callable[[], tuple[int, ...]] = tuple,
     ) -> None:
         self.network, self.tokenizer, self.ends = network, tokenizer, ends
         self.decoding = choose_decoding(network, packed=packed)
         self.config, self.reset_row_state = config, reset_row_state or RowState(network).restore
+        self.prefix = prefix
 
     def write(
         self,
@@ -178,7 +181,8 @@ class Writer:
 
     def _decode(self, rows: list[GeneratedRow], settings: Sampling) -> Iterator[TextPiece]:
         """Decode token by token; rows that have ended leave the batch."""
-        decoding = self.decoding(self.network, [row.prompt for row in rows], self.reset_row_state)
+        before = self.prefix()
+        decoding = self.decoding(self.network, [(*before, *row.prompt) for row in rows], self.reset_row_state)
         logits = decoding.start()
         constrained = any(row.constraints for row in rows)
         seen = (

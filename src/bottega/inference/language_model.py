@@ -74,6 +74,7 @@ class LanguageModel:
             packed=self.scorer.fit.packed,
             config=config,
             reset_row_state=self.scorer.reset_row_state,
+            prefix=self.scorer.prefix,
         )
 
     @property

@@ -36,12 +36,13 @@ class OpenedModel(NamedTuple):
 
     @property
     def limit(self) -> int | None:
-        """The number of positions the model has; None if unlimited."""
-        return position_limit(self.scorer.network.config)
+        """The number of positions the model has for texts; None if unlimited."""
+        limit = position_limit(self.scorer.network.config)
+        return None if limit is None else limit - len(self.scorer.prefix())
 
     def codec(self, max_length: int | None = None, too_long: TooLong = "error", labels: Iterable[str] = ()) -> Codec:
         """The codec of its inputs; see `make_codec`."""
-        return make_codec(self.tokenizer, self.scorer.network.config, max_length, too_long, labels)
+        return make_codec(self.tokenizer, self.scorer.network.config, max_length or self.limit, too_long, labels)
 
 
 def make_codec(

@@ -197,7 +197,8 @@ class Scheduler:
         request = ticket.request
         # The scores of a prompt are needed once.
         all_logits = request.score_prompt and number == 0
-        row = ScheduledRow(list(request.prompt), request.adapter, all_logits, ticket=ticket)
+        tokens = [*request.writer.prefix(), *request.prompt]
+        row = ScheduledRow(tokens, request.adapter, all_logits, ticket=ticket)
         if not request.score_only:
             grammar = None if request.grammar is None else request.grammar()
             settings, prompt = request.settings, request.prompt
@@ -279,7 +280,9 @@ class Scheduler:
         for row in rows:
             if row.all_logits:
                 row.all_logits = False
-                updates.setdefault(row.ticket, []).append(PromptScores(row.scores))
+                # What an adapter puts before the prompt is not its caller's.
+                before = len(row.ticket.request.writer.prefix())
+                updates.setdefault(row.ticket, []).append(PromptScores(row.scores[before:]))
         generating = [index for index, row in enumerate(rows) if row.generated is not None]
         logits = _at(step.logits, generating)
         tokens = _choose_tokens([rows[index] for index in generating], logits)
@@ -390,7 +393,8 @@ def _score_prompt(row: ScheduledRow, logits: Tensor) -> None:
     """Score the tokens of the prompt that come after the next n, from the [n, V] logits after these."""
     start = len(row.scores) + 1
     # The last logits are those of the first token to generate.
-    following = row.tokens[start : start + len(logits)]
+    # Tokens that an adapter puts before the prompt have no logits; their scores are left out later.
+    following = [min(token, logits.shape[1] - 1) for token in row.tokens[start : start + len(logits)]]
     row.scores += _scores(logits[: len(following)], following, row.ticket.request.logprobs or 0)
 
 

@@ -124,9 +124,10 @@ def position_limit(config: Any) -> int | None:
     return int(limit) - (text.pad_token_id + 1 if offset else 0)
 
 
-def resolve_max_length(requested: int | None, config: Any) -> int:
-    """`data.max_length`, or its default; a ModelError if the model has fewer positions."""
-    limit = position_limit(config)
+def resolve_max_length(requested: int | None, config: Any, taken: int = 0) -> int:
+    """`data.max_length`, or its default; a ModelError if the model has fewer positions, of which some may be `taken`."""
+    positions = position_limit(config)
+    limit = None if positions is None else positions - taken
     if requested is None:
         return min(DEFAULT_MAX_LENGTH, limit or DEFAULT_MAX_LENGTH)
     if limit is not None and requested > limit:

@@ -26,7 +26,7 @@ from bottega.models.heads import Head, ScoreOptions, from_logits
 from bottega.models.own_head import own_head_logits
 from bottega.models.row_state import RowState
 from bottega.objectives import HeadKind
-from bottega.packing import pack, pad_tree, round_length, split_into_micro_batches
+from bottega.packing import pack, pad_tree, put_before, round_length, split_into_micro_batches
 from bottega.progress import ProgressCallback
 
 if TYPE_CHECKING:
@@ -92,6 +92,10 @@ class Scorer(nn.Module):
         """The transformers model, whether or not an adapter wraps it."""
         return self.model if self.adapted is None else self.adapted.network
 
+    def prefix(self) -> tuple[int, ...]:
+        """Token ids that the adapter puts before every text."""
+        return () if self.adapted is None else self.adapted.prefix
+
     @property
     def library(self) -> str:
         """The library that loads what `save` wrote."""
@@ -125,6 +129,7 @@ class Scorer(nn.Module):
     ) -> dict[str, Tensor]:
         """The requested outputs; for the options see `ScoreOptions`."""
         options = ScoreOptions(weighted, smoothing, temperature)
+        batch = put_before(batch, self.prefix(), shared=self.fit.packed)
         if self.fit.own_head and not self.head.is_bare:
             scores = from_logits(self._own_logits(batch), batch, outputs & self.head.outputs, options)
             # Extra heads read hidden states, which the model's own forward does not return.

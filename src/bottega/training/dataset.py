@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bottega import adapters
 from bottega.data.example_cache import ExampleCache
 from bottega.data.reader import ReadSummary, RecipeReader, describe_reasons
 from bottega.data.sampler import Sampler, validation_groups
@@ -165,7 +166,9 @@ def build_dataset(recipe: Recipe, choices: Mapping[str, Any] | None = None, fold
     labels = recipe.objective.count_labels(reader.training())
     codec = Codec(
         tokenizer,
-        max_length=resolve_max_length((choices or {}).get("max_length", recipe.data.max_length), config),
+        max_length=resolve_max_length(
+            (choices or {}).get("max_length", recipe.data.max_length), config, _virtual_tokens(recipe)
+        ),
         too_long=recipe.too_long,
         both_ways=is_encoder(config),
         labels=labels,
@@ -186,6 +189,15 @@ def build_dataset(recipe: Recipe, choices: Mapping[str, Any] | None = None, fold
     _refuse_without_contrast(recipe, codec, train.examples, validation.examples)
     template = (recipe.data.template or codec.template.name) if codec.tally.templated else None
     return Dataset(tokenizer, config, codec, list(labels), train, validation, summary.formats, template)
+
+
+def _virtual_tokens(recipe: Recipe) -> int:
+    """How many positions of the model the adapter takes before every text."""
+    adapter = recipe.adapter
+    if adapter is None or adapter.start is None:
+        return 0 if adapter is None else adapter.virtual_tokens
+    saved = adapters.read_saved(adapter_folder(adapter.start))
+    return 0 if saved.kind is None else adapters.load(saved.kind).model_validate(saved.settings).virtual_tokens
 
 
 def _encode(
