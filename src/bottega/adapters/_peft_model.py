@@ -22,7 +22,7 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.pytorch_utils import Conv1D
 
 from bottega.adapters._adapted import AdaptedModel
-from bottega.adapters._base import CONFIG, WEIGHT_FILES, InstallOptions
+from bottega.adapters._base import CONFIG, WEIGHT_FILES, InstallOptions, ends_with
 from bottega.adapters._peft import ALL_LINEAR, PeftAdapter
 from bottega.errors import ModelError
 from bottega.suggestions import suggest_name
@@ -37,6 +37,9 @@ REFUSED = re.compile(r"Module '([\w.]+)' is incompatible")
 PROMPT_LEARNING = (
     *("MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE", "ADAPTION_PROMPT"),
 )
+
+# Where the name of a layer ends, and that of a weight of its adapter begins.
+TRAINED = re.compile(r"\.(?:lora|ia3|vera)_")
 
 # PEFT's name of the trained adapter, and ours of the frozen copy that a policy is compared with.
 ACTIVE, REFERENCE = "default", "reference"
@@ -244,7 +247,7 @@ def _not_found_again(adapted: Any) -> list[str]:
         return []
     state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     missing = set_peft_model_state_dict(adapted, state).missing_keys
-    names = {key.partition(".lora_")[0].removeprefix("base_model.model.") for key in missing if ".lora_" in key}
+    names = {TRAINED.split(key)[0].removeprefix("base_model.model.") for key in missing if TRAINED.search(key)}
     return _shortest_unique(adapted.get_base_model(), sorted(names))
 
 
@@ -275,9 +278,9 @@ def _is_encoder_decoder(model: Any) -> bool:
 def _check_targets(model: nn.Module, targets: str | list[str]) -> None:
     """A ModelError if a target does not exist: PEFT is content when one of several does."""
     modules = {name for name, _ in model.named_modules()}
-    names = modules | {name.rpartition(".")[2] for name in modules}
     single = isinstance(targets, str) and targets.isidentifier()
-    unknown = [name for name in ([targets] if isinstance(targets, str) else targets) if name not in names]
+    wanted = [targets] if isinstance(targets, str) else targets
+    unknown = [end for end in wanted if not any(ends_with(name, [end]) for name in modules)]
     if unknown and (single or isinstance(targets, list)):
         linear = {name.rpartition(".")[2] for name, _ in _linear_layers(model)}
         fix = f"{suggest_name(unknown[0], sorted(linear))}; all-linear fits any model"
