@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-
 # What multiplies bfloat16, the fastest first, by the flag of /proc/cpuinfo.
 UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
 

@@ -458,7 +458,8 @@ def restart(watch: Watch) -> None:
 FOCUSED = """() => {
     const one = document.activeElement, style = getComputedStyle(one);
     const name = one.getAttribute("aria-label") ?? one.labels?.[0]?.textContent ?? one.textContent;
-    return [name.trim(), one === document.body || (style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2)];
+    const outlined = style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2;
+    return [name.trim(), one === document.body || outlined];
 }"""
 
 # Controls of the longest page.
@@ -522,7 +523,9 @@ def keyboard(watch: Watch) -> None:
         press("Explain")
         page.wait_for_selector("text=Logit lens", timeout=PATIENCE)
         watch.check()
-        watch.note("by keyboard alone", f"a run, its verdict, a check, a conversation; Tab {pressed} times, always seen")
+        watch.note(
+            "by keyboard alone", f"a run, its verdict, a check, a conversation; Tab {pressed} times, always seen"
+        )
 
 
 def step_of(page: Page) -> int:

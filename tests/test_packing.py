@@ -100,9 +100,7 @@ def test_unshared_rows_keep_all_their_tokens() -> None:
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("seed", range(20))
 def test_tokens_before_every_row_are_its_beginning(seed: int, shared: bool) -> None:
-    causal = [
-        Example(one.id, tuple(row(each.tokens.tolist()) for each in one.rows)) for one in random_examples(seed)
-    ]
+    causal = [Example(one.id, tuple(row(each.tokens.tolist()) for each in one.rows)) for one in random_examples(seed)]
     batch = pack(causal, share=shared, min_shared=1)
     found = put_before(batch, [7, 8], shared=shared)
     first, last, index = found.first.numpy(), found.last.numpy(), np.arange(len(found.tokens))

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from bottega.batch import Batch, EncoderInput, Example, Ints, Nodes, Row
 

@@ -95,4 +95,4 @@ def test_a_saved_adapter_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     folder = write_config(tmp_path, {"kind": "bias", "base_model_name_or_path": "m"})
     with pytest.raises(ModelError, match="unknown kind 'bias'") as caught:
         adapters.attach(torch.nn.Linear(2, 2), folder)
-    assert caught.value.fix == "this build has lora"
+    assert caught.value.fix == "this build has bottleneck, ia3, lora, prompt, vera"

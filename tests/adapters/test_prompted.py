@@ -1,4 +1,4 @@
-"""A model with trained embeddings before every text: scored, continued, served and switched off as if they were words."""
+"""A model with trained embeddings before every text: scored, continued, served and switched off."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def logits(model: LanguageModel, ids: list[int]) -> torch.Tensor:
     network.set_attn_implementation("eager")
     try:
         with torch.no_grad():
-            out: torch.Tensor = network(inputs_embeds=embedded[None], use_cache=False).logits[0, len(embedding.prompt) :]
+            out: torch.Tensor = network(inputs_embeds=embedded[None], use_cache=False).logits[
+                0, len(embedding.prompt) :
+            ]
     finally:
         network.set_attn_implementation(before)
     return out

@@ -1,4 +1,4 @@
-"""What every kind of adapter promises, on every kind of architecture; a new file in `adapters/` is tested by its name."""
+"""What every kind of adapter promises, on every kind of architecture; a new file in `adapters/` is tested, too."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "lora": {"rank": 3},
     "rslora": {"rank": 4, "rslora": True},
     "dora": {"rank": 3, "dora": True},
-    "ranks": {"rank": 3, "rank_pattern": {"o_proj": 1, r"\.1\..*up_proj": 5}, "alpha_pattern": {"o_proj": 3}},
+    "ranks": {"rank": 3, "rank_pattern": {"o_proj": 1, r"1\..*up_proj": 5}, "alpha_pattern": {"o_proj": 3}},
     "plus": {"rank": 3, "lr_ratio": 8},
     "ia3": {"kind": "ia3"},
     "vera": {"kind": "vera", "rank": 8},
@@ -38,7 +38,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "prompt": {"kind": "prompt", "tokens": 3},
     "pfeiffer": {"kind": "bottleneck", "width": 3, "placement": "pfeiffer", "activation": "relu"},
 }
-OPTIONS |= {kind: {"kind": kind} for kind in adapters.kinds() if kind not in {o.get("kind", "lora") for o in OPTIONS.values()}}
+OPTIONS |= {
+    kind: {"kind": kind} for kind in adapters.kinds() if kind not in {o.get("kind", "lora") for o in OPTIONS.values()}
+}
 
 # Kinds that no weight can take in.
 NOT_MERGED = ("bottleneck", "pfeiffer", "prompt")
@@ -48,6 +50,9 @@ OWN = ("bottleneck", "pfeiffer")
 
 # Kinds that are for decoders.
 DECODERS_ONLY = ("prompt",)
+
+# Learning rates other than the usual one here: factors move the outputs less than matrices do.
+LR = {"vera": 1.0, "ia3": 0.1, "prompt": 0.1}
 
 ALONE = Fit(packed=False, own_head=True)
 
@@ -115,6 +120,7 @@ def base(model: str) -> Any:
 
 def saved(adapter: str, model: str, folder: Path) -> Any:
     """A trained adapter in a folder; the model with it."""
+    folder.mkdir(exist_ok=True)
     torch.manual_seed(1)
     head = "masked" if model == "bert" else "language"
     options = InstallOptions(peft_task=heads.load(head).peft_task)
@@ -171,7 +177,7 @@ def make_recipe(adapter: str, folder: Path, **changes: Any) -> bottega.Recipe:
             "adapter": OPTIONS[adapter],
             "objective": {"kind": "sft"},
             "data": {"train": str(write_jsonl(folder / "rows.jsonl", rows))},
-            "optim": {"steps": 6, "examples": 3, "lr": 2e-2},
+            "optim": {"steps": 6, "examples": 3, "lr": LR.get(adapter, 2e-2)},
             "save": {"every": 3},
             **changes,
         }

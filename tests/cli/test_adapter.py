@@ -17,6 +17,7 @@ from making import CAT_ROWS
 def runs(llama: Path, train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two runs with adapters in runs/."""
     monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
     for name, rank in (("one", 2), ("two", 3)):
         train(llama, tmp_path / "runs" / name, CAT_ROWS, adapter={"rank": rank}, optim={"steps": 2, "lr": 1e-2})
 
@@ -36,18 +37,21 @@ def test_from_the_list_to_one_adapter_and_one_model() -> None:
     output = said("combine", "runs/one=0.5", "runs/two", "--out", "both")
     assert "0.5 · one + 1 · two, rank 5" in output
     assert "bottega generate both" in output
-    assert json.loads(said("combine", "runs/one", "runs/two", "--out", "small", "--method", "svd", "--rank", "2", "--json"))[
-        "rank"
-    ] == 2
+    assert (
+        json.loads(
+            said("combine", "runs/one", "runs/two", "--out", "small", "--method", "svd", "--rank", "2", "--json")
+        )["rank"]
+        == 2
+    )
     assert "merged" in said("merge", "both", "--out", "whole")
     assert Path("whole", "model.safetensors").exists()
 
 
 @pytest.mark.usefixtures("runs")
-def test_what_is_wrong_is_said() -> None:
+def test_what_is_wrong_is_said(llama: Path) -> None:
     assert "is no number" in said("combine", "runs/one=half", "runs/two", "--out", "both", code=2)
     assert "named twice" in said("combine", "runs/one", "runs/one", "--out", "both", code=2)
-    assert "holds no adapter" in said("compare", "runs/one", "runs", code=2)
+    assert "holds no adapter" in said("compare", "runs/one", str(llama), code=2)
 
 
 def test_an_empty_folder_says_how_to_begin(tmp_path: Path) -> None:

@@ -172,12 +172,10 @@ def test_a_weight_may_have_a_learning_rate_of_its_own() -> None:
     faster = Optimizer(network, Optim(clip=None), lr_factor=lambda name: 4.0 if name == "1.weight" else 1.0)
     plain = Optimizer(alone, Optim(clip=None))
     before = {name: weight.detach().clone() for name, weight in network.named_parameters()}
-    for weights, optimizer in ((network, faster), (alone, plain)):
-        optimizer.gradients = {name: torch.ones_like(weight) for name, weight in weights.named_parameters()}
-        optimizer.step(1e-3, optimizer.norm())
-    moved = {
-        name: [float((weight - before[name]).abs().max()) for weight in (weight, dict(alone.named_parameters())[name])]
-        for name, weight in network.named_parameters()
-    }
-    for name, (own, usual) in moved.items():
-        assert own == pytest.approx((4 if name == "1.weight" else 1) * usual, rel=1e-4), name
+    for weights, rule in ((network, faster), (alone, plain)):
+        rule.gradients = {name: torch.ones_like(weight) for name, weight in weights.named_parameters()}
+        rule.step(1e-3, rule.norm())
+    for name, usual in alone.named_parameters():
+        own = dict(network.named_parameters())[name]
+        moved, expected = (float((weight.detach() - before[name]).abs().max()) for weight in (own, usual))
+        assert moved == pytest.approx((4 if name == "1.weight" else 1) * expected, rel=1e-4), name

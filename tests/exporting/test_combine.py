@@ -110,6 +110,7 @@ def test_what_cannot_be_is_said_before_anything_is_read(
 def test_two_of_one_name_other_kinds_and_a_taken_folder(
     llama: Path, runs: list[Path], train: Callable[..., Path], tmp_path: Path
 ) -> None:
+    (tmp_path / "more").mkdir()
     twin = train(llama, tmp_path / "more" / "all", adapter={"rank": 2})
     factors = train(llama, tmp_path / "factors", adapter={"kind": "ia3"})
     refused: list[tuple[list[Path], Path, type[BottegaError], str]] = [

@@ -132,7 +132,7 @@ def shake(model: Any) -> None:
     with torch.no_grad():
         for weight in model.parameters():
             if weight.requires_grad:
-                weight += 0.2 * torch.randn_like(weight)
+                weight += 0.05 * torch.randn_like(weight)
 
 
 @dataclass

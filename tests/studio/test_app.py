@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from error_templates import error_templates
 from studios import Studio, run_studio
 
 import bottega
@@ -15,7 +16,6 @@ from bottega.server.gate import GateSettings
 from bottega.server.keys import KeyRing
 from bottega.studio.app import STATIC
 from bottega.studio.methods import methods
-from error_templates import error_templates
 
 SCRIPTS = sorted(STATIC.rglob("*.js"))
 LANGUAGES = sorted((STATIC / "i18n").glob("??.json"))

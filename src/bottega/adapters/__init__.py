@@ -96,12 +96,12 @@ def read_saved(folder: Path) -> SavedAdapter:
     """The config of the adapter saved in a folder; a ModelError if it cannot be read or names no base model."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        kind, settings = config.get("kind"), config.get("settings", {})
-        if config.get("peft_type") == PROMPT_TUNING:
-            kind, settings = "prompt", {"tokens": config["num_virtual_tokens"]}
-        elif "peft_type" not in config:
-            kind = str(config["kind"])
-        return SavedAdapter(str(config["base_model_name_or_path"]), kind, settings)
+        base = str(config["base_model_name_or_path"])
+        if "peft_type" not in config:
+            return SavedAdapter(base, str(config["kind"]), config.get("settings", {}))
+        if config["peft_type"] == PROMPT_TUNING:
+            return SavedAdapter(base, "prompt", {"tokens": config["num_virtual_tokens"]})
+        return SavedAdapter(base, None, {})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(
             f"does not say what it was trained on: {error}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,11 @@ from bottega.errors import ModelError
 if TYPE_CHECKING:
     from bottega.adapters.bottleneck import Bottleneck
 
-ACTIVATIONS = {"relu": functional.relu, "gelu": functional.gelu, "silu": functional.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+    "silu": functional.silu,
+}
 
 # Standard deviation of the weights of `down` before training (Houlsby et al. 2019, section 3.6).
 INITIAL_STD = 1e-2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -28,7 +28,12 @@ Targets = Annotated[
 
 
 class PeftAdapter(Adapter):
-    """An adapter that PEFT puts on linear layers, on all or on those named."""
+    """An adapter that PEFT puts on linear layers, on all or on those named.
+
+    by_name  all linear layers are given to PEFT by their names, as its config cannot leave any out
+    """
+
+    by_name: ClassVar[bool] = False
 
     if TYPE_CHECKING:
         # Declared by each kind among its own fields: a recipe keeps the order of its keys.

@@ -34,9 +34,10 @@ HEADS = ("classifier", "score")
 REFUSED = re.compile(r"Module '([\w.]+)' is incompatible")
 
 # PEFT's types that put trained tokens or states before a text, and change no module of the model.
-PROMPT_LEARNING = (
-    *("MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE", "ADAPTION_PROMPT"),
-)
+PROMPT_LEARNING = (*("MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE", "ADAPTION_PROMPT"),)
+
+# PEFT's class for experts of which all weights are one parameter, in its errors.
+FUSED_EXPERTS = "ParamWrapper"
 
 # Where the name of a layer ends, and that of a weight of its adapter begins.
 TRAINED = re.compile(r"\.(?:lora|ia3|vera)_")
@@ -90,7 +91,7 @@ class PeftAdaptedModel(AdaptedModel):
     def left_out(self) -> list[str]:
         config = self.model.peft_config[ACTIVE]
         whole = config.modules_to_save or []
-        excluded = config.exclude_modules or []
+        excluded = getattr(config, "exclude_modules", None) or []
         return sorted(name for name in excluded if name not in whole and not _is_in_head(name))
 
     @property
@@ -118,9 +119,13 @@ def _install(model: Any, adapter: PeftAdapter, shared: dict[str, Any], whole: Se
     """The PeftModel; with all-linear, layers that PEFT cannot adapt, or not find again, are left out."""
     all_linear = adapter.targets == ALL_LINEAR
     excluded = [*whole, *(_other_than_linear(model) if all_linear else [])]
-    random_state = torch.get_rng_state()
+    random_state, by_name = torch.get_rng_state(), adapter.by_name
     while True:
-        config = adapter.peft_config(**shared, exclude_modules=excluded or None)
+        if by_name:
+            names = [name for name in _body_layers(model) if not ends_with(name, excluded)]
+            config = adapter.peft_config(**{**shared, "target_modules": names} if all_linear else shared)
+        else:
+            config = adapter.peft_config(**shared, exclude_modules=excluded or None)
         try:
             # The optimizer keeps float32 copies, so the adapter computes in the dtype of its base.
             adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
@@ -130,6 +135,12 @@ def _install(model: Any, adapter: PeftAdapter, shared: dict[str, Any], whole: Se
             if all_linear and "No modules were targeted" in why:
                 what = f"PEFT finds no layer in {model.config.model_type} that it can adapt"
                 raise ModelError(what, where="adapter", fix="leave adapter out, and train all weights") from None
+            if all_linear and not by_name and FUSED_EXPERTS in why:
+                # Not for DoRA, nor with dropout: then only what is a linear layer.
+                by_name = True
+                _remove_adapters(model)
+                torch.set_rng_state(random_state)
+                continue
             if not all_linear or not set(refused) - set(excluded):
                 fix = "name other layers, or all-linear, which leaves out what cannot be adapted"
                 raise ModelError(f"{adapter.targets}: {why}", where="adapter.targets", fix=fix) from None
@@ -207,6 +218,12 @@ def _trained_whole(model: nn.Module, new: Sequence[str]) -> list[str]:
 
 def _is_in_head(name: str) -> bool:
     return any(part.endswith(HEADS) for part in name.split("."))
+
+
+def _body_layers(model: Any) -> list[str]:
+    """The names of all linear layers but the head over the vocabulary."""
+    head = model.get_output_embeddings()
+    return [name for name in linear_names(model) if model.get_submodule(name) is not head]
 
 
 def linear_names(model: nn.Module) -> list[str]:

@@ -1,7 +1,7 @@
 """A model with trained embeddings before every text, as ids beyond its vocabulary.
 
-Whatever computes the model puts these ids before its tokens (`AdaptedModel.prefix`); the rows of a batch then share them
-as they share any prefix. Saved in PEFT's format.
+Whatever computes the model puts these ids before its tokens (`AdaptedModel.prefix`); the rows of a batch then share
+them as they share any prefix. Saved in PEFT's format.
 """
 
 from __future__ import annotations

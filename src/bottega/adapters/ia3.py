@@ -31,7 +31,8 @@ class Ia3(PeftAdapter):
 
     kind: Literal["ia3"] = Field("ia3", description="IA³ (Liu et al. 2022).")
     targets: Targets = Field(
-        list(USUAL), description="Modules to adapt, by the ends of their names; those that a model has not are left out."
+        list(USUAL),
+        description="Modules to adapt, by the ends of their names; those that a model has not are left out.",
     )
     feed_forward: list[str] = Field(
         list(FEED_FORWARD), description="Those of them whose input is multiplied, not their output."

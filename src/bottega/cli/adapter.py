@@ -107,9 +107,7 @@ def _weights(names: list[str]) -> dict[str, float]:
         try:
             weights[name] = float(weight)
         except ValueError:
-            raise bottega.RecipeError(
-                f"weight {weight!r} is no number", where=name, fix=f"write {name}=0.5"
-            ) from None
+            raise bottega.RecipeError(f"weight {weight!r} is no number", where=name, fix=f"write {name}=0.5") from None
     return weights
 
 

@@ -64,7 +64,9 @@ def _sparse(
     updates: Sequence[tuple[float, LowRankUpdate]], options: CombineOptions, generator: torch.Generator, rank: int
 ) -> tuple[Tensor, Tensor]:
     """The combination by ties or dare, which is dense, as factors of a rank."""
-    pairs = [(weight, torch.from_numpy(update.a).double(), torch.from_numpy(update.b).double()) for weight, update in updates]
+    pairs = [
+        (weight, torch.from_numpy(update.a).double(), torch.from_numpy(update.b).double()) for weight, update in updates
+    ]
     deltas = [weight * b @ a for weight, a, b in pairs]
     if options.method == "dare":
         dense = dare(deltas, options.density, generator)

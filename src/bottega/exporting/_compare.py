@@ -70,4 +70,5 @@ def _product(one: LowRankUpdate | None, other: LowRankUpdate | None) -> float:
 
 def _cosines(products: NDArray[np.float64]) -> NDArray[np.float64]:
     sizes = np.sqrt(np.diag(products))
-    return products / np.maximum(np.outer(sizes, sizes), np.finfo(float).tiny)
+    cosines: NDArray[np.float64] = products / np.maximum(np.outer(sizes, sizes), np.finfo(float).tiny)
+    return cosines

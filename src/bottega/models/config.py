@@ -125,7 +125,7 @@ def position_limit(config: Any) -> int | None:
 
 
 def resolve_max_length(requested: int | None, config: Any, taken: int = 0) -> int:
-    """`data.max_length`, or its default; a ModelError if the model has fewer positions, of which some may be `taken`."""
+    """`data.max_length`, or its default; a ModelError if the model has fewer positions, beside those `taken`."""
     positions = position_limit(config)
     limit = None if positions is None else positions - taken
     if requested is None:

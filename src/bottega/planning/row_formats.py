@@ -12,7 +12,7 @@ from typing import Any
 
 from bottega import objectives
 from bottega.data.reader import read_rows
-from bottega.errors import BottegaError, DataError
+from bottega.errors import DataError
 from bottega.recipe.schema import Source
 from bottega.records.fields import Fields
 from bottega.records.formats import Format, load_formats, record_types
@@ -94,7 +94,8 @@ def row_examples(source: Source, count: int = 5) -> RowExamples:
     A row that does not fit is no error here, but says what is wrong with it.
     """
     raw = list(islice(read_rows([source], on_damage=_ignore), count))
-    found: dict[str, RowExample] = {}
+    damaged = {place: error for place, error in raw if isinstance(error, DataError)}
+    found = {place: RowExample(place, error=(error.what, error.fix or "")) for place, error in damaged.items()}
     seen: dict[str, Any] = {"name": None, "row": {}, "ignored": ()}
 
     def note_error(error: DataError) -> None:
@@ -112,7 +113,7 @@ def row_examples(source: Source, count: int = 5) -> RowExamples:
         mapping=source.mapping,
         text_template=source.text_template,
         on_bad=note_error,
-        on_broken=note_error,
+        on_broken=_ignore,
         on_format=note_format,
         on_unread=lambda names: seen.update(ignored=names),
     )
@@ -136,5 +137,5 @@ def _fields_read(name: str | None, row: Fields, source: Source) -> Iterator[tupl
             yield canonical, field
 
 
-def _ignore(error: BottegaError) -> None:
-    """Damage after the first rows: a reader of the whole file will say so."""
+def _ignore(error: DataError) -> None:
+    """Damage is shown in its place, or stands behind the first rows."""

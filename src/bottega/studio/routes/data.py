@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import bottega
 from bottega.studio.calls import in_thread, workshop_of
@@ -55,8 +55,14 @@ class ReadingChoice(BaseModel):
     mapping: dict[str, str] = {}
 
     def reading(self) -> dict[str, Any]:
-        """What was chosen, without what is left to be found out."""
-        return self.model_dump(include={"format", "mapping"}, exclude_defaults=True)
+        """What was chosen, without what is left to be found out; a RecipeError for an unknown format."""
+        chosen = self.model_dump(include={"format", "mapping"}, exclude_defaults=True)
+        try:
+            bottega.Reading(**chosen)
+        except ValidationError as error:
+            what, fix = bottega.describe_errors(error.errors()[:1])
+            raise bottega.RecipeError(what, where="format", fix=fix) from None
+        return chosen
 
 
 @router.get("")
@@ -129,7 +135,6 @@ async def read_examples(request: Request, name: str, body: ReadingChoice) -> Any
 async def choose_reading(request: Request, name: str, body: ReadingChoice) -> Any:
     """Choose how the rows are read from now on."""
     data, reading = workshop_of(request).data, body.reading()
-    bottega.Source.model_validate({"path": name, **reading})
     await in_thread(lambda: data.choose_reading(name, body.version, reading))
     return {}
 
