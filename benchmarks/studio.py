@@ -519,7 +519,6 @@ def keyboard(watch: Watch) -> None:
         visit(page, server.address, f"explain?model={run}")
         reach("Text")
         page.keyboard.type(" a scarf")
-        page.keyboard.press("Tab")
         press("Explain")
         page.wait_for_selector("text=Logit lens", timeout=PATIENCE)
         watch.check()

@@ -15,7 +15,9 @@ export function columnsView(name, version, context) {
     try {
       const found = await post(at`data/${name}/examples`, body(), { signal: context.signal });
       drawForm(found);
-      fill(examples, found.ignored.length ? h("p.dim", t("columns.ignored", { fields: found.ignored.join(", ") })) : null,
+      // Before a format is chosen, every row would say the same.
+      if (!found.format) return fill(examples);
+      fill(examples, h("h2", t("columns.example")), found.ignored.length ? h("p.dim", t("columns.ignored", { fields: found.ignored.join(", ") })) : null,
         h("ul.plain", found.examples.map((one) => h("li", exampleCard(one)))));
     } catch (error) {
       fill(examples);
@@ -54,8 +56,7 @@ export function columnsView(name, version, context) {
     } catch (error) { showError(note, error); }
   };
   get("recipes/row-formats", { signal: context.signal }).then((list) => { formats = list; return show(); }).catch((error) => showError(examples, error));
-  return h("div", h("p", t("columns.what")), form, suits, h("p.row", h("button.primary", { onclick: save }, t("columns.save"))), note,
-    h("h2", t("columns.example")), examples);
+  return h("div", h("p", t("columns.what")), form, suits, h("p.row", h("button.primary", { onclick: save }, t("columns.save"))), note, examples);
 }
 
 /** A row as it is read, or why it cannot be. */
