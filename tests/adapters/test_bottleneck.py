@@ -63,3 +63,11 @@ def test_named_layers_are_taken_and_others_refused(llama: Path) -> None:
 
 def test_a_report_names_its_width() -> None:
     assert Bottleneck(width=8).label == "bottleneck adapters of width 8"
+
+
+def test_a_new_head_has_none() -> None:
+    network = torch.nn.ModuleDict({"layer": torch.nn.ModuleDict({"out_proj": torch.nn.Linear(4, 4)})})
+    network["classifier"] = torch.nn.ModuleDict({"out_proj": torch.nn.Linear(4, 2)})
+    network["head"] = torch.nn.ModuleDict({"fc2": torch.nn.Linear(4, 2)})
+    adapted = Bottleneck(width=2).install(network, InstallOptions(("head",)))
+    assert {name for name in adapted.names if ".up." in name} == {"layer.out_proj.up.weight", "layer.out_proj.up.bias"}

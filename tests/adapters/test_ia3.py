@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from bottega.adapters import InstallOptions
 from bottega.adapters.ia3 import Ia3
@@ -57,3 +57,20 @@ def test_a_model_of_unknown_names_says_what_to_do() -> None:
     with pytest.raises(ModelError, match="no layer is known to make keys and values") as caught:
         Ia3().install(torch.nn.Sequential(torch.nn.Linear(2, 2)), OPTIONS)
     assert caught.value.fix == "name the layers in adapter.targets"
+
+
+def test_bert_is_adapted_inside_its_feed_forward_blocks(tmp_path: Path) -> None:
+    network = AutoModelForMaskedLM.from_pretrained(make_model(tmp_path, "bert"), dtype=torch.float32)
+    adapted = Ia3().install(network, InstallOptions())
+    places = {name.partition(".ia3_l")[0] for name, _ in adapted.network.named_parameters() if "ia3_l" in name}
+    assert places
+    assert not any(place.endswith("attention.output.dense") for place in places)
+
+
+def test_what_is_multiplied_inside_is_found_by_the_end_of_its_name(llama: Path) -> None:
+    network = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32)
+    adapted = Ia3(targets=["mlp.down_proj", "k_proj"]).install(network, OPTIONS)
+    shapes = {tuple(weight.shape) for name, weight in adapted.network.named_parameters() if "down_proj.ia3_l" in name}
+    assert shapes == {(1, 48)}
+    with pytest.raises(ModelError, match="no adapted layer is called nothing"):
+        Ia3(feed_forward=["nothing"]).install(AutoModelForCausalLM.from_pretrained(llama), OPTIONS)

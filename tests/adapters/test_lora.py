@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from transformers import AutoModelForCausalLM
 
 from bottega.adapters import InstallOptions, LinearLayer
 from bottega.adapters.lora import Lora
+from bottega.errors import ModelError
 from bottega.recipe.schema import Recipe
 
 IDS = torch.arange(3, 20)[None]
@@ -81,3 +83,13 @@ def test_b_learns_faster_with_lora_plus(model: torch.nn.Module) -> None:
 def test_a_recipe_that_names_no_kind_means_lora() -> None:
     document = {"model": {"base": "m"}, "data": {"train": "a.jsonl"}, "objective": {"kind": "sft"}}
     assert Recipe.parse(document | {"adapter": {"rank": 4}}).adapter == Lora(rank=4)
+
+
+@pytest.mark.parametrize("key", ["rank_pattern", "alpha_pattern"])
+def test_a_pattern_that_finds_nothing_is_refused(key: str, model: torch.nn.Module) -> None:
+    lora = Lora.model_validate({"rank": 2, key: {"nothing": 4}})
+    with pytest.raises(ModelError, match="no adapted layer is called nothing") as caught:
+        lora.install(model, InstallOptions(peft_task="CAUSAL_LM"))
+    assert caught.value.where == f"adapter.{key}"
+    with pytest.raises(ValidationError, match="is no pattern"):
+        Lora.model_validate({key: {"(": 4}})

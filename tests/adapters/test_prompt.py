@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+import bottega
 from bottega import adapters
 from bottega.adapters import InstallOptions, LinearLayer
 from bottega.adapters.prompt import Prompt
@@ -40,3 +42,16 @@ def test_an_adapter_of_another_width_is_refused(llama: Path, tmp_path: Path) -> 
     Prompt(tokens=3).install(wide, OPTIONS).save(tmp_path / "saved")
     with pytest.raises(ModelError, match=r"shape \(3, 64\), and this model needs \(3, 32\)"):
         adapters.attach(AutoModelForCausalLM.from_pretrained(llama), tmp_path / "saved")
+
+
+def test_more_tokens_than_positions_are_refused(train: Callable[..., Path], tmp_path: Path) -> None:
+    base = make_model(tmp_path / "base", "gpt2")
+    with pytest.raises(ModelError, match="leave no room for a text") as caught:
+        train(base, tmp_path / "run", adapter={"kind": "prompt", "tokens": 127})
+    assert caught.value.where == "adapter.tokens"
+
+
+def test_an_explanation_would_leave_it_out(llama: Path, train: Callable[..., Path], tmp_path: Path) -> None:
+    run = train(llama, tmp_path / "run", adapter={"kind": "prompt", "tokens": 2})
+    with pytest.raises(ModelError, match="an explanation would leave out"):
+        bottega.Explainer(run)

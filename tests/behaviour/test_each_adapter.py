@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from peft import PeftModel
+from safetensors.torch import load_file
 from worlds import World, fitting, shake, world
 
 import bottega
@@ -169,15 +170,15 @@ def test_what_is_saved_is_loaded(adapter: str, model: str, tmp_path: Path) -> No
     torch.testing.assert_close(logits(reverse.network, reverse.prefix), wanted)
 
 
-def make_recipe(adapter: str, folder: Path, **changes: Any) -> bottega.Recipe:
+def make_recipe(way: str, folder: Path, **changes: Any) -> bottega.Recipe:
     rows = [{"prompt": f"the {word} ", "completion": "sat on the mat"} for word in ("cat", "dog", "tree", "mat")]
     return bottega.Recipe.parse(
         {
             "model": {"base": str(base_folder("llama")), "dtype": "float32"},
-            "adapter": OPTIONS[adapter],
+            "adapter": OPTIONS[way],
             "objective": {"kind": "sft"},
             "data": {"train": str(write_jsonl(folder / "rows.jsonl", rows))},
-            "optim": {"steps": 6, "examples": 3, "lr": LR.get(adapter, 2e-2)},
+            "optim": {"steps": 6, "examples": 3, "lr": LR.get(way, 2e-2)},
             "save": {"every": 3},
             **changes,
         }
@@ -197,6 +198,21 @@ def test_resumed_is_uninterrupted(adapter: str, tmp_path: Path) -> None:
     list(bottega.resume(tmp_path / "cut"))
     name = "adapter/adapter_model.safetensors"
     assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("adapter", OPTIONS)
+def test_it_is_continued_with_its_own_settings(adapter: str, tmp_path: Path) -> None:
+    list(bottega.train(make_recipe(adapter, tmp_path), out=tmp_path / "first"))
+    more = {"kind": OPTIONS[adapter].get("kind", "lora"), "from": str(tmp_path / "first")}
+    changes = {"adapter": more, "optim": {"steps": 1, "examples": 3, "lr": 1e-9}}
+    list(bottega.train(make_recipe(adapter, tmp_path, **changes), out=tmp_path / "more"))
+    name = "adapter/adapter_model.safetensors"
+    before, after = (load_file(tmp_path / run / name) for run in ("first", "more"))
+    assert before.keys() == after.keys()
+    for weight in before:
+        torch.testing.assert_close(after[weight], before[weight], atol=1e-6, rtol=0)
+    stored = bottega.stored_recipe(tmp_path / "more")
+    assert bottega.Recipe.parse(stored.document()) == stored
 
 
 @pytest.mark.parametrize("adapter", OPTIONS)

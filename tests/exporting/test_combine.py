@@ -115,7 +115,7 @@ def test_two_of_one_name_other_kinds_and_a_taken_folder(
     factors = train(llama, tmp_path / "factors", adapter={"kind": "ia3"})
     refused: list[tuple[list[Path], Path, type[BottegaError], str]] = [
         ([runs[0], twin], tmp_path / "both", ModelError, "two adapters are called all"),
-        ([runs[0], factors], tmp_path / "both", ModelError, "only LoRA"),
+        ([runs[0], factors], tmp_path / "both", ModelError, "LoRA of linear layers only"),
         (runs, tmp_path, RunError, "already exists"),
     ]
     for names, out, kind, word in refused:
@@ -127,3 +127,13 @@ def test_two_of_one_name_other_kinds_and_a_taken_folder(
 def test_it_is_plain_data(runs: list[Path], tmp_path: Path) -> None:
     found = bottega.combine_adapters({str(run): 1.0 for run in runs}, tmp_path / "both")
     assert json.loads(json.dumps(found.document()))["folder"] == str(tmp_path / "both")
+
+
+def test_adapters_of_an_encoder_stay_of_an_encoder(train: Callable[..., Path], tmp_path: Path) -> None:
+    base = make_model(tmp_path / "bert", "bert")
+    rows = [{"text": f"the {word} sat on the mat and it was very happy then"} for word in ("cat", "dog", "tree")] * 4
+    sections = {"objective": {"kind": "masked"}, "optim": {"steps": 1, "examples": 2}}
+    runs = [train(base, tmp_path / name, rows, adapter={"rank": 2}, **sections) for name in ("one", "two")]
+    bottega.combine_adapters({str(run): 1.0 for run in runs}, tmp_path / "both")
+    merged = bottega.export(tmp_path / "both", tmp_path / "whole", format="merged", rows=0)
+    assert (merged.folder / "model.safetensors").exists()

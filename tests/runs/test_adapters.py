@@ -9,7 +9,7 @@ import pytest
 
 import bottega
 from bottega.adapters import CONFIG
-from bottega.errors import ModelError
+from bottega.errors import ModelError, RunError
 from bottega.runs.adapters import list_adapters, read_adapter
 
 
@@ -43,6 +43,10 @@ def test_a_folder_that_is_one_itself(tmp_path: Path) -> None:
 
 
 def test_nothing_is_no_error_and_damage_is_one_where_it_is_asked_for(tmp_path: Path) -> None:
-    assert list_adapters(tmp_path / "nothing") == []
+    assert list_adapters(tmp_path) == []
+    with pytest.raises(RunError, match="no such folder"):
+        list_adapters(tmp_path / "nothing")
+    save(tmp_path / "odd", {"kind": "prompt", "base_model_name_or_path": "m", "settings": [3]})
+    assert list_adapters(tmp_path) == []
     with pytest.raises(ModelError, match="does not say what it was trained on"):
         read_adapter(save(tmp_path / "damaged", {}), "damaged")

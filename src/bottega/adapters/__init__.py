@@ -98,7 +98,7 @@ def read_saved(folder: Path) -> SavedAdapter:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         base = str(config["base_model_name_or_path"])
         if "peft_type" not in config:
-            return SavedAdapter(base, str(config["kind"]), config.get("settings", {}))
+            return SavedAdapter(base, str(config["kind"]), dict(config.get("settings", {})))
         if config["peft_type"] == PROMPT_TUNING:
             return SavedAdapter(base, "prompt", {"tokens": config["num_virtual_tokens"]})
         return SavedAdapter(base, None, {})

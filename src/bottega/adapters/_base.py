@@ -22,13 +22,27 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 WEIGHT_FILES = "adapter_model*.safetensors"
 
 
-# Names of the layers that close a feed-forward block, in the architectures of transformers.
+# Names of the layers that close an attention block, and of those that close a feed-forward block, in the architectures
+# of transformers. BERT's `attention.output.dense` ends like the second.
+ATTENTION = (
+    *("o_proj", "out_proj", "attn.c_proj", "attention.output.dense", "self_attention.dense", "attention.dense"),
+    *("self_attn.dense", "out_lin", "SelfAttention.o", "EncDecAttention.o"),
+)
 FEED_FORWARD = ("down_proj", "mlp.c_proj", "fc2", "output.dense", "dense_4h_to_h", "lin2", "fc_out", "wo")
 
 
 def ends_with(name: str, ends: Iterable[str]) -> bool:
     """Whether the name of a module ends with one of these, at a dot."""
     return any(f".{name}".endswith(f".{end}") for end in ends)
+
+
+# Endings of the names of classifiers that PEFT trains and saves by itself.
+HEADS = ("classifier", "score")
+
+
+def is_in_head(name: str) -> bool:
+    """Whether a module is, or is inside, what PEFT takes for a head by the end of its name."""
+    return any(part.endswith(HEADS) for part in name.split("."))
 
 
 # The field `start` of each kind; in a recipe it is `from`, which is a keyword of Python.
@@ -62,13 +76,15 @@ class InstallOptions(NamedTuple):
 class Adapter(BaseModel, ABC):
     """A small set of trained weights added to a frozen base; leave the section out to train every weight.
 
-    title  what people call the method
+    title       what people call the method
+    of_the_run  fields that are not the adapter's own: they may be given where one is continued
     """
 
     # Frozen, as every section of a recipe: it is shared and hashed.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     title: ClassVar[str]
+    of_the_run: ClassVar[frozenset[str]] = frozenset({"start"})
 
     kind: str
     if TYPE_CHECKING:
@@ -79,7 +95,9 @@ class Adapter(BaseModel, ABC):
     def _check_continued(self) -> Self:
         # Compared by value, not by `model_fields_set`: a stored recipe sets every field.
         fields = type(self).model_fields
-        changed = [name for name in fields if name != "start" and getattr(self, name) != fields[name].default]
+        kept = [name for name in fields if name not in self.of_the_run]
+        defaults = {name: fields[name].get_default(call_default_factory=True, validated_data={}) for name in kept}
+        changed = [name for name in kept if getattr(self, name) != defaults[name]]
         if self.start is not None and changed:
             raise ValueError(f"a continued adapter keeps its own {', '.join(changed)}; leave them out")
         return self

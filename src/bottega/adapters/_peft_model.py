@@ -22,13 +22,10 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.pytorch_utils import Conv1D
 
 from bottega.adapters._adapted import AdaptedModel
-from bottega.adapters._base import CONFIG, WEIGHT_FILES, InstallOptions, ends_with
+from bottega.adapters._base import CONFIG, HEADS, WEIGHT_FILES, InstallOptions, LinearLayer, ends_with, is_in_head
 from bottega.adapters._peft import ALL_LINEAR, PeftAdapter
 from bottega.errors import ModelError
 from bottega.suggestions import suggest_name
-
-# Endings of the names of classifiers that PEFT trains and saves by itself.
-HEADS = ("classifier", "score")
 
 # How PEFT names a layer that it cannot adapt, in its error.
 REFUSED = re.compile(r"Module '([\w.]+)' is incompatible")
@@ -92,7 +89,7 @@ class PeftAdaptedModel(AdaptedModel):
         config = self.model.peft_config[ACTIVE]
         whole = config.modules_to_save or []
         excluded = getattr(config, "exclude_modules", None) or []
-        return sorted(name for name in excluded if name not in whole and not _is_in_head(name))
+        return sorted(name for name in excluded if name not in whole and not is_in_head(name))
 
     @property
     def changes_head(self) -> bool:
@@ -101,7 +98,7 @@ class PeftAdaptedModel(AdaptedModel):
 
 def install_peft(model: Any, adapter: PeftAdapter, options: InstallOptions) -> PeftAdaptedModel:
     """Put new weights on a model; see `Adapter.install`."""
-    _check_targets(model, adapter.targets)
+    check_targets(model, adapter.targets)
     # What is trained whole gets no adapter, even where it is linear.
     whole = _trained_whole(model, options.new_modules) if options.head_is_whole else []
     shared = {
@@ -122,8 +119,9 @@ def _install(model: Any, adapter: PeftAdapter, shared: dict[str, Any], whole: Se
     random_state, by_name = torch.get_rng_state(), adapter.by_name
     while True:
         if by_name:
-            names = [name for name in _body_layers(model) if not ends_with(name, excluded)]
-            config = adapter.peft_config(**{**shared, "target_modules": names} if all_linear else shared)
+            chosen = adapter.targeted([LinearLayer(name, 0, 0) for name in _body_layers(model)])
+            names = [layer.name for layer in chosen if not ends_with(layer.name, excluded)]
+            config = adapter.peft_config(**{**shared, "target_modules": names})
         else:
             config = adapter.peft_config(**shared, exclude_modules=excluded or None)
         try:
@@ -213,11 +211,7 @@ def _sort_lists(path: Path) -> None:
 
 def _trained_whole(model: nn.Module, new: Sequence[str]) -> list[str]:
     """Heads and new modules, and linear layers inside what PEFT takes for a head by the end of its name."""
-    return list(dict.fromkeys([*HEADS, *new, *(name for name, _ in _linear_layers(model) if _is_in_head(name))]))
-
-
-def _is_in_head(name: str) -> bool:
-    return any(part.endswith(HEADS) for part in name.split("."))
+    return list(dict.fromkeys([*HEADS, *new, *(name for name, _ in _linear_layers(model) if is_in_head(name))]))
 
 
 def _body_layers(model: Any) -> list[str]:
@@ -292,7 +286,7 @@ def _is_encoder_decoder(model: Any) -> bool:
     return bool(model.config.is_encoder_decoder)
 
 
-def _check_targets(model: nn.Module, targets: str | list[str]) -> None:
+def check_targets(model: nn.Module, targets: str | list[str]) -> None:
     """A ModelError if a target does not exist: PEFT is content when one of several does."""
     modules = {name for name, _ in model.named_modules()}
     single = isinstance(targets, str) and targets.isidentifier()

@@ -12,19 +12,22 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from bottega.adapters._base import FEED_FORWARD, Adapter, InstallOptions, LinearLayer, Start, ends_with
+from bottega.adapters._base import (
+    ATTENTION,
+    FEED_FORWARD,
+    Adapter,
+    InstallOptions,
+    LinearLayer,
+    Start,
+    ends_with,
+    is_in_head,
+)
 from bottega.errors import ModelError
 
 if TYPE_CHECKING:
     from torch import nn
 
     from bottega.adapters._adapted import AdaptedModel
-
-# Names of the layers that close an attention block, in the architectures of transformers.
-ATTENTION = (
-    *("o_proj", "out_proj", "attn.c_proj", "attention.output.dense", "self_attention.dense", "attention.dense"),
-    *("self_attn.dense", "out_lin", "SelfAttention.o", "EncDecAttention.o"),
-)
 
 
 class Bottleneck(Adapter):
@@ -54,6 +57,9 @@ class Bottleneck(Adapter):
         from bottega.adapters._bottleneck_layer import install_bottlenecks
 
         names = [name for name, _ in model.named_modules() if self.adapts(name)]
+        if self.targets is None:  # a head that is trained whole is no block
+            new = tuple(f"{module}." for module in options.new_modules)
+            names = [name for name in names if not f"{name}.".startswith(new) and not is_in_head(name)]
         if not names:
             fix = "name the layers in adapter.targets"
             raise ModelError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bottega.adapters._base import FEED_FORWARD, InstallOptions, LinearLayer, Start, ends_with
+from bottega.adapters._base import ATTENTION, FEED_FORWARD, InstallOptions, LinearLayer, Start, ends_with
 from bottega.adapters._peft import PeftAdapter, Targets
 from bottega.errors import ModelError
 
@@ -22,6 +22,8 @@ KEYS_AND_VALUES = (
     *("k_proj", "v_proj", "key", "value", "c_attn", "query_key_value", "qkv_proj", "k_lin", "v_lin", "k", "v"),
 )
 USUAL = (*KEYS_AND_VALUES, *FEED_FORWARD)
+
+FIX = "name the layers in adapter.targets"
 
 
 class Ia3(PeftAdapter):
@@ -40,24 +42,31 @@ class Ia3(PeftAdapter):
     start: Start = None
 
     def install(self, model: nn.Module, options: InstallOptions) -> PeftAdaptedModel:
-        from bottega.adapters._peft_model import install_peft, linear_names
+        from bottega.adapters._peft_model import check_targets, install_peft, linear_names
 
-        if self.targets != list(USUAL):
-            return install_peft(model, self, options)
-        names = linear_names(model)
-        present = [end for end in USUAL if any(ends_with(name, [end]) for name in names)]
-        if not present:
+        usual = self.targets == list(USUAL)
+        if not usual:
+            check_targets(model, self.targets)
+        names = [layer.name for layer in self.targeted([LinearLayer(name, 0, 0) for name in linear_names(model)])]
+        if not names:
             what = "no layer is known to make keys and values, or to close a feed-forward block"
-            raise ModelError(what, where="adapter.targets", fix="name the layers in adapter.targets")
-        return install_peft(model, self.model_copy(update={"targets": present}), options)
+            raise ModelError(what if usual else "no linear layer among them", where="adapter.targets", fix=FIX)
+        inner = [name for name in names if ends_with(name, self.feed_forward)]
+        if not inner and self.feed_forward != list(FEED_FORWARD):
+            what = f"no adapted layer is called {', '.join(self.feed_forward)}"
+            raise ModelError(what, where="adapter.feed_forward", fix="name some of adapter.targets")
+        # By whole names: PEFT wants the same names in both lists.
+        return install_peft(model, self.model_copy(update={"targets": names, "feed_forward": inner}), options)
+
+    def targeted(self, layers: Sequence[LinearLayer]) -> list[LinearLayer]:
+        found = super().targeted(layers)
+        # BERT's `attention.output.dense` ends like the layer that closes its feed-forward block.
+        return [one for one in found if not ends_with(one.name, ATTENTION)] if self.targets == list(USUAL) else found
 
     def peft_config(self, **shared: Any) -> PeftConfig:
         from peft import IA3Config
 
-        targets = shared["target_modules"]
-        # PEFT refuses the name of a layer that is no target.
-        inner = [end for end in self.feed_forward if isinstance(targets, str) or end in targets]
-        return IA3Config(feedforward_modules=inner, **shared)
+        return IA3Config(feedforward_modules=list(self.feed_forward), **shared)
 
     def count(self, layers: Sequence[LinearLayer]) -> int:
         return sum(

@@ -6,15 +6,31 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from bottega.adapters._base import LinearLayer, Start
+from bottega.adapters._base import InstallOptions, LinearLayer, Start
 from bottega.adapters._peft import ALL_LINEAR, PeftAdapter, Targets
+from bottega.errors import ModelError
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+    from torch import nn
+
+    from bottega.adapters._peft_model import PeftAdaptedModel
 
 T = TypeVar("T")
+
+
+def _compiled(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no pattern: {error}") from None
+    return pattern
+
+
+# The end of a layer's name, or a pattern of it.
+Pattern = Annotated[str, AfterValidator(_compiled)]
 
 # What PEFT calls the matrices whose learning rate LoRA+ raises.
 RAISED = (".lora_B.", ".lora_embedding_B.")
@@ -24,6 +40,7 @@ class Lora(PeftAdapter):
     """alpha / rank · B A x is added to each layer's output; A [rank, in] starts random, B [out, rank] at zero."""
 
     title: ClassVar[str] = "LoRA"
+    of_the_run: ClassVar[frozenset[str]] = frozenset({"start", "lr_ratio"})
 
     kind: Literal["lora"] = Field("lora", description="LoRA (Hu et al. 2021).")
     rank: int = Field(16, ge=1, description="Rank of each update matrix.")
@@ -44,13 +61,24 @@ class Lora(PeftAdapter):
     lr_ratio: float | None = Field(
         None, ge=1, description="Learning rate of B relative to that of A; LoRA+ (Hayou et al. 2024) has 16."
     )
-    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field(
+    rank_pattern: dict[Pattern, Annotated[int, Field(ge=1)]] = Field(
         default_factory=dict, description="Other ranks, by the end of a layer's name or a pattern of it: `{q_proj: 4}`."
     )
-    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field(
+    alpha_pattern: dict[Pattern, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict, description="Other values of alpha, in the same way."
     )
     start: Start = None
+
+    def install(self, model: nn.Module, options: InstallOptions) -> PeftAdaptedModel:
+        adapted = super().install(model, options)
+        weights = (name for name, _ in adapted.network.named_parameters())
+        layers = {name.partition(".lora_A.")[0] for name in weights if ".lora_A." in name}
+        for key, patterns in (("rank_pattern", self.rank_pattern), ("alpha_pattern", self.alpha_pattern)):
+            for pattern in patterns:
+                if not any(_is_end(pattern, layer) for layer in layers):
+                    fix = "write the end of the name of a layer, such as q_proj"
+                    raise ModelError(f"no adapted layer is called {pattern}", where=f"adapter.{key}", fix=fix)
+        return adapted
 
     @property
     def label(self) -> str:
@@ -87,4 +115,8 @@ class Lora(PeftAdapter):
 
 def _matching(patterns: Mapping[str, T], name: str, default: T) -> T:
     """The value of the first pattern that a name ends with, as PEFT looks it up."""
-    return next((value for end, value in patterns.items() if re.match(rf"(.*\.)?({end})$", name)), default)
+    return next((value for pattern, value in patterns.items() if _is_end(pattern, name)), default)
+
+
+def _is_end(pattern: str, name: str) -> bool:
+    return re.match(rf"(.*\.)?({pattern})$", name) is not None

@@ -99,7 +99,8 @@ def combine(
 
 def _weights(names: list[str]) -> dict[str, float]:
     """Adapter → its weight, which is 1 where none is given."""
-    pairs = [name.rpartition("=") if "=" in name else (name, "", "1") for name in names]
+    # A folder whose name has an equals sign is one.
+    pairs = [(name, "", "1") if "=" not in name or Path(name).exists() else name.rpartition("=") for name in names]
     weights = {}
     for name, _, weight in pairs:
         if name in weights:

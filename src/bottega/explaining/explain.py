@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bottega.errors import DataError
+from bottega.errors import DataError, ModelError
 from bottega.explaining.anatomy import describe, find_stacks
 from bottega.explaining.trace import Floats, LayerTrace, StackTrace, Trace, record
 from bottega.explaining.vocabulary import ShownToken, Vocabulary
@@ -51,6 +51,9 @@ class Explainer:
         self.vocabulary = Vocabulary(self.name)
         labels = (resolved.choices or {}).get("labels", [])
         model, adapted = load_adapted(self.name, torch.float32, self.head, labels, self.vocabulary.tokenizer)
+        if adapted is not None and adapted.prefix:
+            what = "it was tuned by tokens before every text, which an explanation would leave out"
+            raise ModelError(what, where=self.name, fix="explain its base, or a run of another kind of adapter")
         whole = (model if adapted is None else adapted.model).to(resolve_device(device)).eval()
         self.network: Any = whole if adapted is None else adapted.network
         self.adapted = adapted

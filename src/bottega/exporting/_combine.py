@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from bottega.adapters import WEIGHT_FILES
+from bottega.adapters import CONFIG, WEIGHT_FILES
 from bottega.errors import RecipeError, RunError
 from bottega.exporting._combination import METHODS, Combined, CombineOptions, combine_updates
 from bottega.exporting._lora import ExportedLora, open_adapter, open_adapters, shared_base
 from bottega.exporting._source import open_trained
 from bottega.progress import StatusCallback, ignore_status
-from bottega.runs.atomic_files import commit_folder
+from bottega.runs.atomic_files import commit_folder, read_json
 from bottega.suggestions import suggest_name
 
 # PEFT's name of the file of weights, and what it puts before the name of a layer.
@@ -83,7 +83,7 @@ def combine_adapters(
         tell("combining layers", number, len(layers))
         present = [(weight, lora.updates[layer]) for weight, lora in weighted if layer in lora.updates]
         combined[layer] = combine_updates(present, options, generator)
-    commit_folder(folder.absolute(), lambda partial: _write(partial, combined, loras[0]))
+    commit_folder(folder.absolute(), lambda partial: _write(partial, combined, loras))
     errors = {layer: _relative(one.error, one.norm) for layer, one in combined.items()}
     worst = max(errors, key=lambda layer: errors[layer])
     return AdapterCombination(
@@ -117,10 +117,13 @@ def _relative(error: float, norm: float) -> float:
     return math.sqrt(error / norm) if norm else 0.0 if not error else math.inf
 
 
-def _write(folder: Path, combined: Mapping[str, Combined], like: ExportedLora) -> None:
+def _write(folder: Path, combined: Mapping[str, Combined], loras: Sequence[ExportedLora]) -> None:
     """The adapter in PEFT's format, with the tokenizer of one of those it was made of."""
     from peft import LoraConfig
 
+    like = loras[0]
+    folders = [lora.model.source.adapter for lora in loras if lora.model.source.adapter is not None]
+    tasks = {read_json(folder / CONFIG).get("task_type") for folder in folders}
     ranks = {layer: len(one.a) for layer, one in combined.items()}
     largest = max(ranks.values())
     # alpha equal to the rank: the scale is in B.
@@ -132,7 +135,7 @@ def _write(folder: Path, combined: Mapping[str, Combined], like: ExportedLora) -
         rank_pattern=own,
         alpha_pattern=own,
         target_modules=sorted(ranks),
-        task_type="SEQ_2_SEQ_LM" if like.model.config.is_encoder_decoder else "CAUSAL_LM",
+        task_type=next(iter(tasks)) if len(tasks) == 1 else None,
         inference_mode=True,
     ).save_pretrained(str(folder))
     weights = {}

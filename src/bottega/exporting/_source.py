@@ -79,7 +79,7 @@ class TrainedModel:
         """Whether its adapter changes the token embeddings or the head, which its base may tie."""
         names = list(weight_names(self.source.adapter)) if self.source.adapter is not None else []
         ends = (".embed_tokens.", ".lm_head.", ".wte.", ".embed_in.", ".embed_out.", ".shared.")
-        return any(end in name and "lora_" in name for name in names for end in ends)
+        return any(end in name for name in names for end in ends)
 
     # What belongs to a model beside its weights
 

@@ -146,7 +146,7 @@ class LanguageModel:
 
     def _room(self, prompt_length: int) -> int:
         """The number of tokens left after a prompt of so many."""
-        limit = self.limit or UNLIMITED
+        limit = UNLIMITED if self.limit is None else self.limit
         if self.codec.decoder_start is None:
             return limit - prompt_length
         # An encoder–decoder has the positions twice: for the prompt, and for the answer after its start token.

@@ -23,6 +23,9 @@ from bottega.recipe import schema as recipes
 # Of `data.max_length`, in tokens.
 DEFAULT_MAX_LENGTH = 1024
 
+# The shortest text that something can be learned of: a token, and the one it predicts.
+MIN_LENGTH = 2
+
 # Names of dropout probabilities; GPT-2 and its relatives say attn_pdrop, resid_pdrop.
 DROPOUT_KEY = re.compile(r"dropout|pdrop$")
 
@@ -128,8 +131,11 @@ def resolve_max_length(requested: int | None, config: Any, taken: int = 0) -> in
     """`data.max_length`, or its default; a ModelError if the model has fewer positions, beside those `taken`."""
     positions = position_limit(config)
     limit = None if positions is None else positions - taken
+    if limit is not None and limit < MIN_LENGTH:
+        what = f"{taken} trained tokens leave no room for a text: the model has {positions} positions"
+        raise ModelError(what, where="adapter.tokens", fix="take fewer tokens")
     if requested is None:
-        return min(DEFAULT_MAX_LENGTH, limit or DEFAULT_MAX_LENGTH)
+        return DEFAULT_MAX_LENGTH if limit is None else min(DEFAULT_MAX_LENGTH, limit)
     if limit is not None and requested > limit:
         raise ModelError(
             f"max_length {requested} is more than the model's {limit} positions",

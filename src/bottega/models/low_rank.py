@@ -73,5 +73,5 @@ def _updates(network: Any, name: str) -> Iterator[tuple[str, LowRankUpdate]]:
 
 
 def _not_low_rank(name: str, why: str) -> ModelError:
-    fix = "use or export the run by itself: its adapter is merged then"
-    return ModelError(f"only LoRA of linear layers can stand beside a base: {why}", where=name, fix=fix)
+    fix = "use the run by itself, or export it by itself if its kind can be merged"
+    return ModelError(f"this is for LoRA of linear layers only: {why}", where=name, fix=fix)

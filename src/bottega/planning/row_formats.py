@@ -19,7 +19,7 @@ from bottega.records.formats import Format, load_formats, record_types
 from bottega.records.parser import parse_rows
 
 # Fields that a format may read beside those it requires, in the order in which they are asked for.
-OPTIONAL_FIELDS = ("prompt", "system", "history", "context", "tools", "answer", "label")
+OPTIONAL_FIELDS = ("prompt", "system", "history", "input", "context", "tools", "answer", "label")
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,12 @@ class RowExample:
 
     where   its location
     prompt  the input of the model, and `answer` what it is to answer: the label of a classified text
-    extras  what else the row teaches: tools, system prompts, labels
     error   (what, fix) if it is invalid
     """
 
     where: str
     prompt: str = ""
     answer: str = ""
-    extras: str = ""
     error: tuple[str, str] | None = None
 
 
@@ -119,7 +117,7 @@ def row_examples(source: Source, count: int = 5) -> RowExamples:
     )
     for record in records:
         parts = record.parts()
-        found[record.where] = RowExample(record.where, parts.prompt, parts.answer, parts.extras)
+        found[record.where] = RowExample(record.where, parts.prompt, parts.answer)
     fields = dict(_fields_read(seen["name"], seen["row"], source))
     return RowExamples(seen["name"], fields, seen["ignored"], [found[where] for where, _ in raw if where in found])
 
@@ -135,6 +133,8 @@ def _fields_read(name: str | None, row: Fields, source: Source) -> Iterator[tupl
     for canonical, field in source.mapping.items():
         if canonical not in matched:
             yield canonical, field
+    read = {*matched.values(), *source.mapping}
+    yield from ((field, field) for field in row if field not in read and format.reads_extra(field))
 
 
 def _ignore(error: DataError) -> None:

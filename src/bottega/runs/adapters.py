@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bottega import adapters
-from bottega.errors import BottegaError
+from bottega.errors import BottegaError, RunError
 from bottega.runs.atomic_files import read_json
 
-# What PEFT's config says of the size of an adapter, by the name that people know it by.
-SIZES = {"r": "rank", "num_virtual_tokens": "tokens"}
+# What says how large an adapter is, in PEFT's configs and in settings of our own, and what people call it.
+SIZES = {"r": "rank", "width": "width", "tokens": "tokens"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,12 @@ class AdapterInfo:
 
 
 def list_adapters(parent: str | Path = "runs") -> list[AdapterInfo]:
-    """Every adapter in a folder: of its runs, and in folders of their own; by name. Damaged ones are left out."""
+    """Every adapter in a folder: of its runs, and in folders of their own; by name. Damaged ones are left out.
+
+    Raises a RunError if there is no such folder.
+    """
+    if not Path(parent).is_dir():
+        raise RunError("no such folder", where=str(parent), fix="name the folder that runs are in, or go where it is")
     return sorted(_found(Path(parent)), key=lambda info: info.name)
 
 
@@ -49,8 +54,7 @@ def read_adapter(folder: Path, name: str) -> AdapterInfo:
     """What the files in the folder of an adapter say; a ModelError if they cannot be read."""
     saved, config = adapters.read_saved(folder), read_json(folder / adapters.CONFIG)
     settings = config if saved.kind is None else saved.settings
-    sizes = {**SIZES, "width": "width"}
-    size = next((f"{word} {settings[key]}" for key, word in sizes.items() if settings.get(key)), "")
+    size = next((f"{word} {settings[key]}" for key, word in SIZES.items() if settings.get(key)), "")
     kind = str(config.get("peft_type", saved.kind)).lower()
     return AdapterInfo(
         name, kind, size, saved.base, sum(file.stat().st_size for file in folder.glob(adapters.WEIGHT_FILES))

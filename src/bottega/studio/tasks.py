@@ -193,7 +193,10 @@ class TaskRunner:
         if task_status(folder) not in ("waiting", "running"):
             # Under another name first: whoever lists tasks sees all of it or nothing.
             gone = folder.with_name(f".{folder.name}")
-            folder.rename(gone)
+            try:
+                folder.rename(gone)
+            except FileNotFoundError:  # somebody else has forgotten it
+                return
             self._ended.pop(id, None)
             shutil.rmtree(gone)
 

@@ -120,7 +120,9 @@ class Workshop:
         """The id of a new task that measures what a run will take; old ones that nobody came for are forgotten."""
         for task in self.tasks.documents():
             if task["verb"] == "plan" and task["created"] < time.time() - PLAN_SECONDS:
-                self.tasks.forget(task["id"])
+                with contextlib.suppress(KeyError, FileNotFoundError):  # somebody else has forgotten it
+                    self.tasks.stop(task["id"])
+                    self.tasks.forget(task["id"])
         return self.tasks.submit("plan", {"recipe": recipe.document()}, ("plan", recipe.name)).id
 
     def forget_run(self, name: str) -> None:

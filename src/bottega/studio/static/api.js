@@ -20,13 +20,13 @@ export class ServerError extends Error {
 export class Offline extends Error {}
 
 /** Ask for a path below the studio's API. A body that is no Blob is sent as JSON. */
-export async function ask(path, { method = "GET", body, signal, base = "api/" } = {}) {
+export async function ask(path, { method = "GET", body, signal, keepalive = false, base = "api/" } = {}) {
   const raw = body instanceof Blob;
   const headers = { authorization: `Bearer ${key()}` };
   if (body !== undefined) headers["content-type"] = raw ? "application/octet-stream" : "application/json";
   let answer;
   try {
-    answer = await fetch(base + path, { method, headers, signal, body: body === undefined || raw ? body : JSON.stringify(body) });
+    answer = await fetch(base + path, { method, headers, signal, keepalive, body: body === undefined || raw ? body : JSON.stringify(body) });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Offline(error.message);

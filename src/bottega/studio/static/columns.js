@@ -32,7 +32,9 @@ export function columnsView(name, version, context) {
     const choice = select([auto, ...titles], chosen.format, (value) => { chosen.format = value; chosen.mapping = {}; soon(); });
     const column = (canonical, required) => {
       const value = chosen.mapping[canonical] ?? found.fields[canonical] ?? (canonical in version.fields ? canonical : "");
-      const names = select([["", t(required ? "columns.missing" : "columns.none")], ...Object.keys(version.fields).map((one) => [one, one])], value, (next) => {
+      // A column that is called so is read: nothing can be chosen but another.
+      const nothing = canonical in version.fields ? [] : [["", t(required ? "columns.missing" : "columns.none")]];
+      const names = select([...nothing, ...Object.keys(version.fields).map((one) => [one, one])], value, (next) => {
         chosen.format = format.name;
         if (next && next !== canonical) chosen.mapping[canonical] = next;
         else delete chosen.mapping[canonical];
@@ -60,10 +62,9 @@ export function columnsView(name, version, context) {
 }
 
 /** A row as it is read, or why it cannot be. */
-function exampleCard({ where, prompt, answer, extras, error }) {
+function exampleCard({ where, prompt, answer, error }) {
   const part = (key, text) => (text ? h("div", h("dt", t(key)), h("dd.clip", { dir: "auto" }, text)) : null);
-  const besides = extras.split("\0").filter(Boolean).join(" · ");
   return h("article.card", h("h3", where.replace(/^.* /, `${t("data.row")} `)), error
     ? h("p", h("strong", said(error[0])), " ", said(error[1]))
-    : h("dl.facts", part("columns.asked", prompt), part("columns.answer", answer), part("columns.besides", besides)));
+    : h("dl.facts", part("columns.asked", prompt), part("columns.answer", answer)));
 }

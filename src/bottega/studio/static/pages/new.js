@@ -224,49 +224,57 @@ class Draft {
 /** The time of a run, from a few updates that are tried in a task of their own. */
 class Trial {
   constructor(context) {
-    Object.assign(this, { context, task: null, found: null, key: "" });
+    Object.assign(this, { context, key: "", task: null, found: null, starting: null });
     context.signal.addEventListener("abort", () => this.stop());
+    context.listen(window, "pagehide", () => this.stop());
   }
 
   /** Show what is known of the time, and find it out where nothing is. */
   async show(place, document, plan) {
     const key = JSON.stringify(document, (name, value) => (LENGTH_KEYS.includes(name) ? undefined : value));
-    if (key !== this.key || !(this.task || this.found)) await this.begin(key, document);
-    while (this.task && this.key === key && place.isConnected) {
-      const task = await get(at`tasks/${this.task}`, { signal: this.context.signal });
-      fill(place, task.status === "waiting" ? h("p.dim", t("new.time-waits")) : h("div", h("p.dim", t("new.time-trial")), progressOf(task)));
-      if (["running", "waiting"].includes(task.status)) await new Promise((resolve) => setTimeout(resolve, 500));
-      else {
-        this.found = task.status === "done" ? task.result : null;
-        await this.forget();
-      }
+    if (key !== this.key) this.begin(key, document);
+    try {
+      await this.starting;
+      while (this.key === key && this.task && place.isConnected) await this.look(place, this.task);
+    } catch (error) {
+      if (error.name !== "AbortError" && place.isConnected) showError(place, error);
+      return;
     }
     if (this.key !== key || !place.isConnected) return;
     // As long as more of the same is computed, it takes in proportion longer.
-    fill(place, this.found ? timeFacts(this.found.seconds * (plan.computed / this.found.computed), plan.updates) : h("p.dim", t("new.time-unknown")));
+    fill(place, this.found?.seconds ? timeFacts(this.found.seconds * (plan.computed / this.found.computed), plan.updates) : h("p.dim", t("new.time-unknown")));
   }
 
-  async begin(key, document) {
+  begin(key, document) {
     this.stop();
     Object.assign(this, { key, found: null });
-    const { task } = await post("recipes/measure", { document }, { signal: this.context.signal });
-    if (this.key === key) this.task = task;
-    else post(at`tasks/${task}/stop`).catch(() => null);
+    this.starting = post("recipes/measure", { document }).then(({ task }) => {
+      if (this.key === key) this.task = task;
+      else end(task);
+    });
+  }
+
+  /** How far a task is; of one that has ended, what it found. */
+  async look(place, id) {
+    const task = await get(at`tasks/${id}`, { signal: this.context.signal });
+    if (["running", "waiting"].includes(task.status)) {
+      fill(place, task.status === "waiting" ? h("p.dim", t("new.time-waits")) : h("div", h("p.dim", t("new.time-trial")), progressOf(task)));
+      await new Promise((resolve) => setTimeout(resolve, 500));
+    } else if (this.task === id) {
+      Object.assign(this, { found: task.status === "done" ? task.result : null, task: null });
+      ask(at`tasks/${id}`, { method: "DELETE" }).catch(() => null);
+    }
   }
 
   /** Try no longer: something else is wanted now. */
   stop() {
-    const task = this.task;
+    if (this.task) end(this.task);
     Object.assign(this, { key: "", task: null });
-    if (task) post(at`tasks/${task}/stop`).catch(() => null);
-  }
-
-  async forget() {
-    const task = this.task;
-    this.task = null;
-    await ask(at`tasks/${task}`, { method: "DELETE" });
   }
 }
+
+/** End a task, also while the page is being left. */
+const end = (task) => ask(at`tasks/${task}/stop`, { method: "POST", body: {}, keepalive: true }).catch(() => null);
 
 // Keys that decide how long a run is, or how it goes on, not what an update takes.
 const LENGTH_KEYS = ["name", "seed", "evaluate", "save", "lr", "epochs", "steps", "schedule", "warmup", "floor", "clip", "weight_decay", "stop_after"];
