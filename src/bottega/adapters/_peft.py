@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -49,7 +50,10 @@ class PeftAdapter(Adapter):
         if targets == ALL_LINEAR:
             return list(layers)
         if isinstance(targets, str):  # a pattern of whole names
-            return [layer for layer in layers if re.fullmatch(targets, layer.name)]
+            # Of one that is none, `install` says what is wrong.
+            with contextlib.suppress(re.error):
+                return [layer for layer in layers if re.fullmatch(targets, layer.name)]
+            return []
         return [layer for layer in layers if ends_with(layer.name, targets)]
 
     def import_library(self) -> None:
