@@ -220,6 +220,10 @@ def first_visit(watch: Watch, page: Page, server: Server) -> None:
 
 def audit(page: Page, server: Server) -> None:
     visit(page, server.address, "data/demo-tasks")
+    page.click("role=tab[name='Columns']")
+    page.get_by_label("The rows are").select_option("instruction")
+    page.click("text=Keep")
+    page.wait_for_selector("text=from now on the rows are read like this")
     page.click("role=tab[name='Check']")
     page.click("text=Check the rows")
     page.wait_for_selector("text=rows were read", timeout=PATIENCE)
@@ -333,6 +337,7 @@ def all_screens(tuned: str) -> dict[str, str]:
         "home": "",
         "data": "data",
         "rows": "data/demo-tasks",
+        "columns": "data/demo-tasks/columns",
         "audit": "data/demo-tasks/audit?v=1",
         "tokens": "data/demo-tasks/tokens",
         "new": "new?data=demo-tasks",
