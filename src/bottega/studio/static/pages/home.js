@@ -26,7 +26,7 @@ function draw(place, { tasks, runs, data, models, machine }) {
   fill(place,
     h("h1", t("home.title")),
     empty ? welcome() : null,
-    tasks.length ? section("home.tasks", h("ul.plain", tasks.map((task) => h("li", taskLine(task), ended(task) ? forgetButton(task) : null)))) : null,
+    tasks.length ? section("home.tasks", h("ul.plain", tasks.map((task) => h("li.row", taskLine(task), ended(task) ? forgetButton(task) : null)))) : null,
     section("home.runs", runs.length ? h("ul.cards", runs.slice(0, SHOWN).map(runCard)) : nothing("home.no-runs", "#/new", "nav.new"),
       runs.length > SHOWN ? h("p", h("a", { href: "#/runs" }, t("home.all-runs", { n: runs.length }))) : null),
     section("home.data", data.length ? h("ul.cards", data.map(dataCard)) : nothing("home.no-data", "#/data", "home.add-data")),
