@@ -674,18 +674,21 @@ def figures(watch: Watch) -> None:
         visit(page, server.address, "")
         page.click("text=Start with the demo")
         page.wait_for_selector("progress[max]", timeout=PATIENCE)
-        tabs = [page, *(context.new_page() for _ in range(9))]
-        shares = {}
+        tabs, shares = [page, *(context.new_page() for _ in range(9))], {}
+        for tab in tabs:
+            tab.goto("about:blank")
+        idle = server.busy(10)
         # Of the run, while it trains: each page asks for news every second.
         for what, path in (("on a run that trains", "runs/demo-base-1"), ("on the first page", "")):
             for tab in tabs:
                 visit(tab, server.address, path)
             shares[what] = server.busy(20 if path == "" else 10)
-            watch.note(f"ten tabs {what}", f"{100 * shares[what]:.1f} % of a core of the server")
+            found = f"{100 * shares[what]:.1f} % of a core of the server, {100 * idle:.1f} % without any"
+            watch.note(f"ten tabs {what}", found)
         watch.check()
         assert median <= 1000
         assert drawn <= 50
-        assert max(shares.values()) <= 0.05
+        assert max(shares.values()) - idle <= 0.05
 
 
 def cpu_seconds(process: int) -> float:
