@@ -502,7 +502,7 @@ def keyboard(watch: Watch) -> None:
         press("Start training")
         page.wait_for_selector("h1 .badge.finished", timeout=PATIENCE)
         run = page.url.rsplit("/", 1)[1]
-        reach("Live")
+        reach("Curves")
         page.keyboard.press("ArrowRight")
         press("Evaluate")
         page.wait_for_selector("p.verdict", timeout=PATIENCE)
