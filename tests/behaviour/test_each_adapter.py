@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -72,6 +73,8 @@ def cases(*without: str) -> list[Any]:
         for model in MODELS
         if adapter not in ("ranks", "plus") or model == "llama"
         if adapter not in DECODERS_ONLY or model not in ("bert", "t5")
+        # Its feed-forward blocks close with fused experts, behind which there is no place.
+        if (adapter, model) != ("pfeiffer", "mixtral")
     ]
 
 
@@ -161,7 +164,10 @@ def test_what_is_saved_is_loaded(adapter: str, model: str, tmp_path: Path) -> No
         torch.testing.assert_close(logits(again.network, again.prefix), logits(base(model)))
     if adapter in OWN:
         return
-    plain = PeftModel.from_pretrained(base(model), str(tmp_path / "one"), autocast_adapter_dtype=False)
+    with warnings.catch_warnings():
+        # For layers of fused experts PEFT writes patterns that it does not find again; it needs none of them.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        plain = PeftModel.from_pretrained(base(model), str(tmp_path / "one"), autocast_adapter_dtype=False)
     # PEFT puts its trained tokens around the model, and returns their logits, too.
     called = plain if adapter == "prompt" else plain.get_base_model()
     torch.testing.assert_close(logits(called)[:, -IDS.shape[1] :], wanted)

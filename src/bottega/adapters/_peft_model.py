@@ -37,7 +37,8 @@ PROMPT_LEARNING = (*("MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CP
 FUSED_EXPERTS = "ParamWrapper"
 
 # Where the name of a layer ends, and that of a weight of its adapter begins.
-TRAINED = re.compile(r"\.(?:lora|ia3|vera)_")
+# VeRA's random matrices are those of the model, which every layer only refers to.
+TRAINED = re.compile(r"\.(?:lora_|ia3_l|vera_lambda)")
 
 # PEFT's name of the trained adapter, and ours of the frozen copy that a policy is compared with.
 ACTIVE, REFERENCE = "default", "reference"
