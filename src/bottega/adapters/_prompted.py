@@ -32,12 +32,11 @@ class PromptedEmbedding(nn.Module):
     Everything else that is asked of it, such as `weight`, is that of the embedding it stands for.
     """
 
-    def __init__(self, base_layer: nn.Module, count: int) -> None:
+    def __init__(self, base_layer: nn.Embedding, count: int) -> None:
         super().__init__()
         self.base_layer = base_layer
-        weight: Tensor = base_layer.weight  # type: ignore[assignment]
-        words = torch.randint(len(weight), (count,))
-        self.prompt = nn.Parameter(base_layer(words.to(weight.device)).detach().clone())
+        words = torch.randint(len(base_layer.weight), (count,))
+        self.prompt = nn.Parameter(base_layer(words.to(base_layer.weight.device)).detach().clone())
 
     def __getattr__(self, name: str) -> Any:
         try:
