@@ -115,6 +115,7 @@ def test_rows_in_postgresql(database: str, tmp_path: Path) -> None:
         state.add(StoredFile(id=f"file-{number}", filename="è", purpose="batch", bytes=3 << 40, digest="d"))
     state.close()
     again = State(tmp_path, database)
+    assert again.version() != again.version(), "it can't tell, and has to be asked"
     rows, more = again.page(StoredFile, limit=2, after=None, purpose="batch")
     assert ([row.id for row in rows], more, rows[0].bytes, rows[0].filename) == (
         ["file-2", "file-1"],
@@ -138,3 +139,17 @@ def test_a_server_over_postgresql(database: str, tmp_path: Path) -> None:
     end()
     backend.close()
     deployment.close()
+
+
+def test_the_version_of_the_tables_tells_of_every_change(tmp_path: Path) -> None:
+    """Also of those of another server, and of several connections of this one."""
+    state, other = State(tmp_path), State(tmp_path)
+    seen = [state.version()]
+    assert state.version() == seen[0]
+    for number, writer in enumerate((state, other, state)):
+        writer.add(file(number))
+        seen.append(state.version())
+        assert state.version() == seen[-1]
+    assert len(set(seen)) == len(seen)
+    state.close()
+    other.close()

@@ -22,8 +22,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-# Seconds between two measurements.
+# Seconds between two measurements, and how many times as long while this process computes nothing: a server that waits
+# for questions does not wake for what it has no use for. It counts as computing from this part of a core on.
 INTERVAL_SECONDS = 0.5
+IDLE_FACTOR, COMPUTING_FROM = 4, 0.1
 
 # Cores used by other programs: from YIELD_FROM on, this process yields; it resumes spinning after SAMPLES measurements
 # below RESUME_BELOW. Beside a program that wants half a core spinning is faster, beside one that wants three quarters
@@ -116,11 +118,13 @@ class LoadWatch:
         self._thread.join()
 
     def _measure(self) -> None:
-        before, samples = read_cpu_time(), deque[float](maxlen=SAMPLES)
-        while before is not None and not self._closed.wait(INTERVAL_SECONDS):
+        before, samples, interval = read_cpu_time(), deque[float](maxlen=SAMPLES), INTERVAL_SECONDS
+        while before is not None and not self._closed.wait(interval):
             after = read_cpu_time()
             if after is None:
                 break
+            computes = after.own - before.own >= COMPUTING_FROM * (after.wall - before.wall)
+            interval = INTERVAL_SECONDS * (1 if computes else IDLE_FACTOR)
             self.cores_of_others, before = cores_of_others(before, after), after
             samples.append(self.cores_of_others)
             if should_yield(self.yielding, samples) != self.yielding:

@@ -119,12 +119,13 @@ def create_app(
     app.state.deployment = deployment
     app.state.backend = backend
     app.state.upstreams = dict.fromkeys(upstreams or {}, time.time())
+    if studio is not None:
+        # Before the others: its pages ask every second, and would each time be compared with all of those.
+        app.mount(STUDIO, studio)
     for router in ROUTERS if backend is None else (*ROUTERS, *BACKEND_ROUTERS):
         app.include_router(router)
     if backend is not None:
         app.state.tables, app.state.storage, app.state.jobs = backend.tables, backend.storage, backend.jobs
-    if studio is not None:
-        app.mount(STUDIO, studio)
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(bottega.BottegaError, _answer_bottega_error)

@@ -51,7 +51,7 @@ class KeyRing:
         self._given = None if key is None else _digest(key)
         self._known: dict[str, Access] = {}
         self._were_made = False
-        self._read = 0.0
+        self._read, self._version = 0.0, object()  # of the tables, equal to none
         self._buckets: dict[str, tuple[float, float]] = {}
         self._lock = threading.Lock()
 
@@ -87,13 +87,16 @@ class KeyRing:
     def _refresh(self) -> None:
         if self._tables is None or time.monotonic() - self._read < REFRESH_SECONDS:
             return
-        with self._tables.transaction() as session:
-            rows = list(session.scalars(select(ApiKey)))
-        # Revoked ones too: a server whose last key was revoked is not open to all.
-        self._were_made = bool(rows)
-        valid = (row for row in rows if row.revoked_at is None)
-        self._known = {row.digest: Access(row.id, frozenset(row.scopes), row.per_minute) for row in valid}
-        self._read = time.monotonic()
+        version = self._tables.version()
+        if version != self._version:
+            with self._tables.transaction() as session:
+                rows = list(session.scalars(select(ApiKey)))
+            # Revoked ones too: a server whose last key was revoked is not open to all.
+            self._were_made = bool(rows)
+            valid = (row for row in rows if row.revoked_at is None)
+            self._known = {row.digest: Access(row.id, frozenset(row.scopes), row.per_minute) for row in valid}
+        # Last: after an error the keys are read again at once.
+        self._read, self._version = time.monotonic(), version
 
 
 def make_key(tables: State, name: str, scopes: Sequence[str] = SCOPES, per_minute: int | None = None) -> str:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import importlib.util
 import mimetypes
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import bottega
 from bottega.studio.routes import data, explain, home, labels, models, recipes, runs, tasks, vocabularies
@@ -52,13 +53,11 @@ def create_studio(workshop: Workshop) -> FastAPI:
     mimetypes.add_type("text/javascript", ".js")
     app = FastAPI(title="bottega studio", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.workshop = workshop
-    api = APIRouter(prefix="/api")
     for router in ROUTERS:
-        api.include_router(router)
-    app.include_router(api)
+        app.include_router(router, prefix="/api")
     app.add_api_route("/plotly.js", _send_plotly, include_in_schema=False)
     app.mount("/", StaticFiles(directory=STATIC, html=True))
-    app.middleware("http")(_add_headers)
+    app.add_middleware(_WithHeaders)
     app.add_exception_handler(bottega.BottegaError, _answer_error)
     app.add_exception_handler(KeyError, _answer_missing)
     app.add_exception_handler(HTTPException, _answer_http_error)
@@ -74,11 +73,21 @@ async def _send_plotly() -> Response:
     return FileResponse(Path(found.origin).parent / "package_data" / "plotly.min.js", media_type="text/javascript")
 
 
-async def _add_headers(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-    response = await answer(request)
-    for name, value in HEADERS.items():
-        response.headers.setdefault(name, value)
-    return response
+class _WithHeaders:
+    """Adds `HEADERS` to every answer, without the queue and the task of its own that Starlette's decorator takes."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
 
 
 def _response(status: int, kind: str, what: str, where: str | None = None, fix: str | None = None) -> JSONResponse:

@@ -35,8 +35,8 @@ TASK, STARTED, LOCK, PROGRESS, STOP, RESULT, FAILURE, LOG = (
     *("task.json", "started", ".lock", "progress.json", "stop", "result.json", "failure.json", "log.txt"),
 )
 
-# Seconds between looks at what waits.
-POLL_SECONDS = 0.5
+# Seconds between looks at what waits, while a task runs and while none does.
+POLL_SECONDS, IDLE_SECONDS = 0.5, 2.0
 
 # The end of a log that is shown.
 LOG_CHARACTERS = 4000
@@ -211,7 +211,7 @@ class TaskRunner:
 
     def _run(self) -> None:
         while not self._closed.is_set():
-            self._submitted.wait(POLL_SECONDS)
+            self._submitted.wait(POLL_SECONDS if self._processes else IDLE_SECONDS)
             self._submitted.clear()
             for id in [id for id, process in self._processes.items() if process.poll() is not None]:
                 del self._processes[id]

@@ -83,3 +83,23 @@ def test_what_came_too_late_changes_nothing(queues: tuple[JobQueue, JobQueue]) -
     for wanted, verb in (("cancel", "cancelled"), ("pause", "paused"), ("run", "resumed")):
         with pytest.raises(ValueError, match=f"is cancelled and cannot be {verb}"):
             one.ask(job.id, wanted)
+
+
+@pytest.mark.parametrize(
+    ("status", "owner", "idle"),
+    [
+        ("validating_files", None, False),
+        ("queued", None, False),
+        ("running", "a server", False),
+        ("paused", "a server", False),
+        ("paused", None, True),
+        ("succeeded", None, True),
+    ],
+)
+def test_a_queue_is_idle_while_no_server_has_anything_to_do(
+    queues: tuple[JobQueue, JobQueue], status: str, owner: str | None, idle: bool
+) -> None:
+    one, other = queues
+    assert one.is_idle()
+    add(one, status, owner=owner)
+    assert one.is_idle() == other.is_idle() == idle

@@ -65,6 +65,12 @@ class JobQueue:
                 tell(session, existing(session, job.id), "Fine-tuning job started", key="started")
         return taken
 
+    def is_idle(self) -> bool:
+        """Whether no job waits, and no server has any."""
+        with self.state.transaction() as session:
+            under_way = or_(Job.owner.is_not(None), Job.status.in_(("validating_files", "queued", "running")))
+            return session.scalars(select(Job.id).where(under_way)).first() is None
+
     def give_back(self, job: Job) -> None:
         """Let a job wait as it did before this server took it."""
         with self.state.transaction() as session:

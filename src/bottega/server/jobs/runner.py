@@ -111,6 +111,7 @@ class JobRunner:
         self.mark = ServerMark(folder / "servers")
         self.queue = JobQueue(state, self.mark)
         self._served, self._synced = set[str](), 0.0
+        self._idle_version: object = None  # of the tables when they said that there is nothing to do
         self.max_jobs, self.min_examples, self.runs_code = max_jobs, min_examples, runs_code
         self._processes: dict[str, _Process] = {}
         self._followed: dict[str, int] = {}  # bytes of the log of each job's run that were read
@@ -125,7 +126,7 @@ class JobRunner:
 
     def _sync(self) -> None:
         """Take over the jobs of servers that are gone; serve the models that there are now, and no others."""
-        self._synced = time.monotonic()
+        self._synced, version = time.monotonic(), self.state.version()
         self.queue.take_over()
         with self.state.transaction() as session:
             models = {model.name: self.folder / model.folder for model in session.scalars(select(TunedModel))}
@@ -134,6 +135,7 @@ class JobRunner:
             self.withdraw(name)
         for name in models.keys() - self._served:
             self._serve(name, models[name])
+        self._idle_version = version if self.queue.is_idle() else None
 
     def _serve(self, name: str, folder: Path) -> None:
         self._served.add(name)
@@ -224,16 +226,22 @@ class JobRunner:
                 if self._closed:
                     return
             try:
-                for job_id in list(self._processes):
-                    self._watch(job_id)
-                if time.monotonic() > self._synced + SYNC_SECONDS:
-                    self._sync()
-                self._start_next()
+                self._look()
             except Exception as error:  # of any kind: the next look may succeed, and other jobs go on
                 print(f"jobs: {type(error).__name__}: {error}", file=sys.stderr)
             with self._changed:
                 if not self._closed:
                     self._changed.wait(POLL_SECONDS if self._processes else 10 * POLL_SECONDS)
+
+    def _look(self) -> None:
+        """Watch the processes, learn what other servers have done, and start what waits."""
+        if not self._processes and self.state.version() == self._idle_version:
+            return
+        for job_id in list(self._processes):
+            self._watch(job_id)
+        if time.monotonic() > self._synced + SYNC_SECONDS:
+            self._sync()
+        self._start_next()
 
     def _start_next(self) -> None:
         blocked = False

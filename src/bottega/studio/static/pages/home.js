@@ -1,6 +1,6 @@
 // The first page: what is here, what is under way, and where to begin.
 
-import { get, path as at, post } from "../api.js";
+import { get, news, path as at, post } from "../api.js";
 import { fill, h } from "../dom.js";
 import { bytes, moment, number, t } from "../i18n.js";
 import { badge, taskLine, taskTitle } from "../parts.js";
@@ -8,12 +8,15 @@ import { go } from "../app.js";
 
 const SHOWN = 6;
 
+// Milliseconds between looks at what is new.
+const EVERY = 2000;
+
 export async function page(place, parts, query, context) {
   const live = h("div");
   fill(place, live);
   let before = "";
-  await context.every(2000, async () => {
-    const home = await get("home", { signal: context.signal });
+  await context.every(EVERY, async () => {
+    const home = await news("home", EVERY, { signal: context.signal });
     const now = JSON.stringify(home);
     if (now === before) return;
     before = now;

@@ -1,14 +1,17 @@
 // Runs: all of them, one of them live, several overlaid, and the verdict.
 
-import { get, path as at, post } from "../api.js";
+import { get, news, path as at, post } from "../api.js";
 import { go, showError } from "../app.js";
 import { lineChart } from "../chart.js";
 import { field, fill, h, table } from "../dom.js";
 import { bytes, duration, moment, number, percent, t } from "../i18n.js";
 import { badge, confirmed, copyable, failureBox, progressOf, tabs } from "../parts.js";
 
-// Seconds between looks at a run that has ended.
-const ENDED_SECONDS = 4;
+// Milliseconds between looks at a run.
+const EVERY = 1000;
+
+// Looks of which one is taken at a run that has ended.
+const EACH_ENDED = 4;
 
 export async function page(place, [run, view], query, context) {
   if (!run) return list(place, context);
@@ -37,7 +40,7 @@ export class RunLog {
 
   async read(signal) {
     for (let more = true; more;) {
-      const answer = await get(`${at`runs/${this.id}`}?since=${this.next}${this.next ? `&generation=${this.generation}` : ""}`, { signal });
+      const answer = await news(`${at`runs/${this.id}`}?since=${this.next}${this.next ? `&generation=${this.generation}` : ""}`, EVERY, { signal });
       if (answer.since < this.next) this.events = [];
       for (const event of answer.events) this.events.push(event);
       this.next = answer.next;
@@ -71,10 +74,10 @@ async function one(place, id, view, query, context) {
     ["recipe", t("run.tab-recipe"), () => recipeView(id, context)],
   ], view ?? "live"));
   let before = "", turn = 0;
-  await context.every(1000, async () => {
+  await context.every(EVERY, async () => {
     // What has ended changes only if somebody goes on with it.
     const moving = log.state.tasks.some((one) => ["running", "waiting"].includes(one.status)) || log.state.status === "running";
-    if (before && !moving && (turn += 1) % ENDED_SECONDS) return;
+    if (before && !moving && (turn += 1) % EACH_ENDED) return;
     await log.read(context.signal);
     for (const other of others) await other.read(context.signal);
     const now = JSON.stringify([log.next, log.state.status, log.state.tasks, others.map((other) => other.next)]);

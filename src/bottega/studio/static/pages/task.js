@@ -1,10 +1,13 @@
 // One task: how far it is, what came of it, or what went wrong.
 
-import { get } from "../api.js";
+import { news } from "../api.js";
 import { go } from "../app.js";
 import { fill, h } from "../dom.js";
 import { t } from "../i18n.js";
 import { badge, failureBox, progressOf, stopTask, taskTitle } from "../parts.js";
+
+// Milliseconds between looks at a task.
+const EVERY = 700;
 
 // Where a task's result is to be seen.
 const RESULTS = {
@@ -19,8 +22,8 @@ const RESULTS = {
 
 export async function page(place, [id], query, context) {
   let before = "";
-  await context.every(700, async () => {
-    const task = await get(`tasks/${encodeURIComponent(id)}`, { signal: context.signal });
+  await context.every(EVERY, async () => {
+    const task = await news(`tasks/${encodeURIComponent(id)}`, EVERY, { signal: context.signal });
     if (JSON.stringify(task) === before) return;
     before = JSON.stringify(task);
     const result = RESULTS[task.verb]?.(task);
