@@ -18,7 +18,7 @@ MAX_VALUE_LENGTH = 60
 
 # pydantic's error type → what was expected. Types that mean the same to a user share their words.
 EXPECTED_VALUES = {
-    "string_type": "text",
+    "string_type": "a text",
     "int_type": "a whole number",
     "int_parsing": "a whole number",
     "int_from_float": "a whole number",

@@ -43,10 +43,10 @@ def explained(key: str, value: Any) -> RecipeError:
         ("model", None, "model: this section is empty", "write model: {base: FOLDER}"),
         ("model", "llama", "model: expected a section (key: value), not 'llama'", "write model: {base: FOLDER}"),
         ("adapter", "lora", "adapter: expected a section (key: value), not 'lora'", "write adapter: {rank: 16}"),
-        ("adapter.targets", 5, "adapter.targets: expected text or a list, not 5", "write text or a list"),
-        ("adapter.targets", [1], "adapter.targets.0: expected text, not 1", "write text"),
+        ("adapter.targets", 5, "adapter.targets: expected a text or a list, not 5", "write a text or a list"),
+        ("adapter.targets", [1], "adapter.targets.0: expected a text, not 1", "write a text"),
         ("devices.device", "gpu", "devices.device: 'gpu' is not one of its values", "one of: auto, cpu, cuda"),
-        ("data.mapping", {"text": 5}, "data.mapping.text: expected text, not 5", "write text"),
+        ("data.mapping", {"text": 5}, "data.mapping.text: expected a text, not 5", "write a text"),
         ("data.train", {"split": "train"}, "the key data.train.path is missing", "write path: … beside split"),
         (
             "objective",

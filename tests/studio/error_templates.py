@@ -1,65 +1,251 @@
-"""The texts of errors and of findings as they stand in the code, with `{}` for what is filled in."""
+"""The texts of errors and of findings as the code can say them, with `{}` for what is filled in.
+
+Read from the source: a text may stand where the error is made, in a variable, in a constant, in what a function returns
+or is given. What cannot be followed is a `{}` that is filled in.
+"""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 import bottega
 from bottega import errors
 
-# Parts of the package whose errors nobody meets in the studio.
-ELSEWHERE = {"cli", "server", "demo"}
+# Parts of the package whose texts nobody meets in the studio.
+ELSEWHERE = ("cli/", "demo/", "server/jobs/")
 
 RAISED = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
 RAISED |= {"InvalidRow", "ValueError"}
 
+# What takes such texts, and where: by position, and by the names in SAID.
+TEXTS = {**dict.fromkeys(RAISED, (0,)), "Finding": (0, 2, 3), "finding": (0, 2, 3), "ApiError": (1,)}
+SAID = {"what", "fix", "message"}
+
+# Fields and parameters with such texts, of classes and functions that carry them to where they are said.
+CARRIED = {"what", "fix", "reason", "hint", "why", "advice", "message"}
+
+# Constants with words that texts are made of, chosen where this does not look.
+TABLES = ("EXPECTED_VALUES", "BOUNDS")
+
+FILLED = "{}"
+
+# A text of more variants is said with what is filled in instead.
+MAX_VARIANTS = 24
+
+# A text goes through no more functions than these.
+MAX_DEPTH = 6
+
+
+@dataclass
+class Scope:
+    """A function, or the top of a module (without `node`)."""
+
+    module: ast.Module
+    node: ast.FunctionDef | None = None
+    assigned: dict[str, list[ast.expr]] = field(default_factory=lambda: defaultdict(list))
+    added: dict[str, list[ast.expr]] = field(default_factory=lambda: defaultdict(list))
+
+    @cached_property
+    def parameters(self) -> list[str]:
+        arguments = self.node.args if self.node else None
+        return [one.arg for one in (*arguments.args, *arguments.kwonlyargs)] if arguments else []
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+class Package:
+    """The source of the package: its functions, its constants, and what it says."""
+
+    def __init__(self, folder: Path) -> None:
+        self.scopes = list[Scope]()
+        self.functions = defaultdict[str, list[Scope]](list)
+        self.constants = defaultdict[str, list[tuple[Scope, ast.expr]]](list)
+        self.carriers: dict[str, list[str]] = {}  # class → its fields, in order
+        self.calls = defaultdict[str, list[tuple[Scope, ast.Call]]](list)
+        self.parts = set[str]()  # texts inside of others
+        self.asked = set[tuple[str, str]]()  # (function, parameter) whose arguments are said
+        for path in sorted(folder.rglob("*.py")):
+            if not path.relative_to(folder).as_posix().startswith(ELSEWHERE):
+                self._read(ast.parse(path.read_text(encoding="utf-8")))
+
+    def _read(self, module: ast.Module) -> None:
+        top = Scope(module)
+        self._walk(module, top)
+        for name, values in top.assigned.items():
+            self.constants[name] += [(top, value) for value in values]
+
+    def _walk(self, node: ast.AST, scope: Scope) -> None:
+        for child in ast.iter_child_nodes(node):
+            inner = scope
+            if isinstance(child, ast.FunctionDef):
+                inner = Scope(scope.module, child)
+                self.scopes.append(inner)
+                self.functions[child.name].append(inner)
+            elif isinstance(child, ast.ClassDef):
+                fields = [one.target.id for one in child.body if _is_field(one)]
+                if CARRIED & set(fields):
+                    self.carriers[child.name] = fields
+            elif isinstance(child, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+                _assign(child, scope)
+            elif isinstance(child, ast.Call):
+                self.calls[_name(child)].append((scope, child))
+            self._walk(child, inner)
+
+    def templates(self) -> set[str]:
+        """Everything that is said."""
+        found = set[str]()
+        for name, positions in TEXTS.items():
+            for scope, call in self.calls[name]:
+                found |= self._arguments(scope, call, positions, SAID)
+        for name, fields in self.carriers.items():
+            positions = tuple(place for place, one in enumerate(fields) if one in CARRIED)
+            for scope, call in self.calls[name]:
+                found |= self._arguments(scope, call, positions, CARRIED)
+        for scope in self.scopes:
+            for name in ("what", "fix"):
+                found |= {text for value in scope.assigned.get(name, ()) for text in self.texts(value, scope)}
+        answered = set[tuple[str, str]]()
+        while self.asked - answered:
+            for name, parameter in self.asked - answered:
+                answered.add((name, parameter))
+                for function in self.functions[name]:
+                    if parameter in function.parameters:
+                        place = function.parameters.index(parameter) - (function.parameters[0] in ("self", "cls"))
+                        for scope, call in self.calls[name]:
+                            found |= self._arguments(scope, call, (place,), {parameter})
+        words = {text for name in TABLES for text in self._values(name, depth=0)}
+        # Filled in by `format`; a single word may be a value.
+        self.parts |= {re.sub(r"\{[^{}]*\}", FILLED, text) for text in words if " " in text}
+        found |= self.parts
+        return {text for text in found if any(character.isalpha() for character in text.replace(FILLED, ""))}
+
+    def _arguments(self, scope: Scope, call: ast.Call, positions: Iterable[int], names: set[str]) -> set[str]:
+        said = [call.args[place] for place in positions if 0 <= place < len(call.args)]
+        said += [keyword.value for keyword in call.keywords if keyword.arg in names]
+        return {text for expression in said for text in self.texts(expression, scope)}
+
+    def texts(self, node: ast.expr, scope: Scope, depth: int = 0) -> set[str]:
+        """What an expression can be; FILLED alone for what is not known."""
+        if depth > MAX_DEPTH:
+            return {FILLED}
+        found = set(self._texts(node, scope, depth + 1))
+        return found if 0 < len(found) <= MAX_VARIANTS else {FILLED}
+
+    def _texts(self, node: ast.expr, scope: Scope, depth: int) -> Iterator[str]:
+        match node:
+            case ast.Constant(value=str(text)):
+                yield text
+            case ast.JoinedStr(values=parts):
+                yield from self._joined(self._part(part, scope, depth) for part in parts)
+            case ast.BinOp(left=left, op=ast.Add(), right=right):
+                yield from self._joined((self.texts(left, scope, depth), self.texts(right, scope, depth)))
+            case ast.IfExp(body=body, orelse=other):
+                yield from self.texts(body, scope, depth) | self.texts(other, scope, depth)
+            case ast.BoolOp(op=ast.Or(), values=values):
+                yield from (text for value in values for text in self.texts(value, scope, depth))
+            case ast.Name(id=name):
+                yield from self._named(name, scope, depth)
+            case ast.Call():
+                for function in self._called(node, scope):
+                    for result in _returned(function):
+                        yield from self.texts(result, function, depth)
+            case ast.Subscript(value=ast.Call() as call, slice=ast.Constant(value=int(place))):
+                for function in self._called(call, scope):
+                    for result in _returned(function):
+                        if isinstance(result, ast.Tuple) and place < len(result.elts):
+                            yield from self.texts(result.elts[place], function, depth)
+            case ast.Subscript(value=ast.Name(id=name)) if name.isupper():
+                yield from self._values(name, depth)
+            case _:
+                yield FILLED
+
+    def _part(self, part: ast.expr, scope: Scope, depth: int) -> set[str]:
+        """Of a text with values: those that are one text or another are told apart, others are filled in."""
+        if not isinstance(part, ast.FormattedValue):
+            return self.texts(part, scope, depth)
+        texts = self.texts(part.value, scope, depth)
+        if isinstance(part.value, ast.IfExp) or (isinstance(part.value, ast.Name) and "" in texts):
+            return texts
+        # Translated by themselves, but for single words, which may be values.
+        self.parts |= {text for text in texts if len(text.replace(FILLED, "").split()) > 1}
+        return {FILLED}
+
+    def _joined(self, parts: Iterable[set[str]]) -> Iterator[str]:
+        yield from ("".join(chosen) for chosen in product(*map(sorted, parts)))
+
+    def _named(self, name: str, scope: Scope, depth: int) -> Iterator[str]:
+        if name in scope.assigned:
+            for value in scope.assigned[name]:
+                for text in self.texts(value, scope, depth):
+                    yield text
+                    for more in scope.added.get(name, ()):
+                        yield from (text + added for added in self.texts(more, scope, depth))
+        elif name in CARRIED and name in scope.parameters and scope.node is not None:
+            self.asked.add((scope.node.name, name))
+            yield FILLED
+        elif name.isupper() and name in self.constants:
+            yield from (text for top, value in self.constants[name] for text in self.texts(value, top, depth))
+        else:
+            yield FILLED
+
+    def _values(self, name: str, depth: int) -> Iterator[str]:
+        """Those of a constant dict."""
+        for top, value in self.constants[name]:
+            if isinstance(value, ast.Dict):
+                yield from (text for one in value.values for text in self.texts(one, top, depth))
+
+    def _called(self, call: ast.Call, scope: Scope) -> list[Scope]:
+        """The functions that a call can mean: those of the module, else those of the package."""
+        functions = self.functions[_name(call)]
+        return [one for one in functions if one.module is scope.module] or functions
+
 
 def error_templates() -> set[str]:
-    """What errors and findings say and advise; texts that are put together elsewhere are not found."""
-    package = Path(bottega.__file__).parent
-    found = set[str]()
-    for path in package.rglob("*.py"):
-        if path.relative_to(package).parts[0] in ELSEWHERE:
-            continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            said = _said(node) if isinstance(node, ast.Call) else _named(node) if isinstance(node, ast.Assign) else ()
-            found |= {text for expression in said for text in _texts(expression) if _has_words(text)}
-    return found
+    """What errors and findings say and advise."""
+    return Package(Path(bottega.__file__).parent).templates()
 
 
-def _said(call: ast.Call) -> Iterator[ast.expr]:
-    """The arguments of a call that a person reads: of an error what and fix, of a finding its kind, too."""
-    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    if name in RAISED:
-        yield from call.args[:1]
-    elif name in ("Finding", "finding"):
-        yield from (call.args[place] for place in (0, 2, 3) if place < len(call.args))
-    else:
+def _name(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+
+
+def _is_field(node: ast.stmt) -> bool:
+    return isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+
+
+def _assign(node: ast.Assign | ast.AnnAssign | ast.AugAssign, scope: Scope) -> None:
+    """Note what names are given."""
+    if isinstance(node, ast.AugAssign):
+        if isinstance(node.target, ast.Name):
+            scope.added[node.target.id].append(node.value)
         return
-    yield from (keyword.value for keyword in call.keywords if keyword.arg in ("what", "fix"))
-
-
-def _named(assignment: ast.Assign) -> Iterator[ast.expr]:
-    """What is given the name `what` or `fix`, before an error takes it."""
-    for target in assignment.targets:
-        if isinstance(target, ast.Tuple) and isinstance(assignment.value, ast.Tuple):
-            pairs = list(zip(target.elts, assignment.value.elts, strict=False))
+    for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+        if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+            pairs = list(zip(target.elts, node.value.elts, strict=False))
+        elif isinstance(target, ast.Tuple) and isinstance(node.value, ast.Call):
+            items = (ast.Subscript(node.value, ast.Constant(place)) for place in range(len(target.elts)))
+            pairs = list(zip(target.elts, items, strict=True))
         else:
-            pairs = [(target, assignment.value)]
-        yield from (value for name, value in pairs if isinstance(name, ast.Name) and name.id in ("what", "fix"))
+            pairs = [(target, node.value)]
+        for name, value in pairs:
+            if isinstance(name, ast.Name) and value is not None:
+                scope.assigned[name.id].append(value)
 
 
-def _texts(node: ast.expr) -> Iterator[str]:
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        yield node.value
-    elif isinstance(node, ast.JoinedStr):
-        yield "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
-    elif isinstance(node, ast.IfExp):
-        yield from (*_texts(node.body), *_texts(node.orelse))
-
-
-def _has_words(text: str) -> bool:
-    """Not a code or a value alone."""
-    return any(character.isalpha() for character in text.replace("{}", ""))
+def _returned(function: Scope) -> Iterator[ast.expr]:
+    """What a function returns, but not those inside it."""
+    waiting = list[ast.AST](function.node.body if function.node else ())
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Return) and node.value is not None:
+            yield node.value
+        elif not isinstance(node, (ast.FunctionDef, ast.Lambda)):
+            waiting += ast.iter_child_nodes(node)

@@ -2,7 +2,7 @@
 // `i18n/errors.LANGUAGE.json` have `{}` where it fills in a value, and the translation `{0}`, `{1}` … in any order.
 
 import { h } from "./dom.js";
-import { current } from "./i18n.js";
+import { current, t } from "./i18n.js";
 
 // A longer text is one that somebody wrote, not a message.
 const LONGEST = 2000;
@@ -35,7 +35,7 @@ function templates(language) {
 function compile(texts) {
   const patterns = Object.entries(texts).filter(([text]) => text.includes("{}"))
     .sort(([a], [b]) => b.length - a.length)
-    .map(([text, own]) => [new RegExp(`^${text.split("{}").map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("([^]+?)")}$`), own]);
+    .map(([text, own]) => [new RegExp(`^${text.split("{}").map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("([^]*?)")}$`), own]);
   return { texts, patterns };
 }
 
@@ -47,5 +47,15 @@ function translate(text, known) {
     const values = text.match(pattern)?.slice(1);
     if (values) return own.replace(/\{(\d+)\}/g, (whole, place) => translate(values[place], known) ?? values[place]);
   }
-  return null;
+  // Put together of others: a key and what is wrong with it, several texts, or several values.
+  const [, key, rest] = text.match(/^([\w.[\]-]+: )([^]+)$/) ?? [];
+  const own = rest ? translate(rest, known) : null;
+  return own !== null ? key + own : joined(text, "; ", "; ", known) ?? joined(text, " or ", t("error.or"), known);
+}
+
+/** A text of several, if all of them are known. */
+function joined(text, between, own, known) {
+  const parts = text.split(between);
+  const owns = parts.length > 1 ? parts.map((part) => translate(part, known)) : [null];
+  return owns.includes(null) ? null : owns.join(own);
 }
