@@ -574,6 +574,80 @@ def failures(watch: Watch) -> None:
         watch.check(("Failed to load resource",))
 
 
+# Changes to a recipe that is right, each a mistake that people make.
+MISTAKES: list[dict[str, object]] = [
+    {"objective": {"kind": "sftt"}},
+    {"objective": {}},
+    {"optim": {"lr": -1}},
+    {"optim": {"lr": "fast"}},
+    {"optim": {"learning_rate": 0.1}},
+    {"optim": {"epochs": [1]}},
+    {"optim": {"betas": [0.9]}},
+    {"optim": None},
+    {"data": {"train": "nowhere.jsonl"}},
+    {"data": {"train": "rows.jsonl", "max_length": "long"}},
+    {"data": {"train": "rows.jsonl", "format": "poems"}},
+    {"data": 5},
+    {"model": {"base": "nowhere"}},
+    {"model": {"base": "a", "shape": {"model_type": "llama"}}},
+    {"adapter": {"rank": 0}},
+    {"adapter": {"kind": "magic"}},
+    {"save": {"every": 0.5, "keep": "all"}},
+    {"devices": {"threads": 0}},
+    {"colour": "blue"},
+]
+
+
+def italian(watch: Watch) -> None:
+    """What the server says of mistakes and of rows, to who reads Italian."""
+    with studio() as server, browser(watch) as context:
+        page = context.pages[0]
+        rows = server.folder / "rows.jsonl"
+        good = '{"prompt": "what is %d and %d", "completion": "a sum that is %d."}\n'
+        bad = '{"prompt": "what is %d", "completion": ""}\n{"prompt": "mail me@example.org", "completion": "no"}\n'
+        texts = [good % (number, number, 2 * number) for number in range(30)] * 2 + [
+            bad % number for number in range(5)
+        ]
+        rows.write_text("".join(texts), encoding="utf-8")
+        visit(page, server.address, "data")
+        page.set_input_files("input[type=file]", rows)
+        page.wait_for_selector("td.number >> text=20", timeout=PATIENCE)
+        page.click("role=tab[name='Check']")
+        page.click("text=Check the rows")
+        page.wait_for_selector("text=rows were read", timeout=PATIENCE)
+        page.get_by_label("Language").select_option("it")
+        page.wait_for_selector("html[lang=it]")
+        visit(page, server.address, "data/rows/audit?v=1")
+        page.wait_for_selector("main span[lang=it]")
+        findings = page.locator("main span[lang=it]").count()
+        page.wait_for_timeout(500)
+        assert not (left := page.locator("main span[lang=en]").all_inner_texts()), left
+        document = {
+            "objective": {"kind": "sft"},
+            "model": {"base": str(server.folder)},
+            "data": {"train": str(rows)},
+            "optim": {"epochs": 1},
+        }
+        ask = """async (recipes) => {
+            const {post} = await import("./api.js");
+            const {said} = await import("./said.js");
+            const places = [];
+            for (const recipe of recipes) {
+                const error = await post("runs", {recipe}).catch((error) => error);
+                for (const text of [error.message, error.fix]) places.push([text, said(text)]);
+            }
+            await new Promise((resolve) => setTimeout(resolve, 1000));
+            return places.map(([text, place]) => [text, place.textContent, place.lang]);
+        }"""
+        told = page.evaluate(ask, [{**document, **mistake} for mistake in MISTAKES])
+        left = [text for text, _, language in told if text and language != "it"]
+        assert not left, left
+        watch.note(
+            "errors in Italian", f"{len(MISTAKES)} mistakes and {findings} texts of a check; for example: {told[4][1]}"
+        )
+        watch.check(("Failed to load resource",))
+
+
 def upload(watch: Watch) -> None:
     """A table of 200 MB."""
     with studio() as server, browser(watch) as context:
@@ -701,6 +775,7 @@ PARTS: dict[str, Callable[..., None]] = {
     "hostile": hostile_data,
     "restart": restart,
     "failures": failures,
+    "italian": italian,
     "upload": upload,
     "sampling": sampling,
     "figures": figures,

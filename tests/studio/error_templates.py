@@ -95,6 +95,8 @@ class Package:
                     self.carriers[child.name] = fields
             elif isinstance(child, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
                 _assign(child, scope)
+            elif isinstance(child, ast.For):
+                _iterate(child, scope)
             elif isinstance(child, ast.Call):
                 self.calls[_name(child)].append((scope, child))
             self._walk(child, inner)
@@ -162,6 +164,10 @@ class Package:
                     for result in _returned(function):
                         if isinstance(result, ast.Tuple) and place < len(result.elts):
                             yield from self.texts(result.elts[place], function, depth)
+            case ast.Starred(value=ast.Name(id=name)):
+                for top, value in self.constants[name]:
+                    if isinstance(value, ast.Dict):
+                        yield from (text for one in value.keys if one for text in self.texts(one, top, depth))
             case ast.Subscript(value=ast.Name(id=name)) if name.isupper():
                 yield from self._values(name, depth)
             case _:
@@ -188,7 +194,7 @@ class Package:
                     yield text
                     for more in scope.added.get(name, ()):
                         yield from (text + added for added in self.texts(more, scope, depth))
-        elif name in CARRIED and name in scope.parameters and scope.node is not None:
+        elif name in CARRIED | {"kind"} and name in scope.parameters and scope.node is not None:
             self.asked.add((scope.node.name, name))
             yield FILLED
         elif name.isupper() and name in self.constants:
@@ -238,6 +244,21 @@ def _assign(node: ast.Assign | ast.AnnAssign | ast.AugAssign, scope: Scope) -> N
         for name, value in pairs:
             if isinstance(name, ast.Name) and value is not None:
                 scope.assigned[name.id].append(value)
+
+
+def _iterate(node: ast.For, scope: Scope) -> None:
+    """Note what names are given by a loop over tuples, or over the items of a constant (as `*CONSTANT`: its keys)."""
+    match node:
+        case ast.For(target=ast.Tuple(elts=names), iter=ast.Tuple(elts=rows)):
+            for row in rows:
+                for name, value in zip(names, row.elts if isinstance(row, ast.Tuple) else (), strict=False):
+                    if isinstance(name, ast.Name):
+                        scope.assigned[name.id].append(value)
+        case ast.For(
+            target=ast.Tuple(elts=[ast.Name(id=key), _]),
+            iter=ast.Call(func=ast.Attribute(value=ast.Name(id=constant), attr="items")),
+        ) if constant.isupper():
+            scope.assigned[key].append(ast.Starred(ast.Name(constant)))
 
 
 def _returned(function: Scope) -> Iterator[ast.expr]:

@@ -107,8 +107,7 @@ class PersonalData(Check):
     def findings(self) -> Iterator[Finding]:
         for kind, pattern in PATTERNS.items():
             if kind in self.rows_by_kind:
-                article = "an" if kind[0] in "AIe" else "a"
-                what = f"seems to contain {article} {kind}: the model may reproduce it"
+                what = f"possible {kind}: the model may reproduce it"
                 fix = "mask it, or remove the rows"
                 if pattern.severity == "error":
                     fix = "revoke it, and remove the rows"

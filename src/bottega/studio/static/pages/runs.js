@@ -220,7 +220,7 @@ async function drawVerdict(place, log, context) {
   const { verdict } = report, outcome = String(verdict.outcome).replace(/\W+/g, "-");
   const estimates = (list) => list.map((one) => [one.label, number(one.run), number(one.base), interval(one), one.finding ? t(`finding.${one.finding.replace(" ", "-")}`) : ""]);
   return fill(place,
-    h("h2", t(`outcome.${outcome}`)), h(`p.verdict.${outcome}`, verdict.sentence),
+    h("h2", t(`outcome.${outcome}`)), h(`p.verdict.${outcome}`, { lang: "en" }, verdict.sentence),
     h("p.row", evaluate, h("a.button", { href: `api/runs/${encodeURIComponent(id)}/report.html`, onclick: (event) => { event.preventDefault(); openReport(id); } }, t("verdict.page")),
       FORMATS.map((format) => h("button", { onclick: async () => { const { task } = await post(at`runs/${id}/export`, { format }); go(`task/${task}`); } }, t("verdict.export", { format })))),
     (report.contenders ?? []).map((one) => h("section", h("h3", t("verdict.beside", { name: one.name })),
