@@ -28,6 +28,9 @@ RAISED |= {"InvalidRow", "ValueError"}
 TEXTS = {**dict.fromkeys(RAISED, (0,)), "Finding": (0, 2, 3), "finding": (0, 2, 3), "ApiError": (1,)}
 SAID = {"what", "fix", "message"}
 
+# Raised for the code around them, or with a code in place of words.
+SILENT = {"ApiError", "AttributeError", "HTTPException", "KeyError", "NotImplementedError", "AssertionError"}
+
 # Fields and parameters with such texts, of classes and functions that carry them to where they are said.
 CARRIED = {"what", "fix", "reason", "hint", "why", "advice", "message"}
 
@@ -70,6 +73,8 @@ class Package:
         self.constants = defaultdict[str, list[tuple[Scope, ast.expr]]](list)
         self.carriers: dict[str, list[str]] = {}  # class → its fields, in order
         self.calls = defaultdict[str, list[tuple[Scope, ast.Call]]](list)
+        self.raised = list[tuple[Scope, ast.Call]]()
+        self.errors = set[str]()  # classes of its own
         self.parts = set[str]()  # texts inside of others
         self.asked = set[tuple[str, str]]()  # (function, parameter) whose arguments are said
         for path in sorted(folder.rglob("*.py")):
@@ -93,10 +98,14 @@ class Package:
                 fields = [one.target.id for one in child.body if _is_field(one)]
                 if CARRIED & set(fields):
                     self.carriers[child.name] = fields
+                if RAISED & {getattr(base, "id", "") for base in child.bases}:
+                    self.errors.add(child.name)
             elif isinstance(child, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
                 _assign(child, scope)
             elif isinstance(child, ast.For):
                 _iterate(child, scope)
+            elif isinstance(child, ast.Raise) and isinstance(child.exc, ast.Call) and _name(child.exc) not in SILENT:
+                self.raised.append((scope, child.exc))
             elif isinstance(child, ast.Call):
                 self.calls[_name(child)].append((scope, child))
             self._walk(child, inner)
@@ -104,6 +113,9 @@ class Package:
     def templates(self) -> set[str]:
         """Everything that is said."""
         found = set[str]()
+        for scope, call in self.raised + [one for name in self.errors for one in self.calls[name]]:
+            # The first argument of some is a code.
+            found |= {text for text in self._arguments(scope, call, (0,), SAID) if " " in text}
         for name, positions in TEXTS.items():
             for scope, call in self.calls[name]:
                 found |= self._arguments(scope, call, positions, SAID)
@@ -146,7 +158,12 @@ class Package:
             case ast.Constant(value=str(text)):
                 yield text
             case ast.JoinedStr(values=parts):
-                yield from self._joined(self._part(part, scope, depth) for part in parts)
+                said = set(self._joined(self._part(part, scope, depth) for part in parts))
+                if len(parts) > 1 and not any(text.replace(FILLED, "").strip() for text in said):
+                    # Nothing but values: those that are texts are told apart.
+                    values = (part.value if isinstance(part, ast.FormattedValue) else part for part in parts)
+                    said = set(self._joined(self.texts(value, scope, depth) for value in values))
+                yield from said
             case ast.BinOp(left=left, op=ast.Add(), right=right):
                 yield from self._joined((self.texts(left, scope, depth), self.texts(right, scope, depth)))
             case ast.IfExp(body=body, orelse=other):
@@ -197,6 +214,8 @@ class Package:
         elif name in CARRIED | {"kind"} and name in scope.parameters and scope.node is not None:
             self.asked.add((scope.node.name, name))
             yield FILLED
+            for more in scope.added.get(name, ()):
+                yield from (FILLED + added for added in self.texts(more, scope, depth))
         elif name.isupper() and name in self.constants:
             yield from (text for top, value in self.constants[name] for text in self.texts(value, top, depth))
         else:

@@ -310,8 +310,8 @@ class _Conversation:
         return not own
 
     def _not_shown(self, what: str, fix: str) -> ChatTemplateError:
-        more = "leave such rows out with data.bad_rows=drop, or name a template: data.template=chatml"
-        return ChatTemplateError(f"the chat template does not show {what}", where=self.chat.where, fix=f"{fix}, {more}")
+        fix += ", leave such rows out with data.bad_rows=drop, or name a template: data.template=chatml"
+        return ChatTemplateError(f"the chat template does not show {what}", where=self.chat.where, fix=fix)
 
     def _render_changed(self, index: int, call: int = -1) -> str | None:
         """The text with another word in place of an answer, or of a function's name; None where it is refused."""
