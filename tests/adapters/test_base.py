@@ -83,6 +83,21 @@ def test_a_saved_adapter_names_its_base_and_its_kind(tmp_path: Path) -> None:
     assert adapters.read_saved(folder) == ("m", None, {}), "any adapter of PEFT's"
 
 
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        ({"kind": "bias"}, "bias"),
+        ({"peft_type": "LORA"}, "lora"),
+        ({"peft_type": "VERA"}, "vera"),
+        ({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 3}, "prompt"),
+        ({"peft_type": "LOHA"}, "LOHA"),
+    ],
+)
+def test_the_kind_of_a_saved_adapter(config: dict[str, Any], kind: str, tmp_path: Path) -> None:
+    write_config(tmp_path, config | {"base_model_name_or_path": "m"})
+    assert adapters.saved_kind(tmp_path) == kind
+
+
 @pytest.mark.parametrize("config", [{"peft_type": "LORA"}, {"base_model_name_or_path": "m"}, ["lora"], 3])
 def test_a_config_that_does_not_name_them_is_refused(config: Any, tmp_path: Path) -> None:
     folder = write_config(tmp_path, config)

@@ -221,6 +221,18 @@ def test_it_is_continued_with_its_own_settings(adapter: str, tmp_path: Path) -> 
     assert bottega.Recipe.parse(stored.document()) == stored
 
 
+def test_what_is_continued_is_of_the_kind_that_the_recipe_names(tmp_path: Path) -> None:
+    """A section without a kind goes on with any, and learns as fast as that one does."""
+    list(bottega.train(make_recipe("ia3", tmp_path), out=tmp_path / "first"))
+    changes: dict[str, Any] = {"optim": {"steps": 1, "examples": 3}}
+    wrong = {**changes, "adapter": {"kind": "vera", "from": str(tmp_path / "first")}}
+    with pytest.raises(bottega.ModelError, match="is of the kind ia3, not vera"):
+        list(bottega.train(make_recipe("ia3", tmp_path, **wrong), out=tmp_path / "wrong"))
+    recipe = make_recipe("ia3", tmp_path, **changes, adapter={"from": str(tmp_path / "first")})
+    started = next(event for event in bottega.train(recipe, out=tmp_path / "more") if event.type == "started")
+    assert started.lr == recipe.objective.lr[1] * adapters.load("ia3").lr_scale
+
+
 @pytest.mark.parametrize("adapter", OPTIONS)
 def test_its_size_is_known_before_it_is_made(adapter: str) -> None:
     network = base("llama")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bottega import objectives
+from bottega import adapters, objectives
 from bottega.errors import RecipeError
 from bottega.recipe.schema import Data, Recipe, Source
 from bottega.records.formats import format_names
@@ -34,6 +34,10 @@ def test_a_recipe_reads_back_from_its_own_document() -> None:
 def test_default_learning_rates_depend_on_the_method() -> None:
     full, lora = (Recipe.parse(MINIMAL | {"adapter": adapter}).lr for adapter in (None, {}))
     assert (full, lora) == objectives.load("sft").lr
+    for kind in adapters.kinds():
+        scaled = Recipe.parse(MINIMAL | {"adapter": {"kind": kind}})
+        assert scaled.lr == lora * adapters.load(kind).lr_scale
+        assert Recipe.parse(MINIMAL | {"adapter": {"kind": kind}, "optim": {"lr": 0.5}}).lr == 0.5
 
 
 def test_the_recipe_stays_small() -> None:

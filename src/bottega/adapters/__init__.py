@@ -42,6 +42,7 @@ __all__ = [
     "kinds",
     "load",
     "read_saved",
+    "saved_kind",
 ]
 
 
@@ -53,6 +54,9 @@ def __getattr__(name: str) -> Any:
 
     return getattr(_adapted, name)
 
+
+# PEFT's types of the kinds that are here.
+PEFT_TYPES = {"LORA": "lora", "IA3": "ia3", "VERA": "vera", "PROMPT_TUNING": "prompt"}
 
 # PEFT's type of what is computed here without PEFT: it would put the tokens around the model, not into it.
 PROMPT_TUNING = "PROMPT_TUNING"
@@ -85,6 +89,15 @@ class SavedAdapter(NamedTuple):
     base: str
     kind: str | None
     settings: Mapping[str, Any]
+
+
+def saved_kind(folder: Path) -> str:
+    """The kind of the adapter saved in a folder, or PEFT's type where that is none of these; errors: `read_saved`."""
+    saved = read_saved(folder)
+    if saved.kind is not None:
+        return saved.kind
+    peft_type = str(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["peft_type"])
+    return PEFT_TYPES.get(peft_type, peft_type)
 
 
 def is_adapter_folder(folder: Path) -> bool:

@@ -77,6 +77,7 @@ class Adapter(BaseModel, ABC):
     """A small set of trained weights added to a frozen base; leave the section out to train every weight.
 
     title       what people call the method
+    lr_scale    its default learning rate, relative to LoRA's for the same objective (`benchmarks/adapters.py`)
     of_the_run  fields that are not the adapter's own: they may be given where one is continued
     """
 
@@ -84,6 +85,7 @@ class Adapter(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     title: ClassVar[str]
+    lr_scale: ClassVar[float] = 1.0
     of_the_run: ClassVar[frozenset[str]] = frozenset({"start"})
 
     kind: str

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from bottega import adapters
 from bottega.adapters import Adapter, InstallOptions
 from bottega.errors import ModelError
 from bottega.hardware.device import compute_dtype, resolve_device
@@ -90,6 +91,13 @@ def add_adapter(scorer: Scorer, adapter: Adapter, *, new: Sequence[str], referen
         adapted = adapter.install(scorer.network, options)
     else:
         folder = adapter_folder(adapter.start)
+        kind = adapters.saved_kind(folder)
+        # A section without a kind has the default one, and goes on with an adapter of any kind.
+        if adapter.kind not in (adapters.DEFAULT, kind):
+            what = f"the adapter that is continued is of the kind {kind}, not {adapter.kind}"
+            raise ModelError(
+                what, where=str(folder), fix="leave adapter.kind out, or train a new adapter: leave from out"
+            )
         adapted = attach_saved(scorer.network, folder, trainable=True, reference=reference)
     apply_kernels(adapted.model, names=(), native=scorer.fit.native)
     _use(scorer, adapted)

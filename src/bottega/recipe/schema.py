@@ -521,7 +521,7 @@ class Recipe(Section):
         """The peak learning rate: as given, else the objective's default for full or adapter training."""
         full, lora = self.objective.lr
         # Most objectives have a higher default for adapters: a low-rank update moves the weights less.
-        return self.optim.lr or (full if self.adapter is None else lora)
+        return self.optim.lr or (full if self.adapter is None else lora * self.adapter.lr_scale)
 
 
 def parse_layout(options: Iterable[str]) -> Layout:

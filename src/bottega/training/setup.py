@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from bottega import adapters
 from bottega.batch import Example
 from bottega.data.sampler import Sampler, validation_groups
 from bottega.engine.engine import Engine
@@ -26,7 +27,7 @@ from bottega.models import heads
 from bottega.models.checkpoint import load_model, model_for_adapter
 from bottega.models.scorer import Fit, Scorer
 from bottega.models.scorer_setup import add_adapter, fit_model, load_scorer
-from bottega.models.source import locate
+from bottega.models.source import adapter_folder, locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.recipe.schema import Model, Recipe
 from bottega.seeding import derive
@@ -102,7 +103,7 @@ def build(recipe: Recipe, place: Mapping[str, Any] | None = None, folder: Path |
     sampler = Sampler(data.train.examples, recipe, data.codec)
     tokens = stored.get("micro_batch_tokens") or recipe.optim.tokens
     tokens = tokens or memory_estimate.micro_batch_tokens(recipe, data.config, dtype.itemsize, device)
-    choices = Choices(resolve_threads(recipe, place), device, dtype, tokens, stored.get("lr") or recipe.lr)
+    choices = Choices(resolve_threads(recipe, place), device, dtype, tokens, stored.get("lr") or _peak_lr(recipe))
     packed = engine.scorer.fit.packed and (engine.reference is None or engine.reference.fit.packed)
     held_out = _select_held_out(recipe, data)
     objective, optim = recipe.objective, recipe.optim
@@ -125,6 +126,15 @@ def build(recipe: Recipe, place: Mapping[str, Any] | None = None, folder: Path |
         packed=packed,
         meter=meter,
     )
+
+
+def _peak_lr(recipe: Recipe) -> float:
+    """The learning rate of the recipe; by default that for the kind of a continued adapter, which it need not name."""
+    adapter = recipe.adapter
+    if adapter is None or adapter.start is None or recipe.optim.lr is not None:
+        return recipe.lr
+    kind = adapters.saved_kind(adapter_folder(adapter.start))
+    return recipe.objective.lr[1] * (adapters.load(kind).lr_scale if kind in adapters.kinds() else 1.0)
 
 
 def resolve_threads(recipe: Recipe, place: Mapping[str, Any] | None) -> int:
