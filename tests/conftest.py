@@ -16,21 +16,31 @@ import bottega
 from bottega.models.tokenizer import load_tokenizer
 from making import CAT_ROWS, WORDS, make_model, make_tokenizer, shared_data, sharpen, tiny_config, write_jsonl  # noqa: F401
 
-# The files that take longest, by seconds of a processor.
+# The files that take longest, the longest first.
 SLOWEST = (
+    "test_fine_tuning",
+    "test_runner",
     "test_each_objective",
+    "test_lora",
+    "test_runs",
+    "test_local_server",
     "test_resumed_runs",
     "test_evaluate",
-    "test_classifier",
-    "test_bad_input",
-    "test_interruption",
-    "test_stopped_runs",
-    "test_generator",
-    "test_real_files",
-    "test_baselines",
+    "test_each_adapter",
+    "test_olive",
+    "test_serve",
     "test_documentation",
+    "test_encoding",
+    "test_bad_input",
+    "test_gguf_lora",
+    "test_exported_programs",
+    "test_scheduler",
+    "test_onnx",
+    "test_classifier",
+    "test_speed",
+    "test_jobs",
+    "test_native_step",
     "test_loop",
-    "test_train",
 )
 
 

@@ -14,7 +14,7 @@ import pytest
 from test_rows import CHAT
 
 import bottega
-from bottega.server.jobs.worker import DONE, FAILED, FAILURE, PREPARED, RUN, STOP, STOPPED, TRAINING, JobSpec
+from bottega.server.jobs.worker import DONE, FAILED, FAILURE, GO, PREPARED, RUN, STOP, STOPPED, TRAINING, JobSpec
 from making import write_jsonl
 
 
@@ -44,6 +44,14 @@ def run(verb: str, folder: Path) -> int:
     return code
 
 
+def wait_for(path: Path) -> None:
+    for _ in range(600):
+        if path.exists():
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"there is no {path.name}")
+
+
 def wait_for_updates(folder: Path) -> None:
     for _ in range(600):
         if (folder / RUN / "events.jsonl").exists() and "stepped" in (folder / RUN / "events.jsonl").read_text():
@@ -54,9 +62,15 @@ def wait_for_updates(folder: Path) -> None:
 
 def test_a_job_is_prepared_and_trained(llama: Path, tmp_path: Path) -> None:
     folder = make_job(tmp_path / "job", llama)
-    assert run("prepare", folder) == DONE
+    with process("start", folder) as (started, writing):
+        wait_for(folder / PREPARED)
+        time.sleep(0.5)
+        assert started.poll() is None, "it waits"
+        assert not (folder / RUN).exists()
+        os.write(writing, GO)
+        assert started.wait(60) == DONE
+        os.close(writing)
     assert bottega.read_json(folder / PREPARED)["hyperparameters"]["learning_rate_multiplier"] == 1.0
-    assert run("train", folder) == DONE
     result = bottega.resolve(folder / RUN).result
     assert result is not None
     before = (result / "manifest.json").read_bytes()
@@ -71,6 +85,23 @@ def test_what_is_wrong_is_written_down(llama: Path, tmp_path: Path) -> None:
     lost = make_job(tmp_path / "lost", tmp_path / "nowhere")
     assert run("prepare", lost) == FAILED
     assert str(tmp_path / "lost") not in bottega.read_json(lost / FAILURE)["message"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", [STOP, b""])
+def test_a_job_that_is_prepared_ends_when_it_is_told(told: bytes, llama: Path, tmp_path: Path) -> None:
+    """And what it has prepared is trained by another process."""
+    folder = make_job(tmp_path / "job", llama)
+    with process("start", folder) as (started, writing):
+        wait_for(folder / PREPARED)
+        os.write(writing, told)
+        if not told:
+            os.close(writing)
+        assert started.wait(10) == STOPPED
+        if told:
+            os.close(writing)
+    assert not (folder / RUN).exists()
+    assert run("train", folder) == DONE
 
 
 @pytest.mark.slow

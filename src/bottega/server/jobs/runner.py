@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -30,7 +30,9 @@ from bottega.server.jobs.ownership import ServerMark
 from bottega.server.jobs.queue import JobQueue, existing, release
 from bottega.server.jobs.worker import (
     DONE,
+    FAILED,
     FAILURE,
+    GO,
     PREPARED,
     RUN,
     STOP,
@@ -61,14 +63,20 @@ LETTERS = string.ascii_letters + string.digits
 class _Process:
     """The process of a job.
 
+    state    what it does; `ready`: it has prepared the job, and waits to be told to train it
     control  a pipe that it holds the other end of
     memory   bytes that it is foreseen to need
     """
 
-    verb: str
+    state: Literal["preparing", "ready", "training"]
     process: subprocess.Popen[bytes]
     control: IO[bytes]
     memory: int = 0
+
+    def train(self, memory: int) -> None:
+        """Let it train what it has prepared; an OSError if it has ended."""
+        self.control.write(GO)
+        self.state, self.memory = "training", memory
 
     def stop(self) -> None:
         """Ask it to stop, in order."""
@@ -242,14 +250,18 @@ class JobRunner:
         if time.monotonic() > self._synced + SYNC_SECONDS:
             self._sync()
         self._start_next()
+        # What cannot be trained now would keep its memory: another process will train it.
+        for job_id in [job_id for job_id, process in self._processes.items() if process.state == "ready"]:
+            self._processes.pop(job_id).close()
 
     def _start_next(self) -> None:
         blocked = False
         for job in self.queue.waiting():
-            running = [process for process in self._processes.values() if process.verb == "train"]
+            running = [process for process in self._processes.values() if process.state == "training"]
             if job.status == "validating_files":
-                if len(running) == len(self._processes) and self.queue.take(job, "validating_files"):
-                    self._launch(job, "prepare")
+                prepares = any(process.state == "preparing" for process in self._processes.values())
+                if not prepares and self.queue.take(job, "validating_files"):
+                    self._launch(job, "start")
             elif not blocked and self._may_run(job):
                 try:
                     memory, limit = self._foreseen(job.id)
@@ -275,10 +287,12 @@ class JobRunner:
         return prepared.get("memory", 0), prepared.get("memory_limit", 0)
 
     def _launch(self, job: Job, verb: str, memory: int = 0) -> None:
-        """Start a process for a job that this server has taken."""
-        folder = self.folder / job.id
+        """Start a process for a job that this server has taken, or tell the one that has prepared it to go on."""
         try:
-            self._processes[job.id] = _start(folder, verb, memory)
+            if verb == "train" and job.id in self._processes:
+                self._processes[job.id].train(memory)
+            else:
+                self._processes[job.id] = _start(self.folder / job.id, verb, memory)
         except OSError as error:  # it may be possible later
             print(f"jobs: {job.id} cannot be started: {error}", file=sys.stderr)
             self.queue.give_back(job)
@@ -291,22 +305,26 @@ class JobRunner:
         if code is None:
             if job.wanted != "run":
                 running.stop()
+            elif running.state == "preparing" and (self.folder / job_id / PREPARED).exists():
+                self._end_prepare(job_id, code)
+                running.state = "ready"
             return
         running.close()
-        if running.verb == "prepare":
+        if running.state == "preparing":
             self._end_prepare(job_id, code)
-        else:
+        elif running.state == "training":
             self._end_training(job_id, code)
         # Last: if the tables cannot be changed now, they are at the next look.
         del self._processes[job_id]
 
-    def _end_prepare(self, job_id: str, code: int) -> None:
+    def _end_prepare(self, job_id: str, code: int | None) -> None:
+        """Let a job that is prepared wait for its training; `code`: that of its process, if it has ended."""
         folder = self.folder / job_id
         with self.state.transaction() as session:
             job = release(session, job_id)
             if job.status in FINAL:
                 return
-            if code == DONE and (folder / PREPARED).exists():
+            if code != FAILED and (folder / PREPARED).exists():
                 job.hyperparameters = bottega.read_json(folder / PREPARED)["hyperparameters"]
                 job.status = "queued"
                 tell(session, job, "Files validated, moving job to queued state", key="validated")
@@ -415,7 +433,8 @@ def _start(folder: Path, verb: str, memory: int) -> _Process:
         raise
     finally:
         os.close(reading)
-    return _Process(verb, process, os.fdopen(writing, "wb", buffering=0), memory)
+    state: Literal["preparing", "training"] = "training" if verb == "train" else "preparing"
+    return _Process(state, process, os.fdopen(writing, "wb", buffering=0), memory)
 
 
 def _base_name(model: str) -> str:

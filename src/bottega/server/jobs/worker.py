@@ -1,8 +1,9 @@
-"""The process of a job: `python -m bottega.server.jobs.worker prepare|train FOLDER`.
+"""The process of a job: `python -m bottega.server.jobs.worker prepare|train|start FOLDER PIPE`.
 
-`prepare` checks the files and writes the recipe; `train` runs it, or goes on with a run that was stopped. What it has
-to tell stands in files of the job's folder, which are complete or absent. The process ends with its server: it holds
-the reading end of a pipe, which closes when the server goes, however it goes.
+`prepare` checks the files and writes the recipe; `train` runs it, or goes on with a run that was stopped; `start` does
+both, but waits in between until it is told to go on, which saves a second process its imports. What it has to tell
+stands in files of the job's folder, which are complete or absent. The process ends with its server: it holds the
+reading end of a pipe, which closes when the server goes, however it goes.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ TRAINING, VALIDATION, RECIPE, RUN = "training.jsonl", "validation.jsonl", "recip
 # Exit codes: done, failed (`failure.json` says why), stopped before it was done.
 DONE, FAILED, STOPPED = 0, 1, 3
 
-# The byte by which the server asks to stop, in order, with a checkpoint.
-STOP = b"s"
+# The bytes by which the server asks to stop, in order, with a checkpoint; and to train what is prepared.
+STOP, GO = b"s", b"g"
 
 
 @dataclass(frozen=True)
@@ -99,23 +100,29 @@ def train(folder: Path, stop: threading.Event) -> int:
     return DONE if bottega.resolve(run).result is not None else STOPPED
 
 
-def _listen(pipe: int, stop: threading.Event) -> None:
-    """Stop in order when the server asks for it, and at once when it is gone."""
-    while (told := os.read(pipe, 1)) == STOP:
-        stop.set()
-    if not told:
-        os._exit(STOPPED)
+def _listen(pipe: int, told: threading.Event, stop: threading.Event) -> None:
+    """Note what the server says; end at once when it is gone."""
+    while word := os.read(pipe, 1):
+        if word == STOP:
+            stop.set()
+        told.set()
+    os._exit(STOPPED)
 
 
 def main(arguments: list[str]) -> int:
-    """`prepare FOLDER` or `train FOLDER`, with the number of the pipe."""
-    verb, folder, stop = arguments[0], Path(arguments[1]), threading.Event()
-    threading.Thread(target=_listen, args=(int(arguments[2]), stop), daemon=True).start()
+    """The verb, the folder and the number of the pipe."""
+    verb, folder, told, stop = arguments[0], Path(arguments[1]), threading.Event(), threading.Event()
+    threading.Thread(target=_listen, args=(int(arguments[2]), told, stop), daemon=True).start()
     try:
-        if verb == "prepare":
-            prepare(folder)
-            return DONE
         with bottega.configured_process():
+            if verb != "train":
+                prepare(folder)
+            if verb == "prepare":
+                return DONE
+            if verb == "start":
+                told.wait()
+                if stop.is_set():
+                    return STOPPED
             return train(folder, stop)
     except InvalidFile as error:
         bottega.write_json(folder / FAILURE, error.document)
