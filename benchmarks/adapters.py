@@ -41,7 +41,7 @@ METHODS: dict[str, dict[str, Any] | None] = {
     "prompt": {"kind": "prompt"},
 }
 
-# Factors of the default learning rate.
+# Factors of the objective's learning rate for LoRA, or for every weight.
 FACTORS = (0.3, 1.0, 3.0, 10.0, 30.0)
 
 
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--factors", type=float, nargs="+", default=list(FACTORS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--runs", type=Path, default=Path("adapters.jsonl"))
+    parser.add_argument("--runs", type=Path, default=Path(tempfile.gettempdir()) / "bottega-adapters.jsonl")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     sets, results = real_sets(options.data), read_results(options.runs)
@@ -155,7 +155,7 @@ def train(name: str, real_set: RealSet, method: str, factor: float, seed: int) -
     """Train and validate one."""
     adapter = METHODS[method]
     sections = {**real_set.sections, **({} if adapter is None else {"adapter": adapter})}
-    default = bottega.Recipe.parse(sections).lr
+    default = bottega.Recipe.parse(sections).objective.lr[0 if adapter is None else 1]
     recipe = bottega.Recipe.parse({**sections, "seed": seed, "optim": {**sections["optim"], "lr": default * factor}})
     value, share, started = float("nan"), 0.0, time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -176,6 +176,7 @@ def train(name: str, real_set: RealSet, method: str, factor: float, seed: int) -
 def report(sets: dict[str, RealSet], results: list[Result]) -> Iterator[str]:
     """A table for each set: the mean of each method over the seeds, by learning rate, the best one marked."""
     yield from ("# Adapters beside each other, on real data", "", f"{date.today()}, {describe_machine()}.", "")
+    yield from ("Factors: of the learning rate that the objective has for LoRA, or for every weight.", "")
     for name, real_set in sets.items():
         own = [result for result in results if result.real_set == name]
         if not own:
@@ -184,7 +185,7 @@ def report(sets: dict[str, RealSet], results: list[Result]) -> Iterator[str]:
         yield from (
             f"## {name}",
             "",
-            f"{real_set.metric} on held-out rows; columns: factors of the default learning rate.",
+            f"{real_set.metric} on held-out rows; columns: factors of the learning rate.",
             "",
         )
         yield "| method | trained | " + " | ".join(f"{factor:g}" for factor in factors) + " | best lr | seconds |"

@@ -21,6 +21,7 @@ class Prompt(Adapter):
     """Embeddings of tokens that no vocabulary has; they start as those of random words."""
 
     title: ClassVar[str] = "prompt tuning"
+    lr_scale: ClassVar[float] = 100.0
 
     kind: Literal["prompt"] = Field("prompt", description="Prompt tuning (Lester et al. 2021).")
     tokens: int = Field(20, ge=1, description="How many trained embeddings stand before every text.")
