@@ -4,7 +4,7 @@
                                   [--data FOLDER] [--runs FILE] [--out FILE]
 
 A learning rate is a factor of the one that the objective has for LoRA, or for every weight. What each run came to is
-kept in `--runs`, a line each, so that a sweep that was ended goes on where it was; the table is made of all of them.
+kept in the file `--runs`, a line each, so that a sweep that was ended goes on where it was.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import date
+from math import isnan
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -40,6 +41,8 @@ METHODS: dict[str, dict[str, Any] | None] = {
     "pfeiffer": {"kind": "bottleneck", "placement": "pfeiffer"},
     "prompt": {"kind": "prompt"},
 }
+
+SETS = ("banking77", "instructions")
 
 # Factors of the objective's learning rate for LoRA, or for every weight.
 FACTORS = (0.3, 1.0, 3.0, 10.0, 30.0)
@@ -113,12 +116,12 @@ def real_sets(data: Path) -> dict[str, RealSet]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", nargs="+", default=["banking77", "instructions"])
+    parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--factors", type=float, nargs="+", default=list(FACTORS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--runs", type=Path, default=Path(tempfile.gettempdir()) / "bottega-adapters.jsonl")
+    parser.add_argument("--runs", type=Path, default=Path("/dev/null"))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     sets, results = real_sets(options.data), read_results(options.runs)
@@ -137,9 +140,9 @@ def main() -> None:
 
 
 def read_results(path: Path) -> list[Result]:
-    """What runs came to that ended before."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [Result(**json.loads(line)) for line in lines]
+    """What runs came to that ended before; the last line may have been cut."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [Result(**json.loads(line)) for line in lines if line.endswith("\n")]
 
 
 def cells(sets: dict[str, RealSet], options: argparse.Namespace) -> Iterator[tuple[str, str, float, int]]:
@@ -201,16 +204,17 @@ def _line(method: str, rows: list[Result], factors: list[float], real_set: RealS
     values = defaultdict[float, list[float]](list)
     for row in rows:
         values[row.factor].append(row.value)
-    means = {factor: mean(found) for factor, found in values.items()}
-    finite = [factor for factor, value in means.items() if value == value]
-    best = (max if real_set.higher_is_better else min)(finite, key=means.__getitem__, default=None)
+    means = {factor: mean(found) for factor, found in values.items() if not any(map(isnan, found))}
+    best = (max if real_set.higher_is_better else min)(means, key=means.__getitem__, default=None)
     lr = next((row.lr for row in rows if row.factor == best), float("nan"))
 
     def shown(factor: float) -> str:
-        if factor not in means:
+        if factor not in values:
             return ""
-        text = "diverged" if means[factor] != means[factor] else f"{means[factor]:.4g}"
         spread = values[factor]
+        if factor not in means:
+            return f"{sum(map(isnan, spread))} of {len(spread)} diverged"
+        text = f"{means[factor]:.4g}"
         text += f" ({min(spread):.4g} to {max(spread):.4g})" if len(spread) > 1 else ""
         return f"**{text}**" if factor == best else text
 

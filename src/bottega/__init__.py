@@ -156,6 +156,7 @@ if TYPE_CHECKING:
     from bottega.training.preview import TokenPiece as TokenPiece
     from bottega.training.preview import dry_run as dry_run
     from bottega.training.preview import preview as preview
+    from bottega.training.setup import peak_lr as peak_lr
 
     __all__: list[str]
 

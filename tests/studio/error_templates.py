@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 
 import bottega
@@ -37,6 +37,8 @@ CARRIED = {"what", "fix", "reason", "hint", "why", "advice", "message"}
 # Constants with words that texts are made of, chosen where this does not look.
 TABLES = ("EXPECTED_VALUES", "BOUNDS")
 
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
 FILLED = "{}"
 
 # A text of more variants is said with what is filled in instead.
@@ -51,7 +53,7 @@ class Scope:
     """A function, or the top of a module (without `node`)."""
 
     module: ast.Module
-    node: ast.FunctionDef | None = None
+    node: ast.FunctionDef | ast.AsyncFunctionDef | None = None
     assigned: dict[str, list[ast.expr]] = field(default_factory=lambda: defaultdict(list))
     added: dict[str, list[ast.expr]] = field(default_factory=lambda: defaultdict(list))
 
@@ -90,7 +92,7 @@ class Package:
     def _walk(self, node: ast.AST, scope: Scope) -> None:
         for child in ast.iter_child_nodes(node):
             inner = scope
-            if isinstance(child, ast.FunctionDef):
+            if isinstance(child, FUNCTIONS):
                 inner = Scope(scope.module, child)
                 self.scopes.append(inner)
                 self.functions[child.name].append(inner)
@@ -139,6 +141,7 @@ class Package:
         # Filled in by `format`; a single word may be a value.
         self.parts |= {re.sub(r"\{[^{}]*\}", FILLED, text) for text in words if " " in text}
         found |= self.parts
+        found = {text for text in found if ": ;" not in text}  # with nothing in place of a reason, which is never said
         return {text for text in found if any(character.isalpha() for character in text.replace(FILLED, ""))}
 
     def _arguments(self, scope: Scope, call: ast.Call, positions: Iterable[int], names: set[str]) -> set[str]:
@@ -202,7 +205,8 @@ class Package:
         return {FILLED}
 
     def _joined(self, parts: Iterable[set[str]]) -> Iterator[str]:
-        yield from ("".join(chosen) for chosen in product(*map(sorted, parts)))
+        every = ("".join(chosen) for chosen in product(*map(sorted, parts)))
+        yield from islice(every, MAX_VARIANTS + 1)
 
     def _named(self, name: str, scope: Scope, depth: int) -> Iterator[str]:
         if name in scope.assigned:
@@ -287,5 +291,5 @@ def _returned(function: Scope) -> Iterator[ast.expr]:
         node = waiting.pop()
         if isinstance(node, ast.Return) and node.value is not None:
             yield node.value
-        elif not isinstance(node, (ast.FunctionDef, ast.Lambda)):
+        elif not isinstance(node, (*FUNCTIONS, ast.Lambda)):
             waiting += ast.iter_child_nodes(node)

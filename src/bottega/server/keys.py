@@ -87,16 +87,17 @@ class KeyRing:
     def _refresh(self) -> None:
         if self._tables is None or time.monotonic() - self._read < REFRESH_SECONDS:
             return
-        version = self._tables.version()
-        if version != self._version:
-            with self._tables.transaction() as session:
-                rows = list(session.scalars(select(ApiKey)))
-            # Revoked ones too: a server whose last key was revoked is not open to all.
-            self._were_made = bool(rows)
-            valid = (row for row in rows if row.revoked_at is None)
-            self._known = {row.digest: Access(row.id, frozenset(row.scopes), row.per_minute) for row in valid}
-        # Last: after an error the keys are read again at once.
-        self._read, self._version = time.monotonic(), version
+        with self._lock:
+            version = self._tables.version()
+            if version != self._version:
+                with self._tables.transaction() as session:
+                    rows = list(session.scalars(select(ApiKey)))
+                # Revoked ones too: a server whose last key was revoked is not open to all.
+                self._were_made = bool(rows)
+                valid = (row for row in rows if row.revoked_at is None)
+                self._known = {row.digest: Access(row.id, frozenset(row.scopes), row.per_minute) for row in valid}
+            # Last: after an error the keys are read again at once.
+            self._read, self._version = time.monotonic(), version
 
 
 def make_key(tables: State, name: str, scopes: Sequence[str] = SCOPES, per_minute: int | None = None) -> str:

@@ -103,7 +103,7 @@ def build(recipe: Recipe, place: Mapping[str, Any] | None = None, folder: Path |
     sampler = Sampler(data.train.examples, recipe, data.codec)
     tokens = stored.get("micro_batch_tokens") or recipe.optim.tokens
     tokens = tokens or memory_estimate.micro_batch_tokens(recipe, data.config, dtype.itemsize, device)
-    choices = Choices(resolve_threads(recipe, place), device, dtype, tokens, stored.get("lr") or _peak_lr(recipe))
+    choices = Choices(resolve_threads(recipe, place), device, dtype, tokens, stored.get("lr") or peak_lr(recipe))
     packed = engine.scorer.fit.packed and (engine.reference is None or engine.reference.fit.packed)
     held_out = _select_held_out(recipe, data)
     objective, optim = recipe.objective, recipe.optim
@@ -128,7 +128,7 @@ def build(recipe: Recipe, place: Mapping[str, Any] | None = None, folder: Path |
     )
 
 
-def _peak_lr(recipe: Recipe) -> float:
+def peak_lr(recipe: Recipe) -> float:
     """The learning rate of the recipe; by default that for the kind of a continued adapter, which it need not name."""
     adapter = recipe.adapter
     if adapter is None or adapter.start is None or recipe.optim.lr is not None:

@@ -93,7 +93,5 @@ def make_recipe(
     if validation is not None:
         document["data"]["validation"] = str(validation)
     recipe = bottega.Recipe.parse(document)
-    # The second is for adapters.
-    base_rate = recipe.objective.lr[1]
-    document["optim"]["lr"] = base_rate * hyperparameters["learning_rate_multiplier"]
+    document["optim"]["lr"] = bottega.peak_lr(recipe) * hyperparameters["learning_rate_multiplier"]
     return bottega.Recipe.parse(document)

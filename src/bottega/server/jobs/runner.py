@@ -292,6 +292,8 @@ class JobRunner:
             if verb == "train" and job.id in self._processes:
                 self._processes[job.id].train(memory)
             else:
+                if verb == "start":  # what an earlier attempt has prepared says nothing of this one
+                    (self.folder / job.id / PREPARED).unlink(missing_ok=True)
                 self._processes[job.id] = _start(self.folder / job.id, verb, memory)
         except OSError as error:  # it may be possible later
             print(f"jobs: {job.id} cannot be started: {error}", file=sys.stderr)

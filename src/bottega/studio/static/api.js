@@ -25,7 +25,6 @@ export class Offline extends Error {}
 /** Ask for a path below the studio's API. A body that is no Blob is sent as JSON. */
 export async function ask(path, { method = "GET", body, signal, keepalive = false, base = "api/" } = {}) {
   const raw = body instanceof Blob;
-  if (method !== "GET") changed = Date.now();
   const headers = { authorization: `Bearer ${key()}` };
   if (body !== undefined) headers["content-type"] = raw ? "application/octet-stream" : "application/json";
   let answer;
@@ -34,6 +33,8 @@ export async function ask(path, { method = "GET", body, signal, keepalive = fals
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Offline(error.message);
+  } finally {
+    if (method !== "GET") changed = Date.now();
   }
   if (!answer.ok) throw new ServerError(answer.status, await answer.json().catch(() => null));
   return answer;
@@ -46,27 +47,26 @@ export async function get(path, options) {
 
 /** The document that a path answers with, no older than some milliseconds; for what a page asks again and again. */
 export async function news(path, milliseconds, options) {
-  const told = listen().heard.get(path);
-  if (told && told.asked > Math.max(changed, Date.now() - milliseconds)) return told.document;
-  const asked = Date.now();
+  const { channel, heard } = listen(), asked = Date.now();
+  for (const [one, told] of heard) if (Math.abs(asked - told.asked) > LONGEST) heard.delete(one);
+  const told = heard.get(path);
+  if (told && told.asked > Math.max(changed, asked - milliseconds)) return told.document;
   const document = await get(path, options);
-  listen().channel.postMessage({ path, asked, document });
+  // With another key by now there is another channel.
+  if (channel === listen().channel) channel.postMessage({ path, asked, document });
   return document;
 }
 
 // Pages of one browser tell each other what they were answered, so that ten of them ask as often as one. Each hears only
 // those with the same key.
 let listening = null;
-let changed = 0; // when this page last asked for something to be done: what was known before may be out of date
+let changed = 0; // when something that this page asked for was done: what was known before may be out of date
 
 function listen() {
   if (listening?.key === key()) return listening;
   listening?.channel.close();
-  const [channel, heard] = [new BroadcastChannel(`bottega ${key()}`), new Map()];
-  channel.addEventListener("message", ({ data }) => {
-    for (const [path, { asked }] of heard) if (data.asked - asked > LONGEST) heard.delete(path);
-    heard.set(data.path, data);
-  });
+  const [channel, heard] = [new BroadcastChannel(`${document.baseURI} ${key()}`), new Map()];
+  channel.addEventListener("message", ({ data }) => heard.set(data.path, data));
   listening = { key: key(), channel, heard };
   return listening;
 }

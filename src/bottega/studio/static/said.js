@@ -7,6 +7,11 @@ import { current, t } from "./i18n.js";
 // A longer text is one that somebody wrote, not a message.
 const LONGEST = 2000;
 
+// Values that are no texts: single words, which are names and numbers also where they are a text elsewhere, several of
+// them, and code.
+const PLAIN = /^(\S+(, \S+)*)?$/;
+const CODE = /[[{=]/;
+
 const loaded = new Map(); // language → its templates, or what loads them
 
 /** A text of the server: at once as it is, and translated as soon as the translations are there. */
@@ -35,19 +40,34 @@ function templates(language) {
 function compile(texts) {
   const patterns = Object.entries(texts).filter(([text]) => text.includes("{}"))
     .sort(([a], [b]) => b.length - a.length)
-    .map(([text, own]) => [new RegExp(`^${text.split("{}").map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("([^]*?)")}$`), own]);
+    .map(([text, own]) => [isGeneral(text), new RegExp(`^${text.split("{}").map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("([^]*?)")}$`), own]);
   return { texts, patterns };
 }
 
-/** A text in the language of the templates, with values that are texts themselves; null if there is none. */
+/** Whether a template is little more than its values: "no {}" fits nearly everything. */
+const isGeneral = (text) => text.replaceAll("{}", "").split(/\s+/).filter((word) => /\p{L}/u.test(word)).length < 2;
+
+/** A text in the language of the templates; null if there is none. */
 function translate(text, known) {
   if (Object.hasOwn(known.texts, text)) return known.texts[text];
   if (text.length > LONGEST) return null;
-  for (const [pattern, own] of known.patterns) {
-    const values = text.match(pattern)?.slice(1);
-    if (values) return own.replace(/\{(\d+)\}/g, (whole, place) => translate(values[place], known) ?? values[place]);
+  return filled(text, known, false) ?? composed(text, known) ?? filled(text, known, true);
+}
+
+/** A template with its values, which may be texts themselves. */
+function filled(text, known, general) {
+  for (const [isGeneral, pattern, own] of known.patterns) {
+    const values = isGeneral === general && text.match(pattern)?.slice(1);
+    if (!values) continue;
+    const said = values.map((value) => (PLAIN.test(value.trim()) ? value : translate(value, known) ?? (CODE.test(value) ? value : null)));
+    if (general && said.includes(null)) continue;
+    return own.replace(/\{(\d+)\}/g, (whole, place) => said[place] ?? values[place]);
   }
-  // Put together of others: a key and what is wrong with it, several texts, or several values.
+  return null;
+}
+
+/** Texts that are put together: a key and what is wrong with it, several texts, or several values. */
+function composed(text, known) {
   const [, key, rest] = text.match(/^([\w.[\]-]+: )([^]+)$/) ?? [];
   const own = rest ? translate(rest, known) : null;
   return own !== null ? key + own : joined(text, "; ", "; ", known) ?? joined(text, " or ", t("error.or"), known);
