@@ -65,7 +65,7 @@ let changed = 0; // when something that this page asked for was done: what was k
 function listen() {
   if (listening?.key === key()) return listening;
   listening?.channel.close();
-  const [channel, heard] = [new BroadcastChannel(`${document.baseURI} ${key()}`), new Map()];
+  const [channel, heard] = [new BroadcastChannel(`${new URL("api/", document.baseURI)} ${key()}`), new Map()];
   channel.addEventListener("message", ({ data }) => heard.set(data.path, data));
   listening = { key: key(), channel, heard };
   return listening;
