@@ -128,6 +128,9 @@ class Package:
         for scope in self.scopes:
             for name in ("what", "fix"):
                 found |= {text for value in scope.assigned.get(name, ()) for text in self.texts(value, scope)}
+        for name in [name for name in self.functions if name.endswith("_problem")]:
+            for scope in self.functions[name]:
+                found |= {text for result in _returned(scope) for text in self.texts(result, scope) if " " in text}
         answered = set[tuple[str, str]]()
         while self.asked - answered:
             for name, parameter in self.asked - answered:

@@ -142,7 +142,7 @@ def _checking(method: Callable[..., Any], file: str, problem: Callable[..., str]
         result = method(self, *arguments)
         message = problem(result, *arguments)
         if message:
-            raise RecipeError(f"{method.__name__} {message}", where=file, fix=f"for example {EXAMPLE}")
+            raise RecipeError(f"{method.__name__}: {message}", where=file, fix=f"for example {EXAMPLE}")
         return result
 
     return checked
