@@ -62,6 +62,15 @@ class Scope:
         arguments = self.node.args if self.node else None
         return [one.arg for one in (*arguments.args, *arguments.kwonlyargs)] if arguments else []
 
+    def defaults(self) -> Iterator[tuple[str, ast.expr]]:
+        """What its parameters are where they are not given."""
+        if self.node is not None:
+            given = self.node.args
+            by_place = zip(reversed(given.args), reversed(given.defaults), strict=False)
+            yield from ((one.arg, value) for one, value in by_place)
+            by_name = zip(given.kwonlyargs, given.kw_defaults, strict=True)
+            yield from ((one.arg, value) for one, value in by_name if value is not None)
+
     def __hash__(self) -> int:
         return id(self)
 
@@ -126,6 +135,7 @@ class Package:
             for scope, call in self.calls[name]:
                 found |= self._arguments(scope, call, positions, CARRIED)
         for scope in self.scopes:
+            found |= {text for name, value in scope.defaults() if name in SAID for text in self.texts(value, scope)}
             for name in ("what", "fix"):
                 found |= {text for value in scope.assigned.get(name, ()) for text in self.texts(value, scope)}
         for name in [name for name in self.functions if name.endswith("_problem")]:
