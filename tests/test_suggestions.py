@@ -25,6 +25,8 @@ class Settings(BaseModel, extra="forbid"):
     names: str | list[str] = "all"
     inner: Inner | list[Inner] = Inner()
     some: list[int] = Field([1], min_length=1)
+    few: list[int] = Field([1, 2], min_length=2, max_length=3)
+    code: str = Field("abc", min_length=2, max_length=3)
 
 
 def problems(document: dict[str, Any]) -> list[Any]:
@@ -50,6 +52,12 @@ def problems(document: dict[str, Any]) -> list[Any]:
         ({"names": {"a": 1}}, "expected a text or a list, not a section", "write a text or a list"),
         ({"size": "x" * 90}, f"expected a whole number, not '{'x' * 59} …", "write a whole number"),
         ({"some": []}, "the list is empty", "write at least one item"),
+        ({"few": [1]}, "the list has fewer than 2 items", "write more"),
+        ({"few": [1, 2, 3, 4]}, "the list has more than 3 items", "leave some out"),
+        ({"code": ""}, "the text is empty", "write at least one character"),
+        ({"code": "a"}, "the text has fewer than 2 characters", "write a longer one"),
+        ({"code": "abcd"}, "the text has more than 3 characters", "write a shorter one"),
+        ({"other": 1}, "there is no field of this name", "leave it out"),
     ],
 )
 def test_a_wrong_value_is_described_in_plain_words(document: dict[str, Any], what: str, cure: str) -> None:

@@ -89,10 +89,35 @@ def describe_errors(problems: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     if expected:
         words = " or ".join(expected)
         return f"expected {words}, not {_format_value(value)}", f"write {words}"
-    if problems[0]["type"] in ("too_short", "missing_argument"):
-        return "the list is empty", "write at least one item"
-    message = str(problems[0]["msg"]).removeprefix("Value error, ")
-    return message[:1].lower() + message[1:], ""
+    return _describe_error(problems[0])
+
+
+def _describe_error(problem: Mapping[str, Any]) -> tuple[str, str]:
+    """(what is wrong, what to write instead) for an error that is neither of a type, of a bound nor of a choice."""
+    limits = problem.get("ctx", {})
+    match problem["type"]:
+        case "too_short" if problem["input"]:
+            return f"the list has fewer than {limits['min_length']} items", "write more"
+        case "too_short" | "missing_argument":
+            return "the list is empty", "write at least one item"
+        case "too_long":
+            return f"the list has more than {limits['max_length']} items", "leave some out"
+        case "string_too_short" if problem["input"]:
+            return f"the text has fewer than {limits['min_length']} characters", "write a longer one"
+        case "string_too_short":
+            return "the text is empty", "write at least one character"
+        case "string_too_long":
+            return f"the text has more than {limits['max_length']} characters", "write a shorter one"
+        case "missing":
+            return "the value is missing", "write one"
+        case "extra_forbidden":
+            return "there is no field of this name", "leave it out"
+        case "json_invalid":
+            return "this is not JSON", "write JSON"
+        case _:
+            # Of a validator of our own; of others, pydantic's words.
+            message = str(problem["msg"]).removeprefix("Value error, ")
+            return message[:1].lower() + message[1:], ""
 
 
 def _allowed_literals(problem: Mapping[str, Any]) -> list[str]:

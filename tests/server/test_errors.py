@@ -34,8 +34,10 @@ def test_an_overloaded_server_says_when_to_come_back() -> None:
 
 
 def test_the_field_is_named_as_in_the_request() -> None:
-    found = from_validation([{"type": "int_type", "loc": ("body", "messages", 0, "content"), "msg": "Wrong"}])
+    problem = {"type": "int_type", "loc": ("body", "messages", 0, "content"), "msg": "Wrong", "input": "x"}
+    found = from_validation([problem])
     assert (found.param, found.code) == ("messages[0].content", "invalid_value")
+    assert found.message == "Invalid value for 'messages[0].content': expected a whole number, not 'x'."
     found = from_validation([{"type": "missing", "loc": ("body", "prompt"), "msg": "Field required"}])
     assert (found.message, found.code) == ("Missing required parameter: 'prompt'.", "missing_required_parameter")
     assert from_validation([{"type": "missing", "loc": ("body",), "msg": ""}]).message == "The request has no body."

@@ -197,6 +197,8 @@ class Package:
                     for result in _returned(function):
                         if isinstance(result, ast.Tuple) and place < len(result.elts):
                             yield from self.texts(result.elts[place], function, depth)
+                        elif isinstance(result, ast.Call):
+                            yield from self.texts(ast.Subscript(result, ast.Constant(place)), function, depth)
             case ast.Starred(value=ast.Name(id=name)):
                 for top, value in self.constants[name]:
                     if isinstance(value, ast.Dict):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 from error_templates import error_templates
@@ -14,7 +16,7 @@ import bottega
 from bottega import adapters
 from bottega.server.gate import GateSettings
 from bottega.server.keys import KeyRing
-from bottega.studio.app import STATIC
+from bottega.studio.app import STATIC, create_studio
 from bottega.studio.methods import methods
 
 SCRIPTS = sorted(STATIC.rglob("*.js"))
@@ -106,6 +108,28 @@ def test_what_errors_say_is_there_in_any_language(path: Path) -> None:
         places = {int(place) for place in re.findall(r"\{(\d+)\}", text)}
         assert places == set(range(template.count("{}"))), template
         assert "{}" not in text, template
+
+
+def test_what_a_request_may_not_be_has_words_of_its_own(studio: Studio) -> None:
+    """Of other constraints errors would say what pydantic says, which is not translated."""
+    structure = {"type", "title", "description", "default", "properties", "required", "items", "prefixItems"}
+    structure |= {"anyOf", "$ref"}
+    worded = {"additionalProperties", "enum", "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems"}
+    schemas = create_studio(studio.workshop).openapi()["components"]["schemas"]
+    asked = {name: schema for name, schema in schemas.items() if not name.endswith("ValidationError")}
+    assert len(asked) > 15
+
+    def check(schema: Any) -> None:
+        if isinstance(schema, bool):
+            return
+        assert schema.keys() <= structure | worded, schema
+        parts = (schema.get("properties", {}).values(), schema.get("anyOf", ()), schema.get("prefixItems", ()))
+        single = (schema[key] for key in ("items", "additionalProperties") if key in schema)
+        for one in chain(*parts, single):
+            check(one)
+
+    for schema in asked.values():
+        check(schema)
 
 
 def test_every_text_that_a_page_asks_for_is_there() -> None:

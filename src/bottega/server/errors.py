@@ -93,5 +93,6 @@ def from_validation(problems: Sequence[Mapping[str, Any]]) -> ApiError:
     if problem["type"] == "missing":
         message = f"Missing required parameter: '{param}'." if param else "The request has no body."
         return ApiError(400, message, param=param, code="missing_required_parameter")
-    message = f"Invalid value for '{param}': {problem['msg']}."
+    what, _ = bottega.describe_errors([problem])
+    message = f"Invalid value for '{param}': {what}."
     return ApiError(400, message, param=param, code="invalid_value")

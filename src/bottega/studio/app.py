@@ -110,4 +110,5 @@ async def _answer_http_error(request: Request, error: Any) -> JSONResponse:
 async def _answer_invalid(request: Request, error: Any) -> JSONResponse:
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"][1:])
-    return _response(400, "RecipeError", problem["msg"], where=where, fix="send what the pages send")
+    what, fix = bottega.describe_errors([problem])
+    return _response(400, "RecipeError", what, where=where, fix=fix or "send what the pages send")

@@ -32,6 +32,12 @@ def test_a_tokenizer_is_trained(studio: Studio) -> None:
     assert studio.refusal("POST", "tokenizers/train", body)["fix"] == "choose another name"
 
 
+def test_a_name_of_a_tokenizer_is_no_path(studio: Studio) -> None:
+    for name in ("../own", "a/b", ".", "", "a" * 61):
+        refused = studio.refusal("POST", "tokenizers/train", {"name": name, "data": ["any"], "size": 300})
+        assert refused["message"] == "not a name for a tokenizer"
+
+
 def test_words_have_neighbours_axes_and_analogies(studio: Studio, base: str) -> None:
     near = studio.post("embeddings/words", {"model": base, "words": ["cat"]})
     assert near["kind"] == "neighbours"

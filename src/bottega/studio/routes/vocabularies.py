@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 import bottega
 from bottega.studio.calls import in_thread, workshop_of
 from bottega.studio.kept import Kept
+from bottega.studio.names import check_name
 
 router = APIRouter()
 
@@ -34,7 +35,7 @@ class TokenizerToTrain(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
+    name: str
     data: list[str] = Field(min_length=1)
     size: int = Field(ge=300, le=262_144)
 
@@ -84,7 +85,7 @@ async def search(request: Request, body: TextOf) -> Any:
 async def train_tokenizer(request: Request, body: TokenizerToTrain) -> Any:
     """Train a tokenizer: a task."""
     workshop = workshop_of(request)
-    out = workshop.made / body.name
+    out = workshop.made / check_name(body.name, "a tokenizer")
     if out.exists():
         raise bottega.DataError("there is something of this name already", where=body.name, fix="choose another name")
     files = await in_thread(lambda: [str(workshop.data.rows_path(name)) for name in body.data])
