@@ -21,11 +21,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import measuring
-from machine import describe_machine
+from machine import describe_machine, training_dtype
 from measuring import Measure, measure_bottega, measure_script
 from workloads import (
     REWARD,
@@ -141,7 +142,8 @@ def format_table(workloads: list[Workload], rounds: int, minutes: float) -> str:
     lines = [
         "# Speed and memory, compared with the peers",
         "",
-        f"{date.today()}, {describe_machine()}. Medians of {rounds} alternating rounds; {minutes:.0f} minutes in all.",
+        f"{date.today()}, {describe_machine()}; {training_dtype()}. Medians of {rounds} alternating rounds; "
+        f"{minutes:.0f} minutes in all.",
         "",
         "| workload | fastest peer | bottega | peer | speed | memory | |",
         "|---|---|---|---|---|---|---|",
@@ -284,7 +286,9 @@ def classify(folder: Path, peer: str) -> Workload:
     table = (DATA / "banking77" / "train.csv").read_text(encoding="utf-8")
     (folder / "rows.csv").write_text(table.replace("text,category", "text,label", 1), encoding="utf-8")
     run = runner(peer, "classify_run.py", "classify", folder, updates, 32)
-    bf16, fp32 = "Trainer, bf16", "Trainer, float32"
+    settings = {"Trainer, float32": ["--full"]}
+    if training_dtype() == "bfloat16":
+        settings["Trainer, bf16"] = []
     return Workload(
         "classification",
         32 * updates,
@@ -294,10 +298,9 @@ def classify(folder: Path, peer: str) -> Workload:
             Group(
                 "Trainer",
                 [
-                    Tool(bf16, run),
-                    Tool(f"{bf16}, grouped by length", lambda: run("--packing")),
-                    Tool(fp32, lambda: run("--full")),
-                    Tool(f"{fp32}, grouped by length", lambda: run("--full", "--packing")),
+                    Tool(name + more, partial(run, *switches, *grouping))
+                    for name, switches in settings.items()
+                    for more, grouping in (("", ()), (", grouped by length", ("--packing",)))
                 ],
                 2.0,
             )
@@ -327,7 +330,8 @@ def pretraining_workload(shape: str) -> Callable[[Path, str], Workload]:
         rows = documents(8 * updates, 513)
         prepare(folder, rows, shape)
         (folder / "model" / "model.safetensors").unlink()
-        reference = [peer, str(HERE / "peers" / "reference.py"), str(folder), "--shape", shape, "--steps", str(updates)]
+        reference = [peer, str(HERE / "peers" / "reference.py"), str(folder), "--shape", shape]
+        reference += ["--steps", str(updates), "--dtype", training_dtype()]
         compiled = [*reference, "--compile"]
         return Workload(
             f"pre-training, {shape}",
@@ -426,9 +430,9 @@ def recipe(
     from workloads import SHAPES
 
     shape_keys = {"model_type": "llama", **SHAPES[shape]} if shape else {}
-    model = f"{{shape: {shape_keys}, tokenizer: model, dtype: bfloat16}}" if shape else "{base: model, dtype: bfloat16}"
+    source = f"shape: {shape_keys}, tokenizer: model" if shape else "base: model"
     return f"""
-model: {model}
+model: {{{source}, dtype: {training_dtype()}}}
 adapter: {adapter}
 data: {{train: {data}}}
 objective: {{kind: {objective}}}
@@ -449,6 +453,8 @@ def runner(
         str(updates),
         "--examples",
         str(examples),
+        "--dtype",
+        training_dtype(),
     ]
     return lambda *extra: measure_script(
         [*command, *switches, *extra], first=kind not in WITHOUT_FIRST_UPDATE or updates == 1

@@ -4,7 +4,8 @@
 
 With the shapes of a model of 135 million parameters and no end tokens, 96 tokens each: one row; 16 rows of ragged
 lengths; 8 continuations of each of 4 prompts. transformers computes the same as one batch, padded on the left. Both
-take turns in one process, and medians are shown. transformers has no int8; its model in bfloat16 stands beside ours.
+take turns in one process, and medians are shown. transformers has no int8; beside ours stands its model in
+bfloat16, or in float32 where the processor does not multiply that.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import write_result
+from machine import training_dtype, write_result
 from serving import generate_padded, words
 from workloads import make_model, make_tokenizer
 
@@ -54,7 +55,7 @@ def theirs(network: Any, prompts: list[list[int]], continuations: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dtype", nargs="+", default=["bfloat16", "int8", "float32"])
+    parser.add_argument("--dtype", nargs="+", default=sorted({training_dtype(), "int8", "float32"}))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -70,7 +71,7 @@ def main() -> None:
             writer = load_language_model(folder, dtype=dtype).writer
             writer.ends = frozenset()
             model: Any = transformers.AutoModelForCausalLM
-            its_dtype = getattr(torch, "bfloat16" if dtype == "int8" else dtype)
+            its_dtype = getattr(torch, training_dtype() if dtype == "int8" else dtype)
             network = model.from_pretrained(folder, dtype=its_dtype).eval()
             network.generation_config.eos_token_id = None
             for name, (prompts, continuations) in prompts_of(np.random.default_rng(0)).items():

@@ -25,7 +25,7 @@ from unittest.mock import patch
 
 import torch
 from bench import LORA, prepare, recipe
-from machine import describe_machine
+from machine import describe_machine, training_dtype
 from stepping import Stepper
 from torch.profiler import ProfilerActivity, profile
 from workloads import SHAPES, VOCABULARY, documents, instructions, preferences
@@ -80,7 +80,7 @@ def main() -> None:
     lines = [
         "# The time of an update and of its matmuls alone",
         "",
-        f"{date.today()}, {describe_machine()}; 135 M shapes, bfloat16. "
+        f"{date.today()}, {describe_machine()}; 135 M shapes, {training_dtype()}. "
         f"Medians of {options.repeats} alternating repeats.",
         "",
         "| workload | tokens | update, ms | matmuls alone, ms | fraction | FLOPs / required FLOPs | "

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from bottega.hardware.device import compute_dtype
+
 # What multiplies bfloat16, the fastest first, by the flag of /proc/cpuinfo.
 UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
 
@@ -24,6 +26,11 @@ def describe_machine(*packages: str) -> str:
     processor = " with ".join([f"{len(names)} × {names[0]}", *units]) if names else platform.processor()
     versions = ", ".join(f"{name} {version(name)}" for name in packages or ("bottega", "torch", "transformers", "peft"))
     return f"{processor}, {torch.get_num_threads()} threads; {versions}"
+
+
+def training_dtype() -> str:
+    """What models are trained in on this processor, by every tool: bfloat16 if it multiplies that, else float32."""
+    return str(compute_dtype("auto", "cpu")).removeprefix("torch.")
 
 
 def write_result(title: str, body: str, out: Path | None) -> None:

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-# Overrides of every recipe, such as model.dtype=float32 for a processor that is slow in bfloat16.
+# Overrides of every recipe, such as model.dtype=float32.
 OVERRIDES: list[str] = []
 
 # The checkout that is measured. `beside.py` changes it: scripts import modules by the names they have in their build.

@@ -17,7 +17,7 @@ from statistics import median
 
 import numpy as np
 from bench import LORA, prepare, recipe
-from machine import describe_machine
+from machine import describe_machine, training_dtype
 from stepping import Stepper
 from workloads import SHAPES, VOCABULARY, documents
 
@@ -33,7 +33,7 @@ def main() -> None:
     lines = [
         "# How the time of an update grows",
         "",
-        f"{date.today()}, {describe_machine()}; bfloat16. "
+        f"{date.today()}, {describe_machine()}; {training_dtype()}. "
         f"Medians of {options.repeats} updates after two that are excluded.",
         "",
         "| method | varies | seconds per update | exponent | of the FLOPs |",

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import write_result
+from machine import training_dtype, write_result
 from workloads import VOCABULARY, make_model, make_tokenizer
 
 import bottega
@@ -252,7 +252,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.Namespace], str]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=COMMANDS)
-    parser.add_argument("--dtype", nargs="+", default=["bfloat16", "float32"])
+    parser.add_argument("--dtype", nargs="+", default=sorted({training_dtype(), "float32"}))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument("--minutes", type=float, default=5)

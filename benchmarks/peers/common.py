@@ -49,6 +49,7 @@ def parse_arguments(*kinds: str) -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="full fine-tuning instead of LoRA")
     parser.add_argument("--packing", action="store_true")
     parser.add_argument("--no-checkpointing", action="store_true")
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     return parser.parse_args()
 
 
@@ -65,7 +66,7 @@ def trainer_settings(options: argparse.Namespace) -> dict[str, Any]:
         "disable_tqdm": True,
         "logging_steps": 1000,
         "use_cpu": True,
-        "bf16": True,
+        "bf16": options.dtype == "bfloat16",
         **({"packing": True} if options.packing else {}),
         **({"gradient_checkpointing": False} if options.no_checkpointing else {}),
     }

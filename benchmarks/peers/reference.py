@@ -5,8 +5,8 @@
 `--gpt` trains nanoGPT's model at its settings for tinyshakespeare, until a validation loss of `--until`. The settings
 for a CPU are 4 layers of width 128, 4 heads, context 64, 12 rows per update, float32; those for a GPU 6 layers of width
 384, 6 heads, context 256, 64 rows per update, dropout 0.2, bfloat16 autocast. Both use AdamW at 1e-3, 100 updates of
-warmup, and a cosine schedule down to a tenth. `--shape` trains a Llama of that shape under bfloat16 autocast on rows of
-random tokens. Attention is PyTorch's own, and AdamW is fused.
+warmup, and a cosine schedule down to a tenth. `--shape` trains a Llama of that shape on rows of random tokens, under
+bfloat16 autocast unless `--dtype float32`. Attention is PyTorch's own, and AdamW is fused.
 """
 
 from __future__ import annotations
@@ -116,6 +116,7 @@ def main() -> None:
     parser.add_argument("--gpt", choices=SETTINGS)
     parser.add_argument("--shape", choices=SHAPES)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="of --shape")
     parser.add_argument("--until", type=float, default=0.0)
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -195,7 +196,7 @@ def train_on_random_tokens(options: argparse.Namespace) -> tuple[list[float], fl
         rows = torch.randint(VOCABULARY, (8, 513))
         started = time.perf_counter()
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.dtype == "bfloat16"):
             result = step(rows[:, :-1], rows[:, 1:])
         result.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

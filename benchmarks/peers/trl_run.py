@@ -45,7 +45,7 @@ def main() -> None:
         auto_class = AutoModelForSequenceClassification
     else:
         model_options, auto_class = {}, AutoModelForCausalLM
-    model = auto_class.from_pretrained(f"{options.folder}/model", dtype=torch.bfloat16, **model_options)
+    model = auto_class.from_pretrained(f"{options.folder}/model", dtype=getattr(torch, options.dtype), **model_options)
     rows = load_dataset("json", data_files=f"{options.folder}/rows.jsonl", split="train")
     lora = LoraConfig(
         r=16, lora_alpha=32, target_modules="all-linear", task_type="SEQ_CLS" if model_options else "CAUSAL_LM"

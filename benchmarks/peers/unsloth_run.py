@@ -16,7 +16,7 @@ from trl import SFTConfig, SFTTrainer
 def main() -> None:
     options = parse_arguments("sft")
     model, tokenizer = FastLanguageModel.from_pretrained(
-        f"{options.folder}/model", dtype=torch.bfloat16, load_in_4bit=False, max_seq_length=1024
+        f"{options.folder}/model", dtype=getattr(torch, options.dtype), load_in_4bit=False, max_seq_length=1024
     )
     checkpointing = {"use_gradient_checkpointing": False} if options.no_checkpointing else {}
     names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
