@@ -11,8 +11,8 @@ import torch
 
 from bottega.hardware.device import compute_dtype
 
-# What multiplies bfloat16, the fastest first, by the flag of /proc/cpuinfo.
-UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
+# What multiplies, the fastest first, by the flag of /proc/cpuinfo; the first two also bfloat16.
+UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "avx512f": "AVX-512", "avx2": "AVX2"}
 
 
 def describe_machine(*packages: str) -> str:
