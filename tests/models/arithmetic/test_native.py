@@ -192,11 +192,12 @@ def test_products_are_rounded_once(rows: int, inputs: int, outputs: int) -> None
             a, b = a.bfloat16(), b.bfloat16()
             found = NATIVE.multiply([(a, b), (more, other)], bias)
             assert found.dtype == torch.bfloat16
-            exact = PLAIN.multiply([(a.double(), b.double()), (more.double(), other.double())], bias.double())
-            # Half a unit in the last of eight places, and the rounding of sums in float32; without tiles, torch rounds
-            # after each term.
-            places = 2**-8 if NATIVE.has_tiles else 2**-6
-            assert ((found.double() - exact).abs() <= exact.abs() * places + 2e-6 * inputs + 1e-3 * places).all()
+            terms = [a.double() @ b.double(), more.double() @ other.double(), bias.double()]
+            exact = sum(terms, torch.zeros(outputs))
+            # Half a unit in the last of eight places, and the rounding of sums in float32. Without tiles torch rounds
+            # after each of the two products, when the sum may be as large as both and the bias together.
+            rounded = exact.abs() if NATIVE.has_tiles else 2 * sum(abs(term) for term in terms)
+            assert ((found.double() - exact).abs() <= (rounded + 1e-3) * 2**-8 + 2e-6 * inputs).all()
 
 
 def test_a_product_is_the_same_with_any_number_of_threads() -> None:
