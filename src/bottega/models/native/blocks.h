@@ -35,13 +35,13 @@ class Buffer {
   T* data_ = nullptr;
 };
 
-// The matrix [32, 32] of a block, turned.
-inline void transpose_block(const float* from, float* to) {
+// The rows [32, width] of a block, turned: [width, 32].
+inline void transpose_block(const float* from, int64_t width, float* to) {
   for (int64_t row = 0; row < kSide; row += kLanes) {
-    for (int64_t column = 0; column < kSide; column += kLanes) {
+    for (int64_t column = 0; column < width; column += kLanes) {
       Floats x[kLanes];
 #pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) x[i] = load(from + (row + i) * kSide + column);
+      for (int i = 0; i < kLanes; ++i) x[i] = load(from + (row + i) * width + column);
       transpose(x);
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) store(to + (column + i) * kSide + row, x[i]);
@@ -55,9 +55,7 @@ class VectorBlocks {
 
   // The panel of x Rᵀ, from the rows R [32, depth].
   static void panel_of_rows(const float* rows, int64_t depth, float* panel) {
-    for (int64_t k = 0; k < depth; ++k) {
-      for (int64_t i = 0; i < kSide; ++i) panel[k * kSide + i] = rows[i * depth + k];
-    }
+    transpose_block(rows, depth, panel);
   }
 
   // The panel of x M, from 32 columns of M [depth, stride].
@@ -70,27 +68,31 @@ class VectorBlocks {
   void multiply(const float* x, int64_t stride, int64_t depth, const float* panel, float* sums, int64_t width,
                 bool adds) {
     for (int64_t row = 0; row < kSide; row += kRegisterRows) {
-      Floats low[kRegisterRows]{}, high[kRegisterRows]{};
+      Register total[kRegisterRows][kRegisters]{};
       if (adds) {
         for (int r = 0; r < kRegisterRows; ++r) {
-          low[r] = load(sums + (row + r) * width);
-          high[r] = load(sums + (row + r) * width + kLanes);
+          for (int c = 0; c < kRegisters; ++c)
+            total[r][c] = loaded<Register>(sums + (row + r) * width + c * kRegisterLanes);
         }
       }
       for (int64_t k = 0; k < depth; ++k) {
-        const Floats first = load(panel + k * kSide), second = load(panel + k * kSide + kLanes);
+#pragma GCC unroll 8
         for (int r = 0; r < kRegisterRows; ++r) {
-          const Floats factor = broadcast(x[(row + r) * stride + k]);
-          low[r] += factor * first;
-          high[r] += factor * second;
+          const Register factor = Register{} + x[(row + r) * stride + k];
+#pragma GCC unroll 8
+          for (int c = 0; c < kRegisters; ++c)
+            total[r][c] += factor * loaded<Register>(panel + k * kSide + c * kRegisterLanes);
         }
       }
       for (int r = 0; r < kRegisterRows; ++r) {
-        store(sums + (row + r) * width, low[r]);
-        store(sums + (row + r) * width + kLanes, high[r]);
+        for (int c = 0; c < kRegisters; ++c) stored(sums + (row + r) * width + c * kRegisterLanes, total[r][c]);
       }
     }
   }
+
+ private:
+  using Register = RegisterOf<float>::type;
+  static constexpr int kRegisters = kSide / kRegisterLanes;  // of the columns
 };
 
 #ifdef __AMX_BF16__

@@ -32,13 +32,12 @@ class Dropout {
     // Sixteen numbers from `column` on, scaled where they are kept, 0 elsewhere.
     Floats keep(Floats x, int64_t column) const {
       if (!dropout_.drops()) return x;
-      constexpr Bits lane{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
       // Mixed as in a hash of 32 bits, with one half of the line's number before and the other in between.
-      Bits bits = lane + (static_cast<uint32_t>(column) + low_);
+      Bits bits = bits_as<Bits>(count_from(0)) + (static_cast<uint32_t>(column) + low_);
       bits = (bits ^ (bits >> 16)) * 0x7feb352du;
       bits = ((bits ^ high_) ^ (bits >> 15)) * 0x846ca68bu;
-      const Ints level = reinterpret_cast<Ints>((bits ^ (bits >> 16)) & 0xffffu);
-      return level >= dropout_.dropped_ ? x * dropout_.scale_ : Floats{};
+      const Ints level = bits_as<Ints>((bits ^ (bits >> 16)) & 0xffffu);
+      return select(level >= dropout_.dropped_, x * dropout_.scale_, Floats{});
     }
 
    private:

@@ -81,8 +81,8 @@ Tensor greedy(const Tensor& logits) {
       for (int64_t i = 0; i < whole; i += kLanes) {
         const Floats x = load(line + i);
         const Ints is_more = x > most;
-        most = is_more ? x : most;
-        place = is_more ? Ints{} + static_cast<int32_t>(i) : place;
+        most = select(is_more, x, most);
+        place = select(is_more, Ints{} + static_cast<int32_t>(i), place);
         sum_of_zeros += x - x;  // unless one is not finite
       }
       float largest = -std::numeric_limits<float>::infinity();

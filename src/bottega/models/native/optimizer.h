@@ -13,15 +13,6 @@
 
 namespace bottega {
 
-inline Floats square_root(Floats x) {
-#ifdef __AVX512F__
-  return reinterpret_cast<Floats>(_mm512_sqrt_ps(reinterpret_cast<__m512>(x)));
-#else
-  for (int64_t i = 0; i < kLanes; ++i) x[i] = std::sqrt(x[i]);
-  return x;
-#endif
-}
-
 // Calls run(first, count) for blocks of a tensor's numbers, whose size does not depend on the number of threads.
 template <typename Run>
 void for_blocks_of(int64_t numbers, const Run& run) {
@@ -62,21 +53,17 @@ struct AdamW {
   }
 };
 
-typedef int16_t ShortInts __attribute__((vector_size(32)));
-
 // The master of a weight is its bits followed by zeros, plus signed lower bits.
 inline Floats join(const BFloat16* weight, const int16_t* low) {
-  ShortInts lower;
-  std::memcpy(&lower, low, sizeof(lower));
-  return reinterpret_cast<Floats>(reinterpret_cast<Ints>(load(weight)) + __builtin_convertvector(lower, Ints));
+  return bits_as<Floats>(bits_as<Ints>(load(weight)) + convert<Ints>(loaded<ShortInts>(low)));
 }
 
 inline void split(Floats master, BFloat16* weight, int16_t* low) {
-  const Ints bits = reinterpret_cast<Ints>(master);
-  const ShortInts lower = __builtin_convertvector(bits, ShortInts);
-  const auto upper = __builtin_convertvector((bits - __builtin_convertvector(lower, Ints)) >> 16, ShortInts);
-  std::memcpy(low, &lower, sizeof(lower));
-  std::memcpy(weight, &upper, sizeof(upper));
+  const Ints bits = bits_as<Ints>(master);
+  const auto lower = convert<ShortInts>(bits);
+  const auto upper = convert<ShortInts>((bits - convert<Ints>(lower)) >> 16);
+  stored(low, lower);
+  stored(weight, upper);
 }
 
 // What a weight in bfloat16 keeps of its master: lower bits in int16, as `engine.master_weights.SplitMasterWeight`, or

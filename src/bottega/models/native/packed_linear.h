@@ -123,7 +123,7 @@ class WholeInputs {
       Floats most{}, zeros{};
       for (int64_t i = 0; i < inputs; i += kLanes) {
         const Floats number = load(from + i);
-        most = maximum(most, number < 0.0f ? -number : number);
+        most = maximum(most, absolute(number));
         zeros += number - number;  // unless one is not finite: then nor is the result
       }
       // The largest of which the upper part, rounded to the nearest, has 8 bits.
@@ -133,7 +133,7 @@ class WholeInputs {
       int8_t* upper = lines_.data() + row * 2 * width;
       for (int64_t i = 0; i < inputs; i += kLanes) {
         const Floats whole = load(from + i) * (kMost / largest);
-        const Ints number = __builtin_convertvector(whole + (whole < 0.0f ? broadcast(-0.5f) : broadcast(0.5f)), Ints);
+        const auto number = convert<Ints>(whole + select(whole < 0.0f, broadcast(-0.5f), broadcast(0.5f)));
         const Ints high = (number + 128) >> 8;
         store(upper + i, high);
         store(upper + width + i, number - (high << 8));
@@ -205,10 +205,9 @@ inline void multiply_whole(const WholeInputs& x, int64_t first, int64_t rows, co
 
 // Two inputs of sixteen outputs, as float32.
 inline void load_pair(const BFloat16* from, Floats& even, Floats& odd) {
-  Bits pairs;
-  std::memcpy(&pairs, from, sizeof(pairs));
-  even = reinterpret_cast<Floats>(pairs << 16);
-  odd = reinterpret_cast<Floats>(pairs & 0xffff0000u);
+  const auto pairs = loaded<Bits>(from);
+  even = bits_as<Floats>(pairs << 16);
+  odd = bits_as<Floats>(pairs & 0xffff0000u);
 }
 
 // sums [R][32] of R rows x [R, K] and one panel, in registers.
@@ -241,12 +240,11 @@ inline void multiply_row(const float* x, int64_t inputs, const int8_t* panel, fl
   for (int64_t k = 0; k < inputs; k += kWholeBlock, panel += kWholeBlock * kPanel) {
     for (int64_t half = 0; half < 2; ++half) {
       for (int64_t j = 0; j < std::min(kWholeBlock, inputs - k); j += 4) {
-        Ints four;
-        std::memcpy(&four, panel + (half * kWholeBlock + j) * kLanes, sizeof(four));
-        total[half] += x[k + j] * __builtin_convertvector((four << 24) >> 24, Floats);
-        total[half] += x[k + j + 1] * __builtin_convertvector((four << 16) >> 24, Floats);
-        total[half] += x[k + j + 2] * __builtin_convertvector((four << 8) >> 24, Floats);
-        total[half] += x[k + j + 3] * __builtin_convertvector(four >> 24, Floats);
+        const auto four = loaded<Ints>(panel + (half * kWholeBlock + j) * kLanes);
+        total[half] += x[k + j] * convert<Floats>((four << 24) >> 24);
+        total[half] += x[k + j + 1] * convert<Floats>((four << 16) >> 24);
+        total[half] += x[k + j + 2] * convert<Floats>((four << 8) >> 24);
+        total[half] += x[k + j + 3] * convert<Floats>(four >> 24);
       }
     }
   }

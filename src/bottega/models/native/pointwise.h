@@ -235,13 +235,13 @@ inline at::Tensor rotate(const at::Tensor& x, const at::Tensor& cosine, const at
 // The probability that a standard normal number is below x, by a rational Chebyshev fit of erfc (Press et al.,
 // Numerical Recipes, 6.2): 1.2e-7 of its value at most, also where that is small.
 inline Floats normal_below(Floats x) {
-  const Floats z = (x < 0.0f ? -x : x) * 0.707106781f, t = 1 / (1 + 0.5f * z);
+  const Floats z = absolute(x) * 0.707106781f, t = 1 / (1 + 0.5f * z);
   constexpr float kFit[]{0.17087277f,  -0.82215223f, 1.48851587f, -1.13520398f, 0.27886807f,
                          -0.18628806f, 0.09678418f,  0.37409196f, 1.00002368f,  -1.26551223f};
   Floats power = broadcast(kFit[0]);
   for (int i = 1; i < 10; ++i) power = power * t + kFit[i];
   const Floats half = 0.5f * t * exponential(power - z * z);
-  return x < 0.0f ? half : 1 - half;
+  return select(x < 0.0f, half, 1 - half);
 }
 
 enum Activation : int64_t { kSilu, kGelu, kGeluTanh };  // in the order of `arithmetic.plain`
@@ -250,11 +250,11 @@ enum Activation : int64_t { kSilu, kGelu, kGeluTanh };  // in the order of `arit
 inline void activate(Floats x, int64_t kind, Floats& y, Floats& slope) {
   if (kind == kSilu) {  // below −87 it is zero, but not of what is no number
     const Floats gate = 1 / (1 + exponential(-maximum(x, broadcast(-87))));
-    y = x < -87.0f ? x * 0 : x * gate;
-    slope = x < -87.0f ? x * 0 : gate * (1 + x * (1 - gate));
+    y = select(x < -87.0f, x * 0, x * gate);
+    slope = select(x < -87.0f, x * 0, gate * (1 + x * (1 - gate)));
   } else if (kind == kGeluTanh) {  // by tanh(u) = 1 − 2 / (e^2u + 1)
     const Floats u = 1.595769122f * (x + 0.044715f * x * x * x);
-    const Floats gate = 1 - 1 / (exponential(u > 80.0f ? broadcast(80) : u) + 1);
+    const Floats gate = 1 - 1 / (exponential(select(u > 80.0f, broadcast(80), u)) + 1);
     y = x * gate;
     slope = gate + x * gate * (1 - gate) * 1.595769122f * (1 + 0.134145f * x * x);
   } else {
@@ -349,7 +349,7 @@ struct LogitOptions {
     const Floats z = raw * scale;
     if (softcap == 0) return z;
     const Floats u = z * (2 / softcap);
-    return softcap * (1 - 2 / (exponential(u > 80.0f ? broadcast(80) : u) + 1));
+    return softcap * (1 - 2 / (exponential(select(u > 80.0f, broadcast(80), u)) + 1));
   }
 };
 
@@ -361,11 +361,9 @@ float log_probability(T* raw, int64_t width, int64_t label, const LogitOptions& 
   alignas(64) T last[kLanes];
   std::fill_n(last, kLanes, T(0));
   std::copy_n(raw + whole, rest, last);
-  Ints lane;
-  for (int64_t i = 0; i < kLanes; ++i) lane[i] = i;
-  const Ints is_there = lane < static_cast<int32_t>(rest);
+  const Ints lane = count_from(0), is_there = lane < static_cast<int32_t>(rest);
   const auto logit = [&](int64_t i) {
-    return i < whole ? options.logit(load(raw + i)) : is_there ? options.logit(load(last)) : broadcast(kNone);
+    return i < whole ? options.logit(load(raw + i)) : select(is_there, options.logit(load(last)), broadcast(kNone));
   };
   Floats most = broadcast(kNone), total{}, all{};
   for (int64_t i = 0; i < width; i += kLanes) most = maximum(most, logit(i));
@@ -373,7 +371,7 @@ float log_probability(T* raw, int64_t width, int64_t label, const LogitOptions& 
   for (int64_t i = 0; i < width; i += kLanes) {
     const Floats z = logit(i);
     total += exponential(z - largest);
-    if (options.smoothing != 0) all += i < whole ? z : is_there ? z : Floats{};
+    if (options.smoothing != 0) all += i < whole ? z : select(is_there, z, Floats{});
   }
   const float log_of_sum = largest + std::log(sum(total)), chosen = options.logit(broadcast(raw[label]))[0];
   if (with_gradient) {
@@ -381,7 +379,7 @@ float log_probability(T* raw, int64_t width, int64_t label, const LogitOptions& 
     for (int64_t i = 0; i < width; i += kLanes) {
       const Floats z = logit(i);
       Floats d = even - exponential(z - log_of_sum);
-      if (label >= i && label < i + kLanes) d[label - i] += 1 - options.smoothing;
+      if (label >= i && label < i + kLanes) d += select(lane == static_cast<int32_t>(label - i), broadcast(1 - options.smoothing), Floats{});
       d *= options.scale;
       if (options.softcap != 0) d *= 1 - z * z / (options.softcap * options.softcap);
       if (i < whole) {

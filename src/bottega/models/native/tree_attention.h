@@ -253,14 +253,11 @@ class NodeAttention {
 
   // Of sixteen keys, those that a query sees.
   Ints visible(int64_t query, int64_t key) const {
-    Ints from, till, position;
-    std::memcpy(&from, from_.data() + key, sizeof(Ints));
-    std::memcpy(&till, till_.data() + key, sizeof(Ints));
+    const auto from = loaded<Ints>(from_.data() + key), till = loaded<Ints>(till_.data() + key);
     const auto token = static_cast<int32_t>(query);
     const Ints seen = (from <= token) & (till > token);
     if (window_ == 0) return seen;
-    std::memcpy(&position, position_.data() + key, sizeof(Ints));
-    const Ints distance = position - static_cast<int32_t>(forest_.token(query)[2]);
+    const Ints distance = loaded<Ints>(position_.data() + key) - static_cast<int32_t>(forest_.token(query)[2]);
     const auto window = static_cast<int32_t>(window_);
     return seen & (distance < window) & (distance > -window);
   }
@@ -274,7 +271,7 @@ class NodeAttention {
     float* scores = scores_.data() + place;
     Floats most = broadcast(kHidden);
     for (int64_t i = 0; i < depth; i += kLanes) {
-      const Floats score = visible(query, first + i) ? load(scores + i) * scale_ : broadcast(kHidden);
+      const Floats score = select(visible(query, first + i), load(scores + i) * scale_, broadcast(kHidden));
       most = maximum(most, score);
       store(scores + i, score);
     }
@@ -360,16 +357,16 @@ class NodeAttention {
       const float log_of_sum = *logs.line(token), along_out = along_out_.data()[block * kSide + i];
       for (int64_t c = 0; c < kSide; c += kLanes) {
         const Floats p = exponential(load(weight + c) * scale_ - log_of_sum);
-        const Floats seen = visible(token, j * kSide + c) ? p : Floats{};
+        const Floats seen = select(visible(token, j * kSide + c), p, Floats{});
         store(weight + c, kept.keep(seen, j * kSide + c));
         store(gradient + c, seen * (kept.keep(load(gradient + c), j * kSide + c) - along_out) * scale_);
       }
     }
     const int64_t place = (j - begin) * kSide;
     round(gradients, gradients_.data() + place, keys);
-    transpose_block(weights, turned);
+    transpose_block(weights, kSide, turned);
     round(turned, turned_weights_.data() + place * queries + block * kSide, queries);
-    transpose_block(gradients, turned);
+    transpose_block(gradients, kSide, turned);
     round(turned, turned_gradients_.data() + place * queries + block * kSide, queries);
   }
 

@@ -1,12 +1,15 @@
-// Sixteen float32 numbers at a time, by the vector extension of GCC and Clang, which compiles for any processor.
+// Sixteen float32 numbers at a time: from and to memory, and what is computed of them.
 #pragma once
 
 #include <c10/util/BFloat16.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
-#ifdef __AVX512BF16__
+#include "lanes.h"
+
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
@@ -14,101 +17,32 @@ namespace bottega {
 
 using c10::BFloat16;
 
-constexpr int64_t kLanes = 16;
-
 // Rows of which the sums of 32 columns stay in registers.
-#ifdef __AVX512F__
-constexpr int kRegisterRows = 8;
-#else
-constexpr int kRegisterRows = 2;
-#endif
+constexpr int kRegisterRows = kRegisterLanes == 16 ? 8 : kRegisterLanes == 8 ? 2 : 1;
 
-typedef float Floats __attribute__((vector_size(64)));
-typedef int32_t Ints __attribute__((vector_size(64)));
-typedef uint32_t Bits __attribute__((vector_size(64)));
-typedef uint16_t HalfBits __attribute__((vector_size(32)));
-typedef int8_t Bytes __attribute__((vector_size(16)));
+inline Floats load(const float* from) { return loaded<Floats>(from); }
 
-inline Floats load(const float* from) {
-  Floats x;
-  std::memcpy(&x, from, sizeof(x));
-  return x;
-}
-
-inline Floats load(const BFloat16* from) {
-  HalfBits x;
-  std::memcpy(&x, from, sizeof(x));
-  return reinterpret_cast<Floats>(__builtin_convertvector(x, Bits) << 16);
-}
+inline Floats load(const BFloat16* from) { return bits_as<Floats>(convert<Bits>(loaded<HalfBits>(from)) << 16); }
 
 // Whole numbers as float32.
-inline Floats load(const int32_t* from) {
-  Ints x;
-  std::memcpy(&x, from, sizeof(x));
-  return __builtin_convertvector(x, Floats);
-}
+inline Floats load(const int32_t* from) { return convert<Floats>(loaded<Ints>(from)); }
 
 inline void store(int8_t* to, Ints x) {
-  const auto narrow = __builtin_convertvector(x, Bytes);
-  std::memcpy(to, &narrow, sizeof(narrow));
+  stored(to, convert<Bytes>(x));
 }
 
-inline void store(float* to, Floats x) { std::memcpy(to, &x, sizeof(x)); }
+inline void store(float* to, Floats x) { stored(to, x); }
 
 inline void store(BFloat16* to, Floats x) {
 #ifdef __AVX512BF16__
-  const auto rounded = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(x));
+  stored(to, _mm512_cvtneps_pbh(reinterpret_cast<__m512>(x)));
 #else
-  const Bits bits = reinterpret_cast<Bits>(x);
-  const Bits nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // ties to even
+  const Bits bits = bits_as<Bits>(x);
+  const Bits nearest = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // ties to even
   // The carry would make zero of what is not a number.
-  const auto rounded =
-      __builtin_convertvector((bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 64 : nearest, HalfBits);
+  const auto is_number = bits_as<Ints>(bits & 0x7fffffffu) <= 0x7f800000;
+  stored(to, convert<HalfBits>(select(is_number, nearest, (bits >> 16) | 64u)));
 #endif
-  std::memcpy(to, &rounded, sizeof(rounded));
-}
-
-inline Floats broadcast(float x) { return Floats{} + x; }
-
-// Each lane with the one `step` lanes away in its pair.
-template <int step>
-inline Floats swapped(Floats x) {
-  constexpr Ints lane{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  return __builtin_shuffle(x, lane ^ step);
-}
-
-inline float sum(Floats x) {
-  x += swapped<8>(x);
-  x += swapped<4>(x);
-  x += swapped<2>(x);
-  x += swapped<1>(x);
-  return x[0];
-}
-
-inline Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
-
-// One step of a transposition: exchanges the squares of `step` lanes beside the diagonals of those of twice the size.
-template <int step, typename Vector>
-inline void exchange(Vector* x) {
-  constexpr Ints lane{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  constexpr Ints first = (lane & step) == 0 ? lane : lane - step + 16,
-                 second = (lane & step) == 0 ? lane + step : lane + 16;
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) {
-    if (i & step) continue;
-    const Vector a = x[i], b = x[i + step];
-    x[i] = __builtin_shuffle(a, b, first);
-    x[i + step] = __builtin_shuffle(a, b, second);
-  }
-}
-
-// The matrix [16, 16] of numbers of 32 bits, turned.
-template <typename Vector>
-inline void transpose(Vector* x) {
-  exchange<1>(x);
-  exchange<2>(x);
-  exchange<4>(x);
-  exchange<8>(x);
 }
 
 // The first `count` columns of a matrix [16, 16], times a factor, as rows that lie `stride` apart.
@@ -123,11 +57,20 @@ inline void store_columns(const float* from, int64_t count, float factor, float*
   }
 }
 
-inline float maximum(Floats x) {
-  x = maximum(x, swapped<8>(x));
-  x = maximum(x, swapped<4>(x));
-  x = maximum(x, swapped<2>(x));
-  return maximum(x, swapped<1>(x))[0];
+inline Floats absolute(Floats x) { return select(x < 0.0f, -x, x); }
+
+template <typename V>
+inline V square_root(V x) {
+  if constexpr (is_pair<V>) {
+    return {square_root(x.low), square_root(x.high)};
+  } else {
+#ifdef __AVX512F__
+    return reinterpret_cast<V>(_mm512_sqrt_ps(reinterpret_cast<__m512>(x)));
+#else
+    for (int i = 0; i < kRegisterLanes; ++i) x[i] = std::sqrt(x[i]);
+    return x;
+#endif
+  }
 }
 
 // e^x for x ≤ 88, within two units in the last place; 0 below −87, and no number of what is none.
@@ -140,22 +83,9 @@ inline Floats exponential(Floats x) {
   const Floats p =
       1 +
       f * (1 + f * (0.5f + f * (1.66666667e-1f + f * (4.16666667e-2f + f * (8.33333333e-3f + f * 1.38888889e-3f)))));
-  const Ints power = (__builtin_convertvector(whole, Ints) + 127) << 23;
-  const Floats result = x < -87.0f ? Floats{} : p * reinterpret_cast<Floats>(power);
-  return x != x ? x : result;
-}
-
-// The sums of the lanes of sixteen vectors.
-inline Floats sums(const Floats* x) {
-  Floats a[8], b[4], c[2];
-  const Ints even{0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
-  for (int i = 0; i < 8; ++i)
-    a[i] = __builtin_shuffle(x[2 * i], x[2 * i + 1], even) + __builtin_shuffle(x[2 * i], x[2 * i + 1], even + 1);
-  for (int i = 0; i < 4; ++i)
-    b[i] = __builtin_shuffle(a[2 * i], a[2 * i + 1], even) + __builtin_shuffle(a[2 * i], a[2 * i + 1], even + 1);
-  for (int i = 0; i < 2; ++i)
-    c[i] = __builtin_shuffle(b[2 * i], b[2 * i + 1], even) + __builtin_shuffle(b[2 * i], b[2 * i + 1], even + 1);
-  return __builtin_shuffle(c[0], c[1], even) + __builtin_shuffle(c[0], c[1], even + 1);
+  const Ints power = (convert<Ints>(whole) + 127) << 23;
+  const Floats result = select(x < -87.0f, Floats{}, p * bits_as<Floats>(power));
+  return select(x != x, x, result);
 }
 
 }  // namespace bottega
