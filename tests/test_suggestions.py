@@ -26,6 +26,7 @@ class Settings(BaseModel, extra="forbid"):
     inner: Inner | list[Inner] = Inner()
     some: list[int] = Field([1], min_length=1)
     few: list[int] = Field([1, 2], min_length=2, max_length=3)
+    pairs: dict[str, int] = Field({}, max_length=1)
     code: str = Field("abc", min_length=2, max_length=3)
 
 
@@ -52,6 +53,7 @@ def problems(document: dict[str, Any]) -> list[Any]:
         ({"names": {"a": 1}}, "expected a text or a list, not a section", "write a text or a list"),
         ({"size": "x" * 90}, f"expected a whole number, not '{'x' * 59} …", "write a whole number"),
         ({"some": []}, "the list is empty", "write at least one item"),
+        ({"pairs": {"a": 1, "b": 2}}, "the section has more than 1 items", "leave some out"),
         ({"few": [1]}, "the list has fewer than 2 items", "write more"),
         ({"few": [1, 2, 3, 4]}, "the list has more than 3 items", "leave some out"),
         ({"code": ""}, "the text is empty", "write at least one character"),

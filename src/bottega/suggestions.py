@@ -100,6 +100,8 @@ def _describe_error(problem: Mapping[str, Any]) -> tuple[str, str]:
             return f"the list has fewer than {limits['min_length']} items", "write more"
         case "too_short" | "missing_argument":
             return "the list is empty", "write at least one item"
+        case "too_long" if isinstance(problem["input"], Mapping):
+            return f"the section has more than {limits['max_length']} items", "leave some out"
         case "too_long":
             return f"the list has more than {limits['max_length']} items", "leave some out"
         case "string_too_short" if problem["input"]:

@@ -29,6 +29,7 @@ def explained(key: str, value: Any) -> RecipeError:
 @pytest.mark.parametrize(
     ("key", "value", "what", "fix"),
     [
+        ("name", "a" * 101, "cannot name a folder", "change name; every key, explained: bottega init sft"),
         ("name", "../x", "name: '../x' cannot name a folder", "change name; every key, explained: bottega init sft"),
         ("seed", "seven", "seed: expected a whole number, not 'seven'", "write a whole number"),
         ("seed", None, "seed: expected a whole number, not empty", "write a whole number"),

@@ -37,7 +37,17 @@ def test_the_field_is_named_as_in_the_request() -> None:
     problem = {"type": "int_type", "loc": ("body", "messages", 0, "content"), "msg": "Wrong", "input": "x"}
     found = from_validation([problem])
     assert (found.param, found.code) == ("messages[0].content", "invalid_value")
-    assert found.message == "Invalid value for 'messages[0].content': expected a whole number, not 'x'."
+    assert (
+        found.message
+        == "Invalid value for 'messages[0].content': expected a whole number, not 'x'; write a whole number."
+    )
+    # Of a union: what is wrong by each of its types.
+    choice = {"type": "literal_error", "loc": ("body", "n_epochs", "literal"), "input": 0, "msg": ""}
+    bound = {"type": "greater_than_equal", "loc": ("body", "n_epochs", "int"), "input": 0, "msg": "", "ctx": {"ge": 1}}
+    message = from_validation([{**choice, "ctx": {"expected": "'auto'"}}, bound]).message
+    assert message.endswith("0 is out of range: it must be at least 1; write a number that is at least 1.")
+    message = from_validation([{**choice, "input": "x", "ctx": {"expected": "'fine-tune' or 'batch'"}}]).message
+    assert message.endswith("'x' is not one of its values; one of: fine-tune, batch.")
     found = from_validation([{"type": "missing", "loc": ("body", "prompt"), "msg": "Field required"}])
     assert (found.message, found.code) == ("Missing required parameter: 'prompt'.", "missing_required_parameter")
     assert from_validation([{"type": "missing", "loc": ("body",), "msg": ""}]).message == "The request has no body."

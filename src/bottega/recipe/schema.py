@@ -52,10 +52,10 @@ DELIMITER_NAMES = {"tab": "\t", "\\t": "\t"}
 
 
 def _check_name(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
         raise ValueError(
-            f"{value!r} cannot name a folder: use letters, digits, dots, dashes and underscores; start with a letter "
-            "or digit"
+            f"{value!r} cannot name a folder: use up to 100 letters, digits, dots, dashes and underscores; start with "
+            "a letter or digit"
         )
     return value
 

@@ -93,6 +93,7 @@ def from_validation(problems: Sequence[Mapping[str, Any]]) -> ApiError:
     if problem["type"] == "missing":
         message = f"Missing required parameter: '{param}'." if param else "The request has no body."
         return ApiError(400, message, param=param, code="missing_required_parameter")
-    what, _ = bottega.describe_errors([problem])
-    message = f"Invalid value for '{param}': {what}."
+    # A union reports one problem for each of its types; their places differ only behind the field's own.
+    alike = [one for one in problems if one["input"] is problem["input"]]
+    message = f"Invalid value for '{param}': {'; '.join(filter(None, bottega.describe_errors(alike)))}."
     return ApiError(400, message, param=param, code="invalid_value")
