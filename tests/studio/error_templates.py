@@ -25,7 +25,7 @@ RAISED = {name for name, value in vars(errors).items() if isinstance(value, type
 RAISED |= {"InvalidRow", "ValueError"}
 
 # What takes such texts, and where: by position, and by the names in SAID.
-TEXTS = {**dict.fromkeys(RAISED, (0,)), "Finding": (0, 2, 3), "finding": (0, 2, 3), "ApiError": (1,)}
+TEXTS = {**dict.fromkeys(RAISED, (0,)), "Finding": (0, 2, 3), "finding": (0, 2, 3), "ApiError": (1,), "_response": (2,)}
 SAID = {"what", "fix", "message"}
 
 # Raised for the code around them, or with a code in place of words.
@@ -136,9 +136,12 @@ class Package:
                 found |= self._arguments(scope, call, positions, CARRIED)
         for scope in self.scopes:
             found |= {text for name, value in scope.defaults() if name in SAID for text in self.texts(value, scope)}
-            for name in ("what", "fix"):
+            for name in ("what", "fix", "unchecked"):
                 found |= {text for value in scope.assigned.get(name, ()) for text in self.texts(value, scope)}
-        for name in [name for name in self.functions if name.endswith("_problem")]:
+        for name in [name for name in self.functions if name == "notes" or name.endswith("_messages")]:
+            for scope in self.functions[name]:
+                found |= {text for said in _yielded(scope) for text in self.texts(said, scope) if " " in text}
+        for name in [name for name in self.functions if name == "unchecked" or name.endswith("_problem")]:
             for scope in self.functions[name]:
                 found |= {text for result in _returned(scope) for text in self.texts(result, scope) if " " in text}
         answered = set[tuple[str, str]]()
@@ -280,8 +283,10 @@ def _assign(node: ast.Assign | ast.AnnAssign | ast.AugAssign, scope: Scope) -> N
         else:
             pairs = [(target, node.value)]
         for name, value in pairs:
-            if isinstance(name, ast.Name) and value is not None:
-                scope.assigned[name.id].append(value)
+            # An item of a dict of texts counts as the dict.
+            named = name.value if isinstance(name, ast.Subscript) else name
+            if isinstance(named, ast.Name) and value is not None and (named is name or named.id == "unchecked"):
+                scope.assigned[named.id].append(value)
 
 
 def _iterate(node: ast.For, scope: Scope) -> None:
@@ -301,10 +306,21 @@ def _iterate(node: ast.For, scope: Scope) -> None:
 
 def _returned(function: Scope) -> Iterator[ast.expr]:
     """What a function returns, but not those inside it."""
+    yield from (node.value for node in _nodes(function) if isinstance(node, ast.Return) and node.value is not None)
+
+
+def _yielded(function: Scope) -> Iterator[ast.expr]:
+    """The second items of what a function yields: what is said of the first."""
+    for node in _nodes(function):
+        if isinstance(node, ast.Yield) and isinstance(node.value, ast.Tuple):
+            yield node.value.elts[1]
+
+
+def _nodes(function: Scope) -> Iterator[ast.AST]:
+    """The nodes of a function, without those of functions inside it."""
     waiting = list[ast.AST](function.node.body if function.node else ())
     while waiting:
         node = waiting.pop()
-        if isinstance(node, ast.Return) and node.value is not None:
-            yield node.value
-        elif not isinstance(node, (*FUNCTIONS, ast.Lambda)):
+        yield node
+        if not isinstance(node, (*FUNCTIONS, ast.Lambda)):
             waiting += ast.iter_child_nodes(node)

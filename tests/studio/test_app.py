@@ -14,6 +14,7 @@ from studios import Studio, run_studio
 
 import bottega
 from bottega import adapters
+from bottega.metrics.catalog import METRICS
 from bottega.server.gate import GateSettings
 from bottega.server.keys import KeyRing
 from bottega.studio.app import STATIC, create_studio
@@ -149,6 +150,22 @@ def test_every_text_is_used() -> None:
     for key in texts(STATIC / "i18n" / "en.json"):
         name = key.removesuffix("#one")
         assert f'"{name}"' in code or any(name.startswith(start) for start in made), key
+
+
+def test_what_a_task_does_has_words_in_any_language() -> None:
+    """Of its messages the first word decides; those of the command line and of the demo nobody sees here."""
+    english, words = texts(STATIC / "i18n" / "en.json"), set[str]()
+    for source in Path(bottega.__file__).parent.rglob("*.py"):
+        if source.relative_to(Path(bottega.__file__).parent).parts[0] not in ("cli", "demo"):
+            code = source.read_text(encoding="utf-8")
+            told = r'(?:tell|progress|report_status|progress_callback|update_reporter)\(\s*(?:[\w.]+,\s*)?f?"(\w+)'
+            words |= set(re.findall(told, code))
+    assert words == {key.removeprefix("doing.") for key in english if key.startswith("doing.")}
+
+
+def test_metrics_have_texts() -> None:
+    english = texts(STATIC / "i18n" / "en.json")
+    assert {f"metric.{one.id}": one.label for one in METRICS.values()}.items() <= english.items()
 
 
 def test_methods_have_texts() -> None:

@@ -68,7 +68,9 @@ def test_an_upload_is_written_where_its_parts_belong(workshop: Workshop) -> None
     assert workshop.write_part(upload, 6, b"you") == 9
     assert workshop.write_part(upload, 0, b"Hello ") == 9
     assert workshop.upload_path(upload).read_bytes() == b"Hello you"
-    for name in ("upload-0", "../x", f"{upload}x"):
+    with pytest.raises(bottega.DataError, match="more is sent than was announced"):
+        workshop.write_part(upload, 9, b"..")
+    for name in ("upload-0", "upload-10-0", "../x", f"{upload}x"):
         with pytest.raises(bottega.DataError, match="no such upload"):
             workshop.upload_path(name)
 

@@ -59,6 +59,7 @@ def create_studio(workshop: Workshop) -> FastAPI:
     app.mount("/", StaticFiles(directory=STATIC, html=True))
     app.add_middleware(_WithHeaders)
     app.add_exception_handler(bottega.BottegaError, _answer_error)
+    app.add_exception_handler(Exception, _answer_error)
     app.add_exception_handler(KeyError, _answer_missing)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)

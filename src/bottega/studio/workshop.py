@@ -25,7 +25,7 @@ from bottega.studio.datasets import DataSets
 from bottega.studio.labels import LabelSessions
 from bottega.studio.tasks import TaskRunner
 
-UPLOAD_ID = re.compile(r"upload-[0-9a-f]{24}")
+UPLOAD_ID = re.compile(r"upload-(\d{1,15})-[0-9a-f]{24}")
 
 # Bytes of the name of a file.
 MAX_NAME = 255
@@ -139,7 +139,7 @@ class Workshop:
             # It is there twice while it is read, and needs room to be worked with.
             fix = f"at most {min(MAX_UPLOAD, free // 3) / 1e9:.1f} GB can be taken now; free some space"
             raise bottega.DiskError("the file is too large for the disk", where=f"{size / 1e9:.1f} GB", fix=fix)
-        name = f"upload-{secrets.token_hex(12)}"
+        name = f"upload-{size}-{secrets.token_hex(12)}"
         (self.uploads / name).touch()
         return name
 
@@ -153,6 +153,10 @@ class Workshop:
     def write_part(self, upload: str, offset: int, part: bytes) -> int:
         """Write a part of an upload where it belongs; returns how much there is now."""
         path = self.upload_path(upload)
+        announced = int(upload.split("-")[1])
+        if len(part) > MAX_PART or offset + len(part) > announced:
+            fix = f"parts of at most {MAX_PART} bytes, {announced} in all"
+            raise bottega.DataError("more is sent than was announced", where=upload, fix=fix)
         size = path.stat().st_size
         if offset > size:
             raise bottega.DataError(f"a part is missing before byte {offset}", where=upload, fix="send it again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from studios import Studio
@@ -30,7 +31,7 @@ def test_a_table_becomes_rows(studio: Studio, questions: str) -> None:
 
 
 def test_parts_may_come_twice_but_not_too_early(studio: Studio) -> None:
-    upload = studio.post("data/uploads", {"file": "a.jsonl", "size": 12})["id"]
+    upload = studio.post("data/uploads", {"file": "a.jsonl", "size": 14})["id"]
     put = lambda offset, part: studio.http.put(f"/studio/api/data/uploads/{upload}/{offset}", content=part)  # noqa: E731
     assert put(0, b'{"text"').json() == {"size": 7}
     assert put(0, b'{"text"').json() == {"size": 7}
@@ -114,6 +115,14 @@ def test_what_is_not_there_is_said(studio: Studio) -> None:
     assert studio.refusal("POST", "data/uploads/upload-1/import", {"file": "a.csv"})["message"] == "no such upload"
     assert studio.refusal("POST", "data/uploads", {"file": "a", "size": 1 << 60})["code"] == "DiskError"
     assert studio.refusal("POST", "data/uploads", {"file": "a"})["where"] == "size"
+
+
+def test_only_the_file_that_was_sent_is_read(studio: Studio, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.jsonl"
+    secret.write_text('{"text": "secret"}\n', encoding="utf-8")
+    upload = studio.post("data/uploads", {"file": "a.jsonl", "size": 1})["id"]
+    body = {"file": "a.jsonl", "layout": {"path": str(secret)}}
+    assert studio.refusal("POST", f"data/uploads/{upload}/import", body)["where"] == "layout.path"
 
 
 def test_a_hostile_name_and_hostile_rows_stay_text(studio: Studio) -> None:

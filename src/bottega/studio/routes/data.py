@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import PurePath
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import bottega
@@ -14,6 +14,9 @@ from bottega.studio.calls import in_thread, workshop_of
 from bottega.studio.workshop import MAX_PART, Workshop
 
 router = APIRouter(prefix="/data")
+
+# Characters of the longest suffix that says how a file is read, and more.
+MAX_SUFFIX = 12
 
 
 class NewUpload(BaseModel):
@@ -25,14 +28,25 @@ class NewUpload(BaseModel):
     size: int = Field(ge=1)
 
 
+class Layout(BaseModel):
+    """How to read a file that does not say so itself: fields of `bottega.Source`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    encoding: str | None = None
+    delimiter: str | None = None
+    header: bool | None = None
+    columns: list[str] | None = None
+
+
 class Import(BaseModel):
-    """What becomes of a file that was sent. `layout`: how to read it, where it does not say so itself."""
+    """What becomes of a file that was sent."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: str | None = None
     file: str = Field(min_length=1, max_length=255)
-    layout: dict[str, Any] = {}
+    layout: Layout = Layout()
 
 
 class AuditRequest(BaseModel):
@@ -80,7 +94,7 @@ async def begin_upload(request: Request, body: NewUpload) -> Any:
 
 
 @router.put("/uploads/{upload}/{offset}")
-async def send_part(request: Request, upload: str, offset: int) -> Any:
+async def send_part(request: Request, upload: str, offset: Annotated[int, Path(ge=0)]) -> Any:
     """Send a part of a file, from a byte on."""
     part = await request.body()
     return {"size": await in_thread(lambda: workshop_of(request).write_part(upload, offset, part))}
@@ -92,12 +106,17 @@ async def import_upload(request: Request, upload: str, body: Import) -> Any:
     workshop = workshop_of(request)
     file = PurePath(body.file.replace("\\", "/")).name
     path = await in_thread(lambda: workshop.upload_path(upload))
-    # The suffix decides how a file is read.
-    suffixes = "".join(PurePath(file).suffixes[-2:])
-    named = path.with_name(path.name + suffixes.lower())
+    # The suffix decides how a file is read; what is longer than any that does is a part of a name with dots.
+    suffixes = [suffix for suffix in PurePath(file).suffixes[-2:] if len(suffix) <= MAX_SUFFIX]
+    named = path.with_name(path.name + "".join(suffixes).lower())
     path.rename(named)
     folder = str(workshop.data.folder)
-    arguments = {"path": str(named), "file": file, "folder": folder, "layout": body.layout}
+    arguments = {
+        "path": str(named),
+        "file": file,
+        "folder": folder,
+        "layout": body.layout.model_dump(exclude_none=True),
+    }
     task, name = await in_thread(lambda: workshop.submit_import(body.name or file.split(".")[0], arguments))
     return {"task": task, "name": name}
 
@@ -112,8 +131,15 @@ async def get_data(request: Request, name: str) -> Any:
 @router.delete("/{name}")
 async def delete_data(request: Request, name: str) -> Any:
     """Delete a data set."""
-    await in_thread(lambda: workshop_of(request).data.remove(name))
+    await in_thread(lambda: _delete(workshop_of(request), name))
     return {}
+
+
+def _delete(workshop: Workshop, name: str) -> None:
+    tasks = [task for task in workshop.tasks.documents() if tuple(task["subject"]) == ("data", name)]
+    if any(task["status"] in ("waiting", "running") for task in tasks):
+        raise bottega.DataError("a task is at work on it", where=name, fix="wait until it has ended, or stop it first")
+    workshop.data.remove(name)
 
 
 @router.get("/{name}/rows")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict
@@ -23,7 +23,7 @@ class Demo(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    language: str = "en"
+    language: Literal["en", "it"] = "en"
     seed: int = 0
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 import bottega
 from bottega.studio.calls import in_thread, workshop_of
 from bottega.studio.labels import LabelChoice
+from bottega.studio.names import derived_name
 
 router = APIRouter(prefix="/labels")
 
@@ -136,8 +137,9 @@ async def write_data(request: Request, name: str) -> Any:
         if not rows:
             fix = "choose between some more answers"
             raise bottega.DataError("no pair has an answer that is preferred", where=name, fix=fix)
-        version = workshop.data.write(f"{name}-preferences", rows, ("labels", {"session": name}), _say_nothing)
-        return {"name": f"{name}-preferences", "version": version.number, "rows": version.rows}
+        made = derived_name(name, "preferences")
+        version = workshop.data.write(made, rows, ("labels", {"session": name}), _say_nothing)
+        return {"name": made, "version": version.number, "rows": version.rows}
 
     return await in_thread(work)
 

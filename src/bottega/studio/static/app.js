@@ -71,12 +71,16 @@ export function showError(place, error) {
 /** A box that says what went wrong. */
 export function errorBox(error) {
   if (error instanceof Offline) return h("div.error", { role: "alert" }, h("p", t("error.Offline")));
-  const kind = `error.${error.kind || "Unexpected"}`;
+  const kind = `error.${CODES[error.kind] ?? (error.kind || "Unexpected")}`;
   return h("div.error", { role: "alert" },
     h("p", h("strong", t(document.documentElement.lang && kindKnown(kind) ? kind : "error.Unexpected"))),
     h("p", error.where ? `${error.where}: ` : null, said(error.message ?? error.what)),
     error.fix ? h("p", h("span.dim", `${t("error.fix")} `), said(error.fix)) : null);
 }
+
+// Codes of the API of models, which the conversations ask.
+const CODES = { out_of_memory: "OutOfMemory", rate_limit_exceeded: "Overloaded", model_not_found: "ModelError", invalid_value: "RecipeError",
+  missing_required_parameter: "RecipeError", unsupported_parameter: "RecipeError", unsupported_model: "ModelError" };
 
 const KINDS = ["RecipeError", "DataError", "ModelError", "RunError", "CheckpointError", "DiskError", "Overloaded", "OutOfMemory", "Diverged"];
 const kindKnown = (kind) => KINDS.includes(kind.slice("error.".length));

@@ -8,10 +8,22 @@ let loading = null;
 /** Plotly, loaded once. */
 export function plotly() {
   loading ??= new Promise((resolve, reject) => {
-    const script = h("script", { src: "plotly.js", onload: () => resolve(window.Plotly), onerror: () => reject(new Error(t("chart.missing"))) });
+    const script = h("script", { src: "plotly.js", onload: () => resolve(translated(window.Plotly)), onerror: () => reject(new Error(t("chart.missing"))) });
     document.head.append(script);
   });
   return loading;
+}
+
+/** Plotly with the words of its buttons, and numbers as the reader writes them; without more it knows English alone. */
+function translated(Plotly) {
+  const signs = Object.fromEntries(new Intl.NumberFormat(current()).formatToParts(10000.5).map(({ type, value }) => [type, value]));
+  const words = [["Download plot as a PNG", "chart.download"], ["Zoom", "chart.zoom"], ["Pan", "chart.pan"], ["Zoom in", "chart.zoom-in"], ["Zoom out", "chart.zoom-out"],
+    ["Autoscale", "chart.autoscale"], ["Reset axes", "chart.reset"], ["Orbital rotation", "chart.orbit"], ["Turntable rotation", "chart.turntable"],
+    ["Reset camera to default", "chart.camera"], ["Reset camera to last save", "chart.camera-last"], ["Box Select", "chart.box"], ["Lasso Select", "chart.lasso"],
+    ["Double-click to zoom back out", "chart.zoom-back"]];
+  Plotly.register({ moduleType: "locale", name: current(), dictionary: Object.fromEntries(words.map(([word, key]) => [word, t(key)])), format: { decimal: signs.decimal, thousands: signs.group ?? "" } });
+  Plotly.setPlotConfig({ locale: current() });
+  return Plotly;
 }
 
 export const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -70,7 +82,7 @@ export function lineChart(title, axes) {
         shapes: marks.map((mark) => ({ type: "line", x0: mark.x, x1: mark.x, yref: "paper", y0: 0, y1: 1, line: { color: text, width: 1, dash: "dot" } })),
         annotations: marks.map((mark, place) => ({ x: mark.x, yref: "paper", y: 1 - 0.09 * place, text: mark.text, showarrow: false, xanchor: "right", yanchor: "top", font: { color: text, size: 11 } })),
       };
-      const config = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d"], locale: current() };
+      const config = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
       await Plotly[drawn ? "react" : "newPlot"](plot, data, layout, config);
       // The place of a chart changes when others come beside it, not only with the window.
       if (!drawn) new ResizeObserver(() => plot.offsetParent && Plotly.Plots.resize(plot)).observe(element);

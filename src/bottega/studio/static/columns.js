@@ -3,7 +3,7 @@
 import { ask, get, path as at, post } from "./api.js";
 import { showError } from "./app.js";
 import { debounced, field, fill, h, select } from "./dom.js";
-import { has, t } from "./i18n.js";
+import { has, named, t } from "./i18n.js";
 import { said } from "./said.js";
 
 export function columnsView(name, version, context) {
@@ -27,8 +27,8 @@ export function columnsView(name, version, context) {
   const soon = debounced(100, show);
   const drawForm = (found) => {
     const format = formats.find((one) => one.name === (chosen.format === "auto" ? found.format : chosen.format));
-    const titles = formats.map((one) => [one.name, has(`format.${one.name}`) ? t(`format.${one.name}`) : one.name]);
-    const auto = ["auto", found.format && chosen.format === "auto" ? t("columns.found", { format: found.format }) : t("data.auto")];
+    const titles = formats.map((one) => [one.name, named(`format.${one.name}`, one.name)]);
+    const auto = ["auto", found.format && chosen.format === "auto" ? t("columns.found", { format: named(`format.${found.format}`, found.format) }) : t("data.auto")];
     const choice = select([auto, ...titles], chosen.format, (value) => { chosen.format = value; chosen.mapping = {}; soon(); });
     const column = (canonical, required) => {
       const value = chosen.mapping[canonical] ?? found.fields[canonical] ?? (canonical in version.fields ? canonical : "");

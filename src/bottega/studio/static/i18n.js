@@ -53,6 +53,9 @@ export function t(key, values = {}) {
 /** Whether there is a text for a key. */
 export const has = (key) => key in texts;
 
+/** What the program has a name for, by the key of its text; the name itself where there is none. */
+export const named = (key, name) => (has(key) ? t(key) : name);
+
 const show = (value) => (typeof value === "number" ? number(value) : String(value));
 
 /** A number as the reader writes it. */

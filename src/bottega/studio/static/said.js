@@ -66,9 +66,9 @@ function filled(text, known, general) {
   return null;
 }
 
-/** Texts that are put together: a key and what is wrong with it, several texts, or several values. */
+/** Texts that are put together: a key or a place and what is wrong there, several texts, or several values. */
 function composed(text, known) {
-  const [, key, rest] = text.match(/^([\w.[\]-]+: )([^]+)$/) ?? [];
+  const [, key, rest] = text.match(/^([^:]{1,100}: )([^]+)$/) ?? [];
   const own = rest ? translate(rest, known) : null;
   return own !== null ? key + own : joined(text, "; ", "; ", known) ?? joined(text, " or ", t("error.or"), known);
 }

@@ -1,20 +1,28 @@
 // Rows as a model reads them: tokens, with those that carry a loss marked.
 
 import { h } from "./dom.js";
-import { t } from "./i18n.js";
+import { named, t } from "./i18n.js";
+import { said } from "./said.js";
 
 // Longest row that is drawn whole.
 const MOST = 2000;
 
-/** The rows of a preview. */
-export function tokenRows(preview) {
+/** What a row is beside the others of its example; the class of a row is a name of the user's. */
+function rowName(text, objective) {
+  const [kind, ...more] = text.split(": ");
+  const own = objective === "classify" ? kind : named(`row.${kind}`, kind);
+  return [own, ...more].join(": ");
+}
+
+/** The rows of a preview, as an objective reads them. */
+export function tokenRows(preview, objective) {
   return h("div",
-    preview.notes.map((note) => h("p.notice", note)),
+    preview.notes.map((note) => h("p.notice", said(note))),
     preview.template ? h("p.dim", t("tokens.template", { name: preview.template })) : null,
     h("p.row", h("span.token.learned", t("tokens.learned")), h("span.token", t("tokens.read"))),
     preview.examples.map(([id, rows], index) => h("section.card", { "aria-label": id }, h("h3", id),
       rows.map((tokens, row) => h("div",
-        preview.labels[index]?.[row] ? h("strong", preview.labels[index][row]) : null,
+        preview.labels[index]?.[row] ? h("strong", rowName(preview.labels[index][row], objective)) : null,
         tokenLine(tokens))))));
 }
 

@@ -1,7 +1,7 @@
 // The explainer: a model opened up for one text. It shows what it is given, in the studio and in a page of its own.
 
 import { fill, h, select, svg, table } from "../dom.js";
-import { number, percent, t } from "../i18n.js";
+import { named, number, percent, t } from "../i18n.js";
 import { bars, paintHead, strips, weightAt } from "./draw.js";
 import { nextView } from "./next.js";
 import { Tour } from "./tour.js";
@@ -72,11 +72,14 @@ export class ExplainView {
     }, name.split("/").at(-1))));
   }
 
+  /** How the model knows the order of tokens. */
+  positions() { return named(`positions.${this.model.anatomy.positions}`, this.model.anatomy.positions); }
+
   anatomy() {
     const { anatomy } = this.model;
     const facts = [["family", anatomy.family], ["kind", t(`kind.${anatomy.kind}`)], ["parameters", number(anatomy.parameters)], ["layers", number(anatomy.layers)], ["width", number(anatomy.width)],
       ["vocabulary", number(anatomy.vocabulary)], ["heads", anatomy.query_heads ? `${number(anatomy.query_heads)} / ${number(anatomy.key_heads)}` : "–"], ["attention", t(`attention.${anatomy.attention}`)],
-      ["positions", anatomy.positions], ["mlp", anatomy.mlp], ["norm", anatomy.norm]];
+      ["positions", this.positions()], ["mlp", anatomy.mlp], ["norm", anatomy.norm]];
     if (anatomy.experts) facts.push(["experts", number(anatomy.experts)]);
     return h("dl.facts", facts.map(([key, value]) => h("div", h("dt", t(`anatomy.${key}`)), h("dd", value))));
   }

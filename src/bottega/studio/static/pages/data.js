@@ -120,7 +120,7 @@ async function one(place, [name, view, detail], query, context) {
       h("a.button.primary", { href: `#/new?data=${name}&v=${version.number}` }, t("data.train")),
       confirmed(t("action.delete"), t("data.delete-sure", { name }), remove))),
     h("p.dim", t("data.rows", { n: version.rows }), ", ", bytes(version.size), ", ", versionTitle(version)),
-    version.bad ? h("div.notice", h("p", t("data.bad", { n: version.bad })), h("details", h("summary", t("data.bad-which")), h("ul", version.errors.map((text) => h("li", text))))) : null,
+    version.bad ? h("div.notice", h("p", t("data.bad", { n: version.bad })), h("details", h("summary", t("data.bad-which")), h("ul", version.errors.map((text) => h("li", said(text)))))) : null,
     tabs(t("data.views"), [
       ["rows", t("data.tab-rows"), () => rowBrowser(name, version, Number(query.get("row")) || 0, context)],
       ["columns", t("data.tab-columns"), () => columnsView(name, version, context)],
@@ -206,7 +206,7 @@ function findings(name, version, audit) {
       h("div.row", finding.rows.slice(0, 12).map((row) => h("a", { href: `#/data/${name}?v=${version.number}&row=${row}` }, t("audit.row", { n: row + 1 })))),
       h("details", h("summary", t("audit.examples")), h("ul", finding.examples.map((text) => h("li", text)))))))),
     Object.entries(audit.shape).map(([title, pairs]) => h("details", { open: true }, h("summary", shapeTitle(title)), histogram(pairs, shapeTitle(title)))),
-    Object.keys(audit.unchecked).length ? h("details", h("summary", t("audit.unchecked")), h("ul", Object.entries(audit.unchecked).map(([check, why]) => h("li", `${check}: ${why}`)))) : null);
+    Object.keys(audit.unchecked).length ? h("details", h("summary", t("audit.unchecked")), h("ul", Object.entries(audit.unchecked).map(([check, why]) => h("li", said(check), ": ", said(why))))) : null);
 }
 
 const shapeTitle = (name) => (has(`shape.${name}`) ? t(`shape.${name}`) : name);
@@ -227,7 +227,7 @@ function tokenView(name, version, context) {
     fill(place, h("progress", { "aria-label": t("task.starting") }));
     const body = { data: name, version: version.number, model: model.value, objective: objective.value };
     try {
-      fill(place, tokenRows(await post("recipes/preview", body, { signal: context.signal })));
+      fill(place, tokenRows(await post("recipes/preview", body, { signal: context.signal }), objective.value));
     } catch (error) {
       fill(place);
       showError(place, error);

@@ -2,7 +2,7 @@
 
 import { get, news, path as at, post } from "../api.js";
 import { fill, h } from "../dom.js";
-import { bytes, moment, number, t } from "../i18n.js";
+import { bytes, current, moment, number, t } from "../i18n.js";
 import { badge, taskLine, taskTitle } from "../parts.js";
 import { go } from "../app.js";
 
@@ -55,7 +55,7 @@ const welcome = () => h("div.notice", h("p", t("home.welcome")),
 
 async function startDemo(event) {
   event.target.disabled = true;
-  const { task } = await post("demo");
+  const { task } = await post("demo", { language: current() });
   go(`task/${task}`);
 }
 
@@ -63,7 +63,7 @@ const runCard = (run) => h("li", h("a.card", { href: `#/runs/${run.id}` },
   h("h3", run.id, " ", badge(run.status)),
   h("div", run.steps ? t("run.progress", { step: run.step, steps: run.steps }) : null),
   run.validation_loss === null ? null : h("div", t("run.validation", { loss: number(run.validation_loss) })),
-  run.verdict ? h("div.clip", run.verdict) : null,
+  run.verdict ? h("div.clip", { lang: "en" }, run.verdict) : null,
   h("div.dim", moment(run.time))));
 
 const dataCard = (one) => h("li", h("a.card", { href: `#/data/${one.name}` }, h("h3", one.name),

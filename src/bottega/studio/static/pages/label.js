@@ -17,7 +17,7 @@ async function list(place, context) {
   const [sessions, data] = await Promise.all([get("labels", { signal: context.signal }), get("data", { signal: context.signal })]);
   const first = await modelInput(context), second = await modelInput(context, "", false);
   const prompts = select(data.map((set) => [set.name, set.name]), data.find((set) => Object.keys(set.fields).some((key) => ["prompt", "instruction", "question"].includes(key)))?.name ?? data[0]?.name);
-  const title = h("input", { required: true, pattern: "[A-Za-z0-9][A-Za-z0-9_\\-]*", value: `labels-${sessions.length + 1}`, autocomplete: "off" });
+  const title = h("input", { required: true, pattern: "[A-Za-z0-9][A-Za-z0-9_\\-]*", maxLength: 60, value: `labels-${sessions.length + 1}`, autocomplete: "off" });
   const count = h("input", { type: "number", min: 1, max: 1000, value: 20 }), temperature = h("input", { type: "number", min: 0, max: 3, step: 0.1, value: 0.8 });
   const errors = h("div");
   const start = async (event) => {

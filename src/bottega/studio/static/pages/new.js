@@ -132,7 +132,7 @@ class Draft {
     const shown = this.schema.filter((one) => !this.hidden.includes(one.key) && (!wanted || wanted.includes(one.key)));
     if (wanted) return h("div.fields", shown.map((one) => this.control(one)));
     const sections = Map.groupBy ? Map.groupBy(shown, section) : new Map([...new Set(shown.map(section))].map((name) => [name, shown.filter((one) => section(one) === name)]));
-    return h("div", [...sections].map(([name, fields]) => h("section", h("h3", name), h("div.fields", fields.map((one) => this.control(one))))));
+    return h("div", [...sections].map(([name, fields]) => h("section", name ? h("h3", name) : null, h("div.fields", fields.map((one) => this.control(one))))));
   }
 
   control(one) {

@@ -4,8 +4,9 @@ import { get, news, path as at, post } from "../api.js";
 import { go, showError } from "../app.js";
 import { lineChart } from "../chart.js";
 import { field, fill, h, table } from "../dom.js";
-import { bytes, duration, moment, number, percent, t } from "../i18n.js";
+import { bytes, duration, moment, named, number, percent, t } from "../i18n.js";
 import { badge, confirmed, copyable, failureBox, progressOf, tabs } from "../parts.js";
+import { said } from "../said.js";
 
 // Milliseconds between looks at a run.
 const EVERY = 1000;
@@ -30,7 +31,7 @@ async function list(place, context) {
   fill(place, h("h1", t("nav.runs")), runs.length ? [h("p", overlay), table(
     ["", t("run.name"), t("run.status"), t("run.step"), t("run.loss"), t("run.validation-loss"), t("run.verdict"), t("run.time")],
     runs.map((run) => [tick(run), h("a", { href: `#/runs/${run.id}` }, run.id), badge(run.status), run.steps ? `${number(run.step)} / ${number(run.steps)}` : "",
-      number(run.loss), number(run.validation_loss), run.verdict ?? "", moment(run.time)]), { caption: t("nav.runs"), numeric: [3, 4, 5] })]
+      number(run.loss), number(run.validation_loss), run.verdict ? h("span", { lang: "en" }, run.verdict) : "", moment(run.time)]), { caption: t("nav.runs"), numeric: [3, 4, 5] })]
     : h("p", h("span.dim", t("home.no-runs")), " ", h("a", { href: "#/new" }, t("nav.new"))));
 }
 
@@ -133,7 +134,7 @@ function* curvesOf(runs, smoothing) {
   })];
   const metrics = new Set(runs.flatMap((run) => [...run.of("validated"), ...run.of("stepped").slice(-1)].flatMap((event) => Object.keys(event.metrics))));
   for (const metric of metrics) {
-    yield [`metric-${metric}`, metric, runs.flatMap((run, index) => [
+    yield [`metric-${metric}`, named(`metric.${metric}`, metric), runs.flatMap((run, index) => [
       { ...run.curve("stepped", (event) => event.metrics[metric]), name: named(run, t("run.training")), index: 2 * index },
       { ...run.curve("validated", (event) => event.metrics[metric]), name: named(run, t("run.validation-short")), index: 2 * index + 1, mode: "lines+markers" }])];
   }
@@ -172,7 +173,7 @@ function drawFacts(place, log) {
     ["run.cpu", number(last?.cpu)], ["run.trained", started ? t("run.of", { part: number(started.trained_parameters), whole: number(started.parameters) }) : "–"],
     ["run.device", started ? `${started.device}, ${started.dtype}` : "–"],
   ];
-  if (finished) facts.push(["run.reason", finished.reason]);
+  if (finished) facts.push(["run.reason", said(finished.reason)]);
   fill(place, facts.map(([key, value]) => h("div", h("dt", t(key)), h("dd", value))));
 }
 
@@ -187,7 +188,7 @@ function samplesView(log) {
 
 function eventsView(log) {
   const shown = log.events.filter((event) => event.type !== "stepped" && event.type !== "answered").reverse();
-  const text = (event) => event.message ?? event.reason ?? (event.type === "validated" ? `${number(event.loss)}${event.best ? ` (${t("run.best")})` : ""}` : event.checkpoint ?? "");
+  const text = (event) => (event.message ?? event.reason ? said(event.message ?? event.reason) : event.type === "validated" ? `${number(event.loss)}${event.best ? ` (${t("run.best")})` : ""}` : event.checkpoint ?? "");
   return table([t("run.step"), t("run.event"), "", t("run.time")], shown.map((event) => [number(event.step), t(`event.${event.type}`), text(event), moment(event.time)]), { caption: t("run.tab-events"), numeric: [0] });
 }
 
@@ -218,11 +219,11 @@ async function drawVerdict(place, log, context) {
   if (!state.has_report) return fill(place, h("p", t("verdict.what")), evaluate, state.status === "finished" ? null : h("p.dim", t("verdict.not-yet")));
   const report = await get(at`runs/${id}/report`, { signal: context.signal });
   const { verdict } = report, outcome = String(verdict.outcome).replace(/\W+/g, "-");
-  const estimates = (list) => list.map((one) => [one.label, number(one.run), number(one.base), interval(one), one.finding ? t(`finding.${one.finding.replace(" ", "-")}`) : ""]);
+  const estimates = (list) => list.map((one) => [named(`metric.${one.metric}`, one.label), number(one.run), number(one.base), interval(one), one.finding ? t(`finding.${one.finding.replace(" ", "-")}`) : ""]);
   return fill(place,
     h("h2", t(`outcome.${outcome}`)), h(`p.verdict.${outcome}`, { lang: "en" }, verdict.sentence),
     h("p.row", evaluate, h("a.button", { href: `api/runs/${encodeURIComponent(id)}/report.html`, onclick: (event) => { event.preventDefault(); openReport(id); } }, t("verdict.page")),
-      FORMATS.map((format) => h("button", { onclick: async () => { const { task } = await post(at`runs/${id}/export`, { format }); go(`task/${task}`); } }, t("verdict.export", { format })))),
+      FORMATS.map((format) => h("button", { onclick: async () => { const { task } = await post(at`runs/${id}/export`, { format }); go(`task/${task}`); } }, t("verdict.export", { format: named(`export.${format}`, format) })))),
     (report.contenders ?? []).map((one) => h("section", h("h3", t("verdict.beside", { name: one.name })),
       table([t("verdict.metric"), t("verdict.run"), t("verdict.other"), t("verdict.difference"), t("verdict.finding")], estimates(one.estimates), { numeric: [1, 2, 3] }))),
     report.effects?.length ? h("section", h("h3", t("verdict.effects")), table([t("verdict.metric"), t("verdict.run"), t("verdict.base"), t("verdict.difference"), t("verdict.finding")], estimates(report.effects), { numeric: [1, 2, 3] })) : null,

@@ -51,7 +51,7 @@ export async function page(place, parts, query, context) {
 async function training(context) {
   const data = await get("data", { signal: context.signal });
   if (!data.length) return h("p.dim", t("home.no-data"));
-  const name = h("input", { required: true, pattern: "[A-Za-z0-9][A-Za-z0-9_\\-]*", maxlength: 60, value: "tokenizer-1", autocomplete: "off" }), size = h("input", { type: "number", min: 300, max: 262144, value: 4096 });
+  const name = h("input", { required: true, pattern: "[A-Za-z0-9][A-Za-z0-9_\\-]*", maxLength: 60, value: "tokenizer-1", autocomplete: "off" }), size = h("input", { type: "number", min: 300, max: 262144, value: 4096 });
   const boxes = data.map((set) => h("input", { type: "checkbox", value: set.name })), errors = h("div");
   boxes[0].checked = true;
   const start = async (event) => {
