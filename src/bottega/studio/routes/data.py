@@ -28,7 +28,7 @@ class NewUpload(BaseModel):
     size: int = Field(ge=1)
 
 
-class Layout(BaseModel):
+class FileLayout(BaseModel):
     """How to read a file that does not say so itself: fields of `bottega.Source`."""
 
     model_config = ConfigDict(extra="forbid")
@@ -46,7 +46,7 @@ class Import(BaseModel):
 
     name: str | None = None
     file: str = Field(min_length=1, max_length=255)
-    layout: Layout = Layout()
+    layout: FileLayout = FileLayout()
 
 
 class AuditRequest(BaseModel):
