@@ -46,6 +46,9 @@ def test_the_field_is_named_as_in_the_request() -> None:
     bound = {"type": "greater_than_equal", "loc": ("body", "n_epochs", "int"), "input": 0, "msg": "", "ctx": {"ge": 1}}
     message = from_validation([{**choice, "ctx": {"expected": "'auto'"}}, bound]).message
     assert message.endswith("0 is out of range: it must be at least 1; write a number that is at least 1.")
+    elsewhere = {**bound, "loc": ("body", "temperature")}
+    message = from_validation([problem | {"input": 0}, elsewhere]).message
+    assert message.endswith("expected a whole number, not 0; write a whole number.")
     message = from_validation([{**choice, "input": "x", "ctx": {"expected": "'fine-tune' or 'batch'"}}]).message
     assert message.endswith("'x' is not one of its values; one of: fine-tune, batch.")
     found = from_validation([{"type": "missing", "loc": ("body", "prompt"), "msg": "Field required"}])

@@ -93,7 +93,7 @@ def from_validation(problems: Sequence[Mapping[str, Any]]) -> ApiError:
     if problem["type"] == "missing":
         message = f"Missing required parameter: '{param}'." if param else "The request has no body."
         return ApiError(400, message, param=param, code="missing_required_parameter")
-    # A union reports one problem for each of its types; their places differ only behind the field's own.
-    alike = [one for one in problems if one["input"] is problem["input"]]
+    # A union reports one problem for each of its types; their places differ only behind the value's own.
+    alike = [one for one in problems if one["loc"][:2] == problem["loc"][:2] and one["input"] is problem["input"]]
     message = f"Invalid value for '{param}': {'; '.join(filter(None, bottega.describe_errors(alike)))}."
     return ApiError(400, message, param=param, code="invalid_value")

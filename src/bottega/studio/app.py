@@ -59,6 +59,7 @@ def create_studio(workshop: Workshop) -> FastAPI:
     app.mount("/", StaticFiles(directory=STATIC, html=True))
     app.add_middleware(_WithHeaders)
     app.add_exception_handler(bottega.BottegaError, _answer_error)
+    app.add_exception_handler(OSError, _answer_error)
     app.add_exception_handler(Exception, _answer_error)
     app.add_exception_handler(KeyError, _answer_missing)
     app.add_exception_handler(HTTPException, _answer_http_error)
@@ -92,7 +93,8 @@ class _WithHeaders:
 
 
 def _response(status: int, kind: str, what: str, where: str | None = None, fix: str | None = None) -> JSONResponse:
-    return JSONResponse({"error": {"code": kind, "message": what, "where": where, "fix": fix}}, status)
+    # Also with the headers of all others: an error that nobody foresaw is answered outside of what adds them.
+    return JSONResponse({"error": {"code": kind, "message": what, "where": where, "fix": fix}}, status, HEADERS)
 
 
 async def _answer_error(request: Request, error: Any) -> JSONResponse:

@@ -5,25 +5,29 @@ import { current, t } from "./i18n.js";
 
 let loading = null;
 
-/** Plotly, loaded once. */
-export function plotly() {
+/** Plotly, loaded once, in the language in use. */
+export async function plotly() {
   loading ??= new Promise((resolve, reject) => {
-    const script = h("script", { src: "plotly.js", onload: () => resolve(translated(window.Plotly)), onerror: () => reject(new Error(t("chart.missing"))) });
+    const script = h("script", { src: "plotly.js", onload: () => resolve(window.Plotly), onerror: () => reject(new Error(t("chart.missing"))) });
     document.head.append(script);
   });
-  return loading;
-}
-
-/** Plotly with the words of its buttons, and numbers as the reader writes them; without more it knows English alone. */
-function translated(Plotly) {
-  const signs = Object.fromEntries(new Intl.NumberFormat(current()).formatToParts(10000.5).map(({ type, value }) => [type, value]));
-  const words = [["Download plot as a PNG", "chart.download"], ["Zoom", "chart.zoom"], ["Pan", "chart.pan"], ["Zoom in", "chart.zoom-in"], ["Zoom out", "chart.zoom-out"],
-    ["Autoscale", "chart.autoscale"], ["Reset axes", "chart.reset"], ["Orbital rotation", "chart.orbit"], ["Turntable rotation", "chart.turntable"],
-    ["Reset camera to default", "chart.camera"], ["Reset camera to last save", "chart.camera-last"], ["Box Select", "chart.box"], ["Lasso Select", "chart.lasso"],
-    ["Double-click to zoom back out", "chart.zoom-back"]];
-  Plotly.register({ moduleType: "locale", name: current(), dictionary: Object.fromEntries(words.map(([word, key]) => [word, t(key)])), format: { decimal: signs.decimal, thousands: signs.group ?? "" } });
+  const Plotly = await loading;
+  // It knows English itself, and all that is not said here from that.
+  if (current() !== "en") Plotly.register(words());
   Plotly.setPlotConfig({ locale: current() });
   return Plotly;
+}
+
+/** The words of its buttons, and numbers as the reader writes them. */
+function words() {
+  const signs = Object.fromEntries(new Intl.NumberFormat(current()).formatToParts(10000.5).map(({ type, value }) => [type, value]));
+  const dictionary = {
+    "Download plot as a PNG": t("chart.download"), Zoom: t("chart.zoom"), Pan: t("chart.pan"), "Zoom in": t("chart.zoom-in"), "Zoom out": t("chart.zoom-out"),
+    Autoscale: t("chart.autoscale"), "Reset axes": t("chart.reset"), "Orbital rotation": t("chart.orbit"), "Turntable rotation": t("chart.turntable"),
+    "Reset camera to default": t("chart.camera"), "Reset camera to last save": t("chart.camera-last"), "Box Select": t("chart.box"),
+    "Lasso Select": t("chart.lasso"), "Double-click to zoom back out": t("chart.zoom-back"),
+  };
+  return { moduleType: "locale", name: current(), dictionary, format: { decimal: signs.decimal, thousands: signs.group ?? "" } };
 }
 
 export const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();

@@ -7,6 +7,9 @@ import { current, t } from "./i18n.js";
 // A longer text is one that somebody wrote, not a message.
 const LONGEST = 2000;
 
+// Nor is what is looked through for a place that it begins with: there may be one before every colon.
+const LONGEST_PLACED = 400;
+
 // Values that are no texts: single words, which are names and numbers also where they are a text elsewhere, several of
 // them, and code.
 const PLAIN = /^(\S+(, \S+)*)?$/;
@@ -68,7 +71,7 @@ function filled(text, known, general) {
 
 /** Texts that are put together: a key or a place and what is wrong there, several texts, or several values. */
 function composed(text, known) {
-  const [, key, rest] = text.match(/^([^:]{1,100}: )([^]+)$/) ?? [];
+  const [, key, rest] = text.length <= LONGEST_PLACED ? text.match(/^([^:]{1,100}: )([^]+)$/) ?? [] : [];
   const own = rest ? translate(rest, known) : null;
   return own !== null ? key + own : joined(text, "; ", "; ", known) ?? joined(text, " or ", t("error.or"), known);
 }

@@ -125,24 +125,24 @@ function watch(log, others, context) {
 }
 
 function* curvesOf(runs, smoothing) {
-  const named = (run, text) => (runs.length > 1 ? `${run.id}: ${text}` : text);
+  const curveName = (run, text) => (runs.length > 1 ? `${run.id}: ${text}` : text);
   yield ["loss", t("run.loss"), runs.flatMap((run, index) => {
     const curve = run.curve("stepped", (event) => event.loss);
-    return [{ ...curve, name: named(run, t("run.training")), index: 2 * index, faint: smoothing > 0 },
-      ...(smoothing > 0 ? [{ x: curve.x, y: smoothed(curve.y, smoothing), name: named(run, t("run.training-smooth")), index: 2 * index }] : []),
-      { ...run.curve("validated", (event) => event.loss), name: named(run, t("run.validation-short")), index: 2 * index + 1, mode: "lines+markers" }];
+    return [{ ...curve, name: curveName(run, t("run.training")), index: 2 * index, faint: smoothing > 0 },
+      ...(smoothing > 0 ? [{ x: curve.x, y: smoothed(curve.y, smoothing), name: curveName(run, t("run.training-smooth")), index: 2 * index }] : []),
+      { ...run.curve("validated", (event) => event.loss), name: curveName(run, t("run.validation-short")), index: 2 * index + 1, mode: "lines+markers" }];
   })];
   const metrics = new Set(runs.flatMap((run) => [...run.of("validated"), ...run.of("stepped").slice(-1)].flatMap((event) => Object.keys(event.metrics))));
   for (const metric of metrics) {
     yield [`metric-${metric}`, named(`metric.${metric}`, metric), runs.flatMap((run, index) => [
-      { ...run.curve("stepped", (event) => event.metrics[metric]), name: named(run, t("run.training")), index: 2 * index },
-      { ...run.curve("validated", (event) => event.metrics[metric]), name: named(run, t("run.validation-short")), index: 2 * index + 1, mode: "lines+markers" }])];
+      { ...run.curve("stepped", (event) => event.metrics[metric]), name: curveName(run, t("run.training")), index: 2 * index },
+      { ...run.curve("validated", (event) => event.metrics[metric]), name: curveName(run, t("run.validation-short")), index: 2 * index + 1, mode: "lines+markers" }])];
   }
   const per = [["lr", "run.lr", (event) => event.lr], ["speed", "run.speed", (event) => event.tokens_real / event.seconds],
     ["memory", "run.memory", (event) => event.memory / 1e9], ["cpu", "run.cpu", (event) => event.cpu],
     ["norm", "run.norm", (event) => event.grad_norm], ["gpu", "run.gpu", (event) => event.device_use]];
   for (const [key, title, value] of per) {
-    yield [key, t(title), runs.map((run, index) => ({ ...run.curve("stepped", value), name: named(run, t(title)), index: 2 * index }))];
+    yield [key, t(title), runs.map((run, index) => ({ ...run.curve("stepped", value), name: curveName(run, t(title)), index: 2 * index }))];
   }
 }
 
