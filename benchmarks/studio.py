@@ -39,7 +39,7 @@ FLAGS = [
 ]
 
 # Milliseconds that a step may take: a small model is trained in some.
-PATIENCE = 150_000
+PATIENCE = 600_000
 
 # What is explained.
 TEXT = "Which%20topic?%20There%20was%20no%20bill"
