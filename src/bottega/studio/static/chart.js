@@ -14,7 +14,8 @@ export async function plotly() {
   const Plotly = await loading;
   // It knows English itself, and all that is not said here from that.
   if (current() !== "en") Plotly.register(words());
-  Plotly.setPlotConfig({ locale: current() });
+  // Without the button that sends a chart to a server of its makers.
+  Plotly.setPlotConfig({ locale: current(), displaylogo: false, showSendToCloud: false, plotlyServerURL: "" });
   return Plotly;
 }
 
