@@ -87,7 +87,7 @@ export function lineChart(title, axes) {
         shapes: marks.map((mark) => ({ type: "line", x0: mark.x, x1: mark.x, yref: "paper", y0: 0, y1: 1, line: { color: text, width: 1, dash: "dot" } })),
         annotations: marks.map((mark, place) => ({ x: mark.x, yref: "paper", y: 1 - 0.09 * place, text: mark.text, showarrow: false, xanchor: "right", yanchor: "top", font: { color: text, size: 11 } })),
       };
-      const config = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
+      const config = { responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
       await Plotly[drawn ? "react" : "newPlot"](plot, data, layout, config);
       // The place of a chart changes when others come beside it, not only with the window.
       if (!drawn) new ResizeObserver(() => plot.offsetParent && Plotly.Plots.resize(plot)).observe(element);

@@ -62,7 +62,7 @@ export class ExplainView {
 
   words() {
     const { anatomy } = this.model;
-    return { ...anatomy, heads: anatomy.query_heads ?? 0, positions: anatomy.positions, mlp: anatomy.mlp, norm: anatomy.norm };
+    return { ...anatomy, heads: anatomy.query_heads ?? 0, positions: this.positions(), mlp: anatomy.mlp, norm: anatomy.norm };
   }
 
   sideChoice() {

@@ -3,7 +3,7 @@
 import { ask, get, path as at, post } from "../api.js";
 import { go, showError } from "../app.js";
 import { debounced, field, fill, h, select, table } from "../dom.js";
-import { bytes, has, moment, number, percent, t } from "../i18n.js";
+import { bytes, moment, named, number, percent, t } from "../i18n.js";
 import { columnsView } from "../columns.js";
 import { badge, confirmed, failureBox, modelInput, progressOf, tabs } from "../parts.js";
 import { said } from "../said.js";
@@ -209,7 +209,7 @@ function findings(name, version, audit) {
     Object.keys(audit.unchecked).length ? h("details", h("summary", t("audit.unchecked")), h("ul", Object.entries(audit.unchecked).map(([check, why]) => h("li", said(check), ": ", said(why))))) : null);
 }
 
-const shapeTitle = (name) => (has(`shape.${name}`) ? t(`shape.${name}`) : name);
+const shapeTitle = (name) => named(`shape.${name}`, name);
 
 function histogram(pairs, title) {
   const most = Math.max(1, ...pairs.map(([, count]) => count));

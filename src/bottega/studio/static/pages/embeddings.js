@@ -65,7 +65,7 @@ async function flat(place, points) {
     return { type: "scatter", mode: marked ? "markers+text" : "markers", x: chosen.map((point) => point.place[0]), y: chosen.map((point) => point.place[1]), text: chosen.map((point) => point.text), textposition: "top center", hoverinfo: "text", marker: { size, color, symbol, opacity: marked ? 1 : 0.6 }, name: t(marked ? "embeddings.hits" : "embeddings.others") };
   });
   const axis = { color: style("--text"), gridcolor: style("--line"), zeroline: false };
-  await Plotly.newPlot(plot, data, { margin: { l: 30, r: 0, t: 0, b: 30 }, paper_bgcolor: "transparent", plot_bgcolor: "transparent", font: { color: style("--text") }, showlegend: points.some((point) => point.marked), xaxis: axis, yaxis: axis }, { displaylogo: false, responsive: true });
+  await Plotly.newPlot(plot, data, { margin: { l: 30, r: 0, t: 0, b: 30 }, paper_bgcolor: "transparent", plot_bgcolor: "transparent", font: { color: style("--text") }, showlegend: points.some((point) => point.marked), xaxis: axis, yaxis: axis }, { responsive: true });
 }
 
 function driftView(ask, context) {

@@ -3,7 +3,7 @@
 import { ask, get, path as at, post } from "../api.js";
 import { go, showError } from "../app.js";
 import { debounced, field, fill, h, select } from "../dom.js";
-import { bytes, duration, has, loadPart, number, t } from "../i18n.js";
+import { bytes, duration, loadPart, named, number, t } from "../i18n.js";
 import { copyable, progressOf, tabs } from "../parts.js";
 import { said } from "../said.js";
 
@@ -139,7 +139,7 @@ class Draft {
     const value = lookUp(this.document, one.key) ?? null;
     const set = (next) => this.change(one.key, next);
     const label = one.key.split(".").at(-1);
-    const help = has(`recipe.${one.key}`) ? t(`recipe.${one.key}`) : one.description;
+    const help = named(`recipe.${one.key}`, one.description);
     let control;
     if (one.type === "choice") control = select([["", t("new.default", { value: String(one.default ?? "") })], ...one.choices.map((name) => [name, name])], value === null ? "" : String(value), (next) => set(next || null));
     else if (one.type === "boolean") control = select([["", t("new.default", { value: t(one.default ? "yes" : "no") })], ["true", t("yes")], ["false", t("no")]], value === null ? "" : String(value), (next) => set(next === "" ? null : next === "true"));
