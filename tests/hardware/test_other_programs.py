@@ -119,7 +119,7 @@ def test_a_busy_program_is_measured() -> None:
 def notes(rates: list[float], others: float | None) -> list[str]:
     """The notes after updates of these seconds, one token each."""
     detector = SlowdownDetector()
-    return [note for rate in rates if (note := detector.update(rate, 1, others))]
+    return [note for rate in rates if (note := detector.note_if_slower(rate, 1, others))]
 
 
 def test_much_slower_updates_are_noted_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,5 +146,5 @@ def test_no_note_if_others_did_not_slow_updates(rates: list[float], others: floa
 
 def test_longer_rows_do_not_count_as_slower() -> None:
     detector = SlowdownDetector()
-    assert not any(detector.update(0.2, 100, 0.9) for _ in range(100))
-    assert not any(detector.update(0.6, 300, 0.9) for _ in range(100))
+    assert not any(detector.note_if_slower(0.2, 100, 0.9) for _ in range(100))
+    assert not any(detector.note_if_slower(0.6, 300, 0.9) for _ in range(100))

@@ -111,7 +111,7 @@ class Package:
                     self.carriers[child.name] = fields
                 if RAISED & {getattr(base, "id", "") for base in child.bases}:
                     self.errors.add(child.name)
-            elif isinstance(child, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+            elif isinstance(child, (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.NamedExpr)):
                 _assign(child, scope)
             elif isinstance(child, ast.For):
                 _iterate(child, scope)
@@ -268,7 +268,7 @@ def _is_field(node: ast.stmt) -> bool:
     return isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
 
 
-def _assign(node: ast.Assign | ast.AnnAssign | ast.AugAssign, scope: Scope) -> None:
+def _assign(node: ast.Assign | ast.AnnAssign | ast.AugAssign | ast.NamedExpr, scope: Scope) -> None:
     """Note what names are given."""
     if isinstance(node, ast.AugAssign):
         if isinstance(node.target, ast.Name):

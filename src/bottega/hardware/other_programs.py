@@ -201,7 +201,7 @@ class SlowdownDetector:
         self.recent = deque[tuple[float, float]]()  # (seconds, seconds per token)
         self.seconds_before, self.reported = 0.0, False
 
-    def update(self, seconds: float, tokens: int, cores_of_others: float | None) -> str:
+    def note_if_slower(self, seconds: float, tokens: int, cores_of_others: float | None) -> str:
         """Add an update; returns the note to show, empty in most cases."""
         self.recent.append((seconds, seconds / max(tokens, 1)))
         # Updates leave the recent ones as long as those behind them last RECENT seconds by themselves.
@@ -219,8 +219,8 @@ class SlowdownDetector:
             return ""
         self.reported = True
         who = "another program uses" if cores_of_others < 1.5 else "other programs use"
-        share = f"{cores_of_others:.1f} of {len(usable_cores())} cores"
-        return f"{who} {share}, and updates take {ratio:.1f} times as long as before"
+        slower = f"updates take {ratio:.1f} times as long as before"
+        return f"{who} {cores_of_others:.1f} of {len(usable_cores())} cores, and {slower}"
 
 
 def _median(values: Iterable[float]) -> float:

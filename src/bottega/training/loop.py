@@ -232,7 +232,7 @@ class _Loop:
         stepped: Stepped = train_step(self.run, update, examples, clock)
         self.progress = update.step, update.position
         yield stepped
-        if slowed := slowdown.update(stepped.seconds, stepped.tokens, self.watch.cores_of_others):
+        if slowed := slowdown.note_if_slower(stepped.seconds, stepped.tokens, self.watch.cores_of_others):
             yield Noted(step=update.step, subject="machine", message=slowed)
 
     def _is_checkpoint(self, step: int) -> bool:

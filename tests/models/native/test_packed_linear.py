@@ -33,7 +33,7 @@ def layer_of(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
     return nn.Linear(inputs, outputs, bias, dtype=torch.bfloat16)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 15, 16, 17, 32, 33, 100, 600])
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 7, 15, 16, 17, 32, 33, 100, 600])
 @pytest.mark.parametrize(("inputs", "outputs", "bias"), [(32, 32, False), (96, 50, True), (64, 257, True)])
 @torch.no_grad()
 def test_products_are_rounded_once(rows: int, inputs: int, outputs: int, bias: bool) -> None:
@@ -48,7 +48,7 @@ def test_products_are_rounded_once(rows: int, inputs: int, outputs: int, bias: b
     assert ((wide.double() - exact).abs() <= 1e-5).all()
 
 
-@pytest.mark.parametrize("rows", [1, 16, 33, 600])
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 7, 16, 33, 600])
 @pytest.mark.parametrize(("inputs", "outputs", "bias"), [(96, 50, True), (64, 257, False)])
 @torch.no_grad()
 def test_weights_in_8_bits(rows: int, inputs: int, outputs: int, bias: bool) -> None:
@@ -81,14 +81,16 @@ def test_inputs_that_are_large_zero_or_no_number_in_8_bits() -> None:
     torch.testing.assert_close(found[4].float(), 1e30 * packed.weight[:, 3].float(), rtol=0.02, atol=1e26)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("bits", [16, 8])
 @torch.no_grad()
-def test_a_row_gets_the_same_bits_alone_and_among_others(bits: int) -> None:
-    packed, x = PackedLinear(layer_of(96, 70), bits), torch.randn(600, 96, dtype=torch.bfloat16)
+def test_a_row_gets_the_same_bits_alone_and_among_others(bits: int, dtype: torch.dtype) -> None:
+    packed, x = PackedLinear(layer_of(96, 70).to(dtype), bits), torch.randn(600, 96, dtype=dtype)
     together = packed(x)
     for row in (0, 15, 31, 40, 599):
         assert torch.equal(packed(x[row : row + 1])[0], together[row])
-    assert torch.equal(packed(x[100:133]), together[100:133])
+    for count in (*range(2, 14), 33):
+        assert torch.equal(packed(x[100 : 100 + count]), together[100 : 100 + count])
 
 
 @torch.no_grad()
@@ -98,9 +100,11 @@ def test_inputs_that_do_not_lie_side_by_side() -> None:
     assert packed(torch.zeros(0, 64, dtype=torch.bfloat16)).shape == (0, 40)
 
 
-def test_the_weight_comes_back() -> None:
-    layer = layer_of(64, 45)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_weight_comes_back(dtype: torch.dtype) -> None:
+    layer = layer_of(64, 45).to(dtype)
     packed = PackedLinear(layer)
+    assert packed.weight.dtype == dtype
     assert torch.equal(packed.weight, layer.weight)
     assert packed.bytes == 2 * 64 * 64  # outputs are rounded up to 32
 
@@ -136,9 +140,20 @@ def test_a_model_is_packed_where_it_fits() -> None:
     x = torch.randn(7, 64, dtype=torch.bfloat16)
     torch.testing.assert_close(model.head(x), plain.head(x), rtol=0.02, atol=0.02)
     torch.testing.assert_close(model.body["a"](x[None]), plain.body["a"](x[None]), rtol=0.02, atol=0.02)
-    wide = Model().float()
-    pack_model(wide)
-    assert not any(isinstance(module, PackedLinear) for module in wide.modules())
+
+
+@pytest.mark.parametrize("more", [0.0, 1.0 / 2**20])
+@torch.no_grad()
+def test_a_model_in_float32_is_packed_where_nothing_is_rounded(more: float) -> None:
+    model, plain = Model().float(), Model().float()
+    for layer in (model.body["a"], model.body["odd"]):
+        layer.weight[0, 0] = 1 + more
+    plain.load_state_dict(model.state_dict())
+    pack_model(model)
+    assert [type(layer) is PackedLinear for layer in model.body.values()] == [not more, not more, False]
+    x = torch.randn(7, 64)
+    torch.testing.assert_close(model.head(x), plain.head(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model.body["a"](x[None]), plain.body["a"](x[None]), rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()

@@ -144,7 +144,8 @@ inline V select(M mask, V a, V b) {
   }
 }
 
-inline Floats broadcast(float x) { return Floats{} + x; }
+// Minus zero is nothing to compute, so x is loaded to all lanes at once; plus zero would be, as it turns -0 into 0.
+inline Floats broadcast(float x) { return x - Floats{}; }
 
 // A register with the numbers from 0 on.
 using Places = RegisterOf<int32_t>::type;

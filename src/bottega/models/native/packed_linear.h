@@ -252,6 +252,59 @@ inline void multiply_row(const float* x, int64_t inputs, const int8_t* panel, fl
   store(sums + kLanes, total[1]);
 }
 
+// A panel in float32, [2 halves][K][16].
+inline void widen_panel(const BFloat16* panel, int64_t inputs, float* wide) {
+  for (int64_t k = 0; k < inputs; k += kBlock, panel += kBlock * kPanel) {
+    for (int64_t half = 0; half < 2; ++half) {
+      for (int64_t j = 0; j < kBlock; j += 2) {
+        Floats even, odd;
+        load_pair(panel + (half * kBlock + j) * kLanes, even, odd);
+        float* to = wide + (half * inputs + k + j) * kLanes;
+        store(to, even);
+        store(to + kLanes, odd);
+      }
+    }
+  }
+}
+
+inline void widen_panel(const int8_t* panel, int64_t inputs, float* wide) {
+  for (int64_t k = 0; k < inputs; k += kWholeBlock, panel += kWholeBlock * kPanel) {
+    for (int64_t half = 0; half < 2; ++half) {
+      for (int64_t j = 0; j < std::min(kWholeBlock, inputs - k); j += 4) {
+        const auto four = loaded<Ints>(panel + (half * kWholeBlock + j) * kLanes);
+        float* to = wide + (half * inputs + k + j) * kLanes;
+        for (int i = 0; i < 4; ++i) store(to + i * kLanes, convert<Floats>((four << (24 - 8 * i)) >> 24));
+      }
+    }
+  }
+}
+
+// sums [rows][32] of up to R rows and a panel in float32, half after half, in registers.
+template <int R>
+void multiply_wide(const float* x, int64_t inputs, int64_t rows, const float* panel, float* sums) {
+  if constexpr (R > 1) {
+    if (rows < R) return multiply_wide<R - 1>(x, inputs, rows, panel, sums);
+  }
+  using Register = RegisterOf<float>::type;
+  constexpr int kParts = kLanes / kRegisterLanes;
+  for (int64_t half = 0; half < kPanel; half += kLanes, panel += inputs * kLanes) {
+    Register total[R][kParts]{};
+    for (int64_t k = 0; k < inputs; ++k) {
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const Register factor = x[r * inputs + k] - Register{};  // see `broadcast`
+#pragma GCC unroll 4
+        for (int part = 0; part < kParts; ++part)
+          total[r][part] += factor * loaded<Register>(panel + k * kLanes + part * kRegisterLanes);
+      }
+    }
+    for (int r = 0; r < R; ++r) {
+      for (int part = 0; part < kParts; ++part)
+        stored(sums + r * kPanel + half + part * kRegisterLanes, total[r][part]);
+    }
+  }
+}
+
 // The rows x [M, K] of a product, in the form that the kernel at hand reads.
 template <typename T>
 class Inputs {
@@ -289,8 +342,9 @@ class Inputs {
 #ifdef __AMX_INT8__
     if (whole_) return multiply_whole(*whole_, first, count, panel, sums, tiles);
 #endif
-    for (int64_t row = 0; row < count; ++row)
-      multiply_row(wide_x_ + (first + row) * inputs, inputs, panel, sums + row * kPanel);
+    const float* x = wide_x_ + first * inputs;
+    if (count >= kFewestToWiden) return multiply_widened(x, count, panel, sums);
+    for (int64_t row = 0; row < count; ++row) multiply_row(x + row * inputs, inputs, panel, sums + row * kPanel);
   }
 
   void multiply(int64_t first, int64_t count, const BFloat16* panel, float* sums, Tiles& tiles) const {
@@ -300,12 +354,30 @@ class Inputs {
     }
 #endif
     const float* x = wide_x_ + first * inputs;
+    // Where registers hold the sums of few rows, most of the time would go into widening the panel for each of them.
+    if (kRegisterRows < kWideRows && count >= kFewestToWiden) return multiply_widened(x, count, panel, sums);
     int64_t row = 0;
     for (; row + kRegisterRows <= count; row += kRegisterRows) {
       multiply_rows<kRegisterRows>(x + row * inputs, inputs, panel, sums + row * kPanel);
     }
     for (; row < count; ++row) multiply_rows<1>(x + row * inputs, inputs, panel, sums + row * kPanel);
   }
+
+  // With a panel that is widened once for all rows.
+  template <typename Weight>
+  void multiply_widened(const float* x, int64_t count, const Weight* panel, float* sums) const {
+    static thread_local Buffer<float> wide;
+    wide.resize(inputs * kPanel);
+    widen_panel(panel, inputs, wide.data());
+    for (int64_t row = 0; row < count; row += kWideRows) {
+      const int64_t rows = std::min<int64_t>(kWideRows, count - row);
+      multiply_wide<kWideRows>(x + row * inputs, inputs, rows, wide.data(), sums + row * kPanel);
+    }
+  }
+
+  static constexpr int64_t kFewestToWiden = 3;  // rows; measured
+  // Rows of which the sums of half a panel fit the registers: twelve of them.
+  static constexpr int kWideRows = 12 * kRegisterLanes / kLanes;
 
   static bool uses_tiles() { return std::is_same_v<T, BFloat16> && Tiles::allowed(); }
 

@@ -21,7 +21,7 @@ INPUT_MULTIPLE = 32
 class PackedLinear(FrozenLinear):
     """A linear layer with a packed weight, of which products without gradients are computed in C++.
 
-    bits    of a weight: 16 in bfloat16, or 8, rounded to 255 numbers with a scale for each output
+    bits    of a weight: 16, if bfloat16 holds it exactly, or 8, rounded to 255 numbers with a scale for each output
     handle  what the operators call it
     """
 
@@ -71,7 +71,8 @@ class _Packed:
 
     def __init__(self, layer: nn.Linear, bits: int) -> None:
         packed_class: Callable[..., Any] = torch.classes.bottega.PackedLinear
-        self._packed = packed_class(layer.weight.detach(), None if layer.bias is None else layer.bias.detach(), bits)
+        weight = layer.weight.detach().to(torch.bfloat16) if bits == 16 else layer.weight.detach()
+        self._packed = packed_class(weight, None if layer.bias is None else layer.bias.detach(), bits)
         self.handle: int = self._packed.handle()
 
     def multiply(self, x: Tensor) -> Tensor:
@@ -92,8 +93,10 @@ class _Packed:
 
 
 def pack_model(model: Any, bits: int = 16) -> None:
-    """Pack every linear layer of a model, in place; adapters go on working. In 16 bits, layers in float32 stay.
+    """Pack every linear layer of a model, in place; adapters go on working.
 
+    In 16 bits, only layers whose weights bfloat16 holds exactly. Those of a checkpoint in bfloat16 that is computed in
+    float32 are among them: half as much is read, and nothing is rounded.
     The layer of the output embeddings keeps its weight, which may be that of the input embeddings, and is read by
     heads; it gets a packed copy beside it. What an adapter trained stays too.
     """
@@ -130,10 +133,16 @@ def _modules_of_adapters(model: nn.Module) -> set[nn.Module]:
 def _can_pack(layer: nn.Module | None, bits: int) -> bool:
     return (
         type(layer) is nn.Linear
-        and layer.weight.dtype in ((torch.bfloat16,) if bits == 16 else DTYPES)
+        and layer.weight.dtype in DTYPES
         and layer.weight.is_cpu
         and layer.in_features % INPUT_MULTIPLE == 0
+        and (bits < 16 or _is_bfloat16(layer.weight.detach()))
     )
+
+
+def _is_bfloat16(weight: Tensor) -> bool:
+    """Whether every number of a weight is one of bfloat16."""
+    return weight.dtype == torch.bfloat16 or torch.equal(weight, weight.to(torch.bfloat16).to(weight.dtype))
 
 
 def _head_forward(head: nn.Linear, packed: _Packed, x: Tensor) -> Tensor:
