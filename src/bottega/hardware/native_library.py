@@ -23,8 +23,15 @@ SOURCES = Path(__file__).parent.parent / "models" / "native"
 # The preferred one first; Clang has other names for the vector operations of the sources.
 COMPILERS = ("g++", "c++")
 
+# Else GCC fuses products and sums for some processors only where several sums are computed at once: what a row gets
+# would depend on the rows beside it.
+X86_FLAGS = ("--param=avoid-fma-max-bits=0",) if platform.machine() == "x86_64" else ()
+
 # GNU's dialect, which lets a product and a sum become one instruction.
-FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-std=gnu++20", "-fno-math-errno", "-Wno-psabi")
+FLAGS = (
+    *("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-std=gnu++20", "-fno-math-errno", "-Wno-psabi"),
+    *X86_FLAGS,
+)
 
 
 def compiler() -> str | None:

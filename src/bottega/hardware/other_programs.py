@@ -218,9 +218,9 @@ class SlowdownDetector:
         if ratio < self.SLOWER:
             return ""
         self.reported = True
-        who = "another program uses" if cores_of_others < 1.5 else "other programs use"
+        cores = f"{cores_of_others:.1f} of {len(usable_cores())} cores"
         slower = f"updates take {ratio:.1f} times as long as before"
-        return f"{who} {cores_of_others:.1f} of {len(usable_cores())} cores, and {slower}"
+        return f"{'another program uses' if cores_of_others < 1.5 else 'other programs use'} {cores}, and {slower}"
 
 
 def _median(values: Iterable[float]) -> float:

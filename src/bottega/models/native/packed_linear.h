@@ -354,8 +354,8 @@ class Inputs {
     }
 #endif
     const float* x = wide_x_ + first * inputs;
-    // Where registers hold the sums of few rows, most of the time would go into widening the panel for each of them.
-    if (kRegisterRows < kWideRows && count >= kFewestToWiden) return multiply_widened(x, count, panel, sums);
+    // Narrow registers hold the sums of two rows or one, and most of the time would go into widening the panel for each.
+    if (kRegisterLanes < kLanes && count >= kFewestToWiden) return multiply_widened(x, count, panel, sums);
     int64_t row = 0;
     for (; row + kRegisterRows <= count; row += kRegisterRows) {
       multiply_rows<kRegisterRows>(x + row * inputs, inputs, panel, sums + row * kPanel);

@@ -21,7 +21,8 @@ INPUT_MULTIPLE = 32
 class PackedLinear(FrozenLinear):
     """A linear layer with a packed weight, of which products without gradients are computed in C++.
 
-    bits    of a weight: 16, if bfloat16 holds it exactly, or 8, rounded to 255 numbers with a scale for each output
+    bits    of a weight: 16, for one that bfloat16 holds exactly, as `pack_model` makes sure; or 8, rounded to 255
+            numbers with a scale for each output
     handle  what the operators call it
     """
 
@@ -106,7 +107,7 @@ def pack_model(model: Any, bits: int = 16) -> None:
             parent, _, attribute = name.rpartition(".")
             # One at a time: the old layer is freed before the next is packed.
             setattr(model.get_submodule(parent), attribute, PackedLinear(module, bits))
-    if _can_pack(head, bits) and head not in trained:
+    if head not in trained and _can_pack(head, bits):
         setattr(head, "forward", partial(_head_forward, head, _Packed(head, bits)))  # noqa: B010, a method for mypy
 
 
@@ -142,7 +143,9 @@ def _can_pack(layer: nn.Module | None, bits: int) -> bool:
 
 def _is_bfloat16(weight: Tensor) -> bool:
     """Whether every number of a weight is one of bfloat16."""
-    return weight.dtype == torch.bfloat16 or torch.equal(weight, weight.to(torch.bfloat16).to(weight.dtype))
+    # By blocks: of most weights in float32 the first shows it.
+    blocks = () if weight.dtype == torch.bfloat16 else torch.split(weight, 256)
+    return all(torch.equal(block, block.to(torch.bfloat16).to(weight.dtype)) for block in blocks)
 
 
 def _head_forward(head: nn.Linear, packed: _Packed, x: Tensor) -> Tensor:
