@@ -621,7 +621,7 @@ def italian(watch: Watch) -> None:
         page.wait_for_selector("main span[lang=it]")
         findings = page.locator("main span[lang=it]").count()
         page.wait_for_timeout(500)
-        assert not (left := page.locator("main span[lang=en]").all_inner_texts()), left
+        assert not (left := page.locator("main span[lang=en]").all_text_contents()), left
         document = {
             "objective": {"kind": "sft"},
             "model": {"base": str(server.folder)},

@@ -14,6 +14,7 @@ from studios import Studio, run_studio
 
 import bottega
 from bottega import adapters
+from bottega.auditing import checks
 from bottega.metrics.catalog import METRICS
 from bottega.server.gate import GateSettings
 from bottega.server.keys import KeyRing
@@ -166,6 +167,11 @@ def test_what_a_task_does_has_words_in_any_language() -> None:
 def test_metrics_have_texts() -> None:
     english = texts(STATIC / "i18n" / "en.json")
     assert {f"metric.{one.id}": one.label for one in METRICS.values()}.items() <= english.items()
+
+
+def test_checks_of_data_have_texts() -> None:
+    english = texts(STATIC / "i18n" / "en.json")
+    assert {f"check.{name}" for name in checks.names()} == {key for key in english if key.startswith("check.")}
 
 
 def test_methods_have_texts() -> None:

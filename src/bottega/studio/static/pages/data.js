@@ -206,7 +206,7 @@ function findings(name, version, audit) {
       h("div.row", finding.rows.slice(0, 12).map((row) => h("a", { href: `#/data/${name}?v=${version.number}&row=${row}` }, t("audit.row", { n: row + 1 })))),
       h("details", h("summary", t("audit.examples")), h("ul", finding.examples.map((text) => h("li", text)))))))),
     Object.entries(audit.shape).map(([title, pairs]) => h("details", { open: true }, h("summary", shapeTitle(title)), histogram(pairs, shapeTitle(title)))),
-    Object.keys(audit.unchecked).length ? h("details", h("summary", t("audit.unchecked")), h("ul", Object.entries(audit.unchecked).map(([check, why]) => h("li", said(check), ": ", said(why))))) : null);
+    Object.keys(audit.unchecked).length ? h("details", h("summary", t("audit.unchecked")), h("ul", Object.entries(audit.unchecked).map(([check, why]) => h("li", named(`check.${check}`, check), ": ", said(why))))) : null);
 }
 
 const shapeTitle = (name) => named(`shape.${name}`, name);
