@@ -78,7 +78,7 @@ class VectorBlocks {
       for (int64_t k = 0; k < depth; ++k) {
 #pragma GCC unroll 8
         for (int r = 0; r < kRegisterRows; ++r) {
-          const Register factor = x[(row + r) * stride + k] - Register{};
+          const Register factor = x[(row + r) * stride + k] - Register{};  // see `broadcast`
 #pragma GCC unroll 8
           for (int c = 0; c < kRegisters; ++c)
             total[r][c] += factor * loaded<Register>(panel + k * kSide + c * kRegisterLanes);
