@@ -121,6 +121,7 @@ if TYPE_CHECKING:
     from bottega.recipe.schema import Recipe as Recipe
     from bottega.recipe.schema import Source as Source
     from bottega.recipe.schema import parse_layout as parse_layout
+    from bottega.recipe.several import load_several as load_several
     from bottega.records import Prompt as Prompt
     from bottega.records.labels import Entity as Entity
     from bottega.reporting.report import build_report as build_report
@@ -157,6 +158,8 @@ if TYPE_CHECKING:
     from bottega.training.preview import dry_run as dry_run
     from bottega.training.preview import preview as preview
     from bottega.training.setup import peak_lr as peak_lr
+    from bottega.training.together import resume_together as resume_together
+    from bottega.training.together import train_together as train_together
 
     __all__: list[str]
 

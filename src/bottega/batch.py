@@ -241,29 +241,61 @@ def _move(tensor: Tensor, device: str) -> Tensor:
 
 
 def join_batches(batches: Sequence[Batch]) -> Batch:
-    """Several batches as one, for a loss over all their predictions.
+    """Several batches as one: their trees side by side, and their predictions, rows and examples one after the other.
 
-    Scores of the batches, concatenated, are the scores of the result. The result itself cannot be scored: `at` and the
-    tree keep the values they had in their own batches.
+    Scores of the batches, concatenated, are the scores of the result.
     """
     if len(batches) == 1:
         return batches[0]
     from torch import cat
 
-    # Indices of the first row and the first example of each batch.
-    first_rows = list(accumulate((len(batch.example) for batch in batches), initial=0))
-    first_examples = list(accumulate((len(batch.ids) for batch in batches), initial=0))
-    tensors: dict[str, Any] = {
-        name: cat([getattr(batch, name) for batch in batches]) for name in (*TOKEN_FIELDS, *PREDICTION_FIELDS)
-    }
+    def joined(name: str, counts: Sequence[int] = ()) -> Tensor:
+        """One field of all batches; it points to what `counts` counts in each, if they are given."""
+        offsets = accumulate(counts, initial=0) if counts else [0] * len(batches)
+        return cat([getattr(batch, name) + offset for batch, offset in zip(batches, offsets, strict=False)])
+
+    tokens = [len(batch.tokens) for batch in batches]
+    sources = [batch.source for batch in batches if batch.source is not None]
+    own: dict[str, Any] = {name: joined(name) for name in ("tokens", "position", "label", "weight")}
+    own |= {name: joined(name, tokens) for name in ("first", "last", "at")}
     return replace(
         batches[0],
-        **tensors,
-        row=cat([batch.row + offset for batch, offset in zip(batches, first_rows, strict=False)]),
-        example=cat([batch.example + offset for batch, offset in zip(batches, first_examples, strict=False)]),
+        **own,
+        row=joined("row", [len(batch.example) for batch in batches]),
+        example=joined("example", [len(batch.ids) for batch in batches]),
         columns={name: cat([batch.columns[name] for batch in batches]) for name in batches[0].columns},
         ids=tuple(name for batch in batches for name in batch.ids),
+        nodes=join_nodes([batch.nodes for batch in batches], tokens),
         tokens_real=sum(batch.tokens_real for batch in batches),
+        source=_join_sources(sources) if sources else None,
+    )
+
+
+def join_nodes(trees: Sequence[Nodes], tokens: Sequence[int]) -> Nodes:
+    """Trees side by side; `tokens` is how many the flat sequence of each has."""
+    starts = list(accumulate(tokens, initial=0))
+    firsts = list(accumulate((len(tree) for tree in trees), initial=0))
+    places = list(zip(trees, starts, firsts, strict=False))
+    return Nodes(
+        np.concatenate([tree.start + start for tree, start, _ in places]),
+        np.concatenate([tree.end + start for tree, start, _ in places]),
+        np.concatenate([np.where(tree.parent < 0, -1, tree.parent + first) for tree, _, first in places]),
+    )
+
+
+def _join_sources(sources: Sequence[EncoderInput]) -> EncoderInput:
+    from torch import cat
+
+    tokens = [len(source.tokens) for source in sources]
+    starts = list(accumulate(tokens, initial=0))
+    texts = list(accumulate((len(source.nodes) for source in sources), initial=0))
+    return EncoderInput(
+        tokens=cat([source.tokens for source in sources]),
+        position=cat([source.position for source in sources]),
+        first=cat([source.first + start for source, start in zip(sources, starts, strict=False)]),
+        last=cat([source.last + start for source, start in zip(sources, starts, strict=False)]),
+        nodes=join_nodes([source.nodes for source in sources], tokens),
+        text_of_node=np.concatenate([source.text_of_node + text for source, text in zip(sources, texts, strict=False)]),
     )
 
 

@@ -60,6 +60,7 @@ def test_its_size_is_known_before_it_is_made(model: torch.nn.Module) -> None:
 def test_a_report_names_its_rank_and_variants() -> None:
     assert Lora(rank=8).label == "LoRA of rank 8"
     assert Lora(rank=8, dora=True, rslora=True, lr_ratio=16).label == "rsLoRA and DoRA and LoRA+ of rank 8"
+    assert Lora(rank=8, init="pissa").label == "PiSSA of rank 8"
 
 
 def test_ranks_by_pattern_are_those_of_peft(model: torch.nn.Module) -> None:
@@ -93,3 +94,8 @@ def test_a_pattern_that_finds_nothing_is_refused(key: str, model: torch.nn.Modul
     assert caught.value.where == f"adapter.{key}"
     with pytest.raises(ValidationError, match="is no pattern"):
         Lora.model_validate({key: {"(": 4}})
+
+
+def test_lengths_and_another_start_exclude_each_other() -> None:
+    with pytest.raises(ValidationError, match="leave init out, or dora"):
+        Lora(dora=True, init="pissa")

@@ -134,3 +134,19 @@ def test_tokens_before_a_text_are_refused_instead_of_left_out(llama: Path, tmp_p
     get_peft_model(network, config).save_pretrained(str(tmp_path))
     with pytest.raises(ModelError, match="PREFIX_TUNING are not computed here"):
         adapters.attach(AutoModelForCausalLM.from_pretrained(llama), tmp_path)
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_what_is_frozen_stays_so_when_it_was_switched_off(reference: bool, llama: Path, tmp_path: Path) -> None:
+    options = InstallOptions(peft_task="CAUSAL_LM")
+    Lora(rank=2).install(AutoModelForCausalLM.from_pretrained(llama), options).save(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(llama)
+    policy = adapters.attach(model, tmp_path, trainable=True, reference=reference)
+    for name, weight in policy.model.named_parameters():
+        if ".layers.0." in name:
+            weight.requires_grad_(False)
+    wanted = {name for name, weight in policy.model.named_parameters() if weight.requires_grad}
+    assert wanted
+    with policy.disabled():
+        policy.network(input_ids=torch.arange(3, 9)[None])
+    assert {name for name, weight in policy.model.named_parameters() if weight.requires_grad} == wanted

@@ -34,21 +34,27 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "dora": {"rank": 3, "dora": True},
     "ranks": {"rank": 3, "rank_pattern": {"o_proj": 1, r"1\..*up_proj": 5}, "alpha_pattern": {"o_proj": 3}},
     "plus": {"rank": 3, "lr_ratio": 8},
+    "pissa": {"rank": 3, "init": "pissa"},
+    "whole": {"rank": 3, "train": ["norm", "lm_head"]},
     "ia3": {"kind": "ia3"},
     "vera": {"kind": "vera", "rank": 8},
     "bottleneck": {"kind": "bottleneck", "width": 3},
     "prompt": {"kind": "prompt", "tokens": 3},
     "pfeiffer": {"kind": "bottleneck", "width": 3, "placement": "pfeiffer", "activation": "relu"},
+    "parts": {"kind": "bottleneck", "width": 3, "train": ["norm", "input_layernorm"]},
 }
 OPTIONS |= {
     kind: {"kind": kind} for kind in adapters.kinds() if kind not in {o.get("kind", "lora") for o in OPTIONS.values()}
 }
 
 # Kinds that no weight can take in.
-NOT_MERGED = ("bottleneck", "pfeiffer", "prompt")
+NOT_MERGED = ("bottleneck", "pfeiffer", "parts", "prompt")
 
 # Kinds that PEFT does not have.
-OWN = ("bottleneck", "pfeiffer")
+OWN = ("bottleneck", "pfeiffer", "parts")
+
+# Options that name layers of the first model.
+NAMED = ("ranks", "plus", "whole", "parts")
 
 # Kinds that are for decoders.
 DECODERS_ONLY = ("prompt",)
@@ -71,7 +77,7 @@ def cases(*without: str) -> list[Any]:
         for adapter in OPTIONS
         if adapter not in without
         for model in MODELS
-        if adapter not in ("ranks", "plus") or model == "llama"
+        if adapter not in NAMED or model == MODELS[0]
         if adapter not in DECODERS_ONLY or model not in ("bert", "t5")
         # Its feed-forward blocks close with fused experts, behind which there is no place.
         if (adapter, model) != ("pfeiffer", "mixtral")
@@ -127,8 +133,9 @@ def saved(adapter: str, model: str, folder: Path) -> Any:
     folder.mkdir(exist_ok=True)
     torch.manual_seed(1)
     head = "masked" if model == "bert" else "language"
-    options = InstallOptions(peft_task=heads.load(head).peft_task)
-    adapted = adapters.build(OPTIONS[adapter]).install(base(model), options)
+    chosen, network = adapters.build(OPTIONS[adapter]), base(model)
+    options = InstallOptions(peft_task=heads.load(head).peft_task, whole=chosen.modules_trained_whole(network))
+    adapted = chosen.install(network, options)
     shake(adapted.model)
     adapted.save(folder)
     return adapted
@@ -248,7 +255,7 @@ def test_its_size_is_known_before_it_is_made(adapter: str) -> None:
 
 
 def test_quantized_bases_take_every_kind(tmp_path: Path) -> None:
-    for adapter in ("dora", "ia3", "vera", "bottleneck"):
+    for adapter in ("dora", "pissa", "ia3", "vera", "bottleneck"):
         recipe = make_recipe(
             adapter, tmp_path, model={"base": str(base_folder("llama")), "dtype": "float32", "quantize": "fp8"}
         )

@@ -17,7 +17,7 @@ from bottega.recipe.schema import Recipe
 from bottega.runs.summary import summary
 from bottega.training.needs import micro_batches
 from bottega.training.setup import build
-from bottega.training.step import Clock, sample_examples, train_step
+from bottega.training.step import Clock, finish_update, prepare_update, sample_examples
 
 
 def test_divergence_stops_before_the_update(recipe: Callable, tmp_path: Path) -> None:
@@ -70,7 +70,9 @@ def test_the_event_of_an_update(recipe: Callable[..., Recipe]) -> None:
     run = build(recipe(optim={"steps": 6, "examples": 4, "tokens": 30, "lr": 1e-2}))
     update = replace(next(run.sampler.updates()), passed=2)
     before = [weight.detach().clone() for weight in run.engine.scorer.parameters()]
-    event = train_step(run, update, sample_examples(run, update), Clock())
+    pending = prepare_update(run, update, sample_examples(run, update))
+    pending.compute()
+    event = finish_update(pending, Clock())
     batches = micro_batches(run, update.examples)
     assert len(batches) > 1
     assert event.tokens_real == sum(batch.tokens_real for batch in batches)

@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bottega import plugins
-from bottega.adapters._base import CONFIG, WEIGHT_FILES, Adapter, InstallOptions, LinearLayer, Start
+from bottega.adapters._base import (
+    CONFIG,
+    WEIGHT_FILES,
+    Adapter,
+    InstallOptions,
+    LinearLayer,
+    Start,
+    WeightReader,
+    Whole,
+)
 from bottega.errors import ModelError
 from bottega.suggestions import suggest_name
 
@@ -36,6 +45,8 @@ __all__ = [
     "LinearLayer",
     "SavedAdapter",
     "Start",
+    "WeightReader",
+    "Whole",
     "attach",
     "build",
     "is_adapter_folder",

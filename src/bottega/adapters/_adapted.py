@@ -65,19 +65,43 @@ class AdaptedModel(ABC):
 class AdaptedInPlace(AdaptedModel):
     """An adapter that changes the model in place: it adds modules to it, or trains some of its weights.
 
-    A kind names the modules or weights that it trains, and overrides `disabled`. New modules of a head are trained with
-    them; all else is frozen.
+    A kind names the modules or weights that it adds, and overrides `switch`. New modules of a head, and others that are
+    to be trained whole, are trained with them; all else is frozen.
 
-    names  parameters of the model that are trained
+    names      parameters of the model that are trained
+    originals  those of them that the base has, as they were
     """
 
     def __init__(self, model: nn.Module, adapter: Adapter, trained: Sequence[str], options: InstallOptions) -> None:
         self.model = self.network = model
         self.adapter = adapter
-        prefixes = tuple(f"{name}." for name in (*trained, *options.new_modules))
-        self.names = frozenset(name for name, _ in model.named_parameters() if f"{name}.".startswith(prefixes))
-        for name, weight in model.named_parameters():
+        self.names = _weights_of(model, [*trained, *options.new_modules, *options.whole])
+        own = dict(model.named_parameters())
+        self.originals = {name: own[name].detach().clone() for name in _weights_of(model, options.whole)}
+        for name, weight in own.items():
             weight.requires_grad_(name in self.names)
+        for name in options.whole:
+            if not _weights_of(model, [name]):
+                fix = "take lora, which gives it a weight of its own, or leave it out"
+                raise ModelError(f"{name} has the weight of another module", where="adapter.train", fix=fix)
+
+    def switch(self, on: bool) -> None:
+        """Let the model compute with what the kind added to it, or without."""
+        return
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        own = dict(self.model.named_parameters())
+        trained = {name: own[name].data for name in self.originals}
+        self.switch(False)
+        for name, value in self.originals.items():
+            own[name].data = value.to(own[name].device)
+        try:
+            yield
+        finally:
+            self.switch(True)
+            for name, value in trained.items():
+                own[name].data = value
 
     def save(self, folder: Path) -> None:
         trained = {name: weight for name, weight in self.model.named_parameters() if name in self.names}
@@ -94,7 +118,7 @@ class AdaptedInPlace(AdaptedModel):
     def load(self, folder: Path, trainable: bool) -> None:
         """Take the weights that `save` wrote; a ModelError unless each has its place, of the same shape."""
         saved = load_file(folder / WEIGHTS)
-        # The new modules of a head were trained beside it: their names are in the file alone.
+        # What was trained beside it is named in the file alone.
         own = dict(self.model.named_parameters())
         wrong = [name for name, value in saved.items() if name not in own or own[name].shape != value.shape]
         wrong = wrong or sorted(self.names - saved.keys())
@@ -104,7 +128,14 @@ class AdaptedInPlace(AdaptedModel):
                 where=str(folder),
                 fix="name the base it was trained on as model.base",
             )
+        self.originals |= {name: own[name].detach().clone() for name in saved.keys() - self.names}
         self.names |= saved.keys()
         for name, value in saved.items():
             own[name].copy_(value)
             own[name].requires_grad_(trainable)
+
+
+def _weights_of(model: nn.Module, names: Sequence[str]) -> frozenset[str]:
+    """The names of the weights that modules, or weights, of these names have; one that modules share has one name."""
+    prefixes = tuple(f"{name}." for name in names)
+    return frozenset(name for name, _ in model.named_parameters() if f"{name}.".startswith(prefixes))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bottega.errors import ModelError
+from bottega.suggestions import suggest_name
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from bottega.adapters._adapted import AdaptedModel
 
@@ -51,6 +52,15 @@ Start = Annotated[
     Field(alias="from", description="Folder or run of an adapter to continue training, with its own settings."),
 ]
 
+# The field `train` of kinds that are saved with more than their own weights.
+Whole = Annotated[
+    list[str],
+    Field(
+        default_factory=list,
+        description="Modules that are trained whole beside it, by the ends of their names: `[norm, lm_head]`.",
+    ),
+]
+
 
 class LinearLayer(NamedTuple):
     """A linear layer of a model without its head: its name in the model, and its widths."""
@@ -60,17 +70,27 @@ class LinearLayer(NamedTuple):
     outputs: int
 
 
+# Reads weights of a checkpoint one after the other, by their names.
+WeightReader: TypeAlias = "Callable[[], Iterator[tuple[str, Tensor]]]"
+
+
 class InstallOptions(NamedTuple):
     """What an adapter must know of the model it is put on.
 
     new_modules    names of modules with random weights: they are trained, and saved with the adapter
     head_is_whole  the head is trained whole, so it gets no adapter
     peft_task      PEFT's name of the task; None where PEFT has none
+    reference      `AdaptedModel.disabled` must give the model as it is with the new adapter
+    unquantized    reads the weights of the base as they were before they were quantized; None where they are not
+    whole          names of further modules that are trained and saved with the adapter
     """
 
     new_modules: Sequence[str] = ()
     head_is_whole: bool = False
     peft_task: str | None = None
+    reference: bool = False
+    unquantized: WeightReader | None = None
+    whole: Sequence[str] = ()
 
 
 class Adapter(BaseModel, ABC):
@@ -113,6 +133,28 @@ class Adapter(BaseModel, ABC):
     def virtual_tokens(self) -> int:
         """How many trained tokens stand before every text, and take positions of the model."""
         return 0
+
+    @property
+    def is_plain_low_rank(self) -> bool:
+        """Whether it is a new low-rank update of layers, starting at zero, and nothing else is trained or drawn."""
+        return False
+
+    @property
+    def needs_quantized(self) -> bool:
+        """Whether it can only be put on a base that is quantized."""
+        return False
+
+    def modules_trained_whole(self, model: nn.Module) -> list[str]:
+        """Names of the modules of a model that are trained beside it; a ModelError if one is not there."""
+        ends: Sequence[str] = getattr(self, "train", ())
+        modules = [name for name, module in model.named_modules() if any(True for _ in module.parameters())]
+        for end in ends:
+            if not any(ends_with(name, [end]) for name in modules):
+                known = sorted({name.rpartition(".")[2] for name in modules if not name.rpartition(".")[2].isdigit()})
+                fix = suggest_name(end, known)
+                raise ModelError(f"no module with weights is called {end}", where="adapter.train", fix=fix)
+        found = [name for name in modules if ends_with(name, ends)]
+        return [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
 
     def import_library(self) -> None:
         """Import what `install` will need. A run does so at its start, where imports cost least."""

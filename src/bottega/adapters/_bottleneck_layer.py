@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -56,16 +55,10 @@ class BottleneckLayer(nn.Module):
 class AdaptedByBottlenecks(AdaptedInPlace):
     """A model of which some layers have a bottleneck behind them."""
 
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        layers = [module for module in self.model.modules() if isinstance(module, BottleneckLayer)]
-        for layer in layers:
-            layer.enabled = False
-        try:
-            yield
-        finally:
-            for layer in layers:
-                layer.enabled = True
+    def switch(self, on: bool) -> None:
+        for module in self.model.modules():
+            if isinstance(module, BottleneckLayer):
+                module.enabled = on
 
 
 def install_bottlenecks(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # PEFT's name for all linear layers except the head.
 ALL_LINEAR = "all-linear"
 
+# PEFT's name of the trained adapter, and ours of a frozen start and of a frozen copy that a policy is compared with.
+ACTIVE, START, REFERENCE = "default", "bottega_start", "reference"
+
 # The field `targets` of each kind.
 Targets = Annotated[
     str | list[str], Field(description="Names of the modules to adapt, or all linear layers except the head.")
@@ -29,16 +32,16 @@ Targets = Annotated[
 
 
 class PeftAdapter(Adapter):
-    """An adapter that PEFT puts on linear layers, on all or on those named.
-
-    by_name  all linear layers are given to PEFT by their names, as its config cannot leave any out
-    """
-
-    by_name: ClassVar[bool] = False
+    """An adapter that PEFT puts on linear layers, on all or on those named."""
 
     if TYPE_CHECKING:
         # Declared by each kind among its own fields: a recipe keeps the order of its keys.
         targets: Targets
+
+    @property
+    def by_name(self) -> bool:
+        """Whether the layers to adapt are given to PEFT by their names, as its config cannot leave the others out."""
+        return False
 
     @abstractmethod
     def peft_config(self, **shared: Any) -> PeftConfig:

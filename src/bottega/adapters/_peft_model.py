@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,8 +23,18 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.pytorch_utils import Conv1D
 
 from bottega.adapters._adapted import AdaptedModel
-from bottega.adapters._base import CONFIG, HEADS, WEIGHT_FILES, InstallOptions, LinearLayer, ends_with, is_in_head
-from bottega.adapters._peft import ALL_LINEAR, PeftAdapter
+from bottega.adapters._base import (
+    CONFIG,
+    HEADS,
+    WEIGHT_FILES,
+    WEIGHTS,
+    InstallOptions,
+    LinearLayer,
+    ends_with,
+    is_in_head,
+)
+from bottega.adapters._low_rank_start import subtract_start, write_start
+from bottega.adapters._peft import ACTIVE, ALL_LINEAR, REFERENCE, START, PeftAdapter
 from bottega.errors import ModelError
 from bottega.suggestions import suggest_name
 
@@ -40,9 +51,6 @@ FUSED_EXPERTS = "ParamWrapper"
 # VeRA's random matrices are those of the model, which every layer only refers to.
 TRAINED = re.compile(r"\.(?:lora_|ia3_l|vera_lambda)")
 
-# PEFT's name of the trained adapter, and ours of the frozen copy that a policy is compared with.
-ACTIVE, REFERENCE = "default", "reference"
-
 
 class PeftAdaptedModel(AdaptedModel):
     """A PeftModel, and the transformers model inside it."""
@@ -58,20 +66,27 @@ class PeftAdaptedModel(AdaptedModel):
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        if REFERENCE not in self.model.peft_config:
-            with self.model.disable_adapter():
-                yield
-            return
-        self.model.set_adapter(REFERENCE)
+        # PEFT lets every weight of an adapter be trained again that it switches on, also those that were frozen.
+        trained = {weight for weight in self.model.parameters() if weight.requires_grad}
         try:
-            yield
+            if REFERENCE in self.model.peft_config:
+                self.model.set_adapter(REFERENCE)
+                yield
+            else:
+                with self.model.disable_adapter():
+                    yield
         finally:
-            self.model.set_adapter(ACTIVE)
+            if REFERENCE in self.model.peft_config:
+                self.model.set_adapter(ACTIVE)
+            for weight in self.model.parameters():
+                weight.requires_grad_(weight in trained)
 
     def save(self, folder: Path) -> None:
         # "auto" would ask a hub whether the vocabulary has grown.
         self.model.save_pretrained(str(folder), selected_adapters=[ACTIVE], save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)
+        if START in self.model.peft_config:
+            write_start(self.model, folder)
         _sort_lists(folder / CONFIG)
 
     def merge(self) -> nn.Module:
@@ -101,12 +116,13 @@ def install_peft(model: Any, adapter: PeftAdapter, options: InstallOptions) -> P
     """Put new weights on a model; see `Adapter.install`."""
     check_targets(model, adapter.targets)
     # What is trained whole gets no adapter, even where it is linear.
-    whole = _trained_whole(model, options.new_modules) if options.head_is_whole else []
+    whole = [*options.whole, *(_trained_whole(model, options.new_modules) if options.head_is_whole else [])]
+    beside = [*options.new_modules, *options.whole]
     shared = {
         "target_modules": adapter.targets,
         "task_type": "SEQ_2_SEQ_LM" if _is_encoder_decoder(model) else options.peft_task,
         # PEFT adds those of HEADS itself.
-        "modules_to_save": [name for name in options.new_modules if name.partition(".")[0] not in HEADS] or None,
+        "modules_to_save": [name for name in beside if name.partition(".")[0] not in HEADS] or None,
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -156,6 +172,12 @@ def _install(model: Any, adapter: PeftAdapter, shared: dict[str, Any], whole: Se
 
 def attach_peft(model: nn.Module, folder: Path, *, trainable: bool, reference: bool) -> PeftAdaptedModel:
     """The model with an adapter of any kind of PEFT's that changes modules; see `adapters.attach`."""
+    has_start = (folder / START / WEIGHTS).is_file()
+    if has_start and not _is_quantized(model):
+        # It makes up for what the weights lost when they were quantized, and these have not lost it.
+        with tempfile.TemporaryDirectory() as changed:
+            subtract_start(folder, Path(changed))
+            return attach_peft(model, Path(changed), trainable=trainable, reference=reference)
     kind = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["peft_type"]
     if kind in PROMPT_LEARNING:
         # PEFT adds their tokens around the model, which is called without it here: they would do nothing.
@@ -169,11 +191,18 @@ def attach_peft(model: nn.Module, folder: Path, *, trainable: bool, reference: b
             )
             if reference:
                 adapted.load_adapter(str(folder), REFERENCE, is_trainable=False, autocast_adapter_dtype=False)
+            if has_start:
+                adapted.load_adapter(str(folder / START), START, is_trainable=False, autocast_adapter_dtype=False)
     except (ValueError, RuntimeError, KeyError) as error:
         what = f"the adapter does not fit this model: {str(error).splitlines()[0]}"
         raise ModelError(what, where=str(folder), fix="name the base it was trained on as model.base") from None
     _check_complete(adapted, folder)
     return PeftAdaptedModel(adapted)
+
+
+def _is_quantized(model: nn.Module) -> bool:
+    """Whether layers of a model keep their weights in another form."""
+    return any(getattr(module, "is_linear", False) for module in model.modules())
 
 
 def _check_complete(adapted: Any, folder: Path) -> None:

@@ -6,8 +6,6 @@ them as they share any prefix. Saved in PEFT's format.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,13 +61,8 @@ class AdaptedByPrompt(AdaptedInPlace):
         self.embedding: PromptedEmbedding = model.get_input_embeddings()  # type: ignore[operator]
         self.prefix = self._ids = tuple(range(len(self.embedding.weight), len(self.embedding.weight) + adapter.tokens))
 
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        self.prefix = ()
-        try:
-            yield
-        finally:
-            self.prefix = self._ids
+    def switch(self, on: bool) -> None:
+        self.prefix = self._ids if on else ()
 
     def save(self, folder: Path) -> None:
         from peft import PromptTuningConfig

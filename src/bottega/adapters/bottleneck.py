@@ -19,6 +19,7 @@ from bottega.adapters._base import (
     InstallOptions,
     LinearLayer,
     Start,
+    Whole,
     ends_with,
     is_in_head,
 )
@@ -44,6 +45,7 @@ class Bottleneck(Adapter):
     targets: list[str] | None = Field(
         None, description="Layers to put one behind, by the ends of their names; default: by `placement`."
     )
+    train: Whole
     start: Start = None
 
     @property

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bottega.adapters._base import ATTENTION, FEED_FORWARD, InstallOptions, LinearLayer, Start, ends_with
+from bottega.adapters._base import ATTENTION, FEED_FORWARD, InstallOptions, LinearLayer, Start, Whole, ends_with
 from bottega.adapters._peft import PeftAdapter, Targets
 from bottega.errors import ModelError
 
@@ -40,6 +40,7 @@ class Ia3(PeftAdapter):
     feed_forward: list[str] = Field(
         list(FEED_FORWARD), description="Those of them whose input is multiplied, not their output."
     )
+    train: Whole
     start: Start = None
 
     def install(self, model: nn.Module, options: InstallOptions) -> PeftAdaptedModel:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
-from bottega.adapters._base import InstallOptions, LinearLayer, Start
+from bottega.adapters._base import InstallOptions, LinearLayer, Start, Whole
 from bottega.adapters._peft import ALL_LINEAR, PeftAdapter, Targets
 from bottega.errors import ModelError
 
@@ -58,6 +58,11 @@ class Lora(PeftAdapter):
     dora: bool = Field(
         False, description="Train the length of each row of a weight apart from its direction (DoRA, Liu et al. 2024)."
     )
+    init: Literal["zero", "pissa", "loftq"] = Field(
+        "zero",
+        description="Where B A starts: at zero; `pissa`, at the principal part of each weight, saved as LoRA of twice"
+        " the rank (Meng et al. 2024); `loftq`, at what a weight lost in `model.quantize` (Li et al. 2023).",
+    )
     lr_ratio: float | None = Field(
         None, ge=1, description="Learning rate of B relative to that of A; LoRA+ (Hayou et al. 2024) has 16."
     )
@@ -67,7 +72,27 @@ class Lora(PeftAdapter):
     alpha_pattern: dict[Pattern, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict, description="Other values of alpha, in the same way."
     )
+    train: Whole
     start: Start = None
+
+    @model_validator(mode="after")
+    def _check_init(self) -> Self:
+        if self.dora and self.init != "zero":
+            raise ValueError("dora: the lengths of DoRA are those of the weights; leave init out, or dora")
+        return self
+
+    @property
+    def by_name(self) -> bool:
+        # Only linear layers have a principal part, and of all layers PEFT would adapt fused experts, too.
+        return self.init != "zero" and self.targets == ALL_LINEAR
+
+    @property
+    def is_plain_low_rank(self) -> bool:
+        return self.init == "zero" and not (self.dora or self.dropout or self.train or self.start)
+
+    @property
+    def needs_quantized(self) -> bool:
+        return self.init == "loftq"
 
     def install(self, model: nn.Module, options: InstallOptions) -> PeftAdaptedModel:
         adapted = super().install(model, options)
@@ -78,11 +103,22 @@ class Lora(PeftAdapter):
                 if not any(_is_end(pattern, layer) for layer in layers):
                     fix = "write the end of the name of a layer, such as q_proj"
                     raise ModelError(f"no adapted layer is called {pattern}", where=f"adapter.{key}", fix=fix)
+        self._start(adapted, options)
         return adapted
+
+    def _start(self, adapted: PeftAdaptedModel, options: InstallOptions) -> None:
+        from bottega.adapters import _low_rank_start
+
+        if self.init == "pissa":
+            _low_rank_start.start_at_principal_part(adapted.model)
+        elif self.init == "loftq":
+            assert options.unquantized is not None, "a recipe with loftq has a quantized base"
+            _low_rank_start.start_at_lost_part(adapted.model, options.unquantized(), reference=options.reference)
 
     @property
     def label(self) -> str:
-        variants = ("rsLoRA", self.rslora), ("DoRA", self.dora), ("LoRA+", self.lr_ratio is not None)
+        starts = ("PiSSA", self.init == "pissa"), ("LoftQ", self.init == "loftq")
+        variants = *starts, ("rsLoRA", self.rslora), ("DoRA", self.dora), ("LoRA+", self.lr_ratio is not None)
         names = [name for name, used in variants if used]
         return f"{' and '.join(names) or 'LoRA'} of rank {self.rank}"
 

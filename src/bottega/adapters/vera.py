@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bottega.adapters._base import LinearLayer, Start
+from bottega.adapters._base import LinearLayer, Start, Whole
 from bottega.adapters._peft import ALL_LINEAR, PeftAdapter, Targets
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ class Vera(PeftAdapter):
 
     title: ClassVar[str] = "VeRA"
     lr_scale: ClassVar[float] = 30.0
-    by_name: ClassVar[bool] = True
 
     kind: Literal["vera"] = Field("vera", description="VeRA (Kopiczko et al. 2023).")
     rank: int = Field(256, ge=1, description="Rank of the shared random matrices.")
@@ -32,11 +31,17 @@ class Vera(PeftAdapter):
         0.0, ge=0, lt=1, description="Dropout before the adapter. Rows that share a prefix share its mask."
     )
     seed: int = Field(0, description="Seed of the random matrices.")
+    train: Whole
     start: Start = None
 
     @property
     def label(self) -> str:
         return f"VeRA of rank {self.rank}"
+
+    @property
+    def by_name(self) -> bool:
+        # Its config cannot exclude layers.
+        return True
 
     def peft_config(self, **shared: Any) -> PeftConfig:
         from peft import VeraConfig

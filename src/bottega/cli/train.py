@@ -49,6 +49,9 @@ def train(
         if dry_run:
             _print_dry_run(_load_recipe(recipe, overrides), as_json)
             return
+        if (several := _several(recipe, overrides, resume)) is not None:
+            _print_several(_train_several(several, recipe, out, resume, as_json), as_json)
+            return
         start = partial(_resume, resume) if resume else _train
         _print_result(start(recipe, overrides, out, as_json), as_json)
 
@@ -213,6 +216,60 @@ def _load_recipe(path: Path | None, overrides: list[str] | None) -> bottega.Reci
         fix = f"continue it: bottega train --resume {path}; or train again: bottega train {path}/recipe.yaml"
         raise bottega.RunError("this is a run, not a recipe", where=str(path), fix=fix)
     return bottega.Recipe.load(path, *(overrides or []))
+
+
+def _several(path: Path | None, overrides: list[str] | None, resume: Path | None) -> dict[str, bottega.Recipe] | None:
+    """The recipes of adapters that are trained at once, by name; None if it is one run that is trained or continued."""
+    if resume is not None:
+        folders = [] if (resume / "recipe.yaml").exists() else sorted(resume.glob("*/recipe.yaml"))
+        return {file.parent.name: bottega.stored_recipe(file.parent) for file in folders} or None
+    if path is None or not path.is_file():
+        return None
+    return bottega.load_several(path, *(overrides or [])) or None
+
+
+def _train_several(
+    recipes: dict[str, bottega.Recipe], path: Path | None, out: Path | None, resume: Path | None, as_json: bool
+) -> list[Path]:
+    """Train adapters at once, or continue them; returns the folders of the runs."""
+    from bottega.cli.console import progress_console
+    from bottega.cli.training_view import watch_several
+
+    folder = resume or out or bottega.new_run_folder(path.stem if path is not None else "run")
+    console = progress_console()
+    console.print(f"{len(recipes)} runs in {folder}", style="bold", markup=False)
+    start = bottega.resume_together if resume else partial(bottega.train_together, recipes)
+    try:
+        with contextlib.ExitStack() as stack:
+            for _, event in watch_several(start(folder, stop=interruption.stop_requested), console):
+                if isinstance(event, bottega.Started):
+                    stack.enter_context(interruption.deferred())
+        interruption.check()
+    except interruption.Interrupted:
+        how = f"stopped; continue with: bottega train --resume {shlex.quote(str(folder))}"
+        raise interruption.Interrupted(how) from None
+    return [folder / name for name in recipes]
+
+
+def _print_several(folders: list[Path], as_json: bool) -> None:
+    """What each run came to, and what to do next."""
+    summaries = [bottega.show(folder).summary for folder in folders]
+    if as_json:
+        print(json.dumps([dict(summary) for summary in summaries]))
+        return
+    from bottega.cli.console import results_console, table
+
+    rows = [
+        (str(folder), *(_format_loss(summary[name]) for name in ("loss", "validation_loss")))
+        for folder, summary in zip(folders, summaries, strict=True)
+    ]
+    results_console().print(table("", ["run", "loss", "validation loss"], rows))
+    first = shlex.quote(str(folders[0]))
+    print(f"evaluate: bottega evaluate {first}\ncompare:  bottega adapter compare {shlex.join(map(str, folders))}")
+
+
+def _format_loss(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def _train(path: Path | None, overrides: list[str] | None, out: Path | None, as_json: bool) -> Path:

@@ -26,6 +26,25 @@ def watch(events: Iterable[bottega.Event], console: Console, *, every: int | Non
 
     every  updates between lines that stay; default: none on a terminal, else about LINES_PER_RUN in a run
     """
+    with _progress(console) as progress:
+        line = _RunLine(progress, every=every)
+        for event in events:
+            line.show(event)
+            yield event
+
+
+def watch_several(events: Iterable[tuple[str, bottega.Event]], console: Console) -> Iterator[tuple[str, bottega.Event]]:
+    """As `watch`, for (name, event) of several runs: a live line for each, and its name in the lines that stay."""
+    with _progress(console) as progress:
+        lines: dict[str, _RunLine] = {}
+        for name, event in events:
+            if name not in lines:
+                lines[name] = _RunLine(progress, name)
+            lines[name].show(event)
+            yield name, event
+
+
+def _progress(console: Console) -> Progress:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -33,24 +52,41 @@ def watch(events: Iterable[bottega.Event], console: Console, *, every: int | Non
         TimeRemainingColumn(),
         TextColumn("{task.fields[now]}"),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("loading", total=None, now="")
-        average_speed = 0.0
-        for event in events:
-            if isinstance(event, bottega.Started):
-                if every is None and not console.is_terminal:
-                    every = max(1, event.steps // LINES_PER_RUN)
-                progress.reset(task, total=event.steps, completed=event.step, description="training")
-            if isinstance(event, bottega.Stepped):
-                speed = event.tokens_real / event.seconds
-                average_speed = SPEED_DECAY * average_speed + (1 - SPEED_DECAY) * speed if average_speed else speed
-                update = _update(event, average_speed)
-                progress.update(task, completed=event.step, now=update)
-                if every is not None and event.step % every == 0:
-                    console.print(f"{_step(event.step)}  {update}")
-            elif (line := _format_event(event)) is not None:
-                console.print(line)
-            yield event
+    return Progress(*columns, console=console, transient=True)
+
+
+class _RunLine:
+    """The live line of a run.
+
+    name   of the run, where there are several
+    every  as for `watch`
+    """
+
+    def __init__(self, progress: Progress, name: str = "", *, every: int | None = None) -> None:
+        self.progress, self.name, self.every = progress, name, every
+        self.task = progress.add_task(f"{name} loading".strip(), total=None, now="")
+        self.average_speed = 0.0
+
+    def show(self, event: bottega.Event) -> None:
+        console = self.progress.console
+        if isinstance(event, bottega.Started):
+            if self.every is None and not console.is_terminal:
+                self.every = max(1, event.steps // LINES_PER_RUN)
+            description = self.name or "training"
+            self.progress.reset(self.task, total=event.steps, completed=event.step, description=description)
+        if isinstance(event, bottega.Stepped):
+            speed = event.tokens_real / event.seconds
+            before = self.average_speed or speed
+            self.average_speed = SPEED_DECAY * before + (1 - SPEED_DECAY) * speed
+            update = _update(event, self.average_speed)
+            self.progress.update(self.task, completed=event.step, now=update)
+            if self.every is not None and event.step % self.every == 0:
+                self._keep(f"{_step(event.step)}  {update}")
+        elif (line := _format_event(event)) is not None:
+            self._keep(line)
+
+    def _keep(self, line: str) -> None:
+        self.progress.console.print(f"[bold]{escape(self.name)}[/] {line}" if self.name else line)
 
 
 def warn(events: Iterable[bottega.Event], console: Console) -> Iterator[bottega.Event]:

@@ -159,8 +159,8 @@ class Engine:
     def _accumulate_batch(
         self, objective: LossFunction, batch: Batch, seed: int, counts: Mapping[Unit, float], step: int
     ) -> Contribution:
-        scores = self._forward(objective, batch, seed)
-        total, contribution = self._compute_loss(objective, scores, batch, counts, step)
+        scores = self.training_scores(objective, batch, seed)
+        total, contribution = self.compute_loss(objective, scores, batch, counts, step)
         torch.autograd.backward(total)
         return contribution
 
@@ -174,18 +174,18 @@ class Engine:
         """
         batches = [batch for batch, _ in seeded]
         with torch.no_grad():
-            parts = [self._forward(objective, batch, seed) for batch, seed in seeded]
+            parts = [self.training_scores(objective, batch, seed) for batch, seed in seeded]
         scores = {name: torch.cat([part[name] for part in parts]).requires_grad_() for name in parts[0]}  # [N, …] each
-        total, contribution = self._compute_loss(objective, scores, join_batches(batches), counts, step)
+        total, contribution = self.compute_loss(objective, scores, join_batches(batches), counts, step)
         # With respect to the scores only: they have no graph behind them.
         gradients = torch.autograd.grad(total, list(scores.values()))
         sizes = [len(batch.at) for batch in batches]
         by_batch = zip(*(torch.split(gradient, sizes) for gradient in gradients), strict=True)
         for (batch, seed), batch_gradients in zip(seeded, by_batch, strict=True):
-            torch.autograd.backward(list(self._forward(objective, batch, seed).values()), batch_gradients)
+            torch.autograd.backward(list(self.training_scores(objective, batch, seed).values()), batch_gradients)
         return contribution
 
-    def _forward(self, objective: LossFunction, batch: Batch, seed: int) -> dict[str, Tensor]:
+    def training_scores(self, objective: LossFunction, batch: Batch, seed: int) -> dict[str, Tensor]:
         """The scores of a micro-batch in training mode; equal seeds give equal scores."""
         self.check_stop()
         # A seed for each micro-batch: a resumed run, and the second forward of a joint loss, get the same dropout.
@@ -207,7 +207,7 @@ class Engine:
             )
         return scores
 
-    def _compute_loss(
+    def compute_loss(
         self,
         objective: LossFunction,
         scores: Mapping[str, Tensor],

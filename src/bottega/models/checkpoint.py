@@ -7,9 +7,9 @@ are refused. A base may also be a finished run.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import (
@@ -23,7 +23,7 @@ from bottega.models import heads
 from bottega.models.adapted import attach_saved, merge_saved, weight_names
 from bottega.models.config import is_encoder, load_config
 from bottega.models.quantization.linear import check_backend, quantize_model
-from bottega.models.quantization.streaming import load_quantized
+from bottega.models.quantization.streaming import load_quantized, read_tensors, weight_files
 from bottega.models.safe_folder import check_weights
 from bottega.models.source import ModelSource, locate, quietly
 from bottega.models.tokenizer import load_tokenizer
@@ -96,6 +96,17 @@ def load_model(
     loaded, new = _from_checkpoint(auto, model.base, config, head, dtype)
     quantize_model(loaded, model.quantize, new)
     return loaded, new
+
+
+def unquantized_weights(model: recipes.Model) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weights of a base by name as its files have them, one at a time; a ModelError if there are no such files."""
+    source = locate(cast(str, model.base))
+    folder = Path(source.base)
+    files = weight_files(folder) if folder.is_absolute() and source.adapter is None else None
+    if files is None:
+        what = "the weights are not in a folder, where they could be read once more"
+        raise ModelError(what, where=source.base, fix="name a folder as model.base, or leave adapter.init out")
+    yield from read_tensors(files)
 
 
 def _auto(config: Any, head: HeadKind) -> Any:

@@ -10,17 +10,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from bottega.models.arithmetic.plain import PLAIN, Arithmetic
 from bottega.models.kernels.lora_linear import ROW_ADAPTER, LinearTensors, fused_forward
 from bottega.models.low_rank import LowRankUpdate
 
 
+class RowMatrices(NamedTuple):
+    """What an adapter adds to the output of a layer: scale · b · a · x.
+
+    a  [r, I]
+    b  [O, r]
+    """
+
+    a: Tensor
+    b: Tensor
+    scale: float = 1.0
+
+
 class RowAdapters:
-    """The adapters of a network; `use` says, before each forward, which token has which."""
+    """The adapters of a network; `use` or `use_everywhere` says, before each forward, which token has which."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
@@ -28,19 +41,24 @@ class RowAdapters:
         self._in_use = _InUse()
 
     def add(self, name: str, updates: Mapping[str, LowRankUpdate]) -> None:
-        """Put an adapter on the network; it changes nothing until a token uses it."""
+        """Put a trained adapter on the network; it changes nothing until a token uses it."""
         # Not the weight of the layer, which may be kept in 4 bits.
         weight = next(weight for weight in self.network.parameters() if weight.is_floating_point())
-        for place, update in updates.items():
+        matrices = {place: [torch.from_numpy(one).to(weight) for one in (it.a, it.b)] for place, it in updates.items()}
+        self.put(name, {place: RowMatrices(a, b) for place, (a, b) in matrices.items()})
+
+    def put(self, name: str, matrices: Mapping[str, RowMatrices], arithmetic: Arithmetic = PLAIN) -> None:
+        """Put an adapter of these matrices, which may be parameters, on the layers of these names."""
+        for place, own in matrices.items():
             layer = self.network.get_submodule(place)
             routed = getattr(layer, ROW_ADAPTER, None)
             if routed is None:
                 routed = _LayerAdapters(self._in_use)
                 setattr(layer, ROW_ADAPTER, routed)
                 # A layer of another class, such as GPT-2's with its transposed weight, has no fused forward.
-                layer.forward = partial(_forward, layer) if update.transposed else fused_forward(layer)
-            a, b = (torch.from_numpy(matrix).to(weight.device, weight.dtype) for matrix in (update.a, update.b))
-            routed.matrices[name] = (a, b)
+                is_linear = isinstance(layer, nn.Linear)
+                layer.forward = fused_forward(layer, arithmetic) if is_linear else partial(_forward, layer)
+            routed.matrices[name] = own
         self.names.append(name)
 
     def remove(self, name: str) -> None:
@@ -55,18 +73,25 @@ class RowAdapters:
         """The adapter of each of the T tokens of the next forwards."""
         self._in_use.set(adapters, next(self.network.parameters()).device)
 
+    def use_everywhere(self, adapter: str | None) -> None:
+        """The adapter of all tokens of the next forwards."""
+        self._in_use.set_all(adapter)
+
 
 class _InUse:
     """The adapters of the tokens of the next forward, which all layers share.
 
     names  the adapters that a token uses, sorted
-    index  [T] which of them each token uses; -1 for none
+    index  [T] which of them each token uses, -1 for none; None if all use the same
     """
 
     def __init__(self) -> None:
-        self.names: tuple[str, ...] = ()
-        self.index = torch.empty(0, dtype=torch.long)
-        self.gates: dict[tuple[int, ...], Tensor | None] = {}
+        self.set_all(None)
+
+    def set_all(self, adapter: str | None) -> None:
+        self.names: tuple[str, ...] = () if adapter is None else (adapter,)
+        self.index: Tensor | None = None
+        self.gates: dict[tuple[tuple[int, float], ...], Tensor | None] = {}
 
     def set(self, adapters: Sequence[str | None], device: torch.device) -> None:
         self.names = tuple(sorted({name for name in adapters if name is not None}))
@@ -74,41 +99,52 @@ class _InUse:
         self.index = torch.tensor([-1 if name is None else place[name] for name in adapters], device=device)
         self.gates = {}
 
-    def gate(self, ranks: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
-        """[T, r] one where a column belongs to a token's adapter; None where it would be one everywhere."""
+    def gate(self, columns: tuple[tuple[int, float], ...], dtype: torch.dtype) -> Tensor | None:
+        """[T, r] the scale of an adapter where a column belongs to that of a token, else 0; None for ones everywhere.
+
+        columns  (rank, scale) of each adapter in use
+        """
+        assert self.index is not None
         # Nearly all layers have the same ranks.
-        if ranks not in self.gates:
-            owner = torch.tensor([index for index, rank in enumerate(ranks) for _ in range(rank)])  # [r]
-            same = self.index[:, None] == owner.to(self.index.device)
-            self.gates[ranks] = None if bool(same.all()) else same.to(dtype)
-        return self.gates[ranks]
+        if columns not in self.gates:
+            owner = torch.tensor([index for index, (rank, _) in enumerate(columns) for _ in range(rank)])  # [r]
+            scales = torch.tensor([scale for rank, scale in columns for _ in range(rank)], dtype=dtype)  # [r]
+            gate = (self.index[:, None] == owner.to(self.index.device)) * scales.to(self.index.device)
+            self.gates[columns] = None if bool((gate == 1).all()) else gate
+        return self.gates[columns]
 
 
 class _LayerAdapters:
-    """The adapters of one layer: A [r, I] and B [O, r] by name.
+    """The adapters of one layer by name.
 
-    stacked  (adapters in use, A of them all, B of them all, their ranks)
+    stacked  (adapters in use, A of them all, B of them all, rank and scale of each)
     """
 
     def __init__(self, in_use: _InUse) -> None:
         self.in_use = in_use
-        self.matrices: dict[str, tuple[Tensor, Tensor]] = {}
-        self.stacked: tuple[tuple[str, ...], Tensor, Tensor, tuple[int, ...]] | None = None
+        self.matrices: dict[str, RowMatrices] = {}
+        self.stacked: tuple[tuple[str, ...], Tensor, Tensor, tuple[tuple[int, float], ...]] | None = None
 
     def on(self, base: LinearTensors) -> LinearTensors:
         """The tensors of the layer with the adapters in use."""
         names = self.in_use.names
         if not any(name in self.matrices for name in names):
             return base
+        if self.in_use.index is None:
+            return base._replace(**self.matrices[names[0]]._asdict())
         if self.stacked is None or self.stacked[0] != names:
             self.stacked = self._stack(names)
-        _, a, b, ranks = self.stacked
-        return base._replace(a=a, b=b, gate=self.in_use.gate(ranks, a.dtype))
+        _, a, b, columns = self.stacked
+        if a.requires_grad:
+            # They change with every update, and autograd keeps what it was told for one backward only.
+            self.stacked = None
+        return base._replace(a=a, b=b, gate=self.in_use.gate(columns, a.dtype))
 
-    def _stack(self, names: tuple[str, ...]) -> tuple[tuple[str, ...], Tensor, Tensor, tuple[int, ...]]:
-        ranks = tuple(len(self.matrices[name][0]) if name in self.matrices else 0 for name in names)
-        pairs = [self.matrices[name] for name in names if name in self.matrices]
-        return names, torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs], 1), ranks
+    def _stack(self, names: tuple[str, ...]) -> tuple[tuple[str, ...], Tensor, Tensor, tuple[tuple[int, float], ...]]:
+        own = [self.matrices.get(name) for name in names]
+        columns = tuple((0, 1.0) if one is None else (len(one.a), one.scale) for one in own)
+        present = [one for one in own if one is not None]
+        return names, torch.cat([one.a for one in present]), torch.cat([one.b for one in present], 1), columns
 
 
 def _forward(layer: Any, x: Tensor) -> Tensor:
@@ -117,7 +153,7 @@ def _forward(layer: Any, x: Tensor) -> Tensor:
     tensors = getattr(layer, ROW_ADAPTER).on(LinearTensors(None))
     if tensors.a is None:
         return y
-    u = x.flatten(0, -2) @ tensors.a.T  # [T, r]
+    u = x.flatten(0, -2) @ tensors.a.T * tensors.scale  # [T, r]
     gated = u if tensors.gate is None else u * tensors.gate
     assert tensors.b is not None, "an adapter has both matrices"
     added: Tensor = gated @ tensors.b.T

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bottega import adapters
-from bottega.adapters import Adapter, InstallOptions
+from bottega.adapters import Adapter, InstallOptions, WeightReader
 from bottega.errors import ModelError
 from bottega.hardware.device import compute_dtype, resolve_device
 from bottega.models.adapted import attach_saved
@@ -79,15 +79,25 @@ def fit_model(
     return Scorer(model, head, fit, extra)
 
 
-def add_adapter(scorer: Scorer, adapter: Adapter, *, new: Sequence[str], reference: bool) -> None:
+def add_adapter(
+    scorer: Scorer,
+    adapter: Adapter,
+    *,
+    new: Sequence[str],
+    reference: bool,
+    unquantized: WeightReader | None = None,
+) -> None:
     """Freeze the scorer's model and put a trainable adapter on it, a new one or the one the recipe continues.
 
-    new        modules whose weights are random: they are trained and saved with the adapter
-    reference  `AdaptedModel.disabled` will give the policy as it is now
+    new          modules whose weights are random: they are trained and saved with the adapter
+    reference    `AdaptedModel.disabled` will give the policy as it is now
+    unquantized  reads the weights of the base as they were before they were quantized
     """
     if adapter.start is None:
         # A head that may have begun at random is trained whole: a low-rank change of random weights learns little.
-        options = InstallOptions(new, scorer.head.may_be_new, scorer.head.peft_task)
+        head = scorer.head
+        whole = [name for name in adapter.modules_trained_whole(scorer.network) if name not in new]
+        options = InstallOptions(new, head.may_be_new, head.peft_task, reference, unquantized, whole)
         adapted = adapter.install(scorer.network, options)
     else:
         folder = adapter_folder(adapter.start)

@@ -34,6 +34,9 @@ PATH_KEYS = {
     "objective.rewards.model": "model",
 }
 
+# The section of a recipe for several runs (`recipe.several`).
+ADAPTERS = "adapters"
+
 # Pairs of which at most one may be set.
 EXCLUSIVE_KEYS = (
     ("optim.epochs", "optim.steps"),

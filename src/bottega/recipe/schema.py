@@ -30,7 +30,7 @@ from bottega.adapters import Adapter
 from bottega.errors import RecipeError
 from bottega.objectives import Objective
 from bottega.recipe.explain import explain_validation_error
-from bottega.recipe.files import RESOLVED, read_recipe_file, resolve_paths
+from bottega.recipe.files import ADAPTERS, RESOLVED, read_recipe_file, resolve_paths
 from bottega.recipe.one_of import OneOf
 from bottega.records import TooLong
 from bottega.records.formats import format_names
@@ -421,6 +421,9 @@ class Recipe(Section):
             raise ValueError("adapter: a model from scratch has nothing to adapt; leave the section out")
         if self.model.quantize != "none" and self.adapter is None:
             raise ValueError("model.quantize: quantized weights cannot be trained; add adapter: {rank: 16}")
+        if self.adapter is not None and self.adapter.needs_quantized and self.model.quantize == "none":
+            what = "it starts at what weights lose when they are quantized"
+            raise ValueError(f"adapter.init: {what}; add quantize: nf4 to model, or leave it out")
         if self.model.reference is not None and not self.objective.compares_with_reference:
             raise ValueError(f"model.reference: {kind} has no reference model; leave it out")
         if self.data.too_long == "split" and not self.objective.can_split:
@@ -449,6 +452,9 @@ class Recipe(Section):
     def load(cls, path: str | Path, *overrides: str) -> Recipe:
         """The recipe in a YAML file, with `section.key=value` overrides; a RecipeError says what is wrong and where."""
         document, folder = read_recipe_file(Path(path), overrides, cls.model_fields)
+        if ADAPTERS in document:
+            fix = "bottega train trains them all; for one of them, write its sections into a recipe of its own"
+            raise RecipeError(f"it has {ADAPTERS}, and is of several runs", where=str(path), fix=fix)
         return cls.parse(document, folder=folder, where=str(path))
 
     @classmethod

@@ -29,7 +29,8 @@ from bottega.training.run_history import RunHistory
 
 if TYPE_CHECKING:
     from bottega.data.sampler import Update
-    from bottega.training.setup import Run
+    from bottega.training.setup import Run, Share
+    from bottega.training.step import PendingUpdate
     from bottega.training.validation import Validation
 
 # Step and position of a checkpoint.
@@ -92,12 +93,23 @@ def resume(folder: str | Path, *, stop: Stop = never) -> Generator[Event, None, 
 
 
 def _log_events(run: RunStore, stop: Stop) -> Iterator[Event]:
-    """The events of the run, each written to the log before it is yielded, and a `Failed` event for an error."""
+    """The events of a run by itself."""
+    for item in log_events(run, stop):
+        assert isinstance(item, Event), "alone, a run computes its updates itself"
+        yield item
+
+
+def log_events(run: RunStore, stop: Stop, share: Share | None = None) -> Iterator[Event | PendingUpdate]:
+    """The events of the run, each written to the log before it is yielded, and a `Failed` event for an error.
+
+    share  of a base on which several runs train: then its updates are yielded, too, and the caller computes them
+    """
     try:
         with event_writer(run.recipe, run.folder) as write_event, other_programs.load_watch() as watch:
-            for event in _run_with_settings(run, watch, stop):
-                write_event(run.record(event))
-                yield event
+            for item in _run_with_settings(run, watch, stop, share):
+                if isinstance(item, Event):
+                    write_event(run.record(item))
+                yield item
     except Exception as error:
         steps = [event["step"] for event in run.history()]
         with contextlib.suppress(CheckpointError, RunError):  # a full disk: the original error is raised all the same
@@ -105,7 +117,9 @@ def _log_events(run: RunStore, stop: Stop) -> Iterator[Event]:
         raise
 
 
-def _run_with_settings(store: RunStore, watch: LoadWatch, stop: Stop) -> Iterator[Event]:
+def _run_with_settings(
+    store: RunStore, watch: LoadWatch, stop: Stop, share: Share | None
+) -> Iterator[Event | PendingUpdate]:
     """The events of a run. Its process settings (threads, determinism) hold while it computes, not between yields."""
     with memory.frozen_imports():
         from bottega.hardware.process import compute_settings, iterate_within
@@ -115,16 +129,26 @@ def _run_with_settings(store: RunStore, watch: LoadWatch, stop: Stop) -> Iterato
             store.recipe.adapter.import_library()
 
     threads = resolve_threads(store.recipe, store.place)
-    yield from iterate_within(_run(store, watch, stop), lambda: compute_settings(threads))
+    items = _run(store, watch, stop, share)
+    yield from iterate_within(items if share else _computed(items), lambda: compute_settings(threads))
 
 
-def _run(store: RunStore, watch: LoadWatch, stop: Stop) -> Iterator[Event]:
+def _computed(items: Iterator[Event | PendingUpdate]) -> Iterator[Event]:
+    """The events of a run that computes its updates itself."""
+    for item in items:
+        if isinstance(item, Event):
+            yield item
+        else:
+            item.compute()
+
+
+def _run(store: RunStore, watch: LoadWatch, stop: Stop, share: Share | None) -> Iterator[Event | PendingUpdate]:
     """Build or restore the run, report its sizes, train it, and write its result."""
     from bottega.training import provenance
     from bottega.training.validation import Validation
 
     resumed = store.place is not None
-    run = _build(store, watch)
+    run = _build(store, watch, share)
     due = Due(run.recipe, run.sampler.steps, run.sampler.passes)
     loop = _Loop(store, run, due, Validation(run), watch, RunHistory(store))
     checkpoint, damaged = _newest_intact(store)
@@ -137,17 +161,17 @@ def _run(store: RunStore, watch: LoadWatch, stop: Stop) -> Iterator[Event]:
         yield from loop.finish()
 
 
-def _build(store: RunStore, watch: LoadWatch) -> Run:
+def _build(store: RunStore, watch: LoadWatch, share: Share | None) -> Run:
     """The run in memory; for a new one, its choices are written to `place.json`."""
     from bottega.training import provenance
     from bottega.training.setup import build
 
     if store.place is not None:
-        return build(store.recipe, store.place, store.folder)
+        return build(store.recipe, store.place, store.folder, share)
     with ThreadPoolExecutor(1) as thread:
         # Checksums of gigabytes of weights take as long as loading them.
         sums = thread.submit(provenance.checksums, store.recipe)
-        run = build(store.recipe, None, store.folder)
+        run = build(store.recipe, None, store.folder, share)
         store.write_place(provenance.place_document(run, sums.result(), watch.cores_of_others))
     return run
 
@@ -183,7 +207,7 @@ class _Loop:
     past: RunHistory
     progress: tuple[int, int] = (0, 0)
 
-    def train_until_done(self, step: int, position: int) -> Generator[Event, None, bool]:
+    def train_until_done(self, step: int, position: int) -> Generator[Event | PendingUpdate, None, bool]:
         """Train to the end; return whether there is a result to write, which a stopped run has not."""
         self.progress = step, position
         try:
@@ -195,7 +219,7 @@ class _Loop:
                 yield self._save(step, position)
             return False
 
-    def _train(self) -> Iterator[Event]:
+    def _train(self) -> Iterator[Event | PendingUpdate]:
         """Make update after update; validate and save when due; end early if the recipe's conditions are met."""
         from bottega.training.step import Clock
 
@@ -219,8 +243,8 @@ class _Loop:
                 return
             clock.lap()  # validation and saving do not count in the time of the next update
 
-    def _update(self, update: Update, clock: Any, slowdown: SlowdownDetector) -> Iterator[Event]:
-        from bottega.training.step import sample_examples, train_step
+    def _update(self, update: Update, clock: Any, slowdown: SlowdownDetector) -> Iterator[Event | PendingUpdate]:
+        from bottega.training.step import finish_update, prepare_update, sample_examples
 
         if update.passed and not any(note.subject == PASSED_OVER for note in self.past.notes):
             message = "updates whose examples cannot be compared with each other are passed over for others"
@@ -229,7 +253,9 @@ class _Loop:
         examples = sample_examples(self.run, update)
         if examples.answered is not None and self.due.answers(update.step):
             yield examples.answered
-        stepped: Stepped = train_step(self.run, update, examples, clock)
+        pending = prepare_update(self.run, update, examples)
+        yield pending
+        stepped: Stepped = finish_update(pending, clock)
         self.progress = update.step, update.position
         yield stepped
         if slowed := slowdown.note_if_slower(stepped.seconds, stepped.tokens, self.watch.cores_of_others):

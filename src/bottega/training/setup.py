@@ -10,8 +10,9 @@ import random
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,9 +25,10 @@ from bottega.engine.optimizer import Optimizer, freeze
 from bottega.errors import ModelError
 from bottega.hardware.device import DeviceMeter, compute_dtype, resolve_device
 from bottega.models import heads
-from bottega.models.checkpoint import load_model, model_for_adapter
+from bottega.models.checkpoint import load_model, model_for_adapter, unquantized_weights
 from bottega.models.scorer import Fit, Scorer
 from bottega.models.scorer_setup import add_adapter, fit_model, load_scorer
+from bottega.models.shared_base import SharedBase
 from bottega.models.source import adapter_folder, locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.recipe.schema import Model, Recipe
@@ -84,11 +86,17 @@ class Run:
     meter: DeviceMeter
 
 
-def build(recipe: Recipe, place: Mapping[str, Any] | None = None, folder: Path | None = None) -> Run:
+def build(
+    recipe: Recipe,
+    place: Mapping[str, Any] | None = None,
+    folder: Path | None = None,
+    share: Share | None = None,
+) -> Run:
     """Everything a run needs.
 
     place   the `place.json` of an earlier start of the same run, whose choices are kept, so that a resume is exact
     folder  the run's folder, where encoded rows and a merged base are stored
+    share   of a base on which other runs train, too
     """
     check_unchanged(recipe, place)
     stored: Mapping[str, Any] = place["choices"] if place else {}
@@ -99,10 +107,12 @@ def build(recipe: Recipe, place: Mapping[str, Any] | None = None, folder: Path |
     # Before the weights are loaded: a process that runs out of memory may be killed without a message.
     memory_estimate.check_fits(recipe, data.config, dtype.itemsize, device)
     factory = _ModelFactory(recipe, data, dtype, device, _model_section(recipe, dtype, folder))
-    engine, new_modules = _build_engine(recipe, factory, Fit(**stored["fit"]) if stored else None)
+    engine, new_modules = _build_engine(recipe, factory, Fit(**stored["fit"]) if stored else None, share)
     sampler = Sampler(data.train.examples, recipe, data.codec)
     tokens = stored.get("micro_batch_tokens") or recipe.optim.tokens
     tokens = tokens or memory_estimate.micro_batch_tokens(recipe, data.config, dtype.itemsize, device)
+    if share is not None and "micro_batch_tokens" not in stored:
+        tokens = max(1, tokens // share.sharing.count)
     choices = Choices(resolve_threads(recipe, place), device, dtype, tokens, stored.get("lr") or peak_lr(recipe))
     packed = engine.scorer.fit.packed and (engine.reference is None or engine.reference.fit.packed)
     held_out = _select_held_out(recipe, data)
@@ -151,6 +161,24 @@ def _model_section(recipe: Recipe, dtype: torch.dtype, folder: Path | None) -> M
     return model_for_adapter(recipe.model, dtype, folder)
 
 
+@dataclass
+class Sharing:
+    """A base on which several runs train an adapter each; the first of them that is built loads it.
+
+    count  of the runs, each of which has its part of the memory that micro-batches may take
+    """
+
+    count: int
+    base: SharedBase | None = None
+
+
+class Share(NamedTuple):
+    """What a run has of a base that it shares with others; `name` is that of its adapter."""
+
+    sharing: Sharing
+    name: str
+
+
 @dataclass(frozen=True)
 class _ModelFactory:
     """Builds the base model, with the same weights at every call."""
@@ -172,14 +200,20 @@ class _ModelFactory:
         return model.to(self.device), new
 
 
-def _build_engine(recipe: Recipe, factory: _ModelFactory, fit: Fit | None) -> tuple[Engine, list[str]]:
+def _build_engine(
+    recipe: Recipe, factory: _ModelFactory, fit: Fit | None, share: Share | None
+) -> tuple[Engine, list[str]]:
     """(the engine: model with adapter, optimizer and reference; names of the model's modules with random weights).
 
     fit  the result of the packing proof in an earlier start of the run
     """
     objective = recipe.objective
-    model, new = factory.build()
-    scorer = fit_model(model, objective.head, fit, objective.extra_heads, native=True)
+    if share is None or share.sharing.base is None:
+        model, new = factory.build()
+        scorer = fit_model(model, objective.head, fit, objective.extra_heads, native=True)
+    else:
+        scorer, new = share.sharing.base.scorer, []
+        model = scorer.network
     compared = objective.compares_with_reference or recipe.uses_anchor
     reference = _build_reference(factory, scorer.fit) if compared else None
     if recipe.uses_anchor:
@@ -191,7 +225,13 @@ def _build_engine(recipe: Recipe, factory: _ModelFactory, fit: Fit | None) -> tu
     if recipe.adapter is not None:
         # Seeded again, because building a reference draws random numbers in between.
         torch.manual_seed(derive(recipe.seed, "adapter"))
-        add_adapter(scorer, recipe.adapter, new=new, reference=compared)
+        if share is not None:
+            share.sharing.base = share.sharing.base or SharedBase(scorer)
+            scorer = share.sharing.base.adapt(share.name, recipe.adapter)
+        else:
+            section = factory.section
+            unquantized = None if section.quantize == "none" else partial(unquantized_weights, section)
+            add_adapter(scorer, recipe.adapter, new=new, reference=compared, unquantized=unquantized)
     freeze(scorer.model, recipe.optim.freeze)
     if recipe.optim.neftune is not None:
         scorer.add_noise(recipe.optim.neftune)

@@ -1,12 +1,18 @@
-"""One optimizer step: sample examples, pack them into micro-batches, accumulate the gradient, update the weights."""
+"""One optimizer step: sample examples, pack them into micro-batches, accumulate the gradient, update the weights.
+
+The gradient is computed between `prepare_update` and `finish_update`, by whoever drives the run: for it alone
+(`PendingUpdate.compute`), or for several runs at once (`training.together`).
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bottega.batch import Batch, MetricMeans, count_units
+from bottega.batch import Batch, MetricMeans, Unit, count_units
 from bottega.data.sampler import Update
+from bottega.engine.engine import Contribution
 from bottega.events import Stepped
 from bottega.hardware import memory
 from bottega.objectives import SKIPPED_METRIC
@@ -42,36 +48,64 @@ def sample_examples(run: Run, update: Update) -> UpdateExamples:
     return UpdateExamples([objective.augment(example, codec, seed) for example, seed in pairs])
 
 
-def train_step(run: Run, update: Update, sampled: UpdateExamples, clock: Clock) -> Stepped:
-    """Make one optimizer step on the sampled examples; return the event that reports it."""
-    engine, objective, seed = run.engine, run.recipe.objective, run.recipe.seed
+@dataclass
+class PendingUpdate:
+    """An update whose micro-batches are packed, and whose gradient is to be computed.
 
-    # 1. Pack the examples into micro-batches, with the reference model's scores as columns where the loss needs them.
+    counts    units of the whole update
+    computed  a contribution of each micro-batch, or one if the loss is joint, once the gradient is there
+    failed    why it is not
+    """
+
+    run: Run
+    update: Update
+    sampled: UpdateExamples
+    batches: Sequence[Batch]
+    counts: Mapping[Unit, float]
+    computed: list[Contribution] = field(default_factory=list)
+    failed: Exception | None = None
+
+    def dropout_seed(self, index: int) -> int:
+        """The seed of the dropout of a micro-batch."""
+        # All updates of a rollout share dropout masks, so that the ratio to the old policy shows the movement alone.
+        step = self.update.step if self.sampled.dropout_step is None else self.sampled.dropout_step
+        return derive(self.run.recipe.seed, "dropout", step, index)
+
+    def compute(self) -> None:
+        """Forward and backward pass of each micro-batch; gradients accumulate in the weights."""
+        objective, step = self.run.recipe.objective, self.update.step
+        try:
+            self.computed = self.run.engine.accumulate(
+                objective, self.batches, self.counts, step=step, dropout_seed=self.dropout_seed
+            )
+        except Exception as error:  # raised in the run by `finish_update`
+            self.failed = error
+
+
+def prepare_update(run: Run, update: Update, sampled: UpdateExamples) -> PendingUpdate:
+    """Pack the sampled examples into micro-batches, with the reference model's scores where the loss needs them."""
     batches = micro_batches(run, sampled.examples)
     # Tokens, rows and examples of the whole update, counted before the first backward pass: each micro-batch divides
     # its sums by these, so the gradient is that of one large batch however the examples are divided.
     counts = count_units(batches)
-    batches = with_statistics(run, batches, sampled.examples)
+    return PendingUpdate(run, update, sampled, with_statistics(run, batches, sampled.examples), counts)
 
-    # 2. Forward and backward pass of each micro-batch; gradients accumulate in the weights.
-    # All updates of a rollout share dropout masks, so that the ratio to the old policy shows the movement alone.
-    dropout_step = update.step if sampled.dropout_step is None else sampled.dropout_step
+
+def finish_update(pending: PendingUpdate, clock: Clock) -> Stepped:
+    """Make the optimizer step of an update whose gradient is computed; return the event that reports it."""
+    if pending.failed is not None:
+        raise pending.failed
+    run, update, sampled = pending.run, pending.update, pending.sampled
     loss, metrics = 0.0, MetricMeans()
-    for micro_batch in engine.accumulate(
-        objective,
-        batches,
-        counts,
-        step=update.step,
-        dropout_seed=lambda index: derive(seed, "dropout", dropout_step, index),
-    ):
+    for micro_batch in pending.computed:
         loss += micro_batch.loss
         metrics.add(micro_batch.metrics, micro_batch.batch)
     # Replay rows add their gradient last; they have a loss and a weight of their own.
     replay_metrics, replay_batches = _accumulate_replay(run, update.step)
 
-    # 3. Clip the gradient and move the weights.
+    # Clip the gradient and move the weights.
     lr = run.schedule.lr(update.step)
-    grad_norm = engine.update(lr, step=update.step)
+    grad_norm = run.engine.update(lr, step=update.step)
 
     seconds, cpu = clock.lap()
     skipped = {SKIPPED_METRIC: float(update.passed)} if update.passed else {}
@@ -80,8 +114,8 @@ def train_step(run: Run, update: Update, sampled: UpdateExamples, clock: Clock) 
         loss=loss,
         lr=lr,
         grad_norm=grad_norm,
-        tokens=sum(batch.computed_token_count for batch in (*batches, *replay_batches)),
-        tokens_real=sum(batch.tokens_real for batch in (*batches, *replay_batches)),
+        tokens=sum(batch.computed_token_count for batch in (*pending.batches, *replay_batches)),
+        tokens_real=sum(batch.tokens_real for batch in (*pending.batches, *replay_batches)),
         seconds=seconds,
         cpu=cpu,
         memory=memory.peak_bytes(),

@@ -68,18 +68,25 @@ def linear_tensors(layer: nn.Module, x: Tensor) -> LinearTensors | None:
         return None
     if adapted.disable_adapters:
         return base
-    name = adapted.active_adapters[0]
-    is_plain_lora = (
-        len(adapted.active_adapters) == 1
-        and name in adapted.lora_A
-        and name not in adapted.lora_variant  # DoRA and the like
-        and x.dtype == adapted.lora_A[name].weight.dtype
-        and adapted.lora_B[name].bias is None
-        and (isinstance(adapted.lora_dropout[name], nn.Identity) or not adapted.training)
-    )
-    if not is_plain_lora:
+    names = adapted.active_adapters
+    scales = {adapted.scaling.get(name) for name in names}
+    if len(scales) != 1 or not all(_is_plain_lora(adapted, name, x.dtype) for name in names):
         return None
-    return base._replace(a=adapted.lora_A[name].weight, b=adapted.lora_B[name].weight, scale=adapted.scaling[name])
+    a, b = ([matrices[name].weight for name in names] for matrices in (adapted.lora_A, adapted.lora_B))
+    # Several are one whose rank is the sum of theirs.
+    joined = (a[0], b[0]) if len(names) == 1 else (torch.cat(a), torch.cat(b, 1))
+    return base._replace(a=joined[0], b=joined[1], scale=scales.pop())
+
+
+def _is_plain_lora(layer: Any, name: str, dtype: torch.dtype) -> bool:
+    """Whether an adapter of a LoRA layer adds scale · (x Aᵀ) Bᵀ for an x of this dtype, and nothing else."""
+    return (
+        name in layer.lora_A
+        and name not in layer.lora_variant  # DoRA and the like
+        and layer.lora_A[name].weight.dtype == dtype
+        and layer.lora_B[name].bias is None
+        and (isinstance(layer.lora_dropout[name], nn.Identity) or not layer.training)
+    )
 
 
 def _base_tensors(layer: nn.Module) -> LinearTensors | None:
@@ -130,7 +137,7 @@ def linear_forward(
     for layer, layer_u in zip(layers, _split_by_rank(u, layers), strict=True):
         if layer_u is not None and layer.scale != 1.0:
             layer_u.mul_(layer.scale)
-        gated.append(layer_u if layer_u is None or layer.gate is None else layer_u * layer.gate)
+        gated.append(None if layer_u is None else _gated(layer_u, layer))
     handles = packed_handles([layer._replace(a=None) for layer in layers])
     if handles is None:
         return [layer.forward(x, part, arithmetic) for layer, part in zip(layers, gated, strict=True)], u
@@ -153,7 +160,6 @@ def linear_backward(
     needs    which gradients are needed, four per layer
     needs_x  whether that of x is
     """
-    assert all(layer.gate is None for layer in layers), "adapters are trained one at a time"
     multiply = arithmetic.multiply
     d_tensors: list[Tensor | None] = []
     if needs_x:
@@ -180,7 +186,7 @@ def linear_backward(
                 d_tensors[4 * index + 2] = d_a[index]
             if needs[4 * index + 3]:
                 # The narrow factor first: half again as fast as the transposed product.
-                d_tensors[4 * index + 3] = multiply([(layer_u.T, d_y)]).T
+                d_tensors[4 * index + 3] = multiply([(_gated(layer_u, layer).T, d_y)]).T
     return multiply(terms) if needs_x else None, d_tensors
 
 
@@ -213,11 +219,19 @@ def _alike(layers: Sequence[LinearTensors]) -> LinearLayers | None:
 def _latent_gradients(gradients: Sequence[Tensor], layers: Sequence[LinearTensors], arithmetic: Arithmetic) -> Tensor:
     """[T, Σr] the gradients of x Aᵀ, of all adapters."""
     parts = [
-        arithmetic.multiply([(d_y, layer.b)]).mul_(layer.scale)
+        _gated(arithmetic.multiply([(d_y, layer.b)]).mul_(layer.scale), layer)
         for d_y, layer in zip(gradients, layers, strict=True)
         if layer.b is not None
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def _gated(u: Tensor, layer: LinearTensors) -> Tensor:
+    """[T, r] what of a layer's u, or of its gradient, its tokens use."""
+    if layer.gate is None:
+        return u
+    # Chosen, not only multiplied: what another adapter makes of a token may be no number.
+    return torch.where(layer.gate == 0, 0.0, u * layer.gate)
 
 
 def _add_product(y: Tensor, u: Tensor | None, b: Tensor | None) -> Tensor:

@@ -23,7 +23,7 @@ def load_quantized(auto: Any, folder: Path, config: Any, dtype: torch.dtype, kin
     """
     from accelerate import init_empty_weights
 
-    files = _weight_files(folder)
+    files = weight_files(folder)
     if files is None:
         return None
     # Weights on the meta device; buffers are computed, as no checkpoint holds them.
@@ -34,7 +34,7 @@ def load_quantized(auto: Any, folder: Path, config: Any, dtype: torch.dtype, kin
     model.tie_weights()
     quantizable = set(quantizable_layers(model, kind, []))
     missing = dict(model.named_parameters())
-    for key, tensor in _read_tensors(files):
+    for key, tensor in read_tensors(files):
         if key not in missing or missing[key].shape != tensor.shape:
             return None
         del missing[key]
@@ -48,7 +48,7 @@ def load_quantized(auto: Any, folder: Path, config: Any, dtype: torch.dtype, kin
     return model.eval()
 
 
-def _weight_files(folder: Path) -> list[Path] | None:
+def weight_files(folder: Path) -> list[Path] | None:
     """The weight files of a checkpoint; None if they are not where transformers writes them."""
     if (folder / INDEX_FILE).exists():
         names = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"].values()
@@ -56,7 +56,7 @@ def _weight_files(folder: Path) -> list[Path] | None:
     return [folder / WEIGHTS_FILE] if (folder / WEIGHTS_FILE).exists() else None
 
 
-def _read_tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
+def read_tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
     """Every (name, tensor) of the files."""
     from safetensors import safe_open
 
