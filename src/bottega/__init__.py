@@ -160,6 +160,7 @@ if TYPE_CHECKING:
     from bottega.training.setup import peak_lr as peak_lr
     from bottega.training.together import resume_together as resume_together
     from bottega.training.together import train_together as train_together
+    from bottega.training.together import trained_together as trained_together
 
     __all__: list[str]
 

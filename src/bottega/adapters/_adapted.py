@@ -43,6 +43,10 @@ class AdaptedModel(ABC):
     def save(self, folder: Path) -> None:
         """Write the adapter, with the new modules trained beside it, into a folder."""
 
+    def restore(self, folder: Path) -> None:
+        """Take what `save` wrote of the frozen weights of the adapter; those that are trained are restored already."""
+        return
+
     def merge(self) -> nn.Module:
         """The base model with the adapter added to its weights, in place; a ModelError where that is impossible."""
         raise ModelError(
@@ -111,6 +115,7 @@ class AdaptedInPlace(AdaptedModel):
             "kind": self.adapter.kind,
             "base_model_name_or_path": self.network.config.name_or_path,
             "settings": self.adapter.model_dump(mode="json", exclude={"start"}),
+            "whole": sorted(self.originals),
         }
         (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
@@ -128,7 +133,8 @@ class AdaptedInPlace(AdaptedModel):
                 where=str(folder),
                 fix="name the base it was trained on as model.base",
             )
-        self.originals |= {name: own[name].detach().clone() for name in saved.keys() - self.names}
+        whole = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("whole", [])
+        self.originals |= {name: own[name].detach().clone() for name in whole}
         self.names |= saved.keys()
         for name, value in saved.items():
             own[name].copy_(value)

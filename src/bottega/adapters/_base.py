@@ -146,6 +146,8 @@ class Adapter(BaseModel, ABC):
 
     def modules_trained_whole(self, model: nn.Module) -> list[str]:
         """Names of the modules of a model that are trained beside it; a ModelError if one is not there."""
+        from torch.nn import Module
+
         ends: Sequence[str] = getattr(self, "train", ())
         modules = [name for name, module in model.named_modules() if any(True for _ in module.parameters())]
         for end in ends:
@@ -154,7 +156,16 @@ class Adapter(BaseModel, ABC):
                 fix = suggest_name(end, known)
                 raise ModelError(f"no module with weights is called {end}", where="adapter.train", fix=fix)
         found = [name for name in modules if ends_with(name, ends)]
-        return [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
+        found = [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
+        for name in found:
+            module = model.get_submodule(name)
+            if type(module).forward is Module.forward:
+                fix = "name what is in it"
+                raise ModelError(f"{name} is a list of modules", where="adapter.train", fix=fix)
+            if any(getattr(layer, "is_linear", False) for layer in module.modules()):
+                fix = "name what keeps its weights, such as norm, or leave model.quantize out"
+                raise ModelError(f"the weights of {name} are quantized", where="adapter.train", fix=fix)
+        return found
 
     def import_library(self) -> None:
         """Import what `install` will need. A run does so at its start, where imports cost least."""

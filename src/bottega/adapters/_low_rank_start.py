@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import get_peft_model_state_dict
 from peft.tuners.lora import Linear, LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -38,12 +39,15 @@ from bottega.errors import ModelError
 # the start a little, and it is subtracted as it is.
 PASSES, SPARE = 4, 8
 
+# The file beside a start that names the form of the weights for which it makes up.
+FORM = "quantized.txt"
+
 
 @torch.no_grad()
 def start_at_principal_part(model: Any) -> None:
     """Let every LoRA layer of a PeftModel start at the principal part of its weight; a ModelError if one has none."""
     layers = _linear_layers(model)
-    _add_frozen(model, START)
+    _add_frozen(model, layers, START)
     for layer in layers.values():
         _start(layer, _weight(layer), {START: -1})
         # Each layer, and not the model: a head trained beside it has one adapter only.
@@ -64,8 +68,9 @@ def start_at_lost_part(model: Any, weights: Iterable[tuple[str, Tensor]], *, ref
     layers = _linear_layers(model)
     signs = {START: -1, **({REFERENCE: 1} if reference else {})}
     for name in signs:
-        _add_frozen(model, name)
-    missing = dict(layers)
+        _add_frozen(model, layers, name)
+    # What is not quantized has lost nothing, and starts as it always does.
+    missing = {name: layer for name, layer in layers.items() if is_quantized(layer.get_base_layer())}
     for name, weight in weights:
         if (layer := missing.pop(name.removesuffix(".weight"), None)) is not None:
             quantized = _weight(layer)
@@ -74,7 +79,6 @@ def start_at_lost_part(model: Any, weights: Iterable[tuple[str, Tensor]], *, ref
         example = next(iter(missing))
         what = f"{len(missing)} layers have other names in the checkpoint than in the model, {example} for one"
         raise ModelError(what, where="adapter.init", fix="leave init out")
-    model.base_model.set_adapter(ACTIVE)
 
 
 def _linear_layers(model: Any) -> dict[str, Linear]:
@@ -87,11 +91,15 @@ def _linear_layers(model: Any) -> dict[str, Linear]:
     return layers
 
 
-def _add_frozen(model: Any, name: str) -> None:
-    """Add a second LoRA like the trained one, for the start."""
+def _add_frozen(model: Any, layers: Mapping[str, Linear], name: str) -> None:
+    """Add a second LoRA like the trained one, for the start, to the layers that have one."""
     config = replace(model.peft_config[ACTIVE], modules_to_save=None, lora_dropout=0.0)
     model.peft_config[name] = config
-    model.base_model.inject_adapter(model.base_model.model, name, autocast_adapter_dtype=False)
+    for layer in layers.values():
+        rank = layer.r[ACTIVE]
+        layer.update_layer(name, rank, layer.lora_alpha[ACTIVE], config)
+        for matrices in (layer.lora_A, layer.lora_B):
+            matrices[name].to(matrices[ACTIVE].weight).requires_grad_(False)
 
 
 def _start(layer: Linear, matrix: Tensor, signs: Mapping[str, int]) -> None:
@@ -120,19 +128,58 @@ def _weight(layer: Linear) -> Tensor:
     return (weight.T if layer.fan_in_fan_out else weight).float()
 
 
+def is_quantized(module: Any) -> bool:
+    """Whether a layer, or one of a model, keeps its weight quantized."""
+    return any(getattr(layer, "is_quantized", False) for layer in module.modules())
+
+
 def write_start(model: Any, folder: Path) -> None:
     """Write the start of a PeftModel's adapter to where PEFT wrote that: into it if it is subtracted, or beside."""
     model.save_pretrained(str(folder), selected_adapters=[START], save_embedding_layers=False)
-    if any(START in layer.active_adapters for layer in _linear_layers(model).values()):
+    layers = _linear_layers(model)
+    if any(START in layer.active_adapters for layer in layers.values()):
         subtract_start(folder, folder)
         shutil.rmtree(folder / START)
+    else:
+        (folder / START / FORM).write_text(_form(model), encoding="utf-8")
+
+
+@torch.no_grad()
+def restore_start(model: Any, folder: Path) -> None:
+    """Take the start that `write_start` wrote: computed again, it might differ in its last digits."""
+    beside = (folder / START / WEIGHTS).is_file()
+    saved = load_file(folder / START / WEIGHTS if beside else folder / WEIGHTS)
+    own = get_peft_model_state_dict(model, adapter_name=START, save_embedding_layers=False)
+    for name, value in own.items():
+        if ".lora_" in name:
+            rank = 0 if beside else -(len(value) if ".lora_A." in name else value.shape[1])
+            value.copy_(saved[name][rank:] if ".lora_A." in name else saved[name][:, rank:])
+    for layer in _linear_layers(model).values():
+        if REFERENCE in layer.lora_A:
+            layer.lora_A[REFERENCE].weight.copy_(layer.lora_A[START].weight)
+            layer.lora_B[REFERENCE].weight.copy_(-layer.lora_B[START].weight)
+
+
+def check_form(model: Any, folder: Path) -> None:
+    """A ModelError unless the weights of a model are in the form whose loss the start in a folder makes up for."""
+    wanted = (folder / START / FORM).read_text(encoding="utf-8")
+    if _form(model) != wanted:
+        what = f"its start makes up for what weights lose as {wanted}, and these are {_form(model)}"
+        raise ModelError(what, where=str(folder), fix="give model.quantize as it was, or none")
+
+
+def _form(model: Any) -> str:
+    """The class of the quantized layers of a model."""
+    classes = {type(layer).__name__ for layer in model.modules() if getattr(layer, "is_quantized", False)}
+    return ", ".join(sorted(classes))
 
 
 def subtract_start(source: Path, folder: Path) -> None:
     """Write a saved adapter less the start beside it into a folder, as LoRA of twice the rank."""
     weights = load_file(source / WEIGHTS)
     for name, value in load_file(source / START / WEIGHTS).items():
-        weights[name] = torch.cat([weights[name], value], 0 if ".lora_A." in name else 1)
+        if ".lora_" in name:
+            weights[name] = torch.cat([weights[name], value], 0 if ".lora_A." in name else 1)
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     config = json.loads((source / CONFIG).read_text(encoding="utf-8"))
     (folder / CONFIG).write_text(json.dumps({**config, **dict(_doubled(config))}, indent=2), encoding="utf-8")

@@ -33,7 +33,7 @@ from bottega.adapters._base import (
     ends_with,
     is_in_head,
 )
-from bottega.adapters._low_rank_start import subtract_start, write_start
+from bottega.adapters._low_rank_start import check_form, is_quantized, restore_start, subtract_start, write_start
 from bottega.adapters._peft import ACTIVE, ALL_LINEAR, REFERENCE, START, PeftAdapter
 from bottega.errors import ModelError
 from bottega.suggestions import suggest_name
@@ -88,6 +88,10 @@ class PeftAdaptedModel(AdaptedModel):
         if START in self.model.peft_config:
             write_start(self.model, folder)
         _sort_lists(folder / CONFIG)
+
+    def restore(self, folder: Path) -> None:
+        if START in self.model.peft_config:
+            restore_start(self.model, folder)
 
     def merge(self) -> nn.Module:
         bases = [module.get_base_layer() for module in self.model.modules() if isinstance(module, BaseTunerLayer)]
@@ -173,16 +177,23 @@ def _install(model: Any, adapter: PeftAdapter, shared: dict[str, Any], whole: Se
 def attach_peft(model: nn.Module, folder: Path, *, trainable: bool, reference: bool) -> PeftAdaptedModel:
     """The model with an adapter of any kind of PEFT's that changes modules; see `adapters.attach`."""
     has_start = (folder / START / WEIGHTS).is_file()
-    if has_start and not _is_quantized(model):
+    if has_start and not is_quantized(model):
         # It makes up for what the weights lost when they were quantized, and these have not lost it.
         with tempfile.TemporaryDirectory() as changed:
             subtract_start(folder, Path(changed))
-            return attach_peft(model, Path(changed), trainable=trainable, reference=reference)
+            return _attach(model, Path(changed), folder, trainable=trainable, reference=reference)
+    if has_start:
+        check_form(model, folder)
+    return _attach(model, folder, folder, trainable=trainable, reference=reference)
+
+
+def _attach(model: nn.Module, folder: Path, named: Path, *, trainable: bool, reference: bool) -> PeftAdaptedModel:
+    """`named`: the folder that errors name."""
     kind = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["peft_type"]
     if kind in PROMPT_LEARNING:
         # PEFT adds their tokens around the model, which is called without it here: they would do nothing.
         what = f"adapters of the type {kind} are not computed here: what they put before a text would be left out"
-        raise ModelError(what, where=str(folder), fix="train an adapter of another kind on the same rows")
+        raise ModelError(what, where=str(named), fix="train an adapter of another kind on the same rows")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -191,21 +202,16 @@ def attach_peft(model: nn.Module, folder: Path, *, trainable: bool, reference: b
             )
             if reference:
                 adapted.load_adapter(str(folder), REFERENCE, is_trainable=False, autocast_adapter_dtype=False)
-            if has_start:
+            if (folder / START / WEIGHTS).is_file():
                 adapted.load_adapter(str(folder / START), START, is_trainable=False, autocast_adapter_dtype=False)
     except (ValueError, RuntimeError, KeyError) as error:
         what = f"the adapter does not fit this model: {str(error).splitlines()[0]}"
-        raise ModelError(what, where=str(folder), fix="name the base it was trained on as model.base") from None
-    _check_complete(adapted, folder)
+        raise ModelError(what, where=str(named), fix="name the base it was trained on as model.base") from None
+    _check_complete(adapted, folder, named)
     return PeftAdaptedModel(adapted)
 
 
-def _is_quantized(model: nn.Module) -> bool:
-    """Whether layers of a model keep their weights in another form."""
-    return any(getattr(module, "is_linear", False) for module in model.modules())
-
-
-def _check_complete(adapted: Any, folder: Path) -> None:
+def _check_complete(adapted: Any, folder: Path, named: Path) -> None:
     """A ModelError if a saved weight has no place in the model, or a place no weight: PEFT ignores both."""
     saved = {key: value for file in sorted(folder.glob(WEIGHT_FILES)) for key, value in load_file(file).items()}
     read = get_peft_model_state_dict(adapted, adapter_name=ACTIVE, save_embedding_layers=False)
@@ -216,7 +222,7 @@ def _check_complete(adapted: Any, folder: Path) -> None:
         raise ModelError(
             f"{len(wrong)} weights of the adapter {'find no place in' if unplaced else 'are missing for'} this model,"
             f" {wrong[0]} for example",
-            where=str(folder),
+            where=str(named),
             fix="name the base it was trained on as model.base; else leave these modules out of adapter.targets and"
             " train it again",
         )

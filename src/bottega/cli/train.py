@@ -221,8 +221,11 @@ def _load_recipe(path: Path | None, overrides: list[str] | None) -> bottega.Reci
 def _several(path: Path | None, overrides: list[str] | None, resume: Path | None) -> dict[str, bottega.Recipe] | None:
     """The recipes of adapters that are trained at once, by name; None if it is one run that is trained or continued."""
     if resume is not None:
-        folders = [] if (resume / "recipe.yaml").exists() else sorted(resume.glob("*/recipe.yaml"))
-        return {file.parent.name: bottega.stored_recipe(file.parent) for file in folders} or None
+        names = bottega.trained_together(resume)
+        if names and (path is not None or overrides):
+            fix = "leave everything out but --resume, or start new runs from the recipe"
+            raise bottega.RunError("runs are resumed with their own recipes", where=str(resume), fix=fix)
+        return {name: bottega.stored_recipe(resume / name) for name in names} or None
     if path is None or not path.is_file():
         return None
     return bottega.load_several(path, *(overrides or [])) or None
@@ -235,6 +238,8 @@ def _train_several(
     from bottega.cli.console import progress_console
     from bottega.cli.training_view import watch_several
 
+    if resume is not None and out is not None:
+        raise bottega.RunError("--out and --resume exclude each other", where=str(resume), fix="leave --out out")
     folder = resume or out or bottega.new_run_folder(path.stem if path is not None else "run")
     console = progress_console()
     console.print(f"{len(recipes)} runs in {folder}", style="bold", markup=False)
@@ -246,6 +251,8 @@ def _train_several(
                     stack.enter_context(interruption.deferred())
         interruption.check()
     except interruption.Interrupted:
+        if not bottega.trained_together(folder):
+            raise interruption.Interrupted("stopped before the first update; nothing was saved") from None
         how = f"stopped; continue with: bottega train --resume {shlex.quote(str(folder))}"
         raise interruption.Interrupted(how) from None
     return [folder / name for name in recipes]

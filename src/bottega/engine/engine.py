@@ -287,6 +287,8 @@ class Engine:
         """Restore weights and optimizer from a folder that `save` wrote with `state`."""
         # The state holds the masters, so neither a saved average nor half-precision weights are read back.
         self.optimizer.load_state(load_file(folder / OPTIMIZER_FILE))
+        if self.scorer.adapted is not None:
+            self.scorer.adapted.restore(folder)
 
 
 def _ids_with_non_finite_scores(scores: Mapping[str, Tensor], batch: Batch) -> list[str]:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import (
     AutoConfig,
 )
@@ -36,6 +37,17 @@ def load_config(model: recipes.Model, tokenizer: Any) -> Any:
     if model.dropout is not None:
         _set_dropout(config.get_text_config(), model.dropout)
     return config
+
+
+def has_dropout(network: nn.Module) -> bool:
+    """Whether a model drops anything in training."""
+    # A config may have probabilities for parts that the model does not.
+    return any(
+        value and (name == "p" or DROPOUT_KEY.search(name))
+        for module in network.modules()
+        for name, value in vars(module).items()
+        if isinstance(value, float)
+    )
 
 
 def _set_dropout(config: Any, probability: float) -> None:

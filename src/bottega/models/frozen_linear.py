@@ -15,10 +15,12 @@ class FrozenLinear(nn.Linear):
     Gradients pass through, so that an adapter on it can be trained. A subclass of nn.Linear, so that PEFT adapts it;
     `weight` is computed at each access.
 
-    is_linear  it computes x Wᵀ + bias, although with a forward of its own; adapters look for this attribute
+    is_linear     it computes x Wᵀ + bias, although with a forward of its own; adapters look for this attribute
+    is_quantized  its weight is not what it was; adapters look for this, too
     """
 
     is_linear = True
+    is_quantized = False
 
     def __init__(self, layer: nn.Linear) -> None:
         # Not nn.Linear's, which would allocate a whole weight.

@@ -67,7 +67,7 @@ def _updates(network: Any, name: str) -> Iterator[tuple[str, LowRankUpdate]]:
             continue
         if not isinstance(layer, Linear):
             raise _not_low_rank(name, f"{place} is no linear layer")
-        (kind,) = layer.lora_A
+        (kind,) = layer.active_adapters
         a, b = (part[kind].weight.detach().float().cpu().numpy() for part in (layer.lora_A, layer.lora_B))
         yield place, LowRankUpdate(a, b * np.float32(layer.scaling[kind]), bool(layer.fan_in_fan_out))
 

@@ -8,15 +8,17 @@ Legend: T tokens, r the sum of the ranks of the adapters in use, I inputs of a l
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from bottega.models.arithmetic.plain import PLAIN, Arithmetic
-from bottega.models.kernels.lora_linear import ROW_ADAPTER, LinearTensors, fused_forward
+from bottega.models.kernels.lora_linear import ROW_ADAPTER, LinearTensors, Segment, fused_forward, has_tensors
 from bottega.models.low_rank import LowRankUpdate
 
 
@@ -56,8 +58,7 @@ class RowAdapters:
                 routed = _LayerAdapters(self._in_use)
                 setattr(layer, ROW_ADAPTER, routed)
                 # A layer of another class, such as GPT-2's with its transposed weight, has no fused forward.
-                is_linear = isinstance(layer, nn.Linear)
-                layer.forward = fused_forward(layer, arithmetic) if is_linear else partial(_forward, layer)
+                layer.forward = fused_forward(layer, arithmetic) if has_tensors(layer) else partial(_forward, layer)
             routed.matrices[name] = own
         self.names.append(name)
 
@@ -70,81 +71,125 @@ class RowAdapters:
         self.names.remove(name)
 
     def use(self, adapters: Sequence[str | None]) -> None:
-        """The adapter of each of the T tokens of the next forwards."""
+        """The adapter of each of the T tokens of the next forwards, without gradients."""
         self._in_use.set(adapters, next(self.network.parameters()).device)
+
+    def use_in_turn(self, counts: Mapping[str, int]) -> None:
+        """The adapters of the next forwards, one after another, each for a number of tokens; what follows has none."""
+        self._in_use.set_in_turn(counts)
+
+    @contextmanager
+    def using(self, adapter: str | None) -> Iterator[None]:
+        """Inside, all tokens use this adapter; then what was in use before."""
+        before = self._in_use.state
+        self._in_use.set_all(adapter)
+        try:
+            yield
+        finally:
+            self._in_use.state = before
 
     def use_everywhere(self, adapter: str | None) -> None:
         """The adapter of all tokens of the next forwards."""
         self._in_use.set_all(adapter)
 
 
-class _InUse:
-    """The adapters of the tokens of the next forward, which all layers share.
+class _State(NamedTuple):
+    """Which adapters the tokens of a forward use.
 
-    names  the adapters that a token uses, sorted
-    index  [T] which of them each token uses, -1 for none; None if all use the same
+    names   the adapters that a token uses
+    owner   [T] which of them each token uses, -1 for none; None if all use the same, or in turn
+    counts  how many tokens use each, one after another; None if not in turn
+    gates   of the owners, by (rank, scale) of each adapter in use
     """
 
+    names: tuple[str, ...] = ()
+    owner: Tensor | None = None
+    counts: tuple[int, ...] | None = None
+    gates: dict[tuple[tuple[int, float], ...], Tensor | None] = {}  # noqa: RUF012, a new one with each index
+
+
+class _InUse:
+    """The adapters of the tokens of the next forward, which all layers share."""
+
     def __init__(self) -> None:
-        self.set_all(None)
+        self.state = _State()
 
     def set_all(self, adapter: str | None) -> None:
-        self.names: tuple[str, ...] = () if adapter is None else (adapter,)
-        self.index: Tensor | None = None
-        self.gates: dict[tuple[tuple[int, float], ...], Tensor | None] = {}
+        self.state = _State(() if adapter is None else (adapter,))
+
+    def set_in_turn(self, counts: Mapping[str, int]) -> None:
+        self.state = _State(tuple(counts), counts=tuple(counts.values()))
 
     def set(self, adapters: Sequence[str | None], device: torch.device) -> None:
-        self.names = tuple(sorted({name for name in adapters if name is not None}))
-        place = {name: index for index, name in enumerate(self.names)}
-        self.index = torch.tensor([-1 if name is None else place[name] for name in adapters], device=device)
-        self.gates = {}
+        names = tuple(sorted({name for name in adapters if name is not None}))
+        place = {name: index for index, name in enumerate(names)}
+        owner = torch.tensor([-1 if name is None else place[name] for name in adapters], device=device)
+        self.state = _State(names, owner, gates={})
 
     def gate(self, columns: tuple[tuple[int, float], ...], dtype: torch.dtype) -> Tensor | None:
         """[T, r] the scale of an adapter where a column belongs to that of a token, else 0; None for ones everywhere.
 
         columns  (rank, scale) of each adapter in use
         """
-        assert self.index is not None
+        owner, gates = self.state.owner, self.state.gates
+        assert owner is not None, "each token has an adapter of its own"
         # Nearly all layers have the same ranks.
-        if columns not in self.gates:
-            owner = torch.tensor([index for index, (rank, _) in enumerate(columns) for _ in range(rank)])  # [r]
+        if columns not in gates:
+            column = torch.tensor([place for place, (rank, _) in enumerate(columns) for _ in range(rank)])  # [r]
             scales = torch.tensor([scale for rank, scale in columns for _ in range(rank)], dtype=dtype)  # [r]
-            gate = (self.index[:, None] == owner.to(self.index.device)) * scales.to(self.index.device)
-            self.gates[columns] = None if bool((gate == 1).all()) else gate
-        return self.gates[columns]
+            gate = (owner[:, None] == column.to(owner.device)) * scales.to(owner.device)
+            gates[columns] = None if bool((gate == 1).all()) else gate
+        return gates[columns]
+
+
+class _Stacked(NamedTuple):
+    """Adapters of a layer as one, whose rank is the sum of theirs; `columns`: rank and scale of each of the names."""
+
+    names: tuple[str, ...]
+    a: Tensor
+    b: Tensor
+    columns: tuple[tuple[int, float], ...]
 
 
 class _LayerAdapters:
-    """The adapters of one layer by name.
-
-    stacked  (adapters in use, A of them all, B of them all, rank and scale of each)
-    """
+    """The adapters of one layer by name; `stacked` is kept for those in use."""
 
     def __init__(self, in_use: _InUse) -> None:
         self.in_use = in_use
         self.matrices: dict[str, RowMatrices] = {}
-        self.stacked: tuple[tuple[str, ...], Tensor, Tensor, tuple[tuple[int, float], ...]] | None = None
+        self.stacked: _Stacked | None = None
 
     def on(self, base: LinearTensors) -> LinearTensors:
         """The tensors of the layer with the adapters in use."""
-        names = self.in_use.names
+        names, owner, counts, _ = self.in_use.state
         if not any(name in self.matrices for name in names):
             return base
-        if self.in_use.index is None:
+        if counts is not None:
+            stacked = self._stack(names)
+            return base._replace(a=stacked.a, b=stacked.b, segments=_segments(counts, stacked.columns))
+        if owner is None:
             return base._replace(**self.matrices[names[0]]._asdict())
-        if self.stacked is None or self.stacked[0] != names:
+        if self.stacked is None or self.stacked.names != names:
             self.stacked = self._stack(names)
-        _, a, b, columns = self.stacked
-        if a.requires_grad:
-            # They change with every update, and autograd keeps what it was told for one backward only.
-            self.stacked = None
-        return base._replace(a=a, b=b, gate=self.in_use.gate(columns, a.dtype))
+        return base._replace(
+            a=self.stacked.a, b=self.stacked.b, gate=self.in_use.gate(self.stacked.columns, self.stacked.a.dtype)
+        )
 
-    def _stack(self, names: tuple[str, ...]) -> tuple[tuple[str, ...], Tensor, Tensor, tuple[tuple[int, float], ...]]:
+    def _stack(self, names: tuple[str, ...]) -> _Stacked:
         own = [self.matrices.get(name) for name in names]
         columns = tuple((0, 1.0) if one is None else (len(one.a), one.scale) for one in own)
         present = [one for one in own if one is not None]
-        return names, torch.cat([one.a for one in present]), torch.cat([one.b for one in present], 1), columns
+        return _Stacked(names, torch.cat([one.a for one in present]), torch.cat([one.b for one in present], 1), columns)
+
+
+def _segments(counts: Sequence[int], columns: Sequence[tuple[int, float]]) -> tuple[Segment, ...]:
+    """The segments of adapters in turn, each with its number of tokens, its rank and its scale."""
+    ends, lasts = list(accumulate(counts)), list(accumulate(rank for rank, _ in columns))
+    return tuple(
+        Segment(end - count, end, last - rank, last, scale)
+        for count, end, (rank, scale), last in zip(counts, ends, columns, lasts, strict=True)
+        if rank
+    )
 
 
 def _forward(layer: Any, x: Tensor) -> Tensor:
@@ -153,8 +198,17 @@ def _forward(layer: Any, x: Tensor) -> Tensor:
     tensors = getattr(layer, ROW_ADAPTER).on(LinearTensors(None))
     if tensors.a is None:
         return y
-    u = x.flatten(0, -2) @ tensors.a.T * tensors.scale  # [T, r]
-    gated = u if tensors.gate is None else u * tensors.gate
     assert tensors.b is not None, "an adapter has both matrices"
-    added: Tensor = gated @ tensors.b.T
-    return y + added.view_as(y)
+    flat = x.flatten(0, -2)
+    if not tensors.segments:
+        u = flat @ tensors.a.T * tensors.scale  # [T, r]
+        gated = u if tensors.gate is None else u * tensors.gate
+        whole: Tensor = y + (gated @ tensors.b.T).view_as(y)
+        return whole
+    parts = [
+        flat[start:end] @ tensors.a[first:last].T * scale @ tensors.b[:, first:last].T
+        for start, end, first, last, scale in tensors.segments
+    ]
+    places = torch.cat([torch.arange(one.start, one.end, device=x.device) for one in tensors.segments])
+    added: Tensor = y.flatten(0, -2).index_add(0, places, torch.cat(parts)).view_as(y)
+    return added

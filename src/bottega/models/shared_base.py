@@ -18,6 +18,7 @@ from bottega.adapters import CONFIG, WEIGHT_FILES, AdaptedModel, Adapter, Instal
 from bottega.errors import ModelError
 from bottega.models.arithmetic.native import NATIVE
 from bottega.models.arithmetic.plain import PLAIN
+from bottega.models.config import has_dropout
 from bottega.models.row_adapters import RowAdapters, RowMatrices
 from bottega.models.scorer import Scorer
 
@@ -39,6 +40,11 @@ class SharedBase:
         if not adapter.is_plain_low_rank:
             raise ModelError(NOT_PLAIN, where=f"adapters.{name}", fix="train this one by itself")
         network, head = self.scorer.network, self.scorer.head
+        if not head.autoregressive or network.config.is_encoder_decoder:
+            raise ModelError("adapters are trained at once on decoders", where="adapters", fix="train each by itself")
+        if has_dropout(network):
+            what = "with dropout, a row's masks would depend on the rows of the other adapters"
+            raise ModelError(what, where="adapters", fix="set model.dropout to 0, or train each by itself")
         installed = adapter.install(network, InstallOptions(peft_task=head.peft_task))
         try:
             own = OneOfSeveral(self.rows, name, installed)
@@ -47,6 +53,8 @@ class SharedBase:
         self.rows.put(name, own.matrices, NATIVE if self.scorer.fit.native else PLAIN)
         scorer = Scorer(network, head, self.scorer.fit)
         scorer.model, scorer.adapted = own.model, own
+        # The run goes on at once, and may have a trained adapter to restore.
+        self.rows.use_everywhere(name)
         return scorer
 
 
@@ -82,11 +90,8 @@ class OneOfSeveral(AdaptedModel):
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        self.rows.use_everywhere(None)
-        try:
+        with self.rows.using(None):
             yield
-        finally:
-            self.rows.use_everywhere(self.name)
 
     def save(self, folder: Path) -> None:
         weights = {key: weight.detach().cpu().contiguous() for key, weight in self.saved.items()}

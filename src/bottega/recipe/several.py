@@ -15,9 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bottega.adapters import DEFAULT
 from bottega.errors import RecipeError
-from bottega.recipe.files import ADAPTERS, read_recipe_file
+from bottega.recipe.files import ADAPTERS, EXCLUSIVE_KEYS, read_recipe_file
 from bottega.recipe.schema import Recipe
+
+# Sections that one batch has in common.
+COMMON = ("model", "objective", "devices")
 
 
 def load_several(path: str | Path, *overrides: str) -> dict[str, Recipe]:
@@ -37,13 +41,26 @@ def parse_several(document: Mapping[str, Any], *, folder: Path = Path(), where: 
         raise RecipeError("names, each with the sections that are its own", where=f"{where}: {ADAPTERS}", fix=fix)
     recipes = {}
     for name, entry in entries.items():
-        sections = {key: _merged(shared.get(key), value) for key, value in entry.items()}
+        if common := [key for key in COMMON if key in entry]:
+            fix = f"write {common[0]} beside {ADAPTERS}, or train this one by itself"
+            raise RecipeError(f"{common[0]} is the same for all", where=f"{where}: {ADAPTERS}.{name}", fix=fix)
+        sections = {key: _merged(key, shared.get(key), value) for key, value in entry.items()}
         # A run's name is the name of a folder, and refused if it cannot be one.
         own = {**shared, **sections, "name": str(name)}
         recipes[str(name)] = Recipe.parse(own, folder=folder, where=f"{where}: {ADAPTERS}.{name}")
     return recipes
 
 
-def _merged(shared: Any, own: Any) -> Any:
-    """A section with the keys of its own in place of those that all have."""
-    return {**shared, **own} if isinstance(shared, Mapping) and isinstance(own, Mapping) else own
+def _merged(section: str, shared: Any, own: Any) -> Any:
+    """A section with the keys of its own in place of those that all have, and of those that exclude them."""
+    if not isinstance(shared, Mapping) or not isinstance(own, Mapping):
+        return own
+    if section == "adapter" and own.get("kind", DEFAULT) != shared.get("kind", DEFAULT):
+        return own
+    excluded = {
+        other.partition(".")[2]
+        for pair in EXCLUSIVE_KEYS
+        for key, other in (pair, pair[::-1])
+        if key.partition(".")[0] == section and key.partition(".")[2] in own
+    }
+    return {**{key: value for key, value in shared.items() if key not in excluded}, **own}

@@ -86,10 +86,14 @@ def resume(folder: str | Path, *, stop: Stop = never) -> Generator[Event, None, 
             check_report_packages(run.recipe)
             yield from _log_events(run, stop)
         else:
-            past = RunHistory(run)
-            if past.last_step and not any(isinstance(event, Finished) for event in past.events):
-                # The process ended between writing the result and logging the event.
-                yield run.record(_finished_event(run, past))
+            yield from finish_log(run)
+
+
+def finish_log(run: RunStore) -> Iterator[Event]:
+    """The last event of a finished run, if its process ended between writing the result and logging the event."""
+    past = RunHistory(run)
+    if past.last_step and not any(isinstance(event, Finished) for event in past.events):
+        yield run.record(_finished_event(run, past))
 
 
 def _log_events(run: RunStore, stop: Stop) -> Iterator[Event]:
@@ -150,7 +154,7 @@ def _run(store: RunStore, watch: LoadWatch, stop: Stop, share: Share | None) -> 
     resumed = store.place is not None
     run = _build(store, watch, share)
     due = Due(run.recipe, run.sampler.steps, run.sampler.passes)
-    loop = _Loop(store, run, due, Validation(run), watch, RunHistory(store))
+    loop = _Loop(store, run, due, Validation(run), watch, RunHistory(store), alone=share is None)
     checkpoint, damaged = _newest_intact(store)
     yield from damaged
     step, position = _restore(run, checkpoint) if checkpoint else (0, 0)
@@ -196,6 +200,7 @@ def _raise_if_stopped(stop: Stop) -> None:
 class _Loop:
     """A run in progress: its folder, its state in memory, and its schedule of validations and checkpoints.
 
+    alone     it computes its updates itself
     progress  (step, position of the next example in the stream) of the last update, or of the start
     """
 
@@ -205,6 +210,7 @@ class _Loop:
     validation: Validation
     watch: LoadWatch
     past: RunHistory
+    alone: bool = True
     progress: tuple[int, int] = (0, 0)
 
     def train_until_done(self, step: int, position: int) -> Generator[Event | PendingUpdate, None, bool]:
@@ -258,7 +264,10 @@ class _Loop:
         stepped: Stepped = finish_update(pending, clock)
         self.progress = update.step, update.position
         yield stepped
-        if slowed := slowdown.note_if_slower(stepped.seconds, stepped.tokens, self.watch.cores_of_others):
+        # Beside others its updates take as long as all of theirs.
+        if self.alone and (
+            slowed := slowdown.note_if_slower(stepped.seconds, stepped.tokens, self.watch.cores_of_others)
+        ):
             yield Noted(step=update.step, subject="machine", message=slowed)
 
     def _is_checkpoint(self, step: int) -> bool:

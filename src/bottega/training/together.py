@@ -8,15 +8,17 @@ token is computed with the adapter of its run.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bottega.errors import BottegaError, RecipeError
+from bottega.errors import BottegaError, RecipeError, RunError
 from bottega.events import Event
 from bottega.recipe.schema import Recipe
+from bottega.runs.atomic_files import read_json, write_json
 from bottega.runs.store import RunStore, recipe_yaml
-from bottega.training.loop import Stop, log_events, never
+from bottega.runs.tensorboard import check_report_packages
+from bottega.training.loop import Stop, finish_log, log_events, never
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from bottega.models.shared_base import SharedBase
     from bottega.training.setup import Sharing
     from bottega.training.step import PendingUpdate
+
+# The file of a folder of runs that were trained at once, with their names.
+TOGETHER = "adapters.json"
 
 
 def train_together(
@@ -38,42 +43,69 @@ def train_together(
     raised when the others are done.
     """
     check_alike(recipes)
+    for recipe in recipes.values():
+        check_report_packages(recipe)
+    folder = Path(out)
     with ExitStack() as stack:
         stores = {
-            name: stack.enter_context(RunStore.create(recipe, recipe_yaml(recipe), Path(out) / name))
+            name: stack.enter_context(RunStore.create(recipe, recipe_yaml(recipe), folder / name))
             for name, recipe in recipes.items()
         }
+        write_json(folder / TOGETHER, {"adapters": list(recipes)})
         try:
             yield from _drive(stores, stop)
         except GeneratorExit:
             raise
         except BaseException:
-            _discard_unless_begun(stores)
+            _discard_unless_begun(stores, folder)
             raise
-        _discard_unless_begun(stores)
+        _discard_unless_begun(stores, folder)
 
 
-def _discard_unless_begun(stores: Mapping[str, RunStore]) -> None:
-    for store in stores.values():
-        if not store.has_updates:
-            store.discard()
+def _discard_unless_begun(stores: Mapping[str, RunStore], folder: Path) -> None:
+    unbegun = [store for store in stores.values() if not store.has_updates]
+    for store in unbegun:
+        store.discard()
+    if len(unbegun) == len(stores):
+        (folder / TOGETHER).unlink(missing_ok=True)
+        with suppress(OSError):  # there may be other things in it
+            folder.rmdir()
 
 
 def resume_together(folder: str | Path, *, stop: Stop = never) -> Generator[tuple[str, Event], None, None]:
-    """Continue the runs in the folders of a folder that `train_together` wrote, each from its newest checkpoint."""
+    """Continue the runs of a folder that `train_together` wrote, each from its newest checkpoint.
+
+    Raises a RunError for another folder.
+    """
+    names = trained_together(folder)
+    if not names:
+        fix = "name the folder that bottega train printed"
+        raise RunError("holds no adapters that were trained at once", where=str(folder), fix=fix)
     with ExitStack() as stack:
-        folders = sorted(path.parent for path in Path(folder).glob("*/recipe.yaml"))
-        stores = {path.name: stack.enter_context(RunStore.open(path)) for path in folders}
+        stores = {name: stack.enter_context(RunStore.open(Path(folder) / name)) for name in names}
+        check_alike({name: store.recipe for name, store in stores.items()})
+        for name, store in stores.items():
+            if store.finished:
+                yield from ((name, event) for event in finish_log(store))
         yield from _drive({name: store for name, store in stores.items() if not store.finished}, stop)
+
+
+def trained_together(folder: str | Path) -> list[str]:
+    """The names of the runs of a folder that `train_together` wrote; none for another folder."""
+    path = Path(folder) / TOGETHER
+    return [str(name) for name in read_json(path)["adapters"]] if path.exists() else []
 
 
 def check_alike(recipes: Mapping[str, Recipe]) -> None:
     """A RecipeError unless recipes differ in nothing that a batch of all of them depends on."""
     first, *others = recipes.values()
-    if first.adapter is None or not others:
+    if not others:
         fix = "give two or more, each with the sections that are its own"
         raise RecipeError("several adapters are trained at once", where="adapters", fix=fix)
     for name, recipe in recipes.items():
+        if recipe.adapter is None:
+            fix = "add adapter: {rank: 16}"
+            raise RecipeError("it trains every weight", where=f"adapters.{name}", fix=fix)
         for section in ("model", "devices", "objective"):
             if getattr(recipe, section) != getattr(first, section):
                 fix = f"leave {section} out of adapters.{name}, or train it by itself"
@@ -120,66 +152,62 @@ def _compute(sharing: Sharing, pending: Mapping[str, PendingUpdate]) -> None:
     """The gradients of the updates of several runs."""
     from bottega.hardware.process import compute_settings
 
-    base = sharing.base
-    if base is None:
+    if not pending:
         return
-    for threads in {one.run.choices.threads for one in pending.values()}:
-        with compute_settings(threads):
-            if len(pending) > 1 and base.scorer.fit.packed:
-                for index in range(max(len(one.batches) for one in pending.values())):
-                    _compute_part(base, pending, index)
-            else:
-                for name, one in pending.items():
-                    base.rows.use_everywhere(name)
-                    one.compute()
+    base = sharing.base
+    assert base is not None, "a run that has an update has a model"
+    # All runs are of one machine, and of one section `devices`.
+    threads = next(iter(pending.values())).run.choices.threads
+    with compute_settings(threads):
+        if len(pending) > 1 and base.scorer.fit.packed:
+            for index in range(max(len(one.batches) for one in pending.values())):
+                _compute_part(base, pending, index)
+            return
+        for name, one in pending.items():
+            with base.rows.using(name):
+                one.compute()
 
 
 def _compute_part(base: SharedBase, pending: Mapping[str, PendingUpdate], index: int) -> None:
     """Add the gradients of the micro-batches with this index, of the runs that have one."""
-    import torch
-
     part = {name: one for name, one in pending.items() if one.failed is None and index < len(one.batches)}
     try:
-        losses = _losses(base, part, index)
-    except BottegaError:
-        # What one run computes may be no number, for all of them then: each by itself, to see whose it is.
-        losses = []
+        _accumulate(base, part, index)
+    except BottegaError as error:
+        if len(part) == 1:
+            next(iter(part.values())).failed = error
+            return
+        # What one run computes may be no number: each by itself, to see which it is.
         for name, one in part.items():
-            try:
-                losses += _losses(base, {name: one}, index)
-            except Exception as error:  # raised in the run by `finish_update`
-                one.failed = error
-    except Exception as error:  # a stop that was asked for, for example
+            _compute_part(base, {name: one}, index)
+    except Exception as error:  # raised in each run by `finish_update`: a stop that was asked for, for example
         for one in part.values():
             one.failed = error
-        return
-    if losses:
-        torch.autograd.backward([loss for loss, _, _ in losses])
-    for _, one, contribution in losses:
-        one.computed.append(contribution)
 
 
-def _losses(
-    base: SharedBase, part: Mapping[str, PendingUpdate], index: int
-) -> list[tuple[Tensor, PendingUpdate, Contribution]]:
-    """(loss, run, what it contributes) of the micro-batches with this index, scored as one batch."""
+def _accumulate(base: SharedBase, part: Mapping[str, PendingUpdate], index: int) -> None:
+    """Score micro-batches of several runs as one batch, and add the gradients of their losses."""
     import torch
 
     from bottega.batch import join_batches
-    from bottega.packing import pad_tree
+    from bottega.hardware.memory import out_of_memory_errors
 
     batches = [one.batches[index] for one in part.values()]
-    joined = pad_tree(join_batches(batches))
-    names = [name for name, batch in zip(part, batches, strict=True) for _ in range(len(batch.tokens))]
-    base.rows.use([*names, *[None] * (len(joined.tokens) - len(names))])
+    base.rows.use_in_turn({name: len(batch.tokens) for name, batch in zip(part, batches, strict=True)})
     first = next(iter(part.values()))
     first.run.engine.scorer.train()
-    scores = first.run.engine.training_scores(first.run.recipe.objective, joined, first.dropout_seed(index))
-    split = {output: torch.split(values, [len(batch.at) for batch in batches]) for output, values in scores.items()}
-    losses = []
-    for place, (one, batch) in enumerate(zip(part.values(), batches, strict=True)):
-        own = {output: values[place] for output, values in split.items()}
-        engine, objective = one.run.engine, one.run.recipe.objective
-        loss, contribution = engine.compute_loss(objective, own, batch, one.counts, one.update.step)
-        losses.append((loss, one, contribution))
-    return losses
+    with out_of_memory_errors():
+        seed = first.dropout_seed(index)
+        scores = first.run.engine.training_scores(first.run.recipe.objective, join_batches(batches), seed)
+        split = {name: torch.split(values, [len(batch.at) for batch in batches]) for name, values in scores.items()}
+        losses: list[Tensor] = []
+        contributions: list[Contribution] = []
+        for place, (one, batch) in enumerate(zip(part.values(), batches, strict=True)):
+            own = {name: values[place] for name, values in split.items()}
+            engine, objective = one.run.engine, one.run.recipe.objective
+            loss, contribution = engine.compute_loss(objective, own, batch, one.counts, one.update.step)
+            losses.append(loss)
+            contributions.append(contribution)
+        torch.autograd.backward(losses)
+    for one, contribution in zip(part.values(), contributions, strict=True):
+        one.computed.append(contribution)

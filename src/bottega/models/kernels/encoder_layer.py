@@ -58,8 +58,12 @@ def fused_forward(module: nn.Module, arithmetic: Arithmetic = PLAIN) -> Callable
 
 def whole_forward(module: nn.Module, arithmetic: Arithmetic = PLAIN) -> Callable[..., Tensor]:
     """The same at all positions, whatever is read: of the layers before the last."""
-    forward = fused_forward(module, arithmetic)
-    return lambda *arguments, read=None, **keywords: forward(*arguments, **keywords)
+    # A partial, not a function within this one: a copy of the module must compute with its own weights.
+    return partial(_at_all_positions, fused_forward(module, arithmetic))
+
+
+def _at_all_positions(forward: Callable[..., Tensor], *arguments: Any, read: Any = None, **keywords: Any) -> Tensor:
+    return forward(*arguments, **keywords)
 
 
 def _forward(

@@ -2,8 +2,9 @@
 
 PEFT computes base + scale · (x Aᵀ) Bᵀ as separate operations, and autograd sums the gradients to x in another. Here the
 matmul itself adds the low-rank products to the base's, forward and backward; layers with a common input share products
-where they can, and only x and u = x Aᵀ are kept; a layer that keeps its weight quantized or packed computes the base. A
-layer that does not fit (dropout, several adapters, a base that is not a linear layer) keeps PEFT's own forward.
+where they can, and only x and u = x Aᵀ are kept; a layer that keeps its weight quantized or packed computes the base.
+Tokens of several adapters, one run of neighbours after the other, have the base's product in common. A layer that does
+not fit (dropout, several adapters, a base that is not a linear layer) keeps PEFT's own forward.
 """
 
 from __future__ import annotations
@@ -20,9 +21,20 @@ from bottega.models.arithmetic.plain import PLAIN, Arithmetic, LinearGradients, 
 from bottega.models.frozen_linear import FrozenLinear
 from bottega.models.native.packed_linear import PackedLinear
 
+
+class Segment(NamedTuple):
+    """Neighbouring tokens that have one adapter: tokens start:end, with rows first:last of A, the same columns of B."""
+
+    start: int
+    end: int
+    first: int
+    last: int
+    scale: float
+
+
 # What of a layer is no tensor with a gradient: its scale, the layer itself if it keeps its weight in a form of its own,
-# and its gate.
-LinearConstants = tuple[float, FrozenLinear | None, Tensor | None]
+# its gate, and its segments.
+LinearConstants = tuple[float, FrozenLinear | None, Tensor | None, tuple[Segment, ...]]
 
 # Attribute of a layer whose adapter differs from token to token (`models.row_adapters`).
 ROW_ADAPTER = "row_adapter"
@@ -33,6 +45,7 @@ class LinearTensors(NamedTuple):
 
     frozen  the layer itself if it keeps its weight in a form of its own; `weight` is then None
     gate    [T, r] factors of x Aᵀ, where tokens have different adapters; without a gradient
+    segments  where tokens have different adapters, and A and B are those of all: which rows of these they use
     """
 
     weight: Tensor | None
@@ -42,6 +55,7 @@ class LinearTensors(NamedTuple):
     scale: float = 1.0
     frozen: FrozenLinear | None = None
     gate: Tensor | None = None
+    segments: tuple[Segment, ...] = ()
 
     def forward(self, x: Tensor, u: Tensor | None, arithmetic: Arithmetic) -> Tensor:
         """x [T, in], u = scale · x Aᵀ [T, r] → y [T, out]."""
@@ -96,6 +110,11 @@ def _base_tensors(layer: nn.Module) -> LinearTensors | None:
     return LinearTensors(layer.weight, layer.bias) if type(layer) is nn.Linear else None
 
 
+def has_tensors(layer: nn.Module) -> bool:
+    """Whether a layer without adapter is computed by such tensors."""
+    return _base_tensors(layer) is not None
+
+
 def matches(module: nn.Module) -> bool:
     """Whether this is a LoRA layer."""
     # Importing PEFT takes seconds, and where nobody has imported it there is no such layer.
@@ -127,6 +146,8 @@ def linear_forward(
     x: Tensor, layers: Sequence[LinearTensors], arithmetic: Arithmetic = PLAIN
 ) -> tuple[list[Tensor], Tensor | None]:
     """x [T, in] → ([T, out] of each layer, u = scale · x Aᵀ [T, Σr] of all their adapters)."""
+    if any(layer.segments for layer in layers):
+        return _segmented_forward(x, layers, arithmetic)
     alike = _alike(layers)
     found = None if alike is None else arithmetic.linear_layers(x, alike)
     if found is not None:
@@ -137,7 +158,7 @@ def linear_forward(
     for layer, layer_u in zip(layers, _split_by_rank(u, layers), strict=True):
         if layer_u is not None and layer.scale != 1.0:
             layer_u.mul_(layer.scale)
-        gated.append(None if layer_u is None else _gated(layer_u, layer))
+        gated.append(layer_u if layer_u is None or layer.gate is None else layer_u * layer.gate)
     handles = packed_handles([layer._replace(a=None) for layer in layers])
     if handles is None:
         return [layer.forward(x, part, arithmetic) for layer, part in zip(layers, gated, strict=True)], u
@@ -160,6 +181,9 @@ def linear_backward(
     needs    which gradients are needed, four per layer
     needs_x  whether that of x is
     """
+    assert all(layer.gate is None for layer in layers), "a gate is for inference"
+    if any(layer.segments for layer in layers):
+        return _segmented_backward(gradients, x, u, layers, needs, needs_x, arithmetic)
     multiply = arithmetic.multiply
     d_tensors: list[Tensor | None] = []
     if needs_x:
@@ -186,8 +210,64 @@ def linear_backward(
                 d_tensors[4 * index + 2] = d_a[index]
             if needs[4 * index + 3]:
                 # The narrow factor first: half again as fast as the transposed product.
-                d_tensors[4 * index + 3] = multiply([(_gated(layer_u, layer).T, d_y)]).T
+                d_tensors[4 * index + 3] = multiply([(layer_u.T, d_y)]).T
     return multiply(terms) if needs_x else None, d_tensors
+
+
+def _segmented_forward(
+    x: Tensor, layers: Sequence[LinearTensors], arithmetic: Arithmetic
+) -> tuple[list[Tensor], Tensor]:
+    """`linear_forward` where tokens have different adapters: u is [T, Σw], w the largest rank of a layer's segments."""
+    outputs, _ = linear_forward(x, _without_adapters(layers), arithmetic)
+    u = x.new_zeros(len(x), sum(map(_width, layers)))
+    for y, layer, layer_u in zip(outputs, layers, _split_by_width(u, layers), strict=True):
+        for start, end, first, last, scale in layer.segments:
+            a, b = cast(Tensor, layer.a)[first:last], cast(Tensor, layer.b)[:, first:last]
+            part = layer_u[start:end, : last - first]
+            part.copy_(arithmetic.multiply([(x[start:end], a.T)]).mul_(scale))
+            y[start:end].addmm_(part, b.T)
+    return outputs, u
+
+
+def _segmented_backward(
+    gradients: Sequence[Tensor],
+    x: Tensor,
+    u: Tensor | None,
+    layers: Sequence[LinearTensors],
+    needs: Sequence[bool],
+    needs_x: bool,
+    arithmetic: Arithmetic,
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """`linear_backward` for `_segmented_forward`."""
+    assert u is not None, "from the forward"
+    bare_needs = [need and index % 4 < 2 for index, need in enumerate(needs)]
+    d_x, d_tensors = linear_backward(gradients, x, None, _without_adapters(layers), bare_needs, needs_x, arithmetic)
+    for index, (d_y, layer, layer_u) in enumerate(zip(gradients, layers, _split_by_width(u, layers), strict=True)):
+        if layer.a is None or layer.b is None:
+            continue
+        # Every row of A and column of B belongs to one segment.
+        d_a, d_b = torch.empty_like(layer.a), torch.empty_like(layer.b)
+        for start, end, first, last, scale in layer.segments:
+            own = d_y[start:end]
+            d_u = arithmetic.multiply([(own, layer.b[:, first:last])]).mul_(scale)
+            if d_x is not None:
+                d_x[start:end].addmm_(d_u, layer.a[first:last])
+            d_a[first:last] = arithmetic.multiply([(d_u.T, x[start:end])])
+            d_b[:, first:last] = arithmetic.multiply([(layer_u[start:end, : last - first].T, own)]).T
+        d_tensors[4 * index + 2 : 4 * index + 4] = d_a, d_b
+    return d_x, d_tensors
+
+
+def _without_adapters(layers: Sequence[LinearTensors]) -> list[LinearTensors]:
+    return [layer._replace(a=None, b=None, segments=()) for layer in layers]
+
+
+def _width(layer: LinearTensors) -> int:
+    return max((one.last - one.first for one in layer.segments), default=0)
+
+
+def _split_by_width(u: Tensor, layers: Sequence[LinearTensors]) -> Sequence[Tensor]:
+    return torch.split(u, [_width(layer) for layer in layers], 1)
 
 
 def _tensor_gradients(
@@ -219,19 +299,11 @@ def _alike(layers: Sequence[LinearTensors]) -> LinearLayers | None:
 def _latent_gradients(gradients: Sequence[Tensor], layers: Sequence[LinearTensors], arithmetic: Arithmetic) -> Tensor:
     """[T, Σr] the gradients of x Aᵀ, of all adapters."""
     parts = [
-        _gated(arithmetic.multiply([(d_y, layer.b)]).mul_(layer.scale), layer)
+        arithmetic.multiply([(d_y, layer.b)]).mul_(layer.scale)
         for d_y, layer in zip(gradients, layers, strict=True)
         if layer.b is not None
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-
-
-def _gated(u: Tensor, layer: LinearTensors) -> Tensor:
-    """[T, r] what of a layer's u, or of its gradient, its tokens use."""
-    if layer.gate is None:
-        return u
-    # Chosen, not only multiplied: what another adapter makes of a token may be no number.
-    return torch.where(layer.gate == 0, 0.0, u * layer.gate)
 
 
 def _add_product(y: Tensor, u: Tensor | None, b: Tensor | None) -> Tensor:
@@ -278,7 +350,7 @@ def flatten(layers: Sequence[LinearTensors]) -> list[Tensor | None]:
 
 def linear_constants(layers: Sequence[LinearTensors]) -> list[LinearConstants]:
     """What `LinearConstants` holds, of each."""
-    return [(layer.scale, layer.frozen, layer.gate) for layer in layers]
+    return [(layer.scale, layer.frozen, layer.gate, layer.segments) for layer in layers]
 
 
 def apply_linears(layers: Sequence[LinearTensors], x: Tensor, arithmetic: Arithmetic = PLAIN) -> tuple[Tensor, ...]:

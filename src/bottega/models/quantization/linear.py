@@ -36,6 +36,8 @@ FP8_MULTIPLE = 16
 class QuantizedLinear(FrozenLinear):
     """A linear layer whose weight is quantized."""
 
+    is_quantized = True
+
 
 class Nf4Linear(QuantizedLinear):
     """A weight in NF4, with double quantization of its scales."""
