@@ -130,9 +130,10 @@ def train(folder: Path, names: Sequence[str]) -> Took:
     if status:
         sys.exit(errors.decode()[-3000:])
     found = events(out, [Path()] if name != "all" else [Path(one) for one in NAMES])
-    steps = [event for event in found if event["type"] == "stepped"]
-    begun = min(event["time"] - event["seconds"] for event in steps)
-    return Took(seconds, max(event["time"] for event in steps) - begun, 1024 * usage.ru_maxrss)
+    # Runs that are trained at once load one after another, before the first update.
+    begun = max(event["time"] for event in found if event["type"] == "started")
+    ended = max(event["time"] for event in found if event["type"] == "stepped")
+    return Took(seconds, ended - begun, 1024 * usage.ru_maxrss)
 
 
 def events(folder: Path, runs: Sequence[Path]) -> list[dict[str, float]]:

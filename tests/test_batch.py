@@ -103,6 +103,18 @@ def test_joined_batches_are_one_over_all_their_predictions() -> None:
     assert joined.columns["mark"].tolist() == [1, 1, 2, 3, 3, 3, 4]
     assert joined.tokens_real == whole.tokens_real
     assert count_units([joined]) == count_units(parts)
+    # Side by side, each tree as it was.
+    size = len(parts[0].tokens)
+    assert joined.tokens.tolist() == [*parts[0].tokens.tolist(), *parts[1].tokens.tolist()]
+    for name in ("first", "last", "at"):
+        moved = [value + size for value in getattr(parts[1], name).tolist()]
+        assert getattr(joined, name).tolist() == [*getattr(parts[0], name).tolist(), *moved], name
+    paths = [joined.nodes.path(node).tolist() for node in range(len(joined.nodes))]
+    own = [
+        [part.nodes.path(node) + first for node in range(len(part.nodes))]
+        for part, first in zip(parts, (0, size), strict=True)
+    ]
+    assert paths == [path.tolist() for part in own for path in part]
     assert join_batches(parts[:1]) is parts[0]
 
 

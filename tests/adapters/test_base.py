@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from transformers import AutoModelForCausalLM
 
 import bottega
 from bottega import adapters
 from bottega.adapters._base import CONFIG, Adapter, InstallOptions, Start
+from bottega.adapters.bottleneck import Bottleneck
 from bottega.adapters.lora import Lora
 from bottega.errors import ModelError, RecipeError
+from bottega.models.quantization.linear import quantize_model
 
 
 class Bias(Adapter):
@@ -111,3 +114,36 @@ def test_a_saved_adapter_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="unknown kind 'bias'") as caught:
         adapters.attach(torch.nn.Linear(2, 2), folder)
     assert caught.value.fix == "this build has bottleneck, ia3, lora, prompt, vera"
+
+
+def test_modules_are_named_by_the_ends_of_their_names(llama: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(llama)
+    assert Lora(train=["norm", "lm_head"]).modules_trained_whole(model) == ["model.norm", "lm_head"]
+    assert Lora(train=["mlp", "up_proj"]).modules_trained_whole(model) == ["model.layers.0.mlp", "model.layers.1.mlp"]
+    assert Lora().modules_trained_whole(model) == []
+
+
+@pytest.mark.parametrize(
+    ("end", "what", "fix"),
+    [
+        ("nrm", "no module with weights is called nrm", "did you mean norm"),
+        ("layers", "model.layers is a list of modules", "name what is in it"),
+        ("mlp", r"the weights of model\.layers\.0\.mlp are quantized", "what keeps its weights"),
+    ],
+)
+def test_what_cannot_be_trained_whole(end: str, what: str, fix: str, llama: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(llama)
+    if end == "mlp":
+        quantize_model(model, "fp8", [])
+        for layer in model.model.layers:  # something that has weights
+            layer.mlp.up_proj.bias = torch.nn.Parameter(torch.zeros(layer.mlp.up_proj.out_features))
+    with pytest.raises(ModelError, match=what) as caught:
+        Lora(train=[end]).modules_trained_whole(model)
+    assert fix in (caught.value.fix or "")
+
+
+def test_a_weight_that_modules_share_is_not_trained_for_one(llama: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(llama)
+    model.lm_head.weight = model.model.embed_tokens.weight
+    with pytest.raises(ModelError, match="lm_head has the weight of another module"):
+        Bottleneck(width=2).install(model, InstallOptions(whole=["lm_head"]))

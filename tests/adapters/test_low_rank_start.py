@@ -19,7 +19,7 @@ from bottega.adapters.lora import Lora
 from bottega.errors import ModelError, RecipeError
 from bottega.inference.language_model import load_language_model
 from bottega.models.adapted import merge_saved
-from bottega.models.quantization.linear import quantize_model
+from bottega.models.quantization.linear import Fp8Linear, quantize_model
 from making import write_jsonl
 
 IDS = torch.arange(3, 20)[None]
@@ -182,3 +182,37 @@ def test_a_base_that_is_not_quantized_has_lost_nothing() -> None:
     document = {"model": {"base": "m"}, "data": {"train": "a.jsonl"}, "objective": {"kind": "sft"}}
     with pytest.raises(RecipeError, match="it starts at what weights lose when they are quantized"):
         bottega.Recipe.parse({**document, "adapter": {"init": "loftq"}})
+
+
+def test_layers_that_are_not_quantized_start_as_ever(llama: Path) -> None:
+    adapted = loftq(llama, rank=4, targets=["q_proj", "lm_head"])
+    head, layer = (adapted.network.get_submodule(name) for name in ("lm_head", "model.layers.0.self_attn.q_proj"))
+    assert head.lora_A["default"].weight.abs().min() > 0
+    assert not head.lora_B["default"].weight.any()
+    assert layer.lora_B["default"].weight.any()
+
+
+def test_a_start_makes_up_for_one_form_of_weights(llama: Path, tmp_path: Path) -> None:
+    loftq(llama, rank=2).save(tmp_path)
+    other = quantized(llama)
+    for module in other.modules():
+        if isinstance(module, Fp8Linear):
+            module.__class__ = type("Other", (Fp8Linear,), {})
+    with pytest.raises(ModelError, match="what weights lose as Fp8Linear, and these are Other"):
+        adapters.attach(other, tmp_path)
+
+
+@pytest.mark.parametrize("init", ["pissa", "loftq"])
+def test_the_start_is_read_again_and_not_made_again(init: str, llama: Path, tmp_path: Path) -> None:
+    make = loftq if init == "loftq" else installed
+    adapted, other = make(llama, rank=4), make(llama, rank=4)
+    with torch.no_grad():
+        for name, weight in adapted.model.named_parameters():
+            if "bottega_start" in name:
+                weight += 0.1 * torch.randn_like(weight)
+    adapted.save(tmp_path)
+    other.restore(tmp_path)
+    wanted = dict(adapted.model.named_parameters())
+    for name, weight in other.model.named_parameters():
+        if "bottega_start" in name:
+            torch.testing.assert_close(weight, wanted[name], rtol=0, atol=0)

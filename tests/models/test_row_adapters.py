@@ -10,9 +10,11 @@ import torch
 from test_kv_cache import example, network_of
 from test_low_rank import save_adapter
 
+from bottega.batch import join_batches
 from bottega.models.attention import make_layout
+from bottega.models.kernels.lora_linear import ROW_ADAPTER
 from bottega.models.low_rank import read_updates
-from bottega.models.row_adapters import RowAdapters
+from bottega.models.row_adapters import RowAdapters, RowMatrices
 from bottega.models.scorer import first_position_id
 from bottega.models.scorer_setup import fit_model
 from bottega.packing import pack
@@ -59,3 +61,45 @@ def test_each_row_is_computed_with_its_adapter(kind: str, tmp_path: Path) -> Non
     adapters.remove("two")
     adapters.use([USED[index] and "one" for index in order for _ in range(counts[index])])
     torch.testing.assert_close(scores(network, ROWS)[0], expected[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_adapters_in_turn_are_each_alone_and_so_are_their_gradients(kind: str) -> None:
+    """Also where what another computes is no number."""
+    network = network_of(kind).float().requires_grad_(False)
+    rows, generator = RowAdapters(network), torch.Generator().manual_seed(0)
+    places = [name for name, _ in network.named_modules() if name.endswith(("c_attn", "q_proj", "up_proj", "c_fc"))]
+    for name, rank, scale in (("one", 2, 3.0), ("two", 3, 0.5), ("wild", 2, 1.0)):
+        matrices = {}
+        for place in places:
+            layer = network.get_submodule(place)
+            inputs, outputs = (
+                getattr(layer, "nx", None) or layer.in_features,
+                getattr(layer, "nf", None) or layer.out_features,
+            )
+            a, b = (0.3 * torch.randn(shape, generator=generator) for shape in ((rank, inputs), (outputs, rank)))
+            matrices[place] = RowMatrices(*(torch.nn.Parameter(one) for one in (a, b)), scale)
+        rows.put(name, matrices)
+
+    def gradients(examples: list[list[int]], *used: str) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        parts = [pack([example(row)], share=False) for row in examples]
+        rows.use_in_turn({name: len(part.tokens) for name, part in zip(used, parts, strict=True)})
+        joined = join_batches(parts)
+        position = (joined.position + first_position_id(network))[None]
+        found = network(
+            input_ids=joined.tokens[None], position_ids=position, layout=make_layout(joined), use_cache=False
+        )
+        values = found.logits[0][joined.at]
+        weights = [
+            weight
+            for name in used
+            for module in network.modules()
+            if (layer := getattr(module, ROW_ADAPTER, None)) is not None
+            for weight in layer.matrices[name][:2]
+        ]
+        return list(values), list(torch.autograd.grad(values[: len(used)].square().sum(), weights))
+
+    both, shared = gradients(ROWS[:2], "one", "two")
+    alone = [gradients([row], name) for row, name in zip(ROWS, ("one", "two"), strict=False)]
+    torch.testing.assert_close(both, [values[0] for values, _ in alone], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(shared, [one for _, found in alone for one in found], atol=1e-4, rtol=1e-4)

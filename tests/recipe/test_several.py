@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bottega.errors import RecipeError
+from bottega.recipe.schema import Recipe
 from bottega.recipe.several import load_several, parse_several
 
 SHARED = {
@@ -46,6 +47,7 @@ def test_a_recipe_without_the_section_is_one_of_one_run(tmp_path: Path) -> None:
         ({"billing": None}, "names, each with the sections that are its own"),
         ({"a/b": {"data": {"train": "a.jsonl"}}}, "name"),
         ({"billing": {"dta": {}}}, "dta"),
+        ({"billing": {"model": {"base": "org/other"}}}, "model is the same for all"),
     ],
 )
 def test_what_is_no_section_of_adapters(entries: object, what: str) -> None:
@@ -58,3 +60,20 @@ def test_an_error_names_the_adapter(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         load_several(tmp_path / "all.yaml")
     assert "adapters.tone" in str(caught.value)
+
+
+def test_what_one_has_of_its_own_replaces_what_excludes_it() -> None:
+    entries = {
+        "billing": {"data": {"train": "a.jsonl"}, "optim": {"epochs": 2}},
+        "tone": {"data": {"train": "b.jsonl"}, "adapter": {"kind": "ia3"}},
+    }
+    billing, tone = parse_several({**SHARED, "adapters": entries}).values()
+    assert (billing.optim.epochs, billing.optim.steps) == (2, None)
+    assert tone.adapter is not None
+    assert tone.adapter.kind == "ia3"
+
+
+def test_commands_for_one_run_say_that_there_are_several(tmp_path: Path) -> None:
+    (tmp_path / "all.yaml").write_text("model: {base: org/model}\nadapters: {}\n")
+    with pytest.raises(RecipeError, match="is of several runs"):
+        Recipe.load(tmp_path / "all.yaml")

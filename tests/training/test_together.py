@@ -15,7 +15,7 @@ import bottega
 from bottega.errors import RecipeError
 from bottega.recipe.several import parse_several
 from bottega.runs.store import history
-from bottega.training.together import resume_together, train_together
+from bottega.training.together import resume_together, train_together, trained_together
 from making import make_model, write_jsonl
 
 WEIGHTS = "adapter/adapter_model.safetensors"
@@ -45,6 +45,8 @@ def recipes(folder: Path, base: Path, objective: str = "sft", **changes: Any) ->
 def row(objective: str, word: str) -> dict[str, str]:
     if objective == "dpo":
         return {"prompt": f"the {word} ", "chosen": "sat on the mat", "rejected": "cat dog"}
+    if objective == "masked":
+        return {"text": f"the {word} sat on the mat"}
     return {"prompt": f"the {word} ", "completion": "sat on the mat"}
 
 
@@ -75,7 +77,13 @@ def test_they_stop_and_go_on(llama: Path, tmp_path: Path) -> None:
     list(train_together(together, tmp_path / "cut", stop=lambda: next(asked)))
     assert not (tmp_path / "cut" / "all" / "adapter").exists()
     list(resume_together(tmp_path / "cut"))
+    assert trained_together(tmp_path / "cut") == list(together)
     for name in together:
+        losses = [
+            [event["loss"] for event in history(tmp_path / run / name) if event["type"] == "validated"]
+            for run in ("cut", "whole")
+        ]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
         found, expected = (load_file(tmp_path / run / name / WEIGHTS) for run in ("cut", "whole"))
         for key, value in expected.items():
             torch.testing.assert_close(found[key], value, atol=1e-5, rtol=0)
@@ -116,3 +124,35 @@ def test_other_adapters_than_plain_lora_are_refused(adapter: dict[str, Any], lla
     with pytest.raises(bottega.ModelError, match="adapters that are trained at once are LoRA of linear layers"):
         list(train_together(together, tmp_path / "out"))
     assert not list((tmp_path / "out").glob("*/events.jsonl"))
+
+
+def test_the_base_may_be_quantized(llama: Path, tmp_path: Path) -> None:
+    together = recipes(tmp_path, llama, model={"base": str(llama), "dtype": "float32", "quantize": "fp8"})
+    list(train_together(together, tmp_path / "all"))
+    for name, recipe in together.items():
+        list(bottega.train(recipe, tmp_path / "alone" / name))
+        found, expected = (load_file(tmp_path / run / name / WEIGHTS) for run in ("all", "alone"))
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, atol=1e-4, rtol=0)
+
+
+def test_runs_that_were_not_trained_at_once_are_not_continued_so(llama: Path, tmp_path: Path) -> None:
+    for name, recipe in recipes(tmp_path, llama).items():
+        list(bottega.train(recipe, tmp_path / "runs" / name))
+    with pytest.raises(bottega.RunError, match="holds no adapters that were trained at once"):
+        list(resume_together(tmp_path / "runs"))
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5"])
+def test_other_models_than_decoders_are_refused(kind: str, tmp_path: Path) -> None:
+    base = make_model(tmp_path / "base", kind)
+    together = recipes(tmp_path, base, "masked" if kind == "bert" else "sft")
+    with pytest.raises(bottega.ModelError, match="on decoders"):
+        list(train_together(together, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_dropout_of_the_base_is_refused(tmp_path: Path) -> None:
+    base = make_model(tmp_path / "base", "gpt2", resid_pdrop=0.1)
+    with pytest.raises(bottega.ModelError, match=r"set model\.dropout to 0"):
+        list(train_together(recipes(tmp_path, base), tmp_path / "out"))
