@@ -110,11 +110,9 @@ def test_joined_batches_are_one_over_all_their_predictions() -> None:
         moved = [value + size for value in getattr(parts[1], name).tolist()]
         assert getattr(joined, name).tolist() == [*getattr(parts[0], name).tolist(), *moved], name
     paths = [joined.nodes.path(node).tolist() for node in range(len(joined.nodes))]
-    own = [
-        [part.nodes.path(node) + first for node in range(len(part.nodes))]
-        for part, first in zip(parts, (0, size), strict=True)
-    ]
-    assert paths == [path.tolist() for part in own for path in part]
+    firsts = zip(parts, (0, size), strict=True)
+    own = [part.nodes.path(node) + first for part, first in firsts for node in range(len(part.nodes))]
+    assert paths == [path.tolist() for path in own]
     assert join_batches(parts[:1]) is parts[0]
 
 

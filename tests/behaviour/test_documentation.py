@@ -60,6 +60,7 @@ def test_the_examples_of_a_page_run(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(smol, "models/smol")
     write_jsonl(Path("tickets.jsonl"), [{"instruction": f"the cat {n}", "output": f"sat on {n}"} for n in range(20)])
+    write_jsonl(Path("greetings.jsonl"), [{"instruction": f"hello {n}", "output": f"sat on {n}"} for n in range(20)])
     names: dict[str, object] = {}
     for block in BLOCK.finditer(page.read_text(encoding="utf-8")):
         text, kind, title = block["text"], block["kind"], block["title"]

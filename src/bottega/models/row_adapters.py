@@ -93,7 +93,7 @@ class RowAdapters:
         self._in_use.set_all(adapter)
 
 
-class _State(NamedTuple):
+class _Used(NamedTuple):
     """Which adapters the tokens of a forward use.
 
     names   the adapters that a token uses
@@ -112,19 +112,19 @@ class _InUse:
     """The adapters of the tokens of the next forward, which all layers share."""
 
     def __init__(self) -> None:
-        self.state = _State()
+        self.state = _Used()
 
     def set_all(self, adapter: str | None) -> None:
-        self.state = _State(() if adapter is None else (adapter,))
+        self.state = _Used(() if adapter is None else (adapter,))
 
     def set_in_turn(self, counts: Mapping[str, int]) -> None:
-        self.state = _State(tuple(counts), counts=tuple(counts.values()))
+        self.state = _Used(tuple(counts), counts=tuple(counts.values()))
 
     def set(self, adapters: Sequence[str | None], device: torch.device) -> None:
         names = tuple(sorted({name for name in adapters if name is not None}))
         place = {name: index for index, name in enumerate(names)}
         owner = torch.tensor([-1 if name is None else place[name] for name in adapters], device=device)
-        self.state = _State(names, owner, gates={})
+        self.state = _Used(names, owner, gates={})
 
     def gate(self, columns: tuple[tuple[int, float], ...], dtype: torch.dtype) -> Tensor | None:
         """[T, r] the scale of an adapter where a column belongs to that of a token, else 0; None for ones everywhere.
