@@ -24,7 +24,8 @@ def plain(folder: Path) -> torch.nn.Module:
 
 
 def test_each_computes_as_if_it_were_alone(llama: Path, tmp_path: Path) -> None:
-    base = SharedBase(fit_model(plain(llama), "language"))
+    base = SharedBase(2)
+    base.load(lambda: (fit_model(plain(llama), "language"), []))
     batch = pack([example([7, 8, 9, 10]), example([20, 21, 22])])
     names = {"one": Lora(rank=2), "two": Lora(rank=4, alpha=6, targets=["q_proj", "up_proj"])}
     scorers = {}
@@ -63,5 +64,7 @@ def test_each_computes_as_if_it_were_alone(llama: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("adapter", [Lora(dora=True), Lora(dropout=0.1), Lora(init="pissa"), Lora(targets=["lm_head"])])
 def test_what_is_more_than_lora_of_linear_layers_is_refused(adapter: Lora, llama: Path) -> None:
+    base = SharedBase(2)
+    base.load(lambda: (fit_model(plain(llama), "language"), []))
     with pytest.raises(ModelError, match="are LoRA of linear layers"):
-        SharedBase(fit_model(plain(llama), "language")).adapt("one", adapter)
+        base.adapt("one", adapter)

@@ -6,7 +6,7 @@ backward gives every adapter its gradient; what a run computes by itself, such a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,11 +26,31 @@ NOT_PLAIN = "adapters that are trained at once are LoRA of linear layers, new, w
 
 
 class SharedBase:
-    """A scorer without adapter, and the adapters that are trained on its network."""
+    """A base on which several runs train an adapter each; the first of them loads it.
 
-    def __init__(self, scorer: Scorer) -> None:
-        self.scorer = scorer
-        self.rows = RowAdapters(scorer.network)
+    count   of the runs, each of which has its part of the memory that micro-batches may take
+    scorer  of the base without adapter, once it is loaded
+    rows    the adapters on its network
+    """
+
+    scorer: Scorer
+    rows: RowAdapters
+
+    def __init__(self, count: int) -> None:
+        self.count, self.is_loaded = count, False
+
+    def load(self, make: Callable[[], tuple[Scorer, list[str]]]) -> tuple[Scorer, list[str]]:
+        """(the scorer of the base, names of its modules with random weights); `make` loads it the first time."""
+        if self.is_loaded:
+            return self.scorer, []
+        self.scorer, new = make()
+        self.rows, self.is_loaded = RowAdapters(self.scorer.network), True
+        return self.scorer, new
+
+    def select(self, name: str) -> None:
+        """Let what is computed next use this adapter, if there is a base yet."""
+        if self.is_loaded:
+            self.rows.use_everywhere(name)
 
     def adapt(self, name: str, adapter: Adapter) -> Scorer:
         """A scorer of the network with a new adapter, whose weights are those that it would have alone.
@@ -54,7 +74,7 @@ class SharedBase:
         scorer = Scorer(network, head, self.scorer.fit)
         scorer.model, scorer.adapted = own.model, own
         # The run goes on at once, and may have a trained adapter to restore.
-        self.rows.use_everywhere(name)
+        self.select(name)
         return scorer
 
 

@@ -112,7 +112,7 @@ def build(
     tokens = stored.get("micro_batch_tokens") or recipe.optim.tokens
     tokens = tokens or memory_estimate.micro_batch_tokens(recipe, data.config, dtype.itemsize, device)
     if share is not None and "micro_batch_tokens" not in stored:
-        tokens = max(1, tokens // share.sharing.count)
+        tokens = max(1, tokens // share.base.count)
     choices = Choices(resolve_threads(recipe, place), device, dtype, tokens, stored.get("lr") or peak_lr(recipe))
     packed = engine.scorer.fit.packed and (engine.reference is None or engine.reference.fit.packed)
     held_out = _select_held_out(recipe, data)
@@ -161,21 +161,10 @@ def _model_section(recipe: Recipe, dtype: torch.dtype, folder: Path | None) -> M
     return model_for_adapter(recipe.model, dtype, folder)
 
 
-@dataclass
-class Sharing:
-    """A base on which several runs train an adapter each; the first of them that is built loads it.
-
-    count  of the runs, each of which has its part of the memory that micro-batches may take
-    """
-
-    count: int
-    base: SharedBase | None = None
-
-
 class Share(NamedTuple):
-    """What a run has of a base that it shares with others; `name` is that of its adapter."""
+    """What a run has of a base on which others train, too; `name` is that of its adapter."""
 
-    sharing: Sharing
+    base: SharedBase
     name: str
 
 
@@ -208,12 +197,13 @@ def _build_engine(
     fit  the result of the packing proof in an earlier start of the run
     """
     objective = recipe.objective
-    if share is None or share.sharing.base is None:
-        model, new = factory.build()
-        scorer = fit_model(model, objective.head, fit, objective.extra_heads, native=True)
-    else:
-        scorer, new = share.sharing.base.scorer, []
-        model = scorer.network
+
+    def load() -> tuple[Scorer, list[str]]:
+        network, new = factory.build()
+        return fit_model(network, objective.head, fit, objective.extra_heads, native=True), new
+
+    scorer, new = load() if share is None else share.base.load(load)
+    model = scorer.network
     compared = objective.compares_with_reference or recipe.uses_anchor
     reference = _build_reference(factory, scorer.fit) if compared else None
     if recipe.uses_anchor:
@@ -226,8 +216,7 @@ def _build_engine(
         # Seeded again, because building a reference draws random numbers in between.
         torch.manual_seed(derive(recipe.seed, "adapter"))
         if share is not None:
-            share.sharing.base = share.sharing.base or SharedBase(scorer)
-            scorer = share.sharing.base.adapt(share.name, recipe.adapter)
+            scorer = share.base.adapt(share.name, recipe.adapter)
         else:
             section = factory.section
             unquantized = None if section.quantize == "none" else partial(unquantized_weights, section)

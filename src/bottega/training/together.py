@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from bottega.engine.engine import Contribution
     from bottega.models.shared_base import SharedBase
-    from bottega.training.setup import Sharing
     from bottega.training.step import PendingUpdate
 
 # The file of a folder of runs that were trained at once, with their names.
@@ -118,16 +117,16 @@ def check_alike(recipes: Mapping[str, Recipe]) -> None:
 
 def _drive(stores: Mapping[str, RunStore], stop: Stop) -> Iterator[tuple[str, Event]]:
     """Let every run go on to its next update, and compute these together, until all have ended."""
-    from bottega.training.setup import Share, Sharing
+    from bottega.models.shared_base import SharedBase
+    from bottega.training.setup import Share
 
-    sharing = Sharing(len(stores))
-    running = {name: log_events(store, stop, Share(sharing, name)) for name, store in stores.items()}
+    base = SharedBase(len(stores))
+    running = {name: log_events(store, stop, Share(base, name)) for name, store in stores.items()}
     failures, begun = list[BottegaError](), set[str]()
     while running:
         pending: dict[str, PendingUpdate] = {}
         for name, items in list(running.items()):
-            if sharing.base is not None:
-                sharing.base.rows.use_everywhere(name)
+            base.select(name)
             try:
                 for item in items:
                     if not isinstance(item, Event):
@@ -143,19 +142,17 @@ def _drive(stores: Mapping[str, RunStore], stop: Stop) -> Iterator[tuple[str, Ev
                     raise
                 failures.append(error)
                 del running[name]
-        _compute(sharing, pending)
+        _compute(base, pending)
     if failures:
         raise failures[0]
 
 
-def _compute(sharing: Sharing, pending: Mapping[str, PendingUpdate]) -> None:
+def _compute(base: SharedBase, pending: Mapping[str, PendingUpdate]) -> None:
     """The gradients of the updates of several runs."""
     from bottega.hardware.process import compute_settings
 
     if not pending:
         return
-    base = sharing.base
-    assert base is not None, "a run that has an update has a model"
     # All runs are of one machine, and of one section `devices`.
     threads = next(iter(pending.values())).run.choices.threads
     with compute_settings(threads):
