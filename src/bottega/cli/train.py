@@ -46,10 +46,12 @@ def train(
 ) -> None:
     """Train a model as a recipe says, or continue a run."""
     with errors(as_json):
+        several = _several(recipe, overrides, resume)
         if dry_run:
-            _print_dry_run(_load_recipe(recipe, overrides), as_json)
+            for one in several.values() if several else [_load_recipe(recipe, overrides)]:
+                _print_dry_run(one, as_json)
             return
-        if (several := _several(recipe, overrides, resume)) is not None:
+        if several is not None:
             _print_several(_train_several(several, recipe, out, resume, as_json), as_json)
             return
         start = partial(_resume, resume) if resume else _train
@@ -366,7 +368,7 @@ def _print_dry_run(recipe: bottega.Recipe, as_json: bool) -> None:
 
     notes = counts.pop("notes")
     rows = [(name.replace("_", " "), _format_count(value)) for name, value in counts.items() if value not in ({}, [])]
-    results_console().print(table("", ["", "count"], rows))
+    results_console().print(table(recipe.name, ["", "count"], rows))
     for note in notes:
         print(f"note: {note}")
     print("preview the rows: bottega preview …\ntrain:            bottega train … without --dry-run")

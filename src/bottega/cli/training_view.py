@@ -111,6 +111,8 @@ def _format_event(event: bottega.Event) -> str | None:
             return _note(event)
         case bottega.Saved():
             return f"[dim]{_step(event.step)}  saved {escape(event.checkpoint)}[/]"
+        case bottega.Failed():
+            return f"{_step(event.step)}  [red]failed[/]: {escape(event.message)}"
         case bottega.Finished():
             return f"{_step(event.step)}  done: {escape(event.reason)}"
     return None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bottega.errors import BottegaError, RecipeError, RunError
-from bottega.events import Event
+from bottega.events import Event, Failed
 from bottega.recipe.schema import Recipe
 from bottega.runs.atomic_files import read_json, write_json
 from bottega.runs.store import RunStore, recipe_yaml
@@ -122,7 +122,7 @@ def _drive(stores: Mapping[str, RunStore], stop: Stop) -> Iterator[tuple[str, Ev
 
     base = SharedBase(len(stores))
     running = {name: log_events(store, stop, Share(base, name)) for name, store in stores.items()}
-    failures, begun = list[BottegaError](), set[str]()
+    failures, begun, steps = list[BottegaError](), set[str](), dict[str, int]()
     while running:
         pending: dict[str, PendingUpdate] = {}
         for name, items in list(running.items()):
@@ -133,6 +133,7 @@ def _drive(stores: Mapping[str, RunStore], stop: Stop) -> Iterator[tuple[str, Ev
                         pending[name] = item
                         begun.add(name)
                         break
+                    steps[name] = item.step
                     yield name, item
                 else:
                     del running[name]
@@ -142,6 +143,7 @@ def _drive(stores: Mapping[str, RunStore], stop: Stop) -> Iterator[tuple[str, Ev
                     raise
                 failures.append(error)
                 del running[name]
+                yield name, Failed(step=steps.get(name, 0), error=type(error).__name__, message=str(error))
         _compute(base, pending)
     if failures:
         raise failures[0]
