@@ -10,7 +10,7 @@ not fit (dropout, several adapters, a base that is not a linear layer) keeps PEF
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -217,15 +217,17 @@ def linear_backward(
 def _segmented_forward(
     x: Tensor, layers: Sequence[LinearTensors], arithmetic: Arithmetic
 ) -> tuple[list[Tensor], Tensor]:
-    """`linear_forward` where tokens have different adapters: u is [T, Σw], w the largest rank of a layer's segments."""
+    """`linear_forward` where tokens have different adapters: of u [T, w] each token has the columns of its own."""
     outputs, _ = linear_forward(x, _without_adapters(layers), arithmetic)
-    u = x.new_zeros(len(x), sum(map(_width, layers)))
-    for y, layer, layer_u in zip(outputs, layers, _split_by_width(u, layers), strict=True):
-        for start, end, first, last, scale in layer.segments:
-            a, b = cast(Tensor, layer.a)[first:last], cast(Tensor, layer.b)[:, first:last]
-            part = layer_u[start:end, : last - first]
-            part.copy_(arithmetic.multiply([(x[start:end], a.T)]).mul_(scale))
-            y[start:end].addmm_(part, b.T)
+    groups = _groups(layers)
+    u = x.new_zeros(len(x), max(group.width for group in groups))
+    for group in groups:
+        rows = slice(group.start, group.end)
+        own = u[rows, : group.width]
+        own.copy_(arithmetic.multiply([(x[rows], group.stacked_a(layers).T)]))
+        for index, segment, part in group.parts(own):
+            part.mul_(segment.scale)
+            outputs[index][rows].addmm_(part, _b(layers[index], segment).T)
     return outputs, u
 
 
@@ -242,32 +244,65 @@ def _segmented_backward(
     assert u is not None, "from the forward"
     bare_needs = [need and index % 4 < 2 for index, need in enumerate(needs)]
     d_x, d_tensors = linear_backward(gradients, x, None, _without_adapters(layers), bare_needs, needs_x, arithmetic)
-    for index, (d_y, layer, layer_u) in enumerate(zip(gradients, layers, _split_by_width(u, layers), strict=True)):
-        if layer.a is None or layer.b is None:
-            continue
-        # Every row of A and column of B belongs to one segment.
-        d_a, d_b = torch.empty_like(layer.a), torch.empty_like(layer.b)
-        for start, end, first, last, scale in layer.segments:
-            own = d_y[start:end]
-            d_u = arithmetic.multiply([(own, layer.b[:, first:last])]).mul_(scale)
-            if d_x is not None:
-                d_x[start:end].addmm_(d_u, layer.a[first:last])
-            d_a[first:last] = arithmetic.multiply([(d_u.T, x[start:end])])
-            d_b[:, first:last] = arithmetic.multiply([(layer_u[start:end, : last - first].T, own)]).T
-        d_tensors[4 * index + 2 : 4 * index + 4] = d_a, d_b
+    # Every row of A and every column of B belongs to one segment.
+    for index, layer in enumerate(layers):
+        if layer.a is not None and layer.b is not None:
+            d_tensors[4 * index + 2 : 4 * index + 4] = torch.empty_like(layer.a), torch.empty_like(layer.b)
+    for group in _groups(layers):
+        rows = slice(group.start, group.end)
+        d_u = x.new_empty(group.end - group.start, group.width)
+        for index, segment, part in group.parts(d_u):
+            part.copy_(arithmetic.multiply([(gradients[index][rows], _b(layers[index], segment))]).mul_(segment.scale))
+        if d_x is not None:
+            d_x[rows].addmm_(d_u, group.stacked_a(layers))
+        d_a = arithmetic.multiply([(d_u.T, x[rows])])
+        for (index, segment, part), (_, _, own) in zip(
+            group.parts(d_a.T), group.parts(u[rows, : group.width]), strict=True
+        ):
+            cast(Tensor, d_tensors[4 * index + 2])[segment.first : segment.last] = part.T
+            d_b = arithmetic.multiply([(own.T, gradients[index][rows])])
+            cast(Tensor, d_tensors[4 * index + 3])[:, segment.first : segment.last] = d_b.T
     return d_x, d_tensors
+
+
+class _Group(NamedTuple):
+    """The tokens start:end of layers with a common input, and the segment of each layer that has one there."""
+
+    start: int
+    end: int
+    members: list[tuple[int, Segment]]
+
+    @property
+    def width(self) -> int:
+        """The sum of the ranks."""
+        return sum(one.last - one.first for _, one in self.members)
+
+    def stacked_a(self, layers: Sequence[LinearTensors]) -> Tensor:
+        """[w, in] the rows of A of all members."""
+        matrices = [cast(Tensor, layers[index].a)[one.first : one.last] for index, one in self.members]
+        return matrices[0] if len(matrices) == 1 else torch.cat(matrices)
+
+    def parts(self, values: Tensor) -> Iterator[tuple[int, Segment, Tensor]]:
+        """(layer, segment, its columns of [.., w]) of each member."""
+        first = 0
+        for index, one in self.members:
+            yield index, one, values[:, first : (first := first + one.last - one.first)]
+
+
+def _groups(layers: Sequence[LinearTensors]) -> list[_Group]:
+    members: dict[tuple[int, int], list[tuple[int, Segment]]] = {}
+    for index, layer in enumerate(layers):
+        for one in layer.segments:
+            members.setdefault((one.start, one.end), []).append((index, one))
+    return [_Group(start, end, found) for (start, end), found in members.items()]
+
+
+def _b(layer: LinearTensors, segment: Segment) -> Tensor:
+    return cast(Tensor, layer.b)[:, segment.first : segment.last]
 
 
 def _without_adapters(layers: Sequence[LinearTensors]) -> list[LinearTensors]:
     return [layer._replace(a=None, b=None, segments=()) for layer in layers]
-
-
-def _width(layer: LinearTensors) -> int:
-    return max((one.last - one.first for one in layer.segments), default=0)
-
-
-def _split_by_width(u: Tensor, layers: Sequence[LinearTensors]) -> Sequence[Tensor]:
-    return torch.split(u, [_width(layer) for layer in layers], 1)
 
 
 def _tensor_gradients(
