@@ -140,8 +140,8 @@ def test_micro_batches_give_the_gradient_of_one_batch(options: dict) -> None:
     # The same by autograd alone, all graphs kept.
     plain = engine(0.2)
     plain.scorer.train()
-    found = [plain._forward(objective, batch, seed(number))["hidden"] for number, batch in enumerate(parts)]
-    total, other = plain._compute_loss(objective, {"hidden": torch.cat(found)}, part.batch, count_units(parts), 1)
+    found = [plain.training_scores(objective, batch, seed(number))["hidden"] for number, batch in enumerate(parts)]
+    total, other = plain.compute_loss(objective, {"hidden": torch.cat(found)}, part.batch, count_units(parts), 1)
     total.backward()
     assert part.loss == pytest.approx(other.loss, rel=1e-5)
     for name, gradient in plain.optimizer.gradients.items():

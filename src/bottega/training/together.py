@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from bottega.models.shared_base import SharedBase
     from bottega.training.step import PendingUpdate
 
+# Tokens that are enough for products to be fast: more in one batch would take memory only.
+JOINED = 1024
+
 # The file of a folder of runs that were trained at once, with their names.
 TOGETHER = "adapters.json"
 
@@ -160,16 +163,33 @@ def _compute(base: SharedBase, pending: Mapping[str, PendingUpdate]) -> None:
     with compute_settings(threads):
         if len(pending) > 1 and base.scorer.fit.packed:
             for index in range(max(len(one.batches) for one in pending.values())):
-                _compute_part(base, pending, index)
+                for part in _parts(pending, index):
+                    _compute_part(base, part, index)
             return
         for name, one in pending.items():
             with base.rows.using(name):
                 one.compute()
 
 
-def _compute_part(base: SharedBase, pending: Mapping[str, PendingUpdate], index: int) -> None:
-    """Add the gradients of the micro-batches with this index, of the runs that have one."""
-    part = {name: one for name, one in pending.items() if one.failed is None and index < len(one.batches)}
+def _parts(pending: Mapping[str, PendingUpdate], index: int) -> Iterator[dict[str, PendingUpdate]]:
+    """The runs that have a micro-batch with this index, so many at a time as give about JOINED tokens."""
+    part: dict[str, PendingUpdate] = {}
+    tokens = 0
+    for name, one in pending.items():
+        if one.failed is not None or index >= len(one.batches):
+            continue
+        count = one.batches[index].computed_token_count
+        if part and tokens + count > JOINED:
+            yield part
+            part, tokens = {}, 0
+        part[name] = one
+        tokens += count
+    if part:
+        yield part
+
+
+def _compute_part(base: SharedBase, part: Mapping[str, PendingUpdate], index: int) -> None:
+    """Add the gradients of the micro-batches of some runs with this index."""
     try:
         _accumulate(base, part, index)
     except BottegaError as error:
@@ -192,8 +212,11 @@ def _accumulate(base: SharedBase, part: Mapping[str, PendingUpdate], index: int)
     from bottega.hardware.memory import out_of_memory_errors
 
     batches = [one.batches[index] for one in part.values()]
-    base.rows.use_in_turn({name: len(batch.tokens) for name, batch in zip(part, batches, strict=True)})
-    first = next(iter(part.values()))
+    (name, first), *others = part.items()
+    if others:
+        base.rows.use_in_turn({name: len(batch.tokens) for name, batch in zip(part, batches, strict=True)})
+    else:
+        base.rows.use_everywhere(name)
     first.run.engine.scorer.train()
     with out_of_memory_errors():
         seed = first.dropout_seed(index)
